@@ -1,0 +1,1 @@
+"""The command line: flags in, one call into a room, result out."""

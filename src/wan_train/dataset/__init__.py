@@ -1,0 +1,1 @@
+"""The user's pictures, clips and captions: inventory, checks, dataset.toml."""

@@ -1,0 +1,53 @@
+"""The errors a user can meet, each with the exit code of its class."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Process exit codes; a public contract (docs/exit-codes.md)."""
+
+    DONE = 0
+    BUG = 1
+    BAD_INPUT = 2
+    NOT_READY = 3
+    TRAINING_FAILED = 4
+    PARTLY_FAILED = 5
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class WanTrainError(Exception):
+    """Something the user can act on: `message` says what, where and why, `hint` what to do next."""
+
+    exit_code: ExitCode = ExitCode.BUG
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class BadInputError(WanTrainError):
+    """An answer, flag, recipe or dataset that cannot be used."""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
+class NotReadyError(WanTrainError):
+    """The box lacks something: a driver, a model, the trainer, disk space."""
+
+    exit_code = ExitCode.NOT_READY
+
+
+class TrainingFailedError(WanTrainError):
+    """No expert finished."""
+
+    exit_code = ExitCode.TRAINING_FAILED
+
+
+class PartlyFailedError(WanTrainError):
+    """One expert finished, another did not."""
+
+    exit_code = ExitCode.PARTLY_FAILED

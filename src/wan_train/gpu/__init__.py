@@ -1,0 +1,1 @@
+"""GPUs as NVML sees them, and who on this box holds which."""

@@ -1,0 +1,1 @@
+"""What to train and how: answers, recipes, adaptation to the GPU."""

@@ -1,0 +1,1 @@
+"""Plan, state, scheduler, supervisor, processes and records of one run."""
