@@ -1,0 +1,55 @@
+"""What is known about the GPUs of this box at one moment, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from wan_train.errors import NotReadyError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """One GPU at one moment. Memory in bytes, utilisation in percent, temperature in degrees Celsius."""
+
+    index: int
+    uuid: str
+    name: str
+    total_bytes: int
+    used_bytes: int
+    utilization: int | None = None
+    temperature: int | None = None
+    compute_capability: tuple[int, int] | None = None
+    pids: tuple[int, ...] | None = None
+    """Compute processes as the driver lists them; None when it would not say. In a container these are host pids."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostGpu:
+    """A GPU that the driver counts but cannot talk to any more."""
+
+    index: int
+    uuid: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuReading:
+    """All GPUs of the box at one moment."""
+
+    gpus: tuple[Gpu, ...]
+    lost: tuple[LostGpu, ...] = ()
+    driver: str | None = None
+    """Driver version, None where no NVIDIA driver is involved."""
+
+
+class GpuUnavailableError(NotReadyError):
+    """NVML cannot be used at all: no library, no driver, or a driver error. Not the same as zero GPUs."""
+
+
+class GpuProbe(Protocol):
+    """Reads the GPUs. Implementations never raise anything but GpuUnavailableError and never block for long."""
+
+    def read(self) -> GpuReading: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,55 @@
+"""The field's terms as enums: tasks, experts, attention implementations, dtypes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Task(StrEnum):
+    """What the finished LoRA is for; the value is musubi-tuner's `--task`."""
+
+    T2V = "t2v-A14B"
+    I2V = "i2v-A14B"
+
+    @property
+    def boundary(self) -> int:
+        """Timestep (0-1000) at which the high-noise expert hands over to the low-noise one.
+
+        Source: Wan 2.2's own configuration: 0.875 for text-to-video, 0.900 for image-to-video.
+        """
+        match self:
+            case Task.T2V:
+                return 875
+            case Task.I2V:
+                return 900
+
+
+class Expert(StrEnum):
+    """One of the two diffusion transformers of Wan 2.2 A14B."""
+
+    HIGH = "high"
+    LOW = "low"
+
+    @property
+    def title(self) -> str:
+        """The expert's name inside file names: `HighNoise` or `LowNoise`."""
+        match self:
+            case Expert.HIGH:
+                return "HighNoise"
+            case Expert.LOW:
+                return "LowNoise"
+
+
+class Attention(StrEnum):
+    """Attention implementation; the value is the word on wan-train's command line."""
+
+    SDPA = "sdpa"
+    XFORMERS = "xformers"
+    FLASH = "flash"
+
+
+class EngineKind(StrEnum):
+    """Which trainer runs: the real one or the embedded tiny one."""
+
+    MUSUBI = "musubi"
+    REHEARSAL = "rehearsal"
