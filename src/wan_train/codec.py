@@ -1,0 +1,59 @@
+"""Frozen dataclasses to JSON and back; the one place that knows how records are written."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path, PurePath
+from typing import Any, TypeVar, cast
+
+import cattrs
+from cattrs.preconf.json import make_converter
+from cattrs.strategies import configure_tagged_union
+
+from wan_train.errors import WanTrainError
+
+T = TypeVar("T")
+
+
+class CorruptRecordError(WanTrainError):
+    """A record on disk cannot be read back."""
+
+
+@functools.cache
+def _converter() -> cattrs.Converter:
+    converter = make_converter(forbid_extra_keys=False, detailed_validation=False)
+    converter.register_unstructure_hook(PurePath, str)
+    converter.register_structure_hook(Path, lambda value, _: Path(value))
+    return converter
+
+
+@functools.cache
+def register_union(union: Any) -> None:  # noqa: ANN401  a typing union has no static type of its own
+    """Let values of a closed union of dataclasses be told apart in JSON by a `kind` key in snake case."""
+    configure_tagged_union(union, _converter(), tag_name="kind", tag_generator=tag_of)
+
+
+def tag_of(cls: type[object]) -> str:
+    """`StepStarted` -> `step_started`."""
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in cls.__name__).lstrip("_")
+
+
+def to_data(value: object, kind: Any = None) -> Any:  # noqa: ANN401  JSON values are any
+    """Plain dicts, lists, strings and numbers for a record; `kind` names the union for tagged values."""
+    return _converter().unstructure(value, unstructure_as=kind or type(value))
+
+
+def to_json(value: object, kind: Any = None, *, indent: int | None = None) -> str:  # noqa: ANN401  see `to_data`
+    return json.dumps(to_data(value, kind), ensure_ascii=False, indent=indent, allow_nan=False)
+
+
+def from_json(text: str | bytes, kind: type[T] | Any, *, where: str) -> T:  # noqa: ANN401  unions are not types
+    """Read one record; raises CorruptRecordError naming `where`."""
+    try:
+        return cast(T, _converter().structure(json.loads(text), kind))
+    except (ValueError, KeyError, TypeError, cattrs.BaseValidationError, cattrs.StructureHandlerNotFoundError) as error:
+        raise CorruptRecordError(f"{where} cannot be read: {error}") from error
+
+
+__all__ = ["CorruptRecordError", "from_json", "register_union", "tag_of", "to_data", "to_json"]

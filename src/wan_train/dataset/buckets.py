@@ -1,0 +1,150 @@
+"""Bucket arithmetic: to which size a picture is brought, which clips a video gives, how many batches that makes."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Iterable
+from functools import lru_cache
+
+from wan_train.dataset.model import FrameExtraction, VideoSettings
+
+RESOLUTION_STEP = 16
+"""Pixels; width and height of a bucket are multiples of it (VAE stride 8 x patch 2)."""
+
+TARGET_FPS = 16.0
+"""Frames per second of Wan 2.2 A14B; videos with `source_fps` are thinned to it."""
+
+SMALLEST_RESOLUTION = (2 * RESOLUTION_STEP, 2 * RESOLUTION_STEP)
+"""Below this area the trainer's table of buckets starts at width 0 and divides by it."""
+
+
+def is_resolution_possible(resolution: tuple[int, int], *, enable_bucket: bool) -> bool:
+    """Whether the trainer can build buckets for (width, height) at all."""
+    width, height = resolution
+    if width <= 0 or height <= 0:
+        return False
+    if not enable_bucket:
+        # The one bucket is the resolution itself, and the transformer takes only whole patches.
+        return width % RESOLUTION_STEP == 0 and height % RESOLUTION_STEP == 0
+    return math.isqrt(width * height) >= SMALLEST_RESOLUTION[0]
+
+
+@lru_cache(maxsize=64)
+def candidates(resolution: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """All bucket sizes (width, height) for a resolution, ascending.
+
+    Widths go from half the side of the square of the same area to that side in steps of 16, each with the greatest
+    height that keeps the area, and each also turned by 90 degrees.
+    Source: musubi-tuner BucketSelector.__init__ (d0a1930 dataset/image_video_dataset.py, v0.3.4 dataset/bucket.py).
+    """
+    area = resolution[0] * resolution[1]
+    side = math.isqrt(area)
+    sizes = set()
+    for width in range(_whole_steps(side // 2), side + RESOLUTION_STEP, RESOLUTION_STEP):
+        height = _whole_steps(area // width)
+        sizes |= {(width, height), (height, width)}
+    return tuple(sorted(sizes))
+
+
+@lru_cache(maxsize=65536)
+def bucket_for(
+    width: int,
+    height: int,
+    *,
+    resolution: tuple[int, int],
+    enable_bucket: bool = True,
+    bucket_no_upscale: bool = False,
+) -> tuple[int, int]:
+    """The size (width, height) in pixels to which the trainer scales and crops a picture of width x height.
+
+    Without buckets it is the resolution. With `bucket_no_upscale`, a picture of no more than the resolution's area
+    keeps its size, cut to multiples of 16 (0 for a side under 16 pixels, which the trainer cannot handle).
+    Else the candidate of the nearest aspect ratio, the first of equals.
+    Source: musubi-tuner BucketSelector.get_bucket_resolution at d0a1930 and v0.3.4.
+    """
+    if not enable_bucket:
+        return resolution
+    if bucket_no_upscale and width * height <= resolution[0] * resolution[1]:
+        return _whole_steps(width), _whole_steps(height)
+    aspect = width / height
+    return min(candidates(resolution), key=lambda size: abs(size[0] / size[1] - aspect))
+
+
+def batches_per_epoch(buckets: Iterable[Hashable], *, batch_size: int, num_repeats: int) -> int:
+    """How many batches one epoch has, given the bucket of each item: sum of ceil(items * repeats / batch size).
+
+    Items are repeated inside their bucket before it is cut into batches, so a bucket's last batch may be short.
+    Source: musubi-tuner ImageDataset.prepare_for_training and BucketBatchManager.__init__ at both versions.
+    """
+    return sum(-(-count * num_repeats // batch_size) for count in Counter(buckets).values())
+
+
+def rounded_frames(frames: int) -> int:
+    """The greatest N*4+1 not above `frames`: the VAE packs four frames into one after the first."""
+    return (frames - 1) // 4 * 4 + 1
+
+
+def frames_at_target_rate(frames: int, settings: VideoSettings) -> int:
+    """How many of a video's frames the trainer keeps when it thins them from `source_fps` to 16 per second.
+
+    A source slower than 16 is not filled up; its frames then count as later ones, which ends `head` earlier.
+    Source: musubi-tuner load_video at both versions; sums are accumulated as there, so rounding agrees.
+    """
+    if settings.source_fps is None:
+        return frames
+    end = max(settings.target_frames) if settings.frame_extraction is FrameExtraction.HEAD else None
+    delta = TARGET_FPS / settings.source_fps
+    position, previous, kept = 0.0, -1, 0
+    for _ in range(frames):
+        index = int(position)
+        position += delta
+        if end is not None and index >= end:
+            break
+        if index != previous:
+            previous = index
+            kept += 1
+    return kept
+
+
+def clips(frames: int, settings: VideoSettings) -> tuple[tuple[int, int], ...]:
+    """The (first frame, frame count) of every training item cut from a video; empty when the video is too short.
+
+    `frames` counts the frames after thinning to the target rate.
+    Source: musubi-tuner VideoDataset.retrieve_latent_cache_batches at both versions.
+    """
+    targets = sorted({rounded_frames(target) for target in settings.target_frames})
+    fitting = [target for target in targets if target <= frames]
+    extraction = settings.frame_extraction
+    if extraction is FrameExtraction.UNIFORM and settings.frame_sample == 1:
+        extraction = FrameExtraction.HEAD
+    match extraction:
+        case FrameExtraction.HEAD:
+            cuts = [(0, target) for target in fitting]
+        case FrameExtraction.CHUNK:
+            cuts = [(start, target) for target in fitting for start in range(0, frames - target + 1, target)]
+        case FrameExtraction.SLIDE:
+            stride = settings.frame_stride
+            cuts = [(start, target) for target in fitting for start in range(0, frames - target + 1, stride)]
+        case FrameExtraction.UNIFORM:
+            cuts = [
+                (start, target)
+                for target in fitting
+                for start in _evenly(last=frames - target, count=settings.frame_sample)
+            ]
+        case FrameExtraction.FULL:
+            target = rounded_frames(min(frames, settings.max_frames))
+            cuts = [(0, target)] if target > 0 else []
+    # Items of one start and length share one cache file, so they are one item.
+    return tuple(sorted(set(cuts)))
+
+
+def _evenly(*, last: int, count: int) -> list[int]:
+    if count == 1:
+        return [0]
+    step = last / (count - 1)
+    return [int(position * step) for position in range(count - 1)] + [last]
+
+
+def _whole_steps(pixels: int) -> int:
+    return pixels - pixels % RESOLUTION_STEP

@@ -1,0 +1,88 @@
+"""Which files of a folder the trainer sees: by name alone, as its glob does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# musubi-tuner lists each ending in lower and in upper case and globs on a case-sensitive file system,
+# so `.Png` is not seen (IMAGE_EXTENSIONS and VIDEO_EXTENSIONS, d0a1930 and v0.3.4).
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_AVIF = (".avif",)
+_VIDEOS = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".flv", ".wmv", ".m4v", ".mpg", ".mpeg")
+# Files a person takes for training material and the trainer does not.
+_LOOKALIKES = (".gif", ".tif", ".tiff", ".heic", ".heif", ".jxl", ".jfif", ".ico", ".psd", ".ts", ".3gp")
+
+
+def _both_cases(extensions: tuple[str, ...]) -> tuple[str, ...]:
+    return extensions + tuple(extension.upper() for extension in extensions)
+
+
+IMAGE_EXTENSIONS = _both_cases(_IMAGES)
+AVIF_EXTENSIONS = _both_cases(_AVIF)
+VIDEO_EXTENSIONS = _both_cases(_VIDEOS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """The names in one folder, sorted; subfolders are not entered because the trainer does not enter them.
+
+    `lookalikes` are pictures or videos by nature that the trainer does not read, `others` all remaining names.
+    """
+
+    images: tuple[str, ...]
+    videos: tuple[str, ...]
+    lookalikes: tuple[str, ...]
+    subfolders: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+def list_media(directory: Path, *, avif: bool = True) -> Listing:
+    """Sort the names of `directory` by what the trainer makes of them. Raises OSError as the file system does.
+
+    A name starting with a dot is invisible to the trainer's glob. A folder called `x.png` is an image to it:
+    it appears in both `images` and `subfolders`.
+    """
+    image_endings = IMAGE_EXTENSIONS + (AVIF_EXTENSIONS if avif else ())
+    known = tuple(extension.lower() for extension in (*_IMAGES, *_AVIF, *_VIDEOS, *_LOOKALIKES))
+    images, videos, lookalikes, subfolders, others = [], [], [], [], []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            name = entry.name
+            if _is_folder(entry):
+                subfolders.append(name)
+            if name.startswith("."):
+                continue
+            if name.endswith(image_endings):
+                images.append(name)
+            elif name.endswith(VIDEO_EXTENSIONS):
+                videos.append(name)
+            elif not _is_folder(entry):
+                (lookalikes if name.lower().endswith(known) else others).append(name)
+    return Listing(
+        images=tuple(sorted(images)),
+        videos=tuple(sorted(videos)),
+        lookalikes=tuple(sorted(lookalikes)),
+        subfolders=tuple(sorted(subfolders)),
+        others=tuple(sorted(others)),
+    )
+
+
+def media_subfolders(directory: Path, subfolders: tuple[str, ...], *, at_most: int = 200) -> Iterator[Path]:
+    """Those of the first `at_most` subfolders that hold pictures or videos themselves."""
+    for name in subfolders[:at_most]:
+        try:
+            listing = list_media(directory / name)
+        except OSError:
+            continue
+        if listing.images or listing.videos:
+            yield directory / name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a symbolic link that points to itself
+        return False

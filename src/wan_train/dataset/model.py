@@ -1,0 +1,269 @@
+"""What a dataset is: its configuration, its items, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from wan_train.errors import BadInputError
+from wan_train.printable import visible
+
+EXAMPLES_PER_KIND = 10
+
+
+class MediaKind(StrEnum):
+    """What a dataset holds; a dataset.toml entry is one or the other, never both."""
+
+    IMAGE = "image"
+    VIDEO = "video"
+
+
+class FrameExtraction(StrEnum):
+    """How the trainer cuts clips out of a video; the value is the word in dataset.toml."""
+
+    HEAD = "head"
+    CHUNK = "chunk"
+    SLIDE = "slide"
+    UNIFORM = "uniform"
+    FULL = "full"
+
+
+class Severity(StrEnum):
+    """What a problem costs: the run, some pictures, quality, or nothing."""
+
+    STOPS = "stops"
+    LOSES = "loses"
+    HARMS = "harms"
+    NOTE = "note"
+
+
+class ProblemKind(StrEnum):
+    """Groups problems of one nature; the value is stable and appears in JSON."""
+
+    CONFIG_UNREADABLE = "config-unreadable"
+    CONFIG_SYNTAX = "config-syntax"
+    UNKNOWN_KEY = "unknown-key"
+    WRONG_TYPE = "wrong-type"
+    WRONG_VALUE = "wrong-value"
+    MISSING_KEY = "missing-key"
+    CONFLICTING_KEYS = "conflicting-keys"
+    NO_SUCH_DIRECTORY = "no-such-directory"
+    SHARED_CACHE = "shared-cache"
+    CACHE_PATH = "cache-path"
+    EMPTY_DATASET = "empty-dataset"
+    NO_CAPTIONS = "no-captions"
+    MISSING_CAPTION = "missing-caption"
+    EMPTY_CAPTION = "empty-caption"
+    CAPTION_ENCODING = "caption-encoding"
+    ORPHAN_CAPTION = "orphan-caption"
+    UNREADABLE_MEDIA = "unreadable-media"
+    TRUNCATED_MEDIA = "truncated-media"
+    TOO_LARGE = "too-large"
+    TOO_SMALL = "too-small"
+    NOT_A_FILE = "not-a-file"
+    IGNORED_FILE = "ignored-file"
+    SAME_STEM = "same-stem"
+    LONG_NAME = "long-name"
+    BAD_RECORD = "bad-record"
+    TOO_FEW_FRAMES = "too-few-frames"
+    FRAMES_UNKNOWN = "frames-unknown"
+    MIXED_SHAPES = "mixed-shapes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing wrong: where (`key` in dataset.toml, `path` of a file, or both), what, and how to mend it."""
+
+    kind: ProblemKind
+    severity: Severity
+    what: str
+    mend: str
+    key: str = ""
+    path: Path | None = None
+
+    @property
+    def line(self) -> str:
+        """The problem as one printable line without control characters."""
+        where = [part for part in (self.key, str(self.path) if self.path is not None else "") if part]
+        return visible(f"{' in '.join(where)}: {self.what}. {self.mend}." if where else f"{self.what}. {self.mend}.")
+
+
+class DatasetError(BadInputError):
+    """A dataset or its configuration cannot be used; `problems` holds every reason found."""
+
+    def __init__(self, message: str, *, problems: tuple[Problem, ...] = (), hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.problems = problems
+
+    @classmethod
+    def listing(cls, subject: str, problems: Iterable[Problem], *, hint: str | None = None) -> DatasetError:
+        """An error whose message is `subject`, then one line per problem.
+
+        Of one kind at most `EXAMPLES_PER_KIND` are written out, the rest are counted; `problems` keeps all.
+        """
+        found = tuple(problems)
+        by_kind: dict[ProblemKind, list[Problem]] = {}
+        for problem in found:
+            by_kind.setdefault(problem.kind, []).append(problem)
+        lines = []
+        for kind, group in by_kind.items():
+            lines += [f"  {problem.line}" for problem in group[:EXAMPLES_PER_KIND]]
+            if len(group) > EXAMPLES_PER_KIND:
+                lines.append(f"  … and {len(group) - EXAMPLES_PER_KIND} more of this kind ({kind})")
+        count = f"{len(found)} problem{'' if len(found) == 1 else 's'}"
+        return cls("\n".join([f"{visible(subject)}: {count}", *lines]), problems=found, hint=hint)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerReading:
+    """How one trainer version reads a dataset, as far as versions differ.
+
+    `name` is the version in words, `extra_keys` the keys only this version takes in `[[datasets]]`.
+    """
+
+    name: str
+    drops_uncaptioned_images: bool
+    reads_avif: bool
+    extra_keys: frozenset[str]
+
+
+GUIDE_READING = TrainerReading(
+    name="musubi-tuner d0a1930",
+    drops_uncaptioned_images=False,
+    # Its .avif needs the pillow_avif package, which it does not install.
+    reads_avif=False,
+    extra_keys=frozenset({"flux_kontext_no_resize_control"}),
+)
+"""musubi-tuner at d0a1930 (dataset/config_utils.py, dataset/image_video_dataset.py)."""
+
+NEWEST_READING = TrainerReading(
+    name="musubi-tuner v0.3.4",
+    drops_uncaptioned_images=True,
+    reads_avif=True,
+    extra_keys=frozenset(
+        {
+            "multiple_target",
+            "no_resize_control",
+            "control_resolution",
+            # Older names, still taken and renamed by config_utils.load_user_config.
+            "flux_kontext_no_resize_control",
+            "qwen_image_edit_no_resize_control",
+            "qwen_image_edit_control_resolution",
+        }
+    ),
+)
+"""musubi-tuner at v0.3.4 (dataset/config_utils.py, dataset/datasources.py, dataset/media_utils.py)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoSettings:
+    """How clips are cut from videos. `source_fps` in frames per second, None = frames are taken as they are."""
+
+    target_frames: tuple[int, ...]
+    frame_extraction: FrameExtraction
+    frame_stride: int
+    frame_sample: int
+    max_frames: int
+    source_fps: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subset:
+    """One `[[datasets]]` entry with every value effective (entry, then [general], then the trainer's default).
+
+    All paths are absolute. Exactly one of `directory` and `jsonl` is set. `resolution` is (width, height) in pixels.
+    """
+
+    index: int
+    kind: MediaKind
+    directory: Path | None
+    jsonl: Path | None
+    cache_directory: Path
+    control_directory: Path | None
+    resolution: tuple[int, int]
+    batch_size: int
+    num_repeats: int
+    enable_bucket: bool
+    bucket_no_upscale: bool
+    caption_extension: str | None
+    video: VideoSettings | None
+
+    @property
+    def source(self) -> Path:
+        """The folder or the jsonl file the items come from."""
+        source = self.directory or self.jsonl
+        if source is None:
+            raise AssertionError("a subset has a directory or a jsonl file")
+        return source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetConfig:
+    """A dataset.toml that the trainer accepts: its text as the user wrote it and what it means.
+
+    `text` keeps comments (without a byte order mark); `remarks` are problems that do not stop a run.
+    """
+
+    path: Path
+    text: str
+    datasets: tuple[Subset, ...]
+    remarks: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetOverrides:
+    """Values from the command line that take precedence over dataset.toml; None leaves the file's value."""
+
+    resolution: tuple[int, int] | None = None
+    batch_size: int | None = None
+    num_repeats: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """A picture or clip that the trainer picks up.
+
+    `width` and `height` in pixels, None where nothing on this machine can read the file's header;
+    `frames` is None for pictures and for videos whose length is unknown; `caption_characters` counts the stripped text.
+    """
+
+    path: Path
+    caption_path: Path | None
+    caption_characters: int
+    width: int | None
+    height: int | None
+    frames: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubsetInventory:
+    """The items of one `[[datasets]]` entry."""
+
+    subset: Subset
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """Everything found for a configuration; `subsets` in the order of the file."""
+
+    config: DatasetConfig
+    reading: TrainerReading
+    subsets: tuple[SubsetInventory, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def stopping(self) -> tuple[Problem, ...]:
+        """The problems with which the trainer would not start or would die."""
+        return tuple(problem for problem in self.problems if problem.severity is Severity.STOPS)
+
+    def require(self) -> None:
+        """Do nothing when training can start; else raise DatasetError with every stopping problem."""
+        if self.stopping:
+            raise DatasetError.listing(
+                f"The dataset of {self.config.path} cannot be trained",
+                self.stopping,
+                hint="Mend the lines above and start again; nothing was changed.",
+            )

@@ -1,0 +1,273 @@
+"""The keys of a dataset.toml, which values they take and where they may stand, as the trainer judges them.
+
+Source: ConfigSanitizer in musubi-tuner's dataset/config_utils.py at d0a1930 and v0.3.4. Bounds on numbers are ours:
+beyond them the trainer dies later, inside a batch or a bucket.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+
+from wan_train.dataset.model import (
+    GUIDE_READING,
+    NEWEST_READING,
+    FrameExtraction,
+    MediaKind,
+    Problem,
+    ProblemKind,
+    Severity,
+    TrainerReading,
+)
+
+type_names: Mapping[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a decimal number",
+    str: "a text in quotes",
+    list: "a list",
+    dict: "a table",
+}
+
+
+class Section(StrEnum):
+    """Where a key stands."""
+
+    GENERAL = "general"
+    IMAGE = "image"
+    VIDEO = "video"
+
+
+# A check returns what is wrong with the value and how to mend it, or None.
+Check = Callable[[object], tuple[ProblemKind, str, str] | None]
+
+
+def _wrong_type(value: object, expected: str, example: str) -> tuple[ProblemKind, str, str]:
+    got = type_names.get(type(value), f"a {type(value).__name__}")
+    return ProblemKind.WRONG_TYPE, f"expected {expected}, found {got}", f"Write it like {example}"
+
+
+def _is_integer(value: object) -> bool:
+    # bool is an int to Python and to the trainer's validator; `batch_size = true` is never meant.
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _text(value: object) -> tuple[ProblemKind, str, str] | None:
+    if not isinstance(value, str):
+        return _wrong_type(value, "a text in quotes", '"…"')
+    if not value.strip():
+        return ProblemKind.WRONG_VALUE, "is empty", "Give a value or remove the line"
+    if "\0" in value:
+        return ProblemKind.WRONG_VALUE, "contains a NUL character", "Remove it"
+    return None
+
+
+def _extension(value: object) -> tuple[ProblemKind, str, str] | None:
+    found = _text(value)
+    if found is None and isinstance(value, str) and not value.startswith("."):
+        return ProblemKind.WRONG_VALUE, f'"{value}" lacks its dot', f'Write ".{value}"'
+    if found is None and isinstance(value, str) and "/" in value:
+        return ProblemKind.WRONG_VALUE, f'"{value}" is not a file name ending', 'Write ".txt"'
+    return found
+
+
+def _flag(value: object) -> tuple[ProblemKind, str, str] | None:
+    return None if isinstance(value, bool) else _wrong_type(value, "true or false", "true")
+
+
+def _integer(value: object) -> tuple[ProblemKind, str, str] | None:
+    return None if _is_integer(value) else _wrong_type(value, "a whole number", "1")
+
+
+def _count(value: object) -> tuple[ProblemKind, str, str] | None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        return _wrong_type(value, "a whole number", "1")
+    if value < 1:
+        return ProblemKind.WRONG_VALUE, f"is {value}", "Use 1 or more"
+    return None
+
+
+def _integers(value: object) -> tuple[ProblemKind, str, str] | None:
+    if not isinstance(value, list) or not all(_is_integer(entry) for entry in value):
+        return _wrong_type(value, "a list of whole numbers", "[1, 25, 45]")
+    return None
+
+
+def _frame_counts(value: object) -> tuple[ProblemKind, str, str] | None:
+    found = _integers(value)
+    if found is None and isinstance(value, list) and (not value or min(value) < 1):
+        return ProblemKind.WRONG_VALUE, "needs frame counts of 1 or more", "Write it like [1, 25, 45]"
+    return found
+
+
+def _rate(value: object) -> tuple[ProblemKind, str, str] | None:
+    if _is_integer(value):
+        # The trainer's validator takes a float only.
+        return ProblemKind.WRONG_TYPE, f"{value} is a whole number and the trainer takes a decimal one", f"Write {value}.0"
+    if not isinstance(value, float):
+        return _wrong_type(value, "a decimal number", "30.0")
+    if not 0 < value < float("inf"):
+        return ProblemKind.WRONG_VALUE, f"is {value}", "Give the frames per second of the videos, like 30.0"
+    return None
+
+
+def _resolution(value: object) -> tuple[ProblemKind, str, str] | None:
+    sides = value if isinstance(value, list) else [value, value]
+    if len(sides) != 2 or not all(_is_integer(side) for side in sides):  # noqa: PLR2004 - width and height
+        return _wrong_type(value, "[width, height] in pixels", "[960, 960]")
+    if min(sides) < 1:
+        return ProblemKind.WRONG_VALUE, f"is {sides}", "Write it like [960, 960]"
+    return None
+
+
+def _extraction(value: object) -> tuple[ProblemKind, str, str] | None:
+    if not isinstance(value, str):
+        return _wrong_type(value, "a text in quotes", '"head"')
+    words = [word.value for word in FrameExtraction]
+    if value not in words:
+        return ProblemKind.WRONG_VALUE, f'"{value}" is not a way to take frames', f"Use one of {', '.join(words)}"
+    return None
+
+
+ANYWHERE: Mapping[str, Check] = {
+    "caption_extension": _extension,
+    "batch_size": _count,
+    "num_repeats": _count,
+    "resolution": _resolution,
+    "enable_bucket": _flag,
+    "bucket_no_upscale": _flag,
+}
+
+_ANY_MEDIA: Mapping[str, Check] = {
+    "cache_directory": _text,
+    "control_directory": _text,
+    "fp_latent_window_size": _integer,
+}
+
+IMAGES_ONLY: Mapping[str, Check] = {
+    "image_directory": _text,
+    "image_jsonl_file": _text,
+    "fp_1f_clean_indices": _integers,
+    "fp_1f_target_index": _integer,
+    "fp_1f_no_post": _flag,
+    # One version only, see TrainerReading.extra_keys.
+    "flux_kontext_no_resize_control": _flag,
+    "qwen_image_edit_no_resize_control": _flag,
+    "no_resize_control": _flag,
+    "multiple_target": _flag,
+    "control_resolution": _resolution,
+    "qwen_image_edit_control_resolution": _resolution,
+}
+
+VIDEOS_ONLY: Mapping[str, Check] = {
+    "video_directory": _text,
+    "video_jsonl_file": _text,
+    "target_frames": _frame_counts,
+    "frame_extraction": _extraction,
+    "frame_stride": _count,
+    "frame_sample": _count,
+    "max_frames": _count,
+    "source_fps": _rate,
+}
+
+_VERSIONED = GUIDE_READING.extra_keys | NEWEST_READING.extra_keys
+
+_SECTION_KEYS: Mapping[Section, Mapping[str, Check]] = {
+    Section.GENERAL: ANYWHERE,
+    Section.IMAGE: {**ANYWHERE, **_ANY_MEDIA, **IMAGES_ONLY},
+    Section.VIDEO: {**ANYWHERE, **_ANY_MEDIA, **VIDEOS_ONLY},
+}
+
+
+def media_kind(entry: Mapping[str, object]) -> MediaKind:
+    """What a `[[datasets]]` entry holds, by its own keys: the trainer takes it for images unless a video source is named."""
+    return MediaKind.VIDEO if "video_directory" in entry or "video_jsonl_file" in entry else MediaKind.IMAGE
+
+
+def check_table(
+    table: Mapping[str, object], where: str, section: Section, reading: TrainerReading
+) -> Iterator[Problem]:
+    """Every unknown key and wrong value of one table; `where` is its path such as `datasets[0]`."""
+    keys = _SECTION_KEYS[section]
+    for key, value in table.items():
+        path = f"{where}.{key}"
+        check = keys.get(key)
+        if check is None or (key in _VERSIONED and key not in reading.extra_keys):
+            yield Problem(
+                kind=ProblemKind.UNKNOWN_KEY,
+                severity=Severity.STOPS,
+                key=path,
+                what=_why_unknown(key, section, reading),
+                mend=_mend_unknown(key, section),
+            )
+            continue
+        wrong = check(value)
+        if wrong is not None:
+            kind, what, mend = wrong
+            yield Problem(kind=kind, severity=Severity.STOPS, key=path, what=what, mend=mend)
+
+
+def check_top(document: Mapping[str, object]) -> Iterator[Problem]:
+    """What is wrong outside the tables: unknown names, wrong shapes of `general` and `datasets`, no dataset at all."""
+    for key in document:
+        if key in {"general", "datasets"}:
+            continue
+        if key in ANYWHERE:
+            mend = f"Put the line under [general] or under its [[datasets]]: general.{key}"
+        elif key in _SECTION_KEYS[Section.IMAGE] or key in _SECTION_KEYS[Section.VIDEO]:
+            mend = f"Put the line under a [[datasets]] heading: datasets[0].{key}"
+        else:
+            mend = _did_you_mean(key, ["general", "datasets"]) or "Remove it; only [general] and [[datasets]] stand here"
+        yield Problem(
+            kind=ProblemKind.UNKNOWN_KEY,
+            severity=Severity.STOPS,
+            key=key,
+            what="is not known at the top of a dataset.toml",
+            mend=mend,
+        )
+    general = document.get("general", {})
+    if not isinstance(general, dict):
+        yield _shape("general", "must be a table", "Start it with a line [general]")
+    datasets = document.get("datasets", [])
+    if not isinstance(datasets, list) or not all(isinstance(entry, dict) for entry in datasets):
+        yield _shape("datasets", "must be a list of tables", "Start every dataset with a line [[datasets]], two brackets")
+    elif not datasets:
+        yield Problem(
+            kind=ProblemKind.MISSING_KEY,
+            severity=Severity.STOPS,
+            key="datasets",
+            what="names no dataset",
+            mend="Add a [[datasets]] heading with image_directory or video_directory",
+        )
+
+
+def _shape(key: str, what: str, mend: str) -> Problem:
+    return Problem(kind=ProblemKind.WRONG_TYPE, severity=Severity.STOPS, key=key, what=what, mend=mend)
+
+
+def _why_unknown(key: str, section: Section, reading: TrainerReading) -> str:
+    if key in _VERSIONED and key in _SECTION_KEYS[section]:
+        return f"is not known to {reading.name}"
+    match section:
+        case Section.GENERAL:
+            elsewhere = key in _SECTION_KEYS[Section.IMAGE] or key in _SECTION_KEYS[Section.VIDEO]
+            return "may not stand under [general]" if elsewhere else "is not a key of [general]"
+        case Section.IMAGE:
+            return "belongs to video datasets only" if key in VIDEOS_ONLY else "is not a key of an image dataset"
+        case Section.VIDEO:
+            return "belongs to image datasets only" if key in IMAGES_ONLY else "is not a key of a video dataset"
+
+
+def _mend_unknown(key: str, section: Section) -> str:
+    if section is Section.GENERAL and (key in _SECTION_KEYS[Section.IMAGE] or key in _SECTION_KEYS[Section.VIDEO]):
+        return "Move it to its [[datasets]]"
+    if key in _SECTION_KEYS[Section.IMAGE] or key in _SECTION_KEYS[Section.VIDEO]:
+        return "Remove the line"
+    names = [name for name in _SECTION_KEYS[section] if name not in _VERSIONED]
+    return _did_you_mean(key, names) or f"Remove the line or use one of: {', '.join(sorted(names))}"
+
+
+def _did_you_mean(key: str, names: list[str]) -> str | None:
+    close = difflib.get_close_matches(key.lower().replace("-", "_"), names, n=1, cutoff=0.6)
+    return f"Did you mean {close[0]}?" if close else None

@@ -1,0 +1,426 @@
+"""Reading a dataset.toml as the trainer would, and the copy of it that goes into a run.
+
+The user's own file is only ever read here. Values are read with the standard library's parser; tomlkit serves the
+copies, because it keeps comments.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from tomlkit.items import AoT, Table
+
+from wan_train.dataset.model import (
+    GUIDE_READING,
+    DatasetConfig,
+    DatasetError,
+    DatasetOverrides,
+    FrameExtraction,
+    MediaKind,
+    Problem,
+    ProblemKind,
+    Severity,
+    Subset,
+    TrainerReading,
+    VideoSettings,
+)
+from wan_train.dataset.buckets import is_resolution_possible, rounded_frames
+from wan_train.dataset.schema import Section, check_table, check_top, media_kind
+
+PATH_KEYS = (
+    "image_directory",
+    "image_jsonl_file",
+    "video_directory",
+    "video_jsonl_file",
+    "control_directory",
+    "cache_directory",
+)
+_SOURCES = ("image_directory", "image_jsonl_file", "video_directory", "video_jsonl_file")
+# The trainer lists a cache folder with an unescaped glob, so these stand for other names and nothing is found.
+_GLOB_CHARACTERS = "[]*?"
+# A configuration larger than this is some other file.
+_MOST_BYTES = 4 * 1024 * 1024
+
+
+def load(path: Path, *, cwd: Path | None = None, reading: TrainerReading = GUIDE_READING) -> DatasetConfig:
+    """The configuration in `path`, checked by the trainer's rules; raises DatasetError naming every problem at once.
+
+    Relative paths: the trainer takes them from its own working directory, wherever that is. Here a relative source is
+    taken from the folder of `path` if it exists there, else from `cwd` (default: the current one), and a relative
+    cache from wherever its source was found; `~` is the home. The result and `snapshot_text` hold absolute paths,
+    so the trainer has nothing left to guess.
+    """
+    text = _read(path)
+    document = _parse(path, text)
+    problems = list(check_top(document))
+    general, entries = _tables(document)
+    problems += check_table(general, "general", Section.GENERAL, reading)
+    bases = (Path(os.path.abspath(path.parent)), Path(cwd or Path.cwd()))  # noqa: PTH100 - keep symbolic links
+    subsets = []
+    for index, entry in enumerate(entries):
+        section = Section.VIDEO if media_kind(entry) is MediaKind.VIDEO else Section.IMAGE
+        found = _source_problems(entry, f"datasets[{index}]", section, reading)
+        problems += found
+        # Values are combined only when each is sound; one cause then gives one line.
+        if not found and not any(problem.key.startswith("general") for problem in problems):
+            subsets.append(_subset(index, general, _absolute_entry(entry, bases)))
+    for subset in subsets:
+        problems += _subset_problems(subset)
+    problems += _shared_caches(subsets)
+    if any(problem.severity is Severity.STOPS for problem in problems):
+        stopping = [problem for problem in problems if problem.severity is Severity.STOPS]
+        raise DatasetError.listing(
+            f"{path} cannot be used", stopping, hint="Mend the lines above; the file itself was not changed."
+        )
+    return DatasetConfig(path=path, text=text, datasets=tuple(subsets), remarks=tuple(problems))
+
+
+def snapshot_text(config: DatasetConfig, overrides: DatasetOverrides | None = None) -> str:
+    """The dataset.toml of a run: the user's text with its comments, absolute paths and the overrides in every place
+    where they take effect ([general], and each dataset that sets the key itself)."""
+    document = tomllib.loads(config.text)
+    general, entries = _tables(document)
+    for subset, entry in zip(config.datasets, entries, strict=True):
+        entry.update(_paths_of(subset, entry))
+    changes = _changes(overrides or DatasetOverrides())
+    for key, value in changes.items():
+        general[key] = value
+        for entry in entries:
+            if key in entry:
+                entry[key] = value
+    wanted = {"general": general, "datasets": entries} if general else {"datasets": entries}
+    return _render(config.text, wanted)
+
+
+def absolute(config: DatasetConfig) -> str:
+    """The user's text with its comments and every path absolute; see `load` for how relative ones are found."""
+    return snapshot_text(config)
+
+
+def _read(path: Path) -> str:
+    if path.suffix.lower() != ".toml":
+        raise _unreadable(path, "its name does not end in .toml", "Name a dataset.toml or a folder of pictures")
+    try:
+        if not path.is_file():
+            what = "it is a folder" if path.is_dir() else "there is no such file"
+            raise _unreadable(path, what, "Name a dataset.toml or a folder of pictures")
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error), "Make the file readable") from None
+    except ValueError:  # a NUL inside the path
+        raise _unreadable(path, "its name contains a NUL character", "Name another file") from None
+    if len(data) > _MOST_BYTES:
+        raise _unreadable(path, "it is larger than 4 MiB", "Name a dataset.toml")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise _unreadable(path, "it is saved as UTF-16", "Save it as UTF-8")
+    if b"\0" in data:
+        line = data[: data.index(b"\0")].count(b"\n") + 1
+        raise _unreadable(path, f"line {line} contains a NUL byte", "Save it as plain UTF-8 text")
+    try:
+        # A byte order mark is dropped: the trainer, which stops at one, only sees our copy.
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        what = f"line {line} is not UTF-8 (byte 0x{data[error.start]:02x})"
+        raise _unreadable(path, what, "Save the file as UTF-8") from None
+
+
+def _unreadable(path: Path, what: str, mend: str) -> DatasetError:
+    problem = Problem(kind=ProblemKind.CONFIG_UNREADABLE, severity=Severity.STOPS, what=what, mend=mend)
+    return DatasetError.listing(f"{path} cannot be read", [problem])
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        what = str(error)
+    except RecursionError:
+        what = "Brackets are nested too deeply"
+    problem = Problem(
+        kind=ProblemKind.CONFIG_SYNTAX,
+        severity=Severity.STOPS,
+        what=what,
+        mend="Text values stand in quotes, lists in brackets, one key = value per line",
+    )
+    raise DatasetError.listing(f"{path} is not valid TOML", [problem])
+
+
+def _tables(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    general = document.get("general")
+    datasets = document.get("datasets")
+    entries = datasets if isinstance(datasets, list) else []
+    return (
+        general if isinstance(general, dict) else {},
+        [entry for entry in entries if isinstance(entry, dict)],
+    )
+
+
+def _source_problems(
+    entry: Mapping[str, Any], where: str, section: Section, reading: TrainerReading
+) -> list[Problem]:
+    named = [key for key in _SOURCES if key in entry]
+    if len(named) > 1:
+        # Said once: the schema would call the second source an unknown key.
+        rest = {key: value for key, value in entry.items() if key not in named[1:]}
+        conflict = Problem(
+            kind=ProblemKind.CONFLICTING_KEYS,
+            severity=Severity.STOPS,
+            key=where,
+            what=f"names {' and '.join(named)} at once",
+            mend="Make a [[datasets]] of its own for each",
+        )
+        sections = {Section.IMAGE, Section.VIDEO} if {key[:5] for key in named} == {"image", "video"} else {section}
+        readings = [list(check_table(rest, where, each, reading)) for each in sorted(sections)]
+        common = [problem for problem in readings[0] if all(problem.key in {p.key for p in r} for r in readings)]
+        return [conflict, *common]
+    problems = list(check_table(entry, where, section, reading))
+    if not named:
+        problems.append(
+            Problem(
+                kind=ProblemKind.MISSING_KEY,
+                severity=Severity.STOPS,
+                key=where,
+                what="names no folder of pictures or videos",
+                mend="Add image_directory or video_directory",
+            )
+        )
+    elif named[0].endswith("_jsonl_file") and "cache_directory" not in entry:
+        problems.append(
+            Problem(
+                kind=ProblemKind.MISSING_KEY,
+                severity=Severity.STOPS,
+                key=f"{where}.cache_directory",
+                what=f"is required with {named[0]}",
+                mend="Add a folder for the caches of this dataset",
+            )
+        )
+    return problems
+
+
+def _absolute_entry(entry: Mapping[str, Any], bases: tuple[Path, Path]) -> dict[str, Any]:
+    result = dict(entry)
+    home = bases[0]
+    for key in PATH_KEYS:
+        if key not in entry:
+            continue
+        path = Path(entry[key])
+        if entry[key].startswith("~"):
+            try:
+                path = path.expanduser()
+            except RuntimeError:  # ~nobody: leave it to the check for existence
+                path = bases[0] / path
+        if not path.is_absolute():
+            base = home if key == "cache_directory" else next((b for b in bases if _exists(b / path)), bases[0])
+            if key in _SOURCES:
+                home = base
+            path = base / path
+        result[key] = path
+    return result
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def _subset(index: int, general: Mapping[str, Any], entry: Mapping[str, Any]) -> Subset:
+    kind = media_kind(entry)
+
+    def effective(key: str, default: Any) -> Any:  # noqa: ANN401 - values of every key, checked before by the schema
+        return entry.get(key, general.get(key, default))
+
+    # Defaults: BaseDatasetParams and VideoDatasetParams in the trainer's dataset/config_utils.py, both versions.
+    resolution = effective("resolution", [960, 544])
+    directory = entry.get(f"{kind}_directory")
+    video = None
+    if kind is MediaKind.VIDEO:
+        video = VideoSettings(
+            target_frames=tuple(entry.get("target_frames", (1,))),
+            frame_extraction=FrameExtraction(entry.get("frame_extraction", FrameExtraction.HEAD)),
+            frame_stride=entry.get("frame_stride", 1),
+            frame_sample=entry.get("frame_sample", 1),
+            max_frames=entry.get("max_frames", 129),
+            source_fps=entry.get("source_fps"),
+        )
+    return Subset(
+        index=index,
+        kind=kind,
+        directory=directory,
+        jsonl=None if directory is not None else entry[f"{kind}_jsonl_file"],
+        cache_directory=entry.get("cache_directory", directory),
+        control_directory=entry.get("control_directory"),
+        resolution=tuple(resolution) if isinstance(resolution, list) else (resolution, resolution),
+        batch_size=effective("batch_size", 1),
+        num_repeats=effective("num_repeats", 1),
+        enable_bucket=effective("enable_bucket", False),  # noqa: FBT003 - the default of a key, not a switch
+        bucket_no_upscale=effective("bucket_no_upscale", False),  # noqa: FBT003 - the same
+        caption_extension=effective("caption_extension", None),
+        video=video,
+    )
+
+
+def _subset_problems(subset: Subset) -> Iterator[Problem]:
+    where = f"datasets[{subset.index}]"
+
+    def stops(kind: ProblemKind, key: str, what: str, mend: str, path: Path | None = None) -> Problem:
+        return Problem(kind=kind, severity=Severity.STOPS, key=f"{where}.{key}", path=path, what=what, mend=mend)
+
+    missing = ProblemKind.NO_SUCH_DIRECTORY
+    if subset.directory is not None and not _is_directory(subset.directory):
+        what = "is a file, not a folder" if _exists(subset.directory) else "does not exist"
+        yield stops(missing, f"{subset.kind}_directory", what, "Name the folder that holds the files", subset.directory)
+    if subset.jsonl is not None and not _is_file(subset.jsonl):
+        what = "is not a file" if _exists(subset.jsonl) else "does not exist"
+        yield stops(missing, f"{subset.kind}_jsonl_file", what, "Name the jsonl file", subset.jsonl)
+    if subset.control_directory is not None and not _is_directory(subset.control_directory):
+        yield stops(missing, "control_directory", "is not a folder", "Correct or remove the line", subset.control_directory)
+    if subset.directory is not None and subset.caption_extension is None:
+        what = "is missing, so no caption would be found"
+        yield stops(ProblemKind.MISSING_KEY, "caption_extension", what, 'Add caption_extension = ".txt" under [general]')
+    yield from _cache_problems(subset, where)
+    if not is_resolution_possible(subset.resolution, enable_bucket=subset.enable_bucket):
+        rule = "at least 32x32 pixels" if subset.enable_bucket else "multiples of 16 where enable_bucket is off"
+        what = f"is {subset.resolution[0]}x{subset.resolution[1]}"
+        yield stops(ProblemKind.WRONG_VALUE, "resolution", what, f"Use {rule}, like [960, 960]")
+    if subset.video is not None:
+        yield from _video_remarks(subset.video, where)
+
+
+def _cache_problems(subset: Subset, where: str) -> Iterator[Problem]:
+    cache = subset.cache_directory
+    pattern = sorted(set(str(cache)) & set(_GLOB_CHARACTERS))
+    if pattern:
+        yield Problem(
+            kind=ProblemKind.CACHE_PATH,
+            severity=Severity.STOPS,
+            key=f"{where}.cache_directory",
+            path=cache,
+            what=f"contains {' '.join(pattern)}; the trainer takes that for a pattern and finds no caches",
+            mend="Set cache_directory to a path without [ ] * ?",
+        )
+    if _exists(cache) and not _is_directory(cache):
+        yield Problem(
+            kind=ProblemKind.CACHE_PATH,
+            severity=Severity.STOPS,
+            key=f"{where}.cache_directory",
+            path=cache,
+            what="is a file, not a folder",
+            mend="Name a folder; it is made when needed",
+        )
+
+
+def _video_remarks(video: VideoSettings, where: str) -> Iterator[Problem]:
+    rounded = tuple(rounded_frames(frames) for frames in video.target_frames)
+    if rounded != video.target_frames:
+        yield Problem(
+            kind=ProblemKind.WRONG_VALUE,
+            severity=Severity.NOTE,
+            key=f"{where}.target_frames",
+            what=f"the trainer rounds {list(video.target_frames)} down to {list(rounded)}",
+            mend="Use counts of the form N*4+1",
+        )
+    if video.frame_extraction is FrameExtraction.CHUNK and 1 in rounded:
+        yield Problem(
+            kind=ProblemKind.WRONG_VALUE,
+            severity=Severity.HARMS,
+            key=f"{where}.target_frames",
+            what="1 together with frame_extraction chunk makes an item of every single frame",
+            mend="Remove the 1",
+        )
+
+
+def _shared_caches(subsets: list[Subset]) -> Iterator[Problem]:
+    owners: dict[str, int] = {}
+    for subset in subsets:
+        real = os.path.realpath(subset.cache_directory)
+        owner = owners.setdefault(real, subset.index)
+        if owner != subset.index:
+            yield Problem(
+                kind=ProblemKind.SHARED_CACHE,
+                severity=Severity.STOPS,
+                key=f"datasets[{subset.index}].cache_directory",
+                path=subset.cache_directory,
+                what=f"is also the cache of datasets[{owner}]; each would delete the other's files",
+                mend="Give every dataset a cache_directory of its own",
+            )
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _paths_of(subset: Subset, entry: Mapping[str, Any]) -> dict[str, str]:
+    paths = {
+        f"{subset.kind}_directory": subset.directory,
+        f"{subset.kind}_jsonl_file": subset.jsonl,
+        "control_directory": subset.control_directory,
+        "cache_directory": subset.cache_directory,
+    }
+    return {key: str(path) for key, path in paths.items() if key in entry and path is not None}
+
+
+def _changes(overrides: DatasetOverrides) -> dict[str, Any]:
+    values = {
+        "resolution": list(overrides.resolution) if overrides.resolution is not None else None,
+        "batch_size": overrides.batch_size,
+        "num_repeats": overrides.num_repeats,
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _render(text: str, wanted: Mapping[str, Any]) -> str:
+    """`wanted` as TOML inside the layout and comments of `text`.
+
+    Where the layout cannot be kept (inline tables, dotted keys, whatever the editor cannot follow), the values are
+    written plainly with a comment saying so: the right values matter more than the comments.
+    """
+    try:
+        edited = _edit(text, wanted)
+        if tomllib.loads(edited) == wanted:
+            return edited
+    except (tomlkit.exceptions.TOMLKitError, tomllib.TOMLDecodeError, ValueError, KeyError, TypeError, IndexError):
+        pass
+    plain = tomlkit.dumps(dict(wanted))
+    return "# Rewritten plainly; the comments are in the original file.\n" + plain
+
+
+def _edit(text: str, wanted: Mapping[str, Any]) -> str:
+    document = tomlkit.parse(text.replace("\r\n", "\n"))
+    entries = document["datasets"]
+    if not isinstance(entries, AoT):
+        raise ValueError("datasets is not written as [[datasets]]")
+    if "general" in wanted and "general" not in document:
+        prefix = tomlkit.dumps({"general": wanted["general"]})
+        return _edit(f"{prefix}\n{text}", wanted)
+    if "general" in document:
+        _fill(document["general"], wanted.get("general", {}))
+    for table, values in zip(entries, wanted["datasets"], strict=True):
+        _fill(table, values)
+    return tomlkit.dumps(document)
+
+
+def _fill(table: object, values: Mapping[str, Any]) -> None:
+    if not isinstance(table, Table):
+        raise TypeError("not an ordinary table")
+    for key, value in values.items():
+        # Also unchanged values are written anew: the trainer's older parser does not read 0x10 and the like.
+        table[key] = value

@@ -1,0 +1,141 @@
+"""What each trainer version's scripts accept: every option, as their own argument parsers report it."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import resources
+
+from wan_train.errors import BadInputError
+from wan_train.printable import one_line
+
+
+class Script(StrEnum):
+    """The trainer's three programs; the value is the file name."""
+
+    CACHE_LATENTS = "wan_cache_latents.py"
+    CACHE_TEXT = "wan_cache_text_encoder_outputs.py"
+    TRAIN = "wan_train_network.py"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One option: takes no value, one value, or (`many`) any number of values."""
+
+    name: str
+    takes_value: bool
+    many: bool
+    kind: str = "str"
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """All options of one trainer version and how it behaves where versions differ."""
+
+    version: str
+    options: Mapping[Script, Mapping[str, Option]]
+    drops_uncaptioned: bool
+    """A picture without caption is silently left out (v0.3.4) instead of stopping the caching (d0a1930)."""
+    saves_float32: bool
+    """LoRAs are float32 unless --save_precision says otherwise (v0.3.4)."""
+
+    def has(self, script: Script, option: str) -> bool:
+        return option in self.options[script]
+
+
+KNOWN_COMMITS: Mapping[str, str] = {
+    "d0a193061a23a51c90664282205d753605a641c1": "d0a1930",
+    "30c658c4f4b0bf05038b3346eff9670259b10fc7": "v0.3.4",
+}
+"""Commits of musubi-tuner with a stored option table."""
+
+REHEARSAL_VERSION = "rehearsal"
+
+
+@functools.cache
+def stored(version: str) -> Capabilities:
+    """The stored table of a known version (a value of KNOWN_COMMITS, or REHEARSAL_VERSION)."""
+    text = resources.files("wan_train.engine").joinpath(f"contract/{version}.json").read_text(encoding="utf-8")
+    return Capabilities(
+        version=version,
+        options={Script(script): _options(entries) for script, entries in json.loads(text).items()},
+        drops_uncaptioned=version == "v0.3.4",
+        saves_float32=version == "v0.3.4",
+    )
+
+
+def from_help(version: str, help_texts: Mapping[Script, str]) -> Capabilities:
+    """The table of an unknown version, read from its scripts' `--help`.
+
+    The behaviour where versions differ is told by the options that came with it.
+    """
+    options = {script: _options_from_help(text) for script, text in help_texts.items()}
+    newer = "--save_precision" in options[Script.TRAIN]
+    return Capabilities(version=version, options=options, drops_uncaptioned=newer, saves_float32=newer)
+
+
+def check_passthrough(words: Sequence[str], capabilities: Capabilities) -> None:
+    """Refuse words after `--` that the training script would not take; raises BadInputError for all of them at once."""
+    options = capabilities.options[Script.TRAIN]
+    problems: list[str] = []
+    expecting: Option | None = None
+    for word in words:
+        if not word.startswith("--") or re.fullmatch(r"-[\d.]+", word):
+            if expecting is None:
+                problems.append(f"{one_line(word)!r} is a value without an option before it")
+            elif not expecting.many:
+                expecting = None
+            continue
+        if expecting is not None and not expecting.many:
+            problems.append(f"{expecting.name} needs a value")
+        name, has_value, value = word.partition("=")
+        expecting = None
+        if name not in options:
+            close = difflib.get_close_matches(name, options, n=1)
+            problems.append(f"unknown option {one_line(name)}" + (f" (did you mean {close[0]}?)" if close else ""))
+        elif has_value and not options[name].takes_value:
+            problems.append(f"{name} takes no value")
+        elif has_value and options[name].choices and value not in options[name].choices:
+            problems.append(f"{name} must be one of {', '.join(options[name].choices)}, not {one_line(value)!r}")
+        elif options[name].takes_value and not has_value:
+            expecting = options[name]
+    if expecting is not None and not expecting.many:
+        problems.append(f"{expecting.name} needs a value")
+    if problems:
+        listing = "".join(f"\n  {problem}" for problem in problems)
+        raise BadInputError(
+            f"the trainer ({capabilities.version}) would refuse what stands after `--`:{listing}",
+            hint=f"The words after `--` go to {Script.TRAIN} as they are.",
+        )
+
+
+def _options(entries: Mapping[str, Mapping[str, object]]) -> dict[str, Option]:
+    return {
+        name: Option(
+            name=name,
+            takes_value=entry["kind"] != "flag",
+            many="nargs" in entry,
+            kind=str(entry.get("type", "str")),
+            choices=tuple(str(c) for c in choices) if isinstance(choices := entry.get("choices"), list) else (),
+        )
+        for name, entry in entries.items()
+    }
+
+
+_HELP_OPTION = re.compile(r"^\s{2,}(?:-\w(?: \S+)?, )?(--[\w-]+)(?P<value>[ =](?!\s)(?:\S+))?(?P<many> \[\S+ \.\.\.\])?", re.M)
+
+
+def _options_from_help(text: str) -> dict[str, Option]:
+    found = {}
+    for match in _HELP_OPTION.finditer(text):
+        value = match["value"]
+        found[match[1]] = Option(
+            name=match[1], takes_value=value is not None, many=bool(value and value.strip().startswith("["))
+        )
+    return found

@@ -1,0 +1,172 @@
+"""The trainer that is installed on this box: where it is, which version, what it can do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wan_train.engine import capabilities
+from wan_train.engine.capabilities import Capabilities, Script
+from wan_train.errors import NotReadyError
+from wan_train.recipe.terms import EngineKind
+from wan_train.settings import Settings
+
+_NOT_READY_HINT = (
+    "Run `wan-train provision` to set the box up, or `wan-train rehearse` to try the whole pipeline without a GPU."
+)
+_HELP_TIMEOUT_SECONDS = 120.0
+"""Importing the trainer takes 10-15 s on a cold disk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trainer:
+    """One trainer, ready to be called. `root` is the working directory, script paths count from there."""
+
+    kind: EngineKind
+    version: str
+    commit: str | None
+    python: Path
+    root: Path
+    scripts: Mapping[Script, str]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        if self.version in {*capabilities.KNOWN_COMMITS.values(), capabilities.REHEARSAL_VERSION}:
+            return capabilities.stored(self.version)
+        return probe(self)
+
+    def has_package(self, package: str) -> bool:
+        """Whether the trainer's environment holds an importable top-level package, without starting it."""
+        libraries = self.python.parent.parent / "lib"
+        return any(libraries.glob(f"python3*/site-packages/{package}/__init__.py"))
+
+
+def find(kind: EngineKind, settings: Settings) -> Trainer:
+    """The installed trainer of that kind; raises NotReadyError naming what is missing and how to get it."""
+    match kind:
+        case EngineKind.MUSUBI:
+            return _find_musubi(settings)
+        case EngineKind.REHEARSAL:
+            return _find_rehearsal()
+
+
+def _find_musubi(settings: Settings) -> Trainer:
+    root = settings.trainer_dir
+    if not root.is_dir():
+        raise NotReadyError(f"this box is not ready: there is no musubi-tuner checkout at {root}", hint=_NOT_READY_HINT)
+    scripts = {script: f"src/musubi_tuner/{script}" for script in Script}
+    missing = [path for path in scripts.values() if not (root / path).is_file()]
+    if missing:
+        raise NotReadyError(f"{root} is no musubi-tuner checkout: {missing[0]} is missing", hint=_NOT_READY_HINT)
+    commit = read_commit(root)
+    version = capabilities.KNOWN_COMMITS.get(commit or "", commit[:7] if commit else "unknown")
+    return Trainer(
+        kind=EngineKind.MUSUBI,
+        version=version,
+        commit=commit,
+        python=_musubi_python(settings),
+        root=root,
+        scripts=scripts,
+    )
+
+
+def _musubi_python(settings: Settings) -> Path:
+    if settings.musubi_python is not None:
+        if not os.access(settings.musubi_python, os.X_OK):
+            raise NotReadyError(
+                f"the trainer's Python {settings.musubi_python} does not exist or cannot be run", hint=_NOT_READY_HINT
+            )
+        return settings.musubi_python
+    tried = [settings.trainer_dir / name / "bin" / "python" for name in ("venv", ".venv")]
+    for python in tried:
+        if os.access(python, os.X_OK):
+            return python
+    raise NotReadyError(
+        f"the trainer's Python environment is missing: neither {tried[0]} nor {tried[1]} can be run",
+        hint=f"{_NOT_READY_HINT} Another environment: `--musubi-python PATH`.",
+    )
+
+
+def _find_rehearsal() -> Trainer:
+    package = Path(__file__).parent.parent / "rehearsal"
+    python = Path(sys.executable)
+    for module in ("torch", "accelerate", "safetensors"):
+        if not _importable_here(module):
+            raise NotReadyError(
+                f"the rehearsal trainer needs {module}, which is not installed beside wan-train",
+                hint="Install the extra: `pip install 'wan-train[rehearsal]'`, or run `make rehearse` in a checkout.",
+            )
+    return Trainer(
+        kind=EngineKind.REHEARSAL,
+        version=capabilities.REHEARSAL_VERSION,
+        commit=None,
+        python=python,
+        root=package,
+        scripts={script: script.value for script in Script},
+        env={"PYTHONPATH": str(package.parent.parent)},
+    )
+
+
+def _importable_here(module: str) -> bool:
+    import importlib.util  # noqa: PLC0415  only the rehearsal asks
+
+    return importlib.util.find_spec(module) is not None
+
+
+def read_commit(root: Path) -> str | None:
+    """The checked-out commit, read from git's own files: no git program is needed and none can be fooled by hooks."""
+    git = root / ".git"
+    try:
+        if git.is_file():  # a worktree or submodule points elsewhere
+            git = (root / git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()).resolve()
+        head = (git / "HEAD").read_text(encoding="utf-8").strip()
+        if not head.startswith("ref: "):
+            return head or None
+        name = head.removeprefix("ref: ")
+        common = git / "commondir"
+        base = (git / common.read_text(encoding="utf-8").strip()).resolve() if common.is_file() else git
+        if (base / name).is_file():
+            return (base / name).read_text(encoding="utf-8").strip()
+        for line in (base / "packed-refs").read_text(encoding="utf-8").splitlines():
+            commit, _, ref = line.partition(" ")
+            if ref == name:
+                return commit
+    except (OSError, UnicodeDecodeError):
+        return None
+    return None
+
+
+def probe(trainer: Trainer) -> Capabilities:
+    """Ask an unknown version's scripts for their options; raises NotReadyError when they do not start."""
+    return capabilities.from_help(trainer.version, {script: _help(trainer, script) for script in Script})
+
+
+def _help(trainer: Trainer, script: Script) -> str:
+    argv = [str(trainer.python), trainer.scripts[script], "--help"]
+    try:
+        done = subprocess.run(  # an argv list of our own making
+            argv,
+            cwd=trainer.root,
+            env={**os.environ, **trainer.env, "COLUMNS": "200"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_HELP_TIMEOUT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotReadyError(f"the trainer does not start: {error}", hint=_NOT_READY_HINT) from error
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise NotReadyError(
+            f"musubi-tuner at commit {trainer.commit or 'unknown'} is not one of the tested versions "
+            f"({', '.join(capabilities.KNOWN_COMMITS.values())}) and its {script} --help fails: {last}",
+            hint=_NOT_READY_HINT,
+        )
+    return done.stdout

@@ -1,0 +1,45 @@
+"""Writing records so that a crash at any moment leaves either the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+
+def write_whole(path: Path, data: str | bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+    """Replace `path` by `data`: temporary file in the same directory, flush to disk, rename, flush the directory.
+
+    With `durable=False` the flushes are left out: readers still see a whole file, but a power cut may lose it.
+    """
+    payload = data.encode() if isinstance(data, str) else data
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(payload)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_directory(path.parent)
+
+
+def move_without_overwriting(source: Path, target: Path) -> None:
+    """Move a file within one file system; raises FileExistsError rather than replacing `target`."""
+    os.link(source, target)
+    source.unlink()
+    sync_directory(target.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames and new names inside `directory` survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,93 @@
+"""Which GPUs of the box a run may use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from wan_train.errors import BadInputError
+from wan_train.gpu.model import Gpu, GpuReading, LostGpu
+
+AnyGpu = TypeVar("AnyGpu", Gpu, LostGpu, Gpu | LostGpu)
+
+
+def choose(reading: GpuReading, gpus: str | None, visible: str | None) -> tuple[Gpu, ...]:
+    """The GPUs that both `gpus` and `visible` allow, in the order of `gpus`, else of `visible`, else of NVML.
+
+    Args:
+        reading: the GPUs of the box; lost ones are never chosen, and naming one is no mistake.
+        gpus: None or "all", or a comma list of NVML indices, UUIDs and unique UUID prefixes.
+        visible: the value of CUDA_VISIBLE_DEVICES, None when unset. Read as CUDA reads it (CUDA Programming Guide,
+            "CUDA Environment Variables"): the list ends at its first invalid entry, so "" and "-1" allow none.
+            Indices are taken in PCI order, which is NVML's.
+
+    Raises:
+        BadInputError: `gpus` is empty or names a GPU that is not there.
+    """
+    seen = _visible(reading, visible)
+    if gpus is None or gpus.strip().casefold() == "all":
+        return seen
+    allowed = {gpu.uuid for gpu in seen}
+    return tuple(gpu for gpu in _named(reading, gpus) if gpu.uuid in allowed)
+
+
+def why_none(reading: GpuReading, visible: str | None) -> str:
+    """Why `choose` returned nothing, for people."""
+    if reading.gpus and not _visible(reading, visible):
+        return f"CUDA_VISIBLE_DEVICES={visible!r} hides every GPU of this box ({_listing(reading)})"
+    if reading.gpus:
+        return f"none of the GPUs asked for can be used (CUDA_VISIBLE_DEVICES={visible!r}; {_listing(reading)})"
+    if reading.lost:
+        return f"no GPU of this box can be used ({_listing(reading)})"
+    return "the NVIDIA driver reports no GPU"
+
+
+def _named(reading: GpuReading, gpus: str) -> tuple[Gpu, ...]:
+    entries = [entry.strip() for entry in gpus.split(",") if entry.strip()]
+    if not entries:
+        raise BadInputError(
+            f"--gpus {gpus!r} names no GPU.", hint=f"Use --gpus all, or choose from: {_listing(reading)}."
+        )
+    found: dict[str, Gpu] = {}
+    for entry in entries:
+        matches = _matches((*reading.gpus, *reading.lost), entry)
+        if len(matches) != 1:
+            problem = "names several GPUs" if matches else "names a GPU that is not there"
+            raise BadInputError(
+                f"--gpus: {entry!r} {problem}. This box has: {_listing(reading)}.",
+                hint="Use an index or UUID from that list, comma separated, or --gpus all.",
+            )
+        if isinstance(match := matches[0], Gpu):
+            found.setdefault(match.uuid, match)
+    return tuple(found.values())
+
+
+def _visible(reading: GpuReading, visible: str | None) -> tuple[Gpu, ...]:
+    if visible is None:
+        return reading.gpus
+    found: dict[str, Gpu] = {}
+    for entry in visible.split(","):
+        matches = _matches(reading.gpus, entry.strip())
+        if len(matches) != 1:
+            break
+        found.setdefault(matches[0].uuid, matches[0])
+    return tuple(found.values())
+
+
+def _matches(known: Sequence[AnyGpu], entry: str) -> list[AnyGpu]:
+    # isdecimal alone would let "²" or Arabic digits through.
+    if entry.isascii() and entry.isdecimal():
+        return [gpu for gpu in known if gpu.index == int(entry)]
+    wanted = entry.casefold()
+    if exact := [gpu for gpu in known if gpu.uuid is not None and gpu.uuid.casefold() == wanted]:
+        return exact
+    # A prefix has to say something: "G" or "GPU-" would name the only GPU of one box and none of the next.
+    if len(wanted) <= len("gpu-"):
+        return []
+    return [gpu for gpu in known if gpu.uuid is not None and gpu.uuid.casefold().startswith(wanted)]
+
+
+def _listing(reading: GpuReading) -> str:
+    known = [f"{gpu.index} = {gpu.name} ({gpu.uuid})" for gpu in reading.gpus]
+    known += [f"{gpu.index} = unusable ({gpu.reason})" for gpu in reading.lost]
+    return "; ".join(known) or "no GPU"

@@ -1,0 +1,86 @@
+"""What an NVML error code means to the person at the box, and what mends it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from wan_train.gpu.model import GpuUnavailableError
+
+REHEARSE = "`wan-train rehearse` runs the whole pipeline without a GPU."
+
+
+class NvmlCode(IntEnum):
+    """The NVML return codes that have a remedy of their own (nvml.h, nvmlReturn_t)."""
+
+    NOT_SUPPORTED = 3
+    NO_PERMISSION = 4
+    DRIVER_NOT_LOADED = 9
+    LIBRARY_NOT_FOUND = 12
+    GPU_IS_LOST = 15
+    RESET_REQUIRED = 16
+    LIB_RM_VERSION_MISMATCH = 18
+    UNKNOWN = 999
+
+
+_XID = "`sudo dmesg | grep -i xid` shows the driver's own words"
+
+_LOST: dict[int, str] = {
+    NvmlCode.GPU_IS_LOST: (
+        "it has fallen off the bus; reboot the machine, or on a rented one report it and take another "
+        f"({_XID}, usually Xid 79)"
+    ),
+    NvmlCode.RESET_REQUIRED: (
+        f"it needs a reset; run `sudo nvidia-smi --gpu-reset -i {{index}}` or reboot the machine ({_XID})"
+    ),
+    NvmlCode.NO_PERMISSION: (
+        "this user or container may not open it; start the container with this GPU (`--gpus all`) "
+        "or mend the permissions of /dev/nvidia{index}"
+    ),
+    NvmlCode.NOT_SUPPORTED: "the driver does not report its memory, so nobody can tell whether it is free; "
+    "update the NVIDIA driver or use another GPU",
+}
+
+_UNAVAILABLE: dict[int, tuple[str, str]] = {
+    NvmlCode.LIBRARY_NOT_FOUND: (
+        "No NVIDIA driver found: libnvidia-ml.so.1 is not on this machine",
+        "Install the NVIDIA driver, or in a container start it with `--gpus all` and the NVIDIA container toolkit. "
+        + REHEARSE,
+    ),
+    NvmlCode.DRIVER_NOT_LOADED: (
+        "The NVIDIA driver is installed but not loaded, so no GPU can be used",
+        "Run `sudo modprobe nvidia` or reboot; in a container start it with `--gpus all`. " + REHEARSE,
+    ),
+    NvmlCode.LIB_RM_VERSION_MISMATCH: (
+        "The NVIDIA kernel driver and its library have different versions: "
+        "the driver was updated and not loaded again",
+        "Reboot the machine; in a container restart the container. " + REHEARSE,
+    ),
+    NvmlCode.NO_PERMISSION: (
+        "This user may not open the NVIDIA driver (/dev/nvidiactl)",
+        "Run as a user who may, or in a container start it with `--gpus all`. " + REHEARSE,
+    ),
+    NvmlCode.UNKNOWN: (
+        "The NVIDIA driver answers with an unknown error",
+        "Check `nvidia-smi`. In a container that worked before, restart the container: the host took its access to "
+        f"the GPUs away. Otherwise reboot; {_XID}. " + REHEARSE,
+    ),
+}
+
+
+def lost_reason(*, index: int, code: int, text: str) -> str:
+    """Why GPU `index` cannot be used and what mends it, in one phrase. `text` is NVML's own name of the error."""
+    known = _LOST.get(code)
+    remedy = known.format(index=index) if known else f"reset its driver or reboot the machine ({_XID})"
+    return f"NVML says {text!r}: {remedy}"
+
+
+def unavailable(*, code: int, text: str) -> GpuUnavailableError:
+    """The error for an NVML that cannot be opened or used at all."""
+    known = _UNAVAILABLE.get(code)
+    if known is not None:
+        message, hint = known
+        return GpuUnavailableError(f"{message} (NVML: {text}).", hint=hint)
+    return GpuUnavailableError(
+        f"The GPUs cannot be read: NVML answers {text!r} (code {code}).",
+        hint=f"Check `nvidia-smi`, then reset the driver or reboot; {_XID}. {REHEARSE}",
+    )

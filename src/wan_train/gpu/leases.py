@@ -1,0 +1,164 @@
+"""Who on this box holds which GPU: one flock for each GPU, in a directory that all users share.
+
+A lease is the lock, never the file: it dies with its last holder, so nothing is stale after a crash or a reboot. The
+file's content only tells people who holds it. Lock files are never unlinked: whoever held the old file and whoever
+creates the new one would both hold "the" lock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from wan_train.gpu import lockfile
+from wan_train.gpu.queue import QUEUE, Ticket, open_ticket, older_wants
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseHolder:
+    """Who holds a lease, by its own account. None: it has not said so, or not legibly."""
+
+    pid: int | None = None
+    run_id: str | None = None
+    step: str | None = None
+    since: float | None = None
+    """Unix seconds."""
+
+
+class Lease:
+    """One GPU, held until the last copy of its descriptor is closed; a context manager that releases."""
+
+    def __init__(self, uuid: str, descriptor: int) -> None:
+        """`descriptor`: an open file that holds the lock."""
+        self.uuid = uuid
+        self._descriptor: int | None = descriptor
+
+    def fileno(self) -> int:
+        """The descriptor that carries the lock. Give it to a child through `pass_fds` and the lock lives as long
+        as the child does. Raises ValueError after release."""
+        if self._descriptor is None:
+            raise ValueError(f"the lease of {self.uuid} was released")
+        return self._descriptor
+
+    def rewrite(self, holder: LeaseHolder) -> None:
+        """Tell others who holds it now. A full disk is no reason to fail: the lock does not depend on the text."""
+        lockfile.write(self.fileno(), _dump(holder))
+
+    def release(self) -> None:
+        """Close our copy; an inheriting child keeps the lock. May be called twice."""
+        # Not LOCK_UN: that would unlock the open file that the child shares with us.
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+class LeaseRoom:
+    """The leases and the queue of this box.
+
+    Every method may raise NotReadyError when the directory cannot be used or is not to be trusted.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """`directory` is created with mode 1777 at the first use. It must be on a local disk."""
+        self.directory = directory
+
+    def try_take(self, uuid: str, holder: LeaseHolder) -> Lease | None:
+        """The lease of this GPU, or None when somebody holds it. Does not wait."""
+        lockfile.prepare(self.directory)
+        path = self._path(uuid)
+        while True:
+            descriptor = lockfile.open_or_create(path)
+            with _closing_unless_kept(descriptor) as keep:
+                if not lockfile.try_exclusive(descriptor, path):
+                    return None
+                if lockfile.is_at(descriptor, path):
+                    lockfile.write(descriptor, _dump(holder))
+                    keep()
+                    return Lease(uuid, descriptor)
+            # A cleaner of temporary files took it away between our open and our lock: lock the new one.
+
+    def holder(self, uuid: str) -> LeaseHolder | None:
+        """Who holds this GPU now, None when it is free. Whose text is torn is a LeaseHolder of Nones.
+
+        For the instant between a lock and the text that follows it, the text is the previous holder's.
+        """
+        path = self._path(uuid)
+        descriptor = lockfile.open_existing(path)
+        if descriptor is None:
+            return None
+        try:
+            return _load(lockfile.read(descriptor)) if lockfile.is_held(descriptor, path) else None
+        finally:
+            os.close(descriptor)
+
+    def ticket(self, order: int, run_id: str) -> Ticket:
+        """A place in line that asks for nothing yet. A lower `order` (say, the run's start in nanoseconds) goes
+        first; equal ones go by `run_id`. The same order and run_id name the same place again after a restart.
+        Raises ValueError when `order` is negative or has more than 20 digits."""
+        lockfile.prepare(self.directory)
+        lockfile.prepare(self.directory / QUEUE)
+        return open_ticket(self.directory / QUEUE, order, run_id)
+
+    def first_in_line(self, uuid: str, ticket: Ticket) -> bool:
+        """Whether no older ticket asks for this GPU. Only fairness: the lease alone keeps two from one GPU."""
+        return not older_wants(self.directory / QUEUE, uuid, ticket)
+
+    def _path(self, uuid: str) -> Path:
+        return self.directory / f"{lockfile.safe_name(uuid)}.lease"
+
+
+@contextmanager
+def _closing_unless_kept(descriptor: int) -> Iterator["_Keep"]:
+    keep = _Keep()
+    try:
+        yield keep
+    finally:
+        if not keep.kept:
+            os.close(descriptor)
+
+
+class _Keep:
+    kept = False
+
+    def __call__(self) -> None:
+        self.kept = True
+
+
+def _dump(holder: LeaseHolder) -> str:
+    return json.dumps(
+        {"pid": holder.pid, "run_id": holder.run_id, "step": holder.step, "since": holder.since}
+    )
+
+
+def _load(text: str) -> LeaseHolder:
+    try:
+        told = json.loads(text)
+    except ValueError:
+        return LeaseHolder()
+    if not isinstance(told, dict):
+        return LeaseHolder()
+    pid, run_id, step, since = (told.get(key) for key in ("pid", "run_id", "step", "since"))
+    # Anybody on the box may write this file, so each value is taken only if it is what it should be.
+    return LeaseHolder(
+        pid=pid if type(pid) is int else None,
+        run_id=run_id if isinstance(run_id, str) else None,
+        step=step if isinstance(step, str) else None,
+        since=float(since) if type(since) in {int, float} else None,
+    )

@@ -1,0 +1,155 @@
+"""A child program that reads NVML for its parent: one request line in, one JSON line out.
+
+NVML can hang or crash its caller when a GPU falls off the bus, so it lives in a process that may be killed. Run as
+a script, it needs the standard library and nvidia-ml-py only. It keeps NVML open between requests, because opening it
+on a cold driver takes seconds.
+
+An answer is `{"driver", "gpus": [...], "lost": [...]}` or `{"error": {"code", "text"}}`, where code is the NVML return
+code (nvml.h, nvmlReturn_t). Memory is in bytes, utilisation in percent, temperature in degrees Celsius.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pynvml
+
+Answer = dict[str, Any]
+
+_PR_SET_PDEATHSIG = 1
+_SESSION_IS_BAD = frozenset(
+    {
+        pynvml.NVML_ERROR_UNINITIALIZED,
+        pynvml.NVML_ERROR_DRIVER_NOT_LOADED,
+        pynvml.NVML_ERROR_GPU_IS_LOST,
+        pynvml.NVML_ERROR_RESET_REQUIRED,
+        pynvml.NVML_ERROR_UNKNOWN,
+    }
+)
+# UNKNOWN is not here: some drivers (WSL, vGPU) answer it for a sensor they lack on a GPU that is well.
+_GPU_IS_BAD = _SESSION_IS_BAD - {pynvml.NVML_ERROR_UNKNOWN}
+
+
+def main() -> int:
+    """Answer every line of standard input until it ends; exit code 0."""
+    _die_with_parent()
+    session = Session()
+    for _request in iter(sys.stdin.readline, ""):
+        answer = session.read()
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+        if answer.get("error", {}).get("code") == pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
+            # The old library stays mapped in this process: only a new one can load the driver's present library.
+            break
+    return 0
+
+
+class Session:
+    """NVML, opened at the first request and again whenever the last answer showed it to be unwell."""
+
+    def __init__(self) -> None:
+        self._open = False
+        self._unwell = False
+
+    def read(self) -> Answer:
+        """All GPUs now, or the error that kept NVML from telling."""
+        if self._unwell:
+            self._close()
+        was_open = self._open
+        try:
+            try:
+                return self._read()
+            except pynvml.NVMLError_Uninitialized:
+                if not was_open:
+                    raise
+                # The driver was reloaded since the last request.
+                self._close()
+                return self._read()
+        except pynvml.NVMLError as error:
+            self._unwell = True
+            return {"error": {"code": error.value, "text": str(error)}}
+
+    def _read(self) -> Answer:
+        if not self._open:
+            pynvml.nvmlInit()
+            self._open, self._unwell = True, False
+        answer: Answer = {"driver": pynvml.nvmlSystemGetDriverVersion(), "gpus": [], "lost": []}
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            uuid: str | None = None
+            try:
+                device = pynvml.nvmlDeviceGetHandleByIndex(index)
+                uuid = pynvml.nvmlDeviceGetUUID(device)
+                answer["gpus"].append({"index": index, "uuid": uuid, **_describe(device)})
+            except pynvml.NVMLError_Uninitialized:
+                raise
+            except pynvml.NVMLError as error:
+                self._unwell = self._unwell or error.value in _SESSION_IS_BAD
+                answer["lost"].append(
+                    {"index": index, "uuid": uuid, "code": error.value, "text": str(error)}
+                )
+        return answer
+
+    def _close(self) -> None:
+        if self._open:
+            try:
+                pynvml.nvmlShutdown()
+            except pynvml.NVMLError:
+                pass  # An unwell session is being thrown away; there is nothing left to save in it.
+        self._open, self._unwell = False, False
+
+
+def _describe(device: Any) -> Answer:
+    memory = _memory(device)
+    utilization = _if_told(lambda: pynvml.nvmlDeviceGetUtilizationRates(device).gpu)
+    return {
+        "name": pynvml.nvmlDeviceGetName(device),
+        "total_bytes": memory.total,
+        "used_bytes": memory.used,
+        "utilization": utilization,
+        "temperature": _if_told(
+            lambda: pynvml.nvmlDeviceGetTemperature(device, pynvml.NVML_TEMPERATURE_GPU)
+        ),
+        "compute_capability": _if_told(lambda: pynvml.nvmlDeviceGetCudaComputeCapability(device)),
+        "pids": _if_told(lambda: _pids(device)),
+    }
+
+
+def _memory(device: Any) -> Any:
+    """Version 2 leaves out what the driver reserves for itself; version 1, all that drivers before 510 have, counts it."""
+    try:
+        return pynvml.nvmlDeviceGetMemoryInfo(device, version=pynvml.nvmlMemory_v2)
+    except (pynvml.NVMLError_FunctionNotFound, pynvml.NVMLError_NotSupported):
+        return pynvml.nvmlDeviceGetMemoryInfo(device)
+
+
+def _pids(device: Any) -> list[int]:
+    try:
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses_v3(device)
+    except pynvml.NVMLError_FunctionNotFound:
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses_v2(device)
+    # Under MIG one process is listed once for each of its instances.
+    return sorted({process.pid for process in processes})
+
+
+def _if_told(ask: Callable[[], Any]) -> Any:
+    """The value, or None where this driver or GPU would not say; errors of a GPU gone bad pass through."""
+    try:
+        return ask()
+    except pynvml.NVMLError as error:
+        if error.value in _GPU_IS_BAD:
+            raise
+        return None
+
+
+def _die_with_parent() -> None:
+    # The end of standard input is enough except when NVML hangs: then nobody reads it.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

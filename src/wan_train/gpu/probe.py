@@ -1,0 +1,230 @@
+"""Reads the GPUs through a child process that may hang or crash without harm, or stands CPU slots in for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from wan_train.gpu.faults import REHEARSE, lost_reason, unavailable
+from wan_train.gpu.model import Gpu, GpuReading, GpuUnavailableError, LostGpu
+
+_KILL_GRACE_SECONDS = 2.0
+# Without persistence mode the driver initialises every GPU when the first client opens it: seconds for each.
+_START_GRACE_SECONDS = 20.0
+
+
+def reader_command() -> list[str]:
+    """How to start the NVML child: by file, so that it needs nothing importable but nvidia-ml-py."""
+    # -P: a file named json.py in the user's working directory must not be imported.
+    return [sys.executable, "-P", str(Path(__file__).with_name("nvml.py"))]
+
+
+class NvmlProbe:
+    """The GPUs as NVML sees them. Not for use by several threads at once; starts its child at the first read."""
+
+    def __init__(self, timeout: float = 10.0, command: Sequence[str] | None = None) -> None:
+        """`timeout`: seconds that NVML may take to answer; opening the driver may take 20 s more."""
+        self._timeout = timeout
+        self._command = list(command) if command is not None else reader_command()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stuck: subprocess.Popen[bytes] | None = None
+        self._uuids: dict[int, str] = {}
+
+    def read(self) -> GpuReading:
+        """All GPUs now. Raises GpuUnavailableError; the next read starts with a new child where the last one failed."""
+        reading = _parse(self._ask())
+        reading = _name_lost(reading, self._uuids)
+        self._uuids |= {gpu.index: gpu.uuid for gpu in reading.gpus}
+        return reading
+
+    def close(self) -> None:
+        """End the child, if any. May be called twice; a later read starts a new one."""
+        child, self._child = self._child, None
+        if child is not None:
+            self._end(child)
+
+    def _ask(self) -> dict[str, Any]:
+        child, patience = self._running_child()
+        assert child.stdin is not None  # both are pipes, see _start
+        assert child.stdout is not None
+        try:
+            child.stdin.write(b"read\n")
+            answer = _line(child.stdout.fileno(), time.monotonic() + patience)
+        except BrokenPipeError:
+            answer = b""
+        except TimeoutError:
+            self.close()
+            raise GpuUnavailableError(
+                f"The GPUs cannot be read: NVML did not answer within {patience:g} s "
+                "(a GPU has probably fallen off the bus).",
+                hint="If `nvidia-smi` hangs too, reboot the machine, or on a rented one report it and take another. "
+                + REHEARSE,
+            ) from None
+        except BaseException:
+            # Half an answer may lie in the pipe (Ctrl-C): the next read must not take it for its own.
+            self.close()
+            raise
+        try:
+            decoded = json.loads(answer)
+        except ValueError:
+            decoded = None
+        if not answer.endswith(b"\n") or not isinstance(decoded, dict):
+            raise self._crashed()
+        return decoded
+
+    def _running_child(self) -> tuple[subprocess.Popen[bytes], float]:
+        """The child and the seconds it may take for its next answer."""
+        if self._stuck is not None:
+            # One that even SIGKILL does not end sits in the kernel; a second would join it there.
+            if self._stuck.poll() is None:
+                raise GpuUnavailableError(
+                    "The GPUs cannot be read: an earlier NVML call still hangs inside the NVIDIA driver "
+                    f"(process {self._stuck.pid}).",
+                    hint="Reboot the machine, or on a rented one report it and take another. " + REHEARSE,
+                )
+            self._stuck = None
+        if self._child is not None and self._child.poll() is None:
+            return self._child, self._timeout
+        self.close()  # It died between two reads: nothing was asked of it, so nothing is wrong yet.
+        self._child = self._start()
+        return self._child, self._timeout + _START_GRACE_SECONDS
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                process_group=0,  # Ctrl-C at the terminal is for the person's program, not for this child.
+            )
+        except OSError as error:
+            raise GpuUnavailableError(
+                f"The GPUs cannot be read: {self._command[0]} cannot be started ({error.strerror}).",
+                hint="Mend or reinstall wan-train's Python environment. " + REHEARSE,
+            ) from error
+
+    def _crashed(self) -> GpuUnavailableError:
+        child, self._child = self._child, None
+        status = self._end(child) if child is not None else None
+        if status is not None and status < 0:
+            how = f"crashed ({signal.Signals(-status).name})"
+        else:
+            how = f"ended with exit status {status}" if status else "ended without an answer"
+        return GpuUnavailableError(
+            f"The GPUs cannot be read: the process that reads NVML {how}.",
+            hint="Check `nvidia-smi`; if it fails too, reset the driver or reboot the machine. "
+            f"Otherwise reinstall nvidia-ml-py. {REHEARSE}",
+        )
+
+    def _end(self, child: subprocess.Popen[bytes]) -> int | None:
+        """The exit status it had by itself, or that of the kill; None when it cannot be killed."""
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                pipe.close()
+        try:
+            # A child that closed its pipe is on its way out: its own status says more than our SIGKILL.
+            return child.wait(0.2)
+        except subprocess.TimeoutExpired:
+            child.kill()
+        try:
+            return child.wait(_KILL_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._stuck = child
+            return None
+
+
+class CpuSlots:
+    """Two CPU slots in place of two GPUs, so that a rehearsal schedules as a box with GPUs does."""
+
+    def __init__(self, count: int = 2) -> None:
+        self._reading = GpuReading(
+            gpus=tuple(
+                Gpu(
+                    index=index,
+                    uuid=f"cpu-slot-{index}",
+                    name="CPU slot",
+                    total_bytes=0,
+                    used_bytes=0,
+                    pids=(),
+                )
+                for index in range(count)
+            )
+        )
+
+    def read(self) -> GpuReading:
+        """The same slots each time; never raises."""
+        return self._reading
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def _line(descriptor: int, deadline: float) -> bytes:
+    """Bytes up to and with the first newline, or what came before the pipe's end. Raises TimeoutError."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    received = bytearray()
+    while not received.endswith(b"\n"):
+        left = deadline - time.monotonic()
+        if left <= 0 or not poller.poll(left * 1000):
+            raise TimeoutError
+        chunk = os.read(descriptor, 65536)
+        if not chunk:
+            break
+        received += chunk
+    return bytes(received)
+
+
+def _parse(answer: dict[str, Any]) -> GpuReading:
+    if (error := answer.get("error")) is not None:
+        raise unavailable(code=error["code"], text=error["text"])
+    return GpuReading(
+        driver=answer["driver"],
+        gpus=tuple(_gpu(entry) for entry in answer["gpus"]),
+        lost=tuple(
+            LostGpu(
+                index=entry["index"],
+                uuid=entry["uuid"],
+                reason=lost_reason(index=entry["index"], code=entry["code"], text=entry["text"]),
+            )
+            for entry in answer["lost"]
+        ),
+    )
+
+
+def _gpu(entry: dict[str, Any]) -> Gpu:
+    capability, pids = entry["compute_capability"], entry["pids"]
+    return Gpu(
+        index=entry["index"],
+        uuid=entry["uuid"],
+        name=entry["name"],
+        total_bytes=entry["total_bytes"],
+        used_bytes=entry["used_bytes"],
+        utilization=entry["utilization"],
+        temperature=entry["temperature"],
+        compute_capability=None if capability is None else (capability[0], capability[1]),
+        pids=None if pids is None else tuple(pids),
+    )
+
+
+def _name_lost(reading: GpuReading, known: dict[int, str]) -> GpuReading:
+    """A lost GPU that cannot tell its UUID any more gets the one last seen at its index."""
+    present = {gpu.uuid for gpu in reading.gpus} | {gpu.uuid for gpu in reading.lost}
+    lost = tuple(
+        replace(gpu, uuid=known[gpu.index])
+        if gpu.uuid is None and known.get(gpu.index, "") not in present | {""}
+        else gpu
+        for gpu in reading.lost
+    )
+    return replace(reading, lost=lost)

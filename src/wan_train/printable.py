@@ -1,0 +1,71 @@
+"""Hostile text made safe to show: control characters visible, secrets hidden."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_HIDDEN = "[hidden]"
+
+# Control (Cc), format (Cf: bidirectional overrides, zero-width), surrogates, line and paragraph separators: all of
+# them can move the cursor, reorder or fake what a terminal shows. Zero-width joiners are part of ordinary emoji.
+_UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_HARMLESS = frozenset({"\u200d", "\ufe0f"})
+
+_SECRETS = re.compile(
+    r"""
+    (?P<hf>\bhf_[A-Za-z0-9]{20,})                                   # Hugging Face access token
+    | (?P<bearer>(?i:\bbearer\s+)[A-Za-z0-9._~+/=-]{8,})            # Authorization header
+    | (?P<url>(?<=://)[^/\s:@]+:[^/\s@]+(?=@))                      # user:password@ inside an address
+    | (?P<named>(?i:\b[A-Z0-9_]*(?:TOKEN|API_KEY|SECRET|PASSWORD)\b["']?\s*[=:]\s*["']?)[^\s"',;]{6,})
+    | (?P<hex>\b(?:[0-9a-f]{64}|[0-9a-f]{40})\b)                    # Vast.ai and wandb keys, see `redact`
+    """,
+    re.VERBOSE,
+)
+
+
+def visible(text: str) -> str:
+    """The text on one line with every character that could act on a terminal written out as an escape."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escape(c) if _unsafe(c) else c for c in text)
+
+
+def redact(text: str, *, hashes: bool = False) -> str:
+    """The text with access tokens, passwords in addresses and named secrets replaced by `[hidden]`.
+
+    Bare 40 and 64 digit hexadecimal words are keys on some services and commits or checksums everywhere else;
+    they are hidden only with `hashes=True`.
+    """
+
+    def hide(match: re.Match[str]) -> str:
+        if match.lastgroup == "hex":
+            return _HIDDEN if hashes else match[0]
+        if match.lastgroup == "named":
+            return re.sub(r"""[^\s"',;=:]{6,}$""", _HIDDEN, match[0])
+        return _HIDDEN
+
+    return _SECRETS.sub(hide, text)
+
+
+def one_line(text: str, limit: int = 200) -> str:
+    """A safe, redacted, shortened line for messages that quote something from outside."""
+    line = visible(redact(text.strip()))
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _unsafe(character: str) -> bool:
+    return unicodedata.category(character) in _UNSAFE_CATEGORIES and character not in _HARMLESS
+
+
+def _escape(character: str) -> str:
+    match character:
+        case "\n":
+            return "\\n"
+        case "\t":
+            return "\\t"
+        case "\r":
+            return "\\r"
+        case _:
+            code = ord(character)
+            return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

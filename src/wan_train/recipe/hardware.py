@@ -1,0 +1,161 @@
+"""The recipe adapted to the machine: one table of rules, each choice with its reason and source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from wan_train.errors import NotReadyError
+from wan_train.recipe.model import Recipe, Training
+from wan_train.recipe.terms import Attention
+
+_GIB = 1024**3
+
+_BLACKWELL = 10
+"""First major compute capability of the Blackwell generation (10.0 B200, 12.0 RTX 50). Source: CUDA GPU list."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What the rules need to know of one GPU. `compute_capability` is None for a CPU slot."""
+
+    name: str
+    total_bytes: int
+    compute_capability: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """The machine as far as training settings depend on it. `cpus` is the container's share, not the host's."""
+
+    cards: tuple[Card, ...]
+    cpus: float
+    has_xformers: bool
+    has_flash: bool
+    dit_dtype: str | None
+    """Element type of the DiT weights as its safetensors header writes it (`F16`, `BF16`, `F32`), None if unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One setting and why it has its value."""
+
+    setting: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwapRule:
+    """Blocks to swap for cards with less than `below_bytes` of memory."""
+
+    below_bytes: int
+    blocks: int
+    reason: str
+
+
+# Checked in order; the first rule whose limit is above the smallest card's memory applies.
+# The whole fp16 DiT is 26.6 GiB in 40 blocks, and with fp8_base the trainer moves (40 - N) / 40 of it to the GPU before
+# casting (measured on the supported versions' code, see docs/gpu.md), so N follows from the memory there is.
+SWAP_RULES: tuple[SwapRule, ...] = (
+    SwapRule(below_bytes=14 * _GIB, blocks=36, reason="less than 14 GiB: all but four of 40 blocks wait in RAM"),
+    SwapRule(below_bytes=20 * _GIB, blocks=32, reason="a 16 GB card: 8 of 40 fp16 blocks (5.3 GiB) on the GPU while loading"),
+    SwapRule(below_bytes=30 * _GIB, blocks=20, reason="a 24 GB card: half of the fp16 blocks (13.3 GiB) on the GPU while loading"),
+    SwapRule(below_bytes=36 * _GIB, blocks=10, reason="a 32 GB card such as the RTX 5090 runs out of memory otherwise (the guide's own value)"),
+)
+
+_PRECISION = {"F16": "fp16", "BF16": "bf16", "F32": "no"}
+
+
+def adapt(recipe: Recipe, machine: Machine) -> tuple[Recipe, tuple[Choice, ...]]:
+    """The recipe with every setting nobody chose fitted to the machine, and the reasons.
+
+    A chosen setting is kept and said to be chosen. The settings fit every card in `machine.cards`, since any of them
+    may be the one that becomes free. Raises NotReadyError for weights that cannot be trained.
+    """
+    changes: dict[str, Any] = {}
+    choices: list[Choice] = []
+    for setting, rule in (
+        ("attention", _attention),
+        ("blocks_to_swap", _blocks_to_swap),
+        ("mixed_precision", _mixed_precision),
+        ("fp8_base", _fp8),
+        ("max_data_loader_n_workers", _loader_workers),
+        ("num_cpu_threads_per_process", _threads),
+    ):
+        value, reason = rule(recipe.training, machine)
+        if setting in recipe.chosen:
+            value, reason = getattr(recipe.training, setting), f"chosen ({recipe.chosen[setting]})"
+        changes[setting] = value
+        choices.append(Choice(setting=setting, value=_word(value), reason=reason))
+    return replace(recipe, training=replace(recipe.training, **changes)), tuple(choices)
+
+
+def _attention(training: Training, machine: Machine) -> tuple[Attention, str]:
+    if any(_is_blackwell(card) for card in machine.cards):
+        return Attention.SDPA, "xformers has no working fp16 kernels on Blackwell (xformers issue 1251, and the guide)"
+    if training.attention is Attention.XFORMERS and not machine.has_xformers:
+        return Attention.SDPA, "xformers is not installed in the trainer's environment; same speed and memory"
+    return training.attention, "as the recipe says"
+
+
+def _blocks_to_swap(training: Training, machine: Machine) -> tuple[int, str]:
+    sizes = [card.total_bytes for card in machine.cards if card.total_bytes]
+    if training.blocks_to_swap or not sizes:
+        return training.blocks_to_swap, "as the recipe says"
+    smallest = min(sizes)
+    for rule in SWAP_RULES:
+        if smallest < rule.below_bytes:
+            return rule.blocks, rule.reason
+    return 0, f"{smallest / _GIB:.0f} GiB hold the whole DiT"
+
+
+def _mixed_precision(training: Training, machine: Machine) -> tuple[str, str]:
+    dtype = machine.dit_dtype
+    if dtype is None:
+        return training.mixed_precision, "as the recipe says"
+    if dtype not in _PRECISION:
+        raise NotReadyError(
+            f"the DiT weights are stored as {dtype}, which cannot be trained: the trainer casts to fp8 itself",
+            hint="Use the fp16 or bf16 files; `wan-train provision` fetches them.",
+        )
+    return _PRECISION[dtype], f"the DiT file is {dtype} and the trainer demands the same precision"
+
+
+def _fp8(training: Training, machine: Machine) -> tuple[bool, str]:
+    if training.fp8_base and machine.dit_dtype == "F32":
+        return False, "a float32 DiT is trained as it is"
+    return training.fp8_base, "as the recipe says"
+
+
+def _loader_workers(training: Training, machine: Machine) -> tuple[int, str]:
+    most = max(1, int(machine.cpus) - 1)
+    if training.max_data_loader_n_workers > most:
+        return most, f"this container may use {machine.cpus:g} CPU(s)"
+    return training.max_data_loader_n_workers, "as the recipe says"
+
+
+def _threads(training: Training, machine: Machine) -> tuple[int, str]:
+    most = max(1, int(machine.cpus))
+    if training.num_cpu_threads_per_process > most:
+        return most, f"this container may use {machine.cpus:g} CPU(s)"
+    return training.num_cpu_threads_per_process, "as the recipe says"
+
+
+def _is_blackwell(card: Card) -> bool:
+    return card.compute_capability is not None and card.compute_capability[0] >= _BLACKWELL
+
+
+def _word(value: object) -> str:
+    match value:
+        case bool():
+            return "on" if value else "off"
+        case _:
+            return str(value)
+
+
+def joint(names: Sequence[str]) -> str:
+    """`2 x RTX 5090` for a list of card names."""
+    counts = {name: names.count(name) for name in dict.fromkeys(names)}
+    return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in counts.items())

@@ -1,0 +1,263 @@
+"""Recipes read from TOML and changed by flags, validated with the path of every wrong key."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import Any
+
+from wan_train.errors import BadInputError
+from wan_train.printable import one_line
+from wan_train.recipe.model import ExpertSpec, Recipe, Training
+from wan_train.recipe.terms import Attention, Expert, Task
+from wan_train.settings import shipped_configs
+
+_ATTENTION_KEYS = {"sdpa": Attention.SDPA, "xformers": Attention.XFORMERS, "flash_attn": Attention.FLASH}
+_TOP_KEYS = ("name", "task", "models", "high", "low", "training", "passthrough")
+
+# Ranges that no sensible run leaves; outside them the trainer fails late or trains nothing.
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "learning_rate": (1e-9, 1.0),
+    "network_dim": (1, 1024),
+    "network_alpha": (1e-3, 4096),
+    "max_train_epochs": (1, 100_000),
+    "save_every_n_epochs": (1, 100_000),
+    "gradient_accumulation_steps": (1, 1024),
+    "max_data_loader_n_workers": (0, 64),
+    "num_cpu_threads_per_process": (1, 256),
+    "blocks_to_swap": (0, 39),  # Wan 2.2 A14B has 40 blocks and the trainer wants one to stay
+    "seed": (0, 2**32 - 1),
+    "max_grad_norm": (0, 1e6),
+    "discrete_flow_shift": (1e-3, 100),
+    "lr_scheduler_power": (1e-3, 100),
+    "lr_scheduler_min_lr_ratio": (0, 1),
+    "lr_warmup_steps": (0, 10_000_000),
+}
+
+
+def shipped_recipe(task: Task) -> Path:
+    match task:
+        case Task.T2V:
+            return shipped_configs() / "recipes" / "t2v-a14b.toml"
+        case Task.I2V:
+            return shipped_configs() / "recipes" / "i2v-a14b.toml"
+
+
+def load(path: Path, *, inherited: bool = False) -> Recipe:
+    """Read a recipe file; raises BadInputError that lists every problem with its key path.
+
+    `inherited=True` for a shipped recipe: its values count as defaults, not as somebody's choice, so that the
+    adaptation to the GPU may change them.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise BadInputError(f"there is no recipe file {path}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInputError(f"the recipe {path} cannot be read: {error}") from error
+    problems: list[str] = []
+    recipe = _read(data, problems, chosen="" if inherited else f"recipe {path.name}")
+    if problems or recipe is None:
+        listing = "\n".join(f"  {p}" for p in problems)
+        raise BadInputError(f"the recipe {path} has {len(problems)} problem(s):\n{listing}")
+    return recipe
+
+
+def override(recipe: Recipe, changes: Mapping[str, Any], *, source: str) -> Recipe:
+    """The recipe with some training settings replaced; None leaves a setting alone. Raises BadInputError."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    problems = [p for name, value in given.items() for p in _range_problems(name, value, f"--{name}")]
+    if problems:
+        raise BadInputError("; ".join(problems))
+    return replace(
+        recipe,
+        training=replace(recipe.training, **given),
+        chosen={**recipe.chosen, **dict.fromkeys(given, source)},
+    )
+
+
+def select(recipe: Recipe, experts: tuple[Expert, ...]) -> Recipe:
+    return replace(recipe, experts=tuple(spec for spec in recipe.experts if spec.expert in experts))
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as a file that `--recipe` accepts, recording exactly what was trained."""
+    import tomlkit  # noqa: PLC0415  40 ms that `--help` does not need
+
+    document = tomlkit.document()
+    document.add(tomlkit.comment("Written by wan-train: the recipe of this run, after adaptation to its GPU."))
+    document["name"] = recipe.name
+    document["task"] = recipe.task.value
+    if recipe.passthrough:
+        document["passthrough"] = list(recipe.passthrough)
+    document["models"] = {"t5": recipe.t5, "vae": recipe.vae}
+    for spec in recipe.experts:
+        document[spec.expert.value] = {
+            "dit": spec.dit,
+            "min_timestep": spec.min_timestep,
+            "max_timestep": spec.max_timestep,
+        }
+    table = tomlkit.table()
+    for f in fields(Training):
+        value = getattr(recipe.training, f.name)
+        if f.name == "attention":
+            table[next(k for k, v in _ATTENTION_KEYS.items() if v is value)] = True
+        elif value is not None:
+            table[f.name] = list(value) if isinstance(value, tuple) else value
+    document["training"] = table
+    return tomlkit.dumps(document)
+
+
+def _read(data: Mapping[str, Any], problems: list[str], *, chosen: str) -> Recipe | None:
+    problems += _unknown(data, _TOP_KEYS, "")
+    task = _task(data.get("task"), problems)
+    models = _table(data, "models", problems)
+    problems += _unknown(models, ("t5", "vae"), "models.")
+    experts = tuple(
+        spec for expert in Expert if expert.value in data and (spec := _expert(data, expert, problems)) is not None
+    )
+    if not any(expert.value in data for expert in Expert):
+        problems.append("neither [high] nor [low] is given: there is nothing to train")
+    training = _training(_table(data, "training", problems), problems)
+    passthrough = data.get("passthrough", [])
+    if not (isinstance(passthrough, list) and all(isinstance(word, str) for word in passthrough)):
+        problems.append("passthrough must be a list of strings")
+        passthrough = []
+    t5, vae = (_string(models, key, f"models.{key}", problems) for key in ("t5", "vae"))
+    problems += _boundary_problems(experts)
+    if problems or task is None or training is None:
+        return None
+    names = [_training_name(key) for key in data.get("training", {})] if chosen else []
+    return Recipe(
+        name=str(data.get("name", "custom")),
+        task=task,
+        experts=experts,
+        training=training,
+        t5=t5,
+        vae=vae,
+        passthrough=tuple(passthrough),
+        chosen=dict.fromkeys(names, chosen),
+    )
+
+
+def _task(value: object, problems: list[str]) -> Task | None:
+    try:
+        return Task(str(value))
+    except ValueError:
+        problems.append(f"task must be one of {', '.join(Task)}, not {one_line(str(value))!r}")
+        return None
+
+
+def _expert(data: Mapping[str, Any], expert: Expert, problems: list[str]) -> ExpertSpec | None:
+    table = _table(data, expert.value, problems)
+    problems += _unknown(table, ("dit", "min_timestep", "max_timestep"), f"{expert.value}.")
+    dit = _string(table, "dit", f"{expert.value}.dit", problems)
+    limits: list[int] = []
+    for key in ("min_timestep", "max_timestep"):
+        value = table.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 1000:  # noqa: PLR2004  the timestep scale
+            problems.append(f"{expert.value}.{key} must be a whole number from 0 to 1000")
+        else:
+            limits.append(value)
+    match limits:
+        case [low, high] if low < high:
+            return ExpertSpec(expert=expert, dit=dit, min_timestep=low, max_timestep=high)
+        case [_, _]:
+            problems.append(f"{expert.value}.min_timestep must be below {expert.value}.max_timestep")
+    return None
+
+
+def _boundary_problems(experts: tuple[ExpertSpec, ...]) -> list[str]:
+    """Two experts must share the timesteps between them: no gap that nobody learns, no overlap learnt twice."""
+    by_expert = {spec.expert: spec for spec in experts}
+    if len(by_expert) < len(Expert):
+        return []
+    high, low = by_expert[Expert.HIGH], by_expert[Expert.LOW]
+    if low.max_timestep == high.min_timestep:
+        return []
+    return [f"low.max_timestep ({low.max_timestep}) must equal high.min_timestep ({high.min_timestep})"]
+
+
+def _training(table: Mapping[str, Any], problems: list[str]) -> Training | None:
+    before = len(problems)
+    known = {f.name: f for f in fields(Training) if f.name != "attention"}
+    problems += _unknown(table, (*known, *_ATTENTION_KEYS), "training.")
+    values: dict[str, Any] = {}
+    chosen = [key for key in _ATTENTION_KEYS if table.get(key) is True]
+    if len(chosen) == 1:
+        values["attention"] = _ATTENTION_KEYS[chosen[0]]
+    else:
+        problems.append(f"training: exactly one of {', '.join(_ATTENTION_KEYS)} must be true")
+    for name, f in known.items():
+        where = f"training.{name}"
+        if name not in table:
+            if f.default is not MISSING:
+                continue
+            problems.append(f"{where} is missing")
+            continue
+        value, problem = _typed(table[name], str(f.type))
+        if problem:
+            problems.append(f"{where} {problem}")
+        else:
+            problems += _range_problems(name, value, where)
+            values[name] = value
+    return Training(**values) if len(problems) == before else None
+
+
+def _typed(value: object, kind: str) -> tuple[Any, str | None]:
+    """The value if it fits the annotation of a Training field, else what is wrong with it."""
+    match kind.removesuffix(" | None"), value:
+        case "bool", bool():
+            return value, None
+        case "int", int() if not isinstance(value, bool):
+            return value, None
+        case "float", int() | float() if not isinstance(value, bool) and math.isfinite(value):
+            return value, None
+        case "str", str() if value:
+            return value, None
+        case "tuple[str, ...]", list() if all(isinstance(word, str) for word in value):
+            return tuple(value), None
+    names = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}
+    return None, f"must be {names.get(kind.removesuffix(' | None'), 'a list of texts')}, not {one_line(repr(value))}"
+
+
+def _range_problems(name: str, value: object, where: str) -> list[str]:
+    if name not in _RANGES or not isinstance(value, int | float):
+        return []
+    low, high = _RANGES[name]
+    return [] if low <= value <= high else [f"{where} must be from {low:g} to {high:g}, not {value}"]
+
+
+def _unknown(table: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> list[str]:
+    problems = []
+    for key in table:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            problems.append(
+                f"unknown key {one_line(prefix + key)}" + (f" (did you mean {prefix}{close[0]}?)" if close else "")
+            )
+    return problems
+
+
+def _table(data: Mapping[str, Any], key: str, problems: list[str]) -> Mapping[str, Any]:
+    value = data.get(key, {})
+    if not isinstance(value, dict):
+        problems.append(f"{key} must be a table")
+        return {}
+    return value
+
+
+def _string(table: Mapping[str, Any], key: str, where: str, problems: list[str]) -> str:
+    value = table.get(key)
+    if isinstance(value, str) and value:
+        return value
+    problems.append(f"{where} must be the name of a model or a path")
+    return ""
+
+
+def _training_name(key: str) -> str:
+    return "attention" if key in _ATTENTION_KEYS else key

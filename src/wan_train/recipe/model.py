@@ -1,0 +1,89 @@
+"""What to train and how, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from wan_train.recipe.terms import Attention, Expert, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What the person was asked."""
+
+    title: str
+    author: str
+    dataset: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """Settings of one training job, under musubi-tuner's own option names.
+
+    Integers and floats are kept as the recipe wrote them, so that commands show `8` and not `8.0`.
+    """
+
+    attention: Attention
+    mixed_precision: str
+    fp8_base: bool
+    optimizer_type: str
+    optimizer_args: tuple[str, ...]
+    learning_rate: float
+    gradient_checkpointing: bool
+    gradient_accumulation_steps: int
+    max_data_loader_n_workers: int
+    num_cpu_threads_per_process: int
+    network_module: str
+    network_dim: int
+    network_alpha: float
+    timestep_sampling: str
+    discrete_flow_shift: float
+    preserve_distribution_shape: bool
+    max_train_epochs: int
+    save_every_n_epochs: int
+    seed: int
+    max_grad_norm: float
+    lr_scheduler: str
+    lr_scheduler_power: float
+    lr_scheduler_min_lr_ratio: float | None = None
+    lr_warmup_steps: int | None = None
+    blocks_to_swap: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertSpec:
+    """One expert to train: its base weights (a name in models.toml or a path) and its timesteps, 0 to 1000."""
+
+    expert: Expert
+    dit: str
+    min_timestep: int
+    max_timestep: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A complete training recipe. `chosen` names the settings a person set (file or flag) rather than inherited."""
+
+    name: str
+    task: Task
+    experts: tuple[ExpertSpec, ...]
+    training: Training
+    t5: str
+    vae: str
+    passthrough: tuple[str, ...] = ()
+    chosen: Mapping[str, str] = field(default_factory=dict)
+
+    def spec(self, expert: Expert) -> ExpertSpec:
+        return next(spec for spec in self.experts if spec.expert is expert)
+
+
+def format_number(value: float) -> str:
+    """A number as a person would write it in a command: the shorter of `0.0003` and `3e-4`."""
+    plain = repr(value)
+    if isinstance(value, int):
+        return plain
+    mantissa, exponent = f"{value:.15e}".split("e")
+    mantissa = mantissa.rstrip("0").rstrip(".")
+    scientific = f"{mantissa}e{int(exponent)}"
+    return scientific if len(scientific) < len(plain) and float(scientific) == value else plain

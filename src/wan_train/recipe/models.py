@@ -1,0 +1,45 @@
+"""The model files wan-train knows by name: where they come from and where they are on the box."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train.errors import BadInputError
+from wan_train.settings import shipped_configs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFile:
+    """One file of a model repository and its place below the trainer's checkout."""
+
+    name: str
+    repo: str
+    file: str
+    place: str
+
+    def path(self, trainer_dir: Path) -> Path:
+        return trainer_dir / self.place / self.file
+
+
+def known_models(path: Path | None = None) -> Mapping[str, ModelFile]:
+    data = tomllib.loads((path or shipped_configs() / "models.toml").read_text(encoding="utf-8"))
+    return {name: ModelFile(name=name, **entry) for name, entry in data.items()}
+
+
+def locate(reference: str, trainer_dir: Path) -> Path:
+    """The path of a model given by name or by path; raises BadInputError when it is neither.
+
+    A relative path counts from the trainer's checkout, as the trainer itself would read it.
+    """
+    models = known_models()
+    if reference in models:
+        return models[reference].path(trainer_dir)
+    if "/" in reference or reference.endswith((".safetensors", ".pth", ".pt")):
+        return trainer_dir / Path(reference).expanduser()
+    raise BadInputError(
+        f"{reference!r} is neither a known model nor a path",
+        hint=f"Known models: {', '.join(models)}.",
+    )

@@ -1,0 +1,132 @@
+"""The loops of the two caching programs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from wan_train.rehearsal.buckets import BucketSelector, fit
+from wan_train.rehearsal.data import Dataset, Item, load_datasets, read_clip, windows
+from wan_train.rehearsal.encoders import LatentEncoder, default_device, encode_text
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = "1.0.1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What becomes one latent cache: the frames at their bucket's size."""
+
+    cache: Path
+    frames: list[Image.Image]
+    original: tuple[int, int]
+    is_clip: bool
+
+
+def cache_latents(args: argparse.Namespace) -> None:
+    """Write the latent caches of every dataset; without `--keep_cache` delete those of no item."""
+    datasets = load_datasets(Path(args.dataset_config))
+    logger.info("rehearsal: a tiny encoder made from a fixed seed stands in for the VAE model %s", args.vae)
+    encoder = LatentEncoder(args.device or default_device())
+    for number, dataset in enumerate(datasets):
+        logger.info("Encoding dataset [%d]", number)
+        kept: set[Path] = set()
+        for batch in tqdm(_batches(_samples(dataset), dataset.batch_size)):
+            for sample in batch:
+                kept.add(sample.cache)
+                if not (args.skip_existing and sample.cache.exists()):
+                    _save_latents(encoder, sample, i2v=args.i2v)
+        _drop_orphans(dataset.cache.glob("*_wan.safetensors"), kept, keep=args.keep_cache)
+
+
+def cache_text(args: argparse.Namespace) -> None:
+    """Write the text-encoder caches of every dataset; without `--keep_cache` delete those of no item."""
+    datasets = load_datasets(Path(args.dataset_config))
+    before = [set(dataset.cache.glob("*_wan_te.safetensors")) for dataset in datasets]
+    logger.info("rehearsal: hashed words made from a fixed seed stand in for T5: %s", args.t5)
+    logger.info("Encoding with T5")
+    kept: list[set[Path]] = [set() for _ in datasets]
+    for number, dataset in enumerate(datasets):
+        logger.info("Encoding dataset [%d]", number)
+        for batch in tqdm(_batches(dataset.items(), dataset.batch_size)):
+            for item in batch:
+                cache = dataset.text_cache(item.path.stem)
+                kept[number].add(cache)
+                if not (args.skip_existing and cache in before[number]):
+                    _save_text(cache, item)
+    for found, wanted in zip(before, kept, strict=True):
+        _drop_orphans(found, wanted, keep=args.keep_cache)
+
+
+def _samples(dataset: Dataset) -> Iterator[Sample]:
+    for item in dataset.items():
+        yield from _picture(dataset, item) if dataset.is_image else _clip(dataset, item)
+
+
+def _picture(dataset: Dataset, item: Item) -> Iterator[Sample]:
+    with Image.open(item.path) as opened:
+        picture = opened.convert("RGB")
+    bucket = dataset.selector.select(picture.size)
+    cache = dataset.image_cache(item.path.stem, picture.size)
+    yield Sample(cache=cache, frames=[fit(picture, bucket)], original=picture.size, is_clip=False)
+
+
+def _clip(dataset: Dataset, item: Item) -> Iterator[Sample]:
+    frames = read_clip(item.path, source_fps=dataset.source_fps)
+    # Clips are bucketed even where the dataset turns buckets off; the name carries the bucket, not the original size.
+    bucket = BucketSelector(resolution=dataset.resolution).select(frames[0].size)
+    fitted = [fit(frame, bucket) for frame in frames]
+    for start, length in windows(dataset, len(fitted)):
+        cache = dataset.clip_cache(item.path.stem, start, length, bucket)
+        yield Sample(cache=cache, frames=fitted[start : start + length], original=bucket, is_clip=True)
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
+    waiting = iter(items)
+    while batch := tuple(islice(waiting, size)):
+        yield batch
+
+
+def _save_latents(encoder: LatentEncoder, sample: Sample, *, i2v: bool) -> None:
+    latents = encoder.encode(sample.frames)
+    shape = "x".join(str(length) for length in latents.shape[1:])
+    tensors = {f"latents_{shape}_float32": latents}
+    if i2v:
+        tensors[f"latents_image_{shape}_float32"] = encoder.encode_first(sample.frames)
+    metadata = {
+        "architecture": "wan",
+        "width": str(sample.original[0]),
+        "height": str(sample.original[1]),
+        "format_version": FORMAT_VERSION,
+    }
+    if sample.is_clip:
+        metadata["frame_count"] = str(len(sample.frames))
+    sample.cache.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, sample.cache, metadata=metadata)
+
+
+def _save_text(cache: Path, item: Item) -> None:
+    metadata = {"architecture": "wan", "caption1": item.caption, "format_version": FORMAT_VERSION}
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"varlen_t5_float32": encode_text(item.caption)}, cache, metadata=metadata)
+
+
+def _drop_orphans(found: Iterable[Path], wanted: set[Path], *, keep: bool) -> None:
+    for cache in sorted(found):
+        if cache in wanted:
+            continue
+        if keep:
+            logger.info("Keep cache file not in the dataset: %s", cache)
+        else:
+            cache.unlink()
+            logger.info("Removed old cache file: %s", cache)

@@ -1,0 +1,79 @@
+"""LoRA adapters for the tiny DiT, with musubi-tuner's tensor names, metadata and file."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save, save_file
+from torch import nn
+
+DTYPES = {"float": torch.float32, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Adapter(nn.Module):  # type: ignore[misc]  # torch is Any to mypy here
+    """The low-rank addition to one linear layer: up(down(x)) * alpha / rank, zero at the start."""
+
+    def __init__(self, layer: Any, *, rank: int, alpha: float, dropout: float | None) -> None:
+        super().__init__()
+        self.lora_down = nn.Linear(layer.in_features, rank, bias=False)
+        self.lora_up = nn.Linear(rank, layer.out_features, bias=False)
+        nn.init.kaiming_uniform_(self.lora_down.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_up.weight)
+        self.register_buffer("alpha", torch.tensor(float(alpha)))
+        self.scale = alpha / rank
+        self.dropout = dropout or 0.0
+
+    def forward(self, x: Any) -> Any:
+        low = nn.functional.dropout(self.lora_down(x), self.dropout, self.training)
+        return self.lora_up(low) * self.scale
+
+
+class Network(nn.Module):  # type: ignore[misc]  # torch is Any to mypy here
+    """One adapter per attention and feed-forward layer of the blocks, applied as long as the network lives."""
+
+    def __init__(self, transformer: Any, *, rank: int, alpha: float, dropout: float | None) -> None:
+        super().__init__()
+        for name, layer in targets(transformer):
+            adapter = Adapter(layer, rank=rank, alpha=alpha, dropout=dropout)
+            self.add_module(f"lora_unet_{name.replace('.', '_')}", adapter)
+            layer.register_forward_hook(_added(adapter))
+
+    def save(self, path: Path, *, dtype: Any, metadata: dict[str, str]) -> None:
+        """Write the adapters as one safetensors file, hashes of the tensors added to the metadata."""
+        tensors = {
+            name: tensor.detach().to("cpu", torch.float32 if name.endswith(".alpha") else dtype).contiguous()
+            for name, tensor in self.state_dict().items()
+        }
+        save_file(tensors, path, metadata=metadata | _hashes(tensors))
+
+    def load(self, path: str) -> None:
+        """Take the weights of a file that `save` wrote."""
+        self.load_state_dict(load_file(path))
+
+
+def targets(transformer: Any) -> Iterator[tuple[str, Any]]:
+    """Name and layer of everything that gets an adapter."""
+    for name, layer in transformer.named_modules():
+        if name.startswith("blocks.") and isinstance(layer, nn.Linear) and "modulation" not in name:
+            yield name, layer
+
+
+def _added(adapter: Any) -> Any:
+    def hook(_layer: Any, inputs: tuple[Any, ...], output: Any) -> Any:
+        return output + adapter(inputs[0])
+
+    return hook
+
+
+def _hashes(tensors: dict[str, Any]) -> dict[str, str]:
+    data = save(tensors)
+    body = data[8 + int.from_bytes(data[:8], "little") :]
+    return {
+        "sshs_model_hash": hashlib.sha256(body).hexdigest(),
+        "sshs_legacy_hash": hashlib.sha256(data[0x100000:0x110000]).hexdigest()[:8],
+    }
