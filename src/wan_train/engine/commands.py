@@ -266,8 +266,6 @@ def _common_env(trainer: Trainer) -> dict[str, str]:
         # Lines reach the log when they are printed: a killed process loses nothing.
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        # Wandb and the like ask questions or log in on their own otherwise.
-        "WANDB_MODE": "offline",
         **trainer.env,
     }
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 from wan_train.errors import BadInputError
 from wan_train.gpu.model import Gpu, GpuReading, LostGpu
 
-AnyGpu = TypeVar("AnyGpu", Gpu, LostGpu, Gpu | LostGpu)
+AnyGpu = TypeVar("AnyGpu", bound=Gpu | LostGpu)
 
 
 def choose(reading: GpuReading, gpus: str | None, visible: str | None) -> tuple[Gpu, ...]:
@@ -17,9 +17,9 @@ def choose(reading: GpuReading, gpus: str | None, visible: str | None) -> tuple[
     Args:
         reading: the GPUs of the box; lost ones are never chosen, and naming one is no mistake.
         gpus: None or "all", or a comma list of NVML indices, UUIDs and unique UUID prefixes.
-        visible: the value of CUDA_VISIBLE_DEVICES, None when unset. Read as CUDA reads it (CUDA Programming Guide,
-            "CUDA Environment Variables"): the list ends at its first invalid entry, so "" and "-1" allow none.
-            Indices are taken in PCI order, which is NVML's.
+        visible: the value of CUDA_VISIBLE_DEVICES, None when unset. Read as CUDA reads it (CUDA C++ Programming
+            Guide, "CUDA Environment Variables"): the list ends at its first invalid entry, so "" and "-1" allow
+            none. Indices are taken in PCI order, which is NVML's.
 
     Raises:
         BadInputError: `gpus` is empty or names a GPU that is not there.
@@ -36,7 +36,8 @@ def why_none(reading: GpuReading, visible: str | None) -> str:
     if reading.gpus and not _visible(reading, visible):
         return f"CUDA_VISIBLE_DEVICES={visible!r} hides every GPU of this box ({_listing(reading)})"
     if reading.gpus:
-        return f"none of the GPUs asked for can be used (CUDA_VISIBLE_DEVICES={visible!r}; {_listing(reading)})"
+        hidden = "" if visible is None else f"CUDA_VISIBLE_DEVICES={visible!r}; "
+        return f"none of the GPUs asked for can be used ({hidden}{_listing(reading)})"
     if reading.lost:
         return f"no GPU of this box can be used ({_listing(reading)})"
     return "the NVIDIA driver reports no GPU"
@@ -48,9 +49,10 @@ def _named(reading: GpuReading, gpus: str) -> tuple[Gpu, ...]:
         raise BadInputError(
             f"--gpus {gpus!r} names no GPU.", hint=f"Use --gpus all, or choose from: {_listing(reading)}."
         )
+    known: tuple[Gpu | LostGpu, ...] = (*reading.gpus, *reading.lost)
     found: dict[str, Gpu] = {}
     for entry in entries:
-        matches = _matches((*reading.gpus, *reading.lost), entry)
+        matches = _matches(known, entry)
         if len(matches) != 1:
             problem = "names several GPUs" if matches else "names a GPU that is not there"
             raise BadInputError(
@@ -79,12 +81,12 @@ def _matches(known: Sequence[AnyGpu], entry: str) -> list[AnyGpu]:
     if entry.isascii() and entry.isdecimal():
         return [gpu for gpu in known if gpu.index == int(entry)]
     wanted = entry.casefold()
-    if exact := [gpu for gpu in known if gpu.uuid is not None and gpu.uuid.casefold() == wanted]:
+    if exact := [gpu for gpu in known if (gpu.uuid or "").casefold() == wanted != ""]:
         return exact
     # A prefix has to say something: "G" or "GPU-" would name the only GPU of one box and none of the next.
     if len(wanted) <= len("gpu-"):
         return []
-    return [gpu for gpu in known if gpu.uuid is not None and gpu.uuid.casefold().startswith(wanted)]
+    return [gpu for gpu in known if (gpu.uuid or "").casefold().startswith(wanted)]
 
 
 def _listing(reading: GpuReading) -> str:

@@ -36,14 +36,16 @@ _LOST: dict[int, str] = {
         "this user or container may not open it; start the container with this GPU (`--gpus all`) "
         "or mend the permissions of /dev/nvidia{index}"
     ),
-    NvmlCode.NOT_SUPPORTED: "the driver does not report its memory, so nobody can tell whether it is free; "
-    "update the NVIDIA driver or use another GPU",
+    NvmlCode.NOT_SUPPORTED: (
+        "the driver does not report its memory, so nobody can tell whether it is free; "
+        "update the NVIDIA driver or use another GPU"
+    ),
 }
 
 _UNAVAILABLE: dict[int, tuple[str, str]] = {
     NvmlCode.LIBRARY_NOT_FOUND: (
         "No NVIDIA driver found: libnvidia-ml.so.1 is not on this machine",
-        "Install the NVIDIA driver, or in a container start it with `--gpus all` and the NVIDIA container toolkit. "
+        "Install the NVIDIA driver, or in a container start it with `--gpus all` (NVIDIA container toolkit). "
         + REHEARSE,
     ),
     NvmlCode.DRIVER_NOT_LOADED: (
@@ -51,8 +53,7 @@ _UNAVAILABLE: dict[int, tuple[str, str]] = {
         "Run `sudo modprobe nvidia` or reboot; in a container start it with `--gpus all`. " + REHEARSE,
     ),
     NvmlCode.LIB_RM_VERSION_MISMATCH: (
-        "The NVIDIA kernel driver and its library have different versions: "
-        "the driver was updated and not loaded again",
+        "The NVIDIA kernel driver and its library differ in version: the driver was updated but not reloaded",
         "Reboot the machine; in a container restart the container. " + REHEARSE,
     ),
     NvmlCode.NO_PERMISSION: (
@@ -61,14 +62,14 @@ _UNAVAILABLE: dict[int, tuple[str, str]] = {
     ),
     NvmlCode.UNKNOWN: (
         "The NVIDIA driver answers with an unknown error",
-        "Check `nvidia-smi`. In a container that worked before, restart the container: the host took its access to "
-        f"the GPUs away. Otherwise reboot; {_XID}. " + REHEARSE,
+        "Check `nvidia-smi`. In a container that worked before, restart the container: the host took its access "
+        f"to the GPUs away. Otherwise reboot; {_XID}. " + REHEARSE,
     ),
 }
 
 
 def lost_reason(*, index: int, code: int, text: str) -> str:
-    """Why GPU `index` cannot be used and what mends it, in one phrase. `text` is NVML's own name of the error."""
+    """Why GPU `index` cannot be used and what mends it. `text` is NVML's own name of the error."""
     known = _LOST.get(code)
     remedy = known.format(index=index) if known else f"reset its driver or reboot the machine ({_XID})"
     return f"NVML says {text!r}: {remedy}"

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from wan_train.gpu import lockfile
-from wan_train.gpu.queue import QUEUE, Ticket, open_ticket, older_wants
+from wan_train.gpu.tickets import QUEUE, Ticket, open_ticket, older_wants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +31,7 @@ class LeaseHolder:
 
 
 class Lease:
-    """One GPU, held until the last copy of its descriptor is closed; a context manager that releases."""
+    """One GPU, held until the last copy of its descriptor is closed; a context manager that releases it."""
 
     def __init__(self, uuid: str, descriptor: int) -> None:
         """`descriptor`: an open file that holds the lock."""
@@ -40,8 +39,11 @@ class Lease:
         self._descriptor: int | None = descriptor
 
     def fileno(self) -> int:
-        """The descriptor that carries the lock. Give it to a child through `pass_fds` and the lock lives as long
-        as the child does. Raises ValueError after release."""
+        """The descriptor that carries the lock; a child that gets it through `pass_fds` keeps the lock alive.
+
+        Raises:
+            ValueError: the lease was released.
+        """
         if self._descriptor is None:
             raise ValueError(f"the lease of {self.uuid} was released")
         return self._descriptor
@@ -84,13 +86,14 @@ class LeaseRoom:
         lockfile.prepare(self.directory)
         path = self._path(uuid)
         while True:
-            descriptor = lockfile.open_or_create(path)
-            with _closing_unless_kept(descriptor) as keep:
+            with ExitStack() as on_the_way_out:
+                descriptor = lockfile.open_or_create(path)
+                on_the_way_out.callback(os.close, descriptor)
                 if not lockfile.try_exclusive(descriptor, path):
                     return None
                 if lockfile.is_at(descriptor, path):
                     lockfile.write(descriptor, _dump(holder))
-                    keep()
+                    on_the_way_out.pop_all()  # the lease closes it
                     return Lease(uuid, descriptor)
             # A cleaner of temporary files took it away between our open and our lock: lock the new one.
 
@@ -109,9 +112,14 @@ class LeaseRoom:
             os.close(descriptor)
 
     def ticket(self, order: int, run_id: str) -> Ticket:
-        """A place in line that asks for nothing yet. A lower `order` (say, the run's start in nanoseconds) goes
-        first; equal ones go by `run_id`. The same order and run_id name the same place again after a restart.
-        Raises ValueError when `order` is negative or has more than 20 digits."""
+        """A place in line that asks for nothing yet.
+
+        A lower `order` (say, the run's start in nanoseconds) goes first; equal ones go by `run_id`. The same two name
+        the same place again after a restart.
+
+        Raises:
+            ValueError: `order` is negative or has more than 20 digits.
+        """
         lockfile.prepare(self.directory)
         lockfile.prepare(self.directory / QUEUE)
         return open_ticket(self.directory / QUEUE, order, run_id)
@@ -124,33 +132,15 @@ class LeaseRoom:
         return self.directory / f"{lockfile.safe_name(uuid)}.lease"
 
 
-@contextmanager
-def _closing_unless_kept(descriptor: int) -> Iterator["_Keep"]:
-    keep = _Keep()
-    try:
-        yield keep
-    finally:
-        if not keep.kept:
-            os.close(descriptor)
-
-
-class _Keep:
-    kept = False
-
-    def __call__(self) -> None:
-        self.kept = True
-
-
 def _dump(holder: LeaseHolder) -> str:
-    return json.dumps(
-        {"pid": holder.pid, "run_id": holder.run_id, "step": holder.step, "since": holder.since}
-    )
+    since = None if holder.since is None else float(holder.since)
+    return json.dumps({"pid": holder.pid, "run_id": holder.run_id, "step": holder.step, "since": since})
 
 
 def _load(text: str) -> LeaseHolder:
     try:
         told = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return LeaseHolder()
     if not isinstance(told, dict):
         return LeaseHolder()
@@ -160,5 +150,5 @@ def _load(text: str) -> LeaseHolder:
         pid=pid if type(pid) is int else None,
         run_id=run_id if isinstance(run_id, str) else None,
         step=step if isinstance(step, str) else None,
-        since=float(since) if type(since) in {int, float} else None,
+        since=since if isinstance(since, float) else None,
     )

@@ -26,7 +26,11 @@ _TRIES = 50
 
 
 def prepare(directory: Path) -> None:
-    """Make `directory` one that all users share (mode 1777). Raises NotReadyError if it cannot be used or trusted."""
+    """Make `directory` one that all users share (mode 1777).
+
+    Raises:
+        NotReadyError: it cannot be used, or other users could swap the files in it.
+    """
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
@@ -126,7 +130,7 @@ def read(descriptor: int) -> str:
 
 
 def safe_name(name: str) -> str:
-    """`name` as a file name: itself where it is plain and short, else a likeness with a digest that tells it apart."""
+    """`name` as a file name: itself where it is plain and short, else a likeness with a digest."""
     likeness = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[:_MAX_NAME]
     if likeness == name and name:
         return name
@@ -159,7 +163,7 @@ def _unusable(path: Path, reason: str) -> NotReadyError:
     return NotReadyError(
         f"The GPU leases in {path} cannot be used: {reason}.",
         hint="Remove what is there and make it a directory on a local disk that all users share: "
-        f"`sudo install -d -m 1777 DIRECTORY`.",
+        "`sudo install -d -m 1777 DIRECTORY`.",
     )
 
 

@@ -1,25 +1,28 @@
 """A child program that reads NVML for its parent: one request line in, one JSON line out.
 
-NVML can hang or crash its caller when a GPU falls off the bus, so it lives in a process that may be killed. Run as
-a script, it needs the standard library and nvidia-ml-py only. It keeps NVML open between requests, because opening it
-on a cold driver takes seconds.
+NVML can hang or crash its caller when a GPU falls off the bus, so it lives in a process that may be killed. It
+needs the standard library and nvidia-ml-py only. It keeps NVML open between requests, because opening it on a cold
+driver takes seconds.
 
-An answer is `{"driver", "gpus": [...], "lost": [...]}` or `{"error": {"code", "text"}}`, where code is the NVML return
-code (nvml.h, nvmlReturn_t). Memory is in bytes, utilisation in percent, temperature in degrees Celsius.
+An answer is `{"driver", "gpus": [...], "lost": [...]}` or `{"error": {"code", "text"}}`, where code is the NVML
+return code (nvml.h, nvmlReturn_t). Memory is in bytes, utilisation in percent, temperature in degrees Celsius.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pynvml
 
 Answer = dict[str, Any]
+Device = ctypes.c_void_p
+T = TypeVar("T")
 
 _PR_SET_PDEATHSIG = 1
 _SESSION_IS_BAD = frozenset(
@@ -44,7 +47,7 @@ def main() -> int:
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
         if answer.get("error", {}).get("code") == pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
-            # The old library stays mapped in this process: only a new one can load the driver's present library.
+            # The old library stays mapped here: only a new process can load the driver's present one.
             break
     return 0
 
@@ -89,45 +92,40 @@ class Session:
                 raise
             except pynvml.NVMLError as error:
                 self._unwell = self._unwell or error.value in _SESSION_IS_BAD
-                answer["lost"].append(
-                    {"index": index, "uuid": uuid, "code": error.value, "text": str(error)}
-                )
+                answer["lost"].append({"index": index, "uuid": uuid, "code": error.value, "text": str(error)})
         return answer
 
     def _close(self) -> None:
         if self._open:
-            try:
+            # An unwell session is being thrown away; there is nothing left to save in it.
+            with contextlib.suppress(pynvml.NVMLError):
                 pynvml.nvmlShutdown()
-            except pynvml.NVMLError:
-                pass  # An unwell session is being thrown away; there is nothing left to save in it.
         self._open, self._unwell = False, False
 
 
-def _describe(device: Any) -> Answer:
-    memory = _memory(device)
-    utilization = _if_told(lambda: pynvml.nvmlDeviceGetUtilizationRates(device).gpu)
+def _describe(device: Device) -> Answer:
+    total_bytes, used_bytes = _memory(device)
     return {
         "name": pynvml.nvmlDeviceGetName(device),
-        "total_bytes": memory.total,
-        "used_bytes": memory.used,
-        "utilization": utilization,
-        "temperature": _if_told(
-            lambda: pynvml.nvmlDeviceGetTemperature(device, pynvml.NVML_TEMPERATURE_GPU)
-        ),
+        "total_bytes": total_bytes,
+        "used_bytes": used_bytes,
+        "utilization": _if_told(lambda: pynvml.nvmlDeviceGetUtilizationRates(device).gpu),
+        "temperature": _if_told(lambda: pynvml.nvmlDeviceGetTemperature(device, pynvml.NVML_TEMPERATURE_GPU)),
         "compute_capability": _if_told(lambda: pynvml.nvmlDeviceGetCudaComputeCapability(device)),
         "pids": _if_told(lambda: _pids(device)),
     }
 
 
-def _memory(device: Any) -> Any:
-    """Version 2 leaves out what the driver reserves for itself; version 1, all that drivers before 510 have, counts it."""
+def _memory(device: Device) -> tuple[int, int]:
+    """Total and used. Version 2 leaves out what the driver reserves for itself; drivers before 510 lack it."""
     try:
-        return pynvml.nvmlDeviceGetMemoryInfo(device, version=pynvml.nvmlMemory_v2)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(device, version=pynvml.nvmlMemory_v2)
     except (pynvml.NVMLError_FunctionNotFound, pynvml.NVMLError_NotSupported):
-        return pynvml.nvmlDeviceGetMemoryInfo(device)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(device)
+    return memory.total, memory.used
 
 
-def _pids(device: Any) -> list[int]:
+def _pids(device: Device) -> list[int]:
     try:
         processes = pynvml.nvmlDeviceGetComputeRunningProcesses_v3(device)
     except pynvml.NVMLError_FunctionNotFound:
@@ -136,7 +134,7 @@ def _pids(device: Any) -> list[int]:
     return sorted({process.pid for process in processes})
 
 
-def _if_told(ask: Callable[[], Any]) -> Any:
+def _if_told(ask: Callable[[], T]) -> T | None:
     """The value, or None where this driver or GPU would not say; errors of a GPU gone bad pass through."""
     try:
         return ask()

@@ -1,4 +1,4 @@
-"""Reads the GPUs through a child process that may hang or crash without harm, or stands CPU slots in for them."""
+"""Reads the GPUs through a child process that may hang or crash, or stands CPU slots in for them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def reader_command() -> list[str]:
 
 
 class NvmlProbe:
-    """The GPUs as NVML sees them. Not for use by several threads at once; starts its child at the first read."""
+    """The GPUs as NVML sees them. Starts its child at the first read. Not for several threads at once."""
 
     def __init__(self, timeout: float = 10.0, command: Sequence[str] | None = None) -> None:
         """`timeout`: seconds that NVML may take to answer; opening the driver may take 20 s more."""
@@ -40,7 +40,7 @@ class NvmlProbe:
         self._uuids: dict[int, str] = {}
 
     def read(self) -> GpuReading:
-        """All GPUs now. Raises GpuUnavailableError; the next read starts with a new child where the last one failed."""
+        """All GPUs now. After a hang or a crash, which raise GpuUnavailableError, the next read starts afresh."""
         reading = _parse(self._ask())
         reading = _name_lost(reading, self._uuids)
         self._uuids |= {gpu.index: gpu.uuid for gpu in reading.gpus}
@@ -54,11 +54,8 @@ class NvmlProbe:
 
     def _ask(self) -> dict[str, Any]:
         child, patience = self._running_child()
-        assert child.stdin is not None  # both are pipes, see _start
-        assert child.stdout is not None
         try:
-            child.stdin.write(b"read\n")
-            answer = _line(child.stdout.fileno(), time.monotonic() + patience)
+            answer = _exchange(child, time.monotonic() + patience)
         except BrokenPipeError:
             answer = b""
         except TimeoutError:
@@ -66,7 +63,7 @@ class NvmlProbe:
             raise GpuUnavailableError(
                 f"The GPUs cannot be read: NVML did not answer within {patience:g} s "
                 "(a GPU has probably fallen off the bus).",
-                hint="If `nvidia-smi` hangs too, reboot the machine, or on a rented one report it and take another. "
+                hint="If `nvidia-smi` hangs too, reboot the machine, or report it and rent another. "
                 + REHEARSE,
             ) from None
         except BaseException:
@@ -89,7 +86,7 @@ class NvmlProbe:
                 raise GpuUnavailableError(
                     "The GPUs cannot be read: an earlier NVML call still hangs inside the NVIDIA driver "
                     f"(process {self._stuck.pid}).",
-                    hint="Reboot the machine, or on a rented one report it and take another. " + REHEARSE,
+                    hint="Reboot the machine, or report it and rent another. " + REHEARSE,
                 )
             self._stuck = None
         if self._child is not None and self._child.poll() is None:
@@ -170,8 +167,16 @@ class CpuSlots:
         """Nothing to end."""
 
 
-def _line(descriptor: int, deadline: float) -> bytes:
-    """Bytes up to and with the first newline, or what came before the pipe's end. Raises TimeoutError."""
+def _exchange(child: subprocess.Popen[bytes], deadline: float) -> bytes:
+    """One request, and its answer up to and with the newline, or what came before the pipe's end.
+
+    Raises:
+        BrokenPipeError, TimeoutError: the child has ended; it has not answered by the deadline.
+    """
+    if child.stdin is None or child.stdout is None:
+        raise BrokenPipeError
+    child.stdin.write(b"read\n")
+    descriptor = child.stdout.fileno()
     poller = select.poll()
     poller.register(descriptor, select.POLLIN)
     received = bytearray()

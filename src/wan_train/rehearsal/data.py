@@ -6,6 +6,7 @@ fits ours. Sizes are (width, height) in pixels.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import tomllib
@@ -111,7 +112,11 @@ class Dataset:
                     yield Item(path=Path(record[key]), caption=record["caption"])
             return
         for path in self.files():
-            caption = path.with_suffix(self.caption_extension) if self.caption_extension else Path()
+            if not self.caption_extension:
+                raise FileNotFoundError(
+                    errno.ENOENT, "no caption_extension is set, so no caption is found for", str(path)
+                )
+            caption = path.with_name(path.stem + self.caption_extension)
             yield Item(path=path, caption=caption.read_text(encoding="utf-8").strip())
 
     def files(self) -> list[Path]:
@@ -218,7 +223,9 @@ def _dataset(entry: dict[str, Any], general: dict[str, Any], *, where: str) -> D
         enable_bucket=both.get("enable_bucket", False),
         bucket_no_upscale=both.get("bucket_no_upscale", False),
         # The VAE makes one latent frame of the first picture and one of every four after it.
-        target_frames=tuple(sorted({(frames - 1) // 4 * 4 + 1 for frames in entry.get("target_frames", [1])})),
+        target_frames=tuple(
+            sorted({(frames - 1) // 4 * 4 + 1 for frames in entry.get("target_frames", [1])})
+        ),
         frame_extraction=entry.get("frame_extraction", "head"),
         frame_stride=entry.get("frame_stride", 1),
         frame_sample=entry.get("frame_sample", 1),
@@ -244,7 +251,10 @@ def _summary(number: int, dataset: Dataset) -> str:
         f'    {kind}_jsonl_file: "{dataset.jsonl}"',
     ]
     if not dataset.is_image:
-        lines += [f"    target_frames: {dataset.target_frames}", f"    frame_extraction: {dataset.frame_extraction}"]
+        lines += [
+            f"    target_frames: {dataset.target_frames}",
+            f"    frame_extraction: {dataset.frame_extraction}",
+        ]
     return "\n".join([*lines, "", ""])
 
 
@@ -257,11 +267,15 @@ def windows(dataset: Dataset, frames: int) -> list[tuple[int, int]]:
         case "chunk":
             return [(i, length) for length in fitting for i in range(0, frames - length + 1, length)]
         case "slide":
-            return [(i, length) for length in fitting for i in range(0, frames - length + 1, dataset.frame_stride)]
+            return [
+                (i, length) for length in fitting for i in range(0, frames - length + 1, dataset.frame_stride)
+            ]
         case "uniform":
             spans = max(dataset.frame_sample - 1, 1)
             return [
-                (int((frames - length) * i / spans), length) for length in fitting for i in range(dataset.frame_sample)
+                (int((frames - length) * i / spans), length)
+                for length in fitting
+                for i in range(dataset.frame_sample)
             ]
         case "full":
             return [(0, (min(frames, dataset.max_frames) - 1) // 4 * 4 + 1)]
@@ -300,5 +314,3 @@ def _decode(path: Path) -> list[Image.Image]:
         ) from None
     with av.open(str(path)) as container:
         return [cast("Image.Image", frame.to_image()) for frame in container.decode(video=0)]
-
-

@@ -51,7 +51,11 @@ class LatentEncoder:
         patches = torch.nn.functional.pixel_unshuffle(pixels, STRIDE)
         latents = torch.einsum("oc,fchw->ofhw", self.weight, patches)
         groups = [latents[:, :1], *latents[:, 1:].split(4, dim=1)]
-        return torch.cat([group.mean(dim=1, keepdim=True) for group in groups if group.shape[1]], dim=1).cpu().contiguous()
+        return (
+            torch.cat([group.mean(dim=1, keepdim=True) for group in groups if group.shape[1]], dim=1)
+            .cpu()
+            .contiguous()
+        )
 
     def encode_first(self, frames: list[Image.Image]) -> Any:
         """The I2V condition (20, F, H/8, W/8): four mask channels, then the first frame followed by grey ones."""

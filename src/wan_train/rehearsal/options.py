@@ -78,7 +78,9 @@ NO_EFFECT_VALUES = (
 )
 ATTENTION_FLAGS = ("sdpa", "xformers", "flash_attn", "flash3")
 # A value that every command carries is not worth a word in the log.
-_UNREMARKABLE = frozenset({"max_data_loader_n_workers", "gradient_checkpointing", "persistent_data_loader_workers"})
+_UNREMARKABLE = frozenset(
+    {"max_data_loader_n_workers", "gradient_checkpointing", "persistent_data_loader_workers"}
+)
 
 
 def int_or_float(value: str) -> int | float:
@@ -110,7 +112,9 @@ def latents_parser() -> argparse.ArgumentParser:
 
 def text_parser() -> argparse.ArgumentParser:
     """Options of `wan_cache_text_encoder_outputs.py`."""
-    parser = _caching_parser("Cache text-encoder outputs of a dataset with the rehearsal's tiny text encoder.")
+    parser = _caching_parser(
+        "Cache text-encoder outputs of a dataset with the rehearsal's tiny text encoder."
+    )
     parser.add_argument("--t5", required=True, help="named in the log; the tiny text encoder needs no file")
     parser.add_argument("--fp8_t5", action="store_true")
     return parser
@@ -132,8 +136,21 @@ def training_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Train LoRA adapters of the rehearsal's tiny DiT.")
     add = parser.add_argument
     add("--config_file", help="TOML file with options; the command line wins")
-    add("--task", default="t2v-14B", choices=["t2v-A14B", "i2v-A14B", "t2v-14B", "i2v-14B", "t2v-1.3B", "t2i-14B"])
-    for name in ("dit", "vae", "t5", "dataset_config", "output_dir", "output_name", "resume", "network_weights"):
+    add(
+        "--task",
+        default="t2v-14B",
+        choices=["t2v-A14B", "i2v-A14B", "t2v-14B", "i2v-14B", "t2v-1.3B", "t2i-14B"],
+    )
+    for name in (
+        "dit",
+        "vae",
+        "t5",
+        "dataset_config",
+        "output_dir",
+        "output_name",
+        "resume",
+        "network_weights",
+    ):
         add(f"--{name}")
     for name in ATTENTION_FLAGS:
         add(f"--{name}", action="store_true")
@@ -166,12 +183,22 @@ def training_parser() -> argparse.ArgumentParser:
     add("--min_timestep", type=int)
     add("--max_timestep", type=int)
     add("--preserve_distribution_shape", action="store_true")
-    for name, default in (("logit_mean", 0.0), ("logit_std", 1.0), ("mode_scale", 1.29), ("guidance_scale", 1.0)):
+    for name, default in (
+        ("logit_mean", 0.0),
+        ("logit_std", 1.0),
+        ("mode_scale", 1.29),
+        ("guidance_scale", 1.0),
+    ):
         add(f"--{name}", type=float, default=default)
 
     add("--max_train_steps", type=int, default=1600)
     add("--max_train_epochs", type=int)
-    for name in ("save_every_n_epochs", "save_every_n_steps", "save_last_n_epochs", "save_last_n_epochs_state"):
+    for name in (
+        "save_every_n_epochs",
+        "save_every_n_steps",
+        "save_last_n_epochs",
+        "save_last_n_epochs_state",
+    ):
         add(f"--{name}", type=int)
     for name in ("save_last_n_steps", "save_last_n_steps_state"):
         add(f"--{name}", type=int)
@@ -219,4 +246,8 @@ def parse_training(argv: Sequence[str]) -> argparse.Namespace:
 
 def without_effect(args: argparse.Namespace) -> list[str]:
     """Options that were given and change nothing here, by their names on the command line."""
-    return [f"--{name}" for name in (*NO_EFFECT_FLAGS, *NO_EFFECT_VALUES) if getattr(args, name) and name not in _UNREMARKABLE]
+    return [
+        f"--{name}"
+        for name in (*NO_EFFECT_FLAGS, *NO_EFFECT_VALUES)
+        if getattr(args, name) and name not in _UNREMARKABLE
+    ]

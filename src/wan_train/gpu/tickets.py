@@ -10,8 +10,10 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from wan_train.errors import NotReadyError
 from wan_train.gpu import lockfile
 
 QUEUE = "queue"
@@ -19,7 +21,6 @@ QUEUE = "queue"
 _DIGITS = 20
 _NAME = re.compile(rf"(\d{{{_DIGITS}}}-.+)\.ticket", re.ASCII)
 _SWEEP_AFTER_SECONDS = 24 * 3600
-_LOCK_SECONDS = 5.0
 
 
 class Ticket:
@@ -37,16 +38,19 @@ class Ticket:
 
     def want(self, uuids: Iterable[str]) -> None:
         """Ask for these GPUs, in place of those asked for before. Raises ValueError after close."""
-        descriptor = self._open()
-        if not lockfile.is_at(descriptor, self.path):
+        text = json.dumps(sorted(set(uuids)))
+        while True:
+            descriptor = self._open()
+            # Text before lock: whoever sees the lock then sees what it is for.
+            lockfile.write(descriptor, text)
+            # False means that another process of the same run is in this place already, which is as good.
+            lockfile.try_exclusive(descriptor, self.path)
+            if lockfile.is_at(descriptor, self.path):
+                return
             # Swept while it rested: a lock on the file that is gone would be seen by nobody.
-            os.close(descriptor)
             self._descriptor = None
-            self._descriptor = descriptor = lockfile.open_or_create(self.path)
-        # Text before lock: whoever sees the lock then sees what it is for.
-        lockfile.write(descriptor, json.dumps(sorted(set(uuids))))
-        # A False here means that another process of the same run is in this place already, which is as good.
-        lockfile.try_exclusive(descriptor, self.path)
+            os.close(descriptor)
+            self._descriptor = lockfile.open_or_create(self.path)
 
     def rest(self) -> None:
         """Stay in line but ask for nothing. Raises ValueError after close."""
@@ -78,7 +82,10 @@ def open_ticket(directory: Path, order: int, run_id: str) -> Ticket:
 def older_wants(directory: Path, uuid: str, ticket: Ticket) -> bool:
     """Whether a ticket before this one is alive and asks for the GPU; sweeps the dead ones of past days."""
     for path in _before(directory, ticket):
-        descriptor = lockfile.open_existing(path)
+        try:
+            descriptor = lockfile.open_existing(path)
+        except NotReadyError:
+            continue  # Not a ticket of ours; one odd file must not stop the line for everybody.
         if descriptor is None:
             continue
         try:
@@ -105,17 +112,21 @@ def _before(directory: Path, ticket: Ticket) -> Iterator[Path]:
 def _wants(descriptor: int, uuid: str) -> bool:
     try:
         wanted = json.loads(lockfile.read(descriptor))
-    except ValueError:
+    except (ValueError, RecursionError):
         return True  # Torn: its owner is writing. Let it go first this once.
     return isinstance(wanted, list) and uuid in wanted
 
 
 def _sweep(descriptor: int, path: Path) -> None:
-    if time.time() - os.fstat(descriptor).st_mtime < _SWEEP_AFTER_SECONDS:
-        return
-    # Under the lock, so that an owner who wakes now finds out when it looks whether its file is still there.
-    if lockfile.try_exclusive(descriptor, path) and lockfile.is_at(descriptor, path):
-        try:
+    def is_old() -> bool:
+        return time.time() - os.fstat(descriptor).st_mtime >= _SWEEP_AFTER_SECONDS
+
+    # Looked at again under the lock: an owner who wakes now renews it first, and looks for its file afterwards.
+    if (
+        is_old()
+        and lockfile.try_exclusive(descriptor, path)
+        and is_old()
+        and lockfile.is_at(descriptor, path)
+    ):
+        with suppress(PermissionError):  # Another user's; the sticky directory leaves it to them.
             path.unlink(missing_ok=True)
-        except PermissionError:
-            pass  # Another user's; the sticky directory leaves it to them.

@@ -1,0 +1,74 @@
+"""The files a training leaves behind: their names, and whether they are whole."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train.engine.tensors import BrokenFileError, read_header
+
+REHEARSAL_MARK = "REHEARSAL"
+
+
+def lora_file(directory: Path, name: str, epoch: int | None = None) -> Path:
+    """`NAME.safetensors` at the end of the training, `NAME-000012.safetensors` after epoch 12."""
+    return directory / (f"{name}.safetensors" if epoch is None else f"{name}-{epoch:06d}.safetensors")
+
+
+def state_dir(directory: Path, name: str, epoch: int | None = None) -> Path:
+    return directory / (f"{name}-state" if epoch is None else f"{name}-{epoch:06d}-state")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """A complete state folder. `epoch` is the trainer's own count, None for the one written at the end."""
+
+    path: Path
+    epoch: int | None
+
+
+def complete_states(directory: Path, name: str) -> tuple[State, ...]:
+    """The complete states of one attempt, oldest epoch first, the final one last."""
+    pattern = re.compile(rf"{re.escape(name)}(?:-(\d{{6}}))?-state")
+    found = []
+    if directory.is_dir():
+        for path in directory.iterdir():
+            if (match := pattern.fullmatch(path.name)) and is_complete_state(path):
+                found.append(State(path=path, epoch=int(match[1]) if match[1] else None))
+    return tuple(sorted(found, key=lambda state: (state.epoch is None, state.epoch or 0)))
+
+
+def is_complete_state(path: Path) -> bool:
+    """Whether accelerate finished this folder: all files there and whole.
+
+    accelerate 1.6 writes model.safetensors, optimizer.bin, scheduler.bin, scaler.pt (fp16 only) and last
+    random_states_0.pkl; none of them atomically. The .bin, .pt and .pkl files are zip archives, whose directory
+    stands at the end, so a cut one does not open.
+    """
+    archives = [path / "optimizer.bin", path / "scheduler.bin", path / "random_states_0.pkl"]
+    scaler = path / "scaler.pt"
+    if scaler.exists():
+        archives.append(scaler)
+    try:
+        read_header(path / "model.safetensors")
+    except BrokenFileError:
+        return False
+    return all(_is_whole_archive(archive) for archive in archives)
+
+
+def checkpoint_epochs(directory: Path, name: str) -> tuple[int, ...]:
+    """The trainer's own epoch numbers of the LoRAs in a directory, whole or not."""
+    pattern = re.compile(rf"{re.escape(name)}-(\d{{6}})\.safetensors")
+    if not directory.is_dir():
+        return ()
+    return tuple(sorted(int(m[1]) for p in directory.iterdir() if (m := pattern.fullmatch(p.name))))
+
+
+def _is_whole_archive(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return bool(archive.namelist())
+    except (OSError, zipfile.BadZipFile, ValueError):
+        return False

@@ -1,0 +1,146 @@
+"""LoRA and model files: headers, wholeness, finiteness, metadata. No torch: the format is a header and raw numbers.
+
+The safetensors library cannot read bfloat16 without torch or further packages, and the checks here need no numbers,
+only their exponent bits; so the files are read directly (format: 8 bytes little-endian header length, JSON, data).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from wan_train.errors import WanTrainError
+
+_MAX_HEADER = 100_000_000
+"""The limit of the safetensors library itself."""
+_CHUNK = 16 * 1024 * 1024
+_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
+# Bits that are all ones in NaN and infinity, as (byte within the element, mask), for little-endian elements.
+_EXPONENT = {
+    "F64": ((7, 0x7F), (6, 0xF0)),
+    "F32": ((3, 0x7F), (2, 0x80)),
+    "F16": ((1, 0x7C),),
+    "BF16": ((1, 0x7F), (0, 0x80)),
+}
+
+
+class BrokenFileError(WanTrainError):
+    """A safetensors file that is cut short or is no such file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """One tensor's entry in the header; `begin` and `end` count from the end of the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """A safetensors header whose file was found to be exactly as long as it says."""
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+    data_begins: int
+
+    def main_dtype(self) -> str | None:
+        """The element type that takes the most bytes."""
+        sizes: dict[str, int] = {}
+        for tensor in self.tensors.values():
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.end - tensor.begin
+        return max(sizes, key=lambda dtype: sizes[dtype], default=None)
+
+
+def read_header(path: Path) -> Header:
+    """The header of a whole file; raises BrokenFileError when the file is cut short, too long or something else."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or not 0 < length <= min(_MAX_HEADER, size - 8):  # noqa: PLR2004  the length field's own size
+                raise BrokenFileError(f"{path} is no whole safetensors file ({size} bytes)")
+            entries = json.loads(file.read(length))
+        metadata = entries.pop("__metadata__", {})
+        tensors = {
+            name: Tensor(
+                dtype=entry["dtype"],
+                shape=tuple(entry["shape"]),
+                begin=entry["data_offsets"][0],
+                end=entry["data_offsets"][1],
+            )
+            for name, entry in entries.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise BrokenFileError(f"{path} is no safetensors file: {error}") from error
+    except OSError as error:
+        raise BrokenFileError(f"{path} cannot be read: {error.strerror}") from error
+    end = 8 + length + max((tensor.end for tensor in tensors.values()), default=0)
+    if end != size:
+        raise BrokenFileError(f"{path} is incomplete: {size} bytes instead of {end}")
+    return Header(tensors=tensors, metadata=metadata, data_begins=8 + length)
+
+
+def first_non_finite(path: Path, header: Header) -> str | None:
+    """The name of the first tensor that holds a NaN or an infinity, None when every number is finite."""
+    with path.open("rb") as file:
+        for name, tensor in header.tensors.items():
+            file.seek(header.data_begins + tensor.begin)
+            if not _finite(file, tensor):
+                return name
+    return None
+
+
+def rewrite_metadata(source: Path, target: Path, changes: Mapping[str, str]) -> None:
+    """Copy a file with some metadata entries replaced; the tensors are copied byte for byte and flushed to disk."""
+    header = read_header(source)
+    with source.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(length))
+        entries["__metadata__"] = {**header.metadata, **changes}
+        encoded = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+        encoded += b" " * (-len(encoded) % 8)  # the format asks for data aligned to 8 bytes
+        with target.open("xb") as out:
+            out.write(len(encoded).to_bytes(8, "little"))
+            out.write(encoded)
+            while chunk := file.read(_CHUNK):
+                out.write(chunk)
+            out.flush()
+            os.fsync(out.fileno())
+
+
+def _finite(file: BinaryIO, tensor: Tensor) -> bool:
+    exponent = _EXPONENT.get(tensor.dtype)
+    if exponent is None:  # integers, booleans and fp8 cannot be judged by exponent bits alone
+        return True
+    width = _ITEM_BYTES[tensor.dtype]
+    left = tensor.end - tensor.begin
+    tables = [bytes((byte & mask) == mask for byte in range(256)) for _, mask in exponent]
+    while left > 0:
+        chunk = file.read(min(_CHUNK, left))
+        if not chunk:
+            return False
+        left -= len(chunk)
+        planes = [
+            chunk[offset::width].translate(table) for (offset, _), table in zip(exponent, tables, strict=True)
+        ]
+        if _any_all_set(planes):
+            return False
+    return True
+
+
+def _any_all_set(planes: list[bytes]) -> bool:
+    """Whether some position holds a one in every plane. The first plane is nearly always all zero for real weights."""
+    first, *others = planes
+    position = first.find(1)
+    while position >= 0:
+        if all(plane[position] for plane in others):
+            return True
+        position = first.find(1, position + 1)
+    return False

@@ -1,0 +1,240 @@
+"""The training loop: flow matching of LoRA adapters on a frozen tiny DiT, under accelerate."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib.util
+import logging
+import math
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from tqdm import tqdm
+
+from wan_train.rehearsal import metadata
+from wan_train.rehearsal.checkpoints import Keeper
+from wan_train.rehearsal.data import load_datasets
+from wan_train.rehearsal.lora import DTYPES, Network
+from wan_train.rehearsal.model import TinyWan
+from wan_train.rehearsal.options import ATTENTION_FLAGS, without_effect
+from wan_train.rehearsal.schedules import TIMESTEPS, draw_noise_levels, lr_factor
+from wan_train.rehearsal.trainset import TrainSet
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_RANK = 4
+MAX_THREADS = 2
+
+
+class LossRecorder:
+    """The mean of the newest loss of every step of an epoch; one NaN stays in it for good, as in the real trainer."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.total = 0.0
+
+    def add(self, step: int, loss: float) -> None:
+        if step == len(self.losses):
+            self.losses.append(0.0)
+        self.total += loss - self.losses[step]
+        self.losses[step] = loss
+
+    @property
+    def average(self) -> float:
+        return self.total / len(self.losses)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train the LoRA that the options describe and save it.
+
+    Epochs and steps are counted from zero even after `--resume`, which restores weights, optimizer, learning rate and
+    random generators only.
+
+    Raises:
+        ValueError: options or a dataset that cannot be trained.
+    """
+    _check(args)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(MAX_THREADS, os.cpu_count() or 1))
+    args.seed = random.randint(0, 2**32) if args.seed is None else args.seed  # noqa: S311 - recorded, not secret
+    set_seed(args.seed)
+    epoch_now = 0
+    items = TrainSet(load_datasets(Path(args.dataset_config)), lambda: epoch_now)
+    if items.num_items == 0:
+        raise ValueError("No training items found in the dataset")
+
+    logger.info("preparing accelerator")
+    accelerator = _accelerator(args)
+    logger.info("DiT precision: torch.float32, weight precision: torch.float32")
+    logger.info("rehearsal: a tiny DiT made from a fixed seed stands in for the DiT model %s", args.dit)
+    if ignored := without_effect(args):
+        logger.info("rehearsal: options without effect on the tiny model: %s", " ".join(ignored))
+    transformer = TinyWan(i2v="i2v" in args.task).to(accelerator.device)
+    network = _network(args, accelerator, transformer)
+    accelerator.print("prepare optimizer, data loader etc.")
+    optimizer, optimizer_name = _optimizer(args, network)
+    loader = torch.utils.data.DataLoader(items, batch_size=1, shuffle=True, collate_fn=lambda batch: batch[0])
+    if args.max_train_epochs is not None:
+        args.max_train_steps = args.max_train_epochs * math.ceil(
+            len(loader) / args.gradient_accumulation_steps
+        )
+        accelerator.print(
+            f"override steps. steps for {args.max_train_epochs} epochs is / 指定エポックまでのステップ数: {args.max_train_steps}"
+        )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(args, args.max_train_steps))
+    # The frozen DiT stays out of `prepare`, so that a state folder holds the adapters only.
+    network, optimizer, loader, scheduler = accelerator.prepare(network, optimizer, loader, scheduler)
+    if args.resume:
+        logger.info("resume training from local state: %s", args.resume)
+        accelerator.load_state(args.resume)
+
+    epochs = math.ceil(args.max_train_steps / math.ceil(len(loader) / args.gradient_accumulation_steps))
+    _announce(args, accelerator, items, batches=len(loader), epochs=epochs)
+    described = metadata.of_training(
+        args,
+        optimizer=optimizer_name,
+        datasets=[part.dataset.describe() for part in items.buckets],
+        num_items=items.num_items,
+        num_batches=len(loader),
+        num_epochs=epochs,
+    )
+
+    def save_lora(path: Path, steps: int, epoch: int) -> None:
+        accelerator.unwrap_model(network).save(
+            path,
+            dtype=DTYPES[args.save_precision or "float"],
+            metadata=metadata.of_checkpoint(args, described, steps=steps, epoch=epoch),
+        )
+
+    keeper = Keeper(args=args, accelerator=accelerator, save_lora=save_lora)
+    accelerator.init_trackers(args.log_tracker_name or "network_train")
+    bar = tqdm(range(args.max_train_steps), smoothing=0, desc="steps")
+    logger.info("DiT dtype: torch.float32, device: %s", accelerator.device)
+    steps, recorder = 0, LossRecorder()
+    for epoch in range(epochs):
+        accelerator.print(f"\nepoch {epoch + 1}/{epochs}")
+        epoch_now = epoch + 1
+        for number, batch in enumerate(loader):
+            with accelerator.accumulate(network):
+                loss = _loss(args, accelerator, transformer, batch)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients and args.max_grad_norm != 0.0:
+                    accelerator.clip_grad_norm_(network.parameters(), args.max_grad_norm)
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad(set_to_none=True)
+            if accelerator.sync_gradients:
+                bar.update(1)
+                steps += 1
+                keeper.after_step(steps, epoch)
+            current = loss.detach().item()
+            recorder.add(number, current)
+            bar.set_postfix(avr_loss=recorder.average)
+            accelerator.log(
+                {
+                    "loss/current": current,
+                    "loss/average": recorder.average,
+                    "lr/unet": scheduler.get_last_lr()[0],
+                },
+                step=steps,
+            )
+            if steps >= args.max_train_steps:
+                break
+        accelerator.log({"loss/epoch": recorder.average}, step=epoch + 1)
+        keeper.after_epoch(epoch + 1, steps=steps, epochs=epochs)
+    accelerator.end_training()
+    keeper.finish(steps=steps, epochs=epochs)
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name in ("dataset_config", "dit", "output_dir", "output_name"):
+        if getattr(args, name) is None:
+            raise ValueError(f"--{name} is required")
+    if args.fp8_scaled and not args.fp8_base:
+        raise ValueError("fp8_scaled requires fp8_base")
+    if not any(getattr(args, name) for name in ATTENTION_FLAGS):
+        raise ValueError("either --sdpa, --flash_attn, --flash3 or --xformers must be specified")
+    if args.network_module != "networks.lora_wan":
+        raise ValueError(f"the rehearsal trains networks.lora_wan, not {args.network_module}")
+
+
+def _accelerator(args: argparse.Namespace) -> Any:
+    precision = args.mixed_precision
+    if precision == "fp16" and not torch.cuda.is_available():
+        logger.info("rehearsal: mixed precision fp16 needs a GPU, training in float32")
+        precision = "no"
+    folder = None
+    if args.logging_dir is not None:
+        folder = (
+            f"{args.logging_dir}/{args.log_prefix or ''}{time.strftime('%Y%m%d%H%M%S', time.localtime())}"
+        )
+    has_board = importlib.util.find_spec("tensorboard") or importlib.util.find_spec("tensorboardX")
+    accelerator = Accelerator(
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        mixed_precision=precision,
+        log_with="tensorboard" if folder and has_board else None,
+        project_dir=folder,
+    )
+    accelerator.print("accelerator device:", accelerator.device)
+    return accelerator
+
+
+def _network(args: argparse.Namespace, accelerator: Any, transformer: Any) -> Any:
+    accelerator.print("import network module:", args.network_module)
+    rank = DEFAULT_RANK if args.network_dim is None else args.network_dim
+    logger.info("create LoRA network. base dim (rank): %d, alpha: %s", rank, args.network_alpha)
+    network = Network(transformer, rank=rank, alpha=args.network_alpha, dropout=args.network_dropout)
+    logger.info("create LoRA for U-Net/DiT: %d modules.", len(list(network.children())))
+    if args.network_weights is not None:
+        network.load(args.network_weights)
+        accelerator.print(f"load network weights from {args.network_weights}")
+    return network
+
+
+def _optimizer(args: argparse.Namespace, network: Any) -> tuple[Any, str]:
+    if args.optimizer_type.lower() not in ("adamw", "adamw8bit", ""):
+        raise ValueError(f"the rehearsal has no optimizer {args.optimizer_type}")
+    options = {}
+    for pair in args.optimizer_args or []:
+        key, _, value = pair.partition("=")
+        options[key] = ast.literal_eval(value)
+    logger.info("use AdamW optimizer | %s", options)
+    written = ",".join(f"{key}={value}" for key, value in options.items())
+    optimizer = torch.optim.AdamW(network.parameters(), lr=args.learning_rate, **options)
+    return optimizer, f"torch.optim.adamw.AdamW({written})"
+
+
+def _announce(
+    args: argparse.Namespace, accelerator: Any, items: TrainSet, *, batches: int, epochs: int
+) -> None:
+    sizes = ", ".join(str(part.dataset.batch_size) for part in items.buckets)
+    accelerator.print("running training / 学習開始")
+    accelerator.print(f"  num train items / 学習画像、動画数: {items.num_items}")
+    accelerator.print(f"  num batches per epoch / 1epochのバッチ数: {batches}")
+    accelerator.print(f"  num epochs / epoch数: {epochs}")
+    accelerator.print(f"  batch size per device / バッチサイズ: {sizes}")
+    accelerator.print(
+        f"  gradient accumulation steps / 勾配を合計するステップ数 = {args.gradient_accumulation_steps}"
+    )
+    accelerator.print(f"  total optimization steps / 学習ステップ数: {args.max_train_steps}")
+    logger.info("set DiT model name for metadata: %s", args.dit)
+    logger.info("set VAE model name for metadata: %s", args.vae)
+
+
+def _loss(args: argparse.Namespace, accelerator: Any, transformer: Any, batch: dict[str, Any]) -> Any:
+    """Mean squared error of the predicted flow at a noise level drawn from the expert's range."""
+    latents = batch["latents"]
+    noise = torch.randn_like(latents)
+    t = draw_noise_levels(args, len(latents), latents.device)
+    mixed = torch.lerp(latents, noise, t.view(-1, 1, 1, 1, 1))
+    condition = batch["latents_image"] if "i2v" in args.task else None
+    with accelerator.autocast():
+        predicted = transformer(mixed, t * TIMESTEPS + 1, batch["t5"], condition)
+    return torch.nn.functional.mse_loss(predicted.float(), noise - latents)

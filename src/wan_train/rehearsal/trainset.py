@@ -1,0 +1,107 @@
+"""The items that training sees: whatever caches are on disk, in buckets, in a new order every epoch."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from wan_train.rehearsal.data import IMAGE_WINDOW, Dataset
+
+logger = logging.getLogger(__name__)
+
+Bucket = tuple[int, int, int]
+Pair = tuple[Path, Path]
+
+
+class Buckets:
+    """Batches of one dataset: pairs of latent and text cache that share a bucket (width, height, frames)."""
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.epoch = 0
+        self.pairs = _pairs(dataset)
+        self.order = [
+            (bucket, start)
+            for bucket in sorted(self.pairs)
+            for start in range(0, len(self.pairs[bucket]), dataset.batch_size)
+        ]
+        for bucket in sorted(self.pairs):
+            logger.info("bucket: %s, count: %d", bucket, len(self.pairs[bucket]))
+        logger.info("total batches: %d", len(self.order))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle items and batches once for every epoch that has begun, with seed + epoch."""
+        if epoch > self.epoch:
+            logger.info("epoch is incremented. current_epoch: %d, epoch: %d", self.epoch, epoch)
+        while self.epoch < epoch:
+            self.epoch += 1
+            shuffler = random.Random(self.seed + self.epoch)  # noqa: S311 - an order, not a secret
+            for bucket in self.pairs.values():
+                shuffler.shuffle(bucket)
+            shuffler.shuffle(self.order)
+
+    def batch(self, number: int) -> dict[str, Any]:
+        bucket, start = self.order[number]
+        return _stack(self.pairs[bucket][start : start + self.dataset.batch_size])
+
+
+class TrainSet:
+    """All datasets as one sequence of ready batches.
+
+    A batch holds `latents` (batch, 16, F, H, W), `t5` (a list of (tokens, 64), lengths differ) and with I2V
+    `latents_image` (batch, 20, F, H, W).
+    """
+
+    def __init__(self, datasets: list[Dataset], epoch: Callable[[], int]) -> None:
+        seed = random.randint(0, 2**31)  # noqa: S311 - follows from --seed
+        self._epoch = epoch
+        self.buckets = [Buckets(dataset, seed) for dataset in datasets]
+        self._index = [(part, number) for part in self.buckets for number in range(len(part.order))]
+
+    @property
+    def num_items(self) -> int:
+        return sum(len(pairs) for part in self.buckets for pairs in part.pairs.values())
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        for part in self.buckets:
+            part.set_epoch(self._epoch())
+        part, number = self._index[position]
+        return part.batch(number)
+
+
+def _pairs(dataset: Dataset) -> dict[Bucket, list[Pair]]:
+    pairs: defaultdict[Bucket, list[Pair]] = defaultdict(list)
+    for latents in sorted(dataset.cache.glob("*_wan.safetensors")):
+        words = latents.name.split("_")
+        width, height = map(int, words[-2].split("x"))
+        if dataset.is_image:
+            stem, frames = "_".join(words[:-2]), IMAGE_WINDOW
+        else:
+            stem, frames = "_".join(words[:-3]), int(words[-3].split("-")[1])
+        text = dataset.text_cache(stem)
+        if not text.exists():
+            logger.warning("Text encoder output cache file not found: %s", text)
+            continue
+        bucket = (*dataset.selector.select((width, height)), frames)
+        pairs[bucket] += [(latents, text)] * dataset.num_repeats
+    return dict(pairs)
+
+
+def _stack(pairs: list[Pair]) -> dict[str, Any]:
+    columns: defaultdict[str, list[Any]] = defaultdict(list)
+    for latents, text in pairs:
+        for key, tensor in (load_file(latents) | load_file(text)).items():
+            name = key.removeprefix("varlen_").rsplit("_", 1)[0]  # the last word is the dtype
+            columns[name.rsplit("_", 1)[0] if name.startswith("latents_") else name].append(tensor)
+    return {name: tensors if name == "t5" else torch.stack(tensors) for name, tensors in columns.items()}
