@@ -1,4 +1,6 @@
-"""Bucket arithmetic: to which size a picture is brought, which clips a video gives, how many batches that makes."""
+"""Bucket arithmetic: to which size a picture is brought, which clips a video gives, how many batches that
+makes.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,10 @@ def is_resolution_possible(resolution: tuple[int, int], *, enable_bucket: bool) 
 def candidates(resolution: tuple[int, int]) -> tuple[tuple[int, int], ...]:
     """All bucket sizes (width, height) for a resolution, ascending.
 
-    Widths go from half the side of the square of the same area to that side in steps of 16, each with the greatest
-    height that keeps the area, and each also turned by 90 degrees.
-    Source: musubi-tuner BucketSelector.__init__ (d0a1930 dataset/image_video_dataset.py, v0.3.4 dataset/bucket.py).
+    Widths go from half the side of the square of the same area to that side in steps of 16, each with the
+    greatest height that keeps the area, and each also turned by 90 degrees.
+    Source: musubi-tuner BucketSelector.__init__ (d0a1930 dataset/image_video_dataset.py, v0.3.4
+    dataset/bucket.py).
     """
     area = resolution[0] * resolution[1]
     side = math.isqrt(area)
@@ -58,9 +61,9 @@ def bucket_for(
 ) -> tuple[int, int]:
     """The size (width, height) in pixels to which the trainer scales and crops a picture of width x height.
 
-    Without buckets it is the resolution. With `bucket_no_upscale`, a picture of no more than the resolution's area
-    keeps its size, cut to multiples of 16 (0 for a side under 16 pixels, which the trainer cannot handle).
-    Else the candidate of the nearest aspect ratio, the first of equals.
+    Without buckets it is the resolution. With `bucket_no_upscale`, a picture of no more than the resolution's
+    area keeps its size, cut to multiples of 16 (0 for a side under 16 pixels, which the trainer cannot
+    handle). Else the candidate of the nearest aspect ratio, the first of equals.
     Source: musubi-tuner BucketSelector.get_bucket_resolution at d0a1930 and v0.3.4.
     """
     if not enable_bucket:
@@ -72,9 +75,11 @@ def bucket_for(
 
 
 def batches_per_epoch(buckets: Iterable[Hashable], *, batch_size: int, num_repeats: int) -> int:
-    """How many batches one epoch has, given the bucket of each item: sum of ceil(items * repeats / batch size).
+    """How many batches one epoch has, given the bucket of each item: sum of ceil(items * repeats / batch
+    size).
 
-    Items are repeated inside their bucket before it is cut into batches, so a bucket's last batch may be short.
+    Items are repeated inside their bucket before it is cut into batches, so a bucket's last batch may be
+    short.
     Source: musubi-tuner ImageDataset.prepare_for_training and BucketBatchManager.__init__ at both versions.
     """
     return sum(-(-count * num_repeats // batch_size) for count in Counter(buckets).values())
@@ -108,7 +113,8 @@ def frames_at_target_rate(frames: int, settings: VideoSettings) -> int:
 
 
 def clips(frames: int, settings: VideoSettings) -> tuple[tuple[int, int], ...]:
-    """The (first frame, frame count) of every training item cut from a video; empty when the video is too short.
+    """The (first frame, frame count) of every training item cut from a video; empty when the video is too
+    short.
 
     `frames` counts the frames after thinning to the target rate.
     Source: musubi-tuner VideoDataset.retrieve_latent_cache_batches at both versions.

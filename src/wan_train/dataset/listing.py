@@ -29,7 +29,8 @@ VIDEO_EXTENSIONS = _both_cases(_VIDEOS)
 class Listing:
     """The names in one folder, sorted; subfolders are not entered because the trainer does not enter them.
 
-    `lookalikes` are pictures or videos by nature that the trainer does not read, `others` all remaining names.
+    `lookalikes` are pictures or videos by nature that the trainer does not read, `others` all remaining
+    names.
     """
 
     images: tuple[str, ...]
@@ -40,14 +41,19 @@ class Listing:
 
 
 def list_media(directory: Path, *, avif: bool = True) -> Listing:
-    """Sort the names of `directory` by what the trainer makes of them. Raises OSError as the file system does.
+    """Sort the names of `directory` by what the trainer makes of them. Raises OSError as the file system
+    does.
 
     A name starting with a dot is invisible to the trainer's glob. A folder called `x.png` is an image to it:
     it appears in both `images` and `subfolders`.
     """
     image_endings = IMAGE_EXTENSIONS + (AVIF_EXTENSIONS if avif else ())
     known = tuple(extension.lower() for extension in (*_IMAGES, *_AVIF, *_VIDEOS, *_LOOKALIKES))
-    images, videos, lookalikes, subfolders, others = [], [], [], [], []
+    images: list[str] = []
+    videos: list[str] = []
+    lookalikes: list[str] = []
+    subfolders: list[str] = []
+    others: list[str] = []
     with os.scandir(directory) as entries:
         for entry in entries:
             name = entry.name

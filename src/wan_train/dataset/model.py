@@ -87,7 +87,8 @@ class Problem:
     def line(self) -> str:
         """The problem as one printable line without control characters."""
         where = [part for part in (self.key, str(self.path) if self.path is not None else "") if part]
-        return visible(f"{' in '.join(where)}: {self.what}. {self.mend}." if where else f"{self.what}. {self.mend}.")
+        said = f"{self.what}. {self.mend}{'' if self.mend.endswith('?') else '.'}"
+        return visible(f"{' in '.join(where)}: {said}" if where else said)
 
 
 class DatasetError(BadInputError):
@@ -159,7 +160,9 @@ NEWEST_READING = TrainerReading(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoSettings:
-    """How clips are cut from videos. `source_fps` in frames per second, None = frames are taken as they are."""
+    """How clips are cut from videos. `source_fps` in frames per second, None = frames are taken as they
+    are.
+    """
 
     target_frames: tuple[int, ...]
     frame_extraction: FrameExtraction
@@ -171,9 +174,11 @@ class VideoSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subset:
-    """One `[[datasets]]` entry with every value effective (entry, then [general], then the trainer's default).
+    """One `[[datasets]]` entry with every value effective (entry, then [general], then the trainer's
+    default).
 
-    All paths are absolute. Exactly one of `directory` and `jsonl` is set. `resolution` is (width, height) in pixels.
+    All paths are absolute. Exactly one of `directory` and `jsonl` is set. `resolution` is (width, height) in
+    pixels.
     """
 
     index: int
@@ -200,19 +205,6 @@ class Subset:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetConfig:
-    """A dataset.toml that the trainer accepts: its text as the user wrote it and what it means.
-
-    `text` keeps comments (without a byte order mark); `remarks` are problems that do not stop a run.
-    """
-
-    path: Path
-    text: str
-    datasets: tuple[Subset, ...]
-    remarks: tuple[Problem, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetOverrides:
     """Values from the command line that take precedence over dataset.toml; None leaves the file's value."""
 
@@ -222,11 +214,27 @@ class DatasetOverrides:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetConfig:
+    """A dataset.toml that the trainer accepts: its text as the user wrote it and what it means.
+
+    `text` keeps comments (without a byte order mark); `remarks` are problems that do not stop a run;
+    `overrides` are already in the values of `datasets`, not in `text`.
+    """
+
+    path: Path
+    text: str
+    datasets: tuple[Subset, ...]
+    remarks: tuple[Problem, ...] = ()
+    overrides: DatasetOverrides = DatasetOverrides()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """A picture or clip that the trainer picks up.
 
     `width` and `height` in pixels, None where nothing on this machine can read the file's header;
-    `frames` is None for pictures and for videos whose length is unknown; `caption_characters` counts the stripped text.
+    `frames` is None for pictures and for videos whose length is unknown; `caption_characters` counts the
+    stripped text.
     """
 
     path: Path

@@ -1,7 +1,7 @@
 """The keys of a dataset.toml, which values they take and where they may stand, as the trainer judges them.
 
-Source: ConfigSanitizer in musubi-tuner's dataset/config_utils.py at d0a1930 and v0.3.4. Bounds on numbers are ours:
-beyond them the trainer dies later, inside a batch or a bucket.
+Source: ConfigSanitizer in musubi-tuner's dataset/config_utils.py at d0a1930 and v0.3.4. Bounds on numbers are
+ours: beyond them the trainer dies later, inside a batch or a bucket.
 """
 
 from __future__ import annotations
@@ -104,7 +104,11 @@ def _frame_counts(value: object) -> tuple[ProblemKind, str, str] | None:
 def _rate(value: object) -> tuple[ProblemKind, str, str] | None:
     if _is_integer(value):
         # The trainer's validator takes a float only.
-        return ProblemKind.WRONG_TYPE, f"{value} is a whole number and the trainer takes a decimal one", f"Write {value}.0"
+        return (
+            ProblemKind.WRONG_TYPE,
+            f"{value} is a whole number and the trainer takes a decimal one",
+            f"Write {value}.0",
+        )
     if not isinstance(value, float):
         return _wrong_type(value, "a decimal number", "30.0")
     if not 0 < value < float("inf"):
@@ -126,7 +130,11 @@ def _extraction(value: object) -> tuple[ProblemKind, str, str] | None:
         return _wrong_type(value, "a text in quotes", '"head"')
     words = [word.value for word in FrameExtraction]
     if value not in words:
-        return ProblemKind.WRONG_VALUE, f'"{value}" is not a way to take frames', f"Use one of {', '.join(words)}"
+        return (
+            ProblemKind.WRONG_VALUE,
+            f'"{value}" is not a way to take frames',
+            f"Use one of {', '.join(words)}",
+        )
     return None
 
 
@@ -181,7 +189,9 @@ _SECTION_KEYS: Mapping[Section, Mapping[str, Check]] = {
 
 
 def media_kind(entry: Mapping[str, object]) -> MediaKind:
-    """What a `[[datasets]]` entry holds, by its own keys: the trainer takes it for images unless a video source is named."""
+    """What a `[[datasets]]` entry holds, by its own keys: the trainer takes it for images unless a video
+    source is named.
+    """
     return MediaKind.VIDEO if "video_directory" in entry or "video_jsonl_file" in entry else MediaKind.IMAGE
 
 
@@ -209,7 +219,9 @@ def check_table(
 
 
 def check_top(document: Mapping[str, object]) -> Iterator[Problem]:
-    """What is wrong outside the tables: unknown names, wrong shapes of `general` and `datasets`, no dataset at all."""
+    """What is wrong outside the tables: unknown names, wrong shapes of `general` and `datasets`, no dataset
+    at all.
+    """
     for key in document:
         if key in {"general", "datasets"}:
             continue
@@ -218,7 +230,10 @@ def check_top(document: Mapping[str, object]) -> Iterator[Problem]:
         elif key in _SECTION_KEYS[Section.IMAGE] or key in _SECTION_KEYS[Section.VIDEO]:
             mend = f"Put the line under a [[datasets]] heading: datasets[0].{key}"
         else:
-            mend = _did_you_mean(key, ["general", "datasets"]) or "Remove it; only [general] and [[datasets]] stand here"
+            mend = (
+                _did_you_mean(key, ["general", "datasets"])
+                or "Remove it; only [general] and [[datasets]] stand here"
+            )
         yield Problem(
             kind=ProblemKind.UNKNOWN_KEY,
             severity=Severity.STOPS,
@@ -231,7 +246,11 @@ def check_top(document: Mapping[str, object]) -> Iterator[Problem]:
         yield _shape("general", "must be a table", "Start it with a line [general]")
     datasets = document.get("datasets", [])
     if not isinstance(datasets, list) or not all(isinstance(entry, dict) for entry in datasets):
-        yield _shape("datasets", "must be a list of tables", "Start every dataset with a line [[datasets]], two brackets")
+        yield _shape(
+            "datasets",
+            "must be a list of tables",
+            "Start every dataset with a line [[datasets]], two brackets",
+        )
     elif not datasets:
         yield Problem(
             kind=ProblemKind.MISSING_KEY,
@@ -254,13 +273,19 @@ def _why_unknown(key: str, section: Section, reading: TrainerReading) -> str:
             elsewhere = key in _SECTION_KEYS[Section.IMAGE] or key in _SECTION_KEYS[Section.VIDEO]
             return "may not stand under [general]" if elsewhere else "is not a key of [general]"
         case Section.IMAGE:
-            return "belongs to video datasets only" if key in VIDEOS_ONLY else "is not a key of an image dataset"
+            return (
+                "belongs to video datasets only" if key in VIDEOS_ONLY else "is not a key of an image dataset"
+            )
         case Section.VIDEO:
-            return "belongs to image datasets only" if key in IMAGES_ONLY else "is not a key of a video dataset"
+            return (
+                "belongs to image datasets only" if key in IMAGES_ONLY else "is not a key of a video dataset"
+            )
 
 
 def _mend_unknown(key: str, section: Section) -> str:
-    if section is Section.GENERAL and (key in _SECTION_KEYS[Section.IMAGE] or key in _SECTION_KEYS[Section.VIDEO]):
+    if section is Section.GENERAL and (
+        key in _SECTION_KEYS[Section.IMAGE] or key in _SECTION_KEYS[Section.VIDEO]
+    ):
         return "Move it to its [[datasets]]"
     if key in _SECTION_KEYS[Section.IMAGE] or key in _SECTION_KEYS[Section.VIDEO]:
         return "Remove the line"

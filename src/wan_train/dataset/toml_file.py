@@ -1,8 +1,4 @@
-"""Reading a dataset.toml as the trainer would, and the copy of it that goes into a run.
-
-The user's own file is only ever read here. Values are read with the standard library's parser; tomlkit serves the
-copies, because it keeps comments.
-"""
+"""Reading a dataset.toml as the trainer would: every problem found at once, every value effective."""
 
 from __future__ import annotations
 
@@ -12,14 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import tomlkit
-from tomlkit.items import AoT, Table
-
+from wan_train.dataset.buckets import is_resolution_possible, rounded_frames
 from wan_train.dataset.model import (
     GUIDE_READING,
     DatasetConfig,
     DatasetError,
-    DatasetOverrides,
     FrameExtraction,
     MediaKind,
     Problem,
@@ -29,7 +22,6 @@ from wan_train.dataset.model import (
     TrainerReading,
     VideoSettings,
 )
-from wan_train.dataset.buckets import is_resolution_possible, rounded_frames
 from wan_train.dataset.schema import Section, check_table, check_top, media_kind
 
 PATH_KEYS = (
@@ -41,24 +33,26 @@ PATH_KEYS = (
     "cache_directory",
 )
 _SOURCES = ("image_directory", "image_jsonl_file", "video_directory", "video_jsonl_file")
-# The trainer lists a cache folder with an unescaped glob, so these stand for other names and nothing is found.
+# The trainer lists a cache folder with an unescaped glob, so these stand for other names and nothing is
+# found.
 _GLOB_CHARACTERS = "[]*?"
 # A configuration larger than this is some other file.
 _MOST_BYTES = 4 * 1024 * 1024
 
 
 def load(path: Path, *, cwd: Path | None = None, reading: TrainerReading = GUIDE_READING) -> DatasetConfig:
-    """The configuration in `path`, checked by the trainer's rules; raises DatasetError naming every problem at once.
+    """The configuration in `path`, checked by the trainer's rules; raises DatasetError naming every problem
+    at once.
 
-    Relative paths: the trainer takes them from its own working directory, wherever that is. Here a relative source is
-    taken from the folder of `path` if it exists there, else from `cwd` (default: the current one), and a relative
-    cache from wherever its source was found; `~` is the home. The result and `snapshot_text` hold absolute paths,
-    so the trainer has nothing left to guess.
+    Relative paths: the trainer takes them from its own working directory, wherever that is. Here a relative
+    source is taken from the folder of `path` if it exists there, else from `cwd` (default: the current one),
+    and a relative cache from wherever its source was found; `~` is the home. The result and
+    `snapshot.snapshot_text` hold absolute paths, so the trainer has nothing left to guess.
     """
     text = _read(path)
     document = _parse(path, text)
     problems = list(check_top(document))
-    general, entries = _tables(document)
+    general, entries = tables(document)
     problems += check_table(general, "general", Section.GENERAL, reading)
     bases = (Path(os.path.abspath(path.parent)), Path(cwd or Path.cwd()))  # noqa: PTH100 - keep symbolic links
     subsets = []
@@ -80,31 +74,11 @@ def load(path: Path, *, cwd: Path | None = None, reading: TrainerReading = GUIDE
     return DatasetConfig(path=path, text=text, datasets=tuple(subsets), remarks=tuple(problems))
 
 
-def snapshot_text(config: DatasetConfig, overrides: DatasetOverrides | None = None) -> str:
-    """The dataset.toml of a run: the user's text with its comments, absolute paths and the overrides in every place
-    where they take effect ([general], and each dataset that sets the key itself)."""
-    document = tomllib.loads(config.text)
-    general, entries = _tables(document)
-    for subset, entry in zip(config.datasets, entries, strict=True):
-        entry.update(_paths_of(subset, entry))
-    changes = _changes(overrides or DatasetOverrides())
-    for key, value in changes.items():
-        general[key] = value
-        for entry in entries:
-            if key in entry:
-                entry[key] = value
-    wanted = {"general": general, "datasets": entries} if general else {"datasets": entries}
-    return _render(config.text, wanted)
-
-
-def absolute(config: DatasetConfig) -> str:
-    """The user's text with its comments and every path absolute; see `load` for how relative ones are found."""
-    return snapshot_text(config)
-
-
 def _read(path: Path) -> str:
     if path.suffix.lower() != ".toml":
-        raise _unreadable(path, "its name does not end in .toml", "Name a dataset.toml or a folder of pictures")
+        raise _unreadable(
+            path, "its name does not end in .toml", "Name a dataset.toml or a folder of pictures"
+        )
     try:
         if not path.is_file():
             what = "it is a folder" if path.is_dir() else "there is no such file"
@@ -152,7 +126,10 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     raise DatasetError.listing(f"{path} is not valid TOML", [problem])
 
 
-def _tables(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def tables(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The [general] table and the [[datasets]] entries of a parsed file, empty where they are missing or
+    misshapen.
+    """
     general = document.get("general")
     datasets = document.get("datasets")
     entries = datasets if isinstance(datasets, list) else []
@@ -176,9 +153,13 @@ def _source_problems(
             what=f"names {' and '.join(named)} at once",
             mend="Make a [[datasets]] of its own for each",
         )
-        sections = {Section.IMAGE, Section.VIDEO} if {key[:5] for key in named} == {"image", "video"} else {section}
+        sections = (
+            {Section.IMAGE, Section.VIDEO} if {key[:5] for key in named} == {"image", "video"} else {section}
+        )
         readings = [list(check_table(rest, where, each, reading)) for each in sorted(sections)]
-        common = [problem for problem in readings[0] if all(problem.key in {p.key for p in r} for r in readings)]
+        common = [
+            problem for problem in readings[0] if all(problem.key in {p.key for p in r} for r in readings)
+        ]
         return [conflict, *common]
     problems = list(check_table(entry, where, section, reading))
     if not named:
@@ -217,7 +198,9 @@ def _absolute_entry(entry: Mapping[str, Any], bases: tuple[Path, Path]) -> dict[
             except RuntimeError:  # ~nobody: leave it to the check for existence
                 path = bases[0] / path
         if not path.is_absolute():
-            base = home if key == "cache_directory" else next((b for b in bases if _exists(b / path)), bases[0])
+            base = (
+                home if key == "cache_directory" else next((b for b in bases if _exists(b / path)), bases[0])
+            )
             if key in _SOURCES:
                 home = base
             path = base / path
@@ -238,7 +221,8 @@ def _subset(index: int, general: Mapping[str, Any], entry: Mapping[str, Any]) ->
     def effective(key: str, default: Any) -> Any:  # noqa: ANN401 - values of every key, checked before by the schema
         return entry.get(key, general.get(key, default))
 
-    # Defaults: BaseDatasetParams and VideoDatasetParams in the trainer's dataset/config_utils.py, both versions.
+    # Defaults: BaseDatasetParams and VideoDatasetParams in the trainer's dataset/config_utils.py, both
+    # versions.
     resolution = effective("resolution", [960, 544])
     directory = entry.get(f"{kind}_directory")
     video = None
@@ -272,23 +256,44 @@ def _subset_problems(subset: Subset) -> Iterator[Problem]:
     where = f"datasets[{subset.index}]"
 
     def stops(kind: ProblemKind, key: str, what: str, mend: str, path: Path | None = None) -> Problem:
-        return Problem(kind=kind, severity=Severity.STOPS, key=f"{where}.{key}", path=path, what=what, mend=mend)
+        return Problem(
+            kind=kind, severity=Severity.STOPS, key=f"{where}.{key}", path=path, what=what, mend=mend
+        )
 
     missing = ProblemKind.NO_SUCH_DIRECTORY
     if subset.directory is not None and not _is_directory(subset.directory):
         what = "is a file, not a folder" if _exists(subset.directory) else "does not exist"
-        yield stops(missing, f"{subset.kind}_directory", what, "Name the folder that holds the files", subset.directory)
+        yield stops(
+            missing,
+            f"{subset.kind}_directory",
+            what,
+            "Name the folder that holds the files",
+            subset.directory,
+        )
     if subset.jsonl is not None and not _is_file(subset.jsonl):
         what = "is not a file" if _exists(subset.jsonl) else "does not exist"
         yield stops(missing, f"{subset.kind}_jsonl_file", what, "Name the jsonl file", subset.jsonl)
     if subset.control_directory is not None and not _is_directory(subset.control_directory):
-        yield stops(missing, "control_directory", "is not a folder", "Correct or remove the line", subset.control_directory)
+        yield stops(
+            missing,
+            "control_directory",
+            "is not a folder",
+            "Correct or remove the line",
+            subset.control_directory,
+        )
     if subset.directory is not None and subset.caption_extension is None:
         what = "is missing, so no caption would be found"
-        yield stops(ProblemKind.MISSING_KEY, "caption_extension", what, 'Add caption_extension = ".txt" under [general]')
+        yield stops(
+            ProblemKind.MISSING_KEY,
+            "caption_extension",
+            what,
+            'Add caption_extension = ".txt" under [general]',
+        )
     yield from _cache_problems(subset, where)
     if not is_resolution_possible(subset.resolution, enable_bucket=subset.enable_bucket):
-        rule = "at least 32x32 pixels" if subset.enable_bucket else "multiples of 16 where enable_bucket is off"
+        rule = (
+            "at least 32x32 pixels" if subset.enable_bucket else "multiples of 16 where enable_bucket is off"
+        )
         what = f"is {subset.resolution[0]}x{subset.resolution[1]}"
         yield stops(ProblemKind.WRONG_VALUE, "resolution", what, f"Use {rule}, like [960, 960]")
     if subset.video is not None:
@@ -366,61 +371,3 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
-
-
-def _paths_of(subset: Subset, entry: Mapping[str, Any]) -> dict[str, str]:
-    paths = {
-        f"{subset.kind}_directory": subset.directory,
-        f"{subset.kind}_jsonl_file": subset.jsonl,
-        "control_directory": subset.control_directory,
-        "cache_directory": subset.cache_directory,
-    }
-    return {key: str(path) for key, path in paths.items() if key in entry and path is not None}
-
-
-def _changes(overrides: DatasetOverrides) -> dict[str, Any]:
-    values = {
-        "resolution": list(overrides.resolution) if overrides.resolution is not None else None,
-        "batch_size": overrides.batch_size,
-        "num_repeats": overrides.num_repeats,
-    }
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def _render(text: str, wanted: Mapping[str, Any]) -> str:
-    """`wanted` as TOML inside the layout and comments of `text`.
-
-    Where the layout cannot be kept (inline tables, dotted keys, whatever the editor cannot follow), the values are
-    written plainly with a comment saying so: the right values matter more than the comments.
-    """
-    try:
-        edited = _edit(text, wanted)
-        if tomllib.loads(edited) == wanted:
-            return edited
-    except (tomlkit.exceptions.TOMLKitError, tomllib.TOMLDecodeError, ValueError, KeyError, TypeError, IndexError):
-        pass
-    plain = tomlkit.dumps(dict(wanted))
-    return "# Rewritten plainly; the comments are in the original file.\n" + plain
-
-
-def _edit(text: str, wanted: Mapping[str, Any]) -> str:
-    document = tomlkit.parse(text.replace("\r\n", "\n"))
-    entries = document["datasets"]
-    if not isinstance(entries, AoT):
-        raise ValueError("datasets is not written as [[datasets]]")
-    if "general" in wanted and "general" not in document:
-        prefix = tomlkit.dumps({"general": wanted["general"]})
-        return _edit(f"{prefix}\n{text}", wanted)
-    if "general" in document:
-        _fill(document["general"], wanted.get("general", {}))
-    for table, values in zip(entries, wanted["datasets"], strict=True):
-        _fill(table, values)
-    return tomlkit.dumps(document)
-
-
-def _fill(table: object, values: Mapping[str, Any]) -> None:
-    if not isinstance(table, Table):
-        raise TypeError("not an ordinary table")
-    for key, value in values.items():
-        # Also unchanged values are written anew: the trainer's older parser does not read 0x10 and the like.
-        table[key] = value

@@ -29,18 +29,18 @@ class State:
     epoch: int | None
 
 
-def complete_states(directory: Path, name: str) -> tuple[State, ...]:
-    """The complete states of one attempt, oldest epoch first, the final one last."""
+def complete_states(directory: Path, name: str, *, scaler: bool = False) -> tuple[State, ...]:
+    """The complete states of one attempt, oldest epoch first, the final one last; `scaler` under fp16 on a GPU."""
     pattern = re.compile(rf"{re.escape(name)}(?:-(\d{{6}}))?-state")
     found = []
     if directory.is_dir():
         for path in directory.iterdir():
-            if (match := pattern.fullmatch(path.name)) and is_complete_state(path):
+            if (match := pattern.fullmatch(path.name)) and is_complete_state(path, scaler=scaler):
                 found.append(State(path=path, epoch=int(match[1]) if match[1] else None))
     return tuple(sorted(found, key=lambda state: (state.epoch is None, state.epoch or 0)))
 
 
-def is_complete_state(path: Path) -> bool:
+def is_complete_state(path: Path, *, scaler: bool = False) -> bool:
     """Whether accelerate finished this folder: all files there and whole.
 
     accelerate 1.6 writes model.safetensors, optimizer.bin, scheduler.bin, scaler.pt (fp16 only) and last
@@ -48,9 +48,8 @@ def is_complete_state(path: Path) -> bool:
     stands at the end, so a cut one does not open.
     """
     archives = [path / "optimizer.bin", path / "scheduler.bin", path / "random_states_0.pkl"]
-    scaler = path / "scaler.pt"
-    if scaler.exists():
-        archives.append(scaler)
+    if scaler:
+        archives.append(path / "scaler.pt")
     try:
         read_header(path / "model.safetensors")
     except BrokenFileError:

@@ -18,6 +18,8 @@ from wan_train.gpu.faults import REHEARSE, lost_reason, unavailable
 from wan_train.gpu.model import Gpu, GpuReading, GpuUnavailableError, LostGpu
 
 _KILL_GRACE_SECONDS = 2.0
+# An interpreter that saw the end of its input, or met its own, is gone after some milliseconds.
+_LEAVE_SECONDS = 0.2
 # Without persistence mode the driver initialises every GPU when the first client opens it: seconds for each.
 _START_GRACE_SECONDS = 20.0
 
@@ -53,11 +55,26 @@ class NvmlProbe:
             self._end(child)
 
     def _ask(self) -> dict[str, Any]:
+        answer = self._exchange()
+        if not answer and self._child is not None and _has_left(self._child):
+            # It left after its last answer, as it does to load the library of an updated driver.
+            self.close()
+            answer = self._exchange()
+        try:
+            decoded = json.loads(answer)
+        except ValueError:
+            decoded = None
+        if not answer.endswith(b"\n") or not isinstance(decoded, dict):
+            raise self._crashed()
+        return decoded
+
+    def _exchange(self) -> bytes:
+        """What the child wrote until the newline, or until its end if that came first."""
         child, patience = self._running_child()
         try:
-            answer = _exchange(child, time.monotonic() + patience)
+            return _exchange(child, time.monotonic() + patience)
         except BrokenPipeError:
-            answer = b""
+            return b""
         except TimeoutError:
             self.close()
             raise GpuUnavailableError(
@@ -70,13 +87,6 @@ class NvmlProbe:
             # Half an answer may lie in the pipe (Ctrl-C): the next read must not take it for its own.
             self.close()
             raise
-        try:
-            decoded = json.loads(answer)
-        except ValueError:
-            decoded = None
-        if not answer.endswith(b"\n") or not isinstance(decoded, dict):
-            raise self._crashed()
-        return decoded
 
     def _running_child(self) -> tuple[subprocess.Popen[bytes], float]:
         """The child and the seconds it may take for its next answer."""
@@ -131,7 +141,7 @@ class NvmlProbe:
                 pipe.close()
         try:
             # A child that closed its pipe is on its way out: its own status says more than our SIGKILL.
-            return child.wait(0.2)
+            return child.wait(_LEAVE_SECONDS)
         except subprocess.TimeoutExpired:
             child.kill()
         try:
@@ -165,6 +175,14 @@ class CpuSlots:
 
     def close(self) -> None:
         """Nothing to end."""
+
+
+def _has_left(child: subprocess.Popen[bytes]) -> bool:
+    """Whether the child, whose pipe has ended, ends by itself and well."""
+    try:
+        return child.wait(_LEAVE_SECONDS) == 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def _exchange(child: subprocess.Popen[bytes], deadline: float) -> bytes:

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from PIL import Image
 from safetensors.torch import save_file
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]  # has no types of its own
 
 from wan_train.rehearsal.buckets import BucketSelector, fit
 from wan_train.rehearsal.data import Dataset, Item, load_datasets, read_clip, windows
@@ -20,6 +20,7 @@ from wan_train.rehearsal.encoders import LatentEncoder, default_device, encode_t
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 FORMAT_VERSION = "1.0.1"
 
 
@@ -91,7 +92,7 @@ def _clip(dataset: Dataset, item: Item) -> Iterator[Sample]:
         yield Sample(cache=cache, frames=fitted[start : start + length], original=bucket, is_clip=True)
 
 
-def _batches(items: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
+def _batches(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
     waiting = iter(items)
     while batch := tuple(islice(waiting, size)):
         yield batch

@@ -11,7 +11,8 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ class Keeper:
     """Saves checkpoints and states of one training. `save_lora` writes a file for (path, steps, epoch)."""
 
     args: argparse.Namespace
-    accelerator: Any
+    accelerator: Accelerator
     save_lora: Callable[[Path, int, int], None]
 
     @property

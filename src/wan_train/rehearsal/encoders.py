@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import zlib
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 CHANNELS = 16
 """Latent channels, as Wan's VAE has them."""
@@ -27,17 +27,17 @@ class LatentEncoder:
     texture. F is 1 for a picture and 1 + (frames - 1) / 4 for a clip, as with Wan's VAE.
     """
 
-    def __init__(self, device: Any) -> None:
+    def __init__(self, device: str) -> None:
         pixels = 3 * STRIDE * STRIDE
         generator = torch.Generator().manual_seed(_SEED)
-        texture = torch.randn(CHANNELS - 3, pixels, generator=generator) / STRIDE
+        texture = torch.randn(CHANNELS - 3, pixels, generator=generator) / (2 * STRIDE)
         colour = torch.zeros(3, 3, STRIDE * STRIDE)
         for channel in range(3):
-            colour[channel, channel] = 2.0 / (STRIDE * STRIDE)
+            colour[channel, channel] = 1.5 / (STRIDE * STRIDE)
         self.device = device
         self.weight = torch.cat([colour.view(3, pixels), texture]).to(device)
 
-    def encode(self, frames: list[Image.Image]) -> Any:
+    def encode(self, frames: list[Image.Image]) -> Tensor:
         """Latents of frames of one size.
 
         Raises:
@@ -57,7 +57,7 @@ class LatentEncoder:
             .contiguous()
         )
 
-    def encode_first(self, frames: list[Image.Image]) -> Any:
+    def encode_first(self, frames: list[Image.Image]) -> Tensor:
         """The I2V condition (20, F, H/8, W/8): four mask channels, then the first frame followed by grey ones."""
         grey = Image.new("RGB", frames[0].size, (127, 127, 127))
         latents = self.encode([frames[0], *[grey] * (len(frames) - 1)])
@@ -66,7 +66,7 @@ class LatentEncoder:
         return torch.cat([mask, latents])
 
 
-def encode_text(caption: str) -> Any:
+def encode_text(caption: str) -> Tensor:
     """One row of 64 numbers per word of the caption and one for its end; at most 512 rows, float32."""
     words = [*re.findall(r"\w+|[^\w\s]", caption.lower()), "</s>"][:MAX_TOKENS]
     generator = torch.Generator().manual_seed(_SEED)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save, save_file
-from torch import nn
+from torch import Tensor, nn
 
+Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
 DTYPES = {"float": torch.float32, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Adapter(nn.Module):  # type: ignore[misc]  # torch is Any to mypy here
     """The low-rank addition to one linear layer: up(down(x)) * alpha / rank, zero at the start."""
 
-    def __init__(self, layer: Any, *, rank: int, alpha: float, dropout: float | None) -> None:
+    def __init__(self, layer: nn.Linear, *, rank: int, alpha: float, dropout: float | None) -> None:
         super().__init__()
         self.lora_down = nn.Linear(layer.in_features, rank, bias=False)
         self.lora_up = nn.Linear(rank, layer.out_features, bias=False)
@@ -28,7 +28,7 @@ class Adapter(nn.Module):  # type: ignore[misc]  # torch is Any to mypy here
         self.scale = alpha / rank
         self.dropout = dropout or 0.0
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         low = nn.functional.dropout(self.lora_down(x), self.dropout, self.training)
         return self.lora_up(low) * self.scale
 
@@ -36,14 +36,14 @@ class Adapter(nn.Module):  # type: ignore[misc]  # torch is Any to mypy here
 class Network(nn.Module):  # type: ignore[misc]  # torch is Any to mypy here
     """One adapter per attention and feed-forward layer of the blocks, applied as long as the network lives."""
 
-    def __init__(self, transformer: Any, *, rank: int, alpha: float, dropout: float | None) -> None:
+    def __init__(self, transformer: nn.Module, *, rank: int, alpha: float, dropout: float | None) -> None:
         super().__init__()
         for name, layer in targets(transformer):
             adapter = Adapter(layer, rank=rank, alpha=alpha, dropout=dropout)
             self.add_module(f"lora_unet_{name.replace('.', '_')}", adapter)
             layer.register_forward_hook(_added(adapter))
 
-    def save(self, path: Path, *, dtype: Any, metadata: dict[str, str]) -> None:
+    def save(self, path: Path, *, dtype: torch.dtype, metadata: dict[str, str]) -> None:
         """Write the adapters as one safetensors file, hashes of the tensors added to the metadata."""
         tensors = {
             name: tensor.detach().to("cpu", torch.float32 if name.endswith(".alpha") else dtype).contiguous()
@@ -56,21 +56,21 @@ class Network(nn.Module):  # type: ignore[misc]  # torch is Any to mypy here
         self.load_state_dict(load_file(path))
 
 
-def targets(transformer: Any) -> Iterator[tuple[str, Any]]:
+def targets(transformer: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
     """Name and layer of everything that gets an adapter."""
     for name, layer in transformer.named_modules():
         if name.startswith("blocks.") and isinstance(layer, nn.Linear) and "modulation" not in name:
             yield name, layer
 
 
-def _added(adapter: Any) -> Any:
-    def hook(_layer: Any, inputs: tuple[Any, ...], output: Any) -> Any:
+def _added(adapter: Adapter) -> Hook:
+    def hook(_layer: nn.Linear, inputs: tuple[Any, ...], output: Any) -> Any:
         return output + adapter(inputs[0])
 
     return hook
 
 
-def _hashes(tensors: dict[str, Any]) -> dict[str, str]:
+def _hashes(tensors: dict[str, Tensor]) -> dict[str, str]:
     data = save(tensors)
     body = data[8 + int.from_bytes(data[:8], "little") :]
     return {

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from wan_train.rehearsal.encoders import CHANNELS, TEXT_DIM
@@ -17,8 +16,12 @@ HEADS = 4
 FFN = 128
 I2V_CHANNELS = 20
 PATCH = 2
-GATE = 3.0
-"""Weight of every residual branch. Larger than in a trained model: a few dozen steps of LoRA have to show."""
+GATE = 30.0
+"""How much louder a residual branch is than its weights: an adapter shows after a few dozen steps, as on a big model."""
+KEPT = 0.8
+"""How much of its noisy input the untrained model gives back as its prediction; the rest is a fixed confusion."""
+TINT = 0.5
+"""Spread of the constant error of the untrained model, something that adapters can always take away."""
 _SEED = 22
 
 
@@ -29,8 +32,8 @@ class Attention(nn.Module):  # type: ignore[misc]  # torch is Any to mypy here
         super().__init__()
         self.q, self.k, self.v, self.o = (nn.Linear(DIM, DIM) for _ in range(4))
 
-    def forward(self, x: Any, context: Any, mask: Any = None) -> Any:
-        def split(y: Any) -> Any:
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        def split(y: Tensor) -> Tensor:
             return y.unflatten(-1, (HEADS, -1)).transpose(1, 2)
 
         mixed = functional.scaled_dot_product_attention(
@@ -48,7 +51,7 @@ class WanAttentionBlock(nn.Module):  # type: ignore[misc]  # torch is Any to myp
         self.ffn = nn.Sequential(nn.Linear(DIM, FFN), nn.GELU(), nn.Linear(FFN, DIM))
         self.modulation = nn.Linear(DIM, 4 * DIM)
 
-    def forward(self, x: Any, moment: Any, text: Any, text_mask: Any) -> Any:
+    def forward(self, x: Tensor, moment: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
         shift_a, scale_a, shift_f, scale_f = self.modulation(moment)[:, None].chunk(4, dim=-1)
         y = _norm(x) * (1 + scale_a) + shift_a
         x = x + GATE * self.self_attn(y, y)
@@ -74,9 +77,26 @@ class TinyWan(nn.Module):  # type: ignore[misc]  # torch is Any to mypy here
             )
             self.blocks = nn.ModuleList(WanAttentionBlock() for _ in range(BLOCKS))
             self.head = nn.Linear(DIM, CHANNELS * PATCH * PATCH)
+            with torch.no_grad():
+                self._settle()
         self.requires_grad_(False)
 
-    def forward(self, latents: Any, timesteps: Any, text: list[Any], condition: Any = None) -> Any:
+    def _settle(self) -> None:
+        """Weights of a model that predicts badly, though not blindly: what adapters learn then shows in the loss."""
+        view = torch.linalg.qr(torch.randn(DIM, DIM)).Q
+        confusion = torch.linalg.qr(torch.randn(DIM, DIM)).Q
+        self.patch_embedding.weight[:, :DIM] = view
+        self.patch_embedding.bias.zero_()
+        self.head.weight.copy_(KEPT * view.T + (1 - KEPT) * confusion)
+        self.head.bias.copy_(TINT * torch.randn(DIM))
+        for block in self.blocks:
+            for layer in (block.self_attn.o, block.cross_attn.o, block.ffn[2]):
+                layer.weight.div_(GATE)
+                layer.bias.div_(GATE)
+
+    def forward(
+        self, latents: Tensor, timesteps: Tensor, text: list[Tensor], condition: Tensor | None = None
+    ) -> Tensor:
         frames, height, width = latents.shape[2:]
         x = latents if condition is None else torch.cat([latents, condition], dim=1)
         x = self.patch_embedding(_patches(x)) + _positions(frames, height // PATCH, width // PATCH, x.device)
@@ -92,25 +112,25 @@ class TinyWan(nn.Module):  # type: ignore[misc]  # torch is Any to mypy here
         return y.reshape(len(y), CHANNELS, frames, height, width)
 
 
-def _norm(x: Any) -> Any:
+def _norm(x: Tensor) -> Tensor:
     return functional.layer_norm(x, (DIM,))
 
 
-def _patches(x: Any) -> Any:
+def _patches(x: Tensor) -> Tensor:
     """(batch, C, F, H, W) to (batch, F * H/2 * W/2, C * 4)."""
     batch, channels, frames, height, width = x.shape
     x = x.reshape(batch, channels, frames, height // PATCH, PATCH, width // PATCH, PATCH)
     return x.permute(0, 2, 3, 5, 1, 4, 6).reshape(batch, -1, channels * PATCH * PATCH)
 
 
-def _wave(positions: Any, dim: int) -> Any:
+def _wave(positions: Tensor, dim: int) -> Tensor:
     steps = torch.arange(dim // 2, device=positions.device, dtype=torch.float32)
     angles = positions.float()[:, None] * torch.exp(-math.log(10000.0) * steps / (dim // 2))
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def _positions(frames: int, rows: int, columns: int, device: Any) -> Any:
-    def axis(length: int, dim: int) -> Any:
+def _positions(frames: int, rows: int, columns: int, device: torch.device) -> Tensor:
+    def axis(length: int, dim: int) -> Tensor:
         return _wave(torch.arange(length, device=device), dim)
 
     shape = (frames, rows, columns, -1)

@@ -6,9 +6,9 @@ import argparse
 import logging
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def _cosine(progress: float, cycles: float, *, restarts: bool) -> float:
     return max(0.0, 0.5 * (1 + math.cos(math.pi * cycles * 2.0 * progress)))
 
 
-def draw_noise_levels(args: argparse.Namespace, count: int, device: Any) -> Any:
+def draw_noise_levels(args: argparse.Namespace, count: int, device: torch.device) -> Tensor:
     """`count` noise levels t in [min_timestep, max_timestep] / 1000, float32, from torch's global generator.
 
     With `--preserve_distribution_shape` draws outside the range are rejected, else the whole distribution is squeezed
@@ -83,7 +83,7 @@ def draw_noise_levels(args: argparse.Namespace, count: int, device: Any) -> Any:
     return _draw(args, count, device) * (high - low) + low
 
 
-def _draw(args: argparse.Namespace, count: int, device: Any) -> Any:
+def _draw(args: argparse.Namespace, count: int, device: torch.device) -> Tensor:
     if args.timestep_sampling in ("uniform", "sigma"):
         return torch.rand(count, device=device)
     t = torch.sigmoid(torch.randn(count, device=device) * args.sigmoid_scale)

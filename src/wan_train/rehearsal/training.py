@@ -11,12 +11,12 @@ import os
 import random
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from tqdm import tqdm
+from torch import Tensor
+from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]  # has no types of its own
 
 from wan_train.rehearsal import metadata
 from wan_train.rehearsal.checkpoints import Keeper
@@ -25,7 +25,7 @@ from wan_train.rehearsal.lora import DTYPES, Network
 from wan_train.rehearsal.model import TinyWan
 from wan_train.rehearsal.options import ATTENTION_FLAGS, without_effect
 from wan_train.rehearsal.schedules import TIMESTEPS, draw_noise_levels, lr_factor
-from wan_train.rehearsal.trainset import TrainSet
+from wan_train.rehearsal.trainset import Batch, TrainSet
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"the rehearsal trains networks.lora_wan, not {args.network_module}")
 
 
-def _accelerator(args: argparse.Namespace) -> Any:
+def _accelerator(args: argparse.Namespace) -> Accelerator:
     precision = args.mixed_precision
     if precision == "fp16" and not torch.cuda.is_available():
         logger.info("rehearsal: mixed precision fp16 needs a GPU, training in float32")
@@ -186,7 +186,7 @@ def _accelerator(args: argparse.Namespace) -> Any:
     return accelerator
 
 
-def _network(args: argparse.Namespace, accelerator: Any, transformer: Any) -> Any:
+def _network(args: argparse.Namespace, accelerator: Accelerator, transformer: TinyWan) -> Network:
     accelerator.print("import network module:", args.network_module)
     rank = DEFAULT_RANK if args.network_dim is None else args.network_dim
     logger.info("create LoRA network. base dim (rank): %d, alpha: %s", rank, args.network_alpha)
@@ -198,7 +198,7 @@ def _network(args: argparse.Namespace, accelerator: Any, transformer: Any) -> An
     return network
 
 
-def _optimizer(args: argparse.Namespace, network: Any) -> tuple[Any, str]:
+def _optimizer(args: argparse.Namespace, network: Network) -> tuple[torch.optim.Optimizer, str]:
     if args.optimizer_type.lower() not in ("adamw", "adamw8bit", ""):
         raise ValueError(f"the rehearsal has no optimizer {args.optimizer_type}")
     options = {}
@@ -212,7 +212,7 @@ def _optimizer(args: argparse.Namespace, network: Any) -> tuple[Any, str]:
 
 
 def _announce(
-    args: argparse.Namespace, accelerator: Any, items: TrainSet, *, batches: int, epochs: int
+    args: argparse.Namespace, accelerator: Accelerator, items: TrainSet, *, batches: int, epochs: int
 ) -> None:
     sizes = ", ".join(str(part.dataset.batch_size) for part in items.buckets)
     accelerator.print("running training / 学習開始")
@@ -228,7 +228,7 @@ def _announce(
     logger.info("set VAE model name for metadata: %s", args.vae)
 
 
-def _loss(args: argparse.Namespace, accelerator: Any, transformer: Any, batch: dict[str, Any]) -> Any:
+def _loss(args: argparse.Namespace, accelerator: Accelerator, transformer: TinyWan, batch: Batch) -> Tensor:
     """Mean squared error of the predicted flow at a noise level drawn from the expert's range."""
     latents = batch["latents"]
     noise = torch.randn_like(latents)

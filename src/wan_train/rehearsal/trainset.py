@@ -7,10 +7,10 @@ import random
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from wan_train.rehearsal.data import IMAGE_WINDOW, Dataset
 
@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 Bucket = tuple[int, int, int]
 Pair = tuple[Path, Path]
+Batch = dict[str, Tensor | list[Tensor]]
 
 
 class Buckets:
@@ -48,7 +49,7 @@ class Buckets:
                 shuffler.shuffle(bucket)
             shuffler.shuffle(self.order)
 
-    def batch(self, number: int) -> dict[str, Any]:
+    def batch(self, number: int) -> Batch:
         bucket, start = self.order[number]
         return _stack(self.pairs[bucket][start : start + self.dataset.batch_size])
 
@@ -73,7 +74,7 @@ class TrainSet:
     def __len__(self) -> int:
         return len(self._index)
 
-    def __getitem__(self, position: int) -> dict[str, Any]:
+    def __getitem__(self, position: int) -> Batch:
         for part in self.buckets:
             part.set_epoch(self._epoch())
         part, number = self._index[position]
@@ -98,8 +99,8 @@ def _pairs(dataset: Dataset) -> dict[Bucket, list[Pair]]:
     return dict(pairs)
 
 
-def _stack(pairs: list[Pair]) -> dict[str, Any]:
-    columns: defaultdict[str, list[Any]] = defaultdict(list)
+def _stack(pairs: list[Pair]) -> Batch:
+    columns: defaultdict[str, list[Tensor]] = defaultdict(list)
     for latents, text in pairs:
         for key, tensor in (load_file(latents) | load_file(text)).items():
             name = key.removeprefix("varlen_").rsplit("_", 1)[0]  # the last word is the dtype

@@ -1,0 +1,61 @@
+"""Caption files: their words, and what in them the trainer stumbles over or learns wrongly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train.dataset.model import Problem, ProblemKind, Severity
+
+_LONGEST = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caption:
+    """The stripped words of a caption (empty where it cannot be read) and its problems."""
+
+    words: str
+    problems: tuple[Problem, ...] = ()
+
+
+def read_caption(path: Path) -> Caption:
+    """Read a caption as the trainer does: whole, as UTF-8, stripped. Never raises for what is in the file."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LONGEST + 1)
+    except OSError as error:
+        what = "is a folder" if path.is_dir() else f"cannot be read: {error.strerror}"
+        return Caption(
+            words="", problems=(_encoding(Severity.STOPS, path, what, "Replace it by a text file"),)
+        )
+    if len(data) > _LONGEST:
+        what = "is larger than 1 MiB"
+        return Caption(words="", problems=(_encoding(Severity.HARMS, path, what, "Replace it by a caption"),))
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        what = "is saved as UTF-16, not UTF-8" if utf16 else "is not UTF-8"
+        return Caption(words="", problems=(_encoding(Severity.STOPS, path, what, "Save it as UTF-8"),))
+    return Caption(words=text.strip().strip("\ufeff").strip(), problems=tuple(_flaws(path, text)))
+
+
+def _flaws(path: Path, text: str) -> Iterator[Problem]:
+    if text.startswith("\ufeff"):
+        what = "starts with a byte order mark, which becomes part of the caption"
+        yield _encoding(Severity.HARMS, path, what, "Save it as UTF-8 without BOM")
+    if "\0" in text:
+        yield _encoding(Severity.HARMS, path, "contains NUL characters", "Save it as plain UTF-8 text")
+    if not text.strip().strip("\ufeff").strip():
+        yield Problem(
+            kind=ProblemKind.EMPTY_CAPTION,
+            severity=Severity.HARMS,
+            path=path,
+            what="is an empty caption, so its picture is learned under no words at all",
+            mend="Describe the picture in it",
+        )
+
+
+def _encoding(severity: Severity, path: Path, what: str, mend: str) -> Problem:
+    return Problem(kind=ProblemKind.CAPTION_ENCODING, severity=severity, path=path, what=what, mend=mend)

@@ -1,0 +1,358 @@
+"""What the trainer will find for a dataset.toml, and everything that is wrong with it, before any GPU is
+touched.
+
+Names come from one directory scan, sizes from file headers, captions are read whole. Ten thousand pictures
+take seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wan_train.dataset.buckets import RESOLUTION_STEP, bucket_for, clips, frames_at_target_rate
+from wan_train.dataset.captions import read_caption
+from wan_train.dataset.listing import Listing, list_media, media_subfolders
+from wan_train.dataset.media import (
+    Clip,
+    Picture,
+    Unreadable,
+    largest_unwarned_picture,
+    quiet_about_size,
+    read_clip,
+    read_picture,
+)
+from wan_train.dataset.model import (
+    GUIDE_READING,
+    DatasetConfig,
+    Inventory,
+    Item,
+    MediaKind,
+    Problem,
+    ProblemKind,
+    Severity,
+    Subset,
+    SubsetInventory,
+    TrainerReading,
+)
+
+# The longest thing the trainer appends to a stem for a cache file; a file name holds 255 bytes.
+_IMAGE_CACHE_ENDING = len("_0000x0000_wan.safetensors")
+_VIDEO_CACHE_ENDING = len("_00000-000_0000x0000_wan.safetensors")
+_LONGEST_NAME = 255
+
+
+def take(config: DatasetConfig, *, reading: TrainerReading = GUIDE_READING) -> Inventory:
+    """Look at every file the trainer would, and collect all problems; never raises for what it finds.
+
+    `reading` says how the trainer version treats what versions differ in: a picture without caption stops
+    d0a1930 and is left out by v0.3.4, so the same problem is STOPS or LOSES.
+    """
+    problems = list(config.remarks)
+    subsets = []
+    with quiet_about_size():
+        for subset in config.datasets:
+            look = _Look(subset=subset, reading=reading)
+            items = tuple(look.items())
+            subsets.append(SubsetInventory(subset=subset, items=items))
+            problems += look.problems
+    return Inventory(config=config, reading=reading, subsets=tuple(subsets), problems=tuple(problems))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Look:
+    """One pass over one subset; `problems` fills while `items` is drained."""
+
+    subset: Subset
+    reading: TrainerReading
+    problems: list[Problem] = field(default_factory=list)
+    unknown_lengths: int = 0
+
+    def items(self) -> Iterator[Item]:
+        found = list(self._from_directory() if self.subset.directory is not None else self._from_jsonl())
+        yield from found
+        self._judge_whole(found)
+
+    def report(
+        self, kind: ProblemKind, severity: Severity, what: str, mend: str, path: Path | None = None
+    ) -> None:
+        key = f"datasets[{self.subset.index}]"
+        self.problems.append(
+            Problem(kind=kind, severity=severity, what=what, mend=mend, path=path, key="" if path else key)
+        )
+
+    def _from_directory(self) -> Iterator[Item]:
+        directory = self.subset.source
+        try:
+            listing = list_media(directory, avif=self.reading.reads_avif)
+        except OSError as error:
+            what = f"cannot be listed: {error.strerror}"
+            self.report(
+                ProblemKind.UNREADABLE_MEDIA, Severity.STOPS, what, "Check the permissions", directory
+            )
+            return
+        names = listing.images if self.subset.kind is MediaKind.IMAGE else listing.videos
+        if not names:
+            self._nothing_found(directory, listing)
+            return
+        self._note_ignored(directory, listing)
+        extension = self.subset.caption_extension or ""
+        present = {name for name in (*listing.others, *listing.subfolders) if name.endswith(extension)}
+        without: list[Path] = []
+        for name in names:
+            path = directory / name
+            caption = os.path.splitext(name)[0] + extension  # noqa: PTH122 - the trainer's own rule for stems
+            if caption not in present and not (directory / caption).is_file():
+                without.append(path)
+                if self.subset.kind is MediaKind.IMAGE and self.reading.drops_uncaptioned_images:
+                    continue
+                yield from self._look_at(path, caption=None)
+            else:
+                yield from self._look_at(path, caption=directory / caption)
+        self._missing_captions(directory, without, count=len(names))
+        self._orphans(directory, {*listing.images, *listing.videos}, listing.others)
+
+    def _nothing_found(self, directory: Path, listing: Listing) -> None:
+        noun = "pictures" if self.subset.kind is MediaKind.IMAGE else "videos"
+        inside = next(media_subfolders(directory, listing.subfolders), None)
+        other = listing.videos if self.subset.kind is MediaKind.IMAGE else listing.images
+        if inside is not None:
+            mend = f"Subfolders are not read; name {inside} instead"
+        elif other:
+            other_key = "video_directory" if self.subset.kind is MediaKind.IMAGE else "image_directory"
+            mend = f"It holds {len(other)} files of the other sort; use {other_key}"
+        elif listing.lookalikes:
+            mend = f"The trainer does not read files like {listing.lookalikes[0]}; convert them"
+        else:
+            mend = f"Put {noun} and their captions into it"
+        self.report(ProblemKind.EMPTY_DATASET, Severity.STOPS, f"holds no {noun}", mend, directory)
+
+    def _note_ignored(self, directory: Path, listing: Listing) -> None:
+        for name in listing.lookalikes:
+            what = "is of a kind, or has an ending written in a way, that the trainer does not read"
+            mend = "Convert or rename it to .png, .jpg or .mp4, in lower case, to have it trained"
+            self.report(ProblemKind.IGNORED_FILE, Severity.LOSES, what, mend, directory / name)
+        for folder in media_subfolders(directory, listing.subfolders):
+            if folder != self.subset.cache_directory:
+                what = "is a subfolder with media, which is not read"
+                mend = "Add a [[datasets]] for it to have it trained"
+                self.report(ProblemKind.IGNORED_FILE, Severity.NOTE, what, mend, folder)
+
+    def _missing_captions(self, directory: Path, without: list[Path], *, count: int) -> None:
+        dropped = self.subset.kind is MediaKind.IMAGE and self.reading.drops_uncaptioned_images
+        extension = self.subset.caption_extension
+        if without and len(without) == count:
+            what, mend = (
+                f"has no {extension} caption for any of {count} files",
+                f"Write one {extension} file for each",
+            )
+            self.report(ProblemKind.NO_CAPTIONS, Severity.STOPS, what, mend, directory)
+            return
+        for path in without:
+            what = "has no caption" + (f", so {self.reading.name} leaves it out" if dropped else "")
+            mend = f"Write {os.path.splitext(path.name)[0]}{extension} beside it"  # noqa: PTH122 - as above
+            severity = Severity.LOSES if dropped else Severity.STOPS
+            self.report(ProblemKind.MISSING_CAPTION, severity, what, mend, path)
+
+    def _orphans(self, directory: Path, media: set[str], others: tuple[str, ...]) -> None:
+        extension = self.subset.caption_extension or ""
+        stems = {os.path.splitext(name)[0] for name in media}  # noqa: PTH122 - as above
+        for name in others:
+            if extension and name.endswith(extension) and name.removesuffix(extension) not in stems:
+                what, mend = "is a caption without a picture or video", "Remove it, or add its picture"
+                self.report(ProblemKind.ORPHAN_CAPTION, Severity.NOTE, what, mend, directory / name)
+
+    def _from_jsonl(self) -> Iterator[Item]:
+        source = self.subset.source
+        key = f"{self.subset.kind}_path"
+        mend = f'Write one {{"{key}": "…", "caption": "…"}} per line, in UTF-8'
+        try:
+            lines = source.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            what = f"cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"
+            self.report(ProblemKind.BAD_RECORD, Severity.STOPS, what, mend, source)
+            return
+        if lines and not lines[-1]:
+            lines.pop()
+        if not lines:
+            self.report(ProblemKind.EMPTY_DATASET, Severity.STOPS, "is empty", mend, source)
+        for number, line in enumerate(lines, start=1):
+            record = _record(line)
+            path, caption = record.get(key, record.get(f"{key}_0")), record.get("caption")
+            if not isinstance(path, str) or not isinstance(caption, str):
+                what = f"line {number} is not a record with {key} and caption"
+                self.report(ProblemKind.BAD_RECORD, Severity.STOPS, what, mend, source)
+            elif not Path(path).is_absolute():
+                what = f"line {number} names a relative path, which depends on where the trainer is started"
+                self.report(ProblemKind.BAD_RECORD, Severity.STOPS, what, "Write absolute paths", source)
+            else:
+                yield from self._measured(Path(path), caption_path=source, caption=caption)
+
+    def _look_at(self, path: Path, *, caption: Path | None) -> Iterator[Item]:
+        words = ""
+        if caption is not None:
+            read = read_caption(caption)
+            self.problems += read.problems
+            words = read.words
+        yield from self._measured(path, caption_path=caption, caption=words)
+
+    def _measured(self, path: Path, *, caption_path: Path | None, caption: str) -> Iterator[Item]:
+        self._judge_name(path)
+        if self.subset.kind is MediaKind.IMAGE:
+            seen: Picture | Clip | Unreadable | None = read_picture(path)
+        elif self.subset.jsonl is not None and path.is_dir():
+            seen = self._frames_in_folder(path)
+        else:
+            seen = read_clip(path)
+        characters = len(caption)
+        match seen:
+            case Unreadable(kind=kind, what=what):
+                self.report(kind, Severity.STOPS, what, "Replace or remove the file", path)
+            case None:
+                self.unknown_lengths += 1
+                yield Item(
+                    path=path,
+                    caption_path=caption_path,
+                    caption_characters=characters,
+                    width=None,
+                    height=None,
+                )
+            case Picture(width=width, height=height):
+                self._judge_size(path, width, height)
+                yield Item(
+                    path=path,
+                    caption_path=caption_path,
+                    caption_characters=characters,
+                    width=width,
+                    height=height,
+                )
+            case Clip(width=width, height=height, frames=frames):
+                if frames is None:
+                    self.unknown_lengths += 1
+                else:
+                    self._judge_length(path, frames)
+                yield Item(
+                    path=path,
+                    caption_path=caption_path,
+                    caption_characters=characters,
+                    width=width,
+                    height=height,
+                    frames=frames,
+                )
+
+    def _frames_in_folder(self, folder: Path) -> Clip | Unreadable:
+        """A jsonl record may name a folder of pictures as one video."""
+        try:
+            names = list_media(folder, avif=self.reading.reads_avif).images
+        except OSError as error:
+            return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what=f"cannot be listed: {error.strerror}")
+        if not names:
+            return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what="is a folder without pictures")
+        first = read_picture(folder / names[0])
+        if isinstance(first, Unreadable):
+            return first
+        return Clip(width=first.width, height=first.height, frames=len(names))
+
+    def _judge_name(self, path: Path) -> None:
+        ending = _IMAGE_CACHE_ENDING if self.subset.kind is MediaKind.IMAGE else _VIDEO_CACHE_ENDING
+        stem = os.path.splitext(path.name)[0]  # noqa: PTH122 - the trainer's own rule for stems
+        if len(os.fsencode(stem)) + ending > _LONGEST_NAME:
+            what = f"has so long a name that its cache file cannot be made ({len(os.fsencode(stem))} bytes)"
+            mend = f"Shorten the name to {_LONGEST_NAME - ending} bytes"
+            self.report(ProblemKind.LONG_NAME, Severity.STOPS, what, mend, path)
+
+    def _judge_size(self, path: Path, width: int, height: int) -> None:
+        if width * height > largest_unwarned_picture():
+            what = f"is {width}x{height}; decoding it takes {width * height * 3 // 1_000_000} MB"
+            self.report(ProblemKind.TOO_LARGE, Severity.NOTE, what, "Scale it down to cache faster", path)
+        subset = self.subset
+        bucket = bucket_for(
+            width,
+            height,
+            resolution=subset.resolution,
+            enable_bucket=subset.enable_bucket,
+            bucket_no_upscale=subset.bucket_no_upscale,
+        )
+        if 0 in bucket:
+            what = f"is {width}x{height}; bucket_no_upscale leaves nothing of a side under {RESOLUTION_STEP}"
+            self.report(
+                ProblemKind.TOO_SMALL, Severity.STOPS, what, "Remove the picture or allow upscaling", path
+            )
+
+    def _judge_length(self, path: Path, frames: int) -> None:
+        settings = self.subset.video
+        if settings is None:
+            return
+        kept = frames_at_target_rate(frames, settings)
+        if not clips(kept, settings):
+            what = f"has {kept} frames, fewer than any of target_frames, so it is left out"
+            self.report(
+                ProblemKind.TOO_FEW_FRAMES, Severity.LOSES, what, "Add a smaller count to target_frames", path
+            )
+
+    def _judge_whole(self, items: list[Item]) -> None:
+        self._judge_stems(items)
+        self._judge_cache()
+        if self.unknown_lengths:
+            what = f"the length of {self.unknown_lengths} videos is unknown, so steps cannot be counted yet"
+            mend = "Install PyAV (pip install av) to have videos looked at"
+            self.report(ProblemKind.FRAMES_UNKNOWN, Severity.NOTE, what, mend)
+        video = self.subset.video
+        if video is not None and not self.subset.enable_bucket and self.subset.batch_size > 1:
+            shapes = {_video_bucket(item, self.subset) for item in items if item.width is not None}
+            if len(shapes) > 1:
+                what = "videos of several shapes share a batch because enable_bucket is off"
+                mend = "Set enable_bucket = true, or batch_size = 1"
+                self.report(ProblemKind.MIXED_SHAPES, Severity.STOPS, what, mend)
+
+    def _judge_stems(self, items: list[Item]) -> None:
+        """Caches are named by stem (and, for pictures, stored size): of two that agree, one is trained."""
+        stems: dict[str, list[Item]] = defaultdict(list)
+        for item in items:
+            stems[os.path.splitext(item.path.name)[0]].append(item)  # noqa: PTH122 - the trainer's rule
+        for group in stems.values():
+            for position, item in enumerate(group[1:], start=1):
+                size = (item.width, item.height)
+                twin = next((e for e in group[:position] if (e.width, e.height) == size), None)
+                if twin is not None or self.subset.kind is MediaKind.VIDEO:
+                    what = (
+                        f"shares its cache with {(twin or group[0]).path.name}, so one of them is not trained"
+                    )
+                    self.report(ProblemKind.SAME_STEM, Severity.LOSES, what, "Rename one of them", item.path)
+                elif item.caption_path == group[0].caption_path:
+                    what = f"shares its caption with {group[0].path.name}"
+                    self.report(
+                        ProblemKind.SAME_STEM, Severity.NOTE, what, "Rename one if they differ", item.path
+                    )
+                else:
+                    what = f"shares its caption cache with {group[0].path.name}, so one caption is lost"
+                    self.report(ProblemKind.SAME_STEM, Severity.HARMS, what, "Rename one of them", item.path)
+
+    def _judge_cache(self) -> None:
+        cache = self.subset.cache_directory
+        nearest = cache
+        while not nearest.exists() and nearest != nearest.parent:
+            nearest = nearest.parent
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            what = "cannot be written to, and the caches go there"
+            self.report(
+                ProblemKind.CACHE_PATH, Severity.STOPS, what, "Set cache_directory to another place", cache
+            )
+
+
+def _video_bucket(item: Item, subset: Subset) -> tuple[int, int]:
+    # Clips are scaled with buckets on, whatever the configuration says (retrieve_latent_cache_batches, both
+    # versions).
+    return bucket_for(item.width or 1, item.height or 1, resolution=subset.resolution)
+
+
+def _record(line: str) -> dict[str, object]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -1,0 +1,168 @@
+"""The dataset.toml that goes into a run: the user's text and comments, absolute paths, overrides applied.
+
+The user's own file is never written. Values come from the standard library's parser; tomlkit keeps the
+comments.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import tomlkit
+import tomlkit.exceptions
+from tomlkit.items import AoT, Table
+
+from wan_train.dataset.buckets import is_resolution_possible
+from wan_train.dataset.model import (
+    DatasetConfig,
+    DatasetError,
+    DatasetOverrides,
+    Problem,
+    ProblemKind,
+    Severity,
+    Subset,
+)
+from wan_train.dataset.toml_file import tables
+
+
+def with_overrides(config: DatasetConfig, overrides: DatasetOverrides) -> DatasetConfig:
+    """The configuration as a run with these command line values sees it; raises DatasetError for impossible
+    values.
+    """
+    problems = [
+        Problem(
+            kind=ProblemKind.WRONG_VALUE,
+            severity=Severity.STOPS,
+            key=key,
+            what=f"is {value}",
+            mend="Use 1 or more",
+        )
+        for key, value in (("batch size", overrides.batch_size), ("repeats", overrides.num_repeats))
+        if value is not None and value < 1
+    ]
+    for subset in config.datasets:
+        resolution = overrides.resolution
+        if resolution and not is_resolution_possible(resolution, enable_bucket=subset.enable_bucket):
+            rule = (
+                "at least 32x32 pixels"
+                if subset.enable_bucket
+                else "multiples of 16, as enable_bucket is off"
+            )
+            problems.append(
+                Problem(
+                    kind=ProblemKind.WRONG_VALUE,
+                    severity=Severity.STOPS,
+                    key=f"resolution for datasets[{subset.index}]",
+                    what=f"is {resolution[0]}x{resolution[1]}",
+                    mend=f"Use {rule}, like 960x960",
+                )
+            )
+    if problems:
+        raise DatasetError.listing(f"These values cannot be used with {config.path}", problems)
+    subsets = tuple(
+        replace(
+            subset,
+            resolution=overrides.resolution or subset.resolution,
+            batch_size=overrides.batch_size or subset.batch_size,
+            num_repeats=overrides.num_repeats or subset.num_repeats,
+        )
+        for subset in config.datasets
+    )
+    return replace(config, datasets=subsets, overrides=overrides)
+
+
+def snapshot_text(config: DatasetConfig, overrides: DatasetOverrides | None = None) -> str:
+    """The dataset.toml of a run: the user's text with its comments, absolute paths and the overrides in every
+    place where they take effect ([general], and each dataset that sets the key itself).
+
+    Without `overrides`, those of `with_overrides` hold.
+    """
+    document = tomllib.loads(config.text)
+    general, entries = tables(document)
+    for subset, entry in zip(config.datasets, entries, strict=True):
+        entry.update(_paths_of(subset, entry))
+    changes = _changes(overrides or config.overrides)
+    for key, value in changes.items():
+        general[key] = value
+        for entry in entries:
+            if key in entry:
+                entry[key] = value
+    wanted: dict[str, Any] = {"datasets": entries}
+    if general or "general" in document:
+        wanted["general"] = general
+    return _render(config.text, wanted)
+
+
+def absolute(config: DatasetConfig) -> str:
+    """The user's text with its comments and every path absolute; see `load` for how relative ones are
+    found.
+    """
+    return snapshot_text(config)
+
+
+def _paths_of(subset: Subset, entry: Mapping[str, Any]) -> dict[str, str]:
+    paths = {
+        f"{subset.kind}_directory": subset.directory,
+        f"{subset.kind}_jsonl_file": subset.jsonl,
+        "control_directory": subset.control_directory,
+        "cache_directory": subset.cache_directory,
+    }
+    return {key: str(path) for key, path in paths.items() if key in entry and path is not None}
+
+
+def _changes(overrides: DatasetOverrides) -> dict[str, Any]:
+    values = {
+        "resolution": list(overrides.resolution) if overrides.resolution is not None else None,
+        "batch_size": overrides.batch_size,
+        "num_repeats": overrides.num_repeats,
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _render(text: str, wanted: Mapping[str, Any]) -> str:
+    """`wanted` as TOML inside the layout and comments of `text`.
+
+    Where the layout cannot be kept (inline tables, dotted keys, whatever the editor cannot follow), the
+    values are written plainly with a comment saying so: the right values matter more than the comments.
+    """
+    try:
+        edited = _edit(text, wanted)
+        if tomllib.loads(edited) == wanted:
+            return edited
+    except (
+        tomlkit.exceptions.TOMLKitError,
+        tomllib.TOMLDecodeError,
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+    ):
+        pass
+    plain = tomlkit.dumps(dict(wanted))
+    return "# Rewritten plainly; the comments are in the original file.\n" + plain
+
+
+def _edit(text: str, wanted: Mapping[str, Any]) -> str:
+    document = tomlkit.parse(text.replace("\r\n", "\n"))
+    entries = document["datasets"]
+    if not isinstance(entries, AoT):
+        raise TypeError("datasets is not written as [[datasets]]")
+    if "general" in wanted and "general" not in document:
+        prefix = tomlkit.dumps({"general": wanted["general"]})
+        return _edit(f"{prefix}\n{text}", wanted)
+    if "general" in document:
+        _fill(document["general"], wanted.get("general", {}))
+    for table, values in zip(entries, wanted["datasets"], strict=True):
+        _fill(table, values)
+    return tomlkit.dumps(document)
+
+
+def _fill(table: object, values: Mapping[str, Any]) -> None:
+    if not isinstance(table, Table):
+        raise TypeError("not an ordinary table")
+    for key, value in values.items():
+        # Also unchanged values are written anew: the trainer's older parser does not read 0x10 and the like.
+        table[key] = value

@@ -1,0 +1,189 @@
+"""What an inventory amounts to: items, buckets, batches, and the bytes of the caches to come."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from wan_train.dataset.buckets import (
+    batches_per_epoch,
+    bucket_for,
+    clips,
+    frames_at_target_rate,
+    rounded_frames,
+)
+from wan_train.dataset.model import Inventory, Item, MediaKind, SubsetInventory
+
+_LATENT_CHANNELS = 16
+_MASK_CHANNELS = 4
+_VAE_STRIDE = 8
+_BYTES_PER_VALUE = 2
+_TEXT_WIDTH = 4096
+_MOST_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """Items of one trained size; width and height in pixels, `frames` 1 for pictures, `items` before
+    repeats.
+    """
+
+    width: int
+    height: int
+    frames: int
+    items: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubsetSummary:
+    """One dataset. `items` counts training items (a video may give several), before repeats; None if
+    unknown.
+    """
+
+    index: int
+    kind: MediaKind
+    files: int
+    captions: int
+    items: int | None
+    num_repeats: int
+    batch_size: int
+    resolution: tuple[int, int]
+    buckets: tuple[Bucket, ...]
+    batches_per_epoch: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetSummary:
+    """The whole dataset.
+
+    `items_with_repeats` and `batches_per_epoch` are None when the length of some video is unknown;
+    `latent_bytes` covers the known items, `text_bytes` is an estimate from the captions' lengths.
+    """
+
+    subsets: tuple[SubsetSummary, ...]
+    files: int
+    captions: int
+    items_with_repeats: int | None
+    batches_per_epoch: int | None
+    latent_bytes: int
+    text_bytes: int
+
+    @property
+    def cache_bytes(self) -> int:
+        """Latents and text-encoder output together."""
+        return self.latent_bytes + self.text_bytes
+
+
+def summary(inventory: Inventory, *, image_to_video: bool = False) -> DatasetSummary:
+    """Count what will be trained, by the trainer's own arithmetic; `image_to_video` only enlarges the
+    latents.
+    """
+    subsets = tuple(_subset(found) for found in inventory.subsets)
+    items = [subset.items for subset in subsets]
+    batches = [subset.batches_per_epoch for subset in subsets]
+    captioned = [item for found in inventory.subsets for item in found.items if item.caption_path is not None]
+    return DatasetSummary(
+        subsets=subsets,
+        files=sum(subset.files for subset in subsets),
+        captions=len(captioned),
+        items_with_repeats=None
+        if None in items
+        else sum((subset.items or 0) * subset.num_repeats for subset in subsets),
+        batches_per_epoch=None if None in batches else sum(count or 0 for count in batches),
+        latent_bytes=sum(
+            bucket.items
+            * latent_bytes(bucket.width, bucket.height, bucket.frames, image_to_video=image_to_video)
+            for subset in subsets
+            for bucket in subset.buckets
+        ),
+        text_bytes=sum(text_bytes(item.caption_characters) for item in captioned),
+    )
+
+
+def latent_bytes(width: int, height: int, frames: int = 1, *, image_to_video: bool = False) -> int:
+    """Bytes of one latent cache: 16 channels of bfloat16, space / 8, time (frames - 1) / 4 + 1; 960x960 is
+    0.46 MB.
+
+    Image-to-video adds the first frame's latents and a 4 channel mask.
+    Source: musubi-tuner wan_cache_latents.py encode_and_save_batch, both versions.
+    """
+    positions = (width // _VAE_STRIDE) * (height // _VAE_STRIDE) * ((rounded_frames(frames) - 1) // 4 + 1)
+    channels = _LATENT_CHANNELS + (_LATENT_CHANNELS + _MASK_CHANNELS if image_to_video else 0)
+    return channels * positions * _BYTES_PER_VALUE
+
+
+def text_bytes(caption_characters: int) -> int:
+    """Bytes of one text-encoder cache, estimated: 4096 values of bfloat16 for each of at most 512 tokens.
+
+    Three characters a token plus the end mark; English has about four, so this errs upwards.
+    """
+    tokens = min(_MOST_TOKENS, caption_characters // 3 + 2)
+    return tokens * _TEXT_WIDTH * _BYTES_PER_VALUE
+
+
+def _subset(found: SubsetInventory) -> SubsetSummary:
+    subset = found.subset
+    known = not any(_is_unknown(item, subset.kind) for item in found.items)
+    buckets = list(_buckets(found))
+    counted = Counter(buckets)
+    return SubsetSummary(
+        index=subset.index,
+        kind=subset.kind,
+        files=len(found.items),
+        captions=sum(item.caption_path is not None for item in found.items),
+        items=len(buckets) if known else None,
+        num_repeats=subset.num_repeats,
+        batch_size=subset.batch_size,
+        resolution=subset.resolution,
+        buckets=tuple(
+            Bucket(width=width, height=height, frames=frames, items=count)
+            for (width, height, frames), count in sorted(counted.items())
+        ),
+        batches_per_epoch=batches_per_epoch(
+            buckets, batch_size=subset.batch_size, num_repeats=subset.num_repeats
+        )
+        if known
+        else None,
+    )
+
+
+def _is_unknown(item: Item, kind: MediaKind) -> bool:
+    return item.width is None or item.height is None or (kind is MediaKind.VIDEO and item.frames is None)
+
+
+def _buckets(found: SubsetInventory) -> Iterator[tuple[int, int, int]]:
+    """The bucket of every training item; files whose caches share a name count once, as in training."""
+    subset = found.subset
+    names: set[tuple[str | int, ...]] = set()
+    for item in found.items:
+        stem = os.path.splitext(item.path.name)[0]  # noqa: PTH122 - the trainer's own rule for stems
+        if item.width is None or item.height is None:
+            continue
+        if subset.video is None:
+            size = bucket_for(
+                item.width,
+                item.height,
+                resolution=subset.resolution,
+                enable_bucket=subset.enable_bucket,
+                bucket_no_upscale=subset.bucket_no_upscale,
+            )
+            if (stem, item.width, item.height) not in names:
+                names.add((stem, item.width, item.height))
+                yield (*size, 1)
+            continue
+        if item.frames is None:
+            continue
+        # A clip is scaled with buckets on, then sorted by that size under the configured rule.
+        scaled = bucket_for(item.width, item.height, resolution=subset.resolution)
+        size = bucket_for(
+            *scaled,
+            resolution=subset.resolution,
+            enable_bucket=subset.enable_bucket,
+            bucket_no_upscale=subset.bucket_no_upscale,
+        )
+        for start, frames in clips(frames_at_target_rate(item.frames, subset.video), subset.video):
+            if (stem, start, frames, *scaled) not in names:
+                names.add((stem, start, frames, *scaled))
+                yield (*size, frames)

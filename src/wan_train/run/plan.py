@@ -1,0 +1,129 @@
+"""The plan of one run: pure data, shown before anything runs, written once, read by everyone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from wan_train.engine.commands import Command, ModelPaths
+from wan_train.engine.outputs import REHEARSAL_MARK
+from wan_train.engine.trainer import Trainer
+from wan_train.recipe.hardware import Choice
+from wan_train.recipe.model import Answers, Recipe
+from wan_train.recipe.terms import EngineKind, Expert, Task
+
+SCHEMA = 1
+
+
+class StepKind(StrEnum):
+    """What a step does."""
+
+    CACHE_LATENTS = "cache_latents"
+    CACHE_TEXT = "cache_text"
+    TRAIN = "train"
+
+
+class Devices(StrEnum):
+    """Where GPU readings come from."""
+
+    NVML = "nvml"
+    CPU_SLOTS = "cpu_slots"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One process of the pipeline. `command` is that of the first attempt; `needs` are ids of earlier steps."""
+
+    id: str
+    kind: StepKind
+    command: Command
+    needs: tuple[str, ...] = ()
+    gpu_need: int = 1
+    expert: Expert | None = None
+    produces: str | None = None
+    """Name of the result without extension, for a training step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetFacts:
+    """What will be trained, counted. `cached_items` is by cache directory: files that caching must leave there."""
+
+    source: Path
+    items: int
+    captions: int
+    repeats: int
+    """Items times their repeats: what one epoch sees."""
+    batches_per_epoch: int
+    cached_items: Mapping[str, int]
+    has_videos: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskNeed:
+    """Bytes this run will write at most, by what for."""
+
+    caches: int
+    states: int
+    loras: int
+
+    @property
+    def total(self) -> int:
+        return self.caches + self.states + self.loras
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything a supervisor needs to know to carry out a run."""
+
+    schema: int = SCHEMA
+    run_id: str
+    created: float
+    answers: Answers
+    recipe: Recipe
+    trainer: Trainer
+    models: ModelPaths
+    run_dir: Path
+    steps: tuple[Step, ...]
+    devices: Devices
+    gpus: str | None
+    """What `--gpus` said; None allows every GPU."""
+    visible_devices: str | None
+    """CUDA_VISIBLE_DEVICES as it was inherited, which restricts the choice further."""
+    dataset: DatasetFacts
+    state_every_epochs: int
+    keep_every_epochs: int | None
+    """Epochs between LoRAs the user asked to keep, None when only the finished one is wanted."""
+    choices: tuple[Choice, ...] = ()
+    disk: DiskNeed
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Additions to the environment of every trainer process."""
+
+    def step(self, step_id: str) -> Step:
+        return next(step for step in self.steps if step.id == step_id)
+
+    @property
+    def epochs(self) -> int:
+        return self.recipe.training.max_train_epochs
+
+    @property
+    def steps_per_expert(self) -> int:
+        """Optimizer steps of one expert: batches x epochs / accumulation, rounded up per epoch as the trainer does."""
+        accumulation = self.recipe.training.gradient_accumulation_steps
+        return -(-self.dataset.batches_per_epoch // accumulation) * self.epochs
+
+
+def result_name(title: str, task: Task, expert: Expert, engine: EngineKind) -> str:
+    """The finished LoRA's name without extension; a rehearsal's can never be mistaken for a real one."""
+    match task:
+        case Task.T2V:
+            name = f"WAN2.2-{expert.title}_{title}"
+        case Task.I2V:
+            name = f"WAN2.2-I2V_{expert.title}_{title}"
+    match engine:
+        case EngineKind.MUSUBI:
+            return name
+        case EngineKind.REHEARSAL:
+            return f"{REHEARSAL_MARK}_{name}"

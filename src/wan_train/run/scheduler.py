@@ -1,0 +1,210 @@
+"""What to do next, as a pure function of the plan, the state and the GPUs."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wan_train.errors import ExitCode
+from wan_train.run.events import StopMode
+from wan_train.run.plan import Plan, Step, StepKind
+from wan_train.run.state import Job, JobState, RunState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuView:
+    """One GPU this run may use, as the scheduler sees it."""
+
+    uuid: str
+    label: str
+    claimed: bool
+    """Our lease on it is taken."""
+    free: bool
+    """Little memory used on two looks and no compute process visible."""
+    first_in_line: bool = True
+    """No older wan-train waits for it."""
+    busy_because: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Take the lease on a GPU."""
+
+    gpu_uuid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """Give the lease on a GPU back."""
+
+    gpu_uuid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Start the next attempt of a step on a GPU whose lease is ours."""
+
+    step: str
+    gpu_uuid: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """End a running attempt."""
+
+    step: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveUp:
+    """Settle a step that will not run: stopped by request, or skipped because of another's failure."""
+
+    step: str
+    because: str | None
+    """None when the run was stopped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """End the run."""
+
+    exit_code: ExitCode
+
+
+Action = Claim | Release | Launch | Stop | GiveUp | Finish
+
+
+def decide(plan: Plan, state: RunState, gpus: Sequence[GpuView], now: float) -> tuple[Action, ...]:
+    """The actions that are due. Repeating them is harmless: once they took effect they are not decided again."""
+    if state.is_over:
+        return ()
+    if all(job.state.is_over for job in state.jobs.values()):
+        return (*(Release(gpu_uuid=gpu.uuid) for gpu in gpus if gpu.claimed), Finish(exit_code=exit_code(plan, state)))
+    given_up = _give_up(plan, state)
+    gone = {action.step for action in given_up}
+    waiting = [step for step in ready(plan, state, now) if step.id not in gone]
+    return (*_stops(plan, state), *given_up, *_assign(plan, state, gpus, waiting))
+
+
+def ready(plan: Plan, state: RunState, now: float) -> list[Step]:
+    """Steps that lack nothing but a GPU, in the plan's order."""
+    if state.stop is not None:
+        return []
+    return [
+        step
+        for step in plan.steps
+        if _may_start(state.jobs[step.id], now)
+        and all(state.jobs[need].state is JobState.SUCCEEDED for need in step.needs)
+    ]
+
+
+def exit_code(plan: Plan, state: RunState) -> ExitCode:
+    """The run's exit code once every job is over."""
+    trainings = [state.jobs[step.id] for step in plan.steps if step.kind is StepKind.TRAIN]
+    succeeded = [job for job in trainings if job.state is JobState.SUCCEEDED]
+    if len(succeeded) == len(trainings):
+        return ExitCode.DONE
+    if state.stop is not None and any(job.state is JobState.STOPPED for job in state.jobs.values()):
+        return ExitCode.INTERRUPTED if state.stop.signal == signal.SIGINT else ExitCode.TERMINATED
+    return ExitCode.PARTLY_FAILED if succeeded else ExitCode.TRAINING_FAILED
+
+
+def why_waiting(plan: Plan, state: RunState, step: Step, gpus: Sequence[GpuView], now: float) -> str:
+    """In words for the person watching: what a waiting step waits for."""
+    job = state.jobs[step.id]
+    if state.stop is not None:
+        return "the run is stopping"
+    if job.not_before is not None and now < job.not_before:
+        return f"trying again in {job.not_before - now:.0f} s"
+    needs = [need for need in step.needs if state.jobs[need].state is not JobState.SUCCEEDED]
+    if needs:
+        return f"waiting for {' and '.join(needs)}"
+    if not gpus:
+        return "waiting for a GPU: none that this run may use is answering"
+    return "waiting for a GPU: " + "; ".join(_why_not(gpu, state) for gpu in gpus)
+
+
+def _why_not(gpu: GpuView, state: RunState) -> str:
+    users = [job.step for job in state.jobs.values() if job.occupies_gpu == gpu.uuid]
+    if users:
+        return f"{gpu.label} runs {users[0]}"
+    if not gpu.first_in_line:
+        return f"{gpu.label} is wanted by an older run"
+    return gpu.busy_because or f"{gpu.label} is being checked"
+
+
+def _may_start(job: Job, now: float) -> bool:
+    match job.state:
+        case JobState.WAITING:
+            return True
+        case JobState.BACKOFF:
+            return job.not_before is None or now >= job.not_before
+        case _:
+            return False
+
+
+def _stops(plan: Plan, state: RunState) -> list[Stop]:
+    request = state.stop
+    if request is None:
+        return []
+    stops = []
+    for step in plan.steps:
+        job = state.jobs[step.id]
+        if job.state is not JobState.RUNNING or job.attempt is None or job.attempt.exit is not None:
+            continue
+        saved = job.attempt.last_state
+        # Caching has no state to wait for: every finished file of it is kept anyway.
+        has_newer_state = step.kind is not StepKind.TRAIN or (saved is not None and saved.at >= request.at)
+        if request.mode is StopMode.NOW or has_newer_state:
+            stops.append(Stop(step=step.id))
+    return stops
+
+
+def _give_up(plan: Plan, state: RunState) -> list[GiveUp]:
+    given_up = []
+    hopeless: dict[str, str] = {}
+    for step in plan.steps:
+        job = state.jobs[step.id]
+        if job.state in {JobState.FAILED, JobState.SKIPPED}:
+            hopeless[step.id] = step.id
+        if job.state not in {JobState.WAITING, JobState.BACKOFF}:
+            continue
+        failed = [need for need in step.needs if need in hopeless]
+        if failed:
+            hopeless[step.id] = failed[0]
+            given_up.append(GiveUp(step=step.id, because=f"{failed[0]} failed"))
+        elif state.stop is not None:
+            given_up.append(GiveUp(step=step.id, because=None))
+    return given_up
+
+
+def _assign(plan: Plan, state: RunState, gpus: Sequence[GpuView], waiting: Sequence[Step]) -> list[Action]:
+    actions: list[Action] = []
+    in_use = {uuid for job in state.jobs.values() if (uuid := job.occupies_gpu) is not None}
+    idle = [gpu for gpu in gpus if gpu.uuid not in in_use]
+    usable = [gpu for gpu in idle if gpu.claimed and gpu.free]
+    unmet = 0
+    for step in waiting:
+        if step.gpu_need == 0:
+            actions.append(Launch(step=step.id, gpu_uuid=None))
+        elif usable:
+            actions.append(Launch(step=step.id, gpu_uuid=usable.pop(0).uuid))
+        else:
+            unmet += 1
+    being_checked = [gpu for gpu in idle if gpu.claimed and not gpu.free]
+    claims = max(0, unmet - len(being_checked))
+    candidates = [gpu for gpu in idle if not gpu.claimed and gpu.free and gpu.first_in_line]
+    actions += [Claim(gpu_uuid=gpu.uuid) for gpu in candidates[:claims]]
+    return actions + _releases(plan, state, usable, being_checked)
+
+
+def _releases(plan: Plan, state: RunState, spare: list[GpuView], being_checked: list[GpuView]) -> list[Action]:
+    """Leases that no step of this run will need go back; a GPU that somebody else fills is not held either."""
+    to_come = sum(
+        1 for step in plan.steps if step.gpu_need and state.jobs[step.id].state in {JobState.WAITING, JobState.BACKOFF}
+    )
+    if state.stop is not None:
+        to_come = 0
+    held = [*being_checked, *spare]
+    return [Release(gpu_uuid=gpu.uuid) for gpu in held[to_come:]]
