@@ -1,0 +1,82 @@
+"""Raise or lower a stub GPU's memory while everything runs; standard library only, so any fake trainer can use it.
+
+    python tests/support/nvml_memory.py --state FILE --gpu UUID --used BYTES
+    python tests/support/nvml_memory.py --state FILE --gpu UUID --hold PID --bytes BYTES [--listed]
+
+`--hold` is how a process takes memory: the stub counts it for as long as that process lives, so a killed trainer gives
+it back as a real one does. `--listed` also shows its pid among the GPU's processes, which a container often does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+def set_used(state: Path, uuid: str, used: int) -> None:
+    """The memory in use, beside what processes hold."""
+
+    def edit(section: list[str]) -> list[str]:
+        return [*(line for line in section if not line.startswith("used ")), f"used {used}"]
+
+    _edit_gpu(state, uuid, edit)
+
+
+def hold(state: Path, uuid: str, pid: int, count: int, *, listed: bool = False) -> None:
+    """Process `pid` holds `count` bytes, in place of what it held on this GPU before."""
+
+    def edit(section: list[str]) -> list[str]:
+        others = [line for line in section if not line.startswith(f"hold {pid} ")]
+        return [*others, f"hold {pid} {count} {int(listed)}"] if count else others
+
+    _edit_gpu(state, uuid, edit)
+
+
+def replace(state: Path, edit: Callable[[str], str]) -> None:
+    """Change the state file as a whole, one writer at a time; readers see the old one or the new one."""
+    with Path(f"{state}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        text = edit(state.read_text() if state.exists() else "")
+        descriptor, made = tempfile.mkstemp(dir=state.parent)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        Path(made).replace(state)
+
+
+def _edit_gpu(state: Path, uuid: str, edit: Callable[[list[str]], list[str]]) -> None:
+    def edit_text(text: str) -> str:
+        head, *sections = text.split("\ngpu\n")
+        found = False
+        for index, section in enumerate(sections):
+            lines = section.splitlines()
+            if f"uuid {uuid}" in lines:
+                sections[index] = "\n".join(edit(lines))
+                found = True
+        if not found:
+            raise KeyError(uuid)
+        return "\ngpu\n".join([head.rstrip("\n"), *(section.rstrip("\n") for section in sections)]) + "\n"
+
+    replace(state, edit_text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--gpu", required=True, metavar="UUID")
+    parser.add_argument("--used", type=int, metavar="BYTES")
+    parser.add_argument("--hold", type=int, metavar="PID")
+    parser.add_argument("--bytes", type=int, default=0)
+    parser.add_argument("--listed", action="store_true")
+    options = parser.parse_args()
+    if options.used is not None:
+        set_used(options.state, options.gpu, options.used)
+    if options.hold is not None:
+        hold(options.state, options.gpu, options.hold, options.bytes, listed=options.listed)
+
+
+if __name__ == "__main__":
+    main()
