@@ -17,7 +17,8 @@ Size = tuple[int, int]
 class BucketSelector:
     """Chooses the bucket of a picture size; sizes are (width, height) in pixels.
 
-    The rules are musubi-tuner's: widths from half the side of the square of equal area up to that side, heights as large
+    The rules are musubi-tuner's: widths from half the side of the square of equal area up to that side,
+    heights as large
     as the area allows, both orientations, nearest aspect ratio wins and the narrower bucket on a tie.
     """
 

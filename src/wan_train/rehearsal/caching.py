@@ -84,7 +84,7 @@ def _picture(dataset: Dataset, item: Item) -> Iterator[Sample]:
 
 def _clip(dataset: Dataset, item: Item) -> Iterator[Sample]:
     frames = read_clip(item.path, source_fps=dataset.source_fps)
-    # Clips are bucketed even where the dataset turns buckets off; the name carries the bucket, not the original size.
+    # Clips are bucketed even where the dataset turns buckets off, and their names carry the bucket.
     bucket = BucketSelector(resolution=dataset.resolution).select(frames[0].size)
     fitted = [fit(frame, bucket) for frame in frames]
     for start, length in windows(dataset, len(fitted)):

@@ -1,6 +1,7 @@
 """LoRA files and state folders on disk: names, order of writing, and which old ones go.
 
-Nothing is written atomically, because musubi-tuner does not either: whoever reads these files has to judge them.
+Nothing is written atomically, because musubi-tuner does not either: whoever reads these files has to
+judge them.
 """
 
 from __future__ import annotations

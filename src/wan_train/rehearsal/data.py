@@ -1,7 +1,7 @@
 """The dataset file, the items it names, and the names of their caches.
 
-Files and keys are musubi-tuner's, so that a dataset.toml written for it is read here and a ledger kept for its caches
-fits ours. Sizes are (width, height) in pixels.
+Files and keys are musubi-tuner's, so that a dataset.toml written for it is read here and a ledger kept for its
+caches fits ours. Sizes are (width, height) in pixels.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ _VIDEO = {
     "fp_latent_window_size": int,
 }
 IMAGE_WINDOW = 9
-"""Third number of an image bucket in the trainer's log (its `fp_latent_window_size`); it has no other use with Wan."""
+"""Third number of an image bucket in the trainer's log (its `fp_latent_window_size`); it has no other use
+with Wan."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +161,8 @@ def load_datasets(path: Path) -> list[Dataset]:
     """The datasets of a TOML file, logged as the trainer logs them.
 
     Raises:
-        ValueError: no such file, an unknown key, a value of the wrong kind, or two datasets with one cache directory.
+        ValueError: no such file, an unknown key, a value of the wrong kind, or two datasets with one
+        cache directory.
     """
     logger.info("Load dataset config from %s", path)
     if not path.is_file():
@@ -307,10 +309,12 @@ def read_clip(path: Path, *, source_fps: float | None) -> list[Image.Image]:
 
 def _decode(path: Path) -> list[Image.Image]:
     try:
-        import av  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415 - optional, and only for real videos
+        # Optional, and only for real videos.
+        import av  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
     except ImportError:
         raise RuntimeError(
-            f"{path}: reading video files needs PyAV (pip install av); the rehearsal reads animated GIF and WebP without it"
+            f"{path}: reading video files needs PyAV (pip install av); "
+            "the rehearsal reads animated GIF and WebP without it"
         ) from None
     with av.open(str(path)) as container:
         return [cast("Image.Image", frame.to_image()) for frame in container.decode(video=0)]

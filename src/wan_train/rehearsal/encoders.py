@@ -1,4 +1,6 @@
-"""The stand-ins of the VAE and the text encoder: small, fixed, and made from a seed, so that no file is needed."""
+"""The stand-ins of the VAE and the text encoder: small, fixed, and made from a seed, so that no file is
+needed.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ _SEED = 2022
 class LatentEncoder:
     """Turns frames into latents (16, F, H/8, W/8), float32, of about unit spread.
 
-    One linear map of every 8x8 patch: three channels carry its mean colour, the rest a fixed random view of its
+    One linear map of every 8x8 patch: three channels carry its mean colour, the rest a fixed random view
+    of its
     texture. F is 1 for a picture and 1 + (frames - 1) / 4 for a clip, as with Wan's VAE.
     """
 
@@ -58,7 +61,9 @@ class LatentEncoder:
         )
 
     def encode_first(self, frames: list[Image.Image]) -> Tensor:
-        """The I2V condition (20, F, H/8, W/8): four mask channels, then the first frame followed by grey ones."""
+        """The I2V condition (20, F, H/8, W/8): four mask channels, then the first frame followed by grey
+        ones.
+        """
         grey = Image.new("RGB", frames[0].size, (127, 127, 127))
         latents = self.encode([frames[0], *[grey] * (len(frames) - 1)])
         mask = torch.zeros(4, *latents.shape[1:])

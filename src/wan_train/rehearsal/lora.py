@@ -34,7 +34,9 @@ class Adapter(nn.Module):  # type: ignore[misc]  # torch is Any to mypy here
 
 
 class Network(nn.Module):  # type: ignore[misc]  # torch is Any to mypy here
-    """One adapter per attention and feed-forward layer of the blocks, applied as long as the network lives."""
+    """One adapter per attention and feed-forward layer of the blocks, applied as long as the network
+    lives.
+    """
 
     def __init__(self, transformer: nn.Module, *, rank: int, alpha: float, dropout: float | None) -> None:
         super().__init__()
@@ -64,7 +66,7 @@ def targets(transformer: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
 
 
 def _added(adapter: Adapter) -> Hook:
-    def hook(_layer: nn.Linear, inputs: tuple[Any, ...], output: Any) -> Any:
+    def hook(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output + adapter(inputs[0])
 
     return hook

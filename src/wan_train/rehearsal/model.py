@@ -17,9 +17,11 @@ FFN = 128
 I2V_CHANNELS = 20
 PATCH = 2
 GATE = 30.0
-"""How much louder a residual branch is than its weights: an adapter shows after a few dozen steps, as on a big model."""
+"""How much louder a residual branch is than its weights: an adapter shows after a few dozen steps, as on
+a big model."""
 KEPT = 0.8
-"""How much of its noisy input the untrained model gives back as its prediction; the rest is a fixed confusion."""
+"""How much of its noisy input the untrained model gives back as its prediction; the rest is a fixed
+confusion."""
 TINT = 0.5
 """Spread of the constant error of the untrained model, something that adapters can always take away."""
 _SEED = 22
@@ -79,10 +81,12 @@ class TinyWan(nn.Module):  # type: ignore[misc]  # torch is Any to mypy here
             self.head = nn.Linear(DIM, CHANNELS * PATCH * PATCH)
             with torch.no_grad():
                 self._settle()
-        self.requires_grad_(False)
+        self.requires_grad_(requires_grad=False)
 
     def _settle(self) -> None:
-        """Weights of a model that predicts badly, though not blindly: what adapters learn then shows in the loss."""
+        """Weights of a model that predicts badly, though not blindly: what adapters learn then shows in
+        the loss.
+        """
         view = torch.linalg.qr(torch.randn(DIM, DIM)).Q
         confusion = torch.linalg.qr(torch.randn(DIM, DIM)).Q
         self.patch_embedding.weight[:, :DIM] = view

@@ -1,7 +1,8 @@
 """Command lines of the three programs, with musubi-tuner's option names and defaults.
 
-Options that only matter to a 14B model (memory, compilation, uploads) are accepted and have no effect; the trainer
-names the ones it was given in one log line. An unknown option ends the program with exit code 2, as argparse does.
+Options that only matter to a 14B model (memory, compilation, uploads) are accepted and have no effect; the
+trainer names the ones it was given in one log line. An unknown option ends the program with exit code 2, as
+argparse does.
 """
 
 from __future__ import annotations
@@ -223,7 +224,8 @@ def training_parser() -> argparse.ArgumentParser:
 def parse_training(argv: Sequence[str]) -> argparse.Namespace:
     """The training options, those of `--config_file` below those of the command line.
 
-    Sections of the TOML file only group options. Exits with 1 when the file is missing, 2 on an unknown option.
+    Sections of the TOML file only group options. Exits with 1 when the file is missing, 2 on an unknown
+    option.
     """
     parser = training_parser()
     args = parser.parse_args(argv)

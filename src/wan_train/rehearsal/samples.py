@@ -1,4 +1,6 @@
-"""Draw the eight captioned pictures of a rehearsal without a dataset: `python -m wan_train.rehearsal.samples DIR`."""
+"""Draw the eight captioned pictures of a rehearsal without a dataset: `python -m
+wan_train.rehearsal.samples DIR`.
+"""
 
 from __future__ import annotations
 
@@ -162,7 +164,9 @@ SCENES = (
 
 
 def draw(folder: Path) -> list[Path]:
-    """Write eight PNG pictures and their `.txt` captions; the same bytes of pixels every time. Returns the pictures."""
+    """Write eight PNG pictures and their `.txt` captions; the same bytes of pixels every time. Returns
+    the pictures.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = []
     for scene in SCENES:

@@ -67,8 +67,10 @@ def _cosine(progress: float, cycles: float, *, restarts: bool) -> float:
 def draw_noise_levels(args: argparse.Namespace, count: int, device: torch.device) -> Tensor:
     """`count` noise levels t in [min_timestep, max_timestep] / 1000, float32, from torch's global generator.
 
-    With `--preserve_distribution_shape` draws outside the range are rejected, else the whole distribution is squeezed
-    into it. When a range is so rare that 1000 rounds do not fill it, the squeezed draw is used and a warning logged.
+    With `--preserve_distribution_shape` draws outside the range are rejected, else the whole distribution
+    is squeezed
+    into it. When a range is so rare that 1000 rounds do not fill it, the squeezed draw is used and a
+    warning logged.
     """
     low = (0 if args.min_timestep is None else args.min_timestep) / TIMESTEPS
     high = (TIMESTEPS if args.max_timestep is None else args.max_timestep) / TIMESTEPS

@@ -10,6 +10,8 @@ import math
 import os
 import random
 import time
+from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -34,7 +36,9 @@ MAX_THREADS = 2
 
 
 class LossRecorder:
-    """The mean of the newest loss of every step of an epoch; one NaN stays in it for good, as in the real trainer."""
+    """The mean of the newest loss of every step of an epoch; one NaN stays in it for good, as in the real
+    trainer.
+    """
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -51,11 +55,24 @@ class LossRecorder:
         return self.total / len(self.losses)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """Everything a training step touches, as accelerate prepared it."""
+
+    accelerator: Accelerator
+    transformer: TinyWan
+    network: Network
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LambdaLR
+    loader: torch.utils.data.DataLoader
+    optimizer_name: str
+
+
 def train(args: argparse.Namespace) -> None:
     """Train the LoRA that the options describe and save it.
 
-    Epochs and steps are counted from zero even after `--resume`, which restores weights, optimizer, learning rate and
-    random generators only.
+    Epochs and steps are counted from zero even after `--resume`, which restores weights, optimizer, learning
+    rate and random generators only. Sets `args.seed` and `args.max_train_steps` to the values in force.
 
     Raises:
         ValueError: options or a dataset that cannot be trained.
@@ -63,13 +80,67 @@ def train(args: argparse.Namespace) -> None:
     _check(args)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(MAX_THREADS, os.cpu_count() or 1))
-    args.seed = random.randint(0, 2**32) if args.seed is None else args.seed  # noqa: S311 - recorded, not secret
+    args.seed = random.randint(0, 2**32 - 1) if args.seed is None else args.seed  # noqa: S311 - recorded, not secret
     set_seed(args.seed)
-    epoch_now = 0
-    items = TrainSet(load_datasets(Path(args.dataset_config)), lambda: epoch_now)
+    items = TrainSet(load_datasets(Path(args.dataset_config)))
     if items.num_items == 0:
         raise ValueError("No training items found in the dataset")
+    shop = _workshop(args, items)
+    epochs = math.ceil(args.max_train_steps / _steps_per_epoch(args, shop.loader))
+    _announce(args, shop, items, epochs=epochs)
+    keeper = _keeper(args, shop, items, epochs=epochs)
+    shop.accelerator.init_trackers(args.log_tracker_name or "network_train")
+    bar = tqdm(range(args.max_train_steps), smoothing=0, desc="steps")
+    logger.info("DiT dtype: torch.float32, device: %s", shop.accelerator.device)
+    steps, recorder = 0, LossRecorder()
+    for epoch in range(epochs):
+        shop.accelerator.print(f"\nepoch {epoch + 1}/{epochs}")
+        items.set_epoch(epoch + 1)
+        for number, batch in enumerate(shop.loader):
+            loss = _step(args, shop, batch)
+            if shop.accelerator.sync_gradients:
+                bar.update(1)
+                steps += 1
+                keeper.after_step(steps, epoch)
+            recorder.add(number, loss)
+            bar.set_postfix(avr_loss=recorder.average)
+            rate = shop.scheduler.get_last_lr()[0]
+            shop.accelerator.log(
+                {"loss/current": loss, "loss/average": recorder.average, "lr/unet": rate}, step=steps
+            )
+            if steps >= args.max_train_steps:
+                break
+        shop.accelerator.log({"loss/epoch": recorder.average}, step=epoch + 1)
+        keeper.after_epoch(epoch + 1, steps=steps, epochs=epochs)
+    shop.accelerator.end_training()
+    keeper.finish(steps=steps, epochs=epochs)
 
+
+def _step(args: argparse.Namespace, shop: Workshop, batch: Batch) -> float:
+    with shop.accelerator.accumulate(shop.network):
+        loss = _loss(args, shop, batch)
+        shop.accelerator.backward(loss)
+        if shop.accelerator.sync_gradients and args.max_grad_norm != 0.0:
+            shop.accelerator.clip_grad_norm_(shop.network.parameters(), args.max_grad_norm)
+        shop.optimizer.step()
+        shop.scheduler.step()
+        shop.optimizer.zero_grad(set_to_none=True)
+    return float(loss.detach())
+
+
+def _loss(args: argparse.Namespace, shop: Workshop, batch: Batch) -> Tensor:
+    """Mean squared error of the predicted flow at a noise level drawn from the expert's range."""
+    latents = batch["latents"]
+    noise = torch.randn_like(latents)
+    t = draw_noise_levels(args, len(latents), noise.device)
+    mixed = torch.lerp(latents, noise, t.view(-1, 1, 1, 1, 1))
+    condition = batch["latents_image"] if "i2v" in args.task else None
+    with shop.accelerator.autocast():
+        predicted = shop.transformer(mixed, t * TIMESTEPS + 1, batch["t5"], condition)
+    return torch.nn.functional.mse_loss(predicted.float(), noise - latents)
+
+
+def _workshop(args: argparse.Namespace, items: TrainSet) -> Workshop:
     logger.info("preparing accelerator")
     accelerator = _accelerator(args)
     logger.info("DiT precision: torch.float32, weight precision: torch.float32")
@@ -80,77 +151,51 @@ def train(args: argparse.Namespace) -> None:
     network = _network(args, accelerator, transformer)
     accelerator.print("prepare optimizer, data loader etc.")
     optimizer, optimizer_name = _optimizer(args, network)
-    loader = torch.utils.data.DataLoader(items, batch_size=1, shuffle=True, collate_fn=lambda batch: batch[0])
+    loader = torch.utils.data.DataLoader(items, batch_size=1, shuffle=True, collate_fn=itemgetter(0))
     if args.max_train_epochs is not None:
-        args.max_train_steps = args.max_train_epochs * math.ceil(
-            len(loader) / args.gradient_accumulation_steps
-        )
-        accelerator.print(
-            f"override steps. steps for {args.max_train_epochs} epochs is / 指定エポックまでのステップ数: {args.max_train_steps}"
-        )
+        args.max_train_steps = args.max_train_epochs * _steps_per_epoch(args, loader)
+        steps = f"指定エポックまでのステップ数: {args.max_train_steps}"
+        accelerator.print(f"override steps. steps for {args.max_train_epochs} epochs is / {steps}")
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(args, args.max_train_steps))
     # The frozen DiT stays out of `prepare`, so that a state folder holds the adapters only.
     network, optimizer, loader, scheduler = accelerator.prepare(network, optimizer, loader, scheduler)
     if args.resume:
         logger.info("resume training from local state: %s", args.resume)
         accelerator.load_state(args.resume)
+    return Workshop(
+        accelerator=accelerator,
+        transformer=transformer,
+        network=network,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        loader=loader,
+        optimizer_name=optimizer_name,
+    )
 
-    epochs = math.ceil(args.max_train_steps / math.ceil(len(loader) / args.gradient_accumulation_steps))
-    _announce(args, accelerator, items, batches=len(loader), epochs=epochs)
+
+def _steps_per_epoch(args: argparse.Namespace, loader: torch.utils.data.DataLoader) -> int:
+    batches: int = len(loader)
+    return math.ceil(batches / int(args.gradient_accumulation_steps))
+
+
+def _keeper(args: argparse.Namespace, shop: Workshop, items: TrainSet, *, epochs: int) -> Keeper:
     described = metadata.of_training(
         args,
-        optimizer=optimizer_name,
+        optimizer=shop.optimizer_name,
         datasets=[part.dataset.describe() for part in items.buckets],
         num_items=items.num_items,
-        num_batches=len(loader),
+        num_batches=len(shop.loader),
         num_epochs=epochs,
     )
 
     def save_lora(path: Path, steps: int, epoch: int) -> None:
-        accelerator.unwrap_model(network).save(
+        shop.accelerator.unwrap_model(shop.network).save(
             path,
             dtype=DTYPES[args.save_precision or "float"],
             metadata=metadata.of_checkpoint(args, described, steps=steps, epoch=epoch),
         )
 
-    keeper = Keeper(args=args, accelerator=accelerator, save_lora=save_lora)
-    accelerator.init_trackers(args.log_tracker_name or "network_train")
-    bar = tqdm(range(args.max_train_steps), smoothing=0, desc="steps")
-    logger.info("DiT dtype: torch.float32, device: %s", accelerator.device)
-    steps, recorder = 0, LossRecorder()
-    for epoch in range(epochs):
-        accelerator.print(f"\nepoch {epoch + 1}/{epochs}")
-        epoch_now = epoch + 1
-        for number, batch in enumerate(loader):
-            with accelerator.accumulate(network):
-                loss = _loss(args, accelerator, transformer, batch)
-                accelerator.backward(loss)
-                if accelerator.sync_gradients and args.max_grad_norm != 0.0:
-                    accelerator.clip_grad_norm_(network.parameters(), args.max_grad_norm)
-                optimizer.step()
-                scheduler.step()
-                optimizer.zero_grad(set_to_none=True)
-            if accelerator.sync_gradients:
-                bar.update(1)
-                steps += 1
-                keeper.after_step(steps, epoch)
-            current = loss.detach().item()
-            recorder.add(number, current)
-            bar.set_postfix(avr_loss=recorder.average)
-            accelerator.log(
-                {
-                    "loss/current": current,
-                    "loss/average": recorder.average,
-                    "lr/unet": scheduler.get_last_lr()[0],
-                },
-                step=steps,
-            )
-            if steps >= args.max_train_steps:
-                break
-        accelerator.log({"loss/epoch": recorder.average}, step=epoch + 1)
-        keeper.after_epoch(epoch + 1, steps=steps, epochs=epochs)
-    accelerator.end_training()
-    keeper.finish(steps=steps, epochs=epochs)
+    return Keeper(args=args, accelerator=shop.accelerator, save_lora=save_lora)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -211,30 +256,18 @@ def _optimizer(args: argparse.Namespace, network: Network) -> tuple[torch.optim.
     return optimizer, f"torch.optim.adamw.AdamW({written})"
 
 
-def _announce(
-    args: argparse.Namespace, accelerator: Accelerator, items: TrainSet, *, batches: int, epochs: int
-) -> None:
+def _announce(args: argparse.Namespace, shop: Workshop, items: TrainSet, *, epochs: int) -> None:
     sizes = ", ".join(str(part.dataset.batch_size) for part in items.buckets)
-    accelerator.print("running training / 学習開始")
-    accelerator.print(f"  num train items / 学習画像、動画数: {items.num_items}")
-    accelerator.print(f"  num batches per epoch / 1epochのバッチ数: {batches}")
-    accelerator.print(f"  num epochs / epoch数: {epochs}")
-    accelerator.print(f"  batch size per device / バッチサイズ: {sizes}")
-    accelerator.print(
-        f"  gradient accumulation steps / 勾配を合計するステップ数 = {args.gradient_accumulation_steps}"
-    )
-    accelerator.print(f"  total optimization steps / 学習ステップ数: {args.max_train_steps}")
+    accumulation = args.gradient_accumulation_steps
+    for line in (
+        "running training / 学習開始",
+        f"  num train items / 学習画像、動画数: {items.num_items}",
+        f"  num batches per epoch / 1epochのバッチ数: {len(shop.loader)}",
+        f"  num epochs / epoch数: {epochs}",
+        f"  batch size per device / バッチサイズ: {sizes}",
+        f"  gradient accumulation steps / 勾配を合計するステップ数 = {accumulation}",
+        f"  total optimization steps / 学習ステップ数: {args.max_train_steps}",
+    ):
+        shop.accelerator.print(line)
     logger.info("set DiT model name for metadata: %s", args.dit)
     logger.info("set VAE model name for metadata: %s", args.vae)
-
-
-def _loss(args: argparse.Namespace, accelerator: Accelerator, transformer: TinyWan, batch: Batch) -> Tensor:
-    """Mean squared error of the predicted flow at a noise level drawn from the expert's range."""
-    latents = batch["latents"]
-    noise = torch.randn_like(latents)
-    t = draw_noise_levels(args, len(latents), latents.device)
-    mixed = torch.lerp(latents, noise, t.view(-1, 1, 1, 1, 1))
-    condition = batch["latents_image"] if "i2v" in args.task else None
-    with accelerator.autocast():
-        predicted = transformer(mixed, t * TIMESTEPS + 1, batch["t5"], condition)
-    return torch.nn.functional.mse_loss(predicted.float(), noise - latents)

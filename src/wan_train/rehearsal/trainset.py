@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 
 Bucket = tuple[int, int, int]
 Pair = tuple[Path, Path]
-Batch = dict[str, Tensor | list[Tensor]]
+Batch = dict[str, Any]
+"""Tensors by name; see `TrainSet`."""
 
 
 class Buckets:
@@ -61,11 +62,15 @@ class TrainSet:
     `latents_image` (batch, 20, F, H, W).
     """
 
-    def __init__(self, datasets: list[Dataset], epoch: Callable[[], int]) -> None:
+    def __init__(self, datasets: list[Dataset]) -> None:
         seed = random.randint(0, 2**31)  # noqa: S311 - follows from --seed
-        self._epoch = epoch
         self.buckets = [Buckets(dataset, seed) for dataset in datasets]
         self._index = [(part, number) for part in self.buckets for number in range(len(part.order))]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Bring every dataset into the order of this epoch, counted from one."""
+        for part in self.buckets:
+            part.set_epoch(epoch)
 
     @property
     def num_items(self) -> int:
@@ -75,8 +80,6 @@ class TrainSet:
         return len(self._index)
 
     def __getitem__(self, position: int) -> Batch:
-        for part in self.buckets:
-            part.set_epoch(self._epoch())
         part, number = self._index[position]
         return part.batch(number)
 

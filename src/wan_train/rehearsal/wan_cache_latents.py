@@ -9,7 +9,9 @@ from wan_train.rehearsal.options import latents_parser
 
 
 def main() -> None:
-    """Parse the command line and do it; whatever goes wrong ends the program with exit code 1 and says why."""
+    """Parse the command line and do it; whatever goes wrong ends the program with exit code 1 and says
+    why.
+    """
     logging.basicConfig(level=logging.INFO)
     cache_latents(latents_parser().parse_args())
 

@@ -10,7 +10,9 @@ from wan_train.rehearsal.training import train
 
 
 def main() -> None:
-    """Parse the command line and train; whatever goes wrong ends the program with exit code 1 and says why."""
+    """Parse the command line and train; whatever goes wrong ends the program with exit code 1 and says
+    why.
+    """
     logging.basicConfig(level=logging.INFO)
     train(parse_training(sys.argv[1:]))
 

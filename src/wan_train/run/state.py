@@ -23,6 +23,7 @@ from wan_train.run.events import (
     StepStopped,
     StepStopping,
     StepSucceeded,
+    StopMode,
     StopRequested,
     SupervisorStarted,
 )
@@ -147,7 +148,9 @@ def fold(state: RunState, event: Event) -> RunState:
             return replace(state, supervisor=identity, started=state.started or at)
         case StopRequested():
             # A request to stop now overrides one to stop later, never the other way round.
-            return state if state.stop is not None and state.stop.mode >= event.mode else replace(state, stop=event)
+            if state.stop is None or (state.stop.mode, event.mode) == (StopMode.AFTER_STATE, StopMode.NOW):
+                return replace(state, stop=event)
+            return state
         case RunFinished():
             return replace(state, finished=event)
         case _:

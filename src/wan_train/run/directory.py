@@ -1,0 +1,160 @@
+"""Every path of a run, derived from its directory; and the directories of all runs."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train import codec
+from wan_train.errors import BadInputError, NotReadyError
+from wan_train.files import write_whole
+from wan_train.printable import one_line
+from wan_train.run.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptDirectory:
+    """One attempt at one step: nothing in it is ever overwritten by another."""
+
+    path: Path
+
+    @property
+    def command(self) -> Path:
+        return self.path / "command.sh"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "output.log"
+
+    @property
+    def exit(self) -> Path:
+        """Written by the warden once every process of the attempt is gone."""
+        return self.path / "exit.json"
+
+    @property
+    def output(self) -> Path:
+        return self.path / "output"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """The records of one run."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def dataset_config(self) -> Path:
+        return self.path / "dataset.toml"
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.toml"
+
+    @property
+    def accelerate_config(self) -> Path:
+        return self.path / "accelerate.yaml"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def live(self) -> Path:
+        """What changes every second: progress, GPUs, reasons for waiting. Replaced whole, never needed for a resume."""
+        return self.path / "live.json"
+
+    @property
+    def supervisor_log(self) -> Path:
+        return self.path / "supervisor.log"
+
+    @property
+    def lock(self) -> Path:
+        """Held (flock) by the one supervisor of this run."""
+        return self.path / "lock"
+
+    @property
+    def stop_request(self) -> Path:
+        return self.path / "stop.json"
+
+    def attempt(self, step: str, number: int) -> AttemptDirectory:
+        return AttemptDirectory(self.path / step / str(number))
+
+    def read_plan(self) -> Plan:
+        try:
+            text = self.plan.read_bytes()
+        except FileNotFoundError:
+            raise BadInputError(f"{self.path} is not a run: it has no plan.json") from None
+        return codec.from_json(text, Plan, where=str(self.plan))
+
+    def write_plan(self, plan: Plan) -> None:
+        write_whole(self.plan, codec.to_json(plan, indent=1) + "\n")
+
+
+def create(runs: Path, title: str, *, now: float | None = None) -> RunDirectory:
+    """A new, empty run directory that nobody else has; raises NotReadyError when the disk refuses."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
+    name = f"{stamp}-{slug(title)}"
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 1000):
+            path = runs / (name if number == 1 else f"{name}-{number}")
+            try:
+                path.mkdir(mode=0o700)
+            except FileExistsError:
+                continue
+            return RunDirectory(path)
+    except OSError as error:
+        raise NotReadyError(
+            f"the run directory cannot be made in {runs}: {error.strerror}",
+            hint="Choose another place with --runs-dir DIR.",
+        ) from error
+    raise NotReadyError(f"{runs} holds a thousand runs named {name} already")
+
+
+def slug(title: str) -> str:
+    """A title as part of a directory name: letters, digits, dash and underscore, at most 40 of them."""
+    return re.sub(r"[^\w-]+", "-", title)[:40].strip("-") or "run"
+
+
+def all_runs(runs: Path) -> list[RunDirectory]:
+    """Every run, newest first."""
+    if not runs.is_dir():
+        return []
+    found = [RunDirectory(path) for path in runs.iterdir() if (path / "plan.json").is_file()]
+    return sorted(found, key=lambda run: run.run_id, reverse=True)
+
+
+def find(runs: Path, name: str | None) -> RunDirectory:
+    """A run by id, by a part of its id that only it has, by path; the newest one without a name.
+
+    Raises BadInputError that lists what there is.
+    """
+    if name is not None and "/" in name:
+        run = RunDirectory(Path(name).expanduser().absolute())
+        if run.plan.is_file():
+            return run
+    known = all_runs(runs)
+    if not known:
+        raise BadInputError(f"there are no runs in {runs}", hint="Start one with `wan-train`.")
+    if name is None or name == "last":
+        return known[0]
+    exact = [run for run in known if run.run_id == name]
+    matching = exact or [run for run in known if name in run.run_id]
+    match matching:
+        case [run]:
+            return run
+        case []:
+            raise BadInputError(f"there is no run {one_line(name)!r} in {runs}", hint="List them with `wan-train runs`.")
+        case _:
+            listing = ", ".join(run.run_id for run in matching[:5])
+            raise BadInputError(f"{one_line(name)!r} fits {len(matching)} runs: {listing}", hint="Give more of the name.")

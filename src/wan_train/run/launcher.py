@@ -1,0 +1,161 @@
+"""Starting trainer processes and finding out how they ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from wan_train import codec
+from wan_train.engine.commands import Command
+from wan_train.files import write_whole
+from wan_train.run.directory import AttemptDirectory
+from wan_train.run.events import Exit, Lost
+from wan_train.run.identity import ProcessIdentity, identify
+
+MARKER = "WAN_TRAIN_ATTEMPT"
+"""Environment variable that every process of an attempt inherits: the attempt's directory."""
+
+_WARDEN = Path(__file__).with_name("warden.py")
+_PROOF_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How an attempt ended, and when (seconds since 1970)."""
+
+    exit: Exit
+    at: float
+
+
+class Launcher(Protocol):
+    """Starts attempts in directories and watches over them. The identity is all that a later supervisor needs."""
+
+    def start(self, command: Command, attempt: AttemptDirectory, inherit: Sequence[int]) -> ProcessIdentity:
+        """Run a command as an attempt; `inherit` are lock descriptors to keep open until the attempt is over."""
+        ...
+
+    def ended(self, identity: ProcessIdentity, attempt: AttemptDirectory) -> Ended | None:
+        """How it ended once no process of it is left, None while one lives."""
+        ...
+
+    def terminate(self, identity: ProcessIdentity, attempt: AttemptDirectory) -> None:
+        """Ask the whole tree to end: TERM, grace, KILL. Returns at once; `ended` tells when it is done."""
+        ...
+
+
+class WardenLauncher:
+    """The real launcher: each attempt runs under a warden in a session of its own."""
+
+    def __init__(self, *, grace_seconds: float) -> None:
+        self._grace = grace_seconds
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._asked: dict[int, float] = {}
+
+    def start(self, command: Command, attempt: AttemptDirectory, inherit: Sequence[int]) -> ProcessIdentity:
+        attempt.path.mkdir(parents=True, mode=0o700, exist_ok=False)
+        attempt.output.mkdir(mode=0o700)
+        write_whole(attempt.command, _script(command), mode=0o700)
+        argv = [sys.executable, "-I", "-S", str(_WARDEN), str(attempt.exit), str(self._grace), "--", *command.argv]
+        log = os.open(attempt.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            child = subprocess.Popen(
+                argv,
+                cwd=command.cwd,
+                env={**os.environ, **command.env, MARKER: str(attempt.path)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=tuple(inherit),
+            )
+        finally:
+            os.close(log)
+        self._children[child.pid] = child
+        identity = identify(child.pid)
+        assert identity is not None, "an unreaped child is in /proc"  # noqa: S101  an invariant
+        return identity
+
+    def ended(self, identity: ProcessIdentity, attempt: AttemptDirectory) -> Ended | None:
+        child = self._children.get(identity.pid)
+        if child is not None and child.poll() is None:
+            self._insist(identity, attempt)
+            return None
+        if child is None and identity.is_alive():
+            self._insist(identity, attempt)
+            return None
+        # The warden is gone. Usually it left a record; if it was killed, its trainer may live on without it.
+        recorded = read_exit(attempt)
+        if recorded is not None:
+            return recorded
+        survivors = marked_processes(attempt)
+        if survivors:
+            for survivor in survivors:
+                _send(survivor, signal.SIGKILL)
+            return None
+        return Ended(exit=Lost(reason="its warden was killed or the machine went down"), at=time.time())
+
+    def terminate(self, identity: ProcessIdentity, attempt: AttemptDirectory) -> None:
+        if identity.pid not in self._asked and identity.is_alive():
+            self._asked[identity.pid] = time.monotonic()
+            _send(identity, signal.SIGTERM)
+
+    def _insist(self, identity: ProcessIdentity, attempt: AttemptDirectory) -> None:
+        """A warden that cannot finish its work (frozen, or swapped out) is ended with its whole tree."""
+        asked = self._asked.get(identity.pid)
+        if asked is not None and time.monotonic() - asked > 2 * self._grace + _PROOF_SECONDS:
+            for survivor in [*marked_processes(attempt), identity]:
+                _send(survivor, signal.SIGKILL)
+
+
+def read_exit(attempt: AttemptDirectory) -> Ended | None:
+    """The warden's record of how the attempt ended, None when there is none (yet)."""
+    try:
+        data = json.loads(attempt.exit.read_bytes())
+        return Ended(exit=codec.from_json(json.dumps(data["exit"]), Exit, where=str(attempt.exit)), at=data["ended"])
+    except (OSError, ValueError, KeyError, codec.CorruptRecordError):
+        return None
+
+
+def marked_processes(attempt: AttemptDirectory) -> list[ProcessIdentity]:
+    """Every living process that inherited the attempt's mark, wherever it moved."""
+    mark = f"{MARKER}={attempt.path}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            marked = mark in (entry / "environ").read_bytes().split(b"\0")
+        except OSError:  # another user's process, or one that just ended
+            continue
+        if marked and (identity := identify(int(entry.name))) is not None and identity.is_alive():
+            found.append(identity)
+    return found
+
+
+def _send(identity: ProcessIdentity, number: signal.Signals) -> None:
+    """Signal this very process and no other that may have got its pid since."""
+    try:
+        descriptor = os.pidfd_open(identity.pid)
+    except OSError:
+        return
+    try:
+        if identity.is_alive():
+            signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _script(command: Command) -> str:
+    """The command as a file that a person can read and run; secrets are never in it."""
+    lines = ["#!/bin/sh", f"cd '{command.cwd.replace(chr(39), chr(39) + chr(92) + chr(39) + chr(39))}' || exit", command.shell()]
+    return "\n".join(lines) + "\n"
