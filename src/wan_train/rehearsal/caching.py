@@ -37,7 +37,8 @@ class Sample:
 def cache_latents(args: argparse.Namespace) -> None:
     """Write the latent caches of every dataset; without `--keep_cache` delete those of no item."""
     datasets = load_datasets(Path(args.dataset_config))
-    logger.info("rehearsal: a tiny encoder made from a fixed seed stands in for the VAE model %s", args.vae)
+    logger.info("Loading VAE model from %s", args.vae)
+    logger.info("rehearsal: a tiny encoder made from a fixed seed stands in for it")
     encoder = LatentEncoder(args.device or default_device())
     for number, dataset in enumerate(datasets):
         logger.info("Encoding dataset [%d]", number)
@@ -54,7 +55,8 @@ def cache_text(args: argparse.Namespace) -> None:
     """Write the text-encoder caches of every dataset; without `--keep_cache` delete those of no item."""
     datasets = load_datasets(Path(args.dataset_config))
     before = [set(dataset.cache.glob("*_wan_te.safetensors")) for dataset in datasets]
-    logger.info("rehearsal: hashed words made from a fixed seed stand in for T5: %s", args.t5)
+    logger.info("Loading T5: %s", args.t5)
+    logger.info("rehearsal: a table of words made from a fixed seed stands in for it")
     logger.info("Encoding with T5")
     kept: list[set[Path]] = [set() for _ in datasets]
     for number, dataset in enumerate(datasets):

@@ -63,6 +63,10 @@ IMAGE_WINDOW = 9
 with Wan."""
 
 
+class MultipleInvalid(ValueError):  # noqa: N818 - the name that the real trainer's traceback shows
+    """A dataset file that does not follow the schema; the message has the key's path."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """One captioned picture or clip."""
@@ -167,7 +171,10 @@ def load_datasets(path: Path) -> list[Dataset]:
     logger.info("Load dataset config from %s", path)
     if not path.is_file():
         raise ValueError(f"file not found: {path}")
-    config = tomllib.loads(path.read_text(encoding="utf-8"))
+    try:
+        config = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise MultipleInvalid(f"{path}: {error}") from error
     _check(config, {"general": dict, "datasets": list}, "data")
     general = config.get("general", {})
     _check(general, _SHARED, "data['general']")
@@ -192,10 +199,10 @@ def load_datasets(path: Path) -> list[Dataset]:
 def _check(found: dict[str, Any], known: dict[str, Any], where: str) -> None:
     for key, value in found.items():
         if key not in known:
-            raise ValueError(f"extra keys not allowed @ {where}['{key}']")
+            raise MultipleInvalid(f"extra keys not allowed @ {where}['{key}']")
         wanted = known[key]
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-            raise ValueError(f"expected {wanted} for dictionary value @ {where}['{key}']")
+            raise MultipleInvalid(f"expected {wanted} for dictionary value @ {where}['{key}']")
 
 
 def _dataset(entry: dict[str, Any], general: dict[str, Any], *, where: str) -> Dataset:
@@ -205,7 +212,7 @@ def _dataset(entry: dict[str, Any], general: dict[str, Any], *, where: str) -> D
     kind = "video" if is_video else "image"
     directory, jsonl = entry.get(f"{kind}_directory"), entry.get(f"{kind}_jsonl_file")
     if directory is None and jsonl is None:
-        raise ValueError(f"image_directory or image_jsonl_file must be specified @ {where}")
+        raise MultipleInvalid(f"image_directory or image_jsonl_file must be specified @ {where}")
     cache = entry.get("cache_directory", directory)
     if cache is None:
         raise ValueError(f"cache_directory is required @ {where}")

@@ -1,6 +1,4 @@
-"""The stand-ins of the VAE and the text encoder: small, fixed, and made from a seed, so that no file is
-needed.
-"""
+"""Stand-ins of the VAE and the text encoder: small, fixed, made from a seed, so that no file is needed."""
 
 from __future__ import annotations
 
@@ -61,9 +59,7 @@ class LatentEncoder:
         )
 
     def encode_first(self, frames: list[Image.Image]) -> Tensor:
-        """The I2V condition (20, F, H/8, W/8): four mask channels, then the first frame followed by grey
-        ones.
-        """
+        """The I2V condition (20, F, H/8, W/8): four mask channels, then the first frame and grey ones."""
         grey = Image.new("RGB", frames[0].size, (127, 127, 127))
         latents = self.encode([frames[0], *[grey] * (len(frames) - 1)])
         mask = torch.zeros(4, *latents.shape[1:])

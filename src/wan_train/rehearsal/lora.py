@@ -34,9 +34,7 @@ class Adapter(nn.Module):  # type: ignore[misc]  # torch is Any to mypy here
 
 
 class Network(nn.Module):  # type: ignore[misc]  # torch is Any to mypy here
-    """One adapter per attention and feed-forward layer of the blocks, applied as long as the network
-    lives.
-    """
+    """One adapter per attention and feed-forward layer of the blocks, hooked to its output for good."""
 
     def __init__(self, transformer: nn.Module, *, rank: int, alpha: float, dropout: float | None) -> None:
         super().__init__()

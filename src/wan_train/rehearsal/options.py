@@ -224,8 +224,8 @@ def training_parser() -> argparse.ArgumentParser:
 def parse_training(argv: Sequence[str]) -> argparse.Namespace:
     """The training options, those of `--config_file` below those of the command line.
 
-    Sections of the TOML file only group options. Exits with 1 when the file is missing, 2 on an unknown
-    option.
+    Sections of the TOML file only group options. Exits with 1 when the file is missing, with 2 on an
+    unknown option.
     """
     parser = training_parser()
     args = parser.parse_args(argv)

@@ -1,6 +1,4 @@
-"""Draw the eight captioned pictures of a rehearsal without a dataset: `python -m
-wan_train.rehearsal.samples DIR`.
-"""
+"""Eight captioned pictures for a rehearsal without a dataset: `python -m wan_train.rehearsal.samples DIR`."""
 
 from __future__ import annotations
 

@@ -36,9 +36,7 @@ MAX_THREADS = 2
 
 
 class LossRecorder:
-    """The mean of the newest loss of every step of an epoch; one NaN stays in it for good, as in the real
-    trainer.
-    """
+    """Mean over an epoch's steps of their newest loss; one NaN stays in it for good."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -144,7 +142,8 @@ def _workshop(args: argparse.Namespace, items: TrainSet) -> Workshop:
     logger.info("preparing accelerator")
     accelerator = _accelerator(args)
     logger.info("DiT precision: torch.float32, weight precision: torch.float32")
-    logger.info("rehearsal: a tiny DiT made from a fixed seed stands in for the DiT model %s", args.dit)
+    logger.info("Loading DiT model from %s", args.dit)
+    logger.info("rehearsal: a tiny DiT made from a fixed seed stands in for it")
     if ignored := without_effect(args):
         logger.info("rehearsal: options without effect on the tiny model: %s", " ".join(ignored))
     transformer = TinyWan(i2v="i2v" in args.task).to(accelerator.device)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-
 from wan_train.rehearsal.caching import cache_latents
+from wan_train.rehearsal.logs import start_logging
 from wan_train.rehearsal.options import latents_parser
 
 
 def main() -> None:
-    """Parse the command line and do it; whatever goes wrong ends the program with exit code 1 and says
-    why.
-    """
-    logging.basicConfig(level=logging.INFO)
+    """Parse the command line and fill the caches; any failure ends with exit code 1 and its reason on stderr."""
+    start_logging()
     cache_latents(latents_parser().parse_args())
 
 

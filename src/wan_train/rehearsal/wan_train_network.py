@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 
+from wan_train.rehearsal.logs import start_logging
 from wan_train.rehearsal.options import parse_training
 from wan_train.rehearsal.training import train
 
 
 def main() -> None:
-    """Parse the command line and train; whatever goes wrong ends the program with exit code 1 and says
-    why.
-    """
-    logging.basicConfig(level=logging.INFO)
+    """Parse the command line and train; any failure ends with exit code 1 and its reason on stderr."""
+    start_logging()
     train(parse_training(sys.argv[1:]))
 
 
