@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from support import nvml
 from support.gpu import ScriptedProbe
 from support.nvml import GIB, NvmlStub, StubGpu, uuid_of
-
 from wan_train.gpu.model import Gpu, GpuProbe, GpuReading, GpuUnavailableError
 from wan_train.gpu.probe import CpuSlots, NvmlProbe
 
@@ -33,7 +33,9 @@ def probe() -> Iterator[NvmlProbe]:
 
 
 def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if any("nvml.py" in word for word in child.cmdline())]
+    return [
+        child for child in psutil.Process().children() if any("nvml.py" in word for word in child.cmdline())
+    ]
 
 
 class TestEveryProbe:
@@ -87,8 +89,8 @@ def test_everything_the_driver_says_arrives(stub: NvmlStub, probe: NvmlProbe) ->
         driver="570.1",
         gpus=(
             Gpu(
-                index=0, uuid="GPU-3f2a", name="NVIDIA H100 80GB HBM3", total_bytes=80 * GIB, used_bytes=11 * GIB,
-                utilization=97, temperature=66, compute_capability=(9, 0), pids=(77, 4242),
+                index=0, uuid="GPU-3f2a", name="NVIDIA H100 80GB HBM3", total_bytes=80 * GIB, used_bytes=11
+                * GIB, utilization=97, temperature=66, compute_capability=(9, 0), pids=(77, 4242),
             ),
         ),
     )  # fmt: skip
@@ -141,9 +143,15 @@ def test_an_old_driver_tells_memory_and_processes_too(
 
 @pytest.mark.parametrize(
     ("code", "words"),
-    [(15, ["GPU is lost", "reboot", "Xid"]), (999, ["Unknown", "reset", "grep -i xid"]), (16, ["--gpu-reset -i 1"]),
-     (4, ["/dev/nvidia1"]), (3, ["does not report its memory"]), (14, ["infoROM", "reset its driver"])],
-)  # fmt: skip
+    [
+        (15, ["GPU is lost", "reboot", "Xid"]),
+        (999, ["Unknown", "reset", "grep -i xid"]),
+        (16, ["--gpu-reset -i 1"]),
+        (4, ["/dev/nvidia1"]),
+        (3, ["does not report its memory"]),
+        (14, ["infoROM", "reset its driver"]),
+    ],
+)
 def test_a_gpu_that_fails_is_lost_and_the_other_is_not(
     stub: NvmlStub, probe: NvmlProbe, code: int, words: list[str]
 ) -> None:
@@ -165,7 +173,13 @@ def test_a_gpu_lost_from_the_start_has_no_uuid_and_may_come_back(stub: NvmlStub,
 
 @pytest.mark.parametrize(
     ("code", "words"),
-    [(9, "not loaded"), (18, "differ in version"), (999, "unknown error"), (4, "may not open"), (17, "code 17")],
+    [
+        (9, "not loaded"),
+        (18, "differ in version"),
+        (999, "unknown error"),
+        (4, "may not open"),
+        (17, "code 17"),
+    ],
 )
 def test_a_driver_that_does_not_work_is_explained_and_tried_again(
     stub: NvmlStub, probe: NvmlProbe, code: int, words: str
@@ -221,7 +235,8 @@ def test_a_crash_raises_and_the_next_read_starts_afresh(stub: NvmlStub, probe: N
     assert len(probe.read().gpus) == 1
 
 
-def test_a_child_killed_between_two_reads_is_no_matter(stub: NvmlStub, probe: NvmlProbe) -> None:
+@pytest.mark.usefixtures("stub")
+def test_a_child_killed_between_two_reads_is_no_matter(probe: NvmlProbe) -> None:
     first = probe.read()
     (child,) = children()
     child.kill()
@@ -229,7 +244,8 @@ def test_a_child_killed_between_two_reads_is_no_matter(stub: NvmlStub, probe: Nv
     assert probe.read() == first
 
 
-def test_close_ends_the_child_and_a_later_read_starts_another(stub: NvmlStub, probe: NvmlProbe) -> None:
+@pytest.mark.usefixtures("stub")
+def test_close_ends_the_child_and_a_later_read_starts_another(probe: NvmlProbe) -> None:
     probe.read()
     probe.close()
     assert children() == []
@@ -276,22 +292,29 @@ def test_the_child_dies_with_a_killed_parent_even_in_a_hang(stub: NvmlStub, hang
     assert not child.is_running()
 
 
-def test_ctrl_c_at_the_terminal_goes_to_another_group_than_the_child(stub: NvmlStub, probe: NvmlProbe) -> None:
+@pytest.mark.usefixtures("stub")
+def test_ctrl_c_at_the_terminal_goes_to_another_group_than_the_child(probe: NvmlProbe) -> None:
     probe.read()
     (child,) = children()
     assert os.getpgid(child.pid) != os.getpgid(0)
 
 
-def test_the_child_runs_as_a_module_too(stub: NvmlStub) -> None:
+@pytest.mark.usefixtures("stub")
+def test_the_child_runs_as_a_module_too() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "wan_train.gpu.nvml"], input="read\n", capture_output=True, text=True, check=True
+        [sys.executable, "-m", "wan_train.gpu.nvml"],
+        input="read\n",
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert uuid_of(1) in done.stdout
     assert done.stdout.count("\n") == 1
 
 
+@pytest.mark.usefixtures("stub")
 def test_a_file_of_the_users_named_like_a_module_is_not_run(
-    stub: NvmlStub, probe: NvmlProbe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    probe: NvmlProbe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit(9)")
     monkeypatch.chdir(tmp_path)

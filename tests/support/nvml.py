@@ -1,4 +1,4 @@
-"""A stub of libnvidia-ml.so.1 under the real nvidia-ml-py binding, driven by a file, for any number of processes.
+"""A stub of libnvidia-ml.so.1 under the real nvidia-ml-py binding, driven by a file.
 
     def test_something(nvml_stub: NvmlStub) -> None:
         nvml_stub.write([StubGpu(used=20 * GIB), StubGpu()])
@@ -26,7 +26,7 @@ SOURCE = Path(__file__).parents[1] / "nvml" / "stub" / "nvml_stub.c"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StubGpu:
-    """One GPU of the stub; memory in bytes, errors as NVML return codes (0 = well). `uuid` "" numbers itself."""
+    """One GPU of the stub. Memory in bytes; errors are NVML return codes; an empty uuid is uuid_of(index)."""
 
     uuid: str = ""
     name: str = "NVIDIA GeForce RTX 5090"

@@ -1,10 +1,11 @@
-"""Raise or lower a stub GPU's memory while everything runs; standard library only, so any fake trainer can use it.
+"""Raise or lower a stub GPU's memory while everything runs; standard library only, for any fake trainer.
 
     python tests/support/nvml_memory.py --state FILE --gpu UUID --used BYTES
     python tests/support/nvml_memory.py --state FILE --gpu UUID --hold PID --bytes BYTES [--listed]
 
-`--hold` is how a process takes memory: the stub counts it for as long as that process lives, so a killed trainer gives
-it back as a real one does. `--listed` also shows its pid among the GPU's processes, which a container often does not.
+`--hold` is how a process takes memory: the stub counts it for as long as that process lives, so a killed
+trainer gives it back as a real one does. `--listed` also shows its pid among the GPU's processes, which a
+container often does not.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ def choose(reading: GpuReading, gpus: str | None, visible: str | None) -> tuple[
     Args:
         reading: the GPUs of the box; lost ones are never chosen, and naming one is no mistake.
         gpus: None or "all", or a comma list of NVML indices, UUIDs and unique UUID prefixes.
-        visible: the value of CUDA_VISIBLE_DEVICES, None when unset. Read as CUDA reads it (CUDA C++ Programming
-            Guide, "CUDA Environment Variables"): the list ends at its first invalid entry, so "" and "-1" allow
-            none. Indices are taken in PCI order, which is NVML's.
+        visible: the value of CUDA_VISIBLE_DEVICES, None when unset. Read as CUDA reads it (CUDA C++
+            Programming Guide, "CUDA Environment Variables"): the list ends at its first invalid entry, so ""
+            and "-1" allow none. Indices are taken in PCI order, which is NVML's.
 
     Raises:
         BadInputError: `gpus` is empty or names a GPU that is not there.

@@ -62,8 +62,8 @@ _UNAVAILABLE: dict[int, tuple[str, str]] = {
     ),
     NvmlCode.UNKNOWN: (
         "The NVIDIA driver answers with an unknown error",
-        "Check `nvidia-smi`. In a container that worked before, restart the container: the host took its access "
-        f"to the GPUs away. Otherwise reboot; {_XID}. " + REHEARSE,
+        "Check `nvidia-smi`. In a container that worked before, restart it: the host took its "
+        f"access to the GPUs away. Otherwise reboot; {_XID}. " + REHEARSE,
     ),
 }
 

@@ -1,8 +1,8 @@
 """Who on this box holds which GPU: one flock for each GPU, in a directory that all users share.
 
-A lease is the lock, never the file: it dies with its last holder, so nothing is stale after a crash or a reboot. The
-file's content only tells people who holds it. Lock files are never unlinked: whoever held the old file and whoever
-creates the new one would both hold "the" lock.
+A lease is the lock, never the file: it dies with its last holder, so nothing is stale after a crash or a
+reboot. The file's content only tells people who holds it. Lock files are never unlinked: whoever held the
+old file and whoever creates the new one would both hold "the" lock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from wan_train.gpu import lockfile
-from wan_train.gpu.tickets import QUEUE, Ticket, open_ticket, older_wants
+from wan_train.gpu.tickets import QUEUE, Ticket, older_wants, open_ticket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Lease:
         self._descriptor: int | None = descriptor
 
     def fileno(self) -> int:
-        """The descriptor that carries the lock; a child that gets it through `pass_fds` keeps the lock alive.
+        """The descriptor that carries the lock; a child that gets it through `pass_fds` keeps the lock.
 
         Raises:
             ValueError: the lease was released.
@@ -114,8 +114,8 @@ class LeaseRoom:
     def ticket(self, order: int, run_id: str) -> Ticket:
         """A place in line that asks for nothing yet.
 
-        A lower `order` (say, the run's start in nanoseconds) goes first; equal ones go by `run_id`. The same two name
-        the same place again after a restart.
+        A lower `order` (say, the run's start in nanoseconds) goes first; equal ones go by `run_id`. The
+        same two name the same place again after a restart.
 
         Raises:
             ValueError: `order` is negative or has more than 20 digits.

@@ -1,4 +1,4 @@
-"""Lock files in a directory that several users share: opened without trust, locked by flock, read by anybody."""
+"""Lock files in a directory that several users share: opened without trust, locked by flock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FILE_MODE = 0o666
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _MAX_TEXT = 16 * 1024
 _MAX_NAME = 120
-# Somebody who asks whether a file is locked holds it shared for some microseconds; this many tries outlast them.
+# Somebody who asks whether a file is locked holds it shared for some microseconds: these tries outlast it.
 _TRIES = 50
 
 
@@ -138,7 +138,7 @@ def safe_name(name: str) -> str:
 
 
 def _create(path: Path) -> None:
-    # Linked into place with its mode already set: nobody ever meets the file while only its maker may open it.
+    # Linked into place with its mode already set: nobody meets the file while only its maker may open it.
     descriptor, made = tempfile.mkstemp(prefix=".new-", dir=path.parent)
     try:
         os.fchmod(descriptor, _FILE_MODE)

@@ -21,7 +21,7 @@ class Gpu:
     temperature: int | None = None
     compute_capability: tuple[int, int] | None = None
     pids: tuple[int, ...] | None = None
-    """Compute processes as the driver lists them; None when it would not say. In a container these are host pids."""
+    """Compute processes as the driver lists them, by host pids in a container; None when it would not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class GpuUnavailableError(NotReadyError):
 
 
 class GpuProbe(Protocol):
-    """Reads the GPUs. Implementations never raise anything but GpuUnavailableError and never block for long."""
+    """Reads the GPUs. Implementations raise nothing but GpuUnavailableError and never block for long."""
 
     def read(self) -> GpuReading: ...
 

@@ -1,11 +1,12 @@
 """A child program that reads NVML for its parent: one request line in, one JSON line out.
 
-NVML can hang or crash its caller when a GPU falls off the bus, so it lives in a process that may be killed. It
-needs the standard library and nvidia-ml-py only. It keeps NVML open between requests, because opening it on a cold
-driver takes seconds.
+NVML can hang or crash its caller when a GPU falls off the bus, so it lives in a process that may be killed.
+It needs the standard library and nvidia-ml-py only. It keeps NVML open between requests, because opening it
+on a cold driver takes seconds.
 
-An answer is `{"driver", "gpus": [...], "lost": [...]}` or `{"error": {"code", "text"}}`, where code is the NVML
-return code (nvml.h, nvmlReturn_t). Memory is in bytes, utilisation in percent, temperature in degrees Celsius.
+An answer is `{"driver", "gpus": [...], "lost": [...]}` or `{"error": {"code", "text"}}`, where code is the
+NVML return code (nvml.h, nvmlReturn_t). Memory is in bytes, utilisation in percent, temperature in degrees
+Celsius.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def _describe(device: Device) -> Answer:
 
 
 def _memory(device: Device) -> tuple[int, int]:
-    """Total and used. Version 2 leaves out what the driver reserves for itself; drivers before 510 lack it."""
+    """Total and used. Version 2 leaves out what the driver reserves for itself; old drivers lack it."""
     try:
         memory = pynvml.nvmlDeviceGetMemoryInfo(device, version=pynvml.nvmlMemory_v2)
     except (pynvml.NVMLError_FunctionNotFound, pynvml.NVMLError_NotSupported):

@@ -42,7 +42,7 @@ class NvmlProbe:
         self._uuids: dict[int, str] = {}
 
     def read(self) -> GpuReading:
-        """All GPUs now. After a hang or a crash, which raise GpuUnavailableError, the next read starts afresh."""
+        """All GPUs now. Raises GpuUnavailableError; after a hang or a crash the next read starts afresh."""
         reading = _parse(self._ask())
         reading = _name_lost(reading, self._uuids)
         self._uuids |= {gpu.index: gpu.uuid for gpu in reading.gpus}

@@ -1,4 +1,4 @@
-"""The line in which runs wait for GPUs: a ticket is a file, and it counts only while its owner keeps it locked.
+"""The line in which runs wait for GPUs: a ticket is a file that counts while its owner keeps it locked.
 
 This is fairness and nothing else. That no two runs hold one GPU is the leases' business.
 """
@@ -100,7 +100,7 @@ def older_wants(directory: Path, uuid: str, ticket: Ticket) -> bool:
 
 def _before(directory: Path, ticket: Ticket) -> Iterator[Path]:
     try:
-        names = os.listdir(directory)
+        names = [path.name for path in directory.iterdir()]
     except FileNotFoundError:
         return
     for name in sorted(names):
@@ -121,7 +121,7 @@ def _sweep(descriptor: int, path: Path) -> None:
     def is_old() -> bool:
         return time.time() - os.fstat(descriptor).st_mtime >= _SWEEP_AFTER_SECONDS
 
-    # Looked at again under the lock: an owner who wakes now renews it first, and looks for its file afterwards.
+    # Looked at again under the lock: an owner who wakes now renews it first and looks for its file last.
     if (
         is_old()
         and lockfile.try_exclusive(descriptor, path)
