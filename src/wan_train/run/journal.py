@@ -19,10 +19,15 @@ class Journal:
 
     def append(self, event: Event) -> None:
         line = codec.to_json(event, Event).encode() + b"\n"
-        written = 0
-        while written < len(line):
-            written += os.write(self._descriptor, line[written:])
-        os.fsync(self._descriptor)
+        before = os.fstat(self._descriptor).st_size
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(self._descriptor, line[written:])
+            os.fsync(self._descriptor)
+        except OSError:
+            os.ftruncate(self._descriptor, before)  # half a line would hide the next one
+            raise
 
     def close(self) -> None:
         os.close(self._descriptor)

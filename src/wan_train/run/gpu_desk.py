@@ -1,0 +1,112 @@
+"""The GPUs of one run: what the driver says, which leases are ours, whose turn it is."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+
+from wan_train.gpu import free
+from wan_train.gpu.choice import choose
+from wan_train.gpu.leases import Lease, LeaseHolder, LeaseRoom
+from wan_train.gpu.model import Gpu, GpuProbe, GpuUnavailableError
+from wan_train.run.clock import Clock
+from wan_train.run.plan import Devices, Plan
+from wan_train.run.scheduler import GpuView
+
+
+class GpuDesk:
+    """Reads GPUs and holds leases for one run; decides nothing."""
+
+    def __init__(self, plan: Plan, probe: GpuProbe, room: LeaseRoom, clock: Clock) -> None:
+        self._plan = plan
+        self._probe = probe
+        self._room = room
+        self._clock = clock
+        self._quiet: dict[str, int] = {}
+        self._leases: dict[str, Lease] = {}
+        # Whole nanoseconds of the run's creation: a run keeps its place in line over restarts of its supervisor.
+        self._ticket = room.ticket(int(plan.created * 1e9), plan.run_id)
+        self._wanting: frozenset[str] | None = None
+        self.gpus: tuple[Gpu, ...] = ()
+        self.problem: str | None = None
+
+    def look(self, *, wanting: bool) -> tuple[GpuView, ...]:
+        """One look at every GPU this run may use; `wanting` says whether a step waits for one now."""
+        try:
+            reading = self._probe.read()
+            self.gpus = choose(reading, self._plan.gpus, self._plan.visible_devices)
+            self.problem = "; ".join(f"GPU {lost.index}: {lost.reason}" for lost in reading.lost) or None
+            self._quiet = dict(free.observe(self._quiet, reading))
+        except GpuUnavailableError as error:
+            self.gpus, self.problem = (), error.message
+            self._quiet = {}
+        self._stand_in_line(frozenset(gpu.uuid for gpu in self.gpus) if wanting else frozenset())
+        return tuple(self._view(gpu) for gpu in self.gpus)
+
+    def claim(self, uuid: str) -> bool:
+        """Take the lease; False when somebody else was faster. The GPU is judged anew once it is ours."""
+        holder = LeaseHolder(pid=os.getpid(), run_id=self._plan.run_id, step=None, since=self._clock.now())
+        lease = self._room.try_take(uuid, holder)
+        if lease is None:
+            return False
+        self._leases[uuid] = lease
+        self._quiet[uuid] = 0
+        return True
+
+    def release(self, uuid: str) -> None:
+        lease = self._leases.pop(uuid, None)
+        if lease is not None:
+            lease.release()
+
+    def inherit(self, uuid: str | None, step: str) -> tuple[int, ...]:
+        """The descriptors that keep the GPU leased for as long as the step's processes live."""
+        if uuid is None:
+            return ()
+        lease = self._leases[uuid]
+        lease.rewrite(LeaseHolder(pid=os.getpid(), run_id=self._plan.run_id, step=step, since=self._clock.now()))
+        return (lease.fileno(),)
+
+    def label(self, uuid: str | None) -> str | None:
+        return next((gpu_label(gpu, self._plan.devices) for gpu in self.gpus if gpu.uuid == uuid), None)
+
+    def close(self) -> None:
+        with ExitStack() as stack:
+            stack.callback(self._probe.close)
+            stack.callback(self._ticket.close)
+            for uuid in list(self._leases):
+                stack.callback(self.release, uuid)
+
+    def _view(self, gpu: Gpu) -> GpuView:
+        claimed = gpu.uuid in self._leases
+        busy = free.why_busy(gpu)
+        if not claimed and busy is None:
+            holder = self._room.holder(gpu.uuid)
+            if holder is not None:
+                owner = f"run {holder.run_id}" if holder.run_id else f"pid {holder.pid}"
+                busy = f"{gpu_label(gpu, self._plan.devices)} is taken by {owner}"
+        return GpuView(
+            uuid=gpu.uuid,
+            label=gpu_label(gpu, self._plan.devices),
+            claimed=claimed,
+            free=busy is None and free.is_free(self._quiet, gpu.uuid),
+            first_in_line=claimed or self._room.first_in_line(gpu.uuid, self._ticket),
+            busy_because=busy,
+        )
+
+    def _stand_in_line(self, wanted: frozenset[str]) -> None:
+        if wanted == self._wanting:
+            return
+        self._wanting = wanted
+        if wanted:
+            self._ticket.want(wanted)
+        else:
+            self._ticket.rest()
+
+
+def gpu_label(gpu: Gpu, devices: Devices) -> str:
+    """`GPU 0` or `CPU slot 1`: how people tell them apart."""
+    match devices:
+        case Devices.NVML:
+            return f"GPU {gpu.index}"
+        case Devices.CPU_SLOTS:
+            return f"CPU slot {gpu.index}"

@@ -1,0 +1,142 @@
+"""How far a running attempt is, from its log: positions, recent speed, time to go."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from wan_train.engine.output import (
+    CacheProgress,
+    CheckpointBegun,
+    EpochStarted,
+    Items,
+    OutputParser,
+    Record,
+    Stage,
+    StateBegun,
+    StepRecord,
+    TotalSteps,
+)
+
+_WINDOW_SECONDS = 120.0
+_WINDOW_STEPS = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where an attempt stands. `seconds_per_step` is recent, not the whole run's average; `eta_seconds` follows from it.
+
+    `loss` is the trainer's own moving average, None while unknown or not finite (`loss_is_finite` tells which).
+    """
+
+    stage: str | None = None
+    epoch: int | None = None
+    epochs: int | None = None
+    step: int | None = None
+    steps: int | None = None
+    loss: float | None = None
+    loss_is_finite: bool = True
+    seconds_per_step: float | None = None
+    eta_seconds: float | None = None
+    items: int | None = None
+    cached: int | None = None
+
+
+@dataclass(slots=True)
+class ProgressTracker:
+    """Folds records of one attempt into its progress. `now` is monotonic seconds of whoever reads the log."""
+
+    progress: Progress = field(default_factory=Progress)
+    finished_epochs: list[tuple[int, float | None]] = field(default_factory=list)
+    """Epochs seen to end since the last call of `take_finished_epochs`, with the loss at their end."""
+    _seen: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_WINDOW_STEPS))
+
+    def add(self, records: Iterator[Record], now: float) -> None:
+        for record in records:
+            self._add(record, now)
+
+    def take_finished_epochs(self) -> list[tuple[int, float | None]]:
+        taken, self.finished_epochs = self.finished_epochs, []
+        return taken
+
+    def _add(self, record: Record, now: float) -> None:
+        p = self.progress
+        match record:
+            case StepRecord():
+                self._step(record, now)
+            case EpochStarted(epoch=epoch, epochs=epochs):
+                if p.epoch is not None and epoch > p.epoch:
+                    self.finished_epochs.append((p.epoch, p.loss))
+                self.progress = _with(p, epoch=epoch, epochs=epochs, stage=None)
+            case TotalSteps(steps=steps):
+                self.progress = _with(p, steps=steps)
+            case Items(count=count):
+                self.progress = _with(p, items=count)
+            case CacheProgress(done=done):
+                self.progress = _with(p, cached=done, stage=None)
+            case Stage(words=words):
+                self.progress = _with(p, stage=words)
+            case CheckpointBegun() | StateBegun():
+                pass
+
+    def _step(self, record: StepRecord, now: float) -> None:
+        p = self.progress
+        moved = p.step is None or record.step > p.step
+        if moved and record.step > 0:
+            self._seen.append((now, record.step))
+            while len(self._seen) > 2 and now - self._seen[0][0] > _WINDOW_SECONDS:  # noqa: PLR2004  two points make a rate
+                self._seen.popleft()
+        speed = self._speed() or p.seconds_per_step
+        finite = record.loss is None or math.isfinite(record.loss)
+        self.progress = _with(
+            p,
+            step=record.step,
+            steps=record.steps,
+            stage=None if record.step else p.stage,
+            loss=(record.loss if finite else None) if record.loss is not None else p.loss,
+            loss_is_finite=finite if record.loss is not None else p.loss_is_finite,
+            seconds_per_step=speed,
+            eta_seconds=speed * (record.steps - record.step) if speed is not None else None,
+        )
+
+    def _speed(self) -> float | None:
+        if len(self._seen) < 2:  # noqa: PLR2004  two points make a rate
+            return None
+        (first_at, first), (last_at, last) = self._seen[0], self._seen[-1]
+        return (last_at - first_at) / (last - first) if last > first and last_at > first_at else None
+
+
+@dataclass(slots=True)
+class LogFollower:
+    """Reads what was appended to a log since the last look, in bounded pieces."""
+
+    path: Path
+    parser: OutputParser = field(default_factory=OutputParser)
+    _offset: int = 0
+
+    def new_records(self) -> Iterator[Record]:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                while chunk := file.read(262_144):
+                    self._offset += len(chunk)
+                    yield from self.parser.feed(chunk)
+        except FileNotFoundError:
+            return
+
+
+def read_tail(path: Path, size: int = 65_536) -> str:
+    """The end of a log as text; empty when there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - size))
+            return file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _with(progress: Progress, **changes: object) -> Progress:
+    return replace(progress, **changes)  # type: ignore[arg-type]  # names and types are checked at each call above

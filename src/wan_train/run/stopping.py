@@ -1,0 +1,29 @@
+"""Asking a run to stop: a request in its directory, which its supervisor reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wan_train import codec
+from wan_train.files import write_whole
+from wan_train.run.directory import RunDirectory
+from wan_train.run.events import StopMode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRequest:
+    """How soon to stop, and which signal's exit code the run shall have (INT or TERM)."""
+
+    mode: StopMode
+    signal: int
+
+
+def request_stop(run: RunDirectory, request: StopRequest) -> None:
+    write_whole(run.stop_request, codec.to_json(request))
+
+
+def read_stop_request(run: RunDirectory) -> StopRequest | None:
+    try:
+        return codec.from_json(run.stop_request.read_bytes(), StopRequest, where=str(run.stop_request))
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,85 @@
+"""The supervisor as a program: `python -m wan_train.run.supervise RUN_DIRECTORY`, detached, one for each run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import sys
+from pathlib import Path
+
+from wan_train import settings as settings_module
+from wan_train.errors import ExitCode
+from wan_train.gpu.leases import LeaseRoom
+from wan_train.gpu.model import GpuProbe
+from wan_train.gpu.probe import CpuSlots, NvmlProbe
+from wan_train.run.clock import SystemClock
+from wan_train.run.directory import RunDirectory
+from wan_train.run.launcher import WardenLauncher
+from wan_train.run.plan import Devices, Plan
+from wan_train.run.supervisor import Supervisor
+from wan_train.settings import Settings
+
+
+def main(argv: list[str]) -> int:
+    run = RunDirectory(Path(argv[0]))
+    # Held until this process ends, however it ends.
+    lock = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"another supervisor already looks after {run.path}", flush=True)  # noqa: T201  stdout is supervisor.log
+        return ExitCode.BAD_INPUT
+    plan = run.read_plan()
+    settings = settings_module.resolve(flags={})
+    supervisor = Supervisor(
+        run=run,
+        plan=plan,
+        clock=SystemClock(),
+        launcher=WardenLauncher(grace_seconds=settings.term_grace_seconds),
+        probe=probe_for(plan, settings),
+        room=LeaseRoom(settings.lease_dir),
+        poll_seconds=settings.poll_seconds,
+        settle_seconds=settings.settle_seconds,
+    )
+    wakeup = _wakeup()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _frame: supervisor.stop_now(received))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        supervisor.begin()
+        while (pause := supervisor.tick()) is not None:
+            _wait(wakeup, pause)
+    finally:
+        supervisor.close()
+    return supervisor.exit_code or ExitCode.DONE
+
+
+def probe_for(plan: Plan, settings: Settings) -> GpuProbe:
+    match plan.devices:
+        case Devices.NVML:
+            return NvmlProbe(timeout=settings.probe_timeout_seconds)
+        case Devices.CPU_SLOTS:
+            return CpuSlots()
+
+
+def _wakeup() -> int:
+    """A descriptor that becomes readable with every signal, the end of a child included: no waiting is slept over."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
+    return reader
+
+
+def _wait(wakeup: int, seconds: float) -> None:
+    select.select([wakeup], [], [], seconds)
+    try:
+        while os.read(wakeup, 512):
+            pass
+    except BlockingIOError:
+        pass
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
