@@ -114,7 +114,7 @@ class _Look:
             else:
                 yield from self._look_at(path, caption=directory / caption)
         self._missing_captions(directory, without, count=len(names))
-        self._orphans(directory, {*listing.images, *listing.videos}, listing.others)
+        self._orphans(directory, {*listing.images, *listing.videos, *listing.lookalikes}, listing.others)
 
     def _nothing_found(self, directory: Path, listing: Listing) -> None:
         noun = "pictures" if self.subset.kind is MediaKind.IMAGE else "videos"

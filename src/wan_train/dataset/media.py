@@ -65,8 +65,8 @@ def read_picture(path: Path) -> Picture | Unreadable:
     """The size of a picture, or why the trainer will fail on it.
 
     Found now: not a picture, empty, cut off (PNG, JPEG, WebP and BMP lack their end: then, and only then, the
-    picture is decoded for proof), too many pixels. Not found: damage in the middle of a file, which would need a
-    full decode of every picture.
+    picture is decoded for proof), too many pixels. Not found: damage in the middle of a file, which would
+    need a full decode of every picture.
     """
     from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - as above
 

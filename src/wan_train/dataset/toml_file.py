@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wan_train.dataset.buckets import is_resolution_possible, rounded_frames
+from wan_train.dataset.listing import pattern_characters
 from wan_train.dataset.model import (
     GUIDE_READING,
     DatasetConfig,
@@ -114,7 +115,7 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        what = str(error)
+        what = str(error).replace("Cannot overwrite a value", "A key is given twice")
     except RecursionError:
         what = "Brackets are nested too deeply"
     problem = Problem(
@@ -302,14 +303,14 @@ def _subset_problems(subset: Subset) -> Iterator[Problem]:
 
 def _cache_problems(subset: Subset, where: str) -> Iterator[Problem]:
     cache = subset.cache_directory
-    pattern = sorted(set(str(cache)) & set(_GLOB_CHARACTERS))
+    pattern = pattern_characters(cache)
     if pattern:
         yield Problem(
             kind=ProblemKind.CACHE_PATH,
             severity=Severity.STOPS,
             key=f"{where}.cache_directory",
             path=cache,
-            what=f"contains {' '.join(pattern)}; the trainer takes that for a pattern and finds no caches",
+            what=f"contains {pattern}; the trainer takes that for a pattern and finds no caches",
             mend="Set cache_directory to a path without [ ] * ?",
         )
     if _exists(cache) and not _is_directory(cache):

@@ -9,7 +9,7 @@ from pathlib import Path
 import tomlkit
 from tomlkit.items import AoT, Table
 
-from wan_train.dataset.listing import list_media
+from wan_train.dataset.listing import list_media, pattern_characters
 from wan_train.dataset.model import DatasetError, Problem, ProblemKind, Severity
 from wan_train.files import move_without_overwriting, write_whole
 
@@ -45,6 +45,11 @@ def text_for_directory(
         raise _refused(directory, "has a name that is not UTF-8, which TOML cannot hold", "Rename the folder")
     image_cache = Path(os.path.abspath(cache_directory or directory / CACHE_FOLDER))  # noqa: PTH100 - as above
     video_cache = image_cache.with_name(VIDEO_CACHE_FOLDER) if listing.images else image_cache
+
+    pattern = pattern_characters(image_cache) or pattern_characters(video_cache)
+    if pattern:
+        what = f"contains {pattern}; the trainer takes that for a pattern and finds no caches"
+        raise _refused(image_cache, what, "Rename the folder without [ ] * ?, or choose another cache folder")
 
     document = tomlkit.parse(_template())
     general, datasets = document["general"], document["datasets"]

@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import json
+import os
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from wan_train.dataset.inventory import take
+from wan_train.dataset.model import NEWEST_READING, DatasetError, Problem, ProblemKind, Severity
+from wan_train.dataset.summary import latent_bytes, summary, text_bytes
+from wan_train.dataset.toml_file import load
+
+from .support import config_for, draw
+
+
+def problems_of(folder: Path, extra: str = "") -> tuple[Problem, ...]:
+    return take(config_for(folder, extra)).problems
+
+
+def only(folder: Path, extra: str = "") -> Problem:
+    (problem,) = problems_of(folder, extra)
+    return problem
+
+
+def test_captioned_pictures_are_counted_measured_and_without_complaint(pictures: Path) -> None:
+    inventory = take(config_for(pictures))
+    assert inventory.problems == ()
+    inventory.require()
+    (found,) = inventory.subsets
+    assert [(item.path.name, item.width, item.height, item.caption_characters) for item in found.items] == [
+        ("a.png", 320, 320, 9),
+        ("b.jpg", 640, 320, 9),
+    ]
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".jpeg", ".webp", ".bmp", ".PNG", ".JPG", ".BMP"])
+def test_endings_are_seen_in_lower_and_in_upper_case(tmp_path: Path, ending: str) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    draw(folder / f"x{ending}", (64, 64))
+    assert len(take(config_for(folder)).subsets[0].items) == 1
+
+
+@pytest.mark.parametrize("name", ["x.Png", "x.gif", "x.tiff"])
+def test_pictures_the_trainer_passes_over_are_named(pictures: Path, name: str) -> None:
+    draw(pictures / name, (64, 64))
+    kinds = {(problem.kind, problem.severity) for problem in problems_of(pictures)}
+    assert (ProblemKind.IGNORED_FILE, Severity.LOSES) in kinds
+    assert len(take(config_for(pictures)).subsets[0].items) == 2
+
+
+def test_avif_is_read_by_the_newer_trainer_only(pictures: Path) -> None:
+    draw(pictures / "x.avif", (64, 64))
+    assert only(pictures).kind is ProblemKind.IGNORED_FILE
+    newer = take(config_for(pictures), reading=NEWEST_READING)
+    assert newer.problems == ()
+    assert len(newer.subsets[0].items) == 3
+
+
+def test_hidden_files_and_the_cache_are_not_material(pictures: Path) -> None:
+    draw(pictures / ".thumb.png", (64, 64), caption=None)
+    (pictures / "cache").mkdir()
+    draw(pictures / "cache" / "x.png", (64, 64), caption=None)
+    assert problems_of(pictures) == ()
+
+
+def test_an_empty_folder_stops_and_says_where_the_pictures_may_be(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    (folder / "inner").mkdir(parents=True)
+    assert only(folder).kind is ProblemKind.EMPTY_DATASET
+    draw(folder / "inner" / "x.png", (64, 64))
+    assert str(folder / "inner") in only(folder).mend
+    with pytest.raises(DatasetError, match="holds no pictures"):
+        take(config_for(folder)).require()
+
+
+def test_videos_in_a_picture_dataset_are_pointed_out(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "x.mp4").touch()
+    assert "use video_directory" in only(folder).mend
+
+
+def test_a_missing_caption_stops_one_trainer_and_costs_the_other_a_picture(pictures: Path) -> None:
+    (pictures / "b.txt").unlink()
+    problem = only(pictures)
+    assert (problem.kind, problem.severity) == (ProblemKind.MISSING_CAPTION, Severity.STOPS)
+    assert "Write b.txt beside it" in problem.line
+    newer = take(config_for(pictures), reading=NEWEST_READING)
+    assert [problem.severity for problem in newer.problems] == [Severity.LOSES]
+    assert [item.path.name for item in newer.subsets[0].items] == ["a.png"]
+    newer.require()
+
+
+def test_no_captions_at_all_is_one_problem_and_stops_both_trainers(pictures: Path) -> None:
+    (pictures / "a.txt").unlink()
+    (pictures / "b.txt").unlink()
+    for inventory in (take(config_for(pictures)), take(config_for(pictures), reading=NEWEST_READING)):
+        (problem,) = inventory.problems
+        assert (problem.kind, problem.severity) == (ProblemKind.NO_CAPTIONS, Severity.STOPS)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "severity"),
+    [
+        (b"", ProblemKind.EMPTY_CAPTION, Severity.HARMS),
+        (b" \n\t ", ProblemKind.EMPTY_CAPTION, Severity.HARMS),
+        (b"\xef\xbb\xbfa cat", ProblemKind.CAPTION_ENCODING, Severity.HARMS),
+        (b"caf\xe9", ProblemKind.CAPTION_ENCODING, Severity.STOPS),
+        ("a cat".encode("utf-16"), ProblemKind.CAPTION_ENCODING, Severity.STOPS),
+        (b"a\0cat", ProblemKind.CAPTION_ENCODING, Severity.HARMS),
+    ],
+)
+def test_captions_are_read(pictures: Path, data: bytes, kind: ProblemKind, severity: Severity) -> None:
+    (pictures / "a.txt").write_bytes(data)
+    problem = only(pictures)
+    assert (problem.kind, problem.severity, problem.path) == (kind, severity, pictures / "a.txt")
+
+
+def test_a_caption_without_a_picture_is_noted(pictures: Path) -> None:
+    (pictures / "c.txt").write_text("alone")
+    assert (only(pictures).kind, only(pictures).severity) == (ProblemKind.ORPHAN_CAPTION, Severity.NOTE)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "bmp"])
+def test_a_cut_off_picture_is_found(pictures: Path, ending: str) -> None:
+    path = draw(pictures / f"cut.{ending}", (300, 200))
+    whole = path.read_bytes()
+    for kept in (len(whole) // 2, len(whole) - 40 if ending != "bmp" else len(whole) - 700):
+        path.write_bytes(whole[:kept])
+        problem = only(pictures)
+        assert problem.severity is Severity.STOPS
+        assert problem.kind in {ProblemKind.TRUNCATED_MEDIA, ProblemKind.UNREADABLE_MEDIA}
+
+
+def test_a_lost_end_mark_or_trailing_bytes_alone_do_not_condemn_a_picture(pictures: Path) -> None:
+    """What the decoder still reads whole is trained, so it is no problem."""
+    path = draw(pictures / "tail.jpg", (300, 200))
+    path.write_bytes(path.read_bytes() + b"\0" * 200_000)
+    path = draw(pictures / "end.png", (300, 200))
+    path.write_bytes(path.read_bytes()[:-12])
+    assert problems_of(pictures) == ()
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBP", b"\xff\xd8\xff\xe0", b"BM"]
+)
+def test_what_only_pretends_to_be_a_picture_stops(pictures: Path, data: bytes) -> None:
+    (pictures / "fake.png").write_bytes(data)
+    (pictures / "fake.txt").write_text("fake")
+    assert (only(pictures).kind, only(pictures).severity) == (ProblemKind.UNREADABLE_MEDIA, Severity.STOPS)
+
+
+def test_a_decompression_bomb_is_a_problem_not_a_warning(pictures: Path) -> None:
+    for name, side, severity in (("large", 10_000, Severity.NOTE), ("bomb", 50_000, Severity.STOPS)):
+        path = pictures / f"{name}.png"
+        path.write_bytes(png_of_size(side, side))
+        path.with_suffix(".txt").write_text("huge")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = only(pictures)
+        assert (found.kind, found.severity) == (ProblemKind.TOO_LARGE, severity)
+        path.unlink()
+        path.with_suffix(".txt").unlink()
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def test_folders_and_broken_links_with_a_pictures_name_stop(pictures: Path) -> None:
+    (pictures / "folder.png").mkdir()
+    (pictures / "folder.txt").write_text("x")
+    (pictures / "link.png").symlink_to(pictures / "gone.png")
+    (pictures / "link.txt").write_text("x")
+    (pictures / "loop.png").symlink_to(pictures / "loop.png")
+    (pictures / "loop.txt").write_text("x")
+    found = problems_of(pictures)
+    assert [problem.severity for problem in found] == [Severity.STOPS] * 3
+    assert {problem.path for problem in found} == {pictures / f"{n}.png" for n in ("folder", "link", "loop")}
+
+
+def test_of_two_pictures_with_one_stem_and_size_one_is_lost(pictures: Path) -> None:
+    draw(pictures / "a.jpg", (320, 320))
+    problem = only(pictures)
+    assert (problem.kind, problem.severity) == (ProblemKind.SAME_STEM, Severity.LOSES)
+    assert summary(take(config_for(pictures))).items_with_repeats == 2
+
+
+def test_one_stem_in_two_sizes_is_trained_twice_and_noted(pictures: Path) -> None:
+    draw(pictures / "a.jpg", (320, 640))
+    assert (only(pictures).kind, only(pictures).severity) == (ProblemKind.SAME_STEM, Severity.NOTE)
+    assert summary(take(config_for(pictures))).items_with_repeats == 3
+
+
+def test_a_name_too_long_for_its_cache_file_stops(pictures: Path) -> None:
+    draw(pictures / f"{'n' * 229}.png", (64, 64))
+    assert problems_of(pictures) == ()
+    draw(pictures / f"{'m' * 230}.png", (64, 64))
+    assert (only(pictures).kind, only(pictures).severity) == (ProblemKind.LONG_NAME, Severity.STOPS)
+
+
+def test_a_picture_smaller_than_a_patch_stops_only_where_it_is_not_enlarged(pictures: Path) -> None:
+    draw(pictures / "tiny.png", (4, 40))
+    assert problems_of(pictures) == ()
+    assert only(pictures, "bucket_no_upscale = true").kind is ProblemKind.TOO_SMALL
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "it's", 'say "x"', "new\nline", "-x", "\u65e5\u672c", "[x]", "a.b.c", "$(id)"]
+)
+def test_hostile_names_are_ordinary_pictures(pictures: Path, name: str) -> None:
+    path = pictures / f"{name}.png"
+    draw(pictures / "plain.png", (64, 64)).rename(path)
+    (pictures / "plain.txt").rename(pictures / f"{name}.txt")
+    assert problems_of(pictures) == ()
+    (pictures / f"{name}.txt").unlink()
+    assert only(pictures).line.isprintable()
+
+
+def test_many_problems_of_a_kind_are_counted_not_all_listed(pictures: Path) -> None:
+    for number in range(25):
+        (pictures / f"{number}.png").touch()
+        (pictures / f"{number}.txt").write_text("x")
+    inventory = take(config_for(pictures))
+    assert len(inventory.stopping) == 25
+    with pytest.raises(DatasetError) as caught:
+        inventory.require()
+    assert "25 problems" in caught.value.message
+    assert "and 15 more of this kind" in caught.value.message
+    assert len(caught.value.problems) == 25
+
+
+def jsonl_config(tmp_path: Path, kind: str, lines: list[str]) -> Path:
+    (tmp_path / "items.jsonl").write_text("\n".join(lines) + "\n")
+    path = tmp_path / "dataset.toml"
+    path.write_text(
+        f"[[datasets]]\n{kind}_jsonl_file = '{tmp_path}/items.jsonl'\ncache_directory = '{tmp_path}/c'\n"
+        "enable_bucket = true\n"
+    )
+    return path
+
+
+def test_records_of_a_jsonl_file_are_read(pictures: Path, tmp_path: Path) -> None:
+    good = json.dumps({"image_path": str(pictures / "a.png"), "caption": "a cat"})
+    relative = json.dumps({"image_path": "pictures/a.png", "caption": "a cat"})
+    inventory = take(load(jsonl_config(tmp_path, "image", [good, "{", "[1]", '{"image_path": 3}', relative])))
+    assert [item.caption_characters for item in inventory.subsets[0].items] == [5]
+    assert [problem.kind for problem in inventory.problems] == [ProblemKind.BAD_RECORD] * 4
+    assert "line 5 names a relative path" in inventory.problems[3].line
+
+
+def test_a_folder_of_pictures_may_be_a_video(pictures: Path, tmp_path: Path) -> None:
+    for number in range(9):
+        draw(pictures / f"{number:03}.png", (320, 320), caption=None)
+    record = json.dumps({"video_path": str(pictures), "caption": "a cat"})
+    path = jsonl_config(tmp_path, "video", [record])
+    path.write_text(path.read_text() + "target_frames = [1, 9, 45]\n")
+    inventory = take(load(path))
+    assert [item.frames for item in inventory.subsets[0].items] == [11]
+    counted = summary(inventory)
+    assert counted.items_with_repeats == 2
+    assert [bucket.frames for bucket in counted.subsets[0].buckets] == [1, 9]
+
+
+def test_repeats_buckets_and_batches_are_summed_up(pictures: Path) -> None:
+    for number in range(3):
+        draw(pictures / f"{number}.png", (400, 400), caption="x" * 300)
+    inventory = take(config_for(pictures, "num_repeats = 3\nbatch_size = 2"))
+    counted = summary(inventory)
+    assert (counted.files, counted.captions, counted.items_with_repeats) == (5, 5, 15)
+    assert [(bucket.width, bucket.height, bucket.items) for bucket in counted.subsets[0].buckets] == [
+        (320, 320, 4),
+        (448, 224, 1),
+    ]
+    assert counted.batches_per_epoch == 6 + 2
+    assert counted.latent_bytes == 4 * latent_bytes(320, 320) + latent_bytes(448, 224)
+    assert counted.text_bytes == 3 * text_bytes(300) + 2 * text_bytes(9)
+    assert counted.cache_bytes == counted.latent_bytes + counted.text_bytes
+
+
+def test_cache_sizes_agree_with_the_trainers_files() -> None:
+    assert latent_bytes(960, 960) == 460_800
+    assert latent_bytes(960, 960, 45) == 12 * 460_800
+    assert latent_bytes(960, 960, image_to_video=True) == 460_800 * 36 // 16
+    assert text_bytes(10_000) == 512 * 8192
+
+
+pieces = st.sampled_from(["a", "b.c", "d e", "f[1]", "g\n", "\u00e9", ".h", "-i", "j'", "x" * 200])
+endings = st.sampled_from([".png", ".PNG", ".Png", ".jpg", ".txt", ".gif", "", ".mp4", ".webp", ".json"])
+contents = st.sampled_from(
+    [b"", b"x", b"\xff", b"\x89PNG\r\n\x1a\n", png_of_size(20, 30), png_of_size(10_000, 10_000)]
+)
+
+
+@given(
+    files=st.dictionaries(st.tuples(pieces, endings).map("".join), contents, max_size=10),
+    seed=st.integers(0, 10**9),
+)
+@hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_folder_is_described_without_an_exception(
+    tmp_path: Path, files: dict[str, bytes], seed: int
+) -> None:
+    folder = tmp_path / f"{seed}-{len(os.listdir(tmp_path))}"
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    inventory = take(config_for(folder))
+    summary(inventory)
+    assert all(problem.line.isprintable() for problem in inventory.problems)
+    assert inventory.stopping or inventory.subsets[0].items
