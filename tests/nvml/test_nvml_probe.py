@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -287,6 +288,8 @@ def test_the_child_dies_with_a_killed_parent_even_in_a_hang(stub: NvmlStub, hang
             stub.write([StubGpu()], hang=True)
             parent.stdin.write("\n")
             parent.stdin.flush()
+            while not stub.hung.exists():
+                time.sleep(0.01)
         parent.kill()
     psutil.wait_procs([child])
     assert not child.is_running()

@@ -51,6 +51,11 @@ class NvmlStub:
     """The folder with libnvidia-ml.so.1 in it."""
     state: Path
 
+    @property
+    def hung(self) -> Path:
+        """Exists once a call hangs."""
+        return Path(f"{self.state}.hung")
+
     def write(
         self,
         gpus: Iterable[StubGpu],

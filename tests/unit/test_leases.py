@@ -178,20 +178,21 @@ class TestLease:
             assert room.holder(UUID) is None
 
     def test_asking_never_gets_in_the_way_of_taking(self, room: LeaseRoom) -> None:
-        asker = """
-            import sys
-            from pathlib import Path
-            from wan_train.gpu.leases import LeaseRoom
-            room = LeaseRoom(Path(sys.argv[1]))
+        # What LeaseRoom.holder does, at such length that every other attempt to take meets it.
+        slow_asker = """
+            import fcntl, os, sys
+            descriptor = os.open(sys.argv[1], os.O_RDWR)
             print("asking", flush=True)
             while True:
-                room.holder(sys.argv[2])
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+                for _ in range(2000): pass
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+                for _ in range(2000): pass
         """
         take(room).release()
-        with python(asker, room.directory, UUID) as one, python(asker, room.directory, UUID) as two:
-            said(one)
-            said(two)
-            for _ in range(300):
+        with python(slow_asker, next(room.directory.glob("*.lease"))) as asker:
+            said(asker)
+            for _ in range(100):
                 (take(room)).release()
 
     def test_of_many_processes_exactly_one_holds_it_at_any_time(

@@ -49,7 +49,7 @@ class Lease:
         return self._descriptor
 
     def rewrite(self, holder: LeaseHolder) -> None:
-        """Tell others who holds it now. A full disk is no reason to fail: the lock does not depend on the text."""
+        """Tell others who holds it now. On a full disk the text stays as it was, and the lock holds."""
         lockfile.write(self.fileno(), _dump(holder))
 
     def release(self) -> None:
@@ -125,7 +125,7 @@ class LeaseRoom:
         return open_ticket(self.directory / QUEUE, order, run_id)
 
     def first_in_line(self, uuid: str, ticket: Ticket) -> bool:
-        """Whether no older ticket asks for this GPU. Only fairness: the lease alone keeps two from one GPU."""
+        """Whether no older ticket asks for this GPU. Fairness only: the lease keeps two from one GPU."""
         return not older_wants(self.directory / QUEUE, uuid, ticket)
 
     def _path(self, uuid: str) -> Path:

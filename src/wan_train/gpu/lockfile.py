@@ -22,7 +22,7 @@ _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _MAX_TEXT = 16 * 1024
 _MAX_NAME = 120
 # Somebody who asks whether a file is locked holds it shared for some microseconds: these tries outlast it.
-_TRIES = 50
+_TRIES = 200
 
 
 def prepare(directory: Path) -> None:
@@ -62,7 +62,7 @@ def open_or_create(path: Path) -> int:
 
 
 def open_existing(path: Path) -> int | None:
-    """A descriptor of the file, None when there is none. Raises NotReadyError for anything but a plain file."""
+    """A descriptor of the file, None when there is none; NotReadyError for anything but a plain file."""
     try:
         # Without O_CREAT: with it, fs.protected_regular refuses other users' files in a sticky directory.
         descriptor = os.open(path, _OPEN)

@@ -100,7 +100,12 @@ static void read_state(State *state) {
         }
     }
     fclose(file);
-    if (state->hang) for (;;) pause();
+    if (state->hang) {
+        char mark[4096];
+        snprintf(mark, sizeof mark, "%s.hung", path);
+        if ((file = fopen(mark, "w"))) fclose(file);
+        for (;;) pause();
+    }
     if (state->crash) raise(SIGSEGV);
 }
 
