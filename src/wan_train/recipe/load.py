@@ -168,6 +168,8 @@ def _expert(data: Mapping[str, Any], expert: Expert, problems: list[str]) -> Exp
             return ExpertSpec(expert=expert, dit=dit, min_timestep=low, max_timestep=high)
         case [_, _]:
             problems.append(f"{expert.value}.min_timestep must be below {expert.value}.max_timestep")
+        case _:
+            pass  # reported above
     return None
 
 
@@ -221,6 +223,8 @@ def _typed(value: object, kind: str) -> tuple[Any, str | None]:
             return value, None
         case "tuple[str, ...]", list() if all(isinstance(word, str) for word in value):
             return tuple(value), None
+        case _:
+            pass
     names = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}
     return None, f"must be {names.get(kind.removesuffix(' | None'), 'a list of texts')}, not {one_line(repr(value))}"
 

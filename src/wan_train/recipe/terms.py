@@ -31,7 +31,7 @@ class Expert(StrEnum):
     LOW = "low"
 
     @property
-    def title(self) -> str:
+    def label(self) -> str:
         """The expert's name inside file names: `HighNoise` or `LowNoise`."""
         match self:
             case Expert.HIGH:

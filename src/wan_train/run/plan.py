@@ -53,9 +53,9 @@ class DatasetFacts:
     source: Path
     items: int
     captions: int
-    repeats: int
-    """Items times their repeats: what one epoch sees."""
-    batches_per_epoch: int
+    repeats: int | None
+    """Items times their repeats: what one epoch sees. None where the length of a video is unknown."""
+    batches_per_epoch: int | None
     cached_items: Mapping[str, int]
     has_videos: bool = False
     notes: tuple[str, ...] = ()
@@ -109,8 +109,13 @@ class Plan:
         return self.recipe.training.max_train_epochs
 
     @property
-    def steps_per_expert(self) -> int:
-        """Optimizer steps of one expert: batches x epochs / accumulation, rounded up per epoch as the trainer does."""
+    def steps_per_expert(self) -> int | None:
+        """Optimizer steps of one expert: batches x epochs / accumulation, rounded up per epoch as the trainer does.
+
+        None where the length of a video is unknown.
+        """
+        if self.dataset.batches_per_epoch is None:
+            return None
         accumulation = self.recipe.training.gradient_accumulation_steps
         return -(-self.dataset.batches_per_epoch // accumulation) * self.epochs
 
@@ -119,9 +124,9 @@ def result_name(title: str, task: Task, expert: Expert, engine: EngineKind) -> s
     """The finished LoRA's name without extension; a rehearsal's can never be mistaken for a real one."""
     match task:
         case Task.T2V:
-            name = f"WAN2.2-{expert.title}_{title}"
+            name = f"WAN2.2-{expert.label}_{title}"
         case Task.I2V:
-            name = f"WAN2.2-I2V_{expert.title}_{title}"
+            name = f"WAN2.2-I2V_{expert.label}_{title}"
     match engine:
         case EngineKind.MUSUBI:
             return name

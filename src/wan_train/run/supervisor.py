@@ -239,10 +239,12 @@ class Supervisor:
                 assert attempt is not None, "only running steps are stopped"  # noqa: S101  an invariant of decide
                 self._append(StepStopping(at=self._clock.now(), step=step, attempt=attempt.number))
                 self._launcher.terminate(attempt.identity, self._directory(self._plan.step(step), attempt))
-            case GiveUp(step=step, because=None):
-                self._append(StepStopped(at=self._clock.now(), step=step))
-            case GiveUp(step=step, because=str(because)):
-                self._append(StepSkipped(at=self._clock.now(), step=step, reason=because))
+            case GiveUp(step=step, because=because):
+                now = self._clock.now()
+                if because is None:
+                    self._append(StepStopped(at=now, step=step))
+                else:
+                    self._append(StepSkipped(at=now, step=step, reason=because))
             case Finish(exit_code=code):
                 self._append(RunFinished(at=self._clock.now(), exit_code=code))
             case _:

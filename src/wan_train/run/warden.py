@@ -92,7 +92,7 @@ def _wait(wakeup: int, seconds: float | None) -> None:
 
 
 def _reap() -> list[tuple[int, int]]:
-    reaped = []
+    reaped: list[tuple[int, int]] = []
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)

@@ -1,0 +1,251 @@
+"""From what was asked to a plan: the dataset counted, the recipe adapted, the commands built. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wan_train.dataset.inventory import take
+from wan_train.dataset.model import (
+    GUIDE_READING,
+    NEWEST_READING,
+    DatasetConfig,
+    DatasetOverrides,
+    Inventory,
+    MediaKind,
+    Severity,
+    TrainerReading,
+)
+from wan_train.dataset.snapshot import snapshot_text, with_overrides
+from wan_train.dataset.summary import DatasetSummary, summary
+from wan_train.engine import commands as engine_commands
+from wan_train.engine import sizes, tokenizer
+from wan_train.engine.capabilities import check_passthrough
+from wan_train.engine.commands import ModelPaths
+from wan_train.engine.trainer import Trainer
+from wan_train.errors import BadInputError
+from wan_train.gpu.model import Gpu
+from wan_train.recipe import hardware
+from wan_train.recipe.hardware import Card, Choice, Machine
+from wan_train.recipe.model import Answers, Recipe
+from wan_train.recipe.terms import EngineKind, Task
+from wan_train.run import preflight
+from wan_train.run.commands import training_command
+from wan_train.run.directory import RunDirectory
+from wan_train.run.machine import cpus
+from wan_train.run.plan import DatasetFacts, Devices, DiskNeed, Plan, Step, StepKind, result_name
+
+_STATE_EVERY_SECONDS = 300.0
+"""A state costs about 3 s to write; every five minutes is near the optimum for machines that vanish every few hours
+(Young's formula: sqrt(2 x cost x time between failures))."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """Everything a plan is made from. `recipe` is before adaptation, `config` the dataset.toml as read."""
+
+    answers: Answers
+    recipe: Recipe
+    trainer: Trainer
+    config: DatasetConfig
+    overrides: DatasetOverrides
+    devices: Devices
+    usable: tuple[Gpu, ...]
+    gpus: str | None
+    visible_devices: str | None
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A checked request: what stays the same whatever the run directory will be."""
+
+    request: Request
+    recipe: Recipe
+    choices: tuple[Choice, ...]
+    models: ModelPaths
+    inventory: Inventory
+    summary: DatasetSummary
+    dataset_text: str
+    warnings: tuple[str, ...]
+
+
+def reading_of(trainer: Trainer) -> TrainerReading:
+    """How this trainer version reads datasets."""
+    return NEWEST_READING if trainer.capabilities.drops_uncaptioned else GUIDE_READING
+
+
+def prepare(request: Request) -> Prepared:
+    """Check everything that can be checked before a GPU is touched; raises every problem with its exit code."""
+    config = with_overrides(request.config, request.overrides)
+    inventory = take(config, reading=reading_of(request.trainer))
+    inventory.require()
+    _check_passthrough(request)
+    models = preflight.find_models(request.recipe, request.trainer.root)
+    is_real = request.trainer.kind is EngineKind.MUSUBI
+    dtype = preflight.check_models(models) if is_real else None
+    recipe, choices = hardware.adapt(request.recipe, _machine(request, dtype))
+    cache_dirs = [subset.cache_directory for subset in config.datasets]
+    preflight.check_writable(cache_dirs, "the cache directory")
+    warnings = [problem.line for problem in inventory.problems if problem.severity is not Severity.STOPS]
+    if is_real and not tokenizer.is_cached(request.environ):
+        warnings.append("the T5 tokenizer is not in the Hugging Face cache: text caching will fetch it from the hub")
+    return Prepared(
+        request=request,
+        recipe=recipe,
+        choices=choices,
+        models=models,
+        inventory=inventory,
+        summary=summary(inventory, image_to_video=recipe.task is Task.I2V),
+        dataset_text=snapshot_text(config),
+        warnings=tuple(warnings),
+    )
+
+
+def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
+    """The plan for a run directory, which need not exist yet; raises NotReadyError when its disk is too small."""
+    request, recipe = prepared.request, prepared.recipe
+    trainer, training = request.trainer, recipe.training
+    facts = _facts(prepared)
+    keep = _keep_every(recipe)
+    state_every = _state_every(trainer.kind, facts.batches_per_epoch, training.max_train_epochs, keep)
+    need = disk_need(trainer.kind, recipe, prepared.summary.cache_bytes, keep)
+    preflight.check_disk(need, run.path, [Path(directory) for directory in facts.cached_items])
+    env = _environment(request)
+    workers = max(1, int(cpus()) - 1)
+    latents = Step(
+        id="cache-latents",
+        kind=StepKind.CACHE_LATENTS,
+        command=engine_commands.cache_latents(
+            trainer, recipe, prepared.models, run.dataset_config, workers=workers, env=env
+        ),
+    )
+    text = Step(
+        id="cache-text",
+        kind=StepKind.CACHE_TEXT,
+        command=engine_commands.cache_text(trainer, prepared.models, run.dataset_config, workers=workers, env=env),
+    )
+    trainings = []
+    for spec in recipe.experts:
+        step_id = f"train-{spec.expert.value}"
+        command = training_command(
+            run=run,
+            trainer=trainer,
+            recipe=recipe,
+            models=prepared.models,
+            answers=request.answers,
+            expert=spec.expert,
+            state_every_epochs=state_every,
+            attempt_dir=run.attempt(step_id, 1).path,
+            env=env,
+        )
+        trainings.append(
+            Step(
+                id=step_id,
+                kind=StepKind.TRAIN,
+                command=command,
+                needs=(latents.id, text.id),
+                expert=spec.expert,
+                produces=result_name(request.answers.title, recipe.task, spec.expert, trainer.kind),
+            )
+        )
+    return Plan(
+        run_id=run.run_id,
+        created=created,
+        answers=request.answers,
+        recipe=recipe,
+        trainer=trainer,
+        models=prepared.models,
+        run_dir=run.path,
+        steps=(latents, text, *trainings),
+        devices=request.devices,
+        gpus=request.gpus,
+        visible_devices=request.visible_devices,
+        dataset=facts,
+        state_every_epochs=state_every,
+        keep_every_epochs=keep,
+        choices=prepared.choices,
+        disk=need,
+        env=env,
+    )
+
+
+def disk_need(engine: EngineKind, recipe: Recipe, cache_bytes: int, keep: int | None) -> DiskNeed:
+    """The most that a run has on disk at once: the trainer removes an old state only after the new one is written."""
+    training, experts = recipe.training, len(recipe.experts)
+    copies = engine_commands.STATES_KEPT + 2  # one being written, one at the very end
+    kept = (training.max_train_epochs - 1) // keep if keep else 0
+    lora = sizes.lora_bytes(engine, training.network_dim, training.mixed_precision)
+    return DiskNeed(
+        caches=cache_bytes,
+        states=experts * copies * sizes.state_bytes(engine, training.network_dim),
+        loras=experts * (copies + kept) * lora,
+    )
+
+
+def _check_passthrough(request: Request) -> None:
+    words = request.recipe.passthrough
+    check_passthrough(words, request.trainer.capabilities)
+    taken = engine_commands.owned(words)
+    if taken:
+        raise BadInputError(
+            f"{', '.join(taken)} cannot be passed to the trainer: wan-train's own records and resume depend on it",
+            hint="Use wan-train's own flags or a recipe; see `wan-train train --help`.",
+        )
+
+
+def _machine(request: Request, dit_dtype: str | None) -> Machine:
+    return Machine(
+        cards=tuple(
+            Card(name=gpu.name, total_bytes=gpu.total_bytes, compute_capability=gpu.compute_capability)
+            for gpu in request.usable
+        ),
+        cpus=cpus(),
+        has_xformers=request.trainer.has_package("xformers"),
+        has_flash=request.trainer.has_package("flash_attn"),
+        dit_dtype=dit_dtype,
+    )
+
+
+def _facts(prepared: Prepared) -> DatasetFacts:
+    counted = prepared.summary
+    cached: dict[str, int] = {}
+    for found in prepared.inventory.subsets:
+        captioned = {item.path.stem for item in found.items if item.caption_path is not None}
+        is_video = found.subset.kind is MediaKind.VIDEO
+        # Short clips leave no cache, so of videos only the existence of some is certain.
+        cached[str(found.subset.cache_directory)] = min(1, len(captioned)) if is_video else len(captioned)
+    return DatasetFacts(
+        source=prepared.request.config.path,
+        items=counted.files,
+        captions=counted.captions,
+        repeats=counted.items_with_repeats,
+        batches_per_epoch=counted.batches_per_epoch,
+        cached_items=cached,
+        has_videos=any(f.subset.kind is MediaKind.VIDEO for f in prepared.inventory.subsets),
+        notes=prepared.warnings,
+    )
+
+
+def _keep_every(recipe: Recipe) -> int | None:
+    training = recipe.training
+    asked = "save_every_n_epochs" in recipe.chosen and training.save_every_n_epochs < training.max_train_epochs
+    return training.save_every_n_epochs if asked else None
+
+
+def _state_every(engine: EngineKind, batches: int | None, epochs: int, keep: int | None) -> int:
+    """Epochs between states: about five minutes of training, and a divisor of the cadence of kept LoRAs."""
+    epoch_seconds = (batches or 1) * sizes.seconds_per_step(engine)
+    wanted = max(1, min(epochs, round(_STATE_EVERY_SECONDS / epoch_seconds)))
+    if keep is None:
+        return wanted
+    return max(divisor for divisor in range(1, min(wanted, keep) + 1) if keep % divisor == 0)
+
+
+def _environment(request: Request) -> dict[str, str]:
+    env: dict[str, Any] = {}
+    if request.trainer.kind is EngineKind.REHEARSAL or tokenizer.is_cached(request.environ):
+        env.update(tokenizer.OFFLINE_ENV)
+    return env

@@ -1,0 +1,71 @@
+"""Making a run: its directory and records on disk, then a supervisor that nothing can hang up."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+from wan_train.engine.commands import ACCELERATE_CONFIG
+from wan_train.errors import WanTrainError
+from wan_train.files import write_whole
+from wan_train.printable import one_line
+from wan_train.recipe.load import to_toml
+from wan_train.run.directory import RunDirectory, create
+from wan_train.run.journal import JournalReader
+from wan_train.run.plan import Plan
+from wan_train.run.planner import Prepared, make_plan
+from wan_train.run.progress import read_tail
+from wan_train.settings import Settings
+
+_START_SECONDS = 30.0
+
+
+def write_run(prepared: Prepared, settings: Settings) -> tuple[RunDirectory, Plan]:
+    """A new run directory with everything a supervisor needs. Nothing runs yet."""
+    created = time.time()
+    run = create(settings.runs, prepared.request.answers.title, now=created)
+    try:
+        plan = make_plan(prepared, run, created=created)
+    except WanTrainError:
+        run.path.rmdir()
+        raise
+    write_whole(run.dataset_config, prepared.dataset_text)
+    write_whole(run.recipe, to_toml(prepared.recipe))
+    write_whole(run.accelerate_config, ACCELERATE_CONFIG)
+    run.write_plan(plan)
+    return run, plan
+
+
+def start_supervisor(run: RunDirectory, settings: Settings) -> subprocess.Popen[bytes]:
+    """Start the supervisor in a session of its own and wait until it has taken the run over.
+
+    Raises WanTrainError with the end of its log when it does not start.
+    """
+    reader = JournalReader(run.events)
+    log = os.open(run.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "wan_train.run.supervise", str(run.path)],
+            cwd="/",
+            env={**os.environ, **settings.environment()},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    finally:
+        os.close(log)
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if any(True for _ in reader.new_events()):
+            return child
+        if child.poll() is not None:
+            break
+        time.sleep(0.02)
+    said = (read_tail(run.supervisor_log).strip().splitlines() or ["nothing"])[-1]
+    raise WanTrainError(
+        f"the supervisor of {run.run_id} did not start: {one_line(said)}",
+        hint=f"Its whole output is in {run.supervisor_log}.",
+    )
