@@ -1,0 +1,119 @@
+"""Shrinks musubi-tuner's Wan 2.2 models so that its real scripts run on a CPU in seconds.
+
+Python imports this file by itself in every process that has its folder on PYTHONPATH, so it only leaves an
+import hook behind: a process that imports neither torch nor musubi_tuner pays one look-up per import.
+
+Nothing of the trainer's own logic is replaced. What changes is sizes, and two things that a machine without CUDA
+and torchvision lacks.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+DIT = {"dim": 64, "ffn_dim": 128, "num_heads": 4, "num_layers": 4}
+VAE = {"dim": 8}
+# `dim` stays at its real 4096: the DiT reads text embeddings of that width.
+UMT5 = {
+    "vocab_size": 300,
+    "dim_attn": 64,
+    "dim_ffn": 64,
+    "num_heads": 4,
+    "encoder_layers": 1,
+}
+
+# The trainer imports torchvision for sample pictures only, which no test here asks for.
+STUBS = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
+
+Patch = Callable[[ModuleType], None]
+
+
+def _current_device(module: ModuleType) -> None:
+    # wan/modules/t5.py evaluates `torch.cuda.current_device()` as a default argument while it is imported.
+    if not module.is_available():
+        module.current_device = lambda: "cpu"
+
+
+def _dit(name: str) -> Patch:
+    def patch(module: ModuleType) -> None:
+        getattr(module, name).update(DIT)
+
+    return patch
+
+
+def _with_sizes(name: str, sizes: dict[str, int]) -> Patch:
+    def patch(module: ModuleType) -> None:
+        real = getattr(module, name)
+
+        def shrunken(*args: Any, **kwargs: Any) -> Any:
+            return real(*args, **{**sizes, **kwargs})
+
+        setattr(module, name, shrunken)
+
+    return patch
+
+
+PATCHES: dict[str, Patch] = {
+    "torch.cuda": _current_device,
+    "musubi_tuner.wan.configs.wan_t2v_A14B": _dit("t2v_A14B"),
+    "musubi_tuner.wan.configs.wan_i2v_A14B": _dit("i2v_A14B"),
+    "musubi_tuner.wan.modules.vae": _with_sizes("_video_vae", VAE),
+    "musubi_tuner.wan.modules.t5": _with_sizes("umt5_xxl", UMT5),
+}
+
+
+class _PatchedLoader(Loader):
+    """Loads a module as its own loader would, then changes it."""
+
+    def __init__(self, loader: Loader, patch: Patch) -> None:
+        self.loader = loader
+        self.patch = patch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.loader.exec_module(module)
+        self.patch(module)
+
+
+class _Patches(MetaPathFinder):
+    """First in line: finds the module where Python would and has it changed once it has run."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        patch = PATCHES.get(fullname)
+        if patch is None:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _PatchedLoader(spec.loader, patch)
+        return spec
+
+
+class _Stubs(MetaPathFinder, Loader):
+    """Last in line: a torchvision that is installed is used as it is."""
+
+    def find_spec(
+        self, fullname: str, _path: Sequence[str] | None, _target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self, is_package=True) if fullname in STUBS else None
+
+    def create_module(self, _spec: ModuleSpec) -> None:
+        """Python makes an ordinary empty module."""
+
+    def exec_module(self, _module: ModuleType) -> None:
+        """It stays empty."""
+
+
+sys.meta_path.insert(0, _Patches())
+sys.meta_path.append(_Stubs())
