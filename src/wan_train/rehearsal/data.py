@@ -1,7 +1,7 @@
 """The dataset file, the items it names, and the names of their caches.
 
-Files and keys are musubi-tuner's, so that a dataset.toml written for it is read here and a ledger kept for its
-caches fits ours. Sizes are (width, height) in pixels.
+Files and keys are musubi-tuner's, so that a dataset.toml written for it is read here and a ledger kept for
+its caches fits ours. Sizes are (width, height) in pixels.
 """
 
 from __future__ import annotations
@@ -165,8 +165,8 @@ def load_datasets(path: Path) -> list[Dataset]:
     """The datasets of a TOML file, logged as the trainer logs them.
 
     Raises:
-        ValueError: no such file, an unknown key, a value of the wrong kind, or two datasets with one
-        cache directory.
+        MultipleInvalid: no TOML, an unknown key, or a value of the wrong kind.
+        ValueError: no such file, or two datasets with one cache directory.
     """
     logger.info("Load dataset config from %s", path)
     if not path.is_file():

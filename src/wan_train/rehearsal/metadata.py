@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
+import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def of_training(
     """What is the same in every checkpoint of one training."""
     values: dict[str, object] = {f"ss_{name}": getattr(args, name) for name in _FROM_OPTIONS}
     values |= {
-        "ss_ss_session_id": random.randint(0, 2**32),  # noqa: S311 - tells trainings apart, protects nothing
+        "ss_ss_session_id": secrets.randbelow(2**32),
         "ss_training_started_at": time.time(),
         "ss_num_train_items": num_items,
         "ss_num_batches_per_epoch": num_batches,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from wan_train.rehearsal.caching import cache_text
 from wan_train.rehearsal.logs import start_logging
 from wan_train.rehearsal.options import text_parser
 
 
 def main() -> None:
-    """Parse the command line and fill the caches; any failure ends with exit code 1 and its reason on stderr."""
+    """Parse the command line and fill the caches; any failure exits with 1 and says why on stderr."""
     start_logging()
-    cache_text(text_parser().parse_args())
+    args = text_parser().parse_args()
+    # Imported here because torch takes seconds, which a refused command line need not wait for.
+    from wan_train.rehearsal.caching import cache_text  # noqa: PLC0415
+
+    cache_text(args)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,16 @@ import sys
 
 from wan_train.rehearsal.logs import start_logging
 from wan_train.rehearsal.options import parse_training
-from wan_train.rehearsal.training import train
 
 
 def main() -> None:
-    """Parse the command line and train; any failure ends with exit code 1 and its reason on stderr."""
+    """Parse the command line and train; any failure exits with 1 and says why on stderr."""
     start_logging()
-    train(parse_training(sys.argv[1:]))
+    args = parse_training(sys.argv[1:])
+    # Imported here because torch takes seconds, which a refused command line need not wait for.
+    from wan_train.rehearsal.training import train  # noqa: PLC0415
+
+    train(args)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,73 @@
+"""Noise levels, learning-rate curves and buckets, as pure functions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from wan_train.rehearsal.buckets import BucketSelector
+from wan_train.rehearsal.options import parse_training
+from wan_train.rehearsal.schedules import draw_noise_levels, lr_factor
+
+SHIFT = ("--timestep_sampling", "shift", "--discrete_flow_shift", "3.0")
+
+
+@pytest.mark.parametrize("shape", [(), ("--preserve_distribution_shape",)])
+@pytest.mark.parametrize(("low", "high"), [(875, 1000), (0, 875), (900, 1000)])
+def test_noise_levels_stay_in_the_experts_range(low: int, high: int, shape: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    args = parse_training([*SHIFT, *shape, "--min_timestep", str(low), "--max_timestep", str(high)])
+    t = torch.cat([draw_noise_levels(args, 3, torch.device("cpu")) for _ in range(200)])
+    assert t.shape == (600,)
+    assert t.min() >= low / 1000
+    assert t.max() <= high / 1000
+    assert t.max() - t.min() > 0.5 * (high - low) / 1000
+
+
+def test_rejection_keeps_the_shape_and_squeezing_does_not() -> None:
+    torch.manual_seed(0)
+    limits = ("--timestep_sampling", "shift", "--min_timestep", "875", "--max_timestep", "1000")
+    kept = draw_noise_levels(
+        parse_training([*limits, "--preserve_distribution_shape"]), 2000, torch.device("cpu")
+    )
+    squeezed = draw_noise_levels(parse_training([*limits]), 2000, torch.device("cpu"))
+    # The density falls towards 1: the kept part leans to its lower end, the squeezed one is centred.
+    assert kept.mean() < 0.93
+    assert squeezed.mean() == pytest.approx(0.9375, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--lr_scheduler constant", {0: 3e-4, 99: 3e-4}),
+        ("--lr_scheduler polynomial --lr_scheduler_power 8", {0: 3e-4, 50: 1.2714e-6, 100: 1e-7, 101: 1e-7}),
+        ("--lr_scheduler linear --lr_warmup_steps 10", {0: 0.0, 5: 1.5e-4, 10: 3e-4, 55: 1.5e-4, 100: 0.0}),
+        ("--lr_scheduler cosine", {0: 3e-4, 50: 1.5e-4, 100: 0.0}),
+        ("--lr_scheduler polynomial --lr_warmup_steps 0.1", {5: 1.5e-4, 10: 3e-4, 100: 1e-7}),
+    ],
+)
+def test_learning_rates_over_a_hundred_steps(options: str, expected: dict[int, float]) -> None:
+    factor = lr_factor(parse_training([*options.split(), "--learning_rate", "3e-4"]), 100)
+    assert {step: 3e-4 * factor(step) for step in expected} == pytest.approx(expected, rel=1e-3, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("size", "bucket"),
+    [
+        ((1024, 768), (1104, 832)),
+        ((768, 1024), (832, 1104)),
+        ((1920, 1080), (1280, 720)),
+        ((512, 512), (960, 960)),
+        ((3000, 1000), (1632, 560)),
+    ],
+)
+def test_buckets_of_960_squared(size: tuple[int, int], bucket: tuple[int, int]) -> None:
+    assert BucketSelector(resolution=(960, 960)).select(size) == bucket
+
+
+def test_small_pictures_keep_their_size_without_upscaling() -> None:
+    selector = BucketSelector(resolution=(960, 960), no_upscale=True)
+    assert selector.select((640, 427)) == (640, 416)
+    assert selector.select((1920, 1080)) == (1280, 720)
+    with pytest.raises(ValueError, match="too small"):
+        selector.select((400, 12))
