@@ -90,8 +90,9 @@ def media_subfolders(directory: Path, subfolders: tuple[str, ...], *, at_most: i
 def pattern_characters(directory: Path) -> str:
     """The characters of a cache folder's path that the trainer takes for a pattern, "" when it is safe.
 
-    It lists caches with an unescaped glob, so `[`, `*` and `?` stand for other names and it finds nothing; `]` is
-    refused with its partner. Source: get_all_latent_cache_files and prepare_for_training at both versions.
+    It lists caches with an unescaped glob, so `[`, `*` and `?` stand for other names and it finds nothing;
+    `]` is refused with its partner.
+    Source: musubi-tuner get_all_latent_cache_files and prepare_for_training at both versions.
     """
     return " ".join(sorted(set(str(directory)) & set("[]*?")))
 

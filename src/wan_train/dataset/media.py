@@ -105,7 +105,9 @@ def read_clip(path: Path) -> Clip | Unreadable | None:
             if not container.streams.video:
                 return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what="holds no video")
             stream = container.streams.video[0]
-            return Clip(width=stream.width, height=stream.height, frames=stream.frames or None)
+            # Matroska and WebM headers do not say; their packets are counted, still without decoding.
+            frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
+            return Clip(width=stream.width, height=stream.height, frames=frames or None)
     except (av.FFmpegError, OSError, ValueError) as error:
         return _damaged(path, error)
 
@@ -144,9 +146,9 @@ def _has_its_end(file: BinaryIO, format_name: str | None) -> bool:
     size = os.fstat(file.fileno()).st_size
     match format_name:
         case "PNG":
-            return b"IEND\xaeB`\x82" in _tail(file, size)
+            return _ends_with(file, size, b"IEND\xaeB`\x82")
         case "JPEG" | "MPO":
-            return b"\xff\xd9" in _tail(file, size)
+            return _ends_with(file, size, b"\xff\xd9")
         case "WEBP":
             return size >= 8 + _number_at(file, 4)
         case "BMP":
@@ -155,9 +157,13 @@ def _has_its_end(file: BinaryIO, format_name: str | None) -> bool:
             return True
 
 
-def _tail(file: BinaryIO, size: int) -> bytes:
-    file.seek(max(0, size - _TAIL))
-    return file.read()
+def _ends_with(file: BinaryIO, size: int, mark: bytes) -> bool:
+    """Whether `mark` ends the file, or is followed by nothing but what some cameras append."""
+    for length in (len(mark), _TAIL):
+        file.seek(max(0, size - length))
+        if mark in file.read(length):
+            return True
+    return False
 
 
 def _number_at(file: BinaryIO, offset: int) -> int:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 import warnings
 import zlib
@@ -312,7 +311,7 @@ contents = st.sampled_from(
 def test_any_folder_is_described_without_an_exception(
     tmp_path: Path, files: dict[str, bytes], seed: int
 ) -> None:
-    folder = tmp_path / f"{seed}-{len(os.listdir(tmp_path))}"
+    folder = tmp_path / f"{seed}-{len(list(tmp_path.iterdir()))}"
     folder.mkdir()
     for name, data in files.items():
         (folder / name).write_bytes(data)

@@ -13,7 +13,6 @@ from wan_train.dataset.model import (
     DatasetError,
     FrameExtraction,
     MediaKind,
-    ProblemKind,
     Severity,
 )
 from wan_train.dataset.toml_file import load
@@ -272,10 +271,11 @@ scalars = st.one_of(
     st.floats(allow_nan=False),
     st.text(max_size=8).map(lambda t: f'"{t}"'),
 )
-keys = st.sampled_from(
-    ["resolution", "batch_size", "image_directory", "video_directory", "cache_directory", "target_frames", "zzz", "general",
-     "datasets", "frame_extraction", "source_fps", "caption_extension", "enable_bucket", "image_jsonl_file"]
-)  # fmt: skip
+KEYS = """
+resolution batch_size image_directory video_directory cache_directory target_frames zzz general datasets
+frame_extraction source_fps caption_extension enable_bucket image_jsonl_file
+"""
+keys = st.sampled_from(KEYS.split())
 values = st.one_of(
     scalars.map(lambda v: str(v).lower()), st.lists(scalars, max_size=3).map(str), st.text(max_size=10)
 )
@@ -293,14 +293,14 @@ lines = st.one_of(
 def test_no_file_gives_anything_but_a_configuration_or_a_clear_refusal(tmp_path: Path, text: str) -> None:
     path = tmp_path / "dataset.toml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    refused: DatasetError | None = None
     try:
-        config = load(path)
+        assert load(path).datasets
     except DatasetError as error:
-        assert error.problems
-        assert all(line.isprintable() for line in error.message.split("\n"))
-        assert not any(problem.kind is ProblemKind.EMPTY_DATASET for problem in error.problems)
-    else:
-        assert config.datasets
+        refused = error
+    if refused is not None:
+        assert refused.problems
+        assert all(line.isprintable() for line in refused.message.split("\n"))
 
 
 @given(data=st.binary(max_size=300))

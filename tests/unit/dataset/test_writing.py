@@ -44,7 +44,13 @@ def test_what_is_written_is_accepted_and_never_overwritten(pictures: Path) -> No
     assert target.read_text() == text
     write_for_directory(pictures, target, overwrite=True)
     assert load(target).datasets[0].resolution == (960, 960)
-    assert sorted(os.listdir(pictures)) == ["a.png", "a.txt", "b.jpg", "b.txt", "dataset.toml"]
+    assert sorted(path.name for path in pictures.iterdir()) == [
+        "a.png",
+        "a.txt",
+        "b.jpg",
+        "b.txt",
+        "dataset.toml",
+    ]
 
 
 def test_a_folder_of_videos_gets_a_video_dataset(tmp_path: Path) -> None:
