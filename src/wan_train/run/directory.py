@@ -100,10 +100,19 @@ class RunDirectory:
         write_whole(self.plan, codec.to_json(plan, indent=1) + "\n")
 
 
-def create(runs: Path, title: str, *, now: float | None = None) -> RunDirectory:
+def planned(runs: Path, title: str) -> tuple[RunDirectory, float]:
+    """The directory a run started now would get if nobody else takes it first, and now."""
+    now = time.time()
+    return RunDirectory(runs / _name(title, now)), now
+
+
+def _name(title: str, now: float) -> str:
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{slug(title)}"
+
+
+def create(runs: Path, title: str, *, now: float) -> RunDirectory:
     """A new, empty run directory that nobody else has; raises NotReadyError when the disk refuses."""
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
-    name = f"{stamp}-{slug(title)}"
+    name = _name(title, now)
     try:
         runs.mkdir(parents=True, exist_ok=True)
         for number in range(1, 1000):

@@ -6,12 +6,14 @@ import os
 from contextlib import ExitStack
 
 from wan_train.gpu import free
-from wan_train.gpu.choice import choose
 from wan_train.gpu.leases import Lease, LeaseHolder, LeaseRoom
 from wan_train.gpu.model import Gpu, GpuProbe, GpuUnavailableError
 from wan_train.run.clock import Clock
 from wan_train.run.plan import Devices, Plan
 from wan_train.run.scheduler import GpuView
+
+_FIRST_PAUSE_SECONDS = 2.0
+_LONGEST_PAUSE_SECONDS = 60.0
 
 
 class GpuDesk:
@@ -27,21 +29,33 @@ class GpuDesk:
         # Whole nanoseconds of the run's creation: a run keeps its place in line over restarts of its supervisor.
         self._ticket = room.ticket(int(plan.created * 1e9), plan.run_id)
         self._wanting: frozenset[str] | None = None
+        self._next_read = 0.0
+        self._pause = _FIRST_PAUSE_SECONDS
         self.gpus: tuple[Gpu, ...] = ()
         self.problem: str | None = None
 
     def look(self, *, wanting: bool) -> tuple[GpuView, ...]:
-        """One look at every GPU this run may use; `wanting` says whether a step waits for one now."""
+        """One look at every GPU this run may use; `wanting` says whether a step waits for one now.
+
+        While the driver does not answer, it is asked more and more seldom: each question may take its whole timeout.
+        """
+        if self._clock.monotonic() >= self._next_read:
+            self._read()
+        self._stand_in_line(frozenset(gpu.uuid for gpu in self.gpus) if wanting else frozenset())
+        return tuple(self._view(gpu) for gpu in self.gpus)
+
+    def _read(self) -> None:
         try:
             reading = self._probe.read()
-            self.gpus = choose(reading, self._plan.gpus, self._plan.visible_devices)
+            self.gpus = tuple(gpu for gpu in reading.gpus if gpu.uuid in self._plan.gpu_uuids)
             self.problem = "; ".join(f"GPU {lost.index}: {lost.reason}" for lost in reading.lost) or None
             self._quiet = dict(free.observe(self._quiet, reading))
+            self._pause = _FIRST_PAUSE_SECONDS
         except GpuUnavailableError as error:
             self.gpus, self.problem = (), error.message
             self._quiet = {}
-        self._stand_in_line(frozenset(gpu.uuid for gpu in self.gpus) if wanting else frozenset())
-        return tuple(self._view(gpu) for gpu in self.gpus)
+            self._next_read = self._clock.monotonic() + self._pause
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
 
     def claim(self, uuid: str) -> bool:
         """Take the lease; False when somebody else was faster. The GPU is judged anew once it is ours."""

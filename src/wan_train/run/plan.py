@@ -88,10 +88,8 @@ class Plan:
     run_dir: Path
     steps: tuple[Step, ...]
     devices: Devices
-    gpus: str | None
-    """What `--gpus` said; None allows every GPU."""
-    visible_devices: str | None
-    """CUDA_VISIBLE_DEVICES as it was inherited, which restricts the choice further."""
+    gpu_uuids: tuple[str, ...]
+    """GPUs this run may use: those that `--gpus` and an inherited CUDA_VISIBLE_DEVICES left when it was planned."""
     dataset: DatasetFacts
     state_every_epochs: int
     keep_every_epochs: int | None

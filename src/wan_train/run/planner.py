@@ -53,8 +53,6 @@ class Request:
     overrides: DatasetOverrides
     devices: Devices
     usable: tuple[Gpu, ...]
-    gpus: str | None
-    visible_devices: str | None
     environ: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -161,8 +159,7 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
         run_dir=run.path,
         steps=(latents, text, *trainings),
         devices=request.devices,
-        gpus=request.gpus,
-        visible_devices=request.visible_devices,
+        gpu_uuids=tuple(gpu.uuid for gpu in request.usable),
         dataset=facts,
         state_every_epochs=state_every,
         keep_every_epochs=keep,

@@ -1,0 +1,251 @@
+"""The verbs of `wan-train` and their flags; each calls into one room and ends with its exit code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from wan_train import settings as settings_module
+from wan_train.cli import options
+from wan_train.cli.sink import Sink
+from wan_train.recipe.terms import EngineKind
+from wan_train.settings import Settings
+
+VERBS = ("train", "rehearse", "attach", "status", "runs", "logs", "stop")
+
+app = typer.Typer(
+    name="wan-train",
+    help="Turn a folder of captioned pictures or clips into Wan 2.2 LoRAs.\n\n"
+    "`wan-train` alone asks three questions and starts. Every question has a flag: see `wan-train train --help`.",
+    no_args_is_help=False,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@dataclass(slots=True)
+class Invocation:
+    """What one call of the program knows beyond its flags. `sink` is replaced once `--json` is known."""
+
+    passthrough: tuple[str, ...] = ()
+    sink: Sink | None = None
+
+    def use(self, sink: Sink) -> Sink:
+        self.sink = sink
+        return sink
+
+
+@app.command(rich_help_panel="Train")
+def train(
+    context: typer.Context,
+    title: options.Title = None,
+    author: options.Author = None,
+    dataset: options.Dataset = None,
+    task: options.TaskOption = options.TaskWord.T2V,
+    experts: options.Experts = options.ExpertsWord.BOTH,
+    recipe: options.Recipe = None,
+    engine: options.Engine = EngineKind.MUSUBI,
+    epochs: options.Epochs = None,
+    save_every: options.SaveEvery = None,
+    rank: options.Rank = None,
+    alpha: options.Alpha = None,
+    learning_rate: options.LearningRate = None,
+    seed: options.Seed = None,
+    resolution: options.Resolution = None,
+    batch_size: options.BatchSize = None,
+    repeats: options.Repeats = None,
+    attention: options.AttentionOption = options.AttentionWord.AUTO,
+    blocks_to_swap: options.BlocksToSwap = "auto",
+    fp8: options.Fp8 = None,
+    gpus: options.Gpus = None,
+    workspace: options.Workspace = None,
+    musubi_dir: options.MusubiDir = None,
+    musubi_python: options.MusubiPython = None,
+    runs_dir: options.RunsDir = None,
+    yes: options.Yes = False,  # noqa: FBT002  a flag of the command line
+    dry_run: options.DryRun = False,  # noqa: FBT002  the same
+    as_json: options.Json = False,  # noqa: FBT002  the same
+    detach: options.Detach = False,  # noqa: FBT002  the same
+) -> None:
+    """Train both experts on a dataset. This is what `wan-train` alone does.
+
+    Example: wan-train --title cat --author me --dataset /workspace/cats --yes
+
+    Everything after `--` goes to the trainer as it is: wan-train --yes -- --optimizer_type=adamw8bit
+    """
+    from wan_train.cli.asking import Given  # noqa: PLC0415  `--help` must not load the rooms
+    from wan_train.cli.train import train as run_training  # noqa: PLC0415  the same
+
+    invocation = _invocation(context)
+    sink = invocation.use(Sink(as_json=as_json))
+    given = Given(
+        title=title,
+        author=author,
+        dataset=dataset,
+        task=task,
+        experts=experts,
+        recipe=recipe,
+        engine=engine,
+        changes={
+            "max_train_epochs": epochs,
+            "save_every_n_epochs": save_every,
+            "network_dim": rank,
+            "network_alpha": alpha,
+            "learning_rate": learning_rate,
+            "seed": seed,
+            "fp8_base": fp8,
+        },
+        resolution=resolution,
+        batch_size=batch_size,
+        repeats=repeats,
+        attention=attention,
+        blocks_to_swap=blocks_to_swap,
+        passthrough=invocation.passthrough,
+    )
+    settings = settings_module.resolve(
+        flags={
+            "gpus": gpus,
+            "workspace": workspace,
+            "musubi_dir": musubi_dir,
+            "musubi_python": musubi_python,
+            "runs_dir": runs_dir,
+        }
+    )
+    raise typer.Exit(run_training(given, settings, sink, yes=yes, dry_run=dry_run, detach=detach))
+
+
+@app.command(rich_help_panel="Train")
+def rehearse(
+    context: typer.Context,
+    dataset: Annotated[
+        str | None, typer.Argument(help="Your own pictures; without it, eight are drawn.", show_default=False)
+    ] = None,
+    title: options.Title = None,
+    author: options.Author = None,
+    epochs: options.Epochs = None,
+    resolution: options.Resolution = None,
+    gpus: options.Gpus = None,
+    runs_dir: options.RunsDir = None,
+    as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
+    detach: options.Detach = False,  # noqa: FBT002  the same
+) -> None:
+    """Try the whole pipeline without a GPU: a tiny trainer, about a minute, no real LoRA.
+
+    Example: wan-train rehearse
+    """
+    from wan_train.cli.rehearse import rehearse as run_rehearsal  # noqa: PLC0415  `--help` must not load the rooms
+
+    invocation = _invocation(context)
+    sink = invocation.use(Sink(as_json=as_json))
+    settings = settings_module.resolve(flags={"gpus": gpus, "runs_dir": runs_dir})
+    raise typer.Exit(
+        run_rehearsal(
+            settings,
+            sink,
+            dataset=dataset,
+            title=title,
+            author=author,
+            epochs=epochs,
+            resolution=resolution,
+            passthrough=invocation.passthrough,
+            detach=detach,
+        )
+    )
+
+
+@app.command(rich_help_panel="Runs")
+def attach(
+    context: typer.Context,
+    run: options.RunName = None,
+    runs_dir: options.RunsDir = None,
+    as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
+) -> None:
+    """Watch a run again, from any terminal. Ends with the run's exit code.
+
+    Example: wan-train attach
+    """
+    from wan_train.cli import runs as verbs  # noqa: PLC0415  `--help` must not load the rooms
+
+    sink, settings = _for_runs(context, runs_dir, as_json=as_json)
+    raise typer.Exit(verbs.attach(settings, sink, run))
+
+
+@app.command(rich_help_panel="Runs")
+def status(
+    context: typer.Context,
+    run: options.RunName = None,
+    runs_dir: options.RunsDir = None,
+    as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
+) -> None:
+    """Show where a run stands, once.
+
+    Example: wan-train status --json
+    """
+    from wan_train.cli import runs as verbs  # noqa: PLC0415  `--help` must not load the rooms
+
+    sink, settings = _for_runs(context, runs_dir, as_json=as_json)
+    raise typer.Exit(verbs.status(settings, sink, run))
+
+
+@app.command(rich_help_panel="Runs")
+def runs(
+    context: typer.Context,
+    runs_dir: options.RunsDir = None,
+    as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
+) -> None:
+    """List all runs, newest first.
+
+    Example: wan-train runs
+    """
+    from wan_train.cli import runs as verbs  # noqa: PLC0415  `--help` must not load the rooms
+
+    sink, settings = _for_runs(context, runs_dir, as_json=as_json)
+    raise typer.Exit(verbs.runs(settings, sink))
+
+
+@app.command(rich_help_panel="Runs")
+def logs(
+    context: typer.Context,
+    run: options.RunName = None,
+    step: Annotated[str | None, typer.Option("--step", help="cache-latents, cache-text, train-high, train-low.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,  # noqa: FBT002  a flag
+    runs_dir: options.RunsDir = None,
+) -> None:
+    """Print the trainer's own output.
+
+    Example: wan-train logs -f --step train-high
+    """
+    from wan_train.cli import runs as verbs  # noqa: PLC0415  `--help` must not load the rooms
+
+    sink, settings = _for_runs(context, runs_dir, as_json=False)
+    raise typer.Exit(verbs.logs(settings, sink, run, step, follow=follow))
+
+
+@app.command(rich_help_panel="Runs")
+def stop(
+    context: typer.Context,
+    run: options.RunName = None,
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for the next saved state.")] = False,  # noqa: FBT002  a flag
+    runs_dir: options.RunsDir = None,
+) -> None:
+    """Stop a run after its next saved state, or at once.
+
+    Example: wan-train stop --now
+    """
+    from wan_train.cli import runs as verbs  # noqa: PLC0415  `--help` must not load the rooms
+
+    sink, settings = _for_runs(context, runs_dir, as_json=False)
+    raise typer.Exit(verbs.stop(settings, sink, run, now=now))
+
+
+def _for_runs(context: typer.Context, runs_dir: str | None, *, as_json: bool) -> tuple[Sink, Settings]:
+    sink = _invocation(context).use(Sink(as_json=as_json))
+    return sink, settings_module.resolve(flags={"runs_dir": runs_dir})
+
+
+def _invocation(context: typer.Context) -> Invocation:
+    invocation = context.find_object(Invocation)
+    return invocation if invocation is not None else Invocation()

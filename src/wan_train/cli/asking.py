@@ -1,0 +1,203 @@
+"""From flags, variables and questions to a checked request."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from wan_train.cli import prompts
+from wan_train.cli.options import AttentionWord, ExpertsWord, TaskWord
+from wan_train.cli.remembered import recall
+from wan_train.cli.sink import Sink
+from wan_train.dataset.locate import Located, ToExisting, ToWrite, locate
+from wan_train.dataset.model import DatasetConfig, DatasetOverrides
+from wan_train.dataset.toml_file import load as load_dataset
+from wan_train.dataset.writing import text_for_directory
+from wan_train.engine import trainer as trainers
+from wan_train.engine.trainer import Trainer
+from wan_train.errors import BadInputError
+from wan_train.gpu.model import Gpu, GpuReading
+from wan_train.gpu.probe import CpuSlots, NvmlProbe
+from wan_train.printable import one_line
+from wan_train.recipe import load as recipes
+from wan_train.recipe.model import Answers, Recipe
+from wan_train.recipe.terms import Attention, EngineKind, Expert, Task
+from wan_train.run import preflight
+from wan_train.run.plan import Devices
+from wan_train.run.planner import Request, reading_of
+from wan_train.run.titles import DEFAULT_AUTHOR, DEFAULT_TITLE, check_author, check_title
+from wan_train.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What the command line and the environment said; None for what they did not say."""
+
+    title: str | None
+    author: str | None
+    dataset: str | None
+    task: TaskWord
+    experts: ExpertsWord
+    recipe: str | None
+    engine: EngineKind
+    changes: Mapping[str, Any]
+    """Training settings by their recipe names."""
+    resolution: str | None
+    batch_size: int | None
+    repeats: int | None
+    attention: AttentionWord
+    blocks_to_swap: str
+    passthrough: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request, and what has to be written before it can run."""
+
+    request: Request
+    dataset_to_write: ToWrite | None
+    reading: GpuReading
+
+
+def ask(given: Given, settings: Settings, sink: Sink, *, interactive: bool) -> Asked:
+    """Answers from flags, else from the person, else defaults; everything after that is checked, not asked."""
+    recipe = read_recipe(given)
+    answers = _answers(given, settings, interactive=interactive)
+    located = locate(answers.dataset)
+    trainer = trainers.find(given.engine, settings)
+    config = _read_dataset(located, trainer)
+    answers = replace(answers, dataset=str(config.path))
+    devices = devices_for(given.engine, settings)
+    reading = read_gpus(devices, settings)
+    usable = usable_gpus(devices, reading, settings)
+    return Asked(
+        request=Request(
+            answers=answers,
+            recipe=recipe,
+            trainer=trainer,
+            config=config,
+            overrides=DatasetOverrides(
+                resolution=parse_resolution(given.resolution),
+                batch_size=given.batch_size,
+                num_repeats=given.repeats,
+            ),
+            devices=devices,
+            usable=usable,
+            environ=os.environ,
+        ),
+        dataset_to_write=located if isinstance(located, ToWrite) else None,
+        reading=reading,
+    )
+
+
+def read_recipe(given: Given) -> Recipe:
+    """The recipe file with the flags laid over it; raises BadInputError."""
+    task = Task.T2V if given.task is TaskWord.T2V else Task.I2V
+    if given.recipe is None:
+        recipe = recipes.load(recipes.shipped_recipe(task), inherited=True)
+    else:
+        recipe = recipes.load(Path(given.recipe).expanduser())
+    changes = dict(given.changes)
+    if given.attention is not AttentionWord.AUTO:
+        changes["attention"] = Attention(given.attention.value)
+    if given.blocks_to_swap != "auto":
+        changes["blocks_to_swap"] = _blocks(given.blocks_to_swap)
+    recipe = recipes.override(recipe, changes, source="flag")
+    recipe = recipes.select(recipe, _experts(given.experts))
+    if not recipe.experts:
+        raise BadInputError(f"the recipe {recipe.name} has no {given.experts} expert")
+    return replace(recipe, passthrough=(*recipe.passthrough, *given.passthrough))
+
+
+def parse_resolution(text: str | None) -> tuple[int, int] | None:
+    """`960x544` or `960`; raises BadInputError."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d{2,5})(?:\s*[xX×,*]\s*(\d{2,5}))?\s*", text)  # noqa: RUF001  people type the sign too
+    if match is None:
+        raise BadInputError(
+            f"--resolution {one_line(text)!r} is no resolution", hint="Write it as WIDTHxHEIGHT, such as 960x960."
+        )
+    return int(match[1]), int(match[2] or match[1])
+
+
+def devices_for(engine: EngineKind, settings: Settings) -> Devices:
+    """A rehearsal runs on CPU slots unless GPUs are named for it."""
+    if engine is EngineKind.REHEARSAL and settings.gpus is None:
+        return Devices.CPU_SLOTS
+    return Devices.NVML
+
+
+def read_gpus(devices: Devices, settings: Settings) -> GpuReading:
+    match devices:
+        case Devices.CPU_SLOTS:
+            return CpuSlots().read()
+        case Devices.NVML:
+            probe = NvmlProbe(timeout=settings.probe_timeout_seconds)
+            try:
+                return probe.read()
+            finally:
+                probe.close()
+
+
+def usable_gpus(devices: Devices, reading: GpuReading, settings: Settings) -> tuple[Gpu, ...]:
+    match devices:
+        case Devices.CPU_SLOTS:
+            return reading.gpus
+        case Devices.NVML:
+            return preflight.usable_gpus(reading, settings.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def _answers(given: Given, settings: Settings, *, interactive: bool) -> Answers:
+    last = recall() if interactive else None
+    title = given.title
+    author = given.author
+    dataset = given.dataset
+    if interactive:
+        title = title if title is not None else prompts.ask_title(last.title if last else DEFAULT_TITLE)
+        author = author if author is not None else prompts.ask_author(last.author if last else DEFAULT_AUTHOR)
+        if dataset is None:
+            dataset = prompts.ask_dataset(last.dataset if last else str(_default_dataset(settings)))
+    return Answers(
+        title=check_title(DEFAULT_TITLE if title is None else title),
+        author=check_author(DEFAULT_AUTHOR if author is None else author),
+        dataset=str(_default_dataset(settings)) if dataset is None else dataset,
+    )
+
+
+def _default_dataset(settings: Settings) -> Path:
+    return settings.trainer_dir / "dataset" / "dataset.toml"
+
+
+def _read_dataset(located: Located, trainer: Trainer) -> DatasetConfig:
+    reading = reading_of(trainer)
+    match located:
+        case ToExisting(toml_path=path):
+            return load_dataset(path, reading=reading)
+        case ToWrite(directory=directory, toml_path=path):
+            # Checked as a file would be, but the folder itself is touched only once the person said yes.
+            with tempfile.TemporaryDirectory(prefix="wan-train-") as scratch:
+                draft = Path(scratch) / "dataset.toml"
+                draft.write_text(text_for_directory(directory), encoding="utf-8")
+                return replace(load_dataset(draft, reading=reading), path=path)
+
+
+def _experts(word: ExpertsWord) -> tuple[Expert, ...]:
+    match word:
+        case ExpertsWord.BOTH:
+            return tuple(Expert)
+        case ExpertsWord.HIGH:
+            return (Expert.HIGH,)
+        case ExpertsWord.LOW:
+            return (Expert.LOW,)
+
+
+def _blocks(text: str) -> int:
+    if not text.isdecimal():
+        raise BadInputError(f"--blocks-to-swap must be auto or a whole number, not {one_line(text)!r}")
+    return int(text)

@@ -1,0 +1,101 @@
+"""The console script: catches what may be raised, turns it into words and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from wan_train import __version__
+from wan_train.errors import ExitCode, WanTrainError
+from wan_train.printable import redact
+
+if TYPE_CHECKING:
+    from wan_train.cli.app import Invocation
+    from wan_train.cli.sink import Sink
+
+_ROOT_FLAGS = {"--help", "-h", "--version", "--install-completion", "--show-completion"}
+
+
+def main() -> None:
+    """Run the program and exit; no traceback for anything a user can cause."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: Sequence[str]) -> int:
+    """One call of the program; returns its exit code."""
+    if "--version" in words[:1]:
+        sys.stdout.write(f"wan-train {__version__}\n")
+        return ExitCode.DONE
+    from wan_train.cli.app import Invocation, app  # noqa: PLC0415  `--version` needs nothing
+
+    arguments, passthrough = split(words)
+    invocation = Invocation(passthrough=passthrough)
+    try:
+        result = app(arguments, standalone_mode=False, obj=invocation, prog_name="wan-train")
+        return int(result or ExitCode.DONE)
+    except WanTrainError as error:
+        _sink(invocation).error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted.\n")
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away (`| head`); nothing of ours is wrong. Python would complain again at exit otherwise.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.DONE
+    except Exception as error:  # noqa: BLE001  the last resort: a bug must be reported, with a log and no traceback
+        return _usage_error(error) or _bug(error, words)
+
+
+def split(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Our words, with `train` put in when no verb is named, and the trainer's words after `--`."""
+    ours = list(words)
+    passthrough: tuple[str, ...] = ()
+    if "--" in ours:
+        at = ours.index("--")
+        ours, passthrough = ours[:at], tuple(words[at + 1 :])
+    if not ours or (ours[0].startswith("-") and ours[0] not in _ROOT_FLAGS):
+        # While the shell completes words, Typer reads them from the environment instead.
+        if "_WAN_TRAIN_COMPLETE" not in os.environ:
+            ours.insert(0, "train")
+    return ours, passthrough
+
+
+def _sink(invocation: Invocation) -> Sink:
+    from wan_train.cli.sink import Sink as RealSink  # noqa: PLC0415  only needed when something went wrong
+
+    return invocation.sink or RealSink()
+
+
+def _usage_error(error: Exception) -> int | None:
+    """Typer's own errors: an unknown flag, a value that is no number."""
+    message = getattr(error, "format_message", None)
+    if message is None:
+        return None
+    sys.stderr.write(f"error: {message()}\n\nhint: See `wan-train --help`.\n")
+    return ExitCode.BAD_INPUT
+
+
+def _bug(error: Exception, words: Sequence[str]) -> int:
+    from wan_train.settings import user_data_dir  # noqa: PLC0415  only needed for a bug
+
+    report = "".join(
+        [
+            f"wan-train {__version__}, Python {sys.version.split()[0]}, {sys.platform}\n",
+            f"wan-train {' '.join(words)}\n\n",
+            *traceback.format_exception(error),
+        ]
+    )
+    path = user_data_dir() / f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(redact(report), encoding="utf-8")
+        where = f"The details are in {path}; please report it."
+    except OSError:
+        where = redact(report)
+    sys.stderr.write(f"error: a bug in wan-train: {type(error).__name__}: {redact(str(error))}\n\nhint: {where}\n")
+    return ExitCode.BUG

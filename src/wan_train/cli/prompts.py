@@ -1,0 +1,69 @@
+"""The questions, asked only at a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+
+from wan_train.dataset.locate import locate
+from wan_train.errors import BadInputError
+from wan_train.run.titles import problem_with_author, problem_with_title
+
+
+class OnInterrupt(StrEnum):
+    """What to do with a running training after Ctrl-C in the view."""
+
+    DETACH = "Leave it running and close this view"
+    STOP_AFTER_STATE = "Stop after the next saved state (nothing is lost)"
+    STOP_NOW = "Stop now (work since the last saved state is lost)"
+    CONTINUE = "Keep watching"
+
+
+def ask_title(default: str) -> str:
+    return _text("Title of the LoRA", default, problem_with_title)
+
+
+def ask_author(default: str) -> str:
+    return _text("Author", default, problem_with_author)
+
+
+def ask_dataset(default: str) -> str:
+    """A path with completion; asked again until it leads to a dataset."""
+    import questionary  # noqa: PLC0415  90 ms that only a dialogue needs
+
+    return str(
+        questionary.path("Dataset (folder of pictures, or dataset.toml)", default=default, validate=_dataset_check)
+        .unsafe_ask()
+    ).strip()
+
+
+def confirm(question: str) -> bool:
+    import questionary  # noqa: PLC0415  see above
+
+    return bool(questionary.confirm(question, default=True).unsafe_ask())
+
+
+def ask_on_interrupt() -> OnInterrupt:
+    import questionary  # noqa: PLC0415  see above
+
+    answer = questionary.select(
+        "The training is still running. What now?", choices=[choice.value for choice in OnInterrupt]
+    ).unsafe_ask()
+    return OnInterrupt(answer)
+
+
+def _text(question: str, default: str, problem: Callable[[str], str | None]) -> str:
+    import questionary  # noqa: PLC0415  see above
+
+    def check(answer: str) -> bool | str:
+        return problem(answer.strip()) or True
+
+    return str(questionary.text(question, default=default, validate=check).unsafe_ask()).strip()
+
+
+def _dataset_check(answer: str) -> bool | str:
+    try:
+        locate(answer)
+    except BadInputError as error:
+        return error.message if error.hint is None else f"{error.message} {error.hint}"
+    return True

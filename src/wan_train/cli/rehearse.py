@@ -1,0 +1,73 @@
+"""`wan-train rehearse`: the same pipeline on the embedded tiny trainer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from wan_train.cli.asking import Given
+from wan_train.cli.options import AttentionWord, ExpertsWord, TaskWord
+from wan_train.cli.sink import Sink
+from wan_train.cli.train import train
+from wan_train.engine import trainer as trainers
+from wan_train.errors import NotReadyError
+from wan_train.recipe.terms import EngineKind
+from wan_train.settings import Settings
+
+_EPOCHS = 20
+_RESOLUTION = "256x256"
+"""With eight pictures and 20 epochs both experts are done in about a minute on two cores."""
+
+
+def rehearse(
+    settings: Settings,
+    sink: Sink,
+    *,
+    dataset: str | None,
+    title: str | None,
+    author: str | None,
+    epochs: int | None,
+    resolution: str | None,
+    passthrough: tuple[str, ...],
+    detach: bool,
+) -> int:
+    """A run of the rehearsal engine; without a dataset it draws its own eight captioned pictures."""
+    given = Given(
+        title=title or "rehearsal",
+        author=author,
+        dataset=dataset if dataset is not None else str(_drawn_samples(settings)),
+        task=TaskWord.T2V,
+        experts=ExpertsWord.BOTH,
+        recipe=None,
+        engine=EngineKind.REHEARSAL,
+        changes={"max_train_epochs": epochs or _EPOCHS},
+        resolution=resolution or _RESOLUTION,
+        batch_size=None,
+        repeats=None,
+        attention=AttentionWord.AUTO,
+        blocks_to_swap="auto",
+        passthrough=passthrough,
+    )
+    return train(given, settings, sink, yes=True, dry_run=False, detach=detach)
+
+
+def _drawn_samples(settings: Settings) -> Path:
+    """A folder with the drawn pictures, made once."""
+    trainer = trainers.find(EngineKind.REHEARSAL, settings)
+    folder = settings.runs / "rehearsal-pictures"
+    if (folder / "dataset.toml").is_file():
+        return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotReadyError(
+            f"the pictures cannot be drawn into {folder}: {error.strerror}", hint="Choose another --runs-dir."
+        ) from error
+    subprocess.run(
+        [str(trainer.python), "-m", "wan_train.rehearsal.samples", str(folder)],
+        env={**os.environ, **trainer.env},
+        stdin=subprocess.DEVNULL,
+        check=True,
+    )
+    return folder

@@ -1,0 +1,115 @@
+"""The verbs about runs that exist: attach, status, runs, logs, stop. They read records and work after any crash."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+from wan_train.cli.sink import Sink
+from wan_train.cli.watch import watch
+from wan_train.engine.output import last_words
+from wan_train.errors import BadInputError, ExitCode
+from wan_train.run.directory import RunDirectory, all_runs, find
+from wan_train.run.events import StopMode
+from wan_train.run.progress import read_tail
+from wan_train.run.stopping import StopRequest, request_stop
+from wan_train.settings import Settings
+from wan_train.views.as_json import status_json
+from wan_train.views.model import RunReader, RunView
+
+_FOLLOW_SECONDS = 0.25
+
+
+def attach(settings: Settings, sink: Sink, name: str | None) -> int:
+    """Watch a run, finished or not, and return its exit code."""
+    return watch(find(settings.runs, name), sink, owner=False)
+
+
+def status(settings: Settings, sink: Sink, name: str | None) -> int:
+    view, _ = RunReader(find(settings.runs, name)).refresh()
+    if sink.as_json:
+        sink.data(status_json(view, time.time()))
+    else:
+        from wan_train.views.dashboard import render  # noqa: PLC0415  JSON needs no rich
+
+        sink.show(render(view, time.time(), sink.console.width, ascii_only=sink.ascii_only))
+    return ExitCode.DONE
+
+
+def runs(settings: Settings, sink: Sink) -> int:
+    views = [RunReader(run).refresh()[0] for run in all_runs(settings.runs)]
+    if sink.as_json:
+        now = time.time()
+        sink.data({"schema": 1, "runs_dir": str(settings.runs), "runs": [status_json(view, now) for view in views]})
+        return ExitCode.DONE
+    if not views:
+        sink.note(f"There are no runs in {settings.runs}. Start one with: wan-train")
+        return ExitCode.DONE
+    from wan_train.views.listing import runs_lines  # noqa: PLC0415  JSON needs no rich
+
+    sink.show(runs_lines(views, time.time()))
+    return ExitCode.DONE
+
+
+def logs(settings: Settings, sink: Sink, name: str | None, step: str | None, *, follow: bool) -> int:
+    """Print the log of one step's newest attempt: with redraws of bars left out, control characters made visible."""
+    run = find(settings.runs, name)
+    view, _ = RunReader(run).refresh()
+    path = _log(view, step)
+    sink.note(f"== {path}")
+    sink.text("\n".join(last_words(read_tail(path, size=10_000_000), count=1_000_000)))
+    if follow:
+        _follow(run, path, sink)
+    return ExitCode.DONE
+
+
+def stop(settings: Settings, sink: Sink, name: str | None, *, now: bool) -> int:
+    run = find(settings.runs, name)
+    view, _ = RunReader(run).refresh()
+    if view.state.is_over:
+        sink.note(f"{run.run_id} is over already.")
+        return ExitCode.DONE
+    mode = StopMode.NOW if now else StopMode.AFTER_STATE
+    request_stop(run, StopRequest(mode=mode, signal=signal.SIGTERM))
+    if not view.supervisor_alive:
+        raise BadInputError(
+            f"{run.run_id} has no supervisor that could stop it",
+            hint=f"Its last words are in {run.supervisor_log}.",
+        )
+    sink.note(f"{run.run_id} stops {'now' if now else 'after the next saved state'}.")
+    return ExitCode.DONE
+
+
+def _log(view: RunView, step: str | None) -> Path:
+    started = [(job.attempt.started, job) for job in view.state.jobs.values() if job.attempt is not None]
+    if step is not None:
+        if step not in view.state.jobs:
+            raise BadInputError(
+                f"{view.run.run_id} has no step {step}", hint=f"Its steps: {', '.join(view.state.jobs)}."
+            )
+        started = [(at, job) for at, job in started if job.step == step]
+    if not started:
+        raise BadInputError(f"nothing of {step or view.run.run_id} has started yet, so there is no log")
+    # Something that runs is more interesting than what is over; then the newest.
+    _, job = max(started, key=lambda pair: (pair[1].state.has_process, pair[0]))
+    assert job.attempt is not None, "filtered above"  # noqa: S101  an invariant
+    return view.run.attempt(job.step, job.attempt.number).log
+
+
+def _follow(run: RunDirectory, path: Path, sink: Sink) -> None:
+    reader = RunReader(run)
+    offset = path.stat().st_size
+    rest = ""
+    while True:
+        over = reader.refresh()[0].state.is_over
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read()
+        offset += len(data)
+        *whole, rest = (rest + data.decode("utf-8", errors="replace")).split("\n")
+        for line in last_words("\n".join(whole), count=len(whole)):
+            sink.line(line)
+        if over:
+            return
+        time.sleep(_FOLLOW_SECONDS)

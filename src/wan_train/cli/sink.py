@@ -1,0 +1,87 @@
+"""The one place that prints: data to stdout, everything else to stderr, nothing that a terminal could obey."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from wan_train.errors import WanTrainError
+from wan_train.printable import redact, visible
+
+if TYPE_CHECKING:  # rich takes 30 ms that `--json` and `--help` need not spend
+    from rich.console import Console, RenderableType
+
+
+class Sink:
+    """Prints for people or, with `as_json`, for programs: then stdout holds nothing but JSON lines."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+
+    @cached_property
+    def console(self) -> Console:
+        """Where people read: stdout, or stderr when stdout belongs to a program."""
+        from rich.console import Console  # noqa: PLC0415  see above
+
+        return Console(stderr=self.as_json, highlight=False, soft_wrap=False)
+
+    @property
+    def is_terminal(self) -> bool:
+        return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+    @property
+    def ascii_only(self) -> bool:
+        encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower()
+        return "utf" not in encoding
+
+    def show(self, renderable: RenderableType) -> None:
+        """Something to look at; left out when only JSON is wanted."""
+        if not self.as_json:
+            self.console.print(renderable)
+
+    def line(self, text: str) -> None:
+        """One plain line of information, never interpreted as markup."""
+        if not self.as_json:
+            sys.stdout.write(f"{_safe(text)}\n")
+            sys.stdout.flush()
+
+    def text(self, block: str) -> None:
+        """Several lines meant to be copied or piped."""
+        if not self.as_json:
+            sys.stdout.write("".join(f"{_safe(line)}\n" for line in block.rstrip("\n").split("\n")))
+            sys.stdout.flush()
+
+    def data(self, value: Any) -> None:  # noqa: ANN401  JSON values are any
+        """One JSON value on one line of stdout."""
+        sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.flush()
+
+    def note(self, text: str) -> None:
+        """A remark beside the data, on stderr."""
+        sys.stderr.write(f"{_safe(text)}\n")
+
+    def warning(self, text: str) -> None:
+        self.note(f"warning: {text}")
+
+    def error(self, error: WanTrainError) -> None:
+        """What went wrong and what to do next; as JSON too where JSON was asked for."""
+        lines = [_safe(line) for line in error.message.split("\n")]
+        sys.stderr.write(f"error: {lines[0]}\n" + "".join(f"{line}\n" for line in lines[1:]))
+        if error.hint:
+            sys.stderr.write(f"\nhint: {_safe(error.hint)}\n")
+        if self.as_json:
+            self.data(
+                {
+                    "event": "error",
+                    "exit_code": int(error.exit_code),
+                    "message": redact(error.message),
+                    "hint": error.hint,
+                }
+            )
+
+
+def _safe(text: str) -> str:
+    return visible(redact(text))

@@ -1,0 +1,79 @@
+"""`wan-train train`: ask, plan, confirm, run, watch."""
+
+from __future__ import annotations
+
+import sys
+
+from wan_train.cli import prompts
+from wan_train.cli.asking import Asked, Given, ask
+from wan_train.cli.remembered import remember
+from wan_train.cli.sink import Sink
+from wan_train.cli.watch import watch
+from wan_train.dataset.writing import write_for_directory
+from wan_train.errors import BadInputError, ExitCode
+from wan_train.run.directory import RunDirectory, planned
+from wan_train.run.plan import Plan
+from wan_train.run.planner import make_plan, prepare
+from wan_train.run.start import start_supervisor, write_run
+from wan_train.settings import Settings
+
+
+def train(given: Given, settings: Settings, sink: Sink, *, yes: bool, dry_run: bool, detach: bool) -> int:
+    """The main job; returns the exit code of the run, or of what kept it from starting."""
+    interactive = sink.is_terminal and not yes and not dry_run and not sink.as_json
+    asked = ask(given, settings, sink, interactive=interactive)
+    prepared = prepare(asked.request)
+    run, created = planned(settings.runs, asked.request.answers.title)
+    plan = make_plan(prepared, run, created=created)
+    if dry_run:
+        return _show_plan(plan, asked, settings, sink)
+    _show_summary(plan, asked, settings, sink)
+    if not yes:
+        if not interactive:
+            raise BadInputError(
+                "nothing was started: there is no terminal to ask at, and --yes was not given",
+                hint="Add --yes to start, or --dry-run to see the plan only.",
+            )
+        if not prompts.confirm("Start?"):
+            sink.note("Nothing was started.")
+            return ExitCode.DONE
+    if interactive:
+        remember(asked.request.answers)
+    if asked.dataset_to_write is not None:
+        write_for_directory(asked.dataset_to_write.directory, asked.dataset_to_write.toml_path)
+    run, plan = write_run(prepared, settings)
+    start_supervisor(run, settings)
+    if detach:
+        return _detached(run, sink)
+    return watch(run, sink, owner=True)
+
+
+def _show_plan(plan: Plan, asked: Asked, settings: Settings, sink: Sink) -> int:
+    from wan_train.cli.gpus import gpus_now  # noqa: PLC0415  only `--dry-run` needs it
+    from wan_train.views.as_json import plan_json  # noqa: PLC0415  the same
+    from wan_train.views.summary import plan_text  # noqa: PLC0415  the same
+
+    if sink.as_json:
+        sink.data(plan_json(plan, gpus_now(asked.request.usable, plan.devices, settings)))
+    else:
+        sink.text(plan_text(plan))
+    return ExitCode.DONE
+
+
+def _show_summary(plan: Plan, asked: Asked, settings: Settings, sink: Sink) -> None:
+    if sink.as_json:
+        return
+    from wan_train.cli.gpus import gpus_now  # noqa: PLC0415  rich is not needed for JSON
+    from wan_train.views.summary import plan_lines  # noqa: PLC0415  the same
+
+    gpus = gpus_now(asked.request.usable, plan.devices, settings)
+    sink.show(plan_lines(plan, gpus, width=sink.console.width))
+
+
+def _detached(run: RunDirectory, sink: Sink) -> int:
+    if sink.as_json:
+        sink.data({"event": "detached", "run_id": run.run_id, "run_dir": str(run.path)})
+    else:
+        sys.stdout.write(f"{run.run_id}\n")
+        sink.note(f"Running. Watch it with: wan-train attach {run.run_id}")
+    return ExitCode.DONE

@@ -1,0 +1,31 @@
+"""All runs as a table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from wan_train.printable import visible
+from wan_train.views.as_json import status_json
+from wan_train.views.model import RunView
+
+
+def runs_lines(views: Sequence[RunView], now: float) -> Table:
+    """One line for each run: id, state, when it began, what came out."""
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for heading in ("RUN", "STATE", "STARTED", "EXPERTS", "RESULTS"):
+        table.add_column(heading, no_wrap=heading != "RESULTS", overflow="ellipsis")
+    for view in views:
+        results = [job for job in view.state.jobs.values() if job.result is not None]
+        experts = ", ".join(spec.expert.value for spec in view.plan.recipe.experts)
+        table.add_row(
+            Text(visible(view.run.run_id)),
+            Text(str(status_json(view, now)["state"])),
+            Text(time.strftime("%Y-%m-%d %H:%M", time.localtime(view.plan.created))),
+            Text(experts),
+            Text(f"{len(results)} LoRA{'s' if len(results) != 1 else ''}" if results else "none"),
+        )
+    return table
