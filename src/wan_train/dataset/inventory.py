@@ -56,11 +56,14 @@ def take(config: DatasetConfig, *, reading: TrainerReading = GUIDE_READING) -> I
     subsets = []
     with quiet_about_size():
         for subset in config.datasets:
-            look = _Look(subset=subset, reading=reading)
+            look = _Look(subset=subset, reading=reading, config=config)
             items = tuple(look.items())
             subsets.append(SubsetInventory(subset=subset, items=items))
             problems += look.problems
-    return Inventory(config=config, reading=reading, subsets=tuple(subsets), problems=tuple(problems))
+    # Two datasets of one folder see the same stray files.
+    return Inventory(
+        config=config, reading=reading, subsets=tuple(subsets), problems=tuple(dict.fromkeys(problems))
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,8 +72,13 @@ class _Look:
 
     subset: Subset
     reading: TrainerReading
+    config: DatasetConfig
     problems: list[Problem] = field(default_factory=list)
     unknown_lengths: int = 0
+
+    @property
+    def _drops_uncaptioned(self) -> bool:
+        return self.subset.kind is MediaKind.IMAGE and self.reading.drops_uncaptioned_images
 
     def items(self) -> Iterator[Item]:
         found = list(self._from_directory() if self.subset.directory is not None else self._from_jsonl())
@@ -100,15 +108,22 @@ class _Look:
             self._nothing_found(directory, listing)
             return
         self._note_ignored(directory, listing)
+        self._note_other_sort(directory, listing)
         extension = self.subset.caption_extension or ""
         present = {name for name in (*listing.others, *listing.subfolders) if name.endswith(extension)}
         without: list[Path] = []
+        # v0.3.4 strips one ending from a caption's name, so it pairs nothing with `.tags.txt`.
+        if self._drops_uncaptioned and extension.count(".") > 1:
+            what = f"{self.reading.name} finds no captions that end in {extension}"
+            self.report(
+                ProblemKind.NO_CAPTIONS, Severity.STOPS, what, "Use an ending with one dot", directory
+            )
         for name in names:
             path = directory / name
             caption = os.path.splitext(name)[0] + extension  # noqa: PTH122 - the trainer's own rule for stems
             if caption not in present and not (directory / caption).is_file():
                 without.append(path)
-                if self.subset.kind is MediaKind.IMAGE and self.reading.drops_uncaptioned_images:
+                if self._drops_uncaptioned:
                     continue
                 yield from self._look_at(path, caption=None)
             else:
@@ -136,14 +151,23 @@ class _Look:
             what = "is of a kind, or has an ending written in a way, that the trainer does not read"
             mend = "Convert or rename it to .png, .jpg or .mp4, in lower case, to have it trained"
             self.report(ProblemKind.IGNORED_FILE, Severity.LOSES, what, mend, directory / name)
+        used = {path for each in self.config.datasets for path in (each.directory, each.cache_directory)}
         for folder in media_subfolders(directory, listing.subfolders):
-            if folder != self.subset.cache_directory:
+            if folder not in used:
                 what = "is a subfolder with media, which is not read"
                 mend = "Add a [[datasets]] for it to have it trained"
                 self.report(ProblemKind.IGNORED_FILE, Severity.NOTE, what, mend, folder)
 
+    def _note_other_sort(self, directory: Path, listing: Listing) -> None:
+        mine = self.subset.kind
+        rest, noun = (listing.videos, "video") if mine is MediaKind.IMAGE else (listing.images, "picture")
+        taken = any(each.directory == directory and each.kind is not mine for each in self.config.datasets)
+        if rest and not taken:
+            what = f"holds {len(rest)} {noun}{'' if len(rest) == 1 else 's'} besides, which this dataset does not train"
+            mend = "Add a [[datasets]] for them with a cache_directory of its own to have them trained"
+            self.report(ProblemKind.IGNORED_FILE, Severity.NOTE, what, mend, directory)
+
     def _missing_captions(self, directory: Path, without: list[Path], *, count: int) -> None:
-        dropped = self.subset.kind is MediaKind.IMAGE and self.reading.drops_uncaptioned_images
         extension = self.subset.caption_extension
         if without and len(without) == count:
             what, mend = (
@@ -153,9 +177,11 @@ class _Look:
             self.report(ProblemKind.NO_CAPTIONS, Severity.STOPS, what, mend, directory)
             return
         for path in without:
-            what = "has no caption" + (f", so {self.reading.name} leaves it out" if dropped else "")
+            what = "has no caption" + (
+                f", so {self.reading.name} leaves it out" if self._drops_uncaptioned else ""
+            )
             mend = f"Write {os.path.splitext(path.name)[0]}{extension} beside it"  # noqa: PTH122 - as above
-            severity = Severity.LOSES if dropped else Severity.STOPS
+            severity = Severity.LOSES if self._drops_uncaptioned else Severity.STOPS
             self.report(ProblemKind.MISSING_CAPTION, severity, what, mend, path)
 
     def _orphans(self, directory: Path, media: set[str], others: tuple[str, ...]) -> None:

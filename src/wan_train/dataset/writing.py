@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib.resources import files
 from pathlib import Path
 
 import tomlkit
@@ -12,6 +11,7 @@ from tomlkit.items import AoT, Table
 from wan_train.dataset.listing import list_media, pattern_characters
 from wan_train.dataset.model import DatasetError, Problem, ProblemKind, Severity
 from wan_train.files import move_without_overwriting, write_whole
+from wan_train.settings import shipped_configs
 
 CACHE_FOLDER = "cache"
 VIDEO_CACHE_FOLDER = "cache_video"
@@ -118,11 +118,7 @@ def _write_new(target: Path, text: str) -> None:
 
 
 def _template() -> str:
-    shipped = files("wan_train") / "configs" / "dataset.toml"
-    if shipped.is_file():
-        return shipped.read_text(encoding="utf-8")
-    # A checkout: the wheel takes configs/ from the project's top level.
-    return (Path(__file__).parents[3] / "configs" / "dataset.toml").read_text(encoding="utf-8")
+    return (shipped_configs() / "dataset.toml").read_text(encoding="utf-8")
 
 
 def _is_utf8(path: Path) -> bool:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -228,6 +230,15 @@ def test_hostile_names_are_ordinary_pictures(pictures: Path, name: str) -> None:
     assert only(pictures).line.isprintable()
 
 
+def test_pillow_is_imported_only_when_a_picture_is_looked_at() -> None:
+    code = (
+        "import sys, wan_train.dataset.inventory, wan_train.dataset.locate, wan_train.dataset.writing\n"
+        "print([name for name in ('PIL', 'av', 'torch', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_many_problems_of_a_kind_are_counted_not_all_listed(pictures: Path) -> None:
     for number in range(25):
         (pictures / f"{number}.png").touch()
@@ -239,6 +250,41 @@ def test_many_problems_of_a_kind_are_counted_not_all_listed(pictures: Path) -> N
     assert "25 problems" in caught.value.message
     assert "and 15 more of this kind" in caught.value.message
     assert len(caught.value.problems) == 25
+
+
+def test_videos_beside_the_pictures_are_noted_unless_a_dataset_takes_them(pictures: Path) -> None:
+    (pictures / "clip.mp4").write_bytes(b"not really")
+    (pictures / "clip.txt").write_text("a clip")
+    assert "holds 1 video besides" in only(pictures).line
+    config = config_for(pictures)
+    both = config.text + (
+        f"[[datasets]]\nvideo_directory = '{pictures}'\ncache_directory = '{pictures}/cache_video'\n"
+    )
+    config.path.write_text(both)
+    kinds = {problem.kind for problem in take(load(config.path)).problems}
+    assert ProblemKind.IGNORED_FILE not in kinds
+
+
+def test_a_subfolder_that_is_a_dataset_itself_is_not_called_unread(pictures: Path) -> None:
+    inner = pictures / "inner"
+    inner.mkdir()
+    draw(inner / "x.png", (64, 64))
+    assert "is a subfolder with media" in only(pictures).line
+    config = config_for(pictures)
+    config.path.write_text(
+        config.text + f"[[datasets]]\nimage_directory = '{inner}'\ncache_directory = '{inner}/cache'\n"
+    )
+    assert take(load(config.path)).problems == ()
+
+
+def test_an_ending_with_two_dots_is_found_by_the_older_trainer_only(pictures: Path) -> None:
+    config = config_for(pictures)
+    config.path.write_text(config.text.replace('".txt"', '".tags.txt"'))
+    for stem in ("a", "b"):
+        (pictures / f"{stem}.txt").rename(pictures / f"{stem}.tags.txt")
+    take(load(config.path)).require()
+    with pytest.raises(DatasetError, match="finds no captions that end in"):
+        take(load(config.path), reading=NEWEST_READING).require()
 
 
 def jsonl_config(tmp_path: Path, kind: str, lines: list[str]) -> Path:
