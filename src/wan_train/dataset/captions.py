@@ -25,7 +25,7 @@ def read_caption(path: Path) -> Caption:
         with path.open("rb") as file:
             data = file.read(_LONGEST + 1)
     except OSError as error:
-        what = "is a folder" if path.is_dir() else f"cannot be read: {error.strerror}"
+        what = "is a folder" if isinstance(error, IsADirectoryError) else f"cannot be read: {error.strerror}"
         return Caption(
             words="", problems=(_encoding(Severity.STOPS, path, what, "Replace it by a text file"),)
         )

@@ -121,7 +121,7 @@ class _Look:
         for name in names:
             path = directory / name
             caption = os.path.splitext(name)[0] + extension  # noqa: PTH122 - the trainer's own rule for stems
-            if caption not in present and not (directory / caption).is_file():
+            if caption not in present and not os.path.isfile(directory / caption):  # noqa: PTH113 - never raises
                 without.append(path)
                 if self._drops_uncaptioned:
                     continue
@@ -160,10 +160,13 @@ class _Look:
 
     def _note_other_sort(self, directory: Path, listing: Listing) -> None:
         mine = self.subset.kind
-        rest, noun = (listing.videos, "video") if mine is MediaKind.IMAGE else (listing.images, "picture")
+        rest, noun = listing.videos, "video"
+        if mine is MediaKind.VIDEO:
+            rest, noun = listing.images, "picture"
         taken = any(each.directory == directory and each.kind is not mine for each in self.config.datasets)
         if rest and not taken:
-            what = f"holds {len(rest)} {noun}{'' if len(rest) == 1 else 's'} besides, which this dataset does not train"
+            count = f"{len(rest)} {noun}{'' if len(rest) == 1 else 's'}"
+            what = f"holds {count} besides, which this dataset does not train"
             mend = "Add a [[datasets]] for them with a cache_directory of its own to have them trained"
             self.report(ProblemKind.IGNORED_FILE, Severity.NOTE, what, mend, directory)
 
@@ -230,7 +233,7 @@ class _Look:
         self._judge_name(path)
         if self.subset.kind is MediaKind.IMAGE:
             seen: Picture | Clip | Unreadable | None = read_picture(path)
-        elif self.subset.jsonl is not None and path.is_dir():
+        elif self.subset.jsonl is not None and os.path.isdir(path):  # noqa: PTH112 - never raises
             seen = self._frames_in_folder(path)
         else:
             seen = read_clip(path)
@@ -361,7 +364,7 @@ class _Look:
     def _judge_cache(self) -> None:
         cache = self.subset.cache_directory
         nearest = cache
-        while not nearest.exists() and nearest != nearest.parent:
+        while not os.path.exists(nearest) and nearest != nearest.parent:  # noqa: PTH110 - never raises
             nearest = nearest.parent
         if not os.access(nearest, os.W_OK | os.X_OK):
             what = "cannot be written to, and the caches go there"

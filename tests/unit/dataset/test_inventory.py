@@ -212,6 +212,19 @@ def test_a_name_too_long_for_its_cache_file_stops(pictures: Path) -> None:
     assert (only(pictures).kind, only(pictures).severity) == (ProblemKind.LONG_NAME, Severity.STOPS)
 
 
+def test_names_beyond_what_the_file_system_takes_are_problems_not_crashes(
+    pictures: Path, tmp_path: Path
+) -> None:
+    (pictures / f"{'n' * 251}.png").touch()
+    config = config_for(pictures)
+    config.path.write_text(
+        config.text.replace('".txt"', '".caption"').replace("/cache'", f"/{'c' * 300}/cache'")
+    )
+    assert take(load(config.path)).stopping
+    record = json.dumps({"video_path": f"{tmp_path}/{'v' * 300}", "caption": "x"})
+    assert take(load(jsonl_config(tmp_path, "video", [record]))).stopping
+
+
 def test_a_picture_smaller_than_a_patch_stops_only_where_it_is_not_enlarged(pictures: Path) -> None:
     draw(pictures / "tiny.png", (4, 40))
     assert problems_of(pictures) == ()
