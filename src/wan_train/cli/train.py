@@ -41,7 +41,7 @@ def train(given: Given, settings: Settings, sink: Sink, *, yes: bool, dry_run: b
         remember(asked.request.answers)
     if asked.dataset_to_write is not None:
         write_for_directory(asked.dataset_to_write.directory, asked.dataset_to_write.toml_path)
-    run, plan = write_run(prepared, settings)
+    run, plan = write_run(prepared, settings, created=created)
     start_supervisor(run, settings)
     if detach:
         return _detached(run, sink)

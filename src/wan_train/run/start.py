@@ -22,9 +22,11 @@ from wan_train.settings import Settings
 _START_SECONDS = 30.0
 
 
-def write_run(prepared: Prepared, settings: Settings) -> tuple[RunDirectory, Plan]:
-    """A new run directory with everything a supervisor needs. Nothing runs yet."""
-    created = time.time()
+def write_run(prepared: Prepared, settings: Settings, *, created: float) -> tuple[RunDirectory, Plan]:
+    """A new run directory with everything a supervisor needs. Nothing runs yet.
+
+    `created` is the time the plan was shown with, so that the directory has the name that was shown.
+    """
     run = create(settings.runs, prepared.request.answers.title, now=created)
     try:
         plan = make_plan(prepared, run, created=created)

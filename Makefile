@@ -1,0 +1,46 @@
+# Everything a developer does with this project. Needs only Python 3.11 or newer, pip, make and gcc.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+WORKERS ?= 2
+
+.PHONY: help setup rehearse test lint format bench clean
+
+help:
+	@echo "make rehearse   the whole pipeline on the embedded tiny trainer, on this machine's CPU"
+	@echo "make test       linters, types, import layers and all tests"
+	@echo "make lint       only the linters"
+	@echo "make bench      the benchmarks, as ratios"
+	@echo "make clean      remove the environment and everything generated"
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	    --editable '.[rehearsal,dev]'
+	touch $@
+
+rehearse: setup
+	$(BIN)/wan-train rehearse --runs-dir rehearsal
+
+test: lint
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) rehearsal build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
