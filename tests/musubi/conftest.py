@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from musubi.trainer import HARNESS, SITECUSTOMIZE, VARIABLE, VERSIONS, Dataset, Trainer, draw_dataset, text_of
+from musubi.trainer import VARIABLE, VERSIONS, Dataset, Trainer, draw_dataset, text_of
 from support.nvml import nvml_library, nvml_stub
 
 __all__ = ["nvml_library", "nvml_stub"]  # fixtures, for the tests of this folder
@@ -24,9 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def trainer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     """The real musubi-tuner of one version, with shrunken models made for it."""
     if not os.environ.get(VARIABLE):
-        pytest.skip(
-            f"set {VARIABLE}=DIR to test with the real musubi-tuner (tests/musubi/README.md makes DIR)"
-        )
+        pytest.skip(f"set {VARIABLE}=DIR to test with the real musubi-tuner (tests/musubi/README.md makes DIR)")
     material = tmp_path_factory.mktemp(f"musubi-{request.param}")
     trainer = Trainer(
         version=request.param,
@@ -37,11 +35,7 @@ def trainer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     for needed in (trainer.repo / "src" / "musubi_tuner", trainer.python):
         # Whoever sets the variable wants the proof: a broken DIR must not pass as skipped.
         assert needed.exists(), f"{needed} is missing: {VARIABLE} must name a folder made by setup.sh"
-    made = trainer.call(
-        [str(trainer.python), str(HARNESS / "make_models.py"), str(trainer.models), str(trainer.hf_home)]
-    )
-    assert made.returncode == 0, text_of(made)
-    assert SITECUSTOMIZE.is_dir()
+    trainer.harness("make_models.py", str(trainer.models), str(trainer.hf_home))
     return trainer
 
 

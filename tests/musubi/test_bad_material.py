@@ -10,9 +10,7 @@ from wan_train.engine.capabilities import stored
 NO_ITEMS = "No training items found in the dataset"
 
 
-def test_missing_caption_stops_one_version_and_is_dropped_by_the_other(
-    trainer: Trainer, tmp_path: Path
-) -> None:
+def test_missing_caption_stops_one_version_and_is_dropped_by_the_other(trainer: Trainer, tmp_path: Path) -> None:
     dataset = draw_dataset(tmp_path, sizes=((64, 64), (64, 64)))
     (dataset.folder / "p1.txt").unlink()
 

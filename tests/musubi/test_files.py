@@ -27,9 +27,7 @@ LORA_KEYS = {
 
 
 def test_caches_have_the_original_size_and_the_stem_in_their_names(cached: Dataset) -> None:
-    latents = {
-        f"p{number}_{width:04d}x{height:04d}_wan.safetensors" for number, (width, height) in enumerate(SIZES)
-    }
+    latents = {f"p{number}_{width:04d}x{height:04d}_wan.safetensors" for number, (width, height) in enumerate(SIZES)}
     texts = {f"p{number}_wan_te.safetensors" for number in range(len(SIZES))}
     assert cached.caches() == latents | texts
 
@@ -52,9 +50,7 @@ def test_i2v_latents_carry_the_first_frame(trainer: Trainer, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("expert", ["high", "low"])
-def test_the_guides_command_trains_a_lora(
-    trainer: Trainer, cached: Dataset, tmp_path: Path, expert: str
-) -> None:
+def test_the_guides_command_trains_a_lora(trainer: Trainer, cached: Dataset, tmp_path: Path, expert: str) -> None:
     name = f"WAN2.2-{expert.title()}Noise_toy"
     run = TrainingRun(output=tmp_path / "output", expert=expert, name=name, save_every=2)
 
@@ -107,9 +103,7 @@ def test_states_are_complete_by_our_rule_and_old_ones_are_removed(
 ) -> None:
     run = TrainingRun(output=tmp_path / "output", epochs=4)
 
-    done = trainer.train(
-        cached, run, "--save_state", "--save_last_n_epochs", "2", "--save_last_n_epochs_state", "2"
-    )
+    done = trainer.train(cached, run, "--save_state", "--save_last_n_epochs", "2", "--save_last_n_epochs_state", "2")
 
     assert done.returncode == 0, text_of(done)
     states = complete_states(run.output, run.name)

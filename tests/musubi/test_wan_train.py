@@ -70,7 +70,7 @@ def wan_train(*words: str, env: dict[str, str]) -> subprocess.CompletedProcess[s
 
 @pytest.mark.parametrize("task", TASKS)
 def test_pictures_become_two_verified_loras(
-    trainer: Trainer, workspace: Path, pictures: Path, nvml_stub: NvmlStub, tmp_path: Path, task: str
+    *, trainer: Trainer, workspace: Path, pictures: Path, nvml_stub: NvmlStub, tmp_path: Path, task: str
 ) -> None:
     nvml_stub.write([GPU, GPU])
     home = tmp_path / "home"

@@ -6,7 +6,7 @@ import json
 import os
 import random
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,11 @@ class Trainer:
             start = [str(self.python.parent / "accelerate"), "launch", "--num_cpu_threads_per_process", "1"]
         return self.call([*start, f"src/musubi_tuner/{name}", *options])
 
+    def harness(self, program: str, *arguments: str) -> None:
+        """Run a program of the harness that only writes files."""
+        done = self.call([str(self.python), str(HARNESS / program), *arguments])
+        assert done.returncode == 0, text_of(done)
+
     def ask(self, program: str, *arguments: str, stdin: str = "") -> Any:
         """The JSON that a program of the harness prints on its last line."""
         done = self.call([str(self.python), str(HARNESS / program), *arguments], stdin=stdin)
@@ -85,9 +90,7 @@ class Trainer:
         )
 
     def cache_text(self, dataset: Dataset, *options: str) -> subprocess.CompletedProcess[str]:
-        return self.script(
-            CACHE_TEXT, "--dataset_config", str(dataset.config), "--t5", str(self.models / T5), *options
-        )
+        return self.script(CACHE_TEXT, "--dataset_config", str(dataset.config), "--t5", str(self.models / T5), *options)
 
     def train(
         self, dataset: Dataset, run: TrainingRun, *options: str, launcher: bool = False
@@ -117,7 +120,7 @@ class TrainingRun:
     task: str = "t2v"
     epochs: int = 4
     save_every: int = 1
-    name: str = field(default="toy")
+    name: str = "toy"
 
     def options(self, trainer: Trainer, dataset: Dataset) -> list[str]:
         boundary = {"t2v": 875, "i2v": 900}[self.task]

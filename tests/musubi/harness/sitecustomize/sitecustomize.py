@@ -3,8 +3,8 @@
 Python imports this file by itself in every process that has its folder on PYTHONPATH, so it only leaves an
 import hook behind: a process that imports neither torch nor musubi_tuner pays one look-up per import.
 
-Nothing of the trainer's own logic is replaced. What changes is sizes, and two things that a machine without CUDA
-and torchvision lacks.
+Nothing of the trainer's own logic is replaced. What changes is sizes, and two things that a machine without
+CUDA and torchvision lacks.
 """
 
 from __future__ import annotations
