@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import SIZES, Tiny, run_program
 from PIL import Image
+from rehearsal_programs import SIZES, Tiny, run_program
 from safetensors import safe_open
 
 from wan_train.rehearsal.caching import cache_latents
@@ -29,9 +29,7 @@ def latents(dataset: Tiny, *extra: object) -> tuple[int, str]:
 
 
 def texts(dataset: Tiny, *extra: object) -> tuple[int, str]:
-    result = run_program(
-        "wan_cache_text_encoder_outputs", "--dataset_config", dataset.config, "--t5", "t", *extra
-    )
+    result = run_program("wan_cache_text_encoder_outputs", "--dataset_config", dataset.config, "--t5", "t", *extra)
     return result.returncode, result.stderr
 
 
@@ -99,9 +97,7 @@ def test_missing_caption_stops_with_its_path(tiny: Tiny) -> None:
 
 def test_unknown_key_is_named_with_its_path(tiny: Tiny) -> None:
     tiny.config.write_text(tiny.config.read_text(encoding="utf-8") + "colour = 3\n", encoding="utf-8")
-    with pytest.raises(
-        MultipleInvalid, match=r"extra keys not allowed @ data\['datasets'\]\[0\]\['colour'\]"
-    ):
+    with pytest.raises(MultipleInvalid, match=r"extra keys not allowed @ data\['datasets'\]\[0\]\['colour'\]"):
         load_datasets(tiny.config)
 
 

@@ -27,9 +27,7 @@ def test_noise_levels_stay_in_the_experts_range(low: int, high: int, shape: tupl
 def test_rejection_keeps_the_shape_and_squeezing_does_not() -> None:
     torch.manual_seed(0)
     limits = ("--timestep_sampling", "shift", "--min_timestep", "875", "--max_timestep", "1000")
-    kept = draw_noise_levels(
-        parse_training([*limits, "--preserve_distribution_shape"]), 2000, torch.device("cpu")
-    )
+    kept = draw_noise_levels(parse_training([*limits, "--preserve_distribution_shape"]), 2000, torch.device("cpu"))
     squeezed = draw_noise_levels(parse_training([*limits]), 2000, torch.device("cpu"))
     # The density falls towards 1: the kept part leans to its lower end, the squeezed one is centred.
     assert kept.mean() < 0.93

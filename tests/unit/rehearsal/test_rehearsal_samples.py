@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import ROOT
 from PIL import Image
+from rehearsal_programs import ROOT
 
 
 def draw(folder: Path) -> str:

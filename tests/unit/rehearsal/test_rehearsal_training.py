@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SEED_FLAGS, Tiny, Trained, train
+from rehearsal_programs import SEED_FLAGS, Tiny, Trained, train
 from safetensors import safe_open
 
 from wan_train.rehearsal.options import parse_training
@@ -210,12 +210,8 @@ def test_caches_without_image_condition_do_not_train_image_to_video(cached: Tiny
 
 def test_options_from_a_file_stand_below_the_command_line(tmp_path: Path) -> None:
     config = tmp_path / "options.toml"
-    config.write_text(
-        "[length]\nmax_train_epochs = 7\nseed = 3\n[save]\noutput_name = 'x'\n", encoding="utf-8"
-    )
-    args = parse_training(
-        [*SEED_FLAGS, "--max_train_epochs", "1", "--config_file", str(tmp_path / "options")]
-    )
+    config.write_text("[length]\nmax_train_epochs = 7\nseed = 3\n[save]\noutput_name = 'x'\n", encoding="utf-8")
+    args = parse_training([*SEED_FLAGS, "--max_train_epochs", "1", "--config_file", str(tmp_path / "options")])
     assert (args.max_train_epochs, args.seed, args.output_name, args.network_dim) == (1, 5, "x", 16)
     config.write_text("colour = 3\n", encoding="utf-8")
     with pytest.raises(SystemExit, match="2"):
