@@ -6,6 +6,7 @@ import re
 import unicodedata
 
 _HIDDEN = "[hidden]"
+_LAST_BYTE = 0xFF
 
 # Control (Cc), format (Cf: bidirectional overrides, zero-width), surrogates, line and paragraph separators: all of
 # them can move the cursor, reorder or fake what a terminal shows. Zero-width joiners are part of ordinary emoji.
@@ -68,4 +69,4 @@ def _escape(character: str) -> str:
             return "\\r"
         case _:
             code = ord(character)
-            return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+            return f"\\x{code:02x}" if code <= _LAST_BYTE else f"\\u{code:04x}"

@@ -13,6 +13,8 @@ from typing import Any
 from wan_train.errors import BadInputError
 from wan_train.printable import one_line
 
+_A_DAY = 86_400
+
 
 class Source(StrEnum):
     """Where a value came from, weakest first: a later one overrides an earlier one."""
@@ -25,8 +27,8 @@ class Source(StrEnum):
 
 def _seconds(text: str) -> float:
     value = float(text)
-    if not 0 < value < 86_400:  # a day; also refuses nan and inf
-        raise ValueError("must be more than 0 and less than 86400 seconds")
+    if not 0 < value <= _A_DAY:  # also refuses nan and inf
+        raise ValueError(f"must be more than 0 and at most {_A_DAY} seconds")
     return value
 
 

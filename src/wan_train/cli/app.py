@@ -210,7 +210,7 @@ def runs(
 def logs(
     context: typer.Context,
     run: options.RunName = None,
-    step: Annotated[str | None, typer.Option("--step", help="cache-latents, cache-text, train-high, train-low.")] = None,
+    step: options.Step = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,  # noqa: FBT002  a flag
     runs_dir: options.RunsDir = None,
 ) -> None:

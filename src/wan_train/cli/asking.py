@@ -13,7 +13,6 @@ from typing import Any
 from wan_train.cli import prompts
 from wan_train.cli.options import AttentionWord, ExpertsWord, TaskWord
 from wan_train.cli.remembered import recall
-from wan_train.cli.sink import Sink
 from wan_train.dataset.locate import Located, ToExisting, ToWrite, locate
 from wan_train.dataset.model import DatasetConfig, DatasetOverrides
 from wan_train.dataset.toml_file import load as load_dataset
@@ -64,7 +63,7 @@ class Asked:
     reading: GpuReading
 
 
-def ask(given: Given, settings: Settings, sink: Sink, *, interactive: bool) -> Asked:
+def ask(given: Given, settings: Settings, *, interactive: bool) -> Asked:
     """Answers from flags, else from the person, else defaults; everything after that is checked, not asked."""
     recipe = read_recipe(given)
     answers = _answers(given, settings, interactive=interactive)

@@ -58,10 +58,10 @@ def split(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     if "--" in ours:
         at = ours.index("--")
         ours, passthrough = ours[:at], tuple(words[at + 1 :])
-    if not ours or (ours[0].startswith("-") and ours[0] not in _ROOT_FLAGS):
-        # While the shell completes words, Typer reads them from the environment instead.
-        if "_WAN_TRAIN_COMPLETE" not in os.environ:
-            ours.insert(0, "train")
+    # While the shell completes words, Typer reads them from the environment instead.
+    completing = "_WAN_TRAIN_COMPLETE" in os.environ
+    if not completing and (not ours or (ours[0].startswith("-") and ours[0] not in _ROOT_FLAGS)):
+        ours.insert(0, "train")
     return ours, passthrough
 
 

@@ -32,8 +32,9 @@ def ask_dataset(default: str) -> str:
     import questionary  # noqa: PLC0415  90 ms that only a dialogue needs
 
     return str(
-        questionary.path("Dataset (folder of pictures, or dataset.toml)", default=default, validate=_dataset_check)
-        .unsafe_ask()
+        questionary.path(
+            "Dataset (folder of pictures, or dataset.toml)", default=default, validate=_dataset_check
+        ).unsafe_ask()
     ).strip()
 
 

@@ -21,7 +21,7 @@ from wan_train.settings import Settings
 def train(given: Given, settings: Settings, sink: Sink, *, yes: bool, dry_run: bool, detach: bool) -> int:
     """The main job; returns the exit code of the run, or of what kept it from starting."""
     interactive = sink.is_terminal and not yes and not dry_run and not sink.as_json
-    asked = ask(given, settings, sink, interactive=interactive)
+    asked = ask(given, settings, interactive=interactive)
     prepared = prepare(asked.request)
     run, created = planned(settings.runs, asked.request.answers.title)
     plan = make_plan(prepared, run, created=created)

@@ -171,7 +171,7 @@ def _answer_interrupt(run: RunDirectory, sink: Sink) -> bool:
 
 @contextmanager
 def _caught() -> Iterator[_Signals]:
-    """Collect INT, TERM and HUP instead of dying from them. A signal that was ignored at start stays ignored (nohup)."""
+    """Collect INT, TERM and HUP instead of dying from them. One that was ignored at start stays ignored (nohup)."""
     signals = _Signals()
 
     def note(number: int, _frame: FrameType | None) -> None:

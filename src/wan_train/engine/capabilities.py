@@ -128,7 +128,7 @@ def _options(entries: Mapping[str, Mapping[str, object]]) -> dict[str, Option]:
     }
 
 
-_HELP_OPTION = re.compile(r"^\s{2,}(?:-\w(?: \S+)?, )?(--[\w-]+)(?P<value>[ =](?!\s)(?:\S+))?(?P<many> \[\S+ \.\.\.\])?", re.M)
+_HELP_OPTION = re.compile(r"^\s{2,}(?:-\w(?: \S+)?, )?(--[\w-]+)(?P<value>[ =](?!\s)(?:\S+))?", re.MULTILINE)
 
 
 def _options_from_help(text: str) -> dict[str, Option]:

@@ -247,16 +247,14 @@ def _changes(job: TrainingJob) -> Iterable[Addition]:
     )
 
 
-def _plain(
-    trainer: Trainer, script: Script, words: Sequence[str], *, workers: int, env: Mapping[str, str]
-) -> Command:
+def _plain(trainer: Trainer, script: Script, words: Sequence[str], *, workers: int, env: Mapping[str, str]) -> Command:
     extra = _pairs(("num_workers", workers))
     return Command(
         argv=(str(trainer.python), trainer.scripts[script], *words, *extra),
         cwd=str(trainer.root),
         env={**_common_env(trainer), **env},
         additions=(
-            Addition(what=" ".join(extra), reason="this container's CPUs; the script counts the whole host's otherwise"),
+            Addition(what=" ".join(extra), reason="this container's CPUs; the script counts the host's otherwise"),
         ),
     )
 

@@ -56,7 +56,8 @@ SIGNATURES: tuple[Signature, ...] = (
         "Try `--blocks-to-swap 10` (more saves more), a smaller `--resolution`, or a GPU with more memory.",
     ),
     _signature(
-        r"No space left on device|StorageFull|Not enough free space to write|inline_container\.cc.*(?:write|unexpected pos)",
+        r"No space left on device|StorageFull|Not enough free space to write"
+        r"|inline_container\.cc.*(?:write|unexpected pos)",
         Cause.DISK_FULL,
         "the disk is full",
         "Free some space (`wan-train runs` lists old runs), then start again.",
@@ -122,7 +123,8 @@ SIGNATURES: tuple[Signature, ...] = (
         "Rent a machine with a newer driver (CUDA 12.8 or later).",
     ),
     _signature(
-        r"GPU is lost|CUDA error: (?:unspecified launch failure|an illegal memory access|uncorrectable ECC|device-side assert)"
+        r"GPU is lost"
+        r"|CUDA error: (?:unspecified launch failure|an illegal memory access|uncorrectable ECC|device-side assert)"
         r"|cudaErrorDevicesUnavailable|CUDA-capable device\(s\) is/are busy",
         Cause.CUDA_ERROR,
         "the GPU or its driver failed",

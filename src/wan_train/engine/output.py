@@ -71,9 +71,7 @@ Record = StepRecord | EpochStarted | TotalSteps | CheckpointBegun | StateBegun |
 
 # tqdm writes `steps:  29%|██▉ | 7/24 [00:01<00:04,  3.93it/s, avr_loss=1.13]`, two prints a step; the postfix has
 # `%.3g` numbers: 0.0926, 1e-5, nan, inf. Times over a day are h:mm:ss as well.
-_STEP = re.compile(
-    r"steps: +\d+%\|[^|]*\| (\d+)/(\d+) \[([\d:]+)<[^,]*,[^,\]]*(?:, avr_loss=([-+.\deinfa]+))?"
-)
+_STEP = re.compile(r"steps: +\d+%\|[^|]*\| (\d+)/(\d+) \[([\d:]+)<[^,]*,[^,\]]*(?:, avr_loss=([-+.\deinfa]+))?")
 _CACHE = re.compile(r"(?:^|\s)(\d+)it \[[\d:]+, [^\]]*\]$|^\s*\d+%\|[^|]*\| (\d+)/\d+ \[")
 _EPOCH = re.compile(r"^epoch (\d+)/(\d+)$")
 _TOTAL = re.compile(r"^\s*total optimization steps / [^:]*: (\d+)$")
@@ -125,9 +123,7 @@ def parse_line(line: str) -> Record | None:
     if line.startswith("steps:"):
         if match := _STEP.match(line):
             step, steps, elapsed, loss = match.groups()
-            return StepRecord(
-                step=int(step), steps=int(steps), elapsed_seconds=_seconds(elapsed), loss=_number(loss)
-            )
+            return StepRecord(step=int(step), steps=int(steps), elapsed_seconds=_seconds(elapsed), loss=_number(loss))
         return None
     if "it/s" in line or "s/it" in line:
         match = _CACHE.search(line)

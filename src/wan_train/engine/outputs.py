@@ -32,11 +32,13 @@ class State:
 def complete_states(directory: Path, name: str, *, scaler: bool = False) -> tuple[State, ...]:
     """The complete states of one attempt, oldest epoch first, the final one last; `scaler` under fp16 on a GPU."""
     pattern = re.compile(rf"{re.escape(name)}(?:-(\d{{6}}))?-state")
-    found = []
-    if directory.is_dir():
-        for path in directory.iterdir():
-            if (match := pattern.fullmatch(path.name)) and is_complete_state(path, scaler=scaler):
-                found.append(State(path=path, epoch=int(match[1]) if match[1] else None))
+    if not directory.is_dir():
+        return ()
+    found = [
+        State(path=path, epoch=int(match[1]) if match[1] else None)
+        for path in directory.iterdir()
+        if (match := pattern.fullmatch(path.name)) and is_complete_state(path, scaler=scaler)
+    ]
     return tuple(sorted(found, key=lambda state: (state.epoch is None, state.epoch or 0)))
 
 

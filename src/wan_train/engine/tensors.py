@@ -127,9 +127,7 @@ def _finite(file: BinaryIO, tensor: Tensor) -> bool:
         if not chunk:
             return False
         left -= len(chunk)
-        planes = [
-            chunk[offset::width].translate(table) for (offset, _), table in zip(exponent, tables, strict=True)
-        ]
+        planes = [chunk[offset::width].translate(table) for (offset, _), table in zip(exponent, tables, strict=True)]
         if _any_all_set(planes):
             return False
     return True

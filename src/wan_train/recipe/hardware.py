@@ -60,9 +60,11 @@ class SwapRule:
 # casting (measured on the supported versions' code, see docs/gpu.md), so N follows from the memory there is.
 SWAP_RULES: tuple[SwapRule, ...] = (
     SwapRule(below_bytes=14 * _GIB, blocks=36, reason="less than 14 GiB: all but four of 40 blocks wait in RAM"),
-    SwapRule(below_bytes=20 * _GIB, blocks=32, reason="a 16 GB card: 8 of 40 fp16 blocks (5.3 GiB) on the GPU while loading"),
-    SwapRule(below_bytes=30 * _GIB, blocks=20, reason="a 24 GB card: half of the fp16 blocks (13.3 GiB) on the GPU while loading"),
-    SwapRule(below_bytes=36 * _GIB, blocks=10, reason="a 32 GB card such as the RTX 5090 runs out of memory otherwise (the guide's own value)"),
+    SwapRule(
+        below_bytes=20 * _GIB, blocks=32, reason="16 GB: 8 of 40 fp16 blocks (5.3 GiB) are on the card while loading"
+    ),
+    SwapRule(below_bytes=30 * _GIB, blocks=20, reason="24 GB: half the fp16 blocks (13.3 GiB) are there while loading"),
+    SwapRule(below_bytes=36 * _GIB, blocks=10, reason="32 GB: the guide's value for the RTX 5090; without it OOM"),
 )
 
 _PRECISION = {"F16": "fp16", "BF16": "bf16", "F32": "no"}

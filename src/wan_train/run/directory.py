@@ -163,7 +163,7 @@ def find(runs: Path, name: str | None) -> RunDirectory:
         case [run]:
             return run
         case []:
-            raise BadInputError(f"there is no run {one_line(name)!r} in {runs}", hint="List them with `wan-train runs`.")
+            raise BadInputError(f"no run in {runs} is called {one_line(name)!r}", hint="List them: `wan-train runs`.")
         case _:
             listing = ", ".join(run.run_id for run in matching[:5])
-            raise BadInputError(f"{one_line(name)!r} fits {len(matching)} runs: {listing}", hint="Give more of the name.")
+            raise BadInputError(f"{one_line(name)!r} fits {len(matching)} runs: {listing}", hint="Give more of it.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -46,7 +47,7 @@ class Launcher(Protocol):
         """How it ended once no process of it is left, None while one lives."""
         ...
 
-    def terminate(self, identity: ProcessIdentity, attempt: AttemptDirectory) -> None:
+    def terminate(self, identity: ProcessIdentity) -> None:
         """Ask the whole tree to end: TERM, grace, KILL. Returns at once; `ended` tells when it is done."""
         ...
 
@@ -102,7 +103,7 @@ class WardenLauncher:
             return None
         return Ended(exit=Lost(reason="its warden was killed or the machine went down"), at=time.time())
 
-    def terminate(self, identity: ProcessIdentity, attempt: AttemptDirectory) -> None:
+    def terminate(self, identity: ProcessIdentity) -> None:
         if identity.pid not in self._asked and identity.is_alive():
             self._asked[identity.pid] = time.monotonic()
             _send(identity, signal.SIGTERM)
@@ -157,5 +158,4 @@ def _send(identity: ProcessIdentity, number: signal.Signals) -> None:
 
 def _script(command: Command) -> str:
     """The command as a file that a person can read and run; secrets are never in it."""
-    lines = ["#!/bin/sh", f"cd '{command.cwd.replace(chr(39), chr(39) + chr(92) + chr(39) + chr(39))}' || exit", command.shell()]
-    return "\n".join(lines) + "\n"
+    return f"#!/bin/sh\ncd {shlex.quote(command.cwd)} || exit\n{command.shell()}\n"

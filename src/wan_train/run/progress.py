@@ -27,7 +27,7 @@ _WINDOW_STEPS = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where an attempt stands. `seconds_per_step` is recent, not the whole run's average; `eta_seconds` follows from it.
+    """Where an attempt stands. `seconds_per_step` is recent, not the whole run's; `eta_seconds` follows from it.
 
     `loss` is the trainer's own moving average, None while unknown or not finite (`loss_is_finite` tells which).
     """

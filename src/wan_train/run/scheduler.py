@@ -110,7 +110,7 @@ def exit_code(plan: Plan, state: RunState) -> ExitCode:
     return ExitCode.PARTLY_FAILED if succeeded else ExitCode.TRAINING_FAILED
 
 
-def why_waiting(plan: Plan, state: RunState, step: Step, gpus: Sequence[GpuView], now: float) -> str:
+def why_waiting(state: RunState, step: Step, gpus: Sequence[GpuView], now: float) -> str:
     """In words for the person watching: what a waiting step waits for."""
     job = state.jobs[step.id]
     if state.stop is not None:

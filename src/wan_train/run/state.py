@@ -54,7 +54,9 @@ class JobState(StrEnum):
 
 LEGAL_MOVES: Mapping[JobState, frozenset[JobState]] = {
     JobState.WAITING: frozenset({JobState.RUNNING, JobState.STOPPED, JobState.SKIPPED}),
-    JobState.RUNNING: frozenset({JobState.STOPPING, JobState.BACKOFF, JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED}),
+    JobState.RUNNING: frozenset(
+        {JobState.STOPPING, JobState.BACKOFF, JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED}
+    ),
     JobState.STOPPING: frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED}),
     JobState.BACKOFF: frozenset({JobState.RUNNING, JobState.STOPPED}),
     JobState.SUCCEEDED: frozenset(),

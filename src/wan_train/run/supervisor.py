@@ -168,9 +168,7 @@ class Supervisor:
 
     def _record_epochs(self, step: Step, attempt: Attempt, watch: _Watch) -> None:
         for epoch, loss in watch.tracker.take_finished_epochs():
-            self._append(
-                EpochEnded(at=self._clock.now(), step=step.id, attempt=attempt.number, epoch=epoch, loss=loss)
-            )
+            self._append(EpochEnded(at=self._clock.now(), step=step.id, attempt=attempt.number, epoch=epoch, loss=loss))
             # The trainer starts the next epoch only after LoRA, state and removals of the last one are written.
             self._record_files(step, attempt, epoch)
 
@@ -179,9 +177,7 @@ class Supervisor:
         state = outputs.state_dir(directory.output, step.produces or "", epoch)
         if outputs.is_complete_state(state):
             self._append(
-                StateSaved(
-                    at=self._clock.now(), step=step.id, attempt=attempt.number, path=str(state), epoch=epoch
-                )
+                StateSaved(at=self._clock.now(), step=step.id, attempt=attempt.number, path=str(state), epoch=epoch)
             )
         keep = self._plan.keep_every_epochs
         if keep is not None and epoch % keep == 0 and epoch < self._plan.epochs:
@@ -238,7 +234,7 @@ class Supervisor:
                 attempt = self._state.jobs[step].attempt
                 assert attempt is not None, "only running steps are stopped"  # noqa: S101  an invariant of decide
                 self._append(StepStopping(at=self._clock.now(), step=step, attempt=attempt.number))
-                self._launcher.terminate(attempt.identity, self._directory(self._plan.step(step), attempt))
+                self._launcher.terminate(attempt.identity)
             case GiveUp(step=step, because=because):
                 now = self._clock.now()
                 if because is None:
@@ -254,9 +250,7 @@ class Supervisor:
         number = len(self._state.jobs[step.id].attempts) + 1
         directory = self._free_directory(step, number)
         number = int(directory.path.name)
-        command = commands.on_device(
-            commands.for_attempt(self._plan, step.id, number), self._plan.devices, gpu_uuid
-        )
+        command = commands.on_device(commands.for_attempt(self._plan, step.id, number), self._plan.devices, gpu_uuid)
         identity = self._launcher.start(command, directory, self._desk.inherit(gpu_uuid, step.id))
         self._watches[step.id] = _Watch(LogFollower(directory.log))
         self._append(
@@ -298,7 +292,7 @@ class Supervisor:
     def _write_live(self) -> None:
         now = self._clock.now()
         waiting = {
-            step.id: why_waiting(self._plan, self._state, step, self._views, now)
+            step.id: why_waiting(self._state, step, self._views, now)
             for step in self._plan.steps
             if self._state.jobs[step.id].state in {JobState.WAITING, JobState.BACKOFF}
         }
@@ -318,4 +312,3 @@ class Supervisor:
         except OSError:
             # Nothing depends on it: the view shows its age. A full disk is dealt with where the journal is written.
             return
-

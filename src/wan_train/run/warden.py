@@ -1,6 +1,6 @@
 """A small process around each trainer: it outlives every supervisor, ends the whole tree, and records the exit.
 
-Run by path, `python -I -S warden.py EXIT_RECORD GRACE_SECONDS -- ARGV...`, so that it stays at a few megabytes: standard
+Run by path, `python -I -S warden.py EXIT_RECORD GRACE_SECONDS -- ARGV...`, to stay at a few megabytes: standard
 library only. `accelerate launch` forwards no signal and hides exit codes; and a supervisor that died could not see how
 its trainer ended. The warden adopts orphans (PR_SET_CHILD_SUBREAPER), so nothing of the tree escapes it, and it keeps
 inherited lock descriptors open, so a GPU stays leased until the last process on it is gone.
@@ -106,7 +106,7 @@ def _reap() -> list[tuple[int, int]]:
 def _descendants() -> list[int]:
     """All living processes below this one, whatever group or session they moved to."""
     parents: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
+    for name in os.listdir("/proc"):  # noqa: PTH208  see below
         if not name.isdigit():
             continue
         try:
