@@ -77,7 +77,7 @@ _EPOCH = re.compile(r"^epoch (\d+)/(\d+)$")
 _TOTAL = re.compile(r"^\s*total optimization steps / [^:]*: (\d+)$")
 _ITEMS = re.compile(r"^\s*num train items / [^:]*: (\d+)$")
 _SAVING = re.compile(r"^saving checkpoint: (.+)$")
-_STATE = re.compile(r"^INFO:accelerate\.accelerator:Saving current state to (.+)$")
+_STATE = re.compile(r"^INFO:accelerate\.accelerator:(?:\[RANK \d+\] )?Saving current state to (.+)$")
 _STAGES: tuple[tuple[str, str], ...] = (
     ("Loading VAE model from", "loading the VAE"),
     ("Loading T5:", "loading T5"),
