@@ -1,4 +1,14 @@
-"""Records as JSON for scripts; docs/json.md describes the shapes, which only ever grow."""
+"""Records as JSON values for scripts. Keys are only ever added; `SCHEMA` changes if one must go.
+
+A status is
+`{schema, run_id, run_dir, title, task, engine, state, exit_code, started, elapsed_seconds, steps, gpus,
+disk_free_bytes, warnings, supervisor_alive, updated}` with `state` one of `Standing`, times in seconds since 1970,
+`updated` the moment of the newest observation (null before the first). Each of `steps` is
+`{id, kind, expert, state, attempt, gpu, progress, waiting_for, failure, result, loss, kept, log}`, where
+`progress` is `{stage, epoch, epochs, step, steps, loss, loss_is_finite, seconds_per_step, eta_seconds, items, cached}`,
+`failure` is `{cause, meaning, advice, evidence, log}` and `result` is `{path, bytes, sha256}`; each is null where there
+is none. Each of `gpus` is `{label, index, uuid, name, used_bytes, total_bytes, utilization, temperature, step}`.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +16,122 @@ from collections.abc import Sequence
 from typing import Any
 
 from wan_train import codec
+from wan_train.gpu.model import Gpu
+from wan_train.printable import redact
 from wan_train.run.events import Event
-from wan_train.run.plan import Plan
+from wan_train.run.plan import Plan, Step
+from wan_train.run.progress import Progress
+from wan_train.run.state import Job
+from wan_train.views import standing as facts
 from wan_train.views.model import GpuNow, RunView
 
 SCHEMA = 1
 
+Json = dict[str, Any]
 
-def plan_json(plan: Plan, gpus: Sequence[GpuNow]) -> dict[str, Any]:
-    """The whole plan, and the GPUs as they are now."""
+
+def plan_json(plan: Plan, gpus: Sequence[GpuNow]) -> Json:
+    """`{event: "plan", schema, plan, commands, gpus}`: the whole plan, each step's shell line, the GPUs as they are."""
     return {
         "event": "plan",
         "schema": SCHEMA,
         "plan": codec.to_data(plan),
-        "gpus": [codec.to_data(g) for g in gpus],
+        "commands": {step.id: step.command.shell() for step in plan.steps},
+        "gpus": [codec.to_data(gpu) for gpu in gpus],
     }
 
 
-def event_json(event: Event) -> dict[str, Any]:
-    """An event exactly as the journal has it."""
-    data: dict[str, Any] = codec.to_data(event, Event)
+def event_json(event: Event) -> Json:
+    """An event exactly as the journal has it; `kind` says which."""
+    data: Json = codec.to_data(event, Event)
     return data
 
 
-def status_json(view: RunView, now: float) -> dict[str, Any]:
-    """A run at `now` (seconds since 1970)."""
-    return {"schema": SCHEMA, "run_id": view.plan.run_id, "updated": now}
+def status_json(view: RunView, now: float) -> Json:
+    """A run at `now` (seconds since 1970), in the shape that the module describes."""
+    plan, state, live = view.plan, view.state, view.live
+    return {
+        "schema": SCHEMA,
+        "run_id": plan.run_id,
+        "run_dir": str(view.run.path),
+        "title": plan.answers.title,
+        "task": plan.recipe.task.value,
+        "engine": plan.trainer.kind.value,
+        "state": facts.standing(view).value,
+        "exit_code": state.finished.exit_code if state.finished is not None else None,
+        "started": state.started,
+        "elapsed_seconds": round(facts.elapsed(view, now), 3),
+        "steps": [_step(view, step, job) for step, job in facts.steps(view)],
+        "gpus": [_gpu(view, gpu) for gpu in live.gpus] if live is not None else [],
+        "disk_free_bytes": live.disk_free_bytes if live is not None else None,
+        "warnings": _warnings(view),
+        "supervisor_alive": view.supervisor_alive,
+        "updated": live.at if live is not None else None,
+    }
 
 
-def result_json(view: RunView) -> dict[str, Any]:
-    """A finished run."""
-    return {"event": "result", **status_json(view, view.plan.created)}
+def result_json(view: RunView) -> Json:
+    """A finished run: its status at its end, marked as the last thing said."""
+    finished = view.state.finished
+    at = finished.at if finished is not None else (view.live.at if view.live is not None else view.plan.created)
+    return {"event": "result", **status_json(view, at)}
+
+
+def _step(view: RunView, step: Step, job: Job) -> Json:
+    attempt = job.attempt
+    log = facts.log_of(view, job)
+    progress = facts.progress(view, step.id)
+    return {
+        "id": step.id,
+        "kind": step.kind.value,
+        "expert": step.expert.value if step.expert is not None else None,
+        "state": job.state.value,
+        "attempt": attempt.number if attempt is not None else None,
+        "gpu": attempt.gpu_label if attempt is not None else None,
+        "progress": _progress(progress) if progress is not None else None,
+        "waiting_for": facts.waits_for(view, job),
+        "failure": _failure(view, job),
+        "result": codec.to_data(job.result) if job.result is not None else None,
+        "loss": job.loss,
+        "kept": list(job.kept),
+        "log": str(log) if log is not None else None,
+    }
+
+
+def _progress(progress: Progress) -> Json:
+    data: Json = codec.to_data(progress)
+    return data
+
+
+def _failure(view: RunView, job: Job) -> Json | None:
+    attempt = job.attempt
+    if attempt is None or attempt.diagnosis is None:
+        return None
+    found = attempt.diagnosis
+    return {
+        "cause": found.cause.value,
+        "meaning": found.meaning,
+        "advice": found.advice,
+        "evidence": redact(found.evidence) if found.evidence is not None else None,
+        "log": str(view.run.attempt(job.step, attempt.number).log),
+    }
+
+
+def _gpu(view: RunView, gpu: Gpu) -> Json:
+    return {
+        "label": facts.label_of(view, gpu),
+        "index": gpu.index,
+        "uuid": gpu.uuid,
+        "name": gpu.name,
+        "used_bytes": gpu.used_bytes,
+        "total_bytes": gpu.total_bytes,
+        "utilization": gpu.utilization,
+        "temperature": gpu.temperature,
+        "step": facts.user_of(view, gpu),
+    }
+
+
+def _warnings(view: RunView) -> list[str]:
+    if view.live is None:
+        return []
+    return [*view.live.warnings, *([view.live.gpu_problem] if view.live.gpu_problem else [])]

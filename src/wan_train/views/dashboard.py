@@ -2,16 +2,197 @@
 
 from __future__ import annotations
 
-from rich.console import Group
-from rich.text import Text
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
 
+from rich.console import Group
+
+from wan_train.run.plan import Devices
+from wan_train.views import standing as facts
+from wan_train.views import words
+from wan_train.views.lines import Line, Span, line, to_rich, width_of
 from wan_train.views.model import RunView
+from wan_train.views.standing import Standing
+from wan_train.views.steps import step_lines
+
+_STALE_SECONDS = 15.0
+"""The supervisor writes its observations every second or so; older ones are said to be old."""
+_MOST_WARNINGS = 4
+
+
+class Keep(IntEnum):
+    """What goes first when the screen is too low."""
+
+    BLANK = 0
+    TAIL = 1
+    DISK = 2
+    GPU = 3
+    WARNING = 4
+    DETAIL = 5
+    ALWAYS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    line: Line
+    keep: Keep
 
 
 def render(
-    view: RunView, now: float, width: int, *, height: int | None = None, ascii_only: bool = False
+    view: RunView,
+    now: float,
+    width: int,
+    *,
+    height: int | None = None,
+    ascii_only: bool = False,
 ) -> Group:
-    """The screen at `now` (seconds since 1970) in at most `width` columns, and `height` lines if given."""
-    del now, height, ascii_only
-    lines = [f"{job.step}  {job.state}" for job in view.state.jobs.values()]
-    return Group(*(Text(line[:width]) for line in lines))
+    """The run at `now` (seconds since 1970) in at most `width` columns.
+
+    `height` is that of a live screen, which also gets a line that says how to leave it; None to print once.
+    """
+    rows = list(_rows(view, now, width, interactive=height is not None))
+    if height is not None:
+        rows = _lowered(rows, max(1, height))
+    return Group(*(to_rich(row.line, width, ascii_only=ascii_only) for row in rows))
+
+
+def _rows(view: RunView, now: float, width: int, *, interactive: bool) -> Iterator[_Row]:
+    yield _Row(_title(view, now, width), Keep.ALWAYS)
+    yield _Row(_subtitle(view, width), Keep.DETAIL)
+    yield _Row(line(), Keep.BLANK)
+    for step, job in facts.steps(view):
+        first, details, tail = step_lines(view, step, job, now, width)
+        yield _Row(first, Keep.ALWAYS)
+        yield from (_Row(detail, Keep.DETAIL) for detail in details)
+        yield from (_Row(words_, Keep.TAIL) for words_ in tail)
+    if not view.state.is_over:
+        yield from _surroundings(view, width)
+    yield from _remarks(view, now, width)
+    if interactive and not view.state.is_over:
+        yield _Row(line(), Keep.BLANK)
+        yield _Row(line(Span("Ctrl-C: leave it running, or stop", "dim")), Keep.ALWAYS)
+
+
+def _title(view: RunView, now: float, width: int) -> Line:
+    state = facts.standing(view)
+    since = words.duration(facts.elapsed(view, now))
+    match state:
+        case Standing.RUNNING | Standing.WAITING | Standing.STOPPING:
+            right = Span(f"{state} {since}", "yellow" if state is Standing.STOPPING else "cyan")
+        case Standing.FINISHED:
+            right = Span(f"finished in {since}", "green")
+        case Standing.FAILED | Standing.STOPPED:
+            right = Span(f"{state} after {since}", "red")
+        case Standing.LOST:
+            right = Span("supervisor gone", "red")
+    mark = "REHEARSAL " if facts.is_rehearsal(view) else ""
+    room = width - width_of([right]) - len(mark) - 2
+    title = words.cut(words.safe(view.plan.answers.title), max(4, room))
+    gap = " " * max(2, width - width_of([right]) - len(mark) - words.columns(title))
+    return line(Span(mark, "yellow"), Span(title, "bold"), gap, right)
+
+
+def _subtitle(view: RunView, width: int) -> Line:
+    plan = view.plan
+    experts = " and ".join(f"{spec.expert.value}-noise" for spec in plan.recipe.experts)
+    parts = [words.safe(plan.run_id), plan.recipe.task.value, experts, _trainer(view)]
+    while len(parts) > 1 and words.columns(" · ".join(parts)) > width:
+        parts.pop()
+    return line(Span(" · ".join(parts), "dim"))
+
+
+def _trainer(view: RunView) -> str:
+    trainer = view.plan.trainer
+    return "embedded trainer" if facts.is_rehearsal(view) else f"musubi-tuner {words.safe(trainer.version)}"
+
+
+def _surroundings(view: RunView, width: int) -> Iterator[_Row]:
+    live = view.live
+    if live is None:
+        return
+    if live.gpus:
+        yield _Row(line(), Keep.BLANK)
+    for gpu_line in _gpus(view, width):
+        yield _Row(gpu_line, Keep.GPU)
+    if live.disk_free_bytes is not None:
+        low = live.disk_free_bytes < view.plan.disk.total
+        text = f"disk  {words.file_size(live.disk_free_bytes)} free"
+        yield _Row(line(Span(text, "yellow" if low else "dim")), Keep.DISK)
+
+
+def _gpus(view: RunView, width: int) -> Iterator[Line]:
+    gpus = view.live.gpus if view.live is not None else ()
+    labels = [facts.label_of(view, gpu) for gpu in gpus]
+    label_width = max((words.columns(label) for label in labels), default=0)
+    users = [facts.user_of(view, gpu) for gpu in gpus]
+    if view.plan.devices is Devices.CPU_SLOTS:
+        for label, user in zip(labels, users, strict=True):
+            yield line(words.pad(label, label_width + 2), Span(user or "idle", "" if user else "dim"))
+        return
+    names = [_short_name(gpu.name, width) for gpu in gpus]
+    name_width = max((words.columns(name) for name in names), default=0)
+    for gpu, label, name, user in zip(gpus, labels, names, users, strict=True):
+        figures = [words.gpu_memory(gpu.used_bytes, gpu.total_bytes)]
+        if gpu.utilization is not None:
+            figures.append(f"{gpu.utilization:>3} %")
+        if gpu.temperature is not None:
+            figures.append(f"{gpu.temperature} °C")
+        name_part = words.pad(name, name_width + 2) if width >= 70 else ""  # noqa: PLR2004  no room for names below
+        yield line(
+            words.pad(label, label_width + 2),
+            Span(name_part, "dim"),
+            "  ".join(figures),
+            "  ",
+            Span(user or "not used by this run", "" if user else "dim"),
+        )
+
+
+def _short_name(name: str, width: int) -> str:
+    name = words.safe(name)
+    for maker in ("NVIDIA ", "GeForce "):
+        name = name.removeprefix(maker)
+    return words.cut(name, max(12, width // 4))
+
+
+def _remarks(view: RunView, now: float, width: int) -> Iterator[_Row]:
+    remarks: list[tuple[str, str]] = []
+    live = view.live
+    over = view.state.is_over
+    if live is not None and not over:
+        if live.gpu_problem:
+            remarks.append((f"GPUs: {words.safe(live.gpu_problem)}", "red"))
+        remarks += [(f"warning: {words.safe(warning)}", "yellow") for warning in live.warnings[:_MOST_WARNINGS]]
+        if len(live.warnings) > _MOST_WARNINGS:
+            remarks.append((f"and {words.count(len(live.warnings) - _MOST_WARNINGS, 'more warning')}", "yellow"))
+        if view.supervisor_alive and now - live.at > _STALE_SECONDS:
+            age = words.duration(now - live.at)
+            remarks.append(
+                (
+                    f"These figures are {age} old: the supervisor has written nothing since. See supervisor.log.",
+                    "yellow",
+                )
+            )
+    if facts.standing(view) is Standing.LOST:
+        remarks += lost_words(view)
+    if remarks:
+        yield _Row(line(), Keep.BLANK)
+    for text, style in remarks:
+        keep = Keep.ALWAYS if style == "red" else Keep.WARNING
+        yield from (_Row(line(Span(piece, style)), keep) for piece in words.wrap(text, width))
+
+
+def lost_words(view: RunView) -> Sequence[tuple[str, str]]:
+    """What to tell about a run whose supervisor is gone, with styles."""
+    return (
+        ("Its supervisor is gone, and the run is not over; trainers may still run.", "red"),
+        (f"Why: the end of {words.safe(view.run.supervisor_log)}", ""),
+        ("Whether GPUs are still in use: nvidia-smi. Nothing of this run is lost on disk.", ""),
+    )
+
+
+def _lowered(rows: list[_Row], height: int) -> list[_Row]:
+    """The rows that fit: the least important go first, of equals the upper ones; at last the end is cut."""
+    while len(rows) > height and (least := min(row.keep for row in rows)) < Keep.ALWAYS:
+        rows.remove(next(row for row in rows if row.keep is least))
+    return rows[:height]

@@ -2,13 +2,144 @@
 
 from __future__ import annotations
 
-import time
+from typing import assert_never
 
-from wan_train.run.events import Event
+from wan_train.errors import ExitCode
+from wan_train.run.events import (
+    CheckpointKept,
+    EpochEnded,
+    Event,
+    ResultPlaced,
+    RunFinished,
+    StateSaved,
+    StepExited,
+    StepFailed,
+    StepSkipped,
+    StepStarted,
+    StepStopped,
+    StepStopping,
+    StepSucceeded,
+    StopMode,
+    StopRequested,
+    SupervisorStarted,
+)
+from wan_train.views import standing as facts
+from wan_train.views import words
 from wan_train.views.model import RunView
+
+_MOST_EPOCH_LINES = 100
 
 
 def describe(event: Event, view: RunView) -> str | None:
-    """What happened on one line, local time first; None for what nobody needs to read."""
-    del view
-    return f"{time.strftime('%H:%M:%S', time.localtime(event.at))}  {type(event).__name__}"
+    """What happened on one line, local time first; None for what nobody needs to read.
+
+    `view` is the run after the event, or later.
+    """
+    said = _say(event, view)
+    if said is None:
+        return None
+    who, what = said
+    ids = max((words.columns(words.safe(step.id)) for step in view.plan.steps), default=0)
+    who = words.pad(words.safe(who), max(ids, len("run")) + 2)
+    return f"{words.clock(event.at)}  {who}{what}"
+
+
+def _say(event: Event, view: RunView) -> tuple[str, str] | None:
+    match event:
+        case SupervisorStarted(at=at):
+            again = view.state.started is not None and at > view.state.started
+            return "run", "a new supervisor took over" if again else f"{view.plan.run_id} in {_path(view.run.path)}"
+        case StopRequested():
+            return "run", f"asked to stop {'now' if event.mode is StopMode.NOW else 'after the next saved state'}"
+        case RunFinished():
+            return "run", _finished(event, view)
+        case StepExited() | StateSaved():
+            return None
+        case _:
+            text = _say_step(event, view)
+            return None if text is None else (event.step, text)
+
+
+_StepEvent = (
+    StepStarted | StepSucceeded | StepFailed | StepStopping | StepStopped | StepSkipped | EpochEnded | CheckpointKept
+) | ResultPlaced
+
+
+def _say_step(event: _StepEvent, view: RunView) -> str | None:
+    match event:
+        case StepStarted():
+            return _started(event)
+        case StepSucceeded():
+            return _succeeded(event, view)
+        case StepFailed():
+            return _failed(event, view)
+        case StepStopping():
+            return "is being stopped"
+        case StepStopped():
+            return "stopped"
+        case StepSkipped():
+            return f"skipped: {words.safe(event.reason)}"
+        case EpochEnded():
+            return _epoch(event, view)
+        case CheckpointKept():
+            return f"LoRA of epoch {event.epoch} kept: {_path(event.path)}"
+        case ResultPlaced():
+            return f"LoRA ready: {_path(event.path)} ({words.file_size(event.bytes)})"
+        case _:
+            assert_never(event)
+
+
+def _started(event: StepStarted) -> str:
+    where = f" on {words.safe(event.gpu_label)}" if event.gpu_label else ""
+    attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
+    resumed = f", from the state {_path(event.resumed_from)}" if event.resumed_from else ""
+    return f"started{where}{attempt}{resumed}"
+
+
+def _succeeded(event: StepSucceeded, view: RunView) -> str:
+    job = view.state.jobs.get(event.step)
+    took = facts.spent(job, event.at) if job is not None else None
+    return "done" + (f" in {words.duration(took)}" if took is not None else "") + _loss("  final loss", event.loss)
+
+
+def _failed(event: StepFailed, view: RunView) -> str:
+    found = event.diagnosis
+    log = view.run.attempt(event.step, event.attempt).log
+    evidence = f" [{words.cut(words.safe(found.evidence), 160)}]" if found.evidence else ""
+    return f"FAILED: {words.safe(found.meaning)}. {words.safe(found.advice)}{evidence} Log: {_path(log)}"
+
+
+def _epoch(event: EpochEnded, view: RunView) -> str | None:
+    every = max(1, view.plan.epochs // _MOST_EPOCH_LINES)
+    if event.epoch % every and event.epoch != view.plan.epochs:
+        return None
+    text = f"epoch {event.epoch}/{view.plan.epochs}{_loss('  loss', event.loss)}"
+    now = facts.progress(view, event.step)
+    job = view.state.jobs.get(event.step)
+    # Speed and time left are those of this moment: they would be wrong beside an epoch of long ago.
+    is_newest = job is not None and job.attempt is not None and job.attempt.epochs_done == event.epoch
+    if now is not None and is_newest and job is not None and job.state.has_process:
+        text += f"  {words.pace(now.seconds_per_step)}" if now.seconds_per_step is not None else ""
+        text += f"  {words.duration(now.eta_seconds)} left" if now.eta_seconds else ""
+    return text
+
+
+def _finished(event: RunFinished, view: RunView) -> str:
+    took = words.duration(facts.elapsed(view, event.at))
+    match event.exit_code:
+        case ExitCode.DONE:
+            return f"finished in {took}"
+        case ExitCode.PARTLY_FAILED:
+            return f"ended after {took}: one expert finished, another did not"
+        case ExitCode.INTERRUPTED | ExitCode.TERMINATED:
+            return f"stopped after {took}"
+        case _:
+            return f"failed after {took}"
+
+
+def _loss(name: str, value: float | None) -> str:
+    return f"{name} {words.loss(value)}" if value is not None else ""
+
+
+def _path(path: object) -> str:
+    return words.safe(path)

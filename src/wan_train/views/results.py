@@ -1,0 +1,138 @@
+"""What came out of a run, what failed, and what to do with it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from wan_train.run.plan import Step, StepKind
+from wan_train.run.state import Job, JobState
+from wan_train.views import standing as facts
+from wan_train.views import words
+from wan_train.views.lines import Line, Row, Screenful, Span, line, plain, table
+from wan_train.views.model import RunView
+from wan_train.views.standing import Standing
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_TEXT_WIDTH = 100
+
+
+def result_lines(view: RunView) -> RenderableType:
+    """What came out of a run, for a terminal; `soft_wrap=True` at printing keeps paths and commands in one piece."""
+    return Screenful(lambda width: _result(view, width))
+
+
+def result_text(view: RunView) -> str:
+    """What came out of a run, as plain text; commands stay on one line each."""
+    return plain(_result(view, _TEXT_WIDTH))
+
+
+def _result(view: RunView, width: int) -> Iterator[Line]:
+    yield _headline(view)
+    trainings = [(step, job) for step, job in facts.steps(view) if step.kind is StepKind.TRAIN]
+    done = [(step, job) for step, job in trainings if job.result is not None]
+    if done and facts.is_rehearsal(view):
+        text = (
+            "This was a rehearsal on a tiny stand-in model: the files show that everything works and are no real LoRAs."
+        )
+        yield from (line(Span(piece, "yellow")) for piece in words.wrap(text, width))
+    yield line()
+    for step, job in facts.steps(view):
+        yield from _step(view, step, job, width)
+    if done:
+        yield line()
+        yield from _next(view, done, width)
+
+
+def _headline(view: RunView) -> Line:
+    took = words.duration(facts.elapsed(view, view.live.at if view.live is not None else view.plan.created))
+    trainings = [job for step, job in facts.steps(view) if step.kind is StepKind.TRAIN]
+    done = sum(job.result is not None for job in trainings)
+    match facts.standing(view):
+        case Standing.FINISHED:
+            what = "Both LoRAs are" if len(trainings) > 1 else "The LoRA is"
+            return line(Span(f"{what} ready after {took}.", "bold green"))
+        case Standing.FAILED if done:
+            return line(
+                Span(f"{done} of {len(trainings)} LoRAs is ready after {took}; the other failed.", "bold yellow")
+            )
+        case Standing.FAILED:
+            return line(Span(f"No LoRA came out; the run failed after {took}.", "bold red"))
+        case Standing.STOPPED:
+            return line(Span(f"Stopped after {took}.", "bold yellow"))
+        case Standing.LOST:
+            return line(Span("The run's supervisor is gone before the run was over.", "bold red"))
+        case Standing.RUNNING | Standing.WAITING | Standing.STOPPING:
+            return line(Span(f"The run is not over; so far {took}.", "bold"))
+
+
+def _step(view: RunView, step: Step, job: Job, width: int) -> Iterator[Line]:
+    is_training = step.kind is StepKind.TRAIN
+    took = facts.spent(job, job.attempt.started if job.attempt is not None else 0.0)
+    match job.state:
+        case JobState.SUCCEEDED if job.result is not None:
+            figures = [words.file_size(job.result.bytes)]
+            figures += [f"final loss {words.loss(job.loss)}"] if job.loss is not None else []
+            figures += [words.duration(took)] if took is not None else []
+            yield line(Span("✓ ", "green"), Span(words.safe(step.id), "bold"), "  " + " · ".join(figures))
+            yield from _whole(words.safe(job.result.path), "bold")
+        case JobState.FAILED:
+            yield from _failure(view, job, width)
+        case JobState.SKIPPED:
+            yield line(Span("✗ ", "yellow"), Span(words.safe(step.id), "bold"), f"  not run: {words.safe(job.reason)}")
+        case JobState.STOPPED if is_training:
+            yield line(Span("✗ ", "yellow"), Span(words.safe(step.id), "bold"), "  stopped")
+        case _:
+            pass
+    attempt = job.attempt
+    if job.result is None and attempt is not None and attempt.last_state is not None:
+        saved = attempt.last_state
+        epoch = f" (epoch {saved.epoch})" if saved.epoch else ""
+        yield line(f"    its newest complete state{epoch}:")
+        yield from _whole(words.safe(saved.path), "")
+    if job.kept:
+        yield line(f"    {words.count(len(job.kept), 'checkpoint')} kept:")
+        for path in job.kept:
+            yield from _whole(words.safe(path), "")
+
+
+def _failure(view: RunView, job: Job, width: int) -> Iterator[Line]:
+    found = job.attempt.diagnosis if job.attempt is not None else None
+    yield line(
+        Span("✗ ", "red"),
+        Span(words.safe(job.step), "bold"),
+        Span(f"  failed: {words.safe(found.meaning) if found is not None else 'see its log'}", "red"),
+    )
+    rows = []
+    if found is not None:
+        rows.append(Row(label="do", value=words.safe(found.advice)))
+        if found.evidence:
+            rows.append(Row(label="seen", value=words.cut(words.safe(found.evidence), 3 * width)))
+    yield from table(rows, width, indent=4)
+    log = facts.log_of(view, job)
+    if log is not None:
+        yield from _whole(words.safe(log), "dim")
+
+
+def _next(view: RunView, done: list[tuple[Step, Job]], width: int) -> Iterator[Line]:
+    yield line(Span("Copy home", "bold"), " (on your own computer; HOST and PORT as for ssh):")
+    yield from _whole(f"scp -P PORT {shlex.quote(f'root@HOST:{words.safe(view.run.path)}/*.safetensors')} .", "")
+    if facts.is_rehearsal(view):
+        return
+    yield line(Span("ComfyUI", "bold"))
+    if len(done) > 1:
+        text = (
+            "Put both files into models/loras and use two LoRA loaders: the HighNoise file on the high-noise model, "
+            "the LowNoise file on the low-noise model."
+        )
+    else:
+        text = "Put the file into models/loras and load it on the model of the same expert (high-noise or low-noise)."
+    yield from (line(f"    {piece}") for piece in words.wrap(text, width - 4))
+
+
+def _whole(text: str, style: str) -> Iterator[Line]:
+    """Something to be copied: on a line of its own."""
+    yield line("    ", Span(text, style), whole=True)

@@ -1,0 +1,106 @@
+"""How a run stands as a whole, and facts of its steps that every view tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+
+from wan_train.errors import ExitCode
+from wan_train.gpu.model import Gpu
+from wan_train.recipe.terms import EngineKind
+from wan_train.run.gpu_desk import gpu_label
+from wan_train.run.plan import Step, StepKind
+from wan_train.run.progress import Progress
+from wan_train.run.state import Job, JobState
+from wan_train.views.model import RunView
+
+
+class Standing(StrEnum):
+    """A run in one word; part of the JSON contract."""
+
+    RUNNING = "running"
+    WAITING = "waiting"
+    STOPPING = "stopping"
+    FINISHED = "finished"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    LOST = "lost"
+    """The supervisor is gone before the run was over; trainers may still run."""
+
+
+def standing(view: RunView) -> Standing:
+    state = view.state
+    if state.finished is not None:
+        match state.finished.exit_code:
+            case ExitCode.DONE:
+                return Standing.FINISHED
+            case ExitCode.INTERRUPTED | ExitCode.TERMINATED:
+                return Standing.STOPPED
+            case _:
+                return Standing.FAILED
+    if not view.supervisor_alive:
+        return Standing.LOST
+    if state.stop is not None:
+        return Standing.STOPPING
+    if any(job.state.has_process for job in state.jobs.values()):
+        return Standing.RUNNING
+    return Standing.WAITING
+
+
+def elapsed(view: RunView, now: float) -> float:
+    """Seconds from the first supervisor's start to the end of the run, or to `now`."""
+    finished = view.state.finished
+    begun = view.state.started if view.state.started is not None else view.plan.created
+    return max(0.0, (finished.at if finished is not None else now) - begun)
+
+
+def spent(job: Job, now: float) -> float | None:
+    """Seconds that all attempts of a step took so far, None before the first."""
+    if not job.attempts:
+        return None
+    return sum(
+        max(0.0, (now if attempt.ended is None else attempt.ended) - attempt.started) for attempt in job.attempts
+    )
+
+
+def steps(view: RunView) -> Iterator[tuple[Step, Job]]:
+    for step in view.plan.steps:
+        yield step, view.state.jobs.get(step.id, Job(step=step.id))
+
+
+def progress(view: RunView, step_id: str) -> Progress | None:
+    """The last progress seen of a step's newest attempt."""
+    return view.live.progress.get(step_id) if view.live is not None else None
+
+
+def waits_for(view: RunView, job: Job) -> str | None:
+    """Why a step does not run yet, in words; None when it is not waiting."""
+    if job.state not in {JobState.WAITING, JobState.BACKOFF}:
+        return None
+    return (view.live.waiting.get(job.step) if view.live is not None else None) or "waiting for its turn"
+
+
+def expected_caches(view: RunView, step: Step) -> int | None:
+    """How many files a caching step must leave; None for training and where videos make it unknowable."""
+    if step.kind is StepKind.TRAIN or view.plan.dataset.has_videos:
+        return None
+    return sum(view.plan.dataset.cached_items.values())
+
+
+def log_of(view: RunView, job: Job) -> Path | None:
+    attempt = job.attempt
+    return None if attempt is None else view.run.attempt(job.step, attempt.number).log
+
+
+def label_of(view: RunView, gpu: Gpu) -> str:
+    return gpu_label(gpu, view.plan.devices)
+
+
+def user_of(view: RunView, gpu: Gpu) -> str | None:
+    """The step of this run whose processes are on a GPU."""
+    return next((job.step for job in view.state.jobs.values() if job.occupies_gpu == gpu.uuid), None)
+
+
+def is_rehearsal(view: RunView) -> bool:
+    return view.plan.trainer.kind is EngineKind.REHEARSAL

@@ -1,0 +1,140 @@
+"""Numbers, times and sizes in words; text of others made safe and cut to columns. Needs no rendering library."""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+from collections.abc import Iterator
+
+from wan_train.printable import redact, visible
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+_TEN_MINUTES = 600
+_GIB = 1024**3
+_TINY_LOSS, _LARGE_LOSS = 0.001, 10.0
+
+
+def duration(seconds: float) -> str:
+    """`48 s`, `3 min 20 s`, `48 min`, `1 h 12 min`, `2 d 3 h`."""
+    whole = max(0, round(seconds))
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _TEN_MINUTES:
+        return _two(whole // _MINUTE, "min", whole % _MINUTE, "s")
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min"
+    if whole < _DAY:
+        return _two(whole // _HOUR, "h", whole % _HOUR // _MINUTE, "min")
+    return _two(whole // _DAY, "d", whole % _DAY // _HOUR, "h")
+
+
+def _two(first: int, unit: str, second: int, smaller: str) -> str:
+    return f"{first} {unit} {second} {smaller}" if second else f"{first} {unit}"
+
+
+def file_size(size: int) -> str:
+    """Bytes of a file or disk in decimal units, as disks and downloads are sold: `307 MB`, `1.2 GB`."""
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5:  # noqa: PLR2004  what would be rounded to 1000 belongs to the next unit
+            return f"{value:.0f} {unit}" if unit != "GB" or value >= 99.5 else f"{value:.1f} {unit}"  # noqa: PLR2004
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def gpu_memory(used: int, total: int) -> str:
+    """`21.3/31.8 GiB`: memory of a GPU is binary."""
+    return f"{used / _GIB:.1f}/{total / _GIB:.1f} GiB"
+
+
+def loss(value: float) -> str:
+    """A loss with as many digits as mean something."""
+    return f"{value:.4f}" if _TINY_LOSS <= abs(value) < _LARGE_LOSS else f"{value:.3g}"
+
+
+def pace(seconds_per_step: float) -> str:
+    return f"{seconds_per_step:.1f} s/step" if seconds_per_step >= 1 else f"{seconds_per_step:.2g} s/step"
+
+
+def count(number: int, what: str, many: str | None = None) -> str:
+    """`1 item`, `1,234 items`."""
+    return f"{number:,} {what if number == 1 else many or what + 's'}"
+
+
+def clock(at: float) -> str:
+    """Local time of day for seconds since 1970."""
+    return time.strftime("%H:%M:%S", time.localtime(at))
+
+
+def safe(text: object) -> str:
+    """Text from outside on one line: control characters visible, secrets hidden."""
+    return visible(redact(str(text)))
+
+
+def columns(text: str) -> int:
+    """Terminal columns of a text: two for wide characters, none for combining ones."""
+    return len(text) if text.isascii() else sum(_columns(character) for character in text)
+
+
+def _columns(character: str) -> int:
+    if unicodedata.category(character) in {"Mn", "Me", "Cf"}:
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in {"W", "F"} else 1
+
+
+def cut(text: str, width: int) -> str:
+    """The beginning of a text in at most `width` columns; an ellipsis says that something is gone."""
+    if columns(text) <= width:
+        return text
+    return _take(text, width - 1) + "…" if width > 0 else ""
+
+
+def cut_front(text: str, width: int) -> str:
+    """The end of a text, for paths, whose last parts tell most."""
+    if columns(text) <= width:
+        return text
+    return "…" + _take(text[::-1], width - 1)[::-1] if width > 0 else ""
+
+
+def _take(text: str, width: int) -> str:
+    used = 0
+    for index, character in enumerate(text):
+        used += _columns(character)
+        if used > width:
+            return text[:index]
+    return text
+
+
+def pad(text: str, width: int) -> str:
+    return text + " " * max(0, width - columns(text))
+
+
+def wrap(text: str, width: int) -> Iterator[str]:
+    """Lines of at most `width` columns, broken at spaces where possible."""
+    width = max(2, width)
+    line = ""
+    for word in text.split(" "):
+        joined = f"{line} {word}" if line else word
+        if columns(joined) <= width:
+            line = joined
+            continue
+        if line:
+            yield line
+        line = word
+        while columns(line) > width:
+            head = _take(line, width)
+            yield head
+            line = line[len(head) :]
+    yield line
+
+
+def to_ascii(text: str) -> str:
+    """The text in ASCII with every column kept, for terminals that show nothing else."""
+    return text if text.isascii() else "".join(_ASCII.get(c) or _replacement(c) for c in text)
+
+
+_ASCII = {"█": "#", "░": ".", "·": "|", "│": "|", "…": "~", "°": " ", "→": ">", "✓": "+", "✗": "!", "▶": ">"}
+
+
+def _replacement(character: str) -> str:
+    return character if character.isascii() else "?" * _columns(character)
