@@ -261,9 +261,10 @@ class Bench:
 
 
 def trainer_options(musubi: Path) -> frozenset[str]:
-    """Every long option named in the trainer's sources."""
-    sources = (musubi / "src" / "musubi_tuner").rglob("*.py")
-    return frozenset(m for p in sources for m in re.findall(r'"(--[a-z0-9_]+)"', p.read_text(encoding="utf-8")))
+    """Every long option of the training script; the other scripts have options of their own."""
+    room = musubi / "src" / "musubi_tuner"
+    sources = [room / "wan_train_network.py", room / "hv_train_network.py", *(room / "training").glob("*.py")]
+    return frozenset(m for p in sources for m in re.findall(r'"(--[a-z0-9_]+)"', p.read_text("utf-8")))
 
 
 def software(python: Path, musubi: Path, env: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
