@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -97,10 +98,13 @@ class OutputParser:
     """Turns chunks of a log into records; keeps the unfinished last line between calls. 530,000 bars/s on one core."""
 
     _rest: str = field(default="", repr=False)
+    # Holds back a character that the end of a chunk cut in two.
+    _decoder: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"), repr=False
+    )
 
     def feed(self, chunk: bytes) -> Iterator[Record]:
-        # A multi-byte character cut by the chunk becomes a replacement mark; every matched part is ASCII.
-        text = self._rest + chunk.decode("utf-8", errors="replace")
+        text = self._rest + self._decoder.decode(chunk)
         lines = re.split(r"[\r\n]", text)
         self._rest = lines.pop()[-_KEPT_BYTES:]
         for line in lines:

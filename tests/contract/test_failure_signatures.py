@@ -1,0 +1,108 @@
+"""What is said of real failures: logs of real trainings, and the texts of the libraries below."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wan_train.engine.failures import SIGNATURES, Cause, diagnose
+
+SAMPLES = Path(__file__).parent / "samples"
+
+LAUNCHER = (
+    "Traceback (most recent call last):\n"
+    '  File "/workspace/musubi-tuner/venv/bin/accelerate", line 8, in <module>\n'
+    "    sys.exit(main())\n"
+    "subprocess.CalledProcessError: Command '['python', 'train.py', '--metadata_title', 'No space left on device', "
+    "'--dit', 'No such file or directory', '--output_name', 'CUDA out of memory UnicodeDecodeError']' "
+    "returned non-zero exit status 1.\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("sample", "cause", "evidence"),
+    [
+        ("d0a1930/cache-text-missing-caption.log", Cause.BAD_INPUT, "img001.txt"),
+        ("d0a1930/cache-latents-corrupt-image.log", Cause.BAD_INPUT, "image file is truncated"),
+        ("d0a1930/train-no-cache.log", Cause.BAD_INPUT, "No training items found"),
+        ("v0.3.4/train-no-cache.log", Cause.BAD_INPUT, "No training items found"),
+    ],
+)
+def test_real_failures(sample: str, cause: Cause, evidence: str) -> None:
+    found = diagnose((SAMPLES / sample).read_text(encoding="utf-8"))
+    assert found.cause is cause
+    assert found.evidence is not None
+    assert evidence in found.evidence
+    assert "CalledProcessError" not in found.evidence
+
+
+def test_a_missing_caption_is_told_as_such() -> None:
+    text = (SAMPLES / "d0a1930" / "cache-text-missing-caption.log").read_text(encoding="utf-8")
+    assert "caption" in diagnose(text).meaning
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        (
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 126.00 MiB. GPU 0 has a total capacity of "
+            "31.37 GiB of which 92.19 MiB is free.",
+            Cause.OUT_OF_MEMORY,
+        ),
+        ("torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", Cause.OUT_OF_MEMORY),
+        ("RuntimeError: CUDA error: out of memory", Cause.OUT_OF_MEMORY),
+        (
+            'safetensors_rust.SafetensorError: Error while serializing: IoError(Os { code: 28, kind: StorageFull, '
+            'message: "No space left on device" })',
+            Cause.DISK_FULL,
+        ),
+        ("OSError: Not enough free space to write 3211264 bytes after offset 0", Cause.DISK_FULL),
+        ("OSError: [Errno 28] No space left on device", Cause.DISK_FULL),
+        (
+            "RuntimeError: [enforce fail at inline_container.cc:626] . unexpected pos 64 vs 0",
+            Cause.DISK_FULL,
+        ),
+        ("RuntimeError: CUDA error: an illegal memory access was encountered", Cause.CUDA_ERROR),
+        ("RuntimeError: CUDA error: no kernel image is available for execution on the device", Cause.CUDA_ERROR),
+        ("safetensors_rust.SafetensorError: Error while deserializing header: MetadataIncompleteBuffer", Cause.MISSING_FILE),
+        ("ModuleNotFoundError: No module named 'six'", Cause.MISSING_FILE),
+        ("wan_train_network.py: error: unrecognized arguments: --unknown", Cause.BAD_INPUT),
+        ("FileNotFoundError: [Errno 2] No such file or directory: '/workspace/models/t5.pth'", Cause.MISSING_FILE),
+        ("UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte", Cause.BAD_INPUT),
+    ],
+)
+def test_texts_of_the_libraries_below(line: str, cause: Cause) -> None:
+    found = diagnose(f"steps: 1/3\rsteps: 2/3\nTraceback (most recent call last):\n{line}\n{LAUNCHER}")
+    assert (found.cause, found.evidence) == (cause, line)
+
+
+def test_the_launchers_own_command_line_is_no_evidence() -> None:
+    found = diagnose(LAUNCHER)
+    assert (found.cause, found.evidence) == (Cause.UNKNOWN, None)
+
+
+def test_an_unknown_error_is_quoted() -> None:
+    found = diagnose(f"Traceback (most recent call last):\nValueError: a thing nobody thought of\n{LAUNCHER}")
+    assert (found.cause, found.evidence) == (Cause.UNKNOWN, "ValueError: a thing nobody thought of")
+
+
+def test_the_last_redraw_of_a_line_is_read() -> None:
+    assert diagnose("steps: 1/3\rRuntimeError: CUDA error: out of memory").cause is Cause.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize("tail", ["", "\n\n", "\r", "steps: 3/3", "ordinary words about memory and disk"])
+def test_logs_that_tell_nothing(tail: str) -> None:
+    assert diagnose(tail).cause is Cause.UNKNOWN
+
+
+@pytest.mark.parametrize("version", ["d0a1930", "v0.3.4"])
+@pytest.mark.parametrize("name", ["train", "train-resumed", "cache-latents", "cache-text"])
+def test_no_signature_fits_a_log_of_success(version: str, name: str) -> None:
+    text = (SAMPLES / version / f"{name}.log").read_text(encoding="utf-8")
+    found = diagnose(text)
+    assert (found.cause, found.evidence) == (Cause.UNKNOWN, None)
+
+
+def test_every_signature_says_what_to_do() -> None:
+    assert all(signature.meaning and signature.advice.endswith(".") for signature in SIGNATURES)
