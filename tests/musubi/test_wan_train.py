@@ -7,89 +7,131 @@ import math
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from musubi.trainer import SITECUSTOMIZE, SIZES, Trainer, draw_picture, text_of
 from support.nvml import GIB, NvmlStub, StubGpu
 from wan_train.engine.output import OutputParser, StepRecord
+from wan_train.engine.outputs import complete_states
 from wan_train.engine.tensors import first_non_finite, read_header
 
 # A GPU for which nothing has to be swapped: block swap needs CUDA.
 GPU = StubGpu(name="NVIDIA H100 80GB HBM3", total=80 * GIB, compute_capability=(9, 0))
 TASKS = ("t2v", "i2v")
 EPOCHS = 4
+ENDLESS = 10_000
+"""Epochs of a training that a test ends itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """A rented box: the guide's workspace, captioned pictures, and an empty place for runs."""
+
+    workspace: Path
+    pictures: Path
+    runs: Path
+    env: dict[str, str]
+
+    def command(self, *words: str) -> list[str]:
+        return [str(Path(sys.executable).parent / "wan-train"), *words, "--runs-dir", str(self.runs)]
+
+    def call(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*words),
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def train(self, *words: str, epochs: int = EPOCHS) -> list[str]:
+        """The words of a training on these pictures that a CPU can bear."""
+        return [
+            "train", "--workspace", str(self.workspace), "--title", "t", "--author", "a",
+            "--dataset", str(self.pictures), "--epochs", str(epochs), "--resolution", "64x64",
+            "--attention", "sdpa", "--no-fp8", "--blocks-to-swap", "0", "--yes", "--json", *words,
+        ]  # fmt: skip
+
+    def run(self) -> Path:
+        """The directory of the only run."""
+        [run] = [folder for folder in self.runs.iterdir() if (folder / "plan.json").is_file()]
+        return run
+
+    def processes(self) -> list[psutil.Process]:
+        """Every live process that has to do with the run: supervisor, wardens, launchers, trainers."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                words = " ".join(process.cmdline())
+                if str(self.runs) in words and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    def events(self, kind: str) -> list[dict[str, object]]:
+        lines = (self.run() / "events.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        events = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [event for event in events if event["kind"] == kind]
+
+    def steps(self, kind: str) -> set[object]:
+        return {event["step"] for event in self.events(kind)}
 
 
 @pytest.fixture
-def workspace(trainer: Trainer, tmp_path: Path) -> Path:
-    """A rented box's working directory as the guide leaves it: checkout, its venv and the models inside."""
+def box(trainer: Trainer, nvml_stub: NvmlStub, tmp_path: Path) -> Iterator[Box]:
+    nvml_stub.write([GPU, GPU])
     checkout = tmp_path / "workspace" / "musubi-tuner"
     checkout.mkdir(parents=True)
     for entry in trainer.repo.iterdir():
         (checkout / entry.name).symlink_to(entry)
     (checkout / "venv").symlink_to(trainer.home / "venv")
     (checkout / "models").symlink_to(trainer.models)
-    return checkout.parent
 
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "my pictures"
-    folder.mkdir()
+    pictures = tmp_path / "my pictures"
+    pictures.mkdir()
     for number, size in enumerate(SIZES):
-        draw_picture(folder / f"p{number}.png", size, seed=number)
-        (folder / f"p{number}.txt").write_text(f"a drawing, number {number}", encoding="utf-8")
-    return folder
+        draw_picture(pictures / f"p{number}.png", size, seed=number)
+        (pictures / f"p{number}.txt").write_text(f"a drawing, number {number}", encoding="utf-8")
 
-
-def environment(trainer: Trainer, stub: NvmlStub, home: Path) -> dict[str, str]:
-    """This process's own, less what would lead wan-train or the trainer elsewhere."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("WAN_TRAIN_", "CUDA_", "HF_", "XDG_", "PYTEST_", "ACCELERATE_"))
-    }
-    return {
-        **kept,
-        **stub.env(),
-        "HOME": str(home),
-        "HF_HOME": str(trainer.hf_home),
-        "PYTHONPATH": str(SITECUSTOMIZE),
-        "WAN_TRAIN_LEASE_DIR": str(home / "leases"),
-    }
-
-
-def wan_train(*words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    program = Path(sys.executable).parent / "wan-train"
-    return subprocess.run(
-        [str(program), *words], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    home = tmp_path / "home"
+    home.mkdir()
+    # This process's own environment, less what would lead wan-train or the trainer elsewhere.
+    elsewhere = ("WAN_TRAIN_", "CUDA_", "HF_", "XDG_", "PYTEST_", "ACCELERATE_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(elsewhere)}
+    box = Box(
+        workspace=checkout.parent,
+        pictures=pictures,
+        runs=tmp_path / "runs",
+        env={
+            **kept,
+            **nvml_stub.env(),
+            "HOME": str(home),
+            "HF_HOME": str(trainer.hf_home),
+            "PYTHONPATH": str(SITECUSTOMIZE),
+            "WAN_TRAIN_LEASE_DIR": str(home / "leases"),
+        },
     )
+    yield box
+    for process in box.processes():  # a failed test leaves nothing running
+        process.kill()
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_pictures_become_two_verified_loras(
-    *, trainer: Trainer, workspace: Path, pictures: Path, nvml_stub: NvmlStub, tmp_path: Path, task: str
-) -> None:
-    nvml_stub.write([GPU, GPU])
-    home = tmp_path / "home"
-    home.mkdir()
-    runs = tmp_path / "runs"
-
-    done = wan_train(
-        "train", "--engine", "musubi", "--workspace", str(workspace), "--runs-dir", str(runs),
-        "--title", "t", "--author", "a", "--dataset", str(pictures), "--task", task,
-        "--epochs", str(EPOCHS), "--save-every", "2", "--resolution", "64x64",
-        "--attention", "sdpa", "--no-fp8", "--blocks-to-swap", "0",
-        "--yes", "--json", "--", "--mixed_precision=no",
-        env=environment(trainer, nvml_stub, home),
-    )  # fmt: skip
+def test_pictures_become_two_verified_loras(box: Box, task: str) -> None:
+    done = box.call(*box.train("--task", task, "--save-every", "2", "--engine", "musubi"))
 
     assert done.returncode == 0, text_of(done)
     for line in done.stdout.splitlines():
         json.loads(line)
-    [run] = [folder for folder in runs.iterdir() if (folder / "plan.json").is_file()]
+    run = box.run()
     prefix = {"t2v": "WAN2.2-", "i2v": "WAN2.2-I2V_"}[task]
     boundary = {"t2v": 875, "i2v": 900}[task]
     timesteps = {f"{prefix}HighNoise_t": f"{boundary},1000", f"{prefix}LowNoise_t": f"0,{boundary}"}
@@ -107,6 +149,58 @@ def test_pictures_become_two_verified_loras(
         # What the user asked to keep on the way.
         read_header(run / f"{name}-000002.safetensors")
     assert [losses_finite(log) for log in training_logs(run)] == [True, True]
+    assert box.processes() == []
+
+
+def test_stop_now_ends_launcher_trainer_and_loaders_and_leaves_complete_states(box: Box) -> None:
+    with watching(box, box.train(epochs=ENDLESS)) as watcher:
+        eventually(
+            lambda: {event["step"] for event in box.events("state_saved")} == {"train-high", "train-low"}, watcher
+        )
+
+        stopped = box.call("stop", "--now")
+
+        assert stopped.returncode == 0, text_of(stopped)
+        eventually(lambda: not box.processes())
+        assert watcher.wait() != 0
+    for expert in ("high", "low"):
+        output = box.run() / f"train-{expert}" / "1" / "output"
+        assert complete_states(output, f"WAN2.2-{expert.title()}Noise_t")
+    assert list(box.run().glob("WAN2.2-*Noise_t.safetensors")) == []
+
+
+def test_a_killed_trainer_does_not_take_the_other_expert_with_it(box: Box) -> None:
+    with watching(box, box.train(epochs=20)) as watcher:
+        eventually(lambda: "train-high" in box.steps("epoch_ended"), watcher)
+        # The trainer and its data loaders, not the launcher nor wan-train's own processes around it.
+        for process in box.processes():
+            words = process.cmdline()
+            if any("train-high" in word for word in words) and words[1].endswith("wan_train_network.py"):
+                process.kill()
+
+        code = watcher.wait()
+
+    failed = box.steps("step_failed")
+    assert (failed, code) == ({"train-high"}, 5)
+    assert [lora.name for lora in box.run().glob("WAN2.2-*Noise_t.safetensors")] == ["WAN2.2-LowNoise_t.safetensors"]
+    assert box.processes() == []
+
+
+def watching(box: Box, words: list[str]) -> subprocess.Popen[bytes]:
+    """wan-train in the foreground, started and not waited for."""
+    return subprocess.Popen(box.command(*words), env=box.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def eventually(holds: Callable[[], bool], watcher: subprocess.Popen[bytes] | None = None) -> None:
+    """Wait until it holds, however long that takes; `watcher` must not end before."""
+    while True:
+        try:
+            if holds():
+                return
+        except (FileNotFoundError, ValueError):  # no run directory, or no events in it yet
+            pass
+        assert watcher is None or watcher.poll() is None, f"wan-train ended early with {watcher.returncode}"
+        time.sleep(0.2)
 
 
 def training_logs(run: Path) -> list[Path]:
