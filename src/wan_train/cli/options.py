@@ -1,6 +1,6 @@
 """The flags that several verbs share, each declared once with its help and its environment variable."""
 
-# ruff: noqa: E501  one option a line reads like the table that it is
+
 
 from __future__ import annotations
 
