@@ -66,7 +66,7 @@ def _rows(view: RunView, now: float, width: int, *, interactive: bool) -> Iterat
         yield _Row(first, Keep.ALWAYS)
         yield from (_Row(detail, Keep.DETAIL) for detail in details)
         yield from (_Row(words_, Keep.TAIL) for words_ in tail)
-    if not view.state.is_over:
+    if not view.state.is_over and view.supervisor_alive:
         yield from _surroundings(view, width)
     yield from _remarks(view, now, width)
     if interactive and not view.state.is_over:
@@ -117,7 +117,8 @@ def _surroundings(view: RunView, width: int) -> Iterator[_Row]:
         yield _Row(gpu_line, Keep.GPU)
     if live.disk_free_bytes is not None:
         low = live.disk_free_bytes < view.plan.disk.total
-        text = f"disk  {words.file_size(live.disk_free_bytes)} free"
+        labels = max([4, *(words.columns(facts.label_of(view, gpu)) for gpu in live.gpus)])
+        text = f"{words.pad('disk', labels + 2)}{words.file_size(live.disk_free_bytes)} free"
         yield _Row(line(Span(text, "yellow" if low else "dim")), Keep.DISK)
 
 
@@ -131,9 +132,11 @@ def _gpus(view: RunView, width: int) -> Iterator[Line]:
             yield line(words.pad(label, label_width + 2), Span(user or "idle", "" if user else "dim"))
         return
     names = [_short_name(gpu.name, width) for gpu in gpus]
+    memories = [words.gpu_memory(gpu.used_bytes, gpu.total_bytes) for gpu in gpus]
+    memory_width = max((len(memory) for memory in memories), default=0)
     name_width = max((words.columns(name) for name in names), default=0)
-    for gpu, label, name, user in zip(gpus, labels, names, users, strict=True):
-        figures = [words.gpu_memory(gpu.used_bytes, gpu.total_bytes)]
+    for gpu, label, name, memory, user in zip(gpus, labels, names, memories, users, strict=True):
+        figures = [memory.rjust(memory_width)]
         if gpu.utilization is not None:
             figures.append(f"{gpu.utilization:>3} %")
         if gpu.temperature is not None:
@@ -187,7 +190,7 @@ def lost_words(view: RunView) -> Sequence[tuple[str, str]]:
     return (
         ("Its supervisor is gone, and the run is not over; trainers may still run.", "red"),
         (f"Why: the end of {words.safe(view.run.supervisor_log)}", ""),
-        ("Whether GPUs are still in use: nvidia-smi. Nothing of this run is lost on disk.", ""),
+        ("Whether GPUs are still in use: nvidia-smi. What it wrote is still on disk.", ""),
     )
 
 

@@ -30,6 +30,7 @@ _WIDE = 100
 _NARROW = 72
 _LONGEST_BAR = 60
 _WAIT_LINES = 3
+_ETA_WIDTH = len("23 h 59 min left")
 
 
 def step_lines(
@@ -44,7 +45,7 @@ def step_lines(
     )
     start = 2 + _WORD_WIDTH + names + 2
     room = max(8, width - start)
-    indent = start if width >= _NARROW else 4
+    indent = start if width >= _WIDE else 2 + _WORD_WIDTH if width >= _NARROW else 4
     match job.state:
         case JobState.WAITING | JobState.BACKOFF:
             return _waiting(view, job, head, room, start)
@@ -80,9 +81,10 @@ def _running(
     if done is None or not total or progress.stage is not None:
         stage = f"{words.safe(progress.stage)} …" if progress.stage else "starting …"
         return line(*head, words.cut(f"{stage}  {spent}{place}", room)), (), ()
-    tail = f"  {min(100, 100 * done // total):>3} %"
-    eta = progress.eta_seconds
-    tail += f"  {words.duration(eta)} left" if eta is not None and step.kind is StepKind.TRAIN else ""
+    left = progress.eta_seconds if view.supervisor_alive and step.kind is StepKind.TRAIN else None
+    eta = f"{words.duration(left)} left" if left is not None else ""
+    # The same room for every step, so that bars can be compared by eye.
+    tail = f"  {min(100, 100 * done // total):>3} %  {words.pad(eta, _ETA_WIDTH)}"
     first = line(*head, *_bar(done, total, room - words.columns(tail)), tail)
     match step.kind:
         case StepKind.CACHE_LATENTS | StepKind.CACHE_TEXT:
@@ -93,10 +95,20 @@ def _running(
                 details.append(f"{spent} so far")
     if place:
         details.append(place.removeprefix(" · "))
-    while len(details) > 1 and words.columns(" · ".join(details)) > width - indent:
-        details.pop()
-    bad = not progress.loss_is_finite
-    return first, (line(" " * indent, Span(" · ".join(details), "red" if bad else "dim")),), ()
+    style = "dim" if progress.loss_is_finite else "red"
+    return first, [line(" " * indent, Span(text, style)) for text in _flow(details, width - indent)], ()
+
+
+def _flow(parts: Sequence[str], width: int) -> Iterator[str]:
+    """The parts joined, on as many lines as they need."""
+    joined = ""
+    for part in parts:
+        longer = f"{joined} · {part}" if joined else part
+        if joined and words.columns(longer) > width:
+            yield joined
+            longer = part
+        joined = longer
+    yield joined
 
 
 def _position(view: RunView, step: Step, progress: Progress) -> tuple[int | None, int | None]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from wan_train.dataset.summary import DatasetSummary
 from wan_train.recipe.model import format_number
-from wan_train.recipe.terms import EngineKind, Expert, Task
+from wan_train.recipe.terms import EngineKind, Task
 from wan_train.run.plan import Devices, Plan, Step, StepKind
 from wan_train.views import words
 from wan_train.views.lines import Line, Row, Span, line, plain, table, to_rich
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _MOST_NOTES = 8
 _TEXT_WIDTH = 100
+_AS_IN_RECIPE = "as the recipe says"
+"""The reason that recipe.hardware gives for a setting it left alone."""
 
 
 def plan_lines(
@@ -110,12 +113,16 @@ def _experts(plan: Plan) -> Iterator[Row]:
 
 def _models(plan: Plan) -> Iterator[Row]:
     models = plan.models
-    named = [
-        (f"DiT {name}", path) for name, path in models.dit.items() if name in {s.expert for s in plan.recipe.experts}
-    ]
-    named += [("VAE", models.vae), ("T5", models.t5)]
-    for number, (name, path) in enumerate(named):
-        yield Row(label="" if number else "models", value=f"{words.pad(name, 8)} {words.safe(path)}")
+    named = {f"DiT {spec.expert.value}": models.dit[spec.expert.value] for spec in plan.recipe.experts}
+    named |= {"VAE": models.vae, "T5": models.t5}
+    folder = os.path.commonpath([path.parent for path in named.values()])
+    # A folder that all of them share is worth saying once; "/" is not.
+    shared = folder if len(folder) > 1 else ""
+    if shared:
+        yield Row(label="models", value=f"in {words.safe(shared)}")
+    for number, (name, path) in enumerate(named.items()):
+        shown = path.relative_to(shared) if shared else path
+        yield Row(label="" if number or shared else "models", value=f"{words.pad(name, 8)} {words.safe(shown)}")
 
 
 def _trainer(plan: Plan) -> str:
@@ -163,28 +170,34 @@ def _steps(plan: Plan, dataset: DatasetSummary | None) -> Iterator[Row]:
         yield Row(label="steps", value=f"{epochs} epochs; how many steps is known once the videos are cached")
         return
     accumulation = plan.recipe.training.gradient_accumulation_steps
-    each = f"{_batches(plan, dataset)} = {words.count(facts.batches_per_epoch, 'batch', 'batches')} an epoch"
-    text = f"{each}; x {words.count(epochs, 'epoch')}"
-    text += f" / {accumulation} accumulated" if accumulation > 1 else ""
-    text += f" = {words.count(total, 'step')}"
-    experts = [spec.expert for spec in plan.recipe.experts]
-    yield Row(label="steps", value=f"{text} for {_each(experts)}")
+    accumulated = f" / {accumulation} accumulated" if accumulation > 1 else ""
+    each = (
+        "for each expert"
+        if len(plan.recipe.experts) > 1
+        else f"for the {plan.recipe.experts[0].expert.value}-noise expert"
+    )
+    batches = _batches(plan, dataset)
+    yield Row(
+        label="steps",
+        value=f"{batches} x {words.count(epochs, 'epoch')}{accumulated} = {words.count(total, 'step')} {each}",
+    )
 
 
 def _batches(plan: Plan, dataset: DatasetSummary | None) -> str:
+    """What one epoch is made of: `24 items x 2 repeats / batch 1`; where batches do not fill up, how many there are."""
     facts = plan.dataset
-    assert facts.repeats is not None, "asked only where it is known"  # noqa: S101  an invariant of the caller
-    times, rest = divmod(facts.repeats, facts.items) if facts.items else (0, 1)
+    seen, batches = facts.repeats or 0, facts.batches_per_epoch or 0
+    times, rest = divmod(seen, facts.items) if facts.items else (0, 1)
     items = words.count(facts.items, "item")
-    start = f"{items} x {words.count(times, 'repeat')}" if not rest else f"{items}, {facts.repeats:,} with repeats,"
+    start = f"{items} ({seen:,} with repeats)" if rest else f"{items} x {words.count(times, 'repeat')}"
+    if batches == seen:
+        return f"{start} / batch 1"
     batch_sizes = {subset.batch_size for subset in dataset.subsets} if dataset is not None else set[int]()
-    if len(batch_sizes) == 1:
-        return f"{start} / batch {batch_sizes.pop()}"
-    return f"{start} / batch 1" if facts.batches_per_epoch == facts.repeats else f"{start} in batches of one size"
-
-
-def _each(experts: Sequence[Expert]) -> str:
-    return "each of both experts" if len(experts) > 1 else f"the {experts[0].value}-noise expert"
+    size = batch_sizes.pop() if len(batch_sizes) == 1 else None
+    if size is not None and batches * size == seen:
+        return f"{start} / batch {size}"
+    upto = f" of at most {size}" if size is not None else " of one bucket each"
+    return f"{start} in {words.count(batches, 'batch', 'batches')}{upto}"
 
 
 def _saved(plan: Plan) -> str:
@@ -208,9 +221,17 @@ def _disk(plan: Plan, free: int | None) -> Iterator[Row]:
 
 
 def _choices(plan: Plan) -> Iterator[Row]:
-    name_width = max((len(choice.setting) for choice in plan.choices), default=0)
-    for number, choice in enumerate(plan.choices):
-        value = f"{words.pad(choice.setting, name_width)}  {words.safe(choice.value)}: {words.safe(choice.reason)}"
+    usual = [choice for choice in plan.choices if choice.reason == _AS_IN_RECIPE]
+    rows = [
+        f"{choice.setting} {words.safe(choice.value)}: {words.safe(choice.reason)}"
+        for choice in plan.choices
+        if choice.reason != _AS_IN_RECIPE
+    ]
+    if usual:
+        rows.append(
+            ", ".join(f"{choice.setting} {words.safe(choice.value)}" for choice in usual) + f": {_AS_IN_RECIPE}"
+        )
+    for number, value in enumerate(rows):
         yield Row(label="" if number else "settings", value=value)
 
 

@@ -1,0 +1,276 @@
+"""Plans, histories and views of runs built from a few words, for tests of whatever reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from wan_train.engine import commands
+from wan_train.engine.capabilities import Script
+from wan_train.engine.commands import ModelPaths
+from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.engine.trainer import Trainer
+from wan_train.gpu.model import Gpu
+from wan_train.recipe import hardware
+from wan_train.recipe.hardware import Card, Machine
+from wan_train.recipe.load import load, override, select, shipped_recipe
+from wan_train.recipe.model import Answers, Recipe
+from wan_train.recipe.terms import EngineKind, Expert, Task
+from wan_train.run.commands import training_command
+from wan_train.run.directory import RunDirectory
+from wan_train.run.events import (
+    EpochEnded,
+    Event,
+    Exited,
+    ResultPlaced,
+    RunFinished,
+    StepExited,
+    StepFailed,
+    StepSkipped,
+    StepStarted,
+    StepStopped,
+    StepStopping,
+    StepSucceeded,
+    SupervisorStarted,
+)
+from wan_train.run.identity import ProcessIdentity
+from wan_train.run.live import Live
+from wan_train.run.plan import DatasetFacts, Devices, DiskNeed, Plan, Step, StepKind, result_name
+from wan_train.run.state import JobState, fold_all
+from wan_train.views.model import RunView
+
+T0 = 1_763_812_800.0
+"""When runs of tests begin: 2025-11-22 12:00:00 UTC."""
+
+GIB = 1024**3
+SUPERVISOR = ProcessIdentity(pid=4242, pgid=4242, start_time=1, boot_id="a boot of long ago")
+OUT_OF_MEMORY = Diagnosis(
+    cause=Cause.OUT_OF_MEMORY,
+    meaning="the GPU's memory was not enough",
+    advice="Try `--blocks-to-swap 10` (more saves more), a smaller `--resolution`, or a GPU with more memory.",
+    evidence="torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+)
+
+
+def make_trainer(engine: EngineKind = EngineKind.MUSUBI) -> Trainer:
+    match engine:
+        case EngineKind.MUSUBI:
+            root = Path("/workspace/musubi-tuner")
+            return Trainer(
+                kind=engine,
+                version="d0a1930",
+                commit="d0a193061a23a51c90664282205d753605a641c1",
+                python=root / "venv/bin/python",
+                root=root,
+                scripts={script: f"src/musubi_tuner/{script}" for script in Script},
+            )
+        case EngineKind.REHEARSAL:
+            root = Path("/opt/wan_train/rehearsal")
+            return Trainer(
+                kind=engine,
+                version="rehearsal",
+                commit=None,
+                python=Path("/opt/venv/bin/python"),
+                root=root,
+                scripts={script: script.value for script in Script},
+            )
+
+
+def make_recipe(
+    task: Task = Task.T2V,
+    *,
+    epochs: int = 100,
+    experts: tuple[Expert, ...] = (Expert.HIGH, Expert.LOW),
+    cards: tuple[Card, ...] = (),
+) -> tuple[Recipe, tuple[hardware.Choice, ...]]:
+    """The shipped recipe, adapted to a machine with these cards (by default two RTX 5090)."""
+    recipe = override(load(shipped_recipe(task), inherited=True), {"max_train_epochs": epochs}, source="--epochs")
+    rtx5090 = Card(name="NVIDIA GeForce RTX 5090", total_bytes=32 * GIB, compute_capability=(12, 0))
+    machine = Machine(cards=cards or (rtx5090, rtx5090), cpus=16.0, has_xformers=True, has_flash=False, dit_dtype="F16")
+    return hardware.adapt(select(recipe, experts), machine)
+
+
+def make_plan(
+    *,
+    title: str = "mylora",
+    author: str = "authorName",
+    task: Task = Task.T2V,
+    engine: EngineKind = EngineKind.MUSUBI,
+    experts: tuple[Expert, ...] = (Expert.HIGH, Expert.LOW),
+    epochs: int = 100,
+    items: int = 24,
+    run_dir: Path = Path("/workspace/runs/20251122-120000-mylora"),
+    **overrides: Any,
+) -> Plan:
+    """A plan as the planner would make it, without looking at any disk. `overrides` replace fields of the Plan."""
+    trainer, answers = make_trainer(engine), Answers(title=title, author=author, dataset="/workspace/pictures")
+    recipe, choices = make_recipe(task, epochs=epochs, experts=experts)
+    weights = trainer.root / "models"
+    models = ModelPaths(
+        vae=weights / "vae/wan_2.1_vae.safetensors",
+        t5=weights / "text_encoders/models_t5_umt5-xxl-enc-bf16.pth",
+        dit={
+            expert.value: weights / f"diffusion_models/wan2.2_t2v_{expert.value}_noise_14B_fp16.safetensors"
+            for expert in experts
+        },
+    )
+    is_real = engine is EngineKind.MUSUBI
+    devices = Devices.NVML if is_real else Devices.CPU_SLOTS
+    plan = Plan(
+        run_id=run_dir.name,
+        created=T0,
+        answers=answers,
+        recipe=recipe,
+        trainer=trainer,
+        models=models,
+        run_dir=run_dir,
+        steps=tuple(_steps(RunDirectory(run_dir), trainer, recipe, models, answers)),
+        devices=devices,
+        gpu_uuids=tuple(gpu.uuid for gpu in make_gpus(devices=devices)),
+        dataset=DatasetFacts(
+            source=Path("/workspace/pictures/dataset.toml"),
+            items=items,
+            captions=items,
+            repeats=items,
+            batches_per_epoch=items,
+            cached_items={"/workspace/pictures/cache": items},
+        ),
+        state_every_epochs=4,
+        keep_every_epochs=None,
+        choices=choices,
+        disk=DiskNeed(caches=40_000_000, states=7_400_000_000, loras=1_200_000_000),
+    )
+    return replace(plan, **overrides)
+
+
+def make_gpus(*, devices: Devices = Devices.NVML, count: int = 2, used: tuple[int, ...] = ()) -> tuple[Gpu, ...]:
+    """RTX 5090s of 32 GiB, idle but for `used` GiB each; or CPU slots."""
+    if devices is Devices.CPU_SLOTS:
+        return tuple(
+            Gpu(index=index, uuid=f"cpu-slot-{index}", name="CPU slot", total_bytes=0, used_bytes=0, pids=())
+            for index in range(count)
+        )
+    return tuple(
+        Gpu(
+            index=index,
+            uuid=f"GPU-{index}",
+            name="NVIDIA GeForce RTX 5090",
+            total_bytes=32 * GIB,
+            used_bytes=(used[index] if index < len(used) else 0) * GIB,
+            utilization=98 if index < len(used) and used[index] else 0,
+            temperature=71 if index < len(used) and used[index] else 34,
+            compute_capability=(12, 0),
+        )
+        for index in range(count)
+    )
+
+
+def events_of(
+    plan: Plan,
+    jobs: Mapping[str, JobState],
+    *,
+    gpus: Mapping[str, int] | None = None,
+    epochs: Mapping[str, int] | None = None,
+    diagnosis: Diagnosis = OUT_OF_MEMORY,
+    exit_code: int | None = None,
+) -> list[Event]:
+    """A history that leaves each named step in the state given; steps not named have not begun.
+
+    A started step begins 10 s after the one before and takes 40 s if caching, an hour if training. `gpus` are GPU
+    indices by step (0 if not named), `epochs` how many epochs a step has completed; `exit_code` ends the run.
+    """
+    events: list[Event] = [SupervisorStarted(at=T0, identity=SUPERVISOR)]
+    at = T0
+    for step in plan.steps:
+        if step.id in jobs:
+            at += 10
+            index = (gpus or {}).get(step.id, 0)
+            events += _history(
+                plan, step, jobs[step.id], at=at, gpu=index, epochs=(epochs or {}).get(step.id, 0), diagnosis=diagnosis
+            )
+    events.sort(key=lambda event: event.at)
+    if exit_code is not None:
+        events.append(RunFinished(at=max(event.at for event in events) + 1, exit_code=exit_code))
+    return events
+
+
+def make_view(
+    plan: Plan,
+    events: list[Event],
+    *,
+    live: Live | None = None,
+    supervisor_alive: bool = True,
+    tails: Mapping[str, tuple[str, ...]] | None = None,
+) -> RunView:
+    return RunView(
+        run=RunDirectory(plan.run_dir),
+        plan=plan,
+        state=fold_all(plan, events),
+        live=live,
+        supervisor_alive=supervisor_alive,
+        tails=tails or {},
+    )
+
+
+def _steps(run: RunDirectory, trainer: Trainer, recipe: Recipe, models: ModelPaths, answers: Answers) -> Iterator[Step]:
+    latents = commands.cache_latents(trainer, recipe, models, run.dataset_config, workers=4, env={})
+    text = commands.cache_text(trainer, models, run.dataset_config, workers=4, env={})
+    yield Step(id="cache-latents", kind=StepKind.CACHE_LATENTS, command=latents)
+    yield Step(id="cache-text", kind=StepKind.CACHE_TEXT, command=text)
+    for spec in recipe.experts:
+        step_id = f"train-{spec.expert.value}"
+        command = training_command(
+            run=run,
+            trainer=trainer,
+            recipe=recipe,
+            models=models,
+            answers=answers,
+            expert=spec.expert,
+            state_every_epochs=4,
+            attempt_dir=run.attempt(step_id, 1).path,
+            env={},
+        )
+        yield Step(
+            id=step_id,
+            kind=StepKind.TRAIN,
+            command=command,
+            needs=("cache-latents", "cache-text"),
+            expert=spec.expert,
+            produces=result_name(answers.title, recipe.task, spec.expert, trainer.kind),
+        )
+
+
+def _history(
+    plan: Plan, step: Step, state: JobState, *, at: float, gpu: int, epochs: int, diagnosis: Diagnosis
+) -> Iterator[Event]:
+    begun_never = {JobState.WAITING, JobState.SKIPPED, JobState.BACKOFF}
+    if state is JobState.SKIPPED:
+        yield StepSkipped(at=at, step=step.id, reason=f"{(*step.needs, step.id)[0]} failed")
+    if state in begun_never:
+        return
+    label = f"CPU slot {gpu}" if plan.devices is Devices.CPU_SLOTS else f"GPU {gpu}"
+    uuid = f"cpu-slot-{gpu}" if plan.devices is Devices.CPU_SLOTS else f"GPU-{gpu}"
+    identity = replace(SUPERVISOR, pid=5000 + gpu)
+    yield StepStarted(at=at, step=step.id, attempt=1, gpu_uuid=uuid, gpu_label=label, identity=identity)
+    for epoch in range(1, epochs + 1):
+        yield EpochEnded(at=at + 30 * epoch, step=step.id, attempt=1, epoch=epoch, loss=0.12 - 0.0005 * epoch)
+    end = at + (3600 if step.kind is StepKind.TRAIN else 40)
+    if state in {JobState.STOPPING, JobState.STOPPED}:
+        yield StepStopping(at=end, step=step.id, attempt=1)
+    if state in {JobState.RUNNING, JobState.STOPPING}:
+        return
+    code = 0 if state is JobState.SUCCEEDED else 1
+    yield StepExited(at=end, step=step.id, attempt=1, exit=Exited(code=code))
+    match state:
+        case JobState.SUCCEEDED:
+            if step.produces is not None:
+                path = str(plan.run_dir / f"{step.produces}.safetensors")
+                yield ResultPlaced(at=end, step=step.id, path=path, bytes=153_400_000, sha256="ab" * 32)
+            loss = 0.0707 if step.kind is StepKind.TRAIN else None
+            yield StepSucceeded(at=end, step=step.id, attempt=1, loss=loss)
+        case JobState.FAILED:
+            yield StepFailed(at=end, step=step.id, attempt=1, diagnosis=diagnosis)
+        case _:
+            yield StepStopped(at=end, step=step.id)
