@@ -46,15 +46,19 @@ def test_a_missing_caption_is_told_as_such() -> None:
     ("line", "cause"),
     [
         (
-            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 126.00 MiB. GPU 0 has a total capacity of "
-            "31.37 GiB of which 92.19 MiB is free.",
+            (
+                "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 126.00 MiB. GPU 0 has a total capacity "
+                "of 31.37 GiB of which 92.19 MiB is free."
+            ),
             Cause.OUT_OF_MEMORY,
         ),
         ("torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", Cause.OUT_OF_MEMORY),
         ("RuntimeError: CUDA error: out of memory", Cause.OUT_OF_MEMORY),
         (
-            'safetensors_rust.SafetensorError: Error while serializing: IoError(Os { code: 28, kind: StorageFull, '
-            'message: "No space left on device" })',
+            (
+                "safetensors_rust.SafetensorError: Error while serializing: IoError(Os { code: 28, kind: StorageFull, "
+                'message: "No space left on device" })'
+            ),
             Cause.DISK_FULL,
         ),
         ("OSError: Not enough free space to write 3211264 bytes after offset 0", Cause.DISK_FULL),
@@ -65,7 +69,10 @@ def test_a_missing_caption_is_told_as_such() -> None:
         ),
         ("RuntimeError: CUDA error: an illegal memory access was encountered", Cause.CUDA_ERROR),
         ("RuntimeError: CUDA error: no kernel image is available for execution on the device", Cause.CUDA_ERROR),
-        ("safetensors_rust.SafetensorError: Error while deserializing header: MetadataIncompleteBuffer", Cause.MISSING_FILE),
+        (
+            "safetensors_rust.SafetensorError: Error while deserializing header: MetadataIncompleteBuffer",
+            Cause.MISSING_FILE,
+        ),
         ("ModuleNotFoundError: No module named 'six'", Cause.MISSING_FILE),
         ("wan_train_network.py: error: unrecognized arguments: --unknown", Cause.BAD_INPUT),
         ("FileNotFoundError: [Errno 2] No such file or directory: '/workspace/models/t5.pth'", Cause.MISSING_FILE),

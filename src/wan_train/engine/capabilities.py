@@ -89,8 +89,9 @@ def check_passthrough(words: Sequence[str], capabilities: Capabilities) -> None:
         if not word.startswith("--") or re.fullmatch(r"-[\d.]+", word):
             if expecting is None:
                 problems.append(f"{one_line(word)!r} is a value without an option before it")
-            elif not expecting.many:
-                expecting = None
+            else:
+                problems += _choice_problems(expecting, word)
+                expecting = expecting if expecting.many else None
             continue
         if expecting is not None and not expecting.many:
             problems.append(f"{expecting.name} needs a value")
@@ -101,9 +102,9 @@ def check_passthrough(words: Sequence[str], capabilities: Capabilities) -> None:
             problems.append(f"unknown option {one_line(name)}" + (f" (did you mean {close[0]}?)" if close else ""))
         elif has_value and not options[name].takes_value:
             problems.append(f"{name} takes no value")
-        elif has_value and options[name].choices and value not in options[name].choices:
-            problems.append(f"{name} must be one of {', '.join(options[name].choices)}, not {one_line(value)!r}")
-        elif options[name].takes_value and not has_value:
+        elif has_value:
+            problems += _choice_problems(options[name], value)
+        elif options[name].takes_value:
             expecting = options[name]
     if expecting is not None and not expecting.many:
         problems.append(f"{expecting.name} needs a value")
@@ -113,6 +114,12 @@ def check_passthrough(words: Sequence[str], capabilities: Capabilities) -> None:
             f"the trainer ({capabilities.version}) would refuse what stands after `--`:{listing}",
             hint=f"The words after `--` go to {Script.TRAIN} as they are.",
         )
+
+
+def _choice_problems(option: Option, value: str) -> list[str]:
+    if not option.choices or value in option.choices:
+        return []
+    return [f"{option.name} must be one of {', '.join(option.choices)}, not {one_line(value)!r}"]
 
 
 def _options(entries: Mapping[str, Mapping[str, object]]) -> dict[str, Option]:
@@ -128,7 +135,10 @@ def _options(entries: Mapping[str, Mapping[str, object]]) -> dict[str, Option]:
     }
 
 
-_HELP_OPTION = re.compile(r"^\s{2,}(?:-\w(?: \S+)?, )?(--[\w-]+)(?P<value>[ =](?!\s)(?:\S+))?", re.MULTILINE)
+# argparse indents options by two spaces, and wrapped descriptions, which may begin with an option's name, by more.
+_HELP_OPTION = re.compile(
+    r"^ {2}(?:-\w(?: \S+)?, )?(--[\w-]+)(?P<value>[ =][^\s]+)?(?P<many> \[\S+ \.\.\.\])?", re.MULTILINE
+)
 
 
 def _options_from_help(text: str) -> dict[str, Option]:
@@ -136,6 +146,8 @@ def _options_from_help(text: str) -> dict[str, Option]:
     for match in _HELP_OPTION.finditer(text):
         value = match["value"]
         found[match[1]] = Option(
-            name=match[1], takes_value=value is not None, many=bool(value and value.strip().startswith("["))
+            name=match[1],
+            takes_value=value is not None,
+            many=bool(value and (value.strip().startswith("[") or match["many"])),
         )
     return found

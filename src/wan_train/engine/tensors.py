@@ -7,11 +7,12 @@ only their exponent bits; so the files are read directly (format: 8 bytes little
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from wan_train.errors import WanTrainError
 
@@ -68,15 +69,8 @@ def read_header(path: Path) -> Header:
                 raise BrokenFileError(f"{path} is no whole safetensors file ({size} bytes)")
             entries = json.loads(file.read(length))
         metadata = entries.pop("__metadata__", {})
-        tensors = {
-            name: Tensor(
-                dtype=entry["dtype"],
-                shape=tuple(entry["shape"]),
-                begin=entry["data_offsets"][0],
-                end=entry["data_offsets"][1],
-            )
-            for name, entry in entries.items()
-        }
+        metadata = {name: str.__str__(value) for name, value in metadata.items()}  # TypeError for anything but texts
+        tensors = {name: _tensor(name, entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise BrokenFileError(f"{path} is no safetensors file: {error}") from error
     except OSError as error:
@@ -113,6 +107,18 @@ def rewrite_metadata(source: Path, target: Path, changes: Mapping[str, str]) -> 
                 out.write(chunk)
             out.flush()
             os.fsync(out.fileno())
+
+
+def _tensor(name: str, entry: Any) -> Tensor:  # noqa: ANN401  a JSON value is any
+    """One entry of the header; raises ValueError and the like for one that no tensor can have."""
+    dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or not isinstance(shape, list):
+        raise TypeError(f"tensor {name} has no element type or shape")
+    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)) or begin > end:
+        raise ValueError(f"tensor {name} has an impossible shape or place")
+    if dtype in _ITEM_BYTES and end - begin != math.prod(shape) * _ITEM_BYTES[dtype]:
+        raise ValueError(f"tensor {name} has {end - begin} bytes, which its shape does not take")
+    return Tensor(dtype=dtype, shape=tuple(shape), begin=begin, end=end)
 
 
 def _finite(file: BinaryIO, tensor: Tensor) -> bool:

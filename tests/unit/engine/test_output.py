@@ -31,7 +31,15 @@ def bar(postfix: str, *, clock: str = "00:10<00:20", rate: str = "1.00s/it") -> 
 
 @pytest.mark.parametrize(
     ("text", "loss"),
-    [("1.13", 1.13), ("0.0926", 0.0926), ("1e-5", 1e-5), ("1.2e-05", 1.2e-5), ("1e+03", 1000.0), ("0", 0.0), ("-0.5", -0.5)],
+    [
+        ("1.13", 1.13),
+        ("0.0926", 0.0926),
+        ("1e-5", 1e-5),
+        ("1.2e-05", 1.2e-5),
+        ("1e+03", 1000.0),
+        ("0", 0.0),
+        ("-0.5", -0.5),
+    ],
 )
 def test_numbers_of_the_postfix(text: str, loss: float) -> None:
     assert parse_line(bar(f", avr_loss={text}")) == StepRecord(step=8, steps=24, elapsed_seconds=10, loss=loss)
