@@ -131,7 +131,7 @@ def _gpus(view: RunView, width: int) -> Iterator[Line]:
         for label, user in zip(labels, users, strict=True):
             yield line(words.pad(label, label_width + 2), Span(user or "idle", "" if user else "dim"))
         return
-    names = [_short_name(gpu.name, width) for gpu in gpus]
+    names = [words.cut(words.gpu_name(gpu.name), max(12, width // 4)) for gpu in gpus]
     memories = [words.gpu_memory(gpu.used_bytes, gpu.total_bytes) for gpu in gpus]
     memory_width = max((len(memory) for memory in memories), default=0)
     name_width = max((words.columns(name) for name in names), default=0)
@@ -149,13 +149,6 @@ def _gpus(view: RunView, width: int) -> Iterator[Line]:
             "  ",
             Span(user or "not used by this run", "" if user else "dim"),
         )
-
-
-def _short_name(name: str, width: int) -> str:
-    name = words.safe(name)
-    for maker in ("NVIDIA ", "GeForce "):
-        name = name.removeprefix(maker)
-    return words.cut(name, max(12, width // 4))
 
 
 def _remarks(view: RunView, now: float, width: int) -> Iterator[_Row]:

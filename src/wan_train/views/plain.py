@@ -11,8 +11,6 @@ from wan_train.run.events import (
     Event,
     ResultPlaced,
     RunFinished,
-    StateSaved,
-    StepExited,
     StepFailed,
     StepSkipped,
     StepStarted,
@@ -53,11 +51,21 @@ def _say(event: Event, view: RunView) -> tuple[str, str] | None:
             return "run", f"asked to stop {'now' if event.mode is StopMode.NOW else 'after the next saved state'}"
         case RunFinished():
             return "run", _finished(event, view)
-        case StepExited() | StateSaved():
-            return None
-        case _:
+        case (
+            StepStarted()
+            | StepSucceeded()
+            | StepFailed()
+            | StepStopping()
+            | StepStopped()
+            | StepSkipped()
+            | EpochEnded()
+            | CheckpointKept()
+            | ResultPlaced()
+        ):
             text = _say_step(event, view)
             return None if text is None else (event.step, text)
+        case _:
+            return None
 
 
 _StepEvent = (

@@ -180,5 +180,7 @@ def _failed(
     log = facts.log_of(view, job)
     if log is not None:
         details.append(line(margin, Span(words.cut_front(words.safe(log), width - indent), "dim")))
-    tail = [line("    │ ", Span(words.cut(text, width - 6), "dim")) for text in view.tails.get(job.step, ())]
+    tail = [
+        line("    │ ", Span(words.cut(words.safe(text), width - 6), "dim")) for text in view.tails.get(job.step, ())
+    ]
     return line(*head, Span(pieces[0], "red")), details, tail

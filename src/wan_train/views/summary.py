@@ -142,7 +142,7 @@ def _gpus(plan: Plan, gpus: Sequence[GpuNow]) -> Iterator[Row]:
     for number, gpu in enumerate(gpus):
         parts = [words.pad(gpu.label, label_width)]
         if plan.devices is Devices.NVML:
-            parts += [words.safe(gpu.name), words.gpu_memory(gpu.used_bytes, gpu.total_bytes) + " used"]
+            parts += [words.gpu_name(gpu.name), words.gpu_memory(gpu.used_bytes, gpu.total_bytes) + " used"]
         busy = gpu.busy_because
         parts.append("free" if busy is None else f"busy: {words.safe(busy)}")
         yield Row(label="" if number else "GPUs", value="  ".join(parts), style="" if busy is None else "yellow")

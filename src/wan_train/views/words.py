@@ -47,6 +47,11 @@ def gpu_memory(used: int, total: int) -> str:
     return f"{used / _GIB:.1f}/{total / _GIB:.1f} GiB"
 
 
+def gpu_name(name: str) -> str:
+    """`RTX 5090` for `NVIDIA GeForce RTX 5090`: the maker is no news on a line of its own."""
+    return safe(name).removeprefix("NVIDIA ").removeprefix("GeForce ")
+
+
 def loss(value: float) -> str:
     """A loss with as many digits as mean something."""
     return f"{value:.4f}" if _TINY_LOSS <= abs(value) < _LARGE_LOSS else f"{value:.3g}"
@@ -123,6 +128,8 @@ def wrap(text: str, width: int) -> Iterator[str]:
         line = word
         while columns(line) > width:
             head = _take(line, width)
+            slash = head.rfind("/") + 1
+            head = head[:slash] if slash > len(head) // 2 else head  # a path breaks best between its parts
             yield head
             line = line[len(head) :]
     yield line

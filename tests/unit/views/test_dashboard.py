@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.text import Text
+
+from support.runs import OUT_OF_MEMORY, T0, events_of, make_gpus, make_plan, make_view
+from views.scenes import SCENES, one_failed, waiting
+from views.support import check_golden, shown
+from wan_train.printable import visible
+from wan_train.recipe.terms import EngineKind
+from wan_train.run.live import Live
+from wan_train.run.plan import Devices
+from wan_train.run.progress import Progress
+from wan_train.run.state import JobState
+from wan_train.views.dashboard import render
+
+TALL = 60
+STEPS = ("cache-latents", "cache-text", "train-high", "train-low")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("name", SCENES)
+def test_screen(name: str, width: int) -> None:
+    view, now = SCENES[name]()
+    check_golden(f"dashboard_{name}_{width}", shown(render(view, now, width, height=TALL), width))
+
+
+def test_screen_in_ascii_keeps_every_column() -> None:
+    view, now = one_failed()
+    fancy = shown(render(view, now, 80, height=TALL), 80)
+    simple = shown(render(view, now, 80, height=TALL, ascii_only=True), 80)
+    assert simple.isascii()
+    assert [len(line) for line in simple.splitlines()] == [len(line) for line in fancy.splitlines()]
+    check_golden("dashboard_one_failed_80_ascii", simple)
+
+
+@pytest.mark.parametrize("height", range(1, 30))
+def test_a_low_screen_keeps_the_steps_and_the_way_out(height: int) -> None:
+    view, now = one_failed()
+    lines = shown(render(view, now, 80, height=height), 80).splitlines()
+    assert len(lines) <= height
+    if height >= 6:
+        text = "\n".join(lines)
+        assert all(step in text for step in STEPS)
+        assert lines[-1].startswith("Ctrl-C")
+
+
+def test_printed_once_it_says_nothing_about_leaving() -> None:
+    view, now = waiting()
+    assert "Ctrl-C" not in shown(render(view, now, 80), 80)
+
+
+def test_the_reason_of_waiting_is_shown_whole_when_it_fits() -> None:
+    view, now = waiting()
+    text = " ".join(shown(render(view, now, 80), 80).split())
+    assert "waiting for a GPU: GPU 0 runs train-high; GPU 1: 30.0 of 32.0 GiB are in use by others" in text
+
+
+def test_markup_and_control_characters_in_a_title_are_shown_not_obeyed() -> None:
+    plan = make_plan(title="[red]x[/red]\x1b[2J\u202egnp")
+    text = shown(render(make_view(plan, []), T0, 80), 80)
+    assert "[red]x[/red]\\x1b[2J\\u202egnp" in text
+    assert "\x1b" not in text
+
+
+def test_secrets_in_log_lines_stay_hidden_in_failures() -> None:
+    token = "hf_" + "a" * 30
+    plan = make_plan()
+    found = replace(OUT_OF_MEMORY, meaning=f"the hub refused {token}")
+    events = events_of(plan, {"cache-latents": JobState.FAILED}, diagnosis=found)
+    text = shown(render(make_view(plan, events), T0 + 100, 120), 120)
+    assert "the hub refused [hidden]" in text
+
+
+progresses = st.builds(
+    Progress,
+    stage=st.none() | st.text(max_size=40),
+    epoch=st.none() | st.integers(0, 10**6),
+    epochs=st.none() | st.integers(0, 10**6),
+    step=st.none() | st.integers(0, 10**9),
+    steps=st.none() | st.integers(0, 10**9),
+    loss=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    loss_is_finite=st.booleans(),
+    seconds_per_step=st.none() | st.floats(0, 1e6),
+    eta_seconds=st.none() | st.floats(0, 1e12),
+    cached=st.none() | st.integers(0, 10**6),
+)
+words = st.text(max_size=120)
+lives = st.builds(
+    Live,
+    at=st.floats(T0 - 1e5, T0 + 1e5),
+    gpus=st.sampled_from([(), make_gpus(used=(27, 3)), make_gpus(devices=Devices.CPU_SLOTS)]),
+    gpu_problem=st.none() | words,
+    progress=st.dictionaries(st.sampled_from(STEPS), progresses),
+    waiting=st.dictionaries(st.sampled_from(STEPS), words),
+    disk_free_bytes=st.none() | st.integers(0, 10**15),
+    warnings=st.lists(words, max_size=6).map(tuple),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    title=words,
+    jobs=st.dictionaries(st.sampled_from(STEPS), st.sampled_from(JobState)),
+    live=st.none() | lives,
+    width=st.integers(40, 200),
+    height=st.none() | st.integers(1, 50),
+    alive=st.booleans(),
+    exit_code=st.sampled_from([None, 0, 4, 5, 130, 143]),
+    engine=st.sampled_from(EngineKind),
+    said=words,
+    ascii_only=st.booleans(),
+)
+def test_whatever_happens_every_line_fits(
+    *,
+    title: str,
+    jobs: dict[str, JobState],
+    live: Live | None,
+    width: int,
+    height: int | None,
+    alive: bool,
+    exit_code: int | None,
+    engine: EngineKind,
+    said: str,
+    ascii_only: bool,
+) -> None:
+    plan = make_plan(title=title, engine=engine, run_dir=Path("/workspace/runs/20251122-120000-" + "mylora" * 5))
+    found = replace(OUT_OF_MEMORY, meaning=said, advice=said, evidence=said)
+    events = events_of(plan, jobs, diagnosis=found, exit_code=exit_code, epochs={"train-low": 3})
+    view = make_view(plan, events, live=live, supervisor_alive=alive, tails={"train-low": (said, "x" * 300)})
+    lines = render(view, T0 + 5000, width, height=height, ascii_only=ascii_only).renderables
+    assert height is None or len(lines) <= height
+    for line in lines:
+        assert isinstance(line, Text)
+        assert cell_len(line.plain) <= width
+        assert "\n" not in line.plain
+        assert visible(line.plain) == line.plain
+        assert line.plain.isascii() or not ascii_only

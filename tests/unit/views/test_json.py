@@ -1,0 +1,119 @@
+"""The JSON contract: scripts depend on exactly these keys."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from support.runs import T0, events_of, make_plan
+from views.scenes import SCENES, both_running, finished, lost, one_failed, waiting
+from wan_train import codec
+from wan_train.run.events import Event
+from wan_train.run.plan import Plan
+from wan_train.views.as_json import event_json, plan_json, result_json, status_json
+from wan_train.views.model import GpuNow
+
+STATUS = {
+    "schema", "run_id", "run_dir", "title", "task", "engine", "state", "exit_code", "started", "elapsed_seconds",
+    "steps", "gpus", "disk_free_bytes", "warnings", "supervisor_alive", "updated",
+}  # fmt: skip
+STEP = {
+    "id", "kind", "expert", "state", "attempt", "gpu", "progress", "waiting_for", "failure", "result", "loss", "kept",
+    "log",
+}  # fmt: skip
+PROGRESS = {
+    "stage", "epoch", "epochs", "step", "steps", "loss", "loss_is_finite", "seconds_per_step", "eta_seconds", "items",
+    "cached",
+}  # fmt: skip
+GPU = {"label", "index", "uuid", "name", "used_bytes", "total_bytes", "utilization", "temperature", "step"}
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_status_has_exactly_the_documented_keys(name: str) -> None:
+    view, now = SCENES[name]()
+    data = status_json(view, now)
+    assert json.loads(json.dumps(data, allow_nan=False)) == data
+    assert set(data) == STATUS
+    for step in data["steps"]:
+        assert set(step) == STEP
+        assert step["progress"] is None or set(step["progress"]) == PROGRESS
+        assert step["failure"] is None or set(step["failure"]) == {"cause", "meaning", "advice", "evidence", "log"}
+        assert step["result"] is None or set(step["result"]) == {"path", "bytes", "sha256"}
+    for gpu in data["gpus"]:
+        assert set(gpu) == GPU
+
+
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [("both_running", "running"), ("finished", "finished"), ("lost", "lost"), ("one_failed", "running")],
+)
+def test_a_run_in_one_word(name: str, state: str) -> None:
+    view, now = SCENES[name]()
+    assert status_json(view, now)["state"] == state
+
+
+@pytest.mark.parametrize(
+    ("code", "state"), [(0, "finished"), (4, "failed"), (5, "failed"), (130, "stopped"), (143, "stopped")]
+)
+def test_exit_codes_in_one_word(code: int, state: str) -> None:
+    view, now = finished()
+    assert view.state.finished is not None
+    ended = replace(view, state=replace(view.state, finished=replace(view.state.finished, exit_code=code)))
+    data = status_json(ended, now)
+    assert (data["state"], data["exit_code"]) == (state, code)
+
+
+def test_values_of_a_running_training() -> None:
+    view, now = both_running()
+    data = status_json(view, now)
+    high = next(step for step in data["steps"] if step["id"] == "train-high")
+    assert (high["kind"], high["expert"], high["state"], high["gpu"]) == ("train", "high", "running", "GPU 0")
+    assert (high["progress"]["step"], high["progress"]["loss"]) == (1008, 0.0831)
+    assert data["gpus"][1]["step"] == "train-low"
+    assert (data["started"], data["elapsed_seconds"], data["updated"]) == (T0, 2001.0, T0 + 2000)
+
+
+def test_waiting_and_failure_are_explained() -> None:
+    view, now = waiting()
+    low = status_json(view, now)["steps"][-1]
+    assert low["waiting_for"].startswith("waiting for a GPU: ")
+    view, now = one_failed()
+    high = status_json(view, now)["steps"][2]
+    assert high["failure"]["cause"] == "out_of_memory"
+    assert high["failure"]["log"].endswith("/train-high/1/output.log")
+
+
+def test_a_result_is_the_status_at_the_end() -> None:
+    view, _ = finished()
+    data = result_json(view)
+    assert set(data) == {"event", *STATUS}
+    assert data["event"] == "result"
+    assert view.state.finished is not None
+    assert data["elapsed_seconds"] == view.state.finished.at - T0
+    assert [step["result"]["bytes"] for step in data["steps"][2:]] == [153_400_000, 153_400_000]
+
+
+def test_a_lost_supervisor_is_told() -> None:
+    view, now = lost()
+    data = status_json(view, now)
+    assert (data["supervisor_alive"], data["exit_code"]) == (False, None)
+
+
+def test_events_are_those_of_the_journal() -> None:
+    plan = make_plan()
+    view, _ = finished()
+    for event in events_of(plan, {name: job.state for name, job in view.state.jobs.items()}, exit_code=0):
+        data = event_json(event)
+        assert "kind" in data
+        assert codec.from_json(json.dumps(data), Event, where="here") == event
+
+
+def test_the_plan_comes_back_whole() -> None:
+    plan = make_plan()
+    data = plan_json(plan, [GpuNow(label="GPU 0", name="RTX 5090", used_bytes=0, total_bytes=1, busy_because="x")])
+    assert set(data) == {"event", "schema", "plan", "commands", "gpus"}
+    assert codec.from_json(json.dumps(data["plan"]), Plan, where="here") == plan
+    assert data["commands"]["train-low"] == plan.step("train-low").command.shell()
+    assert set(data["gpus"][0]) == {"label", "name", "used_bytes", "total_bytes", "busy_because"}

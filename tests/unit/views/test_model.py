@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from support.runs import events_of, make_plan
+from views.scenes import CACHED, FAILED, RUNS
+from wan_train.errors import BadInputError
+from wan_train.files import write_whole
+from wan_train.run.directory import RunDirectory
+from wan_train.run.events import SupervisorStarted
+from wan_train.run.identity import myself
+from wan_train.run.journal import Journal
+from wan_train.run.state import JobState
+from wan_train.views.model import RunReader
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    run = RunDirectory(tmp_path / "20251122-120000-mylora")
+    run.path.mkdir()
+    run.write_plan(make_plan(run_dir=run.path))
+    return run
+
+
+def test_a_run_that_has_not_begun(run: RunDirectory) -> None:
+    view, events = RunReader(run).refresh()
+    assert events == []
+    assert view.supervisor_alive
+    assert view.live is None
+    assert {job.state for job in view.state.jobs.values()} == {JobState.WAITING}
+
+
+def test_each_look_gives_only_what_is_new(run: RunDirectory) -> None:
+    reader = RunReader(run)
+    history = events_of(make_plan(run_dir=run.path), {"cache-latents": RUNS, "cache-text": RUNS})
+    journal = Journal(run.events)
+    for event in history:
+        journal.append(event)
+        view, new = reader.refresh()
+        assert new == [event]
+    assert reader.refresh()[1] == []
+    assert view.state.jobs["cache-text"].state is JobState.RUNNING
+    journal.close()
+
+
+def test_whether_the_supervisor_lives(run: RunDirectory) -> None:
+    reader = RunReader(run)
+    journal = Journal(run.events)
+    journal.append(SupervisorStarted(at=1.0, identity=replace(myself(), start_time=1)))
+    assert not reader.refresh()[0].supervisor_alive
+    journal.append(SupervisorStarted(at=2.0, identity=myself()))
+    assert reader.refresh()[0].supervisor_alive
+    journal.close()
+
+
+def test_last_words_of_a_failed_step_are_safe_to_print(run: RunDirectory) -> None:
+    journal = Journal(run.events)
+    for event in events_of(make_plan(run_dir=run.path), {**CACHED, "train-high": FAILED, "train-low": RUNS}):
+        journal.append(event)
+    journal.close()
+    for step in ("train-high", "train-low"):
+        log = run.attempt(step, 1).log
+        log.parent.mkdir(parents=True)
+        bar = "steps:  1%| | 1/100\rsteps:  2%| | 2/100\n"
+        write_whole(log, bar + "".join(f"line {n}\n" for n in range(20)) + "token hf_" + "a" * 30 + " \x1b[2Jend\n")
+    tails = RunReader(run).refresh()[0].tails
+    assert set(tails) == {"train-high"}
+    assert len(tails["train-high"]) == 8
+    assert tails["train-high"][-1] == "token [hidden] \\x1b[2Jend"
+
+
+def test_no_run_at_all(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="is not a run"):
+        RunReader(RunDirectory(tmp_path))
+
+
+def test_text_and_json_need_no_rendering_library() -> None:
+    code = (
+        "import sys; import wan_train.views.as_json, wan_train.views.plain, wan_train.views.summary;"
+        "sys.exit('rich' in sys.modules or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
