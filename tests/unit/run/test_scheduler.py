@@ -1,0 +1,296 @@
+"""What a run does next: told as histories in a small world, then for any world."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from run_world import World, WorldGpu
+
+from support.runs import SUPERVISOR, T0, events_of, make_plan
+from wan_train import codec
+from wan_train.errors import ExitCode
+from wan_train.recipe.terms import Expert
+from wan_train.run.events import Event, StateSaved, StepStarted, StopMode, StopRequested
+from wan_train.run.scheduler import Claim, Finish, GiveUp, GpuView, Launch, Release, Stop, decide, why_waiting
+from wan_train.run.state import JobState, fold, fold_all, initial
+
+PLAN = make_plan()
+CACHED = {"cache-latents": JobState.SUCCEEDED, "cache-text": JobState.SUCCEEDED}
+
+
+def gpu(number: int, **changes: object) -> GpuView:
+    facts = {"claimed": True, "free": True, **changes}
+    return GpuView(uuid=f"GPU-{number}", label=f"GPU {number}", **facts)  # type: ignore[arg-type]  # names checked at each call
+
+
+def world(gpus: int, **changes: object) -> World:
+    return World(gpus=[WorldGpu(uuid=f"GPU-{index}") for index in range(gpus)], **changes)  # type: ignore[arg-type]  # names checked at each call
+
+
+class TestHistories:
+    def test_two_gpus_both_caches_then_both_experts_at_once(self) -> None:
+        run = world(2)
+        run.play()
+        assert [step for step, _ in run.started()] == ["cache-latents", "cache-text", "train-high", "train-low"]
+        starts = {event.step: event.at for event in run.events if isinstance(event, StepStarted)}
+        assert starts["cache-latents"] == starts["cache-text"]
+        assert starts["train-high"] == starts["train-low"]
+        assert {uuid for _, uuid in run.started()} == {"GPU-0", "GPU-1"}
+        assert run.exit_code is ExitCode.DONE
+
+    def test_one_gpu_everything_in_turn_high_before_low(self) -> None:
+        run = world(1)
+        run.play()
+        assert [step for step, _ in run.started()] == ["cache-latents", "cache-text", "train-high", "train-low"]
+        assert run.most_at_once == 1
+
+    def test_four_gpus_two_are_enough(self) -> None:
+        run = world(4)
+        run.play()
+        assert len({uuid for _, uuid in run.started()}) == 2
+        assert run.most_at_once == 2
+
+    def test_no_gpu_nothing_starts_and_nothing_ends(self) -> None:
+        run = world(0)
+        for _ in range(50):
+            run.tick()
+        assert run.started() == []
+        assert not run.state.is_over
+
+    @pytest.mark.parametrize(("fails", "other"), [("train-high", "train-low"), ("train-low", "train-high")])
+    @pytest.mark.parametrize("gpus", [1, 2])
+    def test_a_failed_expert_does_not_stop_the_other(self, fails: str, other: str, gpus: int) -> None:
+        run = world(gpus, failing=frozenset({fails}))
+        run.play()
+        assert run.state.jobs[fails].state is JobState.FAILED
+        assert run.state.jobs[other].state is JobState.SUCCEEDED
+        assert run.exit_code is ExitCode.PARTLY_FAILED
+
+    @pytest.mark.parametrize("fails", ["cache-latents", "cache-text"])
+    def test_without_caches_nothing_is_trained(self, fails: str) -> None:
+        run = world(2, failing=frozenset({fails}))
+        run.play()
+        assert run.state.jobs["train-high"].state is JobState.SKIPPED
+        assert run.state.jobs["train-low"].reason == f"{fails} failed"
+        assert run.exit_code is ExitCode.TRAINING_FAILED
+
+    def test_both_experts_fail(self) -> None:
+        run = world(2, failing=frozenset({"train-high", "train-low"}))
+        run.play()
+        assert run.exit_code is ExitCode.TRAINING_FAILED
+
+    def test_one_expert_alone(self) -> None:
+        run = world(2, plan=make_plan(experts=(Expert.LOW,)))
+        run.play()
+        assert [step for step, _ in run.started()] == ["cache-latents", "cache-text", "train-low"]
+        assert run.exit_code is ExitCode.DONE
+
+    @pytest.mark.parametrize(
+        ("number", "code"), [(signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, ExitCode.TERMINATED)]
+    )
+    @pytest.mark.parametrize("when", [0, 1, 4, 8, 14])
+    @pytest.mark.parametrize("mode", list(StopMode))
+    def test_a_stop_is_the_exit_code(self, number: int, code: ExitCode, when: int, mode: StopMode) -> None:
+        run = world(2, longest=30, chance=random.Random(when))
+        for _ in range(when):
+            run.tick()
+        assert not run.state.is_over
+        run.stop(mode, number)
+        run.play()
+        assert run.exit_code is code
+        assert all(job.state in {JobState.STOPPED, JobState.SUCCEEDED} for job in run.state.jobs.values())
+
+    def test_a_stop_that_comes_after_the_last_step_changes_nothing(self) -> None:
+        done = {**CACHED, "train-high": JobState.SUCCEEDED, "train-low": JobState.SUCCEEDED}
+        state = fold_all(PLAN, events_of(PLAN, done))
+        state = fold(state, StopRequested(at=T0 + 9e4, mode=StopMode.NOW, signal=signal.SIGINT))
+        assert decide(PLAN, state, (), T0 + 9e4) == (Finish(exit_code=ExitCode.DONE),)
+
+
+class TestGpus:
+    def test_a_free_gpu_is_claimed_before_it_is_used(self) -> None:
+        state = initial(PLAN)
+        assert decide(PLAN, state, [gpu(0, claimed=False)], T0) == (Claim(gpu_uuid="GPU-0"),)
+        assert decide(PLAN, state, [gpu(0, free=False)], T0) == ()
+        assert decide(PLAN, state, [gpu(0)], T0) == (Launch(step="cache-latents", gpu_uuid="GPU-0"),)
+
+    def test_only_as_many_as_there_are_steps(self) -> None:
+        state = fold_all(PLAN, events_of(PLAN, {**CACHED, "train-high": JobState.SUCCEEDED}))
+        actions = decide(PLAN, state, [gpu(number, claimed=False) for number in range(4)], T0)
+        assert actions == (Claim(gpu_uuid="GPU-0"),)
+
+    def test_a_gpu_that_an_older_run_waits_for_is_left(self) -> None:
+        assert decide(PLAN, initial(PLAN), [gpu(0, claimed=False, first_in_line=False)], T0) == ()
+
+    def test_a_lease_that_nothing_needs_any_more_is_given_back_at_once(self) -> None:
+        state = fold_all(
+            PLAN,
+            events_of(
+                PLAN,
+                {**CACHED, "train-high": JobState.RUNNING, "train-low": JobState.SUCCEEDED},
+                gpus={"train-low": 1},
+            ),
+        )
+        assert decide(PLAN, state, [gpu(0, free=False, busy_because="in use"), gpu(1)], T0) == (
+            Release(gpu_uuid="GPU-1"),
+        )
+
+    def test_a_lease_is_kept_while_a_step_will_need_it(self) -> None:
+        state = fold_all(PLAN, events_of(PLAN, {"cache-latents": JobState.RUNNING, "cache-text": JobState.SUCCEEDED}))
+        assert decide(PLAN, state, [gpu(0, free=False, busy_because="in use"), gpu(1)], T0) == ()
+
+    def test_a_gpu_that_somebody_fills_after_our_claim_does_not_keep_us_from_a_free_one(self) -> None:
+        state = fold_all(PLAN, events_of(PLAN, {**CACHED, "train-high": JobState.SUCCEEDED}))
+        filled = gpu(0, free=False, busy_because="GPU 0: 20.0 of 32.0 GB in use")
+        assert Claim(gpu_uuid="GPU-1") in decide(PLAN, state, [filled, gpu(1, claimed=False)], T0)
+
+    def test_of_two_leases_the_one_on_a_filled_gpu_is_given_back(self) -> None:
+        state = fold_all(PLAN, events_of(PLAN, {**CACHED, "train-high": JobState.RUNNING}, gpus={"train-high": 2}))
+        filled = gpu(0, free=False, busy_because="GPU 0: 20.0 of 32.0 GB in use")
+        settling = gpu(1, free=False)
+        assert decide(PLAN, state, [filled, settling], T0) == (Release(gpu_uuid="GPU-0"),)
+
+    def test_after_a_stop_leases_go_back_and_nothing_is_claimed(self) -> None:
+        state = fold_all(PLAN, events_of(PLAN, CACHED))
+        state = fold(state, StopRequested(at=T0, mode=StopMode.NOW, signal=signal.SIGTERM))
+        actions = decide(PLAN, state, [gpu(0), gpu(1, claimed=False)], T0)
+        assert Release(gpu_uuid="GPU-0") in actions
+        assert GiveUp(step="train-high", because=None) in actions
+        assert not [action for action in actions if isinstance(action, Claim | Launch)]
+
+
+class TestStopping:
+    RUNNING = events_of(PLAN, {**CACHED, "train-high": JobState.RUNNING})
+
+    def stops(self, *events: Event) -> list[Stop]:
+        state = fold_all(PLAN, [*self.RUNNING, *events])
+        return [action for action in decide(PLAN, state, (), T0) if isinstance(action, Stop)]
+
+    def saved(self, at: float) -> StateSaved:
+        return StateSaved(at=at, step="train-high", attempt=1, path="/state", epoch=4)
+
+    def request(self, mode: StopMode, at: float = T0 + 500) -> StopRequested:
+        return StopRequested(at=at, mode=mode, signal=signal.SIGINT)
+
+    def test_now(self) -> None:
+        assert self.stops(self.request(StopMode.NOW)) == [Stop(step="train-high")]
+
+    def test_later_waits_for_a_state_newer_than_the_request(self) -> None:
+        later = self.request(StopMode.AFTER_STATE)
+        assert self.stops(self.saved(T0 + 400), later) == []
+        assert self.stops(later, self.saved(T0 + 600)) == [Stop(step="train-high")]
+
+    def test_now_overrides_later_but_not_the_other_way_round(self) -> None:
+        now, later = self.request(StopMode.NOW), self.request(StopMode.AFTER_STATE)
+        assert self.stops(later, now) == [Stop(step="train-high")]
+        assert self.stops(now, later) == [Stop(step="train-high")]
+
+    def test_caching_needs_no_state(self) -> None:
+        events = events_of(PLAN, {"cache-latents": JobState.RUNNING})
+        state = fold_all(PLAN, [*events, self.request(StopMode.AFTER_STATE)])
+        assert Stop(step="cache-latents") in decide(PLAN, state, (), T0)
+
+
+class TestReasons:
+    def test_for_people(self) -> None:
+        state = fold_all(PLAN, events_of(PLAN, {"cache-latents": JobState.RUNNING}))
+        views = [
+            gpu(0, free=False, busy_because="GPU 0: 20.0 of 32.0 GB in use"),
+            gpu(1, claimed=False, first_in_line=False),
+        ]
+
+        def why(step: str) -> str:
+            return why_waiting(state, PLAN.step(step), views, T0)
+
+        assert why("train-high") == "waiting for cache-latents and cache-text"
+        assert why("cache-text") == "waiting for a GPU: GPU 0 runs cache-latents; GPU 1 is wanted by an older run"
+
+    def test_without_any_gpu(self) -> None:
+        assert "none" in why_waiting(initial(PLAN), PLAN.steps[0], (), T0)
+
+    def test_every_waiting_step_has_a_reason(self) -> None:
+        run = world(2, chance=random.Random(4))
+        for _ in range(60):
+            run.stir()
+            run.tick()
+            for step in run.plan.steps:
+                if run.state.jobs[step.id].state is JobState.WAITING:
+                    assert why_waiting(run.state, step, run.views(), run.now)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    gpus=st.integers(1, 4),
+    failing=st.frozensets(st.sampled_from(["cache-latents", "cache-text", "train-high", "train-low"]), max_size=2),
+    stops=st.lists(st.tuples(st.integers(0, 40), st.sampled_from(StopMode), st.sampled_from([2, 15])), max_size=2),
+    experts=st.sampled_from([(Expert.HIGH, Expert.LOW), (Expert.HIGH,), (Expert.LOW,)]),
+)
+def test_in_any_world(
+    seed: int,
+    gpus: int,
+    failing: frozenset[str],
+    stops: list[tuple[int, StopMode, int]],
+    experts: tuple[Expert, ...],
+) -> None:
+    """The world itself asserts at each action: one step per GPU, only on claimed and free ones, none after a stop."""
+    run = world(gpus, plan=make_plan(experts=experts), chance=random.Random(seed), failing=failing)
+    for tick in range(60):
+        for when, mode, number in stops:
+            if when == tick and not run.state.is_over:
+                run.stop(mode, number)
+        run.stir()
+        if not run.state.is_over:
+            run.tick()
+    run.calm()
+    run.play()
+
+    assert run.most_at_once <= min(gpus, 2)
+    order = [step for step, _ in run.started()]
+    assert order == [step.id for step in run.plan.steps if step.id in order], "an unplanned order"
+    assert len(set(order)) == len(order)
+    _check_exit_code(run)
+    assert decide(run.plan, run.state, run.views(), run.now) == ()
+    assert fold_all(run.plan, run.events) == run.state
+    read = [codec.from_json(codec.to_json(event, Event), Event, where="test") for event in run.events]
+    assert read == run.events
+    assert fold_all(run.plan, read) == run.state
+
+
+def _check_exit_code(run: World) -> None:
+    states = [run.state.jobs[step.id].state for step in run.plan.steps if step.expert is not None]
+    if all(state is JobState.SUCCEEDED for state in states):
+        expected = ExitCode.DONE
+    elif run.state.stop is not None and JobState.STOPPED in [job.state for job in run.state.jobs.values()]:
+        expected = ExitCode.INTERRUPTED if run.state.stop.signal == signal.SIGINT else ExitCode.TERMINATED
+    elif JobState.SUCCEEDED in states:
+        expected = ExitCode.PARTLY_FAILED
+    else:
+        expected = ExitCode.TRAINING_FAILED
+    assert run.exit_code is expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32), gpus=st.integers(1, 3))
+def test_deciding_twice_is_harmless(seed: int, gpus: int) -> None:
+    """A decision that took effect is not decided again: the same actions twice would launch twice."""
+    run = world(gpus, chance=random.Random(seed))
+    for _ in range(40):
+        run.stir()
+        if run.state.is_over:
+            break
+        actions = run.tick()
+        again = decide(run.plan, run.state, run.views(), run.now)
+        assert not {action for action in actions if isinstance(action, Launch | GiveUp | Stop | Finish)} & set(again)
+
+
+def test_a_plan_survives_the_journal_of_another_release() -> None:
+    """Keys that a newer release added to an event are ignored by an older one."""
+    event = StepStarted(at=T0, step="train-high", attempt=1, gpu_uuid="GPU-0", gpu_label="GPU 0", identity=SUPERVISOR)
+    data = {**json.loads(codec.to_json(event, Event)), "of_the_future": [1, 2]}
+    assert codec.from_json(json.dumps(data), Event, where="test") == event
