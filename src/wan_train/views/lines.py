@@ -85,7 +85,7 @@ def _cropped(spans: Iterable[Span], width: int) -> Iterator[Span]:
 
 
 class Screenful:
-    """Lines laid out for the width of whatever console prints them; a renderable of rich."""
+    """Lines laid out for the width of whatever console prints them, in ASCII where it can show nothing else."""
 
     def __init__(self, layout: Callable[[int], Iterable[Line]]) -> None:
         self._layout = layout
@@ -93,4 +93,4 @@ class Screenful:
     def __rich_console__(self, _console: Console, options: ConsoleOptions) -> Iterator[Text]:
         width = options.max_width
         for one in self._layout(width):
-            yield to_rich(one, width)
+            yield to_rich(one, width, ascii_only=options.ascii_only)

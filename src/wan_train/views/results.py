@@ -81,14 +81,14 @@ def _step(view: RunView, step: Step, job: Job, width: int) -> Iterator[Line]:
             figures = [words.file_size(job.result.bytes)]
             figures += [f"final loss {words.loss(job.loss)}"] if job.loss is not None else []
             figures += [words.duration(took)] if took is not None else []
-            yield line(Span("✓ ", "green"), Span(words.safe(step.id), "bold"), "  " + " · ".join(figures))
+            yield _head("ready", "green", job, ", ".join(figures))
             yield from _whole(words.safe(job.result.path), "bold")
         case JobState.FAILED:
             yield from _failure(view, job, width)
         case JobState.SKIPPED:
-            yield line(Span("✗ ", "yellow"), Span(words.safe(step.id), "bold"), f"  not run: {words.safe(job.reason)}")
+            yield _head("not run", "yellow", job, words.safe(job.reason or ""))
         case JobState.STOPPED if is_training:
-            yield line(Span("✗ ", "yellow"), Span(words.safe(step.id), "bold"), "  stopped")
+            yield _head("stopped", "yellow", job, "" if took is None else f"after {words.duration(took)}")
         case _:
             pass
     attempt = job.attempt
@@ -103,13 +103,13 @@ def _step(view: RunView, step: Step, job: Job, width: int) -> Iterator[Line]:
             yield from _whole(words.safe(path), "")
 
 
+def _head(word: str, style: str, job: Job, text: str) -> Line:
+    return line(Span(words.pad(word, 9), style), Span(words.safe(job.step), "bold"), f": {text}" if text else "")
+
+
 def _failure(view: RunView, job: Job, width: int) -> Iterator[Line]:
     found = job.attempt.diagnosis if job.attempt is not None else None
-    yield line(
-        Span("✗ ", "red"),
-        Span(words.safe(job.step), "bold"),
-        Span(f"  failed: {words.safe(found.meaning) if found is not None else 'see its log'}", "red"),
-    )
+    yield _head("FAILED", "bold red", job, words.safe(found.meaning) if found is not None else "see its log")
     rows = []
     if found is not None:
         rows.append(Row(label="do", value=words.safe(found.advice)))

@@ -14,10 +14,10 @@ from wan_train.views.lines import Line, Span, line
 from wan_train.views.model import RunView
 
 _MARKS: dict[JobState, tuple[str, str, str]] = {
-    JobState.WAITING: ("·", "wait", "dim"),
+    JobState.WAITING: ("○", "wait", "dim"),
     JobState.RUNNING: ("▶", "run", "cyan"),
     JobState.STOPPING: ("▶", "ending", "yellow"),
-    JobState.BACKOFF: ("·", "retry", "yellow"),
+    JobState.BACKOFF: ("○", "retry", "yellow"),
     JobState.SUCCEEDED: ("✓", "done", "green"),
     JobState.FAILED: ("✗", "FAILED", "bold red"),
     JobState.STOPPED: ("✗", "stopped", "yellow"),

@@ -11,7 +11,7 @@ from wan_train.recipe.model import format_number
 from wan_train.recipe.terms import EngineKind, Task
 from wan_train.run.plan import Devices, Plan, Step, StepKind
 from wan_train.views import words
-from wan_train.views.lines import Line, Row, Span, line, plain, table, to_rich
+from wan_train.views.lines import Line, Row, Screenful, Span, line, plain, table
 from wan_train.views.model import GpuNow
 from wan_train.views.results import result_lines, result_text
 
@@ -38,10 +38,11 @@ def plan_lines(
     `dataset` adds resolutions and batch sizes, `disk_free_bytes` what the run directory's disk has free; `verbose` adds
     what the commands have beyond the guide's.
     """
-    from rich.console import Group  # noqa: PLC0415  the plain text must work without it
-
-    lines = _plan(plan, gpus, width, verbose=verbose, dataset=dataset, disk_free_bytes=disk_free_bytes)
-    return Group(*(to_rich(spans, width) for spans in lines))
+    return Screenful(
+        lambda room: _plan(
+            plan, gpus, min(width, room), verbose=verbose, dataset=dataset, disk_free_bytes=disk_free_bytes
+        )
+    )
 
 
 def plan_text(plan: Plan) -> str:

@@ -140,7 +140,7 @@ def to_ascii(text: str) -> str:
     return text if text.isascii() else "".join(_ASCII.get(c) or _replacement(c) for c in text)
 
 
-_ASCII = {"█": "#", "░": ".", "·": "|", "│": "|", "…": "~", "°": " ", "→": ">", "✓": "+", "✗": "!", "▶": ">"}
+_ASCII = {"█": "#", "░": ".", "·": "|", "│": "|", "…": "~", "°": " ", "→": ">", "○": "-", "✓": "+", "✗": "!", "▶": ">"}
 
 
 def _replacement(character: str) -> str:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from io import BytesIO, TextIOWrapper
 
 import pytest
+from rich.console import Console
 
 from support.runs import GIB, T0, events_of, make_plan, make_view
 from views.scenes import CACHED, DONE, FAILED, SCENES
@@ -185,3 +187,15 @@ def test_a_path_with_a_quote_can_be_copied() -> None:
 
 def test_a_run_that_nobody_started_yet_has_a_result_too() -> None:
     assert "not over" in result_text(make_view(make_plan(created=T0), []))
+
+
+def test_screens_for_a_terminal_without_unicode() -> None:
+    view = _ended(FAILED, DONE, 5)
+    view = replace(view, plan=replace(view.plan, answers=replace(view.plan.answers, title="Blüte", author="é")))
+    assert result_text(view).isascii()
+    raw = BytesIO()
+    console = Console(width=80, file=TextIOWrapper(raw, encoding="ascii"), color_system=None)
+    console.print(plan_lines(view.plan, GPUS, width=80))
+    console.print(result_lines(view))
+    console.file.flush()
+    assert b"Bl?te by ?" in raw.getvalue()
