@@ -45,15 +45,34 @@ def to_data(value: object, kind: Any = None) -> Any:  # noqa: ANN401  JSON value
 
 
 def to_json(value: object, kind: Any = None, *, indent: int | None = None) -> str:  # noqa: ANN401  see `to_data`
-    return json.dumps(to_data(value, kind), ensure_ascii=False, indent=indent, allow_nan=False)
+    """One record as text that can be written as UTF-8; raises ValueError for NaN and infinity."""
+    data = to_data(value, kind)
+    text = json.dumps(data, ensure_ascii=False, indent=indent, allow_nan=False)
+    # Names of files that are not UTF-8 hold lone surrogates, which no encoder takes; escaped they survive.
+    return text if _encodable(text) else json.dumps(data, indent=indent, allow_nan=False)
 
 
 def from_json(text: str | bytes, kind: type[T] | Any, *, where: str) -> T:  # noqa: ANN401  unions are not types
     """Read one record; raises CorruptRecordError naming `where`."""
     try:
         return cast(T, _converter().structure(json.loads(text), kind))
-    except (ValueError, KeyError, TypeError, cattrs.BaseValidationError, cattrs.StructureHandlerNotFoundError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+        cattrs.BaseValidationError,
+        cattrs.StructureHandlerNotFoundError,
+    ) as error:
         raise CorruptRecordError(f"{where} cannot be read: {error}") from error
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 __all__ = ["CorruptRecordError", "from_json", "register_union", "tag_of", "to_data", "to_json"]

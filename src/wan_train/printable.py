@@ -18,7 +18,7 @@ _SECRETS = re.compile(
     (?P<hf>\bhf_[A-Za-z0-9]{20,})                                   # Hugging Face access token
     | (?P<bearer>(?i:\bbearer\s+)[A-Za-z0-9._~+/=-]{8,})            # Authorization header
     | (?P<url>(?<=://)[^/\s:@]+:[^/\s@]+(?=@))                      # user:password@ inside an address
-    | (?P<named>(?i:\b[A-Z0-9_]*(?:TOKEN|API_KEY|SECRET|PASSWORD)\b["']?\s*[=:]\s*["']?)[^\s"',;]{6,})
+    | (?P<named>(?P<label>(?i:\b[A-Z0-9_]*(?:TOKEN|API_KEY|SECRET|PASSWORD)\b["']?\s*[=:]\s*["']?))[^\s"',;]{6,})
     | (?P<hex>\b(?:[0-9a-f]{64}|[0-9a-f]{40})\b)                    # Vast.ai and wandb keys, see `redact`
     """,
     re.VERBOSE,
@@ -43,7 +43,7 @@ def redact(text: str, *, hashes: bool = False) -> str:
         if match.lastgroup == "hex":
             return _HIDDEN if hashes else match[0]
         if match.lastgroup == "named":
-            return re.sub(r"""[^\s"',;=:]{6,}$""", _HIDDEN, match[0])
+            return match["label"] + _HIDDEN
         return _HIDDEN
 
     return _SECRETS.sub(hide, text)
