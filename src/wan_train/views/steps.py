@@ -91,10 +91,11 @@ def _running(
             details = [f"{done}/{total} items", spent]
         case StepKind.TRAIN:
             details = list(_training(view, progress))
-            if width >= _WIDE:
-                details.append(f"{spent} so far")
     if place:
         details.append(place.removeprefix(" · "))
+    longer = [*details, f"{spent} so far"]
+    if step.kind is StepKind.TRAIN and words.columns(" · ".join(longer)) <= width - indent:
+        details = longer
     style = "dim" if progress.loss_is_finite else "red"
     return first, [line(" " * indent, Span(text, style)) for text in _flow(details, width - indent)], ()
 
