@@ -38,6 +38,9 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "lr_warmup_steps": (0, 10_000_000),
 }
 
+# Settings of few words, the same in every trainer version; a wrong one would only show after the caching.
+_WORDS: Mapping[str, tuple[str, ...]] = {"mixed_precision": ("no", "fp16", "bf16")}
+
 
 def shipped_recipe(task: Task) -> Path:
     match task:
@@ -57,7 +60,7 @@ def load(path: Path, *, inherited: bool = False) -> Recipe:
         data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise BadInputError(f"there is no recipe file {path}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no TOML, endless numbers
         raise BadInputError(f"the recipe {path} cannot be read: {error}") from error
     problems: list[str] = []
     recipe = _read(data, problems, chosen="" if inherited else f"recipe {path.name}")
@@ -205,7 +208,7 @@ def _training(table: Mapping[str, Any], problems: list[str]) -> Training | None:
         if problem:
             problems.append(f"{where} {problem}")
         else:
-            problems += _range_problems(name, value, where)
+            problems += _range_problems(name, value, where) + _word_problems(name, value, where)
             values[name] = value
     return Training(**values) if len(problems) == before else None
 
@@ -217,7 +220,7 @@ def _typed(value: object, kind: str) -> tuple[Any, str | None]:
             return value, None
         case "int", int() if not isinstance(value, bool):
             return value, None
-        case "float", int() | float() if not isinstance(value, bool) and math.isfinite(value):
+        case "float", int() | float() if not isinstance(value, bool) and abs(value) < math.inf:
             return value, None
         case "str", str() if value:
             return value, None
@@ -234,6 +237,12 @@ def _range_problems(name: str, value: object, where: str) -> list[str]:
         return []
     low, high = _RANGES[name]
     return [] if low <= value <= high else [f"{where} must be from {low:g} to {high:g}, not {value}"]
+
+
+def _word_problems(name: str, value: object, where: str) -> list[str]:
+    if name not in _WORDS or value in _WORDS[name]:
+        return []
+    return [f"{where} must be one of {', '.join(_WORDS[name])}, not {one_line(repr(value))}"]
 
 
 def _unknown(table: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.errors import BadInputError
+from wan_train.printable import one_line
 from wan_train.settings import shipped_configs
 
 
@@ -38,8 +39,11 @@ def locate(reference: str, trainer_dir: Path) -> Path:
     if reference in models:
         return models[reference].path(trainer_dir)
     if "/" in reference or reference.endswith((".safetensors", ".pth", ".pt")):
-        return trainer_dir / Path(reference).expanduser()
+        try:
+            return trainer_dir / Path(reference).expanduser()
+        except RuntimeError as error:  # `~name` of nobody
+            raise BadInputError(f"the model {one_line(reference)!r} cannot be found: {error}") from error
     raise BadInputError(
-        f"{reference!r} is neither a known model nor a path",
+        f"{one_line(reference)!r} is neither a known model nor a path",
         hint=f"Known models: {', '.join(models)}.",
     )
