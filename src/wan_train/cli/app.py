@@ -38,6 +38,14 @@ class Invocation:
         return sink
 
 
+@app.callback()
+def root(
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Flags of the program itself; `main` answers `--version` before Typer is loaded."""
+
+
 @app.command(rich_help_panel="Train")
 def train(
     context: typer.Context,

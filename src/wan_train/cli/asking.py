@@ -66,9 +66,10 @@ class Asked:
 def ask(given: Given, settings: Settings, *, interactive: bool) -> Asked:
     """Answers from flags, else from the person, else defaults; everything after that is checked, not asked."""
     recipe = read_recipe(given)
+    # Before the questions: nobody should answer three of them to hear that this box has no trainer.
+    trainer = trainers.find(given.engine, settings)
     answers = _answers(given, settings, interactive=interactive)
     located = locate(answers.dataset)
-    trainer = trainers.find(given.engine, settings)
     config = _read_dataset(located, trainer)
     answers = replace(answers, dataset=str(config.path))
     devices = devices_for(given.engine, settings)

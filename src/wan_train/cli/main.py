@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wan_train import __version__
-from wan_train.errors import ExitCode, WanTrainError
+from wan_train.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.printable import redact
 
 if TYPE_CHECKING:
@@ -44,11 +44,14 @@ def run(words: Sequence[str]) -> int:
         sys.stderr.write("\nInterrupted.\n")
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # The reader went away (`| head`); nothing of ours is wrong. Python would complain again at exit otherwise.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.DONE
+        return _reader_left()
+    except SystemExit as ended:
+        # Typer turns a broken pipe into exit code 1, which is a bug's.
+        if isinstance(ended.__context__, BrokenPipeError):
+            return _reader_left()
+        raise
     except Exception as error:  # noqa: BLE001  the last resort: a bug must be reported, with a log and no traceback
-        return _usage_error(error) or _bug(error, words)
+        return _usage_error(error, arguments) or _bug(error, words)
 
 
 def split(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
@@ -71,12 +74,20 @@ def _sink(invocation: Invocation) -> Sink:
     return invocation.sink or RealSink()
 
 
-def _usage_error(error: Exception) -> int | None:
-    """Typer's own errors: an unknown flag, a value that is no number."""
+def _reader_left() -> int:
+    """The reader of stdout went away (`| head`); nothing of ours is wrong, and Python must not complain at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ExitCode.DONE
+
+
+def _usage_error(error: Exception, arguments: Sequence[str]) -> int | None:
+    """Typer's own errors: an unknown flag, a value that is no number. They come before `--json` was read."""
     message = getattr(error, "format_message", None)
     if message is None:
         return None
-    sys.stderr.write(f"error: {message()}\n\nhint: See `wan-train --help`.\n")
+    from wan_train.cli.sink import Sink as RealSink  # noqa: PLC0415  only needed when something went wrong
+
+    RealSink(as_json="--json" in arguments).error(BadInputError(message(), hint="See `wan-train --help`."))
     return ExitCode.BAD_INPUT
 
 

@@ -1,7 +1,5 @@
 """The flags that several verbs share, each declared once with its help and its environment variable."""
 
-
-
 from __future__ import annotations
 
 from enum import StrEnum
@@ -177,7 +175,7 @@ Gpus = Annotated[
 Workspace = Annotated[
     str | None,
     typer.Option(
-        "--workspace", metavar="DIR", help="The box's working directory.  [default: /workspace]", rich_help_panel=WHERE
+        "--workspace", metavar="DIR", help="The box's working directory. \\[default: /workspace]", rich_help_panel=WHERE
     ),
 ]
 MusubiDir = Annotated[

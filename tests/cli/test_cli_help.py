@@ -1,0 +1,59 @@
+"""Every verb explains itself, in at most 100 columns and with an example."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+
+from support.trainers import ScriptedBox
+from wan_train.cli.app import VERBS
+
+PROJECT = Path(__file__).parents[2]
+
+
+def test_the_program_lists_all_its_verbs(quiet_box: ScriptedBox) -> None:
+    done = quiet_box.run_cli("--help", COLUMNS="100")
+    assert done.returncode == 0
+    for verb in VERBS:
+        assert re.search(rf"^│ {verb} ", done.stdout, re.MULTILINE), verb
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_has_help_with_an_example_in_100_columns(quiet_box: ScriptedBox, verb: str) -> None:
+    done = quiet_box.run_cli(verb, "--help", COLUMNS="100")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert f"Usage: wan-train {verb}" in done.stdout
+    assert re.search(r"Example: wan-train", done.stdout)
+    assert [line for line in done.stdout.splitlines() if cell_len(line) > 100] == []
+    assert "\x1b" not in done.stdout
+    for line in done.stdout.splitlines():
+        if flag := re.match(r"│ (--[a-z0-9-]+)", line):
+            assert re.search(r"[a-z]{3,}[ ,][a-z.,A-Z -]{4,}", line), f"{flag[1]} has no words"
+
+
+def test_the_short_flag_is_the_same(quiet_box: ScriptedBox) -> None:
+    assert quiet_box.run_cli("train", "-h").stdout == quiet_box.run_cli("train", "--help").stdout
+
+
+def test_defaults_that_the_help_promises_are_shown(quiet_box: ScriptedBox) -> None:
+    shown = quiet_box.run_cli("train", "--help", COLUMNS="100").stdout
+    assert "[default: /workspace]" in shown
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--version", "--json"]])
+def test_version_is_the_packages(quiet_box: ScriptedBox, words: list[str]) -> None:
+    done = quiet_box.run_cli(*words)
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert done.returncode == 0
+    assert re.fullmatch(r"wan-train \d+\.\d+\.\d+\S*\n", done.stdout)
+    if "version" in project:
+        assert done.stdout == f"wan-train {project['version']}\n"
+
+
+def test_the_version_flag_is_in_the_help(quiet_box: ScriptedBox) -> None:
+    assert "--version" in quiet_box.run_cli("--help", COLUMNS="100").stdout

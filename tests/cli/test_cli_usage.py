@@ -1,0 +1,119 @@
+"""What is wrong on a command line gets one message, a hint and exit code 2; never a traceback."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.trainers import ScriptedBox
+from wan_train.cli.app import VERBS
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["fly"], "fly"),
+        (["--fly"], "--fly"),
+        (["train", "--fly"], "--fly"),
+        (["status", "--epochs", "3"], "--epochs"),
+        (["--epochs", "many"], "--epochs"),
+        (["--task", "t2x"], "--task"),
+        (["--experts", "middle"], "--experts"),
+        (["--engine", "steam"], "--engine"),
+        (["--attention", "none"], "--attention"),
+        (["--epochs"], "--epochs"),
+        (["status", "one", "two"], "two"),
+        (["stop", "--sometime"], "--sometime"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_word_is_named(quiet_box: ScriptedBox, words: list[str], named: str) -> None:
+    done = quiet_box.run_cli(*words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    first = done.stderr.splitlines()[0]
+    assert first.startswith("error: ")
+    assert named in first
+    assert "hint: " in done.stderr
+    assert "--help" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--resolution", "big"], "big"),
+        (["--blocks-to-swap", "some"], "some"),
+        (["--epochs", "0"], "0"),
+        (["--rank", "-4"], "-4"),
+        (["--learning-rate", "nan"], "nan"),
+        (["--batch-size", "0"], "0"),
+        (["--repeats", "0"], "0"),
+        (["--title", "../x"], "/"),
+        (["--title", ""], "empty"),
+        (["--title", "-x"], "'-'"),
+        (["--title", "x" * 300], "longer"),
+        (["--title", "a\x1b[2Jb"], "control"),
+        (["--author", ""], "empty"),
+        (["--dataset", "nowhere"], "nowhere"),
+        (["--recipe", "nowhere.toml"], "nowhere.toml"),
+        (["--gpus", "7"], "7"),
+        (["--runs-dir", ""], "--runs-dir"),
+    ],
+    ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else None,
+)
+def test_a_wrong_value_is_named_and_nothing_starts(quiet_box: ScriptedBox, words: list[str], named: str) -> None:
+    given = ["--title", "cat", "--author", "me", "--dataset", str(quiet_box.dataset), "--yes"]
+    done = quiet_box.run_cli(*given, *words)
+    assert done.returncode == 2, done.stderr
+    assert named in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert "\x1b" not in done.stderr
+    assert not quiet_box.runs.exists()
+
+
+def test_without_a_terminal_it_says_to_add_yes_and_starts_nothing(quiet_box: ScriptedBox) -> None:
+    done = quiet_box.run_cli("--dataset", str(quiet_box.dataset))
+    assert done.returncode == 2
+    assert "--yes" in done.stderr
+    assert not quiet_box.runs.exists()
+    assert not (quiet_box.dataset / "dataset.toml").exists()
+
+
+def test_without_a_terminal_nothing_is_ever_asked(quiet_box: ScriptedBox) -> None:
+    done = quiet_box.run_cli("--dataset", str(quiet_box.dataset))
+    assert "Title of the LoRA" not in done.stdout + done.stderr
+    assert "Start?" not in done.stdout + done.stderr
+
+
+def test_yes_takes_the_defaults(scripted_box: ScriptedBox) -> None:
+    done = scripted_box.run_cli("--dataset", str(scripted_box.dataset), "--yes", "--epochs", "1")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in scripted_box.run().glob("*.safetensors")} == {
+        "WAN2.2-HighNoise_mylora.safetensors",
+        "WAN2.2-LowNoise_mylora.safetensors",
+    }
+
+
+def test_a_box_that_is_not_ready_is_exit_3_and_names_the_way_out(quiet_box: ScriptedBox) -> None:
+    done = quiet_box.run_cli(*quiet_box.train_words("--musubi-dir", str(quiet_box.root / "none")))
+    assert done.returncode == 3
+    assert "wan-train provision" in done.stderr
+    assert "wan-train rehearse" in done.stderr
+
+
+def test_a_broken_settings_file_is_named(scripted_box: ScriptedBox) -> None:
+    file = scripted_box.home / ".config" / "wan-train" / "settings.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text("poll_seconds = \n", encoding="utf-8")
+    done = scripted_box.run_cli("runs")
+    assert done.returncode == 2
+    assert str(file) in done.stderr
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb in {"attach", "status", "logs", "stop"}])
+def test_verbs_about_runs_say_when_there_are_none(quiet_box: ScriptedBox, verb: str) -> None:
+    done = quiet_box.run_cli(verb)
+    assert done.returncode == 2
+    assert "there are no runs" in done.stderr
+    assert "wan-train" in done.stderr.partition("hint:")[2]
