@@ -14,6 +14,7 @@ class ExitCode(IntEnum):
     NOT_READY = 3
     TRAINING_FAILED = 4
     PARTLY_FAILED = 5
+    DIVERGED = 6
     INTERRUPTED = 130
     TERMINATED = 143
 

@@ -55,6 +55,8 @@ class Settings:
     poll_seconds: float = _setting(1.0, _seconds, "how often a running job is looked at")
     settle_seconds: float = _setting(0.2, _seconds, "time between two looks at a GPU that is about to be used")
     term_grace_seconds: float = _setting(10.0, _seconds, "time a process gets between TERM and KILL")
+    stall_seconds: float = _setting(300.0, _seconds, "how long a training may show no sign of life")
+    pause_seconds: float = _setting(10.0, _seconds, "the shortest wait before a failed step is tried again")
     probe_timeout_seconds: float = _setting(10.0, _seconds, "how long the NVIDIA driver may take to answer")
     sources: Mapping[str, Source] = field(default_factory=dict)
 
@@ -113,7 +115,7 @@ def resolve(
     def put(name: str, text: str, source: Source, where: str) -> None:
         try:
             values[name] = known[name].metadata["parse"](text)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # RuntimeError: `~name` of nobody
             raise BadInputError(f"{where} is {one_line(text)!r}: {error}") from error
         sources[name] = source
 
@@ -150,5 +152,5 @@ def _read_config(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no TOML, endless numbers
         raise BadInputError(f"the settings file {path} cannot be read: {error}") from error

@@ -71,6 +71,8 @@ class TrainingJob:
     state_every_epochs: int
     keep_all_checkpoints: bool = False
     resume_from: Path | None = None
+    stop_at_step: int | None = None
+    """The step at which a resumed attempt is complete and must save, whatever the cadence of states."""
 
 
 ACCELERATE_CONFIG = """\
@@ -232,7 +234,12 @@ def _additions(job: TrainingJob) -> Iterable[tuple[list[str], str]]:
             "this version saves float32 LoRAs of twice the size otherwise",
         )
     if job.resume_from is not None:
-        yield _pairs(("resume", job.resume_from)), "continue from the newest complete state"
+        yield (
+            _pairs(("resume", job.resume_from)),
+            "continue from the newest complete state; the trainer counts from zero again, so it is stopped in time",
+        )
+    if job.stop_at_step is not None:
+        yield _pairs(("save_every_n_steps", job.stop_at_step)), "the last missing step, where the LoRA is complete"
 
 
 def _changes(job: TrainingJob) -> Iterable[Addition]:
@@ -244,6 +251,10 @@ def _changes(job: TrainingJob) -> Iterable[Addition]:
         )
     yield Addition(
         what=f"--output_dir {job.attempt_dir / 'output'}", reason="every attempt writes into a directory of its own"
+    )
+    yield Addition(
+        what=f"--dataset_config {job.dataset_config}",
+        reason="your dataset.toml as it was when the run was made: an edit meanwhile must not change half of a run",
     )
 
 

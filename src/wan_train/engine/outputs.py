@@ -17,29 +17,44 @@ def lora_file(directory: Path, name: str, epoch: int | None = None) -> Path:
     return directory / (f"{name}.safetensors" if epoch is None else f"{name}-{epoch:06d}.safetensors")
 
 
+def step_lora_file(directory: Path, name: str, step: int) -> Path:
+    """`NAME-step00000600.safetensors`, written by `--save_every_n_steps`."""
+    return directory / f"{name}-step{step:08d}.safetensors"
+
+
 def state_dir(directory: Path, name: str, epoch: int | None = None) -> Path:
     return directory / (f"{name}-state" if epoch is None else f"{name}-{epoch:06d}-state")
 
 
+def step_state_dir(directory: Path, name: str, step: int) -> Path:
+    return directory / f"{name}-step{step:08d}-state"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """A complete state folder. `epoch` is the trainer's own count, None for the one written at the end."""
+    """A complete state folder, by the trainer's own count of epochs or steps; both None for the one at the end."""
 
     path: Path
-    epoch: int | None
+    epoch: int | None = None
+    step: int | None = None
 
 
 def complete_states(directory: Path, name: str, *, scaler: bool = False) -> tuple[State, ...]:
-    """The complete states of one attempt, oldest epoch first, the final one last; `scaler` under fp16 on a GPU."""
-    pattern = re.compile(rf"{re.escape(name)}(?:-(\d{{6}}))?-state")
+    """The complete states of one attempt: by epoch, then by step, the final one last. `scaler`: fp16 on a GPU."""
+    pattern = re.compile(rf"{re.escape(name)}(?:-(\d{{6}})|-step(\d{{8}}))?-state")
     if not directory.is_dir():
         return ()
     found = [
-        State(path=path, epoch=int(match[1]) if match[1] else None)
+        State(path=path, epoch=int(match[1]) if match[1] else None, step=int(match[2]) if match[2] else None)
         for path in directory.iterdir()
         if (match := pattern.fullmatch(path.name)) and is_complete_state(path, scaler=scaler)
     ]
-    return tuple(sorted(found, key=lambda state: (state.epoch is None, state.epoch or 0)))
+
+    # The final state has neither number and comes last.
+    def age(state: State) -> tuple[bool, bool, int]:
+        return (state.epoch is None and state.step is None, state.epoch is None, state.epoch or state.step or 0)
+
+    return tuple(sorted(found, key=age))
 
 
 def is_complete_state(path: Path, *, scaler: bool = False) -> bool:

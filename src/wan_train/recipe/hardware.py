@@ -57,7 +57,7 @@ class SwapRule:
 
 # Checked in order; the first rule whose limit is above the smallest card's memory applies.
 # The whole fp16 DiT is 26.6 GiB in 40 blocks, and with fp8_base the trainer moves (40 - N) / 40 of it to the GPU before
-# casting (measured on the supported versions' code, see docs/gpu.md), so N follows from the memory there is.
+# casting (read in both supported versions, see docs/gpu.md), so N follows from the memory there is.
 SWAP_RULES: tuple[SwapRule, ...] = (
     SwapRule(below_bytes=14 * _GIB, blocks=36, reason="less than 14 GiB: all but four of 40 blocks wait in RAM"),
     SwapRule(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from wan_train.engine import commands
 from wan_train.engine.commands import DEVICE_VARIABLE, Command, ModelPaths, TrainingJob
 from wan_train.engine.trainer import Trainer
-from wan_train.recipe.model import Answers, Recipe
+from wan_train.recipe.model import Answers, Recipe, Training
 from wan_train.recipe.terms import Expert
 from wan_train.run.directory import RunDirectory
+from wan_train.run.events import Setting
 from wan_train.run.plan import Devices, Plan, result_name
+
+_TRAINING_FIELDS = frozenset(f.name for f in fields(Training))
 
 
 def training_command(
@@ -26,6 +30,7 @@ def training_command(
     attempt_dir: Path,
     env: Mapping[str, str],
     resume_from: Path | None = None,
+    stop_at_step: int | None = None,
 ) -> Command:
     """The command line that trains one expert into `attempt_dir`."""
     job = TrainingJob(
@@ -40,27 +45,48 @@ def training_command(
         author=answers.author,
         state_every_epochs=state_every_epochs,
         resume_from=resume_from,
+        stop_at_step=stop_at_step,
     )
     return commands.train(job, env=env)
 
 
-def for_attempt(plan: Plan, step_id: str, number: int, *, resume_from: Path | None = None) -> Command:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptSpec:
+    """In what an attempt differs from the plan. `changes` are training settings by their recipe names."""
+
+    number: int
+    state_every_epochs: int
+    total_epochs: int
+    changes: Mapping[str, Setting] = field(default_factory=dict)
+    resume_from: Path | None = None
+    stop_at_step: int | None = None
+
+
+def for_attempt(plan: Plan, step_id: str, spec: AttemptSpec) -> Command:
     """The command of any attempt at a step. The first one's is also in the plan, for people to read."""
     step = plan.step(step_id)
     if step.expert is None:
         return step.command
     run = RunDirectory(plan.run_dir)
+    training = replace(plan.recipe.training, max_train_epochs=spec.total_epochs)
+    passthrough = plan.recipe.passthrough
+    for name, value in spec.changes.items():
+        if name in _TRAINING_FIELDS:
+            training = replace(training, **{name: value})  # type: ignore[arg-type]  # memory rungs set fields of that type
+        else:
+            passthrough = (*passthrough, f"--{name}")
     return training_command(
         run=run,
         trainer=plan.trainer,
-        recipe=plan.recipe,
+        recipe=replace(plan.recipe, training=training, passthrough=passthrough),
         models=plan.models,
         answers=plan.answers,
         expert=step.expert,
-        state_every_epochs=plan.state_every_epochs,
-        attempt_dir=run.attempt(step_id, number).path,
+        state_every_epochs=spec.state_every_epochs,
+        attempt_dir=run.attempt(step_id, spec.number).path,
         env=plan.env,
-        resume_from=resume_from,
+        resume_from=spec.resume_from,
+        stop_at_step=spec.stop_at_step,
     )
 
 

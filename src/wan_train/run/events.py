@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from wan_train import codec
@@ -41,6 +42,9 @@ class Lost:
 
 Exit = Exited | Signaled | Lost
 
+Setting = bool | int | str
+"""The value of a training setting that an attempt may change."""
+
 
 class StopMode(StrEnum):
     """How soon a run is to stop."""
@@ -59,7 +63,11 @@ class SupervisorStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStarted:
-    """An attempt at a step was launched. `identity` is the warden's, which outlives a supervisor."""
+    """An attempt at a step was launched. `identity` is the warden's, which outlives a supervisor.
+
+    `epochs_before` were trained by earlier attempts, `total_epochs` are wanted in all; `changes` are training settings
+    in which this attempt differs from the plan's recipe.
+    """
 
     at: float
     step: str
@@ -68,6 +76,21 @@ class StepStarted:
     gpu_label: str | None
     identity: ProcessIdentity
     resumed_from: str | None = None
+    epochs_before: int = 0
+    total_epochs: int | None = None
+    changes: Mapping[str, Setting] = field(default_factory=dict)
+    oom_kills: int | None = None
+    """Kills by the kernel for lack of memory that this container had seen when the attempt began."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingBegan:
+    """The trainer made its first step. `steps` is its total for all epochs, those before a resume included."""
+
+    at: float
+    step: str
+    attempt: int
+    steps: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,11 +125,13 @@ class StepFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStopping:
-    """An attempt was told to end."""
+    """An attempt was told to end: by request, because its epochs are done, or because of what `diagnosis` says."""
 
     at: float
     step: str
     attempt: int
+    diagnosis: Diagnosis | None = None
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +152,21 @@ class StepSkipped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetryScheduled:
+    """An attempt failed and the next one is due at `not_before`, with other settings where `changes` says so."""
+
+    at: float
+    step: str
+    attempt: int
+    diagnosis: Diagnosis
+    not_before: float
+    why: str
+    changes: Mapping[str, Setting] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EpochEnded:
-    """An epoch of a training was completed. `loss` is the trainer's moving average, None when not finite."""
+    """An epoch was completed, counted over all attempts. `loss` is the trainer's average, None when not finite."""
 
     at: float
     step: str
@@ -139,13 +177,13 @@ class EpochEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateSaved:
-    """A complete state is on disk."""
+    """A complete state is on disk. `epoch` counts over all attempts."""
 
     at: float
     step: str
     attempt: int
     path: str
-    epoch: int | None
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +205,7 @@ class ResultPlaced:
     path: str
     bytes: int
     sha256: str
+    epochs: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +215,23 @@ class StopRequested:
     at: float
     mode: StopMode
     signal: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskLow:
+    """The run stops after the next states, because the trainer would run into a full disk. In bytes."""
+
+    at: float
+    free: int
+    needed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResumed:
+    """A run that was over goes on: what failed or was stopped is tried again. `epochs` is a new, larger total."""
+
+    at: float
+    epochs: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +256,10 @@ Event = (
     | CheckpointKept
     | ResultPlaced
     | StopRequested
+    | TrainingBegan
+    | RetryScheduled
+    | DiskLow
+    | RunResumed
     | RunFinished
 )
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 from wan_train.gpu import free
 from wan_train.gpu.leases import Lease, LeaseHolder, LeaseRoom
-from wan_train.gpu.model import Gpu, GpuProbe, GpuUnavailableError
+from wan_train.gpu.model import Gpu, GpuProbe, GpuUnavailableError, LostGpu
 from wan_train.run.clock import Clock
 from wan_train.run.plan import Devices, Plan
 from wan_train.run.scheduler import GpuView
@@ -32,6 +32,7 @@ class GpuDesk:
         self._next_read = 0.0
         self._pause = _FIRST_PAUSE_SECONDS
         self.gpus: tuple[Gpu, ...] = ()
+        self.lost: tuple[LostGpu, ...] = ()
         self.problem: str | None = None
 
     def look(self, *, wanting: bool) -> tuple[GpuView, ...]:
@@ -48,6 +49,7 @@ class GpuDesk:
         try:
             reading = self._probe.read()
             self.gpus = tuple(gpu for gpu in reading.gpus if gpu.uuid in self._plan.gpu_uuids)
+            self.lost = reading.lost
             self.problem = "; ".join(f"GPU {lost.index}: {lost.reason}" for lost in reading.lost) or None
             self._quiet = dict(free.observe(self._quiet, reading))
             self._pause = _FIRST_PAUSE_SECONDS

@@ -96,6 +96,10 @@ class Plan:
     """Epochs between LoRAs the user asked to keep, None when only the finished one is wanted."""
     choices: tuple[Choice, ...] = ()
     disk: DiskNeed
+    speed_key: str = ""
+    """Under what this box remembers the seconds per step."""
+    stagger: bool = False
+    """Two experts must not load their weights at the same time: RAM holds only one copy."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Additions to the environment of every trainer process."""
 

@@ -31,15 +31,11 @@ from wan_train.recipe import hardware
 from wan_train.recipe.hardware import Card, Choice, Machine
 from wan_train.recipe.model import Answers, Recipe
 from wan_train.recipe.terms import EngineKind, Task
-from wan_train.run import preflight
+from wan_train.run import cadence, preflight, speeds
 from wan_train.run.commands import training_command
 from wan_train.run.directory import RunDirectory
-from wan_train.run.machine import cpus
+from wan_train.run.machine import available_ram, cpus
 from wan_train.run.plan import DatasetFacts, Devices, DiskNeed, Plan, Step, StepKind, result_name
-
-_STATE_EVERY_SECONDS = 300.0
-"""A state costs about 3 s to write; every five minutes is near the optimum for machines that vanish every few hours
-(Young's formula: sqrt(2 x cost x time between failures))."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +104,14 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
     trainer, training = request.trainer, recipe.training
     facts = _facts(prepared)
     keep = _keep_every(recipe)
-    state_every = _state_every(trainer.kind, facts.batches_per_epoch, training.max_train_epochs, keep)
+    speed_key = speeds.key(trainer.kind, request.usable[0], [s.subset.resolution for s in prepared.inventory.subsets])
+    seconds_per_step = speeds.recall(run.path.parent, speed_key, trainer.kind)
+    state_every = cadence.state_every(
+        missing=training.max_train_epochs,
+        done=0,
+        keep=keep,
+        epoch_seconds=(facts.batches_per_epoch or 1) * seconds_per_step,
+    )
     need = disk_need(trainer.kind, recipe, prepared.summary.cache_bytes, keep)
     preflight.check_disk(need, run.path, [Path(directory) for directory in facts.cached_items])
     env = _environment(request)
@@ -165,6 +168,8 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
         keep_every_epochs=keep,
         choices=prepared.choices,
         disk=need,
+        speed_key=speed_key,
+        stagger=_must_stagger(trainer.kind, recipe, prepared.models),
         env=env,
     )
 
@@ -232,13 +237,15 @@ def _keep_every(recipe: Recipe) -> int | None:
     return training.save_every_n_epochs if asked else None
 
 
-def _state_every(engine: EngineKind, batches: int | None, epochs: int, keep: int | None) -> int:
-    """Epochs between states: about five minutes of training, and a divisor of the cadence of kept LoRAs."""
-    epoch_seconds = (batches or 1) * sizes.seconds_per_step(engine)
-    wanted = max(1, min(epochs, round(_STATE_EVERY_SECONDS / epoch_seconds)))
-    if keep is None:
-        return wanted
-    return max(divisor for divisor in range(1, min(wanted, keep) + 1) if keep % divisor == 0)
+def _must_stagger(engine: EngineKind, recipe: Recipe, models: ModelPaths) -> bool:
+    """Whether two trainers that load at once would fill the RAM.
+
+    With swapped blocks the whole file is read into RAM and cast there (both versions); without, it goes to the GPU
+    tensor by tensor.
+    """
+    if engine is EngineKind.REHEARSAL or not recipe.training.blocks_to_swap or len(models.dit) < 2:  # noqa: PLR2004  two experts
+        return False
+    return available_ram() < sum(path.stat().st_size for path in models.dit.values())
 
 
 def _environment(request: Request) -> dict[str, str]:

@@ -22,7 +22,7 @@ from wan_train.engine.output import (
 )
 
 _WINDOW_SECONDS = 120.0
-_WINDOW_STEPS = 50
+_WINDOW_LOOKS = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +47,19 @@ class Progress:
 
 @dataclass(slots=True)
 class ProgressTracker:
-    """Folds records of one attempt into its progress. `now` is monotonic seconds of whoever reads the log."""
+    """Folds records of one attempt into its progress. `now` is monotonic seconds of whoever reads the log.
 
+    The trainer counts every attempt from zero; `epochs_before` of earlier attempts are added here.
+    """
+
+    epochs_before: int = 0
+    local_step: int | None = None
+    """The trainer's own count."""
     progress: Progress = field(default_factory=Progress)
     finished_epochs: list[tuple[int, float | None]] = field(default_factory=list)
-    """Epochs seen to end since the last call of `take_finished_epochs`, with the loss at their end."""
-    _seen: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_WINDOW_STEPS))
+    """Epochs (of all attempts) seen to end since the last `take_finished_epochs`, with the loss at their end."""
+    _seen: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_WINDOW_LOOKS))
+    """When which step was the newest, once for each look."""
 
     def add(self, records: Iterator[Record], now: float) -> None:
         for record in records:
@@ -68,9 +75,10 @@ class ProgressTracker:
             case StepRecord():
                 self._step(record, now)
             case EpochStarted(epoch=epoch, epochs=epochs):
-                if p.epoch is not None and epoch > p.epoch:
+                counted = self.epochs_before + epoch
+                if p.epoch is not None and counted > p.epoch:
                     self.finished_epochs.append((p.epoch, p.loss))
-                self.progress = _with(p, epoch=epoch, epochs=epochs, stage=None)
+                self.progress = _with(p, epoch=counted, epochs=epochs)
             case TotalSteps(steps=steps):
                 self.progress = _with(p, steps=steps)
             case Items(count=count):
@@ -84,23 +92,30 @@ class ProgressTracker:
 
     def _step(self, record: StepRecord, now: float) -> None:
         p = self.progress
-        moved = p.step is None or record.step > p.step
-        if moved and record.step > 0:
+        self.local_step = record.step
+        if record.step > 0:
+            if self._seen and self._seen[-1][0] == now:
+                self._seen.pop()
             self._seen.append((now, record.step))
             while len(self._seen) > 2 and now - self._seen[0][0] > _WINDOW_SECONDS:  # noqa: PLR2004  two points make a rate
                 self._seen.popleft()
         speed = self._speed() or p.seconds_per_step
+        step = self._steps_before(record.steps) + record.step
         finite = record.loss is None or math.isfinite(record.loss)
         self.progress = _with(
             p,
-            step=record.step,
+            step=step,
             steps=record.steps,
             stage=None if record.step else p.stage,
             loss=(record.loss if finite else None) if record.loss is not None else p.loss,
             loss_is_finite=finite if record.loss is not None else p.loss_is_finite,
             seconds_per_step=speed,
-            eta_seconds=speed * (record.steps - record.step) if speed is not None else None,
+            eta_seconds=speed * max(0, record.steps - step) if speed is not None else None,
         )
+
+    def _steps_before(self, steps: int) -> int:
+        epochs = self.progress.epochs
+        return self.epochs_before * (steps // epochs) if epochs else 0
 
     def _speed(self) -> float | None:
         if len(self._seen) < 2:  # noqa: PLR2004  two points make a rate

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wan_train.engine.failures import Cause
 from wan_train.errors import ExitCode
 from wan_train.run.events import StopMode
 from wan_train.run.plan import Plan, Step, StepKind
@@ -89,14 +90,30 @@ def decide(plan: Plan, state: RunState, gpus: Sequence[GpuView], now: float) -> 
 
 def ready(plan: Plan, state: RunState, now: float) -> list[Step]:
     """Steps that lack nothing but a GPU, in the plan's order."""
-    if state.stop is not None:
+    if state.is_stopping:
         return []
-    return [
+    steps = [
         step
         for step in plan.steps
         if _may_start(state.jobs[step.id], now)
         and all(state.jobs[need].state is JobState.SUCCEEDED for need in step.needs)
     ]
+    return _in_turn(plan, state, steps)
+
+
+def _in_turn(plan: Plan, state: RunState, steps: list[Step]) -> list[Step]:
+    """Hold a training back while another is loading its weights, or at all when RAM holds only one trainer."""
+    if not (plan.stagger or state.one_at_a_time):
+        return steps
+    for step in plan.steps:
+        job = state.jobs[step.id]
+        attempt = job.attempt
+        if step.kind is not StepKind.TRAIN or not job.state.has_process or attempt is None or attempt.exit is not None:
+            continue
+        if state.one_at_a_time or attempt.total_steps is None:
+            return [other for other in steps if other.kind is not StepKind.TRAIN]
+    trainings = [step for step in steps if step.kind is StepKind.TRAIN]
+    return [step for step in steps if step not in trainings[1:]]
 
 
 def exit_code(plan: Plan, state: RunState) -> ExitCode:
@@ -105,21 +122,34 @@ def exit_code(plan: Plan, state: RunState) -> ExitCode:
     succeeded = [job for job in trainings if job.state is JobState.SUCCEEDED]
     if len(succeeded) == len(trainings):
         return ExitCode.DONE
-    if state.stop is not None and any(job.state is JobState.STOPPED for job in state.jobs.values()):
+    stopped = any(job.state is JobState.STOPPED for job in state.jobs.values())
+    if stopped and state.stop is not None:
         return ExitCode.INTERRUPTED if state.stop.signal == signal.SIGINT else ExitCode.TERMINATED
+    if stopped and state.disk_low is not None:
+        return ExitCode.NOT_READY
+    failed = [job for job in trainings if job.state is JobState.FAILED]
+    if failed and all(_cause(job) is Cause.NAN_LOSS for job in failed):
+        return ExitCode.DIVERGED
     return ExitCode.PARTLY_FAILED if succeeded else ExitCode.TRAINING_FAILED
+
+
+def _cause(job: Job) -> Cause | None:
+    attempt = job.attempt
+    return attempt.diagnosis.cause if attempt is not None and attempt.diagnosis is not None else None
 
 
 def why_waiting(state: RunState, step: Step, gpus: Sequence[GpuView], now: float) -> str:
     """In words for the person watching: what a waiting step waits for."""
     job = state.jobs[step.id]
-    if state.stop is not None:
+    if state.is_stopping:
         return "the run is stopping"
     if job.not_before is not None and now < job.not_before:
-        return f"trying again in {job.not_before - now:.0f} s"
+        return f"trying again in {job.not_before - now:.0f} s: {job.reason}"
     needs = [need for need in step.needs if state.jobs[need].state is not JobState.SUCCEEDED]
     if needs:
         return f"waiting for {' and '.join(needs)}"
+    if state.one_at_a_time:
+        return "waiting for the other expert: this box's RAM was too small for both at once"
     if not gpus:
         return "waiting for a GPU: none that this run may use is answering"
     return "waiting for a GPU: " + "; ".join(_why_not(gpu, state) for gpu in gpus)
@@ -145,8 +175,9 @@ def _may_start(job: Job, now: float) -> bool:
 
 
 def _stops(plan: Plan, state: RunState) -> list[Stop]:
-    request = state.stop
-    if request is None:
+    now = state.stop is not None and state.stop.mode is StopMode.NOW
+    since = state.stops_after_state
+    if not now and since is None:
         return []
     stops = []
     for step in plan.steps:
@@ -155,8 +186,8 @@ def _stops(plan: Plan, state: RunState) -> list[Stop]:
             continue
         saved = job.attempt.last_state
         # Caching has no state to wait for: every finished file of it is kept anyway.
-        has_newer_state = step.kind is not StepKind.TRAIN or (saved is not None and saved.at >= request.at)
-        if request.mode is StopMode.NOW or has_newer_state:
+        newer = step.kind is not StepKind.TRAIN or (saved is not None and since is not None and saved.at >= since)
+        if now or newer:
             stops.append(Stop(step=step.id))
     return stops
 
@@ -174,7 +205,7 @@ def _give_up(plan: Plan, state: RunState) -> list[GiveUp]:
         if failed:
             hopeless[step.id] = failed[0]
             given_up.append(GiveUp(step=step.id, because=f"{failed[0]} failed"))
-        elif state.stop is not None:
+        elif state.is_stopping:
             given_up.append(GiveUp(step=step.id, because=None))
     return given_up
 
@@ -192,19 +223,20 @@ def _assign(plan: Plan, state: RunState, gpus: Sequence[GpuView], waiting: Seque
             actions.append(Launch(step=step.id, gpu_uuid=usable.pop(0).uuid))
         else:
             unmet += 1
-    being_checked = [gpu for gpu in idle if gpu.claimed and not gpu.free]
-    claims = max(0, unmet - len(being_checked))
+    settling = [gpu for gpu in idle if gpu.claimed and not gpu.free and gpu.busy_because is None]
+    filled = [gpu for gpu in idle if gpu.claimed and not gpu.free and gpu.busy_because is not None]
+    # A GPU that somebody filled after our claim may stay so for days: it must not keep us from a free one.
+    claims = max(0, unmet - len(settling))
     candidates = [gpu for gpu in idle if not gpu.claimed and gpu.free and gpu.first_in_line]
     actions += [Claim(gpu_uuid=gpu.uuid) for gpu in candidates[:claims]]
-    return actions + _releases(plan, state, usable, being_checked)
+    return actions + _releases(plan, state, [*usable, *settling, *filled])
 
 
-def _releases(plan: Plan, state: RunState, spare: list[GpuView], being_checked: list[GpuView]) -> list[Action]:
-    """Leases that no step of this run will need go back; a GPU that somebody else fills is not held either."""
+def _releases(plan: Plan, state: RunState, held: Sequence[GpuView]) -> list[Action]:
+    """Leases that no step of this run will need go back, those at the end of `held` first."""
     to_come = sum(
         1 for step in plan.steps if step.gpu_need and state.jobs[step.id].state in {JobState.WAITING, JobState.BACKOFF}
     )
-    if state.stop is not None:
+    if state.is_stopping:
         to_come = 0
-    held = [*being_checked, *spare]
     return [Release(gpu_uuid=gpu.uuid) for gpu in held[to_come:]]

@@ -7,14 +7,18 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import assert_never
 
-from wan_train.engine.failures import Diagnosis
+from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.run.events import (
     CheckpointKept,
+    DiskLow,
     EpochEnded,
     Event,
     Exit,
     ResultPlaced,
+    RetryScheduled,
     RunFinished,
+    RunResumed,
+    Setting,
     StateSaved,
     StepExited,
     StepFailed,
@@ -26,6 +30,7 @@ from wan_train.run.events import (
     StopMode,
     StopRequested,
     SupervisorStarted,
+    TrainingBegan,
 )
 from wan_train.run.identity import ProcessIdentity
 from wan_train.run.plan import Plan
@@ -57,7 +62,7 @@ LEGAL_MOVES: Mapping[JobState, frozenset[JobState]] = {
     JobState.RUNNING: frozenset(
         {JobState.STOPPING, JobState.BACKOFF, JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED}
     ),
-    JobState.STOPPING: frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED}),
+    JobState.STOPPING: frozenset({JobState.BACKOFF, JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED}),
     JobState.BACKOFF: frozenset({JobState.RUNNING, JobState.STOPPED}),
     JobState.SUCCEEDED: frozenset(),
     JobState.FAILED: frozenset(),
@@ -82,6 +87,20 @@ class Attempt:
     epochs_done: int = 0
     last_loss: float | None = None
     last_state: StateSaved | None = None
+    epochs_before: int = 0
+    total_epochs: int | None = None
+    total_steps: int | None = None
+    """What the trainer announced for all epochs; None before its first step."""
+    changes: Mapping[str, Setting] = field(default_factory=dict)
+    stop_diagnosis: Diagnosis | None = None
+    """Why wan-train itself ended this attempt, if it did."""
+    complete: bool = False
+    """Its epochs were done, so it was ended."""
+    oom_kills: int | None = None
+
+    @property
+    def made_progress(self) -> bool:
+        return self.last_state is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +110,7 @@ class Result:
     path: str
     bytes: int
     sha256: str
+    epochs: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +125,8 @@ class Job:
     result: Result | None = None
     loss: float | None = None
     kept: tuple[str, ...] = ()
+    changes: Mapping[str, Setting] = field(default_factory=dict)
+    """Training settings of the next attempt that differ from the plan's, for example a memory rung."""
 
     @property
     def attempt(self) -> Attempt | None:
@@ -125,11 +147,27 @@ class RunState:
     supervisor: ProcessIdentity | None = None
     started: float | None = None
     stop: StopRequested | None = None
+    disk_low: DiskLow | None = None
     finished: RunFinished | None = None
+    epochs: int | None = None
+    """A total given when the run was resumed, in place of the plan's."""
+    one_at_a_time: bool = False
+    """Set once the box ran out of RAM: experts are then trained in turn."""
 
     @property
     def is_over(self) -> bool:
         return self.finished is not None
+
+    @property
+    def stops_after_state(self) -> float | None:
+        """Since when the run is to end after its next states; None when it is not."""
+        if self.disk_low is not None:
+            return self.disk_low.at
+        return self.stop.at if self.stop is not None and self.stop.mode is StopMode.AFTER_STATE else None
+
+    @property
+    def is_stopping(self) -> bool:
+        return self.stop is not None or self.disk_low is not None
 
 
 def initial(plan: Plan) -> RunState:
@@ -153,17 +191,44 @@ def fold(state: RunState, event: Event) -> RunState:
             if state.stop is None or (state.stop.mode, event.mode) == (StopMode.AFTER_STATE, StopMode.NOW):
                 return replace(state, stop=event)
             return state
+        case DiskLow():
+            return replace(state, disk_low=state.disk_low or event)
         case RunFinished():
             return replace(state, finished=event)
+        case RunResumed():
+            return _resume(state, event)
         case _:
-            job = state.jobs.get(event.step)
-            if job is None:
-                return state
-            return replace(state, jobs={**state.jobs, event.step: _fold_job(job, event)})
+            return _fold_into_job(state, event)
+
+
+def _fold_into_job(state: RunState, event: _JobEvent) -> RunState:
+    job = state.jobs.get(event.step)
+    if job is None:
+        return state
+    if isinstance(event, RetryScheduled) and event.diagnosis.cause is Cause.HOST_OUT_OF_MEMORY:
+        state = replace(state, one_at_a_time=True)
+    return replace(state, jobs={**state.jobs, event.step: _fold_job(job, event)})
+
+
+def _resume(state: RunState, event: RunResumed) -> RunState:
+    """Everything that did not succeed waits again. With more epochs the finished trainings wait again too."""
+    longer = event.epochs is not None
+    again = {JobState.FAILED, JobState.STOPPED, JobState.SKIPPED}
+    jobs = {
+        step: replace(job, state=JobState.WAITING, not_before=None, reason=None)
+        if job.state in again or (longer and job.state is JobState.SUCCEEDED and job.result is not None)
+        else job
+        for step, job in state.jobs.items()
+    }
+    return replace(
+        state, jobs=jobs, stop=None, disk_low=None, finished=None, epochs=event.epochs if longer else state.epochs
+    )
 
 
 _JobEvent = (
-    StepStarted
+    TrainingBegan
+    | RetryScheduled
+    | StepStarted
     | StepExited
     | StepSucceeded
     | StepFailed
@@ -177,7 +242,7 @@ _JobEvent = (
 )
 
 
-def _fold_job(job: Job, event: _JobEvent) -> Job:
+def _fold_job(job: Job, event: _JobEvent) -> Job:  # noqa: C901, PLR0912  one branch for each kind of event
     match event:
         case StepStarted():
             attempt = Attempt(
@@ -187,6 +252,11 @@ def _fold_job(job: Job, event: _JobEvent) -> Job:
                 identity=event.identity,
                 started=event.at,
                 resumed_from=event.resumed_from,
+                epochs_before=event.epochs_before,
+                epochs_done=event.epochs_before,
+                total_epochs=event.total_epochs,
+                changes=event.changes,
+                oom_kills=event.oom_kills,
             )
             moved = _move(job, JobState.RUNNING)
             return moved if moved is job else replace(moved, attempts=(*job.attempts, attempt), not_before=None)
@@ -196,9 +266,22 @@ def _fold_job(job: Job, event: _JobEvent) -> Job:
             moved = _move(job, JobState.SUCCEEDED)
             return moved if moved is job else replace(moved, loss=event.loss)
         case StepFailed():
-            return _move(_change_attempt(job, event.attempt, diagnosis=event.diagnosis), JobState.FAILED)
+            moved = _move(job, JobState.FAILED)
+            return moved if moved is job else _change_attempt(moved, event.attempt, diagnosis=event.diagnosis)
+        case TrainingBegan():
+            return _change_attempt(job, event.attempt, total_steps=event.steps)
         case StepStopping():
-            return _move(job, JobState.STOPPING)
+            moved = _move(job, JobState.STOPPING)
+            if moved is job:
+                return job
+            return _change_attempt(moved, event.attempt, stop_diagnosis=event.diagnosis, complete=event.complete)
+        case RetryScheduled():
+            moved = _move(_change_attempt(job, event.attempt, diagnosis=event.diagnosis), JobState.BACKOFF)
+            if moved.state is not JobState.BACKOFF:
+                return job
+            return replace(
+                moved, not_before=event.not_before, reason=event.why, changes={**job.changes, **event.changes}
+            )
         case StepStopped():
             return _move(job, JobState.STOPPED)
         case StepSkipped():
@@ -211,7 +294,9 @@ def _fold_job(job: Job, event: _JobEvent) -> Job:
         case CheckpointKept():
             return replace(job, kept=(*job.kept, event.path))
         case ResultPlaced():
-            return replace(job, result=Result(path=event.path, bytes=event.bytes, sha256=event.sha256))
+            return replace(
+                job, result=Result(path=event.path, bytes=event.bytes, sha256=event.sha256, epochs=event.epochs)
+            )
         case _:
             assert_never(event)
 

@@ -22,6 +22,10 @@ def request_stop(run: RunDirectory, request: StopRequest) -> None:
     write_whole(run.stop_request, codec.to_json(request))
 
 
+def clear_stop_request(run: RunDirectory) -> None:
+    run.stop_request.unlink(missing_ok=True)
+
+
 def read_stop_request(run: RunDirectory) -> StopRequest | None:
     try:
         return codec.from_json(run.stop_request.read_bytes(), StopRequest, where=str(run.stop_request))

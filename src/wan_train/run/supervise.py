@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import os
 import select
@@ -23,7 +24,7 @@ from wan_train.settings import Settings
 
 
 def main(argv: list[str]) -> int:
-    run = RunDirectory(Path(argv[0]))
+    run, resume, epochs = _arguments(argv)
     # Held until this process ends, however it ends.
     lock = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -40,20 +41,28 @@ def main(argv: list[str]) -> int:
         launcher=WardenLauncher(grace_seconds=settings.term_grace_seconds),
         probe=probe_for(plan, settings),
         room=LeaseRoom(settings.lease_dir),
-        poll_seconds=settings.poll_seconds,
-        settle_seconds=settings.settle_seconds,
+        settings=settings,
     )
     wakeup = _wakeup()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: supervisor.stop_now(received))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        supervisor.begin()
+        supervisor.begin(resume=resume, epochs=epochs)
         while (pause := supervisor.tick()) is not None:
             _wait(wakeup, pause)
     finally:
         supervisor.close()
     return supervisor.exit_code or ExitCode.DONE
+
+
+def _arguments(argv: list[str]) -> tuple[RunDirectory, bool, int | None]:
+    parser = argparse.ArgumentParser(prog="python -m wan_train.run.supervise")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--resume", action="store_true", help="go on with a run that is over")
+    parser.add_argument("--epochs", type=int, help="a larger total")
+    given = parser.parse_args(argv)
+    return RunDirectory(given.run), given.resume, given.epochs
 
 
 def probe_for(plan: Plan, settings: Settings) -> GpuProbe:

@@ -5,30 +5,29 @@ from __future__ import annotations
 import errno
 import shutil
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import assert_never
 
-from wan_train.engine import outputs
+from wan_train.engine import sizes
+from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.errors import ExitCode
 from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import GpuProbe
-from wan_train.run import commands, verdict
+from wan_train.run import attempts, bookkeeping, commands, logs, speeds, verdict
+from wan_train.run.attempt_watch import AttemptWatch, write_stall_report
+from wan_train.run.bookkeeping import Case
 from wan_train.run.clock import Clock
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.events import (
-    CheckpointKept,
-    EpochEnded,
+    DiskLow,
     Event,
-    ResultPlaced,
     RunFinished,
-    StateSaved,
+    RunResumed,
     StepExited,
-    StepFailed,
     StepSkipped,
     StepStarted,
     StepStopped,
     StepStopping,
-    StepSucceeded,
     StopMode,
     StopRequested,
     SupervisorStarted,
@@ -38,8 +37,8 @@ from wan_train.run.identity import myself
 from wan_train.run.journal import Journal, read_events
 from wan_train.run.launcher import Launcher
 from wan_train.run.live import Live, write_live
+from wan_train.run.machine import oom_kills
 from wan_train.run.plan import Plan, Step, StepKind
-from wan_train.run.progress import LogFollower, ProgressTracker
 from wan_train.run.scheduler import (
     Action,
     Claim,
@@ -54,17 +53,11 @@ from wan_train.run.scheduler import (
     why_waiting,
 )
 from wan_train.run.state import Attempt, JobState, fold, fold_all
-from wan_train.run.stopping import read_stop_request
+from wan_train.run.stopping import clear_stop_request, read_stop_request
+from wan_train.settings import Settings
 
 _DISK_RETRY_SECONDS = 5.0
-
-
-@dataclass(slots=True)
-class _Watch:
-    """What is being read of one running attempt."""
-
-    follower: LogFollower
-    tracker: ProgressTracker = field(default_factory=ProgressTracker)
+_DISK_LOOK_SECONDS = 10.0
 
 
 class Supervisor:
@@ -79,50 +72,56 @@ class Supervisor:
         launcher: Launcher,
         probe: GpuProbe,
         room: LeaseRoom,
-        poll_seconds: float,
-        settle_seconds: float,
+        settings: Settings,
     ) -> None:
         self._run = run
         self._plan = plan
         self._clock = clock
         self._launcher = launcher
         self._desk = GpuDesk(plan, probe, room, clock)
-        self._poll_seconds = poll_seconds
-        self._settle_seconds = settle_seconds
+        self._settings = settings
         self._journal = Journal(run.events)
         self._state = fold_all(plan, read_events(run.events))
-        self._watches: dict[str, _Watch] = {}
+        self._watches: dict[str, AttemptWatch] = {}
         self._views: tuple[GpuView, ...] = ()
         self._signal: int | None = None
-        self._warnings: tuple[str, ...] = ()
+        self._next_disk_look = 0.0
+        self._disk_free: int | None = None
 
     def stop_now(self, number: int) -> None:
         """Called from a signal handler: the run is to stop at once."""
         self._signal = number
 
-    def begin(self) -> None:
+    def begin(self, *, resume: bool = False, epochs: int | None = None) -> None:
+        """Take the run over. With `resume` a run that is over goes on, `epochs` gives it a larger total."""
         self._append(SupervisorStarted(at=self._clock.now(), identity=myself()))
+        if resume:
+            clear_stop_request(self._run)
+            longer = epochs if epochs is not None and epochs > attempts.total_epochs(self._plan, self._state) else None
+            self._append(RunResumed(at=self._clock.now(), epochs=longer))
 
     def tick(self) -> float | None:
         """One round; returns the seconds until the next is due, None when the run is over."""
         self._take_requests()
         self._see_exits()
-        self._follow_logs()
+        self._follow_attempts()
+        self._look_at_disk()
         now = self._clock.now()
         wanting = bool(ready(self._plan, self._state, now))
         self._views = self._desk.look(wanting=wanting)
         actions = decide(self._plan, self._state, self._views, now)
         for action in actions:
             self._perform(action)
-        judged = self._judge_exited()
+        judged = self._settle_exited()
         self._write_live()
         if self._state.is_over:
             return None
-        if judged or any(isinstance(action, Claim | Launch | GiveUp) for action in actions):
-            return 0.0 if judged else self._settle_seconds
+        if judged:
+            return 0.0
         # A step that waits for a GPU that is about to be free must not lose time to a long look away.
         settling = wanting and any(view.claimed or view.busy_because is None for view in self._views)
-        return self._settle_seconds if settling else self._poll_seconds
+        acted = any(isinstance(action, Claim | Launch | GiveUp) for action in actions)
+        return self._settings.settle_seconds if settling or acted else self._settings.poll_seconds
 
     def close(self) -> None:
         self._desk.close()
@@ -145,6 +144,10 @@ class Supervisor:
                 time.sleep(_DISK_RETRY_SECONDS)
         self._state = fold(self._state, event)
 
+    def _append_all(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._append(event)
+
     def _take_requests(self) -> None:
         if self._signal is not None:
             number, self._signal = self._signal, None
@@ -156,71 +159,82 @@ class Supervisor:
 
     def _see_exits(self) -> None:
         for step, attempt in self._running():
-            ended = self._launcher.ended(attempt.identity, self._directory(step, attempt))
+            directory = self._directory(step, attempt)
+            ended = self._launcher.ended(attempt.identity, directory)
             if ended is not None:
+                logs.hide_secrets(directory.log)
                 self._append(StepExited(at=ended.at, step=step.id, attempt=attempt.number, exit=ended.exit))
 
-    def _follow_logs(self) -> None:
+    def _follow_attempts(self) -> None:
         for step, attempt in self._running():
             watch = self._watch(step, attempt)
-            watch.tracker.add(watch.follower.new_records(), self._clock.monotonic())
-            self._record_epochs(step, attempt, watch)
+            watch.read_log(self._clock.monotonic())
+            self._append_all(bookkeeping.progress_events(self._case(step, watch), attempt))
+            now = self._state.jobs[step.id].attempt
+            assert now is not None, "it was just seen"  # noqa: S101  an invariant
+            if now.last_state is not None and now.last_state is not attempt.last_state:
+                self._after_state(step, now, watch)
+            if step.kind is StepKind.TRAIN and self._state.jobs[step.id].state is JobState.RUNNING:
+                self._look_after(step, now, watch)
 
-    def _record_epochs(self, step: Step, attempt: Attempt, watch: _Watch) -> None:
-        for epoch, loss in watch.tracker.take_finished_epochs():
-            self._append(EpochEnded(at=self._clock.now(), step=step.id, attempt=attempt.number, epoch=epoch, loss=loss))
-            # The trainer starts the next epoch only after LoRA, state and removals of the last one are written.
-            self._record_files(step, attempt, epoch)
+    def _look_after(self, step: Step, attempt: Attempt, watch: AttemptWatch) -> None:
+        """End a training that is complete, or that only costs money."""
+        lost = {gpu.uuid: gpu.reason for gpu in self._desk.lost if gpu.uuid is not None}
+        if watch.is_complete(attempt):
+            self._end(step, attempt, complete=True)
+            return
+        trouble = watch.trouble(self._clock.monotonic(), self._settings.stall_seconds)
+        if trouble is None and attempt.gpu_uuid in lost:
+            trouble = _gpu_lost(lost[attempt.gpu_uuid])
+        if trouble is not None:
+            if trouble.cause is Cause.NO_PROGRESS:
+                write_stall_report(watch.directory)
+            self._end(step, attempt, diagnosis=trouble)
 
-    def _record_files(self, step: Step, attempt: Attempt, epoch: int) -> None:
-        directory = self._directory(step, attempt)
-        state = outputs.state_dir(directory.output, step.produces or "", epoch)
-        if outputs.is_complete_state(state):
-            self._append(
-                StateSaved(at=self._clock.now(), step=step.id, attempt=attempt.number, path=str(state), epoch=epoch)
+    def _case(self, step: Step, watch: AttemptWatch) -> Case:
+        return Case(run=self._run, plan=self._plan, step=step, watch=watch, now=self._clock.now())
+
+    def _after_state(self, step: Step, attempt: Attempt, watch: AttemptWatch) -> None:
+        """A state was completed: old ones go, and a checkpoint with bad numbers ends the training."""
+        assert attempt.last_state is not None, "just recorded"  # noqa: S101  an invariant
+        attempts.remove_old_states(self._run, self._plan, step, self._state.jobs[step.id])
+        trouble = watch.checkpoint_trouble(attempt.last_state.epoch - attempt.epochs_before)
+        if trouble is not None and self._state.jobs[step.id].state is JobState.RUNNING:
+            self._end(step, attempt, diagnosis=trouble)
+
+    def _end(self, step: Step, attempt: Attempt, *, diagnosis: Diagnosis | None = None, complete: bool = False) -> None:
+        self._append(
+            StepStopping(
+                at=self._clock.now(), step=step.id, attempt=attempt.number, diagnosis=diagnosis, complete=complete
             )
-        keep = self._plan.keep_every_epochs
-        if keep is not None and epoch % keep == 0 and epoch < self._plan.epochs:
-            kept = verdict.keep_checkpoint(self._run, step, directory, epoch)
-            if kept is not None:
-                self._append(CheckpointKept(at=self._clock.now(), step=step.id, path=str(kept), epoch=epoch))
+        )
+        self._launcher.terminate(attempt.identity)
 
-    def _judge_exited(self) -> bool:
+    def _settle_exited(self) -> bool:
         """Settle the attempts whose processes are gone. After deciding, so that a free GPU is not kept waiting."""
-        judged = False
+        settled = False
         for step in self._plan.steps:
             job = self._state.jobs[step.id]
             attempt = job.attempt
             if not job.state.has_process or attempt is None or attempt.exit is None:
                 continue
-            judged = True
-            directory = self._directory(step, attempt)
+            settled = True
             watch = self._watch(step, attempt)
-            watch.tracker.add(watch.follower.new_records(), self._clock.monotonic())
-            watch.tracker.add(watch.follower.parser.finish(), self._clock.monotonic())
-            self._record_epochs(step, attempt, watch)
-            diagnosis = verdict.judge(self._plan, step, directory, attempt.exit)
-            now = self._clock.now()
-            if diagnosis is None:
-                self._record_success(step, attempt, directory, watch)
-            elif job.state is JobState.STOPPING:
-                self._append(StepStopped(at=now, step=step.id))
-            else:
-                self._append(StepFailed(at=now, step=step.id, attempt=attempt.number, diagnosis=diagnosis))
-        return judged
+            watch.read_log(self._clock.monotonic(), to_the_end=True)
+            self._append_all(bookkeeping.progress_events(self._case(step, watch), attempt))
+            pause = self._settings.pause_seconds
+            self._append_all(bookkeeping.settle(self._case(step, watch), self._state, pause_seconds=pause))
+            self._after_attempt(step, watch)
+        return settled
 
-    def _record_success(self, step: Step, attempt: Attempt, directory: AttemptDirectory, watch: _Watch) -> None:
-        now = self._clock.now()
-        loss = watch.tracker.progress.loss
-        if step.kind is StepKind.TRAIN:
-            epoch = watch.tracker.progress.epoch
-            if epoch is not None:
-                self._append(EpochEnded(at=now, step=step.id, attempt=attempt.number, epoch=epoch, loss=loss))
-            placed = verdict.place_result(self._run, step, directory)
-            self._append(
-                ResultPlaced(at=now, step=step.id, path=str(placed.path), bytes=placed.bytes, sha256=placed.sha256)
-            )
-        self._append(StepSucceeded(at=now, step=step.id, attempt=attempt.number, loss=loss))
+    def _after_attempt(self, step: Step, watch: AttemptWatch) -> None:
+        speed = watch.tracker.progress.seconds_per_step
+        if step.kind is StepKind.TRAIN and speed is not None:
+            speeds.remember(self._run.path.parent, self._plan.speed_key, speed)
+        job = self._state.jobs[step.id]
+        if job.state is JobState.SUCCEEDED and step.kind is StepKind.TRAIN:
+            # The last one stays: with it a finished training can be extended.
+            attempts.remove_old_states(self._run, self._plan, step, job, keep=1)
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -233,8 +247,7 @@ class Supervisor:
             case Stop(step=step):
                 attempt = self._state.jobs[step].attempt
                 assert attempt is not None, "only running steps are stopped"  # noqa: S101  an invariant of decide
-                self._append(StepStopping(at=self._clock.now(), step=step, attempt=attempt.number))
-                self._launcher.terminate(attempt.identity)
+                self._end(self._plan.step(step), attempt)
             case GiveUp(step=step, because=because):
                 now = self._clock.now()
                 if because is None:
@@ -247,22 +260,40 @@ class Supervisor:
                 assert_never(action)
 
     def _launch(self, step: Step, gpu_uuid: str | None) -> None:
-        number = len(self._state.jobs[step.id].attempts) + 1
-        directory = self._free_directory(step, number)
-        number = int(directory.path.name)
-        command = commands.on_device(commands.for_attempt(self._plan, step.id, number), self._plan.devices, gpu_uuid)
+        directory = self._free_directory(step, len(self._state.jobs[step.id].attempts) + 1)
+        following = attempts.next_attempt(
+            self._run,
+            self._plan,
+            self._state,
+            step,
+            int(directory.path.name),
+            seconds_per_step=self._seconds_per_step(),
+        )
+        if step.kind is not StepKind.TRAIN:
+            verdict.remove_broken_caches(self._plan, step.kind)
+        spec = following.spec
+        command = commands.on_device(commands.for_attempt(self._plan, step.id, spec), self._plan.devices, gpu_uuid)
+        kills = oom_kills()
         identity = self._launcher.start(command, directory, self._desk.inherit(gpu_uuid, step.id))
-        self._watches[step.id] = _Watch(LogFollower(directory.log))
+        self._watches.pop(step.id, None)
         self._append(
             StepStarted(
                 at=self._clock.now(),
                 step=step.id,
-                attempt=number,
+                attempt=spec.number,
                 gpu_uuid=gpu_uuid,
                 gpu_label=self._desk.label(gpu_uuid),
                 identity=identity,
+                resumed_from=str(spec.resume_from) if spec.resume_from is not None else None,
+                epochs_before=following.epochs_before,
+                total_epochs=spec.total_epochs if step.kind is StepKind.TRAIN else None,
+                changes=spec.changes,
+                oom_kills=kills,
             )
         )
+
+    def _seconds_per_step(self) -> float:
+        return speeds.recall(self._run.path.parent, self._plan.speed_key, self._plan.trainer.kind)
 
     def _free_directory(self, step: Step, number: int) -> AttemptDirectory:
         """The next attempt directory that nobody has used: one may exist whose launch was never recorded."""
@@ -281,13 +312,30 @@ class Supervisor:
             and attempt.exit is None
         ]
 
-    def _watch(self, step: Step, attempt: Attempt) -> _Watch:
+    def _watch(self, step: Step, attempt: Attempt) -> AttemptWatch:
         if step.id not in self._watches:
-            self._watches[step.id] = _Watch(LogFollower(self._directory(step, attempt).log))
+            self._watches[step.id] = AttemptWatch.of(self._plan, step, self._directory(step, attempt), attempt)
         return self._watches[step.id]
 
     def _directory(self, step: Step, attempt: Attempt) -> AttemptDirectory:
         return self._run.attempt(step.id, attempt.number)
+
+    def _look_at_disk(self) -> None:
+        """Stop after the next states when the one after them would not fit any more."""
+        if self._clock.monotonic() < self._next_disk_look:
+            return
+        self._next_disk_look = self._clock.monotonic() + _DISK_LOOK_SECONDS
+        self._disk_free = shutil.disk_usage(self._run.path).free
+        training = [step for step, _ in self._running() if step.kind is StepKind.TRAIN]
+        if not training or self._state.is_stopping:
+            return
+        settings, kind = self._plan.recipe.training, self._plan.trainer.kind
+        one = sizes.state_bytes(kind, settings.network_dim) + sizes.lora_bytes(
+            kind, settings.network_dim, settings.mixed_precision
+        )
+        needed = 2 * one * len(training)
+        if self._disk_free < needed:
+            self._append(DiskLow(at=self._clock.now(), free=self._disk_free, needed=needed))
 
     def _write_live(self) -> None:
         now = self._clock.now()
@@ -296,19 +344,24 @@ class Supervisor:
             for step in self._plan.steps
             if self._state.jobs[step.id].state in {JobState.WAITING, JobState.BACKOFF}
         }
+        live = Live(
+            at=now,
+            gpus=self._desk.gpus,
+            gpu_problem=self._desk.problem,
+            progress={step: watch.tracker.progress for step, watch in self._watches.items()},
+            waiting=waiting,
+            disk_free_bytes=self._disk_free,
+        )
         try:
-            write_live(
-                self._run,
-                Live(
-                    at=now,
-                    gpus=self._desk.gpus,
-                    gpu_problem=self._desk.problem,
-                    progress={step: watch.tracker.progress for step, watch in self._watches.items()},
-                    waiting=waiting,
-                    disk_free_bytes=shutil.disk_usage(self._run.path).free,
-                    warnings=self._warnings,
-                ),
-            )
+            write_live(self._run, live)
         except OSError:
             # Nothing depends on it: the view shows its age. A full disk is dealt with where the journal is written.
             return
+
+
+def _gpu_lost(reason: str) -> Diagnosis:
+    return Diagnosis(
+        cause=Cause.CUDA_ERROR,
+        meaning=f"its GPU was lost: {reason}",
+        advice="Another GPU is used if there is one. If none answers any more, restart or change the machine.",
+    )

@@ -2,87 +2,91 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
 import shutil
-from dataclasses import dataclass
+import signal
+from dataclasses import replace
 from pathlib import Path
 
-from wan_train.engine import outputs
 from wan_train.engine.failures import Cause, Diagnosis, diagnose
 from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
-from wan_train.files import move_without_overwriting
-from wan_train.run.directory import AttemptDirectory, RunDirectory
+from wan_train.run.directory import AttemptDirectory
 from wan_train.run.events import Exit, Exited, Lost, Signaled
 from wan_train.run.plan import Plan, Step, StepKind
 from wan_train.run.progress import read_tail
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishedLora:
-    """A LoRA that was checked and moved to its final name."""
-
-    path: Path
-    bytes: int
-    sha256: str
+LATENTS_ENDING = "_wan.safetensors"
+TEXT_ENDING = "_wan_te.safetensors"
 
 
-def judge(plan: Plan, step: Step, attempt: AttemptDirectory, ended: Exit) -> Diagnosis | None:
-    """Why the attempt did not succeed, None when everything it had to leave behind is there, whole and finite."""
+def judge(
+    plan: Plan, step: Step, attempt: AttemptDirectory, ended: Exit, *, final_lora: Path, out_of_ram: bool
+) -> Diagnosis | None:
+    """Why the attempt did not succeed, None when everything it had to leave behind is there, whole and finite.
+
+    `out_of_ram`: the kernel killed something of this container for lack of memory while the attempt ran.
+    """
     match ended:
         case Exited(code=0):
             pass
         case Exited(code=code):
-            found = diagnose(read_tail(attempt.log))
-            evidence = found.evidence or f"exit code {code}"
-            return Diagnosis(cause=found.cause, meaning=found.meaning, advice=found.advice, evidence=evidence)
+            return _explain_exit(attempt, code, out_of_ram=out_of_ram)
         case Signaled() as signaled:
-            return Diagnosis(
-                cause=Cause.INTERRUPTED,
-                meaning=f"the trainer was ended by {signaled.name}",
-                advice="If nobody ended it, the box ran out of RAM: look at `dmesg | grep -i oom`.",
-            )
+            return _out_of_ram() if out_of_ram and signaled.signal == signal.SIGKILL else _ended_by(signaled.name)
         case Lost(reason=reason):
-            return Diagnosis(cause=Cause.LOST, meaning=f"the trainer is gone: {reason}", advice="Start the run again.")
+            # Nobody saw its end, so its files decide. The final LoRA is the last thing a trainer writes.
+            if step.kind is not StepKind.TRAIN or judge_lora(final_lora) is not None:
+                return Diagnosis(
+                    cause=Cause.LOST, meaning=f"the trainer is gone: {reason}", advice="It is started again."
+                )
     match step.kind:
         case StepKind.TRAIN:
-            return _judge_lora(outputs.lora_file(attempt.output, step.produces or ""))
+            return judge_lora(final_lora)
         case StepKind.CACHE_LATENTS:
-            return _judge_caches(plan, "_wan.safetensors", "latent")
+            return _judge_caches(plan, LATENTS_ENDING, "latent")
         case StepKind.CACHE_TEXT:
-            return _judge_caches(plan, "_wan_te.safetensors", "text-encoder")
+            return _judge_caches(plan, TEXT_ENDING, "text-encoder")
 
 
-def place_result(run: RunDirectory, step: Step, attempt: AttemptDirectory) -> FinishedLora:
-    """Move the verified LoRA to its final name in the run directory; an existing file there is never replaced."""
-    assert step.produces is not None, "only training steps have a result"  # noqa: S101  an invariant of the plan
-    source = outputs.lora_file(attempt.output, step.produces)
-    target = outputs.lora_file(run.path, step.produces)
-    with source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if not (target.exists() and target.samefile(source)):
-        move_without_overwriting(source, target)
-    return FinishedLora(path=target, bytes=target.stat().st_size, sha256=digest)
+def remove_broken_caches(plan: Plan, kind: StepKind) -> None:
+    """Remove half-written cache files: a cut text cache stops every later text caching, a cut latent the training."""
+    ending = TEXT_ENDING if kind is StepKind.CACHE_TEXT else LATENTS_ENDING
+    for directory in plan.dataset.cached_items:
+        folder = Path(directory)
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.name.endswith(ending):
+                try:
+                    read_header(path)
+                except BrokenFileError:
+                    path.unlink(missing_ok=True)
 
 
-def keep_checkpoint(run: RunDirectory, step: Step, attempt: AttemptDirectory, epoch: int) -> Path | None:
-    """Copy an intermediate LoRA beside the results before the trainer removes it; None when it is not whole yet."""
-    assert step.produces is not None, "only training steps have checkpoints"  # noqa: S101  an invariant of the plan
-    source = outputs.lora_file(attempt.output, step.produces, epoch)
-    target = outputs.lora_file(run.path, step.produces, epoch)
-    if target.exists():
-        return target
-    try:
-        read_header(source)
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.copyfile(source, partial)
-        read_header(partial)
-    except (BrokenFileError, OSError):
-        return None
-    partial.replace(target)
-    return target
+def _explain_exit(attempt: AttemptDirectory, code: int, *, out_of_ram: bool) -> Diagnosis:
+    tail = read_tail(attempt.log)
+    killed = re.search(r"died with <Signals\.(SIG\w+): -?\d+>", tail)
+    if killed is not None:  # what `accelerate launch` says of a trainer that a signal ended
+        return _out_of_ram() if out_of_ram and killed[1] == "SIGKILL" else _ended_by(killed[1])
+    found = diagnose(tail)
+    return replace(found, evidence=found.evidence or f"exit code {code}")
 
 
-def _judge_lora(path: Path) -> Diagnosis | None:
+def _out_of_ram() -> Diagnosis:
+    return Diagnosis(
+        cause=Cause.HOST_OUT_OF_MEMORY,
+        meaning="the kernel killed the trainer because this container's RAM was full",
+        advice="Rent a machine with more RAM, or train the experts one after the other.",
+    )
+
+
+def _ended_by(name: str) -> Diagnosis:
+    return Diagnosis(
+        cause=Cause.INTERRUPTED,
+        meaning=f"the trainer was ended by {name}",
+        advice="If nobody ended it, look at `dmesg | tail` for the reason.",
+    )
+
+
+def judge_lora(path: Path) -> Diagnosis | None:
     if not path.is_file():
         return Diagnosis(
             cause=Cause.UNKNOWN,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from wan_train.engine.failures import Diagnosis
 from wan_train.errors import ExitCode
 from wan_train.run.events import (
     CheckpointKept,
+    DiskLow,
     EpochEnded,
     Event,
     ResultPlaced,
+    RetryScheduled,
     RunFinished,
+    RunResumed,
     StepFailed,
     StepSkipped,
     StepStarted,
@@ -51,6 +55,13 @@ def _say(event: Event, view: RunView) -> tuple[str, str] | None:
             return "run", f"asked to stop {'now' if event.mode is StopMode.NOW else 'after the next saved state'}"
         case RunFinished():
             return "run", _finished(event, view)
+        case DiskLow():
+            free, needed = words.file_size(event.free), words.file_size(event.needed)
+            return "run", f"the disk is low ({free} free, {needed} needed): stopping after the next saved states"
+        case RunResumed(epochs=None):
+            return "run", "goes on: what failed or was stopped is tried again"
+        case RunResumed(epochs=int(epochs)):
+            return "run", f"extended to {epochs} epochs; the learning rate follows the longer curve from here on"
         case (
             StepStarted()
             | StepSucceeded()
@@ -61,6 +72,7 @@ def _say(event: Event, view: RunView) -> tuple[str, str] | None:
             | EpochEnded()
             | CheckpointKept()
             | ResultPlaced()
+            | RetryScheduled()
         ):
             text = _say_step(event, view)
             return None if text is None else (event.step, text)
@@ -69,11 +81,13 @@ def _say(event: Event, view: RunView) -> tuple[str, str] | None:
 
 
 _StepEvent = (
-    StepStarted | StepSucceeded | StepFailed | StepStopping | StepStopped | StepSkipped | EpochEnded | CheckpointKept
-) | ResultPlaced
+    (StepStarted | StepSucceeded | StepFailed | StepStopping | StepStopped | StepSkipped | EpochEnded | CheckpointKept)
+    | ResultPlaced
+    | RetryScheduled
+)
 
 
-def _say_step(event: _StepEvent, view: RunView) -> str | None:
+def _say_step(event: _StepEvent, view: RunView) -> str | None:  # noqa: C901, PLR0912  one branch for each kind of event
     match event:
         case StepStarted():
             return _started(event)
@@ -81,8 +95,15 @@ def _say_step(event: _StepEvent, view: RunView) -> str | None:
             return _succeeded(event, view)
         case StepFailed():
             return _failed(event, view)
+        case StepStopping(complete=True):
+            return "all epochs done: stopping the trainer"
+        case StepStopping(diagnosis=Diagnosis(meaning=meaning)):
+            return f"is being stopped: {words.safe(meaning)}"
         case StepStopping():
             return "is being stopped"
+        case RetryScheduled():
+            pause = max(0.0, event.not_before - event.at)
+            return f"attempt {event.attempt} failed: {words.safe(event.why)}; again in {words.duration(pause)}"
         case StepStopped():
             return "stopped"
         case StepSkipped():
@@ -100,8 +121,13 @@ def _say_step(event: _StepEvent, view: RunView) -> str | None:
 def _started(event: StepStarted) -> str:
     where = f" on {words.safe(event.gpu_label)}" if event.gpu_label else ""
     attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
-    resumed = f", from the state {_path(event.resumed_from)}" if event.resumed_from else ""
-    return f"started{where}{attempt}{resumed}"
+    resumed = ""
+    if event.resumed_from:
+        resumed = f", going on after epoch {event.epochs_before} of {event.total_epochs}"
+    elif event.attempt > 1 and event.total_epochs is not None:
+        resumed = ", from the beginning: no complete state was saved"
+    changes = "".join(f", {name}={value}" for name, value in event.changes.items())
+    return f"started{where}{attempt}{resumed}{changes}"
 
 
 def _succeeded(event: StepSucceeded, view: RunView) -> str:

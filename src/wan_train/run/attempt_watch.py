@@ -1,0 +1,172 @@
+"""What is seen of one running attempt: its log, its files, its signs of life."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from wan_train.engine import outputs
+from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.engine.scalars import ScalarFollower
+from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
+from wan_train.run import health
+from wan_train.run.attempts import target_of
+from wan_train.run.directory import AttemptDirectory
+from wan_train.run.health import Pulse, Vigil
+from wan_train.run.launcher import marked_processes
+from wan_train.run.plan import Plan, Step
+from wan_train.run.progress import LogFollower, ProgressTracker
+from wan_train.run.resume import needs_scaler
+from wan_train.run.state import Attempt
+
+NAN_STEPS = 10
+"""Steps in a row whose loss is not finite. Under fp16 single ones are normal: the gradient scaler skips them."""
+_PULSE_SECONDS = 15.0
+
+
+@dataclass(slots=True, kw_only=True)
+class AttemptWatch:
+    """Reads one attempt. Whoever restarts it on an adopted attempt reads the log again from the start."""
+
+    plan: Plan
+    step: Step
+    directory: AttemptDirectory
+    tracker: ProgressTracker
+    follower: LogFollower
+    scalars: ScalarFollower
+    nan_steps: int = 0
+    vigil: Vigil | None = None
+    _next_pulse: float = field(default=0.0)
+
+    @classmethod
+    def of(cls, plan: Plan, step: Step, directory: AttemptDirectory, attempt: Attempt) -> AttemptWatch:
+        return cls(
+            plan=plan,
+            step=step,
+            directory=directory,
+            tracker=ProgressTracker(epochs_before=attempt.epochs_before),
+            follower=LogFollower(directory.log),
+            scalars=ScalarFollower(directory.path / "logs"),
+        )
+
+    def read_log(self, now: float, *, to_the_end: bool = False) -> None:
+        self.tracker.add(self.follower.new_records(), now)
+        if to_the_end:
+            self.tracker.add(self.follower.parser.finish(), now)
+
+    def trouble(self, now: float, stall_seconds: float) -> Diagnosis | None:
+        """Why this attempt should be ended, None while it is well. `now` is monotonic."""
+        return self._divergence() or self._stall(now, stall_seconds)
+
+    def is_complete(self, attempt: Attempt) -> bool:
+        """Whether a resumed attempt has written the LoRA and the state of the last epoch that was missing."""
+        goal = target_of(attempt)
+        if goal is None or (self.tracker.local_step or 0) < goal.steps:
+            return False
+        name = self.step.produces or ""
+        state = outputs.step_state_dir(self.directory.output, name, goal.steps)
+        return outputs.is_complete_state(state, scaler=needs_scaler(self.plan)) and is_whole(self.final_lora(attempt))
+
+    def final_lora(self, attempt: Attempt) -> Path:
+        """The file in which this attempt leaves the finished LoRA."""
+        goal = target_of(attempt)
+        name = self.step.produces or ""
+        if goal is None:
+            return outputs.lora_file(self.directory.output, name)
+        return outputs.step_lora_file(self.directory.output, name, goal.steps)
+
+    def checkpoint_trouble(self, local_epoch: int) -> Diagnosis | None:
+        """Whether the checkpoint of an epoch holds numbers that are not finite: such a training never recovers."""
+        path = outputs.lora_file(self.directory.output, self.step.produces or "", local_epoch)
+        try:
+            bad = first_non_finite(path, read_header(path))
+        except (BrokenFileError, OSError):
+            return None
+        return None if bad is None else diverged(f"tensor {bad} of {path.name} is not finite")
+
+    def _divergence(self) -> Diagnosis | None:
+        for scalar in self.scalars.new_scalars():
+            if scalar.tag == "loss/current":
+                self.nan_steps = 0 if math.isfinite(scalar.value) else self.nan_steps + 1
+        return diverged(f"the loss of {self.nan_steps} steps in a row") if self.nan_steps >= NAN_STEPS else None
+
+    def _stall(self, now: float, stall_seconds: float) -> Diagnosis | None:
+        if now < self._next_pulse:
+            return None
+        self._next_pulse = now + min(_PULSE_SECONDS, stall_seconds / 4)
+        progress = self.tracker.progress
+        pulse = Pulse(
+            step=self.tracker.local_step,
+            loading=progress.stage is not None,
+            log_bytes=_size(self.directory.log),
+            activity=_activity(self.directory) if not self.tracker.local_step else 0,
+            seconds_per_step=progress.seconds_per_step,
+        )
+        self.vigil = health.watch(self.vigil, pulse, now)
+        if not health.is_stalled(self.vigil, now, stall_seconds):
+            return None
+        silence = now - self.vigil.since
+        return Diagnosis(
+            cause=Cause.NO_PROGRESS,
+            meaning=f"the trainer is alive but showed no progress for {silence:.0f} s",
+            advice="Look at stall.txt beside its log for where it hangs.",
+            evidence=f"last step {pulse.step}" if pulse.step is not None else "before its first step",
+        )
+
+
+def diverged(evidence: str) -> Diagnosis:
+    return Diagnosis(
+        cause=Cause.NAN_LOSS,
+        meaning="the training diverged: its numbers are not finite any more",
+        advice="Try a lower --learning-rate. The newest finite checkpoint was kept.",
+        evidence=evidence,
+    )
+
+
+def is_whole(path: Path) -> bool:
+    try:
+        read_header(path)
+    except BrokenFileError:
+        return False
+    return True
+
+
+def write_stall_report(directory: AttemptDirectory) -> None:
+    """Evidence of a hang, beside the log: where in the kernel each process of the attempt is."""
+    lines = []
+    for identity in marked_processes(directory):
+        try:
+            process = psutil.Process(identity.pid)
+            lines.append(
+                f"pid {identity.pid} {process.name()} {process.status()} cpu {sum(process.cpu_times()[:2]):.1f} s"
+            )
+        except psutil.Error:
+            continue
+        for name in ("wchan", "stack"):
+            try:
+                lines.append(f"  {name}: {Path(f'/proc/{identity.pid}/{name}').read_text(encoding='utf-8').strip()}")
+            except OSError:
+                continue
+    (directory.path / "stall.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _activity(directory: AttemptDirectory) -> int:
+    """A number that grows while the attempt's processes compute or read: CPU milliseconds and bytes read."""
+    total = 0
+    for identity in marked_processes(directory):
+        try:
+            process = psutil.Process(identity.pid)
+            total += int(1000 * sum(process.cpu_times()[:2])) + process.io_counters().read_bytes
+        except psutil.Error:
+            continue
+    return total
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

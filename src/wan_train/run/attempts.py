@@ -1,0 +1,77 @@
+"""The next attempt at a step: from which state, with which settings, to which goal."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+
+from wan_train.engine.commands import STATES_KEPT
+from wan_train.run.cadence import Target, state_every, target
+from wan_train.run.commands import AttemptSpec
+from wan_train.run.directory import RunDirectory
+from wan_train.run.plan import Plan, Step, StepKind
+from wan_train.run.resume import find_resume_point, saved_states
+from wan_train.run.state import Attempt, Job, RunState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextAttempt:
+    """What to launch, and how many epochs are behind it."""
+
+    spec: AttemptSpec
+    epochs_before: int
+
+
+def total_epochs(plan: Plan, state: RunState) -> int:
+    return state.epochs or plan.epochs
+
+
+def next_attempt(
+    run: RunDirectory, plan: Plan, state: RunState, step: Step, number: int, *, seconds_per_step: float
+) -> NextAttempt:
+    """How attempt `number` at a step is to be launched. Reads the states on disk."""
+    job = state.jobs[step.id]
+    total = total_epochs(plan, state)
+    point = find_resume_point(run, plan, step, job, total) if step.kind is StepKind.TRAIN and job.attempts else None
+    if point is None:
+        spec = AttemptSpec(
+            number=number,
+            state_every_epochs=min(plan.state_every_epochs, total),
+            total_epochs=total,
+            changes=job.changes,
+        )
+        return NextAttempt(spec=spec, epochs_before=0)
+    missing = total - point.epochs_done
+    spec = AttemptSpec(
+        number=number,
+        state_every_epochs=state_every(
+            missing=missing,
+            done=point.epochs_done,
+            keep=plan.keep_every_epochs,
+            epoch_seconds=point.steps_per_epoch * seconds_per_step,
+        ),
+        total_epochs=total,
+        changes=job.changes,
+        resume_from=point.state_dir,
+        stop_at_step=missing * point.steps_per_epoch,
+    )
+    return NextAttempt(spec=spec, epochs_before=point.epochs_done)
+
+
+def target_of(attempt: Attempt) -> Target | None:
+    """Where this attempt must be stopped; None for one that ends by itself, and before it has made a step."""
+    if attempt.total_epochs is None or attempt.total_steps is None:
+        return None
+    return target(
+        total_epochs=attempt.total_epochs, epochs_before=attempt.epochs_before, total_steps=attempt.total_steps
+    )
+
+
+def remove_old_states(run: RunDirectory, plan: Plan, step: Step, job: Job, *, keep: int = STATES_KEPT) -> None:
+    """Remove all complete states but the newest `keep`; the running trainer removes its own."""
+    states = saved_states(run, plan, step, job)
+    newest = job.attempt.number if job.attempt is not None else 0
+    running = job.attempt is not None and job.attempt.exit is None
+    for state in states[: max(0, len(states) - keep)]:
+        if not (running and state.attempt == newest):
+            shutil.rmtree(state.path, ignore_errors=True)

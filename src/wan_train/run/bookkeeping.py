@@ -1,0 +1,135 @@
+"""From what an attempt left in its log and directory to events: epochs, states, kept LoRAs, success or failure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from wan_train.engine import outputs
+from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.run import policy, results, verdict
+from wan_train.run.attempt_watch import AttemptWatch
+from wan_train.run.attempts import total_epochs
+from wan_train.run.directory import RunDirectory
+from wan_train.run.events import (
+    CheckpointKept,
+    EpochEnded,
+    Event,
+    ResultPlaced,
+    RetryScheduled,
+    StateSaved,
+    StepFailed,
+    StepStopped,
+    StepSucceeded,
+    TrainingBegan,
+)
+from wan_train.run.machine import oom_kills
+from wan_train.run.plan import Plan, Step, StepKind
+from wan_train.run.resume import needs_scaler
+from wan_train.run.state import Attempt, Job, JobState, RunState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One step of one run being looked at, at one moment (seconds since 1970)."""
+
+    run: RunDirectory
+    plan: Plan
+    step: Step
+    watch: AttemptWatch
+    now: float
+
+
+def progress_events(case: Case, attempt: Attempt) -> Iterator[Event]:
+    """What the newly read log says happened: the first step, epochs that ended and the files they left."""
+    step, watch, now = case.step, case.watch, case.now
+    progress = watch.tracker.progress
+    if attempt.total_steps is None and progress.steps is not None and watch.tracker.local_step:
+        yield TrainingBegan(at=now, step=step.id, attempt=attempt.number, steps=progress.steps)
+    for epoch, loss in watch.tracker.take_finished_epochs():
+        if epoch <= attempt.epochs_done:
+            continue  # an adopted attempt's log is read again from the start
+        yield EpochEnded(at=now, step=step.id, attempt=attempt.number, epoch=epoch, loss=loss)
+        # The trainer starts the next epoch only after LoRA, state and removals of the last one are written.
+        local = epoch - attempt.epochs_before
+        state = outputs.state_dir(watch.directory.output, step.produces or "", local)
+        if outputs.is_complete_state(state, scaler=needs_scaler(case.plan)):
+            yield StateSaved(at=now, step=step.id, attempt=attempt.number, path=str(state), epoch=epoch)
+        keep = case.plan.keep_every_epochs
+        if keep is not None and epoch % keep == 0 and epoch < (attempt.total_epochs or case.plan.epochs):
+            kept = results.keep_checkpoint(case.run, step, watch.directory, attempt, local)
+            if kept is not None:
+                yield CheckpointKept(at=now, step=step.id, path=str(kept), epoch=epoch)
+
+
+def settle(case: Case, state: RunState, *, pause_seconds: float) -> Iterator[Event]:
+    """What becomes of a step whose attempt is over: success, another attempt, or the end."""
+    job = state.jobs[case.step.id]
+    attempt = job.attempt
+    assert attempt is not None and attempt.exit is not None, "an attempt that is over"  # noqa: S101, PT018  an invariant
+    final = case.watch.final_lora(attempt)
+    complete = attempt.complete or case.watch.is_complete(attempt)
+    if attempt.stop_diagnosis is not None:
+        diagnosis: Diagnosis | None = attempt.stop_diagnosis
+    elif complete:
+        diagnosis = verdict.judge_lora(final)
+    else:
+        ram = _ran_out_of_ram(attempt)
+        directory = case.watch.directory
+        diagnosis = verdict.judge(case.plan, case.step, directory, attempt.exit, final_lora=final, out_of_ram=ram)
+    if diagnosis is None:
+        yield from _success(case, job, total_epochs(case.plan, state))
+    elif job.state is JobState.STOPPING and attempt.stop_diagnosis is None and not complete:
+        yield StepStopped(at=case.now, step=case.step.id)
+    else:
+        yield from _failure(case, job, diagnosis, pause_seconds)
+
+
+def _success(case: Case, job: Job, total: int) -> Iterator[Event]:
+    step, now, attempt = case.step, case.now, job.attempt
+    assert attempt is not None, "an attempt that is over"  # noqa: S101  an invariant
+    loss = case.watch.tracker.progress.loss
+    if step.kind is StepKind.TRAIN:
+        total = attempt.total_epochs or total
+        placed = results.place_result(case.run, case.plan, step, job, case.watch.final_lora(attempt))
+        if attempt.epochs_done < total:
+            yield EpochEnded(at=now, step=step.id, attempt=attempt.number, epoch=total, loss=loss)
+        yield ResultPlaced(
+            at=now, step=step.id, path=str(placed.path), bytes=placed.bytes, sha256=placed.sha256, epochs=placed.epochs
+        )
+    yield StepSucceeded(at=now, step=step.id, attempt=attempt.number, loss=loss)
+
+
+def _failure(case: Case, job: Job, diagnosis: Diagnosis, pause_seconds: float) -> Iterator[Event]:
+    attempt = job.attempt
+    assert attempt is not None, "an attempt that is over"  # noqa: S101  an invariant
+    if diagnosis.cause is Cause.NAN_LOSS:
+        yield from _keep_last_finite(case, job)
+    retry = policy.next_move(case.plan, job, diagnosis, steps_made=case.watch.tracker.local_step or 0)
+    if retry is None:
+        yield StepFailed(at=case.now, step=case.step.id, attempt=attempt.number, diagnosis=diagnosis)
+        return
+    yield RetryScheduled(
+        at=case.now,
+        step=case.step.id,
+        attempt=attempt.number,
+        diagnosis=diagnosis,
+        not_before=case.now + retry.pause * pause_seconds,
+        why=retry.why,
+        changes=retry.changes,
+    )
+
+
+def _keep_last_finite(case: Case, job: Job) -> Iterator[Event]:
+    found = results.newest_finite_checkpoint(case.run, case.step, job)
+    if found is None:
+        return
+    attempt, directory, local = found
+    kept = results.keep_checkpoint(case.run, case.step, directory, attempt, local)
+    if kept is not None:
+        yield CheckpointKept(at=case.now, step=case.step.id, path=str(kept), epoch=attempt.epochs_before + local)
+
+
+def _ran_out_of_ram(attempt: Attempt) -> bool:
+    now = oom_kills()
+    return now is not None and attempt.oom_kills is not None and now > attempt.oom_kills

@@ -1,0 +1,43 @@
+"""How often states are saved, and which epochs and steps a resumed attempt has to make."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+STATE_EVERY_SECONDS = 300.0
+"""A state costs about 3 s to write; every five minutes is near the optimum for machines that vanish every few hours
+(Young's formula: sqrt(2 x cost x time between failures))."""
+
+
+def state_every(*, missing: int, done: int, keep: int | None, epoch_seconds: float) -> int:
+    """Epochs between states of an attempt that has `missing` epochs to train after `done`.
+
+    About five minutes of training and never more than the attempt is long. The LoRAs to keep (every `keep` epochs,
+    counted over all attempts) must fall on saved epochs, which the attempt counts from its own start.
+    """
+    wanted = max(1, min(missing, round(STATE_EVERY_SECONDS / max(epoch_seconds, 1e-3))))
+    if keep is None:
+        return wanted
+    base = math.gcd(keep, done) if done else keep
+    return max(divisor for divisor in range(1, min(wanted, base) + 1) if base % divisor == 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where a resumed attempt must be stopped: after this many of its own epochs and optimizer steps."""
+
+    epochs: int
+    steps: int
+
+
+def target(*, total_epochs: int, epochs_before: int, total_steps: int) -> Target | None:
+    """The goal of an attempt that goes on after `epochs_before`; None for a first one, which ends by itself.
+
+    `total_steps` is what the trainer announces for `total_epochs`. It counts every attempt from zero and would train
+    all epochs again (musubi-tuner, both versions: `epoch_to_start = 0; global_step = 0`).
+    """
+    if epochs_before == 0:
+        return None
+    missing = total_epochs - epochs_before
+    return Target(epochs=missing, steps=missing * (total_steps // total_epochs))

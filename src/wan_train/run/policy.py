@@ -1,0 +1,111 @@
+"""What follows a failure: one table of causes, with budgets and pauses, and one pure decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from wan_train.engine import memory
+from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.run.events import Setting
+from wan_train.run.plan import Plan
+from wan_train.run.state import Attempt, Job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """How often an attempt that failed for a cause is followed by another, and after how many pauses of the base.
+
+    The budget counts failures in a row; an attempt that saved a state refills it.
+    """
+
+    retries: int
+    pauses: tuple[float, ...] = (1.0,)
+
+
+RULES: Mapping[Cause, Rule] = {
+    # Memory: the ladder of rungs is its own budget.
+    Cause.OUT_OF_MEMORY: Rule(retries=8, pauses=(0.5,)),
+    # The kernel chose a victim among two; alone it may fit.
+    Cause.HOST_OUT_OF_MEMORY: Rule(retries=2, pauses=(1.0, 3.0)),
+    Cause.NO_PROGRESS: Rule(retries=2, pauses=(1.0, 6.0)),
+    Cause.CUDA_ERROR: Rule(retries=3, pauses=(1.0, 6.0, 30.0)),
+    # Somebody's kill, or one that nobody explained.
+    Cause.INTERRUPTED: Rule(retries=3, pauses=(1.0, 3.0, 6.0)),
+    # The machine went down or the warden was killed: nothing was wrong with the training.
+    Cause.LOST: Rule(retries=20, pauses=(0.0,)),
+    Cause.UNKNOWN: Rule(retries=1, pauses=(1.0,)),
+    # The same input fails the same way; a person has to act first.
+    Cause.NAN_LOSS: Rule(retries=0),
+    Cause.DISK_FULL: Rule(retries=0),
+    Cause.BAD_INPUT: Rule(retries=0),
+    Cause.MISSING_FILE: Rule(retries=0),
+}
+
+LATE_STEPS = 100
+"""Steps after which an attempt that runs out of memory is called late: the settings did fit for a while."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Try again after `pause` times the base pause, with these settings changed."""
+
+    pause: float
+    why: str
+    changes: Mapping[str, Setting] = field(default_factory=dict)
+
+
+def next_move(plan: Plan, job: Job, diagnosis: Diagnosis, *, steps_made: int) -> Retry | None:
+    """Whether and how the step is tried again after its last attempt failed; None ends it."""
+    rule = RULES[diagnosis.cause]
+    failures = failures_in_a_row(job, diagnosis.cause)
+    if failures > rule.retries:
+        return None
+    pause = rule.pauses[min(failures, len(rule.pauses)) - 1]
+    match diagnosis.cause:
+        case Cause.OUT_OF_MEMORY:
+            return _after_out_of_memory(plan, job, pause, steps_made=steps_made)
+        case Cause.HOST_OUT_OF_MEMORY:
+            return Retry(pause=pause, why="the box ran out of RAM: the experts are now trained in turn")
+        case _:
+            return Retry(pause=pause, why=f"{diagnosis.meaning} (try {failures} of {rule.retries})")
+
+
+def failures_in_a_row(job: Job, cause: Cause) -> int:
+    """Attempts that ended for this cause since one last saved a state, the newest included."""
+    count = 1
+    for attempt in reversed(job.attempts[:-1]):
+        if attempt.made_progress or attempt.diagnosis is None or attempt.diagnosis.cause is not cause:
+            break
+        count += 1
+    return count
+
+
+def _after_out_of_memory(plan: Plan, job: Job, pause: float, *, steps_made: int) -> Retry | None:
+    last = job.attempt
+    late = steps_made >= LATE_STEPS
+    if late and not _was_late_before(job):
+        return Retry(pause=pause, why="out of GPU memory after a while: tried once more as it was")
+    training = plan.recipe.training
+    rung = memory.next_rung(
+        training,
+        last.changes if last is not None else {},
+        plan.trainer.capabilities,
+        trains_fp8=training.mixed_precision != "no",
+    )
+    if rung is None:
+        return None
+    return Retry(pause=pause, why=f"out of GPU memory: {rung.words} now", changes=rung.changes)
+
+
+def _was_late_before(job: Job) -> bool:
+    """Whether the attempt before ran out of memory under the very same settings."""
+    match job.attempts:
+        case [*_, before, last]:
+            return _ran_out(before) and before.changes == last.changes
+        case _:
+            return False
+
+
+def _ran_out(attempt: Attempt) -> bool:
+    return attempt.diagnosis is not None and attempt.diagnosis.cause is Cause.OUT_OF_MEMORY

@@ -1,0 +1,40 @@
+"""Measured seconds per step on this box, so that the next run's first states come in time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from wan_train.engine import sizes
+from wan_train.files import write_whole
+from wan_train.gpu.model import Gpu
+from wan_train.recipe.terms import EngineKind
+
+_FILE = "speeds.json"
+
+
+def key(engine: EngineKind, gpu: Gpu, resolutions: list[tuple[int, int]]) -> str:
+    """What the speed of a step mainly depends on."""
+    sizes_text = ",".join(f"{width}x{height}" for width, height in sorted(set(resolutions)))
+    return f"{engine} {gpu.name} {sizes_text}"
+
+
+def recall(runs: Path, speed_key: str, engine: EngineKind) -> float:
+    """Seconds per step as measured by an earlier run, else a first guess."""
+    value = _read(runs).get(speed_key)
+    return value if isinstance(value, float) and value > 0 else sizes.seconds_per_step(engine)
+
+
+def remember(runs: Path, speed_key: str, seconds: float) -> None:
+    try:
+        write_whole(runs / _FILE, json.dumps({**_read(runs), speed_key: seconds}), durable=False)
+    except OSError:
+        return  # only a convenience
+
+
+def _read(runs: Path) -> dict[str, object]:
+    try:
+        data = json.loads((runs / _FILE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
