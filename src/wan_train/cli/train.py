@@ -9,6 +9,8 @@ from wan_train.cli.asking import Asked, Given, ask
 from wan_train.cli.remembered import remember
 from wan_train.cli.sink import Sink
 from wan_train.cli.watch import watch
+from wan_train.dataset.locate import ToWrite
+from wan_train.dataset.model import DatasetError
 from wan_train.dataset.writing import write_for_directory
 from wan_train.errors import BadInputError, ExitCode
 from wan_train.run.directory import RunDirectory, planned
@@ -40,12 +42,21 @@ def train(given: Given, settings: Settings, sink: Sink, *, yes: bool, dry_run: b
     if interactive:
         remember(asked.request.answers)
     if asked.dataset_to_write is not None:
-        write_for_directory(asked.dataset_to_write.directory, asked.dataset_to_write.toml_path)
+        _write_dataset(asked.dataset_to_write)
     run, plan = write_run(prepared, settings, created=created)
     start_supervisor(run, settings)
     if detach:
         return _detached(run, sink)
-    return watch(run, sink, owner=True)
+    return watch(run, settings, sink, owner=True)
+
+
+def _write_dataset(wanted: ToWrite) -> None:
+    try:
+        write_for_directory(wanted.directory, wanted.toml_path)
+    except DatasetError:
+        # Another run of the same folder wrote it since we looked. This run has its own snapshot in any case.
+        if not wanted.toml_path.is_file():
+            raise
 
 
 def _show_plan(plan: Plan, asked: Asked, settings: Settings, sink: Sink) -> int:

@@ -163,6 +163,8 @@ SIGNATURES: tuple[Signature, ...] = (
 )
 
 _SUFFIX = re.compile(r"subprocess\.CalledProcessError: Command")
+_KILLED = re.compile(r"died with <Signals\.(\w+): \d+>\.$")
+"""The launcher itself ends with exit code 1 when its trainer was killed; only its last words tell."""
 
 
 def diagnose(tail: str) -> Diagnosis:
@@ -176,6 +178,13 @@ def diagnose(tail: str) -> Diagnosis:
                 return Diagnosis(
                     cause=signature.cause, meaning=signature.meaning, advice=signature.advice, evidence=line.strip()
                 )
+    if killed := _KILLED.search(tail.rstrip()):
+        return Diagnosis(
+            cause=Cause.INTERRUPTED,
+            meaning=f"the trainer was ended by {killed[1]}",
+            advice="If nobody ended it, the box ran out of RAM: look at `dmesg | grep -i oom`.",
+            evidence=killed[0],
+        )
     errors = [line for line in lines if re.match(r"\w*(?:Error|Exception)\b.*", line)]
     return Diagnosis(
         cause=Cause.UNKNOWN,

@@ -1,0 +1,67 @@
+"""Both caching programs: one file for each picture, written in pieces."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from scripted_faults import Faults, strike
+from scripted_program import (
+    bar,
+    load_model,
+    log,
+    occupy_gpu,
+    parse_options,
+    pictures,
+    record,
+    safetensors,
+    seconds,
+    version,
+    write_in_pieces,
+)
+
+_HELD_BYTES = 6 * 1024**3
+
+
+def cache(script: str, place: str, fault: str, *, model: str, said: str) -> None:
+    """Encode everything; `fault` strikes at the first picture."""
+    options = parse_options(script)
+    faults = Faults(place, 1)
+    record("start", place=place, argv=vars(options))
+    occupy_gpu(place)
+    faults.at_start()
+    items = list(pictures(options.dataset_config))
+    weights = getattr(options, model)
+    if not Path(weights).is_file():
+        raise FileNotFoundError(2, "No such file or directory", weights)
+    log("__main__", said.format(weights))
+    load_model(_HELD_BYTES)
+    log(f"musubi_tuner.{script.removeprefix('wan_').removesuffix('.py')}", "Encoding dataset [0]")
+    started = time.monotonic()
+    bar("", 0, None, started)
+    written = set()
+    for number, item in enumerate(items, start=1):
+        faults.before_step(epoch=1, step=number, first_of_epoch=number == 1)
+        if number == 1 and fault in faults:
+            strike(fault)
+        if not item.caption.is_file():
+            if version() == "v0.3.4":
+                continue
+            if place == "text":
+                raise FileNotFoundError(2, "No such file or directory", str(item.caption))
+        target = item.latents if place == "latents" else item.text
+        target.parent.mkdir(parents=True, exist_ok=True)
+        time.sleep(seconds("CACHE", 0.002))
+        write_in_pieces(target, safetensors([0.5] * 64, {"architecture": "wan", "format_version": "1.0.1"}))
+        written.add(target)
+        bar("", number, None, started)
+    if not options.keep_cache:
+        _remove_others(written, "_wan.safetensors" if place == "latents" else "_wan_te.safetensors")
+    record("end", place=place)
+
+
+def _remove_others(written: set[Path], ending: str) -> None:
+    for folder in {path.parent for path in written}:
+        for path in folder.glob(f"*{ending}"):
+            if path not in written:
+                path.unlink()

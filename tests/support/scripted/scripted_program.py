@@ -1,0 +1,176 @@
+"""What the three programs share: options, the record of what happened, the GPU, the dataset, bars."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import struct
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nvml_memory
+
+CHECKOUT = Path(__file__).parents[2]
+IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+_TYPES = {"int": int, "float": float, "int_or_float": float}
+_held: list[object] = []
+
+
+def seconds(name: str, default: float) -> float:
+    return float(os.environ.get(f"SCRIPTED_{name}_SECONDS", default))
+
+
+def version() -> str:
+    return (CHECKOUT / "version").read_text().strip()
+
+
+def parse_options(script: str) -> argparse.Namespace:
+    """The script's own options at this version; argparse ends the process with 2 for others."""
+    parser = argparse.ArgumentParser(prog=script)
+    for name, entry in json.loads((CHECKOUT / "contract.json").read_text())[script].items():
+        if entry["kind"] == "flag":
+            parser.add_argument(name, action="store_true")
+            continue
+        more = {key: entry[key] for key in ("nargs", "choices", "required", "default") if key in entry}
+        parser.add_argument(name, type=_TYPES.get(entry.get("type"), str), **more)
+    return parser.parse_args()
+
+
+def log(module: str, words: str) -> None:
+    sys.stderr.write(f"INFO:{module}:{words}\n")
+    sys.stderr.flush()
+
+
+def say(words: str) -> None:
+    sys.stdout.write(words + "\n")
+    sys.stdout.flush()
+
+
+def record(what: str, **facts: object) -> None:
+    """One line in the common record of a box; whole lines, whoever else writes."""
+    path = os.environ.get("SCRIPTED_RECORD")
+    if path is None:
+        return
+    line = json.dumps({"what": what, "at": time.monotonic(), "pid": os.getpid(), "gpu": gpu(), **facts}) + "\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(descriptor, line.encode())
+    os.close(descriptor)
+
+
+def gpu() -> str:
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+
+def occupy_gpu(place: str) -> None:
+    """From here on this process uses its GPU; another one that does so at the same time is put on record."""
+    common = os.environ.get("SCRIPTED_RECORD")
+    if common is None or not gpu():
+        return
+    lock = Path(f"{common}.{gpu()}.lock").open("a")  # noqa: SIM115  held until the process ends, however it ends
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        record("overlap", place=place)
+    _held.append(lock)
+
+
+def load_model(count: int) -> None:
+    """Take the time that loading takes; half way through the GPU's memory rises by `count` bytes."""
+    time.sleep(seconds("LOAD", 0.02) / 2)
+    state = os.environ.get("WAN_TRAIN_NVML_STATE")
+    if state and gpu():
+        nvml_memory.hold(Path(state), gpu(), os.getpid(), count)
+    time.sleep(seconds("LOAD", 0.02) / 2)
+
+
+def bar(label: str, done: int, total: int | None, started: float, postfix: str = "") -> None:
+    """One redraw as tqdm writes it to stderr."""
+    elapsed = time.monotonic() - started
+    rate = f"{done / elapsed:5.2f}it/s" if done and elapsed > 0 else "?it/s"
+    if total is None:
+        sys.stderr.write(f"\r{label}{done}it [{_clock(elapsed)}, {rate}]")
+    else:
+        blocks = "█" * (10 * done // total)
+        left = _clock(elapsed / done * (total - done)) if done else "?"
+        percent = 100 * done // total
+        sys.stderr.write(
+            f"\r{label}{percent:3d}%|{blocks:<10}| {done}/{total} [{_clock(elapsed)}<{left}, {rate}{postfix}]"
+        )
+    sys.stderr.flush()
+
+
+def write_in_pieces(path: Path, data: bytes, pieces: int = 4) -> None:
+    """Nothing that the trainer writes is atomic: a reader may find any part of it under the final name."""
+    size = max(1, -(-len(data) // pieces))
+    with path.open("wb") as file:
+        for start in range(0, len(data), size):
+            file.write(data[start : start + size])
+            file.flush()
+            time.sleep(seconds("STEP", 0.002) / pieces)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture, its caption file and its two cache files."""
+
+    image: Path
+    caption: Path
+    latents: Path
+    text: Path
+    repeats: int
+
+
+def pictures(dataset_config: str) -> Iterator[Picture]:
+    """Every picture of a dataset.toml with `image_directory` datasets."""
+    config = tomllib.loads(Path(dataset_config).read_text(encoding="utf-8"))
+    log("musubi_tuner.hv_train_network", f"Load dataset config from {dataset_config}")
+    for dataset in config["datasets"]:
+        settings = config.get("general", {}) | dataset
+        folder = Path(settings["image_directory"])
+        cache = Path(settings.get("cache_directory") or folder)
+        images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS)
+        log("musubi_tuner.dataset.image_video_dataset", f"glob images in {folder}")
+        log("musubi_tuner.dataset.image_video_dataset", f"found {len(images)} images")
+        for image in images:
+            width, height = _size(image)
+            yield Picture(
+                image=image,
+                caption=image.with_suffix(settings.get("caption_extension", ".txt")),
+                latents=cache / f"{image.stem}_{width:04d}x{height:04d}_wan.safetensors",
+                text=cache / f"{image.stem}_wan_te.safetensors",
+                repeats=settings.get("num_repeats", 1),
+            )
+
+
+def safetensors(values: list[float], metadata: dict[str, str], dtype: str = "F16") -> bytes:
+    """A whole file with one down and one up tensor of these numbers."""
+    packed = struct.pack(f"<{len(values)}{'e' if dtype == 'F16' else 'f'}", *values)
+    name = "lora_unet_blocks_0_cross_attn_k"
+    header = {
+        "__metadata__": metadata,
+        f"{name}.lora_down.weight": {"dtype": dtype, "shape": [1, len(values)], "data_offsets": [0, len(packed)]},
+        f"{name}.lora_up.weight": {
+            "dtype": dtype, "shape": [len(values), 1], "data_offsets": [len(packed), 2 * len(packed)],
+        },
+    }  # fmt: skip
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    return struct.pack("<Q", len(encoded)) + encoded + packed + packed
+
+
+def _size(image: Path) -> tuple[int, int]:
+    data = image.read_bytes()[:24]
+    if data[:8] != b"\x89PNG\r\n\x1a\n":
+        raise OSError(f"cannot identify image file {str(image)!r}")
+    width, height = struct.unpack(">II", data[16:24])
+    return width, height
+
+
+def _clock(elapsed: float) -> str:
+    return f"{int(elapsed) // 60:02d}:{int(elapsed) % 60:02d}"

@@ -1,0 +1,85 @@
+"""Stands in for musubi-tuner's training: counts, waits, writes what the real one writes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from scripted_faults import Faults, attempt_of
+from scripted_program import bar, load_model, log, occupy_gpu, parse_options, pictures, record, say, seconds
+from scripted_saving import Keeper, Position, read_state
+
+_HELD_BYTES = 20 * 1024**3
+_LOWEST_RATE = 1e-7
+
+
+def main() -> None:
+    options = parse_options("wan_train_network.py")
+    place = "high" if (options.min_timestep or 0) > 0 else "low"
+    faults = Faults(place, attempt_of(options.output_dir))
+    record("start", place=place, argv=vars(options))
+    occupy_gpu(place)
+    say("Trying to import sageattention\nFailed to import sageattention")
+    faults.at_start()
+    batches = sum(
+        item.repeats for item in pictures(options.dataset_config) if item.latents.exists() and item.text.exists()
+    )
+    log("musubi_tuner.dataset.image_video_dataset", f"total batches: {batches}")
+    if not batches:
+        raise ValueError("No training items found in the dataset / データセットに学習データがありません")
+    if not Path(options.dit).is_file():
+        raise FileNotFoundError(2, "No such file or directory", options.dit)
+    log("musubi_tuner.wan.modules.model", f"Loading DiT model from {options.dit}, device=cuda")
+    load_model(_HELD_BYTES)
+    log("musubi_tuner.networks.lora", "create LoRA for U-Net/DiT: 40 modules.")
+    position = Position()
+    if options.resume:
+        say(f"resume training from local state: {options.resume}")
+        position = read_state(Path(options.resume))
+    total = batches * options.max_train_epochs
+    say(f"override steps. steps for {options.max_train_epochs} epochs is / 指定エポックまでのステップ数: {total}")
+    say("running training / 学習開始")
+    say(f"  num train items / 学習画像、動画数: {batches}")
+    say(f"  total optimization steps / 総最適化ステップ数: {total}")
+    _train(options, faults, place, batches, position)
+    record("end", place=place)
+
+
+def _train(options: argparse.Namespace, faults: Faults, place: str, batches: int, position: Position) -> None:
+    keeper = Keeper(options, faults, batches)
+    epochs = options.max_train_epochs
+    total = batches * epochs
+    pause = seconds("STEP", 0.002)
+    started = time.monotonic()
+    bar("steps: ", 0, total, started)
+    Path(options.output_dir).mkdir(parents=True, exist_ok=True)
+    with (Path(options.output_dir) / "lr.jsonl").open("a") as rates:
+        for epoch in range(1, epochs + 1):
+            say(f"\nepoch {epoch}/{epochs}")
+            for batch in range(1, batches + 1):
+                step = (epoch - 1) * batches + batch
+                faults.before_step(epoch=epoch, step=step, first_of_epoch=batch == 1)
+                time.sleep(pause)
+                rate = _rate(options, position.steps, total)
+                rates.write(json.dumps({"step": step, "position": position.steps, "lr": rate}) + "\n")
+                rates.flush()
+                position.steps += 1
+                loss = "nan" if faults.loss_is_nan(epoch=epoch, step=step) else f"{1 / (1 + position.steps):.3g}"
+                bar("steps: ", step, total, started)
+                bar("steps: ", step, total, started, f", avr_loss={loss}")
+            position.epochs += 1
+            record("epoch", place=place, epoch=epoch, in_all=position.epochs)
+            keeper.after_epoch(epoch, position)
+    keeper.finish(position)
+
+
+def _rate(options: argparse.Namespace, done: int, total: int) -> float:
+    """The learning rate before step `done` + 1: transformers' polynomial schedule down to 1e-7."""
+    left = max(0.0, 1 - done / total)
+    return (options.learning_rate - _LOWEST_RATE) * left ** (options.lr_scheduler_power or 1) + _LOWEST_RATE
+
+
+if __name__ == "__main__":
+    main()
