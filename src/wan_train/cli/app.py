@@ -13,8 +13,6 @@ from wan_train.cli.sink import Sink
 from wan_train.recipe.terms import EngineKind
 from wan_train.settings import Settings
 
-VERBS = ("train", "rehearse", "attach", "status", "runs", "logs", "stop")
-
 app = typer.Typer(
     name="wan-train",
     help="Turn a folder of captioned pictures or clips into Wan 2.2 LoRAs.\n\n"
@@ -179,6 +177,49 @@ def attach(
 
     sink, settings = _for_runs(context, runs_dir, as_json=as_json)
     raise typer.Exit(verbs.attach(settings, sink, run))
+
+
+@app.command(rich_help_panel="Runs")
+def resume(
+    context: typer.Context,
+    run: options.RunName = None,
+    every: Annotated[bool, typer.Option("--all", help="Every unfinished run whose supervisor is gone.")] = False,  # noqa: FBT002  a flag
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", help="Train a run that is over to this larger total.")
+    ] = None,
+    runs_dir: options.RunsDir = None,
+    as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
+    detach: options.Detach = False,  # noqa: FBT002  the same
+) -> None:
+    """Go on with a run that crashed, failed or was stopped, from its last saved states.
+
+    Example: wan-train resume
+    """
+    from wan_train.cli import resume as verb  # noqa: PLC0415  `--help` must not load the rooms
+
+    sink, settings = _for_runs(context, runs_dir, as_json=as_json)
+    if every:
+        raise typer.Exit(verb.resume_all(settings, sink))
+    raise typer.Exit(verb.resume(settings, sink, run, epochs=epochs, detach=detach))
+
+
+@app.command(rich_help_panel="Runs")
+def explain(
+    context: typer.Context,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN|LOG]", help="A run, or any trainer's log file.", show_default=False)
+    ] = None,
+    runs_dir: options.RunsDir = None,
+    as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
+) -> None:
+    """Say why a run failed and what helps; or the same for any log of the trainer.
+
+    Example: wan-train explain train.log
+    """
+    from wan_train.cli.explain import explain as run_explain  # noqa: PLC0415  `--help` must not load the rooms
+
+    sink, settings = _for_runs(context, runs_dir, as_json=as_json)
+    raise typer.Exit(run_explain(settings, sink, run))
 
 
 @app.command(rich_help_panel="Runs")

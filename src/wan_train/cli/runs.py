@@ -13,6 +13,7 @@ from wan_train.errors import BadInputError, ExitCode
 from wan_train.run.directory import RunDirectory, all_runs, find
 from wan_train.run.events import StopMode
 from wan_train.run.progress import read_tail
+from wan_train.run.start import start_supervisor
 from wan_train.run.stopping import StopRequest, request_stop
 from wan_train.settings import Settings
 from wan_train.views.as_json import status_json
@@ -23,7 +24,7 @@ _FOLLOW_SECONDS = 0.25
 
 def attach(settings: Settings, sink: Sink, name: str | None) -> int:
     """Watch a run, finished or not, and return its exit code."""
-    return watch(find(settings.runs, name), sink, owner=False)
+    return watch(find(settings.runs, name), settings, sink, owner=False)
 
 
 def status(settings: Settings, sink: Sink, name: str | None) -> int:
@@ -72,11 +73,8 @@ def stop(settings: Settings, sink: Sink, name: str | None, *, now: bool) -> int:
         return ExitCode.DONE
     mode = StopMode.NOW if now else StopMode.AFTER_STATE
     request_stop(run, StopRequest(mode=mode, signal=signal.SIGTERM))
-    if not view.supervisor_alive:
-        raise BadInputError(
-            f"{run.run_id} has no supervisor that could stop it",
-            hint=f"Its last words are in {run.supervisor_log}.",
-        )
+    if not view.has_supervisor:
+        start_supervisor(run, settings)  # to end the trainers that outlived theirs
     sink.note(f"{run.run_id} stops {'now' if now else 'after the next saved state'}.")
     return ExitCode.DONE
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -15,11 +15,15 @@ from wan_train.cli.sink import Sink
 from wan_train.errors import ExitCode, WanTrainError
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import Event, StopMode
+from wan_train.run.start import start_supervisor
 from wan_train.run.stopping import StopRequest, request_stop
+from wan_train.settings import Settings
 from wan_train.views.model import RunReader, RunView
 
 _LOOK_SECONDS = 0.25
 _HANGUP_EXIT = 128 + signal.SIGHUP
+_BELIEVE_SECONDS = 1.0
+_MOST_REVIVALS = 3
 
 
 class _Leave(Enum):
@@ -38,20 +42,17 @@ class _Signals:
     hung_up: bool = False
 
 
-def watch(run: RunDirectory, sink: Sink, *, owner: bool) -> int:
+def watch(run: RunDirectory, settings: Settings, sink: Sink, *, owner: bool) -> int:
     """Follow a run to its end and return its exit code.
 
     `owner`: this is the command that started the run, so TERM (or INT without a terminal) stops the run itself. A
-    mere watcher is only ended. HUP ends the watching in both cases: the run goes on.
+    mere watcher is only ended. HUP ends the watching in both cases: the run goes on. A supervisor that dies is
+    replaced; the new one adopts the trainers that live.
     """
-    reader = RunReader(run)
     with _caught() as signals:
-        if sink.as_json:
-            left = _follow_lines(reader, sink, signals, _json_line, owner=owner)
-        elif sink.is_terminal:
-            left = _follow_screen(reader, sink, signals, run, owner=owner)
-        else:
-            left = _follow_lines(reader, sink, signals, _plain_line, owner=owner)
+        watcher = _Watcher(run=run, settings=settings, sink=sink, owner=owner, signals=signals, reader=RunReader(run))
+        on_screen = sink.is_terminal and not sink.as_json
+        left = watcher.follow_screen() if on_screen else watcher.follow_lines()
     match left:
         case _Leave.DETACHED:
             sink.note(f"The training goes on. Watch it again with: wan-train attach {run.run_id}")
@@ -63,11 +64,7 @@ def watch(run: RunDirectory, sink: Sink, *, owner: bool) -> int:
 
 
 def _finish(view: RunView, sink: Sink) -> int:
-    if view.state.finished is None:
-        raise WanTrainError(
-            f"the supervisor of {view.run.run_id} is gone and the run is not finished",
-            hint=f"Its last words are in {view.run.supervisor_log}.",
-        )
+    assert view.state.finished is not None, "followed to its end"  # noqa: S101  an invariant
     if sink.as_json:
         from wan_train.views.as_json import result_json  # noqa: PLC0415  needed once, at the end
 
@@ -83,69 +80,96 @@ def _finish(view: RunView, sink: Sink) -> int:
     return view.state.finished.exit_code
 
 
-def _follow_lines(
-    reader: RunReader,
-    sink: Sink,
-    signals: _Signals,
-    write: Callable[[Event, RunView, Sink], None],
-    *,
-    owner: bool,
-) -> RunView | _Leave:
-    run_over_since: float | None = None
-    while True:
-        view, events = reader.refresh()
-        for event in events:
-            write(event, view, sink)
+@dataclass(slots=True, kw_only=True)
+class _Watcher:
+    """One watching of one run."""
+
+    run: RunDirectory
+    settings: Settings
+    sink: Sink
+    owner: bool
+    signals: _Signals
+    reader: RunReader
+    gone_since: float | None = None
+    revivals: int = 0
+
+    def follow_lines(self) -> RunView | _Leave:
+        """Print events as they come, until the run is over or a signal ends the watching."""
+        while True:
+            view, events = self.reader.refresh()
+            for event in events:
+                self._write(event, view)
+            left = self._react(view)
+            if left is not None:
+                return left
+            time.sleep(_LOOK_SECONDS)
+
+    def follow_screen(self) -> RunView | _Leave:
+        """Redraw the dashboard until the run is over, a signal ends the watching or the person leaves."""
+        from rich.live import Live as LiveDisplay  # noqa: PLC0415  needed at a terminal only
+
+        from wan_train.views.dashboard import render  # noqa: PLC0415  the same
+
+        console, ascii_only = self.sink.console, self.sink.ascii_only
+        while True:
+            with LiveDisplay(console=console, auto_refresh=False, transient=True) as display:
+                while not self.signals.interrupted:
+                    view, _ = self.reader.refresh()
+                    width, height = console.size
+                    screen = render(view, time.time(), width, height=height, ascii_only=ascii_only)
+                    display.update(screen, refresh=True)
+                    left = self._react(view)
+                    if left is not None:
+                        return left
+                    time.sleep(_LOOK_SECONDS)
+            self.signals.interrupted = False
+            if _answer_interrupt(self.run, self.sink):
+                return _Leave.DETACHED
+
+    def _react(self, view: RunView) -> RunView | _Leave | None:
+        """What a look at the run and at the signals leads to; None to go on watching."""
         if view.state.is_over:
             return view
-        if not view.supervisor_alive:
-            # Its last events may be written between our two looks: look once more before believing it.
-            if run_over_since is not None and time.monotonic() - run_over_since > 1:
-                return view
-            run_over_since = run_over_since or time.monotonic()
-        if signals.hung_up:
+        if self.signals.hung_up:
             return _Leave.HANGUP
-        if signals.terminated or signals.interrupted:
-            number = signal.SIGTERM if signals.terminated else signal.SIGINT
-            if not owner:
+        if self.signals.terminated or self.signals.interrupted:
+            number = signal.SIGTERM if self.signals.terminated else signal.SIGINT
+            self.signals.terminated = self.signals.interrupted = False
+            if not self.owner:
                 return _Leave.DETACHED
-            request_stop(view.run, StopRequest(mode=StopMode.NOW, signal=number))
-            signals.terminated = signals.interrupted = False
-        time.sleep(_LOOK_SECONDS)
+            request_stop(self.run, StopRequest(mode=StopMode.NOW, signal=number))
+        self._revive(view)
+        return None
 
+    def _revive(self, view: RunView) -> None:
+        """Start another supervisor when the last one died; a few times, since one that keeps dying has a bug."""
+        if view.supervisor_alive:
+            self.gone_since = None
+            return
+        # Its last events may have been written between our two looks: look again before believing it.
+        self.gone_since = self.gone_since or time.monotonic()
+        if time.monotonic() - self.gone_since < _BELIEVE_SECONDS:
+            return
+        if self.revivals == _MOST_REVIVALS:
+            raise WanTrainError(
+                f"the supervisor of {view.run.run_id} died {self.revivals + 1} times",
+                hint=f"Its last words are in {view.run.supervisor_log}; please report them.",
+            )
+        self.revivals += 1
+        self.gone_since = None
+        start_supervisor(self.run, self.settings)
 
-def _follow_screen(
-    reader: RunReader, sink: Sink, signals: _Signals, run: RunDirectory, *, owner: bool
-) -> RunView | _Leave:
-    from rich.live import Live as LiveDisplay  # noqa: PLC0415  needed at a terminal only
+    def _write(self, event: Event, view: RunView) -> None:
+        if self.sink.as_json:
+            from wan_train.views.as_json import event_json  # noqa: PLC0415  see `_finish`
 
-    from wan_train.views.dashboard import render  # noqa: PLC0415  the same
+            self.sink.data(event_json(event))
+            return
+        from wan_train.views.plain import describe  # noqa: PLC0415  see `_finish`
 
-    gone_since: float | None = None
-    while True:
-        with LiveDisplay(console=sink.console, auto_refresh=False, transient=True, screen=False) as display:
-            while not signals.interrupted:
-                view, _ = reader.refresh()
-                size = sink.console.size
-                display.update(
-                    render(view, time.time(), size.width, height=size.height, ascii_only=sink.ascii_only), refresh=True
-                )
-                if view.state.is_over:
-                    return view
-                gone_since = None if view.supervisor_alive else gone_since or time.monotonic()
-                if gone_since is not None and time.monotonic() - gone_since > 1:
-                    return view
-                if signals.hung_up:
-                    return _Leave.HANGUP
-                if signals.terminated:
-                    signals.terminated = False
-                    if not owner:
-                        return _Leave.DETACHED
-                    request_stop(run, StopRequest(mode=StopMode.NOW, signal=signal.SIGTERM))
-                time.sleep(_LOOK_SECONDS)
-        signals.interrupted = False
-        if _answer_interrupt(run, sink):
-            return _Leave.DETACHED
+        line = describe(event, view)
+        if line is not None:
+            self.sink.line(line)
 
 
 def _answer_interrupt(run: RunDirectory, sink: Sink) -> bool:
@@ -201,17 +225,3 @@ def _default_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _json_line(event: Event, _view: RunView, sink: Sink) -> None:
-    from wan_train.views.as_json import event_json  # noqa: PLC0415  see `_finish`
-
-    sink.data(event_json(event))
-
-
-def _plain_line(event: Event, view: RunView, sink: Sink) -> None:
-    from wan_train.views.plain import describe  # noqa: PLC0415  see `_finish`
-
-    line = describe(event, view)
-    if line is not None:
-        sink.line(line)

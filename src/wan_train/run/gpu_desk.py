@@ -95,7 +95,8 @@ class GpuDesk:
     def _view(self, gpu: Gpu) -> GpuView:
         claimed = gpu.uuid in self._leases
         busy = free.why_busy(gpu)
-        if not claimed and busy is None:
+        if not claimed:
+            # The name of the run that has it says more than the memory it uses.
             holder = self._room.holder(gpu.uuid)
             if holder is not None:
                 owner = f"run {holder.run_id}" if holder.run_id else f"pid {holder.pid}"

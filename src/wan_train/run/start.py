@@ -13,6 +13,7 @@ from wan_train.files import write_whole
 from wan_train.printable import one_line
 from wan_train.recipe.load import to_toml
 from wan_train.run.directory import RunDirectory, create
+from wan_train.run.events import SupervisorStarted
 from wan_train.run.journal import JournalReader
 from wan_train.run.plan import Plan
 from wan_train.run.planner import Prepared, make_plan
@@ -40,16 +41,23 @@ def write_run(prepared: Prepared, settings: Settings, *, created: float) -> tupl
     return run, plan
 
 
-def start_supervisor(run: RunDirectory, settings: Settings) -> subprocess.Popen[bytes]:
-    """Start the supervisor in a session of its own and wait until it has taken the run over.
+def start_supervisor(
+    run: RunDirectory, settings: Settings, *, resume: bool = False, epochs: int | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a supervisor in a session of its own and wait until it has taken the run over.
 
+    It adopts trainers that are alive. With `resume` a run that is over goes on, `epochs` gives it a larger total.
     Raises WanTrainError with the end of its log when it does not start.
     """
     reader = JournalReader(run.events)
+    for _ in reader.new_events():
+        pass  # what earlier supervisors wrote
+    options = ["--resume"] if resume else []
+    options += [f"--epochs={epochs}"] if epochs is not None else []
     log = os.open(run.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         child = subprocess.Popen(
-            [sys.executable, "-m", "wan_train.run.supervise", str(run.path)],
+            [sys.executable, "-m", "wan_train.run.supervise", *options, str(run.path)],
             cwd="/",
             env={**os.environ, **settings.environment()},
             stdin=subprocess.DEVNULL,
@@ -61,7 +69,7 @@ def start_supervisor(run: RunDirectory, settings: Settings) -> subprocess.Popen[
         os.close(log)
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
-        if any(True for _ in reader.new_events()):
+        if any(isinstance(event, SupervisorStarted) for event in reader.new_events()):
             return child
         if child.poll() is not None:
             break

@@ -94,11 +94,12 @@ class Supervisor:
 
     def begin(self, *, resume: bool = False, epochs: int | None = None) -> None:
         """Take the run over. With `resume` a run that is over goes on, `epochs` gives it a larger total."""
-        self._append(SupervisorStarted(at=self._clock.now(), identity=myself()))
         if resume:
             clear_stop_request(self._run)
             longer = epochs if epochs is not None and epochs > attempts.total_epochs(self._plan, self._state) else None
             self._append(RunResumed(at=self._clock.now(), epochs=longer))
+        # Last, since it tells the starter that everything before it is done.
+        self._append(SupervisorStarted(at=self._clock.now(), identity=myself()))
 
     def tick(self) -> float | None:
         """One round; returns the seconds until the next is due, None when the run is over."""

@@ -31,6 +31,11 @@ class RunView:
     """Also true before a supervisor has taken the run over."""
     tails: Mapping[str, tuple[str, ...]]
 
+    @property
+    def has_supervisor(self) -> bool:
+        """Whether a supervisor looks after the run at this moment."""
+        return self.state.supervisor is not None and self.supervisor_alive
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuNow:

@@ -1,0 +1,55 @@
+"""`wan-train explain`: the table of failure signatures, applied to a run or to any trainer log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from wan_train import codec
+from wan_train.cli.sink import Sink
+from wan_train.engine.failures import Cause, Diagnosis, diagnose
+from wan_train.errors import ExitCode
+from wan_train.printable import one_line
+from wan_train.run.directory import find
+from wan_train.run.progress import read_tail
+from wan_train.settings import Settings
+from wan_train.views.model import RunReader
+
+_TAIL_BYTES = 1_000_000
+
+
+def explain(settings: Settings, sink: Sink, name: str | None) -> int:
+    """Every failure of a run, attempt by attempt; or what the end of a log file speaks of."""
+    log = Path(name).expanduser() if name is not None else None
+    if log is not None and log.is_file():
+        found: Mapping[str, Diagnosis] = {str(log): diagnose(read_tail(log, _TAIL_BYTES))}
+    else:
+        found = _of_run(settings, name)
+    if sink.as_json:
+        sink.data(
+            {
+                "schema": 1,
+                "failures": [{"where": where, **codec.to_data(what)} for where, what in found.items()],
+            }
+        )
+        return ExitCode.DONE
+    if not found:
+        sink.line("Nothing has failed.")
+    for where, what in found.items():
+        known = what.cause is not Cause.UNKNOWN or what.evidence is not None
+        sink.line(f"{where}: {what.meaning if known else 'no error that wan-train knows'}")
+        if what.evidence:
+            sink.line(f"  it said: {one_line(what.evidence)}")
+        sink.line(f"  what to do: {what.advice}")
+    return ExitCode.DONE
+
+
+def _of_run(settings: Settings, name: str | None) -> dict[str, Diagnosis]:
+    run = find(settings.runs, name)
+    view, _ = RunReader(run).refresh()
+    return {
+        f"{job.step}, attempt {attempt.number}": attempt.diagnosis
+        for job in view.state.jobs.values()
+        for attempt in job.attempts
+        if attempt.diagnosis is not None
+    }

@@ -1,0 +1,71 @@
+"""`wan-train resume`: go on where a run was left, whatever ended it."""
+
+from __future__ import annotations
+
+from wan_train.cli.sink import Sink
+from wan_train.cli.watch import watch
+from wan_train.errors import BadInputError, ExitCode
+from wan_train.run.directory import RunDirectory, all_runs, find
+from wan_train.run.start import start_supervisor
+from wan_train.run.state import JobState
+from wan_train.settings import Settings
+from wan_train.views.model import RunReader, RunView
+
+
+def resume(settings: Settings, sink: Sink, name: str | None, *, epochs: int | None, detach: bool) -> int:
+    """Go on with one run and watch it. A run that is alive is only watched."""
+    run = find(settings.runs, name)
+    view, _ = RunReader(run).refresh()
+    _check_epochs(view, epochs)
+    if not view.state.is_over and view.has_supervisor:
+        sink.note(f"{run.run_id} is running already.")
+    elif _is_done(view) and epochs is None:
+        sink.note(f"{run.run_id} is finished: nothing is missing. `--epochs N` trains it longer.")
+        return ExitCode.DONE
+    else:
+        start_supervisor(run, settings, resume=view.state.is_over, epochs=epochs)
+    if detach:
+        sink.note(f"Running. Watch it with: wan-train attach {run.run_id}")
+        return ExitCode.DONE
+    return watch(run, settings, sink, owner=True)
+
+
+def resume_all(settings: Settings, sink: Sink) -> int:
+    """Give every unfinished run whose supervisor is gone a new one; for the start of a machine.
+
+    Runs that ended, by failing or by somebody's stop, stay as they are.
+    """
+    for run in all_runs(settings.runs):
+        view, _ = RunReader(run).refresh()
+        if view.state.is_over or view.has_supervisor:
+            continue
+        start_supervisor(run, settings)
+        _say(run, sink)
+    return ExitCode.DONE
+
+
+def _say(run: RunDirectory, sink: Sink) -> None:
+    if sink.as_json:
+        sink.data({"event": "resumed", "run_id": run.run_id})
+    else:
+        sink.line(f"{run.run_id} goes on")
+
+
+def _is_done(view: RunView) -> bool:
+    return all(job.state is JobState.SUCCEEDED for job in view.state.jobs.values())
+
+
+def _check_epochs(view: RunView, epochs: int | None) -> None:
+    total = view.state.epochs or view.plan.epochs
+    if epochs is None:
+        return
+    if not view.state.is_over:
+        raise BadInputError(
+            f"{view.run.run_id} is not over, so its {total} epochs cannot be changed now",
+            hint=f"Stop it first: wan-train stop {view.run.run_id}",
+        )
+    if epochs <= total:
+        raise BadInputError(
+            f"--epochs {epochs} is not more than the {total} epochs of {view.run.run_id}",
+            hint="A run can be trained longer, not shorter.",
+        )
