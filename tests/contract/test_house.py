@@ -1,0 +1,160 @@
+"""The house rules that a machine can check: layers, imports, sizes, and the shipped recipes."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from wan_train.settings import shipped_configs
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "wan_train"
+FILES = sorted(SOURCE.rglob("*.py"))
+HEAVY = {
+    "torch",
+    "accelerate",
+    "pynvml",
+    "huggingface_hub",
+    "av",
+    "questionary",
+    "PIL",
+    "rich.live",
+    "tomlkit",
+    "numpy",
+}
+
+
+def test_rooms_import_only_what_is_below_them() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"], ["runs", "--help"]])
+def test_help_loads_nothing_heavy(words: list[str]) -> None:
+    program = (
+        "import sys\n"
+        "from wan_train.cli.main import main\n"
+        "sys.argv = ['wan-train', *sys.argv[1:]]\n"
+        "try:\n    main()\nexcept SystemExit as done:\n    code = done.code or 0\n"
+        "print('\\nLOADED', *sys.modules, file=sys.stderr)\n"
+        "sys.exit(code)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TERM": "dumb"},
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stderr.rpartition("LOADED ")[2].split())
+    assert "wan_train.cli.main" in loaded
+    assert loaded & HEAVY == set()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_no_file_is_too_long_to_read(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 420
+
+
+def imported(path: Path) -> set[str]:
+    """What a module imports when it is loaded; imports inside functions are left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_pynvml_is_known_to_one_module() -> None:
+    users = {
+        path.name
+        for path in FILES
+        if "pynvml" in path.read_text(encoding="utf-8") and "import pynvml" in path.read_text(encoding="utf-8")
+    }
+    assert users == {"nvml.py"}
+
+
+@pytest.mark.parametrize("name", ["errors", "settings", "codec", "files", "printable"])
+def test_base_modules_import_no_room(name: str) -> None:
+    own = {word for word in imported(SOURCE / f"{name}.py") if word.startswith("wan_train.")}
+    rooms = {path.name for path in SOURCE.iterdir() if (path / "__init__.py").is_file()}
+    assert {word.split(".")[1] for word in own} & rooms == set()
+
+
+def test_the_rehearsal_stands_alone() -> None:
+    for path in (SOURCE / "rehearsal").glob("*.py"):
+        assert not {word for word in imported(path) if word.startswith("wan_train.") and ".rehearsal" not in word}, path
+
+
+def test_torch_is_loaded_by_the_rehearsal_only() -> None:
+    outside = [path for path in FILES if path.parent.name != "rehearsal"]
+    users = [path for path in outside if imported(path) & {"torch", "accelerate", "safetensors", "numpy"}]
+    assert users == []
+
+
+SEED = {
+    "xformers": True,
+    "mixed_precision": "fp16",
+    "fp8_base": True,
+    "optimizer_type": "adamw",
+    "optimizer_args": ["weight_decay=0.1"],
+    "learning_rate": 3e-4,
+    "gradient_checkpointing": True,
+    "gradient_accumulation_steps": 1,
+    "max_data_loader_n_workers": 2,
+    "num_cpu_threads_per_process": 1,
+    "network_module": "networks.lora_wan",
+    "network_dim": 16,
+    "network_alpha": 16,
+    "timestep_sampling": "shift",
+    "discrete_flow_shift": 1.0,
+    "preserve_distribution_shape": True,
+    "max_train_epochs": 100,
+    "save_every_n_epochs": 100,
+    "seed": 5,
+    "max_grad_norm": 0,
+    "lr_scheduler": "polynomial",
+    "lr_scheduler_power": 8,
+    "lr_scheduler_min_lr_ratio": 5e-5,
+}
+
+
+@pytest.mark.parametrize("name", ["t2v-a14b", "i2v-a14b"])
+def test_shipped_recipes_have_the_guides_values(name: str) -> None:
+    data = tomllib.loads((shipped_configs() / "recipes" / f"{name}.toml").read_text(encoding="utf-8"))
+    assert data["training"] == SEED
+
+
+def test_the_shipped_dataset_has_the_guides_values() -> None:
+    data = tomllib.loads((shipped_configs() / "dataset.toml").read_text(encoding="utf-8"))
+    assert data["general"] == {
+        "resolution": [960, 960],
+        "caption_extension": ".txt",
+        "batch_size": 1,
+        "enable_bucket": True,
+        "bucket_no_upscale": False,
+    }
+    assert data["datasets"][0]["num_repeats"] == 1
+
+
+@pytest.mark.parametrize("path", sorted(shipped_configs().rglob("*.toml")), ids=lambda path: path.name)
+def test_every_shipped_file_is_toml_with_a_word_of_explanation(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert tomllib.loads(text)
+    assert text.startswith("#")
