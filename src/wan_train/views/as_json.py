@@ -21,7 +21,7 @@ from wan_train.printable import redact
 from wan_train.run.events import Event
 from wan_train.run.plan import Plan, Step
 from wan_train.run.progress import Progress
-from wan_train.run.state import Job
+from wan_train.run.state import Job, Result
 from wan_train.views import standing as facts
 from wan_train.views.model import GpuNow, RunView
 
@@ -91,11 +91,15 @@ def _step(view: RunView, step: Step, job: Job) -> Json:
         "progress": _progress(progress) if progress is not None else None,
         "waiting_for": facts.waits_for(view, job),
         "failure": _failure(view, job),
-        "result": codec.to_data(job.result) if job.result is not None else None,
+        "result": _result(job.result) if job.result is not None else None,
         "loss": job.loss,
         "kept": list(job.kept),
         "log": str(log) if log is not None else None,
     }
+
+
+def _result(result: Result) -> Json:
+    return {"path": result.path, "bytes": result.bytes, "sha256": result.sha256}
 
 
 def _progress(progress: Progress) -> Json:

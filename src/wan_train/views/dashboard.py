@@ -183,7 +183,7 @@ def lost_words(view: RunView) -> Sequence[tuple[str, str]]:
     return (
         ("Its supervisor is gone, and the run is not over; trainers may still run.", "red"),
         (f"Why: the end of {words.safe(view.run.supervisor_log)}", ""),
-        ("Whether GPUs are still in use: nvidia-smi. What it wrote is still on disk.", ""),
+        (f"Go on, trainers that still run included: wan-train resume {words.safe(view.run.run_id)}", ""),
     )
 
 

@@ -42,10 +42,17 @@ def _result(view: RunView, width: int) -> Iterator[Line]:
     yield line()
     for step, job in facts.steps(view):
         yield from _step(view, step, job, width)
-    failed = [job for _, job in facts.steps(view) if job.state is JobState.FAILED]
-    if failed and view.state.is_over:
-        yield line()
-        yield line("When that is mended, start again with `wan-train`; this run's files stay as they are.")
+    match facts.standing(view):
+        case Standing.FAILED:
+            yield line()
+            yield line("When that is mended, go on from the newest states:")
+            yield from _whole(f"wan-train resume {shlex.quote(words.safe(view.run.run_id))}", "")
+        case Standing.STOPPED | Standing.LOST:
+            yield line()
+            yield line("Go on from the newest states:")
+            yield from _whole(f"wan-train resume {shlex.quote(words.safe(view.run.run_id))}", "")
+        case _:
+            pass
     if done:
         yield line()
         yield from _next(view, done, width)

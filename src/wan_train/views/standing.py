@@ -41,7 +41,7 @@ def standing(view: RunView) -> Standing:
                 return Standing.FAILED
     if not view.supervisor_alive:
         return Standing.LOST
-    if state.stop is not None:
+    if state.is_stopping:
         return Standing.STOPPING
     if any(job.state.has_process for job in state.jobs.values()):
         return Standing.RUNNING
@@ -79,6 +79,11 @@ def waits_for(view: RunView, job: Job) -> str | None:
     if job.state not in {JobState.WAITING, JobState.BACKOFF}:
         return None
     return (view.live.waiting.get(job.step) if view.live is not None else None) or "waiting for its turn"
+
+
+def epochs(view: RunView) -> int:
+    """The epochs wanted of each expert, more than the plan's where the run was extended."""
+    return view.state.epochs or view.plan.epochs
 
 
 def expected_caches(view: RunView, step: Step) -> int | None:

@@ -123,7 +123,7 @@ def _position(view: RunView, step: Step, progress: Progress) -> tuple[int | None
 
 def _training(view: RunView, progress: Progress) -> Iterator[str]:
     if progress.epoch is not None:
-        yield f"epoch {progress.epoch}/{progress.epochs or view.plan.epochs}"
+        yield f"epoch {progress.epoch}/{progress.epochs or facts.epochs(view)}"
     yield f"step {progress.step}/{progress.steps or view.plan.steps_per_expert}"
     if not progress.loss_is_finite:
         yield "loss is not finite"

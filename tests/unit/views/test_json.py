@@ -10,7 +10,7 @@ import pytest
 from support.runs import T0, events_of, make_plan
 from views.scenes import SCENES, both_running, finished, lost, one_failed, waiting
 from wan_train import codec
-from wan_train.run.events import Event
+from wan_train.run.events import DiskLow, Event
 from wan_train.run.plan import Plan
 from wan_train.views.as_json import event_json, plan_json, result_json, status_json
 from wan_train.views.model import GpuNow
@@ -117,3 +117,9 @@ def test_the_plan_comes_back_whole() -> None:
     assert codec.from_json(json.dumps(data["plan"]), Plan, where="here") == plan
     assert data["commands"]["train-low"] == plan.step("train-low").command.shell()
     assert set(data["gpus"][0]) == {"label", "name", "used_bytes", "total_bytes", "busy_because"}
+
+
+def test_a_run_that_ends_for_lack_of_disk_is_stopping() -> None:
+    view, now = both_running()
+    low = replace(view, state=replace(view.state, disk_low=DiskLow(at=now, free=1, needed=2)))
+    assert status_json(low, now)["state"] == "stopping"

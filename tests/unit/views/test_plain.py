@@ -9,6 +9,7 @@ from wan_train.run.events import (
     CheckpointKept,
     EpochEnded,
     Event,
+    RunResumed,
     StepExited,
     StepSkipped,
     StepStarted,
@@ -86,3 +87,9 @@ def test_a_failure_is_one_line_whatever_the_trainer_said() -> None:
     assert "FAILED" in lines[-1]
     assert lines[-1].isprintable()
     assert len(lines[-1]) < 500
+
+
+def test_an_extended_run_counts_to_its_new_end() -> None:
+    plan = make_plan()
+    events = events_of(plan, {**CACHED, "train-high": RUNS}, epochs={"train-high": 2})
+    assert "epoch 2/150 " in _said(plan, [RunResumed(at=T0, epochs=150), *events])[-1]

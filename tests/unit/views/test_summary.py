@@ -199,3 +199,9 @@ def test_screens_for_a_terminal_without_unicode() -> None:
     console.print(result_lines(view))
     console.file.flush()
     assert b"Bl?te by ?" in raw.getvalue()
+
+
+@pytest.mark.parametrize(("high", "code"), [(FAILED, 5), (JobState.STOPPED, 143)])
+def test_what_did_not_finish_can_be_gone_on_with(high: JobState, code: int) -> None:
+    view = _ended(high, DONE, code)
+    assert f"    wan-train resume {view.run.run_id}" in result_text(view).splitlines()
