@@ -39,22 +39,31 @@ class State:
     step: int | None = None
 
 
-def complete_states(directory: Path, name: str, *, scaler: bool = False) -> tuple[State, ...]:
-    """The complete states of one attempt: by epoch, then by step, the final one last. `scaler`: fp16 on a GPU."""
-    pattern = re.compile(rf"{re.escape(name)}(?:-(\d{{6}})|-step(\d{{8}}))?-state")
+def state_dirs(directory: Path, name: str) -> tuple[Path, ...]:
+    """Every state folder of one attempt, complete or not."""
     if not directory.is_dir():
         return ()
-    found = [
-        State(path=path, epoch=int(match[1]) if match[1] else None, step=int(match[2]) if match[2] else None)
-        for path in directory.iterdir()
-        if (match := pattern.fullmatch(path.name)) and is_complete_state(path, scaler=scaler)
-    ]
+    return tuple(path for path in directory.iterdir() if _state_pattern(name).fullmatch(path.name))
+
+
+def complete_states(directory: Path, name: str, *, scaler: bool = False) -> tuple[State, ...]:
+    """The complete states of one attempt: by epoch, then by step, the final one last. `scaler`: fp16 on a GPU."""
+    found = []
+    for path in state_dirs(directory, name):
+        match = _state_pattern(name).fullmatch(path.name)
+        if match is not None and is_complete_state(path, scaler=scaler):
+            epoch, step = (int(number) if number else None for number in match.groups())
+            found.append(State(path=path, epoch=epoch, step=step))
 
     # The final state has neither number and comes last.
     def age(state: State) -> tuple[bool, bool, int]:
         return (state.epoch is None and state.step is None, state.epoch is None, state.epoch or state.step or 0)
 
     return tuple(sorted(found, key=age))
+
+
+def _state_pattern(name: str) -> re.Pattern[str]:
+    return re.compile(rf"{re.escape(name)}(?:-(\d{{6}})|-step(\d{{8}}))?-state")
 
 
 def is_complete_state(path: Path, *, scaler: bool = False) -> bool:

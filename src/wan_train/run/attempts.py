@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 
+from wan_train.engine import outputs
 from wan_train.engine.commands import STATES_KEPT
 from wan_train.run.cadence import Target, state_every, target
 from wan_train.run.commands import AttemptSpec
@@ -68,10 +69,11 @@ def target_of(attempt: Attempt) -> Target | None:
 
 
 def remove_old_states(run: RunDirectory, plan: Plan, step: Step, job: Job, *, keep: int = STATES_KEPT) -> None:
-    """Remove all complete states but the newest `keep`; the running trainer removes its own."""
-    states = saved_states(run, plan, step, job)
-    newest = job.attempt.number if job.attempt is not None else 0
-    running = job.attempt is not None and job.attempt.exit is None
-    for state in states[: max(0, len(states) - keep)]:
-        if not (running and state.attempt == newest):
-            shutil.rmtree(state.path, ignore_errors=True)
+    """Remove all states but the newest `keep` complete ones. Those of a running trainer are its own business."""
+    kept = {state.path for state in saved_states(run, plan, step, job)[-keep:]}
+    for attempt in job.attempts:
+        if attempt.exit is None:
+            continue
+        for path in outputs.state_dirs(run.attempt(step.id, attempt.number).output, step.produces or ""):
+            if path not in kept:
+                shutil.rmtree(path, ignore_errors=True)

@@ -33,13 +33,16 @@ class SavedState:
 
 
 def saved_states(run: RunDirectory, plan: Plan, step: Step, job: Job) -> list[SavedState]:
-    """Every complete state of a step that is still on disk, fewest epochs first."""
+    """Every complete state of a step that is still on disk, fewest epochs first.
+
+    A resumed attempt may make some epochs too many before it is stopped; states of those are worth nothing.
+    """
     found = []
     for attempt in job.attempts:
         directory = run.attempt(step.id, attempt.number).output
         for state in outputs.complete_states(directory, step.produces or "", scaler=needs_scaler(plan)):
             epochs = epochs_of(state, attempt)
-            if epochs is not None:
+            if epochs is not None and epochs <= (attempt.total_epochs or epochs):
                 found.append(SavedState(path=state.path, attempt=attempt.number, epochs_done=epochs))
     return sorted(found, key=lambda state: (state.epochs_done, state.attempt))
 
