@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
 from wan_train.dataset.locate import locate
-from wan_train.errors import BadInputError
+from wan_train.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.run.titles import problem_with_author, problem_with_title
+
+if TYPE_CHECKING:
+    from questionary import Question
+
+
+class NoAnswerError(WanTrainError):
+    """Ctrl-C or Ctrl-D at a question."""
+
+    exit_code = ExitCode.INTERRUPTED
 
 
 class OnInterrupt(StrEnum):
@@ -31,17 +41,16 @@ def ask_dataset(default: str) -> str:
     """A path with completion; asked again until it leads to a dataset."""
     import questionary  # noqa: PLC0415  90 ms that only a dialogue needs
 
-    return str(
-        questionary.path(
-            "Dataset (folder of pictures, or dataset.toml)", default=default, validate=_dataset_check
-        ).unsafe_ask()
-    ).strip()
+    question = questionary.path(
+        "Dataset (folder of pictures, or dataset.toml)", default=default, validate=_dataset_check
+    )
+    return str(_answer(question)).strip()
 
 
 def confirm(question: str) -> bool:
     import questionary  # noqa: PLC0415  see above
 
-    return bool(questionary.confirm(question, default=True).unsafe_ask())
+    return bool(_answer(questionary.confirm(question, default=True)))
 
 
 def ask_on_interrupt() -> OnInterrupt:
@@ -59,7 +68,15 @@ def _text(question: str, default: str, problem: Callable[[str], str | None]) -> 
     def check(answer: str) -> bool | str:
         return problem(answer.strip()) or True
 
-    return str(questionary.text(question, default=default, validate=check).unsafe_ask()).strip()
+    return str(_answer(questionary.text(question, default=default, validate=check))).strip()
+
+
+def _answer(question: Question) -> Any:  # noqa: ANN401  each kind of question has its own kind of answer
+    """The answer; raises NoAnswerError."""
+    try:
+        return question.unsafe_ask()
+    except (KeyboardInterrupt, EOFError):
+        raise NoAnswerError("interrupted; nothing was started") from None
 
 
 def _dataset_check(answer: str) -> bool | str:

@@ -35,7 +35,9 @@ class Sink:
     @property
     def ascii_only(self) -> bool:
         encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower()
-        return "utf" not in encoding
+        # In the C locale Python writes UTF-8 and hopes for the best; who asks for C by name has a terminal without.
+        locale = os.environ.get("LC_ALL") or os.environ.get("LANG")
+        return "utf" not in encoding or locale in {"C", "POSIX"}
 
     def show(self, renderable: RenderableType) -> None:
         """Something to look at; left out when only JSON is wanted."""

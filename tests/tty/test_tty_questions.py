@@ -1,0 +1,183 @@
+"""The three questions and the confirmation, answered by keyboard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tty_keys import CTRL_C, CTRL_D, CTRL_U, ENTER, Start
+
+from support.trainers import ScriptedBox, make_dataset
+
+TITLE, AUTHOR, DATASET, START = "Title of the LoRA", "Author", "Dataset (folder of pictures", "Start?"
+QUESTIONS = [TITLE, AUTHOR, DATASET, START]
+
+
+def nothing_was_started(box: ScriptedBox) -> bool:
+    return not box.runs.exists() and not (box.dataset / "dataset.toml").exists() and box.recorded() == []
+
+
+def test_the_questions_come_with_the_guides_defaults(terminal: Start, scripted_box: ScriptedBox) -> None:
+    screen = terminal()
+    screen.sees(f"{TITLE} mylora")
+    screen.types(ENTER)
+    screen.sees(f"{AUTHOR} authorName")
+    screen.types(ENTER)
+    screen.sees(f"{DATASET}, or dataset.toml)")
+    screen.sees(str(scripted_box.checkout / "dataset" / "dataset.toml")[-40:])
+    screen.types(CTRL_C)
+    assert screen.ends() == 130
+
+
+def test_enter_takes_the_defaults_to_the_end(terminal: Start, scripted_box: ScriptedBox) -> None:
+    make_dataset(scripted_box.checkout / "dataset")
+    screen = terminal("--epochs", "1")
+    for question in QUESTIONS:
+        screen.answers(question)
+    assert screen.ends() == 0
+    assert (scripted_box.run() / "WAN2.2-HighNoise_mylora.safetensors").is_file()
+    assert (scripted_box.run() / "WAN2.2-LowNoise_mylora.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"), [("../x", "cannot be in a file name"), ("   ", "the title is empty"), ("-x", "begins with")]
+)
+def test_a_bad_title_is_shown_and_asked_again(terminal: Start, bad: str, said: str) -> None:
+    screen = terminal()
+    screen.answers(TITLE, bad)
+    screen.sees(said)
+    screen.types(CTRL_U + "good" + ENTER)
+    screen.sees(AUTHOR)
+
+
+def test_an_empty_author_is_asked_again(terminal: Start) -> None:
+    screen = terminal("--title", "cat")
+    screen.answers(AUTHOR, "  ")
+    screen.sees("the author is empty")
+    screen.types(CTRL_U + "me" + ENTER)
+    screen.sees(DATASET)
+
+
+def test_a_missing_dataset_is_asked_again(terminal: Start, scripted_box: ScriptedBox) -> None:
+    screen = terminal("--title", "cat", "--author", "me")
+    screen.answers(DATASET, "/nowhere/at/all")
+    screen.sees("/nowhere/at/all")
+    screen.types(CTRL_U + str(scripted_box.dataset) + ENTER)
+    screen.sees(START)
+    screen.types("n")
+    assert screen.ends() == 0
+
+
+def test_flags_and_variables_skip_their_questions(terminal: Start, scripted_box: ScriptedBox) -> None:
+    screen = terminal("--title", "cat", WAN_TRAIN_AUTHOR="somebody", WAN_TRAIN_DATASET=str(scripted_box.dataset))
+    screen.sees("cat by somebody")
+    screen.sees(START)
+    for question in (TITLE, f"? {AUTHOR}", DATASET):
+        assert question not in screen.text
+    screen.types("n")
+    assert screen.ends() == 0
+
+
+def test_yes_asks_nothing(terminal: Start, scripted_box: ScriptedBox) -> None:
+    screen = terminal("--yes", "--epochs", "1", "--dataset", str(scripted_box.dataset))
+    assert screen.ends() == 0
+    for question in (TITLE, START):
+        assert question not in screen.text
+
+
+def test_the_summary_comes_before_the_last_question(terminal: Start, scripted_box: ScriptedBox) -> None:
+    screen = terminal("--title", "cat", "--author", "me", "--dataset", str(scripted_box.dataset))
+    for words in ("high-noise", "low-noise", "GPU 0", "GPU 1", "WAN2.2-LowNoise_cat.safetensors", START):
+        screen.sees(words)
+    screen.types("n")
+    assert screen.ends() == 0
+
+
+def test_no_starts_nothing_and_writes_nothing(terminal: Start, scripted_box: ScriptedBox) -> None:
+    screen = terminal("--title", "cat", "--author", "me", "--dataset", str(scripted_box.dataset))
+    screen.sees(START)
+    screen.types("n")
+    assert screen.ends() == 0
+    assert "Nothing was started" in screen.text
+    assert nothing_was_started(scripted_box)
+
+
+@pytest.mark.parametrize("at", QUESTIONS)
+def test_ctrl_c_at_any_question_starts_nothing(terminal: Start, scripted_box: ScriptedBox, at: str) -> None:
+    screen = terminal()
+    given = {TITLE: "cat", AUTHOR: "me", DATASET: str(scripted_box.dataset)}
+    for question in QUESTIONS[: QUESTIONS.index(at)]:
+        screen.answers(question, given[question])
+    screen.sees(at)
+    screen.types(CTRL_C)
+    assert screen.ends() == 130
+    assert "Traceback" not in screen.text
+    assert screen.text.splitlines()[-1] == "error: interrupted; nothing was started"
+    assert screen.text.count("interrupted") == 1
+    assert nothing_was_started(scripted_box)
+
+
+def test_the_end_of_input_at_a_question_is_the_same(terminal: Start, scripted_box: ScriptedBox) -> None:
+    screen = terminal()
+    screen.sees(TITLE)
+    screen.types(CTRL_U + CTRL_D)
+    assert screen.ends() == 130
+    assert "bug" not in screen.text
+    assert nothing_was_started(scripted_box)
+
+
+def test_the_last_answers_are_the_next_defaults(terminal: Start, scripted_box: ScriptedBox) -> None:
+    first = terminal("--epochs", "1")
+    for question, answer in zip(QUESTIONS, ["kitten", "somebody", str(scripted_box.dataset), ""], strict=True):
+        first.answers(question, answer)
+    assert first.ends() == 0
+    second = terminal()
+    second.sees(f"{TITLE} kitten")
+    second.types(ENTER)
+    second.sees(f"{AUTHOR} somebody")
+    second.types(ENTER)
+    second.sees(DATASET)
+    second.types(ENTER)
+    second.sees("kitten by somebody")
+    second.sees(START)
+    second.types("n")
+    assert second.ends() == 0
+
+
+def test_answers_that_were_not_confirmed_are_not_kept(terminal: Start, scripted_box: ScriptedBox) -> None:
+    first = terminal("--author", "me", "--dataset", str(scripted_box.dataset))
+    first.answers(TITLE, "mistake")
+    first.sees(START)
+    first.types("n")
+    assert first.ends() == 0
+    second = terminal()
+    second.sees(f"{TITLE} mylora")
+
+
+def test_damaged_memory_of_answers_is_no_matter(terminal: Start, scripted_box: ScriptedBox) -> None:
+    kept = scripted_box.home / ".local" / "share" / "wan-train" / "answers.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{not json", encoding="utf-8")
+    terminal().sees(f"{TITLE} mylora")
+
+
+def test_a_folder_gets_its_dataset_toml_only_after_the_yes(terminal: Start, scripted_box: ScriptedBox) -> None:
+    written = scripted_box.dataset / "dataset.toml"
+    screen = terminal("--title", "cat", "--author", "me", "--dataset", str(scripted_box.dataset), "--epochs", "1")
+    screen.sees(START)
+    assert not written.exists()
+    screen.types("y")
+    assert screen.ends() == 0
+    assert written.is_file()
+
+
+def test_an_existing_dataset_toml_stays_as_it_is(terminal: Start, scripted_box: ScriptedBox) -> None:
+    folder = Path(scripted_box.dataset)
+    text = f"# mine\n[general]\nresolution = [64, 64]\n\n[[datasets]]\nimage_directory = {json.dumps(str(folder))}\n"
+    text += f'cache_directory = {json.dumps(str(folder / "cache"))}\ncaption_extension = ".txt"\n'
+    (folder / "dataset.toml").write_text(text, encoding="utf-8")
+    screen = terminal("--title", "cat", "--author", "me", "--dataset", str(folder), "--epochs", "1")
+    screen.answers(START)
+    assert screen.ends() == 0
+    assert (folder / "dataset.toml").read_text(encoding="utf-8") == text

@@ -1,0 +1,76 @@
+"""A person at a terminal: keys in, screen out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pexpect
+
+from support.trainers import PROGRAM, ScriptedBox
+
+ENTER, DOWN, CTRL_C, CTRL_D, CTRL_U = "\r", "\x1b[B", "\x03", "\x04", "\x15"
+PATIENCE_SECONDS = 60
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[=>]|\x1b\][^\x07]*\x07")
+
+
+class Terminal:
+    """`wan-train` in a pseudo-terminal of its own."""
+
+    def __init__(self, box: ScriptedBox, words: list[str], columns: int, env: dict[str, str]) -> None:
+        self.screen = _Recorder()
+        self.child = pexpect.spawn(
+            str(PROGRAM),
+            words,
+            env=box.env(**{"TERM": "xterm-256color", "LANG": "C.UTF-8", **env}),
+            cwd=str(box.root),
+            dimensions=(40, columns),
+            encoding="utf-8",
+            codec_errors="replace",
+            timeout=PATIENCE_SECONDS,
+        )
+        self.child.logfile_read = self.screen
+
+    def sees(self, words: str) -> None:
+        """Wait for these words; escape sequences may stand between them, as a redrawn prompt has them."""
+        gap = r"(?:\x1b\[[0-9;?]*[A-Za-z]|\s)+"
+        self.child.expect(gap.join(re.escape(word) for word in words.split()))
+
+    def types(self, text: str) -> None:
+        self.child.send(text)
+
+    def answers(self, question: str, answer: str = "") -> None:
+        """Wait for a question; replace its default by the answer, if there is one; Enter."""
+        self.sees(question)
+        self.types((CTRL_U + answer if answer else "") + ENTER)
+
+    def ends(self) -> int:
+        """Wait for the end; the exit code, negative for a signal."""
+        self.child.expect(pexpect.EOF)
+        self.child.close()
+        return self.child.exitstatus if self.child.exitstatus is not None else -(self.child.signalstatus or 0)
+
+    @property
+    def raw(self) -> str:
+        """Everything that reached the terminal."""
+        return self.screen.text
+
+    @property
+    def text(self) -> str:
+        """The same without escape sequences."""
+        return _ESCAPES.sub("", self.screen.text).replace("\r", "")
+
+
+class _Recorder:
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+Start = Callable[..., Terminal]
+"""`start("attach", columns=60, TERM="dumb")` runs `wan-train attach` at a terminal."""
