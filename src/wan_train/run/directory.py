@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,9 +150,10 @@ def find(runs: Path, name: str | None) -> RunDirectory:
     Raises BadInputError that lists what there is.
     """
     if name is not None and "/" in name:
-        run = RunDirectory(Path(name).expanduser().absolute())
-        if run.plan.is_file():
-            return run
+        with suppress(RuntimeError):  # `~name` of nobody
+            run = RunDirectory(Path(name).expanduser().absolute())
+            if run.plan.is_file():
+                return run
     known = all_runs(runs)
     if not known:
         raise BadInputError(f"there are no runs in {runs}", hint="Start one with `wan-train`.")

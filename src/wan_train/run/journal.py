@@ -9,6 +9,8 @@ from pathlib import Path
 from wan_train import codec
 from wan_train.run.events import Event
 
+_MEND_BYTES = 65_536
+
 
 class Journal:
     """Appends events. Every append is on disk when it returns; a torn last line from a crash is cut off first."""
@@ -33,10 +35,15 @@ class Journal:
         os.close(self._descriptor)
 
     def _mend(self) -> None:
-        size = os.fstat(self._descriptor).st_size
-        tail = os.pread(self._descriptor, 65_536, max(0, size - 65_536))
-        if tail and not tail.endswith(b"\n"):
-            os.ftruncate(self._descriptor, size - (len(tail) - (tail.rfind(b"\n") + 1)))
+        end = size = os.fstat(self._descriptor).st_size
+        while end > 0:
+            begin = max(0, end - _MEND_BYTES)
+            newline = os.pread(self._descriptor, end - begin, begin).rfind(b"\n")
+            end = begin if newline < 0 else begin + newline + 1
+            if newline >= 0:
+                break
+        if end != size:
+            os.ftruncate(self._descriptor, end)
 
 
 class JournalReader:

@@ -18,7 +18,7 @@ def cpus(cgroup: Path = _CGROUP) -> float:
 def _quota_v2(path: Path) -> float | None:
     try:
         quota, period = path.read_text(encoding="ascii").split()
-        return None if quota == "max" else int(quota) / int(period)
+        return int(quota) / int(period) if quota != "max" and int(quota) > 0 else None
     except (OSError, ValueError, ZeroDivisionError):
         return None
 
