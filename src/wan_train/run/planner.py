@@ -113,6 +113,7 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
         epoch_seconds=(facts.batches_per_epoch or 1) * seconds_per_step,
     )
     need = disk_need(trainer.kind, recipe, prepared.summary.cache_bytes, keep)
+    preflight.check_writable([run.path], "the run directory")
     preflight.check_disk(need, run.path, [Path(directory) for directory in facts.cached_items])
     env = _environment(request)
     workers = max(1, int(cpus()) - 1)

@@ -88,6 +88,10 @@ def check_disk(need: DiskNeed, run_dir: Path, cache_dirs: Iterable[Path]) -> Non
 def check_writable(directories: Iterable[Path], what: str) -> None:
     for directory in directories:
         parent = existing_parent(directory)
+        if not parent.is_dir():
+            raise NotReadyError(
+                f"{what} {directory} cannot be made: {parent} is not a directory", hint="Choose another place."
+            )
         if not os.access(parent, os.W_OK | os.X_OK):
             raise NotReadyError(
                 f"{what} {directory} cannot be written: {parent} is read-only for you",

@@ -1,0 +1,30 @@
+"""The whole pipeline on the embedded trainer, as a script would call it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+
+from support.nvml import NvmlStub
+from support.trainers import ScriptedBox
+from wan_train.engine.tensors import first_non_finite, read_header
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the [rehearsal] extra")
+
+
+def test_a_script_gets_two_marked_loras_and_only_json(scripted_box: ScriptedBox, nvml_stub: NvmlStub) -> None:
+    nvml_stub.write([], init_error=9)
+    words = ["--engine", "rehearsal", "--epochs", "2", "--resolution", "64x64", "--rank", "4", "--json"]
+    done = scripted_box.run_cli(*scripted_box.train_words(*words, title="t"), timeout=110)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert lines[-1]["event"] == "result"
+    loras = sorted(scripted_box.run().glob("*.safetensors"))
+    assert len(loras) == 2
+    for path in loras:
+        header = read_header(path)
+        assert "REHEARSAL" in path.name
+        assert any("REHEARSAL" in value for value in header.metadata.values())
+        assert first_non_finite(path, header) is None
