@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from support.runs import OUT_OF_MEMORY, SUPERVISOR, T0, make_plan
+from wan_train.engine.failures import Cause
 from wan_train.errors import ExitCode
 from wan_train.run.events import (
     Event,
     Exited,
+    RetryScheduled,
     RunFinished,
     Signaled,
     StateSaved,
@@ -67,6 +69,8 @@ class World:
     gpus: list[WorldGpu] = field(default_factory=lambda: [WorldGpu(uuid="GPU-0"), WorldGpu(uuid="GPU-1")])
     chance: random.Random = field(default_factory=lambda: random.Random(0))
     failing: frozenset[str] = frozenset()
+    flaky: dict[str, Cause] = field(default_factory=dict)
+    """Steps whose first attempt fails for this cause and is tried again."""
     longest: int = 5
     state: RunState = field(default_factory=RunState)
     events: list[Event] = field(default_factory=list)
@@ -191,6 +195,17 @@ class World:
             number = len(self.state.jobs[step].attempts)
             if process.stopping:
                 self.append(StepStopped(at=self.now, step=step))
+            elif step in self.flaky and number == 1:
+                self.append(
+                    RetryScheduled(
+                        at=self.now,
+                        step=step,
+                        attempt=number,
+                        diagnosis=replace(OUT_OF_MEMORY, cause=self.flaky[step]),
+                        not_before=self.now + self.chance.randint(0, 8),
+                        why="it failed",
+                    )
+                )
             elif process.succeeds:
                 self.append(StepSucceeded(at=self.now, step=step, attempt=number, loss=0.1))
             else:
@@ -241,7 +256,12 @@ class World:
             assert gpu.quiet >= QUIET_TICKS, f"{step_id} is launched on {uuid}, which is in use"
             users = [other for other, process in self.running.items() if process.gpu == uuid and not process.exited]
             assert not users, f"{step_id} is launched on {uuid} beside {users}"
-        number = len(self.state.jobs[step_id].attempts) + 1
+        job = self.state.jobs[step_id]
+        assert job.not_before is None or self.now >= job.not_before, f"{step_id} is tried again too early"
+        if self.state.one_at_a_time and step.kind is StepKind.TRAIN:
+            others = [other for other in self.running if self.plan.step(other).kind is StepKind.TRAIN]
+            assert all(self.running[other].exited for other in others), f"{step_id} is launched beside {others}"
+        number = len(job.attempts) + 1
         self.running[step_id] = Process(
             gpu=uuid, left=self.chance.randint(1, self.longest), succeeds=step_id not in self.failing
         )
