@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -105,7 +106,7 @@ class OutputParser:
 
     def feed(self, chunk: bytes) -> Iterator[Record]:
         text = self._rest + self._decoder.decode(chunk)
-        lines = re.split(r"[\r\n]", text)
+        lines = text.replace("\r", "\n").split("\n")
         self._rest = lines.pop()[-_KEPT_BYTES:]
         for line in lines:
             record = parse_line(line)
@@ -152,7 +153,9 @@ def _parse_words(line: str) -> Record | None:
     return None
 
 
+@functools.lru_cache(maxsize=16)
 def _seconds(clock: str) -> float:
+    """Cached: every bar is drawn twice, and several steps may share a second."""
     total = 0
     for part in clock.split(":"):
         total = total * 60 + int(part or 0)

@@ -21,6 +21,9 @@ from wan_train.engine.output import (
     TotalSteps,
 )
 
+_Other = EpochStarted | TotalSteps | CheckpointBegun | StateBegun | Items | CacheProgress | Stage
+"""Every record but a step."""
+
 _WINDOW_SECONDS = 120.0
 _WINDOW_LOOKS = 120
 
@@ -62,18 +65,28 @@ class ProgressTracker:
     """When which step was the newest, once for each look."""
 
     def add(self, records: Iterator[Record], now: float) -> None:
+        newest: StepRecord | None = None
         for record in records:
-            self._add(record, now)
+            if not isinstance(record, StepRecord):
+                if newest is not None:
+                    self._step(newest, now)
+                    newest = None
+                self._add(record)
+            # Of the steps seen at one look only the newest counts, with the newest loss: not every bar shows one.
+            elif newest is not None and record.loss is None and newest.loss is not None:
+                newest = replace(record, loss=newest.loss)
+            else:
+                newest = record
+        if newest is not None:
+            self._step(newest, now)
 
     def take_finished_epochs(self) -> list[tuple[int, float | None]]:
         taken, self.finished_epochs = self.finished_epochs, []
         return taken
 
-    def _add(self, record: Record, now: float) -> None:
+    def _add(self, record: _Other) -> None:
         p = self.progress
         match record:
-            case StepRecord():
-                self._step(record, now)
             case EpochStarted(epoch=epoch, epochs=epochs):
                 counted = self.epochs_before + epoch
                 if p.epoch is not None and counted > p.epoch:
