@@ -1,0 +1,40 @@
+"""All benchmarks, as one table: `python benchmarks/run.py [NAME ...]`.
+
+Every figure stands beside something measured on the same machine in the same minute; absolute seconds of two
+machines cannot be compared.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+
+import bench_help
+import bench_parsing
+import bench_runner
+import bench_schedule
+from figures import Figure, machine, table
+
+BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
+    "help": bench_help.measure,
+    "parsing": bench_parsing.measure,
+    "schedule": bench_schedule.measure,
+    "runner": bench_runner.measure,
+}
+
+
+def main(names: list[str]) -> int:
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        print(f"no benchmark is called {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    figures = []
+    for name in names or BENCHMARKS:
+        print(f"{name} ...", file=sys.stderr)
+        figures += list(BENCHMARKS[name]())
+    print(f"{machine()}\n\n{table(figures)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
