@@ -46,7 +46,11 @@ def to_data(value: object, kind: Any = None) -> Any:  # noqa: ANN401  JSON value
 
 def to_json(value: object, kind: Any = None, *, indent: int | None = None) -> str:  # noqa: ANN401  see `to_data`
     """One record as text that can be written as UTF-8; raises ValueError for NaN and infinity."""
-    data = to_data(value, kind)
+    return dumps(to_data(value, kind), indent=indent)
+
+
+def dumps(data: Any, *, indent: int | None = None) -> str:  # noqa: ANN401  JSON values are any
+    """Plain data as JSON that can be written as UTF-8; raises ValueError for NaN and infinity."""
     text = json.dumps(data, ensure_ascii=False, indent=indent, allow_nan=False)
     # Names of files that are not UTF-8 hold lone surrogates, which no encoder takes; escaped they survive.
     return text if _encodable(text) else json.dumps(data, indent=indent, allow_nan=False)
@@ -75,4 +79,4 @@ def _encodable(text: str) -> bool:
     return True
 
 
-__all__ = ["CorruptRecordError", "from_json", "register_union", "tag_of", "to_data", "to_json"]
+__all__ = ["CorruptRecordError", "dumps", "from_json", "register_union", "tag_of", "to_data", "to_json"]

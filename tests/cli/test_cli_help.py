@@ -10,7 +10,9 @@ import pytest
 from rich.cells import cell_len
 
 from support.trainers import ScriptedBox
-from wan_train.cli.app import VERBS
+from wan_train.cli.app import app
+
+VERBS = tuple(command.callback.__name__ for command in app.registered_commands if command.callback is not None)
 
 PROJECT = Path(__file__).parents[2]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from support.trainers import ScriptedBox
-from wan_train.cli.app import VERBS
+from wan_train.cli.app import app
+
+VERBS = tuple(command.callback.__name__ for command in app.registered_commands if command.callback is not None)
 
 
 @pytest.mark.parametrize(

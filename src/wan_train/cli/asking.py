@@ -32,6 +32,16 @@ from wan_train.run.planner import Request, reading_of
 from wan_train.run.titles import DEFAULT_AUTHOR, DEFAULT_TITLE, check_author, check_title
 from wan_train.settings import Settings
 
+_FLAGS = {
+    "max_train_epochs": "--epochs",
+    "save_every_n_epochs": "--save-every",
+    "network_dim": "--rank",
+    "network_alpha": "--alpha",
+    "learning_rate": "--learning-rate",
+    "seed": "--seed",
+    "blocks_to_swap": "--blocks-to-swap",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
@@ -107,7 +117,7 @@ def read_recipe(given: Given) -> Recipe:
         changes["attention"] = Attention(given.attention.value)
     if given.blocks_to_swap != "auto":
         changes["blocks_to_swap"] = _blocks(given.blocks_to_swap)
-    recipe = recipes.override(recipe, changes, source="flag")
+    recipe = recipes.override(recipe, changes, source="flag", names=_FLAGS)
     recipe = recipes.select(recipe, _experts(given.experts))
     if not recipe.experts:
         raise BadInputError(f"the recipe {recipe.name} has no {given.experts} expert")

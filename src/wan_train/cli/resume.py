@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wan_train.cli.sink import Sink
 from wan_train.cli.watch import watch
-from wan_train.errors import BadInputError, ExitCode
+from wan_train.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.run.directory import RunDirectory, all_runs, find
 from wan_train.run.start import start_supervisor
 from wan_train.run.state import JobState
@@ -23,7 +23,8 @@ def resume(settings: Settings, sink: Sink, name: str | None, *, epochs: int | No
         sink.note(f"{run.run_id} is finished: nothing is missing. `--epochs N` trains it longer.")
         return ExitCode.DONE
     else:
-        start_supervisor(run, settings, resume=view.state.is_over, epochs=epochs)
+        # A stop that was under way when its supervisor died is taken back: this was asked for later.
+        start_supervisor(run, settings, resume=view.state.is_over or view.state.is_stopping, epochs=epochs)
     if detach:
         sink.note(f"Running. Watch it with: wan-train attach {run.run_id}")
         return ExitCode.DONE
@@ -33,15 +34,22 @@ def resume(settings: Settings, sink: Sink, name: str | None, *, epochs: int | No
 def resume_all(settings: Settings, sink: Sink) -> int:
     """Give every unfinished run whose supervisor is gone a new one; for the start of a machine.
 
-    Runs that ended, by failing or by somebody's stop, stay as they are.
+    Runs that ended, by failing or by somebody's stop, stay as they are. One that cannot go on keeps no other from it.
     """
+    code = ExitCode.DONE
     for run in all_runs(settings.runs):
-        view, _ = RunReader(run).refresh()
-        if view.state.is_over or view.has_supervisor:
-            continue
-        start_supervisor(run, settings)
-        _say(run, sink)
-    return ExitCode.DONE
+        try:
+            view, _ = RunReader(run).refresh()
+            if view.state.is_over or view.has_supervisor:
+                continue
+            start_supervisor(run, settings)
+        except WanTrainError as error:
+            sink.note(f"{run.run_id} cannot go on:")
+            sink.error(error)
+            code = error.exit_code
+        else:
+            _say(run, sink)
+    return code
 
 
 def _say(run: RunDirectory, sink: Sink) -> None:

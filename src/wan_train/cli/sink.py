@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from functools import cached_property
@@ -40,9 +39,9 @@ class Sink:
         return "utf" not in encoding or locale in {"C", "POSIX"}
 
     def show(self, renderable: RenderableType) -> None:
-        """Something to look at; left out when only JSON is wanted."""
+        """Something to look at; left out when only JSON is wanted. Paths stay whole on one line, to be copied."""
         if not self.as_json:
-            self.console.print(renderable)
+            self.console.print(renderable, soft_wrap=True)
 
     def line(self, text: str) -> None:
         """One plain line of information, never interpreted as markup."""
@@ -58,15 +57,14 @@ class Sink:
 
     def data(self, value: Any) -> None:  # noqa: ANN401  JSON values are any
         """One JSON value on one line of stdout."""
-        sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+        from wan_train.codec import dumps  # noqa: PLC0415  25 ms that people's output need not spend
+
+        sys.stdout.write(dumps(value) + "\n")
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
         """A remark beside the data, on stderr."""
         sys.stderr.write(f"{_safe(text)}\n")
-
-    def warning(self, text: str) -> None:
-        self.note(f"warning: {text}")
 
     def error(self, error: WanTrainError) -> None:
         """What went wrong and what to do next; as JSON too where JSON was asked for."""

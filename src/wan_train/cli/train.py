@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 
 from wan_train.cli import prompts
@@ -15,7 +16,8 @@ from wan_train.dataset.writing import write_for_directory
 from wan_train.errors import BadInputError, ExitCode
 from wan_train.run.directory import RunDirectory, planned
 from wan_train.run.plan import Plan
-from wan_train.run.planner import make_plan, prepare
+from wan_train.run.planner import Prepared, make_plan, prepare
+from wan_train.run.preflight import existing_parent
 from wan_train.run.start import start_supervisor, write_run
 from wan_train.settings import Settings
 
@@ -29,7 +31,7 @@ def train(given: Given, settings: Settings, sink: Sink, *, yes: bool, dry_run: b
     plan = make_plan(prepared, run, created=created)
     if dry_run:
         return _show_plan(plan, asked, settings, sink)
-    _show_summary(plan, asked, settings, sink)
+    _show_summary(plan, prepared, settings, sink)
     if not yes:
         if not interactive:
             raise BadInputError(
@@ -71,14 +73,16 @@ def _show_plan(plan: Plan, asked: Asked, settings: Settings, sink: Sink) -> int:
     return ExitCode.DONE
 
 
-def _show_summary(plan: Plan, asked: Asked, settings: Settings, sink: Sink) -> None:
+def _show_summary(plan: Plan, prepared: Prepared, settings: Settings, sink: Sink) -> None:
     if sink.as_json:
         return
     from wan_train.cli.gpus import gpus_now  # noqa: PLC0415  rich is not needed for JSON
     from wan_train.views.summary import plan_lines  # noqa: PLC0415  the same
 
-    gpus = gpus_now(asked.request.usable, plan.devices, settings)
-    sink.show(plan_lines(plan, gpus, width=sink.console.width))
+    gpus = gpus_now(prepared.request.usable, plan.devices, settings)
+    free = shutil.disk_usage(existing_parent(plan.run_dir)).free
+    width = sink.console.width
+    sink.show(plan_lines(plan, gpus, width=width, dataset=prepared.summary, disk_free_bytes=free))
 
 
 def _detached(run: RunDirectory, sink: Sink) -> int:

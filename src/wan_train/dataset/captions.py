@@ -26,9 +26,7 @@ def read_caption(path: Path) -> Caption:
             data = file.read(_LONGEST + 1)
     except OSError as error:
         what = "is a folder" if isinstance(error, IsADirectoryError) else f"cannot be read: {error.strerror}"
-        return Caption(
-            words="", problems=(_encoding(Severity.STOPS, path, what, "Replace it by a text file"),)
-        )
+        return Caption(words="", problems=(_encoding(Severity.STOPS, path, what, "Replace it by a text file"),))
     if len(data) > _LONGEST:
         what = "is larger than 1 MiB"
         return Caption(words="", problems=(_encoding(Severity.HARMS, path, what, "Replace it by a caption"),))

@@ -61,9 +61,7 @@ def take(config: DatasetConfig, *, reading: TrainerReading = GUIDE_READING) -> I
             subsets.append(SubsetInventory(subset=subset, items=items))
             problems += look.problems
     # Two datasets of one folder see the same stray files.
-    return Inventory(
-        config=config, reading=reading, subsets=tuple(subsets), problems=tuple(dict.fromkeys(problems))
-    )
+    return Inventory(config=config, reading=reading, subsets=tuple(subsets), problems=tuple(dict.fromkeys(problems)))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,9 +83,7 @@ class _Look:
         yield from found
         self._judge_whole(found)
 
-    def report(
-        self, kind: ProblemKind, severity: Severity, what: str, mend: str, path: Path | None = None
-    ) -> None:
+    def report(self, kind: ProblemKind, severity: Severity, what: str, mend: str, path: Path | None = None) -> None:
         key = f"datasets[{self.subset.index}]"
         self.problems.append(
             Problem(kind=kind, severity=severity, what=what, mend=mend, path=path, key="" if path else key)
@@ -99,9 +95,7 @@ class _Look:
             listing = list_media(directory, avif=self.reading.reads_avif)
         except OSError as error:
             what = f"cannot be listed: {error.strerror}"
-            self.report(
-                ProblemKind.UNREADABLE_MEDIA, Severity.STOPS, what, "Check the permissions", directory
-            )
+            self.report(ProblemKind.UNREADABLE_MEDIA, Severity.STOPS, what, "Check the permissions", directory)
             return
         names = listing.images if self.subset.kind is MediaKind.IMAGE else listing.videos
         if not names:
@@ -115,9 +109,7 @@ class _Look:
         # v0.3.4 strips one ending from a caption's name, so it pairs nothing with `.tags.txt`.
         if self._drops_uncaptioned and extension.count(".") > 1:
             what = f"{self.reading.name} finds no captions that end in {extension}"
-            self.report(
-                ProblemKind.NO_CAPTIONS, Severity.STOPS, what, "Use an ending with one dot", directory
-            )
+            self.report(ProblemKind.NO_CAPTIONS, Severity.STOPS, what, "Use an ending with one dot", directory)
         for name in names:
             path = directory / name
             caption = os.path.splitext(name)[0] + extension  # noqa: PTH122 - the trainer's own rule for stems
@@ -180,9 +172,7 @@ class _Look:
             self.report(ProblemKind.NO_CAPTIONS, Severity.STOPS, what, mend, directory)
             return
         for path in without:
-            what = "has no caption" + (
-                f", so {self.reading.name} leaves it out" if self._drops_uncaptioned else ""
-            )
+            what = "has no caption" + (f", so {self.reading.name} leaves it out" if self._drops_uncaptioned else "")
             mend = f"Write {os.path.splitext(path.name)[0]}{extension} beside it"  # noqa: PTH122 - as above
             severity = Severity.LOSES if self._drops_uncaptioned else Severity.STOPS
             self.report(ProblemKind.MISSING_CAPTION, severity, what, mend, path)
@@ -308,9 +298,7 @@ class _Look:
         )
         if 0 in bucket:
             what = f"is {width}x{height}; bucket_no_upscale leaves nothing of a side under {RESOLUTION_STEP}"
-            self.report(
-                ProblemKind.TOO_SMALL, Severity.STOPS, what, "Remove the picture or allow upscaling", path
-            )
+            self.report(ProblemKind.TOO_SMALL, Severity.STOPS, what, "Remove the picture or allow upscaling", path)
 
     def _judge_length(self, path: Path, frames: int) -> None:
         settings = self.subset.video
@@ -319,9 +307,7 @@ class _Look:
         kept = frames_at_target_rate(frames, settings)
         if not clips(kept, settings):
             what = f"has {kept} frames, fewer than any of target_frames, so it is left out"
-            self.report(
-                ProblemKind.TOO_FEW_FRAMES, Severity.LOSES, what, "Add a smaller count to target_frames", path
-            )
+            self.report(ProblemKind.TOO_FEW_FRAMES, Severity.LOSES, what, "Add a smaller count to target_frames", path)
 
     def _judge_whole(self, items: list[Item]) -> None:
         self._judge_stems(items)
@@ -348,15 +334,11 @@ class _Look:
                 size = (item.width, item.height)
                 twin = next((e for e in group[:position] if (e.width, e.height) == size), None)
                 if twin is not None or self.subset.kind is MediaKind.VIDEO:
-                    what = (
-                        f"shares its cache with {(twin or group[0]).path.name}, so one of them is not trained"
-                    )
+                    what = f"shares its cache with {(twin or group[0]).path.name}, so one of them is not trained"
                     self.report(ProblemKind.SAME_STEM, Severity.LOSES, what, "Rename one of them", item.path)
                 elif item.caption_path == group[0].caption_path:
                     what = f"shares its caption with {group[0].path.name}"
-                    self.report(
-                        ProblemKind.SAME_STEM, Severity.NOTE, what, "Rename one if they differ", item.path
-                    )
+                    self.report(ProblemKind.SAME_STEM, Severity.NOTE, what, "Rename one if they differ", item.path)
                 else:
                     what = f"shares its caption cache with {group[0].path.name}, so one caption is lost"
                     self.report(ProblemKind.SAME_STEM, Severity.HARMS, what, "Rename one of them", item.path)
@@ -368,9 +350,7 @@ class _Look:
             nearest = nearest.parent
         if not os.access(nearest, os.W_OK | os.X_OK):
             what = "cannot be written to, and the caches go there"
-            self.report(
-                ProblemKind.CACHE_PATH, Severity.STOPS, what, "Set cache_directory to another place", cache
-            )
+            self.report(ProblemKind.CACHE_PATH, Severity.STOPS, what, "Set cache_directory to another place", cache)
 
 
 def _video_bucket(item: Item, subset: Subset) -> tuple[int, int]:

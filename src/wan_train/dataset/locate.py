@@ -47,9 +47,7 @@ def locate(text: str, *, cwd: Path | None = None) -> Located:
     """
     base = cwd or Path.cwd()
     if not text.strip():
-        raise BadInputError(
-            "No dataset was named.", hint="Give a dataset.toml or a folder of pictures with captions."
-        )
+        raise BadInputError("No dataset was named.", hint="Give a dataset.toml or a folder of pictures with captions.")
     if "\0" in text:
         raise BadInputError("The dataset path contains a NUL character.", hint="Type the path again.")
     readings = [_absolute(reading, base) for reading in _readings(text)]
@@ -98,9 +96,7 @@ def _existing(path: Path) -> Located:
         return ToExisting(toml_path=path)
     shown = visible(str(path))
     if not path.is_file():
-        raise BadInputError(
-            f"{shown} is neither a file nor a folder.", hint="Give a folder of pictures with captions."
-        )
+        raise BadInputError(f"{shown} is neither a file nor a folder.", hint="Give a folder of pictures with captions.")
     raise BadInputError(
         f"{shown} is not a dataset.toml.",
         hint=f"Give a dataset.toml or the folder: {visible(str(path.parent))}",

@@ -231,8 +231,7 @@ def check_top(document: Mapping[str, object]) -> Iterator[Problem]:
             mend = f"Put the line under a [[datasets]] heading: datasets[0].{key}"
         else:
             mend = (
-                _did_you_mean(key, ["general", "datasets"])
-                or "Remove it; only [general] and [[datasets]] stand here"
+                _did_you_mean(key, ["general", "datasets"]) or "Remove it; only [general] and [[datasets]] stand here"
             )
         yield Problem(
             kind=ProblemKind.UNKNOWN_KEY,
@@ -273,19 +272,13 @@ def _why_unknown(key: str, section: Section, reading: TrainerReading) -> str:
             elsewhere = key in _SECTION_KEYS[Section.IMAGE] or key in _SECTION_KEYS[Section.VIDEO]
             return "may not stand under [general]" if elsewhere else "is not a key of [general]"
         case Section.IMAGE:
-            return (
-                "belongs to video datasets only" if key in VIDEOS_ONLY else "is not a key of an image dataset"
-            )
+            return "belongs to video datasets only" if key in VIDEOS_ONLY else "is not a key of an image dataset"
         case Section.VIDEO:
-            return (
-                "belongs to image datasets only" if key in IMAGES_ONLY else "is not a key of a video dataset"
-            )
+            return "belongs to image datasets only" if key in IMAGES_ONLY else "is not a key of a video dataset"
 
 
 def _mend_unknown(key: str, section: Section) -> str:
-    if section is Section.GENERAL and (
-        key in _SECTION_KEYS[Section.IMAGE] or key in _SECTION_KEYS[Section.VIDEO]
-    ):
+    if section is Section.GENERAL and (key in _SECTION_KEYS[Section.IMAGE] or key in _SECTION_KEYS[Section.VIDEO]):
         return "Move it to its [[datasets]]"
     if key in _SECTION_KEYS[Section.IMAGE] or key in _SECTION_KEYS[Section.VIDEO]:
         return "Remove the line"

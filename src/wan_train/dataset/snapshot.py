@@ -46,11 +46,7 @@ def with_overrides(config: DatasetConfig, overrides: DatasetOverrides) -> Datase
     for subset in config.datasets:
         resolution = overrides.resolution
         if resolution and not is_resolution_possible(resolution, enable_bucket=subset.enable_bucket):
-            rule = (
-                "at least 32x32 pixels"
-                if subset.enable_bucket
-                else "multiples of 16, as enable_bucket is off"
-            )
+            rule = "at least 32x32 pixels" if subset.enable_bucket else "multiples of 16, as enable_bucket is off"
             problems.append(
                 Problem(
                     kind=ProblemKind.WRONG_VALUE,

@@ -93,8 +93,7 @@ def summary(inventory: Inventory, *, image_to_video: bool = False) -> DatasetSum
         else sum((subset.items or 0) * subset.num_repeats for subset in subsets),
         batches_per_epoch=None if None in batches else sum(count or 0 for count in batches),
         latent_bytes=sum(
-            bucket.items
-            * latent_bytes(bucket.width, bucket.height, bucket.frames, image_to_video=image_to_video)
+            bucket.items * latent_bytes(bucket.width, bucket.height, bucket.frames, image_to_video=image_to_video)
             for subset in subsets
             for bucket in subset.buckets
         ),
@@ -141,9 +140,7 @@ def _subset(found: SubsetInventory) -> SubsetSummary:
             Bucket(width=width, height=height, frames=frames, items=count)
             for (width, height, frames), count in sorted(counted.items())
         ),
-        batches_per_epoch=batches_per_epoch(
-            buckets, batch_size=subset.batch_size, num_repeats=subset.num_repeats
-        )
+        batches_per_epoch=batches_per_epoch(buckets, batch_size=subset.batch_size, num_repeats=subset.num_repeats)
         if known
         else None,
     )

@@ -77,9 +77,7 @@ def load(path: Path, *, cwd: Path | None = None, reading: TrainerReading = GUIDE
 
 def _read(path: Path) -> str:
     if path.suffix.lower() != ".toml":
-        raise _unreadable(
-            path, "its name does not end in .toml", "Name a dataset.toml or a folder of pictures"
-        )
+        raise _unreadable(path, "its name does not end in .toml", "Name a dataset.toml or a folder of pictures")
     try:
         if not path.is_file():
             what = "it is a folder" if path.is_dir() else "there is no such file"
@@ -140,9 +138,7 @@ def tables(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, 
     )
 
 
-def _source_problems(
-    entry: Mapping[str, Any], where: str, section: Section, reading: TrainerReading
-) -> list[Problem]:
+def _source_problems(entry: Mapping[str, Any], where: str, section: Section, reading: TrainerReading) -> list[Problem]:
     named = [key for key in _SOURCES if key in entry]
     if len(named) > 1:
         # Said once: the schema would call the second source an unknown key.
@@ -154,13 +150,9 @@ def _source_problems(
             what=f"names {' and '.join(named)} at once",
             mend="Make a [[datasets]] of its own for each",
         )
-        sections = (
-            {Section.IMAGE, Section.VIDEO} if {key[:5] for key in named} == {"image", "video"} else {section}
-        )
+        sections = {Section.IMAGE, Section.VIDEO} if {key[:5] for key in named} == {"image", "video"} else {section}
         readings = [list(check_table(rest, where, each, reading)) for each in sorted(sections)]
-        common = [
-            problem for problem in readings[0] if all(problem.key in {p.key for p in r} for r in readings)
-        ]
+        common = [problem for problem in readings[0] if all(problem.key in {p.key for p in r} for r in readings)]
         return [conflict, *common]
     problems = list(check_table(entry, where, section, reading))
     if not named:
@@ -199,9 +191,7 @@ def _absolute_entry(entry: Mapping[str, Any], bases: tuple[Path, Path]) -> dict[
             except RuntimeError:  # ~nobody: leave it to the check for existence
                 path = bases[0] / path
         if not path.is_absolute():
-            base = (
-                home if key == "cache_directory" else next((b for b in bases if _exists(b / path)), bases[0])
-            )
+            base = home if key == "cache_directory" else next((b for b in bases if _exists(b / path)), bases[0])
             if key in _SOURCES:
                 home = base
             path = base / path
@@ -257,9 +247,7 @@ def _subset_problems(subset: Subset) -> Iterator[Problem]:
     where = f"datasets[{subset.index}]"
 
     def stops(kind: ProblemKind, key: str, what: str, mend: str, path: Path | None = None) -> Problem:
-        return Problem(
-            kind=kind, severity=Severity.STOPS, key=f"{where}.{key}", path=path, what=what, mend=mend
-        )
+        return Problem(kind=kind, severity=Severity.STOPS, key=f"{where}.{key}", path=path, what=what, mend=mend)
 
     missing = ProblemKind.NO_SUCH_DIRECTORY
     if subset.directory is not None and not _is_directory(subset.directory):
@@ -292,9 +280,7 @@ def _subset_problems(subset: Subset) -> Iterator[Problem]:
         )
     yield from _cache_problems(subset, where)
     if not is_resolution_possible(subset.resolution, enable_bucket=subset.enable_bucket):
-        rule = (
-            "at least 32x32 pixels" if subset.enable_bucket else "multiples of 16 where enable_bucket is off"
-        )
+        rule = "at least 32x32 pixels" if subset.enable_bucket else "multiples of 16 where enable_bucket is off"
         what = f"is {subset.resolution[0]}x{subset.resolution[1]}"
         yield stops(ProblemKind.WRONG_VALUE, "resolution", what, f"Use {rule}, like [960, 960]")
     if subset.video is not None:

@@ -38,9 +38,7 @@ def text_for_directory(
     except OSError as error:
         raise _refused(directory, error.strerror or str(error), "Name a folder that you may read") from None
     if not listing.images and not listing.videos:
-        raise _refused(
-            directory, "holds no pictures and no videos", "Put pictures and their .txt captions into it"
-        )
+        raise _refused(directory, "holds no pictures and no videos", "Put pictures and their .txt captions into it")
     if not _is_utf8(directory) or (cache_directory is not None and not _is_utf8(cache_directory)):
         raise _refused(directory, "has a name that is not UTF-8, which TOML cannot hold", "Rename the folder")
     image_cache = Path(os.path.abspath(cache_directory or directory / CACHE_FOLDER))  # noqa: PTH100 - as above
@@ -130,7 +128,5 @@ def _is_utf8(path: Path) -> bool:
 
 
 def _refused(path: Path, what: str, mend: str) -> DatasetError:
-    problem = Problem(
-        kind=ProblemKind.EMPTY_DATASET, severity=Severity.STOPS, path=path, what=what, mend=mend
-    )
+    problem = Problem(kind=ProblemKind.EMPTY_DATASET, severity=Severity.STOPS, path=path, what=what, mend=mend)
     return DatasetError.listing("No dataset.toml was written", [problem])

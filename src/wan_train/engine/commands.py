@@ -95,7 +95,9 @@ use_cpu: false
 
 _OWN_OPTIONS = (
     "--task", "--dit", "--vae", "--t5", "--dataset_config", "--output_dir", "--output_name", "--min_timestep",
-    "--max_timestep", "--save_state", "--resume", "--logging_dir", "--max_train_epochs",
+    "--max_timestep", "--save_state", "--resume", "--logging_dir", "--max_train_epochs", "--max_train_steps",
+    "--save_every_n_epochs", "--save_every_n_steps", "--save_last_n_epochs", "--save_last_n_epochs_state",
+    "--save_last_n_steps", "--save_last_n_steps_state", "--save_state_on_train_end",
 )  # fmt: skip
 """Options that wan-train must own: its scheduling, records and resume rest on them."""
 

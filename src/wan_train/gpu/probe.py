@@ -80,8 +80,7 @@ class NvmlProbe:
             raise GpuUnavailableError(
                 f"The GPUs cannot be read: NVML did not answer within {patience:g} s "
                 "(a GPU has probably fallen off the bus).",
-                hint="If `nvidia-smi` hangs too, reboot the machine, or report it and rent another. "
-                + REHEARSE,
+                hint="If `nvidia-smi` hangs too, reboot the machine, or report it and rent another. " + REHEARSE,
             ) from None
         except BaseException:
             # Half an answer may lie in the pipe (Ctrl-C): the next read must not take it for its own.

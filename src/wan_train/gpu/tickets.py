@@ -122,11 +122,6 @@ def _sweep(descriptor: int, path: Path) -> None:
         return time.time() - os.fstat(descriptor).st_mtime >= _SWEEP_AFTER_SECONDS
 
     # Looked at again under the lock: an owner who wakes now renews it first and looks for its file last.
-    if (
-        is_old()
-        and lockfile.try_exclusive(descriptor, path)
-        and is_old()
-        and lockfile.is_at(descriptor, path)
-    ):
+    if is_old() and lockfile.try_exclusive(descriptor, path) and is_old() and lockfile.is_at(descriptor, path):
         with suppress(PermissionError):  # Another user's; the sticky directory leaves it to them.
             path.unlink(missing_ok=True)

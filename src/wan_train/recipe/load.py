@@ -70,10 +70,16 @@ def load(path: Path, *, inherited: bool = False) -> Recipe:
     return recipe
 
 
-def override(recipe: Recipe, changes: Mapping[str, Any], *, source: str) -> Recipe:
-    """The recipe with some training settings replaced; None leaves a setting alone. Raises BadInputError."""
+def override(
+    recipe: Recipe, changes: Mapping[str, Any], *, source: str, names: Mapping[str, str] | None = None
+) -> Recipe:
+    """The recipe with some training settings replaced; None leaves a setting alone.
+
+    Raises BadInputError, which calls a setting by its entry in `names` where it has one.
+    """
     given = {name: value for name, value in changes.items() if value is not None}
-    problems = [p for name, value in given.items() for p in _range_problems(name, value, f"--{name}")]
+    called = names or {}
+    problems = [p for name, value in given.items() for p in _range_problems(name, value, called.get(name, name))]
     if problems:
         raise BadInputError("; ".join(problems))
     return replace(

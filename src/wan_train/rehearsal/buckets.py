@@ -49,16 +49,10 @@ class BucketSelector:
             ValueError: upscaling is off and the picture is smaller than the smallest side.
         """
         width, height = size
-        if (
-            self.enable_bucket
-            and self.no_upscale
-            and width * height <= self.resolution[0] * self.resolution[1]
-        ):
+        if self.enable_bucket and self.no_upscale and width * height <= self.resolution[0] * self.resolution[1]:
             kept = (_floor(width), _floor(height))
             if min(kept) == 0:
-                raise ValueError(
-                    f"Image or video size too small: {width}x{height}, a side is below {STEP} pixels"
-                )
+                raise ValueError(f"Image or video size too small: {width}x{height}, a side is below {STEP} pixels")
             return kept
         return min(self.buckets, key=lambda bucket: abs(bucket[0] / bucket[1] - width / height))
 

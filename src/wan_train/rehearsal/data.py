@@ -232,9 +232,7 @@ def _dataset(entry: dict[str, Any], general: dict[str, Any], *, where: str) -> D
         enable_bucket=both.get("enable_bucket", False),
         bucket_no_upscale=both.get("bucket_no_upscale", False),
         # The VAE makes one latent frame of the first picture and one of every four after it.
-        target_frames=tuple(
-            sorted({(frames - 1) // 4 * 4 + 1 for frames in entry.get("target_frames", [1])})
-        ),
+        target_frames=tuple(sorted({(frames - 1) // 4 * 4 + 1 for frames in entry.get("target_frames", [1])})),
         frame_extraction=entry.get("frame_extraction", "head"),
         frame_stride=entry.get("frame_stride", 1),
         frame_sample=entry.get("frame_sample", 1),
@@ -276,15 +274,11 @@ def windows(dataset: Dataset, frames: int) -> list[tuple[int, int]]:
         case "chunk":
             return [(i, length) for length in fitting for i in range(0, frames - length + 1, length)]
         case "slide":
-            return [
-                (i, length) for length in fitting for i in range(0, frames - length + 1, dataset.frame_stride)
-            ]
+            return [(i, length) for length in fitting for i in range(0, frames - length + 1, dataset.frame_stride)]
         case "uniform":
             spans = max(dataset.frame_sample - 1, 1)
             return [
-                (int((frames - length) * i / spans), length)
-                for length in fitting
-                for i in range(dataset.frame_sample)
+                (int((frames - length) * i / spans), length) for length in fitting for i in range(dataset.frame_sample)
             ]
         case "full":
             return [(0, (min(frames, dataset.max_frames) - 1) // 4 * 4 + 1)]

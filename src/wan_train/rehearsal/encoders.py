@@ -53,9 +53,7 @@ class LatentEncoder:
         latents = torch.einsum("oc,fchw->ofhw", self.weight, patches)
         groups = [latents[:, :1], *latents[:, 1:].split(4, dim=1)]
         return (
-            torch.cat([group.mean(dim=1, keepdim=True) for group in groups if group.shape[1]], dim=1)
-            .cpu()
-            .contiguous()
+            torch.cat([group.mean(dim=1, keepdim=True) for group in groups if group.shape[1]], dim=1).cpu().contiguous()
         )
 
     def encode_first(self, frames: list[Image.Image]) -> Tensor:

@@ -77,9 +77,7 @@ def of_training(
     return {key: str(value) for key, value in values.items()}
 
 
-def of_checkpoint(
-    args: argparse.Namespace, training: dict[str, str], *, steps: int, epoch: int
-) -> dict[str, str]:
+def of_checkpoint(args: argparse.Namespace, training: dict[str, str], *, steps: int, epoch: int) -> dict[str, str]:
     """The metadata of one checkpoint; `--no_metadata` leaves the minimum and the rehearsal mark."""
     now = time.time()
     if args.no_metadata:
@@ -104,7 +102,5 @@ def of_checkpoint(
         "tags": args.metadata_tags,
     }
     if args.min_timestep is not None or args.max_timestep is not None:
-        spec["timestep_range"] = (
-            f"{args.min_timestep or 0},{1000 if args.max_timestep is None else args.max_timestep}"
-        )
+        spec["timestep_range"] = f"{args.min_timestep or 0},{1000 if args.max_timestep is None else args.max_timestep}"
     return kept | {f"modelspec.{key}": value for key, value in spec.items() if value is not None}

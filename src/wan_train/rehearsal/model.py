@@ -74,9 +74,7 @@ class TinyWan(nn.Module):  # type: ignore[misc]  # torch is Any to mypy here
             torch.manual_seed(_SEED)
             self.patch_embedding = nn.Linear(channels * PATCH * PATCH, DIM)
             self.text_embedding = nn.Linear(TEXT_DIM, DIM)
-            self.time_embedding = nn.Sequential(
-                nn.Linear(DIM, DIM), nn.SiLU(), nn.Linear(DIM, DIM), nn.SiLU()
-            )
+            self.time_embedding = nn.Sequential(nn.Linear(DIM, DIM), nn.SiLU(), nn.Linear(DIM, DIM), nn.SiLU())
             self.blocks = nn.ModuleList(WanAttentionBlock() for _ in range(BLOCKS))
             self.head = nn.Linear(DIM, CHANNELS * PATCH * PATCH)
             with torch.no_grad():

@@ -79,9 +79,7 @@ NO_EFFECT_VALUES = (
 )
 ATTENTION_FLAGS = ("sdpa", "xformers", "flash_attn", "flash3")
 # A value that every command carries is not worth a word in the log.
-_UNREMARKABLE = frozenset(
-    {"max_data_loader_n_workers", "gradient_checkpointing", "persistent_data_loader_workers"}
-)
+_UNREMARKABLE = frozenset({"max_data_loader_n_workers", "gradient_checkpointing", "persistent_data_loader_workers"})
 
 
 def int_or_float(value: str) -> int | float:
@@ -113,9 +111,7 @@ def latents_parser() -> argparse.ArgumentParser:
 
 def text_parser() -> argparse.ArgumentParser:
     """Options of `wan_cache_text_encoder_outputs.py`."""
-    parser = _caching_parser(
-        "Cache text-encoder outputs of a dataset with the rehearsal's tiny text encoder."
-    )
+    parser = _caching_parser("Cache text-encoder outputs of a dataset with the rehearsal's tiny text encoder.")
     parser.add_argument("--t5", required=True, help="named in the log; the tiny text encoder needs no file")
     parser.add_argument("--fp8_t5", action="store_true")
     return parser

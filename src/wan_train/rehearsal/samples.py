@@ -130,9 +130,7 @@ def _house(canvas: Canvas) -> None:
 
 SCENES = (
     Scene(name="01-red-circle", caption="a red circle on cream paper", size=(512, 512), paint=_red_circle),
-    Scene(
-        name="02-blue-square", caption="a blue square on a yellow wall", size=(512, 384), paint=_blue_square
-    ),
+    Scene(name="02-blue-square", caption="a blue square on a yellow wall", size=(512, 384), paint=_blue_square),
     Scene(
         name="03-green-triangle",
         caption="a green triangle on grey paper",
@@ -151,13 +149,9 @@ SCENES = (
         size=(512, 342),
         paint=_mountains,
     ),
-    Scene(
-        name="06-night", caption="a crescent moon and stars over dark hills", size=(342, 512), paint=_night
-    ),
+    Scene(name="06-night", caption="a crescent moon and stars over dark hills", size=(342, 512), paint=_night),
     Scene(name="07-flower", caption="a pink flower with a yellow middle", size=(288, 512), paint=_flower),
-    Scene(
-        name="08-house", caption="a small house with a red roof on a meadow", size=(512, 448), paint=_house
-    ),
+    Scene(name="08-house", caption="a small house with a red roof on a meadow", size=(512, 448), paint=_house),
 )
 
 

@@ -26,9 +26,7 @@ def lr_factor(args: argparse.Namespace, total: int) -> Callable[[int], float]:
     Raises:
         ValueError: a schedule that the rehearsal does not know.
     """
-    warmup = (
-        args.lr_warmup_steps if isinstance(args.lr_warmup_steps, int) else int(args.lr_warmup_steps * total)
-    )
+    warmup = args.lr_warmup_steps if isinstance(args.lr_warmup_steps, int) else int(args.lr_warmup_steps * total)
     rest = max(1, total - warmup)
     curve: Callable[[int], float]
     match args.lr_scheduler:
@@ -37,11 +35,7 @@ def lr_factor(args: argparse.Namespace, total: int) -> Callable[[int], float]:
         case "linear":
             curve = lambda step: max(0.0, (total - step) / rest)  # noqa: E731 - all curves are written in one place
         case "cosine" | "cosine_with_restarts":
-            cycles = (
-                args.lr_scheduler_num_cycles
-                if args.lr_scheduler != "cosine"
-                else args.lr_scheduler_num_cycles / 2
-            )
+            cycles = args.lr_scheduler_num_cycles if args.lr_scheduler != "cosine" else args.lr_scheduler_num_cycles / 2
             restarts = args.lr_scheduler != "cosine"
             curve = lambda step: _cosine((step - warmup) / rest, cycles, restarts=restarts)  # noqa: E731 - see above
         case "polynomial":

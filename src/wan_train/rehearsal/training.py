@@ -103,9 +103,7 @@ def train(args: argparse.Namespace) -> None:
             recorder.add(number, loss)
             bar.set_postfix(avr_loss=recorder.average)
             rate = shop.scheduler.get_last_lr()[0]
-            shop.accelerator.log(
-                {"loss/current": loss, "loss/average": recorder.average, "lr/unet": rate}, step=steps
-            )
+            shop.accelerator.log({"loss/current": loss, "loss/average": recorder.average, "lr/unet": rate}, step=steps)
             if steps >= args.max_train_steps:
                 break
         shop.accelerator.log({"loss/epoch": recorder.average}, step=epoch + 1)
@@ -216,9 +214,7 @@ def _accelerator(args: argparse.Namespace) -> Accelerator:
         precision = "no"
     folder = None
     if args.logging_dir is not None:
-        folder = (
-            f"{args.logging_dir}/{args.log_prefix or ''}{time.strftime('%Y%m%d%H%M%S', time.localtime())}"
-        )
+        folder = f"{args.logging_dir}/{args.log_prefix or ''}{time.strftime('%Y%m%d%H%M%S', time.localtime())}"
     has_board = importlib.util.find_spec("tensorboard") or importlib.util.find_spec("tensorboardX")
     accelerator = Accelerator(
         gradient_accumulation_steps=args.gradient_accumulation_steps,

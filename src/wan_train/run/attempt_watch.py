@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,7 +151,8 @@ def write_stall_report(directory: AttemptDirectory) -> None:
                 lines.append(f"  {name}: {Path(f'/proc/{identity.pid}/{name}').read_text(encoding='utf-8').strip()}")
             except OSError:
                 continue
-    (directory.path / "stall.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with contextlib.suppress(OSError):  # a full disk must not keep the hang alive
+        (directory.path / "stall.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _activity(directory: AttemptDirectory) -> int:

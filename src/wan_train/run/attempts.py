@@ -68,6 +68,28 @@ def target_of(attempt: Attempt) -> Target | None:
     )
 
 
+def is_wanted(plan: Plan, attempt: Attempt, epoch: int) -> bool:
+    """Whether the user asked to keep the LoRA of this epoch (of all attempts)."""
+    keep = plan.keep_every_epochs
+    return keep is not None and epoch % keep == 0 and epoch < (attempt.total_epochs or plan.epochs)
+
+
+def remove_old_checkpoints(run: RunDirectory, plan: Plan, step: Step, job: Job) -> None:
+    """Remove the trainer's own intermediate LoRAs but the newest ones and those that are yet to be kept."""
+    name = step.produces or ""
+    found = []
+    for attempt in job.attempts:
+        output = run.attempt(step.id, attempt.number).output
+        for local in outputs.checkpoint_epochs(output, name):
+            epoch = attempt.epochs_before + local
+            waits = is_wanted(plan, attempt, epoch) and not outputs.lora_file(run.path, name, epoch).exists()
+            if epoch <= (attempt.total_epochs or plan.epochs):
+                found.append((epoch, attempt.number, waits, outputs.lora_file(output, name, local)))
+    for _, _, waits, path in sorted(found)[:-STATES_KEPT]:
+        if not waits:
+            path.unlink(missing_ok=True)
+
+
 def remove_old_states(run: RunDirectory, plan: Plan, step: Step, job: Job, *, keep: int = STATES_KEPT) -> None:
     """Remove all states but the newest `keep` complete ones. Those of a running trainer are its own business."""
     kept = {state.path for state in saved_states(run, plan, step, job)[-keep:]}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from wan_train.engine import outputs
 from wan_train.engine.failures import Cause, Diagnosis
-from wan_train.run import policy, results, verdict
+from wan_train.run import attempts, policy, results, verdict
 from wan_train.run.attempt_watch import AttemptWatch
-from wan_train.run.attempts import total_epochs
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import (
     CheckpointKept,
@@ -47,17 +49,16 @@ def progress_events(case: Case, attempt: Attempt) -> Iterator[Event]:
     if attempt.total_steps is None and progress.steps is not None and watch.tracker.local_step:
         yield TrainingBegan(at=now, step=step.id, attempt=attempt.number, steps=progress.steps)
     for epoch, loss in watch.tracker.take_finished_epochs():
-        if epoch <= attempt.epochs_done:
-            continue  # an adopted attempt's log is read again from the start
-        yield EpochEnded(at=now, step=step.id, attempt=attempt.number, epoch=epoch, loss=loss)
         # The trainer starts the next epoch only after LoRA, state and removals of the last one are written.
         local = epoch - attempt.epochs_before
-        state = outputs.state_dir(watch.directory.output, step.produces or "", local)
-        if outputs.is_complete_state(state, scaler=needs_scaler(case.plan)):
-            yield StateSaved(at=now, step=step.id, attempt=attempt.number, path=str(state), epoch=epoch)
-        keep = case.plan.keep_every_epochs
-        if keep is not None and epoch % keep == 0 and epoch < (attempt.total_epochs or case.plan.epochs):
-            kept = results.keep_checkpoint(case.run, step, watch.directory, attempt, local)
+        if epoch > attempt.epochs_done:  # an adopted attempt's log is read again from the start
+            yield EpochEnded(at=now, step=step.id, attempt=attempt.number, epoch=epoch, loss=loss)
+            state = outputs.state_dir(watch.directory.output, step.produces or "", local)
+            if outputs.is_complete_state(state, scaler=needs_scaler(case.plan)):
+                yield StateSaved(at=now, step=step.id, attempt=attempt.number, path=str(state), epoch=epoch)
+        if attempts.is_wanted(case.plan, attempt, epoch):
+            is_new = not outputs.lora_file(case.run.path, step.produces or "", epoch).exists()
+            kept = results.keep_checkpoint(case.run, step, watch.directory, attempt, local) if is_new else None
             if kept is not None:
                 yield CheckpointKept(at=now, step=step.id, path=str(kept), epoch=epoch)
 
@@ -78,8 +79,8 @@ def settle(case: Case, state: RunState, *, pause_seconds: float) -> Iterator[Eve
         directory = case.watch.directory
         diagnosis = verdict.judge(case.plan, case.step, directory, attempt.exit, final_lora=final, out_of_ram=ram)
     if diagnosis is None:
-        yield from _success(case, job, total_epochs(case.plan, state))
-    elif job.state is JobState.STOPPING and attempt.stop_diagnosis is None and not complete:
+        yield from _success(case, job, attempts.total_epochs(case.plan, state))
+    elif job.state is JobState.STOPPING and state.is_stopping and attempt.stop_diagnosis is None and not complete:
         yield StepStopped(at=case.now, step=case.step.id)
     else:
         yield from _failure(case, job, diagnosis, pause_seconds)
@@ -91,13 +92,30 @@ def _success(case: Case, job: Job, total: int) -> Iterator[Event]:
     loss = case.watch.tracker.progress.loss
     if step.kind is StepKind.TRAIN:
         total = attempt.total_epochs or total
-        placed = results.place_result(case.run, case.plan, step, job, case.watch.final_lora(attempt))
+        source = case.watch.final_lora(attempt)
+        try:
+            placed = results.place_result(case.run, case.plan, step, job, source)
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            yield StepFailed(at=now, step=step.id, attempt=attempt.number, diagnosis=_no_room(case.run, source))
+            return
         if attempt.epochs_done < total:
             yield EpochEnded(at=now, step=step.id, attempt=attempt.number, epoch=total, loss=loss)
         yield ResultPlaced(
             at=now, step=step.id, path=str(placed.path), bytes=placed.bytes, sha256=placed.sha256, epochs=placed.epochs
         )
     yield StepSucceeded(at=now, step=step.id, attempt=attempt.number, loss=loss)
+
+
+def _no_room(run: RunDirectory, source: Path) -> Diagnosis:
+    needed, free = source.stat().st_size, shutil.disk_usage(run.path).free
+    return Diagnosis(
+        cause=Cause.DISK_FULL,
+        meaning=f"the disk is full: the finished LoRA needs {needed:,} bytes and {free:,} are free",
+        advice=f"Free some space (`wan-train runs` lists old runs), then: wan-train resume {run.run_id}",
+        evidence=f"the finished LoRA is {source}",
+    )
 
 
 def _failure(case: Case, job: Job, diagnosis: Diagnosis, pause_seconds: float) -> Iterator[Event]:

@@ -31,6 +31,7 @@ def training_command(
     env: Mapping[str, str],
     resume_from: Path | None = None,
     stop_at_step: int | None = None,
+    keep_all_checkpoints: bool = False,
 ) -> Command:
     """The command line that trains one expert into `attempt_dir`."""
     job = TrainingJob(
@@ -46,6 +47,7 @@ def training_command(
         state_every_epochs=state_every_epochs,
         resume_from=resume_from,
         stop_at_step=stop_at_step,
+        keep_all_checkpoints=keep_all_checkpoints,
     )
     return commands.train(job, env=env)
 
@@ -87,6 +89,8 @@ def for_attempt(plan: Plan, step_id: str, spec: AttemptSpec) -> Command:
         env=plan.env,
         resume_from=spec.resume_from,
         stop_at_step=spec.stop_at_step,
+        # The trainer would remove them while no supervisor is there to keep them; wan-train removes the others itself.
+        keep_all_checkpoints=plan.keep_every_epochs is not None,
     )
 
 

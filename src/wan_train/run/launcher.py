@@ -51,6 +51,10 @@ class Launcher(Protocol):
         """Ask the whole tree to end: TERM, grace, KILL. Returns at once; `ended` tells when it is done."""
         ...
 
+    def abandon(self, attempt: AttemptDirectory) -> None:
+        """Kill what runs in the directory of an attempt whose launch was never recorded."""
+        ...
+
 
 class WardenLauncher:
     """The real launcher: each attempt runs under a warden in a session of its own."""
@@ -107,6 +111,10 @@ class WardenLauncher:
         if identity.pid not in self._asked and identity.is_alive():
             self._asked[identity.pid] = time.monotonic()
             _send(identity, signal.SIGTERM)
+
+    def abandon(self, attempt: AttemptDirectory) -> None:
+        for stray in marked_processes(attempt):
+            _send(stray, signal.SIGKILL)
 
     def _insist(self, identity: ProcessIdentity, attempt: AttemptDirectory) -> None:
         """A warden that cannot finish its work (frozen, or swapped out) is ended with its whole tree."""

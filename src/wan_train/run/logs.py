@@ -30,7 +30,17 @@ def hide_secrets(log: Path) -> None:
     for value in _secrets():
         clean = clean.replace(value, "[hidden]")
     if clean != text:
-        write_whole(log, clean.encode("utf-8", errors="surrogateescape"))
+        try:
+            write_whole(log, clean.encode("utf-8", errors="surrogateescape"))
+        except OSError:
+            _overwrite(log, clean)
+
+
+def _overwrite(log: Path, text: str) -> None:
+    """In place, for a full disk: a log with its secrets hidden is no longer than before."""
+    with log.open("r+b") as file:
+        file.write(text.encode("utf-8", errors="surrogateescape"))
+        file.truncate()
 
 
 def _secrets() -> list[str]:

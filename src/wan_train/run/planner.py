@@ -77,8 +77,10 @@ def prepare(request: Request) -> Prepared:
     inventory = take(config, reading=reading_of(request.trainer))
     inventory.require()
     _check_passthrough(request)
-    models = preflight.find_models(request.recipe, request.trainer.root)
     is_real = request.trainer.kind is EngineKind.MUSUBI
+    models = (
+        preflight.find_models(request.recipe, request.trainer.root) if is_real else preflight.stand_ins(request.recipe)
+    )
     dtype = preflight.check_models(models) if is_real else None
     recipe, choices = hardware.adapt(request.recipe, _machine(request, dtype))
     cache_dirs = [subset.cache_directory for subset in config.datasets]
@@ -142,6 +144,7 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
             state_every_epochs=state_every,
             attempt_dir=run.attempt(step_id, 1).path,
             env=env,
+            keep_all_checkpoints=_keep_every(recipe) is not None,
         )
         trainings.append(
             Step(

@@ -74,6 +74,8 @@ def next_move(plan: Plan, job: Job, diagnosis: Diagnosis, *, steps_made: int) ->
 def failures_in_a_row(job: Job, cause: Cause) -> int:
     """Attempts that ended for this cause since one last saved a state, the newest included."""
     count = 1
+    if job.attempt is not None and job.attempt.made_progress:
+        return count
     for attempt in reversed(job.attempts[:-1]):
         if attempt.made_progress or attempt.diagnosis is None or attempt.diagnosis.cause is not cause:
             break

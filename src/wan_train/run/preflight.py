@@ -19,6 +19,15 @@ from wan_train.run.plan import DiskNeed
 _GB = 1e9
 
 
+def stand_ins(recipe: Recipe) -> ModelPaths:
+    """Names for the models that the rehearsal trainer makes itself: it needs no files."""
+    return ModelPaths(
+        vae=Path("stand-in-vae"),
+        t5=Path("stand-in-t5"),
+        dit={spec.expert.value: Path(f"stand-in-dit-{spec.expert.value}") for spec in recipe.experts},
+    )
+
+
 def find_models(recipe: Recipe, trainer_dir: Path) -> ModelPaths:
     return ModelPaths(
         vae=locate(recipe.vae, trainer_dir),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +40,7 @@ def place_result(run: RunDirectory, plan: Plan, step: Step, job: Job, source: Pa
     if job.result is not None and target.exists() and job.result.epochs not in {None, total}:
         aside = outputs.lora_file(run.path, step.produces, job.result.epochs)
         if not aside.exists():
-            os.link(target, aside)
+            _link(target, aside)
     steps = attempt.total_steps if attempt.epochs_before else None
     _put(source, target, _metadata(step.produces, total, steps) if steps is not None else {})
     with target.open("rb") as file:
@@ -89,6 +91,18 @@ def _metadata(name: str, epochs: int, steps: int) -> dict[str, str]:
     return {"ss_epoch": str(epochs), "ss_steps": str(steps), "ss_output_name": name, "modelspec.title": name}
 
 
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name; a copy where the disk knows no such names (some network disks)."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}:
+            raise
+        shutil.copyfile(source, target)
+        with target.open("rb") as file:
+            os.fsync(file.fileno())
+
+
 def _put(source: Path, target: Path, changes: dict[str, str]) -> None:
     """`source` under the name `target`, with changed metadata or as the same file; whole from its first moment."""
     partial = target.with_name(f".{target.name}.partial")
@@ -96,7 +110,7 @@ def _put(source: Path, target: Path, changes: dict[str, str]) -> None:
     if changes:
         rewrite_metadata(source, partial, changes)
     else:
-        os.link(source, partial)
+        _link(source, partial)
     partial.replace(target)
     # rename does nothing when both names are one file already, and leaves the first
     partial.unlink(missing_ok=True)

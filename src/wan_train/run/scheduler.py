@@ -105,15 +105,26 @@ def _in_turn(plan: Plan, state: RunState, steps: list[Step]) -> list[Step]:
     """Hold a training back while another is loading its weights, or at all when RAM holds only one trainer."""
     if not (plan.stagger or state.one_at_a_time):
         return steps
+    if _held_back(plan, state) is not None:
+        return [step for step in steps if step.kind is not StepKind.TRAIN]
+    trainings = [step for step in steps if step.kind is StepKind.TRAIN]
+    return [step for step in steps if step not in trainings[1:]]
+
+
+def _held_back(plan: Plan, state: RunState) -> str | None:
+    """Why no further training may start now although a GPU may be free; None when RAM is no reason."""
+    if not (plan.stagger or state.one_at_a_time):
+        return None
     for step in plan.steps:
         job = state.jobs[step.id]
         attempt = job.attempt
         if step.kind is not StepKind.TRAIN or not job.state.has_process or attempt is None or attempt.exit is not None:
             continue
-        if state.one_at_a_time or attempt.total_steps is None:
-            return [other for other in steps if other.kind is not StepKind.TRAIN]
-    trainings = [step for step in steps if step.kind is StepKind.TRAIN]
-    return [step for step in steps if step not in trainings[1:]]
+        if state.one_at_a_time:
+            return f"waiting for {step.id}: this box's RAM was too small for both experts at once"
+        if attempt.total_steps is None:
+            return f"waiting until {step.id} has loaded its weights: RAM holds only one copy"
+    return None
 
 
 def exit_code(plan: Plan, state: RunState) -> ExitCode:
@@ -138,7 +149,7 @@ def _cause(job: Job) -> Cause | None:
     return attempt.diagnosis.cause if attempt is not None and attempt.diagnosis is not None else None
 
 
-def why_waiting(state: RunState, step: Step, gpus: Sequence[GpuView], now: float) -> str:
+def why_waiting(plan: Plan, state: RunState, step: Step, gpus: Sequence[GpuView], now: float) -> str:
     """In words for the person watching: what a waiting step waits for."""
     job = state.jobs[step.id]
     if state.is_stopping:
@@ -148,8 +159,9 @@ def why_waiting(state: RunState, step: Step, gpus: Sequence[GpuView], now: float
     needs = [need for need in step.needs if state.jobs[need].state is not JobState.SUCCEEDED]
     if needs:
         return f"waiting for {' and '.join(needs)}"
-    if state.one_at_a_time:
-        return "waiting for the other expert: this box's RAM was too small for both at once"
+    held_back = _held_back(plan, state)
+    if held_back is not None and step.kind is StepKind.TRAIN:
+        return held_back
     if not gpus:
         return "waiting for a GPU: none that this run may use is answering"
     return "waiting for a GPU: " + "; ".join(_why_not(gpu, state) for gpu in gpus)
@@ -169,7 +181,9 @@ def _may_start(job: Job, now: float) -> bool:
         case JobState.WAITING:
             return True
         case JobState.BACKOFF:
-            return job.not_before is None or now >= job.not_before
+            # A wall clock that was set back must not make a pause of seconds one of days.
+            ended = job.attempt.ended if job.attempt is not None else None
+            return job.not_before is None or now >= job.not_before or (ended is not None and now < ended)
         case _:
             return False
 

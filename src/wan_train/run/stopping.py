@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 
 from wan_train import codec
@@ -27,7 +28,10 @@ def clear_stop_request(run: RunDirectory) -> None:
 
 
 def read_stop_request(run: RunDirectory) -> StopRequest | None:
+    """The request, None without one. A damaged one still asks to stop: in the way that loses nothing."""
     try:
         return codec.from_json(run.stop_request.read_bytes(), StopRequest, where=str(run.stop_request))
     except FileNotFoundError:
         return None
+    except codec.CorruptRecordError:
+        return StopRequest(mode=StopMode.AFTER_STATE, signal=signal.SIGTERM)

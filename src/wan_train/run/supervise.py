@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import sys
+import time
 from pathlib import Path
 
 from wan_train import settings as settings_module
@@ -22,14 +23,14 @@ from wan_train.run.plan import Devices, Plan
 from wan_train.run.supervisor import Supervisor
 from wan_train.settings import Settings
 
+_LOCK_SECONDS = 2.0
+
 
 def main(argv: list[str]) -> int:
     run, resume, epochs = _arguments(argv)
     # Held until this process ends, however it ends.
     lock = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _take(lock):
         print(f"another supervisor already looks after {run.path}", flush=True)  # noqa: T201  stdout is supervisor.log
         return ExitCode.BAD_INPUT
     plan = run.read_plan()
@@ -54,6 +55,20 @@ def main(argv: list[str]) -> int:
     finally:
         supervisor.close()
     return supervisor.exit_code or ExitCode.DONE
+
+
+def _take(lock: int) -> bool:
+    """The run's lock. One whose run is over may still be on its way out, so it is waited for a little."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_LOCK_SECONDS / 40)
+        else:
+            return True
 
 
 def _arguments(argv: list[str]) -> tuple[RunDirectory, bool, int | None]:

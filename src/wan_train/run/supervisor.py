@@ -98,8 +98,23 @@ class Supervisor:
             clear_stop_request(self._run)
             longer = epochs if epochs is not None and epochs > attempts.total_epochs(self._plan, self._state) else None
             self._append(RunResumed(at=self._clock.now(), epochs=longer))
+        self._finish_what_was_begun()
         # Last, since it tells the starter that everything before it is done.
         self._append(SupervisorStarted(at=self._clock.now(), identity=myself()))
+
+    def _finish_what_was_begun(self) -> None:
+        """What a supervisor that was killed between two acts left half done."""
+        for step, attempt in self._running():
+            if self._state.jobs[step.id].state is JobState.STOPPING:
+                self._launcher.terminate(attempt.identity)
+        for step in self._plan.steps:
+            attempts_made = self._state.jobs[step.id].attempts
+            known = {attempt.number for attempt in attempts_made}
+            number = len(attempts_made) + 1
+            while (directory := self._run.attempt(step.id, number)).path.exists():
+                if number not in known:
+                    self._launcher.abandon(directory)
+                number += 1
 
     def tick(self) -> float | None:
         """One round; returns the seconds until the next is due, None when the run is over."""
@@ -139,11 +154,14 @@ class Supervisor:
                 self._journal.append(event)
                 break
             except OSError as error:
-                if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-                    raise
-                print(f"the disk of {self._run.path} is full: waiting for space", flush=True)  # noqa: T201  stdout is supervisor.log here
-                time.sleep(_DISK_RETRY_SECONDS)
+                self._wait_for_space(error)
         self._state = fold(self._state, event)
+
+    def _wait_for_space(self, error: OSError) -> None:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise error
+        print(f"the disk of {self._run.path} is full: waiting for space", flush=True)  # noqa: T201  stdout is supervisor.log here
+        time.sleep(_DISK_RETRY_SECONDS)
 
     def _append_all(self, events: Iterable[Event]) -> None:
         for event in events:
@@ -199,6 +217,7 @@ class Supervisor:
         """A state was completed: old ones go, and a checkpoint with bad numbers ends the training."""
         assert attempt.last_state is not None, "just recorded"  # noqa: S101  an invariant
         attempts.remove_old_states(self._run, self._plan, step, self._state.jobs[step.id])
+        attempts.remove_old_checkpoints(self._run, self._plan, step, self._state.jobs[step.id])
         trouble = watch.checkpoint_trouble(attempt.last_state.epoch - attempt.epochs_before)
         if trouble is not None and self._state.jobs[step.id].state is JobState.RUNNING:
             self._end(step, attempt, diagnosis=trouble)
@@ -275,7 +294,12 @@ class Supervisor:
         spec = following.spec
         command = commands.on_device(commands.for_attempt(self._plan, step.id, spec), self._plan.devices, gpu_uuid)
         kills = oom_kills()
-        identity = self._launcher.start(command, directory, self._desk.inherit(gpu_uuid, step.id))
+        try:
+            identity = self._launcher.start(command, directory, self._desk.inherit(gpu_uuid, step.id))
+        except OSError as error:
+            shutil.rmtree(directory.path, ignore_errors=True)
+            self._wait_for_space(error)
+            return
         self._watches.pop(step.id, None)
         self._append(
             StepStarted(
@@ -341,7 +365,7 @@ class Supervisor:
     def _write_live(self) -> None:
         now = self._clock.now()
         waiting = {
-            step.id: why_waiting(self._state, step, self._views, now)
+            step.id: why_waiting(self._plan, self._state, step, self._views, now)
             for step in self._plan.steps
             if self._state.jobs[step.id].state in {JobState.WAITING, JobState.BACKOFF}
         }

@@ -240,13 +240,13 @@ class TestReasons:
         ]
 
         def why(step: str) -> str:
-            return why_waiting(state, PLAN.step(step), views, T0)
+            return why_waiting(PLAN, state, PLAN.step(step), views, T0)
 
         assert why("train-high") == "waiting for cache-latents and cache-text"
         assert why("cache-text") == "waiting for a GPU: GPU 0 runs cache-latents; GPU 1 is wanted by an older run"
 
     def test_without_any_gpu(self) -> None:
-        assert "none" in why_waiting(initial(PLAN), PLAN.steps[0], (), T0)
+        assert "none" in why_waiting(PLAN, initial(PLAN), PLAN.steps[0], (), T0)
 
     def test_every_waiting_step_has_a_reason(self) -> None:
         run = world(2, chance=random.Random(4))
@@ -255,7 +255,7 @@ class TestReasons:
             run.tick()
             for step in run.plan.steps:
                 if run.state.jobs[step.id].state is JobState.WAITING:
-                    assert why_waiting(run.state, step, run.views(), run.now)
+                    assert why_waiting(run.plan, run.state, step, run.views(), run.now)
 
 
 @settings(max_examples=300, deadline=None)
