@@ -255,6 +255,7 @@ class Supervisor:
         if job.state is JobState.SUCCEEDED and step.kind is StepKind.TRAIN:
             # The last one stays: with it a finished training can be extended.
             attempts.remove_old_states(self._run, self._plan, step, job, keep=1)
+            attempts.remove_old_checkpoints(self._run, self._plan, step, job)
 
     def _perform(self, action: Action) -> None:
         match action:

@@ -49,6 +49,16 @@ class Keeper:
             kept = options.save_last_n_epochs_state or options.save_last_n_epochs
             self._remove(epoch, kept, "{}-{:06d}-state", "removing old state")
 
+    def after_step(self, step: int, position: Position) -> None:
+        """`step` is this process's own count. Nothing removes these files."""
+        every = self.options.save_every_n_steps
+        if not every or step % every:
+            return
+        name = f"{self.options.output_name}-step{step:08d}"
+        self._lora(name, step // self.batches, position)
+        if self.options.save_state:
+            self._state(f"{name}-state", f"saving state at step {step}", position)
+
     def finish(self, position: Position) -> None:
         options = self.options
         if options.save_state or options.save_state_on_train_end:

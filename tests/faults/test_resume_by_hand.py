@@ -1,0 +1,232 @@
+"""Runs that were killed, stopped or finished, and `wan-train resume`: the exact epochs, and nothing overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.trainers import ScriptedBox
+from wan_train.engine.tensors import read_header
+
+SLOW = {"SCRIPTED_STEP_SECONDS": "0.04", "WAN_TRAIN_PAUSE_SECONDS": "0.1"}
+HIGH = "WAN2.2-HighNoise_cat"
+
+
+def supervisor(box: ScriptedBox) -> int:
+    return int(box.events("supervisor_started")[-1]["identity"]["pid"])
+
+
+def kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def trainer_pids(box: ScriptedBox, words: str) -> list[int]:
+    return [pid for pid, line in box.trainers().items() if words in line and "warden.py" not in line]
+
+
+def kill_everything(box: ScriptedBox) -> None:
+    """What a machine that goes down does: every process, in no order, until none is left."""
+    while left := box.processes():
+        kill(left)
+        time.sleep(0.01)
+
+
+def check_whole_training(box: ScriptedBox, epochs: int, *, interval: int = 1, kills: int = 1) -> None:
+    """The LoRAs hold exactly the epochs that were asked for, and no kill cost more than an interval."""
+    for place, label in (("high", "HighNoise"), ("low", "LowNoise")):
+        path = box.run() / f"WAN2.2-{label}_cat.safetensors"
+        metadata = read_header(path).metadata
+        assert metadata["scripted_epochs_in_all"] == str(epochs)
+        assert metadata["ss_epoch"] == str(epochs)
+        assert metadata["ss_steps"] == str(3 * epochs)
+        assert metadata["ss_output_name"] == metadata["modelspec.title"] == f"WAN2.2-{label}_cat"
+        trained = [entry["in_all"] for entry in box.recorded("epoch") if entry["place"] == place]
+        assert set(range(1, epochs + 1)) <= set(trained)
+        repeated = sum(1 for n, epoch in enumerate(trained) if epoch <= epochs and epoch in trained[:n])
+        assert repeated <= kills * interval
+    assert not box.recorded("overlap")
+
+
+def epochs_reached(box: ScriptedBox, place: str, epoch: int) -> None:
+    box.wait_for(
+        lambda: any(e["place"] == place and e["in_all"] >= epoch for e in box.recorded("epoch")),
+        what=f"epoch {epoch} of {place}",
+    )
+
+
+def saved(box: ScriptedBox, step: str, epoch: int) -> None:
+    box.wait_for(
+        lambda: (
+            box.run_directories() and any(e["step"] == step and e["epoch"] >= epoch for e in box.events("state_saved"))
+        ),
+        what=f"the state of epoch {epoch} of {step}",
+    )
+
+
+@pytest.mark.parametrize("words", ["wan_train_network.py", "accelerate.commands.launch", "warden.py"])
+def test_a_killed_trainer_launcher_or_warden_costs_one_interval(scripted_box: ScriptedBox, words: str) -> None:
+    running = scripted_box.popen_cli(*scripted_box.train_words("--epochs", "5", "--save-every", "1"), **SLOW)
+    saved(scripted_box, "train-high", 2)
+    kill(pid for pid, line in scripted_box.trainers().items() if words in line)
+    assert running.wait() == 0
+    assert len(scripted_box.events("retry_scheduled")) == 2
+    check_whole_training(scripted_box, 5)
+    kept = sorted(path.name for path in scripted_box.run().glob(f"{HIGH}*"))
+    assert kept == [*(f"{HIGH}-{epoch:06d}.safetensors" for epoch in range(1, 5)), f"{HIGH}.safetensors"]
+
+
+def test_a_machine_that_goes_down_twice_and_resume_all(scripted_box: ScriptedBox) -> None:
+    scripted_box.popen_cli(*scripted_box.train_words("--epochs", "7", "--save-every", "2"), **SLOW)
+    for epoch in (2, 4):
+        saved(scripted_box, "train-low", epoch)
+        kill_everything(scripted_box)
+        done = scripted_box.run_cli("resume", "--all", **SLOW)
+        assert done.returncode == 0, done.stderr
+        assert scripted_box.run().name in done.stdout
+    assert scripted_box.run_cli("attach").returncode == 0
+    check_whole_training(scripted_box, 7, interval=2, kills=2)
+    for epoch in (2, 4, 6):
+        metadata = read_header(scripted_box.run() / f"{HIGH}-{epoch:06d}.safetensors").metadata
+        assert (metadata["ss_epoch"], metadata["scripted_epochs_in_all"]) == (str(epoch), str(epoch))
+    assert "goes on" not in scripted_box.run_cli("resume", "--all").stdout
+
+
+def test_a_run_that_was_killed_before_its_first_state_starts_again_and_says_so(scripted_box: ScriptedBox) -> None:
+    scripted_box.popen_cli(*scripted_box.train_words(), **SLOW)
+    epochs_reached(scripted_box, "high", 1)
+    kill_everything(scripted_box)
+    done = scripted_box.run_cli("resume", **SLOW)
+    assert done.returncode == 0, done.stderr
+    assert "from the beginning" in done.stdout
+    check_whole_training(scripted_box, 3, interval=3)
+
+
+def test_stopped_and_resumed(scripted_box: ScriptedBox) -> None:
+    scripted_box.train("--epochs", "5", "--save-every", "1", "--detach", **SLOW)
+    saved(scripted_box, "train-high", 2)
+    assert scripted_box.run_cli("stop", "--now").returncode == 0
+    scripted_box.wait_for_event("run_finished")
+    done = scripted_box.run_cli("resume", **SLOW)
+    assert done.returncode == 0, done.stderr
+    check_whole_training(scripted_box, 5)
+
+
+def test_a_supervisor_killed_while_it_stops_and_then_resumed(scripted_box: ScriptedBox) -> None:
+    box = scripted_box
+    box.train("--epochs", "5", "--save-every", "1", "--detach", SCRIPTED_FAULT="ignore_term", **SLOW)
+    saved(box, "train-high", 1)
+    pid = supervisor(box)
+    box.run_cli("stop", "--now")
+    box.wait_for_event("step_stopping")
+    kill([pid])
+    done = box.run_cli("resume", SCRIPTED_FAULT="", **SLOW)
+    assert done.returncode == 0, done.stderr
+    check_whole_training(box, 5, interval=2)
+
+
+def test_a_finished_run_says_so_and_can_be_trained_longer(scripted_box: ScriptedBox) -> None:
+    box = scripted_box
+    assert box.train("--epochs", "3").returncode == 0
+    before = (box.run() / f"{HIGH}.safetensors").read_bytes()
+    done = box.run_cli("resume")
+    assert done.returncode == 0
+    assert "is finished" in done.stderr
+    assert box.run_cli("resume", "--epochs", "3").returncode == 2
+    done = box.run_cli("resume", "--epochs", "5")
+    assert done.returncode == 0, done.stderr
+    check_whole_training(box, 5, kills=0)
+    assert (box.run() / f"{HIGH}-000003.safetensors").read_bytes() == before
+    assert box.run_cli("resume", "--epochs", "6").returncode == 0
+    check_whole_training(box, 6)  # a trainer that was stopped after epoch 5 may have begun the sixth
+    assert read_header(box.run() / f"{HIGH}-000005.safetensors").metadata["ss_epoch"] == "5"
+
+
+def test_of_two_resumes_at_once_the_second_only_watches(scripted_box: ScriptedBox) -> None:
+    box = scripted_box
+    box.popen_cli(*box.train_words("--epochs", "4", "--save-every", "1"), **SLOW)
+    saved(box, "train-low", 1)
+    kill_everything(box)
+    both = [box.popen_cli("resume", **SLOW) for _ in range(3)]
+    assert [one.wait() for one in both] == [0, 0, 0]
+    assert len(box.events("supervisor_started")) == 2
+    check_whole_training(box, 4)
+
+
+def test_checkpoints_asked_for_are_kept_although_no_supervisor_was_there(scripted_box: ScriptedBox) -> None:
+    box = scripted_box
+    box.train("--epochs", "6", "--save-every", "1", "--detach", **SLOW)
+    saved(box, "train-high", 1)
+    kill([supervisor(box)])
+    for place in ("high", "low"):
+        box.wait_for_record("end", place=place)
+    assert box.run_cli("attach").returncode == 0
+    kept = sorted(path.name for path in box.run().glob(f"{HIGH}-*"))
+    assert kept == [f"{HIGH}-{epoch:06d}.safetensors" for epoch in range(1, 6)]
+    left = list(box.run().glob("train-high/*/output/*-0*.safetensors"))
+    assert len(left) <= 2, left
+
+
+def test_an_attempt_that_no_journal_knows_is_ended_before_another_begins(scripted_box: ScriptedBox) -> None:
+    """A supervisor may be killed between launching a trainer and recording it."""
+    box = scripted_box
+    box.train("--epochs", "4", "--save-every", "1", "--detach", **SLOW | {"SCRIPTED_STEP_SECONDS": "0.5"})
+    epochs_reached(box, "high", 1)
+    kill([supervisor(box)])
+    journal = box.run() / "events.jsonl"
+    whole = [json.loads(line) for line in journal.read_text().splitlines()]
+    without = [event for event in whole if event.get("step") != "train-high"]
+    journal.write_text("".join(json.dumps(event) + "\n" for event in without))
+    assert box.run_cli("resume").returncode == 0
+    starts = [entry for entry in box.recorded("start") if entry["place"] == "high"]
+    ends = [entry for entry in box.recorded("end") if entry["place"] == "high"]
+    assert (len(starts), len(ends)) == (2, 1)
+    assert not box.recorded("overlap")
+
+
+def test_a_broken_run_keeps_no_other_from_going_on(scripted_box: ScriptedBox) -> None:
+    box = scripted_box
+    box.popen_cli(*box.train_words("--epochs", "4", "--save-every", "1"), **SLOW)
+    saved(box, "train-high", 1)
+    kill_everything(box)
+    broken = box.runs / "99991231-235959-broken"
+    broken.mkdir()
+    (broken / "plan.json").write_text('{"schema": 1, "run_id"')
+    done = box.run_cli("resume", "--all", **SLOW)
+    assert done.returncode != 0
+    assert broken.name in done.stderr
+    (good,) = [run for run in box.run_directories() if run != broken]
+    assert f"{good.name} goes on" in done.stdout
+    assert box.run_cli("attach", good.name).returncode == 0
+
+
+def test_foreign_locks_and_recycled_pids_are_left_alone(scripted_box: ScriptedBox) -> None:
+    """Records of a boot of long ago that name a pid which is now somebody else's."""
+    box = scripted_box
+    box.popen_cli(*box.train_words("--epochs", "4", "--save-every", "1"), **SLOW)
+    saved(box, "train-high", 1)
+    kill_everything(box)
+    _pretend_other_boot(box.run() / "events.jsonl", os.getpid())
+    done = box.run_cli("resume", **SLOW)  # this very process would be killed if a pid were believed
+    assert done.returncode == 0, done.stderr
+    check_whole_training(box, 4, interval=2)
+
+
+def _pretend_other_boot(journal: Path, pid: int) -> None:
+    def strange(event: dict[str, Any]) -> dict[str, Any]:
+        if "identity" in event:
+            event["identity"] |= {"pid": pid, "pgid": pid, "boot_id": "a boot of long ago"}
+        return event
+
+    events = [strange(json.loads(line)) for line in journal.read_text().splitlines()]
+    journal.write_text("".join(json.dumps(event) + "\n" for event in events))
