@@ -127,6 +127,14 @@ def test_documented_keys_of_runs_and_result(past_runs: PastRuns) -> None:
     assert set(result) == documented("Status") | {"event"}
 
 
+def test_documented_keys_of_explain(past_runs: PastRuns) -> None:
+    (told,) = json_lines(past_runs.box.run_cli("explain", past_runs.failed.name, "--json").stdout)
+    assert set(told) == documented("Explain")
+    assert {key for failure in told["failures"] for key in failure} == {
+        "where", "cause", "meaning", "advice", "evidence",
+    }  # fmt: skip
+
+
 def test_documented_keys_of_a_plan(quiet_box: ScriptedBox) -> None:
     (answer,) = json_lines(quiet_box.run_cli("--dry-run", "--json", "--dataset", str(quiet_box.dataset)).stdout)
     assert set(answer) == documented("Dry run")

@@ -10,7 +10,7 @@ import pytest
 from cli.conftest import PastRuns
 from support.trainers import PROGRAM, ScriptedBox
 
-VERBS = ("attach", "status", "logs", "stop")
+VERBS = ("attach", "status", "logs", "stop", "resume")
 
 
 def test_runs_lists_all_newest_first(past_runs: PastRuns) -> None:
