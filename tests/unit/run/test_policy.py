@@ -1,0 +1,105 @@
+"""What follows a failure: total over causes, budgets that refill, a ladder that ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.runs import SUPERVISOR, T0, make_plan
+from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.run import policy
+from wan_train.run.events import StateSaved
+from wan_train.run.state import Attempt, Job
+
+PLAN = make_plan()
+OOM = Cause.OUT_OF_MEMORY
+
+
+def attempt(number: int, cause: Cause | None, *, progress: bool = False, **changes: int) -> Attempt:
+    saved = StateSaved(at=T0, step="train-high", attempt=number, path="state", epoch=1) if progress else None
+    return Attempt(
+        number=number,
+        gpu_uuid=None,
+        gpu_label=None,
+        identity=SUPERVISOR,
+        started=T0,
+        diagnosis=of(cause) if cause is not None else None,
+        last_state=saved,
+        changes=changes,
+    )
+
+
+def of(cause: Cause) -> Diagnosis:
+    return Diagnosis(cause=cause, meaning="it failed", advice="do something")
+
+
+def job(*attempts: Attempt) -> Job:
+    return Job(step="train-high", attempts=attempts)
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_every_cause_has_a_rule_and_a_budget_that_ends(cause: Cause) -> None:
+    attempts: list[Attempt] = []
+    changes: dict[str, int] = {}
+    for tries in range(1, 30):
+        attempts.append(replace(attempt(tries, cause), changes=dict(changes)))
+        move = policy.next_move(PLAN, job(*attempts), of(cause), steps_made=0)
+        if move is None:
+            assert tries <= policy.RULES[cause].retries + 1
+            return
+        assert move.pause >= 0
+        changes |= move.changes  # type: ignore[arg-type]  # the rungs used here are numbers
+    raise AssertionError(f"{cause} is tried for ever")
+
+
+@pytest.mark.parametrize(
+    "cause", [Cause.NAN_LOSS, Cause.DISK_FULL, Cause.BAD_INPUT, Cause.MISSING_FILE], ids=lambda cause: cause.value
+)
+def test_what_only_a_person_can_mend_is_not_repeated(cause: Cause) -> None:
+    assert policy.next_move(PLAN, job(attempt(1, cause)), of(cause), steps_made=500) is None
+
+
+@given(st.integers(0, 12), st.integers(1, 5))
+def test_progress_refills_the_budget(before: int, after: int) -> None:
+    failed = [attempt(number, Cause.CUDA_ERROR) for number in range(before)]
+    good = attempt(before, Cause.CUDA_ERROR, progress=True)
+    assert policy.failures_in_a_row(job(*failed, good), Cause.CUDA_ERROR) == 1
+    more = [attempt(before + number, Cause.CUDA_ERROR) for number in range(1, after + 1)]
+    assert policy.failures_in_a_row(job(*failed, good, *more), Cause.CUDA_ERROR) == after
+
+
+def test_pauses_grow() -> None:
+    failures = [attempt(number, Cause.CUDA_ERROR) for number in range(1, 4)]
+    pauses = []
+    for count in range(1, 4):
+        move = policy.next_move(PLAN, job(*failures[:count]), of(Cause.CUDA_ERROR), steps_made=0)
+        assert move is not None
+        pauses.append(move.pause)
+    assert pauses == sorted(set(pauses))
+
+
+def test_memory_that_runs_out_at_once_takes_the_next_rung() -> None:
+    move = policy.next_move(PLAN, job(attempt(1, OOM)), of(OOM), steps_made=0)
+    assert move is not None
+    swapped = move.changes["blocks_to_swap"]
+    assert isinstance(swapped, int)
+    assert swapped > PLAN.recipe.training.blocks_to_swap
+
+
+def test_memory_that_runs_out_late_is_first_tried_as_it_was() -> None:
+    once = policy.next_move(PLAN, job(attempt(1, OOM)), of(OOM), steps_made=2048)
+    assert once is not None
+    assert not once.changes
+    twice = policy.next_move(PLAN, job(attempt(1, OOM), attempt(2, OOM)), of(OOM), steps_made=2048)
+    assert twice is not None
+    assert twice.changes
+
+
+def test_a_late_one_on_a_new_rung_is_tried_as_it_was_again() -> None:
+    history = job(attempt(1, OOM), attempt(2, OOM, blocks_to_swap=20))
+    move = policy.next_move(PLAN, history, of(OOM), steps_made=2048)
+    assert move is not None
+    assert not move.changes
