@@ -65,20 +65,20 @@ class ProgressTracker:
     """When which step was the newest, once for each look."""
 
     def add(self, records: Iterator[Record], now: float) -> None:
+        # Of the steps seen at one look only the newest counts, with the newest loss: not every bar shows one.
         newest: StepRecord | None = None
+        loss: float | None = None
         for record in records:
-            if not isinstance(record, StepRecord):
-                if newest is not None:
-                    self._step(newest, now)
-                    newest = None
-                self._add(record)
-            # Of the steps seen at one look only the newest counts, with the newest loss: not every bar shows one.
-            elif newest is not None and record.loss is None and newest.loss is not None:
-                newest = replace(record, loss=newest.loss)
-            else:
+            if isinstance(record, StepRecord):
                 newest = record
+                loss = loss if record.loss is None else record.loss
+                continue
+            if newest is not None:
+                self._step(newest, loss, now)
+                newest, loss = None, None
+            self._add(record)
         if newest is not None:
-            self._step(newest, now)
+            self._step(newest, loss, now)
 
     def take_finished_epochs(self) -> list[tuple[int, float | None]]:
         taken, self.finished_epochs = self.finished_epochs, []
@@ -103,7 +103,7 @@ class ProgressTracker:
             case CheckpointBegun() | StateBegun():
                 pass
 
-    def _step(self, record: StepRecord, now: float) -> None:
+    def _step(self, record: StepRecord, loss: float | None, now: float) -> None:
         p = self.progress
         self.local_step = record.step
         if record.step > 0:
@@ -114,14 +114,14 @@ class ProgressTracker:
                 self._seen.popleft()
         speed = self._speed() or p.seconds_per_step
         step = self._steps_before(record.steps) + record.step
-        finite = record.loss is None or math.isfinite(record.loss)
+        finite = loss is None or math.isfinite(loss)
         self.progress = _with(
             p,
             step=step,
             steps=record.steps,
             stage=None if record.step else p.stage,
-            loss=(record.loss if finite else None) if record.loss is not None else p.loss,
-            loss_is_finite=finite if record.loss is not None else p.loss_is_finite,
+            loss=(loss if finite else None) if loss is not None else p.loss,
+            loss_is_finite=finite if loss is not None else p.loss_is_finite,
             seconds_per_step=speed,
             eta_seconds=speed * max(0, record.steps - step) if speed is not None else None,
         )
