@@ -1,0 +1,234 @@
+"""The documents and the program agree: flags, settings, recipe keys, problems, causes, events, files and links."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import typer.main
+
+from wan_train import settings
+from wan_train.cli.app import app
+from wan_train.codec import tag_of
+from wan_train.dataset.model import ProblemKind, Severity
+from wan_train.dataset.schema import ANYWHERE, IMAGES_ONLY, VIDEOS_ONLY
+from wan_train.engine import commands
+from wan_train.engine.failures import Cause
+from wan_train.recipe import hardware, load
+from wan_train.recipe.model import Training
+from wan_train.recipe.terms import Task
+from wan_train.run import health, policy
+from wan_train.run.directory import AttemptDirectory, RunDirectory
+from wan_train.run.events import Event
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+HIDDEN = {"rehearsal", "build", "dist", "node_modules"}
+DOCUMENTS = sorted(
+    path
+    for path in ROOT.rglob("*.md")
+    if not any(part.startswith(".") or part in HIDDEN for part in path.relative_to(ROOT).parts[:-1])
+)
+# Typer brings its own classes of commands and options, so they are known by what they have.
+COMMANDS: Mapping[str, Any] = getattr(typer.main.get_command(app), "commands", {})
+
+
+def read(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def section(text: str, heading: str) -> str:
+    """What stands below a heading, up to the next one of any level."""
+    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"there is no section {heading!r}"
+    return found[1]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of every table row but headings and rules."""
+    lines = [line for line in prose(text).splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    rules = {index for index, row in enumerate(cells) if set("".join(row)) <= set("-: ")}
+    return [row for index, row in enumerate(cells) if index not in rules and index + 1 not in rules]
+
+
+def first_cells(text: str) -> list[str]:
+    """Every word in back quotes in the first column of the tables."""
+    return [word for row in rows(text) for word in re.findall(r"`([^`]+)`", row[0])]
+
+
+def prose(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def options_of(verb: str) -> Iterator[Any]:
+    for parameter in COMMANDS[verb].params:
+        if parameter.param_type_name == "option" and parameter.name != "help":
+            yield parameter
+
+
+def test_there_are_verbs_to_compare() -> None:
+    assert {"train", "rehearse", "resume", "stop"} <= set(COMMANDS)
+
+
+def test_every_verb_has_a_section_and_every_section_a_verb() -> None:
+    headings = re.findall(r"^## (.+)$", read("flags.md"), re.MULTILINE)
+    assert set(headings) - {"Questions", "Program", "Settings"} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_flags_of_a_verb(verb: str) -> None:
+    known = {word for option in options_of(verb) for word in (*option.opts, *option.secondary_opts)}
+    assert set(first_cells(section(read("flags.md"), verb))) == known
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_variables_and_defaults_of_a_verb(verb: str) -> None:
+    told = {row[0].split("`")[1]: row for row in rows(section(read("flags.md"), verb))}
+    of_settings = {field.name for field in dataclasses.fields(settings.Settings)}
+    for option in options_of(verb):
+        row = told[option.opts[0]]
+        variable = option.envvar
+        if option.name in of_settings:
+            variable = settings.environment_name(option.name)
+        assert row[1] == (f"`{variable}`" if variable else ""), row
+        if option.default not in {None, False}:
+            assert f"`{getattr(option.default, 'value', option.default)}`" == row[2], row
+
+
+def test_settings() -> None:
+    told = {row[0].strip("`"): row for row in rows(section(read("flags.md"), "Settings"))}
+    fields = {field.name: field for field in dataclasses.fields(settings.Settings) if field.name != "sources"}
+    assert set(told) == set(fields)
+    for name, field in fields.items():
+        assert told[name][1] == f"`{settings.environment_name(name)}`"
+        if field.default is not None:
+            assert told[name][2].strip("`") == str(field.default)
+
+
+def test_events_and_their_fields() -> None:
+    told = {
+        row[0].strip("`"): set(re.findall(r"`(\w+)`", row[1]))
+        for row in rows(section(read("run-directory.md"), "Events"))
+    }
+    events = {tag_of(kind): kind for kind in get_args(Event)}
+    assert set(told) == set(events)
+    for name, kind in events.items():
+        fields = {field.name for field in dataclasses.fields(kind)} - {"at"}
+        assert fields <= told[name], f"{name}: {fields - told[name]}"
+
+
+def test_every_file_of_a_run() -> None:
+    run = RunDirectory(Path("RUN"))
+    attempt = AttemptDirectory(Path("STEP/N"))
+    named = " ".join(row[0] for row in rows(section(read("run-directory.md"), "Files")))
+    for holder in (run, attempt):
+        for name, member in vars(type(holder)).items():
+            if isinstance(member, property) and isinstance(path := getattr(holder, name), Path):
+                assert path.name in named, path
+
+
+def test_problems_of_datasets() -> None:
+    table = section(read("datasets.md"), "Problems")
+    assert set(first_cells(table)) == {kind.value for kind in ProblemKind}
+    for row in rows(table):
+        assert any(severity.value in row[1] for severity in Severity), row
+
+
+def test_keys_of_datasets() -> None:
+    text = section(read("datasets.md"), "Keys of dataset.toml")
+    for key in (*ANYWHERE, *IMAGES_ONLY, *VIDEOS_ONLY, "cache_directory", "control_directory", "fp_latent_window_size"):
+        assert f"`{key}`" in text, key
+
+
+def test_keys_of_recipes() -> None:
+    table = section(read("recipes.md"), "Keys")
+    told = set(first_cells(table))
+    training = {field.name for field in dataclasses.fields(Training)} - {"attention"} | set(load._ATTENTION_KEYS)
+    own = {"name", "task", "passthrough", "t5", "vae", "dit", "min_timestep", "max_timestep"}
+    assert told == training | own
+
+
+def test_values_and_ranges_of_recipes() -> None:
+    told = {row[0].strip("`"): row for row in rows(section(read("recipes.md"), "Keys"))}
+    for name, (low, high) in load._RANGES.items():
+        lower, _, upper = told[name][2].partition(" to ")
+        assert (float(lower), float(upper)) == (low, high), name
+    shipped = load.load(load.shipped_recipe(Task.T2V), inherited=True).training
+    for field in dataclasses.fields(Training):
+        value = getattr(shipped, field.name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value and field.name in told:
+            assert float(told[field.name][1]) == value, field.name
+
+
+def test_rules_for_the_machine() -> None:
+    text = section(read("recipes.md"), "Rules for the machine")
+    for rule in hardware.SWAP_RULES:
+        assert f"{rule.blocks} below {rule.below_bytes // 1024**3} GiB" in text, rule
+
+
+def test_options_that_are_refused_after_the_dashes() -> None:
+    text = section(read("recipes.md"), "Words for the trainer").partition("Refused are")[2]
+    assert set(re.findall(r"`(--\w+)`", text)) == set(commands._OWN_OPTIONS)
+
+
+def test_causes_and_their_retries() -> None:
+    table = section(read("reliability.md"), "What follows a failure")
+    told = {row[0].strip("`"): row for row in rows(table)}
+    assert set(told) == {cause.value for cause in Cause}
+    words = {"no": 0, "once": 1}
+    base = settings.Settings().pause_seconds
+    for cause, rule in policy.RULES.items():
+        row = told[cause.value]
+        number = re.search(r"\d+", row[2])
+        assert (int(number[0]) if number else words[row[2].partition(":")[0]]) == rule.retries, row
+        if rule.retries:
+            pauses = [float(found) for found in re.findall(r"\d+", row[3].replace("at once", "0"))]
+            assert pauses == [pause * base for pause in rule.pauses], row
+
+
+def test_patience() -> None:
+    text = section(read("reliability.md"), "Silence")
+    for times in (health.LOAD_STALL, health.FIRST_STEP_STALL):
+        assert f"{times:.0f} x base: {times * settings.Settings().stall_seconds / 60:.0f} minutes" in text
+    assert f"{health.STEPS_OF_SILENCE:.0f} times the recent seconds" in text
+
+
+def anchors(path: Path) -> set[str]:
+    """The names that GitHub gives to headings."""
+    headings = re.findall(r"^#+ (.+)$", prose(path.read_text(encoding="utf-8")), re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", heading.lower()).strip() for heading in headings]
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(path.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = path.parent / name if name else path
+        assert linked.exists(), f"{path.name} links to {target}"
+        if anchor and linked.suffix == ".md":
+            assert anchor in anchors(linked), f"{path.name} links to {target}"
+
+
+FOREIGN = re.compile(
+    r"""
+    (?<![\w.~-])/(?:home|root|Users|mnt|work)/      # somebody's own machine
+    | /tmp/(?!wan-train)
+    | //(?:\d+\.){3}\d+ | //localhost | //[\w.-]+\.(?:internal|local|lan|corp)\b
+    | \b(?:artifactory|nexus|devpi)\b | //[\w.-]*(?:registry|mirror|proxy|pypi|npmjs)[\w.-]*
+    """,
+    re.VERBOSE,
+)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_machine_of_anybody_is_named(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert [found[0] for found in FOREIGN.finditer(text)] == []
