@@ -58,3 +58,16 @@ def test_a_survivor_fails_the_test_that_left_it(tmp_path_factory: pytest.TempPat
     with pytest.raises(SurvivorError):
         box.close()
     assert child.wait() == -9
+
+
+def test_two_runs_never_cache_the_same_into_one_folder(scripted_box: ScriptedBox) -> None:
+    """With GPUs enough for everything at once: only the folder is shared."""
+    scripted_box.nvml.write([StubGpu(), StubGpu(), StubGpu(), StubGpu()])
+    both = [
+        scripted_box.popen_cli(*scripted_box.train_words("--epochs", "1", title=title), SCRIPTED_CACHE_SECONDS="0.3")
+        for title in ("one", "other")
+    ]
+    assert [process.wait() for process in both] == [0, 0]
+    for place in ("latents", "text"):
+        entries = [entry["what"] for entry in scripted_box.recorded("start", "end") if entry["place"] == place]
+        assert entries == ["start", "end"] * 2, place

@@ -86,7 +86,7 @@ def train(
     from wan_train.cli.train import train as run_training  # noqa: PLC0415  the same
 
     invocation = _invocation(context)
-    sink = invocation.use(Sink(as_json=as_json))
+    sink = invocation.use(Sink(as_json=as_json, aside=detach))
     given = Given(
         title=title,
         author=author,
@@ -145,7 +145,7 @@ def rehearse(
     from wan_train.cli.rehearse import rehearse as run_rehearsal  # noqa: PLC0415  `--help` must not load the rooms
 
     invocation = _invocation(context)
-    sink = invocation.use(Sink(as_json=as_json))
+    sink = invocation.use(Sink(as_json=as_json, aside=detach))
     settings = settings_module.resolve(flags={"gpus": gpus, "runs_dir": runs_dir})
     raise typer.Exit(
         run_rehearsal(

@@ -17,15 +17,17 @@ if TYPE_CHECKING:  # rich takes 30 ms that `--json` and `--help` need not spend
 class Sink:
     """Prints for people or, with `as_json`, for programs: then stdout holds nothing but JSON lines."""
 
-    def __init__(self, *, as_json: bool = False) -> None:
+    def __init__(self, *, as_json: bool = False, aside: bool = False) -> None:
+        """`aside`: what people read goes to stderr, since stdout has one word for a script (`--detach`)."""
         self.as_json = as_json
+        self._aside = aside
 
     @cached_property
     def console(self) -> Console:
         """Where people read: stdout, or stderr when stdout belongs to a program."""
         from rich.console import Console  # noqa: PLC0415  see above
 
-        return Console(stderr=self.as_json, highlight=False, soft_wrap=False)
+        return Console(stderr=self.as_json or self._aside, highlight=False, soft_wrap=False)
 
     @property
     def is_terminal(self) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterable
 from contextlib import ExitStack
+from pathlib import Path
 
 from wan_train.gpu import free
 from wan_train.gpu.leases import Lease, LeaseHolder, LeaseRoom
@@ -61,8 +64,7 @@ class GpuDesk:
 
     def claim(self, uuid: str) -> bool:
         """Take the lease; False when somebody else was faster. The GPU is judged anew once it is ours."""
-        holder = LeaseHolder(pid=os.getpid(), run_id=self._plan.run_id, step=None, since=self._clock.now())
-        lease = self._room.try_take(uuid, holder)
+        lease = self._room.try_take(uuid, self._holder(None))
         if lease is None:
             return False
         self._leases[uuid] = lease
@@ -79,8 +81,27 @@ class GpuDesk:
         if uuid is None:
             return ()
         lease = self._leases[uuid]
-        lease.rewrite(LeaseHolder(pid=os.getpid(), run_id=self._plan.run_id, step=step, since=self._clock.now()))
+        lease.rewrite(self._holder(step))
         return (lease.fileno(),)
+
+    def take_folders(self, purpose: str, folders: Iterable[Path], step: str) -> list[Lease] | None:
+        """Leases on directories that only one process on this box may write for a purpose; None when one is taken.
+
+        Two caching processes of one kind in one folder read each other's half-written files (seen with the real one).
+        """
+        taken: list[Lease] = []
+        for folder in folders:
+            digest = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()
+            lease = self._room.try_take(f"{purpose}-{digest[:32]}", self._holder(step))
+            if lease is None:
+                for other in taken:
+                    other.release()
+                return None
+            taken.append(lease)
+        return taken
+
+    def _holder(self, step: str | None) -> LeaseHolder:
+        return LeaseHolder(pid=os.getpid(), run_id=self._plan.run_id, step=step, since=self._clock.now())
 
     def label(self, uuid: str | None) -> str | None:
         return next((gpu_label(gpu, self._plan.devices) for gpu in self.gpus if gpu.uuid == uuid), None)

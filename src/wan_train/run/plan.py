@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from wan_train.engine import sizes
 from wan_train.engine.commands import Command, ModelPaths
 from wan_train.engine.outputs import REHEARSAL_MARK
 from wan_train.engine.trainer import Trainer
@@ -120,6 +121,13 @@ class Plan:
             return None
         accumulation = self.recipe.training.gradient_accumulation_steps
         return -(-self.dataset.batches_per_epoch // accumulation) * self.epochs
+
+
+def disk_for_next_save(plan: Plan) -> int:
+    """Bytes that one expert's next two saves may take: the one that is due, and the one a stop has to wait for."""
+    training, engine = plan.recipe.training, plan.trainer.kind
+    lora = sizes.lora_bytes(engine, training.network_dim, training.mixed_precision)
+    return 2 * (sizes.state_bytes(engine, training.network_dim) + lora)
 
 
 def result_name(title: str, task: Task, expert: Expert, engine: EngineKind) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import assert_never
 
-from wan_train.engine import sizes
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.errors import ExitCode
-from wan_train.gpu.leases import LeaseRoom
+from wan_train.gpu.leases import Lease, LeaseRoom
 from wan_train.gpu.model import GpuProbe
 from wan_train.run import attempts, bookkeeping, commands, logs, speeds, verdict
 from wan_train.run.attempt_watch import AttemptWatch, write_stall_report
@@ -38,7 +39,7 @@ from wan_train.run.journal import Journal, read_events
 from wan_train.run.launcher import Launcher
 from wan_train.run.live import Live, write_live
 from wan_train.run.machine import oom_kills
-from wan_train.run.plan import Plan, Step, StepKind
+from wan_train.run.plan import Plan, Step, StepKind, disk_for_next_save
 from wan_train.run.scheduler import (
     Action,
     Claim,
@@ -85,6 +86,8 @@ class Supervisor:
         self._watches: dict[str, AttemptWatch] = {}
         self._views: tuple[GpuView, ...] = ()
         self._signal: int | None = None
+        self._blocked: dict[str, str] = {}
+        """Why a step that the scheduler wanted to launch could not be, in words."""
         self._next_disk_look = 0.0
         self._disk_free: int | None = None
 
@@ -281,6 +284,21 @@ class Supervisor:
                 assert_never(action)
 
     def _launch(self, step: Step, gpu_uuid: str | None) -> None:
+        """Start the next attempt; a caching step waits while another run caches the same into the same folder."""
+        folders: list[Lease] | None = []
+        if step.kind is not StepKind.TRAIN:
+            folders = self._desk.take_folders(step.kind, map(Path, self._plan.dataset.cached_items), step.id)
+        if folders is None:
+            self._blocked[step.id] = "waiting for another run that caches the same dataset"
+            return
+        self._blocked.pop(step.id, None)
+        with ExitStack() as ours:
+            for lease in folders:
+                ours.callback(lease.release)  # the warden's copies keep the locks until the attempt is over
+            inherit = (*self._desk.inherit(gpu_uuid, step.id), *(lease.fileno() for lease in folders))
+            self._start(step, gpu_uuid, inherit)
+
+    def _start(self, step: Step, gpu_uuid: str | None, inherit: Sequence[int]) -> None:
         directory = self._free_directory(step, len(self._state.jobs[step.id].attempts) + 1)
         following = attempts.next_attempt(
             self._run,
@@ -296,7 +314,7 @@ class Supervisor:
         command = commands.on_device(commands.for_attempt(self._plan, step.id, spec), self._plan.devices, gpu_uuid)
         kills = oom_kills()
         try:
-            identity = self._launcher.start(command, directory, self._desk.inherit(gpu_uuid, step.id))
+            identity = self._launcher.start(command, directory, inherit)
         except OSError as error:
             shutil.rmtree(directory.path, ignore_errors=True)
             self._wait_for_space(error)
@@ -355,18 +373,14 @@ class Supervisor:
         training = [step for step, _ in self._running() if step.kind is StepKind.TRAIN]
         if not training or self._state.is_stopping:
             return
-        settings, kind = self._plan.recipe.training, self._plan.trainer.kind
-        one = sizes.state_bytes(kind, settings.network_dim) + sizes.lora_bytes(
-            kind, settings.network_dim, settings.mixed_precision
-        )
-        needed = 2 * one * len(training)
+        needed = len(training) * disk_for_next_save(self._plan)
         if self._disk_free < needed:
             self._append(DiskLow(at=self._clock.now(), free=self._disk_free, needed=needed))
 
     def _write_live(self) -> None:
         now = self._clock.now()
         waiting = {
-            step.id: why_waiting(self._plan, self._state, step, self._views, now)
+            step.id: self._blocked.get(step.id) or why_waiting(self._plan, self._state, step, self._views, now)
             for step in self._plan.steps
             if self._state.jobs[step.id].state in {JobState.WAITING, JobState.BACKOFF}
         }
