@@ -56,11 +56,19 @@ def progress_events(case: Case, attempt: Attempt) -> Iterator[Event]:
             state = outputs.state_dir(watch.directory.output, step.produces or "", local)
             if outputs.is_complete_state(state, scaler=needs_scaler(case.plan)):
                 yield StateSaved(at=now, step=step.id, attempt=attempt.number, path=str(state), epoch=epoch)
-        if attempts.is_wanted(case.plan, attempt, epoch):
-            is_new = not outputs.lora_file(case.run.path, step.produces or "", epoch).exists()
-            kept = results.keep_checkpoint(case.run, step, watch.directory, attempt, local) if is_new else None
-            if kept is not None:
-                yield CheckpointKept(at=now, step=step.id, path=str(kept), epoch=epoch)
+        yield from _keep(case, attempt, local)
+
+
+def _keep(case: Case, attempt: Attempt, local_epoch: int) -> Iterator[Event]:
+    """Keep the LoRA of this epoch if the user asked for it and nobody kept it yet."""
+    epoch = attempt.epochs_before + local_epoch
+    if not attempts.is_wanted(case.plan, attempt, epoch):
+        return
+    if outputs.lora_file(case.run.path, case.step.produces or "", epoch).exists():
+        return
+    kept = results.keep_checkpoint(case.run, case.step, case.watch.directory, attempt, local_epoch)
+    if kept is not None:
+        yield CheckpointKept(at=case.now, step=case.step.id, path=str(kept), epoch=epoch)
 
 
 def settle(case: Case, state: RunState, *, pause_seconds: float) -> Iterator[Event]:
@@ -68,6 +76,9 @@ def settle(case: Case, state: RunState, *, pause_seconds: float) -> Iterator[Eve
     job = state.jobs[case.step.id]
     attempt = job.attempt
     assert attempt is not None and attempt.exit is not None, "an attempt that is over"  # noqa: S101, PT018  an invariant
+    # A trainer that died between a state and its next line never said that the epoch was over.
+    for local in outputs.checkpoint_epochs(case.watch.directory.output, case.step.produces or ""):
+        yield from _keep(case, attempt, local)
     final = case.watch.final_lora(attempt)
     complete = attempt.complete or case.watch.is_complete(attempt)
     if attempt.stop_diagnosis is not None:

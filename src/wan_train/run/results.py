@@ -51,7 +51,7 @@ def place_result(run: RunDirectory, plan: Plan, step: Step, job: Job, source: Pa
 def keep_checkpoint(
     run: RunDirectory, step: Step, directory: AttemptDirectory, attempt: Attempt, local_epoch: int
 ) -> Path | None:
-    """Put an intermediate LoRA beside the results before the trainer removes it; None when it is not whole.
+    """Put an intermediate LoRA beside the results before it is removed; None when it is not whole and finite.
 
     It is named and labelled by its epoch counted over all attempts.
     """
@@ -66,7 +66,8 @@ def keep_checkpoint(
         steps = epoch * (attempt.total_steps // attempt.total_epochs)
         changes = {"ss_epoch": str(epoch), "ss_steps": str(steps)}
     try:
-        read_header(source)
+        if first_non_finite(source, read_header(source)) is not None:
+            return None
         _put(source, target, changes)
     except (BrokenFileError, OSError):
         return None
