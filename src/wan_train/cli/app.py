@@ -197,7 +197,7 @@ def resume(
     """
     from wan_train.cli import resume as verb  # noqa: PLC0415  `--help` must not load the rooms
 
-    sink, settings = _for_runs(context, runs_dir, as_json=as_json)
+    sink, settings = _for_runs(context, runs_dir, as_json=as_json, aside=detach)
     if every:
         raise typer.Exit(verb.resume_all(settings, sink))
     raise typer.Exit(verb.resume(settings, sink, run, epochs=epochs, detach=detach))
@@ -290,8 +290,10 @@ def stop(
     raise typer.Exit(verbs.stop(settings, sink, run, now=now))
 
 
-def _for_runs(context: typer.Context, runs_dir: str | None, *, as_json: bool) -> tuple[Sink, Settings]:
-    sink = _invocation(context).use(Sink(as_json=as_json))
+def _for_runs(
+    context: typer.Context, runs_dir: str | None, *, as_json: bool, aside: bool = False
+) -> tuple[Sink, Settings]:
+    sink = _invocation(context).use(Sink(as_json=as_json, aside=aside))
     return sink, settings_module.resolve(flags={"runs_dir": runs_dir})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wan_train.cli.sink import Sink
+from wan_train.cli.train import detached
 from wan_train.cli.watch import watch
 from wan_train.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.run.directory import RunDirectory, all_runs, find
@@ -26,8 +27,7 @@ def resume(settings: Settings, sink: Sink, name: str | None, *, epochs: int | No
         # A stop that was under way when its supervisor died is taken back: this was asked for later.
         start_supervisor(run, settings, resume=view.state.is_over or view.state.is_stopping, epochs=epochs)
     if detach:
-        sink.note(f"Running. Watch it with: wan-train attach {run.run_id}")
-        return ExitCode.DONE
+        return detached(run, sink)
     return watch(run, settings, sink, owner=True)
 
 

@@ -48,7 +48,7 @@ def train(given: Given, settings: Settings, sink: Sink, *, yes: bool, dry_run: b
     run, plan = write_run(prepared, settings, created=created)
     start_supervisor(run, settings)
     if detach:
-        return _detached(run, sink)
+        return detached(run, sink)
     return watch(run, settings, sink, owner=True)
 
 
@@ -85,7 +85,8 @@ def _show_summary(plan: Plan, prepared: Prepared, settings: Settings, sink: Sink
     sink.show(plan_lines(plan, gpus, width=width, dataset=prepared.summary, disk_free_bytes=free))
 
 
-def _detached(run: RunDirectory, sink: Sink) -> int:
+def detached(run: RunDirectory, sink: Sink) -> int:
+    """Leave a run to itself: its id is all that stdout gets."""
     if sink.as_json:
         sink.data({"event": "detached", "run_id": run.run_id, "run_dir": str(run.path)})
     else:

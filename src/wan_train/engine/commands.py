@@ -276,6 +276,8 @@ def _common_env(trainer: Trainer) -> dict[str, str]:
     return {
         # Lines reach the log when they are printed: a killed process loses nothing.
         "PYTHONUNBUFFERED": "1",
+        # The trainer prints Japanese, which ends it with an error where the locale is not UTF-8.
+        "PYTHONIOENCODING": "utf-8",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         **trainer.env,
     }
