@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wan_train.engine import outputs
@@ -48,6 +48,7 @@ def progress_events(case: Case, attempt: Attempt) -> Iterator[Event]:
     progress = watch.tracker.progress
     if attempt.total_steps is None and progress.steps is not None and watch.tracker.local_step:
         yield TrainingBegan(at=now, step=step.id, attempt=attempt.number, steps=progress.steps)
+        attempt = replace(attempt, total_steps=progress.steps)
     for epoch, loss in watch.tracker.take_finished_epochs():
         # The trainer starts the next epoch only after LoRA, state and removals of the last one are written.
         local = epoch - attempt.epochs_before

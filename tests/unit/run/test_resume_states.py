@@ -1,0 +1,123 @@
+"""Which state a training goes on from: the newest that is complete and finite, judged by content."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from support.runs import SUPERVISOR, T0, make_plan
+from wan_train.recipe.terms import EngineKind, Expert
+from wan_train.run.directory import RunDirectory
+from wan_train.run.plan import Plan
+from wan_train.run.resume import ResumePoint, find_resume_point
+from wan_train.run.state import Attempt, Job
+
+STEP = "train-high"
+FILES = ["model.safetensors", "optimizer.bin", "scheduler.bin", "random_states_0.pkl"]
+FIRST = Attempt(
+    number=1, gpu_uuid=None, gpu_label=None, identity=SUPERVISOR, started=T0, total_epochs=10, total_steps=30
+)
+SECOND = replace(FIRST, number=2, epochs_before=4)
+
+
+@pytest.fixture(params=["fp16", "bf16"])
+def plan(request: pytest.FixtureRequest, tmp_path: Path) -> Plan:
+    made = make_plan(run_dir=tmp_path / "run", epochs=10, experts=(Expert.HIGH,))
+    training = replace(made.recipe.training, mixed_precision=request.param)
+    return replace(made, recipe=replace(made.recipe, training=training))
+
+
+def files(plan: Plan) -> list[str]:
+    return [*FILES, *(["scaler.pt"] if plan.recipe.training.mixed_precision == "fp16" else [])]
+
+
+def state(plan: Plan, number: int, ending: str, *, value: float = 1.0) -> Path:
+    folder = RunDirectory(plan.run_dir).attempt(STEP, number).output / f"{plan.step(STEP).produces}{ending}"
+    folder.mkdir(parents=True)
+    header = json.dumps({"weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (folder / FILES[0]).write_bytes(struct.pack("<Q", len(header)) + header + struct.pack("<f", value))
+    for name in files(plan)[1:]:
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            archive.writestr("archive/data.pkl", b"numbers" * 20)
+    return folder
+
+
+def point(plan: Plan, *attempts: Attempt, total: int = 10) -> ResumePoint | None:
+    job = Job(step=STEP, attempts=attempts or (FIRST,))
+    return find_resume_point(RunDirectory(plan.run_dir), plan, plan.step(STEP), job, total)
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut"])
+def test_a_state_that_lacks_anything_gives_way_to_the_one_before(plan: Plan, damage: str) -> None:
+    before = state(plan, 1, "-000002-state")
+    newest = state(plan, 1, "-000004-state")
+    for name in files(plan):
+        path = newest / name
+        whole = path.read_bytes()
+        match damage:
+            case "missing":
+                path.unlink()
+            case "empty":
+                path.write_bytes(b"")
+            case _:
+                path.write_bytes(whole[:-1])
+        found = point(plan)
+        assert found is not None, name
+        assert (found.state_dir, found.epochs_done, found.steps_per_epoch) == (before, 2, 3), name
+        path.write_bytes(whole)
+    found = point(plan)
+    assert found is not None
+    assert found.state_dir == newest
+
+
+def test_numbers_that_are_not_finite_are_not_continued(plan: Plan) -> None:
+    before = state(plan, 1, "-000002-state")
+    state(plan, 1, "-000004-state", value=float("nan"))
+    found = point(plan)
+    assert found is not None
+    assert found.state_dir == before
+
+
+def test_epochs_count_over_all_attempts(plan: Plan) -> None:
+    state(plan, 1, "-000004-state")
+    newer = state(plan, 2, "-000002-state")
+    found = point(plan, FIRST, SECOND)
+    assert found is not None
+    assert (found.state_dir, found.epochs_done) == (newer, 6)
+
+
+def test_states_of_surplus_epochs_and_of_all_epochs_continue_nothing(plan: Plan) -> None:
+    good = state(plan, 2, "-000004-state")
+    state(plan, 2, "-000008-state")  # four more than are wanted: the supervisor was dead
+    done = state(plan, 2, "-step00000018-state")
+    found = point(plan, FIRST, SECOND)
+    assert found is not None
+    assert found.state_dir == good
+    longer = point(plan, FIRST, SECOND, total=15)
+    assert longer is not None
+    assert (longer.state_dir, longer.epochs_done) == (done, 10)
+
+
+def test_the_last_state_of_a_straight_training_holds_all_its_epochs(plan: Plan) -> None:
+    last = state(plan, 1, "-state")
+    assert point(plan) is None
+    longer = point(plan, total=12)
+    assert longer is not None
+    assert (longer.state_dir, longer.epochs_done) == (last, 10)
+
+
+def test_without_a_single_step_there_is_nothing_to_continue(plan: Plan) -> None:
+    state(plan, 1, "-000002-state")
+    assert point(plan, replace(FIRST, total_steps=None)) is None
+
+
+def test_a_rehearsal_has_no_scaler(plan: Plan) -> None:
+    rehearsal = replace(plan, trainer=replace(plan.trainer, kind=EngineKind.REHEARSAL))
+    folder = state(plan, 1, "-000002-state")
+    (folder / "scaler.pt").unlink(missing_ok=True)
+    assert point(rehearsal) is not None
