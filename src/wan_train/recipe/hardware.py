@@ -91,7 +91,9 @@ def adapt(recipe: Recipe, machine: Machine) -> tuple[Recipe, tuple[Choice, ...]]
             value, reason = getattr(recipe.training, setting), f"chosen ({recipe.chosen[setting]})"
         changes[setting] = value
         choices.append(Choice(setting=setting, value=_word(value), reason=reason))
-    return replace(recipe, training=replace(recipe.training, **changes)), tuple(choices)
+    adapted = replace(recipe, training=replace(recipe.training, **changes))
+    _check_attention(adapted.training.attention, machine)
+    return adapted, tuple(choices)
 
 
 def _attention(training: Training, machine: Machine) -> tuple[Attention, str]:
@@ -100,6 +102,16 @@ def _attention(training: Training, machine: Machine) -> tuple[Attention, str]:
     if training.attention is Attention.XFORMERS and not machine.has_xformers:
         return Attention.SDPA, "xformers is not installed in the trainer's environment; same speed and memory"
     return training.attention, "as the recipe says"
+
+
+def _check_attention(attention: Attention, machine: Machine) -> None:
+    """The trainer would notice a missing package only after it has loaded 28 GB."""
+    missing = {Attention.XFORMERS: not machine.has_xformers, Attention.FLASH: not machine.has_flash}
+    if missing.get(attention, False):
+        raise NotReadyError(
+            f"--attention {attention} was chosen, but its package is not installed in the trainer's environment",
+            hint="Leave the choice to wan-train (--attention auto), or use --attention sdpa: same speed and memory.",
+        )
 
 
 def _blocks_to_swap(training: Training, machine: Machine) -> tuple[int, str]:

@@ -203,14 +203,16 @@ def _check_passthrough(request: Request) -> None:
 
 
 def _machine(request: Request, dit_dtype: str | None) -> Machine:
+    is_rehearsal = request.trainer.kind is EngineKind.REHEARSAL
     return Machine(
         cards=tuple(
             Card(name=gpu.name, total_bytes=gpu.total_bytes, compute_capability=gpu.compute_capability)
             for gpu in request.usable
         ),
         cpus=cpus(),
-        has_xformers=request.trainer.has_package("xformers"),
-        has_flash=request.trainer.has_package("flash_attn"),
+        # The rehearsal trainer takes every choice and computes with its own attention.
+        has_xformers=is_rehearsal or request.trainer.has_package("xformers"),
+        has_flash=is_rehearsal or request.trainer.has_package("flash_attn"),
         dit_dtype=dit_dtype,
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from wan_train.engine import memory
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.run.events import Setting
-from wan_train.run.plan import Plan
+from wan_train.run.plan import Plan, StepKind
 from wan_train.run.state import Attempt, Job
 
 
@@ -84,6 +84,10 @@ def failures_in_a_row(job: Job, cause: Cause) -> int:
 
 
 def _after_out_of_memory(plan: Plan, job: Job, pause: float, *, steps_made: int) -> Retry | None:
+    if plan.step(job.step).kind is not StepKind.TRAIN:
+        # No setting of a caching script saves memory; another process may have been on the GPU, so once more.
+        again = failures_in_a_row(job, Cause.OUT_OF_MEMORY) == 1
+        return Retry(pause=pause, why="out of GPU memory: tried once more as it was") if again else None
     last = job.attempt
     late = steps_made >= LATE_STEPS
     if late and not _was_late_before(job):

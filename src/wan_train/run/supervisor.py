@@ -196,11 +196,11 @@ class Supervisor:
             assert now is not None, "it was just seen"  # noqa: S101  an invariant
             if now.last_state is not None and now.last_state is not attempt.last_state:
                 self._after_state(step, now, watch)
-            if step.kind is StepKind.TRAIN and self._state.jobs[step.id].state is JobState.RUNNING:
+            if self._state.jobs[step.id].state is JobState.RUNNING:
                 self._look_after(step, now, watch)
 
     def _look_after(self, step: Step, attempt: Attempt, watch: AttemptWatch) -> None:
-        """End a training that is complete, or that only costs money."""
+        """End an attempt that is complete, or that only costs money."""
         lost = {gpu.uuid: gpu.reason for gpu in self._desk.lost if gpu.uuid is not None}
         if watch.is_complete(attempt):
             self._end(step, attempt, complete=True)
