@@ -39,14 +39,15 @@ class Engine:
 
     words: tuple[str, ...]
     epochs: int
+    keep: int
     lasts: float
     env: dict[str, str]
 
 
 ENGINES = {
-    "scripted": Engine(words=(), epochs=8, lasts=8.0, env={"SCRIPTED_STEP_SECONDS": "0.15"}),
+    "scripted": Engine(words=(), epochs=8, keep=2, lasts=8.0, env={"SCRIPTED_STEP_SECONDS": "0.15"}),
     "rehearsal": Engine(
-        words=("--engine", "rehearsal", "--resolution", "64x64", "--rank", "4"), epochs=12, lasts=25.0, env={}
+        words=("--engine", "rehearsal", "--resolution", "64x64", "--rank", "4"), epochs=150, keep=10, lasts=40.0, env={}
     ),
 }
 
@@ -78,7 +79,7 @@ class Driver:
     viewer: subprocess.Popen[str] | None = None
 
     def play(self) -> None:
-        words = ["--epochs", str(self.engine.epochs), "--save-every", "2", *self.engine.words]
+        words = ["--epochs", str(self.engine.epochs), "--save-every", str(self.engine.keep), *self.engine.words]
         env = self.engine.env | {"WAN_TRAIN_PAUSE_SECONDS": "0.2"}
         self.viewer = self.place.popen_cli(*self.place.train_words(*words), **env)
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -168,7 +169,7 @@ class Driver:
         for name in names:
             outcome.lost += _wrong(run / name, self.engine.epochs)
             stem = name.removesuffix(".safetensors")
-            for epoch in range(2, self.engine.epochs, 2):
+            for epoch in range(self.engine.keep, self.engine.epochs, self.engine.keep):
                 outcome.lost += _wrong(run / f"{stem}-{epoch:06d}.safetensors", epoch)
         for step in ("train-high", "train-low"):
             self._count_repeats(run, step)
@@ -237,6 +238,7 @@ def main() -> int:
     with ThreadPoolExecutor(given.at_once) as pool:
         for outcome in pool.map(lambda seed: play(engine, seed), seeds):
             outcomes.append(outcome)
+            sys.stderr.write(f"\r{len(outcomes)} of {given.runs}")
             if not outcome.finished or outcome.orphans or outcome.lost or outcome.worst > 1 or outcome.trouble:
                 print(outcome, flush=True)
     kills = sum((outcome.kills for outcome in outcomes), Counter[str]())

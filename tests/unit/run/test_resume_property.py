@@ -37,6 +37,8 @@ from wan_train.run.state import JobState
 from wan_train.run.supervisor import Supervisor
 
 STEP = "train-high"
+DAY = 86_400
+MOST_TICKS = 30_000
 
 
 class SupervisorKilledError(Exception):
@@ -66,6 +68,8 @@ class Interrupted:
     kills: Sequence[int] = ()
     losses: Sequence[int] = ()
     deaths: Sequence[int] = ()
+    jumps: Sequence[tuple[int, int]] = ()
+    """At which looks somebody sets the wall clock, and by how many seconds."""
     acts: int = 0
     looks: int = 0
     time: float = T0
@@ -80,7 +84,11 @@ class Interrupted:
         self.looks += 1
         if self.looks in self.deaths:
             raise SupervisorKilledError
-        return self.time
+        return self.wall
+
+    @property
+    def wall(self) -> float:
+        return self.time + sum(seconds for look, seconds in self.jumps if look <= self.looks)
 
     def monotonic(self) -> float:
         return self.time
@@ -103,7 +111,7 @@ class Interrupted:
         assert process.attempt == attempt.path
         for _ in range(self.pace):
             self._act(process)
-        return None if process.exit is None else Ended(exit=process.exit, at=self.time)
+        return None if process.exit is None else Ended(exit=process.exit, at=self.wall)
 
     def terminate(self, identity: ProcessIdentity) -> None:
         self.processes[identity.pid].asked = True
@@ -184,11 +192,14 @@ class Interrupted:
         plan.run_dir.mkdir(parents=True)
         speeds.remember(plan.run_dir.parent, plan.speed_key, seconds)
         resume = False
+        ticks = 0
         for _ in range(100):
             supervisor = self._supervisor(plan)
             try:
                 supervisor.begin(resume=resume)
                 while (pause := supervisor.tick()) is not None:
+                    ticks += 1
+                    assert ticks < MOST_TICKS, "it waits for ever"
                     self.time += max(pause, min(100.0, seconds * self.pace / 8))
             except SupervisorKilledError:
                 resume = False
@@ -266,6 +277,7 @@ def interruptions(draw: st.DrawFn) -> dict[str, object]:
         "kills": draw(moments),
         "losses": draw(moments),
         "deaths": draw(st.lists(st.integers(1, 300), max_size=4)),
+        "jumps": draw(st.lists(st.tuples(st.integers(1, 300), st.sampled_from([-DAY, DAY])), max_size=2)),
     }
 
 
