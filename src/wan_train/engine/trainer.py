@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wan_train.engine import capabilities
@@ -33,12 +33,12 @@ class Trainer:
     root: Path
     scripts: Mapping[Script, str]
     env: Mapping[str, str] = field(default_factory=dict)
+    probed: Capabilities | None = None
+    """What an unknown version said of itself; None for a version with a stored table."""
 
     @property
     def capabilities(self) -> Capabilities:
-        if self.version in {*capabilities.KNOWN_COMMITS.values(), capabilities.REHEARSAL_VERSION}:
-            return capabilities.stored(self.version)
-        return probe(self)
+        return self.probed or capabilities.stored(self.version)
 
     def has_package(self, package: str) -> bool:
         """Whether the trainer's environment holds an importable top-level package, without starting it."""
@@ -65,7 +65,7 @@ def _find_musubi(settings: Settings) -> Trainer:
         raise NotReadyError(f"{root} is no musubi-tuner checkout: {missing[0]} is missing", hint=_NOT_READY_HINT)
     commit = read_commit(root)
     version = capabilities.KNOWN_COMMITS.get(commit or "", commit[:7] if commit else "unknown")
-    return Trainer(
+    trainer = Trainer(
         kind=EngineKind.MUSUBI,
         version=version,
         commit=commit,
@@ -73,6 +73,7 @@ def _find_musubi(settings: Settings) -> Trainer:
         root=root,
         scripts=scripts,
     )
+    return trainer if version in capabilities.KNOWN_COMMITS.values() else replace(trainer, probed=probe(trainer))
 
 
 def _musubi_python(settings: Settings) -> Path:
