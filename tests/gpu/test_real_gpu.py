@@ -56,9 +56,7 @@ def free_gpu(probe: NvmlProbe) -> Gpu:
 
 
 @contextmanager
-def trainer(
-    gpu: Gpu, pass_fds: tuple[int, ...] = ()
-) -> Iterator[tuple[subprocess.Popen[str], dict[str, object]]]:
+def trainer(gpu: Gpu, pass_fds: tuple[int, ...] = ()) -> Iterator[tuple[subprocess.Popen[str], dict[str, object]]]:
     """A process that holds 2 GiB on the GPU, and what it says of the GPU that it sees."""
     if subprocess.run([TORCH_PYTHON, "-c", "import torch"], check=False, capture_output=True).returncode:
         pytest.skip(f"{TORCH_PYTHON} has no torch; name one that has in WAN_TRAIN_TEST_TORCH_PYTHON")

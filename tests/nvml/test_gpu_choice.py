@@ -52,9 +52,7 @@ def test_the_intersection_counts(gpus: str | None, visible: str | None, chosen: 
     assert [gpu.index for gpu in choose(BOX, gpus, visible)] == chosen
 
 
-@pytest.mark.parametrize(
-    "gpus", ["3", "-1", "GPU-9999", "GPU-3f2", "GPU-", "G", "0,x", "²", "1.0", "0 1", "RTX 5090"]
-)
+@pytest.mark.parametrize("gpus", ["3", "-1", "GPU-9999", "GPU-3f2", "GPU-", "G", "0,x", "²", "1.0", "0 1", "RTX 5090"])
 def test_a_gpu_that_is_not_there_lists_what_is(gpus: str) -> None:
     with pytest.raises(BadInputError) as caught:
         choose(BOX, gpus, None)
@@ -120,8 +118,7 @@ def test_whatever_is_asked_only_gpus_of_the_box_come_out_and_each_once(
 def test_naming_gpus_in_any_way_gives_them_in_that_order(box: GpuReading, data: st.DataObject) -> None:
     wanted = data.draw(st.permutations(box.gpus))
     entries = [
-        data.draw(st.sampled_from([str(one.index), one.uuid, one.uuid.lower(), one.uuid[:-1]]))
-        for one in wanted
+        data.draw(st.sampled_from([str(one.index), one.uuid, one.uuid.lower(), one.uuid[:-1]])) for one in wanted
     ]
     listed = ",".join(entries)
     if wanted:
@@ -134,7 +131,5 @@ def test_cuda_stops_at_the_first_entry_that_it_does_not_know(box: GpuReading, da
     head = data.draw(st.permutations(box.gpus))
     cut = data.draw(st.integers(0, len(head)))
     entries = [one.uuid for one in head]
-    broken = ",".join(
-        [*entries[:cut], data.draw(st.sampled_from(["-1", "99", "x", "", "MIG-1"])), *entries[cut:]]
-    )
+    broken = ",".join([*entries[:cut], data.draw(st.sampled_from(["-1", "99", "x", "", "MIG-1"])), *entries[cut:]])
     assert choose(box, None, broken) == tuple(head[:cut])

@@ -34,9 +34,7 @@ def probe() -> Iterator[NvmlProbe]:
 
 
 def children() -> list[psutil.Process]:
-    return [
-        child for child in psutil.Process().children() if any("nvml.py" in word for word in child.cmdline())
-    ]
+    return [child for child in psutil.Process().children() if any("nvml.py" in word for word in child.cmdline())]
 
 
 class TestEveryProbe:

@@ -195,9 +195,7 @@ class TestLease:
             for _ in range(100):
                 (take(room)).release()
 
-    def test_of_many_processes_exactly_one_holds_it_at_any_time(
-        self, room: LeaseRoom, tmp_path: Path
-    ) -> None:
+    def test_of_many_processes_exactly_one_holds_it_at_any_time(self, room: LeaseRoom, tmp_path: Path) -> None:
         racer = """
             import os, sys, time
             from pathlib import Path
@@ -256,9 +254,7 @@ class TestLease:
         with take(room):
             assert room.holder(UUID) == ME
 
-    @pytest.mark.parametrize(
-        "uuid", ["../../x", "a/b", "", ".", "..", "x" * 500, "GPU\n1", "é", "cpu-slot-0"]
-    )
+    @pytest.mark.parametrize("uuid", ["../../x", "a/b", "", ".", "..", "x" * 500, "GPU\n1", "é", "cpu-slot-0"])
     def test_any_uuid_stays_inside_the_directory(self, room: LeaseRoom, uuid: str) -> None:
         with take(room, uuid):
             assert room.holder(uuid) == ME
@@ -297,9 +293,7 @@ class TestDirectory:
                 ticket = room.ticket(2, "run")
         finally:
             os.umask(before)
-        modes = {
-            path.name.split(".")[-1]: stat.S_IMODE(path.stat().st_mode) for path in room.directory.rglob("*")
-        }
+        modes = {path.name.split(".")[-1]: stat.S_IMODE(path.stat().st_mode) for path in room.directory.rglob("*")}
         assert stat.S_IMODE(room.directory.stat().st_mode) == 0o1777
         assert modes == {"lease": 0o666, "queue": 0o1777, "ticket": 0o666}
         ticket.close()
@@ -334,9 +328,7 @@ class TestDirectory:
         assert stat.S_IMODE(room.directory.stat().st_mode) == 0o700
 
     @pytest.mark.parametrize("trap", ["link", "dangling link", "pipe", "directory"])
-    def test_a_trap_in_place_of_a_lock_file_is_refused(
-        self, room: LeaseRoom, tmp_path: Path, trap: str
-    ) -> None:
+    def test_a_trap_in_place_of_a_lock_file_is_refused(self, room: LeaseRoom, tmp_path: Path, trap: str) -> None:
         take(room).release()
         file = next(room.directory.glob("*.lease"))
         file.unlink()
@@ -497,9 +489,7 @@ class TestTickets:
         with pytest.raises(ValueError, match="digits"):
             room.ticket(order, "run")
 
-    def test_in_line_and_lease_together_serve_processes_in_order(
-        self, room: LeaseRoom, tmp_path: Path
-    ) -> None:
+    def test_in_line_and_lease_together_serve_processes_in_order(self, room: LeaseRoom, tmp_path: Path) -> None:
         served = tmp_path / "served"
         run = """
             import sys, time

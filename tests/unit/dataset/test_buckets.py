@@ -124,9 +124,7 @@ def test_repeats_are_counted_inside_a_bucket_before_it_is_cut_into_batches() -> 
     batch_size=st.integers(1, 9),
     num_repeats=st.integers(1, 5),
 )
-def test_batches_hold_all_items_and_none_is_empty(
-    counts: list[int], batch_size: int, num_repeats: int
-) -> None:
+def test_batches_hold_all_items_and_none_is_empty(counts: list[int], batch_size: int, num_repeats: int) -> None:
     buckets = [index for index, count in enumerate(counts) for _ in range(count)]
     batches = batches_per_epoch(buckets, batch_size=batch_size, num_repeats=num_repeats)
     items = len(buckets) * num_repeats

@@ -150,9 +150,7 @@ def test_a_lost_end_mark_or_trailing_bytes_alone_do_not_condemn_a_picture(pictur
     assert problems_of(pictures) == ()
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBP", b"\xff\xd8\xff\xe0", b"BM"]
-)
+@pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBP", b"\xff\xd8\xff\xe0", b"BM"])
 def test_what_only_pretends_to_be_a_picture_stops(pictures: Path, data: bytes) -> None:
     (pictures / "fake.png").write_bytes(data)
     (pictures / "fake.txt").write_text("fake")
@@ -212,14 +210,10 @@ def test_a_name_too_long_for_its_cache_file_stops(pictures: Path) -> None:
     assert (only(pictures).kind, only(pictures).severity) == (ProblemKind.LONG_NAME, Severity.STOPS)
 
 
-def test_names_beyond_what_the_file_system_takes_are_problems_not_crashes(
-    pictures: Path, tmp_path: Path
-) -> None:
+def test_names_beyond_what_the_file_system_takes_are_problems_not_crashes(pictures: Path, tmp_path: Path) -> None:
     (pictures / f"{'n' * 251}.png").touch()
     config = config_for(pictures)
-    config.path.write_text(
-        config.text.replace('".txt"', '".caption"').replace("/cache'", f"/{'c' * 300}/cache'")
-    )
+    config.path.write_text(config.text.replace('".txt"', '".caption"').replace("/cache'", f"/{'c' * 300}/cache'"))
     assert take(load(config.path)).stopping
     record = json.dumps({"video_path": f"{tmp_path}/{'v' * 300}", "caption": "x"})
     assert take(load(jsonl_config(tmp_path, "video", [record]))).stopping
@@ -231,9 +225,7 @@ def test_a_picture_smaller_than_a_patch_stops_only_where_it_is_not_enlarged(pict
     assert only(pictures, "bucket_no_upscale = true").kind is ProblemKind.TOO_SMALL
 
 
-@pytest.mark.parametrize(
-    "name", ["a b", "it's", 'say "x"', "new\nline", "-x", "\u65e5\u672c", "[x]", "a.b.c", "$(id)"]
-)
+@pytest.mark.parametrize("name", ["a b", "it's", 'say "x"', "new\nline", "-x", "\u65e5\u672c", "[x]", "a.b.c", "$(id)"])
 def test_hostile_names_are_ordinary_pictures(pictures: Path, name: str) -> None:
     path = pictures / f"{name}.png"
     draw(pictures / "plain.png", (64, 64)).rename(path)
@@ -270,9 +262,7 @@ def test_videos_beside_the_pictures_are_noted_unless_a_dataset_takes_them(pictur
     (pictures / "clip.txt").write_text("a clip")
     assert "holds 1 video besides" in only(pictures).line
     config = config_for(pictures)
-    both = config.text + (
-        f"[[datasets]]\nvideo_directory = '{pictures}'\ncache_directory = '{pictures}/cache_video'\n"
-    )
+    both = config.text + (f"[[datasets]]\nvideo_directory = '{pictures}'\ncache_directory = '{pictures}/cache_video'\n")
     config.path.write_text(both)
     kinds = {problem.kind for problem in take(load(config.path)).problems}
     assert ProblemKind.IGNORED_FILE not in kinds
@@ -357,9 +347,7 @@ def test_cache_sizes_agree_with_the_trainers_files() -> None:
 
 pieces = st.sampled_from(["a", "b.c", "d e", "f[1]", "g\n", "\u00e9", ".h", "-i", "j'", "x" * 200])
 endings = st.sampled_from([".png", ".PNG", ".Png", ".jpg", ".txt", ".gif", "", ".mp4", ".webp", ".json"])
-contents = st.sampled_from(
-    [b"", b"x", b"\xff", b"\x89PNG\r\n\x1a\n", png_of_size(20, 30), png_of_size(10_000, 10_000)]
-)
+contents = st.sampled_from([b"", b"x", b"\xff", b"\x89PNG\r\n\x1a\n", png_of_size(20, 30), png_of_size(10_000, 10_000)])
 
 
 @given(
@@ -367,9 +355,7 @@ contents = st.sampled_from(
     seed=st.integers(0, 10**9),
 )
 @hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_folder_is_described_without_an_exception(
-    tmp_path: Path, files: dict[str, bytes], seed: int
-) -> None:
+def test_any_folder_is_described_without_an_exception(tmp_path: Path, files: dict[str, bytes], seed: int) -> None:
     folder = tmp_path / f"{seed}-{len(list(tmp_path.iterdir()))}"
     folder.mkdir()
     for name, data in files.items():

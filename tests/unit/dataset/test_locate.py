@@ -47,9 +47,7 @@ def test_what_pasting_adds_is_taken_off(pictures: Path, form: str) -> None:
         (" space", " space"),
     ],
 )
-def test_names_are_found_as_a_terminal_writes_them_and_as_they_are(
-    tmp_path: Path, name: str, typed: str
-) -> None:
+def test_names_are_found_as_a_terminal_writes_them_and_as_they_are(tmp_path: Path, name: str, typed: str) -> None:
     folder = tmp_path / name
     folder.mkdir()
     (folder / "a.png").touch()

@@ -73,12 +73,8 @@ def test_the_configuration_with_overrides_is_what_its_snapshot_reads_back_as(
     assert load(copy, cwd=copy.parent).datasets == config.datasets
 
 
-def test_a_file_without_general_gets_one_only_when_an_override_needs_it(
-    pictures: Path, configured: Write
-) -> None:
-    config = load(
-        configured(f"# top\n[[datasets]]\nimage_directory = '{pictures}'\ncaption_extension = '.txt'\n")
-    )
+def test_a_file_without_general_gets_one_only_when_an_override_needs_it(pictures: Path, configured: Write) -> None:
+    config = load(configured(f"# top\n[[datasets]]\nimage_directory = '{pictures}'\ncaption_extension = '.txt'\n"))
     assert "general" not in tomllib.loads(snapshot_text(config))
     text = snapshot_text(config, DatasetOverrides(batch_size=2))
     assert tomllib.loads(text)["general"] == {"batch_size": 2}

@@ -175,18 +175,13 @@ def test_two_datasets_may_not_share_a_cache_even_through_a_link(pictures: Path, 
     other = pictures.parent / "other"
     other.mkdir()
     (pictures.parent / "link").symlink_to(pictures)
-    text = (
-        sound(pictures)
-        + f"[[datasets]]\nimage_directory='{other}'\ncache_directory='{pictures}/../link/cache'\n"
-    )
+    text = sound(pictures) + f"[[datasets]]\nimage_directory='{other}'\ncache_directory='{pictures}/../link/cache'\n"
     assert "datasets[1].cache_directory" in (message := refusal(configured(text)))
     assert "is also the cache of datasets[0]" in message
 
 
 @pytest.mark.parametrize("character", "[]*?")
-def test_a_cache_path_the_trainer_would_glob_is_refused(
-    pictures: Path, configured: Write, character: str
-) -> None:
+def test_a_cache_path_the_trainer_would_glob_is_refused(pictures: Path, configured: Write, character: str) -> None:
     text = sound(pictures).replace("/cache'", f"/ca{character}che'")
     assert f"contains {character}; the trainer takes that for a pattern" in refusal(configured(text))
 
@@ -276,9 +271,7 @@ resolution batch_size image_directory video_directory cache_directory target_fra
 frame_extraction source_fps caption_extension enable_bucket image_jsonl_file
 """
 keys = st.sampled_from(KEYS.split())
-values = st.one_of(
-    scalars.map(lambda v: str(v).lower()), st.lists(scalars, max_size=3).map(str), st.text(max_size=10)
-)
+values = st.one_of(scalars.map(lambda v: str(v).lower()), st.lists(scalars, max_size=3).map(str), st.text(max_size=10))
 lines = st.one_of(
     st.tuples(keys, values).map(lambda pair: f"{pair[0]} = {pair[1]}"),
     st.sampled_from(["[general]", "[[datasets]]", "[datasets]", "[general.x]", "# c", "[[general]]"]),
@@ -287,9 +280,7 @@ lines = st.one_of(
 
 
 @given(text=st.lists(lines, max_size=12).map("\n".join))
-@hypothesis_settings(
-    max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@hypothesis_settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_file_gives_anything_but_a_configuration_or_a_clear_refusal(tmp_path: Path, text: str) -> None:
     path = tmp_path / "dataset.toml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
@@ -304,9 +295,7 @@ def test_no_file_gives_anything_but_a_configuration_or_a_clear_refusal(tmp_path:
 
 
 @given(data=st.binary(max_size=300))
-@hypothesis_settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_arbitrary_bytes_are_refused_in_words(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "dataset.toml"
     path.write_bytes(data)

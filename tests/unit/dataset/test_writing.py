@@ -20,9 +20,7 @@ def test_a_folder_of_pictures_gets_exactly_the_guides_values(pictures: Path) -> 
             "enable_bucket": True,
             "bucket_no_upscale": False,
         },
-        "datasets": [
-            {"image_directory": str(pictures), "cache_directory": f"{pictures}/cache", "num_repeats": 1}
-        ],
+        "datasets": [{"image_directory": str(pictures), "cache_directory": f"{pictures}/cache", "num_repeats": 1}],
     }
 
 
@@ -74,9 +72,7 @@ def test_pictures_and_videos_get_two_datasets_with_two_caches(pictures: Path) ->
     assert (first.cache_directory, second.cache_directory) == (pictures / "cache", pictures / "cache_video")
 
 
-@pytest.mark.parametrize(
-    "name", ['a "quoted" name', "it's", "new\nline", "-x", "\u65e5\u672c\u8a9e", "tab\tand \x1b"]
-)
+@pytest.mark.parametrize("name", ['a "quoted" name', "it's", "new\nline", "-x", "\u65e5\u672c\u8a9e", "tab\tand \x1b"])
 def test_hostile_folder_names_survive(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.mkdir()

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from support.runs import SUPERVISOR, T0, make_plan
+from wan_train.engine.failures import Cause
+from wan_train.run.attempt_watch import AttemptWatch
+from wan_train.run.directory import RunDirectory
 from wan_train.run.health import Pulse, is_stalled, patience, watch
+from wan_train.run.state import Attempt
 
 BASE = 300.0
 LOADING = Pulse(step=None, loading=True, log_bytes=100, activity=5, seconds_per_step=None)
@@ -35,3 +42,31 @@ def test_a_trainer_that_only_burns_time_between_steps_hangs() -> None:
     assert watch(watch(None, TRAINING, 0.0), replace(TRAINING, activity=99_999), 50.0).since == 0.0
     assert watch(watch(None, TRAINING, 0.0), replace(TRAINING, step=8), 50.0).since == 50.0
     assert watch(watch(None, TRAINING, 0.0), replace(TRAINING, log_bytes=901), 50.0).since == 50.0
+
+
+def test_ten_bad_steps_in_a_row_are_a_divergence_and_single_ones_are_not(tmp_path: Path) -> None:
+    plan = make_plan(run_dir=tmp_path / "run")
+    step = plan.step("train-high")
+    directory = RunDirectory(plan.run_dir).attempt(step.id, 1)
+    (directory.path / "logs").mkdir(parents=True)
+    attempt = Attempt(number=1, gpu_uuid=None, gpu_label=None, identity=SUPERVISOR, started=T0)
+    seen = AttemptWatch.of(plan, step, directory, attempt)
+    nan = float("nan")
+    losses = [0.1, nan, 0.1, *[nan] * 9, 0.1, *[nan] * 9]
+    with (directory.path / "logs" / "events.out.tfevents.1").open("ab", buffering=0) as file:
+        for number, loss in enumerate(losses):
+            file.write(scalar_record("loss/current", number, loss))
+            file.write(scalar_record("loss/average", number, nan))
+            assert seen.trouble(float(number), 1e6) is None
+        file.write(scalar_record("loss/current", len(losses), float("inf")))
+        trouble = seen.trouble(100.0, 1e6)
+    assert trouble is not None
+    assert trouble.cause is Cause.NAN_LOSS
+
+
+def scalar_record(tag: str, step: int, value: float) -> bytes:
+    """One event of a TensorBoard file; tags shorter than 100 characters, steps below 128."""
+    entry = b"\x0a" + bytes([len(tag)]) + tag.encode() + b"\x15" + struct.pack("<f", value)
+    summary = b"\x0a" + bytes([len(entry)]) + entry
+    event = b"\x10" + bytes([step]) + b"\x2a" + bytes([len(summary)]) + summary
+    return struct.pack("<QI", len(event), 0) + event + bytes(4)
