@@ -107,6 +107,16 @@ def owned(words: Sequence[str]) -> list[str]:
     return [word for word in words if word.partition("=")[0] in _OWN_OPTIONS]
 
 
+def passed_through(words: Sequence[str], option: str) -> str | None:
+    """The value that the passed-through words give to an option, None when they do not: the trainer takes the last."""
+    value = None
+    for word, following in zip(words, (*words[1:], ""), strict=True):
+        name, given, text = word.partition("=")
+        if name == option:
+            value = text if given else following
+    return value
+
+
 def cache_latents(
     trainer: Trainer, recipe: Recipe, models: ModelPaths, dataset_config: Path, *, workers: int, env: Mapping[str, str]
 ) -> Command:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from support.runs import make_recipe, make_trainer
 from wan_train.engine import commands
-from wan_train.engine.commands import ACCELERATE_CONFIG, Command, ModelPaths, TrainingJob, owned
+from wan_train.engine.commands import ACCELERATE_CONFIG, Command, ModelPaths, TrainingJob, owned, passed_through
 from wan_train.recipe.load import override
 from wan_train.recipe.model import Recipe
 from wan_train.recipe.terms import Attention, EngineKind, Expert, Task
@@ -161,3 +161,18 @@ def test_accelerate_is_kept_on_one_process() -> None:
 def test_options_that_are_ours(word: str) -> None:
     assert owned(["--sdpa", word]) == [word]
     assert owned(["--network_args", "dit=1"]) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        ((), None),
+        (("--mixed_precision=no",), "no"),
+        (("--mixed_precision", "bf16", "--x"), "bf16"),
+        (("--mixed_precision", "bf16", "--mixed_precision=no"), "no"),
+        (("--mixed_precision_x=no",), None),
+        (("--mixed_precision",), ""),
+    ],
+)
+def test_the_last_word_passed_through_counts(words: tuple[str, ...], value: str | None) -> None:
+    assert passed_through(words, "--mixed_precision") == value
