@@ -24,6 +24,8 @@ class CorruptRecordError(WanTrainError):
 def _converter() -> cattrs.Converter:
     converter = make_converter(forbid_extra_keys=False, detailed_validation=False)
     converter.register_unstructure_hook(PurePath, str)
+    # A recipe's `8` stays `8`: commands show numbers as the recipe wrote them, also after a round trip.
+    converter.register_structure_hook(float, lambda value, _: _number(value))
     converter.register_structure_hook(Path, lambda value, _: Path(value))
     return converter
 
@@ -69,6 +71,12 @@ def from_json(text: str | bytes, kind: type[T] | Any, *, where: str) -> T:  # no
         cattrs.StructureHandlerNotFoundError,
     ) as error:
         raise CorruptRecordError(f"{where} cannot be read: {error}") from error
+
+
+def _number(value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    raise TypeError(f"{value!r} is no number")
 
 
 def _encodable(text: str) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from wan_train import codec
 from wan_train.engine import commands
 from wan_train.engine.capabilities import Script
 from wan_train.engine.commands import Command, TrainingJob
@@ -15,7 +17,7 @@ from wan_train.engine.trainer import Trainer
 from wan_train.recipe import hardware
 from wan_train.recipe.hardware import Card, Machine
 from wan_train.recipe.load import load, shipped_recipe
-from wan_train.recipe.model import Answers, Recipe
+from wan_train.recipe.model import Answers, Recipe, Training, format_number
 from wan_train.recipe.terms import EngineKind, Expert, Task
 from wan_train.run.commands import training_command
 from wan_train.run.directory import RunDirectory
@@ -216,3 +218,16 @@ class TestCaching:
         assert list(mine) == [*theirs, "--num_workers"]
         assert {name: mine[name] for name in theirs} == theirs
         assert additions(command) == {"--num_workers": ("7",)} == {"--num_workers": mine["--num_workers"]}
+
+
+def test_the_numbers_survive_the_plan_on_disk() -> None:
+    """A supervisor builds commands from plan.json: they must not read 16.0 where the guide has 16."""
+    training = load(shipped_recipe(Task.T2V), inherited=True).training
+    again: Training = codec.from_json(codec.to_json(training), Training, where="here")
+    assert [format_number(value) for value in _numbers(again)] == [format_number(value) for value in _numbers(training)]
+    assert format_number(again.network_alpha) == "16"
+    assert format_number(again.discrete_flow_shift) == "1.0"
+
+
+def _numbers(training: Training) -> list[float]:
+    return [value for f in fields(training) if isinstance(value := getattr(training, f.name), int | float)]

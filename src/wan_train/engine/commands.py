@@ -110,10 +110,10 @@ def owned(words: Sequence[str]) -> list[str]:
 def passed_through(words: Sequence[str], option: str) -> str | None:
     """The value that the passed-through words give to an option, None when they do not: the trainer takes the last."""
     value = None
-    for word, following in zip(words, (*words[1:], ""), strict=True):
+    for index, word in enumerate(words):
         name, given, text = word.partition("=")
         if name == option:
-            value = text if given else following
+            value = text if given else "".join(words[index + 1 : index + 2])
     return value
 
 
