@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterable
@@ -192,6 +193,16 @@ def test_an_attempt_that_no_journal_knows_is_ended_before_another_begins(scripte
     ends = [entry for entry in box.recorded("end") if entry["place"] == "high"]
     assert (len(starts), len(ends)) == (2, 1)
     assert not box.recorded("overlap")
+
+
+def test_a_run_whose_maker_was_killed_before_its_supervisor_began_is_taken_over(scripted_box: ScriptedBox) -> None:
+    scripted_box.train("--detach", **SLOW)
+    kill_everything(scripted_box)
+    (scripted_box.run() / "events.jsonl").unlink()
+    for folder in scripted_box.run().glob("*/1"):
+        shutil.rmtree(folder)
+    assert scripted_box.run_cli("attach").returncode == 0
+    check_whole_training(scripted_box, 3, interval=3)
 
 
 def test_a_broken_run_keeps_no_other_from_going_on(scripted_box: ScriptedBox) -> None:

@@ -23,6 +23,7 @@ from wan_train.views.model import RunReader, RunView
 _LOOK_SECONDS = 0.25
 _HANGUP_EXIT = 128 + signal.SIGHUP
 _BELIEVE_SECONDS = 1.0
+_UNBORN_SECONDS = 5.0
 _MOST_REVIVALS = 3
 
 
@@ -143,12 +144,14 @@ class _Watcher:
 
     def _revive(self, view: RunView) -> None:
         """Start another supervisor when the last one died; a few times, since one that keeps dying has a bug."""
-        if view.supervisor_alive:
+        if view.has_supervisor:
             self.gone_since = None
             return
+        # Whoever made the run may have been killed before a supervisor took it over.
+        patience = _BELIEVE_SECONDS if view.state.supervisor is not None else _UNBORN_SECONDS
         # Its last events may have been written between our two looks: look again before believing it.
         self.gone_since = self.gone_since or time.monotonic()
-        if time.monotonic() - self.gone_since < _BELIEVE_SECONDS:
+        if time.monotonic() - self.gone_since < patience:
             return
         if self.revivals == _MOST_REVIVALS:
             raise WanTrainError(
