@@ -132,6 +132,16 @@ def small_box(small_disk: SmallDisk, nvml_stub: NvmlStub) -> Iterator[ScriptedBo
     box.close()
 
 
+def test_a_disk_without_room_for_the_states_is_refused_with_the_numbers(
+    small_box: ScriptedBox, small_disk: SmallDisk
+) -> None:
+    small_disk.resize("1g")
+    done = small_box.train()
+    assert done.returncode == 3
+    assert "GB free and this run needs" in done.stderr
+    assert not small_box.run_directories()
+
+
 def test_a_disk_that_gets_low_stops_the_run_after_a_state(small_box: ScriptedBox, small_disk: SmallDisk) -> None:
     words = [*ONE, "--epochs", "60", "--save-every", "2"]
     slow = {"SCRIPTED_STEP_SECONDS": "0.2"} | QUICK
