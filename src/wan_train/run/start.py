@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import sys
@@ -22,16 +21,6 @@ from wan_train.run.progress import read_tail
 from wan_train.settings import Settings
 
 _START_SECONDS = 30.0
-
-
-def _is_looked_after(run: RunDirectory) -> bool:
-    """Whether a supervisor holds the run's lock."""
-    with run.lock.open("rb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def write_run(prepared: Prepared, settings: Settings, *, created: float) -> tuple[RunDirectory, Plan]:
@@ -83,7 +72,7 @@ def start_supervisor(
         if any(isinstance(event, SupervisorStarted) for event in reader.new_events()):
             return child
         if child.poll() is not None:
-            if child.returncode == ExitCode.BAD_INPUT and _is_looked_after(run):
+            if child.returncode == ExitCode.BAD_INPUT:
                 return child  # somebody else started one at the same moment
             break
         time.sleep(0.02)

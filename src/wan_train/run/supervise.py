@@ -18,8 +18,10 @@ from wan_train.gpu.model import GpuProbe
 from wan_train.gpu.probe import CpuSlots, NvmlProbe
 from wan_train.run.clock import SystemClock
 from wan_train.run.directory import RunDirectory
+from wan_train.run.journal import read_events
 from wan_train.run.launcher import WardenLauncher
 from wan_train.run.plan import Devices, Plan
+from wan_train.run.state import fold_all
 from wan_train.run.supervisor import Supervisor
 from wan_train.settings import Settings
 
@@ -30,10 +32,10 @@ def main(argv: list[str]) -> int:
     run, resume, epochs = _arguments(argv)
     # Held until this process ends, however it ends.
     lock = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    if not _take(lock):
+    plan = run.read_plan()
+    if not _take(lock, run, plan):
         print(f"another supervisor already looks after {run.path}", flush=True)  # noqa: T201  stdout is supervisor.log
         return ExitCode.BAD_INPUT
-    plan = run.read_plan()
     settings = settings_module.resolve(flags={})
     supervisor = Supervisor(
         run=run,
@@ -57,14 +59,14 @@ def main(argv: list[str]) -> int:
     return supervisor.exit_code or ExitCode.DONE
 
 
-def _take(lock: int) -> bool:
-    """The run's lock. One whose run is over may still be on its way out, so it is waited for a little."""
+def _take(lock: int, run: RunDirectory, plan: Plan) -> bool:
+    """The run's lock. A supervisor whose run is over may still be on its way out, so it is waited for a little."""
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or not fold_all(plan, read_events(run.events)).is_over:
                 return False
             time.sleep(_LOCK_SECONDS / 40)
         else:
