@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -22,6 +23,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+class ProvisionTask(StrEnum):
+    """`--task` of `provision`."""
+
+    T2V = "t2v"
+    I2V = "i2v"
+    BOTH = "both"
 
 
 @dataclass(slots=True)
@@ -288,6 +297,45 @@ def stop(
 
     sink, settings = _for_runs(context, runs_dir, as_json=False)
     raise typer.Exit(verbs.stop(settings, sink, run, now=now))
+
+
+@app.command(rich_help_panel="Box")
+def provision(
+    context: typer.Context,
+    task: Annotated[
+        ProvisionTask, typer.Option("--task", help="Whose models: text-to-video, image-to-video, or both.")
+    ] = ProvisionTask.T2V,
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", metavar="NAME|FILE", help="Versions to install: guide, v0.3.4, or a .toml file."),
+    ] = None,
+    workspace: options.Workspace = None,
+    skip_models: Annotated[bool, typer.Option("--skip-models", help="Only the trainer, nothing of the hub.")] = False,  # noqa: FBT002  a flag
+    models_only: Annotated[bool, typer.Option("--models-only", help="Only the model files.")] = False,  # noqa: FBT002  a flag
+    check: Annotated[bool, typer.Option("--check", help="Only look: exit code 3 when something is missing.")] = False,  # noqa: FBT002  a flag
+    yes: options.Yes = False,  # noqa: FBT002  a flag of the command line
+    as_json: options.Json = False,  # noqa: FBT002  the same
+) -> None:
+    """Make a box ready: musubi-tuner, its environment, the models. Safe to run again at any time.
+
+    Example: wan-train provision --check
+    """
+    from wan_train.cli.provision import provision as run_provision  # noqa: PLC0415  `--help` must not load the rooms
+
+    sink = _invocation(context).use(Sink(as_json=as_json))
+    settings = settings_module.resolve(flags={"workspace": workspace})
+    raise typer.Exit(
+        run_provision(
+            settings,
+            sink,
+            task=task.value,
+            engine=engine,
+            skip_models=skip_models,
+            models_only=models_only,
+            check=check,
+            yes=yes,
+        )
+    )
 
 
 def _for_runs(

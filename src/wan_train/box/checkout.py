@@ -1,0 +1,127 @@
+"""The trainer's checkout at the pinned commit; what a user has changed or brought is never touched."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train.box.children import Children
+from wan_train.box.engine_file import EngineFile
+from wan_train.box.steps import Finding, State, Step
+from wan_train.engine.trainer import read_commit
+from wan_train.errors import NotReadyError
+
+_UNFINISHED = "wan-train-unfinished"
+_GIT_TIMEOUT_SECONDS = 120.0
+
+
+def git_step() -> Step:
+    def check() -> Finding:
+        if shutil.which("git"):
+            return Finding(state=State.READY, detail="git is installed")
+        return Finding(state=State.BLOCKED, detail="git is not installed", hint="Install it: `apt-get install -y git`.")
+
+    return Step(id="git", title="git", check=check, apply=lambda _: None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkout:
+    """The checkout at `root`. A clone is made beside it and moved in; half of one is finished by the next run."""
+
+    root: Path
+    engine: EngineFile
+
+    def step(self) -> Step:
+        return Step(id="checkout", title=f"musubi-tuner {self.engine.commit[:7]}", check=self.check, apply=self.apply)
+
+    def check(self) -> Finding:
+        root = self.root
+        if not root.exists() or not (root / ".git").exists():
+            return self._without_git()
+        if (root / ".git" / _UNFINISHED).exists():
+            return Finding(state=State.MISSING, detail=f"the clone in {root} is not finished")
+        commit = read_commit(root)
+        if commit != self.engine.commit:
+            return Finding(
+                state=State.BLOCKED,
+                detail=f"{root} is at commit {(commit or 'unknown')[:7]}, the engine {self.engine.name} "
+                f"needs {self.engine.commit[:7]}",
+                hint="It is yours, so it was not touched. Choose the engine of that commit with `--engine`, move the "
+                f"checkout away, or run `git -C {root} fetch && git -C {root} checkout {self.engine.commit}`.",
+            )
+        changed = self._changed_files()
+        remark = f"; {changed} file(s) of it were changed on this box and are left so" if changed else ""
+        return Finding(state=State.READY, detail=f"{root} is at {commit[:7]}{remark}")
+
+    def _without_git(self) -> Finding:
+        if (self.root / "src" / "musubi_tuner").exists() or (self.root.exists() and not self.root.is_dir()):
+            return Finding(
+                state=State.BLOCKED,
+                detail=f"{self.root} is there but is no git checkout",
+                hint="It is yours, so it was not touched. Move it away, or name another `--workspace`.",
+            )
+        return Finding(state=State.MISSING, detail=f"no checkout at {self.root}")
+
+    def _changed_files(self) -> int:
+        # Only tracked files: models, datasets and environments lie in the checkout by design.
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(self.root), "status", "--porcelain", "--untracked-files=no"],
+                env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_GIT_TIMEOUT_SECONDS,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return 0  # no git: that step says so
+        return len(done.stdout.splitlines())
+
+    def apply(self, children: Children) -> None:
+        self._remove_left_clones()
+        if not (self.root / ".git").exists():
+            self._clone(children)
+        self._finish(children)
+
+    def _remove_left_clones(self) -> None:
+        for left in self.root.parent.glob(f".{self.root.name}.cloning-*"):
+            shutil.rmtree(left)
+
+    def _clone(self, children: Children) -> None:
+        beside = self.root.with_name(f".{self.root.name}.cloning-{secrets.token_hex(4)}")
+        self.root.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            children.run(
+                ["git", "clone", "--no-checkout", "--", self.engine.repository, beside],
+                what="cloning musubi-tuner",
+                hint="Look at the network, at proxies, and at the repository's address in the engine file.",
+            )
+            children.run(
+                ["git", "-C", beside, "update-ref", "--no-deref", "HEAD", f"{self.engine.commit}^{{commit}}"],
+                what=f"finding commit {self.engine.commit[:7]}",
+                hint=f"Does {self.engine.repository} have this commit?",
+            )
+            children.run(["git", "-C", beside, "read-tree", "HEAD"], what="reading the commit")
+            (beside / ".git" / _UNFINISHED).touch()
+            # The folder may hold models and datasets already, so only the repository moves; its files follow.
+            self.root.mkdir(exist_ok=True)
+            (beside / ".git").rename(self.root / ".git")
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    def _finish(self, children: Children) -> None:
+        git = ["git", "-C", str(self.root)]
+        if not (self.root / ".git" / _UNFINISHED).exists():
+            return
+        # A file torn by a kill in the middle of the last try differs from the commit; nobody else has been here.
+        children.run([*git, "checkout-index", "--all", "--force"], what="writing the files of musubi-tuner")
+        children.run([*git, "update-index", "--refresh"], what="comparing the files of musubi-tuner")
+        children.run([*git, "submodule", "update", "--init", "--recursive"], what="fetching musubi-tuner's submodules")
+        try:
+            (self.root / ".git" / _UNFINISHED).unlink()
+        except OSError as error:
+            raise NotReadyError(f"{self.root} cannot be written: {error}") from error

@@ -1,0 +1,76 @@
+"""A box made ready: the steps of one task, looked at, and done under the workspace's lock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train.box import engine_file, lock, steps
+from wan_train.box.checkout import Checkout, git_step
+from wan_train.box.children import Children, Say
+from wan_train.box.disk import room
+from wan_train.box.engine_file import EngineFile
+from wan_train.box.environment import Environment
+from wan_train.box.models import Model, wanted
+from wan_train.box.steps import Finding, Step
+from wan_train.box.tokenizer import tokenizer_step
+from wan_train.engine.trainer import read_commit
+from wan_train.settings import Settings
+
+DISK = "disk"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provision:
+    """What one call wants: `with_trainer` is git, checkout and environment, `with_models` the files of the hub."""
+
+    settings: Settings
+    task: str
+    engine: EngineFile
+    with_trainer: bool = True
+    with_models: bool = True
+
+    @property
+    def log(self) -> Path:
+        return self.settings.workspace / "wan-train-provision.log"
+
+    def steps(self) -> list[Step]:
+        root = self.settings.trainer_dir
+        environment = Environment(root=root, engine=self.engine, chosen=self.settings.musubi_python)
+        made: list[Step] = []
+        if self.with_trainer:
+            made += [git_step(), Checkout(root=root, engine=self.engine).step(), environment.step()]
+        if self.with_models:
+            made += [Model(model=model, trainer_dir=root).step() for model in wanted(self.task)]
+        if self.with_trainer and self.with_models:
+            made.append(tokenizer_step(lambda: environment.python))
+        return made
+
+    def look(self, made: list[Step]) -> dict[str, Finding]:
+        """The findings of all steps, and of the disk that they need together; changes nothing."""
+        found = steps.look(made)
+        needed = sum(finding.size for finding in found.values())
+        return {DISK: room(self.settings.trainer_dir, needed), **found}
+
+    def perform(self, say: Say) -> None:
+        """Do what is missing; raises NotReadyError with what stands in the way, before anything is fetched."""
+        with lock.held(self.settings.workspace) as descriptor:
+            made = self.steps()
+            found = self.look(made)  # again: another provision may have ended since the user was asked
+            refuse(made, found)
+            steps.perform(made, found, Children(log=self.log, say=say, lock=descriptor))
+
+
+def refuse(made: list[Step], found: Mapping[str, Finding]) -> None:
+    """Raise NotReadyError naming everything that only the user can mend."""
+    disk = Step(id=DISK, title="Disk", check=lambda: found[DISK], apply=lambda _: None)
+    steps.refuse_blocked([disk, *made], found)
+
+
+def choose_engine(reference: str | None, settings: Settings) -> EngineFile:
+    """The engine that was named; else the one whose commit is checked out already; else the guide's."""
+    if reference is not None:
+        return engine_file.load(reference)
+    found = engine_file.for_commit(read_commit(settings.trainer_dir))
+    return found or engine_file.load(engine_file.DEFAULT)

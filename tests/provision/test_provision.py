@@ -1,0 +1,274 @@
+"""`wan-train provision` on a bare box: real git, venv, pip and huggingface_hub against servers on this machine."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from provision_world import World, git
+
+from wan_train.box import engine_file
+from wan_train.box.models import wanted
+from wan_train.engine.capabilities import KNOWN_COMMITS
+from wan_train.errors import BadInputError
+
+
+def states(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    return {step["id"]: step["state"] for step in json.loads(done.stdout.splitlines()[-1])["steps"]}
+
+
+def file_names() -> list[str]:
+    return [f"{model.repo}/{model.file}" for model in wanted("t2v")]
+
+
+def test_a_bare_box_becomes_ready_and_a_second_run_does_nothing(world: World) -> None:
+    (world.checkout / "dataset").mkdir(parents=True)  # pictures that were uploaded first
+    (world.checkout / "dataset/cat.txt").write_text("a cat")
+    looked = world.provision("--check")
+    assert looked.returncode == 3
+    assert [path.name for path in world.workspace.iterdir()] == ["musubi-tuner"]
+
+    first = world.provision("--yes")
+    assert first.returncode == 0, first.stderr
+    assert [path.read_bytes() for path in world.models()] == [world.hub.files[name] for name in file_names()]
+    assert (world.checkout / "dataset/cat.txt").read_text() == "a cat"
+    assert not (world.checkout / "later.txt").exists()
+    assert git(world.checkout, "status", "--porcelain", "--untracked-files=no") == ""
+    python = world.checkout / "venv/bin/python"
+    said = subprocess.run(
+        [python, "-c", "import torch, six, musubi_tuner; print(torch.__version__)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == "2.7.0\n"
+
+    before, asked = world.tree(), len(world.hub.asked)
+    second = world.provision("--yes", "--json")
+    assert second.returncode == 0, second.stderr
+    assert set(states(second).values()) == {"ready"}
+    assert world.tree() == before
+    assert len(world.hub.asked) == asked
+    assert world.provision("--check").returncode == 0
+
+    (world.checkout / "venv").resolve().joinpath("wan-train.json").unlink()  # as if made by hand
+    assert world.provision("--check").returncode == 0
+    shutil.rmtree(world.checkout / "venv/lib")
+    assert states(world.provision("--check", "--json"))["environment"] == "missing"
+
+
+def test_an_environment_killed_in_the_making_has_no_name_yet_and_the_next_run_makes_it(world: World) -> None:
+    half = world.checkout / "venv-0123abcd"
+    with subprocess.Popen(
+        world.argv("--yes", "--skip-models"),
+        env=world.environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if "installing torch" in line:
+                break
+        child.send_signal(signal.SIGTERM)
+        child.stdout.read()
+    assert child.returncode == 143
+    assert not (world.checkout / "venv").exists()
+    left = list(world.checkout.glob("venv-*"))
+    assert left
+    half.mkdir()
+
+    again = world.provision("--yes", "--skip-models")
+    assert again.returncode == 0, again.stderr
+    assert [path.name for path in world.checkout.glob("venv-*")] == [str((world.checkout / "venv").readlink())]
+    assert not {path.name for path in left} & {path.name for path in world.checkout.iterdir()}
+
+
+def test_a_download_killed_in_the_middle_has_no_name_and_the_next_run_converges(world: World) -> None:
+    slow = file_names()[2]
+    world.hub.slow.add(slow)
+    child = subprocess.Popen(
+        world.argv("--yes", "--models-only"), env=world.environment(), stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    assert world.hub.slow_began.wait(60)
+    os.kill(child.pid, signal.SIGINT)
+    assert child.wait() == 130
+    assert [path.exists() for path in world.models()] == [True, True, False, False]
+
+    world.hub.slow.clear()
+    world.hub.go_on.set()
+    world.hub.asked.clear()
+    again = world.provision("--yes", "--models-only")
+    assert again.returncode == 0, again.stderr
+    assert world.hub.fetched() == file_names()[2:]
+    assert [path.read_bytes() for path in world.models()] == [world.hub.files[name] for name in file_names()]
+    assert not list(world.checkout.rglob("*.incomplete"))
+    assert not list(world.checkout.rglob(".wan-train-fetch"))
+
+
+def test_files_fetched_by_hand_are_recognised_and_hashed_once(world: World) -> None:
+    for path, name in zip(world.models(), file_names(), strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(world.hub.files[name])
+    looked = world.provision("--check", "--json", "--models-only")
+    assert looked.returncode == 0
+    assert states(looked)["wan21-vae"] == "unverified"
+    done = world.provision("--yes", "--models-only")
+    assert done.returncode == 0, done.stderr
+    assert world.hub.fetched() == []
+    world.hub.asked.clear()
+    assert set(states(world.provision("--check", "--json", "--models-only")).values()) == {"ready"}
+    assert world.hub.asked == []
+
+
+def test_a_damaged_file_of_the_right_size_is_moved_aside_and_fetched(world: World) -> None:
+    vae, name = world.models()[0], file_names()[0]
+    vae.parent.mkdir(parents=True)
+    vae.write_bytes(bytes(len(world.hub.files[name])))
+    done = world.provision("--yes", "--models-only")
+    assert done.returncode == 0, done.stderr
+    assert vae.read_bytes() == world.hub.files[name]
+    assert vae.with_name(f"{vae.name}.bad").read_bytes().strip(b"\0") == b""
+    marked = json.loads(vae.with_name(f"{vae.name}.verified").read_text())
+    assert marked["sha256"] == hashlib.sha256(world.hub.files[name]).hexdigest()
+
+
+@pytest.mark.parametrize(("times", "code"), [(1, 0), (2, 3)])
+def test_wrong_bytes_of_the_network_are_fetched_once_more_and_never_kept(world: World, times: int, code: int) -> None:
+    name = file_names()[0]
+    world.hub.wrong[name] = times
+    done = world.provision("--yes", "--models-only")
+    assert done.returncode == code, done.stderr
+    assert "wrong" in done.stdout
+    assert world.models()[0].exists() == (code == 0)
+    if code:
+        assert "wrong bytes" in done.stderr
+
+
+def test_a_passing_error_of_the_server_is_tried_again(world: World) -> None:
+    name = file_names()[0]
+    world.hub.status[name] = [503]
+    done = world.provision("--yes", "--models-only")
+    assert done.returncode == 0, done.stderr
+    assert world.models()[0].read_bytes() == world.hub.files[name]
+
+
+@pytest.mark.parametrize(("status", "word"), [(401, "HF_TOKEN"), (403, "terms"), (404, "renamed")])
+def test_a_refusal_of_the_hub_says_what_to_do_and_never_the_token(world: World, status: int, word: str) -> None:
+    world.hub.status[f"HEAD {file_names()[0]}"] = [status]
+    token = "hf_" + "x" * 30
+    done = subprocess.run(
+        world.argv("--yes", "--models-only"),
+        env={**world.environment(), "HF_TOKEN": token},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert f"HTTP {status}" in done.stderr
+    assert word in done.stderr
+    assert token not in done.stdout + done.stderr
+    assert world.hub.fetched() == []
+
+
+def test_a_disk_that_is_too_small_is_refused_with_numbers_before_anything_is_fetched(world: World) -> None:
+    world.hub.claims[file_names()[0]] = 10**16
+    done = world.provision("--yes", "--models-only")
+    assert done.returncode == 3
+    assert "10000000.0 GB are missing" in done.stderr
+    assert world.hub.fetched() == []
+    assert not world.checkout.exists()
+
+
+def test_a_checkout_of_the_users_own_is_never_touched(world: World) -> None:
+    world.workspace.mkdir()
+    git(world.workspace, "clone", "-q", str(world.folder / "musubi.git"), str(world.checkout))
+    (world.checkout / "backend.py").write_text("mine\n")
+    before = world.tree()
+    done = world.provision("--yes", "--skip-models")
+    assert done.returncode == 3
+    assert "yours" in done.stderr
+    assert "--engine" in done.stderr
+    assert world.tree() == before
+
+
+def test_changes_at_the_pinned_commit_are_told_and_left(world: World) -> None:
+    commit = engine_file.load(str(world.engine)).commit
+    world.workspace.mkdir()
+    git(world.workspace, "clone", "-q", str(world.folder / "musubi.git"), str(world.checkout))
+    git(world.checkout, "checkout", "-q", commit)
+    (world.checkout / "backend.py").write_text("mine\n")
+    done = world.provision("--check", "--json", "--skip-models")
+    steps = {step["id"]: step for step in json.loads(done.stdout)["steps"]}
+    assert steps["checkout"]["state"] == "ready"
+    assert "1 file(s) of it were changed" in steps["checkout"]["detail"]
+    assert (world.checkout / "backend.py").read_text() == "mine\n"
+
+
+def test_two_provisions_do_not_run_at_once(world: World) -> None:
+    world.workspace.mkdir()
+    with (world.workspace / ".wan-train-provision.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711\n")
+        lock.flush()
+        done = world.provision("--yes", "--models-only")
+    assert done.returncode == 3
+    assert "process 4711" in done.stderr
+    assert world.hub.fetched() == []
+
+
+def test_flags_that_leave_nothing_and_unknown_engines_are_refused(world: World) -> None:
+    assert world.provision("--skip-models", "--models-only").returncode == 2
+    done = world.provision("--engine", "nonsense")
+    assert done.returncode == 2
+    assert "guide, v0.3.4" in done.stderr
+
+
+def test_shipped_engines_are_the_tested_commits() -> None:
+    assert {engine_file.load(name).commit for name in engine_file.shipped()} == set(KNOWN_COMMITS)
+
+
+@pytest.mark.parametrize("change", ["commit = 'HEAD'", "repository = '--upload-pack=x'", "surprise = 1"])
+def test_a_broken_engine_file_is_named(tmp_path: Path, change: str) -> None:
+    text = (engine_file.shipped()["guide"]).read_text(encoding="utf-8")
+    key = change.partition(" = ")[0]
+    lines = [line for line in text.splitlines() if not line.startswith(f"{key} =")]
+    lines.insert(lines.index("[musubi]") + 1, change)
+    path = tmp_path / "mine.toml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(BadInputError, match=key):
+        engine_file.load(str(path))
+
+
+def test_the_script_makes_its_own_environment_and_hands_over(world: World) -> None:
+    """With wan-train itself stubbed: what the script does around it, twice."""
+    stub = world.folder / "stub"
+    stub.mkdir()
+    script = Path(__file__).parents[2] / "scripts/vast_provision.sh"
+    environment = world.workspace / "wan-train-env"
+    (environment / "bin").mkdir(parents=True)
+    program = environment / "bin/wan-train"
+    program.write_text('#!/bin/sh\necho "called: $*"\n')
+    program.chmod(0o755)
+    (environment / "ready").write_text(f"{script.parents[1]}\n")
+    for _ in range(2):
+        done = subprocess.run(
+            ["bash", str(script), "--task", "both"],
+            env={**world.environment(), "WORKSPACE": str(world.workspace), "WAN_TRAIN_BIN": str(stub)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "called: provision --yes --task both" in done.stdout
+    assert (stub / "wan-train").readlink() == program
+    said = subprocess.run([world.workspace / "run_wan_training.sh", "runs"], capture_output=True, text=True, check=True)
+    assert said.stdout == "called: runs\n"
