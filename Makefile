@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: help setup rehearse test lint format bench clean
+.PHONY: help setup rehearse test lint format bench chaos clean
 
 help:
 	@echo "make rehearse   the whole pipeline on the embedded tiny trainer, on this machine's CPU"
 	@echo "make test       linters, types, import layers and all tests"
 	@echo "make lint       only the linters"
 	@echo "make bench      the benchmarks, as ratios"
+	@echo "make chaos      CHAOS_RUNS (100) rehearsals with kill -9 at random moments"
 	@echo "make clean      remove the environment and everything generated"
 
 setup: $(INSTALLED)
@@ -41,6 +42,9 @@ format: setup
 
 bench: setup
 	$(BIN)/python benchmarks/run.py
+
+chaos: setup
+	$(BIN)/python benchmarks/chaos.py
 
 clean:
 	rm -rf $(VENV) rehearsal build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
