@@ -45,16 +45,26 @@ class HubError(NotReadyError):
         self.final = final
 
 
-def describe(repo: str, file: str) -> RemoteFile:
-    """What the hub says about a file; raises HubError. Token, endpoint and proxies come from the environment."""
-    for pause in (*_PAUSES, None):
+@dataclass(slots=True)
+class Hub:
+    """Tells what files should be. Token, endpoint and proxies come from the environment."""
+
+    _patient: bool = True
+
+    def describe(self, repo: str, file: str) -> RemoteFile:
+        """What the hub says about a file; raises HubError. Once out of reach, it is not waited for again."""
+        for pause in _PAUSES if self._patient else ():
+            try:
+                return _describe(repo, file)
+            except HubError as error:
+                if error.final:
+                    raise
+                time.sleep(pause)
         try:
             return _describe(repo, file)
         except HubError as error:
-            if error.final or pause is None:
-                raise
-            time.sleep(pause)
-    raise AssertionError("unreachable")
+            self._patient = self._patient and error.final
+            raise
 
 
 def _describe(repo: str, file: str) -> RemoteFile:

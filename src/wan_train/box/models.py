@@ -7,13 +7,12 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wan_train.box.children import Children, StalledError
-from wan_train.box.hub import HubError, RemoteFile, describe, fetch_once
+from wan_train.box.children import Children
+from wan_train.box.hub import Hub, HubError, RemoteFile, fetch_once
 from wan_train.box.steps import Finding, State, Step
 from wan_train.errors import NotReadyError
 from wan_train.files import write_whole
@@ -43,7 +42,7 @@ class Model:
 
     model: ModelFile
     trainer_dir: Path
-    describe: Callable[[str, str], RemoteFile] = describe
+    hub: Hub
     _remote: RemoteFile | None = field(default=None, init=False)
 
     @property
@@ -101,7 +100,7 @@ class Model:
 
     def _ask(self) -> RemoteFile:
         if self._remote is None:
-            self._remote = self.describe(self.model.repo, self.model.file)
+            self._remote = self.hub.describe(self.model.repo, self.model.file)
         return self._remote
 
     def _size(self) -> int | None:
@@ -139,7 +138,7 @@ class Model:
             self._staging.parent.rmdir()
 
     def _fetch(self, remote: RemoteFile, children: Children) -> Path:
-        """The file in the staging folder, after bounded tries; raises HubError or StalledError."""
+        """The file in the staging folder, after bounded tries; raises NotReadyError."""
         self._staging.mkdir(parents=True, exist_ok=True)
         failure: NotReadyError | None = None
         for number in range(_TRIES):
@@ -155,7 +154,7 @@ class Model:
                 if error.final:
                     raise
                 failure = error
-            except StalledError as error:
+            except NotReadyError as error:  # it stood still, or was killed for memory
                 failure = error
         raise NotReadyError(
             f"{self.path.name} could not be fetched in {_TRIES} tries: {failure.message if failure else ''}",

@@ -12,6 +12,7 @@ from wan_train.box.children import Children, Say
 from wan_train.box.disk import room
 from wan_train.box.engine_file import EngineFile
 from wan_train.box.environment import Environment
+from wan_train.box.hub import Hub
 from wan_train.box.models import Model, wanted
 from wan_train.box.steps import Finding, Step
 from wan_train.box.tokenizer import tokenizer_step
@@ -42,7 +43,8 @@ class Provision:
         if self.with_trainer:
             made += [git_step(), Checkout(root=root, engine=self.engine).step(), environment.step()]
         if self.with_models:
-            made += [Model(model=model, trainer_dir=root).step() for model in wanted(self.task)]
+            hub = Hub()
+            made += [Model(model=model, trainer_dir=root, hub=hub).step() for model in wanted(self.task)]
         if self.with_trainer and self.with_models:
             made.append(tokenizer_step(lambda: environment.python))
         return made

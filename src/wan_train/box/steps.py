@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -43,7 +43,24 @@ class Step:
 
 def look(steps: Sequence[Step]) -> dict[str, Finding]:
     """Every step's finding, in order."""
-    return {step.id: step.check() for step in steps}
+    return {step.id: _check(step) for step in steps}
+
+
+def all_hints(findings: Iterable[Finding]) -> str | None:
+    """What the user can do about all of them, each thing said once."""
+    return " ".join(dict.fromkeys(finding.hint for finding in findings if finding.hint)) or None
+
+
+def _check(step: Step) -> Finding:
+    try:
+        return step.check()
+    except OSError as error:
+        return Finding(state=State.BLOCKED, detail=_words(error), hint="Look at its owner and permissions.")
+
+
+def _words(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{(error.strerror or str(error)).lower()}"
 
 
 def is_ready(findings: Mapping[str, Finding]) -> bool:
@@ -55,8 +72,8 @@ def refuse_blocked(steps: Sequence[Step], findings: Mapping[str, Finding]) -> No
     blocked = [(step, findings[step.id]) for step in steps if findings[step.id].state is State.BLOCKED]
     if blocked:
         listing = "; ".join(finding.detail for _, finding in blocked)
-        hints = " ".join(finding.hint for _, finding in blocked if finding.hint)
-        raise NotReadyError(f"this box cannot be made ready: {listing}", hint=hints or None)
+        hints = all_hints([finding for _, finding in blocked])
+        raise NotReadyError(f"this box cannot be made ready: {listing}", hint=hints)
 
 
 def perform(steps: Sequence[Step], findings: Mapping[str, Finding], children: Children) -> None:
@@ -64,8 +81,13 @@ def perform(steps: Sequence[Step], findings: Mapping[str, Finding], children: Ch
     todo = [step for step in steps if findings[step.id].state is not State.READY]
     for number, step in enumerate(todo, start=1):
         children.say(f"[{number}/{len(todo)}] {step.title}")
-        step.apply(children)
-        found = step.check()
+        try:
+            step.apply(children)
+        except OSError as error:
+            raise NotReadyError(
+                f"{step.title}: {_words(error)}", hint="Look at the disk and at permissions there, then run it again."
+            ) from error
+        found = _check(step)
         if found.state is not State.READY:
             raise NotReadyError(f"{step.title}: {found.detail}", hint=found.hint or f"The log is {children.log}.")
         children.say(f"  done: {found.detail}")

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from wan_train.box import provision as box
 from wan_train.box.provision import Provision
-from wan_train.box.steps import Finding, State, Step, is_ready
+from wan_train.box.steps import Finding, State, Step, all_hints, is_ready
 from wan_train.cli import prompts
 from wan_train.cli.sink import Sink
 from wan_train.errors import BadInputError, ExitCode, NotReadyError, WanTrainError
@@ -73,8 +73,8 @@ def _report(sink: Sink, made: list[Step], found: Mapping[str, Finding]) -> int:
         return ExitCode.DONE if ready else ExitCode.NOT_READY
     _show(sink, made, found)
     if not ready:
-        hints = [finding.hint for finding in found.values() if finding.hint]
-        raise NotReadyError("this box is not ready", hint=" ".join([*hints, _HINT]))
+        hint = all_hints(found.values())
+        raise NotReadyError("this box is not ready", hint=f"{hint} {_HINT}" if hint else _HINT)
     sink.line("This box is ready.")
     return ExitCode.DONE
 
