@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from wan_train.engine.commands import Command
+from wan_train.engine.failures import Cause, diagnose
 from wan_train.gpu.leases import LeaseHolder, LeaseRoom
 from wan_train.run.directory import AttemptDirectory
 from wan_train.run.events import Exit, Exited, Lost, Signaled
@@ -91,12 +92,17 @@ def test_the_way_it_ended_is_recorded(scene: Scene, code: str, expected: Exit) -
     assert scene.end(*scene.start(code)) == expected
 
 
-def test_a_program_that_does_not_exist_is_told(scene: Scene) -> None:
-    attempt = AttemptDirectory(scene.root / "none" / "1")
-    identity = scene.launcher.start(Command(argv=("/no/such/program",), cwd="/"), attempt, ())
-    ended = scene.end(identity, attempt)
-    assert isinstance(ended, Lost)
-    assert "/no/such/program" in ended.reason
+@pytest.mark.parametrize("missing", ["program", "directory"])
+def test_what_is_gone_is_told_in_the_log(scene: Scene, missing: str) -> None:
+    """The checkout or its Python may be removed while a run waits for its next step."""
+    attempt = AttemptDirectory(scene.root / "train" / "1")
+    argv = ("/nowhere/python", "-c", "") if missing == "program" else (sys.executable, "-c", "")
+    cwd = str(scene.root) if missing == "program" else "/nowhere"
+    identity = scene.launcher.start(Command(argv=argv, cwd=cwd), attempt, ())
+    assert scene.end(identity, attempt) == Exited(code=127)
+    log = attempt.log.read_text()
+    assert "/nowhere" in log
+    assert diagnose(log).cause is Cause.MISSING_FILE
 
 
 def test_output_goes_to_the_log_and_standard_input_is_closed(scene: Scene) -> None:

@@ -68,12 +68,12 @@ class WardenLauncher:
         attempt.path.mkdir(parents=True, mode=0o700, exist_ok=False)
         attempt.output.mkdir(mode=0o700)
         write_whole(attempt.command, _script(command), mode=0o700)
-        argv = [sys.executable, "-I", "-S", str(_WARDEN), str(attempt.exit), str(self._grace), "--", *command.argv]
+        warden = [sys.executable, "-I", "-S", str(_WARDEN), str(attempt.exit), str(self._grace), command.cwd, "--"]
         log = os.open(attempt.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             child = subprocess.Popen(
-                argv,
-                cwd=command.cwd,
+                [*warden, *command.argv],
+                cwd="/",  # the trainer's own directory may have gone; the warden says so in the log
                 env={**os.environ, **command.env, MARKER: str(attempt.path)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -1,6 +1,6 @@
 """A small process around each trainer: it outlives every supervisor, ends the whole tree, and records the exit.
 
-Run by path, `python -I -S warden.py EXIT_RECORD GRACE_SECONDS -- ARGV...`, to stay at a few megabytes: standard
+Run by path, `python -I -S warden.py EXIT_RECORD GRACE_SECONDS DIRECTORY -- ARGV...`, to stay small: standard
 library only. `accelerate launch` forwards no signal and hides exit codes; and a supervisor that died could not see how
 its trainer ended. The warden adopts orphans (PR_SET_CHILD_SUBREAPER), so nothing of the tree escapes it, and it keeps
 inherited lock descriptors open, so a GPU stays leased until the last process on it is gone.
@@ -31,7 +31,7 @@ class _Shutdown:
 
 
 def main(argv: list[str]) -> int:
-    record, grace, _, *command = argv
+    record, grace, directory, _, *command = argv
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     shutdown = _Shutdown()
     signal.signal(signal.SIGTERM, shutdown)
@@ -44,9 +44,12 @@ def main(argv: list[str]) -> int:
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
     try:
+        os.chdir(directory)
         child = _start(command)
     except OSError as error:
-        _write(record, {"kind": "lost", "reason": f"{command[0]} cannot be started: {error.strerror}"})
+        # As a shell does: words into the log, and 127.
+        sys.stderr.write(f"{error.strerror}: {error.filename or command[0]}\n")
+        _write(record, {"kind": "exited", "code": 127})
         return 0
     outcome = _watch(child, float(grace), shutdown, reader)
     _write(record, outcome)
