@@ -72,11 +72,11 @@ def next_move(plan: Plan, job: Job, diagnosis: Diagnosis, *, steps_made: int) ->
 
 
 def failures_in_a_row(job: Job, cause: Cause) -> int:
-    """Attempts that ended for this cause since one last saved a state, the newest included."""
+    """Attempts that ended for this cause since one saved a state or a person resumed, the newest included."""
     count = 1
     if job.attempt is not None and job.attempt.made_progress:
         return count
-    for attempt in reversed(job.attempts[:-1]):
+    for attempt in reversed(job.attempts[job.forgiven : -1]):
         if attempt.made_progress or attempt.diagnosis is None or attempt.diagnosis.cause is not cause:
             break
         count += 1

@@ -127,6 +127,8 @@ class Job:
     kept: tuple[str, ...] = ()
     changes: Mapping[str, Setting] = field(default_factory=dict)
     """Training settings of the next attempt that differ from the plan's, for example a memory rung."""
+    forgiven: int = 0
+    """Attempts before a person resumed the run: their failures do not count against the budget."""
 
     @property
     def attempt(self) -> Attempt | None:
@@ -215,7 +217,7 @@ def _resume(state: RunState, event: RunResumed) -> RunState:
     longer = event.epochs is not None
     again = {JobState.FAILED, JobState.STOPPED, JobState.SKIPPED}
     jobs = {
-        step: replace(job, state=JobState.WAITING, not_before=None, reason=None)
+        step: replace(job, state=JobState.WAITING, not_before=None, reason=None, forgiven=len(job.attempts))
         if job.state in again or (longer and job.state is JobState.SUCCEEDED and job.result is not None)
         else job
         for step, job in state.jobs.items()

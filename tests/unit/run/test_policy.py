@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support.runs import SUPERVISOR, T0, make_plan
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.run import policy
-from wan_train.run.events import StateSaved
-from wan_train.run.state import Attempt, Job
+from wan_train.run.events import RunResumed, StateSaved
+from wan_train.run.state import Attempt, Job, JobState, fold, initial
 
 PLAN = make_plan()
 OOM = Cause.OUT_OF_MEMORY
@@ -69,6 +69,17 @@ def test_progress_refills_the_budget(before: int, after: int) -> None:
     assert policy.failures_in_a_row(job(*failed, good), Cause.CUDA_ERROR) == 1
     more = [attempt(before + number, Cause.CUDA_ERROR) for number in range(1, after + 1)]
     assert policy.failures_in_a_row(job(*failed, good, *more), Cause.CUDA_ERROR) == after
+
+
+def test_a_person_who_resumes_gives_a_new_budget() -> None:
+    """Through the events that really happen: two failures use the budget up, then the run is resumed."""
+    failed = attempt(1, Cause.UNKNOWN), attempt(2, Cause.UNKNOWN)
+    used_up = Job(step="train-high", state=JobState.FAILED, attempts=failed)
+    assert policy.next_move(PLAN, used_up, of(Cause.UNKNOWN), steps_made=0) is None
+    state = replace(initial(PLAN), jobs={**initial(PLAN).jobs, "train-high": used_up})
+    resumed = fold(state, RunResumed(at=T0)).jobs["train-high"]
+    again = replace(resumed, attempts=(*resumed.attempts, attempt(3, Cause.UNKNOWN)))
+    assert policy.next_move(PLAN, again, of(Cause.UNKNOWN), steps_made=0) is not None
 
 
 def test_pauses_grow() -> None:
