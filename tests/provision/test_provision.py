@@ -49,6 +49,7 @@ def end_in_the_middle_of_the_environment(world: World) -> None:
 def test_a_bare_box_becomes_ready_after_being_stopped_on_the_way_and_a_second_run_does_nothing(world: World) -> None:
     (world.checkout / "dataset").mkdir(parents=True)  # pictures that were uploaded first
     (world.checkout / "dataset/cat.txt").write_text("a cat")
+    (world.checkout / "venv-mine").mkdir()
     looked = world.provision("--check")
     assert looked.returncode == 3
     assert [path.name for path in world.workspace.iterdir()] == ["musubi-tuner"]
@@ -56,7 +57,8 @@ def test_a_bare_box_becomes_ready_after_being_stopped_on_the_way_and_a_second_ru
     end_in_the_middle_of_the_environment(world)
     first = world.provision("--yes")
     assert first.returncode == 0, first.stderr
-    assert [path.name for path in world.checkout.glob("venv-*")] == [str((world.checkout / "venv").readlink())]
+    made = str((world.checkout / "venv").readlink())
+    assert {path.name for path in world.checkout.glob("venv-*")} == {made, "venv-mine"}
     assert [path.read_bytes() for path in world.models()] == [world.hub.files[name] for name in file_names()]
     assert (world.checkout / "dataset/cat.txt").read_text() == "a cat"
     assert not (world.checkout / "later.txt").exists()
@@ -182,6 +184,16 @@ def test_a_checkout_of_the_users_own_is_never_touched(world: World) -> None:
     assert "yours" in done.stderr
     assert "--engine" in done.stderr
     assert world.tree() == before
+
+
+def test_a_file_in_the_way_of_the_checkout_is_never_overwritten(world: World) -> None:
+    world.checkout.mkdir(parents=True)
+    (world.checkout / "pyproject.toml").write_text("mine\n")
+    done = world.provision("--yes", "--skip-models")
+    assert done.returncode == 3
+    assert str(world.checkout / "pyproject.toml") in done.stderr
+    assert [path.name for path in world.checkout.iterdir()] == ["pyproject.toml"]
+    assert (world.checkout / "pyproject.toml").read_text() == "mine\n"
 
 
 def test_changes_at_the_pinned_commit_are_told_and_left(world: World) -> None:

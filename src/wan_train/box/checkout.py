@@ -106,12 +106,25 @@ class Checkout:
                 hint=f"Does {self.engine.repository} have this commit?",
             )
             children.run(["git", "-C", beside, "read-tree", "HEAD"], what="reading the commit")
+            self._refuse_to_overwrite(beside)
             (beside / ".git" / _UNFINISHED).touch()
             # The folder may hold models and datasets already, so only the repository moves; its files follow.
             self.root.mkdir(exist_ok=True)
             (beside / ".git").rename(self.root / ".git")
         finally:
             shutil.rmtree(beside, ignore_errors=True)
+
+    def _refuse_to_overwrite(self, clone: Path) -> None:
+        listed = subprocess.run(
+            ["git", "-C", str(clone), "ls-files", "-z"], stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
+        for name in listed.stdout.split(b"\0"):
+            path = self.root / os.fsdecode(name)
+            if name and os.path.lexists(path):
+                raise NotReadyError(
+                    f"{path} is there already and belongs to no checkout",
+                    hint=f"Nothing was overwritten. Move it away, or move {self.root} away as a whole.",
+                )
 
     def _finish(self, children: Children) -> None:
         git = ["git", "-C", str(self.root)]

@@ -28,6 +28,9 @@ NEEDED_BYTES = 15_000_000_000
 """torch for CUDA 12.8, xformers and the rest, the downloaded archives included (measured by hand: about 12 GB)."""
 
 _RECORD = "wan-train.json"
+_OURS = f"venv-{'[0-9a-f]' * 8}"
+"""Folders that provision made; any other name is the user's."""
+
 _LOOK_TIMEOUT_SECONDS = 180.0
 _PIP_HINT = "Look at the network, at proxies and at the disk; then run `wan-train provision` again."
 
@@ -128,10 +131,10 @@ class Environment:
             return []
 
     def apply(self, children: Children) -> None:
-        for left in self.root.glob("venv-*"):
+        for left in self.root.glob(_OURS):
             if left.is_dir() and (self.root / "venv").resolve() != left.resolve() and not self._recorded(left):
                 shutil.rmtree(left)
-        made = next((found for found in self.root.glob("venv-*") if self._recorded(found)), None)
+        made = next((found for found in self.root.glob(_OURS) if self._recorded(found)), None)
         if made is None:
             made = self.root / f"venv-{secrets.token_hex(4)}"
             self._make(made, children)
