@@ -25,7 +25,7 @@ from wan_train.errors import NotReadyError
 from wan_train.files import write_whole
 
 NEEDED_BYTES = 15_000_000_000
-"""torch for CUDA 12.8, xformers and the rest, the downloaded archives included (measured by hand: about 12 GB)."""
+"""torch for CUDA 12.8, xformers and the rest, the downloaded archives included; an estimate with room."""
 
 _RECORD = "wan-train.json"
 _OURS = f"venv-{'[0-9a-f]' * 8}"

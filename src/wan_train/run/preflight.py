@@ -54,7 +54,7 @@ def check_models(models: ModelPaths) -> str | None:
         listing = "".join(f"\n  {problem}" for problem in problems)
         raise NotReadyError(
             f"this box is not ready: {len(problems)} model file(s) cannot be used:{listing}",
-            hint="Run `wan-train provision` to fetch them (damaged files must be removed first), "
+            hint="Run `wan-train provision` to fetch what is missing or damaged, "
             "or `wan-train rehearse` to try the pipeline without models.",
         )
     found = {dtypes.get(str(path)) for path in models.dit.values()}
