@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-WORKERS ?= 2
+# Most tests wait for processes, so more workers than cores.
+WORKERS ?= 4
 
 .PHONY: help setup rehearse test lint format bench chaos clean
 
