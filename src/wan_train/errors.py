@@ -40,15 +40,3 @@ class NotReadyError(WanTrainError):
     """The box lacks something: a driver, a model, the trainer, disk space."""
 
     exit_code = ExitCode.NOT_READY
-
-
-class TrainingFailedError(WanTrainError):
-    """No expert finished."""
-
-    exit_code = ExitCode.TRAINING_FAILED
-
-
-class PartlyFailedError(WanTrainError):
-    """One expert finished, another did not."""
-
-    exit_code = ExitCode.PARTLY_FAILED

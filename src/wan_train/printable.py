@@ -8,9 +8,7 @@ import unicodedata
 _HIDDEN = "[hidden]"
 _LAST_BYTE = 0xFF
 
-# Control (Cc), format (Cf: bidirectional overrides, zero-width), surrogates, line and paragraph separators: all of
-# them can move the cursor, reorder or fake what a terminal shows. Zero-width joiners are part of ordinary emoji.
-_UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# Zero-width joiners and variation selectors are part of ordinary emoji.
 _HARMLESS = frozenset({"\u200d", "\ufe0f"})
 
 _SECRETS = re.compile(
@@ -56,7 +54,11 @@ def one_line(text: str, limit: int = 200) -> str:
 
 
 def _unsafe(character: str) -> bool:
-    return unicodedata.category(character) in _UNSAFE_CATEGORIES and character not in _HARMLESS
+    if character.isprintable() or character in _HARMLESS:
+        return False
+    # Spaces other than the plain one belong to ordinary text (the Japanese U+3000); every other unprintable one can
+    # move the cursor, reorder or fake what a terminal shows, or is of a later Unicode that may.
+    return unicodedata.category(character) != "Zs"
 
 
 def _escape(character: str) -> str:

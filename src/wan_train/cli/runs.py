@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.cli.sink import Sink
 from wan_train.cli.watch import watch
 from wan_train.engine.output import last_words
 from wan_train.errors import BadInputError, ExitCode
-from wan_train.run.directory import RunDirectory, all_runs, find
+from wan_train.run.directory import all_runs, find
 from wan_train.run.events import StopMode
-from wan_train.run.progress import read_tail
 from wan_train.run.start import start_supervisor
 from wan_train.run.stopping import StopRequest, request_stop
 from wan_train.settings import Settings
@@ -20,6 +20,7 @@ from wan_train.views.as_json import status_json
 from wan_train.views.model import RunReader, RunView
 
 _FOLLOW_SECONDS = 0.25
+_MOST_BYTES = 10_000_000
 
 
 def attach(settings: Settings, sink: Sink, name: str | None) -> int:
@@ -59,9 +60,18 @@ def logs(settings: Settings, sink: Sink, name: str | None, step: str | None, *, 
     view, _ = RunReader(run).refresh()
     path = _log(view, step)
     sink.note(f"== {path}")
-    sink.text("\n".join(last_words(read_tail(path, size=10_000_000), count=1_000_000)))
+    follower = _LogText(path, offset=max(0, path.stat().st_size - _MOST_BYTES))
+    sink.text("\n".join(follower.new_lines()))
     if follow:
-        _follow(run, path, sink)
+        reader = RunReader(run)
+        over = False
+        while not over:
+            time.sleep(_FOLLOW_SECONDS)
+            over = reader.refresh()[0].state.is_over  # asked before the log is read: then nothing follows it
+            for line in follower.new_lines():
+                sink.line(line)
+    for line in follower.last_line():
+        sink.line(line)
     return ExitCode.DONE
 
 
@@ -95,19 +105,22 @@ def _log(view: RunView, step: str | None) -> Path:
     return view.run.attempt(job.step, job.attempt.number).log
 
 
-def _follow(run: RunDirectory, path: Path, sink: Sink) -> None:
-    reader = RunReader(run)
-    offset = path.stat().st_size
-    rest = ""
-    while True:
-        over = reader.refresh()[0].state.is_over
-        with path.open("rb") as file:
-            file.seek(offset)
+@dataclass(slots=True)
+class _LogText:
+    """The lines of a growing log for people: of redrawn bars only the last state, no empty lines."""
+
+    path: Path
+    offset: int
+    _rest: str = ""
+
+    def new_lines(self) -> list[str]:
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
             data = file.read()
-        offset += len(data)
-        *whole, rest = (rest + data.decode("utf-8", errors="replace")).split("\n")
-        for line in last_words("\n".join(whole), count=len(whole)):
-            sink.line(line)
-        if over:
-            return
-        time.sleep(_FOLLOW_SECONDS)
+        self.offset += len(data)
+        *whole, self._rest = (self._rest + data.decode("utf-8", errors="replace")).split("\n")
+        return last_words("\n".join(whole), count=len(whole))
+
+    def last_line(self) -> list[str]:
+        """What no line end follows, such as a bar that is being drawn."""
+        return last_words(self._rest, count=1)

@@ -107,6 +107,11 @@ def owned(words: Sequence[str]) -> list[str]:
     return [word for word in words if word.partition("=")[0] in _OWN_OPTIONS]
 
 
+def precision(recipe: Recipe) -> str:
+    """The mixed precision the trainer runs with: what is passed through counts more than the setting."""
+    return passed_through(recipe.passthrough, "--mixed_precision") or recipe.training.mixed_precision
+
+
 def passed_through(words: Sequence[str], option: str) -> str | None:
     """The value that the passed-through words give to an option, None when they do not: the trainer takes the last."""
     value = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -167,9 +166,3 @@ def _word(value: object) -> str:
             return "on" if value else "off"
         case _:
             return str(value)
-
-
-def joint(names: Sequence[str]) -> str:
-    """`2 x RTX 5090` for a list of card names."""
-    counts = {name: names.count(name) for name in dict.fromkeys(names)}
-    return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in counts.items())

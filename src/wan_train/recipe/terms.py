@@ -11,18 +11,6 @@ class Task(StrEnum):
     T2V = "t2v-A14B"
     I2V = "i2v-A14B"
 
-    @property
-    def boundary(self) -> int:
-        """Timestep (0-1000) at which the high-noise expert hands over to the low-noise one.
-
-        Source: Wan 2.2's own configuration: 0.875 for text-to-video, 0.900 for image-to-video.
-        """
-        match self:
-            case Task.T2V:
-                return 875
-            case Task.I2V:
-                return 900
-
 
 class Expert(StrEnum):
     """One of the two diffusion transformers of Wan 2.2 A14B."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.engine import outputs
-from wan_train.engine.commands import passed_through
+from wan_train.engine.commands import precision
 from wan_train.engine.outputs import State
 from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
 from wan_train.recipe.terms import EngineKind
@@ -87,9 +87,7 @@ def epochs_of(state: State, attempt: Attempt) -> int | None:
 
 def needs_scaler(plan: Plan) -> bool:
     """fp16 on a GPU trains with a gradient scaler, whose file is part of a complete state."""
-    recipe = plan.recipe
-    precision = passed_through(recipe.passthrough, "--mixed_precision") or recipe.training.mixed_precision
-    return precision == "fp16" and plan.trainer.kind is EngineKind.MUSUBI
+    return precision(plan.recipe) == "fp16" and plan.trainer.kind is EngineKind.MUSUBI
 
 
 def _is_finite(path: Path) -> bool:

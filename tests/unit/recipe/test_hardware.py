@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wan_train.errors import ExitCode, NotReadyError
-from wan_train.recipe.hardware import SWAP_RULES, Card, Choice, Machine, adapt, joint
+from wan_train.recipe.hardware import SWAP_RULES, Card, Choice, Machine, adapt
 from wan_train.recipe.load import load, override, shipped_recipe
 from wan_train.recipe.model import Recipe, Training
 from wan_train.recipe.terms import Attention, Task
@@ -117,8 +117,3 @@ def test_smaller_cards_never_get_fewer_blocks() -> None:
     blocks = [rule.blocks for rule in SWAP_RULES]
     assert limits == sorted(limits)
     assert blocks == sorted(blocks, reverse=True)
-
-
-def test_cards_by_name() -> None:
-    assert joint(["RTX 5090", "H100", "RTX 5090"]) == "2 x RTX 5090, H100"
-    assert joint([]) == ""
