@@ -35,7 +35,7 @@ def end_in_the_middle_of_the_environment(world: World) -> None:
     ) as child:
         assert child.stdout is not None
         for line in child.stdout:
-            if "] Environment" in line:
+            if "Environment of the trainer: installing torch" in line:
                 break
         while not list(world.checkout.glob("venv-*/bin/python")):
             assert child.poll() is None

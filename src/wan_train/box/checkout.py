@@ -9,9 +9,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_train.box.children import Children
 from wan_train.box.engine_file import EngineFile
 from wan_train.box.steps import Finding, State, Step
+from wan_train.box.work import Work
 from wan_train.engine.trainer import read_commit
 from wan_train.errors import NotReadyError
 
@@ -25,7 +25,7 @@ def git_step() -> Step:
             return Finding(state=State.READY, detail="git is installed")
         return Finding(state=State.BLOCKED, detail="git is not installed", hint="Install it: `apt-get install -y git`.")
 
-    return Step(id="git", title="git", check=check, apply=lambda _: None)
+    return Step(id="git", title="git", check=check)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,13 @@ class Checkout:
     engine: EngineFile
 
     def step(self) -> Step:
-        return Step(id="checkout", title=f"musubi-tuner {self.engine.commit[:7]}", check=self.check, apply=self.apply)
+        return Step(
+            id="checkout",
+            title=f"musubi-tuner {self.engine.commit[:7]}",
+            check=self.check,
+            apply=self.apply,
+            needs=("git",),
+        )
 
     def check(self) -> Finding:
         root = self.root
@@ -81,31 +87,31 @@ class Checkout:
             return 0  # no git: that step says so
         return len(done.stdout.splitlines())
 
-    def apply(self, children: Children) -> None:
+    def apply(self, work: Work) -> None:
         self._remove_left_clones()
         if not (self.root / ".git").exists():
-            self._clone(children)
-        self._finish(children)
+            self._clone(work)
+        self._finish(work)
 
     def _remove_left_clones(self) -> None:
         for left in self.root.parent.glob(f".{self.root.name}.cloning-*"):
             shutil.rmtree(left)
 
-    def _clone(self, children: Children) -> None:
+    def _clone(self, work: Work) -> None:
         beside = self.root.with_name(f".{self.root.name}.cloning-{secrets.token_hex(4)}")
         self.root.parent.mkdir(parents=True, exist_ok=True)
         try:
-            children.run(
+            work.run(
                 ["git", "clone", "--no-checkout", "--", self.engine.repository, beside],
                 what="cloning musubi-tuner",
                 hint="Look at the network, at proxies, and at the repository's address in the engine file.",
             )
-            children.run(
+            work.run(
                 ["git", "-C", beside, "update-ref", "--no-deref", "HEAD", f"{self.engine.commit}^{{commit}}"],
                 what=f"finding commit {self.engine.commit[:7]}",
                 hint=f"Does {self.engine.repository} have this commit?",
             )
-            children.run(["git", "-C", beside, "read-tree", "HEAD"], what="reading the commit")
+            work.run(["git", "-C", beside, "read-tree", "HEAD"], what="reading the commit")
             self._refuse_to_overwrite(beside)
             (beside / ".git" / _UNFINISHED).touch()
             # The folder may hold models and datasets already, so only the repository moves; its files follow.
@@ -126,14 +132,14 @@ class Checkout:
                     hint=f"Nothing was overwritten. Move it away, or move {self.root} away as a whole.",
                 )
 
-    def _finish(self, children: Children) -> None:
+    def _finish(self, work: Work) -> None:
         git = ["git", "-C", str(self.root)]
         if not (self.root / ".git" / _UNFINISHED).exists():
             return
         # A file torn by a kill in the middle of the last try differs from the commit; nobody else has been here.
-        children.run([*git, "checkout-index", "--all", "--force"], what="writing the files of musubi-tuner")
-        children.run([*git, "update-index", "--refresh"], what="comparing the files of musubi-tuner")
-        children.run([*git, "submodule", "update", "--init", "--recursive"], what="fetching musubi-tuner's submodules")
+        work.run([*git, "checkout-index", "--all", "--force"], what="writing the files of musubi-tuner")
+        work.run([*git, "update-index", "--refresh"], what="comparing the files of musubi-tuner")
+        work.run([*git, "submodule", "update", "--init", "--recursive"], what="fetching musubi-tuner's submodules")
         try:
             (self.root / ".git" / _UNFINISHED).unlink()
         except OSError as error:

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_train.box.children import Children
 from wan_train.box.engine_file import EngineFile
 from wan_train.box.steps import Finding, State, Step
+from wan_train.box.work import Work
 from wan_train.errors import NotReadyError
 from wan_train.files import write_whole
 
@@ -74,7 +74,11 @@ class Environment:
 
     def step(self) -> Step:
         return Step(
-            id="environment", title="Environment of the trainer (some minutes)", check=self.check, apply=self.apply
+            id="environment",
+            title="Environment of the trainer",
+            check=self.check,
+            apply=self.apply,
+            needs=("checkout",),
         )
 
     def check(self) -> Finding:
@@ -130,51 +134,51 @@ class Environment:
         except (OSError, ValueError, KeyError, TypeError):
             return []
 
-    def apply(self, children: Children) -> None:
+    def apply(self, work: Work) -> None:
         for left in self.root.glob(_OURS):
             if left.is_dir() and (self.root / "venv").resolve() != left.resolve() and not self._recorded(left):
                 shutil.rmtree(left)
         made = next((found for found in self.root.glob(_OURS) if self._recorded(found)), None)
         if made is None:
             made = self.root / f"venv-{secrets.token_hex(4)}"
-            self._make(made, children)
-        self._put_in_place(made, children)
+            self._make(made, work)
+        self._put_in_place(made, work)
 
-    def _make(self, folder: Path, children: Children) -> None:
+    def _make(self, folder: Path, work: Work) -> None:
         engine = self.engine
         uv = shutil.which("uv")
         if uv is not None:
             wanted = f">=3.{engine.python_minimum},<3.{engine.python_maximum + 1}"
-            children.run([uv, "venv", "--python", wanted, folder], what="making the environment", hint=_PIP_HINT)
+            work.run([uv, "venv", "--python", wanted, folder], what="making the environment", hint=_PIP_HINT)
             install = [uv, "pip", "install", "--python", str(folder / "bin/python"), "--no-sources"]
         else:
             base = self._base_python()
             if base is None:
                 raise NotReadyError(f"there is no Python {engine.python_range} on this box")
-            children.run([base, "-m", "venv", folder], what="making the environment")
+            work.run([base, "-m", "venv", folder], what="making the environment")
             install = [str(folder / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check"]
         held = folder / "held.txt"
         held.write_text("".join(f"{package}\n" for package in engine.first), encoding="utf-8")
         install += engine.arguments
         index = ["--index-url", engine.first_index] if engine.first_index else []
         if engine.first:
-            self._install(install, [*index, *engine.first], "installing torch", children)
+            self._install(install, [*index, *engine.first], "installing torch", work)
         hold = ["--constraint", str(held)]
-        self._install(install, [*hold, "-e", str(self.root)], "installing what the trainer needs", children)
+        self._install(install, [*hold, "-e", str(self.root)], "installing what the trainer needs", work)
         if engine.extra:
-            self._install(install, [*hold, *engine.extra], f"installing {', '.join(engine.extra)}", children)
+            self._install(install, [*hold, *engine.extra], f"installing {', '.join(engine.extra)}", work)
         write_whole(folder / _RECORD, json.dumps(engine.record()), mode=0o644)
 
-    def _install(self, install: Sequence[str], words: Sequence[str], what: str, children: Children) -> None:
-        children.say(f"  {what}")
-        children.run([*install, *words], what=what, cwd=self.root, hint=f"{_PIP_HINT} The log is {children.log}.")
+    def _install(self, install: Sequence[str], words: Sequence[str], what: str, work: Work) -> None:
+        work.say(what)
+        work.run([*install, *words], what=what, cwd=self.root, hint=f"{_PIP_HINT} The log is {work.log}.")
 
-    def _put_in_place(self, made: Path, children: Children) -> None:
+    def _put_in_place(self, made: Path, work: Work) -> None:
         place = self.root / "venv"
         if place.is_dir() and not place.is_symlink():
             aside = self.root / f"venv.broken-{secrets.token_hex(4)}"
             place.rename(aside)
-            children.say(f"  the incomplete {place} is now {aside}; delete it when you do not need it")
+            work.say(f"the incomplete {place} is now {aside}; delete it when you do not need it")
         link = self.root / f".venv-link-{secrets.token_hex(4)}"
         link.symlink_to(made.name)
         link.replace(place)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wan_train.box.children import Children
+from wan_train.box.work import Work
 from wan_train.errors import NotReadyError
 from wan_train.printable import one_line
 
@@ -118,7 +118,7 @@ def explain(repo: str, file: str, status: int | None, words: str) -> HubError:
     return HubError(f"{what} cannot be fetched: {reason}", hint=hint, final=False)
 
 
-def fetch_once(remote: RemoteFile, staging: Path, children: Children, alive: Callable[[], bool], *, xet: bool) -> Path:
+def fetch_once(remote: RemoteFile, staging: Path, work: Work, alive: Callable[[], bool], *, xet: bool) -> Path:
     """One try at the whole file in a child of our own; its path below `staging`. Bytes are not compared here.
 
     Raises HubError; StalledError when `alive` says so.
@@ -134,7 +134,7 @@ def fetch_once(remote: RemoteFile, staging: Path, children: Children, alive: Cal
         **({} if xet else {"HF_HUB_DISABLE_XET": "1"}),
     }
     child = [sys.executable, "-m", "wan_train.box.fetch_child"]
-    children.run(
+    work.run(
         [*child, remote.repo, remote.file, remote.commit, str(staging), str(answer)],
         what=f"fetching {Path(remote.file).name}",
         env=env,

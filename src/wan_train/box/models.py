@@ -11,9 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wan_train.box.children import Children
 from wan_train.box.hub import Hub, HubError, RemoteFile, fetch_once
+from wan_train.box.lane import Lane
 from wan_train.box.steps import Finding, State, Step
+from wan_train.box.work import EndedError, Work
 from wan_train.errors import NotReadyError
 from wan_train.files import write_whole
 from wan_train.recipe.models import ModelFile, known_models
@@ -43,6 +44,7 @@ class Model:
     model: ModelFile
     trainer_dir: Path
     hub: Hub
+    lane: Lane
     _remote: RemoteFile | None = field(default=None, init=False)
 
     @property
@@ -58,7 +60,9 @@ class Model:
         return self.trainer_dir / self.model.place / ".wan-train-fetch" / self.model.name
 
     def step(self) -> Step:
-        return Step(id=self.model.name, title=f"Model {self.path.name}", check=self.check, apply=self.apply)
+        return Step(
+            id=self.model.name, title=f"Model {self.path.name}", check=self.check, apply=self.apply, lane=self.lane
+        )
 
     def check(self) -> Finding:
         size = self._size()
@@ -75,24 +79,25 @@ class Model:
         reason = f"{self.path} has {size} bytes instead of {remote.size}" if size is not None else "missing"
         return Finding(state=State.MISSING, detail=f"{reason}; {remote.size / _GB:.2f} GB", size=remote.size)
 
-    def apply(self, children: Children) -> None:
+    def apply(self, work: Work) -> None:
         remote = self._ask()
         if self._size() is not None:
-            if self._size() == remote.size and self._compare(self.path, remote, children):
+            if self._size() == remote.size and self._compare(self.path, remote, work):
                 self._mark(remote)
                 return
             bad = self.path.with_name(f"{self.path.name}.bad")
             self.path.replace(bad)
             self._marker.unlink(missing_ok=True)
-            children.say(f"  wrong bytes: moved aside as {bad}; delete it when you do not need it")
+            work.say(f"wrong bytes: moved aside as {bad}; delete it when you do not need it")
         for last in (False, True):
-            fetched = self._fetch(remote, children)
-            if fetched.stat().st_size == remote.size and self._compare(fetched, remote, children):
+            with self.lane.turn(self.model.name, work.look):
+                fetched = self._fetch(remote, work)
+            if fetched.stat().st_size == remote.size and self._compare(fetched, remote, work):
                 self._place(fetched, remote)
                 return
             shutil.rmtree(self._staging)
             if not last:
-                children.say("  the bytes that came are wrong; fetching once more")
+                work.say("the bytes that came are wrong; fetching once more")
         raise NotReadyError(
             f"{self.path.name} came twice with wrong bytes: they differ from the hub's sha256",
             hint="Something on the way changes them: look at proxies and HF_ENDPOINT, then at the disk and RAM.",
@@ -119,13 +124,14 @@ class Model:
         marked = {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": remote.sha256}
         write_whole(self._marker, json.dumps(marked), mode=0o644)
 
-    def _compare(self, path: Path, remote: RemoteFile, children: Children) -> bool:
+    def _compare(self, path: Path, remote: RemoteFile, work: Work) -> bool:
         if remote.sha256 is None:
             return True  # the hub keeps no sha256 of small files; the size was right
-        children.say(f"  comparing {remote.size / _GB:.2f} GB with the hub's sha256")
+        work.say(f"comparing {remote.size / _GB:.2f} GB with the hub's sha256")
         digest = hashlib.sha256()
         with path.open("rb") as file:
             while block := file.read(_BLOCK):
+                work.look()
                 digest.update(block)
         return digest.hexdigest() == remote.sha256
 
@@ -137,23 +143,26 @@ class Model:
         with suppress(OSError):  # another model may be half fetched beside it
             self._staging.parent.rmdir()
 
-    def _fetch(self, remote: RemoteFile, children: Children) -> Path:
+    def _fetch(self, remote: RemoteFile, work: Work) -> Path:
         """The file in the staging folder, after bounded tries; raises NotReadyError."""
         self._staging.mkdir(parents=True, exist_ok=True)
         failure: NotReadyError | None = None
         for number in range(_TRIES):
+            work.look()
             if failure is not None:
                 pause = _PAUSE_SECONDS * 2 ** (number - 1)
-                children.say(f"  {failure.message}; again in {pause:.0f} s ({number} of {_TRIES - 1})")
-                time.sleep(pause)
+                work.say(f"{failure.message}; again in {pause:.0f} s ({number} of {_TRIES - 1})")
+                work.pause(pause)
             self._remove_orphans()
-            watch = _Watch(self._staging, remote.size, children)
+            watch = _Watch(self._staging, remote.size, work)
             try:
-                return fetch_once(remote, self._staging, children, watch.alive, xet=number == 0)
+                return fetch_once(remote, self._staging, work, watch.alive, xet=number == 0)
             except HubError as error:
                 if error.final:
                     raise
                 failure = error
+            except EndedError:
+                raise
             except NotReadyError as error:  # it stood still, or was killed for memory
                 failure = error
         raise NotReadyError(
@@ -170,10 +179,10 @@ class Model:
 class _Watch:
     """Looks at how a download grows: tells its rate now and then, and when it stands still for too long."""
 
-    def __init__(self, folder: Path, total: int, children: Children) -> None:
+    def __init__(self, folder: Path, total: int, work: Work) -> None:
         self._folder = folder
         self._total = total
-        self._say = children.say
+        self._say = work.say
         self._grown = self._told = self._begun = time.monotonic()
         self._bytes = 0
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.box import engine_file, lock, steps
+from wan_train.box.board import Board
 from wan_train.box.checkout import Checkout, git_step
-from wan_train.box.children import Children, Say
 from wan_train.box.disk import room
 from wan_train.box.engine_file import EngineFile
 from wan_train.box.environment import Environment
+from wan_train.box.graph import Graph
 from wan_train.box.hub import Hub
+from wan_train.box.lane import Lane
 from wan_train.box.models import Model, wanted
 from wan_train.box.steps import Finding, Step
 from wan_train.box.tokenizer import tokenizer_step
@@ -33,8 +34,9 @@ class Provision:
     with_models: bool = True
 
     @property
-    def log(self) -> Path:
-        return self.settings.workspace / "wan-train-provision.log"
+    def logs(self) -> Path:
+        """The folder with one log for each step: what git, uv and the downloads said."""
+        return self.settings.workspace / "wan-train-provision"
 
     def steps(self) -> list[Step]:
         root = self.settings.trainer_dir
@@ -44,7 +46,9 @@ class Provision:
             made += [git_step(), Checkout(root=root, engine=self.engine).step(), environment.step()]
         if self.with_models:
             hub = Hub()
-            made += [Model(model=model, trainer_dir=root, hub=hub).step() for model in wanted(self.task)]
+            models = wanted(self.task)
+            lane = Lane([model.name for model in models])
+            made += [Model(model=model, trainer_dir=root, hub=hub, lane=lane).step() for model in models]
         if self.with_trainer and self.with_models:
             made.append(tokenizer_step(lambda: environment.python))
         return made
@@ -55,19 +59,13 @@ class Provision:
         needed = sum(finding.size for finding in found.values())
         return {DISK: room(self.settings.trainer_dir, needed), **found}
 
-    def perform(self, say: Say) -> None:
+    def perform(self, board: Board) -> None:
         """Do what is missing; raises NotReadyError with what stands in the way, before anything is fetched."""
         with lock.held(self.settings.workspace) as descriptor:
             made = self.steps()
             found = self.look(made)  # again: another provision may have ended since the user was asked
-            refuse(made, found)
-            steps.perform(made, found, Children(log=self.log, say=say, lock=descriptor))
-
-
-def refuse(made: list[Step], found: Mapping[str, Finding]) -> None:
-    """Raise NotReadyError naming everything that only the user can mend."""
-    disk = Step(id=DISK, title="Disk", check=lambda: found[DISK], apply=lambda _: None)
-    steps.refuse_blocked([disk, *made], found)
+            steps.refuse_blocked(found)
+            Graph(steps=made, board=board, logs=self.logs, lock=descriptor).perform(found)
 
 
 def choose_engine(reference: str | None, settings: Settings) -> EngineFile:

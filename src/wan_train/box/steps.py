@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 
-from wan_train.box.children import Children
+from wan_train.box.lane import Lane
+from wan_train.box.work import Work
 from wan_train.errors import NotReadyError
 
 
@@ -14,11 +16,16 @@ class State(StrEnum):
     """How a step stands."""
 
     READY = "ready"
+    WARNING = "warning"
+    """Ready, but something about it will hurt later; nothing that a step could do."""
     UNVERIFIED = "unverified"
     """Present and of the right size, but its bytes were never compared: ready to look at, work to do."""
     MISSING = "missing"
     BLOCKED = "blocked"
     """Only the user can help."""
+
+
+TO_DO = frozenset({State.UNVERIFIED, State.MISSING})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,17 +40,40 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One part of a ready box. `check` changes nothing; `apply` may be killed and done again."""
+    """One part of a ready box. `check` changes nothing; `apply` may be killed and done again.
+
+    `needs` are ids of steps that must be ready first, `after` of steps that must be over, however; ids that are not
+    part of a provision do not count. `lane` is one that `apply` takes turns in. Facts have no `apply`.
+    """
 
     id: str
     title: str
     check: Callable[[], Finding]
-    apply: Callable[[Children], None]
+    apply: Callable[[Work], None] | None = None
+    needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    lane: Lane | None = None
 
 
 def look(steps: Sequence[Step]) -> dict[str, Finding]:
-    """Every step's finding, in order."""
-    return {step.id: _check(step) for step in steps}
+    """Every step's finding, in order; they are looked at together, since some ask the network."""
+    if not steps:
+        return {}
+    with ThreadPoolExecutor(max_workers=len(steps)) as pool:
+        return dict(zip((step.id for step in steps), pool.map(check, steps), strict=True))
+
+
+def check(step: Step) -> Finding:
+    """One finding; a place that cannot be read is BLOCKED."""
+    try:
+        return step.check()
+    except OSError as error:
+        return Finding(state=State.BLOCKED, detail=words(error), hint="Look at its owner and permissions.")
+
+
+def words(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{(error.strerror or str(error)).lower()}"
 
 
 def all_hints(findings: Iterable[Finding]) -> str | None:
@@ -51,43 +81,13 @@ def all_hints(findings: Iterable[Finding]) -> str | None:
     return " ".join(dict.fromkeys(finding.hint for finding in findings if finding.hint)) or None
 
 
-def _check(step: Step) -> Finding:
-    try:
-        return step.check()
-    except OSError as error:
-        return Finding(state=State.BLOCKED, detail=_words(error), hint="Look at its owner and permissions.")
-
-
-def _words(error: OSError) -> str:
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{(error.strerror or str(error)).lower()}"
-
-
 def is_ready(findings: Mapping[str, Finding]) -> bool:
-    return all(finding.state in {State.READY, State.UNVERIFIED} for finding in findings.values())
+    return not any(finding.state in {State.MISSING, State.BLOCKED} for finding in findings.values())
 
 
-def refuse_blocked(steps: Sequence[Step], findings: Mapping[str, Finding]) -> None:
+def refuse_blocked(findings: Mapping[str, Finding]) -> None:
     """Raise NotReadyError with everything that only the user can mend, before anything is done."""
-    blocked = [(step, findings[step.id]) for step in steps if findings[step.id].state is State.BLOCKED]
+    blocked = [finding for finding in findings.values() if finding.state is State.BLOCKED]
     if blocked:
-        listing = "; ".join(finding.detail for _, finding in blocked)
-        hints = all_hints([finding for _, finding in blocked])
-        raise NotReadyError(f"this box cannot be made ready: {listing}", hint=hints)
-
-
-def perform(steps: Sequence[Step], findings: Mapping[str, Finding], children: Children) -> None:
-    """Do in order what is not ready; what was done is looked at again, and only believed then."""
-    todo = [step for step in steps if findings[step.id].state is not State.READY]
-    for number, step in enumerate(todo, start=1):
-        children.say(f"[{number}/{len(todo)}] {step.title}")
-        try:
-            step.apply(children)
-        except OSError as error:
-            raise NotReadyError(
-                f"{step.title}: {_words(error)}", hint="Look at the disk and at permissions there, then run it again."
-            ) from error
-        found = _check(step)
-        if found.state is not State.READY:
-            raise NotReadyError(f"{step.title}: {found.detail}", hint=found.hint or f"The log is {children.log}.")
-        children.say(f"  done: {found.detail}")
+        listing = "; ".join(finding.detail for finding in blocked)
+        raise NotReadyError(f"this box cannot be made ready: {listing}", hint=all_hints(blocked))

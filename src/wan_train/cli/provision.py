@@ -9,8 +9,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from wan_train.box import provision as box
+from wan_train.box.board import Board
 from wan_train.box.provision import Provision
-from wan_train.box.steps import Finding, State, Step, all_hints, is_ready
+from wan_train.box.steps import TO_DO, Finding, Step, all_hints, is_ready, refuse_blocked
 from wan_train.cli import prompts
 from wan_train.cli.sink import Sink
 from wan_train.errors import BadInputError, ExitCode, NotReadyError, WanTrainError
@@ -52,14 +53,17 @@ def provision(
     if check:
         return _report(sink, made, found)
     _show(sink, made, found)
-    box.refuse(made, found)
-    missing = [step for step in made if found[step.id].state is not State.READY]
+    refuse_blocked(found)
+    missing = [step for step in made if found[step.id].state in TO_DO]
     if missing and not yes and sink.is_terminal and not sink.as_json:
         size = sum(finding.size for finding in found.values())
         if not prompts.confirm(f"Put there what is missing (about {size / _GB:.1f} GB)?"):
             return ExitCode.DONE
+    board = Board()
+    say = sink.note if sink.as_json else sink.line
+    board.listen(lambda title, line: say(f"{title}: {line}"))
     with _terminable():
-        wanted.perform(sink.note if sink.as_json else sink.line)
+        wanted.perform(board)
     if sink.as_json:
         sink.data(_data(made, wanted.look(made)))
     sink.line("This box is ready." if not (skip_models or models_only) else "What was asked for is there.")
