@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import threading
 import zipfile
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+
+from hub_server import HUB_COMMIT, Hub
 
 from wan_train.box.models import wanted
 from wan_train.engine.tokenizer import REPO, SUBFOLDER
 
-HUB_COMMIT = "1" * 40
 PROJECT = Path(__file__).parents[2]
 
 # The stand-in for transformers: fetches from HF_ENDPOINT into the cache's layout, and offline only reads it.
@@ -63,98 +60,6 @@ name = "musubi-tuner"
 version = "0.1"
 dependencies = ["transformers==4.0"]
 """
-
-
-@dataclass(slots=True)
-class Hub:
-    """What the hub serves, how it misbehaves, and what it was asked for."""
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    claims: dict[str, int] = field(default_factory=dict)
-    wrong: dict[str, int] = field(default_factory=dict)
-    status: dict[str, list[int]] = field(default_factory=dict)
-    slow: set[str] = field(default_factory=set)
-    asked: list[tuple[str, str]] = field(default_factory=list)
-    slow_began: threading.Event = field(default_factory=threading.Event)
-    go_on: threading.Event = field(default_factory=threading.Event)
-    server: ThreadingHTTPServer | None = None
-
-    def start(self) -> str:
-        hub = self
-
-        class Handler(_Handler):
-            world = hub
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def stop(self) -> None:
-        self.go_on.set()
-        assert self.server is not None
-        self.server.shutdown()
-        self.server.server_close()
-
-    def fetched(self) -> list[str]:
-        return [name for verb, name in self.asked if verb == "GET"]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    world: ClassVar[Any]
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, *, body: bool) -> None:
-        hub: Hub = self.world
-        repo, found, rest = self.path.lstrip("/").partition("/resolve/")
-        name = f"{repo}/{rest.partition('/')[2]}"
-        if not found or name not in hub.files:
-            return self._plain(404, {"X-Error-Code": "EntryNotFound"} if found else {})
-        hub.asked.append((self.command, name))
-        if body and hub.status.get(name):
-            return self._plain(hub.status[name].pop(0), {})
-        if hub.status.get(f"HEAD {name}"):
-            return self._plain(hub.status[f"HEAD {name}"][0], {})
-        content = hub.files[name]
-        sent = content
-        if body and hub.wrong.get(name):
-            hub.wrong[name] -= 1
-            sent = bytes(len(content))
-        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
-        self.send_response(206 if start else 200)
-        self.send_header("X-Repo-Commit", HUB_COMMIT)
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(sent) - 1}/{len(sent)}")
-        if name in hub.claims:
-            self.send_header("X-Linked-Size", str(hub.claims[name]))
-        self.send_header("Content-Length", str(len(sent) - start))
-        self.end_headers()
-        if not body:
-            return None
-        if name in hub.slow:
-            self.wfile.write(sent[start : start + 10])
-            self.wfile.flush()
-            hub.slow_began.set()
-            hub.go_on.wait(60)
-            start += 10
-        self.wfile.write(sent[start:])
-        return None
-
-    def _plain(self, status: int, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
 
 
 def write_wheel(folder: Path, name: str, version: str, module: str = "") -> None:

@@ -221,11 +221,11 @@ def test_two_provisions_do_not_run_at_once(world: World) -> None:
     world.workspace.mkdir()
     with (world.workspace / ".wan-train-provision.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.write("4711\n")
+        lock.write(f"{os.getpid()}\n")
         lock.flush()
         done = world.provision("--yes", "--models-only")
     assert done.returncode == 3
-    assert "process 4711" in done.stderr
+    assert f"process {os.getpid()}" in done.stderr
     assert world.hub.fetched() == []
 
 

@@ -1,29 +1,34 @@
-"""The Hugging Face hub as provision sees it: what a file should be, and one try at fetching it."""
+"""The Hugging Face hub as provision sees it: what a file should be, and where its bytes are just now."""
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
 
-from wan_train.box.work import Work
 from wan_train.errors import NotReadyError
 from wan_train.printable import one_line
 
+if TYPE_CHECKING:
+    from huggingface_hub import HfFileMetadata
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_METADATA_TIMEOUT_SECONDS = 30.0
+_TIMEOUT_SECONDS = 30.0
 _PAUSES = (1.0, 3.0, 9.0)
 """Between tries for metadata."""
+_LONGEST_PAUSE_SECONDS = 30.0
 _FINAL = {
     401: "the hub asks who you are",
     403: "the hub does not let this token read it",
     404: "the hub does not have it",
 }
+_RATE_LIMIT = re.compile(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d+)")
+"""The hub tells when a limit is over by `RateLimit: "resolvers";r=0;t=SECONDS` and not by Retry-After."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +41,40 @@ class RemoteFile:
     sha256: str | None
     commit: str
 
+    @property
+    def key(self) -> str:
+        """Names these bytes: nothing else that the file ever was or will be has the same."""
+        return self.sha256 or f"commit-{self.commit}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where the bytes are, for some minutes. A secret: one that is signed opens the file to whoever reads it.
+
+    `is_hub` when it is on the hub's own host, which alone may see the token in `headers`.
+    """
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    is_hub: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """How a request failed: `status` is None when no answer came, `retry_after` in seconds."""
+
+    status: int | None
+    words: str
+    retry_after: float | None = None
+
 
 class HubError(NotReadyError):
-    """The hub could not be asked; `final` when asking again cannot help."""
+    """The hub could not be asked; `final` when asking again cannot help, `retry_after` seconds when it said so."""
 
-    def __init__(self, message: str, *, hint: str, final: bool) -> None:
+    def __init__(self, message: str, *, hint: str, final: bool, retry_after: float | None = None) -> None:
         super().__init__(message, hint=hint)
         self.final = final
+        self.retry_after = retry_after
 
 
 @dataclass(slots=True)
@@ -59,88 +91,120 @@ class Hub:
             except HubError as error:
                 if error.final:
                     raise
-                time.sleep(pause)
+                time.sleep(min(max(pause, error.retry_after or 0), _LONGEST_PAUSE_SECONDS))
         try:
             return _describe(repo, file)
         except HubError as error:
             self._patient = self._patient and error.final
             raise
 
+    def address(self, remote: RemoteFile) -> Address:
+        """Where these very bytes are, asked anew; raises HubError."""
+        from huggingface_hub import get_token, hf_hub_url  # noqa: PLC0415  takes 0.3 s
+
+        url = _metadata(remote.repo, remote.file, remote.commit).location
+        token = get_token()
+        here = hf_hub_url(remote.repo, remote.file)
+        if not token or not _same_host(url, here):
+            return Address(url=url, headers={}, is_hub=_same_host(url, here))
+        headers = {"Authorization": f"Bearer {token}"}
+        # A host that answers HEAD itself may still redirect GET, and whoever follows must not take the token along.
+        try:
+            target = _ask_for_one_byte(url, headers).get("Location")
+        except Exception as error:  # noqa: BLE001  httpx's or its successor's, by the hub's version
+            raise explain(remote.repo, remote.file, answer_of(error), final=False) from None
+        if target is None:
+            return Address(url=url, headers=headers, is_hub=True)
+        return Address(url=urljoin(url, target), headers={}, is_hub=_same_host(urljoin(url, target), here))
+
+    def look(self, remote: RemoteFile, address: Address) -> HubError | None:
+        """Ask an address for one byte: what is wrong with it, None when an answer came that has it."""
+        try:
+            _ask_for_one_byte(address.url, address.headers)
+        except Exception as error:  # noqa: BLE001  httpx's or its successor's, by the hub's version
+            # Another host refuses an address that ran out; what the hub itself refuses stays refused.
+            return explain(remote.repo, remote.file, answer_of(error), final=address.is_hub)
+        return None
+
+
+def _same_host(one: str, other: str) -> bool:
+    return urlsplit(one)[:2] == urlsplit(other)[:2]
+
+
+def _ask_for_one_byte(url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+    """The headers of the answer, redirects not followed; raises what httpx and huggingface_hub raise."""
+    from huggingface_hub import get_session  # noqa: PLC0415  takes 0.3 s
+
+    asked = {**headers, "Range": "bytes=0-0", "Accept-Encoding": "identity"}
+    with get_session().stream("GET", url, headers=asked, timeout=_TIMEOUT_SECONDS, follow_redirects=False) as response:
+        if not response.is_redirect:
+            response.raise_for_status()
+        return response.headers
+
 
 def _describe(repo: str, file: str) -> RemoteFile:
+    found = _metadata(repo, file, None)
+    if found.size is None or found.commit_hash is None:
+        words = "the answer has no size or no commit: is something else at HF_ENDPOINT?"
+        raise explain(repo, file, Answer(status=None, words=words))
+    etag = found.etag or ""
+    sha256 = etag if _SHA256.fullmatch(etag) else None
+    return RemoteFile(repo=repo, file=file, size=found.size, sha256=sha256, commit=found.commit_hash)
+
+
+def _metadata(repo: str, file: str, commit: str | None) -> HfFileMetadata:
     from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url  # noqa: PLC0415  takes 0.3 s
 
     try:
-        found = get_hf_file_metadata(
-            hf_hub_url(repo, file), token=get_token() or False, timeout=_METADATA_TIMEOUT_SECONDS
+        return get_hf_file_metadata(
+            hf_hub_url(repo, file, revision=commit), token=get_token() or False, timeout=_TIMEOUT_SECONDS
         )
     except Exception as error:  # noqa: BLE001  requests, httpx or the hub's own, by its version
-        raise explain(repo, file, status_of(error), f"{type(error).__name__}: {error}") from None
-    if found.size is None or found.commit_hash is None:
-        raise explain(repo, file, None, "the answer has no size or no commit: is something else at HF_ENDPOINT?")
-    etag = found.etag or ""
-    return RemoteFile(
-        repo=repo,
-        file=file,
-        size=found.size,
-        sha256=etag if _SHA256.fullmatch(etag) else None,
-        commit=found.commit_hash,
-    )
+        raise explain(repo, file, answer_of(error)) from None
 
 
-def status_of(error: BaseException) -> int | None:
-    """The HTTP status behind an exception of huggingface_hub, None when there was no answer."""
+def answer_of(error: BaseException) -> Answer:
+    """What is behind an exception of huggingface_hub; not its text, which quotes addresses."""
     seen: BaseException | None = error
+    root = error
     while seen is not None:
-        status: Any = getattr(getattr(seen, "response", None), "status_code", None)
+        response: Any = getattr(seen, "response", None)
+        status = getattr(response, "status_code", None)
         if isinstance(status, int):
-            return status
-        seen = seen.__cause__ or seen.__context__
-    return None
+            return Answer(status=status, words=type(error).__name__, retry_after=_retry_after(response.headers))
+        root, seen = seen, seen.__cause__ or seen.__context__
+    reason = f" ({root.strerror})" if isinstance(root, OSError) and root.strerror else ""
+    return Answer(status=None, words=f"{type(error).__name__}{reason}")
 
 
-def explain(repo: str, file: str, status: int | None, words: str) -> HubError:
-    """An error of the hub in the user's words; never with the token."""
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    text = headers.get("Retry-After")
+    if text is None:
+        limit = _RATE_LIMIT.search(headers.get("RateLimit", ""))
+        return float(limit[1]) if limit else None
+    if text.strip().isdecimal():
+        return float(text)
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return None
+
+
+def explain(repo: str, file: str, answer: Answer, *, final: bool = True) -> HubError:
+    """An error of the hub in the user's words; never with the token. `final` is whether a refusal of it is one."""
     what = f"{file} of {repo}"
-    if status in _FINAL:
+    status = answer.status
+    if final and status in _FINAL:
         hint = {
             401: "Make a read token at the hub's settings and `export HF_TOKEN=...`; or correct the one that is set.",
             403: "Accept the repository's terms on its page in the browser, with the account of HF_TOKEN.",
             404: "Without a valid HF_TOKEN private repositories look like this too. Was the file renamed upstream?",
         }[status]
         return HubError(f"{what} cannot be fetched: {_FINAL[status]} (HTTP {status})", hint=hint, final=True)
-    reason = f"HTTP {status}" if status is not None else one_line(words)
-    hint = "Look at the network, HF_ENDPOINT and proxies; then run `wan-train provision` again."
-    if "OfflineMode" in words:
+    if "OfflineMode" in answer.words:
         return HubError(
             f"{what} cannot be fetched: HF_HUB_OFFLINE is set", hint="`unset HF_HUB_OFFLINE` and run again.", final=True
         )
-    return HubError(f"{what} cannot be fetched: {reason}", hint=hint, final=False)
-
-
-def fetch_once(remote: RemoteFile, staging: Path, work: Work, alive: Callable[[], bool], *, xet: bool) -> Path:
-    """One try at the whole file in a child of our own; its path below `staging`. Bytes are not compared here.
-
-    Raises HubError; StalledError when `alive` says so.
-    """
-    answer = staging / "answer.json"
-    answer.unlink(missing_ok=True)
-    env = {
-        "HF_HUB_DOWNLOAD_TIMEOUT": "60",
-        "HF_HUB_ETAG_TIMEOUT": "30",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
-        **({} if xet else {"HF_HUB_DISABLE_XET": "1"}),
-    }
-    child = [sys.executable, "-m", "wan_train.box.fetch_child"]
-    work.run(
-        [*child, remote.repo, remote.file, remote.commit, str(staging), str(answer)],
-        what=f"fetching {Path(remote.file).name}",
-        env=env,
-        alive=alive,
-    )
-    said = json.loads(answer.read_text(encoding="utf-8"))
-    if said["path"] is None:
-        raise explain(remote.repo, remote.file, said["status"], said["words"])
-    return Path(said["path"])
+    reason = f"HTTP {status}" if status is not None else one_line(answer.words)
+    hint = "Look at the network, HF_ENDPOINT and proxies; then run `wan-train provision` again."
+    return HubError(f"{what} cannot be fetched: {reason}", hint=hint, final=False, retry_after=answer.retry_after)

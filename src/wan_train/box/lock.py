@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from wan_train.errors import NotReadyError
 
 _NAME = ".wan-train-provision.lock"
+_ORPHANS_SECONDS = 20.0
+"""How long programs of a provision that was killed may take to notice."""
+_LOOK_SECONDS = 0.1
 
 
 @contextmanager
@@ -39,13 +45,32 @@ def held(workspace: Path) -> Iterator[int]:
 
 
 def _take(descriptor: int, workspace: Path) -> None:
+    deadline = time.monotonic() + _ORPHANS_SECONDS
+    while not _try(descriptor, workspace):
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        if _lives(holder) or time.monotonic() > deadline:
+            raise NotReadyError(
+                f"another `wan-train provision` is at work in {workspace}: process {holder or 'unknown'} or its child",
+                hint="Wait for it to end; what it has done by then is kept.",
+            )
+        time.sleep(_LOOK_SECONDS)
+
+
+def _try(descriptor: int, workspace: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-        raise NotReadyError(
-            f"another `wan-train provision` is at work in {workspace}: process {holder or 'unknown'} or its child",
-            hint="Wait for it to end; what it has done by then is kept.",
-        ) from None
+        return False
     except OSError as error:
         raise NotReadyError(f"the file system of {workspace} cannot lock files: {error}") from error
+    return True
+
+
+def _lives(holder: str) -> bool:
+    """Whether the process that took the lock is there; its orphans, which inherited it, end by themselves."""
+    if not holder.isdecimal():
+        return True
+    try:
+        return psutil.Process(int(holder)).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+import os
 import shutil
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wan_train.box.hub import Hub, HubError, RemoteFile, fetch_once
+from wan_train.box import aria2
+from wan_train.box.download import Patience, download
+from wan_train.box.hub import Hub, HubError, RemoteFile
 from wan_train.box.lane import Lane
+from wan_train.box.orphans import STAGING, remains
+from wan_train.box.part import Part
 from wan_train.box.steps import Finding, State, Step
-from wan_train.box.work import EndedError, Work
+from wan_train.box.transport import HubClient, Transport
+from wan_train.box.work import Work
 from wan_train.errors import NotReadyError
-from wan_train.files import write_whole
+from wan_train.files import sync_file, write_whole
 from wan_train.recipe.models import ModelFile, known_models
 
-_TRIES = 5
-_PAUSE_SECONDS = 2.0
-_STALL_SECONDS = 300.0
-_HEARTBEAT_SECONDS = 15.0
+_TRIES = 2
+"""How often wrong bytes are believed to be an accident."""
+_CHANGES = 3
 _BLOCK = 16 * 1024 * 1024
 _GB = 1e9
-# huggingface_hub from 1.18 on never goes on with such a file, it only leaves it after a kill.
-_ORPHAN = re.compile(r".*\.[0-9a-f]{8}\.incomplete")
 
 
 def wanted(task: str) -> list[ModelFile]:
@@ -39,12 +40,13 @@ def wanted(task: str) -> list[ModelFile]:
 
 @dataclass(slots=True, kw_only=True)
 class Model:
-    """One model file of the box. What the hub says of it is asked once."""
+    """One model file of the box. What the hub says of it is asked once, and again when its bytes are not those."""
 
     model: ModelFile
     trainer_dir: Path
     hub: Hub
     lane: Lane
+    patience: Patience = field(default_factory=Patience)
     _remote: RemoteFile | None = field(default=None, init=False)
 
     @property
@@ -57,11 +59,16 @@ class Model:
 
     @property
     def _staging(self) -> Path:
-        return self.trainer_dir / self.model.place / ".wan-train-fetch" / self.model.name
+        return self.trainer_dir / self.model.place / STAGING / self.model.name
 
     def step(self) -> Step:
         return Step(
-            id=self.model.name, title=f"Model {self.path.name}", check=self.check, apply=self.apply, lane=self.lane
+            id=self.model.name,
+            title=f"Model {self.path.name}",
+            check=self.check,
+            apply=self.apply,
+            after=("packages",),  # they bring aria2c
+            lane=self.lane,
         )
 
     def check(self) -> Finding:
@@ -77,27 +84,44 @@ class Model:
         if size == remote.size:
             return Finding(state=State.UNVERIFIED, detail=f"{self.path} is there, not compared with the hub's yet")
         reason = f"{self.path} has {size} bytes instead of {remote.size}" if size is not None else "missing"
-        return Finding(state=State.MISSING, detail=f"{reason}; {remote.size / _GB:.2f} GB", size=remote.size)
+        there = self._there(remote)
+        begun = f", of which {there / _GB:.2f} GB are there" if there else ""
+        detail = f"{reason}; {remote.size / _GB:.2f} GB{begun}"
+        return Finding(state=State.MISSING, detail=detail, size=remote.size - there)
 
     def apply(self, work: Work) -> None:
+        """Raises NotReadyError, also when the bytes are wrong again and again."""
         remote = self._ask()
         if self._size() is not None:
             if self._size() == remote.size and self._compare(self.path, remote, work):
                 self._mark(remote)
                 return
-            bad = self.path.with_name(f"{self.path.name}.bad")
-            self.path.replace(bad)
-            self._marker.unlink(missing_ok=True)
-            work.say(f"wrong bytes: moved aside as {bad}; delete it when you do not need it")
-        for last in (False, True):
+            self._move_aside(work)
+        wrong = changes = 0
+        while wrong < _TRIES and changes < _CHANGES:
+            part = self._part(remote)
             with self.lane.turn(self.model.name, work.look):
-                fetched = self._fetch(remote, work)
-            if fetched.stat().st_size == remote.size and self._compare(fetched, remote, work):
-                self._place(fetched, remote)
+                self._clear_others(part)
+                self._take_over(remote, part, work)
+                download(remote, part, self._ways(), work, self.patience)
+            if self._compare(part.path, remote, work):
+                self._place(part)
+                self._mark(remote)
                 return
-            shutil.rmtree(self._staging)
-            if not last:
-                work.say("the bytes that came are wrong; fetching once more")
+            part.clear()
+            before, self._remote = remote, None
+            remote = self._ask()
+            if remote.key != before.key:
+                changes += 1
+                work.say("the file was changed upstream meanwhile; fetching the new one")
+            else:
+                wrong += 1
+                work.say("the bytes that came are wrong" + ("; fetching once more" if wrong < _TRIES else ""))
+        if changes == _CHANGES:
+            raise NotReadyError(
+                f"{self.path.name} was changed upstream {changes} times while it was fetched",
+                hint="Run `wan-train provision` again later.",
+            )
         raise NotReadyError(
             f"{self.path.name} came twice with wrong bytes: they differ from the hub's sha256",
             hint="Something on the way changes them: look at proxies and HF_ENDPOINT, then at the disk and RAM.",
@@ -107,6 +131,48 @@ class Model:
         if self._remote is None:
             self._remote = self.hub.describe(self.model.repo, self.model.file)
         return self._remote
+
+    def _ways(self) -> list[Transport]:
+        fast = aria2.find(self.hub, self.patience.silence)
+        always = HubClient(timeout=self.patience.silence)
+        return [fast, always] if fast else [always]
+
+    def _part(self, remote: RemoteFile) -> Part:
+        return Part(folder=self._staging / remote.key, size=remote.size)
+
+    def _there(self, remote: RemoteFile) -> int:
+        """Bytes that need not be fetched any more."""
+        return max(self._part(remote).done(), self._left_by_hub(remote)[1])
+
+    def _left_by_hub(self, remote: RemoteFile) -> tuple[Path | None, int]:
+        left = remains(self.model, self.trainer_dir, remote.sha256) if remote.sha256 else None
+        size = _without_gaps(left) if left else 0
+        return (left, size) if size <= remote.size else (None, 0)
+
+    def _take_over(self, remote: RemoteFile, part: Part, work: Work) -> None:
+        """Go on with what huggingface-cli has begun, when it has these very bytes and more of them."""
+        left, size = self._left_by_hub(remote)
+        if left is None or size <= part.done():
+            return
+        part.clear()
+        part.folder.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # another file system, or a folder that may only be read
+            left.replace(part.path)
+            os.truncate(part.path, size)
+            work.say(f"going on with {size / _GB:.2f} GB that huggingface-cli has fetched")
+
+    def _clear_others(self, part: Part) -> None:
+        """Parts of bytes that the hub does not have any more."""
+        if self._staging.is_dir():
+            for other in self._staging.iterdir():
+                if other != part.folder:
+                    shutil.rmtree(other) if other.is_dir() else other.unlink()
+
+    def _move_aside(self, work: Work) -> None:
+        bad = self.path.with_name(f"{self.path.name}.bad")
+        self.path.replace(bad)
+        self._marker.unlink(missing_ok=True)
+        work.say(f"wrong bytes: moved aside as {bad}; delete it when you do not need it")
 
     def _size(self) -> int | None:
         return self.path.stat().st_size if self.path.is_file() else None
@@ -125,82 +191,35 @@ class Model:
         write_whole(self._marker, json.dumps(marked), mode=0o644)
 
     def _compare(self, path: Path, remote: RemoteFile, work: Work) -> bool:
+        if path.stat().st_size != remote.size:
+            return False
         if remote.sha256 is None:
             return True  # the hub keeps no sha256 of small files; the size was right
         work.say(f"comparing {remote.size / _GB:.2f} GB with the hub's sha256")
         digest = hashlib.sha256()
+        done = 0
         with path.open("rb") as file:
             while block := file.read(_BLOCK):
                 work.look()
                 digest.update(block)
+                done += len(block)
+                work.progress(done, remote.size)
         return digest.hexdigest() == remote.sha256
 
-    def _place(self, fetched: Path, remote: RemoteFile) -> None:
+    def _place(self, part: Part) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        fetched.replace(self.path)
-        self._mark(remote)
+        sync_file(part.path)  # a power cut must not leave the name without the bytes
+        part.path.replace(self.path)
         shutil.rmtree(self._staging)
         with suppress(OSError):  # another model may be half fetched beside it
             self._staging.parent.rmdir()
 
-    def _fetch(self, remote: RemoteFile, work: Work) -> Path:
-        """The file in the staging folder, after bounded tries; raises NotReadyError."""
-        self._staging.mkdir(parents=True, exist_ok=True)
-        failure: NotReadyError | None = None
-        for number in range(_TRIES):
-            work.look()
-            if failure is not None:
-                pause = _PAUSE_SECONDS * 2 ** (number - 1)
-                work.say(f"{failure.message}; again in {pause:.0f} s ({number} of {_TRIES - 1})")
-                work.pause(pause)
-            self._remove_orphans()
-            watch = _Watch(self._staging, remote.size, work)
-            try:
-                return fetch_once(remote, self._staging, work, watch.alive, xet=number == 0)
-            except HubError as error:
-                if error.final:
-                    raise
-                failure = error
-            except EndedError:
-                raise
-            except NotReadyError as error:  # it stood still, or was killed for memory
-                failure = error
-        raise NotReadyError(
-            f"{self.path.name} could not be fetched in {_TRIES} tries: {failure.message if failure else ''}",
-            hint="Run `wan-train provision` again; what is complete is kept.",
-        )
 
-    def _remove_orphans(self) -> None:
-        for path in self._staging.rglob("*.incomplete"):
-            if _ORPHAN.fullmatch(path.name):
-                path.unlink(missing_ok=True)
-
-
-class _Watch:
-    """Looks at how a download grows: tells its rate now and then, and when it stands still for too long."""
-
-    def __init__(self, folder: Path, total: int, work: Work) -> None:
-        self._folder = folder
-        self._total = total
-        self._say = work.say
-        self._grown = self._told = self._begun = time.monotonic()
-        self._bytes = 0
-
-    def alive(self) -> bool:
-        now = time.monotonic()
-        size = self._on_disk()
-        if size != self._bytes:
-            self._bytes, self._grown = size, now
-        if now - self._told >= _HEARTBEAT_SECONDS:
-            self._told = now
-            rate = size / (now - self._begun)
-            left = f", {(self._total - size) / rate / 60:.1f} min left" if rate else ""
-            self._say(f"  … {size / _GB:.2f} of {self._total / _GB:.2f} GB, {rate / 1e6:.0f} MB/s{left}")
-        return now - self._grown < _STALL_SECONDS
-
-    def _on_disk(self) -> int:
-        total = 0
-        for path in self._folder.rglob("*"):
-            with suppress(FileNotFoundError):  # renamed while we look
-                total += path.stat().st_blocks * 512 if path.is_file() else 0
-        return total
+def _without_gaps(path: Path) -> int:
+    """The bytes before the first hole, less the block that it may begin in; all of a file without holes."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if not size:
+            return 0
+        hole = file.seek(0, os.SEEK_HOLE)
+        return size if hole >= size else max(0, hole - os.fstat(file.fileno()).st_blksize)
