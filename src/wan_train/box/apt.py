@@ -43,7 +43,9 @@ class Apt:
 
     def installed(self, package: str) -> str | None:
         """The installed version, None when there is none."""
-        status, _, version = _say("dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", package).partition(" ")
+        status, _, version = (
+            _say("dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", package).strip().partition(" ")
+        )
         return version if status == "installed" else None
 
 
