@@ -62,6 +62,12 @@ dependencies = ["transformers==4.0"]
 """
 
 
+def write_program(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
 def write_wheel(folder: Path, name: str, version: str, module: str = "") -> None:
     info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
@@ -95,9 +101,13 @@ class World:
         return self.workspace / "musubi-tuner"
 
     def environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "WAN_TRAIN", "PIP_"))}
+        strange = ("HF_", "WAN_TRAIN", "PIP_", "UV_", "VAST_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
         return {
             **kept,
+            "PATH": f"{self.folder / 'bin'}:{kept['PATH']}",
+            "UV_PYTHON_DOWNLOADS": "never",
+            "WAN_TRAIN_PAUSE_SECONDS": "0.1",
             "HOME": str(self.folder),
             "HF_HOME": str(self.folder / "hf"),
             "HF_ENDPOINT": self.endpoint,
@@ -134,6 +144,8 @@ class World:
 def make(folder: Path) -> World:
     wheels = folder / "wheels"
     wheels.mkdir(parents=True)
+    for name in ("apt-get", "apt-cache", "dpkg"):  # no test may install anything on the machine
+        write_program(folder / "bin" / name, "#!/bin/sh\nexit 100\n")
     for name, version in (("torch", "2.7.0"), ("torchvision", "0.22.0"), ("protobuf", "5.0"), ("six", "1.0")):
         write_wheel(wheels, name, version)
     write_wheel(wheels, "torch", "9.9.9")

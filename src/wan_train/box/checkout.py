@@ -9,7 +9,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from wan_train.box.again import again
 from wan_train.box.engine_file import EngineFile
+from wan_train.box.packages import PACKAGES
 from wan_train.box.steps import Finding, State, Step
 from wan_train.box.work import Work
 from wan_train.engine.trainer import read_commit
@@ -19,21 +21,16 @@ _UNFINISHED = "wan-train-unfinished"
 _GIT_TIMEOUT_SECONDS = 120.0
 
 
-def git_step() -> Step:
-    def check() -> Finding:
-        if shutil.which("git"):
-            return Finding(state=State.READY, detail="git is installed")
-        return Finding(state=State.BLOCKED, detail="git is not installed", hint="Install it: `apt-get install -y git`.")
-
-    return Step(id="git", title="git", check=check)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkout:
-    """The checkout at `root`. A clone is made beside it and moved in; half of one is finished by the next run."""
+    """The checkout at `root`. A clone is made beside it and moved in; half of one is finished by the next run.
+
+    `pause_seconds` is the wait before what goes over the network is tried once more.
+    """
 
     root: Path
     engine: EngineFile
+    pause_seconds: float = 10.0
 
     def step(self) -> Step:
         return Step(
@@ -41,7 +38,7 @@ class Checkout:
             title=f"musubi-tuner {self.engine.commit[:7]}",
             check=self.check,
             apply=self.apply,
-            needs=("git",),
+            needs=(PACKAGES,),
         )
 
     def check(self) -> Finding:
@@ -59,8 +56,13 @@ class Checkout:
                 hint="It is yours, so it was not touched. Choose the engine of that commit with `--engine`, move the "
                 f"checkout away, or run `git -C {root} fetch && git -C {root} checkout {self.engine.commit}`.",
             )
-        changed = self._changed_files()
-        remark = f"; {changed} file(s) of it were changed on this box and are left so" if changed else ""
+        match self._changed_files():
+            case None:
+                remark = "; git cannot tell whether its files were changed"
+            case 0:
+                remark = ""
+            case changed:
+                remark = f"; {changed} file(s) of it were changed on this box and are left so"
         return Finding(state=State.READY, detail=f"{root} is at {commit[:7]}{remark}")
 
     def _without_git(self) -> Finding:
@@ -72,7 +74,7 @@ class Checkout:
             )
         return Finding(state=State.MISSING, detail=f"no checkout at {self.root}")
 
-    def _changed_files(self) -> int:
+    def _changed_files(self) -> int | None:
         # Only tracked files: models, datasets and environments lie in the checkout by design.
         try:
             done = subprocess.run(
@@ -84,8 +86,8 @@ class Checkout:
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired):
-            return 0  # no git: that step says so
-        return len(done.stdout.splitlines())
+            return None
+        return len(done.stdout.splitlines()) if done.returncode == 0 else None
 
     def apply(self, work: Work) -> None:
         self._remove_left_clones()
@@ -101,11 +103,7 @@ class Checkout:
         beside = self.root.with_name(f".{self.root.name}.cloning-{secrets.token_hex(4)}")
         self.root.parent.mkdir(parents=True, exist_ok=True)
         try:
-            work.run(
-                ["git", "clone", "--no-checkout", "--", self.engine.repository, beside],
-                what="cloning musubi-tuner",
-                hint="Look at the network, at proxies, and at the repository's address in the engine file.",
-            )
+            again(work, self.pause_seconds, lambda: self._fetch(beside, work))
             work.run(
                 ["git", "-C", beside, "update-ref", "--no-deref", "HEAD", f"{self.engine.commit}^{{commit}}"],
                 what=f"finding commit {self.engine.commit[:7]}",
@@ -120,6 +118,13 @@ class Checkout:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
+    def _fetch(self, beside: Path, work: Work) -> None:
+        work.run(
+            ["git", "clone", "--no-checkout", "--", self.engine.repository, beside],
+            what="cloning musubi-tuner",
+            hint="Look at the network, at proxies, and at the repository's address in the engine file.",
+        )
+
     def _refuse_to_overwrite(self, clone: Path) -> None:
         listed = subprocess.run(
             ["git", "-C", str(clone), "ls-files", "-z"], stdin=subprocess.DEVNULL, capture_output=True, check=False
@@ -133,14 +138,26 @@ class Checkout:
                 )
 
     def _finish(self, work: Work) -> None:
-        git = ["git", "-C", str(self.root)]
-        if not (self.root / ".git" / _UNFINISHED).exists():
+        mark = self.root / ".git" / _UNFINISHED
+        if not mark.exists():
             return
-        # A file torn by a kill in the middle of the last try differs from the commit; nobody else has been here.
+        git = ["git", "-C", str(self.root)]
+        # Nobody but an earlier try that was killed has been here: its lock and its half of a submodule are waste.
+        (self.root / ".git" / "index.lock").unlink(missing_ok=True)
+        # A file torn by a kill in the middle of the last try differs from the commit.
         work.run([*git, "checkout-index", "--all", "--force"], what="writing the files of musubi-tuner")
         work.run([*git, "update-index", "--refresh"], what="comparing the files of musubi-tuner")
-        work.run([*git, "submodule", "update", "--init", "--recursive"], what="fetching musubi-tuner's submodules")
-        try:
-            (self.root / ".git" / _UNFINISHED).unlink()
-        except OSError as error:
-            raise NotReadyError(f"{self.root} cannot be written: {error}") from error
+        if (self.root / ".gitmodules").exists():
+            again(work, self.pause_seconds, lambda: self._submodules(work))
+        mark.unlink()
+
+    def _submodules(self, work: Work) -> None:
+        git = ["git", "-C", str(self.root), "submodule"]
+        work.run([*git, "deinit", "--force", "--all"], what="clearing musubi-tuner's submodules")
+        if (self.root / ".git" / "modules").exists():
+            shutil.rmtree(self.root / ".git" / "modules")
+        work.run(
+            [*git, "update", "--init", "--recursive"],
+            what="fetching musubi-tuner's submodules",
+            hint="Look at the network and at proxies.",
+        )

@@ -15,6 +15,7 @@ from wan_train.settings import shipped_configs
 DEFAULT = "guide"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _VERSION = re.compile(r"3\.\d{1,2}")
+_EXACT = re.compile(r"[a-z0-9][a-z0-9+.-]+=[0-9][A-Za-z0-9.+:~-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,8 @@ class EngineFile:
     first_index: str | None
     extra: tuple[str, ...]
     arguments: tuple[str, ...]
+    system: tuple[str, ...] = ()
+    """`package=version` for apt, installed only where exactly that version is offered."""
 
     @property
     def python_range(self) -> str:
@@ -71,6 +74,7 @@ def _parse(data: dict[str, Any], path: Path) -> EngineFile:
         "musubi": {"repository", "commit"},
         "python": {"minimum", "maximum"},
         "packages": {"first", "first_index", "extra", "arguments"},
+        "system": {"exact"},
     }
     for table, entries in data.items():
         unknown = set(entries) - known.get(table, set()) if isinstance(entries, dict) else {table}
@@ -84,10 +88,13 @@ def _parse(data: dict[str, Any], path: Path) -> EngineFile:
             raise BadInputError(f"{path}: {key} in [{table}] is missing or has the wrong form: {one_line(str(value))}")
         return value
 
-    def words(key: str) -> tuple[str, ...]:
-        value = data.get("packages", {}).get(key, [])
+    def words(table: str, key: str, shape: re.Pattern[str] | None = None) -> tuple[str, ...]:
+        value = data.get(table, {}).get(key, [])
         if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-            raise BadInputError(f"{path}: {key} in [packages] is not a list of strings")
+            raise BadInputError(f"{path}: {key} in [{table}] is not a list of strings")
+        wrong = next((word for word in value if shape and not shape.fullmatch(word)), None)
+        if wrong is not None:
+            raise BadInputError(f"{path}: {key} in [{table}] has an entry of the wrong form: {one_line(wrong)}")
         return tuple(value)
 
     return EngineFile(
@@ -96,8 +103,9 @@ def _parse(data: dict[str, Any], path: Path) -> EngineFile:
         commit=text("musubi", "commit", _COMMIT),
         python_minimum=int(text("python", "minimum", _VERSION).split(".")[1]),
         python_maximum=int(text("python", "maximum", _VERSION).split(".")[1]),
-        first=words("first"),
+        first=words("packages", "first"),
         first_index=text("packages", "first_index") if "first_index" in data.get("packages", {}) else None,
-        extra=words("extra"),
-        arguments=words("arguments"),
+        extra=words("packages", "extra"),
+        arguments=words("packages", "arguments"),
+        system=words("system", "exact", _EXACT),
     )

@@ -1,4 +1,4 @@
-"""The trainer's own Python environment: made beside, named `venv` only when it is whole.
+"""The trainer's own Python environment: made beside by uv, named `venv` only when it is whole and was tried.
 
 `<checkout>/venv` is a link to a folder `venv-XXXX` whose record is written last. An environment made by hand is
 recognised when it imports torch and holds what the trainer asks for; it is never changed.
@@ -12,16 +12,18 @@ import re
 import secrets
 import shutil
 import subprocess
-import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import uv
+
+from wan_train.box.again import again
 from wan_train.box.engine_file import EngineFile
 from wan_train.box.steps import Finding, State, Step
 from wan_train.box.work import Work
-from wan_train.errors import NotReadyError
 from wan_train.files import write_whole
 
 NEEDED_BYTES = 15_000_000_000
@@ -30,9 +32,10 @@ NEEDED_BYTES = 15_000_000_000
 _RECORD = "wan-train.json"
 _OURS = f"venv-{'[0-9a-f]' * 8}"
 """Folders that provision made; any other name is the user's."""
+_CACHE = ".wan-train-uv"
 
 _LOOK_TIMEOUT_SECONDS = 180.0
-_PIP_HINT = "Look at the network, at proxies and at the disk; then run `wan-train provision` again."
+_HINT = "Look at the network, at proxies and at the disk; then run `wan-train provision` again."
 
 # Printed last, so that noise of sitecustomize or of imports does no harm.
 _LOOK = """
@@ -52,16 +55,29 @@ except ImportError as error:
 print(json.dumps({"missing": missing, "torch": str(version)}))
 """
 
-_PROBE = "import sys, ensurepip, venv; print(sys.version_info[0], sys.version_info[1])"
+# What can be imported without a GPU. OpenCV stands on libraries of the system, so it is what fails on bare images.
+_PROVE = """
+import importlib.util, sys
+import musubi_tuner, torch
+if importlib.util.find_spec("cv2"):
+    import cv2
+found, wanted = str(torch.__version__), sys.argv[1]
+if wanted and found.partition("+")[0] != wanted.partition("+")[0]:
+    sys.exit(f"torch is {found}, not {wanted}")
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """The environment of the checkout at `root`; `chosen` is a Python that the user named instead."""
+    """The environment of the checkout at `root`; `chosen` is a Python that the user named instead.
+
+    `pause_seconds` is the wait before an installation is tried once more.
+    """
 
     root: Path
     engine: EngineFile
     chosen: Path | None = None
+    pause_seconds: float = 10.0
 
     @property
     def python(self) -> Path:
@@ -83,38 +99,38 @@ class Environment:
 
     def check(self) -> Finding:
         if os.access(self.python, os.X_OK):
-            if self._recorded(self.python.parent.parent):
-                return Finding(state=State.READY, detail=f"{self.python.parent.parent} is whole")
+            folder = self.python.parent.parent
+            record = _record(folder)
+            if record == self.engine.record():
+                return Finding(state=State.READY, detail=f"{folder} is whole")
+            if record is not None:
+                return self._missing(f"{folder} was made for another engine")
             missing, torch = self._look()
             if not missing:
                 return Finding(state=State.READY, detail=f"{self.python} has torch {torch} and what the trainer needs")
             reason = f"{self.python} lacks {', '.join(missing)}"
             if self.chosen is not None:
                 return Finding(state=State.BLOCKED, detail=reason, hint="It was named by you and is not touched.")
-        else:
-            reason = f"no environment at {self.root / 'venv'}"
-        if shutil.which("uv") is None and self._base_python() is None:
+            return self._missing(reason)
+        return self._missing(f"no environment at {self.root / 'venv'}")
+
+    def _missing(self, reason: str) -> Finding:
+        """MISSING, or BLOCKED where uv has no Python and may not fetch one."""
+        if os.environ.get("UV_PYTHON_DOWNLOADS", "").lower() in {"never", "manual"} and not self._has_python():
             return Finding(
                 state=State.BLOCKED,
-                detail=f"{reason}, and there is neither uv nor Python {self.engine.python_range} with venv to make one",
-                hint="Install uv (`pip install uv`), or `apt-get install -y python3-venv`.",
+                detail=f"{reason}, and there is no Python {self.engine.python_range} to make one with",
+                hint="Install one, or let uv fetch it: unset UV_PYTHON_DOWNLOADS.",
             )
         return Finding(state=State.MISSING, detail=reason, size=NEEDED_BYTES)
 
-    def _recorded(self, environment: Path) -> bool:
-        try:
-            record = json.loads((environment / _RECORD).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        return bool(record == self.engine.record())
-
     def _look(self) -> tuple[list[str], str]:
         """What an environment without our record lacks, and its torch."""
-        names = [re.split(r"[\s<>=!~;\[(]", requirement, maxsplit=1)[0] for requirement in self._requirements()]
-        extra = [re.split(r"[\s<>=!~;\[(]", requirement, maxsplit=1)[0] for requirement in self.engine.extra]
+        wanted = ("musubi-tuner", *self._requirements(), *self.engine.extra)
+        names = [re.split(r"[\s<>=!~;\[(]", requirement, maxsplit=1)[0] for requirement in wanted]
         try:
             done = subprocess.run(
-                [str(self.python), "-c", _LOOK, *names, *extra],
+                [str(self.python), "-c", _LOOK, *names],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -135,43 +151,86 @@ class Environment:
             return []
 
     def apply(self, work: Work) -> None:
-        for left in self.root.glob(_OURS):
-            if left.is_dir() and (self.root / "venv").resolve() != left.resolve() and not self._recorded(left):
-                shutil.rmtree(left)
-        made = next((found for found in self.root.glob(_OURS) if self._recorded(found)), None)
-        if made is None:
-            made = self.root / f"venv-{secrets.token_hex(4)}"
-            self._make(made, work)
-        self._put_in_place(made, work)
+        whole = None
+        for folder in filter(Path.is_dir, self.root.glob(_OURS)):
+            record = _record(folder)
+            if record == self.engine.record():
+                whole = folder
+            elif record is None and (self.root / "venv").resolve() != folder.resolve():
+                shutil.rmtree(folder)  # half-made; those of other engines stay, a training may be using one
+        if whole is None or whole.resolve() == (self.root / "venv").resolve():  # the latter: in place, and does not run
+            whole = self.root / f"venv-{secrets.token_hex(4)}"
+            self._make(whole, work)
+        self._put_in_place(whole, work)
 
     def _make(self, folder: Path, work: Work) -> None:
         engine = self.engine
-        uv = shutil.which("uv")
-        if uv is not None:
-            wanted = f">=3.{engine.python_minimum},<3.{engine.python_maximum + 1}"
-            work.run([uv, "venv", "--python", wanted, folder], what="making the environment", hint=_PIP_HINT)
-            install = [uv, "pip", "install", "--python", str(folder / "bin/python"), "--no-sources"]
-        else:
-            base = self._base_python()
-            if base is None:
-                raise NotReadyError(f"there is no Python {engine.python_range} on this box")
-            work.run([base, "-m", "venv", folder], what="making the environment")
-            install = [str(folder / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check"]
+        if not self._has_python():
+            work.say(f"there is no Python {engine.python_range} on this box, so uv fetches one")
+        self._uv(["venv", "--no-project", "--python", self._python_range(), folder], "making the environment", work)
         held = folder / "held.txt"
         held.write_text("".join(f"{package}\n" for package in engine.first), encoding="utf-8")
-        install += engine.arguments
-        index = ["--index-url", engine.first_index] if engine.first_index else []
+        install: list[str | Path] = [
+            "pip",
+            "install",
+            "--python",
+            folder / "bin/python",
+            "--no-sources",
+            *engine.arguments,
+        ]
         if engine.first:
-            self._install(install, [*index, *engine.first], "installing torch", work)
-        hold = ["--constraint", str(held)]
-        self._install(install, [*hold, "-e", str(self.root)], "installing what the trainer needs", work)
+            index: list[str | Path] = []
+            only: dict[str, str] = {}
+            if engine.first_index:
+                # The user's own indexes come before a default one in uv, and would bring torch for another CUDA.
+                index, only = ["--default-index", engine.first_index], {"UV_INDEX": "", "UV_EXTRA_INDEX_URL": ""}
+            self._uv([*install, *index, *engine.first], "installing torch", work, env=only)
+        hold: list[str | Path] = ["--constraint", held]
+        self._uv([*install, *hold, "--editable", self.root], "installing what the trainer needs", work)
         if engine.extra:
-            self._install(install, [*hold, *engine.extra], f"installing {', '.join(engine.extra)}", work)
+            self._uv([*install, *hold, *engine.extra], f"installing {', '.join(engine.extra)}", work)
+        self._prove(folder, work)
         write_whole(folder / _RECORD, json.dumps(engine.record()), mode=0o644)
+        shutil.rmtree(self.root / _CACHE, ignore_errors=True)
 
-    def _install(self, install: Sequence[str], words: Sequence[str], what: str, work: Work) -> None:
+    def _uv(self, words: Sequence[str | Path], what: str, work: Work, *, env: Mapping[str, str] | None = None) -> None:
         work.say(what)
-        work.run([*install, *words], what=what, cwd=self.root, hint=f"{_PIP_HINT} The log is {work.log}.")
+        argv = [uv.find_uv_bin(), *words]
+        environment = {**_settings(self.root / _CACHE, os.environ), **(env or {})}
+        hint = f"{_HINT} The log is {work.log}."
+
+        def run() -> None:
+            # Not in the checkout, so that the trainer's own settings for uv, made for its developers, do not count.
+            work.run(argv, what=what, cwd=self.root.parent, env=environment, hint=hint)
+
+        again(work, self.pause_seconds, run)
+
+    def _prove(self, folder: Path, work: Work) -> None:
+        torch = next((word.partition("==")[2] for word in self.engine.first if word.startswith("torch==")), "")
+        work.run(
+            [folder / "bin/python", "-c", _PROVE, torch],
+            what="importing torch and the trainer in the new environment",
+            cwd=self.root.parent,
+            hint="A library of the system may be missing: as root, `apt-get install -y libgl1 libglib2.0-0`. "
+            f"The log is {work.log}.",
+        )
+
+    def _python_range(self) -> str:
+        return f">=3.{self.engine.python_minimum},<3.{self.engine.python_maximum + 1}"
+
+    def _has_python(self) -> bool:
+        argv = [uv.find_uv_bin(), "python", "find", "--no-project", "--system", "--no-python-downloads"]
+        try:
+            done = subprocess.run(
+                [*argv, self._python_range()],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_LOOK_TIMEOUT_SECONDS,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+        return done.returncode == 0
 
     def _put_in_place(self, made: Path, work: Work) -> None:
         place = self.root / "venv"
@@ -183,25 +242,29 @@ class Environment:
         link.symlink_to(made.name)
         link.replace(place)
 
-    def _base_python(self) -> str | None:
-        """A Python of the wanted range that can make environments, the box's own `python3` before others."""
-        versions = range(self.engine.python_maximum, self.engine.python_minimum - 1, -1)
-        for name in ("python3", *(f"python3.{minor}" for minor in versions), getattr(sys, "_base_executable", "")):
-            found = shutil.which(name) if name else None
-            if found is None:
-                continue
-            try:
-                done = subprocess.run(
-                    [found, "-c", _PROBE],
-                    stdin=subprocess.DEVNULL,
-                    capture_output=True,
-                    text=True,
-                    timeout=30,
-                    check=False,
-                )
-            except (OSError, subprocess.TimeoutExpired):
-                continue
-            words = done.stdout.split()
-            if done.returncode == 0 and words[:1] == ["3"] and int(words[1]) in versions:
-                return found
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
+    return record if isinstance(record, dict) else None
+
+
+def _settings(cache: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """What uv is told through its environment; an address may carry a password, so not in an argv.
+
+    Vast's images say UV_NO_CACHE and UV_LINK_MODE=copy, which would fetch everything again after a kill and write it
+    twice. Our cache lies in the checkout, so files are linked from it and take no room of their own; it is removed once
+    the environment is whole. A cache that the user chose is used as it is.
+    """
+    told = {} if environ.get("UV_HTTP_TIMEOUT") else {"UV_HTTP_TIMEOUT": "120"}
+    no_cache = environ.get("UV_NO_CACHE", "").lower() not in {"", "0", "false", "no", "off"}
+    if no_cache or not environ.get("UV_CACHE_DIR"):
+        told |= {"UV_CACHE_DIR": str(cache), "UV_NO_CACHE": "false", "UV_LINK_MODE": "hardlink"}
+    # uv does not read pip's variables, and a box behind a mirror has often only those.
+    if not any(environ.get(name) for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL")) and environ.get("PIP_INDEX_URL"):
+        told["UV_DEFAULT_INDEX"] = environ["PIP_INDEX_URL"]
+    if not any(environ.get(name) for name in ("UV_INDEX", "UV_EXTRA_INDEX_URL")) and environ.get("PIP_EXTRA_INDEX_URL"):
+        told["UV_EXTRA_INDEX_URL"] = environ["PIP_EXTRA_INDEX_URL"]
+    return told

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wan_train.box.board import Board, Phase
-from wan_train.box.steps import TO_DO, Finding, State, Step, check, words
+from wan_train.box.steps import Finding, State, Step, check, has_work, words
 from wan_train.box.work import EndedError, Work
 from wan_train.errors import NotReadyError, WanTrainError
 
@@ -40,7 +40,7 @@ class Graph:
         Raises:
             NotReadyError: one or more steps failed; each is named with its reason.
         """
-        todo = [step for step in self.steps if step.apply is not None and findings[step.id].state in TO_DO]
+        todo = [step for step in self.steps if has_work(step, findings[step.id])]
         for step in self.steps:
             waiting = step in todo
             phase = Phase.WAITING if waiting else Phase.READY

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_train.box import engine_file, lock, steps
+from wan_train.box import engine_file, lock, steps, vast
+from wan_train.box.apt import find_apt
 from wan_train.box.board import Board
-from wan_train.box.checkout import Checkout, git_step
+from wan_train.box.checkout import Checkout
 from wan_train.box.disk import room
 from wan_train.box.engine_file import EngineFile
 from wan_train.box.environment import Environment
@@ -15,6 +17,7 @@ from wan_train.box.graph import Graph
 from wan_train.box.hub import Hub
 from wan_train.box.lane import Lane
 from wan_train.box.models import Model, wanted
+from wan_train.box.packages import FOR_MODELS, FOR_TRAINER, ExactPackages, Packages
 from wan_train.box.steps import Finding, Step
 from wan_train.box.tokenizer import tokenizer_step
 from wan_train.engine.trainer import read_commit
@@ -25,7 +28,7 @@ DISK = "disk"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provision:
-    """What one call wants: `with_trainer` is git, checkout and environment, `with_models` the files of the hub."""
+    """What one call wants: `with_trainer` is checkout and environment, `with_models` the files of the hub."""
 
     settings: Settings
     task: str
@@ -39,11 +42,15 @@ class Provision:
         return self.settings.workspace / "wan-train-provision"
 
     def steps(self) -> list[Step]:
-        root = self.settings.trainer_dir
-        environment = Environment(root=root, engine=self.engine, chosen=self.settings.musubi_python)
-        made: list[Step] = []
+        root, pause = self.settings.trainer_dir, self.settings.pause_seconds
+        environment = Environment(
+            root=root, engine=self.engine, chosen=self.settings.musubi_python, pause_seconds=pause
+        )
+        apt = find_apt()
+        needs = (FOR_TRAINER if self.with_trainer else ()) + (FOR_MODELS if self.with_models else ())
+        made = [Packages(apt=apt, needs=needs).step()]
         if self.with_trainer:
-            made += [git_step(), Checkout(root=root, engine=self.engine).step(), environment.step()]
+            made += [Checkout(root=root, engine=self.engine, pause_seconds=pause).step(), environment.step()]
         if self.with_models:
             hub = Hub()
             models = wanted(self.task)
@@ -51,6 +58,10 @@ class Provision:
             made += [Model(model=model, trainer_dir=root, hub=hub, lane=lane).step() for model in models]
         if self.with_trainer and self.with_models:
             made.append(tokenizer_step(lambda: environment.python))
+        if self.with_trainer and self.engine.system:
+            made.append(ExactPackages(apt=apt, exact=self.engine.system).step())
+        if self.with_trainer and vast.is_vast(os.environ):
+            made.append(vast.Boot(logs=self.logs, variables=vast.variables(self.settings, os.environ)).step())
         return made
 
     def look(self, made: list[Step]) -> dict[str, Finding]:

@@ -17,7 +17,7 @@ class State(StrEnum):
 
     READY = "ready"
     WARNING = "warning"
-    """Ready, but something about it will hurt later; nothing that a step could do."""
+    """Ready, but something about it will hurt later. A step that can mend it tries; one that cannot is content."""
     UNVERIFIED = "unverified"
     """Present and of the right size, but its bytes were never compared: ready to look at, work to do."""
     MISSING = "missing"
@@ -25,7 +25,7 @@ class State(StrEnum):
     """Only the user can help."""
 
 
-TO_DO = frozenset({State.UNVERIFIED, State.MISSING})
+_TO_DO = frozenset({State.UNVERIFIED, State.MISSING, State.WARNING})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +53,11 @@ class Step:
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     lane: Lane | None = None
+
+
+def has_work(step: Step, finding: Finding) -> bool:
+    """Whether a provision does anything about this finding."""
+    return step.apply is not None and finding.state in _TO_DO
 
 
 def look(steps: Sequence[Step]) -> dict[str, Finding]:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from wan_train.box import provision as box
 from wan_train.box.board import Board
 from wan_train.box.provision import Provision
-from wan_train.box.steps import TO_DO, Finding, Step, all_hints, is_ready, refuse_blocked
+from wan_train.box.steps import Finding, Step, all_hints, has_work, is_ready, refuse_blocked
 from wan_train.cli import prompts
 from wan_train.cli.sink import Sink
 from wan_train.errors import BadInputError, ExitCode, NotReadyError, WanTrainError
@@ -54,7 +54,7 @@ def provision(
         return _report(sink, made, found)
     _show(sink, made, found)
     refuse_blocked(found)
-    missing = [step for step in made if found[step.id].state in TO_DO]
+    missing = [step for step in made if has_work(step, found[step.id])]
     if missing and not yes and sink.is_terminal and not sink.as_json:
         size = sum(finding.size for finding in found.values())
         if not prompts.confirm(f"Put there what is missing (about {size / _GB:.1f} GB)?"):
