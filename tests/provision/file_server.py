@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from link import Link
+
+_CHUNK = 64 * 1024
+
 
 @dataclass(slots=True)
 class FileServer:
@@ -23,6 +27,7 @@ class FileServer:
     status: dict[str, list[int]] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     slow: set[str] = field(default_factory=set)
+    link: Link | None = None
     sent: list[str] = field(default_factory=list)
     """Names of files that were sent whole."""
     slow_began: threading.Event = field(default_factory=threading.Event)
@@ -65,7 +70,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         with suppress(BrokenPipeError, ConnectionResetError):  # whoever asked was killed
-            self.wfile.write(content)
+            for start in range(0, len(content), _CHUNK):
+                chunk = content[start : start + _CHUNK]
+                self.wfile.write(chunk)
+                if files.link:
+                    files.link.carry(len(chunk))
             files.sent.append(path.name)
 
     def _head(self, status: int, length: int, kind: str = "text/plain") -> None:
@@ -97,7 +106,7 @@ def serve(root: Path) -> Iterator[FileServer]:
 
 
 def write_index(root: Path, wheels: Path) -> None:
-    """A package index (PEP 503) below `root/simple` of the wheels in a folder, with their metadata beside them (PEP 658)."""
+    """A package index (PEP 503) below `root/simple` of a folder's wheels, their metadata beside them (PEP 658)."""
     for wheel in wheels.glob("*.whl"):
         page = root / "simple" / wheel.name.split("-")[0].replace("_", "-") / "index.html"
         page.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,8 @@ from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
+from link import Link
+
 HUB_COMMIT = "1" * 40
 _CHUNK = 16 * 1024
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
@@ -62,6 +64,7 @@ class Hub:
     redirects: bool = False
     signature: str = "signed-0"
     rate: int | None = None
+    link: Link | None = None
     asked: list[tuple[str, str]] = field(default_factory=list)
     sent: Counter[str] = field(default_factory=Counter)
     leaked: list[str] = field(default_factory=list)
@@ -199,6 +202,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             with self.hub.lock:
                 self.hub.sent[name] += len(chunk)
+            if self.hub.link:
+                self.hub.link.carry(len(chunk))
             if self.hub.rate:
                 time.sleep(len(chunk) / self.hub.rate)
 

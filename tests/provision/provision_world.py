@@ -79,7 +79,14 @@ def write_wheel(folder: Path, name: str, version: str, module: str = "") -> None
 
 def git(folder: Path, *words: str) -> str:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"]
-    done = subprocess.run(["git", "-C", str(folder), *identity, *words], check=True, capture_output=True, text=True)
+    fixed = {"GIT_AUTHOR_DATE": "2025-08-03T00:00:00Z", "GIT_COMMITTER_DATE": "2025-08-03T00:00:00Z"}
+    done = subprocess.run(
+        ["git", "-C", str(folder), *identity, *words],
+        env={**os.environ, **fixed},  # two worlds have the same commits
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return done.stdout.strip()
 
 
