@@ -22,7 +22,6 @@ from wan_train.recipe.models import ModelFile, known_models
 _TRIES = 5
 _PAUSE_SECONDS = 2.0
 _STALL_SECONDS = 300.0
-_HEARTBEAT_SECONDS = 15.0
 _BLOCK = 16 * 1024 * 1024
 _GB = 1e9
 # huggingface_hub from 1.18 on never goes on with such a file, it only leaves it after a kill.
@@ -88,7 +87,7 @@ class Model:
             bad = self.path.with_name(f"{self.path.name}.bad")
             self.path.replace(bad)
             self._marker.unlink(missing_ok=True)
-            work.say(f"wrong bytes: moved aside as {bad}; delete it when you do not need it")
+            work.remark(f"wrong bytes: moved aside as {bad}; delete it when you do not need it")
         for last in (False, True):
             with self.lane.turn(self.model.name, work.look):
                 fetched = self._fetch(remote, work)
@@ -156,7 +155,7 @@ class Model:
             self._remove_orphans()
             watch = _Watch(self._staging, remote.size, work)
             try:
-                return fetch_once(remote, self._staging, work, watch.alive, xet=number == 0)
+                path = fetch_once(remote, self._staging, work, watch.alive, xet=number == 0)
             except HubError as error:
                 if error.final:
                     raise
@@ -165,6 +164,10 @@ class Model:
                 raise
             except NotReadyError as error:  # it stood still, or was killed for memory
                 failure = error
+            else:
+                work.fetched(remote.size)
+                work.progress(remote.size, remote.size)
+                return path
         raise NotReadyError(
             f"{self.path.name} could not be fetched in {_TRIES} tries: {failure.message if failure else ''}",
             hint="Run `wan-train provision` again; what is complete is kept.",
@@ -177,13 +180,13 @@ class Model:
 
 
 class _Watch:
-    """Looks at how a download grows: tells its rate now and then, and when it stands still for too long."""
+    """Looks at how a download grows, tells it, and sees when it stands still for too long."""
 
     def __init__(self, folder: Path, total: int, work: Work) -> None:
         self._folder = folder
         self._total = total
-        self._say = work.say
-        self._grown = self._told = self._begun = time.monotonic()
+        self._work = work
+        self._grown = time.monotonic()
         self._bytes = 0
 
     def alive(self) -> bool:
@@ -191,11 +194,7 @@ class _Watch:
         size = self._on_disk()
         if size != self._bytes:
             self._bytes, self._grown = size, now
-        if now - self._told >= _HEARTBEAT_SECONDS:
-            self._told = now
-            rate = size / (now - self._begun)
-            left = f", {(self._total - size) / rate / 60:.1f} min left" if rate else ""
-            self._say(f"  … {size / _GB:.2f} of {self._total / _GB:.2f} GB, {rate / 1e6:.0f} MB/s{left}")
+        self._work.progress(min(size, self._total), self._total)
         return now - self._grown < _STALL_SECONDS
 
     def _on_disk(self) -> int:
