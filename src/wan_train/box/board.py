@@ -12,7 +12,8 @@ from enum import StrEnum
 _RATE_SECONDS = 10.0
 """A rate is that of the last seconds, not of the whole download."""
 _FIRST_RATE_SECONDS = 2.0
-"""What came in less than this is no rate yet."""
+_FIRST_RATE_BYTES = 100_000
+"""What came in less time, or is less than this, is no rate: nobody should read `14 h left` while a download begins."""
 _SAMPLE_SECONDS = 0.1
 
 
@@ -105,7 +106,9 @@ class Board:
 
     def begin(self, step: str) -> None:
         """It is at work, from now on or again."""
-        self._change(step, phase=Phase.RUNNING, needs=(), turn_after=None, since=self.clock())
+        with self._lock:
+            row = replace(self._rows[step], phase=Phase.RUNNING, detail="", needs=(), turn_after=None)
+            self._rows[step] = replace(row, since=self.clock())
 
     def wait(self, step: str, *, needs: tuple[str, ...] = (), turn_after: str | None = None) -> None:
         """It waits for other steps or for its turn; the seconds of waiting are no work."""
@@ -151,10 +154,6 @@ class Board:
             over = replace(row, worked=row.seconds(self.clock()), since=None, needs=(), turn_after=None)
             self._put(replace(over, phase=phase, detail=line), line)
 
-    def _change(self, step: str, **changes: object) -> None:
-        with self._lock:
-            self._rows[step] = replace(self._rows[step], **changes)  # type: ignore[arg-type]  # names come from this class
-
     def _put(self, row: Row, text: str) -> None:
         self._rows[row.id] = row
         self._said.append(Said(at=time.time(), title=row.title, text=text))
@@ -164,4 +163,5 @@ class Board:
         if row.phase is not Phase.RUNNING or not samples or now - samples[-1][0] > _RATE_SECONDS:
             return 0.0
         first, before = samples[0]
-        return (row.done - before) / (now - first) if now - first >= _FIRST_RATE_SECONDS else 0.0
+        seconds, came = now - first, row.done - before
+        return came / seconds if seconds >= _FIRST_RATE_SECONDS and came >= _FIRST_RATE_BYTES else 0.0

@@ -22,7 +22,7 @@ from wan_train.cli.sink import Sink
 from wan_train.errors import BadInputError, ExitCode, NotReadyError, WanTrainError
 from wan_train.settings import Settings, Source
 from wan_train.views import words
-from wan_train.views.lines import Line, Screenful, plain
+from wan_train.views.lines import Line, plain, to_rich
 from wan_train.views.provision import Heading
 from wan_train.views.provision_json import Report, report_json
 from wan_train.views.provision_text import found_lines, summary_lines
@@ -132,8 +132,8 @@ class _Call:
             with caught() as signals:
                 outcome = self._work(held, signals)
             error = self._error(outcome, signals)
-            if signals.hung_up and error is not None:
-                held.log.write("ended: the terminal was closed")
+            if signals.hung_up:  # nobody is there to read
+                held.log.write("the terminal was closed")
                 return HANGUP_EXIT
             self._tell_end(held, error)
         if error is not None:
@@ -201,6 +201,7 @@ class _Call:
             held.log.write(line)
         if lines:
             self._print(lambda width: summary_lines(self.rows, seconds, width))
+            self.sink.line("")
         if error is not None:
             held.log.write(f"error: {error.message}")
             return
@@ -249,6 +250,9 @@ class _Call:
 
     def _print(self, layout: Callable[[int], Iterable[Line]]) -> None:
         if self.sink.is_screen:
-            self.sink.show(Screenful(layout))
+            from rich.console import Group  # noqa: PLC0415  needed at a terminal only
+
+            width = self.sink.console.width
+            self.sink.show(Group(*(to_rich(one, width, ascii_only=self.sink.ascii_only) for one in layout(width))))
         else:
             self.sink.text(plain(layout(_TEXT_WIDTH)))

@@ -35,25 +35,32 @@ class Teller:
     _heartbeat: Heartbeat = field(default_factory=Heartbeat)
     _display: Live | None = None
     _drawn: float = 0.0
+    _width: int = 0
+    _ascii_only: bool = field(init=False)
+    _on_screen: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Asked once: later the display stands in the place of stdout, or the terminal is gone.
+        self._ascii_only = self.sink.ascii_only
+        self._on_screen = self.sink.is_screen and not self.sink.as_json
 
     @contextmanager
     def telling(self) -> Iterator[None]:
         """Own the screen, where there is one, until the end; then the last words of the steps are said too."""
-        if self.sink.is_screen and not self.sink.as_json:
+        if self._on_screen:
             from rich.live import Live  # noqa: PLC0415  needed at a terminal only
 
             display = Live(console=self.sink.console, auto_refresh=False, transient=True)
+            display.start()
+            self._display = display
             try:
-                with display:
-                    self._display = display
-                    yield
-            except OSError:
-                if self._display is not None:
-                    raise
-                # The terminal is gone, and what stands on it with it.
+                yield
+            finally:
+                self._display = None
+                with suppress(OSError):  # the terminal may be gone, and what stands on it with it
+                    display.stop()
         else:
             yield
-        self._display = None
         self._say()
 
     def tick(self) -> None:
@@ -64,7 +71,7 @@ class Teller:
         now = time.monotonic()
         for title, line in self._heartbeat.due(self.board.rows(), now):
             self._line(title, line, at=time.time())
-        if self._display is not None and now - self._drawn >= _DRAW_SECONDS:
+        if self._display is not None and not self.signals.hung_up and now - self._drawn >= _DRAW_SECONDS:
             self._drawn = now
             self._draw(self._display)
 
@@ -74,7 +81,7 @@ class Teller:
 
     def _line(self, title: str, text: str, *, at: float) -> None:
         self.log.write(f"{title}: {text}", at=at)
-        if self.sink.is_screen and not self.sink.as_json:
+        if self._on_screen:
             return
         say = self.sink.note if self.sink.as_json else self.sink.line
         first, *more = text.split("\n")
@@ -90,10 +97,13 @@ class Teller:
             width,
             heading=self.heading,
             height=height,
-            ascii_only=self.sink.ascii_only,
+            ascii_only=self._ascii_only,
             ending=self.ended.is_set(),
         )
         try:
+            if width < self._width:
+                self.sink.console.clear()  # the terminal has wrapped what was drawn, nobody knows over how many lines
+            self._width = width
             display.update(screen, refresh=True)
         except OSError:
             # A closed terminal. The signal that tells so, if it is not ignored, ends the work in order.

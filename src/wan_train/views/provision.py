@@ -23,9 +23,10 @@ MARKS: dict[Phase, tuple[str, str, str]] = {
     Phase.ENDED: ("✗", "ended", "yellow"),
 }
 _WORD_WIDTH = 9
-_TITLES_FROM = 110
+_TITLES_FROM = 140
 """Narrower screens name steps by their short ids."""
 _NARROW = 72
+_SILENT_SECONDS = 15.0
 _FAILURE_LINES = 6
 _WAIT_LINES = 3
 _LEFT_WIDTH = len("59 min 59 s left")
@@ -117,7 +118,7 @@ def _screen(rows: Sequence[Row], now: float, width: int, heading: Heading, *, en
 def _title(heading: Heading, now: float, width: int, *, ending: bool) -> Line:
     since = words.duration(now - heading.began)
     right = Span(f"ending, {since}", "yellow") if ending else Span(f"running {since}", "cyan")
-    title = words.cut(f"Making this box ready: {words.safe(heading.what)}", max(4, width - width_of([right]) - 2))
+    title = words.cut(f"Making ready: {words.safe(heading.what)}", max(4, width - width_of([right]) - 2))
     return line(Span(title, "bold"), " " * max(2, width - width_of([right]) - words.columns(title)), right)
 
 
@@ -175,10 +176,14 @@ def _running(row: Row, now: float, head: tuple[Span, ...], layout: _Layout) -> I
     if not is_download(row) or not 0 < row.done < row.total:
         yield line(*head, words.cut(f"{words.safe(row.detail) or 'starting'} …  {spent}", layout.room))
         return
-    yield _progress(head, row.done, row.total, left_of(row), layout)
-    figures = [amount(row.done, row.total), speed(row.rate) or "no rate yet", f"{spent} so far"]
-    for text in words.flow([*figures, words.safe(row.detail)], layout.width - layout.indent):
+    yield _progress(head, row.done, row.total, row.seconds_left, layout)
+    figures = [amount(row.done, row.total), _pace(row, now), f"{spent} so far"]
+    for text in words.flow([*figures, *([words.safe(row.detail)] if row.detail else [])], layout.width - layout.indent):
         yield line(" " * layout.indent, Span(words.cut(text, layout.width - layout.indent), "dim"))
+
+
+def _pace(row: Row, now: float) -> str:
+    return speed(row.rate) or ("no rate yet" if row.seconds(now) < _SILENT_SECONDS else "almost nothing comes")
 
 
 def _progress(head: tuple[Span, ...], done: int, total: int, left: float | None, layout: _Layout) -> Line:
@@ -210,10 +215,6 @@ def totals(downloads: Sequence[Row]) -> tuple[int, int, float]:
     return done, sum(row.total for row in open_), sum(row.rate for row in open_)
 
 
-def left_of(row: Row) -> float | None:
-    return row.seconds_left
-
-
 def amount(done: int, total: int) -> str:
     """`5.1 of 11.4 GB`, `120 of 508 MB`."""
     whole = words.file_size(total)
@@ -223,8 +224,10 @@ def amount(done: int, total: int) -> str:
 
 
 def speed(rate: float) -> str:
-    """`112 MB/s`; empty when there is none."""
-    return f"{rate / 1e6:.0f} MB/s" if rate >= 10e6 else f"{rate / 1e6:.1f} MB/s" if rate > 0 else ""  # noqa: PLR2004  two digits mean something
+    """`112 MB/s`, `4.5 MB/s`, `80 kB/s`; empty when there is none."""
+    if rate <= 0:
+        return ""
+    return f"{rate / 1e6:.1f} MB/s" if 1e6 <= rate < 10e6 else f"{words.file_size(round(rate))}/s"  # noqa: PLR2004  below, one digit is too few
 
 
 def outcome(row: Row, now: float) -> Iterator[str]:

@@ -57,7 +57,7 @@ class Heartbeat:
 
 def _fetching(row: Row) -> str:
     left = f"{words.duration(row.seconds_left)} left" if row.seconds_left is not None else ""
-    return ", ".join(filter(None, (amount(row.done, row.total), speed(row.rate) or "nothing came just now", left)))
+    return ", ".join(filter(None, (amount(row.done, row.total), speed(row.rate) or "almost nothing comes", left)))
 
 
 def _still(row: Row, now: float) -> str:
@@ -89,7 +89,9 @@ def summary_lines(rows: Sequence[Row], seconds: float, width: int) -> Iterator[L
     yield line(" " * start, Span(words.pad(label, names + 2), "bold"), spent.rjust(times), "  ", size.rjust(sizes))
     for row in rows:
         for remark in row.remarks:
-            yield from (line(Span(piece, "yellow")) for piece in words.wrap(f"{row.title}: {remark}", width))
+            yield from (
+                line(Span(piece, "yellow")) for piece in words.wrap(words.safe(f"{row.title}: {remark}"), width)
+            )
 
 
 def _figures(row: Row) -> tuple[str, str]:
