@@ -3,9 +3,9 @@
 CHAOS_KILLS=50 python benchmarks/provision_chaos.py
 
 Kills alternate between the program alone and everything that it started, as when a container is stopped. Prints what
-came of it; exits with 1 when a box did not become ready, its files differ from those of an undisturbed provision, or more
-than one byte in a hundred was fetched twice. Bytes that are lost with everything at once are told as seconds of the line:
-a thousand times larger files lose no more of those.
+came of it; exits with 1 when a box did not become ready, its files differ from those of an undisturbed provision, or
+more than one byte in a hundred was fetched twice. Bytes that are lost with everything at once are told as seconds of
+the line: a thousand times larger files lose no more of those.
 """
 
 from __future__ import annotations

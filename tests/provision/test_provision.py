@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -95,6 +95,7 @@ def test_a_download_killed_in_the_middle_has_no_name_and_the_next_run_converges(
     assert world.hub.slow_began.wait(60)
     os.kill(child.pid, signal.SIGINT)
     assert child.wait() == 130
+    assert "ended by Ctrl-C" in (world.workspace / "wan-train-provision/provision.log").read_text()
     assert [path.exists() for path in world.models()] == [True, True, False, False]
 
     world.hub.slow.clear()
@@ -218,16 +219,85 @@ def test_a_place_that_cannot_be_written_is_named(world: World) -> None:
     assert str(world.checkout / "models") in done.stderr
 
 
-def test_two_provisions_do_not_run_at_once(world: World) -> None:
-    world.workspace.mkdir()
-    with (world.workspace / ".wan-train-provision.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        done = world.provision("--yes", "--models-only")
-    assert done.returncode == 3
-    assert f"process {os.getpid()}" in done.stderr
-    assert world.hub.fetched() == []
+def test_a_second_provision_says_who_is_at_work_and_since_when(world: World) -> None:
+    world.hub.slow.add(file_names()[0])
+    first = subprocess.Popen(
+        world.argv("--yes", "--models-only"), env=world.environment(), stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    assert world.hub.slow_began.wait(60)
+    second = world.provision("--yes", "--models-only", "--json")
+    first.terminate()
+    assert first.wait() == 143
+    assert second.returncode == 3
+    assert f"at work in {world.workspace}: process {first.pid}, since " in second.stderr
+    said = json.loads(second.stdout)
+    assert (said["event"], said["exit_code"], said["ready"]) == ("provision", 3, False)
+    assert f"process {first.pid}" in said["error"]["message"]
+
+
+def test_what_a_killed_provision_left_running_is_named_with_the_command_that_ends_it(world: World) -> None:
+    world.hub.slow.add(file_names()[0])
+    first = subprocess.Popen(
+        world.argv("--yes", "--models-only"), env=world.environment(), stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    assert world.hub.slow_began.wait(60)
+    first.kill()
+    first.wait()
+    second = world.provision("--yes", "--models-only")
+    assert second.returncode == 3
+    assert f"is gone (process {first.pid}, since " in second.stderr
+    found = re.search(r"`kill ([0-9]+)`", second.stderr)
+    assert found is not None
+    left = int(found[1])
+    assert left != first.pid
+    os.kill(left, signal.SIGKILL)
+    world.hub.slow.clear()
+    world.hub.go_on.set()
+    assert world.provision("--yes", "--models-only").returncode == 0
+
+
+def test_a_failed_step_is_told_at_once_and_the_others_go_on(world: World) -> None:
+    """With `--json`: lines on stderr, and one document on stdout with what is done, what failed, and why."""
+    (world.folder / "wheels/six-1.0-py3-none-any.whl").unlink()
+    world.hub.slow.add(file_names()[3])
+    with subprocess.Popen(
+        world.argv("--yes", "--json"),
+        env=world.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stderr is not None
+        assert child.stdout is not None
+        told = ""
+        while "Environment of the trainer: failed: installing protobuf, six failed" not in told:
+            told = child.stderr.readline()
+            assert told, "it ended without a word"
+        assert child.poll() is None
+        world.hub.go_on.set()
+        rest = child.stderr.read()
+        said = json.loads(child.stdout.read())
+    assert child.returncode == 3
+    assert (said["exit_code"], said["ready"]) == (3, False)
+    steps = {step["id"]: step for step in said["steps"]}
+    assert {name: step["phase"] for name, step in steps.items()} == {
+        "disk": None,
+        "git": "ready",
+        "checkout": "done",
+        "environment": "failed",
+        **{model.name: "done" for model in wanted("t2v")},
+        "tokenizer": "skipped",
+    }
+    assert "six" in steps["environment"]["error"]["message"]
+    assert steps["wan21-vae"]["fetched_bytes"] == len(world.hub.files[file_names()[0]])
+    assert said["fetched_bytes"] == sum(len(world.hub.files[name]) for name in file_names())
+    assert "Go on with `wan-train provision" in rest
+    log = world.workspace / "wan-train-provision/provision.log"
+    assert said["log"] == str(log)
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert "installing protobuf, six failed" in log.read_text()
+    assert "error: Environment of the trainer" in log.read_text()
 
 
 def test_flags_that_leave_nothing_and_unknown_engines_are_refused(world: World) -> None:

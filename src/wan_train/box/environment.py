@@ -237,7 +237,7 @@ class Environment:
         if place.is_dir() and not place.is_symlink():
             aside = self.root / f"venv.broken-{secrets.token_hex(4)}"
             place.rename(aside)
-            work.say(f"the incomplete {place} is now {aside}; delete it when you do not need it")
+            work.remark(f"the incomplete {place} is now {aside}; delete it when you do not need it")
         link = self.root / f".venv-link-{secrets.token_hex(4)}"
         link.symlink_to(made.name)
         link.replace(place)

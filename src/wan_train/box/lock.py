@@ -6,17 +6,37 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from wan_train import codec
 from wan_train.errors import NotReadyError
+from wan_train.printable import one_line
+from wan_train.run import identity
+from wan_train.run.identity import ProcessIdentity
 
 _NAME = ".wan-train-provision.lock"
+_MOST_BYTES = 4096
 _ORPHANS_SECONDS = 20.0
 """How long programs of a provision that was killed may take to notice."""
 _LOOK_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who took the lock, and when in seconds since 1970."""
+
+    process: ProcessIdentity
+    since: float
+
+    def __str__(self) -> str:
+        minutes = max(0.0, time.time() - self.since) / 60
+        return f"process {self.process.pid}, since {time.strftime('%H:%M:%S', time.localtime(self.since))}, " + (
+            f"{minutes:.0f} min ago" if minutes >= 1 else "just now"
+        )
 
 
 @contextmanager
@@ -37,8 +57,9 @@ def held(workspace: Path) -> Iterator[int]:
         ) from error
     try:
         _take(descriptor, workspace)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        os.ftruncate(descriptor, len(f"{os.getpid()}\n"))
+        holder = codec.to_json(Holder(process=identity.myself(), since=time.time())).encode()
+        os.pwrite(descriptor, holder, 0)
+        os.ftruncate(descriptor, len(holder))
         yield descriptor
     finally:
         os.close(descriptor)
@@ -47,12 +68,9 @@ def held(workspace: Path) -> Iterator[int]:
 def _take(descriptor: int, workspace: Path) -> None:
     deadline = time.monotonic() + _ORPHANS_SECONDS
     while not _try(descriptor, workspace):
-        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-        if _lives(holder) or time.monotonic() > deadline:
-            raise NotReadyError(
-                f"another `wan-train provision` is at work in {workspace}: process {holder or 'unknown'} or its child",
-                hint="Wait for it to end; what it has done by then is kept.",
-            )
+        holder = _holder(descriptor)
+        if holder is None or holder.process.is_alive() or time.monotonic() > deadline:
+            raise _taken(descriptor, workspace)
         time.sleep(_LOOK_SECONDS)
 
 
@@ -66,11 +84,56 @@ def _try(descriptor: int, workspace: Path) -> bool:
     return True
 
 
-def _lives(holder: str) -> bool:
-    """Whether the process that took the lock is there; its orphans, which inherited it, end by themselves."""
-    if not holder.isdecimal():
-        return True
+def _taken(descriptor: int, workspace: Path) -> NotReadyError:
+    """Who holds the lock, in words: the provision itself, or what one that is gone has left running."""
+    holder = _holder(descriptor)
+    if holder is not None and holder.process.is_alive():
+        return NotReadyError(
+            f"another `wan-train provision` is at work in {workspace}: {holder}",
+            hint="Wait for it to end; what it has done by then is kept. "
+            f"See how far it is: `tail -f {workspace}/wan-train-provision/provision.log`.",
+        )
+    left = _inheritors(descriptor)
+    if not left:
+        return NotReadyError(
+            f"another `wan-train provision` is at work in {workspace}: {holder or 'an unknown process'}; "
+            "it cannot be seen from here",
+            hint="Is the workspace shared with another box or container? Wait for the provision there to end.",
+        )
+    names = ", ".join(f"process {process.pid} ({_name(process)})" for process in left)
+    return NotReadyError(
+        f"the last `wan-train provision` in {workspace} is gone ({holder or 'an unknown process'}), "
+        f"but what it started still runs: {names}",
+        hint=f"End that with `kill {' '.join(str(process.pid) for process in left)}`, then run it again; "
+        "what is complete is kept.",
+    )
+
+
+def _holder(descriptor: int) -> Holder | None:
     try:
-        return psutil.Process(int(holder)).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+        return codec.from_json(os.pread(descriptor, _MOST_BYTES, 0).decode(), Holder, where=_NAME)
+    except (UnicodeDecodeError, codec.CorruptRecordError):
+        return None
+
+
+def _inheritors(descriptor: int) -> list[psutil.Process]:
+    """Processes that have the lock's file open, as far as this user may look."""
+    wanted = os.fstat(descriptor)
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
+        with suppress(OSError):  # ended, or another user's
+            for opened in Path(f"/proc/{process.pid}/fd").iterdir():
+                with suppress(OSError):  # closed while we look
+                    if os.path.samestat(opened.stat(), wanted):
+                        found.append(process)
+                        break
+    return found
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return one_line(" ".join(process.cmdline()) or process.name(), 60)
+    except psutil.Error:
+        return "ended just now"

@@ -172,7 +172,7 @@ class Model:
         bad = self.path.with_name(f"{self.path.name}.bad")
         self.path.replace(bad)
         self._marker.unlink(missing_ok=True)
-        work.say(f"wrong bytes: moved aside as {bad}; delete it when you do not need it")
+        work.remark(f"wrong bytes: moved aside as {bad}; delete it when you do not need it")
 
     def _size(self) -> int | None:
         return self.path.stat().st_size if self.path.is_file() else None

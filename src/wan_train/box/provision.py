@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_train.box import engine_file, lock, steps, vast
+from wan_train.box import engine_file, lock, provision_log, steps, vast
 from wan_train.box.apt import find_apt
 from wan_train.box.board import Board
 from wan_train.box.checkout import Checkout
 from wan_train.box.disk import room
 from wan_train.box.engine_file import EngineFile
 from wan_train.box.environment import Environment
-from wan_train.box.graph import Graph
+from wan_train.box.graph import Graph, Outcome
 from wan_train.box.hub import Hub
 from wan_train.box.lane import Lane
 from wan_train.box.models import Model, wanted
 from wan_train.box.packages import FOR_MODELS, FOR_TRAINER, ExactPackages, Packages
+from wan_train.box.provision_log import ProvisionLog
 from wan_train.box.steps import Finding, Step
 from wan_train.box.tokenizer import tokenizer_step
 from wan_train.engine.trainer import read_commit
 from wan_train.settings import Settings
 
 DISK = "disk"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A workspace that no other provision works in: the lock's descriptor, and the log of all that is said."""
+
+    lock: int
+    log: ProvisionLog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +82,24 @@ class Provision:
         needed = sum(finding.size for finding in found.values())
         return {DISK: room(self.settings.trainer_dir, needed), **found}
 
-    def perform(self, board: Board) -> None:
-        """Do what is missing; raises NotReadyError with what stands in the way, before anything is fetched."""
-        with lock.held(self.settings.workspace) as descriptor:
-            made = self.steps()
-            found = self.look(made)  # again: another provision may have ended since the user was asked
-            steps.refuse_blocked(found)
-            Graph(steps=made, board=board, logs=self.logs, lock=descriptor).perform(found)
+    @contextmanager
+    def held(self) -> Iterator[Held]:
+        """The workspace for us alone; raises NotReadyError when another is at work, or it cannot be written."""
+        with lock.held(self.settings.workspace) as descriptor, provision_log.opened(self.logs) as log:
+            yield Held(lock=descriptor, log=log)
+
+    def perform(
+        self,
+        made: Sequence[Step],
+        found: Mapping[str, Finding],
+        board: Board,
+        held: Held,
+        *,
+        tick: Callable[[], None],
+        ended: threading.Event,
+    ) -> Outcome:
+        """Do what was found missing under the lock. `tick` is called a few times a second; setting `ended` ends it."""
+        return Graph(steps=made, board=board, logs=self.logs, lock=held.lock, tick=tick, ended=ended).perform(found)
 
 
 def choose_engine(reference: str | None, settings: Settings) -> EngineFile:

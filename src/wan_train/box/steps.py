@@ -94,5 +94,6 @@ def refuse_blocked(findings: Mapping[str, Finding]) -> None:
     """Raise NotReadyError with everything that only the user can mend, before anything is done."""
     blocked = [finding for finding in findings.values() if finding.state is State.BLOCKED]
     if blocked:
-        listing = "; ".join(finding.detail for finding in blocked)
-        raise NotReadyError(f"this box cannot be made ready: {listing}", hint=all_hints(blocked))
+        first, *more = (finding.detail for finding in blocked)
+        listing = "".join(f"\n{detail}" for detail in (first, *more)) if more else f" {first}"
+        raise NotReadyError(f"this box cannot be made ready:{listing}", hint=all_hints(blocked))

@@ -45,6 +45,10 @@ class Work:
         """Tell what is being done now, in one line."""
         self.board.say(self.step, line)
 
+    def remark(self, line: str) -> None:
+        """Tell what the user should still read when all is over."""
+        self.board.remark(self.step, line)
+
     def progress(self, done: int, total: int) -> None:
         """Tell how many bytes are there, of all."""
         self.board.progress(self.step, done, total)

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any, NoReturn
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from wan_train.box import provision as box
-from wan_train.box.board import Board
-from wan_train.box.provision import Provision
+from wan_train.box.board import Board, Row
+from wan_train.box.graph import Outcome, failure
+from wan_train.box.provision import Held, Provision
+from wan_train.box.provision_log import NAME as LOG_NAME
 from wan_train.box.steps import Finding, Step, all_hints, has_work, is_ready, refuse_blocked
 from wan_train.cli import prompts
+from wan_train.cli.provision_teller import Teller
+from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
 from wan_train.cli.sink import Sink
 from wan_train.errors import BadInputError, ExitCode, NotReadyError, WanTrainError
-from wan_train.settings import Settings
+from wan_train.settings import Settings, Source
+from wan_train.views import words
+from wan_train.views.lines import Line, plain, to_rich
+from wan_train.views.provision import Heading
+from wan_train.views.provision_json import Report, report_json
+from wan_train.views.provision_text import found_lines, summary_lines
 
-_GB = 1e9
-_HINT = "Run `wan-train provision` to put there what is missing."
+_TEXT_WIDTH = 100
+_TASKS = {"t2v": "text to video", "i2v": "image to video", "both": "text and image to video"}
 
 
-class TerminatedError(WanTrainError):
+class InterruptedProvisionError(WanTrainError):
+    """Ctrl-C while a step was at work."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
+class TerminatedProvisionError(WanTrainError):
     """TERM while a step was at work."""
 
     exit_code = ExitCode.TERMINATED
@@ -48,76 +64,195 @@ def provision(
         with_trainer=not models_only,
         with_models=not skip_models,
     )
-    made = wanted.steps()
-    found = wanted.look(made)
-    if check:
-        return _report(sink, made, found)
-    _show(sink, made, found)
-    refuse_blocked(found)
-    missing = [step for step in made if has_work(step, found[step.id])]
-    if missing and not yes and sink.is_terminal and not sink.as_json:
-        size = sum(finding.size for finding in found.values())
-        if not prompts.confirm(f"Put there what is missing (about {size / _GB:.1f} GB)?"):
-            return ExitCode.DONE
-    board = Board()
-    say = sink.note if sink.as_json else sink.line
-    board.listen(lambda title, line: say(f"{title}: {line}"))
-    with _terminable():
-        wanted.perform(board)
-    if sink.as_json:
-        sink.data(_data(made, wanted.look(made)))
-    sink.line("This box is ready." if not (skip_models or models_only) else "What was asked for is there.")
-    return ExitCode.DONE
-
-
-def _report(sink: Sink, made: list[Step], found: Mapping[str, Finding]) -> int:
-    ready = is_ready(found)
-    if sink.as_json:
-        sink.data(_data(made, found))
-        return ExitCode.DONE if ready else ExitCode.NOT_READY
-    _show(sink, made, found)
-    if not ready:
-        hint = all_hints(found.values())
-        raise NotReadyError("this box is not ready", hint=f"{hint} {_HINT}" if hint else _HINT)
-    sink.line("This box is ready.")
-    return ExitCode.DONE
-
-
-def _show(sink: Sink, made: list[Step], found: Mapping[str, Finding]) -> None:
-    titles = {box.DISK: "Disk", **{step.id: step.title for step in made}}
-    for name, finding in found.items():
-        sink.line(f"{finding.state.value:10}  {titles[name]}: {finding.detail}")
-
-
-def _data(made: list[Step], found: Mapping[str, Finding]) -> dict[str, Any]:
-    titles = {box.DISK: "Disk", **{step.id: step.title for step in made}}
-    return {
-        "event": "provision",
-        "schema": 1,
-        "ready": is_ready(found),
-        "steps": [
-            {
-                "id": name,
-                "title": titles[name],
-                "state": finding.state.value,
-                "detail": finding.detail,
-                "bytes": finding.size,
-                "hint": finding.hint,
-            }
-            for name, finding in found.items()
-        ],
-    }
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let TERM end what a step has started, as Ctrl-C does."""
-
-    def ended(_signal: int, _frame: FrameType | None) -> NoReturn:
-        raise TerminatedError("ended by TERM", hint="Run `wan-train provision` again; it goes on where it was.")
-
-    before = signal.signal(signal.SIGTERM, ended)
+    flags = [
+        *([] if task == "t2v" else ["--task", task]),
+        *([] if engine is None else ["--engine", engine]),
+        *(["--workspace", str(settings.workspace)] if settings.source_of("workspace") is Source.FLAG else []),
+        *(["--skip-models"] if skip_models else []),
+        *(["--models-only"] if models_only else []),
+    ]
+    call = _Call(wanted=wanted, sink=sink, again=shlex.join(["wan-train", "provision", *flags]))
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        return call.look_only() if check else call.make_ready(yes=yes)
+    except WanTrainError as error:
+        call.report(error)
+        if sink.as_json:
+            sink.complain(error)
+            return error.exit_code
+        raise
+
+
+@dataclass(slots=True, kw_only=True)
+class _Call:
+    """One call of the verb. `again` is the command that goes on with it."""
+
+    wanted: Provision
+    sink: Sink
+    again: str
+    found: Mapping[str, Finding] = field(default_factory=dict)
+    made: Sequence[Step] = ()
+    rows: Sequence[Row] = ()
+    failures: Mapping[str, WanTrainError] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+    worked: bool = False
+
+    @property
+    def log(self) -> Path:
+        return self.wanted.logs / LOG_NAME
+
+    def look_only(self) -> int:
+        self._look()
+        ready = is_ready(self.found)
+        if self.sink.as_json:
+            self.report(None, ExitCode.DONE if ready else ExitCode.NOT_READY)
+            return ExitCode.DONE if ready else ExitCode.NOT_READY
+        self._show()
+        if not ready:
+            put = f"Run `{self.again}` to put there what is missing."
+            raise NotReadyError(
+                "this box is not ready", hint=" ".join(filter(None, (all_hints(self.found.values()), put)))
+            )
+        self.sink.line("This box is ready.")
+        return ExitCode.DONE
+
+    def make_ready(self, *, yes: bool) -> int:
+        self._look()
+        self._show()
+        refuse_blocked(self.found)
+        ask = self._missing() and not yes and self.sink.is_terminal and not self.sink.as_json
+        if ask and not prompts.confirm(self._question()):
+            self.sink.line("Nothing was changed.")
+            return ExitCode.DONE
+        self.began = time.monotonic()
+        with self.wanted.held() as held:
+            self._look(again=True)  # another provision may have ended since the user was asked
+            refuse_blocked(self.found)
+            self.worked = True
+            held.log.write(f"--- {self.again}")
+            with caught() as signals:
+                outcome = self._work(held, signals)
+            error = self._error(outcome, signals)
+            if signals.hung_up:  # nobody is there to read
+                held.log.write("the terminal was closed")
+                return HANGUP_EXIT
+            self._tell_end(held, error)
+        if error is not None:
+            raise error
+        self.report(None)
+        return ExitCode.DONE
+
+    def report(self, error: WanTrainError | None, exit_code: ExitCode | None = None) -> None:
+        """The one JSON document, where JSON was asked for."""
+        if not self.sink.as_json:
+            return
+        settled = exit_code if exit_code is not None else error.exit_code if error is not None else ExitCode.DONE
+        report = Report(
+            task=self.wanted.task,
+            engine=self.wanted.engine.name,
+            workspace=str(self.wanted.settings.workspace),
+            titles=self._titles,
+            found=self.found,
+            exit_code=settled,
+            rows=self.rows,
+            failures=self.failures,
+            seconds=time.monotonic() - self.began if self.worked else None,
+            log=str(self.log) if self.worked else None,
+            error=error,
+        )
+        self.sink.data(report_json(report))
+
+    def _look(self, *, again: bool = False) -> None:
+        if self.sink.is_screen and not again:
+            self.sink.line("Looking at what is there …" if not self.sink.ascii_only else "Looking at what is there ...")
+        self.made = self.wanted.steps()
+        self.found = self.wanted.look(list(self.made))
+
+    def _work(self, held: Held, signals: Signals) -> Outcome:
+        board = Board()
+        ended = threading.Event()
+        teller = Teller(
+            board=board, heading=self._heading(), sink=self.sink, log=held.log, signals=signals, ended=ended
+        )
+        try:
+            with teller.telling():
+                outcome = self.wanted.perform(self.made, self.found, board, held, tick=teller.tick, ended=ended)
+        finally:
+            self.rows = board.rows()
+        self.found, self.failures = {**self.found, **outcome.found}, outcome.failures
+        return outcome
+
+    def _error(self, outcome: Outcome, signals: Signals) -> WanTrainError | None:
+        failed = failure(self.made, outcome.failures)
+        kept = f"What is complete is kept. Go on with `{self.again}`."
+        if not outcome.is_complete:
+            also = f"; before that, {failed.message}" if failed is not None else ""
+            if signals.interrupted:
+                return InterruptedProvisionError(f"ended by Ctrl-C before the box was ready{also}", hint=kept)
+            return TerminatedProvisionError(f"ended by TERM before the box was ready{also}", hint=kept)
+        if failed is None:
+            return None
+        hint = " ".join(filter(None, (failed.hint, kept, f"All that was said: {self.log}")))
+        return NotReadyError(failed.message, hint=hint)
+
+    def _tell_end(self, held: Held, error: WanTrainError | None) -> None:
+        seconds = time.monotonic() - self.began
+        lines = list(summary_lines(self.rows, seconds, _TEXT_WIDTH))
+        for line in plain(lines).splitlines():
+            held.log.write(line)
+        if lines:
+            self._print(lambda width: summary_lines(self.rows, seconds, width))
+            self.sink.line("")
+        if error is not None:
+            held.log.write(f"error: {error.message}")
+            return
+        whole = self.wanted.with_trainer and self.wanted.with_models
+        said = "This box is ready." if whole else "What was asked for is there."
+        held.log.write(said)
+        self.sink.line(f"{said} Next: `{self._next()}`" if whole else said)
+
+    def _next(self) -> str:
+        settings = self.wanted.settings
+        place = ["--workspace", str(settings.workspace)] if settings.source_of("workspace") is Source.FLAG else []
+        return shlex.join(["wan-train", *(["--task", "i2v"] if self.wanted.task == "i2v" else []), *place])
+
+    def _missing(self) -> list[Step]:
+        return [step for step in self.made if has_work(step, self.found[step.id])]
+
+    def _question(self) -> str:
+        """What would be done, with sizes: downloads are counted by the hub, installs are an estimate."""
+        missing = self._missing()
+        bytes_ = sum(self.found[step.id].size for step in missing if step.lane is not None)
+        space = sum(self.found[step.id].size for step in missing if step.lane is None)
+        parts = [
+            *([f"fetch {words.file_size(bytes_)} of models"] if bytes_ else []),
+            *([f"install what is missing (about {words.file_size(space)} of disk)"] if space else []),
+        ]
+        question = " and ".join(parts or ["do what is missing"])
+        return f"{question[0].upper()}{question[1:]}?"
+
+    def _heading(self) -> Heading:
+        wanted = self.wanted
+        what = {
+            (True, True): f"{_TASKS[wanted.task]} ({wanted.task})",
+            (True, False): "the trainer only",
+            (False, True): f"models for {_TASKS[wanted.task]} ({wanted.task})",
+        }[wanted.with_trainer, wanted.with_models]
+        engine = f"engine {wanted.engine.name} (musubi-tuner {wanted.engine.commit[:7]})"
+        return Heading(what=what, engine=engine, workspace=str(wanted.settings.workspace), began=self.began)
+
+    @property
+    def _titles(self) -> dict[str, str]:
+        return {box.DISK: "Disk", **{step.id: step.title for step in self.made}}
+
+    def _show(self) -> None:
+        found, titles = self.found, self._titles
+        self._print(lambda width: found_lines(found, titles, width))
+
+    def _print(self, layout: Callable[[int], Iterable[Line]]) -> None:
+        if self.sink.is_screen:
+            from rich.console import Group  # noqa: PLC0415  needed at a terminal only
+
+            width = self.sink.console.width
+            self.sink.show(Group(*(to_rich(one, width, ascii_only=self.sink.ascii_only) for one in layout(width))))
+        else:
+            self.sink.text(plain(layout(_TEXT_WIDTH)))

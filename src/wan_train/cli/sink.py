@@ -31,7 +31,13 @@ class Sink:
 
     @property
     def is_terminal(self) -> bool:
-        return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        """Whether somebody can be asked."""
+        return sys.stdin.isatty() and self.is_screen
+
+    @property
+    def is_screen(self) -> bool:
+        """Whether stdout can be drawn over; somebody may look at it whom nobody can ask (`curl … | bash`)."""
+        return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
     @property
     def ascii_only(self) -> bool:
@@ -70,10 +76,7 @@ class Sink:
 
     def error(self, error: WanTrainError) -> None:
         """What went wrong and what to do next; as JSON too where JSON was asked for."""
-        lines = [_safe(line) for line in error.message.split("\n")]
-        sys.stderr.write(f"error: {lines[0]}\n" + "".join(f"{line}\n" for line in lines[1:]))
-        if error.hint:
-            sys.stderr.write(f"\nhint: {_safe(error.hint)}\n")
+        self.complain(error)
         if self.as_json:
             self.data(
                 {
@@ -83,6 +86,13 @@ class Sink:
                     "hint": error.hint,
                 }
             )
+
+    def complain(self, error: WanTrainError) -> None:
+        """What went wrong and what to do next, on stderr only."""
+        lines = [_safe(line) for line in error.message.split("\n")]
+        sys.stderr.write(f"error: {lines[0]}\n" + "".join(f"{line}\n" for line in lines[1:]))
+        if error.hint:
+            sys.stderr.write(f"\nhint: {_safe(error.hint)}\n")
 
 
 def _safe(text: str) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
-from types import FrameType
 
 from wan_train.cli import prompts
+from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
 from wan_train.cli.sink import Sink
 from wan_train.errors import ExitCode, WanTrainError
 from wan_train.run.directory import RunDirectory
@@ -21,7 +21,6 @@ from wan_train.settings import Settings
 from wan_train.views.model import RunReader, RunView
 
 _LOOK_SECONDS = 0.25
-_HANGUP_EXIT = 128 + signal.SIGHUP
 _BELIEVE_SECONDS = 1.0
 _UNBORN_SECONDS = 5.0
 _MOST_REVIVALS = 3
@@ -34,15 +33,6 @@ class _Leave(Enum):
     HANGUP = auto()
 
 
-@dataclass(slots=True)
-class _Signals:
-    """Signals that arrived and were not handled yet."""
-
-    interrupted: bool = False
-    terminated: bool = False
-    hung_up: bool = False
-
-
 def watch(run: RunDirectory, settings: Settings, sink: Sink, *, owner: bool) -> int:
     """Follow a run to its end and return its exit code.
 
@@ -50,7 +40,7 @@ def watch(run: RunDirectory, settings: Settings, sink: Sink, *, owner: bool) -> 
     mere watcher is only ended. HUP ends the watching in both cases: the run goes on. A supervisor that dies is
     replaced; the new one adopts the trainers that live.
     """
-    with _caught() as signals:
+    with caught() as signals:
         watcher = _Watcher(run=run, settings=settings, sink=sink, owner=owner, signals=signals, reader=RunReader(run))
         on_screen = sink.is_terminal and not sink.as_json
         left = watcher.follow_screen() if on_screen else watcher.follow_lines()
@@ -59,7 +49,7 @@ def watch(run: RunDirectory, settings: Settings, sink: Sink, *, owner: bool) -> 
             sink.note(f"The training goes on. Watch it again with: wan-train attach {run.run_id}")
             return ExitCode.DONE
         case _Leave.HANGUP:
-            return _HANGUP_EXIT
+            return HANGUP_EXIT
         case RunView() as view:
             return _finish(view, sink)
 
@@ -89,7 +79,7 @@ class _Watcher:
     settings: Settings
     sink: Sink
     owner: bool
-    signals: _Signals
+    signals: Signals
     reader: RunReader
     gone_since: float | None = None
     revivals: int = 0
@@ -194,31 +184,6 @@ def _answer_interrupt(run: RunDirectory, sink: Sink) -> bool:
         case prompts.OnInterrupt.CONTINUE:
             pass
     return False
-
-
-@contextmanager
-def _caught() -> Iterator[_Signals]:
-    """Collect INT, TERM and HUP instead of dying from them. One that was ignored at start stays ignored (nohup)."""
-    signals = _Signals()
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        match number:
-            case signal.SIGINT:
-                signals.interrupted = True
-            case signal.SIGTERM:
-                signals.terminated = True
-            case _:
-                signals.hung_up = True
-
-    before = {}
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, note)
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

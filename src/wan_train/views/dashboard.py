@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
 
 from rich.console import Group
 
 from wan_train.run.plan import Devices
 from wan_train.views import standing as facts
 from wan_train.views import words
-from wan_train.views.lines import Line, Span, line, to_rich, width_of
+from wan_train.views.lines import Keep, Line, ScreenLine, Span, line, lowered, to_rich, width_of
 from wan_train.views.model import RunView
 from wan_train.views.standing import Standing
 from wan_train.views.steps import step_lines
@@ -19,24 +17,6 @@ from wan_train.views.steps import step_lines
 _STALE_SECONDS = 15.0
 """The supervisor writes its observations every second or so; older ones are said to be old."""
 _MOST_WARNINGS = 4
-
-
-class Keep(IntEnum):
-    """What goes first when the screen is too low."""
-
-    BLANK = 0
-    TAIL = 1
-    DISK = 2
-    GPU = 3
-    WARNING = 4
-    DETAIL = 5
-    ALWAYS = 9
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    line: Line
-    keep: Keep
 
 
 def render(
@@ -53,25 +33,25 @@ def render(
     """
     rows = list(_rows(view, now, width, interactive=height is not None))
     if height is not None:
-        rows = _lowered(rows, max(1, height))
+        rows = lowered(rows, max(1, height))
     return Group(*(to_rich(row.line, width, ascii_only=ascii_only) for row in rows))
 
 
-def _rows(view: RunView, now: float, width: int, *, interactive: bool) -> Iterator[_Row]:
-    yield _Row(_title(view, now, width), Keep.ALWAYS)
-    yield _Row(_subtitle(view, width), Keep.DETAIL)
-    yield _Row(line(), Keep.BLANK)
+def _rows(view: RunView, now: float, width: int, *, interactive: bool) -> Iterator[ScreenLine]:
+    yield ScreenLine(_title(view, now, width), Keep.ALWAYS)
+    yield ScreenLine(_subtitle(view, width), Keep.DETAIL)
+    yield ScreenLine(line(), Keep.BLANK)
     for step, job in facts.steps(view):
         first, details, tail = step_lines(view, step, job, now, width)
-        yield _Row(first, Keep.ALWAYS)
-        yield from (_Row(detail, Keep.DETAIL) for detail in details)
-        yield from (_Row(words_, Keep.TAIL) for words_ in tail)
+        yield ScreenLine(first, Keep.ALWAYS)
+        yield from (ScreenLine(detail, Keep.DETAIL) for detail in details)
+        yield from (ScreenLine(words_, Keep.TAIL) for words_ in tail)
     if not view.state.is_over and view.supervisor_alive:
         yield from _surroundings(view, width)
     yield from _remarks(view, now, width)
     if interactive and not view.state.is_over:
-        yield _Row(line(), Keep.BLANK)
-        yield _Row(line(Span("Ctrl-C: leave it running, or stop", "dim")), Keep.ALWAYS)
+        yield ScreenLine(line(), Keep.BLANK)
+        yield ScreenLine(line(Span("Ctrl-C: leave it running, or stop", "dim")), Keep.ALWAYS)
 
 
 def _title(view: RunView, now: float, width: int) -> Line:
@@ -107,19 +87,19 @@ def _trainer(view: RunView) -> str:
     return "embedded trainer" if facts.is_rehearsal(view) else f"musubi-tuner {words.safe(trainer.version)}"
 
 
-def _surroundings(view: RunView, width: int) -> Iterator[_Row]:
+def _surroundings(view: RunView, width: int) -> Iterator[ScreenLine]:
     live = view.live
     if live is None:
         return
     if live.gpus:
-        yield _Row(line(), Keep.BLANK)
+        yield ScreenLine(line(), Keep.BLANK)
     for gpu_line in _gpus(view, width):
-        yield _Row(gpu_line, Keep.GPU)
+        yield ScreenLine(gpu_line, Keep.GPU)
     if live.disk_free_bytes is not None:
         low = live.disk_free_bytes < view.plan.disk.total
         labels = max([4, *(words.columns(facts.label_of(view, gpu)) for gpu in live.gpus)])
         text = f"{words.pad('disk', labels + 2)}{words.file_size(live.disk_free_bytes)} free"
-        yield _Row(line(Span(text, "yellow" if low else "dim")), Keep.DISK)
+        yield ScreenLine(line(Span(text, "yellow" if low else "dim")), Keep.DISK)
 
 
 def _gpus(view: RunView, width: int) -> Iterator[Line]:
@@ -151,7 +131,7 @@ def _gpus(view: RunView, width: int) -> Iterator[Line]:
         )
 
 
-def _remarks(view: RunView, now: float, width: int) -> Iterator[_Row]:
+def _remarks(view: RunView, now: float, width: int) -> Iterator[ScreenLine]:
     remarks: list[tuple[str, str]] = []
     live = view.live
     over = view.state.is_over
@@ -172,10 +152,10 @@ def _remarks(view: RunView, now: float, width: int) -> Iterator[_Row]:
     if facts.standing(view) is Standing.LOST:
         remarks += lost_words(view)
     if remarks:
-        yield _Row(line(), Keep.BLANK)
+        yield ScreenLine(line(), Keep.BLANK)
     for text, style in remarks:
         keep = Keep.ALWAYS if style == "red" else Keep.WARNING
-        yield from (_Row(line(Span(piece, style)), keep) for piece in words.wrap(text, width))
+        yield from (ScreenLine(line(Span(piece, style)), keep) for piece in words.wrap(text, width))
 
 
 def lost_words(view: RunView) -> Sequence[tuple[str, str]]:
@@ -185,10 +165,3 @@ def lost_words(view: RunView) -> Sequence[tuple[str, str]]:
         (f"Why: the end of {words.safe(view.run.supervisor_log)}", ""),
         (f"Go on, trainers that still run included: wan-train resume {words.safe(view.run.run_id)}", ""),
     )
-
-
-def _lowered(rows: list[_Row], height: int) -> list[_Row]:
-    """The rows that fit: the least important go first, of equals the upper ones; at last the end is cut."""
-    while len(rows) > height and (least := min(row.keep for row in rows)) < Keep.ALWAYS:
-        rows.remove(next(row for row in rows if row.keep is least))
-    return rows[:height]

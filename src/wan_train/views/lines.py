@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from wan_train.views.words import columns, cut, pad, to_ascii, wrap
@@ -11,6 +12,8 @@ from wan_train.views.words import columns, cut, pad, to_ascii, wrap
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
     from rich.text import Text
+
+_LONGEST_BAR = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,34 @@ class Row:
     label: str = ""
     value: str = ""
     style: str = ""
+
+
+class Keep(IntEnum):
+    """What goes first when a live screen is too low."""
+
+    BLANK = 0
+    TAIL = 1
+    DISK = 2
+    GPU = 3
+    WARNING = 4
+    DETAIL = 5
+    ALWAYS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class ScreenLine:
+    """A line of a live screen."""
+
+    line: Line
+    keep: Keep
+
+
+def lowered(rows: Sequence[ScreenLine], height: int) -> list[ScreenLine]:
+    """The rows that fit: the least important go first, of equals the upper ones; at last the end is cut."""
+    kept = list(rows)
+    while len(kept) > height and (least := min(row.keep for row in kept)) < Keep.ALWAYS:
+        kept.remove(next(row for row in kept if row.keep is least))
+    return kept[:height]
 
 
 def line(*parts: Span | str, whole: bool = False) -> Line:
@@ -82,6 +113,13 @@ def _cropped(spans: Iterable[Span], width: int) -> Iterator[Span]:
         text = cut(span.text, left)
         yield Span(text, span.style)
         left -= columns(span.text)
+
+
+def bar(done: int, total: int, room: int) -> tuple[Span, ...]:
+    """How much of `total` is there, in at most `room` columns."""
+    length = max(4, min(_LONGEST_BAR, room))
+    full = max(0, min(length, length * done // total))
+    return (Span("█" * full, "cyan"), Span("░" * (length - full), "dim"))
 
 
 class Screenful:

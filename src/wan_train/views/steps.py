@@ -10,7 +10,7 @@ from wan_train.run.progress import Progress
 from wan_train.run.state import Job, JobState
 from wan_train.views import standing as facts
 from wan_train.views import words
-from wan_train.views.lines import Line, Span, line
+from wan_train.views.lines import Line, Span, bar, line
 from wan_train.views.model import RunView
 
 _MARKS: dict[JobState, tuple[str, str, str]] = {
@@ -28,7 +28,6 @@ Head = tuple[Span, ...]
 _WORD_WIDTH = 9
 _WIDE = 100
 _NARROW = 72
-_LONGEST_BAR = 60
 _WAIT_LINES = 3
 _ETA_WIDTH = len("23 h 59 min left")
 
@@ -85,7 +84,7 @@ def _running(
     eta = f"{words.duration(left)} left" if left is not None else ""
     # The same room for every step, so that bars can be compared by eye.
     tail = f"  {min(100, 100 * done // total):>3} %  {words.pad(eta, _ETA_WIDTH)}"
-    first = line(*head, *_bar(done, total, room - words.columns(tail)), tail)
+    first = line(*head, *bar(done, total, room - words.columns(tail)), tail)
     match step.kind:
         case StepKind.CACHE_LATENTS | StepKind.CACHE_TEXT:
             details = [f"{done}/{total} items", spent]
@@ -97,19 +96,7 @@ def _running(
     if step.kind is StepKind.TRAIN and words.columns(" · ".join(longer)) <= width - indent:
         details = longer
     style = "dim" if progress.loss_is_finite else "red"
-    return first, [line(" " * indent, Span(text, style)) for text in _flow(details, width - indent)], ()
-
-
-def _flow(parts: Sequence[str], width: int) -> Iterator[str]:
-    """The parts joined, on as many lines as they need."""
-    joined = ""
-    for part in parts:
-        longer = f"{joined} · {part}" if joined else part
-        if joined and words.columns(longer) > width:
-            yield joined
-            longer = part
-        joined = longer
-    yield joined
+    return first, [line(" " * indent, Span(text, style)) for text in words.flow(details, width - indent)], ()
 
 
 def _position(view: RunView, step: Step, progress: Progress) -> tuple[int | None, int | None]:
@@ -131,12 +118,6 @@ def _training(view: RunView, progress: Progress) -> Iterator[str]:
         yield f"loss {words.loss(progress.loss)}"
     if progress.seconds_per_step is not None:
         yield words.pace(progress.seconds_per_step)
-
-
-def _bar(done: int, total: int, room: int) -> Head:
-    length = max(4, min(_LONGEST_BAR, room))
-    full = max(0, min(length, length * done // total))
-    return (Span("█" * full, "cyan"), Span("░" * (length - full), "dim"))
 
 
 def _place(job: Job) -> str:

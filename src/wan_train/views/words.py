@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from wan_train.printable import redact, visible
 
@@ -133,6 +133,18 @@ def wrap(text: str, width: int) -> Iterator[str]:
             yield head
             line = line[len(head) :]
     yield line
+
+
+def flow(parts: Sequence[str], width: int) -> Iterator[str]:
+    """The parts joined, on as many lines as they need."""
+    joined = ""
+    for part in parts:
+        longer = f"{joined} · {part}" if joined else part
+        if joined and columns(longer) > width:
+            yield joined
+            longer = part
+        joined = longer
+    yield joined
 
 
 def to_ascii(text: str) -> str:

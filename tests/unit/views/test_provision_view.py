@@ -1,0 +1,222 @@
+"""The screen and the lines of a provision, as functions of its rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from views.support import check_golden, shown
+from wan_train.box.board import Phase, Row
+from wan_train.box.steps import Finding, State
+from wan_train.errors import ExitCode, NotReadyError
+from wan_train.views.lines import plain
+from wan_train.views.provision import Heading, render
+from wan_train.views.provision_json import Report, report_json
+from wan_train.views.provision_text import Heartbeat, found_lines, summary_lines
+
+NOW = 1_000.0
+GB = 10**9
+HEADING = Heading(
+    what="text to video (t2v)", engine="engine guide (musubi-tuner d0a1930)", workspace="/workspace", began=NOW - 200
+)
+GIT = Row(id="git", title="git", phase=Phase.READY, detail="git is installed")
+CHECKOUT = Row(id="checkout", title="musubi-tuner d0a1930", phase=Phase.DONE, worked=12.0, detail="done: it is there")
+ENVIRONMENT = Row(
+    id="environment",
+    title="Environment of the trainer",
+    phase=Phase.RUNNING,
+    detail="installing torch",
+    since=NOW - 188,
+)
+VAE = Row(
+    id="wan21-vae",
+    title="Model wan_2.1_vae.safetensors",
+    phase=Phase.DONE,
+    done=GB // 2,
+    total=GB // 2,
+    fetched=GB // 2,
+    worked=5.0,
+)
+T5 = Row(
+    id="umt5-xxl",
+    title="Model models_t5_umt5-xxl-enc-bf16.pth",
+    phase=Phase.RUNNING,
+    done=5_100_000_000,
+    total=11_400_000_000,
+    rate=112e6,
+    since=NOW - 46,
+)
+HIGH = Row(
+    id="wan22-t2v-high",
+    title="Model wan2.2_t2v_high_noise_14B_fp16.safetensors",
+    phase=Phase.WAITING,
+    total=28_600_000_000,
+    turn_after="umt5-xxl",
+)
+LOW = replace(
+    HIGH, id="wan22-t2v-low", title="Model wan2.2_t2v_low_noise_14B_fp16.safetensors", turn_after="wan22-t2v-high"
+)
+TOKENIZER = Row(id="tokenizer", title="T5 tokenizer", phase=Phase.WAITING, needs=("environment",))
+WORKING = (GIT, CHECKOUT, ENVIRONMENT, VAE, T5, HIGH, LOW, TOKENIZER)
+
+FAILURE = "failed: installing torch failed:\n  ERROR: No matching distribution found for torch==2.7.0"
+FAILED = (
+    GIT,
+    CHECKOUT,
+    replace(ENVIRONMENT, phase=Phase.FAILED, detail=FAILURE, since=None, worked=61.0),
+    replace(VAE, remarks=("wrong bytes: moved aside as /workspace/x.bad; delete it when you do not need it",)),
+    replace(T5, detail="HTTP 503; again in 4 s (2 of 4)", rate=0.0),
+    HIGH,
+    LOW,
+    replace(TOKENIZER, phase=Phase.SKIPPED, detail="not done, since Environment of the trainer failed", needs=()),
+)
+SCENES = {"working": WORKING, "failed": FAILED}
+
+
+def screen(rows: tuple[Row, ...], width: int, **options: bool | int) -> str:
+    return shown(render(rows, NOW, width, heading=HEADING, **options), width)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+@pytest.mark.parametrize("name", SCENES)
+def test_screen(name: str, width: int) -> None:
+    check_golden(f"provision_{name}_{width}", screen(SCENES[name], width, height=60))
+
+
+def test_screen_in_ascii_keeps_every_column() -> None:
+    fancy, simple = screen(FAILED, 80), screen(FAILED, 80, ascii_only=True)
+    assert simple.isascii()
+    assert [len(line) for line in simple.splitlines()] == [len(line) for line in fancy.splitlines()]
+    check_golden("provision_failed_80_ascii", simple)
+
+
+@pytest.mark.parametrize("height", range(1, 26))
+def test_a_low_screen_keeps_what_is_at_work_and_the_way_out(height: int) -> None:
+    lines = screen(WORKING, 80, height=height).splitlines()
+    assert len(lines) <= height
+    if height >= 9:
+        text = "\n".join(lines)
+        assert all(row.id in text for row in WORKING if row.phase is not Phase.READY)
+        assert lines[-1].startswith("Ctrl-C")
+
+
+def test_no_time_left_is_shown_before_there_is_a_rate() -> None:
+    rows = tuple(replace(row, rate=0.0, since=NOW - 1) if row is T5 else row for row in WORKING)
+    text = screen(rows, 100)
+    assert "left" not in text
+    assert "no rate yet" in text
+
+
+def test_while_it_is_being_ended_the_screen_says_so() -> None:
+    text = screen(WORKING, 80, ending=True)
+    assert "ending, 3 min 20 s" in text
+    assert "Ctrl-C" not in text
+
+
+def test_control_characters_and_markup_are_shown_not_obeyed() -> None:
+    text = screen((replace(ENVIRONMENT, detail="[red]\x1b[2Jx"),), 80)
+    assert "[red]\\x1b[2Jx" in text
+
+
+AMOUNTS = st.integers(min_value=0, max_value=10**13)
+ROWS = st.builds(
+    Row,
+    id=st.text(max_size=20),
+    title=st.text(max_size=70),
+    phase=st.sampled_from(Phase),
+    detail=st.text(max_size=100),
+    needs=st.tuples(st.text(max_size=20)),
+    turn_after=st.none() | st.text(max_size=20),
+    done=AMOUNTS,
+    total=AMOUNTS,
+    rate=st.floats(min_value=0, max_value=1e12),
+    fetched=AMOUNTS,
+    worked=st.floats(min_value=0, max_value=1e7),
+    since=st.none() | st.floats(min_value=0, max_value=NOW),
+    remarks=st.lists(st.text(max_size=60), max_size=2).map(tuple),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(ROWS, max_size=9), st.integers(60, 200), st.integers(1, 50), st.booleans())
+def test_any_rows_fit_any_screen(rows: list[Row], width: int, height: int, ascii_only: bool) -> None:
+    text = screen(tuple(rows), width, height=height, ascii_only=ascii_only)
+    lines = text.splitlines()
+    assert len(lines) <= height
+    assert all(cell_len(line) <= width for line in lines)
+    assert "\x1b" not in text
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(ROWS, max_size=9), st.integers(60, 200))
+def test_any_rows_have_a_summary(rows: list[Row], width: int) -> None:
+    assert "\x1b" not in plain(summary_lines(rows, 12.0, width))
+
+
+def test_summary() -> None:
+    over = (
+        GIT,
+        CHECKOUT,
+        replace(ENVIRONMENT, phase=Phase.DONE, since=None, worked=240.0),
+        VAE,
+        replace(T5, phase=Phase.DONE, done=T5.total, fetched=T5.total, since=None, worked=102.0),
+        replace(TOKENIZER, phase=Phase.DONE, needs=(), worked=2.0),
+    )
+    check_golden("provision_summary", plain(summary_lines(over, 258.0, 80)))
+    check_golden("provision_summary_failed", plain(summary_lines(FAILED, 61.0, 80)))
+    assert plain(summary_lines((GIT,), 1.0, 80)) == ""
+
+
+def test_what_a_box_has() -> None:
+    found = {
+        "disk": Finding(state=State.READY, detail="69.1 GB are needed, 120.0 GB are free at /workspace"),
+        "checkout": Finding(state=State.MISSING, detail="no checkout at /workspace/musubi-tuner"),
+        "vae": Finding(state=State.UNVERIFIED, detail="it is there, not compared with the hub's yet"),
+        "git": Finding(state=State.BLOCKED, detail="git is not installed", hint="Install it."),
+    }
+    titles = {"disk": "Disk", "checkout": "musubi-tuner d0a1930", "vae": "Model vae.safetensors", "git": "git"}
+    check_golden("provision_found_60", plain(found_lines(found, titles, 60)))
+
+
+def test_a_silent_download_tells_every_15_seconds_and_an_install_every_minute() -> None:
+    heartbeat = Heartbeat()
+    heard = [(now, line) for now in range(0, 125, 1) for line in heartbeat.due((ENVIRONMENT, T5, HIGH), NOW + now)]
+    assert [now for now, (title, _) in heard if title == T5.title] == list(range(15, 125, 15))
+    assert [now for now, (title, _) in heard if title == ENVIRONMENT.title] == [60, 120]
+    assert heard[0] == (15, (T5.title, "5.1 of 11.4 GB, 112 MB/s, 56 s left"))
+    assert (60, (ENVIRONMENT.title, "… still installing torch, 4 min 8 s so far")) in heard
+
+
+def test_the_document_tells_states_seconds_bytes_and_errors_without_secrets() -> None:
+    secret = "hf_" + "x" * 30
+    error = NotReadyError(f"it failed with {secret}", hint="Run it again.")
+    said = report_json(
+        Report(
+            task="t2v",
+            engine="guide",
+            workspace="/workspace",
+            titles={"checkout": CHECKOUT.title, "wan21-vae": VAE.title},
+            found={
+                "checkout": Finding(state=State.MISSING, detail=secret),
+                "wan21-vae": Finding(state=State.READY, detail="verified"),
+            },
+            exit_code=ExitCode.NOT_READY,
+            rows=(replace(CHECKOUT, phase=Phase.FAILED), VAE),
+            failures={"checkout": error},
+            seconds=17.04,
+            log="/workspace/log",
+            error=error,
+        )
+    )
+    assert secret not in str(said)
+    assert said["ready"] is False
+    assert (said["exit_code"], said["seconds"], said["fetched_bytes"]) == (3, 17.0, GB // 2)
+    assert said["error"]["hint"] == "Run it again."
+    checkout, vae = said["steps"]
+    assert (checkout["phase"], checkout["state"], checkout["seconds"]) == ("failed", "missing", 12.0)
+    assert checkout["error"]["message"].startswith("it failed")
+    assert (vae["phase"], vae["state"], vae["fetched_bytes"], vae["error"]) == ("done", "ready", GB // 2, None)
