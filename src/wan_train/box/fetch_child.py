@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 
 from wan_train.box.hub import answer_of
 
-_BLOCK = 256 * 1024
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
@@ -63,7 +62,7 @@ def _fetch(task: dict[str, Any], part: Path, said: dict[str, object]) -> str:
                 file.truncate(0)  # the whole file comes, whatever was asked for
             elif wrong := _wrong_range(response.headers, there, task["size"]):
                 return wrong
-            for block in response.iter_bytes(_BLOCK):
+            for block in response.iter_bytes():
                 file.write(block)
                 if file.tell() > task["size"]:
                     file.truncate(0)

@@ -29,6 +29,7 @@ class Graph:
     bugs: list[BaseException] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
     _phases: dict[str, Phase] = field(default_factory=dict)
+    _over: set[str] = field(default_factory=set)
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def perform(self, findings: Mapping[str, Finding]) -> None:
@@ -53,17 +54,19 @@ class Graph:
         try:
             for thread in threads:
                 thread.start()
-            for thread in threads:
-                while thread.is_alive():  # a join without a limit would hold back signals
-                    thread.join(_LOOK_SECONDS)
+            self._wait_for(threads)
         finally:
             self.ended.set()
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
+            self._wait_for([thread for thread in threads if thread.ident is not None])
         for bug in self.bugs:
             raise bug
         self._refuse_failures()
+
+    def _wait_for(self, threads: Sequence[threading.Thread]) -> None:
+        """Not by join: up to Python 3.12 one that a signal's exception interrupts takes the thread for ended."""
+        with self._changed:
+            while not {thread.name for thread in threads} <= self._over:
+                self._changed.wait(_LOOK_SECONDS)  # without a limit it would hold back signals
 
     def _run(self, step: Step) -> None:
         try:
@@ -76,6 +79,7 @@ class Graph:
         self.board.end(step.id, phase, line)
         with self._changed:
             self._phases[step.id] = phase
+            self._over.add(step.id)
             self._changed.notify_all()
 
     def _wait_and_do(self, step: Step) -> tuple[Phase, str]:
