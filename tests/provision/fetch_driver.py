@@ -31,10 +31,10 @@ def main() -> None:
     model = Model(model=known_models()[name], trainer_dir=folder, hub=Hub(), lane=Lane([name]), patience=patience)
     board = Board()
     board.listen(lambda _, line: say(line))
-    found = model.check()
     board.enter(name, name, Phase.RUNNING)
     failed = None
     with lock.held(folder) as descriptor:
+        found = model.check()
         work = Work(step=name, board=board, log=folder / "logs" / "fetch.log", lock=descriptor, ended=threading.Event())
         try:
             model.apply(work)
