@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import socket
 import subprocess
 import time
@@ -111,6 +112,26 @@ def test_bytes_that_are_wrong_twice_are_never_kept(fetch: Fetching) -> None:
     assert "came twice with wrong bytes" in ended.failed["message"]
     assert not fetch.path.exists()
     assert not list(fetch.staging.rglob("part*"))
+
+
+def test_a_length_that_stays_wrong_is_given_up_with_the_numbers(fetch: Fetching) -> None:
+    fetch.hub.faults[FILE] = [Fault(how=How.EARLY_END, after=100_000), *[Fault(how=How.WRONG_LENGTH)] * 100]
+    ended = fetch.run(tries=2)
+    assert ended.failed is not None
+    assert f"{SIZE + 4} bytes there instead of the {SIZE}" in ended.failed["message"]
+    assert not fetch.path.exists()
+
+
+def test_a_disk_that_takes_no_more_is_not_tried_again(tmp_path: Path) -> None:
+    fetch = fetching.make(tmp_path, "huggingface_hub")
+    with fetch.begin() as child:
+        resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
+        out, err = child.communicate()
+    fetch.hub.stop()
+    assert child.returncode == 0, err
+    *said, last = out.splitlines()
+    assert said == []
+    assert "cannot be written: file too large" in json.loads(last)["failed"]["message"]
 
 
 def test_an_address_that_runs_out_is_asked_anew(fetch: Fetching) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from wan_train.box.hub import answer_of
+from wan_train.box.hub import answer_of, wrong_length
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
@@ -76,7 +76,7 @@ def _wrong_range(headers: Any, there: int, size: int) -> str | None:  # noqa: AN
     match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     if match is None or int(match[1]) != there:
         return "another part came than was asked for"
-    return None if int(match[2]) == size else f"the file has {match[2]} bytes instead of the {size} that the hub told"
+    return None if int(match[2]) == size else wrong_length(match[2], size)
 
 
 def _end_with_parent(parent: int) -> None:

@@ -132,11 +132,18 @@ class Hub:
     def look(self, remote: RemoteFile, address: Address) -> HubError | None:
         """Ask an address for one byte: what is wrong with it, None when an answer came that has it."""
         try:
-            _ask_for_one_byte(address.url, address.headers)
+            answered = _ask_for_one_byte(address.url, address.headers)
         except Exception as error:  # noqa: BLE001  httpx's or its successor's, by the hub's version
             # Another host refuses an address that ran out; what the hub itself refuses stays refused.
             return explain(remote.repo, remote.file, answer_of(error), final=address.is_hub)
+        total = answered.get("Content-Range", "").rpartition("/")[2]
+        if total.isdecimal() and int(total) != remote.size:
+            return explain(remote.repo, remote.file, Answer(status=None, words=wrong_length(total, remote.size)))
         return None
+
+
+def wrong_length(told: str, size: int) -> str:
+    return f"the file has {told} bytes there instead of the {size} that the hub told"
 
 
 def _same_host(one: str, other: str) -> bool:
