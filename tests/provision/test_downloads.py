@@ -83,6 +83,15 @@ def test_a_bad_link_that_brings_something_each_time_gets_through(fetch: Fetching
     assert is_right(fetch)
 
 
+def test_a_download_that_stands_still_is_ended_and_goes_on_where_it_was(fetch: Fetching) -> None:
+    fetch.hub.faults[FILE] = [Fault(how=How.STALL, after=400_000)] * (7 if fetch.way == "aria2c" else 1)
+    ended = fetch.run(silence=60.0, stall=2.0)
+    assert ended.failed is None
+    assert any("no progress for too long" in line for line in ended.said)
+    assert is_right(fetch)
+    assert ended.fetched == SIZE  # what had come by then was kept
+
+
 def test_a_host_that_is_out_of_reach_is_given_up_with_what_to_do(fetch: Fetching) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
