@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from link import Link
 
@@ -63,12 +64,15 @@ class Hub:
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     redirects: bool = False
     signature: str = "signed-0"
+    redirects_get: bool = False
+    target: str | None = None
     rate: int | None = None
     link: Link | None = None
     asked: list[tuple[str, str]] = field(default_factory=list)
     sent: Counter[str] = field(default_factory=Counter)
     leaked: list[str] = field(default_factory=list)
     trusted: list[str] = field(default_factory=list)
+    proxied: list[str] = field(default_factory=list)
     slow_began: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
     servers: list[ThreadingHTTPServer] = field(default_factory=list)
@@ -236,12 +240,12 @@ class _Front(_Handler):
             self.hub.trusted.append(name)
         if self.hub.status.get(name):
             return self.plain(self.hub.status[name].pop(0))
-        if self.hub.redirects:
+        if self.hub.redirects or self.hub.redirects_get:
             return self.plain(302, {"Location": self._target(name)})
         return self.serve(name)
 
     def _target(self, name: str) -> str:
-        return f"{self.hub.address(1)}/{name}?signature={self.hub.signature}"
+        return f"{self.hub.target or self.hub.address(1)}/{name}?signature={self.hub.signature}"
 
     def _named(self) -> str | None:
         repo, found, rest = self.path.lstrip("/").partition("/resolve/")
@@ -259,7 +263,10 @@ class _Store(_Handler):
     def do_GET(self) -> None:
         if "Authorization" in self.headers:
             self.hub.leaked.append(self.path)
-        path, _, signature = self.path.lstrip("/").partition("?signature=")
+        if self.path.startswith("http://"):  # asked as a proxy
+            self.hub.proxied.append(self.path)
+        parts = urlsplit(self.path)
+        path, signature = parts.path.lstrip("/"), parts.query.removeprefix("signature=")
         if signature != self.hub.signature:
             return self.plain(403)
         return self.serve(path)

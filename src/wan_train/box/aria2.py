@@ -18,6 +18,7 @@ from wan_train.box.work import Work
 from wan_train.errors import NotReadyError
 
 CONNECTIONS = 8
+_DEBIAN_ROOTS = Path("/etc/ssl/certs/ca-certificates.crt")
 _SPLIT_BYTES = "1M"
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 _DISK = {9: "no room", 15: "it cannot be opened", 16: "it cannot be created", 17: "input or output failed"}
@@ -53,12 +54,12 @@ class Aria2:
             raise disk_error(part, _DISK[code])
         # It neither says which status came nor how long to wait.
         raise self.hub.look(remote, address) or UnexplainedError(
-            f"aria2c ended with exit code {code} though the address answers"
+            f"aria2c failed with exit code {code}, though the address answers now"
         )
 
     def _options(self, part: Part) -> list[str]:
         seconds = max(1, round(self.timeout))
-        certificates = ssl.get_default_verify_paths().cafile
+        certificates = _certificates()
         return [
             "--no-conf",
             "--quiet",  # its messages quote addresses
@@ -88,6 +89,12 @@ def find(hub: Hub, timeout: float) -> Aria2 | None:
     """aria2c where it is on the path."""
     program = shutil.which("aria2c")
     return Aria2(program=Path(program), hub=hub, timeout=timeout) if program else None
+
+
+def _certificates() -> str | None:
+    """The roots that the hub's client trusts too, `SSL_CERT_FILE` first; an aria2c built elsewhere may know none."""
+    found = ssl.get_default_verify_paths().cafile
+    return found or (str(_DEBIAN_ROOTS) if _DEBIAN_ROOTS.is_file() else None)
 
 
 def proxy_for(url: str) -> str | None:

@@ -76,7 +76,8 @@ def download(
             failures = unexplained = 0
             continue
         pause = patience.before(failures, failure.retry_after if isinstance(failure, HubError) else None)
-        work.say(f"{failure.message}; again in {pause:.0f} s ({failures} of {patience.tries})")
+        reason = failure.reason if isinstance(failure, HubError) else failure.message
+        work.say(f"{reason}; again in {pause:.0f} s ({failures} of {patience.tries})")
         work.pause(pause)
 
 

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from wan_train.box.hub import answer_of
+from wan_train.box.hub import answer_of, wrong_length
 
-_BLOCK = 256 * 1024
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
@@ -63,7 +62,7 @@ def _fetch(task: dict[str, Any], part: Path, said: dict[str, object]) -> str:
                 file.truncate(0)  # the whole file comes, whatever was asked for
             elif wrong := _wrong_range(response.headers, there, task["size"]):
                 return wrong
-            for block in response.iter_bytes(_BLOCK):
+            for block in response.iter_bytes():
                 file.write(block)
                 if file.tell() > task["size"]:
                     file.truncate(0)
@@ -77,7 +76,7 @@ def _wrong_range(headers: Any, there: int, size: int) -> str | None:  # noqa: AN
     match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     if match is None or int(match[1]) != there:
         return "another part came than was asked for"
-    return None if int(match[2]) == size else f"the file has {match[2]} bytes instead of the {size} that the hub told"
+    return None if int(match[2]) == size else wrong_length(match[2], size)
 
 
 def _end_with_parent(parent: int) -> None:

@@ -45,6 +45,7 @@ class Graph:
     _failures: dict[str, WanTrainError] = field(default_factory=dict)
     _bugs: list[BaseException] = field(default_factory=list)
     _phases: dict[str, Phase] = field(default_factory=dict)
+    _over: set[str] = field(default_factory=set)
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def perform(self, findings: Mapping[str, Finding]) -> Outcome:
@@ -62,15 +63,15 @@ class Graph:
             self.tick()
             for thread in threads:
                 thread.start()
-            while any(thread.is_alive() for thread in threads):
+            while not self._are_over(threads):
                 with self._changed:  # a wait without a limit would hold back signals
                     self._changed.wait(_LOOK_SECONDS)
                 self.tick()
         finally:
             self.ended.set()
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
+            with self._changed:
+                while not self._are_over([thread for thread in threads if thread.ident is not None]):
+                    self._changed.wait(_LOOK_SECONDS)
         for bug in self._bugs:
             raise bug
         is_complete = Phase.ENDED not in self._phases.values()
@@ -93,6 +94,10 @@ class Graph:
         else:
             self.board.wait(step, turn_after=before)
 
+    def _are_over(self, threads: Sequence[threading.Thread]) -> bool:
+        """Not by join: up to Python 3.12 one that a signal's exception interrupts takes the thread for ended."""
+        return {thread.name for thread in threads} <= self._over
+
     def _run(self, step: Step) -> None:
         try:
             phase, line = self._wait_and_do(step)
@@ -104,6 +109,7 @@ class Graph:
         self.board.end(step.id, phase, line)
         with self._changed:
             self._phases[step.id] = phase
+            self._over.add(step.id)
             self._changed.notify_all()
 
     def _wait_and_do(self, step: Step) -> tuple[Phase, str]:

@@ -27,6 +27,12 @@ _FINAL = {
     403: "the hub does not let this token read it",
     404: "the hub does not have it",
 }
+_WORDS = {
+    "ConnectTimeout": "no connection in time",
+    "ReadTimeout": "the connection was silent for too long",
+    "RemoteProtocolError": "the connection ended too early",
+}
+"""For exceptions of the HTTP client behind which the system has none."""
 _RATE_LIMIT = re.compile(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d+)")
 """The hub tells when a limit is over by `RateLimit: "resolvers";r=0;t=SECONDS` and not by Retry-After."""
 
@@ -69,10 +75,16 @@ class Answer:
 
 
 class HubError(NotReadyError):
-    """The hub could not be asked; `final` when asking again cannot help, `retry_after` seconds when it said so."""
+    """The hub could not be asked. `reason` is the message without the file's name, `retry_after` in seconds.
 
-    def __init__(self, message: str, *, hint: str, final: bool, retry_after: float | None = None) -> None:
-        super().__init__(message, hint=hint)
+    `final` when asking again cannot help.
+    """
+
+    def __init__(
+        self, what: str, reason: str, *, hint: str, final: bool = True, retry_after: float | None = None
+    ) -> None:
+        super().__init__(f"{what} cannot be fetched: {reason}", hint=hint)
+        self.reason = reason
         self.final = final
         self.retry_after = retry_after
 
@@ -120,11 +132,18 @@ class Hub:
     def look(self, remote: RemoteFile, address: Address) -> HubError | None:
         """Ask an address for one byte: what is wrong with it, None when an answer came that has it."""
         try:
-            _ask_for_one_byte(address.url, address.headers)
+            answered = _ask_for_one_byte(address.url, address.headers)
         except Exception as error:  # noqa: BLE001  httpx's or its successor's, by the hub's version
             # Another host refuses an address that ran out; what the hub itself refuses stays refused.
             return explain(remote.repo, remote.file, answer_of(error), final=address.is_hub)
+        total = answered.get("Content-Range", "").rpartition("/")[2]
+        if total.isdecimal() and int(total) != remote.size:
+            return explain(remote.repo, remote.file, Answer(status=None, words=wrong_length(total, remote.size)))
         return None
+
+
+def wrong_length(told: str, size: int) -> str:
+    return f"the file has {told} bytes there instead of the {size} that the hub told"
 
 
 def _same_host(one: str, other: str) -> bool:
@@ -173,8 +192,9 @@ def answer_of(error: BaseException) -> Answer:
         if isinstance(status, int):
             return Answer(status=status, words=type(error).__name__, retry_after=_retry_after(response.headers))
         root, seen = seen, seen.__cause__ or seen.__context__
-    reason = f" ({root.strerror})" if isinstance(root, OSError) and root.strerror else ""
-    return Answer(status=None, words=f"{type(error).__name__}{reason}")
+    name = type(error).__name__
+    words = root.strerror.lower() if isinstance(root, OSError) and root.strerror else _WORDS.get(name, name)
+    return Answer(status=None, words=words)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -200,11 +220,9 @@ def explain(repo: str, file: str, answer: Answer, *, final: bool = True) -> HubE
             403: "Accept the repository's terms on its page in the browser, with the account of HF_TOKEN.",
             404: "Without a valid HF_TOKEN private repositories look like this too. Was the file renamed upstream?",
         }[status]
-        return HubError(f"{what} cannot be fetched: {_FINAL[status]} (HTTP {status})", hint=hint, final=True)
+        return HubError(what, f"{_FINAL[status]} (HTTP {status})", hint=hint)
     if "OfflineMode" in answer.words:
-        return HubError(
-            f"{what} cannot be fetched: HF_HUB_OFFLINE is set", hint="`unset HF_HUB_OFFLINE` and run again.", final=True
-        )
+        return HubError(what, "HF_HUB_OFFLINE is set", hint="`unset HF_HUB_OFFLINE` and run again.")
     reason = f"HTTP {status}" if status is not None else one_line(answer.words)
     hint = "Look at the network, HF_ENDPOINT and proxies; then run `wan-train provision` again."
-    return HubError(f"{what} cannot be fetched: {reason}", hint=hint, final=False, retry_after=answer.retry_after)
+    return HubError(what, reason, hint=hint, final=False, retry_after=answer.retry_after)

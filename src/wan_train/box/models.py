@@ -95,6 +95,7 @@ class Model:
         if self._size() is not None:
             if self._size() == remote.size and self._compare(self.path, remote, work):
                 self._mark(remote)
+                self._remove_staging()
                 return
             self._move_aside(work)
         wrong = changes = 0
@@ -210,7 +211,11 @@ class Model:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         sync_file(part.path)  # a power cut must not leave the name without the bytes
         part.path.replace(self.path)
-        shutil.rmtree(self._staging)
+        self._remove_staging()
+
+    def _remove_staging(self) -> None:
+        if self._staging.is_dir():
+            shutil.rmtree(self._staging)
         with suppress(OSError):  # another model may be half fetched beside it
             self._staging.parent.rmdir()
 

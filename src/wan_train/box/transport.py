@@ -61,12 +61,16 @@ class HubClient:
         answer = part.folder / "answer.json"
         answer.unlink(missing_ok=True)
         task = {"repo": remote.repo, "file": remote.file, "commit": remote.commit, "size": remote.size}
-        work.run(
-            [sys.executable, "-m", "wan_train.box.fetch_child", part.path, answer],
+        code, tail = work.call(
+            [sys.executable, "-P", "-m", "wan_train.box.fetch_child", part.path, answer],
             what=f"fetching {Path(remote.file).name}",
             stdin=json.dumps({**task, "timeout": self.timeout}),
             alive=alive,
         )
+        if code != 0:  # a full disk has no room for an answer either
+            if _is_full(part):
+                raise disk_error(part, "no room")
+            raise NotReadyError(f"the download ended with exit code {code}:{tail}", hint=f"The log is {work.log}.")
         said = json.loads(answer.read_text(encoding="utf-8"))
         answer.unlink()
         if said["disk"]:
@@ -77,11 +81,15 @@ class HubClient:
 
 
 def disk_error(part: Part, words: str) -> DiskError:
-    free = shutil.disk_usage(part.folder).free
-    if free < _ROOM_BYTES:
-        left = (part.size - part.done()) / _GB
+    """What keeps a part from growing, in the user's words; with the numbers when it is room."""
+    if _is_full(part):
+        free, left = shutil.disk_usage(part.folder).free / _GB, (part.size - part.done()) / _GB
         return DiskError(
-            f"the disk is full: {left:.2f} GB of this file are still to come, {free / _GB:.2f} GB are free",
+            f"the disk is full: {left:.2f} GB of this file are still to come, {free:.2f} GB are free",
             hint="Make room and run `wan-train provision` again; what is there is kept.",
         )
     return DiskError(f"{part.folder} cannot be written: {words}", hint="Look at the disk and at permissions there.")
+
+
+def _is_full(part: Part) -> bool:
+    return shutil.disk_usage(part.folder).free < _ROOM_BYTES

@@ -1,0 +1,49 @@
+"""Fetches one model in a process of its own, as a step of a provision does, with less patience.
+
+Called as `python fetch_driver.py TRAINER_DIR MODEL PATIENCE`; says what the board hears, at last how it went as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from pathlib import Path
+
+from wan_train.box import lock
+from wan_train.box.board import Board, Phase
+from wan_train.box.download import Patience
+from wan_train.box.hub import Hub
+from wan_train.box.lane import Lane
+from wan_train.box.models import Model
+from wan_train.box.work import Work
+from wan_train.errors import NotReadyError
+from wan_train.recipe.models import known_models
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    folder, name, patience = Path(sys.argv[1]), sys.argv[2], Patience(**json.loads(sys.argv[3]))
+    model = Model(model=known_models()[name], trainer_dir=folder, hub=Hub(), lane=Lane([name]), patience=patience)
+    board = Board()
+    board.listen(lambda _, line: say(line))
+    board.enter(name, name, Phase.RUNNING)
+    failed = None
+    with lock.held(folder) as descriptor:
+        found = model.check()
+        work = Work(step=name, board=board, log=folder / "logs" / "fetch.log", lock=descriptor, ended=threading.Event())
+        try:
+            model.apply(work)
+        except NotReadyError as error:
+            failed = {"message": error.message, "hint": error.hint}
+    row = board.rows()[0]
+    said = {"failed": failed, "fetched": row.fetched, "detail": found.detail, "to_fetch": found.size}
+    say(json.dumps({**said, "state": model.check().state}))
+
+
+if __name__ == "__main__":
+    main()
