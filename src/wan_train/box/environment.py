@@ -27,7 +27,7 @@ from wan_train.box.work import Work
 from wan_train.files import write_whole
 
 NEEDED_BYTES = 10_000_000_000
-"""Room for torch, xformers and the rest. Measured with torch 2.7.0 for CUDA 12.6: 3.1 GB of downloads, which uv unpacks
+"""Room for torch, xformers and the rest. Measured with torch 2.7.0 for CUDA 12.6: 3.3 GB of downloads, which uv unpacks
 as they come, and 5.9 GB on the disk; CUDA 12.8's are somewhat larger."""
 
 _RECORD = "wan-train.json"
