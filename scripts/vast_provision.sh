@@ -35,7 +35,7 @@ make_environment() { # by a Python of the box, else by uv, which fetches one
         uv=$environment.uv/bin/uv
         python3 -m pip install --quiet --target "$environment.uv" --upgrade uv 2>/dev/null || return 1
     fi
-    "$uv" venv --quiet --seed --python '>=3.11' "$environment"
+    "$uv" venv --quiet --seed --python '>=3.11' "$environment" && rm -rf -- "$environment.uv"
 }
 
 make_environment_on_any_box() {
