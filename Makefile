@@ -36,6 +36,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/shellcheck scripts/*.sh tests/musubi/setup.sh .ci/run
 
 format: setup
 	$(BIN)/ruff format .

@@ -106,7 +106,7 @@ def serve(root: Path) -> Iterator[FileServer]:
 
 
 def write_index(root: Path, wheels: Path) -> None:
-    """A package index (PEP 503) below `root/simple` of a folder's wheels, their metadata beside them (PEP 658)."""
+    """A package index (PEP 503) below `root/simple` of a folder's wheels, with their metadata (PEP 658)."""
     for wheel in wheels.glob("*.whl"):
         page = root / "simple" / wheel.name.split("-")[0].replace("_", "-") / "index.html"
         page.parent.mkdir(parents=True, exist_ok=True)

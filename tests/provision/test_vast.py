@@ -68,6 +68,8 @@ def test_supervisord_starts_it_once_after_the_images_provisioning(root: Path, wo
         unit.apply(work)
         assert unit.check().state is State.READY
     assert unit.check().state is State.READY  # supervisord is away for a moment
+    elsewhere = Boot(logs=unit.logs, variables={"WAN_TRAIN_GPUS": "0"}, root=root)
+    assert elsewhere.check().state is State.READY  # a shell with other variables
     assert not (root / "root/onstart.sh").exists()
     assert "secret" not in (root / "opt/supervisor-scripts/wan-train-resume.sh").read_text()
 

@@ -61,7 +61,8 @@ class Boot:
 
     def check(self) -> Finding:
         files = self._files()
-        wrong = [path for path, content in files.items() if _read(path) != content]
+        # Another shell may lack HF_HOME or a setting; what the box was made ready with is what it starts with.
+        wrong = [path for path, content in files.items() if _without_exports(_read(path)) != _without_exports(content)]
         if not wrong:
             return Finding(state=State.READY, detail=f"unfinished runs go on when the box starts ({next(iter(files))})")
         detail = "unfinished runs do not go on by themselves when the box starts"
@@ -119,7 +120,11 @@ def is_vast(environ: Mapping[str, str], root: Path = Path("/")) -> bool:
 def variables(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     """What a start of the box must be told of this shell: our settings, and where the hub's cache is."""
     caches = {name: environ[name] for name in ("HF_HOME", "HF_HUB_CACHE") if environ.get(name)}
-    return {**caches, **settings.environment()}
+    return {**caches, **settings.environment(), "WAN_TRAIN_WORKSPACE": str(settings.workspace)}
+
+
+def _without_exports(text: str | None) -> list[str]:
+    return [line for line in (text or "").splitlines() if not line.startswith("export ")]
 
 
 def _with_block(text: str, line: str) -> str:
