@@ -6,7 +6,7 @@ import errno
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import assert_never
 
@@ -163,7 +163,8 @@ class Supervisor:
     def _wait_for_space(self, error: OSError) -> None:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise error
-        print(f"the disk of {self._run.path} is full: waiting for space", flush=True)  # noqa: T201  stdout is supervisor.log here
+        with suppress(OSError):  # this log is on the same disk
+            print(f"the disk of {self._run.path} is full: waiting for space", flush=True)  # noqa: T201  stdout is supervisor.log
         time.sleep(_DISK_RETRY_SECONDS)
 
     def _append_all(self, events: Iterable[Event]) -> None:
