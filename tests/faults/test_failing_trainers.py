@@ -180,6 +180,10 @@ def test_a_full_disk_is_never_called_success_and_everything_goes_on_with_space(
     assert not list(small_box.run().glob(f"{HIGH}.safetensors"))
     small_box.wait_for(lambda: "is full" in small_box.run_cli("status").stdout, what="the words")
     small_disk.fill()
+    refused = small_box.run_cli("stop", "--now")
+    assert refused.returncode == 3
+    assert "the disk is full: there is no room for" in refused.stderr
+    assert "Traceback" not in refused.stderr
     time.sleep(0.5)  # some rounds of a supervisor that cannot write a line of its own log
     (small_disk.path / "ballast").unlink()
     small_disk.resize("100g")

@@ -82,7 +82,8 @@ def _running(
         stage = f"{words.safe(progress.stage)} …" if progress.stage else "starting …"
         waited = words.duration(facts.spent_by_attempt(job, now) or 0)
         return line(*head, words.cut(f"{stage}  {waited}{place}", room)), (), ()
-    left = progress.eta_seconds if view.supervisor_alive and step.kind is StepKind.TRAIN else None
+    going_on = view.supervisor_alive and job.state is JobState.RUNNING
+    left = progress.eta_seconds if going_on and step.kind is StepKind.TRAIN else None
     eta = f"{words.duration(left)} left" if left is not None else ""
     # The same room for every step, so that bars can be compared by eye.
     tail = f"  {min(100, 100 * done // total):>3} %  {words.pad(eta, _ETA_WIDTH)}"
