@@ -173,8 +173,8 @@ def test_stop_now_ends_launcher_trainer_and_loaders_and_leaves_complete_states(b
 
 
 def test_killed_twice_it_ends_at_the_exact_epoch_on_the_one_curve(trainer: Trainer, box: Box) -> None:
-    """First the trainer of one expert, then every process as when a machine goes down; 20 epochs, a state every 3."""
-    epochs, cadence = 20, 3
+    """First the trainer of one expert, then every process as when a machine goes down; 41 epochs, a state every 3."""
+    epochs, cadence = 41, 3
     with watching(box, box.train("--save-every", str(cadence), epochs=epochs)) as watcher:
         eventually(lambda: saved(box, "train-high", attempt=1), watcher)
         for process in box.processes():

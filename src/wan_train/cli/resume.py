@@ -27,7 +27,7 @@ def resume(settings: Settings, sink: Sink, name: str | None, *, epochs: int | No
         return ExitCode.DONE
     else:
         if view.state.is_over:
-            check_disk_to_go_on(view.plan, _trainings_left(view, longer=epochs is not None))
+            check_disk_to_go_on(run, view.plan, _trainings_left(view, longer=epochs is not None))
         # A stop that was under way when its supervisor died is taken back: this was asked for later.
         start_supervisor(run, settings, resume=view.state.is_over or view.state.is_stopping, epochs=epochs)
     if detach:

@@ -14,6 +14,7 @@ from wan_train.gpu.choice import choose, why_none
 from wan_train.gpu.model import Gpu, GpuReading
 from wan_train.recipe.model import Recipe
 from wan_train.recipe.models import locate
+from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import DiskNeed, Plan, disk_for_next_save
 
 _GB = 1e9
@@ -94,15 +95,15 @@ def check_disk(need: DiskNeed, run_dir: Path, cache_dirs: Iterable[Path]) -> Non
             )
 
 
-def check_disk_to_go_on(plan: Plan, trainings: int) -> None:
+def check_disk_to_go_on(run: RunDirectory, plan: Plan, trainings: int) -> None:
     """Raises NotReadyError with the numbers when a run that goes on would be stopped at its first state."""
-    free = shutil.disk_usage(plan.run_dir).free
+    free = shutil.disk_usage(run.path).free
     needed = min(trainings, len(plan.gpu_uuids)) * disk_for_next_save(plan)
     if free < needed:
         raise NotReadyError(
-            f"the disk of {plan.run_dir} has {free / _GB:.1f} GB free and the next states and LoRAs need "
+            f"the disk of {run.path} has {free / _GB:.1f} GB free and the next states and LoRAs need "
             f"{needed / _GB:.1f} GB",
-            hint=f"Remove old runs (`wan-train runs` lists them), then: wan-train resume {plan.run_id}",
+            hint=f"Remove old runs (`wan-train runs` lists them), then: wan-train resume {run.run_id}",
         )
 
 
