@@ -151,7 +151,9 @@ def test_stopped_and_resumed(scripted_box: ScriptedBox) -> None:
 
 def test_a_supervisor_killed_while_it_stops_and_then_resumed(scripted_box: ScriptedBox) -> None:
     box = scripted_box
-    box.train("--epochs", "5", "--save-every", "1", "--detach", SCRIPTED_FAULT="ignore_term", **SLOW)
+    # So slow that it is not over before `stop` has begun, however busy the machine is.
+    slower = SLOW | {"SCRIPTED_STEP_SECONDS": "0.5", "SCRIPTED_FAULT": "ignore_term"}
+    box.train("--epochs", "5", "--save-every", "1", "--detach", **slower)
     saved(box, "train-high", 1)
     pid = supervisor(box)
     box.run_cli("stop", "--now")
