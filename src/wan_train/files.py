@@ -10,6 +10,7 @@ from pathlib import Path
 def write_whole(path: Path, data: str | bytes, *, mode: int = 0o600, durable: bool = True) -> None:
     """Replace `path` by `data`: temporary file in the same directory, flush to disk, rename, flush the directory.
 
+    Raises OSError, with the name of what could not be written.
     With `durable=False` the flushes are left out: readers still see a whole file, but a power cut may lose it.
     """
     payload = data.encode() if isinstance(data, str) else data
@@ -22,7 +23,9 @@ def write_whole(path: Path, data: str | bytes, *, mode: int = 0o600, durable: bo
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a write that fails does not know the name of its file
         temporary.unlink(missing_ok=True)
         raise
     if durable:

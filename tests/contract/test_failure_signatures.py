@@ -53,6 +53,15 @@ def test_a_missing_caption_is_told_as_such() -> None:
             Cause.OUT_OF_MEMORY,
         ),
         ("torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", Cause.OUT_OF_MEMORY),
+        # Both of torch 2.13, from a loader that was sent the signal.
+        ("RuntimeError: DataLoader worker (pid 14264) is killed by signal: Killed.", Cause.INTERRUPTED),
+        (
+            (
+                "RuntimeError: DataLoader worker (pid 14293) is killed by signal: Bus error. It is possible that "
+                "dataloader's workers are out of shared memory. Please try to raise your shared memory limit."
+            ),
+            Cause.HOST_OUT_OF_MEMORY,
+        ),
         ("RuntimeError: CUDA error: out of memory", Cause.OUT_OF_MEMORY),
         (
             (

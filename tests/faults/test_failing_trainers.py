@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,10 +108,11 @@ class SmallDisk:
     def resize(self, size: str) -> None:
         subprocess.run(["mount", "-o", f"remount,size={size}", self.path], check=True)
 
-    def fill(self, leave: int) -> None:
-        free = os.statvfs(self.path).f_bavail * os.statvfs(self.path).f_frsize
-        with (self.path / "ballast").open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, free - leave))
+    def fill(self) -> None:
+        """To the last page, whoever else writes meanwhile."""
+        with (self.path / "ballast").open("ab", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
 
 
 @pytest.fixture
@@ -153,6 +156,12 @@ def test_a_disk_that_gets_low_stops_the_run_after_a_state(small_box: ScriptedBox
     assert low["free"] < low["needed"]
     told = min(small_box.root.glob("cli-*.out")).read_text()
     assert f"{low['needed'] / 1e9:.1f} GB" in told
+    assert "The disk got low" in small_box.run_cli("status").stdout
+    assert "The disk got low" in small_box.run_cli("explain").stdout
+    refused = small_box.run_cli("resume", **QUICK)  # nothing is loaded only to be stopped at the next state
+    assert refused.returncode == 3
+    assert "the next states and LoRAs need" in refused.stderr
+    assert len(small_box.events("step_started")) == 3
     small_disk.resize("100g")
     done = small_box.run_cli("resume", **QUICK)
     assert done.returncode == 0, done.stderr
@@ -166,15 +175,21 @@ def test_a_full_disk_is_never_called_success_and_everything_goes_on_with_space(
     running = small_box.popen_cli(*small_box.train_words(*words), SCRIPTED_STEP_SECONDS="0.1", **QUICK)
     small_box.wait_for_record("epoch", place="high", epoch=3)
     small_disk.resize("40m")
-    small_disk.fill(leave=0)
+    small_disk.fill()
     small_box.wait_for(lambda: not small_box.trainers(), what="the trainer's end on the full disk")
     assert not list(small_box.run().glob(f"{HIGH}.safetensors"))
-    small_box.wait_for(
-        lambda: "is full: waiting for space" in (small_box.run() / "supervisor.log").read_text(), what="the words"
-    )
+    small_box.wait_for(lambda: "is full" in small_box.run_cli("status").stdout, what="the words")
+    small_disk.fill()
+    refused = small_box.run_cli("stop", "--now")
+    assert refused.returncode == 3
+    assert "the disk is full: there is no room for" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    time.sleep(0.5)  # some rounds of a supervisor that cannot write a line of its own log
     (small_disk.path / "ballast").unlink()
     small_disk.resize("100g")
-    if running.wait():  # what the trainer said of the full disk may itself not have fitted on it
+    code = running.wait()
+    assert len(small_box.events("supervisor_started")) == 1, "it waits for space, it does not die"
+    if code:  # what the trainer said of the full disk may itself not have fitted on it
         assert small_box.run_cli("resume", **QUICK).returncode == 0
     assert read_header(small_box.run() / f"{HIGH}.safetensors").metadata["scripted_epochs_in_all"] == "8"
 

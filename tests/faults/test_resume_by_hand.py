@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from support.trainers import ScriptedBox
-from wan_train.engine.tensors import read_header
+from wan_train.engine.tensors import BrokenFileError, read_header
 
 SLOW = {"SCRIPTED_STEP_SECONDS": "0.04", "WAN_TRAIN_PAUSE_SECONDS": "0.1"}
 HIGH = "WAN2.2-HighNoise_cat"
@@ -113,6 +113,32 @@ def test_a_run_that_was_killed_before_its_first_state_starts_again_and_says_so(s
     check_whole_training(scripted_box, 3, interval=3)
 
 
+@pytest.mark.parametrize("step", ["cache-latents", "cache-text"])
+def test_a_cacher_killed_in_the_middle_of_a_file_leaves_none_that_is_half(scripted_box: ScriptedBox, step: str) -> None:
+    box = scripted_box
+    slow = {"SCRIPTED_STEP_SECONDS": "0.6", "WAN_TRAIN_PAUSE_SECONDS": "0.1"}
+    running = box.popen_cli(*box.train_words("--epochs", "1"), **slow)
+    ending = {"cache-latents": "*_wan.safetensors", "cache-text": "*_wan_te.safetensors"}[step]
+    box.wait_for(lambda: any(map(_is_half, box.dataset.rglob(ending))), what="a half-written cache")
+    kill(
+        pid for pid, line in box.trainers().items() if f"wan_{step.replace('-', '_')}" in line and "warden" not in line
+    )
+    assert running.wait() == 0
+    (retry,) = box.events("retry_scheduled")
+    assert (retry["step"], retry["diagnosis"]["cause"]) == (step, "interrupted")
+    caches = list(box.dataset.rglob("*.safetensors"))
+    assert len(caches) == 3 + 3
+    assert not any(map(_is_half, caches))
+
+
+def _is_half(cache: Path) -> bool:
+    try:
+        read_header(cache)
+    except BrokenFileError:
+        return True
+    return False
+
+
 def test_stopped_and_resumed(scripted_box: ScriptedBox) -> None:
     scripted_box.train("--epochs", "5", "--save-every", "1", "--detach", **SLOW)
     saved(scripted_box, "train-high", 2)
@@ -125,7 +151,9 @@ def test_stopped_and_resumed(scripted_box: ScriptedBox) -> None:
 
 def test_a_supervisor_killed_while_it_stops_and_then_resumed(scripted_box: ScriptedBox) -> None:
     box = scripted_box
-    box.train("--epochs", "5", "--save-every", "1", "--detach", SCRIPTED_FAULT="ignore_term", **SLOW)
+    # So slow that it is not over before `stop` has begun, however busy the machine is.
+    slower = SLOW | {"SCRIPTED_STEP_SECONDS": "0.5", "SCRIPTED_FAULT": "ignore_term"}
+    box.train("--epochs", "5", "--save-every", "1", "--detach", **slower)
     saved(box, "train-high", 1)
     pid = supervisor(box)
     box.run_cli("stop", "--now")

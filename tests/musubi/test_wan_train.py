@@ -28,6 +28,9 @@ TASKS = ("t2v", "i2v")
 EPOCHS = 4
 ENDLESS = 10_000
 """Epochs of a training that a test ends itself."""
+LEARNING_RATE = 3e-4
+FLOOR = 1e-7
+"""Where the trainer's polynomial schedule ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,34 +172,69 @@ def test_stop_now_ends_launcher_trainer_and_loaders_and_leaves_complete_states(b
     assert list(box.run().glob("WAN2.2-*Noise_t.safetensors")) == []
 
 
-def test_a_killed_trainer_goes_on_from_its_state_and_ends_where_it_should(trainer: Trainer, box: Box) -> None:
-    epochs = 20
-    with watching(box, box.train("--save-every", "2", epochs=epochs)) as watcher:
-        eventually(lambda: "train-high" in box.steps("state_saved"), watcher)
+def test_killed_twice_it_ends_at_the_exact_epoch_on_the_one_curve(trainer: Trainer, box: Box) -> None:
+    """First the trainer of one expert, then every process as when a machine goes down; 41 epochs, a state every 3."""
+    epochs, cadence = 41, 3
+    with watching(box, box.train("--save-every", str(cadence), epochs=epochs)) as watcher:
+        eventually(lambda: saved(box, "train-high", attempt=1), watcher)
         for process in box.processes():
             with suppress(psutil.NoSuchProcess):  # data loaders come and go
                 words = process.cmdline()
                 # The trainer and its data loaders, not the launcher nor wan-train's own processes around it.
                 if any("train-high" in word for word in words) and words[1].endswith("wan_train_network.py"):
                     process.kill()
+        eventually(lambda: saved(box, "train-high", attempt=2), watcher)
+        while left := box.processes():
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        assert watcher.wait() < 0
+    assert box.events("run_finished") == []
 
-        code = watcher.wait()
+    resumed = box.call("resume", "--all")
+    assert resumed.returncode == 0, text_of(resumed)
+    done = box.call("attach")
+    assert done.returncode == 0, text_of(done)
 
-    assert code == 0
-    [resumed] = [event for event in box.events("step_started") if event["resumed_from"]]
-    assert (resumed["step"], resumed["attempt"]) == ("train-high", 2)
-    done = int(str(resumed["epochs_before"]))
-    assert done in range(2, epochs, 2)
-    # The trainer counts the second attempt's epochs from one; its schedule ends where the whole training ends.
-    [state] = (box.run() / "train-high" / "2" / "output").glob("*-state")
+    starts = [event for event in box.events("step_started") if event["step"] == "train-high"]
+    before = [int(str(event["epochs_before"])) for event in starts]
+    assert len(before) == 3
+    assert all(epoch % cadence == 0 for epoch in before)
+    assert before[0] == 0 < before[1] < before[2] < epochs
+    rates: dict[int, float] = {}
+    for attempt, epochs_before in enumerate(before, start=1):
+        logs = box.run() / "train-high" / str(attempt) / "logs"
+        for step, rate in trainer.ask("dump_scalars.py", str(logs))["lr/unet"]:
+            position = epochs_before * len(SIZES) + int(step)
+            # A step that was trained twice had the same rate both times.
+            assert rates.setdefault(position, rate) == pytest.approx(rate)
+    wanted = {step: rate_after(step, epochs * len(SIZES)) for step in range(1, epochs * len(SIZES) + 1)}
+    assert {step: rate for step, rate in rates.items() if step in wanted} == pytest.approx(wanted)
+    # The trainer counts each attempt's epochs from one; its schedule ends where the whole training ends.
+    [state] = (box.run() / "train-high" / "3" / "output").glob("*-state")
     schedule = trainer.ask("dump_schedule.py", str(state))
     assert schedule["steps"] == epochs * len(SIZES)
-    assert schedule["rate"] == pytest.approx(1e-7)
+    assert schedule["rate"] == pytest.approx(FLOOR)
     for expert in ("High", "Low"):
-        header = read_header(box.run() / f"WAN2.2-{expert}Noise_t.safetensors")
-        assert header.metadata["ss_epoch"] == str(epochs)
-        assert header.metadata["ss_steps"] == str(epochs * len(SIZES))
+        name = f"WAN2.2-{expert}Noise_t"
+        kept = {f"{name}-{epoch:06d}": epoch for epoch in range(cadence, epochs, cadence)}
+        assert {path.stem for path in box.run().glob(f"{name}*.safetensors")} == {name, *kept}
+        for stem, epoch in {name: epochs, **kept}.items():
+            metadata = read_header(box.run() / f"{stem}.safetensors").metadata
+            assert metadata["ss_epoch"] == str(epoch)
+            assert metadata["ss_steps"] == str(epoch * len(SIZES))
+            assert metadata["ss_output_name"] == metadata["modelspec.title"] == name
     assert box.processes() == []
+
+
+def saved(box: Box, step: str, *, attempt: int) -> bool:
+    """This attempt has saved a state."""
+    return any((event["step"], event["attempt"]) == (step, attempt) for event in box.events("state_saved"))
+
+
+def rate_after(step: int, steps: int) -> float:
+    """The shipped recipe's learning rate after a step: transformers' polynomial schedule, power 8, from 3e-4."""
+    return (LEARNING_RATE - FLOOR) * (1 - step / steps) ** 8 + FLOOR
 
 
 def watching(box: Box, words: list[str]) -> subprocess.Popen[bytes]:

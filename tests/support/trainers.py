@@ -62,6 +62,8 @@ class ScriptedBox:
             folder.mkdir(parents=True)
         _write_checkout(self.checkout, version)
         self.dataset = make_dataset(root / "pictures")
+        self.through: tuple[str, ...] = ()
+        """Words before every `wan-train`: a program that starts it in surroundings of its own."""
         self._children: list[subprocess.Popen[str]] = []
 
     def env(self, **more: str) -> dict[str, str]:
@@ -90,7 +92,7 @@ class ScriptedBox:
     def run_cli(self, *words: str, timeout: float = _PATIENCE_SECONDS, **env: str) -> subprocess.CompletedProcess[str]:
         """`wan-train WORDS` without a terminal, to its end."""
         return subprocess.run(
-            [PROGRAM, *words],
+            [*self.through, PROGRAM, *words],
             env=self.env(**env),
             cwd=self.root,
             stdin=subprocess.DEVNULL,
@@ -106,7 +108,7 @@ class ScriptedBox:
         output = (self.root / f"cli-{time.monotonic_ns()}.out").open("w")
         with output:
             child = subprocess.Popen(
-                [PROGRAM, *words],
+                [*self.through, PROGRAM, *words],
                 env=self.env(**env),
                 cwd=self.root,
                 stdin=subprocess.DEVNULL,

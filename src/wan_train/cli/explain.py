@@ -13,6 +13,7 @@ from wan_train.printable import one_line
 from wan_train.run.directory import find
 from wan_train.run.progress import read_tail
 from wan_train.settings import Settings
+from wan_train.views import standing as facts
 from wan_train.views.model import RunReader
 
 _TAIL_BYTES = 1_000_000
@@ -47,9 +48,13 @@ def explain(settings: Settings, sink: Sink, name: str | None) -> int:
 def _of_run(settings: Settings, name: str | None) -> dict[str, Diagnosis]:
     run = find(settings.runs, name)
     view, _ = RunReader(run).refresh()
+    low = facts.low_disk(view)
     return {
-        f"{job.step}, attempt {attempt.number}": attempt.diagnosis
-        for job in view.state.jobs.values()
-        for attempt in job.attempts
-        if attempt.diagnosis is not None
+        **({run.run_id: low} if low is not None else {}),
+        **{
+            f"{job.step}, attempt {attempt.number}": attempt.diagnosis
+            for job in view.state.jobs.values()
+            for attempt in job.attempts
+            if attempt.diagnosis is not None
+        },
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wan_train import __version__
-from wan_train.errors import BadInputError, ExitCode, WanTrainError
+from wan_train.errors import BadInputError, ExitCode, NotReadyError, WanTrainError
 from wan_train.printable import redact
 
 if TYPE_CHECKING:
@@ -50,6 +51,12 @@ def run(words: Sequence[str]) -> int:
         if isinstance(ended.__context__, BrokenPipeError):
             return _reader_left()
         raise
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            return _bug(error, words)
+        full = _disk_full(error)
+        _sink(invocation).error(full)
+        return full.exit_code
     except Exception as error:  # noqa: BLE001  the last resort: a bug must be reported, with a log and no traceback
         return _usage_error(error, arguments) or _bug(error, words)
 
@@ -78,6 +85,14 @@ def _reader_left() -> int:
     """The reader of stdout went away (`| head`); nothing of ours is wrong, and Python must not complain at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return ExitCode.DONE
+
+
+def _disk_full(error: OSError) -> WanTrainError:
+    what = str(error.filename) if error.filename is not None else "what has to be written"
+    return NotReadyError(
+        f"the disk is full: there is no room for {what}",
+        hint="Free some space (`wan-train runs` lists old runs, whose directories may be removed), then say it again.",
+    )
 
 
 def _usage_error(error: Exception, arguments: Sequence[str]) -> int | None:

@@ -7,6 +7,8 @@ from wan_train.cli.train import detached
 from wan_train.cli.watch import watch
 from wan_train.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.run.directory import RunDirectory, all_runs, find
+from wan_train.run.plan import StepKind
+from wan_train.run.preflight import check_disk_to_go_on
 from wan_train.run.start import start_supervisor
 from wan_train.run.state import JobState
 from wan_train.settings import Settings
@@ -24,6 +26,8 @@ def resume(settings: Settings, sink: Sink, name: str | None, *, epochs: int | No
         sink.note(f"{run.run_id} is finished: nothing is missing. `--epochs N` trains it longer.")
         return ExitCode.DONE
     else:
+        if view.state.is_over:
+            check_disk_to_go_on(run, view.plan, _trainings_left(view, longer=epochs is not None))
         # A stop that was under way when its supervisor died is taken back: this was asked for later.
         start_supervisor(run, settings, resume=view.state.is_over or view.state.is_stopping, epochs=epochs)
     if detach:
@@ -56,7 +60,13 @@ def _say(run: RunDirectory, sink: Sink) -> None:
     if sink.as_json:
         sink.data({"event": "resumed", "run_id": run.run_id})
     else:
-        sink.line(f"{run.run_id} goes on")
+        sink.line(f"{run.run_id} goes on; `wan-train attach {run.run_id}` shows it")
+
+
+def _trainings_left(view: RunView, *, longer: bool) -> int:
+    """Trainings that will go on: those without a result, or all of them when the run is made longer."""
+    jobs = [view.state.jobs[step.id] for step in view.plan.steps if step.kind is StepKind.TRAIN]
+    return sum(longer or job.state is not JobState.SUCCEEDED for job in jobs)
 
 
 def _is_done(view: RunView) -> bool:

@@ -63,6 +63,12 @@ SIGNATURES: tuple[Signature, ...] = (
         "Free some space (`wan-train runs` lists old runs), then start again.",
     ),
     _signature(
+        r"DataLoader worker .*is killed by signal: Bus error",
+        Cause.HOST_OUT_OF_MEMORY,
+        "the container's shared memory (/dev/shm) is full",
+        "Start the container with more of it (Docker: `--shm-size 8g`), or rent another machine.",
+    ),
+    _signature(
         r"No training items found in the dataset",
         Cause.BAD_INPUT,
         "the trainer found no cached pictures to train on",
@@ -163,8 +169,20 @@ SIGNATURES: tuple[Signature, ...] = (
 )
 
 _SUFFIX = re.compile(r"subprocess\.CalledProcessError: Command")
-_KILLED = re.compile(r"died with <Signals\.(\w+): \d+>\.$")
-"""The launcher itself ends with exit code 1 when its trainer was killed; only its last words tell."""
+_KILLED = re.compile(r"died with <Signals\.(SIG\w+): -?\d+>\.$")
+_LOADER_KILLED = re.compile(r"^RuntimeError: DataLoader worker .*is killed by signal: Killed.*", re.MULTILINE)
+
+
+def killing_signal(tail: str) -> tuple[str, str] | None:
+    """The name of the signal that ended the trainer and the words that tell it, if the end of its log does.
+
+    `accelerate launch` ends with exit code 1 when its trainer was killed, and so does a trainer whose data loader was:
+    only their words tell (accelerate 1.6, torch 2.13).
+    """
+    if killed := _KILLED.search(tail.rstrip()):
+        return killed[1], killed[0]
+    loader = _LOADER_KILLED.search(tail)
+    return ("SIGKILL", loader[0].strip()) if loader else None
 
 
 def diagnose(tail: str) -> Diagnosis:
@@ -178,12 +196,12 @@ def diagnose(tail: str) -> Diagnosis:
                 return Diagnosis(
                     cause=signature.cause, meaning=signature.meaning, advice=signature.advice, evidence=line.strip()
                 )
-    if killed := _KILLED.search(tail.rstrip()):
+    if killed := killing_signal(tail):
         return Diagnosis(
             cause=Cause.INTERRUPTED,
-            meaning=f"the trainer was ended by {killed[1]}",
+            meaning=f"the trainer was ended by {killed[0]}",
             advice="If nobody ended it, the box ran out of RAM: look at `dmesg | grep -i oom`.",
-            evidence=killed[0],
+            evidence=killed[1],
         )
     errors = [line for line in lines if re.match(r"\w*(?:Error|Exception)\b.*", line)]
     return Diagnosis(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 from wan_train.engine.capabilities import Capabilities, Script
-from wan_train.recipe.model import Training
+from wan_train.recipe.model import Recipe, Training
 
 _SWAP_RUNGS = (10, 20, 30, 36)
 """Each ten blocks take about a quarter of the DiT off the GPU. 39 is the trainer's limit, and 36 leaves it four."""
 _OFFLOAD = "gradient_checkpointing_cpu_offload"
+_SETTINGS = frozenset(field.name for field in fields(Training))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,14 @@ class Rung:
 
     changes: Mapping[str, bool | int | str]
     words: str
+
+
+def with_changes(recipe: Recipe, changes: Mapping[str, bool | int | str]) -> Recipe:
+    """The recipe with the changes of some rungs: training settings by name, or a flag that only the trainer knows."""
+    settings = {name: value for name, value in changes.items() if name in _SETTINGS}
+    flags = tuple(f"--{name}" for name in changes if name not in _SETTINGS)
+    training = replace(recipe.training, **settings)  # type: ignore[arg-type]  # rungs set fields of that type
+    return replace(recipe, training=training, passthrough=(*recipe.passthrough, *flags))
 
 
 def next_rung(

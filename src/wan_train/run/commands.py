@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wan_train.engine import commands
+from wan_train.engine import commands, memory
 from wan_train.engine.commands import DEVICE_VARIABLE, Command, ModelPaths, TrainingJob
 from wan_train.engine.trainer import Trainer
-from wan_train.recipe.model import Answers, Recipe, Training
+from wan_train.recipe.model import Answers, Recipe
 from wan_train.recipe.terms import Expert
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import Setting
 from wan_train.run.plan import Devices, Plan, result_name
-
-_TRAINING_FIELDS = frozenset(f.name for f in fields(Training))
 
 
 def training_command(
@@ -71,16 +69,10 @@ def for_attempt(plan: Plan, step_id: str, spec: AttemptSpec) -> Command:
         return step.command
     run = RunDirectory(plan.run_dir)
     training = replace(plan.recipe.training, max_train_epochs=spec.total_epochs)
-    passthrough = plan.recipe.passthrough
-    for name, value in spec.changes.items():
-        if name in _TRAINING_FIELDS:
-            training = replace(training, **{name: value})  # type: ignore[arg-type]  # memory rungs set fields of that type
-        else:
-            passthrough = (*passthrough, f"--{name}")
     return training_command(
         run=run,
         trainer=plan.trainer,
-        recipe=replace(plan.recipe, training=training, passthrough=passthrough),
+        recipe=memory.with_changes(replace(plan.recipe, training=training), spec.changes),
         models=plan.models,
         answers=plan.answers,
         expert=step.expert,

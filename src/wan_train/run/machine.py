@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 _CGROUP = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def cpus(cgroup: Path = _CGROUP) -> float:
@@ -32,36 +33,77 @@ def _quota_v1(directory: Path) -> float | None:
         return None
 
 
-def oom_kills(cgroup: Path = _CGROUP) -> int | None:
-    """Processes of this container that the kernel killed for lack of memory so far (cgroup v2, then v1)."""
-    for path in (cgroup / "memory.events", cgroup / "memory" / "memory.oom_control"):
-        try:
-            for line in path.read_text(encoding="ascii").splitlines():
-                name, _, count = line.partition(" ")
-                if name == "oom_kill":
-                    return int(count)
-        except (OSError, ValueError):
-            continue
+def oom_kills(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int | None:
+    """Processes of our memory cgroup that the kernel killed for lack of memory so far (cgroup v2, then v1)."""
+    for group in (*_groups_v2(cgroup, membership), *_groups_v1(cgroup, membership)):
+        for name in ("memory.events", "memory.oom_control"):
+            count = _value(group / name, "oom_kill")
+            if count is not None:
+                return count
     return None
 
 
-def available_ram(cgroup: Path = _CGROUP) -> int:
-    """Bytes of RAM that are free for us: what the kernel calls available, within what is left of our cgroup."""
+def available_ram(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
+    """Bytes of RAM that are free for us: what the kernel calls available, within what is left of every cgroup above."""
     import psutil  # noqa: PLC0415  only a plan asks
 
-    available = int(psutil.virtual_memory().available)
+    rooms = [
+        *(_room(group, _V2_ROOM) for group in _groups_v2(cgroup, membership)),
+        *(_room(group, _V1_ROOM) for group in _groups_v1(cgroup, membership)),
+    ]
+    return max(0, min(int(psutil.virtual_memory().available), *(room for room in rooms if room is not None)))
+
+
+_V2_ROOM = ("memory.max", "memory.current", ("inactive_file", "active_file"))
+_V1_ROOM = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
+
+
+def _room(group: Path, files: tuple[str, str, tuple[str, str]]) -> int | None:
+    """What is left below a group's limit; the files it has cached give way when memory is asked for."""
+    limit, used, cached = files
     try:
-        limit = (cgroup / "memory.max").read_text(encoding="ascii").strip()
-        used = int((cgroup / "memory.current").read_text(encoding="ascii"))
-        cache = _stat(cgroup / "memory.stat", "file")
+        most = int((group / limit).read_text(encoding="ascii"))  # "max" where there is no limit
+        taken = int((group / used).read_text(encoding="ascii"))
     except (OSError, ValueError):
-        return available
-    return available if limit == "max" else min(available, int(limit) - used + cache)
+        return None
+    return most - taken + sum(_value(group / "memory.stat", name) or 0 for name in cached)
 
 
-def _stat(path: Path, wanted: str) -> int:
-    for line in path.read_text(encoding="ascii").splitlines():
-        name, _, value = line.partition(" ")
-        if name == wanted:
-            return int(value)
-    return 0
+def _groups_v2(cgroup: Path, membership: Path) -> list[Path]:
+    return _groups(cgroup, membership, "")
+
+
+def _groups_v1(cgroup: Path, membership: Path) -> list[Path]:
+    return _groups(cgroup / "memory", membership, "memory")
+
+
+def _groups(mounted: Path, membership: Path, controller: str) -> list[Path]:
+    """Our own group and those above it, nearest first.
+
+    Inside a container the mount begins at the container's own group, but the kernel may still tell the path that the
+    host sees (no cgroup namespace): what is not below the mount is left out.
+    """
+    own = PurePosixPath("/")
+    try:
+        for line in membership.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controller in controllers.split(","):
+                own = PurePosixPath(path)
+    except (OSError, ValueError):
+        pass
+    if ".." in own.parts:
+        own = PurePosixPath("/")
+    found = [mounted / path.relative_to("/") for path in (own, *own.parents)]
+    return [group for group in found if group.is_dir()]
+
+
+def _value(path: Path, wanted: str) -> int | None:
+    """The number after a name in one of the kernel's tables."""
+    try:
+        for line in path.read_text(encoding="ascii").splitlines():
+            name, _, value = line.partition(" ")
+            if name == wanted:
+                return int(value)
+    except (OSError, ValueError):
+        pass
+    return None

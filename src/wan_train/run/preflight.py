@@ -14,7 +14,8 @@ from wan_train.gpu.choice import choose, why_none
 from wan_train.gpu.model import Gpu, GpuReading
 from wan_train.recipe.model import Recipe
 from wan_train.recipe.models import locate
-from wan_train.run.plan import DiskNeed
+from wan_train.run.directory import RunDirectory
+from wan_train.run.plan import DiskNeed, Plan, disk_for_next_save
 
 _GB = 1e9
 
@@ -92,6 +93,18 @@ def check_disk(need: DiskNeed, run_dir: Path, cache_dirs: Iterable[Path]) -> Non
                 f"states {need.states / _GB:.1f}, LoRAs {need.loras / _GB:.1f}, caches {need.caches / _GB:.1f}",
                 hint="Remove old runs (`wan-train runs` lists them), or choose another disk with --runs-dir.",
             )
+
+
+def check_disk_to_go_on(run: RunDirectory, plan: Plan, trainings: int) -> None:
+    """Raises NotReadyError with the numbers when a run that goes on would be stopped at its first state."""
+    free = shutil.disk_usage(run.path).free
+    needed = min(trainings, len(plan.gpu_uuids)) * disk_for_next_save(plan)
+    if free < needed:
+        raise NotReadyError(
+            f"the disk of {run.path} has {free / _GB:.1f} GB free and the next states and LoRAs need "
+            f"{needed / _GB:.1f} GB",
+            hint=f"Remove old runs (`wan-train runs` lists them), then: wan-train resume {run.run_id}",
+        )
 
 
 def check_writable(directories: Iterable[Path], what: str) -> None:

@@ -97,6 +97,7 @@ class Attempt:
     complete: bool = False
     """Its epochs were done, so it was ended."""
     oom_kills: int | None = None
+    """Kills for lack of RAM that are known and not this attempt's own; more than these, and one of them is."""
 
     @property
     def made_progress(self) -> bool:
@@ -207,9 +208,18 @@ def _fold_into_job(state: RunState, event: _JobEvent) -> RunState:
     job = state.jobs.get(event.step)
     if job is None:
         return state
-    if isinstance(event, RetryScheduled) and event.diagnosis.cause is Cause.HOST_OUT_OF_MEMORY:
-        state = replace(state, one_at_a_time=True)
+    if isinstance(event, RetryScheduled | StepFailed) and event.diagnosis.cause is Cause.HOST_OUT_OF_MEMORY:
+        others = {name: _less_one_kill(other) for name, other in state.jobs.items() if name != event.step}
+        state = replace(state, one_at_a_time=True, jobs={**state.jobs, **others})
     return replace(state, jobs={**state.jobs, event.step: _fold_job(job, event)})
+
+
+def _less_one_kill(job: Job) -> Job:
+    """One kill for lack of RAM was another step's: it must not explain a later `kill -9` of this one."""
+    attempt = job.attempt
+    if attempt is None or attempt.oom_kills is None or not job.state.has_process:
+        return job
+    return _change_attempt(job, attempt.number, oom_kills=attempt.oom_kills + 1)
 
 
 def _resume(state: RunState, event: RunResumed) -> RunState:

@@ -6,7 +6,7 @@ import errno
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import assert_never
 
@@ -19,6 +19,7 @@ from wan_train.run.attempt_watch import AttemptWatch, write_stall_report
 from wan_train.run.bookkeeping import Case
 from wan_train.run.clock import Clock
 from wan_train.run.directory import AttemptDirectory, RunDirectory
+from wan_train.run.disk_watch import DiskWatch
 from wan_train.run.events import (
     DiskLow,
     Event,
@@ -39,7 +40,7 @@ from wan_train.run.journal import Journal, read_events
 from wan_train.run.launcher import Launcher
 from wan_train.run.live import Live, write_live
 from wan_train.run.machine import oom_kills
-from wan_train.run.plan import Plan, Step, StepKind, disk_for_next_save
+from wan_train.run.plan import Plan, Step, StepKind
 from wan_train.run.scheduler import (
     Action,
     Claim,
@@ -58,7 +59,6 @@ from wan_train.run.stopping import clear_stop_request, read_stop_request
 from wan_train.settings import Settings
 
 _DISK_RETRY_SECONDS = 5.0
-_DISK_LOOK_SECONDS = 10.0
 
 
 class Supervisor:
@@ -88,8 +88,7 @@ class Supervisor:
         self._signal: int | None = None
         self._blocked: dict[str, str] = {}
         """Why a step that the scheduler wanted to launch could not be, in words."""
-        self._next_disk_look = 0.0
-        self._disk_free: int | None = None
+        self._disk = DiskWatch(run, plan)
 
     def stop_now(self, number: int) -> None:
         """Called from a signal handler: the run is to stop at once."""
@@ -163,7 +162,8 @@ class Supervisor:
     def _wait_for_space(self, error: OSError) -> None:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise error
-        print(f"the disk of {self._run.path} is full: waiting for space", flush=True)  # noqa: T201  stdout is supervisor.log here
+        with suppress(OSError):  # this log is on the same disk
+            print(f"the disk of {self._run.path} is full: waiting for space", flush=True)  # noqa: T201  stdout is supervisor.log
         time.sleep(_DISK_RETRY_SECONDS)
 
     def _append_all(self, events: Iterable[Event]) -> None:
@@ -366,16 +366,10 @@ class Supervisor:
 
     def _look_at_disk(self) -> None:
         """Stop after the next states when the one after them would not fit any more."""
-        if self._clock.monotonic() < self._next_disk_look:
-            return
-        self._next_disk_look = self._clock.monotonic() + _DISK_LOOK_SECONDS
-        self._disk_free = shutil.disk_usage(self._run.path).free
         training = [step for step, _ in self._running() if step.kind is StepKind.TRAIN]
-        if not training or self._state.is_stopping:
-            return
-        needed = len(training) * disk_for_next_save(self._plan)
-        if self._disk_free < needed:
-            self._append(DiskLow(at=self._clock.now(), free=self._disk_free, needed=needed))
+        short = self._disk.look(len(training), self._clock.monotonic())
+        if short is not None and not self._state.is_stopping:
+            self._append(DiskLow(at=self._clock.now(), free=short.free, needed=short.needed))
 
     def _write_live(self) -> None:
         now = self._clock.now()
@@ -390,13 +384,10 @@ class Supervisor:
             gpu_problem=self._desk.problem,
             progress={step: watch.tracker.progress for step, watch in self._watches.items()},
             waiting=waiting,
-            disk_free_bytes=self._disk_free,
+            disk_free_bytes=self._disk.free,
         )
-        try:
+        with suppress(OSError):  # nothing depends on it; a full disk is dealt with where the journal is written
             write_live(self._run, live)
-        except OSError:
-            # Nothing depends on it: the view shows its age. A full disk is dealt with where the journal is written.
-            return
 
 
 def _gpu_lost(reason: str) -> Diagnosis:

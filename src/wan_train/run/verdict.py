@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
 
-from wan_train.engine.failures import Cause, Diagnosis, diagnose
+from wan_train.engine.failures import Cause, Diagnosis, diagnose, killing_signal
 from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
 from wan_train.run.directory import AttemptDirectory
 from wan_train.run.events import Exit, Exited, Lost, Signaled
@@ -63,9 +62,9 @@ def remove_broken_caches(plan: Plan, kind: StepKind) -> None:
 
 def _explain_exit(attempt: AttemptDirectory, code: int, *, out_of_ram: bool) -> Diagnosis:
     tail = read_tail(attempt.log)
-    killed = re.search(r"died with <Signals\.(SIG\w+): -?\d+>", tail)
-    if killed is not None:  # what `accelerate launch` says of a trainer that a signal ended
-        return _out_of_ram() if out_of_ram and killed[1] == "SIGKILL" else _ended_by(killed[1])
+    if killed := killing_signal(tail):
+        name, _ = killed
+        return _out_of_ram() if out_of_ram and name == "SIGKILL" else _ended_by(name)
     found = diagnose(tail)
     return replace(found, evidence=found.evidence or f"exit code {code}")
 

@@ -49,7 +49,7 @@ def event_json(event: Event) -> Json:
 
 def status_json(view: RunView, now: float) -> Json:
     """A run at `now` (seconds since 1970), in the shape that the module describes."""
-    plan, state, live = view.plan, view.state, view.live
+    plan, state, live, low = view.plan, view.state, view.live, view.state.disk_low
     return {
         "schema": SCHEMA,
         "run_id": plan.run_id,
@@ -64,6 +64,7 @@ def status_json(view: RunView, now: float) -> Json:
         "steps": [_step(view, step, job) for step, job in facts.steps(view)],
         "gpus": [_gpu(view, gpu) for gpu in live.gpus] if live is not None else [],
         "disk_free_bytes": live.disk_free_bytes if live is not None else None,
+        "disk_low": {"free": low.free, "needed": low.needed} if low is not None else None,
         "warnings": _warnings(view),
         "supervisor_alive": view.supervisor_alive,
         "updated": live.at if live is not None else None,

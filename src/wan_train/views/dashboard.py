@@ -17,6 +17,8 @@ from wan_train.views.steps import step_lines
 _STALE_SECONDS = 15.0
 """The supervisor writes its observations every second or so; older ones are said to be old."""
 _MOST_WARNINGS = 4
+_FULL_BYTES = 1_000_000
+"""With less than this not even the journal is sure of its next lines."""
 
 
 def render(
@@ -141,7 +143,15 @@ def _remarks(view: RunView, now: float, width: int) -> Iterator[ScreenLine]:
         remarks += [(f"warning: {words.safe(warning)}", "yellow") for warning in live.warnings[:_MOST_WARNINGS]]
         if len(live.warnings) > _MOST_WARNINGS:
             remarks.append((f"and {words.count(len(live.warnings) - _MOST_WARNINGS, 'more warning')}", "yellow"))
-        if view.supervisor_alive and now - live.at > _STALE_SECONDS:
+        if view.disk_free is not None and view.disk_free < _FULL_BYTES:
+            remarks.append(
+                (
+                    f"The disk of {words.safe(view.run.path)} is full: wan-train goes on by itself once it has room.",
+                    "red",
+                )
+            )
+            remarks.append(("`wan-train runs` lists old runs, whose directories may be removed.", ""))
+        elif view.supervisor_alive and now - live.at > _STALE_SECONDS:
             age = words.duration(now - live.at)
             remarks.append(
                 (
@@ -151,6 +161,8 @@ def _remarks(view: RunView, now: float, width: int) -> Iterator[ScreenLine]:
             )
     if facts.standing(view) is Standing.LOST:
         remarks += lost_words(view)
+    if low := facts.low_disk(view):
+        remarks.append((f"{low.meaning}. {low.advice}", "red"))
     if remarks:
         yield ScreenLine(line(), Keep.BLANK)
     for text, style in remarks:
@@ -160,8 +172,10 @@ def _remarks(view: RunView, now: float, width: int) -> Iterator[ScreenLine]:
 
 def lost_words(view: RunView) -> Sequence[tuple[str, str]]:
     """What to tell about a run whose supervisor is gone, with styles."""
+    said = view.supervisor_said
+    why = f"it said {said} (in {words.safe(view.run.supervisor_log)})" if said else "killed, or the machine restarted"
     return (
         ("Its supervisor is gone, and the run is not over; trainers may still run.", "red"),
-        (f"Why: the end of {words.safe(view.run.supervisor_log)}", ""),
+        (f"Why: {why}", ""),
         (f"Go on, trainers that still run included: wan-train resume {words.safe(view.run.run_id)}", ""),
     )

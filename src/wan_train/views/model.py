@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -30,6 +31,10 @@ class RunView:
     supervisor_alive: bool
     """Also true before a supervisor has taken the run over."""
     tails: Mapping[str, tuple[str, ...]]
+    disk_free: int | None = None
+    """Bytes free where the run is; None when it cannot be told."""
+    supervisor_said: str | None = None
+    """The last line that a supervisor printed, safe to print: normally it prints nothing."""
 
     @property
     def has_supervisor(self) -> bool:
@@ -79,6 +84,8 @@ class RunReader:
             live=read_live(self._run),
             supervisor_alive=alive,
             tails=dict(self._tails),
+            disk_free=_disk_free(self._run),
+            supervisor_said=_last_line(self._run) if not alive else None,
         )
         return view, events
 
@@ -90,3 +97,15 @@ class RunReader:
             log = self._run.attempt(job.step, attempt.number).log
             lines = last_words(read_tail(log), TAIL_LINES)
             self._tails[job.step] = tuple(visible(redact(line)) for line in lines)
+
+
+def _disk_free(run: RunDirectory) -> int | None:
+    try:
+        return shutil.disk_usage(run.path).free
+    except OSError:
+        return None
+
+
+def _last_line(run: RunDirectory) -> str | None:
+    lines = last_words(read_tail(run.supervisor_log), 1)
+    return visible(redact(lines[-1])) if lines else None

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _TEXT_WIDTH = 100
+_MOST_CHECKPOINTS = 4
+"""More would push what matters from the screen."""
 
 
 def result_lines(view: RunView) -> RenderableType:
@@ -32,6 +34,9 @@ def result_text(view: RunView) -> str:
 
 def _result(view: RunView, width: int) -> Iterator[Line]:
     yield _headline(view)
+    low = facts.low_disk(view)
+    if low is not None:
+        yield from (line(Span(piece, "red")) for piece in words.wrap(f"{low.meaning}.", width))
     trainings = [(step, job) for step, job in facts.steps(view) if step.kind is StepKind.TRAIN]
     done = [(step, job) for step, job in trainings if job.result is not None]
     if done and facts.is_rehearsal(view):
@@ -43,6 +48,11 @@ def _result(view: RunView, width: int) -> Iterator[Line]:
     for step, job in facts.steps(view):
         yield from _step(view, step, job, width)
     match facts.standing(view):
+        case Standing.FAILED if low is not None:
+            yield line()
+            yield from (line(piece) for piece in words.wrap(low.advice, width))
+            yield line("Then go on from the newest states:")
+            yield from _whole(f"wan-train resume {shlex.quote(words.safe(view.run.run_id))}", "")
         case Standing.FAILED:
             yield line()
             yield line("When that is mended, go on from the newest states:")
@@ -66,6 +76,8 @@ def _headline(view: RunView) -> Line:
         case Standing.FINISHED:
             what = "Both LoRAs are" if len(trainings) > 1 else "The LoRA is"
             return line(Span(f"{what} ready after {took}.", "bold green"))
+        case Standing.FAILED if facts.low_disk(view) is not None:
+            return line(Span(f"Stopped after {took}, before the disk was full.", "bold yellow"))
         case Standing.FAILED if done:
             return line(
                 Span(f"{done} of {len(trainings)} LoRAs is ready after {took}; the other failed.", "bold yellow")
@@ -105,8 +117,9 @@ def _step(view: RunView, step: Step, job: Job, width: int) -> Iterator[Line]:
         yield line(f"    its newest complete state{epoch}:")
         yield from _whole(words.safe(saved.path), "")
     if job.kept:
-        yield line(f"    {words.count(len(job.kept), 'checkpoint')} kept:")
-        for path in job.kept:
+        few = len(job.kept) <= _MOST_CHECKPOINTS
+        yield line(f"    {words.count(len(job.kept), 'checkpoint')} kept{'' if few else ', the first and the last'}:")
+        for path in job.kept if few else (job.kept[0], job.kept[-1]):
             yield from _whole(words.safe(path), "")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 
+from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.errors import ExitCode
 from wan_train.gpu.model import Gpu
 from wan_train.recipe.terms import EngineKind
@@ -13,6 +14,7 @@ from wan_train.run.gpu_desk import gpu_label
 from wan_train.run.plan import Step, StepKind
 from wan_train.run.progress import Progress
 from wan_train.run.state import Job, JobState
+from wan_train.views import words
 from wan_train.views.model import RunView
 
 
@@ -48,11 +50,30 @@ def standing(view: RunView) -> Standing:
     return Standing.WAITING
 
 
+def low_disk(view: RunView) -> Diagnosis | None:
+    """What to tell of a run that was stopped before its disk was full; None for any other."""
+    low, finished = view.state.disk_low, view.state.finished
+    if low is None or (finished is not None and finished.exit_code != ExitCode.NOT_READY):
+        return None
+    free, needed = words.file_size(low.free), words.file_size(low.needed)
+    return Diagnosis(
+        cause=Cause.DISK_FULL,
+        meaning=f"The disk got low: {free} free, {needed} needed for the next states and LoRAs",
+        advice="Free some space: `wan-train runs` lists old runs, whose directories may be removed.",
+    )
+
+
 def elapsed(view: RunView, now: float) -> float:
     """Seconds from the first supervisor's start to the end of the run, or to `now`."""
     finished = view.state.finished
     begun = view.state.started if view.state.started is not None else view.plan.created
     return max(0.0, (finished.at if finished is not None else now) - begun)
+
+
+def spent_by_attempt(job: Job, now: float) -> float | None:
+    """Seconds that the newest attempt of a step took so far, None before the first."""
+    attempt = job.attempt
+    return max(0.0, (attempt.ended or now) - attempt.started) if attempt is not None else None
 
 
 def spent(job: Job, now: float) -> float | None:

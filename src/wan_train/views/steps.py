@@ -79,8 +79,10 @@ def _running(
     place = _place(job)
     if done is None or not total or progress.stage is not None:
         stage = f"{words.safe(progress.stage)} …" if progress.stage else "starting …"
-        return line(*head, words.cut(f"{stage}  {spent}{place}", room)), (), ()
-    left = progress.eta_seconds if view.supervisor_alive and step.kind is StepKind.TRAIN else None
+        waited = words.duration(facts.spent_by_attempt(job, now) or 0)
+        return line(*head, words.cut(f"{stage}  {waited}{place}", room)), (), ()
+    going_on = view.supervisor_alive and job.state is JobState.RUNNING
+    left = progress.eta_seconds if going_on and step.kind is StepKind.TRAIN else None
     eta = f"{words.duration(left)} left" if left is not None else ""
     # The same room for every step, so that bars can be compared by eye.
     tail = f"  {min(100, 100 * done // total):>3} %  {words.pad(eta, _ETA_WIDTH)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 import time
 from pathlib import Path
 
@@ -51,6 +53,8 @@ def cache(script: str, place: str, fault: str, *, model: str, said: str) -> None
                 raise FileNotFoundError(2, "No such file or directory", str(item.caption))
         target = item.latents if place == "latents" else item.text
         target.parent.mkdir(parents=True, exist_ok=True)
+        if place == "text" and target.exists():
+            _open_existing(target)
         time.sleep(seconds("CACHE", 0.002))
         write_in_pieces(target, safetensors([0.5] * 64, {"architecture": "wan", "format_version": "1.0.1"}))
         written.add(target)
@@ -58,6 +62,16 @@ def cache(script: str, place: str, fault: str, *, model: str, said: str) -> None
     if not options.keep_cache:
         _remove_others(written, "_wan.safetensors" if place == "latents" else "_wan_te.safetensors")
     record("end", place=place)
+
+
+def _open_existing(path: Path) -> None:
+    """The text cacher adds to the file that is there, so one that was cut ends it (both versions)."""
+    data = path.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    entries = json.loads(data[8 : 8 + length])
+    ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
+    if 8 + length + max(ends) != len(data):
+        raise ValueError("MetadataIncompleteBuffer")
 
 
 def _remove_others(written: set[Path], ending: str) -> None:

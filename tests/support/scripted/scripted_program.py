@@ -19,6 +19,7 @@ import nvml_memory
 CHECKOUT = Path(__file__).parents[2]
 IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 _TYPES = {"int": int, "float": float, "int_or_float": float}
+_RAM_PIECE = 4 * 1024**2
 _held: list[object] = []
 
 
@@ -87,6 +88,13 @@ def load_model(count: int) -> None:
     if state and gpu():
         nvml_memory.hold(Path(state), gpu(), os.getpid(), count)
     time.sleep(seconds("LOAD", 0.02) / 2)
+
+
+def hold_ram() -> None:
+    """Take SCRIPTED_RAM_BYTES of the machine's own memory, page by page, and keep them until the process ends."""
+    for _ in range(int(os.environ.get("SCRIPTED_RAM_BYTES", "0")) // _RAM_PIECE):
+        _held.append(bytearray(b"x") * _RAM_PIECE)
+        time.sleep(0.001)
 
 
 def bar(label: str, done: int, total: int | None, started: float, postfix: str = "") -> None:

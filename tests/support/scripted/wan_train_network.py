@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from scripted_faults import Faults, attempt_of
-from scripted_program import bar, load_model, log, occupy_gpu, parse_options, pictures, record, say, seconds
+from scripted_program import bar, hold_ram, load_model, log, occupy_gpu, parse_options, pictures, record, say, seconds
 from scripted_saving import Keeper, Position, read_state
 
 _HELD_BYTES = 20 * 1024**3
@@ -33,6 +33,7 @@ def main() -> None:
         raise FileNotFoundError(2, "No such file or directory", options.dit)
     log("musubi_tuner.wan.modules.model", f"Loading DiT model from {options.dit}, device=cuda")
     load_model(_HELD_BYTES)
+    hold_ram()
     log("musubi_tuner.networks.lora", "create LoRA for U-Net/DiT: 40 modules.")
     position = Position()
     if options.resume:

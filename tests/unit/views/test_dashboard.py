@@ -14,6 +14,7 @@ from views.scenes import SCENES, one_failed, waiting
 from views.support import check_golden, shown
 from wan_train.printable import visible
 from wan_train.recipe.terms import EngineKind
+from wan_train.run.events import Exited, RetryScheduled, StepExited, StepStarted
 from wan_train.run.live import Live
 from wan_train.run.plan import Devices
 from wan_train.run.progress import Progress
@@ -142,3 +143,38 @@ def test_whatever_happens_every_line_fits(
         assert "\n" not in line.plain
         assert visible(line.plain) == line.plain
         assert line.plain.isascii() or not ascii_only
+
+
+def test_a_full_disk_is_named_as_what_everything_waits_for() -> None:
+    view, now = SCENES["stale"]()
+    text = shown(render(replace(view, disk_free=45_000), now, 100, height=40), 100)
+    assert "is full: wan-train goes on by itself once it has room" in " ".join(text.split())
+    assert "written nothing" not in text
+
+
+def test_the_last_words_of_a_supervisor_that_is_gone_are_shown() -> None:
+    view, now = SCENES["lost"]()
+    text = shown(render(replace(view, supervisor_said="OSError: [Errno 5]"), now, 100, height=40), 100)
+    assert "Why: it said OSError: [Errno 5] (in " in text
+
+
+def test_a_training_that_loads_again_shows_the_time_of_this_attempt() -> None:
+    plan = make_plan()
+    events = events_of(plan, {"cache-latents": JobState.SUCCEEDED, "train-high": JobState.BACKOFF})
+    first = events_of(plan, {"train-high": JobState.RUNNING})[-1]
+    assert isinstance(first, StepStarted)
+    hour = 3600.0
+    retry = RetryScheduled(
+        at=first.at + hour,
+        step="train-high",
+        attempt=1,
+        diagnosis=OUT_OF_MEMORY,
+        not_before=first.at + hour,
+        why="",
+        changes={},
+    )
+    ended = StepExited(at=first.at + hour, step="train-high", attempt=1, exit=Exited(code=1))
+    events += [first, ended, retry, replace(first, at=first.at + hour, attempt=2)]
+    live = Live(at=first.at + hour + 5, gpus=make_gpus(), progress={"train-high": Progress(stage="loading the DiT")})
+    text = shown(render(make_view(plan, events, live=live), first.at + hour + 5, 100, height=40), 100)
+    assert "loading the DiT …  5 s" in text

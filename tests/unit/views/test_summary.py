@@ -13,7 +13,7 @@ from wan_train.dataset.model import MediaKind
 from wan_train.dataset.summary import Bucket, DatasetSummary, SubsetSummary
 from wan_train.recipe.hardware import Choice
 from wan_train.recipe.terms import EngineKind, Expert
-from wan_train.run.events import CheckpointKept, StateSaved
+from wan_train.run.events import CheckpointKept, DiskLow, StateSaved
 from wan_train.run.plan import Plan
 from wan_train.run.state import JobState
 from wan_train.views.model import GpuNow, RunView
@@ -168,6 +168,31 @@ def test_a_stopped_training_names_its_newest_state_and_kept_loras() -> None:
     lines = result_text(make_view(plan, events)).splitlines()
     assert lines[lines.index("    its newest complete state (epoch 40):") + 1] == f"    {saved}"
     assert lines[lines.index("    1 checkpoint kept:") + 1] == f"    {kept}"
+
+
+def test_of_many_kept_loras_the_first_and_the_last_are_shown() -> None:
+    plan = make_plan()
+    events = events_of(plan, {**CACHED, "train-high": JobState.STOPPED}, exit_code=130)
+    kept = [str(plan.run_dir / f"WAN2.2-HighNoise_mylora-{epoch:06d}.safetensors") for epoch in range(10, 100, 10)]
+    events[-1:-1] = [
+        CheckpointKept(at=T0 + 901, step="train-high", path=path, epoch=10 * number)
+        for number, path in enumerate(kept, start=1)
+    ]
+    text = result_text(make_view(plan, events))
+    assert "9 checkpoints kept, the first and the last:" in text
+    assert [path for path in kept if path in text] == [kept[0], kept[-1]]
+
+
+def test_a_run_that_was_stopped_before_its_disk_was_full_says_so_and_how_much_is_needed() -> None:
+    plan = make_plan()
+    jobs = {**CACHED, "train-high": JobState.STOPPED, "train-low": JobState.STOPPED}
+    events = events_of(plan, jobs, exit_code=3)
+    events.insert(-1, DiskLow(at=T0 + 900, free=1_100_000_000, needed=5_500_000_000))
+    text = " ".join(result_text(make_view(plan, events)).split())
+    assert "before the disk was full" in text
+    assert "1.1 GB free, 5.5 GB needed" in text
+    assert "failed" not in text
+    assert f"Then go on from the newest states: wan-train resume {plan.run_id}" in text
 
 
 def test_paths_and_commands_of_the_result_stay_in_one_piece_on_a_narrow_terminal() -> None:
