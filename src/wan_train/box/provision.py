@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from wan_train.box import engine_file, lock, steps
+from wan_train.box.accelerate import accelerate_step
 from wan_train.box.board import Board
 from wan_train.box.checkout import Checkout, git_step
-from wan_train.box.disk import room
+from wan_train.box.cuda import build_of
 from wan_train.box.engine_file import EngineFile
 from wan_train.box.environment import Environment
+from wan_train.box.fitting import recipe_for
+from wan_train.box.flags import Flags
+from wan_train.box.gpus import GpuFacts, Gpus, of_this_box
 from wan_train.box.graph import Graph
 from wan_train.box.hub import Hub
+from wan_train.box.kernel import Kernel
 from wan_train.box.lane import Lane
+from wan_train.box.machine import ram_step, rooms
 from wan_train.box.models import Model, wanted
 from wan_train.box.steps import Finding, Step
 from wan_train.box.tokenizer import tokenizer_step
 from wan_train.engine.trainer import read_commit
+from wan_train.gpu.leases import LeaseRoom
 from wan_train.settings import Settings
 
 DISK = "disk"
@@ -25,27 +34,36 @@ DISK = "disk"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provision:
-    """What one call wants: `with_trainer` is git, checkout and environment, `with_models` the files of the hub."""
+    """What one call wants: `with_trainer` is machine, checkout and environment, `with_models` the files of the hub.
+
+    `needs_gpu`: a box without a usable GPU is not ready; else it is only warned of, since a volume may be prepared.
+    """
 
     settings: Settings
     task: str
     engine: EngineFile
     with_trainer: bool = True
     with_models: bool = True
+    needs_gpu: bool = False
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     @property
     def logs(self) -> Path:
         """The folder with one log for each step: what git, uv and the downloads said."""
-        return self.settings.workspace / "wan-train-provision"
+        return self.settings.box_dir
 
-    def steps(self) -> list[Step]:
+    def steps(self, *, hub: Hub | None = None, gpus: Gpus | None = None) -> list[Step]:
+        """All steps, the facts of the machine first. `hub` and `gpus` where somebody asks them already."""
         root = self.settings.trainer_dir
+        hub = hub or Hub()
+        facts = self.facts(gpus or of_this_box(self.settings))
         environment = Environment(root=root, engine=self.engine, chosen=self.settings.musubi_python)
         made: list[Step] = []
         if self.with_trainer:
+            made += [ram_step(facts, recipe_for(self.task), environment.python), *facts.steps()]
             made += [git_step(), Checkout(root=root, engine=self.engine).step(), environment.step()]
+            made += self._proofs(facts, environment.python)
         if self.with_models:
-            hub = Hub()
             models = wanted(self.task)
             lane = Lane([model.name for model in models])
             made += [Model(model=model, trainer_dir=root, hub=hub, lane=lane).step() for model in models]
@@ -53,11 +71,40 @@ class Provision:
             made.append(tokenizer_step(lambda: environment.python))
         return made
 
+    def facts(self, gpus: Gpus) -> GpuFacts:
+        return GpuFacts(
+            gpus=gpus,
+            build=build_of(self.engine),
+            needed=self.needs_gpu,
+            chosen=self.settings.gpus,
+            environ=self.environ,
+        )
+
+    def _proofs(self, facts: GpuFacts, python: Path) -> list[Step]:
+        kernel = Kernel(
+            python=python,
+            folder=self.settings.box_dir,
+            facts=facts,
+            room=LeaseRoom(self.settings.lease_dir),
+            recipe=recipe_for(self.task),
+        )
+        flags = Flags(settings=self.settings, engine=self.engine, gpus=facts.gpus)
+        return [kernel.step(), flags.step(), accelerate_step(self.environ)]
+
     def look(self, made: list[Step]) -> dict[str, Finding]:
         """The findings of all steps, and of the disk that they need together; changes nothing."""
         found = steps.look(made)
-        needed = sum(finding.size for finding in found.values())
-        return {DISK: room(self.settings.trainer_dir, needed), **found}
+        return {DISK: rooms(self.needed(found)), **found}
+
+    def needed(self, found: Mapping[str, Finding]) -> dict[Path, int]:
+        """Bytes still to be fetched, by the place they go to: `models` may be a link to another disk."""
+        root = self.settings.trainer_dir
+        places = {model.name: model.path(root).parent for model in wanted(self.task)}
+        needed = {root: 0}
+        for name, finding in found.items():
+            place = places.get(name, root)
+            needed[place] = needed.get(place, 0) + finding.size
+        return needed
 
     def perform(self, board: Board) -> None:
         """Do what is missing; raises NotReadyError with what stands in the way, before anything is fetched."""

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_NO_LIMIT = 2**60
+"""cgroup v1 writes "no limit" as the largest number of whole pages."""
 
 
 def cpus(cgroup: Path = _CGROUP) -> float:
@@ -45,18 +47,52 @@ def oom_kills(cgroup: Path = _CGROUP) -> int | None:
     return None
 
 
+def total_ram(cgroup: Path = _CGROUP) -> int:
+    """Bytes of RAM that we may ever have: the machine's, or the limit of our cgroup (v2, then v1)."""
+    import psutil  # noqa: PLC0415  only a plan or a doctor asks
+
+    total = int(psutil.virtual_memory().total)
+    return min(total, _memory(cgroup)[0] or total)
+
+
 def available_ram(cgroup: Path = _CGROUP) -> int:
     """Bytes of RAM that are free for us: what the kernel calls available, within what is left of our cgroup."""
-    import psutil  # noqa: PLC0415  only a plan asks
+    import psutil  # noqa: PLC0415  the same
 
     available = int(psutil.virtual_memory().available)
-    try:
-        limit = (cgroup / "memory.max").read_text(encoding="ascii").strip()
-        used = int((cgroup / "memory.current").read_text(encoding="ascii"))
-        cache = _stat(cgroup / "memory.stat", "file")
-    except (OSError, ValueError):
-        return available
-    return available if limit == "max" else min(available, int(limit) - used + cache)
+    limit, used = _memory(cgroup)
+    return available if limit is None else min(available, limit - used)
+
+
+def process_limit(cgroup: Path = _CGROUP) -> tuple[int, int] | None:
+    """How many processes and threads this container may have, and has (cgroup v2, then v1); None without a limit."""
+    for directory in (cgroup, cgroup / "pids"):
+        try:
+            limit = (directory / "pids.max").read_text(encoding="ascii").strip()
+            current = int((directory / "pids.current").read_text(encoding="ascii"))
+            return None if limit == "max" else (int(limit), current)
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _memory(cgroup: Path) -> tuple[int | None, int]:
+    """Limit of our cgroup in bytes, None without one, and what of it is used; the page cache can be given back."""
+    layouts = (
+        (cgroup, "memory.max", "memory.current", "file"),
+        (cgroup / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"),
+    )
+    for directory, most, now, cache in layouts:
+        try:
+            limit = (directory / most).read_text(encoding="ascii").strip()
+            used = int((directory / now).read_text(encoding="ascii"))
+            given_back = _stat(directory / "memory.stat", cache)
+        except (OSError, ValueError):
+            continue
+        if limit == "max" or int(limit) >= _NO_LIMIT:
+            return None, 0
+        return int(limit), max(0, used - given_back)
+    return None, 0
 
 
 def _stat(path: Path, wanted: str) -> int:
