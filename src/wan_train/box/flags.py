@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wan_train.box.engine_file import EngineFile
-from wan_train.box.gpus import Gpus
+from wan_train.box.gpus import GpuFacts
 from wan_train.box.steps import Finding, State, Step
 from wan_train.box.work import Work
 from wan_train.engine import probed
@@ -20,7 +20,7 @@ class Flags:
 
     settings: Settings
     engine: EngineFile
-    gpus: Gpus
+    facts: GpuFacts
 
     def step(self) -> Step:
         return Step(
@@ -38,7 +38,7 @@ class Flags:
             return Finding(state=State.READY, detail=f"{KNOWN_COMMITS[commit]} is a tested version")
         if probed.recall(self.settings.box_dir, root, read_commit(root)) is not None:
             return Finding(state=State.READY, detail=f"{commit[:7]} was asked for its options")
-        if not self.gpus.present():
+        if not self.facts.usable():
             # The caching scripts ask CUDA for its current device while they are imported (wan/modules/t5.py).
             return Finding(
                 state=State.WARNING,

@@ -88,7 +88,7 @@ class Provision:
             room=LeaseRoom(self.settings.lease_dir),
             recipe=recipe_for(self.task),
         )
-        flags = Flags(settings=self.settings, engine=self.engine, gpus=facts.gpus)
+        flags = Flags(settings=self.settings, engine=self.engine, facts=facts)
         return [kernel.step(), flags.step(), accelerate_step(self.environ)]
 
     def look(self, made: list[Step]) -> dict[str, Finding]:
