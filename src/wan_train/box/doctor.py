@@ -114,20 +114,22 @@ class ImpatientHub(Hub):
 
 def why_unreachable(environ: Mapping[str, str]) -> str | None:
     """What keeps us from the hub, or from the proxy before it; None when a connection can be made."""
-    address = urlsplit(environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    host = address.hostname or ""
-    proxy = urllib.request.getproxies().get(address.scheme or "https")
-    if proxy and not urllib.request.proxy_bypass(host):
-        address = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-        host = address.hostname or ""
+    where = environ.get("HF_ENDPOINT") or "https://huggingface.co"
     try:
+        address = urlsplit(where)
+        proxy = urllib.request.getproxies().get(address.scheme or "https")
+        if proxy and not urllib.request.proxy_bypass(address.hostname or ""):
+            address = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        where = address.hostname or ""
         port = address.port or (443 if address.scheme == "https" else 80)
-        with socket.create_connection((host, port), timeout=_REACH_SECONDS):
+        with socket.create_connection((where, port), timeout=_REACH_SECONDS):
             return None
     except TimeoutError:
-        return f"{one_line(host)}: no answer within {_REACH_SECONDS:.0f} s"
-    except (OSError, ValueError) as error:  # ValueError: a port that is no number
-        return f"{one_line(host)}: {(getattr(error, 'strerror', None) or str(error)).lower()}"
+        return f"{one_line(where)}: no answer within {_REACH_SECONDS:.0f} s"
+    except OSError as error:
+        return f"{one_line(where)}: {(error.strerror or str(error)).lower()}"
+    except ValueError as error:  # brackets or a port that make no address
+        return f"{one_line(where)} is no address: {error}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
@@ -49,6 +49,7 @@ class Later:
     proc: Path = Path("/proc")
     shm: Path = Path("/dev/shm")  # noqa: S108  the place itself is what is looked at
     host_cpus: int = os.cpu_count() or 1
+    now: Callable[[], float] = time.time
 
     def of_machine(self) -> list[Step]:
         return [
@@ -137,7 +138,7 @@ class Later:
 
     def clock(self) -> Finding:
         """A clock that is behind the day this program was put here makes every certificate invalid."""
-        now = time.time()
+        now = self.now()
         installed = Path(wan_train.__file__).stat().st_mtime
         today = time.strftime("%Y-%m-%d %H:%M", time.localtime(now))
         if now >= installed - 86_400:

@@ -27,15 +27,15 @@ def doctor_lines(report: Report, width: int) -> Iterator[Line]:
     titles = max(columns(safe(check.title)) for check in report.checks)
     for group in Group:
         checks = [check for check in report.checks if check.group is group]
-        if checks:
-            yield line(Span(group.value, "bold"))
+        if not checks:
+            continue
+        yield line(Span(group.value, "bold"))
         for check, after in zip(checks, [*checks[1:], None], strict=True):
             yield from _rows(check, titles, width)
             # What mends several in a row is said once, below the last of them.
             if check.level is not Level.OK and check.next and not (after and after.next == check.next):
                 yield from _next_lines(check.next, titles, width, _MARKS[check.level][2])
-        if checks:
-            yield line()
+        yield line()
     yield from _verdict(report, width)
 
 
