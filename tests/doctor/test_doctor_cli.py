@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +180,9 @@ def test_provision_tries_the_gpus_and_the_doctor_tells_what_came_of_it(box: Scri
     (box.checkout / "venv/bin/python").write_text(WORKS)
     done = box.run_cli("provision", "--skip-models", "--yes", HF_ENDPOINT=NOBODY)
     assert done.returncode == 0, done.stderr
-    found = examine(box, code=0)["kernel"]
-    assert found["level"] == "ok"
-    assert "GPU 1: torch 2.7.0+cu128" in found["detail"]
-    assert examine(box, code=0)["accelerate"]["level"] == "ok"
+    now = examine(box, code=0)
+    assert (now["kernel"]["level"], now["accelerate"]["level"]) == ("ok", "ok")
+    assert "GPU 1: torch 2.7.0+cu128" in now["kernel"]["detail"]
 
 
 def test_a_wrong_engine_is_bad_input(box: ScriptedBox) -> None:
@@ -214,6 +214,25 @@ def test_why_a_hub_cannot_be_reached(environ: dict[str, str], words: str, monkey
     said = doctor.why_unreachable(environ)
     assert said is not None
     assert words in said
+
+
+def test_a_name_that_is_looked_up_for_ever_is_left_behind() -> None:
+    go_on = threading.Event()
+
+    def connect(_where: str) -> None:
+        go_on.wait(60)
+
+    said = doctor.why_unreachable({"HF_ENDPOINT": NOBODY}, connect, 0.1)
+    go_on.set()
+    assert said == f"{NOBODY}: no answer within 0.1 s"
+
+
+def test_leases_that_are_not_to_be_trusted_are_an_error_and_no_crash(box: ScriptedBox) -> None:
+    box.leases.mkdir()
+    (box.leases / f"{uuid_of(0)}.lease").symlink_to("/etc/passwd")
+    found = examine(box, code=3)
+    assert found["gpu-0"]["level"] == "error"
+    assert found["gpu-1"]["level"] == "ok"
 
 
 def test_help_names_the_exit_code(box: ScriptedBox) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import socket
+import threading
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -112,9 +113,8 @@ class ImpatientHub(Hub):
         return Hub.describe(self, repo, file)
 
 
-def why_unreachable(environ: Mapping[str, str]) -> str | None:
-    """What keeps us from the hub, or from the proxy before it; None when a connection can be made."""
-    where = environ.get("HF_ENDPOINT") or "https://huggingface.co"
+def why_unconnected(where: str) -> str | None:
+    """What keeps us from an address, or from the proxy before it; None when a connection can be made."""
     try:
         address = urlsplit(where)
         proxy = urllib.request.getproxies().get(address.scheme or "https")
@@ -124,12 +124,25 @@ def why_unreachable(environ: Mapping[str, str]) -> str | None:
         port = address.port or (443 if address.scheme == "https" else 80)
         with socket.create_connection((where, port), timeout=_REACH_SECONDS):
             return None
-    except TimeoutError:
-        return f"{one_line(where)}: no answer within {_REACH_SECONDS:.0f} s"
     except OSError as error:
         return f"{one_line(where)}: {(error.strerror or str(error)).lower()}"
     except ValueError as error:  # brackets or a port that make no address
         return f"{one_line(where)} is no address: {error}"
+
+
+def why_unreachable(
+    environ: Mapping[str, str],
+    connect: Callable[[str], str | None] = why_unconnected,
+    seconds: float = _REACH_SECONDS,
+) -> str | None:
+    """What keeps us from the hub, within `seconds`; None when a connection can be made."""
+    where = environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    said: list[str | None] = [f"{one_line(where)}: no answer within {seconds:g} s"]
+    # Looking up a name knows no time limit, so it is left behind where it takes too long.
+    thread = threading.Thread(target=lambda: said.append(connect(where)), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return said[-1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +162,7 @@ class Doctor:
         provision = Provision(
             settings=self.settings, task=self.task, engine=self.engine, needs_gpu=True, environ=self.environ
         )
-        made = provision.steps(hub=ImpatientHub(), gpus=gpus)
+        made = provision.steps(hub=ImpatientHub(_patient=False), gpus=gpus)
         models = {model.name for model in wanted(self.task)}
         facts = provision.facts(gpus)
         cards = [*_take(made, {"driver", "gpus"}), *self._cards(facts), *later.of_gpus()]

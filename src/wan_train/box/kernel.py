@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class Kernel:
     room: LeaseRoom
     recipe: Recipe
     device: str = "cuda"
+    _left: set[str] = field(default_factory=set)
+    """GPUs that were in use when they were to be tried."""
 
     def step(self) -> Step:
         return Step(
@@ -94,6 +96,7 @@ class Kernel:
             with ExitStack() as held:
                 lease = self._take(gpu, work)
                 if lease is None:
+                    self._left.add(gpu.uuid)
                     work.say(f"GPU {gpu.index} is in use and was left alone")
                     continue
                 held.enter_context(lease)
@@ -166,6 +169,8 @@ class Kernel:
         holder = self.room.holder(gpu.uuid)
         if holder is not None:
             return f"GPU {gpu.index} is taken by {one_line(holder.run_id or 'a run')}"
+        if gpu.uuid in self._left:
+            return f"GPU {gpu.index} was in use a moment ago"
         return why_busy(gpu)
 
     def _told(self, gpu: Gpu, tried: dict[str, Any]) -> str:

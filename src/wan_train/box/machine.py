@@ -58,7 +58,11 @@ def judge_ram(ram: Ram, usable: Sequence[Gpu], swapping: Sequence[Gpu]) -> Findi
         others = ",".join(str(gpu.index) for gpu in usable if gpu not in swapping)
         detail = f"{has}; {needs}, since {card(swapping[0])} is too small for the whole DiT"
         if others:
-            return Finding(state=State.WARNING, detail=detail, hint=f"`wan-train --gpus {others}`; or: {bigger}")
+            return Finding(
+                state=State.WARNING,
+                detail=detail,
+                hint=f"Train where nothing is swapped: `wan-train --gpus {others}`. {bigger}",
+            )
         return Finding(state=State.BLOCKED, detail=detail, hint=bigger)
     if swapping and ram.available < LOAD_BYTES:
         return Finding(

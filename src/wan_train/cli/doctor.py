@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from wan_train.box.doctor import Doctor
 from wan_train.box.provision import choose_engine
@@ -14,7 +15,11 @@ from wan_train.views.doctor import doctor_json, doctor_lines
 
 def doctor(settings: Settings, sink: Sink, *, task: str, engine: str | None, words: Sequence[str]) -> int:
     """Look, tell, change nothing; NOT_READY when anything is an error. `words` are the flags that were given."""
-    found = Doctor(settings=settings, task=task, engine=choose_engine(engine, settings), words=words).examine()
+    asked = Doctor(settings=settings, task=task, engine=choose_engine(engine, settings), words=words)
+    # An environment that was made by hand has to import torch, which takes a minute from a cold disk.
+    waiting = sink.is_terminal and not sink.as_json
+    with sink.console.status("looking at this box …") if waiting else nullcontext():
+        found = asked.examine()
     if sink.as_json:
         sink.data(doctor_json(found))
     else:
