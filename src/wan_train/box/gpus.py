@@ -99,9 +99,9 @@ class GpuFacts:
         """All GPUs together: enough that one of them can be used."""
         try:
             reading = self.gpus.read()
-        except GpuUnavailableError:
+        except GpuUnavailableError as error:
             detail = "no GPU can be used without the driver" if self.needed else "no GPU: this box can be prepared only"
-            return Finding(state=self._absent, detail=detail, hint="`wan-train rehearse` needs no GPU.")
+            return Finding(state=self._absent, detail=detail, hint=error.hint)
         visible = self.environ.get(DEVICE_VARIABLE)
         try:
             chosen = choose(reading, self.chosen, visible)
@@ -143,21 +143,21 @@ def judge_driver(reading: GpuReading, build: CudaBuild | None) -> Finding:
     if version < build.least_driver:
         return Finding(
             state=State.BLOCKED,
-            detail=f"{has} is too old: torch for {build.name} needs {words(build.least_driver)} or newer",
+            detail=f"driver {has} is too old: torch for {build.name} needs {words(build.least_driver)} or newer",
             hint=_ANOTHER_BOX,
         )
     blackwell = [gpu for gpu in reading.gpus if is_blackwell(gpu.compute_capability)]
     if blackwell and version < BLACKWELL_DRIVER:
         return Finding(
             state=State.BLOCKED,
-            detail=f"{has} is too old for {card(blackwell[0])}, which needs {words(BLACKWELL_DRIVER)} or newer",
+            detail=f"driver {has} is too old for {card(blackwell[0])}, which needs {words(BLACKWELL_DRIVER)} or newer",
             hint=_ANOTHER_BOX,
         )
     if version < build.own_driver:
         return Finding(
             state=State.WARNING,
-            detail=f"{has} is older than the {words(build.own_driver)} that {build.name} came with; NVIDIA promises "
-            f"that {words(build.least_driver)} and newer run it all the same",
+            detail=f"driver {has} is older than the {words(build.own_driver)} that {build.name} came with; NVIDIA "
+            f"promises that {words(build.least_driver)} and newer run it all the same",
             hint="`wan-train provision` tries it on every GPU. If that fails, rent a box with a newer driver.",
         )
     return Finding(state=State.READY, detail=f"{has}; torch for {build.name} came with {words(build.own_driver)}")

@@ -48,8 +48,8 @@ def judge_ram(ram: Ram, usable: Sequence[Gpu], swapping: Sequence[Gpu]) -> Findi
 
     With swapped blocks the whole file is read into RAM and cast there; without, it goes to the GPU tensor by tensor.
     """
-    has = f"{ram.total / _GB:.0f} GB, {ram.available / _GB:.0f} GB of it free"
-    needs = f"loading an expert takes {LOAD_BYTES / _GB:.0f} GB of RAM"
+    has = f"{ram.total / _GB:.0f} GB of RAM, {ram.available / _GB:.0f} GB of it free"
+    needs = f"loading an expert takes {LOAD_BYTES / _GB:.0f} GB"
     bigger = "Rent a box with more RAM: at least 32 GB, 64 GB to load both experts at once."
     if ram.total < LOAD_BYTES and not swapping:
         detail = f"{has}; {needs} on a card with less than 36 GB"
