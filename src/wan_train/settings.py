@@ -65,6 +65,11 @@ class Settings:
         return self.musubi_dir or self.workspace / "musubi-tuner"
 
     @property
+    def box_dir(self) -> Path:
+        """Logs of provision, and what it found out about this box."""
+        return self.workspace / "wan-train-provision"
+
+    @property
     def runs(self) -> Path:
         """The directory of run directories. Without a workspace (a laptop) it is in the user's data directory."""
         if self.runs_dir is not None:

@@ -119,6 +119,7 @@ class World:
             "HF_HOME": str(self.folder / "hf"),
             "HF_ENDPOINT": self.endpoint,
             "NO_PROXY": "*",
+            "CUDA_VISIBLE_DEVICES": "",  # the stand-in for torch can do nothing with a real GPU
             "PYTHONPATH": str(PROJECT / "src"),
         }
 

@@ -6,25 +6,32 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from wan_train.box import engine_file, lock, provision_log, steps, vast
+from wan_train.box.accelerate import accelerate_step
 from wan_train.box.apt import find_apt
 from wan_train.box.board import Board
 from wan_train.box.checkout import Checkout
-from wan_train.box.disk import room
+from wan_train.box.cuda import build_of
 from wan_train.box.engine_file import EngineFile
 from wan_train.box.environment import Environment
+from wan_train.box.fitting import recipe_for
+from wan_train.box.flags import Flags
+from wan_train.box.gpus import GpuFacts, Gpus, of_this_box
 from wan_train.box.graph import Graph, Outcome
 from wan_train.box.hub import Hub
+from wan_train.box.kernel import Kernel
 from wan_train.box.lane import Lane
+from wan_train.box.machine import ram_step, rooms
 from wan_train.box.models import Model, wanted
 from wan_train.box.packages import FOR_MODELS, FOR_TRAINER, ExactPackages, Packages
 from wan_train.box.provision_log import ProvisionLog
 from wan_train.box.steps import Finding, Step
 from wan_train.box.tokenizer import tokenizer_step
 from wan_train.engine.trainer import read_commit
+from wan_train.gpu.leases import LeaseRoom
 from wan_train.settings import Settings
 
 DISK = "disk"
@@ -40,31 +47,42 @@ class Held:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provision:
-    """What one call wants: `with_trainer` is checkout and environment, `with_models` the files of the hub."""
+    """What one call wants: `with_trainer` is machine, checkout and environment, `with_models` the files of the hub.
+
+    `needs_gpu`: a box without a usable GPU is not ready; else it is only warned of, since a volume may be prepared.
+    """
 
     settings: Settings
     task: str
     engine: EngineFile
     with_trainer: bool = True
     with_models: bool = True
+    needs_gpu: bool = False
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     @property
     def logs(self) -> Path:
         """The folder with one log for each step: what git, uv and the downloads said."""
-        return self.settings.workspace / "wan-train-provision"
+        return self.settings.box_dir
 
-    def steps(self) -> list[Step]:
+    def steps(self, *, hub: Hub | None = None, gpus: Gpus | None = None) -> list[Step]:
+        """All steps, the facts of the machine first. `hub` and `gpus` where somebody asks them already."""
         root, pause = self.settings.trainer_dir, self.settings.pause_seconds
+        hub = hub or Hub()
+        facts = self.facts(gpus or of_this_box(self.settings))
         environment = Environment(
             root=root, engine=self.engine, chosen=self.settings.musubi_python, pause_seconds=pause
         )
         apt = find_apt()
         needs = (FOR_TRAINER if self.with_trainer else ()) + (FOR_MODELS if self.with_models else ())
-        made = [Packages(apt=apt, needs=needs).step()]
+        made: list[Step] = []
+        if self.with_trainer:
+            made += [ram_step(facts, recipe_for(self.task), environment.python), *facts.steps()]
+        made.append(Packages(apt=apt, needs=needs).step())
         if self.with_trainer:
             made += [Checkout(root=root, engine=self.engine, pause_seconds=pause).step(), environment.step()]
+            made += self._proofs(facts, environment.python)
         if self.with_models:
-            hub = Hub()
             models = wanted(self.task)
             lane = Lane([model.name for model in models])
             made += [Model(model=model, trainer_dir=root, hub=hub, lane=lane).step() for model in models]
@@ -76,11 +94,40 @@ class Provision:
             made.append(vast.Boot(logs=self.logs, variables=vast.variables(self.settings, os.environ)).step())
         return made
 
+    def facts(self, gpus: Gpus) -> GpuFacts:
+        return GpuFacts(
+            gpus=gpus,
+            build=build_of(self.engine),
+            needed=self.needs_gpu,
+            chosen=self.settings.gpus,
+            environ=self.environ,
+        )
+
+    def _proofs(self, facts: GpuFacts, python: Path) -> list[Step]:
+        kernel = Kernel(
+            python=python,
+            folder=self.settings.box_dir,
+            facts=facts,
+            room=LeaseRoom(self.settings.lease_dir),
+            recipe=recipe_for(self.task),
+        )
+        flags = Flags(settings=self.settings, engine=self.engine, facts=facts)
+        return [kernel.step(), flags.step(), accelerate_step(self.environ)]
+
     def look(self, made: list[Step]) -> dict[str, Finding]:
         """The findings of all steps, and of the disk that they need together; changes nothing."""
         found = steps.look(made)
-        needed = sum(finding.size for finding in found.values())
-        return {DISK: room(self.settings.trainer_dir, needed), **found}
+        return {DISK: rooms(self.needed(found)), **found}
+
+    def needed(self, found: Mapping[str, Finding]) -> dict[Path, int]:
+        """Bytes still to be fetched, by the place they go to: `models` may be a link to another disk."""
+        root = self.settings.trainer_dir
+        places = {model.name: model.path(root).parent for model in wanted(self.task)}
+        needed = {root: 0}
+        for name, finding in found.items():
+            place = places.get(name, root)
+            needed[place] = needed.get(place, 0) + finding.size
+        return needed
 
     @contextmanager
     def held(self) -> Iterator[Held]:

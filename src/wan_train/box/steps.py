@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from wan_train.box.lane import Lane
 from wan_train.box.work import Work
-from wan_train.errors import NotReadyError
+from wan_train.errors import NotReadyError, WanTrainError
 
 
 class State(StrEnum):
@@ -69,9 +69,11 @@ def look(steps: Sequence[Step]) -> dict[str, Finding]:
 
 
 def check(step: Step) -> Finding:
-    """One finding; a place that cannot be read is BLOCKED."""
+    """One finding; a place that cannot be read or used is BLOCKED."""
     try:
         return step.check()
+    except WanTrainError as error:
+        return Finding(state=State.BLOCKED, detail=error.message, hint=error.hint)
     except OSError as error:
         return Finding(state=State.BLOCKED, detail=words(error), hint="Look at its owner and permissions.")
 

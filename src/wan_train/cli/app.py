@@ -338,6 +338,32 @@ def provision(
     )
 
 
+@app.command(rich_help_panel="Box")
+def doctor(
+    context: typer.Context,
+    task: Annotated[
+        ProvisionTask, typer.Option("--task", help="What to train: text-to-video, image-to-video, or both.")
+    ] = ProvisionTask.T2V,
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", metavar="NAME|FILE", help="Versions to expect: guide, v0.3.4, or a .toml file."),
+    ] = None,
+    workspace: options.Workspace = None,
+    as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
+) -> None:
+    """Say whether a box is ready to train and what will hurt later. Changes nothing; exit code 3 when not ready.
+
+    Example: wan-train doctor
+    """
+    from wan_train.cli.doctor import doctor as run_doctor  # noqa: PLC0415  `--help` must not load the rooms
+
+    sink = _invocation(context).use(Sink(as_json=as_json))
+    settings = settings_module.resolve(flags={"workspace": workspace})
+    given = {"--task": None if task is ProvisionTask.T2V else task.value, "--engine": engine, "--workspace": workspace}
+    words = [word for flag, value in given.items() if value is not None for word in (flag, value)]
+    raise typer.Exit(run_doctor(settings, sink, task=task.value, engine=engine, words=words))
+
+
 def _for_runs(
     context: typer.Context, runs_dir: str | None, *, as_json: bool, aside: bool = False
 ) -> tuple[Sink, Settings]:

@@ -27,8 +27,13 @@ def hub_cache(environ: Mapping[str, str]) -> Path:
     """The directory of the hub cache, by the same variables in the same order as huggingface_hub reads them."""
     if cache := environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(cache)
+    return hub_home(environ) / "hub"
+
+
+def hub_home(environ: Mapping[str, str]) -> Path:
+    """The directory of everything that the hub's libraries keep for a user, accelerate's configuration included."""
     if home := environ.get("HF_HOME"):
-        return Path(home) / "hub"
+        return Path(home).expanduser()
     if xdg := environ.get("XDG_CACHE_HOME"):
-        return Path(xdg) / "huggingface" / "hub"
-    return Path.home() / ".cache" / "huggingface" / "hub"
+        return Path(xdg).expanduser() / "huggingface"
+    return Path.home() / ".cache" / "huggingface"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wan_train.engine import capabilities
+from wan_train.engine import capabilities, probed
 from wan_train.engine.capabilities import Capabilities, Script
 from wan_train.errors import NotReadyError
 from wan_train.recipe.terms import EngineKind
@@ -42,8 +42,22 @@ class Trainer:
 
     def has_package(self, package: str) -> bool:
         """Whether the trainer's environment holds an importable top-level package, without starting it."""
-        libraries = self.python.parent.parent / "lib"
-        return any(libraries.glob(f"python3*/site-packages/{package}/__init__.py"))
+        return has_package(self.python, package)
+
+
+def has_package(python: Path, package: str) -> bool:
+    """Whether the environment of this Python holds an importable top-level package, without starting it."""
+    return any(_libraries(python).glob(f"python3*/site-packages/{package}/__init__.py"))
+
+
+def package_version(python: Path, package: str) -> str | None:
+    """The installed version of a package by its metadata's folder, None when there is none."""
+    found = sorted(_libraries(python).glob(f"python3*/site-packages/{package}-*.dist-info"))
+    return found[0].name.removeprefix(f"{package}-").removesuffix(".dist-info") if found else None
+
+
+def _libraries(python: Path) -> Path:
+    return python.parent.parent / "lib"
 
 
 def find(kind: EngineKind, settings: Settings) -> Trainer:
@@ -56,6 +70,17 @@ def find(kind: EngineKind, settings: Settings) -> Trainer:
 
 
 def _find_musubi(settings: Settings) -> Trainer:
+    trainer = locate_musubi(settings)
+    if trainer.version in capabilities.KNOWN_COMMITS.values():
+        return trainer
+    known = probed.recall(settings.box_dir, trainer.root, trainer.commit)
+    if known is not None:
+        return replace(trainer, probed=capabilities.from_help(trainer.version, known))
+    return replace(trainer, probed=probe(trainer))
+
+
+def locate_musubi(settings: Settings) -> Trainer:
+    """The installed musubi-tuner, not asked for its options yet; raises NotReadyError."""
     root = settings.trainer_dir
     if not root.is_dir():
         raise NotReadyError(f"this box is not ready: there is no musubi-tuner checkout at {root}", hint=_NOT_READY_HINT)
@@ -65,7 +90,7 @@ def _find_musubi(settings: Settings) -> Trainer:
         raise NotReadyError(f"{root} is no musubi-tuner checkout: {missing[0]} is missing", hint=_NOT_READY_HINT)
     commit = read_commit(root)
     version = capabilities.KNOWN_COMMITS.get(commit or "", commit[:7] if commit else "unknown")
-    trainer = Trainer(
+    return Trainer(
         kind=EngineKind.MUSUBI,
         version=version,
         commit=commit,
@@ -73,7 +98,6 @@ def _find_musubi(settings: Settings) -> Trainer:
         root=root,
         scripts=scripts,
     )
-    return trainer if version in capabilities.KNOWN_COMMITS.values() else replace(trainer, probed=probe(trainer))
 
 
 def _musubi_python(settings: Settings) -> Path:
@@ -144,10 +168,11 @@ def read_commit(root: Path) -> str | None:
 
 def probe(trainer: Trainer) -> Capabilities:
     """Ask an unknown version's scripts for their options; raises NotReadyError when they do not start."""
-    return capabilities.from_help(trainer.version, {script: _help(trainer, script) for script in Script})
+    return capabilities.from_help(trainer.version, {script: help_text(trainer, script) for script in Script})
 
 
-def _help(trainer: Trainer, script: Script) -> str:
+def help_text(trainer: Trainer, script: Script) -> str:
+    """What a script says of its options; raises NotReadyError when it does not start."""
     argv = [str(trainer.python), trainer.scripts[script], "--help"]
     try:
         done = subprocess.run(  # an argv list of our own making

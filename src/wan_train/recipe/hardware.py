@@ -96,7 +96,7 @@ def adapt(recipe: Recipe, machine: Machine) -> tuple[Recipe, tuple[Choice, ...]]
 
 
 def _attention(training: Training, machine: Machine) -> tuple[Attention, str]:
-    if any(_is_blackwell(card) for card in machine.cards):
+    if any(is_blackwell(card.compute_capability) for card in machine.cards):
         return Attention.SDPA, "xformers has no working fp16 kernels on Blackwell (xformers issue 1251, and the guide)"
     if training.attention is Attention.XFORMERS and not machine.has_xformers:
         return Attention.SDPA, "xformers is not installed in the trainer's environment; same speed and memory"
@@ -156,8 +156,8 @@ def _threads(training: Training, machine: Machine) -> tuple[int, str]:
     return training.num_cpu_threads_per_process, "as the recipe says"
 
 
-def _is_blackwell(card: Card) -> bool:
-    return card.compute_capability is not None and card.compute_capability[0] >= _BLACKWELL
+def is_blackwell(compute_capability: tuple[int, int] | None) -> bool:
+    return compute_capability is not None and compute_capability[0] >= _BLACKWELL
 
 
 def _word(value: object) -> str:

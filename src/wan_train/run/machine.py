@@ -54,6 +54,26 @@ def available_ram(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int
     return max(0, min(int(psutil.virtual_memory().available), *(room for room in rooms if room is not None)))
 
 
+def total_ram(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
+    """Bytes of RAM that we may ever have: the machine's, or the smallest limit of every cgroup above."""
+    import psutil  # noqa: PLC0415  only a plan or a doctor asks
+
+    limits = [
+        *(_number(group / _V2_ROOM[0]) for group in _groups_v2(cgroup, membership)),
+        *(_number(group / _V1_ROOM[0]) for group in _groups_v1(cgroup, membership)),
+    ]
+    return min(int(psutil.virtual_memory().total), *(limit for limit in limits if limit is not None))
+
+
+def process_limit(cgroup: Path = _CGROUP) -> tuple[int, int] | None:
+    """How many processes and threads this container may have, and has (cgroup v2, then v1); None without a limit."""
+    for directory in (cgroup, cgroup / "pids"):
+        most, now = _number(directory / "pids.max"), _number(directory / "pids.current")
+        if most is not None and now is not None:
+            return most, now
+    return None
+
+
 _V2_ROOM = ("memory.max", "memory.current", ("inactive_file", "active_file"))
 _V1_ROOM = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
 
@@ -61,12 +81,18 @@ _V1_ROOM = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_f
 def _room(group: Path, files: tuple[str, str, tuple[str, str]]) -> int | None:
     """What is left below a group's limit; the files it has cached give way when memory is asked for."""
     limit, used, cached = files
-    try:
-        most = int((group / limit).read_text(encoding="ascii"))  # "max" where there is no limit
-        taken = int((group / used).read_text(encoding="ascii"))
-    except (OSError, ValueError):
+    most, taken = _number(group / limit), _number(group / used)
+    if most is None or taken is None:
         return None
     return most - taken + sum(_value(group / "memory.stat", name) or 0 for name in cached)
+
+
+def _number(path: Path) -> int | None:
+    """None also for "max", which is no limit."""
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
 
 
 def _groups_v2(cgroup: Path, membership: Path) -> list[Path]:

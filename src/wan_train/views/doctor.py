@@ -1,0 +1,104 @@
+"""What the doctor found, as lines for people and as JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from wan_train import __version__
+from wan_train.box.doctor import Check, Group, Level, Report
+from wan_train.views.lines import Line, Span, line
+from wan_train.views.words import columns, count, pad, safe, wrap
+
+_MARKS = {
+    Level.OK: ("✓", "ok", "green"),
+    Level.WARNING: ("!", "warning", "yellow"),
+    Level.ERROR: ("✗", "ERROR", "bold red"),
+}
+_WORD_WIDTH = 9
+_NARROW = 100
+_COMMAND = re.compile(r"`[^`]+`")
+_HELD_SPACE = "\u00a0"
+
+
+def doctor_lines(report: Report, width: int) -> Iterator[Line]:
+    """The table, one part for each group, and what follows from it."""
+    titles = max(columns(safe(check.title)) for check in report.checks)
+    for group in Group:
+        checks = [check for check in report.checks if check.group is group]
+        if not checks:
+            continue
+        yield line(Span(group.value, "bold"))
+        for check, after in zip(checks, [*checks[1:], None], strict=True):
+            yield from _rows(check, titles, width)
+            # What mends several in a row is said once, below the last of them.
+            if check.level is not Level.OK and check.next and not (after and after.next == check.next):
+                yield from _next_lines(check.next, titles, width, _MARKS[check.level][2])
+        yield line()
+    yield from _verdict(report, width)
+
+
+def _rows(check: Check, titles: int, width: int) -> Iterator[Line]:
+    mark, word, style = _MARKS[check.level]
+    head = (Span(f"  {mark} {pad(word, _WORD_WIDTH)}", style), Span(pad(safe(check.title), titles + 2)))
+    start = 4 + _WORD_WIDTH + titles + 2
+    for number, piece in enumerate(wrap(safe(check.finding.detail), width - start)):
+        yield line(*(head if number == 0 else (" " * start,)), Span(piece, "dim" if check.level is Level.OK else ""))
+
+
+def _next_lines(told: str, titles: int, width: int, style: str) -> Iterator[Line]:
+    margin = (titles + 2 if width >= _NARROW else 0) + 4 + _WORD_WIDTH
+    # A command is copied as a whole, so it is not broken where it fits.
+    held = _COMMAND.sub(lambda command: command[0].replace(" ", _HELD_SPACE), safe(told))
+    for number, piece in enumerate(wrap(held, width - margin - 2)):
+        mark = Span("→ " if number == 0 else "  ", style)
+        yield line(" " * margin, mark, Span(piece.replace(_HELD_SPACE, " "), "cyan"))
+
+
+def _verdict(report: Report, width: int) -> Iterator[Line]:
+    warnings = report.count(Level.WARNING)
+    if report.is_ready:
+        also = f", {count(warnings, 'warning')}" if warnings else ""
+        yield line(Span(f"This box is ready to train{also}.", "bold green"))
+        return
+    errors = report.count(Level.ERROR)
+    told = f"This box is not ready to train: {count(errors, 'error')}, {count(warnings, 'warning')}."
+    for piece in wrap(told, width):
+        yield line(Span(piece, "bold red"))
+    errors_left = [check for check in report.checks if check.level is Level.ERROR]
+    todo = f"`{report.provision}`"
+    mine = [check for check in errors_left if check.next == todo]
+    yours = [
+        Group.MODELS.value if check.group is Group.MODELS else safe(check.title)
+        for check in errors_left
+        if check not in mine
+    ]
+    if yours:
+        for piece in wrap(f"See to these first: {', '.join(dict.fromkeys(yours))}.", width):
+            yield line(piece)
+    if mine:
+        yield line(f"{'Then' if yours else 'Next'}: {report.provision}", whole=True)
+
+
+def doctor_json(report: Report) -> dict[str, Any]:
+    return {
+        "event": "doctor",
+        "schema": 1,
+        "version": __version__,
+        "ready": report.is_ready,
+        "errors": report.count(Level.ERROR),
+        "warnings": report.count(Level.WARNING),
+        "checks": [
+            {
+                "group": check.group.value,
+                "id": check.id,
+                "title": check.title,
+                "level": check.level.value,
+                "detail": check.finding.detail,
+                "next": check.next if check.level is not Level.OK else None,
+                "bytes": check.finding.size,
+            }
+            for check in report.checks
+        ],
+    }
