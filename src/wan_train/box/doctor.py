@@ -170,7 +170,7 @@ class Doctor:
             Group.MACHINE: [*_take(made, {"ram"}), *later.of_machine()],
             Group.GPUS: [*cards, *_take(made, {"kernel"})],
             Group.TRAINER: _take(made, {step.id for step in made} - models - _ELSEWHERE),
-            Group.MODELS: [*_take(made, models | {"tokenizer"}), *later.of_hub()],
+            Group.MODELS: [*_take(made, models | {"tokenizer", "leftovers"}), *later.of_hub()],
             Group.WAN_TRAIN: later.of_program(),
         }
         found = steps.look([step for each in groups.values() for step in each])
@@ -193,7 +193,7 @@ class Doctor:
     def _check(self, group: Group, name: str, title: str, finding: Finding) -> Check:
         if group is Group.MODELS and finding.state is State.BLOCKED:
             finding = replace(finding, detail=f"missing; {finding.detail}")
-        todo = f"`{self._provision}`" if finding.state in {State.MISSING, State.UNVERIFIED} else None
+        todo = f"`{self._provision}`" if finding.state in steps.TO_DO else None
         told = finding.hint.replace("`wan-train provision`", f"`{self._provision}`") if finding.hint else None
         return Check(group=group, id=name, title=title, finding=finding, next=told or todo)
 
@@ -242,7 +242,7 @@ class Doctor:
 _TITLES = {"environment": "Environment", "flags": "Trainer's options"}
 """Shorter than while they are at work, since a table has columns."""
 
-_ELSEWHERE = frozenset({"ram", "driver", "gpus", "kernel", "tokenizer"})
+_ELSEWHERE = frozenset({"leftovers", "ram", "driver", "gpus", "kernel", "tokenizer"})
 """Steps of a provision that are shown in another group than the trainer's."""
 
 

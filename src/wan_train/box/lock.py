@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,10 @@ from wan_train.run.identity import ProcessIdentity
 
 _NAME = ".wan-train-provision.lock"
 _MOST_BYTES = 4096
-_ORPHANS_SECONDS = 20.0
-"""How long programs of a provision that was killed may take to notice."""
+_NOTICE_SECONDS, _TERM_SECONDS, _KILL_SECONDS = 5.0, 15.0, 20.0
+"""When programs of a provision that was killed should have noticed by themselves; when TERM and when KILL should have
+ended them, each counted from the first look.
+"""
 _LOOK_SECONDS = 0.1
 
 
@@ -66,12 +69,22 @@ def held(workspace: Path) -> Iterator[int]:
 
 
 def _take(descriptor: int, workspace: Path) -> None:
-    deadline = time.monotonic() + _ORPHANS_SECONDS
+    began = time.monotonic()
     while not _try(descriptor, workspace):
         holder = _holder(descriptor)
-        if holder is None or holder.process.is_alive() or time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if holder is None or holder.process.is_alive() or waited > _KILL_SECONDS:
             raise _taken(descriptor, workspace)
+        if waited > _NOTICE_SECONDS:
+            # Nobody will use what they make: the steps that they belong to are done anew or gone on with.
+            _signal(_inheritors(descriptor), signal.SIGKILL if waited > _TERM_SECONDS else signal.SIGTERM)
         time.sleep(_LOOK_SECONDS)
+
+
+def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(psutil.Error):  # ended by itself, or another user's
+            process.send_signal(number)
 
 
 def _try(descriptor: int, workspace: Path) -> bool:
@@ -117,7 +130,10 @@ def _holder(descriptor: int) -> Holder | None:
 
 
 def _inheritors(descriptor: int) -> list[psutil.Process]:
-    """Processes that have the lock's file open, as far as this user may look."""
+    """Processes that hold the lock because their provision did, as far as this user may look.
+
+    One that only waits for it has the same file open, but the kernel counts the lock at an inherited descriptor alone.
+    """
     wanted = os.fstat(descriptor)
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
@@ -126,7 +142,8 @@ def _inheritors(descriptor: int) -> list[psutil.Process]:
         with suppress(OSError):  # ended, or another user's
             for opened in Path(f"/proc/{process.pid}/fd").iterdir():
                 with suppress(OSError):  # closed while we look
-                    if os.path.samestat(opened.stat(), wanted):
+                    told = Path(f"/proc/{process.pid}/fdinfo/{opened.name}")
+                    if os.path.samestat(opened.stat(), wanted) and "FLOCK" in told.read_text(encoding="ascii"):
                         found.append(process)
                         break
     return found

@@ -44,7 +44,7 @@ FOR_MODELS = (
     Need(
         what="aria2",
         names=("aria2",),
-        without="the models come through huggingface_hub, which is slower and begins anew after an interruption",
+        without="the models come over one connection instead of eight, which is slower",
         program="aria2c",
     ),
 )
@@ -83,7 +83,7 @@ class Packages:
         )
         hint = f"As root: `apt-get update && apt-get install -y {' '.join(_names(missing))}`."
         if not any(need.required for need in missing):
-            return Finding(state=State.WARNING, detail=detail, hint=hint)
+            return Finding(state=State.WARNING, detail=detail, hint=hint, mendable=self.apt is not None)
         if self.apt is None:
             return Finding(state=State.BLOCKED, detail=detail, hint=hint)
         return Finding(state=State.MISSING, detail=detail)
@@ -137,9 +137,11 @@ class ExactPackages:
         if all(self.apt.installed(name) == version for name, version in wanted.items()):
             return Finding(state=State.READY, detail=f"{' '.join(self.exact)} installed")
         if not self.apt.has_lists():
-            return Finding(state=State.WARNING, detail="apt's lists are not fetched yet, so its offer is unknown")
+            unknown = "apt's lists are not fetched yet, so its offer is unknown"
+            return Finding(state=State.WARNING, detail=unknown, mendable=True)
         if all(version in self.apt.offers(name) for name, version in wanted.items()):
-            return Finding(state=State.WARNING, detail=f"{' '.join(self.exact)} offered and not installed; {own}")
+            offered = f"{' '.join(self.exact)} offered and not installed; {own}"
+            return Finding(state=State.WARNING, detail=offered, mendable=True)
         return Finding(state=State.READY, detail=f"left out, since this system offers another version or none; {own}")
 
     def apply(self, work: Work) -> None:

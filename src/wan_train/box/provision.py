@@ -24,6 +24,7 @@ from wan_train.box.graph import Graph, Outcome
 from wan_train.box.hub import Hub
 from wan_train.box.kernel import Kernel
 from wan_train.box.lane import Lane
+from wan_train.box.leftovers import Leftovers
 from wan_train.box.machine import ram_step, rooms
 from wan_train.box.models import Model, wanted
 from wan_train.box.packages import FOR_MODELS, FOR_TRAINER, ExactPackages, Packages
@@ -65,6 +66,10 @@ class Provision:
         """The folder with one log for each step: what git, uv and the downloads said."""
         return self.settings.box_dir
 
+    @property
+    def leftovers(self) -> Leftovers:
+        return Leftovers(trainer_dir=self.settings.trainer_dir, after=tuple(model.name for model in wanted(self.task)))
+
     def steps(self, *, hub: Hub | None = None, gpus: Gpus | None = None) -> list[Step]:
         """All steps, the facts of the machine first. `hub` and `gpus` where somebody asks them already."""
         root, pause = self.settings.trainer_dir, self.settings.pause_seconds
@@ -86,6 +91,7 @@ class Provision:
             models = wanted(self.task)
             lane = Lane([model.name for model in models])
             made += [Model(model=model, trainer_dir=root, hub=hub, lane=lane).step() for model in models]
+            made.append(self.leftovers.step())
         if self.with_trainer and self.with_models:
             made.append(tokenizer_step(lambda: environment.python))
         if self.with_trainer and self.engine.system:

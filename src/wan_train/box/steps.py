@@ -17,7 +17,7 @@ class State(StrEnum):
 
     READY = "ready"
     WARNING = "warning"
-    """Ready, but something about it will hurt later. A step that can mend it tries; one that cannot is content."""
+    """Ready, but something about it will hurt later."""
     UNVERIFIED = "unverified"
     """Present and of the right size, but its bytes were never compared: ready to look at, work to do."""
     MISSING = "missing"
@@ -25,17 +25,21 @@ class State(StrEnum):
     """Only the user can help."""
 
 
-_TO_DO = frozenset({State.UNVERIFIED, State.MISSING, State.WARNING})
+TO_DO = frozenset({State.UNVERIFIED, State.MISSING})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What a look at one step saw. `size` is the bytes that will be fetched, 0 when none or unknown."""
+    """What a look at one step saw. `size` is the bytes that will be fetched, 0 when none or unknown.
+
+    `mendable` is a WARNING that the step's `apply` may try to mend; it is no failure when that does not help.
+    """
 
     state: State
     detail: str
     size: int = 0
     hint: str | None = None
+    mendable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +61,7 @@ class Step:
 
 def has_work(step: Step, finding: Finding) -> bool:
     """Whether a provision does anything about this finding."""
-    return step.apply is not None and finding.state in _TO_DO
+    return step.apply is not None and (finding.state in TO_DO or finding.mendable)
 
 
 def look(steps: Sequence[Step]) -> dict[str, Finding]:

@@ -76,8 +76,6 @@ class Boot:
         return Finding(state=State.MISSING, detail=detail)
 
     def apply(self, work: Work) -> None:
-        if any(not _writable(path.parent) for path in self._files()):
-            return
         for path, content in self._files().items():
             work.say(f"writing {path}")
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -136,6 +136,8 @@ class _Call:
                 held.log.write("the terminal was closed")
                 return HANGUP_EXIT
             self._tell_end(held, error)
+            if error is None and self.wanted.with_models:
+                self._offer_leftovers()
         if error is not None:
             raise error
         self.report(None)
@@ -209,6 +211,18 @@ class _Call:
         said = "This box is ready." if whole else "What was asked for is there."
         held.log.write(said)
         self.sink.line(f"{said} Next: `{self._next()}`" if whole else said)
+
+    def _offer_leftovers(self) -> None:
+        """What others have left is deleted only after a yes; wan-train does not know what it is kept for."""
+        left = self.wanted.leftovers.of_others()
+        if not left or not self.sink.is_terminal or self.sink.as_json:
+            return
+        self.sink.line(f"\n{words.file_size(sum(each.bytes for each in left))} are left by downloads that never ended:")
+        for each in left:
+            self.sink.line(f"  {words.file_size(each.bytes):>9}  {each.path}")
+        if prompts.confirm("Delete them?", default=False):
+            for each in left:
+                each.remove()
 
     def _next(self) -> str:
         settings = self.wanted.settings
