@@ -245,8 +245,8 @@ def test_what_a_killed_provision_left_running_is_ended_and_another_that_waits_fo
         "from pathlib import Path\n"
         "from wan_train.box import lock\n"
         "with lock.held(Path(sys.argv[1])) as held:\n"
-        "    stubborn = 'trap \"\" TERM; echo here; while :; do sleep 1; done'\n"
-        "    subprocess.Popen(['sh', '-c', stubborn], pass_fds=(held,), start_new_session=True)\n"
+        "    program = ['sh', '-c', 'echo here; exec sleep 600']\n"
+        "    subprocess.Popen(program, pass_fds=(held,), start_new_session=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     killed = subprocess.Popen(
