@@ -219,7 +219,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 FOREIGN = re.compile(
     r"""
-    (?<![\w.~-])/(?:home|root(?!/onstart\.sh)|Users|mnt|work)/      # somebody's own machine; onstart.sh is on every Vast box
+    (?<![\w.~-])/(?:home|root(?!/onstart\.sh)|Users|mnt|work)/  # somebody's own machine; onstart.sh is on every Vast box
     | /tmp/(?!wan-train)
     | //(?:\d+\.){3}\d+ | //localhost | //[\w.-]+\.(?:internal|local|lan|corp)\b
     | \b(?:artifactory|nexus|devpi)\b | //[\w.-]*(?:registry|mirror|proxy|pypi|npmjs)[\w.-]*
