@@ -1,0 +1,73 @@
+"""`wan-train dataset check`: every problem of a dataset, before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wan_train.cli.asking import parse_resolution
+from wan_train.cli.options import TaskWord
+from wan_train.cli.sink import Sink
+from wan_train.dataset.check import Check
+from wan_train.dataset.check import check as look
+from wan_train.dataset.locate import locate
+from wan_train.dataset.model import GUIDE_READING, NEWEST_READING, DatasetOverrides, TrainerReading
+from wan_train.engine import trainer as trainers
+from wan_train.engine.capabilities import KNOWN_COMMITS
+from wan_train.errors import ExitCode, NotReadyError
+from wan_train.recipe.terms import EngineKind
+from wan_train.run.planner import reading_of
+from wan_train.settings import Settings
+
+_BY_VERSION = {"guide": GUIDE_READING, "d0a1930": GUIDE_READING, "v0.3.4": NEWEST_READING}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the command line said; None for what it did not say."""
+
+    path: str
+    task: TaskWord
+    engine: str | None
+    resolution: str | None
+    batch_size: int | None
+    repeats: int | None
+
+
+def check(asked: Asked, settings: Settings, sink: Sink) -> int:
+    """Show all problems and what will be trained; the exit code says whether something stops."""
+    found = look(
+        locate(asked.path),
+        reading=_reading(asked.engine, settings),
+        overrides=DatasetOverrides(
+            resolution=parse_resolution(asked.resolution), batch_size=asked.batch_size, num_repeats=asked.repeats
+        ),
+    )
+    _show(found, asked, sink)
+    return ExitCode.BAD_INPUT if found.stops else ExitCode.DONE
+
+
+def _reading(version: str | None, settings: Settings) -> TrainerReading:
+    """How the named version reads datasets, else the installed one, else the guide's."""
+    if version is None:
+        version = KNOWN_COMMITS.get(trainers.read_commit(settings.trainer_dir) or "")
+    if version is not None:
+        return _BY_VERSION[version]
+    try:
+        return reading_of(trainers.find(EngineKind.MUSUBI, settings))
+    except NotReadyError:
+        return GUIDE_READING
+
+
+def _show(found: Check, asked: Asked, sink: Sink) -> None:
+    image_to_video = asked.task is TaskWord.I2V
+    if sink.as_json:
+        from wan_train.views.dataset_json import check_json  # noqa: PLC0415  people do not need it
+
+        sink.data(check_json(found, image_to_video=image_to_video))
+        return
+    from wan_train.views.dataset_problems import problem_lines  # noqa: PLC0415  JSON does not need it
+    from wan_train.views.dataset_trained import trained_lines  # noqa: PLC0415  the same
+
+    sink.show(problem_lines(found))
+    if found.inventory is not None:
+        sink.show(trained_lines(found.inventory, image_to_video=image_to_video))

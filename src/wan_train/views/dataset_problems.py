@@ -1,0 +1,148 @@
+"""All problems of a dataset as one table: by kind, the worst first, each with its count, examples and mend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wan_train.dataset.check import Check, Group
+from wan_train.dataset.model import Problem, ProblemKind, Severity
+from wan_train.views import words
+from wan_train.views.lines import Line, Screenful, Span, line
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_EXAMPLES = 3
+_WIDEST = 120
+_MEANING: Mapping[Severity, tuple[str, str]] = {
+    Severity.STOPS: ("stops", "bold red"),
+    Severity.LOSES: ("loses", "yellow"),
+    Severity.HARMS: ("harms", "yellow"),
+    Severity.NOTE: ("note", "dim"),
+}
+_TITLES: Mapping[ProblemKind, str] = {
+    ProblemKind.CONFIG_UNREADABLE: "the dataset.toml cannot be read",
+    ProblemKind.CONFIG_SYNTAX: "the dataset.toml is not valid TOML",
+    ProblemKind.UNKNOWN_KEY: "keys that the trainer does not know",
+    ProblemKind.WRONG_TYPE: "values of the wrong type",
+    ProblemKind.WRONG_VALUE: "values that do not work",
+    ProblemKind.MISSING_KEY: "keys that are missing",
+    ProblemKind.CONFLICTING_KEYS: "keys that exclude each other",
+    ProblemKind.NO_SUCH_DIRECTORY: "folders or files that are not there",
+    ProblemKind.SHARED_CACHE: "one cache for two datasets",
+    ProblemKind.CACHE_PATH: "a cache folder that cannot be used",
+    ProblemKind.EMPTY_DATASET: "nothing to train",
+    ProblemKind.NO_CAPTIONS: "no captions at all",
+    ProblemKind.MISSING_CAPTION: "no caption",
+    ProblemKind.EMPTY_CAPTION: "empty captions",
+    ProblemKind.CAPTION_ENCODING: "captions that are not plain UTF-8 text",
+    ProblemKind.ORPHAN_CAPTION: "captions without a picture",
+    ProblemKind.UNREADABLE_MEDIA: "files that cannot be read",
+    ProblemKind.TRUNCATED_MEDIA: "files that are cut off",
+    ProblemKind.TOO_LARGE: "very large pictures",
+    ProblemKind.TOO_SMALL: "pictures that are too small",
+    ProblemKind.NOT_A_FILE: "names without a file behind them",
+    ProblemKind.IGNORED_FILE: "files that are not read",
+    ProblemKind.SAME_STEM: "files that share a name",
+    ProblemKind.LONG_NAME: "names that are too long",
+    ProblemKind.BAD_RECORD: "lines that are no records",
+    ProblemKind.TOO_FEW_FRAMES: "clips that are too short",
+    ProblemKind.FRAMES_UNKNOWN: "clips of unknown length",
+    ProblemKind.MIXED_SHAPES: "clips of several shapes in one batch",
+}
+
+
+def problem_lines(check: Check) -> RenderableType:
+    """The table, or one line saying that there is nothing to mend."""
+    return Screenful(lambda width: _lines(check, min(width, _WIDEST)))
+
+
+def _lines(check: Check, width: int) -> Iterator[Line]:
+    yield line(Span(words.safe(check.config), "bold"), whole=True)
+    yield line(Span(f"as {check.reading.name} reads it", "dim"))
+    yield line()
+    if not check.problems:
+        yield line(Span("Nothing to mend.", "green"))
+        yield line()
+        return
+    counts = [(len(group.problems), group) for group in check.groups]
+    digits = max(len(f"{count:,}") for count, _ in counts)
+    for count, group in counts:
+        yield from _group(group, f"{count:>{digits},}", _base(check), width)
+        yield line()
+    if check.inventory is None:
+        yield line("No picture was looked at: the dataset.toml comes first.")
+    yield line(*_verdict(check))
+    yield line()
+
+
+def _group(group: Group, count: str, base: Path, width: int) -> Iterator[Line]:
+    word, style = _MEANING[group.severity]
+    head = (Span(words.pad(word, 7), style), f"{count}  ")
+    start = 7 + len(count) + 2
+    room = width - start
+    margin = " " * start
+    for number, piece in enumerate(words.wrap(_TITLES[group.kind], room)):
+        yield line(*(head if number == 0 else (margin,)), Span(piece, "bold"))
+    mends = list(dict.fromkeys(problem.mend for problem in group.problems))
+    for text in _examples(group.problems, base, with_mend=len(mends) > 1):
+        for number, piece in enumerate(words.wrap(text, room - 2)):
+            yield line(margin, "  " if number else "", piece)
+    if len(mends) == 1:
+        for number, piece in enumerate(words.wrap(words.safe(_sentence(mends[0])), room - 2)):
+            yield line(margin, Span("  " if number else "→ ", "green"), Span(piece, "green"))
+
+
+def _examples(problems: Sequence[Problem], base: Path, *, with_mend: bool) -> Iterator[str]:
+    shown = problems[:_EXAMPLES]
+    left = len(problems) - len(shown)
+    more = f"and {left:,} more" if left else ""
+    if len({problem.what for problem in problems}) == 1 and not with_mend and len(problems) > 1:
+        names = [_where(problem, base) for problem in shown]
+        yield f"{', '.join(names)}{f' {more}' if more else ''}: {words.safe(problems[0].what)}"
+        return
+    for problem in shown:
+        mend = f". {_sentence(problem.mend)}" if with_mend else ""
+        where = _where(problem, base)
+        yield f"{where}{': ' if where else ''}{words.safe(problem.what + mend)}"
+    if more:
+        yield more
+
+
+def _where(problem: Problem, base: Path) -> str:
+    parts = [problem.key] if problem.key else []
+    if problem.path is not None:
+        path = problem.path
+        parts.append(os.fspath(path.relative_to(base) if path != base and path.is_relative_to(base) else path))
+    return words.safe(" in ".join(parts))
+
+
+def _sentence(mend: str) -> str:
+    return mend if mend.endswith("?") else f"{mend}."
+
+
+def _base(check: Check) -> Path:
+    """The folder against which paths are shown: that of the dataset, or of its dataset.toml where there are several."""
+    if check.inventory is not None and len(check.inventory.subsets) == 1:
+        directory = check.inventory.subsets[0].subset.directory
+        if directory is not None:
+            return directory
+    return check.config.parent
+
+
+def _verdict(check: Check) -> Iterator[Span]:
+    said = {
+        Severity.STOPS: "stop the training",
+        Severity.LOSES: "lose material",
+        Severity.HARMS: "harm what is learned",
+        Severity.NOTE: "are worth knowing",
+    }
+    parts = []
+    for severity in Severity:
+        count = sum(problem.severity is severity for problem in check.problems)
+        if count:
+            parts.append(f"{count:,} {said[severity]}")
+    yield Span(", ".join(parts) + ".", "bold red" if check.stops else "")
