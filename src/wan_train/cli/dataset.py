@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from wan_train.cli.asking import parse_resolution
+from wan_train.cli.dataset_fix import Mended, fix
 from wan_train.cli.options import TaskWord
 from wan_train.cli.sink import Sink
 from wan_train.dataset.check import Check
 from wan_train.dataset.check import check as look
+from wan_train.dataset.closer import Depth
 from wan_train.dataset.locate import locate
 from wan_train.dataset.model import GUIDE_READING, NEWEST_READING, DatasetOverrides, TrainerReading
+from wan_train.engine import tokenizer
 from wan_train.engine import trainer as trainers
 from wan_train.engine.capabilities import KNOWN_COMMITS
 from wan_train.errors import ExitCode, NotReadyError
@@ -18,6 +25,7 @@ from wan_train.recipe.terms import EngineKind
 from wan_train.run.planner import reading_of
 from wan_train.settings import Settings
 
+_PATIENCE_SECONDS = 1.0
 _BY_VERSION = {"guide": GUIDE_READING, "d0a1930": GUIDE_READING, "v0.3.4": NEWEST_READING}
 
 
@@ -31,19 +39,50 @@ class Asked:
     resolution: str | None
     batch_size: int | None
     repeats: int | None
+    is_thorough: bool
+    fix: bool
+    yes: bool
 
 
 def check(asked: Asked, settings: Settings, sink: Sink) -> int:
     """Show all problems and what will be trained; the exit code says whether something stops."""
-    found = look(
+    reading = _reading(asked.engine, settings)
+    found = _look(asked, reading, sink)
+    mended = None
+    if asked.fix:
+        mended = fix(found, sink, yes=asked.yes)
+        if mended.done:
+            found = _look(asked, reading, sink)
+    _show(found, mended, asked, sink)
+    return ExitCode.BAD_INPUT if found.stops else ExitCode.DONE
+
+
+def _look(asked: Asked, reading: TrainerReading, sink: Sink) -> Check:
+    return look(
         locate(asked.path),
-        reading=_reading(asked.engine, settings),
+        reading=reading,
         overrides=DatasetOverrides(
             resolution=parse_resolution(asked.resolution), batch_size=asked.batch_size, num_repeats=asked.repeats
         ),
+        tokenizer=tokenizer.cached_file(os.environ),
+        depth=Depth.THOROUGH if asked.is_thorough else Depth.QUICK,
+        progress=_progress(sink),
     )
-    _show(found, asked, sink)
-    return ExitCode.BAD_INPUT if found.stops else ExitCode.DONE
+
+
+def _progress(sink: Sink) -> Callable[[int, int], None]:
+    """A counter on one line of the terminal, for the minutes that many pictures take."""
+    if not sink.is_terminal or sink.as_json:
+        return lambda _done, _all: None
+    began = time.monotonic()
+
+    def show(done: int, to_do: int) -> None:
+        is_last = done == to_do
+        if time.monotonic() - began > _PATIENCE_SECONDS and (done % 50 == 0 or is_last):
+            sys.stderr.write("\r\x1b[K" if is_last else f"\rdecoding pictures: {done:,} of {to_do:,}")
+            sys.stderr.flush()
+
+    return show
 
 
 def _reading(version: str | None, settings: Settings) -> TrainerReading:
@@ -58,12 +97,24 @@ def _reading(version: str | None, settings: Settings) -> TrainerReading:
         return GUIDE_READING
 
 
-def _show(found: Check, asked: Asked, sink: Sink) -> None:
+def _show(found: Check, mended: Mended | None, asked: Asked, sink: Sink) -> None:
     image_to_video = asked.task is TaskWord.I2V
     if sink.as_json:
         from wan_train.views.dataset_json import check_json  # noqa: PLC0415  people do not need it
 
-        sink.data(check_json(found, image_to_video=image_to_video))
+        data = check_json(found, image_to_video=image_to_video)
+        if mended is not None:
+            data["mended"] = [
+                {
+                    "path": str(each.mend.path),
+                    "now": str(each.mend.target),
+                    "what": each.mend.what,
+                    "kept": str(each.kept),
+                }
+                for each in mended.done
+            ]
+            data["left"] = [{"path": str(path), "why": why} for path, why in mended.left]
+        sink.data(data)
         return
     from wan_train.views.dataset_problems import problem_lines  # noqa: PLC0415  JSON does not need it
     from wan_train.views.dataset_trained import trained_lines  # noqa: PLC0415  the same

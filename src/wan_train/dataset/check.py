@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
+from wan_train.dataset.closer import Depth, look_closer
 from wan_train.dataset.inventory import take
 from wan_train.dataset.locate import Located, ToExisting, ToWrite
 from wan_train.dataset.model import (
@@ -35,6 +36,12 @@ class Group:
     severity: Severity
     problems: tuple[Problem, ...]
 
+    @property
+    def line(self) -> str:
+        """The first of them as one printable line, and how many are like it."""
+        more = len(self.problems) - 1
+        return self.problems[0].line + (f" (and {more} more of this kind)" if more else "")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
@@ -49,6 +56,8 @@ class Check:
     reading: TrainerReading
     inventory: Inventory | None
     problems: tuple[Problem, ...]
+    left_out: tuple[str, ...] = ()
+    """What was not looked for, in sentences, and how to have it looked for."""
 
     @property
     def stops(self) -> bool:
@@ -89,12 +98,33 @@ def read(located: Located, reading: TrainerReading) -> DatasetConfig:
                 return replace(load(draft, reading=reading), path=path)
 
 
-def check(located: Located, *, reading: TrainerReading, overrides: DatasetOverrides) -> Check:
-    """Look at everything; never raises for what is in the dataset or its dataset.toml."""
+def check(
+    located: Located,
+    *,
+    reading: TrainerReading,
+    overrides: DatasetOverrides,
+    tokenizer: Path | None = None,
+    depth: Depth = Depth.QUICK,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Check:
+    """Look at everything; never raises for what is in the dataset or its dataset.toml.
+
+    `progress` gets the files decoded so far and all that will be.
+    """
     path, is_written = located.toml_path, isinstance(located, ToExisting)
     try:
         config = with_overrides(read(located, reading), overrides)
     except DatasetError as error:
         return Check(config=path, is_written=is_written, reading=reading, inventory=None, problems=error.problems)
-    inventory = take(config, reading=reading)
-    return Check(config=path, is_written=is_written, reading=reading, inventory=inventory, problems=inventory.problems)
+    inventory = take(config, reading=reading, tokenizer=tokenizer)
+    closer = look_closer(inventory, depth, progress=progress)
+    resolved = set(closer.resolved)
+    problems = (*(problem for problem in inventory.problems if problem not in resolved), *closer.problems)
+    return Check(
+        config=path,
+        is_written=is_written,
+        reading=reading,
+        inventory=replace(inventory, problems=problems),
+        problems=problems,
+        left_out=closer.left_out,
+    )

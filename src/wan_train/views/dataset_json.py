@@ -25,6 +25,7 @@ def check_json(check: Check, *, image_to_video: bool) -> Json:
         "trainer": check.reading.name,
         "stops": check.stops,
         "counts": {severity.value: counts[severity] for severity in Severity},
+        "left_out": list(check.left_out),
         "problems": [_group(each) for each in check.groups],
         "trained": _trained(check, image_to_video=image_to_video),
     }

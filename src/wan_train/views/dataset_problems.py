@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES = 3
 _WIDEST = 120
+_LONGEST_NAME = 60
 _MEANING: Mapping[Severity, tuple[str, str]] = {
     Severity.STOPS: ("stops", "bold red"),
     Severity.LOSES: ("loses", "yellow"),
@@ -39,17 +41,29 @@ _TITLES: Mapping[ProblemKind, str] = {
     ProblemKind.MISSING_CAPTION: "no caption",
     ProblemKind.EMPTY_CAPTION: "empty captions",
     ProblemKind.CAPTION_ENCODING: "captions that are not plain UTF-8 text",
+    ProblemKind.CAPTION_LINE_ENDS: "captions with Windows line ends",
+    ProblemKind.LONG_CAPTION: "captions longer than the text encoder reads",
     ProblemKind.ORPHAN_CAPTION: "captions without a picture",
     ProblemKind.UNREADABLE_MEDIA: "files that cannot be read",
     ProblemKind.TRUNCATED_MEDIA: "files that are cut off",
     ProblemKind.TOO_LARGE: "very large pictures",
-    ProblemKind.TOO_SMALL: "pictures that are too small",
+    ProblemKind.TOO_SMALL: "small pictures",
     ProblemKind.NOT_A_FILE: "names without a file behind them",
     ProblemKind.IGNORED_FILE: "files that are not read",
+    ProblemKind.ROTATED: "photos and clips that would be trained lying on their side",
+    ProblemKind.TRANSPARENT: "transparent pictures",
+    ProblemKind.COLOURS: "colours that the trainer gets wrong",
+    ProblemKind.ANIMATED: "animations of which only the first frame is trained",
+    ProblemKind.WRONG_ENDING: "files of another kind than their name says",
+    ProblemKind.CROPPED: "pictures that lose much to the crop",
+    ProblemKind.DUPLICATE: "the same file twice",
+    ProblemKind.NEAR_DUPLICATE: "pictures that look the same",
     ProblemKind.SAME_STEM: "files that share a name",
     ProblemKind.LONG_NAME: "names that are too long",
     ProblemKind.BAD_RECORD: "lines that are no records",
     ProblemKind.TOO_FEW_FRAMES: "clips that are too short",
+    ProblemKind.UNUSED_FRAMES: "clips that are trained in part",
+    ProblemKind.FRAME_RATE: "clips of another speed than Wan's 16 frames a second",
     ProblemKind.FRAMES_UNKNOWN: "clips of unknown length",
     ProblemKind.MIXED_SHAPES: "clips of several shapes in one batch",
 }
@@ -66,6 +80,7 @@ def _lines(check: Check, width: int) -> Iterator[Line]:
     yield line()
     if not check.problems:
         yield line(Span("Nothing to mend.", "green"))
+        yield from _left_out(check, width)
         yield line()
         return
     counts = [(len(group.problems), group) for group in check.groups]
@@ -75,8 +90,16 @@ def _lines(check: Check, width: int) -> Iterator[Line]:
         yield line()
     if check.inventory is None:
         yield line("No picture was looked at: the dataset.toml comes first.")
-    yield line(*_verdict(check))
+    for piece in words.wrap(_verdict(check), width):
+        yield line(Span(piece, "bold red" if check.stops else "bold"))
+    yield from _left_out(check, width)
     yield line()
+
+
+def _left_out(check: Check, width: int) -> Iterator[Line]:
+    for said in check.left_out:
+        for piece in words.wrap(said, width):
+            yield line(Span(piece, "dim"))
 
 
 def _group(group: Group, count: str, base: Path, width: int) -> Iterator[Line]:
@@ -117,7 +140,7 @@ def _where(problem: Problem, base: Path) -> str:
     if problem.path is not None:
         path = problem.path
         parts.append(os.fspath(path.relative_to(base) if path != base and path.is_relative_to(base) else path))
-    return words.safe(" in ".join(parts))
+    return words.cut_middle(words.safe(" in ".join(parts)), _LONGEST_NAME)
 
 
 def _sentence(mend: str) -> str:
@@ -133,16 +156,13 @@ def _base(check: Check) -> Path:
     return check.config.parent
 
 
-def _verdict(check: Check) -> Iterator[Span]:
+def _verdict(check: Check) -> str:
     said = {
-        Severity.STOPS: "stop the training",
-        Severity.LOSES: "lose material",
-        Severity.HARMS: "harm what is learned",
-        Severity.NOTE: "are worth knowing",
+        Severity.STOPS: ("stops the training", "stop the training"),
+        Severity.LOSES: ("loses material", "lose material"),
+        Severity.HARMS: ("harms what is learned", "harm what is learned"),
+        Severity.NOTE: ("is only worth knowing", "are only worth knowing"),
     }
-    parts = []
-    for severity in Severity:
-        count = sum(problem.severity is severity for problem in check.problems)
-        if count:
-            parts.append(f"{count:,} {said[severity]}")
-    yield Span(", ".join(parts) + ".", "bold red" if check.stops else "")
+    counts = Counter(problem.severity for problem in check.problems)
+    parts = [f"{counts[each]:,} {said[each][counts[each] > 1]}" for each in Severity if counts[each]]
+    return f"{', '.join(parts)}."
