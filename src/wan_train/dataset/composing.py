@@ -49,7 +49,8 @@ class Wishes:
             "frame_stride": self.frame_stride,
             "frame_sample": self.frame_sample,
             "max_frames": self.max_frames,
-            "source_fps": self.source_fps,
+            # The trainer takes a decimal number only.
+            "source_fps": float(self.source_fps) if self.source_fps is not None else None,
         }
         return {key: value for key, value in values.items() if value is not None}
 

@@ -77,8 +77,9 @@ def _as_western(data: bytes) -> str | None:
     except UnicodeDecodeError:
         return None
     foreign = [character for character in text if not character.isascii()]
-    letters = sum(character.isalpha() for character in text)
-    if not set(foreign) <= _WESTERN or _RUN.search(text) or len(foreign) > _MOST_FOREIGN * max(1, letters):
+    letters = [character for character in text if character.isalpha()]
+    share = sum(not character.isascii() for character in letters) / max(1, len(letters))
+    if not set(foreign) <= _WESTERN or _RUN.search(text) or share > _MOST_FOREIGN:
         return None
     return text
 
