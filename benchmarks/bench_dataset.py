@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -54,19 +56,24 @@ def measure() -> Iterator[Figure]:
 
 
 def draw(folder: Path, count: int) -> None:
-    """JPEG, PNG and WebP in turn, all different, as large as their headers need."""
+    """JPEG, as from a camera, and PNG in turn; all of different size, since only files of one size are read whole."""
     folder.mkdir()
-    picture = Image.effect_noise((256, 192), 40).convert("RGB").resize((1024, 768))
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 1, "camera"
-    jpeg, png, webp = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    jpeg, png = io.BytesIO(), io.BytesIO()
+    picture = Image.effect_noise((256, 192), 40).convert("RGB").resize((1024, 768))
     picture.save(jpeg, "JPEG", quality=30, exif=exif)
-    picture.resize((200, 150)).save(png, "PNG")
-    picture.save(webp, "WEBP", quality=5)
+    picture.convert("1").save(png, "PNG")
     for number in range(count):
-        ending, data = (("jpg", jpeg), ("png", png), ("webp", webp))[number % 3]
-        # Bytes behind the end are allowed and make every file another one.
-        (folder / f"{number:06d}.{ending}").write_bytes(data.getvalue() + bytes(number % 997) + str(number).encode())
+        fill = bytes(number)
+        if number % 2:
+            data = b"\xff\xd8\xff\xfe" + struct.pack(">H", len(fill) + 2) + fill + jpeg.getvalue()[2:]
+        else:
+            chunk = b"prIv" + fill
+            ending = png.getvalue()[-12:]
+            length, crc = struct.pack(">I", len(fill)), struct.pack(">I", zlib.crc32(chunk))
+            data = png.getvalue()[:-12] + length + chunk + crc + ending
+        (folder / f"{number:06d}.{'jpg' if number % 2 else 'png'}").write_bytes(data)
         (folder / f"{number:06d}.txt").write_text(f"a photo of a cat on a wall in the evening sun, number {number}")
 
 

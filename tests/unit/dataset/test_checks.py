@@ -7,6 +7,7 @@ import random
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +17,7 @@ from PIL import Image
 from wan_train.dataset.check import Check, check
 from wan_train.dataset.closer import Depth
 from wan_train.dataset.locate import locate
+from wan_train.dataset.media import Picture, Unreadable, read_picture
 from wan_train.dataset.model import GUIDE_READING, DatasetError, DatasetOverrides, Problem, ProblemKind, Severity
 from wan_train.dataset.toml_file import load
 from wan_train.dataset.twins import look, same_files, same_looks
@@ -179,6 +181,23 @@ def test_looks_are_the_same_up_to_three_bits(bits: int, changed: set[int]) -> No
 
 def test_pictures_without_structure_are_not_called_alike() -> None:
     assert look(bytes([200]) * 81) is None
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0MM\0*"}, {"icc_profile": b"p" * 100}])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("size", [(1, 1), (17, 300), (2000, 3)])
+def test_webp_headers_say_what_pillow_says(
+    tmp_path: Path, options: dict[str, Any], mode: str, size: tuple[int, int]
+) -> None:
+    path = tmp_path / "x.webp"
+    art(1, size).convert(mode).save(path, **options)
+    found = read_picture(path)
+    with Image.open(path) as image:
+        assert isinstance(found, Picture)
+        assert (found.width, found.height, found.format) == (*image.size, "WEBP")
+        assert found.has_alpha == (image.mode == "RGBA")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert isinstance(read_picture(path), Unreadable)
 
 
 def test_many_pictures_are_decoded_only_when_asked(tmp_path: Path) -> None:
