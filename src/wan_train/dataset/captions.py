@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from wan_train.dataset.media import open_regular
 from wan_train.dataset.model import Problem, ProblemKind, Severity
 from wan_train.dataset.tokens import TokenCounter
 
@@ -26,7 +27,7 @@ def read_caption(path: Path, tokens: TokenCounter) -> Caption:
     Never raises for what is in the file.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(_LONGEST + 1)
     except OSError as error:
         what = "is a folder" if isinstance(error, IsADirectoryError) else f"cannot be read: {error.strerror}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wan_train.dataset.media import Unreadable, damaged
+from wan_train.dataset.media import Unreadable, damaged, open_regular
 from wan_train.dataset.model import ProblemKind
 
 
@@ -34,10 +34,9 @@ def pyav() -> Any | None:  # noqa: ANN401 - type checkers have no stubs for it w
 def read_clip(path: Path) -> Clip | Unreadable | None:
     """The size and length of a video; None without PyAV, which is not required. Nothing is decoded."""
     try:
-        if path.is_dir():
-            raise IsADirectoryError
-        if path.stat().st_size == 0:
-            return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what="is empty")
+        with open_regular(path) as file:
+            if not file.read(1):
+                return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what="is empty")
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         return damaged(path, error)
     av = pyav()

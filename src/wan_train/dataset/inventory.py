@@ -205,6 +205,9 @@ class _Look:
             if not isinstance(path, str) or not isinstance(caption, str):
                 what = f"line {number} is not a record with {key} and caption"
                 self.report(ProblemKind.BAD_RECORD, Severity.STOPS, what, mend, source)
+            elif not _is_possible(path):
+                what = f"line {number} names a path that no file can have"
+                self.report(ProblemKind.BAD_RECORD, Severity.STOPS, what, "Correct the path", source)
             elif not Path(path).is_absolute():
                 what = f"line {number} names a relative path, which depends on where the trainer is started"
                 self.report(ProblemKind.BAD_RECORD, Severity.STOPS, what, "Write absolute paths", source)
@@ -334,6 +337,13 @@ def _video_bucket(item: Item, subset: Subset) -> tuple[int, int]:
     # Clips are scaled with buckets on, whatever the configuration says (retrieve_latent_cache_batches, both
     # versions).
     return bucket_for(item.width or 1, item.height or 1, resolution=subset.resolution)
+
+
+def _is_possible(path: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and UTF-8 cannot
+        return False
 
 
 def _record(line: str) -> dict[str, object]:

@@ -4,7 +4,9 @@ whole.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import struct
 import warnings
 from collections.abc import Iterator
@@ -67,6 +69,16 @@ class Unreadable:
     what: str
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """The file for reading; raises OSError, also for pipes and devices, of which reading might never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise IsADirectoryError if stat.S_ISDIR(mode) else OSError(errno.EINVAL, "it is a pipe or a device, not a file")
+    return os.fdopen(descriptor, "rb")
+
+
 @contextmanager
 def quiet_about_size() -> Iterator[None]:
     """Inside, Pillow's warning about large pictures is off; the inventory judges their size itself."""
@@ -96,7 +108,7 @@ def read_picture(path: Path) -> Picture | Unreadable:
     from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - as above
 
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return _whole(file)
     except UnidentifiedImageError:
         return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what=_unidentified(path))

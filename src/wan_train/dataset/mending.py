@@ -26,6 +26,11 @@ from wan_train.printable import visible
 BACKUP = ".wan-train-backup"
 """Beside the files; the trainer sees neither a subfolder nor a name with a dot in front."""
 
+MENDABLE = frozenset(
+    {ProblemKind.CAPTION_ENCODING, ProblemKind.CAPTION_LINE_ENDS, ProblemKind.ROTATED, ProblemKind.FRAME_RATE}
+)
+"""Kinds of which some can be mended; `plan` says which."""
+
 _LOCK, _STAGING = "lock", "staging"
 
 
@@ -68,7 +73,7 @@ def plan(check: Check) -> Mending:
     refusals = []
     for problem in check.problems:
         path = problem.path
-        if path is None or path in mends or not _is_our_kind(problem):
+        if path is None or path in mends or problem.kind not in MENDABLE:
             continue
         try:
             mends[path] = _mend(problem, path, check)
@@ -141,15 +146,6 @@ def alone_in(folders: set[Path]) -> Iterator[None]:
 def stamp_of(now: float) -> str:
     """The name of a round's backup folder: UTC, to the second."""
     return time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
-
-
-def _is_our_kind(problem: Problem) -> bool:
-    return problem.kind in {
-        ProblemKind.CAPTION_ENCODING,
-        ProblemKind.CAPTION_LINE_ENDS,
-        ProblemKind.ROTATED,
-        ProblemKind.FRAME_RATE,
-    }
 
 
 def _mend(problem: Problem, path: Path, check: Check) -> Mend:

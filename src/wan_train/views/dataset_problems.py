@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wan_train.dataset.check import Check, Group
+from wan_train.dataset.mending import MENDABLE
 from wan_train.dataset.model import Problem, ProblemKind, Severity
 from wan_train.views import words
 from wan_train.views.lines import Line, Screenful, Span, line
@@ -92,6 +93,11 @@ def _lines(check: Check, width: int) -> Iterator[Line]:
         yield line("No picture was looked at: the dataset.toml comes first.")
     for piece in words.wrap(_verdict(check), width):
         yield line(Span(piece, "bold red" if check.stops else "bold"))
+    mendable = [_TITLES[group.kind] for group in check.groups if group.kind in MENDABLE]
+    if mendable:
+        said = f"--fix mends what is safe of: {', '.join(dict.fromkeys(mendable))}."
+        for piece in words.wrap(said, width):
+            yield line(Span(piece, "green"))
     yield from _left_out(check, width)
     yield line()
 

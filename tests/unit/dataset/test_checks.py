@@ -14,11 +14,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from wan_train.dataset import clip_checks
 from wan_train.dataset.check import Check, check
 from wan_train.dataset.closer import Depth
+from wan_train.dataset.footage import Clip
 from wan_train.dataset.locate import locate
 from wan_train.dataset.media import Picture, Unreadable, read_picture
-from wan_train.dataset.model import GUIDE_READING, DatasetError, DatasetOverrides, Problem, ProblemKind, Severity
+from wan_train.dataset.model import (
+    GUIDE_READING,
+    DatasetError,
+    DatasetOverrides,
+    FrameExtraction,
+    Problem,
+    ProblemKind,
+    Severity,
+    VideoSettings,
+)
 from wan_train.dataset.toml_file import load
 from wan_train.dataset.twins import look, same_files, same_looks
 
@@ -150,6 +161,41 @@ def test_captions_are_counted_in_tokens_where_the_tokenizer_is(tmp_path: Path) -
     )
     (problem,) = found.problems
     assert "has 600 tokens" in problem.what
+
+
+@pytest.mark.parametrize(
+    ("frames", "fps", "source_fps", "extraction", "kinds"),
+    [
+        (45, 16.0, None, FrameExtraction.HEAD, []),
+        (48, 15.98, None, FrameExtraction.HEAD, []),
+        (100, 16.0, None, FrameExtraction.HEAD, [ProblemKind.UNUSED_FRAMES]),
+        (100, 16.0, None, FrameExtraction.CHUNK, []),
+        (200, 16.0, None, FrameExtraction.FULL, [ProblemKind.UNUSED_FRAMES]),
+        (10, 16.0, None, FrameExtraction.HEAD, [ProblemKind.TOO_FEW_FRAMES]),
+        (45, 30.0, None, FrameExtraction.HEAD, [ProblemKind.FRAME_RATE]),
+        (85, 30.0, 30.0, FrameExtraction.HEAD, []),
+        (85, 24.0, 30.0, FrameExtraction.HEAD, [ProblemKind.FRAME_RATE]),
+        (400, 30.0, 30.0, FrameExtraction.HEAD, [ProblemKind.UNUSED_FRAMES]),
+        (None, None, None, FrameExtraction.HEAD, []),
+    ],
+)
+def test_what_a_clip_hides_is_told(
+    frames: int | None,
+    fps: float | None,
+    source_fps: float | None,
+    extraction: FrameExtraction,
+    kinds: list[ProblemKind],
+) -> None:
+    video = VideoSettings(
+        target_frames=(25, 45),
+        frame_extraction=extraction,
+        frame_stride=1,
+        frame_sample=1,
+        max_frames=129,
+        source_fps=source_fps,
+    )
+    clip = Clip(width=320, height=320, frames=frames, fps=fps)
+    assert [problem.kind for problem in clip_checks.judge(Path("x.mp4"), clip, video)] == kinds
 
 
 def test_the_same_bytes_are_found_and_the_same_looks(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -188,6 +189,25 @@ def test_folders_and_broken_links_with_a_pictures_name_stop(pictures: Path) -> N
     found = problems_of(pictures)
     assert [problem.severity for problem in found] == [Severity.STOPS] * 3
     assert {problem.path for problem in found} == {pictures / f"{n}.png" for n in ("folder", "link", "loop")}
+
+
+def test_pipes_and_devices_stop_the_training_not_the_check(pictures: Path) -> None:
+    os.mkfifo(pictures / "c.png")
+    (pictures / "c.txt").write_text("a cat")
+    (pictures / "a.txt").unlink()
+    os.mkfifo(pictures / "a.txt")
+    (pictures / "b.txt").unlink()
+    (pictures / "b.txt").symlink_to("/dev/zero")
+    found = {problem.path.name for problem in take(config_for(pictures)).stopping if problem.path}
+    assert found == {"a.txt", "b.txt", "c.png"}
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_a_record_with_a_name_that_no_file_can_have_stops(tmp_path: Path, kind: str) -> None:
+    records = [f'{{"{kind}_path": "/x{odd}.png", "caption": "x"}}' for odd in ("\\ud800", "\\u0000")]
+    found = take(load(jsonl_config(tmp_path, kind, records)))
+    assert len(found.stopping) == 2
+    assert all(problem.line.isprintable() for problem in found.stopping)
 
 
 def test_of_two_pictures_with_one_stem_and_size_one_is_lost(pictures: Path) -> None:

@@ -192,7 +192,7 @@ def test_where_all_clips_have_one_speed_source_fps_is_the_better_mend(tmp_path: 
     assert all("set source_fps = 30.0" in each.why for each in planned.refusals)
 
 
-def test_a_clip_whose_stream_is_broken_and_one_that_lies_on_its_side_are_told(tmp_path: Path) -> None:
+def test_a_clip_whose_stream_is_broken_is_told(tmp_path: Path) -> None:
     clip(tmp_path / "a.mp4", 16)
     data = bytearray((tmp_path / "a.mp4").read_bytes())
     start = data.index(b"mdat") + 4
@@ -200,6 +200,21 @@ def test_a_clip_whose_stream_is_broken_and_one_that_lies_on_its_side_are_told(tm
     (tmp_path / "a.mp4").write_bytes(data)
     kinds = {problem.kind for problem in look_at(tmp_path).problems}
     assert ProblemKind.UNREADABLE_MEDIA in kinds
+
+
+def test_a_clip_that_only_players_turn_upright_is_told_and_left(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    clip(path, 16)
+    one = b"\0\1\0\0"
+    upright = one + bytes(12) + one + bytes(12) + b"\x40\0\0\0"
+    quarter = bytes(4) + one + bytes(4) + b"\xff\xff\0\0" + bytes(16) + b"\x40\0\0\0"
+    head, tag, tail = path.read_bytes().partition(b"tkhd")
+    path.write_bytes(head + tag + tail.replace(upright, quarter, 1))
+    rotated = [problem for problem in look_at(tmp_path).problems if problem.kind is ProblemKind.ROTATED]
+    assert [problem.path for problem in rotated] == [path]
+    planned = mending.plan(look_at(tmp_path))
+    assert planned.mends == ()
+    assert "only by hand" in planned.refusals[0].why
 
 
 KILLED = """
