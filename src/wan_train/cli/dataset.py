@@ -121,4 +121,4 @@ def _show(found: Check, mended: Mended | None, asked: Asked, sink: Sink) -> None
 
     sink.show(problem_lines(found))
     if found.inventory is not None:
-        sink.show(trained_lines(found.inventory, image_to_video=image_to_video))
+        sink.show(trained_lines(outlook))
