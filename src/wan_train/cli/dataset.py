@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from wan_train.cli.asking import parse_resolution
 from wan_train.cli.dataset_fix import Mended, fix
+from wan_train.cli.dataset_page import target_of, write_page
 from wan_train.cli.options import TaskWord
 from wan_train.cli.sink import Sink
 from wan_train.dataset.check import Check
@@ -17,15 +18,19 @@ from wan_train.dataset.check import check as look
 from wan_train.dataset.closer import Depth
 from wan_train.dataset.locate import locate
 from wan_train.dataset.model import GUIDE_READING, NEWEST_READING, DatasetOverrides, TrainerReading
+from wan_train.dataset.outlook import Outlook, outlook
 from wan_train.engine import tokenizer
 from wan_train.engine import trainer as trainers
 from wan_train.engine.capabilities import KNOWN_COMMITS
 from wan_train.errors import ExitCode, NotReadyError
-from wan_train.recipe.terms import EngineKind
+from wan_train.recipe import load as recipes
+from wan_train.recipe.model import Training
+from wan_train.recipe.terms import EngineKind, Task
 from wan_train.run.planner import reading_of
 from wan_train.settings import Settings
 
 _PATIENCE_SECONDS = 1.0
+_TASKS = {TaskWord.T2V: Task.T2V, TaskWord.I2V: Task.I2V}
 _BY_VERSION = {"guide": GUIDE_READING, "d0a1930": GUIDE_READING, "v0.3.4": NEWEST_READING}
 
 
@@ -41,11 +46,15 @@ class Asked:
     repeats: int | None
     is_thorough: bool
     fix: bool
+    epochs: int | None
+    html: str | None
     yes: bool
 
 
 def check(asked: Asked, settings: Settings, sink: Sink) -> int:
     """Show all problems and what will be trained; the exit code says whether something stops."""
+    target = target_of(asked.html, sink, yes=asked.yes) if asked.html is not None else None
+    training = _training(asked)
     reading = _reading(asked.engine, settings)
     found = _look(asked, reading, sink)
     mended = None
@@ -53,8 +62,27 @@ def check(asked: Asked, settings: Settings, sink: Sink) -> int:
         mended = fix(found, sink, yes=asked.yes)
         if mended.done:
             found = _look(asked, reading, sink)
-    _show(found, mended, asked, sink)
+    ahead = None
+    if found.inventory is not None:
+        ahead = outlook(
+            found.inventory,
+            epochs=training.max_train_epochs,
+            accumulation=training.gradient_accumulation_steps,
+            image_to_video=asked.task is TaskWord.I2V,
+        )
+    if target is not None:
+        write_page(found, ahead, target, sink)
+    _show(found, ahead, mended, sink)
+    if target is not None:
+        sink.line(f"The pictures, their crops and captions: {target}")
     return ExitCode.BAD_INPUT if found.stops else ExitCode.DONE
+
+
+def _training(asked: Asked) -> Training:
+    """What the shipped recipe says, with the epochs that were asked for."""
+    recipe = recipes.load(recipes.shipped_recipe(_TASKS[asked.task]), inherited=True)
+    changes = {"max_train_epochs": asked.epochs}
+    return recipes.override(recipe, changes, source="command line", names={"max_train_epochs": "--epochs"}).training
 
 
 def _look(asked: Asked, reading: TrainerReading, sink: Sink) -> Check:
@@ -97,12 +125,11 @@ def _reading(version: str | None, settings: Settings) -> TrainerReading:
         return GUIDE_READING
 
 
-def _show(found: Check, mended: Mended | None, asked: Asked, sink: Sink) -> None:
-    image_to_video = asked.task is TaskWord.I2V
+def _show(found: Check, ahead: Outlook | None, mended: Mended | None, sink: Sink) -> None:
     if sink.as_json:
         from wan_train.views.dataset_json import check_json  # noqa: PLC0415  people do not need it
 
-        data = check_json(found, image_to_video=image_to_video)
+        data = check_json(found, ahead)
         if mended is not None:
             data["mended"] = [
                 {
@@ -120,5 +147,5 @@ def _show(found: Check, mended: Mended | None, asked: Asked, sink: Sink) -> None
     from wan_train.views.dataset_trained import trained_lines  # noqa: PLC0415  the same
 
     sink.show(problem_lines(found))
-    if found.inventory is not None:
-        sink.show(trained_lines(outlook))
+    if ahead is not None:
+        sink.show(trained_lines(ahead))

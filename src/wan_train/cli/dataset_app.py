@@ -47,6 +47,11 @@ def check(
     resolution: options.Resolution = None,
     batch_size: options.BatchSize = None,
     repeats: options.Repeats = None,
+    epochs: options.Epochs = None,
+    html: Annotated[
+        str | None,
+        typer.Option("--html", metavar="FILE", help="Also write a page with every picture, its crop and its caption."),
+    ] = None,
     thorough: Annotated[bool, typer.Option("--thorough", help="Decode every file, however long that takes.")] = False,  # noqa: FBT002  a flag of the command line
     fix: Annotated[bool, typer.Option("--fix", help="Mend what is safe to mend; originals are kept.")] = False,  # noqa: FBT002  a flag
     workspace: options.Workspace = None,
@@ -74,6 +79,8 @@ def check(
         repeats=repeats,
         is_thorough=thorough,
         fix=fix,
+        epochs=epochs,
+        html=html,
         yes=yes,
     )
     raise typer.Exit(run_check(asked, settings, sink))

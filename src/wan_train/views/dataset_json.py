@@ -7,14 +7,15 @@ from typing import Any
 
 from wan_train.dataset.check import Check, Group
 from wan_train.dataset.model import Problem, Severity
-from wan_train.dataset.summary import summary
+from wan_train.dataset.outlook import Outlook, SubsetOutlook
+from wan_train.dataset.trained import Trained
 
 SCHEMA = 1
 
 Json = dict[str, Any]
 
 
-def check_json(check: Check, *, image_to_video: bool) -> Json:
+def check_json(check: Check, ahead: Outlook | None) -> Json:
     """`{event: "dataset_check", schema, …}`; every problem is in it, however many there are."""
     counts = Counter(problem.severity for problem in check.problems)
     return {
@@ -27,7 +28,7 @@ def check_json(check: Check, *, image_to_video: bool) -> Json:
         "counts": {severity.value: counts[severity] for severity in Severity},
         "left_out": list(check.left_out),
         "problems": [_group(each) for each in check.groups],
-        "trained": _trained(check, image_to_video=image_to_video),
+        "trained": _trained(ahead),
     }
 
 
@@ -49,14 +50,54 @@ def _problem(problem: Problem) -> Json:
     }
 
 
-def _trained(check: Check, *, image_to_video: bool) -> Json | None:
-    if check.inventory is None:
+def _trained(ahead: Outlook | None) -> Json | None:
+    if ahead is None:
         return None
-    counted = summary(check.inventory, image_to_video=image_to_video)
+    counted = ahead.summary
     return {
         "files": counted.files,
         "captions": counted.captions,
         "items_with_repeats": counted.items_with_repeats,
         "batches_per_epoch": counted.batches_per_epoch,
+        "epochs": ahead.epochs,
+        "steps_per_epoch": ahead.steps_per_epoch,
+        "steps": ahead.steps,
         "cache_bytes": counted.cache_bytes,
+        "datasets": [_dataset(each) for each in ahead.subsets],
+    }
+
+
+def _dataset(each: SubsetOutlook) -> Json:
+    return {
+        "source": str(each.subset.source),
+        "kind": each.subset.kind.value,
+        "resolution": list(each.subset.resolution),
+        "batch_size": each.subset.batch_size,
+        "num_repeats": each.subset.num_repeats,
+        "items": each.summary.items,
+        "buckets": [
+            {"width": bucket.width, "height": bucket.height, "frames": bucket.frames, "items": bucket.items}
+            for bucket in each.summary.buckets
+        ],
+        "files": [_file(one) for one in each.files],
+    }
+
+
+def _file(one: Trained) -> Json:
+    crop = one.crop
+    return {
+        "path": str(one.item.path),
+        "width": one.item.width,
+        "height": one.item.height,
+        "frames": one.item.frames,
+        "trained": None
+        if crop is None
+        else {
+            "width": crop.bucket[0],
+            "height": crop.bucket[1],
+            "scale": round(crop.scale, 6),
+            "share_lost": round(crop.share_lost, 6),
+            "cut": {"left": crop.left, "top": crop.top, "right": crop.right, "bottom": crop.bottom},
+        },
+        "clips": [list(cut) for cut in one.cuts],
     }

@@ -26,7 +26,7 @@ _MEANING: Mapping[Severity, tuple[str, str]] = {
     Severity.HARMS: ("harms", "yellow"),
     Severity.NOTE: ("note", "dim"),
 }
-_TITLES: Mapping[ProblemKind, str] = {
+TITLES: Mapping[ProblemKind, str] = {
     ProblemKind.CONFIG_UNREADABLE: "the dataset.toml cannot be read",
     ProblemKind.CONFIG_SYNTAX: "the dataset.toml is not valid TOML",
     ProblemKind.UNKNOWN_KEY: "keys that the trainer does not know",
@@ -91,7 +91,7 @@ def _lines(check: Check, width: int) -> Iterator[Line]:
         yield line()
     if check.inventory is None:
         yield line("No picture was looked at: the dataset.toml comes first.")
-    for piece in words.wrap(_verdict(check), width):
+    for piece in words.wrap(verdict(check), width):
         yield line(Span(piece, "bold red" if check.stops else "bold"))
     mendable = [_TITLES[group.kind] for group in check.groups if group.kind in MENDABLE]
     if mendable:
@@ -114,7 +114,7 @@ def _group(group: Group, count: str, base: Path, width: int) -> Iterator[Line]:
     start = 7 + len(count) + 2
     room = width - start
     margin = " " * start
-    for number, piece in enumerate(words.wrap(_TITLES[group.kind], room)):
+    for number, piece in enumerate(words.wrap(TITLES[group.kind], room)):
         yield line(*(head if number == 0 else (margin,)), Span(piece, "bold"))
     mends = list(dict.fromkeys(problem.mend for problem in group.problems))
     for text in _examples(group.problems, base, with_mend=len(mends) > 1):
@@ -162,7 +162,8 @@ def _base(check: Check) -> Path:
     return check.config.parent
 
 
-def _verdict(check: Check) -> str:
+def verdict(check: Check) -> str:
+    """How many problems there are of each severity, as a sentence."""
     said = {
         Severity.STOPS: ("stops the training", "stop the training"),
         Severity.LOSES: ("loses material", "lose material"),

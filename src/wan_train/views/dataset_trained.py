@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _WIDEST = 120
 _MOST_SIZES = 12
 _EXAMPLES = 3
-_BLURRY = 1.5
+BLURRY = 1.5
 """From this enlargement on a picture is visibly soft, so it is worth a colour."""
 
 
@@ -154,7 +154,7 @@ def _remarks(each: SubsetOutlook) -> Iterator[Row]:
         yield Row(label="cut away", value=f"{said}: {_named(each.cropped, _loss)}", style="yellow")
     if each.enlarged:
         worst = each.enlarged[0].crop
-        style = "yellow" if worst is not None and worst.scale >= _BLURRY else ""
+        style = "yellow" if worst is not None and worst.scale >= BLURRY else ""
         said = f"{words.count(len(each.enlarged), noun, many)} of {len(each.files):,}"
         yield Row(label="enlarged", value=f"{said}: {_named(each.enlarged, _enlargement)}", style=style)
 
@@ -165,7 +165,9 @@ def _lose(count: int) -> str:
 
 def _named(files: Sequence[Trained], fact: Callable[[Crop], str]) -> str:
     """The first few by name, the rest counted."""
-    named = [f"{words.safe(one.item.path.name)} ({fact(one.crop)})" for one in files[:_EXAMPLES] if one.crop is not None]
+    named = [
+        f"{words.safe(one.item.path.name)} ({fact(one.crop)})" for one in files[:_EXAMPLES] if one.crop is not None
+    ]
     left = len(files) - len(named)
     return ", ".join(named) + (f" and {left:,} more" if left else "")
 
@@ -189,9 +191,11 @@ def _totals(outlook: Outlook) -> Iterator[Row]:
     else:
         yield Row(label="items", value=f"unknown, from {words.count(counted.files, 'file')}")
     if outlook.accumulation > 1 and counted.batches_per_epoch is not None:
-        yield Row(label="batches", value=f"{counted.batches_per_epoch:,} an epoch, {outlook.accumulation} for each step")
+        yield Row(
+            label="batches", value=f"{counted.batches_per_epoch:,} an epoch, {outlook.accumulation} for each step"
+        )
     yield Row(label="steps", value=steps_said(outlook), style="bold")
     yield Row(
         label="caches",
-        value=f"{words.file_size(counted.latent_bytes)} of latents, about {words.file_size(counted.text_bytes)} of text",
+        value=f"latents {words.file_size(counted.latent_bytes)}, captions about {words.file_size(counted.text_bytes)}",
     )

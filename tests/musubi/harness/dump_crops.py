@@ -1,8 +1,8 @@
 """Answers what the trainer's own resize_image_to_bucket makes of each picture size.
 
-JSON in on stdin: a list of {"stored": [width, height], "bucket": [width, height]}. JSON out, on the last line, for each:
-"scaled", the size it asked its image libraries for; "size", what came back; "columns" and "rows", the coordinate in the
-stored picture of the first, the middle and the last pixel of what came back. Runs in the trainer's environment.
+JSON in on stdin: a list of {"stored": [width, height], "bucket": [width, height]}. JSON out, on the last line, for
+each: "scaled", the size it asked its image libraries for; "size", what came back; "columns" and "rows", the coordinate
+in the stored picture of the first, the middle and the last pixel of what came back. Runs in the trainer's environment.
 
 The pictures are ramps whose values are the coordinates of their pixels, so what is left of them tells where it lay.
 """
