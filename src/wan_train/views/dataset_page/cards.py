@@ -38,7 +38,7 @@ def card(
         _picture(name, one.crop, preview, kind),
         tag(
             "div",
-            tag("p", tag("bdi", name), class_="name"),
+            tag("p", tag("bdi", name, dir="ltr"), class_="name"),
             tag("p", _fate(one, kind), class_="what"),
             _caption(one, caption),
             tag("ul", [_problem(problem) for problem in problems[:_MOST_PROBLEMS]], _more(problems))

@@ -61,7 +61,10 @@ def _head(check: Check, outlook: Outlook | None) -> Iterator[Html]:
     yield tag("h1", "What will be trained")
     written = "" if check.is_written else " (not written yet)"
     yield tag(
-        "p", tag("bdi", words.safe(check.config)), f"{written}, as {check.reading.name} reads it", class_="soft path"
+        "p",
+        tag("bdi", words.safe(check.config), dir="ltr"),
+        f"{written}, as {check.reading.name} reads it",
+        class_="soft path",
     )
     if outlook is not None:
         yield tag(
@@ -120,7 +123,7 @@ def _group(group: Group, anchors: Mapping[Path, str]) -> Html:
 def _found(problem: Problem, anchors: Mapping[Path, str]) -> Html:
     where: list[Html | str] = [problem.key] if problem.key else []
     if problem.path is not None:
-        name: Html = tag("bdi", words.safe(problem.path.name or problem.path))
+        name: Html = tag("bdi", words.safe(problem.path.name or problem.path), dir="ltr")
         anchor = anchors.get(problem.path)
         where += [" in " if problem.key else "", tag("a", name, href=f"#{anchor}") if anchor else name]
     return tag("li", *where, ": " if where else "", words.safe(problem.what), ". ", words.safe(sentence(problem.mend)))
@@ -166,7 +169,7 @@ def _datasets(check: Check, outlook: Outlook | None, selection: Selection, mater
             class_="said",
         )
     for number, (each, sizes) in enumerate(zip(outlook.subsets, selection.datasets, strict=True)):
-        yield tag("h2", tag("bdi", words.safe(each.subset.source)), class_="path")
+        yield tag("h2", tag("bdi", words.safe(each.subset.source), dir="ltr"), class_="path")
         yield tag("p", settings_of(each.subset), class_="soft")
         yield _table(number, each, sizes)
         for place, size in enumerate(sizes[:_MOST_SIZES]):
