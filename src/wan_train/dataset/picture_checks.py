@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from wan_train.dataset.buckets import RESOLUTION_STEP, bucket_for
+from wan_train.dataset.crops import crop_for
 from wan_train.dataset.media import Picture, largest_unwarned_picture
 from wan_train.dataset.model import Problem, ProblemKind, Severity, Subset
 
@@ -87,16 +88,6 @@ def judge(path: Path, picture: Picture, subset: Subset) -> Iterator[Problem]:
 _NAMES = {"JPEG": "a JPEG", "MPO": "a JPEG", "PNG": "a PNG", "WEBP": "a WebP", "AVIF": "an AVIF", "GIF": "a GIF"}
 
 
-def crop_loss(size: tuple[int, int], bucket: tuple[int, int]) -> float:
-    """The part of a picture, 0 to 1, that is cut away when it is scaled to cover `bucket` (width, height).
-
-    Source: resize_image_to_bucket at both versions.
-    """
-    width, height = size
-    scale = max(bucket[0] / width, bucket[1] / height)
-    return 1 - (bucket[0] * bucket[1]) / (width * scale * height * scale)
-
-
 def _shape(path: Path, picture: Picture, subset: Subset) -> Iterator[Problem]:
     size = f"is {picture.width}x{picture.height}"
     bucket = bucket_for(
@@ -111,14 +102,13 @@ def _shape(path: Path, picture: Picture, subset: Subset) -> Iterator[Problem]:
         mend = "Remove the picture or allow upscaling"
         yield _problem(ProblemKind.TOO_SMALL, Severity.STOPS, what, mend, path)
         return
-    lost = crop_loss((picture.width, picture.height), bucket)
-    if lost >= _MUCH_CROPPED:
-        what = f"{size} and is trained at {bucket[0]}x{bucket[1]}: {lost:.0%} of it is cut away"
+    crop = crop_for((picture.width, picture.height), bucket)
+    if crop.share_lost >= _MUCH_CROPPED:
+        what = f"{size} and is trained at {bucket[0]}x{bucket[1]}: {crop.share_lost:.0%} of it is cut away"
         mend = "Crop it to what matters" + ("" if subset.enable_bucket else ", or set enable_bucket = true")
         yield _problem(ProblemKind.CROPPED, Severity.HARMS, what, mend, path)
-    enlarged = max(bucket[0] / picture.width, bucket[1] / picture.height)
-    if enlarged > _MUCH_ENLARGED:
-        what = f"{size} and is enlarged {enlarged:.1f} times to {bucket[0]}x{bucket[1]}: its blur is learned"
+    if crop.scale > _MUCH_ENLARGED:
+        what = f"{size} and is enlarged {crop.scale:.1f} times to {bucket[0]}x{bucket[1]}: its blur is learned"
         mend = "Use a larger original, or bucket_no_upscale = true"
         yield _problem(ProblemKind.TOO_SMALL, Severity.HARMS, what, mend, path)
 

@@ -62,8 +62,8 @@ def steps_said(outlook: Outlook) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in whole percent; `<1 %` for what is little but not nothing."""
-    return "0" if share <= 0 else "<1 %" if share < 0.01 else f"{share:.0%}".replace("%", " %")  # noqa: PLR2004  1 %
+    """A share in whole percent; `<1%` for what is little but not nothing."""
+    return "0%" if share <= 0 else "<1%" if share < 0.01 else f"{share:.0%}"  # noqa: PLR2004  one percent
 
 
 def times(scale: float) -> str:
@@ -95,7 +95,7 @@ def _subset(each: SubsetOutlook, width: int) -> Iterator[Line]:
         rows.append(_cells(f"{len(rest):,} more sizes", rest, each.subset))
     heads = ("size", nouns(each.subset)[1], "cut away", "enlarged", "batches an epoch")
     if each.subset.kind is MediaKind.VIDEO:
-        heads = ("size", "files", "cut away", "enlarged", "clips by frames")
+        heads = ("size", "files", "cut away", "enlarged", "clips x frames")
     yield from _columns(heads, rows, width)
     yield from table([*_remarks(each)], width, indent=4)
 
@@ -128,7 +128,7 @@ def batches_said(sizes: Sequence[Size], subset: Subset) -> str:
     """For pictures the batches of one epoch, for clips how many there are of each length."""
     keys = [key for size in sizes for one in size.files for key in one.keys]
     if subset.kind is MediaKind.VIDEO:
-        return ", ".join(f"{count:,} of {frames}" for frames, count in sorted(Counter(key[2] for key in keys).items()))
+        return ", ".join(f"{count:,} x {frames}" for frames, count in sorted(Counter(key[2] for key in keys).items()))
     return f"{batches_per_epoch(keys, batch_size=subset.batch_size, num_repeats=subset.num_repeats):,}"
 
 

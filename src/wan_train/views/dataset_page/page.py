@@ -156,8 +156,8 @@ def _datasets(check: Check, outlook: Outlook | None, selection: Selection, mater
     yield tag(
         "p",
         tag("span", class_="key"),
-        " marks the part of a picture that is trained; what is dark is cut away. Pictures are shown as the trainer reads "
-        "them, without the turn that other programs apply.",
+        " marks the part of a picture that is trained; what is dark is cut away. Pictures are shown as the trainer "
+        "reads them, without the turn that other programs apply.",
         class_="soft",
     )
     if not selection.is_whole:
@@ -179,7 +179,7 @@ def _datasets(check: Check, outlook: Outlook | None, selection: Selection, mater
 def _table(number: int, each: SubsetOutlook, sizes: Sequence[ShownSize]) -> Html:
     many = nouns(each.subset)[1]
     clips = each.subset.kind is MediaKind.VIDEO
-    heads = ("Trained size", many, "cut away", "enlarged", "clips by frames" if clips else "batches an epoch")
+    heads = ("Trained size", many, "cut away", "enlarged", "clips x frames" if clips else "batches an epoch")
     rows = [
         tag(
             "tr",
