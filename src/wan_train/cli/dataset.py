@@ -70,10 +70,9 @@ def check(asked: Asked, settings: Settings, sink: Sink) -> int:
             accumulation=training.gradient_accumulation_steps,
             image_to_video=asked.task is TaskWord.I2V,
         )
-    if target is not None:
-        write_page(found, ahead, target, sink)
     _show(found, ahead, mended, sink)
     if target is not None:
+        write_page(found, ahead, target, sink)
         sink.line(f"The pictures, their crops and captions: {target}")
     return ExitCode.BAD_INPUT if found.stops else ExitCode.DONE
 
@@ -148,4 +147,4 @@ def _show(found: Check, ahead: Outlook | None, mended: Mended | None, sink: Sink
 
     sink.show(problem_lines(found))
     if ahead is not None:
-        sink.show(trained_lines(ahead))
+        sink.show(trained_lines(ahead, stops=found.stops))

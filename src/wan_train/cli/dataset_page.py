@@ -56,7 +56,7 @@ def write_page(check: Check, outlook: Outlook | None, target: Path, sink: Sink) 
     selection = Selection(datasets=())
     material = Material(previews={}, captions={})
     if outlook is not None:
-        selection = choose(outlook, problems_by_item(check, outlook).keys())
+        selection = choose(outlook, problems_by_item(check, outlook))
         material = _material(outlook, selection, _progress(sink))
     text = page(check, outlook, selection, material)
     try:

@@ -24,9 +24,12 @@ BLURRY = 1.5
 """From this enlargement on a picture is visibly soft, so it is worth a colour."""
 
 
-def trained_lines(outlook: Outlook) -> RenderableType:
-    """Sizes, crops and steps of what can be trained."""
-    return Screenful(lambda width: _lines(outlook, min(width, _WIDEST)))
+COUNTED = "Nothing yet: counted as if what stops were mended, without the files that cannot be read."
+
+
+def trained_lines(outlook: Outlook, *, stops: bool) -> RenderableType:
+    """Sizes, crops and steps of what can be trained; `stops` when something has to be mended before."""
+    return Screenful(lambda width: _lines(outlook, min(width, _WIDEST), stops=stops))
 
 
 def nouns(subset: Subset) -> tuple[str, str]:
@@ -71,8 +74,11 @@ def times(scale: float) -> str:
     return f"{scale:.0f}x" if scale >= 9.95 else f"{scale:.2g}x" if scale >= 1.1 else f"{scale:.2f}x"  # noqa: PLR2004
 
 
-def _lines(outlook: Outlook, width: int) -> Iterator[Line]:
+def _lines(outlook: Outlook, width: int, *, stops: bool) -> Iterator[Line]:
     yield line(Span("What will be trained", "bold"))
+    if stops:
+        for piece in words.wrap(COUNTED, width):
+            yield line(Span(piece, "yellow"))
     for each in outlook.subsets:
         yield line()
         yield from _subset(each, width)

@@ -39,7 +39,7 @@ def ahead_of(check: Check) -> Outlook:
 
 def page_of(check: Check, *, captions: dict[Path, str] | None = None, jpeg: bytes = b"\xff\xd8") -> str:
     ahead = ahead_of(check)
-    selection = choose(ahead, problems_by_item(check, ahead).keys())
+    selection = choose(ahead, problems_by_item(check, ahead))
     paths = [one.item.path for sizes in selection.datasets for size in sizes for one in size.shown]
     material = Material(
         previews={path: Preview(jpeg=jpeg, width=24, height=16) for path in paths}, captions=captions or {}
@@ -213,11 +213,31 @@ def test_a_selection_never_shows_more_than_it_may_and_loses_nobody(
     # The trained size of 16 by N*16 without enlargement is itself, so each is a size of its own.
     sizes = [(480 + 16 * place, 400) for place, count in enumerate(counts) for _ in range(count)]
     ahead = ahead_of(check_of(inventory_of(sizes)))
-    chosen = choose(ahead, {PICTURES / f"{number}.png" for number in troubled}, most=most)
+    troubles = {PICTURES / f"{number}.png": [problem(None)] for number in troubled}
+    chosen = choose(ahead, troubles, most=most)
     assert chosen.shown <= most
     assert chosen.shown == most or chosen.shown >= min(len(sizes), most - len(counts))
     assert sum(len(each.shown) + each.left for each in chosen.datasets[0]) == len(sizes)
     assert chosen.is_whole == (chosen.shown == len(sizes))
+
+
+def test_when_not_all_are_shown_the_worst_are() -> None:
+    sizes = [(960, 960)] * 20 + [(960, 966)]
+    check = check_of(
+        inventory_of(sizes),
+        problem(PICTURES / "3.png", severity=Severity.NOTE),
+        problem(PICTURES / "7.png", severity=Severity.HARMS),
+        problem(PICTURES / "9.txt", severity=Severity.STOPS),
+    )
+    ahead = ahead_of(check)
+
+    def shown(most: int) -> list[str]:
+        chosen = choose(ahead, problems_by_item(check, ahead), most=most)
+        return [one.item.path.name for size in chosen.datasets[0] for one in size.shown]
+
+    assert shown(1) == ["9.png"]
+    assert shown(2) == ["7.png", "9.png"]
+    assert shown(4) == ["3.png", "7.png", "9.png", "20.png"]
 
 
 def test_a_dataset_toml_that_stops_makes_a_page_of_its_problems() -> None:

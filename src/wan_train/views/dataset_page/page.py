@@ -16,7 +16,7 @@ from wan_train.views.dataset_page.cards import card, sentence, severity_mark
 from wan_train.views.dataset_page.html import Html, join, tag
 from wan_train.views.dataset_page.selection import Selection, ShownSize, problems_by_item
 from wan_train.views.dataset_problems import TITLES, verdict
-from wan_train.views.dataset_trained import batches_said, nouns, percent, settings_of, times
+from wan_train.views.dataset_trained import COUNTED, batches_said, nouns, percent, settings_of, times
 
 GENERATOR = "wan-train dataset page"
 """In every page, so that a page can be known as ours before it is replaced."""
@@ -95,6 +95,8 @@ def _problems(check: Check, outlook: Outlook | None, selection: Selection) -> It
         yield tag("p", "Nothing to mend.", class_="said fine")
     else:
         yield tag("p", verdict(check), class_="said stops" if check.stops else "said")
+    if check.stops and outlook is not None:
+        yield tag("p", COUNTED, class_="soft")
     anchors = _anchors(outlook, selection)
     for group in check.groups:
         yield _group(group, anchors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,10 +44,11 @@ class Selection:
         return not any(each.left for sizes in self.datasets for each in sizes)
 
 
-def choose(outlook: Outlook, troubled: Collection[Path], *, most: int = MOST_CARDS) -> Selection:
+def choose(outlook: Outlook, troubles: Mapping[Path, Sequence[Problem]], *, most: int = MOST_CARDS) -> Selection:
     """At most `most` files: the same number of every size, as far as it has so many, the fullest sizes first.
 
-    Of one size those with problems come first, then those that lose most, then in order.
+    Of one size those with the worst problems come first, then those that lose most, then in order. `troubles` are
+    the problems of each file, the worst first.
     """
     sizes = [each.sizes for each in outlook.subsets]
     cap = _cap([len(size.files) for group in sizes for size in group], most)
@@ -59,7 +60,7 @@ def choose(outlook: Outlook, troubled: Collection[Path], *, most: int = MOST_CAR
             # With more sizes than room, each of the first ones has one.
             count = min(len(size.files), max(cap, 1), left)
             left -= count
-            shown.append(ShownSize(size=size, shown=_worth_seeing(size.files, troubled, count)))
+            shown.append(ShownSize(size=size, shown=_worth_seeing(size.files, troubles, count)))
         datasets.append(tuple(shown))
     return Selection(datasets=tuple(datasets))
 
@@ -76,13 +77,17 @@ def _cap(counts: list[int], most: int) -> int:
     return low
 
 
-def _worth_seeing(files: tuple[Trained, ...], troubled: Collection[Path], count: int) -> tuple[Trained, ...]:
+def _worth_seeing(
+    files: tuple[Trained, ...], troubles: Mapping[Path, Sequence[Problem]], count: int
+) -> tuple[Trained, ...]:
     if count >= len(files):
         return files
 
-    def worth(index: int) -> tuple[bool, float, int]:
+    def worth(index: int) -> tuple[int, float, int]:
         one = files[index]
-        return one.item.path not in troubled, -(one.crop.share_lost if one.crop is not None else 0.0), index
+        problems = troubles.get(one.item.path)
+        severity = _ORDER.index(problems[0].severity) if problems else len(_ORDER)
+        return severity, -(one.crop.share_lost if one.crop is not None else 0.0), index
 
     chosen = sorted(sorted(range(len(files)), key=worth)[:count])
     return tuple(files[index] for index in chosen)
