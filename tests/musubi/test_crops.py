@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from musubi.trainer import Trainer
+from musubi.trainer import Trainer, draw_dataset, text_of
 from wan_train.dataset.buckets import bucket_for, clips, frames_at_target_rate
 from wan_train.dataset.crops import Crop, crop_for
+from wan_train.dataset.inventory import take
 from wan_train.dataset.model import FrameExtraction, VideoSettings
+from wan_train.dataset.outlook import outlook
+from wan_train.dataset.toml_file import load
+from wan_train.engine.tensors import read_header
 
 _RESOLUTIONS = [(256, 256), (320, 176), (100, 100), (33, 47)]
 _FILTER = 3
@@ -76,6 +80,23 @@ def test_every_picture_is_cut_where_we_say(trainer: Trainer) -> None:
     assert sum(crop.is_enlarged for crop in crops) > 100
     assert sum(crop.left > 0 for crop in crops) > 100
     assert sum(crop.left != crop.right for crop in crops) > 100
+
+
+def test_the_trainer_caches_what_the_outlook_shows(trainer: Trainer, tmp_path: Path) -> None:
+    sizes = ((96, 64), (64, 64), (60, 101), (151, 110), (20, 20), (400, 40), (33, 95), (641, 479))
+    dataset = draw_dataset(tmp_path, sizes=sizes)
+    done = trainer.cache_latents(dataset)
+    assert done.returncode == 0, text_of(done)
+
+    ahead = outlook(take(load(dataset.config)), epochs=1, accumulation=1, image_to_video=False)
+    expected = {
+        f"{one.item.path.stem}_{one.item.width:04d}x{one.item.height:04d}_wan.safetensors": {
+            f"latents_{frames}x{height // 8}x{width // 8}_bfloat16" for width, height, frames in one.keys
+        }
+        for one in ahead.subsets[0].files
+    }
+    assert {name: set(read_header(dataset.cache / name).tensors) for name in dataset.caches()} == expected
+    assert len(expected) == len(sizes)
 
 
 @pytest.mark.parametrize("frames", [1, 4, 26, 61])

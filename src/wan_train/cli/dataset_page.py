@@ -46,7 +46,8 @@ def target_of(text: str, sink: Sink, *, yes: bool) -> Path:
                 f"{shown} exists and was not made by `dataset check --html`, so it was left alone.",
                 hint="Name another file, or add --yes to replace it.",
             )
-        if not prompts.confirm(f"Replace {shown}, which is another file than this page?"):
+        sink.line(f"{path} exists and was not made by `dataset check --html`.")
+        if not prompts.confirm("Replace it?", default=False):
             raise BadInputError(f"{shown} was left alone.", hint="Name another file.")
     return path
 

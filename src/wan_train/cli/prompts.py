@@ -47,10 +47,10 @@ def ask_dataset(default: str) -> str:
     return str(_answer(question)).strip()
 
 
-def confirm(question: str) -> bool:
+def confirm(question: str, *, default: bool = True) -> bool:
     import questionary  # noqa: PLC0415  see above
 
-    return bool(_answer(questionary.confirm(question, default=True)))
+    return bool(_answer(questionary.confirm(question, default=default)))
 
 
 def ask_on_interrupt() -> OnInterrupt:
