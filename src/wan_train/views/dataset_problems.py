@@ -93,7 +93,7 @@ def _lines(check: Check, width: int) -> Iterator[Line]:
         yield line("No picture was looked at: the dataset.toml comes first.")
     for piece in words.wrap(verdict(check), width):
         yield line(Span(piece, "bold red" if check.stops else "bold"))
-    mendable = [_TITLES[group.kind] for group in check.groups if group.kind in MENDABLE]
+    mendable = [TITLES[group.kind] for group in check.groups if group.kind in MENDABLE]
     if mendable:
         said = f"--fix mends what is safe of: {', '.join(dict.fromkeys(mendable))}."
         for piece in words.wrap(said, width):
