@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 
+import bench_dataset
 import bench_help
 import bench_parsing
 import bench_runner
@@ -17,6 +18,7 @@ from figures import Figure, machine, table
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "help": bench_help.measure,
+    "dataset": bench_dataset.measure,
     "parsing": bench_parsing.measure,
     "schedule": bench_schedule.measure,
     "runner": bench_runner.measure,

@@ -10,9 +10,15 @@ import pytest
 from rich.cells import cell_len
 
 from support.trainers import ScriptedBox
+from wan_train.cli import dataset_app
 from wan_train.cli.app import app
 
 VERBS = tuple(command.callback.__name__ for command in app.registered_commands if command.callback is not None)
+DATASET_VERBS = tuple(
+    f"dataset {command.callback.__name__}"
+    for command in dataset_app.app.registered_commands
+    if command.callback is not None
+)
 
 PROJECT = Path(__file__).parents[2]
 
@@ -20,13 +26,13 @@ PROJECT = Path(__file__).parents[2]
 def test_the_program_lists_all_its_verbs(quiet_box: ScriptedBox) -> None:
     done = quiet_box.run_cli("--help", COLUMNS="100")
     assert done.returncode == 0
-    for verb in VERBS:
+    for verb in (*VERBS, "dataset"):
         assert re.search(rf"^│ {verb} ", done.stdout, re.MULTILINE), verb
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [*VERBS, *DATASET_VERBS])
 def test_each_verb_has_help_with_an_example_in_100_columns(quiet_box: ScriptedBox, verb: str) -> None:
-    done = quiet_box.run_cli(verb, "--help", COLUMNS="100")
+    done = quiet_box.run_cli(*verb.split(), "--help", COLUMNS="100")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert f"Usage: wan-train {verb}" in done.stdout

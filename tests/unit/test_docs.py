@@ -34,7 +34,18 @@ DOCUMENTS = sorted(
     if not any(part.startswith(".") or part in HIDDEN for part in path.relative_to(ROOT).parts[:-1])
 )
 # Typer brings its own classes of commands and options, so they are known by what they have.
-COMMANDS: Mapping[str, Any] = getattr(typer.main.get_command(app), "commands", {})
+
+
+def verbs_of(group: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every verb by the words that call it; groups of verbs are entered."""
+    for name, command in getattr(group, "commands", {}).items():
+        if hasattr(command, "commands"):
+            yield from verbs_of(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
+
+
+COMMANDS: Mapping[str, Any] = dict(verbs_of(typer.main.get_command(app)))
 
 
 def read(name: str) -> str:
@@ -72,7 +83,7 @@ def options_of(verb: str) -> Iterator[Any]:
 
 
 def test_there_are_verbs_to_compare() -> None:
-    assert {"train", "rehearse", "resume", "stop"} <= set(COMMANDS)
+    assert {"train", "rehearse", "resume", "stop", "dataset check"} <= set(COMMANDS)
 
 
 def test_every_verb_has_a_section_and_every_section_a_verb() -> None:
@@ -219,7 +230,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 FOREIGN = re.compile(
     r"""
-    (?<![\w.~-])/(?:home|root(?!/onstart\.sh)|Users|mnt|work)/  # somebody's own machine; onstart.sh is on every Vast box
+    (?<![\w.~-])/(?:home|root(?!/onstart\.sh)|Users|mnt|work)/  # somebody's own; onstart.sh is on every Vast box
     | /tmp/(?!wan-train)
     | //(?:\d+\.){3}\d+ | //localhost | //[\w.-]+\.(?:internal|local|lan|corp)\b
     | \b(?:artifactory|nexus|devpi)\b | //[\w.-]*(?:registry|mirror|proxy|pypi|npmjs)[\w.-]*

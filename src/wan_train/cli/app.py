@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from wan_train import settings as settings_module
-from wan_train.cli import options
+from wan_train.cli import dataset_app, options
+from wan_train.cli.invocation import invocation_of
 from wan_train.cli.sink import Sink
 from wan_train.recipe.terms import EngineKind
 from wan_train.settings import Settings
@@ -33,16 +33,7 @@ class ProvisionTask(StrEnum):
     BOTH = "both"
 
 
-@dataclass(slots=True)
-class Invocation:
-    """What one call of the program knows beyond its flags. `sink` is replaced once `--json` is known."""
-
-    passthrough: tuple[str, ...] = ()
-    sink: Sink | None = None
-
-    def use(self, sink: Sink) -> Sink:
-        self.sink = sink
-        return sink
+app.add_typer(dataset_app.app, name="dataset", rich_help_panel="Train")
 
 
 @app.callback()
@@ -94,7 +85,7 @@ def train(
     from wan_train.cli.asking import Given  # noqa: PLC0415  `--help` must not load the rooms
     from wan_train.cli.train import train as run_training  # noqa: PLC0415  the same
 
-    invocation = _invocation(context)
+    invocation = invocation_of(context)
     sink = invocation.use(Sink(as_json=as_json, aside=detach))
     given = Given(
         title=title,
@@ -153,7 +144,7 @@ def rehearse(
     """
     from wan_train.cli.rehearse import rehearse as run_rehearsal  # noqa: PLC0415  `--help` must not load the rooms
 
-    invocation = _invocation(context)
+    invocation = invocation_of(context)
     sink = invocation.use(Sink(as_json=as_json, aside=detach))
     settings = settings_module.resolve(flags={"gpus": gpus, "runs_dir": runs_dir})
     raise typer.Exit(
@@ -322,7 +313,7 @@ def provision(
     """
     from wan_train.cli.provision import provision as run_provision  # noqa: PLC0415  `--help` must not load the rooms
 
-    sink = _invocation(context).use(Sink(as_json=as_json))
+    sink = invocation_of(context).use(Sink(as_json=as_json))
     settings = settings_module.resolve(flags={"workspace": workspace})
     raise typer.Exit(
         run_provision(
@@ -357,7 +348,7 @@ def doctor(
     """
     from wan_train.cli.doctor import doctor as run_doctor  # noqa: PLC0415  `--help` must not load the rooms
 
-    sink = _invocation(context).use(Sink(as_json=as_json))
+    sink = invocation_of(context).use(Sink(as_json=as_json))
     settings = settings_module.resolve(flags={"workspace": workspace})
     given = {"--task": None if task is ProvisionTask.T2V else task.value, "--engine": engine, "--workspace": workspace}
     words = [word for flag, value in given.items() if value is not None for word in (flag, value)]
@@ -367,10 +358,5 @@ def doctor(
 def _for_runs(
     context: typer.Context, runs_dir: str | None, *, as_json: bool, aside: bool = False
 ) -> tuple[Sink, Settings]:
-    sink = _invocation(context).use(Sink(as_json=as_json, aside=aside))
+    sink = invocation_of(context).use(Sink(as_json=as_json, aside=aside))
     return sink, settings_module.resolve(flags={"runs_dir": runs_dir})
-
-
-def _invocation(context: typer.Context) -> Invocation:
-    invocation = context.find_object(Invocation)
-    return invocation if invocation is not None else Invocation()

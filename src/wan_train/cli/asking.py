@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +12,10 @@ from typing import Any
 from wan_train.cli import prompts
 from wan_train.cli.options import AttentionWord, ExpertsWord, TaskWord
 from wan_train.cli.remembered import recall
-from wan_train.dataset.locate import Located, ToExisting, ToWrite, locate
-from wan_train.dataset.model import DatasetConfig, DatasetOverrides
-from wan_train.dataset.toml_file import load as load_dataset
-from wan_train.dataset.writing import text_for_directory
+from wan_train.dataset.check import read as read_dataset
+from wan_train.dataset.locate import ToWrite, locate
+from wan_train.dataset.model import DatasetOverrides
 from wan_train.engine import trainer as trainers
-from wan_train.engine.trainer import Trainer
 from wan_train.errors import BadInputError
 from wan_train.gpu.model import Gpu, GpuReading
 from wan_train.gpu.probe import CpuSlots, NvmlProbe
@@ -80,7 +77,7 @@ def ask(given: Given, settings: Settings, *, interactive: bool) -> Asked:
     trainer = trainers.find(given.engine, settings)
     answers = _answers(given, settings, interactive=interactive)
     located = locate(answers.dataset)
-    config = _read_dataset(located, trainer)
+    config = read_dataset(located, reading_of(trainer))
     answers = replace(answers, dataset=str(config.path))
     devices = devices_for(given.engine, settings)
     reading = read_gpus(devices, settings)
@@ -182,19 +179,6 @@ def _answers(given: Given, settings: Settings, *, interactive: bool) -> Answers:
 
 def _default_dataset(settings: Settings) -> Path:
     return settings.trainer_dir / "dataset" / "dataset.toml"
-
-
-def _read_dataset(located: Located, trainer: Trainer) -> DatasetConfig:
-    reading = reading_of(trainer)
-    match located:
-        case ToExisting(toml_path=path):
-            return load_dataset(path, reading=reading)
-        case ToWrite(directory=directory, toml_path=path):
-            # Checked as a file would be, but the folder itself is touched only once the person said yes.
-            with tempfile.TemporaryDirectory(prefix="wan-train-") as scratch:
-                draft = Path(scratch) / "dataset.toml"
-                draft.write_text(text_for_directory(directory), encoding="utf-8")
-                return replace(load_dataset(draft, reading=reading), path=path)
 
 
 def _experts(word: ExpertsWord) -> tuple[Expert, ...]:

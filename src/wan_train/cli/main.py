@@ -15,7 +15,7 @@ from wan_train.errors import BadInputError, ExitCode, NotReadyError, WanTrainErr
 from wan_train.printable import redact
 
 if TYPE_CHECKING:
-    from wan_train.cli.app import Invocation
+    from wan_train.cli.invocation import Invocation
     from wan_train.cli.sink import Sink
 
 _ROOT_FLAGS = {"--help", "-h", "--version", "--install-completion", "--show-completion"}
@@ -31,7 +31,8 @@ def run(words: Sequence[str]) -> int:
     if "--version" in words[:1]:
         sys.stdout.write(f"wan-train {__version__}\n")
         return ExitCode.DONE
-    from wan_train.cli.app import Invocation, app  # noqa: PLC0415  `--version` needs nothing
+    from wan_train.cli.app import app  # noqa: PLC0415  `--version` needs nothing
+    from wan_train.cli.invocation import Invocation  # noqa: PLC0415  the same
 
     arguments, passthrough = split(words)
     invocation = Invocation(passthrough=passthrough)

@@ -98,7 +98,7 @@ def frames_at_target_rate(frames: int, settings: VideoSettings) -> int:
     """
     if settings.source_fps is None:
         return frames
-    end = max(settings.target_frames) if settings.frame_extraction is FrameExtraction.HEAD else None
+    end = max(settings.target_frames) if _extraction(settings) is FrameExtraction.HEAD else None
     delta = TARGET_FPS / settings.source_fps
     position, previous, kept = 0.0, -1, 0
     for _ in range(frames):
@@ -121,10 +121,7 @@ def clips(frames: int, settings: VideoSettings) -> tuple[tuple[int, int], ...]:
     """
     targets = sorted({rounded_frames(target) for target in settings.target_frames})
     fitting = [target for target in targets if target <= frames]
-    extraction = settings.frame_extraction
-    if extraction is FrameExtraction.UNIFORM and settings.frame_sample == 1:
-        extraction = FrameExtraction.HEAD
-    match extraction:
+    match _extraction(settings):
         case FrameExtraction.HEAD:
             cuts = [(0, target) for target in fitting]
         case FrameExtraction.CHUNK:
@@ -143,6 +140,13 @@ def clips(frames: int, settings: VideoSettings) -> tuple[tuple[int, int], ...]:
             cuts = [(0, target)] if target > 0 else []
     # Items of one start and length share one cache file, so they are one item.
     return tuple(sorted(set(cuts)))
+
+
+def _extraction(settings: VideoSettings) -> FrameExtraction:
+    """How clips are really cut: the trainer takes `uniform` with one sample for `head`, also when it reads frames."""
+    if settings.frame_extraction is FrameExtraction.UNIFORM and settings.frame_sample == 1:
+        return FrameExtraction.HEAD
+    return settings.frame_extraction
 
 
 def _evenly(*, last: int, count: int) -> list[int]:

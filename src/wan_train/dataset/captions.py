@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from wan_train.dataset.media import open_regular
 from wan_train.dataset.model import Problem, ProblemKind, Severity
+from wan_train.dataset.tokens import TokenCounter
 
 _LONGEST = 1024 * 1024
 
@@ -19,10 +21,13 @@ class Caption:
     problems: tuple[Problem, ...] = ()
 
 
-def read_caption(path: Path) -> Caption:
-    """Read a caption as the trainer does: whole, as UTF-8, stripped. Never raises for what is in the file."""
+def read_caption(path: Path, tokens: TokenCounter) -> Caption:
+    """Read a caption as the trainer does: whole, as UTF-8, every kind of line end as one, stripped.
+
+    Never raises for what is in the file.
+    """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(_LONGEST + 1)
     except OSError as error:
         what = "is a folder" if isinstance(error, IsADirectoryError) else f"cannot be read: {error.strerror}"
@@ -36,16 +41,29 @@ def read_caption(path: Path) -> Caption:
         utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
         what = "is saved as UTF-16, not UTF-8" if utf16 else "is not UTF-8"
         return Caption(words="", problems=(_encoding(Severity.STOPS, path, what, "Save it as UTF-8"),))
-    return Caption(words=text.strip().strip("\ufeff").strip(), problems=tuple(_flaws(path, text)))
+    words = text.replace("\r\n", "\n").replace("\r", "\n").strip().strip("\ufeff").strip()
+    return Caption(words=words, problems=tuple(_flaws(path, text, words, tokens)))
 
 
-def _flaws(path: Path, text: str) -> Iterator[Problem]:
+def _flaws(path: Path, text: str, words: str, tokens: TokenCounter) -> Iterator[Problem]:
     if text.startswith("\ufeff"):
         what = "starts with a byte order mark, which becomes part of the caption"
         yield _encoding(Severity.HARMS, path, what, "Save it as UTF-8 without BOM")
     if "\0" in text:
         yield _encoding(Severity.HARMS, path, "contains NUL characters", "Save it as plain UTF-8 text")
-    if not text.strip().strip("\ufeff").strip():
+    if "\r" in text:
+        yield Problem(
+            kind=ProblemKind.CAPTION_LINE_ENDS,
+            severity=Severity.NOTE,
+            path=path,
+            what="has Windows line ends; the trainer reads them like any others",
+            mend="Nothing needs to be done",
+        )
+    if (long := tokens.too_long(words)) is not None:
+        yield Problem(
+            kind=ProblemKind.LONG_CAPTION, severity=Severity.HARMS, path=path, what=long, mend="Shorten the caption"
+        )
+    if not words:
         yield Problem(
             kind=ProblemKind.EMPTY_CAPTION,
             severity=Severity.HARMS,

@@ -14,18 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wan_train.dataset.buckets import RESOLUTION_STEP, bucket_for, clips, frames_at_target_rate
+from wan_train.dataset import clip_checks, picture_checks
+from wan_train.dataset.buckets import bucket_for
 from wan_train.dataset.captions import read_caption
+from wan_train.dataset.footage import Clip, read_clip
 from wan_train.dataset.listing import Listing, list_media, media_subfolders
-from wan_train.dataset.media import (
-    Clip,
-    Picture,
-    Unreadable,
-    largest_unwarned_picture,
-    quiet_about_size,
-    read_clip,
-    read_picture,
-)
+from wan_train.dataset.media import Picture, Unreadable, quiet_about_size, read_picture
 from wan_train.dataset.model import (
     GUIDE_READING,
     DatasetConfig,
@@ -39,6 +33,8 @@ from wan_train.dataset.model import (
     SubsetInventory,
     TrainerReading,
 )
+from wan_train.dataset.tokens import TokenCounter
+from wan_train.dataset.twins import same_files
 
 # The longest thing the trainer appends to a stem for a cache file; a file name holds 255 bytes.
 _IMAGE_CACHE_ENDING = len("_0000x0000_wan.safetensors")
@@ -46,17 +42,19 @@ _VIDEO_CACHE_ENDING = len("_00000-000_0000x0000_wan.safetensors")
 _LONGEST_NAME = 255
 
 
-def take(config: DatasetConfig, *, reading: TrainerReading = GUIDE_READING) -> Inventory:
+def take(config: DatasetConfig, *, reading: TrainerReading = GUIDE_READING, tokenizer: Path | None = None) -> Inventory:
     """Look at every file the trainer would, and collect all problems; never raises for what it finds.
 
     `reading` says how the trainer version treats what versions differ in: a picture without caption stops
-    d0a1930 and is left out by v0.3.4, so the same problem is STOPS or LOSES.
+    d0a1930 and is left out by v0.3.4, so the same problem is STOPS or LOSES. `tokenizer` is the text encoder's
+    tokenizer.json, without which the length of captions is estimated.
     """
+    tokens = TokenCounter(file=tokenizer)
     problems = list(config.remarks)
     subsets = []
     with quiet_about_size():
         for subset in config.datasets:
-            look = _Look(subset=subset, reading=reading, config=config)
+            look = _Look(subset=subset, reading=reading, config=config, tokens=tokens)
             items = tuple(look.items())
             subsets.append(SubsetInventory(subset=subset, items=items))
             problems += look.problems
@@ -71,6 +69,8 @@ class _Look:
     subset: Subset
     reading: TrainerReading
     config: DatasetConfig
+    tokens: TokenCounter
+    sizes: dict[Path, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     unknown_lengths: int = 0
 
@@ -205,6 +205,9 @@ class _Look:
             if not isinstance(path, str) or not isinstance(caption, str):
                 what = f"line {number} is not a record with {key} and caption"
                 self.report(ProblemKind.BAD_RECORD, Severity.STOPS, what, mend, source)
+            elif not _is_possible(path):
+                what = f"line {number} names a path that no file can have"
+                self.report(ProblemKind.BAD_RECORD, Severity.STOPS, what, "Correct the path", source)
             elif not Path(path).is_absolute():
                 what = f"line {number} names a relative path, which depends on where the trainer is started"
                 self.report(ProblemKind.BAD_RECORD, Severity.STOPS, what, "Write absolute paths", source)
@@ -214,7 +217,7 @@ class _Look:
     def _look_at(self, path: Path, *, caption: Path | None) -> Iterator[Item]:
         words = ""
         if caption is not None:
-            read = read_caption(caption)
+            read = read_caption(caption, self.tokens)
             self.problems += read.problems
             words = read.words
         yield from self._measured(path, caption_path=caption, caption=words)
@@ -240,27 +243,28 @@ class _Look:
                     width=None,
                     height=None,
                 )
-            case Picture(width=width, height=height):
-                self._judge_size(path, width, height)
+            case Picture():
+                self.sizes[path] = seen.size
+                self.problems += picture_checks.judge(path, seen, self.subset)
                 yield Item(
                     path=path,
                     caption_path=caption_path,
                     caption_characters=characters,
-                    width=width,
-                    height=height,
+                    width=seen.width,
+                    height=seen.height,
                 )
-            case Clip(width=width, height=height, frames=frames):
-                if frames is None:
+            case Clip():
+                if seen.frames is None:
                     self.unknown_lengths += 1
-                else:
-                    self._judge_length(path, frames)
+                if self.subset.video is not None:
+                    self.problems += clip_checks.judge(path, seen, self.subset.video)
                 yield Item(
                     path=path,
                     caption_path=caption_path,
                     caption_characters=characters,
-                    width=width,
-                    height=height,
-                    frames=frames,
+                    width=seen.width,
+                    height=seen.height,
+                    frames=seen.frames,
                 )
 
     def _frames_in_folder(self, folder: Path) -> Clip | Unreadable:
@@ -284,34 +288,10 @@ class _Look:
             mend = f"Shorten the name to {_LONGEST_NAME - ending} bytes"
             self.report(ProblemKind.LONG_NAME, Severity.STOPS, what, mend, path)
 
-    def _judge_size(self, path: Path, width: int, height: int) -> None:
-        if width * height > largest_unwarned_picture():
-            what = f"is {width}x{height}; decoding it takes {width * height * 3 // 1_000_000} MB"
-            self.report(ProblemKind.TOO_LARGE, Severity.NOTE, what, "Scale it down to cache faster", path)
-        subset = self.subset
-        bucket = bucket_for(
-            width,
-            height,
-            resolution=subset.resolution,
-            enable_bucket=subset.enable_bucket,
-            bucket_no_upscale=subset.bucket_no_upscale,
-        )
-        if 0 in bucket:
-            what = f"is {width}x{height}; bucket_no_upscale leaves nothing of a side under {RESOLUTION_STEP}"
-            self.report(ProblemKind.TOO_SMALL, Severity.STOPS, what, "Remove the picture or allow upscaling", path)
-
-    def _judge_length(self, path: Path, frames: int) -> None:
-        settings = self.subset.video
-        if settings is None:
-            return
-        kept = frames_at_target_rate(frames, settings)
-        if not clips(kept, settings):
-            what = f"has {kept} frames, fewer than any of target_frames, so it is left out"
-            self.report(ProblemKind.TOO_FEW_FRAMES, Severity.LOSES, what, "Add a smaller count to target_frames", path)
-
     def _judge_whole(self, items: list[Item]) -> None:
         self._judge_stems(items)
         self._judge_cache()
+        self.problems += same_files(self.sizes)
         if self.unknown_lengths:
             what = f"the length of {self.unknown_lengths} videos is unknown, so steps cannot be counted yet"
             mend = "Install PyAV (pip install av) to have videos looked at"
@@ -357,6 +337,13 @@ def _video_bucket(item: Item, subset: Subset) -> tuple[int, int]:
     # Clips are scaled with buckets on, whatever the configuration says (retrieve_latent_cache_batches, both
     # versions).
     return bucket_for(item.width or 1, item.height or 1, resolution=subset.resolution)
+
+
+def _is_possible(path: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and UTF-8 cannot
+        return False
 
 
 def _record(line: str) -> dict[str, object]:

@@ -1,37 +1,64 @@
-"""Sizes and soundness of pictures and videos from their headers; nothing is decoded that looks whole."""
+"""Pictures by their headers: size, soundness and what else the trainer makes of them; nothing is decoded that looks
+whole.
+"""
 
 from __future__ import annotations
 
-import importlib
+import errno
 import os
+import stat
 import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from wan_train.dataset.model import ProblemKind
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 _TAIL = 64 * 1024
+_ORIENTATION = 0x0112
+# The tag, a short, once, with the value 1.
+_UPRIGHT_LITTLE = b"\x12\x01\x03\x00\x01\x00\x00\x00\x01\x00"
+_UPRIGHT_BIG = b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x01"
+_LIKELY = ((b"\xff\xd8\xff", ("JPEG",)), (b"\x89PNG\r\n\x1a\n", ("PNG",)))
+_ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
+# What people have under a picture's name and Pillow does not read.
+_FOREIGN = (
+    (4, b"ftyphei", "a HEIC photo"),
+    (4, b"ftyphev", "a HEIC photo"),
+    (4, b"ftypmif1", "a HEIC photo"),
+    (4, b"ftypmsf1", "a HEIC photo"),
+    (4, b"ftypavi", "an AVIF picture"),
+    (4, b"ftyp", "a video"),
+    (0, b"\xff\x0a", "a JPEG XL picture"),
+    (0, b"\x00\x00\x00\x0cJXL", "a JPEG XL picture"),
+    (0, b"%PDF", "a PDF"),
+    (0, b"PK\x03\x04", "a ZIP archive"),
+    (0, b"version https://git-lfs", "a Git LFS pointer instead of the file"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """Width and height in pixels as stored: like the trainer, without turning by EXIF orientation."""
+    """What a header says. Width and height in pixels as stored: like the trainer, without turning by EXIF orientation.
+
+    `format` and `mode` are Pillow's words, `size` bytes of the file, `orientation` the EXIF number (1 is upright),
+    `has_alpha` whether parts of it may be transparent.
+    """
 
     width: int
     height: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clip:
-    """A video's size in pixels and its frames; None where its header does not tell."""
-
-    width: int
-    height: int
-    frames: int | None
+    format: str
+    mode: str
+    size: int
+    orientation: int = 1
+    is_animated: bool = False
+    has_alpha: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +67,16 @@ class Unreadable:
 
     kind: ProblemKind
     what: str
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """The file for reading; raises OSError, also for pipes and devices, of which reading might never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise IsADirectoryError if stat.S_ISDIR(mode) else OSError(errno.EINVAL, "it is a pipe or a device, not a file")
+    return os.fdopen(descriptor, "rb")
 
 
 @contextmanager
@@ -71,61 +108,93 @@ def read_picture(path: Path) -> Picture | Unreadable:
     from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - as above
 
     try:
-        with path.open("rb") as file:
-            width, height = _size_if_whole(file)
+        with open_regular(path) as file:
+            return _whole(file)
     except UnidentifiedImageError:
-        what = "is empty" if path.stat().st_size == 0 else "is not a picture that can be read"
-        return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what=what)
+        return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what=_unidentified(path))
     except Image.DecompressionBombError:
         limit = 2 * largest_unwarned_picture() // 1_000_000
         what = f"has more than {limit} million pixels, which the trainer's image library refuses"
         return Unreadable(kind=ProblemKind.TOO_LARGE, what=what)
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError) as error:
         # Pillow's decoders report damage with all of these; its "image file is truncated" is an OSError.
-        return _damaged(path, error)
-    return Picture(width=width, height=height)
+        return damaged(path, error)
 
 
-def read_clip(path: Path) -> Clip | Unreadable | None:
-    """The size and length of a video; None without PyAV, which is not required. Nothing is decoded."""
-    try:
-        if path.is_dir():
-            raise IsADirectoryError
-        if path.stat().st_size == 0:
-            return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what="is empty")
-    except OSError as error:
-        return _damaged(path, error)
-    try:
-        # Optional and heavy. By name, because type checkers have no stubs for it where it is not installed.
-        av = importlib.import_module("av")
-    except ImportError:
-        return None
-    try:
-        with av.open(os.fspath(path)) as container:
-            if not container.streams.video:
-                return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what="holds no video")
-            stream = container.streams.video[0]
-            # Matroska and WebM headers do not say; their packets are counted, still without decoding.
-            frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
-            return Clip(width=stream.width, height=stream.height, frames=frames or None)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        return _damaged(path, error)
-
-
-def _size_if_whole(file: BinaryIO) -> tuple[int, int]:
+def _whole(file: BinaryIO) -> Picture:
     from PIL import Image  # noqa: PLC0415 - as above
 
-    with Image.open(file) as image:
-        size = image.size
-        whole = _has_its_end(file, image.format)
+    size = os.fstat(file.fileno()).st_size
+    head = file.read(32)
+    if (plain := _plain_webp(head, size)) is not None:
+        return plain
+    file.seek(0)
+    # The right decoder at once; Pillow would ask each of its own.
+    likely = next((formats for mark, formats in _LIKELY if head.startswith(mark)), None)
+    with Image.open(file, formats=likely) as image:
+        found = Picture(
+            width=image.width,
+            height=image.height,
+            format=image.format or "",
+            mode=image.mode,
+            size=size,
+            orientation=_orientation(image),
+            # The further pictures of an MPO are previews and depth maps of a camera.
+            is_animated=image.format != "MPO" and getattr(image, "is_animated", False),
+            has_alpha=image.mode in _ALPHA_MODES or "transparency" in image.info,
+        )
+        whole = _has_its_end(file, image.format, size)
     if not whole:
         file.seek(0)
         with Image.open(file) as image:
             image.load()
-    return size
+    return found
 
 
-def _damaged(path: Path, error: BaseException) -> Unreadable:
+def _plain_webp(head: bytes, size: int) -> Picture | None:
+    """A still, whole WebP without alpha or EXIF by its first 30 bytes; None for any other file.
+
+    Pillow sets up a decoder for each, which takes ten times as long as everything else that is done with a picture.
+    """
+    if not (head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8 " and head[23:26] == b"\x9d\x01\x2a"):
+        return None
+    is_key_frame, riff, chunk = (
+        not head[20] & 1,
+        struct.unpack_from("<I", head, 4)[0],
+        struct.unpack_from("<I", head, 16)[0],
+    )
+    width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", head, 26))
+    if not is_key_frame or riff + 8 > size or chunk + 12 > riff or not width or not height:
+        return None
+    return Picture(width=width, height=height, format="WEBP", mode="RGB", size=size)
+
+
+def _orientation(image: Image.Image) -> int:
+    exif = image.info.get("exif", b"")
+    # Parsing costs as much as opening; most pictures have no such tag (0x0112, a short, in either byte order) or a 1.
+    if b"\x12\x01\x03\x00" not in exif and b"\x01\x12\x00\x03" not in exif:
+        return 1
+    if exif.count(_UPRIGHT_LITTLE) + exif.count(_UPRIGHT_BIG) == exif.count(b"\x12\x01\x03\x00") + exif.count(
+        b"\x01\x12\x00\x03"
+    ):
+        return 1
+    value = image.getexif().get(_ORIENTATION)
+    return value if isinstance(value, int) and value in range(1, 9) else 1
+
+
+def _unidentified(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        return "is empty"
+    inside = next((name for place, mark, name in _FOREIGN if head[place:].startswith(mark)), None)
+    if inside is None and head.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        inside = "a web page"
+    return f"holds {inside}, whatever its name says" if inside else "is not a picture that can be read"
+
+
+def damaged(path: Path, error: BaseException) -> Unreadable:
+    """What an error of reading or decoding says of a file."""
     match error:
         case IsADirectoryError():
             noun = "is a folder with the name of a picture or video"
@@ -141,9 +210,8 @@ def _damaged(path: Path, error: BaseException) -> Unreadable:
     return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what=f"cannot be read: {words}")
 
 
-def _has_its_end(file: BinaryIO, format_name: str | None) -> bool:
+def _has_its_end(file: BinaryIO, format_name: str | None, size: int) -> bool:
     """Whether the file ends as its format says; True for formats whose end is not known here."""
-    size = os.fstat(file.fileno()).st_size
     match format_name:
         case "PNG":
             return _ends_with(file, size, b"IEND\xaeB`\x82")

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from wan_train.dataset.buckets import (
-    batches_per_epoch,
-    bucket_for,
-    clips,
-    frames_at_target_rate,
-    rounded_frames,
-)
-from wan_train.dataset.model import Inventory, Item, MediaKind, SubsetInventory
+from wan_train.dataset.buckets import batches_per_epoch, rounded_frames
+from wan_train.dataset.model import Inventory, MediaKind, SubsetInventory
+from wan_train.dataset.trained import trained
 
 _LATENT_CHANNELS = 16
 _MASK_CHANNELS = 4
@@ -124,8 +117,9 @@ def text_bytes(caption_characters: int) -> int:
 
 def _subset(found: SubsetInventory) -> SubsetSummary:
     subset = found.subset
-    known = not any(_is_unknown(item, subset.kind) for item in found.items)
-    buckets = list(_buckets(found))
+    each = trained(found)
+    known = all(one.is_known for one in each)
+    buckets = [key for one in each for key in one.keys]
     counted = Counter(buckets)
     return SubsetSummary(
         index=subset.index,
@@ -144,43 +138,3 @@ def _subset(found: SubsetInventory) -> SubsetSummary:
         if known
         else None,
     )
-
-
-def _is_unknown(item: Item, kind: MediaKind) -> bool:
-    return item.width is None or item.height is None or (kind is MediaKind.VIDEO and item.frames is None)
-
-
-def _buckets(found: SubsetInventory) -> Iterator[tuple[int, int, int]]:
-    """The bucket of every training item; files whose caches share a name count once, as in training."""
-    subset = found.subset
-    names: set[tuple[str | int, ...]] = set()
-    for item in found.items:
-        stem = os.path.splitext(item.path.name)[0]  # noqa: PTH122 - the trainer's own rule for stems
-        if item.width is None or item.height is None:
-            continue
-        if subset.video is None:
-            size = bucket_for(
-                item.width,
-                item.height,
-                resolution=subset.resolution,
-                enable_bucket=subset.enable_bucket,
-                bucket_no_upscale=subset.bucket_no_upscale,
-            )
-            if (stem, item.width, item.height) not in names:
-                names.add((stem, item.width, item.height))
-                yield (*size, 1)
-            continue
-        if item.frames is None:
-            continue
-        # A clip is scaled with buckets on, then sorted by that size under the configured rule.
-        scaled = bucket_for(item.width, item.height, resolution=subset.resolution)
-        size = bucket_for(
-            *scaled,
-            resolution=subset.resolution,
-            enable_bucket=subset.enable_bucket,
-            bucket_no_upscale=subset.bucket_no_upscale,
-        )
-        for start, frames in clips(frames_at_target_rate(item.frames, subset.video), subset.video):
-            if (stem, start, frames, *scaled) not in names:
-                names.add((stem, start, frames, *scaled))
-                yield (*size, frames)

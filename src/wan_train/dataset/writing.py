@@ -49,7 +49,7 @@ def text_for_directory(
         what = f"contains {pattern}; the trainer takes that for a pattern and finds no caches"
         raise _refused(image_cache, what, "Rename the folder without [ ] * ?, or choose another cache folder")
 
-    document = tomlkit.parse(_template())
+    document = tomlkit.parse(template())
     general, datasets = document["general"], document["datasets"]
     if not isinstance(general, Table) or not isinstance(datasets, AoT):
         raise TypeError("the shipped template has [general] and [[datasets]]")
@@ -115,7 +115,8 @@ def _write_new(target: Path, text: str) -> None:
         whole.unlink(missing_ok=True)
 
 
-def _template() -> str:
+def template() -> str:
+    """The shipped dataset.toml: [general], a dataset of pictures, a dataset of clips, each key with its comment."""
     return (shipped_configs() / "dataset.toml").read_text(encoding="utf-8")
 
 

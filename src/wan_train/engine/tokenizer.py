@@ -23,6 +23,12 @@ def is_cached(environ: Mapping[str, str] | None = None) -> bool:
     )
 
 
+def cached_file(environ: Mapping[str, str]) -> Path | None:
+    """The tokenizer's tokenizer.json in that cache, or None where there is none."""
+    folder = hub_cache(environ) / f"models--{REPO.replace('/', '--')}" / "snapshots"
+    return next(folder.glob(f"*/{SUBFOLDER}/tokenizer.json"), None)
+
+
 def hub_cache(environ: Mapping[str, str]) -> Path:
     """The directory of the hub cache, by the same variables in the same order as huggingface_hub reads them."""
     if cache := environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wan_train.dataset.check import group
 from wan_train.dataset.inventory import take
 from wan_train.dataset.model import (
     GUIDE_READING,
@@ -15,7 +16,6 @@ from wan_train.dataset.model import (
     DatasetOverrides,
     Inventory,
     MediaKind,
-    Severity,
     TrainerReading,
 )
 from wan_train.dataset.snapshot import snapshot_text, with_overrides
@@ -74,7 +74,7 @@ def reading_of(trainer: Trainer) -> TrainerReading:
 def prepare(request: Request) -> Prepared:
     """Check everything that can be checked before a GPU is touched; raises every problem with its exit code."""
     config = with_overrides(request.config, request.overrides)
-    inventory = take(config, reading=reading_of(request.trainer))
+    inventory = take(config, reading=reading_of(request.trainer), tokenizer=tokenizer.cached_file(request.environ))
     inventory.require()
     _check_passthrough(request)
     is_real = request.trainer.kind is EngineKind.MUSUBI
@@ -85,7 +85,7 @@ def prepare(request: Request) -> Prepared:
     recipe, choices = hardware.adapt(request.recipe, _machine(request, dtype))
     cache_dirs = [subset.cache_directory for subset in config.datasets]
     preflight.check_writable(cache_dirs, "the cache directory")
-    warnings = [problem.line for problem in inventory.problems if problem.severity is not Severity.STOPS]
+    warnings = [found.line for found in group(inventory.problems)]
     if is_real and not tokenizer.is_cached(request.environ):
         warnings.append("the T5 tokenizer is not in the Hugging Face cache: text caching will fetch it from the hub")
     return Prepared(

@@ -101,6 +101,14 @@ def cut_front(text: str, width: int) -> str:
     return "…" + _take(text[::-1], width - 1)[::-1] if width > 0 else ""
 
 
+def cut_middle(text: str, width: int) -> str:
+    """Both ends of a text, for file names, which tell by their beginning and their ending."""
+    if columns(text) <= width:
+        return text
+    end = (width - 1) // 3
+    return cut(text, width - end) + _take(text[::-1], end)[::-1]
+
+
 def _take(text: str, width: int) -> str:
     used = 0
     for index, character in enumerate(text):

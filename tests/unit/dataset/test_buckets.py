@@ -164,3 +164,11 @@ def test_a_faster_video_is_thinned_to_sixteen_frames_a_second() -> None:
     assert frames_at_target_rate(16, settings(FrameExtraction.FULL, fps=16.0)) == 16
     assert frames_at_target_rate(8, settings(FrameExtraction.FULL, fps=8.0)) == 8
     assert frames_at_target_rate(40, settings(FrameExtraction.HEAD, fps=8.0)) == 13
+
+
+def test_one_uniform_sample_reads_no_further_than_head_does() -> None:
+    # Both trainer versions, 61 frames: of a source slower than 16 the frames up to the longest target are read, so
+    # 13 of 25 remain.
+    slow = settings(FrameExtraction.UNIFORM, sample=1, fps=8.0)
+    assert frames_at_target_rate(61, slow) == 13
+    assert clips(frames_at_target_rate(61, slow), slow) == ((0, 1), (0, 13))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def test_pictures_the_trainer_passes_over_are_named(pictures: Path, name: str) -
 
 
 def test_avif_is_read_by_the_newer_trainer_only(pictures: Path) -> None:
-    draw(pictures / "x.avif", (64, 64))
+    draw(pictures / "x.avif", (320, 320))
     assert only(pictures).kind is ProblemKind.IGNORED_FILE
     newer = take(config_for(pictures), reading=NEWEST_READING)
     assert newer.problems == ()
@@ -190,6 +191,25 @@ def test_folders_and_broken_links_with_a_pictures_name_stop(pictures: Path) -> N
     assert {problem.path for problem in found} == {pictures / f"{n}.png" for n in ("folder", "link", "loop")}
 
 
+def test_pipes_and_devices_stop_the_training_not_the_check(pictures: Path) -> None:
+    os.mkfifo(pictures / "c.png")
+    (pictures / "c.txt").write_text("a cat")
+    (pictures / "a.txt").unlink()
+    os.mkfifo(pictures / "a.txt")
+    (pictures / "b.txt").unlink()
+    (pictures / "b.txt").symlink_to("/dev/zero")
+    found = {problem.path.name for problem in take(config_for(pictures)).stopping if problem.path}
+    assert found == {"a.txt", "b.txt", "c.png"}
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_a_record_with_a_name_that_no_file_can_have_stops(tmp_path: Path, kind: str) -> None:
+    records = [f'{{"{kind}_path": "/x{odd}.png", "caption": "x"}}' for odd in ("\\ud800", "\\u0000")]
+    found = take(load(jsonl_config(tmp_path, kind, records)))
+    assert len(found.stopping) == 2
+    assert all(problem.line.isprintable() for problem in found.stopping)
+
+
 def test_of_two_pictures_with_one_stem_and_size_one_is_lost(pictures: Path) -> None:
     draw(pictures / "a.jpg", (320, 320))
     problem = only(pictures)
@@ -204,9 +224,9 @@ def test_one_stem_in_two_sizes_is_trained_twice_and_noted(pictures: Path) -> Non
 
 
 def test_a_name_too_long_for_its_cache_file_stops(pictures: Path) -> None:
-    draw(pictures / f"{'n' * 229}.png", (64, 64))
+    draw(pictures / f"{'n' * 229}.png", (300, 320))
     assert problems_of(pictures) == ()
-    draw(pictures / f"{'m' * 230}.png", (64, 64))
+    draw(pictures / f"{'m' * 230}.png", (320, 300))
     assert (only(pictures).kind, only(pictures).severity) == (ProblemKind.LONG_NAME, Severity.STOPS)
 
 
@@ -221,14 +241,15 @@ def test_names_beyond_what_the_file_system_takes_are_problems_not_crashes(pictur
 
 def test_a_picture_smaller_than_a_patch_stops_only_where_it_is_not_enlarged(pictures: Path) -> None:
     draw(pictures / "tiny.png", (4, 40))
-    assert problems_of(pictures) == ()
-    assert only(pictures, "bucket_no_upscale = true").kind is ProblemKind.TOO_SMALL
+    assert {problem.severity for problem in problems_of(pictures)} == {Severity.HARMS}
+    found = only(pictures, "bucket_no_upscale = true")
+    assert (found.kind, found.severity) == (ProblemKind.TOO_SMALL, Severity.STOPS)
 
 
 @pytest.mark.parametrize("name", ["a b", "it's", 'say "x"', "new\nline", "-x", "\u65e5\u672c", "[x]", "a.b.c", "$(id)"])
 def test_hostile_names_are_ordinary_pictures(pictures: Path, name: str) -> None:
     path = pictures / f"{name}.png"
-    draw(pictures / "plain.png", (64, 64)).rename(path)
+    draw(pictures / "plain.png", (300, 320)).rename(path)
     (pictures / "plain.txt").rename(pictures / f"{name}.txt")
     assert problems_of(pictures) == ()
     (pictures / f"{name}.txt").unlink()
@@ -271,7 +292,7 @@ def test_videos_beside_the_pictures_are_noted_unless_a_dataset_takes_them(pictur
 def test_a_subfolder_that_is_a_dataset_itself_is_not_called_unread(pictures: Path) -> None:
     inner = pictures / "inner"
     inner.mkdir()
-    draw(inner / "x.png", (64, 64))
+    draw(inner / "x.png", (300, 320))
     assert "is a subfolder with media" in only(pictures).line
     config = config_for(pictures)
     config.path.write_text(
@@ -295,7 +316,7 @@ def jsonl_config(tmp_path: Path, kind: str, lines: list[str]) -> Path:
     path = tmp_path / "dataset.toml"
     path.write_text(
         f"[[datasets]]\n{kind}_jsonl_file = '{tmp_path}/items.jsonl'\ncache_directory = '{tmp_path}/c'\n"
-        "enable_bucket = true\n"
+        "enable_bucket = true\nresolution = [320, 320]\n"
     )
     return path
 

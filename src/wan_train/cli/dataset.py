@@ -1,0 +1,150 @@
+"""`wan-train dataset check`: every problem of a dataset, before anything is trained."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wan_train.cli.asking import parse_resolution
+from wan_train.cli.dataset_fix import Mended, fix
+from wan_train.cli.dataset_page import target_of, write_page
+from wan_train.cli.options import TaskWord
+from wan_train.cli.sink import Sink
+from wan_train.dataset.check import Check
+from wan_train.dataset.check import check as look
+from wan_train.dataset.closer import Depth
+from wan_train.dataset.locate import locate
+from wan_train.dataset.model import GUIDE_READING, NEWEST_READING, DatasetOverrides, TrainerReading
+from wan_train.dataset.outlook import Outlook, outlook
+from wan_train.engine import tokenizer
+from wan_train.engine import trainer as trainers
+from wan_train.engine.capabilities import KNOWN_COMMITS
+from wan_train.errors import ExitCode, NotReadyError
+from wan_train.recipe import load as recipes
+from wan_train.recipe.model import Training
+from wan_train.recipe.terms import EngineKind, Task
+from wan_train.run.planner import reading_of
+from wan_train.settings import Settings
+
+_PATIENCE_SECONDS = 1.0
+_TASKS = {TaskWord.T2V: Task.T2V, TaskWord.I2V: Task.I2V}
+_BY_VERSION = {"guide": GUIDE_READING, "d0a1930": GUIDE_READING, "v0.3.4": NEWEST_READING}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the command line said; None for what it did not say."""
+
+    path: str
+    task: TaskWord
+    engine: str | None
+    resolution: str | None
+    batch_size: int | None
+    repeats: int | None
+    is_thorough: bool
+    fix: bool
+    epochs: int | None
+    html: str | None
+    yes: bool
+
+
+def check(asked: Asked, settings: Settings, sink: Sink) -> int:
+    """Show all problems and what will be trained; the exit code says whether something stops."""
+    target = target_of(asked.html, sink, yes=asked.yes) if asked.html is not None else None
+    training = _training(asked)
+    reading = _reading(asked.engine, settings)
+    found = _look(asked, reading, sink)
+    mended = None
+    if asked.fix:
+        mended = fix(found, sink, yes=asked.yes)
+        if mended.done:
+            found = _look(asked, reading, sink)
+    ahead = None
+    if found.inventory is not None:
+        ahead = outlook(
+            found.inventory,
+            epochs=training.max_train_epochs,
+            accumulation=training.gradient_accumulation_steps,
+            image_to_video=asked.task is TaskWord.I2V,
+        )
+    _show(found, ahead, mended, sink)
+    if target is not None:
+        write_page(found, ahead, target, sink)
+        sink.line(f"The pictures, their crops and captions: {target}")
+    return ExitCode.BAD_INPUT if found.stops else ExitCode.DONE
+
+
+def _training(asked: Asked) -> Training:
+    """What the shipped recipe says, with the epochs that were asked for."""
+    recipe = recipes.load(recipes.shipped_recipe(_TASKS[asked.task]), inherited=True)
+    changes = {"max_train_epochs": asked.epochs}
+    return recipes.override(recipe, changes, source="command line", names={"max_train_epochs": "--epochs"}).training
+
+
+def _look(asked: Asked, reading: TrainerReading, sink: Sink) -> Check:
+    return look(
+        locate(asked.path),
+        reading=reading,
+        overrides=DatasetOverrides(
+            resolution=parse_resolution(asked.resolution), batch_size=asked.batch_size, num_repeats=asked.repeats
+        ),
+        tokenizer=tokenizer.cached_file(os.environ),
+        depth=Depth.THOROUGH if asked.is_thorough else Depth.QUICK,
+        progress=_progress(sink),
+    )
+
+
+def _progress(sink: Sink) -> Callable[[int, int], None]:
+    """A counter on one line of the terminal, for the minutes that many pictures take."""
+    if not sink.is_terminal or sink.as_json:
+        return lambda _done, _all: None
+    began = time.monotonic()
+
+    def show(done: int, to_do: int) -> None:
+        is_last = done == to_do
+        if time.monotonic() - began > _PATIENCE_SECONDS and (done % 50 == 0 or is_last):
+            sys.stderr.write("\r\x1b[K" if is_last else f"\rdecoding pictures: {done:,} of {to_do:,}")
+            sys.stderr.flush()
+
+    return show
+
+
+def _reading(version: str | None, settings: Settings) -> TrainerReading:
+    """How the named version reads datasets, else the installed one, else the guide's."""
+    if version is None:
+        version = KNOWN_COMMITS.get(trainers.read_commit(settings.trainer_dir) or "")
+    if version is not None:
+        return _BY_VERSION[version]
+    try:
+        return reading_of(trainers.find(EngineKind.MUSUBI, settings))
+    except NotReadyError:
+        return GUIDE_READING
+
+
+def _show(found: Check, ahead: Outlook | None, mended: Mended | None, sink: Sink) -> None:
+    if sink.as_json:
+        from wan_train.views.dataset_json import check_json  # noqa: PLC0415  people do not need it
+
+        data = check_json(found, ahead)
+        if mended is not None:
+            data["mended"] = [
+                {
+                    "path": str(each.mend.path),
+                    "now": str(each.mend.target),
+                    "what": each.mend.what,
+                    "kept": str(each.kept),
+                }
+                for each in mended.done
+            ]
+            data["left"] = [{"path": str(path), "why": why} for path, why in mended.left]
+        sink.data(data)
+        return
+    from wan_train.views.dataset_problems import problem_lines  # noqa: PLC0415  JSON does not need it
+    from wan_train.views.dataset_trained import trained_lines  # noqa: PLC0415  the same
+
+    sink.show(problem_lines(found))
+    if ahead is not None:
+        sink.show(trained_lines(ahead, stops=found.stops))

@@ -1,0 +1,173 @@
+"""Small copies of pictures and first frames, and the beginnings of captions: what a person recognises an item by."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wan_train.dataset.footage import pyav
+from wan_train.dataset.listing import list_media
+from wan_train.dataset.media import quiet_about_size
+from wan_train.dataset.model import Item, MediaKind, Subset
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_LONGEST_SIDE = 240
+MOST_BYTES = 16_000
+"""Of one preview. What does not fit is compressed harder: 240 pixels of noise are larger than any photo."""
+_QUALITIES = (75, 55, 35, 15, 5)
+_MOST_PIXELS = 50_000_000
+"""Decoding takes three or four bytes for each; beyond, no preview is worth the memory."""
+_CAPTION_BYTES = 4000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """A JPEG of at most `MOST_BYTES` bytes, 240 pixels on its longer side, as the trainer sees the picture: not turned
+    by its EXIF mark, without transparency.
+    """
+
+    jpeg: bytes
+    width: int
+    height: int
+
+
+def previews(
+    items: Sequence[tuple[Item, MediaKind]], *, on_done: Callable[[int, int], None] = lambda _done, _all: None
+) -> dict[Path, Preview]:
+    """The previews by path; a file that gives none is left out. `on_done` hears how many of how many are done."""
+    kinds = {item.path: kind for item, kind in items}
+    workers = max(2, min(4, os.cpu_count() or 1))
+    found = {}
+    # Pillow and PyAV decode without the interpreter's lock.
+    with quiet_about_size(), ThreadPoolExecutor(workers, thread_name_prefix="preview") as pool:
+        for number, (path, preview) in enumerate(pool.map(_preview_of, kinds.items()), start=1):
+            on_done(number, len(kinds))
+            if preview is not None:
+                found[path] = preview
+    return found
+
+
+def captions(subset: Subset, items: Sequence[Item]) -> dict[Path, str]:
+    """The first thousands of characters of each item's caption, stripped; what is no UTF-8 is left out."""
+    if subset.jsonl is not None:
+        return dict(_records(subset.jsonl, {item.path for item in items}, f"{subset.kind}_path"))
+    found = {}
+    for item in items:
+        if item.caption_path is not None and (text := _beginning(item.caption_path)) is not None:
+            found[item.path] = text
+    return found
+
+
+def _preview_of(entry: tuple[Path, MediaKind]) -> tuple[Path, Preview | None]:
+    from PIL import Image  # noqa: PLC0415 - only a page needs it
+
+    path, kind = entry
+    try:
+        if kind is MediaKind.IMAGE:
+            return path, _of_picture(path)
+        if path.is_dir():
+            return path, _of_picture(path / list_media(path).images[0])
+        return path, _of_video(path)
+    except (
+        # Pillow's decoders report damage with all of these.
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        IndexError,
+        struct.error,
+        MemoryError,
+        Image.DecompressionBombError,
+    ):
+        return path, None
+
+
+def _of_picture(path: Path) -> Preview | None:
+    from PIL import Image  # noqa: PLC0415 - as above
+
+    with Image.open(path) as image:
+        # A JPEG is decoded at an eighth of its size where that is enough.
+        image.draft("RGB", (_LONGEST_SIDE, _LONGEST_SIDE))
+        if image.width * image.height > _MOST_PIXELS:
+            return None
+        return _small(image.convert("RGB"))
+
+
+def _of_video(path: Path) -> Preview | None:
+    av = pyav()
+    if av is None:
+        return None
+    try:
+        with av.open(os.fspath(path)) as container:
+            for frame in container.decode(video=0):
+                return _small(frame.to_image()) if frame.width * frame.height <= _MOST_PIXELS else None
+    except av.FFmpegError:
+        return None
+    return None
+
+
+def _small(image: Image) -> Preview:
+    image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+    payload = b""
+    for quality in _QUALITIES:
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=quality, optimize=True)
+        payload = file.getvalue()
+        if len(payload) <= MOST_BYTES:
+            break
+    return Preview(jpeg=payload, width=image.width, height=image.height)
+
+
+def _beginning(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_CAPTION_BYTES + 1)
+    except OSError:
+        return None
+    is_cut = len(data) > _CAPTION_BYTES
+    try:
+        # A character may be cut in two at the end, and only there.
+        text = data[:_CAPTION_BYTES].decode("utf-8", "strict") if not is_cut else _decode_cut(data[:_CAPTION_BYTES])
+    except UnicodeDecodeError:
+        return None
+    text = text.replace("\r\n", "\n").replace("\r", "\n").strip().strip("\ufeff").strip()
+    return text + ("…" if is_cut else "")
+
+
+def _decode_cut(data: bytes) -> str:
+    for spare in range(4):
+        try:
+            return data[: len(data) - spare].decode("utf-8")
+        except UnicodeDecodeError:
+            if spare == 3:  # noqa: PLR2004  the most bytes that a cut character leaves behind
+                raise
+    raise AssertionError("the loop returns or raises")
+
+
+def _records(jsonl: Path, wanted: Collection[Path], key: str) -> Iterator[tuple[Path, str]]:
+    try:
+        with jsonl.open(encoding="utf-8") as file:
+            for line in file:
+                record = _record(line)
+                path, caption = record.get(key, record.get(f"{key}_0")), record.get("caption")
+                if isinstance(path, str) and isinstance(caption, str) and Path(path) in wanted:
+                    yield Path(path), caption[:_CAPTION_BYTES].strip() + ("…" if len(caption) > _CAPTION_BYTES else "")
+    except (OSError, UnicodeDecodeError):
+        return
+
+
+def _record(line: str) -> Mapping[str, object]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}

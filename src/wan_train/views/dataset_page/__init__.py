@@ -1,0 +1,1 @@
+"""What will be trained, as one page to look at in a browser."""

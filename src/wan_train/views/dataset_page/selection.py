@@ -1,0 +1,113 @@
+"""Which files a page shows when it cannot show all, so that it stays a page that a browser opens at once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train.dataset.check import Check
+from wan_train.dataset.model import Problem, Severity
+from wan_train.dataset.outlook import Outlook, Size
+from wan_train.dataset.trained import Trained
+
+MOST_CARDS = 400
+_ORDER = tuple(Severity)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownSize:
+    """A size and those of its files that are shown, in the order of the inventory."""
+
+    size: Size
+    shown: tuple[Trained, ...]
+
+    @property
+    def left(self) -> int:
+        """How many are only counted."""
+        return len(self.size.files) - len(self.shown)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """For each dataset its sizes; `is_whole` where every file is shown."""
+
+    datasets: tuple[tuple[ShownSize, ...], ...]
+
+    @property
+    def shown(self) -> int:
+        return sum(len(each.shown) for sizes in self.datasets for each in sizes)
+
+    @property
+    def is_whole(self) -> bool:
+        return not any(each.left for sizes in self.datasets for each in sizes)
+
+
+def choose(outlook: Outlook, troubles: Mapping[Path, Sequence[Problem]], *, most: int = MOST_CARDS) -> Selection:
+    """At most `most` files: the same number of every size, as far as it has so many, the fullest sizes first.
+
+    Of one size those with the worst problems come first, then those that lose most, then in order. `troubles` are
+    the problems of each file, the worst first.
+    """
+    sizes = [each.sizes for each in outlook.subsets]
+    cap = _cap([len(size.files) for group in sizes for size in group], most)
+    left = most
+    datasets = []
+    for group in sizes:
+        shown = []
+        for size in group:
+            # With more sizes than room, each of the first ones has one.
+            count = min(len(size.files), max(cap, 1), left)
+            left -= count
+            shown.append(ShownSize(size=size, shown=_worth_seeing(size.files, troubles, count)))
+        datasets.append(tuple(shown))
+    return Selection(datasets=tuple(datasets))
+
+
+def _cap(counts: list[int], most: int) -> int:
+    """The greatest number of each that together are at most `most`."""
+    low, high = 0, max(counts, default=0)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if sum(min(count, middle) for count in counts) <= most:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _worth_seeing(
+    files: tuple[Trained, ...], troubles: Mapping[Path, Sequence[Problem]], count: int
+) -> tuple[Trained, ...]:
+    if count >= len(files):
+        return files
+
+    def worth(index: int) -> tuple[int, float, int]:
+        one = files[index]
+        problems = troubles.get(one.item.path)
+        severity = _ORDER.index(problems[0].severity) if problems else len(_ORDER)
+        return severity, -(one.crop.share_lost if one.crop is not None else 0.0), index
+
+    chosen = sorted(sorted(range(len(files)), key=worth)[:count])
+    return tuple(files[index] for index in chosen)
+
+
+def problems_by_item(check: Check, outlook: Outlook) -> dict[Path, list[Problem]]:
+    """The problems of each item's file and caption by the item's path, the worst first."""
+    by_path: defaultdict[Path, list[Problem]] = defaultdict(list)
+    for group in check.groups:
+        for problem in group.problems:
+            if problem.path is not None:
+                by_path[problem.path].append(problem)
+    found: dict[Path, list[Problem]] = {}
+    for each in outlook.subsets:
+        for one in each.files:
+            paths = [one.item.path]
+            # All captions of a jsonl file have its path, so its problems are nobody's.
+            if each.subset.jsonl is None and one.item.caption_path is not None:
+                paths.append(one.item.caption_path)
+            problems = [problem for path in paths for problem in by_path.get(path, ())]
+            if problems:
+                found[one.item.path] = sorted(problems, key=lambda problem: _ORDER.index(problem.severity))
+    return found

@@ -1,0 +1,127 @@
+"""`dataset write`: several folders and resolutions, comments that stay, and values as the trainer reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from wan_train.dataset.composing import Wishes, compose
+from wan_train.dataset.model import DatasetConfig, DatasetError, FrameExtraction, MediaKind
+from wan_train.dataset.toml_file import load
+
+from .support import draw
+
+
+def written(folders: list[Path], wishes: Wishes, existing: str | None = None) -> tuple[str, DatasetConfig]:
+    text = compose(folders, wishes, existing=existing)
+    path = folders[0].parent / "written.toml"
+    path.write_text(text, encoding="utf-8")
+    return text, load(path)
+
+
+def test_two_resolutions_are_two_datasets_with_two_caches(pictures: Path) -> None:
+    text, config = written([pictures], Wishes(resolutions=((960, 960), (480, 480))))
+    assert [subset.resolution for subset in config.datasets] == [(960, 960), (480, 480)]
+    assert [subset.cache_directory.name for subset in config.datasets] == ["cache", "cache_480x480"]
+    assert "\n\n[[datasets]]" in text
+    assert text.count("# pictures and their captions") == 2
+
+
+def test_folders_of_pictures_and_of_clips_go_into_one_file(pictures: Path, tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    (clips / "x.mp4").touch()
+    wishes = Wishes(
+        num_repeats=3,
+        batch_size=2,
+        target_frames=(1, 33),
+        frame_extraction=FrameExtraction.UNIFORM,
+        frame_sample=4,
+        source_fps=30,
+    )
+    _, config = written([pictures, clips], wishes)
+    assert [subset.kind for subset in config.datasets] == [MediaKind.IMAGE, MediaKind.VIDEO]
+    assert {subset.batch_size for subset in config.datasets} == {2}
+    assert {subset.num_repeats for subset in config.datasets} == {3}
+    video = config.datasets[1].video
+    assert video is not None
+    assert (video.target_frames, video.frame_sample, video.source_fps) == ((1, 33), 4, 30.0)
+    assert video.frame_extraction is FrameExtraction.UNIFORM
+
+
+def test_what_is_there_stays_with_its_comments(pictures: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    draw(other / "x.png", (64, 64))
+    existing = f"""# mine
+[general]
+resolution = [640, 640] # small
+caption_extension = ".caption"
+enable_bucket = true
+
+[[datasets]] # cats
+image_directory = "{pictures}"
+cache_directory = "{tmp_path}/elsewhere" # a fast disk
+num_repeats = 7
+"""
+    text, config = written([pictures, other], Wishes(batch_size=4), existing)
+    for kept in ("# mine", "# small", "# cats", "# a fast disk", "num_repeats = 7", '".caption"'):
+        assert kept in text
+    assert [subset.num_repeats for subset in config.datasets] == [7, 1]
+    assert {subset.batch_size for subset in config.datasets} == {4}
+    assert config.datasets[1].directory == other
+    again, _ = written([pictures, other], Wishes(batch_size=4), text)
+    assert again == text
+
+
+def test_of_several_resolutions_those_that_are_there_keep_their_caches(pictures: Path) -> None:
+    two, _ = written([pictures], Wishes(resolutions=((960, 960), (480, 480))))
+    _, config = written([pictures], Wishes(resolutions=((480, 480), (640, 640))), two)
+    caches = {subset.resolution: subset.cache_directory.name for subset in config.datasets}
+    assert caches[480, 480] == "cache_480x480"
+    assert len(set(caches.values())) == 2
+    _, config = written([pictures], Wishes(resolutions=((480, 480),)), two)
+    assert [(subset.resolution, subset.cache_directory.name) for subset in config.datasets] == [
+        ((480, 480), "cache_480x480")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wishes", "said"),
+    [
+        (Wishes(source_fps=30.0), "is for clips"),
+        (Wishes(batch_size=0), "batch_size"),
+        (Wishes(resolutions=((8, 8),)), "resolution"),
+        (Wishes(caption_extension="txt"), "lacks its dot"),
+    ],
+)
+def test_what_would_not_work_is_refused(pictures: Path, wishes: Wishes, said: str) -> None:
+    with pytest.raises(DatasetError, match=said):
+        compose([pictures], wishes, existing=None)
+
+
+@pytest.mark.parametrize("existing", ["[[datasets", "datasets = []\n", "datasets = 3\n", ""])
+def test_a_file_that_cannot_be_followed_is_refused_not_replaced(pictures: Path, existing: str) -> None:
+    with pytest.raises(DatasetError, match="--output"):
+        compose([pictures], Wishes(), existing=existing)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    sizes=st.lists(st.tuples(st.integers(2, 60), st.integers(2, 60)), max_size=3, unique=True),
+    batch_size=st.one_of(st.none(), st.integers(1, 8)),
+    repeats=st.one_of(st.none(), st.integers(1, 8)),
+)
+def test_any_wishes_are_read_back_as_they_were_said(
+    pictures: Path, sizes: list[tuple[int, int]], batch_size: int | None, repeats: int | None
+) -> None:
+    resolutions = tuple((16 * width, 16 * height) for width, height in sizes)
+    wishes = Wishes(resolutions=resolutions, batch_size=batch_size, num_repeats=repeats)
+    _, config = written([pictures], wishes)
+    assert tuple(subset.resolution for subset in config.datasets) == (resolutions or ((960, 960),))
+    assert len({subset.cache_directory for subset in config.datasets}) == len(config.datasets)
+    for subset in config.datasets:
+        assert (subset.batch_size, subset.num_repeats) == (batch_size or 1, repeats or 1)

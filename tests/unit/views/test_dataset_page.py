@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import html5lib
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from views.datasets import PICTURES, check_of, inventory, inventory_of, items_of, mixed, problem, subset_of
+from wan_train.dataset.check import Check
+from wan_train.dataset.model import GUIDE_READING, Problem, Severity, SubsetInventory
+from wan_train.dataset.outlook import Outlook, outlook
+from wan_train.dataset.previews import MOST_BYTES, Preview
+from wan_train.views.dataset_page.html import tag
+from wan_train.views.dataset_page.page import Material, page
+from wan_train.views.dataset_page.selection import MOST_CARDS, Selection, choose, problems_by_item
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</style></title><img src=x onerror=alert(1)>",
+    "\" onload='alert(1)' x=\"",
+    "--> ]]> &lt; &amp; &#x41;",
+    "\u202egnp.exe\u202c",
+    "\x1b[2J\x00\x07\r\n\ud800",
+    "שלום עולם",
+    "猫\ufffe\u2028",
+]
+
+
+def ahead_of(check: Check) -> Outlook:
+    assert check.inventory is not None
+    return outlook(check.inventory, epochs=10, accumulation=1, image_to_video=False)
+
+
+def page_of(check: Check, *, captions: dict[Path, str] | None = None, jpeg: bytes = b"\xff\xd8") -> str:
+    ahead = ahead_of(check)
+    selection = choose(ahead, problems_by_item(check, ahead))
+    paths = [one.item.path for sizes in selection.datasets for size in sizes for one in size.shown]
+    material = Material(
+        previews={path: Preview(jpeg=jpeg, width=24, height=16) for path in paths}, captions=captions or {}
+    )
+    return page(check, ahead, selection, material)
+
+
+def parsed(text: str) -> Element:
+    """The document by a parser that takes no fault in it."""
+    text.encode("utf-8")
+    parser: Any = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False)
+    document: Element = parser.parse(text)
+    return document
+
+
+def words_of(element: Element) -> str:
+    return "".join(element.itertext())
+
+
+def cards(document: Element) -> list[Element]:
+    return [each for each in document.iter("li") if "card" in (each.get("class") or "").split()]
+
+
+def test_every_file_is_a_card_under_its_size() -> None:
+    document = parsed(page_of(check_of(mixed())))
+    headings = [words_of(each) for each in document.iter("h3")]
+    assert headings[:2] == ["960x960 · 8 pictures", "1280x720 · 5 pictures"]
+    assert len(cards(document)) == 20
+    assert {words_of(one.find(".//bdi")) for one in cards(document)} >= {"0.png", "16.png", "2.mp4"}  # type: ignore[arg-type]  each has one
+
+
+def test_the_crop_is_drawn_over_the_picture_in_its_own_pixels() -> None:
+    document = parsed(page_of(check_of(inventory_of([(3000, 300)]))))
+    (svg,) = [each for each in document.iter() if each.tag.endswith("svg")]
+    (rect,) = [each for each in svg.iter() if each.tag.endswith("rect")]
+    assert svg.get("viewBox") == "0 0 3000 300"
+    # 1920x480 of 4800x480 is two fifths, in the middle.
+    assert [float(rect.get(key) or "") for key in ("x", "y", "width", "height")] == [900, 0, 1200, 300]
+    assert "60% cut away, left and right" in words_of(document)
+
+
+def test_a_picture_that_is_trained_whole_has_no_frame() -> None:
+    text = page_of(check_of(inventory_of([(960, 960)])))
+    assert "<svg" not in text
+    assert "trained whole" in text
+
+
+def test_counts_and_steps_are_on_top() -> None:
+    document = parsed(page_of(check_of(mixed())))
+    facts = {words_of(each[0]): words_of(each[1]) for each in document.iter("div") if len(each) and each[0].tag == "dt"}
+    ahead = ahead_of(check_of(mixed()))
+    assert facts["Files"] == "2020 with caption"
+    assert facts["Steps of one epoch"] == str(ahead.steps_per_epoch)
+    assert facts["Steps in all"].startswith(f"{ahead.steps:,}")
+
+
+def test_problems_are_on_top_and_at_their_pictures() -> None:
+    check = check_of(
+        inventory_of([(960, 960)] * 3),
+        problem(PICTURES / "1.png", "is odd", severity=Severity.STOPS),
+        problem(PICTURES / "2.txt", "says nothing"),
+        problem(PICTURES / "gone.png", "is gone"),
+        problem(None, "is wrong everywhere"),
+    )
+    document = parsed(page_of(check))
+    whole, good, stopping, captioned = words_of(document), *cards(document)
+    for what in ("is odd", "says nothing", "is gone", "is wrong everywhere"):
+        assert what in whole
+    assert "is odd" in words_of(stopping)
+    assert "says nothing" in words_of(captioned)
+    assert stopping.get("class") == "card stops"
+    assert good.get("class") == "card"
+    links = {each.get("href") for each in document.iter("a")}
+    assert {f"#{stopping.get('id')}", f"#{captioned.get('id')}"} <= links
+
+
+def test_every_link_leads_to_one_place_of_the_page() -> None:
+    found = items_of([(960, 960), (640, 480)])
+    twice = inventory(
+        SubsetInventory(subset=subset_of(), items=found), SubsetInventory(subset=subset_of(1), items=found)
+    )
+    document = parsed(page_of(check_of(twice, problem(PICTURES / "0.png"))))
+    ids = Counter(each.get("id") for each in document.iter() if each.get("id"))
+    assert set(ids.values()) == {1}
+    links = [each.get("href") or "" for each in document.iter("a")]
+    assert all(link.removeprefix("#") in ids for link in links)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_words_stay_words(text: str) -> None:
+    name = text.replace("/", "|").replace("{", "").replace("\0", "")
+    path = PICTURES / f"{name}0.png"
+    check = check_of(
+        inventory_of([(960, 960)], name=f"{name}{{}}.png"), problem(path, f"is {text}", mend=f"Mend {text}")
+    )
+    written = page_of(check, captions={path: text})
+    assert_harmless(written)
+    assert not any(character in written for character in "\x1b\0\x07\u202e\u202c\u2028\ufffe")
+
+
+@settings(deadline=None)
+@given(text=st.text(), name=st.text(st.characters(exclude_characters="/\0{}"), min_size=1, max_size=40))
+def test_any_words_make_a_valid_page(text: str, name: str) -> None:
+    path = PICTURES / f"{name}0.png"
+    check = check_of(inventory_of([(960, 960)], name=f"{name}{{}}.png"), problem(path, text, mend=text))
+    assert_harmless(page_of(check, captions={path: text}))
+
+
+def assert_harmless(written: str) -> None:
+    """Valid, without script, and nothing in it leads outside."""
+    document = parsed(written)
+    assert len(cards(document)) == 1
+    for element in document.iter():
+        assert element.tag not in {"script", "link", "iframe", "object", "embed", "form", "base"}
+        for key, value in element.attrib.items():
+            assert not key.startswith("on")
+            if key == "src":
+                assert value.startswith("data:image/jpeg;base64,")
+            if key == "href":
+                assert value.startswith("#")
+    (style,) = document.iter("style")
+    assert "url(" not in (style.text or "")
+    assert "@import" not in (style.text or "")
+
+
+def test_pictures_have_words_for_those_who_do_not_see_them() -> None:
+    document = parsed(page_of(check_of(mixed())))
+    pictures = list(document.iter("img"))
+    assert len(pictures) == 20
+    assert all(each.get("alt") for each in pictures)
+    assert document.get("lang") == "en"
+    assert len(list(document.iter("h1"))) == 1
+
+
+def test_lines_of_a_caption_are_kept_and_long_ones_cut() -> None:
+    check = check_of(inventory_of([(960, 960), (960, 960)]))
+    captions = {PICTURES / "0.png": "one\ntwo", PICTURES / "1.png": "x" * 3000}
+    first, second = [words_of(each) for each in cards(parsed(page_of(check, captions=captions)))]
+    assert "one\ntwo" in first
+    assert "x" * 1000 + "…" in second
+    assert "x" * 1001 not in second
+
+
+def test_a_large_dataset_makes_a_page_of_bounded_size_that_says_so() -> None:
+    sizes = [(960, 960)] * 9000 + [(1920, 1080)] * 990 + [(300, 900)] * 10
+    troubles = [problem(PICTURES / f"{number}.png") for number in range(8990, 9000)]
+    check = check_of(inventory_of(sizes), *troubles)
+    captions = {PICTURES / f"{number}.png": "猫" * 4000 for number in range(10_000)}
+    written = page_of(check, captions=captions, jpeg=b"x" * MOST_BYTES)
+    assert len(written.encode()) < 12_000_000
+    document = parsed(written)
+    assert len(cards(document)) <= MOST_CARDS
+    text = words_of(document)
+    assert f"{len(cards(document))} of 10,000 files are shown" in text
+    left = sum(int(number.replace(",", "")) for number in re.findall(r"and ([\d,]+) more of this size", text))
+    assert left + len(cards(document)) == 10_000
+    # Those with problems are shown first, and every size is.
+    assert sum("harms" in (card.get("class") or "") for card in cards(document)) == 10
+    assert sum("300x900" in words_of(card) for card in cards(document)) == 10
+
+
+@settings(deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 60), min_size=1, max_size=12),
+    most=st.integers(1, 200),
+    troubled=st.sets(st.integers(0, 40), max_size=5),
+)
+def test_a_selection_never_shows_more_than_it_may_and_loses_nobody(
+    counts: list[int], most: int, troubled: set[int]
+) -> None:
+    # The trained size of 16 by N*16 without enlargement is itself, so each is a size of its own.
+    sizes = [(480 + 16 * place, 400) for place, count in enumerate(counts) for _ in range(count)]
+    ahead = ahead_of(check_of(inventory_of(sizes)))
+    troubles = {PICTURES / f"{number}.png": [problem(None)] for number in troubled}
+    chosen = choose(ahead, troubles, most=most)
+    assert chosen.shown <= most
+    assert chosen.shown == most or chosen.shown >= min(len(sizes), most - len(counts))
+    assert sum(len(each.shown) + each.left for each in chosen.datasets[0]) == len(sizes)
+    assert chosen.is_whole == (chosen.shown == len(sizes))
+
+
+def test_when_not_all_are_shown_the_worst_are() -> None:
+    sizes = [(960, 960)] * 20 + [(960, 966)]
+    check = check_of(
+        inventory_of(sizes),
+        problem(PICTURES / "3.png", severity=Severity.NOTE),
+        problem(PICTURES / "7.png", severity=Severity.HARMS),
+        problem(PICTURES / "9.txt", severity=Severity.STOPS),
+    )
+    ahead = ahead_of(check)
+
+    def shown(most: int) -> list[str]:
+        chosen = choose(ahead, problems_by_item(check, ahead), most=most)
+        return [one.item.path.name for size in chosen.datasets[0] for one in size.shown]
+
+    assert shown(1) == ["9.png"]
+    assert shown(2) == ["7.png", "9.png"]
+    assert shown(4) == ["3.png", "7.png", "9.png", "20.png"]
+
+
+def test_a_dataset_toml_that_stops_makes_a_page_of_its_problems() -> None:
+    stop = Problem(kind=problem(None).kind, severity=Severity.STOPS, key="resolution", what="is 7", mend="Use 960")
+    check = Check(
+        config=Path("/d/dataset.toml"), is_written=True, reading=GUIDE_READING, inventory=None, problems=(stop,)
+    )
+    document = parsed(page(check, None, Selection(datasets=()), Material(previews={}, captions={})))
+    assert "resolution: is 7. Use 960." in words_of(document)
+    assert cards(document) == []
+
+
+def test_a_tag_escapes_text_and_attributes() -> None:
+    made = tag("p", "<&>", None, ["a", tag("b", "'")], class_='x" y="', aria_hidden=True, open=False)
+    assert made.markup == '<p class="x&quot; y=&quot;" aria-hidden>&lt;&amp;&gt;a<b>&#x27;</b></p>'
