@@ -47,7 +47,8 @@ def explain(settings: Settings, sink: Sink, name: str | None) -> int:
 def _of_run(settings: Settings, name: str | None) -> dict[str, Diagnosis]:
     run = find(settings.runs, name)
     view, _ = RunReader(run).refresh()
-    return {
+    refused = {job.step: job.refusal for job in view.state.jobs.values() if job.refusal is not None}
+    return refused | {
         f"{job.step}, attempt {attempt.number}": attempt.diagnosis
         for job in view.state.jobs.values()
         for attempt in job.attempts

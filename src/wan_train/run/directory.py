@@ -90,6 +90,10 @@ class RunDirectory:
     def attempt(self, step: str, number: int) -> AttemptDirectory:
         return AttemptDirectory(self.path / step / str(number))
 
+    def caches(self, step: str) -> Path:
+        """The caches that a caching step made or found: what the run trains from."""
+        return self.path / step / "caches.json"
+
     def read_plan(self) -> Plan:
         try:
             text = self.plan.read_bytes()

@@ -6,17 +6,16 @@ import errno
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
-from pathlib import Path
 from typing import assert_never
 
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.errors import ExitCode
-from wan_train.gpu.leases import Lease, LeaseRoom
+from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import GpuProbe
-from wan_train.run import attempts, bookkeeping, commands, logs, speeds, verdict
+from wan_train.run import attempts, bookkeeping, commands, logs, speeds
 from wan_train.run.attempt_watch import AttemptWatch, write_stall_report
 from wan_train.run.bookkeeping import Case
+from wan_train.run.caching_desk import CachingDesk
 from wan_train.run.clock import Clock
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.events import (
@@ -80,6 +79,7 @@ class Supervisor:
         self._clock = clock
         self._launcher = launcher
         self._desk = GpuDesk(plan, probe, room, clock)
+        self._caching = CachingDesk.of(run, plan, clock, room)
         self._settings = settings
         self._journal = Journal(run.events)
         self._state = fold_all(plan, read_events(run.events))
@@ -126,9 +126,11 @@ class Supervisor:
         self._follow_attempts()
         self._look_at_disk()
         now = self._clock.now()
-        wanting = bool(ready(self._plan, self._state, now))
+        self._look_at_caches(now)
+        held = self._caching.held
+        wanting = any(step.id not in held for step in ready(self._plan, self._state, now))
         self._views = self._desk.look(wanting=wanting)
-        actions = decide(self._plan, self._state, self._views, now)
+        actions = decide(self._plan, self._state, self._views, now, held)
         for action in actions:
             self._perform(action)
         judged = self._settle_exited()
@@ -140,9 +142,19 @@ class Supervisor:
         # A step that waits for a GPU that is about to be free must not lose time to a long look away.
         settling = wanting and any(view.claimed or view.busy_because is None for view in self._views)
         acted = any(isinstance(action, Claim | Launch | GiveUp) for action in actions)
-        return self._settings.settle_seconds if settling or acted else self._settings.poll_seconds
+        soon = settling or acted or self._caching.is_looking
+        return self._settings.settle_seconds if soon else self._settings.poll_seconds
+
+    def _look_at_caches(self, now: float) -> None:
+        """Until nothing follows from it: caches that are right let a training be looked at in the same round."""
+        trains = any(step.kind is StepKind.TRAIN for step, _ in self._running())
+        before = None
+        while before is not self._state:
+            before = self._state
+            self._append_all(self._caching.look(ready(self._plan, self._state, now), trains=trains))
 
     def close(self) -> None:
+        self._caching.close(is_over=self._state.is_over)
         self._desk.close()
         self._journal.close()
 
@@ -246,11 +258,14 @@ class Supervisor:
             watch.read_log(self._clock.monotonic(), to_the_end=True)
             self._append_all(bookkeeping.progress_events(self._case(step, watch), attempt))
             pause = self._settings.pause_seconds
-            self._append_all(bookkeeping.settle(self._case(step, watch), self._state, pause_seconds=pause))
+            case, judge = self._case(step, watch), self._caching.conclude
+            self._append_all(bookkeeping.settle(case, self._state, pause_seconds=pause, caches=judge))
             self._after_attempt(step, watch)
         return settled
 
     def _after_attempt(self, step: Step, watch: AttemptWatch) -> None:
+        if step.kind is not StepKind.TRAIN:
+            self._caching.over(step)
         speed = watch.tracker.progress.seconds_per_step
         if step.kind is StepKind.TRAIN and speed is not None:
             speeds.remember(self._run.path.parent, self._plan.speed_key, speed)
@@ -284,21 +299,27 @@ class Supervisor:
                 assert_never(action)
 
     def _launch(self, step: Step, gpu_uuid: str | None) -> None:
-        """Start the next attempt; a caching step waits while another run caches the same into the same folder."""
-        folders: list[Lease] | None = []
-        if step.kind is not StepKind.TRAIN:
-            folders = self._desk.take_folders(step.kind, map(Path, self._plan.dataset.cached_items), step.id)
-        if folders is None:
-            self._blocked[step.id] = "waiting for another run that caches the same dataset"
+        """Start the next attempt; caching only under the lock under which it was found to be needed."""
+        if step.kind is StepKind.TRAIN:
+            self._start(
+                step, gpu_uuid, (*self._desk.inherit(gpu_uuid, step.id), *self._caching.locks.inherit_reading())
+            )
+            return
+        if not self._caching.may_launch(step):
+            self._blocked[step.id] = "looking at the dataset and its caches"
             return
         self._blocked.pop(step.id, None)
-        with ExitStack() as ours:
-            for lease in folders:
-                ours.callback(lease.release)  # the warden's copies keep the locks until the attempt is over
-            inherit = (*self._desk.inherit(gpu_uuid, step.id), *(lease.fileno() for lease in folders))
-            self._start(step, gpu_uuid, inherit)
+        try:
+            cleared = self._caching.clear(step)
+        except OSError as error:
+            self._wait_for_space(error)
+            return
+        if cleared is not None:
+            self._append(cleared)
+        self._start(step, gpu_uuid, self._caching.locks.inherit_writing())
 
-    def _start(self, step: Step, gpu_uuid: str | None, inherit: Sequence[int]) -> None:
+    def _start(self, step: Step, gpu_uuid: str | None, locks: Sequence[int]) -> None:
+        inherit = (*self._desk.inherit(gpu_uuid, step.id), *locks)
         directory = self._free_directory(step, len(self._state.jobs[step.id].attempts) + 1)
         following = attempts.next_attempt(
             self._run,
@@ -308,8 +329,6 @@ class Supervisor:
             int(directory.path.name),
             seconds_per_step=self._seconds_per_step(),
         )
-        if step.kind is not StepKind.TRAIN:
-            verdict.remove_broken_caches(self._plan, step.kind)
         spec = following.spec
         command = commands.on_device(commands.for_attempt(self._plan, step.id, spec), self._plan.devices, gpu_uuid)
         kills = oom_kills()
@@ -380,7 +399,8 @@ class Supervisor:
     def _write_live(self) -> None:
         now = self._clock.now()
         waiting = {
-            step.id: self._blocked.get(step.id) or why_waiting(self._plan, self._state, step, self._views, now)
+            step.id: self._blocked.get(step.id)
+            or why_waiting(self._plan, self._state, step, self._views, now, held=self._caching.held)
             for step in self._plan.steps
             if self._state.jobs[step.id].state in {JobState.WAITING, JobState.BACKOFF}
         }
