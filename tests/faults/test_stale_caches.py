@@ -206,7 +206,8 @@ def test_caching_that_is_killed_goes_on_where_it_was(scripted_box: ScriptedBox) 
 
 def test_a_run_that_would_change_what_another_trains_from_waits(cached_box: ScriptedBox) -> None:
     cached_box.nvml.write([StubGpu(), StubGpu()])
-    first = cached_box.popen_cli(*cached_box.train_words(*ONE, title="slow"), SCRIPTED_STEP_SECONDS="0.5")
+    slow = cached_box.train_words("--experts", "high", "--epochs", "500", title="slow")
+    first = cached_box.popen_cli(*slow, SCRIPTED_STEP_SECONDS="0.1")
     cached_box.wait_for_record("items", place="high")
     before = {path: path.stat().st_mtime_ns for path in Path(cached_box.dataset / "cache").glob("*_wan.safetensors")}
     other = cached_box.popen_cli(*cached_box.train_words(*ONE, "--resolution", "512x512", title="wide"))
@@ -214,7 +215,31 @@ def test_a_run_that_would_change_what_another_trains_from_waits(cached_box: Scri
         lambda: "which trains from these caches" in cached_box.run_cli("status", "wide", "--json").stdout,
         what="the reason for waiting",
     )
-    assert first.poll() is None
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert [first.wait(), other.wait()] == [0, 0]
+    cached_box.run_cli("stop", "slow", "--now")
+    assert first.wait() == 143
+    assert other.wait() == 0
     assert _made(cached_box) == (COUNT, 0)
+    # What the first one trained from is gone, so it looks again before it goes on.
+    done = cached_box.run_cli("resume", "slow", "--detach")
+    assert done.returncode == 0, done.stderr
+    cached_box.wait_for(lambda: _made(cached_box) == (2 * COUNT, 0), what="its latents at the old resolution")
+    (run,) = (run for run in cached_box.run_directories() if run.name.endswith("slow"))
+    assert cached_box.events("caches_disturbed", run=run)
+    cached_box.run_cli("stop", "slow", "--now")
+
+
+def test_latents_and_text_share_one_gpu_that_is_large_enough(scripted_box: ScriptedBox) -> None:
+    scripted_box.nvml.write([StubGpu()])
+    done = scripted_box.train(*ONE, SCRIPTED_CACHE_SECONDS="0.5")
+    assert done.returncode == 0, done.stderr
+    entries = [(entry["what"], entry["place"]) for entry in scripted_box.recorded("start", "end")]
+    assert {place for what, place in entries[:2] if what == "start"} == {"latents", "text"}
+    assert not scripted_box.recorded("overlap")
+
+
+def test_on_a_smaller_one_they_take_turns(scripted_box: ScriptedBox) -> None:
+    scripted_box.nvml.write([StubGpu(total=16 * 1024**3)])
+    done = scripted_box.train(*ONE)
+    assert done.returncode == 0, done.stderr
+    assert [entry["what"] for entry in scripted_box.recorded("start", "end")] == ["start", "end"] * 3

@@ -13,7 +13,7 @@ from wan_train.errors import ExitCode
 from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import GpuProbe
 from wan_train.run import attempts, bookkeeping, commands, logs, speeds
-from wan_train.run.attempt_watch import AttemptWatch, write_stall_report
+from wan_train.run.attempt_watch import AttemptWatch, gpu_lost, write_stall_report
 from wan_train.run.bookkeeping import Case
 from wan_train.run.caching_desk import CachingDesk
 from wan_train.run.clock import Clock
@@ -39,6 +39,7 @@ from wan_train.run.launcher import Launcher
 from wan_train.run.live import Live, write_live
 from wan_train.run.machine import oom_kills
 from wan_train.run.plan import Plan, Step, StepKind, disk_for_next_save
+from wan_train.run.readahead import ReadAhead
 from wan_train.run.scheduler import (
     Action,
     Claim,
@@ -80,6 +81,7 @@ class Supervisor:
         self._launcher = launcher
         self._desk = GpuDesk(plan, probe, room, clock)
         self._caching = CachingDesk.of(run, plan, clock, room)
+        self._read_ahead = ReadAhead(plan)
         self._settings = settings
         self._journal = Journal(run.events)
         self._state = fold_all(plan, read_events(run.events))
@@ -124,6 +126,7 @@ class Supervisor:
         self._take_requests()
         self._see_exits()
         self._follow_attempts()
+        self._read_ahead.look(self._state, {step: watch.tracker.progress for step, watch in self._watches.items()})
         self._look_at_disk()
         now = self._clock.now()
         self._look_at_caches(now)
@@ -154,6 +157,7 @@ class Supervisor:
             self._append_all(self._caching.look(ready(self._plan, self._state, now), trains=trains))
 
     def close(self) -> None:
+        self._read_ahead.stop()
         self._caching.close(is_over=self._state.is_over)
         self._desk.close()
         self._journal.close()
@@ -219,7 +223,7 @@ class Supervisor:
             return
         trouble = watch.trouble(self._clock.monotonic(), self._settings.stall_seconds)
         if trouble is None and attempt.gpu_uuid in lost:
-            trouble = _gpu_lost(lost[attempt.gpu_uuid])
+            trouble = gpu_lost(lost[attempt.gpu_uuid])
         if trouble is not None:
             if trouble.cause is Cause.NO_PROGRESS:
                 write_stall_report(watch.directory)
@@ -417,11 +421,3 @@ class Supervisor:
         except OSError:
             # Nothing depends on it: the view shows its age. A full disk is dealt with where the journal is written.
             return
-
-
-def _gpu_lost(reason: str) -> Diagnosis:
-    return Diagnosis(
-        cause=Cause.CUDA_ERROR,
-        meaning=f"its GPU was lost: {reason}",
-        advice="Another GPU is used if there is one. If none answers any more, restart or change the machine.",
-    )
