@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 
+import bench_caches
 import bench_help
 import bench_parsing
 import bench_runner
@@ -18,6 +19,7 @@ from figures import Figure, machine, table
 BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "help": bench_help.measure,
     "parsing": bench_parsing.measure,
+    "caches": bench_caches.measure,
     "schedule": bench_schedule.measure,
     "runner": bench_runner.measure,
 }
