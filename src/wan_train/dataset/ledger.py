@@ -117,13 +117,19 @@ class Hasher:
         self._now = now_ns
         self.seen: dict[str, Source] = {}
         """Every file asked for, with its hash: what the next ledger keeps."""
+        self.stamps: dict[str, Stamp] = {}
+        """Every file looked at, hashed or not, as it was when it was looked at first."""
+
+    def stamp(self, path: Path) -> Stamp:
+        """Raises OSError. The file is not read."""
+        return self.stamps.setdefault(os.fspath(path), stamp(path))
 
     def source(self, path: Path) -> Source:
         """Raises OSError, also when the file is written to while it is read."""
         key = os.fspath(path)
         if key in self.seen:
             return self.seen[key]
-        now = stamp(path)
+        now = self.stamp(path)
         known = self._known.get(key)
         if known is None or known.stamp != now or known.hashed_ns - now.newest_ns < _SETTLED_NS:
             known = Source(stamp=now, sha256=_sha256(path), hashed_ns=self._now)

@@ -113,15 +113,17 @@ def maker_of(kind: CacheKind, trainer: Trainer, recipe: Recipe, models: ModelPat
     )
 
 
-def survey(inventory: Inventory, maker: Maker, *, finished: bool = False) -> Survey:
+def survey(inventory: Inventory, maker: Maker, *, finished: bool = False, hash_all: bool = True) -> Survey:
     """Look at the caches of one kind; changes nothing.
 
+    Without `hash_all` pictures that no ledger knows are not read: the decision is the same, but cannot be acted upon.
     Raises OSError for a picture, caption or folder that cannot be read; a cache that cannot be is to be made anew.
     """
     directories = [found.subset.cache_directory for found in inventory.subsets]
     ledgers = {path: read_ledger(ledger_file(path, maker.kind)) for path in directories}
     now = time_ns()
     hashers = {path: Hasher(ledger.sources, now_ns=now) for path, ledger in ledgers.items()}
+    hashed = None if hash_all else {path: ledger.entries for path, ledger in ledgers.items()}
     boot = boot_id()
     return Survey(
         kind=maker.kind,
@@ -132,16 +134,21 @@ def survey(inventory: Inventory, maker: Maker, *, finished: bool = False) -> Sur
                 hasher=hashers[folder.path],
                 decision=decide(folder, ledgers[folder.path], found_in(folder), boot=boot, finished=finished),
             )
-            for folder in folders(inventory, maker, hashers)
+            for folder in folders(inventory, maker, hashers, hashed=hashed)
         ),
     )
 
 
-def survey_run(plan: Plan, kind: CacheKind, *, finished: bool = False) -> Survey:
-    """The same for a run, from its own dataset.toml; raises DatasetError too when the dataset cannot be trained now."""
+def inventory_of(plan: Plan) -> Inventory:
+    """What there is to train now by the run's own dataset.toml; raises DatasetError when it cannot be trained."""
     reading = reading_of(plan.trainer)
     inventory = take(load(RunDirectory(plan.run_dir).dataset_config, reading=reading), reading=reading)
     inventory.require()
+    return inventory
+
+
+def survey_run(plan: Plan, kind: CacheKind, inventory: Inventory, *, finished: bool = False) -> Survey:
+    """The same for a run."""
     return survey(inventory, maker_of(kind, plan.trainer, plan.recipe, plan.models), finished=finished)
 
 
@@ -191,14 +198,15 @@ def again(earlier: Survey) -> Survey:
 
 def _touched(one: Surveyed, sources: tuple[Path, ...]) -> bool:
     try:
-        return any(stamp(path) != one.hasher.seen[os.fspath(path)].stamp for path in sources)
+        return any(stamp(path) != one.hasher.stamps[os.fspath(path)] for path in sources)
     except OSError:
         return True
 
 
 def _without(decision: Decision, doubtful: Mapping[str, Reason]) -> Decision:
-    doubtful = {key: reason for key, reason in doubtful.items() if key in decision.keep}
-    removed = {name: reason for key, reason in doubtful.items() for name in decision.keep[key].files}
+    removed = {
+        name: reason for key, reason in doubtful.items() if key in decision.keep for name in decision.keep[key].files
+    }
     return replace(
         decision,
         keep={key: entry for key, entry in decision.keep.items() if key not in doubtful},

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wan_train.dataset.model import Inventory
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.errors import WanTrainError
 from wan_train.gpu.leases import LeaseRoom
@@ -21,6 +23,7 @@ from wan_train.run.plan import Plan, Step, StepKind
 
 _AT_ONCE_SECONDS = 0.25
 """A look is waited for this long: at a few hundred pictures it is over before."""
+_INVENTORY_SECONDS = 2.0
 _KEPT_SECONDS = 10.0
 """How long the folders stay locked for a step that gets no GPU."""
 _BLOCKED_SECONDS = 5.0
@@ -29,19 +32,35 @@ _MOST_DISTURBANCES = 3
 _OTHER_WRITES = "waiting for another run that caches the same dataset"
 
 
+class _Inventory:
+    """The dataset's items for looks that begin at the same time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken: tuple[float, Inventory] | None = None
+
+    def now(self, plan: Plan) -> Inventory:
+        with self._lock:
+            if self._taken is None or time.monotonic() - self._taken[0] > _INVENTORY_SECONDS:
+                self._taken = time.monotonic(), caching.inventory_of(plan)
+            return self._taken[1]
+
+
 class _Look:
     """One look at the caches of a kind, in a thread: hashing ten thousand new pictures takes seconds."""
 
-    def __init__(self, plan: Plan, step: Step) -> None:
+    def __init__(self, plan: Plan, step: Step, inventory: _Inventory) -> None:
         self.survey: Survey | None = None
         self.trouble: Diagnosis | None = None
         self.bug: BaseException | None = None
-        self.thread = threading.Thread(target=self._run, args=(plan, step), name=f"look-{step.id}", daemon=True)
+        self.thread = threading.Thread(
+            target=self._run, args=(plan, step, inventory), name=f"look-{step.id}", daemon=True
+        )
         self.thread.start()
 
-    def _run(self, plan: Plan, step: Step) -> None:
+    def _run(self, plan: Plan, step: Step, inventory: _Inventory) -> None:
         try:
-            self.survey = caching.survey_run(plan, KINDS[step.kind])
+            self.survey = caching.survey_run(plan, KINDS[step.kind], inventory.now(plan))
         except WanTrainError as error:
             self.trouble = _refusal("the dataset cannot be trained now", error.message)
         except (OSError, UnicodeDecodeError) as error:
@@ -92,6 +111,7 @@ class CachingDesk:
     _work: dict[str, _Work] = field(default_factory=dict)
     _checked: dict[str, float] = field(default_factory=dict)
     _disturbances: int = 0
+    _inventory: _Inventory = field(default_factory=_Inventory)
 
     @classmethod
     def of(cls, run: RunDirectory, plan: Plan, clock: Clock, room: LeaseRoom) -> CachingDesk:
@@ -151,7 +171,7 @@ class CachingDesk:
             if isinstance(work, _Caching):
                 found = caching.again(work.survey)
             else:  # a supervisor that took over knows only what is on disk
-                found = caching.survey_run(self.plan, KINDS[step.kind], finished=True)
+                found = caching.survey_run(self.plan, KINDS[step.kind], caching.inventory_of(self.plan), finished=True)
             trouble = _after_caching(found)
             if trouble is None:
                 caching.settle(self.run, step, found)
@@ -179,7 +199,7 @@ class CachingDesk:
                 self.held[step.id] = _OTHER_WRITES
                 self._work.pop(step.id, None)
                 return
-            work = self._work[step.id] = _Look(self.plan, step)
+            work = self._work[step.id] = _Look(self.plan, step, self._inventory)
             work.thread.join(_AT_ONCE_SECONDS)
         match work:
             case _Look() if work.thread.is_alive():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,13 +31,23 @@ class Maker:
         return {"model": self.model, "trainer": self.trainer, "precision": self.element}
 
 
-def folders(inventory: Inventory, maker: Maker, hashers: Mapping[Path, Hasher]) -> Iterator[Folder]:
-    """One folder for each dataset, its sources hashed where they have to be; raises OSError for one that is gone."""
+def folders(
+    inventory: Inventory,
+    maker: Maker,
+    hashers: Mapping[Path, Hasher],
+    *,
+    hashed: Mapping[Path, Container[str]] | None = None,
+) -> Iterator[Folder]:
+    """One folder for each dataset, its sources hashed where they have to be; raises OSError for one that is gone.
+
+    With `hashed` only the pictures of these items are: what no ledger knows is decided without a hash.
+    """
     for found in inventory.subsets:
         directory = found.subset.cache_directory
         match maker.kind:
             case CacheKind.LATENTS:
-                items = _latents(found, maker, hashers[directory])
+                only = hashed[directory] if hashed is not None else None
+                items = _latents(found, maker, hashers[directory], only)
             case CacheKind.TEXT:
                 items = _texts(found, maker)
         yield Folder(
@@ -50,14 +60,14 @@ def folders(inventory: Inventory, maker: Maker, hashers: Mapping[Path, Hasher]) 
         )
 
 
-def _latents(found: SubsetInventory, maker: Maker, hasher: Hasher) -> Iterator[Wanted]:
+def _latents(found: SubsetInventory, maker: Maker, hasher: Hasher, only: Container[str] | None) -> Iterator[Wanted]:
     subset = found.subset
     wanted: dict[str, Wanted] = {}
     for item in found.items:
-        source = hasher.source(item.path)
         one = _clip(item, subset) if subset.kind is MediaKind.VIDEO else _picture(item, subset)
-        made_from = {"picture": source.sha256, **one.made_from, **maker.parts}
-        one = replace(one, sources=(item.path,), newest_ns=source.stamp.newest_ns, made_from=made_from)
+        sha256 = hasher.source(item.path).sha256 if only is None or one.key in only else ""
+        made_from = {"picture": sha256, **one.made_from, **maker.parts}
+        one = replace(one, sources=(item.path,), newest_ns=hasher.stamp(item.path).newest_ns, made_from=made_from)
         twin = wanted.get(one.key)
         wanted[one.key] = one if twin is None else _both(twin, one)
     yield from wanted.values()

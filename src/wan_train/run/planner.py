@@ -101,7 +101,9 @@ def prepare(request: Request) -> Prepared:
 def _caches(request: Request, recipe: Recipe, models: ModelPaths, inventory: Inventory) -> dict[StepKind, CacheNeed]:
     try:
         return {
-            step: caching.survey(inventory, caching.maker_of(kind, request.trainer, recipe, models)).need
+            step: caching.survey(
+                inventory, caching.maker_of(kind, request.trainer, recipe, models), hash_all=False
+            ).need
             for step, kind in caching.KINDS.items()
         }
     except OSError as error:
