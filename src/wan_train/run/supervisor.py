@@ -324,7 +324,7 @@ class Supervisor:
 
     def _start(self, step: Step, gpu_uuid: str | None, locks: Sequence[int]) -> None:
         inherit = (*self._desk.inherit(gpu_uuid, step.id), *locks)
-        directory = self._free_directory(step, len(self._state.jobs[step.id].attempts) + 1)
+        directory = self._run.free_attempt(step.id, len(self._state.jobs[step.id].attempts) + 1)
         following = attempts.next_attempt(
             self._run,
             self._plan,
@@ -361,14 +361,6 @@ class Supervisor:
 
     def _seconds_per_step(self) -> float:
         return speeds.recall(self._run.path.parent, self._plan.speed_key, self._plan.trainer.kind)
-
-    def _free_directory(self, step: Step, number: int) -> AttemptDirectory:
-        """The next attempt directory that nobody has used: one may exist whose launch was never recorded."""
-        directory = self._run.attempt(step.id, number)
-        while directory.path.exists():
-            number += 1
-            directory = self._run.attempt(step.id, number)
-        return directory
 
     def _running(self) -> list[tuple[Step, Attempt]]:
         return [
