@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 
+import bench_caches
 import bench_dataset
 import bench_help
 import bench_parsing
@@ -20,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "help": bench_help.measure,
     "dataset": bench_dataset.measure,
     "parsing": bench_parsing.measure,
+    "caches": bench_caches.measure,
     "schedule": bench_schedule.measure,
     "runner": bench_runner.measure,
 }

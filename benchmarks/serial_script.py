@@ -12,6 +12,9 @@ from support.trainers import ScriptedBox
 
 POLL_SECONDS = 10
 
+_NOT_THE_GUIDES = {"--skip_existing", "--keep_cache"}
+"""The guide's caching commands encode everything, every time."""
+
 _NVIDIA_SMI = """\
 #!/bin/sh
 # Stands in for: nvidia-smi --query-gpu=uuid,memory.used --format=csv,noheader,nounits
@@ -69,7 +72,11 @@ def run_serially(box: ScriptedBox, run: Path, **env: str) -> None:
         step["id"]: " ".join(
             [
                 *(f"{name}={shlex.quote(value)}" for name, value in step["command"]["env"].items()),
-                *(shlex.quote(word.replace(str(run), str(folder))) for word in step["command"]["argv"]),
+                *(
+                    shlex.quote(word.replace(str(run), str(folder)))
+                    for word in step["command"]["argv"]
+                    if word not in _NOT_THE_GUIDES
+                ),
             ]
         )
         for step in plan["steps"]

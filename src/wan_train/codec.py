@@ -66,6 +66,7 @@ def from_json(text: str | bytes, kind: type[T] | Any, *, where: str) -> T:  # no
         ValueError,
         KeyError,
         TypeError,
+        AttributeError,
         RecursionError,
         cattrs.BaseValidationError,
         cattrs.StructureHandlerNotFoundError,

@@ -46,7 +46,7 @@ def test_by_the_counter(tmp_path: Path, ended: Exit, log: str, *, counted: bool,
     attempt.output.mkdir(parents=True)
     attempt.log.write_text(log)
     final = attempt.output / "x.safetensors"
-    found = verdict.judge(plan, plan.step("train-high"), attempt, ended, final_lora=final, out_of_ram=counted)
+    found = verdict.judge(plan.step("train-high"), attempt, ended, final_lora=final, out_of_ram=counted)
     assert found is not None
     assert found.cause is cause
 

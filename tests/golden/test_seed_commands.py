@@ -215,9 +215,10 @@ class TestCaching:
         mine_before, mine = split(command.argv)
         assert before[-1] == mine_before[-1]
         assert mine_before == [f"{ROOT}/venv/bin/python", before[-1]]
-        assert list(mine) == [*theirs, "--num_workers"]
+        ours = {"--num_workers": ("7",), "--skip_existing": (), "--keep_cache": ()}
+        assert list(mine) == [*theirs, *ours]
         assert {name: mine[name] for name in theirs} == theirs
-        assert additions(command) == {"--num_workers": ("7",)} == {"--num_workers": mine["--num_workers"]}
+        assert additions(command) == ours == {name: mine[name] for name in ours}
 
 
 def test_the_numbers_survive_the_plan_on_disk() -> None:

@@ -22,6 +22,7 @@ from wan_train.recipe import hardware, load
 from wan_train.recipe.model import Training
 from wan_train.recipe.terms import Task
 from wan_train.run import health, policy
+from wan_train.run.caching_decision import WORDS
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.events import Event
 
@@ -243,3 +244,8 @@ FOREIGN = re.compile(
 def test_no_machine_of_anybody_is_named(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert [found[0] for found in FOREIGN.finditer(text)] == []
+
+
+def test_reasons_for_making_a_cache() -> None:
+    table = section(read("datasets.md"), "When a cache is made again")
+    assert {row[0].strip("`"): row[1] for row in rows(table)} == {reason.value: text for reason, text in WORDS.items()}

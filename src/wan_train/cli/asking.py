@@ -24,8 +24,9 @@ from wan_train.recipe import load as recipes
 from wan_train.recipe.model import Answers, Recipe
 from wan_train.recipe.terms import Attention, EngineKind, Expert, Task
 from wan_train.run import preflight
+from wan_train.run.caching import reading_of
 from wan_train.run.plan import Devices
-from wan_train.run.planner import Request, reading_of
+from wan_train.run.planner import Request
 from wan_train.run.titles import DEFAULT_AUTHOR, DEFAULT_TITLE, check_author, check_title
 from wan_train.settings import Settings
 

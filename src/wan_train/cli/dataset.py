@@ -26,7 +26,7 @@ from wan_train.errors import ExitCode, NotReadyError
 from wan_train.recipe import load as recipes
 from wan_train.recipe.model import Training
 from wan_train.recipe.terms import EngineKind, Task
-from wan_train.run.planner import reading_of
+from wan_train.run.caching import reading_of
 from wan_train.settings import Settings
 
 _PATIENCE_SECONDS = 1.0

@@ -51,6 +51,7 @@ def _of_run(settings: Settings, name: str | None) -> dict[str, Diagnosis]:
     low = facts.low_disk(view)
     return {
         **({run.run_id: low} if low is not None else {}),
+        **{job.step: job.refusal for job in view.state.jobs.values() if job.refusal is not None},
         **{
             f"{job.step}, attempt {attempt.number}": attempt.diagnosis
             for job in view.state.jobs.values()

@@ -276,14 +276,26 @@ def _changes(job: TrainingJob) -> Iterable[Addition]:
 
 
 def _plain(trainer: Trainer, script: Script, words: Sequence[str], *, workers: int, env: Mapping[str, str]) -> Command:
-    extra = _pairs(("num_workers", workers))
+    additions = [
+        Addition(
+            what=" ".join(_pairs(("num_workers", workers))),
+            reason="this container's CPUs; the script counts the host's otherwise",
+        ),
+        Addition(
+            what="--skip_existing", reason="wan-train removed exactly the caches that are out of date: others stay"
+        ),
+        Addition(what="--keep_cache", reason="wan-train removes caches of pictures that are gone, and says which"),
+    ]
     return Command(
-        argv=(str(trainer.python), trainer.scripts[script], *words, *extra),
+        argv=(
+            str(trainer.python),
+            trainer.scripts[script],
+            *words,
+            *(word for addition in additions for word in addition.what.split()),
+        ),
         cwd=str(trainer.root),
         env={**_common_env(trainer), **env},
-        additions=(
-            Addition(what=" ".join(extra), reason="this container's CPUs; the script counts the host's otherwise"),
-        ),
+        additions=tuple(additions),
     )
 
 

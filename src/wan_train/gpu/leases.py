@@ -18,6 +18,8 @@ from typing import Self
 from wan_train.gpu import lockfile
 from wan_train.gpu.tickets import QUEUE, Ticket, older_wants, open_ticket
 
+_ENDING = ".lease"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseHolder:
@@ -111,6 +113,16 @@ class LeaseRoom:
         finally:
             os.close(descriptor)
 
+    def holders(self, prefix: str) -> list[tuple[str, LeaseHolder]]:
+        """Everything held now whose name begins with `prefix` (letters, digits and dashes), by name."""
+        names = sorted(path.name.removesuffix(_ENDING) for path in self.directory.glob(f"{prefix}*{_ENDING}"))
+        return [(name, holder) for name in names if (holder := self.holder(name)) is not None]
+
+    def forget(self, lease: Lease) -> None:
+        """Release a lease and remove its file; only for names that nobody but us ever takes."""
+        self._path(lease.uuid).unlink(missing_ok=True)
+        lease.release()
+
     def ticket(self, order: int, run_id: str) -> Ticket:
         """A place in line that asks for nothing yet.
 
@@ -129,7 +141,7 @@ class LeaseRoom:
         return not older_wants(self.directory / QUEUE, uuid, ticket)
 
     def _path(self, uuid: str) -> Path:
-        return self.directory / f"{lockfile.safe_name(uuid)}.lease"
+        return self.directory / f"{lockfile.safe_name(uuid)}{_ENDING}"
 
 
 def _dump(holder: LeaseHolder) -> str:

@@ -127,6 +127,14 @@ def diverged(evidence: str) -> Diagnosis:
     )
 
 
+def gpu_lost(reason: str) -> Diagnosis:
+    return Diagnosis(
+        cause=Cause.CUDA_ERROR,
+        meaning=f"its GPU was lost: {reason}",
+        advice="Another GPU is used if there is one. If none answers any more, restart or change the machine.",
+    )
+
+
 def is_whole(path: Path) -> bool:
     try:
         read_header(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,8 +72,13 @@ def _keep(case: Case, attempt: Attempt, local_epoch: int) -> Iterator[Event]:
         yield CheckpointKept(at=case.now, step=case.step.id, path=str(kept), epoch=epoch)
 
 
-def settle(case: Case, state: RunState, *, pause_seconds: float) -> Iterator[Event]:
-    """What becomes of a step whose attempt is over: success, another attempt, or the end."""
+def settle(
+    case: Case, state: RunState, *, pause_seconds: float, caches: Callable[[Step], Diagnosis | None]
+) -> Iterator[Event]:
+    """What becomes of a step whose attempt is over: success, another attempt, or the end.
+
+    `caches` tells what is wrong with what a caching attempt left.
+    """
     job = state.jobs[case.step.id]
     attempt = job.attempt
     assert attempt is not None and attempt.exit is not None, "an attempt that is over"  # noqa: S101, PT018  an invariant
@@ -89,7 +94,9 @@ def settle(case: Case, state: RunState, *, pause_seconds: float) -> Iterator[Eve
     else:
         ram = _ran_out_of_ram(attempt)
         directory = case.watch.directory
-        diagnosis = verdict.judge(case.plan, case.step, directory, attempt.exit, final_lora=final, out_of_ram=ram)
+        diagnosis = verdict.judge(case.step, directory, attempt.exit, final_lora=final, out_of_ram=ram)
+    if diagnosis is None and case.step.kind is not StepKind.TRAIN:
+        diagnosis = caches(case.step)
     if diagnosis is None:
         yield from _success(case, job, attempts.total_epochs(case.plan, state))
     elif job.state is JobState.STOPPING and state.is_stopping and attempt.stop_diagnosis is None and not complete:

@@ -90,6 +90,16 @@ class RunDirectory:
     def attempt(self, step: str, number: int) -> AttemptDirectory:
         return AttemptDirectory(self.path / step / str(number))
 
+    def free_attempt(self, step: str, number: int) -> AttemptDirectory:
+        """The first attempt directory from `number` on that nobody has used: a launch may not have been recorded."""
+        while (directory := self.attempt(step, number)).path.exists():
+            number += 1
+        return directory
+
+    def caches(self, step: str) -> Path:
+        """The caches that a caching step made or found: what the run trains from."""
+        return self.path / step / "caches.json"
+
     def read_plan(self) -> Plan:
         try:
             text = self.plan.read_bytes()

@@ -152,6 +152,53 @@ class StepSkipped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CachesUpToDate:
+    """A caching step has nothing to do: all caches of its `items` items are right. No process was started for it.
+
+    `removed` counts files that belonged to no item any more, by reason.
+    """
+
+    at: float
+    step: str
+    items: int
+    removed: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachesCleared:
+    """A caching attempt is about to start: of `items` items the caches of `make` are missing and those of `keep` stay.
+
+    `made` and `removed` count items to be made and files that were removed, by reason (`caching_decision.Reason`).
+    """
+
+    at: float
+    step: str
+    items: int
+    keep: int
+    make: int
+    made: Mapping[str, int] = field(default_factory=dict)
+    removed: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachesDisturbed:
+    """The caches were right and are not any more, just before they were to be trained: caching is done once more."""
+
+    at: float
+    step: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRefused:
+    """A step cannot even be started, and waiting would not help."""
+
+    at: float
+    step: str
+    diagnosis: Diagnosis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetryScheduled:
     """An attempt failed and the next one is due at `not_before`, with other settings where `changes` says so."""
 
@@ -258,6 +305,10 @@ Event = (
     | StopRequested
     | TrainingBegan
     | RetryScheduled
+    | CachesUpToDate
+    | CachesCleared
+    | CachesDisturbed
+    | StepRefused
     | DiskLow
     | RunResumed
     | RunFinished

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable
 from contextlib import ExitStack
-from pathlib import Path
 
 from wan_train.gpu import free
 from wan_train.gpu.leases import Lease, LeaseHolder, LeaseRoom
@@ -84,22 +81,6 @@ class GpuDesk:
         lease.rewrite(self._holder(step))
         return (lease.fileno(),)
 
-    def take_folders(self, purpose: str, folders: Iterable[Path], step: str) -> list[Lease] | None:
-        """Leases on directories that only one process on this box may write for a purpose; None when one is taken.
-
-        Two caching processes of one kind in one folder read each other's half-written files (seen with the real one).
-        """
-        taken: list[Lease] = []
-        for folder in folders:
-            digest = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()
-            lease = self._room.try_take(f"{purpose}-{digest[:32]}", self._holder(step))
-            if lease is None:
-                for other in taken:
-                    other.release()
-                return None
-            taken.append(lease)
-        return taken
-
     def _holder(self, step: str | None) -> LeaseHolder:
         return LeaseHolder(pid=os.getpid(), run_id=self._plan.run_id, step=step, since=self._clock.now())
 
@@ -129,6 +110,7 @@ class GpuDesk:
             free=busy is None and free.is_free(self._quiet, gpu.uuid),
             first_in_line=claimed or self._room.first_in_line(gpu.uuid, self._ticket),
             busy_because=busy,
+            total_bytes=gpu.total_bytes,
         )
 
     def _stand_in_line(self, wanted: frozenset[str]) -> None:

@@ -48,6 +48,19 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheNeed:
+    """Of how many items the caches are to be made, as it looked when the plan was made; `reasons` count them by why.
+
+    `remove` counts files, among them the stale ones that are made anew.
+    """
+
+    items: int
+    make: int
+    remove: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetFacts:
     """What will be trained, counted. `cached_items` is by cache directory: files that caching must leave there."""
 
@@ -59,6 +72,8 @@ class DatasetFacts:
     batches_per_epoch: int | None
     cached_items: Mapping[str, int]
     has_videos: bool = False
+    caches: Mapping[str, CacheNeed] = field(default_factory=dict)
+    """By step id. Looked at again before anything is made: what counts is what is there then."""
     notes: tuple[str, ...] = ()
 
 

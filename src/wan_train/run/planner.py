@@ -10,13 +10,10 @@ from typing import Any
 from wan_train.dataset.check import group
 from wan_train.dataset.inventory import take
 from wan_train.dataset.model import (
-    GUIDE_READING,
-    NEWEST_READING,
     DatasetConfig,
     DatasetOverrides,
     Inventory,
     MediaKind,
-    TrainerReading,
 )
 from wan_train.dataset.snapshot import snapshot_text, with_overrides
 from wan_train.dataset.summary import DatasetSummary, summary
@@ -25,17 +22,21 @@ from wan_train.engine import sizes, tokenizer
 from wan_train.engine.capabilities import check_passthrough
 from wan_train.engine.commands import ModelPaths
 from wan_train.engine.trainer import Trainer
-from wan_train.errors import BadInputError
+from wan_train.errors import BadInputError, NotReadyError
 from wan_train.gpu.model import Gpu
 from wan_train.recipe import hardware
 from wan_train.recipe.hardware import Card, Choice, Machine
 from wan_train.recipe.model import Answers, Recipe
 from wan_train.recipe.terms import EngineKind, Task
-from wan_train.run import cadence, preflight, speeds
+from wan_train.run import caching, cadence, preflight, speeds
+from wan_train.run.caching import reading_of
 from wan_train.run.commands import training_command
 from wan_train.run.directory import RunDirectory
 from wan_train.run.machine import available_ram, cpus
-from wan_train.run.plan import DatasetFacts, Devices, DiskNeed, Plan, Step, StepKind, result_name
+from wan_train.run.plan import CacheNeed, DatasetFacts, Devices, DiskNeed, Plan, Step, StepKind, result_name
+
+_CACHING = {StepKind.CACHE_LATENTS: "cache-latents", StepKind.CACHE_TEXT: "cache-text"}
+"""Ids of the caching steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +63,9 @@ class Prepared:
     models: ModelPaths
     inventory: Inventory
     summary: DatasetSummary
+    caches: Mapping[StepKind, CacheNeed]
     dataset_text: str
     warnings: tuple[str, ...]
-
-
-def reading_of(trainer: Trainer) -> TrainerReading:
-    """How this trainer version reads datasets."""
-    return NEWEST_READING if trainer.capabilities.drops_uncaptioned else GUIDE_READING
 
 
 def prepare(request: Request) -> Prepared:
@@ -95,9 +92,25 @@ def prepare(request: Request) -> Prepared:
         models=models,
         inventory=inventory,
         summary=summary(inventory, image_to_video=recipe.task is Task.I2V),
+        caches=_caches(request, recipe, models, inventory),
         dataset_text=snapshot_text(config),
         warnings=tuple(warnings),
     )
+
+
+def _caches(request: Request, recipe: Recipe, models: ModelPaths, inventory: Inventory) -> dict[StepKind, CacheNeed]:
+    try:
+        return {
+            step: caching.survey(
+                inventory, caching.maker_of(kind, request.trainer, recipe, models), hash_all=False
+            ).need
+            for step, kind in caching.KINDS.items()
+        }
+    except OSError as error:
+        raise NotReadyError(
+            f"{error.filename or 'the dataset'} cannot be read: {error.strerror or error}",
+            hint="Wait until nothing writes into the dataset any more, then start again.",
+        ) from error
 
 
 def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
@@ -114,20 +127,20 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
         keep=keep,
         epoch_seconds=(facts.batches_per_epoch or 1) * seconds_per_step,
     )
-    need = disk_need(trainer.kind, recipe, prepared.summary.cache_bytes, keep)
+    need = disk_need(trainer.kind, recipe, _bytes_to_make(prepared), keep)
     preflight.check_writable([run.path], "the run directory")
     preflight.check_disk(need, run.path, [Path(directory) for directory in facts.cached_items])
     env = _environment(request)
     workers = max(1, int(cpus()) - 1)
     latents = Step(
-        id="cache-latents",
+        id=_CACHING[StepKind.CACHE_LATENTS],
         kind=StepKind.CACHE_LATENTS,
         command=engine_commands.cache_latents(
             trainer, recipe, prepared.models, run.dataset_config, workers=workers, env=env
         ),
     )
     text = Step(
-        id="cache-text",
+        id=_CACHING[StepKind.CACHE_TEXT],
         kind=StepKind.CACHE_TEXT,
         command=engine_commands.cache_text(trainer, prepared.models, run.dataset_config, workers=workers, env=env),
     )
@@ -232,9 +245,17 @@ def _facts(prepared: Prepared) -> DatasetFacts:
         repeats=counted.items_with_repeats,
         batches_per_epoch=counted.batches_per_epoch,
         cached_items=cached,
+        caches={_CACHING[kind]: need for kind, need in prepared.caches.items()},
         has_videos=any(f.subset.kind is MediaKind.VIDEO for f in prepared.inventory.subsets),
         notes=prepared.warnings,
     )
+
+
+def _bytes_to_make(prepared: Prepared) -> int:
+    """Bytes of the caches that are not there yet, as if all were of one size."""
+    counted = prepared.summary
+    whole = {StepKind.CACHE_LATENTS: counted.latent_bytes, StepKind.CACHE_TEXT: counted.text_bytes}
+    return sum(whole[kind] * need.make // max(1, need.items) for kind, need in prepared.caches.items())
 
 
 def _keep_every(recipe: Recipe) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from wan_train.engine.failures import Cause
@@ -26,6 +26,7 @@ class GpuView:
     first_in_line: bool = True
     """No older wan-train waits for it."""
     busy_because: str | None = None
+    total_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,15 +77,27 @@ class Finish:
 Action = Claim | Release | Launch | Stop | GiveUp | Finish
 
 
-def decide(plan: Plan, state: RunState, gpus: Sequence[GpuView], now: float) -> tuple[Action, ...]:
-    """The actions that are due. Repeating them is harmless: once they took effect they are not decided again."""
+NOTHING_HELD: Mapping[str, str] = {}
+
+BOTH_CACHINGS_BYTES = 24_000_000_000
+"""GPU memory on which latents and captions are encoded at the same time: T5 in bfloat16 takes 11.4 GB, the VAE with the
+work of one picture of 960x960 is counted with 8, and each of the two programs with 1. Counted, not measured."""
+
+
+def decide(
+    plan: Plan, state: RunState, gpus: Sequence[GpuView], now: float, held: Mapping[str, str] = NOTHING_HELD
+) -> tuple[Action, ...]:
+    """The actions that are due. Repeating them is harmless: once they took effect they are not decided again.
+
+    `held` are steps that may not start yet for a reason outside of plan and state, in words.
+    """
     if state.is_over:
         return ()
     if all(job.state.is_over for job in state.jobs.values()):
         return (*(Release(gpu_uuid=gpu.uuid) for gpu in gpus if gpu.claimed), Finish(exit_code=exit_code(plan, state)))
     given_up = _give_up(plan, state)
     gone = {action.step for action in given_up}
-    waiting = [step for step in ready(plan, state, now) if step.id not in gone]
+    waiting = [step for step in ready(plan, state, now) if step.id not in gone and step.id not in held]
     return (*_stops(plan, state), *given_up, *_assign(plan, state, gpus, waiting))
 
 
@@ -149,7 +162,15 @@ def _cause(job: Job) -> Cause | None:
     return attempt.diagnosis.cause if attempt is not None and attempt.diagnosis is not None else None
 
 
-def why_waiting(plan: Plan, state: RunState, step: Step, gpus: Sequence[GpuView], now: float) -> str:
+def why_waiting(
+    plan: Plan,
+    state: RunState,
+    step: Step,
+    gpus: Sequence[GpuView],
+    now: float,
+    *,
+    held: Mapping[str, str] = NOTHING_HELD,
+) -> str:
     """In words for the person watching: what a waiting step waits for."""
     job = state.jobs[step.id]
     if state.is_stopping:
@@ -159,6 +180,8 @@ def why_waiting(plan: Plan, state: RunState, step: Step, gpus: Sequence[GpuView]
     needs = [need for need in step.needs if state.jobs[need].state is not JobState.SUCCEEDED]
     if needs:
         return f"waiting for {' and '.join(needs)}"
+    if step.id in held:
+        return held[step.id]
     held_back = _held_back(plan, state)
     if held_back is not None and step.kind is StepKind.TRAIN:
         return held_back
@@ -235,6 +258,10 @@ def _assign(plan: Plan, state: RunState, gpus: Sequence[GpuView], waiting: Seque
             actions.append(Launch(step=step.id, gpu_uuid=None))
         elif usable:
             actions.append(Launch(step=step.id, gpu_uuid=usable.pop(0).uuid))
+        elif (shared := _shareable(plan, state, step, gpus)) is not None and not any(
+            gpu.free and gpu.first_in_line for gpu in idle
+        ):
+            actions.append(Launch(step=step.id, gpu_uuid=shared))
         else:
             unmet += 1
     settling = [gpu for gpu in idle if gpu.claimed and not gpu.free and gpu.busy_because is None]
@@ -244,6 +271,26 @@ def _assign(plan: Plan, state: RunState, gpus: Sequence[GpuView], waiting: Seque
     candidates = [gpu for gpu in idle if not gpu.claimed and gpu.free and gpu.first_in_line]
     actions += [Claim(gpu_uuid=gpu.uuid) for gpu in candidates[:claims]]
     return actions + _releases(plan, state, [*usable, *settling, *filled])
+
+
+def _shareable(plan: Plan, state: RunState, step: Step, gpus: Sequence[GpuView]) -> str | None:
+    """A GPU on which the other caching of this run works and which has room for this one too."""
+    if step.kind is StepKind.TRAIN or plan.dataset.has_videos or _ran_out(state.jobs[step.id]):
+        return None
+    for other in plan.steps:
+        job = state.jobs[other.id]
+        uuid = job.occupies_gpu
+        if other.kind is StepKind.TRAIN or uuid is None or job.state is not JobState.RUNNING:
+            continue
+        if any(gpu.uuid == uuid and gpu.claimed and gpu.total_bytes >= BOTH_CACHINGS_BYTES for gpu in gpus):
+            return uuid
+    return None
+
+
+def _ran_out(job: Job) -> bool:
+    return any(
+        attempt.diagnosis is not None and attempt.diagnosis.cause is Cause.OUT_OF_MEMORY for attempt in job.attempts
+    )
 
 
 def _releases(plan: Plan, state: RunState, held: Sequence[GpuView]) -> list[Action]:

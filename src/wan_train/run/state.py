@@ -9,6 +9,9 @@ from typing import assert_never
 
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.run.events import (
+    CachesCleared,
+    CachesDisturbed,
+    CachesUpToDate,
     CheckpointKept,
     DiskLow,
     EpochEnded,
@@ -22,6 +25,7 @@ from wan_train.run.events import (
     StateSaved,
     StepExited,
     StepFailed,
+    StepRefused,
     StepSkipped,
     StepStarted,
     StepStopped,
@@ -58,12 +62,14 @@ class JobState(StrEnum):
 
 
 LEGAL_MOVES: Mapping[JobState, frozenset[JobState]] = {
-    JobState.WAITING: frozenset({JobState.RUNNING, JobState.STOPPED, JobState.SKIPPED}),
+    JobState.WAITING: frozenset(
+        {JobState.RUNNING, JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED, JobState.SKIPPED}
+    ),
     JobState.RUNNING: frozenset(
         {JobState.STOPPING, JobState.BACKOFF, JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED}
     ),
     JobState.STOPPING: frozenset({JobState.BACKOFF, JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED}),
-    JobState.BACKOFF: frozenset({JobState.RUNNING, JobState.STOPPED}),
+    JobState.BACKOFF: frozenset({JobState.RUNNING, JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED}),
     JobState.SUCCEEDED: frozenset(),
     JobState.FAILED: frozenset(),
     JobState.STOPPED: frozenset(),
@@ -128,12 +134,21 @@ class Job:
     kept: tuple[str, ...] = ()
     changes: Mapping[str, Setting] = field(default_factory=dict)
     """Training settings of the next attempt that differ from the plan's, for example a memory rung."""
+    refusal: Diagnosis | None = None
+    """Why it could not even be started."""
+    caches: CachesUpToDate | CachesCleared | None = None
+    """What its last look at the caches found, for a caching step."""
     forgiven: int = 0
     """Attempts before a person resumed the run: their failures do not count against the budget."""
 
     @property
     def attempt(self) -> Attempt | None:
         return self.attempts[-1] if self.attempts else None
+
+    @property
+    def diagnosis(self) -> Diagnosis | None:
+        """Why it failed, or why its last attempt did."""
+        return self.refusal or (self.attempt.diagnosis if self.attempt is not None else None)
 
     @property
     def occupies_gpu(self) -> str | None:
@@ -227,7 +242,9 @@ def _resume(state: RunState, event: RunResumed) -> RunState:
     longer = event.epochs is not None
     again = {JobState.FAILED, JobState.STOPPED, JobState.SKIPPED}
     jobs = {
-        step: replace(job, state=JobState.WAITING, not_before=None, reason=None, forgiven=len(job.attempts))
+        step: replace(
+            job, state=JobState.WAITING, not_before=None, reason=None, refusal=None, forgiven=len(job.attempts)
+        )
         if job.state in again or (longer and job.state is JobState.SUCCEEDED and job.result is not None)
         else job
         for step, job in state.jobs.items()
@@ -238,7 +255,11 @@ def _resume(state: RunState, event: RunResumed) -> RunState:
 
 
 _JobEvent = (
-    TrainingBegan
+    CachesUpToDate
+    | CachesCleared
+    | CachesDisturbed
+    | StepRefused
+    | TrainingBegan
     | RetryScheduled
     | StepStarted
     | StepExited
@@ -280,6 +301,17 @@ def _fold_job(job: Job, event: _JobEvent) -> Job:  # noqa: C901, PLR0912  one br
         case StepFailed():
             moved = _move(job, JobState.FAILED)
             return moved if moved is job else _change_attempt(moved, event.attempt, diagnosis=event.diagnosis)
+        case CachesUpToDate():
+            moved = _move(job, JobState.SUCCEEDED)
+            return moved if moved is job else replace(moved, caches=event, not_before=None)
+        case CachesCleared():
+            return replace(job, caches=event)
+        case CachesDisturbed():
+            # The one way back: what was right has changed, so it is looked at anew.
+            return replace(job, state=JobState.WAITING) if _is_cached(job) else job
+        case StepRefused():
+            moved = _move(job, JobState.FAILED)
+            return moved if moved is job else replace(moved, refusal=event.diagnosis)
         case TrainingBegan():
             return _change_attempt(job, event.attempt, total_steps=event.steps)
         case StepStopping():
@@ -311,6 +343,10 @@ def _fold_job(job: Job, event: _JobEvent) -> Job:  # noqa: C901, PLR0912  one br
             )
         case _:
             assert_never(event)
+
+
+def _is_cached(job: Job) -> bool:
+    return job.state is JobState.SUCCEEDED and job.result is None
 
 
 def _move(job: Job, state: JobState) -> Job:

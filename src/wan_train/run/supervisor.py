@@ -6,17 +6,17 @@ import errno
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
-from pathlib import Path
+from contextlib import suppress
 from typing import assert_never
 
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.errors import ExitCode
-from wan_train.gpu.leases import Lease, LeaseRoom
+from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import GpuProbe
-from wan_train.run import attempts, bookkeeping, commands, logs, speeds, verdict
-from wan_train.run.attempt_watch import AttemptWatch, write_stall_report
+from wan_train.run import attempts, bookkeeping, commands, logs, speeds
+from wan_train.run.attempt_watch import AttemptWatch, gpu_lost, write_stall_report
 from wan_train.run.bookkeeping import Case
+from wan_train.run.caching_desk import CachingDesk
 from wan_train.run.clock import Clock
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.disk_watch import DiskWatch
@@ -41,6 +41,7 @@ from wan_train.run.launcher import Launcher
 from wan_train.run.live import Live, write_live
 from wan_train.run.machine import oom_kills
 from wan_train.run.plan import Plan, Step, StepKind
+from wan_train.run.readahead import ReadAhead
 from wan_train.run.scheduler import (
     Action,
     Claim,
@@ -80,6 +81,8 @@ class Supervisor:
         self._clock = clock
         self._launcher = launcher
         self._desk = GpuDesk(plan, probe, room, clock)
+        self._caching = CachingDesk.of(run, plan, clock, room)
+        self._read_ahead = ReadAhead(plan)
         self._settings = settings
         self._journal = Journal(run.events)
         self._state = fold_all(plan, read_events(run.events))
@@ -123,11 +126,14 @@ class Supervisor:
         self._take_requests()
         self._see_exits()
         self._follow_attempts()
+        self._read_ahead.look(self._state, {step: watch.tracker.progress for step, watch in self._watches.items()})
         self._look_at_disk()
         now = self._clock.now()
-        wanting = bool(ready(self._plan, self._state, now))
+        self._look_at_caches(now)
+        held = self._caching.held
+        wanting = any(step.id not in held for step in ready(self._plan, self._state, now))
         self._views = self._desk.look(wanting=wanting)
-        actions = decide(self._plan, self._state, self._views, now)
+        actions = decide(self._plan, self._state, self._views, now, held)
         for action in actions:
             self._perform(action)
         judged = self._settle_exited()
@@ -139,9 +145,20 @@ class Supervisor:
         # A step that waits for a GPU that is about to be free must not lose time to a long look away.
         settling = wanting and any(view.claimed or view.busy_because is None for view in self._views)
         acted = any(isinstance(action, Claim | Launch | GiveUp) for action in actions)
-        return self._settings.settle_seconds if settling or acted else self._settings.poll_seconds
+        soon = settling or acted or self._caching.is_looking
+        return self._settings.settle_seconds if soon else self._settings.poll_seconds
+
+    def _look_at_caches(self, now: float) -> None:
+        """Until nothing follows from it: caches that are right let a training be looked at in the same round."""
+        trains = any(step.kind is StepKind.TRAIN for step, _ in self._running())
+        before = None
+        while before is not self._state:
+            before = self._state
+            self._append_all(self._caching.look(ready(self._plan, self._state, now), trains=trains))
 
     def close(self) -> None:
+        self._read_ahead.stop()
+        self._caching.close(is_over=self._state.is_over)
         self._desk.close()
         self._journal.close()
 
@@ -207,7 +224,7 @@ class Supervisor:
             return
         trouble = watch.trouble(self._clock.monotonic(), self._settings.stall_seconds)
         if trouble is None and attempt.gpu_uuid in lost:
-            trouble = _gpu_lost(lost[attempt.gpu_uuid])
+            trouble = gpu_lost(lost[attempt.gpu_uuid])
         if trouble is not None:
             if trouble.cause is Cause.NO_PROGRESS:
                 write_stall_report(watch.directory)
@@ -246,11 +263,14 @@ class Supervisor:
             watch.read_log(self._clock.monotonic(), to_the_end=True)
             self._append_all(bookkeeping.progress_events(self._case(step, watch), attempt))
             pause = self._settings.pause_seconds
-            self._append_all(bookkeeping.settle(self._case(step, watch), self._state, pause_seconds=pause))
+            case, judge = self._case(step, watch), self._caching.conclude
+            self._append_all(bookkeeping.settle(case, self._state, pause_seconds=pause, caches=judge))
             self._after_attempt(step, watch)
         return settled
 
     def _after_attempt(self, step: Step, watch: AttemptWatch) -> None:
+        if step.kind is not StepKind.TRAIN:
+            self._caching.over(step)
         speed = watch.tracker.progress.seconds_per_step
         if step.kind is StepKind.TRAIN and speed is not None:
             speeds.remember(self._run.path.parent, self._plan.speed_key, speed)
@@ -284,22 +304,28 @@ class Supervisor:
                 assert_never(action)
 
     def _launch(self, step: Step, gpu_uuid: str | None) -> None:
-        """Start the next attempt; a caching step waits while another run caches the same into the same folder."""
-        folders: list[Lease] | None = []
-        if step.kind is not StepKind.TRAIN:
-            folders = self._desk.take_folders(step.kind, map(Path, self._plan.dataset.cached_items), step.id)
-        if folders is None:
-            self._blocked[step.id] = "waiting for another run that caches the same dataset"
+        """Start the next attempt; caching only under the lock under which it was found to be needed."""
+        if step.kind is StepKind.TRAIN:
+            self._start(
+                step, gpu_uuid, (*self._desk.inherit(gpu_uuid, step.id), *self._caching.locks.inherit_reading())
+            )
+            return
+        if not self._caching.may_launch(step):
+            self._blocked[step.id] = "looking at the dataset and its caches"
             return
         self._blocked.pop(step.id, None)
-        with ExitStack() as ours:
-            for lease in folders:
-                ours.callback(lease.release)  # the warden's copies keep the locks until the attempt is over
-            inherit = (*self._desk.inherit(gpu_uuid, step.id), *(lease.fileno() for lease in folders))
-            self._start(step, gpu_uuid, inherit)
+        try:
+            cleared = self._caching.clear(step)
+        except OSError as error:
+            self._wait_for_space(error)
+            return
+        if cleared is not None:
+            self._append(cleared)
+        self._start(step, gpu_uuid, self._caching.locks.inherit_writing())
 
-    def _start(self, step: Step, gpu_uuid: str | None, inherit: Sequence[int]) -> None:
-        directory = self._free_directory(step, len(self._state.jobs[step.id].attempts) + 1)
+    def _start(self, step: Step, gpu_uuid: str | None, locks: Sequence[int]) -> None:
+        inherit = (*self._desk.inherit(gpu_uuid, step.id), *locks)
+        directory = self._run.free_attempt(step.id, len(self._state.jobs[step.id].attempts) + 1)
         following = attempts.next_attempt(
             self._run,
             self._plan,
@@ -308,8 +334,6 @@ class Supervisor:
             int(directory.path.name),
             seconds_per_step=self._seconds_per_step(),
         )
-        if step.kind is not StepKind.TRAIN:
-            verdict.remove_broken_caches(self._plan, step.kind)
         spec = following.spec
         command = commands.on_device(commands.for_attempt(self._plan, step.id, spec), self._plan.devices, gpu_uuid)
         kills = oom_kills()
@@ -339,14 +363,6 @@ class Supervisor:
     def _seconds_per_step(self) -> float:
         return speeds.recall(self._run.path.parent, self._plan.speed_key, self._plan.trainer.kind)
 
-    def _free_directory(self, step: Step, number: int) -> AttemptDirectory:
-        """The next attempt directory that nobody has used: one may exist whose launch was never recorded."""
-        directory = self._run.attempt(step.id, number)
-        while directory.path.exists():
-            number += 1
-            directory = self._run.attempt(step.id, number)
-        return directory
-
     def _running(self) -> list[tuple[Step, Attempt]]:
         return [
             (step, attempt)
@@ -374,7 +390,8 @@ class Supervisor:
     def _write_live(self) -> None:
         now = self._clock.now()
         waiting = {
-            step.id: self._blocked.get(step.id) or why_waiting(self._plan, self._state, step, self._views, now)
+            step.id: self._blocked.get(step.id)
+            or why_waiting(self._plan, self._state, step, self._views, now, held=self._caching.held)
             for step in self._plan.steps
             if self._state.jobs[step.id].state in {JobState.WAITING, JobState.BACKOFF}
         }
@@ -388,11 +405,3 @@ class Supervisor:
         )
         with suppress(OSError):  # nothing depends on it; a full disk is dealt with where the journal is written
             write_live(self._run, live)
-
-
-def _gpu_lost(reason: str) -> Diagnosis:
-    return Diagnosis(
-        cause=Cause.CUDA_ERROR,
-        meaning=f"its GPU was lost: {reason}",
-        advice="Another GPU is used if there is one. If none answers any more, restart or change the machine.",
-    )

@@ -11,18 +11,16 @@ from wan_train.engine.failures import Cause, Diagnosis, diagnose, killing_signal
 from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
 from wan_train.run.directory import AttemptDirectory
 from wan_train.run.events import Exit, Exited, Lost, Signaled
-from wan_train.run.plan import Plan, Step, StepKind
+from wan_train.run.plan import Step, StepKind
 from wan_train.run.progress import read_tail
-
-LATENTS_ENDING = "_wan.safetensors"
-TEXT_ENDING = "_wan_te.safetensors"
 
 
 def judge(
-    plan: Plan, step: Step, attempt: AttemptDirectory, ended: Exit, *, final_lora: Path, out_of_ram: bool
+    step: Step, attempt: AttemptDirectory, ended: Exit, *, final_lora: Path, out_of_ram: bool
 ) -> Diagnosis | None:
-    """Why the attempt did not succeed, None when everything it had to leave behind is there, whole and finite.
+    """Why the attempt did not succeed, None when the LoRA it had to leave behind is there, whole and finite.
 
+    What caching left is judged where it is known which caches were wanted: `CachingDesk.conclude`.
     `out_of_ram`: the kernel killed something of this container for lack of memory while the attempt ran.
     """
     match ended:
@@ -38,26 +36,7 @@ def judge(
                 return Diagnosis(
                     cause=Cause.LOST, meaning=f"the trainer is gone: {reason}", advice="It is started again."
                 )
-    match step.kind:
-        case StepKind.TRAIN:
-            return judge_lora(final_lora)
-        case StepKind.CACHE_LATENTS:
-            return _judge_caches(plan, LATENTS_ENDING, "latent")
-        case StepKind.CACHE_TEXT:
-            return _judge_caches(plan, TEXT_ENDING, "text-encoder")
-
-
-def remove_broken_caches(plan: Plan, kind: StepKind) -> None:
-    """Remove half-written cache files: a cut text cache stops every later text caching, a cut latent the training."""
-    ending = TEXT_ENDING if kind is StepKind.CACHE_TEXT else LATENTS_ENDING
-    for directory in plan.dataset.cached_items:
-        folder = Path(directory)
-        for path in folder.iterdir() if folder.is_dir() else ():
-            if path.name.endswith(ending):
-                try:
-                    read_header(path)
-                except BrokenFileError:
-                    path.unlink(missing_ok=True)
+    return judge_lora(final_lora) if step.kind is StepKind.TRAIN else None
 
 
 def _explain_exit(attempt: AttemptDirectory, code: int, *, out_of_ram: bool) -> Diagnosis:
@@ -114,27 +93,4 @@ def judge_lora(path: Path) -> Diagnosis | None:
         return Diagnosis(
             cause=Cause.UNKNOWN, meaning="the finished LoRA is empty", advice="Read the end of the log.", evidence=None
         )
-    return None
-
-
-def _judge_caches(plan: Plan, ending: str, what: str) -> Diagnosis | None:
-    for directory, expected in plan.dataset.cached_items.items():
-        folder = Path(directory)
-        files = [path for path in folder.iterdir() if path.name.endswith(ending)] if folder.is_dir() else []
-        for path in files:
-            try:
-                read_header(path)
-            except BrokenFileError as error:
-                return Diagnosis(
-                    cause=Cause.MISSING_FILE,
-                    meaning=f"a {what} cache is incomplete",
-                    advice=f"Remove {path} and start again.",
-                    evidence=error.message,
-                )
-        if len(files) < expected:
-            return Diagnosis(
-                cause=Cause.MISSING_FILE,
-                meaning=f"{expected - len(files)} of {expected} {what} caches are missing in {directory}",
-                advice="Read the caching log; the pictures without a cache would not be trained.",
-            )
     return None

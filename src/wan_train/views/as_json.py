@@ -4,7 +4,8 @@ A status is
 `{schema, run_id, run_dir, title, task, engine, state, exit_code, started, elapsed_seconds, steps, gpus,
 disk_free_bytes, warnings, supervisor_alive, updated}` with `state` one of `Standing`, times in seconds since 1970,
 `updated` the moment of the newest observation (null before the first). Each of `steps` is
-`{id, kind, expert, state, attempt, gpu, progress, waiting_for, failure, result, loss, kept, log}`, where
+`{id, kind, expert, state, attempt, gpu, progress, waiting_for, failure, result, loss, kept, caches,
+log}`, where
 `progress` is `{stage, epoch, epochs, step, steps, loss, loss_is_finite, seconds_per_step, eta_seconds, items, cached}`,
 `failure` is `{cause, meaning, advice, evidence, log}` and `result` is `{path, bytes, sha256}`; each is null where there
 is none. Each of `gpus` is `{label, index, uuid, name, used_bytes, total_bytes, utilization, temperature, step}`.
@@ -95,6 +96,7 @@ def _step(view: RunView, step: Step, job: Job) -> Json:
         "result": _result(job.result) if job.result is not None else None,
         "loss": job.loss,
         "kept": list(job.kept),
+        "caches": codec.to_data(job.caches, Event) if job.caches is not None else None,
         "log": str(log) if log is not None else None,
     }
 
@@ -109,16 +111,15 @@ def _progress(progress: Progress) -> Json:
 
 
 def _failure(view: RunView, job: Job) -> Json | None:
-    attempt = job.attempt
-    if attempt is None or attempt.diagnosis is None:
+    found, log = job.diagnosis, facts.log_of(view, job)
+    if found is None:
         return None
-    found = attempt.diagnosis
     return {
         "cause": found.cause.value,
         "meaning": found.meaning,
         "advice": found.advice,
         "evidence": redact(found.evidence) if found.evidence is not None else None,
-        "log": str(view.run.attempt(job.step, attempt.number).log),
+        "log": str(log) if log is not None and job.refusal is None else None,
     }
 
 

@@ -7,6 +7,9 @@ from typing import assert_never
 from wan_train.engine.failures import Diagnosis
 from wan_train.errors import ExitCode
 from wan_train.run.events import (
+    CachesCleared,
+    CachesDisturbed,
+    CachesUpToDate,
     CheckpointKept,
     DiskLow,
     EpochEnded,
@@ -16,6 +19,7 @@ from wan_train.run.events import (
     RunFinished,
     RunResumed,
     StepFailed,
+    StepRefused,
     StepSkipped,
     StepStarted,
     StepStopped,
@@ -73,6 +77,10 @@ def _say(event: Event, view: RunView) -> tuple[str, str] | None:
             | CheckpointKept()
             | ResultPlaced()
             | RetryScheduled()
+            | CachesUpToDate()
+            | CachesCleared()
+            | CachesDisturbed()
+            | StepRefused()
         ):
             text = _say_step(event, view)
             return None if text is None else (event.step, text)
@@ -84,6 +92,10 @@ _StepEvent = (
     (StepStarted | StepSucceeded | StepFailed | StepStopping | StepStopped | StepSkipped | EpochEnded | CheckpointKept)
     | ResultPlaced
     | RetryScheduled
+    | CachesUpToDate
+    | CachesCleared
+    | CachesDisturbed
+    | StepRefused
 )
 
 
@@ -104,6 +116,16 @@ def _say_step(event: _StepEvent, view: RunView) -> str | None:  # noqa: C901, PL
         case RetryScheduled():
             pause = max(0.0, event.not_before - event.at)
             return f"attempt {event.attempt} failed: {words.safe(event.why)}; again in {words.duration(pause)}"
+        case CachesUpToDate():
+            return _up_to_date(event)
+        case CachesCleared():
+            return _cleared(event)
+        case CachesDisturbed():
+            return f"looked at again, since its caches have changed: {words.safe(event.what)}"
+        case StepRefused():
+            found = event.diagnosis
+            evidence = f" [{words.cut(words.safe(found.evidence), 160)}]" if found.evidence else ""
+            return f"FAILED: {words.safe(found.meaning)}. {words.safe(found.advice)}{evidence}"
         case StepStopped():
             return "stopped"
         case StepSkipped():
@@ -116,6 +138,18 @@ def _say_step(event: _StepEvent, view: RunView) -> str | None:  # noqa: C901, PL
             return f"LoRA ready: {_path(event.path)} ({words.file_size(event.bytes)})"
         case _:
             assert_never(event)
+
+
+def _up_to_date(event: CachesUpToDate) -> str:
+    gone = sum(event.removed.values())
+    removed = f"; {words.count(gone, 'cache')} of pictures that are gone removed" if gone else ""
+    return f"caches are up to date: {event.items:,} of {event.items:,}{removed}"
+
+
+def _cleared(event: CachesCleared) -> str:
+    made = f"{event.make:,} of {event.items:,} caches to make ({words.reasons(event.made)})"
+    gone = sum(event.removed.values())
+    return made + (f", {words.count(gone, 'file')} removed ({words.reasons(event.removed)})" if gone else "")
 
 
 def _started(event: StepStarted) -> str:

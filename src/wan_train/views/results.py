@@ -128,7 +128,7 @@ def _head(word: str, style: str, job: Job, text: str) -> Line:
 
 
 def _failure(view: RunView, job: Job, width: int) -> Iterator[Line]:
-    found = job.attempt.diagnosis if job.attempt is not None else None
+    found = job.diagnosis
     yield _head("FAILED", "bold red", job, words.safe(found.meaning) if found is not None else "see its log")
     rows = []
     if found is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import assert_never
 
+from wan_train.run.events import CachesUpToDate
 from wan_train.run.plan import Step, StepKind
 from wan_train.run.progress import Progress
 from wan_train.run.state import Job, JobState
@@ -131,6 +132,9 @@ def _place(job: Job) -> str:
 
 
 def _outcome(job: Job, now: float) -> Iterator[str]:
+    if isinstance(job.caches, CachesUpToDate):
+        yield f"caches are up to date: {job.caches.items:,} of {job.caches.items:,}"
+        return
     yield words.duration(facts.spent(job, now) or 0)
     if job.loss is not None:
         yield f"final loss {words.loss(job.loss)}"
@@ -152,7 +156,7 @@ def _stopped(job: Job, now: float) -> str:
 def _failed(
     view: RunView, job: Job, now: float, head: Head, *, room: int, indent: int, width: int
 ) -> tuple[Line, Sequence[Line], Sequence[Line]]:
-    diagnosis = job.attempt.diagnosis if job.attempt is not None else None
+    diagnosis = job.diagnosis
     meaning = diagnosis.meaning if diagnosis is not None else "it failed"
     advice = diagnosis.advice if diagnosis is not None else ""
     after = words.duration(facts.spent(job, now) or 0)

@@ -65,6 +65,7 @@ def _plan(
     rows = [
         Row(label="task", value=_task(plan)),
         *_dataset(plan, dataset),
+        *_caches(plan),
         *_experts(plan),
         *_models(plan),
         Row(label="trainer", value=_trainer(plan)),
@@ -102,6 +103,23 @@ def _dataset(plan: Plan, dataset: DatasetSummary | None) -> Iterator[Row]:
         buckets = sum(len(subset.buckets) for subset in dataset.subsets)
         counted.append(f"resolution {', '.join(sizes_)} in {words.count(buckets, 'bucket')}")
     yield Row(value=", ".join(counted))
+
+
+def _caches(plan: Plan) -> Iterator[Row]:
+    """What there is to encode; nothing is said of plans that were made before it was looked at."""
+    label = "caches"
+    for step in plan.steps:
+        need = plan.dataset.caches.get(step.id)
+        if need is None:
+            continue
+        what = "latents" if step.kind is StepKind.CACHE_LATENTS else "text"
+        text = f"{words.pad(what, 8)} {need.make:,} of {need.items:,} to make"
+        if not need.make:
+            text = f"{words.pad(what, 8)} up to date: {need.items:,} of {need.items:,}"
+        if need.reasons:
+            text += f" ({words.reasons(need.reasons)})"
+        yield Row(label=label, value=text)
+        label = ""
 
 
 def _experts(plan: Plan) -> Iterator[Row]:

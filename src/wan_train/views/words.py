@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from wan_train.printable import redact, visible
+from wan_train.run.caching_decision import WORDS
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _TEN_MINUTES = 600
@@ -64,6 +65,12 @@ def pace(seconds_per_step: float) -> str:
 def count(number: int, what: str, many: str | None = None) -> str:
     """`1 item`, `1,234 items`."""
     return f"{number:,} {what if number == 1 else many or what + 's'}"
+
+
+def reasons(counts: Mapping[str, int]) -> str:
+    """Why caches are made or removed, by the words of `Reason`: `2 picture changed, 1 not cached yet`."""
+    known: Mapping[str, str] = {reason.value: text for reason, text in WORDS.items()}
+    return ", ".join(f"{number:,} {known.get(reason, safe(reason))}" for reason, number in counts.items())
 
 
 def clock(at: float) -> str:

@@ -10,14 +10,15 @@ from pathlib import Path
 from scripted_faults import Faults, strike
 from scripted_program import (
     bar,
+    latents_of,
     load_model,
     log,
     occupy_gpu,
     parse_options,
     pictures,
     record,
-    safetensors,
     seconds,
+    text_of,
     version,
     write_in_pieces,
 )
@@ -30,7 +31,7 @@ def cache(script: str, place: str, fault: str, *, model: str, said: str) -> None
     options = parse_options(script)
     faults = Faults(place, 1)
     record("start", place=place, argv=vars(options))
-    occupy_gpu(place)
+    occupy_gpu(place, shared=True)
     faults.at_start()
     items = list(pictures(options.dataset_config))
     weights = getattr(options, model)
@@ -41,7 +42,8 @@ def cache(script: str, place: str, fault: str, *, model: str, said: str) -> None
     log(f"musubi_tuner.{script.removeprefix('wan_').removesuffix('.py')}", "Encoding dataset [0]")
     started = time.monotonic()
     bar("", 0, None, started)
-    written = set()
+    targets = set()
+    made = []
     for number, item in enumerate(items, start=1):
         faults.before_step(epoch=1, step=number, first_of_epoch=number == 1)
         if number == 1 and fault in faults:
@@ -52,15 +54,18 @@ def cache(script: str, place: str, fault: str, *, model: str, said: str) -> None
             if place == "text":
                 raise FileNotFoundError(2, "No such file or directory", str(item.caption))
         target = item.latents if place == "latents" else item.text
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if place == "text" and target.exists():
-            _open_existing(target)
-        time.sleep(seconds("CACHE", 0.002))
-        write_in_pieces(target, safetensors([0.5] * 64, {"architecture": "wan", "format_version": "1.0.1"}))
-        written.add(target)
+        targets.add(target)
+        if not (options.skip_existing and target.exists()):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if place == "text" and target.exists():
+                _open_existing(target)
+            time.sleep(seconds("CACHE", 0.002))
+            write_in_pieces(target, latents_of(item, i2v=options.i2v) if place == "latents" else text_of(item))
+            made.append(target.name)
         bar("", number, None, started)
     if not options.keep_cache:
-        _remove_others(written, "_wan.safetensors" if place == "latents" else "_wan_te.safetensors")
+        _remove_others(targets, "_wan.safetensors" if place == "latents" else "_wan_te.safetensors")
+    record("made", place=place, names=made)
     record("end", place=place)
 
 

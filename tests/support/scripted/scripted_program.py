@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import math
 import os
 import struct
 import sys
 import time
 import tomllib
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nvml_memory
 
@@ -68,14 +71,17 @@ def gpu() -> str:
     return os.environ.get("CUDA_VISIBLE_DEVICES", "")
 
 
-def occupy_gpu(place: str) -> None:
-    """From here on this process uses its GPU; another one that does so at the same time is put on record."""
+def occupy_gpu(place: str, *, shared: bool = False) -> None:
+    """From here on this process uses its GPU; another one that does so at the same time is put on record.
+
+    Two that both share it are allowed: latents and captions may be encoded at once.
+    """
     common = os.environ.get("SCRIPTED_RECORD")
     if common is None or not gpu():
         return
     lock = Path(f"{common}.{gpu()}.lock").open("a")  # noqa: SIM115  held until the process ends, however it ends
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         record("overlap", place=place)
     _held.append(lock)
@@ -132,6 +138,7 @@ class Picture:
     latents: Path
     text: Path
     repeats: int
+    bucket: tuple[int, int]
 
 
 def pictures(dataset_config: str) -> Iterator[Picture]:
@@ -153,7 +160,62 @@ def pictures(dataset_config: str) -> Iterator[Picture]:
                 latents=cache / f"{image.stem}_{width:04d}x{height:04d}_wan.safetensors",
                 text=cache / f"{image.stem}_wan_te.safetensors",
                 repeats=settings.get("num_repeats", 1),
+                bucket=_bucket(width, height, settings),
             )
+
+
+def trained(dataset_config: str) -> dict[str, int]:
+    """What a training sees: every latent cache with a text cache, by name, with its repeats."""
+    found = {}
+    for item in {item.latents.parent: item for item in pictures(dataset_config)}.values():
+        for latents in sorted(item.latents.parent.glob("*_wan.safetensors")):
+            stem = "_".join(latents.name.split("_")[:-2])
+            if (latents.parent / f"{stem}_wan_te.safetensors").exists():
+                found[latents.name] = item.repeats
+    return found
+
+
+def latents_of(item: Picture, *, i2v: bool) -> bytes:
+    """A latent cache in the real form; one number of it follows from the picture's bytes."""
+    width, height = item.bucket
+    shape = [1, 1, height // 8, width // 8]
+    count = shape[2] * shape[3]
+    values = struct.pack(f"<{count}H", *([0x3F80 + zlib.crc32(item.image.read_bytes()) % 64] * count))
+    label = f"1x{height // 8}x{width // 8}_bfloat16"
+    names = [f"latents_{label}", *([f"latents_image_{label}"] if i2v else [])]
+    return _file(dict.fromkeys(names, ("BF16", shape, values)), {"architecture": "wan", "format_version": "1.0.1"})
+
+
+def text_of(item: Picture) -> bytes:
+    caption = item.caption.read_text(encoding="utf-8").strip()
+    values = struct.pack("<4H", *([0x3F80 + zlib.crc32(caption.encode()) % 64] * 4))
+    metadata = {"architecture": "wan", "caption1": caption, "format_version": "1.0.1"}
+    return _file({"varlen_t5_bfloat16": ("BF16", [1, 4], values)}, metadata)
+
+
+def _file(tensors: dict[str, tuple[str, list[int], bytes]], metadata: dict[str, str]) -> bytes:
+    header: dict[str, object] = {"__metadata__": metadata}
+    data = b""
+    for name, (dtype, shape, raw) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    return struct.pack("<Q", len(encoded)) + encoded + data
+
+
+def _bucket(width: int, height: int, settings: dict[str, Any]) -> tuple[int, int]:
+    """The real trainer's choice of a size in steps of 16, without `bucket_no_upscale`."""
+    resolution = settings.get("resolution", [960, 544])
+    wide, high = (resolution, resolution) if isinstance(resolution, int) else resolution
+    if not settings.get("enable_bucket"):
+        return wide, high
+    side = math.isqrt(wide * high)
+    sizes = set()
+    for one in range(side // 2 // 16 * 16, side + 16, 16):
+        other = wide * high // one // 16 * 16
+        sizes |= {(one, other), (other, one)}
+    return min(sorted(sizes), key=lambda size: abs(size[0] / size[1] - width / height))
 
 
 def safetensors(values: list[float], metadata: dict[str, str], dtype: str = "F16") -> bytes:

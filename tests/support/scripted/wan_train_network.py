@@ -8,7 +8,18 @@ import time
 from pathlib import Path
 
 from scripted_faults import Faults, attempt_of
-from scripted_program import bar, hold_ram, load_model, log, occupy_gpu, parse_options, pictures, record, say, seconds
+from scripted_program import (
+    bar,
+    hold_ram,
+    load_model,
+    log,
+    occupy_gpu,
+    parse_options,
+    record,
+    say,
+    seconds,
+    trained,
+)
 from scripted_saving import Keeper, Position, read_state
 
 _HELD_BYTES = 20 * 1024**3
@@ -23,9 +34,9 @@ def main() -> None:
     occupy_gpu(place)
     say("Trying to import sageattention\nFailed to import sageattention")
     faults.at_start()
-    batches = sum(
-        item.repeats for item in pictures(options.dataset_config) if item.latents.exists() and item.text.exists()
-    )
+    items = trained(options.dataset_config)
+    record("items", place=place, names=list(items))
+    batches = sum(items.values())
     log("musubi_tuner.dataset.image_video_dataset", f"total batches: {batches}")
     if not batches:
         raise ValueError("No training items found in the dataset / データセットに学習データがありません")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -31,6 +32,36 @@ def gpu(number: int, **changes: object) -> GpuView:
 
 def world(gpus: int, **changes: object) -> World:
     return World(gpus=[WorldGpu(uuid=f"GPU-{index}") for index in range(gpus)], **changes)  # type: ignore[arg-type]  # names checked at each call
+
+
+class TestOneGpuForBothCachings:
+    def actions(self, total_gb: int, **changes: object) -> list[object]:
+        """Latents are being cached on GPU 0 of this size; what is decided for the text."""
+        plan = changes.pop("plan", PLAN)
+        state = fold_all(plan, events_of(plan, {"cache-latents": JobState.RUNNING}))  # type: ignore[arg-type]  # a plan
+        others = [gpu(1, claimed=False, free=True)] if changes.pop("another_is_free", False) else []
+        views = [gpu(0, free=False, total_bytes=total_gb * 10**9, **changes), *others]
+        return list(decide(plan, state, views, T0 + 100))  # type: ignore[arg-type]  # a plan
+
+    def test_one_that_has_room(self) -> None:
+        assert self.actions(24) == [Launch(step="cache-text", gpu_uuid="GPU-0")]
+
+    def test_one_that_has_none(self) -> None:
+        assert not self.actions(16)
+
+    def test_another_one_is_better(self) -> None:
+        assert self.actions(24, another_is_free=True) == [Claim(gpu_uuid="GPU-1")]
+
+    def test_clips_take_more(self) -> None:
+        clips = replace(PLAN, dataset=replace(PLAN.dataset, has_videos=True))
+        assert not self.actions(80, plan=clips)
+
+    def test_whoever_waits_for_its_caches_is_not_launched(self) -> None:
+        state = initial(PLAN)
+        held = {"cache-latents": "looking"}
+        launched = decide(PLAN, state, [gpu(0)], T0, held)
+        assert launched == (Launch(step="cache-text", gpu_uuid="GPU-0"),)
+        assert why_waiting(PLAN, state, PLAN.step("cache-latents"), [gpu(0)], T0, held=held) == "looking"
 
 
 class TestHistories:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import struct
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,8 @@ from support.runs import make_plan
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.run.directory import AttemptDirectory
 from wan_train.run.events import Exit, Exited, Lost, Signaled
-from wan_train.run.plan import Plan, StepKind
-from wan_train.run.verdict import judge, remove_broken_caches
+from wan_train.run.plan import Plan
+from wan_train.run.verdict import judge
 
 NAN = {"F64": b"\0" * 6 + b"\xf8\x7f", "F32": b"\0\0\xc0\x7f", "F16": b"\0\x7e", "BF16": b"\xc0\x7f"}
 SAMPLES = Path(__file__).parents[2] / "contract" / "samples"
@@ -32,8 +31,7 @@ def tensors(path: Path, dtype: str = "F32", raw: bytes = struct.pack("<4f", 1, -
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
-    made = make_plan(run_dir=tmp_path / "run")
-    return replace(made, dataset=replace(made.dataset, cached_items={str(tmp_path / "cache"): 3}))
+    return make_plan(run_dir=tmp_path / "run")
 
 
 def verdict(
@@ -49,7 +47,6 @@ def verdict(
     attempt.output.mkdir(parents=True, exist_ok=True)
     attempt.log.write_text(log, encoding="utf-8")
     return judge(
-        plan,
         plan.step(step),
         attempt,
         ended or Exited(code=0),
@@ -90,40 +87,6 @@ class TestLoras:
         found = verdict(plan, "train-high", lora=lora)
         assert found is not None
         assert "empty" in found.meaning
-
-
-ENDINGS = {"cache-latents": "_1280x0720_wan.safetensors", "cache-text": "_wan_te.safetensors"}
-
-
-class TestCaches:
-    def fill(self, plan: Plan, step: str, count: int) -> list[Path]:
-        folder = Path(next(iter(plan.dataset.cached_items)))
-        return [tensors(folder / f"img{index}{ENDINGS[step]}") for index in range(count)]
-
-    @pytest.mark.parametrize("step", list(ENDINGS))
-    def test_all_there(self, plan: Plan, step: str) -> None:
-        self.fill(plan, step, 3)
-        assert verdict(plan, step) is None
-
-    @pytest.mark.parametrize("step", list(ENDINGS))
-    @pytest.mark.parametrize("count", [0, 2])
-    def test_some_missing(self, plan: Plan, step: str, count: int) -> None:
-        self.fill(plan, step, count)
-        other = "cache-text" if step == "cache-latents" else "cache-latents"
-        self.fill(plan, other, 3)
-        found = verdict(plan, step)
-        assert found is not None
-        assert f"{3 - count} of 3" in found.meaning
-
-    @pytest.mark.parametrize("step", list(ENDINGS))
-    def test_one_cut_and_removed(self, plan: Plan, step: str) -> None:
-        paths = self.fill(plan, step, 3)
-        paths[1].write_bytes(paths[1].read_bytes()[:-1])
-        found = verdict(plan, step)
-        assert found is not None
-        assert str(paths[1]) in found.advice
-        remove_broken_caches(plan, StepKind.CACHE_TEXT if step == "cache-text" else StepKind.CACHE_LATENTS)
-        assert [path.exists() for path in paths] == [True, False, True]
 
 
 class TestEnds:

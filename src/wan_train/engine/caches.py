@@ -1,0 +1,184 @@
+"""The trainer's cache files: their names, what has to be in them, and whether they are whole.
+
+Names and keys are those of musubi-tuner at d0a1930 and v0.3.4 (dataset/image_video_dataset.py, dataset/cache_io.py). A
+picture's latents carry its stored size and not the resolution; a clip's carry the size it was scaled to. What a
+training sees is every latent cache in the folder that has a text cache of the same stem, whatever the dataset says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from wan_train.engine.tensors import BrokenFileError, Header, first_non_finite, read_header
+from wan_train.recipe.terms import EngineKind
+
+_STRIDE = 8
+"""Pixels of one latent, in both directions."""
+_FRAME_STRIDE = 4
+"""Frames of one latent after the first."""
+
+
+class CacheKind(StrEnum):
+    """What a cache file holds."""
+
+    LATENTS = "latents"
+    TEXT = "text"
+
+    @property
+    def ending(self) -> str:
+        """What the trainer looks for; its pattern does not see names that begin with a dot."""
+        match self:
+            case CacheKind.LATENTS:
+                return "_wan.safetensors"
+            case CacheKind.TEXT:
+                return "_wan_te.safetensors"
+
+
+_CLIP = re.compile(r"(?P<stem>.+)_(?P<start>\d{5,})-(?P<frames>\d{3,})_(?P<width>\d{4,})x(?P<height>\d{4,})")
+_PICTURE = re.compile(r"(?P<stem>.+)_(?P<width>\d{4,})x(?P<height>\d{4,})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheName:
+    """A cache's name taken apart; sizes in pixels, 0 for a text cache. `frames` is None but for clips."""
+
+    kind: CacheKind
+    stem: str
+    width: int = 0
+    height: int = 0
+    start: int | None = None
+    frames: int | None = None
+
+
+def parse(name: str, *, is_clip: bool) -> CacheName | None:
+    """What a file name says, None for a file that the trainer did not name.
+
+    Pictures and clips share an ending, so `is_clip` says which of them the folder's dataset has.
+    """
+    if name.startswith("."):
+        return None
+    for kind in CacheKind:
+        if not name.endswith(kind.ending):
+            continue
+        body = name.removesuffix(kind.ending)
+        if kind is CacheKind.TEXT:
+            return CacheName(kind=kind, stem=body) if body else None
+        match = (_CLIP if is_clip else _PICTURE).fullmatch(body)
+        if match is None:
+            return None
+        numbers = {word: int(text) for word, text in match.groupdict().items() if word != "stem"}
+        return CacheName(kind=kind, stem=match["stem"], **numbers)
+    return None
+
+
+def is_read(name: str, kind: CacheKind) -> bool:
+    """Whether the trainer takes a file of this name for a cache of that kind."""
+    return name.endswith(kind.ending) and not name.startswith(".")
+
+
+def text_name(stem: str) -> str:
+    return f"{stem}{CacheKind.TEXT.ending}"
+
+
+def picture_name(stem: str, width: int, height: int) -> str:
+    """Of the size that the picture is stored in."""
+    return f"{stem}_{width:04d}x{height:04d}{CacheKind.LATENTS.ending}"
+
+
+def clip_name(stem: str, start: int, frames: int, bucket: tuple[int, int]) -> str:
+    return f"{stem}_{start:05d}-{frames:03d}_{bucket[0]:04d}x{bucket[1]:04d}{CacheKind.LATENTS.ending}"
+
+
+def precision(engine: EngineKind) -> str:
+    """The element type that the commands of `engine.commands` leave in caches."""
+    match engine:
+        case EngineKind.MUSUBI:
+            return "bfloat16"
+        case EngineKind.REHEARSAL:
+            return "float32"
+
+
+class Flaw(StrEnum):
+    """What is wrong with a cache file, whatever it was made from."""
+
+    BROKEN = "broken"
+    NOT_FINITE = "not_finite"
+    OTHER_SHAPE = "other_shape"
+    OTHER_TASK = "other_task"
+    OTHER_PRECISION = "other_precision"
+    OTHER_CONTENT = "other_content"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What a look at a cache file found: its header, None when it is cut short, half written or something else."""
+
+    size: int
+    mtime_ns: int
+    shapes: Mapping[str, tuple[int, ...]] | None
+    caption: str | None = None
+
+
+def read(path: Path) -> Contents | None:
+    """A look at a file's header; None when there is no such file."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    try:
+        header = read_header(path)
+    except BrokenFileError:
+        return Contents(size=stat.st_size, mtime_ns=stat.st_mtime_ns, shapes=None)
+    return Contents(
+        size=stat.st_size,
+        mtime_ns=stat.st_mtime_ns,
+        shapes={name: tensor.shape for name, tensor in header.tensors.items()},
+        caption=header.metadata.get("caption1"),
+    )
+
+
+def is_finite(path: Path) -> bool:
+    """Whether every number of a whole file is finite; False for one that cannot be read."""
+    try:
+        header: Header = read_header(path)
+        return first_non_finite(path, header) is None
+    except (BrokenFileError, OSError):
+        return False
+
+
+def latent_shape(width: int, height: int, frames: int = 1) -> tuple[int, int, int]:
+    """Frames, height and width of the latents of `frames` frames of width x height pixels."""
+    return (frames - 1) // _FRAME_STRIDE + 1, height // _STRIDE, width // _STRIDE
+
+
+def latents_flaw(
+    found: Contents, *, bucket: tuple[int, int] | None, frames: int, image_to_video: bool, element: str
+) -> Flaw | None:
+    """What keeps a latent cache from being trained in this bucket (any, if None) for this task."""
+    if found.shapes is None:
+        return Flaw.BROKEN
+    latents = {name: shape for name, shape in found.shapes.items() if re.match(r"latents_\d+x\d+x\d+_", name)}
+    if len(latents) != 1:
+        return Flaw.OTHER_CONTENT
+    ((name, shape),) = latents.items()
+    if bucket is not None and shape[1:] != latent_shape(*bucket, frames):
+        return Flaw.OTHER_SHAPE
+    if not name.endswith(f"_{element}"):
+        return Flaw.OTHER_PRECISION
+    # A cache made for image-to-video serves text-to-video too, never the other way round.
+    if image_to_video and f"latents_image_{name.removeprefix('latents_')}" not in found.shapes:
+        return Flaw.OTHER_TASK
+    return None
+
+
+def text_flaw(found: Contents, *, element: str) -> Flaw | None:
+    """What keeps a text-encoder cache from being trained."""
+    if found.shapes is None:
+        return Flaw.BROKEN
+    if "varlen_t5_" + element in found.shapes:
+        return None
+    return Flaw.OTHER_PRECISION if any(name.startswith("varlen_t5_") for name in found.shapes) else Flaw.OTHER_CONTENT
