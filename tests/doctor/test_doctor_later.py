@@ -30,7 +30,9 @@ class TestCgroup:
     """The limits of a container, in both layouts."""
 
     def test_memory_v2(self, tmp_path: Path) -> None:
-        write(tmp_path, memory__max=8 * GB, memory__current=5 * GB, memory__stat=f"anon {3 * GB}\nfile {2 * GB}")
+        write(
+            tmp_path, memory__max=8 * GB, memory__current=5 * GB, memory__stat=f"anon {3 * GB}\ninactive_file {2 * GB}"
+        )
         assert machine.total_ram(tmp_path) == 8 * GB
         assert machine.available_ram(tmp_path) == 5 * GB
 

@@ -26,12 +26,23 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def tell(board: Board, over: threading.Event) -> None:
+    while True:
+        is_last = over.wait(0.05)
+        for said in board.take_said():
+            say(said.text)
+        if is_last:
+            return
+
+
 def main() -> None:
     folder, name, patience = Path(sys.argv[1]), sys.argv[2], Patience(**json.loads(sys.argv[3]))
     model = Model(model=known_models()[name], trainer_dir=folder, hub=Hub(), lane=Lane([name]), patience=patience)
     board = Board()
-    board.listen(lambda _, line: say(line))
     board.enter(name, name, Phase.RUNNING)
+    over = threading.Event()
+    telling = threading.Thread(target=tell, args=(board, over))
+    telling.start()
     failed = None
     with lock.held(folder) as descriptor:
         found = model.check()
@@ -40,6 +51,9 @@ def main() -> None:
             model.apply(work)
         except NotReadyError as error:
             failed = {"message": error.message, "hint": error.hint}
+        finally:
+            over.set()
+            telling.join()
     row = board.rows()[0]
     said = {"failed": failed, "fetched": row.fetched, "detail": found.detail, "to_fetch": found.size}
     say(json.dumps({**said, "state": model.check().state}))

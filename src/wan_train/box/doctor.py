@@ -192,7 +192,8 @@ class Doctor:
 
     def _check(self, group: Group, name: str, title: str, finding: Finding) -> Check:
         if group is Group.MODELS and finding.state is State.BLOCKED:
-            finding = replace(finding, detail=f"missing; {finding.detail}")
+            reason = finding.detail.rpartition(" cannot be fetched: ")[2]  # the check's title names the file
+            finding = replace(finding, detail=f"missing; {reason}")
         todo = f"`{self._provision}`" if finding.state in steps.TO_DO else None
         told = finding.hint.replace("`wan-train provision`", f"`{self._provision}`") if finding.hint else None
         return Check(group=group, id=name, title=title, finding=finding, next=told or todo)

@@ -51,7 +51,7 @@ def available_ram(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int
         *(_room(group, _V2_ROOM) for group in _groups_v2(cgroup, membership)),
         *(_room(group, _V1_ROOM) for group in _groups_v1(cgroup, membership)),
     ]
-    return max(0, min(int(psutil.virtual_memory().available), *(room for room in rooms if room is not None)))
+    return max(0, min([int(psutil.virtual_memory().available), *(room for room in rooms if room is not None)]))
 
 
 def total_ram(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
@@ -62,7 +62,7 @@ def total_ram(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
         *(_number(group / _V2_ROOM[0]) for group in _groups_v2(cgroup, membership)),
         *(_number(group / _V1_ROOM[0]) for group in _groups_v1(cgroup, membership)),
     ]
-    return min(int(psutil.virtual_memory().total), *(limit for limit in limits if limit is not None))
+    return min([int(psutil.virtual_memory().total), *(limit for limit in limits if limit is not None)])
 
 
 def process_limit(cgroup: Path = _CGROUP) -> tuple[int, int] | None:
