@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # Most tests wait for processes, so more workers than cores.
 WORKERS ?= 4
 
-.PHONY: help setup rehearse test lint format bench chaos clean
+.PHONY: help setup rehearse test lint format bench chaos chaos-provision clean
 
 help:
 	@echo "make rehearse   the whole pipeline on the embedded tiny trainer, on this machine's CPU"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint       only the linters"
 	@echo "make bench      the benchmarks, as ratios"
 	@echo "make chaos      CHAOS_RUNS (100) rehearsals with kill -9 at random moments"
+	@echo "make chaos-provision  CHAOS_KILLS (50) kill -9 of provisions of a bare box, until it is ready"
 	@echo "make clean      remove the environment and everything generated"
 
 setup: $(INSTALLED)
@@ -47,6 +48,9 @@ bench: setup
 
 chaos: setup
 	$(BIN)/python benchmarks/chaos.py
+
+chaos-provision: setup
+	$(BIN)/python benchmarks/provision_chaos.py
 
 clean:
 	rm -rf $(VENV) rehearsal build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -13,6 +13,7 @@ import bench_caches
 import bench_dataset
 import bench_help
 import bench_parsing
+import bench_provision
 import bench_runner
 import bench_schedule
 from figures import Figure, machine, table
@@ -24,6 +25,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "caches": bench_caches.measure,
     "schedule": bench_schedule.measure,
     "runner": bench_runner.measure,
+    "provision": bench_provision.measure,
 }
 
 
