@@ -200,6 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._write(name, body[limit:])
 
     def _write(self, name: str, body: bytes) -> None:
+        began = time.monotonic()
         for start in range(0, len(body), _CHUNK):
             chunk = body[start : start + _CHUNK]
             self.wfile.write(chunk)
@@ -209,7 +210,8 @@ class _Handler(BaseHTTPRequestHandler):
             if self.hub.link:
                 self.hub.link.carry(len(chunk))
             if self.hub.rate:
-                time.sleep(len(chunk) / self.hub.rate)
+                due = began + (start + len(chunk)) / self.hub.rate
+                time.sleep(max(0.0, due - time.monotonic()))
 
 
 class _Front(_Handler):
