@@ -84,6 +84,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that hang up are part of the tests."""
+
+
 @contextmanager
 def serve(root: Path) -> Iterator[FileServer]:
     files = FileServer(root)
@@ -92,7 +97,7 @@ def serve(root: Path) -> Iterator[FileServer]:
         pass
 
     Handler.files = files
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     files.address = f"http://127.0.0.1:{server.server_address[1]}"

@@ -168,7 +168,7 @@ def test_a_disk_that_is_too_small_is_refused_with_numbers_before_anything_is_fet
     world.hub.claims[file_names()[0]] = 10**16
     done = world.provision("--yes", "--models-only")
     assert done.returncode == 3
-    assert "10000000.0 GB are still to be fetched" in done.stderr
+    assert "10000000.0 GB more are needed" in done.stderr
     assert world.hub.fetched() == []
     assert not world.checkout.exists()
 

@@ -56,6 +56,8 @@ class Row:
     worked: float = 0.0
     since: float | None = None
     remarks: tuple[str, ...] = ()
+    warns: bool = False
+    """It was there, and something about it will hurt later."""
 
     def seconds(self, now: float) -> float:
         """How long it has been at work, 0 before."""
@@ -86,9 +88,11 @@ class Board:
     _said: deque[Said] = field(default_factory=deque)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def enter(self, step: str, title: str, phase: Phase, *, detail: str = "", total: int = 0) -> None:
+    def enter(
+        self, step: str, title: str, phase: Phase, *, detail: str = "", total: int = 0, warns: bool = False
+    ) -> None:
         with self._lock:
-            self._rows[step] = Row(id=step, title=title, phase=phase, detail=detail, total=total)
+            self._rows[step] = Row(id=step, title=title, phase=phase, detail=detail, total=total, warns=warns)
 
     def rows(self) -> tuple[Row, ...]:
         now = self.clock()

@@ -14,7 +14,7 @@ def room(folder: Path, needed: int) -> Finding:
     """Whether `needed` bytes fit where `folder` is or will be; BLOCKED with the numbers when not."""
     place = next(path for path in (folder, *folder.parents) if path.is_dir())
     free = shutil.disk_usage(place).free
-    numbers = f"{needed / _GB:.1f} GB are still to be fetched, {free / _GB:.1f} GB are free at {place}"
+    numbers = f"{needed / _GB:.1f} GB more are needed, {free / _GB:.1f} GB are free at {place}"
     if needed <= free:
         return Finding(state=State.READY, detail=numbers)
     return Finding(

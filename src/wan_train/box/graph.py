@@ -82,7 +82,8 @@ class Graph:
         self._phases[step.id] = phase
         # Only what comes through the lane tells how many bytes of it are there.
         total = finding.size if waiting and step.lane is not None else 0
-        self.board.enter(step.id, step.title, phase, detail=finding.detail, total=total)
+        warns = not waiting and finding.state is State.WARNING
+        self.board.enter(step.id, step.title, phase, detail=finding.detail, total=total, warns=warns)
         if step.lane is not None:
             step.lane.listen(self._line_moved)
             if not waiting:

@@ -22,6 +22,7 @@ MARKS: dict[Phase, tuple[str, str, str]] = {
     Phase.SKIPPED: ("✗", "skipped", "yellow"),
     Phase.ENDED: ("✗", "ended", "yellow"),
 }
+_WARNS = ("!", "warning", "yellow")
 _WORD_WIDTH = 9
 _TITLES_FROM = 140
 """Narrower screens name steps by their short ids."""
@@ -130,7 +131,7 @@ def _subtitle(heading: Heading, width: int) -> Line:
 
 
 def _step(row: Row, now: float, layout: _Layout) -> Iterator[Line]:
-    mark, word, style = MARKS[row.phase]
+    mark, word, style = _WARNS if row.warns else MARKS[row.phase]
     quiet = row.phase in {Phase.WAITING, Phase.READY}
     head = (
         Span(f"{mark} {words.pad(word, _WORD_WIDTH)}", style),

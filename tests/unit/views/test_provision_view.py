@@ -220,3 +220,9 @@ def test_the_document_tells_states_seconds_bytes_and_errors_without_secrets() ->
     assert (checkout["phase"], checkout["state"], checkout["seconds"]) == ("failed", "missing", 12.0)
     assert checkout["error"]["message"].startswith("it failed")
     assert (vae["phase"], vae["state"], vae["fetched_bytes"], vae["error"]) == ("done", "ready", GB // 2, None)
+
+
+def test_what_was_there_and_will_hurt_is_not_called_ready() -> None:
+    driver = replace(GIT, id="driver", detail="no NVIDIA driver", warns=True)
+    shown = [line.split()[:3] for line in screen((driver, GIT), 80).splitlines() if "git" in line or "driver" in line]
+    assert shown == [["!", "warning", "driver"], ["✓", "ready", "git"]]
