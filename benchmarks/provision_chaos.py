@@ -3,9 +3,9 @@
 CHAOS_KILLS=50 python benchmarks/provision_chaos.py
 
 Kills alternate between the program alone and everything that it started, as when a container is stopped. Prints what
-came of it; exits with 1 when a box did not become ready, its files differ from those of an undisturbed provision, or
-more than one byte in a hundred was fetched twice. Bytes that are lost with everything at once are told as seconds of
-the line: a thousand times larger files lose no more of those.
+came of it; exits with 1 when a box did not become ready, its files differ from those of an undisturbed provision, or a
+kill of the program cost more than one byte in a hundred. Bytes that are lost with everything at once are told as
+seconds of the line: a thousand times larger files lose no more of those.
 """
 
 from __future__ import annotations
@@ -152,12 +152,13 @@ def _differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
 
 
 def _report(outcome: Outcome) -> int:
-    share = outcome.twice["program"] / max(1, outcome.wanted["program"])
+    box = sum(MODEL_BYTES.values())
+    share = outcome.twice["program"] / max(1, outcome.kills["program"]) / box
     stops = max(1, outcome.kills["everything"])
     lost = outcome.twice["everything"] / stops / LINK
     print(f"kills                    {outcome.kills.total()}: {dict(outcome.kills)}")
-    print(f"boxes ready              {outcome.ready} of {outcome.boxes}, {sum(MODEL_BYTES.values()) / 1e6:.1f} MB each")
-    print(f"program killed           {share:.3%} of the models' bytes fetched twice")
+    print(f"boxes ready              {outcome.ready} of {outcome.boxes}, {box / 1e6:.1f} MB each")
+    print(f"program killed           {share:.3%} of a box's bytes fetched twice for each kill")
     print(f"everything killed        {lost:.2f} s of the line fetched twice for each kill")
     print(f"files that differ        {len(outcome.different)} {outcome.different[:5]}")
     print(f"half-made things left    {len(outcome.left)}")

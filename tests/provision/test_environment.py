@@ -115,6 +115,21 @@ def test_a_box_that_goes_down_in_an_installation_fetches_nothing_twice(world: Wo
     assert index.sent.count(TORCH) == 1
 
 
+def test_a_cache_left_by_a_provision_killed_at_the_very_end_is_removed_and_nothing_made_anew(
+    world: World, index: FileServer
+) -> None:
+    assert provision(world, variables(world, index)).returncode == 0
+    made, sent = (world.checkout / "venv").readlink(), len(index.sent)
+    left = world.checkout / ".wan-train-uv/archive"
+    left.mkdir(parents=True)
+    told = world.provision("--check", "--skip-models")
+    assert told.returncode == 0
+    assert ".wan-train-uv" in told.stdout
+    assert provision(world, variables(world, index)).returncode == 0
+    assert not left.parent.exists()
+    assert ((world.checkout / "venv").readlink(), len(index.sent)) == (made, sent)
+
+
 def test_an_installation_left_by_a_killed_provision_is_ended_and_done_anew(world: World, index: FileServer) -> None:
     index.slow.add(PROTOBUF)
     child = subprocess.Popen(

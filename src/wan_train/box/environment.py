@@ -103,7 +103,7 @@ class Environment:
             folder = self.python.parent.parent
             record = _record(folder)
             if record == self.engine.record():
-                return Finding(state=State.READY, detail=f"{folder} is whole")
+                return self._whole(folder)
             if record is not None:
                 return self._missing(f"{folder} was made for another engine")
             missing, torch = self._look()
@@ -114,6 +114,17 @@ class Environment:
                 return Finding(state=State.BLOCKED, detail=reason, hint="It was named by you and is not touched.")
             return self._missing(reason)
         return self._missing(f"no environment at {self.root / 'venv'}")
+
+    def _whole(self, folder: Path) -> Finding:
+        """Ready, except that a provision killed at the very end left uv's cache, which has grown to gigabytes."""
+        if (self.root / _CACHE).is_dir():
+            return Finding(
+                state=State.WARNING,
+                detail=f"{folder} is whole; what it was made from is left in {self.root / _CACHE}",
+                hint="`wan-train provision` removes it.",
+                mendable=True,
+            )
+        return Finding(state=State.READY, detail=f"{folder} is whole")
 
     def _missing(self, reason: str) -> Finding:
         """MISSING, or BLOCKED where uv has no Python and may not fetch one."""
@@ -152,6 +163,10 @@ class Environment:
             return []
 
     def apply(self, work: Work) -> None:
+        if os.access(self.python, os.X_OK) and _record(self.python.parent.parent) == self.engine.record():
+            work.say(f"removing {self.root / _CACHE}")
+            shutil.rmtree(self.root / _CACHE)
+            return
         whole = None
         for folder in filter(Path.is_dir, self.root.glob(_OURS)):
             record = _record(folder)
@@ -163,6 +178,7 @@ class Environment:
             whole = self.root / f"venv-{secrets.token_hex(4)}"
             self._make(whole, work)
         self._put_in_place(whole, work)
+        shutil.rmtree(self.root / _CACHE, ignore_errors=True)
 
     def _make(self, folder: Path, work: Work) -> None:
         engine = self.engine
@@ -192,7 +208,6 @@ class Environment:
             self._uv([*install, *hold, *engine.extra], f"installing {', '.join(engine.extra)}", work)
         self._prove(folder, work)
         write_whole(folder / _RECORD, json.dumps(engine.record()), mode=0o644)
-        shutil.rmtree(self.root / _CACHE, ignore_errors=True)
 
     def _uv(self, words: Sequence[str | Path], what: str, work: Work, *, env: Mapping[str, str] | None = None) -> None:
         work.say(what)
