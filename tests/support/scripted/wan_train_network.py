@@ -81,9 +81,11 @@ def _train(options: argparse.Namespace, faults: Faults, place: str, batches: int
                 loss = "nan" if faults.loss_is_nan(epoch=epoch, step=step) else f"{1 / (1 + position.steps):.3g}"
                 bar("steps: ", step, total, started)
                 bar("steps: ", step, total, started, f", avr_loss={loss}")
-                keeper.after_step(step, position if batch < batches else Position(position.steps, position.epochs + 1))
-            position.epochs += 1
-            record("epoch", place=place, epoch=epoch, in_all=position.epochs)
+                if batch == batches:
+                    position.epochs += 1
+                    # Before anything is saved: whoever sees the last file may end this program at once.
+                    record("epoch", place=place, epoch=epoch, in_all=position.epochs)
+                keeper.after_step(step, position)
             keeper.after_epoch(epoch, position)
     keeper.finish(position)
 
