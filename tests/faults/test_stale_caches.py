@@ -227,6 +227,7 @@ def test_a_run_that_would_change_what_another_trains_from_waits(cached_box: Scri
     (run,) = (run for run in cached_box.run_directories() if run.name.endswith("slow"))
     assert cached_box.events("caches_disturbed", run=run)
     cached_box.run_cli("stop", "slow", "--now")
+    assert cached_box.run_cli("attach", "slow").returncode == 143
 
 
 def test_latents_and_text_share_one_gpu_that_is_large_enough(scripted_box: ScriptedBox) -> None:

@@ -222,8 +222,11 @@ def test_after_kill_9_the_next_run_goes_on_where_it_was(everything: bool, fetch:
     assert "GB are there" in ended.detail
     assert ended.to_fetch < SIZE * 0.75
     assert ended.fetched == ended.to_fetch
-    # aria2c saves its record once a second: killed itself, it forgets at most what came since.
-    slack = 8 * 350_000 * 1.5 if everything and fetch.way == "aria2c" else 400_000
+    # aria2c saves its record once a second: killed too, it forgets at most what came since. Ending by itself it loses
+    # what is in the buffers of eight connections, which a busy machine lets grow; beginning anew would cost far more.
+    saved = 1_500_000 if fetch.way == "aria2c" else 400_000
+    slack = 8 * 350_000 * 1.5 if everything and fetch.way == "aria2c" else saved
+    assert saved < SIZE * 0.4
     assert fetch.hub.sent[FILE] - SIZE < slack
 
 

@@ -178,27 +178,17 @@ class ScriptedBox:
         start = f"WAN_TRAIN_ATTEMPT={run if run is not None else self.runs}"
         return {pid: words for pid in _marked(start, prefix=True) if (words := _command_line(pid))}
 
-    def _survivors(self) -> dict[int, str]:
-        return {
+    def set_used(self, uuid: str, used: int) -> None:
+        nvml_memory.set_used(self.nvml.state, uuid, used)
+
+    def close(self) -> None:
+        """End everything; raises SurvivorError when a process of a finished run was still alive."""
+        survivors = {
             pid: words
             for run in self.run_directories()
             if '"run_finished"' in _read(run / "events.jsonl")
             for pid, words in self.trainers(run).items()
         }
-
-    def set_used(self, uuid: str, used: int) -> None:
-        nvml_memory.set_used(self.nvml.state, uuid, used)
-
-    def close(self) -> None:
-        """End everything; raises SurvivorError when a process of a finished run was still alive.
-
-        A warden has a moment more: it ends after it has told how its trainer ended.
-        """
-        survivors = self._survivors()
-        moment = time.monotonic() + 2
-        while survivors and all("/warden.py" in words for words in survivors.values()) and time.monotonic() < moment:
-            time.sleep(0.02)
-            survivors = self._survivors()
         deadline = time.monotonic() + 10
         while (left := self.processes()) and time.monotonic() < deadline:
             for pid in left:
