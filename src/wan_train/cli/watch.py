@@ -90,7 +90,7 @@ class _Watcher:
             view, events = self.reader.refresh()
             for event in events:
                 self._write(event, view)
-            left = self._react(view)
+            left = self._react(view, interrupt_stops=True)
             if left is not None:
                 return left
             time.sleep(_LOOK_SECONDS)
@@ -109,7 +109,7 @@ class _Watcher:
                     width, height = console.size
                     screen = render(view, time.time(), width, height=height, ascii_only=ascii_only)
                     display.update(screen, refresh=True)
-                    left = self._react(view)
+                    left = self._react(view, interrupt_stops=False)
                     if left is not None:
                         return left
                     time.sleep(_LOOK_SECONDS)
@@ -117,13 +117,16 @@ class _Watcher:
             if _answer_interrupt(self.run, self.sink):
                 return _Leave.DETACHED
 
-    def _react(self, view: RunView) -> RunView | _Leave | None:
-        """What a look at the run and at the signals leads to; None to go on watching."""
+    def _react(self, view: RunView, *, interrupt_stops: bool) -> RunView | _Leave | None:
+        """What a look at the run and at the signals leads to; None to go on watching.
+
+        Without `interrupt_stops` a Ctrl-C is left for the caller to ask about, also one that came during the look.
+        """
         if view.state.is_over:
             return view
         if self.signals.hung_up:
             return _Leave.HANGUP
-        if self.signals.terminated or self.signals.interrupted:
+        if self.signals.terminated or (interrupt_stops and self.signals.interrupted):
             number = signal.SIGTERM if self.signals.terminated else signal.SIGINT
             self.signals.terminated = self.signals.interrupted = False
             if not self.owner:
