@@ -1,0 +1,189 @@
+"""Loss and learning rate of every step of a training, over all its attempts, from the records on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from wan_train.engine.output import StepRecord
+from wan_train.engine.scalars import Scalar, ScalarFollower
+from wan_train.run.directory import RunDirectory
+from wan_train.run.plan import Plan, StepKind
+from wan_train.run.progress import LogFollower
+from wan_train.run.state import Attempt, RunState
+
+
+class LossSource(StrEnum):
+    """Where the numbers of a curve come from. Every view that shows them says which."""
+
+    TENSORBOARD = "tensorboard"
+    """The trainer's TensorBoard file: the loss and the learning rate of each single step."""
+    PROGRESS_LINE = "progress_line"
+    """The trainer's progress bar: a moving average over an epoch, three digits, no learning rate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One optimizer step, counted from 1 over all attempts. `loss` may be NaN or infinite."""
+
+    step: int
+    loss: float
+    lr: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """What one attempt trained. Of its points those up to `counts_to` are part of the finished training.
+
+    The rest was trained again by a later attempt, which went on from an earlier state. None: all of them count.
+    """
+
+    attempt: int
+    source: LossSource
+    points: tuple[Point, ...]
+    counts_to: int | None = None
+
+    @property
+    def counted(self) -> tuple[Point, ...]:
+        if self.counts_to is None:
+            return self.points
+        return tuple(point for point in self.points if point.step <= self.counts_to)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """The training of one expert, attempts in order; those without a step are left out."""
+
+    segments: tuple[Segment, ...] = ()
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """Each step once, as it went into the LoRA."""
+        return tuple(point for segment in self.segments for point in segment.counted)
+
+    @property
+    def source(self) -> LossSource | None:
+        """The weaker one where attempts differ; None without a step."""
+        sources = {segment.source for segment in self.segments if segment.counted}
+        if not sources:
+            return None
+        return LossSource.PROGRESS_LINE if LossSource.PROGRESS_LINE in sources else LossSource.TENSORBOARD
+
+
+class CurveReader:
+    """Reads the curves of a run again and again: of each file only what is new."""
+
+    def __init__(self, run: RunDirectory, plan: Plan) -> None:
+        self._run = run
+        self._steps = [step.id for step in plan.steps if step.kind is StepKind.TRAIN]
+        self._attempts: dict[tuple[str, int], _AttemptPoints] = {}
+
+    def refresh(self, state: RunState) -> Mapping[str, Curve]:
+        """The curves by step id, as far as the trainer has written them."""
+        return {step: self._curve(step, state.jobs[step].attempts) for step in self._steps}
+
+    def _curve(self, step: str, attempts: Sequence[Attempt]) -> Curve:
+        segments: list[Segment] = []
+        later_begins: int | None = None
+        for attempt in reversed(attempts):
+            # A resumed trainer would go on beyond the last step until it is stopped.
+            limits = [limit for limit in (later_begins, attempt.total_steps) if limit is not None]
+            segment = self._segment(step, attempt, min(limits, default=None))
+            if segment is None:
+                continue
+            segments.append(segment)
+            begins = steps_before(attempt) or 0
+            later_begins = begins if later_begins is None else min(later_begins, begins)
+        return Curve(segments=tuple(reversed(segments)))
+
+    def _segment(self, step: str, attempt: Attempt, counts_to: int | None) -> Segment | None:
+        offset = steps_before(attempt)
+        if offset is None:
+            return None
+        key = (step, attempt.number)
+        if key not in self._attempts:
+            self._attempts[key] = _AttemptPoints.of(self._run.attempt(step, attempt.number).path, offset)
+        found = self._attempts[key]
+        found.read()
+        points = found.points()
+        return (
+            Segment(attempt=attempt.number, source=found.source, points=points, counts_to=counts_to) if points else None
+        )
+
+
+def steps_before(attempt: Attempt) -> int | None:
+    """Optimizer steps behind an attempt when it began; None for a resumed one whose trainer has told no total yet."""
+    if attempt.epochs_before == 0:
+        return 0
+    if attempt.total_steps is None or not attempt.total_epochs:
+        return None
+    return attempt.epochs_before * (attempt.total_steps // attempt.total_epochs)
+
+
+def smoothed(losses: Sequence[float], weight: float = 0.98) -> list[float]:
+    """An exponential moving average without the bias of its beginning; numbers that are not finite are passed over.
+
+    The formula is that of Adam's first moment: m = w m + (1 - w) x, divided by 1 - w^n.
+    """
+    average, scale = 0.0, 1.0
+    out = []
+    for loss in losses:
+        if loss - loss == 0.0:  # neither NaN nor infinite
+            average = weight * average + (1 - weight) * loss
+            scale *= weight
+        out.append(average / (1 - scale) if scale < 1.0 else float("nan"))
+    return out
+
+
+@dataclass(slots=True)
+class _AttemptPoints:
+    offset: int
+    scalars: ScalarFollower
+    log: LogFollower
+    source: LossSource = LossSource.PROGRESS_LINE
+    _rate_tag: str | None = None
+    _losses: dict[int, float] = field(default_factory=dict)
+    _rates: dict[int, float] = field(default_factory=dict)
+    _points: tuple[Point, ...] | None = None
+
+    @classmethod
+    def of(cls, directory: Path, offset: int) -> _AttemptPoints:
+        return cls(offset=offset, scalars=ScalarFollower(directory / "logs"), log=LogFollower(directory / "output.log"))
+
+    def read(self) -> None:
+        for scalar in self.scalars.new_scalars():
+            self._add_scalar(scalar)
+        if self.source is LossSource.TENSORBOARD:
+            return
+        for record in self.log.new_records():
+            if isinstance(record, StepRecord) and record.step > 0 and record.loss is not None:
+                self._losses[record.step] = record.loss
+                self._points = None
+
+    def points(self) -> tuple[Point, ...]:
+        if self._points is None:
+            self._points = tuple(
+                Point(step=self.offset + step, loss=loss, lr=self._rates.get(step))
+                for step, loss in sorted(self._losses.items())
+            )
+        return self._points
+
+    def _add_scalar(self, scalar: Scalar) -> None:
+        if scalar.step < 1:
+            return  # batches gathered before the first optimizer step
+        if scalar.tag == "loss/current":
+            if self.source is LossSource.PROGRESS_LINE:
+                self.source = LossSource.TENSORBOARD
+                self._losses.clear()
+            self._losses[scalar.step] = scalar.value
+        elif scalar.tag.startswith("lr/") and not scalar.tag.startswith("lr/d*lr/"):
+            # Optimizers with several groups log a rate for each; the first stands for all.
+            self._rate_tag = self._rate_tag or scalar.tag
+            if scalar.tag != self._rate_tag:
+                return
+            self._rates[scalar.step] = scalar.value
+        else:
+            return
+        self._points = None
