@@ -9,11 +9,13 @@ _CGROUP = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 
 
-def cpus(cgroup: Path = _CGROUP) -> float:
-    """CPUs this process may use: the smaller of its affinity mask and its cgroup's quota (v2, then v1)."""
-    affinity = float(len(os.sched_getaffinity(0)))
-    quota = _quota_v2(cgroup / "cpu.max") or _quota_v1(cgroup / "cpu")
-    return min(affinity, quota) if quota else affinity
+def cpus(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> float:
+    """CPUs this process may use: the smallest of its affinity mask and the quota of every cgroup above (v2 and v1)."""
+    quotas = [
+        *(_quota_v2(group / "cpu.max") for group in _groups(cgroup, membership, "")),
+        *(_quota_v1(group) for group in _groups(cgroup / "cpu", membership, "cpu")),
+    ]
+    return min([float(len(os.sched_getaffinity(0))), *(quota for quota in quotas if quota)])
 
 
 def _quota_v2(path: Path) -> float | None:
@@ -65,13 +67,17 @@ def total_ram(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
     return min([int(psutil.virtual_memory().total), *(limit for limit in limits if limit is not None)])
 
 
-def process_limit(cgroup: Path = _CGROUP) -> tuple[int, int] | None:
-    """How many processes and threads this container may have, and has (cgroup v2, then v1); None without a limit."""
-    for directory in (cgroup, cgroup / "pids"):
-        most, now = _number(directory / "pids.max"), _number(directory / "pids.current")
-        if most is not None and now is not None:
-            return most, now
-    return None
+def process_limit(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> tuple[int, int] | None:
+    """How many processes and threads the cgroup above with the least room may have, and has (v2 and v1).
+
+    None without a limit.
+    """
+    limits = [
+        (most, now)
+        for group in (*_groups(cgroup, membership, ""), *_groups(cgroup / "pids", membership, "pids"))
+        if (most := _number(group / "pids.max")) is not None and (now := _number(group / "pids.current")) is not None
+    ]
+    return min(limits, key=lambda limit: limit[0] - limit[1], default=None)
 
 
 _V2_ROOM = ("memory.max", "memory.current", ("inactive_file", "active_file"))

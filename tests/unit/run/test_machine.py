@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wan_train.run.machine import available_ram, cpus, oom_kills
+from wan_train.run.machine import available_ram, cpus, oom_kills, process_limit
 
 ALL = float(len(os.sched_getaffinity(0)))
 
@@ -34,6 +34,31 @@ def test_a_limit_of_version_1(tmp_path: Path, quota: str, share: float) -> None:
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
     assert cpus(tmp_path) == share
+
+
+def test_the_tightest_cpu_limit_above_counts(tmp_path: Path) -> None:
+    own = tmp_path / "user.slice" / "session.scope"
+    own.mkdir(parents=True)
+    (own / "cpu.max").write_text("max 100000\n")
+    (own.parent / "cpu.max").write_text("30000 100000\n")
+    assert cpus(tmp_path, member_of(tmp_path, "0::/user.slice/session.scope")) == 0.3
+
+
+def test_a_cpu_limit_of_our_own_group_of_version_1(tmp_path: Path) -> None:
+    own = tmp_path / "cpu" / "docker" / "abc"
+    own.mkdir(parents=True)
+    (own / "cpu.cfs_quota_us").write_text("40000\n")
+    (own / "cpu.cfs_period_us").write_text("100000\n")
+    assert cpus(tmp_path, member_of(tmp_path, "3:cpu,cpuacct:/docker/abc")) == 0.4
+
+
+def test_the_least_room_for_processes_above_counts(tmp_path: Path) -> None:
+    own = tmp_path / "user.slice" / "session.scope"
+    own.mkdir(parents=True)
+    for group, most, now in ((own, "900", "10"), (own.parent, "500", "480"), (tmp_path, "max", "1")):
+        (group / "pids.max").write_text(f"{most}\n")
+        (group / "pids.current").write_text(f"{now}\n")
+    assert process_limit(tmp_path, member_of(tmp_path, "0::/user.slice/session.scope")) == (500, 480)
 
 
 MIB = 1024**2
