@@ -10,6 +10,7 @@ from pathlib import Path
 from wan_train.engine import sizes
 from wan_train.engine.commands import Command, ModelPaths
 from wan_train.engine.outputs import REHEARSAL_MARK
+from wan_train.engine.prompts import SamplePrompt
 from wan_train.engine.trainer import Trainer
 from wan_train.recipe.hardware import Choice
 from wan_train.recipe.model import Answers, Recipe
@@ -91,6 +92,19 @@ class DiskNeed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """Samples made while it trains: of each prompt one every `every_epochs`, and one before the first step.
+
+    The trainer reads the run's own copy of the prompts; `source` is the file they came from.
+    """
+
+    prompts: tuple[SamplePrompt, ...]
+    every_epochs: int
+    at_first: bool
+    source: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Everything a supervisor needs to know to carry out a run."""
 
@@ -118,6 +132,8 @@ class Plan:
     """Two experts must not load their weights at the same time: RAM holds only one copy."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Additions to the environment of every trainer process."""
+    samples: Sampling | None = None
+    """None when no prompts were given."""
 
     def step(self, step_id: str) -> Step:
         return next(step for step in self.steps if step.id == step_id)

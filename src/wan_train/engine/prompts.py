@@ -1,0 +1,296 @@
+"""Sample prompts: the user's file read as the trainer would, checked whole, and written anew for the trainer."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train import codec
+from wan_train.errors import BadInputError
+from wan_train.printable import one_line, visible
+from wan_train.recipe.model import format_number
+from wan_train.recipe.terms import Task
+
+_SUFFIXES = (".txt", ".toml", ".json")
+_MOST_BYTES = 1 << 20
+
+_OPTIONS: Mapping[str, str] = {
+    "w": "width",
+    "h": "height",
+    "f": "frame_count",
+    "s": "sample_steps",
+    "d": "seed",
+    "l": "cfg_scale",
+    "fs": "discrete_flow_shift",
+    "n": "negative_prompt",
+    "i": "image_path",
+}
+"""The options of a line, by the keys that .toml and .json files have for them (musubi-tuner, both versions)."""
+
+_USELESS: Mapping[str, str] = {
+    "g": "guidance_scale",
+    "ei": "end_image_path",
+    "cn": "control_video_path",
+    "ci": "control_image_path",
+    "of": "one_frame",
+}
+"""Options that the trainer reads for other models. For Wan 2.2 it does nothing with them, and says nothing."""
+
+_WHOLE: Mapping[str, tuple[int, int]] = {
+    "width": (16, 4096),
+    "height": (16, 4096),
+    "frame_count": (1, 1001),
+    "sample_steps": (1, 1000),
+    "seed": (0, 2**63 - 1),
+}
+_FRACTIONS: Mapping[str, tuple[float, float]] = {"cfg_scale": (0, 100), "discrete_flow_shift": (1e-3, 100)}
+
+_SIZE_MULTIPLE = 16
+"""The VAE makes one of 8 pixels and the DiT takes 2x2 of those: with other sizes it fails in the middle of a training,
+although the trainer itself only rounds to 8."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplePrompt:
+    """One sample to make: what the trainer's options are called, all defaults written out but those of its model.
+
+    Width and height in pixels. The defaults are the trainer's own (`sample_image_inference`, both versions), except the
+    seed: the trainer would draw another one each time, and pictures of two epochs could not be compared.
+    """
+
+    prompt: str
+    seed: int
+    width: int = 256
+    height: int = 256
+    frame_count: int = 1
+    sample_steps: int = 20
+    cfg_scale: float | None = None
+    discrete_flow_shift: float | None = None
+    negative_prompt: str | None = None
+    image_path: Path | None = None
+
+
+def read_prompts(path: Path, task: Task, *, seed: int) -> tuple[SamplePrompt, ...]:
+    """The prompts of a file; `seed` is for those that name none. Raises BadInputError with every problem by its line.
+
+    Relative picture paths count from the file's own directory.
+    """
+    text = _text(path)
+    problems: list[str] = []
+    entries = list(_entries(path.suffix.lower(), text, problems))
+    prompts = []
+    for where, entry in entries:
+        if found := list(_problems(entry, path.parent, task)):
+            problems += [f"{where}: {problem}" for problem in found]
+        else:
+            prompts.append(_prompt(entry, path.parent, seed=seed))
+    if not entries and not problems:
+        problems.append("it holds no prompt")
+    if problems:
+        listing = "\n".join(f"  {problem}" for problem in problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise BadInputError(
+            f"the sample prompts {one_line(str(path))} have {count}:\n{listing}",
+            hint="One prompt a line, such as: a red fox in the snow --w 832 --h 480 --s 20 --d 1",
+        )
+    return tuple(prompts)
+
+
+def to_trainer(prompts: tuple[SamplePrompt, ...]) -> str:
+    """The prompts as a JSON file for the trainer, which takes their keys as they are.
+
+    In a .txt file it would take the start of `i stand in the rain` for the option `--i` (`line_to_prompt_dict`).
+    """
+    data = [{key: value for key, value in codec.to_data(prompt).items() if value is not None} for prompt in prompts]
+    return codec.dumps(data, indent=1) + "\n"
+
+
+def _text(path: Path) -> str:
+    shown = one_line(str(path))
+    if path.suffix.lower() not in _SUFFIXES:
+        raise BadInputError(
+            f"the sample prompts {shown} are no .txt, .toml or .json file",
+            hint="Write one prompt a line into a .txt file.",
+        )
+    try:
+        if not path.exists():
+            raise BadInputError(f"there are no sample prompts {shown}")
+        if not path.is_file():
+            raise BadInputError(f"the sample prompts {shown} are no file")
+        if path.stat().st_size > _MOST_BYTES:
+            raise BadInputError(f"the sample prompts {shown} are larger than 1 MB: is this the right file?")
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise BadInputError(f"the sample prompts {shown} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise BadInputError(
+            f"the sample prompts {shown} are not UTF-8 text: line {line}", hint="Save the file as UTF-8."
+        ) from error
+
+
+def _entries(suffix: str, text: str, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Each prompt with where it stands, its options by key."""
+    match suffix:
+        case ".txt":
+            # Only real line ends: others, such as U+2028, are part of a line for the trainer too.
+            for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
+                words = line.strip()
+                if words and not words.startswith("#"):
+                    yield f"line {number}", _options(words, f"line {number}", problems)
+        case ".toml":
+            yield from _toml_entries(text, problems)
+        case _:
+            yield from _json_entries(text, problems)
+
+
+def _options(line: str, where: str, problems: list[str]) -> Mapping[str, object]:
+    """One line cut as the trainer cuts it: at every ` --`."""
+    prompt, *pieces = f" {line}".split(" --")
+    entry: dict[str, object] = {"prompt": prompt.strip()}
+    for piece in pieces:
+        word, _, value = piece.strip().partition(" ")
+        key = _OPTIONS.get(word.lower()) or _USELESS.get(word.lower())
+        if key is None:
+            known = " ".join(f"--{option}" for option in _OPTIONS)
+            problems.append(
+                f"{where}: unknown option --{one_line(word, 40)}; the trainer would drop it and what follows ({known})"
+            )
+        elif key in entry:
+            problems.append(f"{where}: --{word.lower()} is given twice")
+        else:
+            entry[key] = _number(key, value.strip())
+    return entry
+
+
+def _number(key: str, text: str) -> object:
+    """The value of a line's option as the number it should be; the text itself where it is none."""
+    if key in _WHOLE and re.fullmatch(r"\d{1,20}", text, re.ASCII):
+        return int(text)
+    if key in _FRACTIONS and re.fullmatch(r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}", text, re.ASCII):
+        return float(text)
+    return text
+
+
+def _toml_entries(text: str, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """A table [prompt] of common options with one [[prompt.subset]] a prompt."""
+    try:
+        data = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        problems.append(f"it is no TOML: {one_line(str(error))}")
+        return
+    common = data.get("prompt")
+    subsets = common.get("subset") if isinstance(common, dict) else None
+    if not isinstance(common, dict) or not isinstance(subsets, list):
+        problems.append("it has no [[prompt.subset]]")
+        return
+    for number, subset in enumerate(subsets, start=1):
+        if isinstance(subset, dict):
+            rest = {key: value for key, value in common.items() if key != "subset"}
+            yield f"subset {number}", {**rest, **subset}
+        else:
+            problems.append(f"subset {number}: it is no table")
+
+
+def _json_entries(text: str, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """A list of prompts: each a line as in a .txt file, or an object."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        problems.append(f"it is no JSON: {one_line(str(error))}")
+        return
+    if not isinstance(data, list):
+        problems.append("it is no list of prompts")
+        return
+    for number, item in enumerate(data, start=1):
+        where = f"prompt {number}"
+        match item:
+            case str():
+                yield where, _options(item.strip(), where, problems)
+            case dict():
+                yield where, item
+            case _:
+                problems.append(f"{where}: it is neither a text nor an object")
+
+
+def _prompt(entry: Mapping[str, object], directory: Path, *, seed: int) -> SamplePrompt:
+    values = {key: value for key, value in entry.items() if key in _WHOLE or key in _FRACTIONS}
+    texts = {key: " ".join(str(entry[key]).split()) for key in ("prompt", "negative_prompt") if key in entry}
+    image = directory / str(entry["image_path"]) if "image_path" in entry else None
+    return SamplePrompt(**{"seed": seed, **values, **texts}, image_path=image)  # type: ignore[arg-type]  # `_problems` checked the type of each
+
+
+def _problems(entry: Mapping[str, object], directory: Path, task: Task) -> Iterator[str]:
+    called = {key: f"--{option}" for option, key in [*_OPTIONS.items(), *_USELESS.items()]}
+    for key, value in entry.items():
+        name = f"{key} ({called[key]})" if key in called else one_line(str(key), 40)
+        if key in _WHOLE:
+            yield from _whole_problems(key, value, name)
+        elif key in _FRACTIONS:
+            low, high = _FRACTIONS[key]
+            good = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+            if not good:
+                yield f"{name} must be a number from {format_number(low)} to {high:g}, not {_shown(value)}"
+        elif key in {"prompt", "negative_prompt", "image_path"}:
+            yield from _text_problems(value, name)
+        elif key == "guidance_scale":
+            yield f"{name} does nothing for Wan; the guidance is cfg_scale (--l)"
+        elif key in called:
+            yield f"{name} does nothing for {task.value}"
+        elif key != "enum":  # the trainer sets it itself
+            yield f"unknown key {name}"
+    if not str(entry.get("prompt", "")).strip():
+        yield "there is no prompt before the options"
+    yield from _image_problems(entry.get("image_path"), directory, task)
+
+
+def _whole_problems(key: str, value: object, name: str) -> Iterator[str]:
+    low, high = _WHOLE[key]
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        yield f"{name} must be a whole number from {low} to {high}, not {_shown(value)}"
+    elif key in {"width", "height"} and value % _SIZE_MULTIPLE:
+        near = max(_SIZE_MULTIPLE, round(value / _SIZE_MULTIPLE) * _SIZE_MULTIPLE)
+        yield f"{name} must be a multiple of {_SIZE_MULTIPLE}, not {value}: for example {near}"
+    elif key == "frame_count" and value % 4 != 1:
+        yield f"{name} must be 1 or 4 x N + 1, not {value}: for example {max(1, round((value - 1) / 4) * 4 + 1)}"
+
+
+def _text_problems(value: object, name: str) -> Iterator[str]:
+    if not isinstance(value, str):
+        yield f"{name} must be a text, not {_shown(value)}"
+    elif visible(flat := " ".join(value.split())) != flat:
+        yield f"{name} holds control characters: {_shown(value)}"
+
+
+def _image_problems(value: object, directory: Path, task: Task) -> Iterator[str]:
+    match task:
+        case Task.T2V:
+            if value is not None:
+                yield "image_path (--i) is for image-to-video training; text-to-video starts from noise"
+        case Task.I2V:
+            if value is None:
+                yield "image-to-video needs a picture to start from: --i FILE"
+            elif isinstance(value, str) and (problem := _unreadable(directory / value)):
+                yield f"image_path (--i) {_shown(value)}: {problem}"
+
+
+def _unreadable(path: Path) -> str | None:
+    """Why a picture cannot be read to its end, None when it can."""
+    from PIL import Image  # noqa: PLC0415  only image-to-video prompts need it
+
+    try:
+        if not path.is_file():
+            return f"there is no file {one_line(str(path))}"
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's own for broken files
+        return one_line(str(error)) or type(error).__name__
+    return None
+
+
+def _shown(value: object) -> str:
+    return repr(one_line(str(value), 60))
