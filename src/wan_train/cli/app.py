@@ -56,6 +56,8 @@ def train(
     engine: options.Engine = EngineKind.MUSUBI,
     epochs: options.Epochs = None,
     save_every: options.SaveEvery = None,
+    sample_prompts: options.SamplePrompts = None,
+    sample_every: options.SampleEvery = None,
     rank: options.Rank = None,
     alpha: options.Alpha = None,
     learning_rate: options.LearningRate = None,
@@ -98,6 +100,8 @@ def train(
         changes={
             "max_train_epochs": epochs,
             "save_every_n_epochs": save_every,
+            "sample_prompts": sample_prompts,
+            "sample_every_n_epochs": sample_every,
             "network_dim": rank,
             "network_alpha": alpha,
             "learning_rate": learning_rate,
@@ -133,6 +137,8 @@ def rehearse(
     author: options.Author = None,
     epochs: options.Epochs = None,
     resolution: options.Resolution = None,
+    sample_prompts: options.SamplePrompts = None,
+    sample_every: options.SampleEvery = None,
     gpus: options.Gpus = None,
     runs_dir: options.RunsDir = None,
     as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
@@ -156,6 +162,7 @@ def rehearse(
             author=author,
             epochs=epochs,
             resolution=resolution,
+            samples={"sample_prompts": sample_prompts, "sample_every_n_epochs": sample_every},
             passthrough=invocation.passthrough,
             detach=detach,
         )

@@ -33,6 +33,7 @@ from wan_train.settings import Settings
 _FLAGS = {
     "max_train_epochs": "--epochs",
     "save_every_n_epochs": "--save-every",
+    "sample_every_n_epochs": "--sample-every",
     "network_dim": "--rank",
     "network_alpha": "--alpha",
     "learning_rate": "--learning-rate",
@@ -111,6 +112,8 @@ def read_recipe(given: Given) -> Recipe:
     else:
         recipe = recipes.load(Path(given.recipe).expanduser())
     changes = dict(given.changes)
+    if changes.get("sample_prompts") is not None:
+        changes["sample_prompts"] = str(Path(changes["sample_prompts"]).expanduser().absolute())
     if given.attention is not AttentionWord.AUTO:
         changes["attention"] = Attention(given.attention.value)
     if given.blocks_to_swap != "auto":

@@ -98,6 +98,25 @@ SaveEvery = Annotated[
         "--save-every", envvar="WAN_TRAIN_SAVE_EVERY", help="Keep a LoRA every N epochs.", rich_help_panel=HOW
     ),
 ]
+SamplePrompts = Annotated[
+    str | None,
+    typer.Option(
+        "--sample-prompts",
+        envvar="WAN_TRAIN_SAMPLE_PROMPTS",
+        metavar="FILE",
+        help="Draw these prompts while it trains, one a line.",
+        rich_help_panel=HOW,
+    ),
+]
+SampleEvery = Annotated[
+    int | None,
+    typer.Option(
+        "--sample-every",
+        envvar="WAN_TRAIN_SAMPLE_EVERY",
+        help="Epochs between samples. \\[default: a tenth of --epochs]",
+        rich_help_panel=HOW,
+    ),
+]
 Rank = Annotated[
     int | None, typer.Option("--rank", envvar="WAN_TRAIN_RANK", help="Rank of the LoRA.", rich_help_panel=HOW)
 ]

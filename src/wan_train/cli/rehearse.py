@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from wan_train.cli.asking import Given
 from wan_train.cli.options import AttentionWord, ExpertsWord, TaskWord
@@ -29,10 +31,14 @@ def rehearse(
     author: str | None,
     epochs: int | None,
     resolution: str | None,
+    samples: Mapping[str, Any],
     passthrough: tuple[str, ...],
     detach: bool,
 ) -> int:
-    """A run of the rehearsal engine; without a dataset it draws its own eight captioned pictures."""
+    """A run of the rehearsal engine; without a dataset it draws its own eight captioned pictures.
+
+    `samples` are the training settings of the samples, by their recipe names.
+    """
     given = Given(
         title=title or "rehearsal",
         author=author,
@@ -41,7 +47,7 @@ def rehearse(
         experts=ExpertsWord.BOTH,
         recipe=None,
         engine=EngineKind.REHEARSAL,
-        changes={"max_train_epochs": epochs or _EPOCHS},
+        changes={"max_train_epochs": epochs or _EPOCHS, **samples},
         resolution=resolution or _RESOLUTION,
         batch_size=None,
         repeats=None,

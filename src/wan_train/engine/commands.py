@@ -97,7 +97,8 @@ _OWN_OPTIONS = (
     "--task", "--dit", "--vae", "--t5", "--dataset_config", "--output_dir", "--output_name", "--min_timestep",
     "--max_timestep", "--save_state", "--resume", "--logging_dir", "--max_train_epochs", "--max_train_steps",
     "--save_every_n_epochs", "--save_every_n_steps", "--save_last_n_epochs", "--save_last_n_epochs_state",
-    "--save_last_n_steps", "--save_last_n_steps_state", "--save_state_on_train_end",
+    "--save_last_n_steps", "--save_last_n_steps_state", "--save_state_on_train_end", "--sample_prompts",
+    "--sample_every_n_epochs", "--sample_every_n_steps", "--sample_at_first",
 )  # fmt: skip
 """Options that wan-train must own: its scheduling, records and resume rest on them."""
 
@@ -250,6 +251,7 @@ def _additions(job: TrainingJob) -> Iterable[tuple[list[str], str]]:
             _pairs(("save_precision", training.mixed_precision)),
             "this version saves float32 LoRAs of twice the size otherwise",
         )
+    yield from _samples(job)
     if job.resume_from is not None:
         yield (
             _pairs(("resume", job.resume_from)),
@@ -257,6 +259,18 @@ def _additions(job: TrainingJob) -> Iterable[tuple[list[str], str]]:
         )
     if job.stop_at_step is not None:
         yield _pairs(("save_every_n_steps", job.stop_at_step)), "the last missing step, where the LoRA is complete"
+
+
+def _samples(job: TrainingJob) -> Iterable[tuple[list[str], str]]:
+    training = job.recipe.training
+    if training.sample_prompts is None or not training.sample_every_n_epochs:
+        return
+    yield (
+        _pairs(("sample_prompts", training.sample_prompts), ("sample_every_n_epochs", training.sample_every_n_epochs)),
+        "the samples you asked for: the training waits while they are made",
+    )
+    if training.sample_at_first and job.resume_from is None:
+        yield ["--sample_at_first"], "samples before the first step, to compare the others with"
 
 
 def _changes(job: TrainingJob) -> Iterable[Addition]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -12,6 +12,7 @@ class Cause(StrEnum):
 
     OUT_OF_MEMORY = "out_of_memory"
     HOST_OUT_OF_MEMORY = "host_out_of_memory"
+    SAMPLING = "sampling"
     NAN_LOSS = "nan_loss"
     NO_PROGRESS = "no_progress"
     DISK_FULL = "disk_full"
@@ -168,6 +169,12 @@ SIGNATURES: tuple[Signature, ...] = (
     ),
 )
 
+_SAMPLING_FRAME = re.compile(r'\s+File ".*", line \d+, in (?:sample_images|process_sample_prompts)')
+"""A line of a traceback out of the samples (both versions); the trainer catches nothing there, so one ends it."""
+
+_OF_SAMPLING = frozenset({Cause.OUT_OF_MEMORY, Cause.BAD_INPUT, Cause.MISSING_FILE, Cause.UNKNOWN})
+"""What the samples themselves may be to blame for; a full disk or a lost GPU would have ended the training too."""
+
 _SUFFIX = re.compile(r"subprocess\.CalledProcessError: Command")
 _KILLED = re.compile(r"died with <Signals\.(SIG\w+): -?\d+>\.$")
 _LOADER_KILLED = re.compile(r"^RuntimeError: DataLoader worker .*is killed by signal: Killed.*", re.MULTILINE)
@@ -186,7 +193,24 @@ def killing_signal(tail: str) -> tuple[str, str] | None:
 
 
 def diagnose(tail: str) -> Diagnosis:
-    """The cause that the end of a log speaks of; UNKNOWN with the last error line when nothing is recognised."""
+    """The cause that the end of a log speaks of; UNKNOWN with the last error line when nothing is recognised.
+
+    SAMPLING where it was not the training itself that failed, but a sample made on the way.
+    """
+    found = _diagnose(tail)
+    if found.cause not in _OF_SAMPLING or not any(_SAMPLING_FRAME.fullmatch(line) for line in tail.split("\n")):
+        return found
+    what = "the trainer failed in an unknown way" if found.cause is Cause.UNKNOWN else found.meaning
+    smaller = found.cause is Cause.OUT_OF_MEMORY
+    return replace(
+        found,
+        cause=Cause.SAMPLING,
+        meaning=f"a sample could not be made: {what}",
+        advice="Give the prompts smaller --w, --h or --f." if smaller else "Read the end of the log.",
+    )
+
+
+def _diagnose(tail: str) -> Diagnosis:
     lines = [line.rsplit("\r", 1)[-1] for line in tail.split("\n")]
     # `accelerate launch` repeats the whole command line in its own traceback: file names in it are no evidence.
     lines = [line for line in lines if not _SUFFIX.search(line)]

@@ -64,7 +64,7 @@ class CacheProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A milestone of the start-up, in words for the person waiting."""
+    """A milestone of the start-up, or a pause of the training, in words for the person waiting."""
 
     words: str
 
@@ -80,9 +80,13 @@ _TOTAL = re.compile(r"^\s*total optimization steps / [^:]*: (\d+)$")
 _ITEMS = re.compile(r"^\s*num train items / [^:]*: (\d+)$")
 _SAVING = re.compile(r"^saving checkpoint: (.+)$")
 _STATE = re.compile(r"^INFO:accelerate\.accelerator:(?:\[RANK \d+\] )?Saving current state to (.+)$")
+MAKING_SAMPLES = "making samples"
 _STAGES: tuple[tuple[str, str], ...] = (
     ("Loading VAE model from", "loading the VAE"),
     ("Loading T5:", "loading T5"),
+    ("loading T5:", "loading T5"),
+    ("cache Text Encoder outputs for sample prompt:", "encoding the sample prompts"),
+    ("generating sample images at step", MAKING_SAMPLES),
     ("Encoding with T5", "encoding captions"),
     ("Encoding dataset", "encoding"),
     ("Loading DiT model from", "loading the DiT"),

@@ -26,6 +26,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "network_alpha": (1e-3, 4096),
     "max_train_epochs": (1, 100_000),
     "save_every_n_epochs": (1, 100_000),
+    "sample_every_n_epochs": (1, 100_000),
     "gradient_accumulation_steps": (1, 1024),
     "max_data_loader_n_workers": (0, 64),
     "num_cpu_threads_per_process": (1, 256),
@@ -67,7 +68,7 @@ def load(path: Path, *, inherited: bool = False) -> Recipe:
     if problems or recipe is None:
         listing = "\n".join(f"  {p}" for p in problems)
         raise BadInputError(f"the recipe {path} has {len(problems)} problem(s):\n{listing}")
-    return recipe
+    return _with_prompts_beside(recipe, path)
 
 
 def override(
@@ -151,6 +152,14 @@ def _read(data: Mapping[str, Any], problems: list[str], *, chosen: str) -> Recip
         passthrough=tuple(passthrough),
         chosen=dict.fromkeys(names, chosen),
     )
+
+
+def _with_prompts_beside(recipe: Recipe, path: Path) -> Recipe:
+    """A recipe and its sample prompts travel together: a relative path counts from the recipe's own directory."""
+    prompts = recipe.training.sample_prompts
+    if prompts is None:
+        return recipe
+    return replace(recipe, training=replace(recipe.training, sample_prompts=str(path.absolute().parent / prompts)))
 
 
 def _task(value: object, problems: list[str]) -> Task | None:

@@ -49,6 +49,10 @@ class Training:
     lr_scheduler_min_lr_ratio: float | None = None
     lr_warmup_steps: int | None = None
     blocks_to_swap: int = 0
+    sample_prompts: str | None = None
+    sample_every_n_epochs: int | None = None
+    """0 for an attempt that goes on without samples; None until the plan chooses."""
+    sample_at_first: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,6 @@ NO_EFFECT_FLAGS = (
     "offload_inactive_dit",
     "persistent_data_loader_workers",
     "resume_from_huggingface",
-    "sample_at_first",
     "save_state_to_huggingface",
     "split_attn",
     "use_pinned_memory_for_block_swap",
@@ -69,9 +68,7 @@ NO_EFFECT_VALUES = (
     "metadata_arch",
     "metadata_reso",
     "num_timestep_buckets",
-    "sample_every_n_epochs",
     "sample_every_n_steps",
-    "sample_prompts",
     "scale_weight_norms",
     "vae_dtype",
     "wandb_api_key",
@@ -201,6 +198,10 @@ def training_parser() -> argparse.ArgumentParser:
         add(f"--{name}", type=int)
     for name in ("save_state", "save_state_on_train_end", "no_metadata"):
         add(f"--{name}", action="store_true")
+
+    add("--sample_prompts")
+    add("--sample_every_n_epochs", type=int)
+    add("--sample_at_first", action="store_true")
 
     add("--logging_dir")
     add("--log_with", choices=["tensorboard", "wandb", "all"])

@@ -26,6 +26,7 @@ from wan_train.rehearsal.data import load_datasets
 from wan_train.rehearsal.lora import DTYPES, Network
 from wan_train.rehearsal.model import TinyWan
 from wan_train.rehearsal.options import ATTENTION_FLAGS, without_effect
+from wan_train.rehearsal.sampling import Sampler, sampler
 from wan_train.rehearsal.schedules import TIMESTEPS, draw_noise_levels, lr_factor
 from wan_train.rehearsal.trainset import Batch, TrainSet
 
@@ -64,6 +65,7 @@ class Workshop:
     scheduler: torch.optim.lr_scheduler.LambdaLR
     loader: torch.utils.data.DataLoader
     optimizer_name: str
+    sampler: Sampler
 
 
 def train(args: argparse.Namespace) -> None:
@@ -91,6 +93,7 @@ def train(args: argparse.Namespace) -> None:
     bar = tqdm(range(args.max_train_steps), smoothing=0, desc="steps")
     logger.info("DiT dtype: torch.float32, device: %s", shop.accelerator.device)
     steps, recorder = 0, LossRecorder()
+    shop.sampler.after(0, steps=0)
     for epoch in range(epochs):
         shop.accelerator.print(f"\nepoch {epoch + 1}/{epochs}")
         items.set_epoch(epoch + 1)
@@ -108,6 +111,7 @@ def train(args: argparse.Namespace) -> None:
                 break
         shop.accelerator.log({"loss/epoch": recorder.average}, step=epoch + 1)
         keeper.after_epoch(epoch + 1, steps=steps, epochs=epochs)
+        shop.sampler.after(epoch + 1, steps=steps)
     shop.accelerator.end_training()
     keeper.finish(steps=steps, epochs=epochs)
 
@@ -145,6 +149,7 @@ def _workshop(args: argparse.Namespace, items: TrainSet) -> Workshop:
     if ignored := without_effect(args):
         logger.info("rehearsal: options without effect on the tiny model: %s", " ".join(ignored))
     transformer = TinyWan(i2v="i2v" in args.task).to(accelerator.device)
+    samples = sampler(args, accelerator, transformer)
     network = _network(args, accelerator, transformer)
     accelerator.print("prepare optimizer, data loader etc.")
     optimizer, optimizer_name = _optimizer(args, network)
@@ -167,6 +172,7 @@ def _workshop(args: argparse.Namespace, items: TrainSet) -> Workshop:
         scheduler=scheduler,
         loader=loader,
         optimizer_name=optimizer_name,
+        sampler=samples,
     )
 
 

@@ -11,6 +11,7 @@ import psutil
 
 from wan_train.engine import outputs
 from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.engine.samples import sample_files
 from wan_train.engine.scalars import ScalarFollower
 from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
 from wan_train.run import health
@@ -19,6 +20,7 @@ from wan_train.run.directory import AttemptDirectory
 from wan_train.run.health import Pulse, Vigil
 from wan_train.run.launcher import marked_processes
 from wan_train.run.plan import Plan, Step
+from wan_train.run.policy import NO_SAMPLES
 from wan_train.run.progress import LogFollower, ProgressTracker
 from wan_train.run.resume import needs_scaler
 from wan_train.run.state import Attempt
@@ -70,6 +72,21 @@ class AttemptWatch:
         name = self.step.produces or ""
         state = outputs.step_state_dir(self.directory.output, name, goal.steps)
         return outputs.is_complete_state(state, scaler=needs_scaler(self.plan)) and is_whole(self.final_lora(attempt))
+
+    def awaits_samples(self, attempt: Attempt) -> bool:
+        """Whether the trainer is about to make the samples of a resumed attempt's last epoch, or is at it.
+
+        It saves what is missing first, so it is complete by then. Nothing is lost if it fails at this.
+        """
+        goal, samples = target_of(attempt), self.plan.samples
+        if goal is None or samples is None:
+            return False
+        every = int(attempt.changes.get(NO_SAMPLES, samples.every_epochs))
+        epoch = self.tracker.progress.epoch
+        if not every or goal.epochs % every or (epoch is not None and epoch > attempt.epochs_before + goal.epochs):
+            return False
+        made = sample_files(self.directory.output, self.step.produces or "")
+        return len({file.prompt_index for file in made if file.epoch == goal.epochs}) < len(samples.prompts)
 
     def final_lora(self, attempt: Attempt) -> Path:
         """The file in which this attempt leaves the finished LoRA."""

@@ -62,6 +62,15 @@ class RunDirectory:
         return self.path / "recipe.toml"
 
     @property
+    def sample_prompts(self) -> Path:
+        """The run's own copy of the sample prompts, in the form the trainer reads."""
+        return self.path / "sample-prompts.json"
+
+    def sample_picture(self, prompt_index: int, suffix: str) -> Path:
+        """The run's own copy of the picture that a prompt of image-to-video starts from."""
+        return self.path / "sample-pictures" / f"{prompt_index:02d}{suffix}"
+
+    @property
     def accelerate_config(self) -> Path:
         return self.path / "accelerate.yaml"
 

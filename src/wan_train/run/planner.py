@@ -21,6 +21,7 @@ from wan_train.engine import commands as engine_commands
 from wan_train.engine import sizes, tokenizer
 from wan_train.engine.capabilities import check_passthrough
 from wan_train.engine.commands import ModelPaths
+from wan_train.engine.prompts import SamplePrompt
 from wan_train.engine.trainer import Trainer
 from wan_train.errors import BadInputError, NotReadyError
 from wan_train.gpu.model import Gpu
@@ -28,7 +29,7 @@ from wan_train.recipe import hardware
 from wan_train.recipe.hardware import Card, Choice, Machine
 from wan_train.recipe.model import Answers, Recipe
 from wan_train.recipe.terms import EngineKind, Task
-from wan_train.run import caching, cadence, preflight, speeds
+from wan_train.run import caching, cadence, preflight, sampling, speeds
 from wan_train.run.caching import reading_of
 from wan_train.run.commands import training_command
 from wan_train.run.directory import RunDirectory
@@ -65,6 +66,8 @@ class Prepared:
     summary: DatasetSummary
     caches: Mapping[StepKind, CacheNeed]
     dataset_text: str
+    prompts: tuple[SamplePrompt, ...]
+    """Of the samples to make while it trains, as the user's file has them; empty for none."""
     warnings: tuple[str, ...]
 
 
@@ -74,6 +77,7 @@ def prepare(request: Request) -> Prepared:
     inventory = take(config, reading=reading_of(request.trainer), tokenizer=tokenizer.cached_file(request.environ))
     inventory.require()
     _check_passthrough(request)
+    prompts = sampling.read(request.recipe)
     is_real = request.trainer.kind is EngineKind.MUSUBI
     models = (
         preflight.find_models(request.recipe, request.trainer.root) if is_real else preflight.stand_ins(request.recipe)
@@ -94,6 +98,7 @@ def prepare(request: Request) -> Prepared:
         summary=summary(inventory, image_to_video=recipe.task is Task.I2V),
         caches=_caches(request, recipe, models, inventory),
         dataset_text=snapshot_text(config),
+        prompts=prompts,
         warnings=tuple(warnings),
     )
 
@@ -115,7 +120,8 @@ def _caches(request: Request, recipe: Recipe, models: ModelPaths, inventory: Inv
 
 def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
     """The plan for a run directory, which need not exist yet; raises NotReadyError when its disk is too small."""
-    request, recipe = prepared.request, prepared.recipe
+    request = prepared.request
+    recipe, samples = sampling.planned(prepared.recipe, prepared.prompts, run)
     trainer, training = request.trainer, recipe.training
     facts = _facts(prepared)
     keep = _keep_every(recipe)
@@ -188,6 +194,7 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
         speed_key=speed_key,
         stagger=_must_stagger(trainer.kind, recipe, prepared.models),
         env=env,
+        samples=samples,
     )
 
 

@@ -26,6 +26,8 @@ class Rule:
 RULES: Mapping[Cause, Rule] = {
     # Memory: the ladder of rungs is its own budget.
     Cause.OUT_OF_MEMORY: Rule(retries=8, pauses=(0.5,)),
+    # Samples are an extra: without them nothing of this kind can happen again.
+    Cause.SAMPLING: Rule(retries=1, pauses=(0.0,)),
     # The kernel chose a victim among two; alone it may fit.
     Cause.HOST_OUT_OF_MEMORY: Rule(retries=2, pauses=(1.0, 3.0)),
     Cause.NO_PROGRESS: Rule(retries=2, pauses=(1.0, 6.0)),
@@ -41,6 +43,9 @@ RULES: Mapping[Cause, Rule] = {
     Cause.BAD_INPUT: Rule(retries=0),
     Cause.MISSING_FILE: Rule(retries=0),
 }
+
+NO_SAMPLES = "sample_every_n_epochs"
+"""The setting that is 0 for attempts that make no samples any more."""
 
 LATE_STEPS = 100
 """Steps after which an attempt that runs out of memory is called late: the settings did fit for a while."""
@@ -67,6 +72,8 @@ def next_move(plan: Plan, job: Job, diagnosis: Diagnosis, *, steps_made: int) ->
             return _after_out_of_memory(plan, job, pause, steps_made=steps_made)
         case Cause.HOST_OUT_OF_MEMORY:
             return Retry(pause=pause, why="the box ran out of RAM: the experts are now trained in turn")
+        case Cause.SAMPLING:
+            return Retry(pause=pause, why=f"{diagnosis.meaning}; it goes on without samples", changes={NO_SAMPLES: 0})
         case _:
             return Retry(pause=pause, why=f"{diagnosis.meaning} (try {failures} of {rule.retries})")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wan_train.engine.output import (
+    MAKING_SAMPLES,
     CacheProgress,
     CheckpointBegun,
     EpochStarted,
@@ -99,6 +100,9 @@ class ProgressTracker:
             case CacheProgress(done=done):
                 self.progress = _with(p, cached=done, stage=None)
             case Stage(words=words):
+                if words == MAKING_SAMPLES:
+                    # The time they take is no step's: the speed before them stands until there are two new looks.
+                    self._seen.clear()
                 self.progress = _with(p, stage=words)
             case CheckpointBegun() | StateBegun():
                 pass

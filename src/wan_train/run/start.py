@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from wan_train.errors import ExitCode, WanTrainError
 from wan_train.files import write_whole
 from wan_train.printable import one_line
 from wan_train.recipe.load import to_toml
+from wan_train.run import sampling
 from wan_train.run.directory import RunDirectory, create
 from wan_train.run.events import SupervisorStarted
 from wan_train.run.journal import JournalReader
@@ -34,8 +36,14 @@ def write_run(prepared: Prepared, settings: Settings, *, created: float) -> tupl
     except WanTrainError:
         run.path.rmdir()
         raise
+    if plan.samples is not None:
+        try:
+            sampling.write(run, plan.samples, prepared.prompts)
+        except WanTrainError:
+            shutil.rmtree(run.path, ignore_errors=True)
+            raise
     write_whole(run.dataset_config, prepared.dataset_text)
-    write_whole(run.recipe, to_toml(prepared.recipe))
+    write_whole(run.recipe, to_toml(plan.recipe))
     write_whole(run.accelerate_config, ACCELERATE_CONFIG)
     run.write_plan(plan)
     return run, plan

@@ -219,13 +219,16 @@ class Supervisor:
     def _look_after(self, step: Step, attempt: Attempt, watch: AttemptWatch) -> None:
         """End an attempt that is complete, or that only costs money."""
         lost = {gpu.uuid: gpu.reason for gpu in self._desk.lost if gpu.uuid is not None}
-        if watch.is_complete(attempt):
+        complete = watch.is_complete(attempt)
+        if complete and not watch.awaits_samples(attempt):
             self._end(step, attempt, complete=True)
             return
         trouble = watch.trouble(self._clock.monotonic(), self._settings.stall_seconds)
         if trouble is None and attempt.gpu_uuid in lost:
             trouble = gpu_lost(lost[attempt.gpu_uuid])
-        if trouble is not None:
+        if trouble is not None and complete:
+            self._end(step, attempt, complete=True)
+        elif trouble is not None:
             if trouble.cause is Cause.NO_PROGRESS:
                 write_stall_report(watch.directory)
             self._end(step, attempt, diagnosis=trouble)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -27,8 +28,8 @@ UMT5 = {
     "encoder_layers": 1,
 }
 
-# The trainer imports torchvision for sample pictures only, which no test here asks for.
-STUBS = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
+# The trainer imports torchvision for sample pictures only, and of it they need `make_grid` alone.
+STUBS = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional", "torchvision.utils")
 
 Patch = Callable[[ModuleType], None]
 
@@ -65,6 +66,12 @@ PATCHES: dict[str, Patch] = {
     "musubi_tuner.wan.modules.vae": _with_sizes("_video_vae", VAE),
     "musubi_tuner.wan.modules.t5": _with_sizes("umt5_xxl", UMT5),
 }
+
+
+def _make_grid(pictures: Any, nrow: int) -> Any:
+    """What torchvision's own returns for one picture: that picture."""
+    assert len(pictures) == nrow == 1
+    return pictures[0]
 
 
 class _PatchedLoader(Loader):
@@ -111,8 +118,15 @@ class _Stubs(MetaPathFinder, Loader):
     def create_module(self, _spec: ModuleSpec) -> None:
         """Python makes an ordinary empty module."""
 
-    def exec_module(self, _module: ModuleType) -> None:
-        """It stays empty."""
+    def exec_module(self, module: ModuleType) -> None:
+        """It stays empty, but for the one function that samples go through."""
+        match module.__name__:
+            case "torchvision":
+                import_module("torchvision.utils")  # which makes it an attribute
+            case "torchvision.utils":
+                module.__dict__["make_grid"] = _make_grid
+            case _:
+                pass
 
 
 sys.meta_path.insert(0, _Patches())
