@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
@@ -122,28 +121,29 @@ def sample_images(shop: Sampler, folder: Path, epoch: int) -> None:
         seed = f"_{prompt['seed']}" if "seed" in prompt else ""
         name = f"{shop.args.output_name}_e{epoch:06d}_{number:02d}_{stamp}{seed}"
         if len(frames) == 1:
-            Image.fromarray(frames[0]).save(folder / f"{name}_000.png")
+            frames[0].save(folder / f"{name}_000.png")
         else:
             _save_clip(folder / f"{name}.mp4", frames)
 
 
-def _frames(latents: Tensor, count: int) -> list[Any]:
-    """What the first three channels hold: the mean colour of every patch, as large as the patch."""
-    colours = ((latents[:3] / COLOUR + 1) * 127.5).clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()
-    large = [frame.repeat(STRIDE, axis=0).repeat(STRIDE, axis=1) for frame in colours]
+def _frames(latents: Tensor, count: int) -> list[Image.Image]:
+    """What the first three channels hold, the mean colour of every patch, enlarged to pixels."""
+    colours = ((latents[:3] / COLOUR + 1) * 127.5).clamp(0, 255).byte().permute(1, 2, 3, 0).contiguous().numpy()
+    size = (latents.shape[3] * STRIDE, latents.shape[2] * STRIDE)
+    large = [Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC) for frame in colours]
     # Every latent but the first stands for four frames.
-    return [np.ascontiguousarray(large[(number + 3) // 4]) for number in range(count)]
+    return [large[(number + 3) // 4] for number in range(count)]
 
 
-def _save_clip(path: Path, frames: Sequence[Any]) -> None:
+def _save_clip(path: Path, frames: Sequence[Image.Image]) -> None:
     try:
         import av  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415  optional, and only for clips
     except ImportError:
         raise RuntimeError(f"{path}: writing clips needs PyAV (pip install av)") from None
     with av.open(str(path), mode="w") as container:
         stream = container.add_stream("libx264", rate=FRAMES_A_SECOND)
-        stream.height, stream.width = frames[0].shape[:2]
+        stream.width, stream.height = frames[0].size
         stream.pix_fmt = "yuv420p"
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
         container.mux(stream.encode(None))

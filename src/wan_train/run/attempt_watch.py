@@ -20,9 +20,9 @@ from wan_train.run.directory import AttemptDirectory
 from wan_train.run.health import Pulse, Vigil
 from wan_train.run.launcher import marked_processes
 from wan_train.run.plan import Plan, Step
-from wan_train.run.policy import NO_SAMPLES
 from wan_train.run.progress import LogFollower, ProgressTracker
 from wan_train.run.resume import needs_scaler
+from wan_train.run.samples import sample_every
 from wan_train.run.state import Attempt
 
 NAN_STEPS = 10
@@ -50,7 +50,7 @@ class AttemptWatch:
             plan=plan,
             step=step,
             directory=directory,
-            tracker=ProgressTracker(epochs_before=attempt.epochs_before),
+            tracker=ProgressTracker(epochs_before=attempt.epochs_before, sample_every=sample_every(plan, attempt)),
             follower=LogFollower(directory.log),
             scalars=ScalarFollower(directory.path / "logs"),
         )
@@ -78,12 +78,15 @@ class AttemptWatch:
 
         It saves what is missing first, so it is complete by then. Nothing is lost if it fails at this.
         """
-        goal, samples = target_of(attempt), self.plan.samples
-        if goal is None or samples is None:
-            return False
-        every = int(attempt.changes.get(NO_SAMPLES, samples.every_epochs))
+        goal, samples, every = target_of(attempt), self.plan.samples, sample_every(self.plan, attempt)
         epoch = self.tracker.progress.epoch
-        if not every or goal.epochs % every or (epoch is not None and epoch > attempt.epochs_before + goal.epochs):
+        if (
+            goal is None
+            or samples is None
+            or not every
+            or goal.epochs % every
+            or (epoch is not None and epoch > attempt.epochs_before + goal.epochs)
+        ):
             return False
         made = sample_files(self.directory.output, self.step.produces or "")
         return len({file.prompt_index for file in made if file.epoch == goal.epochs}) < len(samples.prompts)

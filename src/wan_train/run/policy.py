@@ -9,6 +9,7 @@ from wan_train.engine import memory
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.run.events import Setting
 from wan_train.run.plan import Plan, StepKind
+from wan_train.run.samples import WITHOUT
 from wan_train.run.state import Attempt, Job
 
 
@@ -44,9 +45,6 @@ RULES: Mapping[Cause, Rule] = {
     Cause.MISSING_FILE: Rule(retries=0),
 }
 
-NO_SAMPLES = "sample_every_n_epochs"
-"""The setting that is 0 for attempts that make no samples any more."""
-
 LATE_STEPS = 100
 """Steps after which an attempt that runs out of memory is called late: the settings did fit for a while."""
 
@@ -73,7 +71,7 @@ def next_move(plan: Plan, job: Job, diagnosis: Diagnosis, *, steps_made: int) ->
         case Cause.HOST_OUT_OF_MEMORY:
             return Retry(pause=pause, why="the box ran out of RAM: the experts are now trained in turn")
         case Cause.SAMPLING:
-            return Retry(pause=pause, why=f"{diagnosis.meaning}; it goes on without samples", changes={NO_SAMPLES: 0})
+            return Retry(pause=pause, why=f"{diagnosis.meaning}; it goes on without samples", changes=WITHOUT)
         case _:
             return Retry(pause=pause, why=f"{diagnosis.meaning} (try {failures} of {rule.retries})")
 

@@ -57,6 +57,8 @@ class ProgressTracker:
     """
 
     epochs_before: int = 0
+    sample_every: int = 0
+    """Epochs of this attempt between its samples, 0 for none."""
     local_step: int | None = None
     """The trainer's own count."""
     progress: Progress = field(default_factory=Progress)
@@ -64,6 +66,9 @@ class ProgressTracker:
     """Epochs (of all attempts) seen to end since the last `take_finished_epochs`, with the loss at their end."""
     _seen: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_WINDOW_LOOKS))
     """When which step was the newest, once for each look."""
+    _pause_since: float | None = None
+    _pause: float | None = None
+    """How long the training waited for its samples the last time, in seconds."""
 
     def add(self, records: Iterator[Record], now: float) -> None:
         # Of the steps seen at one look only the newest counts, with the newest loss: not every bar shows one.
@@ -77,7 +82,7 @@ class ProgressTracker:
             if newest is not None:
                 self._step(newest, loss, now)
                 newest, loss = None, None
-            self._add(record)
+            self._add(record, now)
         if newest is not None:
             self._step(newest, loss, now)
 
@@ -85,13 +90,14 @@ class ProgressTracker:
         taken, self.finished_epochs = self.finished_epochs, []
         return taken
 
-    def _add(self, record: _Other) -> None:
+    def _add(self, record: _Other, now: float) -> None:
         p = self.progress
         match record:
             case EpochStarted(epoch=epoch, epochs=epochs):
                 counted = self.epochs_before + epoch
                 if p.epoch is not None and counted > p.epoch:
                     self.finished_epochs.append((p.epoch, p.loss))
+                self._end_pause(now)
                 self.progress = _with(p, epoch=counted, epochs=epochs)
             case TotalSteps(steps=steps):
                 self.progress = _with(p, steps=steps)
@@ -103,11 +109,13 @@ class ProgressTracker:
                 if words == MAKING_SAMPLES:
                     # The time they take is no step's: the speed before them stands until there are two new looks.
                     self._seen.clear()
+                    self._pause_since = now
                 self.progress = _with(p, stage=words)
             case CheckpointBegun() | StateBegun():
                 pass
 
     def _step(self, record: StepRecord, loss: float | None, now: float) -> None:
+        self._end_pause(now)
         p = self.progress
         self.local_step = record.step
         if record.step > 0:
@@ -127,8 +135,22 @@ class ProgressTracker:
             loss=(loss if finite else None) if loss is not None else p.loss,
             loss_is_finite=finite if loss is not None else p.loss_is_finite,
             seconds_per_step=speed,
-            eta_seconds=speed * max(0, record.steps - step) if speed is not None else None,
+            eta_seconds=speed * max(0, record.steps - step) + self._pauses() if speed is not None else None,
         )
+
+    def _end_pause(self, now: float) -> None:
+        # Within one look nothing can be measured: an adopted attempt's log is read again all at once.
+        if self._pause_since is not None and now > self._pause_since:
+            self._pause = now - self._pause_since
+        self._pause_since = None
+
+    def _pauses(self) -> float:
+        """Seconds the training will yet wait for samples, if they take as long as the last time."""
+        p = self.progress
+        if not self.sample_every or self._pause is None or p.epoch is None or p.epochs is None:
+            return 0.0
+        goal, done = p.epochs - self.epochs_before, p.epoch - 1 - self.epochs_before
+        return max(0, goal // self.sample_every - done // self.sample_every) * self._pause
 
     def _steps_before(self, steps: int) -> int:
         epochs = self.progress.epochs

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from wan_train.engine.failures import Cause
 from wan_train.engine.samples import SampleFile, SampleKind, sample_files
 from wan_train.recipe.terms import Expert
 from wan_train.run.directory import RunDirectory
+from wan_train.run.events import Setting
 from wan_train.run.plan import Plan, Step
-from wan_train.run.state import Job, RunState
+from wan_train.run.state import Attempt, Job, RunState
+
+_EVERY = "sample_every_n_epochs"
+WITHOUT: Mapping[str, Setting] = {_EVERY: 0}
+"""The change of settings with which an attempt makes no samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +51,17 @@ def samples_of(run: RunDirectory, plan: Plan, state: RunState) -> tuple[Sample, 
         if step.expert is not None and (job := state.jobs.get(step.id)) is not None
         for sample in sorted(_of_step(run, plan, step, step.expert, job), key=lambda s: (s.epoch, s.prompt_index))
     )
+
+
+def sample_every(plan: Plan, attempt: Attempt) -> int:
+    """Epochs of an attempt between its samples, 0 for one that makes none."""
+    every = plan.samples.every_epochs if plan.samples is not None else 0
+    return int(attempt.changes.get(_EVERY, every))
+
+
+def given_up(job: Job) -> Attempt | None:
+    """The attempt whose samples failed, so that the later ones make none; its diagnosis says why."""
+    return next((a for a in job.attempts if a.diagnosis is not None and a.diagnosis.cause is Cause.SAMPLING), None)
 
 
 def _of_step(run: RunDirectory, plan: Plan, step: Step, expert: Expert, job: Job) -> Iterator[Sample]:

@@ -29,6 +29,7 @@ from wan_train.run.events import (
     StopRequested,
     SupervisorStarted,
 )
+from wan_train.run.samples import WITHOUT
 from wan_train.views import standing as facts
 from wan_train.views import words
 from wan_train.views.model import RunView
@@ -160,7 +161,10 @@ def _started(event: StepStarted) -> str:
         resumed = f", going on after epoch {event.epochs_before} of {event.total_epochs}"
     elif event.attempt > 1 and event.total_epochs is not None:
         resumed = ", from the beginning: no complete state was saved"
-    changes = "".join(f", {name}={value}" for name, value in event.changes.items())
+    changes = "".join(
+        f", {'without samples' if (name, value) in WITHOUT.items() else f'{name}={value}'}"
+        for name, value in event.changes.items()
+    )
     return f"started{where}{attempt}{resumed}{changes}"
 
 

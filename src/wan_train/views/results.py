@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from wan_train.run.plan import Step, StepKind
+from wan_train.run.samples import given_up
 from wan_train.run.state import Job, JobState
 from wan_train.views import standing as facts
 from wan_train.views import words
@@ -116,6 +117,10 @@ def _step(view: RunView, step: Step, job: Job, width: int) -> Iterator[Line]:
         epoch = f" (epoch {saved.epoch})" if saved.epoch else ""
         yield line(f"    its newest complete state{epoch}:")
         yield from _whole(words.safe(saved.path), "")
+    without = given_up(job)
+    if without is not None and without.diagnosis is not None:
+        text = f"no samples after attempt {without.number}: {words.safe(without.diagnosis.meaning)}"
+        yield from (line(f"    {piece}") for piece in words.wrap(text, width - 4))
     if job.kept:
         few = len(job.kept) <= _MOST_CHECKPOINTS
         yield line(f"    {words.count(len(job.kept), 'checkpoint')} kept{'' if few else ', the first and the last'}:")

@@ -72,6 +72,7 @@ def _plan(
         *_gpus(plan, gpus),
         *_steps(plan, dataset),
         Row(label="saved", value=_saved(plan)),
+        *_samples(plan),
         *_disk(plan, disk_free_bytes),
         *_choices(plan),
         Row(label="learning rate", value=learning_rate(plan)),
@@ -223,6 +224,27 @@ def _saved(plan: Plan) -> str:
     text = f"a state to resume from every {words.count(plan.state_every_epochs, 'epoch')}"
     kept = plan.keep_every_epochs
     return f"{text}; a LoRA kept every {words.count(kept, 'epoch')}" if kept else f"{text}; one LoRA at the end"
+
+
+def _samples(plan: Plan) -> Iterator[Row]:
+    """What samples are made and what they cost; how long they take depends on the GPU and is not known."""
+    samples = plan.samples
+    if samples is None:
+        return
+    made = len(samples.prompts)
+    rounds = plan.epochs // samples.every_epochs + (1 if samples.at_first else 0)
+    first = " and before the first step" if samples.at_first else ""
+    often = "epoch" if samples.every_epochs == 1 else f"{samples.every_epochs} epochs"
+    sizes = ", ".join(dict.fromkeys(f"{prompt.width}x{prompt.height}" for prompt in samples.prompts))
+    each = " of each expert" if len(plan.recipe.experts) > 1 else ""
+    yield Row(
+        label="samples",
+        value=f"{words.count(made, 'prompt')} every {often}{first}: {made * rounds:,}{each}, {sizes}",
+    )
+    yield Row(
+        value="each costs GPU time in which nothing is trained; T5 is loaded onto the GPU once more, "
+        "the VAE for each sample",
+    )
 
 
 def _disk(plan: Plan, free: int | None) -> Iterator[Row]:
