@@ -27,6 +27,9 @@ LAUNCHER = (
         ("d0a1930/cache-latents-corrupt-image.log", Cause.BAD_INPUT, "image file is truncated"),
         ("d0a1930/train-no-cache.log", Cause.BAD_INPUT, "No training items found"),
         ("v0.3.4/train-no-cache.log", Cause.BAD_INPUT, "No training items found"),
+        # A width of 40, which the trainer rounds to 8 and its DiT cannot take.
+        ("d0a1930/train-sample-failed.log", Cause.SAMPLING, "k_lens is not supported"),
+        ("v0.3.4/train-sample-failed.log", Cause.SAMPLING, "k_lens is not supported"),
     ],
 )
 def test_real_failures(sample: str, cause: Cause, evidence: str) -> None:
@@ -35,6 +38,31 @@ def test_real_failures(sample: str, cause: Cause, evidence: str) -> None:
     assert found.evidence is not None
     assert evidence in found.evidence
     assert "CalledProcessError" not in found.evidence
+
+
+@pytest.mark.parametrize("version", ["d0a1930", "v0.3.4"])
+@pytest.mark.parametrize(
+    ("error", "cause", "meaning"),
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory.", Cause.SAMPLING, "a sample could not be made: the GPU's memory"),
+        ("OSError: [Errno 28] No space left on device", Cause.DISK_FULL, "the disk is full"),
+        ("RuntimeError: CUDA error: unspecified launch failure", Cause.CUDA_ERROR, "the GPU or its driver failed"),
+    ],
+)
+def test_what_fails_in_a_sample(version: str, error: str, cause: Cause, meaning: str) -> None:
+    """The real traceback with another error at its end."""
+    text = (SAMPLES / version / "train-sample-failed.log").read_text(encoding="utf-8")
+    before, found, _ = text.partition("AssertionError: k_lens")
+    assert found
+    diagnosis = diagnose(f"{before}{error}\n{LAUNCHER}")
+    assert diagnosis.cause is cause
+    assert diagnosis.meaning.startswith(meaning)
+
+
+def test_samples_made_before_are_not_to_blame() -> None:
+    made = "INFO:musubi_tuner.hv_train_network:generating sample images at step / x: 10\n"
+    text = f'{made}Traceback (most recent call last):\n  File "a.py", line 1, in train\nRuntimeError: no\n'
+    assert diagnose(text).cause is Cause.UNKNOWN
 
 
 def test_a_missing_caption_is_told_as_such() -> None:

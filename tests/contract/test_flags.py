@@ -42,6 +42,8 @@ def recipes() -> Iterator[Recipe]:
         further = {"attention": attention, "lr_warmup_steps": 10, "network_alpha": 0.5, "learning_rate": 1e-5}
         yield override(recipe, {"attention": attention}, source="x")
         yield override(recipe, further, source="x")
+    samples = {"sample_prompts": "/r/prompts.json", "sample_every_n_epochs": 10, "sample_at_first": True}
+    yield override(make_recipe()[0], samples, source="x")
 
 
 def trainings(version: str) -> Iterator[Command]:

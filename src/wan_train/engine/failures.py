@@ -200,12 +200,12 @@ def diagnose(tail: str) -> Diagnosis:
     found = _diagnose(tail)
     if found.cause not in _OF_SAMPLING or not any(_SAMPLING_FRAME.fullmatch(line) for line in tail.split("\n")):
         return found
-    what = "the trainer failed in an unknown way" if found.cause is Cause.UNKNOWN else found.meaning
+    because = "" if found.cause is Cause.UNKNOWN else f": {found.meaning}"
     smaller = found.cause is Cause.OUT_OF_MEMORY
     return replace(
         found,
         cause=Cause.SAMPLING,
-        meaning=f"a sample could not be made: {what}",
+        meaning=f"a sample could not be made{because}",
         advice="Give the prompts smaller --w, --h or --f." if smaller else "Read the end of the log.",
     )
 

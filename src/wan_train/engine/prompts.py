@@ -81,14 +81,13 @@ def read_prompts(path: Path, task: Task, *, seed: int) -> tuple[SamplePrompt, ..
     """
     text = _text(path)
     problems: list[str] = []
-    entries = list(_entries(path.suffix.lower(), text, problems))
     prompts = []
-    for where, entry in entries:
+    for where, entry in _entries(path.suffix.lower(), text, problems):
         if found := list(_problems(entry, path.parent, task)):
             problems += [f"{where}: {problem}" for problem in found]
         else:
             prompts.append(_prompt(entry, path.parent, seed=seed))
-    if not entries and not problems:
+    if not prompts and not problems:
         problems.append("it holds no prompt")
     if problems:
         listing = "\n".join(f"  {problem}" for problem in problems)
@@ -293,4 +292,4 @@ def _unreadable(path: Path) -> str | None:
 
 
 def _shown(value: object) -> str:
-    return repr(one_line(str(value), 60))
+    return f"'{one_line(str(value), 60)}'"

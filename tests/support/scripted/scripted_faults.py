@@ -13,8 +13,8 @@ from pathlib import Path
 TRAINING = frozenset({"high", "low"})
 NAMES = frozenset(
     {
-        "ansi", "bad_image", "die", "enospc", "exit_zero_nothing", "flood", "grandchild", "hang", "ignore_term",
-        "invalid_utf8", "missing_caption", "nan", "nan_once", "no_output_file", "oom", "sigkill", "tokens",
+        "ansi", "bad_image", "bad_sample", "die", "enospc", "exit_zero_nothing", "flood", "grandchild", "hang",
+        "ignore_term", "invalid_utf8", "missing_caption", "nan", "nan_once", "no_output_file", "oom", "sigkill", "tokens",
         "truncated_lora",
     }
 )  # fmt: skip
@@ -70,6 +70,11 @@ class Faults:
                 self._early(fault.name)
             if by_step or by_epoch or undated:
                 strike(fault.name)
+
+    def in_sample(self, epoch: int) -> None:
+        """`bad_sample` strikes while samples of an epoch are made, on which the trainer dies as on anything else."""
+        if any(fault.name == "bad_sample" and fault.epoch in {None, epoch} for fault in self._due):
+            strike("oom")
 
     def loss_is_nan(self, *, epoch: int, step: int) -> bool:
         """The trainer shows a moving average: one NaN stays for ever."""

@@ -20,6 +20,7 @@ from scripted_program import (
     seconds,
     trained,
 )
+from scripted_samples import after_epoch, encode_prompts
 from scripted_saving import Keeper, Position, read_state
 
 _HELD_BYTES = 20 * 1024**3
@@ -40,6 +41,7 @@ def main() -> None:
     log("musubi_tuner.dataset.image_video_dataset", f"total batches: {batches}")
     if not batches:
         raise ValueError("No training items found in the dataset / データセットに学習データがありません")
+    encode_prompts(options)
     if not Path(options.dit).is_file():
         raise FileNotFoundError(2, "No such file or directory", options.dit)
     log("musubi_tuner.wan.modules.model", f"Loading DiT model from {options.dit}, device=cuda")
@@ -66,6 +68,8 @@ def _train(options: argparse.Namespace, faults: Faults, place: str, batches: int
     pause = seconds("STEP", 0.002)
     started = time.monotonic()
     bar("steps: ", 0, total, started)
+    if options.sample_at_first:
+        after_epoch(options, faults, 0)
     Path(options.output_dir).mkdir(parents=True, exist_ok=True)
     with (Path(options.output_dir) / "lr.jsonl").open("a") as rates:
         for epoch in range(1, epochs + 1):
@@ -87,6 +91,7 @@ def _train(options: argparse.Namespace, faults: Faults, place: str, batches: int
                     record("epoch", place=place, epoch=epoch, in_all=position.epochs)
                 keeper.after_step(step, position)
             keeper.after_epoch(epoch, position)
+            after_epoch(options, faults, epoch)
     keeper.finish(position)
 
 

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from support.runs import make_recipe, make_trainer
 from wan_train.engine import commands
 from wan_train.engine.commands import ACCELERATE_CONFIG, Command, ModelPaths, TrainingJob, owned, passed_through
+from wan_train.engine.memory import with_changes
 from wan_train.recipe.load import override
 from wan_train.recipe.model import Recipe
 from wan_train.recipe.terms import Attention, EngineKind, Expert, Task
+from wan_train.run.samples import WITHOUT
 
 MODELS = ModelPaths(vae=Path("/m/vae"), t5=Path("/m/t5"), dit={"high": Path("/m/high"), "low": Path("/m/low")})
 
@@ -103,6 +105,27 @@ def test_a_resume() -> None:
     found = words(resume_from=Path("/r/state"))
     assert found[found.index("--resume") + 1] == "/r/state"
     assert "--resume" not in words()
+
+
+def sampling(**more: object) -> Recipe:
+    changes = {"sample_prompts": "/r/prompts.json", "sample_every_n_epochs": 5, **more}
+    return override(make_recipe()[0], changes, source="x")
+
+
+def test_samples() -> None:
+    asked = ("--sample_prompts", "/r/prompts.json", "--sample_every_n_epochs", "5")
+    given = words(recipe=sampling())
+    place = given.index("--sample_prompts")
+    assert given[place : place + 4] == asked
+    assert given[:place] + given[place + 4 :] == words()
+    first = sampling(sample_at_first=True)
+    assert "--sample_at_first" in words(recipe=first)
+    # A second start would make the samples of that moment again.
+    assert "--sample_at_first" not in words(recipe=first, resume_from=Path("/r/state"))
+
+
+def test_an_attempt_that_goes_on_without_samples() -> None:
+    assert words(recipe=with_changes(sampling(sample_at_first=True), WITHOUT)) == words()
 
 
 def test_every_checkpoint_or_the_last_ones() -> None:

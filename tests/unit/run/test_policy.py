@@ -92,6 +92,18 @@ def test_pauses_grow() -> None:
     assert pauses == sorted(set(pauses))
 
 
+def test_a_sample_that_fails_costs_the_samples_and_not_the_training() -> None:
+    move = policy.next_move(PLAN, job(attempt(1, Cause.SAMPLING, progress=True)), of(Cause.SAMPLING), steps_made=500)
+    assert move is not None
+    assert (move.changes, move.pause) == ({"sample_every_n_epochs": 0}, 0.0)
+    assert "without samples" in move.why
+    # What runs out of memory then is the training, and is helped as ever.
+    last = attempt(2, OOM, sample_every_n_epochs=0)
+    after = policy.next_move(PLAN, job(attempt(1, Cause.SAMPLING), last), of(OOM), steps_made=0)
+    assert after is not None
+    assert after.changes == {"blocks_to_swap": 20}
+
+
 def test_memory_that_runs_out_at_once_takes_the_next_rung() -> None:
     move = policy.next_move(PLAN, job(attempt(1, OOM)), of(OOM), steps_made=0)
     assert move is not None

@@ -30,6 +30,25 @@ def test_speed_and_time_to_go() -> None:
     assert progress.eta_seconds == pytest.approx(2.0 * 97)
 
 
+def test_samples_are_no_steps_and_count_as_time_to_go() -> None:
+    tracker = ProgressTracker(sample_every=2)
+    tracker.add(iter([EpochStarted(epoch=1, epochs=10)]), 0.0)
+    for number in range(1, 21):
+        if number % 10 == 1 and number > 1:
+            tracker.add(iter([EpochStarted(epoch=number // 10 + 1, epochs=10)]), 2.0 * number)
+        tracker.add(iter([step(number)]), 2.0 * number)
+    before = tracker.progress.eta_seconds
+    assert before == pytest.approx(2.0 * 80)
+    tracker.add(iter([Stage(words="making samples")]), 41.0)
+    assert tracker.progress.stage == "making samples"
+    tracker.add(iter([EpochStarted(epoch=3, epochs=10)]), 341.0)
+    tracker.add(iter([step(21)]), 343.0)
+    assert tracker.progress.stage is None
+    assert tracker.progress.seconds_per_step == pytest.approx(2.0)
+    # After epochs 4, 6, 8 and 10.
+    assert tracker.progress.eta_seconds == pytest.approx(2.0 * 79 + 4 * 300.0)
+
+
 def test_the_speed_is_the_recent_one() -> None:
     looks = [(float(number), step(number, steps=1000)) for number in range(1, 200)]
     looks += [(200.0 + 10 * number, step(200 + number, steps=1000)) for number in range(1, 40)]
