@@ -21,6 +21,12 @@ from support.nvml import GIB, NvmlStub, StubGpu
 from wan_train.engine.output import OutputParser, StepRecord
 from wan_train.engine.outputs import complete_states
 from wan_train.engine.tensors import first_non_finite, read_header
+from wan_train.recipe.load import shipped_recipe
+from wan_train.recipe.terms import Task
+from wan_train.run.directory import RunDirectory
+from wan_train.run.journal import JournalReader
+from wan_train.run.samples import samples_of
+from wan_train.run.state import fold_all
 
 # A GPU for which nothing has to be swapped: block swap needs CUDA.
 GPU = StubGpu(name="NVIDIA H100 80GB HBM3", total=80 * GIB, compute_capability=(9, 0))
@@ -224,6 +230,36 @@ def test_killed_twice_it_ends_at_the_exact_epoch_on_the_one_curve(trainer: Train
             assert metadata["ss_epoch"] == str(epoch)
             assert metadata["ss_steps"] == str(epoch * len(SIZES))
             assert metadata["ss_output_name"] == metadata["modelspec.title"] == name
+    assert box.processes() == []
+
+
+def test_samples_over_a_killed_training_have_their_true_epochs(box: Box, tmp_path: Path) -> None:
+    epochs, every = 12, 3
+    (tmp_path / "prompts.txt").write_text("I stand here --w 32 --h 32 --s 2\na clip --w 32 --h 32 --f 5 --s 2\n")
+    # The shrunken DiT is in float32, for which no mixed precision is chosen; samples need one.
+    shipped = shipped_recipe(Task.T2V).read_text(encoding="utf-8")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'passthrough = ["--mixed_precision", "bf16"]\n{shipped}', encoding="utf-8")
+    words = ("--recipe", str(recipe), "--experts", "high", "--save-every", "2")
+    words += ("--sample-prompts", str(tmp_path / "prompts.txt"), "--sample-every", str(every))
+    with watching(box, box.train(*words, epochs=epochs)) as watcher:
+        eventually(lambda: saved(box, "train-high", attempt=1), watcher)
+        for process in box.processes():
+            with suppress(psutil.NoSuchProcess):
+                if process.cmdline()[1].endswith("wan_train_network.py"):
+                    process.kill()
+        assert watcher.wait() == 0
+    run = RunDirectory(box.run())
+    plan = run.read_plan()
+    samples = samples_of(run, plan, fold_all(plan, JournalReader(run.events).new_events()))
+    first, second = (event for event in box.events("step_started") if event["step"] == "train-high")
+    before = int(str(second["epochs_before"]))
+    assert 0 == first["epochs_before"] < before
+    wanted = [*range(every, before + 1, every), *range(before + every, epochs + 1, every)]
+    assert [(sample.epoch, sample.prompt_index, sample.kind.value) for sample in samples] == [
+        (epoch, *facts) for epoch in wanted for facts in ((0, "picture"), (1, "clip"))
+    ]
+    assert {sample.seed for sample in samples} == {5}
     assert box.processes() == []
 
 
