@@ -59,6 +59,12 @@ def test_what_fails_in_a_sample(version: str, error: str, cause: Cause, meaning:
     assert diagnosis.meaning.startswith(meaning)
 
 
+@pytest.mark.parametrize("words", ["prompt", "negative prompt", "cache Text Encoder outputs for prompt"])
+def test_what_a_prompt_says_is_no_evidence(words: str) -> None:
+    text = f"INFO:musubi_tuner.hv_train_network:{words}: CUDA out of memory, GPU is lost\nRuntimeError: no\n"
+    assert diagnose(text).cause is Cause.UNKNOWN
+
+
 def test_samples_made_before_are_not_to_blame() -> None:
     made = "INFO:musubi_tuner.hv_train_network:generating sample images at step / x: 10\n"
     text = f'{made}Traceback (most recent call last):\n  File "a.py", line 1, in train\nRuntimeError: no\n'

@@ -13,6 +13,8 @@ from PIL import Image
 
 from support.trainers import ScriptedBox
 from wan_train.engine.tensors import read_header
+from wan_train.recipe.load import shipped_recipe
+from wan_train.recipe.terms import Task
 from wan_train.run.directory import RunDirectory
 from wan_train.run.journal import JournalReader
 from wan_train.run.samples import Sample, samples_of
@@ -63,6 +65,18 @@ def test_samples_come_every_n_epochs_from_a_copy_of_the_prompts(scripted_box: Sc
     again = scripted_box.train("--recipe", str(scripted_box.run() / "recipe.toml"), "--dry-run")
     assert again.returncode == 0, again.stderr
     assert "--sample_every_n_epochs 2" in again.stdout
+
+
+def test_a_recipe_names_prompts_beside_it_and_may_want_them_before_the_first_step(
+    scripted_box: ScriptedBox, prompts: Path
+) -> None:
+    recipe = prompts.parent / "recipe.toml"
+    keys = 'sample_prompts = "my prompts.txt"\nsample_at_first = true\nsample_every_n_epochs = 3\n'
+    recipe.write_text(shipped_recipe(Task.T2V).read_text(encoding="utf-8") + keys, encoding="utf-8")
+    done = scripted_box.train("--recipe", str(recipe), "--experts", "low")
+    assert done.returncode == 0, done.stderr
+    assert "2 prompts every 3 epochs and before the first step: 4, 64x48, 32x32" in " ".join(done.stdout.split())
+    assert epochs(scripted_box, "low") == {0: [0, 1], 3: [0, 1]}
 
 
 def test_a_tenth_of_the_epochs_is_the_default(scripted_box: ScriptedBox, prompts: Path) -> None:

@@ -23,7 +23,7 @@ from wan_train.printable import one_line
 from wan_train.recipe import load as recipes
 from wan_train.recipe.model import Answers, Recipe
 from wan_train.recipe.terms import Attention, EngineKind, Expert, Task
-from wan_train.run import preflight
+from wan_train.run import preflight, sampling
 from wan_train.run.caching import reading_of
 from wan_train.run.plan import Devices
 from wan_train.run.planner import Request
@@ -75,6 +75,7 @@ class Asked:
 def ask(given: Given, settings: Settings, *, interactive: bool) -> Asked:
     """Answers from flags, else from the person, else defaults; everything after that is checked, not asked."""
     recipe = read_recipe(given)
+    sampling.read(recipe)
     # Before the questions: nobody should answer three of them to hear that this box has no trainer.
     trainer = trainers.find(given.engine, settings)
     answers = _answers(given, settings, interactive=interactive)

@@ -175,6 +175,7 @@ _SAMPLING_FRAME = re.compile(r'\s+File ".*", line \d+, in (?:sample_images|proce
 _OF_SAMPLING = frozenset({Cause.OUT_OF_MEMORY, Cause.BAD_INPUT, Cause.MISSING_FILE, Cause.UNKNOWN})
 """What the samples themselves may be to blame for; a full disk or a lost GPU would have ended the training too."""
 
+_PROMPT = re.compile(r"INFO:[\w.]+:(?:cache Text Encoder outputs for |negative )?prompt: ")
 _SUFFIX = re.compile(r"subprocess\.CalledProcessError: Command")
 _KILLED = re.compile(r"died with <Signals\.(SIG\w+): -?\d+>\.$")
 _LOADER_KILLED = re.compile(r"^RuntimeError: DataLoader worker .*is killed by signal: Killed.*", re.MULTILINE)
@@ -212,8 +213,9 @@ def diagnose(tail: str) -> Diagnosis:
 
 def _diagnose(tail: str) -> Diagnosis:
     lines = [line.rsplit("\r", 1)[-1] for line in tail.split("\n")]
-    # `accelerate launch` repeats the whole command line in its own traceback: file names in it are no evidence.
-    lines = [line for line in lines if not _SUFFIX.search(line)]
+    # `accelerate launch` repeats the whole command line in its own traceback, and each sample tells its prompt: what a
+    # user wrote is no evidence.
+    lines = [line for line in lines if not _SUFFIX.search(line) and not _PROMPT.match(line)]
     for signature in SIGNATURES:
         for line in reversed(lines):
             if signature.pattern.search(line):
