@@ -73,7 +73,7 @@ def test_a_recipe_names_prompts_beside_it_and_may_want_them_before_the_first_ste
     recipe = prompts.parent / "recipe.toml"
     keys = 'sample_prompts = "my prompts.txt"\nsample_at_first = true\nsample_every_n_epochs = 3\n'
     recipe.write_text(shipped_recipe(Task.T2V).read_text(encoding="utf-8") + keys, encoding="utf-8")
-    done = scripted_box.train("--recipe", str(recipe), "--experts", "low")
+    done = scripted_box.train("--recipe", str(recipe), "--experts", "low", "--attention", "sdpa")
     assert done.returncode == 0, done.stderr
     assert "2 prompts every 3 epochs and before the first step: 4, 64x48, 32x32" in " ".join(done.stdout.split())
     assert epochs(scripted_box, "low") == {0: [0, 1], 3: [0, 1]}
