@@ -16,7 +16,7 @@ from wan_train.dataset.check import Check
 from wan_train.dataset.model import GUIDE_READING, Problem, Severity, SubsetInventory
 from wan_train.dataset.outlook import Outlook, outlook
 from wan_train.dataset.previews import MOST_BYTES, Preview
-from wan_train.views.dataset_page.html import tag
+from wan_train.views.pages.html import tag
 from wan_train.views.dataset_page.page import Material, page
 from wan_train.views.dataset_page.selection import MOST_CARDS, Selection, choose, problems_by_item
 
