@@ -10,11 +10,11 @@ from wan_train.cli import prompts
 from wan_train.cli.sink import Sink
 from wan_train.dataset.check import Check
 from wan_train.dataset.outlook import Outlook
-from wan_train.dataset.previews import captions, previews
 from wan_train.errors import BadInputError
 from wan_train.files import write_whole
 from wan_train.printable import visible
-from wan_train.views.dataset_page.page import GENERATOR, Material, page
+from wan_train.views.dataset_page.material import Material, material_of
+from wan_train.views.dataset_page.page import GENERATOR, page
 from wan_train.views.dataset_page.selection import Selection, choose, problems_by_item
 
 _HEAD_BYTES = 1000
@@ -58,7 +58,7 @@ def write_page(check: Check, outlook: Outlook | None, target: Path, sink: Sink) 
     material = Material(previews={}, captions={})
     if outlook is not None:
         selection = choose(outlook, problems_by_item(check, outlook))
-        material = _material(outlook, selection, _progress(sink))
+        material = material_of(outlook, selection, on_done=_progress(sink))
     text = page(check, outlook, selection, material)
     try:
         write_whole(target, text.encode("utf-8"), mode=0o644)
@@ -70,18 +70,6 @@ def write_page(check: Check, outlook: Outlook | None, target: Path, sink: Sink) 
 def _is_ours(path: Path) -> bool:
     with path.open("rb") as file:
         return f'content="{GENERATOR}"'.encode() in file.read(_HEAD_BYTES)
-
-
-def _material(outlook: Outlook, selection: Selection, on_done: Callable[[int, int], None]) -> Material:
-    shown = [
-        (each.subset, [one.item for size in sizes for one in size.shown])
-        for each, sizes in zip(outlook.subsets, selection.datasets, strict=True)
-    ]
-    words: dict[Path, str] = {}
-    for subset, items in shown:
-        words |= captions(subset, items)
-    wanted = [(item, subset.kind) for subset, items in shown for item in items]
-    return Material(previews=previews(wanted, on_done=on_done), captions=words)
 
 
 def _progress(sink: Sink) -> Callable[[int, int], None]:

@@ -17,7 +17,8 @@ from wan_train.dataset.model import GUIDE_READING, Problem, Severity, SubsetInve
 from wan_train.dataset.outlook import Outlook, outlook
 from wan_train.dataset.previews import MOST_BYTES, Preview
 from wan_train.views.pages.html import tag
-from wan_train.views.dataset_page.page import Material, page
+from wan_train.views.dataset_page.material import Material
+from wan_train.views.dataset_page.page import page
 from wan_train.views.dataset_page.selection import MOST_CARDS, Selection, choose, problems_by_item
 
 HOSTILE = [

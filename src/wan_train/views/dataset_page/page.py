@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.dataset.check import Check, Group
 from wan_train.dataset.model import MediaKind, Problem, Severity
 from wan_train.dataset.outlook import Outlook, SubsetOutlook
-from wan_train.dataset.previews import Preview
 from wan_train.views import words
 from wan_train.views.dataset_page.cards import card, sentence, severity_mark
+from wan_train.views.dataset_page.material import Material
 from wan_train.views.dataset_page.selection import Selection, ShownSize, problems_by_item
 from wan_train.views.dataset_problems import TITLES, verdict
 from wan_train.views.dataset_trained import COUNTED, batches_said, nouns, percent, settings_of, times
@@ -25,14 +24,6 @@ STYLE = style("wan_train.views.dataset_page", "page.css")
 _MOST_OF_A_KIND = 50
 _OPEN_UP_TO = 8
 _MOST_SIZES = 200
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
-    """What of the files themselves the page shows, by path; what is missing could not be read."""
-
-    previews: Mapping[Path, Preview]
-    captions: Mapping[Path, str]
 
 
 def page(check: Check, outlook: Outlook | None, selection: Selection, material: Material) -> str:
