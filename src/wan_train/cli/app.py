@@ -230,6 +230,25 @@ def explain(
 
 
 @app.command(rich_help_panel="Runs")
+def report(
+    context: typer.Context,
+    run: options.RunName = None,
+    runs_dir: options.RunsDir = None,
+    as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
+) -> None:
+    """Write a run's report.html and report.json: curves, files, settings, how to use them, how to do it again.
+
+    Every run writes them at its end; this works at any time.
+
+    Example: wan-train report
+    """
+    from wan_train.cli.report import report as run_report  # noqa: PLC0415  `--help` must not load the rooms
+
+    sink, settings = _for_runs(context, runs_dir, as_json=as_json)
+    raise typer.Exit(run_report(settings, sink, run))
+
+
+@app.command(rich_help_panel="Runs")
 def status(
     context: typer.Context,
     run: options.RunName = None,
