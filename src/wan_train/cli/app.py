@@ -249,6 +249,27 @@ def report(
 
 
 @app.command(rich_help_panel="Runs")
+def compare(
+    context: typer.Context,
+    run: Annotated[list[str], typer.Argument(metavar="RUN RUN…", help="Two or more runs, by ids or parts of them.")],
+    html: Annotated[
+        str | None, typer.Option("--html", metavar="FILE", help="Also write a page with their curves.")
+    ] = None,
+    runs_dir: options.RunsDir = None,
+    yes: options.Yes = False,  # noqa: FBT002  a flag of the command line
+    as_json: options.Json = False,  # noqa: FBT002  the same
+) -> None:
+    """Put runs side by side: what differs, and what came of it.
+
+    Example: wan-train compare cat-rank16 cat-rank32 --html compared.html
+    """
+    from wan_train.cli.compare import compare as run_compare  # noqa: PLC0415  `--help` must not load the rooms
+
+    sink, settings = _for_runs(context, runs_dir, as_json=as_json)
+    raise typer.Exit(run_compare(settings, sink, run, html=html, yes=yes))
+
+
+@app.command(rich_help_panel="Runs")
 def status(
     context: typer.Context,
     run: options.RunName = None,

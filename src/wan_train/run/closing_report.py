@@ -18,7 +18,7 @@ def make_report(run: RunDirectory) -> None:
     It decodes pictures and draws, which may hang, crash or need much memory. By then the run has its exit code, its
     files and its leases behind it, so none of that matters to anybody.
     """
-    argv = [sys.executable, "-m", "wan_train", "report", str(run.path)]
+    argv = [sys.executable, "-m", "wan_train", "report", "--json", str(run.path)]
     try:
         with run.supervisor_log.open("ab") as log:
             subprocess.run(
