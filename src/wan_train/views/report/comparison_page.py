@@ -82,7 +82,7 @@ def _tables(stories: Sequence[Story], names: Sequence[str]) -> Iterator[Html]:
     columns = range(1, len(names) + 1)
     for group, rows in groupby(compared(stories), key=lambda row: row.group):
         yield tag("h2", group)
-        yield table(("", *names), [_row(row) for row in rows], text_columns=columns)
+        yield table(("What", *names), [_row(row) for row in rows], text_columns=columns)
     yield tag("p", f"{words.count(same_settings(stories), 'setting')} the same in all of them.", class_="soft")
 
 

@@ -140,7 +140,7 @@ def timeline(story: Story) -> Iterator[Html]:
     if bars:
         lanes = list(dict.fromkeys(bar.lane for bar in bars))
         failures = sum(bar.failed for bar in bars)
-        yield timeline_plot(
+        plot = timeline_plot(
             sorted(bars, key=lambda bar: bar.lane),
             until=max(until - begun, 1.0),
             name="timeline",
@@ -148,6 +148,7 @@ def timeline(story: Story) -> Iterator[Html]:
             description=f"{words.count(len(bars), 'attempt')} on {', '.join(lanes)}, {failures} failed. "
             "The table below lists each.",
         )
+        yield tag("div", plot, class_="scroll", tabindex=0)
         yield tag("p", f"Begun {words.moment(begun)}. An attempt that failed has a red edge and a ✗.", class_="soft")
     if rows:
         yield table(("Step", "Attempt", "On", "Began", "Took", "Epochs", "Outcome"), rows, text_columns=(2, 5, 6))

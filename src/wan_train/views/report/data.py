@@ -48,6 +48,7 @@ def report_json(story: Story) -> Json:
         "attempts": [_attempt(story, job, attempt) for _, job in facts.steps(view) for attempt in job.attempts],
         "gpus": [codec.to_data(gpu) for gpu in figures.gpus(story.gpus)],
         "files": [_file(job) for job in view.state.jobs.values() if job.result is not None],
+        "samples": [codec.to_data(sample) for sample in story.samples],
         "versions": version_facts(story),
         "again": again_line(story),
     }

@@ -10,6 +10,7 @@ from wan_train.views.dataset_page.page import STYLE as DATASET_STYLE
 from wan_train.views.pages.document import document, style
 from wan_train.views.pages.html import Child, Html, join, tag
 from wan_train.views.report import course, figures, outcome, recipe_part
+from wan_train.views.report.contact_sheet import contact_sheets
 from wan_train.views.report.dataset_part import dataset
 from wan_train.views.report.figures import ExpertFigures
 from wan_train.views.report.story import Story
@@ -23,6 +24,7 @@ _SECTIONS = (
     ("curves", "Curves"),
     ("timeline", "Course"),
     ("gpus", "GPUs"),
+    ("samples", "Samples"),
     ("dataset", "Dataset"),
     ("settings", "Settings"),
     ("commands", "Commands"),
@@ -46,6 +48,7 @@ def page(story: Story) -> str:
         course.curves(story, experts),
         course.timeline(story),
         course.gpus(story),
+        contact_sheets(story),
         dataset(story),
         recipe_part.settings(story),
         recipe_part.commands(story),
@@ -55,7 +58,7 @@ def page(story: Story) -> str:
     title = words.safe(story.view.plan.answers.title)
     body = [
         tag("a", "Skip to the report", href="#report", class_="skip"),
-        tag("header", _head(story), _navigation()),
+        tag("header", _head(story), _navigation(story)),
         tag("main", join(main), id="report"),
         tag(
             "footer",
@@ -82,8 +85,9 @@ def _head(story: Story) -> Iterator[Html]:
     )
 
 
-def _navigation() -> Html:
-    links = [tag("li", tag("a", name, href=f"#{anchor}")) for anchor, name in _SECTIONS]
+def _navigation(story: Story) -> Html:
+    shown = [(anchor, name) for anchor, name in _SECTIONS if anchor != "samples" or story.samples]
+    links = [tag("li", tag("a", name, href=f"#{anchor}")) for anchor, name in shown]
     return tag("nav", tag("ul", links), aria_label="Parts of the report")
 
 

@@ -123,7 +123,7 @@ def beyond(curves: Sequence[Curve]) -> int:
 def timeline_plot(bars: Sequence[Bar], *, until: float, name: str, title: str, description: str) -> Html:
     """The attempts of every step, one lane for each GPU, two where steps shared it."""
     rows, lanes = _rows(bars)
-    figure, (axes,) = _figure(width=8.4, height=0.75 + 0.36 * len(rows))
+    figure, (axes,) = _figure(width=10.5, height=0.75 + 0.36 * len(rows))
     unit, seconds = _unit(until)
     length = until / seconds or 1.0
     for number, row in enumerate(rows):
@@ -133,7 +133,7 @@ def timeline_plot(bars: Sequence[Bar], *, until: float, name: str, title: str, d
             axes.barh(number, long, left=begin, height=0.7, color=bar.ink.value, alpha=0.28, linewidth=0)
             axes.barh(number, long, left=begin, height=0.7, color="none", edgecolor=edge.value, linewidth=1.4)
             label = f"✗ {bar.label}" if bar.failed else bar.label
-            if long > length * (0.011 * len(label) + 0.01):
+            if long > length * (0.009 * len(label) + 0.01):
                 axes.text(
                     begin + length * 0.006, number, label, va="center_baseline", color=Ink.TEXT.value, fontsize=9.5,
                     parse_math=False,

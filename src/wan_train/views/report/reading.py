@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from wan_train import __version__
 from wan_train.dataset.check import Check
 from wan_train.dataset.inventory import take
-from wan_train.dataset.model import DatasetError
+from wan_train.dataset.model import DatasetError, MediaKind
 from wan_train.dataset.outlook import outlook
+from wan_train.dataset.previews import Preview, previews_of
 from wan_train.dataset.toml_file import load
+from wan_train.engine.samples import SampleKind
 from wan_train.engine.trainer import package_version
 from wan_train.printable import redact
-from wan_train.recipe.terms import Task
+from wan_train.recipe.terms import Expert, Task
 from wan_train.run.caching import reading_of
 from wan_train.run.curves import CurveReader
 from wan_train.run.directory import RunDirectory
 from wan_train.run.gpu_history import read_gpu_history
 from wan_train.run.plan import Plan
+from wan_train.run.samples import Sample, samples_of
 from wan_train.run.state import RunState
 from wan_train.views.dataset_page.material import material_of
 from wan_train.views.dataset_page.selection import choose
 from wan_train.views.model import RunReader
+from wan_train.views.report.contact_sheet import sheet
 from wan_train.views.report.story import ShownDataset, Story
 
 MOST_PICTURES = 24
@@ -36,6 +40,7 @@ def read_story(run: RunDirectory, now: float, *, with_pictures: bool = True) -> 
     view, events = RunReader(run).refresh()
     plan, state = view.plan, view.state
     dataset, missing = _dataset(run, plan) if with_pictures else (None, None)
+    samples = samples_of(run, plan, state)
     return Story(
         view=view,
         made=now,
@@ -47,6 +52,8 @@ def read_story(run: RunDirectory, now: float, *, with_pictures: bool = True) -> 
         packages=dict(_packages(plan)),
         model_bytes=dict(_sizes(plan)),
         dataset=dataset,
+        samples=samples,
+        sample_pictures=_pictures(samples) if with_pictures else {},
         dataset_missing=missing,
     )
 
@@ -71,6 +78,17 @@ def _sizes(plan: Plan) -> Iterator[tuple[Path, int]]:
     for path in (*plan.models.dit.values(), plan.models.vae, plan.models.t5):
         with suppress(OSError):
             yield path, path.stat().st_size
+
+
+def _pictures(samples: Sequence[Sample]) -> dict[Path, Preview]:
+    sheets = [sheet(samples, expert) for expert in Expert]
+    return previews_of(
+        {
+            sample.path: MediaKind.VIDEO if sample.kind is SampleKind.CLIP else MediaKind.IMAGE
+            for shown in sheets
+            for sample in shown.cells.values()
+        }
+    )
 
 
 def _dataset(run: RunDirectory, plan: Plan) -> tuple[ShownDataset | None, str | None]:

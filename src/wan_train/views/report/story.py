@@ -8,9 +8,11 @@ from pathlib import Path
 
 from wan_train.dataset.check import Check
 from wan_train.dataset.outlook import Outlook
+from wan_train.dataset.previews import Preview
 from wan_train.run.curves import Curve
 from wan_train.run.events import Event
 from wan_train.run.gpu_history import GpuSample
+from wan_train.run.samples import Sample
 from wan_train.views.dataset_page.material import Material
 from wan_train.views.dataset_page.selection import Selection
 from wan_train.views.model import RunView
@@ -44,6 +46,10 @@ class Story:
     dataset: ShownDataset | None = None
     dataset_missing: str | None = None
     """Why there is no dataset to show."""
+
+    samples: Sequence[Sample] = ()
+    sample_pictures: Mapping[Path, Preview] = field(default_factory=dict)
+    """Of the samples that are shown, by path."""
 
     @property
     def is_final(self) -> bool:
