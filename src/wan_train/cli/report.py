@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wan_train import codec
@@ -25,17 +29,12 @@ def report(settings: Settings, sink: Sink, name: str | None) -> int:
     """Write report.html and report.json into the run's directory, of a run that goes on too; say where they are."""
     run = find(settings.runs, name)
     _check_free(run)
-    story = read_story(run, time.time())
-    data = report_json(story)
-    text = page(story)
-    for path, content in ((run.report_data, codec.dumps(data) + "\n"), (run.report_page, text)):
-        try:
-            write_whole(path, content.encode("utf-8"))
-        except OSError as error:
-            raise NotReadyError(
-                f"{visible(str(path))} cannot be written: {error.strerror}",
-                hint="Free some space (`wan-train runs` lists old runs), then say it again.",
-            ) from error
+    with _one_at_a_time(run):
+        story = read_story(run, time.time())
+        data = report_json(story)
+        # The data comes last: it tells when its page was made.
+        for path, content in ((run.report_page, page(story)), (run.report_data, codec.dumps(data) + "\n")):
+            _write(path, content)
     if sink.as_json:
         sink.data(data)
     else:
@@ -44,6 +43,28 @@ def report(settings: Settings, sink: Sink, name: str | None) -> int:
             sink.note("The run is not over, so this is not its last word.")
         sink.note("It is one file that opens in any browser, also on another computer.")
     return ExitCode.DONE
+
+
+@contextmanager
+def _one_at_a_time(run: RunDirectory) -> Iterator[None]:
+    """Who reads later writes later: a report begun while the run went on must not come after that of its end."""
+    descriptor = os.open(run.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # a file system without locks on directories
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: Path, content: str) -> None:
+    try:
+        write_whole(path, content.encode("utf-8"))
+    except OSError as error:
+        raise NotReadyError(
+            f"{visible(str(path))} cannot be written: {error.strerror}",
+            hint="Free some space (`wan-train runs` lists old runs), then say it again.",
+        ) from error
 
 
 def _check_free(run: RunDirectory) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from wan_train.run.directory import RunDirectory
 from wan_train.run.events import RunFinished
 
 _LONGEST_SECONDS = 120.0
+_HEAD_BYTES = 200
+_MADE = re.compile(rb'"made": (\d+(?:\.\d+)?)')
 
 
 def make_report(run: RunDirectory) -> None:
@@ -35,8 +38,11 @@ def make_report(run: RunDirectory) -> None:
 
 
 def report_of_end(run: RunDirectory, finished: RunFinished) -> Path | None:
-    """The page that tells the end of a run, None while there is none."""
+    """The page that tells the end of a run, None while there is none. Its data, written last, say of when it is."""
     try:
-        return run.report_page if run.report_page.stat().st_mtime >= finished.at else None
+        with run.report_data.open("rb") as file:
+            made = _MADE.search(file.read(_HEAD_BYTES))
+        is_there = run.report_page.is_file()
     except OSError:
         return None
+    return run.report_page if is_there and made is not None and float(made[1]) >= finished.at else None

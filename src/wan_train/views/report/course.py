@@ -157,6 +157,8 @@ def timeline(story: Story) -> Iterator[Html]:
 
 
 def _epochs(before: int, done: int) -> str:
+    if done == before:
+        return f"after {before:,}" if before else "0"
     return f"{before:,} to {done:,}" if before else f"{done:,}"
 
 

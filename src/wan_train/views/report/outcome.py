@@ -32,7 +32,10 @@ def verdict(story: Story) -> Iterator[Html]:
     """The first words of the page."""
     view = story.view
     standing = facts.standing(view)
-    yield tag("p", plain([headline(view)]).strip(), class_=_SAID.get(standing, "said"))
+    said = plain([headline(view)]).strip()
+    if not story.is_final and standing is not Standing.LOST:
+        said = f"The run is not over; so far {words.duration(facts.elapsed(view, story.made))}."
+    yield tag("p", said, class_=_SAID.get(standing, "said"))
     if not story.is_final:
         yield tag(
             "p",
@@ -155,8 +158,7 @@ def _comfy(experts: tuple[ExpertFigures, ...]) -> Iterator[Html]:
     if len(done) > 1:
         yield tag(
             "p",
-            "The two are not interchangeable: each was trained on the timesteps of its own model. Begin with "
-            "strength 1 on both.",
+            "The two are not interchangeable: each was trained on the timesteps of its own model.",
             class_="soft",
         )
 

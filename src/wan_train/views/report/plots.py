@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from wan_train.run.curves import Curve, Point, smoothed
 from wan_train.run.gpu_history import EVERY_SECONDS, GpuSample
+from wan_train.views import words
 from wan_train.views.pages.html import Html
 from wan_train.views.report.svg import Ink, drawn
 from wan_train.views.report.thinning import evenly, extremes
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 MOST_POINTS = 1200
 """Of a line. A drawing is about 600 pixels wide, so the lowest and the highest of each pixel are there."""
 
+_TOP, _RIGHT, _BOTTOM, _BETWEEN = 0.1, 0.26, 0.5, 0.14
+"""Margins in inches, and the room between two axes as a share of their height."""
+_LONGEST_LANE = 24
 _GIB = 1024**3
 _GAP_SECONDS = 4 * EVERY_SECONDS
 _TYPICAL = 0.995
@@ -123,7 +127,9 @@ def beyond(curves: Sequence[Curve]) -> int:
 def timeline_plot(bars: Sequence[Bar], *, until: float, name: str, title: str, description: str) -> Html:
     """The attempts of every step, one lane for each GPU, two where steps shared it."""
     rows, lanes = _rows(bars)
-    figure, (axes,) = _figure(width=10.5, height=0.75 + 0.36 * len(rows))
+    lanes = [words.cut(lane, _LONGEST_LANE) for lane in lanes]
+    left = 0.25 + 0.085 * max((words.columns(lane) for lane in lanes), default=0)
+    figure, (axes,) = _figure(width=10.5, height=0.75 + 0.36 * len(rows), left=left)
     unit, seconds = _unit(until)
     length = until / seconds or 1.0
     for number, row in enumerate(rows):
@@ -208,20 +214,28 @@ def _unit(seconds: float) -> tuple[str, float]:
     return "seconds", 1.0
 
 
-def _figure(*, width: float = 6.0, height: float, parts: Sequence[int] = (1,)) -> tuple[Figure, Sequence[Axes]]:
-    """An empty drawing in the page's colours, one axis above the other, `parts` their heights. In inches."""
+def _figure(
+    *, width: float = 6.0, height: float, left: float = 0.72, parts: Sequence[int] = (1,)
+) -> tuple[Figure, Sequence[Axes]]:
+    """An empty drawing in the page's colours, one axis above the other, `parts` their heights. In inches.
+
+    `left` is the room for names and numbers. The margins are given, since measuring them takes as long as drawing.
+    """
     from matplotlib import rc_context  # noqa: PLC0415  half a second that only a report needs
     from matplotlib.figure import Figure as NewFigure  # noqa: PLC0415  the same
 
     with rc_context(_STYLE):
-        figure = NewFigure(figsize=(width, height), layout="constrained")
+        figure = NewFigure(figsize=(width, height))
         axes: Any = figure.subplots(len(parts), 1, sharex=True, squeeze=False, height_ratios=list(parts))
+    figure.subplots_adjust(
+        left=left / width, right=1 - _RIGHT / width, top=1 - _TOP / height, bottom=_BOTTOM / height, hspace=_BETWEEN
+    )
     column = [row[0] for row in axes]
     for axis in column:
         axis.grid(visible=True, linewidth=0.7)
         axis.margins(x=0.01)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.align_ylabels(column)
+        axis.yaxis.set_label_coords(-(left - 0.24) / (width - left - _RIGHT), 0.5)
     return figure, column
 
 
@@ -235,8 +249,6 @@ _STYLE: Any = {  # its stub lists every name there is
     "ytick.color": Ink.SOFT.value,
     "grid.color": Ink.LINE.value,
     "axes.unicode_minus": False,
-    "figure.constrained_layout.h_pad": 0.06,
-    "figure.constrained_layout.w_pad": 0.06,
 }
 
 

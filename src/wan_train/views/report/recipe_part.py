@@ -112,7 +112,7 @@ def _versions(story: Story) -> Iterator[tuple[str, str]]:
         yield "musubi-tuner", f"{plan.trainer.version}, commit {plan.trainer.commit or 'unknown'}"
     yield "trainer's Python", words.safe(plan.trainer.python)
     for name, version in story.packages.items():
-        yield name, words.safe(version)
+        yield words.safe(name), words.safe(version)
     if found["drivers"]:
         yield "NVIDIA driver", _together(found["drivers"])
     if found["gpus"]:
