@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from wan_train import settings as settings_module
-from wan_train.cli import dataset_app, options
+from wan_train.cli import dataset_app, options, report_app
 from wan_train.cli.invocation import invocation_of
 from wan_train.cli.sink import Sink
 from wan_train.recipe.terms import EngineKind
@@ -229,44 +229,8 @@ def explain(
     raise typer.Exit(run_explain(settings, sink, run))
 
 
-@app.command(rich_help_panel="Runs")
-def report(
-    context: typer.Context,
-    run: options.RunName = None,
-    runs_dir: options.RunsDir = None,
-    as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
-) -> None:
-    """Write a run's report.html and report.json: curves, files, settings, how to use them, how to do it again.
-
-    Every run writes them at its end; this works at any time.
-
-    Example: wan-train report
-    """
-    from wan_train.cli.report import report as run_report  # noqa: PLC0415  `--help` must not load the rooms
-
-    sink, settings = _for_runs(context, runs_dir, as_json=as_json)
-    raise typer.Exit(run_report(settings, sink, run))
-
-
-@app.command(rich_help_panel="Runs")
-def compare(
-    context: typer.Context,
-    run: Annotated[list[str], typer.Argument(metavar="RUN RUN…", help="Two or more runs, by ids or parts of them.")],
-    html: Annotated[
-        str | None, typer.Option("--html", metavar="FILE", help="Also write a page with their curves.")
-    ] = None,
-    runs_dir: options.RunsDir = None,
-    yes: options.Yes = False,  # noqa: FBT002  a flag of the command line
-    as_json: options.Json = False,  # noqa: FBT002  the same
-) -> None:
-    """Put runs side by side: what differs, and what came of it.
-
-    Example: wan-train compare cat-rank16 cat-rank32 --html compared.html
-    """
-    from wan_train.cli.compare import compare as run_compare  # noqa: PLC0415  `--help` must not load the rooms
-
-    sink, settings = _for_runs(context, runs_dir, as_json=as_json)
-    raise typer.Exit(run_compare(settings, sink, run, html=html, yes=yes))
+for verb in (report_app.report, report_app.compare):
+    app.command(rich_help_panel="Runs")(verb)
 
 
 @app.command(rich_help_panel="Runs")

@@ -18,7 +18,7 @@ from wan_train.dataset.previews import MOST_BYTES, Preview
 from wan_train.views.dataset_page.material import Material
 from wan_train.views.dataset_page.page import page
 from wan_train.views.dataset_page.selection import MOST_CARDS, Selection, choose, problems_by_item
-from wan_train.views.pages.html import tag
+from wan_train.views.markup.html import tag
 
 
 def ahead_of(check: Check) -> Outlook:

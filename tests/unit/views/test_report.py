@@ -34,7 +34,7 @@ from wan_train.recipe.load import load, override, shipped_recipe
 from wan_train.recipe.terms import EngineKind, Expert, Task
 from wan_train.run.curves import Curve, LossSource, Point, Segment
 from wan_train.run.state import JobState
-from wan_train.views.pages.document import style
+from wan_train.views.markup.document import style
 from wan_train.views.report.contact_sheet import MOST_PICTURES, sheet
 from wan_train.views.report.data import report_json
 from wan_train.views.report.figures import experts
@@ -287,7 +287,7 @@ def luminance(colour: str) -> float:
 def test_contrast_is_enough_in_light_and_dark(dark: bool) -> None:
     sheets = [
         style(f"wan_train.views.{name}", file).markup
-        for name, file in (("pages", "base.css"), ("report", "report.css"))
+        for name, file in (("markup", "base.css"), ("report", "report.css"))
     ]
     found: dict[str, str] = {}
     for text in sheets:

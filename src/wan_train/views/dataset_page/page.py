@@ -14,8 +14,8 @@ from wan_train.views.dataset_page.material import Material
 from wan_train.views.dataset_page.selection import Selection, ShownSize, problems_by_item
 from wan_train.views.dataset_problems import TITLES, verdict
 from wan_train.views.dataset_trained import COUNTED, batches_said, nouns, percent, settings_of, times
-from wan_train.views.pages.document import document, style
-from wan_train.views.pages.html import Html, join, tag
+from wan_train.views.markup.document import document, style
+from wan_train.views.markup.html import Html, join, tag
 
 GENERATOR = "wan-train dataset page"
 """In every page, so that a page can be known as ours before it is replaced."""

@@ -8,9 +8,9 @@ from itertools import groupby
 from wan_train.recipe.terms import Expert
 from wan_train.run.curves import Curve
 from wan_train.views import words
-from wan_train.views.pages.document import document
-from wan_train.views.pages.html import Child, Html, join, tag
-from wan_train.views.pages.parts import table
+from wan_train.views.markup.document import document
+from wan_train.views.markup.html import Child, Html, join, tag
+from wan_train.views.markup.parts import table
 from wan_train.views.report.comparing import Compared, compared, same_settings
 from wan_train.views.report.page import STYLE
 from wan_train.views.report.plots import Line, training_plot
@@ -36,8 +36,8 @@ def comparison_page(stories: Sequence[Story]) -> str:
         tag("main", join(main), id="comparison"),
         tag(
             "footer",
-            f"Made by wan-train {stories[0].version}, {words.moment(stories[0].made)}. Everything is inside this file; "
-            "it loads nothing.",
+            f"Made by wan-train {stories[0].version}, {words.date_time(stories[0].made)}. "
+            "Everything is inside this file; it loads nothing.",
         ),
     ]
     return document(title=f"Compared: {', '.join(names)}", generator=GENERATOR, styles=[STYLE], body=body)

@@ -12,7 +12,7 @@ from wan_train.engine.samples import SampleKind
 from wan_train.recipe.terms import Expert
 from wan_train.run.samples import Sample
 from wan_train.views import words
-from wan_train.views.pages.html import Html, tag
+from wan_train.views.markup.html import Html, tag
 from wan_train.views.report.story import Story
 
 MOST_PICTURES = 24

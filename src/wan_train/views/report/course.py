@@ -12,8 +12,8 @@ from wan_train.run.gpu_history import EVERY_SECONDS
 from wan_train.run.plan import Devices, StepKind
 from wan_train.views import standing as facts
 from wan_train.views import words
-from wan_train.views.pages.html import Child, Html, tag
-from wan_train.views.pages.parts import table
+from wan_train.views.markup.html import Child, Html, tag
+from wan_train.views.markup.parts import table
 from wan_train.views.report import figures
 from wan_train.views.report.figures import ExpertFigures
 from wan_train.views.report.outcome import said_of
@@ -149,7 +149,7 @@ def timeline(story: Story) -> Iterator[Html]:
             "The table below lists each.",
         )
         yield tag("div", plot, class_="scroll", tabindex=0)
-        yield tag("p", f"Begun {words.moment(begun)}. An attempt that failed has a red edge and a ✗.", class_="soft")
+        yield tag("p", f"Begun {words.date_time(begun)}. An attempt that failed has a red edge and a ✗.", class_="soft")
     if rows:
         yield table(("Step", "Attempt", "On", "Began", "Took", "Epochs", "Outcome"), rows, text_columns=(2, 5, 6))
     else:

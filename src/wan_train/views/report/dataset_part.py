@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from wan_train.views import words
 from wan_train.views.dataset_page.cards import card
 from wan_train.views.dataset_trained import settings_of
-from wan_train.views.pages.html import Html, tag
-from wan_train.views.pages.parts import path_text
+from wan_train.views.markup.html import Html, tag
+from wan_train.views.markup.parts import path_text
 from wan_train.views.report.story import Story
 
 

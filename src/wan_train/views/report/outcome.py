@@ -11,9 +11,9 @@ from wan_train.run.state import Attempt, Job, JobState
 from wan_train.views import standing as facts
 from wan_train.views import words
 from wan_train.views.lines import plain
+from wan_train.views.markup.html import Child, Html, tag
+from wan_train.views.markup.parts import code_block, path_text, table
 from wan_train.views.model import RunView
-from wan_train.views.pages.html import Child, Html, tag
-from wan_train.views.pages.parts import code_block, path_text, table
 from wan_train.views.report.figures import ExpertFigures
 from wan_train.views.report.story import Story
 from wan_train.views.results import headline
@@ -40,7 +40,7 @@ def verdict(story: Story) -> Iterator[Html]:
         yield tag(
             "p",
             tag("strong", "Not final. "),
-            f"Told at {words.moment(story.made)}, while the run was not over. For the newest state: ",
+            f"Told at {words.date_time(story.made)}, while the run was not over. For the newest state: ",
             tag("code", f"wan-train report {shlex.quote(words.safe(view.run.run_id))}"),
             class_="said warns",
         )

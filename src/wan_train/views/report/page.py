@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from wan_train.views import standing as facts
 from wan_train.views import words
 from wan_train.views.dataset_page.page import STYLE as DATASET_STYLE
-from wan_train.views.pages.document import document, style
-from wan_train.views.pages.html import Child, Html, join, tag
+from wan_train.views.markup.document import document, style
+from wan_train.views.markup.html import Child, Html, join, tag
 from wan_train.views.report import course, figures, outcome, recipe_part
 from wan_train.views.report.contact_sheet import contact_sheets
 from wan_train.views.report.dataset_part import dataset
@@ -62,8 +62,8 @@ def page(story: Story) -> str:
         tag("main", join(main), id="report"),
         tag(
             "footer",
-            f"Made by wan-train {story.version}, {words.moment(story.made)}. Everything is inside this file; it loads "
-            "nothing. The same as data: report.json.",
+            f"Made by wan-train {story.version}, {words.date_time(story.made)}. "
+            "Everything is inside this file; it loads nothing. The same as data: report.json.",
         ),
     ]
     return document(
@@ -94,7 +94,7 @@ def _navigation(story: Story) -> Html:
 def _facts(story: Story, experts: tuple[ExpertFigures, ...]) -> Iterator[tuple[str, tuple[Html | str, ...]]]:
     view = story.view
     begun = view.state.started if view.state.started is not None else view.plan.created
-    yield "Took", (words.duration(facts.elapsed(view, story.made)), _small(f"began {words.moment(begun)}"))
+    yield "Took", (words.duration(facts.elapsed(view, story.made)), _small(f"began {words.date_time(begun)}"))
     yield "Dataset", (f"{view.plan.dataset.items:,}", _small(f"files, {view.plan.dataset.captions:,} with caption"))
     for each in experts:
         loss = "no loss yet" if each.final_loss is None else f"loss {words.loss(each.final_loss)}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wan_train.run.curves import Curve, Point, smoothed
 from wan_train.run.gpu_history import EVERY_SECONDS, GpuSample
 from wan_train.views import words
-from wan_train.views.pages.html import Html
+from wan_train.views.markup.html import Html
 from wan_train.views.report.svg import Ink, drawn
 from wan_train.views.report.thinning import evenly, extremes
 

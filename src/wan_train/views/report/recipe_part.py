@@ -10,8 +10,8 @@ from wan_train.recipe.terms import EngineKind
 from wan_train.run.events import SupervisorStarted
 from wan_train.views import standing as facts
 from wan_train.views import words
-from wan_train.views.pages.html import Child, Html, tag
-from wan_train.views.pages.parts import code_block, path_text, table
+from wan_train.views.markup.html import Child, Html, tag
+from wan_train.views.markup.parts import code_block, path_text, table
 from wan_train.views.report import figures
 from wan_train.views.report.again import again
 from wan_train.views.report.settings_list import SettingSource, settings_of

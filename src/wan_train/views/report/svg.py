@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
-from wan_train.views.pages.html import Html, tag
+from wan_train.views.markup.html import Html, tag
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wan_train.views import words
-from wan_train.views.pages.html import Child, Html, tag
+from wan_train.views.markup.html import Child, Html, tag
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Child]], *, text_columns: Sequence[int] = ()) -> Html:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import files
 
-from wan_train.views.pages.html import Child, Html, tag
+from wan_train.views.markup.html import Child, Html, tag
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """Nothing is fetched and nothing runs, whatever a caption or a file name may hold."""
@@ -24,6 +24,6 @@ def document(*, title: str, generator: str, styles: Sequence[Html], body: Sequen
         tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", title),
-        tag("style", style("wan_train.views.pages", "base.css"), *styles),
+        tag("style", style("wan_train.views.markup", "base.css"), *styles),
     ]
     return f"<!DOCTYPE html>\n{tag('html', tag('head', head), tag('body', body), lang='en').markup}\n"
