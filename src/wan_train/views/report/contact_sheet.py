@@ -57,23 +57,23 @@ def contact_sheets(story: Story) -> Iterator[Html]:
     if not story.samples:
         return
     yield tag("h2", "Samples", id="samples")
-    for step in story.view.plan.steps:
-        if step.expert is None:
-            continue
-        shown = sheet(story.samples, step.expert)
-        if not shown.made:
-            continue
-        yield tag("h3", f"{step.expert.value.capitalize()}-noise expert")
-        yield tag("div", _table(shown, story.sample_pictures), class_="scroll", tabindex=0)
-        left = shown.made - len(shown.cells)
-        if left:
-            yield tag("p", f"and {words.count(left, 'more sample')}, not shown", class_="soft")
+    trained = [step.expert for step in story.view.plan.steps if step.expert is not None]
+    sheets = [(expert, shown) for expert in trained if (shown := sheet(story.samples, expert)).made]
+    yield tag("div", [tag("section", _sheet(story, expert, shown)) for expert, shown in sheets], class_="sheets")
     yield tag(
         "p",
         "Made by the trainer while it trained, with the LoRA of one expert on that expert's model alone: blurry or "
         "noisy ones are normal. Compare epochs, not experts. Of clips the first frame is shown.",
         class_="soft",
     )
+
+
+def _sheet(story: Story, expert: Expert, shown: Sheet) -> Iterator[Html]:
+    yield tag("h3", f"{expert.value.capitalize()}-noise expert")
+    yield tag("div", _table(shown, story.sample_pictures), class_="scroll", tabindex=0)
+    left = shown.made - len(shown.cells)
+    if left:
+        yield tag("p", f"and {words.count(left, 'more sample')}, not shown", class_="soft")
 
 
 def _table(shown: Sheet, pictures: Mapping[Path, Preview]) -> Html:

@@ -52,7 +52,7 @@ def _rows(plan: Plan) -> Iterator[SettingRow]:
     }
     for field in fields(Training):
         value = getattr(recipe.training, field.name)
-        if value is None:
+        if value is None or (field.name.startswith("sample_") and plan.samples is None):
             continue
         chosen = recipe.chosen.get(field.name)
         if field.name in fitted:
@@ -60,6 +60,8 @@ def _rows(plan: Plan) -> Iterator[SettingRow]:
         elif chosen is not None:
             source = SettingSource.RECIPE if chosen.startswith("recipe ") else SettingSource.FLAG
             reason = chosen if source is SettingSource.RECIPE else "given when the run was started"
+        elif field.name == "sample_every_n_epochs":
+            source, reason = SettingSource.DEFAULT, "about a tenth of the epochs"
         else:
             source, reason = SettingSource.DEFAULT, whose
         yield SettingRow(name=field.name, value=_word(value), source=source, reason=reason)
