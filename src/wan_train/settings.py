@@ -38,6 +38,20 @@ def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
+class ReportTime(StrEnum):
+    """When the report of a run is made without being asked for."""
+
+    AT_END = "at-end"
+    NEVER = "never"
+
+
+def _report(text: str) -> ReportTime:
+    try:
+        return ReportTime(text)
+    except ValueError:
+        raise ValueError(f"must be one of {', '.join(ReportTime)}") from None
+
+
 def _setting(default: Any, parse: Callable[[str], Any], about: str) -> Any:  # noqa: ANN401  dataclass field of any type
     return field(default=default, metadata={"parse": parse, "about": about})
 
@@ -58,6 +72,7 @@ class Settings:
     stall_seconds: float = _setting(300.0, _seconds, "how long a training may show no sign of life")
     pause_seconds: float = _setting(10.0, _seconds, "the shortest wait before a failed step is tried again")
     probe_timeout_seconds: float = _setting(10.0, _seconds, "how long the NVIDIA driver may take to answer")
+    report: ReportTime = _setting(ReportTime.AT_END, _report, "when a run's report is made by itself")
     sources: Mapping[str, Source] = field(default_factory=dict)
 
     @property

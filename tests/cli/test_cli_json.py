@@ -124,7 +124,7 @@ def test_documented_keys_of_runs_and_result(past_runs: PastRuns) -> None:
     assert len(runs["runs"]) == 3
     assert set(runs["runs"][0]) == documented("Status")
     result = json_lines(past_runs.box.run_cli("attach", "--json").stdout)[-1]
-    assert set(result) == documented("Status") | {"event"}
+    assert set(result) == documented("Status") | {"event", "report"}
 
 
 def test_documented_keys_of_explain(past_runs: PastRuns) -> None:

@@ -27,6 +27,7 @@ HEAVY = {
     "rich.live",
     "tomlkit",
     "numpy",
+    "matplotlib",
 }
 
 

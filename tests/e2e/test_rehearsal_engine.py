@@ -18,10 +18,14 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reaso
 def test_a_script_gets_two_marked_loras_and_only_json(scripted_box: ScriptedBox, nvml_stub: NvmlStub) -> None:
     nvml_stub.write([], init_error=9)
     words = ["--engine", "rehearsal", "--epochs", "2", "--resolution", "64x64", "--rank", "4", "--json"]
-    done = scripted_box.run_cli(*scripted_box.train_words(*words, title="t"), timeout=280)
+    done = scripted_box.run_cli(*scripted_box.train_words(*words, title="t"), timeout=280, WAN_TRAIN_REPORT="at-end")
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert lines[-1]["event"] == "result"
+    report = json.loads((scripted_box.run() / "report.json").read_text(encoding="utf-8"))
+    assert [(each["steps"], each["loss_source"]) for each in report["experts"]] == [(6, "tensorboard")] * 2
+    assert all(loss > 0 and rate > 0 for each in report["experts"] for _, loss, rate in each["points"])
+    assert "Its LoRAs are no real ones" in (scripted_box.run() / "report.html").read_text(encoding="utf-8")
     loras = sorted(scripted_box.run().glob("*.safetensors"))
     assert len(loras) == 2
     for path in loras:

@@ -79,7 +79,7 @@ def test_everything_the_driver_says_arrives(stub: NvmlStub, probe: NvmlProbe) ->
         [
             StubGpu(
                 uuid="GPU-3f2a", name="NVIDIA H100 80GB HBM3", total=80 * GIB, used=11 * GIB, utilization=97,
-                temperature=66, compute_capability=(9, 0), pids=(4242, 77, 4242),
+                temperature=66, power=431_250, compute_capability=(9, 0), pids=(4242, 77, 4242),
             )
         ],
         driver="570.1",
@@ -89,7 +89,7 @@ def test_everything_the_driver_says_arrives(stub: NvmlStub, probe: NvmlProbe) ->
         gpus=(
             Gpu(
                 index=0, uuid="GPU-3f2a", name="NVIDIA H100 80GB HBM3", total_bytes=80 * GIB, used_bytes=11
-                * GIB, utilization=97, temperature=66, compute_capability=(9, 0), pids=(77, 4242),
+                * GIB, utilization=97, temperature=66, power_watts=431.25, compute_capability=(9, 0), pids=(77, 4242),
             ),
         ),
     )  # fmt: skip

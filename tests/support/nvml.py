@@ -26,7 +26,10 @@ SOURCE = Path(__file__).parents[1] / "nvml" / "stub" / "nvml_stub.c"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StubGpu:
-    """One GPU of the stub. Memory in bytes; errors are NVML return codes; an empty uuid is uuid_of(index)."""
+    """One GPU of the stub. Errors are NVML return codes; an empty uuid is uuid_of(index).
+
+    Memory in bytes, power in milliwatts, 0 where it has no such sensor.
+    """
 
     uuid: str = ""
     name: str = "NVIDIA GeForce RTX 5090"
@@ -37,6 +40,7 @@ class StubGpu:
     utilization_error: int = 0
     temperature: int = 41
     temperature_error: int = 0
+    power: int = 0
     compute_capability: tuple[int, int] = (12, 0)
     pids: tuple[int, ...] = ()
     pids_error: int = 0
@@ -131,6 +135,7 @@ def _section(index: int, gpu: StubGpu) -> str:
         f"utilization_error {gpu.utilization_error}",
         f"temperature {gpu.temperature}",
         f"temperature_error {gpu.temperature_error}",
+        f"power {gpu.power}",
         f"compute_capability {major} {minor}",
         f"pids_error {gpu.pids_error}",
         f"error {gpu.error}",

@@ -84,6 +84,7 @@ class ScriptedBox:
             "WAN_TRAIN_SETTLE_SECONDS": "0.05",
             "WAN_TRAIN_TERM_GRACE_SECONDS": "1",
             "WAN_TRAIN_PAUSE_SECONDS": "0.05",
+            "WAN_TRAIN_REPORT": "never",  # tests of the report make it
             # Tests of a checkout that is not the installed one.
             **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
             **more,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from wan_train import settings as settings_module
-from wan_train.cli import dataset_app, options
+from wan_train.cli import dataset_app, options, report_app
 from wan_train.cli.invocation import invocation_of
 from wan_train.cli.sink import Sink
 from wan_train.recipe.terms import EngineKind
@@ -227,6 +227,10 @@ def explain(
 
     sink, settings = _for_runs(context, runs_dir, as_json=as_json)
     raise typer.Exit(run_explain(settings, sink, run))
+
+
+for verb in (report_app.report, report_app.compare):
+    app.command(rich_help_panel="Runs")(verb)
 
 
 @app.command(rich_help_panel="Runs")

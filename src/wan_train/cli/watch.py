@@ -5,16 +5,18 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
+from pathlib import Path
 
 from wan_train.cli import prompts
 from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
 from wan_train.cli.sink import Sink
 from wan_train.errors import ExitCode, WanTrainError
+from wan_train.run.closing_report import report_of_end
 from wan_train.run.directory import RunDirectory
-from wan_train.run.events import Event, StopMode
+from wan_train.run.events import Event, RunFinished, StopMode
 from wan_train.run.start import start_supervisor
 from wan_train.run.stopping import StopRequest, request_stop
 from wan_train.settings import Settings
@@ -24,6 +26,7 @@ _LOOK_SECONDS = 0.25
 _BELIEVE_SECONDS = 1.0
 _UNBORN_SECONDS = 5.0
 _MOST_REVIVALS = 3
+_REPORT_SECONDS = 30.0
 
 
 class _Leave(Enum):
@@ -56,10 +59,11 @@ def watch(run: RunDirectory, settings: Settings, sink: Sink, *, owner: bool) -> 
 
 def _finish(view: RunView, sink: Sink) -> int:
     assert view.state.finished is not None, "followed to its end"  # noqa: S101  an invariant
+    report = _wait_for_report(view, view.state.finished)
     if sink.as_json:
         from wan_train.views.as_json import result_json  # noqa: PLC0415  needed once, at the end
 
-        sink.data(result_json(view))
+        sink.data({**result_json(view), "report": str(report) if report is not None else None})
     elif sink.is_terminal:
         from wan_train.views.summary import result_lines  # noqa: PLC0415  rich is needed at a terminal only
 
@@ -68,7 +72,21 @@ def _finish(view: RunView, sink: Sink) -> int:
         from wan_train.views.summary import result_text  # noqa: PLC0415  see above
 
         sink.text(result_text(view))
+    if report is not None:
+        sink.text(f"\nReport, for any browser: {report}")
     return view.state.finished.exit_code
+
+
+def _wait_for_report(view: RunView, finished: RunFinished) -> Path | None:
+    """The page that tells the run's end, which its supervisor has made as a last act. Ctrl-C ends the waiting only."""
+    deadline = time.monotonic() + _REPORT_SECONDS
+    with suppress(KeyboardInterrupt):
+        while view.state.supervisor is not None and view.state.supervisor.is_alive() and time.monotonic() < deadline:
+            report = report_of_end(view.run, finished)
+            if report is not None:
+                return report
+            time.sleep(_LOOK_SECONDS)
+    return report_of_end(view.run, finished)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -44,7 +44,13 @@ def previews(
     items: Sequence[tuple[Item, MediaKind]], *, on_done: Callable[[int, int], None] = lambda _done, _all: None
 ) -> dict[Path, Preview]:
     """The previews by path; a file that gives none is left out. `on_done` hears how many of how many are done."""
-    kinds = {item.path: kind for item, kind in items}
+    return previews_of({item.path: kind for item, kind in items}, on_done=on_done)
+
+
+def previews_of(
+    kinds: Mapping[Path, MediaKind], *, on_done: Callable[[int, int], None] = lambda _done, _all: None
+) -> dict[Path, Preview]:
+    """The same for files that belong to no dataset."""
     workers = max(2, min(4, os.cpu_count() or 1))
     found = {}
     # Pillow and PyAV decode without the interpreter's lock.

@@ -19,6 +19,7 @@ class Gpu:
     used_bytes: int
     utilization: int | None = None
     temperature: int | None = None
+    power_watts: float | None = None
     compute_capability: tuple[int, int] | None = None
     pids: tuple[int, ...] | None = None
     """Compute processes as the driver lists them, by host pids in a container; None when it would not say."""

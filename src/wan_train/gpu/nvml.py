@@ -112,6 +112,7 @@ def _describe(device: Device) -> Answer:
         "used_bytes": used_bytes,
         "utilization": _if_told(lambda: pynvml.nvmlDeviceGetUtilizationRates(device).gpu),
         "temperature": _if_told(lambda: pynvml.nvmlDeviceGetTemperature(device, pynvml.NVML_TEMPERATURE_GPU)),
+        "power_milliwatts": _if_told(lambda: pynvml.nvmlDeviceGetPowerUsage(device)),
         "compute_capability": _if_told(lambda: pynvml.nvmlDeviceGetCudaComputeCapability(device)),
         "pids": _if_told(lambda: _pids(device)),
     }

@@ -226,7 +226,7 @@ def _parse(answer: dict[str, Any]) -> GpuReading:
 
 
 def _gpu(entry: dict[str, Any]) -> Gpu:
-    capability, pids = entry["compute_capability"], entry["pids"]
+    capability, pids, power = entry["compute_capability"], entry["pids"], entry["power_milliwatts"]
     return Gpu(
         index=entry["index"],
         uuid=entry["uuid"],
@@ -235,6 +235,7 @@ def _gpu(entry: dict[str, Any]) -> Gpu:
         used_bytes=entry["used_bytes"],
         utilization=entry["utilization"],
         temperature=entry["temperature"],
+        power_watts=None if power is None else power / 1000,
         compute_capability=None if capability is None else (capability[0], capability[1]),
         pids=None if pids is None else tuple(pids),
     )

@@ -11,6 +11,11 @@ from wan_train.recipe.terms import Attention
 
 _GIB = 1024**3
 
+CHOSEN = "chosen"
+"""How the reason of a setting begins that a person set; who, in brackets."""
+AS_IN_RECIPE = "as the recipe says"
+"""The reason of a setting that the machine left alone."""
+
 _BLACKWELL = 10
 """First major compute capability of the Blackwell generation (10.0 B200, 12.0 RTX 50). Source: CUDA GPU list."""
 
@@ -87,7 +92,7 @@ def adapt(recipe: Recipe, machine: Machine) -> tuple[Recipe, tuple[Choice, ...]]
     ):
         value, reason = rule(recipe.training, machine)
         if setting in recipe.chosen:
-            value, reason = getattr(recipe.training, setting), f"chosen ({recipe.chosen[setting]})"
+            value, reason = getattr(recipe.training, setting), f"{CHOSEN} ({recipe.chosen[setting]})"
         changes[setting] = value
         choices.append(Choice(setting=setting, value=_word(value), reason=reason))
     adapted = replace(recipe, training=replace(recipe.training, **changes))
@@ -100,7 +105,7 @@ def _attention(training: Training, machine: Machine) -> tuple[Attention, str]:
         return Attention.SDPA, "xformers has no working fp16 kernels on Blackwell (xformers issue 1251, and the guide)"
     if training.attention is Attention.XFORMERS and not machine.has_xformers:
         return Attention.SDPA, "xformers is not installed in the trainer's environment; same speed and memory"
-    return training.attention, "as the recipe says"
+    return training.attention, AS_IN_RECIPE
 
 
 def _check_attention(attention: Attention, machine: Machine) -> None:
@@ -116,7 +121,7 @@ def _check_attention(attention: Attention, machine: Machine) -> None:
 def _blocks_to_swap(training: Training, machine: Machine) -> tuple[int, str]:
     sizes = [card.total_bytes for card in machine.cards if card.total_bytes]
     if training.blocks_to_swap or not sizes:
-        return training.blocks_to_swap, "as the recipe says"
+        return training.blocks_to_swap, AS_IN_RECIPE
     smallest = min(sizes)
     for rule in SWAP_RULES:
         if smallest < rule.below_bytes:
@@ -127,7 +132,7 @@ def _blocks_to_swap(training: Training, machine: Machine) -> tuple[int, str]:
 def _mixed_precision(training: Training, machine: Machine) -> tuple[str, str]:
     dtype = machine.dit_dtype
     if dtype is None:
-        return training.mixed_precision, "as the recipe says"
+        return training.mixed_precision, AS_IN_RECIPE
     if dtype not in _PRECISION:
         raise NotReadyError(
             f"the DiT weights are stored as {dtype}, which cannot be trained: the trainer casts to fp8 itself",
@@ -139,21 +144,21 @@ def _mixed_precision(training: Training, machine: Machine) -> tuple[str, str]:
 def _fp8(training: Training, machine: Machine) -> tuple[bool, str]:
     if training.fp8_base and machine.dit_dtype == "F32":
         return False, "a float32 DiT is trained as it is"
-    return training.fp8_base, "as the recipe says"
+    return training.fp8_base, AS_IN_RECIPE
 
 
 def _loader_workers(training: Training, machine: Machine) -> tuple[int, str]:
     most = max(1, int(machine.cpus) - 1)
     if training.max_data_loader_n_workers > most:
         return most, f"this container may use {machine.cpus:g} CPU(s)"
-    return training.max_data_loader_n_workers, "as the recipe says"
+    return training.max_data_loader_n_workers, AS_IN_RECIPE
 
 
 def _threads(training: Training, machine: Machine) -> tuple[int, str]:
     most = max(1, int(machine.cpus))
     if training.num_cpu_threads_per_process > most:
         return most, f"this container may use {machine.cpus:g} CPU(s)"
-    return training.num_cpu_threads_per_process, "as the recipe says"
+    return training.num_cpu_threads_per_process, AS_IN_RECIPE
 
 
 def is_blackwell(compute_capability: tuple[int, int] | None) -> bool:

@@ -84,6 +84,20 @@ class RunDirectory:
         return self.path / "live.json"
 
     @property
+    def gpu_history(self) -> Path:
+        """Memory and load of the GPUs over time. Bounded, never needed for a resume."""
+        return self.path / "gpus.jsonl"
+
+    @property
+    def report_page(self) -> Path:
+        """The story of the run for a browser; made at its end, and again by `wan-train report`."""
+        return self.path / "report.html"
+
+    @property
+    def report_data(self) -> Path:
+        return self.path / "report.json"
+
+    @property
     def supervisor_log(self) -> Path:
         return self.path / "supervisor.log"
 

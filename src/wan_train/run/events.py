@@ -55,10 +55,11 @@ class StopMode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupervisorStarted:
-    """A supervisor took the run over. Times are seconds since 1970, UTC."""
+    """A supervisor took the run over. Times are seconds since 1970, UTC; `version` is wan-train's."""
 
     at: float
     identity: ProcessIdentity
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,7 @@ class GpuDesk:
         self.gpus: tuple[Gpu, ...] = ()
         self.lost: tuple[LostGpu, ...] = ()
         self.problem: str | None = None
+        self.driver: str | None = None
 
     def look(self, *, wanting: bool) -> tuple[GpuView, ...]:
         """One look at every GPU this run may use; `wanting` says whether a step waits for one now.
@@ -50,6 +51,7 @@ class GpuDesk:
             reading = self._probe.read()
             self.gpus = tuple(gpu for gpu in reading.gpus if gpu.uuid in self._plan.gpu_uuids)
             self.lost = reading.lost
+            self.driver = reading.driver
             self.problem = "; ".join(f"GPU {lost.index}: {lost.reason}" for lost in reading.lost) or None
             self._quiet = dict(free.observe(self._quiet, reading))
             self._pause = _FIRST_PAUSE_SECONDS

@@ -17,20 +17,21 @@ from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import GpuProbe
 from wan_train.gpu.probe import CpuSlots, NvmlProbe
 from wan_train.run.clock import SystemClock
+from wan_train.run.closing_report import make_report
 from wan_train.run.directory import RunDirectory
 from wan_train.run.journal import read_events
 from wan_train.run.launcher import WardenLauncher
 from wan_train.run.plan import Devices, Plan
 from wan_train.run.state import fold_all
 from wan_train.run.supervisor import Supervisor
-from wan_train.settings import Settings
+from wan_train.settings import ReportTime, Settings
 
 _LOCK_SECONDS = 2.0
 
 
 def main(argv: list[str]) -> int:
     run, resume, epochs = _arguments(argv)
-    # Held until this process ends, however it ends.
+    # Held until the run is over or this process ends, however it ends.
     lock = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     plan = run.read_plan()
     if not _take(lock, run, plan):
@@ -56,6 +57,10 @@ def main(argv: list[str]) -> int:
             _wait(wakeup, pause)
     finally:
         supervisor.close()
+    # Whoever resumes this run need not wait for its report.
+    os.close(lock)
+    if settings.report is ReportTime.AT_END:
+        make_report(run)
     return supervisor.exit_code or ExitCode.DONE
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import assert_never
 
+from wan_train import __version__
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.errors import ExitCode
 from wan_train.gpu.leases import LeaseRoom
@@ -38,8 +39,8 @@ from wan_train.run.gpu_desk import GpuDesk
 from wan_train.run.identity import myself
 from wan_train.run.journal import Journal, read_events
 from wan_train.run.launcher import Launcher
-from wan_train.run.live import Live, write_live
 from wan_train.run.machine import oom_kills
+from wan_train.run.observations import Observations, Round
 from wan_train.run.plan import Plan, Step, StepKind
 from wan_train.run.readahead import ReadAhead
 from wan_train.run.scheduler import (
@@ -53,7 +54,6 @@ from wan_train.run.scheduler import (
     Stop,
     decide,
     ready,
-    why_waiting,
 )
 from wan_train.run.state import Attempt, JobState, fold, fold_all
 from wan_train.run.stopping import clear_stop_request, read_stop_request
@@ -92,6 +92,7 @@ class Supervisor:
         self._blocked: dict[str, str] = {}
         """Why a step that the scheduler wanted to launch could not be, in words."""
         self._disk = DiskWatch(run, plan)
+        self._observations = Observations(run, plan, clock)
 
     def stop_now(self, number: int) -> None:
         """Called from a signal handler: the run is to stop at once."""
@@ -105,7 +106,7 @@ class Supervisor:
             self._append(RunResumed(at=self._clock.now(), epochs=longer))
         self._finish_what_was_begun()
         # Last, since it tells the starter that everything before it is done.
-        self._append(SupervisorStarted(at=self._clock.now(), identity=myself()))
+        self._append(SupervisorStarted(at=self._clock.now(), identity=myself(), version=__version__))
 
     def _finish_what_was_begun(self) -> None:
         """What a supervisor that was killed between two acts left half done."""
@@ -137,7 +138,7 @@ class Supervisor:
         for action in actions:
             self._perform(action)
         judged = self._settle_exited()
-        self._write_live()
+        self._observations.write(self._state, self._desk, self._round())
         if self._state.is_over:
             return None
         if judged:
@@ -147,6 +148,15 @@ class Supervisor:
         acted = any(isinstance(action, Claim | Launch | GiveUp) for action in actions)
         soon = settling or acted or self._caching.is_looking
         return self._settings.settle_seconds if soon else self._settings.poll_seconds
+
+    def _round(self) -> Round:
+        return Round(
+            views=self._views,
+            held=self._caching.held,
+            blocked=self._blocked,
+            progress={step: watch.tracker.progress for step, watch in self._watches.items()},
+            disk_free_bytes=self._disk.free,
+        )
 
     def _look_at_caches(self, now: float) -> None:
         """Until nothing follows from it: caches that are right let a training be looked at in the same round."""
@@ -389,22 +399,3 @@ class Supervisor:
         short = self._disk.look(len(training), self._clock.monotonic())
         if short is not None and not self._state.is_stopping:
             self._append(DiskLow(at=self._clock.now(), free=short.free, needed=short.needed))
-
-    def _write_live(self) -> None:
-        now = self._clock.now()
-        waiting = {
-            step.id: self._blocked.get(step.id)
-            or why_waiting(self._plan, self._state, step, self._views, now, held=self._caching.held)
-            for step in self._plan.steps
-            if self._state.jobs[step.id].state in {JobState.WAITING, JobState.BACKOFF}
-        }
-        live = Live(
-            at=now,
-            gpus=self._desk.gpus,
-            gpu_problem=self._desk.problem,
-            progress={step: watch.tracker.progress for step, watch in self._watches.items()},
-            waiting=waiting,
-            disk_free_bytes=self._disk.free,
-        )
-        with suppress(OSError):  # nothing depends on it; a full disk is dealt with where the journal is written
-            write_live(self._run, live)

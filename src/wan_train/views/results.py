@@ -34,7 +34,7 @@ def result_text(view: RunView) -> str:
 
 
 def _result(view: RunView, width: int) -> Iterator[Line]:
-    yield _headline(view)
+    yield headline(view)
     low = facts.low_disk(view)
     if low is not None:
         yield from (line(Span(piece, "red")) for piece in words.wrap(f"{low.meaning}.", width))
@@ -69,7 +69,7 @@ def _result(view: RunView, width: int) -> Iterator[Line]:
         yield from _next(view, done, width)
 
 
-def _headline(view: RunView) -> Line:
+def headline(view: RunView) -> Line:
     took = words.duration(facts.elapsed(view, view.live.at if view.live is not None else view.plan.created))
     trainings = [job for step, job in facts.steps(view) if step.kind is StepKind.TRAIN]
     done = sum(job.result is not None for job in trainings)

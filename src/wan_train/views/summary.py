@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from wan_train.dataset.summary import DatasetSummary
+from wan_train.recipe.hardware import AS_IN_RECIPE
 from wan_train.recipe.model import format_number
 from wan_train.recipe.terms import EngineKind, Task
 from wan_train.run.plan import Devices, Plan, Step, StepKind
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 _MOST_NOTES = 8
 _TEXT_WIDTH = 100
-_AS_IN_RECIPE = "as the recipe says"
-"""The reason that recipe.hardware gives for a setting it left alone."""
 
 
 def plan_lines(
@@ -262,16 +261,14 @@ def _disk(plan: Plan, free: int | None) -> Iterator[Row]:
 
 
 def _choices(plan: Plan) -> Iterator[Row]:
-    usual = [choice for choice in plan.choices if choice.reason == _AS_IN_RECIPE]
+    usual = [choice for choice in plan.choices if choice.reason == AS_IN_RECIPE]
     rows = [
         f"{choice.setting} {words.safe(choice.value)}: {words.safe(choice.reason)}"
         for choice in plan.choices
-        if choice.reason != _AS_IN_RECIPE
+        if choice.reason != AS_IN_RECIPE
     ]
     if usual:
-        rows.append(
-            ", ".join(f"{choice.setting} {words.safe(choice.value)}" for choice in usual) + f": {_AS_IN_RECIPE}"
-        )
+        rows.append(", ".join(f"{choice.setting} {words.safe(choice.value)}" for choice in usual) + f": {AS_IN_RECIPE}")
     for number, value in enumerate(rows):
         yield Row(label="" if number else "settings", value=value)
 

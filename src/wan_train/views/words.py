@@ -78,6 +78,11 @@ def clock(at: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(at))
 
 
+def date_time(at: float) -> str:
+    """Local date and time with its zone, for seconds since 1970: `2026-11-22 16:52 UTC`."""
+    return time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(at))
+
+
 def safe(text: object) -> str:
     """Text from outside on one line: control characters visible, secrets hidden."""
     return visible(redact(str(text)))

@@ -14,6 +14,7 @@
 #define SUCCESS 0
 #define UNINITIALIZED 1
 #define INVALID_ARGUMENT 2
+#define NOT_SUPPORTED 3
 #define INSUFFICIENT_SIZE 7
 #define UNKNOWN 999
 
@@ -25,7 +26,7 @@ typedef unsigned long long u64;
 typedef struct {
     char name[96], uuid[96];
     u64 total, used, reserved;
-    int error, utilization, utilization_error, temperature, temperature_error, major, minor;
+    int error, utilization, utilization_error, temperature, temperature_error, power, major, minor;
     int pids_error, pid_count;
     unsigned pids[MAX_PIDS];
 } Gpu;
@@ -87,6 +88,7 @@ static void read_state(State *state) {
         else if (!strcmp(key, "utilization_error")) gpu->utilization_error = atoi(value);
         else if (!strcmp(key, "temperature")) gpu->temperature = atoi(value);
         else if (!strcmp(key, "temperature_error")) gpu->temperature_error = atoi(value);
+        else if (!strcmp(key, "power")) gpu->power = atoi(value);
         else if (!strcmp(key, "compute_capability")) sscanf(value, "%d %d", &gpu->major, &gpu->minor);
         else if (!strcmp(key, "pids_error")) gpu->pids_error = atoi(value);
         else if (!strcmp(key, "pid") && gpu->pid_count < MAX_PIDS) gpu->pids[gpu->pid_count++] = atoi(value);
@@ -213,6 +215,15 @@ int nvmlDeviceGetTemperature(void *device, int sensor, unsigned *temperature) {
     if (sensor != 0) return INVALID_ARGUMENT;
     *temperature = gpu->temperature;
     return gpu->temperature_error;
+}
+
+int nvmlDeviceGetPowerUsage(void *device, unsigned *milliwatts) {
+    State state;
+    Gpu *gpu;
+    int code = enter_gpu(&state, device, &gpu);
+    if (code) return code;
+    *milliwatts = gpu->power;
+    return gpu->power ? SUCCESS : NOT_SUPPORTED;
 }
 
 int nvmlDeviceGetCudaComputeCapability(void *device, int *major, int *minor) {

@@ -13,8 +13,8 @@ from wan_train.dataset.previews import Preview
 from wan_train.dataset.trained import Trained
 from wan_train.printable import redact, visible
 from wan_train.views import words
-from wan_train.views.dataset_page.html import Html, tag
 from wan_train.views.dataset_trained import BLURRY, percent, sides_cut, times
+from wan_train.views.markup.html import Html, tag
 
 _LONGEST_CAPTION = 1000
 _MOST_PROBLEMS = 5

@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 from wan_train.dataset.check import Check, Group
 from wan_train.dataset.model import MediaKind, Problem, Severity
 from wan_train.dataset.outlook import Outlook, SubsetOutlook
-from wan_train.dataset.previews import Preview
 from wan_train.views import words
 from wan_train.views.dataset_page.cards import card, sentence, severity_mark
-from wan_train.views.dataset_page.html import Html, join, tag
+from wan_train.views.dataset_page.material import Material
 from wan_train.views.dataset_page.selection import Selection, ShownSize, problems_by_item
 from wan_train.views.dataset_problems import TITLES, verdict
 from wan_train.views.dataset_trained import COUNTED, batches_said, nouns, percent, settings_of, times
+from wan_train.views.markup.document import document, style
+from wan_train.views.markup.html import Html, join, tag
 
 GENERATOR = "wan-train dataset page"
 """In every page, so that a page can be known as ours before it is replaced."""
+STYLE = style("wan_train.views.dataset_page", "page.css")
 
 _MOST_OF_A_KIND = 50
 _OPEN_UP_TO = 8
 _MOST_SIZES = 200
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
-    """What of the files themselves the page shows, by path; what is missing could not be read."""
-
-    previews: Mapping[Path, Preview]
-    captions: Mapping[Path, str]
 
 
 def page(check: Check, outlook: Outlook | None, selection: Selection, material: Material) -> str:
@@ -46,15 +37,7 @@ def page(check: Check, outlook: Outlook | None, selection: Selection, material: 
         tag("footer", "Made by wan-train dataset check. Everything is inside this file; it loads nothing."),
     ]
     title = f"What will be trained: {words.safe(check.config.parent.name)}"
-    head = [
-        tag("meta", charset="utf-8"),
-        tag("meta", name="generator", content=GENERATOR),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", title),
-        tag("style", Html(files(__package__).joinpath("page.css").read_text(encoding="utf-8"))),
-    ]
-    return f"<!DOCTYPE html>\n{tag('html', tag('head', head), tag('body', body), lang='en').markup}\n"
+    return document(title=title, generator=GENERATOR, styles=[STYLE], body=body)
 
 
 def _head(check: Check, outlook: Outlook | None) -> Iterator[Html]:

@@ -10,9 +10,9 @@ import html
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_VOID = frozenset({"img", "meta", "rect", "path", "br"})
+_VOID = frozenset({"img", "meta", "rect", "path", "use", "br"})
 """Elements without an end: those of HTML that are used here, and shapes inside of svg."""
-_SHAPES = frozenset({"rect", "path"})
+_SHAPES = frozenset({"rect", "path", "use"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,160 @@
+"""Two or more runs side by side: what differs, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wan_train.recipe.terms import Expert
+from wan_train.run.state import Attempt
+from wan_train.views import standing as facts
+from wan_train.views import words
+from wan_train.views.lines import Line, Screenful, Span, line
+from wan_train.views.report import figures
+from wan_train.views.report.data import report_json
+from wan_train.views.report.figures import ExpertFigures
+from wan_train.views.report.settings_list import settings_of
+from wan_train.views.report.story import Story
+
+SCHEMA = 1
+_GIB = 1024**3
+_LABEL_WIDTH = 28
+_LEAST_COLUMN = 14
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One fact of each run, in the order of the runs; None where a run has none."""
+
+    group: str
+    name: str
+    values: tuple[str | None, ...]
+
+    @property
+    def differs(self) -> bool:
+        return len(set(self.values)) > 1
+
+
+def compared(stories: Sequence[Story]) -> tuple[Compared, ...]:
+    """Everything that is worth seeing side by side; of the settings only those that differ."""
+    return tuple(_rows(stories))
+
+
+def same_settings(stories: Sequence[Story]) -> int:
+    """How many settings all runs share."""
+    return sum(not row.differs for row in _settings(stories))
+
+
+def _rows(stories: Sequence[Story]) -> Iterator[Compared]:
+    for name, values in (
+        ("title", [words.safe(story.view.plan.answers.title) for story in stories]),
+        ("state", [facts.standing(story.view).value for story in stories]),
+        ("took", [words.duration(facts.elapsed(story.view, story.made)) for story in stories]),
+        ("attempts failed", [str(sum(_failed(a) for a in _attempts(story))) for story in stories]),
+        ("trainer", [words.safe(story.view.plan.trainer.version) for story in stories]),
+        ("dataset", [words.safe(story.view.plan.dataset.source) for story in stories]),
+        ("files", [f"{story.view.plan.dataset.items:,}" for story in stories]),
+    ):
+        yield Compared(group="Run", name=name, values=tuple(values))
+    for expert in Expert:
+        yield from _expert(stories, expert)
+    yield from _gpus(stories)
+    yield from (row for row in _settings(stories) if row.differs)
+
+
+def _expert(stories: Sequence[Story], expert: Expert) -> Iterator[Compared]:
+    found = [next((e for e in figures.experts(story) if e.expert is expert), None) for story in stories]
+    if not any(found):
+        return
+    for name, told in (
+        ("epochs", _epochs),
+        ("steps", lambda each: f"{each.steps_done:,}"),
+        ("smoothed loss at the end", lambda each: None if each.final_loss is None else words.loss(each.final_loss)),
+        ("pace", lambda each: None if each.seconds_per_step is None else words.pace(each.seconds_per_step)),
+        ("training took", lambda each: None if each.seconds is None else words.duration(each.seconds)),
+        ("LoRA", lambda each: None if each.job.result is None else words.file_size(each.job.result.bytes)),
+    ):
+        yield Compared(
+            group=f"{expert.value.capitalize()}-noise expert",
+            name=name,
+            values=tuple(None if each is None else told(each) for each in found),
+        )
+
+
+def _epochs(each: ExpertFigures) -> str:
+    return f"{each.epochs_done:,} of {each.epochs:,}"
+
+
+def _gpus(stories: Sequence[Story]) -> Iterator[Compared]:
+    found = [figures.gpus(story.gpus) for story in stories]
+    if not any(found):
+        return
+    names = [", ".join(dict.fromkeys(words.gpu_name(gpu.name) for gpu in gpus)) or None for gpus in found]
+    peaks = [f"{max(gpu.peak_bytes for gpu in gpus) / _GIB:.1f} GiB" if gpus else None for gpus in found]
+    yield Compared(group="GPU", name="name", values=tuple(names))
+    yield Compared(group="GPU", name="most memory", values=tuple(peaks))
+
+
+def _settings(stories: Sequence[Story]) -> Iterator[Compared]:
+    by_run = [{row.name: words.safe(row.value) for row in settings_of(story.view.plan)} for story in stories]
+    for name in dict.fromkeys(name for rows in by_run for name in rows):
+        yield Compared(group="Settings that differ", name=name, values=tuple(rows.get(name) for rows in by_run))
+
+
+def _attempts(story: Story) -> Iterator[Attempt]:
+    for _, job in facts.steps(story.view):
+        yield from job.attempts
+
+
+def _failed(attempt: Attempt) -> bool:
+    return (attempt.diagnosis or attempt.stop_diagnosis) is not None
+
+
+def compared_lines(stories: Sequence[Story]) -> Screenful:
+    """The table for a terminal; what differs is bold."""
+    return Screenful(lambda width: _lines(stories, width))
+
+
+def _lines(stories: Sequence[Story], width: int) -> Iterator[Line]:
+    room = max(_LEAST_COLUMN, (width - _LABEL_WIDTH) // len(stories) - 2)
+    heads = tuple(words.safe(story.view.plan.run_id) for story in stories)
+    yield from _row("", heads, room, style="bold")
+    group = ""
+    for row in compared(stories):
+        if row.group != group:
+            group = row.group
+            yield line()
+            yield line(Span(group, "bold"))
+        yield from _row(f"  {row.name}", row.values, room, style="bold cyan" if row.differs else "")
+    yield line()
+    yield line(Span(f"{words.count(same_settings(stories), 'setting')} the same in all of them", "dim"))
+
+
+def _row(label: str, values: Sequence[str | None], room: int, *, style: str) -> Iterator[Line]:
+    wrapped = [list(words.wrap(value if value is not None else "-", room)) for value in values]
+    for number in range(max(len(pieces) for pieces in wrapped)):
+        cells = [pieces[number] if number < len(pieces) else "" for pieces in wrapped]
+        yield line(
+            Span(words.pad(label if number == 0 else "", _LABEL_WIDTH), "dim"),
+            *(Span(words.pad(cell, room + 2), style) for cell in cells),
+        )
+
+
+def compare_json(stories: Sequence[Story]) -> dict[str, Any]:
+    """`{event: "compare", schema, runs, rows}`; `runs` are reports without their points and commands."""
+    return {
+        "event": "compare",
+        "schema": SCHEMA,
+        "runs": [_short(report_json(story)) for story in stories],
+        "rows": [
+            {"group": row.group, "name": row.name, "values": list(row.values), "differs": row.differs}
+            for row in compared(stories)
+        ],
+    }
+
+
+def _short(report: dict[str, Any]) -> dict[str, Any]:
+    left_out = {"event", "attempts"}
+    kept = {key: value for key, value in report.items() if key not in left_out}
+    return {**kept, "experts": [{k: v for k, v in each.items() if k != "points"} for each in report["experts"]]}

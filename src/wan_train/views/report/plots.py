@@ -1,0 +1,268 @@
+"""The drawings of a report: curves, the timeline, what the GPUs did. Values in, markup out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from wan_train.run.curves import Curve, Point, smoothed
+from wan_train.run.gpu_history import EVERY_SECONDS, GpuSample
+from wan_train.views import words
+from wan_train.views.markup.html import Html
+from wan_train.views.report.svg import Ink, drawn
+from wan_train.views.report.thinning import evenly, extremes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_POINTS = 1200
+"""Of a line. A drawing is about 600 pixels wide, so the lowest and the highest of each pixel are there."""
+
+_TOP, _RIGHT, _BOTTOM, _BETWEEN = 0.1, 0.26, 0.5, 0.14
+"""Margins in inches, and the room between two axes as a share of their height."""
+_LONGEST_LANE = 24
+_GIB = 1024**3
+_GAP_SECONDS = 4 * EVERY_SECONDS
+_TYPICAL = 0.995
+"""The share of losses that a drawing must show; single ones beyond would press all others flat."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One training to draw: its curve, its colour, its name in the legend."""
+
+    curve: Curve
+    ink: Ink
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """One attempt on the timeline, in seconds since the run began. `failed`: it ended without success."""
+
+    lane: str
+    label: str
+    begin: float
+    end: float
+    ink: Ink
+    failed: bool = False
+
+
+def training_plot(lines: Sequence[Line], *, name: str, title: str, description: str) -> Html:
+    """Loss over steps, each faint and smoothed strong, with the learning rate below where it is known."""
+    rates = {line.label: _rates(line.curve) for line in lines}
+    with_rates = any(rates.values())
+    figure, axes = _figure(height=3.5 if with_rates else 2.6, parts=(3, 1) if with_rates else (1,))
+    loss = axes[0]
+    for line in lines:
+        _draw_loss(loss, line, alone=len(lines) == 1)
+    loss.set_ylabel("loss")
+    loss.set_ylim(*_loss_range([line.curve for line in lines]))
+    if len(lines) > 1:
+        _legend(loss)
+    if with_rates:
+        for line in lines:
+            xs, ys = _split(evenly(rates[line.label], MOST_POINTS // 4))
+            axes[1].plot(xs, ys, color=line.ink.value, linewidth=1.6)
+        axes[1].set_ylabel("learning rate")
+        axes[1].set_ylim(bottom=0)
+        axes[1].yaxis.set_major_formatter(
+            lambda value, _place: "0" if value == 0 else f"{value:.0e}".replace("e-0", "e-")
+        )
+        axes[1].yaxis.set_major_locator(_locator(2))
+    axes[-1].set_xlabel("step")
+    axes[-1].xaxis.set_major_locator(_locator(6, whole=True))
+    axes[-1].xaxis.set_major_formatter(lambda value, _place: f"{value:,.0f}")
+    return drawn(figure, name=name, title=title, description=description)
+
+
+def _draw_loss(axes: Axes, line: Line, *, alone: bool) -> None:
+    counted = line.curve.points
+    if alone:
+        for segment in line.curve.segments:
+            again = [p for p in segment.points if segment.counts_to is not None and p.step > segment.counts_to]
+            xs, ys = _split(extremes(_losses(again), MOST_POINTS // 4))
+            axes.plot(xs, ys, color=Ink.SOFT.value, linewidth=0.8, alpha=0.45, linestyle=(0, (2, 2)))
+        for segment in line.curve.segments[1:]:
+            begin = segment.points[0].step
+            axes.axvline(begin, color=Ink.SOFT.value, linewidth=1, linestyle=(0, (4, 3)))
+            axes.annotate(
+                f"attempt {segment.attempt}", (begin, 1), xycoords=("data", "axes fraction"), xytext=(3, -3),
+                textcoords="offset points", va="top", color=Ink.SOFT.value, fontsize=9,
+            )  # fmt: skip
+    xs, ys = _split(extremes(_losses(counted), MOST_POINTS))
+    axes.plot(xs, ys, color=line.ink.value, linewidth=0.8, alpha=0.35 if alone else 0.15)
+    average = zip((p.step for p in counted), smoothed([p.loss for p in counted]), strict=True)
+    xs, ys = _split(evenly([pair for pair in average if math.isfinite(pair[1])], MOST_POINTS // 2))
+    axes.plot(xs, ys, color=line.ink.value, linewidth=2, label=line.label)
+
+
+def _losses(points: Iterable[Point]) -> list[tuple[float, float]]:
+    return [(point.step, point.loss) for point in points if math.isfinite(point.loss)]
+
+
+def _rates(curve: Curve) -> list[tuple[float, float]]:
+    return [(p.step, p.lr) for p in curve.points if p.lr is not None and math.isfinite(p.lr)]
+
+
+def _loss_range(curves: Sequence[Curve]) -> tuple[float, float]:
+    values = sorted(loss for curve in curves for _, loss in _losses(curve.points))
+    if not values:
+        return 0.0, 1.0
+    low, high = values[int((1 - _TYPICAL) * (len(values) - 1))], values[math.ceil(_TYPICAL * (len(values) - 1))]
+    room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+    return max(0.0, low - room) if low >= 0 else low - room, high + room
+
+
+def beyond(curves: Sequence[Curve]) -> int:
+    """How many losses lie outside of what is drawn."""
+    low, high = _loss_range(curves)
+    return sum(not low <= loss <= high for curve in curves for _, loss in _losses(curve.points))
+
+
+def timeline_plot(bars: Sequence[Bar], *, until: float, name: str, title: str, description: str) -> Html:
+    """The attempts of every step, one lane for each GPU, two where steps shared it."""
+    rows, lanes = _rows(bars)
+    lanes = [words.cut(lane, _LONGEST_LANE) for lane in lanes]
+    left = 0.25 + 0.085 * max((words.columns(lane) for lane in lanes), default=0)
+    figure, (axes,) = _figure(width=10.5, height=0.75 + 0.36 * len(rows), left=left)
+    unit, seconds = _unit(until)
+    length = until / seconds or 1.0
+    for number, row in enumerate(rows):
+        for bar in row:
+            begin, long = bar.begin / seconds, max((bar.end - bar.begin) / seconds, length / 400)
+            edge = Ink.STOPS if bar.failed else bar.ink
+            axes.barh(number, long, left=begin, height=0.7, color=bar.ink.value, alpha=0.28, linewidth=0)
+            axes.barh(number, long, left=begin, height=0.7, color="none", edgecolor=edge.value, linewidth=1.4)
+            label = f"✗ {bar.label}" if bar.failed else bar.label
+            if long > length * (0.009 * len(label) + 0.01):
+                axes.text(
+                    begin + length * 0.006, number, label, va="center_baseline", color=Ink.TEXT.value, fontsize=9.5,
+                    parse_math=False,
+                )  # fmt: skip
+    axes.set_yticks(range(len(rows)), lanes, parse_math=False)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(0, length * 1.005)
+    axes.set_xlabel(f"{unit} since the run began")
+    axes.tick_params(axis="y", length=0, labelcolor=Ink.TEXT.value)
+    axes.grid(visible=False, axis="y")
+    return drawn(figure, name=name, title=title, description=description, class_="plot wide")
+
+
+def _rows(bars: Sequence[Bar]) -> tuple[list[list[Bar]], list[str]]:
+    """Bars that do not overlap share a row; the rows of a lane stand together, its name at the first."""
+    rows: list[list[Bar]] = []
+    names: list[str] = []
+    for lane in dict.fromkeys(bar.lane for bar in bars):
+        of_lane: list[list[Bar]] = []
+        for bar in sorted((bar for bar in bars if bar.lane == lane), key=lambda bar: bar.begin):
+            free = next((row for row in of_lane if row[-1].end <= bar.begin), None)
+            if free is None:
+                of_lane.append([bar])
+            else:
+                free.append(bar)
+        rows += of_lane
+        names += [lane, *("" for _ in of_lane[1:])]
+    return rows, names
+
+
+def gpu_plot(samples: Sequence[GpuSample], *, since: float, name: str, title: str, description: str) -> Html:
+    """Memory and utilisation of one GPU over time."""
+    unit, seconds = _unit(samples[-1].at - since)
+    total = max(sample.total_bytes for sample in samples) / _GIB
+    loads = [(sample.at, float(sample.utilization)) for sample in samples if sample.utilization is not None]
+    figure, axes = _figure(height=2.9 if loads else 2.0, parts=(1, 1) if loads else (1,))
+    memory = [(sample.at, sample.used_bytes / _GIB) for sample in samples]
+    for axis, series, ink in zip(axes, (memory, loads), (Ink.HIGH, Ink.LOW), strict=False):
+        for piece in _pieces(series):
+            xs, ys = _split(extremes(piece, MOST_POINTS // 2))
+            xs = [(at - since) / seconds for at in xs]
+            axis.fill_between(xs, ys, color=ink.value, alpha=0.15, linewidth=0)
+            axis.plot(xs, ys, color=ink.value, linewidth=1.2)
+    axes[0].axhline(total, color=Ink.SOFT.value, linewidth=1, linestyle=(0, (4, 3)))
+    axes[0].set_ylim(0, total * 1.12)
+    axes[0].set_ylabel("memory, GiB")
+    axes[0].yaxis.set_major_locator(_locator(3))
+    if loads:
+        axes[1].set_ylim(0, 109)
+        axes[1].set_yticks([0, 50, 100])
+        axes[1].set_ylabel("in use, %")
+    axes[-1].set_xlabel(f"{unit} since the run began")
+    return drawn(figure, name=name, title=title, description=description)
+
+
+def _pieces(series: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    """Apart where nothing ran on the GPU for a while; a thinned file has wider steps everywhere."""
+    gaps = sorted(later[0] - earlier[0] for earlier, later in pairwise(series))
+    limit = max(_GAP_SECONDS, 4 * gaps[len(gaps) // 2]) if gaps else _GAP_SECONDS
+    pieces: list[list[tuple[float, float]]] = []
+    for pair in series:
+        if not pieces or pair[0] - pieces[-1][-1][0] > limit:
+            pieces.append([])
+        pieces[-1].append(pair)
+    return pieces
+
+
+def _unit(seconds: float) -> tuple[str, float]:
+    for unit, size, from_ in (("hours", 3600.0, 3 * 3600), ("minutes", 60.0, 180)):
+        if seconds >= from_:
+            return unit, size
+    return "seconds", 1.0
+
+
+def _figure(
+    *, width: float = 6.0, height: float, left: float = 0.72, parts: Sequence[int] = (1,)
+) -> tuple[Figure, Sequence[Axes]]:
+    """An empty drawing in the page's colours, one axis above the other, `parts` their heights. In inches.
+
+    `left` is the room for names and numbers. The margins are given, since measuring them takes as long as drawing.
+    """
+    from matplotlib import rc_context  # noqa: PLC0415  half a second that only a report needs
+    from matplotlib.figure import Figure as NewFigure  # noqa: PLC0415  the same
+
+    with rc_context(_STYLE):
+        figure = NewFigure(figsize=(width, height))
+        axes: Any = figure.subplots(len(parts), 1, sharex=True, squeeze=False, height_ratios=list(parts))
+    figure.subplots_adjust(
+        left=left / width, right=1 - _RIGHT / width, top=1 - _TOP / height, bottom=_BOTTOM / height, hspace=_BETWEEN
+    )
+    column = [row[0] for row in axes]
+    for axis in column:
+        axis.grid(visible=True, linewidth=0.7)
+        axis.margins(x=0.01)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.yaxis.set_label_coords(-(left - 0.24) / (width - left - _RIGHT), 0.5)
+    return figure, column
+
+
+_STYLE: Any = {  # its stub lists every name there is
+    "font.size": 10.5,
+    "axes.edgecolor": Ink.LINE.value,
+    "axes.labelcolor": Ink.SOFT.value,
+    "axes.axisbelow": True,
+    "text.color": Ink.TEXT.value,
+    "xtick.color": Ink.SOFT.value,
+    "ytick.color": Ink.SOFT.value,
+    "grid.color": Ink.LINE.value,
+    "axes.unicode_minus": False,
+}
+
+
+def _legend(axes: Axes) -> None:
+    legend = axes.legend(frameon=False, labelcolor=Ink.TEXT.value, fontsize=9.5, loc="upper right")
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _locator(bins: int, *, whole: bool = False) -> Any:  # noqa: ANN401  the library is untyped here
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415  see `_figure`
+
+    return MaxNLocator(nbins=bins, integer=whole)
+
+
+def _split(series: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in series], [y for _, y in series]

@@ -1,0 +1,90 @@
+"""Runs side by side."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from support.runs import make_plan
+from views.markup import HOSTILE, harmless, words_of
+from views.stories import curve, told
+from wan_train import codec
+from wan_train.recipe.terms import Expert
+from wan_train.run.curves import Curve
+from wan_train.views.report.comparing import compare_json, compared, compared_lines, same_settings
+from wan_train.views.report.comparison_page import comparison_page
+from wan_train.views.report.story import Story
+
+
+def pair() -> list[Story]:
+    """The same dataset with another rank and a lower loss at the end."""
+    first = make_plan()
+    training = replace(first.recipe.training, network_dim=32)
+    second = make_plan(title="other", run_dir=first.run_dir.with_name("20251123-other"))
+    second = replace(second, recipe=replace(second.recipe, training=training))
+    return [told(plan=first), told(plan=second, curves={"train-high": curve(300), "train-low": curve(300)})]
+
+
+def rows(stories: list[Story]) -> dict[tuple[str, str], tuple[str | None, ...]]:
+    return {(row.group, row.name): row.values for row in compared(stories)}
+
+
+def test_only_settings_that_differ_are_listed() -> None:
+    stories = pair()
+    found = rows(stories)
+    assert found["Settings that differ", "network_dim"] == ("16", "32")
+    assert len([key for key in found if key[0] == "Settings that differ"]) == 1
+    assert same_settings(stories) > 20
+
+
+def test_what_came_of_each_is_told() -> None:
+    found = rows(pair())
+    assert found["High-noise expert", "steps"] == ("100", "300")
+    assert found["Run", "title"] == ("mylora", "other")
+    assert found["GPU", "most memory"] == ("27.0 GiB", "27.0 GiB")
+
+
+def test_an_expert_that_one_run_lacks_is_left_empty() -> None:
+    stories = [told(), told(plan=make_plan(experts=(Expert.LOW,)), curves={"train-low": Curve()})]
+    found = rows(stories)
+    assert found["High-noise expert", "steps"] == ("100", None)
+    assert found["Low-noise expert", "smoothed loss at the end"][1] is None
+    assert harmless(comparison_page(stories)) is not None
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_the_table_fits_its_terminal(width: int) -> None:
+    screen = io.StringIO()
+    Console(file=screen, width=width).print(compared_lines(pair()))
+    lines = screen.getvalue().splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= width
+    assert any("network_dim" in line and "16" in line and "32" in line for line in lines)
+
+
+def test_the_page_draws_all_runs_and_is_harmless() -> None:
+    document = harmless(comparison_page(pair()))
+    text = words_of(document)
+    assert "20251123-other" in text
+    assert len(list(document.iter("figure"))) == 2
+    assert "different datasets" not in text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_words_stay_words(text: str) -> None:
+    stories = [told(), told(plan=make_plan(title=text, author=text))]
+    harmless(comparison_page(stories))
+    assert codec.dumps(compare_json(stories)).encode()
+
+
+def test_json_has_no_points_and_every_row() -> None:
+    stories = pair()
+    data = compare_json(stories)
+    assert (data["event"], data["schema"]) == ("compare", 1)
+    assert [each["status"]["title"] for each in data["runs"]] == ["mylora", "other"]
+    assert all("points" not in expert for each in data["runs"] for expert in each["experts"])
+    assert {"group": "Settings that differ", "name": "network_dim", "values": ["16", "32"], "differs": True} in data[
+        "rows"
+    ]

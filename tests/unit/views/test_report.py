@@ -1,0 +1,372 @@
+"""The report of a run: everything is told, nothing that is told can do harm."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from dataclasses import replace
+from itertools import product
+from xml.etree.ElementTree import Element
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.runs import OUT_OF_MEMORY, make_plan
+from views.markup import HOSTILE, harmless, words_of
+from views.stories import (
+    BOTH,
+    CACHED,
+    FAILED,
+    curve,
+    dataset,
+    gpu_samples,
+    points,
+    retried_curve,
+    retried_events,
+    samples,
+    told,
+)
+from wan_train import codec
+from wan_train.dataset.previews import MOST_BYTES, Preview
+from wan_train.recipe.load import load, override, shipped_recipe
+from wan_train.recipe.terms import EngineKind, Expert, Task
+from wan_train.run.curves import Curve, LossSource, Point, Segment
+from wan_train.run.state import JobState
+from wan_train.views.markup.document import style
+from wan_train.views.report.contact_sheet import MOST_PICTURES, sheet
+from wan_train.views.report.data import report_json
+from wan_train.views.report.figures import experts
+from wan_train.views.report.page import page
+from wan_train.views.report.settings_list import SettingSource, settings_of
+from wan_train.views.report.story import Story
+from wan_train.views.report.thinning import evenly, extremes
+
+
+def document_of(story: Story) -> Element:
+    return harmless(page(story))
+
+
+def text_of(story: Story) -> str:
+    return re.sub(r"\s+", " ", words_of(document_of(story)))
+
+
+def section(document: Element, anchor: str) -> str:
+    """The words between a heading and the next of its level."""
+    (main,) = document.iter("main")
+    inside, said = False, []
+    for child in main:
+        if child.tag == "h2":
+            inside = child.get("id") == anchor
+        if inside:
+            said.append(words_of(child))
+    return " ".join(said)
+
+
+def test_a_run_that_went_well() -> None:
+    text = text_of(told())
+    assert "Both LoRAs are ready after 1 h." in text
+    assert "WAN2.2-HighNoise_mylora.safetensors" in text
+    assert "ab" * 32 in text
+    assert "not interchangeable" in text
+    assert "wan-train resume 20251122-120000-mylora --epochs 200" in text
+    assert "What went wrong" not in text
+    assert "Not final" not in text
+
+
+def test_the_file_of_each_expert_goes_to_its_own_model() -> None:
+    items = [words_of(each) for each in document_of(told()).iter("li")]
+    assert any("HighNoise_mylora" in each and "high-noise model" in each for each in items)
+    assert any("LowNoise_mylora" in each and "low-noise model" in each for each in items)
+
+
+def test_a_rehearsal_is_no_training() -> None:
+    text = text_of(told(plan=make_plan(engine=EngineKind.REHEARSAL), gpus=()))
+    assert "Its LoRAs are no real ones" in text
+    assert "models/loras" not in text
+    assert "nothing that a driver could measure" in text
+
+
+def test_of_a_failed_expert_it_says_why_and_what_next() -> None:
+    tail = ("Traceback", "torch.OutOfMemoryError: CUDA out of memory.")
+    story = told(jobs={**BOTH, "train-high": FAILED}, exit_code=5, tails={"train-high": tail})
+    text = text_of(story)
+    assert "1 of 2 LoRAs is ready" in text
+    assert f"train-high: {OUT_OF_MEMORY.meaning}" in text
+    assert OUT_OF_MEMORY.advice in text
+    assert str(OUT_OF_MEMORY.evidence) in text
+    assert "Traceback torch.OutOfMemoryError" in text
+    assert "wan-train resume 20251122-120000-mylora" in text
+    assert "HighNoise_mylora.safetensors" not in section(document_of(story), "files")
+
+
+def test_a_stopped_run_says_how_to_go_on() -> None:
+    jobs = {**CACHED, "train-high": JobState.STOPPED, "train-low": JobState.STOPPED}
+    text = text_of(told(jobs=jobs, exit_code=143))
+    assert "How to go on" in text
+    assert "wan-train resume" in text
+
+
+def test_a_run_that_goes_on_is_told_as_not_final() -> None:
+    story = told(jobs={**CACHED, "train-high": JobState.RUNNING}, exit_code=None)
+    text = text_of(story)
+    assert "Not final." in text
+    assert "wan-train report 20251122-120000-mylora" in text
+    assert "No LoRA is finished yet." in text
+    assert report_json(story)["is_final"] is False
+
+
+def test_nothing_has_happened_yet() -> None:
+    story = told(events=[], exit_code=None, curves={}, gpus=(), commands={}, dataset=None, dataset_missing="it is gone")
+    text = text_of(story)
+    for said in ("Nothing is started yet.", "No step is trained yet.", "cannot be shown: it is gone", "None was run."):
+        assert said in text
+    assert codec.dumps(report_json(story))
+
+
+def test_where_the_numbers_come_from_is_said_at_each_curve() -> None:
+    high, low = [words_of(each) for each in document_of(told()).iter("figure")][:2]
+    assert "TensorBoard files: loss and learning rate of each single step" in high
+    assert "progress line: a moving average" in low
+
+
+def test_an_attempt_that_failed_is_seen_everywhere() -> None:
+    plan = make_plan()
+    story = told(
+        plan=plan,
+        events=retried_events(plan),
+        exit_code=None,
+        curves={"train-high": retried_curve(), "train-low": Curve()},
+    )
+    document = document_of(story)
+    curves, course = section(document, "curves"), section(document, "timeline")
+    assert "10 steps trained again" in curves
+    assert "attempt 2" in curves
+    assert "1 failed" in course
+    assert "An attempt that failed has a red edge" in course
+    assert "blocks_to_swap=20" in course
+    assert "train-high, attempt 2: blocks_to_swap=20" in section(document, "settings")
+    assert [point[0] for point in report_json(story)["experts"][0]["points"]] == list(range(1, 101))
+    assert [each["cause"] for each in report_json(story)["attempts"]] == [None, None, "out_of_memory", None]
+
+
+def test_losses_that_are_no_numbers_are_counted_and_null_in_json() -> None:
+    broken = tuple(replace(p, loss=(math.nan, math.inf)[p.step % 2]) if p.step > 90 else p for p in points(1, 100))
+    bad = Curve(segments=(Segment(attempt=1, source=LossSource.TENSORBOARD, points=broken),))
+    story = told(curves={"train-high": bad, "train-low": Curve()})
+    assert "10 steps whose loss was no number" in text_of(story)
+    data = codec.dumps(report_json(story))  # raises for NaN
+    assert "[100, null, " in data
+    nothing = Curve(
+        segments=(Segment(attempt=1, source=LossSource.PROGRESS_LINE, points=(Point(step=1, loss=math.nan),)),)
+    )
+    assert "no loss" in text_of(told(curves={"train-high": nothing}))
+
+
+def test_gpus_are_told_with_their_peaks() -> None:
+    text = section(document_of(told()), "gpus")
+    for said in ("27.0 of 32.0 GiB", "RTX 5090", "71 °C", "431 W", "in use 94 % on average", "one reading in 10 s"):
+        assert said in text
+
+
+def test_versions_and_commands() -> None:
+    document = document_of(told())
+    versions = section(document, "versions")
+    for said in ("d0a193061a23a51c90664282205d753605a641c1", "2.7.1", "570.86.15", "254,000,000", "not there any more"):
+        assert said in versions
+    commands = section(document, "commands")
+    assert "python train.py --x 'y'" in commands
+    assert "#!/bin/sh" not in commands
+
+
+def test_who_decided_a_setting() -> None:
+    plan = make_plan()
+    sources = {row.name: row.source for row in settings_of(plan)}
+    assert sources["seed"] is SettingSource.DEFAULT
+    assert sources["max_train_epochs"] is SettingSource.FLAG
+    assert sources["attention"] is SettingSource.MACHINE
+    recipe = override(load(shipped_recipe(Task.T2V)), {"seed": 7}, source="flag")
+    rows = {row.name: row for row in settings_of(replace(plan, recipe=recipe, choices=()))}
+    assert (rows["seed"].source, rows["seed"].value) == (SettingSource.FLAG, "7")
+    assert (rows["network_dim"].source, rows["network_dim"].reason) == (SettingSource.RECIPE, "recipe t2v-a14b.toml")
+    assert rows["task"].source is SettingSource.RECIPE
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_words_stay_words(text: str) -> None:
+    name = text.replace("/", "|").replace("{", "").replace("\0", "")
+    plan = make_plan(title=text, author=text)
+    trouble = replace(OUT_OF_MEMORY, meaning=text, advice=text, evidence=text)
+    events = [replace(e, diagnosis=trouble) if hasattr(e, "diagnosis") else e for e in retried_events(plan)]
+    made = samples(2, 2, prompt=text)
+    story = told(
+        plan=plan,
+        events=events,
+        exit_code=None,
+        tails={"train-high": (text,)},
+        dataset=dataset(1, name=f"{name}{{}}.png", caption=text),
+        dataset_missing=text,
+        commands={("train-high", 1): text},
+        packages={text: text},
+        gpus=gpu_samples(3, label=text, name=text),
+        samples=made,
+        sample_pictures={each.path: Preview(jpeg=b"\xff\xd8", width=16, height=16) for each in made},
+    )
+    written = page(story)
+    harmless(written)
+    assert not any(character in written for character in "\x1b\0\x07\u202e\u202c\u2028\ufffe")
+    assert codec.dumps(report_json(story)).encode()
+
+
+def test_secrets_are_hidden() -> None:
+    token = "hf_" + "a" * 30
+    story = told(
+        commands={("train-high", 1): f"python train.py --huggingface_token {token}"},
+        dataset=dataset(1, caption=f"a cat with {token}"),
+        tails={"train-high": (f"login {token}",)},
+        jobs={**BOTH, "train-high": FAILED},
+        exit_code=5,
+    )
+    assert token not in page(story)
+
+
+def test_ten_thousand_steps_and_all_pictures_stay_under_two_megabytes() -> None:
+    made = samples(30, 8)
+    full = Preview(jpeg=b"x" * MOST_BYTES, width=240, height=240)
+    story = told(
+        curves={"train-high": curve(10_000), "train-low": curve(10_000)},
+        gpus=gpu_samples(4000),
+        dataset=dataset(100, jpeg=b"x" * MOST_BYTES),
+        samples=made,
+        sample_pictures={each.path: full for each in made},
+    )
+    written = page(story)
+    assert len(written.encode()) < 2_000_000
+    text = words_of(harmless(written))
+    assert "Drawn from 10,000 steps" in text
+    assert "and 76 more files, not shown" in text
+
+
+def test_it_can_be_read_by_everybody() -> None:
+    document = document_of(told(samples=(made := samples(2, 2)), sample_pictures={
+        each.path: Preview(jpeg=b"\xff\xd8", width=16, height=16) for each in made
+    }))  # fmt: skip
+    assert document.get("lang") == "en"
+    for landmark in ("header", "nav", "main", "footer", "h1"):
+        assert len(list(document.iter(landmark))) == 1, landmark
+    assert all(each.get("alt") for each in document.iter("img"))
+    ids = Counter(each.get("id") for each in document.iter() if each.get("id"))
+    assert set(ids.values()) == {1}
+    drawings = [each for each in document.iter() if each.tag.endswith("svg") and each.get("role") == "img"]
+    assert len(drawings) == 5
+    for drawing in drawings:
+        assert {drawing.get("aria-labelledby"), drawing.get("aria-describedby")} <= set(ids)
+        words = [words_of(each) for each in drawing if each.tag.endswith(("title", "desc"))]
+        assert len(words) == 2
+        assert all(words)
+    for heads in document.iter("thead"):
+        assert all(cell.get("scope") == "col" and words_of(cell) for cell in heads.iter("th"))
+    links = [each.get("href") or "" for each in document.iter("a")]
+    assert all(link.removeprefix("#") in ids for link in links)
+    assert "font-family" not in "".join(each.get("style") or "" for each in document.iter())
+
+
+def colours(text: str) -> dict[str, str]:
+    return dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", text))
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2.2's relative luminance."""
+    values = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_contrast_is_enough_in_light_and_dark(dark: bool) -> None:
+    sheets = [
+        style(f"wan_train.views.{name}", file).markup
+        for name, file in (("markup", "base.css"), ("report", "report.css"))
+    ]
+    found: dict[str, str] = {}
+    for text in sheets:
+        light, _, rest = text.partition("@media (prefers-color-scheme: dark)")
+        found |= colours(light)
+        if dark:
+            found |= colours(rest.partition("\n}\n")[0])
+    inks = (
+        "text",
+        "soft",
+        "link",
+        "stops",
+        "loses",
+        "harms",
+        "note",
+        "high",
+        "low",
+        "cache",
+        "second",
+        "third",
+        "fourth",
+    )
+    for ink, ground in product(inks, ("back", "card")):
+        bright, dim = sorted((luminance(found[ink]), luminance(found[ground])), reverse=True)
+        assert (bright + 0.05) / (dim + 0.05) >= 4.5, (ink, ground)
+
+
+def test_no_colour_of_a_drawing_is_its_own() -> None:
+    assert not re.search(r'style="[^"]*#', page(told()))
+
+
+def test_a_sheet_shows_the_first_and_the_last_epoch() -> None:
+    shown = sheet(samples(40, 3), Expert.LOW)
+    assert len(shown.cells) <= MOST_PICTURES
+    assert (shown.epochs[0], shown.epochs[-1]) == (0, 390)
+    assert len(shown.prompts) == 3
+    assert shown.made == 120
+
+
+def test_samples_that_cannot_be_read_are_told() -> None:
+    document = document_of(told(samples=samples(1, 1)))
+    assert "not readable here" in section(document, "samples")
+    assert "before the first step" in section(document, "samples")
+
+
+def test_pace_is_measured_between_first_step_and_last_epoch() -> None:
+    plan = make_plan()
+    story = told(plan=plan, events=retried_events(plan), exit_code=None)
+    assert experts(story)[0].seconds_per_step is None  # no epoch ended
+
+
+series = st.lists(st.tuples(st.integers(0, 10_000), st.floats(-10, 10)), min_size=1, max_size=300).map(sorted)
+
+
+@given(series, st.integers(2, 40).map(lambda half: 2 * half))
+def test_thinning_keeps_ends_and_extremes(given_series: list[tuple[float, float]], most: int) -> None:
+    kept = extremes(given_series, most)
+    assert len(kept) <= most
+    assert (kept[0], kept[-1]) == (given_series[0], given_series[-1])
+    for pick in (min, max):
+        assert pick(y for _, y in kept) == pick(y for _, y in given_series)
+    rest = iter(given_series)
+    assert all(pair in rest for pair in kept), "in the same order"
+
+
+@given(series, st.integers(2, 40))
+def test_even_thinning_keeps_ends(given_series: list[tuple[float, float]], most: int) -> None:
+    kept = evenly(given_series, most)
+    assert len(kept) <= most
+    assert (kept[0], kept[-1]) == (given_series[0], given_series[-1])
+
+
+def test_data_of_a_finished_run() -> None:
+    data = report_json(told())
+    assert (data["event"], data["schema"], data["is_final"]) == ("report", 1, True)
+    assert data["status"]["run_id"] == "20251122-120000-mylora"
+    assert [each["name"] for each in data["files"]] == [
+        "WAN2.2-HighNoise_mylora.safetensors", "WAN2.2-LowNoise_mylora.safetensors"
+    ]  # fmt: skip
+    assert data["versions"]["drivers"] == ["570.86.15"]
+    assert data["gpus"][0]["peak_bytes"] == 27 * 1024**3
+    assert data["again"].startswith("wan-train --recipe ")
