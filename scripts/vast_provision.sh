@@ -48,11 +48,18 @@ make_environment_on_any_box() {
     make_environment
 }
 
-put_in() {
-    local words=(--quiet --disable-pip-version-check)
+put_in() { # with the libraries that look into clips and count captions, where there are any for this box
+    local extras words=(--quiet --disable-pip-version-check)
     # A checkout stays what runs, also after a `git pull`. Anything else may be another build of the same version.
     if [ -d "$source" ]; then words+=(--editable); else words+=(--force-reinstall); fi
-    "$environment/bin/python" -m pip install "${words[@]}" "$source"
+    for extras in "[video,captions]" ""; do
+        case $source in
+        *://*) "$environment/bin/python" -m pip install "${words[@]}" "wan-train$extras @ $source" ;;
+        *) "$environment/bin/python" -m pip install "${words[@]}" "$source$extras" ;;
+        esac && return
+        [ -z "$extras" ] || echo "note: trying again without PyAV and tokenizers, which look into clips and captions"
+    done
+    return 1
 }
 
 works() { "$environment/bin/wan-train" --version >/dev/null 2>&1; }
@@ -67,7 +74,7 @@ main() {
     ! command -v flock >/dev/null || flock 9
 
     # Changes with the source and with what it depends on.
-    stamp="$source $(cat -- "$source/pyproject.toml" "$source" 2>/dev/null | cksum || true)"
+    stamp="$source with video, captions $(cat -- "$source/pyproject.toml" "$source" 2>/dev/null | cksum || true)"
     "$environment/bin/python" -m pip --version >/dev/null 2>&1 || make_environment_on_any_box ||
         fail "no Python 3.11 or newer with venv, and no uv: try 'apt-get install -y python3-venv' or 'pip install uv'"
     if [ "$(cat -- "$environment/ready" 2>/dev/null)" != "$stamp" ] || ! works; then

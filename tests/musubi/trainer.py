@@ -58,6 +58,8 @@ class Trainer:
             "CUDA_VISIBLE_DEVICES": "",
             "PYTHONPATH": str(SITECUSTOMIZE),
             "PYTHONUNBUFFERED": "1",
+            # The models are so small that threads only wait for each other.
+            "OMP_NUM_THREADS": "1",
         }
 
     def call(self, argv: list[str], *, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -83,6 +85,23 @@ class Trainer:
         done = self.call([str(self.python), str(HARNESS / program), *arguments], stdin=stdin)
         assert done.returncode == 0, text_of(done)
         return json.loads(done.stdout.splitlines()[-1])
+
+    def each(self, script: str, runs: list[list[str]]) -> list[tuple[int, str]]:
+        """Exit status and output of one of the scripts under each list of options; it is imported once for all."""
+        module = f"musubi_tuner.{script.removesuffix('.py')}"
+        ends = self.ask("run_cases.py", module, stdin=json.dumps(runs))
+        return [(end["code"], end["said"]) for end in ends]
+
+    def arguments(self, script: str, dataset: Dataset, run: TrainingRun) -> list[str]:
+        """The options with which one of the three scripts is started."""
+        config = ["--dataset_config", str(dataset.config)]
+        match script:
+            case "wan_cache_latents.py":
+                return [*config, "--vae", str(self.models / VAE)]
+            case "wan_cache_text_encoder_outputs.py":
+                return [*config, "--t5", str(self.models / T5)]
+            case _:
+                return run.options(self, dataset)
 
     def cache_latents(self, dataset: Dataset, *options: str) -> subprocess.CompletedProcess[str]:
         return self.script(

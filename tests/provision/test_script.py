@@ -33,6 +33,8 @@ import pathlib, zipfile
 def build_editable(folder, config_settings=None, metadata_directory=None):
     name, info = "wan_train-0.1.0-py3-none-any.whl", "wan_train-0.1.0.dist-info"
     needs = "".join(f"Requires-Dist: {line}\\n" for line in pathlib.Path("needs.txt").read_text().split())
+    for extra, need in (("video", "filmed"), ("captions", "counted")):
+        needs += f"Provides-Extra: {extra}\\nRequires-Dist: {need}; extra == '{extra}'\\n"
     with zipfile.ZipFile(pathlib.Path(folder) / name, "w") as wheel:
         wheel.writestr("wan_train.pth", str(pathlib.Path("src").absolute()) + "\\n")
         wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\\nName: wan-train\\nVersion: 0.1.0\\n{needs}")
@@ -57,7 +59,8 @@ def checkout(world: World) -> Path:
     (folder / "pyproject.toml").write_text(PYPROJECT)
     (folder / "backend.py").write_text(BACKEND)
     (folder / "needs.txt").write_text("borrowed")
-    write_wheel(world.folder / "wheels", "later", "1.0")
+    for name in ("later", "filmed", "counted"):
+        write_wheel(world.folder / "wheels", name, "1.0")
     write_wheel(world.folder / "wheels", "borrowed", "1.0")
     with zipfile.ZipFile(world.folder / "wheels/borrowed-1.0-py3-none-any.whl", "a") as wheel:
         wheel.writestr("borrowed.pth", sysconfig.get_path("purelib") + "\n")
@@ -81,6 +84,12 @@ def run(world: World, script: Path | None, *words: str, **more: str) -> subproce
     )
 
 
+def extras_of(world: World) -> set[str]:
+    """What stands in for PyAV and tokenizers, as far as it was installed."""
+    homes = (world.workspace / "wan-train-env").glob("lib/python3*/site-packages")
+    return {name for home in homes for name in ("filmed", "counted") if (home / name).exists()}
+
+
 def test_a_box_is_made_ready_and_a_second_start_changes_nothing(world: World, checkout: Path) -> None:
     script = checkout / "scripts/vast_provision.sh"
     world.workspace.mkdir()
@@ -94,6 +103,7 @@ def test_a_box_is_made_ready_and_a_second_start_changes_nothing(world: World, ch
     by_name = subprocess.run([world.folder / "bin/wan-train", "--version"], capture_output=True, text=True, check=True)
     as_before = subprocess.run([runner, "--version"], capture_output=True, text=True, check=True)
     assert by_name.stdout == as_before.stdout != ""
+    assert extras_of(world) == {"filmed", "counted"}
     assert len(runner.read_text().splitlines()) == 2
     assert runner.with_name("run_wan_training.sh.before").read_text() == SEEDS_OWN
 
@@ -133,6 +143,11 @@ def test_it_can_be_piped_with_a_source_and_says_so_without(world: World, checkou
     done = run(world, None, "--skip-models", "--check", WAN_TRAIN_SOURCE=str(checkout))
     assert done.returncode == 3
     assert "no checkout at" in done.stdout
+    assert extras_of(world) == {"filmed", "counted"}
+    shutil.rmtree(world.workspace / "wan-train-env")
+    address = checkout.as_uri()
+    assert run(world, None, "--skip-models", "--check", WAN_TRAIN_SOURCE=address).returncode == 3
+    assert extras_of(world) == {"filmed", "counted"}
     failed = run(world, None, "--check", WAN_TRAIN_SOURCE="/nowhere/wan_train-0.1.0-py3-none-any.whl")
     assert failed.returncode == 3
     assert "look at the network" in failed.stderr
@@ -141,3 +156,13 @@ def test_it_can_be_piped_with_a_source_and_says_so_without(world: World, checkou
     checkout.rename(world.workspace / "wan-train")  # where the README clones it
     found = run(world, None, "--skip-models", "--check")
     assert f"installing wan-train from {world.workspace / 'wan-train'}" in found.stdout
+
+
+def test_a_box_for_which_there_is_no_pyav_is_made_ready_without(world: World, checkout: Path) -> None:
+    (world.folder / "wheels/filmed-1.0-py3-none-any.whl").unlink()
+    done = run(world, checkout / "scripts/vast_provision.sh", "--skip-models", "--check")
+    assert done.returncode == 3
+    assert "trying again without PyAV" in done.stdout
+    assert "no checkout at" in done.stdout
+    program = world.workspace / "wan-train-env/bin/wan-train"
+    assert subprocess.run([program, "--version"], capture_output=True, check=False).returncode == 0

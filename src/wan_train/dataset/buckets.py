@@ -112,6 +112,19 @@ def frames_at_target_rate(frames: int, settings: VideoSettings) -> int:
     return kept
 
 
+def frames_read(settings: VideoSettings) -> int | None:
+    """How many frames of a file the trainer decodes at most before it stops reading; None where it reads to the end.
+
+    With `head` it reads one frame more than it uses. Source: musubi-tuner load_video at both versions.
+    """
+    if _extraction(settings) is not FrameExtraction.HEAD:
+        return None
+    wanted = max(rounded_frames(target) for target in settings.target_frames)
+    if settings.source_fps is None:
+        return wanted + 1
+    return math.ceil((wanted + 1) * settings.source_fps / TARGET_FPS) + 1
+
+
 def clips(frames: int, settings: VideoSettings) -> tuple[tuple[int, int], ...]:
     """The (first frame, frame count) of every training item cut from a video; empty when the video is too
     short.

@@ -46,17 +46,31 @@ def judge(path: Path, clip: Clip, settings: VideoSettings) -> Iterator[Problem]:
         )
 
 
+def is_same_speed(fps: float, other: float) -> bool:
+    """Whether two speeds in frames per second are one to the eye."""
+    return abs(fps - other) <= other * _SAME_SPEED
+
+
 def _speed(path: Path, clip: Clip, settings: VideoSettings) -> Iterator[Problem]:
     if clip.fps is None:
         return
-    taken = settings.source_fps or TARGET_FPS
-    if abs(clip.fps - taken) <= taken * _SAME_SPEED:
+    # The trainer leaves frames out and makes none up, so a source_fps below 16 changes nothing.
+    kept = clip.fps * min(1.0, TARGET_FPS / (settings.source_fps or TARGET_FPS))
+    if is_same_speed(kept, TARGET_FPS):
         return
-    is_slow = clip.fps > taken
-    read_as = f"is taken for one of {taken:g}" if settings.source_fps is None else f"source_fps says {taken:g}"
+    is_slow = kept > TARGET_FPS
+    read_as = (
+        f"is taken for one of {TARGET_FPS:g}"
+        if settings.source_fps is None
+        else f"source_fps says {settings.source_fps:g}"
+    )
     what = (
         f"has {clip.fps:g} frames a second and {read_as}: "
-        f"{'slow motion' if is_slow else 'fast motion'} is learned ({clip.fps / taken:.2g} times)"
+        f"{'slow motion' if is_slow else 'fast motion'} is learned ({kept / TARGET_FPS:.2g} times)"
     )
-    mend = f"Set source_fps = {float(f'{clip.fps:.5g}')} for clips of this speed"
+    mend = (
+        f"Set source_fps = {float(f'{clip.fps:.5g}')} for clips of this speed"
+        if clip.fps >= TARGET_FPS
+        else "Leave it out, or make one of 16 frames a second with a program that invents frames between"
+    )
     yield Problem(kind=ProblemKind.FRAME_RATE, severity=Severity.HARMS, what=what, mend=mend, path=path)

@@ -10,8 +10,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from wan_train.dataset import footage
+from wan_train.dataset.buckets import frames_read
 from wan_train.dataset.media import Unreadable, damaged, quiet_about_size
-from wan_train.dataset.model import Inventory, Item, MediaKind, Problem, ProblemKind, Severity
+from wan_train.dataset.model import Inventory, Item, MediaKind, Problem, ProblemKind, Severity, Subset
 from wan_train.dataset.twins import look, same_looks
 
 _QUICK_PIXELS = 150_000_000
@@ -52,10 +53,10 @@ def look_closer(
 ) -> CloserLook:
     """Decode pictures and first frames; with THOROUGH also whole clips. `progress` gets files done and to do."""
     stopped = {problem.path for problem in inventory.stopping}
-    items = {item.path: (found.subset.kind, item) for found in inventory.subsets for item in found.items}
-    pictures = [item for kind, item in items.values() if kind is MediaKind.IMAGE and item.path not in stopped]
-    clips = [item for kind, item in items.values() if kind is MediaKind.VIDEO and item.path not in stopped]
-    clips = [item for item in clips if item.path.is_file()]
+    items = {item.path: (found.subset, item) for found in inventory.subsets for item in found.items}
+    sound = [(subset, item) for subset, item in items.values() if item.path not in stopped]
+    pictures = [item for subset, item in sound if subset.kind is MediaKind.IMAGE]
+    clips = [(subset, item) for subset, item in sound if subset.kind is MediaKind.VIDEO and item.path.is_file()]
     left_out = []
     pixels = sum((item.width or 0) * (item.height or 0) for item in pictures)
     is_whole = depth is Depth.THOROUGH
@@ -74,7 +75,7 @@ def look_closer(
         left_out[:] = [said for said in left_out if "first frame" not in said]
         clips = []
     problems, resolved = _pictures(inventory, pictures, is_whole=is_whole, progress=progress)
-    problems += [found for item in clips for found in _clip(item, is_whole=is_whole)]
+    problems += [found for subset, item in clips for found in _clip(subset, item, is_whole=is_whole)]
     return CloserLook(problems=tuple(problems), resolved=tuple(resolved), left_out=tuple(left_out))
 
 
@@ -136,20 +137,29 @@ def _transparent(told: Problem) -> Problem:
     )
 
 
-def _clip(item: Item, *, is_whole: bool) -> Iterator[Problem]:
-    seen = footage.decode(item.path, whole=is_whole)
+def _clip(subset: Subset, item: Item, *, is_whole: bool) -> Iterator[Problem]:
+    seen = footage.decode(item.path, at_most=frames_read(subset.video) if is_whole and subset.video else 1)
     match seen:
         case None:
             return
         case Unreadable(kind=kind, what=what):
             mend = "Replace or remove the file"
             yield Problem(kind=kind, severity=Severity.STOPS, what=what, mend=mend, path=item.path)
-        case footage.FirstFrame(quarter_turns=turns):
+        case footage.Decoded(quarter_turns=turns, frames=frames):
             if turns:
                 yield Problem(
                     kind=ProblemKind.ROTATED,
                     severity=Severity.HARMS,
                     what="is stored turned with a mark for players to turn it back, which the trainer ignores",
-                    mend="Encode it anew without the mark, for example: ffmpeg -i IN -crf 14 OUT.mp4",
+                    mend="Turn it with --fix, or encode it anew without the mark: ffmpeg -i IN -crf 14 OUT.mp4",
+                    path=item.path,
+                )
+            wanted = min(item.frames or 0, frames_read(subset.video) or item.frames or 0) if subset.video else 0
+            if is_whole and frames < wanted:
+                yield Problem(
+                    kind=ProblemKind.TRUNCATED_MEDIA,
+                    severity=Severity.LOSES,
+                    what=f"says that it has {item.frames} frames, of which only {frames} are there",
+                    mend="Copy it again",
                     path=item.path,
                 )

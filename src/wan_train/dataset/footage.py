@@ -47,9 +47,12 @@ def read_clip(path: Path) -> Clip | Unreadable | None:
             if not container.streams.video:
                 return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what="holds no video")
             stream = container.streams.video[0]
-            # Matroska and WebM headers do not say; their packets are counted, still without decoding.
-            frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
             rate = stream.average_rate
+            frames = stream.frames
+            if not frames or _is_trimmed(stream):
+                # Matroska and WebM headers do not say, and cutting without encoding anew leaves frames in an MP4 that
+                # its edit list hides, from the trainer too. Their packets are counted, still without decoding.
+                frames = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
             return Clip(
                 width=stream.width,
                 height=stream.height,
@@ -60,28 +63,45 @@ def read_clip(path: Path) -> Clip | Unreadable | None:
         return damaged(path, error)
 
 
+def _is_trimmed(stream: Any) -> bool:  # noqa: ANN401 - as above
+    """Whether a stream lasts less long than its frames would."""
+    if stream.duration is None or stream.time_base is None or not stream.average_rate:
+        return False
+    return bool(stream.duration * stream.time_base * stream.average_rate < stream.frames - 0.5)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FirstFrame:
-    """What only decoding tells; `quarter_turns` to the left are what a player applies and the trainer does not."""
+class Decoded:
+    """What only decoding tells. `quarter_turns` to the left are what a player applies and the trainer does not;
+    `frames` were decoded.
+    """
 
     quarter_turns: int
+    frames: int
 
 
-def decode(path: Path, *, whole: bool = False) -> FirstFrame | Unreadable | None:
-    """Decode the first frame, or with `whole` all of them; None without PyAV."""
+def quarter_turns(frame: Any) -> int:  # noqa: ANN401 - as above
+    """Those to the left that a decoded frame's mark asks for."""
+    return round(getattr(frame, "rotation", 0) / 90) % 4
+
+
+def decode(path: Path, *, at_most: int | None) -> Decoded | Unreadable | None:
+    """Decode the first frames, `at_most` of them (None: all); None without PyAV."""
     av = pyav()
     if av is None:
         return None
     turns: int | None = None
+    frames = 0
     try:
         with av.open(os.fspath(path)) as container:
             for frame in container.decode(video=0):
                 if turns is None:
-                    turns = round(getattr(frame, "rotation", 0) / 90) % 4
-                if not whole:
+                    turns = quarter_turns(frame)
+                frames += 1
+                if frames == at_most:
                     break
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:
         return damaged(path, error)
     if turns is None:
         return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what="holds no frame that can be decoded")
-    return FirstFrame(quarter_turns=turns)
+    return Decoded(quarter_turns=turns, frames=frames)

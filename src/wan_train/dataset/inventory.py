@@ -16,6 +16,7 @@ from pathlib import Path
 
 from wan_train.dataset import clip_checks, picture_checks
 from wan_train.dataset.buckets import bucket_for
+from wan_train.dataset.bulk import without_collection
 from wan_train.dataset.captions import read_caption
 from wan_train.dataset.footage import Clip, read_clip
 from wan_train.dataset.listing import Listing, list_media, media_subfolders
@@ -42,6 +43,7 @@ _VIDEO_CACHE_ENDING = len("_00000-000_0000x0000_wan.safetensors")
 _LONGEST_NAME = 255
 
 
+@without_collection()
 def take(config: DatasetConfig, *, reading: TrainerReading = GUIDE_READING, tokenizer: Path | None = None) -> Inventory:
     """Look at every file the trainer would, and collect all problems; never raises for what it finds.
 

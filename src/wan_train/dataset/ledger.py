@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from wan_train import codec
+from wan_train.dataset.bulk import without_collection
 from wan_train.files import write_whole
 
 SCHEMA = 1
@@ -82,6 +84,7 @@ def ledger_file(cache_directory: Path, kind: str) -> Path:
     return cache_directory / f".wan-train-{kind}.json"
 
 
+@without_collection()
 def read_ledger(path: Path) -> Ledger:
     """The ledger; an empty one when there is none, when it is damaged, or when it was written by another schema."""
     try:
@@ -98,7 +101,7 @@ def write_ledger(path: Path, ledger: Ledger) -> None:
 def stamp(path: Path) -> Stamp:
     """Raises OSError. A folder of frames counts as its newest frame and the sum of their sizes."""
     found = path.stat()
-    if not path.is_dir():
+    if not stat.S_ISDIR(found.st_mode):
         return _stamp_of(found)
     frames = [_stamp_of(file.stat()) for file in _frames(path)]
     return Stamp(
@@ -122,7 +125,10 @@ class Hasher:
 
     def stamp(self, path: Path) -> Stamp:
         """Raises OSError. The file is not read."""
-        return self.stamps.setdefault(os.fspath(path), stamp(path))
+        key = os.fspath(path)
+        if (known := self.stamps.get(key)) is None:
+            known = self.stamps[key] = stamp(path)
+        return known
 
     def source(self, path: Path) -> Source:
         """Raises OSError, also when the file is written to while it is read."""

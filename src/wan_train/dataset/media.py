@@ -26,6 +26,7 @@ _ORIENTATION = 0x0112
 _UPRIGHT_LITTLE = b"\x12\x01\x03\x00\x01\x00\x00\x00\x01\x00"
 _UPRIGHT_BIG = b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x01"
 _LIKELY = ((b"\xff\xd8\xff", ("JPEG",)), (b"\x89PNG\r\n\x1a\n", ("PNG",)))
+_CUT_OFF = "is cut off: its end is missing"
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 # What people have under a picture's name and Pillow does not read.
 _FOREIGN = (
@@ -118,13 +119,16 @@ def read_picture(path: Path) -> Picture | Unreadable:
         return Unreadable(kind=ProblemKind.TOO_LARGE, what=what)
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError) as error:
         # Pillow's decoders report damage with all of these; its "image file is truncated" is an OSError.
-        return damaged(path, error)
+        found = damaged(path, error)
+        if found.kind is ProblemKind.UNREADABLE_MEDIA and _is_short_webp(path):
+            return Unreadable(kind=ProblemKind.TRUNCATED_MEDIA, what=_CUT_OFF)
+        return found
 
 
 def _whole(file: BinaryIO) -> Picture:
     from PIL import Image  # noqa: PLC0415 - as above
 
-    size = os.fstat(file.fileno()).st_size
+    size = _size_of(file)
     head = file.read(32)
     if (plain := _plain_webp(head, size)) is not None:
         return plain
@@ -149,6 +153,20 @@ def _whole(file: BinaryIO) -> Picture:
         with Image.open(file) as image:
             image.load()
     return found
+
+
+def _is_short_webp(path: Path) -> bool:
+    """Whether a WebP has fewer bytes than it says; its decoder does not tell that from other damage."""
+    try:
+        with open_regular(path) as file:
+            head = file.read(12)
+            return head[:4] == b"RIFF" and head[8:] == b"WEBP" and not _has_its_end(file, "WEBP", _size_of(file))
+    except OSError:
+        return False
+
+
+def _size_of(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size
 
 
 def _plain_webp(head: bytes, size: int) -> Picture | None:
@@ -206,7 +224,7 @@ def damaged(path: Path, error: BaseException) -> Unreadable:
         case _:
             words = str(getattr(error, "strerror", None) or error) or type(error).__name__
     if "truncated" in words.lower() or "unexpected end" in words.lower():
-        return Unreadable(kind=ProblemKind.TRUNCATED_MEDIA, what="is cut off: its end is missing")
+        return Unreadable(kind=ProblemKind.TRUNCATED_MEDIA, what=_CUT_OFF)
     return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what=f"cannot be read: {words}")
 
 

@@ -1,4 +1,4 @@
-"""Safe mends of a dataset: captions to plain UTF-8, photos upright, clips at 16 frames a second.
+"""Safe mends of a dataset: captions to plain UTF-8, photos and clips upright, clips at 16 frames a second.
 
 The original goes into a backup before its name gets the mended file, in one rename: a kill at any moment leaves the old
 file or the new one. What cannot be mended without a guess is left alone, with the reason.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from wan_train.dataset import mend_caption, mend_clip, mend_picture
+from wan_train.dataset import mend_caption, mend_clip, mend_picture, mend_speed
 from wan_train.dataset.check import Check
 from wan_train.dataset.model import MediaKind, Problem, ProblemKind
 from wan_train.errors import BadInputError
@@ -71,9 +72,22 @@ def plan(check: Check) -> Mending:
     """What `--fix` would do; reads the files, changes nothing."""
     mends: dict[Path, Mend] = {}
     refusals = []
+    speeds = mend_speed.one_speed(check)
+    why_not_speed = None
+    if speeds.by_index:
+        try:
+            mends[check.config] = _source_fps(check, speeds)
+        except CannotMendError as error:
+            why_not_speed = str(error)
+        except OSError as error:
+            why_not_speed = f"the dataset.toml cannot be read: {error.strerror}"
     for problem in check.problems:
         path = problem.path
         if path is None or path in mends or problem.kind not in MENDABLE:
+            continue
+        if problem.kind is ProblemKind.FRAME_RATE and path in speeds.clips:
+            if why_not_speed is not None:
+                refusals.append(Refusal(problem=problem, why=why_not_speed))
             continue
         try:
             mends[path] = _mend(problem, path, check)
@@ -160,24 +174,57 @@ def _mend(problem: Problem, path: Path, check: Check) -> Mend:
                 raise CannotMendError(reading.why)
             make = partial(_write, data=reading.text.encode())
             return Mend(path=path, target=path, what=reading.what, make=make)
-        case ProblemKind.ROTATED if path in _pictures(check):
+        case ProblemKind.ROTATED if path in _items(check, MediaKind.IMAGE):
             return Mend(path=path, target=path, what="turned upright", make=partial(mend_picture.upright, path))
-        case ProblemKind.FRAME_RATE:
-            target = mend_clip.target(path)
-            if target != path and target.exists():
-                raise CannotMendError(f"{visible(target.name)}, which its copy would be called, exists already")
-            why = mend_clip.why_not(path, check, problem)
-            if why is not None:
-                raise CannotMendError(why)
-            what = "replaced by a copy with 16 frames a second"
-            return Mend(path=path, target=target, what=what, make=partial(mend_clip.at_sixteen, path))
+        case ProblemKind.FRAME_RATE | ProblemKind.ROTATED if path in _items(check, MediaKind.VIDEO):
+            return _clip(problem, path, check)
         case _:
             raise CannotMendError(f"only by hand: {problem.mend}")
 
 
-def _pictures(check: Check) -> set[Path]:
+def _clip(problem: Problem, path: Path, check: Check) -> Mend:
+    sixteen = problem.kind is ProblemKind.FRAME_RATE
+    is_turned = any(each.kind is ProblemKind.ROTATED and each.path == path for each in check.problems)
+    target = mend_clip.target(path)
+    if target != path and target.exists():
+        raise CannotMendError(f"{visible(target.name)}, which its copy would be called, exists already")
+    why = (mend_clip.why_not_slower(path, check) if sixteen else None) or (
+        mend_clip.why_not_turned(path) if is_turned else None
+    )
+    if why is not None:
+        raise CannotMendError(why)
+    what = f"replaced by {'an upright' if is_turned else 'a'} copy{' with 16 frames a second' if sixteen else ''}"
+    return Mend(path=path, target=target, what=what, make=partial(mend_clip.copy, path, sixteen=sixteen))
+
+
+def _source_fps(check: Check, speeds: mend_speed.Speeds) -> Mend:
+    path = check.config
+    if not check.is_written:
+        command = (
+            f"wan-train dataset write {shlex.quote(str(path.parent))} --source-fps {min(speeds.by_index.values())}"
+        )
+        raise CannotMendError(f"all clips have one speed, so nothing need be encoded: {visible(command)}")
+    if path.is_symlink():
+        raise CannotMendError(f"all clips have one speed, so put {speeds.what} into {visible(str(path.resolve()))}")
+    before = path.read_bytes()
+    try:
+        text = mend_speed.rewritten(before.decode("utf-8-sig"), speeds)
+    except UnicodeDecodeError:
+        text = None
+    if text is None:
+        raise CannotMendError(f"all clips have one speed; the dataset.toml has to be changed by hand: {speeds.what}")
+
+    def make(made: Path) -> None:
+        if path.read_bytes() != before:
+            raise CannotMendError("it was changed by somebody else just now")
+        made.write_bytes(text.encode())
+
+    return Mend(path=path, target=path, what=speeds.what, make=make)
+
+
+def _items(check: Check, kind: MediaKind) -> set[Path]:
     found = check.inventory.subsets if check.inventory is not None else ()
-    return {item.path for each in found if each.subset.kind is MediaKind.IMAGE for item in each.items}
+    return {item.path for each in found if each.subset.kind is kind for item in each.items}
 
 
 def _write(made: Path, *, data: bytes) -> None:

@@ -1,12 +1,15 @@
 """How many tokens a caption has for the text encoder, which reads 512 and drops the rest without a word.
 
 Source: T5EncoderModel and HuggingfaceTokenizer in musubi-tuner's wan/modules/t5.py and tokenizers.py at both versions:
-text_len 512, truncation, white space folded.
+text_len 512 with the end mark, truncation, HTML's `&amp;` and the like resolved twice, white space folded. It also has
+ftfy repair damaged letters before, which is left out here and can change a count by a token or two.
 """
 
 from __future__ import annotations
 
+import html
 import importlib
+import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,9 +31,11 @@ class TokenCounter:
 
     def too_long(self, text: str) -> str | None:
         """What is wrong with the length of a caption, or None."""
-        words = " ".join(text.split())
+        words = " ".join(html.unescape(html.unescape(text)).split())
         # A token holds at least one byte; each word may bring one for the space before it, and an end mark follows.
-        if len(words.encode("utf-8", "replace")) + words.count(" ") + 2 <= MOST_TOKENS:
+        # The tokenizer takes some characters apart first, as this normal form does.
+        plain = words if words.isascii() else unicodedata.normalize("NFKC", words)
+        if len(plain.encode("utf-8", "replace")) + plain.count(" ") + 2 <= MOST_TOKENS:
             return None
         if self._tokenizer is not None:
             count, how = len(self._tokenizer.encode(words).ids), "{0} tokens"
@@ -45,11 +50,15 @@ class TokenCounter:
         if self.file is None:
             return None
         try:
-            return importlib.import_module("tokenizers").Tokenizer.from_file(str(self.file))
+            tokenizer = importlib.import_module("tokenizers").Tokenizer.from_file(str(self.file))
         except ImportError:
             return None
         except Exception:  # noqa: BLE001 - the package raises bare Exception for a file that it cannot read
             return None
+        # A file may say that it cuts off or fills up by itself.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
 
 
 def estimated(words: str) -> int:

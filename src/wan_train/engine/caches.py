@@ -7,6 +7,7 @@ training sees is every latent cache in the folder that has a text cache of the s
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,13 +32,13 @@ class CacheKind(StrEnum):
     @property
     def ending(self) -> str:
         """What the trainer looks for; its pattern does not see names that begin with a dot."""
-        match self:
-            case CacheKind.LATENTS:
-                return "_wan.safetensors"
-            case CacheKind.TEXT:
-                return "_wan_te.safetensors"
+        return _ENDINGS[self]
 
 
+_ENDINGS: Mapping[CacheKind, str] = {
+    CacheKind.LATENTS: "_wan.safetensors",
+    CacheKind.TEXT: "_wan_te.safetensors",
+}
 _CLIP = re.compile(r"(?P<stem>.+)_(?P<start>\d{5,})-(?P<frames>\d{3,})_(?P<width>\d{4,})x(?P<height>\d{4,})")
 _PICTURE = re.compile(r"(?P<stem>.+)_(?P<width>\d{4,})x(?P<height>\d{4,})")
 
@@ -61,10 +62,10 @@ def parse(name: str, *, is_clip: bool) -> CacheName | None:
     """
     if name.startswith("."):
         return None
-    for kind in CacheKind:
-        if not name.endswith(kind.ending):
+    for kind, ending in _ENDINGS.items():
+        if not name.endswith(ending):
             continue
-        body = name.removesuffix(kind.ending)
+        body = name.removesuffix(ending)
         if kind is CacheKind.TEXT:
             return CacheName(kind=kind, stem=body) if body else None
         match = (_CLIP if is_clip else _PICTURE).fullmatch(body)
@@ -123,19 +124,19 @@ class Contents:
     caption: str | None = None
 
 
-def read(path: Path) -> Contents | None:
+def read(path: Path | str) -> Contents | None:
     """A look at a file's header; None when there is no such file."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
     try:
         header = read_header(path)
     except BrokenFileError:
+        try:
+            stat = os.stat(path)  # noqa: PTH116 - as in `read_header`
+        except OSError:
+            return None
         return Contents(size=stat.st_size, mtime_ns=stat.st_mtime_ns, shapes=None)
     return Contents(
-        size=stat.st_size,
-        mtime_ns=stat.st_mtime_ns,
+        size=header.size,
+        mtime_ns=header.mtime_ns,
         shapes={name: tensor.shape for name, tensor in header.tensors.items()},
         caption=header.metadata.get("caption1"),
     )

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +18,7 @@ from wan_train.errors import WanTrainError
 
 _MAX_HEADER = 100_000_000
 """The limit of the safetensors library itself."""
+_FIRST_READ = 4096
 _CHUNK = 16 * 1024 * 1024
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 # Bits that are all ones in NaN and infinity, as (byte within the element, mask), for little-endian elements.
@@ -45,11 +46,16 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """A safetensors header whose file was found to be exactly as long as it says."""
+    """A safetensors header whose file was found to be exactly as long as it says.
+
+    `size` in bytes and `mtime_ns` since 1970 are those of the very file that was read; copies have equal headers.
+    """
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
     data_begins: int
+    size: int = field(compare=False)
+    mtime_ns: int = field(compare=False)
 
     def main_dtype(self) -> str | None:
         """The element type that takes the most bytes."""
@@ -59,15 +65,26 @@ class Header:
         return max(sizes, key=lambda dtype: sizes[dtype], default=None)
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path | str) -> Header:
     """The header of a whole file; raises BrokenFileError when the file is cut short, too long or something else."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
+        # Without a file object, since there may be ten thousand caches: most headers come with the first read.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            found = os.fstat(descriptor)
+            size = found.st_size
+            head = os.read(descriptor, _FIRST_READ)
+            length = int.from_bytes(head[:8], "little")
             if size < 8 or not 0 < length <= min(_MAX_HEADER, size - 8):  # noqa: PLR2004  the length field's own size
                 raise BrokenFileError(f"{path} is no whole safetensors file ({size} bytes)")
-            entries = json.loads(file.read(length))
+            while len(head) < 8 + length:
+                more = os.read(descriptor, 8 + length - len(head))
+                if not more:
+                    raise BrokenFileError(f"{path} is incomplete: its header ends early")
+                head += more
+        finally:
+            os.close(descriptor)
+        entries = json.loads(head[8 : 8 + length].decode())
         metadata = entries.pop("__metadata__", {})
         metadata = {name: str.__str__(value) for name, value in metadata.items()}  # TypeError for anything but texts
         tensors = {name: _tensor(name, entry) for name, entry in entries.items()}
@@ -78,7 +95,7 @@ def read_header(path: Path) -> Header:
     end = 8 + length + max((tensor.end for tensor in tensors.values()), default=0)
     if end != size:
         raise BrokenFileError(f"{path} is incomplete: {size} bytes instead of {end}")
-    return Header(tensors=tensors, metadata=metadata, data_begins=8 + length)
+    return Header(tensors=tensors, metadata=metadata, data_begins=8 + length, size=size, mtime_ns=found.st_mtime_ns)
 
 
 def first_non_finite(path: Path, header: Header) -> str | None:

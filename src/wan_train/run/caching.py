@@ -10,6 +10,7 @@ from pathlib import Path
 from time import time_ns
 
 from wan_train import codec
+from wan_train.dataset.bulk import without_collection
 from wan_train.dataset.inventory import take
 from wan_train.dataset.ledger import (
     CacheFile,
@@ -152,15 +153,25 @@ def survey_run(plan: Plan, kind: CacheKind, inventory: Inventory, *, finished: b
     return survey(inventory, maker_of(kind, plan.trainer, plan.recipe, plan.models), finished=finished)
 
 
+@without_collection()
 def found_in(folder: Folder) -> dict[str, Contents]:
     """Every file of one kind in a cache directory; raises OSError when it is there and cannot be listed."""
     try:
         with os.scandir(folder.path) as entries:
-            names = sorted(entry.name for entry in entries if caches.is_read(entry.name, folder.kind))
+            ours = sorted(
+                (e.name, e.path) for e in entries if caches.is_read(e.name, folder.kind) and not _is_folder(e)
+            )
     except FileNotFoundError:
         return {}
-    looked = ((name, caches.read(folder.path / name)) for name in names if not (folder.path / name).is_dir())
+    looked = ((name, caches.read(path)) for name, path in ours)
     return {name: contents for name, contents in looked if contents is not None}
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that points to itself
+        return False
 
 
 def clear(wanted: Survey) -> None:

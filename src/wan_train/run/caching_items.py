@@ -142,7 +142,8 @@ def _caption(item: Item) -> str | None:
     """The words as the trainer reads them: UTF-8, line ends unified, stripped, a byte order mark kept."""
     if item.caption_path is None:
         return None
-    return item.caption_path.read_text(encoding="utf-8").strip()
+    text = item.caption_path.read_bytes().decode("utf-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
 def _jsonl_captions(subset: Subset) -> dict[str, str]:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from support.tokenizers_like_t5 import write as write_tokenizer
 from wan_train.dataset import clip_checks
 from wan_train.dataset.check import Check, check
 from wan_train.dataset.closer import Depth
@@ -141,26 +142,25 @@ def test_what_a_caption_hides_is_told(tmp_path: Path, text: bytes, kind: Problem
         assert "estimate" in problem.what
 
 
-def test_captions_are_counted_in_tokens_where_the_tokenizer_is(tmp_path: Path) -> None:
-    tokenizers = pytest.importorskip("tokenizers")
-    words = tokenizers.models.WordLevel({"cat": 0, "?": 1}, unk_token="?")
-    tokenizer = tokenizers.Tokenizer(words)
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    file = tmp_path / "tokenizer.json"
-    tokenizer.save(str(file))
+@pytest.mark.parametrize("cuts", [False, True])
+def test_captions_are_counted_in_tokens_where_the_tokenizer_is(tmp_path: Path, cuts: bool) -> None:
+    """The limit of 512 holds with the end mark; `cuts`: also where the tokenizer's file says to cut off there."""
+    file = write_tokenizer(tmp_path / "tokenizer", cuts=cuts)
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for number, text in enumerate(["cat " * 600, "x" * 5000]):
+    texts = ["cat " * 511, "cat " * 512, "cat &amp; " * 170, "cat &amp; " * 171, "ﷺ" * 40]
+    for number, text in enumerate(texts):
         art(number).save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text(text)
+        (folder / f"{number}.txt").write_text(text, encoding="utf-8")
     found = check(
         locate(str(folder)),
         reading=GUIDE_READING,
         overrides=DatasetOverrides(resolution=(320, 320)),
         tokenizer=file,
     )
-    (problem,) = found.problems
-    assert "has 600 tokens" in problem.what
+    said = {problem.path.name: problem.what.partition(" tokens")[0] for problem in found.problems if problem.path}
+    assert said == {"1.txt": "has 513", "3.txt": "has 514", "4.txt": "has 722"}
+    assert all(problem.kind is ProblemKind.LONG_CAPTION for problem in found.problems)
 
 
 @pytest.mark.parametrize(

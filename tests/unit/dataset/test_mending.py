@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -184,12 +185,89 @@ def test_clips_of_several_speeds_become_copies_with_sixteen_frames_a_second(tmp_
     assert rates == [tmp_path / "slow.mp4"]
 
 
-def test_where_all_clips_have_one_speed_source_fps_is_the_better_mend(tmp_path: Path) -> None:
+def test_where_all_clips_have_one_speed_source_fps_is_written_and_nothing_encoded(tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    clip(folder / "a.mp4", 30)
+    clip(folder / "b.mp4", 30)
+    bytes_before = (folder / "a.mp4").read_bytes()
+    config = folder / "dataset.toml"
+    text = f"""# mine
+[general]
+caption_extension = ".txt"
+enable_bucket = true # keep
+
+[[datasets]]
+video_directory = "{folder}" # here
+cache_directory = "{folder}/cache"
+target_frames = [5]
+"""
+    config.write_text(text)
+    assert mend_all(folder) == ["source_fps = 30.0 in datasets[0]"]
+    lines = config.read_text().splitlines()
+    assert [line for line in lines if line not in text.splitlines()] == ["source_fps = 30.0"]
+    assert "# mine" in lines
+    assert "enable_bucket = true # keep" in lines
+    assert (folder / mending.BACKUP / "now" / "dataset.toml").read_text() == text
+    assert (folder / "a.mp4").read_bytes() == bytes_before
+    assert ProblemKind.FRAME_RATE not in {problem.kind for problem in look_at(folder).problems}
+    assert mending.plan(look_at(folder)).mends == ()
+
+
+def test_without_a_dataset_toml_the_command_that_writes_one_is_told(tmp_path: Path) -> None:
     clip(tmp_path / "a.mp4", 30)
-    clip(tmp_path / "b.mp4", 30)
     planned = mending.plan(look_at(tmp_path))
     assert planned.mends == ()
-    assert all("set source_fps = 30.0" in each.why for each in planned.refusals)
+    assert f"wan-train dataset write {tmp_path} --source-fps 30.0" in planned.refusals[0].why
+
+
+def test_a_dataset_toml_changed_while_the_question_was_open_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    clip(folder / "a.mp4", 30)
+    config = folder / "dataset.toml"
+    config.write_text(f'[[datasets]]\nvideo_directory = "{folder}"\ncaption_extension = ".txt"\n')
+    (mend,) = mending.plan(look_at(folder)).mends
+    config.write_text(config.read_text() + "# just now\n")
+    with pytest.raises(mending.CannotMendError, match="just now"):
+        mending.perform(mend, "now")
+    assert config.read_text().endswith("# just now\n")
+
+
+@pytest.mark.parametrize("source_fps", [None, 8.0, 16.0])
+def test_no_source_fps_mends_a_clip_slower_than_sixteen(tmp_path: Path, source_fps: float | None) -> None:
+    """The trainer makes no frames up: with source_fps = 8.0 every frame is kept and motion is as fast as without."""
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    clip(folder / "a.mp4", 8)
+    entry = f'[[datasets]]\nvideo_directory = "{folder}"\ncaption_extension = ".txt"\n'
+    (folder / "dataset.toml").write_text(entry + (f"source_fps = {source_fps}\n" if source_fps else ""))
+    problems = [problem for problem in look_at(folder).problems if problem.kind is ProblemKind.FRAME_RATE]
+    assert [problem.path for problem in problems] == [folder / "a.mp4"]
+    assert "fast motion is learned (0.5 times)" in problems[0].what
+    assert "source_fps =" not in problems[0].mend
+    planned = mending.plan(look_at(folder))
+    assert planned.mends == ()
+    assert "made up" in planned.refusals[0].why
+
+
+def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    clip(tmp_path / "whole.mp4", 16, frames=24)
+    with av.open(str(tmp_path / "whole.mp4")) as given, av.open(str(tmp_path / "cut.mp4"), "w") as cut:
+        stream = given.streams.video[0]
+        out = cut.add_stream_from_template(stream)
+        for packet in given.demux(stream):
+            if packet.size:
+                packet.pts -= int(0.5 / stream.time_base)
+                packet.dts -= int(0.5 / stream.time_base)
+                packet.stream = out
+                cut.mux(packet)
+    found = footage.read_clip(tmp_path / "cut.mp4")
+    decoded = footage.decode(tmp_path / "cut.mp4", at_most=None)
+    assert isinstance(found, footage.Clip)
+    assert isinstance(decoded, footage.Decoded)
+    assert found.frames == decoded.frames == 16
 
 
 def test_a_clip_whose_stream_is_broken_is_told(tmp_path: Path) -> None:
@@ -202,19 +280,77 @@ def test_a_clip_whose_stream_is_broken_is_told(tmp_path: Path) -> None:
     assert ProblemKind.UNREADABLE_MEDIA in kinds
 
 
-def test_a_clip_that_only_players_turn_upright_is_told_and_left(tmp_path: Path) -> None:
-    path = tmp_path / "a.mp4"
-    clip(path, 16)
-    one = b"\0\1\0\0"
-    upright = one + bytes(12) + one + bytes(12) + b"\x40\0\0\0"
-    quarter = bytes(4) + one + bytes(4) + b"\xff\xff\0\0" + bytes(16) + b"\x40\0\0\0"
+def marked(path: Path, a: int, b: int, c: int, d: int) -> None:
+    """Give an MP4 a display matrix of these four in place of the upright one."""
+
+    def matrix(*values: int) -> bytes:
+        across, down, to_right, below = (struct.pack(">i", value << 16) for value in values)
+        return across + down + bytes(4) + to_right + below + bytes(12) + b"\x40\0\0\0"
+
     head, tag, tail = path.read_bytes().partition(b"tkhd")
-    path.write_bytes(head + tag + tail.replace(upright, quarter, 1))
-    rotated = [problem for problem in look_at(tmp_path).problems if problem.kind is ProblemKind.ROTATED]
-    assert [problem.path for problem in rotated] == [path]
+    path.write_bytes(head + tag + tail.replace(matrix(1, 0, 0, 1), matrix(a, b, c, d), 1))
+
+
+def corner_clip(path: Path, fps: int = 16) -> None:
+    """Black, with a white upper left corner."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        for _ in range(20):
+            picture = Image.new("RGB", (160, 96))
+            picture.paste("white", (0, 0, 80, 48))
+            file.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        file.mux(stream.encode())
+    path.with_suffix(".txt").write_text("a lamp")
+
+
+@pytest.mark.parametrize(
+    ("turn", "size", "corner"),
+    [
+        # As a player shows it: a quarter to the right, half, a quarter to the left.
+        ((0, 1, -1, 0), (96, 160), (1, 0)),
+        ((-1, 0, 0, -1), (160, 96), (1, 1)),
+        ((0, -1, 1, 0), (96, 160), (0, 1)),
+    ],
+)
+@pytest.mark.parametrize("fps", [16, 32])
+def test_a_clip_that_only_players_turn_becomes_an_upright_copy(
+    tmp_path: Path, turn: tuple[int, int, int, int], size: tuple[int, int], corner: tuple[int, int], fps: int
+) -> None:
+    av = pytest.importorskip("av")
+    path = tmp_path / "a.mp4"
+    corner_clip(path, fps)
+    corner_clip(tmp_path / "b.mp4")
+    marked(path, *turn)
+    assert ProblemKind.ROTATED in {problem.kind for problem in look_at(tmp_path).problems}
+    assert mend_all(tmp_path) == ["replaced by an upright copy" + (" with 16 frames a second" if fps == 32 else "")]
+    assert {problem.kind for problem in look_at(tmp_path).problems} & {
+        ProblemKind.ROTATED,
+        ProblemKind.FRAME_RATE,
+    } == set()
+    found = footage.read_clip(path)
+    assert isinstance(found, footage.Clip)
+    assert (found.width, found.height) == size
+    assert found.frames == 20 * 16 // fps
+    with av.open(str(path)) as file:
+        picture = next(file.decode(video=0)).to_image().convert("L")
+    quarters = {
+        (x, y): picture.getpixel((size[0] * (1 + 2 * x) // 4, size[1] * (1 + 2 * y) // 4))
+        for x in (0, 1)
+        for y in (0, 1)
+    }
+    assert {place for place, grey in quarters.items() if isinstance(grey, int) and grey > 128} == {corner}
+    assert (tmp_path / mending.BACKUP / "now" / "a.mp4").is_file()
+
+
+def test_a_clip_whose_mark_mirrors_it_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    corner_clip(path)
+    marked(path, 0, 1, 1, 0)
     planned = mending.plan(look_at(tmp_path))
     assert planned.mends == ()
-    assert "only by hand" in planned.refusals[0].why
+    assert [each.why for each in planned.refusals] == ["its mark mirrors it too"]
 
 
 KILLED = """
