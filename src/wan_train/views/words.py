@@ -78,6 +78,17 @@ def clock(at: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(at))
 
 
+def moment(at: float, now: float) -> str:
+    """Local time of day to the minute, and the day where it is another: `18:42`, `tomorrow 02:10`, `3 Dec 02:10`."""
+    then, today = time.localtime(at), time.localtime(now)
+    time_of_day = time.strftime("%H:%M", then)
+    if then[:3] == today[:3]:
+        return time_of_day
+    if then[:3] == time.localtime(now + _DAY)[:3]:
+        return f"tomorrow {time_of_day}"
+    return f"{then.tm_mday} {time.strftime('%b', then)} {time_of_day}"
+
+
 def safe(text: object) -> str:
     """Text from outside on one line: control characters visible, secrets hidden."""
     return visible(redact(str(text)))
@@ -168,6 +179,7 @@ def to_ascii(text: str) -> str:
 
 
 _ASCII = {"█": "#", "░": ".", "·": "|", "│": "|", "…": "~", "°": " ", "→": ">", "○": "-", "✓": "+", "✗": "!", "▶": ">"}
+_ASCII |= dict(zip("▁▂▃▄▅▆▇", "_.:-=+*", strict=True))
 
 
 def _replacement(character: str) -> str:
