@@ -28,6 +28,8 @@ def left(view: RunView, step: Step, job: Job, now: float) -> Left | None:
     attempt = job.attempt
     if step.kind is not StepKind.TRAIN or not job.state.has_process or attempt is None:
         return None
+    if job.state is JobState.STOPPING:
+        return Left(seconds=0.0) if attempt.complete else None  # else it may be tried again
     live, progress = view.live, facts.progress(view, step.id)
     if live is not None and progress is not None and progress.eta_seconds is not None:
         return Left(seconds=max(0.0, progress.eta_seconds - max(0.0, now - live.at)))
