@@ -27,7 +27,7 @@ _MARKS: dict[JobState, tuple[str, str, str]] = {
 }
 
 _WORD_WIDTH = 9
-_WIDE = 100
+_WIDE = 110
 _NARROW = 72
 _WAIT_LINES = 3
 _ETA_WIDTH = len("23 h 59 min left")
