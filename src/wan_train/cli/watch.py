@@ -199,11 +199,13 @@ class _Watcher:
 
 def _lines(view: RunView, page: Page, width: int, height: int) -> Sequence[Line]:
     """What the screen shows."""
+    now = time.time()
     match page:
         case Page.RUN:
-            return dashboard.screen(view, time.time(), width, height=height)
+            return dashboard.screen(view, now, width, height=height)
         case Page.STOP:
-            return dashboard.screen(view, time.time(), width, height=height, footer=pages.STOP)
+            question = pages.stop_question(view, now, width)
+            return dashboard.screen(view, now, width, height=height, footer=question)
         case Page.LOGS:
             return pages.logs_page(pages.read_logs(view, height), width, height)
         case Page.HELP:

@@ -41,6 +41,22 @@ def left(view: RunView, step: Step, job: Job, now: float) -> Left | None:
     return Left(seconds=loading + steps * pace.per_step, per_step=pace.per_step)
 
 
+def next_state_in(view: RunView, step: Step, job: Job, now: float) -> float | None:
+    """Seconds until a running training saves its next state; None while that is not known.
+
+    An attempt that did not go on from a state saves as often as the plan says; others as it was decided at their start.
+    """
+    attempt, live, progress = job.attempt, view.live, facts.progress(view, step.id)
+    per_epoch = facts.steps_per_epoch(view)
+    if attempt is None or attempt.epochs_before or live is None or progress is None or not per_epoch:
+        return None
+    if progress.step is None or progress.seconds_per_step is None or progress.steps is None:
+        return None
+    every = view.plan.state_every_epochs * per_epoch
+    due = min(progress.steps, (progress.step // every + 1) * every)
+    return max(0.0, (due - progress.step) * progress.seconds_per_step - max(0.0, now - live.at))
+
+
 def ends_at(view: RunView, now: float) -> float | None:
     """When the last step will be done (seconds since 1970): with trainings that wait placed one after the other on the
     GPUs that this run has or that are idle, the next one to whichever is free first, as the scheduler does.

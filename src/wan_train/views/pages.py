@@ -1,4 +1,4 @@
-"""What keys bring up over the live view: the running steps' logs, and help."""
+"""What keys bring up over the live view: the running steps' logs, help, and the question whether to stop."""
 
 from __future__ import annotations
 
@@ -10,18 +10,26 @@ from pathlib import Path
 from wan_train.engine.output import last_words
 from wan_train.printable import redact, visible
 from wan_train.run.progress import read_tail
+from wan_train.views import standing as facts
 from wan_train.views import words
-from wan_train.views.lines import Line, Row, Span, line, table
+from wan_train.views.lines import Line, Row, Span, line, table, width_of
 from wan_train.views.model import RunView
+from wan_train.views.outlook import next_state_in
 
 BACK = line(Span("any key", "bold"), Span(" back", "dim"))
-STOP = line(
-    Span("Stop after the next saved state? Nothing is lost.  ", "bold yellow"),
-    Span("y", "bold"),
-    Span(" stop   ", ""),
-    Span("any other key", "bold"),
-    Span(" go on", ""),
-)
+
+
+def stop_question(view: RunView, now: float, width: int) -> Line:
+    """Whether to stop after the next states, and how long that may take where it is known."""
+    waits = [next_state_in(view, step, job, now) for step, job in facts.steps(view) if job.state.has_process]
+    known = [wait for wait in waits if wait is not None]
+    when = f", in about {words.duration(max(known))}" if known and len(known) == len(waits) else ""
+    answers = (Span("y", "bold"), Span(" stop   "), Span("n", "bold"), Span(" go on"))
+    asked = f"Stop after the next saved state{when}?  "
+    for question in (f"{asked}Nothing is lost.  ", asked):
+        if words.columns(question) + width_of(answers) <= width:
+            return line(Span(question, "bold yellow"), *answers)
+    return line(Span("Stop after the next saved state?  ", "bold yellow"), *answers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

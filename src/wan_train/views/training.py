@@ -64,7 +64,7 @@ def _drawn(losses: Losses, room: int, *, is_over: bool) -> tuple[Span, ...]:
     drawn = sparkline(losses, max(_FEW_BLOCKS, min(_MOST_BLOCKS, blocks)))
     if drawn is None:
         return (head, *number, source)
-    scale = Span(f" · blocks from {words.loss(drawn.low)} to {words.loss(drawn.high)}", "dim")
+    scale = Span(f" · scale {words.loss(drawn.low)} to {words.loss(drawn.high)}", "dim")
     if blocks - width_of([scale]) >= _MANY_BLOCKS:
         fewer = sparkline(losses, min(_MOST_BLOCKS, blocks - width_of([scale])))
         return (head, *(fewer or drawn).spans(), *number, source, scale)

@@ -11,13 +11,15 @@ from wan_train.run.caching_decision import WORDS
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _TEN_MINUTES = 600
+_AGES = 1e12
+"""What follows from a speed of almost nothing may be infinite."""
 _GIB = 1024**3
 _TINY_LOSS, _LARGE_LOSS = 0.001, 10.0
 
 
 def duration(seconds: float) -> str:
     """`48 s`, `3 min 20 s`, `48 min`, `1 h 12 min`, `2 d 3 h`."""
-    whole = max(0, round(seconds))
+    whole = max(0, round(min(seconds, _AGES)))
     if whole < _MINUTE:
         return f"{whole} s"
     if whole < _TEN_MINUTES:

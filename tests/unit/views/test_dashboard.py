@@ -169,7 +169,7 @@ def test_whatever_happens_every_line_fits(
         case Page.RUN:
             lines = screen(view, T0 + 5000, width, height=height)
         case Page.STOP:
-            lines = screen(view, T0 + 5000, width, height=height, footer=pages.STOP)
+            lines = screen(view, T0 + 5000, width, height=height, footer=pages.stop_question(view, T0 + 5000, width))
         case Page.LOGS:
             log = pages.LogEnd(step="train-low", path=Path("/x" * 80), lines=(visible(said), "y" * 300))
             lines = pages.logs_page([log, log], width, height or 24)
@@ -217,3 +217,12 @@ def test_a_training_that_loads_again_shows_the_time_of_this_attempt() -> None:
     live = Live(at=first.at + hour + 5, gpus=make_gpus(), progress={"train-high": Progress(stage="loading the DiT")})
     text = shown(render(make_view(plan, events, live=live), first.at + hour + 5, 100, height=40), 100)
     assert "loading the DiT …  5 s" in text
+
+
+def test_the_question_tells_how_long_until_nothing_is_lost() -> None:
+    view, now = SCENES["both_running"]()
+    asked = "".join(span.text for span in pages.stop_question(view, now, 100).spans)
+    # States are saved every 4 epochs of 24 steps; the one that waits longer has 48 to go.
+    assert asked == "Stop after the next saved state, in about 2 min 20 s?  Nothing is lost.  y stop   n go on"
+    narrow = "".join(span.text for span in pages.stop_question(view, now, 60).spans)
+    assert narrow == "Stop after the next saved state?  y stop   n go on"
