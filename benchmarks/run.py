@@ -16,6 +16,7 @@ import bench_parsing
 import bench_provision
 import bench_runner
 import bench_schedule
+import bench_view
 from figures import Figure, machine, table
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
@@ -25,6 +26,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "caches": bench_caches.measure,
     "schedule": bench_schedule.measure,
     "runner": bench_runner.measure,
+    "view": bench_view.measure,
     "provision": bench_provision.measure,
 }
 

@@ -253,7 +253,10 @@ def _history(
     label = f"CPU slot {gpu}" if plan.devices is Devices.CPU_SLOTS else f"GPU {gpu}"
     uuid = f"cpu-slot-{gpu}" if plan.devices is Devices.CPU_SLOTS else f"GPU-{gpu}"
     identity = replace(SUPERVISOR, pid=5000 + gpu)
-    yield StepStarted(at=at, step=step.id, attempt=1, gpu_uuid=uuid, gpu_label=label, identity=identity)
+    total = plan.epochs if step.kind is StepKind.TRAIN else None
+    yield StepStarted(
+        at=at, step=step.id, attempt=1, gpu_uuid=uuid, gpu_label=label, identity=identity, total_epochs=total
+    )
     for epoch in range(1, epochs + 1):
         yield EpochEnded(at=at + 30 * epoch, step=step.id, attempt=1, epoch=epoch, loss=0.12 - 0.0005 * epoch)
     end = at + (3600 if step.kind is StepKind.TRAIN else 40)

@@ -8,16 +8,16 @@ from collections.abc import Iterator
 import pytest
 from tty_keys import Start, Terminal
 
-from support.trainers import ScriptedBox
+from support.trainers import PROGRAM, ScriptedBox
 
 
 @pytest.fixture
 def terminal(scripted_box: ScriptedBox) -> Iterator[Start]:
-    """Starts `wan-train WORDS` at a terminal; what was on it is shown when the test fails."""
+    """Starts `wan-train WORDS` (or another program) at a terminal; what was on it is shown when the test fails."""
     opened: list[Terminal] = []
 
-    def start(*words: str, columns: int = 100, **env: str) -> Terminal:
-        opened.append(Terminal(scripted_box, list(words), columns, env))
+    def start(*words: str, columns: int = 100, program: str = str(PROGRAM), **env: str) -> Terminal:
+        opened.append(Terminal(scripted_box, list(words), columns, env, program))
         return opened[-1]
 
     yield start

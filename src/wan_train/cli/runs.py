@@ -29,7 +29,7 @@ def attach(settings: Settings, sink: Sink, name: str | None) -> int:
 
 
 def status(settings: Settings, sink: Sink, name: str | None) -> int:
-    view, _ = RunReader(find(settings.runs, name)).refresh()
+    view, _ = RunReader(find(settings.runs, name), curves=True).refresh()
     if sink.as_json:
         sink.data(status_json(view, time.time()))
     else:

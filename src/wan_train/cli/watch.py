@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
+from typing import assert_never
 
 from wan_train.cli import prompts
+from wan_train.cli.keys import Page, Wish, keys_in, press
+from wan_train.cli.screen import Screen, TerminalGoneError
 from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
 from wan_train.cli.sink import Sink
 from wan_train.errors import ExitCode, WanTrainError
@@ -20,6 +23,8 @@ from wan_train.run.events import Event, RunFinished, StopMode
 from wan_train.run.start import start_supervisor
 from wan_train.run.stopping import StopRequest, request_stop
 from wan_train.settings import Settings
+from wan_train.views import dashboard, pages
+from wan_train.views.lines import Line
 from wan_train.views.model import RunReader, RunView
 
 _LOOK_SECONDS = 0.25
@@ -43,9 +48,10 @@ def watch(run: RunDirectory, settings: Settings, sink: Sink, *, owner: bool) -> 
     mere watcher is only ended. HUP ends the watching in both cases: the run goes on. A supervisor that dies is
     replaced; the new one adopts the trainers that live.
     """
+    on_screen = sink.is_terminal and not sink.as_json
     with caught() as signals:
-        watcher = _Watcher(run=run, settings=settings, sink=sink, owner=owner, signals=signals, reader=RunReader(run))
-        on_screen = sink.is_terminal and not sink.as_json
+        reader = RunReader(run, curves=on_screen)
+        watcher = _Watcher(run=run, settings=settings, sink=sink, owner=owner, signals=signals, reader=reader)
         left = watcher.follow_screen() if on_screen else watcher.follow_lines()
     match left:
         case _Leave.DETACHED:
@@ -63,7 +69,8 @@ def _finish(view: RunView, sink: Sink) -> int:
     if sink.as_json:
         from wan_train.views.as_json import result_json  # noqa: PLC0415  needed once, at the end
 
-        sink.data({**result_json(view), "report": str(report) if report is not None else None})
+        last = RunReader(view.run, curves=True).refresh()[0]
+        sink.data({**result_json(last), "report": str(report) if report is not None else None})
     elif sink.is_terminal:
         from wan_train.views.summary import result_lines  # noqa: PLC0415  rich is needed at a terminal only
 
@@ -99,6 +106,8 @@ class _Watcher:
     owner: bool
     signals: Signals
     reader: RunReader
+    view: RunView | None = None
+    """As it was last seen."""
     gone_since: float | None = None
     revivals: int = 0
 
@@ -114,26 +123,47 @@ class _Watcher:
             time.sleep(_LOOK_SECONDS)
 
     def follow_screen(self) -> RunView | _Leave:
-        """Redraw the dashboard until the run is over, a signal ends the watching or the person leaves."""
-        from rich.live import Live as LiveDisplay  # noqa: PLC0415  needed at a terminal only
-
-        from wan_train.views.dashboard import render  # noqa: PLC0415  the same
-
-        console, ascii_only = self.sink.console, self.sink.ascii_only
+        """Show the run until it is over, a signal ends the watching or the person leaves; the last look stays."""
         while True:
-            with LiveDisplay(console=console, auto_refresh=False, transient=True) as display:
-                while not self.signals.interrupted:
-                    view, _ = self.reader.refresh()
-                    width, height = console.size
-                    screen = render(view, time.time(), width, height=height, ascii_only=ascii_only)
-                    display.update(screen, refresh=True)
-                    left = self._react(view, interrupt_stops=False)
-                    if left is not None:
-                        return left
-                    time.sleep(_LOOK_SECONDS)
-            self.signals.interrupted = False
-            if _answer_interrupt(self.run, self.sink):
-                return _Leave.DETACHED
+            with Screen(self.sink.console, ascii_only=self.sink.ascii_only) as screen:
+                try:
+                    left = self._show(screen)
+                except TerminalGoneError:
+                    return _Leave.HANGUP
+            if left is None:
+                self.signals.interrupted = False
+                left = _Leave.DETACHED if _answer_interrupt(self.run, self.sink) else None
+            if left is not None:
+                if left is not _Leave.HANGUP and self.view is not None:
+                    self._leave_behind(self.view)
+                return left
+
+    def _leave_behind(self, view: RunView) -> None:
+        """The last look goes among the other lines of the terminal, where it can be scrolled to."""
+        self.sink.show("")
+        last = dashboard.render(view, time.time(), self.sink.console.width, ascii_only=self.sink.ascii_only)
+        self.sink.show(last)
+        self.sink.show("")
+
+    def _show(self, screen: Screen) -> RunView | _Leave | None:
+        """Draw and obey keys until watching ends; None when Ctrl-C was pressed."""
+        page = Page.RUN
+        while not self.signals.interrupted:
+            self.view, _ = self.reader.refresh()
+            screen.paint(_lines(self.view, page, *screen.size))
+            left = self._react(self.view, interrupt_stops=False)
+            if left is not None:
+                return left
+            for key in keys_in(screen.keys(_LOOK_SECONDS)):
+                page, wish = press(page, key)
+                match wish:
+                    case Wish.LEAVE:
+                        return _Leave.DETACHED
+                    case Wish.STOP:
+                        request_stop(self.run, StopRequest(mode=StopMode.AFTER_STATE, signal=signal.SIGINT))
+                    case None:
+                        pass
+        return None
 
     def _react(self, view: RunView, *, interrupt_stops: bool) -> RunView | _Leave | None:
         """What a look at the run and at the signals leads to; None to go on watching.
@@ -184,6 +214,23 @@ class _Watcher:
         line = describe(event, view)
         if line is not None:
             self.sink.line(line)
+
+
+def _lines(view: RunView, page: Page, width: int, height: int) -> Sequence[Line]:
+    """What the screen shows."""
+    now = time.time()
+    match page:
+        case Page.RUN:
+            return dashboard.screen(view, now, width, height=height)
+        case Page.STOP:
+            question = pages.stop_question(view, now, width)
+            return dashboard.screen(view, now, width, height=height, footer=question)
+        case Page.LOGS:
+            return pages.logs_page(pages.read_logs(view, height), width, height)
+        case Page.HELP:
+            return pages.help_page(view, width, height)
+        case _:
+            assert_never(page)
 
 
 def _answer_interrupt(run: RunDirectory, sink: Sink) -> bool:

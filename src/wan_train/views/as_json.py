@@ -1,18 +1,21 @@
 """Records as JSON values for scripts. Keys are only ever added; `SCHEMA` changes if one must go.
 
 A status is
-`{schema, run_id, run_dir, title, task, engine, state, exit_code, started, elapsed_seconds, steps, gpus,
+`{schema, run_id, run_dir, title, task, engine, state, exit_code, started, elapsed_seconds, ends_at, steps, gpus,
 disk_free_bytes, warnings, supervisor_alive, updated}` with `state` one of `Standing`, times in seconds since 1970,
 `updated` the moment of the newest observation (null before the first). Each of `steps` is
-`{id, kind, expert, state, attempt, gpu, progress, waiting_for, failure, result, loss, kept, caches,
-log}`, where
+`{id, kind, expert, state, attempt, gpu, progress, waiting_for, failure, result, loss, curve, newest_state, kept,
+caches, log}`, where
 `progress` is `{stage, epoch, epochs, step, steps, loss, loss_is_finite, seconds_per_step, eta_seconds, items, cached}`,
+`curve` is `{loss_source, step, loss, smoothed, trend, not_finite, learning_rate}`,
+`newest_state` is `{epoch, at, path}`,
 `failure` is `{cause, meaning, advice, evidence, log}` and `result` is `{path, bytes, sha256}`; each is null where there
 is none. Each of `gpus` is `{label, index, uuid, name, used_bytes, total_bytes, utilization, temperature, step}`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +27,9 @@ from wan_train.run.plan import Plan, Step
 from wan_train.run.progress import Progress
 from wan_train.run.state import Job, Result
 from wan_train.views import standing as facts
+from wan_train.views.losses import Losses
 from wan_train.views.model import GpuNow, RunView
+from wan_train.views.outlook import ends_at
 
 SCHEMA = 1
 
@@ -62,6 +67,7 @@ def status_json(view: RunView, now: float) -> Json:
         "exit_code": state.finished.exit_code if state.finished is not None else None,
         "started": state.started,
         "elapsed_seconds": round(facts.elapsed(view, now), 3),
+        "ends_at": ends_at(view, now),
         "steps": [_step(view, step, job) for step, job in facts.steps(view)],
         "gpus": [_gpu(view, gpu) for gpu in live.gpus] if live is not None else [],
         "disk_free_bytes": live.disk_free_bytes if live is not None else None,
@@ -82,7 +88,7 @@ def result_json(view: RunView) -> Json:
 def _step(view: RunView, step: Step, job: Job) -> Json:
     attempt = job.attempt
     log = facts.log_of(view, job)
-    progress = facts.progress(view, step.id)
+    progress, state = facts.progress(view, step.id), facts.newest_state(job)
     return {
         "id": step.id,
         "kind": step.kind.value,
@@ -95,9 +101,24 @@ def _step(view: RunView, step: Step, job: Job) -> Json:
         "failure": _failure(view, job),
         "result": _result(job.result) if job.result is not None else None,
         "loss": job.loss,
+        "curve": _curve(view.losses[step.id]) if step.id in view.losses else None,
+        "newest_state": {"epoch": state.epoch, "at": state.at, "path": state.path} if state is not None else None,
         "kept": list(job.kept),
         "caches": codec.to_data(job.caches, Event) if job.caches is not None else None,
         "log": str(log) if log is not None else None,
+    }
+
+
+def _curve(losses: Losses) -> Json:
+    newest = losses.newest if math.isfinite(losses.newest) else None
+    return {
+        "loss_source": losses.source.value,
+        "step": losses.step,
+        "loss": newest,
+        "smoothed": losses.average,
+        "trend": losses.trend.value if losses.trend is not None else None,
+        "not_finite": losses.bad,
+        "learning_rate": losses.rate,
     }
 
 

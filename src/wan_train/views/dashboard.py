@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from rich.console import Group
-
-from wan_train.run.plan import Devices
 from wan_train.views import standing as facts
 from wan_train.views import words
+from wan_train.views.gpus import gpu_lines, label_width
+from wan_train.views.happenings import happened
 from wan_train.views.lines import Keep, Line, ScreenLine, Span, line, lowered, to_rich, width_of
 from wan_train.views.model import RunView
+from wan_train.views.outlook import ends_at
 from wan_train.views.standing import Standing
 from wan_train.views.steps import step_lines
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 _STALE_SECONDS = 15.0
 """The supervisor writes its observations every second or so; older ones are said to be old."""
 _MOST_WARNINGS = 4
+KEYS = line(
+    *(
+        part
+        for key, what in (("d", "leave"), ("s", "stop"), ("l", "logs"), ("?", "help"), ("Ctrl-C", "asks"))
+        for part in (Span(key, "bold"), Span(f" {what}   ", "dim"))
+    )
+)
 _FULL_BYTES = 1_000_000
 """With less than this not even the journal is sure of its next lines."""
 
@@ -31,29 +42,39 @@ def render(
 ) -> Group:
     """The run at `now` (seconds since 1970) in at most `width` columns.
 
-    `height` is that of a live screen, which also gets a line that says how to leave it; None to print once.
+    `height` is that of a live screen, which also gets a line that tells the keys; None to print once.
     """
-    rows = list(_rows(view, now, width, interactive=height is not None))
-    if height is not None:
-        rows = lowered(rows, max(1, height))
-    return Group(*(to_rich(row.line, width, ascii_only=ascii_only) for row in rows))
+    from rich.console import Group  # noqa: PLC0415  lines are laid out without it
+
+    rows = screen(view, now, width, height=height)
+    return Group(*(to_rich(row, width, ascii_only=ascii_only) for row in rows))
 
 
-def _rows(view: RunView, now: float, width: int, *, interactive: bool) -> Iterator[ScreenLine]:
+def screen(
+    view: RunView, now: float, width: int, *, height: int | None = None, footer: Line = KEYS
+) -> tuple[Line, ...]:
+    """The same as lines not yet drawn; `footer` is the last one of a live screen."""
+    rows = list(_rows(view, now, width))
+    if height is None:
+        return tuple(row.line for row in rows)
+    if not view.state.is_over:
+        rows += [ScreenLine(line(), Keep.BLANK), ScreenLine(footer, Keep.ALWAYS)]
+    return tuple(row.line for row in lowered(rows, max(1, height)))
+
+
+def _rows(view: RunView, now: float, width: int) -> Iterator[ScreenLine]:
     yield ScreenLine(_title(view, now, width), Keep.ALWAYS)
     yield ScreenLine(_subtitle(view, width), Keep.DETAIL)
     yield ScreenLine(line(), Keep.BLANK)
     for step, job in facts.steps(view):
-        first, details, tail = step_lines(view, step, job, now, width)
-        yield ScreenLine(first, Keep.ALWAYS)
-        yield from (ScreenLine(detail, Keep.DETAIL) for detail in details)
-        yield from (ScreenLine(words_, Keep.TAIL) for words_ in tail)
+        yield from step_lines(view, step, job, now, width)
     if not view.state.is_over and view.supervisor_alive:
         yield from _surroundings(view, width)
-    yield from _remarks(view, now, width)
-    if interactive and not view.state.is_over:
+    told = list(happened(view, width))
+    if told:
         yield ScreenLine(line(), Keep.BLANK)
-        yield ScreenLine(line(Span("Ctrl-C: leave it running, or stop", "dim")), Keep.ALWAYS)
+        yield from told
+    yield from _remarks(view, now, width)
 
 
 def _title(view: RunView, now: float, width: int) -> Line:
@@ -61,7 +82,9 @@ def _title(view: RunView, now: float, width: int) -> Line:
     since = words.duration(facts.elapsed(view, now))
     match state:
         case Standing.RUNNING | Standing.WAITING | Standing.STOPPING:
-            right = Span(f"{state} {since}", "yellow" if state is Standing.STOPPING else "cyan")
+            end = ends_at(view, now)
+            when = f" · ends about {words.moment(end, now)}" if end is not None else ""
+            right = Span(f"{state} {since}{when}", "yellow" if state is Standing.STOPPING else "cyan")
         case Standing.FINISHED:
             right = Span(f"finished in {since}", "green")
         case Standing.FAILED | Standing.STOPPED:
@@ -95,42 +118,12 @@ def _surroundings(view: RunView, width: int) -> Iterator[ScreenLine]:
         return
     if live.gpus:
         yield ScreenLine(line(), Keep.BLANK)
-    for gpu_line in _gpus(view, width):
+    for gpu_line in gpu_lines(view, width):
         yield ScreenLine(gpu_line, Keep.GPU)
     if live.disk_free_bytes is not None:
         low = live.disk_free_bytes < view.plan.disk.total
-        labels = max([4, *(words.columns(facts.label_of(view, gpu)) for gpu in live.gpus)])
-        text = f"{words.pad('disk', labels + 2)}{words.file_size(live.disk_free_bytes)} free"
+        text = f"{words.pad('disk', label_width(view) + 2)}{words.file_size(live.disk_free_bytes)} free"
         yield ScreenLine(line(Span(text, "yellow" if low else "dim")), Keep.DISK)
-
-
-def _gpus(view: RunView, width: int) -> Iterator[Line]:
-    gpus = view.live.gpus if view.live is not None else ()
-    labels = [facts.label_of(view, gpu) for gpu in gpus]
-    label_width = max((words.columns(label) for label in labels), default=0)
-    users = [facts.user_of(view, gpu) for gpu in gpus]
-    if view.plan.devices is Devices.CPU_SLOTS:
-        for label, user in zip(labels, users, strict=True):
-            yield line(words.pad(label, label_width + 2), Span(user or "idle", "" if user else "dim"))
-        return
-    names = [words.cut(words.gpu_name(gpu.name), max(12, width // 4)) for gpu in gpus]
-    memories = [words.gpu_memory(gpu.used_bytes, gpu.total_bytes) for gpu in gpus]
-    memory_width = max((len(memory) for memory in memories), default=0)
-    name_width = max((words.columns(name) for name in names), default=0)
-    for gpu, label, name, memory, user in zip(gpus, labels, names, memories, users, strict=True):
-        figures = [memory.rjust(memory_width)]
-        if gpu.utilization is not None:
-            figures.append(f"{gpu.utilization:>3} %")
-        if gpu.temperature is not None:
-            figures.append(f"{gpu.temperature} °C")
-        name_part = words.pad(name, name_width + 2) if width >= 70 else ""  # noqa: PLR2004  no room for names below
-        yield line(
-            words.pad(label, label_width + 2),
-            Span(name_part, "dim"),
-            "  ".join(figures),
-            "  ",
-            Span(user or "not used by this run", "" if user else "dim"),
-        )
 
 
 def _remarks(view: RunView, now: float, width: int) -> Iterator[ScreenLine]:

@@ -47,9 +47,11 @@ class Keep(IntEnum):
     BLANK = 0
     TAIL = 1
     DISK = 2
-    GPU = 3
-    WARNING = 4
-    DETAIL = 5
+    EVENT = 3
+    GPU = 4
+    WARNING = 5
+    DETAIL = 6
+    LOSS = 7
     ALWAYS = 9
 
 

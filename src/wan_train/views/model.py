@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from wan_train.engine.output import last_words
 from wan_train.printable import redact, visible
+from wan_train.run.curves import Curve, CurveReader
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import Event
 from wan_train.run.journal import JournalReader
 from wan_train.run.live import Live, read_live
 from wan_train.run.plan import Plan
 from wan_train.run.progress import read_tail
-from wan_train.run.state import JobState, RunState, fold, initial
+from wan_train.run.state import Job, JobState, RunState, fold, initial
+from wan_train.views.history import History, Pace
+from wan_train.views.losses import Losses, losses_of
 
 TAIL_LINES = 8
 """Log lines shown of a failed step: a Python error with its last frames."""
+_CURVES_SECONDS = 1.0
+_CURVES_SHARE = 0.005
+"""Of a core, at most, for reading curves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +42,12 @@ class RunView:
     """Bytes free where the run is; None when it cannot be told."""
     supervisor_said: str | None = None
     """The last line that a supervisor printed, safe to print: normally it prints nothing."""
+    losses: Mapping[str, Losses] = field(default_factory=dict)
+    """By step id, of trainings that have made a step; empty where nobody asked for curves."""
+    paces: Mapping[str, Pace] = field(default_factory=dict)
+    """By step id, of trainings that have completed an epoch."""
+    recent: tuple[Event, ...] = ()
+    """The last things that happened which a person would want to know, oldest first."""
 
     @property
     def has_supervisor(self) -> bool:
@@ -59,9 +72,12 @@ class RunReader:
     Raises what RunDirectory.read_plan raises, and CorruptRecordError for a damaged journal.
     """
 
-    def __init__(self, run: RunDirectory) -> None:
+    def __init__(self, run: RunDirectory, *, curves: bool = False) -> None:
+        """`curves`: the losses of every step too, which take a moment for a long training."""
         self._run = run
         self._plan = run.read_plan()
+        self._history = History()
+        self._losses = _LossReader(run, self._plan) if curves else None
         self._state = initial(self._plan)
         self._journal = JournalReader(run.events)
         self._tails: dict[str, tuple[str, ...]] = {}
@@ -74,6 +90,7 @@ class RunReader:
         before = self._state.supervisor
         for event in events:
             self._state = fold(self._state, event)
+            self._history.add(event)
         if self._state.supervisor is not None and self._state.supervisor != before:
             alive = self._state.supervisor.is_alive()
         self._read_tails()
@@ -86,6 +103,9 @@ class RunReader:
             tails=dict(self._tails),
             disk_free=_disk_free(self._run),
             supervisor_said=_last_line(self._run) if not alive else None,
+            losses=self._losses.refresh(self._state) if self._losses is not None else {},
+            paces=dict(self._history.paces),
+            recent=tuple(self._history.recent),
         )
         return view, events
 
@@ -97,6 +117,33 @@ class RunReader:
             log = self._run.attempt(job.step, attempt.number).log
             lines = last_words(read_tail(log), TAIL_LINES)
             self._tails[job.step] = tuple(visible(redact(line)) for line in lines)
+
+
+class _LossReader:
+    """Reads the curves of a run seldom enough that a long training costs no more than a short one."""
+
+    def __init__(self, run: RunDirectory, plan: Plan) -> None:
+        self._curves = CurveReader(run, plan)
+        self._losses: Mapping[str, Losses] = {}
+        self._due = 0.0
+        self._was_over = False
+
+    def refresh(self, state: RunState) -> Mapping[str, Losses]:
+        begun = time.monotonic()
+        if begun < self._due and state.is_over == self._was_over:
+            return self._losses
+        self._was_over = state.is_over
+        losses = {step: _losses_of(curve, state.jobs[step]) for step, curve in self._curves.refresh(state).items()}
+        self._losses = {step: found for step, found in losses.items() if found is not None}
+        now = time.monotonic()
+        self._due = now + max(_CURVES_SECONDS, (now - begun) / _CURVES_SHARE)
+        return self._losses
+
+
+def _losses_of(curve: Curve, job: Job) -> Losses | None:
+    attempt = job.attempt
+    steps, epochs = (attempt.total_steps, attempt.total_epochs) if attempt is not None else (None, None)
+    return losses_of(curve, steps // epochs if steps and epochs else 1)
 
 
 def _disk_free(run: RunDirectory) -> int | None:

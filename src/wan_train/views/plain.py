@@ -42,7 +42,7 @@ def describe(event: Event, view: RunView) -> str | None:
 
     `view` is the run after the event, or later.
     """
-    said = _say(event, view)
+    said = say(event, view)
     if said is None:
         return None
     who, what = said
@@ -51,7 +51,8 @@ def describe(event: Event, view: RunView) -> str | None:
     return f"{words.clock(event.at)}  {who}{what}"
 
 
-def _say(event: Event, view: RunView) -> tuple[str, str] | None:
+def say(event: Event, view: RunView) -> tuple[str, str] | None:
+    """Whom it is about (a step id, or `run`) and what happened; None for what nobody needs to read."""
     match event:
         case SupervisorStarted(at=at):
             again = view.state.started is not None and at > view.state.started

@@ -10,6 +10,7 @@ from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.errors import ExitCode
 from wan_train.gpu.model import Gpu
 from wan_train.recipe.terms import EngineKind
+from wan_train.run.events import StateSaved
 from wan_train.run.gpu_desk import gpu_label
 from wan_train.run.plan import Step, StepKind
 from wan_train.run.progress import Progress
@@ -105,6 +106,29 @@ def waits_for(view: RunView, job: Job) -> str | None:
 def epochs(view: RunView) -> int:
     """The epochs wanted of each expert, more than the plan's where the run was extended."""
     return view.state.epochs or view.plan.epochs
+
+
+def steps_per_epoch(view: RunView) -> int | None:
+    """Optimizer steps of one epoch, as a trainer announced them or as planned; None where nobody knows yet."""
+    for job in view.state.jobs.values():
+        for attempt in job.attempts:
+            if attempt.total_steps and attempt.total_epochs:
+                return attempt.total_steps // attempt.total_epochs
+    planned = view.plan.steps_per_expert
+    return planned // view.plan.epochs if planned is not None and view.plan.epochs else None
+
+
+def newest_state(job: Job) -> StateSaved | None:
+    """The state that a training would go on from after a crash, as far as the journal knows."""
+    states = [attempt.last_state for attempt in job.attempts if attempt.last_state is not None]
+    return max(states, key=lambda state: (state.epoch, state.at), default=None)
+
+
+def epochs_saved(job: Job) -> int:
+    """How many epochs a crash at this moment would leave."""
+    saved = newest_state(job)
+    begun_at = job.attempt.epochs_before if job.attempt is not None else 0
+    return max(begun_at, saved.epoch if saved is not None else 0)
 
 
 def expected_caches(view: RunView, step: Step) -> int | None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import assert_never
 
 from wan_train.run.events import CachesUpToDate
 from wan_train.run.plan import Step, StepKind
 from wan_train.run.progress import Progress
 from wan_train.run.state import Job, JobState
+from wan_train.views import outlook, training, words
 from wan_train.views import standing as facts
-from wan_train.views import words
-from wan_train.views.lines import Line, Span, bar, line
+from wan_train.views.lines import Keep, ScreenLine, Span, bar, line
 from wan_train.views.model import RunView
 
 _MARKS: dict[JobState, tuple[str, str, str]] = {
@@ -24,19 +25,16 @@ _MARKS: dict[JobState, tuple[str, str, str]] = {
     JobState.STOPPED: ("✗", "stopped", "yellow"),
     JobState.SKIPPED: ("✗", "skipped", "yellow"),
 }
-Head = tuple[Span, ...]
 
 _WORD_WIDTH = 9
-_WIDE = 100
+_WIDE = 110
 _NARROW = 72
 _WAIT_LINES = 3
 _ETA_WIDTH = len("23 h 59 min left")
 
 
-def step_lines(
-    view: RunView, step: Step, job: Job, now: float, width: int
-) -> tuple[Line, Sequence[Line], Sequence[Line]]:
-    """The step's first line, more lines about it, and log lines."""
+def step_lines(view: RunView, step: Step, job: Job, now: float, width: int) -> Iterator[ScreenLine]:
+    """The step's line, and more lines about it where there is more to tell."""
     mark, word, style = _MARKS[job.state]
     names = max(words.columns(words.safe(step.id)) for step in view.plan.steps)
     head = (
@@ -44,62 +42,116 @@ def step_lines(
         Span(words.pad(words.safe(step.id), names + 2), "" if job.state is JobState.WAITING else "bold"),
     )
     start = 2 + _WORD_WIDTH + names + 2
-    room = max(8, width - start)
-    indent = start if width >= _WIDE else 2 + _WORD_WIDTH if width >= _NARROW else 4
+    place = _Place(
+        view=view,
+        step=step,
+        job=job,
+        now=now,
+        head=head,
+        room=max(8, width - start),
+        indent=start if width >= _WIDE else 2 + _WORD_WIDTH if width >= _NARROW else 4,
+        width=width,
+    )
     match job.state:
         case JobState.WAITING | JobState.BACKOFF:
-            return _waiting(view, job, head, room, start)
+            return _waiting(place)
         case JobState.RUNNING | JobState.STOPPING:
-            return _running(view, step, job, now, head, room=room, indent=indent, width=width)
+            return _running(place)
         case JobState.SUCCEEDED:
-            return line(*head, words.cut(" · ".join(_outcome(job, now)), room)), (), ()
+            return _done(place)
         case JobState.FAILED:
-            return _failed(view, job, now, head, room=room, indent=indent, width=width)
+            return _failed(place)
         case JobState.STOPPED:
-            return line(*head, words.cut(_stopped(job, now), room)), (), ()
+            return iter((place.first(words.cut(_stopped(job, now), place.room)),))
         case JobState.SKIPPED:
-            return line(*head, words.cut(words.safe(job.reason or ""), room)), (), ()
+            return iter((place.first(words.cut(words.safe(job.reason or ""), place.room)),))
         case _:
             assert_never(job.state)
 
 
-def _waiting(view: RunView, job: Job, head: Head, room: int, start: int) -> tuple[Line, Sequence[Line], Sequence[Line]]:
-    pieces = list(words.wrap(words.safe(facts.waits_for(view, job) or ""), room))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """A step and where on the screen it is told: `room` columns right of its `head`, further lines from `indent` on."""
+
+    view: RunView
+    step: Step
+    job: Job
+    now: float
+    head: tuple[Span, ...]
+    room: int
+    indent: int
+    width: int
+
+    def first(self, *parts: Span | str) -> ScreenLine:
+        return ScreenLine(line(*self.head, *parts), Keep.ALWAYS)
+
+    def more(self, *parts: Span | str, keep: Keep = Keep.DETAIL) -> ScreenLine:
+        return ScreenLine(line(" " * self.indent, *parts), keep)
+
+    def below(self, piece: Span) -> ScreenLine:
+        """Goes on under what the first line says."""
+        return ScreenLine(line(" " * (self.width - self.room), piece), Keep.DETAIL)
+
+    def flowed(self, parts: Sequence[str], style: str = "dim") -> Iterator[ScreenLine]:
+        for text in words.flow(parts, self.width - self.indent):
+            yield self.more(Span(text, style))
+
+
+def _waiting(place: _Place) -> Iterator[ScreenLine]:
+    pieces = list(words.wrap(words.safe(facts.waits_for(place.view, place.job) or ""), place.room))
     if len(pieces) > _WAIT_LINES:
-        pieces = [*pieces[: _WAIT_LINES - 1], words.cut(" ".join(pieces[_WAIT_LINES - 1 :]), room)]
-    more = [line(" " * start, Span(piece, "dim")) for piece in pieces[1:]]
-    return line(*head, Span(pieces[0], "dim")), more, ()
+        pieces = [*pieces[: _WAIT_LINES - 1], words.cut(" ".join(pieces[_WAIT_LINES - 1 :]), place.room)]
+    yield place.first(Span(pieces[0], "dim"))
+    yield from (place.below(Span(piece, "dim")) for piece in pieces[1:])
+    if facts.epochs_saved(place.job):
+        yield place.more(Span(training.saved(place.job, place.now), "dim"))
 
 
-def _running(
-    view: RunView, step: Step, job: Job, now: float, head: Head, *, room: int, indent: int, width: int
-) -> tuple[Line, Sequence[Line], Sequence[Line]]:
+def _running(place: _Place) -> Iterator[ScreenLine]:
+    view, step, job, now = place.view, place.step, place.job, place.now
     progress = facts.progress(view, step.id) or Progress()
     done, total = _position(view, step, progress)
-    spent = words.duration(facts.spent(job, now) or 0)
-    place = _place(job)
     if done is None or not total or progress.stage is not None:
-        stage = f"{words.safe(progress.stage)} …" if progress.stage else "starting …"
-        waited = words.duration(facts.spent_by_attempt(job, now) or 0)
-        return line(*head, words.cut(f"{stage}  {waited}{place}", room)), (), ()
+        yield from _starting(place, progress)
+        return
     going_on = view.supervisor_alive and job.state is JobState.RUNNING
-    left = progress.eta_seconds if going_on and step.kind is StepKind.TRAIN else None
-    eta = f"{words.duration(left)} left" if left is not None else ""
+    found = outlook.left(view, step, job, now) if going_on else None
+    eta = f"{words.duration(found.seconds)} left" if found is not None else ""
+    if step.kind is StepKind.TRAIN and done >= total:
+        eta = "saving …"
     # The same room for every step, so that bars can be compared by eye.
     tail = f"  {min(100, 100 * done // total):>3} %  {words.pad(eta, _ETA_WIDTH)}"
-    first = line(*head, *bar(done, total, room - words.columns(tail)), tail)
+    yield place.first(*bar(done, total, place.room - words.columns(tail)), tail)
+    where = list(_where(job))
     match step.kind:
         case StepKind.CACHE_LATENTS | StepKind.CACHE_TEXT:
-            details = [f"{done}/{total} items", spent]
+            spent = words.duration(facts.spent(job, now) or 0)
+            yield from place.flowed([f"{done}/{total} items", spent, *where])
         case StepKind.TRAIN:
-            details = list(_training(view, progress))
-    if place:
-        details.append(place.removeprefix(" · "))
-    longer = [*details, f"{spent} so far"]
-    if step.kind is StepKind.TRAIN and words.columns(" · ".join(longer)) <= width - indent:
-        details = longer
-    style = "dim" if progress.loss_is_finite else "red"
-    return first, [line(" " * indent, Span(text, style)) for text in words.flow(details, width - indent)], ()
+            yield from place.flowed([*training.figures(view, progress), *where, training.saved(job, now)])
+            yield from _loss(place, progress)
+
+
+def _starting(place: _Place, progress: Progress) -> Iterator[ScreenLine]:
+    """What happens before the first step, and after a resume what is known all the same."""
+    view, step, job, now = place.view, place.step, place.job, place.now
+    stage = f"{words.safe(progress.stage)} …" if progress.stage else "starting …"
+    waited = words.duration(facts.spent_by_attempt(job, now) or 0)
+    yield place.first(words.cut(" · ".join((f"{stage}  {waited}", *_where(job))), place.room))
+    if step.kind is not StepKind.TRAIN or len(job.attempts) < 2:  # noqa: PLR2004  the first one has no past
+        return
+    known = [training.saved(job, now)]
+    found = outlook.left(view, step, job, now)
+    if found is not None and found.per_step is not None and view.supervisor_alive:
+        known.append(f"about {words.duration(found.seconds)} left at its earlier {words.pace(found.per_step)}")
+    yield from place.flowed(known)
+    yield from _loss(place, progress)
+
+
+def _loss(place: _Place, progress: Progress | None) -> Iterator[ScreenLine]:
+    spans = training.loss_line(place.view, place.step, progress, place.width - place.indent)
+    if spans:
+        yield place.more(*spans, keep=Keep.LOSS)
 
 
 def _position(view: RunView, step: Step, progress: Progress) -> tuple[int | None, int | None]:
@@ -111,24 +163,20 @@ def _position(view: RunView, step: Step, progress: Progress) -> tuple[int | None
     return min(progress.cached, expected), expected
 
 
-def _training(view: RunView, progress: Progress) -> Iterator[str]:
-    if progress.epoch is not None:
-        yield f"epoch {progress.epoch}/{progress.epochs or facts.epochs(view)}"
-    yield f"step {progress.step}/{progress.steps or view.plan.steps_per_expert}"
-    if not progress.loss_is_finite:
-        yield "loss is not finite"
-    elif progress.loss is not None:
-        yield f"loss {words.loss(progress.loss)}"
-    if progress.seconds_per_step is not None:
-        yield words.pace(progress.seconds_per_step)
-
-
-def _place(job: Job) -> str:
+def _where(job: Job) -> Iterator[str]:
     attempt = job.attempt
     if attempt is None:
-        return ""
-    where = f" · {words.safe(attempt.gpu_label)}" if attempt.gpu_label else ""
-    return where + (f" · attempt {attempt.number}" if attempt.number > 1 else "")
+        return
+    if attempt.gpu_label:
+        yield words.safe(attempt.gpu_label)
+    if attempt.number > 1:
+        yield f"attempt {attempt.number}"
+
+
+def _done(place: _Place) -> Iterator[ScreenLine]:
+    yield place.first(words.cut(" · ".join(_outcome(place.job, place.now)), place.room))
+    if place.step.id in place.view.losses:
+        yield from _loss(place, None)
 
 
 def _outcome(job: Job, now: float) -> Iterator[str]:
@@ -153,22 +201,18 @@ def _stopped(job: Job, now: float) -> str:
     return f"{after}, state of epoch {saved.epoch} kept" if saved.epoch else f"{after}, state kept"
 
 
-def _failed(
-    view: RunView, job: Job, now: float, head: Head, *, room: int, indent: int, width: int
-) -> tuple[Line, Sequence[Line], Sequence[Line]]:
+def _failed(place: _Place) -> Iterator[ScreenLine]:
+    view, job, now, width = place.view, place.job, place.now, place.width
     diagnosis = job.diagnosis
     meaning = diagnosis.meaning if diagnosis is not None else "it failed"
     advice = diagnosis.advice if diagnosis is not None else ""
     after = words.duration(facts.spent(job, now) or 0)
-    pieces = list(words.wrap(words.safe(f"{meaning} (after {after})"), room))
-    start = width - room
-    details = [line(" " * start, Span(piece, "red")) for piece in pieces[1:]]
-    margin = " " * indent
-    details += [line(margin, piece) for piece in words.wrap(words.safe(advice), width - indent) if piece]
+    first, *others = words.wrap(words.safe(f"{meaning} (after {after})"), place.room)
+    yield place.first(Span(first, "red"))
+    yield from (place.below(Span(piece, "red")) for piece in others)
+    yield from (place.more(piece) for piece in words.wrap(words.safe(advice), width - place.indent) if piece)
     log = facts.log_of(view, job)
     if log is not None:
-        details.append(line(margin, Span(words.cut_front(words.safe(log), width - indent), "dim")))
-    tail = [
-        line("    │ ", Span(words.cut(words.safe(text), width - 6), "dim")) for text in view.tails.get(job.step, ())
-    ]
-    return line(*head, Span(pieces[0], "red")), details, tail
+        yield place.more(Span(words.cut_front(words.safe(log), width - place.indent), "dim"))
+    for text in view.tails.get(job.step, ()):
+        yield ScreenLine(line("    │ ", Span(words.cut(words.safe(text), width - 6), "dim")), Keep.TAIL)

@@ -11,13 +11,15 @@ from wan_train.run.caching_decision import WORDS
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _TEN_MINUTES = 600
+_AGES = 1e12
+"""What follows from a speed of almost nothing may be infinite."""
 _GIB = 1024**3
 _TINY_LOSS, _LARGE_LOSS = 0.001, 10.0
 
 
 def duration(seconds: float) -> str:
     """`48 s`, `3 min 20 s`, `48 min`, `1 h 12 min`, `2 d 3 h`."""
-    whole = max(0, round(seconds))
+    whole = max(0, round(min(seconds, _AGES)))
     if whole < _MINUTE:
         return f"{whole} s"
     if whole < _TEN_MINUTES:
@@ -81,6 +83,17 @@ def clock(at: float) -> str:
 def date_time(at: float) -> str:
     """Local date and time with its zone, for seconds since 1970: `2026-11-22 16:52 UTC`."""
     return time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(at))
+
+
+def moment(at: float, now: float) -> str:
+    """Local time of day to the minute, and the day where it is another: `18:42`, `tomorrow 02:10`, `3 Dec 02:10`."""
+    then, today = time.localtime(at), time.localtime(now)
+    time_of_day = time.strftime("%H:%M", then)
+    if then[:3] == today[:3]:
+        return time_of_day
+    if then[:3] == time.localtime(now + _DAY)[:3]:
+        return f"tomorrow {time_of_day}"
+    return f"{then.tm_mday} {time.strftime('%b', then)} {time_of_day}"
 
 
 def safe(text: object) -> str:
@@ -173,6 +186,7 @@ def to_ascii(text: str) -> str:
 
 
 _ASCII = {"█": "#", "░": ".", "·": "|", "│": "|", "…": "~", "°": " ", "→": ">", "○": "-", "✓": "+", "✗": "!", "▶": ">"}
+_ASCII |= dict(zip("▁▂▃▄▅▆▇", "_.:-=+*", strict=True))
 
 
 def _replacement(character: str) -> str:

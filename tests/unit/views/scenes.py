@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import replace
 
-from support.runs import T0, events_of, make_gpus, make_plan, make_view
+from support.runs import OUT_OF_MEMORY, T0, events_of, make_gpus, make_plan, make_view
 from wan_train.recipe.terms import EngineKind
+from wan_train.run.curves import Curve, LossSource, Point, Segment
+from wan_train.run.events import (
+    CheckpointKept,
+    Event,
+    Exited,
+    RetryScheduled,
+    StateSaved,
+    StepExited,
+    StepStarted,
+    TrainingBegan,
+)
 from wan_train.run.live import Live
 from wan_train.run.plan import Devices
 from wan_train.run.progress import Progress
 from wan_train.run.state import JobState
+from wan_train.views.history import History
+from wan_train.views.losses import Losses, losses_of
 from wan_train.views.model import RunView
 
 DONE, RUNS, FAILED = JobState.SUCCEEDED, JobState.RUNNING, JobState.FAILED
@@ -24,6 +39,36 @@ LOW = replace(HIGH, epoch=40, step=957, loss=0.1034, seconds_per_step=3.02, eta_
 
 Scene = tuple[RunView, float]
 """A view and the time to look at it."""
+
+
+def learning(steps: int, *, seed: int = 1, source: LossSource = LossSource.TENSORBOARD) -> Losses:
+    """The losses of a training that learns: fast at first, then slowly, with the noise of single steps."""
+    chance = random.Random(seed)
+    points = []
+    for step in range(1, steps + 1):
+        level = 0.07 + 0.08 * math.exp(-step / 300) + 0.02 * math.exp(-step / 2000)
+        points.append(Point(step=step, loss=level * chance.lognormvariate(0.0, 0.35), lr=3e-4))
+    found = losses_of(Curve(segments=(Segment(attempt=1, source=source, points=tuple(points)),)), 24)
+    assert found is not None
+    return found
+
+
+def began(step: str, at: float, *, attempt: int = 1) -> TrainingBegan:
+    return TrainingBegan(at=at, step=step, attempt=attempt, steps=2400)
+
+
+def saved(step: str, epoch: int, at: float, *, attempt: int = 1) -> StateSaved:
+    path = f"/workspace/runs/20251122-120000-mylora/{step}/{attempt}/output/{step}-{epoch:06d}-state"
+    return StateSaved(at=at, step=step, attempt=attempt, path=path, epoch=epoch)
+
+
+def told(view: RunView, events: list[Event], **losses: Losses) -> RunView:
+    """The view with what its reader learns from the journal and from the curves; `train_high=` and so on."""
+    history = History()
+    for event in events:
+        history.add(event)
+    named = {step.replace("_", "-"): of_step for step, of_step in losses.items()}
+    return replace(view, losses=named, paces=dict(history.paces), recent=tuple(history.recent))
 
 
 def caching() -> Scene:
@@ -45,16 +90,25 @@ def caching() -> Scene:
 def both_running() -> Scene:
     plan = make_plan()
     events = events_of(plan, {**CACHED, "train-high": RUNS, "train-low": RUNS}, gpus={"train-low": 1})
+    events += [
+        began("train-high", T0 + 120),
+        began("train-low", T0 + 140),
+        saved("train-high", 40, NOW - 190),
+        saved("train-low", 40, NOW - 21),
+        CheckpointKept(at=NOW - 190, step="train-high", path="/workspace/runs/x/y-000040.safetensors", epoch=40),
+    ]
     live = Live(
         at=NOW,
         gpus=make_gpus(used=(27, 26)),
         progress={"train-high": HIGH, "train-low": LOW},
         disk_free_bytes=FREE_DISK,
     )
-    return make_view(plan, events, live=live), NOW + 1
+    view = told(make_view(plan, events, live=live), events, train_high=learning(1008), train_low=learning(957, seed=2))
+    return view, NOW + 1
 
 
 def waiting() -> Scene:
+    """One GPU of two is somebody else's; the loss comes from the progress line, since there is no TensorBoard."""
     plan = make_plan()
     live = Live(
         at=NOW,
@@ -64,7 +118,51 @@ def waiting() -> Scene:
         disk_free_bytes=5_000_000_000,
         warnings=("the disk has room for 2 more states",),
     )
-    return make_view(plan, events_of(plan, {**CACHED, "train-high": RUNS}), live=live), NOW + 1
+    events = [*events_of(plan, {**CACHED, "train-high": RUNS}), began("train-high", T0 + 120)]
+    events.append(saved("train-high", 40, NOW - 190))
+    average = learning(1008, source=LossSource.PROGRESS_LINE)
+    return told(make_view(plan, events, live=live), events, train_high=average), NOW + 1
+
+
+def retry() -> Scene:
+    """Out of memory after an hour, tried again with less, and loading; the other expert waits for the one GPU."""
+    plan = make_plan(gpu_uuids=("GPU-0",))
+    events = events_of(plan, {**CACHED, "train-high": RUNS}, epochs={"train-high": 40})
+    started = next(event for event in events if isinstance(event, StepStarted) and event.step == "train-high")
+    failed = started.at + 1300
+    swap = {"blocks_to_swap": 20}
+    events += [
+        began("train-high", started.at + 60),
+        saved("train-high", 40, started.at + 1210),
+        StepExited(at=failed, step="train-high", attempt=1, exit=Exited(code=1)),
+        RetryScheduled(
+            at=failed,
+            step="train-high",
+            attempt=1,
+            diagnosis=OUT_OF_MEMORY,
+            not_before=failed + 5,
+            why="out of GPU memory: 20 blocks swapped to RAM now",
+            changes=swap,
+        ),
+        replace(
+            started,
+            at=failed + 6,
+            attempt=2,
+            resumed_from="/workspace/state",
+            epochs_before=40,
+            changes=swap,
+        ),
+    ]
+    events.sort(key=lambda event: event.at)
+    live = Live(
+        at=failed + 30,
+        gpus=make_gpus(count=1, used=(3,)),
+        progress={"train-high": Progress(stage="loading the DiT")},
+        waiting={"train-low": "waiting for a GPU: GPU 0 runs train-high"},
+        disk_free_bytes=FREE_DISK,
+    )
+    view = told(make_view(plan, events, live=live), events, train_high=learning(960))
+    return view, failed + 31
 
 
 def one_failed() -> Scene:
@@ -77,7 +175,9 @@ def one_failed() -> Scene:
         "    x = block(x, **kwargs)",
         "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 31 GiB",
     )
-    return make_view(plan, events, live=live, tails={"train-high": tail}), T0 + 3701
+    events.append(saved("train-low", 40, T0 + 3600))
+    view = make_view(plan, events, live=live, tails={"train-high": tail})
+    return told(view, events, train_low=learning(957, seed=2)), T0 + 3701
 
 
 def finished() -> Scene:
@@ -85,7 +185,8 @@ def finished() -> Scene:
     jobs = {**CACHED, "train-high": DONE, "train-low": DONE}
     events = events_of(plan, jobs, gpus={"train-low": 1}, epochs={"train-high": 100}, exit_code=0)
     live = Live(at=T0 + 3650, gpus=make_gpus(), disk_free_bytes=FREE_DISK)
-    return make_view(plan, events, live=live), T0 + 9999
+    view = told(make_view(plan, events, live=live), events, train_high=learning(2400), train_low=learning(2400, seed=2))
+    return view, T0 + 9999
 
 
 def lost() -> Scene:
@@ -108,9 +209,10 @@ def rehearsal() -> Scene:
         progress={"train-high": short, "train-low": Progress(stage="loading the DiT")},
         disk_free_bytes=FREE_DISK,
     )
-    return make_view(plan, events, live=live), T0 + 61
+    return told(make_view(plan, events, live=live), events, train_high=learning(20)), T0 + 61
 
 
 SCENES = {
-    scene.__name__: scene for scene in (caching, both_running, waiting, one_failed, finished, lost, stale, rehearsal)
+    scene.__name__: scene
+    for scene in (caching, both_running, waiting, retry, one_failed, finished, lost, stale, rehearsal)
 }

@@ -7,25 +7,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
-from rich.text import Text
 
 from support.runs import OUT_OF_MEMORY, T0, events_of, make_gpus, make_plan, make_view
-from views.scenes import SCENES, one_failed, waiting
+from views.scenes import SCENES, one_failed, told, waiting
 from views.support import check_golden, shown
+from wan_train.cli.keys import Page
 from wan_train.printable import visible
 from wan_train.recipe.terms import EngineKind
+from wan_train.run.curves import Curve, LossSource, Point, Segment
 from wan_train.run.events import Exited, RetryScheduled, StepExited, StepStarted
 from wan_train.run.live import Live
 from wan_train.run.plan import Devices
 from wan_train.run.progress import Progress
 from wan_train.run.state import JobState
-from wan_train.views.dashboard import render
+from wan_train.views import pages
+from wan_train.views.dashboard import render, screen
+from wan_train.views.history import Pace
+from wan_train.views.lines import to_rich
+from wan_train.views.losses import losses_of
 
 TALL = 60
 STEPS = ("cache-latents", "cache-text", "train-high", "train-low")
 
 
-@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
 @pytest.mark.parametrize("name", SCENES)
 def test_screen(name: str, width: int) -> None:
     view, now = SCENES[name]()
@@ -49,12 +54,12 @@ def test_a_low_screen_keeps_the_steps_and_the_way_out(height: int) -> None:
     if height >= 6:
         text = "\n".join(lines)
         assert all(step in text for step in STEPS)
-        assert lines[-1].startswith("Ctrl-C")
+        assert lines[-1].startswith("d leave")
 
 
 def test_printed_once_it_says_nothing_about_leaving() -> None:
     view, now = waiting()
-    assert "Ctrl-C" not in shown(render(view, now, 80), 80)
+    assert "leave" not in shown(render(view, now, 80), 80)
 
 
 def test_the_reason_of_waiting_is_shown_whole_when_it_fits() -> None:
@@ -105,7 +110,24 @@ lives = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None)
+numbers = st.floats(allow_nan=True, allow_infinity=True)
+curves = st.builds(
+    lambda values, source: Curve(
+        segments=(
+            Segment(
+                attempt=1,
+                source=source,
+                points=tuple(Point(step=step, loss=loss) for step, loss in enumerate(values, start=1)),
+            ),
+        )
+    ),
+    st.lists(numbers, max_size=300),
+    st.sampled_from(LossSource),
+)
+paces = st.builds(Pace, to_load=st.floats(0, 1e9), per_step=st.none() | st.floats(0, 1e9))
+
+
+@settings(max_examples=150, deadline=None)
 @given(
     title=words,
     jobs=st.dictionaries(st.sampled_from(STEPS), st.sampled_from(JobState)),
@@ -117,6 +139,9 @@ lives = st.builds(
     engine=st.sampled_from(EngineKind),
     said=words,
     ascii_only=st.booleans(),
+    losses=st.dictionaries(st.sampled_from(STEPS[2:]), curves),
+    known=st.dictionaries(st.sampled_from(STEPS[2:]), paces),
+    page=st.sampled_from(Page),
 )
 def test_whatever_happens_every_line_fits(
     *,
@@ -130,19 +155,33 @@ def test_whatever_happens_every_line_fits(
     engine: EngineKind,
     said: str,
     ascii_only: bool,
+    losses: dict[str, Curve],
+    known: dict[str, Pace],
+    page: Page,
 ) -> None:
     plan = make_plan(title=title, engine=engine, run_dir=Path("/workspace/runs/20251122-120000-" + "mylora" * 5))
     found = replace(OUT_OF_MEMORY, meaning=said, advice=said, evidence=said)
     events = events_of(plan, jobs, diagnosis=found, exit_code=exit_code, epochs={"train-low": 3})
     view = make_view(plan, events, live=live, supervisor_alive=alive, tails={"train-low": (said, "x" * 300)})
-    lines = render(view, T0 + 5000, width, height=height, ascii_only=ascii_only).renderables
+    drawn = {step: found for step, curve in losses.items() if (found := losses_of(curve, 24)) is not None}
+    view = replace(told(view, events), losses=drawn, paces=known)
+    match page:
+        case Page.RUN:
+            lines = screen(view, T0 + 5000, width, height=height)
+        case Page.STOP:
+            lines = screen(view, T0 + 5000, width, height=height, footer=pages.stop_question(view, T0 + 5000, width))
+        case Page.LOGS:
+            log = pages.LogEnd(step="train-low", path=Path("/x" * 80), lines=(visible(said), "y" * 300))
+            lines = pages.logs_page([log, log], width, height or 24)
+        case Page.HELP:
+            lines = pages.help_page(view, width, height or 24)
     assert height is None or len(lines) <= height
     for line in lines:
-        assert isinstance(line, Text)
-        assert cell_len(line.plain) <= width
-        assert "\n" not in line.plain
-        assert visible(line.plain) == line.plain
-        assert line.plain.isascii() or not ascii_only
+        text = to_rich(line, width, ascii_only=ascii_only).plain
+        assert cell_len(text) <= width
+        assert "\n" not in text
+        assert visible(text) == text
+        assert text.isascii() or not ascii_only
 
 
 def test_a_full_disk_is_named_as_what_everything_waits_for() -> None:
@@ -178,3 +217,12 @@ def test_a_training_that_loads_again_shows_the_time_of_this_attempt() -> None:
     live = Live(at=first.at + hour + 5, gpus=make_gpus(), progress={"train-high": Progress(stage="loading the DiT")})
     text = shown(render(make_view(plan, events, live=live), first.at + hour + 5, 100, height=40), 100)
     assert "loading the DiT …  5 s" in text
+
+
+def test_the_question_tells_how_long_until_nothing_is_lost() -> None:
+    view, now = SCENES["both_running"]()
+    asked = "".join(span.text for span in pages.stop_question(view, now, 100).spans)
+    # States are saved every 4 epochs of 24 steps; the one that waits longer has 48 to go.
+    assert asked == "Stop after the next saved state, in about 2 min 20 s?  Nothing is lost.  y stop   n go on"
+    narrow = "".join(span.text for span in pages.stop_question(view, now, 60).spans)
+    assert narrow == "Stop after the next saved state?  y stop   n go on"

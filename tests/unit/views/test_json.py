@@ -17,16 +17,17 @@ from wan_train.views.model import GpuNow
 
 STATUS = {
     "schema", "run_id", "run_dir", "title", "task", "engine", "state", "exit_code", "started", "elapsed_seconds",
-    "steps", "gpus", "disk_free_bytes", "disk_low", "warnings", "supervisor_alive", "updated",
+    "ends_at", "steps", "gpus", "disk_free_bytes", "disk_low", "warnings", "supervisor_alive", "updated",
 }  # fmt: skip
 STEP = {
     "id", "kind", "expert", "state", "attempt", "gpu", "progress", "waiting_for", "failure", "result", "loss", "kept",
-    "caches", "log",
+    "caches", "log", "curve", "newest_state",
 }  # fmt: skip
 PROGRESS = {
     "stage", "epoch", "epochs", "step", "steps", "loss", "loss_is_finite", "seconds_per_step", "eta_seconds", "items",
     "cached",
 }  # fmt: skip
+CURVE = {"loss_source", "step", "loss", "smoothed", "trend", "not_finite", "learning_rate"}
 GPU = {"label", "index", "uuid", "name", "used_bytes", "total_bytes", "utilization", "temperature", "step"}
 
 
@@ -39,6 +40,8 @@ def test_status_has_exactly_the_documented_keys(name: str) -> None:
     for step in data["steps"]:
         assert set(step) == STEP
         assert step["progress"] is None or set(step["progress"]) == PROGRESS
+        assert step["curve"] is None or set(step["curve"]) == CURVE
+        assert step["newest_state"] is None or set(step["newest_state"]) == {"epoch", "at", "path"}
         assert step["failure"] is None or set(step["failure"]) == {"cause", "meaning", "advice", "evidence", "log"}
         assert step["result"] is None or set(step["result"]) == {"path", "bytes", "sha256"}
     for gpu in data["gpus"]:
@@ -123,3 +126,22 @@ def test_a_run_that_ends_for_lack_of_disk_is_stopping() -> None:
     view, now = both_running()
     low = replace(view, state=replace(view.state, disk_low=DiskLow(at=now, free=1, needed=2)))
     assert status_json(low, now)["state"] == "stopping"
+
+
+def test_scripts_learn_where_the_loss_is_going_and_when_it_ends() -> None:
+    view, now = both_running()
+    data = status_json(view, now)
+    assert data["ends_at"] == pytest.approx(now - 1 + 1443 * 3.02)
+    high = data["steps"][2]
+    assert high["curve"]["loss_source"] == "tensorboard"
+    assert high["curve"]["step"] == 1008
+    assert high["curve"]["trend"] == "falling"
+    assert high["curve"]["learning_rate"] == pytest.approx(3e-4)
+    assert high["newest_state"]["epoch"] == 40
+
+
+def test_a_loss_that_is_no_number_is_null() -> None:
+    view, now = both_running()
+    broken = replace(view.losses["train-high"], newest=float("nan"), average=None)
+    step = status_json(replace(view, losses={"train-high": broken}), now)["steps"][2]
+    assert (step["curve"]["loss"], step["curve"]["smoothed"]) == (None, None)

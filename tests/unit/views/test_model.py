@@ -85,3 +85,16 @@ def test_text_and_json_need_no_rendering_library() -> None:
         "sys.exit('rich' in sys.modules or 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_curves_are_read_where_they_are_asked_for(run: RunDirectory) -> None:
+    journal = Journal(run.events)
+    for event in events_of(make_plan(run_dir=run.path), {**CACHED, "train-high": RUNS}):
+        journal.append(event)
+    journal.close()
+    log = run.attempt("train-high", 1).log
+    log.parent.mkdir(parents=True)
+    write_whole(log, "steps:   1%|  | 1/100 [00:01<00:04,  3.93it/s, avr_loss=0.5]\rsteps:   2%|")
+    assert RunReader(run).refresh()[0].losses == {}
+    found = RunReader(run, curves=True).refresh()[0].losses
+    assert {step: (losses.step, losses.average) for step, losses in found.items()} == {"train-high": (1, 0.5)}

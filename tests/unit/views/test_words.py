@@ -19,6 +19,7 @@ from wan_train.views import words
         (3599.9, "1 h"),
         (4320, "1 h 12 min"),
         (86_400 * 2 + 3 * 3600, "2 d 3 h"),
+        (float("inf"), "11574074 d 1 h"),
     ],
 )
 def test_duration(seconds: float, said: str) -> None:

@@ -1,0 +1,57 @@
+"""What keys do in the live view, as a pure function."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from enum import Enum, auto
+from typing import assert_never
+
+
+class Page(Enum):
+    """What the screen shows."""
+
+    RUN = auto()
+    STOP = auto()
+    """The run, and the question whether to stop it."""
+    LOGS = auto()
+    HELP = auto()
+
+
+class Wish(Enum):
+    """What the person wants of the run or of the view."""
+
+    LEAVE = auto()
+    STOP = auto()
+
+
+# Cursor and function keys send several bytes, which are one key.
+_SEQUENCE = re.compile(r"\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Za-z])|[\s\S]")
+
+
+def keys_in(typed: str) -> Iterator[str]:
+    """The single keys in what a terminal sent."""
+    yield from _SEQUENCE.findall(typed)
+
+
+def press(page: Page, key: str) -> tuple[Page, Wish | None]:
+    """The page after a key, and what it asks for."""
+    match page:
+        case Page.RUN:
+            match key.lower():
+                case "d" | "q":
+                    return page, Wish.LEAVE
+                case "s":
+                    return Page.STOP, None
+                case "l":
+                    return Page.LOGS, None
+                case "?" | "h":
+                    return Page.HELP, None
+                case _:
+                    return page, None
+        case Page.STOP:
+            return Page.RUN, Wish.STOP if key.lower() == "y" else None
+        case Page.LOGS | Page.HELP:
+            return Page.RUN, None
+        case _:
+            assert_never(page)

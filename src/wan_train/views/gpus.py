@@ -1,0 +1,51 @@
+"""The lines about GPUs on the live view: memory, how busy, how warm, whose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from wan_train.gpu.free import why_busy
+from wan_train.gpu.model import Gpu
+from wan_train.run.plan import Devices
+from wan_train.views import standing as facts
+from wan_train.views import words
+from wan_train.views.lines import Line, Span, line
+from wan_train.views.model import RunView
+
+_NAMES_FROM = 70
+"""Columns below which there is no room for the cards' names."""
+
+
+def gpu_lines(view: RunView, width: int) -> Iterator[Line]:
+    """One line for each GPU that the run may use."""
+    gpus = view.live.gpus if view.live is not None else ()
+    labels = [words.pad(facts.label_of(view, gpu), label_width(view) + 2) for gpu in gpus]
+    if view.plan.devices is Devices.CPU_SLOTS:
+        for gpu, label in zip(gpus, labels, strict=True):
+            yield line(label, _whose(view, gpu))
+        return
+    names = [words.cut(words.gpu_name(gpu.name), max(12, width // 4)) for gpu in gpus]
+    memories = [words.gpu_memory(gpu.used_bytes, gpu.total_bytes) for gpu in gpus]
+    name_width = max((words.columns(name) for name in names), default=0)
+    memory_width = max((len(memory) for memory in memories), default=0)
+    for gpu, label, name, memory in zip(gpus, labels, names, memories, strict=True):
+        figures = [memory.rjust(memory_width)]
+        if gpu.utilization is not None:
+            figures.append(f"{gpu.utilization:>3} % busy")
+        if gpu.temperature is not None:
+            figures.append(f"{gpu.temperature} °C")
+        shown_name = Span(words.pad(name, name_width + 2), "dim") if width >= _NAMES_FROM else ""
+        yield line(label, shown_name, "  ".join(figures), "  ", _whose(view, gpu))
+
+
+def label_width(view: RunView) -> int:
+    """Columns of the widest label, that of the disk included."""
+    gpus = view.live.gpus if view.live is not None else ()
+    return max([len("disk"), *(words.columns(facts.label_of(view, gpu)) for gpu in gpus)])
+
+
+def _whose(view: RunView, gpu: Gpu) -> Span:
+    user = facts.user_of(view, gpu)
+    if user is not None:
+        return Span(words.safe(user))
+    return Span("idle" if why_busy(gpu) is None else "used by others", "dim")
