@@ -16,8 +16,7 @@ from wan_train.dataset.model import FrameExtraction
 _CLIPS = "Clips"
 
 app = typer.Typer(
-    help="See what is wrong with a dataset and what will be trained; write its dataset.toml.\n\n"
-    "Example: wan-train dataset check /workspace/cats",
+    help="Check a dataset, mend it, write its dataset.toml.\n\nExample: wan-train dataset check /workspace/cats",
     no_args_is_help=False,
 )
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from wan_train import codec
 from wan_train.cli.sink import Sink
 from wan_train.engine.failures import Cause, Diagnosis, diagnose
 from wan_train.errors import ExitCode
-from wan_train.printable import one_line
+from wan_train.printable import one_line, redact
 from wan_train.run.directory import find
 from wan_train.run.progress import read_tail
 from wan_train.settings import Settings
@@ -27,12 +28,7 @@ def explain(settings: Settings, sink: Sink, name: str | None) -> int:
     else:
         found = _of_run(settings, name)
     if sink.as_json:
-        sink.data(
-            {
-                "schema": 1,
-                "failures": [{"where": where, **codec.to_data(what)} for where, what in found.items()],
-            }
-        )
+        sink.data({"event": "explain", "failures": [_as_json(where, what) for where, what in found.items()]})
         return ExitCode.DONE
     if not found:
         sink.line("Nothing has failed.")
@@ -43,6 +39,11 @@ def explain(settings: Settings, sink: Sink, name: str | None) -> int:
             sink.line(f"  it said: {one_line(what.evidence)}")
         sink.line(f"  what to do: {what.advice}")
     return ExitCode.DONE
+
+
+def _as_json(where: str, what: Diagnosis) -> dict[str, Any]:
+    evidence = redact(what.evidence) if what.evidence is not None else None
+    return {"where": where, **codec.to_data(what), "evidence": evidence}
 
 
 def _of_run(settings: Settings, name: str | None) -> dict[str, Diagnosis]:
