@@ -11,11 +11,13 @@ from wan_train import settings as settings_module
 from wan_train.cli import options
 from wan_train.cli.invocation import invocation_of
 from wan_train.cli.sink import Sink
+from wan_train.cli.verbs import Group
 from wan_train.dataset.model import FrameExtraction
 
 _CLIPS = "Clips"
 
 app = typer.Typer(
+    cls=Group,
     help="Check a dataset, mend it, write its dataset.toml.\n\nExample: wan-train dataset check /workspace/cats",
     no_args_is_help=False,
 )

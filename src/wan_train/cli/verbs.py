@@ -17,7 +17,21 @@ _SHORT = 66
 # Typer hands over classes of its own for commands, parameters and completions, which its public names do not cover.
 
 
-class Verbs(TyperGroup):
+class Group(TyperGroup):
+    """Verbs whose help is fit for 80 columns."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401  see above
+        """A verb whose help shows no `<bool>` and no variables: at 80 columns these cost more than they say."""
+        command: Any = super().get_command(ctx, cmd_name)
+        if command is not None:
+            for parameter in command.get_params(ctx):
+                if getattr(parameter, "is_flag", False):
+                    parameter.metavar = ""
+                parameter.show_envvar = False
+        return command
+
+
+class Verbs(Group):
     """The verbs of `wan-train`; help and completion follow the same rule of the verb that is left out."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  see above
@@ -34,16 +48,6 @@ class Verbs(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise InterruptionError("interrupted") from None
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401  see above
-        """A verb whose help shows no `<bool>` and no variables: at 80 columns these cost more than they say."""
-        command: Any = super().get_command(ctx, cmd_name)
-        if command is not None:
-            for parameter in command.get_params(ctx):
-                if getattr(parameter, "is_flag", False):
-                    parameter.metavar = ""
-                parameter.show_envvar = False
-        return command
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:  # noqa: ANN401  see above
         """Verbs, flags of the program, and those of `train`: it need not be named."""
