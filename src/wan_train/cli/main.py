@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wan_train import __version__
-from wan_train.errors import BadInputError, ExitCode, InterruptionError, NotReadyError, WanTrainError
+from wan_train.errors import ExitCode, InterruptionError, NotReadyError, WanTrainError
 from wan_train.printable import one_line, redact
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ def _run(arguments: list[str], words: Sequence[str], invocation: Invocation) -> 
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         return _tell(_disk_full(error) if full else _bug(error, words), arguments, invocation)
     except Exception as error:  # noqa: BLE001  the last resort: a bug must be reported, with a log and no traceback
-        return _tell(_usage_error(error) or _bug(error, words), arguments, invocation)
+        from wan_train.cli.usage import usage_error  # noqa: PLC0415  only needed when something went wrong
+
+        return _tell(usage_error(error, arguments) or _bug(error, words), arguments, invocation)
 
 
 def split(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
@@ -97,16 +99,6 @@ def _disk_full(error: OSError) -> WanTrainError:
         f"the disk is full: there is no room for {what}",
         hint="Free some space (`wan-train runs` lists old runs, whose directories may be removed), then say it again.",
     )
-
-
-def _usage_error(error: Exception) -> WanTrainError | None:
-    """Typer's own errors: an unknown flag, a value that is no number."""
-    message = getattr(error, "format_message", None)
-    if message is None:
-        return None
-    context = getattr(error, "ctx", None)
-    verb = context.command_path if context is not None else "wan-train"
-    return BadInputError(message(), hint=f"See `{verb} --help`.")
 
 
 def _bug(error: Exception, words: Sequence[str]) -> WanTrainError:

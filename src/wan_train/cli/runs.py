@@ -125,7 +125,10 @@ def _log(view: RunView, step: str | None) -> _Log:
             )
         started = [(at, job) for at, job in started if job.step == step]
     if not started:
-        raise BadInputError(f"nothing of {step or view.run.run_id} has started yet, so there is no log")
+        raise BadInputError(
+            f"nothing of {step or view.run.run_id} has started yet, so there is no log",
+            hint=f"See what it waits for: `wan-train status {view.run.run_id}`.",
+        )
     # Something that runs is more interesting than what is over; then the newest.
     _, job = max(started, key=lambda pair: (pair[1].state.has_process, pair[0]))
     assert job.attempt is not None, "filtered above"  # noqa: S101  an invariant

@@ -150,7 +150,10 @@ def draw_pictures(trainer: Trainer, folder: Path) -> None:
             check=False,
         )
     except OSError as error:
-        raise NotReadyError(f"the pictures of the rehearsal cannot be drawn: {error}") from error
+        raise NotReadyError(
+            f"the pictures of the rehearsal cannot be drawn: {error}",
+            hint="Give pictures of your own: `wan-train rehearse DIR`.",
+        ) from error
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise NotReadyError(
