@@ -83,6 +83,8 @@ def _tell(error: WanTrainError, arguments: Sequence[str], invocation: Invocation
 
     # What comes before a verb has read its flags must still know whether JSON was asked for.
     said = "--json" in arguments or os.environ.get("WAN_TRAIN_JSON", "").lower() in _YES
+    if isinstance(error, InterruptionError) and sys.stderr.isatty():
+        sys.stderr.write("\n")  # the terminal has written ^C
     (invocation.sink or Sink(as_json=said)).error(error)
     return error.exit_code
 
