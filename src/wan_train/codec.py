@@ -71,7 +71,10 @@ def from_json(text: str | bytes, kind: type[T] | Any, *, where: str) -> T:  # no
         cattrs.BaseValidationError,
         cattrs.StructureHandlerNotFoundError,
     ) as error:
-        raise CorruptRecordError(f"{where} cannot be read: {error}") from error
+        raise CorruptRecordError(
+            f"{where} cannot be read: {error}",
+            hint="It was damaged, or written by a newer wan-train.",
+        ) from error
 
 
 def _number(value: object) -> float:

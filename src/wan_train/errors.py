@@ -36,6 +36,12 @@ class BadInputError(WanTrainError):
     exit_code = ExitCode.BAD_INPUT
 
 
+class InterruptionError(WanTrainError):
+    """Ctrl-C while something was looked at or written."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
 class NotReadyError(WanTrainError):
     """The box lacks something: a driver, a model, the trainer, disk space."""
 

@@ -26,7 +26,10 @@ class Source(StrEnum):
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError("must be a number of seconds") from None
     if not 0 < value <= _A_DAY:  # also refuses nan and inf
         raise ValueError(f"must be more than 0 and at most {_A_DAY} seconds")
     return value
@@ -136,7 +139,9 @@ def resolve(
         try:
             values[name] = known[name].metadata["parse"](text)
         except (ValueError, RuntimeError) as error:  # RuntimeError: `~name` of nobody
-            raise BadInputError(f"{where} is {one_line(text)!r}: {error}") from error
+            raise BadInputError(
+                f"{where} is {one_line(text)!r}: {error}", hint="Correct it, or leave it out to take the default."
+            ) from error
         sources[name] = source
 
     for name, value in _read_config(path).items():
@@ -173,4 +178,6 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no TOML, endless numbers
-        raise BadInputError(f"the settings file {path} cannot be read: {error}") from error
+        raise BadInputError(
+            f"the settings file {path} cannot be read: {error}", hint="One `name = value` on a line; text in quotes."
+        ) from error

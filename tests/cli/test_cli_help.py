@@ -23,11 +23,19 @@ DATASET_VERBS = tuple(
 PROJECT = Path(__file__).parents[2]
 
 
-def test_the_program_lists_all_its_verbs(quiet_box: ScriptedBox) -> None:
-    done = quiet_box.run_cli("--help", COLUMNS="100")
+@pytest.mark.parametrize("columns", ["80", "200"])
+def test_the_program_lists_all_its_verbs_on_one_screen(quiet_box: ScriptedBox, columns: str) -> None:
+    done = quiet_box.run_cli("--help", COLUMNS=columns)
     assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 23, "a terminal of 24 lines has one for the prompt"
+    assert [line for line in lines if cell_len(line) > 80] == []
     for verb in (*VERBS, "dataset"):
-        assert re.search(rf"^│ {verb} ", done.stdout, re.MULTILINE), verb
+        (line,) = [line for line in lines if re.match(rf"  {verb}  +\S", line)]
+        assert not line.endswith(("...", ".")), line
+    groups = [line for line in lines if re.fullmatch(r"[A-Z][a-z]+", line)]
+    assert groups == ["Train", "Runs", "Box", "Flags"]
+    assert "\x1b" not in done.stdout
 
 
 @pytest.mark.parametrize("verb", [*VERBS, *DATASET_VERBS])
@@ -42,6 +50,7 @@ def test_each_verb_has_help_with_an_example_in_100_columns(quiet_box: ScriptedBo
     for line in done.stdout.splitlines():
         if flag := re.match(r"│ (--[a-z0-9-]+)", line):
             assert re.search(r"[a-z]{3,}[ ,][a-z.,A-Z -]{4,}", line), f"{flag[1]} has no words"
+            assert "<bool>" not in line
 
 
 def test_the_short_flag_is_the_same(quiet_box: ScriptedBox) -> None:

@@ -41,6 +41,34 @@ def test_a_wrong_word_is_named(quiet_box: ScriptedBox, words: list[str], named: 
 
 
 @pytest.mark.parametrize(
+    ("words", "env", "said"),
+    [
+        (["pictures"], {}, "there is no verb 'pictures'"),
+        (["stauts"], {}, "there is no verb 'stauts'. Did you mean 'status'?"),
+        (["train", "pictures"], {}, "'pictures' is more than `wan-train train` takes"),
+        (["--title"], {}, "--title needs a value"),
+        (["--epochs", "ten"], {}, "--epochs 'ten' is not a whole number"),
+        (["--alpha", "ten"], {}, "--alpha 'ten' is not a number"),
+        ([], {"WAN_TRAIN_EPOCHS": "ten"}, "WAN_TRAIN_EPOCHS is 'ten', which is not a whole number"),
+        ([], {"WAN_TRAIN_YES": "maybe"}, "WAN_TRAIN_YES is 'maybe', which is neither 1 nor 0"),
+        (["--experts", "none"], {}, "--experts: 'none' is not one of 'both', 'high', 'low'"),
+        (["dataset"], {}, "`wan-train dataset` needs a verb: check or write"),
+        (["dataset", "check"], {}, "PATH is missing"),
+        (["stop", "--sometime"], {}, "there is no flag --sometime"),
+    ],
+)
+def test_words_of_usage_are_ours(quiet_box: ScriptedBox, words: list[str], env: dict[str, str], said: str) -> None:
+    done = quiet_box.run_cli(*words, **env)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == f"error: {said}"
+
+
+@pytest.mark.parametrize("words", [["pictures"], ["train", "pictures"]])
+def test_who_names_only_the_dataset_is_told_the_flag(quiet_box: ScriptedBox, words: list[str]) -> None:
+    assert "`wan-train --dataset pictures`" in quiet_box.run_cli(*words).stderr
+
+
+@pytest.mark.parametrize(
     ("words", "named"),
     [
         (["--resolution", "big"], "big"),

@@ -15,7 +15,7 @@ from wan_train.gpu.model import Gpu, GpuReading, GpuUnavailableError
 from wan_train.settings import Settings
 
 GIB = 1024**3
-NO_DRIVER = GpuUnavailableError("No NVIDIA driver found", hint="Install the NVIDIA driver.")
+NO_DRIVER = GpuUnavailableError("no NVIDIA driver found", hint="Install the NVIDIA driver.")
 
 
 def gpu(index: int = 0, **changes: Any) -> Gpu:

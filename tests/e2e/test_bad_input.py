@@ -60,7 +60,7 @@ image_directory = "{dataset}"
 """
 
 CASES = {
-    "no such dataset": Case(code=2, says=("There is no", "nowhere"), dataset="nowhere/at/all"),
+    "no such dataset": Case(code=2, says=("there is no", "nowhere"), dataset="nowhere/at/all"),
     "an empty folder": Case(code=2, says=("pictures", "holds no pictures"), prepare=emptied),
     "no captions at all": Case(code=2, says=("caption",), prepare=without_captions),
     "malformed toml": Case(code=2, says=("dataset.toml",), prepare=toml("[general\nx = ")),
@@ -113,7 +113,7 @@ CASES = {
         code=2, says=("--output_dir",), after=("--output_dir", "elsewhere")
     ),
     "an unknown flag of ours": Case(code=2, says=("--epoch_count",), words=("--epoch_count", "3")),
-    "no number of epochs": Case(code=2, says=("--epochs", "integer"), words=("--epochs", "many")),
+    "no number of epochs": Case(code=2, says=("--epochs", "whole number"), words=("--epochs", "many")),
     "a resolution that is none": Case(code=2, says=("resolution", "big"), words=("--resolution", "big")),
     "a runs directory that is a file": Case(
         code=3, says=("run directory",), prepare=lambda box: box.runs.write_text("")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -33,3 +35,27 @@ def test_a_script_gets_two_marked_loras_and_only_json(scripted_box: ScriptedBox,
         assert "REHEARSAL" in path.name
         assert any("REHEARSAL" in value for value in header.metadata.values())
         assert first_non_finite(path, header) is None
+    compare_with_the_document(scripted_box.run())
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "run-directory.md"
+SOMETIMES = {"stop.json", "STEP/N/stall.txt", "STEP/N/logs/", "WAN2.2-…_TITLE-000020.safetensors"}
+"""Rows of the document that an undisturbed rehearsal gives no file for; TensorBoard may be missing."""
+
+
+def compare_with_the_document(run: Path) -> None:
+    """Every file of a run has its row in docs/run-directory.md, and every row its file."""
+    table = DOCUMENT.read_text(encoding="utf-8").partition("## Files")[2].partition("## ")[0]
+    rows = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert len(rows) > 10
+    files = [str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()]
+    seen = {row: [file for file in files if re.match(pattern_of(row), file)] for row in rows}
+    assert {row for row, found in seen.items() if not found} <= SOMETIMES
+    assert set(files) == {file for found in seen.values() for file in found}
+
+
+def pattern_of(row: str) -> str:
+    """`STEP/N/output/` stands for all that is below it in any attempt."""
+    words = {"STEP": "[a-z-]+", "N": "[0-9]+", "…_TITLE": ".+_t"}
+    pattern = re.sub(r"STEP|\bN\b|…_TITLE", lambda found: words[found[0]], re.escape(row).replace("\\…", "…"))
+    return f"(?:REHEARSAL_)?{pattern}{'' if row.endswith('/') else '$'}"

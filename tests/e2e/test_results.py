@@ -61,7 +61,8 @@ def test_with_json_stdout_is_json_lines_and_the_last_is_the_result(scripted_box:
     assert [line.get("event") for line in lines].count("result") == 1
     assert lines[-1]["event"] == "result"
     assert lines[-1]["exit_code"] == done.returncode == 5
-    assert [line for line in lines if "kind" in line] == scripted_box.events()
+    marked = [{"schema": 1, "event": "journal", **event} for event in scripted_box.events()]
+    assert [line for line in lines if line["event"] == "journal"] == marked
 
 
 def test_a_second_run_with_the_same_title_overwrites_nothing(scripted_box: ScriptedBox) -> None:

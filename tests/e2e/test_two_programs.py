@@ -58,6 +58,7 @@ def test_a_survivor_fails_the_test_that_left_it(tmp_path_factory: pytest.TempPat
     (run / "plan.json").write_text("{}")
     (run / "events.jsonl").write_text('{"kind": "run_finished"}\n')
     child = subprocess.Popen(["sleep", "60"], env=box.env(WAN_TRAIN_ATTEMPT=str(run / "train-high" / "1")))
+    box.wait_for(lambda: box.trainers(run), what="the survivor to be seen")  # its environment comes a moment late
     with pytest.raises(SurvivorError):
         box.close()
     assert child.wait() == -9

@@ -198,7 +198,7 @@ def test_no_driver_library_names_the_rehearsal(
 ) -> None:
     (tmp_path / "libnvidia-ml.so.1").write_text("not a library")  # hides the machine's own, if it has one
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
-    with pytest.raises(GpuUnavailableError, match="No NVIDIA driver found") as caught:
+    with pytest.raises(GpuUnavailableError, match="no NVIDIA driver found") as caught:
         probe.read()
     assert "`wan-train rehearse`" in (caught.value.hint or "")
 

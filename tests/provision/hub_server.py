@@ -53,7 +53,8 @@ class Hub:
     """What the hub serves, how it misbehaves, and what it was asked for.
 
     `faults` are taken one for each GET of a file. With `redirects`, bytes come from a second host by an address that is
-    signed; `rate` is bytes a second on one connection.
+    signed; `rate` is bytes a second on one connection. While it `is_silent`, it tells of no file before it is told
+    to go on; `retry_after` is what it tells with a status that refuses to.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -62,6 +63,8 @@ class Hub:
     status: dict[str, list[int]] = field(default_factory=dict)
     slow: set[str] = field(default_factory=set)
     faults: dict[str, list[Fault]] = field(default_factory=dict)
+    is_silent: bool = False
+    retry_after: int | None = None
     redirects: bool = False
     signature: str = "signed-0"
     redirects_get: bool = False
@@ -221,8 +224,11 @@ class _Front(_Handler):
         name = self._named()
         if name is None:
             return None
+        if self.hub.is_silent:
+            self.hub.go_on.wait()
         if self.hub.status.get(f"HEAD {name}"):
-            return self.plain(self.hub.status[f"HEAD {name}"][0])
+            later = {"Retry-After": str(self.hub.retry_after)} if self.hub.retry_after else {}
+            return self.plain(self.hub.status[f"HEAD {name}"][0], later)
         content = self.hub.files[name]
         size, etag = self.hub.claims.get(name, len(content)), f'"{hashlib.sha256(content).hexdigest()}"'
         linked = {"X-Linked-Size": str(size), "X-Linked-ETag": etag, "X-Repo-Commit": HUB_COMMIT}

@@ -9,6 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,11 @@ def states(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
 
 def file_names() -> list[str]:
     return [f"{model.repo}/{model.file}" for model in wanted("t2v")]
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    while not condition():
+        time.sleep(0.02)
 
 
 def end_on_the_way(world: World) -> None:
@@ -324,3 +331,48 @@ def test_a_broken_engine_file_is_named(tmp_path: Path, change: str) -> None:
     path.write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(BadInputError, match=key):
         engine_file.load(str(path))
+
+
+def test_ctrl_c_ends_a_look_at_a_hub_that_does_not_answer(world: World) -> None:
+    world.hub.is_silent = True
+    with subprocess.Popen(
+        world.argv("--check"),
+        env=world.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as child:
+        wait_until(lambda: len(world.hub.asked) == len(wanted("t2v")))
+        child.send_signal(signal.SIGINT)
+        said = child.communicate()[1]
+    assert child.returncode == 130
+    assert said == "error: interrupted\n"
+    assert len(world.hub.asked) == len(wanted("t2v")), "nothing was asked again"
+    world.hub.go_on.set()
+
+
+def test_what_waits_for_a_busy_hub_is_ended(world: World) -> None:
+    model, name = wanted("t2v")[0], file_names()[0]
+    world.hub.status[f"HEAD {name}"] = [503]
+    world.hub.retry_after = 30
+    script = (
+        "import sys, threading\n"
+        "from wan_train.box.hub import Hub\n"
+        "ended = threading.Event()\n"
+        "threading.Thread(target=lambda: (sys.stdin.readline(), ended.set()), daemon=True).start()\n"
+        "try:\n    Hub(ended=ended).describe(*sys.argv[1:])\n"
+        "except Exception as error:\n    print(type(error).__name__)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, model.repo, model.file],
+        env=world.environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        wait_until(lambda: world.hub.asked)
+        said = child.communicate("end\n")[0]
+    assert said == "EndedError\n"
+    assert len(world.hub.asked) == 1

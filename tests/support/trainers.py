@@ -25,6 +25,7 @@ from typing import Any
 from PIL import Image
 
 from support import nvml_memory
+from support.json_output import json_lines
 from support.nvml import NvmlStub
 from wan_train.engine.capabilities import KNOWN_COMMITS
 
@@ -91,8 +92,8 @@ class ScriptedBox:
         }
 
     def run_cli(self, *words: str, timeout: float = _PATIENCE_SECONDS, **env: str) -> subprocess.CompletedProcess[str]:
-        """`wan-train WORDS` without a terminal, to its end."""
-        return subprocess.run(
+        """`wan-train WORDS` without a terminal, to its end. What `--json` prints is as docs/json-schema.json has it."""
+        done = subprocess.run(
             [*self.through, PROGRAM, *words],
             env=self.env(**env),
             cwd=self.root,
@@ -103,6 +104,9 @@ class ScriptedBox:
             timeout=timeout,
             check=False,
         )
+        if "--json" in words and "--version" not in words:
+            json_lines(done.stdout)
+        return done
 
     def popen_cli(self, *words: str, **env: str) -> subprocess.Popen[str]:
         """The same, running; its output goes to a file, so that it never waits for a reader."""

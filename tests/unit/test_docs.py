@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +13,7 @@ import pytest
 import typer.main
 
 from wan_train import settings
+from wan_train.cli import main
 from wan_train.cli.app import app
 from wan_train.codec import tag_of
 from wan_train.dataset.model import ProblemKind, Severity
@@ -208,6 +210,78 @@ def test_patience() -> None:
     for times in (health.LOAD_STALL, health.FIRST_STEP_STALL):
         assert f"{times:.0f} x base: {times * settings.Settings().stall_seconds / 60:.0f} minutes" in text
     assert f"{health.STEPS_OF_SILENCE:.0f} times the recent seconds" in text
+
+
+def commands_in(text: str) -> Iterator[tuple[list[str], bool]]:
+    """The words after `wan-train` of every command, as a shell would split them, and whether it is a whole one.
+
+    Those in blocks of code are; what stands in back quotes may name a verb without its arguments.
+    """
+    fences = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    blocks = "\n".join(body for language, body in fences if language in {"", "bash", "sh"})
+    indented = "\n".join(re.findall(r"^    (wan-train .*)$", text, re.MULTILINE))
+    quoted = "\n".join(re.findall(r"`(wan-train[^`\n]*)`", prose(text).replace("\\|", "|")))
+    for lines, whole in ((f"{blocks}\n{indented}".replace("\\\n", " "), True), (quoted, False)):
+        for line in lines.splitlines():
+            for words in _calls(line):
+                yield words, whole
+
+
+def _calls(line: str) -> Iterator[list[str]]:
+    if not re.search(r"(?:^|[(`&;$] ?|\s)wan-train(?:\s|$)", line):
+        return
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    try:
+        words = list(lexer)
+    except ValueError:
+        return  # half a quotation: output of a program, not a command
+    while "wan-train" in words:
+        words = words[words.index("wan-train") + 1 :]
+        ends = [at for at, word in enumerate(words) if set(word) <= set("|&;<>()")]
+        yield words[: ends[0]] if ends else words
+
+
+PLACEHOLDERS = {"N": "3", "…": "x", "WxH": "640x480"}
+# These would be carried out at once, into the home of whoever runs the tests.
+AT_ONCE = {"--version", "--install-completion", "--show-completion", "VERB"}
+GIVEN = [
+    (path, words, whole)
+    for path in DOCUMENTS
+    for words, whole in commands_in(path.read_text(encoding="utf-8"))
+    if not AT_ONCE & set(words[:1])
+]
+
+
+def test_there_are_commands_to_try() -> None:
+    assert len([words for _, words, whole in GIVEN if whole]) > 40
+
+
+@pytest.mark.parametrize(
+    ("path", "words", "whole"), GIVEN, ids=[f"{path.relative_to(ROOT)}: {' '.join(words)}" for path, words, _ in GIVEN]
+)
+def test_every_command_of_the_docs_is_one(path: Path, words: list[str], whole: bool) -> None:
+    """Parsed by the program itself up to where it would begin."""
+    ours, _ = main.split([PLACEHOLDERS.get(word, word) for word in words if not word.startswith("[")])
+    group: Any = typer.main.get_command(app)
+    try:
+        context = group.make_context("wan-train", list(ours))
+        while hasattr(context.command, "commands"):
+            rest = [*context._protected_args, *context.args]
+            name, command, rest = context.command.resolve_command(context, rest)
+            if not rest and not whole:
+                return  # the verb itself is spoken of
+            context = command.make_context(name, rest, parent=context)
+    except typer.Exit:
+        pass  # --help
+    except Exception as error:
+        if whole or type(error).__name__ != "MissingParameter":
+            raise AssertionError(f"{path.name}: wan-train {' '.join(words)}: {error}") from error
+
+
+def test_the_index_names_every_document() -> None:
+    linked = set(re.findall(r"\]\(([\w-]+\.\w+)\)", read("README.md")))
+    assert linked == {path.name for path in DOCS.iterdir() if path.is_file()} - {"README.md"}
 
 
 def anchors(path: Path) -> set[str]:

@@ -22,14 +22,14 @@ class Apt:
 
     def update(self, work: Work) -> None:
         """Fetch the lists. One source that fails leaves the others good, so what counts is what installs then."""
-        work.call(["apt-get", *_OPTIONS, "update"], what="apt-get update", env=_QUIET)
+        work.run(["apt-get", *_OPTIONS, "update"], what="apt-get update", env=_QUIET, check=False)
 
     def install(self, packages: Sequence[str], work: Work, *, words: Sequence[str] = ()) -> str | None:
         """What went wrong in apt's words, None when it worked. `words` are further options."""
         # Repairs what a kill in the middle of an earlier installation left, and is quick otherwise.
-        work.call(["dpkg", "--configure", "-a", "--force-confold"], what="dpkg --configure", env=_QUIET)
+        work.run(["dpkg", "--configure", "-a", "--force-confold"], what="dpkg --configure", env=_QUIET, check=False)
         argv = ["apt-get", *_OPTIONS, "install", "--no-install-recommends", *words, *packages]
-        code, tail = work.call(argv, what="apt-get install", env=_QUIET)
+        code, tail = work.run(argv, what="apt-get install", env=_QUIET, check=False)
         return tail if code != 0 else None
 
     def offers(self, package: str) -> frozenset[str]:

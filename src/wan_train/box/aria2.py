@@ -41,12 +41,13 @@ class Aria2:
         if proxy and not proxy.startswith("http://"):
             raise UnexplainedError("aria2c knows only proxies whose address begins with http://")
         part.for_ranges()
-        code, _ = work.call(
+        code, _ = work.run(
             [self.program, *self._options(part)],
             what=f"fetching {Path(remote.file).name}",
             stdin=_input(address, proxy, part),
             env=dict.fromkeys(_PROXIES, ""),  # it reads these in small letters only and knows no `*`: told per address
             alive=alive,
+            check=False,
         )
         if code == 0:
             return

@@ -162,7 +162,7 @@ class Doctor:
         provision = Provision(
             settings=self.settings, task=self.task, engine=self.engine, needs_gpu=True, environ=self.environ
         )
-        made = provision.steps(hub=ImpatientHub(_patient=False), gpus=gpus)
+        made = provision.steps(hub=ImpatientHub(_patient=False, ended=provision.ended), gpus=gpus)
         models = {model.name for model in wanted(self.task)}
         facts = provision.facts(gpus)
         cards = [*_take(made, {"driver", "gpus"}), *self._cards(facts), *later.of_gpus()]
@@ -173,7 +173,7 @@ class Doctor:
             Group.MODELS: [*_take(made, models | {"tokenizer", "leftovers"}), *later.of_hub()],
             Group.WAN_TRAIN: later.of_program(),
         }
-        found = steps.look([step for each in groups.values() for step in each])
+        found = steps.look([step for each in groups.values() for step in each], provision.ended)
         needed = provision.needed({step.id: found[step.id] for step in made})
         spare = judge_spare(self.settings.runs, needed, self._bytes_of_a_run())
         checks = [

@@ -17,6 +17,8 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _VERSION = re.compile(r"3\.\d{1,2}")
 _EXACT = re.compile(r"[a-z0-9][a-z0-9+.-]+=[0-9][A-Za-z0-9.+:~-]*")
 
+_HINT = "Begin with a copy of a shipped engine: configs/engines/guide.toml."
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFile:
@@ -60,7 +62,7 @@ def load(reference: str) -> EngineFile:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8 or no TOML
-        raise BadInputError(f"the engine file {path} cannot be read: {error}") from error
+        raise BadInputError(f"the engine file {path} cannot be read: {error}", hint=_HINT) from error
     return _parse(data, path)
 
 
@@ -79,22 +81,28 @@ def _parse(data: dict[str, Any], path: Path) -> EngineFile:
     for table, entries in data.items():
         unknown = set(entries) - known.get(table, set()) if isinstance(entries, dict) else {table}
         if table not in known or unknown:
-            raise BadInputError(f"{path} has an unknown entry: {one_line(' '.join([table, *sorted(unknown)]))}")
+            raise BadInputError(
+                f"{path} has an unknown entry: {one_line(' '.join([table, *sorted(unknown)]))}", hint=_HINT
+            )
 
     def text(table: str, key: str, shape: re.Pattern[str] | None = None) -> str:
         value = data.get(table, {}).get(key)
         # A word that begins with a dash would be read as an option by git or pip.
         if not isinstance(value, str) or not value or value.startswith("-") or (shape and not shape.fullmatch(value)):
-            raise BadInputError(f"{path}: {key} in [{table}] is missing or has the wrong form: {one_line(str(value))}")
+            raise BadInputError(
+                f"{path}: {key} in [{table}] is missing or has the wrong form: {one_line(str(value))}", hint=_HINT
+            )
         return value
 
     def words(table: str, key: str, shape: re.Pattern[str] | None = None) -> tuple[str, ...]:
         value = data.get(table, {}).get(key, [])
         if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-            raise BadInputError(f"{path}: {key} in [{table}] is not a list of strings")
+            raise BadInputError(f"{path}: {key} in [{table}] is not a list of strings", hint=_HINT)
         wrong = next((word for word in value if shape and not shape.fullmatch(word)), None)
         if wrong is not None:
-            raise BadInputError(f"{path}: {key} in [{table}] has an entry of the wrong form: {one_line(wrong)}")
+            raise BadInputError(
+                f"{path}: {key} in [{table}] has an entry of the wrong form: {one_line(wrong)}", hint=_HINT
+            )
         return tuple(value)
 
     return EngineFile(

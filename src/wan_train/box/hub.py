@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-import time
+import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
+from wan_train.box.work import EndedError
 from wan_train.errors import NotReadyError
 from wan_train.printable import one_line
 
@@ -22,6 +25,7 @@ _TIMEOUT_SECONDS = 30.0
 _PAUSES = (1.0, 3.0, 9.0)
 """Between tries for metadata."""
 _LONGEST_PAUSE_SECONDS = 30.0
+_LOOK_SECONDS = 0.2
 _FINAL = {
     401: "the hub asks who you are",
     403: "the hub does not let this token read it",
@@ -91,24 +95,45 @@ class HubError(NotReadyError):
 
 @dataclass(slots=True)
 class Hub:
-    """Tells what files should be. Token, endpoint and proxies come from the environment."""
+    """Tells what files should be. Token, endpoint and proxies come from the environment.
+
+    `ended` set by anybody ends every wait for metadata with EndedError.
+    """
 
     _patient: bool = True
+    ended: threading.Event = field(default_factory=threading.Event)
 
     def describe(self, repo: str, file: str) -> RemoteFile:
         """What the hub says about a file; raises HubError. Once out of reach, it is not waited for again."""
         for pause in _PAUSES if self._patient else ():
             try:
-                return _describe(repo, file)
+                return self._ask(repo, file)
             except HubError as error:
                 if error.final:
                     raise
-                time.sleep(min(max(pause, error.retry_after or 0), _LONGEST_PAUSE_SECONDS))
+                self.ended.wait(min(max(pause, error.retry_after or 0), _LONGEST_PAUSE_SECONDS))
         try:
-            return _describe(repo, file)
+            return self._ask(repo, file)
         except HubError as error:
             self._patient = self._patient and error.final
             raise
+
+    def _ask(self, repo: str, file: str) -> RemoteFile:
+        """One request, left behind when all is ended: it cannot be called off, and a silent hub takes half a minute."""
+        answer: Future[RemoteFile] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(_describe(repo, file))
+            except BaseException as error:  # noqa: BLE001  raised again by whoever waits
+                answer.set_exception(error)
+
+        if not self.ended.is_set():
+            threading.Thread(target=ask, daemon=True).start()
+        while not self.ended.is_set():
+            with suppress(TimeoutError):
+                return answer.result(timeout=_LOOK_SECONDS)
+        raise EndedError(f"ended while the hub was asked about {file}")
 
     def address(self, remote: RemoteFile) -> Address:
         """Where these very bytes are, asked anew; raises HubError."""

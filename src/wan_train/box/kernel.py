@@ -142,12 +142,13 @@ class Kernel:
         with tempfile.TemporaryDirectory(prefix="wan-train-kernel-") as scratch:
             answer = Path(scratch) / "answer.json"
             try:
-                code, tail = work.call(
+                code, tail = work.run(
                     [self.python, "-c", CHILD.read_text(encoding="utf-8"), str(answer), self.device, *attention],
                     what=f"trying GPU {gpu.index}",
                     cwd=self.folder,  # where nobody keeps a torch.py or json.py that Python would import instead
                     env={DEVICE_VARIABLE: gpu.uuid},
                     alive=lambda: time.monotonic() < deadline,
+                    check=False,
                 )
             except EndedError:
                 raise

@@ -93,7 +93,10 @@ def _try(descriptor: int, workspace: Path) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        raise NotReadyError(f"the file system of {workspace} cannot lock files: {error}") from error
+        raise NotReadyError(
+            f"the file system of {workspace} cannot lock files: {error}",
+            hint="Choose a workspace on a local disk: `--workspace DIR`.",
+        ) from error
     return True
 
 

@@ -60,6 +60,8 @@ class Provision:
     with_models: bool = True
     needs_gpu: bool = False
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    ended: threading.Event = field(default_factory=threading.Event)
+    """Set to end everything: looks that wait for the network, steps at work."""
 
     @property
     def logs(self) -> Path:
@@ -73,7 +75,7 @@ class Provision:
     def steps(self, *, hub: Hub | None = None, gpus: Gpus | None = None) -> list[Step]:
         """All steps, the facts of the machine first. `hub` and `gpus` where somebody asks them already."""
         root, pause = self.settings.trainer_dir, self.settings.pause_seconds
-        hub = hub or Hub()
+        hub = hub or Hub(ended=self.ended)
         facts = self.facts(gpus or of_this_box(self.settings))
         environment = Environment(
             root=root, engine=self.engine, chosen=self.settings.musubi_python, pause_seconds=pause
@@ -122,7 +124,7 @@ class Provision:
 
     def look(self, made: list[Step]) -> dict[str, Finding]:
         """The findings of all steps, and of the disk that they need together; changes nothing."""
-        found = steps.look(made)
+        found = steps.look(made, self.ended)
         return {DISK: rooms(self.needed(found)), **found}
 
     def needed(self, found: Mapping[str, Finding]) -> dict[Path, int]:
@@ -149,10 +151,10 @@ class Provision:
         held: Held,
         *,
         tick: Callable[[], None],
-        ended: threading.Event,
     ) -> Outcome:
-        """Do what was found missing under the lock. `tick` is called a few times a second; setting `ended` ends it."""
-        return Graph(steps=made, board=board, logs=self.logs, lock=held.lock, tick=tick, ended=ended).perform(found)
+        """Do what was found missing under the lock. `tick` is called a few times a second."""
+        graph = Graph(steps=made, board=board, logs=self.logs, lock=held.lock, tick=tick, ended=self.ended)
+        return graph.perform(found)
 
 
 def choose_engine(reference: str | None, settings: Settings) -> EngineFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -64,12 +65,19 @@ def has_work(step: Step, finding: Finding) -> bool:
     return step.apply is not None and (finding.state in TO_DO or finding.mendable)
 
 
-def look(steps: Sequence[Step]) -> dict[str, Finding]:
-    """Every step's finding, in order; they are looked at together, since some ask the network."""
+def look(steps: Sequence[Step], ended: threading.Event) -> dict[str, Finding]:
+    """Every step's finding, in order; they are looked at together, since some ask the network.
+
+    `ended` is set when the look is broken off (Ctrl-C), so that no check waits for the network any more.
+    """
     if not steps:
         return {}
     with ThreadPoolExecutor(max_workers=len(steps)) as pool:
-        return dict(zip((step.id for step in steps), pool.map(check, steps), strict=True))
+        try:
+            return dict(zip((step.id for step in steps), pool.map(check, steps), strict=True))
+        except BaseException:
+            ended.set()
+            raise
 
 
 def check(step: Step) -> Finding:

@@ -61,11 +61,12 @@ class HubClient:
         answer = part.folder / "answer.json"
         answer.unlink(missing_ok=True)
         task = {"repo": remote.repo, "file": remote.file, "commit": remote.commit, "size": remote.size}
-        code, tail = work.call(
+        code, tail = work.run(
             [sys.executable, "-P", "-m", "wan_train.box.fetch_child", part.path, answer],
             what=f"fetching {Path(remote.file).name}",
             stdin=json.dumps({**task, "timeout": self.timeout}),
             alive=alive,
+            check=False,
         )
         if code != 0:  # a full disk has no room for an answer either
             if _is_full(part):

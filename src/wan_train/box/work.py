@@ -76,32 +76,18 @@ class Work:
         env: Mapping[str, str] | None = None,
         stdin: str | None = None,
         alive: Callable[[], bool] | None = None,
-    ) -> None:
-        """Run to the end; `env` adds to ours, `alive` is asked five times a second and may end it by False.
+        check: bool = True,
+    ) -> tuple[int, str]:
+        """Run to the end; its exit code and the last lines it said.
 
-        `stdin` is for what must not stand in an argv: addresses that are signed, tokens.
+        `env` adds to ours, `alive` is asked five times a second and may end it by False; `stdin` is for what must not
+        stand in an argv: addresses that are signed, tokens. `check=False` is for exit codes that mean something.
 
         Raises:
-            NotReadyError: it could not be started or failed, with the last lines it said.
+            NotReadyError: it could not be started, or it failed, with the last lines it said.
             StalledError: `alive` said False.
             EndedError: the user ended the provision.
         """
-        code, tail = self.call(argv, what=what, hint=hint, cwd=cwd, env=env, stdin=stdin, alive=alive)
-        if code != 0:
-            raise NotReadyError(f"{what} failed:{tail}", hint=hint or f"The whole output is in {self.log}.")
-
-    def call(
-        self,
-        argv: Sequence[str | Path],
-        *,
-        what: str,
-        hint: str | None = None,
-        cwd: Path | None = None,
-        env: Mapping[str, str] | None = None,
-        stdin: str | None = None,
-        alive: Callable[[], bool] | None = None,
-    ) -> tuple[int, str]:
-        """As `run`, for programs whose exit codes mean something: the code and the last lines it said."""
         with _append(self.log) as output:
             begun = os.fstat(output).st_size
             try:
@@ -123,7 +109,10 @@ class Work:
             finally:
                 _end(child)
                 self._clean(begun)
-        return child.returncode, self._tail(begun)
+        tail = self._tail(begun)
+        if check and child.returncode != 0:
+            raise NotReadyError(f"{what} failed:{tail}", hint=hint or f"The whole output is in {self.log}.")
+        return child.returncode, tail
 
     def _wait(self, child: subprocess.Popen[bytes], what: str, alive: Callable[[], bool] | None) -> None:
         while True:

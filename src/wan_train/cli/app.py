@@ -8,16 +8,18 @@ from typing import Annotated
 import typer
 
 from wan_train import settings as settings_module
-from wan_train.cli import dataset_app, options, report_app
+from wan_train.cli import completion, dataset_app, options, report_app
 from wan_train.cli.invocation import invocation_of
 from wan_train.cli.sink import Sink
+from wan_train.cli.verbs import Verbs
 from wan_train.recipe.terms import EngineKind
 from wan_train.settings import Settings
 
 app = typer.Typer(
     name="wan-train",
-    help="Turn a folder of captioned pictures or clips into Wan 2.2 LoRAs.\n\n"
-    "`wan-train` alone asks three questions and starts. Every question has a flag: see `wan-train train --help`.",
+    cls=Verbs,
+    help="Turn a folder of captioned pictures or clips into Wan 2.2 LoRAs.\n"
+    "`wan-train` alone asks three questions and starts.",
     no_args_is_help=False,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -82,6 +84,8 @@ def train(
 
     Example: wan-train --title cat --author me --dataset /workspace/cats --yes
 
+    A flag may also be a variable: WAN_TRAIN_EPOCHS=50 is --epochs 50.
+
     Everything after `--` goes to the trainer as it is: wan-train --yes -- --optimizer_type=adamw8bit
     """
     from wan_train.cli.asking import Given  # noqa: PLC0415  `--help` must not load the rooms
@@ -144,7 +148,9 @@ def rehearse(
     as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
     detach: options.Detach = False,  # noqa: FBT002  the same
 ) -> None:
-    """Try the whole pipeline without a GPU: a tiny trainer, about a minute, no real LoRA.
+    """Try the whole pipeline without a GPU, in about a minute.
+
+    A tiny trainer takes the place of the real one; what it makes is no real LoRA.
 
     Example: wan-train rehearse
     """
@@ -198,7 +204,7 @@ def resume(
     as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
     detach: options.Detach = False,  # noqa: FBT002  the same
 ) -> None:
-    """Go on with a run that crashed, failed or was stopped, from its last saved states.
+    """Go on with a run that crashed, failed or was stopped. It continues from its last saved states.
 
     Example: wan-train resume
     """
@@ -214,12 +220,18 @@ def resume(
 def explain(
     context: typer.Context,
     run: Annotated[
-        str | None, typer.Argument(metavar="[RUN|LOG]", help="A run, or any trainer's log file.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="RUN|LOG",
+            help="A run, or any trainer's log file.",
+            show_default=False,
+            autocompletion=completion.run_names,
+        ),
     ] = None,
     runs_dir: options.RunsDir = None,
     as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
 ) -> None:
-    """Say why a run failed and what helps; or the same for any log of the trainer.
+    """Say why a run failed and what helps. It reads any log file of the trainer, too.
 
     Example: wan-train explain train.log
     """
@@ -273,6 +285,7 @@ def logs(
     step: options.Step = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,  # noqa: FBT002  a flag
     runs_dir: options.RunsDir = None,
+    as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
 ) -> None:
     """Print the trainer's own output.
 
@@ -280,7 +293,7 @@ def logs(
     """
     from wan_train.cli import runs as verbs  # noqa: PLC0415  `--help` must not load the rooms
 
-    sink, settings = _for_runs(context, runs_dir, as_json=False)
+    sink, settings = _for_runs(context, runs_dir, as_json=as_json)
     raise typer.Exit(verbs.logs(settings, sink, run, step, follow=follow))
 
 
@@ -290,6 +303,7 @@ def stop(
     run: options.RunName = None,
     now: Annotated[bool, typer.Option("--now", help="Do not wait for the next saved state.")] = False,  # noqa: FBT002  a flag
     runs_dir: options.RunsDir = None,
+    as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
 ) -> None:
     """Stop a run after its next saved state, or at once.
 
@@ -297,7 +311,7 @@ def stop(
     """
     from wan_train.cli import runs as verbs  # noqa: PLC0415  `--help` must not load the rooms
 
-    sink, settings = _for_runs(context, runs_dir, as_json=False)
+    sink, settings = _for_runs(context, runs_dir, as_json=as_json)
     raise typer.Exit(verbs.stop(settings, sink, run, now=now))
 
 
@@ -309,7 +323,12 @@ def provision(
     ] = ProvisionTask.T2V,
     engine: Annotated[
         str | None,
-        typer.Option("--engine", metavar="NAME|FILE", help="Versions to install: guide, v0.3.4, or a .toml file."),
+        typer.Option(
+            "--engine",
+            metavar="NAME|FILE",
+            help="Versions to install: guide, v0.3.4, or a .toml file.",
+            autocompletion=completion.shipped_engines,
+        ),
     ] = None,
     workspace: options.Workspace = None,
     skip_models: Annotated[bool, typer.Option("--skip-models", help="Only the trainer, nothing of the hub.")] = False,  # noqa: FBT002  a flag
@@ -348,7 +367,12 @@ def doctor(
     ] = ProvisionTask.T2V,
     engine: Annotated[
         str | None,
-        typer.Option("--engine", metavar="NAME|FILE", help="Versions to expect: guide, v0.3.4, or a .toml file."),
+        typer.Option(
+            "--engine",
+            metavar="NAME|FILE",
+            help="Versions to expect: guide, v0.3.4, or a .toml file.",
+            autocompletion=completion.shipped_engines,
+        ),
     ] = None,
     workspace: options.Workspace = None,
     as_json: options.Json = False,  # noqa: FBT002  a flag of the command line

@@ -122,7 +122,10 @@ def read_recipe(given: Given) -> Recipe:
     recipe = recipes.override(recipe, changes, source="flag", names=_FLAGS)
     recipe = recipes.select(recipe, _experts(given.experts))
     if not recipe.experts:
-        raise BadInputError(f"the recipe {recipe.name} has no {given.experts} expert")
+        raise BadInputError(
+            f"the recipe {recipe.name} has no {given.experts} expert",
+            hint="Leave --experts out, or take another --recipe.",
+        )
     return replace(recipe, passthrough=(*recipe.passthrough, *given.passthrough))
 
 
@@ -198,5 +201,8 @@ def _experts(word: ExpertsWord) -> tuple[Expert, ...]:
 
 def _blocks(text: str) -> int:
     if not text.isdecimal():
-        raise BadInputError(f"--blocks-to-swap must be auto or a whole number, not {one_line(text)!r}")
+        raise BadInputError(
+            f"--blocks-to-swap must be auto or a whole number, not {one_line(text)!r}",
+            hint="auto fits it to the GPU; 0 to 39 blocks can wait in RAM.",
+        )
     return int(text)

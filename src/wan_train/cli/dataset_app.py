@@ -11,13 +11,14 @@ from wan_train import settings as settings_module
 from wan_train.cli import options
 from wan_train.cli.invocation import invocation_of
 from wan_train.cli.sink import Sink
+from wan_train.cli.verbs import Group
 from wan_train.dataset.model import FrameExtraction
 
 _CLIPS = "Clips"
 
 app = typer.Typer(
-    help="See what is wrong with a dataset and what will be trained; write its dataset.toml.\n\n"
-    "Example: wan-train dataset check /workspace/cats",
+    cls=Group,
+    help="Check a dataset, mend it, write its dataset.toml.\n\nExample: wan-train dataset check /workspace/cats",
     no_args_is_help=False,
 )
 

@@ -56,9 +56,7 @@ def write(paths: Sequence[str], wishes: Wishes, output: str | None, sink: Sink, 
 
 def _done(target: Path, sink: Sink, what: str, kept: Path | None = None) -> int:
     if sink.as_json:
-        sink.data(
-            {"event": "dataset_written", "schema": 1, "dataset": str(target), "kept": str(kept) if kept else None}
-        )
+        sink.data({"event": "dataset_written", "dataset": str(target), "kept": str(kept) if kept else None})
     sink.line(f"{target} {what}.")
     sink.line(f"Next: wan-train dataset check {target}")
     return ExitCode.DONE

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from wan_train import codec
 from wan_train.cli.sink import Sink
 from wan_train.engine.failures import Cause, Diagnosis, diagnose
-from wan_train.errors import ExitCode
-from wan_train.printable import one_line
+from wan_train.errors import BadInputError, ExitCode
+from wan_train.printable import one_line, redact, visible
 from wan_train.run.directory import find
 from wan_train.run.progress import read_tail
 from wan_train.settings import Settings
 from wan_train.views import standing as facts
-from wan_train.views.model import RunReader
+from wan_train.views.model import RunReader, RunView
 
 _TAIL_BYTES = 1_000_000
 
@@ -22,17 +23,18 @@ _TAIL_BYTES = 1_000_000
 def explain(settings: Settings, sink: Sink, name: str | None) -> int:
     """Every failure of a run, attempt by attempt; or what the end of a log file speaks of."""
     log = Path(name).expanduser() if name is not None else None
+    if log is not None and not log.exists() and (log.suffix or "/" in str(name)):
+        raise BadInputError(
+            f"there is no file {visible(str(log))}", hint="Name a log file, or a run (`wan-train runs` lists them)."
+        )
     if log is not None and log.is_file():
         found: Mapping[str, Diagnosis] = {str(log): diagnose(read_tail(log, _TAIL_BYTES))}
+        logs: list[str] = []
     else:
-        found = _of_run(settings, name)
+        view, _ = RunReader(find(settings.runs, name)).refresh()
+        found, logs = _of_run(view), _logs(view)
     if sink.as_json:
-        sink.data(
-            {
-                "schema": 1,
-                "failures": [{"where": where, **codec.to_data(what)} for where, what in found.items()],
-            }
-        )
+        sink.data({"event": "explain", "failures": [_as_json(where, what) for where, what in found.items()]})
         return ExitCode.DONE
     if not found:
         sink.line("Nothing has failed.")
@@ -42,15 +44,26 @@ def explain(settings: Settings, sink: Sink, name: str | None) -> int:
         if what.evidence:
             sink.line(f"  it said: {one_line(what.evidence)}")
         sink.line(f"  what to do: {what.advice}")
+    for command in logs:
+        sink.line(f"The whole log: {command}")
     return ExitCode.DONE
 
 
-def _of_run(settings: Settings, name: str | None) -> dict[str, Diagnosis]:
-    run = find(settings.runs, name)
-    view, _ = RunReader(run).refresh()
+def _as_json(where: str, what: Diagnosis) -> dict[str, Any]:
+    evidence = redact(what.evidence) if what.evidence is not None else None
+    return {"where": where, **codec.to_data(what), "evidence": evidence}
+
+
+def _logs(view: RunView) -> list[str]:
+    """Commands that show what the trainer said in the newest attempts that failed."""
+    failed = [job for job in view.state.jobs.values() if job.attempt is not None and job.attempt.diagnosis is not None]
+    return [f"wan-train logs {view.run.run_id} --step {job.step}" for job in failed]
+
+
+def _of_run(view: RunView) -> dict[str, Diagnosis]:
     low = facts.low_disk(view)
     return {
-        **({run.run_id: low} if low is not None else {}),
+        **({view.run.run_id: low} if low is not None else {}),
         **{job.step: job.refusal for job in view.state.jobs.values() if job.refusal is not None},
         **{
             f"{job.step}, attempt {attempt.number}": attempt.diagnosis

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wan_train import __version__
-from wan_train.errors import BadInputError, ExitCode, NotReadyError, WanTrainError
-from wan_train.printable import redact
+from wan_train.errors import ExitCode, InterruptionError, NotReadyError, WanTrainError
+from wan_train.printable import one_line, redact
 
 if TYPE_CHECKING:
     from wan_train.cli.invocation import Invocation
-    from wan_train.cli.sink import Sink
 
-_ROOT_FLAGS = {"--help", "-h", "--version", "--install-completion", "--show-completion"}
+_YES = frozenset({"1", "true", "t", "yes", "y", "on"})
+"""What Typer reads as yes in a variable."""
 
 
 def main() -> None:
@@ -31,20 +31,12 @@ def run(words: Sequence[str]) -> int:
     if "--version" in words[:1]:
         sys.stdout.write(f"wan-train {__version__}\n")
         return ExitCode.DONE
-    from wan_train.cli.app import app  # noqa: PLC0415  `--version` needs nothing
-    from wan_train.cli.invocation import Invocation  # noqa: PLC0415  the same
+    from wan_train.cli.invocation import Invocation  # noqa: PLC0415  `--version` needs nothing
 
     arguments, passthrough = split(words)
     invocation = Invocation(passthrough=passthrough)
     try:
-        result = app(arguments, standalone_mode=False, obj=invocation, prog_name="wan-train")
-        return int(result or ExitCode.DONE)
-    except WanTrainError as error:
-        _sink(invocation).error(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted.\n")
-        return ExitCode.INTERRUPTED
+        return _run(arguments, words, invocation)
     except BrokenPipeError:
         return _reader_left()
     except SystemExit as ended:
@@ -52,34 +44,49 @@ def run(words: Sequence[str]) -> int:
         if isinstance(ended.__context__, BrokenPipeError):
             return _reader_left()
         raise
+
+
+def _run(arguments: list[str], words: Sequence[str], invocation: Invocation) -> int:
+    from wan_train.cli.app import app  # noqa: PLC0415  `--version` needs nothing
+
+    try:
+        result = app(arguments, standalone_mode=False, obj=invocation, prog_name="wan-train")
+        return int(result or ExitCode.DONE)
+    except BrokenPipeError:
+        raise
+    except WanTrainError as error:
+        return _tell(error, arguments, invocation)
+    except KeyboardInterrupt:
+        return _tell(InterruptionError("interrupted"), arguments, invocation)
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            return _bug(error, words)
-        full = _disk_full(error)
-        _sink(invocation).error(full)
-        return full.exit_code
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        return _tell(_disk_full(error) if full else _bug(error, words), arguments, invocation)
     except Exception as error:  # noqa: BLE001  the last resort: a bug must be reported, with a log and no traceback
-        return _usage_error(error, arguments) or _bug(error, words)
+        from wan_train.cli.usage import usage_error  # noqa: PLC0415  only needed when something went wrong
+
+        return _tell(usage_error(error, arguments) or _bug(error, words), arguments, invocation)
 
 
 def split(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Our words, with `train` put in when no verb is named, and the trainer's words after `--`."""
+    """Our words, and the trainer's words after `--`."""
     ours = list(words)
     passthrough: tuple[str, ...] = ()
     if "--" in ours:
         at = ours.index("--")
         ours, passthrough = ours[:at], tuple(words[at + 1 :])
-    # While the shell completes words, Typer reads them from the environment instead.
-    completing = "_WAN_TRAIN_COMPLETE" in os.environ
-    if not completing and (not ours or (ours[0].startswith("-") and ours[0] not in _ROOT_FLAGS)):
-        ours.insert(0, "train")
     return ours, passthrough
 
 
-def _sink(invocation: Invocation) -> Sink:
-    from wan_train.cli.sink import Sink as RealSink  # noqa: PLC0415  only needed when something went wrong
+def _tell(error: WanTrainError, arguments: Sequence[str], invocation: Invocation) -> int:
+    """What went wrong, to people and where JSON was asked for to programs; its exit code."""
+    from wan_train.cli.sink import Sink  # noqa: PLC0415  only needed when something went wrong
 
-    return invocation.sink or RealSink()
+    # What comes before a verb has read its flags must still know whether JSON was asked for.
+    said = "--json" in arguments or os.environ.get("WAN_TRAIN_JSON", "").lower() in _YES
+    if isinstance(error, InterruptionError) and sys.stderr.isatty():
+        sys.stderr.write("\n")  # the terminal has written ^C
+    (invocation.sink or Sink(as_json=said)).error(error)
+    return error.exit_code
 
 
 def _reader_left() -> int:
@@ -96,18 +103,8 @@ def _disk_full(error: OSError) -> WanTrainError:
     )
 
 
-def _usage_error(error: Exception, arguments: Sequence[str]) -> int | None:
-    """Typer's own errors: an unknown flag, a value that is no number. They come before `--json` was read."""
-    message = getattr(error, "format_message", None)
-    if message is None:
-        return None
-    from wan_train.cli.sink import Sink as RealSink  # noqa: PLC0415  only needed when something went wrong
-
-    RealSink(as_json="--json" in arguments).error(BadInputError(message(), hint="See `wan-train --help`."))
-    return ExitCode.BAD_INPUT
-
-
-def _bug(error: Exception, words: Sequence[str]) -> int:
+def _bug(error: Exception, words: Sequence[str]) -> WanTrainError:
+    """A mistake of wan-train's own, its details written to a file, or to stderr where the disk refuses."""
     from wan_train.settings import user_data_dir  # noqa: PLC0415  only needed for a bug
 
     report = "".join(
@@ -123,6 +120,6 @@ def _bug(error: Exception, words: Sequence[str]) -> int:
         path.write_text(redact(report), encoding="utf-8")
         where = f"The details are in {path}; please report it."
     except OSError:
-        where = redact(report)
-    sys.stderr.write(f"error: a bug in wan-train: {type(error).__name__}: {redact(str(error))}\n\nhint: {where}\n")
-    return ExitCode.BUG
+        where = "The details are above, since no file could be written; please report them."
+        sys.stderr.write(redact(report))
+    return WanTrainError(f"a bug in wan-train: {type(error).__name__}: {one_line(str(error))}", hint=where)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from wan_train.cli.completion import run_names, step_names
 from wan_train.recipe.terms import EngineKind
 
 RUN = "What to train"
@@ -162,7 +163,13 @@ Repeats = Annotated[
 ]
 AttentionOption = Annotated[
     AttentionWord,
-    typer.Option("--attention", envvar="WAN_TRAIN_ATTENTION", help="Attention implementation.", rich_help_panel=HOW),
+    typer.Option(
+        "--attention",
+        envvar="WAN_TRAIN_ATTENTION",
+        metavar="WORD",
+        help="auto, sdpa, xformers or flash.",
+        rich_help_panel=HOW,
+    ),
 ]
 BlocksToSwap = Annotated[
     str,
@@ -228,8 +235,16 @@ Detach = Annotated[
     bool, typer.Option("--detach", "-d", help="Return at once; the run goes on.", rich_help_panel=OUTPUT)
 ]
 
-Step = Annotated[str | None, typer.Option("--step", help="cache-latents, cache-text, train-high or train-low.")]
+Step = Annotated[
+    str | None,
+    typer.Option("--step", help="cache-latents, cache-text, train-high or train-low.", autocompletion=step_names),
+]
 RunName = Annotated[
     str | None,
-    typer.Argument(metavar="[RUN]", help="Run id or a part of it; the newest when left out.", show_default=False),
+    typer.Argument(
+        metavar="RUN",
+        help="Run id or a part of it; the newest when left out.",
+        show_default=False,
+        autocompletion=run_names,
+    ),
 ]

@@ -83,5 +83,5 @@ def _dataset_check(answer: str) -> bool | str:
     try:
         locate(answer)
     except BadInputError as error:
-        return error.message if error.hint is None else f"{error.message} {error.hint}"
+        return error.message if error.hint is None else f"{error.message}. {error.hint}"
     return True

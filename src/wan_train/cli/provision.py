@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -171,13 +170,12 @@ class _Call:
 
     def _work(self, held: Held, signals: Signals) -> Outcome:
         board = Board()
-        ended = threading.Event()
         teller = Teller(
-            board=board, heading=self._heading(), sink=self.sink, log=held.log, signals=signals, ended=ended
+            board=board, heading=self._heading(), sink=self.sink, log=held.log, signals=signals, ended=self.wanted.ended
         )
         try:
             with teller.telling():
-                outcome = self.wanted.perform(self.made, self.found, board, held, tick=teller.tick, ended=ended)
+                outcome = self.wanted.perform(self.made, self.found, board, held, tick=teller.tick)
         finally:
             self.rows = board.rows()
         self.found, self.failures = {**self.found, **outcome.found}, outcome.failures

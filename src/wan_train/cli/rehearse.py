@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,10 +68,5 @@ def _drawn_samples(settings: Settings) -> Path:
         raise NotReadyError(
             f"the pictures cannot be drawn into {folder}: {error.strerror}", hint="Choose another --runs-dir."
         ) from error
-    subprocess.run(
-        [str(trainer.python), "-m", "wan_train.rehearsal.samples", str(folder)],
-        env={**os.environ, **trainer.env},
-        stdin=subprocess.DEVNULL,
-        check=True,
-    )
+    trainers.draw_pictures(trainer, folder)
     return folder

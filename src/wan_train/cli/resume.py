@@ -12,6 +12,7 @@ from wan_train.run.preflight import check_disk_to_go_on
 from wan_train.run.start import start_supervisor
 from wan_train.run.state import JobState
 from wan_train.settings import Settings
+from wan_train.views.as_json import result_json
 from wan_train.views.model import RunReader, RunView
 
 
@@ -23,7 +24,10 @@ def resume(settings: Settings, sink: Sink, name: str | None, *, epochs: int | No
     if not view.state.is_over and view.has_supervisor:
         sink.note(f"{run.run_id} is running already.")
     elif _is_done(view) and epochs is None:
-        sink.note(f"{run.run_id} is finished: nothing is missing. `--epochs N` trains it longer.")
+        sink.note(f"{run.run_id} is finished: nothing is missing.")
+        sink.note(f"Train it longer with: wan-train resume {run.run_id} --epochs N")
+        if sink.as_json:
+            sink.data(result_json(view))
         return ExitCode.DONE
     else:
         if view.state.is_over:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wan_train.cli.sink import Sink
 from wan_train.cli.watch import watch
 from wan_train.engine.output import last_words
 from wan_train.errors import BadInputError, ExitCode
+from wan_train.printable import redact
 from wan_train.run.directory import all_runs, find
 from wan_train.run.events import StopMode
 from wan_train.run.start import start_supervisor
 from wan_train.run.stopping import StopRequest, request_stop
 from wan_train.settings import Settings
-from wan_train.views.as_json import status_json
+from wan_train.views.as_json import result_json, run_json, status_json
 from wan_train.views.model import RunReader, RunView
 
 _FOLLOW_SECONDS = 0.25
@@ -43,7 +46,7 @@ def runs(settings: Settings, sink: Sink) -> int:
     views = [RunReader(run).refresh()[0] for run in all_runs(settings.runs)]
     if sink.as_json:
         now = time.time()
-        sink.data({"schema": 1, "runs_dir": str(settings.runs), "runs": [status_json(view, now) for view in views]})
+        sink.data({"event": "runs", "runs_dir": str(settings.runs), "runs": [run_json(view, now) for view in views]})
         return ExitCode.DONE
     if not views:
         sink.note(f"There are no runs in {settings.runs}. Start one with: wan-train")
@@ -58,20 +61,26 @@ def logs(settings: Settings, sink: Sink, name: str | None, step: str | None, *, 
     """Print the log of one step's newest attempt: with redraws of bars left out, control characters made visible."""
     run = find(settings.runs, name)
     view, _ = RunReader(run).refresh()
-    path = _log(view, step)
+    shown = _log(view, step)
+    path = shown.path(view)
     sink.note(f"== {path}")
     follower = _LogText(path, offset=max(0, path.stat().st_size - _MOST_BYTES))
-    sink.text("\n".join(follower.new_lines()))
+
+    def show(lines: Sequence[str]) -> None:
+        if lines and not sink.as_json:
+            sink.text("\n".join(lines))
+        for line in lines if sink.as_json else ():
+            sink.data(shown.line_json(run.run_id, line))
+
+    show(follower.new_lines())
     if follow:
         reader = RunReader(run)
         over = False
         while not over:
             time.sleep(_FOLLOW_SECONDS)
             over = reader.refresh()[0].state.is_over  # asked before the log is read: then nothing follows it
-            for line in follower.new_lines():
-                sink.line(line)
-    for line in follower.last_line():
-        sink.line(line)
+            show(follower.new_lines())
+    show(follower.last_line())
     return ExitCode.DONE
 
 
@@ -80,16 +89,34 @@ def stop(settings: Settings, sink: Sink, name: str | None, *, now: bool) -> int:
     view, _ = RunReader(run).refresh()
     if view.state.is_over:
         sink.note(f"{run.run_id} is over already.")
+        if sink.as_json:
+            sink.data(result_json(view))
         return ExitCode.DONE
     mode = StopMode.NOW if now else StopMode.AFTER_STATE
     request_stop(run, StopRequest(mode=mode, signal=signal.SIGTERM))
     if not view.has_supervisor:
         start_supervisor(run, settings)  # to end the trainers that outlived theirs
     sink.note(f"{run.run_id} stops {'now' if now else 'after the next saved state'}.")
+    if sink.as_json:
+        sink.data({"event": "stopping", "run_id": run.run_id, "run_dir": str(run.path), "mode": mode.value})
     return ExitCode.DONE
 
 
-def _log(view: RunView, step: str | None) -> Path:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Log:
+    """Which attempt's output is shown."""
+
+    step: str
+    attempt: int
+
+    def path(self, view: RunView) -> Path:
+        return view.run.attempt(self.step, self.attempt).log
+
+    def line_json(self, run_id: str, text: str) -> dict[str, Any]:
+        return {"event": "log", "run_id": run_id, "step": self.step, "attempt": self.attempt, "text": redact(text)}
+
+
+def _log(view: RunView, step: str | None) -> _Log:
     started = [(job.attempt.started, job) for job in view.state.jobs.values() if job.attempt is not None]
     if step is not None:
         if step not in view.state.jobs:
@@ -98,11 +125,14 @@ def _log(view: RunView, step: str | None) -> Path:
             )
         started = [(at, job) for at, job in started if job.step == step]
     if not started:
-        raise BadInputError(f"nothing of {step or view.run.run_id} has started yet, so there is no log")
+        raise BadInputError(
+            f"nothing of {step or view.run.run_id} has started yet, so there is no log",
+            hint=f"See what it waits for: `wan-train status {view.run.run_id}`.",
+        )
     # Something that runs is more interesting than what is over; then the newest.
     _, job = max(started, key=lambda pair: (pair[1].state.has_process, pair[0]))
     assert job.attempt is not None, "filtered above"  # noqa: S101  an invariant
-    return view.run.attempt(job.step, job.attempt.number).log
+    return _Log(step=job.step, attempt=job.attempt.number)
 
 
 @dataclass(slots=True)

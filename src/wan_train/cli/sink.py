@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,9 @@ from wan_train.printable import redact, visible
 
 if TYPE_CHECKING:  # rich takes 30 ms that `--json` and `--help` need not spend
     from rich.console import Console, RenderableType
+
+SCHEMA = 1
+"""The number of docs/json-schema.json, in every line: raised when a key goes or changes, not when one is added."""
 
 
 class Sink:
@@ -63,11 +67,11 @@ class Sink:
             sys.stdout.write("".join(f"{_safe(line)}\n" for line in block.rstrip("\n").split("\n")))
             sys.stdout.flush()
 
-    def data(self, value: Any) -> None:  # noqa: ANN401  JSON values are any
-        """One JSON value on one line of stdout."""
+    def data(self, value: Mapping[str, Any]) -> None:
+        """One JSON object on one line of stdout, with `event` in it; docs/json-schema.json describes each."""
         from wan_train.codec import dumps  # noqa: PLC0415  25 ms that people's output need not spend
 
-        sys.stdout.write(dumps(value) + "\n")
+        sys.stdout.write(dumps({"schema": SCHEMA, **value}) + "\n")
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
@@ -83,7 +87,7 @@ class Sink:
                     "event": "error",
                     "exit_code": int(error.exit_code),
                     "message": redact(error.message),
-                    "hint": error.hint,
+                    "hint": redact(error.hint) if error.hint is not None else None,
                 }
             )
 

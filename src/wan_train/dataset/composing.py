@@ -194,4 +194,4 @@ def _verify(text: str) -> None:
 
 def _refused(key: str, what: str, mend: str) -> DatasetError:
     problem = Problem(kind=ProblemKind.WRONG_VALUE, severity=Severity.STOPS, key=key, what=what, mend=mend)
-    return DatasetError.listing("No dataset.toml was written", [problem])
+    return DatasetError.listing("no dataset.toml was written", [problem])

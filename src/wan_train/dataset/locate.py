@@ -47,9 +47,9 @@ def locate(text: str, *, cwd: Path | None = None) -> Located:
     """
     base = cwd or Path.cwd()
     if not text.strip():
-        raise BadInputError("No dataset was named.", hint="Give a dataset.toml or a folder of pictures with captions.")
+        raise BadInputError("no dataset was named", hint="Give a dataset.toml or a folder of pictures with captions.")
     if "\0" in text:
-        raise BadInputError("The dataset path contains a NUL character.", hint="Type the path again.")
+        raise BadInputError("the dataset path contains a NUL character", hint="Type the path again.")
     readings = [_absolute(reading, base) for reading in _readings(text)]
     for path in readings:
         if _exists(path):
@@ -96,9 +96,9 @@ def _existing(path: Path) -> Located:
         return ToExisting(toml_path=path)
     shown = visible(str(path))
     if not path.is_file():
-        raise BadInputError(f"{shown} is neither a file nor a folder.", hint="Give a folder of pictures with captions.")
+        raise BadInputError(f"{shown} is neither a file nor a folder", hint="Give a folder of pictures with captions.")
     raise BadInputError(
-        f"{shown} is not a dataset.toml.",
+        f"{shown} is not a dataset.toml",
         hint=f"Give a dataset.toml or the folder: {visible(str(path.parent))}",
     )
 
@@ -109,7 +109,7 @@ def _folder(directory: Path, config: Path) -> ToWrite:
         listing = list_media(directory)
     except OSError as error:
         raise BadInputError(
-            f"{shown} cannot be read: {error.strerror}.", hint="Check the folder's permissions."
+            f"{shown} cannot be read: {error.strerror}", hint="Check the folder's permissions."
         ) from None
     if listing.images or listing.videos:
         return ToWrite(directory=directory, toml_path=config)
@@ -121,7 +121,7 @@ def _folder(directory: Path, config: Path) -> ToWrite:
         hint = f"{name} is of a kind the trainer does not read; convert it to .png, .jpg or .mp4."
     else:
         hint = "Put pictures (.png .jpg .webp .bmp) or videos (.mp4 …) and a .txt caption for each into it."
-    raise BadInputError(f"{shown} holds no pictures and no videos.", hint=hint)
+    raise BadInputError(f"{shown} holds no pictures and no videos", hint=hint)
 
 
 def _missing(path: Path) -> BadInputError:
@@ -138,7 +138,7 @@ def _missing(path: Path) -> BadInputError:
         hint = f"Did you mean {visible(str(known / close[0]))}?"
     elif known != path.parent:
         hint = f"{visible(str(known))} exists, {visible(wanted)} is not in it."
-    return BadInputError(f"There is no {visible(str(path))}.", hint=hint)
+    return BadInputError(f"there is no {visible(str(path))}", hint=hint)
 
 
 def _exists(path: Path) -> bool:

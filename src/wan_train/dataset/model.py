@@ -283,7 +283,7 @@ class Inventory:
         """Do nothing when training can start; else raise DatasetError with every stopping problem."""
         if self.stopping:
             raise DatasetError.listing(
-                f"The dataset of {self.config.path} cannot be trained",
+                f"the dataset of {self.config.path} cannot be trained",
                 self.stopping,
                 hint="Mend the lines above and start again; nothing was changed.",
             )

@@ -57,7 +57,7 @@ def with_overrides(config: DatasetConfig, overrides: DatasetOverrides) -> Datase
                 )
             )
     if problems:
-        raise DatasetError.listing(f"These values cannot be used with {config.path}", problems)
+        raise DatasetError.listing(f"these values cannot be used with {config.path}", problems)
     subsets = tuple(
         replace(
             subset,

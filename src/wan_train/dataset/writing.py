@@ -130,4 +130,4 @@ def _is_utf8(path: Path) -> bool:
 
 def _refused(path: Path, what: str, mend: str) -> DatasetError:
     problem = Problem(kind=ProblemKind.EMPTY_DATASET, severity=Severity.STOPS, path=path, what=what, mend=mend)
-    return DatasetError.listing("No dataset.toml was written", [problem])
+    return DatasetError.listing("no dataset.toml was written", [problem])

@@ -137,6 +137,31 @@ def _find_rehearsal() -> Trainer:
     )
 
 
+def draw_pictures(trainer: Trainer, folder: Path) -> None:
+    """Let the rehearsal's trainer draw its eight captioned pictures into `folder`; raises NotReadyError."""
+    try:
+        done = subprocess.run(  # an argv list of our own making
+            [str(trainer.python), "-m", "wan_train.rehearsal.samples", str(folder)],
+            env={**os.environ, **trainer.env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        raise NotReadyError(
+            f"the pictures of the rehearsal cannot be drawn: {error}",
+            hint="Give pictures of your own: `wan-train rehearse DIR`.",
+        ) from error
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise NotReadyError(
+            f"the pictures of the rehearsal cannot be drawn into {folder}: {last}",
+            hint="Is the disk full? Another --runs-dir may have room.",
+        )
+
+
 def _importable_here(module: str) -> bool:
     import importlib.util  # noqa: PLC0415  only the rehearsal asks
 

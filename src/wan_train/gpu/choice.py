@@ -47,7 +47,7 @@ def _named(reading: GpuReading, gpus: str) -> tuple[Gpu, ...]:
     entries = [entry.strip() for entry in gpus.split(",") if entry.strip()]
     if not entries:
         raise BadInputError(
-            f"--gpus {gpus!r} names no GPU.", hint=f"Use --gpus all, or choose from: {_listing(reading)}."
+            f"--gpus {gpus!r} names no GPU", hint=f"Use --gpus all, or choose from: {_listing(reading)}."
         )
     known: tuple[Gpu | LostGpu, ...] = (*reading.gpus, *reading.lost)
     found: dict[str, Gpu] = {}
@@ -56,7 +56,7 @@ def _named(reading: GpuReading, gpus: str) -> tuple[Gpu, ...]:
         if len(matches) != 1:
             problem = "names several GPUs" if matches else "names a GPU that is not there"
             raise BadInputError(
-                f"--gpus: {entry!r} {problem}. This box has: {_listing(reading)}.",
+                f"--gpus: {entry!r} {problem}; this box has {_listing(reading)}",
                 hint="Use an index or UUID from that list, comma separated, or --gpus all.",
             )
         if isinstance(match := matches[0], Gpu):

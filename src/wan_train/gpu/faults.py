@@ -44,24 +44,24 @@ _LOST: dict[int, str] = {
 
 _UNAVAILABLE: dict[int, tuple[str, str]] = {
     NvmlCode.LIBRARY_NOT_FOUND: (
-        "No NVIDIA driver found: libnvidia-ml.so.1 is not on this machine",
+        "no NVIDIA driver found: libnvidia-ml.so.1 is not on this machine",
         "Install the NVIDIA driver, or in a container start it with `--gpus all` (NVIDIA container toolkit). "
         + REHEARSE,
     ),
     NvmlCode.DRIVER_NOT_LOADED: (
-        "The NVIDIA driver is installed but not loaded, so no GPU can be used",
+        "the NVIDIA driver is installed but not loaded, so no GPU can be used",
         "Run `sudo modprobe nvidia` or reboot; in a container start it with `--gpus all`. " + REHEARSE,
     ),
     NvmlCode.LIB_RM_VERSION_MISMATCH: (
-        "The NVIDIA kernel driver and its library differ in version: the driver was updated but not reloaded",
+        "the NVIDIA kernel driver and its library differ in version: the driver was updated but not reloaded",
         "Reboot the machine; in a container restart the container. " + REHEARSE,
     ),
     NvmlCode.NO_PERMISSION: (
-        "This user may not open the NVIDIA driver (/dev/nvidiactl)",
+        "this user may not open the NVIDIA driver (/dev/nvidiactl)",
         "Run as a user who may, or in a container start it with `--gpus all`. " + REHEARSE,
     ),
     NvmlCode.UNKNOWN: (
-        "The NVIDIA driver answers with an unknown error",
+        "the NVIDIA driver answers with an unknown error",
         "Check `nvidia-smi`. In a container that worked before, restart it: the host took its "
         f"access to the GPUs away. Otherwise reboot; {_XID}. " + REHEARSE,
     ),
@@ -80,8 +80,8 @@ def unavailable(*, code: int, text: str) -> GpuUnavailableError:
     known = _UNAVAILABLE.get(code)
     if known is not None:
         message, hint = known
-        return GpuUnavailableError(f"{message} (NVML: {text}).", hint=hint)
+        return GpuUnavailableError(f"{message} (NVML: {text})", hint=hint)
     return GpuUnavailableError(
-        f"The GPUs cannot be read: NVML answers {text!r} (code {code}).",
+        f"the GPUs cannot be read: NVML answers {text!r} (code {code})",
         hint=f"Check `nvidia-smi`, then reset the driver or reboot; {_XID}. {REHEARSE}",
     )

@@ -161,7 +161,7 @@ def _flock(descriptor: int, kind: int, path: Path) -> bool:
 
 def _unusable(path: Path, reason: str) -> NotReadyError:
     return NotReadyError(
-        f"The GPU leases in {path} cannot be used: {reason}.",
+        f"the GPU leases in {path} cannot be used: {reason}",
         hint="Remove what is there and make it a directory on a local disk that all users share: "
         "`sudo install -d -m 1777 DIRECTORY`.",
     )

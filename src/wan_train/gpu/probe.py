@@ -78,8 +78,8 @@ class NvmlProbe:
         except TimeoutError:
             self.close()
             raise GpuUnavailableError(
-                f"The GPUs cannot be read: NVML did not answer within {patience:g} s "
-                "(a GPU has probably fallen off the bus).",
+                f"the GPUs cannot be read: NVML did not answer within {patience:g} s "
+                "(a GPU has probably fallen off the bus)",
                 hint="If `nvidia-smi` hangs too, reboot the machine, or report it and rent another. " + REHEARSE,
             ) from None
         except BaseException:
@@ -93,8 +93,8 @@ class NvmlProbe:
             # One that even SIGKILL does not end sits in the kernel; a second would join it there.
             if self._stuck.poll() is None:
                 raise GpuUnavailableError(
-                    "The GPUs cannot be read: an earlier NVML call still hangs inside the NVIDIA driver "
-                    f"(process {self._stuck.pid}).",
+                    "the GPUs cannot be read: an earlier NVML call still hangs inside the NVIDIA driver "
+                    f"(process {self._stuck.pid})",
                     hint="Reboot the machine, or report it and rent another. " + REHEARSE,
                 )
             self._stuck = None
@@ -116,7 +116,7 @@ class NvmlProbe:
             )
         except OSError as error:
             raise GpuUnavailableError(
-                f"The GPUs cannot be read: {self._command[0]} cannot be started ({error.strerror}).",
+                f"the GPUs cannot be read: {self._command[0]} cannot be started ({error.strerror})",
                 hint="Mend or reinstall wan-train's Python environment. " + REHEARSE,
             ) from error
 
@@ -128,7 +128,7 @@ class NvmlProbe:
         else:
             how = f"ended with exit status {status}" if status else "ended without an answer"
         return GpuUnavailableError(
-            f"The GPUs cannot be read: the process that reads NVML {how}.",
+            f"the GPUs cannot be read: the process that reads NVML {how}",
             hint="Check `nvidia-smi`; if it fails too, reset the driver or reboot the machine. "
             f"Otherwise reinstall nvidia-ml-py. {REHEARSE}",
         )

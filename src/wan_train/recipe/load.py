@@ -16,6 +16,7 @@ from wan_train.recipe.model import ExpertSpec, Recipe, Training
 from wan_train.recipe.terms import Attention, Expert, Task
 from wan_train.settings import shipped_configs
 
+_HINT = "Compare it with a shipped one, or with the recipe.toml of a run."
 _ATTENTION_KEYS = {"sdpa": Attention.SDPA, "xformers": Attention.XFORMERS, "flash_attn": Attention.FLASH}
 _TOP_KEYS = ("name", "task", "models", "high", "low", "training", "passthrough")
 
@@ -60,14 +61,17 @@ def load(path: Path, *, inherited: bool = False) -> Recipe:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise BadInputError(f"there is no recipe file {path}") from None
+        raise BadInputError(
+            f"there is no recipe file {path}",
+            hint="Leave --recipe out to take the shipped one; each run directory has its own recipe.toml.",
+        ) from None
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no TOML, endless numbers
-        raise BadInputError(f"the recipe {path} cannot be read: {error}") from error
+        raise BadInputError(f"the recipe {path} cannot be read: {error}", hint=_HINT) from error
     problems: list[str] = []
     recipe = _read(data, problems, chosen="" if inherited else f"recipe {path.name}")
     if problems or recipe is None:
         listing = "\n".join(f"  {p}" for p in problems)
-        raise BadInputError(f"the recipe {path} has {len(problems)} problem(s):\n{listing}")
+        raise BadInputError(f"the recipe {path} cannot be used:\n{listing}", hint=_HINT)
     return _with_prompts_beside(recipe, path)
 
 
@@ -82,7 +86,7 @@ def override(
     called = names or {}
     problems = [p for name, value in given.items() for p in _range_problems(name, value, called.get(name, name))]
     if problems:
-        raise BadInputError("; ".join(problems))
+        raise BadInputError("; ".join(problems), hint="`wan-train train --help` explains every flag.")
     return replace(
         recipe,
         training=replace(recipe.training, **given),

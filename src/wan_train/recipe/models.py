@@ -42,7 +42,9 @@ def locate(reference: str, trainer_dir: Path) -> Path:
         try:
             return trainer_dir / Path(reference).expanduser()
         except RuntimeError as error:  # `~name` of nobody
-            raise BadInputError(f"the model {one_line(reference)!r} cannot be found: {error}") from error
+            raise BadInputError(
+                f"the model {one_line(reference)!r} cannot be found: {error}", hint="Write its whole path."
+            ) from error
     raise BadInputError(
         f"{one_line(reference)!r} is neither a known model nor a path",
         hint=f"Known models: {', '.join(models)}.",

@@ -127,7 +127,9 @@ class RunDirectory:
         try:
             text = self.plan.read_bytes()
         except FileNotFoundError:
-            raise BadInputError(f"{self.path} is not a run: it has no plan.json") from None
+            raise BadInputError(
+                f"{self.path} is not a run: it has no plan.json", hint="List the runs: `wan-train runs`."
+            ) from None
         return codec.from_json(text, Plan, where=str(self.plan))
 
     def write_plan(self, plan: Plan) -> None:
@@ -161,7 +163,7 @@ def create(runs: Path, title: str, *, now: float) -> RunDirectory:
             f"the run directory cannot be made in {runs}: {error.strerror}",
             hint="Choose another place with --runs-dir DIR.",
         ) from error
-    raise NotReadyError(f"{runs} holds a thousand runs named {name} already")
+    raise NotReadyError(f"{runs} holds a thousand runs named {name} already", hint="Choose another --title.")
 
 
 def slug(title: str) -> str:

@@ -53,14 +53,18 @@ def check_models(models: ModelPaths) -> str | None:
             problems.append(f"{path} is empty")
     if problems:
         listing = "".join(f"\n  {problem}" for problem in problems)
+        what = "1 model file" if len(problems) == 1 else f"{len(problems)} model files"
         raise NotReadyError(
-            f"this box is not ready: {len(problems)} model file(s) cannot be used:{listing}",
+            f"this box is not ready: {what} cannot be used:{listing}",
             hint="Run `wan-train provision` to fetch what is missing or damaged, "
             "or `wan-train rehearse` to try the pipeline without models.",
         )
     found = {dtypes.get(str(path)) for path in models.dit.values()}
     if len(found) > 1:
-        raise NotReadyError(f"the two experts' weights differ in precision: {', '.join(sorted(map(str, found)))}")
+        raise NotReadyError(
+            f"the two experts' weights differ in precision: {', '.join(sorted(map(str, found)))}",
+            hint="Take both in fp16 or both in bf16; `wan-train provision` fetches a pair.",
+        )
     return next(iter(found), None)
 
 

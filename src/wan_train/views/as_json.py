@@ -1,7 +1,7 @@
-"""Records as JSON values for scripts. Keys are only ever added; `SCHEMA` changes if one must go.
+"""Records as JSON values for scripts; docs/json-schema.json describes every line, `cli/sink.py` numbers them.
 
-A status is
-`{schema, run_id, run_dir, title, task, engine, state, exit_code, started, elapsed_seconds, ends_at, steps, gpus,
+A run as it stands is
+`{run_id, run_dir, title, task, engine, state, exit_code, started, elapsed_seconds, ends_at, steps, gpus,
 disk_free_bytes, warnings, supervisor_alive, updated}` with `state` one of `Standing`, times in seconds since 1970,
 `updated` the moment of the newest observation (null before the first). Each of `steps` is
 `{id, kind, expert, state, attempt, gpu, progress, waiting_for, failure, result, loss, curve, newest_state, kept,
@@ -31,16 +31,13 @@ from wan_train.views.losses import Losses
 from wan_train.views.model import GpuNow, RunView
 from wan_train.views.outlook import ends_at
 
-SCHEMA = 1
-
 Json = dict[str, Any]
 
 
 def plan_json(plan: Plan, gpus: Sequence[GpuNow]) -> Json:
-    """`{event: "plan", schema, plan, commands, gpus}`: the whole plan, each step's shell line, the GPUs as they are."""
+    """`{event: "plan", plan, commands, gpus}`: the whole plan, each step's shell line, the GPUs as they are."""
     return {
         "event": "plan",
-        "schema": SCHEMA,
         "plan": codec.to_data(plan),
         "commands": {step.id: step.command.shell() for step in plan.steps},
         "gpus": [codec.to_data(gpu) for gpu in gpus],
@@ -48,16 +45,19 @@ def plan_json(plan: Plan, gpus: Sequence[GpuNow]) -> Json:
 
 
 def event_json(event: Event) -> Json:
-    """An event exactly as the journal has it; `kind` says which."""
-    data: Json = codec.to_data(event, Event)
-    return data
+    """`{event: "journal", kind, at, …}`: a line of the journal as it is there; `kind` says which."""
+    return {"event": "journal", **codec.to_data(event, Event)}
 
 
 def status_json(view: RunView, now: float) -> Json:
+    """One run at `now` (seconds since 1970), marked as the answer to `status`."""
+    return {"event": "status", **run_json(view, now)}
+
+
+def run_json(view: RunView, now: float) -> Json:
     """A run at `now` (seconds since 1970), in the shape that the module describes."""
     plan, state, live, low = view.plan, view.state, view.live, view.state.disk_low
     return {
-        "schema": SCHEMA,
         "run_id": plan.run_id,
         "run_dir": str(view.run.path),
         "title": plan.answers.title,
@@ -82,7 +82,7 @@ def result_json(view: RunView) -> Json:
     """A finished run: its status at its end, marked as the last thing said."""
     finished = view.state.finished
     at = finished.at if finished is not None else (view.live.at if view.live is not None else view.plan.created)
-    return {"event": "result", **status_json(view, at)}
+    return {"event": "result", **run_json(view, at)}
 
 
 def _step(view: RunView, step: Step, job: Job) -> Json:

@@ -10,17 +10,14 @@ from wan_train.dataset.model import Problem, Severity
 from wan_train.dataset.outlook import Outlook, SubsetOutlook
 from wan_train.dataset.trained import Trained
 
-SCHEMA = 1
-
 Json = dict[str, Any]
 
 
 def check_json(check: Check, ahead: Outlook | None) -> Json:
-    """`{event: "dataset_check", schema, …}`; every problem is in it, however many there are."""
+    """`{event: "dataset_check", …}`; every problem is in it, however many there are."""
     counts = Counter(problem.severity for problem in check.problems)
     return {
         "event": "dataset_check",
-        "schema": SCHEMA,
         "dataset": str(check.config),
         "written": check.is_written,
         "trainer": check.reading.name,

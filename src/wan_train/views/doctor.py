@@ -84,7 +84,6 @@ def _verdict(report: Report, width: int) -> Iterator[Line]:
 def doctor_json(report: Report) -> dict[str, Any]:
     return {
         "event": "doctor",
-        "schema": 1,
         "version": __version__,
         "ready": report.is_ready,
         "errors": report.count(Level.ERROR),

@@ -35,7 +35,6 @@ def report_json(report: Report) -> Json:
     rows = {row.id: row for row in report.rows}
     return {
         "event": "provision",
-        "schema": 1,
         "ready": is_ready(report.found),
         "exit_code": int(report.exit_code),
         "task": report.task,

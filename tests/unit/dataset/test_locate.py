@@ -58,13 +58,13 @@ def test_names_are_found_as_a_terminal_writes_them_and_as_they_are(tmp_path: Pat
 def test_the_home_is_understood(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(pictures.parent))
     assert locate("~/pictures") == ToWrite(directory=pictures, toml_path=pictures / "dataset.toml")
-    assert "There is no" in refusal("~nobody-of-that-name/x", pictures)
+    assert "there is no" in refusal("~nobody-of-that-name/x", pictures)
 
 
 def test_a_mistyped_name_is_answered_with_the_right_one(pictures: Path, tmp_path: Path) -> None:
     assert f"Did you mean {pictures}?" in refusal("pictrues", tmp_path)
     assert f"Did you mean {pictures}?" in refusal("picturs/sub/dataset.toml", tmp_path)
-    assert "There is no" in refusal("x" * 300, tmp_path)
+    assert "there is no" in refusal("x" * 300, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n", "a\0b"])

@@ -121,7 +121,7 @@ def test_what_is_wrong_is_told_by_its_key(key: str, value: object, said: str, tm
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     data = changed(changed(changed(shipped(), "training.seed", "x"), "high.dit", 5), "training.unknown", 1)
     message = problems_of(written(tmp_path / "mine.toml", data))
-    assert "3 problem(s)" in message
+    assert len(message.splitlines()) == 4
     assert all(key in message for key in ("training.seed", "high.dit", "training.unknown"))
 
 

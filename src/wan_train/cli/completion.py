@@ -1,0 +1,53 @@
+"""What the Tab key offers beyond verbs, flags and fixed choices: names of runs, steps of a run, versions.
+
+A shell puts what is offered into the user's command line as it is, so only words that no shell would obey are offered.
+Whatever goes wrong offers nothing: a message would land in the middle of the line that is being typed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import typer
+
+_PLAIN = re.compile(r"\w[\w.-]*")
+
+
+def run_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Ids of the runs below `--runs-dir`, or where they are without it.
+
+    One that only holds `incomplete` is not offered: shells drop what does not begin with the typed word.
+    """
+    from wan_train.run.directory import all_runs  # noqa: PLC0415  `--help` must not load the rooms
+    from wan_train.settings import resolve  # noqa: PLC0415  the same
+
+    try:
+        runs = resolve(flags={"runs_dir": ctx.params.get("runs_dir")}).runs
+        return _offered((run.run_id for run in all_runs(runs)), incomplete)
+    except Exception:  # noqa: BLE001  see above
+        return []
+
+
+def step_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Ids of the steps of the run that the line names, or of the newest one."""
+    from wan_train.run.directory import find  # noqa: PLC0415  `--help` must not load the rooms
+    from wan_train.settings import resolve  # noqa: PLC0415  the same
+
+    try:
+        runs = resolve(flags={"runs_dir": ctx.params.get("runs_dir")}).runs
+        plan = find(runs, ctx.params.get("run")).read_plan()
+        return _offered((step.id for step in plan.steps), incomplete)
+    except Exception:  # noqa: BLE001  see above
+        return []
+
+
+def shipped_engines(incomplete: str) -> list[str]:
+    """Versions of the trainer that come with wan-train; a file of one's own is left to the shell."""
+    from wan_train.settings import shipped_configs  # noqa: PLC0415  `--help` must not load the rooms
+
+    return _offered((path.stem for path in (shipped_configs() / "engines").glob("*.toml")), incomplete)
+
+
+def _offered(words: Iterable[str], incomplete: str) -> list[str]:
+    return [word for word in words if word.startswith(incomplete) and _PLAIN.fullmatch(word)]
