@@ -14,6 +14,7 @@ from wan_train.errors import BadInputError
 from wan_train.printable import one_line
 
 _A_DAY = 86_400
+_MOST_SHARDS = 64
 
 
 class Source(StrEnum):
@@ -29,6 +30,13 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 0 < value <= _A_DAY:  # also refuses nan and inf
         raise ValueError(f"must be more than 0 and at most {_A_DAY} seconds")
+    return value
+
+
+def _shards(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= _MOST_SHARDS:
+        raise ValueError(f"must be from 1 (never split) to {_MOST_SHARDS}")
     return value
 
 
@@ -58,6 +66,7 @@ class Settings:
     stall_seconds: float = _setting(300.0, _seconds, "how long a training may show no sign of life")
     pause_seconds: float = _setting(10.0, _seconds, "the shortest wait before a failed step is tried again")
     probe_timeout_seconds: float = _setting(10.0, _seconds, "how long the NVIDIA driver may take to answer")
+    cache_shards: int | None = _setting(None, _shards, "into how many parts caching is split; decided when unset")
     sources: Mapping[str, Source] = field(default_factory=dict)
 
     @property

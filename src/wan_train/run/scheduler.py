@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from wan_train.engine.failures import Cause
@@ -253,14 +253,16 @@ def _assign(plan: Plan, state: RunState, gpus: Sequence[GpuView], waiting: Seque
     idle = [gpu for gpu in gpus if gpu.uuid not in in_use]
     usable = [gpu for gpu in idle if gpu.claimed and gpu.free]
     unmet = 0
+    shared_now: set[str] = set()
     for step in waiting:
         if step.gpu_need == 0:
             actions.append(Launch(step=step.id, gpu_uuid=None))
         elif usable:
             actions.append(Launch(step=step.id, gpu_uuid=usable.pop(0).uuid))
-        elif (shared := _shareable(plan, state, step, gpus)) is not None and not any(
+        elif (shared := _shareable(plan, state, step, gpus, shared_now)) is not None and not any(
             gpu.free and gpu.first_in_line for gpu in idle
         ):
+            shared_now.add(shared)
             actions.append(Launch(step=step.id, gpu_uuid=shared))
         else:
             unmet += 1
@@ -273,14 +275,16 @@ def _assign(plan: Plan, state: RunState, gpus: Sequence[GpuView], waiting: Seque
     return actions + _releases(plan, state, [*usable, *settling, *filled])
 
 
-def _shareable(plan: Plan, state: RunState, step: Step, gpus: Sequence[GpuView]) -> str | None:
-    """A GPU on which the other caching of this run works and which has room for this one too."""
+def _shareable(plan: Plan, state: RunState, step: Step, gpus: Sequence[GpuView], taken: Container[str]) -> str | None:
+    """A GPU on which one caching of the other kind works, alone, and which has room for this one too."""
     if step.kind is StepKind.TRAIN or plan.dataset.has_videos or _ran_out(state.jobs[step.id]):
         return None
     for other in plan.steps:
         job = state.jobs[other.id]
         uuid = job.occupies_gpu
-        if other.kind is StepKind.TRAIN or uuid is None or job.state is not JobState.RUNNING:
+        if other.kind in {StepKind.TRAIN, step.kind} or uuid is None or job.state is not JobState.RUNNING:
+            continue
+        if uuid in taken or sum(each.occupies_gpu == uuid for each in state.jobs.values()) > 1:
             continue
         if any(gpu.uuid == uuid and gpu.claimed and gpu.total_bytes >= BOTH_CACHINGS_BYTES for gpu in gpus):
             return uuid
