@@ -175,16 +175,32 @@ def found_in(folder: Folder) -> dict[str, Contents]:
     return {name: contents for name, contents in looked if contents is not None}
 
 
-def clear(wanted: Survey) -> None:
-    """Remove what is to be removed and note what is about to be made, so that a crash leaves nothing unexplained."""
+def clear(wanted: Survey) -> dict[str, int]:
+    """Remove what is to be removed and note what is about to be made, so that a crash leaves nothing unexplained.
+
+    Returns how many files were removed, by reason.
+    """
     boot = boot_id()
+    removed = _remove(wanted)
     for one in wanted.folders:
         one.folder.path.mkdir(parents=True, exist_ok=True)
-        for name in one.decision.remove:
-            (one.folder.path / name).unlink(missing_ok=True)
         pending = begun(one.decision, one.folder, one.ledger, boot=boot)
         mine = replace(pending, sources=one.hasher.seen)
         write_ledger(ledger_file(one.folder.path, wanted.kind), _with_others(one, wanted.kind, mine))
+    return removed
+
+
+def _remove(wanted: Survey) -> dict[str, int]:
+    """Only what was still there counts: two shards that look at the same moment both see a file of no item."""
+    removed: Counter[str] = Counter()
+    for one in wanted.folders:
+        for name, reason in one.decision.remove.items():
+            try:
+                (one.folder.path / name).unlink()
+            except FileNotFoundError:
+                continue
+            removed[reason.value] += 1
+    return dict(removed.most_common())
 
 
 def _with_others(one: Surveyed, kind: CacheKind, mine: Ledger) -> Ledger:
@@ -249,11 +265,13 @@ class CacheRecord:
     folders: Mapping[str, Mapping[str, CacheFile]]
 
 
-def settle(run: RunDirectory, step: Step, right: Survey) -> None:
-    """Nothing is to be made: remove what is left over, and put on record what is there and what the run trains from."""
+def settle(run: RunDirectory, step: Step, right: Survey) -> dict[str, int]:
+    """Nothing is to be made: remove what is left over, and put on record what is there and what the run trains from.
+
+    Returns how many files were removed, by reason.
+    """
+    removed = _remove(right)
     for one in right.folders:
-        for name in one.decision.remove:
-            (one.folder.path / name).unlink(missing_ok=True)
         ledger = _with_others(one, right.kind, Ledger(entries=one.decision.keep, sources=one.hasher.seen))
         if ledger != one.ledger and one.folder.path.is_dir():
             write_ledger(ledger_file(one.folder.path, right.kind), ledger)
@@ -264,6 +282,7 @@ def settle(run: RunDirectory, step: Step, right: Survey) -> None:
     path = run.caches(step.id)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     write_whole(path, codec.to_json(CacheRecord(folders=files)) + "\n")
+    return removed
 
 
 def trouble_with_pairs(run: RunDirectory, plan: Plan) -> str | None:

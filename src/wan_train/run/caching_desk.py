@@ -157,7 +157,7 @@ class CachingDesk:
             return None
         if work.lists is not None:
             work.lists.write()
-        caching.clear(work.survey)
+        removed = caching.clear(work.survey)
         self._work[step.id] = _Caching(work.survey)
         need = work.survey.need
         return CachesCleared(
@@ -167,7 +167,7 @@ class CachingDesk:
             keep=need.items - need.make,
             make=need.make,
             made=work.survey.make,
-            removed=work.survey.remove,
+            removed=removed,
         )
 
     def conclude(self, step: Step) -> Diagnosis | None:
@@ -244,9 +244,9 @@ class CachingDesk:
         elif survey.make:
             self._work[step.id] = _Armed(survey, look.lists, now + _KEPT_SECONDS)
         else:
-            caching.settle(self.run, step, survey)
+            removed = caching.settle(self.run, step, survey)
             self._drop(step.id)
-            yield CachesUpToDate(at=self.clock.now(), step=step.id, items=survey.total, removed=survey.remove)
+            yield CachesUpToDate(at=self.clock.now(), step=step.id, items=survey.total, removed=removed)
 
     def _before_training(self, step: Step, *, trains: bool) -> Iterator[Event]:
         now = self.clock.monotonic()

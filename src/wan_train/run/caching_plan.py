@@ -20,7 +20,7 @@ from wan_train.run.caching_decision import Reason, Wanted
 from wan_train.run.caching_lists import can_be_listed
 from wan_train.run.caching_split import MOST_SHARDS, NO_WORK, Shares, Stem, Workload, choose, share_out
 from wan_train.run.directory import RunDirectory
-from wan_train.run.machine import available_ram, cpus
+from wan_train.run.machine import available_ram
 from wan_train.run.plan import CacheNeed, Shard, Step, StepKind
 from wan_train.run.readahead import RESERVE_BYTES
 
@@ -97,18 +97,19 @@ def caching_steps(
     recipe: Recipe,
     *,
     models: ModelPaths,
+    workers: int,
     env: Mapping[str, str],
 ) -> Iterator[Step]:
-    """The steps with their commands, latents first: they take longer."""
+    """The steps with their commands, latents first: they take longer. `workers` threads serve all shards of a kind."""
     for kind in KINDS:
         for shard in planned.shards(kind):
             name = step_id(kind, shard)
             config = run.dataset_config if shard is None else run.shard_config(name)
-            workers = max(1, (int(cpus()) - 1) // (1 if shard is None else shard.of))
+            each = workers if shard is None else max(1, workers // shard.of)
             if kind is StepKind.CACHE_LATENTS:
-                command = commands.cache_latents(trainer, recipe, models, config, workers=workers, env=env)
+                command = commands.cache_latents(trainer, recipe, models, config, workers=each, env=env)
             else:
-                command = commands.cache_text(trainer, models, config, workers=workers, env=env)
+                command = commands.cache_text(trainer, models, config, workers=each, env=env)
             if shard is not None:
                 part = Addition(
                     what=f"--dataset_config {config}",

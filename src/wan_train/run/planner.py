@@ -118,7 +118,10 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
     preflight.check_writable([run.path], "the run directory")
     preflight.check_disk(need, run.path, [Path(directory) for directory in facts.cached_items])
     env = _environment(request)
-    cachings = tuple(caching_steps(prepared.caching, run, trainer, recipe, models=prepared.models, env=env))
+    workers = max(1, int(cpus()) - 1)
+    cachings = tuple(
+        caching_steps(prepared.caching, run, trainer, recipe, models=prepared.models, workers=workers, env=env)
+    )
     trainings = []
     for spec in recipe.experts:
         step_id = f"train-{spec.expert.value}"
