@@ -140,6 +140,27 @@ class TestHistories:
         assert run.exit_code is ExitCode.DONE
         assert run.state.one_at_a_time
 
+    def test_a_box_short_of_ram_encodes_text_in_turn_too(self) -> None:
+        run = world(4, plan=make_plan(shards=(1, 3)), flaky={"cache-text-1": Cause.HOST_OUT_OF_MEMORY}, longest=20)
+        while not run.state.one_at_a_time:
+            run.tick()
+        late = set()
+        while not run.state.is_over:
+            before = {step for step, each in run.running.items() if step.startswith("cache-text") and not each.exited}
+            for action in run.tick():
+                if isinstance(action, Launch) and action.step.startswith("cache-text"):
+                    late.add(action.step)
+                    assert not before
+        assert "cache-text-1" in late
+        assert run.exit_code is ExitCode.DONE
+
+    def test_a_box_short_of_ram_says_what_text_waits_for(self) -> None:
+        plan = make_plan(shards=(1, 2))
+        state = fold_all(plan, events_of(plan, {"cache-text-1": JobState.RUNNING}))
+        state = replace(state, one_at_a_time=True)
+        words = why_waiting(plan, state, plan.step("cache-text-2"), [gpu(0), gpu(1)], T0)
+        assert words.startswith("waiting for cache-text-1: this box's RAM was too small")
+
     def test_a_disk_that_fills_up_ends_the_run_after_the_next_states(self) -> None:
         run = world(2, longest=30, chance=random.Random(3))
         while not any(process.gpu for step, process in run.running.items() if step == "train-low"):
