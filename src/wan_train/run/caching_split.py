@@ -7,8 +7,8 @@ only files of its own items (both versions; the text program re-reads a file tha
 
 from __future__ import annotations
 
+import hashlib
 import heapq
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -54,7 +54,12 @@ class Shares:
 
     def number(self, folder: Path, stem: str) -> int:
         known = self.numbers.get(str(folder), {}).get(stem)
-        return known or zlib.crc32(stem.encode(errors="surrogatepass")) % self.of + 1
+        return known or _number_in(stem) % self.of + 1
+
+
+def _number_in(stem: str) -> int:
+    """The same in every process. A checksum would not do: of names that only count up it may give even numbers only."""
+    return int.from_bytes(hashlib.blake2b(stem.encode(errors="surrogatepass"), digest_size=8).digest())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

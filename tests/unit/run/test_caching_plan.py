@@ -185,7 +185,9 @@ def test_a_shard_hashes_only_its_own_pictures(inventory: Inventory) -> None:
 def test_ledgers_of_shards_add_up(inventory: Inventory) -> None:
     whole = look(inventory, CacheKind.TEXT)
     for number in (1, 2):
-        caching.clear(look(inventory, CacheKind.TEXT, Share(number=number, shares=Shares(of=2))))
+        mine = look(inventory, CacheKind.TEXT, Share(number=number, shares=Shares(of=2)))
+        assert mine.make
+        caching.clear(mine)
     for before, after in zip(whole.folders, look(inventory, CacheKind.TEXT).folders, strict=True):
         assert after.ledger.entries.keys() == {item.key for item in before.folder.items}
 

@@ -56,8 +56,10 @@ def test_an_item_that_came_later_is_in_one_share_too(costs: dict[Stem, int], lat
 
 
 def test_items_that_came_later_are_spread() -> None:
-    counts = Counter(Shares(of=4).number(Path("/a"), f"picture{number}") for number in range(400))
-    assert all(70 < counts[number] < 130 for number in range(1, 5))
+    for of in (2, 4):
+        counts = Counter(Shares(of=of).number(Path("/a"), f"p{number}") for number in range(400))
+        assert all(0.7 < counts[number] * of / 400 < 1.3 for number in range(1, of + 1))
+        assert len({Shares(of=of).number(Path("/a"), f"p{number}") for number in range(10)}) > 1
 
 
 @given(WORKLOADS, WORKLOADS, st.integers(1, 12))
