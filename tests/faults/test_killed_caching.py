@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import random
 import shutil
@@ -26,25 +27,26 @@ WORDS = [
 
 
 @pytest.mark.timeout(600)  # torch starts once more for each kill, also on a machine that is busy
-def test_killed_at_random_moments(scripted_box: ScriptedBox, nvml_stub: NvmlStub) -> None:
+@pytest.mark.parametrize("shards", [1, 2])
+def test_killed_at_random_moments(scripted_box: ScriptedBox, nvml_stub: NvmlStub, shards: int) -> None:
     nvml_stub.write([], init_error=9)
     shutil.rmtree(scripted_box.dataset)
     cache = make_dataset(scripted_box.dataset, COUNT) / "cache"
-    _cache(scripted_box, "clean", [])
+    _cache(scripted_box, "clean", [], shards=1)
     wanted = _contents(cache)
     assert len(wanted) == 2 * COUNT
     shutil.rmtree(cache)
     seed = random.randrange(1 << 30)
     dice = random.Random(seed)
-    killed = _cache(scripted_box, "killed", sorted(dice.sample(range(1, 2 * COUNT), KILLS)))
+    killed = _cache(scripted_box, "killed", sorted(dice.sample(range(1, 2 * COUNT), KILLS)), shards=shards)
     assert killed, f"seed {seed}: nothing was killed"
     assert _contents(cache) == wanted, f"seed {seed}"
 
 
-def _cache(box: ScriptedBox, title: str, moments: list[int]) -> int:
+def _cache(box: ScriptedBox, title: str, moments: list[int], *, shards: int) -> int:
     """Cache in a run of its own, killing the caching programs once that many caches are there; how many were killed."""
     cache = box.dataset / "cache"
-    child = box.popen_cli(*box.train_words(*WORDS, title=title))
+    child = box.popen_cli(*box.train_words(*WORDS, title=title), WAN_TRAIN_CACHE_SHARDS=str(shards))
     killed = 0
     for there in moments:
         box.wait_for(lambda there=there: len(list(cache.glob("*.safetensors"))) >= there, what=f"{there} caches")
@@ -60,8 +62,11 @@ def _cache(box: ScriptedBox, title: str, moments: list[int]) -> int:
 
 def _is_cached(box: ScriptedBox) -> bool:
     run = box.run_directories()[-1] if box.run_directories() else None
-    done = {event["step"] for event in box.events("step_succeeded", "caches_up_to_date", run=run)} if run else set()
-    return {"cache-latents", "cache-text"} <= done
+    if run is None:
+        return False
+    done = {event["step"] for event in box.events("step_succeeded", "caches_up_to_date", run=run)}
+    steps = [step["id"] for step in json.loads((run / "plan.json").read_bytes())["steps"]]
+    return {step for step in steps if step.startswith("cache-")} <= done
 
 
 def _contents(cache: Path) -> dict[str, tuple[Header, bytes]]:

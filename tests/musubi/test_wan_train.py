@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -160,6 +160,20 @@ def test_pictures_become_two_verified_loras(box: Box, task: str) -> None:
         # What the user asked to keep on the way.
         read_header(run / f"{name}-000002.safetensors")
     assert [losses_finite(log) for log in training_logs(run)] == [True, True]
+    assert box.processes() == []
+
+
+def test_caching_split_over_two_gpus_trains_every_picture(box: Box) -> None:
+    split = replace(box, env={**box.env, "WAN_TRAIN_CACHE_SHARDS": "2"})
+    done = split.call(*split.train("--experts", "high", epochs=1))
+
+    assert done.returncode == 0, text_of(done)
+    shards = {f"cache-{kind}-{number}" for kind in ("latents", "text") for number in (1, 2)}
+    assert box.steps("step_succeeded") == {*shards, "train-high"}
+    cleared = {str(event["step"]): event["make"] for event in box.events("caches_cleared")}
+    assert cleared == dict.fromkeys(shards, len(SIZES) // 2)
+    metadata = read_header(box.run() / "WAN2.2-HighNoise_t.safetensors").metadata
+    assert metadata["ss_num_train_items"] == str(len(SIZES))
     assert box.processes() == []
 
 

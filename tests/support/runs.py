@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wan_train.engine import commands
 from wan_train.engine.capabilities import Script
 from wan_train.engine.commands import ModelPaths
 from wan_train.engine.failures import Cause, Diagnosis
@@ -18,6 +17,7 @@ from wan_train.recipe.hardware import Card, Machine
 from wan_train.recipe.load import load, override, select, shipped_recipe
 from wan_train.recipe.model import Answers, Recipe
 from wan_train.recipe.terms import EngineKind, Expert, Task
+from wan_train.run.caching_plan import CachingPlan, caching_steps
 from wan_train.run.commands import training_command
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import (
@@ -37,7 +37,7 @@ from wan_train.run.events import (
 )
 from wan_train.run.identity import ProcessIdentity
 from wan_train.run.live import Live
-from wan_train.run.plan import DatasetFacts, Devices, DiskNeed, Plan, Step, StepKind, result_name
+from wan_train.run.plan import CacheNeed, DatasetFacts, Devices, DiskNeed, Plan, Step, StepKind, result_name
 from wan_train.run.state import JobState, fold_all
 from wan_train.views.model import RunView
 
@@ -102,9 +102,13 @@ def make_plan(
     epochs: int = 100,
     items: int = 24,
     run_dir: Path = Path("/workspace/runs/20251122-120000-mylora"),
+    shards: tuple[int, int] = (1, 1),
     **overrides: Any,
 ) -> Plan:
-    """A plan as the planner would make it, without looking at any disk. `overrides` replace fields of the Plan."""
+    """A plan as the planner would make it, without looking at any disk. `overrides` replace fields of the Plan.
+
+    `shards` are those of latents and text.
+    """
     trainer, answers = make_trainer(engine), Answers(title=title, author=author, dataset="/workspace/pictures")
     recipe, choices = make_recipe(task, epochs=epochs, experts=experts)
     weights = trainer.root / "models"
@@ -126,7 +130,7 @@ def make_plan(
         trainer=trainer,
         models=models,
         run_dir=run_dir,
-        steps=tuple(_steps(RunDirectory(run_dir), trainer, recipe, models, answers)),
+        steps=tuple(_steps(RunDirectory(run_dir), trainer, recipe, models, answers, shards)),
         devices=devices,
         gpu_uuids=tuple(gpu.uuid for gpu in make_gpus(devices=devices)),
         dataset=DatasetFacts(
@@ -214,11 +218,20 @@ def make_view(
     )
 
 
-def _steps(run: RunDirectory, trainer: Trainer, recipe: Recipe, models: ModelPaths, answers: Answers) -> Iterator[Step]:
-    latents = commands.cache_latents(trainer, recipe, models, run.dataset_config, workers=4, env={})
-    text = commands.cache_text(trainer, models, run.dataset_config, workers=4, env={})
-    yield Step(id="cache-latents", kind=StepKind.CACHE_LATENTS, command=latents)
-    yield Step(id="cache-text", kind=StepKind.CACHE_TEXT, command=text)
+def _steps(  # noqa: PLR0917  what every step is made of
+    run: RunDirectory,
+    trainer: Trainer,
+    recipe: Recipe,
+    models: ModelPaths,
+    answers: Answers,
+    shards: tuple[int, int],
+) -> Iterator[Step]:
+    none = CacheNeed(items=1, make=1, remove=0)
+    needs = {StepKind.CACHE_LATENTS: (none,) * shards[0], StepKind.CACHE_TEXT: (none,) * shards[1]}
+    caching = tuple(
+        caching_steps(CachingPlan(needs=needs, shares={}), run, trainer, recipe, models=models, workers=4, env={})
+    )
+    yield from caching
     for spec in recipe.experts:
         step_id = f"train-{spec.expert.value}"
         command = training_command(
@@ -236,7 +249,7 @@ def _steps(run: RunDirectory, trainer: Trainer, recipe: Recipe, models: ModelPat
             id=step_id,
             kind=StepKind.TRAIN,
             command=command,
-            needs=("cache-latents", "cache-text"),
+            needs=tuple(step.id for step in caching),
             expert=spec.expert,
             produces=result_name(answers.title, recipe.task, spec.expert, trainer.kind),
         )

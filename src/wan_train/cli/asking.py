@@ -98,6 +98,7 @@ def ask(given: Given, settings: Settings, *, interactive: bool) -> Asked:
             ),
             devices=devices,
             usable=usable,
+            cache_shards=settings.cache_shards,
             environ=os.environ,
         ),
         dataset_to_write=located if isinstance(located, ToWrite) else None,

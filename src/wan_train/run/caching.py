@@ -33,6 +33,8 @@ from wan_train.recipe.model import Recipe
 from wan_train.recipe.terms import Task
 from wan_train.run.caching_decision import Decision, Folder, Reason, begun, count, decide
 from wan_train.run.caching_items import Maker, folders
+from wan_train.run.caching_shards import share_of
+from wan_train.run.caching_split import Share
 from wan_train.run.directory import RunDirectory
 from wan_train.run.identity import boot_id
 from wan_train.run.plan import CacheNeed, Plan, Step, StepKind
@@ -58,9 +60,10 @@ class Surveyed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """The caches of one kind of a whole run, looked at."""
+    """The caches of one kind looked at, of a whole run or of one shard; `folders` are in the order of the datasets."""
 
     kind: CacheKind
+    inventory: Inventory
     folders: tuple[Surveyed, ...]
 
     @property
@@ -114,8 +117,15 @@ def maker_of(kind: CacheKind, trainer: Trainer, recipe: Recipe, models: ModelPat
     )
 
 
-def survey(inventory: Inventory, maker: Maker, *, finished: bool = False, hash_all: bool = True) -> Survey:
-    """Look at the caches of one kind; changes nothing.
+def survey(
+    inventory: Inventory,
+    maker: Maker,
+    *,
+    finished: bool = False,
+    hash_all: bool = True,
+    share: Share | None = None,
+) -> Survey:
+    """Look at the caches of one kind, or at one shard's share of them; changes nothing.
 
     Without `hash_all` pictures that no ledger knows are not read: the decision is the same, but cannot be acted upon.
     Raises OSError for a picture, caption or folder that cannot be read; a cache that cannot be is to be made anew.
@@ -128,6 +138,7 @@ def survey(inventory: Inventory, maker: Maker, *, finished: bool = False, hash_a
     boot = boot_id()
     return Survey(
         kind=maker.kind,
+        inventory=inventory,
         folders=tuple(
             Surveyed(
                 folder=folder,
@@ -135,7 +146,7 @@ def survey(inventory: Inventory, maker: Maker, *, finished: bool = False, hash_a
                 hasher=hashers[folder.path],
                 decision=decide(folder, ledgers[folder.path], found_in(folder), boot=boot, finished=finished),
             )
-            for folder in folders(inventory, maker, hashers, hashed=hashed)
+            for folder in folders(inventory, maker, hashers, hashed=hashed, share=share)
         ),
     )
 
@@ -148,9 +159,10 @@ def inventory_of(plan: Plan) -> Inventory:
     return inventory
 
 
-def survey_run(plan: Plan, kind: CacheKind, inventory: Inventory, *, finished: bool = False) -> Survey:
-    """The same for a run."""
-    return survey(inventory, maker_of(kind, plan.trainer, plan.recipe, plan.models), finished=finished)
+def survey_step(plan: Plan, step: Step, inventory: Inventory, *, finished: bool = False) -> Survey:
+    """The same for a caching step of a run."""
+    maker = maker_of(KINDS[step.kind], plan.trainer, plan.recipe, plan.models)
+    return survey(inventory, maker, finished=finished, share=share_of(RunDirectory(plan.run_dir), step))
 
 
 @without_collection()
@@ -174,15 +186,46 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def clear(wanted: Survey) -> None:
-    """Remove what is to be removed and note what is about to be made, so that a crash leaves nothing unexplained."""
+def clear(wanted: Survey) -> dict[str, int]:
+    """Remove what is to be removed and note what is about to be made, so that a crash leaves nothing unexplained.
+
+    Returns how many files were removed, by reason.
+    """
     boot = boot_id()
+    removed = _remove(wanted)
     for one in wanted.folders:
         one.folder.path.mkdir(parents=True, exist_ok=True)
-        for name in one.decision.remove:
-            (one.folder.path / name).unlink(missing_ok=True)
         pending = begun(one.decision, one.folder, one.ledger, boot=boot)
-        write_ledger(ledger_file(one.folder.path, wanted.kind), replace(pending, sources=one.hasher.seen))
+        mine = replace(pending, sources=one.hasher.seen)
+        write_ledger(ledger_file(one.folder.path, wanted.kind), _with_others(one, wanted.kind, mine))
+    return removed
+
+
+def _remove(wanted: Survey) -> dict[str, int]:
+    """Only what was still there counts: two shards that look at the same moment both see a file of no item."""
+    removed: Counter[str] = Counter()
+    for one in wanted.folders:
+        for name, reason in one.decision.remove.items():
+            try:
+                (one.folder.path / name).unlink()
+            except FileNotFoundError:
+                continue
+            removed[reason.value] += 1
+    return dict(removed.most_common())
+
+
+def _with_others(one: Surveyed, kind: CacheKind, mine: Ledger) -> Ledger:
+    """What the ledger says by now of the items of other shards, and `mine`: a shard writes only of its own."""
+    if not one.folder.others:
+        return mine
+    now = read_ledger(ledger_file(one.folder.path, kind))
+    keys = {item.key for item in one.folder.others}
+    paths = {os.fspath(path) for item in one.folder.others for path in item.sources}
+    return replace(
+        mine,
+        entries={**{key: entry for key, entry in now.entries.items() if key in keys}, **mine.entries},
+        sources={**{path: source for path, source in now.sources.items() if path in paths}, **mine.sources},
+    )
 
 
 def again(earlier: Survey) -> Survey:
@@ -228,17 +271,19 @@ def _without(decision: Decision, doubtful: Mapping[str, Reason]) -> Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheRecord:
-    """The caches that a run trains from: file by name, by cache directory."""
+    """The caches that a step made or found for its run: file by name, by cache directory."""
 
     folders: Mapping[str, Mapping[str, CacheFile]]
 
 
-def settle(run: RunDirectory, step: Step, right: Survey) -> None:
-    """Nothing is to be made: remove what is left over, and put on record what is there and what the run trains from."""
+def settle(run: RunDirectory, step: Step, right: Survey) -> dict[str, int]:
+    """Nothing is to be made: remove what is left over, and put on record what is there and what the run trains from.
+
+    Returns how many files were removed, by reason.
+    """
+    removed = _remove(right)
     for one in right.folders:
-        for name in one.decision.remove:
-            (one.folder.path / name).unlink(missing_ok=True)
-        ledger = Ledger(entries=one.decision.keep, sources=one.hasher.seen)
+        ledger = _with_others(one, right.kind, Ledger(entries=one.decision.keep, sources=one.hasher.seen))
         if ledger != one.ledger and one.folder.path.is_dir():
             write_ledger(ledger_file(one.folder.path, right.kind), ledger)
     files = {
@@ -248,6 +293,7 @@ def settle(run: RunDirectory, step: Step, right: Survey) -> None:
     path = run.caches(step.id)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     write_whole(path, codec.to_json(CacheRecord(folders=files)) + "\n")
+    return removed
 
 
 def trouble_with_pairs(run: RunDirectory, plan: Plan) -> str | None:
@@ -256,23 +302,28 @@ def trouble_with_pairs(run: RunDirectory, plan: Plan) -> str | None:
     Each file is still the one on record and whole, each latent cache has its text cache, and nothing else is there that
     the trainer would train as well.
     """
-    recorded: dict[CacheKind, CacheRecord] = {}
+    recorded: dict[CacheKind, dict[str, dict[str, CacheFile]]] = {kind: {} for kind in CacheKind}
     for step in plan.steps:
         kind = KINDS.get(step.kind)
         if kind is None:
             continue
         try:
-            recorded[kind] = codec.from_json(run.caches(step.id).read_bytes(), CacheRecord, where=step.id)
+            made: CacheRecord = codec.from_json(run.caches(step.id).read_bytes(), CacheRecord, where=step.id)
         except (OSError, codec.CorruptRecordError):
             return f"what {step.id} made is not on record"
+        for directory, files in made.folders.items():
+            recorded[kind].setdefault(directory, {}).update(files)
     problems = [problem for kind, known in recorded.items() for problem in _differences(kind, known)]
     problems += list(_unpaired(recorded))
     more = f" and {len(problems) - 1} more like it" if len(problems) > 1 else ""
     return f"{problems[0]}{more}" if problems else None
 
 
-def _differences(kind: CacheKind, known: CacheRecord) -> Iterator[str]:
-    for directory, files in known.folders.items():
+_Recorded = Mapping[str, Mapping[str, CacheFile]]
+
+
+def _differences(kind: CacheKind, known: _Recorded) -> Iterator[str]:
+    for directory, files in known.items():
         folder = Folder(path=Path(directory), kind=kind, is_clip=False, image_to_video=False, element="", items=())
         try:
             found = found_in(folder)
@@ -291,12 +342,9 @@ def _differences(kind: CacheKind, known: CacheRecord) -> Iterator[str]:
             yield from (f"{name} was added" for name in found if name not in files)
 
 
-def _unpaired(recorded: Mapping[CacheKind, CacheRecord]) -> Iterator[str]:
-    latents, texts = recorded.get(CacheKind.LATENTS), recorded.get(CacheKind.TEXT)
-    if latents is None or texts is None:
-        return
-    for directory, files in latents.folders.items():
-        there = texts.folders.get(directory, {})
+def _unpaired(recorded: Mapping[CacheKind, _Recorded]) -> Iterator[str]:
+    for directory, files in recorded[CacheKind.LATENTS].items():
+        there = recorded[CacheKind.TEXT].get(directory, {})
         for name in files:
             stems = (caches.parse(name, is_clip=True), caches.parse(name, is_clip=False))
             if not any(parsed is not None and caches.text_name(parsed.stem) in there for parsed in stems):

@@ -90,7 +90,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """One cache directory and everything of one kind that belongs into it."""
+    """One cache directory and everything of one kind that belongs into it.
+
+    `others` belong into it too and are somebody else's business: another shard of the same run makes them.
+    """
 
     path: Path
     kind: CacheKind
@@ -98,6 +101,7 @@ class Folder:
     image_to_video: bool
     element: str
     items: tuple[Wanted, ...]
+    others: tuple[Wanted, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,16 +128,17 @@ def decide(
     `finished`: the trainer has just ended without an error, so what it left of a clip is all there is. A folder for
     which no item is wanted loses nothing: the dataset may only be away.
     """
-    if not folder.items:
+    if not (folder.items or folder.others):
         return Decision(strangers=_strangers(folder, found))
     by_stem = _by_stem(folder, found)
     keep: dict[str, Entry] = {}
     make: dict[str, Reason] = {}
     remove: dict[str, Reason] = {}
     wanted_names: set[str] = set()
+    for item in folder.others:
+        wanted_names.update(_names(item, by_stem, found))
     for item in folder.items:
-        names = by_stem.get(item.stem, []) if item.name is None else [item.name] if item.name in found else []
-        files = {name: found[name] for name in names}
+        files = {name: found[name] for name in _names(item, by_stem, found)}
         wanted_names.update(files)
         reason = _judge(folder, item, ledger.entries.get(item.key), files, boot=boot, finished=finished)
         if reason is None:
@@ -252,6 +257,13 @@ def _by_stem(folder: Folder, found: Mapping[str, Contents]) -> dict[str, list[st
             if parsed is not None:
                 by_stem.setdefault(parsed.stem, []).append(name)
     return by_stem
+
+
+def _names(item: Wanted, by_stem: Mapping[str, list[str]], found: Mapping[str, Contents]) -> list[str]:
+    """The files of an item; of a clip all that carry its stem, whatever they were cut from."""
+    if item.name is None:
+        return by_stem.get(item.stem, [])
+    return [item.name] if item.name in found else []
 
 
 def _strangers(folder: Folder, found: Mapping[str, Contents]) -> tuple[str, ...]:

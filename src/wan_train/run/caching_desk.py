@@ -15,6 +15,7 @@ from wan_train.gpu.leases import LeaseRoom
 from wan_train.run import caching
 from wan_train.run.caching import KINDS, Survey
 from wan_train.run.caching_decision import WORDS, Reason
+from wan_train.run.caching_lists import Lists, lists
 from wan_train.run.caching_locks import CacheLocks
 from wan_train.run.clock import Clock
 from wan_train.run.directory import RunDirectory
@@ -51,6 +52,7 @@ class _Look:
 
     def __init__(self, plan: Plan, step: Step, inventory: _Inventory) -> None:
         self.survey: Survey | None = None
+        self.lists: Lists | None = None
         self.trouble: Diagnosis | None = None
         self.bug: BaseException | None = None
         self.thread = threading.Thread(
@@ -60,7 +62,10 @@ class _Look:
 
     def _run(self, plan: Plan, step: Step, inventory: _Inventory) -> None:
         try:
-            self.survey = caching.survey_run(plan, KINDS[step.kind], inventory.now(plan))
+            survey = caching.survey_step(plan, step, inventory.now(plan))
+            if step.shard is not None and survey.make:
+                self.lists = lists(RunDirectory(plan.run_dir), step.id, survey)
+            self.survey = survey
         except WanTrainError as error:
             self.trouble = _refusal("the dataset cannot be trained now", error.message)
         except (OSError, UnicodeDecodeError) as error:
@@ -74,6 +79,7 @@ class _Armed:
     """Looked at, and the folders are still locked: what was decided is true."""
 
     survey: Survey
+    lists: Lists | None
     until: float
 
 
@@ -149,7 +155,9 @@ class CachingDesk:
         work = self._work.get(step.id)
         if not isinstance(work, _Armed):
             return None
-        caching.clear(work.survey)
+        if work.lists is not None:
+            work.lists.write()
+        removed = caching.clear(work.survey)
         self._work[step.id] = _Caching(work.survey)
         need = work.survey.need
         return CachesCleared(
@@ -159,7 +167,7 @@ class CachingDesk:
             keep=need.items - need.make,
             make=need.make,
             made=work.survey.make,
-            removed=work.survey.remove,
+            removed=removed,
         )
 
     def conclude(self, step: Step) -> Diagnosis | None:
@@ -171,7 +179,7 @@ class CachingDesk:
             if isinstance(work, _Caching):
                 found = caching.again(work.survey)
             else:  # a supervisor that took over knows only what is on disk
-                found = caching.survey_run(self.plan, KINDS[step.kind], caching.inventory_of(self.plan), finished=True)
+                found = caching.survey_step(self.plan, step, caching.inventory_of(self.plan), finished=True)
             trouble = _after_caching(found)
             if trouble is None:
                 caching.settle(self.run, step, found)
@@ -234,11 +242,11 @@ class CachingDesk:
             self.held[step.id] = words
             self._set(step.id, _Blocked(words, now + _BLOCKED_SECONDS))
         elif survey.make:
-            self._work[step.id] = _Armed(survey, now + _KEPT_SECONDS)
+            self._work[step.id] = _Armed(survey, look.lists, now + _KEPT_SECONDS)
         else:
-            caching.settle(self.run, step, survey)
+            removed = caching.settle(self.run, step, survey)
             self._drop(step.id)
-            yield CachesUpToDate(at=self.clock.now(), step=step.id, items=survey.total, removed=survey.remove)
+            yield CachesUpToDate(at=self.clock.now(), step=step.id, items=survey.total, removed=removed)
 
     def _before_training(self, step: Step, *, trains: bool) -> Iterator[Event]:
         now = self.clock.monotonic()

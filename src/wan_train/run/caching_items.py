@@ -14,6 +14,7 @@ from wan_train.dataset.model import Inventory, Item, MediaKind, Subset, SubsetIn
 from wan_train.engine import caches
 from wan_train.engine.caches import CacheKind
 from wan_train.run.caching_decision import Folder, Wanted
+from wan_train.run.caching_split import Share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,35 +38,42 @@ def folders(
     hashers: Mapping[Path, Hasher],
     *,
     hashed: Mapping[Path, Container[str]] | None = None,
+    share: Share | None = None,
 ) -> Iterator[Folder]:
     """One folder for each dataset, its sources hashed where they have to be; raises OSError for one that is gone.
 
-    With `hashed` only the pictures of these items are: what no ledger knows is decided without a hash.
+    With `hashed` only the pictures of these items are: what no ledger knows is decided without a hash. With `share`
+    only its own items are looked at; the others are known by name.
     """
     for found in inventory.subsets:
         directory = found.subset.cache_directory
         match maker.kind:
             case CacheKind.LATENTS:
                 only = hashed[directory] if hashed is not None else None
-                items = _latents(found, maker, hashers[directory], only)
+                wanted = list(_latents(found, maker, hashers[directory], only, share))
             case CacheKind.TEXT:
-                items = _texts(found, maker)
+                wanted = list(_texts(found, maker))
+        is_mine = {one.stem: share is None or share.has(directory, one.stem) for one in wanted}
         yield Folder(
             path=directory,
             kind=maker.kind,
             is_clip=found.subset.kind is MediaKind.VIDEO,
             image_to_video=maker.image_to_video and maker.kind is CacheKind.LATENTS,
             element=maker.element,
-            items=tuple(items),
+            items=tuple(one for one in wanted if is_mine[one.stem]),
+            others=tuple(one for one in wanted if not is_mine[one.stem]),
         )
 
 
-def _latents(found: SubsetInventory, maker: Maker, hasher: Hasher, only: Container[str] | None) -> Iterator[Wanted]:
+def _latents(
+    found: SubsetInventory, maker: Maker, hasher: Hasher, only: Container[str] | None, share: Share | None
+) -> Iterator[Wanted]:
     subset = found.subset
     wanted: dict[str, Wanted] = {}
     for item in found.items:
         one = _clip(item, subset) if subset.kind is MediaKind.VIDEO else _picture(item, subset)
-        sha256 = hasher.source(item.path).sha256 if only is None or one.key in only else ""
+        is_asked = (only is None or one.key in only) and (share is None or share.has(subset.cache_directory, one.stem))
+        sha256 = hasher.source(item.path).sha256 if is_asked else ""
         made_from = {"picture": sha256, **one.made_from, **maker.parts}
         one = replace(one, sources=(item.path,), newest_ns=hasher.stamp(item.path).newest_ns, made_from=made_from)
         twin = wanted.get(one.key)
@@ -87,7 +95,7 @@ def _both(first: Wanted, other: Wanted) -> Wanted:
 
 def _picture(item: Item, subset: Subset) -> Wanted:
     assert item.width is not None and item.height is not None, "a picture that can be read"  # noqa: S101, PT018  an invariant
-    stem = _stem(item.path)
+    stem = stem_of(item.path)
     name = caches.picture_name(stem, item.width, item.height)
     bucket = bucket_for(
         item.width,
@@ -103,7 +111,7 @@ def _picture(item: Item, subset: Subset) -> Wanted:
 def _clip(item: Item, subset: Subset) -> Wanted:
     settings = subset.video
     assert settings is not None, "a dataset of clips"  # noqa: S101  an invariant
-    stem = _stem(item.path)
+    stem = stem_of(item.path)
     bucket, cuts = None, None
     size = f"of {subset.resolution[0]}x{subset.resolution[1]}"
     if item.width is not None and item.height is not None:
@@ -124,9 +132,9 @@ def _texts(found: SubsetInventory, maker: Maker) -> Iterator[Wanted]:
     captions: dict[str, list[str]] = {}
     from_jsonl = _jsonl_captions(found.subset) if found.subset.jsonl is not None else None
     for item in found.items:
-        words = from_jsonl.get(os.fspath(item.path)) if from_jsonl is not None else _caption(item)
+        words = from_jsonl.get(os.fspath(item.path)) if from_jsonl is not None else caption_of(item)
         if words is not None:
-            captions.setdefault(_stem(item.path), []).append(words)
+            captions.setdefault(stem_of(item.path), []).append(words)
     for stem, several in captions.items():
         name = caches.text_name(stem)
         yield Wanted(
@@ -138,7 +146,7 @@ def _texts(found: SubsetInventory, maker: Maker) -> Iterator[Wanted]:
         )
 
 
-def _caption(item: Item) -> str | None:
+def caption_of(item: Item) -> str | None:
     """The words as the trainer reads them: UTF-8, line ends unified, stripped, a byte order mark kept."""
     if item.caption_path is None:
         return None
@@ -157,5 +165,6 @@ def _jsonl_captions(subset: Subset) -> dict[str, str]:
     return captions
 
 
-def _stem(path: Path) -> str:
+def stem_of(path: Path) -> str:
+    """What the caches of a picture or clip are named by."""
     return os.path.splitext(path.name)[0]  # noqa: PTH122 - the trainer's own rule for stems

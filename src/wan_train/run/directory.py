@@ -123,6 +123,19 @@ class RunDirectory:
         """The caches that a caching step made or found: what the run trains from."""
         return self.path / step / "caches.json"
 
+    @property
+    def shards(self) -> Path:
+        """Which shard makes which item, where caching is split."""
+        return self.path / "shards.json"
+
+    def shard_config(self, step: str) -> Path:
+        """The dataset.toml of a caching step that is one shard of several: what its newest attempt makes."""
+        return self.path / step / "dataset.toml"
+
+    def shard_list(self, step: str, dataset: int) -> Path:
+        """The items of one of its datasets, by the number that the dataset has in the run's own dataset.toml."""
+        return self.path / step / f"items-{dataset}.jsonl"
+
     def read_plan(self) -> Plan:
         try:
             text = self.plan.read_bytes()

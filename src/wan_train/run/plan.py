@@ -35,6 +35,14 @@ class Devices(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """One of several steps that make the caches of a kind together, each of other items. Numbers begin at 1."""
+
+    number: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One process of the pipeline. `command` is that of the first attempt; `needs` are ids of earlier steps."""
 
@@ -46,6 +54,8 @@ class Step:
     expert: Expert | None = None
     produces: str | None = None
     """Name of the result without extension, for a training step."""
+    shard: Shard | None = None
+    """None for a step that makes everything of its kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

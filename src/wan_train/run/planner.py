@@ -23,21 +23,19 @@ from wan_train.engine.capabilities import check_passthrough
 from wan_train.engine.commands import ModelPaths
 from wan_train.engine.prompts import SamplePrompt
 from wan_train.engine.trainer import Trainer
-from wan_train.errors import BadInputError, NotReadyError
+from wan_train.errors import BadInputError
 from wan_train.gpu.model import Gpu
 from wan_train.recipe import hardware
 from wan_train.recipe.hardware import Card, Choice, Machine
 from wan_train.recipe.model import Answers, Recipe
 from wan_train.recipe.terms import EngineKind, Task
-from wan_train.run import caching, cadence, preflight, sampling, speeds
+from wan_train.run import cadence, preflight, sampling, speeds
 from wan_train.run.caching import reading_of
+from wan_train.run.caching_plan import CachingPlan, caching_steps, plan_caching
 from wan_train.run.commands import training_command
 from wan_train.run.directory import RunDirectory
 from wan_train.run.machine import available_ram, cpus
-from wan_train.run.plan import CacheNeed, DatasetFacts, Devices, DiskNeed, Plan, Step, StepKind, result_name
-
-_CACHING = {StepKind.CACHE_LATENTS: "cache-latents", StepKind.CACHE_TEXT: "cache-text"}
-"""Ids of the caching steps."""
+from wan_train.run.plan import DatasetFacts, Devices, DiskNeed, Plan, Step, StepKind, result_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +49,8 @@ class Request:
     overrides: DatasetOverrides
     devices: Devices
     usable: tuple[Gpu, ...]
+    cache_shards: int | None = None
+    """Into how many parts caching is split; None when that is to be decided here."""
     environ: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -64,7 +64,7 @@ class Prepared:
     models: ModelPaths
     inventory: Inventory
     summary: DatasetSummary
-    caches: Mapping[StepKind, CacheNeed]
+    caching: CachingPlan
     dataset_text: str
     prompts: tuple[SamplePrompt, ...]
     """Of the samples to make while it trains, as the user's file has them; empty for none."""
@@ -96,26 +96,13 @@ def prepare(request: Request) -> Prepared:
         models=models,
         inventory=inventory,
         summary=summary(inventory, image_to_video=recipe.task is Task.I2V),
-        caches=_caches(request, recipe, models, inventory),
+        caching=plan_caching(
+            inventory, request.trainer, recipe, models, gpus=len(request.usable), wanted=request.cache_shards
+        ),
         dataset_text=snapshot_text(config),
         prompts=prompts,
         warnings=tuple(warnings),
     )
-
-
-def _caches(request: Request, recipe: Recipe, models: ModelPaths, inventory: Inventory) -> dict[StepKind, CacheNeed]:
-    try:
-        return {
-            step: caching.survey(
-                inventory, caching.maker_of(kind, request.trainer, recipe, models), hash_all=False
-            ).need
-            for step, kind in caching.KINDS.items()
-        }
-    except OSError as error:
-        raise NotReadyError(
-            f"{error.filename or 'the dataset'} cannot be read: {error.strerror or error}",
-            hint="Wait until nothing writes into the dataset any more, then start again.",
-        ) from error
 
 
 def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
@@ -138,17 +125,8 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
     preflight.check_disk(need, run.path, [Path(directory) for directory in facts.cached_items])
     env = _environment(request)
     workers = max(1, int(cpus()) - 1)
-    latents = Step(
-        id=_CACHING[StepKind.CACHE_LATENTS],
-        kind=StepKind.CACHE_LATENTS,
-        command=engine_commands.cache_latents(
-            trainer, recipe, prepared.models, run.dataset_config, workers=workers, env=env
-        ),
-    )
-    text = Step(
-        id=_CACHING[StepKind.CACHE_TEXT],
-        kind=StepKind.CACHE_TEXT,
-        command=engine_commands.cache_text(trainer, prepared.models, run.dataset_config, workers=workers, env=env),
+    cachings = tuple(
+        caching_steps(prepared.caching, run, trainer, recipe, models=prepared.models, workers=workers, env=env)
     )
     trainings = []
     for spec in recipe.experts:
@@ -170,7 +148,7 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
                 id=step_id,
                 kind=StepKind.TRAIN,
                 command=command,
-                needs=(latents.id, text.id),
+                needs=tuple(step.id for step in cachings),
                 expert=spec.expert,
                 produces=result_name(request.answers.title, recipe.task, spec.expert, trainer.kind),
             )
@@ -183,7 +161,7 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
         trainer=trainer,
         models=prepared.models,
         run_dir=run.path,
-        steps=(latents, text, *trainings),
+        steps=(*cachings, *trainings),
         devices=request.devices,
         gpu_uuids=tuple(gpu.uuid for gpu in request.usable),
         dataset=facts,
@@ -252,7 +230,7 @@ def _facts(prepared: Prepared) -> DatasetFacts:
         repeats=counted.items_with_repeats,
         batches_per_epoch=counted.batches_per_epoch,
         cached_items=cached,
-        caches={_CACHING[kind]: need for kind, need in prepared.caches.items()},
+        caches=prepared.caching.by_step,
         has_videos=any(f.subset.kind is MediaKind.VIDEO for f in prepared.inventory.subsets),
         notes=prepared.warnings,
     )
@@ -262,7 +240,8 @@ def _bytes_to_make(prepared: Prepared) -> int:
     """Bytes of the caches that are not there yet, as if all were of one size."""
     counted = prepared.summary
     whole = {StepKind.CACHE_LATENTS: counted.latent_bytes, StepKind.CACHE_TEXT: counted.text_bytes}
-    return sum(whole[kind] * need.make // max(1, need.items) for kind, need in prepared.caches.items())
+    made = {kind: prepared.caching.part_to_make(kind) for kind in whole}
+    return int(sum(size * made[kind] for kind, size in whole.items()))
 
 
 def _keep_every(recipe: Recipe) -> int | None:

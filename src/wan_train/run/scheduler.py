@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from wan_train.engine.failures import Cause
@@ -115,13 +115,28 @@ def ready(plan: Plan, state: RunState, now: float) -> list[Step]:
 
 
 def _in_turn(plan: Plan, state: RunState, steps: list[Step]) -> list[Step]:
-    """Hold a training back while another is loading its weights, or at all when RAM holds only one trainer."""
+    """Hold a training back while another is loading its weights, or at all when RAM holds only one trainer.
+
+    Where RAM ran out, text is encoded by one program at a time: each has the whole text encoder in RAM first.
+    """
     if not (plan.stagger or state.one_at_a_time):
         return steps
+    if state.one_at_a_time:
+        texts = [step for step in steps if step.kind is StepKind.CACHE_TEXT]
+        later = texts if _text_at_work(plan, state) is not None else texts[1:]
+        steps = [step for step in steps if step not in later]
     if _held_back(plan, state) is not None:
         return [step for step in steps if step.kind is not StepKind.TRAIN]
     trainings = [step for step in steps if step.kind is StepKind.TRAIN]
     return [step for step in steps if step not in trainings[1:]]
+
+
+def _text_at_work(plan: Plan, state: RunState) -> str | None:
+    """The shard of the text that no other may run beside, because this box ran out of RAM."""
+    if not state.one_at_a_time:
+        return None
+    texts = [step.id for step in plan.steps if step.kind is StepKind.CACHE_TEXT]
+    return next((step for step in texts if state.jobs[step].state.has_process), None)
 
 
 def _held_back(plan: Plan, state: RunState) -> str | None:
@@ -185,6 +200,9 @@ def why_waiting(
     held_back = _held_back(plan, state)
     if held_back is not None and step.kind is StepKind.TRAIN:
         return held_back
+    text = _text_at_work(plan, state)
+    if text is not None and step.kind is StepKind.CACHE_TEXT:
+        return f"waiting for {text}: this box's RAM was too small for several text encoders at once"
     if not gpus:
         return "waiting for a GPU: none that this run may use is answering"
     return "waiting for a GPU: " + "; ".join(_why_not(gpu, state) for gpu in gpus)
@@ -253,14 +271,16 @@ def _assign(plan: Plan, state: RunState, gpus: Sequence[GpuView], waiting: Seque
     idle = [gpu for gpu in gpus if gpu.uuid not in in_use]
     usable = [gpu for gpu in idle if gpu.claimed and gpu.free]
     unmet = 0
+    shared_now: set[str] = set()
     for step in waiting:
         if step.gpu_need == 0:
             actions.append(Launch(step=step.id, gpu_uuid=None))
         elif usable:
             actions.append(Launch(step=step.id, gpu_uuid=usable.pop(0).uuid))
-        elif (shared := _shareable(plan, state, step, gpus)) is not None and not any(
+        elif (shared := _shareable(plan, state, step, gpus, shared_now)) is not None and not any(
             gpu.free and gpu.first_in_line for gpu in idle
         ):
+            shared_now.add(shared)
             actions.append(Launch(step=step.id, gpu_uuid=shared))
         else:
             unmet += 1
@@ -273,14 +293,16 @@ def _assign(plan: Plan, state: RunState, gpus: Sequence[GpuView], waiting: Seque
     return actions + _releases(plan, state, [*usable, *settling, *filled])
 
 
-def _shareable(plan: Plan, state: RunState, step: Step, gpus: Sequence[GpuView]) -> str | None:
-    """A GPU on which the other caching of this run works and which has room for this one too."""
+def _shareable(plan: Plan, state: RunState, step: Step, gpus: Sequence[GpuView], taken: Container[str]) -> str | None:
+    """A GPU on which one caching of the other kind works, alone, and which has room for this one too."""
     if step.kind is StepKind.TRAIN or plan.dataset.has_videos or _ran_out(state.jobs[step.id]):
         return None
     for other in plan.steps:
         job = state.jobs[other.id]
         uuid = job.occupies_gpu
-        if other.kind is StepKind.TRAIN or uuid is None or job.state is not JobState.RUNNING:
+        if other.kind in {StepKind.TRAIN, step.kind} or uuid is None or job.state is not JobState.RUNNING:
+            continue
+        if uuid in taken or sum(each.occupies_gpu == uuid for each in state.jobs.values()) > 1:
             continue
         if any(gpu.uuid == uuid and gpu.claimed and gpu.total_bytes >= BOTH_CACHINGS_BYTES for gpu in gpus):
             return uuid

@@ -14,6 +14,7 @@ from wan_train.files import write_whole
 from wan_train.printable import one_line
 from wan_train.recipe.load import to_toml
 from wan_train.run import sampling
+from wan_train.run.caching_shards import write_shares
 from wan_train.run.directory import RunDirectory, create
 from wan_train.run.events import SupervisorStarted
 from wan_train.run.journal import JournalReader
@@ -45,6 +46,7 @@ def write_run(prepared: Prepared, settings: Settings, *, created: float) -> tupl
     write_whole(run.dataset_config, prepared.dataset_text)
     write_whole(run.recipe, to_toml(plan.recipe))
     write_whole(run.accelerate_config, ACCELERATE_CONFIG)
+    write_shares(run, prepared.caching.shares)
     run.write_plan(plan)
     return run, plan
 

@@ -10,7 +10,7 @@ from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.errors import ExitCode
 from wan_train.gpu.model import Gpu
 from wan_train.recipe.terms import EngineKind
-from wan_train.run.events import StateSaved
+from wan_train.run.events import CachesCleared, StateSaved
 from wan_train.run.gpu_desk import gpu_label
 from wan_train.run.plan import Step, StepKind
 from wan_train.run.progress import Progress
@@ -132,9 +132,13 @@ def epochs_saved(job: Job) -> int:
 
 
 def expected_caches(view: RunView, step: Step) -> int | None:
-    """How many files a caching step must leave; None for training and where videos make it unknowable."""
+    """How many items a caching step goes through; None for training and where videos make it unknowable."""
     if step.kind is StepKind.TRAIN or view.plan.dataset.has_videos:
         return None
+    if step.shard is not None:
+        # Its program gets a list of exactly what is to be made.
+        known = view.state.jobs[step.id].caches
+        return known.make if isinstance(known, CachesCleared) else None
     return sum(view.plan.dataset.cached_items.values())
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from wan_train.dataset.summary import DatasetSummary
@@ -108,18 +109,29 @@ def _dataset(plan: Plan, dataset: DatasetSummary | None) -> Iterator[Row]:
 def _caches(plan: Plan) -> Iterator[Row]:
     """What there is to encode; nothing is said of plans that were made before it was looked at."""
     label = "caches"
-    for step in plan.steps:
-        need = plan.dataset.caches.get(step.id)
-        if need is None:
+    for kind, what in ((StepKind.CACHE_LATENTS, "latents"), (StepKind.CACHE_TEXT, "text")):
+        steps = [step.id for step in plan.steps if step.kind is kind]
+        needs = [plan.dataset.caches[step] for step in steps if step in plan.dataset.caches]
+        if not needs:
             continue
-        what = "latents" if step.kind is StepKind.CACHE_LATENTS else "text"
-        text = f"{words.pad(what, 8)} {need.make:,} of {need.items:,} to make"
-        if not need.make:
-            text = f"{words.pad(what, 8)} up to date: {need.items:,} of {need.items:,}"
-        if need.reasons:
-            text += f" ({words.reasons(need.reasons)})"
+        items, make = sum(need.items for need in needs), sum(need.make for need in needs)
+        text = f"{words.pad(what, 8)} {make:,} of {items:,} to make"
+        if not make:
+            text = f"{words.pad(what, 8)} up to date: {items:,} of {items:,}"
+        reasons = _sum_of([need.reasons for need in needs])
+        if reasons:
+            text += f" ({words.reasons(reasons)})"
+        if len(needs) > 1:
+            text += f", in {len(needs)} parts on as many GPUs"
         yield Row(label=label, value=text)
         label = ""
+
+
+def _sum_of(counts: Sequence[Mapping[str, int]]) -> Mapping[str, int]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return counts[0] if len(counts) == 1 else dict(total.most_common())
 
 
 def _experts(plan: Plan) -> Iterator[Row]:
@@ -334,6 +346,7 @@ _HEADINGS = {
 def _step_text(plan: Plan, step: Step) -> str:
     what = _HEADINGS[step.kind]
     what += f" the {step.expert.value}-noise expert" if step.expert is not None else ""
+    what += f", part {step.shard.number} of {step.shard.of}" if step.shard is not None else ""
     after = f", after {_together(step.needs)}" if step.needs else ""
     on = ", on one GPU" if step.gpu_need and plan.devices is Devices.NVML else ""
     lines = [

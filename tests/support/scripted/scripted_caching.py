@@ -48,7 +48,7 @@ def cache(script: str, place: str, fault: str, *, model: str, said: str) -> None
         faults.before_step(epoch=1, step=number, first_of_epoch=number == 1)
         if number == 1 and fault in faults:
             strike(fault)
-        if not item.caption.is_file():
+        if item.words is None and not item.caption.is_file():
             if version() == "v0.3.4":
                 continue
             if place == "text":

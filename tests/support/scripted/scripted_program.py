@@ -131,7 +131,7 @@ def write_in_pieces(path: Path, data: bytes, pieces: int = 4) -> None:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture, its caption file and its two cache files."""
+    """One picture, its caption file and its two cache files; `words` are its caption where a list gives it."""
 
     image: Path
     caption: Path
@@ -139,19 +139,28 @@ class Picture:
     text: Path
     repeats: int
     bucket: tuple[int, int]
+    words: str | None = None
 
 
 def pictures(dataset_config: str) -> Iterator[Picture]:
-    """Every picture of a dataset.toml with `image_directory` datasets."""
+    """Every picture of a dataset.toml with `image_directory` or `image_jsonl_file` datasets."""
     config = tomllib.loads(Path(dataset_config).read_text(encoding="utf-8"))
     log("musubi_tuner.hv_train_network", f"Load dataset config from {dataset_config}")
     for dataset in config["datasets"]:
         settings = config.get("general", {}) | dataset
-        folder = Path(settings["image_directory"])
-        cache = Path(settings.get("cache_directory") or folder)
-        images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS)
-        log("musubi_tuner.dataset.image_video_dataset", f"glob images in {folder}")
-        log("musubi_tuner.dataset.image_video_dataset", f"found {len(images)} images")
+        captions: dict[Path, str] = {}
+        if "image_jsonl_file" in settings:
+            lines = Path(settings["image_jsonl_file"]).read_text(encoding="utf-8").splitlines()
+            captions = {Path(record["image_path"]): record["caption"] for record in map(json.loads, lines)}
+            cache = Path(settings["cache_directory"])
+            images = list(captions)
+            log("musubi_tuner.dataset.image_video_dataset", f"loaded {len(images)} images")
+        else:
+            folder = Path(settings["image_directory"])
+            cache = Path(settings.get("cache_directory") or folder)
+            images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS)
+            log("musubi_tuner.dataset.image_video_dataset", f"glob images in {folder}")
+            log("musubi_tuner.dataset.image_video_dataset", f"found {len(images)} images")
         for image in images:
             width, height = _size(image)
             yield Picture(
@@ -161,6 +170,7 @@ def pictures(dataset_config: str) -> Iterator[Picture]:
                 text=cache / f"{image.stem}_wan_te.safetensors",
                 repeats=settings.get("num_repeats", 1),
                 bucket=_bucket(width, height, settings),
+                words=captions.get(image),
             )
 
 
@@ -187,7 +197,7 @@ def latents_of(item: Picture, *, i2v: bool) -> bytes:
 
 
 def text_of(item: Picture) -> bytes:
-    caption = item.caption.read_text(encoding="utf-8").strip()
+    caption = item.words if item.words is not None else item.caption.read_text(encoding="utf-8").strip()
     values = struct.pack("<4H", *([0x3F80 + zlib.crc32(caption.encode()) % 64] * 4))
     metadata = {"architecture": "wan", "caption1": caption, "format_version": "1.0.1"}
     return _file({"varlen_t5_bfloat16": ("BF16", [1, 4], values)}, metadata)
