@@ -69,8 +69,7 @@ def _finish(view: RunView, sink: Sink) -> int:
     if sink.as_json:
         from wan_train.views.as_json import result_json  # noqa: PLC0415  needed once, at the end
 
-        last = RunReader(view.run, curves=True).refresh()[0]
-        sink.data({**result_json(last), "report": str(report) if report is not None else None})
+        sink.data(result_json(RunReader(view.run, curves=True).refresh()[0]))
     elif sink.is_terminal:
         from wan_train.views.summary import result_lines  # noqa: PLC0415  rich is needed at a terminal only
 

@@ -2,7 +2,7 @@
 
 A run as it stands is
 `{run_id, run_dir, title, task, engine, state, exit_code, started, elapsed_seconds, ends_at, steps, gpus,
-disk_free_bytes, warnings, supervisor_alive, updated}` with `state` one of `Standing`, times in seconds since 1970,
+disk_free_bytes, warnings, supervisor_alive, updated, report}` with `state` one of `Standing`, times in seconds since 1970,
 `updated` the moment of the newest observation (null before the first). Each of `steps` is
 `{id, kind, expert, state, attempt, gpu, progress, waiting_for, failure, result, loss, curve, newest_state, kept,
 caches, log}`, where
@@ -22,6 +22,7 @@ from typing import Any
 from wan_train import codec
 from wan_train.gpu.model import Gpu
 from wan_train.printable import redact
+from wan_train.run.closing_report import report_of_end
 from wan_train.run.events import Event
 from wan_train.run.plan import Plan, Step
 from wan_train.run.progress import Progress
@@ -75,6 +76,7 @@ def run_json(view: RunView, now: float) -> Json:
         "warnings": _warnings(view),
         "supervisor_alive": view.supervisor_alive,
         "updated": live.at if live is not None else None,
+        "report": _report(view),
     }
 
 
@@ -83,6 +85,11 @@ def result_json(view: RunView) -> Json:
     finished = view.state.finished
     at = finished.at if finished is not None else (view.live.at if view.live is not None else view.plan.created)
     return {"event": "result", **run_json(view, at)}
+
+
+def _report(view: RunView) -> str | None:
+    page = report_of_end(view.run, view.state.finished) if view.state.finished is not None else None
+    return str(page) if page is not None else None
 
 
 def _step(view: RunView, step: Step, job: Job) -> Json:

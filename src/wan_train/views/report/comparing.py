@@ -17,7 +17,6 @@ from wan_train.views.report.figures import ExpertFigures
 from wan_train.views.report.settings_list import settings_of
 from wan_train.views.report.story import Story
 
-SCHEMA = 1
 _GIB = 1024**3
 _LABEL_WIDTH = 28
 _LEAST_COLUMN = 14
@@ -142,10 +141,9 @@ def _row(label: str, values: Sequence[str | None], room: int, *, style: str) -> 
 
 
 def compare_json(stories: Sequence[Story]) -> dict[str, Any]:
-    """`{event: "compare", schema, runs, rows}`; `runs` are reports without their points and commands."""
+    """`{event: "compare", runs, rows}`; `runs` are reports without their points and commands."""
     return {
         "event": "compare",
-        "schema": SCHEMA,
         "runs": [_short(report_json(story)) for story in stories],
         "rows": [
             {"group": row.group, "name": row.name, "values": list(row.values), "differs": row.differs}
@@ -155,6 +153,6 @@ def compare_json(stories: Sequence[Story]) -> dict[str, Any]:
 
 
 def _short(report: dict[str, Any]) -> dict[str, Any]:
-    left_out = {"event", "attempts"}
+    left_out = {"event", "schema", "attempts"}
     kept = {key: value for key, value in report.items() if key not in left_out}
     return {**kept, "experts": [{k: v for k, v in each.items() if k != "points"} for each in report["experts"]]}

@@ -12,7 +12,7 @@ from wan_train.run.curves import Curve
 from wan_train.run.events import Exit
 from wan_train.run.state import Attempt, Job
 from wan_train.views import standing as facts
-from wan_train.views.as_json import status_json
+from wan_train.views.as_json import run_json
 from wan_train.views.report import figures
 from wan_train.views.report.figures import ExpertFigures
 from wan_train.views.report.outcome import said_of
@@ -35,7 +35,10 @@ def report_json(story: Story) -> Json:
         "made": story.made,
         "made_by": story.version,
         "is_final": story.is_final,
-        "status": status_json(view, finished.at if finished is not None else story.made),
+        "status": {
+            **run_json(view, finished.at if finished is not None else story.made),
+            "report": str(view.run.report_page) if story.is_final else None,
+        },
         "dataset": {
             "source": str(counted.source),
             "items": counted.items,
