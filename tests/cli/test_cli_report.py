@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.conftest import PastRuns
+from support.json_output import json_lines
 from support.trainers import ScriptedBox
 
 
@@ -42,8 +43,8 @@ def test_a_report_of_a_real_run(clean: PastRuns) -> None:
 def test_json_prints_what_was_written(clean: PastRuns) -> None:
     done = clean.box.run_cli("report", clean.failed.name, "--json")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == (clean.failed / "report.json").read_text(encoding="utf-8")
-    told = json.loads(done.stdout)
+    (told,) = json_lines(done.stdout)
+    assert told == json.loads((clean.failed / "report.json").read_text(encoding="utf-8"))
     assert told["status"]["state"] == "failed"
     assert any(each["cause"] for each in told["attempts"])
 

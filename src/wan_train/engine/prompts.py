@@ -16,6 +16,7 @@ from wan_train.recipe.model import format_number
 from wan_train.recipe.terms import Task
 
 _SUFFIXES = (".txt", ".toml", ".json")
+_WRITE_ONE = "Write one prompt a line into a .txt file."
 _MOST_BYTES = 1 << 20
 
 _OPTIONS: Mapping[str, str] = {
@@ -94,7 +95,7 @@ def read_prompts(path: Path, task: Task, *, seed: int) -> tuple[SamplePrompt, ..
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise BadInputError(
             f"the sample prompts {one_line(str(path))} have {count}:\n{listing}",
-            hint="One prompt a line, such as: a red fox in the snow --w 832 --h 480 --s 20 --d 1",
+            hint="One prompt a line, such as `a red fox in the snow --w 832 --h 480 --s 20 --d 1`",
         )
     return tuple(prompts)
 
@@ -113,18 +114,20 @@ def _text(path: Path) -> str:
     if path.suffix.lower() not in _SUFFIXES:
         raise BadInputError(
             f"the sample prompts {shown} are no .txt, .toml or .json file",
-            hint="Write one prompt a line into a .txt file.",
+            hint=_WRITE_ONE,
         )
     try:
         if not path.exists():
-            raise BadInputError(f"there are no sample prompts {shown}")
+            raise BadInputError(f"there are no sample prompts {shown}", hint=_WRITE_ONE)
         if not path.is_file():
-            raise BadInputError(f"the sample prompts {shown} are no file")
+            raise BadInputError(f"the sample prompts {shown} are no file", hint=_WRITE_ONE)
         if path.stat().st_size > _MOST_BYTES:
-            raise BadInputError(f"the sample prompts {shown} are larger than 1 MB: is this the right file?")
+            raise BadInputError(f"the sample prompts {shown} are larger than 1 MB", hint="Is this the right file?")
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise BadInputError(f"the sample prompts {shown} cannot be read: {error.strerror or error}") from error
+        raise BadInputError(
+            f"the sample prompts {shown} cannot be read: {error.strerror or error}", hint="Name another file."
+        ) from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise BadInputError(

@@ -28,7 +28,7 @@ def read(recipe: Recipe) -> tuple[SamplePrompt, ...]:
         if every is not None or training.sample_at_first:
             raise BadInputError(
                 "samples are asked for, but there are no prompts to make them of",
-                hint="Name a file with one prompt a line: --sample-prompts FILE",
+                hint="Name a file with one prompt a line: `--sample-prompts FILE`",
             )
         return ()
     if every is not None and every > epochs:
@@ -74,7 +74,8 @@ def write(run: RunDirectory, samples: Sampling, prompts: Sequence[SamplePrompt])
             sync_file(own.image_path)
         except OSError as error:
             raise NotReadyError(
-                f"{one_line(str(asked.image_path))} cannot be copied into the run: {error.strerror or error}"
+                f"{one_line(str(asked.image_path))} cannot be copied into the run: {error.strerror or error}",
+                hint="See that the picture can be read and the disk has room, then start again.",
             ) from error
     write_whole(run.sample_prompts, to_trainer(samples.prompts))
 

@@ -2,8 +2,8 @@
 
 A run as it stands is
 `{run_id, run_dir, title, task, engine, state, exit_code, started, elapsed_seconds, ends_at, steps, gpus,
-disk_free_bytes, warnings, supervisor_alive, updated, report}` with `state` one of `Standing`, times in seconds since 1970,
-`updated` the moment of the newest observation (null before the first). Each of `steps` is
+disk_free_bytes, warnings, supervisor_alive, updated, report}` with `state` one of `Standing`, times in seconds since
+1970, `updated` the moment of the newest observation (null before the first). Each of `steps` is
 `{id, kind, expert, state, attempt, gpu, progress, waiting_for, failure, result, loss, curve, newest_state, kept,
 caches, log}`, where
 `progress` is `{stage, epoch, epochs, step, steps, loss, loss_is_finite, seconds_per_step, eta_seconds, items, cached}`,
