@@ -32,24 +32,32 @@ class Bash:
             encoding="utf-8",
             timeout=_PATIENCE_SECONDS,
         )
-        self.child.sendline(f"PS1='{_PROMPT}'; bind 'set show-all-if-ambiguous on'; echo set up")
-        self.child.expect_exact("\r\nset up\r\n")
+        self._lines = 0
+        self._afresh(f"PS1='{_PROMPT}'; bind 'set show-all-if-ambiguous on'; ")
+
+    def _afresh(self, first: str = "") -> None:
+        """An empty line at a new prompt.
+
+        By keys that wait their turn, never Ctrl-C: a signal that comes while bash still completes is not answered.
+        """
+        self._lines += 1
+        self.child.send(f"\x15{first}echo line {self._lines}\r")
+        self.child.expect_exact(f"\r\nline {self._lines}\r\n")
+        self.child.expect_exact(_PROMPT)
 
     def completes(self, typed: str, wanted: str) -> None:
         """One Tab after `typed` makes the line `wanted`."""
-        self.child.expect_exact(_PROMPT)
         self.child.send(f"{typed}\t")
         self.child.expect_exact(wanted)
-        self.child.sendintr()
+        self._afresh()
 
     def lists(self, typed: str, *wanted: str) -> None:
         """One Tab after `typed` lists these words, in this order."""
-        self.child.expect_exact(_PROMPT)
         self.child.send(f"{typed}\t")
         for word in wanted:
             self.child.expect_exact(word)
         self.child.expect_exact(_PROMPT)
-        self.child.sendintr()
+        self._afresh()
 
 
 @pytest.fixture

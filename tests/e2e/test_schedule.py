@@ -32,8 +32,9 @@ def test_two_free_gpus_cache_and_train_side_by_side(scripted_box: ScriptedBox) -
 
 
 def test_one_gpu_is_used_in_turn_high_before_low(scripted_box: ScriptedBox, capsys: pytest.CaptureFixture[str]) -> None:
-    scripted_box.nvml.write([StubGpu()])
-    done = scripted_box.train()
+    too_small_for_both_cachings = 20 * GIB
+    scripted_box.nvml.write([StubGpu(total=too_small_for_both_cachings)])
+    done = scripted_box.train(**SLOW)
     assert done.returncode == 0, done.stderr
     found = spans(scripted_box)
     in_turn = sorted(found.values(), key=lambda span: span.start)
