@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_train.errors import BadInputError
-from wan_train.gpu.choice import choose, why_none
+from wan_train.gpu.choice import choose, choose_again, why_none
 from wan_train.gpu.model import Gpu, GpuReading, LostGpu
 
 UUIDS = ["GPU-3f2a0001-aaaa", "GPU-3f2b0002-bbbb", "GPU-77770003-cccc"]
@@ -133,3 +133,32 @@ def test_cuda_stops_at_the_first_entry_that_it_does_not_know(box: GpuReading, da
     entries = [one.uuid for one in head]
     broken = ",".join([*entries[:cut], data.draw(st.sampled_from(["-1", "99", "x", "", "MIG-1"])), *entries[cut:]])
     assert choose(box, None, broken) == tuple(head[:cut])
+
+
+OTHER = GpuReading(gpus=(gpu(0, "GPU-new0"), gpu(1, "GPU-new1"), gpu(2, "GPU-new2")))
+MIXED = GpuReading(gpus=(gpu(0, UUIDS[1]), gpu(1, "GPU-new1"), gpu(2, "GPU-new2")))
+
+
+@pytest.mark.parametrize(
+    ("reading", "before", "visible", "keep_number", "chosen"),
+    [
+        (BOX, UUIDS, None, False, None),
+        (BOX, UUIDS[1:2], None, False, None),
+        (BOX, UUIDS[1:2], "0", True, None),  # the choice was made when it was planned
+        (HURT, [UUIDS[2]], None, True, None),  # broken, and the driver still counts it
+        (GpuReading(gpus=()), UUIDS, None, False, None),
+        (OTHER, UUIDS[:2], None, False, [0, 1, 2]),
+        (OTHER, UUIDS[:2], None, True, [0, 1]),
+        (OTHER, UUIDS[:2], "2,1,0", True, [2, 1]),
+        (OTHER, UUIDS[:2], "1", False, [1]),
+        (OTHER, UUIDS[:2], "", False, None),
+        (MIXED, UUIDS[:2], None, False, [0, 1, 2]),
+        (MIXED, UUIDS[:2], None, True, [0, 1]),
+        (MIXED, UUIDS[:2], "0", False, None),
+    ],
+)
+def test_what_a_run_uses_on_a_box_without_its_gpus(
+    reading: GpuReading, before: list[str], visible: str | None, keep_number: bool, chosen: list[int] | None
+) -> None:
+    again = choose_again(reading, before, visible, keep_number=keep_number)
+    assert (None if again is None else [gpu.index for gpu in again]) == chosen

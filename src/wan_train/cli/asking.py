@@ -16,7 +16,9 @@ from wan_train.dataset.check import read as read_dataset
 from wan_train.dataset.locate import ToWrite, locate
 from wan_train.dataset.model import DatasetOverrides
 from wan_train.engine import trainer as trainers
+from wan_train.engine.commands import DEVICE_VARIABLE
 from wan_train.errors import BadInputError
+from wan_train.gpu import choice
 from wan_train.gpu.model import Gpu, GpuReading
 from wan_train.gpu.probe import CpuSlots, NvmlProbe
 from wan_train.printable import one_line
@@ -98,6 +100,7 @@ def ask(given: Given, settings: Settings, *, interactive: bool) -> Asked:
             ),
             devices=devices,
             usable=usable,
+            gpus_named=choice.names_some(settings.gpus, os.environ.get(DEVICE_VARIABLE)),
             cache_shards=settings.cache_shards,
             environ=os.environ,
         ),
@@ -166,7 +169,7 @@ def usable_gpus(devices: Devices, reading: GpuReading, settings: Settings) -> tu
         case Devices.CPU_SLOTS:
             return reading.gpus
         case Devices.NVML:
-            return preflight.usable_gpus(reading, settings.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
+            return preflight.usable_gpus(reading, settings.gpus, os.environ.get(DEVICE_VARIABLE))
 
 
 def _answers(given: Given, settings: Settings, *, interactive: bool) -> Answers:

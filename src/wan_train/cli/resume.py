@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
+from wan_train.cli.asking import read_gpus
 from wan_train.cli.sink import Sink
 from wan_train.cli.train import detached
 from wan_train.cli.watch import watch
+from wan_train.engine.commands import DEVICE_VARIABLE
 from wan_train.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.run.directory import RunDirectory, all_runs, find
-from wan_train.run.plan import StepKind
-from wan_train.run.preflight import check_disk_to_go_on
+from wan_train.run.plan import Devices, StepKind
+from wan_train.run.preflight import check_disk_to_go_on, usable_gpus
 from wan_train.run.start import start_supervisor
 from wan_train.run.state import JobState
 from wan_train.settings import Settings
@@ -16,11 +20,14 @@ from wan_train.views.as_json import result_json
 from wan_train.views.model import RunReader, RunView
 
 
-def resume(settings: Settings, sink: Sink, name: str | None, *, epochs: int | None, detach: bool) -> int:
+def resume(
+    settings: Settings, sink: Sink, name: str | None, *, epochs: int | None, gpus: str | None, detach: bool
+) -> int:
     """Go on with one run and watch it. A run that is alive is only watched."""
     run = find(settings.runs, name)
     view, _ = RunReader(run).refresh()
     _check_epochs(view, epochs)
+    chosen = _gpus(view, settings, gpus) if gpus is not None else None
     if not view.state.is_over and view.has_supervisor:
         sink.note(f"{run.run_id} is running already.")
     elif _is_done(view) and epochs is None:
@@ -33,7 +40,8 @@ def resume(settings: Settings, sink: Sink, name: str | None, *, epochs: int | No
         if view.state.is_over:
             check_disk_to_go_on(run, view.plan, _trainings_left(view, longer=epochs is not None))
         # A stop that was under way when its supervisor died is taken back: this was asked for later.
-        start_supervisor(run, settings, resume=view.state.is_over or view.state.is_stopping, epochs=epochs)
+        again = view.state.is_over or view.state.is_stopping
+        start_supervisor(run, settings, resume=again, epochs=epochs, gpus=chosen)
     if detach:
         return detached(run, sink)
     return watch(run, settings, sink, owner=True)
@@ -60,6 +68,17 @@ def resume_all(settings: Settings, sink: Sink) -> int:
     return code
 
 
+def check_nothing_for_one(name: str | None, *, epochs: int | None, gpus: str | None) -> None:
+    """Raises BadInputError when something that only one run can be told stands beside `--all`."""
+    given = {"a run's name": name, "--epochs": epochs, "--gpus": gpus}
+    found = [word for word, value in given.items() if value is not None]
+    if found:
+        raise BadInputError(
+            f"--all goes on with every unfinished run as it is, so {' and '.join(found)} cannot be given with it",
+            hint="Name one run: `wan-train runs` lists them.",
+        )
+
+
 def _say(run: RunDirectory, sink: Sink) -> None:
     if sink.as_json:
         sink.data({"event": "resumed", "run_id": run.run_id})
@@ -75,6 +94,22 @@ def _trainings_left(view: RunView, *, longer: bool) -> int:
 
 def _is_done(view: RunView) -> bool:
     return all(job.state is JobState.SUCCEEDED for job in view.state.jobs.values())
+
+
+def _gpus(view: RunView, settings: Settings, gpus: str) -> tuple[str, ...]:
+    """UUIDs of the GPUs that were named for a run that is not alive."""
+    if view.has_supervisor and not view.state.is_over:
+        raise BadInputError(
+            f"{view.run.run_id} is running, so its GPUs cannot be changed now",
+            hint=f"Stop it first: wan-train stop {view.run.run_id}",
+        )
+    if view.plan.devices is Devices.CPU_SLOTS:
+        raise BadInputError(
+            f"{view.run.run_id} trains on this machine's CPU, so no GPUs can be named for it",
+            hint="Leave --gpus out.",
+        )
+    reading = read_gpus(view.plan.devices, settings)
+    return tuple(gpu.uuid for gpu in usable_gpus(reading, gpus, os.environ.get(DEVICE_VARIABLE)))
 
 
 def _check_epochs(view: RunView, epochs: int | None) -> None:

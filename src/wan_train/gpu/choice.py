@@ -25,10 +25,32 @@ def choose(reading: GpuReading, gpus: str | None, visible: str | None) -> tuple[
         BadInputError: `gpus` is empty or names a GPU that is not there.
     """
     seen = _visible(reading, visible)
-    if gpus is None or gpus.strip().casefold() == "all":
+    if _is_all(gpus):
         return seen
     allowed = {gpu.uuid for gpu in seen}
-    return tuple(gpu for gpu in _named(reading, gpus) if gpu.uuid in allowed)
+    return tuple(gpu for gpu in _named(reading, gpus or "") if gpu.uuid in allowed)
+
+
+def names_some(gpus: str | None, visible: str | None) -> bool:
+    """Whether somebody said which GPUs may be used, in the arguments of `choose`."""
+    return visible is not None or not _is_all(gpus)
+
+
+def choose_again(
+    reading: GpuReading, before: Sequence[str], visible: str | None, *, keep_number: bool
+) -> tuple[Gpu, ...] | None:
+    """What a run uses that finds itself on a box without some of its GPUs; None when its choice stands.
+
+    Those of `before` that are here come first, then the others that `visible` allows. With `keep_number` they are not
+    more than before: somebody chose them. A GPU that only broke leaves the choice as it is, and so does a box that
+    shows no GPU at all.
+    """
+    here = [gpu for gpu in reading.gpus if gpu.uuid in before]
+    if len(here) == len(before) or reading.lost:
+        return None
+    others = [gpu for gpu in _visible(reading, visible) if gpu.uuid not in before]
+    room = len(before) - len(here) if keep_number else len(others)
+    return (*here, *others[:room]) if others[:room] else None
 
 
 def why_none(reading: GpuReading, visible: str | None) -> str:
@@ -41,6 +63,10 @@ def why_none(reading: GpuReading, visible: str | None) -> str:
     if reading.lost:
         return f"no GPU of this box can be used ({_listing(reading)})"
     return "the NVIDIA driver reports no GPU"
+
+
+def _is_all(gpus: str | None) -> bool:
+    return gpus is None or gpus.strip().casefold() == "all"
 
 
 def _named(reading: GpuReading, gpus: str) -> tuple[Gpu, ...]:

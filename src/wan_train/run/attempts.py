@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from wan_train.engine import outputs
 from wan_train.engine.commands import STATES_KEPT
 from wan_train.run.cadence import Target, state_every, target
 from wan_train.run.commands import AttemptSpec
-from wan_train.run.directory import RunDirectory
+from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.plan import Plan, Step, StepKind
 from wan_train.run.resume import find_resume_point, saved_states
 from wan_train.run.state import Attempt, Job, RunState
@@ -57,6 +58,17 @@ def next_attempt(
         stop_at_step=missing * point.steps_per_epoch,
     )
     return NextAttempt(spec=spec, epochs_before=point.epochs_done)
+
+
+def unrecorded(run: RunDirectory, state: RunState) -> Iterator[AttemptDirectory]:
+    """Directories of attempts that a supervisor was killed over before it could record their start."""
+    for job in state.jobs.values():
+        known = {attempt.number for attempt in job.attempts}
+        number = len(job.attempts) + 1
+        while (directory := run.attempt(job.step, number)).path.exists():
+            if number not in known:
+                yield directory
+            number += 1
 
 
 def target_of(attempt: Attempt) -> Target | None:

@@ -283,6 +283,16 @@ class RunResumed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpusChosen:
+    """From here on the run uses these GPUs: a person named them, or it is on a box without those it had."""
+
+    at: float
+    gpu_uuids: tuple[str, ...]
+    labels: tuple[str, ...]
+    asked: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished:
     """Nothing is left to do."""
 
@@ -312,6 +322,7 @@ Event = (
     | StepRefused
     | DiskLow
     | RunResumed
+    | GpusChosen
     | RunFinished
 )
 

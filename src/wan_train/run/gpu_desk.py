@@ -6,9 +6,11 @@ import os
 from contextlib import ExitStack
 
 from wan_train.gpu import free
+from wan_train.gpu.choice import choose_again
 from wan_train.gpu.leases import Lease, LeaseHolder, LeaseRoom
-from wan_train.gpu.model import Gpu, GpuProbe, GpuUnavailableError, LostGpu
+from wan_train.gpu.model import Gpu, GpuProbe, GpuReading, GpuUnavailableError, LostGpu
 from wan_train.run.clock import Clock
+from wan_train.run.events import GpusChosen
 from wan_train.run.plan import Devices, Plan
 from wan_train.run.scheduler import GpuView
 
@@ -19,8 +21,21 @@ _LONGEST_PAUSE_SECONDS = 60.0
 class GpuDesk:
     """Reads GPUs and holds leases for one run; decides nothing."""
 
-    def __init__(self, plan: Plan, probe: GpuProbe, room: LeaseRoom, clock: Clock) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        probe: GpuProbe,
+        room: LeaseRoom,
+        clock: Clock,
+        *,
+        chosen: tuple[str, ...] | None = None,
+        visible: str | None = None,
+    ) -> None:
+        """`chosen` are GPUs in place of the plan's; `visible` is the value of CUDA_VISIBLE_DEVICES."""
         self._plan = plan
+        self._uses = chosen or plan.gpu_uuids
+        self._visible = visible
+        self._is_settled = False
         self._probe = probe
         self._room = room
         self._clock = clock
@@ -35,6 +50,7 @@ class GpuDesk:
         self.lost: tuple[LostGpu, ...] = ()
         self.problem: str | None = None
         self.driver: str | None = None
+        self._moved: GpusChosen | None = None
 
     def look(self, *, wanting: bool) -> tuple[GpuView, ...]:
         """One look at every GPU this run may use; `wanting` says whether a step waits for one now.
@@ -49,7 +65,9 @@ class GpuDesk:
     def _read(self) -> None:
         try:
             reading = self._probe.read()
-            self.gpus = tuple(gpu for gpu in reading.gpus if gpu.uuid in self._plan.gpu_uuids)
+            if not self._is_settled:
+                self._settle(reading)
+            self.gpus = tuple(gpu for gpu in reading.gpus if gpu.uuid in self._uses)
             self.lost = reading.lost
             self.driver = reading.driver
             self.problem = "; ".join(f"GPU {lost.index}: {lost.reason}" for lost in reading.lost) or None
@@ -60,6 +78,29 @@ class GpuDesk:
             self._quiet = {}
             self._next_read = self._clock.monotonic() + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+
+    def _settle(self, reading: GpuReading) -> None:
+        """Once for each supervisor: a box gets other GPUs only by going down, and no supervisor outlives that."""
+        self._is_settled = bool(reading.gpus) and not reading.lost
+        again = choose_again(reading, self._uses, self._visible, keep_number=self._plan.gpus_named)
+        if again is not None:
+            self._uses = tuple(gpu.uuid for gpu in again)
+            self._moved = self._choice(again, asked=False)
+
+    def choose(self, uuids: tuple[str, ...]) -> GpusChosen:
+        """Use these, which a person named."""
+        self._uses = uuids
+        self._read()
+        return self._choice(self.gpus, asked=True)
+
+    def take_moved(self) -> GpusChosen | None:
+        """What is used in place of GPUs that this box does not have, once after a reading has shown it."""
+        moved, self._moved = self._moved, None
+        return moved
+
+    def _choice(self, gpus: tuple[Gpu, ...], *, asked: bool) -> GpusChosen:
+        labels = tuple(gpu_label(gpu, self._plan.devices) for gpu in gpus)
+        return GpusChosen(at=self._clock.now(), gpu_uuids=self._uses, labels=labels, asked=asked)
 
     def claim(self, uuid: str) -> bool:
         """Take the lease; False when somebody else was faster. The GPU is judged anew once it is ours."""

@@ -130,6 +130,8 @@ class Plan:
     devices: Devices
     gpu_uuids: tuple[str, ...]
     """GPUs this run may use: those that `--gpus` and an inherited CUDA_VISIBLE_DEVICES left when it was planned."""
+    gpus_named: bool = True
+    """They were named by one of the two; otherwise they were all that the box had."""
     dataset: DatasetFacts
     state_every_epochs: int
     keep_every_epochs: int | None

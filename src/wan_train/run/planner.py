@@ -49,6 +49,8 @@ class Request:
     overrides: DatasetOverrides
     devices: Devices
     usable: tuple[Gpu, ...]
+    gpus_named: bool
+    """`--gpus` or CUDA_VISIBLE_DEVICES said which GPUs are usable."""
     cache_shards: int | None = None
     """Into how many parts caching is split; None when that is to be decided here."""
     environ: Mapping[str, str] = field(default_factory=dict)
@@ -164,6 +166,7 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
         steps=(*cachings, *trainings),
         devices=request.devices,
         gpu_uuids=tuple(gpu.uuid for gpu in request.usable),
+        gpus_named=request.gpus_named,
         dataset=facts,
         state_every_epochs=state_every,
         keep_every_epochs=keep,

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 from wan_train.engine.commands import ACCELERATE_CONFIG
 from wan_train.errors import ExitCode, WanTrainError
@@ -52,11 +53,17 @@ def write_run(prepared: Prepared, settings: Settings, *, created: float) -> tupl
 
 
 def start_supervisor(
-    run: RunDirectory, settings: Settings, *, resume: bool = False, epochs: int | None = None
+    run: RunDirectory,
+    settings: Settings,
+    *,
+    resume: bool = False,
+    epochs: int | None = None,
+    gpus: Sequence[str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a supervisor in a session of its own and wait until it has taken the run over.
 
-    It adopts trainers that are alive. With `resume` a run that is over goes on, `epochs` gives it a larger total.
+    It adopts trainers that are alive. With `resume` a run that is over goes on, `epochs` gives it a larger total;
+    `gpus` are UUIDs in place of those it used.
     Raises WanTrainError with the end of its log when it does not start.
     """
     reader = JournalReader(run.events)
@@ -64,6 +71,7 @@ def start_supervisor(
         pass  # what earlier supervisors wrote
     options = ["--resume"] if resume else []
     options += [f"--epochs={epochs}"] if epochs is not None else []
+    options += [f"--gpus={','.join(gpus)}"] if gpus is not None else []
     log = os.open(run.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         child = subprocess.Popen(

@@ -17,6 +17,7 @@ from wan_train.run.events import (
     EpochEnded,
     Event,
     Exit,
+    GpusChosen,
     ResultPlaced,
     RetryScheduled,
     RunFinished,
@@ -169,6 +170,8 @@ class RunState:
     finished: RunFinished | None = None
     epochs: int | None = None
     """A total given when the run was resumed, in place of the plan's."""
+    gpu_uuids: tuple[str, ...] | None = None
+    """GPUs chosen after the run was planned, in place of the plan's."""
     one_at_a_time: bool = False
     """Set once the box ran out of RAM: experts are then trained in turn."""
 
@@ -213,6 +216,8 @@ def fold(state: RunState, event: Event) -> RunState:
             return replace(state, disk_low=state.disk_low or event)
         case RunFinished():
             return replace(state, finished=event)
+        case GpusChosen(gpu_uuids=uuids):
+            return replace(state, gpu_uuids=uuids)
         case RunResumed():
             return _resume(state, event)
         case _:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from wan_train import codec
 from wan_train.files import write_whole
 from wan_train.run.directory import RunDirectory
-from wan_train.run.events import StopMode
+from wan_train.run.events import StopMode, StopRequested
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,11 @@ def request_stop(run: RunDirectory, request: StopRequest) -> None:
 
 def clear_stop_request(run: RunDirectory) -> None:
     run.stop_request.unlink(missing_ok=True)
+
+
+def is_news(request: StopRequest, known: StopRequested | None) -> bool:
+    """Whether it asks for more than the run was asked for before: stopping now is more than stopping later."""
+    return known is None or (request.mode is StopMode.NOW and known.mode is not StopMode.NOW)
 
 
 def read_stop_request(run: RunDirectory) -> StopRequest | None:

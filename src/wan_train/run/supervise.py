@@ -30,7 +30,8 @@ _LOCK_SECONDS = 2.0
 
 
 def main(argv: list[str]) -> int:
-    run, resume, epochs = _arguments(argv)
+    given = _arguments(argv)
+    run = RunDirectory(given.run)
     # Held until the run is over or this process ends, however it ends.
     lock = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     plan = run.read_plan()
@@ -52,7 +53,8 @@ def main(argv: list[str]) -> int:
         signal.signal(number, lambda received, _frame: supervisor.stop_now(received))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        supervisor.begin(resume=resume, epochs=epochs)
+        gpus = tuple(given.gpus.split(",")) if given.gpus is not None else None
+        supervisor.begin(resume=given.resume, epochs=given.epochs, gpus=gpus)
         while (pause := supervisor.tick()) is not None:
             _wait(wakeup, pause)
     finally:
@@ -78,13 +80,13 @@ def _take(lock: int, run: RunDirectory, plan: Plan) -> bool:
             return True
 
 
-def _arguments(argv: list[str]) -> tuple[RunDirectory, bool, int | None]:
+def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m wan_train.run.supervise")
     parser.add_argument("run", type=Path)
     parser.add_argument("--resume", action="store_true", help="go on with a run that is over")
     parser.add_argument("--epochs", type=int, help="a larger total")
-    given = parser.parse_args(argv)
-    return RunDirectory(given.run), given.resume, given.epochs
+    parser.add_argument("--gpus", help="UUIDs of the GPUs to use in place of those it used, comma-separated")
+    return parser.parse_args(argv)
 
 
 def probe_for(plan: Plan, settings: Settings) -> GpuProbe:

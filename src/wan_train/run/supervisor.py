@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import time
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,7 @@ from contextlib import suppress
 from typing import assert_never
 
 from wan_train import __version__
+from wan_train.engine.commands import DEVICE_VARIABLE
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.errors import ExitCode
 from wan_train.gpu.leases import LeaseRoom
@@ -56,7 +58,7 @@ from wan_train.run.scheduler import (
     ready,
 )
 from wan_train.run.state import Attempt, JobState, fold, fold_all
-from wan_train.run.stopping import clear_stop_request, read_stop_request
+from wan_train.run.stopping import StopRequest, clear_stop_request, is_news, read_stop_request
 from wan_train.settings import Settings
 
 _DISK_RETRY_SECONDS = 5.0
@@ -80,12 +82,13 @@ class Supervisor:
         self._plan = plan
         self._clock = clock
         self._launcher = launcher
-        self._desk = GpuDesk(plan, probe, room, clock)
         self._caching = CachingDesk.of(run, plan, clock, room)
         self._read_ahead = ReadAhead(plan)
         self._settings = settings
         self._journal = Journal(run.events)
         self._state = fold_all(plan, read_events(run.events))
+        visible = os.environ.get(DEVICE_VARIABLE)
+        self._desk = GpuDesk(plan, probe, room, clock, chosen=self._state.gpu_uuids, visible=visible)
         self._watches: dict[str, AttemptWatch] = {}
         self._views: tuple[GpuView, ...] = ()
         self._signal: int | None = None
@@ -98,12 +101,17 @@ class Supervisor:
         """Called from a signal handler: the run is to stop at once."""
         self._signal = number
 
-    def begin(self, *, resume: bool = False, epochs: int | None = None) -> None:
-        """Take the run over. With `resume` a run that is over goes on, `epochs` gives it a larger total."""
+    def begin(self, *, resume: bool = False, epochs: int | None = None, gpus: tuple[str, ...] | None = None) -> None:
+        """Take the run over. With `resume` a run that is over goes on, `epochs` gives it a larger total.
+
+        `gpus` are UUIDs in place of those it used.
+        """
         if resume:
             clear_stop_request(self._run)
             longer = epochs if epochs is not None and epochs > attempts.total_epochs(self._plan, self._state) else None
             self._append(RunResumed(at=self._clock.now(), epochs=longer))
+        if gpus is not None:
+            self._append(self._desk.choose(gpus))
         self._finish_what_was_begun()
         # Last, since it tells the starter that everything before it is done.
         self._append(SupervisorStarted(at=self._clock.now(), identity=myself(), version=__version__))
@@ -113,14 +121,8 @@ class Supervisor:
         for step, attempt in self._running():
             if self._state.jobs[step.id].state is JobState.STOPPING:
                 self._launcher.terminate(attempt.identity)
-        for step in self._plan.steps:
-            attempts_made = self._state.jobs[step.id].attempts
-            known = {attempt.number for attempt in attempts_made}
-            number = len(attempts_made) + 1
-            while (directory := self._run.attempt(step.id, number)).path.exists():
-                if number not in known:
-                    self._launcher.abandon(directory)
-                number += 1
+        for directory in attempts.unrecorded(self._run, self._state):
+            self._launcher.abandon(directory)
 
     def tick(self) -> float | None:
         """One round; returns the seconds until the next is due, None when the run is over."""
@@ -134,6 +136,8 @@ class Supervisor:
         held = self._caching.held
         wanting = any(step.id not in held for step in ready(self._plan, self._state, now))
         self._views = self._desk.look(wanting=wanting)
+        if (moved := self._desk.take_moved()) is not None:
+            self._append(moved)
         actions = decide(self._plan, self._state, self._views, now, held)
         for action in actions:
             self._perform(action)
@@ -198,13 +202,11 @@ class Supervisor:
             self._append(event)
 
     def _take_requests(self) -> None:
-        if self._signal is not None:
-            number, self._signal = self._signal, None
-            self._append(StopRequested(at=self._clock.now(), mode=StopMode.NOW, signal=number))
-        request = read_stop_request(self._run)
-        known = self._state.stop
-        if request is not None and (known is None or (request.mode is StopMode.NOW and known.mode is not StopMode.NOW)):
-            self._append(StopRequested(at=self._clock.now(), mode=request.mode, signal=request.signal))
+        number, self._signal = self._signal, None
+        asked = StopRequest(mode=StopMode.NOW, signal=number) if number is not None else None
+        for request in (asked, read_stop_request(self._run)):
+            if request is not None and is_news(request, self._state.stop):
+                self._append(StopRequested(at=self._clock.now(), mode=request.mode, signal=request.signal))
 
     def _see_exits(self) -> None:
         for step, attempt in self._running():

@@ -13,6 +13,7 @@ from wan_train.run.events import (
     DiskLow,
     EpochEnded,
     Event,
+    GpusChosen,
     ResultPlaced,
     RetryScheduled,
     RunFinished,
@@ -96,6 +97,7 @@ class History:
                 | DiskLow()
                 | StopRequested()
                 | RunResumed()
+                | GpusChosen()
             ):
                 return True
             case (

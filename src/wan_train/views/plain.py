@@ -14,6 +14,7 @@ from wan_train.run.events import (
     DiskLow,
     EpochEnded,
     Event,
+    GpusChosen,
     ResultPlaced,
     RetryScheduled,
     RunFinished,
@@ -64,6 +65,8 @@ def say(event: Event, view: RunView) -> tuple[str, str] | None:
         case DiskLow():
             free, needed = words.file_size(event.free), words.file_size(event.needed)
             return "run", f"the disk is low ({free} free, {needed} needed): stopping after the next saved states"
+        case GpusChosen():
+            return "run", _chosen(event)
         case RunResumed(epochs=None):
             return "run", "goes on: what failed or was stopped is tried again"
         case RunResumed(epochs=int(epochs)):
@@ -88,6 +91,11 @@ def say(event: Event, view: RunView) -> tuple[str, str] | None:
             return None if text is None else (event.step, text)
         case _:
             return None
+
+
+def _chosen(event: GpusChosen) -> str:
+    gpus = words.safe(", ".join(event.labels))
+    return f"uses {gpus} from here on" if event.asked else f"this box has other GPUs than before: uses {gpus} now"
 
 
 _StepEvent = (
