@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support.nvml import StubGpu
+from support.nvml import GIB, StubGpu, uuid_of
 from support.trainers import ScriptedBox, make_dataset
 
 COUNT = 12
@@ -195,3 +195,21 @@ def test_without_the_record_of_shares_names_decide(box: ScriptedBox) -> None:
     assert running.wait() == 0
     assert len(trained(box)) == COUNT
     assert len(made(box)) == 2 * COUNT
+
+
+def test_after_a_supervisors_death_the_next_part_says_whom_it_waits_for(box: ScriptedBox) -> None:
+    box.set_used(uuid_of(1), 10 * GIB)  # so the parts come in turn
+    child = box.popen_cli(*box.train_words(*ONE), SCRIPTED_CACHE_SECONDS="1.5", **SPLIT)
+    box.wait_for(lambda: box.recorded("start"), what="the first part")
+    os.kill(int(box.events("supervisor_started")[-1]["identity"]["pid"]), signal.SIGKILL)
+    box.wait_for(lambda: len(box.events("supervisor_started")) == 2, what="another supervisor")
+    box.set_used(uuid_of(1), 0)
+
+    def reasons() -> str:
+        status = json.loads(box.run_cli("status", "--json").stdout)
+        return " ".join(step["waiting_for"] or "" for step in status["steps"])
+
+    box.wait_for(lambda: "which another supervisor of this run began" in reasons(), what="the reason")
+    assert "another run" not in reasons()
+    assert box.run_cli("stop", "--now").returncode == 0
+    assert child.wait() == 143

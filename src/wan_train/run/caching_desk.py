@@ -30,7 +30,6 @@ _KEPT_SECONDS = 10.0
 _BLOCKED_SECONDS = 5.0
 _CHECKED_SECONDS = 60.0
 _MOST_DISTURBANCES = 3
-_OTHER_WRITES = "waiting for another run that caches the same dataset"
 
 
 class _Inventory:
@@ -118,6 +117,8 @@ class CachingDesk:
     _checked: dict[str, float] = field(default_factory=dict)
     _disturbances: int = 0
     _inventory: _Inventory = field(default_factory=_Inventory)
+    _writer: str | None = None
+    """The step of this run that makes caches now."""
 
     @classmethod
     def of(cls, run: RunDirectory, plan: Plan, clock: Clock, room: LeaseRoom) -> CachingDesk:
@@ -128,11 +129,13 @@ class CachingDesk:
     def is_looking(self) -> bool:
         return any(isinstance(work, _Look) for work in self._work.values())
 
-    def look(self, due: Sequence[Step], *, trains: bool) -> Iterator[Event]:
+    def look(self, due: Sequence[Step], running: Sequence[Step]) -> Iterator[Event]:
         """What follows from one look at the caches of the steps that lack nothing else, and who has to wait.
 
-        `trains`: a training of this run is under way, so it reads its caches now.
+        `running` are this run's steps that are under way: a training among them reads its caches now.
         """
+        trains = any(step.kind is StepKind.TRAIN for step in running)
+        self._writer = next((step.id for step in running if step.kind in KINDS), None)
         self.held = {}
         if not self.plan.dataset.cached_items:
             return
@@ -204,7 +207,7 @@ class CachingDesk:
             work = None
         if work is None:
             if not self.locks.write(step.id):
-                self.held[step.id] = _OTHER_WRITES
+                self.held[step.id] = self._who_writes()
                 self._work.pop(step.id, None)
                 return
             work = self._work[step.id] = _Look(self.plan, step, self._inventory)
@@ -253,7 +256,7 @@ class CachingDesk:
         if self.locks.is_reading and now - self._checked.get(step.id, -_CHECKED_SECONDS) < _CHECKED_SECONDS:
             return
         if not self.locks.is_reading and not self.locks.write(step.id):
-            self.held[step.id] = _OTHER_WRITES
+            self.held[step.id] = self._who_writes()
             return
         what = caching.trouble_with_pairs(self.run, self.plan)
         if what is None:
@@ -270,6 +273,12 @@ class CachingDesk:
                 if other.kind in KINDS:
                     yield CachesDisturbed(at=self.clock.now(), step=other.id, what=what)
         self._release_if_idle()
+
+    def _who_writes(self) -> str:
+        """Whose work holds the lock; a step of an earlier supervisor of this run holds it until it ends."""
+        if self._writer is not None:
+            return f"waiting for {self._writer}, which another supervisor of this run began"
+        return "waiting for another run that caches the same dataset"
 
     def _forget_but(self, due: set[str]) -> None:
         """Give up what was prepared for steps that are not to start any more, as in a run that is being stopped."""

@@ -164,11 +164,11 @@ class Supervisor:
 
     def _look_at_caches(self, now: float) -> None:
         """Until nothing follows from it: caches that are right let a training be looked at in the same round."""
-        trains = any(step.kind is StepKind.TRAIN for step, _ in self._running())
+        running = [step for step, _ in self._running()]
         before = None
         while before is not self._state:
             before = self._state
-            self._append_all(self._caching.look(ready(self._plan, self._state, now), trains=trains))
+            self._append_all(self._caching.look(ready(self._plan, self._state, now), running))
 
     def close(self) -> None:
         self._read_ahead.stop()
