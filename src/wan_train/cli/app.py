@@ -200,7 +200,7 @@ def resume(
     epochs: Annotated[
         int | None, typer.Option("--epochs", help="Train a run that is over to this larger total.")
     ] = None,
-    gpus: options.Gpus = None,
+    other_gpus: options.OtherGpus = None,
     runs_dir: options.RunsDir = None,
     as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
     detach: options.Detach = False,  # noqa: FBT002  the same
@@ -213,9 +213,9 @@ def resume(
 
     sink, settings = _for_runs(context, runs_dir, as_json=as_json, aside=detach)
     if every:
-        verb.check_nothing_for_one(run, epochs=epochs, gpus=gpus)
+        verb.check_nothing_for_one(run, epochs=epochs, gpus=other_gpus)
         raise typer.Exit(verb.resume_all(settings, sink))
-    raise typer.Exit(verb.resume(settings, sink, run, epochs=epochs, gpus=gpus, detach=detach))
+    raise typer.Exit(verb.resume(settings, sink, run, epochs=epochs, gpus=other_gpus, detach=detach))
 
 
 @app.command(rich_help_panel="Runs")

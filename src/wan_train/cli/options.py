@@ -198,6 +198,10 @@ Gpus = Annotated[
         "--gpus", help="GPUs that may be used: all, or indices or UUIDs, comma-separated.", rich_help_panel=WHERE
     ),
 ]
+OtherGpus = Annotated[
+    str | None,
+    typer.Option("--gpus", help="GPUs to use from here on: all, or indices or UUIDs.", rich_help_panel=WHERE),
+]
 Workspace = Annotated[
     str | None,
     typer.Option(
