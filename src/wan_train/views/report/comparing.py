@@ -18,7 +18,7 @@ from wan_train.views.report.settings_list import settings_of
 from wan_train.views.report.story import Story
 
 _GIB = 1024**3
-_LABEL_WIDTH = 28
+_GAP = 2
 _LEAST_COLUMN = 14
 
 
@@ -116,27 +116,30 @@ def compared_lines(stories: Sequence[Story]) -> Screenful:
 
 
 def _lines(stories: Sequence[Story], width: int) -> Iterator[Line]:
-    room = max(_LEAST_COLUMN, (width - _LABEL_WIDTH) // len(stories) - 2)
+    rows = compared(stories)
+    labels = max(len(row.name) for row in rows) + 2 * _GAP
+    room = max(_LEAST_COLUMN, (width - labels + _GAP) // len(stories) - _GAP)
     heads = tuple(words.safe(story.view.plan.run_id) for story in stories)
-    yield from _row("", heads, room, style="bold")
+    yield from _row("", heads, labels, room, style="bold")
     group = ""
-    for row in compared(stories):
+    for row in rows:
         if row.group != group:
             group = row.group
             yield line()
             yield line(Span(group, "bold"))
-        yield from _row(f"  {row.name}", row.values, room, style="bold cyan" if row.differs else "")
+        yield from _row(f"  {row.name}", row.values, labels, room, style="bold cyan" if row.differs else "")
     yield line()
     yield line(Span(f"{words.count(same_settings(stories), 'setting')} the same in all of them", "dim"))
 
 
-def _row(label: str, values: Sequence[str | None], room: int, *, style: str) -> Iterator[Line]:
+def _row(label: str, values: Sequence[str | None], labels: int, room: int, *, style: str) -> Iterator[Line]:
     wrapped = [list(words.wrap(value if value is not None else "-", room)) for value in values]
     for number in range(max(len(pieces) for pieces in wrapped)):
         cells = [pieces[number] if number < len(pieces) else "" for pieces in wrapped]
         yield line(
-            Span(words.pad(label if number == 0 else "", _LABEL_WIDTH), "dim"),
-            *(Span(words.pad(cell, room + 2), style) for cell in cells),
+            Span(words.pad(label if number == 0 else "", labels), "dim"),
+            *(Span(words.pad(cell, room + _GAP), style) for cell in cells[:-1]),
+            Span(cells[-1], style),
         )
 
 
