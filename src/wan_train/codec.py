@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import cattrs
 from cattrs.preconf.json import make_converter
-from cattrs.strategies import configure_tagged_union
 
 from wan_train.errors import WanTrainError
 
@@ -32,8 +32,23 @@ def _converter() -> cattrs.Converter:
 
 @functools.cache
 def register_union(union: Any) -> None:  # noqa: ANN401  a typing union has no static type of its own
-    """Let values of a closed union of dataclasses be told apart in JSON by a `kind` key in snake case."""
-    configure_tagged_union(union, _converter(), tag_name="kind", tag_generator=tag_of)
+    """Let values of a closed union of dataclasses be told apart in JSON by a `kind` key in snake case.
+
+    The hook of a class is made when its first value comes: cattrs' own strategy for unions makes all of them at once,
+    which is a tenth of the time that every command takes to start.
+    """
+    converter = _converter()
+    classes = {tag_of(cls): cls for cls in get_args(union)}
+    tags = {cls: tag for tag, cls in classes.items()}
+
+    def structure(data: Mapping[str, Any], _: object) -> object:
+        return converter.structure(data, classes[data["kind"]])
+
+    def unstructure(value: object) -> dict[str, Any]:
+        return {**converter.unstructure(value, unstructure_as=type(value)), "kind": tags[type(value)]}
+
+    converter.register_structure_hook(union, structure)
+    converter.register_unstructure_hook(union, unstructure)
 
 
 def tag_of(cls: type[object]) -> str:

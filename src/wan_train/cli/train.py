@@ -14,11 +14,12 @@ from wan_train.dataset.locate import ToWrite
 from wan_train.dataset.model import DatasetError
 from wan_train.dataset.writing import write_for_directory
 from wan_train.errors import BadInputError, ExitCode
+from wan_train.run.creation import write_run
 from wan_train.run.directory import RunDirectory, planned
 from wan_train.run.plan import Plan
 from wan_train.run.planner import Prepared, make_plan, prepare
 from wan_train.run.preflight import existing_parent
-from wan_train.run.start import start_supervisor, write_run
+from wan_train.run.start import start_supervisor
 from wan_train.settings import Settings
 
 

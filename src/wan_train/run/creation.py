@@ -1,0 +1,41 @@
+"""Making a run: its directory, with everything a supervisor needs."""
+
+from __future__ import annotations
+
+import shutil
+
+from wan_train.engine.commands import ACCELERATE_CONFIG
+from wan_train.errors import WanTrainError
+from wan_train.files import write_whole
+from wan_train.recipe.load import to_toml
+from wan_train.run import sampling
+from wan_train.run.caching_shards import write_shares
+from wan_train.run.directory import RunDirectory, create
+from wan_train.run.plan import Plan
+from wan_train.run.planner import Prepared, make_plan
+from wan_train.settings import Settings
+
+
+def write_run(prepared: Prepared, settings: Settings, *, created: float) -> tuple[RunDirectory, Plan]:
+    """A new run directory with everything a supervisor needs. Nothing runs yet.
+
+    `created` is the time the plan was shown with, so that the directory has the name that was shown.
+    """
+    run = create(settings.runs, prepared.request.answers.title, now=created)
+    try:
+        plan = make_plan(prepared, run, created=created)
+    except WanTrainError:
+        run.path.rmdir()
+        raise
+    if plan.samples is not None:
+        try:
+            sampling.write(run, plan.samples, prepared.prompts)
+        except WanTrainError:
+            shutil.rmtree(run.path, ignore_errors=True)
+            raise
+    write_whole(run.dataset_config, prepared.dataset_text)
+    write_whole(run.recipe, to_toml(plan.recipe))
+    write_whole(run.accelerate_config, ACCELERATE_CONFIG)
+    write_shares(run, prepared.caching.shares)
+    run.write_plan(plan)
+    return run, plan
