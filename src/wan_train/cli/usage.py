@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from wan_train.errors import BadInputError
 from wan_train.printable import one_line
 
-_KINDS = {
-    "int_parsing": "is not a whole number",
-    "int_type": "is not a whole number",
-    "int_from_float": "is not a whole number",
-    "float_parsing": "is not a number",
-    "float_type": "is not a number",
-    "bool_parsing": "is neither 1 nor 0",
-}
-"""By what pydantic calls the error, which Typer's own words quote."""
+_KINDS = (
+    (re.compile(r"^(.+) is not a valid int"), "is not a whole number"),
+    (re.compile(r"^(.+) is not a valid float"), "is not a number"),
+    (re.compile(r"^(.+) is not a valid boolean"), "is neither 1 nor 0"),
+)
+"""Typer's words for a value of the wrong kind, which begin with the value in quotes, and ours."""
 
 _WORDS = (
     (re.compile(r"^No such command (.*?)\.?( Did|$)"), r"there is no verb \1.\2"),
@@ -70,18 +67,16 @@ def _dataset_hint(word: str) -> str:
 
 def _wrong_value(error: Exception) -> str | None:
     """`--epochs 'ten' is not a whole number`, with the name of the variable where the value came from one."""
-    found = getattr(error.__cause__, "errors", None)
     parameter: Any = getattr(error, "param", None)
     context: Any = getattr(error, "ctx", None)
-    if found is None or parameter is None or context is None:
+    if type(error).__name__ != "BadParameter" or parameter is None or context is None:
         return None
-    problem: Mapping[str, Any] = found()[0]
     source = context.get_parameter_source(parameter.name)
     from_variable = getattr(source, "name", "") == "ENVIRONMENT" and isinstance(parameter.envvar, str)
-    name = f"{parameter.envvar} is" if from_variable else parameter.opts[0]
-    value = one_line(str(problem["input"]))
-    if problem["type"] in _KINDS:
-        what = _KINDS[problem["type"]]
-        return f"{name} {value!r}, which {what}" if from_variable else f"{name} {value!r} {what}"
-    words = str(problem["msg"]).removeprefix("Value error, ").removesuffix(".")
-    return f"{name.removesuffix(' is')}: {words}"
+    name = parameter.envvar if from_variable else parameter.opts[0]
+    theirs = str(getattr(error, "message", error))
+    for pattern, what in _KINDS:
+        if found := pattern.match(theirs):
+            value = one_line(found[1])
+            return f"{name} is {value}, which {what}" if from_variable else f"{name} {value} {what}"
+    return f"{name}: {one_line(theirs.removesuffix('.'))}"
