@@ -73,6 +73,17 @@ def test_resume_on_a_gpu_that_is_named_and_from_then_on(scripted_box: ScriptedBo
     check_whole_training(scripted_box, 5, kills=2)
 
 
+def test_a_choice_made_at_a_resume_counts_on_the_next_box(scripted_box: ScriptedBox) -> None:
+    killed_in_mid_training(scripted_box)
+    assert scripted_box.run_cli("resume", "--gpus", "1", "--detach", **SLOW).returncode == 0
+    saved(scripted_box, "train-high", 3)
+    kill_everything(scripted_box)
+    before = len(scripted_box.recorded("start"))
+    scripted_box.nvml.write([StubGpu(uuid=uuid) for uuid in NEW])
+    assert scripted_box.run_cli("resume", **SLOW).returncode == 0
+    assert gpus_since(scripted_box, before) == {NEW[0]}
+
+
 def test_a_gpu_that_is_not_there_cannot_be_named(scripted_box: ScriptedBox) -> None:
     killed_in_mid_training(scripted_box)
     done = scripted_box.run_cli("resume", "--gpus", "7")

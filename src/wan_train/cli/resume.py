@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
+from dataclasses import replace
 
-from wan_train.cli.asking import read_gpus
+from wan_train.cli.asking import read_gpus, usable_gpus
 from wan_train.cli.sink import Sink
 from wan_train.cli.train import detached
 from wan_train.cli.watch import watch
-from wan_train.engine.commands import DEVICE_VARIABLE
 from wan_train.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.run.directory import RunDirectory, all_runs, find
 from wan_train.run.plan import Devices, StepKind
-from wan_train.run.preflight import check_disk_to_go_on, usable_gpus
+from wan_train.run.preflight import check_disk_to_go_on
 from wan_train.run.start import start_supervisor
 from wan_train.run.state import JobState
 from wan_train.settings import Settings
@@ -108,8 +107,9 @@ def _gpus(view: RunView, settings: Settings, gpus: str) -> tuple[str, ...]:
             f"{view.run.run_id} trains on this machine's CPU, so no GPUs can be named for it",
             hint="Leave --gpus out.",
         )
-    reading = read_gpus(view.plan.devices, settings)
-    return tuple(gpu.uuid for gpu in usable_gpus(reading, gpus, os.environ.get(DEVICE_VARIABLE)))
+    devices = view.plan.devices
+    usable = usable_gpus(devices, read_gpus(devices, settings), replace(settings, gpus=gpus))
+    return tuple(gpu.uuid for gpu in usable)
 
 
 def _check_epochs(view: RunView, epochs: int | None) -> None:

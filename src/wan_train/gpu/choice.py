@@ -25,15 +25,15 @@ def choose(reading: GpuReading, gpus: str | None, visible: str | None) -> tuple[
         BadInputError: `gpus` is empty or names a GPU that is not there.
     """
     seen = _visible(reading, visible)
-    if _is_all(gpus):
+    if gpus is None or _is_all(gpus):
         return seen
     allowed = {gpu.uuid for gpu in seen}
-    return tuple(gpu for gpu in _named(reading, gpus or "") if gpu.uuid in allowed)
+    return tuple(gpu for gpu in _named(reading, gpus) if gpu.uuid in allowed)
 
 
 def names_some(gpus: str | None, visible: str | None) -> bool:
     """Whether somebody said which GPUs may be used, in the arguments of `choose`."""
-    return visible is not None or not _is_all(gpus)
+    return visible is not None or (gpus is not None and not _is_all(gpus))
 
 
 def choose_again(
@@ -65,8 +65,8 @@ def why_none(reading: GpuReading, visible: str | None) -> str:
     return "the NVIDIA driver reports no GPU"
 
 
-def _is_all(gpus: str | None) -> bool:
-    return gpus is None or gpus.strip().casefold() == "all"
+def _is_all(gpus: str) -> bool:
+    return gpus.strip().casefold() == "all"
 
 
 def _named(reading: GpuReading, gpus: str) -> tuple[Gpu, ...]:

@@ -29,11 +29,13 @@ class GpuDesk:
         clock: Clock,
         *,
         chosen: tuple[str, ...] | None = None,
+        named: bool = False,
         visible: str | None = None,
     ) -> None:
-        """`chosen` are GPUs in place of the plan's; `visible` is the value of CUDA_VISIBLE_DEVICES."""
+        """`chosen` are GPUs in place of the plan's, `named` by a person; `visible` is CUDA_VISIBLE_DEVICES."""
         self._plan = plan
         self._uses = chosen or plan.gpu_uuids
+        self._named = named or plan.gpus_named
         self._visible = visible
         self._is_settled = False
         self._probe = probe
@@ -82,7 +84,7 @@ class GpuDesk:
     def _settle(self, reading: GpuReading) -> None:
         """Once for each supervisor: a box gets other GPUs only by going down, and no supervisor outlives that."""
         self._is_settled = bool(reading.gpus) and not reading.lost
-        again = choose_again(reading, self._uses, self._visible, keep_number=self._plan.gpus_named)
+        again = choose_again(reading, self._uses, self._visible, keep_number=self._named)
         if again is not None:
             self._uses = tuple(gpu.uuid for gpu in again)
             self._moved = self._choice(again, asked=False)

@@ -38,7 +38,7 @@ from wan_train.run.events import (
     TrainingBegan,
 )
 from wan_train.run.identity import ProcessIdentity
-from wan_train.run.plan import Plan
+from wan_train.run.plan import Plan, Step
 
 
 class JobState(StrEnum):
@@ -172,6 +172,8 @@ class RunState:
     """A total given when the run was resumed, in place of the plan's."""
     gpu_uuids: tuple[str, ...] | None = None
     """GPUs chosen after the run was planned, in place of the plan's."""
+    gpus_named: bool = False
+    """A person named them then."""
     one_at_a_time: bool = False
     """Set once the box ran out of RAM: experts are then trained in turn."""
 
@@ -195,6 +197,17 @@ def initial(plan: Plan) -> RunState:
     return RunState(jobs={step.id: Job(step=step.id) for step in plan.steps})
 
 
+def running(plan: Plan, state: RunState) -> list[tuple[Step, Attempt]]:
+    """The attempts whose end was not seen yet, with their steps, in plan order."""
+    return [
+        (step, attempt)
+        for step in plan.steps
+        if (job := state.jobs[step.id]).state.has_process
+        and (attempt := job.attempt) is not None
+        and attempt.exit is None
+    ]
+
+
 def fold_all(plan: Plan, events: Iterable[Event]) -> RunState:
     state = initial(plan)
     for event in events:
@@ -216,8 +229,8 @@ def fold(state: RunState, event: Event) -> RunState:
             return replace(state, disk_low=state.disk_low or event)
         case RunFinished():
             return replace(state, finished=event)
-        case GpusChosen(gpu_uuids=uuids):
-            return replace(state, gpu_uuids=uuids)
+        case GpusChosen(gpu_uuids=uuids, asked=asked):
+            return replace(state, gpu_uuids=uuids, gpus_named=state.gpus_named or asked)
         case RunResumed():
             return _resume(state, event)
         case _:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from wan_train import settings as settings_module
+from wan_train.engine.commands import DEVICE_VARIABLE
 from wan_train.errors import ExitCode
 from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import GpuProbe
@@ -47,6 +48,7 @@ def main(argv: list[str]) -> int:
         probe=probe_for(plan, settings),
         room=LeaseRoom(settings.lease_dir),
         settings=settings,
+        visible=os.environ.get(DEVICE_VARIABLE),
     )
     wakeup = _wakeup()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import time
 from collections.abc import Iterable, Sequence
@@ -11,7 +10,6 @@ from contextlib import suppress
 from typing import assert_never
 
 from wan_train import __version__
-from wan_train.engine.commands import DEVICE_VARIABLE
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.errors import ExitCode
 from wan_train.gpu.leases import LeaseRoom
@@ -57,7 +55,7 @@ from wan_train.run.scheduler import (
     decide,
     ready,
 )
-from wan_train.run.state import Attempt, JobState, fold, fold_all
+from wan_train.run.state import Attempt, JobState, fold, fold_all, running
 from wan_train.run.stopping import StopRequest, clear_stop_request, is_news, read_stop_request
 from wan_train.settings import Settings
 
@@ -77,7 +75,9 @@ class Supervisor:
         probe: GpuProbe,
         room: LeaseRoom,
         settings: Settings,
+        visible: str | None = None,
     ) -> None:
+        """`visible` is the value of CUDA_VISIBLE_DEVICES."""
         self._run = run
         self._plan = plan
         self._clock = clock
@@ -87,8 +87,8 @@ class Supervisor:
         self._settings = settings
         self._journal = Journal(run.events)
         self._state = fold_all(plan, read_events(run.events))
-        visible = os.environ.get(DEVICE_VARIABLE)
-        self._desk = GpuDesk(plan, probe, room, clock, chosen=self._state.gpu_uuids, visible=visible)
+        chosen, named = self._state.gpu_uuids, self._state.gpus_named
+        self._desk = GpuDesk(plan, probe, room, clock, chosen=chosen, named=named, visible=visible)
         self._watches: dict[str, AttemptWatch] = {}
         self._views: tuple[GpuView, ...] = ()
         self._signal: int | None = None
@@ -118,7 +118,7 @@ class Supervisor:
 
     def _finish_what_was_begun(self) -> None:
         """What a supervisor that was killed between two acts left half done."""
-        for step, attempt in self._running():
+        for step, attempt in running(self._plan, self._state):
             if self._state.jobs[step.id].state is JobState.STOPPING:
                 self._launcher.terminate(attempt.identity)
         for directory in attempts.unrecorded(self._run, self._state):
@@ -164,11 +164,11 @@ class Supervisor:
 
     def _look_at_caches(self, now: float) -> None:
         """Until nothing follows from it: caches that are right let a training be looked at in the same round."""
-        running = [step for step, _ in self._running()]
+        under_way = [step for step, _ in running(self._plan, self._state)]
         before = None
         while before is not self._state:
             before = self._state
-            self._append_all(self._caching.look(ready(self._plan, self._state, now), running))
+            self._append_all(self._caching.look(ready(self._plan, self._state, now), under_way))
 
     def close(self) -> None:
         self._read_ahead.stop()
@@ -209,7 +209,7 @@ class Supervisor:
                 self._append(StopRequested(at=self._clock.now(), mode=request.mode, signal=request.signal))
 
     def _see_exits(self) -> None:
-        for step, attempt in self._running():
+        for step, attempt in running(self._plan, self._state):
             directory = self._directory(step, attempt)
             ended = self._launcher.ended(attempt.identity, directory)
             if ended is not None:
@@ -217,7 +217,7 @@ class Supervisor:
                 self._append(StepExited(at=ended.at, step=step.id, attempt=attempt.number, exit=ended.exit))
 
     def _follow_attempts(self) -> None:
-        for step, attempt in self._running():
+        for step, attempt in running(self._plan, self._state):
             watch = self._watch(step, attempt)
             watch.read_log(self._clock.monotonic())
             self._append_all(bookkeeping.progress_events(self._case(step, watch), attempt))
@@ -378,15 +378,6 @@ class Supervisor:
     def _seconds_per_step(self) -> float:
         return speeds.recall(self._run.path.parent, self._plan.speed_key, self._plan.trainer.kind)
 
-    def _running(self) -> list[tuple[Step, Attempt]]:
-        return [
-            (step, attempt)
-            for step in self._plan.steps
-            if (job := self._state.jobs[step.id]).state.has_process
-            and (attempt := job.attempt) is not None
-            and attempt.exit is None
-        ]
-
     def _watch(self, step: Step, attempt: Attempt) -> AttemptWatch:
         if step.id not in self._watches:
             self._watches[step.id] = AttemptWatch.of(self._plan, step, self._directory(step, attempt), attempt)
@@ -397,7 +388,7 @@ class Supervisor:
 
     def _look_at_disk(self) -> None:
         """Stop after the next states when the one after them would not fit any more."""
-        training = [step for step, _ in self._running() if step.kind is StepKind.TRAIN]
+        training = [step for step, _ in running(self._plan, self._state) if step.kind is StepKind.TRAIN]
         short = self._disk.look(len(training), self._clock.monotonic())
         if short is not None and not self._state.is_stopping:
             self._append(DiskLow(at=self._clock.now(), free=short.free, needed=short.needed))

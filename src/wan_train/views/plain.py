@@ -94,7 +94,7 @@ def say(event: Event, view: RunView) -> tuple[str, str] | None:
 
 
 def _chosen(event: GpusChosen) -> str:
-    gpus = words.safe(", ".join(event.labels))
+    gpus = words.safe(", ".join(event.labels or event.gpu_uuids))
     return f"uses {gpus} from here on" if event.asked else f"this box has other GPUs than before: uses {gpus} now"
 
 
