@@ -25,7 +25,7 @@ def run_names(ctx: typer.Context, incomplete: str) -> list[str]:
     try:
         runs = resolve(flags={"runs_dir": ctx.params.get("runs_dir")}).runs
         return _offered((run.run_id for run in all_runs(runs)), incomplete)
-    except Exception:  # noqa: BLE001  see above
+    except Exception:  # noqa: BLE001  a message would land in the line being typed
         return []
 
 
@@ -38,7 +38,7 @@ def step_names(ctx: typer.Context, incomplete: str) -> list[str]:
         runs = resolve(flags={"runs_dir": ctx.params.get("runs_dir")}).runs
         plan = find(runs, ctx.params.get("run")).read_plan()
         return _offered((step.id for step in plan.steps), incomplete)
-    except Exception:  # noqa: BLE001  see above
+    except Exception:  # noqa: BLE001  a message would land in the line being typed
         return []
 
 

@@ -275,3 +275,8 @@ class World:
                 identity=replace(SUPERVISOR, pid=1000 + self.ticks),
             )
         )
+
+
+def world(gpus: int, **changes: object) -> World:
+    """A world with that many GPUs."""
+    return World(gpus=[WorldGpu(uuid=f"GPU-{index}") for index in range(gpus)], **changes)  # type: ignore[arg-type]  # names checked at each call

@@ -1,4 +1,4 @@
-"""What a run does next: told as histories in a small world, then for any world."""
+"""What a run does next, told as histories in a small world."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import signal
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from run_world import World, WorldGpu
+from run_world import world
 
 from support.runs import SUPERVISOR, T0, events_of, make_plan
 from wan_train import codec
@@ -28,10 +26,6 @@ CACHED = {"cache-latents": JobState.SUCCEEDED, "cache-text": JobState.SUCCEEDED}
 def gpu(number: int, **changes: object) -> GpuView:
     facts = {"claimed": True, "free": True, **changes}
     return GpuView(uuid=f"GPU-{number}", label=f"GPU {number}", **facts)  # type: ignore[arg-type]  # names checked at each call
-
-
-def world(gpus: int, **changes: object) -> World:
-    return World(gpus=[WorldGpu(uuid=f"GPU-{index}") for index in range(gpus)], **changes)  # type: ignore[arg-type]  # names checked at each call
 
 
 class TestOneGpuForBothCachings:
@@ -341,86 +335,6 @@ class TestReasons:
             for step in run.plan.steps:
                 if run.state.jobs[step.id].state is JobState.WAITING:
                     assert why_waiting(run.plan, run.state, step, run.views(), run.now)
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    seed=st.integers(0, 2**32),
-    gpus=st.integers(1, 4),
-    failing=st.frozensets(
-        st.sampled_from(["cache-latents", "cache-text", "cache-latents-2", "train-high", "train-low"]), max_size=2
-    ),
-    stops=st.lists(st.tuples(st.integers(0, 40), st.sampled_from(StopMode), st.sampled_from([2, 15])), max_size=2),
-    flaky=st.dictionaries(
-        st.sampled_from(["cache-text", "cache-latents-1", "train-high", "train-low"]),
-        st.sampled_from([Cause.OUT_OF_MEMORY, Cause.HOST_OUT_OF_MEMORY, Cause.LOST]),
-        max_size=2,
-    ),
-    experts=st.sampled_from([(Expert.HIGH, Expert.LOW), (Expert.HIGH,), (Expert.LOW,)]),
-    shards=st.sampled_from([(1, 1), (1, 1), (2, 1), (3, 2)]),
-)
-def test_in_any_world(
-    *,
-    seed: int,
-    gpus: int,
-    failing: frozenset[str],
-    stops: list[tuple[int, StopMode, int]],
-    flaky: dict[str, Cause],
-    experts: tuple[Expert, ...],
-    shards: tuple[int, int],
-) -> None:
-    """The world itself asserts at each action: one step per GPU, only on claimed and free ones, none after a stop."""
-    run = world(
-        gpus, plan=make_plan(experts=experts, shards=shards), chance=random.Random(seed), failing=failing, flaky=flaky
-    )
-    for tick in range(60):
-        for when, mode, number in stops:
-            if when == tick and not run.state.is_over:
-                run.stop(mode, number)
-        run.stir()
-        if not run.state.is_over:
-            run.tick()
-    run.calm()
-    run.play()
-
-    assert run.most_at_once <= min(gpus, max(2, sum(shards)))
-    started = [step for step, _ in run.started()]
-    order = list(dict.fromkeys(started))
-    assert order == [step.id for step in run.plan.steps if step.id in order], "an unplanned order"
-    assert all(started.count(step) <= 1 + (step in flaky) for step in order)
-    _check_exit_code(run)
-    assert decide(run.plan, run.state, run.views(), run.now) == ()
-    assert fold_all(run.plan, run.events) == run.state
-    read = [codec.from_json(codec.to_json(event, Event), Event, where="test") for event in run.events]
-    assert read == run.events
-    assert fold_all(run.plan, read) == run.state
-
-
-def _check_exit_code(run: World) -> None:
-    states = [run.state.jobs[step.id].state for step in run.plan.steps if step.expert is not None]
-    if all(state is JobState.SUCCEEDED for state in states):
-        expected = ExitCode.DONE
-    elif run.state.stop is not None and JobState.STOPPED in [job.state for job in run.state.jobs.values()]:
-        expected = ExitCode.INTERRUPTED if run.state.stop.signal == signal.SIGINT else ExitCode.TERMINATED
-    elif JobState.SUCCEEDED in states:
-        expected = ExitCode.PARTLY_FAILED
-    else:
-        expected = ExitCode.TRAINING_FAILED
-    assert run.exit_code is expected
-
-
-@settings(max_examples=100, deadline=None)
-@given(seed=st.integers(0, 2**32), gpus=st.integers(1, 3))
-def test_deciding_twice_is_harmless(seed: int, gpus: int) -> None:
-    """A decision that took effect is not decided again: the same actions twice would launch twice."""
-    run = world(gpus, chance=random.Random(seed))
-    for _ in range(40):
-        run.stir()
-        if run.state.is_over:
-            break
-        actions = run.tick()
-        again = decide(run.plan, run.state, run.views(), run.now)
-        assert not {action for action in actions if isinstance(action, Launch | GiveUp | Stop | Finish)} & set(again)
 
 
 def test_a_plan_survives_the_journal_of_another_release() -> None:
