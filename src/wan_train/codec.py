@@ -51,6 +51,20 @@ def register_union(union: Any) -> None:  # noqa: ANN401  a typing union has no s
     converter.register_unstructure_hook(union, unstructure)
 
 
+def register_values(union: Any) -> None:  # noqa: ANN401  a typing union has no static type of its own
+    """Let plain values of a union (scalars, and tuples of them) be read back as they were written."""
+
+    def structure(value: object, _: object) -> object:
+        if isinstance(value, list) and all(isinstance(each, int | float | str) for each in value):
+            return tuple(value)
+        if isinstance(value, bool | int | float | str):
+            return value
+        raise TypeError(f"{value!r} is no plain value")
+
+    _converter().register_structure_hook(union, structure)
+    _converter().register_unstructure_hook(union, lambda value: value)
+
+
 def tag_of(cls: type[object]) -> str:
     """`StepStarted` -> `step_started`."""
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in cls.__name__).lstrip("_")
@@ -106,4 +120,13 @@ def _encodable(text: str) -> bool:
     return True
 
 
-__all__ = ["CorruptRecordError", "dumps", "from_json", "register_union", "tag_of", "to_data", "to_json"]
+__all__ = [
+    "CorruptRecordError",
+    "dumps",
+    "from_json",
+    "register_union",
+    "register_values",
+    "tag_of",
+    "to_data",
+    "to_json",
+]

@@ -20,7 +20,7 @@ from wan_train.dataset.model import ProblemKind, Severity
 from wan_train.dataset.schema import ANYWHERE, IMAGES_ONLY, VIDEOS_ONLY
 from wan_train.engine import commands
 from wan_train.engine.failures import Cause
-from wan_train.recipe import hardware, load
+from wan_train.recipe import hardware, load, values
 from wan_train.recipe.model import Training
 from wan_train.recipe.terms import Task
 from wan_train.run import health, policy
@@ -162,14 +162,14 @@ def test_keys_of_datasets() -> None:
 def test_keys_of_recipes() -> None:
     table = section(read("recipes.md"), "Keys")
     told = set(first_cells(table))
-    training = {field.name for field in dataclasses.fields(Training)} - {"attention"} | set(load._ATTENTION_KEYS)
+    training = {field.name for field in dataclasses.fields(Training)} - {"options"} | set(values.ATTENTION_KEYS)
     own = {"name", "task", "passthrough", "t5", "vae", "dit", "min_timestep", "max_timestep"}
     assert told == training | own
 
 
 def test_values_and_ranges_of_recipes() -> None:
     told = {row[0].strip("`"): row for row in rows(section(read("recipes.md"), "Keys"))}
-    for name, (low, high) in load._RANGES.items():
+    for name, (low, high) in values._RANGES.items():
         lower, _, upper = told[name][2].partition(" to ")
         assert (float(lower), float(upper)) == (low, high), name
     shipped = load.load(load.shipped_recipe(Task.T2V), inherited=True).training

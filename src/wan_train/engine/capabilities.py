@@ -149,5 +149,6 @@ def _options_from_help(text: str) -> dict[str, Option]:
             name=match[1],
             takes_value=value is not None,
             many=bool(value and (value.strip().startswith("[") or match["many"])),
+            kind="any",  # help texts do not tell
         )
     return found

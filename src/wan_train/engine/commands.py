@@ -12,6 +12,7 @@ from wan_train.engine.trainer import Trainer
 from wan_train.printable import redact
 from wan_train.recipe.model import ExpertSpec, Recipe, Training, format_number
 from wan_train.recipe.terms import Attention, Task
+from wan_train.recipe.values import ATTENTION_KEYS
 
 DEVICE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
@@ -194,6 +195,7 @@ def _seed_options(job: TrainingJob) -> list[str]:
         ("network_module", training.network_module),
         ("network_dim", training.network_dim),
         ("network_alpha", training.network_alpha),
+        ("network_weights", training.network_weights),
         ("timestep_sampling", training.timestep_sampling),
         ("discrete_flow_shift", training.discrete_flow_shift),
         ("max_train_epochs", training.max_train_epochs),
@@ -218,13 +220,8 @@ def _seed_options(job: TrainingJob) -> list[str]:
 
 
 def _attention_options(training: Training) -> list[str]:
-    match training.attention:
-        case Attention.SDPA:
-            return ["--sdpa"]
-        case Attention.XFORMERS:
-            return ["--xformers"]
-        case Attention.FLASH:
-            return ["--flash_attn"]
+    assert training.attention is not Attention.AUTO, "a recipe fitted to its machine"  # noqa: S101  an invariant
+    return [f"--{name}" for name, implementation in ATTENTION_KEYS.items() if implementation is training.attention]
 
 
 def _additions(job: TrainingJob) -> Iterable[tuple[list[str], str]]:

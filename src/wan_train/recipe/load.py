@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
@@ -13,35 +11,12 @@ from typing import Any
 from wan_train.errors import BadInputError
 from wan_train.printable import one_line
 from wan_train.recipe.model import ExpertSpec, Recipe, Training
-from wan_train.recipe.terms import Attention, Expert, Task
+from wan_train.recipe.terms import Expert, Task
+from wan_train.recipe.values import ATTENTION_KEYS, FIELDS, read_settings, unknown
 from wan_train.settings import shipped_configs
 
 _HINT = "Compare it with a shipped one, or with the recipe.toml of a run."
-_ATTENTION_KEYS = {"sdpa": Attention.SDPA, "xformers": Attention.XFORMERS, "flash_attn": Attention.FLASH}
 _TOP_KEYS = ("name", "task", "models", "high", "low", "training", "passthrough")
-
-# Ranges that no sensible run leaves; outside them the trainer fails late or trains nothing.
-_RANGES: Mapping[str, tuple[float, float]] = {
-    "learning_rate": (1e-9, 1.0),
-    "network_dim": (1, 1024),
-    "network_alpha": (1e-3, 4096),
-    "max_train_epochs": (1, 100_000),
-    "save_every_n_epochs": (1, 100_000),
-    "sample_every_n_epochs": (1, 100_000),
-    "gradient_accumulation_steps": (1, 1024),
-    "max_data_loader_n_workers": (0, 64),
-    "num_cpu_threads_per_process": (1, 256),
-    "blocks_to_swap": (0, 39),  # Wan 2.2 A14B has 40 blocks and the trainer wants one to stay
-    "seed": (0, 2**32 - 1),
-    "max_grad_norm": (0, 1e6),
-    "discrete_flow_shift": (1e-3, 100),
-    "lr_scheduler_power": (1e-3, 100),
-    "lr_scheduler_min_lr_ratio": (0, 1),
-    "lr_warmup_steps": (0, 10_000_000),
-}
-
-# Settings of few words, the same in every trainer version; a wrong one would only show after the caching.
-_WORDS: Mapping[str, tuple[str, ...]] = {"mixed_precision": ("no", "fp16", "bf16")}
 
 
 def shipped_recipe(task: Task) -> Path:
@@ -84,7 +59,7 @@ def override(
     """
     given = {name: value for name, value in changes.items() if value is not None}
     called = names or {}
-    problems = [p for name, value in given.items() for p in _range_problems(name, value, called.get(name, name))]
+    given, problems = read_settings(given, options=None, folder=Path.cwd(), called=lambda name: called.get(name, name))
     if problems:
         raise BadInputError("; ".join(problems), hint="`wan-train train --help` explains every flag.")
     return replace(
@@ -119,8 +94,9 @@ def to_toml(recipe: Recipe) -> str:
     for f in fields(Training):
         value = getattr(recipe.training, f.name)
         if f.name == "attention":
-            table[next(k for k, v in _ATTENTION_KEYS.items() if v is value)] = True
-        elif value is not None:
+            key = next((k for k, v in ATTENTION_KEYS.items() if v is value), None)
+            table[key or "attention"] = value.value if key is None else True
+        elif value is not None and f.name != "options":
             table[f.name] = list(value) if isinstance(value, tuple) else value
     document["training"] = table
     return tomlkit.dumps(document)
@@ -208,71 +184,18 @@ def _boundary_problems(experts: tuple[ExpertSpec, ...]) -> list[str]:
 
 def _training(table: Mapping[str, Any], problems: list[str]) -> Training | None:
     before = len(problems)
-    known = {f.name: f for f in fields(Training) if f.name != "attention"}
-    problems += _unknown(table, (*known, *_ATTENTION_KEYS), "training.")
-    values: dict[str, Any] = {}
-    chosen = [key for key in _ATTENTION_KEYS if table.get(key) is True]
-    if len(chosen) == 1:
-        values["attention"] = _ATTENTION_KEYS[chosen[0]]
-    else:
-        problems.append(f"training: exactly one of {', '.join(_ATTENTION_KEYS)} must be true")
-    for name, f in known.items():
-        where = f"training.{name}"
-        if name not in table:
-            if f.default is not MISSING:
-                continue
-            problems.append(f"{where} is missing")
-            continue
-        value, problem = _typed(table[name], str(f.type))
-        if problem:
-            problems.append(f"{where} {problem}")
-        else:
-            problems += _range_problems(name, value, where) + _word_problems(name, value, where)
-            values[name] = value
+    values, found = read_settings(table, options=None, folder=Path(), called="training.{}".format)
+    problems += found
+    if "attention" not in values:
+        problems.append(f"training: exactly one of {', '.join(ATTENTION_KEYS)} must be true")
+    problems += [
+        f"training.{name} is missing" for name, f in FIELDS.items() if f.default is MISSING and name not in table
+    ]
     return Training(**values) if len(problems) == before else None
 
 
-def _typed(value: object, kind: str) -> tuple[Any, str | None]:
-    """The value if it fits the annotation of a Training field, else what is wrong with it."""
-    match kind.removesuffix(" | None"), value:
-        case "bool", bool():
-            return value, None
-        case "int", int() if not isinstance(value, bool):
-            return value, None
-        case "float", int() | float() if not isinstance(value, bool) and abs(value) < math.inf:
-            return value, None
-        case "str", str() if value:
-            return value, None
-        case "tuple[str, ...]", list() if all(isinstance(word, str) for word in value):
-            return tuple(value), None
-        case _:
-            pass
-    names = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}
-    return None, f"must be {names.get(kind.removesuffix(' | None'), 'a list of texts')}, not {one_line(repr(value))}"
-
-
-def _range_problems(name: str, value: object, where: str) -> list[str]:
-    if name not in _RANGES or not isinstance(value, int | float):
-        return []
-    low, high = _RANGES[name]
-    return [] if low <= value <= high else [f"{where} must be from {low:g} to {high:g}, not {value}"]
-
-
-def _word_problems(name: str, value: object, where: str) -> list[str]:
-    if name not in _WORDS or value in _WORDS[name]:
-        return []
-    return [f"{where} must be one of {', '.join(_WORDS[name])}, not {one_line(repr(value))}"]
-
-
 def _unknown(table: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> list[str]:
-    problems = []
-    for key in table:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            problems.append(
-                f"unknown key {one_line(prefix + key)}" + (f" (did you mean {prefix}{close[0]}?)" if close else "")
-            )
-    return problems
+    return [unknown(key, known, f"{prefix}{{}}".format) for key in table if key not in known]
 
 
 def _table(data: Mapping[str, Any], key: str, problems: list[str]) -> Mapping[str, Any]:
@@ -292,4 +215,4 @@ def _string(table: Mapping[str, Any], key: str, where: str, problems: list[str])
 
 
 def _training_name(key: str) -> str:
-    return "attention" if key in _ATTENTION_KEYS else key
+    return "attention" if key in ATTENTION_KEYS else key

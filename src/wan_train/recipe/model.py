@@ -4,8 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
+from wan_train import codec
 from wan_train.recipe.terms import Attention, Expert, Task
+
+Value = bool | int | float | str | tuple[int | float | str, ...]
+"""The value of any option of the trainer: True for one that takes none, several for one that takes a list."""
+codec.register_values(Value)
+
+
+class Origin(StrEnum):
+    """What kind of source set a value; the shipped recipe's own values have no source."""
+
+    RECIPE = "recipe"
+    FLAG = "flag"
+    CONFIG_FILE = "config_file"
+    WORDS = "words"
+    MACHINE = "machine"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Who set a value, in words: `recipe cats.toml`, `--rank`, `after --`; for the machine, why."""
+
+    origin: Origin
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +74,17 @@ class Training:
     lr_scheduler: str
     lr_scheduler_power: float
     lr_scheduler_min_lr_ratio: float | None = None
-    lr_warmup_steps: int | None = None
+    lr_warmup_steps: float | None = None
+    """Steps, or below 1 a part of all steps."""
+    network_weights: str | None = None
+    """A LoRA to continue from; an absolute path once it is resolved."""
     blocks_to_swap: int = 0
     sample_prompts: str | None = None
     sample_every_n_epochs: int | None = None
     """0 for an attempt that goes on without samples; None until the plan chooses."""
     sample_at_first: bool = False
+    options: Mapping[str, Value] = field(default_factory=dict)
+    """Further options of the trainer's training script, by name without dashes; never one that has a field above."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,11 +29,14 @@ class Expert(StrEnum):
 
 
 class Attention(StrEnum):
-    """Attention implementation; the value is the word on wan-train's command line."""
+    """Attention implementation; the value is the word on wan-train's command line. AUTO is left to the machine."""
 
+    AUTO = "auto"
     SDPA = "sdpa"
     XFORMERS = "xformers"
     FLASH = "flash"
+    FLASH3 = "flash3"
+    SAGE = "sage"
 
 
 class EngineKind(StrEnum):

@@ -1,0 +1,204 @@
+"""Words for the training script: read as argparse would, typed, or refused in words."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wan_train.engine.capabilities import Option, Script, stored
+from wan_train.engine.words import OWN_OPTIONS, TrainerOptions, from_text, parse, read_config, refused
+
+VERSIONS = ("d0a1930", "v0.3.4")
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        ((), {}),
+        (("--guidance_scale", "1.5"), {"guidance_scale": 1.5}),
+        (("--guidance_scale=1.5",), {"guidance_scale": 1.5}),
+        (("--guidance_scale", "-1"), {"guidance_scale": -1.0}),
+        (("--guidance_scale", "-.5"), {"guidance_scale": -0.5}),
+        (("--guidance_scale=-1e-5",), {"guidance_scale": -1e-5}),
+        (("--learning_rate", "1e-4", "--network_dim=4"), {"learning_rate": 1e-4, "network_dim": 4}),
+        (("--network_dim", "4", "--network_dim", "8"), {"network_dim": 8}),
+        (("--network_args", "conv_dim=4", "conv_alpha=1"), {"network_args": ("conv_dim=4", "conv_alpha=1")}),
+        (
+            ("--network_args", "a=1", "--persistent_data_loader_workers"),
+            {"network_args": ("a=1",), "persistent_data_loader_workers": True},
+        ),
+        (("--network_args",), {"network_args": ()}),
+        (("--base_weights_multiplier", "0.5", "-1"), {"base_weights_multiplier": (0.5, -1.0)}),
+        (("--weighting_scheme=mode",), {"weighting_scheme": "mode"}),
+        (
+            ("--network_weights", "/models/with space.safetensors"),
+            {"network_weights": "/models/with space.safetensors"},
+        ),
+        (("--lr_warmup_steps", "100"), {"lr_warmup_steps": 100}),
+        (("--lr_warmup_steps", "0.1"), {"lr_warmup_steps": 0.1}),
+        (("--lr_warmup_steps=10%",), {"lr_warmup_steps": 0.1}),
+        (("--learning", "1e-4"), {"learning_rate": 1e-4}),
+        (("--learning=1e-4",), {"learning_rate": 1e-4}),
+        (("--sage",), {"sage_attn": True}),
+    ],
+)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_good_words(words: tuple[str, ...], values: dict[str, object], version: str) -> None:
+    found, problems = parse(words, stored(version))
+    assert (found, problems) == (values, [])
+    assert [type(value) for value in found.values()] == [type(value) for value in values.values()]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--guidence_scale", "1"), "did you mean --guidance_scale?"),
+        (("--guidance_scale",), "--guidance_scale needs a value"),
+        (("--guidance_scale", "--sdpa"), "--guidance_scale needs a value"),
+        (("--guidance_scale", "1", "2"), "'2' is a value without an option"),
+        (("--guidance_scale", "inf"), "--guidance_scale must be a number"),
+        (("--network_dim", "abc"), "--network_dim must be a whole number, not 'abc'"),
+        (("--network_dim=4.5",), "--network_dim must be a whole number, not '4.5'"),
+        (("--lr_warmup_steps", "some"), "--lr_warmup_steps must be a number of steps or a part"),
+        (("--network", "4"), "--network may be any of --network_alpha"),
+        (("word",), "'word' is a value without an option"),
+        (("-x",), "'-x' is a value without an option"),
+        (("--persistent_data_loader_workers", "yes"), "'yes' is a value without an option"),
+        (("--persistent_data_loader_workers=yes",), "takes no value"),
+        (("--weighting_scheme=none_such",), "--weighting_scheme must be one of"),
+        (("--timestep_sampling", "nonsense"), "--timestep_sampling must be one of"),
+        (("--",), "unknown option --"),
+        (("--\x1b[31m",), "\\x1b"),
+    ],
+)
+def test_bad_words(words: tuple[str, ...], said: str) -> None:
+    _, problems = parse(words, stored("d0a1930"))
+    assert any(said in problem for problem in problems), problems
+    assert "\x1b" not in str(problems)
+
+
+def test_every_problem_is_told_at_once() -> None:
+    _, problems = parse(("--nonsense", "a", "--guidance_scale", "--more_nonsense=3"), stored("d0a1930"))
+    assert len(problems) == 3
+
+
+def test_an_option_of_the_newer_version_only() -> None:
+    assert parse(("--save_precision", "bf16"), stored("v0.3.4")) == ({"save_precision": "bf16"}, [])
+    assert parse(("--save_precision", "bf16"), stored("d0a1930"))[1]
+
+
+def argparser(version: str) -> argparse.ArgumentParser:
+    kinds = {"int": int, "float": float}
+    parser = argparse.ArgumentParser(add_help=False)
+    for option in stored(version).options[Script.TRAIN].values():
+        more: dict[str, Any] = {"action": "store_true"}
+        if option.takes_value:
+            more = {"nargs": "*"} if option.many else {}
+            more |= {"choices": option.choices} if option.choices else {}
+            more |= {"type": kinds[option.kind]} if option.kind in kinds else {}
+        parser.add_argument(option.name, default=argparse.SUPPRESS, **more)
+    return parser
+
+
+PARSERS = {version: argparser(version) for version in VERSIONS}
+# What people write: options whole, shortened or joined to a value, and values; int_or_float is the trainer's own type.
+OPTIONS = [o for o in stored("d0a1930").options[Script.TRAIN].values() if "int_or_float" not in o.kind]
+NAMES = st.sampled_from(OPTIONS).flatmap(
+    lambda option: st.integers(4, len(option.name)).map(lambda length: option.name[:length]) | st.just(option.name)
+)
+VALUES = st.sampled_from(["1", "-1", "0.5", "-2.5", "1e-4", "a=1", "word", "fp16", "bf16", "mode", "shift"])
+WORD = NAMES | VALUES | st.builds(lambda name, value: f"{name}={value}", NAMES, VALUES)
+
+
+@given(words=st.lists(WORD, max_size=6))
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_words_mean_what_argparse_makes_of_them(version: str, words: list[str]) -> None:
+    values, problems = parse(words, stored(version))
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            theirs = vars(PARSERS[version].parse_args(words))
+    except SystemExit:
+        assert problems
+        return
+    assert problems == []
+    assert values == {name: tuple(value) if isinstance(value, list) else value for name, value in theirs.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("network_dim", "8", 8),
+        ("learning_rate", "1e-4", 1e-4),
+        ("fp8_base", "false", False),
+        ("fp8_scaled", "TRUE", True),
+        ("optimizer_args", "weight_decay=0.1 'betas=(0.9, 0.99)'", ("weight_decay=0.1", "betas=(0.9, 0.99)")),
+        ("num_cpu_threads_per_process", "2", 2),
+        ("no_such", "x", "x"),
+    ],
+)
+def test_values_of_one_expert(name: str, text: str, value: object) -> None:
+    assert from_text(name, text, stored("v0.3.4")) == (value, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("network_dim", "x"), ("fp8_base", "1"), ("optimizer_args", "'"), ("seed", "")]
+)
+def test_bad_values_of_one_expert(name: str, text: str) -> None:
+    value, problem = from_text(name, text, stored("v0.3.4"))
+    assert value is None
+    assert problem is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "good"),
+    [
+        ("network_args", ["a=1"], True),
+        ("network_args", "a=1", False),
+        ("network_args", ["-x"], False),
+        ("base_weights_multiplier", [1, 0.5], True),
+        ("base_weights_multiplier", ["1"], False),
+        ("fp8_scaled", True, True),
+        ("fp8_scaled", "yes", False),
+        ("guidance_scale", 1, True),
+        ("guidance_scale", True, False),
+        ("guidance_scale", float("nan"), False),
+        ("ddp_timeout", 1.5, False),
+        ("weighting_scheme", "mode", True),
+        ("weighting_scheme", "other", False),
+        ("vae_dtype", 16, False),
+    ],
+)
+def test_values_of_a_file(name: str, value: object, good: bool) -> None:
+    read, problem = TrainerOptions(capabilities=stored("v0.3.4")).read(name, value)
+    assert (problem is None) is good
+    if good:
+        assert read == (tuple(value) if isinstance(value, list) else value)
+
+
+def test_a_config_file_is_flattened() -> None:
+    text = 'seed = 1\n[a]\nseed = 2\nlr_scheduler = "constant"\n[b]\nseed = 3'
+    assert read_config(text) == {"seed": 3, "lr_scheduler": "constant"}
+
+
+def test_what_cannot_be_passed_on() -> None:
+    assert len(list(refused(["dit", "dim_from_weights", "network_dim"]))) == 2
+    names = TrainerOptions(capabilities=stored("v0.3.4")).names
+    assert not OWN_OPTIONS & set(names)
+    assert not {"dim_from_weights", "config_file", "network_dim", "sdpa"} & set(names)
+    assert "network_args" in names
+
+
+def test_of_an_unknown_version_only_the_form_is_known() -> None:
+    option = Option(name="--x", takes_value=True, many=False, kind="any")
+    capabilities = stored("d0a1930")
+    other = type(capabilities)(
+        version="x", options={Script.TRAIN: {"--x": option}}, drops_uncaptioned=False, saves_float32=False
+    )
+    assert parse(["--x", "1"], other) == ({"x": "1"}, [])
+    assert TrainerOptions(capabilities=other).read("x", 5) == (5, None)
