@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, get_args
 
 import cattrs
 from cattrs.preconf.json import make_converter
@@ -87,10 +87,16 @@ def dumps(data: Any, *, indent: int | None = None) -> str:  # noqa: ANN401  JSON
     return text if _encodable(text) else json.dumps(data, indent=indent, allow_nan=False)
 
 
-def from_json(text: str | bytes, kind: type[T] | Any, *, where: str) -> T:  # noqa: ANN401  unions are not types
-    """Read one record; raises CorruptRecordError naming `where`."""
+def from_json(
+    text: str | bytes,
+    kind: type[T] | Any,  # noqa: ANN401  unions are not types
+    *,
+    where: str,
+    upgrade: Callable[[Any], Any] = lambda data: data,
+) -> T:
+    """Read one record, whose data `upgrade` may bring to its newest form; raises CorruptRecordError naming `where`."""
     try:
-        return cast(T, _converter().structure(json.loads(text), kind))
+        read: T = from_data(upgrade(json.loads(text)), kind)
     except (
         ValueError,
         KeyError,
@@ -104,6 +110,13 @@ def from_json(text: str | bytes, kind: type[T] | Any, *, where: str) -> T:  # no
             f"{where} cannot be read: {error}",
             hint="It was damaged, or written by a newer wan-train.",
         ) from error
+    return read
+
+
+def from_data(data: Any, kind: type[T] | Any) -> T:  # noqa: ANN401  unions are not types
+    """A record of plain data; raises whatever does not fit."""
+    read: T = _converter().structure(data, kind)
+    return read
 
 
 def _number(value: object) -> float:
@@ -123,6 +136,7 @@ def _encodable(text: str) -> bool:
 __all__ = [
     "CorruptRecordError",
     "dumps",
+    "from_data",
     "from_json",
     "register_union",
     "register_values",

@@ -142,7 +142,9 @@ SEED = {
 @pytest.mark.parametrize("name", ["t2v-a14b", "i2v-a14b"])
 def test_shipped_recipes_have_the_guides_values(name: str) -> None:
     data = tomllib.loads((shipped_configs() / "recipes" / f"{name}.toml").read_text(encoding="utf-8"))
-    assert data["training"] == SEED
+    # The guide's xformers, where it works.
+    assert data["training"].pop("attention") == "auto"
+    assert data["training"] == {name: value for name, value in SEED.items() if name != "xformers"}
 
 
 def test_the_shipped_dataset_has_the_guides_values() -> None:

@@ -16,7 +16,7 @@ from wan_train.engine.commands import Command, TrainingJob
 from wan_train.engine.trainer import Trainer
 from wan_train.recipe import hardware
 from wan_train.recipe.hardware import Card, Machine
-from wan_train.recipe.load import load, shipped_recipe
+from wan_train.recipe.load import shipped
 from wan_train.recipe.model import Answers, Recipe, Training, format_number
 from wan_train.recipe.terms import EngineKind, Expert, Task
 from wan_train.run.commands import training_command
@@ -73,7 +73,7 @@ def trainer(version: str = "d0a1930") -> Trainer:
 
 def recipe_for(card: Card) -> Recipe:
     machine = Machine(cards=(card,), cpus=16, has_xformers=True, has_flash=False, dit_dtype="F16")
-    recipe, _ = hardware.adapt(load(shipped_recipe(Task.T2V), inherited=True), machine)
+    recipe, _ = hardware.adapt(shipped(Task.T2V), machine)
     return recipe
 
 
@@ -184,7 +184,7 @@ class TestTraining:
             recipe=recipe,
             models=find_models(recipe, ROOT),
             answers=Answers(title="MyLoRA", author="MyName", dataset=str(DATASET)),
-            expert=expert,
+            spec=recipe.spec(expert),
             state_every_epochs=4,
             attempt_dir=ATTEMPT,
             env={},
@@ -223,7 +223,7 @@ class TestCaching:
 
 def test_the_numbers_survive_the_plan_on_disk() -> None:
     """A supervisor builds commands from plan.json: they must not read 16.0 where the guide has 16."""
-    training = load(shipped_recipe(Task.T2V), inherited=True).training
+    training = shipped(Task.T2V).experts[0].training
     again: Training = codec.from_json(codec.to_json(training), Training, where="here")
     assert [format_number(value) for value in _numbers(again)] == [format_number(value) for value in _numbers(training)]
     assert format_number(again.network_alpha) == "16"

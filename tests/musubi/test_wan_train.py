@@ -21,8 +21,7 @@ from support.nvml import GIB, NvmlStub, StubGpu
 from wan_train.engine.output import OutputParser, StepRecord
 from wan_train.engine.outputs import complete_states
 from wan_train.engine.tensors import first_non_finite, read_header
-from wan_train.recipe.load import shipped_recipe
-from wan_train.recipe.terms import Task
+from wan_train.recipe.load import shipped_path
 from wan_train.run.directory import RunDirectory
 from wan_train.run.journal import JournalReader
 from wan_train.run.samples import samples_of
@@ -251,7 +250,7 @@ def test_samples_over_a_killed_training_have_their_true_epochs(box: Box, tmp_pat
     epochs, every = 12, 3
     (tmp_path / "prompts.txt").write_text("I stand here --w 32 --h 32 --s 2\na clip --w 32 --h 32 --f 5 --s 2\n")
     # The shrunken DiT is in float32, for which no mixed precision is chosen; samples need one.
-    shipped = shipped_recipe(Task.T2V).read_text(encoding="utf-8")
+    shipped = shipped_path("t2v-a14b").read_text(encoding="utf-8")
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(f'passthrough = ["--mixed_precision", "bf16"]\n{shipped}', encoding="utf-8")
     words = ("--recipe", str(recipe), "--experts", "high", "--save-every", "2")

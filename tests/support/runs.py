@@ -13,9 +13,10 @@ from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.engine.trainer import Trainer
 from wan_train.gpu.model import Gpu
 from wan_train.recipe import hardware
+from wan_train.recipe.effective import select
 from wan_train.recipe.hardware import Card, Machine
-from wan_train.recipe.load import load, override, select, shipped_recipe
-from wan_train.recipe.model import Answers, Recipe
+from wan_train.recipe.load import override, shipped
+from wan_train.recipe.model import Answers, Recipe, changed
 from wan_train.recipe.terms import EngineKind, Expert, Task
 from wan_train.run.caching_plan import CachingPlan, caching_steps
 from wan_train.run.commands import training_command
@@ -86,10 +87,19 @@ def make_recipe(
     cards: tuple[Card, ...] = (),
 ) -> tuple[Recipe, tuple[hardware.Choice, ...]]:
     """The shipped recipe, adapted to a machine with these cards (by default two RTX 5090)."""
-    recipe = override(load(shipped_recipe(task), inherited=True), {"max_train_epochs": epochs}, source="--epochs")
+    recipe = override(shipped(task), {"max_train_epochs": epochs}, names={"max_train_epochs": "--epochs"})
     rtx5090 = Card(name="NVIDIA GeForce RTX 5090", total_bytes=32 * GIB, compute_capability=(12, 0))
     machine = Machine(cards=cards or (rtx5090, rtx5090), cpus=16.0, has_xformers=True, has_flash=False, dit_dtype="F16")
     return hardware.adapt(select(recipe, experts), machine)
+
+
+def with_settings(recipe: Recipe, expert: Expert | None = None, **changes: object) -> Recipe:
+    """The recipe with some settings of one expert, or of all, replaced, without a source."""
+    experts = tuple(
+        replace(spec, training=changed(spec.training, changes)) if expert in {None, spec.expert} else spec
+        for spec in recipe.experts
+    )
+    return replace(recipe, experts=experts)
 
 
 def make_plan(
@@ -240,7 +250,7 @@ def _steps(  # noqa: PLR0917  what every step is made of
             recipe=recipe,
             models=models,
             answers=answers,
-            expert=spec.expert,
+            spec=spec,
             state_every_epochs=4,
             attempt_dir=run.attempt(step_id, 1).path,
             env={},
@@ -266,7 +276,7 @@ def _history(
     label = f"CPU slot {gpu}" if plan.devices is Devices.CPU_SLOTS else f"GPU {gpu}"
     uuid = f"cpu-slot-{gpu}" if plan.devices is Devices.CPU_SLOTS else f"GPU-{gpu}"
     identity = replace(SUPERVISOR, pid=5000 + gpu)
-    total = plan.epochs if step.kind is StepKind.TRAIN else None
+    total = plan.epochs_of(step.expert) if step.kind is StepKind.TRAIN else None
     yield StepStarted(
         at=at, step=step.id, attempt=1, gpu_uuid=uuid, gpu_label=label, identity=identity, total_epochs=total
     )

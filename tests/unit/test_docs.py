@@ -18,8 +18,8 @@ from wan_train.cli.app import app
 from wan_train.codec import tag_of
 from wan_train.dataset.model import ProblemKind, Severity
 from wan_train.dataset.schema import ANYWHERE, IMAGES_ONLY, VIDEOS_ONLY
-from wan_train.engine import commands
 from wan_train.engine.failures import Cause
+from wan_train.engine.words import OWN_OPTIONS
 from wan_train.recipe import hardware, load, values
 from wan_train.recipe.model import Training
 from wan_train.recipe.terms import Task
@@ -163,7 +163,7 @@ def test_keys_of_recipes() -> None:
     table = section(read("recipes.md"), "Keys")
     told = set(first_cells(table))
     training = {field.name for field in dataclasses.fields(Training)} - {"options"} | set(values.ATTENTION_KEYS)
-    own = {"name", "task", "passthrough", "t5", "vae", "dit", "min_timestep", "max_timestep"}
+    own = {"name", "task", "base", "passthrough", "t5", "vae", "dit", "min_timestep", "max_timestep"}
     assert told == training | own
 
 
@@ -172,7 +172,7 @@ def test_values_and_ranges_of_recipes() -> None:
     for name, (low, high) in values._RANGES.items():
         lower, _, upper = told[name][2].partition(" to ")
         assert (float(lower), float(upper)) == (low, high), name
-    shipped = load.load(load.shipped_recipe(Task.T2V), inherited=True).training
+    shipped = load.shipped(Task.T2V).experts[0].training
     for field in dataclasses.fields(Training):
         value = getattr(shipped, field.name)
         if isinstance(value, int | float) and not isinstance(value, bool) and value and field.name in told:
@@ -187,7 +187,7 @@ def test_rules_for_the_machine() -> None:
 
 def test_options_that_are_refused_after_the_dashes() -> None:
     text = section(read("recipes.md"), "Words for the trainer").partition("Refused are")[2]
-    assert set(re.findall(r"`(--\w+)`", text)) == set(commands._OWN_OPTIONS)
+    assert set(re.findall(r"`(--\w+)`", text)) == {f"--{name}" for name in OWN_OPTIONS} - {"--help"}
 
 
 def test_causes_and_their_retries() -> None:

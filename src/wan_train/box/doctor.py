@@ -30,7 +30,7 @@ from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import Gpu, GpuUnavailableError, LostGpu
 from wan_train.printable import one_line
 from wan_train.recipe.terms import EngineKind
-from wan_train.run.planner import disk_need
+from wan_train.run.plan import disk_need
 from wan_train.settings import Settings
 
 _REACH_SECONDS = 5.0

@@ -8,7 +8,7 @@ from wan_train.engine.trainer import has_package
 from wan_train.gpu.model import Gpu
 from wan_train.recipe import hardware
 from wan_train.recipe.hardware import Card, Machine
-from wan_train.recipe.load import load, shipped_recipe
+from wan_train.recipe.load import shipped
 from wan_train.recipe.model import Recipe
 from wan_train.recipe.terms import Task
 from wan_train.run.machine import cpus
@@ -16,7 +16,7 @@ from wan_train.run.machine import cpus
 
 def recipe_for(task: str) -> Recipe:
     """The shipped recipe of `t2v` or `i2v`; of `both` the first, since hardware rules do not tell them apart."""
-    return load(shipped_recipe(Task.I2V if task == "i2v" else Task.T2V), inherited=True)
+    return shipped(Task.I2V if task == "i2v" else Task.T2V)
 
 
 def adapted(recipe: Recipe, gpu: Gpu, python: Path) -> Recipe:

@@ -163,7 +163,7 @@ class Kernel:
 
     def _attention(self, gpu: Gpu) -> Sequence[str]:
         """What a run on this GPU will use, and sdpa, which every run can fall back on."""
-        chosen = adapted(self.recipe, gpu, self.python).training.attention.value
+        chosen = adapted(self.recipe, gpu, self.python).experts[0].training.attention.value
         return list(dict.fromkeys(("sdpa", chosen)))
 
     def _why_busy(self, gpu: Gpu) -> str | None:

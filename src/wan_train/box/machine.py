@@ -37,7 +37,7 @@ def ram_now() -> Ram:
 def ram_step(facts: GpuFacts, recipe: Recipe, python: Path, read: Callable[[], Ram] = ram_now) -> Step:
     def check() -> Finding:
         usable = facts.usable()
-        swapping = [gpu for gpu in usable if adapted(recipe, gpu, python).training.blocks_to_swap]
+        swapping = [gpu for gpu in usable if adapted(recipe, gpu, python).experts[0].training.blocks_to_swap]
         return judge_ram(read(), usable, swapping)
 
     return Step(id="ram", title="RAM", check=check)

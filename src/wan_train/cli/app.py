@@ -12,7 +12,7 @@ from wan_train.cli import completion, dataset_app, options, report_app
 from wan_train.cli.invocation import invocation_of
 from wan_train.cli.sink import Sink
 from wan_train.cli.verbs import Verbs
-from wan_train.recipe.terms import EngineKind
+from wan_train.recipe.terms import Attention, EngineKind, Expert
 from wan_train.settings import Settings
 
 app = typer.Typer(
@@ -67,9 +67,12 @@ def train(
     resolution: options.Resolution = None,
     batch_size: options.BatchSize = None,
     repeats: options.Repeats = None,
-    attention: options.AttentionOption = options.AttentionWord.AUTO,
+    attention: options.AttentionOption = Attention.AUTO,
     blocks_to_swap: options.BlocksToSwap = "auto",
     fp8: options.Fp8 = None,
+    network_weights: options.NetworkWeights = None,
+    high: options.High = None,
+    low: options.Low = None,
     gpus: options.Gpus = None,
     workspace: options.Workspace = None,
     musubi_dir: options.MusubiDir = None,
@@ -118,6 +121,8 @@ def train(
         attention=attention,
         blocks_to_swap=blocks_to_swap,
         passthrough=invocation.passthrough,
+        network_weights=network_weights,
+        of_expert={Expert.HIGH: high or (), Expert.LOW: low or ()},
     )
     settings = settings_module.resolve(
         flags={

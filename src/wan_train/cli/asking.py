@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from wan_train.cli import prompts
-from wan_train.cli.options import AttentionWord, ExpertsWord, TaskWord
+from wan_train.cli.options import ExpertsWord, TaskWord
 from wan_train.cli.remembered import recall
+from wan_train.cli.weights import weights_layers
 from wan_train.dataset.check import read as read_dataset
 from wan_train.dataset.locate import ToWrite, locate
 from wan_train.dataset.model import DatasetOverrides
 from wan_train.engine import trainer as trainers
+from wan_train.engine.capabilities import Script
 from wan_train.engine.commands import DEVICE_VARIABLE
+from wan_train.engine.words import TrainerOptions
 from wan_train.errors import BadInputError
 from wan_train.gpu import choice
 from wan_train.gpu.model import Gpu, GpuReading
 from wan_train.gpu.probe import CpuSlots, NvmlProbe
 from wan_train.printable import one_line
 from wan_train.recipe import load as recipes
-from wan_train.recipe.model import Answers, Recipe
+from wan_train.recipe.effective import require, resolve, select
+from wan_train.recipe.model import Answers, Origin, Recipe, Source
 from wan_train.recipe.terms import Attention, EngineKind, Expert, Task
 from wan_train.run import preflight, sampling
 from wan_train.run.caching import reading_of
@@ -41,6 +45,9 @@ _FLAGS = {
     "learning_rate": "--learning-rate",
     "seed": "--seed",
     "blocks_to_swap": "--blocks-to-swap",
+    "sample_prompts": "--sample-prompts",
+    "fp8_base": "--fp8",
+    "attention": "--attention",
 }
 
 
@@ -60,9 +67,12 @@ class Given:
     resolution: str | None
     batch_size: int | None
     repeats: int | None
-    attention: AttentionWord
+    attention: Attention
     blocks_to_swap: str
     passthrough: tuple[str, ...]
+    network_weights: str | None = None
+    of_expert: Mapping[Expert, Sequence[str]] = field(default_factory=dict)
+    """What `--high` and `--low` said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +86,10 @@ class Asked:
 
 def ask(given: Given, settings: Settings, *, interactive: bool) -> Asked:
     """Answers from flags, else from the person, else defaults; everything after that is checked, not asked."""
-    recipe = read_recipe(given)
-    sampling.read(recipe)
     # Before the questions: nobody should answer three of them to hear that this box has no trainer.
     trainer = trainers.find(given.engine, settings)
+    recipe = read_recipe(given, TrainerOptions(capabilities=trainer.capabilities), settings.runs)
+    sampling.read(recipe)
     answers = _answers(given, settings, interactive=interactive)
     located = locate(answers.dataset)
     config = read_dataset(located, reading_of(trainer))
@@ -109,28 +119,50 @@ def ask(given: Given, settings: Settings, *, interactive: bool) -> Asked:
     )
 
 
-def read_recipe(given: Given) -> Recipe:
-    """The recipe file with the flags laid over it; raises BadInputError."""
+def read_recipe(given: Given, options: TrainerOptions, runs: Path) -> Recipe:
+    """The recipe with everything laid over it that this command says; raises BadInputError.
+
+    Each later source counts more: recipe, flags, flags of one expert, a `--config_file` after `--`, the words there.
+    """
     task = Task.T2V if given.task is TaskWord.T2V else Task.I2V
-    if given.recipe is None:
-        recipe = recipes.load(recipes.shipped_recipe(task), inherited=True)
-    else:
-        recipe = recipes.load(Path(given.recipe).expanduser())
+    recipe = recipes.shipped(task) if given.recipe is None else recipes.load(_path(given.recipe), options)
     changes = dict(given.changes)
-    if changes.get("sample_prompts") is not None:
-        changes["sample_prompts"] = str(Path(changes["sample_prompts"]).expanduser().absolute())
-    if given.attention is not AttentionWord.AUTO:
-        changes["attention"] = Attention(given.attention.value)
+    if given.attention is not Attention.AUTO:
+        changes["attention"] = given.attention
     if given.blocks_to_swap != "auto":
         changes["blocks_to_swap"] = _blocks(given.blocks_to_swap)
-    recipe = recipes.override(recipe, changes, source="flag", names=_FLAGS)
-    recipe = recipes.select(recipe, _experts(given.experts))
+    recipe = recipes.override(recipe, changes, names=_FLAGS)
+    recipe = select(recipe, _experts(given.experts))
     if not recipe.experts:
         raise BadInputError(
             f"the recipe {recipe.name} has no {given.experts} expert",
             hint="Leave --experts out, or take another --recipe.",
         )
-    return replace(recipe, passthrough=(*recipe.passthrough, *given.passthrough))
+    trained = [spec.expert for spec in recipe.experts]
+    layers = [] if given.network_weights is None else weights_layers(given.network_weights, trained, runs)
+    problems: list[str] = []
+    here = Path.cwd()
+    for expert, pairs in given.of_expert.items():
+        if pairs and expert not in trained:
+            problems.append(f"--{expert.value} is given, but the {expert.value}-noise expert is not trained")
+        found, wrong = options.of_expert(pairs, expert, folder=here)
+        layers += found
+        problems += wrong
+    source = Source(origin=Origin.WORDS, text="the words after `--`")
+    found, wrong = options.layers(given.passthrough, folder=here, source=source)
+    require(
+        problems + wrong,
+        "these settings cannot be used",
+        f"`wan-train recipe show` lists every setting; the options of {Script.TRAIN} can be given too.",
+    )
+    return resolve(recipe, [*layers, *found])
+
+
+def _path(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # `~name` of nobody
+        return Path(name)
 
 
 def parse_resolution(text: str | None) -> tuple[int, int] | None:

@@ -79,9 +79,9 @@ def check(asked: Asked, settings: Settings, sink: Sink) -> int:
 
 def _training(asked: Asked) -> Training:
     """What the shipped recipe says, with the epochs that were asked for."""
-    recipe = recipes.load(recipes.shipped_recipe(_TASKS[asked.task]), inherited=True)
+    recipe = recipes.shipped(_TASKS[asked.task])
     changes = {"max_train_epochs": asked.epochs}
-    return recipes.override(recipe, changes, source="command line", names={"max_train_epochs": "--epochs"}).training
+    return recipes.override(recipe, changes, names={"max_train_epochs": "--epochs"}).experts[0].training
 
 
 def _look(asked: Asked, reading: TrainerReading, sink: Sink) -> Check:

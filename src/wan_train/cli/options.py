@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from wan_train.cli.completion import run_names, step_names
-from wan_train.recipe.terms import EngineKind
+from wan_train.recipe.terms import Attention, EngineKind
 
 RUN = "What to train"
 HOW = "How to train"
@@ -29,15 +29,6 @@ class ExpertsWord(StrEnum):
     BOTH = "both"
     HIGH = "high"
     LOW = "low"
-
-
-class AttentionWord(StrEnum):
-    """`--attention` on the command line."""
-
-    AUTO = "auto"
-    SDPA = "sdpa"
-    XFORMERS = "xformers"
-    FLASH = "flash"
 
 
 Title = Annotated[
@@ -162,12 +153,12 @@ Repeats = Annotated[
     ),
 ]
 AttentionOption = Annotated[
-    AttentionWord,
+    Attention,
     typer.Option(
         "--attention",
         envvar="WAN_TRAIN_ATTENTION",
         metavar="WORD",
-        help="auto, sdpa, xformers or flash.",
+        help="auto, sdpa, xformers, flash or flash3.",
         rich_help_panel=HOW,
     ),
 ]
@@ -188,6 +179,37 @@ Fp8 = Annotated[
         envvar="WAN_TRAIN_FP8",
         help="Keep the DiT in 8 bits.",
         show_default=False,
+        rich_help_panel=HOW,
+    ),
+]
+
+NetworkWeights = Annotated[
+    str | None,
+    typer.Option(
+        "--network-weights",
+        envvar="WAN_TRAIN_NETWORK_WEIGHTS",
+        metavar="FILE|DIR|RUN",
+        help="Continue from a LoRA; of a folder or run each expert takes its own.",
+        rich_help_panel=HOW,
+    ),
+]
+High = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--high",
+        envvar="WAN_TRAIN_HIGH",
+        metavar="KEY=VALUE",
+        help="A setting of the high-noise expert alone; may be repeated.",
+        rich_help_panel=HOW,
+    ),
+]
+Low = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--low",
+        envvar="WAN_TRAIN_LOW",
+        metavar="KEY=VALUE",
+        help="A setting of the low-noise expert alone; may be repeated.",
         rich_help_panel=HOW,
     ),
 ]

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from wan_train.cli.asking import Given
-from wan_train.cli.options import AttentionWord, ExpertsWord, TaskWord
+from wan_train.cli.options import ExpertsWord, TaskWord
 from wan_train.cli.sink import Sink
 from wan_train.cli.train import train
 from wan_train.engine import trainer as trainers
 from wan_train.errors import NotReadyError
-from wan_train.recipe.terms import EngineKind
+from wan_train.recipe.terms import Attention, EngineKind
 from wan_train.settings import Settings
 
 _EPOCHS = 20
@@ -49,7 +49,7 @@ def rehearse(
         resolution=resolution or _RESOLUTION,
         batch_size=None,
         repeats=None,
-        attention=AttentionWord.AUTO,
+        attention=Attention.AUTO,
         blocks_to_swap="auto",
         passthrough=passthrough,
     )

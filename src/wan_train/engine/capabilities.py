@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import resources
-
-from wan_train.errors import BadInputError
-from wan_train.printable import one_line
 
 
 class Script(StrEnum):
@@ -78,48 +74,6 @@ def from_help(version: str, help_texts: Mapping[Script, str]) -> Capabilities:
     options = {script: _options_from_help(text) for script, text in help_texts.items()}
     newer = "--save_precision" in options[Script.TRAIN]
     return Capabilities(version=version, options=options, drops_uncaptioned=newer, saves_float32=newer)
-
-
-def check_passthrough(words: Sequence[str], capabilities: Capabilities) -> None:
-    """Refuse words after `--` that the training script would not take; raises BadInputError for all of them at once."""
-    options = capabilities.options[Script.TRAIN]
-    problems: list[str] = []
-    expecting: Option | None = None
-    for word in words:
-        if not word.startswith("--") or re.fullmatch(r"-[\d.]+", word):
-            if expecting is None:
-                problems.append(f"{one_line(word)!r} is a value without an option before it")
-            else:
-                problems += _choice_problems(expecting, word)
-                expecting = expecting if expecting.many else None
-            continue
-        if expecting is not None and not expecting.many:
-            problems.append(f"{expecting.name} needs a value")
-        name, has_value, value = word.partition("=")
-        expecting = None
-        if name not in options:
-            close = difflib.get_close_matches(name, options, n=1)
-            problems.append(f"unknown option {one_line(name)}" + (f" (did you mean {close[0]}?)" if close else ""))
-        elif has_value and not options[name].takes_value:
-            problems.append(f"{name} takes no value")
-        elif has_value:
-            problems += _choice_problems(options[name], value)
-        elif options[name].takes_value:
-            expecting = options[name]
-    if expecting is not None and not expecting.many:
-        problems.append(f"{expecting.name} needs a value")
-    if problems:
-        listing = "".join(f"\n  {problem}" for problem in problems)
-        raise BadInputError(
-            f"the trainer ({capabilities.version}) would refuse what stands after `--`:{listing}",
-            hint=f"The words after `--` go to {Script.TRAIN} as they are.",
-        )
-
-
-def _choice_problems(option: Option, value: str) -> list[str]:
-    if not option.choices or value in option.choices:
-        return []
-    return [f"{option.name} must be one of {', '.join(option.choices)}, not {one_line(value)!r}"]
 
 
 def _options(entries: Mapping[str, Mapping[str, object]]) -> dict[str, Option]:

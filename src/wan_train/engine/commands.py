@@ -10,8 +10,8 @@ from shlex import quote
 from wan_train.engine.capabilities import Script
 from wan_train.engine.trainer import Trainer
 from wan_train.printable import redact
-from wan_train.recipe.model import ExpertSpec, Recipe, Training, format_number
-from wan_train.recipe.terms import Attention, Task
+from wan_train.recipe.model import ExpertSpec, Recipe, format_number
+from wan_train.recipe.terms import Task
 from wan_train.recipe.values import ATTENTION_KEYS
 
 DEVICE_VARIABLE = "CUDA_VISIBLE_DEVICES"
@@ -94,43 +94,12 @@ same_network: true
 use_cpu: false
 """
 
-_OWN_OPTIONS = (
-    "--task", "--dit", "--vae", "--t5", "--dataset_config", "--output_dir", "--output_name", "--min_timestep",
-    "--max_timestep", "--save_state", "--resume", "--logging_dir", "--max_train_epochs", "--max_train_steps",
-    "--save_every_n_epochs", "--save_every_n_steps", "--save_last_n_epochs", "--save_last_n_epochs_state",
-    "--save_last_n_steps", "--save_last_n_steps_state", "--save_state_on_train_end", "--sample_prompts",
-    "--sample_every_n_epochs", "--sample_every_n_steps", "--sample_at_first",
-)  # fmt: skip
-"""Options that wan-train must own: its scheduling, records and resume rest on them."""
-
-
-def owned(words: Sequence[str]) -> list[str]:
-    """Those of the passed-through words that would take an option out of wan-train's hands."""
-    return [word for word in words if word.partition("=")[0] in _OWN_OPTIONS]
-
-
-def precision(recipe: Recipe) -> str:
-    """The mixed precision the trainer runs with: what is passed through counts more than the setting."""
-    return passed_through(recipe.passthrough, "--mixed_precision") or recipe.training.mixed_precision
-
-
-def passed_through(words: Sequence[str], option: str) -> str | None:
-    """The value that the passed-through words give to an option, None when they do not: the trainer takes the last."""
-    value = None
-    for index, word in enumerate(words):
-        name, given, text = word.partition("=")
-        if name == option:
-            value = text if given else "".join(words[index + 1 : index + 2])
-    return value
-
 
 def cache_latents(
     trainer: Trainer, recipe: Recipe, models: ModelPaths, dataset_config: Path, *, workers: int, env: Mapping[str, str]
 ) -> Command:
     """Encode every picture with the VAE. Image-to-video training needs the first frame too (`--i2v`)."""
-    words = _pairs(("dataset_config", dataset_config), ("vae", models.vae))
-    if recipe.task is Task.I2V:
-        words += ["--i2v"]
+    words = _words(_given(dataset_config=dataset_config, vae=models.vae, i2v=recipe.task is Task.I2V))
     return _plain(trainer, Script.CACHE_LATENTS, words, workers=workers, env=env)
 
 
@@ -138,32 +107,39 @@ def cache_text(
     trainer: Trainer, models: ModelPaths, dataset_config: Path, *, workers: int, env: Mapping[str, str]
 ) -> Command:
     """Encode every caption with T5."""
-    words = _pairs(("dataset_config", dataset_config), ("t5", models.t5))
+    words = _words(_given(dataset_config=dataset_config, t5=models.t5))
     return _plain(trainer, Script.CACHE_TEXT, words, workers=workers, env=env)
 
 
 def train(job: TrainingJob, *, env: Mapping[str, str]) -> Command:
     """Train one expert. With `resume_from` the trainer continues that state's optimizer, learning rate and RNG."""
-    additions = list(_additions(job))
+    training, sources = job.spec.training, job.spec.sources
+    additions = [(options, reason) for options, reason in _additions(job)]
+    options = _seed_options(job)
+    for added, _ in additions:
+        options |= added
+    options |= {name: _texts(value) for name, value in training.options.items()}
     argv = [
         str(job.trainer.python), "-m", "accelerate.commands.launch",
-        *_pairs(("config_file", job.accelerate_config)),
-        *_pairs(("num_cpu_threads_per_process", job.recipe.training.num_cpu_threads_per_process)),
+        *_words({"config_file": (str(job.accelerate_config),)}),
+        *_words(_given(num_cpu_threads_per_process=training.num_cpu_threads_per_process)),
         job.trainer.scripts[Script.TRAIN],
-        *_seed_options(job),
-        *(word for addition in additions for word in addition[0]),
-        *job.recipe.passthrough,
+        *_words(options),
     ]  # fmt: skip
     listed = [
         Addition(
             what=f"--config_file {job.accelerate_config.name}",
             reason="a user's own accelerate configuration can move the job to other GPUs or turn it into torchrun",
         ),
-        *(Addition(what=" ".join(words), reason=reason) for words, reason in additions),
+        *(
+            Addition(what=" ".join(_words(kept)), reason=reason)
+            for added, reason in additions
+            if (kept := {name: texts for name, texts in added.items() if name not in training.options})
+        ),
         *_changes(job),
         *(
-            Addition(what=" ".join(job.recipe.passthrough), reason="given after `--` or in the recipe")
-            for _ in job.recipe.passthrough[:1]
+            Addition(what=" ".join(_words({name: options[name]})), reason=f"set by {sources.get(name, _LADDER)}")
+            for name in training.options
         ),
     ]
     return Command(
@@ -174,104 +150,105 @@ def train(job: TrainingJob, *, env: Mapping[str, str]) -> Command:
     )
 
 
-def _seed_options(job: TrainingJob) -> list[str]:
+_LADDER = "wan-train, after the GPU ran out of memory"
+"""Who set an option that nobody set when the run was planned."""
+
+
+def _seed_options(job: TrainingJob) -> dict[str, tuple[str, ...]]:
     """The guide's training options, in the guide's order."""
-    training, models = job.recipe.training, job.models
-    words = _pairs(
-        ("task", job.recipe.task),
-        ("dit", models.dit[job.spec.expert]),
-        ("vae", models.vae),
-        ("t5", models.t5),
-        ("dataset_config", job.dataset_config),
+    training, models = job.spec.training, job.models
+    attention = [name for name, word in ATTENTION_KEYS.items() if word is training.attention]
+    assert attention, "a recipe fitted to its machine"  # noqa: S101  an invariant
+    return _given(
+        task=job.recipe.task,
+        dit=models.dit[job.spec.expert],
+        vae=models.vae,
+        t5=models.t5,
+        dataset_config=job.dataset_config,
+        **dict.fromkeys(attention, True),
+        mixed_precision=training.mixed_precision,
+        fp8_base=training.fp8_base,
+        optimizer_type=training.optimizer_type,
+        learning_rate=training.learning_rate,
+        gradient_checkpointing=training.gradient_checkpointing,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        max_data_loader_n_workers=training.max_data_loader_n_workers,
+        network_module=training.network_module,
+        network_dim=training.network_dim,
+        network_alpha=training.network_alpha,
+        network_weights=training.network_weights,
+        timestep_sampling=training.timestep_sampling,
+        discrete_flow_shift=training.discrete_flow_shift,
+        max_train_epochs=training.max_train_epochs,
+        save_every_n_epochs=job.state_every_epochs,
+        seed=training.seed,
+        optimizer_args=training.optimizer_args or None,
+        max_grad_norm=training.max_grad_norm,
+        lr_scheduler=training.lr_scheduler,
+        lr_scheduler_power=training.lr_scheduler_power,
+        lr_scheduler_min_lr_ratio=training.lr_scheduler_min_lr_ratio,
+        lr_warmup_steps=training.lr_warmup_steps,
+        output_dir=job.attempt_dir / "output",
+        output_name=job.output_name,
+        metadata_title=job.output_name,
+        metadata_author=job.author,
+        preserve_distribution_shape=training.preserve_distribution_shape,
+        min_timestep=job.spec.min_timestep,
+        max_timestep=job.spec.max_timestep,
     )
-    words += _attention_options(training)
-    words += _pairs(("mixed_precision", training.mixed_precision))
-    words += ["--fp8_base"] if training.fp8_base else []
-    words += _pairs(("optimizer_type", training.optimizer_type), ("learning_rate", training.learning_rate))
-    words += ["--gradient_checkpointing"] if training.gradient_checkpointing else []
-    words += _pairs(
-        ("gradient_accumulation_steps", training.gradient_accumulation_steps),
-        ("max_data_loader_n_workers", training.max_data_loader_n_workers),
-        ("network_module", training.network_module),
-        ("network_dim", training.network_dim),
-        ("network_alpha", training.network_alpha),
-        ("network_weights", training.network_weights),
-        ("timestep_sampling", training.timestep_sampling),
-        ("discrete_flow_shift", training.discrete_flow_shift),
-        ("max_train_epochs", training.max_train_epochs),
-        ("save_every_n_epochs", job.state_every_epochs),
-        ("seed", training.seed),
-    )
-    if training.optimizer_args:
-        words += ["--optimizer_args", *training.optimizer_args]
-    words += _pairs(
-        ("max_grad_norm", training.max_grad_norm),
-        ("lr_scheduler", training.lr_scheduler),
-        ("lr_scheduler_power", training.lr_scheduler_power),
-        ("lr_scheduler_min_lr_ratio", training.lr_scheduler_min_lr_ratio),
-        ("lr_warmup_steps", training.lr_warmup_steps),
-        ("output_dir", job.attempt_dir / "output"),
-        ("output_name", job.output_name),
-        ("metadata_title", job.output_name),
-        ("metadata_author", job.author),
-    )
-    words += ["--preserve_distribution_shape"] if training.preserve_distribution_shape else []
-    return words + _pairs(("min_timestep", job.spec.min_timestep), ("max_timestep", job.spec.max_timestep))
 
 
-def _attention_options(training: Training) -> list[str]:
-    assert training.attention is not Attention.AUTO, "a recipe fitted to its machine"  # noqa: S101  an invariant
-    return [f"--{name}" for name, implementation in ATTENTION_KEYS.items() if implementation is training.attention]
-
-
-def _additions(job: TrainingJob) -> Iterable[tuple[list[str], str]]:
+def _additions(job: TrainingJob) -> Iterable[tuple[dict[str, tuple[str, ...]], str]]:
     """Options that the guide's command lacks, with the reason for each; only what this version knows."""
-    training, capabilities = job.recipe.training, job.trainer.capabilities
+    training, capabilities = job.spec.training, job.trainer.capabilities
     if training.blocks_to_swap:
         yield (
-            _pairs(("blocks_to_swap", training.blocks_to_swap)),
+            _given(blocks_to_swap=training.blocks_to_swap),
             "parts of the DiT wait in RAM, so that the rest fits this GPU's memory",
         )
-    yield ["--save_state"], "a state holds optimizer, learning rate and RNG: without one a crash loses the whole run"
     yield (
-        _pairs(("save_last_n_epochs_state", STATES_KEPT)),
+        _given(save_state=True),
+        "a state holds optimizer, learning rate and RNG: without one a crash loses the whole run",
+    )
+    yield (
+        _given(save_last_n_epochs_state=STATES_KEPT),
         f"the last {STATES_KEPT} states stay on disk, older ones are removed",
     )
     if not job.keep_all_checkpoints:
         yield (
-            _pairs(("save_last_n_epochs", STATES_KEPT)),
+            _given(save_last_n_epochs=STATES_KEPT),
             "intermediate LoRAs are removed with their states; those you asked for are kept apart",
         )
-    yield _pairs(("logging_dir", job.attempt_dir / "logs")), "loss and learning rate of every step (TensorBoard)"
+    yield _given(logging_dir=job.attempt_dir / "logs"), "loss and learning rate of every step (TensorBoard)"
     if capabilities.saves_float32 and training.mixed_precision != "no":
         yield (
-            _pairs(("save_precision", training.mixed_precision)),
+            _given(save_precision=training.mixed_precision),
             "this version saves float32 LoRAs of twice the size otherwise",
         )
     yield from _samples(job)
     if job.resume_from is not None:
         yield (
-            _pairs(("resume", job.resume_from)),
+            _given(resume=job.resume_from),
             "continue from the newest complete state; the trainer counts from zero again, so it is stopped in time",
         )
     if job.stop_at_step is not None:
-        yield _pairs(("save_every_n_steps", job.stop_at_step)), "the last missing step, where the LoRA is complete"
+        yield _given(save_every_n_steps=job.stop_at_step), "the last missing step, where the LoRA is complete"
 
 
-def _samples(job: TrainingJob) -> Iterable[tuple[list[str], str]]:
-    training = job.recipe.training
+def _samples(job: TrainingJob) -> Iterable[tuple[dict[str, tuple[str, ...]], str]]:
+    training = job.spec.training
     if training.sample_prompts is None or not training.sample_every_n_epochs:
         return
     yield (
-        _pairs(("sample_prompts", training.sample_prompts), ("sample_every_n_epochs", training.sample_every_n_epochs)),
+        _given(sample_prompts=training.sample_prompts, sample_every_n_epochs=training.sample_every_n_epochs),
         "the samples you asked for: the training waits while they are made",
     )
     if training.sample_at_first and job.resume_from is None:
-        yield ["--sample_at_first"], "samples before the first step, to compare the others with"
+        yield _given(sample_at_first=True), "samples before the first step, to compare the others with"
 
 
 def _changes(job: TrainingJob) -> Iterable[Addition]:
-    training = job.recipe.training
+    training = job.spec.training
     if job.state_every_epochs != training.save_every_n_epochs:
         yield Addition(
             what=f"--save_every_n_epochs {job.state_every_epochs} instead of {training.save_every_n_epochs}",
@@ -289,7 +266,7 @@ def _changes(job: TrainingJob) -> Iterable[Addition]:
 def _plain(trainer: Trainer, script: Script, words: Sequence[str], *, workers: int, env: Mapping[str, str]) -> Command:
     additions = [
         Addition(
-            what=" ".join(_pairs(("num_workers", workers))),
+            what=f"--num_workers {workers}",
             reason="this container's CPUs; the script counts the host's otherwise",
         ),
         Addition(
@@ -321,12 +298,30 @@ def _common_env(trainer: Trainer) -> dict[str, str]:
     }
 
 
-def _pairs(*pairs: tuple[str, object]) -> list[str]:
-    """`--name value` for each pair that has a value; `--name=-value` where the value looks like an option."""
+def _given(**values: object) -> dict[str, tuple[str, ...]]:
+    """Options by name with the words of their values; what is None or off is left out."""
+    return {name: _texts(value) for name, value in values.items() if value is not None and value is not False}
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    match value:
+        case True:
+            return ()
+        case tuple():
+            return tuple(text for each in value for text in _texts(each))
+        case int() | float():
+            return (format_number(value),)
+        case _:
+            return (str(value),)
+
+
+def _words(options: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """`--name value …` for each option; `--name=-value` where the value looks like an option."""
     words: list[str] = []
-    for name, value in pairs:
-        if value is None:
-            continue
-        text = format_number(value) if isinstance(value, int | float) else str(value)
-        words += [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
+    for name, texts in options.items():
+        match texts:
+            case [text] if text.startswith("-"):
+                words.append(f"--{name}={text}")
+            case _:
+                words += [f"--{name}", *texts]
     return words

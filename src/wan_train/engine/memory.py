@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 from wan_train.engine.capabilities import Capabilities, Script
-from wan_train.recipe.model import Recipe, Training
+from wan_train.recipe.model import Training
 
 _SWAP_RUNGS = (10, 20, 30, 36)
 """Each ten blocks take about a quarter of the DiT off the GPU. 39 is the trainer's limit, and 36 leaves it four."""
 _OFFLOAD = "gradient_checkpointing_cpu_offload"
-_SETTINGS = frozenset(field.name for field in fields(Training))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,14 +19,6 @@ class Rung:
 
     changes: Mapping[str, bool | int | str]
     words: str
-
-
-def with_changes(recipe: Recipe, changes: Mapping[str, bool | int | str]) -> Recipe:
-    """The recipe with the changes of some rungs: training settings by name, or a flag that only the trainer knows."""
-    settings = {name: value for name, value in changes.items() if name in _SETTINGS}
-    flags = tuple(f"--{name}" for name in changes if name not in _SETTINGS)
-    training = replace(recipe.training, **settings)  # type: ignore[arg-type]  # rungs set fields of that type
-    return replace(recipe, training=training, passthrough=(*recipe.passthrough, *flags))
 
 
 def next_rung(
@@ -45,6 +36,6 @@ def next_rung(
             return Rung(changes={"blocks_to_swap": blocks}, words=f"{blocks} of 40 blocks wait in RAM")
     if not fp8 and trains_fp8:
         return Rung(changes={"fp8_base": True}, words="the DiT is kept in fp8")
-    if _OFFLOAD not in changes and capabilities.has(Script.TRAIN, f"--{_OFFLOAD}"):
+    if _OFFLOAD not in {*changes, *training.options} and capabilities.has(Script.TRAIN, f"--{_OFFLOAD}"):
         return Rung(changes={_OFFLOAD: True}, words="activations between checkpoints wait in RAM")
     return None

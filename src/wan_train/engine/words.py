@@ -7,14 +7,18 @@ import math
 import re
 import shlex
 import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wan_train.engine.capabilities import Capabilities, Option, Script
 from wan_train.printable import one_line
-from wan_train.recipe.model import Value
-from wan_train.recipe.values import ATTENTION_KEYS, FIELDS
+from wan_train.recipe.effective import Layer
+from wan_train.recipe.model import Origin, Source, Value
+from wan_train.recipe.terms import Expert
+from wan_train.recipe.values import ATTENTION_KEYS, FIELDS, read_settings, shared_only
 
 OWN_OPTIONS = frozenset({
     "task", "dit", "vae", "t5", "dataset_config", "output_dir", "output_name", "min_timestep", "max_timestep",
@@ -27,7 +31,23 @@ OWN_OPTIONS = frozenset({
 
 _REFUSED: Mapping[str, str] = {
     # torch.load of `True` (d0a1930), safetensors' load_file of `True` (v0.3.4)
-    "dim_from_weights": "ends the trainer with an error in every version; give --rank the rank of the LoRA instead",
+    "dim_from_weights": "ends the trainer with an error in every version: use --rank with the rank of the LoRA",
+}
+_INSTEAD: Mapping[str, str] = {
+    "task": "--task",
+    "max_train_epochs": "--epochs",
+    "max_train_steps": "--epochs",
+    "save_every_n_epochs": "--save-every",
+    "sample_prompts": "--sample-prompts",
+    "sample_every_n_epochs": "--sample-every",
+    "output_name": "--title",
+    "dataset_config": "--dataset",
+    "resume": "`wan-train resume`",
+    "dit": "the recipe's [high] and [low]",
+    "min_timestep": "the recipe's [high] and [low]",
+    "max_timestep": "the recipe's [high] and [low]",
+    "vae": "the recipe's [models]",
+    "t5": "the recipe's [models]",
 }
 _FILES = frozenset({"base_weights", "clip", "dit_high_noise", "log_tracker_config"})
 _NUMBER_LIKE = re.compile(r"-(\d|\.\d)")
@@ -50,6 +70,68 @@ class TrainerOptions:
 
     def read(self, name: str, value: object) -> tuple[Value | None, str | None]:
         return _read(self.option(name), value)
+
+    def refusal(self, name: str) -> str | None:
+        if name in OWN_OPTIONS:
+            instead = f": use {_INSTEAD[name]}" if name in _INSTEAD else ""
+            return f"cannot be given to the trainer, since wan-train's own records and resume depend on it{instead}"
+        return _REFUSED.get(name)
+
+    def layers(self, words: Sequence[str], *, folder: Path, source: Source) -> tuple[list[Layer], list[str]]:
+        """The settings of a `--config_file` among the words, and over them those of the words themselves.
+
+        The file is read here and not by the trainer, so that an edit of it cannot change half of a run.
+        """
+        given, problems = parse(words, self.capabilities)
+        config = given.pop("config_file", None)
+        layers = [self._config(str(config), folder, problems)] if config is not None else []
+        layers.append(Layer(source=source, values=self._settings(given, folder, "--{}".format, problems)))
+        return [layer for layer in layers if layer.values], problems
+
+    def of_expert(self, pairs: Sequence[str], expert: Expert, *, folder: Path) -> tuple[list[Layer], list[str]]:
+        """The settings of `--high KEY=VALUE` or `--low KEY=VALUE`: any key of [training], any option."""
+        flag = f"--{expert.value}"
+        given: dict[str, object] = {}
+        problems: list[str] = []
+        for pair in pairs:
+            name, equals, text = pair.partition("=")
+            name = name.strip().removeprefix("--")
+            value, problem = from_text(name, text.strip(), self.capabilities)
+            if not equals:
+                problem = "must be written KEY=VALUE"
+            problem = problem or shared_only(name)
+            if problem is not None:
+                problems.append(f"{flag} {one_line(name)} {problem}")
+            else:
+                given[name] = value
+        values, more = read_settings(given, options=self, folder=folder, called=f"{flag} {{}}".format)
+        source = Source(origin=Origin.FLAG, text=flag)
+        return [Layer(source=source, values=values, expert=expert)] if values else [], problems + more
+
+    def _config(self, name: str, folder: Path, problems: list[str]) -> Layer:
+        """What the trainer's read_config_from_file would make of a file (both versions)."""
+        path = config_path(name, folder)
+        source = Source(origin=Origin.CONFIG_FILE, text=f"config file {path}")
+        given: dict[str, object] = {}
+        try:
+            # A later key counts more; tables are opened, whatever they are called.
+            for key, value in tomllib.loads(path.read_text(encoding="utf-8")).items():
+                given.update(value if isinstance(value, dict) else {key: value})
+        except (OSError, ValueError, RecursionError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            problems.append(f"--config_file {one_line(str(path))} cannot be read: {why}")
+        return Layer(source=source, values=self._settings(given, folder, f"{path.name}: {{}}".format, problems))
+
+    def _settings(
+        self, given: Mapping[str, object], folder: Path, called: Callable[[str], str], problems: list[str]
+    ) -> dict[str, Any]:
+        """Settings of words or of a config file, where also those settings are refused that have a flag of ours."""
+        refused = {name: why for name in given if (why := self.refusal(name)) is not None}
+        problems += [f"{one_line(called(name))} {why}" for name, why in refused.items()]
+        rest = {name: value for name, value in given.items() if name not in refused}
+        values, more = read_settings(rest, options=self, folder=folder, called=called)
+        problems += more
+        return values
 
     def option(self, name: str) -> Option:
         return self.capabilities.options[Script.TRAIN][f"--{name}"]
@@ -97,29 +179,12 @@ _SETTINGS = {
 """Options of Training that are accelerate's and not the script's."""
 
 
-def read_config(text: str) -> dict[str, object]:
-    """The keys of a `--config_file` as the trainer takes them: tables are opened, a later key counts more.
-
-    Raises tomllib.TOMLDecodeError. Source: read_config_from_file in both versions.
-    """
-    found: dict[str, object] = {}
-    for name, value in tomllib.loads(text).items():
-        found.update(value if isinstance(value, dict) else {name: value})
-    return found
-
-
 def config_path(name: str, folder: Path) -> Path:
     """The file that the trainer would read for `--config_file NAME`, which it was told in `folder`."""
-    return folder / Path(name if name.endswith(".toml") else f"{name}.toml").expanduser()
-
-
-def refused(names: Collection[str], *, own: Collection[str] = OWN_OPTIONS) -> Iterator[str]:
-    """Why options cannot be given at all, in words; `own` are those that wan-train keeps to itself."""
-    for name in names:
-        if name in own:
-            yield f"--{name} cannot be passed to the trainer: wan-train's own records and resume depend on it"
-        elif name in _REFUSED:
-            yield f"--{name} {_REFUSED[name]}"
+    path = Path(name if name.endswith(".toml") else f"{name}.toml")
+    with suppress(RuntimeError):  # `~name` of nobody
+        path = path.expanduser()
+    return folder / path
 
 
 def _grouped(

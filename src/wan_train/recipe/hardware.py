@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from wan_train.errors import NotReadyError
-from wan_train.recipe.model import Recipe, Training
-from wan_train.recipe.terms import Attention
+from wan_train.errors import BadInputError, NotReadyError
+from wan_train.recipe.model import ExpertSpec, Origin, Recipe, Source, Training
+from wan_train.recipe.terms import Attention, Expert
 
 _GIB = 1024**3
 
@@ -43,11 +44,12 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """One setting and why it has its value."""
+    """One setting and why it has its value; `expert` is None where that holds for all experts of the run."""
 
     setting: str
     value: str
     reason: str
+    expert: Expert | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,41 +82,64 @@ def adapt(recipe: Recipe, machine: Machine) -> tuple[Recipe, tuple[Choice, ...]]
     A chosen setting is kept and said to be chosen. The settings fit every card in `machine.cards`, since any of them
     may be the one that becomes free. Raises NotReadyError for weights that cannot be trained.
     """
-    changes: dict[str, Any] = {}
+    experts: list[ExpertSpec] = []
     choices: list[Choice] = []
-    for setting, rule in (
-        ("attention", _attention),
-        ("blocks_to_swap", _blocks_to_swap),
-        ("mixed_precision", _mixed_precision),
-        ("fp8_base", _fp8),
-        ("max_data_loader_n_workers", _loader_workers),
-        ("num_cpu_threads_per_process", _threads),
-    ):
-        value, reason = rule(recipe.training, machine)
-        if setting in recipe.chosen:
-            value, reason = getattr(recipe.training, setting), f"{CHOSEN} ({recipe.chosen[setting]})"
+    for spec in recipe.experts:
+        fitted, found = _adapt(spec, machine)
+        experts.append(fitted)
+        choices += found
+    by_setting = [[choice for choice in choices if choice.setting == setting] for setting in _RULES]
+    same = {choice.setting for choice, *others in by_setting if all(_told(choice) == _told(each) for each in others)}
+    kept = [
+        replace(choice, expert=None if choice.setting in same else choice.expert)
+        for alike in by_setting
+        for number, choice in enumerate(alike)
+        if number == 0 or choice.setting not in same
+    ]
+    return replace(recipe, experts=tuple(experts)), tuple(kept)
+
+
+def _told(choice: Choice) -> tuple[str, str]:
+    return choice.value, choice.reason
+
+
+def _adapt(spec: ExpertSpec, machine: Machine) -> tuple[ExpertSpec, list[Choice]]:
+    changes: dict[str, Any] = {}
+    sources = dict(spec.sources)
+    choices = []
+    for setting, rule in _RULES.items():
+        value, reason = rule(spec.training, machine)
+        if setting in spec.sources:
+            value, reason = getattr(spec.training, setting), f"{CHOSEN} ({spec.sources[setting]})"
+        elif reason != AS_IN_RECIPE:
+            sources[setting] = Source(origin=Origin.MACHINE, text=reason)
         changes[setting] = value
-        choices.append(Choice(setting=setting, value=_word(value), reason=reason))
-    adapted = replace(recipe, training=replace(recipe.training, **changes))
-    _check_attention(adapted.training.attention, machine)
-    return adapted, tuple(choices)
+        choices.append(Choice(setting=setting, value=_word(value), reason=reason, expert=spec.expert))
+    training = replace(spec.training, **changes)
+    _check_attention(training.attention, sources.get("attention"), machine)
+    return replace(spec, training=training, sources=sources), choices
 
 
-def _attention(training: Training, machine: Machine) -> tuple[Attention, str]:
+def _attention(_: Training, machine: Machine) -> tuple[Attention, str]:
     if any(is_blackwell(card.compute_capability) for card in machine.cards):
         return Attention.SDPA, "xformers has no working fp16 kernels on Blackwell (xformers issue 1251, and the guide)"
-    if training.attention is Attention.XFORMERS and not machine.has_xformers:
+    if not machine.has_xformers:
         return Attention.SDPA, "xformers is not installed in the trainer's environment; same speed and memory"
-    return training.attention, AS_IN_RECIPE
+    return Attention.XFORMERS, AS_IN_RECIPE
 
 
-def _check_attention(attention: Attention, machine: Machine) -> None:
+def _check_attention(attention: Attention, source: Source | None, machine: Machine) -> None:
     """The trainer would notice a missing package only after it has loaded 28 GB."""
+    hint = "Leave the choice to wan-train (--attention auto), or use --attention sdpa: same speed and memory."
+    if attention is Attention.SAGE:
+        raise BadInputError(
+            f"attention {attention} is set by {source}, and the trainer cannot train with SageAttention", hint=hint
+        )
     missing = {Attention.XFORMERS: not machine.has_xformers, Attention.FLASH: not machine.has_flash}
     if missing.get(attention, False):
         raise NotReadyError(
-            f"--attention {attention} was chosen, but its package is not installed in the trainer's environment",
-            hint="Leave the choice to wan-train (--attention auto), or use --attention sdpa: same speed and memory.",
+            f"attention {attention} is set by {source}, but its package is not installed in the trainer's environment",
+            hint=hint,
         )
 
 
@@ -159,6 +184,17 @@ def _threads(training: Training, machine: Machine) -> tuple[int, str]:
     if training.num_cpu_threads_per_process > most:
         return most, f"this container may use {machine.cpus:g} CPU(s)"
     return training.num_cpu_threads_per_process, AS_IN_RECIPE
+
+
+_RULES: Mapping[str, Callable[[Training, Machine], tuple[Any, str]]] = {
+    "attention": _attention,
+    "blocks_to_swap": _blocks_to_swap,
+    "mixed_precision": _mixed_precision,
+    "fp8_base": _fp8,
+    "max_data_loader_n_workers": _loader_workers,
+    "num_cpu_threads_per_process": _threads,
+}
+"""What fits each setting: its value and the reason."""
 
 
 def is_blackwell(compute_capability: tuple[int, int] | None) -> bool:

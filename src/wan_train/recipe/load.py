@@ -1,76 +1,73 @@
-"""Recipes read from TOML and changed by flags, validated with the path of every wrong key."""
+"""Recipes read from TOML, validated with the path of every wrong key, and written back."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import MISSING, fields, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
 from wan_train.errors import BadInputError
 from wan_train.printable import one_line
-from wan_train.recipe.model import ExpertSpec, Recipe, Training
-from wan_train.recipe.terms import Expert, Task
-from wan_train.recipe.values import ATTENTION_KEYS, FIELDS, read_settings, unknown
+from wan_train.recipe.effective import Layer, require, resolve
+from wan_train.recipe.model import ExpertSpec, Origin, Recipe, Source, Training, settings_of, training_of
+from wan_train.recipe.terms import Attention, Expert, Task
+from wan_train.recipe.values import ATTENTION_KEYS, FIELDS, Options, read_settings, shared_only, unknown
 from wan_train.settings import shipped_configs
 
 _HINT = "Compare it with a shipped one, or with the recipe.toml of a run."
-_TOP_KEYS = ("name", "task", "models", "high", "low", "training", "passthrough")
+_TOP_KEYS = ("name", "base", "task", "models", "high", "low", "training", "passthrough")
+_EXPERT_KEYS = ("dit", "min_timestep", "max_timestep", "training")
 
 
-def shipped_recipe(task: Task) -> Path:
+def shipped_path(name: str) -> Path:
+    return shipped_configs() / "recipes" / f"{name}.toml"
+
+
+def shipped_names() -> list[str]:
+    return sorted(path.stem for path in (shipped_configs() / "recipes").glob("*.toml"))
+
+
+def shipped(task: Task) -> Recipe:
+    """The shipped recipe of a task, whose values are nobody's choice: the adaptation to the GPU may change them."""
     match task:
         case Task.T2V:
-            return shipped_configs() / "recipes" / "t2v-a14b.toml"
+            return load(shipped_path("t2v-a14b"), None)
         case Task.I2V:
-            return shipped_configs() / "recipes" / "i2v-a14b.toml"
+            return load(shipped_path("i2v-a14b"), None)
 
 
-def load(path: Path, *, inherited: bool = False) -> Recipe:
+def load(path: Path, options: Options | None) -> Recipe:
     """Read a recipe file; raises BadInputError that lists every problem with its key path.
 
-    `inherited=True` for a shipped recipe: its values count as defaults, not as somebody's choice, so that the
-    adaptation to the GPU may change them.
+    What is not a setting of Training is read as one of the trainer's `options`. Without these the file is a shipped
+    one, whose values have no source.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise BadInputError(
-            f"there is no recipe file {path}",
-            hint="Leave --recipe out to take the shipped one; each run directory has its own recipe.toml.",
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no TOML, endless numbers
-        raise BadInputError(f"the recipe {path} cannot be read: {error}", hint=_HINT) from error
     problems: list[str] = []
-    recipe = _read(data, problems, chosen="" if inherited else f"recipe {path.name}")
-    if problems or recipe is None:
-        listing = "\n".join(f"  {p}" for p in problems)
-        raise BadInputError(f"the recipe {path} cannot be used:\n{listing}", hint=_HINT)
-    return _with_prompts_beside(recipe, path)
+    data, own = _with_base(_toml(path), problems)
+    source = None if options is None else Source(origin=Origin.RECIPE, text=f"recipe {path.name}")
+    recipe = _Reader(options, path.absolute().parent, source, problems).read(data, own)
+    require(problems, f"the recipe {path} cannot be used", _HINT)
+    assert recipe is not None, "only problems keep a recipe from being made"  # noqa: S101  an invariant
+    return recipe
 
 
-def override(
-    recipe: Recipe, changes: Mapping[str, Any], *, source: str, names: Mapping[str, str] | None = None
-) -> Recipe:
-    """The recipe with some training settings replaced; None leaves a setting alone.
+def override(recipe: Recipe, changes: Mapping[str, Any], *, names: Mapping[str, str] | None = None) -> Recipe:
+    """The recipe with some settings of all experts replaced by flags; None leaves a setting alone.
 
     Raises BadInputError, which calls a setting by its entry in `names` where it has one.
     """
-    given = {name: value for name, value in changes.items() if value is not None}
     called = names or {}
-    given, problems = read_settings(given, options=None, folder=Path.cwd(), called=lambda name: called.get(name, name))
+    given = {name: value for name, value in changes.items() if value is not None}
+    values, problems = read_settings(given, options=None, folder=Path.cwd(), called=lambda name: called.get(name, name))
     if problems:
         raise BadInputError("; ".join(problems), hint="`wan-train train --help` explains every flag.")
-    return replace(
-        recipe,
-        training=replace(recipe.training, **given),
-        chosen={**recipe.chosen, **dict.fromkeys(given, source)},
-    )
-
-
-def select(recipe: Recipe, experts: tuple[Expert, ...]) -> Recipe:
-    return replace(recipe, experts=tuple(spec for spec in recipe.experts if spec.expert in experts))
+    layers = [
+        Layer(source=Source(origin=Origin.FLAG, text=called.get(name, name)), values={name: value})
+        for name, value in values.items()
+    ]
+    return resolve(recipe, layers)
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -81,97 +78,192 @@ def to_toml(recipe: Recipe) -> str:
     document.add(tomlkit.comment("Written by wan-train: the recipe of this run, after adaptation to its GPU."))
     document["name"] = recipe.name
     document["task"] = recipe.task.value
-    if recipe.passthrough:
-        document["passthrough"] = list(recipe.passthrough)
     document["models"] = {"t5": recipe.t5, "vae": recipe.vae}
+    keys = {spec.expert: _keys(spec.training) for spec in recipe.experts}
+    first = keys[recipe.experts[0].expert]
+    shared = {
+        key: value for key, value in first.items() if all(key in own and own[key] == value for own in keys.values())
+    }
     for spec in recipe.experts:
-        document[spec.expert.value] = {
+        table: dict[str, Any] = {
             "dit": spec.dit,
             "min_timestep": spec.min_timestep,
             "max_timestep": spec.max_timestep,
         }
-    table = tomlkit.table()
-    for f in fields(Training):
-        value = getattr(recipe.training, f.name)
-        if f.name == "attention":
-            key = next((k for k, v in ATTENTION_KEYS.items() if v is value), None)
-            table[key or "attention"] = value.value if key is None else True
-        elif value is not None and f.name != "options":
-            table[f.name] = list(value) if isinstance(value, tuple) else value
-    document["training"] = table
+        own = {key: value for key, value in keys[spec.expert].items() if key not in shared}
+        document[spec.expert.value] = table | ({"training": own} if own else {})
+    document["training"] = shared
     return tomlkit.dumps(document)
 
 
-def _read(data: Mapping[str, Any], problems: list[str], *, chosen: str) -> Recipe | None:
-    problems += _unknown(data, _TOP_KEYS, "")
-    task = _task(data.get("task"), problems)
-    models = _table(data, "models", problems)
-    problems += _unknown(models, ("t5", "vae"), "models.")
-    experts = tuple(
-        spec for expert in Expert if expert.value in data and (spec := _expert(data, expert, problems)) is not None
-    )
-    if not any(expert.value in data for expert in Expert):
-        problems.append("neither [high] nor [low] is given: there is nothing to train")
-    training = _training(_table(data, "training", problems), problems)
-    passthrough = data.get("passthrough", [])
-    if not (isinstance(passthrough, list) and all(isinstance(word, str) for word in passthrough)):
-        problems.append("passthrough must be a list of strings")
-        passthrough = []
-    t5, vae = (_string(models, key, f"models.{key}", problems) for key in ("t5", "vae"))
-    problems += _boundary_problems(experts)
-    if problems or task is None or training is None:
-        return None
-    names = [_training_name(key) for key in data.get("training", {})] if chosen else []
-    return Recipe(
-        name=str(data.get("name", "custom")),
-        task=task,
-        experts=experts,
-        training=training,
-        t5=t5,
-        vae=vae,
-        passthrough=tuple(passthrough),
-        chosen=dict.fromkeys(names, chosen),
-    )
+def _keys(training: Training) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in settings_of(training).items():
+        if name == "attention":
+            key = next((key for key, implementation in ATTENTION_KEYS.items() if implementation is value), name)
+            found[key] = True if key != name else str(value)
+        elif value is not None:
+            found[name] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
-def _with_prompts_beside(recipe: Recipe, path: Path) -> Recipe:
-    """A recipe and its sample prompts travel together: a relative path counts from the recipe's own directory."""
-    prompts = recipe.training.sample_prompts
-    if prompts is None:
-        return recipe
-    return replace(recipe, training=replace(recipe.training, sample_prompts=str(path.absolute().parent / prompts)))
-
-
-def _task(value: object, problems: list[str]) -> Task | None:
+def _toml(path: Path) -> Mapping[str, Any]:
     try:
-        return Task(str(value))
-    except ValueError:
-        problems.append(f"task must be one of {', '.join(Task)}, not {one_line(str(value))!r}")
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise BadInputError(
+            f"there is no recipe file {path}",
+            hint="Leave --recipe out to take the shipped one; each run directory has its own recipe.toml.",
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no TOML, endless numbers
+        raise BadInputError(f"the recipe {path} cannot be read: {error}", hint=_HINT) from error
+
+
+def _with_base(own: Mapping[str, Any], problems: list[str]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The data of a file laid over that of its base, and its own alone."""
+    if "base" not in own:
+        return own, own
+    if own["base"] not in shipped_names():
+        problems.append(f"base must be one of {', '.join(shipped_names())}, not {one_line(repr(own['base']))}")
+        return own, own
+    merged: dict[str, Any] = dict(_toml(shipped_path(own["base"])))
+    for key, value in own.items():
+        under = merged.get(key)
+        if isinstance(value, dict) and isinstance(under, dict):
+            has_attention = key == "training" and bool({*ATTENTION_KEYS, "attention"} & value.keys())
+            kept = {k: v for k, v in under.items() if not (has_attention and k == "attention")}
+            merged[key] = kept | value
+        else:
+            merged[key] = value
+    return merged, own
+
+
+class _Reader:
+    """One recipe being read; what is wrong goes to `problems`."""
+
+    def __init__(self, options: Options | None, folder: Path, source: Source | None, problems: list[str]) -> None:
+        self._options = options
+        self._folder = folder
+        self._source = source
+        self._problems = problems
+
+    def read(self, data: Mapping[str, Any], own: Mapping[str, Any]) -> Recipe | None:
+        problems = self._problems
+        problems += _unknown(data, _TOP_KEYS, "")
+        task = self._task(data.get("task"))
+        models = self._table(data, "models", "models")
+        problems += _unknown(models, ("t5", "vae"), "models.")
+        found = [expert for expert in Expert if expert.value in data]
+        if not found:
+            problems.append("neither [high] nor [low] is given: there is nothing to train")
+        table = self._table(data, "training", "training")
+        shared = self._settings(table, "training")
+        words = self._words(data)
+        specs, layers = [], []
+        for expert in found:
+            place = self._table(data, expert.value, expert.value)
+            settings = self._expert_settings(place, expert)
+            self._check_complete({*table, *self._table(place, "training", f"{expert.value}.training")})
+            layers.append((settings, expert))
+            spec = self._expert(place, expert, shared | settings)
+            specs += [spec] if spec is not None else []
+        if not found:
+            self._check_complete(table)
+        t5, vae = (self._string(models, key, f"models.{key}") for key in ("t5", "vae"))
+        problems += _boundary_problems(specs)
+        if problems or task is None:
+            return None
+        recipe = Recipe(name=str(data.get("name", "custom")), task=task, experts=tuple(specs), t5=t5, vae=vae)
+        if self._source is None:
+            return recipe
+        chosen = {"attention" if key in ATTENTION_KEYS else key for key in own.get("training", {})}
+        return resolve(
+            recipe,
+            [
+                Layer(source=self._source, values={name: shared[name] for name in shared if name in chosen}),
+                *words,
+                *(Layer(source=self._source, values=values, expert=expert) for values, expert in layers),
+            ],
+        )
+
+    def _words(self, data: Mapping[str, Any]) -> list[Layer]:
+        words = data.get("passthrough", [])
+        if not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
+            self._problems.append("passthrough must be a list of strings")
+            return []
+        if self._options is None or self._source is None:
+            return []
+        layers, problems = self._options.layers(words, folder=self._folder, source=self._source)
+        self._problems += [f"passthrough: {problem}" for problem in problems]
+        return layers
+
+    def _settings(self, table: Mapping[str, Any], where: str) -> dict[str, Any]:
+        values, problems = read_settings(
+            table, options=self._options, folder=self._folder, called=f"{where}.{{}}".format
+        )
+        self._problems += problems
+        return values
+
+    def _expert_settings(self, place: Mapping[str, Any], expert: Expert) -> dict[str, Any]:
+        where = f"{expert.value}.training"
+        values = self._settings(self._table(place, "training", where), where)
+        self._problems += [f"{where}.{name} {of_both}" for name in values if (of_both := shared_only(name)) is not None]
+        return values
+
+    def _check_complete(self, given: Collection[str]) -> None:
+        missing = [f"training.{name} is missing" for name in _REQUIRED if name not in given]
+        if not {"attention", *ATTENTION_KEYS} & set(given):
+            missing.append(f"training: one of attention, {', '.join(ATTENTION_KEYS)} must be given")
+        self._problems += [problem for problem in missing if problem not in self._problems]
+
+    def _expert(self, table: Mapping[str, Any], expert: Expert, settings: Mapping[str, Any]) -> ExpertSpec | None:
+        problems = self._problems
+        problems += _unknown(table, _EXPERT_KEYS, f"{expert.value}.")
+        dit = self._string(table, "dit", f"{expert.value}.dit")
+        limits: list[int] = []
+        for key in ("min_timestep", "max_timestep"):
+            value = table.get(key)
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 1000:  # noqa: PLR2004  the timestep scale
+                problems.append(f"{expert.value}.{key} must be a whole number from 0 to 1000")
+            else:
+                limits.append(value)
+        match limits:
+            case [low, high] if low < high:
+                # Where a setting is missing or wrong nobody sees the stand-in: the recipe is refused.
+                training = training_of({"attention": Attention.AUTO} | dict.fromkeys(_REQUIRED, None) | dict(settings))
+                return ExpertSpec(expert=expert, dit=dit, min_timestep=low, max_timestep=high, training=training)
+            case [_, _]:
+                problems.append(f"{expert.value}.min_timestep must be below {expert.value}.max_timestep")
+            case _:
+                pass  # reported above
         return None
 
+    def _task(self, value: object) -> Task | None:
+        try:
+            return Task(str(value))
+        except ValueError:
+            self._problems.append(f"task must be one of {', '.join(Task)}, not {one_line(str(value))!r}")
+            return None
 
-def _expert(data: Mapping[str, Any], expert: Expert, problems: list[str]) -> ExpertSpec | None:
-    table = _table(data, expert.value, problems)
-    problems += _unknown(table, ("dit", "min_timestep", "max_timestep"), f"{expert.value}.")
-    dit = _string(table, "dit", f"{expert.value}.dit", problems)
-    limits: list[int] = []
-    for key in ("min_timestep", "max_timestep"):
+    def _table(self, data: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+        value = data.get(key, {})
+        if not isinstance(value, dict):
+            self._problems += [problem for problem in [f"{where} must be a table"] if problem not in self._problems]
+            return {}
+        return value
+
+    def _string(self, table: Mapping[str, Any], key: str, where: str) -> str:
         value = table.get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 1000:  # noqa: PLR2004  the timestep scale
-            problems.append(f"{expert.value}.{key} must be a whole number from 0 to 1000")
-        else:
-            limits.append(value)
-    match limits:
-        case [low, high] if low < high:
-            return ExpertSpec(expert=expert, dit=dit, min_timestep=low, max_timestep=high)
-        case [_, _]:
-            problems.append(f"{expert.value}.min_timestep must be below {expert.value}.max_timestep")
-        case _:
-            pass  # reported above
-    return None
+        if isinstance(value, str) and value:
+            return value
+        self._problems.append(f"{where} must be the name of a model or a path")
+        return ""
 
 
-def _boundary_problems(experts: tuple[ExpertSpec, ...]) -> list[str]:
+_REQUIRED = [name for name, field in FIELDS.items() if field.default is MISSING]
+
+
+def _boundary_problems(experts: Sequence[ExpertSpec]) -> list[str]:
     """Two experts must share the timesteps between them: no gap that nobody learns, no overlap learnt twice."""
     by_expert = {spec.expert: spec for spec in experts}
     if len(by_expert) < len(Expert):
@@ -182,37 +274,5 @@ def _boundary_problems(experts: tuple[ExpertSpec, ...]) -> list[str]:
     return [f"low.max_timestep ({low.max_timestep}) must equal high.min_timestep ({high.min_timestep})"]
 
 
-def _training(table: Mapping[str, Any], problems: list[str]) -> Training | None:
-    before = len(problems)
-    values, found = read_settings(table, options=None, folder=Path(), called="training.{}".format)
-    problems += found
-    if "attention" not in values:
-        problems.append(f"training: exactly one of {', '.join(ATTENTION_KEYS)} must be true")
-    problems += [
-        f"training.{name} is missing" for name, f in FIELDS.items() if f.default is MISSING and name not in table
-    ]
-    return Training(**values) if len(problems) == before else None
-
-
 def _unknown(table: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> list[str]:
     return [unknown(key, known, f"{prefix}{{}}".format) for key in table if key not in known]
-
-
-def _table(data: Mapping[str, Any], key: str, problems: list[str]) -> Mapping[str, Any]:
-    value = data.get(key, {})
-    if not isinstance(value, dict):
-        problems.append(f"{key} must be a table")
-        return {}
-    return value
-
-
-def _string(table: Mapping[str, Any], key: str, where: str, problems: list[str]) -> str:
-    value = table.get(key)
-    if isinstance(value, str) and value:
-        return value
-    problems.append(f"{where} must be the name of a model or a path")
-    return ""
-
-
-def _training_name(key: str) -> str:
-    return "attention" if key in ATTENTION_KEYS else key

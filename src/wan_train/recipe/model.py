@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import Any
 
 from wan_train import codec
 from wan_train.recipe.terms import Attention, Expert, Task
@@ -89,29 +90,51 @@ class Training:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertSpec:
-    """One expert to train: its base weights (a name in models.toml or a path) and its timesteps, 0 to 1000."""
+    """One expert to train: its base weights (a name in models.toml or a path), its timesteps (0 to 1000), its settings.
+
+    `sources` says who set what: by setting, for every value that is not the shipped recipe's own.
+    """
 
     expert: Expert
     dit: str
     min_timestep: int
     max_timestep: int
+    training: Training
+    sources: Mapping[str, Source] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """A complete training recipe. `chosen` names the settings a person set (file or flag) rather than inherited."""
+    """A complete training recipe."""
 
     name: str
     task: Task
     experts: tuple[ExpertSpec, ...]
-    training: Training
     t5: str
     vae: str
-    passthrough: tuple[str, ...] = ()
-    chosen: Mapping[str, str] = field(default_factory=dict)
 
     def spec(self, expert: Expert) -> ExpertSpec:
         return next(spec for spec in self.experts if spec.expert is expert)
+
+
+FIELD_NAMES = frozenset(f.name for f in fields(Training)) - {"options"}
+
+
+def settings_of(training: Training) -> dict[str, Any]:
+    """Every setting by name, the options among them."""
+    own = {f.name: getattr(training, f.name) for f in fields(Training) if f.name in FIELD_NAMES}
+    return own | dict(training.options)
+
+
+def training_of(settings: Mapping[str, Any]) -> Training:
+    """The training of settings by name. An option that is False is off, which the trainer has no word for."""
+    options = {name: value for name, value in settings.items() if name not in FIELD_NAMES and value is not False}
+    return Training(**{name: value for name, value in settings.items() if name in FIELD_NAMES}, options=options)
+
+
+def changed(training: Training, changes: Mapping[str, Any]) -> Training:
+    """The training with some settings replaced, by name."""
+    return training_of(settings_of(training) | dict(changes))
 
 
 def format_number(value: float) -> str:

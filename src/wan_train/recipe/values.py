@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
 from wan_train.printable import one_line
-from wan_train.recipe.model import Training, Value
+from wan_train.recipe.effective import Layer
+from wan_train.recipe.model import Source, Training, Value
 from wan_train.recipe.terms import Attention
 
 ATTENTION_KEYS: Mapping[str, Attention] = {
@@ -24,6 +25,8 @@ ATTENTION_KEYS: Mapping[str, Attention] = {
 
 FIELDS = {field.name: field for field in fields(Training) if field.name not in {"attention", "options"}}
 """The settings of Training that have the name of a trainer's option."""
+
+_SHARED = ("save_every_n_epochs", "sample_prompts", "sample_every_n_epochs", "sample_at_first")
 
 _FILES = ("network_weights", "sample_prompts")
 
@@ -64,6 +67,12 @@ class Options(Protocol):
     def read(self, name: str, value: object) -> tuple[Value | None, str | None]:
         """The value as the trainer takes it, or what is wrong with it."""
 
+    def refusal(self, name: str) -> str | None:
+        """Why an option that the trainer has cannot be given."""
+
+    def layers(self, words: Sequence[str], *, folder: Path, source: Source) -> tuple[list[Layer], list[str]]:
+        """The settings that words for the training script give, and what is wrong with them."""
+
 
 def read_settings(
     given: Mapping[str, object], *, options: Options | None, folder: Path, called: Callable[[str], str]
@@ -96,7 +105,12 @@ def read_settings(
         elif options is not None and key in known:
             read, problem = options.read(key, value)
         else:
-            problems.append(unknown(key, (*known, "attention", *ATTENTION_KEYS), called))
+            refusal = options.refusal(key) if options is not None else None
+            problems.append(
+                f"{called(key)} {refusal}"
+                if refusal is not None
+                else unknown(key, (*known, "attention", *ATTENTION_KEYS), called)
+            )
             continue
         if problem is not None:
             problems.append(f"{called(key)} {problem}")
@@ -104,6 +118,11 @@ def read_settings(
             is_file = key in _FILES or (options is not None and key in options.files)
             values[key] = _absolute(read, folder) if is_file else read
     return values, problems
+
+
+def shared_only(name: str) -> str | None:
+    """Why a setting cannot be given for one expert alone, None for those that can."""
+    return "holds for both experts: give it for both" if name in _SHARED else None
 
 
 def unknown(key: str, known: Collection[str], called: Callable[[str], str]) -> str:

@@ -71,7 +71,9 @@ class AttemptWatch:
             return False
         name = self.step.produces or ""
         state = outputs.step_state_dir(self.directory.output, name, goal.steps)
-        return outputs.is_complete_state(state, scaler=needs_scaler(self.plan)) and is_whole(self.final_lora(attempt))
+        return outputs.is_complete_state(state, scaler=needs_scaler(self.plan, self.step)) and is_whole(
+            self.final_lora(attempt)
+        )
 
     def awaits_samples(self, attempt: Attempt) -> bool:
         """Whether the trainer is about to make the samples of a resumed attempt's last epoch, or is at it.

@@ -24,8 +24,9 @@ class NextAttempt:
     epochs_before: int
 
 
-def total_epochs(plan: Plan, state: RunState) -> int:
-    return state.epochs or plan.epochs
+def total_epochs(plan: Plan, state: RunState, step: Step) -> int:
+    """The epochs wanted of a step; a run that was extended has one total for all of its experts."""
+    return state.epochs or plan.epochs_of(step.expert)
 
 
 def next_attempt(
@@ -33,7 +34,7 @@ def next_attempt(
 ) -> NextAttempt:
     """How attempt `number` at a step is to be launched. Reads the states on disk."""
     job = state.jobs[step.id]
-    total = total_epochs(plan, state)
+    total = total_epochs(plan, state, step)
     point = find_resume_point(run, plan, step, job, total) if step.kind is StepKind.TRAIN and job.attempts else None
     if point is None:
         spec = AttemptSpec(
@@ -80,10 +81,10 @@ def target_of(attempt: Attempt) -> Target | None:
     )
 
 
-def is_wanted(plan: Plan, attempt: Attempt, epoch: int) -> bool:
+def is_wanted(plan: Plan, step: Step, attempt: Attempt, epoch: int) -> bool:
     """Whether the user asked to keep the LoRA of this epoch (of all attempts)."""
     keep = plan.keep_every_epochs
-    return keep is not None and epoch % keep == 0 and epoch < (attempt.total_epochs or plan.epochs)
+    return keep is not None and epoch % keep == 0 and epoch < (attempt.total_epochs or plan.epochs_of(step.expert))
 
 
 def remove_old_checkpoints(run: RunDirectory, plan: Plan, step: Step, job: Job) -> None:
@@ -94,8 +95,8 @@ def remove_old_checkpoints(run: RunDirectory, plan: Plan, step: Step, job: Job) 
         output = run.attempt(step.id, attempt.number).output
         for local in outputs.checkpoint_epochs(output, name):
             epoch = attempt.epochs_before + local
-            waits = is_wanted(plan, attempt, epoch) and not outputs.lora_file(run.path, name, epoch).exists()
-            if epoch <= (attempt.total_epochs or plan.epochs):
+            waits = is_wanted(plan, step, attempt, epoch) and not outputs.lora_file(run.path, name, epoch).exists()
+            if epoch <= (attempt.total_epochs or plan.epochs_of(step.expert)):
                 found.append((epoch, attempt.number, waits, outputs.lora_file(output, name, local)))
     for _, _, waits, path in sorted(found)[:-STATES_KEPT]:
         if not waits:

@@ -55,7 +55,7 @@ def progress_events(case: Case, attempt: Attempt) -> Iterator[Event]:
         if epoch > attempt.epochs_done:  # an adopted attempt's log is read again from the start
             yield EpochEnded(at=now, step=step.id, attempt=attempt.number, epoch=epoch, loss=loss)
             state = outputs.state_dir(watch.directory.output, step.produces or "", local)
-            if outputs.is_complete_state(state, scaler=needs_scaler(case.plan)):
+            if outputs.is_complete_state(state, scaler=needs_scaler(case.plan, step)):
                 yield StateSaved(at=now, step=step.id, attempt=attempt.number, path=str(state), epoch=epoch)
         yield from _keep(case, attempt, local)
 
@@ -63,7 +63,7 @@ def progress_events(case: Case, attempt: Attempt) -> Iterator[Event]:
 def _keep(case: Case, attempt: Attempt, local_epoch: int) -> Iterator[Event]:
     """Keep the LoRA of this epoch if the user asked for it and nobody kept it yet."""
     epoch = attempt.epochs_before + local_epoch
-    if not attempts.is_wanted(case.plan, attempt, epoch):
+    if not attempts.is_wanted(case.plan, case.step, attempt, epoch):
         return
     if outputs.lora_file(case.run.path, case.step.produces or "", epoch).exists():
         return
@@ -98,7 +98,7 @@ def settle(
     if diagnosis is None and case.step.kind is not StepKind.TRAIN:
         diagnosis = caches(case.step)
     if diagnosis is None:
-        yield from _success(case, job, attempts.total_epochs(case.plan, state))
+        yield from _success(case, job, attempts.total_epochs(case.plan, state, case.step))
     elif job.state is JobState.STOPPING and state.is_stopping and attempt.stop_diagnosis is None and not complete:
         yield StepStopped(at=case.now, step=case.step.id)
     else:

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wan_train.engine import commands, memory
+from wan_train.engine import commands
 from wan_train.engine.commands import DEVICE_VARIABLE, Command, ModelPaths, TrainingJob
 from wan_train.engine.trainer import Trainer
-from wan_train.recipe.model import Answers, Recipe
-from wan_train.recipe.terms import Expert
+from wan_train.recipe.model import Answers, ExpertSpec, Recipe, changed
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import Setting
 from wan_train.run.plan import Devices, Plan, result_name
@@ -23,7 +22,7 @@ def training_command(
     recipe: Recipe,
     models: ModelPaths,
     answers: Answers,
-    expert: Expert,
+    spec: ExpertSpec,
     state_every_epochs: int,
     attempt_dir: Path,
     env: Mapping[str, str],
@@ -35,12 +34,12 @@ def training_command(
     job = TrainingJob(
         trainer=trainer,
         recipe=recipe,
-        spec=recipe.spec(expert),
+        spec=spec,
         models=models,
         dataset_config=run.dataset_config,
         accelerate_config=run.accelerate_config,
         attempt_dir=attempt_dir,
-        output_name=result_name(answers.title, recipe.task, expert, trainer.kind),
+        output_name=result_name(answers.title, recipe.task, spec.expert, trainer.kind),
         author=answers.author,
         state_every_epochs=state_every_epochs,
         resume_from=resume_from,
@@ -68,14 +67,15 @@ def for_attempt(plan: Plan, step_id: str, spec: AttemptSpec) -> Command:
     if step.expert is None:
         return step.command
     run = RunDirectory(plan.run_dir)
-    training = replace(plan.recipe.training, max_train_epochs=spec.total_epochs)
+    planned = plan.recipe.spec(step.expert)
+    training = changed(planned.training, {"max_train_epochs": spec.total_epochs, **spec.changes})
     return training_command(
         run=run,
         trainer=plan.trainer,
-        recipe=memory.with_changes(replace(plan.recipe, training=training), spec.changes),
+        recipe=plan.recipe,
         models=plan.models,
         answers=plan.answers,
-        expert=step.expert,
+        spec=replace(planned, training=training),
         state_every_epochs=spec.state_every_epochs,
         attempt_dir=run.attempt(step_id, spec.number).path,
         env=plan.env,

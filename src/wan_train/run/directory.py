@@ -13,6 +13,7 @@ from wan_train.errors import BadInputError, NotReadyError
 from wan_train.files import write_whole
 from wan_train.printable import one_line
 from wan_train.run.plan import Plan
+from wan_train.run.upgrade import of_schema_2
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ class RunDirectory:
             raise BadInputError(
                 f"{self.path} is not a run: it has no plan.json", hint="List the runs: `wan-train runs`."
             ) from None
-        return codec.from_json(text, Plan, where=str(self.plan))
+        return codec.from_json(text, Plan, where=str(self.plan), upgrade=of_schema_2)
 
     def write_plan(self, plan: Plan) -> None:
         write_whole(self.plan, codec.to_json(plan, indent=1) + "\n")

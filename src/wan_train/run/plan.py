@@ -8,15 +8,15 @@ from enum import StrEnum
 from pathlib import Path
 
 from wan_train.engine import sizes
-from wan_train.engine.commands import Command, ModelPaths
+from wan_train.engine.commands import STATES_KEPT, Command, ModelPaths
 from wan_train.engine.outputs import REHEARSAL_MARK
 from wan_train.engine.prompts import SamplePrompt
 from wan_train.engine.trainer import Trainer
 from wan_train.recipe.hardware import Choice
-from wan_train.recipe.model import Answers, Recipe
+from wan_train.recipe.model import Answers, Recipe, Training
 from wan_train.recipe.terms import EngineKind, Expert, Task
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class StepKind(StrEnum):
@@ -150,27 +150,57 @@ class Plan:
     def step(self, step_id: str) -> Step:
         return next(step for step in self.steps if step.id == step_id)
 
-    @property
-    def epochs(self) -> int:
-        return self.recipe.training.max_train_epochs
+    def training(self, expert: Expert) -> Training:
+        return self.recipe.spec(expert).training
 
     @property
-    def steps_per_expert(self) -> int | None:
+    def epochs(self) -> int:
+        """The most epochs that one expert is trained for."""
+        return max(spec.training.max_train_epochs for spec in self.recipe.experts)
+
+    def epochs_of(self, expert: Expert | None) -> int:
+        """The epochs of one expert; of a step without one, the most."""
+        return self.epochs if expert is None else self.training(expert).max_train_epochs
+
+    def steps_of(self, expert: Expert) -> int | None:
         """Optimizer steps of one expert: batches x epochs / accumulation, rounded up per epoch as the trainer does.
 
         None where the length of a video is unknown.
         """
         if self.dataset.batches_per_epoch is None:
             return None
-        accumulation = self.recipe.training.gradient_accumulation_steps
-        return -(-self.dataset.batches_per_epoch // accumulation) * self.epochs
+        return -(-self.dataset.batches_per_epoch // self.batches_of_step(expert)) * self.epochs_of(expert)
+
+    def batches_of_step(self, expert: Expert) -> int:
+        """Batches whose gradients one optimizer step accumulates."""
+        return self.training(expert).gradient_accumulation_steps
 
 
 def disk_for_next_save(plan: Plan) -> int:
     """Bytes that one expert's next two saves may take: the one that is due, and the one a stop has to wait for."""
-    training, engine = plan.recipe.training, plan.trainer.kind
-    lora = sizes.lora_bytes(engine, training.network_dim, training.mixed_precision)
-    return 2 * (sizes.state_bytes(engine, training.network_dim) + lora)
+    return max(
+        2 * (_state_bytes(plan.trainer.kind, spec.training) + _lora_bytes(plan.trainer.kind, spec.training))
+        for spec in plan.recipe.experts
+    )
+
+
+def disk_need(engine: EngineKind, recipe: Recipe, cache_bytes: int, keep: int | None) -> DiskNeed:
+    """The most that a run has on disk at once: the trainer removes an old state only after the new one is written."""
+    copies = STATES_KEPT + 2  # one being written, one at the very end
+    states = loras = 0
+    for spec in recipe.experts:
+        kept = (spec.training.max_train_epochs - 1) // keep if keep else 0
+        states += copies * _state_bytes(engine, spec.training)
+        loras += (copies + kept) * _lora_bytes(engine, spec.training)
+    return DiskNeed(caches=cache_bytes, states=states, loras=loras)
+
+
+def _state_bytes(engine: EngineKind, training: Training) -> int:
+    return sizes.state_bytes(engine, training.network_dim)
+
+
+def _lora_bytes(engine: EngineKind, training: Training) -> int:
+    return sizes.lora_bytes(engine, training.network_dim, training.mixed_precision)
 
 
 def result_name(title: str, task: Task, expert: Expert, engine: EngineKind) -> str:

@@ -17,13 +17,10 @@ from wan_train.dataset.model import (
 )
 from wan_train.dataset.snapshot import snapshot_text, with_overrides
 from wan_train.dataset.summary import DatasetSummary, summary
-from wan_train.engine import commands as engine_commands
-from wan_train.engine import sizes, tokenizer
-from wan_train.engine.capabilities import check_passthrough
+from wan_train.engine import tokenizer
 from wan_train.engine.commands import ModelPaths
 from wan_train.engine.prompts import SamplePrompt
 from wan_train.engine.trainer import Trainer
-from wan_train.errors import BadInputError
 from wan_train.gpu.model import Gpu
 from wan_train.recipe import hardware
 from wan_train.recipe.hardware import Card, Choice, Machine
@@ -35,7 +32,7 @@ from wan_train.run.caching_plan import CachingPlan, caching_steps, plan_caching
 from wan_train.run.commands import training_command
 from wan_train.run.directory import RunDirectory
 from wan_train.run.machine import available_ram, cpus
-from wan_train.run.plan import DatasetFacts, Devices, DiskNeed, Plan, Step, StepKind, result_name
+from wan_train.run.plan import DatasetFacts, Devices, Plan, Step, StepKind, disk_need, result_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +75,6 @@ def prepare(request: Request) -> Prepared:
     config = with_overrides(request.config, request.overrides)
     inventory = take(config, reading=reading_of(request.trainer), tokenizer=tokenizer.cached_file(request.environ))
     inventory.require()
-    _check_passthrough(request)
     prompts = sampling.read(request.recipe)
     is_real = request.trainer.kind is EngineKind.MUSUBI
     models = (
@@ -111,16 +107,20 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
     """The plan for a run directory, which need not exist yet; raises NotReadyError when its disk is too small."""
     request = prepared.request
     recipe, samples = sampling.planned(prepared.recipe, prepared.prompts, run)
-    trainer, training = request.trainer, recipe.training
+    trainer = request.trainer
     facts = _facts(prepared)
     keep = _keep_every(recipe)
     speed_key = speeds.key(trainer.kind, request.usable[0], [s.subset.resolution for s in prepared.inventory.subsets])
-    seconds_per_step = speeds.recall(run.path.parent, speed_key, trainer.kind)
-    state_every = cadence.state_every(
-        missing=training.max_train_epochs,
-        done=0,
-        keep=keep,
-        epoch_seconds=(facts.batches_per_epoch or 1) * seconds_per_step,
+    seconds_per_batch = speeds.recall(run.path.parent, speed_key, trainer.kind)
+    # One cadence for both experts: the shorter one.
+    state_every = min(
+        cadence.state_every(
+            missing=spec.training.max_train_epochs,
+            done=0,
+            keep=keep,
+            epoch_seconds=(facts.batches_per_epoch or 1) * seconds_per_batch,
+        )
+        for spec in recipe.experts
     )
     need = disk_need(trainer.kind, recipe, _bytes_to_make(prepared), keep)
     preflight.check_writable([run.path], "the run directory")
@@ -139,7 +139,7 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
             recipe=recipe,
             models=prepared.models,
             answers=request.answers,
-            expert=spec.expert,
+            spec=spec,
             state_every_epochs=state_every,
             attempt_dir=run.attempt(step_id, 1).path,
             env=env,
@@ -177,30 +177,6 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
         env=env,
         samples=samples,
     )
-
-
-def disk_need(engine: EngineKind, recipe: Recipe, cache_bytes: int, keep: int | None) -> DiskNeed:
-    """The most that a run has on disk at once: the trainer removes an old state only after the new one is written."""
-    training, experts = recipe.training, len(recipe.experts)
-    copies = engine_commands.STATES_KEPT + 2  # one being written, one at the very end
-    kept = (training.max_train_epochs - 1) // keep if keep else 0
-    lora = sizes.lora_bytes(engine, training.network_dim, training.mixed_precision)
-    return DiskNeed(
-        caches=cache_bytes,
-        states=experts * copies * sizes.state_bytes(engine, training.network_dim),
-        loras=experts * (copies + kept) * lora,
-    )
-
-
-def _check_passthrough(request: Request) -> None:
-    words = request.recipe.passthrough
-    check_passthrough(words, request.trainer.capabilities)
-    taken = engine_commands.owned(words)
-    if taken:
-        raise BadInputError(
-            f"{', '.join(taken)} cannot be passed to the trainer: wan-train's own records and resume depend on it",
-            hint="Use wan-train's own flags or a recipe; see `wan-train train --help`.",
-        )
 
 
 def _machine(request: Request, dit_dtype: str | None) -> Machine:
@@ -248,9 +224,13 @@ def _bytes_to_make(prepared: Prepared) -> int:
 
 
 def _keep_every(recipe: Recipe) -> int | None:
-    training = recipe.training
-    asked = "save_every_n_epochs" in recipe.chosen and training.save_every_n_epochs < training.max_train_epochs
-    return training.save_every_n_epochs if asked else None
+    """Epochs between LoRAs that somebody asked for: the shipped recipe's own value is no wish."""
+    asked = [
+        spec.training.save_every_n_epochs
+        for spec in recipe.experts
+        if "save_every_n_epochs" in spec.sources and spec.training.save_every_n_epochs < spec.training.max_train_epochs
+    ]
+    return asked[0] if asked else None
 
 
 def _must_stagger(engine: EngineKind, recipe: Recipe, models: ModelPaths) -> bool:
@@ -259,7 +239,8 @@ def _must_stagger(engine: EngineKind, recipe: Recipe, models: ModelPaths) -> boo
     With swapped blocks the whole file is read into RAM and cast there (both versions); without, it goes to the GPU
     tensor by tensor.
     """
-    if engine is EngineKind.REHEARSAL or not recipe.training.blocks_to_swap or len(models.dit) < 2:  # noqa: PLR2004  two experts
+    swaps = any(spec.training.blocks_to_swap for spec in recipe.experts)
+    if engine is EngineKind.REHEARSAL or not swaps or len(models.dit) < 2:  # noqa: PLR2004  two experts
         return False
     return available_ram() < sum(path.stat().st_size for path in models.dit.values())
 

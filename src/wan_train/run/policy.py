@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from wan_train.engine import memory
 from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.engine.memory import Rung
+from wan_train.recipe.effective import word_of
+from wan_train.recipe.model import ExpertSpec, Origin, settings_of
 from wan_train.run.events import Setting
 from wan_train.run.plan import Plan, StepKind
 from wan_train.run.samples import WITHOUT
@@ -97,7 +100,10 @@ def _after_out_of_memory(plan: Plan, job: Job, pause: float, *, steps_made: int)
     late = steps_made >= LATE_STEPS
     if late and not _was_late_before(job):
         return Retry(pause=pause, why="out of GPU memory after a while: tried once more as it was")
-    training = plan.recipe.training
+    expert = plan.step(job.step).expert
+    assert expert is not None, "a training"  # noqa: S101  an invariant of the plan
+    spec = plan.recipe.spec(expert)
+    training = spec.training
     rung = memory.next_rung(
         training,
         last.changes if last is not None else {},
@@ -106,7 +112,18 @@ def _after_out_of_memory(plan: Plan, job: Job, pause: float, *, steps_made: int)
     )
     if rung is None:
         return None
-    return Retry(pause=pause, why=f"out of GPU memory: {rung.words} now", changes=rung.changes)
+    return Retry(pause=pause, why=f"out of GPU memory: {rung.words} now{_chosen(spec, rung)}", changes=rung.changes)
+
+
+def _chosen(spec: ExpertSpec, rung: Rung) -> str:
+    """What a person had chosen that a rung changes, in words."""
+    before = settings_of(spec.training)
+    chosen = [
+        f"{name} {word_of(before.get(name))} was set by {source}"
+        for name in rung.changes
+        if (source := spec.sources.get(name)) is not None and source.origin is not Origin.MACHINE
+    ]
+    return f" ({', '.join(chosen)})" if chosen else ""
 
 
 def _was_late_before(job: Job) -> bool:

@@ -80,7 +80,8 @@ class ReadAhead:
             return
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
         available = self._available()
-        copies = 2 if self._plan.recipe.training.blocks_to_swap else 1
+        swaps = any(spec.training.blocks_to_swap for spec in self._plan.recipe.experts)
+        copies = 2 if swaps else 1
         chosen = fitting(sizes, available=available, copies=copies)
         if len(chosen) < len(sizes):
             needed = copies * sum(size for _, size in sizes) + RESERVE_BYTES

@@ -35,7 +35,7 @@ def place_result(run: RunDirectory, plan: Plan, step: Step, job: Job, source: Pa
     """
     attempt = job.attempt
     assert attempt is not None and step.produces is not None, "a training that ended"  # noqa: S101, PT018  an invariant
-    total = attempt.total_epochs or plan.epochs
+    total = attempt.total_epochs or plan.epochs_of(step.expert)
     target = outputs.lora_file(run.path, step.produces)
     if job.result is not None and target.exists() and job.result.epochs not in {None, total}:
         aside = outputs.lora_file(run.path, step.produces, job.result.epochs)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.engine import outputs
-from wan_train.engine.commands import precision
 from wan_train.engine.outputs import State
 from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
 from wan_train.recipe.terms import EngineKind
@@ -41,7 +40,7 @@ def saved_states(run: RunDirectory, plan: Plan, step: Step, job: Job) -> list[Sa
     found = []
     for attempt in job.attempts:
         directory = run.attempt(step.id, attempt.number).output
-        for state in outputs.complete_states(directory, step.produces or "", scaler=needs_scaler(plan)):
+        for state in outputs.complete_states(directory, step.produces or "", scaler=needs_scaler(plan, step)):
             epochs = epochs_of(state, attempt)
             if epochs is not None and epochs <= (attempt.total_epochs or epochs):
                 found.append(SavedState(path=state.path, attempt=attempt.number, epochs_done=epochs))
@@ -85,9 +84,10 @@ def epochs_of(state: State, attempt: Attempt) -> int | None:
     return attempt.epochs_before + total if total is not None else None
 
 
-def needs_scaler(plan: Plan) -> bool:
+def needs_scaler(plan: Plan, step: Step) -> bool:
     """fp16 on a GPU trains with a gradient scaler, whose file is part of a complete state."""
-    return precision(plan.recipe) == "fp16" and plan.trainer.kind is EngineKind.MUSUBI
+    assert step.expert is not None, "only trainings have states"  # noqa: S101  an invariant of the plan
+    return plan.training(step.expert).mixed_precision == "fp16" and plan.trainer.kind is EngineKind.MUSUBI
 
 
 def _is_finite(path: Path) -> bool:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from wan_train.engine.commands import precision
 from wan_train.engine.prompts import SamplePrompt, read_prompts, to_trainer
 from wan_train.errors import BadInputError, NotReadyError
 from wan_train.files import sync_file, write_whole
 from wan_train.printable import one_line
-from wan_train.recipe.model import Recipe
+from wan_train.recipe.model import Recipe, changed
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import Sampling
 
@@ -22,8 +21,9 @@ ROUNDS = 10
 
 def read(recipe: Recipe) -> tuple[SamplePrompt, ...]:
     """The prompts that the recipe names, none when it names none; raises BadInputError with every problem."""
-    training = recipe.training
-    every, epochs = training.sample_every_n_epochs, training.max_train_epochs
+    # The settings of samples hold for both experts.
+    training = recipe.experts[0].training
+    every, epochs = training.sample_every_n_epochs, min(spec.training.max_train_epochs for spec in recipe.experts)
     if training.sample_prompts is None:
         if every is not None or training.sample_at_first:
             raise BadInputError(
@@ -41,23 +41,24 @@ def read(recipe: Recipe) -> tuple[SamplePrompt, ...]:
 
 def planned(recipe: Recipe, prompts: Sequence[SamplePrompt], run: RunDirectory) -> tuple[Recipe, Sampling | None]:
     """The recipe with the run's own copies in place of the user's files, and what is to be made of them."""
-    training = recipe.training
+    training = recipe.experts[0].training
     if training.sample_prompts is None:
         return recipe, None
-    if precision(recipe) == "no":
+    if any(spec.training.mixed_precision == "no" for spec in recipe.experts):
         raise BadInputError(
             "samples need a mixed precision of fp16 or bf16: with `no` the trainer fails at the first one",
             hint="Leave --sample-prompts away, or train with a DiT in fp16 or bf16.",
         )
-    every = training.sample_every_n_epochs or max(1, training.max_train_epochs // ROUNDS)
+    every = training.sample_every_n_epochs or max(1, min(s.training.max_train_epochs for s in recipe.experts) // ROUNDS)
     samples = Sampling(
         prompts=tuple(_in_run(run, number, prompt) for number, prompt in enumerate(prompts)),
         every_epochs=every,
         at_first=training.sample_at_first,
         source=Path(training.sample_prompts),
     )
-    changed = replace(training, sample_prompts=str(run.sample_prompts), sample_every_n_epochs=every)
-    return replace(recipe, training=changed), samples
+    changes = {"sample_prompts": str(run.sample_prompts), "sample_every_n_epochs": every}
+    experts = tuple(replace(spec, training=changed(spec.training, changes)) for spec in recipe.experts)
+    return replace(recipe, experts=experts), samples
 
 
 def write(run: RunDirectory, samples: Sampling, prompts: Sequence[SamplePrompt]) -> None:

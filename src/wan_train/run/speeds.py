@@ -1,4 +1,4 @@
-"""Measured seconds per step on this box, so that the next run's first states come in time."""
+"""Measured seconds per batch on this box, so that the next run's first states come in time."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _FILE = "speeds.json"
 
 
 def key(engine: EngineKind, gpu: Gpu, resolutions: list[tuple[int, int]]) -> str:
-    """What the speed of a step mainly depends on."""
+    """What the speed of a batch mainly depends on."""
     sizes_text = ",".join(f"{width}x{height}" for width, height in sorted(set(resolutions)))
     return f"{engine} {gpu.name} {sizes_text}"
 
 
 def recall(runs: Path, speed_key: str, engine: EngineKind) -> float:
-    """Seconds per step as measured by an earlier run, else a first guess."""
+    """Seconds per batch as measured by an earlier run, else a first guess."""
     value = _read(runs).get(speed_key)
     return value if isinstance(value, float) and value > 0 else sizes.seconds_per_step(engine)
 

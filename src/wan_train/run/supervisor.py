@@ -108,7 +108,8 @@ class Supervisor:
         """
         if resume:
             clear_stop_request(self._run)
-            longer = epochs if epochs is not None and epochs > attempts.total_epochs(self._plan, self._state) else None
+            total = self._state.epochs or self._plan.epochs
+            longer = epochs if epochs is not None and epochs > total else None
             self._append(RunResumed(at=self._clock.now(), epochs=longer))
         if gpus is not None:
             self._append(self._desk.choose(gpus))
@@ -287,8 +288,10 @@ class Supervisor:
         if step.kind is not StepKind.TRAIN:
             self._caching.over(step)
         speed = watch.tracker.progress.seconds_per_step
-        if step.kind is StepKind.TRAIN and speed is not None:
-            speeds.remember(self._run.path.parent, self._plan.speed_key, speed)
+        if step.expert is not None and speed is not None:
+            speeds.remember(
+                self._run.path.parent, self._plan.speed_key, speed / self._plan.batches_of_step(step.expert)
+            )
         job = self._state.jobs[step.id]
         if job.state is JobState.SUCCEEDED and step.kind is StepKind.TRAIN:
             # The last one stays: with it a finished training can be extended.
@@ -347,7 +350,7 @@ class Supervisor:
             self._state,
             step,
             int(directory.path.name),
-            seconds_per_step=self._seconds_per_step(),
+            seconds_per_step=self._seconds_per_step(step),
         )
         spec = following.spec
         command = commands.on_device(commands.for_attempt(self._plan, step.id, spec), self._plan.devices, gpu_uuid)
@@ -375,8 +378,10 @@ class Supervisor:
             )
         )
 
-    def _seconds_per_step(self) -> float:
-        return speeds.recall(self._run.path.parent, self._plan.speed_key, self._plan.trainer.kind)
+    def _seconds_per_step(self, step: Step) -> float:
+        plan = self._plan
+        batch = speeds.recall(self._run.path.parent, plan.speed_key, plan.trainer.kind)
+        return batch * (plan.batches_of_step(step.expert) if step.expert is not None else 1)
 
     def _watch(self, step: Step, attempt: Attempt) -> AttemptWatch:
         if step.id not in self._watches:

@@ -34,7 +34,7 @@ def left(view: RunView, step: Step, job: Job, now: float) -> Left | None:
     if live is not None and progress is not None and progress.eta_seconds is not None:
         return Left(seconds=max(0.0, progress.eta_seconds - max(0.0, now - live.at)))
     pace = view.paces.get(step.id)
-    steps = _steps_to_do(view, attempt.epochs_before)
+    steps = _steps_to_do(view, step, attempt.epochs_before)
     if pace is None or pace.per_step is None or steps is None:
         return None
     loading = max(0.0, pace.to_load - max(0.0, now - attempt.started))
@@ -47,7 +47,7 @@ def next_state_in(view: RunView, step: Step, job: Job, now: float) -> float | No
     An attempt that did not go on from a state saves as often as the plan says; others as it was decided at their start.
     """
     attempt, live, progress = job.attempt, view.live, facts.progress(view, step.id)
-    per_epoch = facts.steps_per_epoch(view)
+    per_epoch = facts.steps_per_epoch(view, step)
     if attempt is None or attempt.epochs_before or live is None or progress is None or not per_epoch:
         return None
     if progress.step is None or progress.seconds_per_step is None or progress.steps is None:
@@ -96,7 +96,7 @@ def _placed(view: RunView, waiting: Sequence[tuple[Step, Job]], lanes: list[floa
     ends = []
     for step, job in waiting:
         pace = _pace_to_expect(view, step)
-        steps = _steps_to_do(view, facts.epochs_saved(job))
+        steps = _steps_to_do(view, step, facts.epochs_saved(job))
         if pace is None or pace.per_step is None or steps is None or not lanes:
             return None
         begins = max(heapq.heappop(lanes), job.not_before or now)
@@ -118,6 +118,6 @@ def _pace_to_expect(view: RunView, step: Step) -> Pace | None:
     return None
 
 
-def _steps_to_do(view: RunView, epochs_done: int) -> int | None:
-    per_epoch = facts.steps_per_epoch(view)
-    return None if per_epoch is None else max(0, facts.epochs(view) - epochs_done) * per_epoch
+def _steps_to_do(view: RunView, step: Step, epochs_done: int) -> int | None:
+    per_epoch = facts.steps_per_epoch(view, step)
+    return None if per_epoch is None else max(0, facts.epochs(view, step) - epochs_done) * per_epoch

@@ -191,10 +191,11 @@ def _failed(event: StepFailed, view: RunView) -> str:
 
 
 def _epoch(event: EpochEnded, view: RunView) -> str | None:
-    every = max(1, facts.epochs(view) // _MOST_EPOCH_LINES)
-    if event.epoch % every and event.epoch != facts.epochs(view):
+    epochs = facts.epochs(view, view.plan.step(event.step))
+    every = max(1, epochs // _MOST_EPOCH_LINES)
+    if event.epoch % every and event.epoch != epochs:
         return None
-    text = f"epoch {event.epoch}/{facts.epochs(view)}{_loss('  loss', event.loss)}"
+    text = f"epoch {event.epoch}/{epochs}{_loss('  loss', event.loss)}"
     now = facts.progress(view, event.step)
     job = view.state.jobs.get(event.step)
     # Speed and time left are those of this moment: they would be wrong beside an epoch of long ago.

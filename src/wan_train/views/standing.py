@@ -103,19 +103,29 @@ def waits_for(view: RunView, job: Job) -> str | None:
     return (view.live.waiting.get(job.step) if view.live is not None else None) or "waiting for its turn"
 
 
-def epochs(view: RunView) -> int:
-    """The epochs wanted of each expert, more than the plan's where the run was extended."""
-    return view.state.epochs or view.plan.epochs
+def epochs(view: RunView, step: Step) -> int:
+    """The epochs wanted of a training, more than the plan's where the run was extended."""
+    return view.state.epochs or view.plan.epochs_of(step.expert)
 
 
-def steps_per_epoch(view: RunView) -> int | None:
-    """Optimizer steps of one epoch, as a trainer announced them or as planned; None where nobody knows yet."""
-    for job in view.state.jobs.values():
-        for attempt in job.attempts:
+def planned_steps(view: RunView, step: Step) -> int | None:
+    """Optimizer steps of a whole training as planned; None where nobody knows yet."""
+    return view.plan.steps_of(step.expert) if step.expert is not None else None
+
+
+def steps_per_epoch(view: RunView, step: Step) -> int | None:
+    """Optimizer steps of one epoch of a training, as a trainer announced them or as planned; None while unknown."""
+    plan, expert = view.plan, step.expert
+    if expert is None:
+        return None
+    for other in sorted(plan.steps, key=lambda other: other.id != step.id):
+        if other.expert is None or plan.batches_of_step(other.expert) != plan.batches_of_step(expert):
+            continue
+        for attempt in view.state.jobs[other.id].attempts:
             if attempt.total_steps and attempt.total_epochs:
                 return attempt.total_steps // attempt.total_epochs
-    planned = view.plan.steps_per_expert
-    return planned // view.plan.epochs if planned is not None and view.plan.epochs else None
+    planned = plan.steps_of(expert)
+    return planned // plan.epochs_of(expert) if planned is not None else None
 
 
 def newest_state(job: Job) -> StateSaved | None:

@@ -128,7 +128,7 @@ def _running(place: _Place) -> Iterator[ScreenLine]:
             spent = words.duration(facts.spent(job, now) or 0)
             yield from place.flowed([f"{done}/{total} items", spent, *where])
         case StepKind.TRAIN:
-            yield from place.flowed([*training.figures(view, progress), *where, training.saved(job, now)])
+            yield from place.flowed([*training.figures(view, step, progress), *where, training.saved(job, now)])
             yield from _loss(place, progress)
 
 
@@ -156,7 +156,7 @@ def _loss(place: _Place, progress: Progress | None) -> Iterator[ScreenLine]:
 
 def _position(view: RunView, step: Step, progress: Progress) -> tuple[int | None, int | None]:
     if step.kind is StepKind.TRAIN:
-        return progress.step, progress.steps or view.plan.steps_per_expert
+        return progress.step, progress.steps or facts.planned_steps(view, step)
     expected = facts.expected_caches(view, step)
     if progress.cached is None or expected is None:
         return progress.cached, None

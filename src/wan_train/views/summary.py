@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from wan_train.dataset.summary import DatasetSummary
-from wan_train.recipe.hardware import AS_IN_RECIPE
-from wan_train.recipe.model import format_number
+from wan_train.recipe.effective import agreed, effective
+from wan_train.recipe.hardware import AS_IN_RECIPE, Choice
+from wan_train.recipe.model import ExpertSpec, Training, format_number
 from wan_train.recipe.terms import EngineKind, Task
 from wan_train.run.plan import Devices, Plan, Step, StepKind
 from wan_train.views import words
@@ -75,7 +76,8 @@ def _plan(
         *_samples(plan),
         *_disk(plan, disk_free_bytes),
         *_choices(plan),
-        Row(label="learning rate", value=learning_rate(plan)),
+        *(Row(label="" if number else "learning rate", value=text) for number, text in enumerate(learning_rates(plan))),
+        *_options(plan),
         *_outputs(plan),
     ]
     yield from table(rows, width)
@@ -196,22 +198,21 @@ def _schedule(experts: int, free: int, labels: Sequence[str]) -> str:
 
 
 def _steps(plan: Plan, dataset: DatasetSummary | None) -> Iterator[Row]:
-    facts, epochs, total = plan.dataset, plan.epochs, plan.steps_per_expert
+    for number, (expert, text) in enumerate(agreed(plan.recipe, lambda spec: _steps_of(plan, dataset, spec))):
+        alone = plan.recipe.experts[0].expert if len(plan.recipe.experts) == 1 else expert
+        of_whom = f" for the {alone.value}-noise expert" if alone is not None else " for each expert"
+        is_known = plan.dataset.repeats is not None and plan.dataset.batches_per_epoch is not None
+        yield Row(label="" if number else "steps", value=f"{text}{of_whom if is_known or expert is not None else ''}")
+
+
+def _steps_of(plan: Plan, dataset: DatasetSummary | None, spec: ExpertSpec) -> str:
+    facts, epochs, total = plan.dataset, spec.training.max_train_epochs, plan.steps_of(spec.expert)
     if total is None or facts.repeats is None or facts.batches_per_epoch is None:
-        yield Row(label="steps", value=f"{epochs} epochs; how many steps is known once the videos are cached")
-        return
-    accumulation = plan.recipe.training.gradient_accumulation_steps
+        return f"{words.count(epochs, 'epoch')}; how many steps is known once the videos are cached"
+    accumulation = spec.training.gradient_accumulation_steps
     accumulated = f" / {accumulation} accumulated" if accumulation > 1 else ""
-    each = (
-        "for each expert"
-        if len(plan.recipe.experts) > 1
-        else f"for the {plan.recipe.experts[0].expert.value}-noise expert"
-    )
     batches = _batches(plan, dataset)
-    yield Row(
-        label="steps",
-        value=f"{batches} x {words.count(epochs, 'epoch')}{accumulated} = {words.count(total, 'step')} {each}",
-    )
+    return f"{batches} x {words.count(epochs, 'epoch')}{accumulated} = {words.count(total, 'step')}"
 
 
 def _batches(plan: Plan, dataset: DatasetSummary | None) -> str:
@@ -275,22 +276,42 @@ def _disk(plan: Plan, free: int | None) -> Iterator[Row]:
 def _choices(plan: Plan) -> Iterator[Row]:
     usual = [choice for choice in plan.choices if choice.reason == AS_IN_RECIPE]
     rows = [
-        f"{choice.setting} {words.safe(choice.value)}: {words.safe(choice.reason)}"
+        f"{_setting(choice)} {words.safe(choice.value)}: {words.safe(choice.reason)}"
         for choice in plan.choices
         if choice.reason != AS_IN_RECIPE
     ]
     if usual:
-        rows.append(", ".join(f"{choice.setting} {words.safe(choice.value)}" for choice in usual) + f": {AS_IN_RECIPE}")
+        rows.append(
+            ", ".join(f"{_setting(choice)} {words.safe(choice.value)}" for choice in usual) + f": {AS_IN_RECIPE}"
+        )
     for number, value in enumerate(rows):
         yield Row(label="" if number else "settings", value=value)
 
 
-def learning_rate(plan: Plan) -> str:
-    """The true curve of the learning rate. A polynomial one ends at 1e-7 whatever the minimum ratio says.
+def _setting(choice: Choice) -> str:
+    return choice.setting if choice.expert is None else f"{choice.setting} ({choice.expert.value})"
+
+
+def _options(plan: Plan) -> Iterator[Row]:
+    """What the trainer is told beyond the settings that every recipe has, and by whom."""
+    names = {name for spec in plan.recipe.experts for name in spec.training.options}
+    rows = [row for row in effective([plan.recipe]) if row.name in names and row.values[0] is not None]
+    for number, row in enumerate(rows):
+        by = f" ({words.safe(row.sources[0])})" if row.sources[0] is not None else ""
+        yield Row(label="" if number else "options", value=words.safe(f"{row.label} {row.values[0]}") + by)
+
+
+def learning_rates(plan: Plan) -> list[str]:
+    """The true curve of the learning rate, for each expert where they differ."""
+    told = agreed(plan.recipe, lambda spec: _learning_rate(spec.training))
+    return [text if expert is None else f"{expert.value}-noise {text}" for expert, text in told]
+
+
+def _learning_rate(training: Training) -> str:
+    """A polynomial one ends at 1e-7 whatever the minimum ratio says.
 
     Source: transformers.get_polynomial_decay_schedule_with_warmup, whose lr_end neither trainer version sets.
     """
-    training = plan.recipe.training
     start = format_number(training.learning_rate)
     if training.lr_scheduler != "polynomial":
         return f"{start}, {words.safe(training.lr_scheduler)}"
@@ -365,4 +386,4 @@ def _together(parts: Sequence[str]) -> str:
     return " and ".join(words.safe(part) for part in parts)
 
 
-__all__ = ["GpuNow", "learning_rate", "plan_lines", "plan_text", "result_lines", "result_text"]
+__all__ = ["GpuNow", "learning_rates", "plan_lines", "plan_text", "result_lines", "result_text"]

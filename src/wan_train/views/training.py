@@ -22,11 +22,11 @@ _FEW_BLOCKS, _MANY_BLOCKS, _MOST_BLOCKS = 12, 30, 60
 _TREND_STYLES = {Trend.FALLING: "green", Trend.FLAT: "", Trend.RISING: "yellow"}
 
 
-def figures(view: RunView, progress: Progress) -> Iterator[str]:
+def figures(view: RunView, step: Step, progress: Progress) -> Iterator[str]:
     """Epoch, step and recent speed."""
     if progress.epoch is not None:
-        yield f"epoch {progress.epoch}/{progress.epochs or facts.epochs(view)}"
-    yield f"step {progress.step}/{progress.steps or view.plan.steps_per_expert}"
+        yield f"epoch {progress.epoch}/{progress.epochs or facts.epochs(view, step)}"
+    yield f"step {progress.step}/{progress.steps or facts.planned_steps(view, step)}"
     if progress.seconds_per_step is not None:
         yield words.pace(progress.seconds_per_step)
 

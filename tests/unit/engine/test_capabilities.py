@@ -15,11 +15,9 @@ from wan_train.engine.capabilities import (
     Capabilities,
     Option,
     Script,
-    check_passthrough,
     from_help,
     stored,
 )
-from wan_train.errors import BadInputError
 
 VERSIONS = ("d0a1930", "v0.3.4")
 
@@ -91,68 +89,6 @@ def test_short_names_and_lists_of_at_least_one() -> None:
     assert found["--dataset_config"].takes_value
     assert (found["--names"].takes_value, found["--names"].many) == (True, True)
     assert not found["--fast"].takes_value
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        (),
-        ("--guidance_scale", "1.5"),
-        ("--guidance_scale=1.5",),
-        ("--guidance_scale", "-1"),
-        ("--guidance_scale", "-0.5"),
-        ("--guidance_scale=-1e-5",),
-        ("--network_args", "conv_dim=4", "conv_alpha=1"),
-        ("--network_args", "conv_dim=4", "--persistent_data_loader_workers"),
-        ("--network_args",),
-        ("--lr_scheduler_args", "--network_args", "a=1"),
-        ("--weighting_scheme", "mode"),
-        ("--weighting_scheme=mode",),
-        ("--network_weights", "/models/with space.safetensors"),
-        ("--network_weights=",),
-    ],
-)
-@pytest.mark.parametrize("version", VERSIONS)
-def test_good_words(words: tuple[str, ...], version: str) -> None:
-    check_passthrough(words, stored(version))
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("--guidence_scale", "1"), "did you mean --guidance_scale?"),
-        (("--guidance_scale",), "--guidance_scale needs a value"),
-        (("--guidance_scale", "--sdpa"), "--guidance_scale needs a value"),
-        (("--guidance_scale", "1", "2"), "'2' is a value without an option"),
-        (("word",), "'word' is a value without an option"),
-        (("-x",), "'-x' is a value without an option"),
-        (("--persistent_data_loader_workers", "yes"), "'yes' is a value without an option"),
-        (("--persistent_data_loader_workers=yes",), "takes no value"),
-        (("--weighting_scheme=none_such",), "--weighting_scheme must be one of"),
-        (("--weighting_scheme", "none_such"), "--weighting_scheme must be one of"),
-        (("--",), "unknown option --"),
-        (("--\x1b[31m",), "\\x1b"),
-    ],
-)
-def test_bad_words(words: tuple[str, ...], said: str) -> None:
-    with pytest.raises(BadInputError) as caught:
-        check_passthrough(words, stored("d0a1930"))
-    assert said in caught.value.message
-    assert "\x1b" not in caught.value.message
-    assert caught.value.hint is not None
-
-
-def test_every_problem_is_told_at_once() -> None:
-    with pytest.raises(BadInputError) as caught:
-        check_passthrough(("--nonsense", "--guidance_scale", "--more_nonsense=3"), stored("d0a1930"))
-    for word in ("--nonsense", "--guidance_scale", "--more_nonsense"):
-        assert word in caught.value.message
-
-
-def test_an_option_of_the_newer_version_only() -> None:
-    check_passthrough(("--save_precision", "bf16"), stored("v0.3.4"))
-    with pytest.raises(BadInputError, match="--save_precision"):
-        check_passthrough(("--save_precision", "bf16"), stored("d0a1930"))
 
 
 def test_options_without_a_table_are_asked_for_by_name() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.runs import make_recipe, make_trainer
+from support.runs import make_recipe, make_trainer, with_settings
 from wan_train.engine import commands
-from wan_train.engine.commands import ACCELERATE_CONFIG, Command, ModelPaths, TrainingJob, owned, passed_through
-from wan_train.engine.memory import with_changes
+from wan_train.engine.commands import ACCELERATE_CONFIG, Command, ModelPaths, TrainingJob
 from wan_train.recipe.load import override
-from wan_train.recipe.model import Recipe
+from wan_train.recipe.model import Origin, Recipe, Source, changed
 from wan_train.recipe.terms import Attention, EngineKind, Expert, Task
 from wan_train.run.samples import WITHOUT
 
@@ -82,7 +82,7 @@ def test_a_value_that_looks_like_an_option_is_joined_to_its_name() -> None:
     [(Attention.SDPA, "--sdpa"), (Attention.XFORMERS, "--xformers"), (Attention.FLASH, "--flash_attn")],
 )
 def test_exactly_one_attention(attention: Attention, option: str) -> None:
-    recipe = override(make_recipe()[0], {"attention": attention}, source="x")
+    recipe = override(make_recipe()[0], {"attention": attention})
     assert {"--sdpa", "--xformers", "--flash_attn"} & set(words(recipe=recipe)) == {option}
 
 
@@ -93,7 +93,7 @@ def test_what_is_off_is_left_out() -> None:
         "blocks_to_swap": 0,
         "preserve_distribution_shape": False,
     }
-    recipe = override(make_recipe()[0], off, source="x")
+    recipe = override(make_recipe()[0], off)
     found = words(recipe=recipe)
     assert {"--fp8_base", "--gradient_checkpointing", "--blocks_to_swap", "--preserve_distribution_shape"}.isdisjoint(
         found
@@ -109,7 +109,7 @@ def test_a_resume() -> None:
 
 def sampling(**more: object) -> Recipe:
     changes = {"sample_prompts": "/r/prompts.json", "sample_every_n_epochs": 5, **more}
-    return override(make_recipe()[0], changes, source="x")
+    return override(make_recipe()[0], changes)
 
 
 def test_samples() -> None:
@@ -125,7 +125,7 @@ def test_samples() -> None:
 
 
 def test_an_attempt_that_goes_on_without_samples() -> None:
-    assert words(recipe=with_changes(sampling(sample_at_first=True), WITHOUT)) == words()
+    assert words(recipe=with_settings(sampling(sample_at_first=True), **WITHOUT)) == words()
 
 
 def test_every_checkpoint_or_the_last_ones() -> None:
@@ -133,13 +133,25 @@ def test_every_checkpoint_or_the_last_ones() -> None:
     assert "--save_last_n_epochs" not in words(keep_all_checkpoints=True)
 
 
-def test_words_given_after_the_dashes_come_last_and_are_listed() -> None:
-    from dataclasses import replace  # noqa: PLC0415  only here
+def test_options_come_last_once_and_are_listed_with_their_source() -> None:
+    recipe = make_recipe()[0]
+    spec = replace(
+        recipe.experts[0],
+        training=changed(recipe.experts[0].training, {"network_args": ("a=1", "b=2"), "metadata_title": "other"}),
+        sources={"network_args": Source(origin=Origin.FLAG, text="--high")},
+    )
+    command = commands.train(job(spec=spec), env={})
+    assert command.argv[-3:] == ("--network_args", "a=1", "b=2")
+    assert command.argv.count("--metadata_title") == 1
+    assert command.argv[command.argv.index("--metadata_title") + 1] == "other"
+    assert ("--network_args a=1 b=2", "set by --high") in [(a.what, a.reason) for a in command.additions]
 
-    recipe = replace(make_recipe()[0], passthrough=("--network_args", "a=1"))
-    command = commands.train(job(recipe), env={})
-    assert command.argv[-2:] == ("--network_args", "a=1")
-    assert command.additions[-1].what == "--network_args a=1"
+
+def test_an_option_of_ours_that_somebody_chose_is_theirs() -> None:
+    recipe = make_recipe()[0]
+    spec = replace(recipe.experts[0], training=changed(recipe.experts[0].training, {"save_precision": "bf16"}))
+    argv = commands.train(job(spec=spec, trainer=replace(make_trainer(), version="v0.3.4")), env={}).argv
+    assert [argv[at + 1] for at, word in enumerate(argv) if word == "--save_precision"] == ["bf16"]
 
 
 def test_image_to_video_caches_first_frames_too() -> None:
@@ -178,24 +190,3 @@ def test_accelerate_is_kept_on_one_process() -> None:
     assert "distributed_type: 'NO'" in lines
     assert "num_processes: 1" in lines
     assert "mixed_precision: 'no'" in lines
-
-
-@pytest.mark.parametrize("word", ["--dit", "--dit=/x", "--output_dir", "--resume=/x", "--max_train_epochs"])
-def test_options_that_are_ours(word: str) -> None:
-    assert owned(["--sdpa", word]) == [word]
-    assert owned(["--network_args", "dit=1"]) == []
-
-
-@pytest.mark.parametrize(
-    ("words", "value"),
-    [
-        ((), None),
-        (("--mixed_precision=no",), "no"),
-        (("--mixed_precision", "bf16", "--x"), "bf16"),
-        (("--mixed_precision", "bf16", "--mixed_precision=no"), "no"),
-        (("--mixed_precision_x=no",), None),
-        (("--mixed_precision",), ""),
-    ],
-)
-def test_the_last_word_passed_through_counts(words: tuple[str, ...], value: str | None) -> None:
-    assert passed_through(words, "--mixed_precision") == value

@@ -21,7 +21,7 @@ def capabilities(commit: str) -> Capabilities:
 @pytest.mark.parametrize("swap", [0, 10, 25, 36])
 @pytest.mark.parametrize("fp8", [True, False])
 def test_the_ladder_goes_down_and_ends(commit: str, swap: int, fp8: bool) -> None:
-    training = replace(make_recipe()[0].training, blocks_to_swap=swap, fp8_base=fp8)
+    training = replace(make_recipe()[0].experts[0].training, blocks_to_swap=swap, fp8_base=fp8)
     changes: dict[str, bool | int | str] = {}
     steps = []
     while (rung := next_rung(training, changes, capabilities(commit), trains_fp8=True)) is not None:
@@ -39,6 +39,6 @@ def test_the_ladder_goes_down_and_ends(commit: str, swap: int, fp8: bool) -> Non
 
 
 def test_weights_that_cannot_be_fp8_are_left_as_they_are() -> None:
-    training = replace(make_recipe()[0].training, blocks_to_swap=36, fp8_base=False)
+    training = replace(make_recipe()[0].experts[0].training, blocks_to_swap=36, fp8_base=False)
     rung = next_rung(training, {}, capabilities(BOTH[0]), trains_fp8=False)
     assert rung is None or "fp8_base" not in rung.changes

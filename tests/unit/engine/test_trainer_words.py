@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_train.engine.capabilities import Option, Script, stored
-from wan_train.engine.words import OWN_OPTIONS, TrainerOptions, from_text, parse, read_config, refused
+from wan_train.engine.words import OWN_OPTIONS, TrainerOptions, from_text, parse
+from wan_train.recipe.effective import Layer
+from wan_train.recipe.model import Origin, Source
+from wan_train.recipe.terms import Attention, Expert
 
 VERSIONS = ("d0a1930", "v0.3.4")
 
@@ -181,13 +185,90 @@ def test_values_of_a_file(name: str, value: object, good: bool) -> None:
         assert read == (tuple(value) if isinstance(value, list) else value)
 
 
-def test_a_config_file_is_flattened() -> None:
-    text = 'seed = 1\n[a]\nseed = 2\nlr_scheduler = "constant"\n[b]\nseed = 3'
-    assert read_config(text) == {"seed": 3, "lr_scheduler": "constant"}
+SOURCE = Source(origin=Origin.WORDS, text="the words")
+
+
+def layers(words: list[str], folder: Path) -> tuple[list[Layer], list[str]]:
+    return TrainerOptions(capabilities=stored("v0.3.4")).layers(words, folder=folder, source=SOURCE)
+
+
+def test_a_config_file_is_read_as_the_trainer_reads_it(tmp_path: Path) -> None:
+    """`.toml` is appended, tables are opened and a later key counts more; the words count more than the file."""
+    (tmp_path / "mine.toml").write_text(
+        'seed = 1\n[a]\nseed = 2\nlr_scheduler = "constant"\nxformers = false\n[b]\nseed = 3\nsdpa = true\n'
+    )
+    (config, words), problems = layers(["--config_file", "mine", "--seed", "4"], tmp_path)
+    assert problems == []
+    assert config.values == {"seed": 3, "lr_scheduler": "constant", "attention": Attention.SDPA}
+    assert config.source == Source(origin=Origin.CONFIG_FILE, text=f"config file {tmp_path / 'mine.toml'}")
+    assert (words.values, words.source) == ({"seed": 4}, SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("learnig_rate = 1e-4", "unknown key mine.toml: learnig_rate (did you mean mine.toml: learning_rate?)"),
+        ('learning_rate = "1e-4"', "mine.toml: learning_rate must be a number"),
+        ("max_train_epochs = 5", "mine.toml: max_train_epochs cannot be given to the trainer"),
+        ("[a]\n[a.b]\nseed = 1", "unknown key mine.toml: b"),
+        ("seed = ", "mine.toml cannot be read"),
+        (None, "mine.toml cannot be read: No such file"),
+    ],
+)
+def test_what_is_wrong_in_a_config_file(text: str | None, said: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "mine.toml").write_text(text)
+    _, problems = layers(["--config_file", "mine.toml"], tmp_path)
+    assert [problem for problem in problems if said in problem], problems
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--dit", "/x"], "--dit cannot be given to the trainer"),
+        (["--max_train_epochs=5"], "use --epochs"),
+        (["--network_weights=/x", "--dim_from_weights"], "--dim_from_weights ends the trainer with an error"),
+        (["--sdpa", "--xformers"], "only one of sdpa, xformers"),
+        (["--network_dim", "0"], "--network_dim must be from 1 to 1024"),
+    ],
+)
+def test_words_that_are_refused(words: list[str], said: str, tmp_path: Path) -> None:
+    _, problems = layers(words, tmp_path)
+    assert [problem for problem in problems if said in problem], problems
+
+
+def test_files_count_from_where_they_were_named(tmp_path: Path) -> None:
+    (found,), _ = layers(["--base_weights", "a.safetensors", "/b.safetensors", "--network_weights=c"], tmp_path)
+    assert found.values == {
+        "base_weights": (f"{tmp_path}/a.safetensors", "/b.safetensors"),
+        "network_weights": f"{tmp_path}/c",
+    }
+
+
+def test_a_setting_of_one_expert(tmp_path: Path) -> None:
+    options = TrainerOptions(capabilities=stored("v0.3.4"))
+    pairs = ["network_dim=8", "--learning_rate = 1e-5", "network_args=a=1 b=2", "attention=sdpa", "fp8_scaled=true"]
+    (layer,), problems = options.of_expert(pairs, Expert.HIGH, folder=tmp_path)
+    assert problems == []
+    assert (layer.expert, str(layer.source)) == (Expert.HIGH, "--high")
+    assert layer.values == {
+        "network_dim": 8,
+        "learning_rate": 1e-5,
+        "network_args": ("a=1", "b=2"),
+        "attention": Attention.SDPA,
+        "fp8_scaled": True,
+    }
+
+
+@pytest.mark.parametrize("pair", ["network_dim", "netwrok_dim=8", "network_dim=x", "output_dir=/x", "sample_prompts=x"])
+def test_a_wrong_setting_of_one_expert(pair: str, tmp_path: Path) -> None:
+    found, problems = TrainerOptions(capabilities=stored("v0.3.4")).of_expert([pair], Expert.LOW, folder=tmp_path)
+    assert found == []
+    assert len(problems) == 1
+    assert "--low" in problems[0]
 
 
 def test_what_cannot_be_passed_on() -> None:
-    assert len(list(refused(["dit", "dim_from_weights", "network_dim"]))) == 2
     names = TrainerOptions(capabilities=stored("v0.3.4")).names
     assert not OWN_OPTIONS & set(names)
     assert not {"dim_from_weights", "config_file", "network_dim", "sdpa"} & set(names)

@@ -6,12 +6,12 @@ import pytest
 
 from wan_train.errors import ExitCode, NotReadyError
 from wan_train.recipe.hardware import SWAP_RULES, Card, Choice, Machine, adapt
-from wan_train.recipe.load import load, override, shipped_recipe
-from wan_train.recipe.model import Recipe, Training
+from wan_train.recipe.load import override, shipped
+from wan_train.recipe.model import Recipe, Training, settings_of
 from wan_train.recipe.terms import Attention, Task
 
 GIB = 1024**3
-RECIPE = load(shipped_recipe(Task.T2V), inherited=True)
+RECIPE = shipped(Task.T2V)
 
 H100 = Card(name="NVIDIA H100 80GB HBM3", total_bytes=int(79.6 * GIB), compute_capability=(9, 0))
 B200 = Card(name="NVIDIA B200", total_bytes=179 * GIB, compute_capability=(10, 0))
@@ -33,7 +33,7 @@ def fit(
 ) -> tuple[Training, dict[str, Choice]]:
     machine = Machine(cards=cards, cpus=cpus, has_xformers=xformers, has_flash=False, dit_dtype=dtype)
     fitted, choices = adapt(recipe, machine)
-    return fitted.training, {choice.setting: choice for choice in choices}
+    return fitted.experts[0].training, {choice.setting: choice for choice in choices}
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_what_somebody_chose_is_kept_and_said() -> None:
         "max_data_loader_n_workers": 8,
         "num_cpu_threads_per_process": 4,
     }
-    recipe = override(RECIPE, chosen, source="--a-flag")
+    recipe = override(RECIPE, chosen, names=dict.fromkeys(chosen, "--a-flag"))
     training, choices = fit(RTX5090, recipe=recipe, cpus=1)
     assert {name: getattr(training, name) for name in chosen} == chosen
     assert all(choices[name].reason == "chosen (--a-flag)" for name in chosen)
@@ -107,7 +107,8 @@ def test_what_somebody_chose_is_kept_and_said() -> None:
 def test_every_choice_has_a_reason_and_nothing_else_changes() -> None:
     training, choices = fit(RTX5090)
     assert all(choice.reason for choice in choices.values())
-    different = {name for name in Training.__slots__ if getattr(training, name) != getattr(RECIPE.training, name)}
+    before, after = settings_of(RECIPE.experts[0].training), settings_of(training)
+    different = {name for name in before if after[name] != before[name]}
     assert different == {"attention", "blocks_to_swap"}
     assert different <= choices.keys()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,25 @@ import tomlkit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from wan_train.engine.capabilities import stored
+from wan_train.engine.words import TrainerOptions
 from wan_train.errors import BadInputError
-from wan_train.recipe.load import load, override, select, shipped_recipe, to_toml
-from wan_train.recipe.model import Recipe, format_number
+from wan_train.recipe import load as recipes
+from wan_train.recipe.effective import select
+from wan_train.recipe.load import override, shipped_path, to_toml
+from wan_train.recipe.model import Origin, Recipe, Source, format_number
 from wan_train.recipe.terms import Attention, Expert, Task
+
+OPTIONS = TrainerOptions(capabilities=stored("v0.3.4"))
+
+
+def load(path: Path) -> Recipe:
+    return recipes.load(path, OPTIONS)
 
 
 def shipped(task: Task = Task.T2V) -> dict[str, Any]:
-    return tomllib.loads(shipped_recipe(task).read_text(encoding="utf-8"))
+    name = "t2v-a14b" if task is Task.T2V else "i2v-a14b"
+    return tomllib.loads(shipped_path(name).read_text(encoding="utf-8"))
 
 
 def written(path: Path, data: dict[str, Any]) -> Path:
@@ -49,18 +61,20 @@ def changed(data: dict[str, Any], key: str, value: object) -> dict[str, Any]:
 class TestShipped:
     @pytest.mark.parametrize("task", list(Task))
     def test_it_loads_and_hands_over_at_the_tasks_boundary(self, task: Task) -> None:
-        recipe = load(shipped_recipe(task), inherited=True)
+        recipe = recipes.shipped(task)
         assert recipe.task is task
         assert (
             recipe.spec(Expert.HIGH).min_timestep
             == recipe.spec(Expert.LOW).max_timestep
             == {Task.T2V: 875, Task.I2V: 900}[task]
         )
-        assert recipe.chosen == {}
+        assert [spec.sources for spec in recipe.experts] == [{}, {}]
 
     def test_a_recipe_of_ones_own_is_a_choice(self, tmp_path: Path) -> None:
         recipe = load(written(tmp_path / "mine.toml", shipped()))
-        assert recipe.chosen["attention"] == recipe.chosen["learning_rate"] == "recipe mine.toml"
+        for spec in recipe.experts:
+            assert spec.sources["learning_rate"] == Source(origin=Origin.RECIPE, text="recipe mine.toml")
+            assert "attention" not in spec.sources, "auto is nobody's choice"
 
     def test_a_byte_order_mark_is_no_problem(self, tmp_path: Path) -> None:
         path = tmp_path / "windows.toml"
@@ -89,8 +103,18 @@ class TestShipped:
         ("training.mixed_precision", "fp17", "training.mixed_precision must be one of no, fp16, bf16"),
         ("training.network_dim", ..., "training.network_dim is missing"),
         ("training.netwrok_dim", 16, "unknown key training.netwrok_dim (did you mean training.network_dim?)"),
-        ("training.xformers", False, "training: exactly one of"),
-        ("training.sdpa", True, "training: exactly one of"),
+        ("training.attention", ..., "training: one of attention, sdpa"),
+        ("training.attention", "fast", "training.attention must be one of auto, sdpa"),
+        ("training.sdpa", True, "training.attention: only one of"),
+        ("training.sdpa", 1, "training.sdpa must be true or false"),
+        ("training.network_args", "a=1", "training.network_args must be a list"),
+        ("training.output_dir", "/x", "training.output_dir cannot be given to the trainer"),
+        ("training.dim_from_weights", True, "training.dim_from_weights ends the trainer"),
+        ("high.training", {"network_dim": "x"}, "high.training.network_dim must be a whole number"),
+        ("high.training", {"save_every_n_epochs": 5}, "high.training.save_every_n_epochs holds for both experts"),
+        ("high.training", 5, "high.training must be a table"),
+        ("base", "no_such", "base must be one of i2v-a14b, t2v-a14b, not 'no_such'"),
+        ("passthrough", ["--network_dim", "abc"], "passthrough: --network_dim must be a whole number"),
         ("training", 5, "training must be a table"),
         ("training", ..., "training.network_dim is missing"),
         ("task", "t2v", "task must be one of"),
@@ -198,12 +222,13 @@ def test_any_recipe_loads_or_is_refused_in_words(changes: list[tuple[str, object
 
 
 class TestOverride:
-    RECIPE = load(shipped_recipe(Task.T2V), inherited=True)
+    RECIPE = recipes.shipped(Task.T2V)
 
     def test_given_values_and_their_source(self) -> None:
-        recipe = override(self.RECIPE, {"network_dim": 32, "seed": None}, source="--rank")
-        assert (recipe.training.network_dim, recipe.training.seed) == (32, 5)
-        assert recipe.chosen == {"network_dim": "--rank"}
+        recipe = override(self.RECIPE, {"network_dim": 32, "seed": None}, names={"network_dim": "--rank"})
+        for spec in recipe.experts:
+            assert (spec.training.network_dim, spec.training.seed) == (32, 5)
+            assert spec.sources == {"network_dim": Source(origin=Origin.FLAG, text="--rank")}
 
     @pytest.mark.parametrize(
         ("name", "good", "bad"),
@@ -219,18 +244,21 @@ class TestOverride:
     )
     def test_ranges(self, name: str, good: tuple[float, ...], bad: tuple[float, ...]) -> None:
         for value in good:
-            assert getattr(override(self.RECIPE, {name: value}, source="x").training, name) == value
+            assert getattr(override(self.RECIPE, {name: value}).experts[0].training, name) == value
         for value in bad:
             with pytest.raises(BadInputError, match=r"must be (from|a number)"):
-                override(self.RECIPE, {name: value}, source="x")
+                override(self.RECIPE, {name: value})
 
     def test_experts_are_chosen(self) -> None:
         assert [spec.expert for spec in select(self.RECIPE, (Expert.LOW,)).experts] == [Expert.LOW]
 
 
 def same(first: Recipe, second: Recipe) -> bool:
-    names = ("name", "task", "experts", "training", "t5", "vae", "passthrough")
-    return all(getattr(first, name) == getattr(second, name) for name in names)
+    unsourced = [
+        replace(recipe, experts=tuple(replace(spec, sources={}) for spec in recipe.experts))
+        for recipe in (first, second)
+    ]
+    return unsourced[0] == unsourced[1]
 
 
 class TestBackToAFile:
@@ -240,9 +268,9 @@ class TestBackToAFile:
     def test_there_and_back(
         self, task: Task, attention: Attention, experts: tuple[Expert, ...], tmp_path: Path
     ) -> None:
-        recipe = select(load(shipped_recipe(task), inherited=True), experts)
+        recipe = select(recipes.shipped(task), experts)
         changes = {"attention": attention, "blocks_to_swap": 10, "lr_warmup_steps": 5, "learning_rate": 1.25e-5}
-        recipe = override(recipe, changes, source="x")
+        recipe = override(recipe, changes)
         path = tmp_path / "recipe.toml"
         path.write_text(to_toml(recipe), encoding="utf-8")
         assert same(load(path), recipe)
@@ -251,7 +279,8 @@ class TestBackToAFile:
         data = changed(shipped(), "passthrough", ["--network_args", 'a="b\\c"', "夜\n\t"])
         recipe = load(written(tmp_path / "a.toml", data))
         (tmp_path / "b.toml").write_text(to_toml(recipe), encoding="utf-8")
-        assert load(tmp_path / "b.toml").passthrough == recipe.passthrough == ("--network_args", 'a="b\\c"', "夜\n\t")
+        for made in (recipe, load(tmp_path / "b.toml")):
+            assert made.experts[0].training.options == {"network_args": ('a="b\\c"', "夜\n\t")}
 
 
 class TestNumbers:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from support.runs import SUPERVISOR, T0, make_plan
 from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.recipe.terms import Expert
 from wan_train.run import policy
 from wan_train.run.events import RunResumed, StateSaved
 from wan_train.run.state import Attempt, Job, JobState, fold, initial
@@ -109,7 +110,7 @@ def test_memory_that_runs_out_at_once_takes_the_next_rung() -> None:
     assert move is not None
     swapped = move.changes["blocks_to_swap"]
     assert isinstance(swapped, int)
-    assert swapped > PLAN.recipe.training.blocks_to_swap
+    assert swapped > PLAN.training(Expert.HIGH).blocks_to_swap
 
 
 def test_memory_that_runs_out_late_is_first_tried_as_it_was() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.runs import SUPERVISOR, T0, make_plan
+from support.runs import SUPERVISOR, T0, make_plan, with_settings
 from wan_train.recipe.terms import EngineKind, Expert
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import Plan
@@ -28,12 +28,11 @@ SECOND = replace(FIRST, number=2, epochs_before=4)
 @pytest.fixture(params=["fp16", "bf16"])
 def plan(request: pytest.FixtureRequest, tmp_path: Path) -> Plan:
     made = make_plan(run_dir=tmp_path / "run", epochs=10, experts=(Expert.HIGH,))
-    training = replace(made.recipe.training, mixed_precision=request.param)
-    return replace(made, recipe=replace(made.recipe, training=training))
+    return replace(made, recipe=with_settings(made.recipe, mixed_precision=request.param))
 
 
 def files(plan: Plan) -> list[str]:
-    return [*FILES, *(["scaler.pt"] if plan.recipe.training.mixed_precision == "fp16" else [])]
+    return [*FILES, *(["scaler.pt"] if plan.training(Expert.HIGH).mixed_precision == "fp16" else [])]
 
 
 def state(plan: Plan, number: int, ending: str, *, value: float = 1.0) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from support.runs import make_plan
+from support.runs import make_plan, with_settings
 from views.markup import HOSTILE, harmless, words_of
 from views.stories import curve, told
 from wan_train import codec
@@ -22,9 +22,8 @@ from wan_train.views.report.story import Story
 def pair() -> list[Story]:
     """The same dataset with another rank and a lower loss at the end."""
     first = make_plan()
-    training = replace(first.recipe.training, network_dim=32)
     second = make_plan(title="other", run_dir=first.run_dir.with_name("20251123-other"))
-    second = replace(second, recipe=replace(second.recipe, training=training))
+    second = replace(second, recipe=with_settings(second.recipe, network_dim=32))
     return [told(plan=first), told(plan=second, curves={"train-high": curve(300), "train-low": curve(300)})]
 
 

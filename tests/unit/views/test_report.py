@@ -30,8 +30,10 @@ from views.stories import (
 )
 from wan_train import codec
 from wan_train.dataset.previews import MOST_BYTES, Preview
-from wan_train.recipe.load import load, override, shipped_recipe
-from wan_train.recipe.terms import EngineKind, Expert, Task
+from wan_train.engine.capabilities import stored
+from wan_train.engine.words import TrainerOptions
+from wan_train.recipe.load import load, override, shipped_path
+from wan_train.recipe.terms import EngineKind, Expert
 from wan_train.run.curves import Curve, LossSource, Point, Segment
 from wan_train.run.state import JobState
 from wan_train.views.markup.document import style
@@ -186,7 +188,7 @@ def test_who_decided_a_setting() -> None:
     assert sources["seed"] is SettingSource.DEFAULT
     assert sources["max_train_epochs"] is SettingSource.FLAG
     assert sources["attention"] is SettingSource.MACHINE
-    recipe = override(load(shipped_recipe(Task.T2V)), {"seed": 7}, source="flag")
+    recipe = override(load(shipped_path("t2v-a14b"), TrainerOptions(capabilities=stored("d0a1930"))), {"seed": 7})
     rows = {row.name: row for row in settings_of(replace(plan, recipe=recipe, choices=()))}
     assert (rows["seed"].source, rows["seed"].value) == (SettingSource.FLAG, "7")
     assert (rows["network_dim"].source, rows["network_dim"].reason) == (SettingSource.RECIPE, "recipe t2v-a14b.toml")

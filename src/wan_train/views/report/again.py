@@ -11,28 +11,28 @@ from wan_train.run.plan import Plan
 from wan_train.settings import Settings
 
 
-def again(plan: Plan, run: RunDirectory, *, epochs: int) -> tuple[str, ...]:
+def again(plan: Plan, run: RunDirectory, *, epochs: int | None) -> tuple[str, ...]:
     """The words of `wan-train …` that plan the same training: the run's own recipe and its own dataset.toml.
 
-    `epochs` is the total that was trained, more than the plan's where a run was extended. Nothing is taken from the
+    `epochs` is the larger total of a run that was extended. Nothing is taken from the
     settings of whoever says it but the places of the trainer and of new runs, which are named where they are unusual.
     """
     return ("wan-train", *_words(plan, run, epochs))
 
 
-def _words(plan: Plan, run: RunDirectory, epochs: int) -> Iterator[str]:
+def _words(plan: Plan, run: RunDirectory, epochs: int | None) -> Iterator[str]:
     if plan.trainer.kind is EngineKind.REHEARSAL:
         yield from _pair("--engine", plan.trainer.kind.value)
     yield from _pair("--recipe", str(run.recipe))
     yield from _pair("--dataset", str(run.dataset_config))
     yield from _pair("--title", plan.answers.title)
     yield from _pair("--author", plan.answers.author)
-    training = plan.recipe.training
-    if epochs != training.max_train_epochs:
+    if epochs is not None:
         yield from _pair("--epochs", str(epochs))
-    if plan.keep_every_epochs is None and training.save_every_n_epochs < epochs:
+    longest = epochs or plan.epochs
+    if plan.keep_every_epochs is None and plan.recipe.experts[0].training.save_every_n_epochs < longest:
         # In a recipe of one's own this means: keep LoRAs. In the shipped one, that was trained, it did not.
-        yield from _pair("--save-every", str(epochs))
+        yield from _pair("--save-every", str(longest))
     if plan.trainer.kind is EngineKind.MUSUBI:
         root, usual = plan.trainer.root, Settings().trainer_dir
         if root != usual:

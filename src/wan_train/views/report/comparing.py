@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wan_train.recipe.effective import effective
 from wan_train.recipe.terms import Expert
 from wan_train.run.state import Attempt
 from wan_train.views import standing as facts
@@ -14,7 +15,6 @@ from wan_train.views.lines import Line, Screenful, Span, line
 from wan_train.views.report import figures
 from wan_train.views.report.data import report_json
 from wan_train.views.report.figures import ExpertFigures
-from wan_train.views.report.settings_list import settings_of
 from wan_train.views.report.story import Story
 
 _GIB = 1024**3
@@ -96,9 +96,9 @@ def _gpus(stories: Sequence[Story]) -> Iterator[Compared]:
 
 
 def _settings(stories: Sequence[Story]) -> Iterator[Compared]:
-    by_run = [{row.name: words.safe(row.value) for row in settings_of(story.view.plan)} for story in stories]
-    for name in dict.fromkeys(name for rows in by_run for name in rows):
-        yield Compared(group="Settings that differ", name=name, values=tuple(rows.get(name) for rows in by_run))
+    for row in effective([story.view.plan.recipe for story in stories]):
+        values = tuple(None if value is None else words.safe(value) for value in row.values)
+        yield Compared(group="Settings that differ", name=row.label, values=values)
 
 
 def _attempts(story: Story) -> Iterator[Attempt]:

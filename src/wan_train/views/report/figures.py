@@ -71,7 +71,7 @@ def _experts(story: Story) -> Iterator[ExpertFigures]:
             expert=step.expert,
             job=job,
             epochs_done=job.attempt.epochs_done if job.attempt is not None else 0,
-            epochs=facts.epochs(story.view),
+            epochs=facts.epochs(story.view, step),
             steps_done=points[-1].step if points else 0,
             final_loss=losses[-1] if losses and math.isfinite(losses[-1]) else None,
             not_finite=sum(not math.isfinite(point.loss) for point in points),

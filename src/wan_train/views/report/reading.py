@@ -94,7 +94,6 @@ def _pictures(samples: Sequence[Sample]) -> dict[Path, Preview]:
 def _dataset(run: RunDirectory, plan: Plan) -> tuple[ShownDataset | None, str | None]:
     """The dataset of the run's own dataset.toml, as its files are now; or why it cannot be shown."""
     reading = reading_of(plan.trainer)
-    training = plan.recipe.training
     try:
         inventory = take(load(run.dataset_config, reading=reading), reading=reading)
     except DatasetError as error:
@@ -103,8 +102,8 @@ def _dataset(run: RunDirectory, plan: Plan) -> tuple[ShownDataset | None, str | 
         return None, f"{error.filename or run.dataset_config} cannot be read: {error.strerror or error}"
     ahead = outlook(
         inventory,
-        epochs=training.max_train_epochs,
-        accumulation=training.gradient_accumulation_steps,
+        epochs=plan.epochs,
+        accumulation=plan.recipe.experts[0].training.gradient_accumulation_steps,
         image_to_video=plan.recipe.task is Task.I2V,
     )
     if not any(each.files for each in ahead.subsets):

@@ -16,7 +16,7 @@ from wan_train.views.report import figures
 from wan_train.views.report.again import again
 from wan_train.views.report.settings_list import SettingSource, settings_of
 from wan_train.views.report.story import Story
-from wan_train.views.summary import learning_rate
+from wan_train.views.summary import learning_rates
 
 _SOURCES = {
     SettingSource.DEFAULT: "default",
@@ -39,7 +39,8 @@ def settings(story: Story) -> Iterator[Html]:
         for row in settings_of(plan)
     ]
     yield table(("Setting", "Value", "Decided by", "Why"), rows, text_columns=(1, 2, 3))
-    yield tag("p", "Learning rate in truth: ", learning_rate(plan), class_="soft")
+    for text in learning_rates(plan):
+        yield tag("p", "Effective learning rate: ", text, class_="soft")
     changed = [
         f"{step.id}, attempt {attempt.number}: {name}={value}"
         for step, job in facts.steps(story.view)
@@ -134,7 +135,7 @@ def once_more(story: Story) -> Iterator[Html]:
         "same, so the course is the same up to what GPUs round differently.",
         class_="soft",
     )
-    longer = 2 * facts.epochs(view)
+    longer = 2 * (view.state.epochs or view.plan.epochs)
     if story.is_final and facts.standing(view) is facts.Standing.FINISHED:
         yield tag("p", "To train this one longer instead:")
         yield code_block(f"wan-train resume {shlex.quote(words.safe(view.run.run_id))} --epochs {longer}")
@@ -143,4 +144,4 @@ def once_more(story: Story) -> Iterator[Html]:
 def again_line(story: Story) -> str:
     """One line to paste into a shell; secrets hidden."""
     view = story.view
-    return redact(shlex.join(again(view.plan, view.run, epochs=facts.epochs(view))))
+    return redact(shlex.join(again(view.plan, view.run, epochs=view.state.epochs)))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 
-from wan_train.recipe.hardware import AS_IN_RECIPE, CHOSEN
-from wan_train.recipe.model import Training, format_number
+from wan_train.recipe.effective import PLACES, effective
+from wan_train.recipe.model import Origin
 from wan_train.run.plan import Plan
 
 
@@ -31,56 +31,34 @@ class SettingRow:
 
 
 def settings_of(plan: Plan) -> tuple[SettingRow, ...]:
-    """In the order of a recipe file: what is trained, then every training setting, then words for the trainer."""
+    """In the order of a recipe file: what is trained, then every setting, of each expert where they differ."""
     return tuple(_rows(plan))
 
 
 def _rows(plan: Plan) -> Iterator[SettingRow]:
     recipe = plan.recipe
     # A recipe file names all of its own training settings, so one that names none is the shipped one.
-    is_file = any(source.startswith("recipe ") for source in recipe.chosen.values())
-    base = SettingSource.RECIPE if is_file else SettingSource.DEFAULT
+    is_file = any(source.origin is Origin.RECIPE for spec in recipe.experts for source in spec.sources.values())
     whose = f"recipe {recipe.name}" if is_file else f"the shipped recipe {recipe.name}"
-    yield SettingRow(name="task", value=recipe.task.value, source=base, reason=whose)
-    for spec in recipe.experts:
-        value = f"{spec.min_timestep} to {spec.max_timestep} on {spec.dit}"
-        yield SettingRow(name=f"{spec.expert.value}-noise timesteps", value=value, source=base, reason=whose)
-    fitted = {
-        choice.setting: choice.reason
-        for choice in plan.choices
-        if choice.reason != AS_IN_RECIPE and not choice.reason.startswith(f"{CHOSEN} (")
-    }
-    for field in fields(Training):
-        value = getattr(recipe.training, field.name)
-        if value is None or (field.name.startswith("sample_") and plan.samples is None):
+    for row in effective([recipe]):
+        (value,), (by,) = row.values, row.sources
+        if value is None or (row.name.startswith("sample_") and plan.samples is None):
             continue
-        chosen = recipe.chosen.get(field.name)
-        if field.name in fitted:
-            source, reason = SettingSource.MACHINE, fitted[field.name]
-        elif chosen is not None:
-            source = SettingSource.RECIPE if chosen.startswith("recipe ") else SettingSource.FLAG
-            reason = chosen if source is SettingSource.RECIPE else "given when the run was started"
-        elif field.name == "sample_every_n_epochs":
+        if by is not None:
+            source, reason = _SOURCES[by.origin], by.text
+        elif row.name == "sample_every_n_epochs":
             source, reason = SettingSource.DEFAULT, "about a tenth of the epochs"
         else:
-            source, reason = SettingSource.DEFAULT, whose
-        yield SettingRow(name=field.name, value=_word(value), source=source, reason=reason)
-    if recipe.passthrough:
-        yield SettingRow(
-            name="words for the trainer",
-            value=" ".join(recipe.passthrough),
-            source=SettingSource.FLAG,
-            reason="given after `--` or in the recipe",
-        )
+            # A recipe file of one's own says what it does not take from its base.
+            own = is_file and row.name in PLACES
+            source, reason = SettingSource.RECIPE if own else SettingSource.DEFAULT, whose
+        yield SettingRow(name=row.label, value=value, source=source, reason=reason)
 
 
-def _word(value: object) -> str:
-    match value:
-        case bool():
-            return "on" if value else "off"
-        case int() | float():
-            return format_number(value)
-        case tuple():
-            return " ".join(str(word) for word in value)
-        case _:
-            return str(value)
+_SOURCES = {
+    Origin.RECIPE: SettingSource.RECIPE,
+    Origin.FLAG: SettingSource.FLAG,
+    Origin.CONFIG_FILE: SettingSource.FLAG,
+    Origin.WORDS: SettingSource.FLAG,
+    Origin.MACHINE: SettingSource.MACHINE,
+}

@@ -1,0 +1,37 @@
+"""Plans of earlier versions brought to today's form, so that old runs can be watched and resumed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wan_train import codec
+from wan_train.engine.trainer import Trainer
+from wan_train.engine.words import parse
+from wan_train.recipe.model import FIELD_NAMES
+from wan_train.recipe.values import ATTENTION_KEYS
+
+
+def of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
+    """The data of a plan.json with schema 2; before, one training and untyped words held for both experts."""
+    if data.get("schema") != 1:
+        return data
+    recipe = data["recipe"]
+    words = recipe.get("passthrough", [])
+    # What does not parse ended the trainer at once: the run is only looked at.
+    given, _ = parse(words, codec.from_data(data["trainer"], Trainer).capabilities)
+    settings = recipe["training"] | {"options": {}}
+    sources = {
+        name: {"origin": "recipe" if text.startswith("recipe ") else "flag", "text": text}
+        for name, text in recipe.get("chosen", {}).items()
+    }
+    for key, value in given.items():
+        name = "attention" if key in ATTENTION_KEYS else key
+        sources[name] = {"origin": "words", "text": "the words after `--`"}
+        if key in ATTENTION_KEYS:
+            settings[name] = ATTENTION_KEYS[key].value
+        elif key in FIELD_NAMES:
+            settings[name] = value
+        else:
+            settings["options"][name] = value
+    experts = [spec | {"training": settings, "sources": sources} for spec in recipe["experts"]]
+    return data | {"schema": 2, "recipe": recipe | {"experts": experts}}
