@@ -19,7 +19,7 @@ from wan_train.engine.commands import Command, ModelPaths, TrainingJob
 from wan_train.engine.words import parse
 from wan_train.recipe.hardware import Card
 from wan_train.recipe.load import override
-from wan_train.recipe.model import Recipe
+from wan_train.recipe.model import FIELD_NAMES, Recipe
 from wan_train.recipe.terms import Attention, EngineKind, Task
 
 VERSIONS = [*KNOWN_COMMITS.values(), REHEARSAL_VERSION]

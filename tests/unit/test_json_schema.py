@@ -50,6 +50,7 @@ TABLES = {
     "Report": "report",
     "Expert of a report": "report_expert",
     "Compare": "compare",
+    "Recipe": "recipe",
     "Curve of a step": "curve",
     "Dataset check": "dataset_check",
     "Dataset written": "dataset_written",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from wan_train import settings as settings_module
-from wan_train.cli import completion, dataset_app, options, report_app
+from wan_train.cli import completion, dataset_app, options, recipe_app, report_app
 from wan_train.cli.invocation import invocation_of
 from wan_train.cli.sink import Sink
 from wan_train.cli.verbs import Verbs
@@ -36,6 +36,7 @@ class ProvisionTask(StrEnum):
 
 
 app.add_typer(dataset_app.app, name="dataset", rich_help_panel="Train")
+app.add_typer(recipe_app.app, name="recipe", rich_help_panel="Train")
 
 
 @app.callback()

@@ -12,7 +12,7 @@ from typing import Any
 from wan_train.cli import prompts
 from wan_train.cli.options import ExpertsWord, TaskWord
 from wan_train.cli.remembered import recall
-from wan_train.cli.weights import weights_layers
+from wan_train.cli.weights import path_of, weights_layers
 from wan_train.dataset.check import read as read_dataset
 from wan_train.dataset.locate import ToWrite, locate
 from wan_train.dataset.model import DatasetOverrides
@@ -125,7 +125,7 @@ def read_recipe(given: Given, options: TrainerOptions, runs: Path) -> Recipe:
     Each later source counts more: recipe, flags, flags of one expert, a `--config_file` after `--`, the words there.
     """
     task = Task.T2V if given.task is TaskWord.T2V else Task.I2V
-    recipe = recipes.shipped(task) if given.recipe is None else recipes.load(_path(given.recipe), options)
+    recipe = recipes.shipped(task) if given.recipe is None else recipes.load(path_of(given.recipe), options)
     changes = dict(given.changes)
     if given.attention is not Attention.AUTO:
         changes["attention"] = given.attention
@@ -156,13 +156,6 @@ def read_recipe(given: Given, options: TrainerOptions, runs: Path) -> Recipe:
         f"`wan-train recipe show` lists every setting; the options of {Script.TRAIN} can be given too.",
     )
     return resolve(recipe, [*layers, *found])
-
-
-def _path(name: str) -> Path:
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:  # `~name` of nobody
-        return Path(name)
 
 
 def parse_resolution(text: str | None) -> tuple[int, int] | None:

@@ -21,10 +21,7 @@ _CHECKPOINT = re.compile(r"-\d{6}$|-step\d{8}$")
 
 def weights_layers(name: str, experts: Sequence[Expert], runs: Path) -> list[Layer]:
     """The LoRA that each expert continues from; raises BadInputError when it is not clear which."""
-    try:
-        path = Path(name).expanduser().absolute()
-    except RuntimeError:  # `~name` of nobody
-        path = Path(name).absolute()
+    path = path_of(name).absolute()
     if path.is_file():
         found = dict.fromkeys(experts, path)
     elif path.is_dir() and not RunDirectory(path).plan.is_file():
@@ -38,6 +35,14 @@ def weights_layers(name: str, experts: Sequence[Expert], runs: Path) -> list[Lay
     return [
         Layer(source=source, values={"network_weights": str(file)}, expert=expert) for expert, file in found.items()
     ]
+
+
+def path_of(name: str) -> Path:
+    """The path that somebody typed."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # `~name` of nobody
+        return Path(name)
 
 
 def _of_run(run: RunDirectory, expert: Expert) -> Path:

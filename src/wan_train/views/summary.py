@@ -77,6 +77,7 @@ def _plan(
         *_disk(plan, disk_free_bytes),
         *_choices(plan),
         *(Row(label="" if number else "learning rate", value=text) for number, text in enumerate(learning_rates(plan))),
+        *(Row(label="" if number else "LoRA", value=text) for number, text in enumerate(_loras(plan))),
         *_options(plan),
         *_outputs(plan),
     ]
@@ -299,6 +300,17 @@ def _options(plan: Plan) -> Iterator[Row]:
     for number, row in enumerate(rows):
         by = f" ({words.safe(row.sources[0])})" if row.sources[0] is not None else ""
         yield Row(label="" if number else "options", value=words.safe(f"{row.label} {row.values[0]}") + by)
+
+
+def _loras(plan: Plan) -> list[str]:
+    """Rank, alpha and what they continue from, for each expert where they differ."""
+    told = agreed(plan.recipe, lambda spec: _lora(spec.training))
+    return [text if expert is None else f"{expert.value}-noise {text}" for expert, text in told]
+
+
+def _lora(training: Training) -> str:
+    text = f"rank {training.network_dim}, alpha {format_number(training.network_alpha)}"
+    return text if training.network_weights is None else f"{text}, from {words.safe(training.network_weights)}"
 
 
 def learning_rates(plan: Plan) -> list[str]:
