@@ -109,6 +109,17 @@ CASES = {
     ),
     "a truncated model file": Case(code=3, says=("wan2.2_t2v_high_noise", "incomplete"), prepare=truncated_model),
     "an unknown trainer flag": Case(code=2, says=("--netwrk_dim", "--network_dim"), after=("--netwrk_dim", "4")),
+    "a trainer flag of another type": Case(
+        code=2, says=("--network_dim must be a whole number, not 'abc'",), after=("--network_dim", "abc")
+    ),
+    "a setting of one expert that is none": Case(
+        code=2, says=("--high netwrk_dim", "--high network_dim"), words=("--high", "netwrk_dim=4")
+    ),
+    "a setting of an expert that is not trained": Case(
+        code=2, says=("the high-noise expert is not trained",), words=("--experts", "low", "--high", "network_dim=4")
+    ),
+    "a config file that is not there": Case(code=2, says=("none.toml",), after=("--config_file", "none")),
+    "weights that are not there": Case(code=2, says=("./old",), words=("--network-weights", "./old")),
     "a trainer flag that wan-train needs itself": Case(
         code=2, says=("--output_dir",), after=("--output_dir", "elsewhere")
     ),

@@ -141,7 +141,7 @@ def test_a_sample_that_fails_after_the_last_epoch_of_a_resumed_training(
         (["--sample-prompts", "bad.txt"], "line 3: unknown option --foo"),
         (["--sample-prompts", "prompts.txt", "--task", "i2v"], "line 1: image-to-video needs a picture"),
         (["--sample-prompts", "prompts.txt", "--", "--mixed_precision", "no"], "samples need a mixed precision"),
-        (["--", "--sample_prompts", "prompts.txt"], "--sample_prompts cannot be passed to the trainer"),
+        (["--", "--sample_prompts", "prompts.txt"], "--sample_prompts cannot be given to the trainer"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_runs(

@@ -152,7 +152,7 @@ def read_recipe(given: Given, options: TrainerOptions, runs: Path) -> Recipe:
     found, wrong = options.layers(given.passthrough, folder=here, source=source)
     require(
         problems + wrong,
-        "these settings cannot be used",
+        f"these settings cannot be used with the trainer ({options.capabilities.version})",
         f"`wan-train recipe show` lists every setting; the options of {Script.TRAIN} can be given too.",
     )
     return resolve(recipe, [*layers, *found])

@@ -112,6 +112,8 @@ def word_of(value: object) -> str | None:
             return None
         case bool():
             return "on" if value else "off"
+        case float() if value.is_integer():
+            return str(int(value))  # 16 and 16.0 are no difference
         case int() | float():
             return format_number(value)
         case tuple():

@@ -245,14 +245,18 @@ def _samples(plan: Plan) -> Iterator[Row]:
     if samples is None:
         return
     made = len(samples.prompts)
-    rounds = plan.epochs // samples.every_epochs + (1 if samples.at_first else 0)
+    first_round = 1 if samples.at_first else 0
     first = " and before the first step" if samples.at_first else ""
     often = "epoch" if samples.every_epochs == 1 else f"{samples.every_epochs} epochs"
     sizes = ", ".join(dict.fromkeys(f"{prompt.width}x{prompt.height}" for prompt in samples.prompts))
-    each = " of each expert" if len(plan.recipe.experts) > 1 else ""
+    alike = agreed(
+        plan.recipe, lambda spec: f"{made * (spec.training.max_train_epochs // samples.every_epochs + first_round):,}"
+    )
+    whose = " of each expert" if len(plan.recipe.experts) > 1 else ""
+    counts = [f"{text} of the {expert.value}-noise expert" if expert else f"{text}{whose}" for expert, text in alike]
     yield Row(
         label="samples",
-        value=f"{words.count(made, 'prompt')} every {often}{first}: {made * rounds:,}{each}, {sizes}",
+        value=f"{words.count(made, 'prompt')} every {often}{first}: {' and '.join(counts)}, {sizes}",
     )
     yield Row(
         value="each costs GPU time in which nothing is trained; T5 is loaded onto the GPU once more, "

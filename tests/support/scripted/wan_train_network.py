@@ -52,19 +52,20 @@ def main() -> None:
     if options.resume:
         say(f"resume training from local state: {options.resume}")
         position = read_state(Path(options.resume))
-    total = batches * options.max_train_epochs
+    steps = -(-batches // (options.gradient_accumulation_steps or 1))
+    total = steps * options.max_train_epochs
     say(f"override steps. steps for {options.max_train_epochs} epochs is / 指定エポックまでのステップ数: {total}")
     say("running training / 学習開始")
     say(f"  num train items / 学習画像、動画数: {batches}")
     say(f"  total optimization steps / 総最適化ステップ数: {total}")
-    _train(options, faults, place, batches, position)
+    _train(options, faults, place, steps, position)
     record("end", place=place)
 
 
-def _train(options: argparse.Namespace, faults: Faults, place: str, batches: int, position: Position) -> None:
-    keeper = Keeper(options, faults, batches)
+def _train(options: argparse.Namespace, faults: Faults, place: str, steps: int, position: Position) -> None:
+    keeper = Keeper(options, faults, steps)
     epochs = options.max_train_epochs
-    total = batches * epochs
+    total = steps * epochs
     pause = seconds("STEP", 0.002)
     started = time.monotonic()
     bar("steps: ", 0, total, started)
@@ -74,9 +75,9 @@ def _train(options: argparse.Namespace, faults: Faults, place: str, batches: int
     with (Path(options.output_dir) / "lr.jsonl").open("a") as rates:
         for epoch in range(1, epochs + 1):
             say(f"\nepoch {epoch}/{epochs}")
-            for batch in range(1, batches + 1):
-                step = (epoch - 1) * batches + batch
-                faults.before_step(epoch=epoch, step=step, first_of_epoch=batch == 1)
+            for number in range(1, steps + 1):
+                step = (epoch - 1) * steps + number
+                faults.before_step(epoch=epoch, step=step, first_of_epoch=number == 1)
                 time.sleep(pause)
                 rate = _rate(options, position.steps, total)
                 rates.write(json.dumps({"step": step, "position": position.steps, "lr": rate}) + "\n")
@@ -85,7 +86,7 @@ def _train(options: argparse.Namespace, faults: Faults, place: str, batches: int
                 loss = "nan" if faults.loss_is_nan(epoch=epoch, step=step) else f"{1 / (1 + position.steps):.3g}"
                 bar("steps: ", step, total, started)
                 bar("steps: ", step, total, started, f", avr_loss={loss}")
-                if batch == batches:
+                if number == steps:
                     position.epochs += 1
                     # Before anything is saved: whoever sees the last file may end this program at once.
                     record("epoch", place=place, epoch=epoch, in_all=position.epochs)

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.runs import SUPERVISOR, T0, make_plan
+from support.runs import SUPERVISOR, T0, make_plan, with_settings
 from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.recipe.model import Origin, Source
 from wan_train.recipe.terms import Expert
 from wan_train.run import policy
 from wan_train.run.events import RunResumed, StateSaved
@@ -127,3 +128,24 @@ def test_a_late_one_on_a_new_rung_is_tried_as_it_was_again() -> None:
     move = policy.next_move(PLAN, history, of(OOM), steps_made=2048)
     assert move is not None
     assert not move.changes
+
+
+@pytest.mark.parametrize(
+    ("origin", "said"),
+    [(Origin.WORDS, " (blocks_to_swap 5 was set by its source)"), (Origin.MACHINE, ""), (None, "")],
+)
+def test_what_a_person_chose_is_changed_too_and_named(origin: Origin | None, said: str) -> None:
+    (high, low) = with_settings(PLAN.recipe, blocks_to_swap=5).experts
+    sources = {} if origin is None else {"blocks_to_swap": Source(origin=origin, text="its source")}
+    plan = replace(PLAN, recipe=replace(PLAN.recipe, experts=(replace(high, sources=sources), low)))
+    move = policy.next_move(plan, job(attempt(1, OOM)), of(OOM), steps_made=0)
+    assert move is not None
+    assert move.changes == {"blocks_to_swap": 10}
+    assert move.why == f"out of GPU memory: 10 of 40 blocks wait in RAM now{said}"
+
+
+def test_a_ladder_reads_the_settings_of_its_own_expert() -> None:
+    plan = replace(PLAN, recipe=with_settings(PLAN.recipe, Expert.LOW, blocks_to_swap=30))
+    move = policy.next_move(plan, job(attempt(1, OOM)), of(OOM), steps_made=0)
+    assert move is not None
+    assert move.changes == {"blocks_to_swap": 20}

@@ -39,6 +39,17 @@ def test_only_settings_that_differ_are_listed() -> None:
     assert same_settings(stories) > 20
 
 
+def test_every_difference_is_named_of_options_and_of_one_expert_too() -> None:
+    first = make_plan()
+    changed = with_settings(with_settings(first.recipe, Expert.LOW, learning_rate=1e-5), network_args=("a=1",))
+    second = replace(first, recipe=changed, run_dir=first.run_dir.with_name("20251123-other"))
+    found = rows([told(plan=first), told(plan=second)])
+    assert {name: values for (group, name), values in found.items() if group == "Settings that differ"} == {
+        "learning_rate (low)": ("3e-4", "1e-5"),
+        "network_args": (None, "a=1"),
+    }
+
+
 def test_what_came_of_each_is_told() -> None:
     found = rows(pair())
     assert found["High-noise expert", "steps"] == ("100", "300")
