@@ -31,6 +31,8 @@ OWN_OPTIONS = frozenset({
 
 _REFUSED: Mapping[str, str] = {
     # torch.load of `True` (d0a1930), safetensors' load_file of `True` (v0.3.4)
+    "huggingface_token": "would be read by everybody on this box: set the variable HF_TOKEN instead",
+    "wandb_api_key": "would be read by everybody on this box: set the variable WANDB_API_KEY instead",
     "dim_from_weights": "ends the trainer with an error in every version: use --rank with the rank of the LoRA",
 }
 _INSTEAD: Mapping[str, str] = {

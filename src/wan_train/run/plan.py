@@ -200,7 +200,8 @@ def _state_bytes(engine: EngineKind, training: Training) -> int:
 
 
 def _lora_bytes(engine: EngineKind, training: Training) -> int:
-    return sizes.lora_bytes(engine, training.network_dim, training.mixed_precision)
+    precision = training.options.get("save_precision", training.mixed_precision)
+    return sizes.lora_bytes(engine, training.network_dim, str(precision))
 
 
 def result_name(title: str, task: Task, expert: Expert, engine: EngineKind) -> str:

@@ -329,8 +329,9 @@ def _learning_rate(training: Training) -> str:
     Source: transformers.get_polynomial_decay_schedule_with_warmup, whose lr_end neither trainer version sets.
     """
     start = format_number(training.learning_rate)
-    if training.lr_scheduler != "polynomial":
-        return f"{start}, {words.safe(training.lr_scheduler)}"
+    scheduler = training.options.get("lr_scheduler_type") or training.lr_scheduler  # the trainer's own order
+    if scheduler != "polynomial":
+        return f"{start}, {words.safe(scheduler)}"
     text = f"{start}, falling to 1e-7 (polynomial, power {format_number(training.lr_scheduler_power)})"
     ratio = training.lr_scheduler_min_lr_ratio
     return text if ratio is None else f"{text}; lr_scheduler_min_lr_ratio {format_number(ratio)} has no effect on it"

@@ -228,6 +228,8 @@ def test_what_is_wrong_in_a_config_file(text: str | None, said: str, tmp_path: P
         (["--dit", "/x"], "--dit cannot be given to the trainer"),
         (["--max_train_epochs=5"], "use --epochs"),
         (["--network_weights=/x", "--dim_from_weights"], "--dim_from_weights ends the trainer with an error"),
+        (["--wandb_api_key", "x"], "set the variable WANDB_API_KEY instead"),
+        (["--huggingface_token=x"], "set the variable HF_TOKEN instead"),
         (["--sdpa", "--xformers"], "only one of sdpa, xformers"),
         (["--network_dim", "0"], "--network_dim must be from 1 to 1024"),
     ],

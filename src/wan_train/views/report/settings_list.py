@@ -37,9 +37,10 @@ def settings_of(plan: Plan) -> tuple[SettingRow, ...]:
 
 def _rows(plan: Plan) -> Iterator[SettingRow]:
     recipe = plan.recipe
-    # A recipe file names all of its own training settings, so one that names none is the shipped one.
+    # A recipe file of one's own names each training setting that it does not take from a shipped one.
     is_file = any(source.origin is Origin.RECIPE for spec in recipe.experts for source in spec.sources.values())
-    whose = f"recipe {recipe.name}" if is_file else f"the shipped recipe {recipe.name}"
+    whose = f"recipe {recipe.name}"
+    default = "the default" if is_file else f"the shipped recipe {recipe.name}"
     for row in effective([recipe]):
         (value,), (by,) = row.values, row.sources
         if value is None or (row.name.startswith("sample_") and plan.samples is None):
@@ -49,9 +50,8 @@ def _rows(plan: Plan) -> Iterator[SettingRow]:
         elif row.name == "sample_every_n_epochs":
             source, reason = SettingSource.DEFAULT, "about a tenth of the epochs"
         else:
-            # A recipe file of one's own says what it does not take from its base.
             own = is_file and row.name in PLACES
-            source, reason = SettingSource.RECIPE if own else SettingSource.DEFAULT, whose
+            source, reason = (SettingSource.RECIPE, whose) if own else (SettingSource.DEFAULT, default)
         yield SettingRow(name=row.label, value=value, source=source, reason=reason)
 
 
