@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from support.kills import SLOW, check_whole_training, epochs_reached, kill, kill_everything, saved
+from support.nvml import NvmlStub
 from support.trainers import ScriptedBox
 from wan_train.engine.tensors import BrokenFileError, read_header
 
@@ -219,3 +221,40 @@ def _pretend_other_boot(journal: Path, pid: int) -> None:
 
     events = [strange(json.loads(line)) for line in journal.read_text().splitlines()]
     journal.write_text("".join(json.dumps(event) + "\n" for event in events))
+
+
+SCHEDULE_FREE = ("--", "--optimizer_type", "schedulefree.AdamWScheduleFree")
+
+
+def test_a_schedule_free_training_is_resumed_from_its_states(tmp_path: Path, nvml_stub: NvmlStub) -> None:
+    """No scheduler.bin is written for such an optimizer."""
+    with contextlib.closing(ScriptedBox(tmp_path / "box", nvml_stub, "v0.3.4")) as box:
+        box.popen_cli(*box.train_words("--epochs", "6", "--save-every", "1"), *SCHEDULE_FREE, **SLOW)
+        saved(box, "train-high", 2)
+        assert "no state" not in box.run_cli("status").stdout
+        kill_everything(box)
+        done = box.run_cli("resume", **SLOW)
+        assert done.returncode == 0, done.stderr
+        check_whole_training(box, 6)
+
+
+def test_a_trainer_that_cannot_do_without_a_schedule_is_not_started(scripted_box: ScriptedBox) -> None:
+    done = scripted_box.train(*SCHEDULE_FREE)
+    assert done.returncode == 2
+    assert "cannot train with 'schedulefree.AdamWScheduleFree'" in " ".join(done.stderr.split())
+    assert "wan-train provision --engine v0.3.4" in done.stderr
+    assert not scripted_box.run_directories()
+
+
+def test_states_that_do_not_count_are_named_with_the_reason(scripted_box: ScriptedBox) -> None:
+    fault = {"SCRIPTED_FAULT": "half_state", "SCRIPTED_STEP_SECONDS": "0.3"}
+    scripted_box.popen_cli(*scripted_box.train_words("--epochs", "60", "--save-every", "1"), **fault)
+    scripted_box.wait_for_event("state_unusable")
+    why = "random_states_0.pkl is missing"
+    assert why in " ".join(scripted_box.run_cli("status").stdout.split())
+    told = scripted_box.run_cli("stop")
+    assert why in told.stderr
+    assert "wan-train stop --now" in told.stderr
+    assert scripted_box.run_cli("stop", "--now").returncode == 0
+    scripted_box.wait_for_event("run_finished")
+    assert "random_states_0.pkl is missing" in scripted_box.run_cli("attach").stdout

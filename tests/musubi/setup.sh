@@ -34,6 +34,8 @@ for line in block.splitlines():
         print(*re.findall(r'"([^"]+)"', line))
 PY
     "$home/venv/bin/pip" install -q -c "$home/torch.txt" -r "$home/requirements.txt" tensorboard protobuf six
+    # Optimizers that musubi-tuner's own documents recommend and do not bring.
+    "$home/venv/bin/pip" install -q --no-deps schedulefree prodigy-plus-schedule-free
     "$home/venv/bin/pip" install -q --no-deps -e "$home/repo"
     touch "$home/venv/complete"
 }

@@ -19,7 +19,7 @@ import pytest
 from musubi.trainer import SITECUSTOMIZE, SIZES, Trainer, draw_picture, text_of
 from support.nvml import GIB, NvmlStub, StubGpu
 from wan_train.engine.output import OutputParser, StepRecord
-from wan_train.engine.outputs import complete_states
+from wan_train.engine.outputs import ALWAYS_IN_A_STATE, complete_states
 from wan_train.engine.tensors import first_non_finite, read_header
 from wan_train.recipe.load import shipped_path
 from wan_train.run.directory import RunDirectory
@@ -48,7 +48,8 @@ class Box:
     env: dict[str, str]
 
     def command(self, *words: str) -> list[str]:
-        return [str(Path(sys.executable).parent / "wan-train"), *words, "--runs-dir", str(self.runs)]
+        verb, *rest = words
+        return [str(Path(sys.executable).parent / "wan-train"), verb, "--runs-dir", str(self.runs), *rest]
 
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -187,7 +188,7 @@ def test_stop_now_ends_launcher_trainer_and_loaders_and_leaves_complete_states(b
         assert watcher.wait() != 0
     for expert in ("high", "low"):
         output = box.run() / f"train-{expert}" / "1" / "output"
-        assert complete_states(output, f"WAN2.2-{expert.title()}Noise_t")
+        assert complete_states(output, f"WAN2.2-{expert.title()}Noise_t", ALWAYS_IN_A_STATE)
     assert list(box.run().glob("WAN2.2-*Noise_t.safetensors")) == []
 
 
@@ -273,6 +274,44 @@ def test_samples_over_a_killed_training_have_their_true_epochs(box: Box, tmp_pat
         (epoch, *facts) for epoch in wanted for facts in ((0, "picture"), (1, "clip"))
     ]
     assert {sample.seed for sample in samples} == {5}
+    eventually(lambda: not box.processes())
+
+
+SCHEDULE_FREE = (
+    "schedulefree.AdamWScheduleFree",
+    "schedulefree.RAdamScheduleFree",
+    "prodigyplus.ProdigyPlusScheduleFree",
+)
+
+
+@pytest.mark.parametrize("optimizer", SCHEDULE_FREE)
+def test_a_killed_training_without_a_schedule_is_resumed_from_its_newest_state(
+    trainer: Trainer, box: Box, optimizer: str
+) -> None:
+    """Accelerate writes no scheduler.bin for them; d0a1930 cannot train with any of them."""
+    epochs = 30
+    words = box.train("--experts", "high", "--save-every", "1", "--", "--optimizer_type", optimizer, epochs=epochs)
+    if trainer.version == "d0a1930":
+        refused = box.call(*words)
+        assert refused.returncode == 2, text_of(refused)
+        assert optimizer in text_of(refused)
+        assert not box.runs.exists() or not list(box.runs.iterdir())
+        return
+    with watching(box, words) as watcher:
+        eventually(lambda: saved(box, "train-high", attempt=1), watcher)
+        for process in box.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    newest = max(int(str(event["epoch"])) for event in box.events("state_saved"))
+    done = box.call("resume")
+    assert done.returncode == 0, text_of(done)
+    second = box.events("step_started")[-1]
+    assert int(str(second["epochs_before"])) >= newest
+    assert second["total_epochs"] == epochs
+    lora = box.run() / "WAN2.2-HighNoise_t.safetensors"
+    header = read_header(lora)
+    assert first_non_finite(lora, header) is None
+    assert header.metadata["ss_epoch"] == str(epochs)
     eventually(lambda: not box.processes())
 
 

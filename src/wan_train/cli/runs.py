@@ -13,12 +13,13 @@ from wan_train.cli.sink import Sink
 from wan_train.cli.watch import watch
 from wan_train.engine.output import last_words
 from wan_train.errors import BadInputError, ExitCode
-from wan_train.printable import redact
+from wan_train.printable import one_line, redact, visible
 from wan_train.run.directory import all_runs, find
 from wan_train.run.events import StopMode
 from wan_train.run.start import start_supervisor
 from wan_train.run.stopping import StopRequest, request_stop
 from wan_train.settings import Settings
+from wan_train.views import standing as facts
 from wan_train.views.as_json import result_json, run_json, status_json
 from wan_train.views.model import RunReader, RunView
 
@@ -97,6 +98,12 @@ def stop(settings: Settings, sink: Sink, name: str | None, *, now: bool) -> int:
     if not view.has_supervisor:
         start_supervisor(run, settings)  # to end the trainers that outlived theirs
     sink.note(f"{run.run_id} stops {'now' if now else 'after the next saved state'}.")
+    for job in view.state.jobs.values():
+        if mode is StopMode.AFTER_STATE and (unusable := facts.unusable_state(job)) is not None:
+            sink.note(
+                f"{job.step}: the last state does not count, {one_line(unusable.why)} in {visible(unusable.path)}"
+            )
+            sink.note(f"It trains until one counts. Stop at once: wan-train stop --now {run.run_id}")
     if sink.as_json:
         sink.data({"event": "stopping", "run_id": run.run_id, "run_dir": str(run.path), "mode": mode.value})
     return ExitCode.DONE

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib import resources
 
+from wan_train.errors import BadInputError
+from wan_train.printable import one_line
+
 
 class Script(StrEnum):
     """The trainer's three programs; the value is the file name."""
@@ -40,6 +43,9 @@ class Capabilities:
     """A picture without caption is silently left out (v0.3.4) instead of stopping the caching (d0a1930)."""
     saves_float32: bool
     """LoRAs are float32 unless --save_precision says otherwise (v0.3.4)."""
+    trains_schedule_free: bool
+    """Optimizers named `...ScheduleFree` train. At d0a1930 every one dies at its start: `get_dummy_scheduler()` there
+    lacks `self`."""
 
     def has(self, script: Script, option: str) -> bool:
         return option in self.options[script]
@@ -63,6 +69,7 @@ def stored(version: str) -> Capabilities:
         options={Script(script): _options(entries) for script, entries in json.loads(text).items()},
         drops_uncaptioned=version == "v0.3.4",
         saves_float32=version == "v0.3.4",
+        trains_schedule_free=version != "d0a1930",
     )
 
 
@@ -73,7 +80,28 @@ def from_help(version: str, help_texts: Mapping[Script, str]) -> Capabilities:
     """
     options = {script: _options_from_help(text) for script, text in help_texts.items()}
     newer = "--save_precision" in options[Script.TRAIN]
-    return Capabilities(version=version, options=options, drops_uncaptioned=newer, saves_float32=newer)
+    return Capabilities(
+        version=version,
+        options=options,
+        drops_uncaptioned=newer,
+        saves_float32=newer,
+        trains_schedule_free=newer,
+    )
+
+
+def check_optimizer(optimizer_type: str, capabilities: Capabilities) -> None:
+    """Refuse an optimizer that this version cannot train with, whatever is installed; raises BadInputError."""
+    if is_schedule_free(optimizer_type) and not capabilities.trains_schedule_free:
+        raise BadInputError(
+            f"the trainer ({capabilities.version}) cannot train with {one_line(optimizer_type)!r}: "
+            "it fails at the start with every optimizer whose name ends in ScheduleFree",
+            hint="Install the newer trainer: wan-train provision --engine v0.3.4\nOr choose another optimizer.",
+        )
+
+
+def is_schedule_free(optimizer_type: str) -> bool:
+    """Whether the trainer gives this optimizer no scheduler that accelerate knows (`is_schedulefree_optimizer`)."""
+    return optimizer_type.lower().endswith("schedulefree")
 
 
 def _options(entries: Mapping[str, Mapping[str, object]]) -> dict[str, Option]:

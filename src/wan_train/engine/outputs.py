@@ -7,9 +7,14 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from wan_train.engine.capabilities import is_schedule_free
 from wan_train.engine.tensors import BrokenFileError, read_header
 
 REHEARSAL_MARK = "REHEARSAL"
+
+ALWAYS_IN_A_STATE = frozenset({"model.safetensors", "optimizer.bin", "random_states_0.pkl"})
+"""What accelerate writes into every state of a training on one GPU."""
+_STATE_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pkl"})
 
 
 def lora_file(directory: Path, name: str, epoch: int | None = None) -> Path:
@@ -46,12 +51,12 @@ def state_dirs(directory: Path, name: str) -> tuple[Path, ...]:
     return tuple(path for path in directory.iterdir() if _state_pattern(name).fullmatch(path.name))
 
 
-def complete_states(directory: Path, name: str, *, scaler: bool = False) -> tuple[State, ...]:
-    """The complete states of one attempt: by epoch, then by step, the final one last. `scaler`: fp16 on a GPU."""
+def complete_states(directory: Path, name: str, files: frozenset[str]) -> tuple[State, ...]:
+    """The complete states of one attempt: by epoch, then by step, the final one last. `files`: see `state_fault`."""
     found = []
     for path in state_dirs(directory, name):
         match = _state_pattern(name).fullmatch(path.name)
-        if match is not None and is_complete_state(path, scaler=scaler):
+        if match is not None and state_fault(path, files) is None:
             epoch, step = (int(number) if number else None for number in match.groups())
             found.append(State(path=path, epoch=epoch, step=step))
 
@@ -66,21 +71,41 @@ def _state_pattern(name: str) -> re.Pattern[str]:
     return re.compile(rf"{re.escape(name)}(?:-(\d{{6}})|-step(\d{{8}}))?-state")
 
 
-def is_complete_state(path: Path, *, scaler: bool = False) -> bool:
-    """Whether accelerate finished this folder: all files there and whole.
+def state_files(*, optimizer_type: str, lr_scheduler_type: str | None, scaler: bool) -> frozenset[str]:
+    """The files that a state of a training with these settings has for certain. `scaler`: fp16 on a GPU.
 
-    accelerate 1.6 writes model.safetensors, optimizer.bin, scheduler.bin, scaler.pt (fp16 only) and last
-    random_states_0.pkl; none of them atomically. The .bin, .pt and .pkl files are zip archives, whose directory
-    stands at the end, so a cut one does not open.
+    accelerate saves only what it prepared: not the stand-in for a scheduler that the trainer gives schedule-free
+    optimizers. Of a scheduler class from elsewhere nobody knows whether it is one that accelerate takes.
     """
-    archives = [path / "optimizer.bin", path / "scheduler.bin", path / "random_states_0.pkl"]
+    files = set(ALWAYS_IN_A_STATE)
+    if not is_schedule_free(optimizer_type) and not lr_scheduler_type:
+        files.add("scheduler.bin")
     if scaler:
-        archives.append(path / "scaler.pt")
+        files.add("scaler.pt")
+    return frozenset(files)
+
+
+def written_state_files(path: Path) -> frozenset[str]:
+    """The files of a state folder that accelerate writes, whole or not."""
     try:
-        read_header(path / "model.safetensors")
-    except BrokenFileError:
-        return False
-    return all(_is_whole_archive(archive) for archive in archives)
+        return frozenset(file.name for file in path.iterdir() if file.suffix in _STATE_SUFFIXES)
+    except OSError:
+        return frozenset()
+
+
+def state_fault(path: Path, files: frozenset[str]) -> str | None:
+    """Why a state folder does not count, None when it is complete: all of `files` are there, and every file is whole.
+
+    accelerate 1.6 writes one file after the other, random_states_0.pkl last, and none of them atomically. All but
+    model.safetensors are zip archives, whose directory stands at the end, so a cut one does not open.
+    """
+    written = written_state_files(path)
+    for name in sorted(files | written):
+        if name not in written:
+            return f"{name} is missing"
+        if not _is_whole(path / name):
+            return f"{name} is incomplete"
+    return None
 
 
 def checkpoint_epochs(directory: Path, name: str) -> tuple[int, ...]:
@@ -91,9 +116,12 @@ def checkpoint_epochs(directory: Path, name: str) -> tuple[int, ...]:
     return tuple(sorted(int(m[1]) for p in directory.iterdir() if (m := pattern.fullmatch(p.name))))
 
 
-def _is_whole_archive(path: Path) -> bool:
+def _is_whole(path: Path) -> bool:
     try:
+        if path.suffix == ".safetensors":
+            read_header(path)
+            return True
         with zipfile.ZipFile(path) as archive:
             return bool(archive.namelist())
-    except (OSError, zipfile.BadZipFile, ValueError):
+    except (BrokenFileError, OSError, zipfile.BadZipFile, ValueError):
         return False

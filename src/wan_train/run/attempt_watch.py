@@ -21,7 +21,7 @@ from wan_train.run.health import Pulse, Vigil
 from wan_train.run.launcher import marked_processes
 from wan_train.run.plan import Plan, Step
 from wan_train.run.progress import LogFollower, ProgressTracker
-from wan_train.run.resume import needs_scaler
+from wan_train.run.resume import state_files
 from wan_train.run.samples import sample_every
 from wan_train.run.state import Attempt
 
@@ -71,9 +71,8 @@ class AttemptWatch:
             return False
         name = self.step.produces or ""
         state = outputs.step_state_dir(self.directory.output, name, goal.steps)
-        return outputs.is_complete_state(state, scaler=needs_scaler(self.plan, self.step)) and is_whole(
-            self.final_lora(attempt)
-        )
+        fault = outputs.state_fault(state, state_files(self.plan, self.step, attempt))
+        return fault is None and is_whole(self.final_lora(attempt))
 
     def awaits_samples(self, attempt: Attempt) -> bool:
         """Whether the trainer is about to make the samples of a resumed attempt's last epoch, or is at it.

@@ -20,6 +20,7 @@ from wan_train.run.events import (
     ResultPlaced,
     RetryScheduled,
     StateSaved,
+    StateUnusable,
     StepFailed,
     StepStopped,
     StepSucceeded,
@@ -27,7 +28,6 @@ from wan_train.run.events import (
 )
 from wan_train.run.machine import oom_kills
 from wan_train.run.plan import Plan, Step, StepKind
-from wan_train.run.resume import needs_scaler
 from wan_train.run.state import Attempt, Job, JobState, RunState
 
 
@@ -54,10 +54,23 @@ def progress_events(case: Case, attempt: Attempt) -> Iterator[Event]:
         local = epoch - attempt.epochs_before
         if epoch > attempt.epochs_done:  # an adopted attempt's log is read again from the start
             yield EpochEnded(at=now, step=step.id, attempt=attempt.number, epoch=epoch, loss=loss)
-            state = outputs.state_dir(watch.directory.output, step.produces or "", local)
-            if outputs.is_complete_state(state, scaler=needs_scaler(case.plan, step)):
-                yield StateSaved(at=now, step=step.id, attempt=attempt.number, path=str(state), epoch=epoch)
+            yield from _saved(case, attempt, epoch)
         yield from _keep(case, attempt, local)
+
+
+def _saved(case: Case, attempt: Attempt, epoch: int) -> Iterator[Event]:
+    """Whether a state was saved with this epoch. Its writer trains on, so it wrote all that it writes."""
+    directory, step = case.watch.directory, case.step
+    state = outputs.state_dir(directory.output, step.produces or "", epoch - attempt.epochs_before)
+    if not state.is_dir():
+        return
+    fault = outputs.state_fault(state, outputs.ALWAYS_IN_A_STATE)
+    number, path = attempt.number, str(state)
+    if fault is None:
+        files = tuple(sorted(outputs.written_state_files(state)))
+        yield StateSaved(at=case.now, step=step.id, attempt=number, path=path, epoch=epoch, files=files)
+    else:
+        yield StateUnusable(at=case.now, step=step.id, attempt=number, path=path, epoch=epoch, why=fault)
 
 
 def _keep(case: Case, attempt: Attempt, local_epoch: int) -> Iterator[Event]:

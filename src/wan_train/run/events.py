@@ -225,13 +225,29 @@ class EpochEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateSaved:
-    """A complete state is on disk. `epoch` counts over all attempts."""
+    """A complete state is on disk. `epoch` counts over all attempts.
+
+    `files` are those that its trainer wrote before it trained on: later states are complete when they have them all.
+    """
 
     at: float
     step: str
     attempt: int
     path: str
     epoch: int
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateUnusable:
+    """The trainer saved a state that no training can be resumed from, and why. `epoch` counts over all attempts."""
+
+    at: float
+    step: str
+    attempt: int
+    path: str
+    epoch: int
+    why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,6 +327,7 @@ Event = (
     | StepSkipped
     | EpochEnded
     | StateSaved
+    | StateUnusable
     | CheckpointKept
     | ResultPlaced
     | StopRequested

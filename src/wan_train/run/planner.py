@@ -18,6 +18,7 @@ from wan_train.dataset.model import (
 from wan_train.dataset.snapshot import snapshot_text, with_overrides
 from wan_train.dataset.summary import DatasetSummary, summary
 from wan_train.engine import tokenizer
+from wan_train.engine.capabilities import check_optimizer
 from wan_train.engine.commands import ModelPaths
 from wan_train.engine.prompts import SamplePrompt
 from wan_train.engine.trainer import Trainer
@@ -75,6 +76,8 @@ def prepare(request: Request) -> Prepared:
     config = with_overrides(request.config, request.overrides)
     inventory = take(config, reading=reading_of(request.trainer), tokenizer=tokenizer.cached_file(request.environ))
     inventory.require()
+    for spec in request.recipe.experts:
+        check_optimizer(spec.training.optimizer_type, request.trainer.capabilities)
     prompts = sampling.read(request.recipe)
     is_real = request.trainer.kind is EngineKind.MUSUBI
     models = (

@@ -38,9 +38,10 @@ def saved_states(run: RunDirectory, plan: Plan, step: Step, job: Job) -> list[Sa
     A resumed attempt may make some epochs too many before it is stopped; states of those are worth nothing.
     """
     found = []
+    files = state_files(plan, step, job.attempt)
     for attempt in job.attempts:
         directory = run.attempt(step.id, attempt.number).output
-        for state in outputs.complete_states(directory, step.produces or "", scaler=needs_scaler(plan, step)):
+        for state in outputs.complete_states(directory, step.produces or "", files):
             epochs = epochs_of(state, attempt)
             if epochs is not None and epochs <= (attempt.total_epochs or epochs):
                 found.append(SavedState(path=state.path, attempt=attempt.number, epochs_done=epochs))
@@ -84,10 +85,18 @@ def epochs_of(state: State, attempt: Attempt) -> int | None:
     return attempt.epochs_before + total if total is not None else None
 
 
-def needs_scaler(plan: Plan, step: Step) -> bool:
-    """fp16 on a GPU trains with a gradient scaler, whose file is part of a complete state."""
+def state_files(plan: Plan, step: Step, attempt: Attempt | None) -> frozenset[str]:
+    """The files that make a state complete: those that this trainer was seen to write, else what the settings tell."""
+    if attempt is not None and attempt.state_files:
+        return frozenset(attempt.state_files)
     assert step.expert is not None, "only trainings have states"  # noqa: S101  an invariant of the plan
-    return plan.training(step.expert).mixed_precision == "fp16" and plan.trainer.kind is EngineKind.MUSUBI
+    training = plan.training(step.expert)
+    scheduler = training.options.get("lr_scheduler_type")
+    return outputs.state_files(
+        optimizer_type=training.optimizer_type,
+        lr_scheduler_type=str(scheduler) if scheduler is not None else None,
+        scaler=training.mixed_precision == "fp16" and plan.trainer.kind is EngineKind.MUSUBI,
+    )
 
 
 def _is_finite(path: Path) -> bool:

@@ -24,6 +24,7 @@ from wan_train.run.events import (
     RunResumed,
     Setting,
     StateSaved,
+    StateUnusable,
     StepExited,
     StepFailed,
     StepRefused,
@@ -94,6 +95,10 @@ class Attempt:
     epochs_done: int = 0
     last_loss: float | None = None
     last_state: StateSaved | None = None
+    unusable_state: StateUnusable | None = None
+    """The newest state, where it does not count."""
+    state_files: tuple[str, ...] = ()
+    """What a state of this step holds, as its trainer was seen to write it; empty before that."""
     epochs_before: int = 0
     total_epochs: int | None = None
     total_steps: int | None = None
@@ -288,6 +293,7 @@ _JobEvent = (
     | StepSkipped
     | EpochEnded
     | StateSaved
+    | StateUnusable
     | CheckpointKept
     | ResultPlaced
 )
@@ -308,6 +314,7 @@ def _fold_job(job: Job, event: _JobEvent) -> Job:  # noqa: C901, PLR0912  one br
                 total_epochs=event.total_epochs,
                 changes=event.changes,
                 oom_kills=event.oom_kills,
+                state_files=job.attempt.state_files if job.attempt is not None else (),
             )
             moved = _move(job, JobState.RUNNING)
             return moved if moved is job else replace(moved, attempts=(*job.attempts, attempt), not_before=None)
@@ -352,7 +359,10 @@ def _fold_job(job: Job, event: _JobEvent) -> Job:  # noqa: C901, PLR0912  one br
         case EpochEnded():
             return _change_attempt(job, event.attempt, epochs_done=event.epoch, last_loss=event.loss)
         case StateSaved():
-            return _change_attempt(job, event.attempt, last_state=event)
+            files = event.files or (job.attempt.state_files if job.attempt is not None else ())
+            return _change_attempt(job, event.attempt, last_state=event, unusable_state=None, state_files=files)
+        case StateUnusable():
+            return _change_attempt(job, event.attempt, unusable_state=event)
         case CheckpointKept():
             return replace(job, kept=(*job.kept, event.path))
         case ResultPlaced():

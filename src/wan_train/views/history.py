@@ -19,6 +19,7 @@ from wan_train.run.events import (
     RunFinished,
     RunResumed,
     StateSaved,
+    StateUnusable,
     StepExited,
     StepFailed,
     StepRefused,
@@ -98,6 +99,7 @@ class History:
                 | StopRequested()
                 | RunResumed()
                 | GpusChosen()
+                | StateUnusable()
             ):
                 return True
             case (

@@ -19,6 +19,7 @@ from wan_train.run.events import (
     RetryScheduled,
     RunFinished,
     RunResumed,
+    StateUnusable,
     StepFailed,
     StepRefused,
     StepSkipped,
@@ -86,6 +87,7 @@ def say(event: Event, view: RunView) -> tuple[str, str] | None:
             | CachesCleared()
             | CachesDisturbed()
             | StepRefused()
+            | StateUnusable()
         ):
             text = _say_step(event, view)
             return None if text is None else (event.step, text)
@@ -106,13 +108,14 @@ _StepEvent = (
     | CachesCleared
     | CachesDisturbed
     | StepRefused
+    | StateUnusable
 )
 
 
 def _say_step(event: _StepEvent, view: RunView) -> str | None:  # noqa: C901, PLR0912  one branch for each kind of event
     match event:
         case StepStarted():
-            return _started(event)
+            return _started(event, _unusable(view, event))
         case StepSucceeded():
             return _succeeded(event, view)
         case StepFailed():
@@ -144,6 +147,8 @@ def _say_step(event: _StepEvent, view: RunView) -> str | None:  # noqa: C901, PL
             return _epoch(event, view)
         case CheckpointKept():
             return f"LoRA of epoch {event.epoch} kept: {_path(event.path)}"
+        case StateUnusable():
+            return f"the state of epoch {event.epoch} does not count: {words.safe(event.why)} in {_path(event.path)}"
         case ResultPlaced():
             return f"LoRA ready: {_path(event.path)} ({words.file_size(event.bytes)})"
         case _:
@@ -162,7 +167,14 @@ def _cleared(event: CachesCleared) -> str:
     return made + (f", {words.count(gone, 'file')} removed ({words.reasons(event.removed)})" if gone else "")
 
 
-def _started(event: StepStarted) -> str:
+def _unusable(view: RunView, event: StepStarted) -> StateUnusable | None:
+    """The state that the attempt before left, where it does not count."""
+    job = view.state.jobs.get(event.step)
+    earlier = [attempt for attempt in job.attempts if attempt.number < event.attempt] if job is not None else []
+    return earlier[-1].unusable_state if earlier else None
+
+
+def _started(event: StepStarted, unusable: StateUnusable | None) -> str:
     where = f" on {words.safe(event.gpu_label)}" if event.gpu_label else ""
     attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
     resumed = ""
@@ -170,6 +182,10 @@ def _started(event: StepStarted) -> str:
         resumed = f", going on after epoch {event.epochs_before} of {event.total_epochs}"
     elif event.attempt > 1 and event.total_epochs is not None:
         resumed = ", from the beginning: no complete state was saved"
+        if unusable is not None:
+            resumed = (
+                f", from the beginning: the state of epoch {unusable.epoch} does not count, {words.safe(unusable.why)}"
+            )
     changes = "".join(
         f", {'without samples' if (name, value) in WITHOUT.items() else f'{name}={value}'}"
         for name, value in event.changes.items()

@@ -117,6 +117,10 @@ def _step(view: RunView, step: Step, job: Job, width: int) -> Iterator[Line]:
         epoch = f" (epoch {saved.epoch})" if saved.epoch else ""
         yield line(f"    its newest complete state{epoch}:")
         yield from _whole(words.safe(saved.path), "")
+    unusable = facts.unusable_state(job)
+    if job.result is None and unusable is not None:
+        text = f"its state of epoch {unusable.epoch} does not count: {words.safe(unusable.why)}"
+        yield from (line(f"    {piece}") for piece in words.wrap(text, width - 4))
     without = given_up(job)
     if without is not None and without.diagnosis is not None:
         text = f"no samples after attempt {without.number}: {words.safe(without.diagnosis.meaning)}"

@@ -10,7 +10,7 @@ from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.errors import ExitCode
 from wan_train.gpu.model import Gpu
 from wan_train.recipe.terms import EngineKind
-from wan_train.run.events import CachesCleared, StateSaved
+from wan_train.run.events import CachesCleared, StateSaved, StateUnusable
 from wan_train.run.gpu_desk import gpu_label
 from wan_train.run.plan import Step, StepKind
 from wan_train.run.progress import Progress
@@ -132,6 +132,11 @@ def newest_state(job: Job) -> StateSaved | None:
     """The state that a training would go on from after a crash, as far as the journal knows."""
     states = [attempt.last_state for attempt in job.attempts if attempt.last_state is not None]
     return max(states, key=lambda state: (state.epoch, state.at), default=None)
+
+
+def unusable_state(job: Job) -> StateUnusable | None:
+    """The newest state that was saved, where it does not count and no later one does."""
+    return job.attempt.unusable_state if job.attempt is not None else None
 
 
 def epochs_saved(job: Job) -> int:

@@ -34,9 +34,15 @@ def figures(view: RunView, step: Step, progress: Progress) -> Iterator[str]:
 def saved(job: Job, now: float) -> str:
     """From where the training would go on after a crash: everything newer would have to be trained again."""
     state, epochs = facts.newest_state(job), facts.epochs_saved(job)
+    unusable = facts.unusable_state(job)
+    but = f"; that of epoch {unusable.epoch} does not count: {words.safe(unusable.why)}" if unusable else ""
     if state is not None and state.epoch == epochs:
-        return f"state of epoch {epochs}, {words.duration(now - state.at)} old"
-    return f"state of epoch {epochs}" if epochs else "no state saved yet"
+        return f"state of epoch {epochs}, {words.duration(now - state.at)} old{but}"
+    if epochs:
+        return f"state of epoch {epochs}{but}"
+    if unusable is not None:
+        return f"no state to resume from: that of epoch {unusable.epoch} does not count, {words.safe(unusable.why)}"
+    return "no state saved yet"
 
 
 def loss_line(view: RunView, step: Step, progress: Progress | None, room: int) -> tuple[Span, ...]:

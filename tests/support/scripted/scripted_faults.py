@@ -14,8 +14,8 @@ TRAINING = frozenset({"high", "low"})
 NAMES = frozenset(
     {
         "ansi", "bad_image", "bad_sample", "die", "enospc", "exit_zero_nothing", "flood", "grandchild", "hang",
-        "ignore_term", "invalid_utf8", "missing_caption", "nan", "nan_once", "no_output_file", "oom", "sigkill",
-        "tokens", "truncated_lora",
+        "half_state", "ignore_term", "invalid_utf8", "missing_caption", "nan", "nan_once", "no_output_file", "oom",
+        "sigkill", "tokens", "truncated_lora",
     }
 )  # fmt: skip
 _PLACES = {"bad_image": frozenset({"latents"}), "missing_caption": frozenset({"text"})}

@@ -109,9 +109,11 @@ class Keeper:
         folder.mkdir(parents=True, exist_ok=True)
         write_in_pieces(folder / "model.safetensors", safetensors(self._values(position), {"format": "pt"}, "F32"))
         log("accelerate.checkpointing", f"Model weights saved in {folder / 'model.safetensors'}")
-        names = ["optimizer.bin", "scheduler.bin"]
+        # As with the real one: accelerate does not know the scheduler of an optimizer that needs none.
+        is_schedule_free = (self.options.optimizer_type or "").lower().endswith("schedulefree")
+        names = ["optimizer.bin", *([] if is_schedule_free else ["scheduler.bin"])]
         names += ["scaler.pt"] if self.options.mixed_precision == "fp16" else []
-        for file in [*names, "random_states_0.pkl"]:
+        for file in [*names, *([] if "half_state" in self.faults else ["random_states_0.pkl"])]:
             write_in_pieces(folder / file, _archive({"steps": position.steps, "epochs": position.epochs}))
             log("accelerate.checkpointing", f"State saved in {folder / file}")
 
@@ -125,7 +127,7 @@ class Keeper:
 
 def read_state(folder: Path) -> Position:
     """The hidden position that a state continues."""
-    with zipfile.ZipFile(folder / "scheduler.bin") as archive:
+    with zipfile.ZipFile(folder / "optimizer.bin") as archive:
         data = json.loads(archive.read("archive/data.json"))
     return Position(**data)
 

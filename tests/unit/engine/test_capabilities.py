@@ -98,6 +98,7 @@ def test_options_without_a_table_are_asked_for_by_name() -> None:
         options={script: {"--a": option} for script in Script},
         drops_uncaptioned=False,
         saves_float32=False,
+        trains_schedule_free=False,
     )
     assert capabilities.has(Script.TRAIN, "--a")
     assert not capabilities.has(Script.TRAIN, "--b")

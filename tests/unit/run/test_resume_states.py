@@ -120,3 +120,19 @@ def test_a_rehearsal_has_no_scaler(plan: Plan) -> None:
     folder = state(plan, 1, "-000002-state")
     (folder / "scaler.pt").unlink(missing_ok=True)
     assert point(rehearsal) is not None
+
+
+def test_a_trainer_that_was_seen_to_write_fewer_files_is_believed(plan: Plan) -> None:
+    folder = state(plan, 1, "-000004-state")
+    (folder / "scheduler.bin").unlink()
+    assert point(plan) is None  # nobody has seen its writer train on
+    left = tuple(name for name in files(plan) if name != "scheduler.bin")
+    found = point(plan, replace(FIRST, state_files=left))
+    assert found is not None
+    assert found.state_dir == folder
+
+
+def test_a_trainer_that_was_seen_to_write_more_files_is_believed(plan: Plan) -> None:
+    state(plan, 1, "-000004-state")
+    assert point(plan) is not None
+    assert point(plan, replace(FIRST, state_files=(*files(plan), "dl_state_dict.bin"))) is None
