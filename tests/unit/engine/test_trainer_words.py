@@ -281,7 +281,11 @@ def test_of_an_unknown_version_only_the_form_is_known() -> None:
     option = Option(name="--x", takes_value=True, many=False, kind="any")
     capabilities = stored("d0a1930")
     other = type(capabilities)(
-        version="x", options={Script.TRAIN: {"--x": option}}, drops_uncaptioned=False, saves_float32=False
+        version="x",
+        options={Script.TRAIN: {"--x": option}},
+        drops_uncaptioned=False,
+        saves_float32=False,
+        trains_schedule_free=True,
     )
     assert parse(["--x", "1"], other) == ({"x": "1"}, [])
     assert TrainerOptions(capabilities=other).read("x", 5) == (5, None)
