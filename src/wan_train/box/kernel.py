@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import textwrap
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -210,7 +211,7 @@ def _passed(tried: dict[str, Any], gpu: Gpu) -> set[str]:
 
 def _explain(tail: str, attention: Sequence[str]) -> dict[str, Any]:
     """A child that failed, by the end of what it said."""
-    found = diagnose("\n".join(line.strip() for line in tail.splitlines()))
+    found = diagnose(textwrap.dedent(tail))
     last = one_line(tail.strip().splitlines()[-1] if tail.strip() else "it said nothing")
     if found.cause is not Cause.UNKNOWN:
         return {"problem": f"{found.meaning} ({last})", "advice": found.advice}

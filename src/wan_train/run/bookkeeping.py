@@ -164,7 +164,7 @@ def _failure(case: Case, job: Job, diagnosis: Diagnosis, pause_seconds: float) -
         step=case.step.id,
         attempt=attempt.number,
         diagnosis=diagnosis,
-        not_before=case.now + retry.pause * pause_seconds,
+        not_before=case.now + max(retry.pause * pause_seconds, retry.at_least),
         why=retry.why,
         changes=retry.changes,
     )
