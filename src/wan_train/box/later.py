@@ -176,7 +176,9 @@ class Later:
             )
         unusable = hub_variables.trouble(self.environ)
         if unusable is not None:
-            return Finding(state=State.WARNING, detail=f"nothing can be downloaded: {unusable.reason}", hint=unusable.hint)
+            return Finding(
+                state=State.WARNING, detail=f"nothing can be downloaded: {unusable.reason}", hint=unusable.hint
+            )
         if free < _LEAST_CACHE:
             return Finding(
                 state=State.WARNING,

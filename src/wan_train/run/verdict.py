@@ -9,6 +9,7 @@ from pathlib import Path
 
 from wan_train.engine.failures import Cause, Diagnosis, diagnose, died, killing_signal
 from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
+from wan_train.run.box_limits import with_limits
 from wan_train.run.directory import AttemptDirectory
 from wan_train.run.events import Exit, Exited, Lost, Signaled
 from wan_train.run.plan import Step, StepKind
@@ -44,7 +45,7 @@ def _explain_exit(attempt: AttemptDirectory, code: int, *, out_of_ram: bool) -> 
     killed = killing_signal(tail)
     if killed is not None and out_of_ram and killed[0] == "SIGKILL":
         return _out_of_ram()
-    found = diagnose(tail)
+    found = with_limits(diagnose(tail))
     return replace(found, evidence=found.evidence or f"exit code {code}")
 
 
@@ -78,7 +79,7 @@ def judge_lora(path: Path) -> Diagnosis | None:
         return Diagnosis(
             cause=Cause.NAN_LOSS,
             meaning="the training diverged: the finished LoRA holds numbers that are not finite",
-            advice="Try a lower --learning-rate; an earlier checkpoint may still be good.",
+            advice="Start a new run with a lower --learning-rate.",
             evidence=f"tensor {bad}",
         )
     if not header.tensors:

@@ -13,7 +13,8 @@ from wan_train.recipe.terms import EngineKind
 _GB = 1e9
 _CHECKPOINT = (state_bytes(EngineKind.MUSUBI, 16) + lora_bytes(EngineKind.MUSUBI, 16, "fp16")) / _GB
 _NEEDED = (
-    f"One checkpoint of one expert takes about {_CHECKPOINT:.1f} GB at rank 16; `wan-train --dry-run` says what a whole "
+    f"One checkpoint of one expert takes about {_CHECKPOINT:.1f} GB at rank 16; `wan-train --dry-run` says what "
+    f"a whole "
     "run needs."
 )
 _RAM = (
@@ -30,11 +31,12 @@ def _file(found: re.Match[str]) -> Mapping[str, str]:
 
 BOX_KINDS = (
     kind(
-        r"/dev/shm|insufficient shared memory|unable to (?:open|allocate|resize) shared memory"
+        r"/dev/(?:shm)\b|insufficient shared memory|unable to (?:open|allocate|resize) shared memory"
         r"|DataLoader worker .*is killed by signal: Bus error|shared memory object .*No space left",
         Cause.HOST_OUT_OF_MEMORY,
         "the container's shared memory (/dev/shm) is full",
-        "Start the container with more of it (Docker: `--shm-size 8g`), or rent another box. `df -h /dev/shm` shows it.",
+        "Start the container with more of it (Docker: `--shm-size 8g`), or rent another box. `df -h /dev/shm` "
+        "shows it.",
     ),
     kind(
         r"unable to mmap (?P<bytes>\d+) bytes from file <(?P<file>[^>]*)>: Cannot allocate memory",
@@ -51,7 +53,8 @@ BOX_KINDS = (
         facts=lambda found: {"gigabytes": f"{int(found['bytes']) / _GB:.1f}"},
     ),
     kind(
-        r"MemoryError\b|bad_alloc|Unable to allocate [\d.]+ \wiB|DefaultCPUAllocator: not enough memory|Cannot allocate memory|\[Errno 12\]|os error 12"
+        r"MemoryError\b|bad_alloc|Unable to allocate [\d.]+ \wiB|DefaultCPUAllocator: not enough memory"
+        r"|Cannot allocate memory|\[Errno 12\]|os error 12"
         r"|DataLoader worker .*is killed by signal: Killed",
         Cause.HOST_OUT_OF_MEMORY,
         "the machine's RAM (not the GPU's memory) was not enough",
@@ -87,7 +90,8 @@ BOX_KINDS = (
         facts=_file,
     ),
     kind(
-        r"PermissionError|\[Errno (?:13|1)\]|code: 13, kind: PermissionDenied|Permission denied|Operation not permitted",
+        r"PermissionError|\[Errno (?:13|1)\]|code: 13, kind: PermissionDenied|Permission denied"
+        r"|Operation not permitted",
         Cause.NO_ACCESS,
         "this user may not read or write a file: {file}",
         "`ls -ld` shows its owner: give it to the user who trains (`chown`), or train as that user; then resume.",

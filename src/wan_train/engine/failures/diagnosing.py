@@ -39,7 +39,8 @@ _IMPORTS = re.compile(r"^(?:[\w.]*\.)?(?:ModuleNotFoundError|ImportError)\b")
 _NO_EVIDENCE = re.compile(r"^(?:INFO|DEBUG|WARNING):|Warning: |CalledProcessError: Command|^\s*warnings\.warn")
 """Lines that tell of a program that goes on; the launcher's repeats what a user wrote."""
 _COMPLAINS = re.compile(
-    r"error|exception|fail|fatal|cannot|can't|couldn't|could not|unable|denied|exceeded|not found|missing|no space|no such"
+    r"error|exception|fail|fatal|cannot|can't|couldn't|could not|unable|denied|exceeded|not found|missing"
+    r"|no space|no such"
     r"|too many|lost|full|unavailable|out of memory|must be",
     re.IGNORECASE,
 )
@@ -168,8 +169,8 @@ def _reason(log: Reading, symptom: Kind, raised: Raised) -> Diagnosis | None:
 
 
 def _anywhere(log: Reading) -> Diagnosis | None:
-    """The last line that any kind fits, behind the last traceback or, if there is nothing, before it."""
-    for line in reversed(log.lines):
+    """The last line that any kind fits, behind the last traceback."""
+    for line in reversed(log.lines[log.after :]):
         if not _COMPLAINS.search(line) or _NO_EVIDENCE.search(line):
             continue
         for each in KINDS:
@@ -191,7 +192,10 @@ def died(name: str, words: str | None) -> Diagnosis:
             return Diagnosis(
                 cause=Cause.CRASHED,
                 meaning=f"the program crashed in native code ({name})",
-                advice=f"If it happens again, start a new run with `--attention sdpa`; `dmesg | tail` may say more.{shared}",
+                advice=(
+                    f"If it happens again, start a new run with `--attention sdpa`; `dmesg | tail` may say "
+                    f"more.{shared}"
+                ),
                 evidence=words,
             )
         case "SIGILL":
@@ -205,7 +209,8 @@ def died(name: str, words: str | None) -> Diagnosis:
             helps = "Somebody pressed Ctrl-C or sent the signal. Resume when it was not meant."
         case "SIGKILL":
             helps = (
-                "Somebody killed it, most often the kernel because the box ran out of RAM: look at `dmesg | grep -i oom`. "
+                "Somebody killed it, most often the kernel because the box ran out of RAM: look at `dmesg | grep "
+                "-i oom`. "
                 "With too little RAM, train the experts one after the other or use a larger box."
             )
         case _:

@@ -29,7 +29,8 @@ _COMPILING = (
         r"cannot find -lcuda\b|cuda\.h: No such file",
         Cause.ENVIRONMENT,
         "`--compile` found no libcuda to link with",
-        "`ldconfig -p | grep libcuda` shows what there is. Run `ldconfig` as root and resume, or start a new run without "
+        "`ldconfig -p | grep libcuda` shows what there is. Run `ldconfig` as root and resume, or start a new run "
+        "without "
         "`--compile`.",
     ),
 )
@@ -50,14 +51,16 @@ ENVIRONMENT_KINDS = (
         "`apt-get install gcc`, then resume; or start a new run without `--compile`.",
     ),
     kind(
-        r"No working C\+\+ compiler|InvalidCxxCompiler|No such file or directory: '(?:[^']*/)?(?:g\+\+|c\+\+|clang\+\+)'"
+        r"No working C\+\+ compiler|InvalidCxxCompiler|No such file or directory: '(?:[^']*/)?(?:g\+\+|c\+\+"
+        r"|clang\+\+)'"
         r"|g\+\+: (?:command )?not found",
         Cause.ENVIRONMENT,
         "`--compile` needs a C++ compiler",
         "`apt-get install g++`, then resume; or start a new run without `--compile`.",
     ),
     kind(
-        r"No such file or directory: '(?:[^']*/)?nvcc'|nvcc: (?:command )?not found|CUDA_HOME environment variable is not set",
+        r"No such file or directory: '(?:[^']*/)?nvcc'|nvcc: (?:command )?not found"
+        r"|CUDA_HOME environment variable is not set",
         Cause.ENVIRONMENT,
         "a package wants to compile for CUDA, and nvcc is not there",
         "Use an image with the CUDA toolkit (`-devel`), or start a new run without the option that needs it "
@@ -81,7 +84,8 @@ ENVIRONMENT_KINDS = (
         _NO_MODULE + r"'?musubi_tuner\b",
         Cause.ENVIRONMENT,
         "the trainer musubi-tuner is not installed in this Python",
-        "`wan-train provision` installs it; then resume. `WAN_TRAIN_MUSUBI_PYTHON`, if it is set, names another Python.",
+        "`wan-train provision` installs it; then resume. `WAN_TRAIN_MUSUBI_PYTHON`, if it is set, names another "
+        "Python.",
     ),
     kind(
         _NO_MODULE + r"'?(?:musubi_tuner\.)?(?P<module>networks\.\w+)'?",

@@ -66,7 +66,8 @@ GPU_KINDS = (
         "Start a new run without `--compile`, or with `--attention sdpa`; `wan-train resume` keeps both.",
     ),
     kind(
-        r"^(?:[\w.]*\.)?OutOfMemoryError\b|(?:CUDA|HIP) out of memory|CUDA error: out of memory|cudaErrorMemoryAllocation"
+        r"^(?:[\w.]*\.)?OutOfMemoryError\b|(?:CUDA|HIP) out of memory|CUDA error: out of memory"
+        r"|cudaErrorMemoryAllocation"
         r"|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION"
         r"|CUSOLVER_STATUS_ALLOC_FAILED|CUSPARSE_STATUS_INSUFFICIENT_RESOURCES|Unable to find a valid cuDNN algorithm",
         Cause.OUT_OF_MEMORY,

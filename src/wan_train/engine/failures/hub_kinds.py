@@ -13,9 +13,7 @@ _AFTER = r"(?:[\s\S]*?[Rr]etry[- ][Aa]fter:? (?P<seconds>\d+))?"
 _TOKENIZER = (
     "`wan-train provision` puts the T5 tokenizer on the box, and no training asks the hub any more. Then resume."
 )
-_NO_TOKEN = (
-    "The models and the tokenizer are public and need no token: `unset HF_TOKEN`, `hf auth logout`, then resume."
-)
+_PUBLIC = "The models and the tokenizer are public and need no token: `unset HF_TOKEN`, `hf auth logout`, then resume."
 
 
 def _seconds(found: re.Match[str]) -> float:
@@ -28,7 +26,7 @@ def _says_seconds(found: re.Match[str]) -> dict[str, str]:
 
 HUB_KINDS = (
     kind(
-        rf"429 (?:Client Error|Too Many Requests)|Too Many Requests|rate limit{_AFTER}",
+        rf"(?:429 Client Error|Too Many Requests|'429 |rate limit){_AFTER}",
         Cause.HUB,
         "the hub limits requests from this address (HTTP 429)",
         "Wait {wait}, or sign in with a token (`export HF_TOKEN=…`), which has a higher limit. " + _TOKENIZER,
@@ -45,7 +43,8 @@ HUB_KINDS = (
         r"Missing dependencies for SOCKS|SOCKS proxy, but the 'socksio' package|SOCKSHTTP|InvalidSchema: Missing dep",
         Cause.HUB_REFUSED,
         "a SOCKS proxy is set, and the package for it is not there",
-        "`unset ALL_PROXY HTTPS_PROXY HTTP_PROXY all_proxy https_proxy http_proxy`, or set an http:// proxy; then resume.",
+        "`unset ALL_PROXY HTTPS_PROXY HTTP_PROXY all_proxy https_proxy http_proxy`, or set an http:// proxy; "
+        "then resume.",
     ),
     kind(
         r"invalid path: (?P<path>\S+)|Could not find a suitable TLS CA certificate bundle",
@@ -60,7 +59,8 @@ HUB_KINDS = (
         "Behind a company's proxy set SSL_CERT_FILE to its certificate; see whether `date` is right. Then resume.",
     ),
     kind(
-        r"ProxyError|Unable to connect to proxy|Tunnel connection failed|Unknown scheme for proxy|proxy URL had no scheme"
+        r"ProxyError|Unable to connect to proxy|Tunnel connection failed|Unknown scheme for proxy"
+        r"|proxy URL had no scheme"
         r"|407 Proxy Authentication",
         Cause.HUB_REFUSED,
         "the proxy does not work",
@@ -76,7 +76,7 @@ HUB_KINDS = (
         r"(?:'ascii'|'latin-1') codec can't encode|Illegal header value",
         Cause.HUB_REFUSED,
         "the token has letters outside ASCII or a line end in it",
-        f"Copy it again. {_NO_TOKEN}",
+        f"Copy it again. {_PUBLIC}",
         at=r"huggingface_hub|httpx|requests|http/client|urllib3",
     ),
     kind(
@@ -89,13 +89,13 @@ HUB_KINDS = (
         r"401 (?:Client Error|Unauthorized)|Invalid user token|Invalid username or password|'401 ",
         Cause.HUB_REFUSED,
         "the hub refuses the token, or wants one (HTTP 401)",
-        _NO_TOKEN,
+        _PUBLIC,
     ),
     kind(
         r"403 (?:Client Error|Forbidden)|'403 ",
         Cause.HUB_REFUSED,
         "the hub refuses this file to this account or address (HTTP 403)",
-        "A token needs the right to read public gated repositories; some networks are blocked. " + _NO_TOKEN,
+        "A token needs the right to read public gated repositories; some networks are blocked. " + _PUBLIC,
     ),
     kind(
         r"404 (?:Client Error|Not Found)|'404 |EntryNotFoundError: 404|RepositoryNotFoundError|RevisionNotFoundError",
@@ -104,8 +104,8 @@ HUB_KINDS = (
         "See whether HF_ENDPOINT is a mirror that lacks it (`unset HF_ENDPOINT`). " + _TOKENIZER,
     ),
     kind(
-        r"(?:50\d|52\d) (?:Server Error|Internal Server Error|Bad Gateway|Service Unavailable|Gateway Time)"
-        rf"|Server error '5\d\d{_AFTER}",
+        r"(?:5[02]\d (?:Server Error|Internal Server Error|Bad Gateway|Service Unavailable|Gateway Time)"
+        r"|Server error '5\d\d)" + _AFTER,
         Cause.HUB,
         "the hub has trouble (HTTP 5xx)",
         _TOKENIZER,
@@ -121,7 +121,8 @@ HUB_KINDS = (
         f"See whether the network works (`curl -I https://huggingface.co`). {_TOKENIZER}",
     ),
     kind(
-        r"LocalEntryNotFoundError|We couldn't connect to|Can't load tokenizer|couldn't find (?:it|them) in the cached files",
+        r"LocalEntryNotFoundError|We couldn't connect to|Can't load tokenizer|couldn't find (?:it"
+        r"|them) in the cached files",
         Cause.HUB,
         "the T5 tokenizer is not on this box and could not be fetched",
         _TOKENIZER,

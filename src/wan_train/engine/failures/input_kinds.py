@@ -8,7 +8,8 @@ from wan_train.engine.failures.model import Cause
 _CHECK = "`wan-train dataset check` names what is wrong"
 _COPY = "Then start a new run: a run has its own copy of the dataset.toml."
 _MODEL = (
-    "A model: `wan-train provision --check --verify` compares it with its checksum, and `wan-train provision` fetches it "
+    "A model: `wan-train provision --check --verify` compares it with its checksum, and `wan-train provision` "
+    "fetches it "
     "again. A cache: remove it. Then resume."
 )
 
@@ -28,14 +29,16 @@ INPUT_KINDS = (
         f"{_CHECK}; then resume.",
     ),
     kind(
-        r"num_samples should be a positive integer value, but got num_samples=0|max\(\) (?:arg|iterable argument) is (?:an )?empty"
+        r"num_samples should be a positive integer value, but got num_samples=0|max\(\) (?:arg"
+        r"|iterable argument) is (?:an )?empty"
         r"|No (?:image|video|data)s? files? found|dataset is empty",
         Cause.BAD_INPUT,
         "the dataset is empty",
         f"Look whether the folder in dataset.toml has pictures or clips in it. {_CHECK}; then resume.",
     ),
     kind(
-        r"image file is truncated|cannot identify image file|UnidentifiedImageError|broken data stream|unrecognized data stream"
+        r"image file is truncated|cannot identify image file|UnidentifiedImageError|broken data stream"
+        r"|unrecognized data stream"
         r"|DecompressionBombError|broken PNG file|Truncated File Read",
         Cause.BAD_INPUT,
         "a picture of the dataset cannot be read",
@@ -110,7 +113,8 @@ INPUT_KINDS = (
         r"|No such file or directory:? '?(?P<other>[^'\n]+)'?",
         Cause.MISSING_FILE,
         "a file is missing: {path}",
-        "Put it there and resume. A model: `wan-train provision` fetches it. A path of yours that is wrong: start a new run.",
+        "Put it there and resume. A model: `wan-train provision` fetches it. A path of yours that is wrong: "
+        "start a new run.",
         facts=lambda found: {"path": found["file"] or found["other"]},
     ),
     kind(

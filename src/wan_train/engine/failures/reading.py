@@ -27,7 +27,8 @@ _LOGGED = re.compile(r"^(?:INFO|WARNING|DEBUG):|^epoch \d+/\d+$|^saving checkpoi
 """Lines of a program that goes on. A progress bar is none: tqdm draws the last one again when the program has ended."""
 _BAR = re.compile(r"\d+%\|.*\| *\d+/\d+ |^\d+it \[")
 _AFTERWARDS = re.compile(
-    r"^(?:INFO|WARNING|ERROR|DEBUG|CRITICAL):|^wandb: |^Exception ignored |^\[W\d+ |^terminate called |^Fatal Python error"
+    r"^(?:INFO|WARNING|ERROR|DEBUG|CRITICAL):|^wandb: |^Exception ignored |^\[W\d+ |^terminate called "
+    r"|^Fatal Python error"
     r"|^(?:\S*: )?(?:line \d+: +\d+ )?(?:Killed|Segmentation fault|Aborted|Bus error|Illegal instruction)\b"
     r"|resource_tracker|^usage: "
 )
@@ -117,7 +118,7 @@ def read(text: str) -> Reading:
         chain=chain,
         went_on=any(_LOGGED.match(line) for line in rest),
         complaint=_complaint(lines, after),
-        headless=_headless(lines),
+        headless=_headless(lines, after),
         death=_death(lines),
         after=after,
     )
@@ -310,9 +311,9 @@ def _complaint(lines: Sequence[str], after: int) -> Raised | None:
     return found
 
 
-def _headless(lines: Sequence[str]) -> Raised | None:
+def _headless(lines: Sequence[str], after: int) -> Raised | None:
     """The last line that looks like an exception: the log may begin behind its traceback's head, or lack it."""
-    for number in range(len(lines) - 1, -1, -1):
+    for number in range(len(lines) - 1, after - 1, -1):
         if _HEADLESS.match(lines[number].rstrip()) and not _names_launcher(lines[number]):
             return _with_text(lines, number, (), follows=False, direct=False)[0]
     return None

@@ -9,7 +9,8 @@ from wan_train.engine.failures.kinds import NEW_RUN, kind
 from wan_train.engine.failures.model import Cause
 
 SCHEDULES = (
-    "linear, cosine, cosine_with_restarts, polynomial, constant, constant_with_warmup, inverse_sqrt, reduce_lr_on_plateau, "
+    "linear, cosine, cosine_with_restarts, polynomial, constant, constant_with_warmup, inverse_sqrt, "
+    "reduce_lr_on_plateau, "
     "cosine_with_min_lr, warmup_stable_decay"
 )
 """transformers' own, which both trainer versions look a name up in; a newer one may know more and says so itself."""
@@ -19,8 +20,8 @@ _SCHEDULE = r"get_lr_scheduler|get_scheduler|lr_scheduler"
 _OPTIMIZER_CLASS = r"\w*(?:Adam|Ada|SGD|Lion|Prodigy|RMSprop|Rprop|CAME|ScheduleFree|Muon|Sophia|LBFGS|Lamb|LAMB|Shampoo|SOAP|Tiger)\w*"
 _SIZES = r"torch\.Size\(\[(?P<{0}>[\d, ]*)\]\)"
 _MISMATCH = (
-    rf"size mismatch for (?P<name>\S*{{0}}\S*): copying a param with shape {_SIZES.format('file')} from checkpoint, the "
-    rf"shape in current model is {_SIZES.format('model')}"
+    rf"size mismatch for (?P<name>\S*{{0}}\S*): copying a param with shape {_SIZES.format('file')} from checkpoint, "
+    rf"the shape in current model is {_SIZES.format('model')}"
 )
 
 
@@ -38,7 +39,8 @@ SETTING_KINDS = (
         r": error: (?P<text>unrecognized arguments: .*)",
         Cause.SETTING,
         "the trainer does not know an option it was given: {text}",
-        "Check the arguments after `--` and the trainer's version (`wan-train doctor`), then start a new run: `wan-train "
+        "Check the arguments after `--` and the trainer's version (`wan-train doctor`), then start a new run: "
+        "`wan-train "
         "resume` keeps them.",
     ),
     kind(
@@ -86,13 +88,15 @@ SETTING_KINDS = (
         f"Take it out of `lr_scheduler_args`, or choose the schedule that has it. {NEW_RUN}",
     ),
     kind(
-        r"(?P<name>create_\w*network\w*|\w*LoRA\w*\.__init__)\(\) got an unexpected keyword argument '(?P<argument>[^']*)'",
+        r"(?P<name>create_\w*network\w*"
+        r"|\w*LoRA\w*\.__init__)\(\) got an unexpected keyword argument '(?P<argument>[^']*)'",
         Cause.SETTING,
         "the network module does not take the argument {argument}",
         f"Take it out of `network_args`. {NEW_RUN}",
     ),
     kind(
-        r"ValueError: (?P<text>Invalid (?:learning rate|beta\w* (?:parameter|value)|epsilon|eps|weight_decay|weight decay|rho"
+        r"ValueError: (?P<text>Invalid (?:learning rate|beta\w* (?:parameter|value)|epsilon|eps|weight_decay"
+        r"|weight decay|rho"
         r"|momentum|lr|lr_decay|initial)\b.*)",
         Cause.SETTING,
         "the optimizer refuses a value: {text}",
@@ -123,7 +127,8 @@ SETTING_KINDS = (
         },
     ),
     kind(
-        r"(?P<text>\S+ (?:requires|does not require) `num_(?:warmup|training|decay|stable)_steps`)|One of (?P<which>min_lr or "
+        r"(?P<text>\S+ (?:requires|does not require) `num_(?:warmup|training|decay|stable)_steps`)"
+        r"|One of (?P<which>min_lr or "
         r"min_lr_rate) should be set|(?P<end>lr_end \(.*\) must be smaller than initial lr \(.*\))"
         r"|(?P<metrics>step\(\) missing 1 required positional argument: 'metrics')",
         Cause.SETTING,
@@ -162,7 +167,8 @@ SETTING_KINDS = (
         r"Error\(s\) in loading state_dict for (?P<what>\w+)[\s\S]*?size mismatch for (?P<name>\S+):",
         Cause.SETTING,
         "a file's weights have another shape than {what} needs, first {name}",
-        "The file is of another model, network or rank. Start a new run with the right one; `wan-train resume` keeps it.",
+        "The file is of another model, network or rank. Start a new run with the right one; `wan-train resume` "
+        "keeps it.",
     ),
     kind(
         r"Error\(s\) in loading state_dict for (?P<what>\w+)|AssertionError: (?:Missing|Unexpected) keys",
@@ -174,10 +180,12 @@ SETTING_KINDS = (
         r"AssertionError: DiT weights (?:is|are)|mixed_precision must be|mixed precision must be",
         Cause.SETTING,
         "the precision of the DiT's weights and --mixed_precision differ",
-        "Start a new run and leave mixed_precision to wan-train, which takes the file's own; `wan-train resume` keeps it.",
+        "Start a new run and leave mixed_precision to wan-train, which takes the file's own; `wan-train resume` "
+        "keeps it.",
     ),
     kind(
-        r"to have the same dtype|should be the same\b.*(?:type|Tensor)|Input type .* and (?:bias|weight) type .* should be"
+        r"to have the same dtype|should be the same\b.*(?:type|Tensor)|Input type .* and (?:bias"
+        r"|weight) type .* should be"
         r"|expected scalar type \w+ but found \w+|not implemented for '(?:Half|BFloat16|Float8_\w+)'"
         r"|Attempting to unscale FP16 gradients|should either all have the same dtype|dtype mismatch"
         r"|must have the same (?:dtype|scalar type)",
@@ -198,7 +206,8 @@ SETTING_KINDS = (
         "Start a new run with `--attention sdpa`; `wan-train resume` keeps the other one.",
     ),
     kind(
-        r"api_key not configured|wandb.*(?:API key must be|[Ii]nvalid API key|permission denied|No API key)|API key must be 40",
+        r"api_key not configured|wandb.*(?:API key must be|[Ii]nvalid API key|permission denied|No API key)"
+        r"|API key must be 40",
         Cause.SETTING,
         "Weights & Biases (wandb) has no valid key",
         "`export WANDB_API_KEY=…` and resume, or start a new run without `--log_with wandb`.",
