@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -45,15 +45,24 @@ def explain(settings: Settings, sink: Sink, name: str | None) -> int:
         sink.line("Nothing has failed.")
     for where, what in found.items():
         known = what.cause is not Cause.UNKNOWN or what.evidence is not None
-        sink.line(f"{visible(where)}: {visible(what.meaning) if known else 'no error that wan-train knows'}")
-        for number, line in enumerate(words.several_lines(what.evidence)):
-            sink.line(f"  {'it said: ' if not number else '         '}{line}")
-        sink.line(f"  what to do: {visible(what.advice)}")
+        meaning = visible(what.meaning) if known else "no error that wan-train knows"
+        _tell(sink, "", [f"{visible(where)}: {meaning}"])
+        _tell(sink, "  it said: ", words.several_lines(what.evidence))
+        _tell(sink, "  what to do: ", [visible(what.advice)])
         if known:
-            sink.line(f"  another attempt: {_another(what)}")
+            _tell(sink, "  another attempt: ", [_another(what)])
     for line in more:
         sink.line(line)
     return ExitCode.DONE
+
+
+def _tell(sink: Sink, label: str, lines: Sequence[str]) -> None:
+    """Lines beside a label; wrapped by words at a terminal, whole for everything that reads them."""
+    indent = " " * len(label)
+    width = sink.console.width - len(label) if sink.is_screen else None
+    pieces = [piece for line in lines for piece in (words.wrap(line, width) if width else [line])]
+    for number, piece in enumerate(pieces):
+        sink.line(f"{indent if number else label}{piece}")
 
 
 def _another(what: Diagnosis) -> str:

@@ -62,7 +62,7 @@ class AttemptWatch:
         self.tracker.add(self.follower.new_records(), now)
         if to_the_end:
             self.tracker.add(self.follower.parser.finish(), now)
-        self.ever_finite = self.ever_finite or self.tracker.progress.loss is not None
+        self.ever_finite = self.ever_finite or self.tracker.had_finite_loss
 
     @property
     def never_finite(self) -> bool:

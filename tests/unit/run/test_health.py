@@ -79,7 +79,7 @@ def test_bad_numbers_from_the_first_step_on_point_to_the_model_files(tmp_path: P
         (directory.path / "logs" / "events.out.tfevents.1").write_bytes(records)
         found = seen.trouble(0.0, 1e6)
     else:
-        directory.log.write_text("steps:  10%|█         | 1/10 [00:01<00:09,  1.00s/it, avr_loss=nan]\n")
+        directory.log.write_text(bar(1, "nan"))
         seen.read_log(0.0, to_the_end=True)
         (directory.output).mkdir()
         tensors = directory.output / f"{step.produces}-000001.safetensors"
@@ -91,6 +91,22 @@ def test_bad_numbers_from_the_first_step_on_point_to_the_model_files(tmp_path: P
     assert "model files" in found.meaning
     assert "`wan-train provision --check --verify`" in found.advice
     assert "was kept" not in found.advice
+
+
+def test_one_finite_loss_in_the_log_is_seen_however_late_it_is_read(tmp_path: Path) -> None:
+    plan = make_plan(run_dir=tmp_path / "run")
+    step = plan.step("train-high")
+    directory = RunDirectory(plan.run_dir).attempt(step.id, 1)
+    (directory.path / "logs").mkdir(parents=True)
+    attempt = Attempt(number=1, gpu_uuid=None, gpu_label=None, identity=SUPERVISOR, started=T0)
+    seen = AttemptWatch.of(plan, step, directory, attempt)
+    directory.log.write_text(bar(1, "0.2") + bar(2, "nan"))
+    seen.read_log(0.0, to_the_end=True)
+    assert not seen.never_finite
+
+
+def bar(step: int, loss: str) -> str:
+    return f"steps:  10%|█         | {step}/10 [00:01<00:09,  1.00s/it, avr_loss={loss}]\n"
 
 
 def scalar_record(tag: str, step: int, value: float) -> bytes:

@@ -55,7 +55,7 @@ BOX_KINDS = (
     kind(
         r"MemoryError\b|bad_alloc|Unable to allocate [\d.]+ \wiB|DefaultCPUAllocator: not enough memory"
         r"|Cannot allocate memory|\[Errno 12\]|os error 12"
-        r"|DataLoader worker .*is killed by signal: Killed",
+        r"|DataLoader worker .*(?:is killed by signal: Killed|exited unexpectedly)",
         Cause.HOST_OUT_OF_MEMORY,
         "the machine's RAM (not the GPU's memory) was not enough",
         _RAM,
@@ -98,7 +98,7 @@ BOX_KINDS = (
         facts=_file,
     ),
     kind(
-        r"\[Errno 116\]|Stale file handle|os error 116",
+        r"\[Errno 116\]|Stale file handle|os error 116|StaleNetworkFileHandle",
         Cause.STORAGE,
         "a network disk lost the file (stale file handle)",
         "The server or the mount was changed. Mount the disk again, then resume.",

@@ -41,7 +41,7 @@ _NO_EVIDENCE = re.compile(r"^(?:INFO|DEBUG|WARNING):|Warning: |CalledProcessErro
 _COMPLAINS = re.compile(
     r"error|exception|fail|fatal|cannot|can't|couldn't|could not|unable|denied|exceeded|not found|missing"
     r"|no space|no such"
-    r"|too many|lost|full|unavailable|out of memory|must be",
+    r"|too many|lost|full|unavailable|out of memory|must be|no module",
     re.IGNORECASE,
 )
 _BOILERPLATE = re.compile(

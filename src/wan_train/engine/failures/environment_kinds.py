@@ -7,7 +7,7 @@ from wan_train.engine.failures.model import Cause
 from wan_train.engine.failures.packages import pip_name
 
 _REPAIR = "`wan-train provision` repairs the trainer's environment; then resume."
-_NO_MODULE = r"(?:ModuleNotFoundError|ImportError): No module named "
+_NO_MODULE = r"(?:ModuleNotFoundError|ImportError|python[\d.]*): No module named "
 _OPTIMIZERS = (
     "adabelief_pytorch|adam_mini|apollo_torch|bitsandbytes|came_pytorch|dadaptation|galore_torch|heavyball|lion_pytorch"
     "|muon|prodigyopt|prodigyplus|pytorch_optimizer|schedulefree|sophia|torch_optimizer"
@@ -152,7 +152,9 @@ ENVIRONMENT_KINDS = (
         "Use a newer image (Ubuntu 22.04 or later).",
     ),
     kind(
-        r"undefined symbol: |DLL load failed|binary incompatibility|compiled using NumPy 1\.x|Numpy is not available",
+        r"undefined symbol: |DLL load failed|binary incompatibility|compiled using NumPy 1\.x|Numpy is not available"
+        r"|operator torchvision::\w+ does not exist|module '(?:torch|transformers|diffusers|accelerate"
+        r"|numpy)' has no attribute",
         Cause.ENVIRONMENT,
         "two packages of the trainer's environment do not fit each other",
         f"{_REPAIR} If it is an attention package, start a new run with `--attention sdpa`.",
@@ -172,7 +174,7 @@ ENVIRONMENT_KINDS = (
         _REPAIR,
     ),
     kind(
-        r"ImportError\b|PackageNotFoundError",
+        r"ImportError\b|PackageNotFoundError|accelerate: (?:command )?not found",
         Cause.ENVIRONMENT,
         "the trainer's Python environment is incomplete",
         _REPAIR,

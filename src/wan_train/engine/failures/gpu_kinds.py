@@ -73,7 +73,7 @@ GPU_KINDS = (
         Cause.OUT_OF_MEMORY,
         "the GPU's memory was not enough",
         "A run tries the next memory setting by itself. When none is left: start a new run with a smaller "
-        "`--resolution`, or use a GPU with more memory.",
+        "`--resolution` or more `--blocks-to-swap`, or use a GPU with more memory.",
     ),
     *_INITIALIZATION,
     kind(
@@ -94,7 +94,7 @@ GPU_KINDS = (
     kind(
         r"No CUDA GPUs are available|no CUDA-capable device is detected|torch\.cuda\.is_available\(\) is False"
         r"|cudaErrorNoDevice|mixed precision requires a GPU|requires a GPU \(not 'cpu'\)|CUDA is not available"
-        r"|Unexpected error from cudaGetDeviceCount",
+        r"|Unexpected error from cudaGetDeviceCount|CUDA unknown error",
         Cause.NO_GPU,
         "the trainer sees no GPU",
         "See whether `nvidia-smi` lists one and what CUDA_VISIBLE_DEVICES is set to. If none is listed, the container "

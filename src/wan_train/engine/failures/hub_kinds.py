@@ -34,7 +34,8 @@ HUB_KINDS = (
         seconds=_seconds,
     ),
     kind(
-        r"GatedRepoError|gated repo|Access to model .* is restricted|is not in the authorized list",
+        r"GatedRepoError|[Cc]annot access gated repo|access a gated repo|Access to model .* is restricted"
+        r"|is not in the authorized list",
         Cause.HUB_REFUSED,
         "the repository is gated: the hub wants its terms accepted (HTTP 401 or 403)",
         "Accept the terms on its page in the browser and `export HF_TOKEN=…` with that account's token; then resume.",

@@ -109,8 +109,13 @@ INPUT_KINDS = (
         "Start a new run without it. `wan-train resume RUN` itself takes the newest state that is whole.",
     ),
     kind(
-        r"(?:FileNotFoundError|NotADirectoryError|IsADirectoryError).*?'(?P<file>[^']+)'"
-        r"|No such file or directory:? '?(?P<other>[^'\n]+)'?",
+        r"(?:NotADirectoryError|IsADirectoryError).*?'(?P<file>[^']+)'",
+        Cause.MISSING_FILE,
+        "a folder stands where a file should be, or a file where a folder should be: {file}",
+        "Correct the path. One of yours is kept by `wan-train resume`: start a new run.",
+    ),
+    kind(
+        r"FileNotFoundError.*?'(?P<file>[^']+)'|No such file or directory:? [\"']?(?P<other>[^\"'\n]+)",
         Cause.MISSING_FILE,
         "a file is missing: {path}",
         "Put it there and resume. A model: `wan-train provision` fetches it. A path of yours that is wrong: "

@@ -339,6 +339,7 @@ _DEATHS: tuple[tuple[re.Pattern[str], str | None], ...] = (
     (re.compile(r"^(?:\S+: )?(?:line \d+: +\d+ )?Aborted(?: |$)|^Fatal Python error: Aborted"), "SIGABRT"),
     (re.compile(r"Illegal instruction(?: |$)"), "SIGILL"),
     (re.compile(r"Floating point exception(?: |$)"), "SIGFPE"),
+    (re.compile(r"terminated by signal 9\b|exit(?:ed)?(?: with)?(?: code| status)? 137\b"), "SIGKILL"),
     # torchrun and its table of failures.
     (re.compile(r"\bSignal \d+ \((?P<signal>SIG\w+)\) received by PID \d+"), None),
     (re.compile(r"^\s*exitcode\s*:\s*-9\b"), "SIGKILL"),

@@ -15,9 +15,10 @@ SCHEDULES = (
 )
 """transformers' own, which both trainer versions look a name up in; a newer one may know more and says so itself."""
 
-_OPTIMIZER = r"get_optimizer|torch/optim/|/optim\w*/|prodigy|schedulefree|bitsandbytes"
-_SCHEDULE = r"get_lr_scheduler|get_scheduler|lr_scheduler"
-_OPTIMIZER_CLASS = r"\w*(?:Adam|Ada|SGD|Lion|Prodigy|RMSprop|Rprop|CAME|ScheduleFree|Muon|Sophia|LBFGS|Lamb|LAMB|Shampoo|SOAP|Tiger)\w*"
+_OPTIMIZER_CLASS = (
+    r"\w*(?:Adam|Ada|SGD|Lion|Prodigy|RMSprop|Rprop|CAME|ScheduleFree|Muon|Sophia|LBFGS"
+    r"|Lamb|LAMB|Shampoo|SOAP|Tiger)\w*"
+)
 _SIZES = r"torch\.Size\(\[(?P<{0}>[\d, ]*)\]\)"
 _MISMATCH = (
     rf"size mismatch for (?P<name>\S*{{0}}\S*): copying a param with shape {_SIZES.format('file')} from checkpoint, "
@@ -198,6 +199,12 @@ SETTING_KINDS = (
         Cause.SETTING,
         "two settings do not fit: {text}",
         NEW_RUN,
+    ),
+    kind(
+        r"No LoRA modules found|optimizer got an empty parameter list",
+        Cause.SETTING,
+        "the network module found nothing in this model to train",
+        f"For Wan it is `networks.lora_wan`; see `network_args`, too. {NEW_RUN}",
     ),
     kind(
         r"No operator found for `memory_efficient_attention|FlashAttention only supports|flash_attn.*not support",
