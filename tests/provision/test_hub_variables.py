@@ -6,10 +6,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from provision_world import World
+from provision_world import World, write_program
 
 from wan_train.box.hub import Answer, Hub, HubError, explain
 from wan_train.box.hub_variables import token_of, trouble
+from wan_train.box.tokenizer import tokenizer_step
+from wan_train.box.work import Work
+from wan_train.errors import NotReadyError
 
 REPO = "Wan-AI/Wan2.1-T2V-14B"
 SPOKEN = [
@@ -84,6 +87,22 @@ def test_a_token_that_is_refused_is_named_by_its_place(tmp_path: Path, monkeypat
 def test_no_token_is_no_token(tmp_path: Path) -> None:
     assert token_of({"HF_HOME": str(tmp_path), "HF_TOKEN": " "}) is None
     assert "token from" not in explain(REPO, "a.json", Answer(status=401, words="")).reason
+
+
+def test_the_tokenizers_own_failure_is_explained(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trainer's Python fetches it, with a library of another age than ours."""
+    monkeypatch.setenv("HF_HUB_ENABLE_HF_TRANSFER", "1")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere")
+    python = tmp_path / "python"
+    said = "OSError: Could not find a suitable TLS CA certificate bundle, invalid path: /nowhere"
+    write_program(python, f"#!/bin/sh\necho transfer $HF_HUB_ENABLE_HF_TRANSFER\necho '{said}'\nexit 1\n")
+    step = tokenizer_step(lambda: python)
+    assert step.apply is not None
+    with pytest.raises(NotReadyError) as caught:
+        step.apply(work)
+    assert "transfer 0" in caught.value.message
+    assert "REQUESTS_CA_BUNDLE" in caught.value.message
+    assert "unset SSL_CERT_FILE REQUESTS_CA_BUNDLE" in (caught.value.hint or "")
 
 
 def test_a_number_that_is_none_is_not_called_a_bug(world: World) -> None:
