@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from wan_train.engine.failures import KINDS, Cause, diagnose
+from wan_train.engine.failures import Cause
+from wan_train.engine.failures.diagnosing import KINDS, diagnose
 
 SAMPLES = Path(__file__).parent / "samples"
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wan_train.engine.failures import Cause, Diagnosis, diagnose
+from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.engine.failures.diagnosing import diagnose
 from wan_train.run.policy import another_attempt
 
 CASES: dict[str, dict[str, Any]] = tomllib.loads(

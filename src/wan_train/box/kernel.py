@@ -21,7 +21,8 @@ from wan_train.box.gpus import GpuFacts, card
 from wan_train.box.steps import Finding, State, Step
 from wan_train.box.work import EndedError, StalledError, Work
 from wan_train.engine.commands import DEVICE_VARIABLE
-from wan_train.engine.failures import Cause, diagnose
+from wan_train.engine.failures import Cause
+from wan_train.engine.failures.diagnosing import diagnose
 from wan_train.engine.trainer import package_version
 from wan_train.errors import NotReadyError
 from wan_train.files import write_whole

@@ -10,7 +10,8 @@ from pathlib import Path
 from wan_train.box import hub_variables
 from wan_train.box.steps import Finding, State, Step
 from wan_train.box.work import Work
-from wan_train.engine.failures import Cause, diagnose
+from wan_train.engine.failures import Cause
+from wan_train.engine.failures.diagnosing import diagnose
 from wan_train.engine.tokenizer import HUB_ENV, OFFLINE_ENV, REPO, SUBFOLDER, is_cached
 from wan_train.errors import NotReadyError
 

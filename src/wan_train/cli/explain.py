@@ -9,7 +9,8 @@ from typing import Any, assert_never
 
 from wan_train import codec
 from wan_train.cli.sink import Sink
-from wan_train.engine.failures import Cause, Diagnosis, diagnose
+from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.engine.failures.diagnosing import diagnose
 from wan_train.errors import BadInputError, ExitCode
 from wan_train.printable import redact, visible
 from wan_train.run.box_limits import with_limits

@@ -7,7 +7,8 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-from wan_train.engine.failures import Cause, Diagnosis, diagnose, died, killing_signal
+from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.engine.failures.diagnosing import diagnose, died, killing_signal
 from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
 from wan_train.run.box_limits import with_limits
 from wan_train.run.directory import AttemptDirectory
