@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from wan_train.engine.failures import SIGNATURES, Cause, diagnose
+from wan_train.engine.failures import Cause
+from wan_train.engine.failures.diagnosing import KINDS, diagnose
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -111,13 +112,13 @@ def test_a_missing_caption_is_told_as_such() -> None:
             Cause.DISK_FULL,
         ),
         ("RuntimeError: CUDA error: an illegal memory access was encountered", Cause.CUDA_ERROR),
-        ("RuntimeError: CUDA error: no kernel image is available for execution on the device", Cause.CUDA_ERROR),
+        ("RuntimeError: CUDA error: no kernel image is available for execution on the device", Cause.ENVIRONMENT),
         (
             "safetensors_rust.SafetensorError: Error while deserializing header: MetadataIncompleteBuffer",
             Cause.MISSING_FILE,
         ),
-        ("ModuleNotFoundError: No module named 'six'", Cause.MISSING_FILE),
-        ("wan_train_network.py: error: unrecognized arguments: --unknown", Cause.BAD_INPUT),
+        ("ModuleNotFoundError: No module named 'six'", Cause.ENVIRONMENT),
+        ("wan_train_network.py: error: unrecognized arguments: --unknown", Cause.SETTING),
         ("FileNotFoundError: [Errno 2] No such file or directory: '/workspace/models/t5.pth'", Cause.MISSING_FILE),
         ("UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte", Cause.BAD_INPUT),
     ],
@@ -154,5 +155,5 @@ def test_no_signature_fits_a_log_of_success(version: str, name: str) -> None:
     assert (found.cause, found.evidence) == (Cause.UNKNOWN, None)
 
 
-def test_every_signature_says_what_to_do() -> None:
-    assert all(signature.meaning and signature.advice.endswith(".") for signature in SIGNATURES)
+def test_every_kind_says_what_to_do() -> None:
+    assert all(each.meaning and each.advice for each in KINDS)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from wan_train.engine.commands import Command
-from wan_train.engine.failures import Cause, diagnose
+from wan_train.engine.failures import Cause
+from wan_train.engine.failures.diagnosing import diagnose
 from wan_train.gpu.leases import LeaseHolder, LeaseRoom
 from wan_train.run.directory import AttemptDirectory
 from wan_train.run.events import Exit, Exited, Lost, Signaled

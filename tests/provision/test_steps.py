@@ -29,7 +29,7 @@ def test_an_accelerate_configuration_of_the_users_own_is_warned_of_and_never_wri
 def test_of_what_downloads_left_only_our_own_is_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, ours: bool
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     place = tmp_path / VAE.place
     left = place / (".wan-train-fetch/no-such-model/part" if ours else "vae.safetensors.bad")
     step = Leftovers(trainer_dir=tmp_path, after=()).step()

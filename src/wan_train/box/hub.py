@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
+from wan_train.box import hub_variables
 from wan_train.box.work import EndedError
 from wan_train.errors import NotReadyError
 from wan_train.printable import one_line
@@ -105,6 +107,7 @@ class Hub:
 
     def describe(self, repo: str, file: str) -> RemoteFile:
         """What the hub says about a file; raises HubError. Once out of reach, it is not waited for again."""
+        _refuse_trouble(repo, file)
         for pause in _PAUSES if self._patient else ():
             try:
                 return self._ask(repo, file)
@@ -165,6 +168,13 @@ class Hub:
         if total.isdecimal() and int(total) != remote.size:
             return explain(remote.repo, remote.file, Answer(status=None, words=wrong_length(total, remote.size)))
         return None
+
+
+def _refuse_trouble(repo: str, file: str) -> None:
+    """Raise HubError for a variable with which the client's library could not even be imported."""
+    found = hub_variables.trouble(os.environ)
+    if found is not None:
+        raise HubError(f"{file} of {repo}", found.reason, hint=found.hint)
 
 
 def wrong_length(told: str, size: int) -> str:
@@ -239,9 +249,17 @@ def explain(repo: str, file: str, answer: Answer, *, final: bool = True) -> HubE
     """An error of the hub in the user's words; never with the token. `final` is whether a refusal of it is one."""
     what = f"{file} of {repo}"
     status = answer.status
+    token = hub_variables.token_of(os.environ) if final and status in {401, 403} else None
+    if status == 401 and token is not None:  # noqa: PLR2004  see _FINAL
+        return HubError(
+            what,
+            f"the hub refuses the token from {token.source} (HTTP 401)",
+            hint=f"These models are public and need no token: {token.remove} and run again.",
+        )
     if final and status in _FINAL:
         hint = {
-            401: "Make a read token at the hub's settings and `export HF_TOKEN=...`; or correct the one that is set.",
+            401: "The known models are public and need no token, so something else may answer: look at HF_ENDPOINT. A "
+            "mirror that wants a token takes it from `export HF_TOKEN=...`.",
             403: "Accept the repository's terms on its page in the browser, with the account of HF_TOKEN.",
             404: "Without a valid HF_TOKEN private repositories look like this too. Was the file renamed upstream?",
         }[status]

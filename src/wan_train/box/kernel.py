@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import textwrap
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -20,7 +21,8 @@ from wan_train.box.gpus import GpuFacts, card
 from wan_train.box.steps import Finding, State, Step
 from wan_train.box.work import EndedError, StalledError, Work
 from wan_train.engine.commands import DEVICE_VARIABLE
-from wan_train.engine.failures import Cause, diagnose
+from wan_train.engine.failures import Cause
+from wan_train.engine.failures.diagnosing import diagnose
 from wan_train.engine.trainer import package_version
 from wan_train.errors import NotReadyError
 from wan_train.files import write_whole
@@ -210,7 +212,7 @@ def _passed(tried: dict[str, Any], gpu: Gpu) -> set[str]:
 
 def _explain(tail: str, attention: Sequence[str]) -> dict[str, Any]:
     """A child that failed, by the end of what it said."""
-    found = diagnose("\n".join(line.strip() for line in tail.splitlines()))
+    found = diagnose(textwrap.dedent(tail))
     last = one_line(tail.strip().splitlines()[-1] if tail.strip() else "it said nothing")
     if found.cause is not Cause.UNKNOWN:
         return {"problem": f"{found.meaning} ({last})", "advice": found.advice}

@@ -13,6 +13,7 @@ from shlex import quote
 
 import wan_train
 from wan_train import __version__
+from wan_train.box import hub_variables
 from wan_train.box.gpus import Gpus
 from wan_train.box.steps import Finding, State, Step
 from wan_train.engine.tokenizer import hub_cache
@@ -172,6 +173,11 @@ class Later:
                 state=State.WARNING,
                 detail="HF_HUB_OFFLINE is set: training is fine, nothing can be downloaded",
                 hint="Before `wan-train provision`: `unset HF_HUB_OFFLINE`.",
+            )
+        unusable = hub_variables.trouble(self.environ)
+        if unusable is not None:
+            return Finding(
+                state=State.WARNING, detail=f"nothing can be downloaded: {unusable.reason}", hint=unusable.hint
             )
         if free < _LEAST_CACHE:
             return Finding(

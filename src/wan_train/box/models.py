@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,7 @@ from wan_train.box.orphans import STAGING, remains
 from wan_train.box.part import Part
 from wan_train.box.steps import Finding, State, Step
 from wan_train.box.transport import HubClient, Transport
-from wan_train.box.work import Work
+from wan_train.box.work import EndedError, Work
 from wan_train.errors import NotReadyError
 from wan_train.files import sync_file, write_whole
 from wan_train.recipe.models import ModelFile, known_models
@@ -38,6 +40,26 @@ def wanted(task: str) -> list[ModelFile]:
     return [models[name] for name in names]
 
 
+@dataclass(slots=True)
+class Digests:
+    """Checksums of files as they are, each read once however often it is looked at."""
+
+    ended: threading.Event
+    _known: dict[tuple[Path, int, int], str] = field(default_factory=dict)
+
+    def of(self, path: Path) -> str:
+        """The file's sha256; raises EndedError when the look was broken off."""
+        found = path.stat()
+        key = (path, found.st_size, found.st_mtime_ns)
+        if key not in self._known:
+            self._known[key] = _sha256(path, self._look, lambda _: None)
+        return self._known[key]
+
+    def _look(self) -> None:
+        if self.ended.is_set():
+            raise EndedError("ended before it was done")
+
+
 @dataclass(slots=True, kw_only=True)
 class Model:
     """One model file of the box. What the hub says of it is asked once, and again when its bytes are not those."""
@@ -47,6 +69,8 @@ class Model:
     hub: Hub
     lane: Lane
     patience: Patience = field(default_factory=Patience)
+    digests: Digests | None = None
+    """Given when every byte is to be read again, whatever was recorded."""
     _remote: RemoteFile | None = field(default=None, init=False)
 
     @property
@@ -73,6 +97,8 @@ class Model:
 
     def check(self) -> Finding:
         size = self._size()
+        if size is not None and self.digests is not None:
+            return self._verify(size, self.digests)
         if size is not None and self._is_marked():
             return Finding(state=State.READY, detail=f"{self.path} ({size / _GB:.2f} GB) is verified")
         try:
@@ -88,6 +114,27 @@ class Model:
         begun = f", of which {there / _GB:.2f} GB are there" if there else ""
         detail = f"{reason}; {remote.size / _GB:.2f} GB{begun}"
         return Finding(state=State.MISSING, detail=detail, size=remote.size - there)
+
+    def _verify(self, size: int, digests: Digests) -> Finding:
+        """Every byte against the sha256 that was recorded when it was fetched, or else the hub's."""
+        sha256, whose = self._recorded(), "recorded when it was fetched"
+        if sha256 is None:
+            whose = "of the hub"
+            try:
+                sha256 = self._ask().sha256
+            except HubError as error:
+                detail = f"{self.path} is not verified: no sha256 was recorded, and {error.message}"
+                return Finding(state=State.UNVERIFIED, detail=detail, hint=error.hint)
+        if sha256 is None:
+            return Finding(state=State.UNVERIFIED, detail=f"{self.path} is not verified: the hub has no sha256 of it")
+        if digests.of(self.path) == sha256:
+            detail = f"{self.path} ({size / _GB:.2f} GB) has the sha256 {whose}"
+            return Finding(state=State.READY, detail=detail)
+        return Finding(
+            state=State.MISSING,
+            detail=f"{self.path} is damaged: its bytes are not those of the sha256 {whose}",
+            size=size,
+        )
 
     def apply(self, work: Work) -> None:
         """Raises NotReadyError, also when the bytes are wrong again and again."""
@@ -178,6 +225,14 @@ class Model:
     def _size(self) -> int | None:
         return self.path.stat().st_size if self.path.is_file() else None
 
+    def _recorded(self) -> str | None:
+        """The sha256 of the bytes that were fetched under this name; what lies there now may be others."""
+        try:
+            marked = json.loads(self._marker.read_text(encoding="utf-8"))["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return marked if isinstance(marked, str) else None
+
     def _is_marked(self) -> bool:
         try:
             marked = json.loads(self._marker.read_text(encoding="utf-8"))
@@ -197,15 +252,7 @@ class Model:
         if remote.sha256 is None:
             return True  # the hub keeps no sha256 of small files; the size was right
         work.say(f"comparing {remote.size / _GB:.2f} GB with the hub's sha256")
-        digest = hashlib.sha256()
-        done = 0
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                work.look()
-                digest.update(block)
-                done += len(block)
-                work.progress(done, remote.size)
-        return digest.hexdigest() == remote.sha256
+        return _sha256(path, work.look, lambda done: work.progress(done, remote.size)) == remote.sha256
 
     def _place(self, part: Part) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -218,6 +265,18 @@ class Model:
             shutil.rmtree(self._staging)
         with suppress(OSError):  # another model may be half fetched beside it
             self._staging.parent.rmdir()
+
+
+def _sha256(path: Path, look: Callable[[], None], progress: Callable[[int], None]) -> str:
+    digest = hashlib.sha256()
+    done = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            look()
+            digest.update(block)
+            done += len(block)
+            progress(done)
+    return digest.hexdigest()
 
 
 def _without_gaps(path: Path) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from wan_train.engine.tokenizer import hub_cache
 from wan_train.recipe.models import ModelFile, known_models
 
 STAGING = ".wan-train-fetch"
@@ -79,9 +80,7 @@ def _ours(folder: Path, models: Iterable[ModelFile], trainer_dir: Path) -> Itera
 
 
 def _in_cache() -> Iterator[Orphan]:
-    from huggingface_hub.constants import HF_HUB_CACHE  # noqa: PLC0415  takes 0.1 s
-
-    cache = Path(HF_HUB_CACHE)
+    cache = hub_cache(os.environ).expanduser()
     for repo in sorted(cache.glob("models--*")):
         if not any(_is_held(lock) for lock in (cache / ".locks" / repo.name).glob("*.lock")):
             yield from (_orphan(path, Whose.HUB) for path in sorted((repo / "blobs").glob("*.incomplete")))

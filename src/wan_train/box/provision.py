@@ -26,7 +26,7 @@ from wan_train.box.kernel import Kernel
 from wan_train.box.lane import Lane
 from wan_train.box.leftovers import Leftovers
 from wan_train.box.machine import ram_step, rooms
-from wan_train.box.models import Model, wanted
+from wan_train.box.models import Digests, Model, wanted
 from wan_train.box.packages import FOR_MODELS, FOR_TRAINER, ExactPackages, Packages
 from wan_train.box.provision_log import ProvisionLog
 from wan_train.box.steps import Finding, Step
@@ -50,6 +50,7 @@ class Held:
 class Provision:
     """What one call wants: `with_trainer` is machine, checkout and environment, `with_models` the files of the hub.
 
+    `digests`, where given, has every byte of the models read again.
     `needs_gpu`: a box without a usable GPU is not ready; else it is only warned of, since a volume may be prepared.
     """
 
@@ -59,6 +60,7 @@ class Provision:
     with_trainer: bool = True
     with_models: bool = True
     needs_gpu: bool = False
+    digests: Digests | None = None
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     ended: threading.Event = field(default_factory=threading.Event)
     """Set to end everything: looks that wait for the network, steps at work."""
@@ -92,7 +94,10 @@ class Provision:
         if self.with_models:
             models = wanted(self.task)
             lane = Lane([model.name for model in models])
-            made += [Model(model=model, trainer_dir=root, hub=hub, lane=lane).step() for model in models]
+            made += [
+                Model(model=model, trainer_dir=root, hub=hub, lane=lane, digests=self.digests).step()
+                for model in models
+            ]
             made.append(self.leftovers.step())
         if self.with_trainer and self.with_models:
             made.append(tokenizer_step(lambda: environment.python))

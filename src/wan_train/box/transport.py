@@ -13,6 +13,7 @@ from typing import Protocol
 from wan_train.box.hub import Answer, RemoteFile, explain
 from wan_train.box.part import Part
 from wan_train.box.work import Work
+from wan_train.engine.tokenizer import HUB_ENV
 from wan_train.errors import NotReadyError
 
 _GB = 1e9
@@ -65,6 +66,7 @@ class HubClient:
             [sys.executable, "-P", "-m", "wan_train.box.fetch_child", part.path, answer],
             what=f"fetching {Path(remote.file).name}",
             stdin=json.dumps({**task, "timeout": self.timeout}),
+            env=HUB_ENV,
             alive=alive,
             check=False,
         )

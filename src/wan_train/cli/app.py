@@ -342,6 +342,7 @@ def provision(
     skip_models: Annotated[bool, typer.Option("--skip-models", help="Only the trainer, nothing of the hub.")] = False,  # noqa: FBT002  a flag
     models_only: Annotated[bool, typer.Option("--models-only", help="Only the model files.")] = False,  # noqa: FBT002  a flag
     check: Annotated[bool, typer.Option("--check", help="Only look: exit code 3 when something is missing.")] = False,  # noqa: FBT002  a flag
+    verify: Annotated[bool, typer.Option("--verify", help="Read all of each model, compare its sha256.")] = False,  # noqa: FBT002  a flag
     yes: options.Yes = False,  # noqa: FBT002  a flag of the command line
     as_json: options.Json = False,  # noqa: FBT002  the same
 ) -> None:
@@ -362,6 +363,7 @@ def provision(
             skip_models=skip_models,
             models_only=models_only,
             check=check,
+            verify=verify,
             yes=yes,
         )
     )

@@ -1,20 +1,26 @@
-"""`wan-train explain`: the table of failure signatures, applied to a run or to any trainer log."""
+"""`wan-train explain`: what ended a run's attempts, or the program whose log is named, and whether to try again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from wan_train import codec
 from wan_train.cli.sink import Sink
-from wan_train.engine.failures import Cause, Diagnosis, diagnose
+from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.engine.failures.diagnosing import diagnose
 from wan_train.errors import BadInputError, ExitCode
-from wan_train.printable import one_line, redact, visible
+from wan_train.printable import redact, visible
+from wan_train.run.box_limits import with_limits
 from wan_train.run.directory import find
+from wan_train.run.plan import disk_for_next_save
+from wan_train.run.policy import AnotherAttempt, another_attempt
 from wan_train.run.progress import read_tail
 from wan_train.settings import Settings
 from wan_train.views import standing as facts
+from wan_train.views import words
 from wan_train.views.model import RunReader, RunView
 
 _TAIL_BYTES = 1_000_000
@@ -28,11 +34,11 @@ def explain(settings: Settings, sink: Sink, name: str | None) -> int:
             f"there is no file {visible(str(log))}", hint="Name a log file, or a run (`wan-train runs` lists them)."
         )
     if log is not None and log.is_file():
-        found: Mapping[str, Diagnosis] = {str(log): diagnose(read_tail(log, _TAIL_BYTES))}
-        logs: list[str] = []
+        found: Mapping[str, Diagnosis] = {str(log): with_limits(diagnose(read_tail(log, _TAIL_BYTES)))}
+        more: list[str] = []
     else:
         view, _ = RunReader(find(settings.runs, name)).refresh()
-        found, logs = _of_run(view), _logs(view)
+        found, more = _of_run(view), [*_room(view), *_logs(view)]
     if sink.as_json:
         sink.data({"event": "explain", "failures": [_as_json(where, what) for where, what in found.items()]})
         return ExitCode.DONE
@@ -40,18 +46,65 @@ def explain(settings: Settings, sink: Sink, name: str | None) -> int:
         sink.line("Nothing has failed.")
     for where, what in found.items():
         known = what.cause is not Cause.UNKNOWN or what.evidence is not None
-        sink.line(f"{where}: {what.meaning if known else 'no error that wan-train knows'}")
-        if what.evidence:
-            sink.line(f"  it said: {one_line(what.evidence)}")
-        sink.line(f"  what to do: {what.advice}")
-    for command in logs:
-        sink.line(f"The whole log: {command}")
+        meaning = visible(what.meaning) if known else "no error that wan-train knows"
+        _tell(sink, "", [f"{visible(where)}: {meaning}"])
+        _tell(sink, "  it said: ", words.several_lines(what.evidence))
+        _tell(sink, "  what to do: ", [visible(what.advice)])
+        if known:
+            _tell(sink, "  another attempt: ", [_another(what)])
+    for line in more:
+        sink.line(line)
     return ExitCode.DONE
+
+
+def _tell(sink: Sink, label: str, lines: Sequence[str]) -> None:
+    """Lines beside a label; wrapped by words at a terminal, whole for everything that reads them."""
+    indent = " " * len(label)
+    width = sink.console.width - len(label) if sink.is_screen else None
+    pieces = [piece for line in lines for piece in (words.wrap(line, width) if width else [line])]
+    for number, piece in enumerate(pieces):
+        sink.line(f"{indent if number else label}{piece}")
+
+
+def _another(what: Diagnosis) -> str:
+    match another_attempt(what):
+        case AnotherAttempt.CANNOT_HELP if what.cause is Cause.SETTING:
+            return "cannot help; start a new run with other settings"
+        case AnotherAttempt.CANNOT_HELP:
+            return "cannot help before this is fixed"
+        case AnotherAttempt.MAY_HELP:
+            return "may help"
+        case AnotherAttempt.NEXT_MEMORY_SETTING:
+            return "may help with the next memory setting; a run makes it by itself"
+        case AnotherAttempt.EXPERTS_IN_TURN:
+            return "may help with one expert after the other; a run makes it by itself"
+        case AnotherAttempt.WITHOUT_SAMPLES:
+            return "helps without samples; a run makes it by itself"
+        case AnotherAttempt.LATER:
+            return f"may help after {what.retry_after or 0:.0f} s"
+        case _ as unreachable:
+            assert_never(unreachable)
 
 
 def _as_json(where: str, what: Diagnosis) -> dict[str, Any]:
     evidence = redact(what.evidence) if what.evidence is not None else None
-    return {"where": where, **codec.to_data(what), "evidence": evidence}
+    return {
+        "where": where,
+        **codec.to_data(what),
+        "evidence": evidence,
+        "another_attempt": another_attempt(what).value,
+    }
+
+
+def _room(view: RunView) -> list[str]:
+    """What the next checkpoints need, where a full disk or quota ended one."""
+    if not any(found.cause is Cause.DISK_FULL for found in _of_run(view).values()):
+        return []
+    needed, free = disk_for_next_save(view.plan), shutil.disk_usage(view.run.path).free
+    sizes = (
+        f"The next checkpoint of an expert needs {words.file_size(needed)}; the disk has {words.file_size(free)} free"
+    )
+    return [f"{sizes}, less where a quota is used up."]
 
 
 def _logs(view: RunView) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +12,10 @@ from pathlib import Path
 from wan_train.box import provision as box
 from wan_train.box.board import Board, Row
 from wan_train.box.graph import Outcome, failure
+from wan_train.box.models import Digests
 from wan_train.box.provision import Held, Provision
 from wan_train.box.provision_log import NAME as LOG_NAME
-from wan_train.box.steps import Finding, Step, all_hints, has_work, is_ready, refuse_blocked
+from wan_train.box.steps import Finding, State, Step, all_hints, has_work, is_ready, refuse_blocked
 from wan_train.cli import prompts
 from wan_train.cli.provision_teller import Teller
 from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
@@ -51,17 +53,26 @@ def provision(
     skip_models: bool,
     models_only: bool,
     check: bool,
+    verify: bool,
     yes: bool,
 ) -> int:
-    """Make the box ready, or with `check` only look; the exit code."""
+    """Make the box ready, or with `check` only look; the exit code.
+
+    `verify`: every byte of the models is read again.
+    """
     if skip_models and models_only:
         raise BadInputError("--skip-models and --models-only leave nothing to do", hint="Give one of them.")
+    if verify and skip_models:
+        raise BadInputError("--verify reads the models, and --skip-models leaves them out", hint="Give one of them.")
+    ended = threading.Event()
     wanted = Provision(
         settings=settings,
         task=task,
         engine=box.choose_engine(engine, settings),
         with_trainer=not models_only,
         with_models=not skip_models,
+        ended=ended,
+        digests=Digests(ended) if verify else None,
     )
     flags = [
         *([] if task == "t2v" else ["--task", task]),
@@ -69,6 +80,7 @@ def provision(
         *(["--workspace", str(settings.workspace)] if settings.source_of("workspace") is Source.FLAG else []),
         *(["--skip-models"] if skip_models else []),
         *(["--models-only"] if models_only else []),
+        *(["--verify"] if verify else []),
     ]
     call = _Call(wanted=wanted, sink=sink, again=shlex.join(["wan-train", "provision", *flags]))
     try:
@@ -111,7 +123,11 @@ class _Call:
             raise NotReadyError(
                 "this box is not ready", hint=" ".join(filter(None, (all_hints(self.found.values()), put)))
             )
-        self.sink.line("This box is ready.")
+        unverified = [finding for finding in self.found.values() if finding.state is State.UNVERIFIED]
+        verified = self.wanted.digests is None or not unverified
+        self.sink.line(
+            "This box is ready." if verified else "Nothing is missing, but not everything could be verified."
+        )
         return ExitCode.DONE
 
     def make_ready(self, *, yes: bool) -> int:
@@ -165,6 +181,8 @@ class _Call:
     def _look(self, *, again: bool = False) -> None:
         if self.sink.is_screen and not again:
             self.sink.line("Looking at what is there …" if not self.sink.ascii_only else "Looking at what is there ...")
+            if self.wanted.digests is not None:
+                self.sink.line("Every model file is read and compared with its sha256; this takes minutes.")
         self.made = self.wanted.steps()
         self.found = self.wanted.look(list(self.made))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from shlex import quote
 
 from wan_train.engine.capabilities import Script
+from wan_train.engine.tokenizer import HUB_ENV
 from wan_train.engine.trainer import Trainer
 from wan_train.printable import redact
 from wan_train.recipe.model import ExpertSpec, Recipe, format_number
@@ -293,7 +294,7 @@ def _common_env(trainer: Trainer) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         # The trainer prints Japanese, which ends it with an error where the locale is not UTF-8.
         "PYTHONIOENCODING": "utf-8",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
+        **HUB_ENV,
         **trainer.env,
     }
 

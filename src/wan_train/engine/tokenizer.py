@@ -10,6 +10,13 @@ REPO = "Wan-AI/Wan2.1-T2V-14B"
 SUBFOLDER = "google/umt5-xxl"
 """What the trainer asks for (`wan/modules/t5.py`, both supported versions)."""
 
+HUB_ENV: Mapping[str, str] = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    # Images set both; the first ends every download where its package is missing, the second takes all CPUs and RAM.
+    "HF_HUB_ENABLE_HF_TRANSFER": "0",
+    "HF_XET_HIGH_PERFORMANCE": "0",
+}
+"""For every program that uses the hub, whatever the image has set."""
 OFFLINE_ENV: Mapping[str, str] = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 

@@ -41,6 +41,8 @@ class AttemptWatch:
     follower: LogFollower
     scalars: ScalarFollower
     nan_steps: int = 0
+    ever_finite: bool = False
+    """Whether any loss was a finite number, in this attempt or the ones it goes on from."""
     vigil: Vigil | None = None
     _next_pulse: float = field(default=0.0)
 
@@ -53,12 +55,19 @@ class AttemptWatch:
             tracker=ProgressTracker(epochs_before=attempt.epochs_before, sample_every=sample_every(plan, attempt)),
             follower=LogFollower(directory.log),
             scalars=ScalarFollower(directory.path / "logs"),
+            ever_finite=attempt.epochs_before > 0,
         )
 
     def read_log(self, now: float, *, to_the_end: bool = False) -> None:
         self.tracker.add(self.follower.new_records(), now)
         if to_the_end:
             self.tracker.add(self.follower.parser.finish(), now)
+        self.ever_finite = self.ever_finite or self.tracker.had_finite_loss
+
+    @property
+    def never_finite(self) -> bool:
+        """Whether there were losses and none of them was a finite number."""
+        return not self.ever_finite and (self.nan_steps > 0 or not self.tracker.progress.loss_is_finite)
 
     def trouble(self, now: float, stall_seconds: float) -> Diagnosis | None:
         """Why this attempt should be ended, None while it is well. `now` is monotonic."""
@@ -107,13 +116,19 @@ class AttemptWatch:
             bad = first_non_finite(path, read_header(path))
         except (BrokenFileError, OSError):
             return None
-        return None if bad is None else diverged(f"tensor {bad} of {path.name} is not finite")
+        if bad is None:
+            return None
+        return diverged(f"tensor {bad} of {path.name} is not finite", never_finite=self.never_finite)
 
     def _divergence(self) -> Diagnosis | None:
         for scalar in self.scalars.new_scalars():
             if scalar.tag == "loss/current":
-                self.nan_steps = 0 if math.isfinite(scalar.value) else self.nan_steps + 1
-        return diverged(f"the loss of {self.nan_steps} steps in a row") if self.nan_steps >= NAN_STEPS else None
+                finite = math.isfinite(scalar.value)
+                self.nan_steps = 0 if finite else self.nan_steps + 1
+                self.ever_finite = self.ever_finite or finite
+        if self.nan_steps < NAN_STEPS:
+            return None
+        return diverged(f"the loss of {self.nan_steps} steps in a row", never_finite=self.never_finite)
 
     def _stall(self, now: float, stall_seconds: float) -> Diagnosis | None:
         if now < self._next_pulse:
@@ -139,11 +154,23 @@ class AttemptWatch:
         )
 
 
-def diverged(evidence: str) -> Diagnosis:
+def diverged(evidence: str | None, *, never_finite: bool, kept: bool = False) -> Diagnosis:
+    """Numbers that are not finite. `kept`: a checkpoint from before was put beside the results."""
+    if never_finite:
+        return Diagnosis(
+            cause=Cause.NAN_LOSS,
+            meaning="the loss was never a finite number: the model files are damaged, or their precision does not fit",
+            advice="`wan-train provision --check --verify` compares the model files with their checksums. If they are "
+            "whole, start a new run without settings of your own for precision (mixed_precision, fp8, VAE or T5 "
+            "files). "
+            "The learning rate is not the reason.",
+            evidence=evidence,
+        )
+    saved = " The newest finite checkpoint was kept." if kept else ""
     return Diagnosis(
         cause=Cause.NAN_LOSS,
         meaning="the training diverged: its numbers are not finite any more",
-        advice="Try a lower --learning-rate. The newest finite checkpoint was kept.",
+        advice=f"Start a new run with a lower --learning-rate.{saved}",
         evidence=evidence,
     )
 

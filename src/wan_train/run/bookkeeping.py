@@ -11,7 +11,7 @@ from pathlib import Path
 from wan_train.engine import outputs
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.run import attempts, policy, results, verdict
-from wan_train.run.attempt_watch import AttemptWatch
+from wan_train.run.attempt_watch import AttemptWatch, diverged
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import (
     CheckpointKept,
@@ -154,7 +154,9 @@ def _failure(case: Case, job: Job, diagnosis: Diagnosis, pause_seconds: float) -
     attempt = job.attempt
     assert attempt is not None, "an attempt that is over"  # noqa: S101  an invariant
     if diagnosis.cause is Cause.NAN_LOSS:
-        yield from _keep_last_finite(case, job)
+        kept = list(_keep_last_finite(case, job))
+        yield from kept
+        diagnosis = diverged(diagnosis.evidence, never_finite=case.watch.never_finite, kept=bool(kept))
     retry = policy.next_move(case.plan, job, diagnosis, steps_made=case.watch.tracker.local_step or 0)
     if retry is None:
         yield StepFailed(at=case.now, step=case.step.id, attempt=attempt.number, diagnosis=diagnosis)
@@ -164,7 +166,7 @@ def _failure(case: Case, job: Job, diagnosis: Diagnosis, pause_seconds: float) -
         step=case.step.id,
         attempt=attempt.number,
         diagnosis=diagnosis,
-        not_before=case.now + retry.pause * pause_seconds,
+        not_before=case.now + max(retry.pause * pause_seconds, retry.at_least),
         why=retry.why,
         changes=retry.changes,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from wan_train.engine import memory
 from wan_train.engine.failures import Cause, Diagnosis
@@ -36,6 +37,13 @@ RULES: Mapping[Cause, Rule] = {
     Cause.HOST_OUT_OF_MEMORY: Rule(retries=2, pauses=(1.0, 3.0)),
     Cause.NO_PROGRESS: Rule(retries=2, pauses=(1.0, 6.0)),
     Cause.CUDA_ERROR: Rule(retries=3, pauses=(1.0, 6.0, 30.0)),
+    # A network disk hiccups; one that was lost for good fails again.
+    Cause.STORAGE: Rule(retries=2, pauses=(6.0, 30.0)),
+    # Other programs of the container may have ended.
+    Cause.PROCESS_LIMIT: Rule(retries=1, pauses=(6.0,)),
+    # The hub and the network to it recover; where the hub names a time, not before.
+    Cause.HUB: Rule(retries=3, pauses=(3.0, 6.0, 30.0)),
+    Cause.CRASHED: Rule(retries=2, pauses=(1.0, 6.0)),
     # Somebody's kill, or one that nobody explained.
     Cause.INTERRUPTED: Rule(retries=3, pauses=(1.0, 3.0, 6.0)),
     # The machine went down or the warden was killed: nothing was wrong with the training.
@@ -44,6 +52,13 @@ RULES: Mapping[Cause, Rule] = {
     # The same input fails the same way; a person has to act first.
     Cause.NAN_LOSS: Rule(retries=0),
     Cause.DISK_FULL: Rule(retries=0),
+    Cause.NO_ACCESS: Rule(retries=0),
+    Cause.FILE_LIMIT: Rule(retries=0),
+    Cause.NO_GPU: Rule(retries=0),
+    Cause.DRIVER: Rule(retries=0),
+    Cause.ENVIRONMENT: Rule(retries=0),
+    Cause.SETTING: Rule(retries=0),
+    Cause.HUB_REFUSED: Rule(retries=0),
     Cause.BAD_INPUT: Rule(retries=0),
     Cause.MISSING_FILE: Rule(retries=0),
 }
@@ -52,13 +67,44 @@ LATE_STEPS = 100
 """Steps after which an attempt that runs out of memory is called late: the settings did fit for a while."""
 
 
+class AnotherAttempt(StrEnum):
+    """Whether another attempt can help, as `RULES` decide it."""
+
+    CANNOT_HELP = "cannot_help"
+    MAY_HELP = "may_help"
+    NEXT_MEMORY_SETTING = "next_memory_setting"
+    EXPERTS_IN_TURN = "experts_in_turn"
+    WITHOUT_SAMPLES = "without_samples"
+    LATER = "later"
+
+
+def another_attempt(diagnosis: Diagnosis) -> AnotherAttempt:
+    match diagnosis.cause:
+        case cause if not RULES[cause].retries:
+            return AnotherAttempt.CANNOT_HELP
+        case Cause.OUT_OF_MEMORY:
+            return AnotherAttempt.NEXT_MEMORY_SETTING
+        case Cause.HOST_OUT_OF_MEMORY:
+            return AnotherAttempt.EXPERTS_IN_TURN
+        case Cause.SAMPLING:
+            return AnotherAttempt.WITHOUT_SAMPLES
+        case _:
+            return AnotherAttempt.MAY_HELP if diagnosis.retry_after is None else AnotherAttempt.LATER
+
+
+def resuming_can_help(diagnosis: Diagnosis) -> bool:
+    """Whether a person who did what the advice says may resume: a run keeps the settings it was started with."""
+    return diagnosis.cause is not Cause.SETTING
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """Try again after `pause` times the base pause, with these settings changed."""
+    """Try again after `pause` times the base pause, or `at_least` seconds, with these settings changed."""
 
     pause: float
     why: str
     changes: Mapping[str, Setting] = field(default_factory=dict)
+    at_least: float = 0.0
 
 
 def next_move(plan: Plan, job: Job, diagnosis: Diagnosis, *, steps_made: int) -> Retry | None:
@@ -76,7 +122,11 @@ def next_move(plan: Plan, job: Job, diagnosis: Diagnosis, *, steps_made: int) ->
         case Cause.SAMPLING:
             return Retry(pause=pause, why=f"{diagnosis.meaning}; it goes on without samples", changes=WITHOUT)
         case _:
-            return Retry(pause=pause, why=f"{diagnosis.meaning} (try {failures} of {rule.retries})")
+            return Retry(
+                pause=pause,
+                why=f"{diagnosis.meaning} (try {failures} of {rule.retries})",
+                at_least=diagnosis.retry_after or 0.0,
+            )
 
 
 def failures_in_a_row(job: Job, cause: Cause) -> int:

@@ -64,6 +64,8 @@ class ProgressTracker:
     progress: Progress = field(default_factory=Progress)
     finished_epochs: list[tuple[int, float | None]] = field(default_factory=list)
     """Epochs (of all attempts) seen to end since the last `take_finished_epochs`, with the loss at their end."""
+    had_finite_loss: bool = False
+    """Whether any loss on the bar was a finite number."""
     _seen: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_WINDOW_LOOKS))
     """When which step was the newest, once for each look."""
     _pause_since: float | None = None
@@ -78,6 +80,7 @@ class ProgressTracker:
             if isinstance(record, StepRecord):
                 newest = record
                 loss = loss if record.loss is None else record.loss
+                self.had_finite_loss = self.had_finite_loss or (record.loss is not None and math.isfinite(record.loss))
                 continue
             if newest is not None:
                 self._step(newest, loss, now)

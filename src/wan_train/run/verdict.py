@@ -7,8 +7,10 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-from wan_train.engine.failures import Cause, Diagnosis, diagnose, killing_signal
+from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.engine.failures.diagnosing import diagnose, died, killing_signal
 from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
+from wan_train.run.box_limits import with_limits
 from wan_train.run.directory import AttemptDirectory
 from wan_train.run.events import Exit, Exited, Lost, Signaled
 from wan_train.run.plan import Step, StepKind
@@ -29,7 +31,7 @@ def judge(
         case Exited(code=code):
             return _explain_exit(attempt, code, out_of_ram=out_of_ram)
         case Signaled() as signaled:
-            return _out_of_ram() if out_of_ram and signaled.signal == signal.SIGKILL else _ended_by(signaled.name)
+            return _out_of_ram() if out_of_ram and signaled.signal == signal.SIGKILL else died(signaled.name, None)
         case Lost(reason=reason):
             # Nobody saw its end, so its files decide. The final LoRA is the last thing a trainer writes.
             if step.kind is not StepKind.TRAIN or judge_lora(final_lora) is not None:
@@ -41,10 +43,10 @@ def judge(
 
 def _explain_exit(attempt: AttemptDirectory, code: int, *, out_of_ram: bool) -> Diagnosis:
     tail = read_tail(attempt.log)
-    if killed := killing_signal(tail):
-        name, _ = killed
-        return _out_of_ram() if out_of_ram and name == "SIGKILL" else _ended_by(name)
-    found = diagnose(tail)
+    killed = killing_signal(tail)
+    if killed is not None and out_of_ram and killed[0] == "SIGKILL":
+        return _out_of_ram()
+    found = with_limits(diagnose(tail))
     return replace(found, evidence=found.evidence or f"exit code {code}")
 
 
@@ -53,14 +55,6 @@ def _out_of_ram() -> Diagnosis:
         cause=Cause.HOST_OUT_OF_MEMORY,
         meaning="the kernel killed the trainer because this container's RAM was full",
         advice="Rent a machine with more RAM, or train the experts one after the other.",
-    )
-
-
-def _ended_by(name: str) -> Diagnosis:
-    return Diagnosis(
-        cause=Cause.INTERRUPTED,
-        meaning=f"the trainer was ended by {name}",
-        advice="If nobody ended it, look at `dmesg | tail` for the reason.",
     )
 
 
@@ -86,7 +80,7 @@ def judge_lora(path: Path) -> Diagnosis | None:
         return Diagnosis(
             cause=Cause.NAN_LOSS,
             meaning="the training diverged: the finished LoRA holds numbers that are not finite",
-            advice="Try a lower --learning-rate; an earlier checkpoint may still be good.",
+            advice="Start a new run with a lower --learning-rate.",
             evidence=f"tensor {bad}",
         )
     if not header.tensors:

@@ -9,8 +9,9 @@ caches, log}`, where
 `progress` is `{stage, epoch, epochs, step, steps, loss, loss_is_finite, seconds_per_step, eta_seconds, items, cached}`,
 `curve` is `{loss_source, step, loss, smoothed, trend, not_finite, learning_rate}`,
 `newest_state` is `{epoch, at, path}`,
-`failure` is `{cause, meaning, advice, evidence, log}` and `result` is `{path, bytes, sha256}`; each is null where there
-is none. Each of `gpus` is `{label, index, uuid, name, used_bytes, total_bytes, utilization, temperature, step}`.
+`failure` is `{cause, meaning, advice, evidence, another_attempt, retry_after, log}` and `result` is
+`{path, bytes, sha256}`; each is null where there is none. Each of `gpus` is
+`{label, index, uuid, name, used_bytes, total_bytes, utilization, temperature, step}`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 from wan_train import codec
 from wan_train.gpu.model import Gpu
 from wan_train.printable import redact
+from wan_train.run import policy
 from wan_train.run.closing_report import report_of_end
 from wan_train.run.events import Event
 from wan_train.run.plan import Plan, Step
@@ -147,6 +149,8 @@ def _failure(view: RunView, job: Job) -> Json | None:
         "meaning": found.meaning,
         "advice": found.advice,
         "evidence": redact(found.evidence) if found.evidence is not None else None,
+        "another_attempt": policy.another_attempt(found).value,
+        "retry_after": found.retry_after,
         "log": str(log) if log is not None and job.refusal is None else None,
     }
 

@@ -137,7 +137,7 @@ def _say_step(event: _StepEvent, view: RunView) -> str | None:  # noqa: C901, PL
             return f"looked at again, since its caches have changed: {words.safe(event.what)}"
         case StepRefused():
             found = event.diagnosis
-            evidence = f" [{words.cut(words.safe(found.evidence), 160)}]" if found.evidence else ""
+            evidence = f" [{words.cut(words.joined_lines(found.evidence), 160)}]" if found.evidence else ""
             return f"FAILED: {words.safe(found.meaning)}. {words.safe(found.advice)}{evidence}"
         case StepStopped():
             return "stopped"
@@ -202,7 +202,7 @@ def _succeeded(event: StepSucceeded, view: RunView) -> str:
 def _failed(event: StepFailed, view: RunView) -> str:
     found = event.diagnosis
     log = view.run.attempt(event.step, event.attempt).log
-    evidence = f" [{words.cut(words.safe(found.evidence), 160)}]" if found.evidence else ""
+    evidence = f" [{words.cut(words.joined_lines(found.evidence), 160)}]" if found.evidence else ""
     return f"FAILED: {words.safe(found.meaning)}. {words.safe(found.advice)}{evidence} Log: {_path(log)}"
 
 

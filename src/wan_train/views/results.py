@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from wan_train.run import policy
 from wan_train.run.plan import Step, StepKind
 from wan_train.run.samples import given_up
 from wan_train.run.state import Job, JobState
@@ -54,6 +55,10 @@ def _result(view: RunView, width: int) -> Iterator[Line]:
             yield from (line(piece) for piece in words.wrap(low.advice, width))
             yield line("Then go on from the newest states:")
             yield from _whole(f"wan-train resume {shlex.quote(words.safe(view.run.run_id))}", "")
+        case Standing.FAILED if not _can_resume(view):
+            yield line()
+            text = "`wan-train resume` keeps the settings and cannot help. Start a new run with other ones."
+            yield from (line(piece) for piece in words.wrap(text, width))
         case Standing.FAILED:
             yield line()
             yield line("When that is mended, go on from the newest states:")
@@ -67,6 +72,12 @@ def _result(view: RunView, width: int) -> Iterator[Line]:
     if done:
         yield line()
         yield from _next(view, done, width)
+
+
+def _can_resume(view: RunView) -> bool:
+    """Whether any step that failed may do better once what its advice names is done."""
+    found = [job.diagnosis for job in view.state.jobs.values() if job.state is JobState.FAILED]
+    return any(each is None or policy.resuming_can_help(each) for each in found) or not found
 
 
 def headline(view: RunView) -> Line:
@@ -143,7 +154,7 @@ def _failure(view: RunView, job: Job, width: int) -> Iterator[Line]:
     if found is not None:
         rows.append(Row(label="do", value=words.safe(found.advice)))
         if found.evidence:
-            rows.append(Row(label="seen", value=words.cut(words.safe(found.evidence), 3 * width)))
+            rows.append(Row(label="seen", value=words.cut(words.joined_lines(found.evidence), 3 * width)))
     yield from table(rows, width, indent=4)
     log = facts.log_of(view, job)
     if log is not None:

@@ -101,6 +101,16 @@ def safe(text: object) -> str:
     return visible(redact(str(text)))
 
 
+def several_lines(text: str | None) -> list[str]:
+    """Text from outside with its line ends, each line safe."""
+    return [safe(line.strip()) for line in (text or "").splitlines() if line.strip()]
+
+
+def joined_lines(text: str | None) -> str:
+    """The same on one line."""
+    return " ".join(several_lines(text))
+
+
 def columns(text: str) -> int:
     """Terminal columns of a text: two for wide characters, none for combining ones."""
     return len(text) if text.isascii() else sum(_columns(character) for character in text)

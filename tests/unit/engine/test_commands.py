@@ -175,6 +175,8 @@ def test_the_environment_of_trainers() -> None:
     command = commands.train(job(), env={"HF_HUB_OFFLINE": "1"})
     assert command.env["HF_HUB_OFFLINE"] == "1"
     assert command.env["PYTHONUNBUFFERED"] == "1"
+    # Images set these; the first ends every download where its package is missing.
+    assert (command.env["HF_HUB_ENABLE_HF_TRANSFER"], command.env["HF_XET_HIGH_PERFORMANCE"]) == ("0", "0")
     assert command.with_env(CUDA_VISIBLE_DEVICES="GPU-1").env["CUDA_VISIBLE_DEVICES"] == "GPU-1"
     assert "CUDA_VISIBLE_DEVICES" not in command.env
 

@@ -62,6 +62,51 @@ def test_ten_bad_steps_in_a_row_are_a_divergence_and_single_ones_are_not(tmp_pat
         trouble = seen.trouble(100.0, 1e6)
     assert trouble is not None
     assert trouble.cause is Cause.NAN_LOSS
+    assert "learning-rate" in trouble.advice
+
+
+@pytest.mark.parametrize("shown", ["tensorboard", "log"])
+def test_bad_numbers_from_the_first_step_on_point_to_the_model_files(tmp_path: Path, shown: str) -> None:
+    """A damaged DiT gives no finite loss at all; a learning rate needs a step to do harm."""
+    plan = make_plan(run_dir=tmp_path / "run")
+    step = plan.step("train-high")
+    directory = RunDirectory(plan.run_dir).attempt(step.id, 1)
+    (directory.path / "logs").mkdir(parents=True)
+    attempt = Attempt(number=1, gpu_uuid=None, gpu_label=None, identity=SUPERVISOR, started=T0)
+    seen = AttemptWatch.of(plan, step, directory, attempt)
+    if shown == "tensorboard":
+        records = b"".join(scalar_record("loss/current", number, float("nan")) for number in range(12))
+        (directory.path / "logs" / "events.out.tfevents.1").write_bytes(records)
+        found = seen.trouble(0.0, 1e6)
+    else:
+        directory.log.write_text(bar(1, "nan"))
+        seen.read_log(0.0, to_the_end=True)
+        (directory.output).mkdir()
+        tensors = directory.output / f"{step.produces}-000001.safetensors"
+        header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+        tensors.write_bytes(len(header).to_bytes(8, "little") + header + struct.pack("<f", float("nan")))
+        found = seen.checkpoint_trouble(1)
+    assert found is not None
+    assert found.cause is Cause.NAN_LOSS
+    assert "model files" in found.meaning
+    assert "`wan-train provision --check --verify`" in found.advice
+    assert "was kept" not in found.advice
+
+
+def test_one_finite_loss_in_the_log_is_seen_however_late_it_is_read(tmp_path: Path) -> None:
+    plan = make_plan(run_dir=tmp_path / "run")
+    step = plan.step("train-high")
+    directory = RunDirectory(plan.run_dir).attempt(step.id, 1)
+    (directory.path / "logs").mkdir(parents=True)
+    attempt = Attempt(number=1, gpu_uuid=None, gpu_label=None, identity=SUPERVISOR, started=T0)
+    seen = AttemptWatch.of(plan, step, directory, attempt)
+    directory.log.write_text(bar(1, "0.2") + bar(2, "nan"))
+    seen.read_log(0.0, to_the_end=True)
+    assert not seen.never_finite
+
+
+def bar(step: int, loss: str) -> str:
+    return f"steps:  10%|█         | {step}/10 [00:01<00:09,  1.00s/it, avr_loss={loss}]\n"
 
 
 def scalar_record(tag: str, step: int, value: float) -> bytes:

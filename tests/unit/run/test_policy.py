@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.runs import SUPERVISOR, T0, make_plan, with_settings
+from wan_train import codec
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.recipe.model import Origin, Source
 from wan_train.recipe.terms import Expert
@@ -149,3 +150,29 @@ def test_a_ladder_reads_the_settings_of_its_own_expert() -> None:
     move = policy.next_move(plan, job(attempt(1, OOM)), of(OOM), steps_made=0)
     assert move is not None
     assert move.changes == {"blocks_to_swap": 20}
+
+
+@pytest.mark.parametrize("cause", [Cause.SETTING, Cause.ENVIRONMENT, Cause.NO_GPU, Cause.DRIVER, Cause.HUB_REFUSED])
+def test_what_fails_the_same_way_is_not_repeated_and_said_so(cause: Cause) -> None:
+    assert policy.next_move(PLAN, job(attempt(1, cause)), of(cause), steps_made=500) is None
+    assert policy.another_attempt(of(cause)) is policy.AnotherAttempt.CANNOT_HELP
+    assert policy.resuming_can_help(of(cause)) is (cause is not Cause.SETTING)
+
+
+@given(st.sampled_from(Cause))
+def test_what_is_said_of_another_attempt_is_what_happens(cause: Cause) -> None:
+    tried = policy.next_move(PLAN, job(attempt(1, cause)), of(cause), steps_made=0) is not None
+    assert tried is (policy.another_attempt(of(cause)) is not policy.AnotherAttempt.CANNOT_HELP)
+
+
+def test_the_hubs_time_is_waited_for() -> None:
+    limited = replace(of(Cause.HUB), retry_after=57.0)
+    move = policy.next_move(PLAN, job(attempt(1, Cause.HUB)), limited, steps_made=0)
+    assert move is not None
+    assert move.at_least == 57.0
+    assert policy.another_attempt(limited) is policy.AnotherAttempt.LATER
+
+
+def test_a_diagnosis_of_an_old_journal_is_read() -> None:
+    text = '{"cause": "unknown", "meaning": "m", "advice": "a", "evidence": null}'
+    assert codec.from_json(text, Diagnosis, where="here").retry_after is None

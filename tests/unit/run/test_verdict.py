@@ -111,7 +111,7 @@ class TestEnds:
         [
             (signal.SIGKILL, True, Cause.HOST_OUT_OF_MEMORY),
             (signal.SIGKILL, False, Cause.INTERRUPTED),
-            (signal.SIGSEGV, True, Cause.INTERRUPTED),
+            (signal.SIGSEGV, True, Cause.CRASHED),
             (200, False, Cause.INTERRUPTED),
         ],
     )

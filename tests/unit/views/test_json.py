@@ -42,7 +42,15 @@ def test_status_has_exactly_the_documented_keys(name: str) -> None:
         assert step["progress"] is None or set(step["progress"]) == PROGRESS
         assert step["curve"] is None or set(step["curve"]) == CURVE
         assert step["newest_state"] is None or set(step["newest_state"]) == {"epoch", "at", "path"}
-        assert step["failure"] is None or set(step["failure"]) == {"cause", "meaning", "advice", "evidence", "log"}
+        assert step["failure"] is None or set(step["failure"]) == {
+            "cause",
+            "meaning",
+            "advice",
+            "evidence",
+            "another_attempt",
+            "retry_after",
+            "log",
+        }
         assert step["result"] is None or set(step["result"]) == {"path", "bytes", "sha256"}
     for gpu in data["gpus"]:
         assert set(gpu) == GPU

@@ -11,9 +11,10 @@ from views.scenes import CACHED, DONE, FAILED, SCENES
 from views.support import check_golden, shown
 from wan_train.dataset.model import MediaKind
 from wan_train.dataset.summary import Bucket, DatasetSummary, SubsetSummary
+from wan_train.engine.failures import Cause
 from wan_train.recipe.hardware import Choice
 from wan_train.recipe.terms import EngineKind, Expert
-from wan_train.run.events import CheckpointKept, DiskLow, StateSaved
+from wan_train.run.events import CheckpointKept, DiskLow, StateSaved, StepFailed
 from wan_train.run.plan import Plan
 from wan_train.run.state import JobState
 from wan_train.views.model import GpuNow, RunView
@@ -154,6 +155,20 @@ def _ended(high: JobState, low: JobState, code: int) -> RunView:
 def test_result(name: str, view: RunView) -> None:
     check_golden(f"view_result_{name}", result_text(view))
     assert shown(result_lines(view), 100, soft_wrap=True) == result_text(view)
+
+
+def test_a_wrong_setting_is_not_answered_with_resume() -> None:
+    """A run keeps the settings it was started with."""
+    plan = make_plan()
+    wrong = [
+        replace(event, diagnosis=replace(event.diagnosis, cause=Cause.SETTING))
+        if isinstance(event, StepFailed)
+        else event
+        for event in events_of(plan, {**CACHED, "train-high": FAILED, "train-low": FAILED}, exit_code=4)
+    ]
+    text = result_text(make_view(plan, wrong))
+    assert "Start a new run" in text
+    assert f"wan-train resume {plan.run_id}" not in text
 
 
 def test_a_stopped_training_names_its_newest_state_and_kept_loras() -> None:

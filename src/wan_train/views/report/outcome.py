@@ -98,7 +98,7 @@ def _diagnosis(where: str, found: Diagnosis, *more: Child) -> Html:
         "div",
         tag("p", tag("strong", f"{where}: "), words.safe(found.meaning)),
         tag("p", tag("b", "What helps: "), words.safe(found.advice)) if found.advice else None,
-        tag("p", tag("b", "It said: "), tag("code", words.safe(found.evidence))) if found.evidence else None,
+        tag("p", tag("b", "It said: "), tag("code", words.joined_lines(found.evidence))) if found.evidence else None,
         *more,
         class_="said stops",
     )

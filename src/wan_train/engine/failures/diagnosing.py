@@ -1,0 +1,247 @@
+"""From what ended the program to a cause: which exception of a chain explains it, and which kind it is of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from wan_train.engine.failures.box_kinds import BOX_KINDS
+from wan_train.engine.failures.environment_kinds import ENVIRONMENT_KINDS
+from wan_train.engine.failures.gpu_kinds import GPU_KINDS
+from wan_train.engine.failures.hub_kinds import HUB_KINDS
+from wan_train.engine.failures.input_kinds import INPUT_KINDS
+from wan_train.engine.failures.kinds import Kind
+from wan_train.engine.failures.model import Cause, Diagnosis
+from wan_train.engine.failures.reading import Raised, Reading, read
+from wan_train.engine.failures.setting_kinds import SETTING_KINDS
+
+# The first that fits wins, so the particular stand before the general: a missing file is the most general of all.
+KINDS: tuple[Kind, ...] = (
+    *GPU_KINDS,
+    *BOX_KINDS,
+    *HUB_KINDS,
+    *SETTING_KINDS,
+    *ENVIRONMENT_KINDS,
+    *INPUT_KINDS,
+)
+
+_SAMPLING = frozenset({"sample_images", "process_sample_prompts"})
+"""Functions of the samples (both versions); the trainer catches nothing there, so an exception ends it."""
+_OF_SAMPLING = frozenset(
+    {Cause.OUT_OF_MEMORY, Cause.BAD_INPUT, Cause.SETTING, Cause.ENVIRONMENT, Cause.MISSING_FILE, Cause.UNKNOWN}
+)
+"""What the samples themselves may be to blame for; a full disk or a lost GPU would have ended the training too."""
+
+_ENDED_BY_OTHERS = frozenset({"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"})
+_IMPORTS = re.compile(r"^(?:[\w.]*\.)?(?:ModuleNotFoundError|ImportError)\b")
+"""What libraries catch when something optional is missing, and print."""
+_NO_EVIDENCE = re.compile(r"^(?:INFO|DEBUG|WARNING):|Warning: |CalledProcessError: Command|^\s*warnings\.warn")
+"""Lines that tell of a program that goes on; the launcher's repeats what a user wrote."""
+_COMPLAINS = re.compile(
+    r"error|exception|fail|fatal|cannot|can't|couldn't|could not|unable|denied|exceeded|not found|missing"
+    r"|no space|no such"
+    r"|too many|lost|full|unavailable|out of memory|must be|no module",
+    re.IGNORECASE,
+)
+_BOILERPLATE = re.compile(
+    r"^(?:CUDA kernel errors might be asynchronously|For debugging consider passing|Compile with `TORCH_USE_CUDA_DSA`"
+    r"|Device-side assertions? )"
+)
+_EVIDENCE_LINES = 6
+_EVIDENCE_LENGTH = 1200
+
+
+def killing_signal(tail: str) -> tuple[str, str] | None:
+    """The name of the signal that ended the trainer and the words that tell it, if the end of its log does.
+
+    `accelerate launch` ends with exit code 1 when its trainer was killed, and so does a trainer whose data loader was:
+    only their words tell (accelerate 1.6, torch 2.13).
+    """
+    log = read(tail)
+    if log.death is None or (log.death.line < log.after and not _loader_killed(log)):
+        return None
+    if _raised(log) is not None and not _loader_killed(log) and not _overrules(log):
+        return None
+    return log.death.signal, log.death.words
+
+
+def diagnose(tail: str) -> Diagnosis:
+    """The cause that the end of a log speaks of; UNKNOWN with the exception's own text when it is not recognised.
+
+    SAMPLING where it was not the training itself that failed, but a sample made on the way.
+    """
+    log = read(tail)
+    found = _diagnose(log, tail)
+    if found.cause not in _OF_SAMPLING or not _in_samples(log):
+        return found
+    because = "" if found.cause is Cause.UNKNOWN else f": {found.meaning}"
+    smaller = found.cause is Cause.OUT_OF_MEMORY
+    return replace(
+        found,
+        cause=Cause.SAMPLING,
+        meaning=f"a sample could not be made{because}",
+        advice="Give the prompts smaller --w, --h or --f." if smaller else "Read the end of the log.",
+    )
+
+
+def _in_samples(log: Reading) -> bool:
+    return any(frame.function in _SAMPLING for raised in log.chain for frame in raised.frames)
+
+
+def _diagnose(log: Reading, tail: str) -> Diagnosis:
+    if killing_signal(tail) is not None:
+        assert log.death is not None, "just seen"  # noqa: S101  an invariant
+        return died(log.death.signal, log.death.words)
+    ended = _raised(log)
+    if ended is not None:
+        return _known(log, ended) or _unknown(ended)
+    if log.headless is not None and (found := _known(log, (log.headless,))):
+        return found
+    if found := _anywhere(log):
+        return found
+    if log.chain and not _IMPORTS.match(log.chain[-1].whole):
+        return _known(log, log.chain) or _unknown(log.chain)
+    return _unknown((log.headless,) if log.headless is not None else ())
+
+
+def _raised(log: Reading) -> tuple[Raised, ...] | None:
+    """The exceptions that ended the program, None when no text says that one did."""
+    if log.complaint is not None:
+        return (log.complaint,)
+    return log.chain if log.chain and not log.went_on else None
+
+
+def _overrules(log: Reading) -> bool:
+    """Whether a signal explains the end better than the exception before it.
+
+    A program that an exception ends is not killed as well, so the exception was printed and survived; unless the
+    signal is one by which the program's own clean-up crashed.
+    """
+    if log.death is None or log.complaint is not None:
+        return False
+    return log.death.signal in _ENDED_BY_OTHERS and (
+        _IMPORTS.match(log.chain[-1].whole) is not None or _known(log, log.chain) is None
+    )
+
+
+def _loader_killed(log: Reading) -> bool:
+    return log.death is not None and "DataLoader worker" in log.death.words
+
+
+def _known(log: Reading, chain: Sequence[Raised]) -> Diagnosis | None:
+    symptom = None
+    for group in _groups(chain):
+        for each in KINDS:
+            for raised in group:
+                found = each.fits(raised)
+                if found is None or (each.wrapper and symptom is not None):
+                    continue
+                diagnosis = each.says(found, _evidence(raised, chain[-1]))
+                if each.wrapper:
+                    symptom = diagnosis
+                    continue
+                return _reason(log, each, raised) or diagnosis
+    return symptom
+
+
+def _groups(chain: Sequence[Raised]) -> Iterator[list[Raised]]:
+    """Exceptions that explain each other, the last ones first, each group from its root on.
+
+    `raise … from` names the cause. What was only being handled when the next was raised may be harmless.
+    """
+    group: list[Raised] = []
+    for raised in reversed(chain):
+        group.insert(0, raised)
+        if not raised.direct:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _reason(log: Reading, symptom: Kind, raised: Raised) -> Diagnosis | None:
+    for line in reversed(log.lines):
+        for each in symptom.reasons:
+            if found := each.pattern.search(line):
+                return each.says(found, _cut([line.strip(), *_evidence(raised, raised).splitlines()]))
+    return None
+
+
+def _anywhere(log: Reading) -> Diagnosis | None:
+    """The last line that any kind fits, behind the last traceback."""
+    for line in reversed(log.lines[log.after :]):
+        if not _COMPLAINS.search(line) or _NO_EVIDENCE.search(line):
+            continue
+        for each in KINDS:
+            if (
+                each.at is None
+                and not each.wrapper
+                and not _IMPORTS.match(line)
+                and (found := each.pattern.search(line))
+            ):
+                return each.says(found, _cut([line.strip()]))
+    return None
+
+
+def died(name: str, words: str | None) -> Diagnosis:
+    """What a signal that ended the trainer means, `words` being those that tell it."""
+    match name:
+        case "SIGSEGV" | "SIGBUS" | "SIGABRT" | "SIGFPE":
+            shared = " A bus error is most often a full /dev/shm (`df -h /dev/shm`)." if name == "SIGBUS" else ""
+            return Diagnosis(
+                cause=Cause.CRASHED,
+                meaning=f"the program crashed in native code ({name})",
+                advice=(
+                    f"If it happens again, start a new run with `--attention sdpa`; `dmesg | tail` may say "
+                    f"more.{shared}"
+                ),
+                evidence=words,
+            )
+        case "SIGILL":
+            return Diagnosis(
+                cause=Cause.ENVIRONMENT,
+                meaning="a package uses instructions that this CPU does not have (SIGILL)",
+                advice="Rent a box with a newer CPU (AVX2 or AVX-512).",
+                evidence=words,
+            )
+        case "SIGINT":
+            helps = "Somebody pressed Ctrl-C or sent the signal. Resume when it was not meant."
+        case "SIGKILL":
+            helps = (
+                "Somebody killed it, most often the kernel because the box ran out of RAM: look at `dmesg | grep "
+                "-i oom`. "
+                "With too little RAM, train the experts one after the other or use a larger box."
+            )
+        case _:
+            helps = "If nobody ended it, look at `dmesg | tail` for the reason."
+    return Diagnosis(cause=Cause.INTERRUPTED, meaning=f"the trainer was ended by {name}", advice=helps, evidence=words)
+
+
+def _unknown(chain: Sequence[Raised]) -> Diagnosis:
+    if chain and chain[-1].type == "KeyboardInterrupt":
+        return died("SIGINT", chain[-1].whole)
+    return Diagnosis(
+        cause=Cause.UNKNOWN,
+        meaning="the trainer stopped with an error that is not in wan-train's table",
+        advice="Read the end of the log.",
+        evidence=_evidence(chain[0] if len(chain) > 1 and chain[-1].direct else chain[-1], chain[-1])
+        if chain
+        else None,
+    )
+
+
+def _evidence(raised: Raised, last: Raised) -> str:
+    """The exception's own text; where it has none, the line that raised it. Then what it ended as, if that differs."""
+    lines = [line.strip() for line in raised.whole.splitlines() if line.strip() and not _BOILERPLATE.match(line)]
+    if not raised.text and raised.frames:
+        frame = raised.frames[-1]
+        source = f": {frame.source}" if frame.source else ""
+        lines = [f"{raised.type} in {frame.file}, line {frame.line}{source}"]
+    if last is not raised:
+        lines = [*lines[: _EVIDENCE_LINES - 1], last.whole.splitlines()[0]]
+    return _cut(lines)
+
+
+def _cut(lines: Sequence[str]) -> str:
+    return "\n".join(lines[:_EVIDENCE_LINES])[:_EVIDENCE_LENGTH]
