@@ -13,8 +13,7 @@ from PIL import Image
 
 from support.trainers import ScriptedBox
 from wan_train.engine.tensors import read_header
-from wan_train.recipe.load import shipped_recipe
-from wan_train.recipe.terms import Task
+from wan_train.recipe.load import shipped_path
 from wan_train.run.directory import RunDirectory
 from wan_train.run.journal import JournalReader
 from wan_train.run.samples import Sample, samples_of
@@ -72,7 +71,7 @@ def test_a_recipe_names_prompts_beside_it_and_may_want_them_before_the_first_ste
 ) -> None:
     recipe = prompts.parent / "recipe.toml"
     keys = 'sample_prompts = "my prompts.txt"\nsample_at_first = true\nsample_every_n_epochs = 3\n'
-    recipe.write_text(shipped_recipe(Task.T2V).read_text(encoding="utf-8") + keys, encoding="utf-8")
+    recipe.write_text(shipped_path("t2v-a14b").read_text(encoding="utf-8") + keys, encoding="utf-8")
     done = scripted_box.train("--recipe", str(recipe), "--experts", "low", "--attention", "sdpa")
     assert done.returncode == 0, done.stderr
     assert "2 prompts every 3 epochs and before the first step: 4, 64x48, 32x32" in " ".join(done.stdout.split())
