@@ -89,15 +89,16 @@ def test_ctrl_c_and_stop_now(terminal: Start, scripted_box: ScriptedBox) -> None
     assert scripted_box.trainers() == {}
 
 
-def test_ctrl_c_twice_stops_the_run(terminal: Start, scripted_box: ScriptedBox) -> None:
+def test_a_second_ctrl_c_leaves_the_run_running(terminal: Start, scripted_box: ScriptedBox) -> None:
     screen = started(terminal, scripted_box)
     screen.types(CTRL_C)
     screen.sees(QUESTION)
+    screen.sees("Leave it running")
     screen.types(CTRL_C)
-    assert screen.ends() == 130
-    assert "Traceback" not in screen.text
-    assert scripted_box.events("run_finished")[0]["exit_code"] == 130
-    assert scripted_box.trainers() == {}
+    assert screen.ends() == 0
+    assert f"wan-train attach {scripted_box.run().name}" in screen.text
+    assert not scripted_box.events("stop_requested")
+    assert scripted_box.trainers()
 
 
 def test_ctrl_c_while_attached_asks_the_same(terminal: Start, scripted_box: ScriptedBox) -> None:

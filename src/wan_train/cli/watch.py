@@ -233,12 +233,12 @@ def _lines(view: RunView, page: Page, width: int, height: int) -> Sequence[Line]
 
 
 def _answer_interrupt(run: RunDirectory, sink: Sink) -> bool:
-    """Ask what Ctrl-C was meant to do; True to stop watching. Ctrl-C again means: stop the run now."""
+    """Ask what Ctrl-C was meant to do; True to stop watching. Ctrl-C again takes the harmless answer."""
     try:
         with _default_interrupt():
             answer = prompts.ask_on_interrupt()
-    except KeyboardInterrupt:
-        answer = prompts.OnInterrupt.STOP_NOW
+    except (KeyboardInterrupt, EOFError):
+        answer = prompts.OnInterrupt.DETACH
     match answer:
         case prompts.OnInterrupt.DETACH:
             return True
