@@ -58,7 +58,7 @@ def test_one_enter_takes_a_path_while_completions_are_shown(terminal: Start, scr
     assert screen.ends() == 0
 
 
-def test_an_error_stands_below_the_field_without_broken_words(terminal: Start, scripted_box: ScriptedBox) -> None:
+def test_an_error_stands_below_the_field_without_broken_words(terminal: Start) -> None:
     screen = terminal("--title", "cat", "--author", "me", columns=80)
     screen.answers(DATASET, "/nowhere/" + "some words " * 9)
     lines = screen.shows(lambda lines: any("hint:" in line for line in lines))
@@ -128,10 +128,22 @@ def test_yes_asks_nothing(terminal: Start, scripted_box: ScriptedBox) -> None:
 
 def test_the_summary_comes_before_the_last_question(terminal: Start, scripted_box: ScriptedBox) -> None:
     screen = terminal("--title", "cat", "--author", "me", "--dataset", str(scripted_box.dataset))
-    for words in ("high-noise", "low-noise", "GPU 0", "GPU 1", "WAN2.2-LowNoise_cat.safetensors", START):
+    for words in ("high-noise", "low-noise", "GPU 0", "GPU 1", "WAN2.2-LowNoise_cat", START):
         screen.sees(words)
     screen.types("n")
     assert screen.ends() == 0
+
+
+def test_d_at_the_last_question_shows_everything_and_asks_again(terminal: Start, scripted_box: ScriptedBox) -> None:
+    screen = terminal("--title", "cat", "--author", "me", "--dataset", str(scripted_box.dataset), columns=80)
+    screen.sees(START)
+    assert "--save_state" not in screen.text
+    screen.types("d")
+    screen.sees("--save_state")
+    screen.sees(START)
+    screen.types("n")
+    assert screen.ends() == 0
+    assert nothing_was_started(scripted_box)
 
 
 def test_no_starts_nothing_and_writes_nothing(terminal: Start, scripted_box: ScriptedBox) -> None:

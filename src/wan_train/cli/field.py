@@ -159,19 +159,18 @@ class Field:
 
 
 def choose(question: str, keys: Mapping[str, str], default: str) -> str:
-    """The pressed one of `keys` (what each means is shown); Enter is the default. Raises as `Field.ask` does."""
+    """The pressed one of `keys`, whose meaning is then shown; Enter is the default. Raises as `Field.ask` does."""
     from prompt_toolkit import Application  # noqa: PLC0415  see `Field.ask`
     from prompt_toolkit.formatted_text import to_formatted_text  # noqa: PLC0415  the same
     from prompt_toolkit.key_binding import KeyBindings  # noqa: PLC0415  the same
     from prompt_toolkit.layout import FormattedTextControl, Layout, Window  # noqa: PLC0415  the same
     from prompt_toolkit.styles import Style  # noqa: PLC0415  the same
 
-    offered = ", ".join(f"{key.upper() if key == default else key} {what}" for key, what in keys.items())
     pressed = ""
 
     def text() -> StyleAndTextTuples:
         head: StyleAndTextTuples = [("class:mark", "? "), ("class:question", f"{question} ")]
-        return to_formatted_text([*head, ("class:answer", keys[pressed]) if pressed else ("", f"({offered}) ")])
+        return to_formatted_text([*head, ("class:answer", keys.get(pressed, ""))])
 
     def press(key: str) -> Callable[[KeyPressEvent], None]:
         def pressed_it(event: KeyPressEvent) -> None:

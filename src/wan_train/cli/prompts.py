@@ -52,7 +52,7 @@ def ask_dataset(default: str) -> str:
 
 
 def ask_start() -> Start:
-    return Start(_answer(lambda: choose("Start?", {"y": "yes", "n": "no", "d": "details"}, "y")))
+    return Start(_answer(lambda: choose("Start? (Y/n, d for details)", {"y": "yes", "n": "no", "d": "details"}, "y")))
 
 
 def confirm(question: str, *, default: bool = True) -> bool:
