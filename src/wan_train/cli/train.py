@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
+import time
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wan_train.cli import prompts
@@ -29,10 +33,23 @@ if TYPE_CHECKING:
     from wan_train.views.summary import AtStart
 
 
-def train(given: Given, settings: Settings, sink: Sink, *, yes: bool, dry_run: bool, detach: bool) -> int:
+def train(
+    given: Given,
+    settings: Settings,
+    sink: Sink,
+    *,
+    yes: bool,
+    dry_run: bool = False,
+    script: str | None = None,
+    detach: bool = False,
+) -> int:
     """The main job; returns the exit code of the run, or of what kept it from starting."""
+    if script is not None and not dry_run:
+        raise BadInputError("--script writes a plan down and starts nothing", hint="Add --dry-run.")
     interactive = sink.is_terminal and not yes and not dry_run and not sink.as_json
     asked = ask(given, settings, interactive=interactive)
+    if script is not None:
+        return _write_script(Path(script).expanduser().absolute(), asked, settings, sink)
     prepared = prepare(asked.request)
     run, created = planned(settings.runs, asked.request.answers.title)
     plan = make_plan(prepared, run, created=created)
@@ -90,6 +107,21 @@ def _show_plan(plan: Plan, prepared: Prepared, asked: Asked, settings: Settings,
         sink.data(plan_json(plan, at_start.gpus))
     else:
         sink.text(plan_text(plan, at_start))
+    return ExitCode.DONE
+
+
+def _write_script(script: Path, asked: Asked, settings: Settings, sink: Sink) -> int:
+    from wan_train.run.shell_script import files_of, write_script  # noqa: PLC0415  only `--script` needs it
+
+    plan = write_script(prepare(replace(asked.request, cache_shards=1)), script, created=time.time())
+    if sink.as_json:
+        from wan_train.cli.gpus import gpus_now  # noqa: PLC0415  the same
+        from wan_train.views.as_json import plan_json  # noqa: PLC0415  the same
+
+        gpus = gpus_now(asked.request.usable, plan.devices, settings)
+        sink.data({**plan_json(plan, gpus), "script": str(script)})
+    else:
+        sink.text(f"Wrote {script}\nand its files in {files_of(script)}/\nStart it with: sh {shlex.quote(str(script))}")
     return ExitCode.DONE
 
 

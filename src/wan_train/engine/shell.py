@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from shlex import quote
 
 from wan_train.engine.commands import Command
 
+_NEEDS_THE_LEDGER = frozenset({"--skip_existing", "--keep_cache"})
 _OPTION = re.compile(r"--?[A-Za-z]")
 
 
@@ -27,3 +29,10 @@ def _groups(argv: Sequence[str]) -> list[list[str]]:
         else:
             groups[-1].append(word)
     return groups
+
+
+def standalone(command: Command) -> Command:
+    """The command for a place where nobody removes stale caches before it: caching then encodes everything anew and
+    removes what is of no item, as in the guide.
+    """
+    return replace(command, argv=tuple(word for word in command.argv if word not in _NEEDS_THE_LEDGER))
