@@ -31,6 +31,10 @@ def test_a_script_gets_two_marked_loras_and_only_json(scripted_box: ScriptedBox,
     report = json.loads((scripted_box.run() / "report.json").read_text(encoding="utf-8"))
     assert [(each["steps"], each["loss_source"]) for each in report["experts"]] == [(6, "tensorboard")] * 2
     assert all(loss > 0 and rate > 0 for each in report["experts"] for _, loss, rate in each["points"])
+    # One loss at the end, whoever tells it.
+    losses = [each["final_loss"] for each in report["experts"]]
+    assert [each["loss"] for each in lines[-1]["steps"] if each["expert"]] == losses
+    assert [each["curve"]["smoothed"] for each in lines[-1]["steps"] if each["expert"]] == losses
     assert "Its LoRAs are no real ones" in (scripted_box.run() / "report.html").read_text(encoding="utf-8")
     loras = sorted(scripted_box.run().glob("*.safetensors"))
     assert len(loras) == 2

@@ -76,7 +76,7 @@ def test_ctrl_c_and_stop_after_the_next_state(terminal: Start, scripted_box: Scr
     screen.types(CTRL_C)
     screen.sees(QUESTION)
     screen.types(DOWN + ENTER)
-    screen.sees("Stopping after the next saved state")
+    screen.sees("Stopping after the next checkpoint")
     scripted_box.wait_for_event("stop_requested", mode="after_state")
 
 

@@ -24,8 +24,8 @@ class OnInterrupt(StrEnum):
     """What to do with a running training after Ctrl-C in the view."""
 
     DETACH = "Leave it running and close this view"
-    STOP_AFTER_STATE = "Stop after the next saved state (nothing is lost)"
-    STOP_NOW = "Stop now (work since the last saved state is lost)"
+    STOP_AFTER_STATE = "Stop after the next checkpoint (nothing is lost)"
+    STOP_NOW = "Stop now (work since the last checkpoint is lost)"
     CONTINUE = "Keep watching"
 
 

@@ -26,6 +26,8 @@ from wan_train.settings import Settings
 from wan_train.views import dashboard, pages
 from wan_train.views.lines import Line
 from wan_train.views.model import RunReader, RunView
+from wan_train.views.outlook import next_states_in
+from wan_train.views.words import duration
 
 _LOOK_SECONDS = 0.25
 _BELIEVE_SECONDS = 1.0
@@ -244,7 +246,9 @@ def _answer_interrupt(run: RunDirectory, sink: Sink) -> bool:
             return True
         case prompts.OnInterrupt.STOP_AFTER_STATE:
             request_stop(run, StopRequest(mode=StopMode.AFTER_STATE, signal=signal.SIGINT))
-            sink.note("Stopping after the next saved state.")
+            due = next_states_in(RunReader(run).refresh()[0], time.time())
+            when = f", in about {duration(due)}" if due is not None else ", at a time not known yet"
+            sink.note(f"Stopping after the next checkpoint{when}.")
         case prompts.OnInterrupt.STOP_NOW:
             request_stop(run, StopRequest(mode=StopMode.NOW, signal=signal.SIGINT))
             sink.note("Stopping now.")

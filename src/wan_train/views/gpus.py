@@ -48,4 +48,7 @@ def _whose(view: RunView, gpu: Gpu) -> Span:
     user = facts.user_of(view, gpu)
     if user is not None:
         return Span(words.safe(user))
+    taken = view.live.taken.get(gpu.uuid) if view.live is not None else None
+    if taken is not None:
+        return Span(f"taken by {words.safe(taken)}", "dim")
     return Span("idle" if why_busy(gpu) is None else "used by others", "dim")

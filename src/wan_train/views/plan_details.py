@@ -272,11 +272,11 @@ def _options(plan: Plan) -> Iterator[Row]:
 
 def _loras(plan: Plan) -> list[str]:
     """Rank, alpha and what they continue from, for each expert where they differ."""
-    told = agreed(plan.recipe, lambda spec: lora(spec.training))
+    told = agreed(plan.recipe, lambda spec: _lora(spec.training))
     return [text if expert is None else f"{expert.value}-noise {text}" for expert, text in told]
 
 
-def lora(training: Training) -> str:
+def _lora(training: Training) -> str:
     text = f"rank {training.network_dim}, alpha {format_number(training.network_alpha)}"
     return text if training.network_weights is None else f"{text}, from {words.safe(training.network_weights)}"
 

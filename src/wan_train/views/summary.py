@@ -22,7 +22,7 @@ from wan_train.views import words
 from wan_train.views.lines import Line, Row, Screenful, Span, line, plain, table, width_of
 from wan_train.views.model import GpuNow
 from wan_train.views.plan_details import choice_name, detail_lines, learning_rates, scheduler_of
-from wan_train.views.results import result_lines, result_text
+from wan_train.views.results import result_lines, result_text, status_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -327,4 +327,5 @@ __all__ = [
     "plan_text",
     "result_lines",
     "result_text",
+    "status_lines",
 ]

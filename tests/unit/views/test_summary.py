@@ -262,7 +262,7 @@ def test_a_run_that_was_stopped_before_its_disk_was_full_says_so_and_how_much_is
     assert "before the disk was full" in text
     assert "1.1 GB free, 5.5 GB needed" in text
     assert "failed" not in text
-    assert f"Then go on from the newest states: wan-train resume {plan.run_id}" in text
+    assert f"Then resume from the latest checkpoint: wan-train resume {plan.run_id}" in text
 
 
 def test_paths_and_commands_of_the_result_stay_in_one_piece_on_a_narrow_terminal() -> None:
