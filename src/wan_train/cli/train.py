@@ -145,5 +145,6 @@ def detached(run: RunDirectory, sink: Sink) -> int:
         sink.data({"event": "detached", "run_id": run.run_id, "run_dir": str(run.path)})
     else:
         sys.stdout.write(f"{run.run_id}\n")
-        sink.note(f"Running. Watch it with: wan-train attach {run.run_id}")
+        sink.note("Running. Watch it with:")
+        sink.note(f"  wan-train attach {run.run_id}")
     return ExitCode.DONE

@@ -57,7 +57,8 @@ def watch(run: RunDirectory, settings: Settings, sink: Sink, *, owner: bool) -> 
         left = watcher.follow_screen() if on_screen else watcher.follow_lines()
     match left:
         case _Leave.DETACHED:
-            sink.note(f"The training goes on. Watch it again with: wan-train attach {run.run_id}")
+            sink.note("The training continues. Watch it again with:")
+            sink.note(f"  wan-train attach {run.run_id}")
             return ExitCode.DONE
         case _Leave.HANGUP:
             return HANGUP_EXIT

@@ -214,7 +214,7 @@ def _why_not(gpu: GpuView, state: RunState) -> str:
     users = [job.step for job in state.jobs.values() if job.occupies_gpu == gpu.uuid]
     if users:
         return f"{gpu.label} runs {users[0]}"
-    if not gpu.first_in_line:
+    if not gpu.first_in_line and gpu.taken_by is None:
         return f"{gpu.label} is wanted by an older run"
     return gpu.busy_because or f"{gpu.label} is being checked"
 

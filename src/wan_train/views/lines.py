@@ -89,6 +89,9 @@ def table(rows: Sequence[Row], width: int, *, indent: int = 2) -> Iterator[Line]
     label_width = max((columns(row.label) for row in rows), default=0)
     start = indent + label_width + 2
     for row in rows:
+        if not row.label and not row.value:
+            yield line()
+            continue
         label = Span(" " * indent + pad(row.label, label_width + 2), "dim")
         for number, piece in enumerate(wrap(row.value, width - start)):
             yield line(label if number == 0 else Span(" " * start), Span(piece, row.style))

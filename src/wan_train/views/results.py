@@ -59,7 +59,8 @@ def status_lines(view: RunView) -> RenderableType:
             yield line(Span("Results", "bold"))
             for _, job in done:
                 yield from _whole(words.safe(job.result.path if job.result is not None else ""), "")
-        yield from _afterwards(view, width)
+        if facts.standing(view) is not Standing.LOST:  # of which the view itself says how to resume
+            yield from _afterwards(view, width)
 
     return Screenful(lines)
 

@@ -79,7 +79,7 @@ def dead_supervisor(view: RunView) -> Diagnosis | None:
     return Diagnosis(
         cause=Cause.LOST,
         meaning="The supervisor died before the run finished",
-        advice=f"Resume it, trainers that still run included: wan-train resume {view.run.run_id}",
+        advice=f"wan-train resume {view.run.run_id}",
         evidence=view.supervisor_said,
     )
 

@@ -137,8 +137,7 @@ def _dataset(plan: Plan, now: AtStart, width: int) -> str:
     if now.problems is not None:
         counted.append(words.count(now.problems, "warning") if now.problems else "no problems")
     place = now.new_toml.parent if now.new_toml is not None else facts.source
-    told = ", ".join(counted)
-    return f"{_path(place, width - len(told) - 2)}: {told}"
+    return f"{_path(place, width - 1)}: {', '.join(counted)}"
 
 
 def _training(plan: Plan) -> str:
