@@ -158,7 +158,7 @@ def _remarks(view: RunView, now: float, width: int) -> Iterator[ScreenLine]:
         remarks.append((f"{lost.meaning}; trainers may still run.", "red"))
         remarks.append((f"Why: {said or 'killed, or the machine restarted'}", ""))
         remarks.append(("Resume it, trainers that still run included:", ""))
-        remarks.append((f"  {words.safe(lost.advice)}", ""))
+        remarks.append((words.safe(lost.advice), ""))
     if low := facts.low_disk(view):
         remarks.append((f"{low.meaning}. {low.advice}", "red"))
     if remarks:

@@ -87,7 +87,7 @@ def test_a_dead_supervisor_is_a_failure_with_a_way_out() -> None:
     assert f"wan-train resume {view.run.run_id}" in found.advice
     lines = shown(render(view, now, 80), 80).splitlines()
     assert lines[0].split()[-1] == Standing.LOST
-    assert f"  wan-train resume {view.run.run_id}" in lines
+    assert f"wan-train resume {view.run.run_id}" in lines
     assert shown(status_lines(view), 80) == ""
     assert facts.dead_supervisor(one_failed()[0]) is None
 

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from support.runs import GIB, T0, events_of, make_plan, make_view
+from support.runs import GIB, T0, events_of, make_plan, make_view, with_settings
 from views.scenes import CACHED, DONE, FAILED, SCENES
 from views.support import check_golden, shown
 from wan_train.dataset.model import MediaKind
 from wan_train.dataset.summary import Bucket, DatasetSummary, SubsetSummary
+from wan_train.recipe.effective import Layer, resolve
 from wan_train.recipe.hardware import Choice
+from wan_train.recipe.model import Origin, Source
 from wan_train.recipe.terms import EngineKind, Expert
 from wan_train.run.events import CheckpointKept, DiskLow, StateSaved
 from wan_train.run.plan import Plan
@@ -133,11 +135,29 @@ def test_the_time_is_told_where_this_box_remembers_a_speed() -> None:
     both = (free, replace(free, label="GPU 1"))
     assert _row(make_plan(), "Time") == "unknown on this card; shown after the first steps"
     for gpus, took in ((both, "2 h"), ((free,), "4 h")):
-        now = replace(AT_START, gpus=gpus, seconds_per_step=3.0)
-        assert _row(make_plan(), "Time", now) == f"about {took} of training, at 3.0 s/step measured here"
+        now = replace(AT_START, gpus=gpus, seconds_per_batch=3.0)
+        assert _row(make_plan(), "Time", now) == f"about {took} of training, at 3.0 s a batch measured here"
     plan = make_plan()
     plan = replace(plan, dataset=replace(plan.dataset, repeats=None, batches_per_epoch=None, has_videos=True))
-    assert _row(plan, "Time", replace(AT_START, seconds_per_step=3.0)) == "unknown until the videos are cached"
+    assert _row(plan, "Time", replace(AT_START, seconds_per_batch=3.0)) == "unknown until the videos are cached"
+
+
+def test_settings_of_the_experts_are_told_once_where_they_agree_and_for_each_where_not() -> None:
+    plan = make_plan()
+    assert _row(plan, "LoRA") == "rank 16, alpha 16"
+    recipe = with_settings(plan.recipe, Expert.LOW, network_dim=32, learning_rate=1e-4, max_train_epochs=50)
+    plan = replace(plan, recipe=recipe)
+    assert _row(plan, "LoRA") == "high-noise rank 16, alpha 16; low-noise rank 32, alpha 16"
+    assert _row(plan, "LR").startswith("high-noise 3e-4, falling to 1e-7 (polynomial); low-noise 1e-4")
+    steps = "high-noise 100 epochs, 2,400 steps; low-noise 50 epochs, 1,200 steps"
+    assert _row(plan, "Training") == f"{steps}; recipe t2v-a14b"
+
+
+def test_what_the_trainer_is_told_beyond_the_recipe_is_shown() -> None:
+    plan = make_plan()
+    assert _row(plan, "Extra") == "none (arguments after --)"
+    layer = Layer(source=Source(origin=Origin.WORDS, text="after --"), values={"network_dropout": 0.1})
+    assert _row(replace(plan, recipe=resolve(plan.recipe, [layer])), "Extra") == "network_dropout 0.1"
 
 
 def test_what_is_written_is_told() -> None:
