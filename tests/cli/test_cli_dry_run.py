@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +42,86 @@ def test_it_leaves_no_trace(quiet_box: ScriptedBox, form: list[str]) -> None:
     assert everything_below(quiet_box.root) == before
 
 
-def test_the_readable_form_has_every_command_ready_to_paste(quiet_box: ScriptedBox) -> None:
+def test_the_readable_form_has_every_command_with_one_option_a_line(quiet_box: ScriptedBox) -> None:
     words = ["--dataset", str(quiet_box.dataset), "--title", "it's $HOME", "--yes"]
     readable = quiet_box.run_cli("--dry-run", *words, COLUMNS="80").stdout
     commands = plan_of(quiet_box, *words)["commands"]
     assert list(commands) == ["cache-latents", "cache-text", "train-high", "train-low"]
-    shown = [without_run(line, quiet_box.runs) for line in readable.splitlines()]
+    joined = [without_run(line, quiet_box.runs) for line in re.sub(r" \\\n +", " ", readable).splitlines()]
     for step, command in commands.items():
-        assert without_run(command, quiet_box.runs) in shown, step
+        assert without_run(command, quiet_box.runs) in joined, step
+    options = [line for line in readable.splitlines() if line.startswith("  --")]
+    assert [line for line in options if len(re.findall(r" --[a-z]", line)) != 1] == []
 
 
 def without_run(text: str, runs: Path) -> str:
     """The two plans are a moment apart, and a run is named by its second."""
     words = text.split(f"{runs}/")
     return "RUNS/".join([words[0], *(word[len("00000000-000000-") :] for word in words[1:])])
+
+
+HOSTILE = """a 'b' $(touch x) `y` & c"""
+
+
+def test_a_script_trains_without_wan_train(scripted_box: ScriptedBox) -> None:
+    script = scripted_box.root / "it's here" / "train it.sh"
+    script.parent.mkdir()
+    words = ["--dataset", str(scripted_box.dataset), "--title", HOSTILE, "--author", "-x", "--epochs", "2"]
+    done = scripted_box.run_cli(*words, "--dry-run", "--script", str(script))
+    assert done.returncode == 0, done.stderr
+    assert not scripted_box.runs.exists()
+    before = everything_below(script.parent)
+    again = scripted_box.run_cli(*words, "--dry-run", "--script", str(script))
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+    assert everything_below(script.parent) == before
+    start = done.stdout.splitlines()[-1].partition("Start it with: ")[2]
+    ran = subprocess.run(
+        ["sh", "-c", start], env=scripted_box.env(), cwd="/", capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    names = {path.name for path in script.parent.rglob("*.safetensors") if "-state" not in str(path.parent)}
+    assert names == {f"WAN2.2-{expert}Noise_{HOSTILE}.safetensors" for expert in ("High", "Low")}
+    assert [line for line in ran.stdout.splitlines() if line.endswith(".safetensors")][-1].endswith(
+        f"{HOSTILE}.safetensors"
+    )
+    assert not list(scripted_box.root.rglob("x")), "nothing of the title was obeyed"
+
+
+def test_a_failing_step_ends_the_script(scripted_box: ScriptedBox) -> None:
+    script = scripted_box.root / "train.sh"
+    scripted_box.run_cli("--dataset", str(scripted_box.dataset), "--dry-run", "--script", str(script))
+    ran = subprocess.run(
+        ["sh", str(script)],
+        env=scripted_box.env(SCRIPTED_FAULT="die@text"),
+        capture_output=True,
+        check=False,
+    )
+    assert ran.returncode != 0
+    assert {entry["place"] for entry in scripted_box.recorded("start")} == {"latents", "text"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--script", "x.sh"], "Add --dry-run"),
+        (["--dry-run", "--script", "/nowhere/x.sh"], "a folder that you may write to"),
+        (["--dry-run", "--script", "pictures"], "exists already"),
+    ],
+)
+def test_a_script_that_cannot_be_written_is_refused(quiet_box: ScriptedBox, words: list[str], said: str) -> None:
+    before = everything_below(quiet_box.root)
+    done = quiet_box.run_cli("--dataset", str(quiet_box.dataset), *words)
+    assert done.returncode in {2, 3}
+    assert said in done.stderr
+    assert everything_below(quiet_box.root) == before
+
+
+def test_a_script_as_json(scripted_box: ScriptedBox) -> None:
+    script = scripted_box.root / "train.sh"
+    answer = plan_of(scripted_box, "--dataset", str(scripted_box.dataset), "--script", str(script))
+    assert answer["script"] == str(script)
+    assert value_after(training(answer), "--dataset_config") == str(scripted_box.root / "train-files" / "dataset.toml")
 
 
 def test_the_quoted_command_is_the_planned_argument_list(quiet_box: ScriptedBox) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,10 @@ def test_a_script_gets_two_marked_loras_and_only_json(scripted_box: ScriptedBox,
     report = json.loads((scripted_box.run() / "report.json").read_text(encoding="utf-8"))
     assert [(each["steps"], each["loss_source"]) for each in report["experts"]] == [(6, "tensorboard")] * 2
     assert all(loss > 0 and rate > 0 for each in report["experts"] for _, loss, rate in each["points"])
+    # One loss at the end, whoever tells it.
+    losses = [each["final_loss"] for each in report["experts"]]
+    assert [each["loss"] for each in lines[-1]["steps"] if each["expert"]] == losses
+    assert [each["curve"]["smoothed"] for each in lines[-1]["steps"] if each["expert"]] == losses
     assert "Its LoRAs are no real ones" in (scripted_box.run() / "report.html").read_text(encoding="utf-8")
     loras = sorted(scripted_box.run().glob("*.safetensors"))
     assert len(loras) == 2
@@ -39,6 +44,19 @@ def test_a_script_gets_two_marked_loras_and_only_json(scripted_box: ScriptedBox,
         assert any("REHEARSAL" in value for value in header.metadata.values())
         assert first_non_finite(path, header) is None
     compare_with_the_document(scripted_box.run())
+
+
+@pytest.mark.timeout(300)  # torch starts four times, also on a machine that is busy
+def test_a_script_of_a_rehearsal_trains(scripted_box: ScriptedBox, nvml_stub: NvmlStub) -> None:
+    nvml_stub.write([], init_error=9)
+    script = scripted_box.root / "train.sh"
+    words = ["--engine", "rehearsal", "--epochs", "1", "--resolution", "64x64", "--rank", "4", "--dry-run"]
+    done = scripted_box.run_cli(*scripted_box.train_words(*words, "--script", str(script), title="t"))
+    assert done.returncode == 0, done.stderr
+    ran = subprocess.run(["sh", str(script)], env=scripted_box.env(), capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    loras = sorted(path for path in scripted_box.root.rglob("REHEARSAL_*.safetensors"))
+    assert [first_non_finite(path, read_header(path)) for path in loras] == [None, None]
 
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "run-directory.md"

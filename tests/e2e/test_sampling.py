@@ -95,7 +95,7 @@ def test_out_of_memory_in_a_sample_costs_the_samples_and_not_the_training(
     done = scripted_box.train(*words, SCRIPTED_FAULT="bad_sample@high@epoch=4")
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
-    assert "a sample could not be made: the GPU's memory was not enough; it goes on without samples" in said
+    assert "a sample could not be made: the GPU's memory was not enough, next: without samples" in said
     assert "no samples after attempt 1: a sample could not be made" in said
     [retry] = scripted_box.events("retry_scheduled")
     assert (retry["step"], retry["diagnosis"]["cause"]) == ("train-high", "sampling")

@@ -163,6 +163,21 @@ def test_pictures_become_two_verified_loras(box: Box, task: str) -> None:
     eventually(lambda: not box.processes())
 
 
+def test_a_script_of_the_plan_trains_without_wan_train(box: Box, tmp_path: Path) -> None:
+    script = tmp_path / "it's a script" / "train.sh"
+    script.parent.mkdir()
+    done = box.call(*box.train("--dry-run", "--script", str(script), epochs=1))
+    assert done.returncode == 0, text_of(done)
+    ran = subprocess.run(["sh", str(script)], env=box.env, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, text_of(ran)
+    for expert in ("high", "low"):
+        lora = script.with_name("train-files") / f"train-{expert}/1/output/WAN2.2-{expert.title()}Noise_t.safetensors"
+        header = read_header(lora)
+        assert first_non_finite(lora, header) is None
+        assert header.metadata["ss_num_train_items"] == str(len(SIZES))
+    assert not box.runs.exists()
+
+
 def test_caching_split_over_two_gpus_trains_every_picture(box: Box) -> None:
     split = replace(box, env={**box.env, "WAN_TRAIN_CACHE_SHARDS": "2"})
     done = split.call(*split.train("--experts", "high", epochs=1))

@@ -40,7 +40,7 @@ def test_d_leaves_and_the_last_look_stays(watching: Terminal, scripted_box: Scri
 def test_s_asks_and_any_other_key_goes_on(watching: Terminal, scripted_box: ScriptedBox) -> None:
     for answer in (ENTER, "s", CURSOR_UP):
         watching.types("s")
-        watching.shows(lambda lines: any(line.startswith("Stop after the next saved state") for line in lines))
+        watching.shows(lambda lines: any(line.startswith("Stop after the next checkpoint") for line in lines))
         watching.types(answer)
         watching.shows(lambda lines: KEYS in lines)
     watching.types("d")
@@ -50,10 +50,10 @@ def test_s_asks_and_any_other_key_goes_on(watching: Terminal, scripted_box: Scri
 
 def test_s_and_y_stop_after_the_next_state(watching: Terminal, scripted_box: ScriptedBox) -> None:
     watching.types("s")
-    watching.shows(lambda lines: any(line.startswith("Stop after the next saved state") for line in lines))
+    watching.shows(lambda lines: any(line.startswith("Stop after the next checkpoint") for line in lines))
     watching.types("y")
     scripted_box.wait_for_event("stop_requested", mode="after_state")
-    watching.shows(lambda lines: any("asked to stop after the next saved state" in line for line in lines))
+    watching.shows(lambda lines: any("asked to stop after the next checkpoint" in line for line in lines))
     assert "stopping" in watching.shows(lambda lines: "stopping" in lines[0])[0]
 
 

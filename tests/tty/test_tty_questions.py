@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tty_keys import CTRL_C, CTRL_D, CTRL_U, ENTER, Start
+from tty_keys import CTRL_C, CTRL_D, CTRL_U, ENTER, TAB, Start
 
 from support.trainers import ScriptedBox, make_dataset
 
@@ -28,6 +28,46 @@ def test_the_questions_come_with_the_guides_defaults(terminal: Start, scripted_b
     screen.sees(str(scripted_box.checkout / "dataset" / "dataset.toml")[-40:])
     screen.types(CTRL_C)
     assert screen.ends() == 130
+
+
+def test_the_first_key_removes_the_default(terminal: Start) -> None:
+    screen = terminal(columns=80)
+    screen.shows(lambda lines: f"? {TITLE} mylora" in lines)
+    screen.types("b")
+    screen.shows(lambda lines: f"? {TITLE} b" in lines)
+    screen.types("lackcat" + ENTER)
+    screen.shows(lambda lines: f"? {TITLE} blackcat" in lines and f"? {AUTHOR} authorName" in lines)
+
+
+def test_tab_takes_the_default_over_to_change_it(terminal: Start) -> None:
+    screen = terminal(columns=80)
+    screen.sees(f"{TITLE} mylora")
+    screen.types(TAB + "-v2" + ENTER)
+    screen.shows(lambda lines: f"? {TITLE} mylora-v2" in lines)
+
+
+def test_one_enter_takes_a_path_while_completions_are_shown(terminal: Start, scripted_box: ScriptedBox) -> None:
+    (scripted_box.root / "picz").mkdir()
+    screen = terminal("--title", "cat", "--author", "me", columns=120)
+    screen.sees(DATASET)
+    screen.types(str(scripted_box.root / "pic") + TAB + TAB)
+    screen.shows(lambda lines: any(line.strip() == "picz/" for line in lines) and "  pictures/" in lines)
+    screen.types(TAB + ENTER)
+    screen.sees(START)
+    screen.types("n")
+    assert screen.ends() == 0
+
+
+def test_an_error_stands_below_the_field_without_broken_words(terminal: Start) -> None:
+    screen = terminal("--title", "cat", "--author", "me", columns=80)
+    screen.answers(DATASET, "/nowhere/" + "some words " * 9)
+    lines = screen.shows(lambda lines: any("hint:" in line for line in lines))
+    end = next(number for number, line in enumerate(lines) if "hint:" in line)
+    said = lines[next(number for number, line in enumerate(lines) if line.startswith("  there is no")) : end]
+    assert len(said) > 1
+    assert " ".join(" ".join(said).split()) == f"there is no /nowhere/{'some words ' * 9}".strip()
+    screen.types("x")
+    screen.shows(lambda lines: not any("hint:" in line for line in lines))
 
 
 def test_enter_takes_the_defaults_to_the_end(terminal: Start, scripted_box: ScriptedBox) -> None:
@@ -88,10 +128,22 @@ def test_yes_asks_nothing(terminal: Start, scripted_box: ScriptedBox) -> None:
 
 def test_the_summary_comes_before_the_last_question(terminal: Start, scripted_box: ScriptedBox) -> None:
     screen = terminal("--title", "cat", "--author", "me", "--dataset", str(scripted_box.dataset))
-    for words in ("high-noise", "low-noise", "GPU 0", "GPU 1", "WAN2.2-LowNoise_cat.safetensors", START):
+    for words in ("high-noise on GPU 0", "low-noise on GPU 1", "WAN2.2-LowNoise_cat", START):
         screen.sees(words)
     screen.types("n")
     assert screen.ends() == 0
+
+
+def test_d_at_the_last_question_shows_everything_and_asks_again(terminal: Start, scripted_box: ScriptedBox) -> None:
+    screen = terminal("--title", "cat", "--author", "me", "--dataset", str(scripted_box.dataset), columns=80)
+    screen.sees(START)
+    assert "--save_state" not in screen.text
+    screen.types("d")
+    screen.sees("--save_state")
+    screen.sees(START)
+    screen.types("n")
+    assert screen.ends() == 0
+    assert nothing_was_started(scripted_box)
 
 
 def test_no_starts_nothing_and_writes_nothing(terminal: Start, scripted_box: ScriptedBox) -> None:

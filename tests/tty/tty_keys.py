@@ -12,7 +12,7 @@ import pyte
 
 from support.trainers import PROGRAM, ScriptedBox
 
-ENTER, DOWN, CTRL_C, CTRL_D, CTRL_U = "\r", "\x1b[B", "\x03", "\x04", "\x15"
+ENTER, TAB, DOWN, CTRL_C, CTRL_D, CTRL_U = "\r", "\t", "\x1b[B", "\x03", "\x04", "\x15"
 PATIENCE_SECONDS = 60
 _ROWS = 40
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[=>]|\x1b\][^\x07]*\x07")
@@ -61,9 +61,9 @@ class Terminal:
         self.child.send(text)
 
     def answers(self, question: str, answer: str = "") -> None:
-        """Wait for a question; replace its default by the answer, if there is one; Enter."""
+        """Wait for a question; type the answer in place of its default, if there is one; Enter."""
         self.sees(question)
-        self.types((CTRL_U + answer if answer else "") + ENTER)
+        self.types(answer + ENTER)
 
     def ends(self) -> int:
         """Wait for the end; the exit code, negative for a signal."""

@@ -253,6 +253,13 @@ GIVEN = [
 ]
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_can_be_pasted(path: Path) -> None:
+    """Nothing in angle brackets: a shell would read from a file of that name."""
+    blocks = re.findall(r"^```(?:bash|sh)\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert [found for block in blocks for found in re.findall(r"<\w[\w ]*>", block)] == []
+
+
 def test_there_are_commands_to_try() -> None:
     assert len([words for _, words, whole in GIVEN if whole]) > 40
 

@@ -81,6 +81,7 @@ def train(
     runs_dir: options.RunsDir = None,
     yes: options.Yes = False,  # noqa: FBT002  a flag of the command line
     dry_run: options.DryRun = False,  # noqa: FBT002  the same
+    script: options.Script = None,
     as_json: options.Json = False,  # noqa: FBT002  the same
     detach: options.Detach = False,  # noqa: FBT002  the same
 ) -> None:
@@ -134,7 +135,7 @@ def train(
             "runs_dir": runs_dir,
         }
     )
-    raise typer.Exit(run_training(given, settings, sink, yes=yes, dry_run=dry_run, detach=detach))
+    raise typer.Exit(run_training(given, settings, sink, yes=yes, dry_run=dry_run, script=script, detach=detach))
 
 
 @app.command(rich_help_panel="Train")

@@ -114,9 +114,9 @@ def _logs(view: RunView) -> list[str]:
 
 
 def _of_run(view: RunView) -> dict[str, Diagnosis]:
-    low = facts.low_disk(view)
+    whole = facts.low_disk(view) or facts.dead_supervisor(view)
     return {
-        **({view.run.run_id: low} if low is not None else {}),
+        **({view.run.run_id: whole} if whole is not None else {}),
         **{job.step: job.refusal for job in view.state.jobs.values() if job.refusal is not None},
         **{
             f"{job.step}, attempt {attempt.number}": attempt.diagnosis

@@ -254,6 +254,16 @@ Yes = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show the plan and its exact commands, and stop.", rich_help_panel=OUTPUT)
 ]
+Script = Annotated[
+    str | None,
+    typer.Option(
+        "--script",
+        metavar="FILE",
+        help="With --dry-run: write a shell script that trains, and its files.",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", envvar="WAN_TRAIN_JSON", help="Only JSON on stdout.", rich_help_panel=OUTPUT)
 ]

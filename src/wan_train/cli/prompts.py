@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TypeVar
 
+from wan_train.cli.field import Field, choose
 from wan_train.dataset.locate import locate
 from wan_train.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.run.titles import problem_with_author, problem_with_title
 
-if TYPE_CHECKING:
-    from questionary import Question
+_Answer = TypeVar("_Answer")
 
 
 class NoAnswerError(WanTrainError):
@@ -24,33 +24,41 @@ class OnInterrupt(StrEnum):
     """What to do with a running training after Ctrl-C in the view."""
 
     DETACH = "Leave it running and close this view"
-    STOP_AFTER_STATE = "Stop after the next saved state (nothing is lost)"
-    STOP_NOW = "Stop now (work since the last saved state is lost)"
+    STOP_AFTER_STATE = "Stop after the next checkpoint (nothing is lost)"
+    STOP_NOW = "Stop now (work since the last checkpoint is lost)"
     CONTINUE = "Keep watching"
 
 
+class Start(StrEnum):
+    """Answers to the last question before a run, by their keys."""
+
+    YES = "y"
+    NO = "n"
+    DETAILS = "d"
+
+
 def ask_title(default: str) -> str:
-    return _text("Title of the LoRA", default, problem_with_title)
+    return _line(Field(question="Title of the LoRA", default=default, problem=problem_with_title))
 
 
 def ask_author(default: str) -> str:
-    return _text("Author", default, problem_with_author)
+    return _line(Field(question="Author", default=default, problem=problem_with_author))
 
 
 def ask_dataset(default: str) -> str:
     """A path with completion; asked again until it leads to a dataset."""
-    import questionary  # noqa: PLC0415  90 ms that only a dialogue needs
+    question = "Dataset (folder of pictures, or dataset.toml)"
+    return _line(Field(question=question, default=default, problem=_dataset_problem, is_path=True))
 
-    question = questionary.path(
-        "Dataset (folder of pictures, or dataset.toml)", default=default, validate=_dataset_check
-    )
-    return str(_answer(question)).strip()
+
+def ask_start() -> Start:
+    return Start(_answer(lambda: choose("Start? (Y/n, d for details)", {"y": "yes", "n": "no", "d": "details"}, "y")))
 
 
 def confirm(question: str, *, default: bool = True) -> bool:
-    import questionary  # noqa: PLC0415  see above
+    import questionary  # noqa: PLC0415  90 ms that only a dialogue needs
 
-    return bool(_answer(questionary.confirm(question, default=default)))
+    return bool(_answer(questionary.confirm(question, default=default).unsafe_ask))
 
 
 def ask_on_interrupt() -> OnInterrupt:
@@ -62,26 +70,23 @@ def ask_on_interrupt() -> OnInterrupt:
     return OnInterrupt(answer)
 
 
-def _text(question: str, default: str, problem: Callable[[str], str | None]) -> str:
-    import questionary  # noqa: PLC0415  see above
-
-    def check(answer: str) -> bool | str:
-        return problem(answer.strip()) or True
-
-    return str(_answer(questionary.text(question, default=default, validate=check))).strip()
+def _line(question: Field) -> str:
+    check = question.problem
+    question.problem = lambda answer: check(answer.strip())
+    return _answer(question.ask).strip()
 
 
-def _answer(question: Question) -> Any:  # noqa: ANN401  each kind of question has its own kind of answer
+def _answer(ask: Callable[[], _Answer]) -> _Answer:
     """The answer; raises NoAnswerError."""
     try:
-        return question.unsafe_ask()
+        return ask()
     except (KeyboardInterrupt, EOFError):
         raise NoAnswerError("interrupted; nothing was started") from None
 
 
-def _dataset_check(answer: str) -> bool | str:
+def _dataset_problem(answer: str) -> str | None:
     try:
         locate(answer)
     except BadInputError as error:
-        return error.message if error.hint is None else f"{error.message}. {error.hint}"
-    return True
+        return error.message if error.hint is None else f"{error.message}\nhint: {error.hint}"
+    return None

@@ -19,6 +19,7 @@ from wan_train.run.events import StopMode
 from wan_train.run.start import start_supervisor
 from wan_train.run.stopping import StopRequest, request_stop
 from wan_train.settings import Settings
+from wan_train.views import outlook, words
 from wan_train.views import standing as facts
 from wan_train.views.as_json import result_json, run_json, status_json
 from wan_train.views.model import RunReader, RunView
@@ -38,8 +39,10 @@ def status(settings: Settings, sink: Sink, name: str | None) -> int:
         sink.data(status_json(view, time.time()))
     else:
         from wan_train.views.dashboard import render  # noqa: PLC0415  JSON needs no rich
+        from wan_train.views.results import status_lines  # noqa: PLC0415  the same
 
         sink.show(render(view, time.time(), sink.console.width, ascii_only=sink.ascii_only))
+        sink.show(status_lines(view))
     return ExitCode.DONE
 
 
@@ -97,16 +100,22 @@ def stop(settings: Settings, sink: Sink, name: str | None, *, now: bool) -> int:
     request_stop(run, StopRequest(mode=mode, signal=signal.SIGTERM))
     if not view.has_supervisor:
         start_supervisor(run, settings)  # to end the trainers that outlived theirs
-    sink.note(f"{run.run_id} stops {'now' if now else 'after the next saved state'}.")
+    due = None if now else outlook.next_states_in(view, time.time())
+    waits = not now and any(job.state.has_process for job in view.state.jobs.values())
+    sink.note(f"{run.run_id} stops {f'after the next checkpoint, {_due(due)}' if waits else 'now'}.")
     for job in view.state.jobs.values():
         if mode is StopMode.AFTER_STATE and (unusable := facts.unusable_state(job)) is not None:
-            sink.note(
-                f"{job.step}: the last state does not count, {one_line(unusable.why)} in {visible(unusable.path)}"
-            )
+            where = visible(unusable.path)
+            sink.note(f"{job.step}: the last state does not count, {one_line(unusable.why)} in {where}")
             sink.note(f"It trains until one counts. Stop at once: wan-train stop --now {run.run_id}")
     if sink.as_json:
-        sink.data({"event": "stopping", "run_id": run.run_id, "run_dir": str(run.path), "mode": mode.value})
+        about = {"run_id": run.run_id, "run_dir": str(run.path), "mode": mode.value}
+        sink.data({"event": "stopping", **about, "next_checkpoint_seconds": due})
     return ExitCode.DONE
+
+
+def _due(seconds: float | None) -> str:
+    return "at a time not known yet" if seconds is None else f"in about {words.duration(seconds)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

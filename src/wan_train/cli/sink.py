@@ -52,8 +52,13 @@ class Sink:
 
     def show(self, renderable: RenderableType) -> None:
         """Something to look at; left out when only JSON is wanted. Paths stay whole on one line, to be copied."""
-        if not self.as_json:
-            self.console.print(renderable, soft_wrap=True)
+        if self.as_json:
+            return
+        from wan_train.views.lines import Screenful  # noqa: PLC0415  what is shown is from there
+
+        if self.ascii_only and isinstance(renderable, Screenful):
+            renderable = renderable.in_ascii()
+        self.console.print(renderable, soft_wrap=True)
 
     def line(self, text: str) -> None:
         """One plain line of information, never interpreted as markup."""

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wan_train.cli import prompts
 from wan_train.cli.asking import Asked, Given, ask
 from wan_train.cli.remembered import remember
 from wan_train.cli.sink import Sink
 from wan_train.cli.watch import watch
+from wan_train.dataset.check import group
 from wan_train.dataset.locate import ToWrite
 from wan_train.dataset.model import DatasetError
 from wan_train.dataset.writing import write_for_directory
 from wan_train.errors import BadInputError, ExitCode
+from wan_train.run import speeds
 from wan_train.run.creation import write_run
 from wan_train.run.directory import RunDirectory, planned
 from wan_train.run.plan import Plan
@@ -22,24 +29,44 @@ from wan_train.run.preflight import existing_parent
 from wan_train.run.start import start_supervisor
 from wan_train.settings import Settings
 
+if TYPE_CHECKING:
+    from wan_train.views.summary import AtStart
 
-def train(given: Given, settings: Settings, sink: Sink, *, yes: bool, dry_run: bool, detach: bool) -> int:
+
+def train(
+    given: Given,
+    settings: Settings,
+    sink: Sink,
+    *,
+    yes: bool,
+    dry_run: bool = False,
+    script: str | None = None,
+    detach: bool = False,
+) -> int:
     """The main job; returns the exit code of the run, or of what kept it from starting."""
+    if script is not None and not dry_run:
+        raise BadInputError("--script writes a plan down and starts nothing", hint="Add --dry-run.")
     interactive = sink.is_terminal and not yes and not dry_run and not sink.as_json
     asked = ask(given, settings, interactive=interactive)
+    if script is not None:
+        return _write_script(Path(script).expanduser().absolute(), asked, settings, sink)
     prepared = prepare(asked.request)
     run, created = planned(settings.runs, asked.request.answers.title)
     plan = make_plan(prepared, run, created=created)
     if dry_run:
-        return _show_plan(plan, asked, settings, sink)
-    _show_summary(plan, prepared, settings, sink)
+        return _show_plan(plan, prepared, asked, settings, sink)
+    at_start = None if sink.as_json else _at_start(plan, prepared, asked, settings)
+    if at_start is not None:
+        from wan_train.views.summary import plan_lines  # noqa: PLC0415  rich is not needed for JSON
+
+        sink.show(plan_lines(plan, at_start, width=sink.console.width))
     if not yes:
         if not interactive:
             raise BadInputError(
                 "nothing was started: there is no terminal to ask at, and --yes was not given",
                 hint="Add --yes to start, or --dry-run to see the plan only.",
             )
-        if not prompts.confirm("Start?"):
+        if not _may_start(plan, at_start, sink):
             sink.note("Nothing was started.")
             return ExitCode.DONE
     if interactive:
@@ -62,28 +89,54 @@ def _write_dataset(wanted: ToWrite) -> None:
             raise
 
 
-def _show_plan(plan: Plan, asked: Asked, settings: Settings, sink: Sink) -> int:
-    from wan_train.cli.gpus import gpus_now  # noqa: PLC0415  only `--dry-run` needs it
-    from wan_train.views.as_json import plan_json  # noqa: PLC0415  the same
+def _may_start(plan: Plan, at_start: AtStart | None, sink: Sink) -> bool:
+    """Ask; `d` shows everything and asks again."""
+    from wan_train.views.summary import plan_details  # noqa: PLC0415  only a dialogue needs it
+
+    while (answer := prompts.ask_start()) is prompts.Start.DETAILS:
+        sink.show(plan_details(plan, at_start, width=sink.console.width))
+    return answer is prompts.Start.YES
+
+
+def _show_plan(plan: Plan, prepared: Prepared, asked: Asked, settings: Settings, sink: Sink) -> int:
+    from wan_train.views.as_json import plan_json  # noqa: PLC0415  only `--dry-run` needs it
     from wan_train.views.summary import plan_text  # noqa: PLC0415  the same
 
+    at_start = _at_start(plan, prepared, asked, settings)
     if sink.as_json:
-        sink.data(plan_json(plan, gpus_now(asked.request.usable, plan.devices, settings)))
+        sink.data(plan_json(plan, at_start.gpus))
     else:
-        sink.text(plan_text(plan))
+        sink.text(plan_text(plan, at_start))
     return ExitCode.DONE
 
 
-def _show_summary(plan: Plan, prepared: Prepared, settings: Settings, sink: Sink) -> None:
-    if sink.as_json:
-        return
-    from wan_train.cli.gpus import gpus_now  # noqa: PLC0415  rich is not needed for JSON
-    from wan_train.views.summary import plan_lines  # noqa: PLC0415  the same
+def _write_script(script: Path, asked: Asked, settings: Settings, sink: Sink) -> int:
+    from wan_train.run.shell_script import files_of, write_script  # noqa: PLC0415  only `--script` needs it
 
-    gpus = gpus_now(prepared.request.usable, plan.devices, settings)
-    free = shutil.disk_usage(existing_parent(plan.run_dir)).free
-    width = sink.console.width
-    sink.show(plan_lines(plan, gpus, width=width, dataset=prepared.summary, disk_free_bytes=free))
+    plan = write_script(prepare(replace(asked.request, cache_shards=1)), script, created=time.time())
+    if sink.as_json:
+        from wan_train.cli.gpus import gpus_now  # noqa: PLC0415  the same
+        from wan_train.views.as_json import plan_json  # noqa: PLC0415  the same
+
+        gpus = gpus_now(asked.request.usable, plan.devices, settings)
+        sink.data({**plan_json(plan, gpus), "script": str(script)})
+    else:
+        sink.text(f"Wrote {script}\nand its files in {files_of(script)}/\nStart it with: sh {shlex.quote(str(script))}")
+    return ExitCode.DONE
+
+
+def _at_start(plan: Plan, prepared: Prepared, asked: Asked, settings: Settings) -> AtStart:
+    from wan_train.cli.gpus import gpus_now  # noqa: PLC0415  `--json --yes` must not load the views
+    from wan_train.views.summary import AtStart  # noqa: PLC0415  the same
+
+    return AtStart(
+        gpus=gpus_now(prepared.request.usable, plan.devices, settings),
+        dataset=prepared.summary,
+        problems=len(group(prepared.inventory.problems)),
+        disk_free_bytes=shutil.disk_usage(existing_parent(plan.run_dir)).free,
+        seconds_per_batch=speeds.measured(settings.runs, plan.speed_key),
+        new_toml=asked.dataset_to_write.toml_path if asked.dataset_to_write is not None else None,
+    )
 
 
 def detached(run: RunDirectory, sink: Sink) -> int:
@@ -92,5 +145,6 @@ def detached(run: RunDirectory, sink: Sink) -> int:
         sink.data({"event": "detached", "run_id": run.run_id, "run_dir": str(run.path)})
     else:
         sys.stdout.write(f"{run.run_id}\n")
-        sink.note(f"Running. Watch it with: wan-train attach {run.run_id}")
+        sink.note("Running. Watch it with:")
+        sink.note(f"  wan-train attach {run.run_id}")
     return ExitCode.DONE

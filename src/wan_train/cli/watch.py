@@ -26,6 +26,8 @@ from wan_train.settings import Settings
 from wan_train.views import dashboard, pages
 from wan_train.views.lines import Line
 from wan_train.views.model import RunReader, RunView
+from wan_train.views.outlook import next_states_in
+from wan_train.views.words import duration
 
 _LOOK_SECONDS = 0.25
 _BELIEVE_SECONDS = 1.0
@@ -55,7 +57,8 @@ def watch(run: RunDirectory, settings: Settings, sink: Sink, *, owner: bool) -> 
         left = watcher.follow_screen() if on_screen else watcher.follow_lines()
     match left:
         case _Leave.DETACHED:
-            sink.note(f"The training goes on. Watch it again with: wan-train attach {run.run_id}")
+            sink.note("The training continues. Watch it again with:")
+            sink.note(f"  wan-train attach {run.run_id}")
             return ExitCode.DONE
         case _Leave.HANGUP:
             return HANGUP_EXIT
@@ -233,18 +236,20 @@ def _lines(view: RunView, page: Page, width: int, height: int) -> Sequence[Line]
 
 
 def _answer_interrupt(run: RunDirectory, sink: Sink) -> bool:
-    """Ask what Ctrl-C was meant to do; True to stop watching. Ctrl-C again means: stop the run now."""
+    """Ask what Ctrl-C was meant to do; True to stop watching. Ctrl-C again takes the harmless answer."""
     try:
         with _default_interrupt():
             answer = prompts.ask_on_interrupt()
-    except KeyboardInterrupt:
-        answer = prompts.OnInterrupt.STOP_NOW
+    except (KeyboardInterrupt, EOFError):
+        answer = prompts.OnInterrupt.DETACH
     match answer:
         case prompts.OnInterrupt.DETACH:
             return True
         case prompts.OnInterrupt.STOP_AFTER_STATE:
             request_stop(run, StopRequest(mode=StopMode.AFTER_STATE, signal=signal.SIGINT))
-            sink.note("Stopping after the next saved state.")
+            due = next_states_in(RunReader(run).refresh()[0], time.time())
+            when = f", in about {duration(due)}" if due is not None else ", at a time not known yet"
+            sink.note(f"Stopping after the next checkpoint{when}.")
         case prompts.OnInterrupt.STOP_NOW:
             request_stop(run, StopRequest(mode=StopMode.NOW, signal=signal.SIGINT))
             sink.note("Stopping now.")

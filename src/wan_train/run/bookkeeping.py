@@ -12,6 +12,7 @@ from wan_train.engine import outputs
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.run import attempts, policy, results, verdict
 from wan_train.run.attempt_watch import AttemptWatch, diverged
+from wan_train.run.curves import CurveReader
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import (
     CheckpointKept,
@@ -121,8 +122,9 @@ def settle(
 def _success(case: Case, job: Job, total: int) -> Iterator[Event]:
     step, now, attempt = case.step, case.now, job.attempt
     assert attempt is not None, "an attempt that is over"  # noqa: S101  an invariant
-    loss = case.watch.tracker.progress.loss
+    loss = average = case.watch.tracker.progress.loss
     if step.kind is StepKind.TRAIN:
+        loss = CurveReader(case.run, case.plan).curve(step.id, job.attempts).final_loss or average
         total = attempt.total_epochs or total
         source = case.watch.final_lora(attempt)
         try:
@@ -133,7 +135,7 @@ def _success(case: Case, job: Job, total: int) -> Iterator[Event]:
             yield StepFailed(at=now, step=step.id, attempt=attempt.number, diagnosis=_no_room(case.run, source))
             return
         if attempt.epochs_done < total:
-            yield EpochEnded(at=now, step=step.id, attempt=attempt.number, epoch=total, loss=loss)
+            yield EpochEnded(at=now, step=step.id, attempt=attempt.number, epoch=total, loss=average)
         yield ResultPlaced(
             at=now, step=step.id, path=str(placed.path), bytes=placed.bytes, sha256=placed.sha256, epochs=placed.epochs
         )

@@ -27,15 +27,20 @@ def write_run(prepared: Prepared, settings: Settings, *, created: float) -> tupl
     except WanTrainError:
         run.path.rmdir()
         raise
-    if plan.samples is not None:
-        try:
-            sampling.write(run, plan.samples, prepared.prompts)
-        except WanTrainError:
-            shutil.rmtree(run.path, ignore_errors=True)
-            raise
-    write_whole(run.dataset_config, prepared.dataset_text)
+    try:
+        write_inputs(run, plan, prepared)
+    except WanTrainError:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
     write_whole(run.recipe, to_toml(plan.recipe))
-    write_whole(run.accelerate_config, ACCELERATE_CONFIG)
     write_shares(run, prepared.caching.shares)
     run.write_plan(plan)
     return run, plan
+
+
+def write_inputs(run: RunDirectory, plan: Plan, prepared: Prepared) -> None:
+    """What the commands of a plan read: the dataset, accelerate's settings, the samples' prompts and pictures."""
+    if plan.samples is not None:
+        sampling.write(run, plan.samples, prepared.prompts)
+    write_whole(run.dataset_config, prepared.dataset_text)
+    write_whole(run.accelerate_config, ACCELERATE_CONFIG)

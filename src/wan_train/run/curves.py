@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -71,6 +72,18 @@ class Curve:
             return None
         return LossSource.PROGRESS_LINE if LossSource.PROGRESS_LINE in sources else LossSource.TENSORBOARD
 
+    @property
+    def final_loss(self) -> float | None:
+        """The loss after the last step, smoothed as in every view; None without steps and when it is not finite.
+
+        The trainer's own average is smooth already.
+        """
+        losses = [point.loss for point in self.points]
+        if not losses:
+            return None
+        final = losses[-1] if self.source is LossSource.PROGRESS_LINE else smoothed(losses)[-1]
+        return final if math.isfinite(final) else None
+
 
 class CurveReader:
     """Reads the curves of a run again and again: of each file only what is new."""
@@ -82,9 +95,10 @@ class CurveReader:
 
     def refresh(self, state: RunState) -> Mapping[str, Curve]:
         """The curves by step id, as far as the trainer has written them."""
-        return {step: self._curve(step, state.jobs[step].attempts) for step in self._steps}
+        return {step: self.curve(step, state.jobs[step].attempts) for step in self._steps}
 
-    def _curve(self, step: str, attempts: Sequence[Attempt]) -> Curve:
+    def curve(self, step: str, attempts: Sequence[Attempt]) -> Curve:
+        """That of one training."""
         segments: list[Segment] = []
         later_begins: int | None = None
         for attempt in reversed(attempts):

@@ -142,12 +142,12 @@ class GpuDesk:
     def _view(self, gpu: Gpu) -> GpuView:
         claimed = gpu.uuid in self._leases
         busy = free.why_busy(gpu)
-        if not claimed:
+        holder = None if claimed else self._room.holder(gpu.uuid)
+        taken_by = None
+        if holder is not None:
             # The name of the run that has it says more than the memory it uses.
-            holder = self._room.holder(gpu.uuid)
-            if holder is not None:
-                owner = f"run {holder.run_id}" if holder.run_id else f"pid {holder.pid}"
-                busy = f"{gpu_label(gpu, self._plan.devices)} is taken by {owner}"
+            taken_by = f"run {holder.run_id}" if holder.run_id else f"pid {holder.pid}"
+            busy = f"{gpu_label(gpu, self._plan.devices)} is taken by {taken_by}"
         return GpuView(
             uuid=gpu.uuid,
             label=gpu_label(gpu, self._plan.devices),
@@ -155,6 +155,7 @@ class GpuDesk:
             free=busy is None and free.is_free(self._quiet, gpu.uuid),
             first_in_line=claimed or self._room.first_in_line(gpu.uuid, self._ticket),
             busy_because=busy,
+            taken_by=taken_by,
             total_bytes=gpu.total_bytes,
         )
 

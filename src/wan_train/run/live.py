@@ -19,6 +19,8 @@ class Live:
     at: float
     gpus: tuple[Gpu, ...] = ()
     gpu_problem: str | None = None
+    taken: Mapping[str, str] = field(default_factory=dict)
+    """Who else of wan-train holds a GPU, by its UUID: `run 20261122-141500-dog`."""
     progress: Mapping[str, Progress] = field(default_factory=dict)
     waiting: Mapping[str, str] = field(default_factory=dict)
     disk_free_bytes: int | None = None

@@ -51,6 +51,7 @@ class Observations:
             at=now,
             gpus=desk.gpus,
             gpu_problem=desk.problem,
+            taken={gpu.uuid: gpu.taken_by for gpu in seen.views if gpu.taken_by is not None},
             progress=seen.progress,
             waiting=waiting,
             disk_free_bytes=seen.disk_free_bytes,

@@ -118,13 +118,13 @@ def next_move(plan: Plan, job: Job, diagnosis: Diagnosis, *, steps_made: int) ->
         case Cause.OUT_OF_MEMORY:
             return _after_out_of_memory(plan, job, pause, steps_made=steps_made)
         case Cause.HOST_OUT_OF_MEMORY:
-            return Retry(pause=pause, why="the box ran out of RAM: the experts are now trained in turn")
+            return Retry(pause=pause, why="the box ran out of RAM, next: the experts in turn")
         case Cause.SAMPLING:
-            return Retry(pause=pause, why=f"{diagnosis.meaning}; it goes on without samples", changes=WITHOUT)
+            return Retry(pause=pause, why=f"{diagnosis.meaning}, next: without samples", changes=WITHOUT)
         case _:
             return Retry(
                 pause=pause,
-                why=f"{diagnosis.meaning} (try {failures} of {rule.retries})",
+                why=f"{diagnosis.meaning}, next: retry {failures} of {rule.retries}",
                 at_least=diagnosis.retry_after or 0.0,
             )
 
@@ -145,11 +145,11 @@ def _after_out_of_memory(plan: Plan, job: Job, pause: float, *, steps_made: int)
     if plan.step(job.step).kind is not StepKind.TRAIN:
         # No setting of a caching script saves memory; another process may have been on the GPU, so once more.
         again = failures_in_a_row(job, Cause.OUT_OF_MEMORY) == 1
-        return Retry(pause=pause, why="out of GPU memory: tried once more as it was") if again else None
+        return Retry(pause=pause, why="out of GPU memory, next: the same settings once more") if again else None
     last = job.attempt
     late = steps_made >= LATE_STEPS
     if late and not _was_late_before(job):
-        return Retry(pause=pause, why="out of GPU memory after a while: tried once more as it was")
+        return Retry(pause=pause, why="out of GPU memory after a while, next: the same settings once more")
     expert = plan.step(job.step).expert
     assert expert is not None, "a training"  # noqa: S101  an invariant of the plan
     spec = plan.recipe.spec(expert)
@@ -162,7 +162,7 @@ def _after_out_of_memory(plan: Plan, job: Job, pause: float, *, steps_made: int)
     )
     if rung is None:
         return None
-    return Retry(pause=pause, why=f"out of GPU memory: {rung.words} now{_chosen(spec, rung)}", changes=rung.changes)
+    return Retry(pause=pause, why=f"out of GPU memory, next: {rung.words}{_chosen(spec, rung)}", changes=rung.changes)
 
 
 def _chosen(spec: ExpertSpec, rung: Rung) -> str:

@@ -26,6 +26,8 @@ class GpuView:
     first_in_line: bool = True
     """No older wan-train waits for it."""
     busy_because: str | None = None
+    taken_by: str | None = None
+    """Who else of wan-train holds its lease: a run, or a process."""
     total_bytes: int = 0
 
 
@@ -191,7 +193,7 @@ def why_waiting(
     if state.is_stopping:
         return "the run is stopping"
     if job.not_before is not None and now < job.not_before:
-        return f"trying again in {job.not_before - now:.0f} s: {job.reason}"
+        return f"retrying in {job.not_before - now:.0f} s: {job.reason}"
     needs = [need for need in step.needs if state.jobs[need].state is not JobState.SUCCEEDED]
     if needs:
         return f"waiting for {' and '.join(needs)}"
@@ -212,7 +214,7 @@ def _why_not(gpu: GpuView, state: RunState) -> str:
     users = [job.step for job in state.jobs.values() if job.occupies_gpu == gpu.uuid]
     if users:
         return f"{gpu.label} runs {users[0]}"
-    if not gpu.first_in_line:
+    if not gpu.first_in_line and gpu.taken_by is None:
         return f"{gpu.label} is wanted by an older run"
     return gpu.busy_because or f"{gpu.label} is being checked"
 

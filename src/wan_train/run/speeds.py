@@ -19,10 +19,15 @@ def key(engine: EngineKind, gpu: Gpu, resolutions: list[tuple[int, int]]) -> str
     return f"{engine} {gpu.name} {sizes_text}"
 
 
-def recall(runs: Path, speed_key: str, engine: EngineKind) -> float:
-    """Seconds per batch as measured by an earlier run, else a first guess."""
+def measured(runs: Path, speed_key: str) -> float | None:
+    """Seconds per batch as an earlier run measured them on this box."""
     value = _read(runs).get(speed_key)
-    return value if isinstance(value, float) and value > 0 else sizes.seconds_per_step(engine)
+    return value if isinstance(value, float) and value > 0 else None
+
+
+def recall(runs: Path, speed_key: str, engine: EngineKind) -> float:
+    """The same, else a first guess."""
+    return measured(runs, speed_key) or sizes.seconds_per_step(engine)
 
 
 def remember(runs: Path, speed_key: str, seconds: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from wan_train.views import standing as facts
@@ -81,16 +81,17 @@ def _title(view: RunView, now: float, width: int) -> Line:
     state = facts.standing(view)
     since = words.duration(facts.elapsed(view, now))
     match state:
-        case Standing.RUNNING | Standing.WAITING | Standing.STOPPING:
+        case Standing.RUNNING | Standing.RETRYING | Standing.WAITING | Standing.STOPPING:
             end = ends_at(view, now)
             when = f" · ends about {words.moment(end, now)}" if end is not None else ""
-            right = Span(f"{state} {since}{when}", "yellow" if state is Standing.STOPPING else "cyan")
+            style = "cyan" if state in {Standing.RUNNING, Standing.WAITING} else "yellow"
+            right = Span(f"{state} {since}{when}", style)
         case Standing.FINISHED:
-            right = Span(f"finished in {since}", "green")
+            right = Span(f"finished in {words.duration(facts.worked(view, now))}", "green")
         case Standing.FAILED | Standing.STOPPED:
-            right = Span(f"{state} after {since}", "red")
+            right = Span(f"{state} after {words.duration(facts.worked(view, now))}", "red")
         case Standing.LOST:
-            right = Span("supervisor gone", "red")
+            right = Span("lost", "red")
     mark = "REHEARSAL " if facts.is_rehearsal(view) else ""
     room = width - width_of([right]) - len(mark) - 2
     title = words.cut(words.safe(view.plan.answers.title), max(4, room))
@@ -152,8 +153,12 @@ def _remarks(view: RunView, now: float, width: int) -> Iterator[ScreenLine]:
                     "yellow",
                 )
             )
-    if facts.standing(view) is Standing.LOST:
-        remarks += lost_words(view)
+    if lost := facts.dead_supervisor(view):
+        said = f"it said {lost.evidence} (in {words.safe(view.run.supervisor_log)})" if lost.evidence else None
+        remarks.append((f"{lost.meaning}; trainers may still run.", "red"))
+        remarks.append((f"Why: {said or 'killed, or the machine restarted'}", ""))
+        remarks.append(("Resume it, trainers that still run included:", ""))
+        remarks.append((words.safe(lost.advice), ""))
     if low := facts.low_disk(view):
         remarks.append((f"{low.meaning}. {low.advice}", "red"))
     if remarks:
@@ -161,14 +166,3 @@ def _remarks(view: RunView, now: float, width: int) -> Iterator[ScreenLine]:
     for text, style in remarks:
         keep = Keep.ALWAYS if style == "red" else Keep.WARNING
         yield from (ScreenLine(line(Span(piece, style)), keep) for piece in words.wrap(text, width))
-
-
-def lost_words(view: RunView) -> Sequence[tuple[str, str]]:
-    """What to tell about a run whose supervisor is gone, with styles."""
-    said = view.supervisor_said
-    why = f"it said {said} (in {words.safe(view.run.supervisor_log)})" if said else "killed, or the machine restarted"
-    return (
-        ("Its supervisor is gone, and the run is not over; trainers may still run.", "red"),
-        (f"Why: {why}", ""),
-        (f"Go on, trainers that still run included: wan-train resume {words.safe(view.run.run_id)}", ""),
-    )

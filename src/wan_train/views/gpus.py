@@ -30,10 +30,9 @@ def gpu_lines(view: RunView, width: int) -> Iterator[Line]:
     memory_width = max((len(memory) for memory in memories), default=0)
     for gpu, label, name, memory in zip(gpus, labels, names, memories, strict=True):
         figures = [memory.rjust(memory_width)]
-        if gpu.utilization is not None:
-            figures.append(f"{gpu.utilization:>3} % busy")
-        if gpu.temperature is not None:
-            figures.append(f"{gpu.temperature} °C")
+        if _taken(view, gpu) is None:  # else the name of the run needs the room
+            figures += [f"{gpu.utilization:>3} % busy"] if gpu.utilization is not None else []
+            figures += [f"{gpu.temperature} °C"] if gpu.temperature is not None else []
         shown_name = Span(words.pad(name, name_width + 2), "dim") if width >= _NAMES_FROM else ""
         yield line(label, shown_name, "  ".join(figures), "  ", _whose(view, gpu))
 
@@ -48,4 +47,11 @@ def _whose(view: RunView, gpu: Gpu) -> Span:
     user = facts.user_of(view, gpu)
     if user is not None:
         return Span(words.safe(user))
+    taken = _taken(view, gpu)
+    if taken is not None:
+        return Span(f"taken by {words.safe(taken)}", "dim")
     return Span("idle" if why_busy(gpu) is None else "used by others", "dim")
+
+
+def _taken(view: RunView, gpu: Gpu) -> str | None:
+    return view.live.taken.get(gpu.uuid) if view.live is not None else None

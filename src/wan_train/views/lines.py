@@ -89,6 +89,9 @@ def table(rows: Sequence[Row], width: int, *, indent: int = 2) -> Iterator[Line]
     label_width = max((columns(row.label) for row in rows), default=0)
     start = indent + label_width + 2
     for row in rows:
+        if not row.label and not row.value:
+            yield line()
+            continue
         label = Span(" " * indent + pad(row.label, label_width + 2), "dim")
         for number, piece in enumerate(wrap(row.value, width - start)):
             yield line(label if number == 0 else Span(" " * start), Span(piece, row.style))
@@ -127,10 +130,15 @@ def bar(done: int, total: int, room: int) -> tuple[Span, ...]:
 class Screenful:
     """Lines laid out for the width of whatever console prints them, in ASCII where it can show nothing else."""
 
-    def __init__(self, layout: Callable[[int], Iterable[Line]]) -> None:
+    def __init__(self, layout: Callable[[int], Iterable[Line]], *, ascii_only: bool = False) -> None:
         self._layout = layout
+        self._ascii_only = ascii_only
+
+    def in_ascii(self) -> Screenful:
+        """The same for a terminal of which only a person, or the locale, says that it shows nothing else."""
+        return Screenful(self._layout, ascii_only=True)
 
     def __rich_console__(self, _console: Console, options: ConsoleOptions) -> Iterator[Text]:
         width = options.max_width
         for one in self._layout(width):
-            yield to_rich(one, width, ascii_only=options.ascii_only)
+            yield to_rich(one, width, ascii_only=options.ascii_only or self._ascii_only)

@@ -9,7 +9,7 @@ from enum import StrEnum
 from itertools import accumulate, groupby, pairwise
 from statistics import fmean, variance
 
-from wan_train.run.curves import Curve, LossSource, smoothed
+from wan_train.run.curves import Curve, LossSource
 from wan_train.views.lines import Span
 
 _LEAST_STEPS, _LEAST_EPOCHS = 20, 8
@@ -64,16 +64,15 @@ def losses_of(curve: Curve, steps_per_epoch: int) -> Losses | None:
     finite = [value if math.isfinite(value) else 0.0 for value in values]
     match source:
         case LossSource.TENSORBOARD:
-            average, direction = smoothed(values)[-1], trend(values, least=_LEAST_STEPS)
+            direction = trend(values, least=_LEAST_STEPS)
         case LossSource.PROGRESS_LINE:
             # The trainer averages over an epoch: only values an epoch apart are independent of each other.
-            apart = values[:: -max(1, steps_per_epoch)][::-1]
-            average, direction = values[-1], trend(apart, least=_LEAST_EPOCHS)
+            direction = trend(values[:: -max(1, steps_per_epoch)][::-1], least=_LEAST_EPOCHS)
     return Losses(
         source=source,
         step=points[-1].step,
         newest=values[-1],
-        average=average if math.isfinite(average) else None,
+        average=curve.final_loss,
         trend=direction,
         rate=next((point.lr for point in reversed(points) if point.lr is not None), None),
         sums=(0.0, *accumulate(finite)),

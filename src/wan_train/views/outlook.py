@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wan_train.gpu.free import why_busy
+from wan_train.gpu.model import Gpu
 from wan_train.run.plan import Step, StepKind
 from wan_train.run.state import Job, JobState
 from wan_train.views import standing as facts
@@ -57,11 +58,21 @@ def next_state_in(view: RunView, step: Step, job: Job, now: float) -> float | No
     return max(0.0, (due - progress.step) * progress.seconds_per_step - max(0.0, now - live.at))
 
 
+def next_states_in(view: RunView, now: float) -> float | None:
+    """Seconds until each running step has saved its next state, as a stop waits for it; None where one is not known.
+
+    0 when nothing runs: then nothing is waited for.
+    """
+    waits = [next_state_in(view, step, job, now) for step, job in facts.steps(view) if job.state.has_process]
+    known = [wait for wait in waits if wait is not None]
+    return max(known, default=0.0) if len(known) == len(waits) else None
+
+
 def ends_at(view: RunView, now: float) -> float | None:
     """When the last step will be done (seconds since 1970): with trainings that wait placed one after the other on the
     GPUs that this run has or that are idle, the next one to whichever is free first, as the scheduler does.
     """
-    if facts.standing(view) not in {Standing.RUNNING, Standing.WAITING}:
+    if facts.standing(view) not in {Standing.RUNNING, Standing.RETRYING, Standing.WAITING}:
         return None
     free_at: list[float] = []
     waiting: list[tuple[Step, Job]] = []
@@ -86,8 +97,13 @@ def _lanes(view: RunView, free_at: Sequence[float], now: float) -> list[float]:
     if view.state.one_at_a_time:
         return [max(free_at, default=now)]
     gpus = view.live.gpus if view.live is not None else ()
-    idle = [gpu for gpu in gpus if facts.user_of(view, gpu) is None and why_busy(gpu) is None]
+    idle = [gpu for gpu in gpus if _is_idle(view, gpu)]
     return [*free_at, *(now for _ in idle)]
+
+
+def _is_idle(view: RunView, gpu: Gpu) -> bool:
+    taken = view.live is not None and gpu.uuid in view.live.taken
+    return not taken and facts.user_of(view, gpu) is None and why_busy(gpu) is None
 
 
 def _placed(view: RunView, waiting: Sequence[tuple[Step, Job]], lanes: list[float], now: float) -> list[float] | None:

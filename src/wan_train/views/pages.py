@@ -10,26 +10,24 @@ from pathlib import Path
 from wan_train.engine.output import last_words
 from wan_train.printable import redact, visible
 from wan_train.run.progress import read_tail
-from wan_train.views import standing as facts
 from wan_train.views import words
 from wan_train.views.lines import Line, Row, Span, line, table, width_of
 from wan_train.views.model import RunView
-from wan_train.views.outlook import next_state_in
+from wan_train.views.outlook import next_states_in
 
 BACK = line(Span("any key", "bold"), Span(" back", "dim"))
 
 
 def stop_question(view: RunView, now: float, width: int) -> Line:
     """Whether to stop after the next states, and how long that may take where it is known."""
-    waits = [next_state_in(view, step, job, now) for step, job in facts.steps(view) if job.state.has_process]
-    known = [wait for wait in waits if wait is not None]
-    when = f", in about {words.duration(max(known))}" if known and len(known) == len(waits) else ""
+    due = next_states_in(view, now)
+    when = f", in about {words.duration(due)}" if due else ""
     answers = (Span("y", "bold"), Span(" stop   "), Span("n", "bold"), Span(" go on"))
-    asked = f"Stop after the next saved state{when}?  "
+    asked = f"Stop after the next checkpoint{when}?  "
     for question in (f"{asked}Nothing is lost.  ", asked):
         if words.columns(question) + width_of(answers) <= width:
             return line(Span(question, "bold yellow"), *answers)
-    return line(Span("Stop after the next saved state?  ", "bold yellow"), *answers)
+    return line(Span("Stop after the next checkpoint?  ", "bold yellow"), *answers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +77,9 @@ def help_page(view: RunView, width: int, height: int) -> tuple[Line, ...]:
 def _keys(view: RunView) -> Iterator[Row]:
     come_back = f"wan-train attach {shlex.quote(words.safe(view.run.run_id))}"
     yield Row(label="d", value=f"leave this view; the training goes on. Come back with: {come_back}")
-    yield Row(label="s", value="stop after the next saved state, so that nothing is lost; asks first")
+    yield Row(label="s", value="stop after the next checkpoint, so that nothing is lost; asks first")
     yield Row(label="l", value="what the trainers print")
-    yield Row(label="Ctrl-C", value="asks: leave, stop after the next saved state, or stop now")
+    yield Row(label="Ctrl-C", value="asks: leave, stop after the next checkpoint, or stop now")
     yield Row(label="Ctrl-Z", value="back to the shell for a while; the training goes on. `fg` comes back")
 
 

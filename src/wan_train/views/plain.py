@@ -60,12 +60,12 @@ def say(event: Event, view: RunView) -> tuple[str, str] | None:
             again = view.state.started is not None and at > view.state.started
             return "run", "a new supervisor took over" if again else f"{view.plan.run_id} in {_path(view.run.path)}"
         case StopRequested():
-            return "run", f"asked to stop {'now' if event.mode is StopMode.NOW else 'after the next saved state'}"
+            return "run", f"asked to stop {'now' if event.mode is StopMode.NOW else 'after the next checkpoint'}"
         case RunFinished():
             return "run", _finished(event, view)
         case DiskLow():
             free, needed = words.file_size(event.free), words.file_size(event.needed)
-            return "run", f"the disk is low ({free} free, {needed} needed): stopping after the next saved states"
+            return "run", f"the disk is low ({free} free, {needed} needed): stopping after the next checkpoints"
         case GpusChosen():
             return "run", _chosen(event)
         case RunResumed(epochs=None):
@@ -128,7 +128,7 @@ def _say_step(event: _StepEvent, view: RunView) -> str | None:  # noqa: C901, PL
             return "is being stopped"
         case RetryScheduled():
             pause = max(0.0, event.not_before - event.at)
-            return f"attempt {event.attempt} failed: {words.safe(event.why)}; again in {words.duration(pause)}"
+            return f"attempt {event.attempt} failed: {words.safe(event.why)}; retrying in {words.duration(pause)}"
         case CachesUpToDate():
             return _up_to_date(event)
         case CachesCleared():
@@ -195,7 +195,7 @@ def _started(event: StepStarted, unusable: StateUnusable | None) -> str:
 
 def _succeeded(event: StepSucceeded, view: RunView) -> str:
     job = view.state.jobs.get(event.step)
-    took = facts.spent(job, event.at) if job is not None else None
+    took = facts.spent(view, job, event.at) if job is not None else None
     return "done" + (f" in {words.duration(took)}" if took is not None else "") + _loss("  final loss", event.loss)
 
 
@@ -223,7 +223,7 @@ def _epoch(event: EpochEnded, view: RunView) -> str | None:
 
 
 def _finished(event: RunFinished, view: RunView) -> str:
-    took = words.duration(facts.elapsed(view, event.at))
+    took = facts.took(view, event.at)
     match event.exit_code:
         case ExitCode.DONE:
             return f"finished in {took}"

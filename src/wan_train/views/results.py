@@ -39,9 +39,7 @@ def _result(view: RunView, width: int) -> Iterator[Line]:
     low = facts.low_disk(view)
     if low is not None:
         yield from (line(Span(piece, "red")) for piece in words.wrap(f"{low.meaning}.", width))
-    trainings = [(step, job) for step, job in facts.steps(view) if step.kind is StepKind.TRAIN]
-    done = [(step, job) for step, job in trainings if job.result is not None]
-    if done and facts.is_rehearsal(view):
+    if _done(view) and facts.is_rehearsal(view):
         text = (
             "This was a rehearsal on a tiny stand-in model: the files show that everything works and are no real LoRAs."
         )
@@ -49,26 +47,52 @@ def _result(view: RunView, width: int) -> Iterator[Line]:
     yield line()
     for step, job in facts.steps(view):
         yield from _step(view, step, job, width)
+    yield from _afterwards(view, width)
+
+
+def status_lines(view: RunView) -> RenderableType:
+    """What `status` says below the view of a run: the files that came out, and the next command."""
+
+    def lines(width: int) -> Iterator[Line]:
+        done = _done(view)
+        if done:
+            yield line()
+            yield line(Span("Results", "bold"))
+            for _, job in done:
+                yield from _whole(words.safe(job.result.path if job.result is not None else ""), "")
+        if facts.standing(view) is not Standing.LOST:  # of which the view itself says how to resume
+            yield from _afterwards(view, width)
+
+    return Screenful(lines)
+
+
+def _done(view: RunView) -> list[tuple[Step, Job]]:
+    return [(step, job) for step, job in facts.steps(view) if step.kind is StepKind.TRAIN and job.result is not None]
+
+
+def _afterwards(view: RunView, width: int) -> Iterator[Line]:
+    """How to resume, how to take the results home."""
+    low, can_resume = facts.low_disk(view), _can_resume(view)
     match facts.standing(view):
         case Standing.FAILED if low is not None:
             yield line()
             yield from (line(piece) for piece in words.wrap(low.advice, width))
-            yield line("Then go on from the newest states:")
-            yield from _whole(f"wan-train resume {shlex.quote(words.safe(view.run.run_id))}", "")
-        case Standing.FAILED if not _can_resume(view):
+            yield line("Then resume from the latest checkpoint:")
+        case Standing.FAILED if not can_resume:
             yield line()
             text = "`wan-train resume` keeps the settings and cannot help. Start a new run with other ones."
             yield from (line(piece) for piece in words.wrap(text, width))
         case Standing.FAILED:
             yield line()
-            yield line("When that is mended, go on from the newest states:")
-            yield from _whole(f"wan-train resume {shlex.quote(words.safe(view.run.run_id))}", "")
+            yield line("Once fixed, resume from the latest checkpoint:")
         case Standing.STOPPED | Standing.LOST:
             yield line()
-            yield line("Go on from the newest states:")
-            yield from _whole(f"wan-train resume {shlex.quote(words.safe(view.run.run_id))}", "")
+            yield line("Resume from the latest checkpoint:")
         case _:
             pass
+    if can_resume and facts.standing(view) in {Standing.FAILED, Standing.STOPPED, Standing.LOST}:
+        yield from _whole(f"wan-train resume {shlex.quote(words.safe(view.run.run_id))}", "")
+    done = _done(view)
     if done:
         yield line()
         yield from _next(view, done, width)
@@ -81,7 +105,7 @@ def _can_resume(view: RunView) -> bool:
 
 
 def headline(view: RunView) -> Line:
-    took = words.duration(facts.elapsed(view, view.live.at if view.live is not None else view.plan.created))
+    took = facts.took(view, view.live.at if view.live is not None else view.plan.created)
     trainings = [job for step, job in facts.steps(view) if step.kind is StepKind.TRAIN]
     done = sum(job.result is not None for job in trainings)
     match facts.standing(view):
@@ -99,25 +123,25 @@ def headline(view: RunView) -> Line:
         case Standing.STOPPED:
             return line(Span(f"Stopped after {took}.", "bold yellow"))
         case Standing.LOST:
-            return line(Span("The run's supervisor is gone before the run was over.", "bold red"))
-        case Standing.RUNNING | Standing.WAITING | Standing.STOPPING:
+            return line(Span("The supervisor died before the run finished.", "bold red"))
+        case Standing.RUNNING | Standing.RETRYING | Standing.WAITING | Standing.STOPPING:
             return line(Span(f"The run is not over; so far {took}.", "bold"))
 
 
 def _step(view: RunView, step: Step, job: Job, width: int) -> Iterator[Line]:
     is_training = step.kind is StepKind.TRAIN
-    took = facts.spent(job, job.attempt.started if job.attempt is not None else 0.0)
+    took = facts.spent(view, job, job.attempt.started if job.attempt is not None else 0.0)
     match job.state:
         case JobState.SUCCEEDED if job.result is not None:
             figures = [words.file_size(job.result.bytes)]
             figures += [f"final loss {words.loss(job.loss)}"] if job.loss is not None else []
             figures += [words.duration(took)] if took is not None else []
-            yield _head("ready", "green", job, ", ".join(figures))
+            yield _head("finished", "green", job, ", ".join(figures))
             yield from _whole(words.safe(job.result.path), "bold")
         case JobState.FAILED:
             yield from _failure(view, job, width)
         case JobState.SKIPPED:
-            yield _head("not run", "yellow", job, words.safe(job.reason or ""))
+            yield _head("skipped", "yellow", job, words.safe(job.reason or ""))
         case JobState.STOPPED if is_training:
             yield _head("stopped", "yellow", job, "" if took is None else f"after {words.duration(took)}")
         case _:
@@ -149,7 +173,7 @@ def _head(word: str, style: str, job: Job, text: str) -> Line:
 
 def _failure(view: RunView, job: Job, width: int) -> Iterator[Line]:
     found = job.diagnosis
-    yield _head("FAILED", "bold red", job, words.safe(found.meaning) if found is not None else "see its log")
+    yield _head("failed", "bold red", job, words.safe(found.meaning) if found is not None else "see its log")
     rows = []
     if found is not None:
         rows.append(Row(label="do", value=words.safe(found.advice)))
@@ -162,7 +186,7 @@ def _failure(view: RunView, job: Job, width: int) -> Iterator[Line]:
 
 
 def _next(view: RunView, done: list[tuple[Step, Job]], width: int) -> Iterator[Line]:
-    yield line(Span("Copy home", "bold"), " (on your own computer; HOST and PORT as for ssh):")
+    yield line(Span("Download", "bold"), " (on your own computer; HOST and PORT as for ssh):")
     yield from _whole(f"scp -P PORT {shlex.quote(f'root@HOST:{words.safe(view.run.path)}/*.safetensors')} .", "")
     if facts.is_rehearsal(view):
         return

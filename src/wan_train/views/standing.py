@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -10,13 +11,16 @@ from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.errors import ExitCode
 from wan_train.gpu.model import Gpu
 from wan_train.recipe.terms import EngineKind
-from wan_train.run.events import CachesCleared, StateSaved, StateUnusable
+from wan_train.run.events import CachesCleared, Lost, StateSaved, StateUnusable
 from wan_train.run.gpu_desk import gpu_label
 from wan_train.run.plan import Step, StepKind
 from wan_train.run.progress import Progress
-from wan_train.run.state import Job, JobState
+from wan_train.run.state import Attempt, Job, JobState
 from wan_train.views import words
 from wan_train.views.model import RunView
+
+_PAUSE_SECONDS = 60.0
+"""Less than this in which nothing ran is not worth a word."""
 
 
 class Standing(StrEnum):
@@ -24,6 +28,8 @@ class Standing(StrEnum):
 
     RUNNING = "running"
     WAITING = "waiting"
+    RETRYING = "retrying"
+    """Nothing runs; what failed is tried again after a pause."""
     STOPPING = "stopping"
     FINISHED = "finished"
     FAILED = "failed"
@@ -48,6 +54,8 @@ def standing(view: RunView) -> Standing:
         return Standing.STOPPING
     if any(job.state.has_process for job in state.jobs.values()):
         return Standing.RUNNING
+    if any(job.state is JobState.BACKOFF for job in state.jobs.values()):
+        return Standing.RETRYING
     return Standing.WAITING
 
 
@@ -64,11 +72,60 @@ def low_disk(view: RunView) -> Diagnosis | None:
     )
 
 
+def dead_supervisor(view: RunView) -> Diagnosis | None:
+    """What to tell of a run whose supervisor is gone; None for any other."""
+    if standing(view) is not Standing.LOST:
+        return None
+    return Diagnosis(
+        cause=Cause.LOST,
+        meaning="The supervisor died before the run finished",
+        advice=f"wan-train resume {view.run.run_id}",
+        evidence=view.supervisor_said,
+    )
+
+
 def elapsed(view: RunView, now: float) -> float:
     """Seconds from the first supervisor's start to the end of the run, or to `now`."""
     finished = view.state.finished
     begun = view.state.started if view.state.started is not None else view.plan.created
     return max(0.0, (finished.at if finished is not None else now) - begun)
+
+
+def worked(view: RunView, now: float) -> float:
+    """Seconds in which processes of the run were at work: without pauses, waiting, and time with the machine down."""
+    spans = sorted(
+        (attempt.started, _end(view, job, attempt, now)) for job in view.state.jobs.values() for attempt in job.attempts
+    )
+    total, until = 0.0, -math.inf
+    for begun, ended in spans:
+        total += max(0.0, ended - max(begun, until))
+        until = max(until, ended)
+    return total
+
+
+def took(view: RunView, now: float) -> str:
+    """How long the work of a run took, and how long the run exists where that differs by much."""
+    work, whole = worked(view, now), elapsed(view, now)
+    text = words.duration(work)
+    return text if whole - work < max(_PAUSE_SECONDS, whole / 4) else f"{text} of work ({words.duration(whole)} in all)"
+
+
+def _end(view: RunView, job: Job, attempt: Attempt, now: float) -> float:
+    """When the processes of an attempt were gone. A supervisor that came later saw it later than it was."""
+    seen = now if attempt.ended is None else attempt.ended
+    files = view.run.attempt(job.step, attempt.number)
+    if attempt.ended is None and view.supervisor_alive:
+        return seen
+    proof = [files.exit] if not isinstance(attempt.exit, Lost) else [files.exit, files.log]
+    written = next((at for path in proof if (at := _written(path)) is not None), seen)
+    return min(seen, max(attempt.started, written))
+
+
+def _written(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
 
 
 def spent_by_attempt(job: Job, now: float) -> float | None:
@@ -77,13 +134,11 @@ def spent_by_attempt(job: Job, now: float) -> float | None:
     return max(0.0, (attempt.ended or now) - attempt.started) if attempt is not None else None
 
 
-def spent(job: Job, now: float) -> float | None:
+def spent(view: RunView, job: Job, now: float) -> float | None:
     """Seconds that all attempts of a step took so far, None before the first."""
     if not job.attempts:
         return None
-    return sum(
-        max(0.0, (now if attempt.ended is None else attempt.ended) - attempt.started) for attempt in job.attempts
-    )
+    return sum(max(0.0, _end(view, job, attempt, now) - attempt.started) for attempt in job.attempts)
 
 
 def steps(view: RunView) -> Iterator[tuple[Step, Job]]:

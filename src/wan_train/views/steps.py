@@ -16,12 +16,12 @@ from wan_train.views.lines import Keep, ScreenLine, Span, bar, line
 from wan_train.views.model import RunView
 
 _MARKS: dict[JobState, tuple[str, str, str]] = {
-    JobState.WAITING: ("○", "wait", "dim"),
-    JobState.RUNNING: ("▶", "run", "cyan"),
-    JobState.STOPPING: ("▶", "ending", "yellow"),
-    JobState.BACKOFF: ("○", "retry", "yellow"),
-    JobState.SUCCEEDED: ("✓", "done", "green"),
-    JobState.FAILED: ("✗", "FAILED", "bold red"),
+    JobState.WAITING: ("○", "waiting", "dim"),
+    JobState.RUNNING: ("▶", "running", "cyan"),
+    JobState.STOPPING: ("▶", "stopping", "yellow"),
+    JobState.BACKOFF: ("○", "retrying", "yellow"),
+    JobState.SUCCEEDED: ("✓", "finished", "green"),
+    JobState.FAILED: ("✗", "failed", "bold red"),
     JobState.STOPPED: ("✗", "stopped", "yellow"),
     JobState.SKIPPED: ("✗", "skipped", "yellow"),
 }
@@ -62,7 +62,7 @@ def step_lines(view: RunView, step: Step, job: Job, now: float, width: int) -> I
         case JobState.FAILED:
             return _failed(place)
         case JobState.STOPPED:
-            return iter((place.first(words.cut(_stopped(job, now), place.room)),))
+            return iter((place.first(words.cut(_stopped(view, job, now), place.room)),))
         case JobState.SKIPPED:
             return iter((place.first(words.cut(words.safe(job.reason or ""), place.room)),))
         case _:
@@ -125,7 +125,7 @@ def _running(place: _Place) -> Iterator[ScreenLine]:
     where = list(_where(job))
     match step.kind:
         case StepKind.CACHE_LATENTS | StepKind.CACHE_TEXT:
-            spent = words.duration(facts.spent(job, now) or 0)
+            spent = words.duration(facts.spent(view, job, now) or 0)
             yield from place.flowed([f"{done}/{total} items", spent, *where])
         case StepKind.TRAIN:
             yield from place.flowed([*training.figures(view, step, progress), *where, training.saved(job, now)])
@@ -174,27 +174,27 @@ def _where(job: Job) -> Iterator[str]:
 
 
 def _done(place: _Place) -> Iterator[ScreenLine]:
-    yield place.first(words.cut(" · ".join(_outcome(place.job, place.now)), place.room))
+    yield place.first(words.cut(" · ".join(_outcome(place.view, place.job, place.now)), place.room))
     if place.step.id in place.view.losses:
         yield from _loss(place, None)
 
 
-def _outcome(job: Job, now: float) -> Iterator[str]:
+def _outcome(view: RunView, job: Job, now: float) -> Iterator[str]:
     if isinstance(job.caches, CachesUpToDate):
         yield f"caches are up to date: {job.caches.items:,} of {job.caches.items:,}"
         return
-    yield words.duration(facts.spent(job, now) or 0)
+    yield words.duration(facts.spent(view, job, now) or 0)
     if job.loss is not None:
         yield f"final loss {words.loss(job.loss)}"
     if job.result is not None:
         yield words.file_size(job.result.bytes)
 
 
-def _stopped(job: Job, now: float) -> str:
+def _stopped(view: RunView, job: Job, now: float) -> str:
     attempt = job.attempt
     if attempt is None:
         return "never began"
-    after = f"after {words.duration(facts.spent(job, now) or 0)}"
+    after = f"after {words.duration(facts.spent(view, job, now) or 0)}"
     saved = attempt.last_state
     if saved is None:
         return after
@@ -206,7 +206,7 @@ def _failed(place: _Place) -> Iterator[ScreenLine]:
     diagnosis = job.diagnosis
     meaning = diagnosis.meaning if diagnosis is not None else "it failed"
     advice = diagnosis.advice if diagnosis is not None else ""
-    after = words.duration(facts.spent(job, now) or 0)
+    after = words.duration(facts.spent(view, job, now) or 0)
     first, *others = words.wrap(words.safe(f"{meaning} (after {after})"), place.room)
     yield place.first(Span(first, "red"))
     yield from (place.below(Span(piece, "red")) for piece in others)

@@ -1,377 +1,291 @@
-"""What a run will do, before anything happens: a screen to confirm, and the exact commands."""
+"""What a run will do, before anything happens: a short screen to confirm, and the exact commands."""
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wan_train.dataset.model import MediaKind
 from wan_train.dataset.summary import DatasetSummary
-from wan_train.recipe.effective import agreed, effective
-from wan_train.recipe.hardware import AS_IN_RECIPE, Choice
-from wan_train.recipe.model import ExpertSpec, Training, format_number
-from wan_train.recipe.terms import EngineKind, Task
+from wan_train.engine.shell import one_option_a_line
+from wan_train.printable import redact
+from wan_train.recipe import load as recipes
+from wan_train.recipe.effective import agreed, effective, word_of
+from wan_train.recipe.hardware import AS_IN_RECIPE, CHOSEN
+from wan_train.recipe.model import ExpertSpec, Origin, Training, format_number
+from wan_train.recipe.terms import EngineKind
 from wan_train.run.plan import Devices, Plan, Step, StepKind
 from wan_train.views import words
-from wan_train.views.lines import Line, Row, Screenful, Span, line, plain, table
+from wan_train.views.lines import Line, Row, Screenful, Span, line, plain, table, width_of
 from wan_train.views.model import GpuNow
-from wan_train.views.results import result_lines, result_text
+from wan_train.views.plan_details import choice_name, detail_lines, learning_rates, scheduler_of
+from wan_train.views.results import result_lines, result_text, status_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_MOST_NOTES = 8
-_TEXT_WIDTH = 100
+_TEXT_WIDTH = 80
+_MOST_LINES = 20
+"""A terminal of 24 lines also holds the command, the question and the prompt."""
+_TITLE_LINES = 2
 
 
-def plan_lines(
-    plan: Plan,
-    gpus: Sequence[GpuNow],
-    *,
-    width: int,
-    verbose: bool = False,
-    dataset: DatasetSummary | None = None,
-    disk_free_bytes: int | None = None,
-) -> RenderableType:
-    """What a run will do, for the person who is about to confirm it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AtStart:
+    """The machine and the dataset as they are when a plan is shown; None and empty where nobody looked."""
 
-    `dataset` adds resolutions and batch sizes, `disk_free_bytes` what the run directory's disk has free; `verbose` adds
-    what the commands have beyond the guide's.
-    """
-    return Screenful(
-        lambda room: _plan(
-            plan, gpus, min(width, room), verbose=verbose, dataset=dataset, disk_free_bytes=disk_free_bytes
-        )
-    )
+    gpus: Sequence[GpuNow] = ()
+    dataset: DatasetSummary | None = None
+    problems: int | None = None
+    """Kinds of problems found in the dataset, none of which keeps the run from starting."""
+    disk_free_bytes: int | None = None
+    seconds_per_batch: float | None = None
+    """As measured on this box by an earlier run."""
+    new_toml: Path | None = None
+    """The dataset.toml that will be written into the user's folder."""
 
 
-def plan_text(plan: Plan) -> str:
-    """The plan for `--dry-run`: the summary, then every step's exact command with its additions and their reasons."""
-    return plain(_plan(plan, (), _TEXT_WIDTH)) + "".join(_step_text(plan, step) for step in plan.steps)
+_NOBODY_LOOKED = AtStart()
 
 
-def _plan(
-    plan: Plan,
-    gpus: Sequence[GpuNow],
-    width: int,
-    *,
-    verbose: bool = False,
-    dataset: DatasetSummary | None = None,
-    disk_free_bytes: int | None = None,
-) -> Iterator[Line]:
-    yield line(Span(words.safe(plan.answers.title), "bold"), f" by {words.safe(plan.answers.author)}")
-    if plan.trainer.kind is EngineKind.REHEARSAL:
-        yield line(Span("A rehearsal on the embedded tiny trainer: the LoRAs are no real ones.", "yellow"))
-    rows = [
-        Row(label="task", value=_task(plan)),
-        *_dataset(plan, dataset),
-        *_caches(plan),
-        *_experts(plan),
-        *_models(plan),
-        Row(label="trainer", value=_trainer(plan)),
-        *_gpus(plan, gpus),
-        *_steps(plan, dataset),
-        Row(label="saved", value=_saved(plan)),
-        *_samples(plan),
-        *_disk(plan, disk_free_bytes),
-        *_choices(plan),
-        *(Row(label="" if number else "learning rate", value=text) for number, text in enumerate(learning_rates(plan))),
-        *(Row(label="" if number else "LoRA", value=text) for number, text in enumerate(_loras(plan))),
-        *_options(plan),
-        *_outputs(plan),
-    ]
-    yield from table(rows, width)
-    if verbose:
-        yield from _additions(plan, width)
-    yield from _notes(plan, width)
+def plan_lines(plan: Plan, now: AtStart = _NOBODY_LOOKED, *, width: int) -> RenderableType:
+    """What a run will do, in at most 20 lines of 80 columns, for the person who is about to confirm it."""
+    return Screenful(lambda room: _summary(plan, now, min(width, room)))
 
 
-def _task(plan: Plan) -> str:
-    match plan.recipe.task:
-        case Task.T2V:
-            kind = "text to video"
-        case Task.I2V:
-            kind = "image to video"
-    return f"{plan.recipe.task.value} ({kind}), recipe {words.safe(plan.recipe.name)}"
+def plan_details(plan: Plan, now: AtStart | None = None, *, width: int) -> RenderableType:
+    """Everything else about it."""
+    return Screenful(lambda room: _details(plan, now or _NOBODY_LOOKED, min(width, room)))
 
 
-def _dataset(plan: Plan, dataset: DatasetSummary | None) -> Iterator[Row]:
+def plan_text(plan: Plan, now: AtStart = _NOBODY_LOOKED) -> str:
+    """The plan for `--dry-run`: summary, details, and every step's exact command with its additions and reasons."""
+    shown = plain([*_summary(plan, now, _TEXT_WIDTH), line(), *_details(plan, now, _TEXT_WIDTH)])
+    return shown + _ABOUT_COMMANDS + "".join(_step_text(plan, step) for step in plan.steps)
+
+
+_ABOUT_COMMANDS = """
+# The commands below read files that only a run writes. For a script that runs by itself:
+#   the same command with --dry-run --script train.sh
+"""
+
+
+def _details(plan: Plan, now: AtStart, width: int) -> Iterator[Line]:
+    return detail_lines(plan, now.gpus, width, dataset=now.dataset, disk_free_bytes=now.disk_free_bytes)
+
+
+def _summary(plan: Plan, now: AtStart, width: int) -> Iterator[Line]:
+    head = (Span(words.safe(plan.answers.title), "bold"), Span(f" by {words.safe(plan.answers.author)}"))
+    nothing = Span("nothing has started yet", "dim")
+    gap = width - width_of([*head, nothing])
+    yield line(*head, " " * gap, nothing) if gap > 1 else line(*head)
+    yield line()
+    yield from _fitting(list(_rows(plan, now, width)), list(_unusual(plan, width)), width)
+
+
+def _fitting(rows: Sequence[Row], unusual: Sequence[Row], width: int) -> Sequence[Line]:
+    """The rows, and of what is unusual as much as there is room for."""
+    for shown in range(len(unusual), -1, -1):
+        more = [Row(label="More", value=f"{words.count(len(unusual) - shown, 'note')} (key d, or --dry-run)")]
+        below = [*unusual[:shown], *(more if shown < len(unusual) else [])]
+        lines = list(table([*rows, *([Row()] if below else []), *below], width))
+        if len(lines) <= _MOST_LINES - _TITLE_LINES:
+            break
+    return lines
+
+
+def _rows(plan: Plan, now: AtStart, width: int) -> Iterator[Row]:
+    yield Row(label="Dataset", value=_dataset(plan, now, width))
+    yield Row(label="Training", value=_training(plan))
+    if now.dataset is not None:
+        yield Row(label="Size", value=_size(now.dataset))
+    yield Row(label="Experts", value=_experts(plan, now.gpus))
+    yield Row(label="Time", value=_time(plan, now))
+    yield Row(label="LoRA", value=_each(plan, lambda spec: _lora(spec.training)))
+    yield Row(label="LR", value=_each(plan, lambda spec: _rate(spec.training)))
+    yield Row(label="Extra", value=_extra(plan))
+    yield from _samples(plan)
+    yield Row(label="Saves", value=_saves(plan))
+    yield _disk(plan, now.disk_free_bytes)
+    yield Row(label="Writes", value=_writes(plan, now, width))
+    yield Row(label="Output", value=f"{_path(plan.run_dir, width)}/")
+    yield Row(value=words.cut(", ".join(words.safe(step.produces) for step in plan.steps if step.produces), width))
+
+
+def _each(plan: Plan, say: Callable[[ExpertSpec], str]) -> str:
+    """What is to be said of the experts: once when it is the same of all, else for each."""
+    told = agreed(plan.recipe, say)
+    return "; ".join(text if expert is None else f"{expert.value}-noise {text}" for expert, text in told)
+
+
+def _dataset(plan: Plan, now: AtStart, width: int) -> str:
     facts = plan.dataset
-    yield Row(label="dataset", value=words.safe(facts.source))
-    counted = [words.count(facts.items, "item"), words.count(facts.captions, "caption")]
+    kinds = {subset.kind for subset in now.dataset.subsets} if now.dataset is not None else set[MediaKind]()
+    match list(kinds):
+        case [MediaKind.IMAGE]:
+            what = "picture"
+        case [MediaKind.VIDEO]:
+            what = "video"
+        case _:
+            what = "item"
+    counted = [words.count(facts.items, what), words.count(facts.captions, "caption")]
     if facts.repeats is not None and facts.repeats != facts.items:
         counted.append(f"{facts.repeats:,} with repeats")
-    if dataset is not None:
-        sizes_ = dict.fromkeys(f"{w}x{h}" for w, h in (subset.resolution for subset in dataset.subsets))
-        buckets = sum(len(subset.buckets) for subset in dataset.subsets)
-        counted.append(f"resolution {', '.join(sizes_)} in {words.count(buckets, 'bucket')}")
-    yield Row(value=", ".join(counted))
+    if now.problems is not None:
+        counted.append(words.count(now.problems, "warning") if now.problems else "no problems")
+    place = now.new_toml.parent if now.new_toml is not None else facts.source
+    return f"{_path(place, width - 1)}: {', '.join(counted)}"
 
 
-def _caches(plan: Plan) -> Iterator[Row]:
-    """What there is to encode; nothing is said of plans that were made before it was looked at."""
-    label = "caches"
-    for kind, what in ((StepKind.CACHE_LATENTS, "latents"), (StepKind.CACHE_TEXT, "text")):
-        steps = [step.id for step in plan.steps if step.kind is kind]
-        needs = [plan.dataset.caches[step] for step in steps if step in plan.dataset.caches]
-        if not needs:
-            continue
-        items, make = sum(need.items for need in needs), sum(need.make for need in needs)
-        text = f"{words.pad(what, 8)} {make:,} of {items:,} to make"
-        if not make:
-            text = f"{words.pad(what, 8)} up to date: {items:,} of {items:,}"
-        reasons = _sum_of([need.reasons for need in needs])
-        if reasons:
-            text += f" ({words.reasons(reasons)})"
-        if len(needs) > 1:
-            text += f", in {len(needs)} parts on as many GPUs"
-        yield Row(label=label, value=text)
-        label = ""
+def _training(plan: Plan) -> str:
+    def each(spec: ExpertSpec) -> str:
+        epochs, steps = words.count(spec.training.max_train_epochs, "epoch"), plan.steps_of(spec.expert)
+        if steps is None:
+            return f"{epochs}; the steps are known once the videos are cached"
+        return f"{epochs}, {words.count(steps, 'step')}"
+
+    alike = len(plan.recipe.experts) > 1 and len(agreed(plan.recipe, each)) == 1
+    per = " per expert" if alike and plan.dataset.batches_per_epoch is not None else ""
+    return f"{_each(plan, each)}{per}; recipe {words.safe(plan.recipe.name)}"
 
 
-def _sum_of(counts: Sequence[Mapping[str, int]]) -> Mapping[str, int]:
-    total: Counter[str] = Counter()
-    for each in counts:
-        total.update(each)
-    return counts[0] if len(counts) == 1 else dict(total.most_common())
+def _size(dataset: DatasetSummary) -> str:
+    sizes = dict.fromkeys(f"{width}x{height}" for width, height in (subset.resolution for subset in dataset.subsets))
+    buckets = sum(len(subset.buckets) for subset in dataset.subsets)
+    batches = dict.fromkeys(str(subset.batch_size) for subset in dataset.subsets)
+    return f"{', '.join(sizes)}, {words.count(buckets, 'aspect bucket')}, batch {', '.join(batches)}"
 
 
-def _experts(plan: Plan) -> Iterator[Row]:
-    for number, spec in enumerate(plan.recipe.experts):
-        name = words.pad(f"{spec.expert.value}-noise", 11)
-        yield Row(
-            label="" if number else "experts", value=f"{name} timesteps {spec.min_timestep} to {spec.max_timestep}"
-        )
-
-
-def _models(plan: Plan) -> Iterator[Row]:
-    models = plan.models
-    named = {f"DiT {spec.expert.value}": models.dit[spec.expert.value] for spec in plan.recipe.experts}
-    named |= {"VAE": models.vae, "T5": models.t5}
-    folder = os.path.commonpath([path.parent for path in named.values()])
-    # A folder that all of them share is worth saying once; "/" is not.
-    shared = folder if len(folder) > 1 else ""
-    if shared:
-        yield Row(label="models", value=f"in {words.safe(shared)}")
-    for number, (name, path) in enumerate(named.items()):
-        shown = path.relative_to(shared) if shared else path
-        yield Row(label="" if number or shared else "models", value=f"{words.pad(name, 8)} {words.safe(shown)}")
-
-
-def _trainer(plan: Plan) -> str:
-    trainer = plan.trainer
-    if trainer.kind is EngineKind.REHEARSAL:
-        return "embedded rehearsal trainer"
-    return f"musubi-tuner {words.safe(trainer.version)} in {words.safe(trainer.root)}"
-
-
-def _gpus(plan: Plan, gpus: Sequence[GpuNow]) -> Iterator[Row]:
+def _experts(plan: Plan, gpus: Sequence[GpuNow]) -> str:
+    """Which expert is trained where, as the GPUs are now."""
+    names = [f"{spec.expert.value}-noise" for spec in plan.recipe.experts]
+    free = [gpu.label for gpu in gpus if gpu.busy_because is None]
+    busy = [f"{gpu.label} is {_state(gpu)}" for gpu in gpus if gpu.busy_because is not None]
     if not gpus:
-        many = len(plan.gpu_uuids)
-        what = words.count(many, "GPU" if plan.devices is Devices.NVML else "CPU slot")
-        yield Row(label="GPUs", value=f"{what}, as {'they become' if many > 1 else 'it becomes'} free")
-        return
-    label_width = max(words.columns(gpu.label) for gpu in gpus)
-    for number, gpu in enumerate(gpus):
-        parts = [words.pad(gpu.label, label_width)]
-        if plan.devices is Devices.NVML:
-            parts += [words.gpu_name(gpu.name), words.gpu_memory(gpu.used_bytes, gpu.total_bytes) + " used"]
-        busy = gpu.busy_because
-        parts.append("free" if busy is None else f"busy: {words.safe(busy)}")
-        yield Row(label="" if number else "GPUs", value="  ".join(parts), style="" if busy is None else "yellow")
-    free = sum(gpu.busy_because is None for gpu in gpus)
-    yield Row(value=_schedule(len(plan.recipe.experts), free, [gpu.label for gpu in gpus]))
+        what = words.count(len(plan.gpu_uuids), "GPU" if plan.devices is Devices.NVML else "CPU slot")
+        return f"{', '.join(names)}; {what}"
+    if not free:
+        return f"{', then '.join(names)}; waiting for a GPU: {'; '.join(busy)}"
+    if len(free) >= len(names):
+        placed = ", ".join(f"{name} on {label}" for name, label in zip(names, free, strict=False))
+        return f"{placed}, in parallel" if len(names) > 1 else placed
+    return "; ".join([f"{', then '.join(names)} on {free[0]}", *busy])
 
 
-def _schedule(experts: int, free: int, labels: Sequence[str]) -> str:
-    if experts == 1:
-        return "it starts as soon as caching is done" if free else "it waits until a GPU is free"
-    match free:
-        case 0:
-            return "none is free now: the run waits, and starts by itself"
-        case 1 if len(labels) == 1:
-            return "one GPU: the experts run in turn"
-        case 1:
-            return "one is free: the experts run in turn, unless another becomes free"
-        case _:
-            return "both experts run at the same time"
+def _state(gpu: GpuNow) -> str:
+    busy = words.safe(gpu.busy_because)
+    return busy if busy.startswith("taken") else f"busy ({busy.removeprefix(f'{gpu.label}: ')})"
 
 
-def _steps(plan: Plan, dataset: DatasetSummary | None) -> Iterator[Row]:
-    for number, (expert, text) in enumerate(agreed(plan.recipe, lambda spec: _steps_of(plan, dataset, spec))):
-        alone = plan.recipe.experts[0].expert if len(plan.recipe.experts) == 1 else expert
-        of_whom = f" for the {alone.value}-noise expert" if alone is not None else " for each expert"
-        is_known = plan.dataset.repeats is not None and plan.dataset.batches_per_epoch is not None
-        yield Row(label="" if number else "steps", value=f"{text}{of_whom if is_known or expert is not None else ''}")
-
-
-def _steps_of(plan: Plan, dataset: DatasetSummary | None, spec: ExpertSpec) -> str:
-    facts, epochs, total = plan.dataset, spec.training.max_train_epochs, plan.steps_of(spec.expert)
-    if total is None or facts.repeats is None or facts.batches_per_epoch is None:
-        return f"{words.count(epochs, 'epoch')}; how many steps is known once the videos are cached"
-    accumulation = spec.training.gradient_accumulation_steps
-    accumulated = f" / {accumulation} accumulated" if accumulation > 1 else ""
-    batches = _batches(plan, dataset)
-    return f"{batches} x {words.count(epochs, 'epoch')}{accumulated} = {words.count(total, 'step')}"
-
-
-def _batches(plan: Plan, dataset: DatasetSummary | None) -> str:
-    """What one epoch is made of: `24 items x 2 repeats / batch 1`; where batches do not fill up, how many there are."""
-    facts = plan.dataset
-    seen, batches = facts.repeats or 0, facts.batches_per_epoch or 0
-    times, rest = divmod(seen, facts.items) if facts.items else (0, 1)
-    items = words.count(facts.items, "item")
-    start = f"{items} ({seen:,} with repeats)" if rest else f"{items} x {words.count(times, 'repeat')}"
-    if batches == seen:
-        return f"{start} / batch 1"
-    batch_sizes = {subset.batch_size for subset in dataset.subsets} if dataset is not None else set[int]()
-    size = batch_sizes.pop() if len(batch_sizes) == 1 else None
-    if size is not None and batches * size == seen:
-        return f"{start} / batch {size}"
-    upto = f" of at most {size}" if size is not None else " of one bucket each"
-    return f"{start} in {words.count(batches, 'batch', 'batches')}{upto}"
-
-
-def _saved(plan: Plan) -> str:
-    text = f"a state to resume from every {words.count(plan.state_every_epochs, 'epoch')}"
-    kept = plan.keep_every_epochs
-    return f"{text}; a LoRA kept every {words.count(kept, 'epoch')}" if kept else f"{text}; one LoRA at the end"
-
-
-def _samples(plan: Plan) -> Iterator[Row]:
-    """What samples are made and what they cost; how long they take depends on the GPU and is not known."""
-    samples = plan.samples
-    if samples is None:
-        return
-    made = len(samples.prompts)
-    first_round = 1 if samples.at_first else 0
-    first = " and before the first step" if samples.at_first else ""
-    often = "epoch" if samples.every_epochs == 1 else f"{samples.every_epochs} epochs"
-    sizes = ", ".join(dict.fromkeys(f"{prompt.width}x{prompt.height}" for prompt in samples.prompts))
-    alike = agreed(
-        plan.recipe, lambda spec: f"{made * (spec.training.max_train_epochs // samples.every_epochs + first_round):,}"
-    )
-    whose = " of each expert" if len(plan.recipe.experts) > 1 else ""
-    counts = [f"{text} of the {expert.value}-noise expert" if expert else f"{text}{whose}" for expert, text in alike]
-    yield Row(
-        label="samples",
-        value=f"{words.count(made, 'prompt')} every {often}{first}: {' and '.join(counts)}, {sizes}",
-    )
-    yield Row(
-        value="each costs GPU time in which nothing is trained; T5 is loaded onto the GPU once more, "
-        "the VAE for each sample",
-    )
-
-
-def _disk(plan: Plan, free: int | None) -> Iterator[Row]:
-    need = plan.disk
-    text = (
-        f"at most {words.file_size(need.total)}: caches {words.file_size(need.caches)}, "
-        f"states {words.file_size(need.states)}, LoRAs {words.file_size(need.loras)}"
-    )
-    low = free is not None and free < need.total
-    yield Row(
-        label="disk",
-        value=text if free is None else f"{text}; {words.file_size(free)} free",
-        style="yellow" if low else "",
-    )
-
-
-def _choices(plan: Plan) -> Iterator[Row]:
-    usual = [choice for choice in plan.choices if choice.reason == AS_IN_RECIPE]
-    rows = [
-        f"{_setting(choice)} {words.safe(choice.value)}: {words.safe(choice.reason)}"
-        for choice in plan.choices
-        if choice.reason != AS_IN_RECIPE
-    ]
-    if usual:
-        rows.append(
-            ", ".join(f"{_setting(choice)} {words.safe(choice.value)}" for choice in usual) + f": {AS_IN_RECIPE}"
-        )
-    for number, value in enumerate(rows):
-        yield Row(label="" if number else "settings", value=value)
-
-
-def _setting(choice: Choice) -> str:
-    return choice.setting if choice.expert is None else f"{choice.setting} ({choice.expert.value})"
-
-
-def _options(plan: Plan) -> Iterator[Row]:
-    """What the trainer is told beyond the settings that every recipe has, and by whom."""
-    names = {name for spec in plan.recipe.experts for name in spec.training.options}
-    rows = [row for row in effective([plan.recipe]) if row.name in names and row.values[0] is not None]
-    for number, row in enumerate(rows):
-        by = f" ({words.safe(row.sources[0])})" if row.sources[0] is not None else ""
-        yield Row(label="" if number else "options", value=words.safe(f"{row.label} {row.values[0]}") + by)
-
-
-def _loras(plan: Plan) -> list[str]:
-    """Rank, alpha and what they continue from, for each expert where they differ."""
-    told = agreed(plan.recipe, lambda spec: _lora(spec.training))
-    return [text if expert is None else f"{expert.value}-noise {text}" for expert, text in told]
+def _time(plan: Plan, now: AtStart) -> str:
+    if now.seconds_per_batch is None:
+        place = "card" if plan.devices is Devices.NVML else "machine"
+        return f"unknown on this {place}; shown after the first steps"
+    batches = plan.dataset.batches_per_epoch
+    if batches is None:
+        return "unknown until the videos are cached"
+    each = [batches * spec.training.max_train_epochs * now.seconds_per_batch for spec in plan.recipe.experts]
+    at_once = sum(gpu.busy_because is None for gpu in now.gpus) >= len(each)
+    pace = words.pace(now.seconds_per_batch).removesuffix("/step")
+    return f"about {words.duration(max(each) if at_once else sum(each))} of training, at {pace} a batch measured here"
 
 
 def _lora(training: Training) -> str:
     text = f"rank {training.network_dim}, alpha {format_number(training.network_alpha)}"
-    return text if training.network_weights is None else f"{text}, from {words.safe(training.network_weights)}"
+    weights = training.network_weights
+    return text if weights is None else f"{text}, continues {words.safe(Path(weights).name)}"
 
 
-def learning_rates(plan: Plan) -> list[str]:
-    """The true curve of the learning rate, for each expert where they differ."""
-    told = agreed(plan.recipe, lambda spec: _learning_rate(spec.training))
-    return [text if expert is None else f"{expert.value}-noise {text}" for expert, text in told]
-
-
-def _learning_rate(training: Training) -> str:
-    """A polynomial one ends at 1e-7 whatever the minimum ratio says.
-
-    Source: transformers.get_polynomial_decay_schedule_with_warmup, whose lr_end neither trainer version sets.
-    """
+def _rate(training: Training) -> str:
     start = format_number(training.learning_rate)
-    scheduler = training.options.get("lr_scheduler_type") or training.lr_scheduler  # the trainer's own order
+    scheduler = scheduler_of(training)
     if scheduler != "polynomial":
-        return f"{start}, {words.safe(scheduler)}"
-    text = f"{start}, falling to 1e-7 (polynomial, power {format_number(training.lr_scheduler_power)})"
-    ratio = training.lr_scheduler_min_lr_ratio
-    return text if ratio is None else f"{text}; lr_scheduler_min_lr_ratio {format_number(ratio)} has no effect on it"
+        return f"{start} ({words.safe(scheduler)})"
+    return f"{start}, falling to 1e-7 (polynomial)"
 
 
-def _outputs(plan: Plan) -> Iterator[Row]:
-    yield Row(label="run", value=words.safe(plan.run_dir))
-    names = [step.produces for step in plan.steps if step.produces is not None]
-    for number, name in enumerate(names):
-        yield Row(label="" if number else "result", value=words.safe(f"{name}.safetensors"), style="bold")
+def _extra(plan: Plan) -> str:
+    """What the trainer is told beyond the settings that every recipe has, by whatever way."""
+    own = {name for spec in plan.recipe.experts for name in spec.training.options}
+    given = [
+        f"{row.label} {row.values[0]}"
+        for row in effective([plan.recipe])
+        if row.name in own or (row.sources[0] is not None and row.sources[0].origin in _WORDS)
+        if row.values[0] is not None
+    ]
+    return words.safe(", ".join(given)) if given else "none (arguments after --)"
 
 
-def _additions(plan: Plan, width: int) -> Iterator[Line]:
-    yield line()
-    yield line(Span("Beyond the guide's own commands", "bold"))
-    seen: set[tuple[str, str]] = set()
-    rows = []
-    for step in plan.steps:
-        for addition in step.command.additions:
-            # Both experts have the same additions but for their directories.
-            what = addition.what.replace(step.id, "STEP")
-            if (what, addition.reason) not in seen:
-                seen.add((what, addition.reason))
-                rows += [
-                    Row(value=words.safe(addition.what), style="bold"),
-                    Row(value="  " + words.safe(addition.reason)),
-                ]
-    yield from table(rows, width, indent=0)
+_WORDS = frozenset({Origin.WORDS, Origin.CONFIG_FILE})
 
 
-def _notes(plan: Plan, width: int) -> Iterator[Line]:
-    notes = plan.dataset.notes
-    if not notes:
-        return
-    yield line()
-    for note in notes[:_MOST_NOTES]:
-        for number, piece in enumerate(words.wrap(words.safe(note), width - 2)):
-            yield line(Span("! " if number == 0 else "  ", "yellow"), Span(piece, "yellow"))
-    if len(notes) > _MOST_NOTES:
-        yield line(Span(f"  and {words.count(len(notes) - _MOST_NOTES, 'more warning')}", "yellow"))
+def _samples(plan: Plan) -> Iterator[Row]:
+    samples = plan.samples
+    if samples is not None:
+        often = "epoch" if samples.every_epochs == 1 else f"{samples.every_epochs} epochs"
+        yield Row(label="Samples", value=f"{words.count(len(samples.prompts), 'prompt')} every {often}; costs GPU time")
+
+
+def _saves(plan: Plan) -> str:
+    text = f"checkpoint every {words.count(plan.state_every_epochs, 'epoch')}"
+    kept = plan.keep_every_epochs
+    if kept:
+        return f"{text}; LoRA every {words.count(kept, 'epoch')}"
+    return f"{text}; LoRA at epoch {_each(plan, lambda spec: str(spec.training.max_train_epochs))}"
+
+
+def _disk(plan: Plan, free: int | None) -> Row:
+    need = plan.disk.total
+    text = f"{words.file_size(need)} needed" + (f", {words.file_size(free)} free" if free is not None else "")
+    return Row(label="Disk", value=text, style="yellow" if free is not None and free < need else "")
+
+
+def _writes(plan: Plan, now: AtStart, width: int) -> str:
+    caches = [Path(folder) for folder in plan.dataset.cached_items]
+    beside = now.new_toml.parent if now.new_toml is not None else None
+    told = [f"{_path(now.new_toml, width - 18)} (new)"] if now.new_toml is not None else []
+    told += [f"{folder.name}/" if folder.parent == beside else f"{_path(folder, width)}/" for folder in caches[:2]]
+    if len(caches) > 2:  # noqa: PLR2004  as many as are named
+        told.append(f"{len(caches) - 2} more folders")
+    return " and ".join(told)
+
+
+def _path(path: Path, width: int) -> str:
+    """A path that is not broken; the details have it whole."""
+    return words.cut_front(words.safe(path), max(20, width - _VALUE_COLUMN))
+
+
+_VALUE_COLUMN = len("  Adjusted  ") + 1
+
+
+def _unusual(plan: Plan, width: int) -> Iterator[Row]:
+    """What differs from the guide, or may surprise; each in at most two lines."""
+    if plan.trainer.kind is EngineKind.REHEARSAL:
+        yield Row(label="Rehearsal", value="tiny built-in trainer: the LoRAs are not usable", style="yellow")
+    usual = recipes.shipped(plan.recipe.task).experts[0].training
+    changed = [choice for choice in plan.choices if choice.value != word_of(getattr(usual, choice.setting))]
+    chosen = [
+        f"{choice_name(choice)} {words.safe(choice.value)}" for choice in changed if choice.reason.startswith(CHOSEN)
+    ]
+    adjusted = [
+        f"{choice_name(choice)} {words.safe(choice.value)}: {_brief(words.safe(choice.reason))}"
+        for choice in changed
+        if not choice.reason.startswith(CHOSEN) and choice.reason != AS_IN_RECIPE
+    ]
+    room = width - _VALUE_COLUMN
+    for note in plan.dataset.notes:
+        yield Row(label="Warning", value=words.cut(words.safe(note), 2 * room - 8), style="yellow")
+    if chosen:
+        yield Row(label="Chosen", value=words.cut(", ".join(chosen), room))
+    yield from (Row(label="Adjusted", value=words.cut(text, room)) for text in adjusted)
+
+
+def _brief(reason: str) -> str:
+    """A reason without its source and second thought."""
+    return reason.partition(" (")[0].partition("; ")[0]
 
 
 _HEADINGS = {
@@ -390,8 +304,8 @@ def _step_text(plan: Plan, step: Step) -> str:
     lines = [
         "",
         f"# {words.safe(step.id)}: {what}{after}{on}",
-        f"# in {words.safe(step.command.cwd)}",
-        step.command.shell(),
+        f"cd {shlex.quote(step.command.cwd)}",
+        redact(one_option_a_line(step.command)),
     ]
     if step.command.additions:
         lines.append("# beyond the guide's own command:")
@@ -403,4 +317,14 @@ def _together(parts: Sequence[str]) -> str:
     return " and ".join(words.safe(part) for part in parts)
 
 
-__all__ = ["GpuNow", "learning_rates", "plan_lines", "plan_text", "result_lines", "result_text"]
+__all__ = [
+    "AtStart",
+    "GpuNow",
+    "learning_rates",
+    "plan_details",
+    "plan_lines",
+    "plan_text",
+    "result_lines",
+    "result_text",
+    "status_lines",
+]

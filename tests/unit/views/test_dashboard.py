@@ -223,6 +223,6 @@ def test_the_question_tells_how_long_until_nothing_is_lost() -> None:
     view, now = SCENES["both_running"]()
     asked = "".join(span.text for span in pages.stop_question(view, now, 100).spans)
     # States are saved every 4 epochs of 24 steps; the one that waits longer has 48 to go.
-    assert asked == "Stop after the next saved state, in about 2 min 20 s?  Nothing is lost.  y stop   n go on"
+    assert asked == "Stop after the next checkpoint, in about 2 min 20 s?  Nothing is lost.  y stop   n go on"
     narrow = "".join(span.text for span in pages.stop_question(view, now, 60).spans)
-    assert narrow == "Stop after the next saved state?  y stop   n go on"
+    assert narrow == "Stop after the next checkpoint?  y stop   n go on"

@@ -106,7 +106,7 @@ def test_of_a_failed_expert_it_says_why_and_what_next() -> None:
 def test_a_stopped_run_says_how_to_go_on() -> None:
     jobs = {**CACHED, "train-high": JobState.STOPPED, "train-low": JobState.STOPPED}
     text = text_of(told(jobs=jobs, exit_code=143))
-    assert "How to go on" in text
+    assert "Next step" in text
     assert "wan-train resume" in text
 
 

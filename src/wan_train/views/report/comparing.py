@@ -49,7 +49,7 @@ def _rows(stories: Sequence[Story]) -> Iterator[Compared]:
     for name, values in (
         ("title", [words.safe(story.view.plan.answers.title) for story in stories]),
         ("state", [facts.standing(story.view).value for story in stories]),
-        ("took", [words.duration(facts.elapsed(story.view, story.made)) for story in stories]),
+        ("took", [words.duration(facts.worked(story.view, story.made)) for story in stories]),
         ("attempts failed", [str(sum(_failed(a) for a in _attempts(story))) for story in stories]),
         ("trainer", [words.safe(story.view.plan.trainer.version) for story in stories]),
         ("dataset", [words.safe(story.view.plan.dataset.source) for story in stories]),
@@ -69,7 +69,7 @@ def _expert(stories: Sequence[Story], expert: Expert) -> Iterator[Compared]:
     for name, told in (
         ("epochs", _epochs),
         ("steps", lambda each: f"{each.steps_done:,}"),
-        ("smoothed loss at the end", lambda each: None if each.final_loss is None else words.loss(each.final_loss)),
+        ("final loss", lambda each: None if each.final_loss is None else words.loss(each.final_loss)),
         ("pace", lambda each: None if each.seconds_per_step is None else words.pace(each.seconds_per_step)),
         ("training took", lambda each: None if each.seconds is None else words.duration(each.seconds)),
         ("LoRA", lambda each: None if each.job.result is None else words.file_size(each.job.result.bytes)),

@@ -57,7 +57,7 @@ def curves(story: Story, experts: Sequence[ExpertFigures]) -> Iterator[Html]:
 
 def _curve(curve: Curve, each: ExpertFigures) -> Html:
     noise = f"{each.expert.value}-noise expert"
-    final = f"smoothed loss {words.loss(each.final_loss)} at the end" if each.final_loss is not None else "no loss"
+    final = f"final loss {words.loss(each.final_loss)}" if each.final_loss is not None else "no loss"
     about = [f"{words.count(each.steps_done, 'step')}, {final}"]
     outside = beyond([curve])
     if outside:

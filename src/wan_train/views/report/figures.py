@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from wan_train.recipe.terms import Expert
-from wan_train.run.curves import Curve, LossSource, smoothed
+from wan_train.run.curves import Curve, LossSource
 from wan_train.run.events import EpochEnded, Event, TrainingBegan
 from wan_train.run.gpu_history import GpuSample
 from wan_train.run.state import Attempt, Job
@@ -64,7 +64,6 @@ def _experts(story: Story) -> Iterator[ExpertFigures]:
             continue
         curve = story.curves.get(step.id, Curve())
         points = curve.points
-        losses = smoothed([point.loss for point in points])
         rates = [point.lr for point in points if point.lr is not None and math.isfinite(point.lr)]
         yield ExpertFigures(
             step=step.id,
@@ -73,11 +72,11 @@ def _experts(story: Story) -> Iterator[ExpertFigures]:
             epochs_done=job.attempt.epochs_done if job.attempt is not None else 0,
             epochs=facts.epochs(story.view, step),
             steps_done=points[-1].step if points else 0,
-            final_loss=losses[-1] if losses and math.isfinite(losses[-1]) else None,
+            final_loss=curve.final_loss,
             not_finite=sum(not math.isfinite(point.loss) for point in points),
             last_rate=rates[-1] if rates else None,
             source=curve.source,
-            seconds=facts.spent(job, story.made),
+            seconds=facts.spent(story.view, job, story.made),
             seconds_per_step=_pace(job, story.events),
         )
 

@@ -59,10 +59,10 @@ def troubles(story: Story) -> Iterator[Html]:
     advice = facts.standing(view) in {Standing.FAILED, Standing.STOPPED, Standing.LOST}
     if not found and not advice:
         return
-    yield tag("h2", "What went wrong" if found else "How to go on", id="troubles")
+    yield tag("h2", "What went wrong" if found else "Next step", id="troubles")
     yield from found
     if advice:
-        yield tag("p", "When that is mended, go on from the newest states:" if found else "From the newest states:")
+        yield tag("p", "Once fixed, resume from the latest checkpoint:" if found else "From the latest checkpoint:")
         yield code_block(f"wan-train resume {shlex.quote(words.safe(view.run.run_id))}")
 
 

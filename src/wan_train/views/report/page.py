@@ -94,7 +94,7 @@ def _navigation(story: Story) -> Html:
 def _facts(story: Story, experts: tuple[ExpertFigures, ...]) -> Iterator[tuple[str, tuple[Html | str, ...]]]:
     view = story.view
     begun = view.state.started if view.state.started is not None else view.plan.created
-    yield "Took", (words.duration(facts.elapsed(view, story.made)), _small(f"began {words.date_time(begun)}"))
+    yield "Took", (facts.took(view, story.made), _small(f"began {words.date_time(begun)}"))
     yield "Dataset", (f"{view.plan.dataset.items:,}", _small(f"files, {view.plan.dataset.captions:,} with caption"))
     for each in experts:
         loss = "no loss yet" if each.final_loss is None else f"loss {words.loss(each.final_loss)}"

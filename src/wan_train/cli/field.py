@@ -1,0 +1,204 @@
+"""One line to type in at a terminal, and one key to choose with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from wan_train.views.words import wrap
+
+if TYPE_CHECKING:
+    from prompt_toolkit import Application
+    from prompt_toolkit.buffer import Buffer
+    from prompt_toolkit.completion import Completer
+    from prompt_toolkit.formatted_text import StyleAndTextTuples
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+_MOST_COMPLETIONS = 6
+_STYLES = {
+    "mark": "fg:ansigreen",
+    "question": "bold",
+    "default": "fg:ansibrightblack",
+    "answer": "fg:ansicyan",
+    "problem": "fg:ansired",
+    "choice": "fg:ansibrightblack",
+    "chosen": "reverse",
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Field:
+    """A question with a line to answer in.
+
+    The default stands in the empty line and goes at the first key. Enter takes what is there, Tab completes it or takes
+    the default over to change it. A `problem` of an answer stands below until the next key.
+    """
+
+    question: str
+    default: str
+    problem: Callable[[str], str | None]
+    is_path: bool = False
+    _said: str = ""
+    _line: Buffer = field(init=False)
+
+    def ask(self) -> str:
+        """The answer; raises KeyboardInterrupt for Ctrl-C and EOFError for Ctrl-D."""
+        from prompt_toolkit.buffer import Buffer  # noqa: PLC0415  90 ms that only a dialogue needs
+
+        self._line = Buffer(multiline=False, completer=_paths() if self.is_path else None)
+        self._line.on_text_changed += self._forget
+        answer: str = self._app().run()
+        return answer
+
+    def _forget(self, _line: Buffer) -> None:
+        self._said = ""
+
+    def _app(self) -> Application[str]:
+        from prompt_toolkit import Application  # noqa: PLC0415  see above
+        from prompt_toolkit.filters import is_done  # noqa: PLC0415  see above
+        from prompt_toolkit.layout import (  # noqa: PLC0415  see above
+            BufferControl,
+            ConditionalContainer,
+            FormattedTextControl,
+            HSplit,
+            Layout,
+            Window,
+        )
+        from prompt_toolkit.layout.processors import AfterInput, BeforeInput  # noqa: PLC0415  see above
+        from prompt_toolkit.styles import Style  # noqa: PLC0415  see above
+
+        typed = BufferControl(
+            self._line, input_processors=[BeforeInput(self._head), AfterInput(self._placeholder, "class:default")]
+        )
+        below = Window(FormattedTextControl(self._below), dont_extend_height=True)
+        return Application(
+            layout=Layout(
+                HSplit(
+                    [
+                        Window(typed, wrap_lines=True, dont_extend_height=True, style="class:answer"),
+                        ConditionalContainer(below, filter=~is_done),
+                    ]
+                )
+            ),
+            key_bindings=self._keys(),
+            style=Style.from_dict(_STYLES),
+        )
+
+    def _head(self) -> StyleAndTextTuples:
+        return [("class:mark", "? "), ("class:question", f"{self.question} ")]
+
+    def _placeholder(self) -> str:
+        return "" if self._line.text else self.default
+
+    def _below(self) -> StyleAndTextTuples:
+        from prompt_toolkit.application import get_app  # noqa: PLC0415  see `ask`
+
+        width = get_app().output.get_size().columns - 1
+        if self._said:
+            pieces = [f"  {piece}" for text in self._said.split("\n") for piece in wrap(text, width - 2)]
+            return [("class:problem", "\n".join(pieces))]
+        state = self._line.complete_state
+        if state is None or len(state.completions) < 2:  # noqa: PLR2004  one is no choice
+            return []
+        first = max(0, (state.complete_index or 0) - _MOST_COMPLETIONS + 1)
+        shown_ones = state.completions[first : first + _MOST_COMPLETIONS]
+        lines: StyleAndTextTuples = []
+        for number, completion in enumerate(shown_ones, start=first):
+            style = "class:chosen" if number == state.complete_index else "class:choice"
+            lines += [("", "  "), (style, completion.display_text), ("", "\n")]
+        more = len(state.completions) - first - len(shown_ones)
+        return [*lines, ("class:choice", f"  and {more} more")] if more else lines[:-1]
+
+    def _keys(self) -> KeyBindings:
+        from prompt_toolkit.filters import Condition  # noqa: PLC0415  see `ask`
+        from prompt_toolkit.key_binding import KeyBindings  # noqa: PLC0415  see `ask`
+
+        keys = KeyBindings()
+        line = self._line
+        is_empty = Condition(lambda: not line.text)
+
+        @keys.add("enter")
+        def _(event: KeyPressEvent) -> None:
+            answer = line.text or self.default
+            problem = self.problem(answer)
+            if problem is None:
+                line.text = answer  # what was taken stays on the screen
+                event.app.exit(result=answer)
+            else:
+                line.complete_state = None
+                self._said = problem
+
+        @keys.add("tab")
+        def _(_event: KeyPressEvent) -> None:
+            if not line.text:
+                line.insert_text(self.default)
+            elif line.complete_state is not None:
+                line.complete_next()
+            else:
+                line.start_completion(insert_common_part=True)
+
+        @keys.add("s-tab")
+        def _(_event: KeyPressEvent) -> None:
+            line.complete_previous()
+
+        @keys.add("right", filter=is_empty)
+        @keys.add("end", filter=is_empty)
+        def _(_event: KeyPressEvent) -> None:
+            line.insert_text(self.default)
+
+        @keys.add("c-c")
+        def _(event: KeyPressEvent) -> None:
+            event.app.exit(exception=KeyboardInterrupt())
+
+        @keys.add("c-d", filter=is_empty)
+        def _(event: KeyPressEvent) -> None:
+            event.app.exit(exception=EOFError())
+
+        return keys
+
+
+def choose(question: str, keys: Mapping[str, str], default: str) -> str:
+    """The pressed one of `keys`, whose meaning is then shown; Enter is the default. Raises as `Field.ask` does."""
+    from prompt_toolkit import Application  # noqa: PLC0415  see `Field.ask`
+    from prompt_toolkit.formatted_text import to_formatted_text  # noqa: PLC0415  the same
+    from prompt_toolkit.key_binding import KeyBindings  # noqa: PLC0415  the same
+    from prompt_toolkit.layout import FormattedTextControl, Layout, Window  # noqa: PLC0415  the same
+    from prompt_toolkit.styles import Style  # noqa: PLC0415  the same
+
+    pressed = ""
+
+    def text() -> StyleAndTextTuples:
+        head: StyleAndTextTuples = [("class:mark", "? "), ("class:question", f"{question} ")]
+        return to_formatted_text([*head, ("class:answer", keys.get(pressed, ""))])
+
+    def press(key: str) -> Callable[[KeyPressEvent], None]:
+        def pressed_it(event: KeyPressEvent) -> None:
+            nonlocal pressed
+            pressed = key
+            event.app.exit(result=key)
+
+        return pressed_it
+
+    def leave(error: type[BaseException]) -> Callable[[KeyPressEvent], None]:
+        return lambda event: event.app.exit(exception=error())
+
+    bindings = KeyBindings()
+    bindings.add("enter")(press(default))
+    for key in keys:
+        bindings.add(key)(press(key))
+        bindings.add(key.upper())(press(key))
+    bindings.add("c-c")(leave(KeyboardInterrupt))
+    bindings.add("c-d")(leave(EOFError))
+    answered: str = Application(
+        layout=Layout(Window(FormattedTextControl(text), wrap_lines=True, dont_extend_height=True)),
+        key_bindings=bindings,
+        style=Style.from_dict(_STYLES),
+    ).run()
+    return answered
+
+
+def _paths() -> Completer:
+    from questionary.prompts.path import GreatUXPathCompleter  # noqa: PLC0415  see `Field.ask`
+
+    return GreatUXPathCompleter(expanduser=True)
