@@ -164,7 +164,7 @@ class Later:
         )
 
     def hub(self) -> Finding:
-        cache = hub_cache(self.environ).expanduser()
+        cache = hub_cache(self.environ)
         place = existing_parent(cache)
         free = shutil.disk_usage(place).free
         if self.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:

@@ -21,6 +21,7 @@ from wan_train.errors import BadInputError
 from wan_train.gpu import choice
 from wan_train.gpu.model import Gpu, GpuReading
 from wan_train.gpu.probe import CpuSlots, NvmlProbe
+from wan_train.home import expand
 from wan_train.printable import one_line
 from wan_train.recipe import load as recipes
 from wan_train.recipe.model import Answers, Recipe
@@ -115,10 +116,10 @@ def read_recipe(given: Given) -> Recipe:
     if given.recipe is None:
         recipe = recipes.load(recipes.shipped_recipe(task), inherited=True)
     else:
-        recipe = recipes.load(Path(given.recipe).expanduser())
+        recipe = recipes.load(expand(given.recipe))
     changes = dict(given.changes)
     if changes.get("sample_prompts") is not None:
-        changes["sample_prompts"] = str(Path(changes["sample_prompts"]).expanduser().absolute())
+        changes["sample_prompts"] = str(expand(changes["sample_prompts"]).absolute())
     if given.attention is not AttentionWord.AUTO:
         changes["attention"] = Attention(given.attention.value)
     if given.blocks_to_swap != "auto":

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from wan_train import codec
 from wan_train.cli.sink import Sink
 from wan_train.engine.failures import Cause, Diagnosis, diagnose
 from wan_train.errors import BadInputError, ExitCode
+from wan_train.home import expand
 from wan_train.printable import one_line, redact, visible
 from wan_train.run.directory import find
 from wan_train.run.progress import read_tail
@@ -22,7 +22,7 @@ _TAIL_BYTES = 1_000_000
 
 def explain(settings: Settings, sink: Sink, name: str | None) -> int:
     """Every failure of a run, attempt by attempt; or what the end of a log file speaks of."""
-    log = Path(name).expanduser() if name is not None else None
+    log = expand(name) if name is not None else None
     if log is not None and not log.exists() and (log.suffix or "/" in str(name)):
         raise BadInputError(
             f"there is no file {visible(str(log))}", hint="Name a log file, or a run (`wan-train runs` lists them)."

@@ -47,9 +47,11 @@ def run(words: Sequence[str]) -> int:
 
 
 def _run(arguments: list[str], words: Sequence[str], invocation: Invocation) -> int:
-    from wan_train.cli.app import app  # noqa: PLC0415  `--version` needs nothing
+    from wan_train import home  # noqa: PLC0415  `--version` needs nothing
+    from wan_train.cli.app import app  # noqa: PLC0415  the same
 
     try:
+        home.ensure(os.environ)
         result = app(arguments, standalone_mode=False, obj=invocation, prog_name="wan-train")
         return int(result or ExitCode.DONE)
     except BrokenPipeError:
@@ -114,12 +116,12 @@ def _bug(error: Exception, words: Sequence[str]) -> WanTrainError:
             *traceback.format_exception(error),
         ]
     )
-    path = user_data_dir() / f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     try:
+        path = user_data_dir() / f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(redact(report), encoding="utf-8")
         where = f"The details are in {path}; please report it."
-    except OSError:
+    except (OSError, WanTrainError):
         where = "The details are above, since no file could be written; please report them."
         sys.stderr.write(redact(report))
     return WanTrainError(f"a bug in wan-train: {type(error).__name__}: {one_line(str(error))}", hint=where)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.errors import BadInputError
+from wan_train.home import expand
 from wan_train.printable import one_line
 from wan_train.settings import shipped_configs
 
@@ -39,12 +40,7 @@ def locate(reference: str, trainer_dir: Path) -> Path:
     if reference in models:
         return models[reference].path(trainer_dir)
     if "/" in reference or reference.endswith((".safetensors", ".pth", ".pt")):
-        try:
-            return trainer_dir / Path(reference).expanduser()
-        except RuntimeError as error:  # `~name` of nobody
-            raise BadInputError(
-                f"the model {one_line(reference)!r} cannot be found: {error}", hint="Write its whole path."
-            ) from error
+        return trainer_dir / expand(reference)
     raise BadInputError(
         f"{one_line(reference)!r} is neither a known model nor a path",
         hint=f"Known models: {', '.join(models)}.",
