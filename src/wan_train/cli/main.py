@@ -31,8 +31,10 @@ def run(words: Sequence[str]) -> int:
     if "--version" in words[:1]:
         sys.stdout.write(f"wan-train {__version__}\n")
         return ExitCode.DONE
-    from wan_train.cli.invocation import Invocation  # noqa: PLC0415  `--version` needs nothing
+    from wan_train.cli import signals  # noqa: PLC0415  `--version` needs nothing
+    from wan_train.cli.invocation import Invocation  # noqa: PLC0415  the same
 
+    signals.settle()
     arguments, passthrough = split(words)
     invocation = Invocation(passthrough=passthrough)
     try:
