@@ -34,7 +34,7 @@ def test_the_program_lists_all_its_verbs_on_one_screen(quiet_box: ScriptedBox, c
         (line,) = [line for line in lines if re.match(rf"  {verb}  +\S", line)]
         assert not line.endswith(("...", ".")), line
     groups = [line for line in lines if re.fullmatch(r"[A-Z][a-z]+", line)]
-    assert groups == ["Train", "Runs", "Box", "Flags"]
+    assert groups == ["Train", "Runs", "Box", "Options"]
     assert "\x1b" not in done.stdout
 
 
@@ -53,6 +53,11 @@ def test_each_verb_has_help_with_an_example_in_100_columns(quiet_box: ScriptedBo
             assert "<bool>" not in line
 
 
+def test_help_is_also_a_command(quiet_box: ScriptedBox) -> None:
+    for words in ([], ["stop"], ["dataset", "check"]):
+        assert quiet_box.run_cli("help", *words).stdout == quiet_box.run_cli(*words, "--help").stdout
+
+
 def test_the_short_flag_is_the_same(quiet_box: ScriptedBox) -> None:
     assert quiet_box.run_cli("train", "-h").stdout == quiet_box.run_cli("train", "--help").stdout
 
@@ -62,7 +67,7 @@ def test_defaults_that_the_help_promises_are_shown(quiet_box: ScriptedBox) -> No
     assert "[default: /workspace]" in shown
 
 
-@pytest.mark.parametrize("words", [["--version"], ["--version", "--json"]])
+@pytest.mark.parametrize("words", [["--version"], ["-V"], ["--version", "--json"]])
 def test_version_is_the_packages(quiet_box: ScriptedBox, words: list[str]) -> None:
     done = quiet_box.run_cli(*words)
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

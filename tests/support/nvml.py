@@ -86,7 +86,7 @@ class NvmlStub:
     def env(self) -> dict[str, str]:
         """What to add to a process's environment for it to find the stub in place of the driver."""
         paths = [str(self.library), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
-        return {"LD_LIBRARY_PATH": os.pathsep.join(paths), "WAN_TRAIN_NVML_STATE": str(self.state)}
+        return {"LD_LIBRARY_PATH": os.pathsep.join(paths), "NVML_STUB_STATE": str(self.state)}
 
 
 def uuid_of(index: int) -> str:

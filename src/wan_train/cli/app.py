@@ -41,7 +41,7 @@ app.add_typer(dataset_app.app, name="dataset", rich_help_panel="Train")
 @app.callback()
 def root(
     *,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and exit.")] = False,
 ) -> None:
     """Flags of the program itself; `main` answers `--version` before Typer is loaded."""
 

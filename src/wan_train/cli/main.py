@@ -28,7 +28,7 @@ def main() -> None:
 
 def run(words: Sequence[str]) -> int:
     """One call of the program; returns its exit code."""
-    if "--version" in words[:1]:
+    if words[:1] in (["--version"], ["-V"]):
         sys.stdout.write(f"wan-train {__version__}\n")
         return ExitCode.DONE
     from wan_train.cli import signals  # noqa: PLC0415  `--version` needs nothing
@@ -54,6 +54,7 @@ def _run(arguments: list[str], words: Sequence[str], invocation: Invocation) -> 
 
     try:
         home.ensure(os.environ)
+        _warn_of_variables()
         result = app(arguments, standalone_mode=False, obj=invocation, prog_name="wan-train")
         return int(result or ExitCode.DONE)
     except BrokenPipeError:
@@ -79,6 +80,14 @@ def split(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
         at = ours.index("--")
         ours, passthrough = ours[:at], tuple(words[at + 1 :])
     return ours, passthrough
+
+
+def _warn_of_variables() -> None:
+    """A misspelt variable would otherwise do nothing, without a word."""
+    if any(name.startswith("WAN_TRAIN_") for name in os.environ):
+        from wan_train.cli.usage import unknown_variables  # noqa: PLC0415  most calls set none
+
+        sys.stderr.write("".join(f"{line}\n" for line in unknown_variables(os.environ)))
 
 
 def _tell(error: WanTrainError, arguments: Sequence[str], invocation: Invocation) -> int:

@@ -96,7 +96,7 @@ class Sink:
         lines = [_safe(line) for line in error.message.split("\n")]
         sys.stderr.write(f"error: {lines[0]}\n" + "".join(f"{line}\n" for line in lines[1:]))
         if error.hint:
-            sys.stderr.write(f"\nhint: {_safe(error.hint)}\n")
+            sys.stderr.write("\n" + "".join(f"hint: {_safe(line)}\n" for line in error.hint.split("\n")))
 
 
 def _safe(text: str) -> str:

@@ -1,6 +1,6 @@
 /* A stand-in for libnvidia-ml.so.1 with the part of its ABI that a reader of GPUs uses.
  *
- * It answers from the plain-text file named by WAN_TRAIN_NVML_STATE, read again at each call, so that one test can
+ * It answers from the plain-text file named by NVML_STUB_STATE, read again at each call, so that one test can
  * change the GPUs of many processes while they run. tests/support/nvml.py writes the file and names its words.
  *
  * Compile with -DOLD_DRIVER for a library that lacks the v2 memory and v3 process calls.
@@ -58,7 +58,7 @@ static int is_alive(int pid) {
 static void read_state(State *state) {
     memset(state, 0, sizeof *state);
     state->init_error = UNKNOWN;
-    const char *path = getenv("WAN_TRAIN_NVML_STATE");
+    const char *path = getenv("NVML_STUB_STATE");
     FILE *file = path ? fopen(path, "r") : NULL;
     if (!file) return;
     state->init_error = 0;
