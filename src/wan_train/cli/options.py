@@ -204,9 +204,7 @@ OtherGpus = Annotated[
 ]
 Workspace = Annotated[
     str | None,
-    typer.Option(
-        "--workspace", metavar="DIR", help="The box's working directory. \\[default: /workspace]", rich_help_panel=WHERE
-    ),
+    typer.Option("--workspace", metavar="DIR", help="The box's working directory.", rich_help_panel=WHERE),
 ]
 MusubiDir = Annotated[
     str | None, typer.Option("--musubi-dir", metavar="DIR", help="The musubi-tuner checkout.", rich_help_panel=WHERE)

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from wan_train.cli.defaults import default_of
 from wan_train.errors import InterruptionError
 
 _ROOT_FLAGS = frozenset({"--help", "-h", "--version", "-V", "--install-completion", "--show-completion"})
@@ -28,6 +29,9 @@ class Group(TyperGroup):
                 if getattr(parameter, "is_flag", False):
                     parameter.metavar = ""
                 parameter.show_envvar = False
+                default = default_of(cmd_name, parameter.name)
+                if default is not None and "[default:" not in (parameter.help or ""):
+                    parameter.help = f"{parameter.help} \\[default: {default}]"
         return command
 
 
