@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wan_train import __version__
-from wan_train.errors import ExitCode, InterruptionError, NotReadyError, WanTrainError
+from wan_train.errors import AmbiguousRunError, BadInputError, ExitCode, InterruptionError, NotReadyError, WanTrainError
 from wan_train.printable import one_line, redact
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _YES = frozenset({"1", "true", "t", "yes", "y", "on"})
 """What Typer reads as yes in a variable."""
+_MOST_RUNS = 10
+"""Runs that are offered where a name matches several."""
 
 
 def main() -> None:
@@ -59,6 +62,8 @@ def _run(arguments: list[str], words: Sequence[str], invocation: Invocation) -> 
         return int(result or ExitCode.DONE)
     except BrokenPipeError:
         raise
+    except AmbiguousRunError as error:
+        return _tell(_with_commands(error, arguments), arguments, invocation)
     except WanTrainError as error:
         return _tell(error, arguments, invocation)
     except KeyboardInterrupt:
@@ -88,6 +93,14 @@ def _warn_of_variables() -> None:
         from wan_train.cli.usage import unknown_variables  # noqa: PLC0415  most calls set none
 
         sys.stderr.write("".join(f"{line}\n" for line in unknown_variables(os.environ)))
+
+
+def _with_commands(error: AmbiguousRunError, arguments: Sequence[str]) -> WanTrainError:
+    """The same command once for each run that was possibly meant."""
+    commands = [["wan-train", *(run if word == error.name else word for word in arguments)] for run in error.matches]
+    listed = [shlex.join(command) for command in commands[:_MOST_RUNS]]
+    more = ["The others: `wan-train runs`."] if len(commands) > _MOST_RUNS else []
+    return BadInputError(error.message, hint="\n".join([*listed, *more]))
 
 
 def _tell(error: WanTrainError, arguments: Sequence[str], invocation: Invocation) -> int:

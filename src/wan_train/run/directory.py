@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train import codec
-from wan_train.errors import BadInputError, NotReadyError
+from wan_train.errors import AmbiguousRunError, BadInputError, NotReadyError
 from wan_train.files import write_whole
 from wan_train.printable import one_line
 from wan_train.run.plan import Plan
@@ -215,5 +215,4 @@ def find(runs: Path, name: str | None) -> RunDirectory:
         case []:
             raise BadInputError(f"no run in {runs} is called {one_line(name)!r}", hint="List them: `wan-train runs`.")
         case _:
-            listing = ", ".join(run.run_id for run in matching[:5])
-            raise BadInputError(f"{one_line(name)!r} fits {len(matching)} runs: {listing}", hint="Give more of it.")
+            raise AmbiguousRunError(one_line(name), [run.run_id for run in matching])

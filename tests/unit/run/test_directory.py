@@ -90,7 +90,7 @@ class TestFinding:
         assert "\x1b" not in caught.value.message
 
     def test_what_fits_several(self, runs: Path) -> None:
-        with pytest.raises(BadInputError, match="fits 2 runs") as caught:
+        with pytest.raises(BadInputError, match="matches 2 runs") as caught:
             find(runs, "cat")
         assert "cat-blue" in caught.value.message
 
