@@ -37,7 +37,7 @@ def test_the_program_lists_all_its_verbs_on_one_screen(quiet_box: ScriptedBox, c
         (line,) = [line for line in lines if re.match(rf"  {verb}  +\S", line)]
         assert not line.endswith(("...", ".")), line
     groups = [line for line in lines if re.fullmatch(r"[A-Z][a-z]+", line)]
-    assert groups == ["Train", "Runs", "Box", "Options"]
+    assert groups == ["Train", "Runs", "Box"]
     assert "\x1b" not in done.stdout
 
 

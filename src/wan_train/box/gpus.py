@@ -139,7 +139,7 @@ def judge_driver(reading: GpuReading, build: CudaBuild | None) -> Finding:
     version = driver_version(reading.driver)
     has = one_line(reading.driver or "of unknown version")
     if version is None or build is None:
-        return Finding(state=State.READY, detail=has)
+        return Finding(state=State.UNTESTED, detail=has)
     if version < build.least_driver:
         return Finding(
             state=State.BLOCKED,

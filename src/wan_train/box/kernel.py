@@ -62,7 +62,7 @@ class Kernel:
     def check(self) -> Finding:
         present = self.facts.usable()
         if not present:
-            return Finding(state=State.READY, detail="no GPU to try")
+            return Finding(state=State.UNTESTED, detail="there is no GPU to try them on")
         if not os.access(self.python, os.X_OK):
             return Finding(state=State.MISSING, detail="no GPU was tried yet: the trainer has no Python so far")
         tried = self._tried()

@@ -117,7 +117,7 @@ class Later:
         place = existing_parent(self.settings.workspace)
         kind = file_system_of(place.resolve(), self.proc)
         if kind is None:
-            return Finding(state=State.READY, detail=f"{place}: of unknown kind")
+            return Finding(state=State.UNTESTED, detail=f"{place}: of unknown kind")
         if kind in _NETWORK or kind.startswith("fuse"):
             return Finding(
                 state=State.WARNING,

@@ -78,6 +78,7 @@ def train(
     yes: options.Yes = False,  # noqa: FBT002  a flag of the command line
     dry_run: options.DryRun = False,  # noqa: FBT002  the same
     as_json: options.Json = False,  # noqa: FBT002  the same
+    quiet: options.Quiet = False,  # noqa: FBT002  the same
     detach: options.Detach = False,  # noqa: FBT002  the same
 ) -> None:
     """Train both experts on a dataset. This is what `wan-train` alone does.
@@ -92,7 +93,7 @@ def train(
     from wan_train.cli.train import train as run_training  # noqa: PLC0415  the same
 
     invocation = invocation_of(context)
-    sink = invocation.use(Sink(as_json=as_json, aside=detach))
+    sink = invocation.use(Sink(as_json=as_json, aside=detach, quiet=quiet))
     given = Given(
         title=title,
         author=author,
@@ -146,6 +147,7 @@ def rehearse(
     gpus: options.Gpus = None,
     runs_dir: options.RunsDir = None,
     as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
+    quiet: options.Quiet = False,  # noqa: FBT002  the same
     detach: options.Detach = False,  # noqa: FBT002  the same
 ) -> None:
     """Try the whole pipeline without a GPU, in about a minute.
@@ -157,7 +159,7 @@ def rehearse(
     from wan_train.cli.rehearse import rehearse as run_rehearsal  # noqa: PLC0415  `--help` must not load the rooms
 
     invocation = invocation_of(context)
-    sink = invocation.use(Sink(as_json=as_json, aside=detach))
+    sink = invocation.use(Sink(as_json=as_json, aside=detach, quiet=quiet))
     settings = settings_module.resolve(flags={"gpus": gpus, "runs_dir": runs_dir})
     raise typer.Exit(
         run_rehearsal(
@@ -179,8 +181,13 @@ def rehearse(
 def attach(
     context: typer.Context,
     run: options.RunName = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", metavar="SECONDS", help="Stop watching then, with exit code 124; the run goes on."),
+    ] = None,
     runs_dir: options.RunsDir = None,
     as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
+    quiet: options.Quiet = False,  # noqa: FBT002  the same
 ) -> None:
     """Watch a run again, from any terminal. Ends with the run's exit code.
 
@@ -188,8 +195,8 @@ def attach(
     """
     from wan_train.cli import runs as verbs  # noqa: PLC0415  `--help` must not load the rooms
 
-    sink, settings = _for_runs(context, runs_dir, as_json=as_json)
-    raise typer.Exit(verbs.attach(settings, sink, run))
+    sink, settings = _for_runs(context, runs_dir, as_json=as_json, quiet=quiet)
+    raise typer.Exit(verbs.attach(settings, sink, run, timeout=timeout))
 
 
 @app.command(rich_help_panel="Runs")
@@ -203,6 +210,7 @@ def resume(
     other_gpus: options.OtherGpus = None,
     runs_dir: options.RunsDir = None,
     as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
+    quiet: options.Quiet = False,  # noqa: FBT002  the same
     detach: options.Detach = False,  # noqa: FBT002  the same
 ) -> None:
     """Go on with a run that crashed, failed or was stopped. It continues from its last saved states.
@@ -211,7 +219,7 @@ def resume(
     """
     from wan_train.cli import resume as verb  # noqa: PLC0415  `--help` must not load the rooms
 
-    sink, settings = _for_runs(context, runs_dir, as_json=as_json, aside=detach)
+    sink, settings = _for_runs(context, runs_dir, as_json=as_json, aside=detach, quiet=quiet)
     if every:
         verb.check_nothing_for_one(run, epochs=epochs, gpus=other_gpus)
         raise typer.Exit(verb.resume_all(settings, sink))
@@ -338,6 +346,7 @@ def provision(
     check: Annotated[bool, typer.Option("--check", help="Only look: exit code 3 when something is missing.")] = False,  # noqa: FBT002  a flag
     yes: options.Yes = False,  # noqa: FBT002  a flag of the command line
     as_json: options.Json = False,  # noqa: FBT002  the same
+    quiet: options.Quiet = False,  # noqa: FBT002  the same
 ) -> None:
     """Make a box ready: musubi-tuner, its environment, the models. Safe to run again at any time.
 
@@ -345,7 +354,7 @@ def provision(
     """
     from wan_train.cli.provision import provision as run_provision  # noqa: PLC0415  `--help` must not load the rooms
 
-    sink = invocation_of(context).use(Sink(as_json=as_json))
+    sink = invocation_of(context).use(Sink(as_json=as_json, quiet=quiet))
     settings = settings_module.resolve(flags={"workspace": workspace})
     raise typer.Exit(
         run_provision(
@@ -392,8 +401,43 @@ def doctor(
     raise typer.Exit(run_doctor(settings, sink, task=task.value, engine=engine, words=words))
 
 
+@app.command(rich_help_panel="Box")
+def clean(
+    context: typer.Context,
+    run: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN",
+            help="Runs to remove, LoRAs included; what nobody needs when left out.",
+            show_default=False,
+            autocompletion=completion.run_names,
+        ),
+    ] = None,
+    older_than: Annotated[
+        float | None,
+        typer.Option("--older-than", metavar="DAYS", help="Also failed and stopped runs without a LoRA, this old."),
+    ] = None,
+    workspace: options.Workspace = None,
+    runs_dir: options.RunsDir = None,
+    yes: options.Yes = False,  # noqa: FBT002  a flag of the command line
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what may go, and stop.")] = False,  # noqa: FBT002  the same
+    as_json: options.Json = False,  # noqa: FBT002  the same
+) -> None:
+    """Remove what nobody needs, or whole runs by name. Asks first.
+
+    Without names: rehearsals, earlier attempts of finished runs, downloads that never ended.
+
+    Example: wan-train clean --dry-run
+    """
+    from wan_train.cli.clean import clean as run_clean  # noqa: PLC0415  `--help` must not load the rooms
+
+    sink = invocation_of(context).use(Sink(as_json=as_json))
+    settings = settings_module.resolve(flags={"workspace": workspace, "runs_dir": runs_dir})
+    raise typer.Exit(run_clean(settings, sink, names=run or (), older_than=older_than, yes=yes, dry_run=dry_run))
+
+
 def _for_runs(
-    context: typer.Context, runs_dir: str | None, *, as_json: bool, aside: bool = False
+    context: typer.Context, runs_dir: str | None, *, as_json: bool, aside: bool = False, quiet: bool = False
 ) -> tuple[Sink, Settings]:
-    sink = invocation_of(context).use(Sink(as_json=as_json, aside=aside))
+    sink = invocation_of(context).use(Sink(as_json=as_json, aside=aside, quiet=quiet))
     return sink, settings_module.resolve(flags={"runs_dir": runs_dir})

@@ -233,6 +233,7 @@ DryRun = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", envvar="WAN_TRAIN_JSON", help="Only JSON on stdout.", rich_help_panel=OUTPUT)
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and the result.", rich_help_panel=OUTPUT)]
 Detach = Annotated[
     bool, typer.Option("--detach", "-d", help="Return at once; the run goes on.", rich_help_panel=OUTPUT)
 ]

@@ -111,7 +111,7 @@ class _Call:
             raise NotReadyError(
                 "this box is not ready", hint=" ".join(filter(None, (all_hints(self.found.values()), put)))
             )
-        self.sink.line("This box is ready.")
+        self.sink.outcome("This box is ready.")
         return ExitCode.DONE
 
     def make_ready(self, *, yes: bool) -> int:
@@ -208,7 +208,7 @@ class _Call:
         whole = self.wanted.with_trainer and self.wanted.with_models
         said = "This box is ready." if whole else "What was asked for is there."
         held.log.write(said)
-        self.sink.line(f"{said} Next: `{self._next()}`" if whole else said)
+        self.sink.outcome(f"{said} Next: `{self._next()}`" if whole else said)
 
     def _offer_leftovers(self) -> None:
         """What others have left is deleted only after a yes; wan-train does not know what it is kept for."""
@@ -261,6 +261,8 @@ class _Call:
         self._print(lambda width: found_lines(found, titles, width))
 
     def _print(self, layout: Callable[[int], Iterable[Line]]) -> None:
+        if self.sink.quiet:
+            return
         if self.sink.is_screen:
             from rich.console import Group  # noqa: PLC0415  needed at a terminal only
 

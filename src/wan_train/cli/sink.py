@@ -21,9 +21,13 @@ SCHEMA = 1
 class Sink:
     """Prints for people or, with `as_json`, for programs: then stdout holds nothing but JSON lines."""
 
-    def __init__(self, *, as_json: bool = False, aside: bool = False) -> None:
-        """`aside`: what people read goes to stderr, since stdout has one word for a script (`--detach`)."""
+    def __init__(self, *, as_json: bool = False, aside: bool = False, quiet: bool = False) -> None:
+        """`aside`: what people read goes to stderr, since stdout has one word for a script (`--detach`).
+
+        `quiet`: of what people read only `text`, `outcome` and errors are printed.
+        """
         self.as_json = as_json
+        self.quiet = quiet
         self._aside = aside
 
     @cached_property
@@ -52,11 +56,16 @@ class Sink:
 
     def show(self, renderable: RenderableType) -> None:
         """Something to look at; left out when only JSON is wanted. Paths stay whole on one line, to be copied."""
-        if not self.as_json:
+        if not self.as_json and not self.quiet:
             self.console.print(renderable, soft_wrap=True)
 
     def line(self, text: str) -> None:
         """One plain line of information, never interpreted as markup."""
+        if not self.quiet:
+            self.outcome(text)
+
+    def outcome(self, text: str) -> None:
+        """The one line that says what came of it, also where only that is wanted."""
         if not self.as_json:
             sys.stdout.write(f"{_safe(text)}\n")
             sys.stdout.flush()
@@ -76,7 +85,8 @@ class Sink:
 
     def note(self, text: str) -> None:
         """A remark beside the data, on stderr."""
-        sys.stderr.write(f"{_safe(text)}\n")
+        if not self.quiet:
+            sys.stderr.write(f"{_safe(text)}\n")
 
     def error(self, error: WanTrainError) -> None:
         """What went wrong and what to do next; as JSON too where JSON was asked for."""

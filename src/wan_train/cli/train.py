@@ -25,6 +25,8 @@ from wan_train.settings import Settings
 
 def train(given: Given, settings: Settings, sink: Sink, *, yes: bool, dry_run: bool, detach: bool) -> int:
     """The main job; returns the exit code of the run, or of what kept it from starting."""
+    if sink.quiet and not yes and not dry_run:
+        raise BadInputError("nothing was started: --quiet shows no plan that could be agreed to", hint="Add --yes.")
     interactive = sink.is_terminal and not yes and not dry_run and not sink.as_json
     asked = ask(given, settings, interactive=interactive)
     prepared = prepare(asked.request)

@@ -77,9 +77,7 @@ class Verbs(Group):
             for name, command in commands.items():
                 if getattr(command, "rich_help_panel", None) == panel:
                     formatter.write(f"  {name:<{widest}}  {_short(command)}\n")
-        formatter.write(
-            f"{_bold('Options')}\n  -V, --version, -h, --help, --install-completion (Tab completes names)\n"
-        )
+        formatter.write(f"{_bold('Options:')} -V, --version, -h, --help, --install-completion (Tab completes names)\n")
 
 
 def _short(command: Any) -> str:  # noqa: ANN401  see above

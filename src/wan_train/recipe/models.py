@@ -21,6 +21,8 @@ class ModelFile:
     repo: str
     file: str
     place: str
+    gb: float
+    """About how many bytes it has, in units of 10**9; the hub's own number counts where it can be asked."""
 
     def path(self, trainer_dir: Path) -> Path:
         return trainer_dir / self.place / self.file

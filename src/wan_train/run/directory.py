@@ -14,6 +14,9 @@ from wan_train.files import write_whole
 from wan_train.printable import one_line
 from wan_train.run.plan import Plan
 
+HIDDEN = "."
+"""Directories of such names are no runs: one that is being removed still has its plan."""
+
 
 @dataclass(frozen=True, slots=True)
 class AttemptDirectory:
@@ -188,7 +191,11 @@ def all_runs(runs: Path) -> list[RunDirectory]:
     """Every run, newest first."""
     if not runs.is_dir():
         return []
-    found = [RunDirectory(path) for path in runs.iterdir() if (path / "plan.json").is_file()]
+    found = [
+        RunDirectory(path)
+        for path in runs.iterdir()
+        if not path.name.startswith(HIDDEN) and (path / "plan.json").is_file()
+    ]
     return sorted(found, key=lambda run: run.run_id, reverse=True)
 
 
