@@ -209,7 +209,7 @@ class Doctor:
         seen: list[Gpu | LostGpu] = sorted((*reading.gpus, *reading.lost), key=lambda gpu: gpu.index)
         usable = facts.usable()
         return [
-            Step(id=f"gpu-{gpu.index}", title=f"GPU {gpu.index}", check=partial(self._card, gpu, usable))
+            Step(id=f"gpu-{gpu.number}", title=f"GPU {gpu.number}", check=partial(self._card, gpu, usable))
             for gpu in seen
         ]
 
@@ -219,7 +219,7 @@ class Doctor:
             return judge_lost(gpu)
         fit = judge_gpu(gpu, build_of(self.engine))
         if fit.state is State.BLOCKED:
-            others = ",".join(str(other.index) for other in usable)
+            others = ",".join(other.number for other in usable)
             hint = f"Keep trainings away from it: `wan-train --gpus {others}`." if others else fit.hint
             return replace(fit, state=State.WARNING, hint=hint)
         holder = LeaseRoom(self.settings.lease_dir).holder(gpu.uuid)
@@ -229,7 +229,7 @@ class Doctor:
         busy = why_busy(gpu)
         if busy is None:
             return replace(fit, detail=f"{fit.detail}, free" if fit.state is State.READY else fit.detail)
-        free = ",".join(str(other.index) for other in usable if why_busy(other) is None)
+        free = ",".join(other.number for other in usable if why_busy(other) is None)
         others = f" Until then: `wan-train --gpus {free}`." if free else ""
         return Finding(
             state=State.WARNING,
