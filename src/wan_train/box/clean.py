@@ -24,6 +24,7 @@ from wan_train.run.plan import Plan
 from wan_train.run.state import Job, JobState, RunState, fold_all
 from wan_train.settings import Settings
 
+_LATER = "Watch it: `wan-train runs`."
 _REMOVING = f"{HIDDEN}removing-"
 """A run is given such a name before its files go, so that half a run is never taken for one."""
 
@@ -114,9 +115,11 @@ def _named(run: RunDirectory, runs: Path, known: tuple[Plan, RunState] | None, a
         raise BadInputError(f"the records of {run.run_id} cannot be read", hint=f"Look at {run.path}.")
     _, state = known
     if not state.is_over:
-        raise BadInputError(f"{run.run_id} is not over, so it is left alone", hint=f"wan-train stop --now {run.run_id}")
+        raise BadInputError(
+            f"{run.run_id} is not over, so it is left alone", hint=f"End it first: `wan-train stop --now {run.run_id}`."
+        )
     if _is_needed(run.path, alive):
-        raise BadInputError(f"a run that is not over uses files of {run.run_id}", hint="wan-train runs")
+        raise BadInputError(f"a run that is not over uses files of {run.run_id}", hint="See which: `wan-train runs`.")
     loras = sum(job.result is not None for job in state.jobs.values())
     return Junk(kind=Kind.RUN, path=run.path, bytes=_size(run.path), run=run, loras=loras)
 
@@ -199,10 +202,10 @@ def _nobody_at(run: RunDirectory) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise NotReadyError(f"{run.run_id} is running again, so it is left alone") from None
+            raise NotReadyError(f"{run.run_id} is running again, so it is left alone", hint=_LATER) from None
         known = _read(run)
         if known is None or not known[1].is_over:
-            raise NotReadyError(f"{run.run_id} is not over any more, so it is left alone")
+            raise NotReadyError(f"{run.run_id} is not over any more, so it is left alone", hint=_LATER)
         yield
     finally:
         os.close(descriptor)

@@ -52,13 +52,17 @@ def clean(
     sink.line(f"{words.file_size(sum(junk.bytes for junk in removed))} freed.")
     code = _report(sink, found, removed, failures, dry_run=False)
     if failures:
-        raise NotReadyError("\n".join(["not everything was removed:", *failures]))
+        raise NotReadyError(
+            "\n".join(["not everything was removed:", *failures]), hint="See the rest: `wan-train clean`."
+        )
     return code
 
 
 def _found(settings: Settings, names: Sequence[str], older_than: float | None) -> list[Junk]:
     if older_than is not None and not 0 <= older_than < math.inf:
-        raise BadInputError(f"--older-than {older_than:g} is not a number of days", hint="For a week: --older-than 7")
+        raise BadInputError(
+            f"--older-than {older_than:g} is not a number of days", hint="For a week: `--older-than 7`."
+        )
     if names and older_than is not None:
         raise BadInputError("--older-than chooses runs, and runs were named", hint="Give one of them.")
     named = list(dict.fromkeys(find(settings.runs, name) for name in names))
