@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,14 @@ import pytest
 
 from support.nvml import NvmlStub, nvml_library, nvml_stub
 from support.trainers import ScriptedBox
+
+# `nohup`, a background job or a CI runner may start the tests with signals ignored or blocked, and every program that
+# a test starts would inherit that. Python sets its own handler for SIGINT only where it was not ignored.
+for _number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD):
+    signal.signal(_number, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 __all__ = ["nvml_library", "nvml_stub", "scripted_box"]
 

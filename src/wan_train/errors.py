@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -34,6 +35,15 @@ class BadInputError(WanTrainError):
     """An answer, flag, recipe or dataset that cannot be used."""
 
     exit_code = ExitCode.BAD_INPUT
+
+
+class AmbiguousRunError(BadInputError):
+    """A part of a run's name that several runs have; `matches` are their ids, newest first."""
+
+    def __init__(self, name: str, matches: Sequence[str]) -> None:
+        super().__init__(f"{name!r} matches {len(matches)} runs", hint=f"Use the full run ID: {', '.join(matches)}")
+        self.name = name
+        self.matches = tuple(matches)
 
 
 class InterruptionError(WanTrainError):

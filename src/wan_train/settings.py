@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from wan_train import home
 from wan_train.errors import BadInputError
 from wan_train.printable import one_line
 
@@ -46,7 +47,7 @@ def _shards(text: str) -> int:
 def _path(text: str) -> Path:
     if not text.strip():
         raise ValueError("must not be empty")
-    return Path(text).expanduser().absolute()
+    return home.expand(text).absolute()
 
 
 class ReportTime(StrEnum):
@@ -122,8 +123,11 @@ def environment_name(setting: str) -> str:
 
 
 def user_data_dir() -> Path:
-    """`$XDG_DATA_HOME/wan-train`, by default `~/.local/share/wan-train`."""
-    return _xdg("XDG_DATA_HOME", ".local/share")
+    """`$XDG_DATA_HOME/wan-train`, by default `~/.local/share/wan-train`; a temporary directory where that cannot be."""
+    path = _xdg("XDG_DATA_HOME", ".local/share")
+    if os.environ.get("XDG_DATA_HOME") or home.can_be_made(path) or path.is_dir():
+        return path
+    return home.own_temporary()
 
 
 def user_config_file() -> Path:
@@ -147,7 +151,7 @@ def resolve(
     def put(name: str, text: str, source: Source, where: str) -> None:
         try:
             values[name] = known[name].metadata["parse"](text)
-        except (ValueError, RuntimeError) as error:  # RuntimeError: `~name` of nobody
+        except (ValueError, BadInputError) as error:  # BadInputError: `~name` of nobody
             raise BadInputError(
                 f"{where} is {one_line(text)!r}: {error}", hint="Correct it, or leave it out to take the default."
             ) from error

@@ -12,6 +12,9 @@ from rich.cells import cell_len
 from support.trainers import ScriptedBox
 from wan_train.cli import dataset_app
 from wan_train.cli.app import app
+from wan_train.dataset.writing import text_for_directory
+from wan_train.recipe import load as recipes
+from wan_train.recipe.terms import Task
 
 VERBS = tuple(command.callback.__name__ for command in app.registered_commands if command.callback is not None)
 DATASET_VERBS = tuple(
@@ -34,7 +37,7 @@ def test_the_program_lists_all_its_verbs_on_one_screen(quiet_box: ScriptedBox, c
         (line,) = [line for line in lines if re.match(rf"  {verb}  +\S", line)]
         assert not line.endswith(("...", ".")), line
     groups = [line for line in lines if re.fullmatch(r"[A-Z][a-z]+", line)]
-    assert groups == ["Train", "Runs", "Box", "Flags"]
+    assert groups == ["Train", "Runs", "Box"]
     assert "\x1b" not in done.stdout
 
 
@@ -53,16 +56,51 @@ def test_each_verb_has_help_with_an_example_in_100_columns(quiet_box: ScriptedBo
             assert "<bool>" not in line
 
 
+def test_help_is_also_a_command(quiet_box: ScriptedBox) -> None:
+    for words in ([], ["stop"], ["dataset", "check"]):
+        assert quiet_box.run_cli("help", *words).stdout == quiet_box.run_cli(*words, "--help").stdout
+
+
 def test_the_short_flag_is_the_same(quiet_box: ScriptedBox) -> None:
     assert quiet_box.run_cli("train", "-h").stdout == quiet_box.run_cli("train", "--help").stdout
 
 
-def test_defaults_that_the_help_promises_are_shown(quiet_box: ScriptedBox) -> None:
-    shown = quiet_box.run_cli("train", "--help", COLUMNS="100").stdout
-    assert "[default: /workspace]" in shown
+def defaults(box: ScriptedBox, *words: str) -> dict[str, str]:
+    """What `--help` of a command says of its options' defaults."""
+    shown = box.run_cli(*words, "--help", COLUMNS="300").stdout
+    return dict(re.findall(r"^│ (--[a-z0-9-]+) .*\[default: (.*?)\] +│$", shown, re.MULTILINE))
 
 
-@pytest.mark.parametrize("words", [["--version"], ["--version", "--json"]])
+def test_the_defaults_in_the_help_are_those_of_the_shipped_recipe_and_dataset(quiet_box: ScriptedBox) -> None:
+    shown = defaults(quiet_box, "train")
+    training = recipes.load(recipes.shipped_recipe(Task.T2V)).training
+    assert training == recipes.load(recipes.shipped_recipe(Task.I2V)).training, "the help shows one of them"
+    assert int(shown["--epochs"]) == training.max_train_epochs
+    assert float(shown["--learning-rate"]) == training.learning_rate
+    assert (int(shown["--rank"]), float(shown["--alpha"])) == (training.network_dim, training.network_alpha)
+    assert int(shown["--seed"]) == training.seed
+    assert shown["--fp8"] == ("--fp8" if training.fp8_base else "--no-fp8")
+    new = tomllib.loads(text_for_directory(quiet_box.dataset))
+    width, height = new["general"]["resolution"]
+    assert shown["--resolution"].split()[0] == f"{width}x{height}"
+    assert shown["--batch-size"].split()[0] == str(new["general"]["batch_size"])
+    assert shown["--repeats"].split()[0] == str(new["datasets"][0]["num_repeats"])
+    assert (shown["--title"], shown["--author"], shown["--workspace"]) == ("mylora", "authorName", "/workspace")
+
+
+def test_every_option_that_takes_a_value_shows_its_default(quiet_box: ScriptedBox) -> None:
+    shown = quiet_box.run_cli("train", "--help", COLUMNS="300").stdout
+    takes = set(re.findall(r"^│ (--[a-z0-9-]+) +(?:<|FILE|DIR|WORD|WxH|auto)", shown, re.MULTILINE))
+    assert takes - set(defaults(quiet_box, "train")) == set()
+
+
+def test_the_rehearsals_own_defaults_are_shown(quiet_box: ScriptedBox) -> None:
+    shown = defaults(quiet_box, "rehearse")
+    assert (shown["--epochs"], shown["--resolution"], shown["--gpus"]) == ("20", "256x256", "two CPU slots")
+    assert "--epochs" not in defaults(quiet_box, "resume")
+
+
+@pytest.mark.parametrize("words", [["--version"], ["-V"], ["--version", "--json"]])
 def test_version_is_the_packages(quiet_box: ScriptedBox, words: list[str]) -> None:
     done = quiet_box.run_cli(*words)
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -18,8 +18,8 @@ def test_a_run_from_a_script(scripted_box: ScriptedBox) -> None:
     done = scripted_box.train("--json")
     assert done.returncode == 0, done.stderr
     lines = json_lines(done.stdout)
-    assert lines[0]["kind"] == "supervisor_started"
-    assert {line["kind"] for line in lines[:-1]} >= {"step_started", "step_succeeded", "epoch_ended", "run_finished"}
+    assert lines[1]["kind"] == "supervisor_started"
+    assert {line["kind"] for line in lines[1:-1]} >= {"step_started", "step_succeeded", "epoch_ended", "run_finished"}
     result = lines[-1]
     assert result["event"] == "result"
     assert result["exit_code"] == 0
@@ -30,7 +30,8 @@ def test_a_run_from_a_script(scripted_box: ScriptedBox) -> None:
 def test_events_are_those_of_the_journal(past_runs: PastRuns) -> None:
     lines = json_lines(past_runs.box.run_cli("attach", past_runs.finished.name, "--json").stdout)
     marked = [{"schema": 1, "event": "journal", **event} for event in past_runs.box.events(run=past_runs.finished)]
-    assert lines[:-1] == marked
+    assert lines[0]["event"] == "watching"
+    assert lines[1:-1] == marked
 
 
 def test_the_environment_can_ask_for_json(past_runs: PastRuns) -> None:

@@ -40,9 +40,14 @@ def test_an_unknown_run_is_named_with_the_way_to_the_list(past_runs: PastRuns, v
 def test_a_name_that_fits_several_runs_lists_them(past_runs: PastRuns, verb: str) -> None:
     done = past_runs.box.run_cli(verb, "cat")
     assert done.returncode == 2
-    assert past_runs.finished.name in done.stderr
-    assert past_runs.also_finished.name in done.stderr
-    assert past_runs.failed.name not in done.stderr
+    hints = [line for line in done.stderr.splitlines() if line.startswith("hint: ")]
+    newest_first = [past_runs.also_finished, past_runs.finished]
+    assert hints == [f"hint: wan-train {verb} {run.name}" for run in newest_first]
+
+
+def test_the_commands_for_an_ambiguous_name_keep_the_other_words(past_runs: PastRuns) -> None:
+    done = past_runs.box.run_cli("logs", "cat", "--step", "train-high")
+    assert f"hint: wan-train logs {past_runs.finished.name} --step train-high" in done.stderr.splitlines()
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
 from support.trainers import ScriptedBox
@@ -43,18 +46,18 @@ def test_a_wrong_word_is_named(quiet_box: ScriptedBox, words: list[str], named: 
 @pytest.mark.parametrize(
     ("words", "env", "said"),
     [
-        (["pictures"], {}, "there is no verb 'pictures'"),
-        (["stauts"], {}, "there is no verb 'stauts'. Did you mean 'status'?"),
-        (["train", "pictures"], {}, "'pictures' is more than `wan-train train` takes"),
+        (["pictures"], {}, "no such command: pictures"),
+        (["help", "nothing"], {}, "no such command: nothing"),
+        (["train", "extra", "words"], {}, "unexpected arguments: extra words"),
         (["--title"], {}, "--title needs a value"),
         (["--epochs", "ten"], {}, "--epochs 'ten' is not a whole number"),
         (["--alpha", "ten"], {}, "--alpha 'ten' is not a number"),
         ([], {"WAN_TRAIN_EPOCHS": "ten"}, "WAN_TRAIN_EPOCHS is 'ten', which is not a whole number"),
         ([], {"WAN_TRAIN_YES": "maybe"}, "WAN_TRAIN_YES is 'maybe', which is neither 1 nor 0"),
         (["--experts", "none"], {}, "--experts: 'none' is not one of 'both', 'high', 'low'"),
-        (["dataset"], {}, "`wan-train dataset` needs a verb: check or write"),
+        (["dataset"], {}, "`wan-train dataset` needs a command: check or write"),
         (["dataset", "check"], {}, "PATH is missing"),
-        (["stop", "--sometime"], {}, "there is no flag --sometime"),
+        (["stop", "--sometime"], {}, "no such option: --sometime"),
     ],
 )
 def test_words_of_usage_are_ours(quiet_box: ScriptedBox, words: list[str], env: dict[str, str], said: str) -> None:
@@ -63,9 +66,42 @@ def test_words_of_usage_are_ours(quiet_box: ScriptedBox, words: list[str], env: 
     assert done.stderr.splitlines()[0] == f"error: {said}"
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["stauts"], "wan-train status"),
+        (["step"], "wan-train stop"),
+        (["dataset", "chekc"], "wan-train dataset check"),
+        (["--epcohs", "3"], "--epochs"),
+        (["runs", "--jsn"], "--json"),
+        (["cats"], None),
+        (["dogs"], None),
+        (["--cat"], None),
+    ],
+    ids=str,
+)
+def test_only_what_is_close_is_suggested(quiet_box: ScriptedBox, words: list[str], meant: str | None) -> None:
+    said = quiet_box.run_cli(*words).stderr
+    assert re.findall(r"Did you mean `(.*?)`\?", said) == ([meant] if meant else [])
+    assert "Possible options" not in said
+
+
 @pytest.mark.parametrize("words", [["pictures"], ["train", "pictures"]])
-def test_who_names_only_the_dataset_is_told_the_flag(quiet_box: ScriptedBox, words: list[str]) -> None:
+def test_who_names_only_the_dataset_is_told_the_option(quiet_box: ScriptedBox, words: list[str]) -> None:
     assert "`wan-train --dataset pictures`" in quiet_box.run_cli(*words).stderr
+
+
+def test_a_path_with_a_space_is_quoted(quiet_box: ScriptedBox) -> None:
+    assert "`wan-train --dataset './my cats'`" in quiet_box.run_cli("./my cats").stderr
+
+
+def test_a_variable_that_nothing_reads_is_named_once_and_beside_the_data(quiet_box: ScriptedBox) -> None:
+    done = quiet_box.run_cli("runs", "--json", WAN_TRAIN_EPOCH="3", WAN_TRAIN_SOURCE="x", WAN_TRAIN_SEED="1")
+    assert done.returncode == 0
+    assert [json.loads(line)["event"] for line in done.stdout.splitlines()] == ["runs"]
+    assert done.stderr.splitlines() == [
+        "warning: WAN_TRAIN_EPOCH is not a variable of wan-train; did you mean WAN_TRAIN_EPOCHS?"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from support.nvml import GIB, StubGpu, uuid_of
+from support.nvml import GIB, StubGpu, mig_uuid_of, uuid_of
 from support.trainers import ScriptedBox, Span, spans
 
 SLOW = {"SCRIPTED_LOAD_SECONDS": "0.4", "SCRIPTED_CACHE_SECONDS": "0.1"}
@@ -125,4 +125,14 @@ def test_the_driver_gone_for_a_while_is_survived(scripted_box: ScriptedBox) -> N
     scripted_box.wait_for_event("step_exited", step="train-high")
     scripted_box.nvml.write([StubGpu()])
     assert running.wait() == 0
+    assert not scripted_box.recorded("overlap")
+
+
+def test_the_experts_train_on_two_mig_instances_of_one_card(scripted_box: ScriptedBox) -> None:
+    scripted_box.nvml.write([StubGpu(total=80 * GIB, mig=(StubGpu(total=40 * GIB), StubGpu(total=40 * GIB)))])
+    done = scripted_box.train(SCRIPTED_STEP_SECONDS="0.05")
+    assert done.returncode == 0, done.stderr
+    ran = spans(scripted_box)
+    assert {ran["high"].gpu, ran["low"].gpu} == {mig_uuid_of(0, 0), mig_uuid_of(0, 1)}
+    assert "GPU 0:1" in done.stdout
     assert not scripted_box.recorded("overlap")

@@ -7,12 +7,21 @@ import json
 import os
 import re
 import signal
+import sys
 
 import pexpect
 import pytest
 
 from support.trainers import PROGRAM, ScriptedBox
 
+DEAF = (
+    "import os, signal, sys\n"
+    "every = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD}\n"
+    "for each in every: signal.signal(each, signal.SIG_IGN)\n"
+    "signal.pthread_sigmask(signal.SIG_BLOCK, every)\n"
+    "os.execvp(sys.argv[1], sys.argv[1:])\n"
+)
+"""Starts a program as nohup, a background job or a careless service would: with signals ignored and blocked."""
 SLOW = {"SCRIPTED_STEP_SECONDS": "0.1"}
 
 
@@ -51,6 +60,19 @@ def test_a_signal_to_the_foreground_stops_the_run_and_waits_for_proof(
     assert nothing_left(scripted_box)
     assert scripted_box.events("run_finished")[-1]["exit_code"] == code
     assert scripted_box.run_cli("attach").returncode == code
+
+
+def test_a_run_started_where_signals_are_ignored_and_blocked_still_obeys_them(scripted_box: ScriptedBox) -> None:
+    scripted_box.through = (sys.executable, "-c", DEAF)
+    started = scripted_box.train("--detach", **SLOW)
+    assert started.returncode == 0, started.stderr
+    scripted_box.through = ()
+    scripted_box.wait_for_record("epoch", place="high")
+    (supervisor,) = [pid for pid, words in scripted_box.processes().items() if "wan_train.run.supervise" in words]
+    os.kill(supervisor, signal.SIGTERM)
+    assert scripted_box.run_cli("attach").returncode == 143
+    assert nothing_left(scripted_box)
+    assert signal.SIGKILL not in {event["exit"].get("signal") for event in scripted_box.events("step_exited")}
 
 
 def test_hangup_without_a_terminal_leaves_the_run_alone(scripted_box: ScriptedBox) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_train.errors import BadInputError
-from wan_train.gpu.choice import choose, choose_again, why_none
+from wan_train.gpu.choice import choose, choose_again, how_to_show, why_none
 from wan_train.gpu.model import Gpu, GpuReading, LostGpu
 
 UUIDS = ["GPU-3f2a0001-aaaa", "GPU-3f2b0002-bbbb", "GPU-77770003-cccc"]
@@ -162,3 +162,45 @@ def test_what_a_run_uses_on_a_box_without_its_gpus(
 ) -> None:
     again = choose_again(reading, before, visible, keep_number=keep_number)
     assert (None if again is None else [gpu.index for gpu in again]) == chosen
+
+
+def instance(number: int) -> Gpu:
+    return Gpu(index=0, mig=number, uuid=f"MIG-000{number}-aa", name="A100 MIG 3g.40gb", total_bytes=1, used_bytes=0)
+
+
+SLICED = GpuReading(gpus=(instance(0), instance(1), gpu(1, UUIDS[1])))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "chosen"),
+    [
+        (None, None, ["0:0", "0:1", "1"]),
+        (None, "MIG-0001-aa", ["0:1"]),
+        (None, "mig-0001", ["0:1"]),
+        (None, "MIG-000", []),  # not unique: CUDA stops there
+        (None, "MIG-0009,1", []),
+        (None, "0", ["0:0", "0:1"]),
+        ("0:1", None, ["0:1"]),
+        ("0", None, ["0:0", "0:1"]),
+        ("1,0:0", None, ["1", "0:0"]),
+        ("MIG-0000", "MIG-0000-aa,1", ["0:0"]),
+    ],
+)
+def test_mig_instances_are_chosen_by_any_name(gpus: str | None, visible: str | None, chosen: list[str]) -> None:
+    assert [gpu.number for gpu in choose(SLICED, gpus, visible)] == chosen
+
+
+@pytest.mark.parametrize("gpus", ["0:2", ":", "0:", "MIG-000", "1:0", "MIG-"])
+def test_an_instance_that_is_not_there_lists_what_is(gpus: str) -> None:
+    with pytest.raises(BadInputError, match="0:1 = A100 MIG"):
+        choose(SLICED, gpus, None)
+
+
+@pytest.mark.parametrize("visible", ["", "-1", "9"])
+def test_a_variable_that_hides_all_is_named_with_the_way_back(visible: str) -> None:
+    assert f"CUDA_VISIBLE_DEVICES={visible!r} hides every GPU" in why_none(BOX, visible)
+    assert "`unset CUDA_VISIBLE_DEVICES`" in how_to_show(BOX, visible)
+
+
+def test_an_instance_of_another_box_is_called_one() -> None:
+    assert "MIG instance that the driver does not list" in why_none(BOX, "MIG-1234")

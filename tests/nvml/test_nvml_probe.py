@@ -15,7 +15,7 @@ import pytest
 
 from support import nvml
 from support.gpu import ScriptedProbe
-from support.nvml import GIB, NvmlStub, StubGpu, uuid_of
+from support.nvml import GIB, NvmlStub, StubGpu, mig_uuid_of, uuid_of
 from wan_train.gpu.model import Gpu, GpuProbe, GpuReading, GpuUnavailableError
 from wan_train.gpu.probe import CpuSlots, NvmlProbe
 
@@ -332,3 +332,37 @@ def test_cpu_slots_stand_for_two_gpus() -> None:
     assert [gpu.uuid for gpu in reading.gpus] == ["cpu-slot-0", "cpu-slot-1"]
     assert reading.driver is None
     assert [gpu.name for gpu in CpuSlots(1).read().gpus] == ["CPU slot"]
+
+
+def test_the_instances_of_a_card_with_mig_stand_in_its_place(stub: NvmlStub, probe: NvmlProbe) -> None:
+    slices = (
+        StubGpu(name="A100 MIG 3g.40gb", total=39 * GIB, used=GIB, pids=(77,)),
+        StubGpu(name="A100 MIG 1g.10gb", total=9 * GIB),
+        StubGpu(error=4),  # another container's
+    )
+    stub.write([StubGpu(total=80 * GIB, compute_capability=(8, 0), temperature=50, mig=slices), StubGpu()])
+    first, second, whole = probe.read().gpus
+    assert [gpu.number for gpu in (first, second, whole)] == ["0:0", "0:1", "1"]
+    assert [gpu.uuid for gpu in (first, second, whole)] == [mig_uuid_of(0, 0), mig_uuid_of(0, 1), uuid_of(1)]
+    assert (first.total_bytes, first.used_bytes, first.pids) == (39 * GIB, GIB, (77,))
+    assert (second.total_bytes, second.name) == (9 * GIB, "A100 MIG 1g.10gb")
+    assert (first.utilization, first.temperature, first.compute_capability) == (None, 50, (8, 0))
+
+
+def test_a_card_with_mig_and_no_instance_is_named_as_such(stub: NvmlStub, probe: NvmlProbe) -> None:
+    stub.write([StubGpu(mig=()), StubGpu()])
+    reading = probe.read()
+    assert [gpu.uuid for gpu in reading.gpus] == [uuid_of(1)]
+    (lost,) = reading.lost
+    assert "MIG is enabled" in lost.reason
+    assert "-i 0 -mig 0" in lost.reason
+
+
+@pytest.mark.parametrize("devices", ["void", "none", ""])
+def test_a_container_started_without_gpus_is_told_by_its_variable(
+    stub: NvmlStub, probe: NvmlProbe, monkeypatch: pytest.MonkeyPatch, devices: str
+) -> None:
+    monkeypatch.setenv("NVIDIA_VISIBLE_DEVICES", devices)
+    stub.write([], init_error=9)
+    with pytest.raises(GpuUnavailableError, match=f"NVIDIA_VISIBLE_DEVICES='{devices}'"):
+        probe.read()

@@ -78,7 +78,14 @@ def test_a_bare_box_becomes_ready_after_being_stopped_on_the_way_and_a_second_ru
     second = world.provision("--yes", "--json")
     assert second.returncode == 0, second.stderr
     found = states(second)
-    assert {name for name, state in found.items() if state != "ready"} <= {"ram", "driver", "gpus", "flags", "packages"}
+    assert {name for name, state in found.items() if state != "ready"} <= {
+        "ram",
+        "driver",
+        "gpus",
+        "kernel",
+        "flags",
+        "packages",
+    }
     assert set(found.values()) == {"ready", "warning"}  # there is no GPU
     assert world.tree() == before
     assert len(world.hub.asked) == asked

@@ -45,6 +45,8 @@ class StubGpu:
     pids: tuple[int, ...] = ()
     pids_error: int = 0
     error: int = 0
+    mig: tuple[StubGpu, ...] | None = None
+    """Its instances, where MIG is enabled on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,12 @@ class NvmlStub:
     ) -> None:
         """What every process sees from its next call on. Another `session`: the driver was reloaded."""
         head = f"driver {driver}\ninit_error {init_error}\nsession {session}\nhang {hang:d}\ncrash {crash:d}"
-        text = "\n".join([head, *(_section(index, gpu) for index, gpu in enumerate(gpus))]) + "\n"
+        whole = list(gpus)
+        sections = [_section(gpu, gpu.uuid or uuid_of(index)) for index, gpu in enumerate(whole)]
+        for index, gpu in enumerate(whole):
+            for number, instance in enumerate(gpu.mig or ()):
+                sections.append(_section(instance, instance.uuid or mig_uuid_of(index, number), mig_of=index))
+        text = "\n".join([head, *sections]) + "\n"
         nvml_memory.replace(self.state, lambda _: text)
 
     def set_used(self, uuid: str, used: int) -> None:
@@ -86,12 +93,17 @@ class NvmlStub:
     def env(self) -> dict[str, str]:
         """What to add to a process's environment for it to find the stub in place of the driver."""
         paths = [str(self.library), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
-        return {"LD_LIBRARY_PATH": os.pathsep.join(paths), "WAN_TRAIN_NVML_STATE": str(self.state)}
+        return {"LD_LIBRARY_PATH": os.pathsep.join(paths), "NVML_STUB_STATE": str(self.state)}
 
 
 def uuid_of(index: int) -> str:
     """The UUID that a stub GPU without one of its own gets."""
     return f"GPU-{index:08x}-5090-4090-8000-00000000{index:04x}"
+
+
+def mig_uuid_of(index: int, number: int) -> str:
+    """The UUID that an instance without one of its own gets."""
+    return f"MIG-{index:08x}-{number:04x}-5090-8000-000000000000"
 
 
 def build(folder: Path, *, old_driver: bool = False) -> Path:
@@ -122,11 +134,13 @@ def nvml_stub(nvml_library: Path, tmp_path: Path) -> NvmlStub:
     return stub
 
 
-def _section(index: int, gpu: StubGpu) -> str:
+def _section(gpu: StubGpu, uuid: str, *, mig_of: int = -1) -> str:
     major, minor = gpu.compute_capability
     lines = [
         "gpu",
-        f"uuid {gpu.uuid or uuid_of(index)}",
+        f"uuid {uuid}",
+        f"mig_mode {int(gpu.mig is not None)}",
+        f"mig_of {mig_of}",
         f"name {gpu.name}",
         f"total {gpu.total}",
         f"used {gpu.used}",

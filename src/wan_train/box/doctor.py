@@ -21,7 +21,7 @@ from wan_train.box.fitting import recipe_for
 from wan_train.box.gpus import GpuFacts, card, judge_gpu, judge_lost, of_this_box
 from wan_train.box.hub import Hub, HubError, RemoteFile
 from wan_train.box.later import Later
-from wan_train.box.machine import judge_spare, rooms
+from wan_train.box.machine import judge_spare
 from wan_train.box.models import wanted
 from wan_train.box.provision import DISK, Provision
 from wan_train.box.steps import Finding, State, Step
@@ -50,6 +50,7 @@ class Level(StrEnum):
     """How bad a finding is for a training on this box."""
 
     OK = "ok"
+    UNTESTED = "not tested"
     WARNING = "warning"
     ERROR = "error"
 
@@ -69,6 +70,8 @@ class Check:
         match self.finding.state:
             case State.READY:
                 return Level.OK
+            case State.UNTESTED:
+                return Level.UNTESTED
             case State.WARNING | State.UNVERIFIED:
                 return Level.WARNING
             case State.MISSING | State.BLOCKED:
@@ -177,7 +180,7 @@ class Doctor:
         needed = provision.needed({step.id: found[step.id] for step in made})
         spare = judge_spare(self.settings.runs, needed, self._bytes_of_a_run())
         checks = [
-            self._check(Group.MACHINE, DISK, "Disk", _counted(rooms(needed), [found[name] for name in models])),
+            self._check(Group.MACHINE, DISK, "Disk", provision.room(needed, found)),
             self._check(Group.MACHINE, "runs-disk", "Disk for runs", spare),
         ]
         for group, each in groups.items():
@@ -206,7 +209,7 @@ class Doctor:
         seen: list[Gpu | LostGpu] = sorted((*reading.gpus, *reading.lost), key=lambda gpu: gpu.index)
         usable = facts.usable()
         return [
-            Step(id=f"gpu-{gpu.index}", title=f"GPU {gpu.index}", check=partial(self._card, gpu, usable))
+            Step(id=f"gpu-{gpu.number}", title=f"GPU {gpu.number}", check=partial(self._card, gpu, usable))
             for gpu in seen
         ]
 
@@ -216,7 +219,7 @@ class Doctor:
             return judge_lost(gpu)
         fit = judge_gpu(gpu, build_of(self.engine))
         if fit.state is State.BLOCKED:
-            others = ",".join(str(other.index) for other in usable)
+            others = ",".join(other.number for other in usable)
             hint = f"Keep trainings away from it: `wan-train --gpus {others}`." if others else fit.hint
             return replace(fit, state=State.WARNING, hint=hint)
         holder = LeaseRoom(self.settings.lease_dir).holder(gpu.uuid)
@@ -226,7 +229,7 @@ class Doctor:
         busy = why_busy(gpu)
         if busy is None:
             return replace(fit, detail=f"{fit.detail}, free" if fit.state is State.READY else fit.detail)
-        free = ",".join(str(other.index) for other in usable if why_busy(other) is None)
+        free = ",".join(other.number for other in usable if why_busy(other) is None)
         others = f" Until then: `wan-train --gpus {free}`." if free else ""
         return Finding(
             state=State.WARNING,
@@ -245,13 +248,6 @@ _TITLES = {"environment": "Environment", "flags": "Trainer's options"}
 
 _ELSEWHERE = frozenset({"leftovers", "ram", "driver", "gpus", "kernel", "tokenizer"})
 """Steps of a provision that are shown in another group than the trainer's."""
-
-
-def _counted(disk: Finding, models: Sequence[Finding]) -> Finding:
-    unknown = any(finding.state is State.BLOCKED for finding in models)
-    return (
-        replace(disk, detail=f"{disk.detail}; models whose size the hub did not tell come on top") if unknown else disk
-    )
 
 
 def _title(step: Step, models: set[str]) -> str:

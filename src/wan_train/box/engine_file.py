@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wan_train.errors import BadInputError
+from wan_train.home import expand
 from wan_train.printable import one_line
 from wan_train.settings import shipped_configs
 
@@ -53,7 +54,7 @@ def load(reference: str) -> EngineFile:
     """The engine of a shipped name or a file; raises BadInputError naming the key that is wrong."""
     path = shipped().get(reference)
     if path is None:
-        path = Path(reference).expanduser() if reference.endswith(".toml") else None
+        path = expand(reference) if reference.endswith(".toml") else None
     if path is None:
         raise BadInputError(
             f"{one_line(reference)!r} is neither a shipped engine nor a .toml file",

@@ -33,7 +33,13 @@ class Flags:
 
     def check(self) -> Finding:
         root = self.settings.trainer_dir
-        commit = read_commit(root) or self.engine.commit
+        there = read_commit(root)
+        commit = there or self.engine.commit
+        if there is None and commit in KNOWN_COMMITS:
+            return Finding(
+                state=State.UNTESTED,
+                detail=f"no checkout yet; {KNOWN_COMMITS[commit]}, which will be installed, is a tested version",
+            )
         if commit in KNOWN_COMMITS:
             return Finding(state=State.READY, detail=f"{KNOWN_COMMITS[commit]} is a tested version")
         if probed.recall(self.settings.box_dir, root, read_commit(root)) is not None:

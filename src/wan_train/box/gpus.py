@@ -11,7 +11,7 @@ from wan_train.box.cuda import BLACKWELL_DRIVER, CudaBuild, driver_version, word
 from wan_train.box.steps import Finding, State, Step
 from wan_train.engine.commands import DEVICE_VARIABLE
 from wan_train.errors import BadInputError
-from wan_train.gpu.choice import choose, why_none
+from wan_train.gpu.choice import choose, how_to_show, why_none
 from wan_train.gpu.model import Gpu, GpuProbe, GpuReading, GpuUnavailableError, LostGpu
 from wan_train.gpu.probe import NvmlProbe
 from wan_train.printable import one_line
@@ -108,16 +108,15 @@ class GpuFacts:
         except BadInputError as error:
             return Finding(state=State.BLOCKED, detail=error.message, hint=error.hint)
         if not chosen:
-            hint = f"`unset {DEVICE_VARIABLE}`." if reading.gpus and visible is not None else "Look at `nvidia-smi`."
-            return Finding(state=self._absent, detail=why_none(reading, visible), hint=hint)
-        judged = {gpu.index: judge_gpu(gpu, self.build) for gpu in chosen}
+            return Finding(state=self._absent, detail=why_none(reading, visible), hint=how_to_show(reading, visible))
+        judged = {gpu.number: judge_gpu(gpu, self.build) for gpu in chosen}
         if all(finding.state is State.BLOCKED for finding in judged.values()):
-            return judged[chosen[0].index]
-        judged |= {gpu.index: judge_lost(gpu) for gpu in reading.lost}
+            return judged[chosen[0].number]
+        judged |= {gpu.number: judge_lost(gpu) for gpu in reading.lost}
         hints = [finding.hint for finding in judged.values() if finding.hint]
         return Finding(
             state=State.READY if all(each.state is State.READY for each in judged.values()) else State.WARNING,
-            detail="; ".join(f"GPU {index}: {finding.detail}" for index, finding in sorted(judged.items())),
+            detail="; ".join(f"GPU {index}: {finding.detail}" for index, finding in judged.items()),
             hint=" ".join(dict.fromkeys(hints)) or None,
         )
 
@@ -139,7 +138,7 @@ def judge_driver(reading: GpuReading, build: CudaBuild | None) -> Finding:
     version = driver_version(reading.driver)
     has = one_line(reading.driver or "of unknown version")
     if version is None or build is None:
-        return Finding(state=State.READY, detail=has)
+        return Finding(state=State.UNTESTED, detail=has)
     if version < build.least_driver:
         return Finding(
             state=State.BLOCKED,

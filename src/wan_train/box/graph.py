@@ -127,7 +127,7 @@ class Graph:
             if step.apply is not None:
                 step.apply(work)
             found = self._found[step.id] = check(step)
-            if found.state not in {State.READY, State.WARNING}:
+            if found.state not in {State.READY, State.WARNING, State.UNTESTED}:
                 raise NotReadyError(found.detail, hint=found.hint or f"The log is {work.log}.")
         except EndedError as error:
             return Phase.ENDED, error.message

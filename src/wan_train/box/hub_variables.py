@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from wan_train.engine.tokenizer import hub_home
+from wan_train.engine.tokenizer import expanded, hub_home
 from wan_train.printable import one_line
 
 _NUMBERS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
@@ -47,7 +47,7 @@ def token_of(environ: Mapping[str, str]) -> Token | None:
     for name in _TOKENS:
         if value := environ.get(name, "").strip():
             return Token(value=value, source=name, remove=f"`unset {name}`")
-    path = Path(environ.get("HF_TOKEN_PATH") or hub_home(environ) / "token").expanduser()
+    path = expanded(environ.get("HF_TOKEN_PATH") or str(hub_home(environ) / "token"))
     try:
         value = path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:

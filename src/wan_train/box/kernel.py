@@ -64,19 +64,19 @@ class Kernel:
     def check(self) -> Finding:
         present = self.facts.usable()
         if not present:
-            return Finding(state=State.READY, detail="no GPU to try")
+            return Finding(state=State.UNTESTED, detail="there is no GPU to try them on")
         if not os.access(self.python, os.X_OK):
             return Finding(state=State.MISSING, detail="no GPU was tried yet: the trainer has no Python so far")
         tried = self._tried()
         failed = [gpu for gpu in present if _word(tried, gpu, "problem")]
         if failed:
-            problem = f"GPU {failed[0].index} failed when it was tried: {_word(tried, failed[0], 'problem')}"
+            problem = f"GPU {failed[0].number} failed when it was tried: {_word(tried, failed[0], 'problem')}"
             return Finding(state=State.MISSING, detail=problem, hint=_word(tried, failed[0], "advice") or None)
         untried = [gpu for gpu in present if not set(self._attention(gpu)) <= _passed(tried, gpu)]
-        busy = {gpu.index: why for gpu in untried if (why := self._why_busy(gpu)) is not None}
-        free = [gpu for gpu in untried if gpu.index not in busy]
+        busy = {gpu.number: why for gpu in untried if (why := self._why_busy(gpu)) is not None}
+        free = [gpu for gpu in untried if gpu.number not in busy]
         if free:
-            names = ", ".join(f"GPU {gpu.index}" for gpu in free)
+            names = ", ".join(f"GPU {gpu.number}" for gpu in free)
             return Finding(state=State.UNVERIFIED, detail=f"not tried yet with this driver and torch: {names}")
         told = "; ".join(self._told(gpu, tried) for gpu in present if gpu not in untried)
         if busy:
@@ -99,14 +99,14 @@ class Kernel:
                 lease = self._take(gpu, work)
                 if lease is None:
                     self._left.add(gpu.uuid)
-                    work.say(f"GPU {gpu.index} is in use and was left alone")
+                    work.say(f"GPU {gpu.number} is in use and was left alone")
                     continue
                 held.enter_context(lease)
-                work.say(f"trying GPU {gpu.index} {card(gpu)}")
+                work.say(f"trying GPU {gpu.number} {card(gpu)}")
                 result = self._try(gpu, work)
                 self._remember(gpu, result)
                 if result.get("problem"):
-                    problems.append(f"GPU {gpu.index} {card(gpu)}: {result['problem']}")
+                    problems.append(f"GPU {gpu.number} {card(gpu)}: {result['problem']}")
                     advice.append(result.get("advice") or "")
         if problems:
             hint = " ".join(dict.fromkeys(filter(None, advice))) or None
@@ -146,7 +146,7 @@ class Kernel:
             try:
                 code, tail = work.run(
                     [self.python, "-c", CHILD.read_text(encoding="utf-8"), str(answer), self.device, *attention],
-                    what=f"trying GPU {gpu.index}",
+                    what=f"trying GPU {gpu.number}",
                     cwd=self.folder,  # where nobody keeps a torch.py or json.py that Python would import instead
                     env={DEVICE_VARIABLE: gpu.uuid},
                     alive=lambda: time.monotonic() < deadline,
@@ -171,14 +171,14 @@ class Kernel:
     def _why_busy(self, gpu: Gpu) -> str | None:
         holder = self.room.holder(gpu.uuid)
         if holder is not None:
-            return f"GPU {gpu.index} is taken by {one_line(holder.run_id or 'a run')}"
+            return f"GPU {gpu.number} is taken by {one_line(holder.run_id or 'a run')}"
         if gpu.uuid in self._left:
-            return f"GPU {gpu.index} was in use a moment ago"
+            return f"GPU {gpu.number} was in use a moment ago"
         return why_busy(gpu)
 
     def _told(self, gpu: Gpu, tried: dict[str, Any]) -> str:
         about = tried[gpu.uuid]
-        return f"GPU {gpu.index}: torch {about.get('torch')}, {' and '.join(self._attention(gpu))} work"
+        return f"GPU {gpu.number}: torch {about.get('torch')}, {' and '.join(self._attention(gpu))} work"
 
     def _basis(self) -> dict[str, Any]:
         """What a try depends on; when any of it changes, all tries count for nothing."""

@@ -118,7 +118,7 @@ class Later:
         place = existing_parent(self.settings.workspace)
         kind = file_system_of(place.resolve(), self.proc)
         if kind is None:
-            return Finding(state=State.READY, detail=f"{place}: of unknown kind")
+            return Finding(state=State.UNTESTED, detail=f"{place}: of unknown kind")
         if kind in _NETWORK or kind.startswith("fuse"):
             return Finding(
                 state=State.WARNING,
@@ -165,7 +165,7 @@ class Later:
         )
 
     def hub(self) -> Finding:
-        cache = hub_cache(self.environ).expanduser()
+        cache = hub_cache(self.environ)
         place = existing_parent(cache)
         free = shutil.disk_usage(place).free
         if self.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:

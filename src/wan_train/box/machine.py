@@ -55,7 +55,7 @@ def judge_ram(ram: Ram, usable: Sequence[Gpu], swapping: Sequence[Gpu]) -> Findi
         detail = f"{has}; {needs} on a card with less than 36 GB"
         return Finding(state=State.READY if usable else State.WARNING, detail=detail, hint=None if usable else bigger)
     if ram.total < LOAD_BYTES:
-        others = ",".join(str(gpu.index) for gpu in usable if gpu not in swapping)
+        others = ",".join(gpu.number for gpu in usable if gpu not in swapping)
         detail = f"{has}; {needs}, since {card(swapping[0])} is too small for the whole DiT"
         if others:
             return Finding(

@@ -105,7 +105,8 @@ class Model:
             remote = self._ask()
         except HubError as error:
             if size is None:
-                return Finding(state=State.BLOCKED, detail=error.message, hint=error.hint)
+                left = int(self.model.gb * _GB)
+                return Finding(state=State.BLOCKED, detail=error.message, hint=error.hint, size=left)
             return Finding(state=State.UNVERIFIED, detail=f"{self.path} is there; not compared: {error.message}")
         if size == remote.size:
             return Finding(state=State.UNVERIFIED, detail=f"{self.path} is there, not compared with the hub's yet")

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wan_train.box import engine_file, lock, provision_log, steps, vast
@@ -29,7 +29,7 @@ from wan_train.box.machine import ram_step, rooms
 from wan_train.box.models import Digests, Model, wanted
 from wan_train.box.packages import FOR_MODELS, FOR_TRAINER, ExactPackages, Packages
 from wan_train.box.provision_log import ProvisionLog
-from wan_train.box.steps import Finding, Step
+from wan_train.box.steps import Finding, State, Step
 from wan_train.box.tokenizer import tokenizer_step
 from wan_train.engine.trainer import read_commit
 from wan_train.gpu.leases import LeaseRoom
@@ -130,7 +130,13 @@ class Provision:
     def look(self, made: list[Step]) -> dict[str, Finding]:
         """The findings of all steps, and of the disk that they need together; changes nothing."""
         found = steps.look(made, self.ended)
-        return {DISK: rooms(self.needed(found)), **found}
+        return {DISK: self.room(self.needed(found), found), **found}
+
+    def room(self, needed: Mapping[Path, int], found: Mapping[str, Finding]) -> Finding:
+        """Room for `needed` bytes by place; says where their number is ours, since the hub could not be asked."""
+        disk = rooms(needed)
+        asked = all(found[model.name].state is not State.BLOCKED for model in wanted(self.task) if model.name in found)
+        return disk if asked else replace(disk, detail=f"{disk.detail} (sizes of models as wan-train knows them)")
 
     def needed(self, found: Mapping[str, Finding]) -> dict[Path, int]:
         """Bytes still to be fetched, by the place they go to: `models` may be a link to another disk."""

@@ -21,6 +21,8 @@ class State(StrEnum):
     """Ready, but something about it will hurt later."""
     UNVERIFIED = "unverified"
     """Present and of the right size, but its bytes were never compared: ready to look at, work to do."""
+    UNTESTED = "not tested"
+    """Nothing is known to be wrong, but it could not be looked at here and now."""
     MISSING = "missing"
     BLOCKED = "blocked"
     """Only the user can help."""

@@ -112,7 +112,14 @@ class Boot:
 def is_vast(environ: Mapping[str, str], root: Path = Path("/")) -> bool:
     """Whether this is a Vast.ai container; SSH shells of images other than Vast's own lack its variables."""
     marks = (root / "root/hasbooted", root / "root/.vast_containerlabel")
-    return bool(environ.get("VAST_CONTAINERLABEL")) or any(mark.exists() for mark in marks)
+    return bool(environ.get("VAST_CONTAINERLABEL")) or any(map(_is_there, marks))
+
+
+def _is_there(mark: Path) -> bool:
+    try:
+        return mark.exists()
+    except PermissionError:  # not root, so not in Vast's own set-up
+        return False
 
 
 def variables(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from wan_train import settings as settings_module
-from wan_train.cli import completion, dataset_app, options, recipe_app, report_app
+from wan_train.cli import clean_app, completion, dataset_app, options, recipe_app, report_app
 from wan_train.cli.invocation import invocation_of
 from wan_train.cli.sink import Sink
 from wan_train.cli.verbs import Verbs
@@ -42,7 +42,7 @@ app.add_typer(recipe_app.app, name="recipe", rich_help_panel="Train")
 @app.callback()
 def root(
     *,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and exit.")] = False,
 ) -> None:
     """Flags of the program itself; `main` answers `--version` before Typer is loaded."""
 
@@ -83,6 +83,7 @@ def train(
     dry_run: options.DryRun = False,  # noqa: FBT002  the same
     script: options.Script = None,
     as_json: options.Json = False,  # noqa: FBT002  the same
+    quiet: options.Quiet = False,  # noqa: FBT002  the same
     detach: options.Detach = False,  # noqa: FBT002  the same
 ) -> None:
     """Train both experts on a dataset. This is what `wan-train` alone does.
@@ -97,7 +98,7 @@ def train(
     from wan_train.cli.train import train as run_training  # noqa: PLC0415  the same
 
     invocation = invocation_of(context)
-    sink = invocation.use(Sink(as_json=as_json, aside=detach))
+    sink = invocation.use(Sink(as_json=as_json, aside=detach, quiet=quiet))
     given = Given(
         title=title,
         author=author,
@@ -153,6 +154,7 @@ def rehearse(
     gpus: options.Gpus = None,
     runs_dir: options.RunsDir = None,
     as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
+    quiet: options.Quiet = False,  # noqa: FBT002  the same
     detach: options.Detach = False,  # noqa: FBT002  the same
 ) -> None:
     """Try the whole pipeline without a GPU, in about a minute.
@@ -164,7 +166,7 @@ def rehearse(
     from wan_train.cli.rehearse import rehearse as run_rehearsal  # noqa: PLC0415  `--help` must not load the rooms
 
     invocation = invocation_of(context)
-    sink = invocation.use(Sink(as_json=as_json, aside=detach))
+    sink = invocation.use(Sink(as_json=as_json, aside=detach, quiet=quiet))
     settings = settings_module.resolve(flags={"gpus": gpus, "runs_dir": runs_dir})
     raise typer.Exit(
         run_rehearsal(
@@ -186,8 +188,13 @@ def rehearse(
 def attach(
     context: typer.Context,
     run: options.RunName = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", metavar="SECONDS", help="Stop watching then, with exit code 124; the run goes on."),
+    ] = None,
     runs_dir: options.RunsDir = None,
     as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
+    quiet: options.Quiet = False,  # noqa: FBT002  the same
 ) -> None:
     """Watch a run again, from any terminal. Ends with the run's exit code.
 
@@ -195,8 +202,8 @@ def attach(
     """
     from wan_train.cli import runs as verbs  # noqa: PLC0415  `--help` must not load the rooms
 
-    sink, settings = _for_runs(context, runs_dir, as_json=as_json)
-    raise typer.Exit(verbs.attach(settings, sink, run))
+    sink, settings = _for_runs(context, runs_dir, as_json=as_json, quiet=quiet)
+    raise typer.Exit(verbs.attach(settings, sink, run, timeout=timeout))
 
 
 @app.command(rich_help_panel="Runs")
@@ -210,6 +217,7 @@ def resume(
     other_gpus: options.OtherGpus = None,
     runs_dir: options.RunsDir = None,
     as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
+    quiet: options.Quiet = False,  # noqa: FBT002  the same
     detach: options.Detach = False,  # noqa: FBT002  the same
 ) -> None:
     """Go on with a run that crashed, failed or was stopped. It continues from its last saved states.
@@ -218,7 +226,7 @@ def resume(
     """
     from wan_train.cli import resume as verb  # noqa: PLC0415  `--help` must not load the rooms
 
-    sink, settings = _for_runs(context, runs_dir, as_json=as_json, aside=detach)
+    sink, settings = _for_runs(context, runs_dir, as_json=as_json, aside=detach, quiet=quiet)
     if every:
         verb.check_nothing_for_one(run, epochs=epochs, gpus=other_gpus)
         raise typer.Exit(verb.resume_all(settings, sink))
@@ -346,6 +354,7 @@ def provision(
     verify: Annotated[bool, typer.Option("--verify", help="Read all of each model, compare its sha256.")] = False,  # noqa: FBT002  a flag
     yes: options.Yes = False,  # noqa: FBT002  a flag of the command line
     as_json: options.Json = False,  # noqa: FBT002  the same
+    quiet: options.Quiet = False,  # noqa: FBT002  the same
 ) -> None:
     """Make a box ready: musubi-tuner, its environment, the models. Safe to run again at any time.
 
@@ -353,7 +362,7 @@ def provision(
     """
     from wan_train.cli.provision import provision as run_provision  # noqa: PLC0415  `--help` must not load the rooms
 
-    sink = invocation_of(context).use(Sink(as_json=as_json))
+    sink = invocation_of(context).use(Sink(as_json=as_json, quiet=quiet))
     settings = settings_module.resolve(flags={"workspace": workspace})
     raise typer.Exit(
         run_provision(
@@ -401,8 +410,11 @@ def doctor(
     raise typer.Exit(run_doctor(settings, sink, task=task.value, engine=engine, words=words))
 
 
+app.command(rich_help_panel="Box")(clean_app.clean)
+
+
 def _for_runs(
-    context: typer.Context, runs_dir: str | None, *, as_json: bool, aside: bool = False
+    context: typer.Context, runs_dir: str | None, *, as_json: bool, aside: bool = False, quiet: bool = False
 ) -> tuple[Sink, Settings]:
-    sink = invocation_of(context).use(Sink(as_json=as_json, aside=aside))
+    sink = invocation_of(context).use(Sink(as_json=as_json, aside=aside, quiet=quiet))
     return sink, settings_module.resolve(flags={"runs_dir": runs_dir})

@@ -14,6 +14,7 @@ from wan_train.dataset.composing import Wishes, compose
 from wan_train.dataset.mending import BACKUP, keep, stamp_of
 from wan_train.errors import BadInputError, ExitCode
 from wan_train.files import write_whole
+from wan_train.home import expand
 from wan_train.printable import one_line
 
 _MOST_BYTES = 4 * 1024 * 1024
@@ -63,7 +64,7 @@ def _done(target: Path, sink: Sink, what: str, kept: Path | None = None) -> int:
 
 
 def _folder(path: str) -> Path:
-    folder = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - keep symbolic links as written
+    folder = Path(os.path.abspath(expand(path)))  # noqa: PTH100 - keep symbolic links as written
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "does not exist"
         raise BadInputError(f"{folder} {what}", hint="Name folders with pictures or clips directly in them.")
@@ -72,7 +73,7 @@ def _folder(path: str) -> Path:
 
 def _target(folders: Sequence[Path], output: str | None) -> Path:
     if output is not None:
-        target = Path(os.path.abspath(Path(output).expanduser()))  # noqa: PTH100 - as above
+        target = Path(os.path.abspath(expand(output)))  # noqa: PTH100 - as above
         if target.suffix.lower() != ".toml":
             raise BadInputError(f"--output {target} does not end in .toml", hint="Name a dataset.toml.")
         if not target.parent.is_dir():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, assert_never
 
 from wan_train import codec
@@ -12,6 +11,7 @@ from wan_train.cli.sink import Sink
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.engine.failures.diagnosing import diagnose
 from wan_train.errors import BadInputError, ExitCode
+from wan_train.home import expand
 from wan_train.printable import redact, visible
 from wan_train.run.box_limits import with_limits
 from wan_train.run.directory import find
@@ -28,7 +28,7 @@ _TAIL_BYTES = 1_000_000
 
 def explain(settings: Settings, sink: Sink, name: str | None) -> int:
     """Every failure of a run, attempt by attempt; or what the end of a log file speaks of."""
-    log = Path(name).expanduser() if name is not None else None
+    log = expand(name) if name is not None else None
     if log is not None and not log.exists() and (log.suffix or "/" in str(name)):
         raise BadInputError(
             f"there is no file {visible(str(log))}", hint="Name a log file, or a run (`wan-train runs` lists them)."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wan_train import __version__
-from wan_train.errors import ExitCode, InterruptionError, NotReadyError, WanTrainError
+from wan_train.errors import AmbiguousRunError, BadInputError, ExitCode, InterruptionError, NotReadyError, WanTrainError
 from wan_train.printable import one_line, redact
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _YES = frozenset({"1", "true", "t", "yes", "y", "on"})
 """What Typer reads as yes in a variable."""
+_MOST_RUNS = 10
+"""Runs that are offered where a name matches several."""
 
 
 def main() -> None:
@@ -28,11 +31,13 @@ def main() -> None:
 
 def run(words: Sequence[str]) -> int:
     """One call of the program; returns its exit code."""
-    if "--version" in words[:1]:
+    if words[:1] in (["--version"], ["-V"]):
         sys.stdout.write(f"wan-train {__version__}\n")
         return ExitCode.DONE
-    from wan_train.cli.invocation import Invocation  # noqa: PLC0415  `--version` needs nothing
+    from wan_train.cli import signals  # noqa: PLC0415  `--version` needs nothing
+    from wan_train.cli.invocation import Invocation  # noqa: PLC0415  the same
 
+    signals.settle()
     arguments, passthrough = split(words)
     invocation = Invocation(passthrough=passthrough)
     try:
@@ -47,13 +52,18 @@ def run(words: Sequence[str]) -> int:
 
 
 def _run(arguments: list[str], words: Sequence[str], invocation: Invocation) -> int:
-    from wan_train.cli.app import app  # noqa: PLC0415  `--version` needs nothing
+    from wan_train import home  # noqa: PLC0415  `--version` needs nothing
+    from wan_train.cli.app import app  # noqa: PLC0415  the same
 
     try:
+        home.ensure(os.environ)
+        _warn_of_variables()
         result = app(arguments, standalone_mode=False, obj=invocation, prog_name="wan-train")
         return int(result or ExitCode.DONE)
     except BrokenPipeError:
         raise
+    except AmbiguousRunError as error:
+        return _tell(_with_commands(error, arguments), arguments, invocation)
     except WanTrainError as error:
         return _tell(error, arguments, invocation)
     except KeyboardInterrupt:
@@ -75,6 +85,22 @@ def split(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
         at = ours.index("--")
         ours, passthrough = ours[:at], tuple(words[at + 1 :])
     return ours, passthrough
+
+
+def _warn_of_variables() -> None:
+    """A misspelt variable would otherwise do nothing, without a word."""
+    if any(name.startswith("WAN_TRAIN_") for name in os.environ):
+        from wan_train.cli.usage import unknown_variables  # noqa: PLC0415  most calls set none
+
+        sys.stderr.write("".join(f"{line}\n" for line in unknown_variables(os.environ)))
+
+
+def _with_commands(error: AmbiguousRunError, arguments: Sequence[str]) -> WanTrainError:
+    """The same command once for each run that was possibly meant."""
+    commands = [["wan-train", *(run if word == error.name else word for word in arguments)] for run in error.matches]
+    listed = [shlex.join(command) for command in commands[:_MOST_RUNS]]
+    more = ["The others: `wan-train runs`."] if len(commands) > _MOST_RUNS else []
+    return BadInputError(error.message, hint="\n".join([*listed, *more]))
 
 
 def _tell(error: WanTrainError, arguments: Sequence[str], invocation: Invocation) -> int:
@@ -114,12 +140,12 @@ def _bug(error: Exception, words: Sequence[str]) -> WanTrainError:
             *traceback.format_exception(error),
         ]
     )
-    path = user_data_dir() / f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     try:
+        path = user_data_dir() / f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(redact(report), encoding="utf-8")
         where = f"The details are in {path}; please report it."
-    except OSError:
+    except (OSError, WanTrainError):
         where = "The details are above, since no file could be written; please report them."
         sys.stderr.write(redact(report))
     return WanTrainError(f"a bug in wan-train: {type(error).__name__}: {one_line(str(error))}", hint=where)

@@ -226,9 +226,7 @@ OtherGpus = Annotated[
 ]
 Workspace = Annotated[
     str | None,
-    typer.Option(
-        "--workspace", metavar="DIR", help="The box's working directory. \\[default: /workspace]", rich_help_panel=WHERE
-    ),
+    typer.Option("--workspace", metavar="DIR", help="The box's working directory.", rich_help_panel=WHERE),
 ]
 MusubiDir = Annotated[
     str | None, typer.Option("--musubi-dir", metavar="DIR", help="The musubi-tuner checkout.", rich_help_panel=WHERE)
@@ -267,6 +265,7 @@ Script = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", envvar="WAN_TRAIN_JSON", help="Only JSON on stdout.", rich_help_panel=OUTPUT)
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and the result.", rich_help_panel=OUTPUT)]
 Detach = Annotated[
     bool, typer.Option("--detach", "-d", help="Return at once; the run goes on.", rich_help_panel=OUTPUT)
 ]

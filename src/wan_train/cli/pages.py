@@ -8,6 +8,7 @@ from wan_train.cli import prompts
 from wan_train.cli.sink import Sink
 from wan_train.errors import BadInputError
 from wan_train.files import write_whole
+from wan_train.home import expand
 from wan_train.printable import visible
 
 _HEAD_BYTES = 1000
@@ -21,7 +22,7 @@ def target_of(text: str, sink: Sink, *, yes: bool, generator: str, verb: str) ->
     """
     if not text.strip() or "\0" in text:
         raise BadInputError("--html names no file", hint="Give a name such as page.html.")
-    path = Path(text).expanduser().absolute()
+    path = expand(text).absolute()
     shown = visible(str(path))
     if path.suffix.lower() not in {".html", ".htm"}:
         raise BadInputError(f"--html {shown} would not open in a browser", hint="Give it a name that ends in .html.")

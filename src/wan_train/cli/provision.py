@@ -125,7 +125,7 @@ class _Call:
             )
         unverified = [finding for finding in self.found.values() if finding.state is State.UNVERIFIED]
         verified = self.wanted.digests is None or not unverified
-        self.sink.line(
+        self.sink.outcome(
             "This box is ready." if verified else "Nothing is missing, but not everything could be verified."
         )
         return ExitCode.DONE
@@ -226,7 +226,7 @@ class _Call:
         whole = self.wanted.with_trainer and self.wanted.with_models
         said = "This box is ready." if whole else "What was asked for is there."
         held.log.write(said)
-        self.sink.line(f"{said} Next: `{self._next()}`" if whole else said)
+        self.sink.outcome(f"{said} Next: `{self._next()}`" if whole else said)
 
     def _offer_leftovers(self) -> None:
         """What others have left is deleted only after a yes; wan-train does not know what it is kept for."""
@@ -279,6 +279,8 @@ class _Call:
         self._print(lambda width: found_lines(found, titles, width))
 
     def _print(self, layout: Callable[[int], Iterable[Line]]) -> None:
+        if self.sink.quiet:
+            return
         if self.sink.is_screen:
             from rich.console import Group  # noqa: PLC0415  needed at a terminal only
 

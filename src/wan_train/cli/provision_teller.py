@@ -42,7 +42,7 @@ class Teller:
     def __post_init__(self) -> None:
         # Asked once: later the display stands in the place of stdout, or the terminal is gone.
         self._ascii_only = self.sink.ascii_only
-        self._on_screen = self.sink.is_screen and not self.sink.as_json
+        self._on_screen = self.sink.is_screen and not self.sink.as_json and not self.sink.quiet
 
     @contextmanager
     def telling(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wan_train.cli.asking import Given
+from wan_train.cli.defaults import REHEARSAL_EPOCHS, REHEARSAL_RESOLUTION, REHEARSAL_TITLE
 from wan_train.cli.options import ExpertsWord, TaskWord
 from wan_train.cli.sink import Sink
 from wan_train.cli.train import train
@@ -14,10 +15,6 @@ from wan_train.engine import trainer as trainers
 from wan_train.errors import NotReadyError
 from wan_train.recipe.terms import Attention, EngineKind
 from wan_train.settings import Settings
-
-_EPOCHS = 20
-_RESOLUTION = "256x256"
-"""With eight pictures and 20 epochs both experts are done in about a minute on two cores."""
 
 
 def rehearse(
@@ -38,15 +35,15 @@ def rehearse(
     `samples` are the training settings of the samples, by their recipe names.
     """
     given = Given(
-        title=title or "rehearsal",
+        title=title or REHEARSAL_TITLE,
         author=author,
         dataset=dataset if dataset is not None else str(_drawn_samples(settings)),
         task=TaskWord.T2V,
         experts=ExpertsWord.BOTH,
         recipe=None,
         engine=EngineKind.REHEARSAL,
-        changes={"max_train_epochs": epochs or _EPOCHS, **samples},
-        resolution=resolution or _RESOLUTION,
+        changes={"max_train_epochs": epochs or REHEARSAL_EPOCHS, **samples},
+        resolution=resolution or REHEARSAL_RESOLUTION,
         batch_size=None,
         repeats=None,
         attention=Attention.AUTO,

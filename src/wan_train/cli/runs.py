@@ -26,11 +26,18 @@ from wan_train.views.model import RunReader, RunView
 
 _FOLLOW_SECONDS = 0.25
 _MOST_BYTES = 10_000_000
+_MOST_SECONDS = 1e8
+"""Three years, which `time.sleep` and people's patience can hold."""
 
 
-def attach(settings: Settings, sink: Sink, name: str | None) -> int:
-    """Watch a run, finished or not, and return its exit code."""
-    return watch(find(settings.runs, name), settings, sink, owner=False)
+def attach(settings: Settings, sink: Sink, name: str | None, *, timeout: float | None = None) -> int:
+    """Watch a run, finished or not, and return its exit code; TIMEOUT_EXIT after `timeout` seconds."""
+    if timeout is not None and not 0 <= timeout < _MOST_SECONDS:  # also refuses nan
+        raise BadInputError(
+            f"--timeout {timeout:g} is not a time to wait",
+            hint=f"Give seconds: 0 to look once, at most {_MOST_SECONDS:g}.",
+        )
+    return watch(find(settings.runs, name), settings, sink, owner=False, timeout=timeout)
 
 
 def status(settings: Settings, sink: Sink, name: str | None) -> int:

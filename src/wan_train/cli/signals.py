@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,18 @@ class Signals:
     @property
     def any(self) -> bool:
         return self.interrupted or self.terminated or self.hung_up
+
+
+def settle() -> None:
+    """Undo what was inherited and would break us: blocked signals, lost exit codes, a deaf Ctrl-C at a terminal.
+
+    Where nobody can press Ctrl-C an ignored INT stays ignored, as a shell means it for its background jobs, and so
+    does an ignored HUP (nohup).
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and sys.stdin.isatty():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager

@@ -21,9 +21,13 @@ SCHEMA = 1
 class Sink:
     """Prints for people or, with `as_json`, for programs: then stdout holds nothing but JSON lines."""
 
-    def __init__(self, *, as_json: bool = False, aside: bool = False) -> None:
-        """`aside`: what people read goes to stderr, since stdout has one word for a script (`--detach`)."""
+    def __init__(self, *, as_json: bool = False, aside: bool = False, quiet: bool = False) -> None:
+        """`aside`: what people read goes to stderr, since stdout has one word for a script (`--detach`).
+
+        `quiet`: of what people read only `text`, `outcome` and errors are printed.
+        """
         self.as_json = as_json
+        self.quiet = quiet
         self._aside = aside
 
     @cached_property
@@ -52,7 +56,7 @@ class Sink:
 
     def show(self, renderable: RenderableType) -> None:
         """Something to look at; left out when only JSON is wanted. Paths stay whole on one line, to be copied."""
-        if self.as_json:
+        if self.as_json or self.quiet:
             return
         from wan_train.views.lines import Screenful  # noqa: PLC0415  what is shown is from there
 
@@ -62,6 +66,11 @@ class Sink:
 
     def line(self, text: str) -> None:
         """One plain line of information, never interpreted as markup."""
+        if not self.quiet:
+            self.outcome(text)
+
+    def outcome(self, text: str) -> None:
+        """The one line that says what came of it, also where only that is wanted."""
         if not self.as_json:
             sys.stdout.write(f"{_safe(text)}\n")
             sys.stdout.flush()
@@ -81,7 +90,8 @@ class Sink:
 
     def note(self, text: str) -> None:
         """A remark beside the data, on stderr."""
-        sys.stderr.write(f"{_safe(text)}\n")
+        if not self.quiet:
+            sys.stderr.write(f"{_safe(text)}\n")
 
     def error(self, error: WanTrainError) -> None:
         """What went wrong and what to do next; as JSON too where JSON was asked for."""
@@ -101,7 +111,7 @@ class Sink:
         lines = [_safe(line) for line in error.message.split("\n")]
         sys.stderr.write(f"error: {lines[0]}\n" + "".join(f"{line}\n" for line in lines[1:]))
         if error.hint:
-            sys.stderr.write(f"\nhint: {_safe(error.hint)}\n")
+            sys.stderr.write("\n" + "".join(f"hint: {_safe(line)}\n" for line in error.hint.split("\n")))
 
 
 def _safe(text: str) -> str:

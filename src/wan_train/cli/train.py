@@ -20,6 +20,7 @@ from wan_train.dataset.locate import ToWrite
 from wan_train.dataset.model import DatasetError
 from wan_train.dataset.writing import write_for_directory
 from wan_train.errors import BadInputError, ExitCode
+from wan_train.home import expand
 from wan_train.run import speeds
 from wan_train.run.creation import write_run
 from wan_train.run.directory import RunDirectory, planned
@@ -46,10 +47,12 @@ def train(
     """The main job; returns the exit code of the run, or of what kept it from starting."""
     if script is not None and not dry_run:
         raise BadInputError("--script writes a plan down and starts nothing", hint="Add --dry-run.")
+    if sink.quiet and not yes and not dry_run:
+        raise BadInputError("nothing was started: --quiet shows no plan that could be agreed to", hint="Add --yes.")
     interactive = sink.is_terminal and not yes and not dry_run and not sink.as_json
     asked = ask(given, settings, interactive=interactive)
     if script is not None:
-        return _write_script(Path(script).expanduser().absolute(), asked, settings, sink)
+        return _write_script(expand(script).absolute(), asked, settings, sink)
     prepared = prepare(asked.request)
     run, created = planned(settings.runs, asked.request.answers.title)
     plan = make_plan(prepared, run, created=created)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from wan_train.errors import BadInputError
 from wan_train.printable import one_line
+from wan_train.settings import Settings, environment_name
 
 _KINDS = (
     (re.compile(r"^(.+) is not a valid int"), "is not a whole number"),
@@ -18,13 +22,15 @@ _KINDS = (
 """Typer's words for a value of the wrong kind, which begin with the value in quotes, and ours."""
 
 _WORDS = (
-    (re.compile(r"^No such command (.*?)\.?( Did|$)"), r"there is no verb \1.\2"),
-    (re.compile(r"^No such option: (\S+)"), r"there is no flag \1"),
     (re.compile(r"^Option '(.+)' requires an argument"), r"\1 needs a value"),
     (re.compile(r"^Missing argument '(.+)'"), r"\1 is missing"),
     (re.compile(r"^Missing parameter: (\w+)"), r"\1 is missing"),
 )
 """Typer's words, and ours: one word for each thing."""
+
+_PREFIX = "WAN_TRAIN_"
+_OF_SCRIPTS = frozenset({"WAN_TRAIN_SOURCE", "WAN_TRAIN_BIN", "WAN_TRAIN_ATTEMPT"})
+"""Read by scripts/ and by trainers, and inherited by every shell of a box that sets them."""
 
 
 def usage_error(error: Exception, arguments: Sequence[str]) -> BadInputError | None:
@@ -32,37 +38,80 @@ def usage_error(error: Exception, arguments: Sequence[str]) -> BadInputError | N
     message = getattr(error, "format_message", None)
     if message is None:
         return None
-    context = getattr(error, "ctx", None)
-    verb = context.command_path if context is not None else _verb(arguments)
+    context: Any = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else _command(arguments)
     told = _wrong_value(error) or str(message())
-    hint = f"`{verb} --help` explains its flags."
+    hints = [f"`{command} --help` explains its options."]
     match type(error).__name__, told:
         case "NoSuchCommand" | "UsageError", _ if told.startswith("No such command"):
-            word = told.split("'")[1] if "'" in told else ""
-            hint = f"{_dataset_hint(word)}`{verb} --help` lists the verbs."
+            word = told.removeprefix("No such command ").partition(". Did")[0].rstrip(".")[1:-1]
+            told = f"no such command: {one_line(word)}"
+            known = context.command.list_commands(context) if context is not None else ()
+            hints = [*_meant(word, known, command), *_dataset_hint(word), f"`{command} --help` lists the commands."]
+        case "NoSuchOption", _:
+            word = str(getattr(error, "option_name", ""))
+            told = f"no such option: {one_line(word)}"
+            known = [name for each in context.command.params for name in each.opts] if context is not None else []
+            hints = [*(f"Did you mean `{name}`?" for name in closest(word, known)), *hints]
         case _, "Missing command.":
-            verbs = " or ".join(getattr(context.command, "commands", ())) if context is not None else ""
-            told, hint = f"`{verb}` needs a verb: {verbs}", f"`{verb} --help` explains them."
+            names = " or ".join(getattr(context.command, "commands", ())) if context is not None else ""
+            told, hints = f"`{command}` needs a command: {names}", [f"`{command} --help` explains them."]
         case "UsageError", _ if told.startswith("Got unexpected extra argument"):
-            word = told.partition("(")[2].partition("(")[2].rstrip(")")
-            told = f"{one_line(word)!r} is more than `{verb}` takes"
-            hint = f"{_dataset_hint(word) if verb == 'wan-train train' else ''}{hint}"
+            words = told.partition("(")[2].partition("(")[2].rstrip(")")
+            told = f"unexpected arguments: {one_line(words)}"
+            hints = [*(_dataset_hint(words) if command == "wan-train train" else ()), *hints]
         case _:
             pass
     for theirs, ours in _WORDS:
         told = theirs.sub(ours, told)
-    return BadInputError(told.removesuffix("."), hint=hint)
+    return BadInputError(told.removesuffix("."), hint="\n".join(hints))
 
 
-def _verb(arguments: Sequence[str]) -> str:
-    """The verb that is meant, where Typer does not say it."""
+def closest(word: str, known: Iterable[str]) -> list[str]:
+    """The one name that was probably meant, or none: a wrong suggestion is worse than a list."""
+    bare = word.lstrip("-").lower()
+    names = {name.lstrip("-").lower(): name for name in known if bare[:1] == name.lstrip("-").lower()[:1] != ""}
+    return [names[found] for found in difflib.get_close_matches(bare, names, n=1, cutoff=0.75)]
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """A line for each WAN_TRAIN_ variable that nothing reads."""
+    settings = {environment_name(each.name) for each in fields(Settings) if each.name != "sources"}
+    strange = sorted(name for name in environ if name.startswith(_PREFIX) and name not in settings | _OF_SCRIPTS)
+    if not strange:
+        return []
+    known = settings | _variables_of_options()
+    lines = []
+    for name in strange:
+        if name not in known:
+            ours = {each.removeprefix(_PREFIX): each for each in known}
+            meant = "".join(f"; did you mean {ours[each]}?" for each in closest(name.removeprefix(_PREFIX), ours))
+            lines.append(f"warning: {one_line(name)} is not a variable of wan-train{meant}")
+    return lines
+
+
+def _variables_of_options() -> set[str]:
+    from wan_train.cli import options  # noqa: PLC0415  needed only where a variable is not a setting
+
+    declared = [each for alias in vars(options).values() for each in getattr(alias, "__metadata__", ())]
+    return {each.envvar for each in declared if isinstance(getattr(each, "envvar", None), str)}
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """The command that is meant, where Typer does not say it."""
     named = bool(arguments) and not arguments[0].startswith("-")
     return f"wan-train {arguments[0]}" if named else "wan-train train"
 
 
-def _dataset_hint(word: str) -> str:
+def _meant(word: str, known: Iterable[str], command: str) -> list[str]:
+    return [f"Did you mean `{command} {name}`?" for name in closest(word, known)]
+
+
+def _dataset_hint(word: str) -> list[str]:
     """For who names the dataset only."""
-    return f"To train on a dataset: `wan-train --dataset {word}`. " if "/" in word or Path(word).exists() else ""
+    if "/" not in word and not Path(word).exists():
+        return []
+    return [f"To train on a dataset: `wan-train --dataset {shlex.quote(one_line(word, 1000))}`."]
 
 
 def _wrong_value(error: Exception) -> str | None:

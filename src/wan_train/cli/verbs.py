@@ -7,9 +7,10 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from wan_train.cli.defaults import default_of
 from wan_train.errors import InterruptionError
 
-_ROOT_FLAGS = frozenset({"--help", "-h", "--version", "--install-completion", "--show-completion"})
+_ROOT_FLAGS = frozenset({"--help", "-h", "--version", "-V", "--install-completion", "--show-completion"})
 _PANELS = ("Train", "Runs", "Box")
 _DEFAULT = "train"
 _SHORT = 66
@@ -28,6 +29,9 @@ class Group(TyperGroup):
                 if getattr(parameter, "is_flag", False):
                     parameter.metavar = ""
                 parameter.show_envvar = False
+                default = default_of(cmd_name, parameter.name)
+                if default is not None and "[default:" not in (parameter.help or ""):
+                    parameter.help = f"{parameter.help} \\[default: {default}]"
         return command
 
 
@@ -35,7 +39,9 @@ class Verbs(Group):
     """The verbs of `wan-train`; help and completion follow the same rule of the verb that is left out."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  see above
-        """As Typer's, with `train` put in when no verb is named; while words are completed only before flags."""
+        """As Typer's, with `train` put in when no command is named; while words are completed only before options."""
+        if args[:1] == ["help"] and not ctx.resilient_parsing:
+            args = [*args[1:], "--help"]
         if (not args and not ctx.resilient_parsing) or (
             args and args[0].startswith("-") and args[0] not in _ROOT_FLAGS
         ):
@@ -64,16 +70,14 @@ class Verbs(Group):
         commands = {name: command for name in self.list_commands(ctx) if (command := self.get_command(ctx, name))}
         widest = max(len(name) for name in commands)
         formatter.write(
-            f"{_bold('Usage:')} wan-train [VERB] [FLAGS]     wan-train VERB --help explains a verb\n{self.help}\n"
+            f"{_bold('Usage:')} wan-train [COMMAND] [OPTIONS]     wan-train help COMMAND explains one\n{self.help}\n"
         )
         for panel in _PANELS:
             formatter.write(f"{_bold(panel)}\n")
             for name, command in commands.items():
                 if getattr(command, "rich_help_panel", None) == panel:
                     formatter.write(f"  {name:<{widest}}  {_short(command)}\n")
-        formatter.write(
-            f"{_bold('Flags')}\n  --version, -h, --help, --install-completion (verbs and names of runs by Tab)\n"
-        )
+        formatter.write(f"{_bold('Options:')} -V, --version, -h, --help, --install-completion (Tab completes names)\n")
 
 
 def _short(command: Any) -> str:  # noqa: ANN401  see above

@@ -29,6 +29,8 @@ from wan_train.views.model import RunReader, RunView
 from wan_train.views.outlook import next_states_in
 from wan_train.views.words import duration
 
+TIMEOUT_EXIT = 124
+"""As that of timeout(1): the time to watch is over, and the run goes on."""
 _LOOK_SECONDS = 0.25
 _BELIEVE_SECONDS = 1.0
 _UNBORN_SECONDS = 5.0
@@ -41,19 +43,25 @@ class _Leave(Enum):
 
     DETACHED = auto()
     HANGUP = auto()
+    TIMEOUT = auto()
 
 
-def watch(run: RunDirectory, settings: Settings, sink: Sink, *, owner: bool) -> int:
+def watch(run: RunDirectory, settings: Settings, sink: Sink, *, owner: bool, timeout: float | None = None) -> int:
     """Follow a run to its end and return its exit code.
 
     `owner`: this is the command that started the run, so TERM (or INT without a terminal) stops the run itself. A
     mere watcher is only ended. HUP ends the watching in both cases: the run goes on. A supervisor that dies is
-    replaced; the new one adopts the trainers that live.
+    replaced; the new one adopts the trainers that live. After `timeout` seconds the watching ends, not the run.
     """
-    on_screen = sink.is_terminal and not sink.as_json
+    on_screen = sink.is_terminal and not sink.as_json and not sink.quiet
+    if sink.as_json:
+        sink.data({"event": "watching", "run_id": run.run_id, "run_dir": str(run.path)})
+    until = None if timeout is None else time.monotonic() + timeout
     with caught() as signals:
         reader = RunReader(run, curves=on_screen)
-        watcher = _Watcher(run=run, settings=settings, sink=sink, owner=owner, signals=signals, reader=reader)
+        watcher = _Watcher(
+            run=run, settings=settings, sink=sink, owner=owner, signals=signals, reader=reader, until=until
+        )
         left = watcher.follow_screen() if on_screen else watcher.follow_lines()
     match left:
         case _Leave.DETACHED:
@@ -62,6 +70,11 @@ def watch(run: RunDirectory, settings: Settings, sink: Sink, *, owner: bool) -> 
             return ExitCode.DONE
         case _Leave.HANGUP:
             return HANGUP_EXIT
+        case _Leave.TIMEOUT:
+            sink.note(f"{run.run_id} is still running. Watch it again with: wan-train attach {run.run_id}")
+            if sink.as_json:
+                sink.data({"event": "still_running", "run_id": run.run_id, "run_dir": str(run.path)})
+            return TIMEOUT_EXIT
         case RunView() as view:
             return _finish(view, sink)
 
@@ -73,7 +86,7 @@ def _finish(view: RunView, sink: Sink) -> int:
         from wan_train.views.as_json import result_json  # noqa: PLC0415  needed once, at the end
 
         sink.data(result_json(RunReader(view.run, curves=True).refresh()[0]))
-    elif sink.is_terminal:
+    elif sink.is_terminal and not sink.quiet:
         from wan_train.views.summary import result_lines  # noqa: PLC0415  rich is needed at a terminal only
 
         sink.show(result_lines(view))
@@ -108,6 +121,8 @@ class _Watcher:
     owner: bool
     signals: Signals
     reader: RunReader
+    until: float | None = None
+    """When the watching ends at the latest, on the monotonic clock."""
     view: RunView | None = None
     """As it was last seen."""
     gone_since: float | None = None
@@ -176,6 +191,8 @@ class _Watcher:
             return view
         if self.signals.hung_up:
             return _Leave.HANGUP
+        if self.until is not None and time.monotonic() >= self.until:
+            return _Leave.TIMEOUT
         if self.signals.terminated or (interrupt_stops and self.signals.interrupted):
             number = signal.SIGTERM if self.signals.terminated else signal.SIGINT
             self.signals.terminated = self.signals.interrupted = False
@@ -206,6 +223,8 @@ class _Watcher:
         start_supervisor(self.run, self.settings)
 
     def _write(self, event: Event, view: RunView) -> None:
+        if self.sink.quiet:
+            return
         if self.sink.as_json:
             from wan_train.views.as_json import event_json  # noqa: PLC0415  see `_finish`
 

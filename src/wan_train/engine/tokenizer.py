@@ -39,14 +39,19 @@ def cached_file(environ: Mapping[str, str]) -> Path | None:
 def hub_cache(environ: Mapping[str, str]) -> Path:
     """The directory of the hub cache, by the same variables in the same order as huggingface_hub reads them."""
     if cache := environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(cache)
+        return expanded(cache)
     return hub_home(environ) / "hub"
 
 
 def hub_home(environ: Mapping[str, str]) -> Path:
     """The directory of everything that the hub's libraries keep for a user, accelerate's configuration included."""
     if home := environ.get("HF_HOME"):
-        return Path(home).expanduser()
+        return expanded(home)
     if xdg := environ.get("XDG_CACHE_HOME"):
-        return Path(xdg).expanduser() / "huggingface"
+        return expanded(xdg) / "huggingface"
     return Path.home() / ".cache" / "huggingface"
+
+
+def expanded(text: str) -> Path:
+    """As huggingface_hub does it: `~name` of nobody stays as it is."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser raises for `~name` of nobody

@@ -55,6 +55,11 @@ def choose_again(
 
 def why_none(reading: GpuReading, visible: str | None) -> str:
     """Why `choose` returned nothing, for people."""
+    if reading.gpus and visible is not None and visible.strip().upper().startswith("MIG-"):
+        return (
+            f"CUDA_VISIBLE_DEVICES={visible!r} names a MIG instance that the driver does not list here "
+            f"({_listing(reading)})"
+        )
     if reading.gpus and not _visible(reading, visible):
         return f"CUDA_VISIBLE_DEVICES={visible!r} hides every GPU of this box ({_listing(reading)})"
     if reading.gpus:
@@ -63,6 +68,14 @@ def why_none(reading: GpuReading, visible: str | None) -> str:
     if reading.lost:
         return f"no GPU of this box can be used ({_listing(reading)})"
     return "the NVIDIA driver reports no GPU"
+
+
+def how_to_show(reading: GpuReading, visible: str | None) -> str:
+    """What to do where `choose` returned nothing."""
+    if reading.gpus and visible is not None:
+        one = reading.gpus[0].uuid
+        return f"Show them: `unset CUDA_VISIBLE_DEVICES`, or name one: `export CUDA_VISIBLE_DEVICES={one}`."
+    return "Look at `nvidia-smi`."
 
 
 def _is_all(gpus: str) -> bool:
@@ -79,14 +92,13 @@ def _named(reading: GpuReading, gpus: str) -> tuple[Gpu, ...]:
     found: dict[str, Gpu] = {}
     for entry in entries:
         matches = _matches(known, entry)
-        if len(matches) != 1:
+        if not _is_one(matches, entry):
             problem = "names several GPUs" if matches else "names a GPU that is not there"
             raise BadInputError(
                 f"--gpus: {entry!r} {problem}; this box has {_listing(reading)}",
                 hint="Use an index or UUID from that list, comma separated, or --gpus all.",
             )
-        if isinstance(match := matches[0], Gpu):
-            found.setdefault(match.uuid, match)
+        found.update((match.uuid, match) for match in matches if isinstance(match, Gpu) and match.uuid not in found)
     return tuple(found.values())
 
 
@@ -96,26 +108,33 @@ def _visible(reading: GpuReading, visible: str | None) -> tuple[Gpu, ...]:
     found: dict[str, Gpu] = {}
     for entry in visible.split(","):
         matches = _matches(reading.gpus, entry.strip())
-        if len(matches) != 1:
+        if not _is_one(matches, entry.strip()):
             break
-        found.setdefault(matches[0].uuid, matches[0])
+        found.update((match.uuid, match) for match in matches if match.uuid not in found)
     return tuple(found.values())
+
+
+def _is_one(matches: Sequence[Gpu | LostGpu], entry: str) -> bool:
+    """One GPU, or by its index all MIG instances of one: who names the card means whatever of it can be used."""
+    return len(matches) == 1 or (bool(matches) and entry.isdecimal())
 
 
 def _matches(known: Sequence[AnyGpu], entry: str) -> list[AnyGpu]:
     # isdecimal alone would let "²" or Arabic digits through.
     if entry.isascii() and entry.isdecimal():
         return [gpu for gpu in known if gpu.index == int(entry)]
+    if entry.isascii() and entry.replace(":", "", 1).isdecimal():
+        return [gpu for gpu in known if gpu.number == entry]
     wanted = entry.casefold()
     if exact := [gpu for gpu in known if (gpu.uuid or "").casefold() == wanted != ""]:
         return exact
     # A prefix has to say something: "G" or "GPU-" would name the only GPU of one box and none of the next.
-    if len(wanted) <= len("gpu-"):
+    if len(wanted) <= len("gpu-"):  # also of "mig-"
         return []
     return [gpu for gpu in known if (gpu.uuid or "").casefold().startswith(wanted)]
 
 
 def _listing(reading: GpuReading) -> str:
-    known = [f"{gpu.index} = {gpu.name} ({gpu.uuid})" for gpu in reading.gpus]
+    known = [f"{gpu.number} = {gpu.name} ({gpu.uuid})" for gpu in reading.gpus]
     known += [f"{gpu.index} = unusable ({gpu.reason})" for gpu in reading.lost]
     return "; ".join(known) or "no GPU"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from enum import IntEnum
 
 from wan_train.gpu.model import GpuUnavailableError
@@ -14,6 +16,7 @@ class NvmlCode(IntEnum):
 
     NOT_SUPPORTED = 3
     NO_PERMISSION = 4
+    NOT_FOUND = 6
     DRIVER_NOT_LOADED = 9
     LIBRARY_NOT_FOUND = 12
     GPU_IS_LOST = 15
@@ -22,6 +25,8 @@ class NvmlCode(IntEnum):
     UNKNOWN = 999
 
 
+_CONTAINER_DEVICES = "NVIDIA_VISIBLE_DEVICES"
+"""What NVIDIA's container toolkit reads when a container starts; `void` and `none` are its words for no GPU."""
 _XID = "`sudo dmesg | grep -i xid` shows the driver's own words"
 
 _LOST: dict[int, str] = {
@@ -35,6 +40,11 @@ _LOST: dict[int, str] = {
     NvmlCode.NO_PERMISSION: (
         "this user or container may not open it; start the container with this GPU (`--gpus all`) "
         "or mend the permissions of /dev/nvidia{index}"
+    ),
+    NvmlCode.NOT_FOUND: (
+        "MIG is enabled on it, and it has no instance that may be used here; make one "
+        "(`sudo nvidia-smi mig -cgi 0 -C`), start the container with one, "
+        "or switch MIG off (`sudo nvidia-smi -i {index} -mig 0`)"
     ),
     NvmlCode.NOT_SUPPORTED: (
         "the driver does not report its memory, so nobody can tell whether it is free; "
@@ -75,8 +85,14 @@ def lost_reason(*, index: int, code: int, text: str) -> str:
     return f"NVML says {text!r}: {remedy}"
 
 
-def unavailable(*, code: int, text: str) -> GpuUnavailableError:
+def unavailable(*, code: int, text: str, environ: Mapping[str, str] = os.environ) -> GpuUnavailableError:
     """The error for an NVML that cannot be opened or used at all."""
+    devices = environ.get(_CONTAINER_DEVICES)
+    if code in {NvmlCode.LIBRARY_NOT_FOUND, NvmlCode.DRIVER_NOT_LOADED} and devices in {"", "void", "none"}:
+        return GpuUnavailableError(
+            f"{_CONTAINER_DEVICES}={devices!r} keeps every GPU out of this container (NVML: {text})",
+            hint=f"Start the container with `--gpus all`, or with `-e {_CONTAINER_DEVICES}=all`. {REHEARSE}",
+        )
     known = _UNAVAILABLE.get(code)
     if known is not None:
         message, hint = known

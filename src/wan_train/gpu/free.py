@@ -36,7 +36,7 @@ def why_busy(gpu: Gpu) -> str | None:
     pids = gpu.pids or ()
     if gpu.used_bytes < QUIET_BELOW_BYTES and not pids:
         return None
-    reason = f"GPU {gpu.index}: {gpu.used_bytes / _GB:.1f} of {gpu.total_bytes / _GB:.1f} GB in use"
+    reason = f"GPU {gpu.number}: {gpu.used_bytes / _GB:.1f} of {gpu.total_bytes / _GB:.1f} GB in use"
     if not pids:
         return reason
     noun, label = ("process", "pid") if len(pids) == 1 else ("processes", "pids")

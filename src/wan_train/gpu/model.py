@@ -14,6 +14,7 @@ class Gpu:
 
     index: int
     uuid: str
+    """`GPU-…`, or `MIG-…` of an instance."""
     name: str
     total_bytes: int
     used_bytes: int
@@ -23,6 +24,13 @@ class Gpu:
     compute_capability: tuple[int, int] | None = None
     pids: tuple[int, ...] | None = None
     """Compute processes as the driver lists them, by host pids in a container; None when it would not say."""
+    mig: int | None = None
+    """Number of the MIG instance that this is on GPU `index`; None for a whole GPU."""
+
+    @property
+    def number(self) -> str:
+        """How people tell them apart: `0`, or `0:1` for instance 1 of GPU 0, as NVIDIA writes it."""
+        return str(self.index) if self.mig is None else f"{self.index}:{self.mig}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +40,10 @@ class LostGpu:
     index: int
     uuid: str | None
     reason: str
+
+    @property
+    def number(self) -> str:
+        return str(self.index)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ on a cold driver takes seconds.
 
 An answer is `{"driver", "gpus": [...], "lost": [...]}` or `{"error": {"code", "text"}}`, where code is the
 NVML return code (nvml.h, nvmlReturn_t). Memory is in bytes, utilisation in percent, temperature in degrees
-Celsius.
+Celsius. The instances of a GPU with MIG stand in its place, each with its `mig` number: CUDA cannot use the whole.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Session:
             try:
                 device = pynvml.nvmlDeviceGetHandleByIndex(index)
                 uuid = pynvml.nvmlDeviceGetUUID(device)
-                answer["gpus"].append({"index": index, "uuid": uuid, **_describe(device)})
+                answer["gpus"] += _gpus(index, uuid, device)
             except pynvml.NVMLError_Uninitialized:
                 raise
             except pynvml.NVMLError as error:
@@ -104,16 +104,33 @@ class Session:
         self._open, self._unwell = False, False
 
 
-def _describe(device: Device) -> Answer:
+def _gpus(index: int, uuid: str, device: Device) -> list[Answer]:
+    mode = _if_told(lambda: pynvml.nvmlDeviceGetMigMode(device)[0])
+    if mode != pynvml.NVML_DEVICE_MIG_ENABLE:
+        return [{"index": index, "uuid": uuid, "mig": None, **_describe(device, device)}]
+    found: list[Answer] = []
+    for number in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(device)):
+        # A number without an instance, or one that this container may not use.
+        with contextlib.suppress(pynvml.NVMLError_NotFound, pynvml.NVMLError_NoPermission):
+            instance = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(device, number)
+            name = pynvml.nvmlDeviceGetUUID(instance)
+            found.append({"index": index, "uuid": name, "mig": number, **_describe(instance, device)})
+    if not found:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+    return found
+
+
+def _describe(device: Device, card: Device) -> Answer:
+    """`card` is the whole GPU, which has the sensors; `device` that, or an instance of it."""
     total_bytes, used_bytes = _memory(device)
     return {
         "name": pynvml.nvmlDeviceGetName(device),
         "total_bytes": total_bytes,
         "used_bytes": used_bytes,
         "utilization": _if_told(lambda: pynvml.nvmlDeviceGetUtilizationRates(device).gpu),
-        "temperature": _if_told(lambda: pynvml.nvmlDeviceGetTemperature(device, pynvml.NVML_TEMPERATURE_GPU)),
-        "power_milliwatts": _if_told(lambda: pynvml.nvmlDeviceGetPowerUsage(device)),
-        "compute_capability": _if_told(lambda: pynvml.nvmlDeviceGetCudaComputeCapability(device)),
+        "temperature": _if_told(lambda: pynvml.nvmlDeviceGetTemperature(card, pynvml.NVML_TEMPERATURE_GPU)),
+        "power_milliwatts": _if_told(lambda: pynvml.nvmlDeviceGetPowerUsage(card)),
+        "compute_capability": _if_told(lambda: pynvml.nvmlDeviceGetCudaComputeCapability(card)),
         "pids": _if_told(lambda: _pids(device)),
     }
 

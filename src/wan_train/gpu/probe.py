@@ -45,7 +45,7 @@ class NvmlProbe:
         """All GPUs now. Raises GpuUnavailableError; after a hang or a crash the next read starts afresh."""
         reading = _parse(self._ask())
         reading = _name_lost(reading, self._uuids)
-        self._uuids |= {gpu.index: gpu.uuid for gpu in reading.gpus}
+        self._uuids |= {gpu.index: gpu.uuid for gpu in reading.gpus if gpu.mig is None}
         return reading
 
     def close(self) -> None:
@@ -230,6 +230,7 @@ def _gpu(entry: dict[str, Any]) -> Gpu:
     return Gpu(
         index=entry["index"],
         uuid=entry["uuid"],
+        mig=entry["mig"],
         name=entry["name"],
         total_bytes=entry["total_bytes"],
         used_bytes=entry["used_bytes"],

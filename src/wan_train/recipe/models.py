@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.errors import BadInputError
+from wan_train.home import expand
 from wan_train.printable import one_line
 from wan_train.settings import shipped_configs
 
@@ -20,6 +21,8 @@ class ModelFile:
     repo: str
     file: str
     place: str
+    gb: float
+    """About how many bytes it has, in units of 10**9; the hub's own number counts where it can be asked."""
 
     def path(self, trainer_dir: Path) -> Path:
         return trainer_dir / self.place / self.file
@@ -39,12 +42,7 @@ def locate(reference: str, trainer_dir: Path) -> Path:
     if reference in models:
         return models[reference].path(trainer_dir)
     if "/" in reference or reference.endswith((".safetensors", ".pth", ".pt")):
-        try:
-            return trainer_dir / Path(reference).expanduser()
-        except RuntimeError as error:  # `~name` of nobody
-            raise BadInputError(
-                f"the model {one_line(reference)!r} cannot be found: {error}", hint="Write its whole path."
-            ) from error
+        return trainer_dir / expand(reference)
     raise BadInputError(
         f"{one_line(reference)!r} is neither a known model nor a path",
         hint=f"Known models: {', '.join(models)}.",

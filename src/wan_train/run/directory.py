@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train import codec
-from wan_train.errors import BadInputError, NotReadyError
+from wan_train.errors import AmbiguousRunError, BadInputError, NotReadyError
 from wan_train.files import write_whole
 from wan_train.printable import one_line
 from wan_train.run.plan import Plan
 from wan_train.run.upgrade import of_schema_2
+
+HIDDEN = "."
+"""Directories of such names are no runs: one that is being removed still has its plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +192,11 @@ def all_runs(runs: Path) -> list[RunDirectory]:
     """Every run, newest first."""
     if not runs.is_dir():
         return []
-    found = [RunDirectory(path) for path in runs.iterdir() if (path / "plan.json").is_file()]
+    found = [
+        RunDirectory(path)
+        for path in runs.iterdir()
+        if not path.name.startswith(HIDDEN) and (path / "plan.json").is_file()
+    ]
     return sorted(found, key=lambda run: run.run_id, reverse=True)
 
 
@@ -216,5 +223,4 @@ def find(runs: Path, name: str | None) -> RunDirectory:
         case []:
             raise BadInputError(f"no run in {runs} is called {one_line(name)!r}", hint="List them: `wan-train runs`.")
         case _:
-            listing = ", ".join(run.run_id for run in matching[:5])
-            raise BadInputError(f"{one_line(name)!r} fits {len(matching)} runs: {listing}", hint="Give more of it.")
+            raise AmbiguousRunError(one_line(name), [run.run_id for run in matching])

@@ -173,6 +173,6 @@ def gpu_label(gpu: Gpu, devices: Devices) -> str:
     """`GPU 0` or `CPU slot 1`: how people tell them apart."""
     match devices:
         case Devices.NVML:
-            return f"GPU {gpu.index}"
+            return f"GPU {gpu.number}"
         case Devices.CPU_SLOTS:
             return f"CPU slot {gpu.index}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from wan_train.engine.commands import ModelPaths
 from wan_train.engine.tensors import BrokenFileError, read_header
 from wan_train.errors import NotReadyError
+from wan_train.gpu import choice
 from wan_train.gpu.choice import choose, why_none
 from wan_train.gpu.model import Gpu, GpuReading
 from wan_train.recipe.model import Recipe
@@ -74,7 +75,7 @@ def usable_gpus(reading: GpuReading, gpus: str | None, visible: str | None) -> t
     if not chosen:
         raise NotReadyError(
             f"there is no GPU to train on: {why_none(reading, visible)}",
-            hint="Look at `nvidia-smi`; `wan-train rehearse` needs no GPU.",
+            hint=f"{choice.how_to_show(reading, visible)} `wan-train rehearse` needs no GPU.",
         )
     return chosen
 

@@ -50,6 +50,7 @@ def main(argv: list[str]) -> int:
         settings=settings,
         visible=os.environ.get(DEVICE_VARIABLE),
     )
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what was blocked where the run was started does not count here
     wakeup = _wakeup()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: supervisor.stop_now(received))

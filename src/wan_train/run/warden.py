@@ -37,6 +37,7 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, shutdown)
     signal.signal(signal.SIGINT, shutdown)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     # A wake-up pipe: a signal that arrives just before the wait must not be slept over.
     reader, writer = os.pipe()
     for descriptor in (reader, writer):

@@ -13,10 +13,11 @@ from wan_train.views.words import columns, count, pad, safe, wrap
 
 _MARKS = {
     Level.OK: ("✓", "ok", "green"),
+    Level.UNTESTED: ("○", "not tested", ""),
     Level.WARNING: ("!", "warning", "yellow"),
     Level.ERROR: ("✗", "ERROR", "bold red"),
 }
-_WORD_WIDTH = 9
+_WORD_WIDTH = 11
 _NARROW = 100
 _COMMAND = re.compile(r"`[^`]+`")
 _HELD_SPACE = "\u00a0"

@@ -11,6 +11,7 @@ from rich.text import Text
 from wan_train.printable import visible
 from wan_train.views.as_json import status_json
 from wan_train.views.model import RunView
+from wan_train.views.standing import is_rehearsal
 
 
 def runs_lines(views: Sequence[RunView], now: float) -> Table:
@@ -26,6 +27,10 @@ def runs_lines(views: Sequence[RunView], now: float) -> Table:
             Text(str(status_json(view, now)["state"])),
             Text(time.strftime("%Y-%m-%d %H:%M", time.localtime(view.plan.created))),
             Text(experts),
-            Text(f"{len(results)} LoRA{'s' if len(results) != 1 else ''}" if results else "none"),
+            Text(f"{'rehearsal, ' if is_rehearsal(view) else ''}{_came_out(len(results))}"),
         )
     return table
+
+
+def _came_out(results: int) -> str:
+    return f"{results} LoRA{'s' if results != 1 else ''}" if results else "none"

@@ -15,6 +15,7 @@ _MARKS: dict[State, tuple[str, str]] = {
     State.READY: ("✓", "green"),
     State.WARNING: ("!", "yellow"),
     State.UNVERIFIED: ("○", ""),
+    State.UNTESTED: ("○", "dim"),
     State.MISSING: ("○", ""),
     State.BLOCKED: ("✗", "bold red"),
 }

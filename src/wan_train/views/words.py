@@ -19,7 +19,7 @@ _TINY_LOSS, _LARGE_LOSS = 0.001, 10.0
 
 def duration(seconds: float) -> str:
     """`48 s`, `3 min 20 s`, `48 min`, `1 h 12 min`, `2 d 3 h`."""
-    whole = max(0, round(min(seconds, _AGES)))
+    whole = round(min(max(seconds, 0), _AGES))
     if whole < _MINUTE:
         return f"{whole} s"
     if whole < _TEN_MINUTES:

@@ -1,6 +1,6 @@
 /* A stand-in for libnvidia-ml.so.1 with the part of its ABI that a reader of GPUs uses.
  *
- * It answers from the plain-text file named by WAN_TRAIN_NVML_STATE, read again at each call, so that one test can
+ * It answers from the plain-text file named by NVML_STUB_STATE, read again at each call, so that one test can
  * change the GPUs of many processes while they run. tests/support/nvml.py writes the file and names its words.
  *
  * Compile with -DOLD_DRIVER for a library that lacks the v2 memory and v3 process calls.
@@ -15,6 +15,7 @@
 #define UNINITIALIZED 1
 #define INVALID_ARGUMENT 2
 #define NOT_SUPPORTED 3
+#define NOT_FOUND 6
 #define INSUFFICIENT_SIZE 7
 #define UNKNOWN 999
 
@@ -28,6 +29,7 @@ typedef struct {
     u64 total, used, reserved;
     int error, utilization, utilization_error, temperature, temperature_error, power, major, minor;
     int pids_error, pid_count;
+    int mig_mode, mig_of; /* an instance is a GPU that stands after all whole ones; mig_of is -1 for those */
     unsigned pids[MAX_PIDS];
 } Gpu;
 
@@ -58,7 +60,7 @@ static int is_alive(int pid) {
 static void read_state(State *state) {
     memset(state, 0, sizeof *state);
     state->init_error = UNKNOWN;
-    const char *path = getenv("WAN_TRAIN_NVML_STATE");
+    const char *path = getenv("NVML_STUB_STATE");
     FILE *file = path ? fopen(path, "r") : NULL;
     if (!file) return;
     state->init_error = 0;
@@ -72,6 +74,7 @@ static void read_state(State *state) {
         if (!strcmp(key, "gpu")) {
             if (state->gpu_count == MAX_GPUS) break;
             gpu = &state->gpus[state->gpu_count++];
+            gpu->mig_of = -1;
         } else if (!strcmp(key, "driver")) snprintf(state->driver, sizeof state->driver, "%s", value);
         else if (!strcmp(key, "init_error")) state->init_error = atoi(value);
         else if (!strcmp(key, "session")) state->session = atoi(value);
@@ -90,6 +93,8 @@ static void read_state(State *state) {
         else if (!strcmp(key, "temperature_error")) gpu->temperature_error = atoi(value);
         else if (!strcmp(key, "power")) gpu->power = atoi(value);
         else if (!strcmp(key, "compute_capability")) sscanf(value, "%d %d", &gpu->major, &gpu->minor);
+        else if (!strcmp(key, "mig_mode")) gpu->mig_mode = atoi(value);
+        else if (!strcmp(key, "mig_of")) gpu->mig_of = atoi(value);
         else if (!strcmp(key, "pids_error")) gpu->pids_error = atoi(value);
         else if (!strcmp(key, "pid") && gpu->pid_count < MAX_PIDS) gpu->pids[gpu->pid_count++] = atoi(value);
         else if (!strcmp(key, "hold")) {
@@ -161,7 +166,8 @@ int nvmlSystemGetDriverVersion(char *version, unsigned size) {
 int nvmlDeviceGetCount_v2(unsigned *count) {
     State state;
     int code = enter(&state);
-    *count = state.gpu_count;
+    *count = 0;
+    for (int i = 0; i < state.gpu_count; i++) *count += state.gpus[i].mig_of < 0;
     return code;
 }
 
@@ -202,6 +208,7 @@ int nvmlDeviceGetUtilizationRates(void *device, Utilization *utilization) {
     Gpu *gpu;
     int code = enter_gpu(&state, device, &gpu);
     if (code) return code;
+    if (gpu->mig_of >= 0) return NOT_SUPPORTED;
     utilization->gpu = gpu->utilization;
     utilization->memory = 0;
     return gpu->utilization_error;
@@ -212,7 +219,7 @@ int nvmlDeviceGetTemperature(void *device, int sensor, unsigned *temperature) {
     Gpu *gpu;
     int code = enter_gpu(&state, device, &gpu);
     if (code) return code;
-    if (sensor != 0) return INVALID_ARGUMENT;
+    if (sensor != 0 || gpu->mig_of >= 0) return INVALID_ARGUMENT;
     *temperature = gpu->temperature;
     return gpu->temperature_error;
 }
@@ -222,6 +229,7 @@ int nvmlDeviceGetPowerUsage(void *device, unsigned *milliwatts) {
     Gpu *gpu;
     int code = enter_gpu(&state, device, &gpu);
     if (code) return code;
+    if (gpu->mig_of >= 0) return INVALID_ARGUMENT;
     *milliwatts = gpu->power;
     return gpu->power ? SUCCESS : NOT_SUPPORTED;
 }
@@ -231,6 +239,7 @@ int nvmlDeviceGetCudaComputeCapability(void *device, int *major, int *minor) {
     Gpu *gpu;
     int code = enter_gpu(&state, device, &gpu);
     if (code) return code;
+    if (gpu->mig_of >= 0) return INVALID_ARGUMENT;
     *major = gpu->major;
     *minor = gpu->minor;
     return SUCCESS;
@@ -253,6 +262,37 @@ int nvmlDeviceGetComputeRunningProcesses_v2(void *device, unsigned *count, Proce
 }
 
 #ifndef OLD_DRIVER
+int nvmlDeviceGetMigMode(void *device, unsigned *current, unsigned *pending) {
+    State state;
+    Gpu *gpu;
+    int code = enter_gpu(&state, device, &gpu);
+    if (code) return code;
+    *current = *pending = gpu->mig_mode;
+    return gpu->mig_mode ? SUCCESS : NOT_SUPPORTED;
+}
+
+int nvmlDeviceGetMaxMigDeviceCount(void *device, unsigned *count) {
+    State state;
+    Gpu *gpu;
+    *count = 7;
+    return enter_gpu(&state, device, &gpu);
+}
+
+int nvmlDeviceGetMigDeviceHandleByIndex(void *device, unsigned index, void **instance) {
+    State state;
+    Gpu *gpu;
+    int code = enter_gpu(&state, device, &gpu);
+    if (code) return code;
+    for (int i = 0; i < state.gpu_count; i++) {
+        if (&state.gpus[state.gpus[i].mig_of < 0 ? i : state.gpus[i].mig_of] != gpu || state.gpus[i].mig_of < 0) continue;
+        if (index-- == 0) {
+            *instance = (void *)((long)i + 1);
+            return state.gpus[i].error;
+        }
+    }
+    return NOT_FOUND;
+}
+
 int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned *count, ProcessInfo *processes) {
     return nvmlDeviceGetComputeRunningProcesses_v2(device, count, processes);
 }

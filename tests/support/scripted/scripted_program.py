@@ -90,7 +90,7 @@ def occupy_gpu(place: str, *, shared: bool = False) -> None:
 def load_model(count: int) -> None:
     """Take the time that loading takes; half way through the GPU's memory rises by `count` bytes."""
     time.sleep(seconds("LOAD", 0.02) / 2)
-    state = os.environ.get("WAN_TRAIN_NVML_STATE")
+    state = os.environ.get("NVML_STUB_STATE")
     if state and gpu():
         nvml_memory.hold(Path(state), gpu(), os.getpid(), count)
     time.sleep(seconds("LOAD", 0.02) / 2)

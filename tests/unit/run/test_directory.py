@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from support.runs import T0, make_plan
 from wan_train.codec import CorruptRecordError
-from wan_train.errors import BadInputError, ExitCode, NotReadyError
+from wan_train.errors import AmbiguousRunError, BadInputError, ExitCode, NotReadyError
 from wan_train.run.directory import RunDirectory, all_runs, create, find, slug
 
 
@@ -90,9 +90,9 @@ class TestFinding:
         assert "\x1b" not in caught.value.message
 
     def test_what_fits_several(self, runs: Path) -> None:
-        with pytest.raises(BadInputError, match="fits 2 runs") as caught:
+        with pytest.raises(AmbiguousRunError, match="matches 2 runs") as caught:
             find(runs, "cat")
-        assert "cat-blue" in caught.value.message
+        assert any("cat-blue" in run_id for run_id in caught.value.matches)
 
     def test_no_runs_at_all(self, tmp_path: Path) -> None:
         assert all_runs(tmp_path / "none") == []
