@@ -43,7 +43,7 @@ def test_a_script_gets_two_marked_loras_and_only_json(scripted_box: ScriptedBox,
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "run-directory.md"
 SOMETIMES = {
-    "stop.json", "STEP/N/stall.txt", "gpus.jsonl", "shards.json", "sample-pictures/NN.…",
+    "stop.json", "STEP/N/stall.txt", "gpus.jsonl", "shards.json", "items-N.jsonl", "sample-pictures/NN.…",
     "WAN2.2-…_TITLE-000020.safetensors",
 }  # fmt: skip
 """Rows of the document that an undisturbed rehearsal gives no file for: CPU slots have no readings."""

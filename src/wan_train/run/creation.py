@@ -12,7 +12,7 @@ from wan_train.run import sampling
 from wan_train.run.caching_shards import write_shares
 from wan_train.run.directory import RunDirectory, create
 from wan_train.run.plan import Plan
-from wan_train.run.planner import Prepared, make_plan
+from wan_train.run.planner import Prepared, dataset_files, make_plan
 from wan_train.settings import Settings
 
 
@@ -33,7 +33,8 @@ def write_run(prepared: Prepared, settings: Settings, *, created: float) -> tupl
         except WanTrainError:
             shutil.rmtree(run.path, ignore_errors=True)
             raise
-    write_whole(run.dataset_config, prepared.dataset_text)
+    for path, text in dataset_files(prepared, run).items():
+        write_whole(path, text)
     write_whole(run.recipe, to_toml(plan.recipe))
     write_whole(run.accelerate_config, ACCELERATE_CONFIG)
     write_shares(run, prepared.caching.shares)
