@@ -32,6 +32,13 @@ def write_whole(path: Path, data: str | bytes, *, mode: int = 0o600, durable: bo
         sync_directory(path.parent)
 
 
+def can_be_written(folder: Path) -> bool:
+    """Whether files can be made in a folder, which need not exist yet."""
+    while not os.path.exists(folder) and folder != folder.parent:  # noqa: PTH110 - never raises
+        folder = folder.parent
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
 def move_without_overwriting(source: Path, target: Path) -> None:
     """Move a file within one file system; raises FileExistsError rather than replacing `target`."""
     os.link(source, target)

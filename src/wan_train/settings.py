@@ -76,6 +76,7 @@ class Settings:
     musubi_dir: Path | None = _setting(None, _path, "musubi-tuner checkout; WORKSPACE/musubi-tuner when unset")
     musubi_python: Path | None = _setting(None, _path, "Python of the trainer's environment; found beside the checkout")
     runs_dir: Path | None = _setting(None, _path, "run directories; WORKSPACE/wan-train-runs when unset")
+    cache_dir: Path | None = _setting(None, _path, "caches of all datasets; each dataset's own folder when unset")
     lease_dir: Path = _setting(Path("/tmp/wan-train-leases"), _path, "GPU leases, shared by everyone on the box")  # noqa: S108  a fixed shared place is the point; the lease room checks its ownership and mode
     gpus: str | None = _setting(None, str, "GPUs that may be used: all, or indices or UUIDs, comma-separated")
     poll_seconds: float = _setting(1.0, _seconds, "how often a running job is looked at")

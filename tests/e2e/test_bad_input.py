@@ -41,6 +41,11 @@ def without_captions(box: ScriptedBox) -> None:
         caption.unlink()
 
 
+def in_another_case(box: ScriptedBox) -> None:
+    caption = box.dataset / "picture0.txt"
+    caption.rename(caption.with_suffix(".TXT"))
+
+
 def emptied(box: ScriptedBox) -> None:
     for file in box.dataset.iterdir():
         file.unlink()
@@ -63,6 +68,11 @@ CASES = {
     "no such dataset": Case(code=2, says=("there is no", "nowhere"), dataset="nowhere/at/all"),
     "an empty folder": Case(code=2, says=("pictures", "holds no pictures"), prepare=emptied),
     "no captions at all": Case(code=2, says=("caption",), prepare=without_captions),
+    "a caption in another case": Case(
+        code=2,
+        says=("picture0.TXT is there, and the trainer looks for picture0.txt", "pictures --fix"),
+        prepare=in_another_case,
+    ),
     "malformed toml": Case(code=2, says=("dataset.toml",), prepare=toml("[general\nx = ")),
     "an unknown key": Case(
         code=2, says=("dataset.toml", "resolutoin", "resolution"), prepare=toml(GOOD + "resolutoin = 5\n")

@@ -31,7 +31,7 @@ WORDS = [
 def test_killed_at_random_moments(scripted_box: ScriptedBox, nvml_stub: NvmlStub, shards: int) -> None:
     nvml_stub.write([], init_error=9)
     shutil.rmtree(scripted_box.dataset)
-    cache = make_dataset(scripted_box.dataset, COUNT) / "cache"
+    cache = make_dataset(scripted_box.dataset, COUNT) / "cache" / "rehearsal-float32"
     _cache(scripted_box, "clean", [], shards=1)
     wanted = _contents(cache)
     assert len(wanted) == 2 * COUNT
@@ -45,7 +45,7 @@ def test_killed_at_random_moments(scripted_box: ScriptedBox, nvml_stub: NvmlStub
 
 def _cache(box: ScriptedBox, title: str, moments: list[int], *, shards: int) -> int:
     """Cache in a run of its own, killing the caching programs once that many caches are there; how many were killed."""
-    cache = box.dataset / "cache"
+    cache = box.dataset / "cache" / "rehearsal-float32"
     child = box.popen_cli(*box.train_words(*WORDS, title=title), WAN_TRAIN_CACHE_SHARDS=str(shards))
     killed = 0
     for there in moments:

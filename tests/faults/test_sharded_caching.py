@@ -165,27 +165,6 @@ def test_one_gpu_is_never_split(box: ScriptedBox) -> None:
     assert not (box.run() / "shards.json").exists()
 
 
-def test_pictures_that_come_with_others_are_not_listed(box: ScriptedBox) -> None:
-    """Control pictures are found through their folder, so such a dataset stays whole."""
-    control = box.root / "control"
-    control.mkdir()
-    (box.dataset / "dataset.toml").write_text(
-        f"""\
-[general]
-resolution = [64, 64]
-caption_extension = ".txt"
-enable_bucket = true
-[[datasets]]
-image_directory = "{box.dataset}"
-cache_directory = "{box.dataset / "cache"}"
-control_directory = "{control}"
-"""
-    )
-    done = box.train(*ONE, **SPLIT)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len(box.recorded("start")) == 3
-
-
 def test_without_the_record_of_shares_names_decide(box: ScriptedBox) -> None:
     box.nvml.write([StubGpu(total=16 * 1024**3, used=10 * 1024**3)] * 2)
     running = box.popen_cli(*box.train_words(*ONE), **SPLIT)

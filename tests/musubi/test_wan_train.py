@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from musubi.trainer import SITECUSTOMIZE, SIZES, Trainer, draw_picture, text_of
+from musubi.trainer import CACHE_LATENTS, SITECUSTOMIZE, SIZES, VAE, Trainer, draw_picture, text_of
 from support.nvml import GIB, NvmlStub, StubGpu
 from wan_train.engine.output import OutputParser, StepRecord
 from wan_train.engine.outputs import ALWAYS_IN_A_STATE, complete_states
@@ -189,6 +190,85 @@ def test_caching_split_over_two_gpus_trains_every_picture(box: Box) -> None:
     assert cleared == dict.fromkeys(shards, len(SIZES) // 2)
     metadata = read_header(box.run() / "WAN2.2-HighNoise_t.safetensors").metadata
     assert metadata["ss_num_train_items"] == str(len(SIZES))
+    eventually(lambda: not box.processes())
+
+
+def test_control_pictures_and_lists_are_trained_without_what_ends_the_trainer(
+    trainer: Trainer, box: Box, tmp_path: Path
+) -> None:
+    """The user's own files end the caching programs, the run's copies do not."""
+    pictures, control = tmp_path / "img", tmp_path / "ctl"
+    listed = tmp_path / "listed"
+    for folder, names in ((pictures, ("cat", "cat_blue", "dog")), (control, ("cat", "cat_blue")), (listed, ("a", "b"))):
+        folder.mkdir()
+        for number, name in enumerate(names):
+            draw_picture(folder / f"{name}.png", SIZES[number], seed=number)
+            (folder / f"{name}.txt").write_text(f"a drawing of {name}", encoding="utf-8")
+    targets, prefix = tmp_path / "targets", tmp_path / "prefix"
+    targets.mkdir()
+    shutil.copytree(pictures, prefix, ignore=shutil.ignore_patterns("dog.*"))
+    for name in ("cat", "dog"):
+        draw_picture(targets / f"{name}.png", SIZES[0], seed=9)
+    (targets / "cat.txt").write_text("a cat", encoding="utf-8")
+    general = '[general]\nresolution = [64, 64]\ncaption_extension = ".txt"\nenable_bucket = true\n'
+    folders = f'[[datasets]]\nimage_directory = "{pictures}"\ncache_directory = "{tmp_path}/c0"\n'
+    with_control = f'control_directory = "{control}"\n'
+    lists = '[[datasets]]\nimage_jsonl_file = "{0}"\ncache_directory = "{1}/{2}"\n'
+
+    def list_of(name: str, *records: dict[str, str], between: str = "", before: str = "") -> str:
+        lines = before + between.join(f"{json.dumps(record)}\n" for record in records)
+        (tmp_path / name).write_text(lines, encoding="utf-8")
+        return lists.format(tmp_path / name, tmp_path, f"cache of {name}")
+
+    good = [{"image_path": str(listed / f"{name}.png"), "caption": f"a drawing of {name}"} for name in "ab"]
+    first_of_several = [{"image_path_0": each["image_path"], "caption": each["caption"]} for each in good]
+    cases = {
+        "folder": (folders, True),
+        "missing control picture": (folders + with_control, False),
+        "name that begins with another": (
+            folders.replace("/img", "/prefix").replace("/c0", "/c2") + with_control,
+            trainer.version != "d0a1930",
+        ),
+        "targets without a caption": (
+            folders.replace("/img", "/targets").replace("/c0", "/c1") + "multiple_target = true\n",
+            False,
+        ),
+        "list": (list_of("good.jsonl", *good), True),
+        "control picture of one": (
+            list_of("ctl.jsonl", {**good[0], "control_path": good[0]["image_path"]}, good[1]),
+            False,
+        ),
+        "image_path_0": (list_of("first.jsonl", *first_of_several), trainer.version != "d0a1930"),
+        "blank line": (list_of("blank.jsonl", *good, between="\n"), False),
+        "byte order mark": (list_of("bom.jsonl", *good, before="\ufeff"), False),
+        "relative path": (list_of("rel.jsonl", {"image_path": "listed/a.png", "caption": "a"}), False),
+    }
+    options = []
+    for number, (text, _) in enumerate(cases.values()):
+        config = tmp_path / f"case{number}.toml"
+        config.write_text(general + text, encoding="utf-8")
+        options.append(["--dataset_config", str(config), "--vae", str(trainer.models / VAE)])
+    ends = trainer.each(CACHE_LATENTS, options)
+    found = {name: code == 0 for name, (code, _) in zip(cases, ends, strict=True)}
+    assert found == {name: goes_on for name, (_, goes_on) in cases.items()}, ends
+
+    records = [
+        {"image_path_0": "listed/a.png", "image_path_1": "/nowhere.png", "caption": "a drawing of a"},
+        {**good[1], "control_path": "/nowhere.png"},
+    ]
+    whole = tmp_path / "whole.toml"
+    whole.write_text(
+        general + folders + with_control + "multiple_target = true\nfp_1f_clean_indices = [0, 1]\n"
+        + list_of("all.jsonl", *records, between="\n", before="\ufeff"),
+        encoding="utf-8",
+    )  # fmt: skip
+    done = box.call(*replace(box, pictures=whole).train("--experts", "high", epochs=1))
+    assert done.returncode == 0, text_of(done)
+    metadata = read_header(box.run() / "WAN2.2-HighNoise_t.safetensors").metadata
+    assert metadata["ss_num_train_items"] == "5"
+    for cache in (tmp_path / "c0", tmp_path / "cache of all.jsonl"):
+        for path in cache.glob("*_wan.safetensors"):
+            assert not any("control" in name for name in read_header(path).tensors)
     eventually(lambda: not box.processes())
 
 

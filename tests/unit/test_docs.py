@@ -17,7 +17,7 @@ from wan_train.cli import main
 from wan_train.cli.app import app
 from wan_train.codec import tag_of
 from wan_train.dataset.model import ProblemKind, Severity
-from wan_train.dataset.schema import ANYWHERE, IMAGES_ONLY, VIDEOS_ONLY
+from wan_train.dataset.schema import ANYWHERE, IMAGES_ONLY, UNUSED, VIDEOS_ONLY
 from wan_train.engine.failures import Cause
 from wan_train.engine.words import OWN_OPTIONS
 from wan_train.recipe import hardware, load, values
@@ -155,8 +155,11 @@ def test_problems_of_datasets() -> None:
 
 def test_keys_of_datasets() -> None:
     text = section(read("datasets.md"), "Keys of dataset.toml")
-    for key in (*ANYWHERE, *IMAGES_ONLY, *VIDEOS_ONLY, "cache_directory", "control_directory", "fp_latent_window_size"):
+    for key in (*ANYWHERE, *IMAGES_ONLY, *VIDEOS_ONLY, "cache_directory"):
         assert f"`{key}`" in text, key
+    others = section(read("datasets.md"), "Keys of other models")
+    for key in UNUSED:
+        assert f"`{key}`" in others, key
 
 
 def test_keys_of_recipes() -> None:

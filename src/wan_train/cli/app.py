@@ -79,6 +79,7 @@ def train(
     musubi_dir: options.MusubiDir = None,
     musubi_python: options.MusubiPython = None,
     runs_dir: options.RunsDir = None,
+    cache_dir: options.CacheDir = None,
     yes: options.Yes = False,  # noqa: FBT002  a flag of the command line
     dry_run: options.DryRun = False,  # noqa: FBT002  the same
     script: options.Script = None,
@@ -134,6 +135,7 @@ def train(
             "musubi_dir": musubi_dir,
             "musubi_python": musubi_python,
             "runs_dir": runs_dir,
+            "cache_dir": cache_dir,
         }
     )
     raise typer.Exit(run_training(given, settings, sink, yes=yes, dry_run=dry_run, script=script, detach=detach))
@@ -153,6 +155,7 @@ def rehearse(
     sample_every: options.SampleEvery = None,
     gpus: options.Gpus = None,
     runs_dir: options.RunsDir = None,
+    cache_dir: options.CacheDir = None,
     as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
     quiet: options.Quiet = False,  # noqa: FBT002  the same
     detach: options.Detach = False,  # noqa: FBT002  the same
@@ -167,7 +170,7 @@ def rehearse(
 
     invocation = invocation_of(context)
     sink = invocation.use(Sink(as_json=as_json, aside=detach, quiet=quiet))
-    settings = settings_module.resolve(flags={"gpus": gpus, "runs_dir": runs_dir})
+    settings = settings_module.resolve(flags={"gpus": gpus, "runs_dir": runs_dir, "cache_dir": cache_dir})
     raise typer.Exit(
         run_rehearsal(
             settings,

@@ -21,6 +21,7 @@ from wan_train.engine.capabilities import Script
 from wan_train.engine.commands import DEVICE_VARIABLE
 from wan_train.engine.words import TrainerOptions
 from wan_train.errors import BadInputError
+from wan_train.files import can_be_written
 from wan_train.gpu import choice
 from wan_train.gpu.model import Gpu, GpuReading
 from wan_train.gpu.probe import CpuSlots, NvmlProbe
@@ -31,6 +32,7 @@ from wan_train.recipe.model import Answers, Origin, Recipe, Source
 from wan_train.recipe.terms import Attention, EngineKind, Expert, Task
 from wan_train.run import preflight, sampling
 from wan_train.run.caching import reading_of
+from wan_train.run.caching_homes import CacheHome
 from wan_train.run.plan import Devices
 from wan_train.run.planner import Request
 from wan_train.run.titles import DEFAULT_AUTHOR, DEFAULT_TITLE, check_author, check_title
@@ -111,10 +113,11 @@ def ask(given: Given, settings: Settings, *, interactive: bool) -> Asked:
             devices=devices,
             usable=usable,
             gpus_named=choice.names_some(settings.gpus, os.environ.get(DEVICE_VARIABLE)),
+            caches=CacheHome(chosen=settings.cache_dir, spare=settings.runs / "caches"),
             cache_shards=settings.cache_shards,
             environ=os.environ,
         ),
-        dataset_to_write=located if isinstance(located, ToWrite) else None,
+        dataset_to_write=located if isinstance(located, ToWrite) and can_be_written(located.toml_path.parent) else None,
         reading=reading,
     )
 

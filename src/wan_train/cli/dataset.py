@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wan_train.cli.asking import parse_resolution
 from wan_train.cli.dataset_fix import Mended, fix
@@ -117,7 +117,7 @@ def _reading(version: str | None, settings: Settings) -> TrainerReading:
     if version is None:
         version = KNOWN_COMMITS.get(trainers.read_commit(settings.trainer_dir) or "")
     if version is not None:
-        return _BY_VERSION[version]
+        return replace(_BY_VERSION[version], root=settings.trainer_dir)
     try:
         return reading_of(trainers.find(EngineKind.MUSUBI, settings))
     except NotReadyError:

@@ -239,6 +239,16 @@ RunsDir = Annotated[
     str | None, typer.Option("--runs-dir", metavar="DIR", help="Where run directories go.", rich_help_panel=WHERE)
 ]
 
+CacheDir = Annotated[
+    str | None,
+    typer.Option(
+        "--cache-dir",
+        metavar="DIR",
+        help="Where caches go. \\[default: the dataset's cache_directory]",
+        rich_help_panel=WHERE,
+    ),
+]
+
 Yes = Annotated[
     bool,
     typer.Option(

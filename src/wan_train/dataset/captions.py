@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wan_train.dataset.media import open_regular
@@ -41,6 +41,21 @@ def read_caption(path: Path, tokens: TokenCounter) -> Caption:
         utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
         what = "is saved as UTF-16, not UTF-8" if utf16 else "is not UTF-8"
         return Caption(words="", problems=(_encoding(Severity.STOPS, path, what, "Save it as UTF-8"),))
+    return _judged(path, text, tokens)
+
+
+def of_record(path: Path, row: int, text: str, tokens: TokenCounter) -> Caption:
+    """The caption of one line of a jsonl file, judged like one in a file of its own."""
+    if len(text) > _LONGEST:
+        long = _encoding(Severity.HARMS, path, "has a caption of more than a million characters", "Shorten it")
+        return Caption(words="", problems=(replace(long, row=row),))
+    found = _judged(path, text, tokens)
+    # Line ends inside of JSON are no matter of how a file is saved.
+    problems = [each for each in found.problems if each.kind is not ProblemKind.CAPTION_LINE_ENDS]
+    return replace(found, problems=tuple(replace(each, row=row) for each in problems))
+
+
+def _judged(path: Path, text: str, tokens: TokenCounter) -> Caption:
     words = text.replace("\r\n", "\n").replace("\r", "\n").strip().strip("\ufeff").strip()
     return Caption(words=words, problems=tuple(_flaws(path, text, words, tokens)))
 
@@ -68,7 +83,7 @@ def _flaws(path: Path, text: str, words: str, tokens: TokenCounter) -> Iterator[
             kind=ProblemKind.EMPTY_CAPTION,
             severity=Severity.HARMS,
             path=path,
-            what="is an empty caption, so its picture is learned under no words at all",
+            what="is an empty caption: the picture would be trained without a caption",
             mend="Describe the picture in it",
         )
 

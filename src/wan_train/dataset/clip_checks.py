@@ -54,6 +54,17 @@ def is_same_speed(fps: float, other: float) -> bool:
 def _speed(path: Path, clip: Clip, settings: VideoSettings) -> Iterator[Problem]:
     if clip.fps is None:
         return
+    if clip.is_variable:
+        yield Problem(
+            kind=ProblemKind.FRAME_RATE,
+            severity=Severity.HARMS,
+            what=f"has a variable frame rate ({clip.fps:.3g} a second on average), which no source_fps fixes: "
+            "the trainer takes its frames as evenly spaced",
+            mend=f"{'Use --fix, or make' if clip.fps >= TARGET_FPS else 'Make'} a copy with even frames: "
+            f"ffmpeg -i IN -vf fps={TARGET_FPS:g} -crf 14 OUT.mp4",
+            path=path,
+        )
+        return
     # The trainer leaves frames out and makes none up, so a source_fps below 16 changes nothing.
     kept = clip.fps * min(1.0, TARGET_FPS / (settings.source_fps or TARGET_FPS))
     if is_same_speed(kept, TARGET_FPS):

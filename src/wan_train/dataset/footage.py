@@ -6,21 +6,33 @@ import importlib
 import math
 import os
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from wan_train.dataset.media import Unreadable, damaged, open_regular
 from wan_train.dataset.model import ProblemKind
 
+_STEADY = 0.01
+_JITTER = 0.25
+"""Of a frame's time: containers that count milliseconds round it."""
+_FEW = 0.05
+"""Of all frames: a frame that a camera dropped does not make a clip of variable rate."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """A video's size in pixels, its frames, and frames per second; None where its header does not tell."""
+    """A video's size in pixels, its frames, and frames per second; None where its header does not tell.
+
+    `is_variable`: its frames last unequally long, so `fps` is an average and no `source_fps` fits it.
+    """
 
     width: int
     height: int
     frames: int | None
     fps: float | None = None
+    is_variable: bool = False
 
 
 def pyav() -> Any | None:  # noqa: ANN401 - type checkers have no stubs for it where it is not installed
@@ -49,15 +61,23 @@ def read_clip(path: Path) -> Clip | Unreadable | None:
             stream = container.streams.video[0]
             rate = stream.average_rate
             frames = stream.frames
-            if not frames or _is_trimmed(stream):
+            times: list[int] = []
+            if not frames or _is_trimmed(stream) or _may_vary(stream):
                 # Matroska and WebM headers do not say, and cutting without encoding anew leaves frames in an MP4 that
                 # its edit list hides, from the trainer too. Their packets are counted, still without decoding.
-                frames = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
+                shown = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
+                frames = len(shown)
+                times = [packet.pts for packet in shown if packet.pts is not None]
+            is_variable = _vary(times)
+            if is_variable and stream.time_base:
+                # Matroska headers have a rate for a player to begin with, not the average.
+                rate = Fraction(len(times) - 1, max(times) - min(times)) / stream.time_base
             return Clip(
                 width=stream.width,
                 height=stream.height,
                 frames=frames or None,
                 fps=float(rate) if rate and not math.isinf(rate) else None,
+                is_variable=is_variable,
             )
     except (av.FFmpegError, OSError, ValueError) as error:
         return damaged(path, error)
@@ -68,6 +88,22 @@ def _is_trimmed(stream: Any) -> bool:  # noqa: ANN401 - as above
     if stream.duration is None or stream.time_base is None or not stream.average_rate:
         return False
     return bool(stream.duration * stream.time_base * stream.average_rate < stream.frames - 0.5)
+
+
+def _may_vary(stream: Any) -> bool:  # noqa: ANN401 - as above
+    """Whether the header has an average rate other than the rate that all times are multiples of."""
+    average, base = stream.average_rate, stream.base_rate
+    return bool(average and base and abs(float(base) / float(average) - 1) > _STEADY)
+
+
+def _vary(times: list[int]) -> bool:
+    """Whether more than a few of the frames last another time than most."""
+    lasts = [later - earlier for earlier, later in pairwise(sorted(times))]
+    if not lasts:
+        return False
+    usual = sorted(lasts)[len(lasts) // 2]
+    odd = sum(abs(each - usual) > usual * _JITTER for each in lasts)
+    return odd > len(lasts) * _FEW
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,17 +7,16 @@ take seconds.
 
 from __future__ import annotations
 
-import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wan_train.dataset import clip_checks, picture_checks
+from wan_train.dataset import clip_checks, picture_checks, records
 from wan_train.dataset.buckets import bucket_for
 from wan_train.dataset.bulk import without_collection
-from wan_train.dataset.captions import read_caption
+from wan_train.dataset.captions import of_record, read_caption
 from wan_train.dataset.footage import Clip, read_clip
 from wan_train.dataset.listing import Listing, list_media, media_subfolders
 from wan_train.dataset.media import Picture, Unreadable, quiet_about_size, read_picture
@@ -35,7 +34,9 @@ from wan_train.dataset.model import (
     TrainerReading,
 )
 from wan_train.dataset.tokens import TokenCounter
+from wan_train.dataset.toml_file import bases_of
 from wan_train.dataset.twins import same_files
+from wan_train.files import can_be_written
 
 # The longest thing the trainer appends to a stem for a cache file; a file name holds 255 bytes.
 _IMAGE_CACHE_ENDING = len("_0000x0000_wan.safetensors")
@@ -122,8 +123,9 @@ class _Look:
                 yield from self._look_at(path, caption=None)
             else:
                 yield from self._look_at(path, caption=directory / caption)
-        self._missing_captions(directory, without, count=len(names))
-        self._orphans(directory, {*listing.images, *listing.videos, *listing.lookalikes}, listing.others)
+        meant = self._missing_captions(directory, without, listing, count=len(names))
+        others = tuple(name for name in listing.others if name not in meant)
+        self._orphans(directory, {*listing.images, *listing.videos, *listing.lookalikes}, others)
 
     def _nothing_found(self, directory: Path, listing: Listing) -> None:
         noun = "pictures" if self.subset.kind is MediaKind.IMAGE else "videos"
@@ -164,20 +166,37 @@ class _Look:
             mend = "Add a [[datasets]] for them with a cache_directory of its own to have them trained"
             self.report(ProblemKind.IGNORED_FILE, Severity.NOTE, what, mend, directory)
 
-    def _missing_captions(self, directory: Path, without: list[Path], *, count: int) -> None:
-        extension = self.subset.caption_extension
-        if without and len(without) == count:
-            what, mend = (
-                f"has no {extension} caption for any of {count} files",
-                f"Write one {extension} file for each",
+    def _missing_captions(self, directory: Path, without: list[Path], listing: Listing, *, count: int) -> set[str]:
+        """Report them; the names of files that would be captions in another case."""
+        extension = self.subset.caption_extension or ""
+        meant = _in_other_case(without, listing, extension)
+        is_all = len(without) == count
+        if without and is_all and not meant:
+            what = f"has no {extension} caption for any of {count} files"
+            self.report(
+                ProblemKind.NO_CAPTIONS, Severity.STOPS, what, f"Write one {extension} file for each", directory
             )
-            self.report(ProblemKind.NO_CAPTIONS, Severity.STOPS, what, mend, directory)
-            return
+            return set()
         for path in without:
-            what = "has no caption" + (f", so {self.reading.name} leaves it out" if self._drops_uncaptioned else "")
-            mend = f"Write {os.path.splitext(path.name)[0]}{extension} beside it"  # noqa: PTH122 - as above
-            severity = Severity.LOSES if self._drops_uncaptioned else Severity.STOPS
-            self.report(ProblemKind.MISSING_CAPTION, severity, what, mend, path)
+            wanted = f"{os.path.splitext(path.name)[0]}{extension}"  # noqa: PTH122 - as above
+            what = "has no caption"
+            mend = f"Write {wanted} beside it"
+            if (found := meant.get(path)) is not None:
+                what += f": {found} is there, and the trainer looks for {wanted}"
+                mend = "Rename it, or use --fix"
+            elif self._drops_uncaptioned:
+                what += f", so {self.reading.name} leaves it out"
+            self.problems.append(
+                Problem(
+                    kind=ProblemKind.MISSING_CAPTION,
+                    severity=Severity.LOSES if self._drops_uncaptioned and not is_all else Severity.STOPS,
+                    what=what,
+                    mend=mend,
+                    path=path,
+                    meant=directory / found if found is not None else None,
+                )
+            )
+        return set(meant.values())
 
     def _orphans(self, directory: Path, media: set[str], others: tuple[str, ...]) -> None:
         extension = self.subset.caption_extension or ""
@@ -189,32 +208,13 @@ class _Look:
 
     def _from_jsonl(self) -> Iterator[Item]:
         source = self.subset.source
-        key = f"{self.subset.kind}_path"
-        mend = f'Write one {{"{key}": "…", "caption": "…"}} per line, in UTF-8'
-        try:
-            lines = source.read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            what = f"cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"
-            self.report(ProblemKind.BAD_RECORD, Severity.STOPS, what, mend, source)
-            return
-        if lines and not lines[-1]:
-            lines.pop()
-        if not lines:
-            self.report(ProblemKind.EMPTY_DATASET, Severity.STOPS, "is empty", mend, source)
-        for number, line in enumerate(lines, start=1):
-            record = _record(line)
-            path, caption = record.get(key, record.get(f"{key}_0")), record.get("caption")
-            if not isinstance(path, str) or not isinstance(caption, str):
-                what = f"line {number} is not a record with {key} and caption"
-                self.report(ProblemKind.BAD_RECORD, Severity.STOPS, what, mend, source)
-            elif not _is_possible(path):
-                what = f"line {number} names a path that no file can have"
-                self.report(ProblemKind.BAD_RECORD, Severity.STOPS, what, "Correct the path", source)
-            elif not Path(path).is_absolute():
-                what = f"line {number} names a relative path, which depends on where the trainer is started"
-                self.report(ProblemKind.BAD_RECORD, Severity.STOPS, what, "Write absolute paths", source)
-            else:
-                yield from self._measured(Path(path), caption_path=source, caption=caption)
+        found = records.read(source, self.subset.kind, bases_of(source, self.reading))
+        self.problems += found.problems
+        for record in found.records:
+            caption = of_record(source, record.row, record.caption, self.tokens)
+            self.problems += caption.problems
+            for item in self._measured(record.path, caption_path=source, caption=caption.words):
+                yield replace(item, caption=record.caption)
 
     def _look_at(self, path: Path, *, caption: Path | None) -> Iterator[Item]:
         words = ""
@@ -327,12 +327,9 @@ class _Look:
 
     def _judge_cache(self) -> None:
         cache = self.subset.cache_directory
-        nearest = cache
-        while not os.path.exists(nearest) and nearest != nearest.parent:  # noqa: PTH110 - never raises
-            nearest = nearest.parent
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            what = "cannot be written to, and the caches go there"
-            self.report(ProblemKind.CACHE_PATH, Severity.STOPS, what, "Set cache_directory to another place", cache)
+        if not can_be_written(cache):
+            what = "cannot be written, so a run puts the caches below its runs directory"
+            self.report(ProblemKind.CACHE_PATH, Severity.NOTE, what, "Choose another place with --cache-dir", cache)
 
 
 def _video_bucket(item: Item, subset: Subset) -> tuple[int, int]:
@@ -341,16 +338,24 @@ def _video_bucket(item: Item, subset: Subset) -> tuple[int, int]:
     return bucket_for(item.width or 1, item.height or 1, resolution=subset.resolution)
 
 
-def _is_possible(path: str) -> bool:
-    try:
-        return b"\0" not in os.fsencode(path)
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and UTF-8 cannot
-        return False
+def _in_other_case(without: list[Path], listing: Listing, extension: str) -> dict[Path, str]:
+    """Files that are the caption of a picture but for upper and lower case: `UP.TXT` of `UP.PNG`.
+
+    Only where one file can be meant, by one picture, and it is not the caption of another.
+    """
+    taken = {_stem(name) + extension for name in (*listing.images, *listing.videos)}
+    spare: dict[str, list[str]] = defaultdict(list)
+    for name in listing.others:
+        if name not in taken:
+            spare[name.casefold()].append(name)
+    wanted = {path: f"{_stem(path.name)}{extension}".casefold() for path in without}
+    asking = Counter(wanted.values())
+    return {
+        path: spare[folded][0]
+        for path, folded in wanted.items()
+        if asking[folded] == 1 and len(spare.get(folded, ())) == 1
+    }
 
 
-def _record(line: str) -> dict[str, object]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]  # noqa: PTH122 - the trainer's own rule for stems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _AVIF = (".avif",)
 _VIDEOS = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".flv", ".wmv", ".m4v", ".mpg", ".mpeg")
 # Files a person takes for training material and the trainer does not.
+_WINDOWS = re.compile(r"(?:^|/)(?:[A-Za-z]:(?:[\\/]|$)|\\\\)")
 _LOOKALIKES = (".gif", ".tif", ".tiff", ".heic", ".heif", ".jxl", ".jfif", ".ico", ".psd", ".ts", ".3gp")
 
 
@@ -95,6 +97,11 @@ def pattern_characters(directory: Path) -> str:
     Source: musubi-tuner get_all_latent_cache_files and prepare_for_training at both versions.
     """
     return " ".join(sorted(set(str(directory)) & set("[]*?")))
+
+
+def is_windows_path(path: Path | str) -> bool:
+    r"""Whether a path that does not exist here is one of Windows (`C:\cats`, `\\box\cats`), also behind a folder."""
+    return _WINDOWS.search(os.fspath(path)) is not None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

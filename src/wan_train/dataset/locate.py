@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from wan_train.dataset.listing import list_media, media_subfolders
+from wan_train.dataset.listing import is_windows_path, list_media, media_subfolders
 from wan_train.errors import BadInputError
 from wan_train.printable import visible
 
@@ -58,6 +58,11 @@ def locate(text: str, *, cwd: Path | None = None) -> Located:
         # The usual answer before the file is written: FOLDER/dataset.toml of a folder that has only pictures.
         if path.suffix.lower() == ".toml" and path.parent.is_dir():
             return _folder(path.parent, path)
+    if is_windows_path(text.strip().strip("\"'")):
+        raise BadInputError(
+            f"{visible(text.strip())} is a Windows path, which this machine does not have",
+            hint="Give the path of the folder on this machine, such as /workspace/cats.",
+        )
     raise _missing(readings[-1])
 
 

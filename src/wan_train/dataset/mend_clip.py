@@ -122,17 +122,22 @@ def _verify(av: Any, path: Path, made: Path, written: int, first: bytes | None, 
 
 
 def _sixteenths(frames: Iterator[Any], _stream: object) -> Iterator[tuple[Any, int, Fraction]]:
-    start, count = None, 0
+    start, last, count = None, None, 0
     for frame in frames:
         if frame.time is None:
             continue
         start = frame.time if start is None else start
         # The last frame at or before each sixteenth of a second would need one more frame to be read; the first one
         # at or after it is the same on average.
-        if (frame.time - start) * TARGET_FPS + 1e-6 < count:
-            continue
-        yield frame, count, Fraction(1, int(TARGET_FPS))
-        count += 1
+        # A frame that lasts longer than a sixteenth, as in a clip of variable rate, stands for all of them.
+        due = int((frame.time - start) * TARGET_FPS + 1e-6)
+        while count < due and last is not None:
+            yield last, count, Fraction(1, int(TARGET_FPS))
+            count += 1
+        last = frame
+        if (frame.time - start) * TARGET_FPS + 1e-6 >= count:
+            yield frame, count, Fraction(1, int(TARGET_FPS))
+            count += 1
 
 
 def _as_they_are(frames: Iterator[Any], stream: Any) -> Iterator[tuple[Any, int, Fraction]]:  # noqa: ANN401 - as above

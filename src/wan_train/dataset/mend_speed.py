@@ -52,7 +52,7 @@ def _speed_of(found: SubsetInventory) -> float | None:
     speeds: list[float] = []
     for item in found.items:
         clip = footage.read_clip(item.path)
-        if not isinstance(clip, footage.Clip) or clip.fps is None:
+        if not isinstance(clip, footage.Clip) or clip.fps is None or clip.is_variable:
             return None
         speeds.append(clip.fps)
     fps = float(f"{Counter(speeds).most_common(1)[0][0]:.5g}")

@@ -19,16 +19,22 @@ from pathlib import Path
 
 from wan_train.dataset import mend_caption, mend_clip, mend_picture, mend_speed
 from wan_train.dataset.check import Check
-from wan_train.dataset.model import MediaKind, Problem, ProblemKind
+from wan_train.dataset.model import Inventory, MediaKind, Problem, ProblemKind
 from wan_train.errors import BadInputError
-from wan_train.files import sync_directory
+from wan_train.files import can_be_written, sync_directory
 from wan_train.printable import visible
 
 BACKUP = ".wan-train-backup"
 """Beside the files; the trainer sees neither a subfolder nor a name with a dot in front."""
 
 MENDABLE = frozenset(
-    {ProblemKind.CAPTION_ENCODING, ProblemKind.CAPTION_LINE_ENDS, ProblemKind.ROTATED, ProblemKind.FRAME_RATE}
+    {
+        ProblemKind.MISSING_CAPTION,
+        ProblemKind.CAPTION_ENCODING,
+        ProblemKind.CAPTION_LINE_ENDS,
+        ProblemKind.ROTATED,
+        ProblemKind.FRAME_RATE,
+    }
 )
 """Kinds of which some can be mended; `plan` says which."""
 
@@ -85,6 +91,8 @@ def plan(check: Check) -> Mending:
         path = problem.path
         if path is None or path in mends or problem.kind not in MENDABLE:
             continue
+        if problem.kind is ProblemKind.MISSING_CAPTION and problem.meant is None:
+            continue
         if problem.kind is ProblemKind.FRAME_RATE and path in speeds.clips:
             if why_not_speed is not None:
                 refusals.append(Refusal(problem=problem, why=why_not_speed))
@@ -96,6 +104,21 @@ def plan(check: Check) -> Mending:
         except OSError as error:
             refusals.append(Refusal(problem=problem, why=f"it cannot be read: {error.strerror}"))
     return Mending(mends=tuple(mends.values()), refusals=tuple(refusals))
+
+
+def command_for(inventory: Inventory) -> str | None:
+    """The command that fixes something of what stops a dataset; None where only a person can."""
+    config = inventory.config.path
+    look = Check(
+        config=config,
+        is_written=config.is_file(),
+        reading=inventory.reading,
+        inventory=inventory,
+        problems=inventory.stopping,
+    )
+    if not any(can_be_written(mend.path.parent) for mend in plan(look).mends):
+        return None
+    return f"wan-train dataset check {shlex.quote(str(config if look.is_written else config.parent))} --fix"
 
 
 def perform(mend: Mend, stamp: str) -> Path:
@@ -163,6 +186,8 @@ def stamp_of(now: float) -> str:
 
 
 def _mend(problem: Problem, path: Path, check: Check) -> Mend:
+    if problem.meant is not None:
+        return _renamed(problem.meant, path, check)
     if path.is_symlink():
         raise CannotMendError(f"it is a link; mend {visible(str(path.resolve()))} where it is")
     if not path.is_file():
@@ -180,6 +205,19 @@ def _mend(problem: Problem, path: Path, check: Check) -> Mend:
             return _clip(problem, path, check)
         case _:
             raise CannotMendError(f"only by hand: {problem.mend}")
+
+
+def _renamed(meant: Path, picture: Path, check: Check) -> Mend:
+    """The caption under the name that the trainer looks for."""
+    found = check.inventory.subsets if check.inventory is not None else ()
+    home = next(each.subset for each in found if each.subset.directory == picture.parent)
+    target = picture.with_suffix(home.caption_extension or "")
+    if meant.is_symlink() or not meant.is_file():
+        raise CannotMendError(f"{visible(meant.name)} is a link or no file; rename it to {visible(target.name)}")
+    if target.exists():
+        raise CannotMendError(f"{visible(target.name)} exists already")
+    what = f"renamed to {visible(target.name)}"
+    return Mend(path=meant, target=target, what=what, make=partial(shutil.copyfile, meant))
 
 
 def _clip(problem: Problem, path: Path, check: Check) -> Mend:

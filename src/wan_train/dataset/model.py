@@ -48,6 +48,7 @@ class ProblemKind(StrEnum):
     WRONG_TYPE = "wrong-type"
     WRONG_VALUE = "wrong-value"
     MISSING_KEY = "missing-key"
+    UNUSED_KEY = "unused-key"
     CONFLICTING_KEYS = "conflicting-keys"
     NO_SUCH_DIRECTORY = "no-such-directory"
     SHARED_CACHE = "shared-cache"
@@ -86,7 +87,10 @@ class ProblemKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing wrong: where (`key` in dataset.toml, `path` of a file, or both), what, and how to mend it."""
+    """One thing wrong: where (`key` in dataset.toml, `path` of a file, or both), what, and how to mend it.
+
+    `row` is the line of a jsonl file, from 1; `meant` is an existing file that would do under another name.
+    """
 
     kind: ProblemKind
     severity: Severity
@@ -94,11 +98,17 @@ class Problem:
     mend: str
     key: str = ""
     path: Path | None = None
+    row: int | None = None
+    meant: Path | None = None
+
+    def place(self, shown: str) -> str:
+        """`shown`, the path in words, with the line of a jsonl file: `items.jsonl:3`."""
+        return shown if self.row is None else f"{shown}:{self.row}"
 
     @property
     def line(self) -> str:
         """The problem as one printable line without control characters."""
-        where = [part for part in (self.key, str(self.path) if self.path is not None else "") if part]
+        where = [part for part in (self.key, self.place(str(self.path)) if self.path is not None else "") if part]
         said = f"{self.what}. {self.mend}{'' if self.mend.endswith('?') else '.'}"
         return visible(f"{' in '.join(where)}: {said}" if where else said)
 
@@ -133,13 +143,13 @@ class DatasetError(BadInputError):
 class TrainerReading:
     """How one trainer version reads a dataset, as far as versions differ.
 
-    `name` is the version in words, `extra_keys` the keys only this version takes in `[[datasets]]`.
+    `name` is the version in words, `root` where it is started: from there it takes relative paths.
     """
 
     name: str
     drops_uncaptioned_images: bool
     reads_avif: bool
-    extra_keys: frozenset[str]
+    root: Path | None = None
 
 
 GUIDE_READING = TrainerReading(
@@ -147,7 +157,6 @@ GUIDE_READING = TrainerReading(
     drops_uncaptioned_images=False,
     # Its .avif needs the pillow_avif package, which it does not install.
     reads_avif=False,
-    extra_keys=frozenset({"flux_kontext_no_resize_control"}),
 )
 """musubi-tuner at d0a1930 (dataset/config_utils.py, dataset/image_video_dataset.py)."""
 
@@ -155,17 +164,6 @@ NEWEST_READING = TrainerReading(
     name="musubi-tuner v0.3.4",
     drops_uncaptioned_images=True,
     reads_avif=True,
-    extra_keys=frozenset(
-        {
-            "multiple_target",
-            "no_resize_control",
-            "control_resolution",
-            # Older names, still taken and renamed by config_utils.load_user_config.
-            "flux_kontext_no_resize_control",
-            "qwen_image_edit_no_resize_control",
-            "qwen_image_edit_control_resolution",
-        }
-    ),
 )
 """musubi-tuner at v0.3.4 (dataset/config_utils.py, dataset/datasources.py, dataset/media_utils.py)."""
 
@@ -198,7 +196,6 @@ class Subset:
     directory: Path | None
     jsonl: Path | None
     cache_directory: Path
-    control_directory: Path | None
     resolution: tuple[int, int]
     batch_size: int
     num_repeats: int
@@ -246,7 +243,7 @@ class Item:
 
     `width` and `height` in pixels, None where nothing on this machine can read the file's header;
     `frames` is None for pictures and for videos whose length is unknown; `caption_characters` counts the
-    stripped text.
+    stripped text. `caption` is that of a jsonl record, whole; None where the caption is a file.
     """
 
     path: Path
@@ -255,6 +252,7 @@ class Item:
     width: int | None
     height: int | None
     frames: int | None = None
+    caption: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,11 +277,16 @@ class Inventory:
         """The problems with which the trainer would not start or would die."""
         return tuple(problem for problem in self.problems if problem.severity is Severity.STOPS)
 
-    def require(self) -> None:
-        """Do nothing when training can start; else raise DatasetError with every stopping problem."""
+    def require(self, fix: str | None = None) -> None:
+        """Do nothing when training can start; else raise DatasetError with every stopping problem.
+
+        `fix` is a command that can fix some of them.
+        """
         if self.stopping:
             raise DatasetError.listing(
                 f"the dataset of {self.config.path} cannot be trained",
                 self.stopping,
-                hint="Mend the lines above and start again; nothing was changed.",
+                hint=f"Run `{fix}`, fix by hand what it leaves, and start again; nothing was changed."
+                if fix is not None
+                else "Fix the lines above and start again; nothing was changed.",
             )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import struct
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from wan_train.dataset.footage import pyav
 from wan_train.dataset.listing import list_media
 from wan_train.dataset.media import quiet_about_size
-from wan_train.dataset.model import Item, MediaKind, Subset
+from wan_train.dataset.model import Item, MediaKind
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -62,13 +61,14 @@ def previews_of(
     return found
 
 
-def captions(subset: Subset, items: Sequence[Item]) -> dict[Path, str]:
+def captions(items: Sequence[Item]) -> dict[Path, str]:
     """The first thousands of characters of each item's caption, stripped; what is no UTF-8 is left out."""
-    if subset.jsonl is not None:
-        return dict(_records(subset.jsonl, {item.path for item in items}, f"{subset.kind}_path"))
     found = {}
     for item in items:
-        if item.caption_path is not None and (text := _beginning(item.caption_path)) is not None:
+        if item.caption is not None:
+            more = "…" if len(item.caption) > _CAPTION_BYTES else ""
+            found[item.path] = item.caption[:_CAPTION_BYTES].strip() + more
+        elif item.caption_path is not None and (text := _beginning(item.caption_path)) is not None:
             found[item.path] = text
     return found
 
@@ -157,23 +157,3 @@ def _decode_cut(data: bytes) -> str:
             if spare == 3:  # noqa: PLR2004  the most bytes that a cut character leaves behind
                 raise
     raise AssertionError("the loop returns or raises")
-
-
-def _records(jsonl: Path, wanted: Collection[Path], key: str) -> Iterator[tuple[Path, str]]:
-    try:
-        with jsonl.open(encoding="utf-8") as file:
-            for line in file:
-                record = _record(line)
-                path, caption = record.get(key, record.get(f"{key}_0")), record.get("caption")
-                if isinstance(path, str) and isinstance(caption, str) and Path(path) in wanted:
-                    yield Path(path), caption[:_CAPTION_BYTES].strip() + ("…" if len(caption) > _CAPTION_BYTES else "")
-    except (OSError, UnicodeDecodeError):
-        return
-
-
-def _record(line: str) -> Mapping[str, object]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}

@@ -25,6 +25,7 @@ from wan_train.dataset.model import (
     Severity,
     Subset,
 )
+from wan_train.dataset.schema import UNUSED
 from wan_train.dataset.toml_file import tables
 
 
@@ -72,12 +73,16 @@ def with_overrides(config: DatasetConfig, overrides: DatasetOverrides) -> Datase
 
 def snapshot_text(config: DatasetConfig, overrides: DatasetOverrides | None = None) -> str:
     """The dataset.toml of a run: the user's text with its comments, absolute paths and the overrides in every
-    place where they take effect ([general], and each dataset that sets the key itself).
+    place where they take effect ([general], and each dataset that sets the key itself), without keys that only other
+    models use.
 
     Without `overrides`, those of `with_overrides` hold.
     """
     document = tomllib.loads(config.text)
     general, entries = tables(document)
+    for table in (general, *entries):
+        for key in UNUSED & table.keys():
+            del table[key]
     for subset, entry in zip(config.datasets, entries, strict=True):
         entry.update(_paths_of(subset, entry))
     changes = _changes(overrides or config.overrides)
@@ -103,10 +108,12 @@ def _paths_of(subset: Subset, entry: Mapping[str, Any]) -> dict[str, str]:
     paths = {
         f"{subset.kind}_directory": subset.directory,
         f"{subset.kind}_jsonl_file": subset.jsonl,
-        "control_directory": subset.control_directory,
-        "cache_directory": subset.cache_directory,
     }
-    return {key: str(path) for key, path in paths.items() if key in entry and path is not None}
+    found = {key: str(path) for key, path in paths.items() if key in entry and path is not None}
+    # Without the key the caches go beside the pictures.
+    if "cache_directory" in entry or subset.cache_directory != subset.directory:
+        found["cache_directory"] = str(subset.cache_directory)
+    return found
 
 
 def _changes(overrides: DatasetOverrides) -> dict[str, Any]:
@@ -159,6 +166,8 @@ def _edit(text: str, wanted: Mapping[str, Any]) -> str:
 def _fill(table: object, values: Mapping[str, Any]) -> None:
     if not isinstance(table, Table):
         raise TypeError("not an ordinary table")
+    for key in table.keys() - values.keys():
+        del table[key]
     for key, value in values.items():
         # Also unchanged values are written anew: the trainer's older parser does not read 0x10 and the like.
         table[key] = value

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wan_train.dataset.buckets import is_resolution_possible, rounded_frames
-from wan_train.dataset.listing import pattern_characters
+from wan_train.dataset.listing import is_windows_path, pattern_characters
 from wan_train.dataset.model import (
     GUIDE_READING,
     DatasetConfig,
@@ -30,7 +30,6 @@ PATH_KEYS = (
     "image_jsonl_file",
     "video_directory",
     "video_jsonl_file",
-    "control_directory",
     "cache_directory",
 )
 _SOURCES = ("image_directory", "image_jsonl_file", "video_directory", "video_jsonl_file")
@@ -46,31 +45,33 @@ def load(path: Path, *, cwd: Path | None = None, reading: TrainerReading = GUIDE
     at once.
 
     Relative paths: the trainer takes them from its own working directory, wherever that is. Here a relative
-    source is taken from the folder of `path` if it exists there, else from `cwd` (default: the current one),
-    and a relative cache from wherever its source was found; `~` is the home. The result and
+    source is taken from the folder of `path` if it exists there, else from `cwd` (default: the current one), else
+    from where the trainer is started, and a relative cache from wherever its source was found; `~` is the home. The
+    result and
     `snapshot.snapshot_text` hold absolute paths, so the trainer has nothing left to guess.
     """
     text = _read(path)
     document = _parse(path, text)
     problems = list(check_top(document))
     general, entries = tables(document)
-    problems += check_table(general, "general", Section.GENERAL, reading)
-    bases = (Path(os.path.abspath(path.parent)), Path(cwd or Path.cwd()))  # noqa: PTH100 - keep symbolic links
+    problems += check_table(general, "general", Section.GENERAL)
+    bases = bases_of(path, reading, cwd=cwd)
     subsets = []
     for index, entry in enumerate(entries):
         section = Section.VIDEO if media_kind(entry) is MediaKind.VIDEO else Section.IMAGE
-        found = _source_problems(entry, f"datasets[{index}]", section, reading)
+        found = _source_problems(entry, f"datasets[{index}]", section)
         problems += found
+        stopping = [problem for problem in problems if problem.severity is Severity.STOPS]
         # Values are combined only when each is sound; one cause then gives one line.
-        if not found and not any(problem.key.startswith("general") for problem in problems):
+        if not set(found) & set(stopping) and not any(problem.key.startswith("general") for problem in stopping):
             subsets.append(_subset(index, general, _absolute_entry(entry, bases)))
     for subset in subsets:
         problems += _subset_problems(subset)
     problems += _shared_caches(subsets)
-    if any(problem.severity is Severity.STOPS for problem in problems):
-        stopping = [problem for problem in problems if problem.severity is Severity.STOPS]
+    stopping = [problem for problem in problems if problem.severity is Severity.STOPS]
+    if stopping:
         raise DatasetError.listing(
-            f"{path} cannot be used", stopping, hint="Mend the lines above; the file itself was not changed."
+            f"{path} cannot be used", stopping, hint="Fix the lines above; the file itself was not changed."
         )
     return DatasetConfig(path=path, text=text, datasets=tuple(subsets), remarks=tuple(problems))
 
@@ -138,7 +139,13 @@ def tables(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, 
     )
 
 
-def _source_problems(entry: Mapping[str, Any], where: str, section: Section, reading: TrainerReading) -> list[Problem]:
+def bases_of(path: Path, reading: TrainerReading, *, cwd: Path | None = None) -> tuple[Path, ...]:
+    """Where relative paths in `path` may count from, the likeliest first."""
+    likely = (path.parent, cwd or Path.cwd(), *((reading.root,) if reading.root is not None else ()))
+    return tuple(dict.fromkeys(Path(os.path.abspath(base)) for base in likely))  # noqa: PTH100 - keep symbolic links
+
+
+def _source_problems(entry: Mapping[str, Any], where: str, section: Section) -> list[Problem]:
     named = [key for key in _SOURCES if key in entry]
     if len(named) > 1:
         # Said once: the schema would call the second source an unknown key.
@@ -151,10 +158,10 @@ def _source_problems(entry: Mapping[str, Any], where: str, section: Section, rea
             mend="Make a [[datasets]] of its own for each",
         )
         sections = {Section.IMAGE, Section.VIDEO} if {key[:5] for key in named} == {"image", "video"} else {section}
-        readings = [list(check_table(rest, where, each, reading)) for each in sorted(sections)]
+        readings = [list(check_table(rest, where, each)) for each in sorted(sections)]
         common = [problem for problem in readings[0] if all(problem.key in {p.key for p in r} for r in readings)]
         return [conflict, *common]
-    problems = list(check_table(entry, where, section, reading))
+    problems = list(check_table(entry, where, section))
     if not named:
         problems.append(
             Problem(
@@ -178,7 +185,7 @@ def _source_problems(entry: Mapping[str, Any], where: str, section: Section, rea
     return problems
 
 
-def _absolute_entry(entry: Mapping[str, Any], bases: tuple[Path, Path]) -> dict[str, Any]:
+def _absolute_entry(entry: Mapping[str, Any], bases: tuple[Path, ...]) -> dict[str, Any]:
     result = dict(entry)
     home = bases[0]
     for key in PATH_KEYS:
@@ -232,7 +239,6 @@ def _subset(index: int, general: Mapping[str, Any], entry: Mapping[str, Any]) ->
         directory=directory,
         jsonl=None if directory is not None else entry[f"{kind}_jsonl_file"],
         cache_directory=entry.get("cache_directory", directory),
-        control_directory=entry.get("control_directory"),
         resolution=tuple(resolution) if isinstance(resolution, list) else (resolution, resolution),
         batch_size=effective("batch_size", 1),
         num_repeats=effective("num_repeats", 1),
@@ -251,25 +257,12 @@ def _subset_problems(subset: Subset) -> Iterator[Problem]:
 
     missing = ProblemKind.NO_SUCH_DIRECTORY
     if subset.directory is not None and not _is_directory(subset.directory):
-        what = "is a file, not a folder" if _exists(subset.directory) else "does not exist"
-        yield stops(
-            missing,
-            f"{subset.kind}_directory",
-            what,
-            "Name the folder that holds the files",
-            subset.directory,
-        )
+        what = "is a file, not a folder" if _exists(subset.directory) else _why_missing(subset.directory)
+        fix = "Name the folder that holds the files"
+        yield stops(missing, f"{subset.kind}_directory", what, fix, subset.directory)
     if subset.jsonl is not None and not _is_file(subset.jsonl):
-        what = "is not a file" if _exists(subset.jsonl) else "does not exist"
+        what = "is not a file" if _exists(subset.jsonl) else _why_missing(subset.jsonl)
         yield stops(missing, f"{subset.kind}_jsonl_file", what, "Name the jsonl file", subset.jsonl)
-    if subset.control_directory is not None and not _is_directory(subset.control_directory):
-        yield stops(
-            missing,
-            "control_directory",
-            "is not a folder",
-            "Correct or remove the line",
-            subset.control_directory,
-        )
     if subset.directory is not None and subset.caption_extension is None:
         what = "is missing, so no caption would be found"
         yield stops(
@@ -344,6 +337,10 @@ def _shared_caches(subsets: list[Subset]) -> Iterator[Problem]:
                 what=f"is also the cache of datasets[{owner}]; each would delete the other's files",
                 mend="Give every dataset a cache_directory of its own",
             )
+
+
+def _why_missing(path: Path) -> str:
+    return "is a Windows path, which this machine does not have" if is_windows_path(path) else "does not exist"
 
 
 def _is_directory(path: Path) -> bool:

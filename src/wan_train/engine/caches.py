@@ -142,6 +142,14 @@ def read(path: Path | str) -> Contents | None:
     )
 
 
+def element(found: Contents) -> str | None:
+    """The element type of a cache's numbers by its names of tensors; None for a file that is no whole cache."""
+    for name in found.shapes or ():
+        if match := re.fullmatch(r"(?:latents_\d+x\d+x\d+|varlen_t5)_(\w+)", name):
+            return match[1]
+    return None
+
+
 def is_finite(path: Path) -> bool:
     """Whether every number of a whole file is finite; False for one that cannot be read."""
     try:

@@ -30,7 +30,7 @@ from wan_train.engine.commands import ModelPaths
 from wan_train.engine.trainer import Trainer
 from wan_train.files import write_whole
 from wan_train.recipe.model import Recipe
-from wan_train.recipe.terms import Task
+from wan_train.recipe.terms import EngineKind, Task
 from wan_train.run.caching_decision import Decision, Folder, Reason, begun, count, decide
 from wan_train.run.caching_items import Maker, folders
 from wan_train.run.caching_shards import share_of
@@ -104,7 +104,8 @@ class Survey:
 
 def reading_of(trainer: Trainer) -> TrainerReading:
     """How this trainer version reads datasets."""
-    return NEWEST_READING if trainer.capabilities.drops_uncaptioned else GUIDE_READING
+    reading = NEWEST_READING if trainer.capabilities.drops_uncaptioned else GUIDE_READING
+    return replace(reading, root=trainer.root) if trainer.kind is EngineKind.MUSUBI else reading
 
 
 def maker_of(kind: CacheKind, trainer: Trainer, recipe: Recipe, models: ModelPaths) -> Maker:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -130,9 +129,8 @@ def _clip(item: Item, subset: Subset) -> Wanted:
 
 def _texts(found: SubsetInventory, maker: Maker) -> Iterator[Wanted]:
     captions: dict[str, list[str]] = {}
-    from_jsonl = _jsonl_captions(found.subset) if found.subset.jsonl is not None else None
     for item in found.items:
-        words = from_jsonl.get(os.fspath(item.path)) if from_jsonl is not None else caption_of(item)
+        words = caption_of(item)
         if words is not None:
             captions.setdefault(stem_of(item.path), []).append(words)
     for stem, several in captions.items():
@@ -147,22 +145,15 @@ def _texts(found: SubsetInventory, maker: Maker) -> Iterator[Wanted]:
 
 
 def caption_of(item: Item) -> str | None:
-    """The words as the trainer reads them: UTF-8, line ends unified, stripped, a byte order mark kept."""
+    """The words as the trainer reads them: of a record as they are; of a file in UTF-8, line ends unified, stripped, a
+    byte order mark kept.
+    """
+    if item.caption is not None:
+        return item.caption
     if item.caption_path is None:
         return None
     text = item.caption_path.read_bytes().decode("utf-8")
     return text.replace("\r\n", "\n").replace("\r", "\n").strip()
-
-
-def _jsonl_captions(subset: Subset) -> dict[str, str]:
-    """Captions by path. The inventory has checked every line."""
-    key = f"{subset.kind}_path"
-    captions: dict[str, str] = {}
-    for line in subset.source.read_text(encoding="utf-8").split("\n"):
-        if line.strip():
-            record = json.loads(line)
-            captions[os.fspath(Path(record.get(key, record.get(f"{key}_0"))))] = record["caption"]
-    return captions
 
 
 def stem_of(path: Path) -> str:

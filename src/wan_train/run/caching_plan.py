@@ -17,7 +17,6 @@ from wan_train.recipe.model import Recipe
 from wan_train.recipe.terms import EngineKind
 from wan_train.run.caching import KINDS, Survey, Surveyed, maker_of, survey
 from wan_train.run.caching_decision import Reason, Wanted
-from wan_train.run.caching_lists import can_be_listed
 from wan_train.run.caching_split import MOST_SHARDS, NO_WORK, Shares, Stem, Workload, choose, share_out
 from wan_train.run.directory import RunDirectory
 from wan_train.run.machine import available_ram
@@ -77,7 +76,7 @@ def plan_caching(
             hint="Wait until nothing writes into the dataset any more, then start again.",
         ) from error
     shares: dict[CacheKind, Shares] = {}
-    if gpus > 1 and can_be_listed(inventory.config):
+    if gpus > 1:
         in_ram = text_encoders_in_ram(models)
         shares = split(latents, text, engine=trainer.kind, gpus=gpus, texts_in_ram=in_ram, wanted=wanted)
     found = {CacheKind.LATENTS: latents, CacheKind.TEXT: text}

@@ -12,7 +12,7 @@ from wan_train.run import sampling
 from wan_train.run.caching_shards import write_shares
 from wan_train.run.directory import RunDirectory, create
 from wan_train.run.plan import Plan
-from wan_train.run.planner import Prepared, make_plan
+from wan_train.run.planner import Prepared, dataset_files, make_plan
 from wan_train.settings import Settings
 
 
@@ -42,5 +42,6 @@ def write_inputs(run: RunDirectory, plan: Plan, prepared: Prepared) -> None:
     """What the commands of a plan read: the dataset, accelerate's settings, the samples' prompts and pictures."""
     if plan.samples is not None:
         sampling.write(run, plan.samples, prepared.prompts)
-    write_whole(run.dataset_config, prepared.dataset_text)
+    for path, text in dataset_files(prepared, run).items():
+        write_whole(path, text)
     write_whole(run.accelerate_config, ACCELERATE_CONFIG)

@@ -61,6 +61,10 @@ class RunDirectory:
     def dataset_config(self) -> Path:
         return self.path / "dataset.toml"
 
+    def dataset_list(self, dataset: int) -> Path:
+        """The run's own copy of a jsonl file, by the number that its dataset has in dataset.toml."""
+        return self.path / f"items-{dataset}.jsonl"
+
     @property
     def recipe(self) -> Path:
         return self.path / "recipe.toml"

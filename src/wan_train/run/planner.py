@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from wan_train.dataset import mending, records
 from wan_train.dataset.check import group
 from wan_train.dataset.inventory import take
 from wan_train.dataset.model import (
@@ -29,6 +30,7 @@ from wan_train.recipe.model import Answers, Recipe
 from wan_train.recipe.terms import EngineKind, Task
 from wan_train.run import cadence, preflight, sampling, speeds
 from wan_train.run.caching import reading_of
+from wan_train.run.caching_homes import CacheHome, place
 from wan_train.run.caching_plan import CachingPlan, caching_steps, plan_caching
 from wan_train.run.commands import training_command
 from wan_train.run.directory import RunDirectory
@@ -49,6 +51,7 @@ class Request:
     usable: tuple[Gpu, ...]
     gpus_named: bool
     """`--gpus` or CUDA_VISIBLE_DEVICES said which GPUs are usable."""
+    caches: CacheHome
     cache_shards: int | None = None
     """Into how many parts caching is split; None when that is to be decided here."""
     environ: Mapping[str, str] = field(default_factory=dict)
@@ -65,7 +68,6 @@ class Prepared:
     inventory: Inventory
     summary: DatasetSummary
     caching: CachingPlan
-    dataset_text: str
     prompts: tuple[SamplePrompt, ...]
     """Of the samples to make while it trains, as the user's file has them; empty for none."""
     warnings: tuple[str, ...]
@@ -73,9 +75,11 @@ class Prepared:
 
 def prepare(request: Request) -> Prepared:
     """Check everything that can be checked before a GPU is touched; raises every problem with its exit code."""
-    config = with_overrides(request.config, request.overrides)
+    placed = place(with_overrides(request.config, request.overrides), request.trainer.kind, request.caches)
+    config = placed.config
     inventory = take(config, reading=reading_of(request.trainer), tokenizer=tokenizer.cached_file(request.environ))
-    inventory.require()
+    if inventory.stopping:
+        inventory.require(fix=mending.command_for(inventory))
     for spec in request.recipe.experts:
         check_optimizer(spec.training.optimizer_type, request.trainer.capabilities)
     prompts = sampling.read(request.recipe)
@@ -87,7 +91,7 @@ def prepare(request: Request) -> Prepared:
     recipe, choices = hardware.adapt(request.recipe, _machine(request, dtype))
     cache_dirs = [subset.cache_directory for subset in config.datasets]
     preflight.check_writable(cache_dirs, "the cache directory")
-    warnings = [found.line for found in group(inventory.problems)]
+    warnings = [*placed.notes, *(found.line for found in group(inventory.problems))]
     if is_real and not tokenizer.is_cached(request.environ):
         warnings.append("the T5 tokenizer is not in the Hugging Face cache: text caching will fetch it from the hub")
     return Prepared(
@@ -100,10 +104,24 @@ def prepare(request: Request) -> Prepared:
         caching=plan_caching(
             inventory, request.trainer, recipe, models, gpus=len(request.usable), wanted=request.cache_shards
         ),
-        dataset_text=snapshot_text(config),
         prompts=prompts,
         warnings=tuple(warnings),
     )
+
+
+def dataset_files(prepared: Prepared, run: RunDirectory) -> dict[Path, str]:
+    """The run's own dataset.toml, and before it the lists that it names in place of the user's jsonl files."""
+    config = prepared.inventory.config
+    files: dict[Path, str] = {}
+    subsets = []
+    for found in prepared.inventory.subsets:
+        subset = found.subset
+        if subset.jsonl is not None:
+            subset = replace(subset, jsonl=run.dataset_list(subset.index))
+            files[subset.source] = records.text(subset.kind, found.items)
+        subsets.append(subset)
+    files[run.dataset_config] = snapshot_text(replace(config, datasets=tuple(subsets)))
+    return files
 
 
 def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:

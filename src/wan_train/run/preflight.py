@@ -122,7 +122,7 @@ def check_writable(directories: Iterable[Path], what: str) -> None:
         if not os.access(parent, os.W_OK | os.X_OK):
             raise NotReadyError(
                 f"{what} {directory} cannot be written: {parent} is read-only for you",
-                hint="Copy the dataset to a place you may write to, or choose another --runs-dir.",
+                hint="Choose another place with --cache-dir DIR or --runs-dir DIR.",
             )
 
 

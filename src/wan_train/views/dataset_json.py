@@ -42,6 +42,7 @@ def _problem(problem: Problem) -> Json:
     return {
         "key": problem.key or None,
         "path": str(problem.path) if problem.path is not None else None,
+        "line": problem.row,
         "what": problem.what,
         "mend": problem.mend,
     }

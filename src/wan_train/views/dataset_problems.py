@@ -33,6 +33,7 @@ TITLES: Mapping[ProblemKind, str] = {
     ProblemKind.WRONG_TYPE: "values of the wrong type",
     ProblemKind.WRONG_VALUE: "values that do not work",
     ProblemKind.MISSING_KEY: "keys that are missing",
+    ProblemKind.UNUSED_KEY: "keys that this model does not use",
     ProblemKind.CONFLICTING_KEYS: "keys that exclude each other",
     ProblemKind.NO_SUCH_DIRECTORY: "folders or files that are not there",
     ProblemKind.SHARED_CACHE: "one cache for two datasets",
@@ -61,7 +62,7 @@ TITLES: Mapping[ProblemKind, str] = {
     ProblemKind.NEAR_DUPLICATE: "pictures that look the same",
     ProblemKind.SAME_STEM: "files that share a name",
     ProblemKind.LONG_NAME: "names that are too long",
-    ProblemKind.BAD_RECORD: "lines that are no records",
+    ProblemKind.BAD_RECORD: "mistakes in lines of a jsonl file",
     ProblemKind.TOO_FEW_FRAMES: "clips that are too short",
     ProblemKind.UNUSED_FRAMES: "clips that are trained in part",
     ProblemKind.FRAME_RATE: "clips of another speed than Wan's 16 frames a second",
@@ -145,7 +146,8 @@ def _where(problem: Problem, base: Path) -> str:
     parts = [problem.key] if problem.key else []
     if problem.path is not None:
         path = problem.path
-        parts.append(os.fspath(path.relative_to(base) if path != base and path.is_relative_to(base) else path))
+        shown = path.relative_to(base) if path != base and path.is_relative_to(base) else path
+        parts.append(problem.place(os.fspath(shown)))
     return words.cut_middle(words.safe(" in ".join(parts)), _LONGEST_NAME)
 
 

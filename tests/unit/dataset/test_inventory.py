@@ -321,15 +321,6 @@ def jsonl_config(tmp_path: Path, kind: str, lines: list[str]) -> Path:
     return path
 
 
-def test_records_of_a_jsonl_file_are_read(pictures: Path, tmp_path: Path) -> None:
-    good = json.dumps({"image_path": str(pictures / "a.png"), "caption": "a cat"})
-    relative = json.dumps({"image_path": "pictures/a.png", "caption": "a cat"})
-    inventory = take(load(jsonl_config(tmp_path, "image", [good, "{", "[1]", '{"image_path": 3}', relative])))
-    assert [item.caption_characters for item in inventory.subsets[0].items] == [5]
-    assert [problem.kind for problem in inventory.problems] == [ProblemKind.BAD_RECORD] * 4
-    assert "line 5 names a relative path" in inventory.problems[3].line
-
-
 def test_a_folder_of_pictures_may_be_a_video(pictures: Path, tmp_path: Path) -> None:
     for number in range(9):
         draw(pictures / f"{number:03}.png", (320, 320), caption=None)

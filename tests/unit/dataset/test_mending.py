@@ -8,16 +8,18 @@ import struct
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from dataset.support import draw
 from wan_train.dataset import footage, mend_caption, mending
 from wan_train.dataset.check import Check, check
 from wan_train.dataset.locate import locate
 from wan_train.dataset.mend_caption import Reading, Unclear
-from wan_train.dataset.model import GUIDE_READING, DatasetOverrides, ProblemKind
+from wan_train.dataset.model import GUIDE_READING, NEWEST_READING, DatasetOverrides, ProblemKind, Severity
 from wan_train.errors import BadInputError
 
 
@@ -387,3 +389,118 @@ def test_a_kill_in_the_middle_loses_nothing(tmp_path: Path, after: float) -> Non
     mend_all(folder)
     assert {(folder / f"{name}.txt").read_bytes() for name in names} == {new}
     assert not list((folder / mending.BACKUP).glob("staging"))
+
+
+def clip_at(path: Path, times: list[float], *, source_fps: float | None = None) -> None:
+    """A clip whose frames are shown at these seconds, its dataset.toml beside it."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=120, options={"crf": "10"})
+        stream.width, stream.height, stream.pix_fmt, stream.time_base = 160, 96, "yuv420p", Fraction(1, 120)
+        for time_ in times:
+            frame = av.VideoFrame.from_image(Image.new("RGB", (160, 96), (int(50 * time_),) * 3))
+            frame.pts, frame.time_base = round(120 * time_), Fraction(1, 120)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    path.with_suffix(".txt").write_text("a lamp")
+    speed = f"source_fps = {source_fps}\n" if source_fps else ""
+    (path.parent / "dataset.toml").write_text(
+        f'[[datasets]]\nvideo_directory = "{path.parent}"\ncaption_extension = ".txt"\n{speed}'
+    )
+
+
+FAST_THEN_SLOW = [number / 30 for number in range(30)] + [1 + number / 15 for number in range(30)]
+WITH_A_PAUSE = [number / 40 + (1.0 if number >= 40 else 0.0) + (0.2 * (number // 10)) for number in range(80)]
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+@pytest.mark.parametrize("source_fps", [None, 20.0])
+def test_a_clip_of_variable_frame_rate_is_named_as_one(tmp_path: Path, ending: str, source_fps: float | None) -> None:
+    """No source_fps is right for it: the trainer takes frames as evenly spaced, whatever their times."""
+    clip_at(tmp_path / f"a.{ending}", FAST_THEN_SLOW, source_fps=source_fps)
+    (found,) = [each for each in look_at(tmp_path).problems if each.kind is ProblemKind.FRAME_RATE]
+    assert found.what.startswith("has a variable frame rate (20")
+    assert "ffmpeg -i IN -vf fps=16" in found.mend
+    assert "source_fps =" not in found.mend
+    planned = mending.plan(look_at(tmp_path))
+    assert [mend.path for mend in planned.mends] == ([] if source_fps else [tmp_path / f"a.{ending}"])
+
+
+@pytest.mark.parametrize("dropped", [0, 1])
+def test_a_clip_of_steady_rate_is_not_variable_for_one_dropped_frame(tmp_path: Path, dropped: int) -> None:
+    clip_at(tmp_path / "a.mp4", [number / 30 for number in range(60) if number != 20 * dropped])
+    (found,) = [each for each in look_at(tmp_path).problems if each.kind is ProblemKind.FRAME_RATE]
+    assert "variable" not in found.what
+
+
+@pytest.mark.parametrize("times", [FAST_THEN_SLOW, WITH_A_PAUSE])
+def test_the_copy_of_a_clip_of_variable_rate_shows_each_moment_at_its_time(tmp_path: Path, times: list[float]) -> None:
+    av = pytest.importorskip("av")
+    clip_at(tmp_path / "a.mp4", times)
+    assert mend_all(tmp_path) == ["replaced by a copy with 16 frames a second"]
+    found = footage.read_clip(tmp_path / "a.mp4")
+    assert isinstance(found, footage.Clip)
+    assert found.fps == pytest.approx(16)
+    assert not found.is_variable
+    with av.open(str(tmp_path / "a.mp4")) as copied:
+        greys = [frame.to_image().convert("L").getpixel((80, 48)) for frame in copied.decode(video=0)]
+    assert len(greys) == pytest.approx(16 * times[-1], abs=1.5)
+    for number, grey in enumerate(greys):
+        # Shown at the beginning of this sixteenth, or first within it.
+        near = [int(50 * each) for each in times if each <= (number + 1) / 16][-3:]
+        earlier = [int(50 * each) for each in times if each <= number / 16][-1:]
+        assert min(near + earlier) - 3 <= grey <= max(near) + 3, number
+
+
+def test_a_caption_in_another_case_is_named_and_renamed(pictures: Path) -> None:
+    (pictures / "a.png").rename(pictures / "UP.PNG")
+    (pictures / "a.txt").rename(pictures / "UP.TXT")
+    text = (pictures / "UP.TXT").read_bytes()
+    (found,) = [each for each in look_at(pictures).problems if each.kind is ProblemKind.MISSING_CAPTION]
+    assert found.line.endswith(
+        "UP.PNG: has no caption: UP.TXT is there, and the trainer looks for UP.txt. Rename it, or use --fix."
+    )
+    assert mend_all(pictures) == ["renamed to UP.txt"]
+    assert (pictures / "UP.txt").read_bytes() == text
+    assert not (pictures / "UP.TXT").exists()
+    assert (pictures / mending.BACKUP / "now" / "UP.TXT").read_bytes() == text
+    assert {each.kind for each in look_at(pictures).problems} <= {ProblemKind.NEAR_DUPLICATE}
+
+
+def test_where_every_caption_is_in_another_case_each_is_named_and_training_stops(pictures: Path) -> None:
+    for path in pictures.glob("*.txt"):
+        path.rename(path.with_suffix(".TXT"))
+    for reading in (GUIDE_READING, NEWEST_READING):
+        found = check(locate(str(pictures)), reading=reading, overrides=DatasetOverrides(resolution=(320, 320)))
+        stops = [each.kind for each in found.problems if each.severity is Severity.STOPS]
+        assert stops == [ProblemKind.MISSING_CAPTION] * 2
+    assert len(mend_all(pictures)) == 2
+    assert {each.kind for each in look_at(pictures).problems} <= {ProblemKind.NEAR_DUPLICATE}
+
+
+@pytest.mark.parametrize("files", [("up.txt", "UP.TXT"), ("up.mp4", "up.txt"), ("Up.png", "up.TXT")])
+def test_a_caption_that_may_be_anothers_is_not_renamed(pictures: Path, files: tuple[str, ...]) -> None:
+    """Two candidates, the caption of a clip, or two pictures that could mean it: nobody knows which is meant."""
+    draw(pictures / "UP.PNG", (320, 300), caption=None)
+    for name in files:
+        if name.endswith(".png"):
+            draw(pictures / name, (320, 310), caption=None)
+        else:
+            (pictures / name).write_text("words")
+    assert mend_all(pictures) == []
+    missing = {each.path: each for each in look_at(pictures).problems if each.kind is ProblemKind.MISSING_CAPTION}
+    assert missing[pictures / "UP.PNG"].mend == "Write UP.txt beside it"
+
+
+def test_the_command_that_fixes_is_named_only_where_it_can_help(pictures: Path) -> None:
+    def command() -> str | None:
+        inventory = look_at(pictures).inventory
+        assert inventory is not None
+        return mending.command_for(inventory)
+
+    (pictures / "a.txt").write_bytes("un café à Orléans".encode("cp1252"))
+    assert command() == f"wan-train dataset check {pictures} --fix"
+    (pictures / "a.txt").write_bytes("日本".encode("euc-jp"))
+    assert command() is None
+    (pictures / "a.txt").unlink()
+    assert command() is None

@@ -97,7 +97,7 @@ def test_a_caption_is_cut_between_characters(tmp_path: Path, length: int) -> Non
     folder.mkdir()
     draw(folder / "a.png", (64, 64), caption="x" + "猫" * length)
     (found,) = take(config_for(folder)).subsets
-    shown = captions(found.subset, found.items)[folder / "a.png"]
+    shown = captions(found.items)[folder / "a.png"]
     assert shown == "x" + "猫" * 1333 + "…"
 
 
@@ -105,7 +105,7 @@ def test_a_caption_that_is_no_text_is_left_out(pictures: Path) -> None:
     (pictures / "a.txt").write_bytes("größe".encode("utf-16"))
     (pictures / "b.txt").write_bytes(b"\xef\xbb\xbf two\r\nlines ")
     (found,) = take(config_for(pictures)).subsets
-    assert captions(found.subset, found.items) == {pictures / "b.jpg": "two\nlines"}
+    assert captions(found.items) == {pictures / "b.jpg": "two\nlines"}
 
 
 def test_captions_of_a_jsonl_file(tmp_path: Path) -> None:
@@ -117,4 +117,4 @@ def test_captions_of_a_jsonl_file(tmp_path: Path) -> None:
         f"[[datasets]]\nimage_jsonl_file = '{tmp_path}/all.jsonl'\ncache_directory = '{tmp_path}/cache'\n"
     )
     (found,) = take(load(config)).subsets
-    assert captions(found.subset, found.items[:1]) == {paths[0]: "words of a.png"}
+    assert captions(found.items[:1]) == {paths[0]: "words of a.png"}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,17 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from wan_train.dataset.model import (
+    GUIDE_READING,
     NEWEST_READING,
     DatasetError,
     FrameExtraction,
     MediaKind,
+    ProblemKind,
     Severity,
+    TrainerReading,
 )
+from wan_train.dataset.schema import UNUSED
+from wan_train.dataset.snapshot import snapshot_text
 from wan_train.dataset.toml_file import load
 from wan_train.errors import ExitCode
 from wan_train.printable import visible
@@ -92,8 +98,7 @@ source_fps = 30.0
         ("resolution = [16, 16]\nenable_bucket = true", "at least 32x32 pixels"),
         ('caption_extension = "txt"', 'Write ".txt"'),
         ("target_frames = [1]", "datasets[0].target_frames: belongs to video datasets only"),
-        ("no_resize_control = true", "is not known to musubi-tuner d0a1930"),
-        ("control_directory = '/nowhere/at/all'", "datasets[0].control_directory in /nowhere/at/all"),
+        ("image_directori = '/x'", "datasets[0].image_directori: is not a key of an image dataset"),
         ("video_directory = '/tmp'", "names image_directory and video_directory at once"),
         ("image_jsonl_file = '/x.jsonl'", "names image_directory and image_jsonl_file at once"),
     ],
@@ -209,10 +214,33 @@ def test_relative_paths_are_taken_from_the_files_folder_then_from_the_working_di
     assert (second.directory, second.cache_directory) == (elsewhere / "more", elsewhere / "more" / "cache")
 
 
-def test_keys_of_the_newer_trainer_are_taken_only_for_it(pictures: Path, configured: Write) -> None:
-    path = configured(sound(pictures, "multiple_target = false"))
-    assert load(path, reading=NEWEST_READING).datasets
-    assert "is not known to musubi-tuner d0a1930" in refusal(path)
+@pytest.mark.parametrize("reading", [GUIDE_READING, NEWEST_READING])
+@pytest.mark.parametrize("key", sorted(UNUSED))
+def test_keys_of_other_models_are_noted_whatever_their_value_and_the_trainers_version(
+    pictures: Path, configured: Write, key: str, reading: TrainerReading
+) -> None:
+    config = load(configured(sound(pictures, f"{key} = '/nowhere'")), reading=reading)
+    (found,) = config.remarks
+    assert (found.kind, found.severity) == (ProblemKind.UNUSED_KEY, Severity.NOTE)
+    assert found.line.startswith(f"datasets[0].{key}: is not used by Wan 2.2 A14B, so the run leaves it out.")
+    assert key not in snapshot_text(config)
+
+
+def test_a_folder_on_windows_is_called_one(pictures: Path, configured: Write) -> None:
+    for path in (r"C:\cats", "D:/cats/img", r"\\box\share"):
+        message = refusal(configured(sound(pictures).replace(str(pictures), path, 1)))
+        assert "is a Windows path, which this machine does not have" in message
+
+
+def test_relative_paths_are_looked_for_where_the_trainer_is_started_too(configured: Write, tmp_path: Path) -> None:
+    root = tmp_path / "musubi-tuner"
+    (root / "dataset" / "img").mkdir(parents=True)
+    text = (
+        '[[datasets]]\nimage_directory = "dataset/img"\ncache_directory = "dataset/cache"\ncaption_extension = ".txt"\n'
+    )
+    (subset,) = load(configured(text), reading=replace(GUIDE_READING, root=root)).datasets
+    assert subset.directory == root / "dataset/img"
+    assert subset.cache_directory == root / "dataset/cache"
 
 
 def test_harmless_oddities_are_remarks_not_refusals(pictures: Path, configured: Write) -> None:

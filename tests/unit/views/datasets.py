@@ -43,7 +43,6 @@ def subset_of(
         directory=directory,
         jsonl=None,
         cache_directory=directory / "cache",
-        control_directory=None,
         resolution=(960, 960) if video is None else (640, 480),
         batch_size=batch,
         num_repeats=repeats,

@@ -28,7 +28,7 @@ def material_of(
         for each, sizes in zip(outlook.subsets, selection.datasets, strict=True)
     ]
     words: dict[Path, str] = {}
-    for subset, items in shown:
-        words |= captions(subset, items)
+    for _, items in shown:
+        words |= captions(items)
     wanted = [(item, subset.kind) for subset, items in shown for item in items]
     return Material(previews=previews(wanted, on_done=on_done), captions=words)

@@ -108,7 +108,7 @@ def _group(group: Group, anchors: Mapping[Path, str]) -> Html:
 def _found(problem: Problem, anchors: Mapping[Path, str]) -> Html:
     where: list[Html | str] = [problem.key] if problem.key else []
     if problem.path is not None:
-        name: Html = tag("bdi", words.safe(problem.path.name or problem.path), dir="ltr")
+        name: Html = tag("bdi", words.safe(problem.place(problem.path.name or str(problem.path))), dir="ltr")
         anchor = anchors.get(problem.path)
         where += [" in " if problem.key else "", tag("a", name, href=f"#{anchor}") if anchor else name]
     return tag("li", *where, ": " if where else "", words.safe(problem.what), ". ", words.safe(sentence(problem.mend)))

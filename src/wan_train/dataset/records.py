@@ -1,0 +1,188 @@
+"""The records of a jsonl file, one picture or clip with its caption on each line, and everything wrong with them.
+
+A run gets a copy of its own (`text`) with absolute paths and nothing that the trainer stops at: d0a1930 does not know
+`image_path_0`, both take relative paths from where they are started, end at a blank line or a byte order mark, and look
+for every control picture.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train.dataset.listing import is_windows_path
+from wan_train.dataset.model import Item, MediaKind, Problem, ProblemKind, Severity
+from wan_train.dataset.schema import type_names, unused
+
+_OTHER_MODELS = ("control_path", "image_path_")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One sound line: `path` is absolute and exists, `caption` is as written."""
+
+    path: Path
+    caption: str
+    row: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Records:
+    """What a jsonl file holds."""
+
+    records: tuple[Record, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+class _BadRecordError(Exception):
+    """What is wrong with one line, and how to fix it."""
+
+    def __init__(self, what: str, fix: str, kind: ProblemKind = ProblemKind.BAD_RECORD) -> None:
+        super().__init__(what)
+        self.what, self.fix, self.kind = what, fix, kind
+
+
+def read(source: Path, kind: MediaKind, bases: Sequence[Path]) -> Records:
+    """Every record of the file; relative paths are looked for in `bases`, in order. Never raises for what is in it."""
+    try:
+        text = source.read_bytes().decode("utf-8")
+    except OSError as error:
+        what = f"cannot be read: {error.strerror or error}"
+        return Records(problems=(_about(source, what, "Check the permissions", ProblemKind.BAD_RECORD),))
+    except UnicodeDecodeError:
+        return Records(problems=(_about(source, "is not UTF-8", "Save it as UTF-8", ProblemKind.CAPTION_ENCODING),))
+    problems: list[Problem] = []
+    if text.startswith("\ufeff"):
+        what = "starts with a byte order mark, which the run leaves out"
+        fix = "Save it as UTF-8 without BOM to use it elsewhere"
+        problems.append(_about(source, what, fix, ProblemKind.CAPTION_ENCODING, severity=Severity.NOTE))
+    records: list[Record] = []
+    extra: Counter[str] = Counter()
+    lines = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+    for row, line in enumerate(lines, start=1):
+        if not line.strip():
+            what, fix = "is a blank line, which the run leaves out", "Remove it to use the file elsewhere"
+            if len(lines) > 1:
+                problems.append(_about(source, what, fix, row=row, severity=Severity.NOTE))
+            continue
+        try:
+            record = _object(line)
+            named, caption = _named(record, kind), _caption(record)
+            path = _located(named, bases)
+        except _BadRecordError as error:
+            problems.append(_about(source, error.what, error.fix, error.kind, row=row))
+        else:
+            records.append(Record(path=path, caption=caption, row=row))
+            extra.update(key for key in record if key.startswith(_OTHER_MODELS) and key != "image_path_0")
+    if not any(line.strip() for line in lines):
+        problems.append(_about(source, "holds no records", _example(kind), ProblemKind.EMPTY_DATASET))
+    for key, count in extra.items():
+        problems.append(unused(path=source, what=f"{key} of {count} record{'' if count == 1 else 's'}"))
+    return Records(records=tuple(records), problems=tuple(problems))
+
+
+def text(kind: MediaKind, items: Iterable[Item]) -> str:
+    """A jsonl file of these items that any trainer version reads the same way."""
+    return "".join(f"{line}\n" for line in _lines(kind, items))
+
+
+def _lines(kind: MediaKind, items: Iterable[Item]) -> Iterator[str]:
+    for item in items:
+        # Everything but ASCII is escaped: no two readers agree on what ends a line.
+        yield json.dumps({f"{kind}_path": os.fspath(item.path), "caption": item.caption or ""})
+
+
+def _object(line: str) -> dict[str, object]:
+    try:
+        record = json.loads(line)
+    except RecursionError:
+        raise _BadRecordError("is nested too deeply", "Write one record on the line") from None
+    except ValueError as error:
+        if isinstance(error, json.JSONDecodeError) and error.msg.startswith("Invalid \\escape"):
+            what = f"is not JSON: a single backslash at column {error.colno}"
+            raise _BadRecordError(what, "Write paths with / (a Windows path does not exist on this machine)") from None
+        where = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        message = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise _BadRecordError(f"is not JSON ({message}{where})", 'Write one {"…": "…"} per line') from None
+    if not isinstance(record, dict):
+        what = f"is {type_names.get(type(record), 'no object')}, not an object"
+        raise _BadRecordError(what, 'Write one {"…": "…"} per line, without a list around them')
+    return record
+
+
+def _named(record: dict[str, object], kind: MediaKind) -> str:
+    key = f"{kind}_path"
+    given = key
+    if key not in record and kind is MediaKind.IMAGE and f"{key}_0" in record:
+        given = f"{key}_0"
+    if given not in record:
+        other = MediaKind.IMAGE if kind is MediaKind.VIDEO else MediaKind.VIDEO
+        if f"{other}_path" in record:
+            raise _BadRecordError(f"has {other}_path instead of {key}", f"Name the file in {other}_jsonl_file")
+        has = f"; it has {', '.join(list(record)[:5])}" if record else ""
+        raise _BadRecordError(f"has no {key}{has}", _example(kind))
+    value = record[given]
+    if not isinstance(value, str):
+        raise _BadRecordError(f"has {_type(value)} as {given}", f"Write {given} as a text in quotes")
+    if not value.strip():
+        raise _BadRecordError(f"has an empty {given}", "Write the path of the file")
+    if not _is_possible(value):
+        raise _BadRecordError("names a path that no file can have", "Correct the path")
+    return value
+
+
+def _located(value: str, bases: Sequence[Path]) -> Path:
+    tried = [base / os.path.expanduser(value) for base in bases]  # noqa: PTH111 - never raises
+    found = next((path for path in tried if os.path.lexists(path)), None)
+    if found is not None:
+        return Path(os.path.abspath(found))  # noqa: PTH100 - keep symbolic links as the user wrote them
+    if is_windows_path(value):
+        raise _BadRecordError(f"names a Windows path: {value}", "Write the path that the file has on this machine")
+    if Path(value).is_absolute():
+        raise _BadRecordError(f"names {value}, which does not exist", "Correct the path", ProblemKind.NOT_A_FILE)
+    what = f"names {value}, which is not in {' or '.join(map(str, bases))}"
+    raise _BadRecordError(what, "Write an absolute path, or one from the folder of this file", ProblemKind.NOT_A_FILE)
+
+
+def _caption(record: dict[str, object]) -> str:
+    if "caption" not in record:
+        raise _BadRecordError(f"has no caption; it has {', '.join(list(record)[:5])}", 'Add "caption": "…"')
+    value = record["caption"]
+    if not isinstance(value, str):
+        raise _BadRecordError(f"has {_type(value)} as caption", "Write the caption as a text in quotes")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _BadRecordError("has half of a surrogate pair in its caption", "Write the caption in UTF-8") from None
+    return value
+
+
+def _type(value: object) -> str:
+    return "nothing (null)" if value is None else type_names.get(type(value), "another type")
+
+
+def _example(kind: MediaKind) -> str:
+    return f'Write one {{"{kind}_path": "…", "caption": "…"}} per line'
+
+
+def _is_possible(path: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and UTF-8 cannot
+        return False
+
+
+def _about(
+    source: Path,
+    what: str,
+    fix: str,
+    kind: ProblemKind = ProblemKind.BAD_RECORD,
+    *,
+    row: int | None = None,
+    severity: Severity = Severity.STOPS,
+) -> Problem:
+    return Problem(kind=kind, severity=severity, what=what, mend=fix, path=source, row=row)

@@ -1,0 +1,102 @@
+"""Where the caches of a run go: a folder for each kind of caches, in a place that can be written.
+
+Caches of two engines or precisions have the same names and different contents, so in one folder each run would remove
+the other's. The real trainer keeps the folder that the dataset.toml names, as the guide has it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wan_train.dataset.listing import pattern_characters
+from wan_train.dataset.model import DatasetConfig, Subset
+from wan_train.engine import caches
+from wan_train.engine.caches import CacheKind
+from wan_train.errors import BadInputError
+from wan_train.files import can_be_written
+from wan_train.recipe.terms import EngineKind
+from wan_train.run.directory import slug
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheHome:
+    """`chosen` is the folder that somebody asked for, `spare` takes caches that the dataset has no room for."""
+
+    spare: Path
+    chosen: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """The configuration with the folders that this run uses, and what a person should know of them."""
+
+    config: DatasetConfig
+    notes: tuple[str, ...] = ()
+
+
+def place(config: DatasetConfig, engine: EngineKind, home: CacheHome) -> Placed:
+    """Give every dataset its cache folder; raises BadInputError for a chosen one that the trainer cannot use."""
+    notes: dict[str, None] = {}
+    subsets = []
+    for subset in config.datasets:
+        plain = subset.cache_directory
+        if home.chosen is not None:
+            plain = home.chosen / _name(subset)
+        elif not can_be_written(plain):
+            plain = home.spare / _name(subset)
+            notes[_why_elsewhere(config, subset, plain)] = None
+        own = _own(plain, engine)
+        if own != plain and engine is EngineKind.MUSUBI:
+            notes[f"{plain} holds caches of another precision, which stay; those of this run go to {own}"] = None
+        _check(own, was_moved=plain != subset.cache_directory)
+        subsets.append(replace(subset, cache_directory=own))
+    return Placed(config=replace(config, datasets=tuple(subsets)), notes=tuple(notes))
+
+
+def _own(plain: Path, engine: EngineKind) -> Path:
+    """The folder itself for the real trainer, unless caches of another precision are in it."""
+    element = caches.precision(engine)
+    if engine is EngineKind.MUSUBI and all(found == element for found in _elements(plain)):
+        return plain
+    return plain / f"{engine}-{element}"
+
+
+def _elements(folder: Path) -> Iterator[str]:
+    """The precision of every whole cache in a folder."""
+    try:
+        with os.scandir(folder) as entries:
+            files = sorted(e.path for e in entries if any(caches.is_read(e.name, kind) for kind in CacheKind))
+    except OSError:
+        return
+    for path in files:
+        contents = caches.read(path)
+        element = caches.element(contents) if contents is not None else None
+        if element is not None:
+            yield element
+
+
+def _name(subset: Subset) -> str:
+    """The same for every run of a dataset, and of no other."""
+    digest = hashlib.sha256(os.fsencode(os.path.realpath(subset.cache_directory))).hexdigest()[:8]
+    return f"{slug(subset.source.stem)}-{digest}"
+
+
+def _why_elsewhere(config: DatasetConfig, subset: Subset, place: Path) -> str:
+    toml = "" if config.path.exists() else " and no dataset.toml is written"
+    return (
+        f"{subset.cache_directory} cannot be written, so the caches go to {place}{toml}. "
+        "Choose another place with --cache-dir"
+    )
+
+
+def _check(folder: Path, *, was_moved: bool) -> None:
+    pattern = pattern_characters(folder)
+    if was_moved and pattern:
+        raise BadInputError(
+            f"the cache directory {folder} contains {pattern}, which the trainer takes for a pattern",
+            hint="Choose a place without [ ] * ? with --cache-dir DIR.",
+        )

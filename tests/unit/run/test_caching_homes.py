@@ -1,0 +1,137 @@
+"""Where caches go: each kind has its own folder, whatever lies in the dataset's."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from support.runs import make_recipe, make_trainer
+from wan_train.dataset.inventory import take
+from wan_train.dataset.model import DatasetConfig
+from wan_train.dataset.snapshot import snapshot_text
+from wan_train.dataset.toml_file import load
+from wan_train.engine import caches
+from wan_train.engine.caches import CacheKind
+from wan_train.engine.commands import ModelPaths
+from wan_train.errors import BadInputError
+from wan_train.recipe.terms import EngineKind
+from wan_train.run.caching import clear, maker_of, survey
+from wan_train.run.caching_homes import CacheHome, place
+
+MODELS = ModelPaths(vae=Path("/gone/vae"), t5=Path("/gone/t5"), dit={})
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> DatasetConfig:
+    pictures = tmp_path / "cats"
+    pictures.mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (64, 64)).save(pictures / f"{name}.png")
+        (pictures / f"{name}.txt").write_text("a cat")
+    path = tmp_path / "dataset.toml"
+    path.write_text(
+        f"[general]\nresolution = [64, 64]\ncaption_extension = '.txt'\n[[datasets]]\nimage_directory = '{pictures}'\n"
+    )
+    return load(path)
+
+
+def folder_of(config: DatasetConfig, engine: EngineKind, home: CacheHome) -> Path:
+    (subset,) = place(config, engine, home).config.datasets
+    return subset.cache_directory
+
+
+def run(config: DatasetConfig, engine: EngineKind, home: CacheHome) -> tuple[int, int]:
+    """Cache like a run of this engine; how many files were removed, and how many items made."""
+    trainer, (recipe, _) = make_trainer(engine), make_recipe()
+    inventory = take(place(config, engine, home).config)
+    removed = made = 0
+    for kind in CacheKind:
+        found = survey(inventory, maker_of(kind, trainer, recipe, MODELS))
+        removed += sum(clear(found).values())
+        made += sum(found.make.values())
+        for one in found.folders:
+            for item in one.folder.items:
+                if item.key in one.decision.make and item.name is not None:
+                    write_cache(one.folder.path / item.name, kind, caches.precision(engine))
+    return removed, made
+
+
+def write_cache(path: Path, kind: CacheKind, element: str) -> None:
+    """A cache as the trainer leaves it, for a picture of 64x64 whose caption is "a cat"."""
+    name, shape = ("latents_1x8x8", [16, 1, 8, 8]) if kind is CacheKind.LATENTS else ("varlen_t5", [2, 8])
+    numbers = bytes(4 * math.prod(shape))
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, len(numbers)]}
+    header = json.dumps({f"{name}_{element}": entry, "__metadata__": {"caption1": "a cat"}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + numbers)
+
+
+@pytest.mark.parametrize("order", list(itertools.product(EngineKind, repeat=4)))
+def test_in_whatever_order_no_engine_removes_anothers_caches_or_makes_its_own_twice(
+    config: DatasetConfig, tmp_path: Path, order: tuple[EngineKind, ...]
+) -> None:
+    home = CacheHome(spare=tmp_path / "spare")
+    seen: set[EngineKind] = set()
+    for engine in order:
+        assert run(config, engine, home) == (0, 0 if engine in seen else 4)
+        seen.add(engine)
+
+
+def test_the_real_trainer_keeps_the_folder_of_the_dataset(config: DatasetConfig, tmp_path: Path) -> None:
+    plain, home = config.datasets[0].cache_directory, CacheHome(spare=tmp_path / "spare")
+    assert folder_of(config, EngineKind.MUSUBI, home) == plain
+    assert folder_of(config, EngineKind.REHEARSAL, home) == plain / "rehearsal-float32"
+    run(config, EngineKind.MUSUBI, home)
+    assert folder_of(config, EngineKind.MUSUBI, home) == plain
+    snapshot = snapshot_text(place(config, EngineKind.REHEARSAL, home).config)
+    assert f'cache_directory = "{plain}/rehearsal-float32"' in snapshot
+    assert "cache_directory" not in snapshot_text(place(config, EngineKind.MUSUBI, home).config)
+
+
+@pytest.mark.parametrize("kind", list(CacheKind))
+def test_caches_of_another_precision_keep_their_folder(config: DatasetConfig, tmp_path: Path, kind: CacheKind) -> None:
+    """As a rehearsal of an earlier version, or a caching by hand with --vae_dtype, left them."""
+    plain, home = config.datasets[0].cache_directory, CacheHome(spare=tmp_path / "spare")
+    name = caches.text_name("a") if kind is CacheKind.TEXT else caches.picture_name("a", 64, 64)
+    write_cache(plain / name, kind, "float32")
+    before = (plain / name).stat()
+    placed = place(config, EngineKind.MUSUBI, home)
+    assert placed.config.datasets[0].cache_directory == plain / "musubi-bfloat16"
+    assert placed.notes == (
+        f"{plain} holds caches of another precision, which stay; those of this run go to {plain}/musubi-bfloat16",
+    )
+    assert run(config, EngineKind.MUSUBI, home) == (0, 4)
+    assert run(config, EngineKind.MUSUBI, home) == (0, 0)
+    assert (plain / name).stat() == before
+
+
+def test_a_folder_that_is_named_is_shared_by_datasets_and_has_a_part_for_each(
+    config: DatasetConfig, tmp_path: Path
+) -> None:
+    home = CacheHome(spare=tmp_path / "spare", chosen=tmp_path / "all")
+    own = folder_of(config, EngineKind.MUSUBI, home)
+    assert own.parent == tmp_path / "all"
+    assert own.name.startswith("cats-")
+    assert folder_of(config, EngineKind.REHEARSAL, home) == own / "rehearsal-float32"
+    other = replace(config, datasets=(replace(config.datasets[0], cache_directory=Path("/other/cache")),))
+    assert folder_of(other, EngineKind.MUSUBI, home) not in {own, own.parent}
+    with pytest.raises(BadInputError, match="takes for a pattern"):
+        place(config, EngineKind.MUSUBI, CacheHome(spare=tmp_path, chosen=tmp_path / "[all]"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere but on a mount, see test_own_caches.py")
+def test_a_folder_that_cannot_be_written_gets_its_caches_elsewhere(config: DatasetConfig, tmp_path: Path) -> None:
+    plain, home = config.datasets[0].cache_directory, CacheHome(spare=tmp_path / "spare")
+    plain.chmod(0o555)
+    try:
+        placed = place(config, EngineKind.MUSUBI, home)
+        assert placed.config.datasets[0].cache_directory.parent == tmp_path / "spare"
+        assert "cannot be written, so the caches go to" in placed.notes[0]
+    finally:
+        plain.chmod(0o755)
