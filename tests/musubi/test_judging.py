@@ -89,7 +89,7 @@ REFUSED: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
     "adafactor's schedule for another": ({"lr_scheduler": "adafactor:1e-3"}, ("Adafactor",)),
     "a module that is not there": (
         {"network_module": "networks.lora_wann"},
-        ("It has networks.lora", "networks.lora_wan"),
+        ("does not exist in musubi-tuner", "networks.lora_wan"),
     ),
     "a network of another model": ({"network_module": "networks.lora_flux"}, ("nothing to train in Wan 2.2",)),
     "no number": ({"network_args": ("conv_dim=four",)}, ("network_args conv_dim=four", "invalid literal for int()")),

@@ -16,6 +16,7 @@ _REFUSALS = frozenset({
     "AssertionError", "AttributeError", "IndexError", "KeyError", "SyntaxError", "TypeError", "ValueError",
 })  # fmt: skip
 _OF_A_GPU = ("cuda", "gpu", "nvidia", "triton")
+_FINDS_NOTHING = "no lora modules found"
 _SAYS_ENOUGH = frozenset({"ValueError", "RuntimeError", "ImportError", "ModuleNotFoundError", "AssertionError"})
 
 _PACKAGES: Mapping[str, str] = {"prodigyplus": "prodigy-plus-schedule-free", "pytorch_optimizer": "pytorch-optimizer"}
@@ -74,8 +75,10 @@ class _Explanation:
     def add(self) -> None:
         package = self._package()
         if package is None and not self._is_of_the_user():
-            what = {"trainer": "optimizer, network and schedule"}.get(self._stage, self._stage)
-            self._found.notes.append(f"{what} could not be checked before the start: {self._said}")
+            what, why = self._stage, self._said
+            if self._stage == "trainer":
+                what, why = "optimizer, network and schedule", f"{self._version} is built in another way"
+            self._found.notes.append(f"{what} could not be checked before the start: {why}")
             return
         setting = self._setting()
         called = f"{setting} {quoted(self._named())}"
@@ -112,6 +115,8 @@ class _Explanation:
         if self._missing is not None or (self._kind == "AttributeError" and "create_network" in self._text):
             modules = ", ".join(map(one_line, self._offered["modules"]))
             self._problem("network_module", f"{called} does not exist in {self._version}. It has {modules}")
+        elif _FINDS_NOTHING in self._text.lower():
+            self._problem("network_module", f"{called} finds nothing to train in Wan 2.2")
         else:
             self._problem("network_module", f"{called}{self._with('network_args', 'network_dropout')}: {self._said}")
 
@@ -153,6 +158,8 @@ class _Explanation:
             return False
         if self._missing is not None:
             return f"{self._named()}.".startswith(f"{self._missing}.")
+        if self._stage == "network_module" and _FINDS_NOTHING in self._text.lower():
+            return True
         return self._kind in _REFUSALS and not any(word in self._text.lower() for word in _OF_A_GPU)
 
     def _with(self, *names: str) -> str:

@@ -44,6 +44,7 @@ class Excerpt:
             elif isinstance(node, ast.Assign):
                 self._nodes.update({target.id: node for target in node.targets if isinstance(target, ast.Name)})
             elif isinstance(node, ast.ClassDef):
+                self._nodes[node.name] = node
                 found = {each.name: each for each in node.body if isinstance(each, ast.FunctionDef)}
                 if _METHODS[0] in found:
                     self.methods = found
