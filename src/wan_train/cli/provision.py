@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wan_train.box import provision as box
+from wan_train.box.added import check_names
 from wan_train.box.board import Board, Row
 from wan_train.box.graph import Outcome, failure
 from wan_train.box.provision import Held, Provision
@@ -50,14 +51,18 @@ def provision(
     engine: str | None,
     skip_models: bool,
     models_only: bool,
+    packages: Sequence[str],
     check: bool,
     yes: bool,
 ) -> int:
     """Make the box ready, or with `check` only look; the exit code."""
     if skip_models and models_only:
         raise BadInputError("--skip-models and --models-only leave nothing to do", hint="Give one of them.")
+    if packages and models_only:
+        raise BadInputError("--with installs into the trainer's environment", hint="Leave --models-only out.")
     wanted = Provision(
         settings=settings,
+        added=check_names(packages),
         task=task,
         engine=box.choose_engine(engine, settings),
         with_trainer=not models_only,
@@ -69,6 +74,7 @@ def provision(
         *(["--workspace", str(settings.workspace)] if settings.source_of("workspace") is Source.FLAG else []),
         *(["--skip-models"] if skip_models else []),
         *(["--models-only"] if models_only else []),
+        *(word for package in packages for word in ("--with", package)),
     ]
     call = _Call(wanted=wanted, sink=sink, again=shlex.join(["wan-train", "provision", *flags]))
     try:

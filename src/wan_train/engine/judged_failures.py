@@ -132,7 +132,7 @@ class _Explanation:
         elif "is not a valid SchedulerType" in self._text or "reduce_lr_on_plateau" in called:
             self._problem(setting, f"{called} is not one of {schedulers}")
         else:
-            given = self._with("lr_scheduler_args", "lr_warmup_steps", "lr_decay_steps", "lr_scheduler_min_lr_ratio")
+            given = self._with("lr_scheduler_args", "lr_warmup_steps", "lr_decay_steps")
             self._problem(setting, f"{called}{given}: {self._said}")
 
     def _problem(self, setting: str, text: str) -> None:
