@@ -281,7 +281,8 @@ def test_what_is_no_name_of_a_package_is_refused(world: World, word: str) -> Non
 
 def added(world: World) -> list[str]:
     """Which of the packages that these tests name are installed."""
-    names = "prodigyopt schedule_free six torch".split()
+    names = ["prodigyopt", "schedule_free", "six", "torch"]
     program = f"import importlib.util as u; print(*(name for name in {names} if u.find_spec(name)))"
-    done = subprocess.run([world.checkout / "venv/bin/python", "-c", program], capture_output=True, text=True, check=True)
+    python = world.checkout / "venv/bin/python"
+    done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True)
     return done.stdout.split()

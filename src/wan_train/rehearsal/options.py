@@ -159,7 +159,7 @@ def training_parser() -> argparse.ArgumentParser:
     add("--network_dropout", type=float)
     add("--network_args", nargs="*")
 
-    add("--optimizer_type", default="", type=str.lower, choices=["", "adamw", "adamw8bit"])
+    add("--optimizer_type", default="", type=str.lower, choices=["adamw", "adamw8bit"])
     add("--optimizer_args", nargs="*")
     add("--learning_rate", type=float, default=2.0e-6)
     add("--max_grad_norm", type=float, default=1.0)
