@@ -75,7 +75,7 @@ def test_each_expert_continues_from_its_own_lora(scripted_box: ScriptedBox) -> N
     for named in (run.name, str(run)):
         assert weights(scripted_box, "--network-weights", named) == own
     (run / "one").mkdir()
-    (run / "one" / "my_low_noise.safetensors").write_bytes(b"")
+    (run / "one" / "my_low_noise.safetensors").write_bytes(Path(own[1]).read_bytes())
     low = str(run / "one" / "my_low_noise.safetensors")
     assert weights(scripted_box, "--experts", "low", "--network-weights", str(run / "one")) == [low]
     assert weights(scripted_box, "--low", f"network_weights={low}") == [None, low]
@@ -85,6 +85,7 @@ def test_each_expert_continues_from_its_own_lora(scripted_box: ScriptedBox) -> N
 
 
 def weights(box: ScriptedBox, *words: str) -> list[object]:
-    done = box.run_cli(*box.train_words(*words), "--dry-run", "--json")
+    # The scripted trainer's LoRAs have rank 1.
+    done = box.run_cli(*box.train_words("--rank", "1", *words), "--dry-run", "--json")
     assert done.returncode == 0, done.stderr
     return [spec["training"]["network_weights"] for spec in json.loads(done.stdout)["plan"]["recipe"]["experts"]]

@@ -229,3 +229,60 @@ def test_a_python_of_the_users_own_that_lacks_something_is_named(world: World) -
     assert done.returncode == 3
     assert "lacks musubi-tuner" in done.stderr
     assert not world.checkout.exists()
+
+
+def test_packages_of_the_users_own_are_installed_kept_and_installed_again(world: World, index: FileServer) -> None:
+    for name in ("prodigyopt", "schedule_free"):
+        write_wheel(world.folder / "wheels", name, "1.0")
+    write_index(index.root, world.folder / "wheels")
+    env = variables(world, index)
+    done = provision(world, env, "--with", "prodigyopt", "--with", "Schedule.Free==1.0")
+    assert done.returncode == 0, done.stderr
+    first = (world.checkout / "venv").readlink()
+    assert added(world) == ["prodigyopt", "schedule_free", "six", "torch"]
+    assert torch_of(world) == "2.7.0"
+
+    # Another engine means another environment; nobody names the packages again.
+    world.engine.write_text(world.engine.read_text().replace('extra = ["protobuf", "six"]', 'extra = ["six"]'))
+    looked = provision(world, env, "--check", "--json")
+    steps = {step["id"]: step for step in json.loads(looked.stdout)["steps"]}
+    assert steps["added"]["state"] == "missing"
+    assert provision(world, env).returncode == 0
+    assert (world.checkout / "venv").readlink() != first
+    assert added(world) == ["prodigyopt", "schedule_free", "six", "torch"]
+
+    shutil.rmtree(next((world.checkout / "venv/lib").glob("python3*/site-packages/prodigyopt-1.0.dist-info")))
+    looked = provision(world, env, "--check", "--json")
+    steps = {step["id"]: step for step in json.loads(looked.stdout)["steps"]}
+    assert (looked.returncode, steps["added"]["state"]) == (3, "missing")
+    assert "prodigyopt" in steps["added"]["detail"]
+
+
+def test_a_package_that_wants_another_torch_changes_nothing(world: World, index: FileServer) -> None:
+    write_wheel(world.folder / "wheels", "greedy", "1.0", requires="torch==9.9.9")
+    write_index(index.root, world.folder / "wheels")
+    done = provision(world, variables(world, index), "--with", "greedy")
+    assert done.returncode == 3
+    assert "installing greedy failed" in done.stderr
+    assert torch_of(world) == "2.7.0"
+    again = provision(world, variables(world, index))  # what never came is not asked for again
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.parametrize(
+    "word", ["--index-url=http://evil", "-r", "http://evil/x.whl", "../x", "a b", "git+ssh://x", ""]
+)
+def test_what_is_no_name_of_a_package_is_refused(world: World, word: str) -> None:
+    done = world.provision("--yes", "--skip-models", f"--with={word}")
+    assert done.returncode == 2
+    assert "names of packages" in done.stderr
+    assert not world.checkout.exists()
+
+
+def added(world: World) -> list[str]:
+    """Which of the packages that these tests name are installed."""
+    names = ["prodigyopt", "schedule_free", "six", "torch"]
+    program = f"import importlib.util as u; print(*(name for name in {names} if u.find_spec(name)))"
+    python = world.checkout / "venv/bin/python"
+    done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True)
+    return done.stdout.split()

@@ -231,6 +231,34 @@ class Environment:
             f"The log is {work.log}.",
         )
 
+    def is_ours(self) -> bool:
+        """Whether provision made this environment, for whichever engine."""
+        return self.chosen is None and _record(self.python.parent.parent) is not None
+
+    def installed(self) -> dict[str, str]:
+        """Version by name, both as the folders of the packages' metadata have them; the name as indexes compare it."""
+        found = {}
+        for folder in (self.python.parent.parent / "lib").glob("python3*/site-packages/*.dist-info"):
+            name, _, version = folder.name.removesuffix(".dist-info").rpartition("-")
+            found[package_name(name)] = version
+        return found
+
+    def add(self, packages: Sequence[str], work: Work) -> None:
+        """Install further packages; whatever is there keeps its version, or this fails."""
+        folder = self.python.parent.parent
+        names = {package_name(package) for package in packages}
+        held = folder / "held-all.txt"
+        held.write_text(
+            "".join(f"{name}=={version}\n" for name, version in self.installed().items() if name not in names),
+            encoding="utf-8",
+        )
+        words: list[str | Path] = ["pip", "install", "--python", folder / "bin/python", "--no-sources"]
+        words += [*self.engine.arguments, "--constraint", held, "--", *packages]
+        try:
+            self._uv(words, f"installing {', '.join(packages)}", work)
+        finally:
+            shutil.rmtree(self.root / _CACHE, ignore_errors=True)
+
     def _python_range(self) -> str:
         return f">=3.{self.engine.python_minimum},<3.{self.engine.python_maximum + 1}"
 
@@ -257,6 +285,11 @@ class Environment:
         link = self.root / f".venv-link-{secrets.token_hex(4)}"
         link.symlink_to(made.name)
         link.replace(place)
+
+
+def package_name(requirement: str) -> str:
+    """The name of `NAME` or `NAME==VERSION` as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", requirement.partition("==")[0]).lower()
 
 
 def _record(folder: Path) -> dict[str, Any] | None:

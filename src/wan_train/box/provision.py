@@ -11,6 +11,7 @@ from pathlib import Path
 
 from wan_train.box import engine_file, lock, provision_log, steps, vast
 from wan_train.box.accelerate import accelerate_step
+from wan_train.box.added import Added, merged, recorded
 from wan_train.box.apt import find_apt
 from wan_train.box.board import Board
 from wan_train.box.checkout import Checkout
@@ -61,6 +62,8 @@ class Provision:
     with_models: bool = True
     needs_gpu: bool = False
     digests: Digests | None = None
+    added: tuple[str, ...] = ()
+    """Packages to install beside the trainer; those of earlier provisions come on top."""
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     ended: threading.Event = field(default_factory=threading.Event)
     """Set to end everything: looks that wait for the network, steps at work."""
@@ -90,6 +93,10 @@ class Provision:
         made.append(Packages(apt=apt, needs=needs).step())
         if self.with_trainer:
             made += [Checkout(root=root, engine=self.engine, pause_seconds=pause).step(), environment.step()]
+            packages = merged(recorded(self.settings.box_dir), self.added)
+            if packages:
+                added = Added(environment=environment, folder=self.settings.box_dir, packages=packages)
+                made.append(added.step())
             made += self._proofs(facts, environment.python)
         if self.with_models:
             models = wanted(self.task)

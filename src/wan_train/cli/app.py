@@ -353,6 +353,10 @@ def provision(
     workspace: options.Workspace = None,
     skip_models: Annotated[bool, typer.Option("--skip-models", help="Only the trainer, nothing of the hub.")] = False,  # noqa: FBT002  a flag
     models_only: Annotated[bool, typer.Option("--models-only", help="Only the model files.")] = False,  # noqa: FBT002  a flag
+    packages: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="NAME", help="A package to install beside the trainer; repeatable."),
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Only look: exit code 3 when something is missing.")] = False,  # noqa: FBT002  a flag
     verify: Annotated[bool, typer.Option("--verify", help="Read all of each model, compare its sha256.")] = False,  # noqa: FBT002  a flag
     yes: options.Yes = False,  # noqa: FBT002  a flag of the command line
@@ -375,6 +379,7 @@ def provision(
             engine=engine,
             skip_models=skip_models,
             models_only=models_only,
+            packages=packages or (),
             check=check,
             verify=verify,
             yes=yes,

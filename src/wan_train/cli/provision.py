@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wan_train.box import provision as box
+from wan_train.box.added import check_names
 from wan_train.box.board import Board, Row
 from wan_train.box.graph import Outcome, failure
 from wan_train.box.models import Digests
@@ -52,6 +53,7 @@ def provision(
     engine: str | None,
     skip_models: bool,
     models_only: bool,
+    packages: Sequence[str],
     check: bool,
     verify: bool,
     yes: bool,
@@ -64,9 +66,12 @@ def provision(
         raise BadInputError("--skip-models and --models-only leave nothing to do", hint="Give one of them.")
     if verify and skip_models:
         raise BadInputError("--verify reads the models, and --skip-models leaves them out", hint="Give one of them.")
+    if packages and models_only:
+        raise BadInputError("--with installs into the trainer's environment", hint="Leave --models-only out.")
     ended = threading.Event()
     wanted = Provision(
         settings=settings,
+        added=check_names(packages),
         task=task,
         engine=box.choose_engine(engine, settings),
         with_trainer=not models_only,
@@ -81,6 +86,7 @@ def provision(
         *(["--skip-models"] if skip_models else []),
         *(["--models-only"] if models_only else []),
         *(["--verify"] if verify else []),
+        *(word for package in packages for word in ("--with", package)),
     ]
     call = _Call(wanted=wanted, sink=sink, again=shlex.join(["wan-train", "provision", *flags]))
     try:

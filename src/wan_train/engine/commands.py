@@ -299,6 +299,11 @@ def _common_env(trainer: Trainer) -> dict[str, str]:
     }
 
 
+def option_words(settings: Mapping[str, object]) -> list[str]:
+    """The words of settings by option name, as every command of the training script has them."""
+    return _words(_given(**settings))
+
+
 def _given(**values: object) -> dict[str, tuple[str, ...]]:
     """Options by name with the words of their values; what is None or off is left out."""
     return {name: _texts(value) for name, value in values.items() if value is not None and value is not False}

@@ -51,7 +51,7 @@ _INSTEAD: Mapping[str, str] = {
     "vae": "the recipe's [models]",
     "t5": "the recipe's [models]",
 }
-_FILES = frozenset({"base_weights", "clip", "dit_high_noise", "log_tracker_config"})
+FILES = frozenset({"base_weights", "clip", "dit_high_noise", "log_tracker_config"})
 _NUMBER_LIKE = re.compile(r"-(\d|\.\d)")
 
 
@@ -68,7 +68,7 @@ class TrainerOptions:
 
     @property
     def files(self) -> Collection[str]:
-        return _FILES
+        return FILES
 
     def read(self, name: str, value: object) -> tuple[Value | None, str | None]:
         return _read(self.option(name), value)

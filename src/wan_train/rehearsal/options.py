@@ -74,6 +74,7 @@ NO_EFFECT_VALUES = (
     "wandb_api_key",
     "wandb_run_name",
 )
+SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 ATTENTION_FLAGS = ("sdpa", "xformers", "flash_attn", "flash3")
 # A value that every command carries is not worth a word in the log.
 _UNREMARKABLE = frozenset({"max_data_loader_n_workers", "gradient_checkpointing", "persistent_data_loader_workers"})
@@ -158,12 +159,12 @@ def training_parser() -> argparse.ArgumentParser:
     add("--network_dropout", type=float)
     add("--network_args", nargs="*")
 
-    add("--optimizer_type", default="")
+    add("--optimizer_type", default="", type=str.lower, choices=["adamw", "adamw8bit"])
     add("--optimizer_args", nargs="*")
     add("--learning_rate", type=float, default=2.0e-6)
     add("--max_grad_norm", type=float, default=1.0)
     add("--gradient_accumulation_steps", type=int, default=1)
-    add("--lr_scheduler", default="constant")
+    add("--lr_scheduler", default="constant", choices=SCHEDULES)
     add("--lr_scheduler_args", nargs="*")
     add("--lr_scheduler_num_cycles", type=int, default=1)
     add("--lr_scheduler_power", type=float, default=1)

@@ -18,7 +18,7 @@ from wan_train.dataset.model import (
 )
 from wan_train.dataset.snapshot import snapshot_text, with_overrides
 from wan_train.dataset.summary import DatasetSummary, summary
-from wan_train.engine import tokenizer
+from wan_train.engine import judging, tokenizer
 from wan_train.engine.capabilities import check_optimizer
 from wan_train.engine.commands import ModelPaths
 from wan_train.engine.prompts import SamplePrompt
@@ -27,7 +27,7 @@ from wan_train.gpu.model import Gpu
 from wan_train.recipe import hardware
 from wan_train.recipe.hardware import Card, Choice, Machine
 from wan_train.recipe.model import Answers, Recipe
-from wan_train.recipe.terms import EngineKind, Task
+from wan_train.recipe.terms import EngineKind, Expert, Task
 from wan_train.run import cadence, preflight, sampling, speeds
 from wan_train.run.caching import reading_of
 from wan_train.run.caching_homes import CacheHome, place
@@ -83,6 +83,8 @@ def prepare(request: Request) -> Prepared:
     for spec in request.recipe.experts:
         check_optimizer(spec.training.optimizer_type, request.trainer.capabilities)
     prompts = sampling.read(request.recipe)
+    counted = summary(inventory, image_to_video=request.recipe.task is Task.I2V)
+    notes = judging.judge(request.recipe, request.trainer, _steps(request.recipe, counted), environ=request.environ)
     is_real = request.trainer.kind is EngineKind.MUSUBI
     models = (
         preflight.find_models(request.recipe, request.trainer.root) if is_real else preflight.stand_ins(request.recipe)
@@ -91,7 +93,7 @@ def prepare(request: Request) -> Prepared:
     recipe, choices = hardware.adapt(request.recipe, _machine(request, dtype))
     cache_dirs = [subset.cache_directory for subset in config.datasets]
     preflight.check_writable(cache_dirs, "the cache directory")
-    warnings = [*placed.notes, *(found.line for found in group(inventory.problems))]
+    warnings = [*placed.notes, *(found.line for found in group(inventory.problems)), *notes]
     if is_real and not tokenizer.is_cached(request.environ):
         warnings.append("the T5 tokenizer is not in the Hugging Face cache: text caching will fetch it from the hub")
     return Prepared(
@@ -100,7 +102,7 @@ def prepare(request: Request) -> Prepared:
         choices=choices,
         models=models,
         inventory=inventory,
-        summary=summary(inventory, image_to_video=recipe.task is Task.I2V),
+        summary=counted,
         caching=plan_caching(
             inventory, request.trainer, recipe, models, gpus=len(request.usable), wanted=request.cache_shards
         ),
@@ -198,6 +200,15 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
         env=env,
         samples=samples,
     )
+
+
+def _steps(recipe: Recipe, counted: DatasetSummary) -> dict[Expert, int]:
+    """Optimizer steps of each expert, as if a dataset of clips of unknown length had one batch an epoch."""
+    batches = counted.batches_per_epoch or 1
+    return {
+        spec.expert: -(-batches // spec.training.gradient_accumulation_steps) * spec.training.max_train_epochs
+        for spec in recipe.experts
+    }
 
 
 def _machine(request: Request, dit_dtype: str | None) -> Machine:

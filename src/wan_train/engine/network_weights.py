@@ -1,0 +1,142 @@
+"""A LoRA that a training continues from: whole, of this expert and task, and of the network's own shape."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train.engine.outputs import REHEARSAL_MARK
+from wan_train.engine.tensors import BrokenFileError, Header, read_header
+from wan_train.printable import one_line
+from wan_train.recipe.model import ExpertSpec, format_number
+from wan_train.recipe.terms import EngineKind, Expert, Task
+
+_DOWN = ".lora_down.weight"
+# In the name of a model any `high` or `low` is the expert; in a title it may be part of "low poly".
+_IN_MODEL = re.compile(r"(?<![a-z])(high|low)(?![a-z])", re.IGNORECASE)
+_IN_TITLE = re.compile(r"(?<![a-z])(high|low)[-_ ]?noise", re.IGNORECASE)
+_TASK = re.compile(r"(?<![a-z0-9])(t2v|i2v)(?![a-z])", re.IGNORECASE)
+_FIRST_BLOCK = "_blocks_0_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What is wrong with a file, what helps, and what is only worth a note."""
+
+    problems: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def judge_weights(
+    spec: ExpertSpec, task: Task, engine: EngineKind, shapes: Mapping[str, tuple[int, ...]] | None
+) -> Judgement:
+    """Whether the expert's `network_weights` can be continued from.
+
+    `shapes` are the tensors that its network has in the first block; None where nobody asked the network.
+    """
+    assert spec.training.network_weights is not None, "asked of a training that continues a LoRA"  # noqa: S101  an invariant
+    path = Path(spec.training.network_weights)
+    if not path.is_file():
+        return Judgement(problems=("there is no such file",))
+    try:
+        header = read_header(path)
+    except BrokenFileError as error:
+        return Judgement(problems=(error.message.removeprefix(f"{path} "),))
+    if (made := _engine(header, path)) is not engine:
+        what = {
+            EngineKind.REHEARSAL: "is a rehearsal's LoRA, which has nothing to do with Wan 2.2",
+            EngineKind.MUSUBI: "is a real LoRA, which does not fit the rehearsal's tiny model",
+        }[made]
+        return Judgement(problems=(what,))
+    shape = _shape_problem(header, spec, shapes)
+    problems = [shape] if shape is not None else []
+    hints = []
+    if shape is None:
+        rank = _rank(header)
+        if rank is not None and rank != spec.training.network_dim:
+            problems.append(f"has rank {rank}, and network_dim is {spec.training.network_dim}")
+            hints.append(f"Continue with the rank of the LoRA: --rank {rank}")
+        alpha = _alpha(header)
+        # The trainer trains with the alpha that it is given and saves the file's own (both versions).
+        if rank == spec.training.network_dim and alpha is not None and alpha != spec.training.network_alpha:
+            told = format_number(alpha)
+            problems.append(
+                f"was trained with alpha {told}, and network_alpha is {format_number(spec.training.network_alpha)}: "
+                "the new LoRA would have another strength than the one that is trained"
+            )
+            hints.append(f"Continue with the alpha of the LoRA: --alpha {told}")
+    expert, found_task = _expert(header, path), _task(header, path)
+    if expert is not None and expert is not spec.expert:
+        problems.append(f"is a LoRA of the {expert.value}-noise expert")
+        hints.append(f"Give the expert its own file: --{spec.expert.value} network_weights=FILE")
+    if found_task is not None and found_task is not task:
+        problems.append(f"is a LoRA for {_TASK_NAMES[found_task]}, and this training is {_TASK_NAMES[task]}")
+        hints.append(f"Continue it in its own task: --task {found_task.value[:3]}")
+    notes = []
+    if expert is None:
+        notes.append(f"neither {one_line(path.name)} nor its metadata says which expert it is of")
+    return Judgement(problems=tuple(problems), hints=tuple(hints), notes=() if problems else tuple(notes))
+
+
+_TASK_NAMES: Mapping[Task, str] = {Task.T2V: "text to video", Task.I2V: "image to video"}
+
+
+def _engine(header: Header, path: Path) -> EngineKind:
+    is_rehearsal = "ss_rehearsal" in header.metadata or path.name.startswith(REHEARSAL_MARK)
+    return EngineKind.REHEARSAL if is_rehearsal else EngineKind.MUSUBI
+
+
+def _shape_problem(header: Header, spec: ExpertSpec, shapes: Mapping[str, tuple[int, ...]] | None) -> str | None:
+    """Other names are passed over by the trainer in silence, so it would begin anew; other shapes end it."""
+    names = header.tensors.keys()
+    if shapes is None:
+        fits = any(name.startswith("lora_unet_") and name.endswith(_DOWN) for name in names)
+        common: list[str] = []
+    else:
+        common = [name for name in shapes if name in names]
+        fits = bool(common)
+    if not fits:
+        example = one_line(next((name for name in names if _FIRST_BLOCK in name), next(iter(names), "none at all")))
+        return (
+            f"has no weights that {one_line(spec.training.network_module)} reads: its tensors are called like {example}"
+        )
+    for name in common:
+        wanted, found = (shapes or {})[name], header.tensors[name].shape
+        if wanted != found and not name.endswith((_DOWN, ".lora_up.weight")):  # of these the rank tells
+            return f"has another shape than this network: {name} is {list(found)} instead of {list(wanted)}"
+    return None
+
+
+def _rank(header: Header) -> int | None:
+    ranks = Counter(tensor.shape[0] for name, tensor in header.tensors.items() if name.endswith(_DOWN) and tensor.shape)
+    return ranks.most_common(1)[0][0] if ranks else None
+
+
+def _alpha(header: Header) -> float | None:
+    try:
+        return float(header.metadata["ss_network_alpha"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _titles(header: Header, path: Path) -> tuple[str, ...]:
+    return (header.metadata.get("ss_output_name", ""), header.metadata.get("modelspec.title", ""), path.name)
+
+
+def _expert(header: Header, path: Path) -> Expert | None:
+    """By the model that it was trained on, else by its own name."""
+    model = _IN_MODEL.findall(header.metadata.get("ss_sd_model_name", ""))
+    said = model or next((found for title in _titles(header, path) if (found := _IN_TITLE.findall(title))), [])
+    words = {word.lower() for word in said}
+    return Expert(words.pop()) if len(words) == 1 else None
+
+
+def _task(header: Header, path: Path) -> Task | None:
+    places = (header.metadata.get("ss_sd_model_name", ""), *_titles(header, path))
+    said = next((found for place in places if (found := _TASK.findall(place))), [])
+    words = {word.lower() for word in said}
+    return {"t2v": Task.T2V, "i2v": Task.I2V}[words.pop()] if len(words) == 1 else None
