@@ -5,6 +5,8 @@ Every refusal here is what the trainer dies of after the models are loaded; what
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from pathlib import Path
 
@@ -63,14 +65,14 @@ REFUSED: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
     "a class that is not there": ({"optimizer_type": "bitsandbytes.optim.Lyon"}, ("no such class",)),
     "an argument that the class lacks": (
         {"optimizer_args": ("weight_decya=0.1",)},
-        ("optimizer_args weight_decya=0.1", "unexpected keyword argument 'weight_decya'"),
+        ("optimizer_args weight_decya=0.1", "unexpected keyword argument 'weight_decya'. It takes betas, eps, "),
     ),
     "a value that the class refuses": ({"optimizer_args": ("weight_decay=-1",)}, ("Invalid weight_decay value: -1",)),
     "a closure": ({"optimizer_type": "LBFGS", "optimizer_args": ()}, ("closure",)),
     "an unknown schedule": ({"lr_scheduler": "cosin"}, ("lr_scheduler 'cosin'", "cosine_with_restarts", "polynomial")),
     "constant with warm-up": (
         {"lr_scheduler": "constant", "lr_warmup_steps": 10},
-        ("does not require `num_warmup_steps`",),
+        ("lr_scheduler 'constant' takes no warm-up with lr_warmup_steps 10; constant_with_warmup takes one",),
     ),
     "a minimum that is missing": (
         {"lr_scheduler": "cosine_with_min_lr", "lr_scheduler_min_lr_ratio": None},
@@ -92,6 +94,10 @@ REFUSED: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
         ("does not exist in musubi-tuner", "networks.lora_wan"),
     ),
     "a network of another model": ({"network_module": "networks.lora_flux"}, ("nothing to train in Wan 2.2",)),
+    "an argument that no network reads": (
+        {"network_args": ("conv_dmi=4",)},
+        ("it does not read conv_dmi; it reads conv_alpha, conv_dim, exclude_patterns, include_patterns,",),
+    ),
     "no number": ({"network_args": ("conv_dim=four",)}, ("network_args conv_dim=four", "invalid literal for int()")),
     "no list": ({"network_args": ("exclude_patterns=.*ffn.*",)}, ("network_args exclude_patterns=.*ffn.*",)),
 }
@@ -103,13 +109,17 @@ ONLY_AT: dict[str, dict[str, tuple[dict[str, object], tuple[str, ...]]]] = {
             ("does not exist in musubi-tuner d0a1930. It has networks.lora,",),
         ),
         "rex": ({"lr_scheduler": "rex"}, ("is not one of",)),
+        "schedule-free": (
+            {"optimizer_type": "schedulefree.AdamWScheduleFree"},
+            ("musubi-tuner d0a1930 cannot train with this schedule-free class", "provision --engine v0.3.4"),
+        ),
     },
     "v0.3.4": {},
 }
 ALSO_TAKEN: dict[str, dict[str, dict[str, object]]] = {
     "d0a1930": {},
     "v0.3.4": {
-        "LoKr": {"network_module": "networks.lokr"},
+        "LoKr": {"network_module": "networks.lokr", "network_args": ("factor=4", "rank_dropout=0.1")},
         "LoHa": {"network_module": "networks.loha"},
         "rex": {"lr_scheduler": "rex"},
         "schedule-free": {"optimizer_type": "schedulefree.AdamWScheduleFree"},
@@ -189,3 +199,42 @@ def test_both_experts_are_judged_in_one_error_that_says_who_set_what(installed: 
     assert high.endswith("(set by --high)")
     assert low.strip().startswith("low-noise expert: lr_scheduler 'cosin'")
     assert low.endswith("(set by recipe a.toml)")
+
+
+def test_a_lora_to_continue_from_is_compared_with_the_networks_own_tensors(installed: Trainer, tmp_path: Path) -> None:
+    taken, rank_4, other = (tmp_path / f"{name}.safetensors" for name in ("taken", "rank-4", "other"))
+    recipe = resolve(shipped(Task.T2V), [given(network_args=("rank_dropout=0.1",))])  # not the shipped one: it is built
+    answer = judging.ask(installed, [(recipe.experts[0].training, STEPS)], {})
+    assert not isinstance(answer, str), answer
+    shapes = answer["trainings"][0]["weights"]
+    write(taken, shapes)
+    write(rank_4, {name: [4 if size == BASE.network_dim else size for size in shape] for name, shape in shapes.items()})
+    write(other, {name.replace("lora_", "loha_"): shape for name, shape in shapes.items()})
+
+    def judged(file: Path) -> list[str]:
+        with_file = resolve(recipe, [given(network_weights=str(file))])
+        return judging.judge(with_file, installed, dict.fromkeys(Expert, STEPS), environ={})
+
+    assert judged(taken) == ["neither taken.safetensors nor its metadata says which expert it is of"]
+    with pytest.raises(
+        BadInputError, match=f"rank-4.safetensors has rank 4, and network_dim is {BASE.network_dim}"
+    ) as no:
+        judged(rank_4)
+    assert "--rank 4" in str(no.value.hint)
+    with pytest.raises(BadInputError, match=r"has no weights that networks\.lora_wan reads"):
+        judged(other)
+
+
+def given(**values: object) -> Layer:
+    return Layer(source=Source(origin=Origin.FLAG, text="--high"), values=values)
+
+
+def write(path: Path, shapes: dict[str, list[int]]) -> None:
+    """A whole file of zeros that take no room on the disk."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+    encoded = json.dumps(header).encode()
+    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded)
+    os.truncate(path, 8 + len(encoded) + end)

@@ -269,6 +269,15 @@ def test_a_package_that_wants_another_torch_changes_nothing(world: World, index:
     assert again.returncode == 0, again.stderr
 
 
+def test_packages_of_an_environment_that_cannot_be_made_are_no_reason_of_their_own(world: World) -> None:
+    text = world.engine.read_text()
+    world.engine.write_text(text.replace('"3.10"', '"3.70"').replace('"3.13"', '"3.71"'))
+    done = world.provision("--check", "--skip-models", "--with", "prodigyopt", "--json")
+    steps = {step["id"]: step for step in json.loads(done.stdout)["steps"]}
+    assert (done.returncode, steps["environment"]["state"], steps["added"]["state"]) == (3, "blocked", "missing")
+    assert "venv/bin/python -m pip" not in done.stdout + done.stderr  # there is no such Python
+
+
 @pytest.mark.parametrize(
     "word", ["--index-url=http://evil", "-r", "http://evil/x.whl", "../x", "a b", "git+ssh://x", ""]
 )

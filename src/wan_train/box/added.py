@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.box.environment import Environment, package_name
-from wan_train.box.steps import TO_DO, Finding, State, Step
+from wan_train.box.steps import Finding, State, Step
 from wan_train.box.work import Work
 from wan_train.errors import BadInputError
 from wan_train.files import write_whole
@@ -61,7 +61,7 @@ class Added:
         )
 
     def check(self) -> Finding:
-        is_coming = self.environment.check().state in TO_DO
+        is_coming = not self.environment.stays()
         # One that is made anew has none of them, whatever the old one has.
         lacking = list(self.packages) if is_coming else self._lacking()
         if lacking and not is_coming and not self.environment.is_ours():

@@ -231,6 +231,15 @@ class Environment:
             f"The log is {work.log}.",
         )
 
+    def stays(self) -> bool:
+        """Whether provision leaves this environment as it is: whole and of this engine, or the user's own and whole."""
+        if not os.access(self.python, os.X_OK):
+            return False
+        record = _record(self.python.parent.parent)
+        if record is not None:
+            return record == self.engine.record()
+        return self.chosen is not None or not self._look()[0]
+
     def is_ours(self) -> bool:
         """Whether provision made this environment, for whichever engine."""
         return self.chosen is None and _record(self.python.parent.parent) is not None

@@ -71,6 +71,8 @@ class _Explanation:
         self._missing: str | None = failure["missing"]
         self._text = one_line(str(failure["text"]), limit=400)
         self._said = self._text if self._text and self._kind in _SAYS_ENOUGH else f"{self._kind}: {self._text}"
+        if "unexpected keyword argument" in self._text and failure["takes"]:
+            self._said = f"{self._text}. It takes {one_line(', '.join(map(str, failure['takes'])), limit=400)}"
 
     def add(self) -> None:
         package = self._package()
@@ -131,6 +133,9 @@ class _Explanation:
             self._found.hints.append("A version that can: wan-train provision --engine v0.3.4")
         elif "is not a valid SchedulerType" in self._text or "reduce_lr_on_plateau" in called:
             self._problem(setting, f"{called} is not one of {schedulers}")
+        elif "does not require `num_warmup_steps`" in self._text:
+            instead = "; constant_with_warmup takes one" if self._named() == "constant" else ""
+            self._problem(setting, f"{called} takes no warm-up{self._with('lr_warmup_steps')}{instead}")
         else:
             given = self._with("lr_scheduler_args", "lr_warmup_steps", "lr_decay_steps")
             self._problem(setting, f"{called}{given}: {self._said}")

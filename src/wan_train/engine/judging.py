@@ -6,6 +6,7 @@ import ast
 import functools
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -76,9 +77,7 @@ def _tell(recipe: Recipe, found: Mapping[Expert, Findings]) -> list[str]:
     lines: dict[str, list[Expert]] = {}
     for spec in recipe.experts:
         for setting, problem in found[spec.expert].problems:
-            source = spec.sources.get(setting)
-            by = f" (set by {one_line(str(source))})" if source is not None else ""
-            lines.setdefault(f"{problem}{by}", []).append(spec.expert)
+            lines.setdefault(f"{problem}{_set_by(spec, setting, problem)}", []).append(spec.expert)
     if lines:
         hints = dict.fromkeys(hint for each in found.values() for hint in each.hints) or {_HINT: None}
         raise BadInputError(
@@ -90,6 +89,17 @@ def _tell(recipe: Recipe, found: Mapping[Expert, Findings]) -> list[str]:
         for note in each.notes:
             notes.setdefault(note, []).append(expert)
     return list(_labelled(recipe, notes))
+
+
+def _set_by(spec: ExpertSpec, setting: str, problem: str) -> str:
+    """Who set what a problem names; the setting alone needs no name."""
+    named = [each for each in _TRIED if each == setting or re.search(rf"\b{each}\b", problem)] or [setting]
+    said = {each: one_line(str(spec.sources[each])) for each in named if each in spec.sources}
+    if not said:
+        return ""
+    if list(said) == [setting]:
+        return f" (set by {said[setting]})"
+    return f" ({'; '.join(f'{each} set by {source}' for each, source in said.items())})"
 
 
 def _labelled(recipe: Recipe, lines: Mapping[str, list[Expert]]) -> Iterator[str]:

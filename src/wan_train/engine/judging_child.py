@@ -24,6 +24,8 @@ _STEPS_TRIED = 20_000
 _TEXT = 600
 _HIDDEN, _FEED_FORWARD = 5120, 13824
 _SOURCES = ("training/trainer_base.py", "training/parser_common.py", "hv_train_network.py")
+_CALLED = ("optimizer_class", "schedule_func", "lr_scheduler_class")
+_NOT_THE_USERS = frozenset({"params", "optimizer", "lr", "args", "kwargs", "num_warmup_steps", "num_training_steps"})
 _METHODS = ("get_optimizer", "is_schedulefree_optimizer", "get_dummy_scheduler", "get_lr_scheduler")
 
 
@@ -121,6 +123,7 @@ class Judged:
                 "kind": type(error).__name__,
                 "text": str(error)[:_TEXT],
                 "missing": error.name if isinstance(error, ModuleNotFoundError) else None,
+                "takes": _taken(error) if isinstance(error, TypeError) else [],
                 **more,
             }
             raise StoppedError from error
@@ -137,6 +140,10 @@ class Judged:
 
         module = importlib.import_module(args.network_module)
         pairs = dict(pair.split("=") for pair in args.network_args or [])
+        known = _network_arguments(self._package / "networks", module)
+        unread = [name for name in pairs if name not in known] if known else []
+        if unread:
+            raise ValueError(f"it does not read {', '.join(unread)}; it reads {', '.join(sorted(known))}")
         unet = _one_block()
         if hasattr(module, "create_arch_network"):
             network = module.create_arch_network(
@@ -158,6 +165,51 @@ class Judged:
         if not self.found["weights"]:
             raise ValueError("it finds nothing to train in Wan 2.2")
         return network.prepare_optimizer_params(unet_lr=args.learning_rate)[0]
+
+
+def _network_arguments(folder: Path, module: Any) -> set[str]:  # noqa: ANN401  a module
+    """The names that a network module of this checkout reads of `network_args`; none where that cannot be told.
+
+    It passes over any other in silence, so a mistyped one would change nothing.
+    """
+    if module.__file__ is None or (path := Path(module.__file__).resolve()).parent != folder.resolve():
+        return set()
+    paths = {path, path.with_name("lora.py")}  # the others hand their arguments on to its function
+    functions = [
+        node
+        for each in filter(Path.is_file, paths)
+        for node in ast.parse(each.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef) and node.name in {"create_arch_network", "create_network"}
+    ]
+    found = set()
+    for node in (each for function in functions for each in ast.walk(function)):
+        match node:
+            case (
+                ast.Call(
+                    func=ast.Attribute(value=ast.Name(id="kwargs"), attr="get" | "pop"),
+                    args=[ast.Constant(value=name), *_],
+                )
+                | ast.Subscript(value=ast.Name(id="kwargs"), slice=ast.Constant(value=name))
+            ):
+                found.add(str(name))
+            case _:
+                pass
+    return found
+
+
+def _taken(error: BaseException) -> list[str]:
+    """The arguments of the class or function that the trainer called when this was raised."""
+    trace = error.__traceback__
+    while trace is not None:
+        called = [trace.tb_frame.f_locals.get(name) for name in _CALLED]
+        if trace.tb_frame.f_code.co_name in _METHODS and any(called):
+            made = next(each for each in reversed(called) if each)
+            try:
+                return [name for name in inspect.signature(made).parameters if name not in _NOT_THE_USERS]
+            except (TypeError, ValueError):
+                return []
+        trace = trace.tb_next
+    return []
 
 
 def _one_block() -> Any:  # noqa: ANN401  torch is not there when this file is checked

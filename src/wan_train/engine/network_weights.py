@@ -41,7 +41,7 @@ def judge_weights(
     assert spec.training.network_weights is not None, "asked of a training that continues a LoRA"  # noqa: S101  an invariant
     path = Path(spec.training.network_weights)
     if not path.is_file():
-        return Judgement(problems=("there is no such file",))
+        return Judgement(problems=("does not exist",))
     try:
         header = read_header(path)
     except BrokenFileError as error:
@@ -128,11 +128,19 @@ def _titles(header: Header, path: Path) -> tuple[str, ...]:
 
 
 def _expert(header: Header, path: Path) -> Expert | None:
-    """By the model that it was trained on, else by its own name."""
+    """By the model that it was trained on, else by its own name, else by the timesteps that it was trained on."""
     model = _IN_MODEL.findall(header.metadata.get("ss_sd_model_name", ""))
     said = model or next((found for title in _titles(header, path) if (found := _IN_TITLE.findall(title))), [])
     words = {word.lower() for word in said}
-    return Expert(words.pop()) if len(words) == 1 else None
+    if words:
+        return Expert(words.pop()) if len(words) == 1 else None
+    match header.metadata.get("modelspec.timestep_range", "").split(","):
+        case ["0", highest] if highest != "1000":
+            return Expert.LOW
+        case [lowest, "1000"] if lowest != "0":
+            return Expert.HIGH
+        case _:
+            return None
 
 
 def _task(header: Header, path: Path) -> Task | None:

@@ -45,6 +45,9 @@ class NetworkTrainer:
             importlib.import_module(args.optimizer_type.rpartition(".")[0])
         if args.optimizer_type == "needs_gpu":
             raise RuntimeError("CUDA is not available")
+        if args.optimizer_args == ["dacay=1"]:
+            optimizer_class = Optimizer
+            optimizer_class(dacay=1)
         if args.optimizer_type not in KNOWN:
             raise AttributeError("module 'torch.optim' has no attribute 'x'")
         return "name", "args", Optimizer()
@@ -56,6 +59,8 @@ class NetworkTrainer:
         a_library_that_only_training_needs.start()
 
 class Optimizer:
+    def __init__(self, params=(), lr=0.1, decay=0): pass
+
     def step(self):
         pass
 
@@ -200,6 +205,28 @@ def test_the_trainers_own_functions_decide_without_the_rest_of_its_program(toy: 
     assert "absent_package is not installed in the trainer's environment" in told
     assert "wan-train provision --with absent_package" in told
     assert "low-noise expert: lr_scheduler 'short': Tried to step 6 times" in told
+
+
+def test_a_wrong_argument_is_told_with_the_right_ones_and_who_set_it(toy: Trainer) -> None:
+    layers = [
+        Layer(source=Source(origin=Origin.RECIPE, text="recipe a.toml"), values={"optimizer_type": "good"}),
+        Layer(
+            source=Source(origin=Origin.FLAG, text="--high"),
+            values={"optimizer_args": ("dacay=1",)},
+            expert=Expert.HIGH,
+        ),
+        Layer(
+            source=Source(origin=Origin.FLAG, text="--low"),
+            values={"optimizer_args": (), "network_args": ("conv_dmi=4", "conv_dim=4")},
+            expert=Expert.LOW,
+        ),
+    ]
+    high, low = refusal(resolve(shipped(Task.T2V), layers), toy).splitlines()[1:3]
+    assert "optimizer_args dacay=1: " in high
+    assert "unexpected keyword argument 'dacay'. It takes decay " in high
+    assert high.endswith("(optimizer_type set by recipe a.toml; optimizer_args set by --high)")
+    assert "it does not read conv_dmi; it reads conv_dim " in low
+    assert low.endswith("(network_args set by --low)")
 
 
 def test_what_may_be_for_want_of_a_gpu_is_a_note(toy: Trainer) -> None:

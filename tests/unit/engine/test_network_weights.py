@@ -47,6 +47,8 @@ def test_the_experts_own_lora_is_taken_without_a_word(tmp_path: Path) -> None:
         ({"ss_sd_model_name": MODEL.format("low")}, "a.safetensors", Expert.HIGH),
         ({"ss_output_name": "WAN2.2-LowNoise_cat"}, "a.safetensors", Expert.HIGH),
         ({}, "WAN2.2-HighNoise_cat.safetensors", Expert.LOW),
+        ({"modelspec.timestep_range": "875,1000"}, "a.safetensors", Expert.LOW),
+        ({"modelspec.timestep_range": "0,875"}, "a.safetensors", Expert.HIGH),
         # The model that it was trained on counts more than a file's name.
         ({"ss_sd_model_name": MODEL.format("low")}, "cat_high_noise.safetensors", Expert.HIGH),
     ],
@@ -117,4 +119,4 @@ def test_what_is_no_whole_safetensors_file_is_refused(content: bytes | None, tmp
     if content is not None:
         path.write_bytes(content)
     [problem] = judged(path).problems
-    assert "no such file" in problem or "safetensors" in problem
+    assert "does not exist" in problem or "safetensors" in problem
