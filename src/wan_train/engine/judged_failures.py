@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from wan_train.engine.failures.packages import pip_name
 from wan_train.engine.trainer import Trainer
 from wan_train.printable import one_line
 from wan_train.recipe.model import Training, settings_of
@@ -19,8 +20,6 @@ _OF_A_GPU = ("cuda", "gpu", "nvidia", "triton")
 _FINDS_NOTHING = "no lora modules found"
 _SAYS_ENOUGH = frozenset({"ValueError", "RuntimeError", "ImportError", "ModuleNotFoundError", "AssertionError"})
 
-_PACKAGES: Mapping[str, str] = {"prodigyplus": "prodigy-plus-schedule-free", "pytorch_optimizer": "pytorch-optimizer"}
-"""Packages whose name is another than that of their module."""
 _NO_PACKAGES = frozenset({"networks", "torch", "musubi_tuner"})
 
 
@@ -156,7 +155,7 @@ class _Explanation:
             return "bitsandbytes"
         top = self._named().partition(".")[0] if self._missing is not None else ""
         is_missing = bool(top) and top == self._missing and top.isidentifier() and top not in _NO_PACKAGES
-        return _PACKAGES.get(top, top) if is_missing else None
+        return pip_name(top) if is_missing else None
 
     def _is_of_the_user(self) -> bool:
         if self._stage == "trainer":
