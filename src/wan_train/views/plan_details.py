@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from wan_train.dataset.summary import DatasetSummary
+from wan_train.engine import schedules
+from wan_train.engine.schedules import schedule_of
 from wan_train.recipe.effective import agreed, effective
 from wan_train.recipe.hardware import AS_IN_RECIPE, Choice
 from wan_train.recipe.model import ExpertSpec, Training, format_number
@@ -287,22 +289,19 @@ def learning_rates(plan: Plan) -> list[str]:
     return [text if expert is None else f"{expert.value}-noise {text}" for expert, text in told]
 
 
-def scheduler_of(training: Training) -> str:
-    """The scheduler that the trainer takes: its own order."""
-    return str(training.options.get("lr_scheduler_type") or training.lr_scheduler)
+def rate(training: Training) -> str:
+    """The learning rate in few words: where it begins, where a polynomial one ends, who decides in between."""
+    start, schedule = format_number(training.learning_rate), schedule_of(training)
+    if schedule != schedules.POLYNOMIAL:
+        return f"{start} ({words.safe(schedule)})"
+    return f"{start}, falling to {format_number(schedules.polynomial_end(training))} ({schedule})"
 
 
 def _learning_rate(training: Training) -> str:
-    """A polynomial one ends at 1e-7 whatever the minimum ratio says.
-
-    Source: transformers.get_polynomial_decay_schedule_with_warmup, whose lr_end neither trainer version sets.
-    """
-    start = format_number(training.learning_rate)
-    scheduler = scheduler_of(training)
-    if scheduler != "polynomial":
-        return f"{start}, {words.safe(scheduler)}"
-    text = f"{start}, falling to 1e-7 (polynomial, power {format_number(training.lr_scheduler_power)})"
-    ratio = training.lr_scheduler_min_lr_ratio
+    text, ratio = rate(training), training.lr_scheduler_min_lr_ratio
+    if schedule_of(training) != schedules.POLYNOMIAL:
+        return text
+    text = f"{text.removesuffix(')')}, power {format_number(training.lr_scheduler_power)})"
     return text if ratio is None else f"{text}; lr_scheduler_min_lr_ratio {format_number(ratio)} has no effect on it"
 
 

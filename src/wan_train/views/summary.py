@@ -21,7 +21,7 @@ from wan_train.run.plan import Devices, Plan, Step, StepKind
 from wan_train.views import words
 from wan_train.views.lines import Line, Row, Screenful, Span, line, plain, table, width_of
 from wan_train.views.model import GpuNow
-from wan_train.views.plan_details import choice_name, detail_lines, learning_rates, scheduler_of
+from wan_train.views.plan_details import choice_name, detail_lines, learning_rates, rate
 from wan_train.views.results import result_lines, result_text, status_lines
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _rows(plan: Plan, now: AtStart, width: int) -> Iterator[Row]:
     yield Row(label="Experts", value=_experts(plan, now.gpus))
     yield Row(label="Time", value=_time(plan, now))
     yield Row(label="LoRA", value=_each(plan, lambda spec: _lora(spec.training)))
-    yield Row(label="LR", value=_each(plan, lambda spec: _rate(spec.training)))
+    yield Row(label="LR", value=_each(plan, lambda spec: rate(spec.training)))
     yield Row(label="Extra", value=_extra(plan))
     yield from _samples(plan)
     yield Row(label="Saves", value=_saves(plan))
@@ -197,14 +197,6 @@ def _lora(training: Training) -> str:
     text = f"rank {training.network_dim}, alpha {format_number(training.network_alpha)}"
     weights = training.network_weights
     return text if weights is None else f"{text}, continues {words.safe(Path(weights).name)}"
-
-
-def _rate(training: Training) -> str:
-    start = format_number(training.learning_rate)
-    scheduler = scheduler_of(training)
-    if scheduler != "polynomial":
-        return f"{start} ({words.safe(scheduler)})"
-    return f"{start}, falling to 1e-7 (polynomial)"
 
 
 def _extra(plan: Plan) -> str:
