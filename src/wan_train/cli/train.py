@@ -53,7 +53,7 @@ def train(
     asked = ask(given, settings, interactive=interactive)
     if script is not None:
         return _write_script(expand(script).absolute(), asked, settings, sink)
-    prepared = prepare(asked.request)
+    prepared = prepare(asked.request, say=sink.note)
     run, created = planned(settings.runs, asked.request.answers.title)
     plan = make_plan(prepared, run, created=created)
     if dry_run:
@@ -116,7 +116,7 @@ def _show_plan(plan: Plan, prepared: Prepared, asked: Asked, settings: Settings,
 def _write_script(script: Path, asked: Asked, settings: Settings, sink: Sink) -> int:
     from wan_train.run.shell_script import files_of, write_script  # noqa: PLC0415  only `--script` needs it
 
-    plan = write_script(prepare(replace(asked.request, cache_shards=1)), script, created=time.time())
+    plan = write_script(prepare(replace(asked.request, cache_shards=1), say=sink.note), script, created=time.time())
     if sink.as_json:
         from wan_train.cli.gpus import gpus_now  # noqa: PLC0415  the same
         from wan_train.views.as_json import plan_json  # noqa: PLC0415  the same

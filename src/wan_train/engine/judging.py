@@ -8,7 +8,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +46,23 @@ _PAIRS = (*_LITERALS, "network_args")
 _HINT = "`wan-train recipe show` lists every setting and who set it."
 
 
-def judge(recipe: Recipe, trainer: Trainer, steps: Mapping[Expert, int], *, environ: Mapping[str, str]) -> list[str]:
+def judge(
+    recipe: Recipe,
+    trainer: Trainer,
+    steps: Mapping[Expert, int],
+    *,
+    environ: Mapping[str, str],
+    say: Callable[[str], None] = lambda _: None,
+) -> list[str]:
     """Notes on the settings of each expert; raises BadInputError with everything that is wrong with them.
 
-    `steps` are those of each expert's whole training.
+    `steps` are those of each expert's whole training. What takes seconds is announced by `say`.
     """
     found = {spec.expert: _plain(spec, trainer) for spec in recipe.experts}
     to_try = [spec for spec in recipe.experts if not found[spec.expert].problems and _is_unusual(spec.training, recipe)]
     answers: Mapping[Expert, Mapping[str, Any]] = {}
     if trainer.kind is EngineKind.MUSUBI and to_try:
+        say("Checking optimizer, network and schedule with the trainer's Python...")
         answer = ask(trainer, [(spec.training, steps[spec.expert]) for spec in to_try], environ)
         if isinstance(answer, str):
             for spec in to_try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,11 @@ class Prepared:
     warnings: tuple[str, ...]
 
 
-def prepare(request: Request) -> Prepared:
-    """Check everything that can be checked before a GPU is touched; raises every problem with its exit code."""
+def prepare(request: Request, *, say: Callable[[str], None] = lambda _: None) -> Prepared:
+    """Check everything that can be checked before a GPU is touched; raises every problem with its exit code.
+
+    `say` is told of checks that take seconds.
+    """
     placed = place(with_overrides(request.config, request.overrides), request.trainer.kind, request.caches)
     config = placed.config
     inventory = take(config, reading=reading_of(request.trainer), tokenizer=tokenizer.cached_file(request.environ))
@@ -84,7 +87,9 @@ def prepare(request: Request) -> Prepared:
         check_optimizer(spec.training.optimizer_type, request.trainer.capabilities)
     prompts = sampling.read(request.recipe)
     counted = summary(inventory, image_to_video=request.recipe.task is Task.I2V)
-    notes = judging.judge(request.recipe, request.trainer, _steps(request.recipe, counted), environ=request.environ)
+    notes = judging.judge(
+        request.recipe, request.trainer, _steps(request.recipe, counted), environ=request.environ, say=say
+    )
     is_real = request.trainer.kind is EngineKind.MUSUBI
     models = (
         preflight.find_models(request.recipe, request.trainer.root) if is_real else preflight.stand_ins(request.recipe)

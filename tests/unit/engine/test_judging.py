@@ -231,7 +231,9 @@ def test_a_wrong_argument_is_told_with_the_right_ones_and_who_set_it(toy: Traine
 
 def test_what_may_be_for_want_of_a_gpu_is_a_note(toy: Trainer) -> None:
     recipe = with_settings(shipped(Task.T2V), optimizer_type="needs_gpu")
-    [note] = judging.judge(recipe, toy, STEPS, environ={})
+    announced: list[str] = []
+    [note] = judging.judge(recipe, toy, STEPS, environ={}, say=announced.append)
+    assert announced == ["Checking optimizer, network and schedule with the trainer's Python..."]
     assert note == "optimizer_type could not be checked before the start: CUDA is not available"
 
 
