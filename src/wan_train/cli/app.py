@@ -1,4 +1,4 @@
-"""The verbs of `wan-train` and their flags; each calls into one room and ends with its exit code."""
+"""The commands of `wan-train` and their options; each calls into one room and ends with its exit code."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def resume(
     quiet: options.Quiet = False,  # noqa: FBT002  the same
     detach: options.Detach = False,  # noqa: FBT002  the same
 ) -> None:
-    """Go on with a run that crashed, failed or was stopped. It continues from its last saved states.
+    """Resume a run that crashed, failed or was stopped. It continues from its latest checkpoint.
 
     Example: wan-train resume
     """
@@ -251,7 +251,7 @@ def explain(
     runs_dir: options.RunsDir = None,
     as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
 ) -> None:
-    """Say why a run failed and what helps. It reads any log file of the trainer, too.
+    """Explain a failure and how to fix it. It reads any log file of the trainer, too.
 
     Example: wan-train explain train.log
     """
@@ -325,7 +325,7 @@ def stop(
     runs_dir: options.RunsDir = None,
     as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
 ) -> None:
-    """Stop a run after its next saved state, or at once.
+    """Stop a run after its next checkpoint, or at once.
 
     Example: wan-train stop --now
     """
@@ -405,7 +405,7 @@ def doctor(
     workspace: options.Workspace = None,
     as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
 ) -> None:
-    """Say whether a box is ready to train and what will hurt later. Changes nothing; exit code 3 when not ready.
+    """Check a box and name likely problems. Changes nothing; exit code 3 when it is not ready.
 
     Example: wan-train doctor
     """

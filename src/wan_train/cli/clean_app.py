@@ -33,7 +33,7 @@ def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what may go, and stop.")] = False,  # noqa: FBT002  the same
     as_json: options.Json = False,  # noqa: FBT002  the same
 ) -> None:
-    """Remove what nobody needs, or whole runs by name. Asks first.
+    """Remove unneeded files, or whole runs by name. Asks first.
 
     Without names: rehearsals, earlier attempts of finished runs, downloads that never ended.
 

@@ -18,7 +18,7 @@ _CLIPS = "Clips"
 
 app = typer.Typer(
     cls=Group,
-    help="Check a dataset, mend it, write its dataset.toml.\n\nExample: wan-train dataset check /workspace/cats",
+    help="Check a dataset, fix it, write its dataset.toml.\n\nExample: wan-train dataset check /workspace/cats",
     no_args_is_help=False,
 )
 
@@ -60,7 +60,7 @@ def check(
     yes: options.Yes = False,  # noqa: FBT002  the same
     as_json: options.Json = False,  # noqa: FBT002  the same
 ) -> None:
-    """Say everything that is wrong with a dataset and how to mend it. Only --fix changes anything.
+    """List dataset problems and fixes. Only --fix changes anything.
 
     Exit code 2 when something would stop the training.
 

@@ -18,7 +18,7 @@ def report(
     runs_dir: options.RunsDir = None,
     as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
 ) -> None:
-    """Tell a run as a page: curves, files, settings. Every run does so at its end; this works at any time.
+    """Write an HTML report: curves, files, settings. Every run does so at its end; this works at any time.
 
     It writes report.html, one file for any browser, and report.json into the run's directory.
 
@@ -41,7 +41,7 @@ def compare(
     yes: options.Yes = False,  # noqa: FBT002  a flag of the command line
     as_json: options.Json = False,  # noqa: FBT002  the same
 ) -> None:
-    """Put runs side by side: what differs, and what came of it.
+    """Compare runs: the settings that differ, and the results.
 
     Example: wan-train compare cat-rank16 cat-rank32 --html compared.html
     """
