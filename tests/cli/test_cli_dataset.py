@@ -125,7 +125,7 @@ def test_a_dataset_toml_is_written_and_changed_only_by_consent(quiet_box: Script
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("dataset",), "verb"),
+        (("dataset",), "check or write"),
         (("dataset", "fly"), "fly"),
         (("dataset", "check"), "PATH"),
         (("dataset", "check", "nowhere"), "nowhere"),

@@ -120,7 +120,8 @@ def test_stopping_tells_how_soon(scripted_box: ScriptedBox) -> None:
     scripted_box.wait_for_event("epoch_ended", step="train-low")
     run = scripted_box.run()
     (line,) = json_lines(scripted_box.run_cli("stop", "--now", "--json").stdout)
-    assert line == {"schema": 1, "event": "stopping", "run_id": run.name, "run_dir": str(run), "mode": "now"}
+    about = {"run_id": run.name, "run_dir": str(run), "mode": "now", "next_checkpoint_seconds": None}
+    assert line == {"schema": 1, "event": "stopping", **about}
     scripted_box.wait_for_event("run_finished", exit_code=143)
 
 

@@ -71,11 +71,13 @@ def test_pictures_that_nobody_can_write_beside_are_trained(read_only_box: Script
     assert looked.returncode == 0, looked.stdout
     assert "cannot be written, so a run puts the caches below its runs directory" in " ".join(looked.stdout.split())
 
+    planned = box.train(*ONE, "--dry-run").stdout
     done = box.train(*ONE)
     assert done.returncode == 0, done.stdout + done.stderr
     (own,) = (box.runs / "caches").iterdir()
     said = f"{box.dataset}/cache cannot be written, so the caches go to {own} and no dataset.toml is written"
-    assert said.replace(" ", "") in "".join(done.stdout.split())
+    assert said.replace(" ", "") in "".join(planned.split())
+    assert "cannot be written, so the caches go" in " ".join(done.stdout.split())
     assert sorted(path.name for path in box.dataset.iterdir()) == before
     assert caches(own)
 

@@ -58,9 +58,9 @@ def test_shards_make_what_one_program_makes_and_nothing_again(box: ScriptedBox) 
     shutil.rmtree(box.dataset / "cache")
     box.record.unlink()
 
+    told = " ".join(box.train(*ONE, "--dry-run", SCRIPTED_CACHE_SECONDS="0.1", **SPLIT).stdout.split())
     done = box.train(*ONE, title="split", SCRIPTED_CACHE_SECONDS="0.1", **SPLIT)
     assert done.returncode == 0, done.stdout + done.stderr
-    told = " ".join(done.stdout.split())
     assert f"{COUNT} of {COUNT} to make ({COUNT} not cached yet), in 2 parts on as many GPUs" in told
     assert cache_of(box) == whole
     assert trained(box) == names

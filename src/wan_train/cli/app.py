@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from wan_train import settings as settings_module
-from wan_train.cli import clean_app, completion, dataset_app, options, recipe_app, report_app
+from wan_train.cli import box_app, completion, dataset_app, options, recipe_app, report_app
 from wan_train.cli.invocation import invocation_of
 from wan_train.cli.sink import Sink
 from wan_train.cli.verbs import Verbs
@@ -25,14 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class ProvisionTask(StrEnum):
-    """`--task` of `provision`."""
-
-    T2V = "t2v"
-    I2V = "i2v"
-    BOTH = "both"
 
 
 app.add_typer(dataset_app.app, name="dataset", rich_help_panel="Train")
@@ -335,90 +326,8 @@ def stop(
     raise typer.Exit(verbs.stop(settings, sink, run, now=now))
 
 
-@app.command(rich_help_panel="Box")
-def provision(
-    context: typer.Context,
-    task: Annotated[
-        ProvisionTask, typer.Option("--task", help="Whose models: text-to-video, image-to-video, or both.")
-    ] = ProvisionTask.T2V,
-    engine: Annotated[
-        str | None,
-        typer.Option(
-            "--engine",
-            metavar="NAME|FILE",
-            help="Versions to install: guide, v0.3.4, or a .toml file.",
-            autocompletion=completion.shipped_engines,
-        ),
-    ] = None,
-    workspace: options.Workspace = None,
-    skip_models: Annotated[bool, typer.Option("--skip-models", help="Only the trainer, nothing of the hub.")] = False,  # noqa: FBT002  a flag
-    models_only: Annotated[bool, typer.Option("--models-only", help="Only the model files.")] = False,  # noqa: FBT002  a flag
-    packages: Annotated[
-        list[str] | None,
-        typer.Option("--with", metavar="NAME", help="A package to install beside the trainer; repeatable."),
-    ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Only look: exit code 3 when something is missing.")] = False,  # noqa: FBT002  a flag
-    verify: Annotated[bool, typer.Option("--verify", help="Read all of each model, compare its sha256.")] = False,  # noqa: FBT002  a flag
-    yes: options.Yes = False,  # noqa: FBT002  a flag of the command line
-    as_json: options.Json = False,  # noqa: FBT002  the same
-    quiet: options.Quiet = False,  # noqa: FBT002  the same
-) -> None:
-    """Make a box ready: musubi-tuner, its environment, the models. Safe to run again at any time.
-
-    Example: wan-train provision --check
-    """
-    from wan_train.cli.provision import provision as run_provision  # noqa: PLC0415  `--help` must not load the rooms
-
-    sink = invocation_of(context).use(Sink(as_json=as_json, quiet=quiet))
-    settings = settings_module.resolve(flags={"workspace": workspace})
-    raise typer.Exit(
-        run_provision(
-            settings,
-            sink,
-            task=task.value,
-            engine=engine,
-            skip_models=skip_models,
-            models_only=models_only,
-            packages=packages or (),
-            check=check,
-            verify=verify,
-            yes=yes,
-        )
-    )
-
-
-@app.command(rich_help_panel="Box")
-def doctor(
-    context: typer.Context,
-    task: Annotated[
-        ProvisionTask, typer.Option("--task", help="What to train: text-to-video, image-to-video, or both.")
-    ] = ProvisionTask.T2V,
-    engine: Annotated[
-        str | None,
-        typer.Option(
-            "--engine",
-            metavar="NAME|FILE",
-            help="Versions to expect: guide, v0.3.4, or a .toml file.",
-            autocompletion=completion.shipped_engines,
-        ),
-    ] = None,
-    workspace: options.Workspace = None,
-    as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
-) -> None:
-    """Check a box and name likely problems. Changes nothing; exit code 3 when it is not ready.
-
-    Example: wan-train doctor
-    """
-    from wan_train.cli.doctor import doctor as run_doctor  # noqa: PLC0415  `--help` must not load the rooms
-
-    sink = invocation_of(context).use(Sink(as_json=as_json))
-    settings = settings_module.resolve(flags={"workspace": workspace})
-    given = {"--task": None if task is ProvisionTask.T2V else task.value, "--engine": engine, "--workspace": workspace}
-    words = [word for flag, value in given.items() if value is not None for word in (flag, value)]
-    raise typer.Exit(run_doctor(settings, sink, task=task.value, engine=engine, words=words))
-
-
-app.command(rich_help_panel="Box")(clean_app.clean)
+for box_command in (box_app.provision, box_app.doctor, box_app.clean):
+    app.command(rich_help_panel="Box")(box_command)
 
 
 def _for_runs(

@@ -41,7 +41,7 @@ def show(
 
 
 @app.command()
-def diff(  # noqa: PLR0917  arguments and flags of the command line
+def diff(
     context: typer.Context,
     recipe: Annotated[str, typer.Argument(metavar="RECIPE|RUN", help=_WHAT, autocompletion=run_names)],
     other: Annotated[

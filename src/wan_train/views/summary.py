@@ -218,7 +218,9 @@ def _samples(plan: Plan) -> Iterator[Row]:
     samples = plan.samples
     if samples is not None:
         often = "epoch" if samples.every_epochs == 1 else f"{samples.every_epochs} epochs"
-        yield Row(label="Samples", value=f"{words.count(len(samples.prompts), 'prompt')} every {often}; costs GPU time")
+        first = " and before the first step" if samples.at_first else ""
+        made = words.count(len(samples.prompts), "prompt")
+        yield Row(label="Samples", value=f"{made} every {often}{first}; costs GPU time")
 
 
 def _saves(plan: Plan) -> str:

@@ -36,6 +36,8 @@ _OF_SAMPLING = frozenset(
 _ENDED_BY_OTHERS = frozenset({"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"})
 _IMPORTS = re.compile(r"^(?:[\w.]*\.)?(?:ModuleNotFoundError|ImportError)\b")
 """What libraries catch when something optional is missing, and print."""
+_MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '[^'\n]*'\n")
+"""Python's own words for it, which are never longer than their line."""
 _NO_EVIDENCE = re.compile(r"^(?:INFO|DEBUG|WARNING):|Warning: |CalledProcessError: Command|^\s*warnings\.warn")
 """Lines that tell of a program that goes on; the launcher's repeats what a user wrote."""
 _COMPLAINS = re.compile(
@@ -137,7 +139,7 @@ def _known(log: Reading, chain: Sequence[Raised]) -> Diagnosis | None:
                 found = each.fits(raised)
                 if found is None or (each.wrapper and symptom is not None):
                     continue
-                diagnosis = each.says(found, _evidence(raised, chain[-1]))
+                diagnosis = each.says(found, _line_after_import(raised, found) or _evidence(raised, chain[-1]))
                 if each.wrapper:
                     symptom = diagnosis
                     continue
@@ -229,6 +231,14 @@ def _unknown(chain: Sequence[Raised]) -> Diagnosis:
         if chain
         else None,
     )
+
+
+def _line_after_import(raised: Raised, found: re.Match[str]) -> str | None:
+    """The line below a missing module's own: some other program's words, which are all the evidence."""
+    begins = raised.whole.rfind("\n", 0, found.start()) + 1
+    if not begins or not _MISSING_MODULE.match(raised.whole):
+        return None
+    return _cut([raised.whole[begins:].partition("\n")[0].strip()])
 
 
 def _evidence(raised: Raised, last: Raised) -> str:
