@@ -56,6 +56,7 @@ def test_each_log_has_its_cause(name: str) -> None:
 
 @given(st.sampled_from(list(CASES)), st.lists(st.sampled_from(HARMLESS), max_size=4))
 @example("openblas", [HARMLESS[-2]])
+@example("python_m", [HARMLESS[-2]])
 def test_what_a_library_printed_before_changes_nothing(name: str, before: list[str]) -> None:
     log = CASES[name]["log"]
     assert diagnose("".join(before) + "\n" + log) == diagnose(log)

@@ -36,8 +36,6 @@ _OF_SAMPLING = frozenset(
 _ENDED_BY_OTHERS = frozenset({"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"})
 _IMPORTS = re.compile(r"^(?:[\w.]*\.)?(?:ModuleNotFoundError|ImportError)\b")
 """What libraries catch when something optional is missing, and print."""
-_MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '[^'\n]*'\n")
-"""Python's own words for it, which are never longer than their line."""
 _NO_EVIDENCE = re.compile(r"^(?:INFO|DEBUG|WARNING):|Warning: |CalledProcessError: Command|^\s*warnings\.warn")
 """Lines that tell of a program that goes on; the launcher's repeats what a user wrote."""
 _COMPLAINS = re.compile(
@@ -96,6 +94,8 @@ def _diagnose(log: Reading, tail: str) -> Diagnosis:
         assert log.death is not None, "just seen"  # noqa: S101  an invariant
         return died(log.death.signal, log.death.words)
     ended = _raised(log)
+    if ended is not None and _IMPORTS.match(ended[-1].whole) and (found := _anywhere(log)):
+        return found  # something optional was missing, and the program went on to another end
     if ended is not None:
         return _known(log, ended) or _unknown(ended)
     if log.headless is not None and (found := _known(log, (log.headless,))):
@@ -122,9 +122,9 @@ def _overrules(log: Reading) -> bool:
     """
     if log.death is None or log.complaint is not None:
         return False
-    return log.death.signal in _ENDED_BY_OTHERS and (
-        _IMPORTS.match(log.chain[-1].whole) is not None or _known(log, log.chain) is None
-    )
+    if _IMPORTS.match(log.chain[-1].whole):
+        return True
+    return log.death.signal in _ENDED_BY_OTHERS and _known(log, log.chain) is None
 
 
 def _loader_killed(log: Reading) -> bool:
@@ -139,7 +139,7 @@ def _known(log: Reading, chain: Sequence[Raised]) -> Diagnosis | None:
                 found = each.fits(raised)
                 if found is None or (each.wrapper and symptom is not None):
                     continue
-                diagnosis = each.says(found, _line_after_import(raised, found) or _evidence(raised, chain[-1]))
+                diagnosis = each.says(found, _evidence(raised, chain[-1]))
                 if each.wrapper:
                     symptom = diagnosis
                     continue
@@ -231,14 +231,6 @@ def _unknown(chain: Sequence[Raised]) -> Diagnosis:
         if chain
         else None,
     )
-
-
-def _line_after_import(raised: Raised, found: re.Match[str]) -> str | None:
-    """The line below a missing module's own: some other program's words, which are all the evidence."""
-    begins = raised.whole.rfind("\n", 0, found.start()) + 1
-    if not begins or not _MISSING_MODULE.match(raised.whole):
-        return None
-    return _cut([raised.whole[begins:].partition("\n")[0].strip()])
 
 
 def _evidence(raised: Raised, last: Raised) -> str:

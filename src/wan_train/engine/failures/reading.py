@@ -42,6 +42,8 @@ _PYTHON_FAILED = re.compile(r"^Command '\['[^']*python[^']*', ")
 
 _MOST_LINES = 60
 """Of one exception's text, before what follows is thought to be something else."""
+_MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '[^']*'(?:; .*)?")
+"""Python's own words for it, which are never longer than their line."""
 _MOST_STRAY = 20
 """Of other programs' and threads' lines between the frames of one traceback."""
 
@@ -266,7 +268,8 @@ def _with_text(
     name = raised["type"]
     text = [raised["text"] or ""]
     at += 1
-    while at < len(lines) and len(text) < _MOST_LINES and not _ends_text(lines[at]):
+    most = 1 if _MISSING_MODULE.fullmatch(f"{name}: {text[0]}") else _MOST_LINES
+    while at < len(lines) and len(text) < most and not _ends_text(lines[at]):
         if name.endswith("Warning") and _names_exception(lines[at]):
             # A warning that was printed between the frames and the exception.
             return _with_text(lines, at, frames, follows=follows, direct=direct)
