@@ -77,7 +77,7 @@ def test_pictures_that_nobody_can_write_beside_are_trained(read_only_box: Script
     (own,) = (box.runs / "caches").iterdir()
     said = f"caches go to {own} and no dataset.toml is written, because {box.dataset}/cache cannot be written"
     assert said.replace(" ", "") in "".join(planned.split())
-    assert "Warning caches go to" in " ".join(done.stdout.split())
+    assert "Warning caches go to" in " ".join(done.stdout.split()), done.stdout
     assert sorted(path.name for path in box.dataset.iterdir()) == before
     assert caches(own)
 

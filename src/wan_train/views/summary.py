@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,13 +87,15 @@ def _summary(plan: Plan, now: AtStart, width: int) -> Iterator[Line]:
 
 
 def _fitting(rows: Sequence[Row], unusual: Sequence[Row], width: int) -> Sequence[Line]:
-    """The rows, and of what is unusual as much as there is room for."""
+    """The rows, and of what is unusual as much as fits: rather the beginning of one more than the whole of one."""
+    brief = [replace(row, value=words.cut(row.value, width - _VALUE_COLUMN)) for row in unusual]
     for shown in range(len(unusual), -1, -1):
         more = [Row(label="More", value=f"{words.count(len(unusual) - shown, 'note')} (key d, or --dry-run)")]
-        below = [*unusual[:shown], *(more if shown < len(unusual) else [])]
-        lines = list(table([*rows, *([Row()] if below else []), *below], width))
-        if len(lines) <= _MOST_LINES - _TITLE_LINES:
-            break
+        for each in (unusual, brief):
+            below = [*each[:shown], *(more if shown < len(unusual) else [])]
+            lines = list(table([*rows, *([Row()] if below else []), *below], width))
+            if len(lines) <= _MOST_LINES - _TITLE_LINES:
+                return lines
     return lines
 
 
