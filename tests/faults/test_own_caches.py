@@ -114,9 +114,9 @@ def test_a_jsonl_dataset_with_relative_paths_and_control_pictures_is_trained(scr
         f'image_jsonl_file = "items.jsonl"\ncontrol_directory = "/nowhere"\ncache_directory = "{config.parent}/c"\n'
     )
     words = ["--title", "cat", "--author", "me", "--dataset", str(config), "--yes", *ONE]
+    shown = " ".join(scripted_box.run_cli(*words, "--dry-run").stdout.split())
     done = scripted_box.run_cli(*words)
     assert done.returncode == 0, done.stdout + done.stderr
-    shown = " ".join(done.stdout.split())
     assert "datasets[0].control_directory: is not used by Wan 2.2 A14B, so the run leaves it out" in shown
     run = scripted_box.run()
     copied = [json.loads(line) for line in (run / "items-0.jsonl").read_text().splitlines()]

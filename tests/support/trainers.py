@@ -158,7 +158,9 @@ class ScriptedBox:
         """What the scripted programs did, in the order of their writing; only the kinds named, else all."""
         if not self.record.exists():
             return []
-        entries = [json.loads(line) for line in self.record.read_text().splitlines()]
+        # A line without an end is being written.
+        lines = [line for line in self.record.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        entries = [json.loads(line) for line in lines]
         return [entry for entry in entries if not what or entry["what"] in what]
 
     def wait_for(self, condition: Callable[[], object], *, what: str) -> None:
