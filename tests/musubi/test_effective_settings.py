@@ -30,9 +30,9 @@ def test_each_expert_trains_by_its_own_settings_over_a_resume(box: Box, tmp_path
         *("--low", f"max_train_epochs={LOW_EPOCHS}", "--low", "network_args=exclude_patterns=[]"),
     ]
     after = ["--", "--config_file", str(tmp_path / "mine"), "--network_alpha", "2"]
-    line = [*box.train(*words, epochs=HIGH_EPOCHS), "--save-every", "4", "--runs-dir", str(box.runs), *after]
+    line = [*box.train(*words, epochs=HIGH_EPOCHS), "--save-every", "4", *after]
     with subprocess.Popen(
-        [box.command()[0], *line], env=box.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        box.command(*line), env=box.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     ) as watcher:
         eventually(lambda: saved(box, "train-high", attempt=1), watcher)
         config.write_text("learning_rate = 1.0\n")  # nothing of a run depends on the file any more
