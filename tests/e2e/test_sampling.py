@@ -51,7 +51,10 @@ def kill_trainer(box: ScriptedBox, step: str) -> None:
 
 
 def test_samples_come_every_n_epochs_from_a_copy_of_the_prompts(scripted_box: ScriptedBox, prompts: Path) -> None:
-    done = scripted_box.train("--sample-prompts", str(prompts), "--sample-every", "2", "--epochs", "5")
+    words = ("--sample-prompts", str(prompts), "--sample-every", "2", "--epochs", "5")
+    details = " ".join(scripted_box.train(*words, "--dry-run").stdout.split())
+    assert "2 prompts every 2 epochs: 4 of each expert, 64x48, 32x32" in details
+    done = scripted_box.train(*words)
     assert done.returncode == 0, done.stderr
     assert "Samples 2 prompts every 2 epochs; costs GPU time" in " ".join(done.stdout.split())
     assert epochs(scripted_box, "high") == epochs(scripted_box, "low") == {2: [0, 1], 4: [0, 1]}
@@ -72,7 +75,10 @@ def test_a_recipe_names_prompts_beside_it_and_may_want_them_before_the_first_ste
     recipe = prompts.parent / "recipe.toml"
     keys = 'sample_prompts = "my prompts.txt"\nsample_at_first = true\nsample_every_n_epochs = 3\n'
     recipe.write_text(shipped_path("t2v-a14b").read_text(encoding="utf-8") + keys, encoding="utf-8")
-    done = scripted_box.train("--recipe", str(recipe), "--experts", "low", "--attention", "sdpa")
+    words = ("--recipe", str(recipe), "--experts", "low", "--attention", "sdpa")
+    details = " ".join(scripted_box.train(*words, "--dry-run").stdout.split())
+    assert "2 prompts every 3 epochs and before the first step: 4, 64x48, 32x32" in details
+    done = scripted_box.train(*words)
     assert done.returncode == 0, done.stderr
     assert "Samples 2 prompts every 3 epochs and before the first step; costs GPU time" in " ".join(done.stdout.split())
     assert epochs(scripted_box, "low") == {0: [0, 1], 3: [0, 1]}
