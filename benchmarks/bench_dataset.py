@@ -17,8 +17,8 @@ from PIL import Image
 
 from figures import Figure
 from wan_train.dataset.check import check
-from wan_train.dataset.locate import locate
 from wan_train.dataset.model import GUIDE_READING, DatasetOverrides
+from wan_train.dataset.resolve import locate
 
 _FEW, _MANY = 10_000, 20_000
 _MOST_SECONDS, _MOST_MB = 3.0, 200

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from figures import Figure
 from provision_box import MODEL_BYTES, Place, provision_box
-from wan_train.box import engine_file
-from wan_train.box.models import wanted
+from wan_train.provision import engine_file
+from wan_train.provision.models import wanted
 
 LINK = 1_250_000.0
 """Bytes a second: a hundredth of a rented box's 125 MB/s. With files of a thousandth, all takes a tenth of the time."""

@@ -22,10 +22,10 @@ from tensorboardX import SummaryWriter
 
 from support.runs import events_of, make_gpus, make_plan
 from support.trainers import PROGRAM
-from wan_train.files import write_whole
+from wan_train.base.files import write_whole
+from wan_train.base.process_identity import myself
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import SupervisorStarted, TrainingBegan
-from wan_train.run.identity import myself
 from wan_train.run.journal import Journal
 from wan_train.run.live import Live, write_live
 from wan_train.run.plan import Plan

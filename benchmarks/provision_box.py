@@ -21,7 +21,7 @@ from hub_server import Hub
 from link import Link
 from provision_world import World
 
-from wan_train.box.models import wanted
+from wan_train.provision.models import wanted
 
 MODEL_BYTES = {"wan21-vae": 254_000, "umt5-xxl": 11_361_000, "wan22-t2v-high": 28_577_000, "wan22-t2v-low": 28_577_000}
 """A thousandth of the hub's sizes in bytes (VAE 0.25, T5 11.4, each expert 28.6 GB)."""

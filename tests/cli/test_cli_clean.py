@@ -12,14 +12,14 @@ import pytest
 
 from support.runs import OUT_OF_MEMORY, T0, events_of, make_plan
 from support.trainers import ScriptedBox
-from wan_train.box.clean import Junk, Kind, find_junk, remove
-from wan_train.errors import WanTrainError
+from wan_train.base.errors import WanTrainError
+from wan_train.base.settings import Settings
+from wan_train.provision.clean import Junk, Kind, find_junk, remove
 from wan_train.recipe.terms import EngineKind
 from wan_train.run.directory import RunDirectory, all_runs
 from wan_train.run.events import Event, Exited, RetryScheduled, RunResumed, StateSaved, StepExited, StepStarted
 from wan_train.run.journal import Journal
 from wan_train.run.state import JobState
-from wan_train.settings import Settings
 
 DONE = dict.fromkeys(("cache-latents", "cache-text", "train-high", "train-low"), JobState.SUCCEEDED)
 FAILED = {**DONE, "train-high": JobState.FAILED, "train-low": JobState.FAILED}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.trainers import ScriptedBox
-from wan_train.errors import ExitCode
+from wan_train.base.errors import ExitCode
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "exit-codes.md"
 

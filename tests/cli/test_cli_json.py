@@ -11,7 +11,7 @@ import pytest
 from cli.conftest import PastRuns
 from support.json_output import json_lines
 from support.trainers import ScriptedBox
-from wan_train.printable import visible
+from wan_train.base.text import visible
 
 
 def test_a_run_from_a_script(scripted_box: ScriptedBox) -> None:

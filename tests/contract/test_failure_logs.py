@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.engine.failures.diagnosing import diagnose
-from wan_train.run.policy import another_attempt
+from wan_train.run.retry import another_attempt
 
 CASES: dict[str, dict[str, Any]] = tomllib.loads(
     (Path(__file__).parent / "failures" / "cases.toml").read_text(encoding="utf-8")

@@ -16,8 +16,8 @@ from support.runs import make_recipe, make_trainer
 from wan_train.engine import commands
 from wan_train.engine.capabilities import KNOWN_COMMITS, REHEARSAL_VERSION, Script
 from wan_train.engine.commands import Command, ModelPaths, TrainingJob
-from wan_train.engine.words import parse
-from wan_train.recipe.hardware import Card
+from wan_train.engine.extra_arguments import parse
+from wan_train.recipe.adaptation import Card
 from wan_train.recipe.load import override
 from wan_train.recipe.model import FIELD_NAMES, Recipe
 from wan_train.recipe.terms import Attention, EngineKind, Task

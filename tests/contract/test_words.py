@@ -13,9 +13,9 @@ SOURCE = Path(__file__).parents[2] / "src" / "wan_train"
 ERRORS = {"BadInputError", "NotReadyError", "GpuUnavailableError", "CorruptRecordError", "DatasetError"}
 NAMES = ("PyAV", "NVML", "HF_", "WAN_TRAIN")
 WITHOUT_A_HINT = {
-    "box/download.py",  # tried again; what is told at last has one
-    "box/transport.py",
-    "box/work.py",
+    "provision/download.py",  # tried again; what is told at last has one
+    "provision/transport.py",
+    "provision/work.py",
 }
 
 

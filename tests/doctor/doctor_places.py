@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from support.gpu import ScriptedProbe
-from wan_train.box.cuda import CudaBuild, build_of
-from wan_train.box.engine_file import load
-from wan_train.box.gpus import GpuFacts, Gpus
-from wan_train.box.later import Later
+from wan_train.base.settings import Settings
 from wan_train.gpu.model import Gpu, GpuReading, GpuUnavailableError
-from wan_train.settings import Settings
+from wan_train.provision.cuda import CudaBuild, build_of
+from wan_train.provision.driver_checks import GpuFacts, Gpus
+from wan_train.provision.engine_file import load
+from wan_train.provision.host_checks import Later
 
 GIB = 1024**3
 NO_DRIVER = GpuUnavailableError("no NVIDIA driver found", hint="Install the NVIDIA driver.")

@@ -13,11 +13,11 @@ import pytest
 
 from support.nvml import GIB, NvmlStub, StubGpu, uuid_of
 from support.trainers import ScriptedBox
-from wan_train.box import doctor
-from wan_train.box.engine_file import load
-from wan_train.box.models import wanted
 from wan_train.engine.tokenizer import REPO, SUBFOLDER
 from wan_train.gpu.leases import LeaseHolder, LeaseRoom
+from wan_train.provision import doctor
+from wan_train.provision.engine_file import load
+from wan_train.provision.models import wanted
 from wan_train.views.doctor import doctor_lines
 from wan_train.views.lines import plain
 

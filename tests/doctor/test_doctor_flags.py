@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from doctor_places import facts_of, gpu
 
-from wan_train.box.board import Board, Phase
-from wan_train.box.engine_file import load
-from wan_train.box.flags import Flags
-from wan_train.box.steps import State
-from wan_train.box.work import Work
+from wan_train.base.settings import Settings
 from wan_train.engine.capabilities import KNOWN_COMMITS, Script
 from wan_train.engine.trainer import find
+from wan_train.provision.engine_file import load
+from wan_train.provision.status_table import Board, Phase
+from wan_train.provision.steps import State
+from wan_train.provision.trainer_options import Flags
+from wan_train.provision.work import Work
 from wan_train.recipe.terms import EngineKind
-from wan_train.settings import Settings
 
 HELP = """
 import argparse, pathlib

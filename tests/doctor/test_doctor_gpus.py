@@ -15,12 +15,12 @@ from doctor_places import (
     guide_build,
 )
 
-from wan_train.box.cuda import build_of
-from wan_train.box.engine_file import load, shipped
-from wan_train.box.gpus import GpuFacts, judge_driver, judge_gpu
-from wan_train.box.machine import Ram, judge_ram
-from wan_train.box.steps import State
 from wan_train.gpu.model import Gpu, GpuReading, LostGpu
+from wan_train.provision.capacity import Ram, judge_ram
+from wan_train.provision.cuda import build_of
+from wan_train.provision.driver_checks import GpuFacts, judge_driver, judge_gpu
+from wan_train.provision.engine_file import load, shipped
+from wan_train.provision.steps import State
 
 GB = 10**9
 

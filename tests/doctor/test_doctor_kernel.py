@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from doctor_places import GIB, card_5090, facts_of, gpu, gpus_of, guide_build
 
-from wan_train.box.board import Board, Phase
-from wan_train.box.fitting import recipe_for
-from wan_train.box.gpus import GpuFacts
-from wan_train.box.kernel import CHILD, Kernel
-from wan_train.box.steps import State
-from wan_train.box.work import Work
-from wan_train.errors import NotReadyError
+from wan_train.base.errors import NotReadyError
 from wan_train.gpu.leases import LeaseHolder, LeaseRoom
 from wan_train.gpu.model import GpuReading
+from wan_train.provision.card_adaptation import recipe_for
+from wan_train.provision.driver_checks import GpuFacts
+from wan_train.provision.gpu_check import CHILD, Kernel
+from wan_train.provision.status_table import Board, Phase
+from wan_train.provision.steps import State
+from wan_train.provision.work import Work
 
 # Stands in for the trainer's Python: notes how it was called, then does what the file beside it says.
 STAND_IN = """#!/bin/sh

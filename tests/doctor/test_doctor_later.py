@@ -10,11 +10,11 @@ import pytest
 from doctor_places import facts_of, gpu, later_of
 
 from support.runs import make_plan
-from wan_train.box.accelerate import accelerate_step
-from wan_train.box.later import file_system_of
-from wan_train.box.machine import judge_spare, rooms
-from wan_train.box.steps import State
-from wan_train.run import machine
+from wan_train.base import host
+from wan_train.provision.accelerate_config import accelerate_step
+from wan_train.provision.capacity import judge_spare, rooms
+from wan_train.provision.host_checks import file_system_of
+from wan_train.provision.steps import State
 from wan_train.run.directory import RunDirectory
 
 GB = 10**9
@@ -33,26 +33,26 @@ class TestCgroup:
         write(
             tmp_path, memory__max=8 * GB, memory__current=5 * GB, memory__stat=f"anon {3 * GB}\ninactive_file {2 * GB}"
         )
-        assert machine.total_ram(tmp_path) == 8 * GB
-        assert machine.available_ram(tmp_path) == 5 * GB
+        assert host.total_ram(tmp_path) == 8 * GB
+        assert host.available_ram(tmp_path) == 5 * GB
 
     def test_memory_v1(self, tmp_path: Path) -> None:
         files = {"memory__limit_in_bytes": 8 * GB, "memory__usage_in_bytes": 5 * GB, "memory__stat": "total_cache 0"}
         write(tmp_path / "memory", **files)
-        assert machine.total_ram(tmp_path) == 8 * GB
-        assert machine.available_ram(tmp_path) == 3 * GB
+        assert host.total_ram(tmp_path) == 8 * GB
+        assert host.available_ram(tmp_path) == 3 * GB
 
     @pytest.mark.parametrize("limit", ["max", 9223372036854771712])
     def test_no_limit_is_the_machines_own(self, tmp_path: Path, limit: object) -> None:
         write(tmp_path, memory__max=limit, memory__current=GB, memory__stat="file 0")
-        assert machine.total_ram(tmp_path) == machine.total_ram(tmp_path / "nothing")
+        assert host.total_ram(tmp_path) == host.total_ram(tmp_path / "nothing")
 
     @pytest.mark.parametrize("below", [".", "pids"])
     def test_processes(self, tmp_path: Path, below: str) -> None:
         write(tmp_path / below, pids__max=512, pids__current=40)
-        assert machine.process_limit(tmp_path) == (512, 40)
+        assert host.process_limit(tmp_path) == (512, 40)
         write(tmp_path / below, pids__max="max")
-        assert machine.process_limit(tmp_path) is None
+        assert host.process_limit(tmp_path) is None
 
 
 def test_few_processes_on_a_host_of_many_cpus(tmp_path: Path) -> None:

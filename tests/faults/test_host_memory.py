@@ -13,12 +13,12 @@ import pytest
 
 from support.runs import make_plan
 from support.trainers import ScriptedBox
+from wan_train.base.host import oom_kills
 from wan_train.engine.failures import Cause
 from wan_train.engine.tensors import read_header
-from wan_train.run import verdict
+from wan_train.run import outcome
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import Exit, Exited, Signaled
-from wan_train.run.machine import oom_kills
 
 KILLED = Signaled(signal=signal.SIGKILL)
 BY_LAUNCHER = "subprocess.CalledProcessError: Command '[...]' died with <Signals.SIGKILL: 9>.\n"
@@ -46,7 +46,7 @@ def test_by_the_counter(tmp_path: Path, ended: Exit, log: str, *, counted: bool,
     attempt.output.mkdir(parents=True)
     attempt.log.write_text(log)
     final = attempt.output / "x.safetensors"
-    found = verdict.judge(plan.step("train-high"), attempt, ended, final_lora=final, out_of_ram=counted)
+    found = outcome.judge(plan.step("train-high"), attempt, ended, final_lora=final, out_of_ram=counted)
     assert found is not None
     assert found.cause is cause
 

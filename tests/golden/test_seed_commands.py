@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from wan_train import codec
+from wan_train.base import codec
 from wan_train.engine import commands
 from wan_train.engine.capabilities import Script
 from wan_train.engine.commands import Command, TrainingJob
 from wan_train.engine.trainer import Trainer
-from wan_train.recipe import hardware
-from wan_train.recipe.hardware import Card, Machine
+from wan_train.recipe import adaptation
+from wan_train.recipe.adaptation import Card, Machine
 from wan_train.recipe.load import shipped
 from wan_train.recipe.model import Answers, Recipe, Training, format_number
 from wan_train.recipe.terms import EngineKind, Expert, Task
-from wan_train.run.commands import training_command
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import result_name
 from wan_train.run.preflight import find_models
+from wan_train.run.step_commands import training_command
 
 HERE = Path(__file__).parent
 ROOT = Path("/workspace/musubi-tuner")
@@ -73,7 +73,7 @@ def trainer(version: str = "d0a1930") -> Trainer:
 
 def recipe_for(card: Card) -> Recipe:
     machine = Machine(cards=(card,), cpus=16, has_xformers=True, has_flash=False, dit_dtype="F16")
-    recipe, _ = hardware.adapt(shipped(Task.T2V), machine)
+    recipe, _ = adaptation.adapt(shipped(Task.T2V), machine)
     return recipe
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from musubi.trainer import Dataset, Trainer, draw_dataset, draw_picture, text_of
-from wan_train.dataset.inventory import take
+from wan_train.caching.items import Maker
+from wan_train.dataset.config import load
 from wan_train.dataset.model import DatasetOverrides
+from wan_train.dataset.scan import take
 from wan_train.dataset.snapshot import with_overrides
-from wan_train.dataset.toml_file import load
 from wan_train.engine.caches import CacheKind, precision
 from wan_train.recipe.terms import EngineKind
 from wan_train.run.caching import Survey, survey
-from wan_train.run.caching_items import Maker
 
 FLAGS = ("--skip_existing", "--keep_cache")
 

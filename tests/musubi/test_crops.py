@@ -13,11 +13,11 @@ from PIL import Image
 
 from musubi.trainer import Trainer, draw_dataset, text_of
 from wan_train.dataset.buckets import bucket_for, clips, frames_at_target_rate
+from wan_train.dataset.config import load
 from wan_train.dataset.crops import Crop, crop_for
-from wan_train.dataset.inventory import take
+from wan_train.dataset.layout import outlook
 from wan_train.dataset.model import FrameExtraction, VideoSettings
-from wan_train.dataset.outlook import outlook
-from wan_train.dataset.toml_file import load
+from wan_train.dataset.scan import take
 from wan_train.engine.tensors import read_header
 
 _RESOLUTIONS = [(256, 256), (320, 176), (100, 100), (33, 47)]

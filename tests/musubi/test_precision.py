@@ -8,7 +8,7 @@ from pathlib import Path
 
 from musubi.trainer import Dataset, Trainer, TrainingRun, text_of
 from wan_train.engine.capabilities import stored
-from wan_train.engine.outputs import lora_file
+from wan_train.engine.checkpoints import lora_file
 from wan_train.engine.tensors import read_header
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from musubi.trainer import VARIABLE, VERSIONS
-from wan_train.engine import judging
+from wan_train.base.errors import BadInputError
+from wan_train.engine import settings_check
 from wan_train.engine.capabilities import KNOWN_COMMITS, Script
-from wan_train.engine.judged_failures import Findings, explain
+from wan_train.engine.settings_check_failures import Findings, explain
 from wan_train.engine.trainer import Trainer
-from wan_train.errors import BadInputError
 from wan_train.recipe.effective import Layer, resolve
 from wan_train.recipe.load import shipped
 from wan_train.recipe.model import Origin, Source, Training, changed
@@ -145,7 +145,7 @@ def installed(request: pytest.FixtureRequest) -> Trainer:
 
 def told(trainer: Trainer, cases: list[dict[str, object]]) -> list[Findings]:
     trainings: list[Training] = [changed(BASE, case) for case in cases]
-    answer = judging.ask(trainer, [(training, STEPS) for training in trainings], {})
+    answer = settings_check.ask(trainer, [(training, STEPS) for training in trainings], {})
     assert not isinstance(answer, str), answer
     found = []
     for training, one in zip(trainings, answer["trainings"], strict=True):
@@ -193,7 +193,7 @@ def test_both_experts_are_judged_in_one_error_that_says_who_set_what(installed: 
         ],
     )
     with pytest.raises(BadInputError) as error:
-        judging.judge(recipe, installed, dict.fromkeys(Expert, STEPS), environ={})
+        settings_check.judge(recipe, installed, dict.fromkeys(Expert, STEPS), environ={})
     high, low = error.value.message.splitlines()[1:]
     assert high.strip().startswith("high-noise expert: optimizer_type 'prodigy'")
     assert high.endswith("(set by --high)")
@@ -204,7 +204,7 @@ def test_both_experts_are_judged_in_one_error_that_says_who_set_what(installed: 
 def test_a_lora_to_continue_from_is_compared_with_the_networks_own_tensors(installed: Trainer, tmp_path: Path) -> None:
     taken, rank_4, other = (tmp_path / f"{name}.safetensors" for name in ("taken", "rank-4", "other"))
     recipe = resolve(shipped(Task.T2V), [given(network_args=("rank_dropout=0.1",))])  # not the shipped one: it is built
-    answer = judging.ask(installed, [(recipe.experts[0].training, STEPS)], {})
+    answer = settings_check.ask(installed, [(recipe.experts[0].training, STEPS)], {})
     assert not isinstance(answer, str), answer
     shapes = answer["trainings"][0]["weights"]
     write(taken, shapes)
@@ -213,7 +213,7 @@ def test_a_lora_to_continue_from_is_compared_with_the_networks_own_tensors(insta
 
     def judged(file: Path) -> list[str]:
         with_file = resolve(recipe, [given(network_weights=str(file))])
-        return judging.judge(with_file, installed, dict.fromkeys(Expert, STEPS), environ={})
+        return settings_check.judge(with_file, installed, dict.fromkeys(Expert, STEPS), environ={})
 
     assert judged(taken) == ["neither taken.safetensors nor its metadata says which expert it is of"]
     with pytest.raises(

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from musubi.trainer import SIZES, Dataset, Trainer, TrainingRun, text_of
-from wan_train.engine.output import EpochStarted, OutputParser
-from wan_train.engine.outputs import checkpoint_epochs, state_dir
+from wan_train.engine.checkpoints import checkpoint_epochs, state_dir
+from wan_train.engine.log_parser import EpochStarted, OutputParser
 
 EPOCHS = 4
 DONE = 2

@@ -11,13 +11,13 @@ from musubi.stopping import Stage, stopping
 from musubi.trainer import CACHE_LATENTS, CACHE_TEXT, TRAIN, Dataset, Trainer, TrainingRun, text_of
 from wan_train.dataset.buckets import bucket_for
 from wan_train.dataset.check import Check, check
-from wan_train.dataset.closer import Depth
-from wan_train.dataset.locate import locate
+from wan_train.dataset.deep_scan import Depth
+from wan_train.dataset.layout import Outlook, outlook
 from wan_train.dataset.model import GUIDE_READING, NEWEST_READING, DatasetOverrides, ProblemKind, Severity
-from wan_train.dataset.outlook import Outlook, outlook
+from wan_train.dataset.resolve import locate
 from wan_train.engine import caches
 from wan_train.engine.capabilities import stored
-from wan_train.engine.output import Items, OutputParser
+from wan_train.engine.log_parser import Items, OutputParser
 from wan_train.engine.tensors import read_header
 
 TWINS = frozenset({ProblemKind.DUPLICATE, ProblemKind.NEAR_DUPLICATE})

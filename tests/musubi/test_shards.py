@@ -11,17 +11,17 @@ import pytest
 from PIL import Image
 
 from musubi.trainer import CACHE_LATENTS, CACHE_TEXT, T5, VAE, Trainer, draw_picture, text_of
-from wan_train.dataset.inventory import take
+from wan_train.caching.items import Maker
+from wan_train.caching.split import Share
+from wan_train.dataset.config import load
 from wan_train.dataset.model import GUIDE_READING, NEWEST_READING
-from wan_train.dataset.toml_file import load
+from wan_train.dataset.scan import take
 from wan_train.engine.caches import CacheKind, precision
 from wan_train.engine.tensors import read_header
 from wan_train.recipe.terms import EngineKind
 from wan_train.run.caching import Survey, survey
-from wan_train.run.caching_items import Maker
 from wan_train.run.caching_lists import lists
 from wan_train.run.caching_plan import split
-from wan_train.run.caching_split import Share
 from wan_train.run.directory import RunDirectory
 
 FLAGS = ("--skip_existing", "--keep_cache", "--num_workers", "2")

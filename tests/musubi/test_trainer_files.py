@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from musubi.trainer import RESOLUTION, SIZES, Dataset, Trainer, TrainingRun, draw_dataset, text_of
-from wan_train.engine.output import EpochStarted, Items, OutputParser, StepRecord, TotalSteps
-from wan_train.engine.outputs import ALWAYS_IN_A_STATE, checkpoint_epochs, complete_states, lora_file, state_dir
+from wan_train.engine.checkpoints import ALWAYS_IN_A_STATE, checkpoint_epochs, complete_states, lora_file, state_dir
+from wan_train.engine.log_parser import EpochStarted, Items, OutputParser, StepRecord, TotalSteps
 from wan_train.engine.tensors import read_header
 
 BLOCKS = 4

@@ -19,8 +19,8 @@ import pytest
 
 from musubi.trainer import CACHE_LATENTS, SITECUSTOMIZE, SIZES, VAE, Trainer, draw_picture, text_of
 from support.nvml import GIB, NvmlStub, StubGpu
-from wan_train.engine.output import OutputParser, StepRecord
-from wan_train.engine.outputs import ALWAYS_IN_A_STATE, complete_states
+from wan_train.engine.checkpoints import ALWAYS_IN_A_STATE, complete_states
+from wan_train.engine.log_parser import OutputParser, StepRecord
 from wan_train.engine.tensors import first_non_finite, read_header
 from wan_train.recipe.load import shipped_path
 from wan_train.run.directory import RunDirectory

@@ -10,8 +10,8 @@ import provision_world
 import pytest
 from provision_world import World
 
-from wan_train.box.board import Board, Phase
-from wan_train.box.work import Work
+from wan_train.provision.status_table import Board, Phase
+from wan_train.provision.work import Work
 
 
 @pytest.fixture

@@ -10,15 +10,15 @@ import sys
 import threading
 from pathlib import Path
 
-from wan_train.box import lock
-from wan_train.box.board import Board, Phase
-from wan_train.box.download import Patience
-from wan_train.box.hub import Hub
-from wan_train.box.lane import Lane
-from wan_train.box.models import Model
-from wan_train.box.work import Work
-from wan_train.errors import NotReadyError
-from wan_train.recipe.models import known_models
+from wan_train.base.errors import NotReadyError
+from wan_train.provision import workspace_lock
+from wan_train.provision.download import Patience
+from wan_train.provision.download_queue import Lane
+from wan_train.provision.hub import Hub
+from wan_train.provision.models import Model
+from wan_train.provision.status_table import Board, Phase
+from wan_train.provision.work import Work
+from wan_train.recipe.model_files import known_models
 
 
 def say(line: str) -> None:
@@ -44,7 +44,7 @@ def main() -> None:
     telling = threading.Thread(target=tell, args=(board, over))
     telling.start()
     failed = None
-    with lock.held(folder) as descriptor:
+    with workspace_lock.held(folder) as descriptor:
         found = model.check()
         work = Work(step=name, board=board, log=folder / "logs" / "fetch.log", lock=descriptor, ended=threading.Event())
         try:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hub_server import Hub
 
-from wan_train.recipe.models import known_models
+from wan_train.recipe.model_files import known_models
 
 NAME = "wan21-vae"
 MODEL = known_models()[NAME]

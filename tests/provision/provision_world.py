@@ -12,8 +12,8 @@ from pathlib import Path
 
 from hub_server import HUB_COMMIT, Hub
 
-from wan_train.box.models import wanted
 from wan_train.engine.tokenizer import REPO, SUBFOLDER
+from wan_train.provision.models import wanted
 
 PROJECT = Path(__file__).parents[2]
 

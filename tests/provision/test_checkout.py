@@ -11,11 +11,11 @@ import pytest
 from file_server import serve
 from provision_world import World, git
 
-from wan_train.box import engine_file
-from wan_train.box.checkout import Checkout
-from wan_train.box.steps import State
-from wan_train.box.work import Work
-from wan_train.errors import NotReadyError
+from wan_train.base.errors import NotReadyError
+from wan_train.provision import engine_file
+from wan_train.provision.checkout import Checkout
+from wan_train.provision.steps import State
+from wan_train.provision.work import Work
 
 
 def engine(world: World, repository: str | None = None, commit: str | None = None) -> engine_file.EngineFile:

@@ -22,7 +22,7 @@ from fetching import FILE, MODEL, SIZE, Fetching
 from hub_server import Fault, How
 from provision_world import World
 
-from wan_train.box.models import wanted
+from wan_train.provision.models import wanted
 
 
 @pytest.fixture(params=["aria2c", "huggingface_hub"])

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wan_train.box.board import Board, Phase
-from wan_train.box.graph import Graph, Outcome, failure
-from wan_train.box.lane import Lane
-from wan_train.box.steps import Finding, State, Step
-from wan_train.box.work import Work
-from wan_train.errors import NotReadyError
+from wan_train.base.errors import NotReadyError
+from wan_train.provision.download_queue import Lane
+from wan_train.provision.executor import Graph, Outcome, failure
+from wan_train.provision.status_table import Board, Phase
+from wan_train.provision.steps import Finding, State, Step
+from wan_train.provision.work import Work
 
 MISSING = Finding(state=State.MISSING, detail="missing", size=10)
 READY = Finding(state=State.READY, detail="there")

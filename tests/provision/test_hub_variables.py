@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from provision_world import World, write_program
 
-from wan_train.box.hub import Answer, Hub, HubError, explain
-from wan_train.box.hub_variables import token_of, trouble
-from wan_train.box.tokenizer import tokenizer_step
-from wan_train.box.work import Work
-from wan_train.errors import NotReadyError
+from wan_train.base.errors import NotReadyError
+from wan_train.provision.hub import Answer, Hub, HubError, explain
+from wan_train.provision.hub_variables import token_of, trouble
+from wan_train.provision.tokenizer_step import tokenizer_step
+from wan_train.provision.work import Work
 
 REPO = "Wan-AI/Wan2.1-T2V-14B"
 SPOKEN = [

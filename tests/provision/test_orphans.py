@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from wan_train.box.orphans import Orphan, Whose, orphans
-from wan_train.recipe.models import known_models
+from wan_train.provision.orphans import Orphan, Whose, orphans
+from wan_train.recipe.model_files import known_models
 
 VAE = known_models()["wan21-vae"]
 SIZE = 64 * 1024

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from provision_world import World, write_program
 
-from wan_train.box import packages
-from wan_train.box.apt import Apt, find_apt
-from wan_train.box.packages import FOR_MODELS, FOR_TRAINER, ExactPackages, Need, Packages
-from wan_train.box.steps import State
-from wan_train.box.work import Work
-from wan_train.errors import NotReadyError
+from wan_train.base.errors import NotReadyError
+from wan_train.provision import packages
+from wan_train.provision.apt import Apt, find_apt
+from wan_train.provision.packages import FOR_MODELS, FOR_TRAINER, ExactPackages, Need, Packages
+from wan_train.provision.steps import State
+from wan_train.provision.work import Work
 
 EXACT = ("libcudnn8=8.9.7.29-1+cuda12.2", "libcudnn8-dev=8.9.7.29-1+cuda12.2")
 GIT, ARIA2 = FOR_TRAINER[0], FOR_MODELS[0]

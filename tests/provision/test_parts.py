@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wan_train.box.part import Part
+from wan_train.provision.part import Part
 
 MIB = 1024 * 1024
 SIZE = 9 * MIB + 100

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from provision_world import World, git
 
-from wan_train.box import engine_file
-from wan_train.box.models import wanted
+from wan_train.base.errors import BadInputError
 from wan_train.engine.capabilities import KNOWN_COMMITS
-from wan_train.errors import BadInputError
+from wan_train.provision import engine_file
+from wan_train.provision.models import wanted
 
 
 def states(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
@@ -252,8 +252,8 @@ def test_what_a_killed_provision_left_running_is_ended_and_another_that_waits_fo
     code = (
         "import os, signal, subprocess, sys, time\n"
         "from pathlib import Path\n"
-        "from wan_train.box import lock\n"
-        "with lock.held(Path(sys.argv[1])) as held:\n"
+        "from wan_train.provision import workspace_lock\n"
+        "with workspace_lock.held(Path(sys.argv[1])) as held:\n"
         "    program = ['sh', '-c', 'echo here; exec sleep 600']\n"
         "    subprocess.Popen(program, pass_fds=(held,), start_new_session=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -366,7 +366,7 @@ def test_what_waits_for_a_busy_hub_is_ended(world: World) -> None:
     world.hub.retry_after = 30
     script = (
         "import sys, threading\n"
-        "from wan_train.box.hub import Hub\n"
+        "from wan_train.provision.hub import Hub\n"
         "ended = threading.Event()\n"
         "threading.Thread(target=lambda: (sys.stdin.readline(), ended.set()), daemon=True).start()\n"
         "try:\n    Hub(ended=ended).describe(*sys.argv[1:])\n"

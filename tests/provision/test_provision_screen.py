@@ -11,7 +11,7 @@ import pexpect
 import pytest
 from provision_world import World
 
-from wan_train.box.models import wanted
+from wan_train.provision.models import wanted
 
 CTRL_C, SHOW_CURSOR, HIDE_CURSOR = "\x03", "\x1b[?25h", "\x1b[?25l"
 Start = Callable[..., pexpect.spawn]

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from provision_world import World
 
-from wan_train.box.steps import State
-from wan_train.box.vast import Boot, is_vast, variables
-from wan_train.box.work import Work
-from wan_train.settings import resolve
+from wan_train.base.settings import resolve
+from wan_train.provision.boot import Boot, is_vast, variables
+from wan_train.provision.steps import State
+from wan_train.provision.work import Work
 
 SUPERVISORD = Path(sys.executable).with_name("supervisord")
 

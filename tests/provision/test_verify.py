@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from provision_world import World
 
-from wan_train.box.hub import Hub
-from wan_train.box.lane import Lane
-from wan_train.box.models import Digests, Model, wanted
-from wan_train.box.steps import State
+from wan_train.provision.download_queue import Lane
+from wan_train.provision.hub import Hub
+from wan_train.provision.models import Digests, Model, wanted
+from wan_train.provision.steps import State
 
 
 def damage(path: Path) -> None:

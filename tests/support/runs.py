@@ -7,19 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from wan_train.base.process_identity import ProcessIdentity
 from wan_train.engine.capabilities import Script
 from wan_train.engine.commands import ModelPaths
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.engine.trainer import Trainer
 from wan_train.gpu.model import Gpu
-from wan_train.recipe import hardware
+from wan_train.recipe import adaptation
+from wan_train.recipe.adaptation import Card, Machine
 from wan_train.recipe.effective import select
-from wan_train.recipe.hardware import Card, Machine
 from wan_train.recipe.load import override, shipped
 from wan_train.recipe.model import Answers, Recipe, changed
 from wan_train.recipe.terms import EngineKind, Expert, Task
 from wan_train.run.caching_plan import CachingPlan, caching_steps
-from wan_train.run.commands import training_command
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import (
     EpochEnded,
@@ -36,10 +36,10 @@ from wan_train.run.events import (
     StepSucceeded,
     SupervisorStarted,
 )
-from wan_train.run.identity import ProcessIdentity
 from wan_train.run.live import Live
 from wan_train.run.plan import CacheNeed, DatasetFacts, Devices, DiskNeed, Plan, Step, StepKind, result_name
 from wan_train.run.state import JobState, fold_all
+from wan_train.run.step_commands import training_command
 from wan_train.views.model import RunView
 
 T0 = 1_763_812_800.0
@@ -85,12 +85,12 @@ def make_recipe(
     epochs: int = 100,
     experts: tuple[Expert, ...] = (Expert.HIGH, Expert.LOW),
     cards: tuple[Card, ...] = (),
-) -> tuple[Recipe, tuple[hardware.Choice, ...]]:
+) -> tuple[Recipe, tuple[adaptation.Choice, ...]]:
     """The shipped recipe, adapted to a machine with these cards (by default two RTX 5090)."""
     recipe = override(shipped(task), {"max_train_epochs": epochs}, names={"max_train_epochs": "--epochs"})
     rtx5090 = Card(name="NVIDIA GeForce RTX 5090", total_bytes=32 * GIB, compute_capability=(12, 0))
     machine = Machine(cards=cards or (rtx5090, rtx5090), cpus=16.0, has_xformers=True, has_flash=False, dit_dtype="F16")
-    return hardware.adapt(select(recipe, experts), machine)
+    return adaptation.adapt(select(recipe, experts), machine)
 
 
 def with_settings(recipe: Recipe, expert: Expert | None = None, **changes: object) -> Recipe:

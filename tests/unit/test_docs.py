@@ -12,19 +12,19 @@ from typing import Any, get_args
 import pytest
 import typer.main
 
-from wan_train import settings
+from wan_train.base import settings
+from wan_train.base.codec import tag_of
+from wan_train.caching.decide import WORDS
 from wan_train.cli import main
 from wan_train.cli.app import app
-from wan_train.codec import tag_of
 from wan_train.dataset.model import ProblemKind, Severity
 from wan_train.dataset.schema import ANYWHERE, IMAGES_ONLY, UNUSED, VIDEOS_ONLY
+from wan_train.engine.extra_arguments import OWN_OPTIONS
 from wan_train.engine.failures import Cause
-from wan_train.engine.words import OWN_OPTIONS
-from wan_train.recipe import hardware, load, values
+from wan_train.recipe import adaptation, load, values
 from wan_train.recipe.model import Training
 from wan_train.recipe.terms import Task
-from wan_train.run import health, policy
-from wan_train.run.caching_decision import WORDS
+from wan_train.run import health, retry
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.events import Event
 
@@ -184,7 +184,7 @@ def test_values_and_ranges_of_recipes() -> None:
 
 def test_rules_for_the_machine() -> None:
     text = section(read("recipes.md"), "Rules for the machine")
-    for rule in hardware.SWAP_RULES:
+    for rule in adaptation.SWAP_RULES:
         assert f"{rule.blocks} below {rule.below_bytes // 1024**3} GiB" in text, rule
 
 
@@ -199,7 +199,7 @@ def test_causes_and_their_retries() -> None:
     assert set(told) == {cause.value for cause in Cause}
     words = {"no": 0, "once": 1}
     base = settings.Settings().pause_seconds
-    for cause, rule in policy.RULES.items():
+    for cause, rule in retry.RULES.items():
         row = told[cause.value]
         number = re.search(r"\d+", row[2])
         assert (int(number[0]) if number else words[row[2].partition(":")[0]]) == rule.retries, row

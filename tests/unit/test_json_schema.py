@@ -12,20 +12,20 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from support.json_output import schema
-from wan_train import codec
-from wan_train.box.board import Phase
-from wan_train.box.doctor import Group, Level
-from wan_train.box.steps import State
-from wan_train.cli.sink import SCHEMA
+from wan_train.base import codec
+from wan_train.base.errors import ExitCode
+from wan_train.cli.output import SCHEMA
 from wan_train.dataset.model import ProblemKind, Severity
 from wan_train.engine.failures import Cause
-from wan_train.errors import ExitCode
+from wan_train.provision.doctor import Group, Level
+from wan_train.provision.status_table import Phase
+from wan_train.provision.steps import State
 from wan_train.recipe.terms import EngineKind, Expert, Task
 from wan_train.run.events import Event, StopMode
 from wan_train.run.plan import Devices, Plan, StepKind
 from wan_train.run.progress import Progress
 from wan_train.run.state import JobState
-from wan_train.views.standing import Standing
+from wan_train.views.run_status import Standing
 
 ROOT = Path(__file__).parents[2]
 OF_EVERY_LINE = {"schema", "event"}

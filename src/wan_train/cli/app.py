@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from wan_train import settings as settings_module
+from wan_train.base import settings as settings_module
+from wan_train.base.settings import Settings
 from wan_train.cli import box_app, completion, dataset_app, options, recipe_app, report_app
+from wan_train.cli.command_group import Verbs
 from wan_train.cli.invocation import invocation_of
-from wan_train.cli.sink import Sink
-from wan_train.cli.verbs import Verbs
+from wan_train.cli.output import Sink
 from wan_train.recipe.terms import Attention, EngineKind, Expert
-from wan_train.settings import Settings
 
 app = typer.Typer(
     name="wan-train",
@@ -86,8 +86,8 @@ def train(
 
     Everything after `--` goes to the trainer as it is: wan-train --yes -- --optimizer_type=adamw8bit
     """
-    from wan_train.cli.asking import Given  # noqa: PLC0415  `--help` must not load the rooms
-    from wan_train.cli.train import train as run_training  # noqa: PLC0415  the same
+    from wan_train.cli.request import Given
+    from wan_train.cli.train import train as run_training
 
     invocation = invocation_of(context)
     sink = invocation.use(Sink(as_json=as_json, aside=detach, quiet=quiet))
@@ -157,7 +157,7 @@ def rehearse(
 
     Example: wan-train rehearse
     """
-    from wan_train.cli.rehearse import rehearse as run_rehearsal  # noqa: PLC0415  `--help` must not load the rooms
+    from wan_train.cli.rehearse import rehearse as run_rehearsal
 
     invocation = invocation_of(context)
     sink = invocation.use(Sink(as_json=as_json, aside=detach, quiet=quiet))
@@ -194,7 +194,7 @@ def attach(
 
     Example: wan-train attach
     """
-    from wan_train.cli import runs as verbs  # noqa: PLC0415  `--help` must not load the rooms
+    from wan_train.cli import runs as verbs
 
     sink, settings = _for_runs(context, runs_dir, as_json=as_json, quiet=quiet)
     raise typer.Exit(verbs.attach(settings, sink, run, timeout=timeout))
@@ -218,7 +218,7 @@ def resume(
 
     Example: wan-train resume
     """
-    from wan_train.cli import resume as verb  # noqa: PLC0415  `--help` must not load the rooms
+    from wan_train.cli import resume as verb
 
     sink, settings = _for_runs(context, runs_dir, as_json=as_json, aside=detach, quiet=quiet)
     if every:
@@ -246,7 +246,7 @@ def explain(
 
     Example: wan-train explain train.log
     """
-    from wan_train.cli.explain import explain as run_explain  # noqa: PLC0415  `--help` must not load the rooms
+    from wan_train.cli.explain import explain as run_explain
 
     sink, settings = _for_runs(context, runs_dir, as_json=as_json)
     raise typer.Exit(run_explain(settings, sink, run))
@@ -267,7 +267,7 @@ def status(
 
     Example: wan-train status --json
     """
-    from wan_train.cli import runs as verbs  # noqa: PLC0415  `--help` must not load the rooms
+    from wan_train.cli import runs as verbs
 
     sink, settings = _for_runs(context, runs_dir, as_json=as_json)
     raise typer.Exit(verbs.status(settings, sink, run))
@@ -283,7 +283,7 @@ def runs(
 
     Example: wan-train runs
     """
-    from wan_train.cli import runs as verbs  # noqa: PLC0415  `--help` must not load the rooms
+    from wan_train.cli import runs as verbs
 
     sink, settings = _for_runs(context, runs_dir, as_json=as_json)
     raise typer.Exit(verbs.runs(settings, sink))
@@ -302,7 +302,7 @@ def logs(
 
     Example: wan-train logs -f --step train-high
     """
-    from wan_train.cli import runs as verbs  # noqa: PLC0415  `--help` must not load the rooms
+    from wan_train.cli import runs as verbs
 
     sink, settings = _for_runs(context, runs_dir, as_json=as_json)
     raise typer.Exit(verbs.logs(settings, sink, run, step, follow=follow))
@@ -320,7 +320,7 @@ def stop(
 
     Example: wan-train stop --now
     """
-    from wan_train.cli import runs as verbs  # noqa: PLC0415  `--help` must not load the rooms
+    from wan_train.cli import runs as verbs
 
     sink, settings = _for_runs(context, runs_dir, as_json=as_json)
     raise typer.Exit(verbs.stop(settings, sink, run, now=now))

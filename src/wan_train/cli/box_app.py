@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from wan_train import settings as settings_module
+from wan_train.base import settings as settings_module
 from wan_train.cli import completion, options
 from wan_train.cli.invocation import invocation_of
-from wan_train.cli.sink import Sink
+from wan_train.cli.output import Sink
 
 
 class ProvisionTask(StrEnum):
@@ -52,7 +52,7 @@ def provision(
 
     Example: wan-train provision --check
     """
-    from wan_train.cli.provision import provision as run_provision  # noqa: PLC0415  `--help` must not load the rooms
+    from wan_train.cli.provision import provision as run_provision
 
     sink = invocation_of(context).use(Sink(as_json=as_json, quiet=quiet))
     settings = settings_module.resolve(flags={"workspace": workspace})
@@ -93,7 +93,7 @@ def doctor(
 
     Example: wan-train doctor
     """
-    from wan_train.cli.doctor import doctor as run_doctor  # noqa: PLC0415  `--help` must not load the rooms
+    from wan_train.cli.doctor import doctor as run_doctor
 
     sink = invocation_of(context).use(Sink(as_json=as_json))
     settings = settings_module.resolve(flags={"workspace": workspace})
@@ -129,7 +129,7 @@ def clean(
 
     Example: wan-train clean --dry-run
     """
-    from wan_train.cli.clean import clean as run_clean  # noqa: PLC0415  `--help` must not load the rooms
+    from wan_train.cli.clean import clean as run_clean
 
     sink = invocation_of(context).use(Sink(as_json=as_json))
     settings = settings_module.resolve(flags={"workspace": workspace, "runs_dir": runs_dir})

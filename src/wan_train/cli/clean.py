@@ -6,13 +6,13 @@ import math
 import time
 from collections.abc import Sequence
 
-from wan_train.box.clean import Junk, Kind, find_junk, remove
+from wan_train.base.errors import BadInputError, ExitCode, NotReadyError, WanTrainError
+from wan_train.base.settings import Settings
 from wan_train.cli import prompts
-from wan_train.cli.sink import Sink
-from wan_train.errors import BadInputError, ExitCode, NotReadyError, WanTrainError
+from wan_train.cli.output import Sink
+from wan_train.provision.clean import Junk, Kind, find_junk, remove
 from wan_train.run.directory import find
-from wan_train.settings import Settings
-from wan_train.views import words
+from wan_train.views import formatting
 
 _A_DAY = 86_400
 _ABOUT = {
@@ -33,7 +33,7 @@ def clean(
         sink.line(_line(junk))
     total = sum(junk.bytes for junk in found)
     if not found or dry_run:
-        sink.line(f"{words.file_size(total)} can be freed." if found else "There is nothing to remove.")
+        sink.line(f"{formatting.file_size(total)} can be freed." if found else "There is nothing to remove.")
         return _report(sink, found, [], [], dry_run=True)
     if not yes and not _agreed(found, total, sink):
         sink.line("Nothing was removed.")
@@ -49,7 +49,7 @@ def clean(
             failures.append(f"{junk.path}: {error.strerror}")
         else:
             removed.append(junk)
-    sink.line(f"{words.file_size(sum(junk.bytes for junk in removed))} freed.")
+    sink.line(f"{formatting.file_size(sum(junk.bytes for junk in removed))} freed.")
     code = _report(sink, found, removed, failures, dry_run=False)
     if failures:
         raise NotReadyError(
@@ -76,7 +76,7 @@ def _agreed(found: Sequence[Junk], total: int, sink: Sink) -> bool:
             "nothing was removed: there is no terminal to ask at, and --yes was not given",
             hint="Add --yes to remove it, or --dry-run to see it only.",
         )
-    return prompts.confirm(f"Remove all of this ({words.file_size(total)}){_warning(found)}?", default=False)
+    return prompts.confirm(f"Remove all of this ({formatting.file_size(total)}){_warning(found)}?", default=False)
 
 
 def _report(
@@ -99,10 +99,10 @@ def _report(
 
 
 def _line(junk: Junk) -> str:
-    also = f" with {words.count(junk.loras, 'finished LoRA')}" if junk.loras else ""
-    return f"{words.file_size(junk.bytes):>9}  {_ABOUT[junk.kind]}{also}  {junk.path}"
+    also = f" with {formatting.count(junk.loras, 'finished LoRA')}" if junk.loras else ""
+    return f"{formatting.file_size(junk.bytes):>9}  {_ABOUT[junk.kind]}{also}  {junk.path}"
 
 
 def _warning(found: Sequence[Junk]) -> str:
     loras = sum(junk.loras for junk in found)
-    return f", {words.count(loras, 'finished LoRA')} among it" if loras else ""
+    return f", {formatting.count(loras, 'finished LoRA')} among it" if loras else ""

@@ -19,8 +19,8 @@ def run_names(ctx: typer.Context, incomplete: str) -> list[str]:
 
     One that only holds `incomplete` is not offered: shells drop what does not begin with the typed word.
     """
-    from wan_train.run.directory import all_runs  # noqa: PLC0415  `--help` must not load the rooms
-    from wan_train.settings import resolve  # noqa: PLC0415  the same
+    from wan_train.base.settings import resolve
+    from wan_train.run.directory import all_runs
 
     try:
         runs = resolve(flags={"runs_dir": ctx.params.get("runs_dir")}).runs
@@ -31,8 +31,8 @@ def run_names(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def step_names(ctx: typer.Context, incomplete: str) -> list[str]:
     """Ids of the steps of the run that the line names, or of the newest one."""
-    from wan_train.run.directory import find  # noqa: PLC0415  `--help` must not load the rooms
-    from wan_train.settings import resolve  # noqa: PLC0415  the same
+    from wan_train.base.settings import resolve
+    from wan_train.run.directory import find
 
     try:
         runs = resolve(flags={"runs_dir": ctx.params.get("runs_dir")}).runs
@@ -44,7 +44,7 @@ def step_names(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def shipped_engines(incomplete: str) -> list[str]:
     """Versions of the trainer that come with wan-train; a file of one's own is left to the shell."""
-    from wan_train.settings import shipped_configs  # noqa: PLC0415  `--help` must not load the rooms
+    from wan_train.base.settings import shipped_configs
 
     return _offered((path.stem for path in (shipped_configs() / "engines").glob("*.toml")), incomplete)
 

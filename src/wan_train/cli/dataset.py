@@ -8,26 +8,26 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from wan_train.cli.asking import parse_resolution
+from wan_train.base.errors import ExitCode, NotReadyError
+from wan_train.base.settings import Settings
 from wan_train.cli.dataset_fix import Mended, fix
 from wan_train.cli.dataset_page import target_of, write_page
 from wan_train.cli.options import TaskWord
-from wan_train.cli.sink import Sink
+from wan_train.cli.output import Sink
+from wan_train.cli.request import parse_resolution
 from wan_train.dataset.check import Check
 from wan_train.dataset.check import check as look
-from wan_train.dataset.closer import Depth
-from wan_train.dataset.locate import locate
+from wan_train.dataset.deep_scan import Depth
+from wan_train.dataset.layout import Outlook, outlook
 from wan_train.dataset.model import GUIDE_READING, NEWEST_READING, DatasetOverrides, TrainerReading
-from wan_train.dataset.outlook import Outlook, outlook
+from wan_train.dataset.resolve import locate
 from wan_train.engine import tokenizer
 from wan_train.engine import trainer as trainers
 from wan_train.engine.capabilities import KNOWN_COMMITS
-from wan_train.errors import ExitCode, NotReadyError
 from wan_train.recipe import load as recipes
 from wan_train.recipe.model import Training
 from wan_train.recipe.terms import EngineKind, Task
 from wan_train.run.caching import reading_of
-from wan_train.settings import Settings
 
 _PATIENCE_SECONDS = 1.0
 _TASKS = {TaskWord.T2V: Task.T2V, TaskWord.I2V: Task.I2V}
@@ -126,7 +126,7 @@ def _reading(version: str | None, settings: Settings) -> TrainerReading:
 
 def _show(found: Check, ahead: Outlook | None, mended: Mended | None, sink: Sink) -> None:
     if sink.as_json:
-        from wan_train.views.dataset_json import check_json  # noqa: PLC0415  people do not need it
+        from wan_train.views.dataset_json import check_json
 
         data = check_json(found, ahead)
         if mended is not None:
@@ -142,8 +142,8 @@ def _show(found: Check, ahead: Outlook | None, mended: Mended | None, sink: Sink
             data["left"] = [{"path": str(path), "why": why} for path, why in mended.left]
         sink.data(data)
         return
-    from wan_train.views.dataset_problems import problem_lines  # noqa: PLC0415  JSON does not need it
-    from wan_train.views.dataset_trained import trained_lines  # noqa: PLC0415  the same
+    from wan_train.views.dataset_problems import problem_lines
+    from wan_train.views.dataset_trained import trained_lines
 
     sink.show(problem_lines(found))
     if ahead is not None:

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from wan_train import settings as settings_module
+from wan_train.base import settings as settings_module
 from wan_train.cli import options
+from wan_train.cli.command_group import Group
 from wan_train.cli.invocation import invocation_of
-from wan_train.cli.sink import Sink
-from wan_train.cli.verbs import Group
+from wan_train.cli.output import Sink
 from wan_train.dataset.model import FrameExtraction
 
 _CLIPS = "Clips"
@@ -66,8 +66,8 @@ def check(
 
     Example: wan-train dataset check /workspace/cats
     """
-    from wan_train.cli.dataset import Asked  # noqa: PLC0415  `--help` must not load the rooms
-    from wan_train.cli.dataset import check as run_check  # noqa: PLC0415  the same
+    from wan_train.cli.dataset import Asked
+    from wan_train.cli.dataset import check as run_check
 
     sink = invocation_of(context).use(Sink(as_json=as_json))
     settings = settings_module.resolve(flags={"workspace": workspace, "musubi_dir": musubi_dir})
@@ -135,10 +135,10 @@ def write(
 
     Example: wan-train dataset write /workspace/cats --resolution 960 --resolution 480
     """
-    from wan_train.cli.asking import parse_resolution  # noqa: PLC0415  `--help` must not load the rooms
-    from wan_train.cli.dataset_write import parse_frames  # noqa: PLC0415  the same
-    from wan_train.cli.dataset_write import write as run_write  # noqa: PLC0415  the same
-    from wan_train.dataset.composing import Wishes  # noqa: PLC0415  the same
+    from wan_train.cli.dataset_write import parse_frames
+    from wan_train.cli.dataset_write import write as run_write
+    from wan_train.cli.request import parse_resolution
+    from wan_train.dataset.composing import Wishes
 
     sink = invocation_of(context).use(Sink(as_json=as_json))
     sizes = [parse_resolution(text) for text in resolution or ()]

@@ -6,12 +6,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from wan_train.base.errors import BadInputError
 from wan_train.cli import prompts
-from wan_train.cli.sink import Sink
-from wan_train.dataset import mending
+from wan_train.cli.output import Sink
+from wan_train.dataset import fix as mending
 from wan_train.dataset.check import Check
-from wan_train.dataset.mending import CannotMendError, Mend, Mending
-from wan_train.errors import BadInputError
+from wan_train.dataset.fix import CannotMendError, Mend, Mending
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from wan_train.cli import pages
-from wan_train.cli.sink import Sink
+from wan_train.cli import html_files
+from wan_train.cli.output import Sink
 from wan_train.dataset.check import Check
-from wan_train.dataset.outlook import Outlook
+from wan_train.dataset.layout import Outlook
 from wan_train.views.dataset_page.material import Material, material_of
 from wan_train.views.dataset_page.page import GENERATOR, page
 from wan_train.views.dataset_page.selection import Selection, choose, problems_by_item
@@ -17,7 +17,7 @@ from wan_train.views.dataset_page.selection import Selection, choose, problems_b
 
 def target_of(text: str, sink: Sink, *, yes: bool) -> Path:
     """Where the page goes; see `pages.target_of`."""
-    return pages.target_of(text, sink, yes=yes, generator=GENERATOR, verb="dataset check --html")
+    return html_files.target_of(text, sink, yes=yes, generator=GENERATOR, verb="dataset check --html")
 
 
 def write_page(check: Check, outlook: Outlook | None, target: Path, sink: Sink) -> None:
@@ -27,7 +27,7 @@ def write_page(check: Check, outlook: Outlook | None, target: Path, sink: Sink) 
     if outlook is not None:
         selection = choose(outlook, problems_by_item(check, outlook))
         material = material_of(outlook, selection, on_done=_progress(sink))
-    pages.write_page(target, page(check, outlook, selection, material))
+    html_files.write_page(target, page(check, outlook, selection, material))
 
 
 def _progress(sink: Sink) -> Callable[[int, int], None]:

@@ -8,14 +8,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from wan_train.base.errors import BadInputError, ExitCode
+from wan_train.base.files import write_whole
+from wan_train.base.home import expand
+from wan_train.base.text import one_line
 from wan_train.cli import prompts
-from wan_train.cli.sink import Sink
+from wan_train.cli.output import Sink
 from wan_train.dataset.composing import Wishes, compose
-from wan_train.dataset.mending import BACKUP, keep, stamp_of
-from wan_train.errors import BadInputError, ExitCode
-from wan_train.files import write_whole
-from wan_train.home import expand
-from wan_train.printable import one_line
+from wan_train.dataset.fix import BACKUP, keep, stamp_of
 
 _MOST_BYTES = 4 * 1024 * 1024
 

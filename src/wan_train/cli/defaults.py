@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+from wan_train.base.settings import Settings, shipped_configs
 from wan_train.run.titles import DEFAULT_AUTHOR, DEFAULT_TITLE
-from wan_train.settings import Settings, shipped_configs
 
 REHEARSAL_TITLE = "rehearsal"
 REHEARSAL_EPOCHS = 20

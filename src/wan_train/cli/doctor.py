@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-from wan_train.box.doctor import Doctor
-from wan_train.box.provision import choose_engine
-from wan_train.cli.sink import Sink
-from wan_train.errors import ExitCode
-from wan_train.settings import Settings
+from wan_train.base.errors import ExitCode
+from wan_train.base.settings import Settings
+from wan_train.cli.output import Sink
+from wan_train.provision.doctor import Doctor
+from wan_train.provision.provision import choose_engine
 from wan_train.views.doctor import doctor_json, doctor_lines
 
 
@@ -23,7 +23,7 @@ def doctor(settings: Settings, sink: Sink, *, task: str, engine: str | None, wor
     if sink.as_json:
         sink.data(doctor_json(found))
     else:
-        from wan_train.views.lines import Screenful  # noqa: PLC0415  JSON needs no rich
+        from wan_train.views.lines import Screenful
 
         sink.show(Screenful(lambda width: doctor_lines(found, width)))
     return ExitCode.DONE if found.is_ready else ExitCode.NOT_READY

@@ -6,21 +6,21 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, assert_never
 
-from wan_train import codec
-from wan_train.cli.sink import Sink
+from wan_train.base import codec
+from wan_train.base.errors import BadInputError, ExitCode
+from wan_train.base.home import expand
+from wan_train.base.settings import Settings
+from wan_train.base.text import redact, visible
+from wan_train.cli.output import Sink
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.engine.failures.diagnosing import diagnose
-from wan_train.errors import BadInputError, ExitCode
-from wan_train.home import expand
-from wan_train.printable import redact, visible
 from wan_train.run.box_limits import with_limits
 from wan_train.run.directory import find
 from wan_train.run.plan import disk_for_next_save
-from wan_train.run.policy import AnotherAttempt, another_attempt
 from wan_train.run.progress import read_tail
-from wan_train.settings import Settings
-from wan_train.views import standing as facts
-from wan_train.views import words
+from wan_train.run.retry import AnotherAttempt, another_attempt
+from wan_train.views import formatting
+from wan_train.views import run_status as facts
 from wan_train.views.model import RunReader, RunView
 
 _TAIL_BYTES = 1_000_000
@@ -48,7 +48,7 @@ def explain(settings: Settings, sink: Sink, name: str | None) -> int:
         known = what.cause is not Cause.UNKNOWN or what.evidence is not None
         meaning = visible(what.meaning) if known else "no error that wan-train knows"
         _tell(sink, "", [f"{visible(where)}: {meaning}"])
-        _tell(sink, "  it said: ", words.several_lines(what.evidence))
+        _tell(sink, "  it said: ", formatting.several_lines(what.evidence))
         _tell(sink, "  what to do: ", [visible(what.advice)])
         if known:
             _tell(sink, "  another attempt: ", [_another(what)])
@@ -61,7 +61,7 @@ def _tell(sink: Sink, label: str, lines: Sequence[str]) -> None:
     """Lines beside a label; wrapped by words at a terminal, whole for everything that reads them."""
     indent = " " * len(label)
     width = sink.console.width - len(label) if sink.is_screen else None
-    pieces = [piece for line in lines for piece in (words.wrap(line, width) if width else [line])]
+    pieces = [piece for line in lines for piece in (formatting.wrap(line, width) if width else [line])]
     for number, piece in enumerate(pieces):
         sink.line(f"{indent if number else label}{piece}")
 
@@ -101,10 +101,10 @@ def _room(view: RunView) -> list[str]:
     if not any(found.cause is Cause.DISK_FULL for found in _of_run(view).values()):
         return []
     needed, free = disk_for_next_save(view.plan), shutil.disk_usage(view.run.path).free
-    sizes = (
-        f"The next checkpoint of an expert needs {words.file_size(needed)}; the disk has {words.file_size(free)} free"
-    )
-    return [f"{sizes}, less where a quota is used up."]
+    sizes = (formatting.file_size(needed), formatting.file_size(free))
+    return [
+        "The next checkpoint of an expert needs {}; the disk has {} free, less where a quota is used up.".format(*sizes)
+    ]
 
 
 def _logs(view: RunView) -> list[str]:

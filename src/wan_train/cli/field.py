@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from wan_train.views.words import wrap
+from wan_train.views.formatting import wrap
 
 if TYPE_CHECKING:
     from prompt_toolkit import Application
@@ -44,7 +44,7 @@ class Field:
 
     def ask(self) -> str:
         """The answer; raises KeyboardInterrupt for Ctrl-C and EOFError for Ctrl-D."""
-        from prompt_toolkit.buffer import Buffer  # noqa: PLC0415  90 ms that only a dialogue needs
+        from prompt_toolkit.buffer import Buffer
 
         self._line = Buffer(multiline=False, completer=_paths() if self.is_path else None)
         self._line.on_text_changed += self._forget
@@ -55,9 +55,9 @@ class Field:
         self._said = ""
 
     def _app(self) -> Application[str]:
-        from prompt_toolkit import Application  # noqa: PLC0415  see above
-        from prompt_toolkit.filters import is_done  # noqa: PLC0415  see above
-        from prompt_toolkit.layout import (  # noqa: PLC0415  see above
+        from prompt_toolkit import Application
+        from prompt_toolkit.filters import is_done
+        from prompt_toolkit.layout import (
             BufferControl,
             ConditionalContainer,
             FormattedTextControl,
@@ -65,8 +65,8 @@ class Field:
             Layout,
             Window,
         )
-        from prompt_toolkit.layout.processors import AfterInput, BeforeInput  # noqa: PLC0415  see above
-        from prompt_toolkit.styles import Style  # noqa: PLC0415  see above
+        from prompt_toolkit.layout.processors import AfterInput, BeforeInput
+        from prompt_toolkit.styles import Style
 
         typed = BufferControl(
             self._line, input_processors=[BeforeInput(self._head), AfterInput(self._placeholder, "class:default")]
@@ -92,7 +92,7 @@ class Field:
         return "" if self._line.text else self.default
 
     def _below(self) -> StyleAndTextTuples:
-        from prompt_toolkit.application import get_app  # noqa: PLC0415  see `ask`
+        from prompt_toolkit.application import get_app
 
         width = get_app().output.get_size().columns - 1
         if self._said:
@@ -111,8 +111,8 @@ class Field:
         return [*lines, ("class:choice", f"  and {more} more")] if more else lines[:-1]
 
     def _keys(self) -> KeyBindings:
-        from prompt_toolkit.filters import Condition  # noqa: PLC0415  see `ask`
-        from prompt_toolkit.key_binding import KeyBindings  # noqa: PLC0415  see `ask`
+        from prompt_toolkit.filters import Condition
+        from prompt_toolkit.key_binding import KeyBindings
 
         keys = KeyBindings()
         line = self._line
@@ -160,11 +160,11 @@ class Field:
 
 def choose(question: str, keys: Mapping[str, str], default: str) -> str:
     """The pressed one of `keys`, whose meaning is then shown; Enter is the default. Raises as `Field.ask` does."""
-    from prompt_toolkit import Application  # noqa: PLC0415  see `Field.ask`
-    from prompt_toolkit.formatted_text import to_formatted_text  # noqa: PLC0415  the same
-    from prompt_toolkit.key_binding import KeyBindings  # noqa: PLC0415  the same
-    from prompt_toolkit.layout import FormattedTextControl, Layout, Window  # noqa: PLC0415  the same
-    from prompt_toolkit.styles import Style  # noqa: PLC0415  the same
+    from prompt_toolkit import Application
+    from prompt_toolkit.formatted_text import to_formatted_text
+    from prompt_toolkit.key_binding import KeyBindings
+    from prompt_toolkit.layout import FormattedTextControl, Layout, Window
+    from prompt_toolkit.styles import Style
 
     pressed = ""
 
@@ -199,6 +199,6 @@ def choose(question: str, keys: Mapping[str, str], default: str) -> str:
 
 
 def _paths() -> Completer:
-    from questionary.prompts.path import GreatUXPathCompleter  # noqa: PLC0415  see `Field.ask`
+    from questionary.prompts.path import GreatUXPathCompleter
 
     return GreatUXPathCompleter(expanduser=True)

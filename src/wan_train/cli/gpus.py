@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from wan_train.base.settings import Settings
 from wan_train.gpu.free import why_busy
 from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import Gpu
-from wan_train.run.gpu_desk import gpu_label
+from wan_train.run.gpu_pool import gpu_label
 from wan_train.run.plan import Devices
-from wan_train.settings import Settings
 from wan_train.views.summary import GpuNow
 
 

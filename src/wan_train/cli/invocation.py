@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import typer
 
-from wan_train.cli.sink import Sink
+from wan_train.cli.output import Sink
 
 
 @dataclass(slots=True)

@@ -12,8 +12,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wan_train import __version__
-from wan_train.errors import AmbiguousRunError, BadInputError, ExitCode, InterruptionError, NotReadyError, WanTrainError
-from wan_train.printable import one_line, redact
+from wan_train.base.errors import (
+    AmbiguousRunError,
+    BadInputError,
+    ExitCode,
+    InterruptionError,
+    NotReadyError,
+    WanTrainError,
+)
+from wan_train.base.text import one_line, redact
 
 if TYPE_CHECKING:
     from wan_train.cli.invocation import Invocation
@@ -34,8 +41,8 @@ def run(words: Sequence[str]) -> int:
     if words[:1] in (["--version"], ["-V"]):
         sys.stdout.write(f"wan-train {__version__}\n")
         return ExitCode.DONE
-    from wan_train.cli import signals  # noqa: PLC0415  `--version` needs nothing
-    from wan_train.cli.invocation import Invocation  # noqa: PLC0415  the same
+    from wan_train.cli import signals
+    from wan_train.cli.invocation import Invocation
 
     signals.settle()
     arguments, passthrough = split(words)
@@ -52,8 +59,8 @@ def run(words: Sequence[str]) -> int:
 
 
 def _run(arguments: list[str], words: Sequence[str], invocation: Invocation) -> int:
-    from wan_train import home  # noqa: PLC0415  `--version` needs nothing
-    from wan_train.cli.app import app  # noqa: PLC0415  the same
+    from wan_train.base import home
+    from wan_train.cli.app import app
 
     try:
         home.ensure(os.environ)
@@ -72,7 +79,7 @@ def _run(arguments: list[str], words: Sequence[str], invocation: Invocation) -> 
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         return _tell(_disk_full(error) if full else _bug(error, words), arguments, invocation)
     except Exception as error:  # noqa: BLE001  the last resort: a bug must be reported, with a log and no traceback
-        from wan_train.cli.usage import usage_error  # noqa: PLC0415  only needed when something went wrong
+        from wan_train.cli.usage_errors import usage_error
 
         return _tell(usage_error(error, arguments) or _bug(error, words), arguments, invocation)
 
@@ -90,7 +97,7 @@ def split(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
 def _warn_of_variables() -> None:
     """A misspelt variable would otherwise do nothing, without a word."""
     if any(name.startswith("WAN_TRAIN_") for name in os.environ):
-        from wan_train.cli.usage import unknown_variables  # noqa: PLC0415  most calls set none
+        from wan_train.cli.usage_errors import unknown_variables
 
         sys.stderr.write("".join(f"{line}\n" for line in unknown_variables(os.environ)))
 
@@ -105,7 +112,7 @@ def _with_commands(error: AmbiguousRunError, arguments: Sequence[str]) -> WanTra
 
 def _tell(error: WanTrainError, arguments: Sequence[str], invocation: Invocation) -> int:
     """What went wrong, to people and where JSON was asked for to programs; its exit code."""
-    from wan_train.cli.sink import Sink  # noqa: PLC0415  only needed when something went wrong
+    from wan_train.cli.output import Sink
 
     # What comes before a verb has read its flags must still know whether JSON was asked for.
     said = "--json" in arguments or os.environ.get("WAN_TRAIN_JSON", "").lower() in _YES
@@ -131,7 +138,7 @@ def _disk_full(error: OSError) -> WanTrainError:
 
 def _bug(error: Exception, words: Sequence[str]) -> WanTrainError:
     """A mistake of wan-train's own, its details written to a file, or to stderr where the disk refuses."""
-    from wan_train.settings import user_data_dir  # noqa: PLC0415  only needed for a bug
+    from wan_train.base.settings import user_data_dir
 
     report = "".join(
         [

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import TypeVar
 
+from wan_train.base.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.cli.field import Field, choose
-from wan_train.dataset.locate import locate
-from wan_train.errors import BadInputError, ExitCode, WanTrainError
+from wan_train.dataset.resolve import locate
 from wan_train.run.titles import problem_with_author, problem_with_title
 
 _Answer = TypeVar("_Answer")
@@ -56,13 +56,13 @@ def ask_start() -> Start:
 
 
 def confirm(question: str, *, default: bool = True) -> bool:
-    import questionary  # noqa: PLC0415  90 ms that only a dialogue needs
+    import questionary
 
     return bool(_answer(questionary.confirm(question, default=default).unsafe_ask))
 
 
 def ask_on_interrupt() -> OnInterrupt:
-    import questionary  # noqa: PLC0415  see above
+    import questionary
 
     answer = questionary.select(
         "The training is still running. What now?", choices=[choice.value for choice in OnInterrupt]

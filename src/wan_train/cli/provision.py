@@ -9,21 +9,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wan_train.box import provision as box
-from wan_train.box.added import check_names
-from wan_train.box.board import Board, Row
-from wan_train.box.graph import Outcome, failure
-from wan_train.box.models import Digests
-from wan_train.box.provision import Held, Provision
-from wan_train.box.provision_log import NAME as LOG_NAME
-from wan_train.box.steps import Finding, State, Step, all_hints, has_work, is_ready, refuse_blocked
+from wan_train.base.errors import BadInputError, ExitCode, NotReadyError, WanTrainError
+from wan_train.base.settings import Settings, Source
 from wan_train.cli import prompts
-from wan_train.cli.provision_teller import Teller
+from wan_train.cli.output import Sink
+from wan_train.cli.provision_reporter import Teller
 from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
-from wan_train.cli.sink import Sink
-from wan_train.errors import BadInputError, ExitCode, NotReadyError, WanTrainError
-from wan_train.settings import Settings, Source
-from wan_train.views import words
+from wan_train.provision import provision as box
+from wan_train.provision.added import check_names
+from wan_train.provision.executor import Outcome, failure
+from wan_train.provision.models import Digests
+from wan_train.provision.provision import Held, Provision
+from wan_train.provision.provision_log import NAME as LOG_NAME
+from wan_train.provision.status_table import Board, Row
+from wan_train.provision.steps import Finding, State, Step, all_hints, has_work, is_ready, refuse_blocked
+from wan_train.views import formatting
 from wan_train.views.lines import Line, plain, to_rich
 from wan_train.views.provision import Heading
 from wan_train.views.provision_json import Report, report_json
@@ -239,9 +239,11 @@ class _Call:
         left = self.wanted.leftovers.of_others()
         if not left or not self.sink.is_terminal or self.sink.as_json:
             return
-        self.sink.line(f"\n{words.file_size(sum(each.bytes for each in left))} are left by downloads that never ended:")
+        self.sink.line(
+            f"\n{formatting.file_size(sum(each.bytes for each in left))} are left by downloads that never ended:"
+        )
         for each in left:
-            self.sink.line(f"  {words.file_size(each.bytes):>9}  {each.path}")
+            self.sink.line(f"  {formatting.file_size(each.bytes):>9}  {each.path}")
         if prompts.confirm("Delete them?", default=False):
             for each in left:
                 each.remove()
@@ -260,8 +262,8 @@ class _Call:
         bytes_ = sum(self.found[step.id].size for step in missing if step.lane is not None)
         space = sum(self.found[step.id].size for step in missing if step.lane is None)
         parts = [
-            *([f"fetch {words.file_size(bytes_)} of models"] if bytes_ else []),
-            *([f"install what is missing (about {words.file_size(space)} of disk)"] if space else []),
+            *([f"fetch {formatting.file_size(bytes_)} of models"] if bytes_ else []),
+            *([f"install what is missing (about {formatting.file_size(space)} of disk)"] if space else []),
         ]
         question = " and ".join(parts or ["do what is missing"])
         return f"{question[0].upper()}{question[1:]}?"
@@ -288,7 +290,7 @@ class _Call:
         if self.sink.quiet:
             return
         if self.sink.is_screen:
-            from rich.console import Group  # noqa: PLC0415  needed at a terminal only
+            from rich.console import Group
 
             width = self.sink.console.width
             self.sink.show(Group(*(to_rich(one, width, ascii_only=self.sink.ascii_only) for one in layout(width))))

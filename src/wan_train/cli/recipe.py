@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from wan_train.cli.sink import Sink
+from wan_train.base.errors import BadInputError, NotReadyError
+from wan_train.base.settings import Settings
+from wan_train.base.text import one_line
+from wan_train.cli.output import Sink
 from wan_train.cli.weights import path_of
 from wan_train.engine import trainer as trainers
 from wan_train.engine.capabilities import KNOWN_COMMITS, stored
-from wan_train.engine.words import TrainerOptions
-from wan_train.errors import BadInputError, NotReadyError
-from wan_train.printable import one_line
+from wan_train.engine.extra_arguments import TrainerOptions
 from wan_train.recipe import load as recipes
 from wan_train.recipe.effective import Effective, effective
 from wan_train.recipe.model import Recipe
 from wan_train.recipe.terms import EngineKind
 from wan_train.run.directory import find
-from wan_train.settings import Settings
-from wan_train.views import words
+from wan_train.views import formatting
 from wan_train.views.lines import Line, Row, Screenful, Span, line, table
 
 
@@ -47,12 +47,18 @@ def diff(settings: Settings, sink: Sink, name: str, other: str) -> None:
 def _differences(names: Sequence[str], rows: Sequence[Effective], width: int) -> Iterator[Line]:
     for row in rows:
         yield line(Span(row.label, "bold"))
-        yield from table([Row(label=words.safe(each), value=_said(row, at)) for at, each in enumerate(names)], width)
+        yield from table(
+            [Row(label=formatting.safe(each), value=_said(row, at)) for at, each in enumerate(names)], width
+        )
 
 
 def _said(row: Effective, at: int) -> str:
     value, source = row.values[at], row.sources[at]
-    return f"{words.safe(value)}  ({words.safe(source)})" if source is not None else words.safe(value or "-")
+    return (
+        f"{formatting.safe(value)}  ({formatting.safe(source)})"
+        if source is not None
+        else formatting.safe(value or "-")
+    )
 
 
 def _json(names: Sequence[str], rows: Sequence[Effective]) -> dict[str, Any]:

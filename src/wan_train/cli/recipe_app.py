@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from wan_train import settings as settings_module
+from wan_train.base import settings as settings_module
 from wan_train.cli import options
+from wan_train.cli.command_group import Group
 from wan_train.cli.completion import run_names
 from wan_train.cli.invocation import invocation_of
-from wan_train.cli.sink import Sink
-from wan_train.cli.verbs import Group
+from wan_train.cli.output import Sink
 
 app = typer.Typer(
     cls=Group,
@@ -34,7 +34,7 @@ def show(
 
     Example: wan-train recipe show last
     """
-    from wan_train.cli.recipe import show as run_show  # noqa: PLC0415  `--help` must not load the rooms
+    from wan_train.cli.recipe import show as run_show
 
     sink = invocation_of(context).use(Sink(as_json=as_json))
     run_show(settings_module.resolve(flags={"runs_dir": runs_dir, "musubi_dir": musubi_dir}), sink, recipe)
@@ -55,7 +55,7 @@ def diff(
 
     Example: wan-train recipe diff mine.toml t2v-a14b
     """
-    from wan_train.cli.recipe import diff as run_diff  # noqa: PLC0415  `--help` must not load the rooms
+    from wan_train.cli.recipe import diff as run_diff
 
     sink = invocation_of(context).use(Sink(as_json=as_json))
     settings = settings_module.resolve(flags={"runs_dir": runs_dir, "musubi_dir": musubi_dir})

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wan_train.cli.asking import Given
+from wan_train.base.errors import NotReadyError
+from wan_train.base.settings import Settings
 from wan_train.cli.defaults import REHEARSAL_EPOCHS, REHEARSAL_RESOLUTION, REHEARSAL_TITLE
 from wan_train.cli.options import ExpertsWord, TaskWord
-from wan_train.cli.sink import Sink
+from wan_train.cli.output import Sink
+from wan_train.cli.request import Given
 from wan_train.cli.train import train
 from wan_train.engine import trainer as trainers
-from wan_train.errors import NotReadyError
 from wan_train.recipe.terms import Attention, EngineKind
-from wan_train.settings import Settings
 
 
 def rehearse(

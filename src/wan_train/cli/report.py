@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from wan_train import codec
-from wan_train.cli.pages import is_ours
-from wan_train.cli.sink import Sink
-from wan_train.errors import BadInputError, ExitCode, NotReadyError
-from wan_train.files import write_whole
-from wan_train.printable import visible
+from wan_train.base import codec
+from wan_train.base.errors import BadInputError, ExitCode, NotReadyError
+from wan_train.base.files import write_whole
+from wan_train.base.settings import Settings
+from wan_train.base.text import visible
+from wan_train.cli.html_files import is_ours
+from wan_train.cli.output import Sink
 from wan_train.run.directory import RunDirectory, find
-from wan_train.settings import Settings
-from wan_train.views.report.data import report_json
 from wan_train.views.report.page import GENERATOR, page
-from wan_train.views.report.reading import read_story
+from wan_train.views.report.read_records import read_story
+from wan_train.views.report.report_json import report_json
 
 _OURS = b'{"event": "report"'
 """How every report.json begins."""

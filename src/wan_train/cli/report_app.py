@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from wan_train import settings as settings_module
+from wan_train.base import settings as settings_module
 from wan_train.cli import options
 from wan_train.cli.invocation import invocation_of
-from wan_train.cli.sink import Sink
+from wan_train.cli.output import Sink
 
 
 def report(
@@ -24,7 +24,7 @@ def report(
 
     Example: wan-train report
     """
-    from wan_train.cli.report import report as run_report  # noqa: PLC0415  `--help` must not load the rooms
+    from wan_train.cli.report import report as run_report
 
     sink = invocation_of(context).use(Sink(as_json=as_json))
     settings = settings_module.resolve(flags={"runs_dir": runs_dir})
@@ -45,7 +45,7 @@ def compare(
 
     Example: wan-train compare cat-rank16 cat-rank32 --html compared.html
     """
-    from wan_train.cli.compare import compare as run_compare  # noqa: PLC0415  `--help` must not load the rooms
+    from wan_train.cli.compare import compare as run_compare
 
     sink = invocation_of(context).use(Sink(as_json=as_json))
     settings = settings_module.resolve(flags={"runs_dir": runs_dir})

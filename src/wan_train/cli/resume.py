@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from wan_train.cli.asking import read_gpus, usable_gpus
-from wan_train.cli.sink import Sink
+from wan_train.base.errors import BadInputError, ExitCode, WanTrainError
+from wan_train.base.settings import Settings
+from wan_train.cli.output import Sink
+from wan_train.cli.request import read_gpus, usable_gpus
 from wan_train.cli.train import detached
 from wan_train.cli.watch import watch
-from wan_train.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.run.directory import RunDirectory, all_runs, find
 from wan_train.run.plan import Devices, StepKind
 from wan_train.run.preflight import check_disk_to_go_on
 from wan_train.run.start import start_supervisor
 from wan_train.run.state import JobState
-from wan_train.settings import Settings
-from wan_train.views.as_json import result_json
+from wan_train.views.json_records import result_json
 from wan_train.views.model import RunReader, RunView
 
 

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wan_train.cli.sink import Sink
+from wan_train.base.errors import BadInputError, ExitCode
+from wan_train.base.settings import Settings
+from wan_train.base.text import one_line, redact, visible
+from wan_train.cli.output import Sink
 from wan_train.cli.watch import watch
-from wan_train.engine.output import last_words
-from wan_train.errors import BadInputError, ExitCode
-from wan_train.printable import one_line, redact, visible
+from wan_train.engine.log_parser import last_words
 from wan_train.run.directory import all_runs, find
 from wan_train.run.events import StopMode
 from wan_train.run.start import start_supervisor
 from wan_train.run.stopping import StopRequest, request_stop
-from wan_train.settings import Settings
-from wan_train.views import outlook, words
-from wan_train.views import standing as facts
-from wan_train.views.as_json import result_json, run_json, status_json
+from wan_train.views import eta, formatting
+from wan_train.views import run_status as facts
+from wan_train.views.json_records import result_json, run_json, status_json
 from wan_train.views.model import RunReader, RunView
 
 _FOLLOW_SECONDS = 0.25
@@ -45,8 +45,8 @@ def status(settings: Settings, sink: Sink, name: str | None) -> int:
     if sink.as_json:
         sink.data(status_json(view, time.time()))
     else:
-        from wan_train.views.dashboard import render  # noqa: PLC0415  JSON needs no rich
-        from wan_train.views.results import status_lines  # noqa: PLC0415  the same
+        from wan_train.views.dashboard import render
+        from wan_train.views.result import status_lines
 
         sink.show(render(view, time.time(), sink.console.width, ascii_only=sink.ascii_only))
         sink.show(status_lines(view))
@@ -62,7 +62,7 @@ def runs(settings: Settings, sink: Sink) -> int:
     if not views:
         sink.note(f"There are no runs in {settings.runs}. Start one with: wan-train")
         return ExitCode.DONE
-    from wan_train.views.listing import runs_lines  # noqa: PLC0415  JSON needs no rich
+    from wan_train.views.runs_table import runs_lines
 
     sink.show(runs_lines(views, time.time()))
     return ExitCode.DONE
@@ -107,7 +107,7 @@ def stop(settings: Settings, sink: Sink, name: str | None, *, now: bool) -> int:
     request_stop(run, StopRequest(mode=mode, signal=signal.SIGTERM))
     if not view.has_supervisor:
         start_supervisor(run, settings)  # to end the trainers that outlived theirs
-    due = None if now else outlook.next_states_in(view, time.time())
+    due = None if now else eta.next_states_in(view, time.time())
     waits = not now and any(job.state.has_process for job in view.state.jobs.values())
     sink.note(f"{run.run_id} stops {f'after the next checkpoint, {_due(due)}' if waits else 'now'}.")
     for job in view.state.jobs.values():
@@ -122,7 +122,7 @@ def stop(settings: Settings, sink: Sink, name: str | None, *, now: bool) -> int:
 
 
 def _due(seconds: float | None) -> str:
-    return "at a time not known yet" if seconds is None else f"in about {words.duration(seconds)}"
+    return "at a time not known yet" if seconds is None else f"in about {formatting.duration(seconds)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,17 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wan_train.base.errors import BadInputError, ExitCode
+from wan_train.base.home import expand
+from wan_train.base.settings import Settings
 from wan_train.cli import prompts
-from wan_train.cli.asking import Asked, Given, ask
-from wan_train.cli.remembered import remember
-from wan_train.cli.sink import Sink
+from wan_train.cli.last_answers import remember
+from wan_train.cli.output import Sink
+from wan_train.cli.request import Asked, Given, ask
 from wan_train.cli.watch import watch
 from wan_train.dataset.check import group
-from wan_train.dataset.locate import ToWrite
 from wan_train.dataset.model import DatasetError
+from wan_train.dataset.resolve import ToWrite
 from wan_train.dataset.writing import write_for_directory
-from wan_train.errors import BadInputError, ExitCode
-from wan_train.home import expand
 from wan_train.run import speeds
 from wan_train.run.creation import write_run
 from wan_train.run.directory import RunDirectory, planned
@@ -28,7 +29,6 @@ from wan_train.run.plan import Plan
 from wan_train.run.planner import Prepared, make_plan, prepare
 from wan_train.run.preflight import existing_parent
 from wan_train.run.start import start_supervisor
-from wan_train.settings import Settings
 
 if TYPE_CHECKING:
     from wan_train.views.summary import AtStart
@@ -60,7 +60,7 @@ def train(
         return _show_plan(plan, prepared, asked, settings, sink)
     at_start = None if sink.as_json else _at_start(plan, prepared, asked, settings)
     if at_start is not None:
-        from wan_train.views.summary import plan_lines  # noqa: PLC0415  rich is not needed for JSON
+        from wan_train.views.summary import plan_lines
 
         sink.show(plan_lines(plan, at_start, width=sink.console.width))
     if not yes:
@@ -94,7 +94,7 @@ def _write_dataset(wanted: ToWrite) -> None:
 
 def _may_start(plan: Plan, at_start: AtStart | None, sink: Sink) -> bool:
     """Ask; `d` shows everything and asks again."""
-    from wan_train.views.summary import plan_details  # noqa: PLC0415  only a dialogue needs it
+    from wan_train.views.summary import plan_details
 
     while (answer := prompts.ask_start()) is prompts.Start.DETAILS:
         sink.show(plan_details(plan, at_start, width=sink.console.width))
@@ -102,8 +102,8 @@ def _may_start(plan: Plan, at_start: AtStart | None, sink: Sink) -> bool:
 
 
 def _show_plan(plan: Plan, prepared: Prepared, asked: Asked, settings: Settings, sink: Sink) -> int:
-    from wan_train.views.as_json import plan_json  # noqa: PLC0415  only `--dry-run` needs it
-    from wan_train.views.summary import plan_text  # noqa: PLC0415  the same
+    from wan_train.views.json_records import plan_json
+    from wan_train.views.summary import plan_text
 
     at_start = _at_start(plan, prepared, asked, settings)
     if sink.as_json:
@@ -114,12 +114,12 @@ def _show_plan(plan: Plan, prepared: Prepared, asked: Asked, settings: Settings,
 
 
 def _write_script(script: Path, asked: Asked, settings: Settings, sink: Sink) -> int:
-    from wan_train.run.shell_script import files_of, write_script  # noqa: PLC0415  only `--script` needs it
+    from wan_train.run.shell_script import files_of, write_script
 
     plan = write_script(prepare(replace(asked.request, cache_shards=1), say=sink.note), script, created=time.time())
     if sink.as_json:
-        from wan_train.cli.gpus import gpus_now  # noqa: PLC0415  the same
-        from wan_train.views.as_json import plan_json  # noqa: PLC0415  the same
+        from wan_train.cli.gpus import gpus_now
+        from wan_train.views.json_records import plan_json
 
         gpus = gpus_now(asked.request.usable, plan.devices, settings)
         sink.data({**plan_json(plan, gpus), "script": str(script)})
@@ -129,8 +129,8 @@ def _write_script(script: Path, asked: Asked, settings: Settings, sink: Sink) ->
 
 
 def _at_start(plan: Plan, prepared: Prepared, asked: Asked, settings: Settings) -> AtStart:
-    from wan_train.cli.gpus import gpus_now  # noqa: PLC0415  `--json --yes` must not load the views
-    from wan_train.views.summary import AtStart  # noqa: PLC0415  the same
+    from wan_train.cli.gpus import gpus_now
+    from wan_train.views.summary import AtStart
 
     return AtStart(
         gpus=gpus_now(prepared.request.usable, plan.devices, settings),

@@ -11,23 +11,23 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import assert_never
 
+from wan_train.base.errors import ExitCode, WanTrainError
+from wan_train.base.settings import Settings
 from wan_train.cli import prompts
 from wan_train.cli.keys import Page, Wish, keys_in, press
+from wan_train.cli.output import Sink
 from wan_train.cli.screen import Screen, TerminalGoneError
 from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
-from wan_train.cli.sink import Sink
-from wan_train.errors import ExitCode, WanTrainError
 from wan_train.run.closing_report import report_of_end
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import Event, RunFinished, StopMode
 from wan_train.run.start import start_supervisor
 from wan_train.run.stopping import StopRequest, request_stop
-from wan_train.settings import Settings
-from wan_train.views import dashboard, pages
+from wan_train.views import dashboard, overlays
+from wan_train.views.eta import next_states_in
+from wan_train.views.formatting import duration
 from wan_train.views.lines import Line
 from wan_train.views.model import RunReader, RunView
-from wan_train.views.outlook import next_states_in
-from wan_train.views.words import duration
 
 TIMEOUT_EXIT = 124
 """As that of timeout(1): the time to watch is over, and the run goes on."""
@@ -83,15 +83,15 @@ def _finish(view: RunView, sink: Sink) -> int:
     assert view.state.finished is not None, "followed to its end"  # noqa: S101  an invariant
     report = _wait_for_report(view, view.state.finished)
     if sink.as_json:
-        from wan_train.views.as_json import result_json  # noqa: PLC0415  needed once, at the end
+        from wan_train.views.json_records import result_json
 
         sink.data(result_json(RunReader(view.run, curves=True).refresh()[0]))
     elif sink.is_terminal and not sink.quiet:
-        from wan_train.views.summary import result_lines  # noqa: PLC0415  rich is needed at a terminal only
+        from wan_train.views.summary import result_lines
 
         sink.show(result_lines(view))
     else:
-        from wan_train.views.summary import result_text  # noqa: PLC0415  see above
+        from wan_train.views.summary import result_text
 
         sink.text(result_text(view))
     if report is not None:
@@ -226,11 +226,11 @@ class _Watcher:
         if self.sink.quiet:
             return
         if self.sink.as_json:
-            from wan_train.views.as_json import event_json  # noqa: PLC0415  see `_finish`
+            from wan_train.views.json_records import event_json
 
             self.sink.data(event_json(event))
             return
-        from wan_train.views.plain import describe  # noqa: PLC0415  see `_finish`
+        from wan_train.views.event_lines import describe
 
         line = describe(event, view)
         if line is not None:
@@ -244,12 +244,12 @@ def _lines(view: RunView, page: Page, width: int, height: int) -> Sequence[Line]
         case Page.RUN:
             return dashboard.screen(view, now, width, height=height)
         case Page.STOP:
-            question = pages.stop_question(view, now, width)
+            question = overlays.stop_question(view, now, width)
             return dashboard.screen(view, now, width, height=height, footer=question)
         case Page.LOGS:
-            return pages.logs_page(pages.read_logs(view, height), width, height)
+            return overlays.logs_page(overlays.read_logs(view, height), width, height)
         case Page.HELP:
-            return pages.help_page(view, width, height)
+            return overlays.help_page(view, width, height)
         case _:
             assert_never(page)
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from wan_train.engine.outputs import lora_file
-from wan_train.errors import BadInputError
-from wan_train.printable import one_line
+from wan_train.base.errors import BadInputError
+from wan_train.base.text import one_line
+from wan_train.engine.checkpoints import lora_file
 from wan_train.recipe.effective import Layer
 from wan_train.recipe.model import Origin, Source
 from wan_train.recipe.terms import Expert

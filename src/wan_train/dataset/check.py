@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from wan_train.dataset.closer import Depth, look_closer
-from wan_train.dataset.inventory import take
-from wan_train.dataset.locate import Located, ToExisting, ToWrite
+from wan_train.dataset.config import load
+from wan_train.dataset.deep_scan import Depth, look_closer
 from wan_train.dataset.model import (
     DatasetConfig,
     DatasetError,
@@ -21,8 +20,9 @@ from wan_train.dataset.model import (
     Severity,
     TrainerReading,
 )
+from wan_train.dataset.resolve import Located, ToExisting, ToWrite
+from wan_train.dataset.scan import take
 from wan_train.dataset.snapshot import with_overrides
-from wan_train.dataset.toml_file import load
 from wan_train.dataset.writing import text_for_directory
 
 _ORDER = tuple(Severity)

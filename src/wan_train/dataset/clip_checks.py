@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from wan_train.dataset.buckets import TARGET_FPS, clips, frames_at_target_rate
-from wan_train.dataset.footage import Clip
 from wan_train.dataset.model import FrameExtraction, Problem, ProblemKind, Severity, VideoSettings
+from wan_train.dataset.video import Clip
 
 _SAME_SPEED = 0.05
 """Relative; 15.98 and 29.97 frames a second are 16 and 30 to the eye."""

@@ -15,9 +15,9 @@ import tomlkit
 import tomlkit.exceptions
 from tomlkit.items import AoT, Table
 
+from wan_train.dataset.config import load
 from wan_train.dataset.listing import list_media
 from wan_train.dataset.model import DatasetError, FrameExtraction, MediaKind, Problem, ProblemKind, Severity
-from wan_train.dataset.toml_file import load
 from wan_train.dataset.writing import CACHE_FOLDER, VIDEO_CACHE_FOLDER, template, text_for_directory
 
 _SOURCES = {MediaKind.IMAGE: "image_directory", MediaKind.VIDEO: "video_directory"}

@@ -83,7 +83,7 @@ def open_regular(path: Path) -> BinaryIO:
 @contextmanager
 def quiet_about_size() -> Iterator[None]:
     """Inside, Pillow's warning about large pictures is off; the inventory judges their size itself."""
-    from PIL import Image  # noqa: PLC0415 - Pillow takes 30 ms to import and many commands never look at a picture
+    from PIL import Image
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -94,7 +94,7 @@ def largest_unwarned_picture() -> int:
     """Pixels beyond which Pillow warns of a decompression bomb; beyond twice as many it refuses, in the
     trainer too.
     """
-    from PIL import Image  # noqa: PLC0415 - as above
+    from PIL import Image
 
     return Image.MAX_IMAGE_PIXELS or 89_478_485
 
@@ -106,7 +106,7 @@ def read_picture(path: Path) -> Picture | Unreadable:
     picture is decoded for proof), too many pixels. Not found: damage in the middle of a file, which would
     need a full decode of every picture.
     """
-    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - as above
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with open_regular(path) as file:
@@ -126,7 +126,7 @@ def read_picture(path: Path) -> Picture | Unreadable:
 
 
 def _whole(file: BinaryIO) -> Picture:
-    from PIL import Image  # noqa: PLC0415 - as above
+    from PIL import Image
 
     size = _size_of(file)
     head = file.read(32)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from wan_train.errors import BadInputError
-from wan_train.printable import visible
+from wan_train.base.errors import BadInputError
+from wan_train.base.text import visible
 
 EXAMPLES_PER_KIND = 10
 

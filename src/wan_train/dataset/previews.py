@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wan_train.dataset.footage import pyav
 from wan_train.dataset.listing import list_media
 from wan_train.dataset.media import quiet_about_size
 from wan_train.dataset.model import Item, MediaKind
+from wan_train.dataset.video import pyav
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -74,7 +74,7 @@ def captions(items: Sequence[Item]) -> dict[Path, str]:
 
 
 def _preview_of(entry: tuple[Path, MediaKind]) -> tuple[Path, Preview | None]:
-    from PIL import Image  # noqa: PLC0415 - only a page needs it
+    from PIL import Image
 
     path, kind = entry
     try:
@@ -98,7 +98,7 @@ def _preview_of(entry: tuple[Path, MediaKind]) -> tuple[Path, Preview | None]:
 
 
 def _of_picture(path: Path) -> Preview | None:
-    from PIL import Image  # noqa: PLC0415 - as above
+    from PIL import Image
 
     with Image.open(path) as image:
         # A JPEG is decoded at an eighth of its size where that is enough.

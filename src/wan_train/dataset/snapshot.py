@@ -16,6 +16,7 @@ import tomlkit.exceptions
 from tomlkit.items import AoT, Table
 
 from wan_train.dataset.buckets import is_resolution_possible
+from wan_train.dataset.config import tables
 from wan_train.dataset.model import (
     DatasetConfig,
     DatasetError,
@@ -26,7 +27,6 @@ from wan_train.dataset.model import (
     Subset,
 )
 from wan_train.dataset.schema import UNUSED
-from wan_train.dataset.toml_file import tables
 
 
 def with_overrides(config: DatasetConfig, overrides: DatasetOverrides) -> DatasetConfig:

@@ -8,10 +8,10 @@ from pathlib import Path
 import tomlkit
 from tomlkit.items import AoT, Table
 
+from wan_train.base.files import move_without_overwriting, write_whole
+from wan_train.base.settings import shipped_configs
 from wan_train.dataset.listing import list_media, pattern_characters
 from wan_train.dataset.model import DatasetError, Problem, ProblemKind, Severity
-from wan_train.files import move_without_overwriting, write_whole
-from wan_train.settings import shipped_configs
 
 CACHE_FOLDER = "cache"
 VIDEO_CACHE_FOLDER = "cache_video"

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib import resources
 
-from wan_train.errors import BadInputError
-from wan_train.printable import one_line
+from wan_train.base.errors import BadInputError
+from wan_train.base.text import one_line
 
 
 class Script(StrEnum):

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_train.engine.outputs import REHEARSAL_MARK
+from wan_train.base.text import one_line
+from wan_train.engine.checkpoints import REHEARSAL_MARK
 from wan_train.engine.tensors import BrokenFileError, Header, read_header
-from wan_train.printable import one_line
 from wan_train.recipe.model import ExpertSpec, format_number
 from wan_train.recipe.terms import EngineKind, Expert, Task
 

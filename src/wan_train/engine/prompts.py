@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_train import codec
-from wan_train.errors import BadInputError
-from wan_train.printable import one_line, visible
+from wan_train.base import codec
+from wan_train.base.errors import BadInputError
+from wan_train.base.text import one_line, visible
 from wan_train.recipe.model import format_number
 from wan_train.recipe.terms import Task
 
@@ -282,7 +282,7 @@ def _image_problems(value: object, directory: Path, task: Task) -> Iterator[str]
 
 def _unreadable(path: Path) -> str | None:
     """Why a picture cannot be read to its end, None when it can."""
-    from PIL import Image  # noqa: PLC0415  only image-to-video prompts need it
+    from PIL import Image
 
     try:
         if not path.is_file():

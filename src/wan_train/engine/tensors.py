@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from wan_train.errors import WanTrainError
+from wan_train.base.errors import WanTrainError
 
 _MAX_HEADER = 100_000_000
 """The limit of the safetensors library itself."""

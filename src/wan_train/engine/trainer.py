@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wan_train.engine import capabilities, probed
+from wan_train.base.errors import NotReadyError
+from wan_train.base.settings import Settings
+from wan_train.engine import capabilities, probe_cache
 from wan_train.engine.capabilities import Capabilities, Script
-from wan_train.errors import NotReadyError
 from wan_train.recipe.terms import EngineKind
-from wan_train.settings import Settings
 
 _NOT_READY_HINT = (
     "Run `wan-train provision` to set the box up, or `wan-train rehearse` to try the whole pipeline without a GPU."
@@ -73,7 +73,7 @@ def _find_musubi(settings: Settings) -> Trainer:
     trainer = locate_musubi(settings)
     if trainer.version in capabilities.KNOWN_COMMITS.values():
         return trainer
-    known = probed.recall(settings.box_dir, trainer.root, trainer.commit)
+    known = probe_cache.recall(settings.box_dir, trainer.root, trainer.commit)
     if known is not None:
         return replace(trainer, probed=capabilities.from_help(trainer.version, known))
     return replace(trainer, probed=probe(trainer))
@@ -163,7 +163,7 @@ def draw_pictures(trainer: Trainer, folder: Path) -> None:
 
 
 def _importable_here(module: str) -> bool:
-    import importlib.util  # noqa: PLC0415  only the rehearsal asks
+    import importlib.util
 
     return importlib.util.find_spec(module) is not None
 

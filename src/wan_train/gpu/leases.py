@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from wan_train.gpu import lockfile
-from wan_train.gpu.tickets import QUEUE, Ticket, older_wants, open_ticket
+from wan_train.base import locks
+from wan_train.gpu.queue import QUEUE, Ticket, older_wants, open_ticket
 
 _ENDING = ".lease"
 
@@ -52,7 +52,7 @@ class Lease:
 
     def rewrite(self, holder: LeaseHolder) -> None:
         """Tell others who holds it now. On a full disk the text stays as it was, and the lock holds."""
-        lockfile.write(self.fileno(), _dump(holder))
+        locks.write(self.fileno(), _dump(holder))
 
     def release(self) -> None:
         """Close our copy; an inheriting child keeps the lock. May be called twice."""
@@ -85,16 +85,16 @@ class LeaseRoom:
 
     def try_take(self, uuid: str, holder: LeaseHolder) -> Lease | None:
         """The lease of this GPU, or None when somebody holds it. Does not wait."""
-        lockfile.prepare(self.directory)
+        locks.prepare(self.directory)
         path = self._path(uuid)
         while True:
             with ExitStack() as on_the_way_out:
-                descriptor = lockfile.open_or_create(path)
+                descriptor = locks.open_or_create(path)
                 on_the_way_out.callback(os.close, descriptor)
-                if not lockfile.try_exclusive(descriptor, path):
+                if not locks.try_exclusive(descriptor, path):
                     return None
-                if lockfile.is_at(descriptor, path):
-                    lockfile.write(descriptor, _dump(holder))
+                if locks.is_at(descriptor, path):
+                    locks.write(descriptor, _dump(holder))
                     on_the_way_out.pop_all()  # the lease closes it
                     return Lease(uuid, descriptor)
             # A cleaner of temporary files took it away between our open and our lock: lock the new one.
@@ -105,11 +105,11 @@ class LeaseRoom:
         For the instant between a lock and the text that follows it, the text is the previous holder's.
         """
         path = self._path(uuid)
-        descriptor = lockfile.open_existing(path)
+        descriptor = locks.open_existing(path)
         if descriptor is None:
             return None
         try:
-            return _load(lockfile.read(descriptor)) if lockfile.is_held(descriptor, path) else None
+            return _load(locks.read(descriptor)) if locks.is_held(descriptor, path) else None
         finally:
             os.close(descriptor)
 
@@ -132,8 +132,8 @@ class LeaseRoom:
         Raises:
             ValueError: `order` is negative or has more than 20 digits.
         """
-        lockfile.prepare(self.directory)
-        lockfile.prepare(self.directory / QUEUE)
+        locks.prepare(self.directory)
+        locks.prepare(self.directory / QUEUE)
         return open_ticket(self.directory / QUEUE, order, run_id)
 
     def first_in_line(self, uuid: str, ticket: Ticket) -> bool:
@@ -141,7 +141,7 @@ class LeaseRoom:
         return not older_wants(self.directory / QUEUE, uuid, ticket)
 
     def _path(self, uuid: str) -> Path:
-        return self.directory / f"{lockfile.safe_name(uuid)}{_ENDING}"
+        return self.directory / f"{locks.safe_name(uuid)}{_ENDING}"
 
 
 def _dump(holder: LeaseHolder) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from wan_train.errors import NotReadyError
+from wan_train.base.errors import NotReadyError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

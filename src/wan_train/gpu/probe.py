@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wan_train.gpu.faults import REHEARSE, lost_reason, unavailable
 from wan_train.gpu.model import Gpu, GpuReading, GpuUnavailableError, LostGpu
+from wan_train.gpu.nvml_errors import REHEARSE, lost_reason, unavailable
 
 _KILL_GRACE_SECONDS = 2.0
 # An interpreter that saw the end of its input, or met its own, is gone after some milliseconds.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from wan_train.errors import BadInputError
+from wan_train.base.errors import BadInputError
 from wan_train.recipe.model import ExpertSpec, Recipe, Source, changed, format_number, settings_of
 from wan_train.recipe.terms import Attention, Expert
 

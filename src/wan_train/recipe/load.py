@@ -8,13 +8,13 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
-from wan_train.errors import BadInputError
-from wan_train.printable import one_line
+from wan_train.base.errors import BadInputError
+from wan_train.base.settings import shipped_configs
+from wan_train.base.text import one_line
 from wan_train.recipe.effective import Layer, require, resolve
 from wan_train.recipe.model import ExpertSpec, Origin, Recipe, Source, Training, settings_of, training_of
 from wan_train.recipe.terms import Attention, Expert, Task
 from wan_train.recipe.values import ATTENTION_KEYS, FIELDS, Options, read_settings, shared_only, unknown
-from wan_train.settings import shipped_configs
 
 _HINT = "Compare it with a shipped one, or with the recipe.toml of a run."
 _TOP_KEYS = ("name", "base", "task", "models", "high", "low", "training", "passthrough")
@@ -72,7 +72,7 @@ def override(recipe: Recipe, changes: Mapping[str, Any], *, names: Mapping[str, 
 
 def to_toml(recipe: Recipe) -> str:
     """The recipe as a file that `--recipe` accepts, recording exactly what was trained."""
-    import tomlkit  # noqa: PLC0415  40 ms that `--help` does not need
+    import tomlkit
 
     document = tomlkit.document()
     document.add(tomlkit.comment("Written by wan-train: the recipe of this run, after adaptation to its GPU."))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
-from wan_train import codec
+from wan_train.base import codec
 from wan_train.recipe.terms import Attention, Expert, Task
 
 Value = bool | int | float | str | tuple[int | float | str, ...]

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
-from wan_train.printable import one_line
+from wan_train.base.text import one_line
 from wan_train.recipe.effective import Layer
 from wan_train.recipe.model import Source, Training, Value
 from wan_train.recipe.terms import Attention

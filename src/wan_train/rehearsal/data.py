@@ -311,7 +311,7 @@ def read_clip(path: Path, *, source_fps: float | None) -> list[Image.Image]:
 def _decode(path: Path) -> list[Image.Image]:
     try:
         # Optional, and only for real videos.
-        import av  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
+        import av  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         raise RuntimeError(
             f"{path}: reading video files needs PyAV (pip install av); "

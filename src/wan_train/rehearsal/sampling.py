@@ -137,7 +137,7 @@ def _frames(latents: Tensor, count: int) -> list[Image.Image]:
 
 def _save_clip(path: Path, frames: Sequence[Image.Image]) -> None:
     try:
-        import av  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415  optional, and only for clips
+        import av  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         raise RuntimeError(f"{path}: writing clips needs PyAV (pip install av)") from None
     with av.open(str(path), mode="w") as container:

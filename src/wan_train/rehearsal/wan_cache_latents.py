@@ -11,7 +11,7 @@ def main() -> None:
     start_logging()
     args = latents_parser().parse_args()
     # Imported here because torch takes seconds, which a refused command line need not wait for.
-    from wan_train.rehearsal.caching import cache_latents  # noqa: PLC0415
+    from wan_train.rehearsal.caching import cache_latents
 
     cache_latents(args)
 

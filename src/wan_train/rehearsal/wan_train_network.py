@@ -13,7 +13,7 @@ def main() -> None:
     start_logging()
     args = parse_training(sys.argv[1:])
     # Imported here because torch takes seconds, which a refused command line need not wait for.
-    from wan_train.rehearsal.training import train  # noqa: PLC0415
+    from wan_train.rehearsal.training import train
 
     train(args)
 

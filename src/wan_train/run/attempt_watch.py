@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from wan_train.engine import outputs
+from wan_train.engine import checkpoints
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.engine.samples import sample_files
 from wan_train.engine.scalars import ScalarFollower
@@ -79,8 +79,8 @@ class AttemptWatch:
         if goal is None or (self.tracker.local_step or 0) < goal.steps:
             return False
         name = self.step.produces or ""
-        state = outputs.step_state_dir(self.directory.output, name, goal.steps)
-        fault = outputs.state_fault(state, state_files(self.plan, self.step, attempt))
+        state = checkpoints.step_state_dir(self.directory.output, name, goal.steps)
+        fault = checkpoints.state_fault(state, state_files(self.plan, self.step, attempt))
         return fault is None and is_whole(self.final_lora(attempt))
 
     def awaits_samples(self, attempt: Attempt) -> bool:
@@ -106,12 +106,12 @@ class AttemptWatch:
         goal = target_of(attempt)
         name = self.step.produces or ""
         if goal is None:
-            return outputs.lora_file(self.directory.output, name)
-        return outputs.step_lora_file(self.directory.output, name, goal.steps)
+            return checkpoints.lora_file(self.directory.output, name)
+        return checkpoints.step_lora_file(self.directory.output, name, goal.steps)
 
     def checkpoint_trouble(self, local_epoch: int) -> Diagnosis | None:
         """Whether the checkpoint of an epoch holds numbers that are not finite: such a training never recovers."""
-        path = outputs.lora_file(self.directory.output, self.step.produces or "", local_epoch)
+        path = checkpoints.lora_file(self.directory.output, self.step.produces or "", local_epoch)
         try:
             bad = first_non_finite(path, read_header(path))
         except (BrokenFileError, OSError):

@@ -6,14 +6,14 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from wan_train.engine import outputs
+from wan_train.engine import checkpoints
 from wan_train.engine.commands import STATES_KEPT
 from wan_train.run.cadence import Target, state_every, target
-from wan_train.run.commands import AttemptSpec
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.plan import Plan, Step, StepKind
 from wan_train.run.resume import find_resume_point, saved_states
 from wan_train.run.state import Attempt, Job, RunState
+from wan_train.run.step_commands import AttemptSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,11 +93,11 @@ def remove_old_checkpoints(run: RunDirectory, plan: Plan, step: Step, job: Job) 
     found = []
     for attempt in job.attempts:
         output = run.attempt(step.id, attempt.number).output
-        for local in outputs.checkpoint_epochs(output, name):
+        for local in checkpoints.checkpoint_epochs(output, name):
             epoch = attempt.epochs_before + local
-            waits = is_wanted(plan, step, attempt, epoch) and not outputs.lora_file(run.path, name, epoch).exists()
+            waits = is_wanted(plan, step, attempt, epoch) and not checkpoints.lora_file(run.path, name, epoch).exists()
             if epoch <= (attempt.total_epochs or plan.epochs_of(step.expert)):
-                found.append((epoch, attempt.number, waits, outputs.lora_file(output, name, local)))
+                found.append((epoch, attempt.number, waits, checkpoints.lora_file(output, name, local)))
     for _, _, waits, path in sorted(found)[:-STATES_KEPT]:
         if not waits:
             path.unlink(missing_ok=True)
@@ -109,6 +109,6 @@ def remove_old_states(run: RunDirectory, plan: Plan, step: Step, job: Job, *, ke
     for attempt in job.attempts:
         if attempt.exit is None:
             continue
-        for path in outputs.state_dirs(run.attempt(step.id, attempt.number).output, step.produces or ""):
+        for path in checkpoints.state_dirs(run.attempt(step.id, attempt.number).output, step.produces or ""):
             if path not in kept:
                 shutil.rmtree(path, ignore_errors=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import resource
 from dataclasses import replace
 
+from wan_train.base.host import process_limit
 from wan_train.engine.failures import Cause, Diagnosis
-from wan_train.run.machine import process_limit
 
 
 def with_limits(diagnosis: Diagnosis) -> Diagnosis:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import time_ns
 
-from wan_train import codec
-from wan_train.dataset.bulk import without_collection
-from wan_train.dataset.inventory import take
-from wan_train.dataset.ledger import (
+from wan_train.base import codec
+from wan_train.base.files import write_whole
+from wan_train.base.process_identity import boot_id
+from wan_train.caching.decide import Decision, Folder, Reason, begun, count, decide
+from wan_train.caching.index import (
     CacheFile,
     Hasher,
     Ledger,
@@ -22,21 +23,20 @@ from wan_train.dataset.ledger import (
     stamp,
     write_ledger,
 )
+from wan_train.caching.items import Maker, folders
+from wan_train.caching.split import Share
+from wan_train.dataset.bulk import without_collection
+from wan_train.dataset.config import load
 from wan_train.dataset.model import GUIDE_READING, NEWEST_READING, Inventory, TrainerReading
-from wan_train.dataset.toml_file import load
+from wan_train.dataset.scan import take
 from wan_train.engine import caches
 from wan_train.engine.caches import CacheKind, Contents
 from wan_train.engine.commands import ModelPaths
 from wan_train.engine.trainer import Trainer
-from wan_train.files import write_whole
 from wan_train.recipe.model import Recipe
 from wan_train.recipe.terms import EngineKind, Task
-from wan_train.run.caching_decision import Decision, Folder, Reason, begun, count, decide
-from wan_train.run.caching_items import Maker, folders
 from wan_train.run.caching_shards import share_of
-from wan_train.run.caching_split import Share
 from wan_train.run.directory import RunDirectory
-from wan_train.run.identity import boot_id
 from wan_train.run.plan import CacheNeed, Plan, Step, StepKind
 
 _FINITE_BYTES = 256 * 1024 * 1024

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from wan_train.base.errors import BadInputError
+from wan_train.base.files import can_be_written
 from wan_train.dataset.listing import pattern_characters
 from wan_train.dataset.model import DatasetConfig, Subset
 from wan_train.engine import caches
 from wan_train.engine.caches import CacheKind
-from wan_train.errors import BadInputError
-from wan_train.files import can_be_written
 from wan_train.recipe.terms import EngineKind
 from wan_train.run.directory import slug
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from wan_train.base.files import write_whole
+from wan_train.caching.items import caption_of, stem_of
 from wan_train.dataset import records
-from wan_train.dataset.toml_file import tables
-from wan_train.files import write_whole
+from wan_train.dataset.config import tables
 from wan_train.run.caching import Survey
-from wan_train.run.caching_items import caption_of, stem_of
 from wan_train.run.directory import RunDirectory
 
 
@@ -38,7 +38,7 @@ def lists(run: RunDirectory, step: str, survey: Survey) -> Lists:
 
     A dataset of which nothing is to be made is left out.
     """
-    import tomlkit  # noqa: PLC0415  only a run that is split needs it
+    import tomlkit
 
     document = tomllib.loads(survey.inventory.config.text)
     general, entries = tables(document)

@@ -7,19 +7,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from wan_train.base.errors import NotReadyError
+from wan_train.base.host import available_ram
+from wan_train.caching.decide import Reason, Wanted
+from wan_train.caching.split import MOST_SHARDS, NO_WORK, Shares, Stem, Workload, choose, share_out
 from wan_train.dataset.model import Inventory
 from wan_train.engine import caches, commands, sizes
 from wan_train.engine.caches import CacheKind
 from wan_train.engine.commands import Addition, ModelPaths
 from wan_train.engine.trainer import Trainer
-from wan_train.errors import NotReadyError
 from wan_train.recipe.model import Recipe
 from wan_train.recipe.terms import EngineKind
 from wan_train.run.caching import KINDS, Survey, Surveyed, maker_of, survey
-from wan_train.run.caching_decision import Reason, Wanted
-from wan_train.run.caching_split import MOST_SHARDS, NO_WORK, Shares, Stem, Workload, choose, share_out
 from wan_train.run.directory import RunDirectory
-from wan_train.run.machine import available_ram
 from wan_train.run.plan import CacheNeed, Shard, Step, StepKind
 from wan_train.run.readahead import RESERVE_BYTES
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from wan_train import codec
-from wan_train.files import write_whole
-from wan_train.run.caching_split import Share, Shares
+from wan_train.base import codec
+from wan_train.base.files import write_whole
+from wan_train.caching.split import Share, Shares
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import Step, StepKind
 

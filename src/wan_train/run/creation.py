@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shutil
 
+from wan_train.base.errors import WanTrainError
+from wan_train.base.files import write_whole
+from wan_train.base.settings import Settings
 from wan_train.engine.commands import ACCELERATE_CONFIG
-from wan_train.errors import WanTrainError
-from wan_train.files import write_whole
 from wan_train.recipe.load import to_toml
 from wan_train.run import sampling
 from wan_train.run.caching_shards import write_shares
 from wan_train.run.directory import RunDirectory, create
 from wan_train.run.plan import Plan
 from wan_train.run.planner import Prepared, dataset_files, make_plan
-from wan_train.settings import Settings
 
 
 def write_run(prepared: Prepared, settings: Settings, *, created: float) -> tuple[RunDirectory, Plan]:

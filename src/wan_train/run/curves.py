@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from wan_train.engine.output import StepRecord
+from wan_train.engine.log_parser import StepRecord
 from wan_train.engine.scalars import Scalar, ScalarFollower
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import Plan, StepKind

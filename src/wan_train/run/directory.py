@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_train import codec
-from wan_train.errors import AmbiguousRunError, BadInputError, NotReadyError
-from wan_train.files import write_whole
-from wan_train.printable import one_line
+from wan_train.base import codec
+from wan_train.base.errors import AmbiguousRunError, BadInputError, NotReadyError
+from wan_train.base.files import write_whole
+from wan_train.base.text import one_line
 from wan_train.run.plan import Plan
 from wan_train.run.upgrade import of_schema_2
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from wan_train import codec
+from wan_train.base import codec
+from wan_train.base.process_identity import ProcessIdentity
 from wan_train.engine.failures import Diagnosis
-from wan_train.run.identity import ProcessIdentity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_train import codec
-from wan_train.files import write_whole
+from wan_train.base import codec
+from wan_train.base.files import write_whole
 
 EVERY_SECONDS = 10.0
 """Between two samples of a GPU. What happens between them is not seen: a peak of memory may be higher."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from wan_train import codec
+from wan_train.base import codec
 from wan_train.run.events import Event
 
 _MEND_BYTES = 65_536

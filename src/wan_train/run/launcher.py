@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from wan_train import codec
+from wan_train.base import codec
+from wan_train.base.files import write_whole
+from wan_train.base.process_identity import ProcessIdentity, identify
 from wan_train.engine.commands import Command
-from wan_train.files import write_whole
 from wan_train.run.directory import AttemptDirectory
 from wan_train.run.events import Exit, Lost
-from wan_train.run.identity import ProcessIdentity, identify
 
 MARKER = "WAN_TRAIN_ATTEMPT"
 """Environment variable that every process of an attempt inherits: the attempt's directory."""

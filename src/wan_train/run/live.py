@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from wan_train import codec
-from wan_train.files import write_whole
+from wan_train.base import codec
+from wan_train.base.files import write_whole
 from wan_train.gpu.model import Gpu
 from wan_train.run.directory import RunDirectory
 from wan_train.run.progress import Progress

@@ -6,8 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from wan_train.files import write_whole
-from wan_train.printable import redact
+from wan_train.base.files import write_whole
+from wan_train.base.text import redact
 
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
 _SHORTEST_SECRET = 8

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from wan_train.run.clock import Clock
+from wan_train.base.clock import Clock
 from wan_train.run.directory import RunDirectory
-from wan_train.run.gpu_desk import GpuDesk, gpu_label
 from wan_train.run.gpu_history import EVERY_SECONDS, GpuHistory, GpuSample
+from wan_train.run.gpu_pool import GpuDesk, gpu_label
 from wan_train.run.live import Live, write_live
 from wan_train.run.plan import Devices, Plan
 from wan_train.run.progress import Progress

@@ -8,11 +8,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from wan_train.engine import sizes
+from wan_train.engine.checkpoints import REHEARSAL_MARK
 from wan_train.engine.commands import STATES_KEPT, Command, ModelPaths
-from wan_train.engine.outputs import REHEARSAL_MARK
 from wan_train.engine.prompts import SamplePrompt
 from wan_train.engine.trainer import Trainer
-from wan_train.recipe.hardware import Choice
+from wan_train.recipe.adaptation import Choice
 from wan_train.recipe.model import Answers, Recipe, Training
 from wan_train.recipe.terms import EngineKind, Expert, Task
 

@@ -7,35 +7,35 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wan_train.dataset import mending, records
+from wan_train.base.host import available_ram, cpus
+from wan_train.dataset import fix, records
 from wan_train.dataset.check import group
-from wan_train.dataset.inventory import take
+from wan_train.dataset.counts import DatasetSummary, summary
 from wan_train.dataset.model import (
     DatasetConfig,
     DatasetOverrides,
     Inventory,
     MediaKind,
 )
+from wan_train.dataset.scan import take
 from wan_train.dataset.snapshot import snapshot_text, with_overrides
-from wan_train.dataset.summary import DatasetSummary, summary
-from wan_train.engine import judging, tokenizer
+from wan_train.engine import settings_check, tokenizer
 from wan_train.engine.capabilities import check_optimizer
 from wan_train.engine.commands import ModelPaths
 from wan_train.engine.prompts import SamplePrompt
 from wan_train.engine.trainer import Trainer
 from wan_train.gpu.model import Gpu
-from wan_train.recipe import hardware
-from wan_train.recipe.hardware import Card, Choice, Machine
+from wan_train.recipe import adaptation
+from wan_train.recipe.adaptation import Card, Choice, Machine
 from wan_train.recipe.model import Answers, Recipe
 from wan_train.recipe.terms import EngineKind, Expert, Task
 from wan_train.run import cadence, preflight, sampling, speeds
 from wan_train.run.caching import reading_of
 from wan_train.run.caching_homes import CacheHome, place
 from wan_train.run.caching_plan import CachingPlan, caching_steps, plan_caching
-from wan_train.run.commands import training_command
 from wan_train.run.directory import RunDirectory
-from wan_train.run.machine import available_ram, cpus
 from wan_train.run.plan import DatasetFacts, Devices, Plan, Step, StepKind, disk_need, result_name
+from wan_train.run.step_commands import training_command
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +82,12 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda _: None) ->
     config = placed.config
     inventory = take(config, reading=reading_of(request.trainer), tokenizer=tokenizer.cached_file(request.environ))
     if inventory.stopping:
-        inventory.require(fix=mending.command_for(inventory))
+        inventory.require(fix=fix.command_for(inventory))
     for spec in request.recipe.experts:
         check_optimizer(spec.training.optimizer_type, request.trainer.capabilities)
     prompts = sampling.read(request.recipe)
     counted = summary(inventory, image_to_video=request.recipe.task is Task.I2V)
-    notes = judging.judge(
+    notes = settings_check.judge(
         request.recipe, request.trainer, _steps(request.recipe, counted), environ=request.environ, say=say
     )
     is_real = request.trainer.kind is EngineKind.MUSUBI
@@ -95,7 +95,7 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda _: None) ->
         preflight.find_models(request.recipe, request.trainer.root) if is_real else preflight.stand_ins(request.recipe)
     )
     dtype = preflight.check_models(models) if is_real else None
-    recipe, choices = hardware.adapt(request.recipe, _machine(request, dtype))
+    recipe, choices = adaptation.adapt(request.recipe, _machine(request, dtype))
     cache_dirs = [subset.cache_directory for subset in config.datasets]
     preflight.check_writable(cache_dirs, "the cache directory")
     warnings = [*placed.notes, *(found.line for found in group(inventory.problems)), *notes]

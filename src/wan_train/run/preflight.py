@@ -7,14 +7,14 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from wan_train.base.errors import NotReadyError
 from wan_train.engine.commands import ModelPaths
 from wan_train.engine.tensors import BrokenFileError, read_header
-from wan_train.errors import NotReadyError
-from wan_train.gpu import choice
-from wan_train.gpu.choice import choose, why_none
+from wan_train.gpu import selection
 from wan_train.gpu.model import Gpu, GpuReading
+from wan_train.gpu.selection import choose, why_none
 from wan_train.recipe.model import Recipe
-from wan_train.recipe.models import locate
+from wan_train.recipe.model_files import locate
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import DiskNeed, Plan, disk_for_next_save
 
@@ -75,7 +75,7 @@ def usable_gpus(reading: GpuReading, gpus: str | None, visible: str | None) -> t
     if not chosen:
         raise NotReadyError(
             f"there is no GPU to train on: {why_none(reading, visible)}",
-            hint=f"{choice.how_to_show(reading, visible)} `wan-train rehearse` needs no GPU.",
+            hint=f"{selection.how_to_show(reading, visible)} `wan-train rehearse` needs no GPU.",
         )
     return chosen
 

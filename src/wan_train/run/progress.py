@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wan_train.engine.output import (
+from wan_train.engine.log_parser import (
     MAKING_SAMPLES,
     CacheProgress,
     CheckpointBegun,

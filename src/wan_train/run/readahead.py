@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from wan_train.run.machine import available_ram
+from wan_train.base.host import available_ram
 from wan_train.run.plan import Plan, StepKind
 from wan_train.run.progress import Progress
 from wan_train.run.state import JobState, RunState

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_train.engine import outputs
-from wan_train.engine.outputs import State
+from wan_train.engine import checkpoints
+from wan_train.engine.checkpoints import State
 from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
 from wan_train.recipe.terms import EngineKind
 from wan_train.run.directory import RunDirectory
@@ -41,7 +41,7 @@ def saved_states(run: RunDirectory, plan: Plan, step: Step, job: Job) -> list[Sa
     files = state_files(plan, step, job.attempt)
     for attempt in job.attempts:
         directory = run.attempt(step.id, attempt.number).output
-        for state in outputs.complete_states(directory, step.produces or "", files):
+        for state in checkpoints.complete_states(directory, step.produces or "", files):
             epochs = epochs_of(state, attempt)
             if epochs is not None and epochs <= (attempt.total_epochs or epochs):
                 found.append(SavedState(path=state.path, attempt=attempt.number, epochs_done=epochs))
@@ -92,7 +92,7 @@ def state_files(plan: Plan, step: Step, attempt: Attempt | None) -> frozenset[st
     assert step.expert is not None, "only trainings have states"  # noqa: S101  an invariant of the plan
     training = plan.training(step.expert)
     scheduler = training.options.get("lr_scheduler_type")
-    return outputs.state_files(
+    return checkpoints.state_files(
         optimizer_type=training.optimizer_type,
         lr_scheduler_type=str(scheduler) if scheduler is not None else None,
         scaler=training.mixed_precision == "fp16" and plan.trainer.kind is EngineKind.MUSUBI,

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from wan_train.base.errors import BadInputError, NotReadyError
+from wan_train.base.files import sync_file, write_whole
+from wan_train.base.text import one_line
 from wan_train.engine.prompts import SamplePrompt, read_prompts, to_trainer
-from wan_train.errors import BadInputError, NotReadyError
-from wan_train.files import sync_file, write_whole
-from wan_train.printable import one_line
 from wan_train.recipe.model import Recipe, changed
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import Sampling

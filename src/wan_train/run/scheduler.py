@@ -6,8 +6,8 @@ import signal
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
+from wan_train.base.errors import ExitCode
 from wan_train.engine.failures import Cause
-from wan_train.errors import ExitCode
 from wan_train.run.events import StopMode
 from wan_train.run.plan import Plan, Step, StepKind
 from wan_train.run.state import Job, JobState, RunState

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from wan_train.base.files import write_whole
 from wan_train.engine import sizes
-from wan_train.files import write_whole
 from wan_train.gpu.model import Gpu
 from wan_train.recipe.terms import EngineKind
 

@@ -8,13 +8,13 @@ import sys
 import time
 from collections.abc import Sequence
 
-from wan_train.errors import ExitCode, WanTrainError
-from wan_train.printable import one_line
+from wan_train.base.errors import ExitCode, WanTrainError
+from wan_train.base.settings import Settings
+from wan_train.base.text import one_line
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import SupervisorStarted
 from wan_train.run.journal import JournalReader
 from wan_train.run.progress import read_tail
-from wan_train.settings import Settings
 
 _START_SECONDS = 30.0
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import assert_never
 
+from wan_train.base.process_identity import ProcessIdentity
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.run.events import (
     CachesCleared,
@@ -38,7 +39,6 @@ from wan_train.run.events import (
     SupervisorStarted,
     TrainingBegan,
 )
-from wan_train.run.identity import ProcessIdentity
 from wan_train.run.plan import Plan, Step
 
 

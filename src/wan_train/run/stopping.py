@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 
-from wan_train import codec
-from wan_train.files import write_whole
+from wan_train.base import codec
+from wan_train.base.files import write_whole
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import StopMode, StopRequested
 

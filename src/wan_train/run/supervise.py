@@ -11,13 +11,14 @@ import sys
 import time
 from pathlib import Path
 
-from wan_train import settings as settings_module
+from wan_train.base import settings as settings_module
+from wan_train.base.clock import SystemClock
+from wan_train.base.errors import ExitCode
+from wan_train.base.settings import ReportTime, Settings
 from wan_train.engine.commands import DEVICE_VARIABLE
-from wan_train.errors import ExitCode
 from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import GpuProbe
 from wan_train.gpu.probe import CpuSlots, NvmlProbe
-from wan_train.run.clock import SystemClock
 from wan_train.run.closing_report import make_report
 from wan_train.run.directory import RunDirectory
 from wan_train.run.journal import read_events
@@ -25,7 +26,6 @@ from wan_train.run.launcher import WardenLauncher
 from wan_train.run.plan import Devices, Plan
 from wan_train.run.state import fold_all
 from wan_train.run.supervisor import Supervisor
-from wan_train.settings import ReportTime, Settings
 
 _LOCK_SECONDS = 2.0
 

@@ -10,15 +10,18 @@ from contextlib import suppress
 from typing import assert_never
 
 from wan_train import __version__
+from wan_train.base.clock import Clock
+from wan_train.base.errors import ExitCode
+from wan_train.base.host import oom_kills
+from wan_train.base.process_identity import myself
+from wan_train.base.settings import Settings
 from wan_train.engine.failures import Cause, Diagnosis
-from wan_train.errors import ExitCode
 from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import GpuProbe
-from wan_train.run import attempts, bookkeeping, commands, logs, speeds
+from wan_train.run import attempt_events, attempts, logs, speeds, step_commands
+from wan_train.run.attempt_events import Case
 from wan_train.run.attempt_watch import AttemptWatch, gpu_lost, write_stall_report
-from wan_train.run.bookkeeping import Case
-from wan_train.run.caching_desk import CachingDesk
-from wan_train.run.clock import Clock
+from wan_train.run.cache_manager import CachingDesk
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.disk_watch import DiskWatch
 from wan_train.run.events import (
@@ -35,11 +38,9 @@ from wan_train.run.events import (
     StopRequested,
     SupervisorStarted,
 )
-from wan_train.run.gpu_desk import GpuDesk
-from wan_train.run.identity import myself
+from wan_train.run.gpu_pool import GpuDesk
 from wan_train.run.journal import Journal, read_events
 from wan_train.run.launcher import Launcher
-from wan_train.run.machine import oom_kills
 from wan_train.run.observations import Observations, Round
 from wan_train.run.plan import Plan, Step, StepKind
 from wan_train.run.readahead import ReadAhead
@@ -57,7 +58,6 @@ from wan_train.run.scheduler import (
 )
 from wan_train.run.state import Attempt, JobState, fold, fold_all, running
 from wan_train.run.stopping import StopRequest, clear_stop_request, is_news, read_stop_request
-from wan_train.settings import Settings
 
 _DISK_RETRY_SECONDS = 5.0
 
@@ -221,7 +221,7 @@ class Supervisor:
         for step, attempt in running(self._plan, self._state):
             watch = self._watch(step, attempt)
             watch.read_log(self._clock.monotonic())
-            self._append_all(bookkeeping.progress_events(self._case(step, watch), attempt))
+            self._append_all(attempt_events.progress_events(self._case(step, watch), attempt))
             now = self._state.jobs[step.id].attempt
             assert now is not None, "it was just seen"  # noqa: S101  an invariant
             if now.last_state is not None and now.last_state is not attempt.last_state:
@@ -277,10 +277,10 @@ class Supervisor:
             settled = True
             watch = self._watch(step, attempt)
             watch.read_log(self._clock.monotonic(), to_the_end=True)
-            self._append_all(bookkeeping.progress_events(self._case(step, watch), attempt))
+            self._append_all(attempt_events.progress_events(self._case(step, watch), attempt))
             pause = self._settings.pause_seconds
             case, judge = self._case(step, watch), self._caching.conclude
-            self._append_all(bookkeeping.settle(case, self._state, pause_seconds=pause, caches=judge))
+            self._append_all(attempt_events.settle(case, self._state, pause_seconds=pause, caches=judge))
             self._after_attempt(step, watch)
         return settled
 
@@ -353,7 +353,9 @@ class Supervisor:
             seconds_per_step=self._seconds_per_step(step),
         )
         spec = following.spec
-        command = commands.on_device(commands.for_attempt(self._plan, step.id, spec), self._plan.devices, gpu_uuid)
+        command = step_commands.on_device(
+            step_commands.for_attempt(self._plan, step.id, spec), self._plan.devices, gpu_uuid
+        )
         kills = oom_kills()
         try:
             identity = self._launcher.start(command, directory, inherit)

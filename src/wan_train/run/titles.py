@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
-from wan_train.errors import BadInputError
-from wan_train.printable import one_line, visible
+from wan_train.base.errors import BadInputError
+from wan_train.base.text import one_line, visible
 
 DEFAULT_TITLE = "mylora"
 DEFAULT_AUTHOR = "authorName"

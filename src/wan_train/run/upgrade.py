@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from wan_train import codec
+from wan_train.base import codec
+from wan_train.engine.extra_arguments import parse
 from wan_train.engine.trainer import Trainer
-from wan_train.engine.words import parse
 from wan_train.recipe.model import FIELD_NAMES
 from wan_train.recipe.values import ATTENTION_KEYS
 

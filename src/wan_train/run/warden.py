@@ -85,7 +85,7 @@ def _watch(child: int, grace: float, shutdown: _Shutdown, wakeup: int) -> dict[s
 
 
 def _wait(wakeup: int, seconds: float | None) -> None:
-    import select  # noqa: PLC0415  a C extension that loads with the first use
+    import select
 
     select.select([wakeup], [], [], seconds)
     try:

@@ -6,8 +6,8 @@ from collections import Counter
 from typing import Any
 
 from wan_train.dataset.check import Check, Group
+from wan_train.dataset.layout import Outlook, SubsetOutlook
 from wan_train.dataset.model import Problem, Severity
-from wan_train.dataset.outlook import Outlook, SubsetOutlook
 from wan_train.dataset.trained import Trained
 
 Json = dict[str, Any]

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wan_train.dataset.check import Check, Group
-from wan_train.dataset.mending import MENDABLE
+from wan_train.dataset.fix import MENDABLE
 from wan_train.dataset.model import Problem, ProblemKind, Severity
-from wan_train.views import words
+from wan_train.views import formatting
 from wan_train.views.lines import Line, Screenful, Span, line
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def problem_lines(check: Check) -> RenderableType:
 
 
 def _lines(check: Check, width: int) -> Iterator[Line]:
-    yield line(Span(words.safe(check.config), "bold"), whole=True)
+    yield line(Span(formatting.safe(check.config), "bold"), whole=True)
     yield line(Span(f"as {check.reading.name} reads it", "dim"))
     yield line()
     if not check.problems:
@@ -92,12 +92,12 @@ def _lines(check: Check, width: int) -> Iterator[Line]:
         yield line()
     if check.inventory is None:
         yield line("No picture was looked at: the dataset.toml comes first.")
-    for piece in words.wrap(verdict(check), width):
+    for piece in formatting.wrap(verdict(check), width):
         yield line(Span(piece, "bold red" if check.stops else "bold"))
     mendable = [TITLES[group.kind] for group in check.groups if group.kind in MENDABLE]
     if mendable:
         said = f"--fix mends what is safe of: {', '.join(dict.fromkeys(mendable))}."
-        for piece in words.wrap(said, width):
+        for piece in formatting.wrap(said, width):
             yield line(Span(piece, "green"))
     yield from _left_out(check, width)
     yield line()
@@ -105,24 +105,24 @@ def _lines(check: Check, width: int) -> Iterator[Line]:
 
 def _left_out(check: Check, width: int) -> Iterator[Line]:
     for said in check.left_out:
-        for piece in words.wrap(said, width):
+        for piece in formatting.wrap(said, width):
             yield line(Span(piece, "dim"))
 
 
 def _group(group: Group, count: str, base: Path, width: int) -> Iterator[Line]:
     word, style = _MEANING[group.severity]
-    head = (Span(words.pad(word, 7), style), f"{count}  ")
+    head = (Span(formatting.pad(word, 7), style), f"{count}  ")
     start = 7 + len(count) + 2
     room = width - start
     margin = " " * start
-    for number, piece in enumerate(words.wrap(TITLES[group.kind], room)):
+    for number, piece in enumerate(formatting.wrap(TITLES[group.kind], room)):
         yield line(*(head if number == 0 else (margin,)), Span(piece, "bold"))
     mends = list(dict.fromkeys(problem.mend for problem in group.problems))
     for text in _examples(group.problems, base, with_mend=len(mends) > 1):
-        for number, piece in enumerate(words.wrap(text, room - 2)):
+        for number, piece in enumerate(formatting.wrap(text, room - 2)):
             yield line(margin, "  " if number else "", piece)
     if len(mends) == 1:
-        for number, piece in enumerate(words.wrap(words.safe(_sentence(mends[0])), room - 2)):
+        for number, piece in enumerate(formatting.wrap(formatting.safe(_sentence(mends[0])), room - 2)):
             yield line(margin, Span("  " if number else "→ ", "green"), Span(piece, "green"))
 
 
@@ -132,12 +132,12 @@ def _examples(problems: Sequence[Problem], base: Path, *, with_mend: bool) -> It
     more = f"and {left:,} more" if left else ""
     if len({problem.what for problem in problems}) == 1 and not with_mend and len(problems) > 1:
         names = [_where(problem, base) for problem in shown]
-        yield f"{', '.join(names)}{f' {more}' if more else ''}: {words.safe(problems[0].what)}"
+        yield f"{', '.join(names)}{f' {more}' if more else ''}: {formatting.safe(problems[0].what)}"
         return
     for problem in shown:
         mend = f". {_sentence(problem.mend)}" if with_mend else ""
         where = _where(problem, base)
-        yield f"{where}{': ' if where else ''}{words.safe(problem.what + mend)}"
+        yield f"{where}{': ' if where else ''}{formatting.safe(problem.what + mend)}"
     if more:
         yield more
 
@@ -148,7 +148,7 @@ def _where(problem: Problem, base: Path) -> str:
         path = problem.path
         shown = path.relative_to(base) if path != base and path.is_relative_to(base) else path
         parts.append(problem.place(os.fspath(shown)))
-    return words.cut_middle(words.safe(" in ".join(parts)), _LONGEST_NAME)
+    return formatting.cut_middle(formatting.safe(" in ".join(parts)), _LONGEST_NAME)
 
 
 def _sentence(mend: str) -> str:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from wan_train.dataset.buckets import batches_per_epoch
 from wan_train.dataset.crops import Crop
+from wan_train.dataset.layout import NOTABLE_LOSS, Outlook, Size, SubsetOutlook
 from wan_train.dataset.model import MediaKind, Subset
-from wan_train.dataset.outlook import NOTABLE_LOSS, Outlook, Size, SubsetOutlook
 from wan_train.dataset.trained import Trained
-from wan_train.views import words
+from wan_train.views import formatting
 from wan_train.views.lines import Line, Row, Screenful, Span, line, table
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def nouns(subset: Subset) -> tuple[str, str]:
 def settings_of(subset: Subset) -> str:
     """The settings of a dataset that decide about sizes and batches."""
     width, height = subset.resolution
-    said = [f"{width}x{height}", f"batch {subset.batch_size}", words.count(subset.num_repeats, "repeat")]
+    said = [f"{width}x{height}", f"batch {subset.batch_size}", formatting.count(subset.num_repeats, "repeat")]
     if not subset.enable_bucket:
         said.append("no buckets: everything becomes this size")
     elif subset.bucket_no_upscale:
@@ -58,7 +58,7 @@ def sides_cut(crop: Crop) -> str:
 
 def steps_said(outlook: Outlook) -> str:
     """`72 an epoch x 100 epochs = 7,200 for each expert`, or why it is not known."""
-    epochs = words.count(outlook.epochs, "epoch")
+    epochs = formatting.count(outlook.epochs, "epoch")
     if outlook.steps is None or outlook.steps_per_epoch is None:
         return f"{epochs}; how many steps is known once the clips are cached"
     return f"{outlook.steps_per_epoch:,} an epoch x {epochs} = {outlook.steps:,} for each expert"
@@ -77,7 +77,7 @@ def times(scale: float) -> str:
 def _lines(outlook: Outlook, width: int, *, stops: bool) -> Iterator[Line]:
     yield line(Span("What will be trained", "bold"))
     if stops:
-        for piece in words.wrap(COUNTED, width):
+        for piece in formatting.wrap(COUNTED, width):
             yield line(Span(piece, "yellow"))
     for each in outlook.subsets:
         yield line()
@@ -88,8 +88,8 @@ def _lines(outlook: Outlook, width: int, *, stops: bool) -> Iterator[Line]:
 
 
 def _subset(each: SubsetOutlook, width: int) -> Iterator[Line]:
-    yield line("  ", words.safe(each.subset.source), whole=True)
-    yield line("  ", Span(words.cut(settings_of(each.subset), width - 2), "dim"))
+    yield line("  ", formatting.safe(each.subset.source), whole=True)
+    yield line("  ", Span(formatting.cut(settings_of(each.subset), width - 2), "dim"))
     sizes = each.sizes
     if not sizes:
         yield line("  ", Span("nothing", "yellow"))
@@ -141,27 +141,29 @@ def batches_said(sizes: Sequence[Size], subset: Subset) -> str:
 def _columns(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[Line]:
     """A small table; numbers to the right, the first and the last column to the left."""
     last = len(heads) - 1
-    widths = [max(words.columns(row[column]) for row in (heads, *rows)) for column in range(last)]
+    widths = [max(formatting.columns(row[column]) for row in (heads, *rows)) for column in range(last)]
     for number, row in enumerate((heads, *rows)):
         cells = [
-            words.pad(cell, widths[column]) if column == 0 else " " * (widths[column] - words.columns(cell)) + cell
+            formatting.pad(cell, widths[column])
+            if column == 0
+            else " " * (widths[column] - formatting.columns(cell)) + cell
             for column, cell in enumerate(row[:last])
         ]
         start = "    " + "  ".join(cells) + "  "
         style = "dim" if number == 0 else ""
-        for piece_number, piece in enumerate(words.wrap(row[last], width - words.columns(start))):
-            yield line(Span(start if piece_number == 0 else " " * words.columns(start), style), Span(piece, style))
+        for piece_number, piece in enumerate(formatting.wrap(row[last], width - formatting.columns(start))):
+            yield line(Span(start if piece_number == 0 else " " * formatting.columns(start), style), Span(piece, style))
 
 
 def _remarks(each: SubsetOutlook) -> Iterator[Row]:
     noun, many = nouns(each.subset)
     if each.cropped:
-        said = f"{words.count(len(each.cropped), noun, many)} of {len(each.files):,} {_lose(len(each.cropped))}"
+        said = f"{formatting.count(len(each.cropped), noun, many)} of {len(each.files):,} {_lose(len(each.cropped))}"
         yield Row(label="cut away", value=f"{said}: {_named(each.cropped, _loss)}", style="yellow")
     if each.enlarged:
         worst = each.enlarged[0].crop
         style = "yellow" if worst is not None and worst.scale >= BLURRY else ""
-        said = f"{words.count(len(each.enlarged), noun, many)} of {len(each.files):,}"
+        said = f"{formatting.count(len(each.enlarged), noun, many)} of {len(each.files):,}"
         yield Row(label="enlarged", value=f"{said}: {_named(each.enlarged, _enlargement)}", style=style)
 
 
@@ -172,7 +174,7 @@ def _lose(count: int) -> str:
 def _named(files: Sequence[Trained], fact: Callable[[Crop], str]) -> str:
     """The first few by name, the rest counted."""
     named = [
-        f"{words.safe(one.item.path.name)} ({fact(one.crop)})" for one in files[:_EXAMPLES] if one.crop is not None
+        f"{formatting.safe(one.item.path.name)} ({fact(one.crop)})" for one in files[:_EXAMPLES] if one.crop is not None
     ]
     left = len(files) - len(named)
     return ", ".join(named) + (f" and {left:,} more" if left else "")
@@ -193,9 +195,9 @@ def _totals(outlook: Outlook) -> Iterator[Row]:
         number = sum(count or 0 for count in items)
         seen = counted.items_with_repeats or 0
         repeated = f", {seen:,} with repeats" if seen != number else ""
-        yield Row(label="items", value=f"{number:,} from {words.count(counted.files, 'file')}{repeated}")
+        yield Row(label="items", value=f"{number:,} from {formatting.count(counted.files, 'file')}{repeated}")
     else:
-        yield Row(label="items", value=f"unknown, from {words.count(counted.files, 'file')}")
+        yield Row(label="items", value=f"unknown, from {formatting.count(counted.files, 'file')}")
     if outlook.accumulation > 1 and counted.batches_per_epoch is not None:
         yield Row(
             label="batches", value=f"{counted.batches_per_epoch:,} an epoch, {outlook.accumulation} for each step"
@@ -203,5 +205,6 @@ def _totals(outlook: Outlook) -> Iterator[Row]:
     yield Row(label="steps", value=steps_said(outlook), style="bold")
     yield Row(
         label="caches",
-        value=f"latents {words.file_size(counted.latent_bytes)}, captions about {words.file_size(counted.text_bytes)}",
+        value=f"latents {formatting.file_size(counted.latent_bytes)}, "
+        f"captions about {formatting.file_size(counted.text_bytes)}",
     )

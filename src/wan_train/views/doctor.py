@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from wan_train import __version__
-from wan_train.box.doctor import Check, Group, Level, Report
+from wan_train.provision.doctor import Check, Group, Level, Report
+from wan_train.views.formatting import columns, count, pad, safe, wrap
 from wan_train.views.lines import Line, Span, line
-from wan_train.views.words import columns, count, pad, safe, wrap
 
 _MARKS = {
     Level.OK: ("✓", "ok", "green"),

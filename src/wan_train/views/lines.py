@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from wan_train.views.words import columns, cut, pad, to_ascii, wrap
+from wan_train.views.formatting import columns, cut, pad, to_ascii, wrap
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
@@ -99,7 +99,7 @@ def table(rows: Sequence[Row], width: int, *, indent: int = 2) -> Iterator[Line]
 
 def to_rich(one: Line, width: int, *, ascii_only: bool = False) -> Text:
     """A line for the screen, never wider than `width` columns unless it is a whole one."""
-    from rich.text import Text  # noqa: PLC0415  text and JSON must work without it
+    from rich.text import Text
 
     text = Text(end="\n") if one.whole else Text(no_wrap=True, overflow="crop", end="\n")
     for span in one.spans if one.whole else _cropped(one.spans, width):

@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from wan_train.engine.output import last_words
-from wan_train.printable import redact, visible
+from wan_train.base.text import redact, visible
+from wan_train.engine.log_parser import last_words
 from wan_train.run.curves import Curve, CurveReader
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import Event

@@ -6,15 +6,15 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from wan_train.dataset.summary import DatasetSummary
+from wan_train.dataset.counts import DatasetSummary
 from wan_train.engine import schedules
 from wan_train.engine.schedules import schedule_of
+from wan_train.recipe.adaptation import AS_IN_RECIPE, Choice
 from wan_train.recipe.effective import agreed, effective
-from wan_train.recipe.hardware import AS_IN_RECIPE, Choice
 from wan_train.recipe.model import ExpertSpec, Training, format_number
 from wan_train.recipe.terms import EngineKind, Task
 from wan_train.run.plan import Devices, Plan, StepKind
-from wan_train.views import words
+from wan_train.views import formatting
 from wan_train.views.lines import Line, Row, Span, line, table
 from wan_train.views.model import GpuNow
 
@@ -59,19 +59,19 @@ def _task(plan: Plan) -> str:
             kind = "text to video"
         case Task.I2V:
             kind = "image to video"
-    return f"{plan.recipe.task.value} ({kind}), recipe {words.safe(plan.recipe.name)}"
+    return f"{plan.recipe.task.value} ({kind}), recipe {formatting.safe(plan.recipe.name)}"
 
 
 def _dataset(plan: Plan, dataset: DatasetSummary | None) -> Iterator[Row]:
     facts = plan.dataset
-    yield Row(label="dataset", value=words.safe(facts.source))
-    counted = [words.count(facts.items, "item"), words.count(facts.captions, "caption")]
+    yield Row(label="dataset", value=formatting.safe(facts.source))
+    counted = [formatting.count(facts.items, "item"), formatting.count(facts.captions, "caption")]
     if facts.repeats is not None and facts.repeats != facts.items:
         counted.append(f"{facts.repeats:,} with repeats")
     if dataset is not None:
         sizes_ = dict.fromkeys(f"{w}x{h}" for w, h in (subset.resolution for subset in dataset.subsets))
         buckets = sum(len(subset.buckets) for subset in dataset.subsets)
-        counted.append(f"resolution {', '.join(sizes_)} in {words.count(buckets, 'bucket')}")
+        counted.append(f"resolution {', '.join(sizes_)} in {formatting.count(buckets, 'bucket')}")
     yield Row(value=", ".join(counted))
 
 
@@ -84,12 +84,12 @@ def _caches(plan: Plan) -> Iterator[Row]:
         if not needs:
             continue
         items, make = sum(need.items for need in needs), sum(need.make for need in needs)
-        text = f"{words.pad(what, 8)} {make:,} of {items:,} to make"
+        text = f"{formatting.pad(what, 8)} {make:,} of {items:,} to make"
         if not make:
-            text = f"{words.pad(what, 8)} up to date: {items:,} of {items:,}"
+            text = f"{formatting.pad(what, 8)} up to date: {items:,} of {items:,}"
         reasons = _sum_of([need.reasons for need in needs])
         if reasons:
-            text += f" ({words.reasons(reasons)})"
+            text += f" ({formatting.reasons(reasons)})"
         if len(needs) > 1:
             text += f", in {len(needs)} parts on as many GPUs"
         yield Row(label=label, value=text)
@@ -105,7 +105,7 @@ def _sum_of(counts: Sequence[Mapping[str, int]]) -> Mapping[str, int]:
 
 def _experts(plan: Plan) -> Iterator[Row]:
     for number, spec in enumerate(plan.recipe.experts):
-        name = words.pad(f"{spec.expert.value}-noise", 11)
+        name = formatting.pad(f"{spec.expert.value}-noise", 11)
         yield Row(
             label="" if number else "experts", value=f"{name} timesteps {spec.min_timestep} to {spec.max_timestep}"
         )
@@ -119,32 +119,34 @@ def _models(plan: Plan) -> Iterator[Row]:
     # A folder that all of them share is worth saying once; "/" is not.
     shared = folder if len(folder) > 1 else ""
     if shared:
-        yield Row(label="models", value=f"in {words.safe(shared)}")
+        yield Row(label="models", value=f"in {formatting.safe(shared)}")
     for number, (name, path) in enumerate(named.items()):
         shown = path.relative_to(shared) if shared else path
-        yield Row(label="" if number or shared else "models", value=f"{words.pad(name, 8)} {words.safe(shown)}")
+        yield Row(
+            label="" if number or shared else "models", value=f"{formatting.pad(name, 8)} {formatting.safe(shown)}"
+        )
 
 
 def _trainer(plan: Plan) -> str:
     trainer = plan.trainer
     if trainer.kind is EngineKind.REHEARSAL:
         return "embedded rehearsal trainer"
-    return f"musubi-tuner {words.safe(trainer.version)} in {words.safe(trainer.root)}"
+    return f"musubi-tuner {formatting.safe(trainer.version)} in {formatting.safe(trainer.root)}"
 
 
 def _gpus(plan: Plan, gpus: Sequence[GpuNow]) -> Iterator[Row]:
     if not gpus:
         many = len(plan.gpu_uuids)
-        what = words.count(many, "GPU" if plan.devices is Devices.NVML else "CPU slot")
+        what = formatting.count(many, "GPU" if plan.devices is Devices.NVML else "CPU slot")
         yield Row(label="GPUs", value=f"{what}, as {'they become' if many > 1 else 'it becomes'} free")
         return
-    label_width = max(words.columns(gpu.label) for gpu in gpus)
+    label_width = max(formatting.columns(gpu.label) for gpu in gpus)
     for number, gpu in enumerate(gpus):
-        parts = [words.pad(gpu.label, label_width)]
+        parts = [formatting.pad(gpu.label, label_width)]
         if plan.devices is Devices.NVML:
-            parts += [words.gpu_name(gpu.name), words.gpu_memory(gpu.used_bytes, gpu.total_bytes) + " used"]
+            parts += [formatting.gpu_name(gpu.name), formatting.gpu_memory(gpu.used_bytes, gpu.total_bytes) + " used"]
         busy = gpu.busy_because
-        parts.append("free" if busy is None else f"busy: {words.safe(busy)}")
+        parts.append("free" if busy is None else f"busy: {formatting.safe(busy)}")
         yield Row(label="" if number else "GPUs", value="  ".join(parts), style="" if busy is None else "yellow")
     free = sum(gpu.busy_because is None for gpu in gpus)
     yield Row(value=_schedule(len(plan.recipe.experts), free, [gpu.label for gpu in gpus]))
@@ -175,11 +177,11 @@ def _steps(plan: Plan, dataset: DatasetSummary | None) -> Iterator[Row]:
 def _steps_of(plan: Plan, dataset: DatasetSummary | None, spec: ExpertSpec) -> str:
     facts, epochs, total = plan.dataset, spec.training.max_train_epochs, plan.steps_of(spec.expert)
     if total is None or facts.repeats is None or facts.batches_per_epoch is None:
-        return f"{words.count(epochs, 'epoch')}; how many steps is known once the videos are cached"
+        return f"{formatting.count(epochs, 'epoch')}; how many steps is known once the videos are cached"
     accumulation = spec.training.gradient_accumulation_steps
     accumulated = f" / {accumulation} accumulated" if accumulation > 1 else ""
     batches = _batches(plan, dataset)
-    return f"{batches} x {words.count(epochs, 'epoch')}{accumulated} = {words.count(total, 'step')}"
+    return f"{batches} x {formatting.count(epochs, 'epoch')}{accumulated} = {formatting.count(total, 'step')}"
 
 
 def _batches(plan: Plan, dataset: DatasetSummary | None) -> str:
@@ -187,8 +189,8 @@ def _batches(plan: Plan, dataset: DatasetSummary | None) -> str:
     facts = plan.dataset
     seen, batches = facts.repeats or 0, facts.batches_per_epoch or 0
     times, rest = divmod(seen, facts.items) if facts.items else (0, 1)
-    items = words.count(facts.items, "item")
-    start = f"{items} ({seen:,} with repeats)" if rest else f"{items} x {words.count(times, 'repeat')}"
+    items = formatting.count(facts.items, "item")
+    start = f"{items} ({seen:,} with repeats)" if rest else f"{items} x {formatting.count(times, 'repeat')}"
     if batches == seen:
         return f"{start} / batch 1"
     batch_sizes = {subset.batch_size for subset in dataset.subsets} if dataset is not None else set[int]()
@@ -196,13 +198,13 @@ def _batches(plan: Plan, dataset: DatasetSummary | None) -> str:
     if size is not None and batches * size == seen:
         return f"{start} / batch {size}"
     upto = f" of at most {size}" if size is not None else " of one bucket each"
-    return f"{start} in {words.count(batches, 'batch', 'batches')}{upto}"
+    return f"{start} in {formatting.count(batches, 'batch', 'batches')}{upto}"
 
 
 def _saved(plan: Plan) -> str:
-    text = f"a checkpoint to resume from every {words.count(plan.state_every_epochs, 'epoch')}"
+    text = f"a checkpoint to resume from every {formatting.count(plan.state_every_epochs, 'epoch')}"
     kept = plan.keep_every_epochs
-    return f"{text}; a LoRA kept every {words.count(kept, 'epoch')}" if kept else f"{text}; one LoRA at the end"
+    return f"{text}; a LoRA kept every {formatting.count(kept, 'epoch')}" if kept else f"{text}; one LoRA at the end"
 
 
 def _samples(plan: Plan) -> Iterator[Row]:
@@ -222,7 +224,7 @@ def _samples(plan: Plan) -> Iterator[Row]:
     counts = [f"{text} of the {expert.value}-noise expert" if expert else f"{text}{whose}" for expert, text in alike]
     yield Row(
         label="samples",
-        value=f"{words.count(made, 'prompt')} every {often}{first}: {' and '.join(counts)}, {sizes}",
+        value=f"{formatting.count(made, 'prompt')} every {often}{first}: {' and '.join(counts)}, {sizes}",
     )
     yield Row(
         value="each costs GPU time in which nothing is trained; T5 is loaded onto the GPU once more, "
@@ -233,13 +235,13 @@ def _samples(plan: Plan) -> Iterator[Row]:
 def _disk(plan: Plan, free: int | None) -> Iterator[Row]:
     need = plan.disk
     text = (
-        f"at most {words.file_size(need.total)}: caches {words.file_size(need.caches)}, "
-        f"states {words.file_size(need.states)}, LoRAs {words.file_size(need.loras)}"
+        f"at most {formatting.file_size(need.total)}: caches {formatting.file_size(need.caches)}, "
+        f"states {formatting.file_size(need.states)}, LoRAs {formatting.file_size(need.loras)}"
     )
     low = free is not None and free < need.total
     yield Row(
         label="disk",
-        value=text if free is None else f"{text}; {words.file_size(free)} free",
+        value=text if free is None else f"{text}; {formatting.file_size(free)} free",
         style="yellow" if low else "",
     )
 
@@ -247,13 +249,14 @@ def _disk(plan: Plan, free: int | None) -> Iterator[Row]:
 def _choices(plan: Plan) -> Iterator[Row]:
     usual = [choice for choice in plan.choices if choice.reason == AS_IN_RECIPE]
     rows = [
-        f"{choice_name(choice)} {words.safe(choice.value)}: {words.safe(choice.reason)}"
+        f"{choice_name(choice)} {formatting.safe(choice.value)}: {formatting.safe(choice.reason)}"
         for choice in plan.choices
         if choice.reason != AS_IN_RECIPE
     ]
     if usual:
         rows.append(
-            ", ".join(f"{choice_name(choice)} {words.safe(choice.value)}" for choice in usual) + f": {AS_IN_RECIPE}"
+            ", ".join(f"{choice_name(choice)} {formatting.safe(choice.value)}" for choice in usual)
+            + f": {AS_IN_RECIPE}"
         )
     for number, value in enumerate(rows):
         yield Row(label="" if number else "settings", value=value)
@@ -268,8 +271,8 @@ def _options(plan: Plan) -> Iterator[Row]:
     names = {name for spec in plan.recipe.experts for name in spec.training.options}
     rows = [row for row in effective([plan.recipe]) if row.name in names and row.values[0] is not None]
     for number, row in enumerate(rows):
-        by = f" ({words.safe(row.sources[0])})" if row.sources[0] is not None else ""
-        yield Row(label="" if number else "options", value=words.safe(f"{row.label} {row.values[0]}") + by)
+        by = f" ({formatting.safe(row.sources[0])})" if row.sources[0] is not None else ""
+        yield Row(label="" if number else "options", value=formatting.safe(f"{row.label} {row.values[0]}") + by)
 
 
 def _loras(plan: Plan) -> list[str]:
@@ -280,7 +283,7 @@ def _loras(plan: Plan) -> list[str]:
 
 def _lora(training: Training) -> str:
     text = f"rank {training.network_dim}, alpha {format_number(training.network_alpha)}"
-    return text if training.network_weights is None else f"{text}, from {words.safe(training.network_weights)}"
+    return text if training.network_weights is None else f"{text}, from {formatting.safe(training.network_weights)}"
 
 
 def learning_rates(plan: Plan) -> list[str]:
@@ -293,7 +296,7 @@ def rate(training: Training) -> str:
     """The learning rate in few words: where it begins, where a polynomial one ends, who decides in between."""
     start, schedule = format_number(training.learning_rate), schedule_of(training)
     if schedule != schedules.POLYNOMIAL:
-        return f"{start} ({words.safe(schedule)})"
+        return f"{start} ({formatting.safe(schedule)})"
     return f"{start}, falling to {format_number(schedules.polynomial_end(training))} ({schedule})"
 
 
@@ -306,10 +309,10 @@ def _learning_rate(training: Training) -> str:
 
 
 def _outputs(plan: Plan) -> Iterator[Row]:
-    yield Row(label="run", value=words.safe(plan.run_dir))
+    yield Row(label="run", value=formatting.safe(plan.run_dir))
     names = [step.produces for step in plan.steps if step.produces is not None]
     for number, name in enumerate(names):
-        yield Row(label="" if number else "result", value=words.safe(f"{name}.safetensors"), style="bold")
+        yield Row(label="" if number else "result", value=formatting.safe(f"{name}.safetensors"), style="bold")
 
 
 def _additions(plan: Plan, width: int) -> Iterator[Line]:
@@ -324,8 +327,8 @@ def _additions(plan: Plan, width: int) -> Iterator[Line]:
             if (what, addition.reason) not in seen:
                 seen.add((what, addition.reason))
                 rows += [
-                    Row(value=words.safe(addition.what), style="bold"),
-                    Row(value="  " + words.safe(addition.reason)),
+                    Row(value=formatting.safe(addition.what), style="bold"),
+                    Row(value="  " + formatting.safe(addition.reason)),
                 ]
     yield from table(rows, width, indent=0)
 
@@ -336,7 +339,7 @@ def _notes(plan: Plan, width: int) -> Iterator[Line]:
         return
     yield line()
     for note in notes[:_MOST_NOTES]:
-        for number, piece in enumerate(words.wrap(words.safe(note), width - 2)):
+        for number, piece in enumerate(formatting.wrap(formatting.safe(note), width - 2)):
             yield line(Span("! " if number == 0 else "  ", "yellow"), Span(piece, "yellow"))
     if len(notes) > _MOST_NOTES:
-        yield line(Span(f"  and {words.count(len(notes) - _MOST_NOTES, 'more warning')}", "yellow"))
+        yield line(Span(f"  and {formatting.count(len(notes) - _MOST_NOTES, 'more warning')}", "yellow"))

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wan_train.box.board import Row
-from wan_train.box.steps import Finding, is_ready
-from wan_train.errors import ExitCode, WanTrainError
-from wan_train.printable import redact
+from wan_train.base.errors import ExitCode, WanTrainError
+from wan_train.base.text import redact
+from wan_train.provision.status_table import Row
+from wan_train.provision.steps import Finding, is_ready
 
 Json = dict[str, Any]
 

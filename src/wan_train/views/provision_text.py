@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from wan_train.box.board import Phase, Row
-from wan_train.box.steps import Finding, State
-from wan_train.views import words
+from wan_train.provision.status_table import Phase, Row
+from wan_train.provision.steps import Finding, State
+from wan_train.views import formatting
 from wan_train.views.lines import Line, Span, line
 from wan_train.views.provision import MARKS, amount, is_download, speed
 
@@ -29,9 +29,9 @@ def found_lines(found: Mapping[str, Finding], titles: Mapping[str, str], width: 
     start = 2 + _STATE_WIDTH + 2
     for name, finding in found.items():
         mark, style = _MARKS[finding.state]
-        text = f"{words.safe(titles[name])}: {words.safe(finding.detail)}"
-        for number, piece in enumerate(words.wrap(text, width - start)):
-            head = Span(f"{mark} {words.pad(finding.state.value, _STATE_WIDTH)}  ", style)
+        text = f"{formatting.safe(titles[name])}: {formatting.safe(finding.detail)}"
+        for number, piece in enumerate(formatting.wrap(text, width - start)):
+            head = Span(f"{mark} {formatting.pad(finding.state.value, _STATE_WIDTH)}  ", style)
             yield line(head if number == 0 else " " * start, piece)
 
 
@@ -57,12 +57,12 @@ class Heartbeat:
 
 
 def _fetching(row: Row) -> str:
-    left = f"{words.duration(row.seconds_left)} left" if row.seconds_left is not None else ""
+    left = f"{formatting.duration(row.seconds_left)} left" if row.seconds_left is not None else ""
     return ", ".join(filter(None, (amount(row.done, row.total), speed(row.rate) or "almost nothing comes", left)))
 
 
 def _still(row: Row, now: float) -> str:
-    return f"… still {row.detail or 'at work'}, {words.duration(row.seconds(now))} so far"
+    return f"… still {row.detail or 'at work'}, {formatting.duration(row.seconds(now))} so far"
 
 
 def summary_lines(rows: Sequence[Row], seconds: float, width: int) -> Iterator[Line]:
@@ -72,29 +72,30 @@ def summary_lines(rows: Sequence[Row], seconds: float, width: int) -> Iterator[L
         return
     entries = [(*MARKS[row.phase], row.title, *_figures(row)) for row in worked]
     fetched = sum(row.fetched for row in rows)
-    total = ("in all", words.duration(seconds), words.file_size(fetched) if fetched else "")
+    total = ("in all", formatting.duration(seconds), formatting.file_size(fetched) if fetched else "")
     times = max(len(total[1]), *(len(entry[4]) for entry in entries))
     sizes = max(len(total[2]), *(len(entry[5]) for entry in entries))
     start = 2 + max(len(entry[1]) for entry in entries) + 2
-    names = max(words.columns(words.safe(entry[3])) for entry in entries)
+    names = max(formatting.columns(formatting.safe(entry[3])) for entry in entries)
     names = max(len(total[0]), min(names, width - start - times - sizes - 4))
     for mark, word, style, title, spent, size in entries:
         yield line(
-            Span(words.pad(f"{mark} {word}", start), style),
-            words.pad(words.cut(words.safe(title), names), names + 2),
+            Span(formatting.pad(f"{mark} {word}", start), style),
+            formatting.pad(formatting.cut(formatting.safe(title), names), names + 2),
             spent.rjust(times),
             "  ",
             size.rjust(sizes),
         )
     label, spent, size = total
-    yield line(" " * start, Span(words.pad(label, names + 2), "bold"), spent.rjust(times), "  ", size.rjust(sizes))
+    yield line(" " * start, Span(formatting.pad(label, names + 2), "bold"), spent.rjust(times), "  ", size.rjust(sizes))
     for row in rows:
         for remark in row.remarks:
             yield from (
-                line(Span(piece, "yellow")) for piece in words.wrap(words.safe(f"{row.title}: {remark}"), width)
+                line(Span(piece, "yellow"))
+                for piece in formatting.wrap(formatting.safe(f"{row.title}: {remark}"), width)
             )
 
 
 def _figures(row: Row) -> tuple[str, str]:
     began = row.worked > 0
-    return words.duration(row.worked) if began else "", words.file_size(row.fetched) if row.fetched else ""
+    return formatting.duration(row.worked) if began else "", formatting.file_size(row.fetched) if row.fetched else ""

@@ -8,21 +8,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wan_train.base.text import redact
+from wan_train.dataset.counts import DatasetSummary
 from wan_train.dataset.model import MediaKind
-from wan_train.dataset.summary import DatasetSummary
 from wan_train.engine.shell import one_option_a_line
-from wan_train.printable import redact
 from wan_train.recipe import load as recipes
+from wan_train.recipe.adaptation import AS_IN_RECIPE, CHOSEN
 from wan_train.recipe.effective import agreed, effective, word_of
-from wan_train.recipe.hardware import AS_IN_RECIPE, CHOSEN
 from wan_train.recipe.model import ExpertSpec, Origin, Training, format_number
 from wan_train.recipe.terms import EngineKind
 from wan_train.run.plan import Devices, Plan, Step, StepKind
-from wan_train.views import words
+from wan_train.views import formatting
 from wan_train.views.lines import Line, Row, Screenful, Span, line, plain, table, width_of
 from wan_train.views.model import GpuNow
 from wan_train.views.plan_details import choice_name, detail_lines, learning_rates, rate
-from wan_train.views.results import result_lines, result_text, status_lines
+from wan_train.views.result import result_lines, result_text, status_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -78,7 +78,7 @@ def _details(plan: Plan, now: AtStart, width: int) -> Iterator[Line]:
 
 
 def _summary(plan: Plan, now: AtStart, width: int) -> Iterator[Line]:
-    head = (Span(words.safe(plan.answers.title), "bold"), Span(f" by {words.safe(plan.answers.author)}"))
+    head = (Span(formatting.safe(plan.answers.title), "bold"), Span(f" by {formatting.safe(plan.answers.author)}"))
     nothing = Span("nothing has started yet", "dim")
     gap = width - width_of([*head, nothing])
     yield line(*head, " " * gap, nothing) if gap > 1 else line(*head)
@@ -88,9 +88,9 @@ def _summary(plan: Plan, now: AtStart, width: int) -> Iterator[Line]:
 
 def _fitting(rows: Sequence[Row], unusual: Sequence[Row], width: int) -> Sequence[Line]:
     """The rows, and of what is unusual as much as fits: rather the beginning of one more than the whole of one."""
-    brief = [replace(row, value=words.cut(row.value, width - _VALUE_COLUMN)) for row in unusual]
+    brief = [replace(row, value=formatting.cut(row.value, width - _VALUE_COLUMN)) for row in unusual]
     for shown in range(len(unusual), -1, -1):
-        more = [Row(label="More", value=f"{words.count(len(unusual) - shown, 'note')} (key d, or --dry-run)")]
+        more = [Row(label="More", value=f"{formatting.count(len(unusual) - shown, 'note')} (key d, or --dry-run)")]
         for each in (unusual, brief):
             below = [*each[:shown], *(more if shown < len(unusual) else [])]
             lines = list(table([*rows, *([Row()] if below else []), *below], width))
@@ -114,7 +114,9 @@ def _rows(plan: Plan, now: AtStart, width: int) -> Iterator[Row]:
     yield _disk(plan, now.disk_free_bytes)
     yield Row(label="Writes", value=_writes(plan, now, width))
     yield Row(label="Output", value=f"{_path(plan.run_dir, width)}/")
-    yield Row(value=words.cut(", ".join(words.safe(step.produces) for step in plan.steps if step.produces), width))
+    yield Row(
+        value=formatting.cut(", ".join(formatting.safe(step.produces) for step in plan.steps if step.produces), width)
+    )
 
 
 def _each(plan: Plan, say: Callable[[ExpertSpec], str]) -> str:
@@ -133,32 +135,32 @@ def _dataset(plan: Plan, now: AtStart, width: int) -> str:
             what = "video"
         case _:
             what = "item"
-    counted = [words.count(facts.items, what), words.count(facts.captions, "caption")]
+    counted = [formatting.count(facts.items, what), formatting.count(facts.captions, "caption")]
     if facts.repeats is not None and facts.repeats != facts.items:
         counted.append(f"{facts.repeats:,} with repeats")
     if now.problems is not None:
-        counted.append(words.count(now.problems, "warning") if now.problems else "no problems")
+        counted.append(formatting.count(now.problems, "warning") if now.problems else "no problems")
     place = now.new_toml.parent if now.new_toml is not None else facts.source
     return f"{_path(place, width - 1)}: {', '.join(counted)}"
 
 
 def _training(plan: Plan) -> str:
     def each(spec: ExpertSpec) -> str:
-        epochs, steps = words.count(spec.training.max_train_epochs, "epoch"), plan.steps_of(spec.expert)
+        epochs, steps = formatting.count(spec.training.max_train_epochs, "epoch"), plan.steps_of(spec.expert)
         if steps is None:
             return f"{epochs}; the steps are known once the videos are cached"
-        return f"{epochs}, {words.count(steps, 'step')}"
+        return f"{epochs}, {formatting.count(steps, 'step')}"
 
     alike = len(plan.recipe.experts) > 1 and len(agreed(plan.recipe, each)) == 1
     per = " per expert" if alike and plan.dataset.batches_per_epoch is not None else ""
-    return f"{_each(plan, each)}{per}; recipe {words.safe(plan.recipe.name)}"
+    return f"{_each(plan, each)}{per}; recipe {formatting.safe(plan.recipe.name)}"
 
 
 def _size(dataset: DatasetSummary) -> str:
     sizes = dict.fromkeys(f"{width}x{height}" for width, height in (subset.resolution for subset in dataset.subsets))
     buckets = sum(len(subset.buckets) for subset in dataset.subsets)
     batches = dict.fromkeys(str(subset.batch_size) for subset in dataset.subsets)
-    return f"{', '.join(sizes)}, {words.count(buckets, 'aspect bucket')}, batch {', '.join(batches)}"
+    return f"{', '.join(sizes)}, {formatting.count(buckets, 'aspect bucket')}, batch {', '.join(batches)}"
 
 
 def _experts(plan: Plan, gpus: Sequence[GpuNow]) -> str:
@@ -167,7 +169,7 @@ def _experts(plan: Plan, gpus: Sequence[GpuNow]) -> str:
     free = [gpu.label for gpu in gpus if gpu.busy_because is None]
     busy = [f"{gpu.label} is {_state(gpu)}" for gpu in gpus if gpu.busy_because is not None]
     if not gpus:
-        what = words.count(len(plan.gpu_uuids), "GPU" if plan.devices is Devices.NVML else "CPU slot")
+        what = formatting.count(len(plan.gpu_uuids), "GPU" if plan.devices is Devices.NVML else "CPU slot")
         return f"{', '.join(names)}; {what}"
     if not free:
         return f"{', then '.join(names)}; waiting for a GPU: {'; '.join(busy)}"
@@ -178,7 +180,7 @@ def _experts(plan: Plan, gpus: Sequence[GpuNow]) -> str:
 
 
 def _state(gpu: GpuNow) -> str:
-    busy = words.safe(gpu.busy_because)
+    busy = formatting.safe(gpu.busy_because)
     return busy if busy.startswith("taken") else f"busy ({busy.removeprefix(f'{gpu.label}: ')})"
 
 
@@ -191,14 +193,16 @@ def _time(plan: Plan, now: AtStart) -> str:
         return "unknown until the videos are cached"
     each = [batches * spec.training.max_train_epochs * now.seconds_per_batch for spec in plan.recipe.experts]
     at_once = sum(gpu.busy_because is None for gpu in now.gpus) >= len(each)
-    pace = words.pace(now.seconds_per_batch).removesuffix("/step")
-    return f"about {words.duration(max(each) if at_once else sum(each))} of training, at {pace} a batch measured here"
+    pace = formatting.pace(now.seconds_per_batch).removesuffix("/step")
+    return (
+        f"about {formatting.duration(max(each) if at_once else sum(each))} of training, at {pace} a batch measured here"
+    )
 
 
 def _lora(training: Training) -> str:
     text = f"rank {training.network_dim}, alpha {format_number(training.network_alpha)}"
     weights = training.network_weights
-    return text if weights is None else f"{text}, continues {words.safe(Path(weights).name)}"
+    return text if weights is None else f"{text}, continues {formatting.safe(Path(weights).name)}"
 
 
 def _extra(plan: Plan) -> str:
@@ -210,7 +214,7 @@ def _extra(plan: Plan) -> str:
         if row.name in own or (row.sources[0] is not None and row.sources[0].origin in _WORDS)
         if row.values[0] is not None
     ]
-    return words.safe(", ".join(given)) if given else "none (arguments after --)"
+    return formatting.safe(", ".join(given)) if given else "none (arguments after --)"
 
 
 _WORDS = frozenset({Origin.WORDS, Origin.CONFIG_FILE})
@@ -221,21 +225,21 @@ def _samples(plan: Plan) -> Iterator[Row]:
     if samples is not None:
         often = "epoch" if samples.every_epochs == 1 else f"{samples.every_epochs} epochs"
         first = " and before the first step" if samples.at_first else ""
-        made = words.count(len(samples.prompts), "prompt")
+        made = formatting.count(len(samples.prompts), "prompt")
         yield Row(label="Samples", value=f"{made} every {often}{first}; costs GPU time")
 
 
 def _saves(plan: Plan) -> str:
-    text = f"checkpoint every {words.count(plan.state_every_epochs, 'epoch')}"
+    text = f"checkpoint every {formatting.count(plan.state_every_epochs, 'epoch')}"
     kept = plan.keep_every_epochs
     if kept:
-        return f"{text}; LoRA every {words.count(kept, 'epoch')}"
+        return f"{text}; LoRA every {formatting.count(kept, 'epoch')}"
     return f"{text}; LoRA at epoch {_each(plan, lambda spec: str(spec.training.max_train_epochs))}"
 
 
 def _disk(plan: Plan, free: int | None) -> Row:
     need = plan.disk.total
-    text = f"{words.file_size(need)} needed" + (f", {words.file_size(free)} free" if free is not None else "")
+    text = f"{formatting.file_size(need)} needed" + (f", {formatting.file_size(free)} free" if free is not None else "")
     return Row(label="Disk", value=text, style="yellow" if free is not None and free < need else "")
 
 
@@ -251,7 +255,7 @@ def _writes(plan: Plan, now: AtStart, width: int) -> str:
 
 def _path(path: Path, width: int) -> str:
     """A path that is not broken; the details have it whole."""
-    return words.cut_front(words.safe(path), max(20, width - _VALUE_COLUMN))
+    return formatting.cut_front(formatting.safe(path), max(20, width - _VALUE_COLUMN))
 
 
 _VALUE_COLUMN = len("  Adjusted  ") + 1
@@ -264,19 +268,21 @@ def _unusual(plan: Plan, width: int) -> Iterator[Row]:
     usual = recipes.shipped(plan.recipe.task).experts[0].training
     changed = [choice for choice in plan.choices if choice.value != word_of(getattr(usual, choice.setting))]
     chosen = [
-        f"{choice_name(choice)} {words.safe(choice.value)}" for choice in changed if choice.reason.startswith(CHOSEN)
+        f"{choice_name(choice)} {formatting.safe(choice.value)}"
+        for choice in changed
+        if choice.reason.startswith(CHOSEN)
     ]
     adjusted = [
-        f"{choice_name(choice)} {words.safe(choice.value)}: {_brief(words.safe(choice.reason))}"
+        f"{choice_name(choice)} {formatting.safe(choice.value)}: {_brief(formatting.safe(choice.reason))}"
         for choice in changed
         if not choice.reason.startswith(CHOSEN) and choice.reason != AS_IN_RECIPE
     ]
     room = width - _VALUE_COLUMN
     for note in plan.dataset.notes:
-        yield Row(label="Warning", value=words.cut(words.safe(note), 2 * room - 8), style="yellow")
+        yield Row(label="Warning", value=formatting.cut(formatting.safe(note), 2 * room - 8), style="yellow")
     if chosen:
-        yield Row(label="Chosen", value=words.cut(", ".join(chosen), room))
-    yield from (Row(label="Adjusted", value=words.cut(text, room)) for text in adjusted)
+        yield Row(label="Chosen", value=formatting.cut(", ".join(chosen), room))
+    yield from (Row(label="Adjusted", value=formatting.cut(text, room)) for text in adjusted)
 
 
 def _brief(reason: str) -> str:
@@ -299,18 +305,21 @@ def _step_text(plan: Plan, step: Step) -> str:
     on = ", on one GPU" if step.gpu_need and plan.devices is Devices.NVML else ""
     lines = [
         "",
-        f"# {words.safe(step.id)}: {what}{after}{on}",
+        f"# {formatting.safe(step.id)}: {what}{after}{on}",
         f"cd {shlex.quote(step.command.cwd)}",
         redact(one_option_a_line(step.command)),
     ]
     if step.command.additions:
         lines.append("# beyond the guide's own command:")
-    lines += [f"#   {words.safe(addition.what)}: {words.safe(addition.reason)}" for addition in step.command.additions]
+    lines += [
+        f"#   {formatting.safe(addition.what)}: {formatting.safe(addition.reason)}"
+        for addition in step.command.additions
+    ]
     return "\n".join(lines) + "\n"
 
 
 def _together(parts: Sequence[str]) -> str:
-    return " and ".join(words.safe(part) for part in parts)
+    return " and ".join(formatting.safe(part) for part in parts)
 
 
 __all__ = [

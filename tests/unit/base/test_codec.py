@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wan_train import codec
-from wan_train.codec import CorruptRecordError
+from wan_train.base import codec
+from wan_train.base.codec import CorruptRecordError
 
 
 class Colour(StrEnum):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from wan_train.files import move_without_overwriting, write_whole
+from wan_train.base.files import move_without_overwriting, write_whole
 
 
 def test_text_and_bytes(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path: Path) -> None
 def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "record"
     program = (
-        "import sys; from pathlib import Path; from wan_train.files import write_whole\n"
+        "import sys; from pathlib import Path; from wan_train.base.files import write_whole\n"
         "path = Path(sys.argv[1]); print('go', flush=True)\n"
         "while True:\n"
         "    for letter in 'ab': write_whole(path, letter * 200_000, durable=False)\n"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wan_train.printable import one_line, redact, visible
+from wan_train.base.text import one_line, redact, visible
 
 TOKEN = "hf_" + "aBcDeFgHiJ" * 3
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from wan_train import settings
-from wan_train.errors import BadInputError, ExitCode
-from wan_train.settings import Settings, Source, resolve
+from wan_train.base import settings
+from wan_train.base.errors import BadInputError, ExitCode
+from wan_train.base.settings import Settings, Source, resolve
 
 
 @pytest.fixture

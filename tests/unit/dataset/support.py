@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from wan_train.dataset.config import load
 from wan_train.dataset.model import DatasetConfig
-from wan_train.dataset.toml_file import load
 
 
 def draw(path: Path, size: tuple[int, int], *, caption: str | None = "a drawing") -> Path:

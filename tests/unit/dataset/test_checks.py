@@ -17,9 +17,9 @@ from PIL import Image
 from support.tokenizers_like_t5 import write as write_tokenizer
 from wan_train.dataset import clip_checks
 from wan_train.dataset.check import Check, check
-from wan_train.dataset.closer import Depth
-from wan_train.dataset.footage import Clip
-from wan_train.dataset.locate import locate
+from wan_train.dataset.config import load
+from wan_train.dataset.deep_scan import Depth
+from wan_train.dataset.duplicates import look, same_files, same_looks
 from wan_train.dataset.media import Picture, Unreadable, read_picture
 from wan_train.dataset.model import (
     GUIDE_READING,
@@ -31,8 +31,8 @@ from wan_train.dataset.model import (
     Severity,
     VideoSettings,
 )
-from wan_train.dataset.toml_file import load
-from wan_train.dataset.twins import look, same_files, same_looks
+from wan_train.dataset.resolve import locate
+from wan_train.dataset.video import Clip
 
 from .support import draw
 from .test_inventory import png_of_size

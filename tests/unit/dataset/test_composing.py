@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wan_train.dataset.composing import Wishes, compose
+from wan_train.dataset.config import load
 from wan_train.dataset.model import DatasetConfig, DatasetError, FrameExtraction, MediaKind
-from wan_train.dataset.toml_file import load
 
 from .support import draw
 

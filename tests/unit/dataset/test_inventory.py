@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from wan_train.dataset.inventory import take
+from wan_train.dataset.config import load
+from wan_train.dataset.counts import latent_bytes, summary, text_bytes
 from wan_train.dataset.model import NEWEST_READING, DatasetError, Problem, ProblemKind, Severity
-from wan_train.dataset.summary import latent_bytes, summary, text_bytes
-from wan_train.dataset.toml_file import load
+from wan_train.dataset.scan import take
 
 from .support import config_for, draw
 
@@ -258,7 +258,7 @@ def test_hostile_names_are_ordinary_pictures(pictures: Path, name: str) -> None:
 
 def test_pillow_is_imported_only_when_a_picture_is_looked_at() -> None:
     code = (
-        "import sys, wan_train.dataset.inventory, wan_train.dataset.locate, wan_train.dataset.writing\n"
+        "import sys, wan_train.dataset.scan, wan_train.dataset.resolve, wan_train.dataset.writing\n"
         "print([name for name in ('PIL', 'av', 'torch', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

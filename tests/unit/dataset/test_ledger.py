@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wan_train.dataset.ledger import (
+from wan_train.caching.index import (
     CacheFile,
     Entry,
     Hasher,

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from wan_train.dataset.locate import ToExisting, ToWrite, locate
-from wan_train.errors import BadInputError
+from wan_train.base.errors import BadInputError
+from wan_train.dataset.resolve import ToExisting, ToWrite, locate
 
 
 def refusal(text: str, cwd: Path) -> str:

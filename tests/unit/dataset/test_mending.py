@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 from dataset.support import draw
-from wan_train.dataset import footage, mend_caption, mending
+from wan_train.base.errors import BadInputError
+from wan_train.dataset import fix, fix_caption, video
 from wan_train.dataset.check import Check, check
-from wan_train.dataset.locate import locate
-from wan_train.dataset.mend_caption import Reading, Unclear
+from wan_train.dataset.fix_caption import Reading, Unclear
 from wan_train.dataset.model import GUIDE_READING, NEWEST_READING, DatasetOverrides, ProblemKind, Severity
-from wan_train.errors import BadInputError
+from wan_train.dataset.resolve import locate
 
 
 def look_at(folder: Path) -> Check:
@@ -29,10 +29,10 @@ def look_at(folder: Path) -> Check:
 
 def mend_all(folder: Path) -> list[str]:
     """Mend everything; what was said of it."""
-    planned = mending.plan(look_at(folder))
-    with mending.alone_in({folder}):
+    planned = fix.plan(look_at(folder))
+    with fix.alone_in({folder}):
         for mend in planned.mends:
-            mending.perform(mend, "now")
+            fix.perform(mend, "now")
     return [mend.what for mend in planned.mends]
 
 
@@ -50,7 +50,7 @@ def mend_all(folder: Path) -> list[str]:
     ],
 )
 def test_a_caption_gets_the_text_that_was_meant(data: bytes, text: str) -> None:
-    reading = mend_caption.read(data)
+    reading = fix_caption.read(data)
     assert isinstance(reading, Reading)
     assert reading.text == text
 
@@ -75,7 +75,7 @@ def test_a_caption_gets_the_text_that_was_meant(data: bytes, text: str) -> None:
     ],
 )
 def test_a_caption_is_left_alone_where_its_text_is_not_sure(data: bytes) -> None:
-    assert isinstance(mend_caption.read(data), Unclear)
+    assert isinstance(fix_caption.read(data), Unclear)
 
 
 def test_captions_are_mended_the_originals_kept_and_the_second_time_there_is_nothing_to_do(pictures: Path) -> None:
@@ -83,8 +83,8 @@ def test_captions_are_mended_the_originals_kept_and_the_second_time_there_is_not
     (pictures / "a.txt").write_bytes(original)
     assert mend_all(pictures) == ["Windows-1252 to UTF-8: “une fête”, Windows line ends made plain"]
     assert (pictures / "a.txt").read_bytes() == "une fête\n".encode()
-    assert (pictures / mending.BACKUP / "now" / "a.txt").read_bytes() == original
-    assert not (pictures / mending.BACKUP / "staging").exists()
+    assert (pictures / fix.BACKUP / "now" / "a.txt").read_bytes() == original
+    assert not (pictures / fix.BACKUP / "staging").exists()
     assert mend_all(pictures) == []
     assert not any(problem.path == pictures / "a.txt" for problem in look_at(pictures).problems)
 
@@ -142,14 +142,14 @@ def test_links_are_left_alone_with_the_reason(pictures: Path, tmp_path: Path) ->
     real.write_bytes("fête".encode("cp1252"))
     (pictures / "a.txt").unlink()
     (pictures / "a.txt").symlink_to(real)
-    planned = mending.plan(look_at(pictures))
+    planned = fix.plan(look_at(pictures))
     assert planned.mends == ()
     assert "it is a link" in planned.refusals[0].why
     assert real.read_bytes() == "fête".encode("cp1252")
 
 
 def test_two_programs_do_not_mend_one_folder_at_once(pictures: Path) -> None:
-    with mending.alone_in({pictures}), pytest.raises(BadInputError, match="at work"), mending.alone_in({pictures}):
+    with fix.alone_in({pictures}), pytest.raises(BadInputError, match="at work"), fix.alone_in({pictures}):
         pass
 
 
@@ -172,17 +172,17 @@ def test_clips_of_several_speeds_become_copies_with_sixteen_frames_a_second(tmp_
     clip(tmp_path / "b.avi", 24)
     clip(tmp_path / "c.mp4", 16)
     clip(tmp_path / "slow.mp4", 8)
-    planned = mending.plan(look_at(tmp_path))
+    planned = fix.plan(look_at(tmp_path))
     assert [each.problem.path for each in planned.refusals] == [tmp_path / "slow.mp4"]
     assert "made up" in planned.refusals[0].why
     assert mend_all(tmp_path) == ["replaced by a copy with 16 frames a second"] * 2
     for name, frames in (("a.mp4", 30), ("b.mp4", 40)):
-        found = footage.read_clip(tmp_path / name)
-        assert isinstance(found, footage.Clip)
+        found = video.read_clip(tmp_path / name)
+        assert isinstance(found, video.Clip)
         assert found.fps == pytest.approx(16)
         assert found.frames == pytest.approx(frames, abs=1)
     assert not (tmp_path / "b.avi").exists()
-    assert {path.name for path in (tmp_path / mending.BACKUP / "now").iterdir()} == {"a.mp4", "b.avi"}
+    assert {path.name for path in (tmp_path / fix.BACKUP / "now").iterdir()} == {"a.mp4", "b.avi"}
     rates = [problem.path for problem in look_at(tmp_path).problems if problem.kind is ProblemKind.FRAME_RATE]
     assert rates == [tmp_path / "slow.mp4"]
 
@@ -210,15 +210,15 @@ target_frames = [5]
     assert [line for line in lines if line not in text.splitlines()] == ["source_fps = 30.0"]
     assert "# mine" in lines
     assert "enable_bucket = true # keep" in lines
-    assert (folder / mending.BACKUP / "now" / "dataset.toml").read_text() == text
+    assert (folder / fix.BACKUP / "now" / "dataset.toml").read_text() == text
     assert (folder / "a.mp4").read_bytes() == bytes_before
     assert ProblemKind.FRAME_RATE not in {problem.kind for problem in look_at(folder).problems}
-    assert mending.plan(look_at(folder)).mends == ()
+    assert fix.plan(look_at(folder)).mends == ()
 
 
 def test_without_a_dataset_toml_the_command_that_writes_one_is_told(tmp_path: Path) -> None:
     clip(tmp_path / "a.mp4", 30)
-    planned = mending.plan(look_at(tmp_path))
+    planned = fix.plan(look_at(tmp_path))
     assert planned.mends == ()
     assert f"wan-train dataset write {tmp_path} --source-fps 30.0" in planned.refusals[0].why
 
@@ -229,10 +229,10 @@ def test_a_dataset_toml_changed_while_the_question_was_open_is_left_alone(tmp_pa
     clip(folder / "a.mp4", 30)
     config = folder / "dataset.toml"
     config.write_text(f'[[datasets]]\nvideo_directory = "{folder}"\ncaption_extension = ".txt"\n')
-    (mend,) = mending.plan(look_at(folder)).mends
+    (mend,) = fix.plan(look_at(folder)).mends
     config.write_text(config.read_text() + "# just now\n")
-    with pytest.raises(mending.CannotMendError, match="just now"):
-        mending.perform(mend, "now")
+    with pytest.raises(fix.CannotMendError, match="just now"):
+        fix.perform(mend, "now")
     assert config.read_text().endswith("# just now\n")
 
 
@@ -248,7 +248,7 @@ def test_no_source_fps_mends_a_clip_slower_than_sixteen(tmp_path: Path, source_f
     assert [problem.path for problem in problems] == [folder / "a.mp4"]
     assert "fast motion is learned (0.5 times)" in problems[0].what
     assert "source_fps =" not in problems[0].mend
-    planned = mending.plan(look_at(folder))
+    planned = fix.plan(look_at(folder))
     assert planned.mends == ()
     assert "made up" in planned.refusals[0].why
 
@@ -265,10 +265,10 @@ def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path: Path) -> None:
                 packet.dts -= int(0.5 / stream.time_base)
                 packet.stream = out
                 cut.mux(packet)
-    found = footage.read_clip(tmp_path / "cut.mp4")
-    decoded = footage.decode(tmp_path / "cut.mp4", at_most=None)
-    assert isinstance(found, footage.Clip)
-    assert isinstance(decoded, footage.Decoded)
+    found = video.read_clip(tmp_path / "cut.mp4")
+    decoded = video.decode(tmp_path / "cut.mp4", at_most=None)
+    assert isinstance(found, video.Clip)
+    assert isinstance(decoded, video.Decoded)
     assert found.frames == decoded.frames == 16
 
 
@@ -331,8 +331,8 @@ def test_a_clip_that_only_players_turn_becomes_an_upright_copy(
         ProblemKind.ROTATED,
         ProblemKind.FRAME_RATE,
     } == set()
-    found = footage.read_clip(path)
-    assert isinstance(found, footage.Clip)
+    found = video.read_clip(path)
+    assert isinstance(found, video.Clip)
     assert (found.width, found.height) == size
     assert found.frames == 20 * 16 // fps
     with av.open(str(path)) as file:
@@ -343,14 +343,14 @@ def test_a_clip_that_only_players_turn_becomes_an_upright_copy(
         for y in (0, 1)
     }
     assert {place for place, grey in quarters.items() if isinstance(grey, int) and grey > 128} == {corner}
-    assert (tmp_path / mending.BACKUP / "now" / "a.mp4").is_file()
+    assert (tmp_path / fix.BACKUP / "now" / "a.mp4").is_file()
 
 
 def test_a_clip_whose_mark_mirrors_it_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     corner_clip(path)
     marked(path, 0, 1, 1, 0)
-    planned = mending.plan(look_at(tmp_path))
+    planned = fix.plan(look_at(tmp_path))
     assert planned.mends == ()
     assert [each.why for each in planned.refusals] == ["its mark mirrors it too"]
 
@@ -376,7 +376,7 @@ def test_a_kill_in_the_middle_loses_nothing(tmp_path: Path, after: float) -> Non
     child = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    while not (folder / mending.BACKUP).exists() and child.poll() is None:
+    while not (folder / fix.BACKUP).exists() and child.poll() is None:
         time.sleep(0.001)
     time.sleep(after)
     os.kill(child.pid, signal.SIGKILL)
@@ -385,10 +385,10 @@ def test_a_kill_in_the_middle_loses_nothing(tmp_path: Path, after: float) -> Non
         now = (folder / f"{name}.txt").read_bytes()
         assert now in {old, new}
         if now == new:
-            assert old in {path.read_bytes() for path in (folder / mending.BACKUP).rglob(f"{name}.txt*")}
+            assert old in {path.read_bytes() for path in (folder / fix.BACKUP).rglob(f"{name}.txt*")}
     mend_all(folder)
     assert {(folder / f"{name}.txt").read_bytes() for name in names} == {new}
-    assert not list((folder / mending.BACKUP).glob("staging"))
+    assert not list((folder / fix.BACKUP).glob("staging"))
 
 
 def clip_at(path: Path, times: list[float], *, source_fps: float | None = None) -> None:
@@ -422,7 +422,7 @@ def test_a_clip_of_variable_frame_rate_is_named_as_one(tmp_path: Path, ending: s
     assert found.what.startswith("has a variable frame rate (20")
     assert "ffmpeg -i IN -vf fps=16" in found.mend
     assert "source_fps =" not in found.mend
-    planned = mending.plan(look_at(tmp_path))
+    planned = fix.plan(look_at(tmp_path))
     assert [mend.path for mend in planned.mends] == ([] if source_fps else [tmp_path / f"a.{ending}"])
 
 
@@ -438,8 +438,8 @@ def test_the_copy_of_a_clip_of_variable_rate_shows_each_moment_at_its_time(tmp_p
     av = pytest.importorskip("av")
     clip_at(tmp_path / "a.mp4", times)
     assert mend_all(tmp_path) == ["replaced by a copy with 16 frames a second"]
-    found = footage.read_clip(tmp_path / "a.mp4")
-    assert isinstance(found, footage.Clip)
+    found = video.read_clip(tmp_path / "a.mp4")
+    assert isinstance(found, video.Clip)
     assert found.fps == pytest.approx(16)
     assert not found.is_variable
     with av.open(str(tmp_path / "a.mp4")) as copied:
@@ -463,7 +463,7 @@ def test_a_caption_in_another_case_is_named_and_renamed(pictures: Path) -> None:
     assert mend_all(pictures) == ["renamed to UP.txt"]
     assert (pictures / "UP.txt").read_bytes() == text
     assert not (pictures / "UP.TXT").exists()
-    assert (pictures / mending.BACKUP / "now" / "UP.TXT").read_bytes() == text
+    assert (pictures / fix.BACKUP / "now" / "UP.TXT").read_bytes() == text
     assert {each.kind for each in look_at(pictures).problems} <= {ProblemKind.NEAR_DUPLICATE}
 
 
@@ -496,7 +496,7 @@ def test_the_command_that_fixes_is_named_only_where_it_can_help(pictures: Path) 
     def command() -> str | None:
         inventory = look_at(pictures).inventory
         assert inventory is not None
-        return mending.command_for(inventory)
+        return fix.command_for(inventory)
 
     (pictures / "a.txt").write_bytes("un café à Orléans".encode("cp1252"))
     assert command() == f"wan-train dataset check {pictures} --fix"

@@ -3,9 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from wan_train.dataset.inventory import take
+from wan_train.dataset.layout import Outlook, outlook
 from wan_train.dataset.model import FrameExtraction, Inventory, Item, MediaKind, SubsetInventory, VideoSettings
-from wan_train.dataset.outlook import Outlook, outlook
+from wan_train.dataset.scan import take
 
 from .support import config_for, draw
 

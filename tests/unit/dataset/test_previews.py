@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from wan_train.dataset.inventory import take
+from wan_train.dataset.config import load
 from wan_train.dataset.model import Item, MediaKind
 from wan_train.dataset.previews import MOST_BYTES, Preview, captions, previews
-from wan_train.dataset.toml_file import load
+from wan_train.dataset.scan import take
 
 from .support import config_for, draw
 

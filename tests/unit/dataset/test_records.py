@@ -10,9 +10,9 @@ import pytest
 
 from dataset.support import draw
 from wan_train.dataset import records
-from wan_train.dataset.inventory import take
+from wan_train.dataset.config import load
 from wan_train.dataset.model import GUIDE_READING, NEWEST_READING, Inventory, MediaKind, Problem, ProblemKind, Severity
-from wan_train.dataset.toml_file import load
+from wan_train.dataset.scan import take
 
 
 @pytest.fixture

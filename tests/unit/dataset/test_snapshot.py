@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from wan_train.dataset.config import load
 from wan_train.dataset.model import DatasetError, DatasetOverrides
 from wan_train.dataset.snapshot import absolute, snapshot_text, with_overrides
-from wan_train.dataset.toml_file import load
 
 Write = Callable[[str], Path]
 

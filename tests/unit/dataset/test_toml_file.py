@@ -9,6 +9,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from wan_train.base.errors import ExitCode
+from wan_train.base.text import visible
+from wan_train.dataset.config import load
 from wan_train.dataset.model import (
     GUIDE_READING,
     NEWEST_READING,
@@ -21,9 +24,6 @@ from wan_train.dataset.model import (
 )
 from wan_train.dataset.schema import UNUSED
 from wan_train.dataset.snapshot import snapshot_text
-from wan_train.dataset.toml_file import load
-from wan_train.errors import ExitCode
-from wan_train.printable import visible
 
 Write = Callable[[str], Path]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from wan_train.dataset.config import load
 from wan_train.dataset.model import DatasetError, MediaKind
-from wan_train.dataset.toml_file import load
 from wan_train.dataset.writing import text_for_directory, write_for_directory
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from support.runs import make_trainer, with_settings
-from wan_train.engine import judging
+from wan_train.base.errors import BadInputError
+from wan_train.engine import settings_check
 from wan_train.engine.trainer import Trainer
-from wan_train.errors import BadInputError
 from wan_train.recipe.effective import Layer, resolve
 from wan_train.recipe.load import shipped
 from wan_train.recipe.model import Origin, Recipe, Source
@@ -106,7 +106,7 @@ Linear = GELU = Sequential = ModuleDict = ModuleList = Module
 def refusal(recipe: Recipe, trainer: Trainer | None = None) -> str:
     """Everything that a refused recipe's error says."""
     with pytest.raises(BadInputError) as error:
-        judging.judge(recipe, trainer or make_trainer(), STEPS, environ={})
+        settings_check.judge(recipe, trainer or make_trainer(), STEPS, environ={})
     return f"{error.value.message}\n{error.value.hint}"
 
 
@@ -162,7 +162,7 @@ def test_base_weights_cut_short_are_refused(tmp_path: Path) -> None:
 def test_the_shipped_recipe_starts_no_python_and_says_nothing() -> None:
     for task in Task:
         recipe = with_settings(shipped(task), network_dim=64, learning_rate=1e-4)
-        assert judging.judge(recipe, make_trainer(), STEPS, environ={}) == []
+        assert settings_check.judge(recipe, make_trainer(), STEPS, environ={}) == []
 
 
 def test_each_problem_says_who_set_it_and_which_expert_has_it() -> None:
@@ -193,12 +193,12 @@ def test_a_rehearsal_is_judged_by_what_it_can_do(settings: dict[str, object], sa
     rehearsal = make_trainer(EngineKind.REHEARSAL)
     assert said in refusal(with_settings(shipped(Task.T2V), **settings), rehearsal)
     ordinary = with_settings(shipped(Task.T2V), optimizer_type="AdamW", lr_scheduler="cosine")
-    assert judging.judge(ordinary, rehearsal, STEPS, environ={}) == []
+    assert settings_check.judge(ordinary, rehearsal, STEPS, environ={}) == []
 
 
 def test_the_trainers_own_functions_decide_without_the_rest_of_its_program(toy: Trainer) -> None:
     recipe = with_settings(shipped(Task.T2V), optimizer_type="good")
-    assert judging.judge(recipe, toy, STEPS, environ={}) == []
+    assert settings_check.judge(recipe, toy, STEPS, environ={}) == []
     several = with_settings(recipe, Expert.HIGH, optimizer_type="absent_package.Thing", optimizer_args=())
     several = with_settings(several, Expert.LOW, lr_scheduler="short")
     told = refusal(several, toy)
@@ -232,7 +232,7 @@ def test_a_wrong_argument_is_told_with_the_right_ones_and_who_set_it(toy: Traine
 def test_what_may_be_for_want_of_a_gpu_is_a_note(toy: Trainer) -> None:
     recipe = with_settings(shipped(Task.T2V), optimizer_type="needs_gpu")
     announced: list[str] = []
-    [note] = judging.judge(recipe, toy, STEPS, environ={}, say=announced.append)
+    [note] = settings_check.judge(recipe, toy, STEPS, environ={}, say=announced.append)
     assert announced == ["Checking optimizer, network and schedule with the trainer's Python..."]
     assert note == "optimizer_type could not be checked before the start: CUDA is not available"
 
@@ -244,12 +244,12 @@ def test_a_python_that_gives_no_answer_refuses_nothing_and_says_so(program: str,
     python.chmod(0o755)
     trainer = replace(make_trainer(), python=python, root=tmp_path)
     recipe = with_settings(shipped(Task.T2V), optimizer_type="anything")
-    [note] = judging.judge(recipe, trainer, STEPS, environ={})
+    [note] = settings_check.judge(recipe, trainer, STEPS, environ={})
     assert note.endswith("could not be checked: the trainer's Python gave no answer")
 
 
 def test_a_trainer_built_in_another_way_refuses_nothing(toy: Trainer) -> None:
     (toy.root / "src/musubi_tuner/hv_train_network.py").unlink()
     recipe = with_settings(shipped(Task.T2V), optimizer_type="anything")
-    [note] = judging.judge(recipe, toy, STEPS, environ={})
+    [note] = settings_check.judge(recipe, toy, STEPS, environ={})
     assert "is built in another way" in note

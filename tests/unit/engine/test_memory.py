@@ -8,7 +8,7 @@ import pytest
 
 from support.runs import make_recipe, make_trainer
 from wan_train.engine.capabilities import KNOWN_COMMITS, Capabilities, Script
-from wan_train.engine.memory import next_rung
+from wan_train.engine.memory_steps import next_rung
 
 BOTH = sorted(KNOWN_COMMITS)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wan_train.engine.output import (
+from wan_train.engine.log_parser import (
     CacheProgress,
     CheckpointBegun,
     EpochStarted,

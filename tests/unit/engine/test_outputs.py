@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensor_files import file_bytes
 
-from wan_train.engine.outputs import (
+from wan_train.engine.checkpoints import (
     ALWAYS_IN_A_STATE,
     checkpoint_epochs,
     complete_states,

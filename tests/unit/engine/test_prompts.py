@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from wan_train.base.errors import BadInputError, ExitCode
 from wan_train.engine.prompts import SamplePrompt, read_prompts, to_trainer
-from wan_train.errors import BadInputError, ExitCode
 from wan_train.recipe.terms import Task
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from wan_train.base.errors import NotReadyError
+from wan_train.base.settings import Settings
 from wan_train.engine import capabilities
 from wan_train.engine.capabilities import Script
 from wan_train.engine.trainer import Trainer, find, read_commit
-from wan_train.errors import NotReadyError
 from wan_train.recipe.terms import EngineKind
-from wan_train.settings import Settings
 
 GUIDE = "d0a193061a23a51c90664282205d753605a641c1"
 

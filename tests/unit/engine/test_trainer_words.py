@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_train.engine.capabilities import Option, Script, stored
-from wan_train.engine.words import OWN_OPTIONS, TrainerOptions, from_text, parse
+from wan_train.engine.extra_arguments import OWN_OPTIONS, TrainerOptions, from_text, parse
 from wan_train.recipe.effective import Layer
 from wan_train.recipe.model import Origin, Source
 from wan_train.recipe.terms import Attention, Expert

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from wan_train import codec
+from wan_train.base import codec
+from wan_train.base.errors import NotReadyError
+from wan_train.base.settings import Settings
 from wan_train.engine import trainer as trainers
 from wan_train.engine.capabilities import Script
 from wan_train.engine.trainer import Trainer
-from wan_train.errors import NotReadyError
 from wan_train.recipe.terms import EngineKind
-from wan_train.settings import Settings
 
 SCRIPT = """
 import argparse, pathlib

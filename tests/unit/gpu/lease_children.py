@@ -89,7 +89,7 @@ def as_nobody_meets(mode: int) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
         program = """
             import os, sys
             from pathlib import Path
-            from wan_train.errors import NotReadyError
+            from wan_train.base.errors import NotReadyError
             from wan_train.gpu.leases import LeaseHolder, LeaseRoom
             os.setgid(65534); os.setuid(65534)
             try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from lease_children import ME, UUID, as_nobody_meets, said, take
 
-from wan_train.errors import NotReadyError
+from wan_train.base.errors import NotReadyError
 from wan_train.gpu.leases import LeaseHolder, LeaseRoom
 
 

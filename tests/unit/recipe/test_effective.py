@@ -10,9 +10,9 @@ import pytest
 
 from support.runs import make_recipe, with_settings
 from wan_train.engine.capabilities import stored
-from wan_train.engine.words import TrainerOptions
+from wan_train.engine.extra_arguments import TrainerOptions
+from wan_train.recipe.adaptation import Card, Machine, adapt
 from wan_train.recipe.effective import Layer, effective, resolve, select
-from wan_train.recipe.hardware import Card, Machine, adapt
 from wan_train.recipe.load import load, shipped, to_toml
 from wan_train.recipe.model import Origin, Recipe, Source
 from wan_train.recipe.terms import Attention, Expert, Task

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from wan_train.errors import ExitCode, NotReadyError
-from wan_train.recipe.hardware import SWAP_RULES, Card, Choice, Machine, adapt
+from wan_train.base.errors import ExitCode, NotReadyError
+from wan_train.recipe.adaptation import SWAP_RULES, Card, Choice, Machine, adapt
 from wan_train.recipe.load import override, shipped
 from wan_train.recipe.model import Recipe, Training, settings_of
 from wan_train.recipe.terms import Attention, Task

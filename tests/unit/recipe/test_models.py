@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from wan_train.errors import BadInputError
-from wan_train.recipe.models import known_models, locate
+from wan_train.base.errors import BadInputError
+from wan_train.recipe.model_files import known_models, locate
 
 ROOT = Path("/workspace/musubi-tuner")
 

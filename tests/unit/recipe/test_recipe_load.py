@@ -13,9 +13,9 @@ import tomlkit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from wan_train.base.errors import BadInputError
 from wan_train.engine.capabilities import stored
-from wan_train.engine.words import TrainerOptions
-from wan_train.errors import BadInputError
+from wan_train.engine.extra_arguments import TrainerOptions
 from wan_train.recipe import load as recipes
 from wan_train.recipe.effective import select
 from wan_train.recipe.load import override, shipped_path, to_toml

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from support.runs import OUT_OF_MEMORY, SUPERVISOR, T0, make_plan
+from wan_train.base.errors import ExitCode
 from wan_train.engine.failures import Cause
-from wan_train.errors import ExitCode
 from wan_train.run.events import (
     Event,
     Exited,

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wan_train.dataset.ledger import CacheFile, Entry, Ledger
+from wan_train.caching.decide import WORDS, Decision, Folder, Reason, Wanted, begun, decide
+from wan_train.caching.index import CacheFile, Entry, Ledger
 from wan_train.engine.caches import CacheKind, Contents, clip_name, parse, picture_name, text_name
-from wan_train.run.caching_decision import WORDS, Decision, Folder, Reason, Wanted, begun, decide
 
 BOOT = "this boot"
 BUCKET = (96, 64)

@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 
 from support.runs import make_recipe, make_trainer
-from wan_train.dataset.inventory import take
+from wan_train.base.errors import BadInputError
+from wan_train.dataset.config import load
 from wan_train.dataset.model import DatasetConfig
+from wan_train.dataset.scan import take
 from wan_train.dataset.snapshot import snapshot_text
-from wan_train.dataset.toml_file import load
 from wan_train.engine import caches
 from wan_train.engine.caches import CacheKind
 from wan_train.engine.commands import ModelPaths
-from wan_train.errors import BadInputError
 from wan_train.recipe.terms import EngineKind
 from wan_train.run.caching import clear, maker_of, survey
 from wan_train.run.caching_homes import CacheHome, place

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from wan_train.base.clock import SystemClock
+from wan_train.caching.locks import CacheLocks
 from wan_train.gpu.leases import LeaseRoom
-from wan_train.run.caching_locks import CacheLocks
-from wan_train.run.clock import SystemClock
 
 
 def locks(root: Path, run_id: str, *folders: str) -> CacheLocks:

@@ -11,19 +11,19 @@ import pytest
 from PIL import Image
 
 from support.runs import make_recipe, make_trainer
-from wan_train.dataset.inventory import take
+from wan_train.caching.items import Maker
+from wan_train.caching.split import Share, Shares
+from wan_train.dataset.config import load
 from wan_train.dataset.model import Inventory
-from wan_train.dataset.toml_file import load
+from wan_train.dataset.scan import take
 from wan_train.engine.caches import CacheKind
 from wan_train.engine.commands import Command, ModelPaths
 from wan_train.recipe.terms import EngineKind
 from wan_train.run import caching
 from wan_train.run.caching import Survey, survey
-from wan_train.run.caching_items import Maker
 from wan_train.run.caching_lists import lists
 from wan_train.run.caching_plan import caching_steps, costs_of, needs, plan_caching, split
 from wan_train.run.caching_shards import share_of, write_shares
-from wan_train.run.caching_split import Share, Shares
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import Shard, Step, StepKind
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wan_train import codec
-from wan_train.run.caching_split import NO_WORK, Share, Shares, Stem, Workload, choose, makespan, share_out
+from wan_train.base import codec
+from wan_train.caching.split import NO_WORK, Share, Shares, Stem, Workload, choose, makespan, share_out
 
 STEMS = st.tuples(st.sampled_from(["/a", "/b"]), st.text(min_size=1, max_size=8))
 COSTS = st.dictionaries(STEMS, st.integers(1, 200_000_000), min_size=1, max_size=60)

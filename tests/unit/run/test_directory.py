@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.runs import T0, make_plan
-from wan_train.codec import CorruptRecordError
-from wan_train.errors import AmbiguousRunError, BadInputError, ExitCode, NotReadyError
+from wan_train.base.codec import CorruptRecordError
+from wan_train.base.errors import AmbiguousRunError, BadInputError, ExitCode, NotReadyError
 from wan_train.run.directory import RunDirectory, all_runs, create, find, slug
 
 

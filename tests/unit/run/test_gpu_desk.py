@@ -12,7 +12,7 @@ from support.gpu import ScriptedProbe
 from support.runs import GIB, T0, make_gpus, make_plan
 from wan_train.gpu.leases import LeaseHolder, LeaseRoom
 from wan_train.gpu.model import GpuReading, GpuUnavailableError, LostGpu
-from wan_train.run.gpu_desk import GpuDesk
+from wan_train.run.gpu_pool import GpuDesk
 from wan_train.run.plan import Devices
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.runs import OUT_OF_MEMORY, T0
-from wan_train.codec import CorruptRecordError
+from wan_train.base.codec import CorruptRecordError
 from wan_train.run.events import Event, RunFinished, StepFailed, StepSkipped, StepStopped
 from wan_train.run.journal import Journal, JournalReader, read_events
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wan_train.run.machine import available_ram, cpus, oom_kills, process_limit
+from wan_train.base.host import available_ram, cpus, oom_kills, process_limit
 
 ALL = float(len(os.sched_getaffinity(0)))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wan_train.engine.output import CacheProgress, EpochStarted, Items, Stage, StepRecord, TotalSteps
+from wan_train.engine.log_parser import CacheProgress, EpochStarted, Items, Stage, StepRecord, TotalSteps
 from wan_train.run.progress import LogFollower, ProgressTracker, read_tail
 
 SAMPLES = Path(__file__).parents[2] / "contract" / "samples"

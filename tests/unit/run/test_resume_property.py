@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support.runs import SUPERVISOR, T0, make_plan
-from wan_train import settings as settings_module
+from wan_train.base import settings as settings_module
+from wan_train.base.process_identity import ProcessIdentity
 from wan_train.engine.commands import Command
 from wan_train.engine.tensors import read_header
 from wan_train.gpu.leases import LeaseRoom
@@ -30,7 +31,6 @@ from wan_train.recipe.terms import EngineKind, Expert
 from wan_train.run import cadence, speeds
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.events import Exit, Exited, Lost, Signaled
-from wan_train.run.identity import ProcessIdentity
 from wan_train.run.launcher import Ended
 from wan_train.run.plan import Plan
 from wan_train.run.state import JobState

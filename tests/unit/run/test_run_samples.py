@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from support.runs import SUPERVISOR, T0, make_plan
-from wan_train import codec
+from wan_train.base import codec
 from wan_train.engine.prompts import SamplePrompt
 from wan_train.engine.samples import SampleKind
 from wan_train.run.directory import RunDirectory

@@ -11,9 +11,9 @@ import pytest
 from run_world import world
 
 from support.runs import SUPERVISOR, T0, events_of, make_plan
-from wan_train import codec
+from wan_train.base import codec
+from wan_train.base.errors import ExitCode
 from wan_train.engine.failures import Cause
-from wan_train.errors import ExitCode
 from wan_train.recipe.terms import Expert
 from wan_train.run.events import DiskLow, Event, RunResumed, StateSaved, StepStarted, StopMode, StopRequested
 from wan_train.run.scheduler import Claim, Finish, GiveUp, GpuView, Launch, Release, Stop, decide, why_waiting

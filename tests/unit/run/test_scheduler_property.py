@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from run_world import World, world
 
 from support.runs import make_plan
-from wan_train import codec
+from wan_train.base import codec
+from wan_train.base.errors import ExitCode
 from wan_train.engine.failures import Cause
-from wan_train.errors import ExitCode
 from wan_train.recipe.terms import Expert
 from wan_train.run.events import Event, StopMode
 from wan_train.run.scheduler import Finish, GiveUp, Launch, Stop, decide

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.runs import OUT_OF_MEMORY, SUPERVISOR, T0, events_of, make_plan
-from wan_train import codec
+from wan_train.base import codec
 from wan_train.run.events import (
     Event,
     Exited,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wan_train.errors import BadInputError
+from wan_train.base.errors import BadInputError
 from wan_train.recipe.terms import EngineKind, Expert, Task
 from wan_train.run.plan import result_name
 from wan_train.run.titles import check_author, check_title, problem_with_title

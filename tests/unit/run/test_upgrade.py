@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from support.runs import make_plan
-from wan_train import codec
+from wan_train.base import codec
 from wan_train.recipe.model import Origin, Source
 from wan_train.recipe.terms import Attention, Expert
-from wan_train.run.commands import AttemptSpec, for_attempt
 from wan_train.run.directory import RunDirectory
+from wan_train.run.step_commands import AttemptSpec, for_attempt
 
 
 def of_schema_1(data: dict[str, Any], *words: str) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from support.runs import make_plan
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.run.directory import AttemptDirectory
 from wan_train.run.events import Exit, Exited, Lost, Signaled
+from wan_train.run.outcome import judge
 from wan_train.run.plan import Plan
-from wan_train.run.verdict import judge
 
 NAN = {"F64": b"\0" * 6 + b"\xf8\x7f", "F32": b"\0\0\xc0\x7f", "F16": b"\0\x7e", "BF16": b"\xc0\x7f"}
 SAMPLES = Path(__file__).parents[2] / "contract" / "samples"

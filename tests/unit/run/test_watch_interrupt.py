@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from support.runs import make_plan, make_view
-from wan_train import settings
+from wan_train.base import settings
 from wan_train.cli import watch
+from wan_train.cli.output import Sink
 from wan_train.cli.signals import Signals
-from wan_train.cli.sink import Sink
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import Event
 from wan_train.views.model import RunReader, RunView

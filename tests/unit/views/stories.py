@@ -8,7 +8,7 @@ from typing import Any
 
 from support.runs import GIB, OUT_OF_MEMORY, SUPERVISOR, T0, events_of, make_plan, make_view
 from views.datasets import PICTURES, check_of, inventory_of
-from wan_train.dataset.outlook import outlook
+from wan_train.dataset.layout import outlook
 from wan_train.dataset.previews import Preview
 from wan_train.engine.samples import SampleKind
 from wan_train.recipe.terms import Expert
@@ -20,7 +20,7 @@ from wan_train.run.samples import Sample
 from wan_train.run.state import JobState
 from wan_train.views.dataset_page.material import Material
 from wan_train.views.dataset_page.selection import choose
-from wan_train.views.report.story import ShownDataset, Story
+from wan_train.views.report.report_data import ShownDataset, Story
 
 DONE, FAILED = JobState.SUCCEEDED, JobState.FAILED
 CACHED = {"cache-latents": DONE, "cache-text": DONE}

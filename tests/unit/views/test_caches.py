@@ -19,9 +19,9 @@ from wan_train.run.live import Live
 from wan_train.run.plan import CacheNeed
 from wan_train.run.progress import Progress
 from wan_train.run.state import JobState
-from wan_train.views.as_json import status_json
 from wan_train.views.dashboard import render
-from wan_train.views.plain import describe
+from wan_train.views.event_lines import describe
+from wan_train.views.json_records import status_json
 from wan_train.views.summary import plan_text
 
 PLAN = make_plan()

@@ -11,12 +11,12 @@ from rich.console import Console
 from support.runs import make_plan, with_settings
 from views.markup import HOSTILE, harmless, words_of
 from views.stories import curve, told
-from wan_train import codec
+from wan_train.base import codec
 from wan_train.recipe.terms import Expert
 from wan_train.run.curves import Curve
 from wan_train.views.report.comparing import compare_json, compared, compared_lines, same_settings
 from wan_train.views.report.comparison_page import comparison_page
-from wan_train.views.report.story import Story
+from wan_train.views.report.report_data import Story
 
 
 def pair() -> list[Story]:

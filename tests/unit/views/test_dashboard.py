@@ -11,8 +11,8 @@ from rich.cells import cell_len
 from support.runs import OUT_OF_MEMORY, T0, events_of, make_gpus, make_plan, make_view
 from views.scenes import SCENES, one_failed, told, waiting
 from views.support import check_golden, shown
+from wan_train.base.text import visible
 from wan_train.cli.keys import Page
-from wan_train.printable import visible
 from wan_train.recipe.terms import EngineKind
 from wan_train.run.curves import Curve, LossSource, Point, Segment
 from wan_train.run.events import Exited, RetryScheduled, StepExited, StepStarted
@@ -20,7 +20,7 @@ from wan_train.run.live import Live
 from wan_train.run.plan import Devices
 from wan_train.run.progress import Progress
 from wan_train.run.state import JobState
-from wan_train.views import pages
+from wan_train.views import overlays
 from wan_train.views.dashboard import render, screen
 from wan_train.views.history import Pace
 from wan_train.views.lines import to_rich
@@ -169,12 +169,12 @@ def test_whatever_happens_every_line_fits(
         case Page.RUN:
             lines = screen(view, T0 + 5000, width, height=height)
         case Page.STOP:
-            lines = screen(view, T0 + 5000, width, height=height, footer=pages.stop_question(view, T0 + 5000, width))
+            lines = screen(view, T0 + 5000, width, height=height, footer=overlays.stop_question(view, T0 + 5000, width))
         case Page.LOGS:
-            log = pages.LogEnd(step="train-low", path=Path("/x" * 80), lines=(visible(said), "y" * 300))
-            lines = pages.logs_page([log, log], width, height or 24)
+            log = overlays.LogEnd(step="train-low", path=Path("/x" * 80), lines=(visible(said), "y" * 300))
+            lines = overlays.logs_page([log, log], width, height or 24)
         case Page.HELP:
-            lines = pages.help_page(view, width, height or 24)
+            lines = overlays.help_page(view, width, height or 24)
     assert height is None or len(lines) <= height
     for line in lines:
         text = to_rich(line, width, ascii_only=ascii_only).plain
@@ -187,7 +187,7 @@ def test_whatever_happens_every_line_fits(
 def test_a_full_disk_is_named_as_what_everything_waits_for() -> None:
     view, now = SCENES["stale"]()
     text = shown(render(replace(view, disk_free=45_000), now, 100, height=40), 100)
-    assert "is full: wan-train goes on by itself once it has room" in " ".join(text.split())
+    assert "is full. Training resumes once there is room" in " ".join(text.split())
     assert "written nothing" not in text
 
 
@@ -221,8 +221,8 @@ def test_a_training_that_loads_again_shows_the_time_of_this_attempt() -> None:
 
 def test_the_question_tells_how_long_until_nothing_is_lost() -> None:
     view, now = SCENES["both_running"]()
-    asked = "".join(span.text for span in pages.stop_question(view, now, 100).spans)
+    asked = "".join(span.text for span in overlays.stop_question(view, now, 100).spans)
     # States are saved every 4 epochs of 24 steps; the one that waits longer has 48 to go.
     assert asked == "Stop after the next checkpoint, in about 2 min 20 s?  Nothing is lost.  y stop   n go on"
-    narrow = "".join(span.text for span in pages.stop_question(view, now, 60).spans)
+    narrow = "".join(span.text for span in overlays.stop_question(view, now, 60).spans)
     assert narrow == "Stop after the next checkpoint?  y stop   n go on"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from views.datasets import PICTURES, check_of, inventory, inventory_of, items_of, mixed, problem, subset_of
 from views.markup import HOSTILE, harmless, parsed, words_of
 from wan_train.dataset.check import Check
+from wan_train.dataset.layout import Outlook, outlook
 from wan_train.dataset.model import GUIDE_READING, Problem, Severity, SubsetInventory
-from wan_train.dataset.outlook import Outlook, outlook
 from wan_train.dataset.previews import MOST_BYTES, Preview
 from wan_train.views.dataset_page.material import Material
 from wan_train.views.dataset_page.page import page

@@ -6,7 +6,7 @@ import pytest
 
 from views.datasets import inventory_of, mixed
 from views.support import check_golden, shown
-from wan_train.dataset.outlook import outlook
+from wan_train.dataset.layout import outlook
 from wan_train.views.dataset_trained import trained_lines
 
 

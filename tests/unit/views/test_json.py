@@ -9,10 +9,10 @@ import pytest
 
 from support.runs import T0, events_of, make_plan
 from views.scenes import SCENES, both_running, finished, lost, one_failed, waiting
-from wan_train import codec
+from wan_train.base import codec
 from wan_train.run.events import DiskLow, Event
 from wan_train.run.plan import Plan
-from wan_train.views.as_json import event_json, plan_json, result_json, status_json
+from wan_train.views.json_records import event_json, plan_json, result_json, status_json
 from wan_train.views.model import GpuNow
 
 STATUS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from views.scenes import finished, rehearsal
-from wan_train.views.listing import runs_lines
+from wan_train.views.runs_table import runs_lines
 
 
 def test_a_rehearsal_is_marked_and_a_training_is_not() -> None:

@@ -9,11 +9,11 @@ import pytest
 
 from support.runs import events_of, make_plan
 from views.scenes import CACHED, FAILED, RUNS
-from wan_train.errors import BadInputError
-from wan_train.files import write_whole
+from wan_train.base.errors import BadInputError
+from wan_train.base.files import write_whole
+from wan_train.base.process_identity import myself
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import SupervisorStarted
-from wan_train.run.identity import myself
 from wan_train.run.journal import Journal
 from wan_train.run.state import JobState
 from wan_train.views.model import RunReader
@@ -81,7 +81,7 @@ def test_no_run_at_all(tmp_path: Path) -> None:
 
 def test_text_and_json_need_no_rendering_library() -> None:
     code = (
-        "import sys; import wan_train.views.as_json, wan_train.views.plain, wan_train.views.summary;"
+        "import sys; import wan_train.views.json_records, wan_train.views.event_lines, wan_train.views.summary;"
         "sys.exit('rich' in sys.modules or 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

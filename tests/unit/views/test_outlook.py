@@ -22,11 +22,11 @@ from wan_train.run.events import (
 from wan_train.run.live import Live
 from wan_train.run.progress import Progress
 from wan_train.run.state import JobState, fold
-from wan_train.views import words
+from wan_train.views import formatting
+from wan_train.views.eta import ends_at
 from wan_train.views.history import History, Pace
 from wan_train.views.model import RunView
-from wan_train.views.outlook import ends_at
-from wan_train.views.standing import newest_state
+from wan_train.views.run_status import newest_state
 
 
 def one_gpu(progress: Progress = HIGH, *, loaded_after: float = 100.0) -> RunView:
@@ -195,4 +195,4 @@ class TestNews:
     ],
 )
 def test_the_time_is_told_with_its_day_where_that_is_another(later: float, said: str) -> None:
-    assert words.moment(T0 + later, T0) == said
+    assert formatting.moment(T0 + later, T0) == said

@@ -19,7 +19,7 @@ from wan_train.run.events import (
 )
 from wan_train.run.live import Live
 from wan_train.run.plan import Plan
-from wan_train.views.plain import describe
+from wan_train.views.event_lines import describe
 
 
 def _said(plan: Plan, events: list[Event], live: Live | None = None) -> list[str]:

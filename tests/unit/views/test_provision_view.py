@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from views.support import check_golden, shown
-from wan_train.box.board import Phase, Row
-from wan_train.box.steps import Finding, State
-from wan_train.errors import ExitCode, NotReadyError
+from wan_train.base.errors import ExitCode, NotReadyError
+from wan_train.provision.status_table import Phase, Row
+from wan_train.provision.steps import Finding, State
 from wan_train.views.lines import plain
 from wan_train.views.provision import Heading, render
 from wan_train.views.provision_json import Report, report_json

@@ -28,21 +28,21 @@ from views.stories import (
     samples,
     told,
 )
-from wan_train import codec
+from wan_train.base import codec
 from wan_train.dataset.previews import MOST_BYTES, Preview
 from wan_train.engine.capabilities import stored
-from wan_train.engine.words import TrainerOptions
+from wan_train.engine.extra_arguments import TrainerOptions
 from wan_train.recipe.load import load, override, shipped_path
 from wan_train.recipe.terms import EngineKind, Expert
 from wan_train.run.curves import Curve, LossSource, Point, Segment
 from wan_train.run.state import JobState
 from wan_train.views.markup.document import style
 from wan_train.views.report.contact_sheet import MOST_PICTURES, sheet
-from wan_train.views.report.data import report_json
-from wan_train.views.report.figures import experts
+from wan_train.views.report.metrics import experts
 from wan_train.views.report.page import page
+from wan_train.views.report.report_data import Story
+from wan_train.views.report.report_json import report_json
 from wan_train.views.report.settings_list import SettingSource, settings_of
-from wan_train.views.report.story import Story
 from wan_train.views.report.thinning import evenly, extremes
 
 

@@ -16,14 +16,14 @@ from wan_train.run.events import Exited, Lost, RetryScheduled, StepExited, Super
 from wan_train.run.live import Live
 from wan_train.run.scheduler import why_waiting
 from wan_train.run.state import JobState, fold
-from wan_train.views import standing as facts
+from wan_train.views import run_status as facts
 from wan_train.views.dashboard import render
-from wan_train.views.gpus import gpu_lines
+from wan_train.views.eta import ends_at
+from wan_train.views.gpu_lines import gpu_lines
 from wan_train.views.lines import plain
 from wan_train.views.model import RunView
-from wan_train.views.outlook import ends_at
-from wan_train.views.results import result_text, status_lines
-from wan_train.views.standing import Standing, standing
+from wan_train.views.result import result_text, status_lines
+from wan_train.views.run_status import Standing, standing
 
 ONE = "20251122-110000-one"
 

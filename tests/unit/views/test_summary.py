@@ -10,11 +10,11 @@ from rich.console import Console
 from support.runs import GIB, T0, events_of, make_plan, make_view, with_settings
 from views.scenes import CACHED, DONE, FAILED, SCENES
 from views.support import check_golden, shown
+from wan_train.dataset.counts import Bucket, DatasetSummary, SubsetSummary
 from wan_train.dataset.model import MediaKind
-from wan_train.dataset.summary import Bucket, DatasetSummary, SubsetSummary
 from wan_train.engine.failures import Cause
+from wan_train.recipe.adaptation import Choice
 from wan_train.recipe.effective import Layer, resolve
-from wan_train.recipe.hardware import Choice
 from wan_train.recipe.model import Origin, Source
 from wan_train.recipe.terms import EngineKind, Expert
 from wan_train.run.events import CheckpointKept, DiskLow, StateSaved, StepFailed

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wan_train.views import words
+from wan_train.views import formatting
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from wan_train.views import words
     ],
 )
 def test_duration(seconds: float, said: str) -> None:
-    assert words.duration(seconds) == said
+    assert formatting.duration(seconds) == said
 
 
 @pytest.mark.parametrize(
@@ -40,29 +40,29 @@ def test_duration(seconds: float, said: str) -> None:
     ],
 )
 def test_file_size(size: int, said: str) -> None:
-    assert words.file_size(size) == said
+    assert formatting.file_size(size) == said
 
 
 @pytest.mark.parametrize(("loss", "said"), [(0.0831, "0.0831"), (0.91, "0.9100"), (12.3456, "12.3"), (1e-5, "1e-05")])
 def test_loss(loss: float, said: str) -> None:
-    assert words.loss(loss) == said
+    assert formatting.loss(loss) == said
 
 
 @given(st.text(), st.integers(2, 60))
 def test_wrapped_text_fits_and_loses_nothing(text: str, width: int) -> None:
-    lines = list(words.wrap(text, width))
-    assert all(words.columns(line) <= width for line in lines)
+    lines = list(formatting.wrap(text, width))
+    assert all(formatting.columns(line) <= width for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
 
 
 @given(st.text(), st.integers(0, 60))
 def test_cut_text_fits(text: str, width: int) -> None:
-    assert words.columns(words.cut(text, width)) <= width
-    assert words.columns(words.cut_front(text, width)) <= width
+    assert formatting.columns(formatting.cut(text, width)) <= width
+    assert formatting.columns(formatting.cut_front(text, width)) <= width
 
 
 @given(st.text())
 def test_ascii_keeps_the_columns(text: str) -> None:
-    simple = words.to_ascii(text)
+    simple = formatting.to_ascii(text)
     assert simple.isascii()
-    assert len(simple) >= words.columns(text)
+    assert len(simple) >= formatting.columns(text)

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Cause(StrEnum):
-    """Why an attempt ended without success. Whether another attempt can help follows from it: `run/policy.py`."""
+    """Why an attempt ended without success. Whether another attempt can help follows from it: `run/retry.py`."""
 
     OUT_OF_MEMORY = "out_of_memory"
     HOST_OUT_OF_MEMORY = "host_out_of_memory"

@@ -6,13 +6,13 @@ import base64
 from collections import Counter
 from collections.abc import Sequence
 
+from wan_train.base.text import redact, visible
 from wan_train.dataset.crops import Crop
+from wan_train.dataset.layout import is_cropped
 from wan_train.dataset.model import MediaKind, Problem, Severity
-from wan_train.dataset.outlook import is_cropped
 from wan_train.dataset.previews import Preview
 from wan_train.dataset.trained import Trained
-from wan_train.printable import redact, visible
-from wan_train.views import words
+from wan_train.views import formatting
 from wan_train.views.dataset_trained import BLURRY, percent, sides_cut, times
 from wan_train.views.markup.html import Html, tag
 
@@ -32,7 +32,7 @@ def card(
 ) -> Html:
     """A list item; `caption` None where there is none or where it is not text."""
     worst = min((problem.severity for problem in problems), key=_ORDER.index, default=None)
-    name = words.safe(one.item.path.name)
+    name = formatting.safe(one.item.path.name)
     return tag(
         "li",
         _picture(name, one.crop, preview, kind),
@@ -122,11 +122,11 @@ def _fate(one: Trained, kind: MediaKind) -> list[Html | str]:
 def _clips(one: Trained) -> str:
     if one.item.frames is None:
         return "length unknown"
-    length = words.count(one.item.frames, "frame")
+    length = formatting.count(one.item.frames, "frame")
     if not one.cuts:
         return f"{length}: no clip is taken"
     counted = sorted(Counter(frames for _, frames in one.cuts).items())
-    return f"{length}: " + ", ".join(f"{words.count(count, 'clip')} of {frames}" for frames, count in counted)
+    return f"{length}: " + ", ".join(f"{formatting.count(count, 'clip')} of {frames}" for frames, count in counted)
 
 
 def _caption(one: Trained, caption: str | None) -> Html:
@@ -145,13 +145,17 @@ def _caption(one: Trained, caption: str | None) -> Html:
 
 def _problem(problem: Problem) -> Html:
     return tag(
-        "li", severity_mark(problem.severity), words.safe(problem.what), ". ", words.safe(sentence(problem.mend))
+        "li",
+        severity_mark(problem.severity),
+        formatting.safe(problem.what),
+        ". ",
+        formatting.safe(sentence(problem.mend)),
     )
 
 
 def _more(problems: Sequence[Problem]) -> Html | None:
     left = len(problems) - _MOST_PROBLEMS
-    return tag("li", f"and {words.count(left, 'more problem')}") if left > 0 else None
+    return tag("li", f"and {formatting.count(left, 'more problem')}") if left > 0 else None
 
 
 def sentence(mend: str) -> str:

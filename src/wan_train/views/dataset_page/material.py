@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_train.dataset.outlook import Outlook
+from wan_train.dataset.layout import Outlook
 from wan_train.dataset.previews import Preview, captions, previews
 from wan_train.views.dataset_page.selection import Selection
 

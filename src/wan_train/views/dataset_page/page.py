@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from wan_train.dataset.check import Check, Group
+from wan_train.dataset.layout import Outlook, SubsetOutlook
 from wan_train.dataset.model import MediaKind, Problem, Severity
-from wan_train.dataset.outlook import Outlook, SubsetOutlook
-from wan_train.views import words
+from wan_train.views import formatting
 from wan_train.views.dataset_page.cards import card, sentence, severity_mark
 from wan_train.views.dataset_page.material import Material
 from wan_train.views.dataset_page.selection import Selection, ShownSize, problems_by_item
@@ -36,7 +36,7 @@ def page(check: Check, outlook: Outlook | None, selection: Selection, material: 
         ),
         tag("footer", "Made by wan-train dataset check. Everything is inside this file; it loads nothing."),
     ]
-    title = f"What will be trained: {words.safe(check.config.parent.name)}"
+    title = f"What will be trained: {formatting.safe(check.config.parent.name)}"
     return document(title=title, generator=GENERATOR, styles=[STYLE], body=body)
 
 
@@ -45,7 +45,7 @@ def _head(check: Check, outlook: Outlook | None) -> Iterator[Html]:
     written = "" if check.is_written else " (not written yet)"
     yield tag(
         "p",
-        tag("bdi", words.safe(check.config), dir="ltr"),
+        tag("bdi", formatting.safe(check.config), dir="ltr"),
         f"{written}, as {check.reading.name} reads it",
         class_="soft path",
     )
@@ -64,8 +64,11 @@ def _facts(outlook: Outlook) -> Iterator[tuple[str, tuple[Html | str, ...]]]:
         yield "Steps", ("unknown", _small("until the clips are cached"))
     else:
         yield "Steps of one epoch", (f"{outlook.steps_per_epoch:,}",)
-        yield "Steps in all", (f"{outlook.steps:,}", _small(f"{words.count(outlook.epochs, 'epoch')}, each expert"))
-    yield "Caches", (words.file_size(counted.cache_bytes), _small("on disk, about"))
+        yield (
+            "Steps in all",
+            (f"{outlook.steps:,}", _small(f"{formatting.count(outlook.epochs, 'epoch')}, each expert")),
+        )
+    yield "Caches", (formatting.file_size(counted.cache_bytes), _small("on disk, about"))
 
 
 def _small(text: str) -> Html:
@@ -84,7 +87,7 @@ def _problems(check: Check, outlook: Outlook | None, selection: Selection) -> It
     for group in check.groups:
         yield _group(group, anchors)
     for said in check.left_out:
-        yield tag("p", words.safe(said), class_="soft")
+        yield tag("p", formatting.safe(said), class_="soft")
     if outlook is None:
         yield tag("p", "No picture was looked at: the dataset.toml comes first.")
 
@@ -108,10 +111,17 @@ def _group(group: Group, anchors: Mapping[Path, str]) -> Html:
 def _found(problem: Problem, anchors: Mapping[Path, str]) -> Html:
     where: list[Html | str] = [problem.key] if problem.key else []
     if problem.path is not None:
-        name: Html = tag("bdi", words.safe(problem.place(problem.path.name or str(problem.path))), dir="ltr")
+        name: Html = tag("bdi", formatting.safe(problem.place(problem.path.name or str(problem.path))), dir="ltr")
         anchor = anchors.get(problem.path)
         where += [" in " if problem.key else "", tag("a", name, href=f"#{anchor}") if anchor else name]
-    return tag("li", *where, ": " if where else "", words.safe(problem.what), ". ", words.safe(sentence(problem.mend)))
+    return tag(
+        "li",
+        *where,
+        ": " if where else "",
+        formatting.safe(problem.what),
+        ". ",
+        formatting.safe(sentence(problem.mend)),
+    )
 
 
 def _anchors(outlook: Outlook | None, selection: Selection) -> dict[Path, str]:
@@ -154,7 +164,7 @@ def _datasets(check: Check, outlook: Outlook | None, selection: Selection, mater
             class_="said",
         )
     for number, (each, sizes) in enumerate(zip(outlook.subsets, selection.datasets, strict=True)):
-        yield tag("h2", tag("bdi", words.safe(each.subset.source), dir="ltr"), class_="path")
+        yield tag("h2", tag("bdi", formatting.safe(each.subset.source), dir="ltr"), class_="path")
         yield tag("p", settings_of(each.subset), class_="soft")
         yield _table(number, each, sizes)
         for place, size in enumerate(sizes[:_MOST_SIZES]):
@@ -208,7 +218,7 @@ def _size(
     troubles: Mapping[Path, Sequence[Problem]],
 ) -> Iterator[Html]:
     noun, many = nouns(each.subset)
-    yield tag("h3", f"{_name(shown)} · {words.count(len(shown.size.files), noun, many)}", id=anchor)
+    yield tag("h3", f"{_name(shown)} · {formatting.count(len(shown.size.files), noun, many)}", id=anchor)
     cards = [
         card(
             one,

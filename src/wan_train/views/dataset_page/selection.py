@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.dataset.check import Check
+from wan_train.dataset.layout import Outlook, Size
 from wan_train.dataset.model import Problem, Severity
-from wan_train.dataset.outlook import Outlook, Size
 from wan_train.dataset.trained import Trained
 
 MOST_CARDS = 400

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wan_train.views import words
+from wan_train.views import formatting
 from wan_train.views.markup.html import Child, Html, tag
 
 
@@ -32,9 +32,9 @@ def _class(number: int, text_columns: Sequence[int]) -> str | None:
 
 def path_text(path: object) -> Html:
     """A path or a file name from outside: safe, in its own direction, breakable anywhere."""
-    return tag("bdi", words.safe(path), dir="ltr", class_="path")
+    return tag("bdi", formatting.safe(path), dir="ltr", class_="path")
 
 
 def code_block(text: str) -> Html:
     """Something to copy. Each line is made safe."""
-    return tag("pre", tag("code", "\n".join(words.safe(line) for line in text.split("\n"))), tabindex=0)
+    return tag("pre", tag("code", "\n".join(formatting.safe(line) for line in text.split("\n"))), tabindex=0)

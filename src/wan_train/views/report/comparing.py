@@ -9,13 +9,13 @@ from typing import Any
 from wan_train.recipe.effective import effective
 from wan_train.recipe.terms import Expert
 from wan_train.run.state import Attempt
-from wan_train.views import standing as facts
-from wan_train.views import words
+from wan_train.views import formatting
+from wan_train.views import run_status as facts
 from wan_train.views.lines import Line, Screenful, Span, line
-from wan_train.views.report import figures
-from wan_train.views.report.data import report_json
-from wan_train.views.report.figures import ExpertFigures
-from wan_train.views.report.story import Story
+from wan_train.views.report import metrics
+from wan_train.views.report.metrics import ExpertFigures
+from wan_train.views.report.report_data import Story
+from wan_train.views.report.report_json import report_json
 
 _GIB = 1024**3
 _GAP = 2
@@ -47,12 +47,12 @@ def same_settings(stories: Sequence[Story]) -> int:
 
 def _rows(stories: Sequence[Story]) -> Iterator[Compared]:
     for name, values in (
-        ("title", [words.safe(story.view.plan.answers.title) for story in stories]),
+        ("title", [formatting.safe(story.view.plan.answers.title) for story in stories]),
         ("state", [facts.standing(story.view).value for story in stories]),
-        ("took", [words.duration(facts.worked(story.view, story.made)) for story in stories]),
+        ("took", [formatting.duration(facts.worked(story.view, story.made)) for story in stories]),
         ("attempts failed", [str(sum(_failed(a) for a in _attempts(story))) for story in stories]),
-        ("trainer", [words.safe(story.view.plan.trainer.version) for story in stories]),
-        ("dataset", [words.safe(story.view.plan.dataset.source) for story in stories]),
+        ("trainer", [formatting.safe(story.view.plan.trainer.version) for story in stories]),
+        ("dataset", [formatting.safe(story.view.plan.dataset.source) for story in stories]),
         ("files", [f"{story.view.plan.dataset.items:,}" for story in stories]),
     ):
         yield Compared(group="Run", name=name, values=tuple(values))
@@ -63,16 +63,16 @@ def _rows(stories: Sequence[Story]) -> Iterator[Compared]:
 
 
 def _expert(stories: Sequence[Story], expert: Expert) -> Iterator[Compared]:
-    found = [next((e for e in figures.experts(story) if e.expert is expert), None) for story in stories]
+    found = [next((e for e in metrics.experts(story) if e.expert is expert), None) for story in stories]
     if not any(found):
         return
     for name, told in (
         ("epochs", _epochs),
         ("steps", lambda each: f"{each.steps_done:,}"),
-        ("final loss", lambda each: None if each.final_loss is None else words.loss(each.final_loss)),
-        ("pace", lambda each: None if each.seconds_per_step is None else words.pace(each.seconds_per_step)),
-        ("training took", lambda each: None if each.seconds is None else words.duration(each.seconds)),
-        ("LoRA", lambda each: None if each.job.result is None else words.file_size(each.job.result.bytes)),
+        ("final loss", lambda each: None if each.final_loss is None else formatting.loss(each.final_loss)),
+        ("pace", lambda each: None if each.seconds_per_step is None else formatting.pace(each.seconds_per_step)),
+        ("training took", lambda each: None if each.seconds is None else formatting.duration(each.seconds)),
+        ("LoRA", lambda each: None if each.job.result is None else formatting.file_size(each.job.result.bytes)),
     ):
         yield Compared(
             group=f"{expert.value.capitalize()}-noise expert",
@@ -86,10 +86,10 @@ def _epochs(each: ExpertFigures) -> str:
 
 
 def _gpus(stories: Sequence[Story]) -> Iterator[Compared]:
-    found = [figures.gpus(story.gpus) for story in stories]
+    found = [metrics.gpus(story.gpus) for story in stories]
     if not any(found):
         return
-    names = [", ".join(dict.fromkeys(words.gpu_name(gpu.name) for gpu in gpus)) or None for gpus in found]
+    names = [", ".join(dict.fromkeys(formatting.gpu_name(gpu.name) for gpu in gpus)) or None for gpus in found]
     peaks = [f"{max(gpu.peak_bytes for gpu in gpus) / _GIB:.1f} GiB" if gpus else None for gpus in found]
     yield Compared(group="GPU", name="name", values=tuple(names))
     yield Compared(group="GPU", name="most memory", values=tuple(peaks))
@@ -97,7 +97,7 @@ def _gpus(stories: Sequence[Story]) -> Iterator[Compared]:
 
 def _settings(stories: Sequence[Story]) -> Iterator[Compared]:
     for row in effective([story.view.plan.recipe for story in stories]):
-        values = tuple(None if value is None else words.safe(value) for value in row.values)
+        values = tuple(None if value is None else formatting.safe(value) for value in row.values)
         yield Compared(group="Settings that differ", name=row.label, values=values)
 
 
@@ -119,7 +119,7 @@ def _lines(stories: Sequence[Story], width: int) -> Iterator[Line]:
     rows = compared(stories)
     labels = max(len(row.name) for row in rows) + 2 * _GAP
     room = max(_LEAST_COLUMN, (width - labels + _GAP) // len(stories) - _GAP)
-    heads = tuple(words.safe(story.view.plan.run_id) for story in stories)
+    heads = tuple(formatting.safe(story.view.plan.run_id) for story in stories)
     yield from _row("", heads, labels, room, style="bold")
     group = ""
     for row in rows:
@@ -129,16 +129,16 @@ def _lines(stories: Sequence[Story], width: int) -> Iterator[Line]:
             yield line(Span(group, "bold"))
         yield from _row(f"  {row.name}", row.values, labels, room, style="bold cyan" if row.differs else "")
     yield line()
-    yield line(Span(f"{words.count(same_settings(stories), 'setting')} the same in all of them", "dim"))
+    yield line(Span(f"{formatting.count(same_settings(stories), 'setting')} the same in all of them", "dim"))
 
 
 def _row(label: str, values: Sequence[str | None], labels: int, room: int, *, style: str) -> Iterator[Line]:
-    wrapped = [list(words.wrap(value if value is not None else "-", room)) for value in values]
+    wrapped = [list(formatting.wrap(value if value is not None else "-", room)) for value in values]
     for number in range(max(len(pieces) for pieces in wrapped)):
         cells = [pieces[number] if number < len(pieces) else "" for pieces in wrapped]
         yield line(
-            Span(words.pad(label if number == 0 else "", labels), "dim"),
-            *(Span(words.pad(cell, room + _GAP), style) for cell in cells[:-1]),
+            Span(formatting.pad(label if number == 0 else "", labels), "dim"),
+            *(Span(formatting.pad(cell, room + _GAP), style) for cell in cells[:-1]),
             Span(cells[-1], style),
         )
 

@@ -7,14 +7,14 @@ from itertools import groupby
 
 from wan_train.recipe.terms import Expert
 from wan_train.run.curves import Curve
-from wan_train.views import words
+from wan_train.views import formatting
 from wan_train.views.markup.document import document
 from wan_train.views.markup.html import Child, Html, join, tag
 from wan_train.views.markup.parts import table
 from wan_train.views.report.comparing import Compared, compared, same_settings
 from wan_train.views.report.page import STYLE
 from wan_train.views.report.plots import Line, training_plot
-from wan_train.views.report.story import Story
+from wan_train.views.report.report_data import Story
 from wan_train.views.report.svg import Ink
 
 GENERATOR = "wan-train comparison"
@@ -24,7 +24,7 @@ _INKS = (Ink.HIGH, Ink.LOW, Ink.SECOND, Ink.THIRD, Ink.FOURTH)
 
 def comparison_page(stories: Sequence[Story]) -> str:
     """The whole document."""
-    names = [words.safe(story.view.plan.run_id) for story in stories]
+    names = [formatting.safe(story.view.plan.run_id) for story in stories]
     main: list[Child | Iterable[Child]] = [_curves(stories, names), _tables(stories, names)]
     body = [
         tag("a", "Skip to the comparison", href="#comparison", class_="skip"),
@@ -36,7 +36,7 @@ def comparison_page(stories: Sequence[Story]) -> str:
         tag("main", join(main), id="comparison"),
         tag(
             "footer",
-            f"Made by wan-train {stories[0].version}, {words.date_time(stories[0].made)}. "
+            f"Made by wan-train {stories[0].version}, {formatting.date_time(stories[0].made)}. "
             "Everything is inside this file; it loads nothing.",
         ),
     ]
@@ -83,7 +83,7 @@ def _tables(stories: Sequence[Story], names: Sequence[str]) -> Iterator[Html]:
     for group, rows in groupby(compared(stories), key=lambda row: row.group):
         yield tag("h2", group)
         yield table(("What", *names), [_row(row) for row in rows], text_columns=columns)
-    yield tag("p", f"{words.count(same_settings(stories), 'setting')} the same in all of them.", class_="soft")
+    yield tag("p", f"{formatting.count(same_settings(stories), 'setting')} the same in all of them.", class_="soft")
 
 
 def _row(row: Compared) -> tuple[Child, ...]:

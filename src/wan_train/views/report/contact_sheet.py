@@ -11,9 +11,9 @@ from wan_train.dataset.previews import Preview
 from wan_train.engine.samples import SampleKind
 from wan_train.recipe.terms import Expert
 from wan_train.run.samples import Sample
-from wan_train.views import words
+from wan_train.views import formatting
 from wan_train.views.markup.html import Html, tag
-from wan_train.views.report.story import Story
+from wan_train.views.report.report_data import Story
 
 MOST_PICTURES = 24
 """Of one expert. Each is at most 16 kB, so that the whole page stays one that a phone opens."""
@@ -73,7 +73,7 @@ def _sheet(story: Story, expert: Expert, shown: Sheet) -> Iterator[Html]:
     yield tag("div", _table(shown, story.sample_pictures), class_="scroll", tabindex=0)
     left = shown.made - len(shown.cells)
     if left:
-        yield tag("p", f"and {words.count(left, 'more sample')}, not shown", class_="soft")
+        yield tag("p", f"and {formatting.count(left, 'more sample')}, not shown", class_="soft")
 
 
 def _table(shown: Sheet, pictures: Mapping[Path, Preview]) -> Html:
@@ -92,7 +92,7 @@ def _table(shown: Sheet, pictures: Mapping[Path, Preview]) -> Html:
 
 
 def _prompt(text: str) -> Html:
-    return tag("bdi", words.cut(words.safe(text), _LONGEST_PROMPT), dir="auto")
+    return tag("bdi", formatting.cut(formatting.safe(text), _LONGEST_PROMPT), dir="auto")
 
 
 def _cell(sample: Sample | None, pictures: Mapping[Path, Preview]) -> Html | str:
@@ -106,7 +106,7 @@ def _cell(sample: Sample | None, pictures: Mapping[Path, Preview]) -> Html | str
     return tag(
         "img",
         src=f"data:image/jpeg;base64,{data}",
-        alt=f"{what} after epoch {sample.epoch:,}: {words.cut(words.safe(sample.prompt), _LONGEST_PROMPT)}",
+        alt=f"{what} after epoch {sample.epoch:,}: {formatting.cut(formatting.safe(sample.prompt), _LONGEST_PROMPT)}",
         width=preview.width,
         height=preview.height,
         decoding="async",

@@ -4,36 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wan_train.views import words
+from wan_train.views import formatting
 from wan_train.views.dataset_page.cards import card
 from wan_train.views.dataset_trained import settings_of
 from wan_train.views.markup.html import Html, tag
 from wan_train.views.markup.parts import path_text
-from wan_train.views.report.story import Story
+from wan_train.views.report.report_data import Story
 
 
 def dataset(story: Story) -> Iterator[Html]:
     yield tag("h2", "Dataset", id="dataset")
     plan = story.view.plan
     counted = plan.dataset
-    said = [words.count(counted.items, "file"), words.count(counted.captions, "caption")]
+    said = [formatting.count(counted.items, "file"), formatting.count(counted.captions, "caption")]
     if counted.repeats is not None:
         said.append(f"{counted.repeats:,} items seen in an epoch")
     if counted.batches_per_epoch is not None:
-        said.append(f"{words.count(counted.batches_per_epoch, 'batch', 'batches')} an epoch")
+        said.append(f"{formatting.count(counted.batches_per_epoch, 'batch', 'batches')} an epoch")
     yield tag("p", ", ".join(said), ".")
     yield tag("p", path_text(counted.source), class_="soft path")
     shown = story.dataset
     if shown is None:
         if story.dataset_missing is not None:
-            yield tag("p", f"Its pictures cannot be shown: {words.safe(story.dataset_missing)}.", class_="soft")
+            yield tag("p", f"Its pictures cannot be shown: {formatting.safe(story.dataset_missing)}.", class_="soft")
         return
     now = shown.outlook.summary
     if (now.files, now.captions) != (counted.items, counted.captions):
         yield tag(
             "p",
-            f"It has changed since: {words.count(now.files, 'file')} and {words.count(now.captions, 'caption')} are "
-            "there now.",
+            f"It has changed since: {formatting.count(now.files, 'file')} and "
+            f"{formatting.count(now.captions, 'caption')} are there now.",
             class_="said warns",
         )
     for number, (each, sizes) in enumerate(zip(shown.outlook.subsets, shown.selection.datasets, strict=True)):
@@ -54,5 +54,5 @@ def dataset(story: Story) -> Iterator[Html]:
         yield tag("ul", cards, class_="cards") if cards else tag("p", "none of its files is shown", class_="soft")
         left = sum(size.left for size in sizes)
         if left:
-            yield tag("p", f"and {words.count(left, 'more file')}, not shown", class_="soft")
+            yield tag("p", f"and {formatting.count(left, 'more file')}, not shown", class_="soft")
     yield tag("p", "Pictures and captions as they are in the folder now.", class_="soft")

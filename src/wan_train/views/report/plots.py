@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from wan_train.run.curves import Curve, Point, smoothed
 from wan_train.run.gpu_history import EVERY_SECONDS, GpuSample
-from wan_train.views import words
+from wan_train.views import formatting
 from wan_train.views.markup.html import Html
 from wan_train.views.report.svg import Ink, drawn
 from wan_train.views.report.thinning import evenly, extremes
@@ -127,8 +127,8 @@ def beyond(curves: Sequence[Curve]) -> int:
 def timeline_plot(bars: Sequence[Bar], *, until: float, name: str, title: str, description: str) -> Html:
     """The attempts of every step, one lane for each GPU, two where steps shared it."""
     rows, lanes = _rows(bars)
-    lanes = [words.cut(lane, _LONGEST_LANE) for lane in lanes]
-    left = 0.25 + 0.085 * max((words.columns(lane) for lane in lanes), default=0)
+    lanes = [formatting.cut(lane, _LONGEST_LANE) for lane in lanes]
+    left = 0.25 + 0.085 * max((formatting.columns(lane) for lane in lanes), default=0)
     figure, (axes,) = _figure(width=10.5, height=0.75 + 0.36 * len(rows), left=left)
     unit, seconds = _unit(until)
     length = until / seconds or 1.0
@@ -221,8 +221,8 @@ def _figure(
 
     `left` is the room for names and numbers. The margins are given, since measuring them takes as long as drawing.
     """
-    from matplotlib import rc_context  # noqa: PLC0415  half a second that only a report needs
-    from matplotlib.figure import Figure as NewFigure  # noqa: PLC0415  the same
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure as NewFigure
 
     with rc_context(_STYLE):
         figure = NewFigure(figsize=(width, height))
@@ -259,7 +259,7 @@ def _legend(axes: Axes) -> None:
 
 
 def _locator(bins: int, *, whole: bool = False) -> Any:  # noqa: ANN401  the library is untyped here
-    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415  see `_figure`
+    from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(nbins=bins, integer=whole)
 

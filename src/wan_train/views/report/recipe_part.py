@@ -5,17 +5,17 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from wan_train.printable import redact
+from wan_train.base.text import redact
 from wan_train.recipe.terms import EngineKind
 from wan_train.run.events import SupervisorStarted
-from wan_train.views import standing as facts
-from wan_train.views import words
+from wan_train.views import formatting
+from wan_train.views import run_status as facts
 from wan_train.views.markup.html import Child, Html, tag
 from wan_train.views.markup.parts import code_block, path_text, table
-from wan_train.views.report import figures
-from wan_train.views.report.again import again
+from wan_train.views.report import metrics
+from wan_train.views.report.report_data import Story
+from wan_train.views.report.rerun import again
 from wan_train.views.report.settings_list import SettingSource, settings_of
-from wan_train.views.report.story import Story
 from wan_train.views.summary import learning_rates
 
 _SOURCES = {
@@ -32,9 +32,9 @@ def settings(story: Story) -> Iterator[Html]:
     rows: list[tuple[Child, ...]] = [
         (
             row.name,
-            words.safe(row.value),
+            formatting.safe(row.value),
             tag("span", _SOURCES[row.source], class_=f"source {row.source.value}"),
-            words.safe(row.reason),
+            formatting.safe(row.reason),
         )
         for row in settings_of(plan)
     ]
@@ -49,7 +49,7 @@ def settings(story: Story) -> Iterator[Html]:
     ]
     if changed:
         yield tag("p", "Changed on the way:")
-        yield tag("ul", [tag("li", words.safe(text)) for text in changed])
+        yield tag("ul", [tag("li", formatting.safe(text)) for text in changed])
 
 
 def commands(story: Story) -> Iterator[Html]:
@@ -87,7 +87,7 @@ def versions(story: Story) -> Iterator[Html]:
 def version_facts(story: Story) -> dict[str, object]:
     """Versions as plain values: of wan-train while it ran (in order), the trainer, its packages, the driver, GPUs."""
     trainer = story.view.plan.trainer
-    seen = figures.gpus(story.gpus)
+    seen = metrics.gpus(story.gpus)
     return {
         "wan_train": list(
             dict.fromkeys(e.version for e in story.events if isinstance(e, SupervisorStarted) and e.version is not None)
@@ -111,9 +111,9 @@ def _versions(story: Story) -> Iterator[tuple[str, str]]:
         yield "trainer", "embedded rehearsal trainer"
     else:
         yield "musubi-tuner", f"{plan.trainer.version}, commit {plan.trainer.commit or 'unknown'}"
-    yield "trainer's Python", words.safe(plan.trainer.python)
+    yield "trainer's Python", formatting.safe(plan.trainer.python)
     for name, version in story.packages.items():
-        yield words.safe(name), words.safe(version)
+        yield formatting.safe(name), formatting.safe(version)
     if found["drivers"]:
         yield "NVIDIA driver", _together(found["drivers"])
     if found["gpus"]:
@@ -121,7 +121,7 @@ def _versions(story: Story) -> Iterator[tuple[str, str]]:
 
 
 def _together(values: object) -> str:
-    return ", ".join(words.safe(value) for value in values) or "unknown" if isinstance(values, list) else "unknown"
+    return ", ".join(formatting.safe(value) for value in values) or "unknown" if isinstance(values, list) else "unknown"
 
 
 def once_more(story: Story) -> Iterator[Html]:
@@ -138,7 +138,7 @@ def once_more(story: Story) -> Iterator[Html]:
     longer = 2 * (view.state.epochs or view.plan.epochs)
     if story.is_final and facts.standing(view) is facts.Standing.FINISHED:
         yield tag("p", "To train this one longer instead:")
-        yield code_block(f"wan-train resume {shlex.quote(words.safe(view.run.run_id))} --epochs {longer}")
+        yield code_block(f"wan-train resume {shlex.quote(formatting.safe(view.run.run_id))} --epochs {longer}")
 
 
 def again_line(story: Story) -> str:

@@ -41,7 +41,7 @@ _VARIABLES: Mapping[str, str] = {ink.value: f"var(--{ink.name.lower()})" for ink
 
 def drawn(figure: Figure, *, name: str, title: str, description: str, class_: str = "plot") -> Html:
     """The figure as inline SVG. `name` is unique in the page; `title` and `description` are read aloud in its place."""
-    import matplotlib as mpl  # noqa: PLC0415  half a second that only a report needs
+    import matplotlib as mpl
 
     file = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):

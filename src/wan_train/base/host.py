@@ -1,0 +1,141 @@
+"""The share of this machine that our container may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+
+_CGROUP = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
+
+
+def cpus(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> float:
+    """CPUs this process may use: the smallest of its affinity mask and the quota of every cgroup above (v2 and v1)."""
+    quotas = [
+        *(_quota_v2(group / "cpu.max") for group in _groups(cgroup, membership, "")),
+        *(_quota_v1(group) for group in _groups(cgroup / "cpu", membership, "cpu")),
+    ]
+    return min([float(len(os.sched_getaffinity(0))), *(quota for quota in quotas if quota)])
+
+
+def _quota_v2(path: Path) -> float | None:
+    try:
+        quota, period = path.read_text(encoding="ascii").split()
+        return int(quota) / int(period) if quota != "max" and int(quota) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _quota_v1(directory: Path) -> float | None:
+    try:
+        quota = int((directory / "cpu.cfs_quota_us").read_text(encoding="ascii"))
+        period = int((directory / "cpu.cfs_period_us").read_text(encoding="ascii"))
+        return quota / period if quota > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def oom_kills(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int | None:
+    """Processes of our memory cgroup that the kernel killed for lack of memory so far (cgroup v2, then v1)."""
+    for group in (*_groups_v2(cgroup, membership), *_groups_v1(cgroup, membership)):
+        for name in ("memory.events", "memory.oom_control"):
+            count = _value(group / name, "oom_kill")
+            if count is not None:
+                return count
+    return None
+
+
+def available_ram(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
+    """Bytes of RAM that are free for us: what the kernel calls available, within what is left of every cgroup above."""
+    import psutil
+
+    rooms = [
+        *(_room(group, _V2_ROOM) for group in _groups_v2(cgroup, membership)),
+        *(_room(group, _V1_ROOM) for group in _groups_v1(cgroup, membership)),
+    ]
+    return max(0, min([int(psutil.virtual_memory().available), *(room for room in rooms if room is not None)]))
+
+
+def total_ram(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
+    """Bytes of RAM that we may ever have: the machine's, or the smallest limit of every cgroup above."""
+    import psutil
+
+    limits = [
+        *(_number(group / _V2_ROOM[0]) for group in _groups_v2(cgroup, membership)),
+        *(_number(group / _V1_ROOM[0]) for group in _groups_v1(cgroup, membership)),
+    ]
+    return min([int(psutil.virtual_memory().total), *(limit for limit in limits if limit is not None)])
+
+
+def process_limit(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> tuple[int, int] | None:
+    """How many processes and threads the cgroup above with the least room may have, and has (v2 and v1).
+
+    None without a limit.
+    """
+    limits = [
+        (most, now)
+        for group in (*_groups(cgroup, membership, ""), *_groups(cgroup / "pids", membership, "pids"))
+        if (most := _number(group / "pids.max")) is not None and (now := _number(group / "pids.current")) is not None
+    ]
+    return min(limits, key=lambda limit: limit[0] - limit[1], default=None)
+
+
+_V2_ROOM = ("memory.max", "memory.current", ("inactive_file", "active_file"))
+_V1_ROOM = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
+
+
+def _room(group: Path, files: tuple[str, str, tuple[str, str]]) -> int | None:
+    """What is left below a group's limit; the files it has cached give way when memory is asked for."""
+    limit, used, cached = files
+    most, taken = _number(group / limit), _number(group / used)
+    if most is None or taken is None:
+        return None
+    return most - taken + sum(_value(group / "memory.stat", name) or 0 for name in cached)
+
+
+def _number(path: Path) -> int | None:
+    """None also for "max", which is no limit."""
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _groups_v2(cgroup: Path, membership: Path) -> list[Path]:
+    return _groups(cgroup, membership, "")
+
+
+def _groups_v1(cgroup: Path, membership: Path) -> list[Path]:
+    return _groups(cgroup / "memory", membership, "memory")
+
+
+def _groups(mounted: Path, membership: Path, controller: str) -> list[Path]:
+    """Our own group and those above it, nearest first.
+
+    Inside a container the mount begins at the container's own group, but the kernel may still tell the path that the
+    host sees (no cgroup namespace): what is not below the mount is left out.
+    """
+    own = PurePosixPath("/")
+    try:
+        for line in membership.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controller in controllers.split(","):
+                own = PurePosixPath(path)
+    except (OSError, ValueError):
+        pass
+    if ".." in own.parts:
+        own = PurePosixPath("/")
+    found = [mounted / path.relative_to("/") for path in (own, *own.parents)]
+    return [group for group in found if group.is_dir()]
+
+
+def _value(path: Path, wanted: str) -> int | None:
+    """The number after a name in one of the kernel's tables."""
+    try:
+        for line in path.read_text(encoding="ascii").splitlines():
+            name, _, value = line.partition(" ")
+            if name == wanted:
+                return int(value)
+    except (OSError, ValueError):
+        pass
+    return None

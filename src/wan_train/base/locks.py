@@ -1,0 +1,171 @@
+"""Lock files in a directory that several users share: opened without trust, locked by flock."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import random
+import re
+import stat
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from wan_train.base.errors import NotReadyError
+
+_SHARED = 0o1777
+_FILE_MODE = 0o666
+_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_MAX_TEXT = 16 * 1024
+_MAX_NAME = 120
+# Somebody who asks whether a file is locked holds it shared for some microseconds: these tries outlast it.
+_TRIES = 200
+
+
+def prepare(directory: Path) -> None:
+    """Make `directory` one that all users share (mode 1777).
+
+    Raises:
+        NotReadyError: it cannot be used, or other users could swap the files in it.
+    """
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            directory.mkdir()
+            directory.chmod(_SHARED)  # mkdir's own mode is cut by the umask
+        found = directory.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise _unusable(directory, "it is not a directory")
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
+            if found.st_uid != os.geteuid():
+                raise _unusable(directory, "other users could swap its files: the sticky bit is missing")
+            directory.chmod(stat.S_IMODE(found.st_mode) | stat.S_ISVTX)
+    except OSError as error:
+        raise _unusable(directory, _words(error)) from error
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        raise _unusable(directory, "no permission to write there")
+
+
+def open_or_create(path: Path) -> int:
+    """A descriptor of the file, created with mode 0666 whatever the umask. Raises NotReadyError."""
+    while True:
+        descriptor = open_existing(path)
+        if descriptor is not None:
+            return descriptor
+        try:
+            _create(path)
+        except OSError as error:
+            raise _unusable(path, _words(error)) from error
+
+
+def open_existing(path: Path) -> int | None:
+    """A descriptor of the file, None when there is none; NotReadyError for anything but a plain file."""
+    try:
+        # Without O_CREAT: with it, fs.protected_regular refuses other users' files in a sticky directory.
+        descriptor = os.open(path, _OPEN)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        reason = "it is a symbolic link" if error.errno == errno.ELOOP else _words(error)
+        raise _unusable(path, reason) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _unusable(path, "it is not a plain file")
+    return descriptor
+
+
+def try_exclusive(descriptor: int, path: Path) -> bool:
+    """Lock the file for us alone; False when somebody else holds it. Waits a moment at most."""
+    for _ in range(_TRIES):
+        if _flock(descriptor, fcntl.LOCK_EX, path):
+            return True
+        if not _flock(descriptor, fcntl.LOCK_SH, path):
+            return False
+        # Only readers have it, in the middle of asking. Two of us in step would stay in step but for chance.
+        unlock(descriptor)
+        time.sleep(random.uniform(0.0001, 0.002))  # noqa: S311 - to get out of step, not to be secret
+    return False
+
+
+def is_held(descriptor: int, path: Path) -> bool:
+    """Whether another open file holds the lock exclusively."""
+    if not _flock(descriptor, fcntl.LOCK_SH, path):
+        return True
+    unlock(descriptor)
+    return False
+
+
+def unlock(descriptor: int) -> None:
+    """Give the lock up for every copy of this descriptor."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def write(descriptor: int, text: str) -> None:
+    """Replace the file's text by one line, as well as the disk allows; renews its modification time."""
+    line = (text + "\n").encode()
+    with suppress(OSError):  # A full disk: the text is information, the lock is what counts.
+        os.pwrite(descriptor, line, 0)
+        os.ftruncate(descriptor, len(line))
+        os.utime(descriptor)
+
+
+def read(descriptor: int) -> str:
+    """The file's first line; empty when it is torn or too long."""
+    with suppress(OSError):
+        head, newline, _ = os.pread(descriptor, _MAX_TEXT, 0).partition(b"\n")
+        if newline:
+            return head.decode(errors="replace")
+    return ""
+
+
+def safe_name(name: str) -> str:
+    """`name` as a file name: itself where it is plain and short, else a likeness with a digest."""
+    likeness = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[:_MAX_NAME]
+    if likeness == name and name:
+        return name
+    return f"{likeness}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:12]}"
+
+
+def _create(path: Path) -> None:
+    # Linked into place with its mode already set: nobody meets the file while only its maker may open it.
+    descriptor, made = tempfile.mkstemp(prefix=".new-", dir=path.parent)
+    try:
+        os.fchmod(descriptor, _FILE_MODE)
+        with suppress(FileExistsError):
+            os.link(made, path)
+    finally:
+        os.close(descriptor)
+        Path(made).unlink(missing_ok=True)
+
+
+def _flock(descriptor: int, kind: int, path: Path) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise _unusable(path, f"its file system cannot lock files ({_words(error)})") from error
+    return True
+
+
+def _unusable(path: Path, reason: str) -> NotReadyError:
+    return NotReadyError(
+        f"the GPU leases in {path} cannot be used: {reason}",
+        hint="Remove what is there and make it a directory on a local disk that all users share: "
+        "`sudo install -d -m 1777 DIRECTORY`.",
+    )
+
+
+def _words(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

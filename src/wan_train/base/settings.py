@@ -1,0 +1,197 @@
+"""Where things are on this box and how patient to be; every value knows where it came from."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from wan_train.base import home
+from wan_train.base.errors import BadInputError
+from wan_train.base.text import one_line
+
+_A_DAY = 86_400
+_MOST_SHARDS = 64
+
+
+class Source(StrEnum):
+    """Where a value came from, weakest first: a later one overrides an earlier one."""
+
+    DEFAULT = "default"
+    FILE = "file"
+    ENVIRONMENT = "environment"
+    FLAG = "flag"
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError("must be a number of seconds") from None
+    if not 0 < value <= _A_DAY:  # also refuses nan and inf
+        raise ValueError(f"must be more than 0 and at most {_A_DAY} seconds")
+    return value
+
+
+def _shards(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= _MOST_SHARDS:
+        raise ValueError(f"must be from 1 (never split) to {_MOST_SHARDS}")
+    return value
+
+
+def _path(text: str) -> Path:
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return home.expand(text).absolute()
+
+
+class ReportTime(StrEnum):
+    """When the report of a run is made without being asked for."""
+
+    AT_END = "at-end"
+    NEVER = "never"
+
+
+def _report(text: str) -> ReportTime:
+    try:
+        return ReportTime(text)
+    except ValueError:
+        raise ValueError(f"must be one of {', '.join(ReportTime)}") from None
+
+
+def _setting(default: Any, parse: Callable[[str], Any], about: str) -> Any:  # noqa: ANN401  dataclass field of any type
+    return field(default=default, metadata={"parse": parse, "about": about})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One value per field; `sources` says for each field who set it."""
+
+    workspace: Path = _setting(Path("/workspace"), _path, "the rented box's working directory")
+    musubi_dir: Path | None = _setting(None, _path, "musubi-tuner checkout; WORKSPACE/musubi-tuner when unset")
+    musubi_python: Path | None = _setting(None, _path, "Python of the trainer's environment; found beside the checkout")
+    runs_dir: Path | None = _setting(None, _path, "run directories; WORKSPACE/wan-train-runs when unset")
+    cache_dir: Path | None = _setting(None, _path, "caches of all datasets; each dataset's own folder when unset")
+    lease_dir: Path = _setting(Path("/tmp/wan-train-leases"), _path, "GPU leases, shared by everyone on the box")  # noqa: S108  a fixed shared place is the point; the lease room checks its ownership and mode
+    gpus: str | None = _setting(None, str, "GPUs that may be used: all, or indices or UUIDs, comma-separated")
+    poll_seconds: float = _setting(1.0, _seconds, "how often a running job is looked at")
+    settle_seconds: float = _setting(0.2, _seconds, "time between two looks at a GPU that is about to be used")
+    term_grace_seconds: float = _setting(10.0, _seconds, "time a process gets between TERM and KILL")
+    stall_seconds: float = _setting(300.0, _seconds, "how long a training may show no sign of life")
+    pause_seconds: float = _setting(10.0, _seconds, "the shortest wait before a failed step is tried again")
+    probe_timeout_seconds: float = _setting(10.0, _seconds, "how long the NVIDIA driver may take to answer")
+    report: ReportTime = _setting(ReportTime.AT_END, _report, "when a run's report is made by itself")
+    cache_shards: int | None = _setting(None, _shards, "into how many parts caching is split; decided when unset")
+    sources: Mapping[str, Source] = field(default_factory=dict)
+
+    @property
+    def trainer_dir(self) -> Path:
+        return self.musubi_dir or self.workspace / "musubi-tuner"
+
+    @property
+    def box_dir(self) -> Path:
+        """Logs of provision, and what it found out about this box."""
+        return self.workspace / "wan-train-provision"
+
+    @property
+    def runs(self) -> Path:
+        """The directory of run directories. Without a workspace (a laptop) it is in the user's data directory."""
+        if self.runs_dir is not None:
+            return self.runs_dir
+        if self.workspace.is_dir():
+            return self.workspace / "wan-train-runs"
+        return user_data_dir() / "runs"
+
+    def source_of(self, name: str) -> Source:
+        return self.sources.get(name, Source.DEFAULT)
+
+    def environment(self) -> dict[str, str]:
+        """The settings that differ from the defaults as environment variables, for a child of wan-train."""
+        return {
+            environment_name(name): str(getattr(self, name))
+            for name in (f.name for f in fields(self) if f.name != "sources")
+            if self.source_of(name) is not Source.DEFAULT and getattr(self, name) is not None
+        }
+
+
+def environment_name(setting: str) -> str:
+    return f"WAN_TRAIN_{setting.upper()}"
+
+
+def user_data_dir() -> Path:
+    """`$XDG_DATA_HOME/wan-train`, by default `~/.local/share/wan-train`; a temporary directory where that cannot be."""
+    path = _xdg("XDG_DATA_HOME", ".local/share")
+    if os.environ.get("XDG_DATA_HOME") or home.can_be_made(path) or path.is_dir():
+        return path
+    return home.own_temporary()
+
+
+def user_config_file() -> Path:
+    """`$XDG_CONFIG_HOME/wan-train/settings.toml`, by default `~/.config/wan-train/settings.toml`."""
+    return _xdg("XDG_CONFIG_HOME", ".config") / "settings.toml"
+
+
+def resolve(
+    *, flags: Mapping[str, str | None], environ: Mapping[str, str] | None = None, file: Path | None = None
+) -> Settings:
+    """Settings from the config file, `WAN_TRAIN_*` and flags, the later overriding the earlier.
+
+    Raises BadInputError naming the value, where it stands and what is wrong with it.
+    """
+    environ = os.environ if environ is None else environ
+    path = user_config_file() if file is None else file
+    values: dict[str, Any] = {}
+    sources: dict[str, Source] = {}
+    known = {f.name: f for f in fields(Settings) if f.name != "sources"}
+
+    def put(name: str, text: str, source: Source, where: str) -> None:
+        try:
+            values[name] = known[name].metadata["parse"](text)
+        except (ValueError, BadInputError) as error:  # BadInputError: `~name` of nobody
+            raise BadInputError(
+                f"{where} is {one_line(text)!r}: {error}", hint="Correct it, or leave it out to take the default."
+            ) from error
+        sources[name] = source
+
+    for name, value in _read_config(path).items():
+        if name not in known:
+            raise BadInputError(
+                f"unknown setting {one_line(name)!r} in {path}", hint=f"Known settings: {', '.join(sorted(known))}."
+            )
+        put(name, str(value), Source.FILE, f"{name} in {path}")
+    for name in known:
+        variable = environment_name(name)
+        if environ.get(variable):
+            put(name, environ[variable], Source.ENVIRONMENT, variable)
+        flag = flags.get(name)
+        if flag is not None:
+            put(name, flag, Source.FLAG, f"--{name.replace('_', '-')}")
+    return Settings(**values, sources=sources)
+
+
+def shipped_configs() -> Path:
+    """The `configs/` directory: inside an installed package, or at the top of a source checkout."""
+    package = Path(__file__).parent.parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent.parent / "configs"
+
+
+def _xdg(variable: str, below_home: str) -> Path:
+    base = os.environ.get(variable)
+    return (Path(base) if base else Path.home() / below_home) / "wan-train"
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no TOML, endless numbers
+        raise BadInputError(
+            f"the settings file {path} cannot be read: {error}", hint="One `name = value` on a line; text in quotes."
+        ) from error

@@ -1,0 +1,1 @@
+"""Which caches are right, which are to be made, and who may change them."""

@@ -1,0 +1,187 @@
+"""The cache ledger: from what each cache file was made, so that a changed caption is seen and an unchanged one is not
+encoded again.
+
+It lies in the cache directory under a name that no trainer reads, one file for each kind of cache, because latents and
+text caches may be made at the same time. It is a help and never a proof: whoever reads it also looks at the files, and
+a ledger that is damaged or missing only means that they are verified by their contents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wan_train.base import codec
+from wan_train.base.files import write_whole
+from wan_train.dataset.bulk import without_collection
+
+SCHEMA = 1
+_CHUNK = 4 * 1024 * 1024
+_SAMPLES = 16
+_SAMPLE_BYTES = 64 * 1024
+_SETTLED_NS = 2_000_000_000
+"""A file changed less than this before it was hashed may change again within the same tick of its time stamp."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """What tells at the price of one stat call that a file was touched. Times in nanoseconds since 1970."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @property
+    def newest_ns(self) -> int:
+        return max(self.mtime_ns, self.ctime_ns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A picture or clip as it was when its bytes were last read."""
+
+    stamp: Stamp
+    sha256: str
+    hashed_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheFile:
+    """A cache file as the ledger knows it."""
+
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """The caches of one item: `made_from` names everything they follow from, `files` are the caches by name.
+
+    `begun` is the boot during which the trainer was sent to make them: what it left is believed within the same boot
+    only, since a machine that goes down may leave files of the right length without their contents.
+    """
+
+    made_from: Mapping[str, str]
+    files: Mapping[str, CacheFile] = field(default_factory=dict)
+    begun: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """What is known of the caches of one kind in one folder. `entries` are by item, `sources` by path."""
+
+    schema: int = SCHEMA
+    entries: Mapping[str, Entry] = field(default_factory=dict)
+    sources: Mapping[str, Source] = field(default_factory=dict)
+
+
+def ledger_file(cache_directory: Path, kind: str) -> Path:
+    return cache_directory / f".wan-train-{kind}.json"
+
+
+@without_collection()
+def read_ledger(path: Path) -> Ledger:
+    """The ledger; an empty one when there is none, when it is damaged, or when it was written by another schema."""
+    try:
+        ledger: Ledger = codec.from_json(path.read_bytes(), Ledger, where=str(path))
+    except (OSError, codec.CorruptRecordError):
+        return Ledger()
+    return ledger if ledger.schema == SCHEMA else Ledger()
+
+
+def write_ledger(path: Path, ledger: Ledger) -> None:
+    write_whole(path, codec.to_json(ledger) + "\n", mode=0o644)
+
+
+def stamp(path: Path) -> Stamp:
+    """Raises OSError. A folder of frames counts as its newest frame and the sum of their sizes."""
+    found = path.stat()
+    if not stat.S_ISDIR(found.st_mode):
+        return _stamp_of(found)
+    frames = [_stamp_of(file.stat()) for file in _frames(path)]
+    return Stamp(
+        size=sum(frame.size for frame in frames),
+        mtime_ns=max([found.st_mtime_ns, *(frame.mtime_ns for frame in frames)]),
+        ctime_ns=max([found.st_ctime_ns, *(frame.ctime_ns for frame in frames)]),
+        inode=found.st_ino,
+    )
+
+
+class Hasher:
+    """Hashes of pictures and clips: read again only where a file was touched since it was last read."""
+
+    def __init__(self, known: Mapping[str, Source], *, now_ns: int) -> None:
+        self._known = known
+        self._now = now_ns
+        self.seen: dict[str, Source] = {}
+        """Every file asked for, with its hash: what the next ledger keeps."""
+        self.stamps: dict[str, Stamp] = {}
+        """Every file looked at, hashed or not, as it was when it was looked at first."""
+
+    def stamp(self, path: Path) -> Stamp:
+        """Raises OSError. The file is not read."""
+        key = os.fspath(path)
+        if (known := self.stamps.get(key)) is None:
+            known = self.stamps[key] = stamp(path)
+        return known
+
+    def source(self, path: Path) -> Source:
+        """Raises OSError, also when the file is written to while it is read."""
+        key = os.fspath(path)
+        if key in self.seen:
+            return self.seen[key]
+        now = self.stamp(path)
+        known = self._known.get(key)
+        if known is None or known.stamp != now or known.hashed_ns - now.newest_ns < _SETTLED_NS:
+            known = Source(stamp=now, sha256=_sha256(path), hashed_ns=self._now)
+            if stamp(path) != now:
+                raise OSError(f"{path} is being written to")
+        self.seen[key] = known
+        return known
+
+
+def text_hash(texts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode("utf-8", errors="surrogatepass") + b"\0")
+    return digest.hexdigest()
+
+
+def model_identity(path: Path) -> str:
+    """A model file by its size and by samples of its bytes, wherever it lies; its name where there is no such file.
+
+    Reading the whole file would take longer than caching two hundred pictures; two models that differ at all differ
+    in nearly every byte.
+    """
+    try:
+        size = path.stat().st_size
+        digest = hashlib.sha256(str(size).encode())
+        with path.open("rb") as file:
+            for number in range(_SAMPLES):
+                file.seek(max(0, size - _SAMPLE_BYTES) * number // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
+    except OSError:
+        return path.name
+    return digest.hexdigest()
+
+
+def _stamp_of(found: os.stat_result) -> Stamp:
+    return Stamp(size=found.st_size, mtime_ns=found.st_mtime_ns, ctime_ns=found.st_ctime_ns, inode=found.st_ino)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    for file in _frames(path) if path.is_dir() else [path]:
+        with file.open("rb", buffering=0) as opened:
+            while chunk := opened.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _frames(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file())

@@ -1,0 +1,161 @@
+"""From an inventory to the caches it needs: their names, and everything that each of them follows from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wan_train.caching.decide import Folder, Wanted
+from wan_train.caching.index import Hasher, text_hash
+from wan_train.caching.split import Share
+from wan_train.dataset.buckets import bucket_for, clips, frames_at_target_rate
+from wan_train.dataset.model import Inventory, Item, MediaKind, Subset, SubsetInventory
+from wan_train.engine import caches
+from wan_train.engine.caches import CacheKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maker:
+    """What makes the caches of one kind, as far as their contents follow from it."""
+
+    kind: CacheKind
+    model: str
+    trainer: str
+    element: str
+    image_to_video: bool
+
+    @property
+    def parts(self) -> dict[str, str]:
+        return {"model": self.model, "trainer": self.trainer, "precision": self.element}
+
+
+def folders(
+    inventory: Inventory,
+    maker: Maker,
+    hashers: Mapping[Path, Hasher],
+    *,
+    hashed: Mapping[Path, Container[str]] | None = None,
+    share: Share | None = None,
+) -> Iterator[Folder]:
+    """One folder for each dataset, its sources hashed where they have to be; raises OSError for one that is gone.
+
+    With `hashed` only the pictures of these items are: what no ledger knows is decided without a hash. With `share`
+    only its own items are looked at; the others are known by name.
+    """
+    for found in inventory.subsets:
+        directory = found.subset.cache_directory
+        match maker.kind:
+            case CacheKind.LATENTS:
+                only = hashed[directory] if hashed is not None else None
+                wanted = list(_latents(found, maker, hashers[directory], only, share))
+            case CacheKind.TEXT:
+                wanted = list(_texts(found, maker))
+        is_mine = {one.stem: share is None or share.has(directory, one.stem) for one in wanted}
+        yield Folder(
+            path=directory,
+            kind=maker.kind,
+            is_clip=found.subset.kind is MediaKind.VIDEO,
+            image_to_video=maker.image_to_video and maker.kind is CacheKind.LATENTS,
+            element=maker.element,
+            items=tuple(one for one in wanted if is_mine[one.stem]),
+            others=tuple(one for one in wanted if not is_mine[one.stem]),
+        )
+
+
+def _latents(
+    found: SubsetInventory, maker: Maker, hasher: Hasher, only: Container[str] | None, share: Share | None
+) -> Iterator[Wanted]:
+    subset = found.subset
+    wanted: dict[str, Wanted] = {}
+    for item in found.items:
+        one = _clip(item, subset) if subset.kind is MediaKind.VIDEO else _picture(item, subset)
+        is_asked = (only is None or one.key in only) and (share is None or share.has(subset.cache_directory, one.stem))
+        sha256 = hasher.source(item.path).sha256 if is_asked else ""
+        made_from = {"picture": sha256, **one.made_from, **maker.parts}
+        one = replace(one, sources=(item.path,), newest_ns=hasher.stamp(item.path).newest_ns, made_from=made_from)
+        twin = wanted.get(one.key)
+        wanted[one.key] = one if twin is None else _both(twin, one)
+    yield from wanted.values()
+
+
+def _both(first: Wanted, other: Wanted) -> Wanted:
+    """Two files whose caches share a name: which of them is trained is the trainer's business, so both count."""
+    pictures = text_hash([first.made_from["picture"], other.made_from["picture"]])
+    return replace(
+        first,
+        sources=(*first.sources, *other.sources),
+        newest_ns=max(first.newest_ns, other.newest_ns),
+        made_from={**first.made_from, "picture": pictures},
+        cuts=None,
+    )
+
+
+def _picture(item: Item, subset: Subset) -> Wanted:
+    assert item.width is not None and item.height is not None, "a picture that can be read"  # noqa: S101, PT018  an invariant
+    stem = stem_of(item.path)
+    name = caches.picture_name(stem, item.width, item.height)
+    bucket = bucket_for(
+        item.width,
+        item.height,
+        resolution=subset.resolution,
+        enable_bucket=subset.enable_bucket,
+        bucket_no_upscale=subset.bucket_no_upscale,
+    )
+    # The bucket and not the resolution: a picture that comes out the same is not encoded again.
+    return Wanted(key=name, stem=stem, name=name, bucket=bucket, made_from={"size": f"{bucket[0]}x{bucket[1]}"})
+
+
+def _clip(item: Item, subset: Subset) -> Wanted:
+    settings = subset.video
+    assert settings is not None, "a dataset of clips"  # noqa: S101  an invariant
+    stem = stem_of(item.path)
+    bucket, cuts = None, None
+    size = f"of {subset.resolution[0]}x{subset.resolution[1]}"
+    if item.width is not None and item.height is not None:
+        # Clips are scaled with buckets on, whatever the configuration says.
+        bucket = bucket_for(item.width, item.height, resolution=subset.resolution)
+        size = f"{bucket[0]}x{bucket[1]}"
+        if item.frames is not None:
+            kept = frames_at_target_rate(item.frames, settings)
+            cuts = frozenset(caches.clip_name(stem, *cut, bucket) for cut in clips(kept, settings))
+    words = (
+        f"{settings.frame_extraction} of {','.join(map(str, settings.target_frames))}, every {settings.frame_stride}, "
+        f"{settings.frame_sample} times, at most {settings.max_frames}, from {settings.source_fps} a second"
+    )
+    return Wanted(key=stem, stem=stem, name=None, bucket=bucket, cuts=cuts, made_from={"size": size, "cuts": words})
+
+
+def _texts(found: SubsetInventory, maker: Maker) -> Iterator[Wanted]:
+    captions: dict[str, list[str]] = {}
+    for item in found.items:
+        words = caption_of(item)
+        if words is not None:
+            captions.setdefault(stem_of(item.path), []).append(words)
+    for stem, several in captions.items():
+        name = caches.text_name(stem)
+        yield Wanted(
+            key=name,
+            stem=stem,
+            name=name,
+            captions=tuple(dict.fromkeys(several)),
+            made_from={"caption": text_hash(dict.fromkeys(several)), **maker.parts},
+        )
+
+
+def caption_of(item: Item) -> str | None:
+    """The words as the trainer reads them: of a record as they are; of a file in UTF-8, line ends unified, stripped, a
+    byte order mark kept.
+    """
+    if item.caption is not None:
+        return item.caption
+    if item.caption_path is None:
+        return None
+    text = item.caption_path.read_bytes().decode("utf-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n").strip()
+
+
+def stem_of(path: Path) -> str:
+    """What the caches of a picture or clip are named by."""
+    return os.path.splitext(path.name)[0]  # noqa: PTH122 - the trainer's own rule for stems

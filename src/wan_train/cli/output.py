@@ -1,0 +1,118 @@
+"""The one place that prints: data to stdout, everything else to stderr, nothing that a terminal could obey."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from wan_train.base.errors import WanTrainError
+from wan_train.base.text import redact, visible
+
+if TYPE_CHECKING:  # rich takes 30 ms that `--json` and `--help` need not spend
+    from rich.console import Console, RenderableType
+
+SCHEMA = 1
+"""The number of docs/json-schema.json, in every line: raised when a key goes or changes, not when one is added."""
+
+
+class Sink:
+    """Prints for people or, with `as_json`, for programs: then stdout holds nothing but JSON lines."""
+
+    def __init__(self, *, as_json: bool = False, aside: bool = False, quiet: bool = False) -> None:
+        """`aside`: what people read goes to stderr, since stdout has one word for a script (`--detach`).
+
+        `quiet`: of what people read only `text`, `outcome` and errors are printed.
+        """
+        self.as_json = as_json
+        self.quiet = quiet
+        self._aside = aside
+
+    @cached_property
+    def console(self) -> Console:
+        """Where people read: stdout, or stderr when stdout belongs to a program."""
+        from rich.console import Console
+
+        return Console(stderr=self.as_json or self._aside, highlight=False, soft_wrap=False)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether somebody can be asked."""
+        return sys.stdin.isatty() and self.is_screen
+
+    @property
+    def is_screen(self) -> bool:
+        """Whether stdout can be drawn over; somebody may look at it whom nobody can ask (`curl … | bash`)."""
+        return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+    @property
+    def ascii_only(self) -> bool:
+        encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower()
+        # In the C locale Python writes UTF-8 and hopes for the best; who asks for C by name has a terminal without.
+        locale = os.environ.get("LC_ALL") or os.environ.get("LANG")
+        return "utf" not in encoding or locale in {"C", "POSIX"}
+
+    def show(self, renderable: RenderableType) -> None:
+        """Something to look at; left out when only JSON is wanted. Paths stay whole on one line, to be copied."""
+        if self.as_json or self.quiet:
+            return
+        from wan_train.views.lines import Screenful
+
+        if self.ascii_only and isinstance(renderable, Screenful):
+            renderable = renderable.in_ascii()
+        self.console.print(renderable, soft_wrap=True)
+
+    def line(self, text: str) -> None:
+        """One plain line of information, never interpreted as markup."""
+        if not self.quiet:
+            self.outcome(text)
+
+    def outcome(self, text: str) -> None:
+        """The one line that says what came of it, also where only that is wanted."""
+        if not self.as_json:
+            sys.stdout.write(f"{_safe(text)}\n")
+            sys.stdout.flush()
+
+    def text(self, block: str) -> None:
+        """Several lines meant to be copied or piped."""
+        if not self.as_json:
+            sys.stdout.write("".join(f"{_safe(line)}\n" for line in block.rstrip("\n").split("\n")))
+            sys.stdout.flush()
+
+    def data(self, value: Mapping[str, Any]) -> None:
+        """One JSON object on one line of stdout, with `event` in it; docs/json-schema.json describes each."""
+        from wan_train.base.codec import dumps
+
+        sys.stdout.write(dumps({"schema": SCHEMA, **value}) + "\n")
+        sys.stdout.flush()
+
+    def note(self, text: str) -> None:
+        """A remark beside the data, on stderr."""
+        if not self.quiet:
+            sys.stderr.write(f"{_safe(text)}\n")
+
+    def error(self, error: WanTrainError) -> None:
+        """What went wrong and what to do next; as JSON too where JSON was asked for."""
+        self.complain(error)
+        if self.as_json:
+            self.data(
+                {
+                    "event": "error",
+                    "exit_code": int(error.exit_code),
+                    "message": redact(error.message),
+                    "hint": redact(error.hint) if error.hint is not None else None,
+                }
+            )
+
+    def complain(self, error: WanTrainError) -> None:
+        """What went wrong and what to do next, on stderr only."""
+        lines = [_safe(line) for line in error.message.split("\n")]
+        sys.stderr.write(f"error: {lines[0]}\n" + "".join(f"{line}\n" for line in lines[1:]))
+        if error.hint:
+            sys.stderr.write("\n" + "".join(f"hint: {_safe(line)}\n" for line in error.hint.split("\n")))
+
+
+def _safe(text: str) -> str:
+    return visible(redact(text))

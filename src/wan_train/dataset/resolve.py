@@ -1,0 +1,153 @@
+"""From what a user typed or pasted as the dataset to a dataset.toml or a folder that needs one."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from wan_train.base.errors import BadInputError
+from wan_train.base.text import visible
+from wan_train.dataset.listing import is_windows_path, list_media, media_subfolders
+
+CONFIG_NAME = "dataset.toml"
+_PAIRS = (('"', '"'), ("'", "'"), ("`", "`"), ("\u201c", "\u201d"), ("\u2018", "\u2019"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToExisting:
+    """There is a dataset.toml; it is to be read and kept."""
+
+    toml_path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToWrite:
+    """There are pictures or videos and no dataset.toml yet; `toml_path` is where it belongs."""
+
+    directory: Path
+    toml_path: Path
+
+
+Located = ToExisting | ToWrite
+
+
+def locate(text: str, *, cwd: Path | None = None) -> Located:
+    """What `text` names: a dataset.toml, a folder with one, or a folder of media. Paths in the result are
+    absolute.
+
+    Taken as typed first, then without what terminals and file managers add when a path is pasted: quotes,
+    backslashes before spaces, `file://`. `~` is the home. Raises BadInputError for anything else, with the
+    next thing to do.
+    """
+    base = cwd or Path.cwd()
+    if not text.strip():
+        raise BadInputError("no dataset was named", hint="Give a dataset.toml or a folder of pictures with captions.")
+    if "\0" in text:
+        raise BadInputError("the dataset path contains a NUL character", hint="Type the path again.")
+    readings = [_absolute(reading, base) for reading in _readings(text)]
+    for path in readings:
+        if _exists(path):
+            return _existing(path)
+    for path in readings:
+        # The usual answer before the file is written: FOLDER/dataset.toml of a folder that has only pictures.
+        if path.suffix.lower() == ".toml" and path.parent.is_dir():
+            return _folder(path.parent, path)
+    if is_windows_path(text.strip().strip("\"'")):
+        raise BadInputError(
+            f"{visible(text.strip())} is a Windows path, which this machine does not have",
+            hint="Give the path of the folder on this machine, such as /workspace/cats.",
+        )
+    raise _missing(readings[-1])
+
+
+def _readings(text: str) -> Iterator[str]:
+    bare = text.strip()
+    yield from dict.fromkeys((text.rstrip("\n"), bare))
+    for opening, closing in _PAIRS:
+        if len(bare) > 1 and bare.startswith(opening) and bare.endswith(closing):
+            bare = bare[1:-1]
+            yield bare
+            break
+    if bare.startswith("file://"):
+        yield unquote(bare.removeprefix("file://"))
+    elif "\\" in bare:
+        try:
+            words = shlex.split(bare)
+        except ValueError:
+            return
+        if len(words) == 1:
+            yield words[0]
+
+
+def _absolute(text: str, base: Path) -> Path:
+    path = Path(text)
+    if text.startswith("~") and not _exists(base / path):
+        with contextlib.suppress(RuntimeError):  # ~name of an unknown user stays as typed
+            path = path.expanduser()
+    return Path(os.path.abspath(base / path))  # noqa: PTH100 - resolve() would replace symbolic links
+
+
+def _existing(path: Path) -> Located:
+    if path.is_dir():
+        config = path / CONFIG_NAME
+        return ToExisting(toml_path=config) if _exists(config) else _folder(path, config)
+    if path.suffix.lower() == ".toml":
+        return ToExisting(toml_path=path)
+    shown = visible(str(path))
+    if not path.is_file():
+        raise BadInputError(f"{shown} is neither a file nor a folder", hint="Give a folder of pictures with captions.")
+    raise BadInputError(
+        f"{shown} is not a dataset.toml",
+        hint=f"Give a dataset.toml or the folder: {visible(str(path.parent))}",
+    )
+
+
+def _folder(directory: Path, config: Path) -> ToWrite:
+    shown = visible(str(directory))
+    try:
+        listing = list_media(directory)
+    except OSError as error:
+        raise BadInputError(
+            f"{shown} cannot be read: {error.strerror}", hint="Check the folder's permissions."
+        ) from None
+    if listing.images or listing.videos:
+        return ToWrite(directory=directory, toml_path=config)
+    inside = next(media_subfolders(directory, listing.subfolders), None)
+    if inside is not None:
+        hint = f"Subfolders are not read. Name the folder itself: {visible(str(inside))}"
+    elif listing.lookalikes:
+        name = visible(listing.lookalikes[0])
+        hint = f"{name} is of a kind the trainer does not read; convert it to .png, .jpg or .mp4."
+    else:
+        hint = "Put pictures (.png .jpg .webp .bmp) or videos (.mp4 …) and a .txt caption for each into it."
+    raise BadInputError(f"{shown} holds no pictures and no videos", hint=hint)
+
+
+def _missing(path: Path) -> BadInputError:
+    known = path.parent
+    while not _exists(known) and known != known.parent:
+        known = known.parent
+    wanted = path.relative_to(known).parts[0]
+    try:
+        close = difflib.get_close_matches(wanted, os.listdir(known)[:10_000], n=1, cutoff=0.7)  # noqa: PTH208 - names
+    except OSError:
+        close = []
+    hint = "Give a dataset.toml or a folder of pictures with captions."
+    if close:
+        hint = f"Did you mean {visible(str(known / close[0]))}?"
+    elif known != path.parent:
+        hint = f"{visible(str(known))} exists, {visible(wanted)} is not in it."
+    return BadInputError(f"there is no {visible(str(path))}", hint=hint)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long, a folder that may not be entered
+        return False

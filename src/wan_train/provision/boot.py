@@ -1,0 +1,168 @@
+"""A rented box that goes on by itself: `wan-train resume --all` at every start of a Vast.ai container.
+
+Vast stops an outbid box without notice, keeps its files, and starts the container again when the bid wins. Its own
+images run supervisord, which reads `/etc/supervisor/conf.d`; in other images `/root/onstart.sh` runs at each start
+(vast-ai/docs: guides/reference/faq/instances.mdx; vast-ai/base-image: ROOT/etc/vast_boot.d).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train.base.files import write_whole
+from wan_train.base.settings import Settings
+from wan_train.provision.steps import Finding, State, Step
+from wan_train.provision.work import Work
+
+_BEGIN, _END = "# >>> wan-train >>>", "# <<< wan-train <<<"
+_CALL = "from wan_train.cli.main import main; main()"
+
+# Constant, and without a log file of its own: a line that supervisord cannot use, such as a log in a folder that is
+# gone, keeps it from starting at all, and with it the box's Jupyter. A program that is over at once is no failure
+# (startsecs), and starting it again would gain nothing. Trainings are in sessions of their own, out of its reach.
+_PROGRAM = """\
+[program:wan-train-resume]
+command=/bin/sh {script}
+autostart=true
+autorestart=false
+startsecs=0
+startretries=0
+redirect_stderr=true
+stdout_logfile=NONE
+"""
+
+# /.provisioning is there from the start of supervisord to the end of the image's provisioning, at each start.
+_SCRIPT = """\
+#!/bin/sh
+# Written by `wan-train provision`: goes on with unfinished runs when this box starts.
+mkdir -p {logs} && exec >>{logs}/boot.log 2>&1
+date
+while [ -e {marker} ]; do sleep 2; done
+{exports}exec {python} -c {call} resume --all
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boot:
+    """The boot unit. `root` is `/`; `variables` are what `resume` needs to find the runs and the trainer's caches."""
+
+    logs: Path
+    variables: Mapping[str, str]
+    root: Path = Path("/")
+
+    def step(self) -> Step:
+        return Step(id="boot", title="Going on after a restart", check=self.check, apply=self.apply)
+
+    def check(self) -> Finding:
+        files = self._files()
+        # Another shell may lack HF_HOME or a setting; what the box was made ready with is what it starts with.
+        wrong = [path for path, content in files.items() if _without_exports(_read(path)) != _without_exports(content)]
+        if not wrong:
+            return Finding(state=State.READY, detail=f"unfinished runs go on when the box starts ({next(iter(files))})")
+        detail = "unfinished runs do not go on by themselves when the box starts"
+        closed = next((path.parent for path in wrong if not _writable(path.parent)), None)
+        if closed is not None:
+            return Finding(
+                state=State.WARNING,
+                detail=f"{detail}: {closed} cannot be written",
+                hint="Provision as root, or run `wan-train resume --all` after each start of the box.",
+            )
+        return Finding(state=State.MISSING, detail=detail)
+
+    def apply(self, work: Work) -> None:
+        for path, content in self._files().items():
+            work.say(f"writing {path}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # A symbolic link stays one: Vast's images keep /root/onstart.sh as a link.
+            write_whole(path.resolve(), content.encode(errors="surrogateescape"), mode=_mode(path))
+
+    def _files(self) -> dict[Path, str]:
+        """What is to be where; for the on-start script its own lines with ours among them."""
+        if self._has_supervisor():
+            script = self.root / "opt/supervisor-scripts/wan-train-resume.sh"
+            program = _PROGRAM.format(script=shlex.quote(str(script)).replace("%", "%%"))
+            return {self.root / "etc/supervisor/conf.d/wan-train-resume.conf": program, script: self._script()}
+        script, onstart = self.root / "root/wan-train-resume.sh", self.root / "root/onstart.sh"
+        line = f"setsid /bin/sh {shlex.quote(str(script))} </dev/null >/dev/null 2>&1 &"
+        return {onstart: _with_block(_read(onstart) or "#!/bin/bash\n", line), script: self._script()}
+
+    def _script(self) -> str:
+        return _SCRIPT.format(
+            logs=shlex.quote(str(self.logs)),
+            marker=shlex.quote(str(self.root / ".provisioning")),
+            exports="".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(self.variables.items())),
+            python=shlex.quote(sys.executable),
+            call=shlex.quote(_CALL),
+        )
+
+    def _has_supervisor(self) -> bool:
+        """Whether supervisord runs, or has been set to before: launched without its entrypoint, no image starts it."""
+        folder = self.root / "etc/supervisor/conf.d"
+        return folder.is_dir() and (
+            (folder / "wan-train-resume.conf").exists() or _answers(self.root / "var/run/supervisor.sock")
+        )
+
+
+def is_vast(environ: Mapping[str, str], root: Path = Path("/")) -> bool:
+    """Whether this is a Vast.ai container; SSH shells of images other than Vast's own lack its variables."""
+    marks = (root / "root/hasbooted", root / "root/.vast_containerlabel")
+    return bool(environ.get("VAST_CONTAINERLABEL")) or any(map(_is_there, marks))
+
+
+def _is_there(mark: Path) -> bool:
+    try:
+        return mark.exists()
+    except PermissionError:  # not root, so not in Vast's own set-up
+        return False
+
+
+def variables(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """What a start of the box must be told of this shell: our settings, and where the hub's cache is."""
+    caches = {name: environ[name] for name in ("HF_HOME", "HF_HUB_CACHE") if environ.get(name)}
+    return {**caches, **settings.environment(), "WAN_TRAIN_WORKSPACE": str(settings.workspace)}
+
+
+def _without_exports(text: str | None) -> list[str]:
+    return [line for line in (text or "").splitlines() if not line.startswith("export ")]
+
+
+def _with_block(text: str, line: str) -> str:
+    """The script with our block once, before what was there: a last line may never return."""
+    before, found, rest = text.partition(f"{_BEGIN}\n")
+    if found:
+        text = before + rest.partition(f"{_END}\n")[2]
+    first, newline, others = text.partition("\n")
+    if not first.startswith("#!"):
+        first, newline, others = "", "", text
+    return f"{first}{newline}{_BEGIN}\n{line}\n{_END}\n{others}"
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return None
+
+
+def _mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777 if path.exists() else 0o755 if path.suffix == ".sh" else 0o644
+
+
+def _writable(folder: Path) -> bool:
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    return os.access(place, os.W_OK)
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(path))
+        except (OSError, ValueError):
+            return False
+        return True

@@ -1,0 +1,112 @@
+"""The machine's RAM and its disks against what is needed: refused early, with the numbers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train.base.host import available_ram, total_ram
+from wan_train.gpu.model import Gpu
+from wan_train.provision.card_adaptation import adapted
+from wan_train.provision.disk import room
+from wan_train.provision.driver_checks import GpuFacts, card
+from wan_train.provision.steps import Finding, State, Step
+from wan_train.recipe.model import Recipe
+from wan_train.run.preflight import existing_parent
+
+LOAD_BYTES = 29_100_000_000
+"""Memory of one trainer that loads with swapped blocks: the fp16 DiT of 28.6 GB is read into RAM, 0.5 GB beside it.
+Measured on a CPU at 8 of 40 blocks and scaled (docs/gpu.md)."""
+_GB = 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ram:
+    """Bytes this container may have at most, and bytes that are free for it now."""
+
+    total: int
+    available: int
+
+
+def ram_now() -> Ram:
+    return Ram(total=total_ram(), available=available_ram())
+
+
+def ram_step(facts: GpuFacts, recipe: Recipe, python: Path, read: Callable[[], Ram] = ram_now) -> Step:
+    def check() -> Finding:
+        usable = facts.usable()
+        swapping = [gpu for gpu in usable if adapted(recipe, gpu, python).experts[0].training.blocks_to_swap]
+        return judge_ram(read(), usable, swapping)
+
+    return Step(id="ram", title="RAM", check=check)
+
+
+def judge_ram(ram: Ram, usable: Sequence[Gpu], swapping: Sequence[Gpu]) -> Finding:
+    """RAM against a load of the DiT. `swapping` are the usable GPUs that blocks must be swapped for.
+
+    With swapped blocks the whole file is read into RAM and cast there; without, it goes to the GPU tensor by tensor.
+    """
+    has = f"{ram.total / _GB:.0f} GB of RAM, {ram.available / _GB:.0f} GB of it free"
+    needs = f"loading an expert takes {LOAD_BYTES / _GB:.0f} GB"
+    bigger = "Rent a box with more RAM: at least 32 GB, 64 GB to load both experts at once."
+    if ram.total < LOAD_BYTES and not swapping:
+        detail = f"{has}; {needs} on a card with less than 36 GB"
+        return Finding(state=State.READY if usable else State.WARNING, detail=detail, hint=None if usable else bigger)
+    if ram.total < LOAD_BYTES:
+        others = ",".join(gpu.number for gpu in usable if gpu not in swapping)
+        detail = f"{has}; {needs}, since {card(swapping[0])} is too small for the whole DiT"
+        if others:
+            return Finding(
+                state=State.WARNING,
+                detail=detail,
+                hint=f"Train where nothing is swapped: `wan-train --gpus {others}`. {bigger}",
+            )
+        return Finding(state=State.BLOCKED, detail=detail, hint=bigger)
+    if swapping and ram.available < LOAD_BYTES:
+        return Finding(
+            state=State.WARNING,
+            detail=f"{has}; {needs}, and would be killed now",
+            hint="See what takes it (`ps aux --sort=-rss | head`), and wait or end it.",
+        )
+    if len(swapping) > 1 and ram.available < 2 * LOAD_BYTES:
+        return Finding(state=State.READY, detail=f"{has}; {needs}, so the two experts are loaded one after the other")
+    return Finding(state=State.READY, detail=has)
+
+
+def rooms(needs: Mapping[Path, int]) -> Finding:
+    """Room for what is still to be fetched, counted for each file system; `needs` is bytes by place."""
+    amounts: dict[int, int] = {}
+    places: dict[int, Path] = {}
+    for place, size in needs.items():
+        device = existing_parent(place).stat().st_dev
+        places.setdefault(device, place)
+        amounts[device] = amounts.get(device, 0) + size
+    found = [room(places[device], amount) for device, amount in amounts.items()]
+    return _worst(found)
+
+
+def judge_spare(folder: Path, needs: Mapping[Path, int], run: int) -> Finding:
+    """Room that is left for a run of `run` bytes in `folder` once everything of `needs` has come."""
+    place = existing_parent(folder)
+    device = place.stat().st_dev
+    fetched = sum(size for path, size in needs.items() if existing_parent(path).stat().st_dev == device)
+    free = shutil.disk_usage(place).free - fetched
+    detail = (
+        f"{max(0, free) / _GB:.1f} GB will be free at {place}; a run of both experts takes up to {run / _GB:.1f} GB"
+    )
+    if free >= run:
+        return Finding(state=State.READY, detail=f"{detail}, and its caches")
+    return Finding(
+        state=State.WARNING,
+        detail=detail,
+        hint="Remove old runs (`wan-train runs` lists them), or `export WAN_TRAIN_RUNS_DIR=DIR` on another disk.",
+    )
+
+
+def _worst(findings: Iterable[Finding]) -> Finding:
+    found = list(findings)
+    bad = [finding for finding in found if finding.state is State.BLOCKED]
+    chosen = bad or found
+    return Finding(state=chosen[0].state, detail="; ".join(finding.detail for finding in chosen), hint=chosen[0].hint)

@@ -1,0 +1,163 @@
+"""The trainer's checkout at the pinned commit; what a user has changed or brought is never touched."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train.base.errors import NotReadyError
+from wan_train.engine.trainer import read_commit
+from wan_train.provision.engine_file import EngineFile
+from wan_train.provision.network_retry import again
+from wan_train.provision.packages import PACKAGES
+from wan_train.provision.steps import Finding, State, Step
+from wan_train.provision.work import Work
+
+_UNFINISHED = "wan-train-unfinished"
+_GIT_TIMEOUT_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkout:
+    """The checkout at `root`. A clone is made beside it and moved in; half of one is finished by the next run.
+
+    `pause_seconds` is the wait before what goes over the network is tried once more.
+    """
+
+    root: Path
+    engine: EngineFile
+    pause_seconds: float = 10.0
+
+    def step(self) -> Step:
+        return Step(
+            id="checkout",
+            title=f"musubi-tuner {self.engine.commit[:7]}",
+            check=self.check,
+            apply=self.apply,
+            needs=(PACKAGES,),
+        )
+
+    def check(self) -> Finding:
+        root = self.root
+        if not root.exists() or not (root / ".git").exists():
+            return self._without_git()
+        if (root / ".git" / _UNFINISHED).exists():
+            return Finding(state=State.MISSING, detail=f"the clone in {root} is not finished")
+        commit = read_commit(root)
+        if commit != self.engine.commit:
+            return Finding(
+                state=State.BLOCKED,
+                detail=f"{root} is at commit {(commit or 'unknown')[:7]}, the engine {self.engine.name} "
+                f"needs {self.engine.commit[:7]}",
+                hint="It is yours, so it was not touched. Choose the engine of that commit with `--engine`, move the "
+                f"checkout away, or run `git -C {root} fetch && git -C {root} checkout {self.engine.commit}`.",
+            )
+        match self._changed_files():
+            case None:
+                remark = "; git cannot tell whether its files were changed"
+            case 0:
+                remark = ""
+            case changed:
+                remark = f"; {changed} file(s) of it were changed on this box and are left so"
+        return Finding(state=State.READY, detail=f"{root} is at {commit[:7]}{remark}")
+
+    def _without_git(self) -> Finding:
+        if (self.root / "src" / "musubi_tuner").exists() or (self.root.exists() and not self.root.is_dir()):
+            return Finding(
+                state=State.BLOCKED,
+                detail=f"{self.root} is there but is no git checkout",
+                hint="It is yours, so it was not touched. Move it away, or name another `--workspace`.",
+            )
+        return Finding(state=State.MISSING, detail=f"no checkout at {self.root}")
+
+    def _changed_files(self) -> int | None:
+        # Only tracked files: models, datasets and environments lie in the checkout by design.
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(self.root), "status", "--porcelain", "--untracked-files=no"],
+                env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_GIT_TIMEOUT_SECONDS,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return len(done.stdout.splitlines()) if done.returncode == 0 else None
+
+    def apply(self, work: Work) -> None:
+        self._remove_left_clones()
+        if not (self.root / ".git").exists():
+            self._clone(work)
+        self._finish(work)
+
+    def _remove_left_clones(self) -> None:
+        for left in self.root.parent.glob(f".{self.root.name}.cloning-*"):
+            shutil.rmtree(left)
+
+    def _clone(self, work: Work) -> None:
+        beside = self.root.with_name(f".{self.root.name}.cloning-{secrets.token_hex(4)}")
+        self.root.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            again(work, self.pause_seconds, lambda: self._fetch(beside, work))
+            work.run(
+                ["git", "-C", beside, "update-ref", "--no-deref", "HEAD", f"{self.engine.commit}^{{commit}}"],
+                what=f"finding commit {self.engine.commit[:7]}",
+                hint=f"Does {self.engine.repository} have this commit?",
+            )
+            work.run(["git", "-C", beside, "read-tree", "HEAD"], what="reading the commit")
+            self._refuse_to_overwrite(beside)
+            (beside / ".git" / _UNFINISHED).touch()
+            # The folder may hold models and datasets already, so only the repository moves; its files follow.
+            self.root.mkdir(exist_ok=True)
+            (beside / ".git").rename(self.root / ".git")
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    def _fetch(self, beside: Path, work: Work) -> None:
+        work.run(
+            ["git", "clone", "--no-checkout", "--", self.engine.repository, beside],
+            what="cloning musubi-tuner",
+            hint="Look at the network, at proxies, and at the repository's address in the engine file.",
+        )
+
+    def _refuse_to_overwrite(self, clone: Path) -> None:
+        listed = subprocess.run(
+            ["git", "-C", str(clone), "ls-files", "-z"], stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
+        for name in listed.stdout.split(b"\0"):
+            path = self.root / os.fsdecode(name)
+            if name and os.path.lexists(path):
+                raise NotReadyError(
+                    f"{path} is there already and belongs to no checkout",
+                    hint=f"Nothing was overwritten. Move it away, or move {self.root} away as a whole.",
+                )
+
+    def _finish(self, work: Work) -> None:
+        mark = self.root / ".git" / _UNFINISHED
+        if not mark.exists():
+            return
+        git = ["git", "-C", str(self.root)]
+        # Nobody but an earlier try that was killed has been here: its lock and its half of a submodule are waste.
+        (self.root / ".git" / "index.lock").unlink(missing_ok=True)
+        # A file torn by a kill in the middle of the last try differs from the commit.
+        work.run([*git, "checkout-index", "--all", "--force"], what="writing the files of musubi-tuner")
+        work.run([*git, "update-index", "--refresh"], what="comparing the files of musubi-tuner")
+        if (self.root / ".gitmodules").exists():
+            again(work, self.pause_seconds, lambda: self._submodules(work))
+        mark.unlink()
+
+    def _submodules(self, work: Work) -> None:
+        git = ["git", "-C", str(self.root), "submodule"]
+        work.run([*git, "deinit", "--force", "--all"], what="clearing musubi-tuner's submodules")
+        if (self.root / ".git" / "modules").exists():
+            shutil.rmtree(self.root / ".git" / "modules")
+        work.run(
+            [*git, "update", "--init", "--recursive"],
+            what="fetching musubi-tuner's submodules",
+            hint="Look at the network and at proxies.",
+        )

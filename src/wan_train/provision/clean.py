@@ -1,0 +1,211 @@
+"""What takes space and may go: found without changing anything, removed one by one under the locks of its owners."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from wan_train.base.codec import CorruptRecordError
+from wan_train.base.errors import BadInputError, NotReadyError, WanTrainError
+from wan_train.base.settings import Settings
+from wan_train.engine import checkpoints
+from wan_train.provision import workspace_lock
+from wan_train.provision.orphans import Whose, orphans
+from wan_train.recipe.terms import EngineKind
+from wan_train.run.directory import HIDDEN, RunDirectory, all_runs
+from wan_train.run.journal import read_events
+from wan_train.run.plan import Plan
+from wan_train.run.state import Job, JobState, RunState, fold_all
+
+_LATER = "Watch it: `wan-train runs`."
+_REMOVING = f"{HIDDEN}removing-"
+"""A run is given such a name before its files go, so that half a run is never taken for one."""
+
+
+class Kind(StrEnum):
+    """Why something may go."""
+
+    STATE = "state"
+    """A training state of an earlier attempt of a finished run: the latest one is another's."""
+    REHEARSAL = "rehearsal"
+    RUN = "run"
+    """A run that was named, or that failed or was stopped long ago and has no LoRA."""
+    HALF = "half"
+    """What a `clean` that was killed has left of a run."""
+    DOWNLOAD = "download"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Junk:
+    """One thing that may go; `run` is the run it belongs to, `bytes` what its removal frees."""
+
+    kind: Kind
+    path: Path
+    bytes: int
+    run: RunDirectory | None = None
+    loras: int = 0
+    """Finished LoRAs that go with it."""
+
+
+def find_junk(settings: Settings, *, named: Sequence[RunDirectory], older_than: float | None, now: float) -> list[Junk]:
+    """Everything that may go; with `named` only these runs, whole, results included.
+
+    `older_than` are seconds since a run ended. Raises BadInputError for a named run that is alive, is needed by one
+    that is, or is not really a directory of `runs`.
+    """
+    runs = settings.runs
+    known: dict[Path, tuple[Plan, RunState]] = {}
+    for run in all_runs(runs):
+        if _is_ours(run.path, runs) and (records := _read(run)) is not None:
+            known[run.path] = records
+    alive = [plan for plan, state in known.values() if not state.is_over]
+    if named:
+        return [_named(run, runs, known.get(run.path), alive) for run in named]
+    found: list[Junk] = []
+    for path, (plan, state) in known.items():
+        if state.finished is None or _is_needed(path, alive):
+            continue
+        run = RunDirectory(path)
+        loras = sum(job.result is not None for job in state.jobs.values())
+        is_old = older_than is not None and now - state.finished.at > older_than
+        if plan.trainer.kind is EngineKind.REHEARSAL:
+            found.append(Junk(kind=Kind.REHEARSAL, path=path, bytes=_size(path), run=run))
+        elif is_old and not loras and state.finished.exit_code:
+            found.append(Junk(kind=Kind.RUN, path=path, bytes=_size(path), run=run))
+        elif all(job.state is JobState.SUCCEEDED for job in state.jobs.values()):
+            found += _earlier_states(run, plan, state)
+    found += [Junk(kind=Kind.HALF, path=path, bytes=_size(path)) for path in _halves(runs)]
+    parts = [each for each in orphans(settings.trainer_dir) if each.whose is not Whose.USER]
+    return [*found, *(Junk(kind=Kind.DOWNLOAD, path=each.path, bytes=each.bytes) for each in parts)]
+
+
+def remove(junk: Junk, settings: Settings) -> None:
+    """Remove it, unless somebody has begun to use it since; raises WanTrainError or OSError."""
+    match junk.kind:
+        case Kind.DOWNLOAD:
+            with workspace_lock.held(settings.workspace):
+                _remove(junk.path)
+        case Kind.HALF:
+            _remove(junk.path)
+        case Kind.STATE | Kind.REHEARSAL | Kind.RUN:
+            assert junk.run is not None, "these kinds belong to a run"  # noqa: S101  an invariant
+            with _nobody_at(junk.run):
+                if junk.kind is Kind.STATE:
+                    _remove(junk.path)
+                    return
+                hidden = junk.path.with_name(f"{_REMOVING}{junk.path.name}")
+                junk.path.rename(hidden)
+                _remove(hidden)
+
+
+def _named(run: RunDirectory, runs: Path, known: tuple[Plan, RunState] | None, alive: Sequence[Plan]) -> Junk:
+    if not _is_ours(run.path, runs):
+        raise BadInputError(
+            f"{run.path} is not a directory in {runs}, so it is left alone",
+            hint="Remove it by hand, or use --runs-dir.",
+        )
+    if known is None:
+        raise BadInputError(f"the records of {run.run_id} cannot be read", hint=f"Look at {run.path}.")
+    _, state = known
+    if not state.is_over:
+        raise BadInputError(
+            f"{run.run_id} is not over, so it is left alone", hint=f"End it first: `wan-train stop --now {run.run_id}`."
+        )
+    if _is_needed(run.path, alive):
+        raise BadInputError(f"a run that is not over uses files of {run.run_id}", hint="See which: `wan-train runs`.")
+    loras = sum(job.result is not None for job in state.jobs.values())
+    return Junk(kind=Kind.RUN, path=run.path, bytes=_size(run.path), run=run, loras=loras)
+
+
+def _earlier_states(run: RunDirectory, plan: Plan, state: RunState) -> Iterator[Junk]:
+    """States that nothing will be resumed from: not the newest attempt's, nor those beside the latest one."""
+    for step in plan.steps:
+        if Path(step.id).name != step.id:
+            continue  # no step of ours: a plan that somebody else wrote must not lead out of the run
+        job = state.jobs[step.id]
+        kept = _kept(job)
+        for attempt in job.attempts:
+            output = run.attempt(step.id, attempt.number).output
+            # The path below the run must be real too: a link could lead to anywhere.
+            if attempt.number in kept or not all(map(_is_directory, (*output.parents[:2], output))):
+                continue
+            for path in filter(_is_directory, checkpoints.state_dirs(output, step.produces or "")):
+                yield Junk(kind=Kind.STATE, path=path, bytes=_size(path), run=run)
+
+
+def _kept(job: Job) -> set[int]:
+    saved = [(each.last_state.epoch, each.number) for each in job.attempts if each.last_state is not None]
+    return {number for _, number in sorted(saved)[-1:]} | {each.number for each in job.attempts[-1:]}
+
+
+def _read(run: RunDirectory) -> tuple[Plan, RunState] | None:
+    try:
+        plan = run.read_plan()
+        return plan, fold_all(plan, read_events(run.events))
+    except (WanTrainError, CorruptRecordError, OSError):
+        return None  # nobody knows what it is, so it stays
+
+
+def _is_needed(path: Path, alive: Sequence[Plan]) -> bool:
+    """Whether a run that is not over names a file of this one: a LoRA it goes on from, its pictures."""
+    below = f"{path}{os.sep}"
+    words = (word for plan in alive for step in plan.steps for word in (*step.command.argv, step.command.cwd))
+    return any(below in word or word == str(path) for word in words)
+
+
+def _is_ours(path: Path, runs: Path) -> bool:
+    return _is_directory(path) and path.parent.resolve() == runs.resolve()
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _halves(runs: Path) -> list[Path]:
+    return sorted(path for path in runs.glob(f"{_REMOVING}*") if _is_directory(path)) if runs.is_dir() else []
+
+
+def _size(folder: Path) -> int:
+    """Bytes on the disk below a folder; what links lead to is not counted."""
+    total = 0
+    for at, _, files in os.walk(folder):
+        for name in files:
+            try:
+                total += os.lstat(os.path.join(at, name)).st_blocks * 512  # noqa: PTH118  thousands of files
+            except OSError:
+                continue
+    return total
+
+
+def _remove(path: Path) -> None:
+    if _is_directory(path):
+        shutil.rmtree(path)  # follows no links on Linux
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _nobody_at(run: RunDirectory) -> Iterator[None]:
+    """The run's own lock, which its supervisor would hold; raises NotReadyError when it does, or the run goes on."""
+    descriptor = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise NotReadyError(f"{run.run_id} is running again, so it is left alone", hint=_LATER) from None
+        known = _read(run)
+        if known is None or not known[1].is_over:
+            raise NotReadyError(f"{run.run_id} is not over any more, so it is left alone", hint=_LATER)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,258 @@
+"""Everything that is known to go wrong on a box, looked at without changing anything."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import threading
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import partial
+from typing import assert_never
+from urllib.parse import urlsplit
+
+from wan_train.base.settings import Settings
+from wan_train.base.text import one_line
+from wan_train.gpu.free import why_busy
+from wan_train.gpu.leases import LeaseRoom
+from wan_train.gpu.model import Gpu, GpuUnavailableError, LostGpu
+from wan_train.provision import steps
+from wan_train.provision.capacity import judge_spare
+from wan_train.provision.card_adaptation import recipe_for
+from wan_train.provision.cuda import build_of
+from wan_train.provision.driver_checks import GpuFacts, card, judge_gpu, judge_lost, of_this_box
+from wan_train.provision.engine_file import EngineFile
+from wan_train.provision.host_checks import Later
+from wan_train.provision.hub import Hub, HubError, RemoteFile
+from wan_train.provision.models import wanted
+from wan_train.provision.provision import DISK, Provision
+from wan_train.provision.steps import Finding, State, Step
+from wan_train.recipe.terms import EngineKind
+from wan_train.run.plan import disk_need
+
+_REACH_SECONDS = 5.0
+
+
+class Group(StrEnum):
+    """What a check is about, in the order in which they are shown."""
+
+    MACHINE = "machine"
+    GPUS = "GPUs"
+    TRAINER = "trainer"
+    MODELS = "models"
+    WAN_TRAIN = "wan-train"
+
+
+class Level(StrEnum):
+    """How bad a finding is for a training on this box."""
+
+    OK = "ok"
+    UNTESTED = "not tested"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One finding in its place; `next` is what to do about it, None where nothing is to be done."""
+
+    group: Group
+    id: str
+    title: str
+    finding: Finding
+    next: str | None
+
+    @property
+    def level(self) -> Level:
+        match self.finding.state:
+            case State.READY:
+                return Level.OK
+            case State.UNTESTED:
+                return Level.UNTESTED
+            case State.WARNING | State.UNVERIFIED:
+                return Level.WARNING
+            case State.MISSING | State.BLOCKED:
+                return Level.ERROR
+            case _:
+                assert_never(self.finding.state)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All checks of one look. A box is ready when nothing is an error."""
+
+    checks: tuple[Check, ...]
+    provision: str
+    """The command that puts there what is missing."""
+
+    @property
+    def is_ready(self) -> bool:
+        return not self.count(Level.ERROR)
+
+    def count(self, level: Level) -> int:
+        return sum(check.level is level for check in self.checks)
+
+
+@dataclass(slots=True)
+class ImpatientHub(Hub):
+    """The hub, asked only once it was reached: a box without network must not make a doctor wait."""
+
+    reach: Callable[[], str | None] = field(default=lambda: why_unreachable(os.environ))
+    _problem: list[str | None] = field(default_factory=list)
+
+    def describe(self, repo: str, file: str) -> RemoteFile:
+        """As the hub's own; raises HubError at once when it cannot be reached."""
+        if not self._problem:
+            self._problem.append(self.reach())
+        if (problem := self._problem[0]) is not None:
+            raise HubError(
+                f"{file} of {repo}",
+                f"the hub cannot be reached ({problem})",
+                hint="Look at the network, HF_ENDPOINT and proxies; then run `wan-train provision`.",
+            )
+        return Hub.describe(self, repo, file)
+
+
+def why_unconnected(where: str) -> str | None:
+    """What keeps us from an address, or from the proxy before it; None when a connection can be made."""
+    try:
+        address = urlsplit(where)
+        proxy = urllib.request.getproxies().get(address.scheme or "https")
+        if proxy and not urllib.request.proxy_bypass(address.hostname or ""):
+            address = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        where = address.hostname or ""
+        port = address.port or (443 if address.scheme == "https" else 80)
+        with socket.create_connection((where, port), timeout=_REACH_SECONDS):
+            return None
+    except OSError as error:
+        return f"{one_line(where)}: {(error.strerror or str(error)).lower()}"
+    except ValueError as error:  # brackets or a port that make no address
+        return f"{one_line(where)} is no address: {error}"
+
+
+def why_unreachable(
+    environ: Mapping[str, str],
+    connect: Callable[[str], str | None] = why_unconnected,
+    seconds: float = _REACH_SECONDS,
+) -> str | None:
+    """What keeps us from the hub, within `seconds`; None when a connection can be made."""
+    where = environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    said: list[str | None] = [f"{one_line(where)}: no answer within {seconds:g} s"]
+    # Looking up a name knows no time limit, so it is left behind where it takes too long.
+    thread = threading.Thread(target=lambda: said.append(connect(where)), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return said[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doctor:
+    """One look at a box for a training of `task` with `engine`; `words` are the flags to name in next commands."""
+
+    settings: Settings
+    task: str
+    engine: EngineFile
+    words: Sequence[str] = ()
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    def examine(self) -> Report:
+        """Look at everything. Asks the network only about models that were never compared."""
+        gpus = of_this_box(self.settings)
+        later = Later(settings=self.settings, gpus=gpus, environ=self.environ)
+        provision = Provision(
+            settings=self.settings, task=self.task, engine=self.engine, needs_gpu=True, environ=self.environ
+        )
+        made = provision.steps(hub=ImpatientHub(_patient=False, ended=provision.ended), gpus=gpus)
+        models = {model.name for model in wanted(self.task)}
+        facts = provision.facts(gpus)
+        cards = [*_take(made, {"driver", "gpus"}), *self._cards(facts), *later.of_gpus()]
+        groups = {
+            Group.MACHINE: [*_take(made, {"ram"}), *later.of_machine()],
+            Group.GPUS: [*cards, *_take(made, {"kernel"})],
+            Group.TRAINER: _take(made, {step.id for step in made} - models - _ELSEWHERE),
+            Group.MODELS: [*_take(made, models | {"tokenizer", "leftovers"}), *later.of_hub()],
+            Group.WAN_TRAIN: later.of_program(),
+        }
+        found = steps.look([step for each in groups.values() for step in each], provision.ended)
+        needed = provision.needed({step.id: found[step.id] for step in made})
+        spare = judge_spare(self.settings.runs, needed, self._bytes_of_a_run())
+        checks = [
+            self._check(Group.MACHINE, DISK, "Disk", provision.room(needed, found)),
+            self._check(Group.MACHINE, "runs-disk", "Disk for runs", spare),
+        ]
+        for group, each in groups.items():
+            checks += [self._check(group, step.id, _title(step, models), found[step.id]) for step in each]
+        if facts.usable():  # what is said of all of them stands at each of them
+            checks = [check for check in checks if check.id != "gpus"]
+        return Report(checks=tuple(checks), provision=self._provision)
+
+    @property
+    def _provision(self) -> str:
+        return shlex.join(["wan-train", "provision", *self.words])
+
+    def _check(self, group: Group, name: str, title: str, finding: Finding) -> Check:
+        if group is Group.MODELS and finding.state is State.BLOCKED:
+            reason = finding.detail.rpartition(" cannot be fetched: ")[2]  # the check's title names the file
+            finding = replace(finding, detail=f"missing; {reason}")
+        todo = f"`{self._provision}`" if finding.state in steps.TO_DO else None
+        told = finding.hint.replace("`wan-train provision`", f"`{self._provision}`") if finding.hint else None
+        return Check(group=group, id=name, title=title, finding=finding, next=told or todo)
+
+    def _cards(self, facts: GpuFacts) -> list[Step]:
+        try:
+            reading = facts.gpus.read()
+        except GpuUnavailableError:
+            return []
+        seen: list[Gpu | LostGpu] = sorted((*reading.gpus, *reading.lost), key=lambda gpu: gpu.index)
+        usable = facts.usable()
+        return [
+            Step(id=f"gpu-{gpu.number}", title=f"GPU {gpu.number}", check=partial(self._card, gpu, usable))
+            for gpu in seen
+        ]
+
+    def _card(self, gpu: Gpu | LostGpu, usable: Sequence[Gpu]) -> Finding:
+        """One GPU: can it be trained on, and is it free now. The others may train where this one cannot."""
+        if isinstance(gpu, LostGpu):
+            return judge_lost(gpu)
+        fit = judge_gpu(gpu, build_of(self.engine))
+        if fit.state is State.BLOCKED:
+            others = ",".join(other.number for other in usable)
+            hint = f"Keep trainings away from it: `wan-train --gpus {others}`." if others else fit.hint
+            return replace(fit, state=State.WARNING, hint=hint)
+        holder = LeaseRoom(self.settings.lease_dir).holder(gpu.uuid)
+        if holder is not None:
+            step = f", {one_line(holder.step)}" if holder.step else ""
+            return replace(fit, detail=f"{fit.detail}, at work for {one_line(holder.run_id or 'a run')}{step}")
+        busy = why_busy(gpu)
+        if busy is None:
+            return replace(fit, detail=f"{fit.detail}, free" if fit.state is State.READY else fit.detail)
+        free = ",".join(other.number for other in usable if why_busy(other) is None)
+        others = f" Until then: `wan-train --gpus {free}`." if free else ""
+        return Finding(
+            state=State.WARNING,
+            detail=f"{card(gpu)}, in use by something that is no run of wan-train: {busy.partition(': ')[2]}",
+            hint="A training waits until it is free. `nvidia-smi` and `ps aux` show whose it is; memory that nobody "
+            f"holds comes back with a restart of the box.{others}",
+        )
+
+    def _bytes_of_a_run(self) -> int:
+        need = disk_need(EngineKind.MUSUBI, recipe_for(self.task), 0, None)
+        return need.states + need.loras
+
+
+_TITLES = {"environment": "Environment", "flags": "Trainer's options"}
+"""Shorter than while they are at work, since a table has columns."""
+
+_ELSEWHERE = frozenset({"leftovers", "ram", "driver", "gpus", "kernel", "tokenizer"})
+"""Steps of a provision that are shown in another group than the trainer's."""
+
+
+def _title(step: Step, models: set[str]) -> str:
+    return step.id if step.id in models else _TITLES.get(step.id, step.title)
+
+
+def _take(made: Sequence[Step], names: set[str] | frozenset[str]) -> list[Step]:
+    return [step for step in made if step.id in names]

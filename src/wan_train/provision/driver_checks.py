@@ -1,0 +1,194 @@
+"""The NVIDIA driver and the GPUs as steps that can only be looked at: can this box train at all."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from wan_train.base.errors import BadInputError
+from wan_train.base.settings import Settings
+from wan_train.base.text import one_line
+from wan_train.engine.commands import DEVICE_VARIABLE
+from wan_train.gpu.model import Gpu, GpuProbe, GpuReading, GpuUnavailableError, LostGpu
+from wan_train.gpu.probe import NvmlProbe
+from wan_train.gpu.selection import choose, how_to_show, why_none
+from wan_train.provision.cuda import BLACKWELL_DRIVER, CudaBuild, driver_version, words
+from wan_train.provision.steps import Finding, State, Step
+from wan_train.recipe.adaptation import is_blackwell
+
+_GIB = 1024**3
+_SMALL_BYTES = 15 * _GIB
+"""Less than a 16 GB card reports: the T5 encoder alone is 11.4 GB on the GPU while captions are cached."""
+_ANOTHER_BOX = "Rent a box with a newer driver: on Vast.ai choose offers with CUDA 12.8 or newer."
+
+
+@dataclass(slots=True)
+class Gpus:
+    """The GPUs of this box, read once however many steps ask."""
+
+    make: Callable[[], GpuProbe]
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _known: GpuReading | GpuUnavailableError | None = None
+
+    def read(self) -> GpuReading:
+        """The first reading; raises GpuUnavailableError."""
+        with self._lock:
+            if self._known is None:
+                try:
+                    self._known = self.read_again()
+                except GpuUnavailableError as error:
+                    self._known = error
+            known = self._known
+        if isinstance(known, GpuUnavailableError):
+            raise known
+        return known
+
+    def read_again(self) -> GpuReading:
+        """The GPUs at this moment; raises GpuUnavailableError."""
+        probe = self.make()
+        try:
+            return probe.read()
+        finally:
+            probe.close()
+
+    def present(self) -> tuple[Gpu, ...]:
+        """All that answer; none where NVML cannot be used."""
+        try:
+            return self.read().gpus
+        except GpuUnavailableError:
+            return ()
+
+    def driver(self) -> str | None:
+        try:
+            return self.read().driver
+        except GpuUnavailableError:
+            return None
+
+
+def of_this_box(settings: Settings) -> Gpus:
+    return Gpus(lambda: NvmlProbe(timeout=settings.probe_timeout_seconds))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuFacts:
+    """What is known of driver and GPUs. `needed`: a box without any is not ready; else it only is worth a warning."""
+
+    gpus: Gpus
+    build: CudaBuild | None
+    needed: bool
+    chosen: str | None = None
+    """`--gpus` as a setting."""
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    def steps(self) -> list[Step]:
+        return [
+            Step(id="driver", title="NVIDIA driver", check=self.driver),
+            Step(id="gpus", title="GPUs", check=self.cards),
+        ]
+
+    def driver(self) -> Finding:
+        try:
+            reading = self.gpus.read()
+        except GpuUnavailableError as error:
+            return Finding(state=self._absent, detail=error.message, hint=error.hint)
+        return judge_driver(reading, self.build)
+
+    def cards(self) -> Finding:
+        """All GPUs together: enough that one of them can be used."""
+        try:
+            reading = self.gpus.read()
+        except GpuUnavailableError as error:
+            detail = "no GPU can be used without the driver" if self.needed else "no GPU: this box can be prepared only"
+            return Finding(state=self._absent, detail=detail, hint=error.hint)
+        visible = self.environ.get(DEVICE_VARIABLE)
+        try:
+            chosen = choose(reading, self.chosen, visible)
+        except BadInputError as error:
+            return Finding(state=State.BLOCKED, detail=error.message, hint=error.hint)
+        if not chosen:
+            return Finding(state=self._absent, detail=why_none(reading, visible), hint=how_to_show(reading, visible))
+        judged = {gpu.number: judge_gpu(gpu, self.build) for gpu in chosen}
+        if all(finding.state is State.BLOCKED for finding in judged.values()):
+            return judged[chosen[0].number]
+        judged |= {gpu.number: judge_lost(gpu) for gpu in reading.lost}
+        hints = [finding.hint for finding in judged.values() if finding.hint]
+        return Finding(
+            state=State.READY if all(each.state is State.READY for each in judged.values()) else State.WARNING,
+            detail="; ".join(f"GPU {index}: {finding.detail}" for index, finding in judged.items()),
+            hint=" ".join(dict.fromkeys(hints)) or None,
+        )
+
+    def usable(self) -> tuple[Gpu, ...]:
+        """The GPUs that a run may use and the trainer's torch has kernels for; none where NVML cannot be used."""
+        try:
+            chosen = choose(self.gpus.read(), self.chosen, self.environ.get(DEVICE_VARIABLE))
+        except (GpuUnavailableError, BadInputError):
+            return ()
+        return tuple(gpu for gpu in chosen if judge_gpu(gpu, self.build).state is not State.BLOCKED)
+
+    @property
+    def _absent(self) -> State:
+        return State.BLOCKED if self.needed else State.WARNING
+
+
+def judge_driver(reading: GpuReading, build: CudaBuild | None) -> Finding:
+    """The driver's version against the torch build and the GPUs that are there."""
+    version = driver_version(reading.driver)
+    has = one_line(reading.driver or "of unknown version")
+    if version is None or build is None:
+        return Finding(state=State.UNTESTED, detail=has)
+    if version < build.least_driver:
+        return Finding(
+            state=State.BLOCKED,
+            detail=f"driver {has} is too old: torch for {build.name} needs {words(build.least_driver)} or newer",
+            hint=_ANOTHER_BOX,
+        )
+    blackwell = [gpu for gpu in reading.gpus if is_blackwell(gpu.compute_capability)]
+    if blackwell and version < BLACKWELL_DRIVER:
+        return Finding(
+            state=State.BLOCKED,
+            detail=f"driver {has} is too old for {card(blackwell[0])}, which needs {words(BLACKWELL_DRIVER)} or newer",
+            hint=_ANOTHER_BOX,
+        )
+    if version < build.own_driver:
+        return Finding(
+            state=State.WARNING,
+            detail=f"driver {has} is older than the {words(build.own_driver)} that {build.name} came with; NVIDIA "
+            f"promises that {words(build.least_driver)} and newer run it all the same",
+            hint="`wan-train provision` tries it on every GPU. If that fails, rent a box with a newer driver.",
+        )
+    return Finding(state=State.READY, detail=f"{has}; torch for {build.name} came with {words(build.own_driver)}")
+
+
+def judge_gpu(gpu: Gpu, build: CudaBuild | None) -> Finding:
+    """Whether the trainer's torch has kernels for this GPU, and whether its memory is enough."""
+    capability = gpu.compute_capability
+    if build is not None and capability is not None and not build.supports(capability):
+        age = "newer" if capability[0] > build.newest[0] else "older"
+        return Finding(
+            state=State.BLOCKED,
+            detail=f"{card(gpu)} has compute capability {words(capability)}, and torch for "
+            f"{build.name} has kernels for {words(build.oldest)} to {words(build.newest)} only",
+            hint=f"Rent another GPU, or name an engine file of your own with a torch for {age} GPUs: "
+            "`wan-train provision --engine FILE.toml`.",
+        )
+    if gpu.total_bytes < _SMALL_BYTES:
+        return Finding(
+            state=State.WARNING,
+            detail=f"{card(gpu)} has little memory: the T5 encoder takes 11.4 GB of it while captions are cached",
+            hint="If caching runs out of memory, rent a GPU with 16 GB or more.",
+        )
+    return Finding(state=State.READY, detail=card(gpu))
+
+
+def judge_lost(gpu: LostGpu) -> Finding:
+    hint = "wan-train leaves it out by itself and trains on the others."
+    return Finding(state=State.WARNING, detail=f"cannot be used: {one_line(gpu.reason, 400)}", hint=hint)
+
+
+def card(gpu: Gpu) -> str:
+    """`RTX 4090 (24 GB)`; memory in units of 2**30 bytes, as cards are sold."""
+    name = one_line(gpu.name).removeprefix("NVIDIA ").removeprefix("GeForce ")
+    return f"{name} ({gpu.total_bytes / _GIB:.0f} GB)"

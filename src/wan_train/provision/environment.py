@@ -1,0 +1,328 @@
+"""The trainer's own Python environment: made beside by uv, named `venv` only when it is whole and was tried.
+
+`<checkout>/venv` is a link to a folder `venv-XXXX` whose record is written last. An environment made by hand is
+recognised when it imports torch and holds what the trainer asks for; it is never changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uv
+
+from wan_train.base.files import write_whole
+from wan_train.provision.engine_file import EngineFile
+from wan_train.provision.network_retry import again
+from wan_train.provision.steps import Finding, State, Step
+from wan_train.provision.work import Work
+
+NEEDED_BYTES = 10_000_000_000
+"""Room for torch, xformers and the rest. Measured with torch 2.7.0 for CUDA 12.6: 3.3 GB of downloads, which uv unpacks
+as they come, and 5.9 GB on the disk; CUDA 12.8's are somewhat larger."""
+
+_RECORD = "wan-train.json"
+_OURS = f"venv-{'[0-9a-f]' * 8}"
+"""Folders that provision made; any other name is the user's."""
+_CACHE = ".wan-train-uv"
+
+_LOOK_TIMEOUT_SECONDS = 180.0
+_HINT = "Look at the network, at proxies and at the disk; then run `wan-train provision` again."
+
+# Printed last, so that noise of sitecustomize or of imports does no harm.
+_LOOK = """
+import importlib.metadata as metadata, json, sys
+missing = []
+for name in sys.argv[1:]:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        missing.append(name)
+try:
+    import torch
+    version = torch.__version__
+except ImportError as error:
+    missing.append(f"torch ({error})")
+    version = None
+print(json.dumps({"missing": missing, "torch": str(version)}))
+"""
+
+# What can be imported without a GPU. OpenCV stands on libraries of the system, so it is what fails on bare images.
+_PROVE = """
+import importlib.util, sys
+import musubi_tuner, torch
+if importlib.util.find_spec("cv2"):
+    import cv2
+found, wanted = str(torch.__version__), sys.argv[1]
+if wanted and found.partition("+")[0] != wanted.partition("+")[0]:
+    sys.exit(f"torch is {found}, not {wanted}")
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """The environment of the checkout at `root`; `chosen` is a Python that the user named instead.
+
+    `pause_seconds` is the wait before an installation is tried once more.
+    """
+
+    root: Path
+    engine: EngineFile
+    chosen: Path | None = None
+    pause_seconds: float = 10.0
+
+    @property
+    def python(self) -> Path:
+        if self.chosen is not None:
+            return self.chosen
+        return next(
+            (python for name in ("venv", ".venv") if os.access(python := self.root / name / "bin/python", os.X_OK)),
+            self.root / "venv/bin/python",
+        )
+
+    def step(self) -> Step:
+        return Step(
+            id="environment",
+            title="Environment of the trainer",
+            check=self.check,
+            apply=self.apply,
+            needs=("checkout",),
+        )
+
+    def check(self) -> Finding:
+        if os.access(self.python, os.X_OK):
+            folder = self.python.parent.parent
+            record = _record(folder)
+            if record == self.engine.record():
+                return self._whole(folder)
+            if record is not None:
+                return self._missing(f"{folder} was made for another engine")
+            missing, torch = self._look()
+            if not missing:
+                return Finding(state=State.READY, detail=f"{self.python} has torch {torch} and what the trainer needs")
+            reason = f"{self.python} lacks {', '.join(missing)}"
+            if self.chosen is not None:
+                return Finding(state=State.BLOCKED, detail=reason, hint="It was named by you and is not touched.")
+            return self._missing(reason)
+        return self._missing(f"no environment at {self.root / 'venv'}")
+
+    def _whole(self, folder: Path) -> Finding:
+        """Ready, except that a provision killed at the very end left uv's cache, which has grown to gigabytes."""
+        if (self.root / _CACHE).is_dir():
+            return Finding(
+                state=State.WARNING,
+                detail=f"{folder} is whole; what it was made from is left in {self.root / _CACHE}",
+                hint="`wan-train provision` removes it.",
+                mendable=True,
+            )
+        return Finding(state=State.READY, detail=f"{folder} is whole")
+
+    def _missing(self, reason: str) -> Finding:
+        """MISSING, or BLOCKED where uv has no Python and may not fetch one."""
+        if os.environ.get("UV_PYTHON_DOWNLOADS", "").lower() in {"never", "manual"} and not self._has_python():
+            return Finding(
+                state=State.BLOCKED,
+                detail=f"{reason}, and there is no Python {self.engine.python_range} to make one with",
+                hint="Install one, or let uv fetch it: unset UV_PYTHON_DOWNLOADS.",
+            )
+        return Finding(state=State.MISSING, detail=reason, size=NEEDED_BYTES)
+
+    def _look(self) -> tuple[list[str], str]:
+        """What an environment without our record lacks, and its torch."""
+        wanted = ("musubi-tuner", *self._requirements(), *self.engine.extra)
+        names = [re.split(r"[\s<>=!~;\[(]", requirement, maxsplit=1)[0] for requirement in wanted]
+        try:
+            done = subprocess.run(
+                [str(self.python), "-c", _LOOK, *names],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_LOOK_TIMEOUT_SECONDS,
+                check=False,
+            )
+            answer = json.loads((done.stdout.strip().splitlines() or [""])[-1])
+            return list(answer["missing"]), str(answer["torch"])
+        except (OSError, subprocess.TimeoutExpired, ValueError, KeyError, TypeError):
+            return ["a Python that works"], "unknown"
+
+    def _requirements(self) -> list[str]:
+        try:
+            data = tomllib.loads((self.root / "pyproject.toml").read_text(encoding="utf-8"))
+            return [str(requirement) for requirement in data["project"]["dependencies"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+
+    def apply(self, work: Work) -> None:
+        if os.access(self.python, os.X_OK) and _record(self.python.parent.parent) == self.engine.record():
+            work.say(f"removing {self.root / _CACHE}")
+            shutil.rmtree(self.root / _CACHE)
+            return
+        whole = None
+        for folder in filter(Path.is_dir, self.root.glob(_OURS)):
+            record = _record(folder)
+            if record == self.engine.record():
+                whole = folder
+            elif record is None and (self.root / "venv").resolve() != folder.resolve():
+                shutil.rmtree(folder)  # half-made; those of other engines stay, a training may be using one
+        if whole is None or whole.resolve() == (self.root / "venv").resolve():  # the latter: in place, and does not run
+            whole = self.root / f"venv-{secrets.token_hex(4)}"
+            self._make(whole, work)
+        self._put_in_place(whole, work)
+        shutil.rmtree(self.root / _CACHE, ignore_errors=True)
+
+    def _make(self, folder: Path, work: Work) -> None:
+        engine = self.engine
+        if not self._has_python():
+            work.say(f"there is no Python {engine.python_range} on this box, so uv fetches one")
+        self._uv(["venv", "--no-project", "--python", self._python_range(), folder], "making the environment", work)
+        held = folder / "held.txt"
+        held.write_text("".join(f"{package}\n" for package in engine.first), encoding="utf-8")
+        install: list[str | Path] = [
+            "pip",
+            "install",
+            "--python",
+            folder / "bin/python",
+            "--no-sources",
+            *engine.arguments,
+        ]
+        if engine.first:
+            index: list[str | Path] = []
+            only: dict[str, str] = {}
+            if engine.first_index:
+                # The user's own indexes come before a default one in uv, and would bring torch for another CUDA.
+                index, only = ["--default-index", engine.first_index], {"UV_INDEX": "", "UV_EXTRA_INDEX_URL": ""}
+            self._uv([*install, *index, *engine.first], "installing torch", work, env=only)
+        hold: list[str | Path] = ["--constraint", held]
+        self._uv([*install, *hold, "--editable", self.root], "installing what the trainer needs", work)
+        if engine.extra:
+            self._uv([*install, *hold, *engine.extra], f"installing {', '.join(engine.extra)}", work)
+        self._prove(folder, work)
+        write_whole(folder / _RECORD, json.dumps(engine.record()), mode=0o644)
+
+    def _uv(self, words: Sequence[str | Path], what: str, work: Work, *, env: Mapping[str, str] | None = None) -> None:
+        work.say(what)
+        argv = [uv.find_uv_bin(), *words]
+        environment = {**_settings(self.root / _CACHE, os.environ), **(env or {})}
+        hint = f"{_HINT} The log is {work.log}."
+
+        def run() -> None:
+            # Not in the checkout, so that the trainer's own settings for uv, made for its developers, do not count.
+            work.run(argv, what=what, cwd=self.root.parent, env=environment, hint=hint)
+
+        again(work, self.pause_seconds, run)
+
+    def _prove(self, folder: Path, work: Work) -> None:
+        torch = next((word.partition("==")[2] for word in self.engine.first if word.startswith("torch==")), "")
+        work.run(
+            [folder / "bin/python", "-c", _PROVE, torch],
+            what="importing torch and the trainer in the new environment",
+            cwd=self.root.parent,
+            hint="A library of the system may be missing: as root, `apt-get install -y libgl1 libglib2.0-0`. "
+            f"The log is {work.log}.",
+        )
+
+    def stays(self) -> bool:
+        """Whether provision leaves this environment as it is: whole and of this engine, or the user's own and whole."""
+        if not os.access(self.python, os.X_OK):
+            return False
+        record = _record(self.python.parent.parent)
+        if record is not None:
+            return record == self.engine.record()
+        return self.chosen is not None or not self._look()[0]
+
+    def is_ours(self) -> bool:
+        """Whether provision made this environment, for whichever engine."""
+        return self.chosen is None and _record(self.python.parent.parent) is not None
+
+    def installed(self) -> dict[str, str]:
+        """Version by name, both as the folders of the packages' metadata have them; the name as indexes compare it."""
+        found = {}
+        for folder in (self.python.parent.parent / "lib").glob("python3*/site-packages/*.dist-info"):
+            name, _, version = folder.name.removesuffix(".dist-info").rpartition("-")
+            found[package_name(name)] = version
+        return found
+
+    def add(self, packages: Sequence[str], work: Work) -> None:
+        """Install further packages; whatever is there keeps its version, or this fails."""
+        folder = self.python.parent.parent
+        names = {package_name(package) for package in packages}
+        held = folder / "held-all.txt"
+        held.write_text(
+            "".join(f"{name}=={version}\n" for name, version in self.installed().items() if name not in names),
+            encoding="utf-8",
+        )
+        words: list[str | Path] = ["pip", "install", "--python", folder / "bin/python", "--no-sources"]
+        words += [*self.engine.arguments, "--constraint", held, "--", *packages]
+        try:
+            self._uv(words, f"installing {', '.join(packages)}", work)
+        finally:
+            shutil.rmtree(self.root / _CACHE, ignore_errors=True)
+
+    def _python_range(self) -> str:
+        return f">=3.{self.engine.python_minimum},<3.{self.engine.python_maximum + 1}"
+
+    def _has_python(self) -> bool:
+        argv = [uv.find_uv_bin(), "python", "find", "--no-project", "--system", "--no-python-downloads"]
+        try:
+            done = subprocess.run(
+                [*argv, self._python_range()],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_LOOK_TIMEOUT_SECONDS,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+        return done.returncode == 0
+
+    def _put_in_place(self, made: Path, work: Work) -> None:
+        place = self.root / "venv"
+        if place.is_dir() and not place.is_symlink():
+            aside = self.root / f"venv.broken-{secrets.token_hex(4)}"
+            place.rename(aside)
+            work.remark(f"the incomplete {place} is now {aside}; delete it when you do not need it")
+        link = self.root / f".venv-link-{secrets.token_hex(4)}"
+        link.symlink_to(made.name)
+        link.replace(place)
+
+
+def package_name(requirement: str) -> str:
+    """The name of `NAME` or `NAME==VERSION` as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", requirement.partition("==")[0]).lower()
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _settings(cache: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """What uv is told through its environment; an address may carry a password, so not in an argv.
+
+    Vast's images say UV_NO_CACHE and UV_LINK_MODE=copy, which would fetch everything again after a kill and write it
+    twice. Our cache lies in the checkout, so files are linked from it and take no room of their own; it is removed once
+    the environment is whole. A cache that the user chose is used as it is.
+    """
+    told = {} if environ.get("UV_HTTP_TIMEOUT") else {"UV_HTTP_TIMEOUT": "120"}
+    no_cache = environ.get("UV_NO_CACHE", "").lower() not in {"", "0", "false", "no", "off"}
+    if no_cache or not environ.get("UV_CACHE_DIR"):
+        told |= {"UV_CACHE_DIR": str(cache), "UV_NO_CACHE": "false", "UV_LINK_MODE": "hardlink"}
+    # uv does not read pip's variables, and a box behind a mirror has often only those.
+    if not any(environ.get(name) for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL")) and environ.get("PIP_INDEX_URL"):
+        told["UV_DEFAULT_INDEX"] = environ["PIP_INDEX_URL"]
+    if not any(environ.get(name) for name in ("UV_INDEX", "UV_EXTRA_INDEX_URL")) and environ.get("PIP_EXTRA_INDEX_URL"):
+        told["UV_EXTRA_INDEX_URL"] = environ["PIP_EXTRA_INDEX_URL"]
+    return told

@@ -1,0 +1,258 @@
+"""What works today and hurts later: limits of the container, its file systems, leftovers. Facts, nothing to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from shlex import quote
+
+import wan_train
+from wan_train import __version__
+from wan_train.base.errors import WanTrainError
+from wan_train.base.host import cpus, process_limit
+from wan_train.base.settings import Settings
+from wan_train.base.text import one_line
+from wan_train.engine.tokenizer import hub_cache
+from wan_train.provision import hub_variables
+from wan_train.provision.driver_checks import Gpus
+from wan_train.provision.steps import Finding, State, Step
+from wan_train.run.directory import all_runs
+from wan_train.run.journal import read_events
+from wan_train.run.preflight import existing_parent
+from wan_train.run.state import RunState, fold_all
+
+_MIB = 1024**2
+_GB = 1e9
+_LEAST_CPUS = 2
+_LEAST_SHM = 512 * _MIB
+"""Two batches of every data loader worker wait in it, of videos tens of MB each; docker gives 64 MiB."""
+_LEAST_CACHE = 1_000_000_000
+_THREADS_PER_CPU = 4
+"""Pools of torch, OpenMP, OpenCV and the loaders, each sized by the host's CPUs."""
+_START_SECONDS = 60.0
+"""A supervisor takes its run over within this time, or never."""
+_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "lustre", "beegfs", "gpfs", "virtiofs"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Later:
+    """The checks. The folders are those of every Linux; tests bring their own."""
+
+    settings: Settings
+    gpus: Gpus
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    cgroup: Path = Path("/sys/fs/cgroup")
+    proc: Path = Path("/proc")
+    shm: Path = Path("/dev/shm")  # noqa: S108  the place itself is what is looked at
+    host_cpus: int = os.cpu_count() or 1
+    now: Callable[[], float] = time.time
+
+    def of_machine(self) -> list[Step]:
+        return [
+            Step(id="cpus", title="CPUs", check=self.share),
+            Step(id="processes", title="Processes", check=self.processes),
+            Step(id="shm", title="Shared memory", check=self.shared_memory),
+            Step(id="filesystem", title="File system", check=self.file_system),
+            Step(id="clock", title="Clock", check=self.clock),
+        ]
+
+    def of_gpus(self) -> list[Step]:
+        if not self.gpus.present():
+            return []
+        return [Step(id="pids", title="GPU processes", check=self.pids)]
+
+    def of_hub(self) -> list[Step]:
+        return [Step(id="hub-cache", title="Hugging Face", check=self.hub)]
+
+    def of_program(self) -> list[Step]:
+        return [
+            Step(id="wan-train", title="Version", check=self.version),
+            Step(id="runs", title="Runs", check=self.unfinished_runs),
+            Step(id="leases", title="GPU leases", check=self.leases),
+        ]
+
+    def share(self) -> Finding:
+        mine = cpus(self.cgroup)
+        detail = f"{mine:g} of the host's {self.host_cpus}; workers and threads are sized by that"
+        if mine >= _LEAST_CPUS:
+            return Finding(state=State.READY, detail=detail)
+        return Finding(
+            state=State.WARNING,
+            detail=f"{mine:g} of the host's {self.host_cpus}: pictures are read more slowly than a GPU trains",
+            hint="Rent a box with 4 CPUs or more for each GPU.",
+        )
+
+    def processes(self) -> Finding:
+        found = process_limit(self.cgroup)
+        if found is None:
+            return Finding(state=State.READY, detail="no limit on processes and threads")
+        limit, now = found
+        detail = f"{now:,} processes and threads of at most {limit:,}"
+        if limit - now >= _THREADS_PER_CPU * self.host_cpus:
+            return Finding(state=State.READY, detail=detail)
+        threads = max(1, int(cpus(self.cgroup)))
+        return Finding(
+            state=State.WARNING,
+            detail=f"{detail}; libraries start threads by the host's {self.host_cpus} CPUs and may reach it",
+            hint=f"`export OMP_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}` before you train.",
+        )
+
+    def shared_memory(self) -> Finding:
+        size = shutil.disk_usage(self.shm).total if self.shm.is_dir() else 0
+        detail = f"{size / _MIB:,.0f} MiB for the data loaders (/dev/shm)"
+        if size >= _LEAST_SHM:
+            return Finding(state=State.READY, detail=detail)
+        return Finding(
+            state=State.WARNING,
+            detail=f"{detail}: large batches end with `Bus error`",
+            hint="Start the container with `--shm-size 8g`; or train with "
+            "`wan-train -- --max_data_loader_n_workers 0`, which is slower.",
+        )
+
+    def file_system(self) -> Finding:
+        place = existing_parent(self.settings.workspace)
+        kind = file_system_of(place.resolve(), self.proc)
+        if kind is None:
+            return Finding(state=State.UNTESTED, detail=f"{place}: of unknown kind")
+        if kind in _NETWORK or kind.startswith("fuse"):
+            return Finding(
+                state=State.WARNING,
+                detail=f"{place} is on {kind}, a network file system: models load slowly, and a lost connection fails "
+                "a run",
+                hint="Keep models and runs on the box's own disk: `export WAN_TRAIN_WORKSPACE=DIR`.",
+            )
+        if kind in {"tmpfs", "ramfs"}:
+            return Finding(
+                state=State.WARNING,
+                detail=f"{place} is on {kind}: it takes RAM and is gone after a restart",
+                hint="Use a directory on a disk: `export WAN_TRAIN_WORKSPACE=DIR`.",
+            )
+        if kind == "overlay":
+            detail = f"{place} is the container's own layer: it stays when the box is stopped, not when it is destroyed"
+            return Finding(state=State.READY, detail=detail)
+        return Finding(state=State.READY, detail=f"{place} is on {kind}")
+
+    def clock(self) -> Finding:
+        """A clock that is behind the day this program was put here makes every certificate invalid."""
+        now = self.now()
+        installed = Path(wan_train.__file__).stat().st_mtime
+        today = time.strftime("%Y-%m-%d %H:%M", time.localtime(now))
+        if now >= installed - 86_400:
+            return Finding(state=State.READY, detail=today)
+        return Finding(
+            state=State.WARNING,
+            detail=f"it says {today}, but wan-train was installed later: secure connections will fail",
+            hint="Set it: `date -s 'YYYY-MM-DD HH:MM'` as root, or restart the machine.",
+        )
+
+    def pids(self) -> Finding:
+        listed = {pid for gpu in self.gpus.present() for pid in gpu.pids or ()}
+        hidden = sorted(pid for pid in listed if not (self.proc / str(pid)).exists())
+        if not hidden:
+            detail = f"{len(listed)}, all visible here" if listed else "none"
+            return Finding(state=State.READY, detail=detail)
+        numbers = ", ".join(map(str, hidden[:5]))
+        return Finding(
+            state=State.WARNING,
+            detail=f"the driver lists {numbers}, which cannot be seen from here: the numbers are "
+            "the host's, so nobody in this container can tell whose they are",
+            hint="Nothing to do: wan-train goes by the GPU's memory and its own leases. `nvidia-smi` will mislead you.",
+        )
+
+    def hub(self) -> Finding:
+        cache = hub_cache(self.environ)
+        place = existing_parent(cache)
+        free = shutil.disk_usage(place).free
+        if self.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+            return Finding(
+                state=State.WARNING,
+                detail="HF_HUB_OFFLINE is set: training is fine, nothing can be downloaded",
+                hint="Before `wan-train provision`: `unset HF_HUB_OFFLINE`.",
+            )
+        unusable = hub_variables.trouble(self.environ)
+        if unusable is not None:
+            return Finding(
+                state=State.WARNING, detail=f"nothing can be downloaded: {unusable.reason}", hint=unusable.hint
+            )
+        if free < _LEAST_CACHE:
+            return Finding(
+                state=State.WARNING,
+                detail=f"{cache} has {free / _GB:.2f} GB free; the tokenizer and temporary files go there",
+                hint=f"`export HF_HOME={quote(str(self.settings.workspace / 'huggingface'))}`, also in ~/.bashrc.",
+            )
+        return Finding(state=State.READY, detail=f"{cache}, {free / _GB:.1f} GB free")
+
+    def version(self) -> Finding:
+        python = ".".join(map(str, sys.version_info[:3]))
+        return Finding(state=State.READY, detail=f"wan-train {__version__}, Python {python}")
+
+    def unfinished_runs(self) -> Finding:
+        """Runs that nobody looks after; and of those, trainers that go on alone."""
+        lost, orphans, damaged = [], [], []
+        for run in all_runs(self.settings.runs):
+            try:
+                plan = run.read_plan()
+                state = fold_all(plan, read_events(run.events))
+            except WanTrainError:
+                damaged.append(run.run_id)
+                continue
+            if state.is_over or _is_looked_after(state, plan.created):
+                continue
+            lost.append(run.run_id)
+            attempts = [job.attempt for job in state.jobs.values() if job.attempt is not None and job.state.has_process]
+            orphans += [attempt.identity.pid for attempt in attempts if attempt.identity.is_alive()]
+        if lost:
+            names = ", ".join(map(one_line, lost[:3])) + (f" and {len(lost) - 3} more" if lost[3:] else "")
+            alone = f"; {len(orphans)} trainer(s) go on alone" if orphans else ""
+            return Finding(
+                state=State.WARNING,
+                detail=f"not finished, and nobody looks after it: {names}{alone}",
+                hint="`wan-train resume --all` goes on; `wan-train stop RUN` ends one.",
+            )
+        if damaged:
+            return Finding(
+                state=State.WARNING,
+                detail=f"cannot be read: {', '.join(map(one_line, damaged[:3]))}",
+                hint="`wan-train status RUN` says why.",
+            )
+        return Finding(state=State.READY, detail=f"none unfinished in {self.settings.runs}")
+
+    def leases(self) -> Finding:
+        folder = self.settings.lease_dir
+        place = existing_parent(folder)
+        if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
+            return Finding(state=State.READY, detail=str(folder))
+        return Finding(
+            state=State.BLOCKED,
+            detail=f"{folder} cannot be written",
+            hint="Mend its permissions, or `export WAN_TRAIN_LEASE_DIR=DIR`; everyone on the box must use the same.",
+        )
+
+
+def _is_looked_after(state: RunState, created: float) -> bool:
+    if state.supervisor is None:
+        return time.time() - created < _START_SECONDS
+    return state.supervisor.is_alive()
+
+
+def file_system_of(place: Path, proc: Path) -> str | None:
+    """The kind of file system that holds `place`, by the kernel's own list; None when it cannot be read."""
+    best: tuple[int, str] | None = None
+    try:
+        lines = (proc / "self/mounts").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        words = line.split(" ")
+        if len(words) < 3:  # noqa: PLR2004  device, place and kind come first (proc_mounts(5))
+            continue
+        mounted = Path(words[1].replace("\\040", " "))
+        depth = len(mounted.parts)
+        if place.is_relative_to(mounted) and (best is None or depth >= best[0]):
+            best = (depth, words[2])
+    return best[1] if best is not None else None

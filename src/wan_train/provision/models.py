@@ -1,0 +1,290 @@
+"""The model files: fetched beside their place, compared by sha256, and only then given their name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wan_train.base.errors import NotReadyError
+from wan_train.base.files import sync_file, write_whole
+from wan_train.provision import aria2
+from wan_train.provision.download import Patience, download
+from wan_train.provision.download_queue import Lane
+from wan_train.provision.hub import Hub, HubError, RemoteFile
+from wan_train.provision.orphans import STAGING, remains
+from wan_train.provision.part import Part
+from wan_train.provision.steps import Finding, State, Step
+from wan_train.provision.transport import HubClient, Transport
+from wan_train.provision.work import EndedError, Work
+from wan_train.recipe.model_files import ModelFile, known_models
+
+_TRIES = 2
+"""How often wrong bytes are believed to be an accident."""
+_CHANGES = 3
+_BLOCK = 16 * 1024 * 1024
+_GB = 1e9
+
+
+def wanted(task: str) -> list[ModelFile]:
+    """The files of `t2v`, `i2v` or `both`, the small ones that caching needs first."""
+    tasks = ("t2v", "i2v") if task == "both" else (task,)
+    names = ["wan21-vae", "umt5-xxl", *(f"wan22-{each}-{expert}" for each in tasks for expert in ("high", "low"))]
+    models = known_models()
+    return [models[name] for name in names]
+
+
+@dataclass(slots=True)
+class Digests:
+    """Checksums of files as they are, each read once however often it is looked at."""
+
+    ended: threading.Event
+    _known: dict[tuple[Path, int, int], str] = field(default_factory=dict)
+
+    def of(self, path: Path) -> str:
+        """The file's sha256; raises EndedError when the look was broken off."""
+        found = path.stat()
+        key = (path, found.st_size, found.st_mtime_ns)
+        if key not in self._known:
+            self._known[key] = _sha256(path, self._look, lambda _: None)
+        return self._known[key]
+
+    def _look(self) -> None:
+        if self.ended.is_set():
+            raise EndedError("ended before it was done")
+
+
+@dataclass(slots=True, kw_only=True)
+class Model:
+    """One model file of the box. What the hub says of it is asked once, and again when its bytes are not those."""
+
+    model: ModelFile
+    trainer_dir: Path
+    hub: Hub
+    lane: Lane
+    patience: Patience = field(default_factory=Patience)
+    digests: Digests | None = None
+    """Given when every byte is to be read again, whatever was recorded."""
+    _remote: RemoteFile | None = field(default=None, init=False)
+
+    @property
+    def path(self) -> Path:
+        return self.model.path(self.trainer_dir)
+
+    @property
+    def _marker(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.verified")
+
+    @property
+    def _staging(self) -> Path:
+        return self.trainer_dir / self.model.place / STAGING / self.model.name
+
+    def step(self) -> Step:
+        return Step(
+            id=self.model.name,
+            title=f"Model {self.path.name}",
+            check=self.check,
+            apply=self.apply,
+            after=("packages",),  # they bring aria2c
+            lane=self.lane,
+        )
+
+    def check(self) -> Finding:
+        size = self._size()
+        if size is not None and self.digests is not None:
+            return self._verify(size, self.digests)
+        if size is not None and self._is_marked():
+            return Finding(state=State.READY, detail=f"{self.path} ({size / _GB:.2f} GB) is verified")
+        try:
+            remote = self._ask()
+        except HubError as error:
+            if size is None:
+                left = int(self.model.gb * _GB)
+                return Finding(state=State.BLOCKED, detail=error.message, hint=error.hint, size=left)
+            return Finding(state=State.UNVERIFIED, detail=f"{self.path} is there; not compared: {error.message}")
+        if size == remote.size:
+            return Finding(state=State.UNVERIFIED, detail=f"{self.path} is there, not compared with the hub's yet")
+        reason = f"{self.path} has {size} bytes instead of {remote.size}" if size is not None else "missing"
+        there = self._there(remote)
+        begun = f", of which {there / _GB:.2f} GB are there" if there else ""
+        detail = f"{reason}; {remote.size / _GB:.2f} GB{begun}"
+        return Finding(state=State.MISSING, detail=detail, size=remote.size - there)
+
+    def _verify(self, size: int, digests: Digests) -> Finding:
+        """Every byte against the sha256 that was recorded when it was fetched, or else the hub's."""
+        sha256, whose = self._recorded(), "recorded when it was fetched"
+        if sha256 is None:
+            whose = "of the hub"
+            try:
+                sha256 = self._ask().sha256
+            except HubError as error:
+                detail = f"{self.path} is not verified: no sha256 was recorded, and {error.message}"
+                return Finding(state=State.UNVERIFIED, detail=detail, hint=error.hint)
+        if sha256 is None:
+            return Finding(state=State.UNVERIFIED, detail=f"{self.path} is not verified: the hub has no sha256 of it")
+        if digests.of(self.path) == sha256:
+            detail = f"{self.path} ({size / _GB:.2f} GB) has the sha256 {whose}"
+            return Finding(state=State.READY, detail=detail)
+        return Finding(
+            state=State.MISSING,
+            detail=f"{self.path} is damaged: its bytes are not those of the sha256 {whose}",
+            size=size,
+        )
+
+    def apply(self, work: Work) -> None:
+        """Raises NotReadyError, also when the bytes are wrong again and again."""
+        remote = self._ask()
+        if self._size() is not None:
+            if self._size() == remote.size and self._compare(self.path, remote, work):
+                self._mark(remote)
+                self._remove_staging()
+                return
+            self._move_aside(work)
+        wrong = changes = 0
+        while wrong < _TRIES and changes < _CHANGES:
+            part = self._part(remote)
+            with self.lane.turn(self.model.name, work.look):
+                self._clear_others(part)
+                self._take_over(remote, part, work)
+                download(remote, part, self._ways(), work, self.patience)
+            if self._compare(part.path, remote, work):
+                self._place(part)
+                self._mark(remote)
+                return
+            part.clear()
+            before, self._remote = remote, None
+            remote = self._ask()
+            if remote.key != before.key:
+                changes += 1
+                work.say("the file was changed upstream meanwhile; fetching the new one")
+            else:
+                wrong += 1
+                work.say("the bytes that came are wrong" + ("; fetching once more" if wrong < _TRIES else ""))
+        if changes == _CHANGES:
+            raise NotReadyError(
+                f"{self.path.name} was changed upstream {changes} times while it was fetched",
+                hint="Run `wan-train provision` again later.",
+            )
+        raise NotReadyError(
+            f"{self.path.name} came twice with wrong bytes: they differ from the hub's sha256",
+            hint="Something on the way changes them: look at proxies and HF_ENDPOINT, then at the disk and RAM.",
+        )
+
+    def _ask(self) -> RemoteFile:
+        if self._remote is None:
+            self._remote = self.hub.describe(self.model.repo, self.model.file)
+        return self._remote
+
+    def _ways(self) -> list[Transport]:
+        fast = aria2.find(self.hub, self.patience.silence)
+        always = HubClient(timeout=self.patience.silence)
+        return [fast, always] if fast else [always]
+
+    def _part(self, remote: RemoteFile) -> Part:
+        return Part(folder=self._staging / remote.key, size=remote.size)
+
+    def _there(self, remote: RemoteFile) -> int:
+        """Bytes that need not be fetched any more."""
+        return max(self._part(remote).done(), self._left_by_hub(remote)[1])
+
+    def _left_by_hub(self, remote: RemoteFile) -> tuple[Path | None, int]:
+        left = remains(self.model, self.trainer_dir, remote.sha256) if remote.sha256 else None
+        size = _without_gaps(left) if left else 0
+        return (left, size) if size <= remote.size else (None, 0)
+
+    def _take_over(self, remote: RemoteFile, part: Part, work: Work) -> None:
+        """Go on with what huggingface-cli has begun, when it has these very bytes and more of them."""
+        left, size = self._left_by_hub(remote)
+        if left is None or size <= part.done():
+            return
+        part.clear()
+        part.folder.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # another file system, or a folder that may only be read
+            left.replace(part.path)
+            os.truncate(part.path, size)
+            work.say(f"going on with {size / _GB:.2f} GB that huggingface-cli has fetched")
+
+    def _clear_others(self, part: Part) -> None:
+        """Parts of bytes that the hub does not have any more."""
+        if self._staging.is_dir():
+            for other in self._staging.iterdir():
+                if other != part.folder:
+                    shutil.rmtree(other) if other.is_dir() else other.unlink()
+
+    def _move_aside(self, work: Work) -> None:
+        bad = self.path.with_name(f"{self.path.name}.bad")
+        self.path.replace(bad)
+        self._marker.unlink(missing_ok=True)
+        work.remark(f"wrong bytes: moved aside as {bad}; delete it when you do not need it")
+
+    def _size(self) -> int | None:
+        return self.path.stat().st_size if self.path.is_file() else None
+
+    def _recorded(self) -> str | None:
+        """The sha256 of the bytes that were fetched under this name; what lies there now may be others."""
+        try:
+            marked = json.loads(self._marker.read_text(encoding="utf-8"))["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return marked if isinstance(marked, str) else None
+
+    def _is_marked(self) -> bool:
+        try:
+            marked = json.loads(self._marker.read_text(encoding="utf-8"))
+            found = self.path.stat()
+            return bool(marked["size"] == found.st_size and marked["mtime_ns"] == found.st_mtime_ns)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def _mark(self, remote: RemoteFile) -> None:
+        found = self.path.stat()
+        marked = {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": remote.sha256}
+        write_whole(self._marker, json.dumps(marked), mode=0o644)
+
+    def _compare(self, path: Path, remote: RemoteFile, work: Work) -> bool:
+        if path.stat().st_size != remote.size:
+            return False
+        if remote.sha256 is None:
+            return True  # the hub keeps no sha256 of small files; the size was right
+        work.say(f"comparing {remote.size / _GB:.2f} GB with the hub's sha256")
+        return _sha256(path, work.look, lambda done: work.progress(done, remote.size)) == remote.sha256
+
+    def _place(self, part: Part) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        sync_file(part.path)  # a power cut must not leave the name without the bytes
+        part.path.replace(self.path)
+        self._remove_staging()
+
+    def _remove_staging(self) -> None:
+        if self._staging.is_dir():
+            shutil.rmtree(self._staging)
+        with suppress(OSError):  # another model may be half fetched beside it
+            self._staging.parent.rmdir()
+
+
+def _sha256(path: Path, look: Callable[[], None], progress: Callable[[int], None]) -> str:
+    digest = hashlib.sha256()
+    done = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            look()
+            digest.update(block)
+            done += len(block)
+            progress(done)
+    return digest.hexdigest()
+
+
+def _without_gaps(path: Path) -> int:
+    """The bytes before the first hole, less the block that it may begin in; all of a file without holes."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if not size:
+            return 0
+        hole = file.seek(0, os.SEEK_HOLE)
+        return size if hole >= size else max(0, hole - os.fstat(file.fileno()).st_blksize)

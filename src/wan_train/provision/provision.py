@@ -1,0 +1,183 @@
+"""A box made ready: the steps of one task, looked at, and done under the workspace's lock."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from wan_train.base.settings import Settings
+from wan_train.engine.trainer import read_commit
+from wan_train.gpu.leases import LeaseRoom
+from wan_train.provision import boot, engine_file, provision_log, steps, workspace_lock
+from wan_train.provision.accelerate_config import accelerate_step
+from wan_train.provision.added import Added, merged, recorded
+from wan_train.provision.apt import find_apt
+from wan_train.provision.capacity import ram_step, rooms
+from wan_train.provision.card_adaptation import recipe_for
+from wan_train.provision.checkout import Checkout
+from wan_train.provision.cuda import build_of
+from wan_train.provision.download_queue import Lane
+from wan_train.provision.driver_checks import GpuFacts, Gpus, of_this_box
+from wan_train.provision.engine_file import EngineFile
+from wan_train.provision.environment import Environment
+from wan_train.provision.executor import Graph, Outcome
+from wan_train.provision.gpu_check import Kernel
+from wan_train.provision.hub import Hub
+from wan_train.provision.leftovers import Leftovers
+from wan_train.provision.models import Digests, Model, wanted
+from wan_train.provision.packages import FOR_MODELS, FOR_TRAINER, ExactPackages, Packages
+from wan_train.provision.provision_log import ProvisionLog
+from wan_train.provision.status_table import Board
+from wan_train.provision.steps import Finding, State, Step
+from wan_train.provision.tokenizer_step import tokenizer_step
+from wan_train.provision.trainer_options import Flags
+
+DISK = "disk"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A workspace that no other provision works in: the lock's descriptor, and the log of all that is said."""
+
+    lock: int
+    log: ProvisionLog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provision:
+    """What one call wants: `with_trainer` is machine, checkout and environment, `with_models` the files of the hub.
+
+    `digests`, where given, has every byte of the models read again.
+    `needs_gpu`: a box without a usable GPU is not ready; else it is only warned of, since a volume may be prepared.
+    """
+
+    settings: Settings
+    task: str
+    engine: EngineFile
+    with_trainer: bool = True
+    with_models: bool = True
+    needs_gpu: bool = False
+    digests: Digests | None = None
+    added: tuple[str, ...] = ()
+    """Packages to install beside the trainer; those of earlier provisions come on top."""
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    ended: threading.Event = field(default_factory=threading.Event)
+    """Set to end everything: looks that wait for the network, steps at work."""
+
+    @property
+    def logs(self) -> Path:
+        """The folder with one log for each step: what git, uv and the downloads said."""
+        return self.settings.box_dir
+
+    @property
+    def leftovers(self) -> Leftovers:
+        return Leftovers(trainer_dir=self.settings.trainer_dir, after=tuple(model.name for model in wanted(self.task)))
+
+    def steps(self, *, hub: Hub | None = None, gpus: Gpus | None = None) -> list[Step]:
+        """All steps, the facts of the machine first. `hub` and `gpus` where somebody asks them already."""
+        root, pause = self.settings.trainer_dir, self.settings.pause_seconds
+        hub = hub or Hub(ended=self.ended)
+        facts = self.facts(gpus or of_this_box(self.settings))
+        environment = Environment(
+            root=root, engine=self.engine, chosen=self.settings.musubi_python, pause_seconds=pause
+        )
+        apt = find_apt()
+        needs = (FOR_TRAINER if self.with_trainer else ()) + (FOR_MODELS if self.with_models else ())
+        made: list[Step] = []
+        if self.with_trainer:
+            made += [ram_step(facts, recipe_for(self.task), environment.python), *facts.steps()]
+        made.append(Packages(apt=apt, needs=needs).step())
+        if self.with_trainer:
+            made += [Checkout(root=root, engine=self.engine, pause_seconds=pause).step(), environment.step()]
+            packages = merged(recorded(self.settings.box_dir), self.added)
+            if packages:
+                added = Added(environment=environment, folder=self.settings.box_dir, packages=packages)
+                made.append(added.step())
+            made += self._proofs(facts, environment.python)
+        if self.with_models:
+            models = wanted(self.task)
+            lane = Lane([model.name for model in models])
+            made += [
+                Model(model=model, trainer_dir=root, hub=hub, lane=lane, digests=self.digests).step()
+                for model in models
+            ]
+            made.append(self.leftovers.step())
+        if self.with_trainer and self.with_models:
+            made.append(tokenizer_step(lambda: environment.python))
+        if self.with_trainer and self.engine.system:
+            made.append(ExactPackages(apt=apt, exact=self.engine.system).step())
+        if self.with_trainer and boot.is_vast(os.environ):
+            made.append(boot.Boot(logs=self.logs, variables=boot.variables(self.settings, os.environ)).step())
+        return made
+
+    def facts(self, gpus: Gpus) -> GpuFacts:
+        return GpuFacts(
+            gpus=gpus,
+            build=build_of(self.engine),
+            needed=self.needs_gpu,
+            chosen=self.settings.gpus,
+            environ=self.environ,
+        )
+
+    def _proofs(self, facts: GpuFacts, python: Path) -> list[Step]:
+        kernel = Kernel(
+            python=python,
+            folder=self.settings.box_dir,
+            facts=facts,
+            room=LeaseRoom(self.settings.lease_dir),
+            recipe=recipe_for(self.task),
+        )
+        flags = Flags(settings=self.settings, engine=self.engine, facts=facts)
+        return [kernel.step(), flags.step(), accelerate_step(self.environ)]
+
+    def look(self, made: list[Step]) -> dict[str, Finding]:
+        """The findings of all steps, and of the disk that they need together; changes nothing."""
+        found = steps.look(made, self.ended)
+        return {DISK: self.room(self.needed(found), found), **found}
+
+    def room(self, needed: Mapping[Path, int], found: Mapping[str, Finding]) -> Finding:
+        """Room for `needed` bytes by place; says where their number is ours, since the hub could not be asked."""
+        disk = rooms(needed)
+        asked = all(found[model.name].state is not State.BLOCKED for model in wanted(self.task) if model.name in found)
+        return disk if asked else replace(disk, detail=f"{disk.detail} (sizes of models as wan-train knows them)")
+
+    def needed(self, found: Mapping[str, Finding]) -> dict[Path, int]:
+        """Bytes still to be fetched, by the place they go to: `models` may be a link to another disk."""
+        root = self.settings.trainer_dir
+        places = {model.name: model.path(root).parent for model in wanted(self.task)}
+        needed = {root: 0}
+        for name, finding in found.items():
+            place = places.get(name, root)
+            needed[place] = needed.get(place, 0) + finding.size
+        return needed
+
+    @contextmanager
+    def held(self) -> Iterator[Held]:
+        """The workspace for us alone; raises NotReadyError when another is at work, or it cannot be written."""
+        with workspace_lock.held(self.settings.workspace) as descriptor, provision_log.opened(self.logs) as log:
+            yield Held(lock=descriptor, log=log)
+
+    def perform(
+        self,
+        made: Sequence[Step],
+        found: Mapping[str, Finding],
+        board: Board,
+        held: Held,
+        *,
+        tick: Callable[[], None],
+    ) -> Outcome:
+        """Do what was found missing under the lock. `tick` is called a few times a second."""
+        graph = Graph(steps=made, board=board, logs=self.logs, lock=held.lock, tick=tick, ended=self.ended)
+        return graph.perform(found)
+
+
+def choose_engine(reference: str | None, settings: Settings) -> EngineFile:
+    """The engine that was named; else the one whose commit is checked out already; else the guide's."""
+    if reference is not None:
+        return engine_file.load(reference)
+    found = engine_file.for_commit(read_commit(settings.trainer_dir))
+    return found or engine_file.load(engine_file.DEFAULT)

@@ -1,0 +1,115 @@
+"""What a ready box is made of: steps that can be looked at without changing anything, and done."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+
+from wan_train.base.errors import NotReadyError, WanTrainError
+from wan_train.provision.download_queue import Lane
+from wan_train.provision.work import Work
+
+
+class State(StrEnum):
+    """How a step stands."""
+
+    READY = "ready"
+    WARNING = "warning"
+    """Ready, but something about it will hurt later."""
+    UNVERIFIED = "unverified"
+    """Present and of the right size, but its bytes were never compared: ready to look at, work to do."""
+    UNTESTED = "not tested"
+    """Nothing is known to be wrong, but it could not be looked at here and now."""
+    MISSING = "missing"
+    BLOCKED = "blocked"
+    """Only the user can help."""
+
+
+TO_DO = frozenset({State.UNVERIFIED, State.MISSING})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a look at one step saw. `size` is the bytes that will be fetched, 0 when none or unknown.
+
+    `mendable` is a WARNING that the step's `apply` may try to mend; it is no failure when that does not help.
+    """
+
+    state: State
+    detail: str
+    size: int = 0
+    hint: str | None = None
+    mendable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One part of a ready box. `check` changes nothing; `apply` may be killed and done again.
+
+    `needs` are ids of steps that must be ready first, `after` of steps that must be over, however; ids that are not
+    part of a provision do not count. `lane` is one that `apply` takes turns in. Facts have no `apply`.
+    """
+
+    id: str
+    title: str
+    check: Callable[[], Finding]
+    apply: Callable[[Work], None] | None = None
+    needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    lane: Lane | None = None
+
+
+def has_work(step: Step, finding: Finding) -> bool:
+    """Whether a provision does anything about this finding."""
+    return step.apply is not None and (finding.state in TO_DO or finding.mendable)
+
+
+def look(steps: Sequence[Step], ended: threading.Event) -> dict[str, Finding]:
+    """Every step's finding, in order; they are looked at together, since some ask the network.
+
+    `ended` is set when the look is broken off (Ctrl-C), so that no check waits for the network any more.
+    """
+    if not steps:
+        return {}
+    with ThreadPoolExecutor(max_workers=len(steps)) as pool:
+        try:
+            return dict(zip((step.id for step in steps), pool.map(check, steps), strict=True))
+        except BaseException:
+            ended.set()
+            raise
+
+
+def check(step: Step) -> Finding:
+    """One finding; a place that cannot be read or used is BLOCKED."""
+    try:
+        return step.check()
+    except WanTrainError as error:
+        return Finding(state=State.BLOCKED, detail=error.message, hint=error.hint)
+    except OSError as error:
+        return Finding(state=State.BLOCKED, detail=words(error), hint="Look at its owner and permissions.")
+
+
+def words(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{(error.strerror or str(error)).lower()}"
+
+
+def all_hints(findings: Iterable[Finding]) -> str | None:
+    """What the user can do about all of them, each thing said once."""
+    return " ".join(dict.fromkeys(finding.hint for finding in findings if finding.hint)) or None
+
+
+def is_ready(findings: Mapping[str, Finding]) -> bool:
+    return not any(finding.state in {State.MISSING, State.BLOCKED} for finding in findings.values())
+
+
+def refuse_blocked(findings: Mapping[str, Finding]) -> None:
+    """Raise NotReadyError with everything that only the user can mend, before anything is done."""
+    blocked = [finding for finding in findings.values() if finding.state is State.BLOCKED]
+    if blocked:
+        first, *more = (finding.detail for finding in blocked)
+        listing = "".join(f"\n{detail}" for detail in (first, *more)) if more else f" {first}"
+        raise NotReadyError(f"this box cannot be made ready:{listing}", hint=all_hints(blocked))

@@ -1,0 +1,178 @@
+"""What a step has at hand while it works: programs, pauses, a log of its own, and the board to tell where it is.
+
+Programs are argv lists, get their own process group, write to the step's log, and never outlive a Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train.base.errors import NotReadyError
+from wan_train.base.text import one_line, redact
+from wan_train.provision.status_table import Board
+
+_LOOK_SECONDS = 0.2
+_TAIL_LINES = 6
+_TAIL_BYTES = 8192
+
+
+class StalledError(NotReadyError):
+    """A program showed no sign of life for too long and was ended."""
+
+
+class EndedError(NotReadyError):
+    """The provision is being ended by its user."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One step at work. `lock` is the descriptor of the workspace's lock, which programs inherit."""
+
+    step: str
+    board: Board
+    log: Path
+    lock: int
+    ended: threading.Event
+
+    def say(self, line: str) -> None:
+        """Tell what is being done now, in one line."""
+        self.board.say(self.step, line)
+
+    def remark(self, line: str) -> None:
+        """Tell what the user should still read when all is over."""
+        self.board.remark(self.step, line)
+
+    def progress(self, done: int, total: int) -> None:
+        """Tell how many bytes are there, of all."""
+        self.board.progress(self.step, done, total)
+
+    def fetched(self, count: int) -> None:
+        """Add bytes that came over the network."""
+        self.board.fetched(self.step, count)
+
+    def look(self) -> None:
+        """Raise EndedError when the provision is being ended; to be called in every wait and long loop."""
+        if self.ended.is_set():
+            raise EndedError("ended before it was done")
+
+    def pause(self, seconds: float) -> None:
+        self.ended.wait(seconds)
+        self.look()
+
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        what: str,
+        hint: str | None = None,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: str | None = None,
+        alive: Callable[[], bool] | None = None,
+        check: bool = True,
+    ) -> tuple[int, str]:
+        """Run to the end; its exit code and the last lines it said.
+
+        `env` adds to ours, `alive` is asked five times a second and may end it by False; `stdin` is for what must not
+        stand in an argv: addresses that are signed, tokens. `check=False` is for exit codes that mean something.
+
+        Raises:
+            NotReadyError: it could not be started, or it failed, with the last lines it said.
+            StalledError: `alive` said False.
+            EndedError: the user ended the provision.
+        """
+        with _append(self.log) as output:
+            begun = os.fstat(output).st_size
+            try:
+                child = subprocess.Popen(
+                    [str(word) for word in argv],
+                    cwd=cwd,
+                    env={**os.environ, "GIT_TERMINAL_PROMPT": "0", "PIP_NO_INPUT": "1", **(env or {})},
+                    stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    pass_fds=(self.lock,),
+                )
+            except OSError as error:
+                raise NotReadyError(f"{what}: {argv[0]} cannot be started: {error}", hint=hint) from error
+            try:
+                _feed(child, stdin)
+                self._wait(child, what, alive)
+            finally:
+                _end(child)
+                self._clean(begun)
+        tail = self._tail(begun)
+        if check and child.returncode != 0:
+            raise NotReadyError(f"{what} failed:{tail}", hint=hint or f"The whole output is in {self.log}.")
+        return child.returncode, tail
+
+    def _wait(self, child: subprocess.Popen[bytes], what: str, alive: Callable[[], bool] | None) -> None:
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(_LOOK_SECONDS)
+                return
+            self.look()
+            if alive is not None and not alive():
+                raise StalledError(f"{what}: no progress for too long")
+
+    def _clean(self, begun: int) -> None:
+        """Take secrets out of what was said since `begun`: an index or a proxy may carry a password."""
+        with self.log.open("r+b") as file:
+            file.seek(begun)
+            said = file.read()
+            cleaned = redact(said.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+            if cleaned != said:
+                file.seek(begun)
+                file.write(cleaned)
+                file.truncate()
+
+    def _tail(self, begun: int) -> str:
+        with self.log.open("rb") as file:
+            file.seek(max(begun, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+        return "".join(f"\n  {one_line(line)}" for line in lines[-_TAIL_LINES:]) or " it said nothing"
+
+
+def _feed(child: subprocess.Popen[bytes], text: str | None) -> None:
+    if text is None or child.stdin is None:
+        return
+    with suppress(BrokenPipeError), child.stdin as pipe:
+        pipe.write(text.encode())
+
+
+@contextmanager
+def _append(path: Path) -> Iterator[int]:
+    """The log, opened for a program to append to; only its owner may read it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise NotReadyError(f"the log {path} cannot be written: {error}") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Leave nothing of the program's group behind, however we come here.
+
+    TERM first: a download that ends by itself remembers what it has.
+    """
+    if child.poll() is None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(5.0)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()

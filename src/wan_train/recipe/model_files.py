@@ -1,0 +1,49 @@
+"""The model files wan-train knows by name: where they come from and where they are on the box."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train.base.errors import BadInputError
+from wan_train.base.home import expand
+from wan_train.base.settings import shipped_configs
+from wan_train.base.text import one_line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFile:
+    """One file of a model repository and its place below the trainer's checkout."""
+
+    name: str
+    repo: str
+    file: str
+    place: str
+    gb: float
+    """About how many bytes it has, in units of 10**9; the hub's own number counts where it can be asked."""
+
+    def path(self, trainer_dir: Path) -> Path:
+        return trainer_dir / self.place / self.file
+
+
+def known_models(path: Path | None = None) -> Mapping[str, ModelFile]:
+    data = tomllib.loads((path or shipped_configs() / "models.toml").read_text(encoding="utf-8"))
+    return {name: ModelFile(name=name, **entry) for name, entry in data.items()}
+
+
+def locate(reference: str, trainer_dir: Path) -> Path:
+    """The path of a model given by name or by path; raises BadInputError when it is neither.
+
+    A relative path counts from the trainer's checkout, as the trainer itself would read it.
+    """
+    models = known_models()
+    if reference in models:
+        return models[reference].path(trainer_dir)
+    if "/" in reference or reference.endswith((".safetensors", ".pth", ".pt")):
+        return trainer_dir / expand(reference)
+    raise BadInputError(
+        f"{one_line(reference)!r} is neither a known model nor a path",
+        hint=f"Known models: {', '.join(models)}.",
+    )

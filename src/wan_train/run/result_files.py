@@ -1,0 +1,118 @@
+"""LoRAs put where the user finds them: verified before, whole at any moment, never over another file."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train.base.files import sync_directory
+from wan_train.engine import checkpoints
+from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header, rewrite_metadata
+from wan_train.run.directory import AttemptDirectory, RunDirectory
+from wan_train.run.plan import Plan, Step
+from wan_train.run.state import Attempt, Job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedLora:
+    """A LoRA under its final name."""
+
+    path: Path
+    bytes: int
+    sha256: str
+    epochs: int
+
+
+def place_result(run: RunDirectory, plan: Plan, step: Step, job: Job, source: Path) -> PlacedLora:
+    """Give the verified LoRA its final name in the run directory. May be repeated after a crash.
+
+    The LoRA of a shorter training that was extended is kept under its number of epochs. A resumed attempt's file gets
+    the metadata of the whole training: the trainer itself counted only its own epochs.
+    """
+    attempt = job.attempt
+    assert attempt is not None and step.produces is not None, "a training that ended"  # noqa: S101, PT018  an invariant
+    total = attempt.total_epochs or plan.epochs_of(step.expert)
+    target = checkpoints.lora_file(run.path, step.produces)
+    if job.result is not None and target.exists() and job.result.epochs not in {None, total}:
+        aside = checkpoints.lora_file(run.path, step.produces, job.result.epochs)
+        if not aside.exists():
+            _link(target, aside)
+    steps = attempt.total_steps if attempt.epochs_before else None
+    _put(source, target, _metadata(step.produces, total, steps) if steps is not None else {})
+    with target.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return PlacedLora(path=target, bytes=target.stat().st_size, sha256=digest, epochs=total)
+
+
+def keep_checkpoint(
+    run: RunDirectory, step: Step, directory: AttemptDirectory, attempt: Attempt, local_epoch: int
+) -> Path | None:
+    """Put an intermediate LoRA beside the results before it is removed; None when it is not whole and finite.
+
+    It is named and labelled by its epoch counted over all attempts.
+    """
+    assert step.produces is not None, "only training steps have checkpoints"  # noqa: S101  an invariant of the plan
+    epoch = attempt.epochs_before + local_epoch
+    source = checkpoints.lora_file(directory.output, step.produces, local_epoch)
+    target = checkpoints.lora_file(run.path, step.produces, epoch)
+    if target.exists():
+        return target
+    changes = {}
+    if attempt.epochs_before and attempt.total_steps and attempt.total_epochs:
+        steps = epoch * (attempt.total_steps // attempt.total_epochs)
+        changes = {"ss_epoch": str(epoch), "ss_steps": str(steps)}
+    try:
+        if first_non_finite(source, read_header(source)) is not None:
+            return None
+        _put(source, target, changes)
+    except (BrokenFileError, OSError):
+        return None
+    return target
+
+
+def newest_finite_checkpoint(run: RunDirectory, step: Step, job: Job) -> tuple[Attempt, AttemptDirectory, int] | None:
+    """The newest intermediate LoRA over all attempts whose numbers are all finite: attempt, directory, its epoch."""
+    for attempt in reversed(job.attempts):
+        directory = run.attempt(step.id, attempt.number)
+        for epoch in reversed(checkpoints.checkpoint_epochs(directory.output, step.produces or "")):
+            path = checkpoints.lora_file(directory.output, step.produces or "", epoch)
+            try:
+                if first_non_finite(path, read_header(path)) is None:
+                    return attempt, directory, epoch
+            except BrokenFileError:
+                continue
+    return None
+
+
+def _metadata(name: str, epochs: int, steps: int) -> dict[str, str]:
+    return {"ss_epoch": str(epochs), "ss_steps": str(steps), "ss_output_name": name, "modelspec.title": name}
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name; a copy where the disk knows no such names (some network disks)."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}:
+            raise
+        shutil.copyfile(source, target)
+        with target.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _put(source: Path, target: Path, changes: dict[str, str]) -> None:
+    """`source` under the name `target`, with changed metadata or as the same file; whole from its first moment."""
+    partial = target.with_name(f".{target.name}.partial")
+    partial.unlink(missing_ok=True)
+    if changes:
+        rewrite_metadata(source, partial, changes)
+    else:
+        _link(source, partial)
+    partial.replace(target)
+    # rename does nothing when both names are one file already, and leaves the first
+    partial.unlink(missing_ok=True)
+    sync_directory(target.parent)

@@ -1,0 +1,203 @@
+"""Numbers, times and sizes in words; text of others made safe and cut to columns. Needs no rendering library."""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+
+from wan_train.base.text import redact, visible
+from wan_train.caching.decide import WORDS
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+_TEN_MINUTES = 600
+_AGES = 1e12
+"""What follows from a speed of almost nothing may be infinite."""
+_GIB = 1024**3
+_TINY_LOSS, _LARGE_LOSS = 0.001, 10.0
+
+
+def duration(seconds: float) -> str:
+    """`48 s`, `3 min 20 s`, `48 min`, `1 h 12 min`, `2 d 3 h`."""
+    whole = round(min(max(seconds, 0), _AGES))
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _TEN_MINUTES:
+        return _two(whole // _MINUTE, "min", whole % _MINUTE, "s")
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min"
+    if whole < _DAY:
+        return _two(whole // _HOUR, "h", whole % _HOUR // _MINUTE, "min")
+    return _two(whole // _DAY, "d", whole % _DAY // _HOUR, "h")
+
+
+def _two(first: int, unit: str, second: int, smaller: str) -> str:
+    return f"{first} {unit} {second} {smaller}" if second else f"{first} {unit}"
+
+
+def file_size(size: int) -> str:
+    """Bytes of a file or disk in decimal units, as disks and downloads are sold: `307 MB`, `1.2 GB`."""
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5:  # noqa: PLR2004  what would be rounded to 1000 belongs to the next unit
+            return f"{value:.0f} {unit}" if unit != "GB" or value >= 99.5 else f"{value:.1f} {unit}"  # noqa: PLR2004
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def gpu_memory(used: int, total: int) -> str:
+    """`21.3/31.8 GiB`: memory of a GPU is binary."""
+    return f"{used / _GIB:.1f}/{total / _GIB:.1f} GiB"
+
+
+def gpu_name(name: str) -> str:
+    """`RTX 5090` for `NVIDIA GeForce RTX 5090`: the maker is no news on a line of its own."""
+    return safe(name).removeprefix("NVIDIA ").removeprefix("GeForce ")
+
+
+def loss(value: float) -> str:
+    """A loss with as many digits as mean something."""
+    return f"{value:.4f}" if _TINY_LOSS <= abs(value) < _LARGE_LOSS else f"{value:.3g}"
+
+
+def pace(seconds_per_step: float) -> str:
+    return f"{seconds_per_step:.1f} s/step" if seconds_per_step >= 1 else f"{seconds_per_step:.2g} s/step"
+
+
+def count(number: int, what: str, many: str | None = None) -> str:
+    """`1 item`, `1,234 items`."""
+    return f"{number:,} {what if number == 1 else many or what + 's'}"
+
+
+def reasons(counts: Mapping[str, int]) -> str:
+    """Why caches are made or removed, by the words of `Reason`: `2 picture changed, 1 not cached yet`."""
+    known: Mapping[str, str] = {reason.value: text for reason, text in WORDS.items()}
+    return ", ".join(f"{number:,} {known.get(reason, safe(reason))}" for reason, number in counts.items())
+
+
+def clock(at: float) -> str:
+    """Local time of day for seconds since 1970."""
+    return time.strftime("%H:%M:%S", time.localtime(at))
+
+
+def date_time(at: float) -> str:
+    """Local date and time with its zone, for seconds since 1970: `2026-11-22 16:52 UTC`."""
+    return time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(at))
+
+
+def moment(at: float, now: float) -> str:
+    """Local time of day to the minute, and the day where it is another: `18:42`, `tomorrow 02:10`, `3 Dec 02:10`."""
+    then, today = time.localtime(at), time.localtime(now)
+    time_of_day = time.strftime("%H:%M", then)
+    if then[:3] == today[:3]:
+        return time_of_day
+    if then[:3] == time.localtime(now + _DAY)[:3]:
+        return f"tomorrow {time_of_day}"
+    return f"{then.tm_mday} {time.strftime('%b', then)} {time_of_day}"
+
+
+def safe(text: object) -> str:
+    """Text from outside on one line: control characters visible, secrets hidden."""
+    return visible(redact(str(text)))
+
+
+def several_lines(text: str | None) -> list[str]:
+    """Text from outside with its line ends, each line safe."""
+    return [safe(line.strip()) for line in (text or "").splitlines() if line.strip()]
+
+
+def joined_lines(text: str | None) -> str:
+    """The same on one line."""
+    return " ".join(several_lines(text))
+
+
+def columns(text: str) -> int:
+    """Terminal columns of a text: two for wide characters, none for combining ones."""
+    return len(text) if text.isascii() else sum(_columns(character) for character in text)
+
+
+def _columns(character: str) -> int:
+    if unicodedata.category(character) in {"Mn", "Me", "Cf"}:
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in {"W", "F"} else 1
+
+
+def cut(text: str, width: int) -> str:
+    """The beginning of a text in at most `width` columns; an ellipsis says that something is gone."""
+    if columns(text) <= width:
+        return text
+    return _take(text, width - 1) + "…" if width > 0 else ""
+
+
+def cut_front(text: str, width: int) -> str:
+    """The end of a text, for paths, whose last parts tell most."""
+    if columns(text) <= width:
+        return text
+    return "…" + _take(text[::-1], width - 1)[::-1] if width > 0 else ""
+
+
+def cut_middle(text: str, width: int) -> str:
+    """Both ends of a text, for file names, which tell by their beginning and their ending."""
+    if columns(text) <= width:
+        return text
+    end = (width - 1) // 3
+    return cut(text, width - end) + _take(text[::-1], end)[::-1]
+
+
+def _take(text: str, width: int) -> str:
+    used = 0
+    for index, character in enumerate(text):
+        used += _columns(character)
+        if used > width:
+            return text[:index]
+    return text
+
+
+def pad(text: str, width: int) -> str:
+    return text + " " * max(0, width - columns(text))
+
+
+def wrap(text: str, width: int) -> Iterator[str]:
+    """Lines of at most `width` columns, broken at spaces where possible."""
+    width = max(2, width)
+    line = ""
+    for word in text.split(" "):
+        joined = f"{line} {word}" if line else word
+        if columns(joined) <= width:
+            line = joined
+            continue
+        if line:
+            yield line
+        line = word
+        while columns(line) > width:
+            head = _take(line, width)
+            slash = head.rfind("/") + 1
+            head = head[:slash] if slash > len(head) // 2 else head  # a path breaks best between its parts
+            yield head
+            line = line[len(head) :]
+    yield line
+
+
+def flow(parts: Sequence[str], width: int) -> Iterator[str]:
+    """The parts joined, on as many lines as they need."""
+    joined = ""
+    for part in parts:
+        longer = f"{joined} · {part}" if joined else part
+        if joined and columns(longer) > width:
+            yield joined
+            longer = part
+        joined = longer
+    yield joined
+
+
+def to_ascii(text: str) -> str:
+    """The text in ASCII with every column kept, for terminals that show nothing else."""
+    return text if text.isascii() else "".join(_ASCII.get(c) or _replacement(c) for c in text)
+
+
+_ASCII = {"█": "#", "░": ".", "·": "|", "│": "|", "…": "~", "°": " ", "→": ">", "○": "-", "✓": "+", "✗": "!", "▶": ">"}
+_ASCII |= dict(zip("▁▂▃▄▅▆▇", "_.:-=+*", strict=True))
+
+
+def _replacement(character: str) -> str:
+    return character if character.isascii() else "?" * _columns(character)

@@ -1,0 +1,234 @@
+"""How a run stands as a whole, and facts of its steps that every view tells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+
+from wan_train.base.errors import ExitCode
+from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.gpu.model import Gpu
+from wan_train.recipe.terms import EngineKind
+from wan_train.run.events import CachesCleared, Lost, StateSaved, StateUnusable
+from wan_train.run.gpu_pool import gpu_label
+from wan_train.run.plan import Step, StepKind
+from wan_train.run.progress import Progress
+from wan_train.run.state import Attempt, Job, JobState
+from wan_train.views import formatting
+from wan_train.views.model import RunView
+
+_PAUSE_SECONDS = 60.0
+"""Less than this in which nothing ran is not worth a word."""
+
+
+class Standing(StrEnum):
+    """A run in one word; part of the JSON contract."""
+
+    RUNNING = "running"
+    WAITING = "waiting"
+    RETRYING = "retrying"
+    """Nothing runs; what failed is tried again after a pause."""
+    STOPPING = "stopping"
+    FINISHED = "finished"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    LOST = "lost"
+    """The supervisor is gone before the run was over; trainers may still run."""
+
+
+def standing(view: RunView) -> Standing:
+    state = view.state
+    if state.finished is not None:
+        match state.finished.exit_code:
+            case ExitCode.DONE:
+                return Standing.FINISHED
+            case ExitCode.INTERRUPTED | ExitCode.TERMINATED:
+                return Standing.STOPPED
+            case _:
+                return Standing.FAILED
+    if not view.supervisor_alive:
+        return Standing.LOST
+    if state.is_stopping:
+        return Standing.STOPPING
+    if any(job.state.has_process for job in state.jobs.values()):
+        return Standing.RUNNING
+    if any(job.state is JobState.BACKOFF for job in state.jobs.values()):
+        return Standing.RETRYING
+    return Standing.WAITING
+
+
+def low_disk(view: RunView) -> Diagnosis | None:
+    """What to tell of a run that was stopped before its disk was full; None for any other."""
+    low, finished = view.state.disk_low, view.state.finished
+    if low is None or (finished is not None and finished.exit_code != ExitCode.NOT_READY):
+        return None
+    free, needed = formatting.file_size(low.free), formatting.file_size(low.needed)
+    return Diagnosis(
+        cause=Cause.DISK_FULL,
+        meaning=f"The disk got low: {free} free, {needed} needed for the next states and LoRAs",
+        advice="Free some space: `wan-train runs` lists old runs, whose directories may be removed.",
+    )
+
+
+def dead_supervisor(view: RunView) -> Diagnosis | None:
+    """What to tell of a run whose supervisor is gone; None for any other."""
+    if standing(view) is not Standing.LOST:
+        return None
+    return Diagnosis(
+        cause=Cause.LOST,
+        meaning="The supervisor died before the run finished",
+        advice=f"wan-train resume {view.run.run_id}",
+        evidence=view.supervisor_said,
+    )
+
+
+def elapsed(view: RunView, now: float) -> float:
+    """Seconds from the first supervisor's start to the end of the run, or to `now`."""
+    finished = view.state.finished
+    begun = view.state.started if view.state.started is not None else view.plan.created
+    return max(0.0, (finished.at if finished is not None else now) - begun)
+
+
+def worked(view: RunView, now: float) -> float:
+    """Seconds in which processes of the run were at work: without pauses, waiting, and time with the machine down."""
+    spans = sorted(
+        (attempt.started, _end(view, job, attempt, now)) for job in view.state.jobs.values() for attempt in job.attempts
+    )
+    total, until = 0.0, -math.inf
+    for begun, ended in spans:
+        total += max(0.0, ended - max(begun, until))
+        until = max(until, ended)
+    return total
+
+
+def took(view: RunView, now: float) -> str:
+    """How long the work of a run took, and how long the run exists where that differs by much."""
+    work, whole = worked(view, now), elapsed(view, now)
+    text = formatting.duration(work)
+    return (
+        text
+        if whole - work < max(_PAUSE_SECONDS, whole / 4)
+        else f"{text} of work ({formatting.duration(whole)} in all)"
+    )
+
+
+def _end(view: RunView, job: Job, attempt: Attempt, now: float) -> float:
+    """When the processes of an attempt were gone. A supervisor that came later saw it later than it was."""
+    seen = now if attempt.ended is None else attempt.ended
+    files = view.run.attempt(job.step, attempt.number)
+    if attempt.ended is None and view.supervisor_alive:
+        return seen
+    proof = [files.exit] if not isinstance(attempt.exit, Lost) else [files.exit, files.log]
+    written = next((at for path in proof if (at := _written(path)) is not None), seen)
+    return min(seen, max(attempt.started, written))
+
+
+def _written(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def spent_by_attempt(job: Job, now: float) -> float | None:
+    """Seconds that the newest attempt of a step took so far, None before the first."""
+    attempt = job.attempt
+    return max(0.0, (attempt.ended or now) - attempt.started) if attempt is not None else None
+
+
+def spent(view: RunView, job: Job, now: float) -> float | None:
+    """Seconds that all attempts of a step took so far, None before the first."""
+    if not job.attempts:
+        return None
+    return sum(max(0.0, _end(view, job, attempt, now) - attempt.started) for attempt in job.attempts)
+
+
+def steps(view: RunView) -> Iterator[tuple[Step, Job]]:
+    for step in view.plan.steps:
+        yield step, view.state.jobs.get(step.id, Job(step=step.id))
+
+
+def progress(view: RunView, step_id: str) -> Progress | None:
+    """The last progress seen of a step's newest attempt."""
+    return view.live.progress.get(step_id) if view.live is not None else None
+
+
+def waits_for(view: RunView, job: Job) -> str | None:
+    """Why a step does not run yet, in words; None when it is not waiting."""
+    if job.state not in {JobState.WAITING, JobState.BACKOFF}:
+        return None
+    return (view.live.waiting.get(job.step) if view.live is not None else None) or "waiting for its turn"
+
+
+def epochs(view: RunView, step: Step) -> int:
+    """The epochs wanted of a training, more than the plan's where the run was extended."""
+    return view.state.epochs or view.plan.epochs_of(step.expert)
+
+
+def planned_steps(view: RunView, step: Step) -> int | None:
+    """Optimizer steps of a whole training as planned; None where nobody knows yet."""
+    return view.plan.steps_of(step.expert) if step.expert is not None else None
+
+
+def steps_per_epoch(view: RunView, step: Step) -> int | None:
+    """Optimizer steps of one epoch of a training, as a trainer announced them or as planned; None while unknown."""
+    plan, expert = view.plan, step.expert
+    if expert is None:
+        return None
+    for other in sorted(plan.steps, key=lambda other: other.id != step.id):
+        if other.expert is None or plan.batches_of_step(other.expert) != plan.batches_of_step(expert):
+            continue
+        for attempt in view.state.jobs[other.id].attempts:
+            if attempt.total_steps and attempt.total_epochs:
+                return attempt.total_steps // attempt.total_epochs
+    planned = plan.steps_of(expert)
+    return planned // plan.epochs_of(expert) if planned is not None else None
+
+
+def newest_state(job: Job) -> StateSaved | None:
+    """The state that a training would go on from after a crash, as far as the journal knows."""
+    states = [attempt.last_state for attempt in job.attempts if attempt.last_state is not None]
+    return max(states, key=lambda state: (state.epoch, state.at), default=None)
+
+
+def unusable_state(job: Job) -> StateUnusable | None:
+    """The newest state that was saved, where it does not count and no later one does."""
+    return job.attempt.unusable_state if job.attempt is not None else None
+
+
+def epochs_saved(job: Job) -> int:
+    """How many epochs a crash at this moment would leave."""
+    saved = newest_state(job)
+    begun_at = job.attempt.epochs_before if job.attempt is not None else 0
+    return max(begun_at, saved.epoch if saved is not None else 0)
+
+
+def expected_caches(view: RunView, step: Step) -> int | None:
+    """How many items a caching step goes through; None for training and where videos make it unknowable."""
+    if step.kind is StepKind.TRAIN or view.plan.dataset.has_videos:
+        return None
+    if step.shard is not None:
+        # Its program gets a list of exactly what is to be made.
+        known = view.state.jobs[step.id].caches
+        return known.make if isinstance(known, CachesCleared) else None
+    return sum(view.plan.dataset.cached_items.values())
+
+
+def log_of(view: RunView, job: Job) -> Path | None:
+    attempt = job.attempt
+    return None if attempt is None else view.run.attempt(job.step, attempt.number).log
+
+
+def label_of(view: RunView, gpu: Gpu) -> str:
+    return gpu_label(gpu, view.plan.devices)
+
+
+def user_of(view: RunView, gpu: Gpu) -> str | None:
+    """The step of this run whose processes are on a GPU."""
+    return next((job.step for job in view.state.jobs.values() if job.occupies_gpu == gpu.uuid), None)
+
+
+def is_rehearsal(view: RunView) -> bool:
+    return view.plan.trainer.kind is EngineKind.REHEARSAL
