@@ -84,8 +84,10 @@ def test_a_training_without_a_home_keeps_its_run_where_the_same_user_finds_it(st
 @pytest.mark.parametrize("set_to", ["", "/", "relative", "/proc/1/nowhere", "/root"])
 def test_a_home_that_cannot_be_used_is_replaced_by_one_of_our_own(tmp_path: Path, set_to: str) -> None:
     tmp_path.chmod(0o777)
-    program = "import os\nfrom wan_train.base import home\n"
+    program = (
+        "import os\nfrom wan_train.base import home\n"
         "home.ensure(os.environ)\nprint(os.environ['HOME'], os.environ['USER'])"
+    )
     names = [word for name in ("USER", "LOGNAME", "LNAME", "USERNAME") for word in ("-u", name)]
     done = subprocess.run(
         [*STRANGER, *READER, "env", *names, f"HOME={set_to}", f"TMPDIR={tmp_path}", sys.executable, "-c", program],

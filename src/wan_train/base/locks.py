@@ -1,4 +1,4 @@
-"""Lock files in a directory that several users share: opened without trust, locked by flock."""
+"""Files locked by flock: our own (`held`), and lock files in a directory that several users share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import re
 import stat
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wan_train.base.errors import NotReadyError
@@ -23,6 +24,22 @@ _MAX_TEXT = 16 * 1024
 _MAX_NAME = 120
 # Somebody who asks whether a file is locked holds it shared for some microseconds: these tries outlast it.
 _TRIES = 200
+
+
+@contextmanager
+def held(path: Path, *, mode: int = 0o600) -> Iterator[int]:
+    """Hold a lock file of our own, created if missing; yields its descriptor, which a child may inherit.
+
+    Raises:
+        BlockingIOError: somebody else holds it.
+        OSError: the file cannot be opened, or its file system cannot lock files.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def prepare(directory: Path) -> None:

@@ -1,0 +1,126 @@
+"""Other programs, run to their end: argv lists only, with a deadline, an output limit and secrets removed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+from wan_train.base.text import redact
+from wan_train.base.units import MIB
+
+OUTPUT_LIMIT: Final = 4 * MIB
+_BLOCK: Final = 64 * 1024
+_GRACE_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a program ended. `code` is negative for a signal, and None when it did not start or missed its deadline."""
+
+    code: int | None
+    output: str = ""
+    """The last `limit` bytes of stdout, and of stderr too where the two were joined."""
+    errors: str = ""
+    """The last `limit` bytes of stderr."""
+    trouble: str = ""
+    """Why `code` is None, as a clause."""
+
+    @property
+    def succeeded(self) -> bool:
+        return self.code == 0
+
+    def tail(self, lines: int = 6) -> str:
+        """The last lines of stderr, else of stdout, else what kept the program from running; "" if it was silent."""
+        text = self.errors.strip() or self.output.strip() or self.trouble
+        return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    seconds: float | None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    inherit: bool = True,
+    stdin: str | None = None,
+    join: bool = False,
+    limit: int = OUTPUT_LIMIT,
+) -> Outcome:
+    """Run a program to its end, at most `seconds`; never raises for what the program does.
+
+    `env` is added to our environment, or is all of it without `inherit`. `stdin` is for what must not stand in an
+    argv, such as tokens. `join` sends stderr into stdout. Nothing of the program's process group is left afterwards,
+    also when this call is interrupted.
+    """
+    try:
+        child = subprocess.Popen(
+            [str(word) for word in argv],
+            cwd=cwd,
+            env={**(os.environ if inherit else {}), **(env or {})},
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if join else subprocess.PIPE,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in a path or an argument
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return Outcome(code=None, trouble=f"{argv[0]} cannot be started: {reason}")
+    tails = [_Tail(stream, limit) for stream in (child.stdout, child.stderr) if stream is not None]
+    trouble = ""
+    try:
+        threading.Thread(target=_feed, args=(child, stdin), daemon=True).start()
+        child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        trouble = f"no end within {seconds:g} seconds"
+    finally:
+        end_group(child)
+    output, *errors = (tail.text() for tail in tails)
+    return Outcome(code=None if trouble else child.returncode, output=output, errors="".join(errors), trouble=trouble)
+
+
+def end_group(child: subprocess.Popen[bytes], *, grace: float = _GRACE_SECONDS) -> None:
+    """End a child that leads a process group, and the rest of its group: TERM, `grace` seconds, KILL."""
+    if child.poll() is None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(grace)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _feed(child: subprocess.Popen[bytes], text: str | None) -> None:
+    if text is None or child.stdin is None:
+        return
+    with suppress(BrokenPipeError), child.stdin as pipe:
+        pipe.write(text.encode())
+
+
+class _Tail:
+    """The end of what a stream says; a thread reads it, so that a program never waits for us."""
+
+    def __init__(self, stream: IO[bytes], limit: int) -> None:
+        self._stream = stream
+        self._limit = limit
+        self._kept = bytearray()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def text(self) -> str:
+        """What was kept, once the program and its group ended; a process that left the group is not waited for."""
+        self._thread.join(_GRACE_SECONDS)
+        return redact(bytes(self._kept).decode(errors="replace"))
+
+    def _read(self) -> None:
+        with suppress(OSError, ValueError), self._stream as stream:
+            while block := stream.read1(_BLOCK):  # type: ignore[attr-defined]  # a pipe of Popen is a BufferedReader
+                self._kept += block
+                del self._kept[: -self._limit]
