@@ -118,7 +118,7 @@ def test_runs_are_compared(clean: PastRuns, tmp_path: Path) -> None:
 def test_comparing_takes_two_different_runs(past_runs: PastRuns, count: int) -> None:
     done = past_runs.box.run_cli("compare", *[past_runs.finished.name] * count)
     assert done.returncode == 2
-    assert "1 run is named" in done.stderr
+    assert "1 was named" in done.stderr
 
 
 def test_no_runs_no_report(quiet_box: ScriptedBox) -> None:

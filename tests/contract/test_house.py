@@ -28,6 +28,7 @@ HEAVY = {
     "tomlkit",
     "numpy",
     "matplotlib",
+    "jinja2",
 }
 
 

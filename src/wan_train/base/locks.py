@@ -27,16 +27,16 @@ _TRIES = 200
 
 
 @contextmanager
-def held(path: Path, *, mode: int = 0o600) -> Iterator[int]:
+def held(path: Path, *, mode: int = 0o600, wait: bool = False) -> Iterator[int]:
     """Hold a lock file of our own, created if missing; yields its descriptor, which a child may inherit.
 
     Raises:
-        BlockingIOError: somebody else holds it.
+        BlockingIOError: somebody else holds it; with `wait`, never.
         OSError: the file cannot be opened, or its file system cannot lock files.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield descriptor
     finally:
         os.close(descriptor)

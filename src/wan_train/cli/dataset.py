@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from wan_train.base.errors import ExitCode, NotReadyError
 from wan_train.base.settings import Settings
 from wan_train.cli.dataset_fix import Mended, fix
-from wan_train.cli.dataset_page import target_of, write_page
+from wan_train.cli.html_files import dataset_target, write_dataset_page
 from wan_train.cli.options import TaskWord
 from wan_train.cli.output import Sink
 from wan_train.cli.request import parse_resolution
@@ -53,7 +53,7 @@ class Asked:
 
 def check(asked: Asked, settings: Settings, sink: Sink) -> int:
     """Show all problems and what will be trained; the exit code says whether something stops."""
-    target = target_of(asked.html, sink, yes=asked.yes) if asked.html is not None else None
+    target = dataset_target(asked.html, sink, yes=asked.yes) if asked.html is not None else None
     training = _training(asked)
     reading = _reading(asked.engine, settings)
     found = _look(asked, reading, sink)
@@ -72,7 +72,7 @@ def check(asked: Asked, settings: Settings, sink: Sink) -> int:
         )
     _show(found, ahead, mended, sink)
     if target is not None:
-        write_page(found, ahead, target, sink)
+        write_dataset_page(found, ahead, target, sink)
         sink.line(f"The pictures, their crops and captions: {target}")
     return ExitCode.BAD_INPUT if found.stops else ExitCode.DONE
 

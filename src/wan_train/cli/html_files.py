@@ -1,7 +1,9 @@
-"""Pages that are written to disk: known by what made them, and never written over anything else."""
+"""`--html FILE`: pages written to disk, which replace only pages of the same kind."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from wan_train.base.errors import BadInputError
@@ -10,53 +12,88 @@ from wan_train.base.home import expand
 from wan_train.base.text import visible
 from wan_train.cli import prompts
 from wan_train.cli.output import Sink
+from wan_train.dataset.check import Check
+from wan_train.dataset.layout import Outlook
 
 _HEAD_BYTES = 1000
-"""Of a page, within which it says what made it."""
+"""Of a page, within which it names its generator."""
 
 
-def target_of(text: str, sink: Sink, *, yes: bool, generator: str, verb: str) -> Path:
-    """Where `--html` puts a page; raises BadInputError for a place that is taken or that cannot be written to.
+def target_of(text: str, sink: Sink, *, yes: bool, generator: str, command: str) -> Path:
+    """Where `--html` writes a page; raises BadInputError for a place that is taken or not writable.
 
-    At a terminal the person is asked before a file is replaced that is no such page. `verb` made those that are.
+    At a terminal a person is asked before a file of another kind is replaced. `command` makes pages of this kind.
     """
     if not text.strip() or "\0" in text:
-        raise BadInputError("--html names no file", hint="Give a name such as page.html.")
+        raise BadInputError("--html needs a file name", hint="Use a name such as page.html.")
     path = expand(text).absolute()
     shown = visible(str(path))
     if path.suffix.lower() not in {".html", ".htm"}:
-        raise BadInputError(f"--html {shown} would not open in a browser", hint="Give it a name that ends in .html.")
+        raise BadInputError(f"--html {shown} is not an .html file", hint="Use a name that ends in .html.")
     try:
         if path.is_dir():
             raise BadInputError(f"{shown} is a folder", hint="Name a file in it, such as page.html.")
         if not path.parent.is_dir():
-            raise BadInputError(f"there is no folder {visible(str(path.parent))}", hint="Make it, or name another.")
+            raise BadInputError(f"folder not found: {visible(str(path.parent))}", hint="Create it, or name another.")
         is_foreign = path.exists() and not is_ours(path, generator)
     except OSError as error:
         raise BadInputError(f"{shown} cannot be used: {error.strerror}", hint="Name another file.") from None
     if is_foreign and not yes:
         if not sink.is_terminal or sink.as_json:
             raise BadInputError(
-                f"{shown} exists and was not made by `{verb}`, so it was left alone",
+                f"{shown} exists and was not made by `{command}`, so it was left alone",
                 hint="Name another file, or add --yes to replace it.",
             )
-        sink.line(f"{path} exists and was not made by `{verb}`.")
+        sink.line(f"{path} exists and was not made by `{command}`.")
         if not prompts.confirm("Replace it?", default=False):
             raise BadInputError(f"{shown} was left alone", hint="Name another file.")
     return path
 
 
 def is_ours(path: Path, generator: str) -> bool:
-    """Whether a file says at its beginning that `generator` made it; raises OSError."""
+    """Whether the head of a file names `generator`; raises OSError."""
     with path.open("rb") as file:
         return f'content="{generator}"'.encode() in file.read(_HEAD_BYTES)
 
 
-def write_page(path: Path, text: str, *, mode: int = 0o644) -> None:
-    """Write a page in one piece; raises BadInputError where it cannot be written."""
+def write_page(path: Path, text: str) -> None:
+    """Write a page atomically; raises BadInputError where that fails."""
     try:
-        write_whole(path, text.encode("utf-8"), mode=mode)
+        write_whole(path, text.encode("utf-8"), mode=0o644)
     except OSError as error:
         raise BadInputError(
             f"{visible(str(path))} cannot be written: {error.strerror}", hint="Name another file."
         ) from None
+
+
+def dataset_target(text: str, sink: Sink, *, yes: bool) -> Path:
+    """Where `dataset check --html` writes its page; see `target_of`."""
+    from wan_train.views.dataset_page.page import GENERATOR
+
+    return target_of(text, sink, yes=yes, generator=GENERATOR, command="dataset check --html")
+
+
+def write_dataset_page(check: Check, outlook: Outlook | None, path: Path, sink: Sink) -> None:
+    """Draw the previews, then write the page."""
+    from wan_train.views.dataset_page.material import Material, material_of
+    from wan_train.views.dataset_page.page import page
+    from wan_train.views.dataset_page.selection import Selection, choose, problems_by_item
+
+    selection = Selection(datasets=())
+    material = Material(previews={}, captions={})
+    if outlook is not None:
+        selection = choose(outlook, problems_by_item(check, outlook))
+        material = material_of(outlook, selection, on_done=_progress(sink))
+    write_page(path, page(check, outlook, selection, material))
+
+
+def _progress(sink: Sink) -> Callable[[int, int], None]:
+    """A counter on one line of the terminal."""
+    if not sink.is_terminal or sink.as_json:
+        return lambda _done, _all: None
+
+    def show(done: int, to_do: int) -> None:
+        sys.stderr.write("\r\x1b[K" if done == to_do else f"\rdrawing previews: {done:,} of {to_do:,}")
+        sys.stderr.flush()
+
+    return show

@@ -1,38 +1,40 @@
-"""`wan-train report`: the story of a run as a page and as data, beside its records."""
+"""`wan-train report` and `wan-train compare`: runs as HTML pages and as data."""
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from wan_train.base import codec
+from wan_train.base import codec, locks
 from wan_train.base.errors import BadInputError, ExitCode, NotReadyError
 from wan_train.base.files import write_whole
 from wan_train.base.settings import Settings
 from wan_train.base.text import visible
-from wan_train.cli.html_files import is_ours
+from wan_train.cli import html_files
 from wan_train.cli.output import Sink
 from wan_train.run.directory import RunDirectory, find
+from wan_train.views.report import comparison_page
+from wan_train.views.report.comparing import compare_json, compared_lines
 from wan_train.views.report.page import GENERATOR, page
 from wan_train.views.report.read_records import read_story
 from wan_train.views.report.report_json import report_json
 
-_OURS = b'{"event": "report"'
-"""How every report.json begins."""
+_DATA_START = b'{"event": "report"'
 
 
 def report(settings: Settings, sink: Sink, name: str | None) -> int:
-    """Write report.html and report.json into the run's directory, of a run that goes on too; say where they are."""
+    """Write report.html and report.json into the directory of a run, finished or not."""
     run = find(settings.runs, name)
-    _check_free(run)
-    with _one_at_a_time(run):
+    _check_replaceable(run)
+    with ExitStack() as stack:
+        # Who reads later writes later: a report of an unfinished run must not replace the final one.
+        with suppress(OSError):  # a file system without locks
+            stack.enter_context(locks.held(run.path / "report.lock", wait=True))
         story = read_story(run, time.time())
         data = report_json(story)
-        # The data comes last: it tells when its page was made.
+        # The data comes last: it says when its page was made.
         for path, content in ((run.report_page, page(story)), (run.report_data, codec.dumps(data) + "\n")):
             _write(path, content)
     if sink.as_json:
@@ -40,21 +42,34 @@ def report(settings: Settings, sink: Sink, name: str | None) -> int:
     else:
         sink.line(str(run.report_page))
         if not story.is_final:
-            sink.note("The run is not over, so this is not its last word.")
-        sink.note("It is one file that opens in any browser, also on another computer.")
+            sink.note("The run has not finished, so this report is not final.")
+        sink.note("The page is one file. It opens in any browser, also on another computer.")
     return ExitCode.DONE
 
 
-@contextmanager
-def _one_at_a_time(run: RunDirectory) -> Iterator[None]:
-    """Who reads later writes later: a report begun while the run went on must not come after that of its end."""
-    descriptor = os.open(run.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with suppress(OSError):  # a file system without locks on directories
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def compare(settings: Settings, sink: Sink, names: Sequence[str], *, html: str | None, yes: bool) -> int:
+    """Show the settings and results that differ between runs. Raises BadInputError for fewer than two runs."""
+    target = None
+    if html is not None:
+        target = html_files.target_of(
+            html, sink, yes=yes, generator=comparison_page.GENERATOR, command="compare --html"
+        )
+    runs = {run.path: run for run in (find(settings.runs, name) for name in names)}
+    if len(runs) < 2:  # noqa: PLR2004  a comparison
+        raise BadInputError(
+            f"compare needs two different runs; {len(runs)} was named", hint="List the runs: `wan-train runs`."
+        )
+    now = time.time()
+    stories = [read_story(run, now, with_pictures=False) for run in runs.values()]
+    if target is not None:
+        html_files.write_page(target, comparison_page.comparison_page(stories))
+    if sink.as_json:
+        sink.data(compare_json(stories))
+    else:
+        sink.show(compared_lines(stories))
+    if target is not None:
+        sink.note(f"HTML page: {target}")
+    return ExitCode.DONE
 
 
 def _write(path: Path, content: str) -> None:
@@ -63,30 +78,28 @@ def _write(path: Path, content: str) -> None:
     except OSError as error:
         raise NotReadyError(
             f"{visible(str(path))} cannot be written: {error.strerror}",
-            hint="Free some space (`wan-train runs` lists old runs), then say it again.",
+            hint="Free some disk space (`wan-train runs` lists old runs), then rerun `wan-train report`.",
         ) from error
 
 
-def _check_free(run: RunDirectory) -> None:
-    """Raises BadInputError where a file that is no report of ours has a report's name."""
-    for path, ours in ((run.report_page, _is_page), (run.report_data, _is_data)):
+def _check_replaceable(run: RunDirectory) -> None:
+    """Raises BadInputError where a foreign file has the name of a report."""
+    for path, is_ours in ((run.report_page, _is_page), (run.report_data, _is_data)):
+        hint = "Move it away, then rerun `wan-train report`."
         try:
-            is_foreign = path.exists() and not ours(path)
+            is_foreign = path.exists() and not is_ours(path)
         except OSError as error:
-            raise BadInputError(
-                f"{visible(str(path))} cannot be used: {error.strerror}", hint="Move it away, then say it again."
-            ) from None
+            raise BadInputError(f"{visible(str(path))} cannot be used: {error.strerror}", hint=hint) from None
         if is_foreign:
             raise BadInputError(
-                f"{visible(str(path))} was not made by `wan-train report`, so it was left alone",
-                hint="Move it away, then say it again.",
+                f"{visible(str(path))} was not made by `wan-train report`, so it was left alone", hint=hint
             )
 
 
 def _is_page(path: Path) -> bool:
-    return is_ours(path, GENERATOR)
+    return html_files.is_ours(path, GENERATOR)
 
 
 def _is_data(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(len(_OURS)) == _OURS
+        return file.read(len(_DATA_START)) == _DATA_START

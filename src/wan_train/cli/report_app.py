@@ -45,7 +45,7 @@ def compare(
 
     Example: wan-train compare cat-rank16 cat-rank32 --html compared.html
     """
-    from wan_train.cli.compare import compare as run_compare
+    from wan_train.cli.report import compare as run_compare
 
     sink = invocation_of(context).use(Sink(as_json=as_json))
     settings = settings_module.resolve(flags={"runs_dir": runs_dir})
