@@ -25,7 +25,7 @@ from wan_train.run.events import Event, StopMode
 from wan_train.run.plan import Devices, Plan, StepKind
 from wan_train.run.progress import Progress
 from wan_train.run.state import JobState
-from wan_train.views.run_status import Standing
+from wan_train.views.run_status import RunStatus
 
 ROOT = Path(__file__).parents[2]
 OF_EVERY_LINE = {"schema", "event"}
@@ -132,7 +132,7 @@ def test_keys_of_records(name: str, record: type[Any]) -> None:
 @pytest.mark.parametrize(
     ("name", "key", "kind"),
     [
-        ("run", "state", Standing),
+        ("run", "state", RunStatus),
         ("run", "task", Task),
         ("run", "engine", EngineKind),
         ("run", "exit_code", ExitCode),

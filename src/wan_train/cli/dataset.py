@@ -126,7 +126,7 @@ def _reading(version: str | None, settings: Settings) -> TrainerReading:
 
 def _show(found: Check, ahead: Outlook | None, mended: Mended | None, sink: Sink) -> None:
     if sink.as_json:
-        from wan_train.views.dataset_json import check_json
+        from wan_train.views.json_records import check_json
 
         data = check_json(found, ahead)
         if mended is not None:
@@ -142,8 +142,7 @@ def _show(found: Check, ahead: Outlook | None, mended: Mended | None, sink: Sink
             data["left"] = [{"path": str(path), "why": why} for path, why in mended.left]
         sink.data(data)
         return
-    from wan_train.views.dataset_problems import problem_lines
-    from wan_train.views.dataset_trained import trained_lines
+    from wan_train.views.dataset_tables import problem_lines, trained_lines
 
     sink.show(problem_lines(found))
     if ahead is not None:

@@ -10,7 +10,7 @@ from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import Gpu
 from wan_train.run.gpu_pool import gpu_label
 from wan_train.run.plan import Devices
-from wan_train.views.summary import GpuNow
+from wan_train.views.model import GpuNow
 
 
 def gpus_now(gpus: Sequence[Gpu], devices: Devices, settings: Settings) -> list[GpuNow]:

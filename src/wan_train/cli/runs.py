@@ -19,7 +19,7 @@ from wan_train.run.directory import all_runs, find
 from wan_train.run.events import StopMode
 from wan_train.run.start import start_supervisor
 from wan_train.run.stopping import StopRequest, request_stop
-from wan_train.views import eta, formatting
+from wan_train.views import formatting
 from wan_train.views import run_status as facts
 from wan_train.views.json_records import result_json, run_json, status_json
 from wan_train.views.model import RunReader, RunView
@@ -62,9 +62,9 @@ def runs(settings: Settings, sink: Sink) -> int:
     if not views:
         sink.note(f"There are no runs in {settings.runs}. Start one with: wan-train")
         return ExitCode.DONE
-    from wan_train.views.runs_table import runs_lines
+    from wan_train.views.result import runs_lines
 
-    sink.show(runs_lines(views, time.time()))
+    sink.show(runs_lines(views))
     return ExitCode.DONE
 
 
@@ -107,7 +107,7 @@ def stop(settings: Settings, sink: Sink, name: str | None, *, now: bool) -> int:
     request_stop(run, StopRequest(mode=mode, signal=signal.SIGTERM))
     if not view.has_supervisor:
         start_supervisor(run, settings)  # to end the trainers that outlived theirs
-    due = None if now else eta.next_states_in(view, time.time())
+    due = None if now else facts.next_states_in(view, time.time())
     waits = not now and any(job.state.has_process for job in view.state.jobs.values())
     sink.note(f"{run.run_id} stops {f'after the next checkpoint, {_due(due)}' if waits else 'now'}.")
     for job in view.state.jobs.values():

@@ -24,10 +24,10 @@ from wan_train.run.events import Event, RunFinished, StopMode
 from wan_train.run.start import start_supervisor
 from wan_train.run.stopping import StopRequest, request_stop
 from wan_train.views import dashboard, overlays
-from wan_train.views.eta import next_states_in
 from wan_train.views.formatting import duration
 from wan_train.views.lines import Line
 from wan_train.views.model import RunReader, RunView
+from wan_train.views.run_status import next_states_in
 
 TIMEOUT_EXIT = 124
 """As that of timeout(1): the time to watch is over, and the run goes on."""
@@ -87,11 +87,11 @@ def _finish(view: RunView, sink: Sink) -> int:
 
         sink.data(result_json(RunReader(view.run, curves=True).refresh()[0]))
     elif sink.is_terminal and not sink.quiet:
-        from wan_train.views.summary import result_lines
+        from wan_train.views.result import result_lines
 
         sink.show(result_lines(view))
     else:
-        from wan_train.views.summary import result_text
+        from wan_train.views.result import result_text
 
         sink.text(result_text(view))
     if report is not None:

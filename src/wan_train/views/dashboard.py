@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from wan_train.views import formatting
+from wan_train.gpu.free import why_busy
+from wan_train.gpu.model import Gpu
+from wan_train.run.events import CheckpointKept, Event, ResultPlaced, StepFailed, StepRefused
+from wan_train.run.plan import Devices
+from wan_train.views import event_lines, formatting
 from wan_train.views import run_status as facts
-from wan_train.views.eta import ends_at
-from wan_train.views.gpu_lines import gpu_lines, label_width
 from wan_train.views.lines import Keep, Line, ScreenLine, Span, line, lowered, to_rich, width_of
 from wan_train.views.model import RunView
-from wan_train.views.recent_events import happened
-from wan_train.views.run_status import Standing
+from wan_train.views.run_status import RunStatus
 from wan_train.views.step_lines import step_lines
 
 if TYPE_CHECKING:
     from rich.console import Group
+
 
 _STALE_SECONDS = 15.0
 """The supervisor writes its observations every second or so; older ones are said to be old."""
@@ -66,11 +68,11 @@ def _rows(view: RunView, now: float, width: int) -> Iterator[ScreenLine]:
     yield ScreenLine(_title(view, now, width), Keep.ALWAYS)
     yield ScreenLine(_subtitle(view, width), Keep.DETAIL)
     yield ScreenLine(line(), Keep.BLANK)
-    for step, job in facts.steps(view):
+    for step, job in facts.steps_of(view):
         yield from step_lines(view, step, job, now, width)
     if not view.state.is_over and view.supervisor_alive:
         yield from _surroundings(view, width)
-    told = list(happened(view, width))
+    told = list(recent_event_lines(view, width))
     if told:
         yield ScreenLine(line(), Keep.BLANK)
         yield from told
@@ -78,19 +80,19 @@ def _rows(view: RunView, now: float, width: int) -> Iterator[ScreenLine]:
 
 
 def _title(view: RunView, now: float, width: int) -> Line:
-    state = facts.standing(view)
+    state = facts.status_of(view)
     since = formatting.duration(facts.elapsed(view, now))
     match state:
-        case Standing.RUNNING | Standing.RETRYING | Standing.WAITING | Standing.STOPPING:
-            end = ends_at(view, now)
+        case RunStatus.RUNNING | RunStatus.RETRYING | RunStatus.WAITING | RunStatus.STOPPING:
+            end = facts.ends_at(view, now)
             when = f" · ends about {formatting.moment(end, now)}" if end is not None else ""
-            style = "cyan" if state in {Standing.RUNNING, Standing.WAITING} else "yellow"
+            style = "cyan" if state in {RunStatus.RUNNING, RunStatus.WAITING} else "yellow"
             right = Span(f"{state} {since}{when}", style)
-        case Standing.FINISHED:
+        case RunStatus.FINISHED:
             right = Span(f"finished in {formatting.duration(facts.worked(view, now))}", "green")
-        case Standing.FAILED | Standing.STOPPED:
+        case RunStatus.FAILED | RunStatus.STOPPED:
             right = Span(f"{state} after {formatting.duration(facts.worked(view, now))}", "red")
-        case Standing.LOST:
+        case RunStatus.LOST:
             right = Span("lost", "red")
     mark = "REHEARSAL " if facts.is_rehearsal(view) else ""
     room = width - width_of([right]) - len(mark) - 2
@@ -166,3 +168,81 @@ def _remarks(view: RunView, now: float, width: int) -> Iterator[ScreenLine]:
     for text, style in remarks:
         keep = Keep.ALWAYS if style == "red" else Keep.WARNING
         yield from (ScreenLine(line(Span(piece, style)), keep) for piece in formatting.wrap(text, width))
+
+
+_NAMES_FROM = 70
+"""Columns below which there is no room for the cards' names."""
+
+
+def gpu_lines(view: RunView, width: int) -> Iterator[Line]:
+    """One line for each GPU that the run may use."""
+    gpus = view.live.gpus if view.live is not None else ()
+    labels = [formatting.pad(facts.label_of(view, gpu), label_width(view) + 2) for gpu in gpus]
+    if view.plan.devices is Devices.CPU_SLOTS:
+        for gpu, label in zip(gpus, labels, strict=True):
+            yield line(label, _whose(view, gpu))
+        return
+    names = [formatting.cut(formatting.gpu_name(gpu.name), max(12, width // 4)) for gpu in gpus]
+    memories = [formatting.gpu_memory(gpu.used_bytes, gpu.total_bytes) for gpu in gpus]
+    name_width = max((formatting.columns(name) for name in names), default=0)
+    memory_width = max((len(memory) for memory in memories), default=0)
+    for gpu, label, name, memory in zip(gpus, labels, names, memories, strict=True):
+        figures = [memory.rjust(memory_width)]
+        if _taken(view, gpu) is None:  # else the name of the run needs the room
+            figures += [f"{gpu.utilization:>3} % busy"] if gpu.utilization is not None else []
+            figures += [f"{gpu.temperature} °C"] if gpu.temperature is not None else []
+        shown_name = Span(formatting.pad(name, name_width + 2), "dim") if width >= _NAMES_FROM else ""
+        yield line(label, shown_name, "  ".join(figures), "  ", _whose(view, gpu))
+
+
+def label_width(view: RunView) -> int:
+    """Columns of the widest label, that of the disk included."""
+    gpus = view.live.gpus if view.live is not None else ()
+    return max([len("disk"), *(formatting.columns(facts.label_of(view, gpu)) for gpu in gpus)])
+
+
+def _whose(view: RunView, gpu: Gpu) -> Span:
+    user = facts.user_of(view, gpu)
+    if user is not None:
+        return Span(formatting.safe(user))
+    taken = _taken(view, gpu)
+    if taken is not None:
+        return Span(f"taken by {formatting.safe(taken)}", "dim")
+    return Span("idle" if why_busy(gpu) is None else "used by others", "dim")
+
+
+def _taken(view: RunView, gpu: Gpu) -> str | None:
+    return view.live.taken.get(gpu.uuid) if view.live is not None else None
+
+
+_MOST_EVENTS = 4
+_MOST_EVENT_LINES = 2
+"""Of one event; the journal and the plain lines have all of it."""
+
+
+def recent_event_lines(view: RunView, width: int) -> Iterator[ScreenLine]:
+    """What a person would want to know that recent_event_lines, newest last; nothing while nothing did."""
+    told = [(event, said) for event in view.recent if (said := _event_text(event, view)) is not None]
+    for event, said in told[-_MOST_EVENTS:]:
+        clock = formatting.clock(event.at)
+        pieces = list(formatting.wrap(said, width - len(clock) - 2))
+        if len(pieces) > _MOST_EVENT_LINES:
+            rest = " ".join(pieces[_MOST_EVENT_LINES - 1 :])
+            pieces = [*pieces[: _MOST_EVENT_LINES - 1], formatting.cut(rest, width - len(clock) - 2)]
+        for number, piece in enumerate(pieces):
+            yield ScreenLine(
+                line(Span(formatting.pad("" if number else clock, len(clock) + 2), "dim"), piece), Keep.EVENT
+            )
+
+
+def _event_text(event: Event, view: RunView) -> str | None:
+    match event:
+        case CheckpointKept():
+            return f"{formatting.safe(event.step)}: LoRA of epoch {event.epoch} kept"
+        case ResultPlaced():
+            return f"{formatting.safe(event.step)}: LoRA ready ({formatting.file_size(event.bytes)})"
+        case StepFailed() | StepRefused():
+            return f"{formatting.safe(event.step)}: failed, {formatting.safe(event.diagnosis.meaning)}"
+        case _:
+            said = event_lines.say(event, view)
+            return None if said is None else f"{formatting.safe(said[0])}: {said[1]}"

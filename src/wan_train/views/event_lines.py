@@ -214,7 +214,7 @@ def _epoch(event: EpochEnded, view: RunView) -> str | None:
     if event.epoch % every and event.epoch != epochs:
         return None
     text = f"epoch {event.epoch}/{epochs}{_loss('  loss', event.loss)}"
-    now = facts.progress(view, event.step)
+    now = facts.progress_of(view, event.step)
     job = view.state.jobs.get(event.step)
     # Speed and time left are those of this moment: they would be wrong beside an epoch of long ago.
     is_newest = job is not None and job.attempt is not None and job.attempt.epochs_done == event.epoch

@@ -2,7 +2,7 @@
 
 A run as it stands is
 `{run_id, run_dir, title, task, engine, state, exit_code, started, elapsed_seconds, ends_at, steps, gpus,
-disk_free_bytes, warnings, supervisor_alive, updated, report}` with `state` one of `Standing`, times in seconds since
+disk_free_bytes, warnings, supervisor_alive, updated, report}` with `state` one of `RunStatus`, times in seconds since
 1970, `updated` the moment of the newest observation (null before the first). Each of `steps` is
 `{id, kind, expert, state, attempt, gpu, progress, waiting_for, failure, result, loss, curve, newest_state, kept,
 caches, log}`, where
@@ -17,11 +17,16 @@ caches, log}`, where
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from wan_train.base import codec
 from wan_train.base.text import redact
+from wan_train.dataset.check import Check, Group
+from wan_train.dataset.layout import Outlook, SubsetOutlook
+from wan_train.dataset.model import Problem, Severity
+from wan_train.dataset.trained import Trained
 from wan_train.gpu.model import Gpu
 from wan_train.run import retry
 from wan_train.run.closing_report import report_of_end
@@ -30,9 +35,9 @@ from wan_train.run.plan import Plan, Step
 from wan_train.run.progress import Progress
 from wan_train.run.state import Job, Result
 from wan_train.views import run_status as facts
-from wan_train.views.eta import ends_at
 from wan_train.views.losses import Losses
 from wan_train.views.model import GpuNow, RunView
+from wan_train.views.run_status import ends_at
 
 Json = dict[str, Any]
 
@@ -66,12 +71,12 @@ def run_json(view: RunView, now: float) -> Json:
         "title": plan.answers.title,
         "task": plan.recipe.task.value,
         "engine": plan.trainer.kind.value,
-        "state": facts.standing(view).value,
+        "state": facts.status_of(view).value,
         "exit_code": state.finished.exit_code if state.finished is not None else None,
         "started": state.started,
         "elapsed_seconds": round(facts.elapsed(view, now), 3),
         "ends_at": ends_at(view, now),
-        "steps": [_step(view, step, job) for step, job in facts.steps(view)],
+        "steps": [_step(view, step, job) for step, job in facts.steps_of(view)],
         "gpus": [_gpu(view, gpu) for gpu in live.gpus] if live is not None else [],
         "disk_free_bytes": live.disk_free_bytes if live is not None else None,
         "disk_low": {"free": low.free, "needed": low.needed} if low is not None else None,
@@ -97,7 +102,7 @@ def _report(view: RunView) -> str | None:
 def _step(view: RunView, step: Step, job: Job) -> Json:
     attempt = job.attempt
     log = facts.log_of(view, job)
-    progress, state = facts.progress(view, step.id), facts.newest_state(job)
+    progress, state = facts.progress_of(view, step.id), facts.newest_state(job)
     return {
         "id": step.id,
         "kind": step.kind.value,
@@ -173,3 +178,91 @@ def _warnings(view: RunView) -> list[str]:
     if view.live is None:
         return []
     return [*view.live.warnings, *([view.live.gpu_problem] if view.live.gpu_problem else [])]
+
+
+def check_json(check: Check, ahead: Outlook | None) -> Json:
+    """`{event: "dataset_check", …}`; every problem is in it, however many there are."""
+    counts = Counter(problem.severity for problem in check.problems)
+    return {
+        "event": "dataset_check",
+        "dataset": str(check.config),
+        "written": check.is_written,
+        "trainer": check.reading.name,
+        "stops": check.stops,
+        "counts": {severity.value: counts[severity] for severity in Severity},
+        "left_out": list(check.left_out),
+        "problems": [_group_json(each) for each in check.groups],
+        "trained": _trained_json(ahead),
+    }
+
+
+def _group_json(group: Group) -> Json:
+    return {
+        "kind": group.kind.value,
+        "severity": group.severity.value,
+        "count": len(group.problems),
+        "found": [_problem(problem) for problem in group.problems],
+    }
+
+
+def _problem(problem: Problem) -> Json:
+    return {
+        "key": problem.key or None,
+        "path": str(problem.path) if problem.path is not None else None,
+        "line": problem.row,
+        "what": problem.what,
+        "mend": problem.mend,
+    }
+
+
+def _trained_json(ahead: Outlook | None) -> Json | None:
+    if ahead is None:
+        return None
+    counted = ahead.summary
+    return {
+        "files": counted.files,
+        "captions": counted.captions,
+        "items_with_repeats": counted.items_with_repeats,
+        "batches_per_epoch": counted.batches_per_epoch,
+        "epochs": ahead.epochs,
+        "steps_per_epoch": ahead.steps_per_epoch,
+        "steps": ahead.steps,
+        "cache_bytes": counted.cache_bytes,
+        "datasets": [_dataset(each) for each in ahead.subsets],
+    }
+
+
+def _dataset(each: SubsetOutlook) -> Json:
+    return {
+        "source": str(each.subset.source),
+        "kind": each.subset.kind.value,
+        "resolution": list(each.subset.resolution),
+        "batch_size": each.subset.batch_size,
+        "num_repeats": each.subset.num_repeats,
+        "items": each.summary.items,
+        "buckets": [
+            {"width": bucket.width, "height": bucket.height, "frames": bucket.frames, "items": bucket.items}
+            for bucket in each.summary.buckets
+        ],
+        "files": [_file(one) for one in each.files],
+    }
+
+
+def _file(one: Trained) -> Json:
+    crop = one.crop
+    return {
+        "path": str(one.item.path),
+        "width": one.item.width,
+        "height": one.item.height,
+        "frames": one.item.frames,
+        "trained": None
+        if crop is None
+        else {
+            "width": crop.bucket[0],
+            "height": crop.bucket[1],
+            "scale": round(crop.scale, 6),
+            "share_lost": round(crop.share_lost, 6),
+            "cut": {"left": crop.left, "top": crop.top, "right": crop.right, "bottom": crop.bottom},
+        },
+        "clips": [list(cut) for cut in one.cuts],
+    }

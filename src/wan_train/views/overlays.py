@@ -11,9 +11,9 @@ from wan_train.base.text import redact, visible
 from wan_train.engine.log_parser import last_words
 from wan_train.run.progress import read_tail
 from wan_train.views import formatting
-from wan_train.views.eta import next_states_in
 from wan_train.views.lines import Line, Row, Span, line, table, width_of
 from wan_train.views.model import RunView
+from wan_train.views.run_status import next_states_in
 
 BACK = line(Span("any key", "bold"), Span(" back", "dim"))
 

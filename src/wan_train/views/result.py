@@ -1,9 +1,9 @@
-"""What came out of a run, what failed, and what to do with it."""
+"""The result of a run: LoRAs, failures, next commands; and the table of all runs."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from wan_train.run import retry
@@ -14,7 +14,7 @@ from wan_train.views import formatting
 from wan_train.views import run_status as facts
 from wan_train.views.lines import Line, Row, Screenful, Span, line, plain, table
 from wan_train.views.model import RunView
-from wan_train.views.run_status import Standing
+from wan_train.views.run_status import RunStatus
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -45,7 +45,7 @@ def _result(view: RunView, width: int) -> Iterator[Line]:
         )
         yield from (line(Span(piece, "yellow")) for piece in formatting.wrap(text, width))
     yield line()
-    for step, job in facts.steps(view):
+    for step, job in facts.steps_of(view):
         yield from _step(view, step, job, width)
     yield from _afterwards(view, width)
 
@@ -60,37 +60,37 @@ def status_lines(view: RunView) -> RenderableType:
             yield line(Span("Results", "bold"))
             for _, job in done:
                 yield from _whole(formatting.safe(job.result.path if job.result is not None else ""), "")
-        if facts.standing(view) is not Standing.LOST:  # of which the view itself says how to resume
+        if facts.status_of(view) is not RunStatus.LOST:  # of which the view itself says how to resume
             yield from _afterwards(view, width)
 
     return Screenful(lines)
 
 
 def _done(view: RunView) -> list[tuple[Step, Job]]:
-    return [(step, job) for step, job in facts.steps(view) if step.kind is StepKind.TRAIN and job.result is not None]
+    return [(step, job) for step, job in facts.steps_of(view) if step.kind is StepKind.TRAIN and job.result is not None]
 
 
 def _afterwards(view: RunView, width: int) -> Iterator[Line]:
     """How to resume, how to take the results home."""
     low, can_resume = facts.low_disk(view), _can_resume(view)
-    match facts.standing(view):
-        case Standing.FAILED if low is not None:
+    match facts.status_of(view):
+        case RunStatus.FAILED if low is not None:
             yield line()
             yield from (line(piece) for piece in formatting.wrap(low.advice, width))
             yield line("Then resume from the latest checkpoint:")
-        case Standing.FAILED if not can_resume:
+        case RunStatus.FAILED if not can_resume:
             yield line()
             text = "`wan-train resume` keeps the settings and cannot help. Start a new run with other ones."
             yield from (line(piece) for piece in formatting.wrap(text, width))
-        case Standing.FAILED:
+        case RunStatus.FAILED:
             yield line()
             yield line("Once fixed, resume from the latest checkpoint:")
-        case Standing.STOPPED | Standing.LOST:
+        case RunStatus.STOPPED | RunStatus.LOST:
             yield line()
             yield line("Resume from the latest checkpoint:")
         case _:
             pass
-    if can_resume and facts.standing(view) in {Standing.FAILED, Standing.STOPPED, Standing.LOST}:
+    if can_resume and facts.status_of(view) in {RunStatus.FAILED, RunStatus.STOPPED, RunStatus.LOST}:
         yield from _whole(f"wan-train resume {shlex.quote(formatting.safe(view.run.run_id))}", "")
     done = _done(view)
     if done:
@@ -106,25 +106,25 @@ def _can_resume(view: RunView) -> bool:
 
 def headline(view: RunView) -> Line:
     took = facts.took(view, view.live.at if view.live is not None else view.plan.created)
-    trainings = [job for step, job in facts.steps(view) if step.kind is StepKind.TRAIN]
+    trainings = [job for step, job in facts.steps_of(view) if step.kind is StepKind.TRAIN]
     done = sum(job.result is not None for job in trainings)
-    match facts.standing(view):
-        case Standing.FINISHED:
+    match facts.status_of(view):
+        case RunStatus.FINISHED:
             what = "Both LoRAs are" if len(trainings) > 1 else "The LoRA is"
             return line(Span(f"{what} ready after {took}.", "bold green"))
-        case Standing.FAILED if facts.low_disk(view) is not None:
+        case RunStatus.FAILED if facts.low_disk(view) is not None:
             return line(Span(f"Stopped after {took}, before the disk was full.", "bold yellow"))
-        case Standing.FAILED if done:
+        case RunStatus.FAILED if done:
             return line(
                 Span(f"{done} of {len(trainings)} LoRAs is ready after {took}; the other failed.", "bold yellow")
             )
-        case Standing.FAILED:
+        case RunStatus.FAILED:
             return line(Span(f"No LoRA came out; the run failed after {took}.", "bold red"))
-        case Standing.STOPPED:
+        case RunStatus.STOPPED:
             return line(Span(f"Stopped after {took}.", "bold yellow"))
-        case Standing.LOST:
+        case RunStatus.LOST:
             return line(Span("The supervisor died before the run finished.", "bold red"))
-        case Standing.RUNNING | Standing.RETRYING | Standing.WAITING | Standing.STOPPING:
+        case RunStatus.RUNNING | RunStatus.RETRYING | RunStatus.WAITING | RunStatus.STOPPING:
             return line(Span(f"The run is not over; so far {took}.", "bold"))
 
 
@@ -208,3 +208,24 @@ def _next(view: RunView, done: list[tuple[Step, Job]], width: int) -> Iterator[L
 def _whole(text: str, style: str) -> Iterator[Line]:
     """Something to be copied: on a line of its own."""
     yield line("    ", Span(text, style), whole=True)
+
+
+def runs_lines(views: Sequence[RunView]) -> RenderableType:
+    """One line for each run: id, state, when it began, what came out."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=None, pad_edge=False, show_edge=False)
+    for heading in ("RUN", "STATE", "STARTED", "EXPERTS", "RESULTS"):
+        shown.add_column(heading, no_wrap=heading != "RESULTS", overflow="ellipsis")
+    for view in views:
+        loras = sum(job.result is not None for job in view.state.jobs.values())
+        came_out = formatting.count(loras, "LoRA") if loras else "none"
+        shown.add_row(
+            Text(formatting.safe(view.run.run_id)),
+            Text(facts.status_of(view)),
+            Text(formatting.date_time(view.plan.created)),
+            Text(", ".join(spec.expert.value for spec in view.plan.recipe.experts)),
+            Text(f"rehearsal, {came_out}" if facts.is_rehearsal(view) else came_out),
+        )
+    return shown

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
+from wan_train.run.curves import LossSource
 from wan_train.run.events import CachesUpToDate
 from wan_train.run.plan import Step, StepKind
 from wan_train.run.progress import Progress
 from wan_train.run.state import Job, JobState
-from wan_train.views import eta as outlook
-from wan_train.views import formatting, training_lines
+from wan_train.views import formatting
 from wan_train.views import run_status as facts
-from wan_train.views.lines import Keep, ScreenLine, Span, bar, line
+from wan_train.views.lines import Keep, ScreenLine, Span, bar, line, width_of
+from wan_train.views.losses import Losses, Trend, sparkline
 from wan_train.views.model import RunView
 
 _MARKS: dict[JobState, tuple[str, str, str]] = {
@@ -105,18 +106,18 @@ def _waiting(place: _Place) -> Iterator[ScreenLine]:
     yield place.first(Span(pieces[0], "dim"))
     yield from (place.below(Span(piece, "dim")) for piece in pieces[1:])
     if facts.epochs_saved(place.job):
-        yield place.more(Span(training_lines.saved(place.job, place.now), "dim"))
+        yield place.more(Span(checkpoint_age(place.job, place.now), "dim"))
 
 
 def _running(place: _Place) -> Iterator[ScreenLine]:
     view, step, job, now = place.view, place.step, place.job, place.now
-    progress = facts.progress(view, step.id) or Progress()
+    progress = facts.progress_of(view, step.id) or Progress()
     done, total = _position(view, step, progress)
     if done is None or not total or progress.stage is not None:
         yield from _starting(place, progress)
         return
     going_on = view.supervisor_alive and job.state is JobState.RUNNING
-    found = outlook.left(view, step, job, now) if going_on else None
+    found = facts.time_left(view, step, job, now) if going_on else None
     eta = f"{formatting.duration(found.seconds)} left" if found is not None else ""
     if step.kind is StepKind.TRAIN and done >= total:
         eta = "saving …"
@@ -129,9 +130,7 @@ def _running(place: _Place) -> Iterator[ScreenLine]:
             spent = formatting.duration(facts.spent(view, job, now) or 0)
             yield from place.flowed([f"{done}/{total} items", spent, *where])
         case StepKind.TRAIN:
-            yield from place.flowed(
-                [*training_lines.figures(view, step, progress), *where, training_lines.saved(job, now)]
-            )
+            yield from place.flowed([*_figures(view, step, progress), *where, checkpoint_age(job, now)])
             yield from _loss(place, progress)
 
 
@@ -143,8 +142,8 @@ def _starting(place: _Place, progress: Progress) -> Iterator[ScreenLine]:
     yield place.first(formatting.cut(" · ".join((f"{stage}  {waited}", *_where(job))), place.room))
     if step.kind is not StepKind.TRAIN or len(job.attempts) < 2:  # noqa: PLR2004  the first one has no past
         return
-    known = [training_lines.saved(job, now)]
-    found = outlook.left(view, step, job, now)
+    known = [checkpoint_age(job, now)]
+    found = facts.time_left(view, step, job, now)
     if found is not None and found.per_step is not None and view.supervisor_alive:
         known.append(
             f"about {formatting.duration(found.seconds)} left at its earlier {formatting.pace(found.per_step)}"
@@ -154,7 +153,7 @@ def _starting(place: _Place, progress: Progress) -> Iterator[ScreenLine]:
 
 
 def _loss(place: _Place, progress: Progress | None) -> Iterator[ScreenLine]:
-    spans = training_lines.loss_line(place.view, place.step, progress, place.width - place.indent)
+    spans = loss_line(place.view, place.step, progress, place.width - place.indent)
     if spans:
         yield place.more(*spans, keep=Keep.LOSS)
 
@@ -221,3 +220,84 @@ def _failed(place: _Place) -> Iterator[ScreenLine]:
         yield place.more(Span(formatting.cut_front(formatting.safe(log), width - place.indent), "dim"))
     for text in view.tails.get(job.step, ()):
         yield ScreenLine(line("    │ ", Span(formatting.cut(formatting.safe(text), width - 6), "dim")), Keep.TAIL)
+
+
+SOURCES = {
+    LossSource.TENSORBOARD: "per step, TensorBoard",
+    LossSource.PROGRESS_LINE: "moving average, progress line",
+}
+_FEW_BLOCKS, _MANY_BLOCKS, _MOST_BLOCKS = 12, 30, 60
+_TREND_STYLES = {Trend.FALLING: "green", Trend.FLAT: "", Trend.RISING: "yellow"}
+
+
+def _figures(view: RunView, step: Step, progress: Progress) -> Iterator[str]:
+    """Epoch, step and recent speed."""
+    if progress.epoch is not None:
+        yield f"epoch {progress.epoch}/{progress.epochs or facts.epochs(view, step)}"
+    yield f"step {progress.step}/{progress.steps or facts.planned_steps(view, step)}"
+    if progress.seconds_per_step is not None:
+        yield formatting.pace(progress.seconds_per_step)
+
+
+def checkpoint_age(job: Job, now: float) -> str:
+    """From where the training would go on after a crash: everything newer would have to be trained again."""
+    state, epochs = facts.newest_state(job), facts.epochs_saved(job)
+    unusable = facts.unusable_state(job)
+    but = f"; that of epoch {unusable.epoch} does not count: {formatting.safe(unusable.why)}" if unusable else ""
+    if state is not None and state.epoch == epochs:
+        return f"state of epoch {epochs}, {formatting.duration(now - state.at)} old{but}"
+    if epochs:
+        return f"state of epoch {epochs}{but}"
+    if unusable is not None:
+        return (
+            f"no state to resume from: that of epoch {unusable.epoch} does not count, {formatting.safe(unusable.why)}"
+        )
+    return "no state saved yet"
+
+
+def loss_line(view: RunView, step: Step, progress: Progress | None, room: int) -> tuple[Span, ...]:
+    """The loss from the first step to the newest, where it is going and where the numbers come from; or nothing.
+
+    `progress` is None for a training that is over.
+    """
+    losses = view.losses.get(step.id)
+    if losses is not None:
+        return _drawn(losses, room, is_over=progress is None)
+    if progress is None:
+        return ()
+    if not progress.loss_is_finite:
+        return (Span("the loss is not finite", "bold red"),)
+    if progress.loss is None:
+        return ()
+    return (Span("loss ", "dim"), Span(formatting.loss(progress.loss)), _source(LossSource.PROGRESS_LINE, short=False))
+
+
+def _drawn(losses: Losses, room: int, *, is_over: bool) -> tuple[Span, ...]:
+    head, number = Span("loss ", "dim"), () if is_over else tuple(_number(losses))
+    full, short = (_source(losses.source, short=short) for short in (False, True))
+    source = full if room - width_of((head, *number, full)) >= _FEW_BLOCKS else short
+    blocks = room - width_of((head, *number, source))
+    drawn = sparkline(losses, max(_FEW_BLOCKS, min(_MOST_BLOCKS, blocks)))
+    if drawn is None:
+        return (head, *number, source)
+    scale = Span(f" · scale {formatting.loss(drawn.low)} to {formatting.loss(drawn.high)}", "dim")
+    if blocks - width_of([scale]) >= _MANY_BLOCKS:
+        fewer = sparkline(losses, min(_MOST_BLOCKS, blocks - width_of([scale])))
+        return (head, *(fewer or drawn).spans(), *number, source, scale)
+    return (head, *drawn.spans(), *number, source)
+
+
+def _number(losses: Losses) -> Iterator[Span]:
+    if losses.average is not None:
+        smooth = " smoothed" if losses.source is LossSource.TENSORBOARD else ""
+        yield Span(f" {formatting.loss(losses.average)}{smooth}")
+    if losses.trend is not None and losses.average is not None:
+        yield Span(", ")
+        yield Span(losses.trend.value, _TREND_STYLES[losses.trend])
+    if losses.bad:
+        yield Span(f" · {formatting.count(losses.bad, 'step')} not finite", "bold red")
+
+
+def _source(source: LossSource, *, short: bool) -> Span:
+    text = SOURCES[source]
+    return Span(f" · {text.partition(',')[0] if short else text}", "dim")

@@ -21,8 +21,7 @@ from wan_train.run.plan import Devices, Plan, Step, StepKind
 from wan_train.views import formatting
 from wan_train.views.lines import Line, Row, Screenful, Span, line, plain, table, width_of
 from wan_train.views.model import GpuNow
-from wan_train.views.plan_details import choice_name, detail_lines, learning_rates, rate
-from wan_train.views.result import result_lines, result_text, status_lines
+from wan_train.views.plan_details import choice_name, detail_lines, rate
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -320,16 +319,3 @@ def _step_text(plan: Plan, step: Step) -> str:
 
 def _together(parts: Sequence[str]) -> str:
     return " and ".join(formatting.safe(part) for part in parts)
-
-
-__all__ = [
-    "AtStart",
-    "GpuNow",
-    "learning_rates",
-    "plan_details",
-    "plan_lines",
-    "plan_text",
-    "result_lines",
-    "result_text",
-    "status_lines",
-]

@@ -23,9 +23,8 @@ from wan_train.run.live import Live
 from wan_train.run.plan import Devices
 from wan_train.run.progress import Progress
 from wan_train.run.state import JobState
-from wan_train.views.history import History
 from wan_train.views.losses import Losses, losses_of
-from wan_train.views.model import RunView
+from wan_train.views.model import History, RunView
 
 DONE, RUNS, FAILED = JobState.SUCCEEDED, JobState.RUNNING, JobState.FAILED
 CACHED = {"cache-latents": DONE, "cache-text": DONE}

@@ -22,9 +22,9 @@ from wan_train.run.progress import Progress
 from wan_train.run.state import JobState
 from wan_train.views import overlays
 from wan_train.views.dashboard import render, screen
-from wan_train.views.history import Pace
 from wan_train.views.lines import to_rich
 from wan_train.views.losses import losses_of
+from wan_train.views.model import Pace
 
 TALL = 60
 STEPS = ("cache-latents", "cache-text", "train-high", "train-low")

@@ -7,7 +7,7 @@ import pytest
 from views.datasets import inventory_of, mixed
 from views.support import check_golden, shown
 from wan_train.dataset.layout import outlook
-from wan_train.views.dataset_trained import trained_lines
+from wan_train.views.dataset_tables import trained_lines
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

@@ -23,10 +23,8 @@ from wan_train.run.live import Live
 from wan_train.run.progress import Progress
 from wan_train.run.state import JobState, fold
 from wan_train.views import formatting
-from wan_train.views.eta import ends_at
-from wan_train.views.history import History, Pace
-from wan_train.views.model import RunView
-from wan_train.views.run_status import newest_state
+from wan_train.views.model import History, Pace, RunView
+from wan_train.views.run_status import ends_at, newest_state
 
 
 def one_gpu(progress: Progress = HIGH, *, loaded_after: float = 100.0) -> RunView:

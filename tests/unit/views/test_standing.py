@@ -17,13 +17,11 @@ from wan_train.run.live import Live
 from wan_train.run.scheduler import why_waiting
 from wan_train.run.state import JobState, fold
 from wan_train.views import run_status as facts
-from wan_train.views.dashboard import render
-from wan_train.views.eta import ends_at
-from wan_train.views.gpu_lines import gpu_lines
+from wan_train.views.dashboard import gpu_lines, render
 from wan_train.views.lines import plain
 from wan_train.views.model import RunView
 from wan_train.views.result import result_text, status_lines
-from wan_train.views.run_status import Standing, standing
+from wan_train.views.run_status import RunStatus, ends_at, status_of
 
 ONE = "20251122-110000-one"
 
@@ -52,7 +50,7 @@ def retrying(run_dir: Path) -> RunView:
 
 def test_a_retry_to_come_is_shown() -> None:
     view = retrying(make_plan().run_dir)
-    assert standing(view) is Standing.RETRYING
+    assert status_of(view) is RunStatus.RETRYING
     text = " ".join(shown(render(view, T0 + 1803, 100), 100).split())
     assert "retrying train-high retrying in 12 s: out of GPU memory, next: 20 of 40 blocks wait in RAM" in text
     assert "retrying 30 min" in text
@@ -86,7 +84,7 @@ def test_a_dead_supervisor_is_a_failure_with_a_way_out() -> None:
     assert found.meaning == "The supervisor died before the run finished"
     assert f"wan-train resume {view.run.run_id}" in found.advice
     lines = shown(render(view, now, 80), 80).splitlines()
-    assert lines[0].split()[-1] == Standing.LOST
+    assert lines[0].split()[-1] == RunStatus.LOST
     assert f"wan-train resume {view.run.run_id}" in lines
     assert shown(status_lines(view), 80) == ""
     assert facts.dead_supervisor(one_failed()[0]) is None

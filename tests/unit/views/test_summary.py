@@ -21,7 +21,8 @@ from wan_train.run.events import CheckpointKept, DiskLow, StateSaved, StepFailed
 from wan_train.run.plan import Plan
 from wan_train.run.state import JobState
 from wan_train.views.model import GpuNow, RunView
-from wan_train.views.summary import AtStart, plan_details, plan_lines, plan_text, result_lines, result_text
+from wan_train.views.result import result_lines, result_text
+from wan_train.views.summary import AtStart, plan_details, plan_lines, plan_text
 
 GPUS = (
     GpuNow(label="GPU 0", name="NVIDIA GeForce RTX 5090", used_bytes=GIB // 2, total_bytes=32 * GIB),

@@ -13,7 +13,7 @@ from wan_train.dataset.model import MediaKind, Problem, Severity
 from wan_train.dataset.previews import Preview
 from wan_train.dataset.trained import Trained
 from wan_train.views import formatting
-from wan_train.views.dataset_trained import BLURRY, percent, sides_cut, times
+from wan_train.views.dataset_tables import BLURRY, percent, sides_cut, times
 from wan_train.views.markup.html import Html, tag
 
 _LONGEST_CAPTION = 1000

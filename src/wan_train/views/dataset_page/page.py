@@ -12,8 +12,7 @@ from wan_train.views import formatting
 from wan_train.views.dataset_page.cards import card, sentence, severity_mark
 from wan_train.views.dataset_page.material import Material
 from wan_train.views.dataset_page.selection import Selection, ShownSize, problems_by_item
-from wan_train.views.dataset_problems import TITLES, verdict
-from wan_train.views.dataset_trained import COUNTED, batches_said, nouns, percent, settings_of, times
+from wan_train.views.dataset_tables import COUNTED, TITLES, batches_said, nouns, percent, settings_of, times, verdict
 from wan_train.views.markup.document import document, style
 from wan_train.views.markup.html import Html, join, tag
 

@@ -48,7 +48,7 @@ def same_settings(stories: Sequence[Story]) -> int:
 def _rows(stories: Sequence[Story]) -> Iterator[Compared]:
     for name, values in (
         ("title", [formatting.safe(story.view.plan.answers.title) for story in stories]),
-        ("state", [facts.standing(story.view).value for story in stories]),
+        ("state", [facts.status_of(story.view).value for story in stories]),
         ("took", [formatting.duration(facts.worked(story.view, story.made)) for story in stories]),
         ("attempts failed", [str(sum(_failed(a) for a in _attempts(story))) for story in stories]),
         ("trainer", [formatting.safe(story.view.plan.trainer.version) for story in stories]),
@@ -102,7 +102,7 @@ def _settings(stories: Sequence[Story]) -> Iterator[Compared]:
 
 
 def _attempts(story: Story) -> Iterator[Attempt]:
-    for _, job in facts.steps(story.view):
+    for _, job in facts.steps_of(story.view):
         yield from job.attempts
 
 

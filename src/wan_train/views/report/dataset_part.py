@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from wan_train.views import formatting
 from wan_train.views.dataset_page.cards import card
-from wan_train.views.dataset_trained import settings_of
+from wan_train.views.dataset_tables import settings_of
 from wan_train.views.markup.html import Html, tag
 from wan_train.views.markup.parts import path_text
 from wan_train.views.report.report_data import Story

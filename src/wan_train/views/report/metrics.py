@@ -59,7 +59,7 @@ def experts(story: Story) -> tuple[ExpertFigures, ...]:
 
 
 def _experts(story: Story) -> Iterator[ExpertFigures]:
-    for step, job in facts.steps(story.view):
+    for step, job in facts.steps_of(story.view):
         if step.expert is None:
             continue
         curve = story.curves.get(step.id, Curve())

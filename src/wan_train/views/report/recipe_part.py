@@ -12,11 +12,11 @@ from wan_train.views import formatting
 from wan_train.views import run_status as facts
 from wan_train.views.markup.html import Child, Html, tag
 from wan_train.views.markup.parts import code_block, path_text, table
+from wan_train.views.plan_details import learning_rates
 from wan_train.views.report import metrics
 from wan_train.views.report.report_data import Story
 from wan_train.views.report.rerun import again
 from wan_train.views.report.settings_list import SettingSource, settings_of
-from wan_train.views.summary import learning_rates
 
 _SOURCES = {
     SettingSource.DEFAULT: "default",
@@ -43,7 +43,7 @@ def settings(story: Story) -> Iterator[Html]:
         yield tag("p", "Effective learning rate: ", text, class_="soft")
     changed = [
         f"{step.id}, attempt {attempt.number}: {name}={value}"
-        for step, job in facts.steps(story.view)
+        for step, job in facts.steps_of(story.view)
         for attempt in job.attempts
         for name, value in attempt.changes.items()
     ]
@@ -136,7 +136,7 @@ def once_more(story: Story) -> Iterator[Html]:
         class_="soft",
     )
     longer = 2 * (view.state.epochs or view.plan.epochs)
-    if story.is_final and facts.standing(view) is facts.Standing.FINISHED:
+    if story.is_final and facts.status_of(view) is facts.RunStatus.FINISHED:
         yield tag("p", "To train this one longer instead:")
         yield code_block(f"wan-train resume {shlex.quote(formatting.safe(view.run.run_id))} --epochs {longer}")
 

@@ -48,7 +48,7 @@ def report_json(story: Story) -> Json:
         },
         "settings": [codec.to_data(row) for row in settings_of(view.plan)],
         "experts": [_expert(story, each) for each in metrics.experts(story)],
-        "attempts": [_attempt(story, job, attempt) for _, job in facts.steps(view) for attempt in job.attempts],
+        "attempts": [_attempt(story, job, attempt) for _, job in facts.steps_of(view) for attempt in job.attempts],
         "gpus": [codec.to_data(gpu) for gpu in metrics.gpus(story.gpus)],
         "files": [_file(job) for job in view.state.jobs.values() if job.result is not None],
         "samples": [codec.to_data(sample) for sample in story.samples],

@@ -17,23 +17,23 @@ from wan_train.views.model import RunView
 from wan_train.views.report.metrics import ExpertFigures
 from wan_train.views.report.report_data import Story
 from wan_train.views.result import headline
-from wan_train.views.run_status import Standing
+from wan_train.views.run_status import RunStatus
 
 _MOST_KEPT = 20
 _SAID = {
-    Standing.FINISHED: "said fine",
-    Standing.FAILED: "said stops",
-    Standing.LOST: "said stops",
-    Standing.STOPPED: "said warns",
+    RunStatus.FINISHED: "said fine",
+    RunStatus.FAILED: "said stops",
+    RunStatus.LOST: "said stops",
+    RunStatus.STOPPED: "said warns",
 }
 
 
 def verdict(story: Story) -> Iterator[Html]:
     """The first words of the page."""
     view = story.view
-    standing = facts.standing(view)
+    standing = facts.status_of(view)
     said = plain([headline(view)]).strip()
-    if not story.is_final and standing is not Standing.LOST:
+    if not story.is_final and standing is not RunStatus.LOST:
         said = f"The run is not over; so far {formatting.duration(facts.elapsed(view, story.made))}."
     yield tag("p", said, class_=_SAID.get(standing, "said"))
     if not story.is_final:
@@ -56,7 +56,7 @@ def troubles(story: Story) -> Iterator[Html]:
     """Why something failed, and the next command; nothing where all went well."""
     view = story.view
     found = list(_troubles(view))
-    advice = facts.standing(view) in {Standing.FAILED, Standing.STOPPED, Standing.LOST}
+    advice = facts.status_of(view) in {RunStatus.FAILED, RunStatus.STOPPED, RunStatus.LOST}
     if not found and not advice:
         return
     yield tag("h2", "What went wrong" if found else "Next step", id="troubles")
@@ -70,7 +70,7 @@ def _troubles(view: RunView) -> Iterator[Html]:
     low = facts.low_disk(view)
     if low is not None:
         yield _diagnosis("the disk", low)
-    for step, job in facts.steps(view):
+    for step, job in facts.steps_of(view):
         if job.state is JobState.FAILED:
             yield _failure(view, step.id, job)
         elif job.state is JobState.SKIPPED:

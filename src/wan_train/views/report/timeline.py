@@ -107,7 +107,7 @@ def timeline(story: Story) -> Iterator[Html]:
     until = view.state.finished.at if view.state.finished is not None else story.made
     bars: list[Bar] = []
     rows: list[tuple[Child, ...]] = []
-    for step, job in facts.steps(view):
+    for step, job in facts.steps_of(view):
         for attempt in job.attempts:
             end = attempt.ended if attempt.ended is not None else until
             what, failed = said_of(job, attempt)
