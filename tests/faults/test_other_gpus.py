@@ -68,7 +68,7 @@ def test_resume_on_a_gpu_that_is_named_and_from_then_on(scripted_box: ScriptedBo
     kill_everything(scripted_box)
     again = scripted_box.run_cli("resume", **SLOW)
     assert again.returncode == 0, again.stderr
-    assert "uses GPU 1 from here on" in again.stdout
+    assert "now uses GPU 1" in again.stdout
     assert gpus_since(scripted_box, before) == {uuid_of(1)}
     check_whole_training(scripted_box, 5, kills=2)
 

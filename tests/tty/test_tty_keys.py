@@ -53,7 +53,7 @@ def test_s_and_y_stop_after_the_next_state(watching: Terminal, scripted_box: Scr
     watching.shows(lambda lines: any(line.startswith("Stop after the next checkpoint") for line in lines))
     watching.types("y")
     scripted_box.wait_for_event("stop_requested", mode="after_state")
-    watching.shows(lambda lines: any("asked to stop after the next checkpoint" in line for line in lines))
+    watching.shows(lambda lines: any("stop requested: after the next checkpoint" in line for line in lines))
     assert "stopping" in watching.shows(lambda lines: "stopping" in lines[0])[0]
 
 

@@ -26,7 +26,7 @@ from wan_train.run.stopping import StopRequest, request_stop
 from wan_train.views import dashboard, overlays
 from wan_train.views.formatting import duration
 from wan_train.views.lines import Line
-from wan_train.views.model import RunReader, RunView
+from wan_train.views.model import RunReader, RunView, read_logs
 from wan_train.views.run_status import next_states_in
 
 TIMEOUT_EXIT = 124
@@ -230,9 +230,9 @@ class _Watcher:
 
             self.sink.data(event_json(event))
             return
-        from wan_train.views.event_lines import describe
+        from wan_train.views.event_lines import event_line
 
-        line = describe(event, view)
+        line = event_line(event, view)
         if line is not None:
             self.sink.line(line)
 
@@ -247,7 +247,7 @@ def _lines(view: RunView, page: Page, width: int, height: int) -> Sequence[Line]
             question = overlays.stop_question(view, now, width)
             return dashboard.screen(view, now, width, height=height, footer=question)
         case Page.LOGS:
-            return overlays.logs_page(overlays.read_logs(view, height), width, height)
+            return overlays.logs_page(read_logs(view, height), width, height)
         case Page.HELP:
             return overlays.help_page(view, width, height)
         case _:

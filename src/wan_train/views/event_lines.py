@@ -19,7 +19,9 @@ from wan_train.run.events import (
     RetryScheduled,
     RunFinished,
     RunResumed,
+    StateSaved,
     StateUnusable,
+    StepExited,
     StepFailed,
     StepRefused,
     StepSkipped,
@@ -30,182 +32,138 @@ from wan_train.run.events import (
     StopMode,
     StopRequested,
     SupervisorStarted,
+    TrainingBegan,
 )
 from wan_train.run.samples import WITHOUT
-from wan_train.views import formatting
 from wan_train.views import run_status as facts
+from wan_train.views.formatting import (
+    clock,
+    columns,
+    count,
+    cut,
+    duration,
+    file_size,
+    joined_lines,
+    loss,
+    pace,
+    pad,
+    reasons,
+    safe,
+)
 from wan_train.views.model import RunView
 
 _MOST_EPOCH_LINES = 100
+_EVIDENCE_WIDTH = 160
 
 
-def describe(event: Event, view: RunView) -> str | None:
-    """What happened on one line, local time first; None for what nobody needs to read.
+def event_line(event: Event, view: RunView) -> str | None:
+    """What happened on one line, local time first; None for events that nobody needs to read.
 
     `view` is the run after the event, or later.
     """
-    said = say(event, view)
-    if said is None:
+    text = event_text(event, view)
+    if text is None:
         return None
-    who, what = said
-    ids = max((formatting.columns(formatting.safe(step.id)) for step in view.plan.steps), default=0)
-    who = formatting.pad(formatting.safe(who), max(ids, len("run")) + 2)
-    return f"{formatting.clock(event.at)}  {who}{what}"
+    width = max(len("run"), *(columns(safe(step.id)) for step in view.plan.steps)) + 2
+    return f"{clock(event.at)}  {pad(safe(subject(event)), width)}{text}"
 
 
-def say(event: Event, view: RunView) -> tuple[str, str] | None:
-    """Whom it is about (a step id, or `run`) and what happened; None for what nobody needs to read."""
+def subject(event: Event) -> str:
+    """The id of an event's step, or `run`."""
     match event:
-        case SupervisorStarted(at=at):
-            again = view.state.started is not None and at > view.state.started
-            return "run", "a new supervisor took over" if again else f"{view.plan.run_id} in {_path(view.run.path)}"
-        case StopRequested():
-            return "run", f"asked to stop {'now' if event.mode is StopMode.NOW else 'after the next checkpoint'}"
-        case RunFinished():
-            return "run", _finished(event, view)
-        case DiskLow():
-            free, needed = formatting.file_size(event.free), formatting.file_size(event.needed)
-            return "run", f"the disk is low ({free} free, {needed} needed): stopping after the next checkpoints"
-        case GpusChosen():
-            return "run", _chosen(event)
-        case RunResumed(epochs=None):
-            return "run", "goes on: what failed or was stopped is tried again"
-        case RunResumed(epochs=int(epochs)):
-            return "run", f"extended to {epochs} epochs; the learning rate follows the longer curve from here on"
-        case (
-            StepStarted()
-            | StepSucceeded()
-            | StepFailed()
-            | StepStopping()
-            | StepStopped()
-            | StepSkipped()
-            | EpochEnded()
-            | CheckpointKept()
-            | ResultPlaced()
-            | RetryScheduled()
-            | CachesUpToDate()
-            | CachesCleared()
-            | CachesDisturbed()
-            | StepRefused()
-            | StateUnusable()
-        ):
-            text = _say_step(event, view)
-            return None if text is None else (event.step, text)
+        case SupervisorStarted() | StopRequested() | RunFinished() | DiskLow() | GpusChosen() | RunResumed():
+            return "run"
         case _:
-            return None
+            return event.step
 
 
-def _chosen(event: GpusChosen) -> str:
-    gpus = formatting.safe(", ".join(event.labels or event.gpu_uuids))
-    return f"uses {gpus} from here on" if event.asked else f"this box has other GPUs than before: uses {gpus} now"
-
-
-_StepEvent = (
-    (StepStarted | StepSucceeded | StepFailed | StepStopping | StepStopped | StepSkipped | EpochEnded | CheckpointKept)
-    | ResultPlaced
-    | RetryScheduled
-    | CachesUpToDate
-    | CachesCleared
-    | CachesDisturbed
-    | StepRefused
-    | StateUnusable
-)
-
-
-def _say_step(event: _StepEvent, view: RunView) -> str | None:  # noqa: C901, PLR0912  one branch for each kind of event
+def event_text(event: Event, view: RunView) -> str | None:  # noqa: C901, PLR0912  one branch for each kind of event
+    """What happened, without time and subject; None for events that nobody needs to read."""
     match event:
+        case SupervisorStarted():
+            is_first = view.state.started is None or event.at <= view.state.started
+            return f"{view.plan.run_id} in {safe(view.run.path)}" if is_first else "a new supervisor took over"
+        case StopRequested():
+            return f"stop requested: {'now' if event.mode is StopMode.NOW else 'after the next checkpoint'}"
+        case RunFinished():
+            return _run_finished(event, view)
+        case DiskLow():
+            sizes = f"{file_size(event.free)} free, {file_size(event.needed)} needed"
+            return f"the disk is low ({sizes}): stopping after the next checkpoints"
+        case GpusChosen():
+            gpus = safe(", ".join(event.labels or event.gpu_uuids))
+            return f"now uses {gpus}" if event.asked else f"this box has other GPUs than before: now uses {gpus}"
+        case RunResumed():
+            if event.epochs is None:
+                return "resumed: failed and stopped steps are retried"
+            return f"extended to {event.epochs} epochs; the learning rate follows the longer curve from here on"
         case StepStarted():
-            return _started(event, _unusable(view, event))
+            return _started(event, view)
         case StepSucceeded():
-            return _succeeded(event, view)
+            job = view.state.jobs.get(event.step)
+            took = facts.spent(view, job, event.at) if job is not None else None
+            return "finished" + (f" in {duration(took)}" if took is not None else "") + _loss("final loss", event.loss)
         case StepFailed():
-            return _failed(event, view)
+            log = view.run.attempt(event.step, event.attempt).log
+            return f"{_failure(event.diagnosis)} Log: {safe(log)}"
+        case StepRefused():
+            return _failure(event.diagnosis)
         case StepStopping(complete=True):
             return "all epochs done: stopping the trainer"
         case StepStopping(diagnosis=Diagnosis(meaning=meaning)):
-            return f"is being stopped: {formatting.safe(meaning)}"
+            return f"stopping: {safe(meaning)}"
         case StepStopping():
-            return "is being stopped"
-        case RetryScheduled():
-            pause = max(0.0, event.not_before - event.at)
-            why = formatting.safe(event.why)
-            return f"attempt {event.attempt} failed: {why}; retrying in {formatting.duration(pause)}"
-        case CachesUpToDate():
-            return _up_to_date(event)
-        case CachesCleared():
-            return _cleared(event)
-        case CachesDisturbed():
-            return f"looked at again, since its caches have changed: {formatting.safe(event.what)}"
-        case StepRefused():
-            found = event.diagnosis
-            evidence = f" [{formatting.cut(formatting.joined_lines(found.evidence), 160)}]" if found.evidence else ""
-            return f"FAILED: {formatting.safe(found.meaning)}. {formatting.safe(found.advice)}{evidence}"
+            return "stopping"
         case StepStopped():
             return "stopped"
         case StepSkipped():
-            return f"skipped: {formatting.safe(event.reason)}"
+            return f"skipped: {safe(event.reason)}"
+        case RetryScheduled():
+            pause = duration(max(0.0, event.not_before - event.at))
+            return f"attempt {event.attempt} failed: {safe(event.why)}; retrying in {pause}"
+        case CachesUpToDate():
+            gone = sum(event.removed.values())
+            removed = f"; {count(gone, 'cache')} without a picture removed" if gone else ""
+            return f"caches are up to date: {event.items:,} of {event.items:,}{removed}"
+        case CachesCleared():
+            gone = sum(event.removed.values())
+            removed = f", {count(gone, 'file')} removed ({reasons(event.removed)})" if gone else ""
+            return f"{event.make:,} of {event.items:,} caches to make ({reasons(event.made)}){removed}"
+        case CachesDisturbed():
+            return f"caches have changed and are checked again: {safe(event.what)}"
         case EpochEnded():
             return _epoch(event, view)
         case CheckpointKept():
-            return f"LoRA of epoch {event.epoch} kept: {_path(event.path)}"
+            return f"LoRA of epoch {event.epoch} kept: {safe(event.path)}"
         case StateUnusable():
-            return (
-                f"the state of epoch {event.epoch} does not count: {formatting.safe(event.why)} in {_path(event.path)}"
-            )
+            return f"the checkpoint of epoch {event.epoch} is not usable: {safe(event.why)} in {safe(event.path)}"
         case ResultPlaced():
-            return f"LoRA ready: {_path(event.path)} ({formatting.file_size(event.bytes)})"
+            return f"LoRA ready: {safe(event.path)} ({file_size(event.bytes)})"
+        case StateSaved() | StepExited() | TrainingBegan():
+            return None
         case _:
             assert_never(event)
 
 
-def _up_to_date(event: CachesUpToDate) -> str:
-    gone = sum(event.removed.values())
-    removed = f"; {formatting.count(gone, 'cache')} of pictures that are gone removed" if gone else ""
-    return f"caches are up to date: {event.items:,} of {event.items:,}{removed}"
-
-
-def _cleared(event: CachesCleared) -> str:
-    made = f"{event.make:,} of {event.items:,} caches to make ({formatting.reasons(event.made)})"
-    gone = sum(event.removed.values())
-    return made + (f", {formatting.count(gone, 'file')} removed ({formatting.reasons(event.removed)})" if gone else "")
-
-
-def _unusable(view: RunView, event: StepStarted) -> StateUnusable | None:
-    """The state that the attempt before left, where it does not count."""
-    job = view.state.jobs.get(event.step)
-    earlier = [attempt for attempt in job.attempts if attempt.number < event.attempt] if job is not None else []
-    return earlier[-1].unusable_state if earlier else None
-
-
-def _started(event: StepStarted, unusable: StateUnusable | None) -> str:
-    where = f" on {formatting.safe(event.gpu_label)}" if event.gpu_label else ""
-    attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
-    resumed = ""
+def _started(event: StepStarted, view: RunView) -> str:
+    parts = [f"started on {safe(event.gpu_label)}" if event.gpu_label else "started"]
+    parts += [f"attempt {event.attempt}"] if event.attempt > 1 else []
     if event.resumed_from:
-        resumed = f", going on after epoch {event.epochs_before} of {event.total_epochs}"
+        parts.append(f"resumed after epoch {event.epochs_before} of {event.total_epochs}")
     elif event.attempt > 1 and event.total_epochs is not None:
-        resumed = ", from the beginning: no complete state was saved"
-        if unusable is not None:
-            why = formatting.safe(unusable.why)
-            resumed = f", from the beginning: the state of epoch {unusable.epoch} does not count, {why}"
-    changes = "".join(
-        f", {'without samples' if (name, value) in WITHOUT.items() else f'{name}={value}'}"
-        for name, value in event.changes.items()
-    )
-    return f"started{where}{attempt}{resumed}{changes}"
+        job = view.state.jobs.get(event.step)
+        earlier = [attempt for attempt in job.attempts if attempt.number < event.attempt] if job is not None else []
+        unusable = earlier[-1].unusable_state if earlier else None
+        why = f"the checkpoint of epoch {unusable.epoch} is not usable, {safe(unusable.why)}" if unusable else ""
+        parts.append(f"from the beginning: {why or 'no checkpoint was saved'}")
+    for name, value in event.changes.items():
+        parts.append("without samples" if (name, value) in WITHOUT.items() else f"{name}={value}")
+    return ", ".join(parts)
 
 
-def _succeeded(event: StepSucceeded, view: RunView) -> str:
-    job = view.state.jobs.get(event.step)
-    took = facts.spent(view, job, event.at) if job is not None else None
-    return "done" + (f" in {formatting.duration(took)}" if took is not None else "") + _loss("  final loss", event.loss)
-
-
-def _failed(event: StepFailed, view: RunView) -> str:
-    found = event.diagnosis
-    log = view.run.attempt(event.step, event.attempt).log
-    evidence = f" [{formatting.cut(formatting.joined_lines(found.evidence), 160)}]" if found.evidence else ""
-    return f"FAILED: {formatting.safe(found.meaning)}. {formatting.safe(found.advice)}{evidence} Log: {_path(log)}"
+def _failure(found: Diagnosis) -> str:
+    evidence = f" [{cut(joined_lines(found.evidence), _EVIDENCE_WIDTH)}]" if found.evidence else ""
+    return f"failed: {safe(found.meaning)}. {safe(found.advice)}{evidence}"
 
 
 def _epoch(event: EpochEnded, view: RunView) -> str | None:
@@ -213,24 +171,24 @@ def _epoch(event: EpochEnded, view: RunView) -> str | None:
     every = max(1, epochs // _MOST_EPOCH_LINES)
     if event.epoch % every and event.epoch != epochs:
         return None
-    text = f"epoch {event.epoch}/{epochs}{_loss('  loss', event.loss)}"
-    now = facts.progress_of(view, event.step)
+    text = f"epoch {event.epoch}/{epochs}{_loss('loss', event.loss)}"
+    progress = facts.progress_of(view, event.step)
     job = view.state.jobs.get(event.step)
-    # Speed and time left are those of this moment: they would be wrong beside an epoch of long ago.
+    # Speed and time left are those of this moment: they would be wrong beside an earlier epoch.
     is_newest = job is not None and job.attempt is not None and job.attempt.epochs_done == event.epoch
-    if now is not None and is_newest and job is not None and job.state.has_process:
-        text += f"  {formatting.pace(now.seconds_per_step)}" if now.seconds_per_step is not None else ""
-        text += f"  {formatting.duration(now.eta_seconds)} left" if now.eta_seconds else ""
+    if progress is not None and is_newest and job is not None and job.state.has_process:
+        text += f"  {pace(progress.seconds_per_step)}" if progress.seconds_per_step is not None else ""
+        text += f"  {duration(progress.eta_seconds)} left" if progress.eta_seconds else ""
     return text
 
 
-def _finished(event: RunFinished, view: RunView) -> str:
+def _run_finished(event: RunFinished, view: RunView) -> str:
     took = facts.took(view, event.at)
     match event.exit_code:
         case ExitCode.DONE:
             return f"finished in {took}"
         case ExitCode.PARTLY_FAILED:
-            return f"ended after {took}: one expert finished, another did not"
+            return f"failed after {took}: one expert finished, the other did not"
         case ExitCode.INTERRUPTED | ExitCode.TERMINATED:
             return f"stopped after {took}"
         case _:
@@ -238,8 +196,4 @@ def _finished(event: RunFinished, view: RunView) -> str:
 
 
 def _loss(name: str, value: float | None) -> str:
-    return f"{name} {formatting.loss(value)}" if value is not None else ""
-
-
-def _path(path: object) -> str:
-    return formatting.safe(path)
+    return f"  {name} {loss(value)}" if value is not None else ""

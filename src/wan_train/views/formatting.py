@@ -1,4 +1,4 @@
-"""Numbers, times and sizes in words; text of others made safe and cut to columns. Needs no rendering library."""
+"""Numbers, times, sizes and states as text; foreign text made safe and cut to columns. Needs no rendering library."""
 
 from __future__ import annotations
 
@@ -7,13 +7,27 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 
 from wan_train.base.text import redact, visible
+from wan_train.base.units import GIB
 from wan_train.caching.decide import WORDS
+from wan_train.recipe.terms import Expert, Task
+from wan_train.run.state import JobState
 
+STATE_NAMES: Mapping[JobState, str] = {
+    JobState.WAITING: "waiting",
+    JobState.RUNNING: "running",
+    JobState.STOPPING: "stopping",
+    JobState.BACKOFF: "retrying",
+    JobState.SUCCEEDED: "finished",
+    JobState.FAILED: "failed",
+    JobState.STOPPED: "stopped",
+    JobState.SKIPPED: "skipped",
+}
+"""The name of a step's state on every screen; JSON has the value of the enum itself."""
+_TASKS: Mapping[Task, str] = {Task.T2V: "text to video", Task.I2V: "image to video"}
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _TEN_MINUTES = 600
 _AGES = 1e12
-"""What follows from a speed of almost nothing may be infinite."""
-_GIB = 1024**3
+"""The longest duration shown: an ETA may be infinite."""
 _TINY_LOSS, _LARGE_LOSS = 0.001, 10.0
 
 
@@ -46,17 +60,17 @@ def file_size(size: int) -> str:
 
 
 def gpu_memory(used: int, total: int) -> str:
-    """`21.3/31.8 GiB`: memory of a GPU is binary."""
-    return f"{used / _GIB:.1f}/{total / _GIB:.1f} GiB"
+    """`21.3/31.8 GiB`; GPU memory is binary."""
+    return f"{used / GIB:.1f}/{total / GIB:.1f} GiB"
 
 
 def gpu_name(name: str) -> str:
-    """`RTX 5090` for `NVIDIA GeForce RTX 5090`: the maker is no news on a line of its own."""
+    """`RTX 5090` for `NVIDIA GeForce RTX 5090`."""
     return safe(name).removeprefix("NVIDIA ").removeprefix("GeForce ")
 
 
 def loss(value: float) -> str:
-    """A loss with as many digits as mean something."""
+    """A loss with its significant digits."""
     return f"{value:.4f}" if _TINY_LOSS <= abs(value) < _LARGE_LOSS else f"{value:.3g}"
 
 
@@ -69,8 +83,18 @@ def count(number: int, what: str, many: str | None = None) -> str:
     return f"{number:,} {what if number == 1 else many or what + 's'}"
 
 
+def expert_name(expert: Expert) -> str:
+    """`high-noise`."""
+    return f"{expert.value}-noise"
+
+
+def task_name(task: Task) -> str:
+    """`t2v-A14B (text to video)`."""
+    return f"{task.value} ({_TASKS[task]})"
+
+
 def reasons(counts: Mapping[str, int]) -> str:
-    """Why caches are made or removed, by the words of `Reason`: `2 picture changed, 1 not cached yet`."""
+    """Why caches are made or removed, from counts by `Reason`: `2 picture changed, 1 not cached yet`."""
     known: Mapping[str, str] = {reason.value: text for reason, text in WORDS.items()}
     return ", ".join(f"{number:,} {known.get(reason, safe(reason))}" for reason, number in counts.items())
 
@@ -86,7 +110,7 @@ def date_time(at: float) -> str:
 
 
 def moment(at: float, now: float) -> str:
-    """Local time of day to the minute, and the day where it is another: `18:42`, `tomorrow 02:10`, `3 Dec 02:10`."""
+    """Local time to the minute, with the day unless it is today: `18:42`, `tomorrow 02:10`, `3 Dec 02:10`."""
     then, today = time.localtime(at), time.localtime(now)
     time_of_day = time.strftime("%H:%M", then)
     if then[:3] == today[:3]:
@@ -97,12 +121,12 @@ def moment(at: float, now: float) -> str:
 
 
 def safe(text: object) -> str:
-    """Text from outside on one line: control characters visible, secrets hidden."""
+    """Foreign text on one line, with visible control characters and hidden secrets."""
     return visible(redact(str(text)))
 
 
 def several_lines(text: str | None) -> list[str]:
-    """Text from outside with its line ends, each line safe."""
+    """The lines of foreign text, each safe."""
     return [safe(line.strip()) for line in (text or "").splitlines() if line.strip()]
 
 
@@ -123,21 +147,21 @@ def _columns(character: str) -> int:
 
 
 def cut(text: str, width: int) -> str:
-    """The beginning of a text in at most `width` columns; an ellipsis says that something is gone."""
+    """The beginning of a text in at most `width` columns, with an ellipsis where it was cut."""
     if columns(text) <= width:
         return text
     return _take(text, width - 1) + "…" if width > 0 else ""
 
 
 def cut_front(text: str, width: int) -> str:
-    """The end of a text, for paths, whose last parts tell most."""
+    """The end of a text in at most `width` columns, for paths."""
     if columns(text) <= width:
         return text
     return "…" + _take(text[::-1], width - 1)[::-1] if width > 0 else ""
 
 
 def cut_middle(text: str, width: int) -> str:
-    """Both ends of a text, for file names, which tell by their beginning and their ending."""
+    """Both ends of a text in at most `width` columns, for file names."""
     if columns(text) <= width:
         return text
     end = (width - 1) // 3
@@ -179,7 +203,7 @@ def wrap(text: str, width: int) -> Iterator[str]:
 
 
 def flow(parts: Sequence[str], width: int) -> Iterator[str]:
-    """The parts joined, on as many lines as they need."""
+    """The parts joined by dots, on as many lines as they need."""
     joined = ""
     for part in parts:
         longer = f"{joined} · {part}" if joined else part
@@ -191,7 +215,7 @@ def flow(parts: Sequence[str], width: int) -> Iterator[str]:
 
 
 def to_ascii(text: str) -> str:
-    """The text in ASCII with every column kept, for terminals that show nothing else."""
+    """The text in ASCII, with every column kept."""
     return text if text.isascii() else "".join(_ASCII.get(c) or _replacement(c) for c in text)
 
 

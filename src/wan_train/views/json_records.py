@@ -177,7 +177,7 @@ def _gpu(view: RunView, gpu: Gpu) -> Json:
 def _warnings(view: RunView) -> list[str]:
     if view.live is None:
         return []
-    return [*view.live.warnings, *([view.live.gpu_problem] if view.live.gpu_problem else [])]
+    return [view.live.gpu_problem] if view.live.gpu_problem else []
 
 
 def check_json(check: Check, ahead: Outlook | None) -> Json:

@@ -1,4 +1,4 @@
-"""Lines of styled text, laid out without the rendering library and handed to it at the very end."""
+"""Lines of styled text, laid out here and given to the rendering library at the very end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST_BAR = 60
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of a line. `style` is rich's; the text is shown as it is, never read as markup."""
+    """A piece of a line. `style` is rich's; the text is never read as markup."""
 
     text: str
     style: str = ""
@@ -26,7 +26,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line. A `whole` one (a path, a command to copy) is never cut: the terminal wraps it."""
+    """One line. A `whole` one (a path, a command to copy) is never cut or wrapped here."""
 
     spans: tuple[Span, ...] = ()
     whole: bool = False
@@ -34,15 +34,16 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A label and what it labels; an empty label continues the row above."""
+    """A label and its value; an empty label continues the row above. A `whole` value (a path) is never wrapped."""
 
     label: str = ""
     value: str = ""
     style: str = ""
+    whole: bool = False
 
 
 class Keep(IntEnum):
-    """What goes first when a live screen is too low."""
+    """What a live screen drops first when it is too low: the lowest."""
 
     BLANK = 0
     TAIL = 1
@@ -64,7 +65,7 @@ class ScreenLine:
 
 
 def lowered(rows: Sequence[ScreenLine], height: int) -> list[ScreenLine]:
-    """The rows that fit: the least important go first, of equals the upper ones; at last the end is cut."""
+    """The rows that fit: the least important go first, of equals the upper ones, and last the end is cut."""
     kept = list(rows)
     while len(kept) > height and (least := min(row.keep for row in kept)) < Keep.ALWAYS:
         kept.remove(next(row for row in kept if row.keep is least))
@@ -73,6 +74,12 @@ def lowered(rows: Sequence[ScreenLine], height: int) -> list[ScreenLine]:
 
 def line(*parts: Span | str, whole: bool = False) -> Line:
     return Line(tuple(part if isinstance(part, Span) else Span(part) for part in parts), whole)
+
+
+def wrapped(text: str, width: int, style: str = "", *, indent: int = 0) -> Iterator[Line]:
+    """A paragraph, wrapped by words."""
+    for piece in wrap(text, width - indent):
+        yield line(" " * indent, Span(piece, style))
 
 
 def width_of(spans: Iterable[Span]) -> int:
@@ -93,8 +100,27 @@ def table(rows: Sequence[Row], width: int, *, indent: int = 2) -> Iterator[Line]
             yield line()
             continue
         label = Span(" " * indent + pad(row.label, label_width + 2), "dim")
-        for number, piece in enumerate(wrap(row.value, width - start)):
-            yield line(label if number == 0 else Span(" " * start), Span(piece, row.style))
+        for number, piece in enumerate([row.value] if row.whole else wrap(row.value, width - start)):
+            yield line(label if number == 0 else " " * start, Span(piece, row.style), whole=row.whole)
+
+
+def labelled(label: str, values: Iterable[str]) -> Iterator[Row]:
+    """One row for each value, the first of them with the label."""
+    for number, value in enumerate(values):
+        yield Row(label="" if number else label, value=value)
+
+
+def grid(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, indent: int = 0) -> Iterator[Line]:
+    """Columns under dim headings: the first and the last to the left, the others (numbers) to the right."""
+    last = len(heads) - 1
+    widths = [max(columns(row[column]) for row in (heads, *rows)) for column in range(last)]
+    for number, row in enumerate((heads, *rows)):
+        cells = [pad(row[0], widths[0])]
+        cells += [" " * (widths[column] - columns(row[column])) + row[column] for column in range(1, last)]
+        start = " " * indent + "  ".join(cells) + "  "
+        style = "" if number else "dim"
+        for piece_number, piece in enumerate(wrap(row[last], width - columns(start))):
+            yield line(Span(" " * columns(start) if piece_number else start, style), Span(piece, style))
 
 
 def to_rich(one: Line, width: int, *, ascii_only: bool = False) -> Text:
@@ -105,7 +131,7 @@ def to_rich(one: Line, width: int, *, ascii_only: bool = False) -> Text:
     for span in one.spans if one.whole else _cropped(one.spans, width):
         text.append(to_ascii(span.text) if ascii_only else span.text, style=span.style or None)
     if not one.whole:
-        # Rich's own measure of rare characters may differ from ours, and it is the one that decides on wrapping.
+        # Rich measures rare characters differently, and its measure decides on wrapping.
         text.truncate(width, overflow="crop")
     return text
 
@@ -128,14 +154,14 @@ def bar(done: int, total: int, room: int) -> tuple[Span, ...]:
 
 
 class Screenful:
-    """Lines laid out for the width of whatever console prints them, in ASCII where it can show nothing else."""
+    """Lines laid out for the width of the console that prints them, in ASCII where it shows nothing else."""
 
     def __init__(self, layout: Callable[[int], Iterable[Line]], *, ascii_only: bool = False) -> None:
         self._layout = layout
         self._ascii_only = ascii_only
 
     def in_ascii(self) -> Screenful:
-        """The same for a terminal of which only a person, or the locale, says that it shows nothing else."""
+        """The same in ASCII, whatever the console claims to support."""
         return Screenful(self._layout, ascii_only=True)
 
     def __rich_console__(self, _console: Console, options: ConsoleOptions) -> Iterator[Text]:

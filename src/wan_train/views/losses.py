@@ -1,4 +1,4 @@
-"""The losses of one training as a view needs them: any part of them at once, their trend, a line of blocks."""
+"""The losses of one training: their trend, their sparkline, and the line that the live view shows of them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,30 @@ from itertools import accumulate, groupby, pairwise
 from statistics import fmean, variance
 
 from wan_train.run.curves import Curve, LossSource
-from wan_train.views.lines import Span
+from wan_train.run.progress import Progress
+from wan_train.views.formatting import count
+from wan_train.views.formatting import loss as loss_text
+from wan_train.views.lines import Span, width_of
+
+SOURCES = {
+    LossSource.TENSORBOARD: "per step, TensorBoard",
+    LossSource.PROGRESS_LINE: "moving average, progress line",
+}
 
 _LEAST_STEPS, _LEAST_EPOCHS = 20, 8
-"""Values that a quarter of the training must hold before its mean says anything: steps, or epochs of an average."""
+"""Values that a quarter of the training must hold before a trend is named: steps, or epochs of an average."""
 _STANDARD_ERRORS = 2.0
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _BAD = "✗"
 _MIDDLE = _BLOCKS[3]
 _OUTLIERS = 0.05
-"""The share of columns at either end of the scale that may lie beyond it: one spike must not flatten all else."""
+"""The share of columns that may lie beyond either end of the scale, so that one spike does not flatten the rest."""
 _FLAT = 1e-3
+_FEW_BLOCKS, _MANY_BLOCKS, _MOST_BLOCKS = 12, 30, 60
 
 
 class Trend(StrEnum):
-    """Where the loss is going; part of the JSON contract."""
+    """The direction of the loss; part of the JSON contract."""
 
     FALLING = "falling"
     FLAT = "flat"
@@ -33,10 +42,10 @@ class Trend(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Losses:
-    """The loss of each step of one training, summed up so that every part's mean costs nothing.
+    """The loss of each step of one training, summed up so that the mean of any part costs nothing.
 
-    `sums[i]` and `counts[i]` are over the finite ones of the first `i` steps. `average` is the smoothed loss at the
-    newest step where the source is single steps, else the trainer's own average; None when it is not finite.
+    `sums[i]` and `counts[i]` are over the finite losses of the first `i` steps. `average` is the smoothed loss at the
+    newest step, or the trainer's own average where that is the source; None when it is not finite.
     """
 
     source: LossSource
@@ -45,7 +54,7 @@ class Losses:
     average: float | None
     trend: Trend | None
     rate: float | None
-    """Learning rate of the newest step; None where nobody tells it."""
+    """Learning rate of the newest step; None when unknown."""
     sums: tuple[float, ...]
     counts: tuple[int, ...]
 
@@ -83,8 +92,8 @@ def losses_of(curve: Curve, steps_per_epoch: int) -> Losses | None:
 def trend(values: Sequence[float], *, least: int) -> Trend | None:
     """The newest quarter of independent values against the quarter before it.
 
-    FLAT when their means differ by no more than twice the standard error of the difference (Welch): nothing that
-    stands out from the noise. None when a quarter holds fewer than `least` finite values.
+    FLAT when their means differ by no more than twice the standard error of the difference (Welch). None when a
+    quarter holds fewer than `least` finite values.
     """
     finite = [value for value in values if math.isfinite(value)]
     quarter = len(finite) // 4
@@ -100,7 +109,7 @@ def trend(values: Sequence[float], *, least: int) -> Trend | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sparkline:
-    """The whole training so far in a few columns, each the mean of equally many steps; the first is the oldest.
+    """The training so far in a few columns, each the mean of equally many steps; the first is the oldest.
 
     `low` and `high` are the losses of the lowest and the highest block.
     """
@@ -110,7 +119,7 @@ class Sparkline:
     high: float
 
     def spans(self) -> Iterator[Span]:
-        """Its pieces; a column that holds a step without a finite loss is marked."""
+        """Its pieces; columns with a loss that is not finite are marked."""
         for is_bad, piece in groupby(self.text, key=_BAD.__eq__):
             yield Span("".join(piece), "bold red" if is_bad else "cyan")
 
@@ -122,9 +131,9 @@ def sparkline(losses: Losses, columns: int) -> Sparkline | None:
     edges = [index * steps // columns for index in range(columns + 1)]
     means: list[float | None] = []
     for begin, end in pairwise(edges):
-        count = losses.counts[end] - losses.counts[begin]
-        whole = count == end - begin
-        means.append((losses.sums[end] - losses.sums[begin]) / count if whole else None)
+        finite = losses.counts[end] - losses.counts[begin]
+        whole = finite == end - begin
+        means.append((losses.sums[end] - losses.sums[begin]) / finite if whole else None)
     known = sorted(mean for mean in means if mean is not None)
     if not known:
         return None
@@ -140,3 +149,53 @@ def _block(mean: float | None, low: float, high: float) -> str:
         return _MIDDLE
     place = (mean - low) / (high - low)
     return _BLOCKS[round(min(1.0, max(0.0, place)) * (len(_BLOCKS) - 1))]
+
+
+_TREND_STYLES = {Trend.FALLING: "green", Trend.FLAT: "", Trend.RISING: "yellow"}
+
+
+def loss_line(losses: Losses | None, progress: Progress | None, room: int) -> tuple[Span, ...]:
+    """The loss from the first step to the newest, its trend and its source, or nothing when there is no loss yet.
+
+    `progress` is None for a training that is over.
+    """
+    if losses is not None:
+        return _drawn(losses, room, is_over=progress is None)
+    if progress is None:
+        return ()
+    if not progress.loss_is_finite:
+        return (Span("the loss is not finite", "bold red"),)
+    if progress.loss is None:
+        return ()
+    return (Span("loss ", "dim"), Span(loss_text(progress.loss)), _source(LossSource.PROGRESS_LINE, short=False))
+
+
+def _drawn(losses: Losses, room: int, *, is_over: bool) -> tuple[Span, ...]:
+    head, number = Span("loss ", "dim"), () if is_over else tuple(_number(losses))
+    full, short = (_source(losses.source, short=short) for short in (False, True))
+    source = full if room - width_of((head, *number, full)) >= _FEW_BLOCKS else short
+    blocks = room - width_of((head, *number, source))
+    drawn = sparkline(losses, max(_FEW_BLOCKS, min(_MOST_BLOCKS, blocks)))
+    if drawn is None:
+        return (head, *number, source)
+    scale = Span(f" · scale {loss_text(drawn.low)} to {loss_text(drawn.high)}", "dim")
+    if blocks - width_of([scale]) >= _MANY_BLOCKS:
+        fewer = sparkline(losses, min(_MOST_BLOCKS, blocks - width_of([scale])))
+        return (head, *(fewer or drawn).spans(), *number, source, scale)
+    return (head, *drawn.spans(), *number, source)
+
+
+def _number(losses: Losses) -> Iterator[Span]:
+    if losses.average is not None:
+        smooth = " smoothed" if losses.source is LossSource.TENSORBOARD else ""
+        yield Span(f" {loss_text(losses.average)}{smooth}")
+    if losses.trend is not None and losses.average is not None:
+        yield Span(", ")
+        yield Span(losses.trend.value, _TREND_STYLES[losses.trend])
+    if losses.bad:
+        yield Span(f" · {count(losses.bad, 'step')} not finite", "bold red")
+
+
+def _source(source: LossSource, *, short: bool) -> Span:
+    text = SOURCES[source]
+    return Span(f" · {text.partition(',')[0] if short else text}", "dim")

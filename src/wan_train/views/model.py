@@ -1,4 +1,8 @@
-"""What a view shows: the records of one run, read together. The only module of `views` that reads a run's files."""
+"""The records of one run, read together: the input of every view.
+
+The only module of `views` that reads a run's files: the plan, the journal, live.json, logs (the ends of them and when
+they were last written), the curves, supervisor.log, the end of report.json and the free space of the disk.
+"""
 
 from __future__ import annotations
 
@@ -7,34 +11,30 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from wan_train.base.text import redact, visible
 from wan_train.engine.log_parser import last_words
+from wan_train.run.closing_report import report_of_end
 from wan_train.run.curves import Curve, CurveReader
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import (
     CachesCleared,
     CachesDisturbed,
-    CachesUpToDate,
     CheckpointKept,
     DiskLow,
     EpochEnded,
     Event,
     GpusChosen,
+    Lost,
     ResultPlaced,
     RetryScheduled,
-    RunFinished,
     RunResumed,
-    StateSaved,
     StateUnusable,
-    StepExited,
     StepFailed,
     StepRefused,
-    StepSkipped,
     StepStarted,
-    StepStopped,
     StepStopping,
-    StepSucceeded,
     StopRequested,
     SupervisorStarted,
     TrainingBegan,
@@ -43,121 +43,40 @@ from wan_train.run.journal import JournalReader
 from wan_train.run.live import Live, read_live
 from wan_train.run.plan import Plan
 from wan_train.run.progress import read_tail
-from wan_train.run.state import Job, JobState, RunState, fold, initial
+from wan_train.run.state import Attempt, Job, JobState, RunState, fold, initial
 from wan_train.views.losses import Losses, losses_of
 
+TAIL_LINES = 8
+"""Log lines shown of a failed step: a Python error with its last frames."""
 _MOST_RECENT = 8
-"""A view shows as many as it has room for."""
+"""A view shows as many recent events as it has room for."""
+_CURVES_SECONDS = 1.0
+_CURVES_SHARE = 0.005
+"""Of a core, at most, for reading curves."""
+_NEWS = (
+    RetryScheduled
+    | StepFailed
+    | StepRefused
+    | CachesDisturbed
+    | CheckpointKept
+    | ResultPlaced
+    | DiskLow
+    | StopRequested
+    | RunResumed
+    | GpusChosen
+    | StateUnusable
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How a training goes on this box: seconds until the first step, and for each step over a whole attempt.
+    """The speed of a training on this box: seconds until the first step, and seconds per step of a whole attempt.
 
-    `per_step` is None until an epoch was seen from its beginning to its end.
+    `per_step` is None until a whole epoch was seen.
     """
 
     to_load: float
     per_step: float | None = None
-
-
-@dataclass(slots=True)
-class History:
-    """Folds events, oldest first."""
-
-    recent: deque[Event] = field(default_factory=lambda: deque(maxlen=_MOST_RECENT))
-    paces: dict[str, Pace] = field(default_factory=dict)
-    """By step id, of the newest attempt that tells."""
-    _clocks: dict[str, _AttemptClock] = field(default_factory=dict)
-    _has_supervisor: bool = False
-
-    def add(self, event: Event) -> None:
-        if self._is_news(event):
-            self.recent.append(event)
-        match event:
-            case SupervisorStarted():
-                self._has_supervisor = True
-            case StepStarted(total_epochs=int(epochs)):
-                self._clocks[event.step] = _AttemptClock(started=event.at, epoch=event.epochs_before, epochs=epochs)
-            case TrainingBegan() if event.step in self._clocks:
-                to_load = self._clocks[event.step].begin(event)
-                before = self.paces.get(event.step)
-                self.paces[event.step] = Pace(to_load=to_load, per_step=before.per_step if before else None)
-            case EpochEnded() if event.step in self.paces:
-                per_step = self._clocks[event.step].per_step(event)
-                if per_step is not None:
-                    self.paces[event.step] = replace(self.paces[event.step], per_step=per_step)
-            case _:
-                pass
-
-    def _is_news(self, event: Event) -> bool:
-        """Whether a person watching would want to be told, beyond what the steps themselves show."""
-        match event:
-            case SupervisorStarted():
-                return self._has_supervisor
-            case StepStarted():
-                return event.attempt > 1
-            case StepStopping():
-                return event.diagnosis is not None
-            case CachesCleared():
-                return event.keep > 0 or bool(event.removed)
-            case (
-                RetryScheduled()
-                | StepFailed()
-                | StepRefused()
-                | CachesDisturbed()
-                | CheckpointKept()
-                | ResultPlaced()
-                | DiskLow()
-                | StopRequested()
-                | RunResumed()
-                | GpusChosen()
-                | StateUnusable()
-            ):
-                return True
-            case (
-                CachesUpToDate()
-                | EpochEnded()
-                | RunFinished()
-                | StateSaved()
-                | StepExited()
-                | StepSkipped()
-                | StepStopped()
-                | StepSucceeded()
-                | TrainingBegan()
-            ):
-                return False
-
-
-@dataclass(slots=True, kw_only=True)
-class _AttemptClock:
-    """From when on an attempt's epochs can be timed. `epoch` counts over all attempts."""
-
-    started: float
-    epoch: int
-    epochs: int
-    since: float = 0.0
-    steps_per_epoch: int = 0
-
-    def begin(self, event: TrainingBegan) -> float:
-        """Note the first step; the seconds it took to get there."""
-        self.since = event.at
-        self.steps_per_epoch = event.steps // max(1, self.epochs)
-        return max(0.0, event.at - self.started)
-
-    def per_step(self, event: EpochEnded) -> float | None:
-        if event.at <= self.since:
-            # A supervisor that took over tells at once of all that happened before: when, nobody saw.
-            self.epoch = max(self.epoch, event.epoch)
-        steps = (event.epoch - self.epoch) * self.steps_per_epoch
-        return (event.at - self.since) / steps if steps > 0 and event.at > self.since else None
-
-
-TAIL_LINES = 8
-"""Log lines shown of a failed step: a Python error with its last frames."""
-_CURVES_SECONDS = 1.0
-_CURVES_SHARE = 0.005
-"""Of a core, at most, for reading curves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,19 +91,23 @@ class RunView:
     """Also true before a supervisor has taken the run over."""
     tails: Mapping[str, tuple[str, ...]]
     disk_free: int | None = None
-    """Bytes free where the run is; None when it cannot be told."""
+    """Bytes free where the run is; None when unknown."""
     supervisor_said: str | None = None
-    """The last line that a supervisor printed, safe to print: normally it prints nothing."""
+    """The last line that a dead supervisor printed, safe to print. A supervisor normally prints nothing."""
     losses: Mapping[str, Losses] = field(default_factory=dict)
-    """By step id, of trainings that have made a step; empty where nobody asked for curves."""
+    """By step id, of trainings that have made a step; empty unless the reader was asked for curves."""
     paces: Mapping[str, Pace] = field(default_factory=dict)
-    """By step id, of trainings that have completed an epoch."""
+    """By step id, of trainings that have made a step."""
     recent: tuple[Event, ...] = ()
-    """The last things that happened which a person would want to know, oldest first."""
+    """The last events worth showing, oldest first."""
+    last_signs: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    """By step id and attempt, of attempts without a process: when their files were last written."""
+    report: Path | None = None
+    """The HTML report of the run's end."""
 
     @property
     def has_supervisor(self) -> bool:
-        """Whether a supervisor looks after the run at this moment."""
+        """Whether a supervisor looks after the run now."""
         return self.state.supervisor is not None and self.supervisor_alive
 
 
@@ -200,13 +123,13 @@ class GpuNow:
 
 
 class RunReader:
-    """Reads a run again and again: the plan once, of the journal only what is new.
+    """Reads a run repeatedly: the plan once, of the journal only what is new.
 
     Raises what RunDirectory.read_plan raises, and CorruptRecordError for a damaged journal.
     """
 
     def __init__(self, run: RunDirectory, *, curves: bool = False) -> None:
-        """`curves`: the losses of every step too, which take a moment for a long training."""
+        """`curves`: read the loss of every step too, which takes a moment for a long training."""
         self._run = run
         self._plan = run.read_plan()
         self._history = History()
@@ -214,6 +137,7 @@ class RunReader:
         self._state = initial(self._plan)
         self._journal = JournalReader(run.events)
         self._tails: dict[str, tuple[str, ...]] = {}
+        self._last_signs: dict[tuple[str, int], float] = {}
 
     def refresh(self) -> tuple[RunView, list[Event]]:
         """The run now, and the events since the last call."""
@@ -227,6 +151,7 @@ class RunReader:
         if self._state.supervisor is not None and self._state.supervisor != before:
             alive = self._state.supervisor.is_alive()
         self._read_tails()
+        finished = self._state.finished
         view = RunView(
             run=self._run,
             plan=self._plan,
@@ -239,21 +164,75 @@ class RunReader:
             losses=self._losses.refresh(self._state) if self._losses is not None else {},
             paces=dict(self._history.paces),
             recent=tuple(self._history.recent),
+            last_signs=self._signs(supervisor_alive=alive),
+            report=report_of_end(self._run, finished) if finished is not None else None,
         )
         return view, events
 
     def _read_tails(self) -> None:
         for job in self._state.jobs.values():
             attempt = job.attempt
-            if job.state is not JobState.FAILED or attempt is None or job.step in self._tails:
+            if job.state is JobState.FAILED and attempt is not None and job.step not in self._tails:
+                self._tails[job.step] = _log_end(self._run.attempt(job.step, attempt.number).log, TAIL_LINES)
+
+    def _signs(self, *, supervisor_alive: bool) -> Mapping[tuple[str, int], float]:
+        """When each attempt without a process last wrote; of one that ended, read once."""
+        running: dict[tuple[str, int], float] = {}
+        for job in self._state.jobs.values():
+            for attempt in job.attempts:
+                key = job.step, attempt.number
+                if key in self._last_signs or (attempt.ended is None and supervisor_alive):
+                    continue
+                at = self._last_sign(job, attempt)
+                if at is not None:
+                    (running if attempt.ended is None else self._last_signs)[key] = at
+        return {**self._last_signs, **running}
+
+    def _last_sign(self, job: Job, attempt: Attempt) -> float | None:
+        files = self._run.attempt(job.step, attempt.number)
+        for path in (files.exit, files.log) if isinstance(attempt.exit, Lost) else (files.exit,):
+            try:
+                return path.stat().st_mtime
+            except OSError:
                 continue
-            log = self._run.attempt(job.step, attempt.number).log
-            lines = last_words(read_tail(log), TAIL_LINES)
-            self._tails[job.step] = tuple(visible(redact(line)) for line in lines)
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogEnd:
+    """The newest lines of a step's log, safe to print."""
+
+    step: str
+    path: Path
+    lines: tuple[str, ...]
+
+
+def read_logs(view: RunView, height: int) -> tuple[LogEnd, ...]:
+    """The logs of the running steps, else of the last one that started; at most `height` lines of each."""
+    begun = [(job, job.attempt) for job in view.state.jobs.values() if job.attempt is not None]
+    running = [(job, attempt) for job, attempt in begun if job.state.has_process]
+    shown = running or sorted(begun, key=lambda pair: pair[1].started)[-1:]
+    paths = {job.step: view.run.attempt(job.step, attempt.number).log for job, attempt in shown}
+    return tuple(LogEnd(step=step, path=path, lines=_log_end(path, max(1, height))) for step, path in paths.items())
+
+
+def _log_end(log: Path, count: int) -> tuple[str, ...]:
+    return tuple(visible(redact(text)) for text in last_words(read_tail(log), count))
+
+
+def _last_line(run: RunDirectory) -> str | None:
+    return next(iter(_log_end(run.supervisor_log, 1)), None)
+
+
+def _disk_free(run: RunDirectory) -> int | None:
+    try:
+        return shutil.disk_usage(run.path).free
+    except OSError:
+        return None
 
 
 class _LossReader:
-    """Reads the curves of a run seldom enough that a long training costs no more than a short one."""
+    """Reads the curves of a run so seldom that a long training costs no more than a short one."""
 
     def __init__(self, run: RunDirectory, plan: Plan) -> None:
         self._curves = CurveReader(run, plan)
@@ -279,13 +258,69 @@ def _losses_of(curve: Curve, job: Job) -> Losses | None:
     return losses_of(curve, steps // epochs if steps and epochs else 1)
 
 
-def _disk_free(run: RunDirectory) -> int | None:
-    try:
-        return shutil.disk_usage(run.path).free
-    except OSError:
-        return None
+@dataclass(slots=True)
+class History:
+    """What the journal says over time and a run's state does not keep: speeds, and recent events. Oldest first."""
+
+    recent: deque[Event] = field(default_factory=lambda: deque(maxlen=_MOST_RECENT))
+    paces: dict[str, Pace] = field(default_factory=dict)
+    """By step id, of the newest attempt that has one."""
+    _clocks: dict[str, _AttemptClock] = field(default_factory=dict)
+    _has_supervisor: bool = False
+
+    def add(self, event: Event) -> None:
+        if self._is_news(event):
+            self.recent.append(event)
+        match event:
+            case SupervisorStarted():
+                self._has_supervisor = True
+            case StepStarted(total_epochs=int(epochs)):
+                self._clocks[event.step] = _AttemptClock(started=event.at, epoch=event.epochs_before, epochs=epochs)
+            case TrainingBegan() if event.step in self._clocks:
+                to_load = self._clocks[event.step].begin(event)
+                before = self.paces.get(event.step)
+                self.paces[event.step] = Pace(to_load=to_load, per_step=before.per_step if before else None)
+            case EpochEnded() if event.step in self.paces:
+                per_step = self._clocks[event.step].per_step(event)
+                if per_step is not None:
+                    self.paces[event.step] = replace(self.paces[event.step], per_step=per_step)
+            case _:
+                pass
+
+    def _is_news(self, event: Event) -> bool:
+        """Whether the live view lists it; a step's own lines already show the other events."""
+        match event:
+            case SupervisorStarted():
+                return self._has_supervisor
+            case StepStarted():
+                return event.attempt > 1
+            case StepStopping():
+                return event.diagnosis is not None
+            case CachesCleared():
+                return event.keep > 0 or bool(event.removed)
+            case _:
+                return isinstance(event, _NEWS)
 
 
-def _last_line(run: RunDirectory) -> str | None:
-    lines = last_words(read_tail(run.supervisor_log), 1)
-    return visible(redact(lines[-1])) if lines else None
+@dataclass(slots=True, kw_only=True)
+class _AttemptClock:
+    """From when on an attempt's epochs can be timed. `epoch` counts over all attempts."""
+
+    started: float
+    epoch: int
+    epochs: int
+    since: float = 0.0
+    steps_per_epoch: int = 0
+
+    def begin(self, event: TrainingBegan) -> float:
+        """Note the first step; returns the seconds until then."""
+        self.since = event.at
+        self.steps_per_epoch = event.steps // max(1, self.epochs)
+        return max(0.0, event.at - self.started)
+
+    def per_step(self, event: EpochEnded) -> float | None:
+        if event.at <= self.since:
+            # A supervisor that took over reports earlier epochs all at once: nobody saw when they ended.
+            self.epoch = max(self.epoch, event.epoch)
+        steps = (event.epoch - self.epoch) * self.steps_per_epoch
+        return (event.at - self.since) / steps if steps > 0 and event.at > self.since else None

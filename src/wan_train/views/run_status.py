@@ -1,4 +1,4 @@
-"""The status of a run, facts of its steps that every view shows, and when it will end."""
+"""The status of a run, the facts of its steps that every view shows, and when it will end."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.gpu.free import why_busy
 from wan_train.gpu.model import Gpu
 from wan_train.recipe.terms import EngineKind
-from wan_train.run.events import CachesCleared, Lost, StateSaved, StateUnusable
+from wan_train.run.events import StateSaved, StateUnusable
 from wan_train.run.gpu_pool import gpu_label
 from wan_train.run.plan import Step, StepKind
 from wan_train.run.progress import Progress
 from wan_train.run.state import Attempt, Job, JobState
-from wan_train.views import formatting
+from wan_train.views.formatting import duration, file_size
 from wan_train.views.model import Pace, RunView
 
 _PAUSE_SECONDS = 60.0
-"""Less than this in which nothing ran is not worth a word."""
+"""Pauses shorter than this are not mentioned."""
 
 
 class RunStatus(StrEnum):
@@ -32,13 +32,13 @@ class RunStatus(StrEnum):
     RUNNING = "running"
     WAITING = "waiting"
     RETRYING = "retrying"
-    """Nothing runs; what failed is tried again after a pause."""
+    """Nothing runs; a failed step is retried after a pause."""
     STOPPING = "stopping"
     FINISHED = "finished"
     FAILED = "failed"
     STOPPED = "stopped"
     LOST = "lost"
-    """The supervisor is gone before the run was over; trainers may still run."""
+    """The supervisor died before the run was over; trainers may still run."""
 
 
 def status_of(view: RunView) -> RunStatus:
@@ -63,20 +63,19 @@ def status_of(view: RunView) -> RunStatus:
 
 
 def low_disk(view: RunView) -> Diagnosis | None:
-    """What to tell of a run that was stopped before its disk was full; None for any other."""
+    """Why a run was stopped before its disk was full; None for any other run."""
     low, finished = view.state.disk_low, view.state.finished
     if low is None or (finished is not None and finished.exit_code != ExitCode.NOT_READY):
         return None
-    free, needed = formatting.file_size(low.free), formatting.file_size(low.needed)
     return Diagnosis(
         cause=Cause.DISK_FULL,
-        meaning=f"The disk got low: {free} free, {needed} needed for the next states and LoRAs",
-        advice="Free some space: `wan-train runs` lists old runs, whose directories may be removed.",
+        meaning=f"The disk is low: {file_size(low.free)} free, {file_size(low.needed)} needed for the next checkpoints",
+        advice="Free some disk space: `wan-train clean` removes unneeded files.",
     )
 
 
 def dead_supervisor(view: RunView) -> Diagnosis | None:
-    """What to tell of a run whose supervisor is gone; None for any other."""
+    """What ended a run that is lost; None for any other run."""
     if status_of(view) is not RunStatus.LOST:
         return None
     return Diagnosis(
@@ -95,7 +94,7 @@ def elapsed(view: RunView, now: float) -> float:
 
 
 def worked(view: RunView, now: float) -> float:
-    """Seconds in which processes of the run were at work: without pauses, waiting, and time with the machine down."""
+    """Seconds in which processes of the run were at work, without pauses, waiting, and time with the machine down."""
     spans = sorted(
         (attempt.started, _end(view, job, attempt, now)) for job in view.state.jobs.values() for attempt in job.attempts
     )
@@ -107,42 +106,27 @@ def worked(view: RunView, now: float) -> float:
 
 
 def took(view: RunView, now: float) -> str:
-    """How long the work of a run took, and how long the run exists where that differs by much."""
+    """The time a run worked, and its whole time where that is much longer."""
     work, whole = worked(view, now), elapsed(view, now)
-    text = formatting.duration(work)
-    return (
-        text
-        if whole - work < max(_PAUSE_SECONDS, whole / 4)
-        else f"{text} of work ({formatting.duration(whole)} in all)"
-    )
+    if whole - work < max(_PAUSE_SECONDS, whole / 4):
+        return duration(work)
+    return f"{duration(work)} of work ({duration(whole)} in all)"
 
 
 def _end(view: RunView, job: Job, attempt: Attempt, now: float) -> float:
-    """When the processes of an attempt were gone. A supervisor that came later saw it later than it was."""
+    """When the processes of an attempt were gone. A later supervisor recorded it later than it was."""
     seen = now if attempt.ended is None else attempt.ended
-    files = view.run.attempt(job.step, attempt.number)
-    if attempt.ended is None and view.supervisor_alive:
-        return seen
-    proof = [files.exit] if not isinstance(attempt.exit, Lost) else [files.exit, files.log]
-    written = next((at for path in proof if (at := _written(path)) is not None), seen)
-    return min(seen, max(attempt.started, written))
-
-
-def _written(path: Path) -> float | None:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return None
+    return min(seen, max(attempt.started, view.last_signs.get((job.step, attempt.number), seen)))
 
 
 def spent_by_attempt(job: Job, now: float) -> float | None:
-    """Seconds that the newest attempt of a step took so far, None before the first."""
+    """Seconds of a step's newest attempt so far, None before the first."""
     attempt = job.attempt
     return max(0.0, (attempt.ended or now) - attempt.started) if attempt is not None else None
 
 
 def spent(view: RunView, job: Job, now: float) -> float | None:
-    """Seconds that all attempts of a step took so far, None before the first."""
+    """Seconds of all attempts of a step so far, None before the first."""
     if not job.attempts:
         return None
     return sum(max(0.0, _end(view, job, attempt, now) - attempt.started) for attempt in job.attempts)
@@ -159,19 +143,19 @@ def progress_of(view: RunView, step_id: str) -> Progress | None:
 
 
 def waits_for(view: RunView, job: Job) -> str | None:
-    """Why a step does not run yet, in words; None when it is not waiting."""
+    """Why a step does not run yet; None when it is not waiting."""
     if job.state not in {JobState.WAITING, JobState.BACKOFF}:
         return None
     return (view.live.waiting.get(job.step) if view.live is not None else None) or "waiting for its turn"
 
 
 def epochs(view: RunView, step: Step) -> int:
-    """The epochs wanted of a training, more than the plan's where the run was extended."""
+    """The epochs of a training; more than the plan's where the run was extended."""
     return view.state.epochs or view.plan.epochs_of(step.expert)
 
 
 def planned_steps(view: RunView, step: Step) -> int | None:
-    """Optimizer steps of a whole training as planned; None where nobody knows yet."""
+    """Optimizer steps of a whole training as planned; None while unknown."""
     return view.plan.steps_of(step.expert) if step.expert is not None else None
 
 
@@ -191,31 +175,27 @@ def steps_per_epoch(view: RunView, step: Step) -> int | None:
 
 
 def newest_state(job: Job) -> StateSaved | None:
-    """The state that a training would go on from after a crash, as far as the journal knows."""
+    """The state that a training would resume from after a crash, as far as the journal knows."""
     states = [attempt.last_state for attempt in job.attempts if attempt.last_state is not None]
     return max(states, key=lambda state: (state.epoch, state.at), default=None)
 
 
 def unusable_state(job: Job) -> StateUnusable | None:
-    """The newest state that was saved, where it does not count and no later one does."""
+    """The newest state, where it is not usable and no later one is."""
     return job.attempt.unusable_state if job.attempt is not None else None
 
 
 def epochs_saved(job: Job) -> int:
-    """How many epochs a crash at this moment would leave."""
+    """The epochs that a crash now would leave."""
     saved = newest_state(job)
     begun_at = job.attempt.epochs_before if job.attempt is not None else 0
     return max(begun_at, saved.epoch if saved is not None else 0)
 
 
 def expected_caches(view: RunView, step: Step) -> int | None:
-    """How many items a caching step goes through; None for training and where videos make it unknowable."""
+    """The items that a caching step goes through; None for training, and with videos, whose number is unknown."""
     if step.kind is StepKind.TRAIN or view.plan.dataset.has_videos:
         return None
-    if step.shard is not None:
-        # Its program gets a list of exactly what is to be made.
-        known = view.state.jobs[step.id].caches
-        return known.make if isinstance(known, CachesCleared) else None
     return sum(view.plan.dataset.cached_items.values())
 
 
@@ -239,19 +219,19 @@ def is_rehearsal(view: RunView) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeLeft:
-    """Seconds that a training still takes. `per_step` is set where they rest on the speed of an earlier attempt."""
+    """Seconds that a training still takes. `per_step` is set where they follow from an earlier attempt's speed."""
 
     seconds: float
     per_step: float | None = None
 
 
 def time_left(view: RunView, step: Step, job: Job, now: float) -> TimeLeft | None:
-    """What a training whose processes run still takes; None for any other step and while nothing is known."""
+    """What a running training still takes; None for any other step and while unknown."""
     attempt = job.attempt
     if step.kind is not StepKind.TRAIN or not job.state.has_process or attempt is None:
         return None
     if job.state is JobState.STOPPING:
-        return TimeLeft(seconds=0.0) if attempt.complete else None  # else it may be tried again
+        return TimeLeft(seconds=0.0) if attempt.complete else None  # else it may be retried
     live, progress = view.live, progress_of(view, step.id)
     if live is not None and progress is not None and progress.eta_seconds is not None:
         return TimeLeft(seconds=max(0.0, progress.eta_seconds - max(0.0, now - live.at)))
@@ -264,9 +244,9 @@ def time_left(view: RunView, step: Step, job: Job, now: float) -> TimeLeft | Non
 
 
 def next_state_in(view: RunView, step: Step, job: Job, now: float) -> float | None:
-    """Seconds until a running training saves its next state; None while that is not known.
+    """Seconds until a running training saves its next state; None while unknown.
 
-    An attempt that did not go on from a state saves as often as the plan says; others as it was decided at their start.
+    A first attempt saves as often as the plan says. A resumed one decides that at its start.
     """
     attempt, live, progress = job.attempt, view.live, progress_of(view, step.id)
     per_epoch = steps_per_epoch(view, step)
@@ -280,18 +260,17 @@ def next_state_in(view: RunView, step: Step, job: Job, now: float) -> float | No
 
 
 def next_states_in(view: RunView, now: float) -> float | None:
-    """Seconds until each running step has saved its next state, as a stop waits for it; None where one is not known.
-
-    0 when nothing runs: then nothing is waited for.
-    """
+    """Seconds until every running step has saved its next state; 0 when nothing runs, None while unknown."""
     waits = [next_state_in(view, step, job, now) for step, job in steps_of(view) if job.state.has_process]
     known = [wait for wait in waits if wait is not None]
     return max(known, default=0.0) if len(known) == len(waits) else None
 
 
 def ends_at(view: RunView, now: float) -> float | None:
-    """When the last step will be done (seconds since 1970): with trainings that wait placed one after the other on the
-    GPUs that this run has or that are idle, the next one to whichever is free first, as the scheduler does.
+    """When the last step will end, in seconds since 1970; None while unknown.
+
+    Waiting trainings go one after the other onto the run's own and the idle GPUs, each onto the one that is free
+    first, as the scheduler places them.
     """
     if status_of(view) not in {RunStatus.RUNNING, RunStatus.RETRYING, RunStatus.WAITING}:
         return None
@@ -309,17 +288,16 @@ def ends_at(view: RunView, now: float) -> float | None:
         free_at.append(now + found.seconds)
     if not waiting:
         return max(free_at, default=None)
-    placed = _placed(view, waiting, _lanes(view, free_at, now), now)
+    placed = _placed(view, waiting, _gpus_free_at(view, free_at, now), now)
     return None if placed is None else max([*free_at, *placed])
 
 
-def _lanes(view: RunView, free_at: Sequence[float], now: float) -> list[float]:
+def _gpus_free_at(view: RunView, free_at: Sequence[float], now: float) -> list[float]:
     """When each GPU that the run can count on is free for another training."""
     if view.state.one_at_a_time:
         return [max(free_at, default=now)]
     gpus = view.live.gpus if view.live is not None else ()
-    idle = [gpu for gpu in gpus if _is_idle(view, gpu)]
-    return [*free_at, *(now for _ in idle)]
+    return [*free_at, *(now for gpu in gpus if _is_idle(view, gpu))]
 
 
 def _is_idle(view: RunView, gpu: Gpu) -> bool:
@@ -327,29 +305,29 @@ def _is_idle(view: RunView, gpu: Gpu) -> bool:
     return not taken and user_of(view, gpu) is None and why_busy(gpu) is None
 
 
-def _placed(view: RunView, waiting: Sequence[tuple[Step, Job]], lanes: list[float], now: float) -> list[float] | None:
-    """When each of the waiting trainings ends; None when one of them is not a training, or its speed is not known."""
-    heapq.heapify(lanes)
+def _placed(view: RunView, waiting: Sequence[tuple[Step, Job]], gpus: list[float], now: float) -> list[float] | None:
+    """When each waiting training ends; None when one of them is not a training, or its speed is unknown."""
+    heapq.heapify(gpus)
     ends = []
     for step, job in waiting:
-        pace = _pace_to_expect(view, step)
+        pace = _expected_pace(view, step)
         steps = _steps_to_do(view, step, epochs_saved(job))
-        if pace is None or pace.per_step is None or steps is None or not lanes:
+        if pace is None or pace.per_step is None or steps is None or not gpus:
             return None
-        begins = max(heapq.heappop(lanes), job.not_before or now)
+        begins = max(heapq.heappop(gpus), job.not_before or now)
         ends.append(begins + pace.to_load + steps * pace.per_step)
-        heapq.heappush(lanes, ends[-1])
+        heapq.heappush(gpus, ends[-1])
     return ends
 
 
-def _pace_to_expect(view: RunView, step: Step) -> Pace | None:
-    """Its own of an earlier attempt, else that of the other expert, which trains the same pictures."""
+def _expected_pace(view: RunView, step: Step) -> Pace | None:
+    """The pace of an earlier attempt, else of the other expert, which trains the same pictures."""
     own = view.paces.get(step.id)
     if step.kind is not StepKind.TRAIN or (own is not None and own.per_step is not None):
         return own
     for other, pace in view.paces.items():
-        now = progress_of(view, other)
-        recent = now.seconds_per_step if now is not None else None
+        progress = progress_of(view, other)
+        recent = progress.seconds_per_step if progress is not None else None
         if recent is not None or pace.per_step is not None:
             return Pace(to_load=pace.to_load, per_step=recent if recent is not None else pace.per_step)
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from support.runs import SUPERVISOR, T0, events_of, make_plan, make_view
+from support.runs import SUPERVISOR, T0, make_plan, make_view
 from views.support import shown
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.run.events import (
@@ -15,12 +15,9 @@ from wan_train.run.events import (
     StepRefused,
     SupervisorStarted,
 )
-from wan_train.run.live import Live
 from wan_train.run.plan import CacheNeed
-from wan_train.run.progress import Progress
-from wan_train.run.state import JobState
 from wan_train.views.dashboard import render
-from wan_train.views.event_lines import describe
+from wan_train.views.event_lines import event_line
 from wan_train.views.json_records import status_json
 from wan_train.views.summary import plan_text
 
@@ -53,42 +50,14 @@ def test_before_a_run() -> None:
     assert "to make" not in plan_text(PLAN)
 
 
-def test_before_a_run_that_is_split() -> None:
-    plan = make_plan(shards=(2, 1))
-    needs = {
-        "cache-latents-1": CacheNeed(items=200, make=3, remove=2, reasons={"no_item": 1, "picture_changed": 3}),
-        "cache-latents-2": CacheNeed(items=190, make=4, remove=2, reasons={"picture_changed": 2, "new": 2}),
-        "cache-text": CacheNeed(items=390, make=0, remove=0),
-    }
-    text = plan_text(replace(plan, dataset=replace(plan.dataset, caches=needs)))
-    counted = "5 picture changed, 2 not cached yet, 1 its picture is not in the dataset any more"
-    assert f"latents 7 of 390 to make ({counted}), in 2 parts on as many GPUs" in " ".join(text.split())
-    assert "text     up to date: 390 of 390" in text
-    assert "cache-latents-2: encode the pictures (latent caches), part 2 of 2, on one GPU" in text
-    assert "train-high: train the high-noise expert, after cache-latents-1 and cache-latents-2 and cache-text" in text
-
-
-def test_a_shard_counts_what_its_list_holds() -> None:
-    plan = make_plan(shards=(2, 1))
-    events = events_of(plan, {"cache-latents-1": JobState.RUNNING})
-    events.append(CachesCleared(at=T0 + 10, step="cache-latents-1", items=100, keep=60, make=40, made={}, removed={}))
-    live = Live(at=T0 + 20, progress={"cache-latents-1": Progress(cached=10)})
-    screen = shown(render(make_view(plan, events, live=live), T0 + 20, 100), 100)
-    assert "10/40 items" in screen
-    assert "25 %" in screen
-    (first, second, *_) = status_json(make_view(plan, events, live=live), T0 + 20)["steps"]
-    assert (first["id"], second["id"]) == ("cache-latents-1", "cache-latents-2")
-    assert (first["kind"], second["kind"]) == ("cache_latents", "cache_latents")
-
-
 def test_as_it_goes() -> None:
     view = make_view(PLAN, STORY)
-    told = [line for event in STORY if (line := describe(event, view)) is not None]
-    assert "caches are up to date: 200 of 200; 2 caches of pictures that are gone removed" in told[-3]
+    told = [line for event in STORY if (line := event_line(event, view)) is not None]
+    assert "caches are up to date: 200 of 200; 2 caches without a picture removed" in told[-3]
     assert "3 of 200 caches to make (2 caption changed, 1 not cached yet), 2 files removed" in told[-2]
-    assert "FAILED: the dataset cannot be trained now. Mount it. [x]" in told[-1]
+    assert "failed: the dataset cannot be trained now. Mount it. [x]" in told[-1]
     changed = CachesDisturbed(at=T0, step="cache-text", what="a_wan_te.safetensors is gone")
-    assert "a_wan_te.safetensors is gone" in (describe(changed, view) or "")
+    assert "a_wan_te.safetensors is gone" in (event_line(changed, view) or "")
 
 
 def test_on_the_screen_and_in_json() -> None:

@@ -24,7 +24,7 @@ from wan_train.views import overlays
 from wan_train.views.dashboard import render, screen
 from wan_train.views.lines import to_rich
 from wan_train.views.losses import losses_of
-from wan_train.views.model import Pace
+from wan_train.views.model import LogEnd, Pace
 
 TALL = 60
 STEPS = ("cache-latents", "cache-text", "train-high", "train-low")
@@ -171,7 +171,7 @@ def test_whatever_happens_every_line_fits(
         case Page.STOP:
             lines = screen(view, T0 + 5000, width, height=height, footer=overlays.stop_question(view, T0 + 5000, width))
         case Page.LOGS:
-            log = overlays.LogEnd(step="train-low", path=Path("/x" * 80), lines=(visible(said), "y" * 300))
+            log = LogEnd(step="train-low", path=Path("/x" * 80), lines=(visible(said), "y" * 300))
             lines = overlays.logs_page([log, log], width, height or 24)
         case Page.HELP:
             lines = overlays.help_page(view, width, height or 24)
@@ -187,14 +187,14 @@ def test_whatever_happens_every_line_fits(
 def test_a_full_disk_is_named_as_what_everything_waits_for() -> None:
     view, now = SCENES["stale"]()
     text = shown(render(replace(view, disk_free=45_000), now, 100, height=40), 100)
-    assert "is full. Training resumes once there is room" in " ".join(text.split())
+    assert "is full. Free some disk space" in " ".join(text.split())
     assert "written nothing" not in text
 
 
 def test_the_last_words_of_a_supervisor_that_is_gone_are_shown() -> None:
     view, now = SCENES["lost"]()
     text = shown(render(replace(view, supervisor_said="OSError: [Errno 5]"), now, 100, height=40), 100)
-    assert "Why: it said OSError: [Errno 5] (in " in text
+    assert "Reason: OSError: [Errno 5] (in " in text
 
 
 def test_a_training_that_loads_again_shows_the_time_of_this_attempt() -> None:
@@ -223,6 +223,6 @@ def test_the_question_tells_how_long_until_nothing_is_lost() -> None:
     view, now = SCENES["both_running"]()
     asked = "".join(span.text for span in overlays.stop_question(view, now, 100).spans)
     # States are saved every 4 epochs of 24 steps; the one that waits longer has 48 to go.
-    assert asked == "Stop after the next checkpoint, in about 2 min 20 s?  Nothing is lost.  y stop   n go on"
+    assert asked == "Stop after the next checkpoint, in about 2 min 20 s?  Nothing is lost.  y stop   n continue"
     narrow = "".join(span.text for span in overlays.stop_question(view, now, 60).spans)
-    assert narrow == "Stop after the next checkpoint?  y stop   n go on"
+    assert narrow == "Stop after the next checkpoint?  y stop   n continue"

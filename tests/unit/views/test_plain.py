@@ -19,12 +19,12 @@ from wan_train.run.events import (
 )
 from wan_train.run.live import Live
 from wan_train.run.plan import Plan
-from wan_train.views.event_lines import describe
+from wan_train.views.event_lines import event_line
 
 
 def _said(plan: Plan, events: list[Event], live: Live | None = None) -> list[str]:
     view = make_view(plan, events, live=live)
-    return [line for event in events if (line := describe(event, view)) is not None]
+    return [line for event in events if (line := event_line(event, view)) is not None]
 
 
 def test_a_whole_run_reads_as_a_log() -> None:
@@ -62,7 +62,7 @@ def test_exits_are_noise() -> None:
     plan = make_plan()
     events = events_of(plan, {"cache-latents": DONE})
     view = make_view(plan, events)
-    assert [describe(event, view) for event in events if isinstance(event, StepExited)] == [None]
+    assert [event_line(event, view) for event in events if isinstance(event, StepExited)] == [None]
 
 
 def test_other_events() -> None:
@@ -84,7 +84,7 @@ def test_a_failure_is_one_line_whatever_the_trainer_said() -> None:
     plan = make_plan()
     found = replace(OUT_OF_MEMORY, evidence="a\nb\x1b[2J" + "c" * 1000)
     lines = _said(plan, events_of(plan, {"cache-latents": FAILED}, diagnosis=found))
-    assert "FAILED" in lines[-1]
+    assert "failed: " in lines[-1]
     assert lines[-1].isprintable()
     assert len(lines[-1]) < 500
 

@@ -12,14 +12,16 @@ from support.runs import OUT_OF_MEMORY, T0, events_of, make_gpus, make_plan, mak
 from views.scenes import CACHED, DONE, FAILED, FREE_DISK, HIGH, NOW, RUNS, began, lost, one_failed, told
 from views.support import shown
 from wan_train.engine.failures import Cause
+from wan_train.run.directory import RunDirectory
 from wan_train.run.events import Exited, Lost, RetryScheduled, StepExited, SupervisorStarted
+from wan_train.run.journal import Journal
 from wan_train.run.live import Live
 from wan_train.run.scheduler import why_waiting
-from wan_train.run.state import JobState, fold
+from wan_train.run.state import JobState
 from wan_train.views import run_status as facts
 from wan_train.views.dashboard import gpu_lines, render
 from wan_train.views.lines import plain
-from wan_train.views.model import RunView
+from wan_train.views.model import RunReader, RunView
 from wan_train.views.result import result_text, status_lines
 from wan_train.views.run_status import RunStatus, ends_at, status_of
 
@@ -114,7 +116,12 @@ def test_time_in_which_nothing_ran_is_not_counted_as_work(tmp_path: Path) -> Non
     """Killed with the machine after 100 s, found eight minutes later, and trained to the end in 300 s."""
     plan = make_plan(run_dir=tmp_path)
     jobs = {**CACHED, "train-high": RUNS}
-    view = make_view(plan, events_of(plan, jobs))
+    run = RunDirectory(tmp_path)
+    run.write_plan(plan)
+    journal = Journal(run.events)
+    for event in events_of(plan, jobs):
+        journal.append(event)
+    view, _ = RunReader(run).refresh()
     attempt = view.state.jobs["train-high"].attempt
     assert attempt is not None
     died = attempt.started + 100
@@ -123,9 +130,10 @@ def test_time_in_which_nothing_ran_is_not_counted_as_work(tmp_path: Path) -> Non
     log.write_text("step 3\n", encoding="utf-8")
     os.utime(log, (died, died))
     found = died + 500
-    state = fold(view.state, SupervisorStarted(at=found, identity=attempt.identity))
-    state = fold(state, StepExited(at=found, step="train-high", attempt=1, exit=Lost(reason="gone")))
-    view = replace(view, state=state)
+    journal.append(SupervisorStarted(at=found, identity=attempt.identity))
+    journal.append(StepExited(at=found, step="train-high", attempt=1, exit=Lost(reason="gone")))
+    journal.close()
+    view, _ = RunReader(run).refresh()
     before = attempt.started - T0
     assert facts.elapsed(view, found) == pytest.approx(before + 600)
     assert facts.spent(view, view.state.jobs["train-high"], found) == pytest.approx(100)
