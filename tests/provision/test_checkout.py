@@ -35,7 +35,7 @@ def apply(world: World, work: Work, wanted: engine_file.EngineFile) -> Checkout:
 
 
 def said(work: Work) -> list[str]:
-    return [row.detail for row in work.board.rows()]
+    return [row.detail for row in work.table.rows()]
 
 
 def test_a_clone_that_was_cut_is_made_once_more(world: World, work: Work) -> None:
@@ -148,4 +148,4 @@ def test_a_second_try_is_told(world: World, work: Work) -> None:
         wanted = engine(world, f"{files.address}/musubi.git")
         with pytest.raises(NotReadyError, match="500"):
             apply(world, work, wanted)
-    assert said(work) == ["cloning musubi-tuner failed; tried once more in 0 s"]
+    assert said(work) == ["cloning musubi-tuner failed; retry in 0 s"]

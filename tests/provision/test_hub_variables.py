@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 from provision_world import World, write_program
 
 from wan_train.base.errors import NotReadyError
-from wan_train.provision.hub import Answer, Hub, HubError, explain
-from wan_train.provision.hub_variables import token_of, trouble
+from wan_train.provision.hub import Answer, Hub, HubError, explain, token_of, variable_problem
 from wan_train.provision.tokenizer_step import tokenizer_step
 from wan_train.provision.work import Work
 
@@ -65,7 +63,7 @@ def test_each_is_named_with_its_fix(name: str, value: str, monkeypatch: pytest.M
     ],
 )
 def test_what_works_is_left_alone(environ: dict[str, str], tmp_path: Path) -> None:
-    assert trouble({"HF_HOME": str(tmp_path), **environ}) is None
+    assert variable_problem({"HF_HOME": str(tmp_path), **environ}) is None
 
 
 def test_a_token_that_is_refused_is_named_by_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,14 +104,7 @@ def test_the_tokenizers_own_failure_is_explained(work: Work, tmp_path: Path, mon
 
 
 def test_a_number_that_is_none_is_not_called_a_bug(world: World) -> None:
-    done = subprocess.run(
-        world.argv("--check", "--models-only"),
-        env={**world.environment(), "HF_HUB_DOWNLOAD_TIMEOUT": "abc"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = world.provision("--check", "--models-only", env={"HF_HUB_DOWNLOAD_TIMEOUT": "abc"})
     assert done.returncode == 3
     assert "HF_HUB_DOWNLOAD_TIMEOUT is 'abc'" in " ".join(done.stdout.split())
     assert "unset HF_HUB_DOWNLOAD_TIMEOUT" in done.stderr

@@ -11,13 +11,13 @@ from provision_world import World, write_program
 
 from wan_train.base.errors import NotReadyError
 from wan_train.provision import packages
-from wan_train.provision.apt import Apt, find_apt
-from wan_train.provision.packages import FOR_MODELS, FOR_TRAINER, ExactPackages, Need, Packages
+from wan_train.provision.packages import ARIA2, FOR_TRAINER, Apt, ExactPackages, Need, Packages, find_apt
 from wan_train.provision.steps import State
 from wan_train.provision.work import Work
 
 EXACT = ("libcudnn8=8.9.7.29-1+cuda12.2", "libcudnn8-dev=8.9.7.29-1+cuda12.2")
-GIT, ARIA2 = FOR_TRAINER[0], FOR_MODELS[0]
+GIT = FOR_TRAINER[0]
+NOWHERE = Path("/nowhere")
 
 # Knows the packages in `offered`, takes the names after `install`, fails as apt does when one of them is unknown.
 APT_GET = """#!/bin/sh
@@ -61,6 +61,7 @@ def offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
             (folder / "bin" / tool).symlink_to(f"/bin/{tool}" if Path(f"/bin/{tool}").exists() else f"/usr/bin/{tool}")
         (folder / "offered").write_text("".join(f"{name}\n" for name in names))
         monkeypatch.setenv("PATH", str(folder / "bin"))
+        monkeypatch.setenv("UV_OFFLINE", "1")
         return folder
 
     return make
@@ -72,7 +73,7 @@ def calls(folder: Path) -> list[str]:
 
 def test_what_is_missing_is_installed_without_questions(offer: Callable[..., Path], work: Work) -> None:
     folder = offer("git", "ca-certificates", "aria2")
-    step = Packages(apt=Apt(), needs=(GIT, ARIA2))
+    step = Packages(apt=Apt(), needs=(GIT, ARIA2), tools=NOWHERE)
     assert step.check().state is State.MISSING
     step.apply(work)
     assert step.check().state is State.READY
@@ -81,17 +82,17 @@ def test_what_is_missing_is_installed_without_questions(offer: Callable[..., Pat
     assert repair.startswith("dpkg --configure -a")
     assert install.startswith("noninteractive apt-get -y -o DPkg::Lock::Timeout=600")
     assert install.endswith("git ca-certificates aria2")
-    assert "aria2" in work.board.rows()[0].detail
+    assert "aria2" in work.table.rows()[0].detail
 
 
 def test_what_apt_lacks_is_a_warning_unless_nothing_goes_without_it(offer: Callable[..., Path], work: Work) -> None:
     folder = offer("git", "ca-certificates")
-    step = Packages(apt=Apt(), needs=(GIT, ARIA2))
+    step = Packages(apt=Apt(), needs=(GIT, ARIA2), tools=NOWHERE)
     step.apply(work)
     found = step.check()
     assert found.state is State.WARNING
     assert "aria2" in found.detail
-    assert "one connection instead of eight" in found.detail
+    assert "huggingface_hub fetches the models" in found.detail
     assert (folder / "installed").read_text().split() == ["git", "ca-certificates"]
 
     (folder / "bin/git").unlink()
@@ -100,21 +101,30 @@ def test_what_apt_lacks_is_a_warning_unless_nothing_goes_without_it(offer: Calla
         step.apply(work)
 
 
-def test_without_apt_or_root_the_command_is_told(offer: Callable[..., Path]) -> None:
+def test_without_apt_or_root_the_command_is_shown(offer: Callable[..., Path]) -> None:
     folder = offer()
-    blocked = Packages(apt=None, needs=(GIT, ARIA2)).check()
+    blocked = Packages(apt=None, needs=(GIT, ARIA2), tools=NOWHERE).check()
     assert blocked.state is State.BLOCKED
     assert "apt-get install -y git ca-certificates aria2" in str(blocked.hint)
     (folder / "bin/git").symlink_to(folder / "stub")
-    assert Packages(apt=None, needs=(GIT, ARIA2)).check().state is State.WARNING
+    assert Packages(apt=None, needs=(GIT, ARIA2), tools=NOWHERE).check().state is State.WARNING
     (folder / "bin/apt-cache").unlink()
     assert find_apt() is None
+
+
+def test_without_root_and_index_aria2c_stays_a_warning(offer: Callable[..., Path], work: Work, tmp_path: Path) -> None:
+    offer()
+    step = Packages(apt=None, needs=(ARIA2,), tools=tmp_path / "tools")
+    assert step.check().fixable
+    step.apply(work)
+    assert "network" in work.log.read_text()  # uv was asked and is offline
+    assert step.check().state is State.WARNING
 
 
 def test_a_library_that_the_loader_does_not_find_is_told() -> None:
     absent = Need(what="libNone", names=("libnone1",), without="nothing is drawn", library="libwan_train_none.so.1")
     present = Need(what="libc", names=("libc6",), without="nothing runs", library="libc.so.6")
-    found = Packages(apt=None, needs=(absent, present)).check()
+    found = Packages(apt=None, needs=(absent, present), tools=NOWHERE).check()
     assert (found.state, found.detail) == (State.WARNING, "missing: libNone; without, nothing is drawn")
     assert packages.FOR_TRAINER[1].library == "libGL.so.1"
 
@@ -142,7 +152,7 @@ def test_another_version_is_left_out_and_torch_uses_its_own(
     step.apply(work)
     found = step.check()
     assert found.state is State.READY
-    assert "torch uses the cuDNN that it brings" in found.detail
+    assert "torch bundles cuDNN" in found.detail
     assert not (folder / "installed").exists()
     assert ExactPackages(apt=None, exact=EXACT).check().state is State.READY
 

@@ -142,13 +142,7 @@ def test_without_roots_rights_it_is_a_warning(root: Path, work: Work) -> None:
 
 def test_the_step_is_there_only_on_vast(world: World) -> None:
     def steps(**more: str) -> list[str]:
-        done = subprocess.run(
-            world.argv("--check", "--json", "--skip-models"),
-            env={**world.environment(), **more},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = world.provision("--check", "--json", "--skip-models", env=more)
         return [step["id"] for step in json.loads(done.stdout)["steps"]]
 
     assert "boot" not in steps()

@@ -75,7 +75,7 @@ def run(
     tails = [_Tail(stream, limit) for stream in (child.stdout, child.stderr) if stream is not None]
     trouble = ""
     try:
-        threading.Thread(target=_feed, args=(child, stdin), daemon=True).start()
+        threading.Thread(target=feed, args=(child, stdin), daemon=True).start()
         child.wait(seconds)
     except subprocess.TimeoutExpired:
         trouble = f"no end within {seconds:g} seconds"
@@ -97,7 +97,8 @@ def end_group(child: subprocess.Popen[bytes], *, grace: float = _GRACE_SECONDS) 
     child.wait()
 
 
-def _feed(child: subprocess.Popen[bytes], text: str | None) -> None:
+def feed(child: subprocess.Popen[bytes], text: str | None) -> None:
+    """Write `text` to a child's stdin and close it."""
     if text is None or child.stdin is None:
         return
     with suppress(BrokenPipeError), child.stdin as pipe:

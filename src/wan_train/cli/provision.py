@@ -13,21 +13,19 @@ from wan_train.base.errors import BadInputError, ExitCode, NotReadyError, WanTra
 from wan_train.base.settings import Settings, Source
 from wan_train.cli import prompts
 from wan_train.cli.output import Sink
-from wan_train.cli.provision_reporter import Teller
+from wan_train.cli.provision_reporter import Reporter
 from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
 from wan_train.provision import provision as box
 from wan_train.provision.added import check_names
 from wan_train.provision.executor import Outcome, failure
 from wan_train.provision.models import Digests
 from wan_train.provision.provision import Held, Provision
-from wan_train.provision.provision_log import NAME as LOG_NAME
-from wan_train.provision.status_table import Board, Row
+from wan_train.provision.status_table import Row, StatusTable
 from wan_train.provision.steps import Finding, State, Step, all_hints, has_work, is_ready, refuse_blocked
+from wan_train.provision.workspace import LOG_NAME
 from wan_train.views import formatting
 from wan_train.views.lines import Line, plain, to_rich
-from wan_train.views.provision import Heading
-from wan_train.views.provision_json import Report, report_json
-from wan_train.views.provision_text import found_lines, summary_lines
+from wan_train.views.provision import Heading, Report, found_lines, report_json, summary_lines
 
 _TEXT_WIDTH = 100
 _TASKS = {"t2v": "text to video", "i2v": "image to video", "both": "text and image to video"}
@@ -156,7 +154,7 @@ class _Call:
             if signals.hung_up:  # nobody is there to read
                 held.log.write("the terminal was closed")
                 return HANGUP_EXIT
-            self._tell_end(held, error)
+            self._print_end(held, error)
             if error is None and self.wanted.with_models:
                 self._offer_leftovers()
         if error is not None:
@@ -193,15 +191,15 @@ class _Call:
         self.found = self.wanted.look(list(self.made))
 
     def _work(self, held: Held, signals: Signals) -> Outcome:
-        board = Board()
-        teller = Teller(
-            board=board, heading=self._heading(), sink=self.sink, log=held.log, signals=signals, ended=self.wanted.ended
+        table = StatusTable()
+        reporter = Reporter(
+            table=table, heading=self._heading(), sink=self.sink, log=held.log, signals=signals, ended=self.wanted.ended
         )
         try:
-            with teller.telling():
-                outcome = self.wanted.perform(self.made, self.found, board, held, tick=teller.tick)
+            with reporter.reporting():
+                outcome = self.wanted.perform(self.made, self.found, table, held, tick=reporter.tick)
         finally:
-            self.rows = board.rows()
+            self.rows = table.rows()
         self.found, self.failures = {**self.found, **outcome.found}, outcome.failures
         return outcome
 
@@ -218,7 +216,7 @@ class _Call:
         hint = " ".join(filter(None, (failed.hint, kept, f"All that was said: {self.log}")))
         return NotReadyError(failed.message, hint=hint)
 
-    def _tell_end(self, held: Held, error: WanTrainError | None) -> None:
+    def _print_end(self, held: Held, error: WanTrainError | None) -> None:
         seconds = time.monotonic() - self.began
         lines = list(summary_lines(self.rows, seconds, _TEXT_WIDTH))
         for line in plain(lines).splitlines():
@@ -259,8 +257,8 @@ class _Call:
     def _question(self) -> str:
         """What would be done, with sizes: downloads are counted by the hub, installs are an estimate."""
         missing = self._missing()
-        bytes_ = sum(self.found[step.id].size for step in missing if step.lane is not None)
-        space = sum(self.found[step.id].size for step in missing if step.lane is None)
+        bytes_ = sum(self.found[step.id].size for step in missing if step.downloads)
+        space = sum(self.found[step.id].size for step in missing if not step.downloads)
         parts = [
             *([f"fetch {formatting.file_size(bytes_)} of models"] if bytes_ else []),
             *([f"install what is missing (about {formatting.file_size(space)} of disk)"] if space else []),

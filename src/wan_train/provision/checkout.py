@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from wan_train.base import process
 from wan_train.base.errors import NotReadyError
 from wan_train.engine.trainer import read_commit
 from wan_train.provision.engine_file import EngineFile
-from wan_train.provision.network_retry import again
 from wan_train.provision.packages import PACKAGES
 from wan_train.provision.steps import Finding, State, Step
 from wan_train.provision.work import Work
 
 _UNFINISHED = "wan-train-unfinished"
-_GIT_TIMEOUT_SECONDS = 120.0
+_GIT_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,18 +75,9 @@ class Checkout:
 
     def _changed_files(self) -> int | None:
         # Only tracked files: models, datasets and environments lie in the checkout by design.
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(self.root), "status", "--porcelain", "--untracked-files=no"],
-                env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_GIT_TIMEOUT_SECONDS,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return len(done.stdout.splitlines()) if done.returncode == 0 else None
+        argv = ["git", "-C", str(self.root), "status", "--porcelain", "--untracked-files=no"]
+        done = process.run(argv, seconds=_GIT_SECONDS, env={"GIT_OPTIONAL_LOCKS": "0"})
+        return len(done.output.splitlines()) if done.succeeded else None
 
     def apply(self, work: Work) -> None:
         self._remove_left_clones()
@@ -103,7 +93,7 @@ class Checkout:
         beside = self.root.with_name(f".{self.root.name}.cloning-{secrets.token_hex(4)}")
         self.root.parent.mkdir(parents=True, exist_ok=True)
         try:
-            again(work, self.pause_seconds, lambda: self._fetch(beside, work))
+            work.run_twice(self.pause_seconds, lambda: self._fetch(beside, work))
             work.run(
                 ["git", "-C", beside, "update-ref", "--no-deref", "HEAD", f"{self.engine.commit}^{{commit}}"],
                 what=f"finding commit {self.engine.commit[:7]}",
@@ -126,11 +116,9 @@ class Checkout:
         )
 
     def _refuse_to_overwrite(self, clone: Path) -> None:
-        listed = subprocess.run(
-            ["git", "-C", str(clone), "ls-files", "-z"], stdin=subprocess.DEVNULL, capture_output=True, check=False
-        )
-        for name in listed.stdout.split(b"\0"):
-            path = self.root / os.fsdecode(name)
+        listed = process.run(["git", "-C", clone, "ls-files", "-z"], seconds=_GIT_SECONDS)
+        for name in listed.output.split("\0"):
+            path = self.root / name
             if name and os.path.lexists(path):
                 raise NotReadyError(
                     f"{path} is there already and belongs to no checkout",
@@ -148,7 +136,7 @@ class Checkout:
         work.run([*git, "checkout-index", "--all", "--force"], what="writing the files of musubi-tuner")
         work.run([*git, "update-index", "--refresh"], what="comparing the files of musubi-tuner")
         if (self.root / ".gitmodules").exists():
-            again(work, self.pause_seconds, lambda: self._submodules(work))
+            work.run_twice(self.pause_seconds, lambda: self._submodules(work))
         mark.unlink()
 
     def _submodules(self, work: Work) -> None:

@@ -16,8 +16,8 @@ from wan_train.base.codec import CorruptRecordError
 from wan_train.base.errors import BadInputError, NotReadyError, WanTrainError
 from wan_train.base.settings import Settings
 from wan_train.engine import checkpoints
-from wan_train.provision import workspace_lock
-from wan_train.provision.orphans import Whose, orphans
+from wan_train.provision import workspace
+from wan_train.provision.leftovers import Whose, find_leftovers
 from wan_train.recipe.terms import EngineKind
 from wan_train.run.directory import HIDDEN, RunDirectory, all_runs
 from wan_train.run.journal import read_events
@@ -82,7 +82,7 @@ def find_junk(settings: Settings, *, named: Sequence[RunDirectory], older_than: 
         elif all(job.state is JobState.SUCCEEDED for job in state.jobs.values()):
             found += _earlier_states(run, plan, state)
     found += [Junk(kind=Kind.HALF, path=path, bytes=_size(path)) for path in _halves(runs)]
-    parts = [each for each in orphans(settings.trainer_dir) if each.whose is not Whose.USER]
+    parts = [each for each in find_leftovers(settings.trainer_dir) if each.whose is not Whose.USER]
     return [*found, *(Junk(kind=Kind.DOWNLOAD, path=each.path, bytes=each.bytes) for each in parts)]
 
 
@@ -90,7 +90,7 @@ def remove(junk: Junk, settings: Settings) -> None:
     """Remove it, unless somebody has begun to use it since; raises WanTrainError or OSError."""
     match junk.kind:
         case Kind.DOWNLOAD:
-            with workspace_lock.held(settings.workspace):
+            with workspace.held(settings.workspace):
                 _remove(junk.path)
         case Kind.HALF:
             _remove(junk.path)

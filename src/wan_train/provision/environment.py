@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 import shutil
-import subprocess
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,10 @@ from typing import Any
 
 import uv
 
+from wan_train.base import process
 from wan_train.base.files import write_whole
 from wan_train.provision.engine_file import EngineFile
-from wan_train.provision.network_retry import again
+from wan_train.provision.packages import index_variables
 from wan_train.provision.steps import Finding, State, Step
 from wan_train.provision.work import Work
 
@@ -35,7 +35,7 @@ _OURS = f"venv-{'[0-9a-f]' * 8}"
 """Folders that provision made; any other name is the user's."""
 _CACHE = ".wan-train-uv"
 
-_LOOK_TIMEOUT_SECONDS = 180.0
+_LOOK_SECONDS = 180.0
 _HINT = "Look at the network, at proxies and at the disk; then run `wan-train provision` again."
 
 # Printed last, so that noise of sitecustomize or of imports does no harm.
@@ -122,7 +122,7 @@ class Environment:
                 state=State.WARNING,
                 detail=f"{folder} is whole; what it was made from is left in {self.root / _CACHE}",
                 hint="`wan-train provision` removes it.",
-                mendable=True,
+                fixable=True,
             )
         return Finding(state=State.READY, detail=f"{folder} is whole")
 
@@ -141,18 +141,10 @@ class Environment:
         wanted = ("musubi-tuner", *self._requirements(), *self.engine.extra)
         names = [re.split(r"[\s<>=!~;\[(]", requirement, maxsplit=1)[0] for requirement in wanted]
         try:
-            done = subprocess.run(
-                [str(self.python), "-c", _LOOK, *names],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_LOOK_TIMEOUT_SECONDS,
-                check=False,
-            )
-            answer = json.loads((done.stdout.strip().splitlines() or [""])[-1])
+            done = process.run([self.python, "-c", _LOOK, *names], seconds=_LOOK_SECONDS)
+            answer = json.loads((done.output.strip().splitlines() or [""])[-1])
             return list(answer["missing"]), str(answer["torch"])
-        except (OSError, subprocess.TimeoutExpired, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             return ["a Python that works"], "unknown"
 
     def _requirements(self) -> list[str]:
@@ -212,14 +204,14 @@ class Environment:
     def _uv(self, words: Sequence[str | Path], what: str, work: Work, *, env: Mapping[str, str] | None = None) -> None:
         work.say(what)
         argv = [uv.find_uv_bin(), *words]
-        environment = {**_settings(self.root / _CACHE, os.environ), **(env or {})}
+        environment = {**_uv_variables(self.root / _CACHE, os.environ), **(env or {})}
         hint = f"{_HINT} The log is {work.log}."
 
         def run() -> None:
             # Not in the checkout, so that the trainer's own settings for uv, made for its developers, do not count.
             work.run(argv, what=what, cwd=self.root.parent, env=environment, hint=hint)
 
-        again(work, self.pause_seconds, run)
+        work.run_twice(self.pause_seconds, run)
 
     def _prove(self, folder: Path, work: Work) -> None:
         torch = next((word.partition("==")[2] for word in self.engine.first if word.startswith("torch==")), "")
@@ -273,17 +265,7 @@ class Environment:
 
     def _has_python(self) -> bool:
         argv = [uv.find_uv_bin(), "python", "find", "--no-project", "--system", "--no-python-downloads"]
-        try:
-            done = subprocess.run(
-                [*argv, self._python_range()],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_LOOK_TIMEOUT_SECONDS,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return False
-        return done.returncode == 0
+        return process.run([*argv, self._python_range()], seconds=_LOOK_SECONDS).succeeded
 
     def _put_in_place(self, made: Path, work: Work) -> None:
         place = self.root / "venv"
@@ -309,20 +291,15 @@ def _record(folder: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _settings(cache: Path, environ: Mapping[str, str]) -> dict[str, str]:
+def _uv_variables(cache: Path, environ: Mapping[str, str]) -> dict[str, str]:
     """What uv is told through its environment; an address may carry a password, so not in an argv.
 
     Vast's images say UV_NO_CACHE and UV_LINK_MODE=copy, which would fetch everything again after a kill and write it
     twice. Our cache lies in the checkout, so files are linked from it and take no room of their own; it is removed once
     the environment is whole. A cache that the user chose is used as it is.
     """
-    told = {} if environ.get("UV_HTTP_TIMEOUT") else {"UV_HTTP_TIMEOUT": "120"}
+    variables = {} if environ.get("UV_HTTP_TIMEOUT") else {"UV_HTTP_TIMEOUT": "120"}
     no_cache = environ.get("UV_NO_CACHE", "").lower() not in {"", "0", "false", "no", "off"}
     if no_cache or not environ.get("UV_CACHE_DIR"):
-        told |= {"UV_CACHE_DIR": str(cache), "UV_NO_CACHE": "false", "UV_LINK_MODE": "hardlink"}
-    # uv does not read pip's variables, and a box behind a mirror has often only those.
-    if not any(environ.get(name) for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL")) and environ.get("PIP_INDEX_URL"):
-        told["UV_DEFAULT_INDEX"] = environ["PIP_INDEX_URL"]
-    if not any(environ.get(name) for name in ("UV_INDEX", "UV_EXTRA_INDEX_URL")) and environ.get("PIP_EXTRA_INDEX_URL"):
-        told["UV_EXTRA_INDEX_URL"] = environ["PIP_EXTRA_INDEX_URL"]
-    return told
+        variables |= {"UV_CACHE_DIR": str(cache), "UV_NO_CACHE": "false", "UV_LINK_MODE": "hardlink"}
+    return variables | index_variables(environ)

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import Final
 
 from wan_train.base.errors import NotReadyError, WanTrainError
-from wan_train.provision.status_table import Board, Phase
-from wan_train.provision.steps import Finding, State, Step, check, has_work, words
+from wan_train.provision.status_table import Phase, Row, StatusTable
+from wan_train.provision.steps import READY_STATES, Finding, State, Step, check, has_work, words
 from wan_train.provision.work import EndedError, Work
 
-_LOOK_SECONDS = 0.2
-_GOOD = frozenset({Phase.READY, Phase.DONE})
-_OVER = _GOOD | {Phase.FAILED, Phase.SKIPPED, Phase.ENDED}
+_LOOK_SECONDS: Final = 0.2
+_GOOD: Final = frozenset({Phase.READY, Phase.DONE})
+_OPEN: Final = frozenset({Phase.WAITING, Phase.RUNNING})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of a pass: how each step stands now, and why some failed."""
+    """The result of a pass: how each step stands now, and why some failed."""
 
     found: Mapping[str, Finding]
     failures: Mapping[str, WanTrainError]
@@ -36,7 +39,7 @@ class Graph:
     """
 
     steps: Sequence[Step]
-    board: Board
+    table: StatusTable
     logs: Path
     lock: int
     tick: Callable[[], None] = lambda: None
@@ -44,90 +47,97 @@ class Graph:
     _found: dict[str, Finding] = field(default_factory=dict)
     _failures: dict[str, WanTrainError] = field(default_factory=dict)
     _bugs: list[BaseException] = field(default_factory=list)
-    _phases: dict[str, Phase] = field(default_factory=dict)
-    _over: set[str] = field(default_factory=set)
-    _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def perform(self, findings: Mapping[str, Finding]) -> Outcome:
-        """Do what is not ready; what was done is looked at again, and only believed then.
+        """Do what is not ready; what was done is checked again, and only believed then.
 
         A failed step holds up only those that need it. KeyboardInterrupt and whatever else comes up in this thread ends
         the steps' programs first.
         """
         self._found.update(findings)
-        todo = [step for step in self.steps if has_work(step, findings[step.id])]
+        todo = {step.id: step for step in self.steps if has_work(step, findings[step.id])}
         for step in self.steps:
-            self._enter(step, findings[step.id], waiting=step in todo)
-        threads = [threading.Thread(target=self._run, args=(step,), name=step.id) for step in todo]
-        try:
-            self.tick()
-            for thread in threads:
-                thread.start()
-            while not self._are_over(threads):
-                with self._changed:  # a wait without a limit would hold back signals
-                    self._changed.wait(_LOOK_SECONDS)
+            self._add(step, findings[step.id], waiting=step.id in todo)
+        sorter = TopologicalSorter({name: todo.keys() & {*step.needs, *step.after} for name, step in todo.items()})
+        sorter.prepare()
+        running: dict[Future[None], str] = {}
+        with ThreadPoolExecutor(max_workers=max(1, len(todo))) as pool:
+            try:
                 self.tick()
-        finally:
-            self.ended.set()
-            with self._changed:
-                while not self._are_over([thread for thread in threads if thread.ident is not None]):
-                    self._changed.wait(_LOOK_SECONDS)
+                while sorter.is_active():
+                    for name in sorter.get_ready():
+                        if self._may_begin(todo[name]):
+                            running[pool.submit(self._run, todo[name])] = name
+                        else:
+                            sorter.done(name)
+                    self._show_waits(todo)
+                    for future in wait(running, _LOOK_SECONDS, FIRST_COMPLETED).done:
+                        sorter.done(running.pop(future))
+                    self.tick()
+            finally:
+                # Not by leaving the pool: a signal's exception in its join takes a thread for ended up to Python 3.12.
+                self.ended.set()
+                while wait(running, _LOOK_SECONDS).not_done:
+                    pass
+                for name, step in todo.items():
+                    if self._phases()[name] is Phase.WAITING:
+                        self._may_begin(step)
         for bug in self._bugs:
             raise bug
-        is_complete = Phase.ENDED not in self._phases.values()
+        is_complete = Phase.ENDED not in self._phases().values()
         return Outcome(found=self._found, failures=self._failures, is_complete=is_complete)
 
-    def _enter(self, step: Step, finding: Finding, *, waiting: bool) -> None:
-        phase = Phase.WAITING if waiting else Phase.READY
-        self._phases[step.id] = phase
-        # Only what comes through the lane tells how many bytes of it are there.
-        total = finding.size if waiting and step.lane is not None else 0
-        warns = not waiting and finding.state is State.WARNING
-        self.board.enter(step.id, step.title, phase, detail=finding.detail, total=total, warns=warns)
-        if step.lane is not None:
-            step.lane.listen(self._line_moved)
-            if not waiting:
-                step.lane.leave(step.id)
+    def _add(self, step: Step, finding: Finding, *, waiting: bool) -> None:
+        row = Row(
+            id=step.id,
+            title=step.title,
+            phase=Phase.WAITING if waiting else Phase.READY,
+            detail=finding.detail,
+            total=finding.size if waiting and step.downloads else 0,
+            warns=not waiting and finding.state is State.WARNING,
+        )
+        self.table.add(row)
 
-    def _line_moved(self, step: str, before: str | None) -> None:
-        if before is None:
-            self.board.begin(step)
+    def _phases(self) -> dict[str, Phase]:
+        return {row.id: row.phase for row in self.table.rows()}
+
+    def _may_begin(self, step: Step) -> bool:
+        """False for a step that will never begin: the user ended everything, or what it needs failed."""
+        phases = self._phases()
+        failed = next((name for name in step.needs if phases.get(name, Phase.READY) not in _GOOD), None)
+        if self.ended.is_set():
+            self.table.end(step.id, Phase.ENDED, "not begun")
+        elif failed is not None:
+            titles = {each.id: each.title for each in self.steps}
+            reason = "failed" if phases[failed] is Phase.FAILED else "was not done"
+            self.table.end(step.id, Phase.SKIPPED, f"not done, since {titles[failed]} {reason}")
         else:
-            self.board.wait(step, turn_after=before)
+            return True
+        return False
 
-    def _are_over(self, threads: Sequence[threading.Thread]) -> bool:
-        """Not by join: up to Python 3.12 one that a signal's exception interrupts takes the thread for ended."""
-        return {thread.name for thread in threads} <= self._over
+    def _show_waits(self, todo: Mapping[str, Step]) -> None:
+        phases = self._phases()
+        for name, step in todo.items():
+            if phases[name] is Phase.WAITING:
+                before = (*step.needs, *step.after)
+                self.table.wait(name, tuple(each for each in before if phases.get(each) in _OPEN))
 
     def _run(self, step: Step) -> None:
         try:
-            phase, line = self._wait_and_do(step)
+            phase, line = self._do(step)
         except BaseException as error:  # noqa: BLE001  a bug in a thread must end the program, not hang it
             self._bugs.append(error)
             phase, line = Phase.FAILED, "failed: a bug in wan-train"
-        if step.lane is not None:
-            step.lane.leave(step.id)
-        self.board.end(step.id, phase, line)
-        with self._changed:
-            self._phases[step.id] = phase
-            self._over.add(step.id)
-            self._changed.notify_all()
+        self.table.end(step.id, phase, line)
 
-    def _wait_and_do(self, step: Step) -> tuple[Phase, str]:
-        missing = self._wait(step)
-        if self.ended.is_set():
-            return Phase.ENDED, "not begun"
-        if missing:
-            titles = {each.id: each.title for each in self.steps}
-            reason = "failed" if self._phases[missing] is Phase.FAILED else "was not done"
-            return Phase.SKIPPED, f"not done, since {titles[missing]} {reason}"
-        work = Work(step=step.id, board=self.board, log=self.logs / f"{step.id}.log", lock=self.lock, ended=self.ended)
-        self.board.begin(step.id)
+    def _do(self, step: Step) -> tuple[Phase, str]:
+        work = Work(step=step.id, table=self.table, log=self.logs / f"{step.id}.log", lock=self.lock, ended=self.ended)
+        self.table.begin(step.id)
         try:
             if step.apply is not None:
                 step.apply(work)
             found = self._found[step.id] = check(step)
-            if found.state not in {State.READY, State.WARNING, State.UNTESTED}:
+            if found.state not in READY_STATES:
                 raise NotReadyError(found.detail, hint=found.hint or f"The log is {work.log}.")
         except EndedError as error:
             return Phase.ENDED, error.message
@@ -139,22 +149,6 @@ class Graph:
         if step.id in self._failures:
             return Phase.FAILED, f"failed: {self._failures[step.id].message}"
         return Phase.DONE, f"done: {found.detail}"
-
-    def _wait(self, step: Step) -> str | None:
-        """Wait for what comes before; the id of a needed step that will never be ready, if any."""
-        told: tuple[str, ...] = ()
-        with self._changed:
-            while not self.ended.is_set():
-                phases = {name: self._phases[name] for name in (*step.needs, *step.after) if name in self._phases}
-                bad = next((n for n in step.needs if phases.get(n, Phase.READY) in _OVER - _GOOD), None)
-                needs = tuple(name for name, phase in phases.items() if phase not in _OVER)
-                if bad is not None or not needs:
-                    return bad
-                if needs != told:
-                    told = needs
-                    self.board.wait(step.id, needs=needs)
-                self._changed.wait(_LOOK_SECONDS)
-        return None
 
 
 def failure(steps: Sequence[Step], failures: Mapping[str, WanTrainError]) -> NotReadyError | None:

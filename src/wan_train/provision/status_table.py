@@ -1,20 +1,12 @@
-"""Where every step of a provision stands: written by the steps' threads, read as values by whoever shows it."""
+"""Where each step of a provision stands: written by the steps' threads, read as values by whoever shows it."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-
-_RATE_SECONDS = 10.0
-"""A rate is that of the last seconds, not of the whole download."""
-_FIRST_RATE_SECONDS = 2.0
-_FIRST_RATE_BYTES = 100_000
-"""What came in less time, or is less than this, is no rate: nobody should read `14 h left` while a download begins."""
-_SAMPLE_SECONDS = 0.1
 
 
 class Phase(StrEnum):
@@ -36,11 +28,9 @@ class Phase(StrEnum):
 class Row:
     """One step at one moment.
 
-    `needs` are ids of steps it waits for, `turn_after` the id of the one before it in the line to the network. `done`
-    and `total` in bytes (0 when the step counts none), `rate` in bytes a second over the last ten seconds, 0 while
-    there is none; `fetched` in bytes that came over the network in this call. `worked` are the seconds of work up to
-    `since`, by the monotonic clock, from when on it is at work now; waiting does not count. `remarks` are what the user
-    should still read at the end.
+    `needs` are ids of steps it waits for. `done` and `total` are bytes (0 when the step counts none), `fetched` the
+    bytes that came over the network in this call. `worked` are the seconds of work up to `since`, by the monotonic
+    clock, from when on it is at work now; waiting does not count. `remarks` are still worth reading at the end.
     """
 
     id: str
@@ -48,30 +38,23 @@ class Row:
     phase: Phase
     detail: str = ""
     needs: tuple[str, ...] = ()
-    turn_after: str | None = None
     done: int = 0
     total: int = 0
-    rate: float = 0.0
     fetched: int = 0
     worked: float = 0.0
     since: float | None = None
     remarks: tuple[str, ...] = ()
     warns: bool = False
-    """It was there, and something about it will hurt later."""
+    """It was there, but may cause problems later."""
 
     def seconds(self, now: float) -> float:
         """How long it has been at work, 0 before."""
         return self.worked + (0.0 if self.since is None else max(0.0, now - self.since))
 
-    @property
-    def seconds_left(self) -> float | None:
-        """What its bytes still take at the rate of now; None while there is no rate."""
-        return (self.total - self.done) / self.rate if self.rate > 0 else None
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
-    """A line that a step said, `at` seconds since 1970; a failure may have several lines."""
+class Message:
+    """A line of a step, `at` seconds since 1970; a failure may have several lines."""
 
     at: float
     title: str
@@ -79,47 +62,37 @@ class Said:
 
 
 @dataclass(slots=True)
-class Board:
+class StatusTable:
     """All steps in order. Methods may be called from any thread."""
 
     clock: Callable[[], float] = time.monotonic
     _rows: dict[str, Row] = field(default_factory=dict)
-    _samples: dict[str, deque[tuple[float, int]]] = field(default_factory=dict)
-    _said: deque[Said] = field(default_factory=deque)
+    _messages: list[Message] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def enter(
-        self, step: str, title: str, phase: Phase, *, detail: str = "", total: int = 0, warns: bool = False
-    ) -> None:
+    def add(self, row: Row) -> None:
         with self._lock:
-            self._rows[step] = Row(id=step, title=title, phase=phase, detail=detail, total=total, warns=warns)
+            self._rows[row.id] = row
 
     def rows(self) -> tuple[Row, ...]:
-        now = self.clock()
         with self._lock:
-            return tuple(replace(row, rate=self._rate(row, now)) for row in self._rows.values())
+            return tuple(self._rows.values())
 
-    def take_said(self) -> list[Said]:
-        """What was said since the last call. Whoever prints does it in a thread of its own: a step must not fail
-        because the reader of a pipe left.
-        """
+    def take_messages(self) -> list[Message]:
+        """Messages since the last call. Only the thread that prints takes them: a closed pipe must not fail a step."""
         with self._lock:
-            taken = list(self._said)
-            self._said.clear()
+            taken, self._messages = self._messages, []
         return taken
 
     def begin(self, step: str) -> None:
-        """It is at work, from now on or again."""
-        with self._lock:
-            row = replace(self._rows[step], phase=Phase.RUNNING, detail="", needs=(), turn_after=None)
-            self._rows[step] = replace(row, since=self.clock())
-
-    def wait(self, step: str, *, needs: tuple[str, ...] = (), turn_after: str | None = None) -> None:
-        """It waits for other steps or for its turn; the seconds of waiting are no work."""
         with self._lock:
             row = self._rows[step]
-            changed = replace(row, worked=row.seconds(self.clock()), since=None)
-            self._rows[step] = replace(changed, phase=Phase.WAITING, needs=needs, turn_after=turn_after)
+            self._rows[step] = replace(row, phase=Phase.RUNNING, detail="", needs=(), since=self.clock())
+
+    def wait(self, step: str, needs: tuple[str, ...]) -> None:
+        """It waits for other steps."""
+        with self._lock:
+            self._rows[step] = replace(self._rows[step], needs=needs)
 
     def say(self, step: str, line: str) -> None:
         """One line about what a step does now."""
@@ -133,19 +106,9 @@ class Board:
             self._put(replace(row, remarks=(*row.remarks, line)), line)
 
     def progress(self, step: str, done: int, total: int) -> None:
-        """Bytes that are there, of all; says nothing by itself."""
-        now = self.clock()
+        """Bytes that are there, of all."""
         with self._lock:
-            before = self._rows[step]
-            self._rows[step] = replace(before, done=done, total=total)
-            samples = self._samples.setdefault(step, deque())
-            if samples and done < samples[-1][1]:
-                samples.clear()  # it began anew
-            if len(samples) > 1 and now - samples[-2][0] < _SAMPLE_SECONDS:
-                samples.pop()
-            samples.append((now, done))
-            while len(samples) > 1 and samples[1][0] < now - _RATE_SECONDS:
-                samples.popleft()
+            self._rows[step] = replace(self._rows[step], done=done, total=total)
 
     def fetched(self, step: str, count: int) -> None:
         """Add bytes that came over the network."""
@@ -155,17 +118,9 @@ class Board:
     def end(self, step: str, phase: Phase, line: str) -> None:
         with self._lock:
             row = self._rows[step]
-            over = replace(row, worked=row.seconds(self.clock()), since=None, needs=(), turn_after=None)
+            over = replace(row, worked=row.seconds(self.clock()), since=None, needs=())
             self._put(replace(over, phase=phase, detail=line), line)
 
     def _put(self, row: Row, text: str) -> None:
         self._rows[row.id] = row
-        self._said.append(Said(at=time.time(), title=row.title, text=text))
-
-    def _rate(self, row: Row, now: float) -> float:
-        samples = self._samples.get(row.id)
-        if row.phase is not Phase.RUNNING or not samples or now - samples[-1][0] > _RATE_SECONDS:
-            return 0.0
-        first, before = samples[0]
-        seconds, came = now - first, row.done - before
-        return came / seconds if seconds >= _FIRST_RATE_SECONDS and came >= _FIRST_RATE_BYTES else 0.0
+        self._messages.append(Message(at=time.time(), title=row.title, text=text))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from wan_train.base.errors import NotReadyError, WanTrainError
-from wan_train.provision.download_queue import Lane
 from wan_train.provision.work import Work
 
 
@@ -29,20 +28,21 @@ class State(StrEnum):
 
 
 TO_DO = frozenset({State.UNVERIFIED, State.MISSING})
+READY_STATES = frozenset({State.READY, State.WARNING, State.UNTESTED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """What a look at one step saw. `size` is the bytes that will be fetched, 0 when none or unknown.
 
-    `mendable` is a WARNING that the step's `apply` may try to mend; it is no failure when that does not help.
+    `fixable` is a WARNING that the step's `apply` may try to fix; it is no failure when that does not help.
     """
 
     state: State
     detail: str
     size: int = 0
     hint: str | None = None
-    mendable: bool = False
+    fixable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,8 @@ class Step:
     """One part of a ready box. `check` changes nothing; `apply` may be killed and done again.
 
     `needs` are ids of steps that must be ready first, `after` of steps that must be over, however; ids that are not
-    part of a provision do not count. `lane` is one that `apply` takes turns in. Facts have no `apply`.
+    part of a provision do not count. `downloads`: the finding's size is bytes to fetch, and `apply` reports them.
+    Facts have no `apply`.
     """
 
     id: str
@@ -59,12 +60,12 @@ class Step:
     apply: Callable[[Work], None] | None = None
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
-    lane: Lane | None = None
+    downloads: bool = False
 
 
 def has_work(step: Step, finding: Finding) -> bool:
     """Whether a provision does anything about this finding."""
-    return step.apply is not None and (finding.state in TO_DO or finding.mendable)
+    return step.apply is not None and (finding.state in TO_DO or finding.fixable)
 
 
 def look(steps: Sequence[Step], ended: threading.Event) -> dict[str, Finding]:
@@ -107,7 +108,7 @@ def is_ready(findings: Mapping[str, Finding]) -> bool:
 
 
 def refuse_blocked(findings: Mapping[str, Finding]) -> None:
-    """Raise NotReadyError with everything that only the user can mend, before anything is done."""
+    """Raise NotReadyError with everything that only the user can fix, before anything is done."""
     blocked = [finding for finding in findings.values() if finding.state is State.BLOCKED]
     if blocked:
         first, *more = (finding.detail for finding in blocked)

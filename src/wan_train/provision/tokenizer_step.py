@@ -11,7 +11,7 @@ from wan_train.base.errors import NotReadyError
 from wan_train.engine.failures import Cause
 from wan_train.engine.failures.diagnosing import diagnose
 from wan_train.engine.tokenizer import HUB_ENV, OFFLINE_ENV, REPO, SUBFOLDER, is_cached
-from wan_train.provision import hub_variables
+from wan_train.provision.hub import variable_problem
 from wan_train.provision.steps import Finding, State, Step
 from wan_train.provision.work import Work
 
@@ -32,7 +32,7 @@ def tokenizer_step(python: Callable[[], Path]) -> Step:
     def apply(work: Work) -> None:
         words = [str(python()), "-c", _LOAD, REPO, SUBFOLDER]
         what = "fetching the T5 tokenizer"
-        unusable = hub_variables.trouble(os.environ)
+        unusable = variable_problem(os.environ)
         if unusable is not None:
             raise NotReadyError(f"{what} failed: {unusable.reason}", hint=unusable.hint)
         # The numbers replace those of the environment, which are judged when the library is imported.

@@ -1,4 +1,4 @@
-"""What a step has at hand while it works: programs, pauses, a log of its own, and the board to tell where it is.
+"""What a step has at hand while it works: programs, pauses, a log of its own, and the status table.
 
 Programs are argv lists, get their own process group, write to the step's log, and never outlive a Ctrl-C.
 """
@@ -6,7 +6,6 @@ Programs are argv lists, get their own process group, write to the step's log, a
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,9 +13,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from wan_train.base import process
 from wan_train.base.errors import NotReadyError
 from wan_train.base.text import one_line, redact
-from wan_train.provision.status_table import Board
+from wan_train.provision.status_table import StatusTable
 
 _LOOK_SECONDS = 0.2
 _TAIL_LINES = 6
@@ -36,26 +36,26 @@ class Work:
     """One step at work. `lock` is the descriptor of the workspace's lock, which programs inherit."""
 
     step: str
-    board: Board
+    table: StatusTable
     log: Path
     lock: int
     ended: threading.Event
 
     def say(self, line: str) -> None:
         """Tell what is being done now, in one line."""
-        self.board.say(self.step, line)
+        self.table.say(self.step, line)
 
     def remark(self, line: str) -> None:
         """Tell what the user should still read when all is over."""
-        self.board.remark(self.step, line)
+        self.table.remark(self.step, line)
 
     def progress(self, done: int, total: int) -> None:
         """Tell how many bytes are there, of all."""
-        self.board.progress(self.step, done, total)
+        self.table.progress(self.step, done, total)
 
     def fetched(self, count: int) -> None:
         """Add bytes that came over the network."""
-        self.board.fetched(self.step, count)
+        self.table.fetched(self.step, count)
 
     def look(self) -> None:
         """Raise EndedError when the provision is being ended; to be called in every wait and long loop."""
@@ -65,6 +65,17 @@ class Work:
     def pause(self, seconds: float) -> None:
         self.ended.wait(seconds)
         self.look()
+
+    def run_twice(self, pause_seconds: float, do: Callable[[], None]) -> None:
+        """Do what goes over the network; when it fails, pause and do it once more. The second failure is raised."""
+        try:
+            do()
+        except EndedError:
+            raise
+        except NotReadyError as error:
+            self.say(f"{error.message.splitlines()[0].rstrip(':')}; retry in {pause_seconds:.0f} s")
+            self.pause(pause_seconds)
+            do()
 
     def run(
         self,
@@ -104,10 +115,10 @@ class Work:
             except OSError as error:
                 raise NotReadyError(f"{what}: {argv[0]} cannot be started: {error}", hint=hint) from error
             try:
-                _feed(child, stdin)
+                process.feed(child, stdin)
                 self._wait(child, what, alive)
             finally:
-                _end(child)
+                process.end_group(child)
                 self._clean(begun)
         tail = self._tail(begun)
         if check and child.returncode != 0:
@@ -141,13 +152,6 @@ class Work:
         return "".join(f"\n  {one_line(line)}" for line in lines[-_TAIL_LINES:]) or " it said nothing"
 
 
-def _feed(child: subprocess.Popen[bytes], text: str | None) -> None:
-    if text is None or child.stdin is None:
-        return
-    with suppress(BrokenPipeError), child.stdin as pipe:
-        pipe.write(text.encode())
-
-
 @contextmanager
 def _append(path: Path) -> Iterator[int]:
     """The log, opened for a program to append to; only its owner may read it."""
@@ -161,18 +165,3 @@ def _append(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Leave nothing of the program's group behind, however we come here.
-
-    TERM first: a download that ends by itself remembers what it has.
-    """
-    if child.poll() is None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(5.0)
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()

@@ -1,19 +1,28 @@
-"""The live view of a provision as a pure function of its steps' rows."""
+"""A provision on the screen while it works, as lines, and as the one JSON document that scripts read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, assert_never
+from typing import Any, Final
 
+from rich.console import Console, RenderableType
+from rich.progress import Progress, ProgressColumn, Task, TaskID
+from rich.table import Column
+from rich.text import Text
+
+from wan_train.base.errors import ExitCode, WanTrainError
+from wan_train.base.text import redact
+from wan_train.base.units import MB
 from wan_train.provision.status_table import Phase, Row
+from wan_train.provision.steps import Finding, State, is_ready
 from wan_train.views import formatting
-from wan_train.views.lines import Keep, Line, ScreenLine, Span, bar, line, lowered, to_rich, width_of
+from wan_train.views.lines import Line, Span, bar, line
 
-if TYPE_CHECKING:
-    from rich.console import Group
+Json = dict[str, Any]
 
-MARKS: dict[Phase, tuple[str, str, str]] = {
+_MARKS: Final[dict[Phase, tuple[str, str, str]]] = {
     Phase.READY: ("✓", "ready", "dim"),
     Phase.WAITING: ("○", "wait", "dim"),
     Phase.RUNNING: ("▶", "run", "cyan"),
@@ -22,16 +31,24 @@ MARKS: dict[Phase, tuple[str, str, str]] = {
     Phase.SKIPPED: ("✗", "skipped", "yellow"),
     Phase.ENDED: ("✗", "ended", "yellow"),
 }
-_WARNS = ("!", "warning", "yellow")
-_WORD_WIDTH = 9
-_TITLES_FROM = 140
-"""Narrower screens name steps by their short ids."""
-_NARROW = 72
-_SILENT_SECONDS = 15.0
-_FAILURE_LINES = 6
-_WAIT_LINES = 3
-_LEFT_WIDTH = len("59 min 59 s left")
-_TOTAL = "all downloads"
+_WARNS: Final = ("!", "warning", "yellow")
+_STATES: Final[dict[State, tuple[str, str]]] = {
+    State.READY: ("✓", "green"),
+    State.WARNING: ("!", "yellow"),
+    State.UNVERIFIED: ("○", ""),
+    State.UNTESTED: ("○", "dim"),
+    State.MISSING: ("○", ""),
+    State.BLOCKED: ("✗", "bold red"),
+}
+_STATE_WIDTH: Final = max(len(state.value) for state in State)
+_RATE_SECONDS: Final = 10.0
+"""A rate is that of the last seconds, not of the whole download."""
+_FIRST_RATE_SECONDS: Final = 2.0
+"""Before that no rate is shown: nobody should read `14 h left` while a download begins."""
+_BAR_WIDTH: Final = 12
+_DOWNLOAD_SECONDS: Final = 15.0
+_OTHER_SECONDS: Final = 60.0
+_OPEN: Final = frozenset({Phase.WAITING, Phase.RUNNING})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,197 +61,294 @@ class Heading:
     began: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    width: int
-    name: Callable[[Row], str]
-    names: int
-    titles: dict[str, str]
+class Screen(Progress):
+    """The steps with their progress. It measures rates also where nothing is drawn (`is_drawn` False)."""
 
-    @property
-    def start(self) -> int:
-        return 2 + _WORD_WIDTH + self.names + 2
+    def __init__(
+        self,
+        console: Console,
+        heading: Heading,
+        *,
+        is_drawn: bool,
+        ascii_only: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._heading = heading
+        self._ascii_only = ascii_only
+        self._rows: dict[TaskID, Row] = {}
+        self._ids: dict[str, TaskID] = {}
+        self._spoken: dict[str, float] = {}
+        self._ending = False
+        self._clock = clock
+        super().__init__(
+            _Cell(self._mark, Column(no_wrap=True)),
+            _Cell(self._name, Column(no_wrap=True)),
+            _Cell(self._body, Column(ratio=1)),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            speed_estimate_period=_RATE_SECONDS,
+            get_time=clock,
+            disable=not is_drawn,
+            expand=True,
+        )
 
-    @property
-    def room(self) -> int:
-        return max(8, self.width - self.start)
+    def show(self, rows: Sequence[Row], *, ending: bool = False) -> None:
+        """Take the rows over. `ending`: the user has asked for the end, and programs are being ended."""
+        self._ending = ending
+        # A low screen has no room for what was there before.
+        is_low = len(rows) + 6 > self.console.height
+        for row in (*rows, *_total(rows)):
+            if row.id not in self._ids:
+                self._ids[row.id] = self.add_task(row.id, total=row.total or None, completed=row.done)
+            number = self._ids[row.id]
+            task = next(task for task in self.tasks if task.id == number)
+            if row.done < task.completed or (row.done and not task.completed):  # it began, or began again: no rate
+                self.reset(number, completed=row.done)
+            hidden = is_low and row.phase is Phase.READY and not row.warns
+            self.update(number, completed=row.done, total=row.total or None, visible=not hidden)
+            self._rows[number] = row
 
-    @property
-    def indent(self) -> int:
-        """Where lines about a step begin: under its bar, or further left where there is no room for that."""
-        return self.start if self.width >= _NARROW else 4
+    def draw(self) -> None:
+        """Redraw the rows; raises OSError when the terminal is gone."""
+        super().refresh()
 
+    def refresh(self) -> None:
+        """Nothing: rich calls this at each change of a task, and `draw` draws them together."""
 
-def render(
-    rows: Sequence[Row],
-    now: float,
-    width: int,
-    *,
-    heading: Heading,
-    height: int | None = None,
-    ascii_only: bool = False,
-    ending: bool = False,
-) -> Group:
-    """The steps at `now` (monotonic seconds) in at most `width` columns and `height` lines.
+    def heartbeats(self, now: float) -> list[tuple[str, str]]:
+        """(title, line) of each step at work that was silent for long enough; `now` in monotonic seconds.
 
-    `ending`: the user has asked for the end, and programs are being ended.
-    """
-    from rich.console import Group
+        A download is silent for 15 seconds at most, anything else for a minute.
+        """
+        lines: list[tuple[str, str]] = []
+        for task in self.tasks:
+            row = self._rows[task.id]
+            if row.phase is not Phase.RUNNING or row.id == _TOTAL:
+                self._spoken.pop(row.id, None)
+                continue
+            counts = _counts(row)
+            patience = _DOWNLOAD_SECONDS if counts else _OTHER_SECONDS
+            if now - self._spoken.setdefault(row.id, now) >= patience:
+                self._spoken[row.id] = now
+                still = f"… still {row.detail or 'at work'}, {formatting.duration(row.seconds(now))} so far"
+                lines.append((row.title, self._figures(task, row) if counts else still))
+        return lines
 
-    lines = list(_screen(rows, now, width, heading, ending=ending))
-    if height is not None:
-        lines = lowered(lines, max(1, height))
-    return Group(*(to_rich(each.line, width, ascii_only=ascii_only) for each in lines))
+    def get_renderables(self) -> Iterable[RenderableType]:
+        heading = self._heading
+        since = formatting.duration(self._clock() - heading.began)
+        state = ("ending, ", "yellow") if self._ending else ("running ", "cyan")
+        title = Text.assemble(
+            (f"Preparing: {formatting.safe(heading.what)}  ", "bold"), (f"{state[0]}{since}", state[1])
+        )
+        yield self._text(title)
+        yield self._text(Text(f"{formatting.safe(heading.engine)} · {formatting.safe(heading.workspace)}", "dim"))
+        yield Text()
+        yield self.make_tasks_table([task for task in self.tasks if task.id in self._rows])
+        yield Text()
+        ending = "Ending what is at work; what is complete is kept."
+        out = ending if self._ending else "Ctrl-C: stop; what is complete is kept"
+        yield self._text(Text(out, "yellow" if self._ending else "dim"))
 
+    def _mark(self, task: Task) -> Text:
+        row = self._rows[task.id]
+        if row.id == _TOTAL:
+            return Text()
+        mark, word, style = _WARNS if row.warns else _MARKS[row.phase]
+        return self._text(Text(f"{mark} {word}", style))
 
-def is_download(row: Row) -> bool:
-    return row.total > 0
+    def _name(self, task: Task) -> Text:
+        row = self._rows[task.id]
+        return self._text(Text(formatting.safe(row.id), "dim" if row.phase in {Phase.WAITING, Phase.READY} else "bold"))
 
-
-def names_at(width: int) -> Callable[[Row], str]:
-    """How steps are called on a screen of this width."""
-    return (lambda row: formatting.safe(row.title)) if width >= _TITLES_FROM else (lambda row: formatting.safe(row.id))
-
-
-def _screen(rows: Sequence[Row], now: float, width: int, heading: Heading, *, ending: bool) -> Iterator[ScreenLine]:
-    yield ScreenLine(_title(heading, now, width, ending=ending), Keep.ALWAYS)
-    yield ScreenLine(_subtitle(heading, width), Keep.DETAIL)
-    yield ScreenLine(line(), Keep.BLANK)
-    name = names_at(width)
-    longest = max((formatting.columns(name(row)) for row in rows), default=0)
-    layout = _Layout(width, name, max(longest, 0), {row.id: name(row) for row in rows})
-    for row in rows:
-        first, *more = _step(row, now, layout)
-        yield ScreenLine(first, Keep.DISK if row.phase is Phase.READY else Keep.ALWAYS)
-        yield from (ScreenLine(each, Keep.DETAIL) for each in more)
+    def _body(self, task: Task) -> Text:
+        row = self._rows[task.id]
+        now = self._clock()
+        detail = formatting.safe(" ".join(piece.strip() for piece in row.detail.split("\n")))
+        spent = formatting.duration(row.seconds(now))
+        body = Text()
+        match row.phase:
+            case Phase.RUNNING if _counts(row):
+                for span in bar(row.done, row.total, _BAR_WIDTH):
+                    body.append(span.text, span.style)
+                body.append(f" {100 * row.done // row.total:>2} %  {self._figures(task, row)}")
+                body.append(f"; {detail}" if detail else "", "dim")
+            case Phase.RUNNING:
+                body.append(f"{detail or 'starting'} …  {spent}")
+            case Phase.WAITING:
+                size = f"{formatting.file_size(row.total)}, " if row.total else ""
+                needs = f"needs {', '.join(map(formatting.safe, row.needs))}" if row.needs else "not begun yet"
+                body.append(f"{size}{needs}", "dim")
+            case Phase.DONE:
+                body.append(f"{spent} · {formatting.file_size(row.fetched)} fetched" if row.fetched else spent)
+            case Phase.FAILED:
+                body.append(f"{detail.removeprefix('failed: ')} (after {spent})", "red")
+            case Phase.READY | Phase.SKIPPED | Phase.ENDED:
+                body.append(detail, "dim" if row.phase is Phase.READY else "")
         for remark in row.remarks:
-            pieces = formatting.wrap(formatting.safe(remark), width - layout.indent)
-            yield from (ScreenLine(line(" " * layout.indent, Span(each, "yellow")), Keep.WARNING) for each in pieces)
-    yield from _total([row for row in rows if is_download(row)], layout)
-    yield ScreenLine(line(), Keep.BLANK)
-    out = "Ending what is at work; what is complete is kept." if ending else "Ctrl-C: stop; what is complete is kept"
-    yield ScreenLine(line(Span(formatting.cut(out, width), "yellow" if ending else "dim")), Keep.ALWAYS)
+            body.append(f"\n{formatting.safe(remark)}", "yellow")
+        if row.phase is Phase.READY and not row.remarks:
+            body.no_wrap, body.overflow = True, "crop"
+        return self._text(body)
+
+    def _figures(self, task: Task, row: Row) -> str:
+        """`5.1 of 11.4 GB, 112 MB/s, 56 s left`."""
+        is_new = row.since is not None and self._clock() - row.since < _FIRST_RATE_SECONDS
+        rate = 0.0 if is_new else task.speed or 0.0
+        if rate < 1:
+            return f"{_amount(row.done, row.total)}, {'no rate yet' if is_new else 'almost nothing comes'}"
+        left = formatting.duration((row.total - row.done) / rate)
+        return f"{_amount(row.done, row.total)}, {_speed(rate)}, {left} left"
+
+    def _text(self, text: Text) -> Text:
+        if self._ascii_only:
+            text.plain = formatting.to_ascii(text.plain)
+        return text
 
 
-def _title(heading: Heading, now: float, width: int, *, ending: bool) -> Line:
-    since = formatting.duration(now - heading.began)
-    right = Span(f"ending, {since}", "yellow") if ending else Span(f"running {since}", "cyan")
-    title = formatting.cut(f"Making ready: {formatting.safe(heading.what)}", max(4, width - width_of([right]) - 2))
-    return line(Span(title, "bold"), " " * max(2, width - width_of([right]) - formatting.columns(title)), right)
+class _Cell(ProgressColumn):
+    """A column whose cells a method of the screen draws."""
+
+    def __init__(self, draw: Callable[[Task], Text], column: Column) -> None:
+        super().__init__(column)
+        self._draw = draw
+
+    def render(self, task: Task) -> Text:
+        return self._draw(task)
 
 
-def _subtitle(heading: Heading, width: int) -> Line:
-    parts = [formatting.safe(heading.engine), formatting.safe(heading.workspace)]
-    while len(parts) > 1 and formatting.columns(" · ".join(parts)) > width:
-        parts.pop()
-    return line(Span(" · ".join(parts), "dim"))
+_TOTAL: Final = "all downloads"
 
 
-def _step(row: Row, now: float, layout: _Layout) -> Iterator[Line]:
-    mark, word, style = _WARNS if row.warns else MARKS[row.phase]
-    quiet = row.phase in {Phase.WAITING, Phase.READY}
-    head = (
-        Span(f"{mark} {formatting.pad(word, _WORD_WIDTH)}", style),
-        Span(formatting.pad(layout.name(row), layout.names + 2), "dim" if quiet else "bold"),
-    )
-    match row.phase:
-        case Phase.READY:
-            yield line(*head, Span(formatting.cut(formatting.safe(row.detail), layout.room), "dim"))
-        case Phase.WAITING:
-            yield from _wrapped(head, _waits_for(row, layout), layout, style="dim", most=_WAIT_LINES)
-        case Phase.RUNNING:
-            yield from _running(row, now, head, layout)
-        case Phase.DONE:
-            yield line(*head, formatting.cut(" · ".join(outcome(row, now)), layout.room))
-        case Phase.FAILED:
-            reason = " ".join(piece.strip() for piece in row.detail.removeprefix("failed: ").split("\n"))
-            text = f"{formatting.safe(reason)} (after {formatting.duration(row.seconds(now))})"
-            yield from _wrapped(head, text, layout, style="red", most=_FAILURE_LINES)
-        case Phase.SKIPPED | Phase.ENDED:
-            yield from _wrapped(head, formatting.safe(row.detail), layout, style="", most=_WAIT_LINES)
-        case _:
-            assert_never(row.phase)
+def _total(rows: Sequence[Row]) -> list[Row]:
+    """All downloads together, where there are several. Installs count no bytes and are left out."""
+    downloads = [row for row in rows if row.total and row.phase in {*_OPEN, Phase.DONE}]
+    if len(downloads) < 2 or not any(row.phase in _OPEN for row in downloads):  # noqa: PLR2004  one is its own total
+        return []
+    done = sum(row.total if row.phase is Phase.DONE else min(row.done, row.total) for row in downloads)
+    total = sum(row.total for row in downloads)
+    return [Row(id=_TOTAL, title=_TOTAL, phase=Phase.RUNNING, done=done, total=total)]
 
 
-def _wrapped(head: tuple[Span, ...], text: str, layout: _Layout, *, style: str, most: int) -> Iterator[Line]:
-    pieces = list(formatting.wrap(text, layout.room))
-    if len(pieces) > most:
-        pieces = [*pieces[: most - 1], formatting.cut(" ".join(pieces[most - 1 :]), layout.room)]
-    yield line(*head, Span(pieces[0], style))
-    yield from (line(" " * layout.start, Span(piece, style)) for piece in pieces[1:])
+def _counts(row: Row) -> bool:
+    """Whether it tells its bytes just now."""
+    return 0 < row.done < row.total
 
 
-def _waits_for(row: Row, layout: _Layout) -> str:
-    size = f"{formatting.file_size(row.total)}, " if is_download(row) else ""
-    if row.turn_after is not None:
-        return f"{size}after {layout.titles.get(row.turn_after, formatting.safe(row.turn_after))}"
-    names = ", ".join(layout.titles.get(need, formatting.safe(need)) for need in row.needs)
-    return f"{size}needs {names}" if names else f"{size}not begun yet"
-
-
-def _running(row: Row, now: float, head: tuple[Span, ...], layout: _Layout) -> Iterator[Line]:
-    spent = formatting.duration(row.seconds(now))
-    if not is_download(row) or not 0 < row.done < row.total:
-        yield line(*head, formatting.cut(f"{formatting.safe(row.detail) or 'starting'} …  {spent}", layout.room))
-        return
-    yield _progress(head, row.done, row.total, row.seconds_left, layout)
-    figures = [amount(row.done, row.total), _pace(row, now), f"{spent} so far"]
-    for text in formatting.flow(
-        [*figures, *([formatting.safe(row.detail)] if row.detail else [])], layout.width - layout.indent
-    ):
-        yield line(" " * layout.indent, Span(formatting.cut(text, layout.width - layout.indent), "dim"))
-
-
-def _pace(row: Row, now: float) -> str:
-    return speed(row.rate) or ("no rate yet" if row.seconds(now) < _SILENT_SECONDS else "almost nothing comes")
-
-
-def _progress(head: tuple[Span, ...], done: int, total: int, left: float | None, layout: _Layout) -> Line:
-    # The same room for every bar, so that they can be compared by eye.
-    time_left = f"{formatting.duration(left)} left" if left is not None else ""
-    tail = f"  {100 * done // total:>3} %  {formatting.pad(time_left, _LEFT_WIDTH)}"
-    return line(*head, *bar(done, total, layout.room - formatting.columns(tail)), tail)
-
-
-def _total(downloads: Sequence[Row], layout: _Layout) -> Iterator[ScreenLine]:
-    """All bytes of this call together. Installs tell none, so the time left is that of the downloads alone."""
-    if len(downloads) < 2 or all(row.phase not in {Phase.WAITING, Phase.RUNNING} for row in downloads):  # noqa: PLR2004  one is its own total
-        return
-    done, total, rate = totals(downloads)
-    left = (total - done) / rate if rate > 0 else None
-    label = Span(formatting.pad(formatting.cut(_TOTAL, layout.start - 2), layout.start), "bold")
-    yield ScreenLine(line(), Keep.BLANK)
-    yield ScreenLine(_progress((label,), done, total, left, layout), Keep.GPU)
-    figures = formatting.cut(" · ".join(filter(None, (amount(done, total), speed(rate)))), layout.width - layout.indent)
-    yield ScreenLine(
-        line(" " * layout.indent, Span(formatting.cut(figures, layout.width - layout.indent), "dim")), Keep.DISK
-    )
-
-
-def totals(downloads: Sequence[Row]) -> tuple[int, int, float]:
-    """Bytes there, of all, and a second. A download that is over counts as nothing left to come."""
-    open_ = [row for row in downloads if row.phase in {Phase.WAITING, Phase.RUNNING, Phase.DONE}]
-    done = sum(row.total if row.phase is Phase.DONE else row.done for row in open_)
-    return done, sum(row.total for row in open_), sum(row.rate for row in open_)
-
-
-def amount(done: int, total: int) -> str:
+def _amount(done: int, total: int) -> str:
     """`5.1 of 11.4 GB`, `120 of 508 MB`."""
     whole = formatting.file_size(total)
-    part = formatting.file_size(done)
-    unit = whole.rpartition(" ")[2]
-    return f"{part.removesuffix(f' {unit}')} of {whole}"
+    return f"{formatting.file_size(done).removesuffix(' ' + whole.rpartition(' ')[2])} of {whole}"
 
 
-def speed(rate: float) -> str:
-    """`112 MB/s`, `4.5 MB/s`, `80 kB/s`; empty when there is none."""
-    if rate <= 0:
-        return ""
-    return f"{rate / 1e6:.1f} MB/s" if 1e6 <= rate < 10e6 else f"{formatting.file_size(round(rate))}/s"  # noqa: PLR2004  below, one digit is too few
+def _speed(rate: float) -> str:
+    """`112 MB/s`, `4.5 MB/s`, `80 kB/s`."""
+    return f"{rate / MB:.1f} MB/s" if MB <= rate < 10 * MB else f"{formatting.file_size(round(rate))}/s"
 
 
-def outcome(row: Row, now: float) -> Iterator[str]:
-    """What a step took."""
-    yield formatting.duration(row.seconds(now))
-    if row.fetched:
-        yield f"{formatting.file_size(row.fetched)} fetched"
+def found_lines(found: Mapping[str, Finding], titles: Mapping[str, str], width: int) -> Iterator[Line]:
+    """Each step with how it stands, its detail wrapped below its title."""
+    start = 2 + _STATE_WIDTH + 2
+    for name, finding in found.items():
+        mark, style = _STATES[finding.state]
+        text = f"{formatting.safe(titles[name])}: {formatting.safe(finding.detail)}"
+        for number, piece in enumerate(formatting.wrap(text, width - start)):
+            head = Span(f"{mark} {formatting.pad(finding.state.value, _STATE_WIDTH)}  ", style)
+            yield line(head if number == 0 else " " * start, piece)
+
+
+def summary_lines(rows: Sequence[Row], seconds: float, width: int) -> Iterator[Line]:
+    """What this call did: seconds at work and bytes from the network of each step, and of all."""
+    worked = [row for row in rows if row.phase is not Phase.READY]
+    if not worked:
+        return
+    entries = [(*_MARKS[row.phase], row.title, *_spent(row)) for row in worked]
+    fetched = sum(row.fetched for row in rows)
+    total = ("total", formatting.duration(seconds), formatting.file_size(fetched) if fetched else "")
+    times = max(len(total[1]), *(len(entry[4]) for entry in entries))
+    sizes = max(len(total[2]), *(len(entry[5]) for entry in entries))
+    start = 2 + max(len(entry[1]) for entry in entries) + 2
+    names = max(formatting.columns(formatting.safe(entry[3])) for entry in entries)
+    names = max(len(total[0]), min(names, width - start - times - sizes - 4))
+    for mark, word, style, title, spent, size in entries:
+        yield line(
+            Span(formatting.pad(f"{mark} {word}", start), style),
+            formatting.pad(formatting.cut(formatting.safe(title), names), names + 2),
+            spent.rjust(times),
+            "  ",
+            size.rjust(sizes),
+        )
+    label, spent, size = total
+    yield line(" " * start, Span(formatting.pad(label, names + 2), "bold"), spent.rjust(times), "  ", size.rjust(sizes))
+    for row in rows:
+        for remark in row.remarks:
+            text = formatting.safe(f"{row.title}: {remark}")
+            yield from (line(Span(piece, "yellow")) for piece in formatting.wrap(text, width))
+
+
+def _spent(row: Row) -> tuple[str, str]:
+    spent = formatting.duration(row.worked) if row.worked > 0 else ""
+    return spent, formatting.file_size(row.fetched) if row.fetched else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The content of the JSON document (docs/provision.md).
+
+    `rows` is empty and `seconds` None when nothing was to be done, only looked at.
+    """
+
+    task: str
+    engine: str
+    workspace: str
+    titles: Mapping[str, str]
+    found: Mapping[str, Finding]
+    exit_code: ExitCode
+    rows: Sequence[Row] = ()
+    failures: Mapping[str, WanTrainError]
+    seconds: float | None = None
+    log: str | None = None
+    error: WanTrainError | None = None
+
+
+def report_json(report: Report) -> Json:
+    rows = {row.id: row for row in report.rows}
+    return {
+        "event": "provision",
+        "ready": is_ready(report.found),
+        "exit_code": int(report.exit_code),
+        "task": report.task,
+        "engine": report.engine,
+        "workspace": report.workspace,
+        "seconds": _rounded(report.seconds),
+        "fetched_bytes": sum(row.fetched for row in report.rows),
+        "log": report.log,
+        "error": _error(report.error),
+        "steps": [
+            {
+                "id": name,
+                "title": report.titles[name],
+                "state": finding.state.value,
+                "detail": redact(finding.detail),
+                "bytes": finding.size,
+                "hint": finding.hint,
+                "phase": rows[name].phase.value if name in rows else None,
+                "seconds": _rounded(rows[name].worked) if name in rows else None,
+                "fetched_bytes": rows[name].fetched if name in rows else 0,
+                "remarks": [redact(remark) for remark in rows[name].remarks] if name in rows else [],
+                "error": _error(report.failures.get(name)),
+            }
+            for name, finding in report.found.items()
+        ],
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
+
+
+def _error(error: WanTrainError | None) -> Json | None:
+    if error is None:
+        return None
+    return {"message": redact(error.message), "hint": error.hint}

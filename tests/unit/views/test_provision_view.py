@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from io import StringIO
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from rich.console import Console, Group
 
 from views.support import check_golden, shown
 from wan_train.base.errors import ExitCode, NotReadyError
 from wan_train.provision.status_table import Phase, Row
 from wan_train.provision.steps import Finding, State
 from wan_train.views.lines import plain
-from wan_train.views.provision import Heading, render
-from wan_train.views.provision_json import Report, report_json
-from wan_train.views.provision_text import Heartbeat, found_lines, summary_lines
+from wan_train.views.provision import Heading, Report, Screen, found_lines, report_json, summary_lines
 
 NOW = 1_000.0
 GB = 10**9
@@ -47,7 +48,6 @@ T5 = Row(
     phase=Phase.RUNNING,
     done=5_100_000_000,
     total=11_400_000_000,
-    rate=112e6,
     since=NOW - 46,
 )
 HIGH = Row(
@@ -55,11 +55,9 @@ HIGH = Row(
     title="Model wan2.2_t2v_high_noise_14B_fp16.safetensors",
     phase=Phase.WAITING,
     total=28_600_000_000,
-    turn_after="umt5-xxl",
+    needs=("packages",),
 )
-LOW = replace(
-    HIGH, id="wan22-t2v-low", title="Model wan2.2_t2v_low_noise_14B_fp16.safetensors", turn_after="wan22-t2v-high"
-)
+LOW = replace(HIGH, id="wan22-t2v-low", title="Model wan2.2_t2v_low_noise_14B_fp16.safetensors")
 TOKENIZER = Row(id="tokenizer", title="T5 tokenizer", phase=Phase.WAITING, needs=("environment",))
 WORKING = (GIT, CHECKOUT, ENVIRONMENT, VAE, T5, HIGH, LOW, TOKENIZER)
 
@@ -69,7 +67,7 @@ FAILED = (
     CHECKOUT,
     replace(ENVIRONMENT, phase=Phase.FAILED, detail=FAILURE, since=None, worked=61.0),
     replace(VAE, remarks=("wrong bytes: moved aside as /workspace/x.bad; delete it when you do not need it",)),
-    replace(T5, detail="HTTP 503; again in 4 s (2 of 4)", rate=0.0),
+    replace(T5, detail="HTTP 503; retry in 4 s (2 of 4)"),
     HIGH,
     LOW,
     replace(TOKENIZER, phase=Phase.SKIPPED, detail="not done, since Environment of the trainer failed", needs=()),
@@ -77,38 +75,65 @@ FAILED = (
 SCENES = {"working": WORKING, "failed": FAILED}
 
 
-def screen(rows: tuple[Row, ...], width: int, **options: bool | int) -> str:
-    return shown(render(rows, NOW, width, heading=HEADING, **options), width)  # type: ignore[arg-type]
+RATE = 112_000_000
 
 
-@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def made(now: list[float], width: int, height: int = 60, *, ascii_only: bool = False) -> Screen:
+    console = Console(width=width, height=height, file=StringIO(), color_system=None)
+    return Screen(console, HEADING, is_drawn=False, ascii_only=ascii_only, clock=lambda: now[0])
+
+
+def screen(
+    rows: Sequence[Row],
+    width: int,
+    height: int = 60,
+    *,
+    ascii_only: bool = False,
+    ending: bool = False,
+    rate: int = RATE,
+) -> str:
+    """What is drawn once a download has come at this rate for ten seconds."""
+    now = [NOW]
+    drawn = made(now, width, height, ascii_only=ascii_only)
+    for seconds in (10, 5, 0):
+        now[0] = NOW - seconds
+        before = [replace(row, done=max(0, row.done - rate * seconds)) for row in rows]
+        drawn.show(before, ending=ending)
+    return shown(Group(*drawn.get_renderables()), width)
+
+
+@pytest.mark.parametrize("width", [60, 120])
 @pytest.mark.parametrize("name", SCENES)
 def test_screen(name: str, width: int) -> None:
-    check_golden(f"provision_{name}_{width}", screen(SCENES[name], width, height=60))
+    check_golden(f"provision_{name}_{width}", screen(SCENES[name], width, rate=RATE if name == "working" else 0))
 
 
-def test_screen_in_ascii_keeps_every_column() -> None:
-    fancy, simple = screen(FAILED, 80), screen(FAILED, 80, ascii_only=True)
+def test_screen_in_ascii() -> None:
+    simple = screen(FAILED, 80, ascii_only=True, rate=0)
     assert simple.isascii()
-    assert [len(line) for line in simple.splitlines()] == [len(line) for line in fancy.splitlines()]
     check_golden("provision_failed_80_ascii", simple)
 
 
-@pytest.mark.parametrize("height", range(1, 26))
-def test_a_low_screen_keeps_what_is_at_work_and_the_way_out(height: int) -> None:
-    lines = screen(WORKING, 80, height=height).splitlines()
-    assert len(lines) <= height
-    if height >= 9:
-        text = "\n".join(lines)
-        assert all(row.id in text for row in WORKING if row.phase is not Phase.READY)
-        assert lines[-1].startswith("Ctrl-C")
+def test_a_low_screen_leaves_out_what_was_there_before() -> None:
+    assert GIT.detail in screen(WORKING, 120)
+    low = screen(WORKING, 120, height=12)
+    assert GIT.detail not in low
+    assert all(row.id in low for row in WORKING if row.phase is not Phase.READY)
 
 
 def test_no_time_left_is_shown_before_there_is_a_rate() -> None:
-    rows = tuple(replace(row, rate=0.0, since=NOW - 1) if row is T5 else row for row in WORKING)
-    text = screen(rows, 100)
-    assert "left" not in text
+    text = screen([replace(row, since=NOW - 1) if row is T5 else row for row in WORKING], 100)
     assert "no rate yet" in text
+    assert "almost nothing comes" in screen(WORKING, 100, rate=0)
+
+
+def test_a_resumed_download_has_no_rate_of_what_was_there() -> None:
+    now = [NOW]
+    drawn = made(now, 100)
+    for seconds, done in ((0, 0), (1, T5.done), (9, T5.done + 1_000_000), (10, T5.done + 2_000_000)):
+        now[0] = NOW + seconds
+        drawn.show([replace(T5, done=done)])
+    assert "1.0 MB/s" in shown(Group(*drawn.get_renderables()), 100)
 
 
 def test_while_it_is_being_ended_the_screen_says_so() -> None:
@@ -130,10 +155,8 @@ ROWS = st.builds(
     phase=st.sampled_from(Phase),
     detail=st.text(max_size=100),
     needs=st.tuples(st.text(max_size=20)),
-    turn_after=st.none() | st.text(max_size=20),
     done=AMOUNTS,
     total=AMOUNTS,
-    rate=st.floats(min_value=0, max_value=1e12),
     fetched=AMOUNTS,
     worked=st.floats(min_value=0, max_value=1e7),
     since=st.none() | st.floats(min_value=0, max_value=NOW),
@@ -142,12 +165,10 @@ ROWS = st.builds(
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(ROWS, max_size=9), st.integers(60, 200), st.integers(1, 50), st.booleans())
-def test_any_rows_fit_any_screen(rows: list[Row], width: int, height: int, ascii_only: bool) -> None:
-    text = screen(tuple(rows), width, height=height, ascii_only=ascii_only)
-    lines = text.splitlines()
-    assert len(lines) <= height
-    assert all(cell_len(line) <= width for line in lines)
+@given(st.lists(ROWS, max_size=9, unique_by=lambda row: row.id), st.integers(60, 200), st.booleans())
+def test_any_rows_fit_any_screen(rows: list[Row], width: int, ascii_only: bool) -> None:
+    text = screen(rows, width, ascii_only=ascii_only)
+    assert all(cell_len(line) <= width for line in text.splitlines())
     assert "\x1b" not in text
 
 
@@ -182,12 +203,17 @@ def test_what_a_box_has() -> None:
     check_golden("provision_found_60", plain(found_lines(found, titles, 60)))
 
 
-def test_a_silent_download_tells_every_15_seconds_and_an_install_every_minute() -> None:
-    heartbeat = Heartbeat()
-    heard = [(now, line) for now in range(0, 125, 1) for line in heartbeat.due((ENVIRONMENT, T5, HIGH), NOW + now)]
-    assert [now for now, (title, _) in heard if title == T5.title] == list(range(15, 125, 15))
-    assert [now for now, (title, _) in heard if title == ENVIRONMENT.title] == [60, 120]
-    assert heard[0] == (15, (T5.title, "5.1 of 11.4 GB, 112 MB/s, 56 s left"))
+def test_a_silent_download_is_reported_every_15_seconds_and_an_install_every_minute() -> None:
+    now = [NOW]
+    drawn = made(now, 80)
+    heard = []
+    for second in range(125):
+        now[0] = NOW + second
+        drawn.show((ENVIRONMENT, replace(T5, done=T5.done + second * RATE // 4), HIGH))
+        heard += [(second, line) for line in drawn.heartbeats(now[0])]
+    assert [second for second, (title, _) in heard if title == T5.title] == list(range(15, 125, 15))
+    assert [second for second, (title, _) in heard if title == ENVIRONMENT.title] == [60, 120]
+    assert heard[0] == (15, (T5.title, "5.5 of 11.4 GB, 28 MB/s, 3 min 30 s left"))
     assert (60, (ENVIRONMENT.title, "… still installing torch, 4 min 8 s so far")) in heard
 
 

@@ -1,4 +1,4 @@
-"""One provision at a time in a workspace."""
+"""A workspace in use: one provision at a time, and the log of everything that it said."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ import psutil
 from wan_train.base import codec, process_identity
 from wan_train.base.errors import NotReadyError
 from wan_train.base.process_identity import ProcessIdentity
-from wan_train.base.text import one_line
+from wan_train.base.text import one_line, redact, visible
 
-_NAME = ".wan-train-provision.lock"
+_LOCK_NAME = ".wan-train-provision.lock"
 _MOST_BYTES = 4096
 _NOTICE_SECONDS, _TERM_SECONDS, _KILL_SECONDS = 5.0, 15.0, 20.0
 """When programs of a provision that was killed should have noticed by themselves; when TERM and when KILL should have
 ended them, each counted from the first look.
 """
 _LOOK_SECONDS = 0.1
+LOG_NAME = "provision.log"
+_LOG_BYTES = 2_000_000
+"""A log larger than this is put aside as `provision.log.1` when the next provision begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +51,7 @@ def held(workspace: Path) -> Iterator[int]:
     Raises:
         NotReadyError: another provision is at work there, or the workspace cannot be written.
     """
-    path = workspace / _NAME
+    path = workspace / _LOCK_NAME
     try:
         workspace.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -126,7 +129,7 @@ def _taken(descriptor: int, workspace: Path) -> NotReadyError:
 
 def _holder(descriptor: int) -> Holder | None:
     try:
-        return codec.from_json(os.pread(descriptor, _MOST_BYTES, 0).decode(), Holder, where=_NAME)
+        return codec.from_json(os.pread(descriptor, _MOST_BYTES, 0).decode(), Holder, where=_LOCK_NAME)
     except (UnicodeDecodeError, codec.CorruptRecordError):
         return None
 
@@ -156,3 +159,41 @@ def _name(process: psutil.Process) -> str:
         return one_line(" ".join(process.cmdline()) or process.name(), 60)
     except psutil.Error:
         return "ended just now"
+
+
+@dataclass(slots=True)
+class ProvisionLog:
+    """An open log. A disk that fills up on the way does not end a provision: only the log misses lines then."""
+
+    path: Path
+    _descriptor: int
+
+    def write(self, text: str, *, at: float | None = None) -> None:
+        """One line for each of the text's, `at` seconds since 1970 (now); secrets are hidden."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+        lines = "".join(f"{stamp}  {visible(line)}\n" for line in redact(text).split("\n"))
+        try:
+            os.write(self._descriptor, lines.encode(errors="backslashreplace"))
+        except OSError:
+            return
+
+
+@contextmanager
+def open_log(folder: Path) -> Iterator[ProvisionLog]:
+    """The log in `folder`, appended to; raises NotReadyError. To be opened by the holder of the lock only."""
+    path = folder / LOG_NAME
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if path.exists() and path.stat().st_size > _LOG_BYTES:
+            path.replace(path.with_name(f"{LOG_NAME}.1"))
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise NotReadyError(
+            f"the log {path} cannot be written: {(error.strerror or str(error)).lower()}",
+            hint="Look at the owner and the permissions of its folder, and at the disk.",
+        ) from error
+    try:
+        yield ProvisionLog(path, descriptor)
+    finally:
+        os.close(descriptor)
