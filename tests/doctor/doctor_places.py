@@ -9,10 +9,9 @@ from typing import Any
 from support.gpu import ScriptedProbe
 from wan_train.base.settings import Settings
 from wan_train.gpu.model import Gpu, GpuReading, GpuUnavailableError
-from wan_train.provision.cuda import CudaBuild, build_of
-from wan_train.provision.driver_checks import GpuFacts, Gpus
+from wan_train.provision.driver_checks import CudaBuild, GpuFacts, Gpus, build_of
 from wan_train.provision.engine_file import load
-from wan_train.provision.host_checks import Later
+from wan_train.provision.host_checks import HostChecks
 
 GIB = 1024**3
 NO_DRIVER = GpuUnavailableError("no NVIDIA driver found", hint="Install the NVIDIA driver.")
@@ -61,11 +60,11 @@ def facts_of(
     return GpuFacts(gpus=gpus_of(reading), build=guide_build(), needed=needed, environ=environ or {})
 
 
-def later_of(folder: Path, *gpus: Gpu, environ: Mapping[str, str] | None = None, host_cpus: int = 8) -> Later:
+def later_of(folder: Path, *gpus: Gpu, environ: Mapping[str, str] | None = None, host_cpus: int = 8) -> HostChecks:
     """The checks on a machine whose cgroup, /proc and /dev/shm are folders below `folder`."""
     for name in ("cgroup", "proc/self", "shm", "workspace"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    return Later(
+    return HostChecks(
         settings=Settings(workspace=folder / "workspace", runs_dir=folder / "runs", lease_dir=folder / "leases"),
         gpus=gpus_of(GpuReading(gpus=gpus)),
         environ=environ or {"HF_HOME": str(folder / "hf")},

@@ -9,7 +9,7 @@ from provision_world import World, write_program
 
 from wan_train.base.errors import NotReadyError
 from wan_train.provision.hub import Answer, Hub, HubError, explain, token_of, variable_problem
-from wan_train.provision.tokenizer_step import tokenizer_step
+from wan_train.provision.trainer_steps import tokenizer_step
 from wan_train.provision.work import Work
 
 REPO = "Wan-AI/Wan2.1-T2V-14B"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from wan_train.provision.accelerate_config import accelerate_step
 from wan_train.provision.leftovers import Leftovers
 from wan_train.provision.steps import State, check, has_work
+from wan_train.provision.trainer_steps import accelerate_step
 from wan_train.recipe.model_files import known_models
 
 VAE = known_models()["wan21-vae"]

@@ -16,12 +16,12 @@ from wan_train.cli.output import Sink
 from wan_train.cli.provision_reporter import Reporter
 from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
 from wan_train.provision import provision as box
-from wan_train.provision.added import check_names
 from wan_train.provision.executor import Outcome, failure
 from wan_train.provision.models import Digests
-from wan_train.provision.provision import Held, Provision
+from wan_train.provision.provision import LockedWorkspace, Provision
 from wan_train.provision.status_table import Row, StatusTable
 from wan_train.provision.steps import Finding, State, Step, all_hints, has_work, is_ready, refuse_blocked
+from wan_train.provision.trainer_steps import check_names
 from wan_train.provision.workspace import LOG_NAME
 from wan_train.views import formatting
 from wan_train.views.lines import Line, plain, to_rich
@@ -190,7 +190,7 @@ class _Call:
         self.made = self.wanted.steps()
         self.found = self.wanted.look(list(self.made))
 
-    def _work(self, held: Held, signals: Signals) -> Outcome:
+    def _work(self, held: LockedWorkspace, signals: Signals) -> Outcome:
         table = StatusTable()
         reporter = Reporter(
             table=table, heading=self._heading(), sink=self.sink, log=held.log, signals=signals, ended=self.wanted.ended
@@ -216,7 +216,7 @@ class _Call:
         hint = " ".join(filter(None, (failed.hint, kept, f"All that was said: {self.log}")))
         return NotReadyError(failed.message, hint=hint)
 
-    def _print_end(self, held: Held, error: WanTrainError | None) -> None:
+    def _print_end(self, held: LockedWorkspace, error: WanTrainError | None) -> None:
         seconds = time.monotonic() - self.began
         lines = list(summary_lines(self.rows, seconds, _TEXT_WIDTH))
         for line in plain(lines).splitlines():

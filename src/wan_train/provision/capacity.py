@@ -1,4 +1,4 @@
-"""The machine's RAM and its disks against what is needed: refused early, with the numbers."""
+"""The machine's RAM and disks against what is needed: refused early, with the numbers."""
 
 from __future__ import annotations
 
@@ -8,18 +8,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.base.host import available_ram, total_ram
+from wan_train.base.units import GB
 from wan_train.gpu.model import Gpu
-from wan_train.provision.card_adaptation import adapted
-from wan_train.provision.disk import room
-from wan_train.provision.driver_checks import GpuFacts, card
+from wan_train.provision.driver_checks import GpuFacts, adapted, card
 from wan_train.provision.steps import Finding, State, Step
 from wan_train.recipe.model import Recipe
 from wan_train.run.preflight import existing_parent
 
+
+def room(folder: Path, needed: int) -> Finding:
+    """Whether `needed` bytes fit where `folder` is or will be; BLOCKED with the numbers when not."""
+    place = next(path for path in (folder, *folder.parents) if path.is_dir())
+    free = shutil.disk_usage(place).free
+    numbers = f"{needed / GB:.1f} GB more are needed, {free / GB:.1f} GB are free at {place}"
+    if needed <= free:
+        return Finding(state=State.READY, detail=numbers)
+    return Finding(
+        state=State.BLOCKED,
+        detail=f"the disk is too small: {numbers}",
+        hint="Make room, or rent the box with a larger disk; a rented box's disk cannot grow later.",
+    )
+
+
 LOAD_BYTES = 29_100_000_000
 """Memory of one trainer that loads with swapped blocks: the fp16 DiT of 28.6 GB is read into RAM, 0.5 GB beside it.
 Measured on a CPU at 8 of 40 blocks and scaled (docs/gpu.md)."""
-_GB = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +61,8 @@ def judge_ram(ram: Ram, usable: Sequence[Gpu], swapping: Sequence[Gpu]) -> Findi
 
     With swapped blocks the whole file is read into RAM and cast there; without, it goes to the GPU tensor by tensor.
     """
-    has = f"{ram.total / _GB:.0f} GB of RAM, {ram.available / _GB:.0f} GB of it free"
-    needs = f"loading an expert takes {LOAD_BYTES / _GB:.0f} GB"
+    has = f"{ram.total / GB:.0f} GB of RAM, {ram.available / GB:.0f} GB of it free"
+    needs = f"loading an expert takes {LOAD_BYTES / GB:.0f} GB"
     bigger = "Rent a box with more RAM: at least 32 GB, 64 GB to load both experts at once."
     if ram.total < LOAD_BYTES and not swapping:
         detail = f"{has}; {needs} on a card with less than 36 GB"
@@ -93,9 +106,7 @@ def judge_spare(folder: Path, needs: Mapping[Path, int], run: int) -> Finding:
     device = place.stat().st_dev
     fetched = sum(size for path, size in needs.items() if existing_parent(path).stat().st_dev == device)
     free = shutil.disk_usage(place).free - fetched
-    detail = (
-        f"{max(0, free) / _GB:.1f} GB will be free at {place}; a run of both experts takes up to {run / _GB:.1f} GB"
-    )
+    detail = f"{max(0, free) / GB:.1f} GB will be free at {place}; a run of both experts takes up to {run / GB:.1f} GB"
     if free >= run:
         return Finding(state=State.READY, detail=f"{detail}, and its caches")
     return Finding(

@@ -21,11 +21,9 @@ from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import Gpu, GpuUnavailableError, LostGpu
 from wan_train.provision import steps
 from wan_train.provision.capacity import judge_spare
-from wan_train.provision.card_adaptation import recipe_for
-from wan_train.provision.cuda import build_of
-from wan_train.provision.driver_checks import GpuFacts, card, judge_gpu, judge_lost, of_this_box
+from wan_train.provision.driver_checks import GpuFacts, build_of, card, judge_gpu, judge_lost, of_this_box, recipe_for
 from wan_train.provision.engine_file import EngineFile
-from wan_train.provision.host_checks import Later
+from wan_train.provision.host_checks import HostChecks
 from wan_train.provision.hub import Hub, HubError, RemoteFile
 from wan_train.provision.models import wanted
 from wan_train.provision.provision import DISK, Provision
@@ -161,7 +159,7 @@ class Doctor:
     def examine(self) -> Report:
         """Look at everything. Asks the network only about models that were never compared."""
         gpus = of_this_box(self.settings)
-        later = Later(settings=self.settings, gpus=gpus, environ=self.environ)
+        later = HostChecks(settings=self.settings, gpus=gpus, environ=self.environ)
         provision = Provision(
             settings=self.settings, task=self.task, engine=self.engine, needs_gpu=True, environ=self.environ
         )

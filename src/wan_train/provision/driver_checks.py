@@ -1,25 +1,83 @@
-"""The NVIDIA driver and the GPUs as steps that can only be looked at: can this box train at all."""
+"""The NVIDIA driver and the GPUs: can this box train at all, and with which settings on which card."""
 
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from wan_train.base.errors import BadInputError
+from wan_train.base.host import cpus
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
+from wan_train.base.units import GIB
 from wan_train.engine.commands import DEVICE_VARIABLE
+from wan_train.engine.trainer import has_package
 from wan_train.gpu.model import Gpu, GpuProbe, GpuReading, GpuUnavailableError, LostGpu
 from wan_train.gpu.probe import NvmlProbe
 from wan_train.gpu.selection import choose, how_to_show, why_none
-from wan_train.provision.cuda import BLACKWELL_DRIVER, CudaBuild, driver_version, words
+from wan_train.provision.engine_file import EngineFile
 from wan_train.provision.steps import Finding, State, Step
-from wan_train.recipe.adaptation import is_blackwell
+from wan_train.recipe import adaptation
+from wan_train.recipe.adaptation import Card, Machine, is_blackwell
+from wan_train.recipe.load import shipped
+from wan_train.recipe.model import Recipe
+from wan_train.recipe.terms import Task
 
-_GIB = 1024**3
-_SMALL_BYTES = 15 * _GIB
+Version = tuple[int, ...]
+Capability = tuple[int, int]
+
+BLACKWELL_DRIVER: Version = (570,)
+"""The first driver branch for Blackwell GPUs. Source: NVIDIA's driver release notes, R570."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CudaBuild:
+    """One CUDA version that torch is built for.
+
+    `least_driver` runs it by NVIDIA's minor version compatibility, `own_driver` is the one it came with. Sources: "CUDA
+    Compatibility", table of minor version compatibility; CUDA Toolkit release notes, table of driver versions.
+    `oldest` and `newest` are compute capabilities, of which the second counts by its major number. Source: PyTorch's
+    RELEASE.md, "CUDA support matrix" of 2.7 and later.
+    """
+
+    name: str
+    least_driver: Version
+    own_driver: Version
+    oldest: Capability
+    newest: Capability
+
+    def supports(self, capability: Capability) -> bool:
+        return self.oldest <= capability and capability[0] <= self.newest[0]
+
+
+_BUILDS = {
+    "126": CudaBuild(name="CUDA 12.6", least_driver=(525,), own_driver=(560, 28), oldest=(5, 0), newest=(9, 0)),
+    "128": CudaBuild(name="CUDA 12.8", least_driver=(525,), own_driver=(570, 26), oldest=(7, 5), newest=(12, 0)),
+    "130": CudaBuild(name="CUDA 13.0", least_driver=(580,), own_driver=(580, 65), oldest=(7, 5), newest=(12, 0)),
+}
+_INDEX = re.compile(r"/cu(\d{3})/?$")
+
+
+def build_of(engine: EngineFile) -> CudaBuild | None:
+    """The CUDA build of an engine's torch by its package index; None when it has none that is known here."""
+    match = _INDEX.search(engine.first_index or "")
+    return _BUILDS.get(match[1]) if match is not None else None
+
+
+def driver_version(text: str | None) -> Version | None:
+    """`570.124.06` as numbers; None for anything else."""
+    return tuple(map(int, text.split("."))) if text and re.fullmatch(r"\d+(?:\.\d+)*", text) else None
+
+
+def words(version: Version) -> str:
+    return ".".join(map(str, version))
+
+
+_SMALL_BYTES = 15 * GIB
 """Less than a 16 GB card reports: the T5 encoder alone is 11.4 GB on the GPU while captions are cached."""
 _ANOTHER_BOX = "Rent a box with a newer driver: on Vast.ai choose offers with CUDA 12.8 or newer."
 
@@ -191,4 +249,21 @@ def judge_lost(gpu: LostGpu) -> Finding:
 def card(gpu: Gpu) -> str:
     """`RTX 4090 (24 GB)`; memory in units of 2**30 bytes, as cards are sold."""
     name = one_line(gpu.name).removeprefix("NVIDIA ").removeprefix("GeForce ")
-    return f"{name} ({gpu.total_bytes / _GIB:.0f} GB)"
+    return f"{name} ({gpu.total_bytes / GIB:.0f} GB)"
+
+
+def recipe_for(task: str) -> Recipe:
+    """The shipped recipe of `t2v` or `i2v`; of `both` the first, since hardware rules do not tell them apart."""
+    return shipped(Task.I2V if task == "i2v" else Task.T2V)
+
+
+def adapted(recipe: Recipe, gpu: Gpu, python: Path) -> Recipe:
+    """The recipe as a run on this GPU alone would use it; `python` is the trainer's, and may not be there yet."""
+    machine = Machine(
+        cards=(Card(name=gpu.name, total_bytes=gpu.total_bytes, compute_capability=gpu.compute_capability),),
+        cpus=cpus(),
+        has_xformers=has_package(python, "xformers"),
+        has_flash=has_package(python, "flash_attn"),
+        dit_dtype=None,
+    )
+    return adaptation.adapt(recipe, machine)[0]

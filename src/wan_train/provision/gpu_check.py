@@ -26,8 +26,7 @@ from wan_train.engine.trainer import package_version
 from wan_train.gpu.free import QUIET_READINGS, why_busy
 from wan_train.gpu.leases import Lease, LeaseHolder, LeaseRoom
 from wan_train.gpu.model import Gpu, GpuUnavailableError
-from wan_train.provision.card_adaptation import adapted
-from wan_train.provision.driver_checks import GpuFacts, card
+from wan_train.provision.driver_checks import GpuFacts, adapted, card
 from wan_train.provision.steps import Finding, State, Step
 from wan_train.provision.work import EndedError, StalledError, Work
 from wan_train.recipe.model import Recipe
@@ -40,7 +39,7 @@ _SETTLE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kernel:
+class GpuCheck:
     """The step. `python` is the trainer's, `folder` where the record is, `room` holds the leases of the GPUs."""
 
     python: Path

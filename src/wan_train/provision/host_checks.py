@@ -17,6 +17,7 @@ from wan_train.base.errors import WanTrainError
 from wan_train.base.host import cpus, process_limit
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
+from wan_train.base.units import GB, MIB
 from wan_train.engine.tokenizer import hub_cache
 from wan_train.provision.driver_checks import Gpus
 from wan_train.provision.hub import variable_problem
@@ -26,12 +27,10 @@ from wan_train.run.journal import read_events
 from wan_train.run.preflight import existing_parent
 from wan_train.run.state import RunState, fold_all
 
-_MIB = 1024**2
-_GB = 1e9
 _LEAST_CPUS = 2
-_LEAST_SHM = 512 * _MIB
+_LEAST_SHM = 512 * MIB
 """Two batches of every data loader worker wait in it, of videos tens of MB each; docker gives 64 MiB."""
-_LEAST_CACHE = 1_000_000_000
+_LEAST_CACHE = GB
 _THREADS_PER_CPU = 4
 """Pools of torch, OpenMP, OpenCV and the loaders, each sized by the host's CPUs."""
 _START_SECONDS = 60.0
@@ -40,7 +39,7 @@ _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Later:
+class HostChecks:
     """The checks. The folders are those of every Linux; tests bring their own."""
 
     settings: Settings
@@ -104,7 +103,7 @@ class Later:
 
     def shared_memory(self) -> Finding:
         size = shutil.disk_usage(self.shm).total if self.shm.is_dir() else 0
-        detail = f"{size / _MIB:,.0f} MiB for the data loaders (/dev/shm)"
+        detail = f"{size / MIB:,.0f} MiB for the data loaders (/dev/shm)"
         if size >= _LEAST_SHM:
             return Finding(state=State.READY, detail=detail)
         return Finding(
@@ -182,10 +181,10 @@ class Later:
         if free < _LEAST_CACHE:
             return Finding(
                 state=State.WARNING,
-                detail=f"{cache} has {free / _GB:.2f} GB free; the tokenizer and temporary files go there",
+                detail=f"{cache} has {free / GB:.2f} GB free; the tokenizer and temporary files go there",
                 hint=f"`export HF_HOME={quote(str(self.settings.workspace / 'huggingface'))}`, also in ~/.bashrc.",
             )
-        return Finding(state=State.READY, detail=f"{cache}, {free / _GB:.1f} GB free")
+        return Finding(state=State.READY, detail=f"{cache}, {free / GB:.1f} GB free")
 
     def version(self) -> Finding:
         python = ".".join(map(str, sys.version_info[:3]))

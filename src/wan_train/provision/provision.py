@@ -13,32 +13,34 @@ from wan_train.base.settings import Settings
 from wan_train.engine.trainer import read_commit
 from wan_train.gpu.leases import LeaseRoom
 from wan_train.provision import boot, engine_file, steps, workspace
-from wan_train.provision.accelerate_config import accelerate_step
-from wan_train.provision.added import Added, merged, recorded
 from wan_train.provision.capacity import ram_step, rooms
-from wan_train.provision.card_adaptation import recipe_for
 from wan_train.provision.checkout import Checkout
-from wan_train.provision.cuda import build_of
-from wan_train.provision.driver_checks import GpuFacts, Gpus, of_this_box
+from wan_train.provision.driver_checks import GpuFacts, Gpus, build_of, of_this_box, recipe_for
 from wan_train.provision.engine_file import EngineFile
 from wan_train.provision.environment import Environment
 from wan_train.provision.executor import Graph, Outcome
-from wan_train.provision.gpu_check import Kernel
+from wan_train.provision.gpu_check import GpuCheck
 from wan_train.provision.hub import Hub
 from wan_train.provision.leftovers import Leftovers
 from wan_train.provision.models import Digests, Model, wanted
 from wan_train.provision.packages import ARIA2, FOR_TRAINER, ExactPackages, Packages, find_apt
 from wan_train.provision.status_table import StatusTable
 from wan_train.provision.steps import Finding, State, Step
-from wan_train.provision.tokenizer_step import tokenizer_step
-from wan_train.provision.trainer_options import Flags
+from wan_train.provision.trainer_steps import (
+    FurtherPackages,
+    TrainerOptions,
+    accelerate_step,
+    merged,
+    recorded,
+    tokenizer_step,
+)
 from wan_train.provision.workspace import ProvisionLog
 
 DISK = "disk"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class LockedWorkspace:
     """A workspace that no other provision works in: the lock's descriptor, and the log of all that is said."""
 
     lock: int
@@ -98,7 +100,7 @@ class Provision:
             made += [Checkout(root=root, engine=self.engine, pause_seconds=pause).step(), environment.step()]
             packages = merged(recorded(self.settings.box_dir), self.added)
             if packages:
-                added = Added(environment=environment, folder=self.settings.box_dir, packages=packages)
+                added = FurtherPackages(environment=environment, folder=self.settings.box_dir, packages=packages)
                 made.append(added.step())
             made += self._proofs(facts, environment.python)
         if self.with_models:
@@ -126,14 +128,14 @@ class Provision:
         )
 
     def _proofs(self, facts: GpuFacts, python: Path) -> list[Step]:
-        kernel = Kernel(
+        kernel = GpuCheck(
             python=python,
             folder=self.settings.box_dir,
             facts=facts,
             room=LeaseRoom(self.settings.lease_dir),
             recipe=recipe_for(self.task),
         )
-        flags = Flags(settings=self.settings, engine=self.engine, facts=facts)
+        flags = TrainerOptions(settings=self.settings, engine=self.engine, facts=facts)
         return [kernel.step(), flags.step(), accelerate_step(self.environ)]
 
     def look(self, made: list[Step]) -> dict[str, Finding]:
@@ -158,17 +160,17 @@ class Provision:
         return needed
 
     @contextmanager
-    def held(self) -> Iterator[Held]:
+    def held(self) -> Iterator[LockedWorkspace]:
         """The workspace for us alone; raises NotReadyError when another is at work, or it cannot be written."""
         with workspace.held(self.settings.workspace) as descriptor, workspace.open_log(self.logs) as log:
-            yield Held(lock=descriptor, log=log)
+            yield LockedWorkspace(lock=descriptor, log=log)
 
     def perform(
         self,
         made: Sequence[Step],
         found: Mapping[str, Finding],
         table: StatusTable,
-        held: Held,
+        held: LockedWorkspace,
         *,
         tick: Callable[[], None],
     ) -> Outcome:

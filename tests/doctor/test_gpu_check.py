@@ -15,9 +15,8 @@ from doctor_places import GIB, card_5090, facts_of, gpu, gpus_of, guide_build
 from wan_train.base.errors import NotReadyError
 from wan_train.gpu.leases import LeaseHolder, LeaseRoom
 from wan_train.gpu.model import GpuReading
-from wan_train.provision.card_adaptation import recipe_for
-from wan_train.provision.driver_checks import GpuFacts
-from wan_train.provision.gpu_check import CHILD, Kernel
+from wan_train.provision.driver_checks import GpuFacts, recipe_for
+from wan_train.provision.gpu_check import CHILD, GpuCheck
 from wan_train.provision.status_table import Phase, Row, StatusTable
 from wan_train.provision.steps import State
 from wan_train.provision.work import Work
@@ -46,8 +45,8 @@ class Box:
         (self.packages / "xformers/__init__.py").touch()
         self.room = LeaseRoom(folder / "leases")
 
-    def kernel(self, facts: GpuFacts) -> Kernel:
-        return Kernel(
+    def kernel(self, facts: GpuFacts) -> GpuCheck:
+        return GpuCheck(
             python=self.python,
             folder=self.folder / "records",
             facts=facts,
@@ -55,7 +54,7 @@ class Box:
             recipe=recipe_for("t2v"),
         )
 
-    def apply(self, kernel: Kernel) -> None:
+    def apply(self, kernel: GpuCheck) -> None:
         table = StatusTable()
         table.add(Row(id="kernel", title="CUDA", phase=Phase.RUNNING))
         lock = os.open(os.devnull, os.O_RDONLY)

@@ -17,8 +17,7 @@ from doctor_places import (
 
 from wan_train.gpu.model import Gpu, GpuReading, LostGpu
 from wan_train.provision.capacity import Ram, judge_ram
-from wan_train.provision.cuda import build_of
-from wan_train.provision.driver_checks import GpuFacts, judge_driver, judge_gpu
+from wan_train.provision.driver_checks import GpuFacts, build_of, judge_driver, judge_gpu
 from wan_train.provision.engine_file import load, shipped
 from wan_train.provision.steps import State
 

@@ -16,7 +16,7 @@ from wan_train.engine.trainer import find
 from wan_train.provision.engine_file import load
 from wan_train.provision.status_table import Phase, Row, StatusTable
 from wan_train.provision.steps import State
-from wan_train.provision.trainer_options import Flags
+from wan_train.provision.trainer_steps import TrainerOptions
 from wan_train.provision.work import Work
 from wan_train.recipe.terms import EngineKind
 
@@ -49,7 +49,7 @@ def asked(settings: Settings) -> int:
     return len(path.read_text()) if path.exists() else 0
 
 
-def apply(flags: Flags, folder: Path) -> None:
+def apply(flags: TrainerOptions, folder: Path) -> None:
     table = StatusTable()
     table.add(Row(id="flags", title="Options", phase=Phase.RUNNING))
     lock = os.open(os.devnull, os.O_RDONLY)
@@ -61,7 +61,7 @@ def apply(flags: Flags, folder: Path) -> None:
 
 
 def test_options_are_asked_once_and_then_known_to_every_command(settings: Settings, tmp_path: Path) -> None:
-    flags = Flags(settings=settings, engine=load("guide"), facts=facts_of(gpu(0)))
+    flags = TrainerOptions(settings=settings, engine=load("guide"), facts=facts_of(gpu(0)))
     assert flags.check().state is State.UNVERIFIED
     apply(flags, tmp_path)
     assert asked(settings) == 3
@@ -73,7 +73,7 @@ def test_options_are_asked_once_and_then_known_to_every_command(settings: Settin
 
 
 def test_changed_sources_are_asked_again(settings: Settings, tmp_path: Path) -> None:
-    flags = Flags(settings=settings, engine=load("guide"), facts=facts_of(gpu(0)))
+    flags = TrainerOptions(settings=settings, engine=load("guide"), facts=facts_of(gpu(0)))
     apply(flags, tmp_path)
     script = settings.trainer_dir / "src/musubi_tuner" / Script.TRAIN
     script.write_text(HELP.replace("--save_precision", "--another"))
@@ -84,11 +84,11 @@ def test_changed_sources_are_asked_again(settings: Settings, tmp_path: Path) -> 
 
 def test_a_tested_version_is_never_asked(settings: Settings) -> None:
     (settings.trainer_dir / ".git/HEAD").write_text(next(iter(KNOWN_COMMITS)) + "\n")
-    assert Flags(settings=settings, engine=load("guide"), facts=facts_of()).check().state is State.READY
+    assert TrainerOptions(settings=settings, engine=load("guide"), facts=facts_of()).check().state is State.READY
 
 
 def test_without_a_gpu_the_scripts_cannot_be_asked(settings: Settings) -> None:
-    found = Flags(settings=settings, engine=load("guide"), facts=facts_of()).check()
+    found = TrainerOptions(settings=settings, engine=load("guide"), facts=facts_of()).check()
     assert found.state is State.WARNING
     assert "without a GPU" in found.detail
     assert asked(settings) == 0

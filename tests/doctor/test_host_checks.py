@@ -11,10 +11,10 @@ from doctor_places import facts_of, gpu, later_of
 
 from support.runs import make_plan
 from wan_train.base import host
-from wan_train.provision.accelerate_config import accelerate_step
 from wan_train.provision.capacity import judge_spare, rooms
 from wan_train.provision.host_checks import file_system_of
 from wan_train.provision.steps import State
+from wan_train.provision.trainer_steps import accelerate_step
 from wan_train.run.directory import RunDirectory
 
 GB = 10**9
