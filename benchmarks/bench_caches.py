@@ -1,4 +1,4 @@
-"""What caching costs: nothing for unchanged data, one file for one caption, a part of the time on several GPUs."""
+"""What caching costs: nothing for unchanged data, one file for one caption."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ _GIB = 1024**3
 def measure() -> Iterator[Figure]:
     yield from _again()
     yield from _two_devices()
-    yield from _split()
     yield _page_cache()
 
 
@@ -108,43 +107,6 @@ def _caching_seconds(*gpus: nvml.StubGpu) -> float:
         assert done.returncode == 0, done.stderr
         times = [entry["at"] for entry in machine.recorded("start", "end") if entry["place"] in {"latents", "text"}]
     return float(max(times) - min(times))
-
-
-def _split() -> Iterator[Figure]:
-    """Latents of pictures whose text is cached already: the one kind of work that more GPUs can share."""
-    with box(1) as machine:
-        shutil.rmtree(machine.dataset)
-        make_dataset(machine.dataset, _PICTURES)
-        words = machine.train_words("--epochs", "1", "--experts", "high")
-        done = machine.run_cli(*words, timeout=_PATIENCE_SECONDS)
-        assert done.returncode == 0, done.stderr
-        whole = _latents_seconds(machine, 1)
-        for gpus, goal in ((2, 1.6), (4, 2.6)):
-            ours = _latents_seconds(machine, gpus)
-            yield Figure(
-                what=f"latents of {_PICTURES} pictures split over {gpus} GPUs, each program loading for 3 s: "
-                "first caching program's start to last one's end",
-                measured=f"{ours:.2f} s",
-                against=f"one program {whole:.2f} s",
-                ratio=whole / ours,
-                goal=f">= {goal} times faster",
-                met=whole / ours >= goal,
-            )
-
-
-def _latents_seconds(machine: ScriptedBox, gpus: int) -> float:
-    for path in (machine.dataset / "cache").glob("*_wan.safetensors"):
-        path.unlink()
-    machine.record.unlink()
-    machine.nvml.write([nvml.StubGpu() for _ in range(gpus)])
-    speed = {"SCRIPTED_CACHE_SECONDS": "0.15", "SCRIPTED_LOAD_SECONDS": "3", "WAN_TRAIN_CACHE_SHARDS": str(gpus)}
-    words = machine.train_words("--epochs", "1", "--experts", "high", title=f"on {gpus}")
-    done = machine.run_cli(*words, timeout=_PATIENCE_SECONDS, **speed, **DEFAULT_PATIENCE)
-    assert done.returncode == 0, done.stderr
-    starts = [entry["at"] for entry in machine.recorded("start") if entry["place"] == "latents"]
-    assert len(starts) == gpus
-    assert sum(len(entry["names"]) for entry in machine.recorded("made")) == _PICTURES
-    return float(max(entry["at"] for entry in machine.recorded("end") if entry["place"] == "latents") - min(starts))
 
 
 def _page_cache() -> Figure:

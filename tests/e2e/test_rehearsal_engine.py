@@ -61,7 +61,7 @@ def test_a_script_of_a_rehearsal_trains(scripted_box: ScriptedBox, nvml_stub: Nv
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "run-directory.md"
 SOMETIMES = {
-    "stop.json", "STEP/N/stall.txt", "gpus.jsonl", "shards.json", "items-N.jsonl", "sample-pictures/NN.…",
+    "stop.json", "STEP/N/stall.txt", "gpus.jsonl", "items-N.jsonl", "sample-pictures/NN.…",
     "WAN2.2-…_TITLE-000020.safetensors",
 }  # fmt: skip
 """Rows of the document that an undisturbed rehearsal gives no file for: CPU slots have no readings."""

@@ -27,26 +27,25 @@ WORDS = [
 
 
 @pytest.mark.timeout(600)  # torch starts once more for each kill, also on a machine that is busy
-@pytest.mark.parametrize("shards", [1, 2])
-def test_killed_at_random_moments(scripted_box: ScriptedBox, nvml_stub: NvmlStub, shards: int) -> None:
+def test_killed_at_random_moments(scripted_box: ScriptedBox, nvml_stub: NvmlStub) -> None:
     nvml_stub.write([], init_error=9)
     shutil.rmtree(scripted_box.dataset)
     cache = make_dataset(scripted_box.dataset, COUNT) / "cache" / "rehearsal-float32"
-    _cache(scripted_box, "clean", [], shards=1)
+    _cache(scripted_box, "clean", [])
     wanted = _contents(cache)
     assert len(wanted) == 2 * COUNT
     shutil.rmtree(cache)
     seed = random.randrange(1 << 30)
     dice = random.Random(seed)
-    killed = _cache(scripted_box, "killed", sorted(dice.sample(range(1, 2 * COUNT), KILLS)), shards=shards)
+    killed = _cache(scripted_box, "killed", sorted(dice.sample(range(1, 2 * COUNT), KILLS)))
     assert killed, f"seed {seed}: nothing was killed"
     assert _contents(cache) == wanted, f"seed {seed}"
 
 
-def _cache(box: ScriptedBox, title: str, moments: list[int], *, shards: int) -> int:
+def _cache(box: ScriptedBox, title: str, moments: list[int]) -> int:
     """Cache in a run of its own, killing the caching programs once that many caches are there; how many were killed."""
     cache = box.dataset / "cache" / "rehearsal-float32"
-    child = box.popen_cli(*box.train_words(*WORDS, title=title), WAN_TRAIN_CACHE_SHARDS=str(shards))
+    child = box.popen_cli(*box.train_words(*WORDS, title=title))
     killed = 0
     for there in moments:
         box.wait_for(lambda there=there: len(list(cache.glob("*.safetensors"))) >= there, what=f"{there} caches")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from support.nvml import StubGpu
+from support.old_plans import sharded
 from support.trainers import ScriptedBox, make_dataset
 
 COUNT = 6
@@ -202,6 +204,24 @@ def test_caching_that_is_killed_goes_on_where_it_was(scripted_box: ScriptedBox) 
     _again(scripted_box)
     assert 0 < sum(_made(scripted_box)) < 6
     assert _trained(scripted_box) == {f"picture{number}" for number in range(3)}
+
+
+def test_a_run_whose_caching_was_split_by_an_earlier_version_is_resumed(scripted_box: ScriptedBox) -> None:
+    box = scripted_box
+    box.nvml.write([StubGpu(used=20 * 1024**3)])
+    assert box.train(*ONE, "--detach").returncode == 0
+    assert box.run_cli("stop", "--now").returncode == 0
+    run = box.run()
+    (run / "plan.json").write_text(json.dumps(sharded(json.loads((run / "plan.json").read_bytes()))), encoding="utf-8")
+    (run / "shards.json").write_text('{"shares": {}}', encoding="utf-8")
+    (run / "events.jsonl").write_bytes(b"")  # its events name other steps
+    box.nvml.write([StubGpu()])
+    done = box.run_cli("resume", "--detach")
+    assert done.returncode == 0, done.stderr
+    assert box.run_cli("attach").returncode == 0
+    assert _made(box) == (3, 3)
+    assert len(_trained(box)) == 3
+    assert [event["step"] for event in box.events("caches_up_to_date")] == ["cache-latents-2", "cache-text-2"]
 
 
 def test_a_run_that_would_change_what_another_trains_from_waits(cached_box: ScriptedBox) -> None:

@@ -179,20 +179,6 @@ def test_a_script_of_the_plan_trains_without_wan_train(box: Box, tmp_path: Path)
     assert not box.runs.exists()
 
 
-def test_caching_split_over_two_gpus_trains_every_picture(box: Box) -> None:
-    split = replace(box, env={**box.env, "WAN_TRAIN_CACHE_SHARDS": "2"})
-    done = split.call(*split.train("--experts", "high", epochs=1))
-
-    assert done.returncode == 0, text_of(done)
-    shards = {f"cache-{kind}-{number}" for kind in ("latents", "text") for number in (1, 2)}
-    assert box.steps("step_succeeded") == {*shards, "train-high"}
-    cleared = {str(event["step"]): event["make"] for event in box.events("caches_cleared")}
-    assert cleared == dict.fromkeys(shards, len(SIZES) // 2)
-    metadata = read_header(box.run() / "WAN2.2-HighNoise_t.safetensors").metadata
-    assert metadata["ss_num_train_items"] == str(len(SIZES))
-    eventually(lambda: not box.processes())
-
-
 def test_control_pictures_and_lists_are_trained_without_what_ends_the_trainer(
     trainer: Trainer, box: Box, tmp_path: Path
 ) -> None:

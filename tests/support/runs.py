@@ -19,7 +19,6 @@ from wan_train.recipe.effective import select
 from wan_train.recipe.load import override, shipped
 from wan_train.recipe.model import Answers, Recipe, changed
 from wan_train.recipe.terms import EngineKind, Expert, Task
-from wan_train.run.caching_plan import CachingPlan, caching_steps
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import (
     EpochEnded,
@@ -37,9 +36,9 @@ from wan_train.run.events import (
     SupervisorStarted,
 )
 from wan_train.run.live import Live
-from wan_train.run.plan import CacheNeed, DatasetFacts, Devices, DiskNeed, Plan, Step, StepKind, result_name
+from wan_train.run.plan import DatasetFacts, Devices, DiskNeed, Plan, Step, StepKind, result_name
 from wan_train.run.state import JobState, fold_all
-from wan_train.run.step_commands import training_command
+from wan_train.run.step_commands import caching_steps, training_command
 from wan_train.views.model import RunView
 
 T0 = 1_763_812_800.0
@@ -112,13 +111,9 @@ def make_plan(
     epochs: int = 100,
     items: int = 24,
     run_dir: Path = Path("/workspace/runs/20251122-120000-mylora"),
-    shards: tuple[int, int] = (1, 1),
     **overrides: Any,
 ) -> Plan:
-    """A plan as the planner would make it, without looking at any disk. `overrides` replace fields of the Plan.
-
-    `shards` are those of latents and text.
-    """
+    """A plan as the planner would make it, without looking at any disk. `overrides` replace fields of the Plan."""
     trainer, answers = make_trainer(engine), Answers(title=title, author=author, dataset="/workspace/pictures")
     recipe, choices = make_recipe(task, epochs=epochs, experts=experts)
     weights = trainer.root / "models"
@@ -140,7 +135,7 @@ def make_plan(
         trainer=trainer,
         models=models,
         run_dir=run_dir,
-        steps=tuple(_steps(RunDirectory(run_dir), trainer, recipe, models, answers, shards)),
+        steps=tuple(_steps(RunDirectory(run_dir), trainer, recipe, models, answers)),
         devices=devices,
         gpu_uuids=tuple(gpu.uuid for gpu in make_gpus(devices=devices)),
         dataset=DatasetFacts(
@@ -228,19 +223,14 @@ def make_view(
     )
 
 
-def _steps(  # noqa: PLR0917  what every step is made of
+def _steps(
     run: RunDirectory,
     trainer: Trainer,
     recipe: Recipe,
     models: ModelPaths,
     answers: Answers,
-    shards: tuple[int, int],
 ) -> Iterator[Step]:
-    none = CacheNeed(items=1, make=1, remove=0)
-    needs = {StepKind.CACHE_LATENTS: (none,) * shards[0], StepKind.CACHE_TEXT: (none,) * shards[1]}
-    caching = tuple(
-        caching_steps(CachingPlan(needs=needs, shares={}), run, trainer, recipe, models=models, workers=4, env={})
-    )
+    caching = tuple(caching_steps(run, trainer, recipe, models=models, workers=4, env={}))
     yield from caching
     for spec in recipe.experts:
         step_id = f"train-{spec.expert.value}"

@@ -15,7 +15,6 @@ from wan_train.base.errors import BadInputError
 from wan_train.base.text import one_line
 
 _A_DAY = 86_400
-_MOST_SHARDS = 64
 
 
 class Source(StrEnum):
@@ -34,13 +33,6 @@ def _seconds(text: str) -> float:
         raise ValueError("must be a number of seconds") from None
     if not 0 < value <= _A_DAY:  # also refuses nan and inf
         raise ValueError(f"must be more than 0 and at most {_A_DAY} seconds")
-    return value
-
-
-def _shards(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= _MOST_SHARDS:
-        raise ValueError(f"must be from 1 (never split) to {_MOST_SHARDS}")
     return value
 
 
@@ -86,7 +78,6 @@ class Settings:
     pause_seconds: float = _setting(10.0, _seconds, "the shortest wait before a failed step is tried again")
     probe_timeout_seconds: float = _setting(10.0, _seconds, "how long the NVIDIA driver may take to answer")
     report: ReportTime = _setting(ReportTime.AT_END, _report, "when a run's report is made by itself")
-    cache_shards: int | None = _setting(None, _shards, "into how many parts caching is split; decided when unset")
     sources: Mapping[str, Source] = field(default_factory=dict)
 
     @property

@@ -90,10 +90,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """One cache directory and everything of one kind that belongs into it.
-
-    `others` belong into it too and are somebody else's business: another shard of the same run makes them.
-    """
+    """One cache directory and everything of one kind that belongs into it."""
 
     path: Path
     kind: CacheKind
@@ -101,7 +98,6 @@ class Folder:
     image_to_video: bool
     element: str
     items: tuple[Wanted, ...]
-    others: tuple[Wanted, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +116,19 @@ class Decision:
         return not (self.make or self.remove or self.strangers)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheNeed:
+    """How many items of a kind need their caches made, when the plan was made; `reasons` counts them by reason.
+
+    `remove` counts files, among them the stale ones that are made again.
+    """
+
+    items: int
+    make: int
+    remove: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+
 def decide(
     folder: Folder, ledger: Ledger, found: Mapping[str, Contents], *, boot: str, finished: bool = False
 ) -> Decision:
@@ -128,15 +137,13 @@ def decide(
     `finished`: the trainer has just ended without an error, so what it left of a clip is all there is. A folder for
     which no item is wanted loses nothing: the dataset may only be away.
     """
-    if not (folder.items or folder.others):
+    if not folder.items:
         return Decision(strangers=_strangers(folder, found))
     by_stem = _by_stem(folder, found)
     keep: dict[str, Entry] = {}
     make: dict[str, Reason] = {}
     remove: dict[str, Reason] = {}
     wanted_names: set[str] = set()
-    for item in folder.others:
-        wanted_names.update(_names(item, by_stem, found))
     for item in folder.items:
         files = {name: found[name] for name in _names(item, by_stem, found)}
         wanted_names.update(files)

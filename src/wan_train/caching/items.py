@@ -9,7 +9,6 @@ from pathlib import Path
 
 from wan_train.caching.decide import Folder, Wanted
 from wan_train.caching.index import Hasher, text_hash
-from wan_train.caching.split import Share
 from wan_train.dataset.buckets import bucket_for, clips, frames_at_target_rate
 from wan_train.dataset.model import Inventory, Item, MediaKind, Subset, SubsetInventory
 from wan_train.engine import caches
@@ -37,41 +36,35 @@ def folders(
     hashers: Mapping[Path, Hasher],
     *,
     hashed: Mapping[Path, Container[str]] | None = None,
-    share: Share | None = None,
 ) -> Iterator[Folder]:
     """One folder for each dataset, its sources hashed where they have to be; raises OSError for one that is gone.
 
-    With `hashed` only the pictures of these items are: what no ledger knows is decided without a hash. With `share`
-    only its own items are looked at; the others are known by name.
+    With `hashed` only the pictures of these items are: what no ledger knows is decided without a hash.
     """
     for found in inventory.subsets:
         directory = found.subset.cache_directory
         match maker.kind:
             case CacheKind.LATENTS:
                 only = hashed[directory] if hashed is not None else None
-                wanted = list(_latents(found, maker, hashers[directory], only, share))
+                wanted = list(_latents(found, maker, hashers[directory], only))
             case CacheKind.TEXT:
                 wanted = list(_texts(found, maker))
-        is_mine = {one.stem: share is None or share.has(directory, one.stem) for one in wanted}
         yield Folder(
             path=directory,
             kind=maker.kind,
             is_clip=found.subset.kind is MediaKind.VIDEO,
             image_to_video=maker.image_to_video and maker.kind is CacheKind.LATENTS,
             element=maker.element,
-            items=tuple(one for one in wanted if is_mine[one.stem]),
-            others=tuple(one for one in wanted if not is_mine[one.stem]),
+            items=tuple(wanted),
         )
 
 
-def _latents(
-    found: SubsetInventory, maker: Maker, hasher: Hasher, only: Container[str] | None, share: Share | None
-) -> Iterator[Wanted]:
+def _latents(found: SubsetInventory, maker: Maker, hasher: Hasher, only: Container[str] | None) -> Iterator[Wanted]:
     subset = found.subset
     wanted: dict[str, Wanted] = {}
     for item in found.items:
         one = _clip(item, subset) if subset.kind is MediaKind.VIDEO else _picture(item, subset)
-        is_asked = (only is None or one.key in only) and (share is None or share.has(subset.cache_directory, one.stem))
+        is_asked = only is None or one.key in only
         sha256 = hasher.source(item.path).sha256 if is_asked else ""
         made_from = {"picture": sha256, **one.made_from, **maker.parts}
         one = replace(one, sources=(item.path,), newest_ns=hasher.stamp(item.path).newest_ns, made_from=made_from)

@@ -114,7 +114,6 @@ def ask(given: Given, settings: Settings, *, interactive: bool) -> Asked:
             usable=usable,
             gpus_named=selection.names_some(settings.gpus, os.environ.get(DEVICE_VARIABLE)),
             caches=CacheHome(chosen=settings.cache_dir, spare=settings.runs / "caches"),
-            cache_shards=settings.cache_shards,
             environ=os.environ,
         ),
         dataset_to_write=located if isinstance(located, ToWrite) and can_be_written(located.toml_path.parent) else None,

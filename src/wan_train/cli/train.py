@@ -6,7 +6,6 @@ import shlex
 import shutil
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,7 +115,7 @@ def _show_plan(plan: Plan, prepared: Prepared, asked: Asked, settings: Settings,
 def _write_script(script: Path, asked: Asked, settings: Settings, sink: Sink) -> int:
     from wan_train.run.shell_script import files_of, write_script
 
-    plan = write_script(prepare(replace(asked.request, cache_shards=1), say=sink.note), script, created=time.time())
+    plan = write_script(prepare(asked.request, say=sink.note), script, created=time.time())
     if sink.as_json:
         from wan_train.cli.gpus import gpus_now
         from wan_train.views.json_records import plan_json

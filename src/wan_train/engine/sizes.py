@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from wan_train.recipe.terms import EngineKind
 
 # Wan 2.2 A14B: 40 blocks of width 5120 with a 13824 wide feed-forward. musubi's LoRA adapts q, k, v, o of both
@@ -45,29 +43,3 @@ def seconds_per_step(engine: EngineKind) -> float:
             return 3.0
         case EngineKind.REHEARSAL:
             return 0.05
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CachingPace:
-    """How fast the caching programs are: seconds until the first item, then pixels and captions a second.
-
-    Pixels are counted in every frame. A caption costs the same whatever its length: it is filled up to 512 tokens.
-    """
-
-    latents_load: float
-    pixels_a_second: float
-    text_load: float
-    captions_a_second: float
-
-
-def caching_pace(engine: EngineKind) -> CachingPace:
-    """A guess, only for whether splitting pays; no figure is measured on a GPU.
-
-    Assumed is a fast card, on which splitting pays least: a picture of 960x960 in 0.09 s, a caption in 0.03 s. Loading
-    counts the program's imports and 0.5 GB of VAE, or 11.4 GB of T5, which each program reads and keeps for itself.
-    """
-    match engine:
-        case EngineKind.MUSUBI:
-            return CachingPace(latents_load=15, pixels_a_second=10e6, text_load=30, captions_a_second=30)
-        case EngineKind.REHEARSAL:
-            return CachingPace(latents_load=3, pixels_a_second=10e6, text_load=3, captions_a_second=300)

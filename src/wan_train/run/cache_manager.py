@@ -16,11 +16,10 @@ from wan_train.dataset.model import Inventory
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.gpu.leases import LeaseRoom
 from wan_train.run import caching
-from wan_train.run.caching import KINDS, Survey
-from wan_train.run.caching_lists import Lists, lists
+from wan_train.run.caching import Survey
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import CachesCleared, CachesDisturbed, CachesUpToDate, Event, StepRefused
-from wan_train.run.plan import Plan, Step, StepKind
+from wan_train.run.plan import CACHE_KINDS, Plan, Step, StepKind
 
 _AT_ONCE_SECONDS = 0.25
 """A look is waited for this long: at a few hundred pictures it is over before."""
@@ -51,7 +50,6 @@ class _Look:
 
     def __init__(self, plan: Plan, step: Step, inventory: _Inventory) -> None:
         self.survey: Survey | None = None
-        self.lists: Lists | None = None
         self.trouble: Diagnosis | None = None
         self.bug: BaseException | None = None
         self.thread = threading.Thread(
@@ -61,10 +59,7 @@ class _Look:
 
     def _run(self, plan: Plan, step: Step, inventory: _Inventory) -> None:
         try:
-            survey = caching.survey_step(plan, step, inventory.now(plan))
-            if step.shard is not None and survey.make:
-                self.lists = lists(RunDirectory(plan.run_dir), step.id, survey)
-            self.survey = survey
+            self.survey = caching.survey_step(plan, step, inventory.now(plan))
         except WanTrainError as error:
             self.trouble = _refusal("the dataset cannot be trained now", error.message)
         except (OSError, UnicodeDecodeError) as error:
@@ -78,7 +73,6 @@ class _Armed:
     """Looked at, and the folders are still locked: what was decided is true."""
 
     survey: Survey
-    lists: Lists | None
     until: float
 
 
@@ -135,7 +129,7 @@ class CachingDesk:
         `running` are this run's steps that are under way: a training among them reads its caches now.
         """
         trains = any(step.kind is StepKind.TRAIN for step in running)
-        self._writer = next((step.id for step in running if step.kind in KINDS), None)
+        self._writer = next((step.id for step in running if step.kind in CACHE_KINDS), None)
         self.held = {}
         if not self.plan.dataset.cached_items:
             return
@@ -158,8 +152,6 @@ class CachingDesk:
         work = self._work.get(step.id)
         if not isinstance(work, _Armed):
             return None
-        if work.lists is not None:
-            work.lists.write()
         removed = caching.clear(work.survey)
         self._work[step.id] = _Caching(work.survey)
         need = work.survey.need
@@ -245,7 +237,7 @@ class CachingDesk:
             self.held[step.id] = words
             self._set(step.id, _Blocked(words, now + _BLOCKED_SECONDS))
         elif survey.make:
-            self._work[step.id] = _Armed(survey, look.lists, now + _KEPT_SECONDS)
+            self._work[step.id] = _Armed(survey, now + _KEPT_SECONDS)
         else:
             removed = caching.settle(self.run, step, survey)
             self._drop(step.id)
@@ -270,7 +262,7 @@ class CachingDesk:
             self._disturbances += 1
             self.held[step.id] = f"its caches have changed: {what}"
             for other in self.plan.steps:
-                if other.kind in KINDS:
+                if other.kind in CACHE_KINDS:
                     yield CachesDisturbed(at=self.clock.now(), step=other.id, what=what)
         self._release_if_idle()
 

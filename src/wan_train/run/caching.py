@@ -10,9 +10,10 @@ from pathlib import Path
 from time import time_ns
 
 from wan_train.base import codec
+from wan_train.base.errors import NotReadyError
 from wan_train.base.files import write_whole
 from wan_train.base.process_identity import boot_id
-from wan_train.caching.decide import Decision, Folder, Reason, begun, count, decide
+from wan_train.caching.decide import CacheNeed, Decision, Folder, Reason, begun, count, decide
 from wan_train.caching.index import (
     CacheFile,
     Hasher,
@@ -24,7 +25,6 @@ from wan_train.caching.index import (
     write_ledger,
 )
 from wan_train.caching.items import Maker, folders
-from wan_train.caching.split import Share
 from wan_train.dataset.bulk import without_collection
 from wan_train.dataset.config import load
 from wan_train.dataset.model import GUIDE_READING, NEWEST_READING, Inventory, TrainerReading
@@ -35,17 +35,11 @@ from wan_train.engine.commands import ModelPaths
 from wan_train.engine.trainer import Trainer
 from wan_train.recipe.model import Recipe
 from wan_train.recipe.terms import EngineKind, Task
-from wan_train.run.caching_shards import share_of
 from wan_train.run.directory import RunDirectory
-from wan_train.run.plan import CacheNeed, Plan, Step, StepKind
+from wan_train.run.plan import CACHE_KINDS, Plan, Step
 
 _FINITE_BYTES = 256 * 1024 * 1024
 """Numbers of new caches are read up to this much. The trainer itself replaces NaN by zero when it writes them."""
-
-KINDS: Mapping[StepKind, CacheKind] = {
-    StepKind.CACHE_LATENTS: CacheKind.LATENTS,
-    StepKind.CACHE_TEXT: CacheKind.TEXT,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +54,7 @@ class Surveyed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """The caches of one kind looked at, of a whole run or of one shard; `folders` are in the order of the datasets."""
+    """The caches of one kind looked at; `folders` are in the order of the datasets."""
 
     kind: CacheKind
     inventory: Inventory
@@ -124,9 +118,8 @@ def survey(
     *,
     finished: bool = False,
     hash_all: bool = True,
-    share: Share | None = None,
 ) -> Survey:
-    """Look at the caches of one kind, or at one shard's share of them; changes nothing.
+    """Look at the caches of one kind; changes nothing.
 
     Without `hash_all` pictures that no ledger knows are not read: the decision is the same, but cannot be acted upon.
     Raises OSError for a picture, caption or folder that cannot be read; a cache that cannot be is to be made anew.
@@ -147,9 +140,22 @@ def survey(
                 hasher=hashers[folder.path],
                 decision=decide(folder, ledgers[folder.path], found_in(folder), boot=boot, finished=finished),
             )
-            for folder in folders(inventory, maker, hashers, hashed=hashed, share=share)
+            for folder in folders(inventory, maker, hashers, hashed=hashed)
         ),
     )
+
+
+def needs(inventory: Inventory, trainer: Trainer, recipe: Recipe, models: ModelPaths) -> dict[CacheKind, CacheNeed]:
+    """What there is to make; raises NotReadyError when the dataset cannot be read."""
+    try:
+        return {
+            kind: survey(inventory, maker_of(kind, trainer, recipe, models), hash_all=False).need for kind in CacheKind
+        }
+    except OSError as error:
+        raise NotReadyError(
+            f"{error.filename or 'the dataset'} cannot be read: {error.strerror or error}",
+            hint="Wait until nothing writes into the dataset any more, then start again.",
+        ) from error
 
 
 def inventory_of(plan: Plan) -> Inventory:
@@ -162,8 +168,8 @@ def inventory_of(plan: Plan) -> Inventory:
 
 def survey_step(plan: Plan, step: Step, inventory: Inventory, *, finished: bool = False) -> Survey:
     """The same for a caching step of a run."""
-    maker = maker_of(KINDS[step.kind], plan.trainer, plan.recipe, plan.models)
-    return survey(inventory, maker, finished=finished, share=share_of(RunDirectory(plan.run_dir), step))
+    maker = maker_of(CACHE_KINDS[step.kind], plan.trainer, plan.recipe, plan.models)
+    return survey(inventory, maker, finished=finished)
 
 
 @without_collection()
@@ -197,13 +203,12 @@ def clear(wanted: Survey) -> dict[str, int]:
     for one in wanted.folders:
         one.folder.path.mkdir(parents=True, exist_ok=True)
         pending = begun(one.decision, one.folder, one.ledger, boot=boot)
-        mine = replace(pending, sources=one.hasher.seen)
-        write_ledger(ledger_file(one.folder.path, wanted.kind), _with_others(one, wanted.kind, mine))
+        write_ledger(ledger_file(one.folder.path, wanted.kind), replace(pending, sources=one.hasher.seen))
     return removed
 
 
 def _remove(wanted: Survey) -> dict[str, int]:
-    """Only what was still there counts: two shards that look at the same moment both see a file of no item."""
+    """Only what was still there counts: latents and text may be removed from one folder at the same time."""
     removed: Counter[str] = Counter()
     for one in wanted.folders:
         for name, reason in one.decision.remove.items():
@@ -213,20 +218,6 @@ def _remove(wanted: Survey) -> dict[str, int]:
                 continue
             removed[reason.value] += 1
     return dict(removed.most_common())
-
-
-def _with_others(one: Surveyed, kind: CacheKind, mine: Ledger) -> Ledger:
-    """What the ledger says by now of the items of other shards, and `mine`: a shard writes only of its own."""
-    if not one.folder.others:
-        return mine
-    now = read_ledger(ledger_file(one.folder.path, kind))
-    keys = {item.key for item in one.folder.others}
-    paths = {os.fspath(path) for item in one.folder.others for path in item.sources}
-    return replace(
-        mine,
-        entries={**{key: entry for key, entry in now.entries.items() if key in keys}, **mine.entries},
-        sources={**{path: source for path, source in now.sources.items() if path in paths}, **mine.sources},
-    )
 
 
 def again(earlier: Survey) -> Survey:
@@ -284,7 +275,7 @@ def settle(run: RunDirectory, step: Step, right: Survey) -> dict[str, int]:
     """
     removed = _remove(right)
     for one in right.folders:
-        ledger = _with_others(one, right.kind, Ledger(entries=one.decision.keep, sources=one.hasher.seen))
+        ledger = Ledger(entries=one.decision.keep, sources=one.hasher.seen)
         if ledger != one.ledger and one.folder.path.is_dir():
             write_ledger(ledger_file(one.folder.path, right.kind), ledger)
     files = {
@@ -305,7 +296,7 @@ def trouble_with_pairs(run: RunDirectory, plan: Plan) -> str | None:
     """
     recorded: dict[CacheKind, dict[str, dict[str, CacheFile]]] = {kind: {} for kind in CacheKind}
     for step in plan.steps:
-        kind = KINDS.get(step.kind)
+        kind = CACHE_KINDS.get(step.kind)
         if kind is None:
             continue
         try:

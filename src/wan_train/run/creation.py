@@ -10,7 +10,6 @@ from wan_train.base.settings import Settings
 from wan_train.engine.commands import ACCELERATE_CONFIG
 from wan_train.recipe.load import to_toml
 from wan_train.run import sampling
-from wan_train.run.caching_shards import write_shares
 from wan_train.run.directory import RunDirectory, create
 from wan_train.run.plan import Plan
 from wan_train.run.planner import Prepared, dataset_files, make_plan
@@ -33,7 +32,6 @@ def write_run(prepared: Prepared, settings: Settings, *, created: float) -> tupl
         shutil.rmtree(run.path, ignore_errors=True)
         raise
     write_whole(run.recipe, to_toml(plan.recipe))
-    write_shares(run, prepared.caching.shares)
     run.write_plan(plan)
     return run, plan
 

@@ -13,7 +13,7 @@ from wan_train.base.errors import AmbiguousRunError, BadInputError, NotReadyErro
 from wan_train.base.files import write_whole
 from wan_train.base.text import one_line
 from wan_train.run.plan import Plan
-from wan_train.run.upgrade import of_schema_2
+from wan_train.run.upgrade import newest
 
 HIDDEN = "."
 """Directories of such names are no runs: one that is being removed still has its plan."""
@@ -131,19 +131,6 @@ class RunDirectory:
         """The caches that a caching step made or found: what the run trains from."""
         return self.path / step / "caches.json"
 
-    @property
-    def shards(self) -> Path:
-        """Which shard makes which item, where caching is split."""
-        return self.path / "shards.json"
-
-    def shard_config(self, step: str) -> Path:
-        """The dataset.toml of a caching step that is one shard of several: what its newest attempt makes."""
-        return self.path / step / "dataset.toml"
-
-    def shard_list(self, step: str, dataset: int) -> Path:
-        """The items of one of its datasets, by the number that the dataset has in the run's own dataset.toml."""
-        return self.path / step / f"items-{dataset}.jsonl"
-
     def read_plan(self) -> Plan:
         try:
             text = self.plan.read_bytes()
@@ -151,7 +138,7 @@ class RunDirectory:
             raise BadInputError(
                 f"{self.path} is not a run: it has no plan.json", hint="List the runs: `wan-train runs`."
             ) from None
-        return codec.from_json(text, Plan, where=str(self.plan), upgrade=of_schema_2)
+        return codec.from_json(text, Plan, where=str(self.plan), upgrade=newest)
 
     def write_plan(self, plan: Plan) -> None:
         write_whole(self.plan, codec.to_json(plan, indent=1) + "\n")

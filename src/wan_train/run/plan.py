@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from wan_train.caching.decide import CacheNeed
 from wan_train.engine import sizes
+from wan_train.engine.caches import CacheKind
 from wan_train.engine.checkpoints import REHEARSAL_MARK
 from wan_train.engine.commands import STATES_KEPT, Command, ModelPaths
 from wan_train.engine.prompts import SamplePrompt
@@ -27,19 +29,18 @@ class StepKind(StrEnum):
     TRAIN = "train"
 
 
+CACHE_KINDS: Mapping[StepKind, CacheKind] = {
+    StepKind.CACHE_LATENTS: CacheKind.LATENTS,
+    StepKind.CACHE_TEXT: CacheKind.TEXT,
+}
+"""In the order of their steps: latents take longer."""
+
+
 class Devices(StrEnum):
     """Where GPU readings come from."""
 
     NVML = "nvml"
     CPU_SLOTS = "cpu_slots"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shard:
-    """One of several steps that make the caches of a kind together, each of other items. Numbers begin at 1."""
-
-    number: int
-    of: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,21 +55,6 @@ class Step:
     expert: Expert | None = None
     produces: str | None = None
     """Name of the result without extension, for a training step."""
-    shard: Shard | None = None
-    """None for a step that makes everything of its kind."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheNeed:
-    """Of how many items the caches are to be made, as it looked when the plan was made; `reasons` count them by why.
-
-    `remove` counts files, among them the stale ones that are made anew.
-    """
-
-    items: int
-    make: int
-    remove: int
-    reasons: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wan_train.base.host import available_ram, cpus
+from wan_train.caching.decide import CacheNeed
 from wan_train.dataset import fix, records
 from wan_train.dataset.check import group
 from wan_train.dataset.counts import DatasetSummary, summary
@@ -20,6 +21,7 @@ from wan_train.dataset.model import (
 from wan_train.dataset.scan import take
 from wan_train.dataset.snapshot import snapshot_text, with_overrides
 from wan_train.engine import settings_check, tokenizer
+from wan_train.engine.caches import CacheKind
 from wan_train.engine.capabilities import check_optimizer
 from wan_train.engine.commands import ModelPaths
 from wan_train.engine.prompts import SamplePrompt
@@ -29,13 +31,12 @@ from wan_train.recipe import adaptation
 from wan_train.recipe.adaptation import Card, Choice, Machine
 from wan_train.recipe.model import Answers, Recipe
 from wan_train.recipe.terms import EngineKind, Expert, Task
-from wan_train.run import cadence, preflight, sampling, speeds
+from wan_train.run import caching, cadence, preflight, sampling, speeds
 from wan_train.run.caching import reading_of
 from wan_train.run.caching_homes import CacheHome, place
-from wan_train.run.caching_plan import CachingPlan, caching_steps, plan_caching
 from wan_train.run.directory import RunDirectory
-from wan_train.run.plan import DatasetFacts, Devices, Plan, Step, StepKind, disk_need, result_name
-from wan_train.run.step_commands import training_command
+from wan_train.run.plan import CACHE_KINDS, DatasetFacts, Devices, Plan, Step, StepKind, disk_need, result_name
+from wan_train.run.step_commands import CACHING_STEPS, caching_steps, training_command
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +53,6 @@ class Request:
     gpus_named: bool
     """`--gpus` or CUDA_VISIBLE_DEVICES said which GPUs are usable."""
     caches: CacheHome
-    cache_shards: int | None = None
-    """Into how many parts caching is split; None when that is to be decided here."""
     environ: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -67,7 +66,7 @@ class Prepared:
     models: ModelPaths
     inventory: Inventory
     summary: DatasetSummary
-    caching: CachingPlan
+    caching: Mapping[CacheKind, CacheNeed]
     prompts: tuple[SamplePrompt, ...]
     """Of the samples to make while it trains, as the user's file has them; empty for none."""
     warnings: tuple[str, ...]
@@ -108,9 +107,7 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda _: None) ->
         models=models,
         inventory=inventory,
         summary=counted,
-        caching=plan_caching(
-            inventory, request.trainer, recipe, models, gpus=len(request.usable), wanted=request.cache_shards
-        ),
+        caching=caching.needs(inventory, request.trainer, recipe, models),
         prompts=prompts,
         warnings=tuple(warnings),
     )
@@ -155,9 +152,7 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
     preflight.check_disk(need, run.path, [Path(directory) for directory in facts.cached_items])
     env = _environment(request)
     workers = max(1, int(cpus()) - 1)
-    cachings = tuple(
-        caching_steps(prepared.caching, run, trainer, recipe, models=prepared.models, workers=workers, env=env)
-    )
+    cachings = tuple(caching_steps(run, trainer, recipe, models=prepared.models, workers=workers, env=env))
     trainings = []
     for spec in recipe.experts:
         step_id = f"train-{spec.expert.value}"
@@ -246,7 +241,7 @@ def _facts(prepared: Prepared) -> DatasetFacts:
         repeats=counted.items_with_repeats,
         batches_per_epoch=counted.batches_per_epoch,
         cached_items=cached,
-        caches=prepared.caching.by_step,
+        caches={CACHING_STEPS[step]: prepared.caching[kind] for step, kind in CACHE_KINDS.items()},
         has_videos=any(f.subset.kind is MediaKind.VIDEO for f in prepared.inventory.subsets),
         notes=prepared.warnings,
     )
@@ -255,9 +250,8 @@ def _facts(prepared: Prepared) -> DatasetFacts:
 def _bytes_to_make(prepared: Prepared) -> int:
     """Bytes of the caches that are not there yet, as if all were of one size."""
     counted = prepared.summary
-    whole = {StepKind.CACHE_LATENTS: counted.latent_bytes, StepKind.CACHE_TEXT: counted.text_bytes}
-    made = {kind: prepared.caching.part_to_make(kind) for kind in whole}
-    return int(sum(size * made[kind] for kind, size in whole.items()))
+    whole = {CacheKind.LATENTS: counted.latent_bytes, CacheKind.TEXT: counted.text_bytes}
+    return int(sum(whole[kind] * need.make / max(1, need.items) for kind, need in prepared.caching.items()))
 
 
 def _keep_every(recipe: Recipe) -> int | None:

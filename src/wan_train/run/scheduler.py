@@ -117,28 +117,13 @@ def ready(plan: Plan, state: RunState, now: float) -> list[Step]:
 
 
 def _in_turn(plan: Plan, state: RunState, steps: list[Step]) -> list[Step]:
-    """Hold a training back while another is loading its weights, or at all when RAM holds only one trainer.
-
-    Where RAM ran out, text is encoded by one program at a time: each has the whole text encoder in RAM first.
-    """
+    """Hold a training back while another is loading its weights, or at all when RAM holds only one trainer."""
     if not (plan.stagger or state.one_at_a_time):
         return steps
-    if state.one_at_a_time:
-        texts = [step for step in steps if step.kind is StepKind.CACHE_TEXT]
-        later = texts if _text_at_work(plan, state) is not None else texts[1:]
-        steps = [step for step in steps if step not in later]
     if _held_back(plan, state) is not None:
         return [step for step in steps if step.kind is not StepKind.TRAIN]
     trainings = [step for step in steps if step.kind is StepKind.TRAIN]
     return [step for step in steps if step not in trainings[1:]]
-
-
-def _text_at_work(plan: Plan, state: RunState) -> str | None:
-    """The shard of the text that no other may run beside, because this box ran out of RAM."""
-    if not state.one_at_a_time:
-        return None
-    texts = [step.id for step in plan.steps if step.kind is StepKind.CACHE_TEXT]
-    return next((step for step in texts if state.jobs[step].state.has_process), None)
 
 
 def _held_back(plan: Plan, state: RunState) -> str | None:
@@ -202,9 +187,6 @@ def why_waiting(
     held_back = _held_back(plan, state)
     if held_back is not None and step.kind is StepKind.TRAIN:
         return held_back
-    text = _text_at_work(plan, state)
-    if text is not None and step.kind is StepKind.CACHE_TEXT:
-        return f"waiting for {text}: this box's RAM was too small for several text encoders at once"
     if not gpus:
         return "waiting for a GPU: none that this run may use is answering"
     return "waiting for a GPU: " + "; ".join(_why_not(gpu, state) for gpu in gpus)

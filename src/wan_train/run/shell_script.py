@@ -26,8 +26,7 @@ def files_of(script: Path) -> Path:
 def write_script(prepared: Prepared, script: Path, *, created: float) -> Plan:
     """Write `script` and the folder of its files; the plan that it follows. Nothing that exists is touched.
 
-    `prepared` must not split caching: only a supervisor shares items out. Raises BadInputError where something has the
-    name already, NotReadyError where nothing can be written.
+    Raises BadInputError where something has the name already, NotReadyError where nothing can be written.
     """
     files = files_of(script)
     for taken in (script, files):

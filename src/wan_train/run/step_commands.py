@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +12,24 @@ from wan_train.engine.trainer import Trainer
 from wan_train.recipe.model import Answers, ExpertSpec, Recipe, changed
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import Setting
-from wan_train.run.plan import Devices, Plan, result_name
+from wan_train.run.plan import Devices, Plan, Step, StepKind, result_name
+
+CACHING_STEPS: Mapping[StepKind, str] = {
+    StepKind.CACHE_LATENTS: "cache-latents",
+    StepKind.CACHE_TEXT: "cache-text",
+}
+"""Their ids."""
+
+
+def caching_steps(
+    run: RunDirectory, trainer: Trainer, recipe: Recipe, *, models: ModelPaths, workers: int, env: Mapping[str, str]
+) -> Iterator[Step]:
+    """Latents first: they take longer."""
+    config = run.dataset_config
+    latents = commands.cache_latents(trainer, recipe, models, config, workers=workers, env=env)
+    text = commands.cache_text(trainer, models, config, workers=workers, env=env)
+    for kind, command in ((StepKind.CACHE_LATENTS, latents), (StepKind.CACHE_TEXT, text)):
+        yield Step(id=CACHING_STEPS[kind], kind=kind, command=command)
 
 
 def training_command(

@@ -11,6 +11,32 @@ from wan_train.recipe.model import FIELD_NAMES
 from wan_train.recipe.values import ATTENTION_KEYS
 
 
+def newest(data: dict[str, Any]) -> dict[str, Any]:
+    """The data of a plan.json in today's form."""
+    return without_shards(of_schema_2(data))
+
+
+def without_shards(data: dict[str, Any]) -> dict[str, Any]:
+    """Earlier versions split caching into several steps of a kind, each for a part of the items.
+
+    Now each of them looks after all items, one step after the other: the first makes what is missing.
+    """
+    config = f"{data['run_dir']}/dataset.toml"
+    before: dict[str, str] = {}
+    return data | {"steps": [_whole(step, config, before) if step.get("shard") else step for step in data["steps"]]}
+
+
+def _whole(shard: dict[str, Any], config: str, before: dict[str, str]) -> dict[str, Any]:
+    """`before` holds the last step of each kind."""
+    command, kind = shard["command"], shard["kind"]
+    argv = list(command["argv"])
+    argv[argv.index("--dataset_config") + 1] = config
+    added = [each for each in command["additions"] if not each["what"].startswith("--dataset_config ")]
+    needs = [*shard["needs"], before[kind]] if kind in before else shard["needs"]
+    before[kind] = shard["id"]
+    return shard | {"needs": needs, "command": command | {"argv": argv, "additions": added}}
+
+
 def of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
     """The data of a plan.json with schema 2; before, one training and untyped words held for both experts."""
     if data.get("schema") != 1:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from wan_train.dataset.counts import DatasetSummary
 from wan_train.engine import schedules
@@ -78,29 +77,18 @@ def _dataset(plan: Plan, dataset: DatasetSummary | None) -> Iterator[Row]:
 def _caches(plan: Plan) -> Iterator[Row]:
     """What there is to encode; nothing is said of plans that were made before it was looked at."""
     label = "caches"
-    for kind, what in ((StepKind.CACHE_LATENTS, "latents"), (StepKind.CACHE_TEXT, "text")):
-        steps = [step.id for step in plan.steps if step.kind is kind]
-        needs = [plan.dataset.caches[step] for step in steps if step in plan.dataset.caches]
-        if not needs:
+    names = {StepKind.CACHE_LATENTS: "latents", StepKind.CACHE_TEXT: "text"}
+    for step in plan.steps:
+        need = plan.dataset.caches.get(step.id)
+        if need is None:
             continue
-        items, make = sum(need.items for need in needs), sum(need.make for need in needs)
-        text = f"{formatting.pad(what, 8)} {make:,} of {items:,} to make"
-        if not make:
-            text = f"{formatting.pad(what, 8)} up to date: {items:,} of {items:,}"
-        reasons = _sum_of([need.reasons for need in needs])
-        if reasons:
-            text += f" ({formatting.reasons(reasons)})"
-        if len(needs) > 1:
-            text += f", in {len(needs)} parts on as many GPUs"
+        text = f"{formatting.pad(names[step.kind], 8)} {need.make:,} of {need.items:,} to make"
+        if not need.make:
+            text = f"{formatting.pad(names[step.kind], 8)} up to date: {need.items:,} of {need.items:,}"
+        if need.reasons:
+            text += f" ({formatting.reasons(need.reasons)})"
         yield Row(label=label, value=text)
         label = ""
-
-
-def _sum_of(counts: Sequence[Mapping[str, int]]) -> Mapping[str, int]:
-    total: Counter[str] = Counter()
-    for each in counts:
-        total.update(each)
-    return counts[0] if len(counts) == 1 else dict(total.most_common())
 
 
 def _experts(plan: Plan) -> Iterator[Row]:

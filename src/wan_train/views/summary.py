@@ -299,7 +299,6 @@ _HEADINGS = {
 def _step_text(plan: Plan, step: Step) -> str:
     what = _HEADINGS[step.kind]
     what += f" the {step.expert.value}-noise expert" if step.expert is not None else ""
-    what += f", part {step.shard.number} of {step.shard.of}" if step.shard is not None else ""
     after = f", after {_together(step.needs)}" if step.needs else ""
     on = ", on one GPU" if step.gpu_need and plan.devices is Devices.NVML else ""
     lines = [

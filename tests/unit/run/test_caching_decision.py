@@ -246,22 +246,5 @@ def test_of_any_folder(items: tuple[Wanted, ...], entries: dict[str, Entry], fou
     assert look(place, pending, after, finished=True).remove == {}
 
 
-class TestShards:
-    """A folder of which other shards make a part: theirs is neither judged nor removed, what nobody wants goes."""
-
-    def test_what_others_make_is_left_to_them(self) -> None:
-        mine, theirs, gone = picture(1), picture(2), picture(3)
-        place = replace(folder(mine), others=(theirs,))
-        found = {theirs.key: contents(shapes=None), gone.key: contents()}
-        assert look(place, Ledger(), found) == Decision(make={mine.key: Reason.NEW}, remove={gone.key: Reason.NO_ITEM})
-
-    def test_clips_of_others_are_known_by_their_stem(self) -> None:
-        theirs = Wanted(key="c", stem="c", name=None, cuts=None, made_from={})
-        left = clip_name("gone", 0, 5, BUCKET)
-        place = replace(folder(is_clip=True), others=(theirs,))
-        found = {clip_name("c", 0, 5, BUCKET): contents(shapes=None), left: contents()}
-        assert look(place, Ledger(), found) == Decision(remove={left: Reason.NO_ITEM})
-
-
 def test_each_reason_has_words() -> None:
     assert set(WORDS) == set(Reason)

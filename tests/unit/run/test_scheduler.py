@@ -50,26 +50,6 @@ class TestOneGpuForBothCachings:
         clips = replace(PLAN, dataset=replace(PLAN.dataset, has_videos=True))
         assert not self.actions(80, plan=clips)
 
-    def test_shards_share_as_two_cachings_do_and_never_with_their_own_kind(self) -> None:
-        plan = make_plan(shards=(2, 3))
-        running = {"cache-latents-1": JobState.RUNNING, "cache-latents-2": JobState.RUNNING}
-        state = fold_all(plan, events_of(plan, running, gpus={"cache-latents-1": 0, "cache-latents-2": 1}))
-        views = [gpu(number, free=False, total_bytes=32 * 10**9) for number in (0, 1)]
-        actions = list(decide(plan, state, views, T0 + 100))
-        assert actions == [
-            Launch(step="cache-text-1", gpu_uuid="GPU-0"),
-            Launch(step="cache-text-2", gpu_uuid="GPU-1"),
-        ]
-        third = dict.fromkeys(("cache-text-1", "cache-text-2"), JobState.RUNNING)
-        full = fold_all(plan, events_of(plan, {**running, **third}, gpus={"cache-latents-2": 1, "cache-text-2": 1}))
-        assert decide(plan, full, views, T0 + 100) == ()
-
-    def test_shards_of_one_kind_do_not_share(self) -> None:
-        plan = make_plan(shards=(2, 1))
-        state = fold_all(plan, events_of(plan, {"cache-latents-1": JobState.RUNNING}))
-        views = [gpu(0, free=False, total_bytes=80 * 10**9)]
-        assert decide(plan, state, views, T0 + 100) == (Launch(step="cache-text", gpu_uuid="GPU-0"),)
-
     def test_whoever_waits_for_its_caches_is_not_launched(self) -> None:
         state = initial(PLAN)
         held = {"cache-latents": "looking"}
@@ -94,19 +74,6 @@ class TestHistories:
         run.play()
         assert [step for step, _ in run.started()] == ["cache-latents", "cache-text", "train-high", "train-low"]
         assert run.most_at_once == 1
-
-    def test_more_shards_than_gpus_take_turns(self) -> None:
-        run = world(1, plan=make_plan(shards=(3, 2)))
-        run.play()
-        assert run.exit_code is ExitCode.DONE
-        assert run.most_at_once == 1
-        assert [step for step, _ in run.started()] == [step.id for step in run.plan.steps]
-
-    def test_as_many_shards_as_gpus_run_at_once(self) -> None:
-        run = world(4, plan=make_plan(shards=(3, 1)))
-        run.play()
-        assert run.exit_code is ExitCode.DONE
-        assert run.most_at_once == 4
 
     def test_four_gpus_two_are_enough(self) -> None:
         run = world(4)
@@ -133,27 +100,6 @@ class TestHistories:
         run.play()
         assert run.exit_code is ExitCode.DONE
         assert run.state.one_at_a_time
-
-    def test_a_box_short_of_ram_encodes_text_in_turn_too(self) -> None:
-        run = world(4, plan=make_plan(shards=(1, 3)), flaky={"cache-text-1": Cause.HOST_OUT_OF_MEMORY}, longest=20)
-        while not run.state.one_at_a_time:
-            run.tick()
-        late = set()
-        while not run.state.is_over:
-            before = {step for step, each in run.running.items() if step.startswith("cache-text") and not each.exited}
-            for action in run.tick():
-                if isinstance(action, Launch) and action.step.startswith("cache-text"):
-                    late.add(action.step)
-                    assert not before
-        assert "cache-text-1" in late
-        assert run.exit_code is ExitCode.DONE
-
-    def test_a_box_short_of_ram_says_what_text_waits_for(self) -> None:
-        plan = make_plan(shards=(1, 2))
-        state = fold_all(plan, events_of(plan, {"cache-text-1": JobState.RUNNING}))
-        state = replace(state, one_at_a_time=True)
-        words = why_waiting(plan, state, plan.step("cache-text-2"), [gpu(0), gpu(1)], T0)
-        assert words.startswith("waiting for cache-text-1: this box's RAM was too small")
 
     def test_a_disk_that_fills_up_ends_the_run_after_the_next_states(self) -> None:
         run = world(2, longest=30, chance=random.Random(3))

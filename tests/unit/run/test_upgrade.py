@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from support.old_plans import sharded
 from support.runs import make_plan
 from wan_train.base import codec
 from wan_train.recipe.model import Origin, Source
@@ -68,6 +69,22 @@ def test_words_are_settings(tmp_path: Path) -> None:
 def test_words_that_ended_the_trainer_can_still_be_looked_at(words: tuple[str, ...], tmp_path: Path) -> None:
     plan = read(tmp_path, *words).read_plan()
     assert plan.training(Expert.HIGH).network_dim == 16
+
+
+def test_caching_that_was_split_is_done_whole_one_step_after_the_other(tmp_path: Path) -> None:
+    made = make_plan(run_dir=tmp_path)
+    data = sharded(json.loads(codec.to_json(made)))
+    RunDirectory(tmp_path).plan.write_text(json.dumps(data), encoding="utf-8")
+    plan = RunDirectory(tmp_path).read_plan()
+    assert [(step.id, step.needs) for step in plan.steps[:4]] == [
+        ("cache-latents-1", ()),
+        ("cache-latents-2", ("cache-latents-1",)),
+        ("cache-text-1", ()),
+        ("cache-text-2", ("cache-text-1",)),
+    ]
+    for split, whole in zip(plan.steps[:4:2], made.steps[:2], strict=True):
+        assert split.command == whole.command
+    assert plan.step("train-low").needs == tuple(step.id for step in plan.steps[:4])
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"schema": 1}', '{"schema": 1, "recipe": []}'])
