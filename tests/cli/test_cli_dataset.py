@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_sound_dataset_is_called_sound(quiet_box: ScriptedBox, folder: Path) -> None:
     done = quiet_box.run_cli("dataset", "check", str(folder))
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Nothing to mend." in done.stdout
+    assert "No problems." in done.stdout
     assert list(folder.iterdir()) == [path for path in folder.iterdir() if path.suffix in {".png", ".txt"}]
 
 
@@ -55,7 +55,7 @@ def test_warnings_alone_do_not_fail(quiet_box: ScriptedBox, folder: Path) -> Non
     (folder / "0.txt").write_text("")
     done = quiet_box.run_cli("dataset", "check", str(folder))
     assert done.returncode == 0
-    assert "1 harms what is learned." in done.stdout
+    assert "1 may reduce quality." in done.stdout
 
 
 def test_the_trainer_version_decides_what_stops(quiet_box: ScriptedBox, folder: Path) -> None:

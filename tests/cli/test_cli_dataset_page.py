@@ -31,7 +31,7 @@ def test_sizes_crops_and_steps_are_told(quiet_box: ScriptedBox, cats: Path) -> N
     assert done.returncode == 0, done.stderr
     assert "960x960, batch 2, 3 repeats" in done.stdout
     assert "small.png (2x)" in done.stdout
-    assert "4 an epoch x 7 epochs = 28 for each expert" in done.stdout
+    assert "4 per epoch x 7 epochs = 28 per expert" in done.stdout
 
 
 def test_json_has_each_files_crop(quiet_box: ScriptedBox, cats: Path) -> None:

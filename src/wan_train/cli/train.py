@@ -61,7 +61,7 @@ def train(
     if at_start is not None:
         from wan_train.views.summary import plan_lines
 
-        sink.show(plan_lines(plan, at_start, width=sink.console.width))
+        sink.show(plan_lines(plan, at_start))
     if not yes:
         if not interactive:
             raise BadInputError(
@@ -93,16 +93,16 @@ def _write_dataset(wanted: ToWrite) -> None:
 
 def _may_start(plan: Plan, at_start: AtStart | None, sink: Sink) -> bool:
     """Ask; `d` shows everything and asks again."""
-    from wan_train.views.summary import plan_details
+    from wan_train.views.plan_details import plan_details
 
     while (answer := prompts.ask_start()) is prompts.Start.DETAILS:
-        sink.show(plan_details(plan, at_start, width=sink.console.width))
+        sink.show(plan_details(plan, at_start))
     return answer is prompts.Start.YES
 
 
 def _show_plan(plan: Plan, prepared: Prepared, asked: Asked, settings: Settings, sink: Sink) -> int:
     from wan_train.views.json_records import plan_json
-    from wan_train.views.summary import plan_text
+    from wan_train.views.plan_details import plan_text
 
     at_start = _at_start(plan, prepared, asked, settings)
     if sink.as_json:

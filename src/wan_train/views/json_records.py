@@ -29,15 +29,12 @@ from wan_train.dataset.model import Problem, Severity
 from wan_train.dataset.trained import Trained
 from wan_train.gpu.model import Gpu
 from wan_train.run import retry
-from wan_train.run.closing_report import report_of_end
 from wan_train.run.events import Event
 from wan_train.run.plan import Plan, Step
-from wan_train.run.progress import Progress
 from wan_train.run.state import Job, Result
 from wan_train.views import run_status as facts
 from wan_train.views.losses import Losses
 from wan_train.views.model import GpuNow, RunView
-from wan_train.views.run_status import ends_at
 
 Json = dict[str, Any]
 
@@ -53,7 +50,7 @@ def plan_json(plan: Plan, gpus: Sequence[GpuNow]) -> Json:
 
 
 def event_json(event: Event) -> Json:
-    """`{event: "journal", kind, at, …}`: a line of the journal as it is there; `kind` says which."""
+    """`{event: "journal", kind, at, …}`: a line of the journal; `kind` names the event."""
     return {"event": "journal", **codec.to_data(event, Event)}
 
 
@@ -75,28 +72,23 @@ def run_json(view: RunView, now: float) -> Json:
         "exit_code": state.finished.exit_code if state.finished is not None else None,
         "started": state.started,
         "elapsed_seconds": round(facts.elapsed(view, now), 3),
-        "ends_at": ends_at(view, now),
+        "ends_at": facts.ends_at(view, now),
         "steps": [_step(view, step, job) for step, job in facts.steps_of(view)],
         "gpus": [_gpu(view, gpu) for gpu in live.gpus] if live is not None else [],
         "disk_free_bytes": live.disk_free_bytes if live is not None else None,
         "disk_low": {"free": low.free, "needed": low.needed} if low is not None else None,
-        "warnings": _warnings(view),
+        "warnings": [live.gpu_problem] if live is not None and live.gpu_problem else [],
         "supervisor_alive": view.supervisor_alive,
         "updated": live.at if live is not None else None,
-        "report": _report(view),
+        "report": str(view.report) if view.report is not None else None,
     }
 
 
 def result_json(view: RunView) -> Json:
-    """A finished run: its status at its end, marked as the last thing said."""
+    """A finished run: its status at its end, marked as the last line."""
     finished = view.state.finished
     at = finished.at if finished is not None else (view.live.at if view.live is not None else view.plan.created)
     return {"event": "result", **run_json(view, at)}
-
-
-def _report(view: RunView) -> str | None:
-    page = report_of_end(view.run, view.state.finished) if view.state.finished is not None else None
-    return str(page) if page is not None else None
 
 
 def _step(view: RunView, step: Step, job: Job) -> Json:
@@ -110,7 +102,7 @@ def _step(view: RunView, step: Step, job: Job) -> Json:
         "state": job.state.value,
         "attempt": attempt.number if attempt is not None else None,
         "gpu": attempt.gpu_label if attempt is not None else None,
-        "progress": _progress(progress) if progress is not None else None,
+        "progress": codec.to_data(progress) if progress is not None else None,
         "waiting_for": facts.waits_for(view, job),
         "failure": _failure(view, job),
         "result": _result(job.result) if job.result is not None else None,
@@ -140,11 +132,6 @@ def _result(result: Result) -> Json:
     return {"path": result.path, "bytes": result.bytes, "sha256": result.sha256}
 
 
-def _progress(progress: Progress) -> Json:
-    data: Json = codec.to_data(progress)
-    return data
-
-
 def _failure(view: RunView, job: Job) -> Json | None:
     found, log = job.diagnosis, facts.log_of(view, job)
     if found is None:
@@ -172,12 +159,6 @@ def _gpu(view: RunView, gpu: Gpu) -> Json:
         "temperature": gpu.temperature,
         "step": facts.user_of(view, gpu),
     }
-
-
-def _warnings(view: RunView) -> list[str]:
-    if view.live is None:
-        return []
-    return [view.live.gpu_problem] if view.live.gpu_problem else []
 
 
 def check_json(check: Check, ahead: Outlook | None) -> Json:

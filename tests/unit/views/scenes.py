@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
-from support.runs import OUT_OF_MEMORY, T0, events_of, make_gpus, make_plan, make_view
+from support.runs import GIB, OUT_OF_MEMORY, SUPERVISOR, T0, events_of, make_gpus, make_plan, make_view
+from wan_train.dataset.counts import Bucket, DatasetSummary, SubsetSummary
+from wan_train.dataset.model import MediaKind
+from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.recipe.adaptation import Choice
 from wan_train.recipe.terms import EngineKind
 from wan_train.run.curves import Curve, LossSource, Point, Segment
 from wan_train.run.events import (
+    CachesCleared,
+    CachesUpToDate,
     CheckpointKept,
+    DiskLow,
     Event,
     Exited,
     RetryScheduled,
     StateSaved,
     StepExited,
+    StepRefused,
     StepStarted,
+    SupervisorStarted,
     TrainingBegan,
 )
 from wan_train.run.live import Live
-from wan_train.run.plan import Devices
+from wan_train.run.plan import CacheNeed, Devices, Plan
 from wan_train.run.progress import Progress
+from wan_train.run.scheduler import why_waiting
 from wan_train.run.state import JobState
 from wan_train.views.losses import Losses, losses_of
-from wan_train.views.model import History, RunView
+from wan_train.views.model import GpuNow, History, RunView
+from wan_train.views.summary import AtStart
 
 DONE, RUNS, FAILED = JobState.SUCCEEDED, JobState.RUNNING, JobState.FAILED
 CACHED = {"cache-latents": DONE, "cache-text": DONE}
@@ -115,7 +128,6 @@ def waiting() -> Scene:
         progress={"train-high": HIGH},
         waiting={"train-low": "waiting for a GPU: GPU 0 runs train-high; GPU 1: 30.0 of 32.0 GiB are in use by others"},
         disk_free_bytes=5_000_000_000,
-        warnings=("the disk has room for 2 more states",),
     )
     events = [*events_of(plan, {**CACHED, "train-high": RUNS}), began("train-high", T0 + 120)]
     events.append(saved("train-high", 40, NOW - 190))
@@ -211,7 +223,189 @@ def rehearsal() -> Scene:
     return told(make_view(plan, events, live=live), events, train_high=learning(20)), T0 + 61
 
 
+def retrying() -> Scene:
+    """Out of GPU memory after half an hour, in a pause before the next attempt; another run holds a GPU."""
+    plan = make_plan()
+    events = events_of(plan, {**CACHED, "train-high": RUNS})
+    events += [
+        StepExited(at=T0 + 1800, step="train-high", attempt=1, exit=Exited(code=1)),
+        RetryScheduled(
+            at=T0 + 1800,
+            step="train-high",
+            attempt=1,
+            diagnosis=OUT_OF_MEMORY,
+            not_before=T0 + 1815,
+            why="out of GPU memory, next: 20 of 40 blocks wait in RAM",
+            changes={"blocks_to_swap": 20},
+        ),
+    ]
+    waits = why_waiting(plan, make_view(plan, events).state, plan.step("train-high"), (), T0 + 1803)
+    live = Live(
+        at=T0 + 1803,
+        gpus=make_gpus(),
+        taken={"GPU-0": "run 20251122-110000-one"},
+        waiting={"train-high": waits},
+        disk_free_bytes=FREE_DISK,
+    )
+    return make_view(plan, events, live=live), T0 + 1803
+
+
+def full_disk() -> Scene:
+    view, now = stale()
+    return replace(view, disk_free=45_000), now
+
+
+def crashed() -> Scene:
+    view, now = lost()
+    return replace(view, supervisor_said="OSError: [Errno 5] Input/output error"), now
+
+
+def caches() -> Scene:
+    """Latents are up to date, three captions changed, and the dataset was unmounted meanwhile."""
+    plan = make_plan()
+    away = Diagnosis(cause=Cause.BAD_INPUT, meaning="the dataset is missing", advice="Mount it.", evidence="x")
+    changed = {"caption_changed": 2}
+    events: list[Event] = [
+        SupervisorStarted(at=T0, identity=SUPERVISOR),
+        CachesUpToDate(at=T0, step="cache-latents", items=200, removed={"no_item": 2}),
+        CachesCleared(
+            at=T0, step="cache-text", items=200, keep=197, make=3, made={**changed, "new": 1}, removed=changed
+        ),
+        StepRefused(at=T0, step="cache-text", diagnosis=away),
+    ]
+    return told(make_view(plan, events), events), T0 + 5
+
+
 SCENES = {
     scene.__name__: scene
-    for scene in (caching, both_running, waiting, retry, one_failed, finished, lost, stale, rehearsal)
+    for scene in (
+        caching,
+        both_running,
+        waiting,
+        retry,
+        retrying,
+        one_failed,
+        finished,
+        lost,
+        crashed,
+        stale,
+        full_disk,
+        rehearsal,
+        caches,
+    )
 }
+
+
+def ended(high: JobState, low: JobState, code: int, *, engine: EngineKind = EngineKind.MUSUBI) -> RunView:
+    plan = make_plan(engine=engine)
+    events = events_of(plan, {**CACHED, "train-high": high, "train-low": low}, gpus={"train-low": 1}, exit_code=code)
+    return make_view(plan, events)
+
+
+def stopped(kept: int = 1) -> RunView:
+    """Stopped with a checkpoint and some LoRAs of earlier epochs."""
+    plan = make_plan()
+    events = events_of(plan, {**CACHED, "train-high": JobState.STOPPED}, exit_code=130)
+    output = plan.run_dir / "train-high/1/output/WAN2.2-HighNoise_mylora-000040-state"
+    events[-1:-1] = [
+        StateSaved(at=T0 + 900, step="train-high", attempt=1, path=str(output), epoch=40),
+        *(
+            CheckpointKept(
+                at=T0 + 901,
+                step="train-high",
+                path=str(plan.run_dir / f"WAN2.2-HighNoise_mylora-{epoch:06d}.safetensors"),
+                epoch=epoch,
+            )
+            for epoch in range(10, 10 * kept + 1, 10)
+        ),
+    ]
+    return make_view(plan, events)
+
+
+def wrong_setting() -> RunView:
+    """A failure that resuming cannot fix: a run keeps the settings it was started with."""
+    plan = make_plan()
+    events = events_of(
+        plan,
+        {**CACHED, "train-high": FAILED, "train-low": FAILED},
+        exit_code=4,
+        diagnosis=replace(OUT_OF_MEMORY, cause=Cause.SETTING),
+    )
+    return make_view(plan, events)
+
+
+def low_disk() -> RunView:
+    plan = make_plan()
+    events = events_of(plan, {**CACHED, "train-high": JobState.STOPPED, "train-low": JobState.STOPPED}, exit_code=3)
+    events.insert(-1, DiskLow(at=T0 + 900, free=1_100_000_000, needed=5_500_000_000))
+    return make_view(plan, events)
+
+
+ENDED: dict[str, Callable[[], RunView]] = {
+    "both": lambda: ended(DONE, DONE, 0),
+    "one_failed": lambda: ended(FAILED, DONE, 5),
+    "all_failed": lambda: ended(FAILED, FAILED, 4),
+    "one_stopped": lambda: ended(JobState.STOPPED, DONE, 143),
+    "stopped": stopped,
+    "many_kept": lambda: stopped(kept=9),
+    "wrong_setting": wrong_setting,
+    "low_disk": low_disk,
+    "rehearsal": lambda: ended(DONE, DONE, 0, engine=EngineKind.REHEARSAL),
+    "not_begun": lambda: make_view(make_plan(), []),
+    "lost": lambda: lost()[0],
+}
+
+GPUS = (
+    GpuNow(label="GPU 0", name="NVIDIA GeForce RTX 5090", used_bytes=GIB // 2, total_bytes=32 * GIB),
+    GpuNow(
+        label="GPU 1",
+        name="NVIDIA GeForce RTX 5090",
+        used_bytes=20 * GIB,
+        total_bytes=32 * GIB,
+        busy_because="20.0 of 32.0 GiB are in use",
+    ),
+)
+PICTURES = DatasetSummary(
+    subsets=(
+        SubsetSummary(
+            index=0,
+            kind=MediaKind.IMAGE,
+            files=24,
+            captions=24,
+            items=24,
+            num_repeats=1,
+            batch_size=4,
+            resolution=(960, 960),
+            buckets=(Bucket(width=960, height=960, frames=1, items=24),),
+            batches_per_epoch=6,
+        ),
+    ),
+    files=24,
+    captions=24,
+    items_with_repeats=24,
+    batches_per_epoch=6,
+    latent_bytes=11_000_000,
+    text_bytes=9_000_000,
+)
+AT_START = AtStart(
+    gpus=GPUS,
+    dataset=PICTURES,
+    problems=0,
+    disk_free_bytes=FREE_DISK,
+    new_toml=Path("/workspace/pictures/dataset.toml"),
+)
+
+
+def summary_plan() -> Plan:
+    plan = make_plan(
+        choices=(
+            Choice(setting="attention", value="sdpa", reason="xformers has no working kernels on this GPU"),
+            Choice(setting="fp8_base", value="on", reason="as the recipe says"),
+            Choice(setting="max_data_loader_n_workers", value="2", reason="as the recipe says"),
+        )
+    )
+    needs = {
+        "cache-latents": CacheNeed(items=200, make=3, remove=2, reasons={"picture_changed": 2, "new": 1}),
+        "cache-text": CacheNeed(items=200, make=0, remove=0),
+    }
+    return replace(plan, dataset=replace(plan.dataset, caches=needs, notes=("the T5 tokenizer will be downloaded",)))

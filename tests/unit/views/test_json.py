@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from support.runs import T0, events_of, make_plan
-from views.scenes import SCENES, both_running, finished, lost, one_failed, waiting
+from views.scenes import SCENES, both_running, caches, finished, lost, one_failed, waiting
 from wan_train.base import codec
 from wan_train.run.events import DiskLow, Event
 from wan_train.run.plan import Plan
@@ -58,7 +58,7 @@ def test_status_has_exactly_the_documented_keys(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "state"),
-    [("both_running", "running"), ("finished", "finished"), ("lost", "lost"), ("one_failed", "running")],
+    [("both_running", "running"), ("finished", "finished"), ("lost", "lost"), ("retrying", "retrying")],
 )
 def test_a_run_in_one_word(name: str, state: str) -> None:
     view, now = SCENES[name]()
@@ -153,3 +153,9 @@ def test_a_loss_that_is_no_number_is_null() -> None:
     broken = replace(view.losses["train-high"], newest=float("nan"), average=None)
     step = status_json(replace(view, losses={"train-high": broken}), now)["steps"][2]
     assert (step["curve"]["loss"], step["curve"]["smoothed"]) == (None, None)
+
+
+def test_caches_that_are_up_to_date_and_a_step_that_was_refused() -> None:
+    latents, text, *_ = status_json(*caches())["steps"]
+    assert (latents["state"], latents["caches"]["kind"], latents["log"]) == ("succeeded", "caches_up_to_date", None)
+    assert (text["state"], text["failure"]["cause"], text["failure"]["log"]) == ("failed", "bad_input", None)

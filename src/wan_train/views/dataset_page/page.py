@@ -12,7 +12,16 @@ from wan_train.views import formatting
 from wan_train.views.dataset_page.cards import card, sentence, severity_mark
 from wan_train.views.dataset_page.material import Material
 from wan_train.views.dataset_page.selection import Selection, ShownSize, problems_by_item
-from wan_train.views.dataset_tables import COUNTED, TITLES, batches_said, nouns, percent, settings_of, times, verdict
+from wan_train.views.dataset_tables import (
+    COUNTED,
+    TITLES,
+    batches_text,
+    nouns,
+    percent,
+    settings_of,
+    severity_counts,
+    times,
+)
 from wan_train.views.markup.document import document, style
 from wan_train.views.markup.html import Html, join, tag
 
@@ -79,7 +88,7 @@ def _problems(check: Check, outlook: Outlook | None, selection: Selection) -> It
     if not check.problems:
         yield tag("p", "Nothing to mend.", class_="said fine")
     else:
-        yield tag("p", verdict(check), class_="said stops" if check.stops else "said")
+        yield tag("p", severity_counts(check), class_="said stops" if check.stops else "said")
     if check.stops and outlook is not None:
         yield tag("p", COUNTED, class_="soft")
     anchors = _anchors(outlook, selection)
@@ -181,7 +190,7 @@ def _table(number: int, each: SubsetOutlook, sizes: Sequence[ShownSize]) -> Html
             tag("td", f"{len(shown.size.files):,}"),
             tag("td", f"to {percent(shown.size.largest_loss)}" if shown.size.largest_loss else "-"),
             tag("td", f"{shown.size.enlarged:,}, to {times(shown.size.largest_scale)}" if shown.size.enlarged else "-"),
-            tag("td", batches_said((shown.size,), each.subset)),
+            tag("td", batches_text((shown.size,), each.subset)),
         )
         for place, shown in enumerate(sizes[:_MOST_SIZES])
     ]
@@ -195,7 +204,7 @@ def _table(number: int, each: SubsetOutlook, sizes: Sequence[ShownSize]) -> Html
                 tag("td", f"{files_:,}"),
                 tag("td", f"to {percent(max(size.largest_loss for size in rest))}"),
                 tag("td", f"{sum(size.enlarged for size in rest):,}"),
-                tag("td", batches_said(rest, each.subset)),
+                tag("td", batches_text(rest, each.subset)),
             )
         )
     head = tag("thead", tag("tr", [tag("th", name, scope="col") for name in heads]))
