@@ -97,7 +97,7 @@ def test_a_named_run_goes_whole_and_its_neighbour_stays(settings: Settings, make
 
 def test_a_run_that_is_not_over_is_refused_by_name(settings: Settings, make: Make) -> None:
     run = make("running", {"cache-latents": JobState.RUNNING}, exit_code=None)
-    with pytest.raises(WanTrainError, match="not over"):
+    with pytest.raises(WanTrainError, match="not finished"):
         found(settings, run)
 
 
@@ -122,7 +122,7 @@ def test_a_run_that_began_again_since_is_left_alone(settings: Settings, make: Ma
     journal = Journal(run.events)
     journal.append(RunResumed(at=NOW))
     journal.close()
-    with pytest.raises(WanTrainError, match="not over any more"):
+    with pytest.raises(WanTrainError, match="not finished any more"):
         remove(junk, settings)
     assert (run.path / "result.safetensors").exists()
 
@@ -179,7 +179,7 @@ def test_nothing_outside_the_runs_goes(settings: Settings, make: Make, tmp_path:
     (settings.runs / "rehearsed").symlink_to(elsewhere)
     assert offered(settings) == set()
     for named in (RunDirectory(settings.runs / "rehearsed"), RunDirectory(elsewhere)):
-        with pytest.raises(WanTrainError, match="left alone"):
+        with pytest.raises(WanTrainError, match="not removed"):
             found(settings, named)
     (settings.runs / "rehearsed").unlink()
     elsewhere.rename(run.path)

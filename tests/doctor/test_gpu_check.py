@@ -140,7 +140,7 @@ def test_a_failure_names_gpu_cause_and_advice_and_is_remembered(box: Box) -> Non
     assert "cu128" in (caught.value.hint or "")
     found = kernel.check()
     assert found.state is State.MISSING
-    assert "GPU 0 failed when it was tried" in found.detail
+    assert "GPU 0 failed its test" in found.detail
     fails.unlink()
     box.apply(kernel)
     assert kernel.check().state is State.READY

@@ -194,7 +194,7 @@ def test_disks_are_counted_one_by_one(tmp_path: Path) -> None:
     memory = Path("/dev/shm") / f"wan-train-{os.getpid()}"
     if Path("/dev/shm").stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is only one file system here")
-    assert rooms({tmp_path / "a": 1, memory: 1}).detail.count("GB more are needed") == 2
+    assert rooms({tmp_path / "a": 1, memory: 1}).detail.count("GB needed") == 2
     found = rooms({tmp_path / "a": 10**15, memory: 1})
     assert found.state is State.BLOCKED
     assert found.detail.count("too small") == 1

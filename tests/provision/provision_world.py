@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
 import zipfile
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hub_server import HUB_COMMIT, Hub
 
-from wan_train.cli.main import run
+from support.in_process import run_here
 from wan_train.engine.tokenizer import REPO, SUBFOLDER
 from wan_train.provision.models import wanted
 
@@ -135,16 +133,7 @@ class World:
     def provision(self, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """One call in this process; `env` adds to the box's variables."""
         argv = self.argv(*words)
-        arguments = argv[argv.index("provision") :]
-        out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            environment = self.environment() | (env or {})
-            for name in os.environ.keys() - environment.keys():
-                patch.delenv(name)
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            code = run(arguments)
-        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+        return run_here(argv[argv.index("provision") :], self.environment() | (env or {}))
 
     def models(self) -> list[Path]:
         return [model.path(self.checkout) for model in wanted("t2v")]

@@ -117,7 +117,7 @@ def test_bytes_that_are_wrong_twice_are_never_kept(fetch: Fetching) -> None:
     fetch.hub.faults[FILE] = [Fault(how=How.WRONG_BYTES)] * 100
     ended = fetch.run()
     assert ended.failed is not None
-    assert "came twice with wrong bytes" in ended.failed.message
+    assert "was downloaded twice with a wrong sha256" in ended.failed.message
     assert not fetch.path.exists()
     assert not list(fetch.staging.rglob("part*"))
 
@@ -228,7 +228,7 @@ def test_after_kill_9_the_next_run_resumes(everything: bool, by_aria2c: Fetching
     ended = by_aria2c.run()
     assert ended.failed is None
     assert by_aria2c.is_right()
-    assert "GB are there" in ended.detail
+    assert "GB of them are there" in ended.detail
     assert ended.to_fetch < SIZE * 0.8
     # aria2c saves its record once a second: killed too, it forgets what came since. Some is always on its way.
     again = by_aria2c.hub.sent[FILE] - sent

@@ -125,7 +125,7 @@ def test_a_library_that_the_loader_does_not_find_is_told() -> None:
     absent = Need(what="libNone", names=("libnone1",), without="nothing is drawn", library="libwan_train_none.so.1")
     present = Need(what="libc", names=("libc6",), without="nothing runs", library="libc.so.6")
     found = Packages(apt=None, needs=(absent, present), tools=NOWHERE).check()
-    assert (found.state, found.detail) == (State.WARNING, "missing: libNone; without, nothing is drawn")
+    assert (found.state, found.detail) == (State.WARNING, "missing: libNone (nothing is drawn)")
     assert packages.FOR_TRAINER[1].library == "libGL.so.1"
 
 

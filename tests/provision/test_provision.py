@@ -107,7 +107,7 @@ def test_a_download_killed_in_the_middle_has_no_name_and_the_next_run_converges(
     wait_until(lambda: [path.exists() for path in world.models()] == [True, True, False, True])
     os.kill(child.pid, signal.SIGINT)
     assert child.wait() == 130
-    assert "ended by Ctrl-C" in (world.workspace / "wan-train-provision/provision.log").read_text()
+    assert "stopped by Ctrl-C" in (world.workspace / "wan-train-provision/provision.log").read_text()
     assert not world.models()[2].exists()
 
     world.hub.slow.clear()
@@ -156,7 +156,7 @@ def test_bytes_that_stay_wrong_are_never_kept(world: World) -> None:
     world.hub.wrong[file_names()[0]] = 2
     done = world.provision("--yes", "--models-only")
     assert done.returncode == 3
-    assert "wrong bytes" in done.stderr
+    assert "wrong sha256" in done.stderr
     assert not world.models()[0].exists()
 
 
@@ -176,7 +176,7 @@ def test_a_disk_that_is_too_small_is_refused_with_numbers_before_anything_is_fet
     world.hub.claims[file_names()[0]] = 10**16
     done = world.provision("--yes", "--models-only")
     assert done.returncode == 3
-    assert "10000000.0 GB more are needed" in done.stderr
+    assert "10000000.0 GB needed" in done.stderr
     assert world.hub.fetched() == []
     assert not world.checkout.exists()
 
@@ -212,7 +212,7 @@ def test_changes_at_the_pinned_commit_are_told_and_left(world: World) -> None:
     done = world.provision("--check", "--json", "--skip-models")
     steps = {step["id"]: step for step in json.loads(done.stdout)["steps"]}
     assert steps["checkout"]["state"] == "ready"
-    assert "1 file(s) of it were changed" in steps["checkout"]["detail"]
+    assert "1 changed file(s)" in steps["checkout"]["detail"]
     assert (world.checkout / "backend.py").read_text() == "mine\n"
 
 
@@ -234,7 +234,7 @@ def test_a_second_provision_says_who_is_at_work_and_since_when(world: World) -> 
     first.terminate()
     assert first.wait() == 143
     assert second.returncode == 3
-    assert f"at work in {world.workspace}: process {first.pid}, since " in second.stderr
+    assert f"running in {world.workspace}: process {first.pid}, since " in second.stderr
     said = json.loads(second.stdout)
     assert (said["event"], said["exit_code"], said["ready"]) == ("provision", 3, False)
     assert f"process {first.pid}" in said["error"]["message"]
@@ -282,7 +282,7 @@ def test_a_failed_step_is_told_at_once_and_the_others_go_on(world: World) -> Non
         assert child.stderr is not None
         assert child.stdout is not None
         told = ""
-        while "Environment of the trainer: failed: installing protobuf, six failed" not in told:
+        while "Trainer environment: failed: installing protobuf, six failed" not in told:
             told = child.stderr.readline()
             assert told, "it ended without a word"
         assert child.poll() is None
@@ -303,12 +303,12 @@ def test_a_failed_step_is_told_at_once_and_the_others_go_on(world: World) -> Non
     assert "six" in steps["environment"]["error"]["message"]
     assert steps["wan21-vae"]["fetched_bytes"] == len(world.hub.files[file_names()[0]])
     assert said["fetched_bytes"] == sum(len(world.hub.files[name]) for name in file_names())
-    assert "Go on with `wan-train provision" in rest
+    assert "Resume with `wan-train provision" in rest
     log = world.workspace / "wan-train-provision/provision.log"
     assert said["log"] == str(log)
     assert log.stat().st_mode & 0o777 == 0o600
     assert "installing protobuf, six failed" in log.read_text()
-    assert "error: Environment of the trainer" in log.read_text()
+    assert "error: Trainer environment" in log.read_text()
 
 
 def test_flags_that_leave_nothing_and_unknown_engines_are_refused(world: World) -> None:

@@ -50,7 +50,7 @@ def ends(child: pexpect.spawn) -> tuple[int, str]:
 
 def test_no_at_the_question_changes_nothing(world: World, terminal: Start) -> None:
     child = terminal("--models-only")
-    child.expect_exact("Fetch 800 kB of models?")
+    child.expect_exact("Download 800 kB of models?")
     child.send("n")
     code, screen = ends(child)
     assert code == 0
@@ -76,7 +76,7 @@ def test_a_narrowed_screen_shows_the_download_and_ctrl_c_leaves_the_terminal_who
     code, screen = ends(child)
     assert code == 130
     assert SHOW_CURSOR in screen
-    assert "What is complete is kept" in screen
+    assert "Completed work is kept" in screen
     assert "Traceback" not in screen
     assert [path.exists() for path in world.models()] == [True, False, True, True]
 
@@ -102,5 +102,5 @@ def test_without_colour_and_unicode_it_is_still_told(terminal: Start) -> None:
     child = terminal("--yes", "--models-only", columns=80, LC_ALL="C", NO_COLOR="1")
     code, screen = ends(child)
     assert code == 0
-    assert "What was asked for is there." in screen
+    assert "Everything requested is installed." in screen
     assert screen.isascii()

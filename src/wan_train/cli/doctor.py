@@ -18,7 +18,7 @@ def doctor(settings: Settings, sink: Sink, *, task: str, engine: str | None, wor
     asked = Doctor(settings=settings, task=task, engine=choose_engine(engine, settings), words=words)
     # An environment that was made by hand has to import torch, which takes a minute from a cold disk.
     waiting = sink.is_terminal and not sink.as_json
-    with sink.console.status("looking at this box …") if waiting else nullcontext():
+    with sink.console.status("checking this box …") if waiting else nullcontext():
         found = asked.examine()
     if sink.as_json:
         sink.data(doctor_json(found))

@@ -123,7 +123,7 @@ class _Call:
             return ExitCode.DONE if ready else ExitCode.NOT_READY
         self._show()
         if not ready:
-            put = f"Run `{self.again}` to put there what is missing."
+            put = f"Install what is missing: `{self.again}`."
             raise NotReadyError(
                 "this box is not ready", hint=" ".join(filter(None, (all_hints(self.found.values()), put)))
             )
@@ -184,7 +184,7 @@ class _Call:
 
     def _look(self, *, again: bool = False) -> None:
         if self.sink.is_screen and not again:
-            self.sink.line("Looking at what is there …" if not self.sink.ascii_only else "Looking at what is there ...")
+            self.sink.line("Checking this box …" if not self.sink.ascii_only else "Checking this box ...")
             if self.wanted.digests is not None:
                 self.sink.line("Every model file is read and compared with its sha256; this takes minutes.")
         self.made = self.wanted.steps()
@@ -205,15 +205,15 @@ class _Call:
 
     def _error(self, outcome: Outcome, signals: Signals) -> WanTrainError | None:
         failed = failure(self.made, outcome.failures)
-        kept = f"What is complete is kept. Go on with `{self.again}`."
+        kept = f"Completed work is kept. Resume with `{self.again}`."
         if not outcome.is_complete:
             also = f"; before that, {failed.message}" if failed is not None else ""
             if signals.interrupted:
-                return InterruptedProvisionError(f"ended by Ctrl-C before the box was ready{also}", hint=kept)
-            return TerminatedProvisionError(f"ended by TERM before the box was ready{also}", hint=kept)
+                return InterruptedProvisionError(f"stopped by Ctrl-C before the box was ready{also}", hint=kept)
+            return TerminatedProvisionError(f"stopped by TERM before the box was ready{also}", hint=kept)
         if failed is None:
             return None
-        hint = " ".join(filter(None, (failed.hint, kept, f"All that was said: {self.log}")))
+        hint = " ".join(filter(None, (failed.hint, kept, f"Log: {self.log}")))
         return NotReadyError(failed.message, hint=hint)
 
     def _print_end(self, held: LockedWorkspace, error: WanTrainError | None) -> None:
@@ -228,7 +228,7 @@ class _Call:
             held.log.write(f"error: {error.message}")
             return
         whole = self.wanted.with_trainer and self.wanted.with_models
-        said = "This box is ready." if whole else "What was asked for is there."
+        said = "This box is ready." if whole else "Everything requested is installed."
         held.log.write(said)
         self.sink.outcome(f"{said} Next: `{self._next()}`" if whole else said)
 
@@ -238,7 +238,7 @@ class _Call:
         if not left or not self.sink.is_terminal or self.sink.as_json:
             return
         self.sink.line(
-            f"\n{formatting.file_size(sum(each.bytes for each in left))} are left by downloads that never ended:"
+            f"\n{formatting.file_size(sum(each.bytes for each in left))} of unfinished downloads of other programs:"
         )
         for each in left:
             self.sink.line(f"  {formatting.file_size(each.bytes):>9}  {each.path}")
@@ -260,10 +260,10 @@ class _Call:
         bytes_ = sum(self.found[step.id].size for step in missing if step.downloads)
         space = sum(self.found[step.id].size for step in missing if not step.downloads)
         parts = [
-            *([f"fetch {formatting.file_size(bytes_)} of models"] if bytes_ else []),
+            *([f"download {formatting.file_size(bytes_)} of models"] if bytes_ else []),
             *([f"install what is missing (about {formatting.file_size(space)} of disk)"] if space else []),
         ]
-        question = " and ".join(parts or ["do what is missing"])
+        question = " and ".join(parts or ["install what is missing"])
         return f"{question[0].upper()}{question[1:]}?"
 
     def _heading(self) -> Heading:

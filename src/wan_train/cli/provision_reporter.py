@@ -54,7 +54,7 @@ class Reporter:
     def tick(self) -> None:
         if self.signals.any and not self.ended.is_set():
             self.ended.set()
-            self._line("provision", "ending what is at work; what is complete is kept", at=time.time())
+            self._line("provision", "stopping; completed work is kept", at=time.time())
         self._print_messages()
         self._draw()
         for title, line in self._screen.heartbeats(time.monotonic()):

@@ -40,7 +40,7 @@ stdout_logfile=NONE
 # /.provisioning is there from the start of supervisord to the end of the image's provisioning, at each start.
 _SCRIPT = """\
 #!/bin/sh
-# Written by `wan-train provision`: goes on with unfinished runs when this box starts.
+# Written by `wan-train provision`: resumes unfinished runs when this box starts.
 mkdir -p {logs} && exec >>{logs}/boot.log 2>&1
 date
 while [ -e {marker} ]; do sleep 2; done
@@ -57,15 +57,17 @@ class Boot:
     root: Path = Path("/")
 
     def step(self) -> Step:
-        return Step(id="boot", title="Going on after a restart", check=self.check, apply=self.apply)
+        return Step(id="boot", title="Resume after a restart", check=self.check, apply=self.apply)
 
     def check(self) -> Finding:
         files = self._files()
         # Another shell may lack HF_HOME or a setting; what the box was made ready with is what it starts with.
         wrong = [path for path, content in files.items() if _without_exports(_read(path)) != _without_exports(content)]
         if not wrong:
-            return Finding(state=State.READY, detail=f"unfinished runs go on when the box starts ({next(iter(files))})")
-        detail = "unfinished runs do not go on by themselves when the box starts"
+            return Finding(
+                state=State.READY, detail=f"unfinished runs resume when the box starts ({next(iter(files))})"
+            )
+        detail = "unfinished runs do not resume when the box starts"
         closed = next((path.parent for path in wrong if not _writable(path.parent)), None)
         if closed is not None:
             return Finding(

@@ -20,7 +20,7 @@ def room(folder: Path, needed: int) -> Finding:
     """Whether `needed` bytes fit where `folder` is or will be; BLOCKED with the numbers when not."""
     place = next(path for path in (folder, *folder.parents) if path.is_dir())
     free = shutil.disk_usage(place).free
-    numbers = f"{needed / GB:.1f} GB more are needed, {free / GB:.1f} GB are free at {place}"
+    numbers = f"{needed / GB:.1f} GB needed, {free / GB:.1f} GB free at {place}"
     if needed <= free:
         return Finding(state=State.READY, detail=numbers)
     return Finding(
@@ -81,7 +81,7 @@ def judge_ram(ram: Ram, usable: Sequence[Gpu], swapping: Sequence[Gpu]) -> Findi
         return Finding(
             state=State.WARNING,
             detail=f"{has}; {needs}, and would be killed now",
-            hint="See what takes it (`ps aux --sort=-rss | head`), and wait or end it.",
+            hint="Find what uses it: `ps aux --sort=-rss | head`. Wait for it or end it.",
         )
     if len(swapping) > 1 and ram.available < 2 * LOAD_BYTES:
         return Finding(state=State.READY, detail=f"{has}; {needs}, so the two experts are loaded one after the other")

@@ -52,7 +52,7 @@ class Checkout:
                 state=State.BLOCKED,
                 detail=f"{root} is at commit {(commit or 'unknown')[:7]}, the engine {self.engine.name} "
                 f"needs {self.engine.commit[:7]}",
-                hint="It is yours, so it was not touched. Choose the engine of that commit with `--engine`, move the "
+                hint="The checkout is yours and was not changed. Choose its engine with `--engine`, move the "
                 f"checkout away, or run `git -C {root} fetch && git -C {root} checkout {self.engine.commit}`.",
             )
         match self._changed_files():
@@ -61,15 +61,15 @@ class Checkout:
             case 0:
                 remark = ""
             case changed:
-                remark = f"; {changed} file(s) of it were changed on this box and are left so"
+                remark = f"; {changed} changed file(s), left as they are"
         return Finding(state=State.READY, detail=f"{root} is at {commit[:7]}{remark}")
 
     def _without_git(self) -> Finding:
         if (self.root / "src" / "musubi_tuner").exists() or (self.root.exists() and not self.root.is_dir()):
             return Finding(
                 state=State.BLOCKED,
-                detail=f"{self.root} is there but is no git checkout",
-                hint="It is yours, so it was not touched. Move it away, or name another `--workspace`.",
+                detail=f"{self.root} exists but is not a git checkout",
+                hint="It is yours and was not changed. Move it away, or choose another `--workspace`.",
             )
         return Finding(state=State.MISSING, detail=f"no checkout at {self.root}")
 
@@ -121,7 +121,7 @@ class Checkout:
             path = self.root / name
             if name and os.path.lexists(path):
                 raise NotReadyError(
-                    f"{path} is there already and belongs to no checkout",
+                    f"{path} already exists and is not part of a checkout",
                     hint=f"Nothing was overwritten. Move it away, or move {self.root} away as a whole.",
                 )
 

@@ -108,7 +108,7 @@ def remove(junk: Junk, settings: Settings) -> None:
 def _named(run: RunDirectory, runs: Path, known: tuple[Plan, RunState] | None, alive: Sequence[Plan]) -> Junk:
     if not _is_ours(run.path, runs):
         raise BadInputError(
-            f"{run.path} is not a directory in {runs}, so it is left alone",
+            f"{run.path} is not a directory in {runs}, so it was not removed",
             hint="Remove it by hand, or use --runs-dir.",
         )
     if known is None:
@@ -116,10 +116,11 @@ def _named(run: RunDirectory, runs: Path, known: tuple[Plan, RunState] | None, a
     _, state = known
     if not state.is_over:
         raise BadInputError(
-            f"{run.run_id} is not over, so it is left alone", hint=f"End it first: `wan-train stop --now {run.run_id}`."
+            f"{run.run_id} is not finished, so it was not removed",
+            hint=f"End it first: `wan-train stop --now {run.run_id}`.",
         )
     if _is_needed(run.path, alive):
-        raise BadInputError(f"a run that is not over uses files of {run.run_id}", hint="See which: `wan-train runs`.")
+        raise BadInputError(f"an unfinished run uses files of {run.run_id}", hint="See which: `wan-train runs`.")
     loras = sum(job.result is not None for job in state.jobs.values())
     return Junk(kind=Kind.RUN, path=run.path, bytes=_size(run.path), run=run, loras=loras)
 
@@ -202,10 +203,10 @@ def _nobody_at(run: RunDirectory) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise NotReadyError(f"{run.run_id} is running again, so it is left alone", hint=_LATER) from None
+            raise NotReadyError(f"{run.run_id} is running again, so it was not removed", hint=_LATER) from None
         known = _read(run)
         if known is None or not known[1].is_over:
-            raise NotReadyError(f"{run.run_id} is not over any more, so it is left alone", hint=_LATER)
+            raise NotReadyError(f"{run.run_id} is not finished any more, so it was not removed", hint=_LATER)
         yield
     finally:
         os.close(descriptor)

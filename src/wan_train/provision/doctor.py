@@ -223,7 +223,7 @@ class Doctor:
         holder = LeaseRoom(self.settings.lease_dir).holder(gpu.uuid)
         if holder is not None:
             step = f", {one_line(holder.step)}" if holder.step else ""
-            return replace(fit, detail=f"{fit.detail}, at work for {one_line(holder.run_id or 'a run')}{step}")
+            return replace(fit, detail=f"{fit.detail}, used by {one_line(holder.run_id or 'a run')}{step}")
         busy = why_busy(gpu)
         if busy is None:
             return replace(fit, detail=f"{fit.detail}, free" if fit.state is State.READY else fit.detail)
@@ -231,7 +231,7 @@ class Doctor:
         others = f" Until then: `wan-train --gpus {free}`." if free else ""
         return Finding(
             state=State.WARNING,
-            detail=f"{card(gpu)}, in use by something that is no run of wan-train: {busy.partition(': ')[2]}",
+            detail=f"{card(gpu)}, in use by another program: {busy.partition(': ')[2]}",
             hint="A training waits until it is free. `nvidia-smi` and `ps aux` show whose it is; memory that nobody "
             f"holds comes back with a restart of the box.{others}",
         )

@@ -215,7 +215,7 @@ def judge_driver(reading: GpuReading, build: CudaBuild | None) -> Finding:
             state=State.WARNING,
             detail=f"driver {has} is older than the {words(build.own_driver)} that {build.name} came with; NVIDIA "
             f"promises that {words(build.least_driver)} and newer run it all the same",
-            hint="`wan-train provision` tries it on every GPU. If that fails, rent a box with a newer driver.",
+            hint="`wan-train provision` tests it on every GPU. If that fails, rent a box with a newer driver.",
         )
     return Finding(state=State.READY, detail=f"{has}; torch for {build.name} came with {words(build.own_driver)}")
 

@@ -92,7 +92,7 @@ class Environment:
     def step(self) -> Step:
         return Step(
             id="environment",
-            title="Environment of the trainer",
+            title="Trainer environment",
             check=self.check,
             apply=self.apply,
             needs=("checkout",),
@@ -111,7 +111,7 @@ class Environment:
                 return Finding(state=State.READY, detail=f"{self.python} has torch {torch} and what the trainer needs")
             reason = f"{self.python} lacks {', '.join(missing)}"
             if self.chosen is not None:
-                return Finding(state=State.BLOCKED, detail=reason, hint="It was named by you and is not touched.")
+                return Finding(state=State.BLOCKED, detail=reason, hint="You chose it, so it is not changed.")
             return self._missing(reason)
         return self._missing(f"no environment at {self.root / 'venv'}")
 
@@ -120,11 +120,11 @@ class Environment:
         if (self.root / _CACHE).is_dir():
             return Finding(
                 state=State.WARNING,
-                detail=f"{folder} is whole; what it was made from is left in {self.root / _CACHE}",
+                detail=f"{folder} is complete; uv's cache is left in {self.root / _CACHE}",
                 hint="`wan-train provision` removes it.",
                 fixable=True,
             )
-        return Finding(state=State.READY, detail=f"{folder} is whole")
+        return Finding(state=State.READY, detail=f"{folder} is complete")
 
     def _missing(self, reason: str) -> Finding:
         """MISSING, or BLOCKED where uv has no Python and may not fetch one."""
@@ -175,7 +175,7 @@ class Environment:
     def _make(self, folder: Path, work: Work) -> None:
         engine = self.engine
         if not self._has_python():
-            work.say(f"there is no Python {engine.python_range} on this box, so uv fetches one")
+            work.say(f"no Python {engine.python_range} on this box; uv downloads one")
         self._uv(["venv", "--no-project", "--python", self._python_range(), folder], "making the environment", work)
         held = folder / "held.txt"
         held.write_text("".join(f"{package}\n" for package in engine.first), encoding="utf-8")

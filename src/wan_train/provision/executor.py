@@ -106,11 +106,11 @@ class Graph:
         phases = self._phases()
         failed = next((name for name in step.needs if phases.get(name, Phase.READY) not in _GOOD), None)
         if self.ended.is_set():
-            self.table.end(step.id, Phase.ENDED, "not begun")
+            self.table.end(step.id, Phase.ENDED, "not started")
         elif failed is not None:
             titles = {each.id: each.title for each in self.steps}
             reason = "failed" if phases[failed] is Phase.FAILED else "was not done"
-            self.table.end(step.id, Phase.SKIPPED, f"not done, since {titles[failed]} {reason}")
+            self.table.end(step.id, Phase.SKIPPED, f"skipped, because {titles[failed]} {reason}")
         else:
             return True
         return False

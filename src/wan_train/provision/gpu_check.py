@@ -63,26 +63,26 @@ class GpuCheck:
     def check(self) -> Finding:
         present = self.facts.usable()
         if not present:
-            return Finding(state=State.UNTESTED, detail="there is no GPU to try them on")
+            return Finding(state=State.UNTESTED, detail="no GPU to test")
         if not os.access(self.python, os.X_OK):
-            return Finding(state=State.MISSING, detail="no GPU was tried yet: the trainer has no Python so far")
+            return Finding(state=State.MISSING, detail="no GPU tested yet: the trainer has no environment")
         tried = self._tried()
         failed = [gpu for gpu in present if _word(tried, gpu, "problem")]
         if failed:
-            problem = f"GPU {failed[0].number} failed when it was tried: {_word(tried, failed[0], 'problem')}"
+            problem = f"GPU {failed[0].number} failed its test: {_word(tried, failed[0], 'problem')}"
             return Finding(state=State.MISSING, detail=problem, hint=_word(tried, failed[0], "advice") or None)
         untried = [gpu for gpu in present if not set(self._attention(gpu)) <= _passed(tried, gpu)]
         busy = {gpu.number: why for gpu in untried if (why := self._why_busy(gpu)) is not None}
         free = [gpu for gpu in untried if gpu.number not in busy]
         if free:
             names = ", ".join(f"GPU {gpu.number}" for gpu in free)
-            return Finding(state=State.UNVERIFIED, detail=f"not tried yet with this driver and torch: {names}")
+            return Finding(state=State.UNVERIFIED, detail=f"not tested yet with this driver and torch: {names}")
         told = "; ".join(self._told(gpu, tried) for gpu in present if gpu not in untried)
         if busy:
             why = "; ".join(busy.values())
             return Finding(
                 state=State.WARNING,
-                detail=f"{told + '; ' if told else ''}not tried, since it could disturb what runs there: {why}",
+                detail=f"{told + '; ' if told else ''}not tested, because it is in use: {why}",
                 hint="When the GPU is free: `wan-train provision`.",
             )
         return Finding(state=State.READY, detail=told)
@@ -101,7 +101,7 @@ class GpuCheck:
                     work.say(f"GPU {gpu.number} is in use and was left alone")
                     continue
                 held.enter_context(lease)
-                work.say(f"trying GPU {gpu.number} {card(gpu)}")
+                work.say(f"testing GPU {gpu.number} {card(gpu)}")
                 result = self._try(gpu, work)
                 self._remember(gpu, result)
                 if result.get("problem"):
@@ -145,7 +145,7 @@ class GpuCheck:
             try:
                 code, tail = work.run(
                     [self.python, "-c", CHILD.read_text(encoding="utf-8"), str(answer), self.device, *attention],
-                    what=f"trying GPU {gpu.number}",
+                    what=f"testing GPU {gpu.number}",
                     cwd=self.folder,  # where nobody keeps a torch.py or json.py that Python would import instead
                     env={DEVICE_VARIABLE: gpu.uuid},
                     alive=lambda: time.monotonic() < deadline,
@@ -212,7 +212,7 @@ def _passed(tried: dict[str, Any], gpu: Gpu) -> set[str]:
 def _explain(tail: str, attention: Sequence[str]) -> dict[str, Any]:
     """A child that failed, by the end of what it said."""
     found = diagnose(textwrap.dedent(tail))
-    last = one_line(tail.strip().splitlines()[-1] if tail.strip() else "it said nothing")
+    last = one_line(tail.strip().splitlines()[-1] if tail.strip() else "no output")
     if found.cause is not Cause.UNKNOWN:
         return {"problem": f"{found.meaning} ({last})", "advice": found.advice}
     other = attention[-1]

@@ -207,11 +207,11 @@ class HostChecks:
             orphans += [attempt.identity.pid for attempt in attempts if attempt.identity.is_alive()]
         if lost:
             names = ", ".join(map(one_line, lost[:3])) + (f" and {len(lost) - 3} more" if lost[3:] else "")
-            alone = f"; {len(orphans)} trainer(s) go on alone" if orphans else ""
+            alone = f"; {len(orphans)} trainer(s) still running" if orphans else ""
             return Finding(
                 state=State.WARNING,
-                detail=f"not finished, and nobody looks after it: {names}{alone}",
-                hint="`wan-train resume --all` goes on; `wan-train stop RUN` ends one.",
+                detail=f"not finished, and the supervisor is gone: {names}{alone}",
+                hint="`wan-train resume --all` resumes them; `wan-train stop RUN` ends one.",
             )
         if damaged:
             return Finding(
@@ -229,7 +229,7 @@ class HostChecks:
         return Finding(
             state=State.BLOCKED,
             detail=f"{folder} cannot be written",
-            hint="Mend its permissions, or `export WAN_TRAIN_LEASE_DIR=DIR`; everyone on the box must use the same.",
+            hint="Fix its permissions, or `export WAN_TRAIN_LEASE_DIR=DIR`; everyone on the box must use the same.",
         )
 
 

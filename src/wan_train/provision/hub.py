@@ -36,9 +36,9 @@ _PAUSES = (1.0, 3.0, 9.0)
 _LONGEST_PAUSE_SECONDS = 30.0
 _LOOK_SECONDS = 0.2
 _FINAL = {
-    401: "the hub asks who you are",
-    403: "the hub does not let this token read it",
-    404: "the hub does not have it",
+    401: "the hub requires a login",
+    403: "this token may not read it",
+    404: "not found on the hub",
 }
 _WORDS = {
     "ConnectTimeout": "no connection in time",

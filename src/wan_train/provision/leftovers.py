@@ -114,15 +114,13 @@ class Leftovers:
     after: tuple[str, ...]
 
     def step(self) -> Step:
-        return Step(
-            id="leftovers", title="Left by older downloads", check=self.check, apply=self.apply, after=self.after
-        )
+        return Step(id="leftovers", title="Unfinished downloads", check=self.check, apply=self.apply, after=self.after)
 
     def check(self) -> Finding:
         found = find_leftovers(self.trainer_dir)
         if not found:
-            return Finding(state=State.READY, detail="nothing is left by older downloads")
-        hint = "`wan-train provision` removes what is its own, and at a terminal offers to delete the rest."
+            return Finding(state=State.READY, detail="no unfinished downloads")
+        hint = "`wan-train provision` removes its own, and offers to delete the others."
         ours = any(each.whose is Whose.OURS for each in found)
         return Finding(state=State.WARNING, detail=listed(found), hint=hint, fixable=ours)
 
@@ -141,4 +139,4 @@ def listed(found: tuple[Leftover, ...]) -> str:
     """How much, and where."""
     names = ", ".join(str(each.path) for each in found[:_NAMED])
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-    return f"{sum(each.bytes for each in found) / GB:.2f} GB left by older downloads: {names}{more}"
+    return f"{sum(each.bytes for each in found) / GB:.2f} GB of unfinished downloads: {names}{more}"

@@ -50,7 +50,7 @@ class Digests:
 
     def _look(self) -> None:
         if self.ended.is_set():
-            raise EndedError("ended before it was done")
+            raise EndedError("stopped before it was done")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,13 +103,13 @@ class Model:
             if size is None:
                 left = int(self.model.gb * GB)
                 return Finding(state=State.BLOCKED, detail=error.message, hint=error.hint, size=left)
-            return Finding(state=State.UNVERIFIED, detail=f"{self.path} is there; not compared: {error.message}")
+            return Finding(state=State.UNVERIFIED, detail=f"{self.path} is there, not verified: {error.message}")
         if size == remote.size:
-            return Finding(state=State.UNVERIFIED, detail=f"{self.path} is there, not compared with the hub's yet")
+            return Finding(state=State.UNVERIFIED, detail=f"{self.path} is there, not verified yet")
         reason = f"{self.path} has {size} bytes instead of {remote.size}" if size is not None else "missing"
         there = self._part(remote).done()
-        begun = f", of which {there / GB:.2f} GB are there" if there else ""
-        detail = f"{reason}; {remote.size / GB:.2f} GB{begun}"
+        begun = f", {there / GB:.2f} GB of them are there" if there else ""
+        detail = f"{reason}; {remote.size / GB:.2f} GB to fetch{begun}"
         return Finding(state=State.MISSING, detail=detail, size=remote.size - there)
 
     def _verify(self, size: int, digests: Digests) -> Finding:
@@ -129,7 +129,7 @@ class Model:
             return Finding(state=State.READY, detail=detail)
         return Finding(
             state=State.MISSING,
-            detail=f"{self.path} is damaged: its bytes are not those of the sha256 {whose}",
+            detail=f"{self.path} is damaged: its sha256 is not the one {whose}",
             size=size,
         )
 
@@ -144,12 +144,12 @@ class Model:
             self._move_aside(work)
         if self._fetch(remote, work):
             return
-        work.say("the bytes that came are wrong; fetching once more")
+        work.say("wrong sha256; downloading once more")
         self._remote = None  # it may have been changed upstream
         if not self._fetch(self._ask(), work):
             raise NotReadyError(
-                f"{self.path.name} came twice with wrong bytes: they differ from the hub's sha256",
-                hint="Something on the way changes them: look at proxies and HF_ENDPOINT, then at the disk and RAM.",
+                f"{self.path.name} was downloaded twice with a wrong sha256",
+                hint="Check proxies and HF_ENDPOINT, then the disk and RAM.",
             )
 
     def _fetch(self, remote: RemoteFile, work: Work) -> bool:
@@ -184,7 +184,7 @@ class Model:
         bad = self.path.with_name(f"{self.path.name}.bad")
         self.path.replace(bad)
         self._marker.unlink(missing_ok=True)
-        work.remark(f"wrong bytes: moved aside as {bad}; delete it when you do not need it")
+        work.remark(f"wrong sha256: moved aside as {bad}; delete it when you do not need it")
 
     def _size(self) -> int | None:
         return self.path.stat().st_size if self.path.is_file() else None
@@ -215,7 +215,7 @@ class Model:
             return False
         if remote.sha256 is None:
             return True  # the hub keeps no sha256 of small files; the size was right
-        work.say(f"comparing {remote.size / GB:.2f} GB with the hub's sha256")
+        work.say(f"verifying the sha256 of {remote.size / GB:.2f} GB")
         return _sha256(path, work.look, lambda done: work.progress(done, remote.size)) == remote.sha256
 
     def _place(self, part: Part) -> None:

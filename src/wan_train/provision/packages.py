@@ -143,8 +143,8 @@ class Packages:
         missing = self._missing()
         if not missing:
             return Finding(state=State.READY, detail=f"installed: {_listed(self.needs)}")
-        without = " and ".join(dict.fromkeys(need.without for need in missing))
-        detail = f"missing: {_listed(missing)}; without, {without}"
+        reasons = dict.fromkeys(need.without for need in missing)
+        detail = f"missing: {_listed(missing)} ({'; '.join(reasons)})"
         hint = f"As root: `apt-get update && apt-get install -y {' '.join(_names(missing))}`."
         if not any(need.required for need in missing):
             is_fixable = self.apt is not None or ARIA2 in missing
@@ -168,7 +168,7 @@ class Packages:
         for need in self._missing():
             if need.required:
                 raise NotReadyError(
-                    f"apt-get install {need.what} failed:{failures.get(need.what) or ' it said nothing'}",
+                    f"apt-get install {need.what} failed:{failures.get(need.what) or ' no output'}",
                     hint=f"Look at the network and at apt's sources. The whole output is in {work.log}.",
                 )
 

@@ -113,4 +113,4 @@ def refuse_blocked(findings: Mapping[str, Finding]) -> None:
     if blocked:
         first, *more = (finding.detail for finding in blocked)
         listing = "".join(f"\n{detail}" for detail in (first, *more)) if more else f" {first}"
-        raise NotReadyError(f"this box cannot be made ready:{listing}", hint=all_hints(blocked))
+        raise NotReadyError(f"this box cannot be prepared:{listing}", hint=all_hints(blocked))

@@ -137,22 +137,24 @@ class TrainerOptions:
         if commit in KNOWN_COMMITS:
             return Finding(state=State.READY, detail=f"{KNOWN_COMMITS[commit]} is a tested version")
         if probe_cache.recall(self.settings.box_dir, root, read_commit(root)) is not None:
-            return Finding(state=State.READY, detail=f"{commit[:7]} was asked for its options")
+            return Finding(state=State.READY, detail=f"{commit[:7]} options are on record")
         if not self.facts.usable():
             # The caching scripts ask CUDA for its current device while they are imported (wan/modules/t5.py).
             return Finding(
                 state=State.WARNING,
-                detail=f"{commit[:7]} is no tested version, and its scripts do not start without a GPU",
+                detail=f"{commit[:7]} is not a tested version, and its scripts do not start without a GPU",
                 hint="On a box with a GPU: `wan-train provision`. Tested: `--engine guide` and `--engine v0.3.4`.",
             )
-        return Finding(state=State.UNVERIFIED, detail=f"{commit[:7]} is no tested version; its options were not asked")
+        return Finding(
+            state=State.UNVERIFIED, detail=f"{commit[:7]} is not a tested version; its options are not on record"
+        )
 
     def apply(self, work: Work) -> None:
         trainer = locate_musubi(self.settings)
         texts = {}
         for script in Script:
             work.look()
-            work.say(f"asking {script} for its options")
+            work.say(f"reading the options of {script}")
             texts[script] = help_text(trainer, script)
         probe_cache.keep(self.settings.box_dir, trainer.root, trainer.commit, texts)
 

@@ -60,7 +60,7 @@ class Work:
     def look(self) -> None:
         """Raise EndedError when the provision is being ended; to be called in every wait and long loop."""
         if self.ended.is_set():
-            raise EndedError("ended before it was done")
+            raise EndedError("stopped before it was done")
 
     def pause(self, seconds: float) -> None:
         self.ended.wait(seconds)
@@ -149,7 +149,7 @@ class Work:
         with self.log.open("rb") as file:
             file.seek(max(begun, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
             lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-        return "".join(f"\n  {one_line(line)}" for line in lines[-_TAIL_LINES:]) or " it said nothing"
+        return "".join(f"\n  {one_line(line)}" for line in lines[-_TAIL_LINES:]) or " no output"
 
 
 @contextmanager

@@ -107,22 +107,21 @@ def _taken(descriptor: int, workspace: Path) -> NotReadyError:
     holder = _holder(descriptor)
     if holder is not None and holder.process.is_alive():
         return NotReadyError(
-            f"another `wan-train provision` is at work in {workspace}: {holder}",
-            hint="Wait for it to end; what it has done by then is kept. "
-            f"See how far it is: `tail -f {workspace}/wan-train-provision/provision.log`.",
+            f"another `wan-train provision` is running in {workspace}: {holder}",
+            hint=f"Wait for it to end. Follow it: `tail -f {workspace}/wan-train-provision/provision.log`.",
         )
     left = _inheritors(descriptor)
     if not left:
         return NotReadyError(
-            f"another `wan-train provision` is at work in {workspace}: {holder or 'an unknown process'}; "
+            f"another `wan-train provision` is running in {workspace}: {holder or 'an unknown process'}; "
             "it cannot be seen from here",
             hint="Is the workspace shared with another box or container? Wait for the provision there to end.",
         )
     names = ", ".join(f"process {process.pid} ({_name(process)})" for process in left)
     return NotReadyError(
-        f"the last `wan-train provision` in {workspace} is gone ({holder or 'an unknown process'}), "
-        f"but what it started still runs: {names}",
-        hint=f"End that with `kill {' '.join(str(process.pid) for process in left)}`, then run it again; "
+        f"the last `wan-train provision` in {workspace} died ({holder or 'an unknown process'}), "
+        f"but programs it started are still running: {names}",
+        hint=f"End them with `kill {' '.join(str(process.pid) for process in left)}`, then run it again; "
         "what is complete is kept.",
     )
 

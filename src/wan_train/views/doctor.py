@@ -76,7 +76,7 @@ def _verdict(report: Report, width: int) -> Iterator[Line]:
         if check not in mine
     ]
     if yours:
-        for piece in wrap(f"See to these first: {', '.join(dict.fromkeys(yours))}.", width):
+        for piece in wrap(f"Fix these first: {', '.join(dict.fromkeys(yours))}.", width):
             yield line(piece)
     if mine:
         yield line(f"{'Then' if yours else 'Next'}: {report.provision}", whole=True)

@@ -29,7 +29,7 @@ _MARKS: Final[dict[Phase, tuple[str, str, str]]] = {
     Phase.DONE: ("✓", "done", "green"),
     Phase.FAILED: ("✗", "FAILED", "bold red"),
     Phase.SKIPPED: ("✗", "skipped", "yellow"),
-    Phase.ENDED: ("✗", "ended", "yellow"),
+    Phase.ENDED: ("✗", "stopped", "yellow"),
 }
 _WARNS: Final = ("!", "warning", "yellow")
 _STATES: Final[dict[State, tuple[str, str]]] = {
@@ -138,7 +138,7 @@ class Screen(Progress):
     def get_renderables(self) -> Iterable[RenderableType]:
         heading = self._heading
         since = formatting.duration(self._clock() - heading.began)
-        state = ("ending, ", "yellow") if self._ending else ("running ", "cyan")
+        state = ("stopping, ", "yellow") if self._ending else ("running ", "cyan")
         title = Text.assemble(
             (f"Preparing: {formatting.safe(heading.what)}  ", "bold"), (f"{state[0]}{since}", state[1])
         )
@@ -147,8 +147,8 @@ class Screen(Progress):
         yield Text()
         yield self.make_tasks_table([task for task in self.tasks if task.id in self._rows])
         yield Text()
-        ending = "Ending what is at work; what is complete is kept."
-        out = ending if self._ending else "Ctrl-C: stop; what is complete is kept"
+        ending = "Stopping; completed work is kept."
+        out = ending if self._ending else "Ctrl-C: stop; completed work is kept"
         yield self._text(Text(out, "yellow" if self._ending else "dim"))
 
     def _mark(self, task: Task) -> Text:
@@ -178,7 +178,7 @@ class Screen(Progress):
                 body.append(f"{detail or 'starting'} …  {spent}")
             case Phase.WAITING:
                 size = f"{formatting.file_size(row.total)}, " if row.total else ""
-                needs = f"needs {', '.join(map(formatting.safe, row.needs))}" if row.needs else "not begun yet"
+                needs = f"needs {', '.join(map(formatting.safe, row.needs))}" if row.needs else "not started yet"
                 body.append(f"{size}{needs}", "dim")
             case Phase.DONE:
                 body.append(f"{spent} · {formatting.file_size(row.fetched)} fetched" if row.fetched else spent)

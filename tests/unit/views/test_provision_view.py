@@ -28,7 +28,7 @@ GIT = Row(id="git", title="git", phase=Phase.READY, detail="git is installed")
 CHECKOUT = Row(id="checkout", title="musubi-tuner d0a1930", phase=Phase.DONE, worked=12.0, detail="done: it is there")
 ENVIRONMENT = Row(
     id="environment",
-    title="Environment of the trainer",
+    title="Trainer environment",
     phase=Phase.RUNNING,
     detail="installing torch",
     since=NOW - 188,
@@ -70,7 +70,7 @@ FAILED = (
     replace(T5, detail="HTTP 503; retry in 4 s (2 of 4)"),
     HIGH,
     LOW,
-    replace(TOKENIZER, phase=Phase.SKIPPED, detail="not done, since Environment of the trainer failed", needs=()),
+    replace(TOKENIZER, phase=Phase.SKIPPED, detail="skipped, because Trainer environment failed", needs=()),
 )
 SCENES = {"working": WORKING, "failed": FAILED}
 
@@ -138,7 +138,7 @@ def test_a_resumed_download_has_no_rate_of_what_was_there() -> None:
 
 def test_while_it_is_being_ended_the_screen_says_so() -> None:
     text = screen(WORKING, 80, ending=True)
-    assert "ending, 3 min 20 s" in text
+    assert "stopping, 3 min 20 s" in text
     assert "Ctrl-C" not in text
 
 
@@ -196,7 +196,7 @@ def test_what_a_box_has() -> None:
     found = {
         "disk": Finding(state=State.READY, detail="69.1 GB are needed, 120.0 GB are free at /workspace"),
         "checkout": Finding(state=State.MISSING, detail="no checkout at /workspace/musubi-tuner"),
-        "vae": Finding(state=State.UNVERIFIED, detail="it is there, not compared with the hub's yet"),
+        "vae": Finding(state=State.UNVERIFIED, detail="it is there, not verified yet"),
         "git": Finding(state=State.BLOCKED, detail="git is not installed", hint="Install it."),
     }
     titles = {"disk": "Disk", "checkout": "musubi-tuner d0a1930", "vae": "Model vae.safetensors", "git": "git"}
