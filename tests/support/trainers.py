@@ -10,21 +10,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image
 
-from support import nvml_memory
+from support import forkserver, nvml_memory
 from support.json_output import json_lines
 from support.nvml import NvmlStub
 from wan_train.engine.capabilities import KNOWN_COMMITS
@@ -42,6 +44,9 @@ _MODELS = (
 )
 _MARKER = "SCRIPTED_BOX"
 _PATIENCE_SECONDS = 40.0
+
+
+Process = subprocess.Popen[bytes] | forkserver.Forked
 
 
 class SurvivorError(AssertionError):
@@ -65,7 +70,7 @@ class ScriptedBox:
         self.dataset = make_dataset(root / "pictures")
         self.through: tuple[str, ...] = ()
         """Words before every `wan-train`: a program that starts it in surroundings of its own."""
-        self._children: list[subprocess.Popen[str]] = []
+        self._children: list[Process] = []
 
     def env(self, **more: str) -> dict[str, str]:
         """The whole environment of a process on this box."""
@@ -93,34 +98,36 @@ class ScriptedBox:
 
     def run_cli(self, *words: str, timeout: float = _PATIENCE_SECONDS, **env: str) -> subprocess.CompletedProcess[str]:
         """`wan-train WORDS` without a terminal, to its end. What `--json` prints is as docs/json-schema.json has it."""
-        done = subprocess.run(
-            [*self.through, PROGRAM, *words],
-            env=self.env(**env),
-            cwd=self.root,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            check=False,
-        )
+        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+            child = self._start(words, self.env(**env), stdout, stderr)
+            code = child.wait(timeout)
+            texts = []
+            for file in (stdout, stderr):
+                file.seek(0)
+                texts.append(file.read().decode(errors="replace"))
+        done = subprocess.CompletedProcess(["wan-train", *words], code, *texts)
         if "--json" in words and "--version" not in words:
             json_lines(done.stdout)
         return done
 
-    def popen_cli(self, *words: str, **env: str) -> subprocess.Popen[str]:
+    def popen_cli(self, *words: str, **env: str) -> Process:
         """The same, running; its output goes to a file, so that it never waits for a reader."""
-        output = (self.root / f"cli-{time.monotonic_ns()}.out").open("w")
-        with output:
+        with (self.root / f"cli-{time.monotonic_ns()}.out").open("wb") as output:
+            return self._start(words, self.env(**env), output, output)
+
+    def _start(self, words: Sequence[str], env: Mapping[str, str], stdout: IO[bytes], stderr: IO[bytes]) -> Process:
+        child: Process
+        if not self.through and forkserver.suits(env):
+            child = forkserver.start(words, env=env, cwd=self.root, stdout=stdout, stderr=stderr)
+        else:
             child = subprocess.Popen(
                 [*self.through, PROGRAM, *words],
-                env=self.env(**env),
+                env=env,
                 cwd=self.root,
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                stdout=stdout,
+                stderr=stderr,
                 start_new_session=True,
-                text=True,
             )
         self._children.append(child)
         return child
@@ -178,7 +185,9 @@ class ScriptedBox:
 
     def processes(self) -> dict[int, str]:
         """Every living process of this box by pid: its command line."""
-        return {pid: words for pid in _marked(f"{_MARKER}={self.root}") if (words := _command_line(pid))}
+        # The environment of a forked one cannot be read from outside: it is not the one that it was started with.
+        forked = {child.pid: shlex.join(map(str, child.args)) for child in self._children if child.poll() is None}
+        return forked | {pid: words for pid in _marked(f"{_MARKER}={self.root}") if (words := _command_line(pid))}
 
     def trainers(self, run: Path | None = None) -> dict[int, str]:
         """Those of them that belong to attempts (of one run)."""
