@@ -25,8 +25,7 @@ from support.trainers import PROGRAM
 from wan_train.base.files import write_whole
 from wan_train.base.process_identity import myself
 from wan_train.run.directory import RunDirectory
-from wan_train.run.events import SupervisorStarted, TrainingBegan
-from wan_train.run.journal import Journal
+from wan_train.run.events import Journal, SupervisorStarted, TrainingBegan
 from wan_train.run.live import Live, write_live
 from wan_train.run.plan import Plan
 from wan_train.run.progress import Progress

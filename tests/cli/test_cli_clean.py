@@ -17,8 +17,7 @@ from wan_train.base.settings import Settings
 from wan_train.provision.clean import Junk, Kind, find_junk, remove
 from wan_train.recipe.terms import EngineKind
 from wan_train.run.directory import RunDirectory, all_runs
-from wan_train.run.events import Event, Exited, RetryScheduled, RunResumed, StateSaved, StepExited, StepStarted
-from wan_train.run.journal import Journal
+from wan_train.run.events import Event, Exited, Journal, RetryScheduled, RunResumed, StateSaved, StepExited, StepStarted
 from wan_train.run.state import JobState
 
 DONE = dict.fromkeys(("cache-latents", "cache-text", "train-high", "train-low"), JobState.SUCCEEDED)

@@ -15,7 +15,7 @@ from support.trainers import ScriptedBox
 from wan_train.engine.tensors import read_header
 from wan_train.recipe.load import shipped_path
 from wan_train.run.directory import RunDirectory
-from wan_train.run.journal import JournalReader
+from wan_train.run.events import JournalReader
 from wan_train.run.samples import Sample, samples_of
 from wan_train.run.state import fold_all
 

@@ -21,7 +21,7 @@ from wan_train.recipe.model import Answers, Recipe, Training, format_number
 from wan_train.recipe.terms import EngineKind, Expert, Task
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import result_name
-from wan_train.run.preflight import find_models
+from wan_train.run.planner import find_models
 from wan_train.run.step_commands import training_command
 
 HERE = Path(__file__).parent

@@ -24,7 +24,7 @@ from wan_train.engine.log_parser import OutputParser, StepRecord
 from wan_train.engine.tensors import first_non_finite, read_header
 from wan_train.recipe.load import shipped_path
 from wan_train.run.directory import RunDirectory
-from wan_train.run.journal import JournalReader
+from wan_train.run.events import JournalReader
 from wan_train.run.samples import samples_of
 from wan_train.run.state import fold_all
 

@@ -24,7 +24,7 @@ from wan_train.engine.failures import Cause
 from wan_train.recipe import adaptation, load, values
 from wan_train.recipe.model import Training
 from wan_train.recipe.terms import Task
-from wan_train.run import health, retry
+from wan_train.run import attempt_watch, retry
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.events import Event
 
@@ -210,9 +210,9 @@ def test_causes_and_their_retries() -> None:
 
 def test_patience() -> None:
     text = section(read("reliability.md"), "Silence")
-    for times in (health.LOAD_STALL, health.FIRST_STEP_STALL):
+    for times in (attempt_watch.LOAD_STALL, attempt_watch.FIRST_STEP_STALL):
         assert f"{times:.0f} x base: {times * settings.Settings().stall_seconds / 60:.0f} minutes" in text
-    assert f"{health.STEPS_OF_SILENCE:.0f} times the recent seconds" in text
+    assert f"{attempt_watch.STEPS_OF_SILENCE:.0f} times the recent seconds" in text
 
 
 def commands_in(text: str) -> Iterator[tuple[list[str], bool]]:

@@ -14,9 +14,9 @@ from wan_train.base.text import redact, visible
 from wan_train.cli.output import Sink
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.engine.failures.diagnosing import diagnose
-from wan_train.run.box_limits import with_limits
 from wan_train.run.directory import find
-from wan_train.run.plan import disk_for_next_save
+from wan_train.run.disk import disk_for_next_save
+from wan_train.run.outcome import with_limits
 from wan_train.run.progress import read_tail
 from wan_train.run.retry import AnotherAttempt, another_attempt
 from wan_train.views import formatting

@@ -31,11 +31,12 @@ from wan_train.recipe import load as recipes
 from wan_train.recipe.effective import require, resolve, select
 from wan_train.recipe.model import Answers, Origin, Recipe, Source
 from wan_train.recipe.terms import Attention, EngineKind, Expert, Task
-from wan_train.run import preflight, sampling
+from wan_train.run import planner
 from wan_train.run.caching import reading_of
 from wan_train.run.caching_homes import CacheHome
 from wan_train.run.plan import Devices
 from wan_train.run.planner import Request
+from wan_train.run.samples import read_sample_prompts
 from wan_train.run.titles import DEFAULT_AUTHOR, DEFAULT_TITLE, check_author, check_title
 
 _FLAGS = {
@@ -91,7 +92,7 @@ def ask(given: Given, settings: Settings, *, interactive: bool) -> Asked:
     # Before the questions: nobody should answer three of them to hear that this box has no trainer.
     trainer = trainers.find(given.engine, settings)
     recipe = read_recipe(given, TrainerOptions(capabilities=trainer.capabilities), settings.runs)
-    sampling.read(recipe)
+    read_sample_prompts(recipe)
     answers = _answers(given, settings, interactive=interactive)
     located = locate(answers.dataset)
     config = read_dataset(located, reading_of(trainer))
@@ -196,7 +197,7 @@ def usable_gpus(devices: Devices, reading: GpuReading, settings: Settings) -> tu
         case Devices.CPU_SLOTS:
             return reading.gpus
         case Devices.NVML:
-            return preflight.usable_gpus(reading, settings.gpus, os.environ.get(DEVICE_VARIABLE))
+            return planner.usable_gpus(reading, settings.gpus, os.environ.get(DEVICE_VARIABLE))
 
 
 def _answers(given: Given, settings: Settings, *, interactive: bool) -> Answers:

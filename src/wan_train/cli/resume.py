@@ -10,10 +10,10 @@ from wan_train.cli.output import Sink
 from wan_train.cli.request import read_gpus, usable_gpus
 from wan_train.cli.train import detached
 from wan_train.cli.watch import watch
+from wan_train.run.control import start_supervisor
 from wan_train.run.directory import RunDirectory, all_runs, find
+from wan_train.run.disk import check_disk_to_resume
 from wan_train.run.plan import Devices, StepKind
-from wan_train.run.preflight import check_disk_to_go_on
-from wan_train.run.start import start_supervisor
 from wan_train.run.state import JobState
 from wan_train.views.json_records import result_json
 from wan_train.views.model import RunReader, RunView
@@ -37,7 +37,7 @@ def resume(
         return ExitCode.DONE
     else:
         if view.state.is_over:
-            check_disk_to_go_on(run, view.plan, _trainings_left(view, longer=epochs is not None))
+            check_disk_to_resume(run, view.plan, _trainings_left(view, longer=epochs is not None))
         # A stop that was under way when its supervisor died is taken back: this was asked for later.
         again = view.state.is_over or view.state.is_stopping
         start_supervisor(run, settings, resume=again, epochs=epochs, gpus=chosen)

@@ -15,10 +15,9 @@ from wan_train.base.text import one_line, redact, visible
 from wan_train.cli.output import Sink
 from wan_train.cli.watch import watch
 from wan_train.engine.log_parser import last_words
+from wan_train.run.control import StopRequest, request_stop, start_supervisor
 from wan_train.run.directory import all_runs, find
 from wan_train.run.events import StopMode
-from wan_train.run.start import start_supervisor
-from wan_train.run.stopping import StopRequest, request_stop
 from wan_train.views import formatting
 from wan_train.views import run_status as facts
 from wan_train.views.json_records import result_json, run_json, status_json

@@ -21,13 +21,12 @@ from wan_train.dataset.check import group
 from wan_train.dataset.model import DatasetError
 from wan_train.dataset.resolve import ToWrite
 from wan_train.dataset.writing import write_for_directory
-from wan_train.run import speeds
-from wan_train.run.creation import write_run
+from wan_train.run.cadence import measured_speed
+from wan_train.run.control import start_supervisor
 from wan_train.run.directory import RunDirectory, planned
+from wan_train.run.disk import existing_parent
 from wan_train.run.plan import Plan
-from wan_train.run.planner import Prepared, make_plan, prepare
-from wan_train.run.preflight import existing_parent
-from wan_train.run.start import start_supervisor
+from wan_train.run.planner import Prepared, make_plan, prepare, write_run
 
 if TYPE_CHECKING:
     from wan_train.views.summary import AtStart
@@ -136,7 +135,7 @@ def _at_start(plan: Plan, prepared: Prepared, asked: Asked, settings: Settings) 
         dataset=prepared.summary,
         problems=len(group(prepared.inventory.problems)),
         disk_free_bytes=shutil.disk_usage(existing_parent(plan.run_dir)).free,
-        seconds_per_batch=speeds.measured(settings.runs, plan.speed_key),
+        seconds_per_batch=measured_speed(settings.runs, plan.speed_key),
         new_toml=asked.dataset_to_write.toml_path if asked.dataset_to_write is not None else None,
     )
 

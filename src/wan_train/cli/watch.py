@@ -18,11 +18,9 @@ from wan_train.cli.keys import Page, Wish, keys_in, press
 from wan_train.cli.output import Sink
 from wan_train.cli.screen import Screen, TerminalGoneError
 from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
-from wan_train.run.closing_report import report_of_end
-from wan_train.run.directory import RunDirectory
+from wan_train.run.control import StopRequest, request_stop, start_supervisor
+from wan_train.run.directory import RunDirectory, report_of_end
 from wan_train.run.events import Event, RunFinished, StopMode
-from wan_train.run.start import start_supervisor
-from wan_train.run.stopping import StopRequest, request_stop
 from wan_train.views import dashboard, overlays
 from wan_train.views.formatting import duration
 from wan_train.views.lines import Line

@@ -13,7 +13,7 @@ from wan_train.gpu.model import Gpu
 from wan_train.provision.driver_checks import GpuFacts, adapted, card
 from wan_train.provision.steps import Finding, State, Step
 from wan_train.recipe.model import Recipe
-from wan_train.run.preflight import existing_parent
+from wan_train.run.disk import existing_parent
 
 
 def room(folder: Path, needed: int) -> Finding:

@@ -20,7 +20,7 @@ from wan_train.provision import workspace
 from wan_train.provision.leftovers import Whose, find_leftovers
 from wan_train.recipe.terms import EngineKind
 from wan_train.run.directory import HIDDEN, RunDirectory, all_runs
-from wan_train.run.journal import read_events
+from wan_train.run.events import read_events
 from wan_train.run.plan import Plan
 from wan_train.run.state import Job, JobState, RunState, fold_all
 

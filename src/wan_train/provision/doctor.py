@@ -29,7 +29,7 @@ from wan_train.provision.models import wanted
 from wan_train.provision.provision import DISK, Provision
 from wan_train.provision.steps import Finding, State, Step
 from wan_train.recipe.terms import EngineKind
-from wan_train.run.plan import disk_need
+from wan_train.run.disk import disk_need
 
 _REACH_SECONDS = 5.0
 

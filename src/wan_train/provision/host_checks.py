@@ -23,8 +23,8 @@ from wan_train.provision.driver_checks import Gpus
 from wan_train.provision.hub import variable_problem
 from wan_train.provision.steps import Finding, State, Step
 from wan_train.run.directory import all_runs
-from wan_train.run.journal import read_events
-from wan_train.run.preflight import existing_parent
+from wan_train.run.disk import existing_parent
+from wan_train.run.events import read_events
 from wan_train.run.state import RunState, fold_all
 
 _LEAST_CPUS = 2

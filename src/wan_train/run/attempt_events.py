@@ -11,8 +11,7 @@ from pathlib import Path
 from wan_train.base.host import oom_kills
 from wan_train.engine import checkpoints
 from wan_train.engine.failures import Cause, Diagnosis
-from wan_train.run import attempts, outcome, result_files
-from wan_train.run import retry as policy
+from wan_train.run import attempts, outcome, results, retry
 from wan_train.run.attempt_watch import AttemptWatch, diverged
 from wan_train.run.curves import CurveReader
 from wan_train.run.directory import RunDirectory
@@ -82,7 +81,7 @@ def _keep(case: Case, attempt: Attempt, local_epoch: int) -> Iterator[Event]:
         return
     if checkpoints.lora_file(case.run.path, case.step.produces or "", epoch).exists():
         return
-    kept = result_files.keep_checkpoint(case.run, case.step, case.watch.directory, attempt, local_epoch)
+    kept = results.keep_checkpoint(case.run, case.step, case.watch.directory, attempt, local_epoch)
     if kept is not None:
         yield CheckpointKept(at=case.now, step=case.step.id, path=str(kept), epoch=epoch)
 
@@ -129,7 +128,7 @@ def _success(case: Case, job: Job, total: int) -> Iterator[Event]:
         total = attempt.total_epochs or total
         source = case.watch.final_lora(attempt)
         try:
-            placed = result_files.place_result(case.run, case.plan, step, job, source)
+            placed = results.place_result(case.run, case.plan, step, job, source)
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
@@ -160,8 +159,8 @@ def _failure(case: Case, job: Job, diagnosis: Diagnosis, pause_seconds: float) -
         kept = list(_keep_last_finite(case, job))
         yield from kept
         diagnosis = diverged(diagnosis.evidence, never_finite=case.watch.never_finite, kept=bool(kept))
-    retry = policy.next_move(case.plan, job, diagnosis, steps_made=case.watch.tracker.local_step or 0)
-    if retry is None:
+    following = retry.next_move(case.plan, job, diagnosis, steps_made=case.watch.tracker.local_step or 0)
+    if following is None:
         yield StepFailed(at=case.now, step=case.step.id, attempt=attempt.number, diagnosis=diagnosis)
         return
     yield RetryScheduled(
@@ -169,18 +168,18 @@ def _failure(case: Case, job: Job, diagnosis: Diagnosis, pause_seconds: float) -
         step=case.step.id,
         attempt=attempt.number,
         diagnosis=diagnosis,
-        not_before=case.now + max(retry.pause * pause_seconds, retry.at_least),
-        why=retry.why,
-        changes=retry.changes,
+        not_before=case.now + max(following.pause * pause_seconds, following.at_least),
+        why=following.why,
+        changes=following.changes,
     )
 
 
 def _keep_last_finite(case: Case, job: Job) -> Iterator[Event]:
-    found = result_files.newest_finite_checkpoint(case.run, case.step, job)
+    found = results.newest_finite_checkpoint(case.run, case.step, job)
     if found is None:
         return
     attempt, directory, local = found
-    kept = result_files.keep_checkpoint(case.run, case.step, directory, attempt, local)
+    kept = results.keep_checkpoint(case.run, case.step, directory, attempt, local)
     if kept is not None:
         yield CheckpointKept(at=case.now, step=case.step.id, path=str(kept), epoch=attempt.epochs_before + local)
 

@@ -12,11 +12,15 @@ from wan_train.base import codec
 from wan_train.base.errors import AmbiguousRunError, BadInputError, NotReadyError
 from wan_train.base.files import write_whole
 from wan_train.base.text import one_line
+from wan_train.run.events import RunFinished
 from wan_train.run.plan import Plan
 from wan_train.run.upgrade import newest
 
 HIDDEN = "."
 """Directories of such names are no runs: one that is being removed still has its plan."""
+
+_HEAD_BYTES = 200
+_MADE = re.compile(rb'"made": (\d+(?:\.\d+)?)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,3 +219,14 @@ def find(runs: Path, name: str | None) -> RunDirectory:
             raise BadInputError(f"no run in {runs} is called {one_line(name)!r}", hint="List them: `wan-train runs`.")
         case _:
             raise AmbiguousRunError(one_line(name), [run.run_id for run in matching])
+
+
+def report_of_end(run: RunDirectory, finished: RunFinished) -> Path | None:
+    """The report page made after the run ended, None before. Its data, written last, hold the time."""
+    try:
+        with run.report_data.open("rb") as file:
+            made = _MADE.search(file.read(_HEAD_BYTES))
+        is_there = run.report_page.is_file()
+    except OSError:
+        return None
+    return run.report_page if is_there and made is not None and float(made[1]) >= finished.at else None

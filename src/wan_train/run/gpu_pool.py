@@ -18,7 +18,7 @@ _FIRST_PAUSE_SECONDS = 2.0
 _LONGEST_PAUSE_SECONDS = 60.0
 
 
-class GpuDesk:
+class GpuPool:
     """Reads GPUs and holds leases for one run; decides nothing."""
 
     def __init__(

@@ -1,9 +1,10 @@
-"""Starting trainer processes and finding out how they ended."""
+"""Start trainer processes, find out how they ended, and keep secrets out of their logs."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from typing import Protocol
 from wan_train.base import codec
 from wan_train.base.files import write_whole
 from wan_train.base.process_identity import ProcessIdentity, identify
+from wan_train.base.text import redact
 from wan_train.engine.commands import Command
 from wan_train.run.directory import AttemptDirectory
 from wan_train.run.events import Exit, Lost
@@ -167,3 +169,41 @@ def _send(identity: ProcessIdentity, number: signal.Signals) -> None:
 def _script(command: Command) -> str:
     """The command as a file that a person can read and run; secrets are never in it."""
     return f"#!/bin/sh\ncd {shlex.quote(command.cwd)} || exit\n{command.shell()}\n"
+
+
+_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
+_SHORTEST_SECRET = 8
+_LARGEST_LOG = 64 * 1024 * 1024
+
+
+def hide_secrets(log: Path) -> None:
+    """Rewrite the log of an attempt that is over if it holds a secret: known token shapes, and our environment's own.
+
+    While the attempt runs the trainer writes the file directly, so that every watcher may die; until then it is only
+    protected by the directory's mode. A log without secrets is left as it is.
+    """
+    try:
+        if log.stat().st_size > _LARGEST_LOG:
+            return
+        text = log.read_bytes().decode("utf-8", errors="surrogateescape")
+    except OSError:
+        return
+    clean = redact(text)
+    for value in _secrets():
+        clean = clean.replace(value, "[hidden]")
+    if clean != text:
+        try:
+            write_whole(log, clean.encode("utf-8", errors="surrogateescape"))
+        except OSError:
+            _overwrite(log, clean)
+
+
+def _overwrite(log: Path, text: str) -> None:
+    """In place, for a full disk: a log with its secrets hidden is no longer than before."""
+    with log.open("r+b") as file:
+        file.write(text.encode("utf-8", errors="surrogateescape"))
+        file.truncate()
+
+
+def _secrets() -> list[str]:
+    return [v for k, v in os.environ.items() if _SECRET_NAME.search(k) and len(v) >= _SHORTEST_SECRET]

@@ -1,16 +1,17 @@
-"""Whether an attempt that ended really succeeded: judged by files and log, not by the exit code alone."""
+"""Judge whether an attempt that ended succeeded: by files and log, not by the exit code alone."""
 
 from __future__ import annotations
 
+import resource
 import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
 
+from wan_train.base.host import process_limit
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.engine.failures.diagnosing import diagnose, died, killing_signal
 from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
-from wan_train.run.box_limits import with_limits
 from wan_train.run.directory import AttemptDirectory
 from wan_train.run.events import Exit, Exited, Lost, Signaled
 from wan_train.run.plan import Step, StepKind
@@ -88,3 +89,30 @@ def judge_lora(path: Path) -> Diagnosis | None:
             cause=Cause.UNKNOWN, meaning="the finished LoRA is empty", advice="Read the end of the log.", evidence=None
         )
     return None
+
+
+def with_limits(diagnosis: Diagnosis) -> Diagnosis:
+    """The diagnosis with the limit's value on this box, where it is of one."""
+    match diagnosis.cause:
+        case Cause.PROCESS_LIMIT:
+            told = _processes()
+        case Cause.FILE_LIMIT:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            told = f"`ulimit -n` is {_number(soft)} here, and at most {_number(hard)}"
+        case _:
+            return diagnosis
+    return replace(diagnosis, meaning=f"{diagnosis.meaning} ({told})")
+
+
+def _processes() -> str:
+    limit = process_limit()
+    soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    user = f"`ulimit -u` is {_number(soft)} here"
+    if limit is None:
+        return f"{user}; the container has no limit of its own (pids.max)"
+    most, now = limit
+    return f"the container's limit is {most} here (pids.max), of which {now} are in use; {user}"
+
+
+def _number(limit: int) -> str:
+    return "unlimited" if limit == resource.RLIM_INFINITY else str(limit)

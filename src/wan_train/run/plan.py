@@ -8,10 +8,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from wan_train.caching.decide import CacheNeed
-from wan_train.engine import sizes
 from wan_train.engine.caches import CacheKind
 from wan_train.engine.checkpoints import REHEARSAL_MARK
-from wan_train.engine.commands import STATES_KEPT, Command, ModelPaths
+from wan_train.engine.commands import Command, ModelPaths
 from wan_train.engine.prompts import SamplePrompt
 from wan_train.engine.trainer import Trainer
 from wan_train.recipe.adaptation import Choice
@@ -160,34 +159,6 @@ class Plan:
     def batches_of_step(self, expert: Expert) -> int:
         """Batches whose gradients one optimizer step accumulates."""
         return self.training(expert).gradient_accumulation_steps
-
-
-def disk_for_next_save(plan: Plan) -> int:
-    """Bytes that one expert's next two saves may take: the one that is due, and the one a stop has to wait for."""
-    return max(
-        2 * (_state_bytes(plan.trainer.kind, spec.training) + _lora_bytes(plan.trainer.kind, spec.training))
-        for spec in plan.recipe.experts
-    )
-
-
-def disk_need(engine: EngineKind, recipe: Recipe, cache_bytes: int, keep: int | None) -> DiskNeed:
-    """The most that a run has on disk at once: the trainer removes an old state only after the new one is written."""
-    copies = STATES_KEPT + 2  # one being written, one at the very end
-    states = loras = 0
-    for spec in recipe.experts:
-        kept = (spec.training.max_train_epochs - 1) // keep if keep else 0
-        states += copies * _state_bytes(engine, spec.training)
-        loras += (copies + kept) * _lora_bytes(engine, spec.training)
-    return DiskNeed(caches=cache_bytes, states=states, loras=loras)
-
-
-def _state_bytes(engine: EngineKind, training: Training) -> int:
-    return sizes.state_bytes(engine, training.network_dim)
-
-
-def _lora_bytes(engine: EngineKind, training: Training) -> int:
-    precision = training.options.get("save_precision", training.mixed_precision)
-    return sizes.lora_bytes(engine, training.network_dim, str(precision))
 
 
 def result_name(title: str, task: Task, expert: Expert, engine: EngineKind) -> str:

@@ -1,13 +1,17 @@
-"""From what was asked to a plan: the dataset counted, the recipe adapted, the commands built. Changes nothing."""
+"""Make a plan from a request, and a run directory from the plan. Nothing changes before the directory is made."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from wan_train.base.errors import NotReadyError, WanTrainError
+from wan_train.base.files import write_whole
 from wan_train.base.host import available_ram, cpus
+from wan_train.base.settings import Settings
 from wan_train.caching.decide import CacheNeed
 from wan_train.dataset import fix, records
 from wan_train.dataset.check import group
@@ -23,20 +27,87 @@ from wan_train.dataset.snapshot import snapshot_text, with_overrides
 from wan_train.engine import settings_check, tokenizer
 from wan_train.engine.caches import CacheKind
 from wan_train.engine.capabilities import check_optimizer
-from wan_train.engine.commands import ModelPaths
+from wan_train.engine.commands import ACCELERATE_CONFIG, ModelPaths
 from wan_train.engine.prompts import SamplePrompt
+from wan_train.engine.tensors import BrokenFileError, read_header
 from wan_train.engine.trainer import Trainer
-from wan_train.gpu.model import Gpu
+from wan_train.gpu import selection
+from wan_train.gpu.model import Gpu, GpuReading
+from wan_train.gpu.selection import choose, why_none
 from wan_train.recipe import adaptation
 from wan_train.recipe.adaptation import Card, Choice, Machine
+from wan_train.recipe.load import to_toml
 from wan_train.recipe.model import Answers, Recipe
+from wan_train.recipe.model_files import locate
 from wan_train.recipe.terms import EngineKind, Expert, Task
-from wan_train.run import caching, cadence, preflight, sampling, speeds
+from wan_train.run import caching
 from wan_train.run.caching import reading_of
 from wan_train.run.caching_homes import CacheHome, place
-from wan_train.run.directory import RunDirectory
-from wan_train.run.plan import CACHE_KINDS, DatasetFacts, Devices, Plan, Step, StepKind, disk_need, result_name
+from wan_train.run.cadence import expected_speed, speed_key_of, state_every_epochs
+from wan_train.run.directory import RunDirectory, create
+from wan_train.run.disk import check_disk, check_writable, disk_need
+from wan_train.run.plan import CACHE_KINDS, DatasetFacts, Devices, Plan, Step, StepKind, result_name
+from wan_train.run.samples import plan_samples, read_sample_prompts, write_samples
 from wan_train.run.step_commands import CACHING_STEPS, caching_steps, training_command
+
+
+def stand_ins(recipe: Recipe) -> ModelPaths:
+    """Names for the models that the rehearsal trainer makes itself: it needs no files."""
+    return ModelPaths(
+        vae=Path("stand-in-vae"),
+        t5=Path("stand-in-t5"),
+        dit={spec.expert.value: Path(f"stand-in-dit-{spec.expert.value}") for spec in recipe.experts},
+    )
+
+
+def find_models(recipe: Recipe, trainer_dir: Path) -> ModelPaths:
+    return ModelPaths(
+        vae=locate(recipe.vae, trainer_dir),
+        t5=locate(recipe.t5, trainer_dir),
+        dit={spec.expert.value: locate(spec.dit, trainer_dir) for spec in recipe.experts},
+    )
+
+
+def check_models(models: ModelPaths) -> str | None:
+    """The DiT's element type; raises NotReadyError that names every missing or damaged model file."""
+    problems = []
+    dtypes: dict[str, str | None] = {}
+    for path in (models.vae, models.t5, *models.dit.values()):
+        if not path.is_file():
+            problems.append(f"{path} is missing")
+        elif path.suffix == ".safetensors":
+            try:
+                dtypes[str(path)] = read_header(path).main_dtype()
+            except BrokenFileError as error:
+                problems.append(error.message)
+        elif path.stat().st_size == 0:
+            problems.append(f"{path} is empty")
+    if problems:
+        listing = "".join(f"\n  {problem}" for problem in problems)
+        what = "1 model file" if len(problems) == 1 else f"{len(problems)} model files"
+        raise NotReadyError(
+            f"this box is not ready: {what} cannot be used:{listing}",
+            hint="Run `wan-train provision` to fetch what is missing or damaged, "
+            "or `wan-train rehearse` to try the pipeline without models.",
+        )
+    found = {dtypes.get(str(path)) for path in models.dit.values()}
+    if len(found) > 1:
+        raise NotReadyError(
+            f"the two experts' weights differ in precision: {', '.join(sorted(map(str, found)))}",
+            hint="Take both in fp16 or both in bf16; `wan-train provision` fetches a pair.",
+        )
+    return next(iter(found), None)
+
+
+def usable_gpus(reading: GpuReading, gpus: str | None, visible: str | None) -> tuple[Gpu, ...]:
+    """The GPUs this run may use; raises BadInputError for an unknown one, NotReadyError when there is none."""
+    chosen = choose(reading, gpus, visible)
+    if not chosen:
+        raise NotReadyError(
+            f"there is no GPU to train on: {why_none(reading, visible)}",
+            hint=f"{selection.how_to_show(reading, visible)} `wan-train rehearse` needs no GPU.",
+        )
+    return chosen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,19 +155,17 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda _: None) ->
         inventory.require(fix=fix.command_for(inventory))
     for spec in request.recipe.experts:
         check_optimizer(spec.training.optimizer_type, request.trainer.capabilities)
-    prompts = sampling.read(request.recipe)
+    prompts = read_sample_prompts(request.recipe)
     counted = summary(inventory, image_to_video=request.recipe.task is Task.I2V)
     notes = settings_check.judge(
         request.recipe, request.trainer, _steps(request.recipe, counted), environ=request.environ, say=say
     )
     is_real = request.trainer.kind is EngineKind.MUSUBI
-    models = (
-        preflight.find_models(request.recipe, request.trainer.root) if is_real else preflight.stand_ins(request.recipe)
-    )
-    dtype = preflight.check_models(models) if is_real else None
+    models = find_models(request.recipe, request.trainer.root) if is_real else stand_ins(request.recipe)
+    dtype = check_models(models) if is_real else None
     recipe, choices = adaptation.adapt(request.recipe, _machine(request, dtype))
     cache_dirs = [subset.cache_directory for subset in config.datasets]
-    preflight.check_writable(cache_dirs, "the cache directory")
+    check_writable(cache_dirs, "the cache directory")
     warnings = [*placed.notes, *(found.line for found in group(inventory.problems)), *notes]
     if is_real and not tokenizer.is_cached(request.environ):
         warnings.append("the T5 tokenizer is not in the Hugging Face cache: text caching will fetch it from the hub")
@@ -131,15 +200,15 @@ def dataset_files(prepared: Prepared, run: RunDirectory) -> dict[Path, str]:
 def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
     """The plan for a run directory, which need not exist yet; raises NotReadyError when its disk is too small."""
     request = prepared.request
-    recipe, samples = sampling.planned(prepared.recipe, prepared.prompts, run)
+    recipe, samples = plan_samples(prepared.recipe, prepared.prompts, run)
     trainer = request.trainer
     facts = _facts(prepared)
     keep = _keep_every(recipe)
-    speed_key = speeds.key(trainer.kind, request.usable[0], [s.subset.resolution for s in prepared.inventory.subsets])
-    seconds_per_batch = speeds.recall(run.path.parent, speed_key, trainer.kind)
+    speed_key = speed_key_of(trainer.kind, request.usable[0], [s.subset.resolution for s in prepared.inventory.subsets])
+    seconds_per_batch = expected_speed(run.path.parent, speed_key, trainer.kind)
     # One cadence for both experts: the shorter one.
     state_every = min(
-        cadence.state_every(
+        state_every_epochs(
             missing=spec.training.max_train_epochs,
             done=0,
             keep=keep,
@@ -148,8 +217,8 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
         for spec in recipe.experts
     )
     need = disk_need(trainer.kind, recipe, _bytes_to_make(prepared), keep)
-    preflight.check_writable([run.path], "the run directory")
-    preflight.check_disk(need, run.path, [Path(directory) for directory in facts.cached_items])
+    check_writable([run.path], "the run directory")
+    check_disk(need, run.path, [Path(directory) for directory in facts.cached_items])
     env = _environment(request)
     workers = max(1, int(cpus()) - 1)
     cachings = tuple(caching_steps(run, trainer, recipe, models=prepared.models, workers=workers, env=env))
@@ -281,3 +350,33 @@ def _environment(request: Request) -> dict[str, str]:
     if request.trainer.kind is EngineKind.REHEARSAL or tokenizer.is_cached(request.environ):
         env.update(tokenizer.OFFLINE_ENV)
     return env
+
+
+def write_run(prepared: Prepared, settings: Settings, *, created: float) -> tuple[RunDirectory, Plan]:
+    """A new run directory with everything a supervisor needs. Nothing runs yet.
+
+    `created` is the time the plan was shown with, so that the directory has the name that was shown.
+    """
+    run = create(settings.runs, prepared.request.answers.title, now=created)
+    try:
+        plan = make_plan(prepared, run, created=created)
+    except WanTrainError:
+        run.path.rmdir()
+        raise
+    try:
+        write_inputs(run, plan, prepared)
+    except WanTrainError:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    write_whole(run.recipe, to_toml(plan.recipe))
+    run.write_plan(plan)
+    return run, plan
+
+
+def write_inputs(run: RunDirectory, plan: Plan, prepared: Prepared) -> None:
+    """What the commands of a plan read: the dataset, accelerate's settings, the samples' prompts and pictures."""
+    if plan.samples is not None:
+        write_samples(run, plan.samples, prepared.prompts)
+    for path, text in dataset_files(prepared, run).items():
+        write_whole(path, text)
+    write_whole(run.accelerate_config, ACCELERATE_CONFIG)

@@ -12,10 +12,9 @@ from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.text import one_line
 from wan_train.engine.commands import DEVICE_VARIABLE
 from wan_train.engine.shell import one_option_a_line, standalone
-from wan_train.run.creation import write_inputs
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import Devices, Plan
-from wan_train.run.planner import Prepared, make_plan
+from wan_train.run.planner import Prepared, make_plan, write_inputs
 
 
 def files_of(script: Path) -> Path:

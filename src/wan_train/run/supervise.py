@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from wan_train.base import process
 from wan_train.base import settings as settings_module
 from wan_train.base.clock import SystemClock
 from wan_train.base.errors import ExitCode
@@ -19,15 +20,15 @@ from wan_train.engine.commands import DEVICE_VARIABLE
 from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import GpuProbe
 from wan_train.gpu.probe import CpuSlots, NvmlProbe
-from wan_train.run.closing_report import make_report
 from wan_train.run.directory import RunDirectory
-from wan_train.run.journal import read_events
+from wan_train.run.events import read_events
 from wan_train.run.launcher import WardenLauncher
 from wan_train.run.plan import Devices, Plan
 from wan_train.run.state import fold_all
 from wan_train.run.supervisor import Supervisor
 
 _LOCK_SECONDS = 2.0
+_REPORT_SECONDS = 120.0
 
 
 def main(argv: list[str]) -> int:
@@ -115,6 +116,17 @@ def _wait(wakeup: int, seconds: float) -> None:
             pass
     except BlockingIOError:
         pass
+
+
+def make_report(run: RunDirectory) -> None:
+    """Run `wan-train report` for a run that is over. Never raises; problems go into supervisor.log.
+
+    A process of its own: it decodes pictures and draws, which may hang, crash or need much memory.
+    """
+    argv = [sys.executable, "-m", "wan_train", "report", "--json", str(run.path)]
+    made = process.run(argv, seconds=_REPORT_SECONDS, cwd=Path("/"))
+    if not made.succeeded:
+        print(made.tail() or f"the report was not made (exit code {made.code})", flush=True)  # noqa: T201  stdout is supervisor.log
 
 
 if __name__ == "__main__":

@@ -18,15 +18,17 @@ from wan_train.base.settings import Settings
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import GpuProbe
-from wan_train.run import attempt_events, attempts, logs, speeds, step_commands
+from wan_train.run import attempt_events, attempts, cadence, step_commands
 from wan_train.run.attempt_events import Case
 from wan_train.run.attempt_watch import AttemptWatch, gpu_lost, write_stall_report
 from wan_train.run.cache_manager import CachingDesk
+from wan_train.run.control import StopRequest, clear_stop_request, is_news, read_stop_request
 from wan_train.run.directory import AttemptDirectory, RunDirectory
-from wan_train.run.disk_watch import DiskWatch
+from wan_train.run.disk import DiskWatch
 from wan_train.run.events import (
     DiskLow,
     Event,
+    Journal,
     RunFinished,
     RunResumed,
     StepExited,
@@ -37,11 +39,11 @@ from wan_train.run.events import (
     StopMode,
     StopRequested,
     SupervisorStarted,
+    read_events,
 )
-from wan_train.run.gpu_pool import GpuDesk
-from wan_train.run.journal import Journal, read_events
-from wan_train.run.launcher import Launcher
-from wan_train.run.observations import Observations, Round
+from wan_train.run.gpu_pool import GpuPool
+from wan_train.run.launcher import Launcher, hide_secrets
+from wan_train.run.live import Observations, Round
 from wan_train.run.plan import Plan, Step, StepKind
 from wan_train.run.readahead import ReadAhead
 from wan_train.run.scheduler import (
@@ -57,7 +59,6 @@ from wan_train.run.scheduler import (
     ready,
 )
 from wan_train.run.state import Attempt, JobState, fold, fold_all, running
-from wan_train.run.stopping import StopRequest, clear_stop_request, is_news, read_stop_request
 
 _DISK_RETRY_SECONDS = 5.0
 
@@ -88,7 +89,7 @@ class Supervisor:
         self._journal = Journal(run.events)
         self._state = fold_all(plan, read_events(run.events))
         chosen, named = self._state.gpu_uuids, self._state.gpus_named
-        self._desk = GpuDesk(plan, probe, room, clock, chosen=chosen, named=named, visible=visible)
+        self._desk = GpuPool(plan, probe, room, clock, chosen=chosen, named=named, visible=visible)
         self._watches: dict[str, AttemptWatch] = {}
         self._views: tuple[GpuView, ...] = ()
         self._signal: int | None = None
@@ -214,7 +215,7 @@ class Supervisor:
             directory = self._directory(step, attempt)
             ended = self._launcher.ended(attempt.identity, directory)
             if ended is not None:
-                logs.hide_secrets(directory.log)
+                hide_secrets(directory.log)
                 self._append(StepExited(at=ended.at, step=step.id, attempt=attempt.number, exit=ended.exit))
 
     def _follow_attempts(self) -> None:
@@ -289,7 +290,7 @@ class Supervisor:
             self._caching.over(step)
         speed = watch.tracker.progress.seconds_per_step
         if step.expert is not None and speed is not None:
-            speeds.remember(
+            cadence.remember_speed(
                 self._run.path.parent, self._plan.speed_key, speed / self._plan.batches_of_step(step.expert)
             )
         job = self._state.jobs[step.id]
@@ -382,7 +383,7 @@ class Supervisor:
 
     def _seconds_per_step(self, step: Step) -> float:
         plan = self._plan
-        batch = speeds.recall(self._run.path.parent, plan.speed_key, plan.trainer.kind)
+        batch = cadence.expected_speed(self._run.path.parent, plan.speed_key, plan.trainer.kind)
         return batch * (plan.batches_of_step(step.expert) if step.expert is not None else 1)
 
     def _watch(self, step: Step, attempt: Attempt) -> AttemptWatch:

@@ -15,9 +15,8 @@ from pathlib import Path
 
 from wan_train.base.text import redact, visible
 from wan_train.engine.log_parser import last_words
-from wan_train.run.closing_report import report_of_end
 from wan_train.run.curves import Curve, CurveReader
-from wan_train.run.directory import RunDirectory
+from wan_train.run.directory import RunDirectory, report_of_end
 from wan_train.run.events import (
     CachesCleared,
     CachesDisturbed,
@@ -26,6 +25,7 @@ from wan_train.run.events import (
     EpochEnded,
     Event,
     GpusChosen,
+    JournalReader,
     Lost,
     ResultPlaced,
     RetryScheduled,
@@ -39,7 +39,6 @@ from wan_train.run.events import (
     SupervisorStarted,
     TrainingBegan,
 )
-from wan_train.run.journal import JournalReader
 from wan_train.run.live import Live, read_live
 from wan_train.run.plan import Plan
 from wan_train.run.progress import read_tail

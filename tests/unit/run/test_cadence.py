@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wan_train.run.cadence import state_every, target
+from wan_train.run.cadence import state_every_epochs, target
 
 EPOCHS = st.integers(1, 500)
 
@@ -14,7 +14,7 @@ EPOCHS = st.integers(1, 500)
 def test_every_checkpoint_that_was_asked_for_falls_on_a_state(
     missing: int, done: int, keep: int | None, epoch_seconds: float
 ) -> None:
-    every = state_every(missing=missing, done=done, keep=keep, epoch_seconds=epoch_seconds)
+    every = state_every_epochs(missing=missing, done=done, keep=keep, epoch_seconds=epoch_seconds)
     assert 1 <= every <= missing
     assert every == 1 or every * epoch_seconds <= 300 * 1.5
     if keep is not None:
@@ -23,10 +23,10 @@ def test_every_checkpoint_that_was_asked_for_falls_on_a_state(
 
 
 def test_about_five_minutes() -> None:
-    assert state_every(missing=100, done=0, keep=None, epoch_seconds=60.0) == 5
-    assert state_every(missing=100, done=0, keep=None, epoch_seconds=900.0) == 1
-    assert state_every(missing=100, done=0, keep=10, epoch_seconds=60.0) == 5
-    assert state_every(missing=97, done=3, keep=10, epoch_seconds=60.0) == 1
+    assert state_every_epochs(missing=100, done=0, keep=None, epoch_seconds=60.0) == 5
+    assert state_every_epochs(missing=100, done=0, keep=None, epoch_seconds=900.0) == 1
+    assert state_every_epochs(missing=100, done=0, keep=10, epoch_seconds=60.0) == 5
+    assert state_every_epochs(missing=97, done=3, keep=10, epoch_seconds=60.0) == 1
 
 
 @given(EPOCHS, st.data(), st.integers(1, 50))

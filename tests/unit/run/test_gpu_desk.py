@@ -12,7 +12,7 @@ from support.gpu import ScriptedProbe
 from support.runs import GIB, T0, make_gpus, make_plan
 from wan_train.gpu.leases import LeaseHolder, LeaseRoom
 from wan_train.gpu.model import GpuReading, GpuUnavailableError, LostGpu
-from wan_train.run.gpu_pool import GpuDesk
+from wan_train.run.gpu_pool import GpuPool
 from wan_train.run.plan import Devices
 
 
@@ -41,9 +41,9 @@ UNAVAILABLE = GpuUnavailableError("The NVIDIA driver does not answer.")
 
 def desk(
     room: LeaseRoom, *readings: GpuReading | GpuUnavailableError, clock: HandClock | None = None, age: int = 0
-) -> GpuDesk:
+) -> GpuPool:
     plan = replace(make_plan(), created=T0 + age, run_id=f"run-{age}")
-    return GpuDesk(plan, ScriptedProbe(readings or [IDLE]), room, clock or HandClock())
+    return GpuPool(plan, ScriptedProbe(readings or [IDLE]), room, clock or HandClock())
 
 
 def test_a_gpu_is_free_after_two_quiet_looks(room: LeaseRoom) -> None:
@@ -139,7 +139,7 @@ def test_only_gpus_of_the_plan(room: LeaseRoom) -> None:
 def test_a_driver_that_does_not_answer_is_asked_more_and_more_seldom(room: LeaseRoom) -> None:
     clock = HandClock()
     probe = ScriptedProbe([UNAVAILABLE])
-    at = GpuDesk(make_plan(), probe, room, clock)
+    at = GpuPool(make_plan(), probe, room, clock)
     reads = []
     for _ in range(600):
         assert at.look(wanting=True) == ()
@@ -179,7 +179,7 @@ def test_labels(room: LeaseRoom) -> None:
     assert (at.label("GPU-1"), at.label("GPU-9"), at.label(None)) == ("GPU 1", None, None)
     at.close()
     slots = replace(make_plan(), devices=Devices.CPU_SLOTS, gpu_uuids=("cpu-slot-0",))
-    at = GpuDesk(slots, ScriptedProbe([GpuReading(gpus=make_gpus(devices=Devices.CPU_SLOTS))]), room, HandClock())
+    at = GpuPool(slots, ScriptedProbe([GpuReading(gpus=make_gpus(devices=Devices.CPU_SLOTS))]), room, HandClock())
     assert at.look(wanting=True)[0].label == "CPU slot 0"
     at.close()
 

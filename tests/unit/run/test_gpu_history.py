@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.runs import GIB, T0
-from wan_train.run import gpu_history
-from wan_train.run.gpu_history import GpuHistory, GpuSample, read_gpu_history, thinned
+from wan_train.run import live
+from wan_train.run.live import GpuHistory, GpuSample, read_gpu_history, thinned
 
 
 def sample(at: float, used: int = 20, uuid: str = "GPU-0") -> GpuSample:
@@ -63,13 +63,13 @@ def test_damaged_lines_cost_only_themselves(tmp_path: Path) -> None:
 def test_a_file_that_grows_long_is_thinned_and_keeps_its_peak(tmp_path: Path) -> None:
     path = tmp_path / "gpus.jsonl"
     history = GpuHistory(path)
-    history.append([sample(i * 10, used=31 if i == 777 else i % 20) for i in range(gpu_history.MOST_LINES)])
-    history.append([sample(10 * gpu_history.MOST_LINES)])
+    history.append([sample(i * 10, used=31 if i == 777 else i % 20) for i in range(live.MOST_LINES)])
+    history.append([sample(10 * live.MOST_LINES)])
     kept = read_gpu_history(path)
-    assert len(kept) <= gpu_history.MOST_LINES // 2 + 1
+    assert len(kept) <= live.MOST_LINES // 2 + 1
     assert max(found.used_bytes for found in kept) == 31 * GIB
-    assert kept[-1].at - kept[0].at > 9.9 * gpu_history.MOST_LINES
-    history.append([sample(10 * gpu_history.MOST_LINES + 10)])
+    assert kept[-1].at - kept[0].at > 9.9 * live.MOST_LINES
+    history.append([sample(10 * live.MOST_LINES + 10)])
     assert len(read_gpu_history(path)) == len(kept) + 1
 
 

@@ -10,9 +10,8 @@ import pytest
 
 from support.runs import SUPERVISOR, T0, make_plan
 from wan_train.engine.failures import Cause
-from wan_train.run.attempt_watch import AttemptWatch
+from wan_train.run.attempt_watch import AttemptWatch, Pulse, is_stalled, patience, watch
 from wan_train.run.directory import RunDirectory
-from wan_train.run.health import Pulse, is_stalled, patience, watch
 from wan_train.run.state import Attempt
 
 BASE = 300.0

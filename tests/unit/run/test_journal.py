@@ -10,8 +10,16 @@ import pytest
 
 from support.runs import OUT_OF_MEMORY, T0
 from wan_train.base.codec import CorruptRecordError
-from wan_train.run.events import Event, RunFinished, StepFailed, StepSkipped, StepStopped
-from wan_train.run.journal import Journal, JournalReader, read_events
+from wan_train.run.events import (
+    Event,
+    Journal,
+    JournalReader,
+    RunFinished,
+    StepFailed,
+    StepSkipped,
+    StepStopped,
+    read_events,
+)
 
 EVENTS: list[Event] = [
     StepStopped(at=T0, step="cache-text"),

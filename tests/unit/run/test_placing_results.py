@@ -14,7 +14,7 @@ import pytest
 from support.runs import SUPERVISOR, T0, make_plan
 from wan_train.engine.tensors import BrokenFileError, read_header
 from wan_train.recipe.terms import Expert
-from wan_train.run import result_files
+from wan_train.run import results
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import Plan
 from wan_train.run.state import Attempt, Job, Result
@@ -51,8 +51,8 @@ def lora(path: Path, epoch: int, *, value: float = 1.0) -> Path:
     return path
 
 
-def place(plan: Plan, job: Job, source: Path) -> result_files.PlacedLora:
-    return result_files.place_result(RunDirectory(plan.run_dir), plan, plan.step(STEP), job, source)
+def place(plan: Plan, job: Job, source: Path) -> results.PlacedLora:
+    return results.place_result(RunDirectory(plan.run_dir), plan, plan.step(STEP), job, source)
 
 
 def output(plan: Plan, number: int) -> Path:
@@ -113,14 +113,14 @@ def test_a_checkpoint_that_is_not_good_is_not_kept(plan: Plan, damage: str) -> N
             source.write_bytes(source.read_bytes()[:-1])
         case "missing":
             source.unlink()
-    assert result_files.keep_checkpoint(run, step, run.attempt(STEP, 1), attempt(1), 2) is None
+    assert results.keep_checkpoint(run, step, run.attempt(STEP, 1), attempt(1), 2) is None
     assert not list(plan.run_dir.glob("*.safetensors"))
 
 
 def test_a_kept_checkpoint_of_a_resumed_attempt_counts_over_all(plan: Plan) -> None:
     run, step = RunDirectory(plan.run_dir), plan.step(STEP)
     lora(output(plan, 2) / f"{step.produces}-000002.safetensors", 2)
-    kept = result_files.keep_checkpoint(run, step, run.attempt(STEP, 2), attempt(2, before=6), 2)
+    kept = results.keep_checkpoint(run, step, run.attempt(STEP, 2), attempt(2, before=6), 2)
     assert kept == plan.run_dir / f"{step.produces}-000008.safetensors"
     metadata = read_header(kept).metadata
     assert (metadata["ss_epoch"], metadata["ss_steps"]) == ("8", "24")
@@ -129,11 +129,11 @@ def test_a_kept_checkpoint_of_a_resumed_attempt_counts_over_all(plan: Plan) -> N
 def test_the_newest_finite_checkpoint_over_all_attempts(plan: Plan) -> None:
     run, step = RunDirectory(plan.run_dir), plan.step(STEP)
     job = Job(step=STEP, attempts=(attempt(1), replace(attempt(2), epochs_before=4)))
-    assert result_files.newest_finite_checkpoint(run, step, job) is None
+    assert results.newest_finite_checkpoint(run, step, job) is None
     lora(output(plan, 1) / f"{step.produces}-000004.safetensors", 4)
     lora(output(plan, 2) / f"{step.produces}-000002.safetensors", 2, value=float("inf"))
     (output(plan, 2) / f"{step.produces}-000001.safetensors").write_bytes(b"cut")
-    found = result_files.newest_finite_checkpoint(run, step, job)
+    found = results.newest_finite_checkpoint(run, step, job)
     assert found is not None
     assert (found[0].number, found[2]) == (1, 4)
     with pytest.raises(BrokenFileError):

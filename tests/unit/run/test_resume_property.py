@@ -28,7 +28,7 @@ from wan_train.engine.tensors import read_header
 from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.probe import CpuSlots
 from wan_train.recipe.terms import EngineKind, Expert
-from wan_train.run import cadence, speeds
+from wan_train.run import cadence
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.events import Exit, Exited, Lost, Signaled
 from wan_train.run.launcher import Ended
@@ -184,13 +184,13 @@ class Interrupted:
             run_dir=self.root / "runs" / "one",
             keep_every_epochs=self.keep,
             speed_key="this box",
-            state_every_epochs=cadence.state_every(
+            state_every_epochs=cadence.state_every_epochs(
                 missing=self.total, done=0, keep=self.keep, epoch_seconds=seconds * self.batches
             ),
         )
         plan = replace(plan, dataset=replace(plan.dataset, cached_items={}))
         plan.run_dir.mkdir(parents=True)
-        speeds.remember(plan.run_dir.parent, plan.speed_key, seconds)
+        cadence.remember_speed(plan.run_dir.parent, plan.speed_key, seconds)
         resume = False
         ticks = 0
         for _ in range(100):

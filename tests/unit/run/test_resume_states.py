@@ -12,9 +12,9 @@ import pytest
 
 from support.runs import SUPERVISOR, T0, make_plan, with_settings
 from wan_train.recipe.terms import EngineKind, Expert
+from wan_train.run.attempts import ResumePoint, find_resume_point
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import Plan
-from wan_train.run.resume import ResumePoint, find_resume_point
 from wan_train.run.state import Attempt, Job
 
 STEP = "train-high"

@@ -14,7 +14,7 @@ from wan_train.engine.samples import SampleKind
 from wan_train.recipe.terms import Expert
 from wan_train.run.curves import Curve, LossSource, Point, Segment
 from wan_train.run.events import EpochEnded, Event, Exited, RetryScheduled, StepExited, StepStarted, TrainingBegan
-from wan_train.run.gpu_history import GpuSample
+from wan_train.run.live import GpuSample
 from wan_train.run.plan import Plan
 from wan_train.run.samples import Sample
 from wan_train.run.state import JobState

@@ -13,8 +13,7 @@ from wan_train.base.errors import BadInputError
 from wan_train.base.files import write_whole
 from wan_train.base.process_identity import myself
 from wan_train.run.directory import RunDirectory
-from wan_train.run.events import SupervisorStarted
-from wan_train.run.journal import Journal
+from wan_train.run.events import Journal, SupervisorStarted
 from wan_train.run.state import JobState
 from wan_train.views.model import RunReader
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from wan_train.run.journal import Journal
 
 from support.runs import OUT_OF_MEMORY, T0, events_of, make_gpus, make_plan, make_view
 from views.scenes import (
@@ -39,7 +40,6 @@ from wan_train.run.events import (
     StopRequested,
     SupervisorStarted,
 )
-from wan_train.run.journal import Journal
 from wan_train.run.live import Live
 from wan_train.run.progress import Progress
 from wan_train.run.state import JobState, fold

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from wan_train.recipe.terms import Expert
 from wan_train.run.curves import Curve, LossSource
 from wan_train.run.events import EpochEnded, Event, TrainingBegan
-from wan_train.run.gpu_history import GpuSample
+from wan_train.run.live import GpuSample
 from wan_train.run.state import Attempt, Job
 from wan_train.views import run_status as facts
 from wan_train.views.report.report_data import Story

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from wan_train.run.curves import Curve, Point, smoothed
-from wan_train.run.gpu_history import EVERY_SECONDS, GpuSample
+from wan_train.run.live import EVERY_SECONDS, GpuSample
 from wan_train.views import formatting
 from wan_train.views.markup.html import Html
 from wan_train.views.report.svg import Ink, drawn

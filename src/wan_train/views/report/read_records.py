@@ -20,7 +20,7 @@ from wan_train.recipe.terms import Expert, Task
 from wan_train.run.caching import reading_of
 from wan_train.run.curves import CurveReader
 from wan_train.run.directory import RunDirectory
-from wan_train.run.gpu_history import read_gpu_history
+from wan_train.run.live import read_gpu_history
 from wan_train.run.plan import Plan
 from wan_train.run.samples import Sample, samples_of
 from wan_train.run.state import RunState

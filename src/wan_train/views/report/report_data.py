@@ -11,7 +11,7 @@ from wan_train.dataset.layout import Outlook
 from wan_train.dataset.previews import Preview
 from wan_train.run.curves import Curve
 from wan_train.run.events import Event
-from wan_train.run.gpu_history import GpuSample
+from wan_train.run.live import GpuSample
 from wan_train.run.samples import Sample
 from wan_train.views.dataset_page.material import Material
 from wan_train.views.dataset_page.selection import Selection

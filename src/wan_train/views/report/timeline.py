@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from wan_train.recipe.model import format_number
 from wan_train.recipe.terms import Expert
 from wan_train.run.curves import Curve, LossSource, smoothed
-from wan_train.run.gpu_history import EVERY_SECONDS
+from wan_train.run.live import EVERY_SECONDS
 from wan_train.run.plan import Devices, StepKind
 from wan_train.views import formatting
 from wan_train.views import run_status as facts

@@ -1,0 +1,128 @@
+"""The disk of a run: what it needs, checked before it starts and watched while it trains."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train.base.errors import NotReadyError
+from wan_train.base.units import GB
+from wan_train.engine import sizes
+from wan_train.engine.commands import STATES_KEPT
+from wan_train.recipe.model import Recipe, Training
+from wan_train.recipe.terms import EngineKind
+from wan_train.run.directory import RunDirectory
+from wan_train.run.plan import DiskNeed, Plan
+
+_LOOK_SECONDS = 10.0
+
+
+def disk_for_next_save(plan: Plan) -> int:
+    """Bytes that one expert's next two saves may take: the one that is due, and the one a stop has to wait for."""
+    return max(
+        2 * (_state_bytes(plan.trainer.kind, spec.training) + _lora_bytes(plan.trainer.kind, spec.training))
+        for spec in plan.recipe.experts
+    )
+
+
+def disk_need(engine: EngineKind, recipe: Recipe, cache_bytes: int, keep: int | None) -> DiskNeed:
+    """The most that a run has on disk at once: the trainer removes an old state only after the new one is written."""
+    copies = STATES_KEPT + 2  # one being written, one at the very end
+    states = loras = 0
+    for spec in recipe.experts:
+        kept = (spec.training.max_train_epochs - 1) // keep if keep else 0
+        states += copies * _state_bytes(engine, spec.training)
+        loras += (copies + kept) * _lora_bytes(engine, spec.training)
+    return DiskNeed(caches=cache_bytes, states=states, loras=loras)
+
+
+def _state_bytes(engine: EngineKind, training: Training) -> int:
+    return sizes.state_bytes(engine, training.network_dim)
+
+
+def _lora_bytes(engine: EngineKind, training: Training) -> int:
+    precision = training.options.get("save_precision", training.mixed_precision)
+    return sizes.lora_bytes(engine, training.network_dim, str(precision))
+
+
+def check_disk(need: DiskNeed, run_dir: Path, cache_dirs: Iterable[Path]) -> None:
+    """Raises NotReadyError with the numbers when states, LoRAs and caches will not fit."""
+    wanted: dict[int, int] = {}
+    where: dict[int, Path] = {}
+    caches = [existing_parent(path) for path in cache_dirs]
+    amounts: Mapping[Path, int] = {existing_parent(run_dir): need.states + need.loras}
+    for path, amount in [*amounts.items(), *((path, need.caches // len(caches)) for path in caches)]:
+        device = path.stat().st_dev
+        where.setdefault(device, path)
+        wanted[device] = wanted.get(device, 0) + amount
+    for device, amount in wanted.items():
+        free = shutil.disk_usage(where[device]).free
+        if free < amount:
+            raise NotReadyError(
+                f"the disk of {where[device]} has {free / GB:.1f} GB free and this run needs {amount / GB:.1f} GB: "
+                f"states {need.states / GB:.1f}, LoRAs {need.loras / GB:.1f}, caches {need.caches / GB:.1f}",
+                hint="Remove old runs (`wan-train runs` lists them), or choose another disk with --runs-dir.",
+            )
+
+
+def check_disk_to_resume(run: RunDirectory, plan: Plan, trainings: int) -> None:
+    """Raises NotReadyError with the numbers when a run that goes on would be stopped at its first state."""
+    free = shutil.disk_usage(run.path).free
+    needed = min(trainings, len(plan.gpu_uuids)) * disk_for_next_save(plan)
+    if free < needed:
+        raise NotReadyError(
+            f"the disk of {run.path} has {free / GB:.1f} GB free and the next states and LoRAs need "
+            f"{needed / GB:.1f} GB",
+            hint=f"Remove old runs (`wan-train runs` lists them), then: wan-train resume {run.run_id}",
+        )
+
+
+def check_writable(directories: Iterable[Path], what: str) -> None:
+    for directory in directories:
+        parent = existing_parent(directory)
+        if not parent.is_dir():
+            raise NotReadyError(
+                f"{what} {directory} cannot be made: {parent} is not a directory", hint="Choose another place."
+            )
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise NotReadyError(
+                f"{what} {directory} cannot be written: {parent} is read-only for you",
+                hint="Choose another place with --cache-dir DIR or --runs-dir DIR.",
+            )
+
+
+def existing_parent(path: Path) -> Path:
+    """The path itself or its nearest ancestor that exists."""
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortage:
+    """Bytes free, and the more that the next saves need."""
+
+    free: int
+    needed: int
+
+
+class DiskWatch:
+    """Looks every ten seconds however often it is asked. `free` is what it saw last, None before the first look."""
+
+    def __init__(self, run: RunDirectory, plan: Plan) -> None:
+        self.free: int | None = None
+        self._path = run.path
+        self._one_training = disk_for_next_save(plan)
+        self._next_look = 0.0
+
+    def look(self, trainings: int, monotonic: float) -> Shortage | None:
+        """What is missing for the next saves of so many trainings; None when nothing is, or it is not time to look."""
+        if monotonic < self._next_look:
+            return None
+        self._next_look = monotonic + _LOOK_SECONDS
+        self.free = shutil.disk_usage(self._path).free
+        needed = trainings * self._one_training
+        return Shortage(free=self.free, needed=needed) if self.free < needed else None
