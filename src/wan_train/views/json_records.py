@@ -1,18 +1,4 @@
-"""Records as JSON values for scripts; docs/json-schema.json describes every line, `cli/output.py` numbers them.
-
-A run as it stands is
-`{run_id, run_dir, title, task, engine, state, exit_code, started, elapsed_seconds, ends_at, steps, gpus,
-disk_free_bytes, warnings, supervisor_alive, updated, report}` with `state` one of `RunStatus`, times in seconds since
-1970, `updated` the moment of the newest observation (null before the first). Each of `steps` is
-`{id, kind, expert, state, attempt, gpu, progress, waiting_for, failure, result, loss, curve, newest_state, kept,
-caches, log}`, where
-`progress` is `{stage, epoch, epochs, step, steps, loss, loss_is_finite, seconds_per_step, eta_seconds, items, cached}`,
-`curve` is `{loss_source, step, loss, smoothed, trend, not_finite, learning_rate}`,
-`newest_state` is `{epoch, at, path}`,
-`failure` is `{cause, meaning, advice, evidence, another_attempt, retry_after, log}` and `result` is
-`{path, bytes, sha256}`; each is null where there is none. Each of `gpus` is
-`{label, index, uuid, name, used_bytes, total_bytes, utilization, temperature, step}`.
-"""
+"""Records as JSON values for scripts, as docs/json-output.md and docs/json-schema.json describe them."""
 
 from __future__ import annotations
 

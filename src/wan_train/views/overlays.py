@@ -47,8 +47,8 @@ def help_page(view: RunView, width: int, height: int) -> tuple[Line, ...]:
 
 
 def _keys(view: RunView) -> Iterator[Row]:
-    attach = f"wan-train attach {shlex.quote(safe(view.run.run_id))}"
-    yield Row(label="d", value=f"leave this view; training continues. Return with: {attach}")
+    yield Row(label="d", value="leave this view; training continues. Return with:")
+    yield Row(value=f"wan-train attach {shlex.quote(safe(view.run.run_id))}")
     yield Row(label="s", value="stop after the next checkpoint, so that nothing is lost; asks first")
     yield Row(label="l", value="output of the trainers")
     yield Row(label="Ctrl-C", value="asks: leave, stop after the next checkpoint, or stop now")

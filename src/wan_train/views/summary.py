@@ -88,7 +88,6 @@ def _rows(plan: Plan, now: AtStart, width: int) -> Iterator[Row]:
     yield _disk(plan, now.disk_free_bytes)
     yield Row(label="Writes", value=_writes(plan, now, width))
     yield Row(label="Output", value=f"{_path(plan.run_dir, width)}/")
-    yield Row(value=cut(", ".join(safe(step.produces) for step in plan.steps if step.produces), width))
 
 
 def per_expert(plan: Plan, say: Callable[[ExpertSpec], str]) -> list[str]:
@@ -230,12 +229,12 @@ def _disk(plan: Plan, free: int | None) -> Row:
 
 def _writes(plan: Plan, now: AtStart, width: int) -> str:
     caches = [Path(folder) for folder in plan.dataset.cached_items]
-    beside = now.new_toml.parent if now.new_toml is not None else None
-    written = [f"{_path(now.new_toml, width - 18)} (new)"] if now.new_toml is not None else []
-    written += [
-        f"{folder.name}/" if folder.parent == beside else f"{_path(folder, width)}/"
-        for folder in caches[:_NAMED_FOLDERS]
-    ]
+    written = []
+    if now.new_toml is not None:
+        beside = now.new_toml.parent
+        written.append(f"{_path(now.new_toml, width - 18)} (new)")
+        caches = [folder.relative_to(beside) if folder.is_relative_to(beside) else folder for folder in caches]
+    written += [f"{_path(folder, width)}/" for folder in caches[:_NAMED_FOLDERS]]
     if len(caches) > _NAMED_FOLDERS:
         written.append(f"{len(caches) - _NAMED_FOLDERS} more folders")
     return " and ".join(written)
