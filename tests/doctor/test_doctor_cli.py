@@ -14,6 +14,7 @@ import pytest
 from support.in_process import run_here
 from support.nvml import GIB, NvmlStub, StubGpu, uuid_of
 from support.trainers import ScriptedBox
+from wan_train.base import codec
 from wan_train.engine.tokenizer import REPO, SUBFOLDER
 from wan_train.gpu.leases import LeaseHolder, LeaseRoom
 from wan_train.provision import doctor
@@ -36,7 +37,7 @@ def box(scripted_box: ScriptedBox, nvml_stub: NvmlStub) -> ScriptedBox:
         found = path.stat()
         marked = {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": None}
         path.with_name(f"{path.name}.verified").write_text(json.dumps(marked))
-    (scripted_box.checkout / "venv/wan-train.json").write_text(json.dumps(load("guide").record()))
+    (scripted_box.checkout / "venv/wan-train.json").write_text(codec.to_json(load("guide").record()))
     cache = scripted_box.home / f".cache/huggingface/hub/models--{REPO.replace('/', '--')}/snapshots/1/{SUBFOLDER}"
     cache.mkdir(parents=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):

@@ -125,7 +125,7 @@ def fetch(folder: Path, patience: Patience) -> Ended:
     model = Model(model=MODEL, trainer_dir=folder, hub=Hub(), tools=folder / "tools", patience=patience)
     table, failed = StatusTable(), None
     table.add(Row(id=NAME, title=NAME, phase=Phase.RUNNING))
-    with workspace.held(folder) as lock:
+    with workspace.locked(folder) as lock:
         found = model.check()
         work = Work(step=NAME, table=table, log=folder / "logs/fetch.log", lock=lock, ended=threading.Event())
         try:

@@ -247,7 +247,7 @@ def test_what_a_killed_provision_left_running_is_ended_and_another_that_waits_fo
         "import os, signal, subprocess, sys, time\n"
         "from pathlib import Path\n"
         "from wan_train.provision import workspace\n"
-        "with workspace.held(Path(sys.argv[1])) as held:\n"
+        "with workspace.locked(Path(sys.argv[1])) as held:\n"
         "    program = ['sh', '-c', 'echo here; exec sleep 600']\n"
         "    subprocess.Popen(program, pass_fds=(held,), start_new_session=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

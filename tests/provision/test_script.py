@@ -147,12 +147,9 @@ def test_it_can_be_piped_with_a_source_and_says_so_without(world: World, checkou
     )
     assert cut.stdout == ""
 
-    done = run(world, None, "--skip-models", "--check", WAN_TRAIN_SOURCE=str(checkout))
+    done = run(world, None, "--skip-models", "--check", WAN_TRAIN_SOURCE=checkout.as_uri())
     assert done.returncode == 3
     assert "no checkout at" in done.stdout
-    assert extras_of(world) == {"filmed", "counted"}
-    address = checkout.as_uri()
-    assert run(world, None, "--skip-models", "--check", WAN_TRAIN_SOURCE=address).returncode == 3
     assert extras_of(world) == {"filmed", "counted"}
     failed = run(world, None, "--check", WAN_TRAIN_SOURCE="/nowhere/wan_train-0.1.0-py3-none-any.whl")
     assert failed.returncode == 3

@@ -86,7 +86,7 @@ def provision(
         *(["--verify"] if verify else []),
         *(word for package in packages for word in ("--with", package)),
     ]
-    call = _Call(wanted=wanted, sink=sink, again=shlex.join(["wan-train", "provision", *flags]))
+    call = _Call(wanted=wanted, sink=sink, rerun=shlex.join(["wan-train", "provision", *flags]))
     try:
         return call.look_only() if check else call.make_ready(yes=yes)
     except WanTrainError as error:
@@ -99,11 +99,11 @@ def provision(
 
 @dataclass(slots=True, kw_only=True)
 class _Call:
-    """One call of the verb. `again` is the command that goes on with it."""
+    """One call of the command. `rerun` is the command that resumes it."""
 
     wanted: Provision
     sink: Sink
-    again: str
+    rerun: str
     found: Mapping[str, Finding] = field(default_factory=dict)
     made: Sequence[Step] = ()
     rows: Sequence[Row] = ()
@@ -123,7 +123,7 @@ class _Call:
             return ExitCode.DONE if ready else ExitCode.NOT_READY
         self._show()
         if not ready:
-            put = f"Install what is missing: `{self.again}`."
+            put = f"Install what is missing: `{self.rerun}`."
             raise NotReadyError(
                 "this box is not ready", hint=" ".join(filter(None, (all_hints(self.found.values()), put)))
             )
@@ -143,18 +143,18 @@ class _Call:
             self.sink.line("Nothing was changed.")
             return ExitCode.DONE
         self.began = time.monotonic()
-        with self.wanted.held() as held:
+        with self.wanted.locked() as locked:
             self._look(again=True)  # another provision may have ended since the user was asked
             refuse_blocked(self.found)
             self.worked = True
-            held.log.write(f"--- {self.again}")
+            locked.log.write(f"--- {self.rerun}")
             with caught() as signals:
-                outcome = self._work(held, signals)
+                outcome = self._work(locked, signals)
             error = self._error(outcome, signals)
             if signals.hung_up:  # nobody is there to read
-                held.log.write("the terminal was closed")
+                locked.log.write("the terminal was closed")
                 return HANGUP_EXIT
-            self._print_end(held, error)
+            self._print_end(locked, error)
             if error is None and self.wanted.with_models:
                 self._offer_leftovers()
         if error is not None:
@@ -190,14 +190,19 @@ class _Call:
         self.made = self.wanted.steps()
         self.found = self.wanted.look(list(self.made))
 
-    def _work(self, held: LockedWorkspace, signals: Signals) -> Outcome:
+    def _work(self, locked: LockedWorkspace, signals: Signals) -> Outcome:
         table = StatusTable()
         reporter = Reporter(
-            table=table, heading=self._heading(), sink=self.sink, log=held.log, signals=signals, ended=self.wanted.ended
+            table=table,
+            heading=self._heading(),
+            sink=self.sink,
+            log=locked.log,
+            signals=signals,
+            ended=self.wanted.ended,
         )
         try:
             with reporter.reporting():
-                outcome = self.wanted.perform(self.made, self.found, table, held, tick=reporter.tick)
+                outcome = self.wanted.perform(self.made, self.found, table, locked, tick=reporter.tick)
         finally:
             self.rows = table.rows()
         self.found, self.failures = {**self.found, **outcome.found}, outcome.failures
@@ -205,7 +210,7 @@ class _Call:
 
     def _error(self, outcome: Outcome, signals: Signals) -> WanTrainError | None:
         failed = failure(self.made, outcome.failures)
-        kept = f"Completed work is kept. Resume with `{self.again}`."
+        kept = f"Completed work is kept. Resume with `{self.rerun}`."
         if not outcome.is_complete:
             also = f"; before that, {failed.message}" if failed is not None else ""
             if signals.interrupted:
@@ -216,20 +221,20 @@ class _Call:
         hint = " ".join(filter(None, (failed.hint, kept, f"Log: {self.log}")))
         return NotReadyError(failed.message, hint=hint)
 
-    def _print_end(self, held: LockedWorkspace, error: WanTrainError | None) -> None:
+    def _print_end(self, locked: LockedWorkspace, error: WanTrainError | None) -> None:
         seconds = time.monotonic() - self.began
         lines = list(summary_lines(self.rows, seconds, _TEXT_WIDTH))
         for line in plain(lines).splitlines():
-            held.log.write(line)
+            locked.log.write(line)
         if lines:
             self._print(lambda width: summary_lines(self.rows, seconds, width))
             self.sink.line("")
         if error is not None:
-            held.log.write(f"error: {error.message}")
+            locked.log.write(f"error: {error.message}")
             return
         whole = self.wanted.with_trainer and self.wanted.with_models
         said = "This box is ready." if whole else "Everything requested is installed."
-        held.log.write(said)
+        locked.log.write(said)
         self.sink.outcome(f"{said} Next: `{self._next()}`" if whole else said)
 
     def _offer_leftovers(self) -> None:

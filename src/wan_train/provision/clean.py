@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from wan_train.base.codec import CorruptRecordError
 from wan_train.base.errors import BadInputError, NotReadyError, WanTrainError
+from wan_train.base.locks import held
 from wan_train.base.settings import Settings
 from wan_train.engine import checkpoints
 from wan_train.provision import workspace
@@ -90,7 +90,7 @@ def remove(junk: Junk, settings: Settings) -> None:
     """Remove it, unless somebody has begun to use it since; raises WanTrainError or OSError."""
     match junk.kind:
         case Kind.DOWNLOAD:
-            with workspace.held(settings.workspace):
+            with workspace.locked(settings.workspace):
                 _remove(junk.path)
         case Kind.HALF:
             _remove(junk.path)
@@ -197,16 +197,13 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def _nobody_at(run: RunDirectory) -> Iterator[None]:
-    """The run's own lock, which its supervisor would hold; raises NotReadyError when it does, or the run goes on."""
-    descriptor = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
+    """Hold the run's own lock; raises NotReadyError when its supervisor holds it, or the run was resumed."""
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(held(run.lock))
         except BlockingIOError:
             raise NotReadyError(f"{run.run_id} is running again, so it was not removed", hint=_LATER) from None
         known = _read(run)
         if known is None or not known[1].is_over:
             raise NotReadyError(f"{run.run_id} is not finished any more, so it was not removed", hint=_LATER)
         yield
-    finally:
-        os.close(descriptor)

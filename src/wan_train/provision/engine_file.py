@@ -22,6 +22,14 @@ _HINT = "Begin with a copy of a shipped engine: configs/engines/guide.toml."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentRecord:
+    """What an environment made from an engine file is known by."""
+
+    commit: str
+    packages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFile:
     """One installable trainer. `python_minimum` and `python_maximum` are minor versions of Python 3, both included."""
 
@@ -41,9 +49,8 @@ class EngineFile:
     def python_range(self) -> str:
         return f"3.{self.python_minimum} to 3.{self.python_maximum}"
 
-    def record(self) -> dict[str, Any]:
-        """What an environment made from this file is known by."""
-        return {"commit": self.commit, "packages": [*self.first, *self.extra]}
+    def record(self) -> EnvironmentRecord:
+        return EnvironmentRecord(commit=self.commit, packages=(*self.first, *self.extra))
 
 
 def shipped() -> dict[str, Path]:

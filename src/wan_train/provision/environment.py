@@ -15,13 +15,12 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import uv
 
-from wan_train.base import process
+from wan_train.base import codec, process
 from wan_train.base.files import write_whole
-from wan_train.provision.engine_file import EngineFile
+from wan_train.provision.engine_file import EngineFile, EnvironmentRecord
 from wan_train.provision.packages import index_variables
 from wan_train.provision.steps import Finding, State, Step
 from wan_train.provision.work import Work
@@ -199,7 +198,7 @@ class Environment:
         if engine.extra:
             self._uv([*install, *hold, *engine.extra], f"installing {', '.join(engine.extra)}", work)
         self._prove(folder, work)
-        write_whole(folder / _RECORD, json.dumps(engine.record()), mode=0o644)
+        write_whole(folder / _RECORD, codec.to_json(engine.record()), mode=0o644)
 
     def _uv(self, words: Sequence[str | Path], what: str, work: Work, *, env: Mapping[str, str] | None = None) -> None:
         work.say(what)
@@ -283,12 +282,12 @@ def package_name(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", requirement.partition("==")[0]).lower()
 
 
-def _record(folder: Path) -> dict[str, Any] | None:
+def _record(folder: Path) -> EnvironmentRecord | None:
+    path = folder / _RECORD
     try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return codec.from_json(path.read_bytes(), EnvironmentRecord, where=str(path))
+    except (OSError, codec.CorruptRecordError):
         return None
-    return record if isinstance(record, dict) else None
 
 
 def _uv_variables(cache: Path, environ: Mapping[str, str]) -> dict[str, str]:

@@ -1,21 +1,21 @@
-"""Every GPU tried once by the trainer's own Python, and remembered as long as driver and torch stay the same.
+"""Every GPU tested once by the trainer's own Python; the result counts as long as driver and torch stay the same.
 
-A GPU that is at work is never touched: what the try takes of its memory could end a training.
+A GPU in use is never touched: the memory that a test takes could end a training.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Final
 
+from wan_train.base import codec
 from wan_train.base.errors import NotReadyError
 from wan_train.base.files import write_whole
 from wan_train.base.text import one_line
@@ -31,11 +31,43 @@ from wan_train.provision.steps import Finding, State, Step
 from wan_train.provision.work import EndedError, StalledError, Work
 from wan_train.recipe.model import Recipe
 
-RECORD = "kernel.json"
-CHILD = Path(__file__).with_name("gpu_check_child.py")
-_TRY_SECONDS = 300.0
+RECORD: Final = "kernel.json"
+CHILD: Final = Path(__file__).with_name("gpu_check_child.py")
+_TEST_SECONDS: Final = 300.0
 """Importing torch and xformers from a cold network disk takes a minute."""
-_SETTLE_SECONDS = 0.5
+_SETTLE_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tested:
+    """One GPU's last test: `problem` with `advice`, or the torch and kinds of `attention` that work."""
+
+    problem: str = ""
+    advice: str = ""
+    torch: str = ""
+    attention: tuple[str, ...] = ()
+    at: float = 0.0
+
+    @property
+    def passed(self) -> frozenset[str]:
+        return frozenset() if self.problem else frozenset(self.attention)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """What a test depends on; when any of it changes, no test counts."""
+
+    driver: str | None
+    python: str
+    packages: Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """The file. `gpus` by UUID."""
+
+    basis: Basis
+    gpus: Mapping[str, Tested]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +81,7 @@ class GpuCheck:
     recipe: Recipe
     device: str = "cuda"
     _left: set[str] = field(default_factory=set)
-    """GPUs that were in use when they were to be tried."""
+    """GPUs that were in use when they were to be tested."""
 
     def step(self) -> Step:
         return Step(
@@ -66,50 +98,56 @@ class GpuCheck:
             return Finding(state=State.UNTESTED, detail="no GPU to test")
         if not os.access(self.python, os.X_OK):
             return Finding(state=State.MISSING, detail="no GPU tested yet: the trainer has no environment")
-        tried = self._tried()
-        failed = [gpu for gpu in present if _word(tried, gpu, "problem")]
-        if failed:
-            problem = f"GPU {failed[0].number} failed its test: {_word(tried, failed[0], 'problem')}"
-            return Finding(state=State.MISSING, detail=problem, hint=_word(tried, failed[0], "advice") or None)
-        untried = [gpu for gpu in present if not set(self._attention(gpu)) <= _passed(tried, gpu)]
-        busy = {gpu.number: why for gpu in untried if (why := self._why_busy(gpu)) is not None}
-        free = [gpu for gpu in untried if gpu.number not in busy]
+        tested = self._tested()
+        for gpu in present:
+            if (last := tested.get(gpu.uuid)) is not None and last.problem:
+                detail = f"GPU {gpu.number} failed its test: {one_line(last.problem)}"
+                return Finding(state=State.MISSING, detail=detail, hint=one_line(last.advice) or None)
+        untested = [gpu for gpu in present if self._is_untested(gpu, tested)]
+        busy = {gpu.number: why for gpu in untested if (why := self._why_busy(gpu)) is not None}
+        free = [gpu for gpu in untested if gpu.number not in busy]
         if free:
             names = ", ".join(f"GPU {gpu.number}" for gpu in free)
             return Finding(state=State.UNVERIFIED, detail=f"not tested yet with this driver and torch: {names}")
-        told = "; ".join(self._told(gpu, tried) for gpu in present if gpu not in untried)
+        works = "; ".join(
+            f"GPU {gpu.number}: torch {tested[gpu.uuid].torch}, {' and '.join(self._attention(gpu))} work"
+            for gpu in present
+            if gpu not in untested
+        )
         if busy:
-            why = "; ".join(busy.values())
+            why = f"not tested, because it is in use: {'; '.join(busy.values())}"
             return Finding(
                 state=State.WARNING,
-                detail=f"{told + '; ' if told else ''}not tested, because it is in use: {why}",
+                detail="; ".join(filter(None, (works, why))),
                 hint="When the GPU is free: `wan-train provision`.",
             )
-        return Finding(state=State.READY, detail=told)
+        return Finding(state=State.READY, detail=works)
 
     def apply(self, work: Work) -> None:
-        """Try what is free and not tried; raises NotReadyError naming every GPU that failed."""
-        problems = []
-        advice: list[str] = []
+        """Test what is free and untested; raises NotReadyError naming every GPU that failed."""
+        failed: dict[str, Tested] = {}
         for gpu in self.facts.usable():
-            if set(self._attention(gpu)) <= _passed(self._tried(), gpu):
+            if not self._is_untested(gpu, self._tested()):
                 continue
-            with ExitStack() as held:
-                lease = self._take(gpu, work)
-                if lease is None:
-                    self._left.add(gpu.uuid)
-                    work.say(f"GPU {gpu.number} is in use and was left alone")
-                    continue
-                held.enter_context(lease)
+            lease = self._take(gpu, work)
+            if lease is None:
+                self._left.add(gpu.uuid)
+                work.say(f"GPU {gpu.number} is in use and was left alone")
+                continue
+            with lease:
                 work.say(f"testing GPU {gpu.number} {card(gpu)}")
-                result = self._try(gpu, work)
-                self._remember(gpu, result)
-                if result.get("problem"):
-                    problems.append(f"GPU {gpu.number} {card(gpu)}: {result['problem']}")
-                    advice.append(result.get("advice") or "")
-        if problems:
-            hint = " ".join(dict.fromkeys(filter(None, advice))) or None
-            raise NotReadyError("; ".join(problems), hint=hint or f"The log is {work.log}.")
+                result = replace(self._test(gpu, work), at=time.time())
+            record = Record(basis=self._basis(), gpus={**self._tested(), gpu.uuid: result})
+            write_whole(self.folder / RECORD, codec.to_json(record), mode=0o644)
+            if result.problem:
+                failed[f"GPU {gpu.number} {card(gpu)}"] = result
+        if failed:
+            hint = " ".join(dict.fromkeys(result.advice for result in failed.values() if result.advice))
+            problems = "; ".join(f"{name}: {result.problem}" for name, result in failed.items())
+            raise NotReadyError(problems, hint=hint or f"The log is {work.log}.")
+
+    def _is_untested(self, gpu: Gpu, tested: Mapping[str, Tested]) -> bool:
+        return not tested.get(gpu.uuid, Tested()).passed.issuperset(self._attention(gpu))
 
     def _take(self, gpu: Gpu, work: Work) -> Lease | None:
         """The GPU's lease, once nobody else holds it and it was quiet as often as a training asks for."""
@@ -135,16 +173,15 @@ class GpuCheck:
             return None
         return next((each for each in reading.gpus if each.uuid == gpu.uuid), None)
 
-    def _try(self, gpu: Gpu, work: Work) -> dict[str, Any]:
-        """What the child said, or its `problem` and the `advice` for it."""
+    def _test(self, gpu: Gpu, work: Work) -> Tested:
         attention = self._attention(gpu)
-        deadline = time.monotonic() + _TRY_SECONDS
+        deadline = time.monotonic() + _TEST_SECONDS
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="wan-train-kernel-") as scratch:
             answer = Path(scratch) / "answer.json"
             try:
                 code, tail = work.run(
-                    [self.python, "-c", CHILD.read_text(encoding="utf-8"), str(answer), self.device, *attention],
+                    [self.python, "-c", CHILD.read_text(encoding="utf-8"), answer, self.device, *attention],
                     what=f"testing GPU {gpu.number}",
                     cwd=self.folder,  # where nobody keeps a torch.py or json.py that Python would import instead
                     env={DEVICE_VARIABLE: gpu.uuid},
@@ -154,12 +191,11 @@ class GpuCheck:
             except EndedError:
                 raise
             except StalledError:
-                return {"problem": f"no answer within {_TRY_SECONDS:.0f} s", "advice": "Look at `nvidia-smi`."}
+                return Tested(problem=f"no answer within {_TEST_SECONDS:.0f} s", advice="Look at `nvidia-smi`.")
             except NotReadyError as error:
-                return {"problem": error.message, "advice": error.hint or ""}
+                return Tested(problem=error.message, advice=error.hint or "")
             if code == 0:
-                said: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
-                return said
+                return codec.from_json(answer.read_bytes(), Tested, where=str(answer))
         return _explain(tail, attention)
 
     def _attention(self, gpu: Gpu) -> Sequence[str]:
@@ -175,46 +211,26 @@ class GpuCheck:
             return f"GPU {gpu.number} was in use a moment ago"
         return why_busy(gpu)
 
-    def _told(self, gpu: Gpu, tried: dict[str, Any]) -> str:
-        about = tried[gpu.uuid]
-        return f"GPU {gpu.number}: torch {about.get('torch')}, {' and '.join(self._attention(gpu))} work"
-
-    def _basis(self) -> dict[str, Any]:
-        """What a try depends on; when any of it changes, all tries count for nothing."""
+    def _basis(self) -> Basis:
         packages = {name: package_version(self.python, name) for name in ("torch", "xformers", "flash_attn")}
-        return {"driver": self.facts.gpus.driver(), "python": str(self.python.parent.resolve()), "packages": packages}
+        return Basis(driver=self.facts.gpus.driver(), python=str(self.python.parent.resolve()), packages=packages)
 
-    def _tried(self) -> dict[str, Any]:
-        """By UUID, what was said at the last try under today's conditions."""
+    def _tested(self) -> Mapping[str, Tested]:
+        """By UUID, the last test under today's conditions."""
+        path = self.folder / RECORD
         try:
-            record = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
-            gpus = record["gpus"]
-            if record["basis"] != self._basis() or not all(isinstance(about, dict) for about in gpus.values()):
-                return {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            record: Record = codec.from_json(path.read_bytes(), Record, where=str(path))
+        except (OSError, codec.CorruptRecordError):
             return {}
-        return dict(gpus)
-
-    def _remember(self, gpu: Gpu, result: dict[str, Any]) -> None:
-        gpus = {**self._tried(), gpu.uuid: {**result, "at": time.time()}}
-        write_whole(self.folder / RECORD, json.dumps({"basis": self._basis(), "gpus": gpus}), mode=0o644)
+        return record.gpus if record.basis == self._basis() else {}
 
 
-def _word(tried: dict[str, Any], gpu: Gpu, key: str) -> str:
-    return one_line(str(tried.get(gpu.uuid, {}).get(key, "")))
-
-
-def _passed(tried: dict[str, Any], gpu: Gpu) -> set[str]:
-    about = tried.get(gpu.uuid, {})
-    return set() if "problem" in about else set(about.get("attention", ()))
-
-
-def _explain(tail: str, attention: Sequence[str]) -> dict[str, Any]:
-    """A child that failed, by the end of what it said."""
+def _explain(tail: str, attention: Sequence[str]) -> Tested:
+    """A child that failed, by the end of its output."""
     found = diagnose(textwrap.dedent(tail))
     last = one_line(tail.strip().splitlines()[-1] if tail.strip() else "no output")
     if found.cause is not Cause.UNKNOWN:
-        return {"problem": f"{found.meaning} ({last})", "advice": found.advice}
+        return Tested(problem=f"{found.meaning} ({last})", advice=found.advice)
     other = attention[-1]
     advice = f"Train with `--attention sdpa`, if {other} is what fails." if other != "sdpa" else ""
-    return {"problem": last, "advice": advice}
+    return Tested(problem=last, advice=advice)

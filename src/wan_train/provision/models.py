@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import threading
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from wan_train.base import codec
 from wan_train.base.errors import NotReadyError
 from wan_train.base.files import sync_file, write_whole
 from wan_train.base.units import GB, MIB
@@ -51,6 +51,15 @@ class Digests:
     def _look(self) -> None:
         if self.ended.is_set():
             raise EndedError("stopped before it was done")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """The record beside a model file whose bytes were compared."""
+
+    size: int
+    mtime_ns: int
+    sha256: str | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -114,7 +123,8 @@ class Model:
 
     def _verify(self, size: int, digests: Digests) -> Finding:
         """Every byte against the sha256 that was recorded when it was fetched, or else the hub's."""
-        sha256, whose = self._recorded(), "recorded when it was fetched"
+        recorded, whose = self._recorded(), "recorded when it was fetched"
+        sha256 = recorded.sha256 if recorded is not None else None
         if sha256 is None:
             whose = "of the hub"
             try:
@@ -189,26 +199,21 @@ class Model:
     def _size(self) -> int | None:
         return self.path.stat().st_size if self.path.is_file() else None
 
-    def _recorded(self) -> str | None:
-        """The sha256 of the bytes that were fetched under this name; what lies there now may be others."""
+    def _recorded(self) -> Verified | None:
+        """The bytes that were fetched under this name; what lies there now may be others."""
         try:
-            marked = json.loads(self._marker.read_text(encoding="utf-8"))["sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
+            return codec.from_json(self._marker.read_bytes(), Verified, where=str(self._marker))
+        except (OSError, codec.CorruptRecordError):
             return None
-        return marked if isinstance(marked, str) else None
 
     def _is_marked(self) -> bool:
-        try:
-            marked = json.loads(self._marker.read_text(encoding="utf-8"))
-            found = self.path.stat()
-            return bool(marked["size"] == found.st_size and marked["mtime_ns"] == found.st_mtime_ns)
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+        recorded, found = self._recorded(), self.path.stat()
+        return recorded is not None and (recorded.size, recorded.mtime_ns) == (found.st_size, found.st_mtime_ns)
 
     def _mark(self, remote: RemoteFile) -> None:
         found = self.path.stat()
-        marked = {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": remote.sha256}
-        write_whole(self._marker, json.dumps(marked), mode=0o644)
+        verified = Verified(size=found.st_size, mtime_ns=found.st_mtime_ns, sha256=remote.sha256)
+        write_whole(self._marker, codec.to_json(verified), mode=0o644)
 
     def _compare(self, path: Path, remote: RemoteFile, work: Work) -> bool:
         if path.stat().st_size != remote.size:

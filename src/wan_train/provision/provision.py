@@ -160,9 +160,9 @@ class Provision:
         return needed
 
     @contextmanager
-    def held(self) -> Iterator[LockedWorkspace]:
-        """The workspace for us alone; raises NotReadyError when another is at work, or it cannot be written."""
-        with workspace.held(self.settings.workspace) as descriptor, workspace.open_log(self.logs) as log:
+    def locked(self) -> Iterator[LockedWorkspace]:
+        """The workspace for us alone; raises NotReadyError when another is running, or it cannot be written."""
+        with workspace.locked(self.settings.workspace) as descriptor, workspace.open_log(self.logs) as log:
             yield LockedWorkspace(lock=descriptor, log=log)
 
     def perform(
@@ -170,12 +170,12 @@ class Provision:
         made: Sequence[Step],
         found: Mapping[str, Finding],
         table: StatusTable,
-        held: LockedWorkspace,
+        locked: LockedWorkspace,
         *,
         tick: Callable[[], None],
     ) -> Outcome:
         """Do what was found missing under the lock. `tick` is called a few times a second."""
-        graph = Graph(steps=made, table=table, logs=self.logs, lock=held.lock, tick=tick, ended=self.ended)
+        graph = Graph(steps=made, table=table, logs=self.logs, lock=locked.lock, tick=tick, ended=self.ended)
         return graph.perform(found)
 
 

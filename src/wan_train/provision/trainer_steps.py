@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import textwrap
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
+from wan_train.base import codec
 from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.files import write_whole
 from wan_train.base.settings import Settings
@@ -50,10 +50,10 @@ def check_names(words: Iterable[str]) -> tuple[str, ...]:
 def recorded(folder: Path) -> tuple[str, ...]:
     """What earlier provisions were asked for; nothing when there is no record that can be read."""
     try:
-        found = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        return tuple(each for each in found if isinstance(each, str) and _REQUIREMENT.fullmatch(each))
-    except (OSError, ValueError, TypeError):
+        found: tuple[str, ...] = codec.from_json((folder / NAME).read_bytes(), tuple[str, ...], where=NAME)
+    except (OSError, codec.CorruptRecordError):
         return ()
+    return tuple(each for each in found if _REQUIREMENT.fullmatch(each))
 
 
 def merged(before: Sequence[str], asked: Sequence[str]) -> tuple[str, ...]:
@@ -71,7 +71,7 @@ class FurtherPackages:
 
     def step(self) -> Step:
         return Step(
-            id="added", title="Added packages", check=self.check, apply=self.apply, needs=("checkout", "environment")
+            id="added", title="Further packages", check=self.check, apply=self.apply, needs=("checkout", "environment")
         )
 
     def check(self) -> Finding:
@@ -95,7 +95,7 @@ class FurtherPackages:
         if lacking:
             self.environment.add(lacking, work)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / NAME, json.dumps(list(self.packages)), mode=0o644)
+        write_whole(self.folder / NAME, codec.dumps(list(self.packages)), mode=0o644)
 
     def _lacking(self) -> list[str]:
         installed = self.environment.installed()

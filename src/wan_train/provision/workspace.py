@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import psutil
 
-from wan_train.base import codec, process_identity
+from wan_train.base import codec, locks, process_identity
 from wan_train.base.errors import NotReadyError
 from wan_train.base.process_identity import ProcessIdentity
 from wan_train.base.text import one_line, redact, visible
 
-_LOCK_NAME = ".wan-train-provision.lock"
-_MOST_BYTES = 4096
-_NOTICE_SECONDS, _TERM_SECONDS, _KILL_SECONDS = 5.0, 15.0, 20.0
-"""When programs of a provision that was killed should have noticed by themselves; when TERM and when KILL should have
-ended them, each counted from the first look.
-"""
-_LOOK_SECONDS = 0.1
-LOG_NAME = "provision.log"
-_LOG_BYTES = 2_000_000
-"""A log larger than this is put aside as `provision.log.1` when the next provision begins."""
+LOG_NAME: Final = "provision.log"
+_LOG_BYTES: Final = 2_000_000
+"""A larger log is put aside as `provision.log.1` when the next provision begins."""
+_LOCK_NAME: Final = ".wan-train-provision.lock"
+_KILL_SECONDS: Final = 10.0
+_LONGEST_SECONDS: Final = 15.0
+_LOOK_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,106 +36,80 @@ class Holder:
 
     def __str__(self) -> str:
         minutes = max(0.0, time.time() - self.since) / 60
-        return f"process {self.process.pid}, since {time.strftime('%H:%M:%S', time.localtime(self.since))}, " + (
-            f"{minutes:.0f} min ago" if minutes >= 1 else "just now"
-        )
+        ago = f"{minutes:.0f} min ago" if minutes >= 1 else "just now"
+        return f"process {self.process.pid}, since {time.strftime('%H:%M:%S', time.localtime(self.since))}, {ago}"
 
 
 @contextmanager
-def held(workspace: Path) -> Iterator[int]:
-    """Hold the workspace's lock; gives its descriptor, which children inherit so that orphans keep it.
+def locked(workspace: Path) -> Iterator[int]:
+    """Hold the workspace's lock; yields its descriptor, which children inherit so that orphans keep it.
+
+    Programs that a killed provision left are ended first: nobody will use what they make.
 
     Raises:
-        NotReadyError: another provision is at work there, or the workspace cannot be written.
+        NotReadyError: another provision is running there, or the workspace cannot be written.
     """
     path = workspace / _LOCK_NAME
-    try:
-        workspace.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise NotReadyError(
-            f"the workspace {workspace} cannot be written: {(error.strerror or str(error)).lower()}",
-            hint="Run as the user who owns it, or choose another: `--workspace DIR`.",
-        ) from error
-    try:
-        _take(descriptor, workspace)
-        holder = codec.to_json(Holder(process=process_identity.myself(), since=time.time())).encode()
-        os.pwrite(descriptor, holder, 0)
-        os.ftruncate(descriptor, len(holder))
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _take(descriptor: int, workspace: Path) -> None:
     began = time.monotonic()
-    while not _try(descriptor, workspace):
-        holder = _holder(descriptor)
-        waited = time.monotonic() - began
-        if holder is None or holder.process.is_alive() or waited > _KILL_SECONDS:
-            raise _taken(descriptor, workspace)
-        if waited > _NOTICE_SECONDS:
-            # Nobody will use what they make: the steps that they belong to are done anew or gone on with.
-            _signal(_inheritors(descriptor), signal.SIGKILL if waited > _TERM_SECONDS else signal.SIGTERM)
-        time.sleep(_LOOK_SECONDS)
+    with ExitStack() as stack:
+        while True:
+            try:
+                workspace.mkdir(parents=True, exist_ok=True)
+                descriptor = stack.enter_context(locks.held(path))
+                break
+            except BlockingIOError:
+                waited = time.monotonic() - began
+                holder = _holder(path)
+                if holder is None or holder.process.is_alive() or waited > _LONGEST_SECONDS:
+                    raise _taken(path, workspace, holder) from None
+                for process in _inheritors(path):
+                    with suppress(psutil.Error):  # ended by itself, or another user's
+                        process.send_signal(signal.SIGKILL if waited > _KILL_SECONDS else signal.SIGTERM)
+                time.sleep(_LOOK_SECONDS)
+            except OSError as error:
+                raise NotReadyError(
+                    f"the workspace {workspace} cannot be used: {(error.strerror or str(error)).lower()}",
+                    hint="Run as the user who owns it, or choose another on a local disk: `--workspace DIR`.",
+                ) from error
+        text = codec.to_json(Holder(process=process_identity.myself(), since=time.time())).encode()
+        os.pwrite(descriptor, text, 0)
+        os.ftruncate(descriptor, len(text))
+        yield descriptor
 
 
-def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
-    for process in processes:
-        with suppress(psutil.Error):  # ended by itself, or another user's
-            process.send_signal(number)
-
-
-def _try(descriptor: int, workspace: Path) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise NotReadyError(
-            f"the file system of {workspace} cannot lock files: {error}",
-            hint="Choose a workspace on a local disk: `--workspace DIR`.",
-        ) from error
-    return True
-
-
-def _taken(descriptor: int, workspace: Path) -> NotReadyError:
-    """Who holds the lock, in words: the provision itself, or what one that is gone has left running."""
-    holder = _holder(descriptor)
+def _taken(path: Path, workspace: Path, holder: Holder | None) -> NotReadyError:
+    """Who holds the lock: the provision itself, or what one that died left running."""
+    running = f"another `wan-train provision` is running in {workspace}: {holder or 'an unknown process'}"
     if holder is not None and holder.process.is_alive():
-        return NotReadyError(
-            f"another `wan-train provision` is running in {workspace}: {holder}",
-            hint=f"Wait for it to end. Follow it: `tail -f {workspace}/wan-train-provision/provision.log`.",
-        )
-    left = _inheritors(descriptor)
+        log = f"{workspace}/wan-train-provision/{LOG_NAME}"
+        return NotReadyError(running, hint=f"Wait for it to end. Follow it: `tail -f {log}`.")
+    left = _inheritors(path)
     if not left:
         return NotReadyError(
-            f"another `wan-train provision` is running in {workspace}: {holder or 'an unknown process'}; "
-            "it cannot be seen from here",
+            f"{running}; it cannot be seen from here",
             hint="Is the workspace shared with another box or container? Wait for the provision there to end.",
         )
     names = ", ".join(f"process {process.pid} ({_name(process)})" for process in left)
     return NotReadyError(
         f"the last `wan-train provision` in {workspace} died ({holder or 'an unknown process'}), "
         f"but programs it started are still running: {names}",
-        hint=f"End them with `kill {' '.join(str(process.pid) for process in left)}`, then run it again; "
-        "what is complete is kept.",
+        hint=f"End them with `kill {' '.join(str(process.pid) for process in left)}`, then run it again.",
     )
 
 
-def _holder(descriptor: int) -> Holder | None:
+def _holder(path: Path) -> Holder | None:
     try:
-        return codec.from_json(os.pread(descriptor, _MOST_BYTES, 0).decode(), Holder, where=_LOCK_NAME)
-    except (UnicodeDecodeError, codec.CorruptRecordError):
+        return codec.from_json(path.read_bytes(), Holder, where=str(path))
+    except (OSError, UnicodeDecodeError, codec.CorruptRecordError):
         return None
 
 
-def _inheritors(descriptor: int) -> list[psutil.Process]:
+def _inheritors(path: Path) -> list[psutil.Process]:
     """Processes that hold the lock because their provision did, as far as this user may look.
 
     One that only waits for it has the same file open, but the kernel counts the lock at an inherited descriptor alone.
     """
-    wanted = os.fstat(descriptor)
+    wanted = path.stat()
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         if process.pid == os.getpid():
@@ -171,15 +142,13 @@ class ProvisionLog:
         """One line for each of the text's, `at` seconds since 1970 (now); secrets are hidden."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
         lines = "".join(f"{stamp}  {visible(line)}\n" for line in redact(text).split("\n"))
-        try:
+        with suppress(OSError):
             os.write(self._descriptor, lines.encode(errors="backslashreplace"))
-        except OSError:
-            return
 
 
 @contextmanager
 def open_log(folder: Path) -> Iterator[ProvisionLog]:
-    """The log in `folder`, appended to; raises NotReadyError. To be opened by the holder of the lock only."""
+    """The log in `folder`, appended to by the holder of the lock; raises NotReadyError."""
     path = folder / LOG_NAME
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
@@ -190,7 +159,7 @@ def open_log(folder: Path) -> Iterator[ProvisionLog]:
     except OSError as error:
         raise NotReadyError(
             f"the log {path} cannot be written: {(error.strerror or str(error)).lower()}",
-            hint="Look at the owner and the permissions of its folder, and at the disk.",
+            hint="Check the owner and the permissions of its folder, and the disk.",
         ) from error
     try:
         yield ProvisionLog(path, descriptor)
