@@ -14,6 +14,7 @@ from wan_train.engine import commands
 from wan_train.engine.capabilities import Script
 from wan_train.engine.commands import Command, TrainingJob
 from wan_train.engine.trainer import Trainer
+from wan_train.engine.traits import MUSUBI
 from wan_train.recipe import adaptation
 from wan_train.recipe.adaptation import Card, Machine
 from wan_train.recipe.load import shipped
@@ -87,7 +88,7 @@ def ours(expert: Expert, card: Card, version: str = "d0a1930") -> Command:
         dataset_config=DATASET,
         accelerate_config=ATTEMPT / "accelerate.yaml",
         attempt_dir=ATTEMPT,
-        output_name=result_name("MyLoRA", recipe.task, expert, EngineKind.MUSUBI),
+        output_name=result_name("MyLoRA", recipe.task, expert, MUSUBI),
         author="MyName",
         state_every_epochs=4,
     )

@@ -13,8 +13,8 @@ from wan_train.dataset.config import load
 from wan_train.dataset.model import DatasetOverrides
 from wan_train.dataset.scan import take
 from wan_train.dataset.snapshot import with_overrides
-from wan_train.engine.caches import CacheKind, precision
-from wan_train.recipe.terms import EngineKind
+from wan_train.engine.caches import CacheKind
+from wan_train.engine.traits import MUSUBI
 from wan_train.run.caching import Survey, survey
 
 FLAGS = ("--skip_existing", "--keep_cache")
@@ -24,7 +24,7 @@ def look(dataset: Dataset, kind: CacheKind, *, i2v: bool = False, resolution: tu
     config = with_overrides(load(dataset.config), DatasetOverrides(resolution=resolution))
     inventory = take(config)
     inventory.require()
-    element = precision(EngineKind.MUSUBI)
+    element = MUSUBI.cache_element
     return survey(inventory, Maker(kind=kind, model="m", trainer="t", element=element, image_to_video=i2v))
 
 

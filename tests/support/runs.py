@@ -251,7 +251,7 @@ def _steps(
             command=command,
             needs=tuple(step.id for step in caching),
             expert=spec.expert,
-            produces=result_name(answers.title, recipe.task, spec.expert, trainer.kind),
+            produces=result_name(answers.title, recipe.task, spec.expert, trainer.traits),
         )
 
 

@@ -26,7 +26,7 @@ from wan_train.engine import trainer as trainers
 from wan_train.engine.capabilities import KNOWN_COMMITS
 from wan_train.recipe import load as recipes
 from wan_train.recipe.model import Training
-from wan_train.recipe.terms import EngineKind, Task
+from wan_train.recipe.terms import Task
 from wan_train.run.caching import reading_of
 
 _PATIENCE_SECONDS = 1.0
@@ -119,7 +119,7 @@ def _reading(version: str | None, settings: Settings) -> TrainerReading:
     if version is not None:
         return replace(_BY_VERSION[version], root=settings.trainer_dir)
     try:
-        return reading_of(trainers.find(EngineKind.MUSUBI, settings))
+        return reading_of(trainers.find_musubi(settings))
     except NotReadyError:
         return GUIDE_READING
 

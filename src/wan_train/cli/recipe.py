@@ -16,7 +16,6 @@ from wan_train.engine.extra_arguments import TrainerOptions
 from wan_train.recipe import load as recipes
 from wan_train.recipe.effective import Effective, effective
 from wan_train.recipe.model import Recipe
-from wan_train.recipe.terms import EngineKind
 from wan_train.run.directory import find
 from wan_train.views import formatting
 from wan_train.views.lines import Line, Row, Screenful, Span, line, table
@@ -96,7 +95,7 @@ def _named(settings: Settings, name: str) -> Recipe:
 def _options(settings: Settings) -> TrainerOptions:
     """Those of the installed trainer, else of the newest known version."""
     try:
-        capabilities = trainers.find(EngineKind.MUSUBI, settings).capabilities
+        capabilities = trainers.find_musubi(settings).capabilities
     except NotReadyError:
         capabilities = stored(list(KNOWN_COMMITS.values())[-1])
     return TrainerOptions(capabilities=capabilities)

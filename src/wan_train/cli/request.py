@@ -97,7 +97,7 @@ def ask(given: Given, settings: Settings, *, interactive: bool) -> Asked:
     located = locate(answers.dataset)
     config = read_dataset(located, reading_of(trainer))
     answers = replace(answers, dataset=str(config.path))
-    devices = devices_for(given.engine, settings)
+    devices = devices_for(trainer, settings)
     reading = read_gpus(devices, settings)
     usable = usable_gpus(devices, reading, settings)
     return Asked(
@@ -173,9 +173,9 @@ def parse_resolution(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2] or match[1])
 
 
-def devices_for(engine: EngineKind, settings: Settings) -> Devices:
+def devices_for(trainer: trainers.Trainer, settings: Settings) -> Devices:
     """A rehearsal runs on CPU slots unless GPUs are named for it."""
-    if engine is EngineKind.REHEARSAL and settings.gpus is None:
+    if not trainer.is_real and settings.gpus is None:
         return Devices.CPU_SLOTS
     return Devices.NVML
 

@@ -15,7 +15,6 @@ from enum import StrEnum
 from pathlib import Path
 
 from wan_train.engine.tensors import BrokenFileError, Header, first_non_finite, read_header
-from wan_train.recipe.terms import EngineKind
 
 _STRIDE = 8
 """Pixels of one latent, in both directions."""
@@ -92,15 +91,6 @@ def picture_name(stem: str, width: int, height: int) -> str:
 
 def clip_name(stem: str, start: int, frames: int, bucket: tuple[int, int]) -> str:
     return f"{stem}_{start:05d}-{frames:03d}_{bucket[0]:04d}x{bucket[1]:04d}{CacheKind.LATENTS.ending}"
-
-
-def precision(engine: EngineKind) -> str:
-    """The element type that the commands of `engine.commands` leave in caches."""
-    match engine:
-        case EngineKind.MUSUBI:
-            return "bfloat16"
-        case EngineKind.REHEARSAL:
-            return "float32"
 
 
 class Flaw(StrEnum):

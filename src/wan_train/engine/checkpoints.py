@@ -10,8 +10,6 @@ from pathlib import Path
 from wan_train.engine.capabilities import is_schedule_free
 from wan_train.engine.tensors import BrokenFileError, read_header
 
-REHEARSAL_MARK = "REHEARSAL"
-
 ALWAYS_IN_A_STATE = frozenset({"model.safetensors", "optimizer.bin", "random_states_0.pkl"})
 """What accelerate writes into every state of a training on one GPU."""
 _STATE_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pkl"})

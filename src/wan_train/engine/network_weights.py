@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.base.text import one_line
-from wan_train.engine.checkpoints import REHEARSAL_MARK
 from wan_train.engine.tensors import BrokenFileError, Header, read_header
+from wan_train.engine.traits import REHEARSAL_PREFIX
 from wan_train.recipe.model import ExpertSpec, format_number
-from wan_train.recipe.terms import EngineKind, Expert, Task
+from wan_train.recipe.terms import Expert, Task
 
 _DOWN = ".lora_down.weight"
 # In the name of a model any `high` or `low` is the expert; in a title it may be part of "low poly".
@@ -32,7 +32,7 @@ class Judgement:
 
 
 def judge_weights(
-    spec: ExpertSpec, task: Task, engine: EngineKind, shapes: Mapping[str, tuple[int, ...]] | None
+    spec: ExpertSpec, task: Task, shapes: Mapping[str, tuple[int, ...]] | None, *, is_real: bool
 ) -> Judgement:
     """Whether the expert's `network_weights` can be continued from.
 
@@ -46,12 +46,10 @@ def judge_weights(
         header = read_header(path)
     except BrokenFileError as error:
         return Judgement(problems=(error.message.removeprefix(f"{path} "),))
-    if (made := _engine(header, path)) is not engine:
-        what = {
-            EngineKind.REHEARSAL: "is a rehearsal's LoRA, which has nothing to do with Wan 2.2",
-            EngineKind.MUSUBI: "is a real LoRA, which does not fit the rehearsal's tiny model",
-        }[made]
-        return Judgement(problems=(what,))
+    if is_real and _is_rehearsals(header, path):
+        return Judgement(problems=("is a rehearsal's LoRA and does not fit Wan 2.2",))
+    if not is_real and not _is_rehearsals(header, path):
+        return Judgement(problems=("is a real LoRA and does not fit the rehearsal's tiny model",))
     shape = _shape_problem(header, spec, shapes)
     problems = [shape] if shape is not None else []
     hints = []
@@ -85,9 +83,8 @@ def judge_weights(
 _TASK_NAMES: Mapping[Task, str] = {Task.T2V: "text to video", Task.I2V: "image to video"}
 
 
-def _engine(header: Header, path: Path) -> EngineKind:
-    is_rehearsal = "ss_rehearsal" in header.metadata or path.name.startswith(REHEARSAL_MARK)
-    return EngineKind.REHEARSAL if is_rehearsal else EngineKind.MUSUBI
+def _is_rehearsals(header: Header, path: Path) -> bool:
+    return "ss_rehearsal" in header.metadata or path.name.startswith(REHEARSAL_PREFIX)
 
 
 def _shape_problem(header: Header, spec: ExpertSpec, shapes: Mapping[str, tuple[int, ...]] | None) -> str | None:

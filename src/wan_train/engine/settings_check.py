@@ -23,7 +23,7 @@ from wan_train.engine.tensors import BrokenFileError, read_header
 from wan_train.engine.trainer import Trainer
 from wan_train.recipe.load import shipped
 from wan_train.recipe.model import ExpertSpec, Recipe, Training, settings_of
-from wan_train.recipe.terms import EngineKind, Expert
+from wan_train.recipe.terms import Expert
 
 _CHILD = Path(__file__).with_name("settings_check_child.py")
 _ANSWER_SECONDS = 180.0
@@ -61,7 +61,7 @@ def judge(
     found = {spec.expert: _plain(spec, trainer) for spec in recipe.experts}
     to_try = [spec for spec in recipe.experts if not found[spec.expert].problems and _is_unusual(spec.training, recipe)]
     answers: Mapping[Expert, Mapping[str, Any]] = {}
-    if trainer.kind is EngineKind.MUSUBI and to_try:
+    if trainer.is_real and to_try:
         say("Checking optimizer, network and schedule with the trainer's Python...")
         answer = ask(trainer, [(spec.training, steps[spec.expert]) for spec in to_try], environ)
         if isinstance(answer, str):
@@ -76,7 +76,7 @@ def judge(
     for spec in recipe.experts:
         if spec.training.network_weights is not None:
             shapes = _shapes(answers.get(spec.expert))
-            _add(found[spec.expert], judge_weights(spec, recipe.task, trainer.kind, shapes), spec.training)
+            _add(found[spec.expert], judge_weights(spec, recipe.task, shapes, is_real=trainer.is_real), spec.training)
     return _tell(recipe, found)
 
 
@@ -135,7 +135,7 @@ def _plain(spec: ExpertSpec, trainer: Trainer) -> Findings:
         said = value.lower() if name == "optimizer_type" and isinstance(value, str) else str(value)
         if said not in option.choices:
             choices = ", ".join(choice for choice in option.choices if choice)
-            of = "the rehearsal" if trainer.kind is EngineKind.REHEARSAL else f"musubi-tuner {trainer.version}"
+            of = trainer.title if trainer.is_real else "the rehearsal"
             found.problems.append((name, f"{name} {quoted(value)}: {of} takes {choices}"))
     for name in _PAIRS:
         found.problems += [(name, problem) for text in given.get(name) or () if (problem := _pair(name, text))]

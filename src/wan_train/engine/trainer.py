@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wan_train.base.errors import NotReadyError
 from wan_train.base.settings import Settings
-from wan_train.engine import capabilities, probe_cache
+from wan_train.engine import capabilities, probe_cache, traits
 from wan_train.engine.capabilities import Capabilities, Script
 from wan_train.recipe.terms import EngineKind
 
@@ -40,6 +40,20 @@ class Trainer:
     def capabilities(self) -> Capabilities:
         return self.probed or capabilities.stored(self.version)
 
+    @property
+    def traits(self) -> traits.TrainerTraits:
+        return traits.traits_of(self.kind)
+
+    @property
+    def is_real(self) -> bool:
+        """Whether it trains Wan 2.2 on a GPU, with model files. The rehearsal trainer does not."""
+        return self.traits.is_real
+
+    @property
+    def title(self) -> str:
+        """Its name and version for people."""
+        return f"musubi-tuner {self.version}" if self.is_real else "embedded rehearsal trainer"
+
     def has_package(self, package: str) -> bool:
         """Whether the trainer's environment holds an importable top-level package, without starting it."""
         return has_package(self.python, package)
@@ -64,12 +78,13 @@ def find(kind: EngineKind, settings: Settings) -> Trainer:
     """The installed trainer of that kind; raises NotReadyError naming what is missing and how to get it."""
     match kind:
         case EngineKind.MUSUBI:
-            return _find_musubi(settings)
+            return find_musubi(settings)
         case EngineKind.REHEARSAL:
             return _find_rehearsal()
 
 
-def _find_musubi(settings: Settings) -> Trainer:
+def find_musubi(settings: Settings) -> Trainer:
+    """The installed musubi-tuner with its options; raises NotReadyError."""
     trainer = locate_musubi(settings)
     if trainer.version in capabilities.KNOWN_COMMITS.values():
         return trainer

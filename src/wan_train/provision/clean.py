@@ -18,7 +18,6 @@ from wan_train.base.settings import Settings
 from wan_train.engine import checkpoints
 from wan_train.provision import workspace
 from wan_train.provision.leftovers import Whose, find_leftovers
-from wan_train.recipe.terms import EngineKind
 from wan_train.run.directory import HIDDEN, RunDirectory, all_runs
 from wan_train.run.events import read_events
 from wan_train.run.plan import Plan
@@ -75,7 +74,7 @@ def find_junk(settings: Settings, *, named: Sequence[RunDirectory], older_than: 
         run = RunDirectory(path)
         loras = sum(job.result is not None for job in state.jobs.values())
         is_old = older_than is not None and now - state.finished.at > older_than
-        if plan.trainer.kind is EngineKind.REHEARSAL:
+        if not plan.trainer.is_real:
             found.append(Junk(kind=Kind.REHEARSAL, path=path, bytes=_size(path), run=run))
         elif is_old and not loras and state.finished.exit_code:
             found.append(Junk(kind=Kind.RUN, path=path, bytes=_size(path), run=run))

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
+from wan_train.engine.traits import MUSUBI
 from wan_train.gpu.free import why_busy
 from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import Gpu, GpuUnavailableError, LostGpu
@@ -28,7 +29,6 @@ from wan_train.provision.hub import Hub, HubError, RemoteFile
 from wan_train.provision.models import wanted
 from wan_train.provision.provision import DISK, Provision
 from wan_train.provision.steps import Finding, State, Step
-from wan_train.recipe.terms import EngineKind
 from wan_train.run.disk import disk_need
 
 _REACH_SECONDS = 5.0
@@ -237,7 +237,7 @@ class Doctor:
         )
 
     def _bytes_of_a_run(self) -> int:
-        need = disk_need(EngineKind.MUSUBI, recipe_for(self.task), 0, None)
+        need = disk_need(MUSUBI, recipe_for(self.task), 0, None)
         return need.states + need.loras
 
 

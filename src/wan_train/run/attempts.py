@@ -11,7 +11,6 @@ from wan_train.engine import checkpoints
 from wan_train.engine.checkpoints import State
 from wan_train.engine.commands import STATES_KEPT
 from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
-from wan_train.recipe.terms import EngineKind
 from wan_train.run.cadence import Target, state_every_epochs, target
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.plan import Plan, Step, StepKind
@@ -100,7 +99,7 @@ def state_files(plan: Plan, step: Step, attempt: Attempt | None) -> frozenset[st
     return checkpoints.state_files(
         optimizer_type=training.optimizer_type,
         lr_scheduler_type=str(scheduler) if scheduler is not None else None,
-        scaler=training.mixed_precision == "fp16" and plan.trainer.kind is EngineKind.MUSUBI,
+        scaler=training.mixed_precision == "fp16" and plan.trainer.traits.has_half_precision,
     )
 
 

@@ -34,7 +34,7 @@ from wan_train.engine.caches import CacheKind, Contents
 from wan_train.engine.commands import ModelPaths
 from wan_train.engine.trainer import Trainer
 from wan_train.recipe.model import Recipe
-from wan_train.recipe.terms import EngineKind, Task
+from wan_train.recipe.terms import Task
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import CACHE_KINDS, Plan, Step
 
@@ -99,7 +99,7 @@ class Survey:
 def reading_of(trainer: Trainer) -> TrainerReading:
     """How this trainer version reads datasets."""
     reading = NEWEST_READING if trainer.capabilities.drops_uncaptioned else GUIDE_READING
-    return replace(reading, root=trainer.root) if trainer.kind is EngineKind.MUSUBI else reading
+    return replace(reading, root=trainer.root) if trainer.is_real else reading
 
 
 def maker_of(kind: CacheKind, trainer: Trainer, recipe: Recipe, models: ModelPaths) -> Maker:
@@ -107,7 +107,7 @@ def maker_of(kind: CacheKind, trainer: Trainer, recipe: Recipe, models: ModelPat
         kind=kind,
         model=model_identity(models.vae if kind is CacheKind.LATENTS else models.t5),
         trainer=f"{trainer.kind.value} {trainer.commit or trainer.version}",
-        element=caches.precision(trainer.kind),
+        element=trainer.traits.cache_element,
         image_to_video=recipe.task is Task.I2V,
     )
 

@@ -18,7 +18,7 @@ from wan_train.dataset.listing import pattern_characters
 from wan_train.dataset.model import DatasetConfig, Subset
 from wan_train.engine import caches
 from wan_train.engine.caches import CacheKind
-from wan_train.recipe.terms import EngineKind
+from wan_train.engine.traits import TrainerTraits
 from wan_train.run.directory import slug
 
 
@@ -38,7 +38,7 @@ class Placed:
     notes: tuple[str, ...] = ()
 
 
-def place(config: DatasetConfig, engine: EngineKind, home: CacheHome) -> Placed:
+def place(config: DatasetConfig, trainer: TrainerTraits, home: CacheHome) -> Placed:
     """Give every dataset its cache folder; raises BadInputError for a chosen one that the trainer cannot use."""
     notes: dict[str, None] = {}
     subsets = []
@@ -49,20 +49,19 @@ def place(config: DatasetConfig, engine: EngineKind, home: CacheHome) -> Placed:
         elif not can_be_written(plain):
             plain = home.spare / _name(subset)
             notes[_why_elsewhere(config, subset, plain)] = None
-        own = _own(plain, engine)
-        if own != plain and engine is EngineKind.MUSUBI:
+        own = _own(plain, trainer)
+        if own != plain and trainer.is_real:
             notes[f"{plain} holds caches of another precision, which stay; those of this run go to {own}"] = None
         _check(own, was_moved=plain != subset.cache_directory)
         subsets.append(replace(subset, cache_directory=own))
     return Placed(config=replace(config, datasets=tuple(subsets)), notes=tuple(notes))
 
 
-def _own(plain: Path, engine: EngineKind) -> Path:
+def _own(plain: Path, trainer: TrainerTraits) -> Path:
     """The folder itself for the real trainer, unless caches of another precision are in it."""
-    element = caches.precision(engine)
-    if engine is EngineKind.MUSUBI and all(found == element for found in _elements(plain)):
+    if trainer.is_real and all(found == trainer.cache_element for found in _elements(plain)):
         return plain
-    return plain / f"{engine}-{element}"
+    return plain / f"{trainer.kind}-{trainer.cache_element}"
 
 
 def _elements(folder: Path) -> Iterator[str]:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.base.files import write_whole
-from wan_train.engine import sizes
+from wan_train.engine.trainer import Trainer
 from wan_train.gpu.model import Gpu
-from wan_train.recipe.terms import EngineKind
 
 STATE_EVERY_SECONDS = 300.0
 """A state costs about 3 s to write; every five minutes is near the optimum for machines that vanish every few hours
@@ -53,10 +52,10 @@ def target(*, total_epochs: int, epochs_before: int, total_steps: int) -> Target
 _SPEEDS_FILE = "speeds.json"
 
 
-def speed_key_of(engine: EngineKind, gpu: Gpu, resolutions: list[tuple[int, int]]) -> str:
+def speed_key_of(trainer: Trainer, gpu: Gpu, resolutions: list[tuple[int, int]]) -> str:
     """What the speed of a batch mainly depends on."""
     sizes_text = ",".join(f"{width}x{height}" for width, height in sorted(set(resolutions)))
-    return f"{engine} {gpu.name} {sizes_text}"
+    return f"{trainer.kind} {gpu.name} {sizes_text}"
 
 
 def measured_speed(runs: Path, speed_key: str) -> float | None:
@@ -65,9 +64,9 @@ def measured_speed(runs: Path, speed_key: str) -> float | None:
     return value if isinstance(value, float) and value > 0 else None
 
 
-def expected_speed(runs: Path, speed_key: str, engine: EngineKind) -> float:
+def expected_speed(runs: Path, speed_key: str, trainer: Trainer) -> float:
     """The same, else a first guess."""
-    return measured_speed(runs, speed_key) or sizes.seconds_per_step(engine)
+    return measured_speed(runs, speed_key) or trainer.traits.seconds_per_step
 
 
 def remember_speed(runs: Path, speed_key: str, seconds: float) -> None:

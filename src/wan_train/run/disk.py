@@ -10,10 +10,9 @@ from pathlib import Path
 
 from wan_train.base.errors import NotReadyError
 from wan_train.base.units import GB
-from wan_train.engine import sizes
 from wan_train.engine.commands import STATES_KEPT
+from wan_train.engine.traits import TrainerTraits
 from wan_train.recipe.model import Recipe, Training
-from wan_train.recipe.terms import EngineKind
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import DiskNeed, Plan
 
@@ -23,29 +22,29 @@ _LOOK_SECONDS = 10.0
 def disk_for_next_save(plan: Plan) -> int:
     """Bytes that one expert's next two saves may take: the one that is due, and the one a stop has to wait for."""
     return max(
-        2 * (_state_bytes(plan.trainer.kind, spec.training) + _lora_bytes(plan.trainer.kind, spec.training))
+        2 * (_state_bytes(plan.trainer.traits, spec.training) + _lora_bytes(plan.trainer.traits, spec.training))
         for spec in plan.recipe.experts
     )
 
 
-def disk_need(engine: EngineKind, recipe: Recipe, cache_bytes: int, keep: int | None) -> DiskNeed:
+def disk_need(trainer: TrainerTraits, recipe: Recipe, cache_bytes: int, keep: int | None) -> DiskNeed:
     """The most that a run has on disk at once: the trainer removes an old state only after the new one is written."""
     copies = STATES_KEPT + 2  # one being written, one at the very end
     states = loras = 0
     for spec in recipe.experts:
         kept = (spec.training.max_train_epochs - 1) // keep if keep else 0
-        states += copies * _state_bytes(engine, spec.training)
-        loras += (copies + kept) * _lora_bytes(engine, spec.training)
+        states += copies * _state_bytes(trainer, spec.training)
+        loras += (copies + kept) * _lora_bytes(trainer, spec.training)
     return DiskNeed(caches=cache_bytes, states=states, loras=loras)
 
 
-def _state_bytes(engine: EngineKind, training: Training) -> int:
-    return sizes.state_bytes(engine, training.network_dim)
+def _state_bytes(trainer: TrainerTraits, training: Training) -> int:
+    return trainer.state_bytes(training.network_dim)
 
 
-def _lora_bytes(engine: EngineKind, training: Training) -> int:
+def _lora_bytes(trainer: TrainerTraits, training: Training) -> int:
     precision = training.options.get("save_precision", training.mixed_precision)
-    return sizes.lora_bytes(engine, training.network_dim, str(precision))
+    return trainer.lora_bytes(training.network_dim, str(precision))
 
 
 def check_disk(need: DiskNeed, run_dir: Path, cache_dirs: Iterable[Path]) -> None:

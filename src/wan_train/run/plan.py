@@ -9,13 +9,13 @@ from pathlib import Path
 
 from wan_train.caching.decide import CacheNeed
 from wan_train.engine.caches import CacheKind
-from wan_train.engine.checkpoints import REHEARSAL_MARK
 from wan_train.engine.commands import Command, ModelPaths
 from wan_train.engine.prompts import SamplePrompt
 from wan_train.engine.trainer import Trainer
+from wan_train.engine.traits import TrainerTraits
 from wan_train.recipe.adaptation import Choice
 from wan_train.recipe.model import Answers, Recipe, Training
-from wan_train.recipe.terms import EngineKind, Expert, Task
+from wan_train.recipe.terms import Expert, Task
 
 SCHEMA = 2
 
@@ -161,15 +161,11 @@ class Plan:
         return self.training(expert).gradient_accumulation_steps
 
 
-def result_name(title: str, task: Task, expert: Expert, engine: EngineKind) -> str:
+def result_name(title: str, task: Task, expert: Expert, trainer: TrainerTraits) -> str:
     """The finished LoRA's name without extension; a rehearsal's can never be mistaken for a real one."""
     match task:
         case Task.T2V:
             name = f"WAN2.2-{expert.label}_{title}"
         case Task.I2V:
             name = f"WAN2.2-I2V_{expert.label}_{title}"
-    match engine:
-        case EngineKind.MUSUBI:
-            return name
-        case EngineKind.REHEARSAL:
-            return f"{REHEARSAL_MARK}_{name}"
+    return trainer.file_prefix + name

@@ -39,7 +39,7 @@ from wan_train.recipe.adaptation import Card, Choice, Machine
 from wan_train.recipe.load import to_toml
 from wan_train.recipe.model import Answers, Recipe
 from wan_train.recipe.model_files import locate
-from wan_train.recipe.terms import EngineKind, Expert, Task
+from wan_train.recipe.terms import Expert, Task
 from wan_train.run import caching
 from wan_train.run.caching import reading_of
 from wan_train.run.caching_homes import CacheHome, place
@@ -148,7 +148,7 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda _: None) ->
 
     `say` is told of checks that take seconds.
     """
-    placed = place(with_overrides(request.config, request.overrides), request.trainer.kind, request.caches)
+    placed = place(with_overrides(request.config, request.overrides), request.trainer.traits, request.caches)
     config = placed.config
     inventory = take(config, reading=reading_of(request.trainer), tokenizer=tokenizer.cached_file(request.environ))
     if inventory.stopping:
@@ -160,7 +160,7 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda _: None) ->
     notes = settings_check.judge(
         request.recipe, request.trainer, _steps(request.recipe, counted), environ=request.environ, say=say
     )
-    is_real = request.trainer.kind is EngineKind.MUSUBI
+    is_real = request.trainer.is_real
     models = find_models(request.recipe, request.trainer.root) if is_real else stand_ins(request.recipe)
     dtype = check_models(models) if is_real else None
     recipe, choices = adaptation.adapt(request.recipe, _machine(request, dtype))
@@ -204,8 +204,8 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
     trainer = request.trainer
     facts = _facts(prepared)
     keep = _keep_every(recipe)
-    speed_key = speed_key_of(trainer.kind, request.usable[0], [s.subset.resolution for s in prepared.inventory.subsets])
-    seconds_per_batch = expected_speed(run.path.parent, speed_key, trainer.kind)
+    speed_key = speed_key_of(trainer, request.usable[0], [s.subset.resolution for s in prepared.inventory.subsets])
+    seconds_per_batch = expected_speed(run.path.parent, speed_key, trainer)
     # One cadence for both experts: the shorter one.
     state_every = min(
         state_every_epochs(
@@ -216,7 +216,7 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
         )
         for spec in recipe.experts
     )
-    need = disk_need(trainer.kind, recipe, _bytes_to_make(prepared), keep)
+    need = disk_need(trainer.traits, recipe, _bytes_to_make(prepared), keep)
     check_writable([run.path], "the run directory")
     check_disk(need, run.path, [Path(directory) for directory in facts.cached_items])
     env = _environment(request)
@@ -244,7 +244,7 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
                 command=command,
                 needs=tuple(step.id for step in cachings),
                 expert=spec.expert,
-                produces=result_name(request.answers.title, recipe.task, spec.expert, trainer.kind),
+                produces=result_name(request.answers.title, recipe.task, spec.expert, trainer.traits),
             )
         )
     return Plan(
@@ -265,7 +265,7 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
         choices=prepared.choices,
         disk=need,
         speed_key=speed_key,
-        stagger=_must_stagger(trainer.kind, recipe, prepared.models),
+        stagger=_must_stagger(trainer, recipe, prepared.models),
         env=env,
         samples=samples,
     )
@@ -281,7 +281,7 @@ def _steps(recipe: Recipe, counted: DatasetSummary) -> dict[Expert, int]:
 
 
 def _machine(request: Request, dit_dtype: str | None) -> Machine:
-    is_rehearsal = request.trainer.kind is EngineKind.REHEARSAL
+    trainer = request.trainer
     return Machine(
         cards=tuple(
             Card(name=gpu.name, total_bytes=gpu.total_bytes, compute_capability=gpu.compute_capability)
@@ -289,8 +289,8 @@ def _machine(request: Request, dit_dtype: str | None) -> Machine:
         ),
         cpus=cpus(),
         # The rehearsal trainer takes every choice and computes with its own attention.
-        has_xformers=is_rehearsal or request.trainer.has_package("xformers"),
-        has_flash=is_rehearsal or request.trainer.has_package("flash_attn"),
+        has_xformers=not trainer.is_real or trainer.has_package("xformers"),
+        has_flash=not trainer.is_real or trainer.has_package("flash_attn"),
         dit_dtype=dit_dtype,
     )
 
@@ -333,21 +333,21 @@ def _keep_every(recipe: Recipe) -> int | None:
     return asked[0] if asked else None
 
 
-def _must_stagger(engine: EngineKind, recipe: Recipe, models: ModelPaths) -> bool:
+def _must_stagger(trainer: Trainer, recipe: Recipe, models: ModelPaths) -> bool:
     """Whether two trainers that load at once would fill the RAM.
 
     With swapped blocks the whole file is read into RAM and cast there (both versions); without, it goes to the GPU
     tensor by tensor.
     """
     swaps = any(spec.training.blocks_to_swap for spec in recipe.experts)
-    if engine is EngineKind.REHEARSAL or not swaps or len(models.dit) < 2:  # noqa: PLR2004  two experts
+    if not trainer.is_real or not swaps or len(models.dit) < 2:  # noqa: PLR2004  two experts
         return False
     return available_ram() < sum(path.stat().st_size for path in models.dit.values())
 
 
 def _environment(request: Request) -> dict[str, str]:
     env: dict[str, Any] = {}
-    if request.trainer.kind is EngineKind.REHEARSAL or tokenizer.is_cached(request.environ):
+    if not request.trainer.is_real or tokenizer.is_cached(request.environ):
         env.update(tokenizer.OFFLINE_ENV)
     return env
 

@@ -56,7 +56,7 @@ def training_command(
         dataset_config=run.dataset_config,
         accelerate_config=run.accelerate_config,
         attempt_dir=attempt_dir,
-        output_name=result_name(answers.title, recipe.task, spec.expert, trainer.kind),
+        output_name=result_name(answers.title, recipe.task, spec.expert, trainer.traits),
         author=answers.author,
         state_every_epochs=state_every_epochs,
         resume_from=resume_from,

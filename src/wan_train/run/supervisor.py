@@ -383,7 +383,7 @@ class Supervisor:
 
     def _seconds_per_step(self, step: Step) -> float:
         plan = self._plan
-        batch = cadence.expected_speed(self._run.path.parent, plan.speed_key, plan.trainer.kind)
+        batch = cadence.expected_speed(self._run.path.parent, plan.speed_key, plan.trainer)
         return batch * (plan.batches_of_step(step.expert) if step.expert is not None else 1)
 
     def _watch(self, step: Step, attempt: Attempt) -> AttemptWatch:

@@ -15,7 +15,6 @@ from wan_train.engine.shell import one_option_a_line
 from wan_train.recipe.adaptation import AS_IN_RECIPE
 from wan_train.recipe.effective import agreed, effective
 from wan_train.recipe.model import ExpertSpec, Training, format_number
-from wan_train.recipe.terms import EngineKind
 from wan_train.run.plan import Devices, Plan, Step, StepKind
 from wan_train.views.formatting import (
     columns,
@@ -128,9 +127,9 @@ def _models(plan: Plan) -> Iterator[Row]:
 
 def _trainer(plan: Plan) -> Row:
     trainer = plan.trainer
-    if trainer.kind is EngineKind.REHEARSAL:
-        return Row(label="Trainer", value="embedded rehearsal trainer")
-    return Row(label="Trainer", value=f"musubi-tuner {safe(trainer.version)} in {safe(trainer.root)}", whole=True)
+    if not trainer.is_real:
+        return Row(label="Trainer", value=trainer.title)
+    return Row(label="Trainer", value=f"{safe(trainer.title)} in {safe(trainer.root)}", whole=True)
 
 
 def _gpus(plan: Plan, gpus: Sequence[GpuNow]) -> Iterator[Row]:

@@ -13,7 +13,6 @@ from wan_train.base.errors import ExitCode
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.gpu.free import why_busy
 from wan_train.gpu.model import Gpu
-from wan_train.recipe.terms import EngineKind
 from wan_train.run.events import StateSaved, StateUnusable
 from wan_train.run.gpu_pool import gpu_label
 from wan_train.run.plan import Step, StepKind
@@ -214,7 +213,7 @@ def user_of(view: RunView, gpu: Gpu) -> str | None:
 
 
 def is_rehearsal(view: RunView) -> bool:
-    return view.plan.trainer.kind is EngineKind.REHEARSAL
+    return not view.plan.trainer.is_real
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

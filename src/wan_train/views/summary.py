@@ -15,7 +15,6 @@ from wan_train.recipe import load as recipes
 from wan_train.recipe.adaptation import AS_IN_RECIPE, CHOSEN, Choice
 from wan_train.recipe.effective import agreed, effective, word_of
 from wan_train.recipe.model import ExpertSpec, Origin, Training, format_number
-from wan_train.recipe.terms import EngineKind
 from wan_train.run.plan import Devices, Plan
 from wan_train.views.formatting import count, cut, cut_front, duration, expert_name, file_size, pace, safe
 from wan_train.views.lines import Line, Row, Screenful, Span, line, table, width_of
@@ -253,7 +252,7 @@ def choice_text(choice: Choice) -> str:
 
 def _unusual(plan: Plan, width: int) -> Iterator[Row]:
     """What differs from the guide or may surprise, each in at most two lines."""
-    if plan.trainer.kind is EngineKind.REHEARSAL:
+    if not plan.trainer.is_real:
         yield Row(label="Rehearsal", value="tiny built-in trainer: the LoRAs are not usable", style="yellow")
     room = width - _VALUE_COLUMN
     for note in plan.dataset.notes:

@@ -10,7 +10,7 @@ import pytest
 from support.runs import with_settings
 from wan_train.engine.network_weights import Judgement, judge_weights
 from wan_train.recipe.load import shipped
-from wan_train.recipe.terms import EngineKind, Expert, Task
+from wan_train.recipe.terms import Expert, Task
 
 DOWN = "lora_unet_blocks_0_self_attn_q.lora_down.weight"
 MODEL = "wan2.2_t2v_{}_noise_14B_fp16.safetensors"
@@ -27,12 +27,12 @@ def judged(
     path: Path,
     *,
     expert: Expert = Expert.HIGH,
-    engine: EngineKind = EngineKind.MUSUBI,
+    is_real: bool = True,
     shapes: dict[str, tuple[int, ...]] | None = None,
     **settings: object,
 ) -> Judgement:
     recipe = with_settings(shipped(Task.T2V), network_weights=str(path), **settings)
-    return judge_weights(recipe.spec(expert), Task.T2V, engine, shapes)
+    return judge_weights(recipe.spec(expert), Task.T2V, shapes, is_real=is_real)
 
 
 def test_the_experts_own_lora_is_taken_without_a_word(tmp_path: Path) -> None:
@@ -92,9 +92,9 @@ def test_another_task_is_refused(tmp_path: Path) -> None:
 def test_a_rehearsals_lora_and_a_real_one_are_not_exchanged(tmp_path: Path) -> None:
     of_rehearsal = write_lora(tmp_path / "high_noise.safetensors", {"ss_rehearsal": "tiny"})
     assert "is a rehearsal's LoRA" in judged(of_rehearsal).problems[0]
-    assert judged(of_rehearsal, engine=EngineKind.REHEARSAL) == Judgement()
+    assert judged(of_rehearsal, is_real=False) == Judgement()
     real = write_lora(tmp_path / "real_high_noise.safetensors", {})
-    assert "is a real LoRA" in judged(real, engine=EngineKind.REHEARSAL).problems[0]
+    assert "is a real LoRA" in judged(real, is_real=False).problems[0]
 
 
 def test_names_that_the_trainer_passes_over_in_silence_are_refused(tmp_path: Path) -> None:

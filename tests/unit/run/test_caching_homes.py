@@ -21,7 +21,7 @@ from wan_train.dataset.snapshot import snapshot_text
 from wan_train.engine import caches
 from wan_train.engine.caches import CacheKind
 from wan_train.engine.commands import ModelPaths
-from wan_train.recipe.terms import EngineKind
+from wan_train.engine.traits import MUSUBI, REHEARSAL, TrainerTraits
 from wan_train.run.caching import clear, maker_of, survey
 from wan_train.run.caching_homes import CacheHome, place
 
@@ -42,14 +42,14 @@ def config(tmp_path: Path) -> DatasetConfig:
     return load(path)
 
 
-def folder_of(config: DatasetConfig, engine: EngineKind, home: CacheHome) -> Path:
+def folder_of(config: DatasetConfig, engine: TrainerTraits, home: CacheHome) -> Path:
     (subset,) = place(config, engine, home).config.datasets
     return subset.cache_directory
 
 
-def run(config: DatasetConfig, engine: EngineKind, home: CacheHome) -> tuple[int, int]:
+def run(config: DatasetConfig, engine: TrainerTraits, home: CacheHome) -> tuple[int, int]:
     """Cache like a run of this engine; how many files were removed, and how many items made."""
-    trainer, (recipe, _) = make_trainer(engine), make_recipe()
+    trainer, (recipe, _) = make_trainer(engine.kind), make_recipe()
     inventory = take(place(config, engine, home).config)
     removed = made = 0
     for kind in CacheKind:
@@ -59,7 +59,7 @@ def run(config: DatasetConfig, engine: EngineKind, home: CacheHome) -> tuple[int
         for one in found.folders:
             for item in one.folder.items:
                 if item.key in one.decision.make and item.name is not None:
-                    write_cache(one.folder.path / item.name, kind, caches.precision(engine))
+                    write_cache(one.folder.path / item.name, kind, engine.cache_element)
     return removed, made
 
 
@@ -72,12 +72,12 @@ def write_cache(path: Path, kind: CacheKind, element: str) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header + numbers)
 
 
-@pytest.mark.parametrize("order", list(itertools.product(EngineKind, repeat=4)))
+@pytest.mark.parametrize("order", list(itertools.product((MUSUBI, REHEARSAL), repeat=4)))
 def test_in_whatever_order_no_engine_removes_anothers_caches_or_makes_its_own_twice(
-    config: DatasetConfig, tmp_path: Path, order: tuple[EngineKind, ...]
+    config: DatasetConfig, tmp_path: Path, order: tuple[TrainerTraits, ...]
 ) -> None:
     home = CacheHome(spare=tmp_path / "spare")
-    seen: set[EngineKind] = set()
+    seen: set[TrainerTraits] = set()
     for engine in order:
         assert run(config, engine, home) == (0, 0 if engine in seen else 4)
         seen.add(engine)
@@ -85,13 +85,13 @@ def test_in_whatever_order_no_engine_removes_anothers_caches_or_makes_its_own_tw
 
 def test_the_real_trainer_keeps_the_folder_of_the_dataset(config: DatasetConfig, tmp_path: Path) -> None:
     plain, home = config.datasets[0].cache_directory, CacheHome(spare=tmp_path / "spare")
-    assert folder_of(config, EngineKind.MUSUBI, home) == plain
-    assert folder_of(config, EngineKind.REHEARSAL, home) == plain / "rehearsal-float32"
-    run(config, EngineKind.MUSUBI, home)
-    assert folder_of(config, EngineKind.MUSUBI, home) == plain
-    snapshot = snapshot_text(place(config, EngineKind.REHEARSAL, home).config)
+    assert folder_of(config, MUSUBI, home) == plain
+    assert folder_of(config, REHEARSAL, home) == plain / "rehearsal-float32"
+    run(config, MUSUBI, home)
+    assert folder_of(config, MUSUBI, home) == plain
+    snapshot = snapshot_text(place(config, REHEARSAL, home).config)
     assert f'cache_directory = "{plain}/rehearsal-float32"' in snapshot
-    assert "cache_directory" not in snapshot_text(place(config, EngineKind.MUSUBI, home).config)
+    assert "cache_directory" not in snapshot_text(place(config, MUSUBI, home).config)
 
 
 @pytest.mark.parametrize("kind", list(CacheKind))
@@ -101,13 +101,13 @@ def test_caches_of_another_precision_keep_their_folder(config: DatasetConfig, tm
     name = caches.text_name("a") if kind is CacheKind.TEXT else caches.picture_name("a", 64, 64)
     write_cache(plain / name, kind, "float32")
     before = (plain / name).stat()
-    placed = place(config, EngineKind.MUSUBI, home)
+    placed = place(config, MUSUBI, home)
     assert placed.config.datasets[0].cache_directory == plain / "musubi-bfloat16"
     assert placed.notes == (
         f"{plain} holds caches of another precision, which stay; those of this run go to {plain}/musubi-bfloat16",
     )
-    assert run(config, EngineKind.MUSUBI, home) == (0, 4)
-    assert run(config, EngineKind.MUSUBI, home) == (0, 0)
+    assert run(config, MUSUBI, home) == (0, 4)
+    assert run(config, MUSUBI, home) == (0, 0)
     assert (plain / name).stat() == before
 
 
@@ -115,14 +115,14 @@ def test_a_folder_that_is_named_is_shared_by_datasets_and_has_a_part_for_each(
     config: DatasetConfig, tmp_path: Path
 ) -> None:
     home = CacheHome(spare=tmp_path / "spare", chosen=tmp_path / "all")
-    own = folder_of(config, EngineKind.MUSUBI, home)
+    own = folder_of(config, MUSUBI, home)
     assert own.parent == tmp_path / "all"
     assert own.name.startswith("cats-")
-    assert folder_of(config, EngineKind.REHEARSAL, home) == own / "rehearsal-float32"
+    assert folder_of(config, REHEARSAL, home) == own / "rehearsal-float32"
     other = replace(config, datasets=(replace(config.datasets[0], cache_directory=Path("/other/cache")),))
-    assert folder_of(other, EngineKind.MUSUBI, home) not in {own, own.parent}
+    assert folder_of(other, MUSUBI, home) not in {own, own.parent}
     with pytest.raises(BadInputError, match="takes for a pattern"):
-        place(config, EngineKind.MUSUBI, CacheHome(spare=tmp_path, chosen=tmp_path / "[all]"))
+        place(config, MUSUBI, CacheHome(spare=tmp_path, chosen=tmp_path / "[all]"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere but on a mount, see test_own_caches.py")
@@ -130,7 +130,7 @@ def test_a_folder_that_cannot_be_written_gets_its_caches_elsewhere(config: Datas
     plain, home = config.datasets[0].cache_directory, CacheHome(spare=tmp_path / "spare")
     plain.chmod(0o555)
     try:
-        placed = place(config, EngineKind.MUSUBI, home)
+        placed = place(config, MUSUBI, home)
         assert placed.config.datasets[0].cache_directory.parent == tmp_path / "spare"
         assert "caches go to" in placed.notes[0]
     finally:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_train.base.errors import BadInputError
-from wan_train.recipe.terms import EngineKind, Expert, Task
+from wan_train.engine.traits import MUSUBI, REHEARSAL, TrainerTraits
+from wan_train.recipe.terms import Expert, Task
 from wan_train.run.plan import result_name
 from wan_train.run.titles import check_author, check_title, problem_with_title
 
@@ -56,7 +57,7 @@ def test_an_accepted_title_is_a_file_name_on_any_system(title: str) -> None:
     accepted = check_title(title)
     assert unicodedata.is_normalized("NFC", accepted)
     for task in Task:
-        for engine in EngineKind:
+        for engine in (MUSUBI, REHEARSAL):
             name = f"{result_name(accepted, task, Expert.HIGH, engine)}-000100-state"
             assert Path(name).name == name
             assert len(name.encode()) <= 255
@@ -80,11 +81,11 @@ def test_bad_authors(author: str) -> None:
 @pytest.mark.parametrize(
     ("task", "expert", "engine", "name"),
     [
-        (Task.T2V, Expert.HIGH, EngineKind.MUSUBI, "WAN2.2-HighNoise_cat"),
-        (Task.T2V, Expert.LOW, EngineKind.MUSUBI, "WAN2.2-LowNoise_cat"),
-        (Task.I2V, Expert.HIGH, EngineKind.MUSUBI, "WAN2.2-I2V_HighNoise_cat"),
-        (Task.T2V, Expert.LOW, EngineKind.REHEARSAL, "REHEARSAL_WAN2.2-LowNoise_cat"),
+        (Task.T2V, Expert.HIGH, MUSUBI, "WAN2.2-HighNoise_cat"),
+        (Task.T2V, Expert.LOW, MUSUBI, "WAN2.2-LowNoise_cat"),
+        (Task.I2V, Expert.HIGH, MUSUBI, "WAN2.2-I2V_HighNoise_cat"),
+        (Task.T2V, Expert.LOW, REHEARSAL, "REHEARSAL_WAN2.2-LowNoise_cat"),
     ],
 )
-def test_names_of_results(task: Task, expert: Expert, engine: EngineKind, name: str) -> None:
+def test_names_of_results(task: Task, expert: Expert, engine: TrainerTraits, name: str) -> None:
     assert result_name("cat", task, expert, engine) == name

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from wan_train.base.units import GB
 from wan_train.engine.failures.kinds import kind
 from wan_train.engine.failures.model import Cause
-from wan_train.engine.sizes import lora_bytes, state_bytes
-from wan_train.recipe.terms import EngineKind
+from wan_train.engine.traits import MUSUBI
 
-_GB = 1e9
-_CHECKPOINT = (state_bytes(EngineKind.MUSUBI, 16) + lora_bytes(EngineKind.MUSUBI, 16, "fp16")) / _GB
+_CHECKPOINT = (MUSUBI.state_bytes(16) + MUSUBI.lora_bytes(16, "fp16")) / GB
 _NEEDED = (
     f"One checkpoint of one expert takes about {_CHECKPOINT:.1f} GB at rank 16; `wan-train --dry-run` says what "
     f"a whole "
@@ -43,14 +42,14 @@ BOX_KINDS = (
         Cause.HOST_OUT_OF_MEMORY,
         "the machine's RAM (not the GPU's memory) was too small to map the {gigabytes} GB of {file}",
         _RAM,
-        facts=lambda found: {"gigabytes": f"{int(found['bytes']) / _GB:.1f}"},
+        facts=lambda found: {"gigabytes": f"{int(found['bytes']) / GB:.1f}"},
     ),
     kind(
         r"can't allocate memory: you tried to allocate (?P<bytes>\d+) bytes",
         Cause.HOST_OUT_OF_MEMORY,
         "the machine's RAM (not the GPU's memory) was too small: {gigabytes} GB more were asked for",
         _RAM,
-        facts=lambda found: {"gigabytes": f"{int(found['bytes']) / _GB:.1f}"},
+        facts=lambda found: {"gigabytes": f"{int(found['bytes']) / GB:.1f}"},
     ),
     kind(
         r"MemoryError\b|bad_alloc|Unable to allocate [\d.]+ \wiB|DefaultCPUAllocator: not enough memory"
@@ -72,7 +71,7 @@ BOX_KINDS = (
         Cause.DISK_FULL,
         "the disk is full: {gigabytes} GB more were to be written",
         f"Free some space (`wan-train runs` lists old runs), then resume. {_NEEDED}",
-        facts=lambda found: {"gigabytes": f"{int(found['bytes']) / _GB:.2f}"},
+        facts=lambda found: {"gigabytes": f"{int(found['bytes']) / GB:.2f}"},
     ),
     kind(
         r"No space left on device|StorageFull|\[Errno 28\]|os error 28|Not enough free disk space"

@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Iterator
 
 from wan_train.base.text import redact
-from wan_train.recipe.terms import EngineKind
 from wan_train.run.events import SupervisorStarted
 from wan_train.views import formatting
 from wan_train.views import run_status as facts
@@ -71,7 +70,7 @@ def versions(story: Story) -> Iterator[Html]:
     plan = story.view.plan
     named = {f"DiT {spec.expert.value}-noise": plan.models.dit[spec.expert.value] for spec in plan.recipe.experts}
     named |= {"VAE": plan.models.vae, "T5": plan.models.t5}
-    if plan.trainer.kind is EngineKind.REHEARSAL:
+    if not plan.trainer.is_real:
         return
     models: list[tuple[Child, ...]] = [
         (
@@ -107,8 +106,8 @@ def _versions(story: Story) -> Iterator[tuple[str, str]]:
     yield "wan-train", _together(found["wan_train"])
     if story.version not in _together(found["wan_train"]):
         yield "wan-train that wrote this page", story.version
-    if plan.trainer.kind is EngineKind.REHEARSAL:
-        yield "trainer", "embedded rehearsal trainer"
+    if not plan.trainer.is_real:
+        yield "trainer", plan.trainer.title
     else:
         yield "musubi-tuner", f"{plan.trainer.version}, commit {plan.trainer.commit or 'unknown'}"
     yield "trainer's Python", formatting.safe(plan.trainer.python)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from wan_train.base.settings import Settings
-from wan_train.recipe.terms import EngineKind
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import Plan
 
@@ -21,7 +20,7 @@ def again(plan: Plan, run: RunDirectory, *, epochs: int | None) -> tuple[str, ..
 
 
 def _words(plan: Plan, run: RunDirectory, epochs: int | None) -> Iterator[str]:
-    if plan.trainer.kind is EngineKind.REHEARSAL:
+    if not plan.trainer.is_real:
         yield from _pair("--engine", plan.trainer.kind.value)
     yield from _pair("--recipe", str(run.recipe))
     yield from _pair("--dataset", str(run.dataset_config))
@@ -33,7 +32,7 @@ def _words(plan: Plan, run: RunDirectory, epochs: int | None) -> Iterator[str]:
     if plan.keep_every_epochs is None and plan.recipe.experts[0].training.save_every_n_epochs < longest:
         # In a recipe of one's own this means: keep LoRAs. In the shipped one, that was trained, it did not.
         yield from _pair("--save-every", str(longest))
-    if plan.trainer.kind is EngineKind.MUSUBI:
+    if plan.trainer.is_real:
         root, usual = plan.trainer.root, Settings().trainer_dir
         if root != usual:
             yield from _pair("--musubi-dir", str(root))

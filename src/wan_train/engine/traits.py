@@ -1,0 +1,74 @@
+"""What differs between the two trainers. Nothing above `engine/` asks which of them runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from wan_train.recipe.terms import EngineKind
+
+_STATE_BYTES_PER_PARAMETER = 12
+"""float32 weights and AdamW's two float32 moments."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerTraits:
+    """A kind of trainer: its needs, its files, and first guesses of their sizes."""
+
+    kind: EngineKind
+    is_real: bool
+    """Trains Wan 2.2 on a GPU, with model files of many GB. The rehearsal trainer brings its own tiny model."""
+    file_prefix: str
+    """Begins the names of finished LoRAs."""
+    cache_element: str
+    """The element type that the commands of `engine.commands` leave in caches."""
+    has_half_precision: bool
+    """Saves LoRAs, and scales gradients, in the given precision."""
+    parameters_per_rank: int
+    seconds_per_step: float
+    """A first guess, before any step was measured. It only sets how often states are saved."""
+
+    def lora_bytes(self, rank: int, precision: str) -> int:
+        """Bytes of one LoRA file: 153 MB at rank 16 in fp16."""
+        width = 2 if precision in {"fp16", "bf16"} and self.has_half_precision else 4
+        return self.parameters_per_rank * rank * width
+
+    def state_bytes(self, rank: int) -> int:
+        """Bytes of one state folder under AdamW: 920 MB at rank 16. Optimizers that keep less take less."""
+        return self.parameters_per_rank * rank * _STATE_BYTES_PER_PARAMETER
+
+
+REHEARSAL_PREFIX = "REHEARSAL"
+
+MUSUBI = TrainerTraits(
+    kind=EngineKind.MUSUBI,
+    is_real=True,
+    file_prefix="",
+    cache_element="bfloat16",
+    has_half_precision=True,
+    # Wan 2.2 A14B: 40 blocks of width 5120 with a 13824 wide feed-forward. musubi's LoRA adapts q, k, v, o of both
+    # attentions (8 matrices, 5120 x 5120) and both feed-forward matrices; each has rank x (in + out) parameters.
+    parameters_per_rank=40 * (8 * (5120 + 5120) + 2 * (5120 + 13824)),
+    # What published logs show for 960x960 pictures on the cards people rent.
+    seconds_per_step=3.0,
+)
+REHEARSAL = TrainerTraits(
+    kind=EngineKind.REHEARSAL,
+    is_real=False,
+    file_prefix=f"{REHEARSAL_PREFIX}_",
+    cache_element="float32",
+    has_half_precision=False,
+    # 4 blocks of width 64 with a 128 wide feed-forward.
+    parameters_per_rank=4 * (8 * (64 + 64) + 2 * (64 + 128)),
+    seconds_per_step=0.05,
+)
+
+
+def traits_of(kind: EngineKind) -> TrainerTraits:
+    match kind:
+        case EngineKind.MUSUBI:
+            return MUSUBI
+        case EngineKind.REHEARSAL:
+            return REHEARSAL
+        case _:
+            assert_never(kind)
