@@ -156,7 +156,7 @@ def draw_pictures(trainer: Trainer, folder: Path) -> None:
     """Let the rehearsal's trainer draw its eight captioned pictures into `folder`; raises NotReadyError."""
     try:
         done = subprocess.run(  # an argv list of our own making
-            [str(trainer.python), "-m", "wan_train.rehearsal.samples", str(folder)],
+            [str(trainer.python), "-m", "wan_train.rehearsal.pictures", str(folder)],
             env={**os.environ, **trainer.env},
             stdin=subprocess.DEVNULL,
             capture_output=True,

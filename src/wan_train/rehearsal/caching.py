@@ -14,9 +14,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]  # has no types of its own
 
-from wan_train.rehearsal.buckets import BucketSelector, fit
-from wan_train.rehearsal.data import Dataset, Item, load_datasets, read_clip, windows
-from wan_train.rehearsal.encoders import LatentEncoder, default_device, encode_text
+from wan_train.dataset.buckets import bucket_for, clips
+from wan_train.dataset.model import Subset, VideoSettings
+from wan_train.rehearsal import data
+from wan_train.rehearsal.data import Item, fit, items_of, load_datasets
+from wan_train.rehearsal.model import LatentEncoder, default_device, encode_text
 
 logger = logging.getLogger(__name__)
 
@@ -36,61 +38,61 @@ class Sample:
 
 def cache_latents(args: argparse.Namespace) -> None:
     """Write the latent caches of every dataset; without `--keep_cache` delete those of no item."""
-    datasets = load_datasets(Path(args.dataset_config))
+    subsets = load_datasets(Path(args.dataset_config))
     logger.info("Loading VAE model from %s", args.vae)
     logger.info("rehearsal: a tiny encoder made from a fixed seed stands in for it")
     encoder = LatentEncoder(args.device or default_device())
-    for number, dataset in enumerate(datasets):
-        logger.info("Encoding dataset [%d]", number)
+    for subset in subsets:
+        logger.info("Encoding dataset [%d]", subset.index)
         kept: set[Path] = set()
-        for batch in tqdm(_batches(_samples(dataset), dataset.batch_size)):
+        for batch in tqdm(_batches(_samples(subset), subset.batch_size)):
             for sample in batch:
                 kept.add(sample.cache)
                 if not (args.skip_existing and sample.cache.exists()):
                     _save_latents(encoder, sample, i2v=args.i2v)
-        _drop_orphans(dataset.cache.glob("*_wan.safetensors"), kept, keep=args.keep_cache)
+        _drop_orphans(subset.cache_directory.glob("*_wan.safetensors"), kept, keep=args.keep_cache)
 
 
 def cache_text(args: argparse.Namespace) -> None:
     """Write the text-encoder caches of every dataset; without `--keep_cache` delete those of no item."""
-    datasets = load_datasets(Path(args.dataset_config))
-    before = [set(dataset.cache.glob("*_wan_te.safetensors")) for dataset in datasets]
+    subsets = load_datasets(Path(args.dataset_config))
+    before = [set(subset.cache_directory.glob("*_wan_te.safetensors")) for subset in subsets]
     logger.info("Loading T5: %s", args.t5)
     logger.info("rehearsal: a table of words made from a fixed seed stands in for it")
     logger.info("Encoding with T5")
-    kept: list[set[Path]] = [set() for _ in datasets]
-    for number, dataset in enumerate(datasets):
-        logger.info("Encoding dataset [%d]", number)
-        for batch in tqdm(_batches(dataset.items(), dataset.batch_size)):
+    kept: list[set[Path]] = [set() for _ in subsets]
+    for subset, existing, wanted in zip(subsets, before, kept, strict=True):
+        logger.info("Encoding dataset [%d]", subset.index)
+        for batch in tqdm(_batches(items_of(subset), subset.batch_size)):
             for item in batch:
-                cache = dataset.text_cache(item.path.stem)
-                kept[number].add(cache)
-                if not (args.skip_existing and cache in before[number]):
+                cache = data.text_cache(subset, item.path.stem)
+                wanted.add(cache)
+                if not (args.skip_existing and cache in existing):
                     _save_text(cache, item)
-    for found, wanted in zip(before, kept, strict=True):
-        _drop_orphans(found, wanted, keep=args.keep_cache)
+    for existing, wanted in zip(before, kept, strict=True):
+        _drop_orphans(existing, wanted, keep=args.keep_cache)
 
 
-def _samples(dataset: Dataset) -> Iterator[Sample]:
-    for item in dataset.items():
-        yield from _picture(dataset, item) if dataset.is_image else _clip(dataset, item)
+def _samples(subset: Subset) -> Iterator[Sample]:
+    for item in items_of(subset):
+        yield from _picture(subset, item) if subset.video is None else _clip(subset, subset.video, item)
 
 
-def _picture(dataset: Dataset, item: Item) -> Iterator[Sample]:
+def _picture(subset: Subset, item: Item) -> Iterator[Sample]:
     with Image.open(item.path) as opened:
         picture = opened.convert("RGB")
-    bucket = dataset.selector.select(picture.size)
-    cache = dataset.image_cache(item.path.stem, picture.size)
-    yield Sample(cache=cache, frames=[fit(picture, bucket)], original=picture.size, is_clip=False)
+    frames = [fit(picture, data.bucket_of(subset, picture.size))]
+    cache = data.picture_cache(subset, item.path.stem, picture.size)
+    yield Sample(cache=cache, frames=frames, original=picture.size, is_clip=False)
 
 
-def _clip(dataset: Dataset, item: Item) -> Iterator[Sample]:
-    frames = read_clip(item.path, source_fps=dataset.source_fps)
+def _clip(subset: Subset, video: VideoSettings, item: Item) -> Iterator[Sample]:
+    frames = data.read_clip(item.path, source_fps=video.source_fps)
     # Clips are bucketed even where the dataset turns buckets off, and their names carry the bucket.
-    bucket = BucketSelector(resolution=dataset.resolution).select(frames[0].size)
+    bucket = bucket_for(*frames[0].size, resolution=subset.resolution)
     fitted = [fit(frame, bucket) for frame in frames]
-    for start, length in windows(dataset, len(fitted)):
-        cache = dataset.clip_cache(item.path.stem, start, length, bucket)
+    for start, length in clips(len(fitted), video):
+        cache = data.clip_cache(subset, item.path.stem, start, length, bucket)
         yield Sample(cache=cache, frames=fitted[start : start + length], original=bucket, is_clip=True)
 
 

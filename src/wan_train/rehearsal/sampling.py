@@ -22,10 +22,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]  # has no types of its own
 
-from wan_train.rehearsal.buckets import fit
-from wan_train.rehearsal.encoders import CHANNELS, STRIDE, LatentEncoder, encode_text
-from wan_train.rehearsal.model import TinyWan
-from wan_train.rehearsal.schedules import TIMESTEPS
+from wan_train.rehearsal.data import fit
+from wan_train.rehearsal.model import CHANNELS, STRIDE, TIMESTEPS, LatentEncoder, TinyWan, encode_text
 
 logger = logging.getLogger(__name__)
 

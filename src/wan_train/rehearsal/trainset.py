@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from wan_train.rehearsal.data import IMAGE_WINDOW, Dataset
+from wan_train.dataset.model import MediaKind, Subset
+from wan_train.rehearsal.data import IMAGE_WINDOW, bucket_of, text_cache
 
 logger = logging.getLogger(__name__)
 
@@ -25,15 +27,15 @@ Batch = dict[str, Any]
 class Buckets:
     """Batches of one dataset: pairs of latent and text cache that share a bucket (width, height, frames)."""
 
-    def __init__(self, dataset: Dataset, seed: int) -> None:
-        self.dataset = dataset
+    def __init__(self, subset: Subset, seed: int) -> None:
+        self.subset = subset
         self.seed = seed
         self.epoch = 0
-        self.pairs = _pairs(dataset)
+        self.pairs = _pairs(subset)
         self.order = [
             (bucket, start)
             for bucket in sorted(self.pairs)
-            for start in range(0, len(self.pairs[bucket]), dataset.batch_size)
+            for start in range(0, len(self.pairs[bucket]), subset.batch_size)
         ]
         for bucket in sorted(self.pairs):
             logger.info("bucket: %s, count: %d", bucket, len(self.pairs[bucket]))
@@ -52,7 +54,7 @@ class Buckets:
 
     def batch(self, number: int) -> Batch:
         bucket, start = self.order[number]
-        return _stack(self.pairs[bucket][start : start + self.dataset.batch_size])
+        return _stack(self.pairs[bucket][start : start + self.subset.batch_size])
 
 
 class TrainSet:
@@ -62,9 +64,9 @@ class TrainSet:
     `latents_image` (batch, 20, F, H, W).
     """
 
-    def __init__(self, datasets: list[Dataset]) -> None:
+    def __init__(self, subsets: Sequence[Subset]) -> None:
         seed = random.randint(0, 2**31)  # noqa: S311 - follows from --seed
-        self.buckets = [Buckets(dataset, seed) for dataset in datasets]
+        self.buckets = [Buckets(subset, seed) for subset in subsets]
         self._index = [(part, number) for part in self.buckets for number in range(len(part.order))]
 
     def set_epoch(self, epoch: int) -> None:
@@ -84,21 +86,21 @@ class TrainSet:
         return part.batch(number)
 
 
-def _pairs(dataset: Dataset) -> dict[Bucket, list[Pair]]:
+def _pairs(subset: Subset) -> dict[Bucket, list[Pair]]:
     pairs: defaultdict[Bucket, list[Pair]] = defaultdict(list)
-    for latents in sorted(dataset.cache.glob("*_wan.safetensors")):
+    for latents in sorted(subset.cache_directory.glob("*_wan.safetensors")):
         words = latents.name.split("_")
         width, height = map(int, words[-2].split("x"))
-        if dataset.is_image:
+        if subset.kind is MediaKind.IMAGE:
             stem, frames = "_".join(words[:-2]), IMAGE_WINDOW
         else:
             stem, frames = "_".join(words[:-3]), int(words[-3].split("-")[1])
-        text = dataset.text_cache(stem)
+        text = text_cache(subset, stem)
         if not text.exists():
             logger.warning("Text encoder output cache file not found: %s", text)
             continue
-        bucket = (*dataset.selector.select((width, height)), frames)
-        pairs[bucket] += [(latents, text)] * dataset.num_repeats
+        bucket = (*bucket_of(subset, (width, height)), frames)
+        pairs[bucket] += [(latents, text)] * subset.num_repeats
     return dict(pairs)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from wan_train.rehearsal.logs import start_logging
-from wan_train.rehearsal.options import text_parser
+from wan_train.rehearsal.command_line import start_logging, text_parser
 
 
 def main() -> None:

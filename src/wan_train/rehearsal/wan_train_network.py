@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from wan_train.rehearsal.logs import start_logging
-from wan_train.rehearsal.options import parse_training
+from wan_train.rehearsal.command_line import parse_training, start_logging
 
 
 def main() -> None:

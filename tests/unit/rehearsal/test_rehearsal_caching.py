@@ -10,9 +10,10 @@ from PIL import Image
 from rehearsal_programs import SIZES, Tiny, run_program
 from safetensors import safe_open
 
+from wan_train.dataset.model import DatasetError, ProblemKind
 from wan_train.rehearsal.caching import cache_latents
-from wan_train.rehearsal.data import MultipleInvalid, load_datasets
-from wan_train.rehearsal.options import latents_parser
+from wan_train.rehearsal.command_line import latents_parser
+from wan_train.rehearsal.data import bucket_of, load_datasets
 
 LATENTS = {
     "a_0096x0096_wan.safetensors",
@@ -95,17 +96,34 @@ def test_missing_caption_stops_with_its_path(tiny: Tiny) -> None:
     assert log.endswith(f"FileNotFoundError: [Errno 2] No such file or directory: '{tiny.folder}/b.txt'\n")
 
 
-def test_unknown_key_is_named_with_its_path(tiny: Tiny) -> None:
-    tiny.config.write_text(tiny.config.read_text(encoding="utf-8") + "colour = 3\n", encoding="utf-8")
-    with pytest.raises(MultipleInvalid, match=r"extra keys not allowed @ data\['datasets'\]\[0\]\['colour'\]"):
+def test_a_dataset_that_cannot_be_trained_stops_with_every_reason(tiny: Tiny) -> None:
+    text = tiny.config.read_text(encoding="utf-8")
+    tiny.config.write_text(text + text[text.index("[[datasets]]") :] + "colour = 3\n", encoding="utf-8")
+    with pytest.raises(DatasetError) as refused:
         load_datasets(tiny.config)
+    assert {problem.kind for problem in refused.value.problems} == {ProblemKind.UNKNOWN_KEY}
 
 
 def test_two_datasets_may_not_share_a_cache(tiny: Tiny) -> None:
     text = tiny.config.read_text(encoding="utf-8")
     tiny.config.write_text(text + text[text.index("[[datasets]]") :], encoding="utf-8")
-    with pytest.raises(ValueError, match="cache directory should be unique"):
+    with pytest.raises(DatasetError, match="is also the cache"):
         load_datasets(tiny.config)
+
+
+@pytest.mark.parametrize(
+    ("size", "bucket"),
+    [((640, 427), (640, 416)), ((1920, 1080), (1280, 720)), ((3000, 1000), (1632, 560))],
+)
+def test_small_pictures_keep_their_size_without_upscaling(
+    size: tuple[int, int], bucket: tuple[int, int], tiny: Tiny
+) -> None:
+    text = tiny.config.read_text(encoding="utf-8").replace("[96, 96]", "[960, 960]\nbucket_no_upscale = true")
+    tiny.config.write_text(text, encoding="utf-8")
+    (subset,) = load_datasets(tiny.config)
+    assert bucket_of(subset, size) == bucket
+    with pytest.raises(ValueError, match="too small"):
+        bucket_of(subset, (400, 12))
 
 
 def test_truncated_picture_stops_as_the_real_trainer_does(tiny: Tiny) -> None:

@@ -1,13 +1,12 @@
-"""Noise levels, learning-rate curves and buckets, as pure functions."""
+"""Noise levels and learning-rate curves, as pure functions."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from wan_train.rehearsal.buckets import BucketSelector
-from wan_train.rehearsal.options import parse_training
-from wan_train.rehearsal.schedules import draw_noise_levels, lr_factor
+from wan_train.rehearsal.command_line import parse_training
+from wan_train.rehearsal.training import draw_noise_levels, lr_factor
 
 SHIFT = ("--timestep_sampling", "shift", "--discrete_flow_shift", "3.0")
 
@@ -47,25 +46,3 @@ def test_rejection_keeps_the_shape_and_squeezing_does_not() -> None:
 def test_learning_rates_over_a_hundred_steps(options: str, expected: dict[int, float]) -> None:
     factor = lr_factor(parse_training([*options.split(), "--learning_rate", "3e-4"]), 100)
     assert {step: 3e-4 * factor(step) for step in expected} == pytest.approx(expected, rel=1e-3, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("size", "bucket"),
-    [
-        ((1024, 768), (1104, 832)),
-        ((768, 1024), (832, 1104)),
-        ((1920, 1080), (1280, 720)),
-        ((512, 512), (960, 960)),
-        ((3000, 1000), (1632, 560)),
-    ],
-)
-def test_buckets_of_960_squared(size: tuple[int, int], bucket: tuple[int, int]) -> None:
-    assert BucketSelector(resolution=(960, 960)).select(size) == bucket
-
-
-def test_small_pictures_keep_their_size_without_upscaling() -> None:
-    selector = BucketSelector(resolution=(960, 960), no_upscale=True)
-    assert selector.select((640, 427)) == (640, 416)
-    assert selector.select((1920, 1080)) == (1280, 720)
-    with pytest.raises(ValueError, match="too small"):
-        selector.select((400, 12))

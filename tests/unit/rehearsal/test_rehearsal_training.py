@@ -13,7 +13,7 @@ import torch
 from rehearsal_programs import SEED_FLAGS, Tiny, Trained, train
 from safetensors import safe_open
 
-from wan_train.rehearsal.options import parse_training
+from wan_train.rehearsal.command_line import parse_training
 
 NAME = "WAN2.2_REHEARSAL_t"
 STATE_FILES = {"model.safetensors", "optimizer.bin", "scheduler.bin", "random_states_0.pkl"}

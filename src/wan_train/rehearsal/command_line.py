@@ -1,4 +1,4 @@
-"""Command lines of the three programs, with musubi-tuner's option names and defaults.
+"""Command lines of the three programs, with musubi-tuner's option names, defaults and log.
 
 Options that only matter to a 14B model (memory, compilation, uploads) are accepted and have no effect; the
 trainer names the ones it was given in one log line. An unknown option ends the program with exit code 2, as
@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
+
+_RANK = "[RANK 0] "
 
 NO_EFFECT_FLAGS = (
     "async_upload",
@@ -251,3 +253,17 @@ def without_effect(args: argparse.Namespace) -> list[str]:
         for name in (*NO_EFFECT_FLAGS, *NO_EFFECT_VALUES)
         if getattr(args, name) and name not in _UNREMARKABLE
     ]
+
+
+def start_logging() -> None:
+    """Log everything from INFO up as `LEVEL:logger:message` on stderr, of the libraries too."""
+    handler = logging.StreamHandler()
+    handler.addFilter(_without_rank)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], format=logging.BASIC_FORMAT)
+
+
+def _without_rank(record: logging.LogRecord) -> bool:
+    # Newer versions of accelerate say which process speaks; the one that musubi-tuner pins does not.
+    if isinstance(record.msg, str):
+        record.msg = record.msg.removeprefix(_RANK)
+    return True
