@@ -44,10 +44,10 @@ def status(settings: Settings, sink: Sink, name: str | None) -> int:
     if sink.as_json:
         sink.data(status_json(view, time.time()))
     else:
-        from wan_train.views.dashboard import render
+        from wan_train.views.dashboard import run_lines
         from wan_train.views.result import status_lines
 
-        sink.show(render(view, time.time(), sink.console.width, ascii_only=sink.ascii_only))
+        sink.show(run_lines(view, time.time()))
         sink.show(status_lines(view))
     return ExitCode.DONE
 

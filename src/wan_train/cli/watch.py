@@ -156,8 +156,7 @@ class _Watcher:
     def _leave_behind(self, view: RunView) -> None:
         """The last look goes among the other lines of the terminal, where it can be scrolled to."""
         self.sink.show("")
-        last = dashboard.render(view, time.time(), self.sink.console.width, ascii_only=self.sink.ascii_only)
-        self.sink.show(last)
+        self.sink.show(dashboard.run_lines(view, time.time()))
         self.sink.show("")
 
     def _show(self, screen: Screen) -> RunView | _Leave | None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from wan_train.gpu.free import why_busy
 from wan_train.gpu.model import Gpu
 from wan_train.run.events import CheckpointKept, Event, ResultPlaced, StepFailed, StepRefused
 from wan_train.run.plan import Devices
-from wan_train.views import run_status as facts
+from wan_train.views import run_status
 from wan_train.views.event_lines import event_text, subject
 from wan_train.views.formatting import (
     clock,
@@ -25,13 +24,10 @@ from wan_train.views.formatting import (
     safe,
     wrap,
 )
-from wan_train.views.lines import Keep, Line, ScreenLine, Span, line, lowered, to_rich, width_of, wrapped
+from wan_train.views.lines import Keep, Line, Screenful, ScreenLine, Span, line, lowered, width_of, wrapped
 from wan_train.views.model import RunView
 from wan_train.views.run_status import RunStatus
 from wan_train.views.step_lines import step_lines
-
-if TYPE_CHECKING:
-    from rich.console import Group
 
 KEYS = line(
     *(
@@ -50,21 +46,18 @@ _MOST_EVENTS = 4
 _MOST_EVENT_LINES = 2
 
 
-def render(view: RunView, now: float, width: int, *, height: int | None = None, ascii_only: bool = False) -> Group:
-    """The run at `now` (seconds since 1970) in at most `width` columns.
-
-    `height` is that of a live screen, which ends with the keys; None to print once.
-    """
-    from rich.console import Group
-
-    rows = screen(view, now, width, height=height)
-    return Group(*(to_rich(row, width, ascii_only=ascii_only) for row in rows))
+def run_lines(view: RunView, now: float) -> Screenful:
+    """The run at `now` (seconds since 1970), to print once."""
+    return Screenful(lambda width: screen(view, now, width))
 
 
 def screen(
     view: RunView, now: float, width: int, *, height: int | None = None, footer: Line = KEYS
 ) -> tuple[Line, ...]:
-    """The same as lines; `footer` is the last one of a live screen."""
+    """The run at `now` in at most `width` columns.
+
+    `height` is that of a live screen, whose last line is `footer`; None to print once.
+    """
     rows = list(_rows(view, now, width))
     if height is None:
         return tuple(row.line for row in rows)
@@ -77,7 +70,7 @@ def _rows(view: RunView, now: float, width: int) -> Iterator[ScreenLine]:
     yield ScreenLine(_title(view, now, width), Keep.ALWAYS)
     yield ScreenLine(_subtitle(view, width), Keep.DETAIL)
     yield ScreenLine(line(), Keep.BLANK)
-    for step, job in facts.steps_of(view):
+    for step, job in run_status.steps_of(view):
         yield from step_lines(view, step, job, now, width)
     for part in (_devices(view, width), _recent_events(view, width), _remarks(view, now, width)):
         rows = list(part)
@@ -87,20 +80,20 @@ def _rows(view: RunView, now: float, width: int) -> Iterator[ScreenLine]:
 
 
 def _title(view: RunView, now: float, width: int) -> Line:
-    status = facts.status_of(view)
+    status = run_status.status_of(view)
     match status:
         case RunStatus.RUNNING | RunStatus.RETRYING | RunStatus.WAITING | RunStatus.STOPPING:
-            end = facts.ends_at(view, now)
+            end = run_status.ends_at(view, now)
             when = f" · ends about {moment(end, now)}" if end is not None else ""
             style = "cyan" if status in {RunStatus.RUNNING, RunStatus.WAITING} else "yellow"
-            right = Span(f"{status} {duration(facts.elapsed(view, now))}{when}", style)
+            right = Span(f"{status} {duration(run_status.elapsed(view, now))}{when}", style)
         case RunStatus.FINISHED:
-            right = Span(f"finished in {duration(facts.worked(view, now))}", "green")
+            right = Span(f"finished in {duration(run_status.worked(view, now))}", "green")
         case RunStatus.FAILED | RunStatus.STOPPED:
-            right = Span(f"{status} after {duration(facts.worked(view, now))}", "red")
+            right = Span(f"{status} after {duration(run_status.worked(view, now))}", "red")
         case RunStatus.LOST:
             right = Span("lost", "red")
-    mark = "REHEARSAL " if facts.is_rehearsal(view) else ""
+    mark = "REHEARSAL " if run_status.is_rehearsal(view) else ""
     room = width - width_of([right]) - len(mark) - 2
     title = cut(safe(view.plan.answers.title), max(4, room))
     gap = " " * max(2, width - width_of([right]) - len(mark) - columns(title))
@@ -110,7 +103,7 @@ def _title(view: RunView, now: float, width: int) -> Line:
 def _subtitle(view: RunView, width: int) -> Line:
     plan = view.plan
     experts = " and ".join(expert_name(spec.expert) for spec in plan.recipe.experts)
-    trainer = "embedded trainer" if facts.is_rehearsal(view) else f"musubi-tuner {safe(plan.trainer.version)}"
+    trainer = "embedded trainer" if run_status.is_rehearsal(view) else f"musubi-tuner {safe(plan.trainer.version)}"
     parts = [safe(plan.run_id), plan.recipe.task.value, experts, trainer]
     while len(parts) > 1 and columns(" · ".join(parts)) > width:
         parts.pop()
@@ -133,7 +126,7 @@ def _devices(view: RunView, width: int) -> Iterator[ScreenLine]:
 def gpu_lines(view: RunView, width: int) -> Iterator[Line]:
     """One line for each GPU: memory, utilization, temperature, user."""
     gpus = view.live.gpus if view.live is not None else ()
-    labels = [pad(facts.label_of(view, gpu), _label_width(view) + 2) for gpu in gpus]
+    labels = [pad(run_status.label_of(view, gpu), _label_width(view) + 2) for gpu in gpus]
     if view.plan.devices is Devices.CPU_SLOTS:
         for gpu, label in zip(gpus, labels, strict=True):
             yield line(label, _user(view, gpu))
@@ -153,11 +146,11 @@ def gpu_lines(view: RunView, width: int) -> Iterator[Line]:
 
 def _label_width(view: RunView) -> int:
     gpus = view.live.gpus if view.live is not None else ()
-    return max([len("disk"), *(columns(facts.label_of(view, gpu)) for gpu in gpus)])
+    return max([len("disk"), *(columns(run_status.label_of(view, gpu)) for gpu in gpus)])
 
 
 def _user(view: RunView, gpu: Gpu) -> Span:
-    user = facts.user_of(view, gpu)
+    user = run_status.user_of(view, gpu)
     if user is not None:
         return Span(safe(user))
     taken = _taken(view, gpu)
@@ -213,7 +206,7 @@ def _remark_texts(view: RunView, now: float) -> Iterator[tuple[str, str]]:
         elif view.supervisor_alive and now - live.at > _STALE_SECONDS:
             age = duration(now - live.at)
             yield f"The supervisor has written nothing for {age}; these figures are old. See supervisor.log.", "yellow"
-    if lost := facts.dead_supervisor(view):
+    if lost := run_status.dead_supervisor(view):
         yield f"{lost.meaning}. Trainers may still run.", "red"
         if lost.evidence:
             yield f"Reason: {lost.evidence} (in {safe(view.run.supervisor_log)})", ""
@@ -221,5 +214,5 @@ def _remark_texts(view: RunView, now: float) -> Iterator[tuple[str, str]]:
             yield "Reason: killed, or the machine restarted", ""
         yield "Resume the run; trainers that still run are adopted:", ""
         yield safe(lost.advice), ""
-    if low := facts.low_disk(view):
+    if low := run_status.low_disk(view):
         yield f"{low.meaning}. {low.advice}", "red"

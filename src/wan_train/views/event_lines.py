@@ -35,7 +35,7 @@ from wan_train.run.events import (
     TrainingBegan,
 )
 from wan_train.run.samples import WITHOUT
-from wan_train.views import run_status as facts
+from wan_train.views import run_status
 from wan_train.views.formatting import (
     clock,
     columns,
@@ -101,7 +101,7 @@ def event_text(event: Event, view: RunView) -> str | None:  # noqa: C901, PLR091
             return _started(event, view)
         case StepSucceeded():
             job = view.state.jobs.get(event.step)
-            took = facts.spent(view, job, event.at) if job is not None else None
+            took = run_status.spent(view, job, event.at) if job is not None else None
             return "finished" + (f" in {duration(took)}" if took is not None else "") + _loss("final loss", event.loss)
         case StepFailed():
             log = view.run.attempt(event.step, event.attempt).log
@@ -167,12 +167,12 @@ def _failure(found: Diagnosis) -> str:
 
 
 def _epoch(event: EpochEnded, view: RunView) -> str | None:
-    epochs = facts.epochs(view, view.plan.step(event.step))
+    epochs = run_status.epochs(view, view.plan.step(event.step))
     every = max(1, epochs // _MOST_EPOCH_LINES)
     if event.epoch % every and event.epoch != epochs:
         return None
     text = f"epoch {event.epoch}/{epochs}{_loss('loss', event.loss)}"
-    progress = facts.progress_of(view, event.step)
+    progress = run_status.progress_of(view, event.step)
     job = view.state.jobs.get(event.step)
     # Speed and time left are those of this moment: they would be wrong beside an earlier epoch.
     is_newest = job is not None and job.attempt is not None and job.attempt.epochs_done == event.epoch
@@ -183,7 +183,7 @@ def _epoch(event: EpochEnded, view: RunView) -> str | None:
 
 
 def _run_finished(event: RunFinished, view: RunView) -> str:
-    took = facts.took(view, event.at)
+    took = run_status.took(view, event.at)
     match event.exit_code:
         case ExitCode.DONE:
             return f"finished in {took}"

@@ -18,7 +18,7 @@ from wan_train.run import retry
 from wan_train.run.events import Event
 from wan_train.run.plan import Plan, Step
 from wan_train.run.state import Job, Result
-from wan_train.views import run_status as facts
+from wan_train.views import run_status
 from wan_train.views.losses import Losses
 from wan_train.views.model import GpuNow, RunView
 
@@ -54,12 +54,12 @@ def run_json(view: RunView, now: float) -> Json:
         "title": plan.answers.title,
         "task": plan.recipe.task.value,
         "engine": plan.trainer.kind.value,
-        "state": facts.status_of(view).value,
+        "state": run_status.status_of(view).value,
         "exit_code": state.finished.exit_code if state.finished is not None else None,
         "started": state.started,
-        "elapsed_seconds": round(facts.elapsed(view, now), 3),
-        "ends_at": facts.ends_at(view, now),
-        "steps": [_step(view, step, job) for step, job in facts.steps_of(view)],
+        "elapsed_seconds": round(run_status.elapsed(view, now), 3),
+        "ends_at": run_status.ends_at(view, now),
+        "steps": [_step(view, step, job) for step, job in run_status.steps_of(view)],
         "gpus": [_gpu(view, gpu) for gpu in live.gpus] if live is not None else [],
         "disk_free_bytes": live.disk_free_bytes if live is not None else None,
         "disk_low": {"free": low.free, "needed": low.needed} if low is not None else None,
@@ -79,8 +79,8 @@ def result_json(view: RunView) -> Json:
 
 def _step(view: RunView, step: Step, job: Job) -> Json:
     attempt = job.attempt
-    log = facts.log_of(view, job)
-    progress, state = facts.progress_of(view, step.id), facts.newest_state(job)
+    log = run_status.log_of(view, job)
+    progress, state = run_status.progress_of(view, step.id), run_status.newest_state(job)
     return {
         "id": step.id,
         "kind": step.kind.value,
@@ -89,7 +89,7 @@ def _step(view: RunView, step: Step, job: Job) -> Json:
         "attempt": attempt.number if attempt is not None else None,
         "gpu": attempt.gpu_label if attempt is not None else None,
         "progress": codec.to_data(progress) if progress is not None else None,
-        "waiting_for": facts.waits_for(view, job),
+        "waiting_for": run_status.waits_for(view, job),
         "failure": _failure(view, job),
         "result": _result(job.result) if job.result is not None else None,
         "loss": job.loss,
@@ -119,7 +119,7 @@ def _result(result: Result) -> Json:
 
 
 def _failure(view: RunView, job: Job) -> Json | None:
-    found, log = job.diagnosis, facts.log_of(view, job)
+    found, log = job.diagnosis, run_status.log_of(view, job)
     if found is None:
         return None
     return {
@@ -135,7 +135,7 @@ def _failure(view: RunView, job: Job) -> Json | None:
 
 def _gpu(view: RunView, gpu: Gpu) -> Json:
     return {
-        "label": facts.label_of(view, gpu),
+        "label": run_status.label_of(view, gpu),
         "index": gpu.index,
         "uuid": gpu.uuid,
         "name": gpu.name,
@@ -143,7 +143,7 @@ def _gpu(view: RunView, gpu: Gpu) -> Json:
         "total_bytes": gpu.total_bytes,
         "utilization": gpu.utilization,
         "temperature": gpu.temperature,
-        "step": facts.user_of(view, gpu),
+        "step": run_status.user_of(view, gpu),
     }
 
 

@@ -10,7 +10,7 @@ from wan_train.run import retry
 from wan_train.run.plan import Step, StepKind
 from wan_train.run.samples import given_up
 from wan_train.run.state import Job, JobState, Result
-from wan_train.views import run_status as facts
+from wan_train.views import run_status
 from wan_train.views.formatting import (
     STATE_NAMES,
     columns,
@@ -61,21 +61,21 @@ def status_lines(view: RunView) -> RenderableType:
             yield line(Span("Results", "bold"))
             for result in results:
                 yield _to_copy(result.path)
-        if facts.status_of(view) is not RunStatus.LOST:  # the view itself then shows how to resume
+        if run_status.status_of(view) is not RunStatus.LOST:  # the view itself then shows how to resume
             yield from _next(view, width)
 
     return Screenful(lines)
 
 
 def headline(view: RunView) -> Line:
-    took = facts.took(view, view.live.at if view.live is not None else view.plan.created)
+    took = run_status.took(view, view.live.at if view.live is not None else view.plan.created)
     trainings = sum(step.kind is StepKind.TRAIN for step in view.plan.steps)
     done = len(_results(view))
-    match facts.status_of(view):
+    match run_status.status_of(view):
         case RunStatus.FINISHED:
             what = "Both LoRAs are" if trainings > 1 else "The LoRA is"
             return line(Span(f"{what} ready after {took}.", "bold green"))
-        case RunStatus.FAILED if facts.low_disk(view) is not None:
+        case RunStatus.FAILED if run_status.low_disk(view) is not None:
             return line(Span(f"Stopped after {took}, before the disk was full.", "bold yellow"))
         case RunStatus.FAILED if done:
             return line(Span(f"{done} of {trainings} LoRAs is ready after {took}; the other failed.", "bold yellow"))
@@ -98,10 +98,10 @@ def runs_lines(views: Sequence[RunView]) -> RenderableType:
         rows.append(
             (
                 safe(view.run.run_id),
-                facts.status_of(view).value,
+                run_status.status_of(view).value,
                 date_time(view.plan.created),
                 ", ".join(spec.expert.value for spec in view.plan.recipe.experts),
-                f"rehearsal, {results}" if facts.is_rehearsal(view) else results,
+                f"rehearsal, {results}" if run_status.is_rehearsal(view) else results,
             )
         )
     widths = [max(map(columns, cells)) for cells in zip(*rows, strict=True)]
@@ -116,26 +116,26 @@ def runs_lines(views: Sequence[RunView]) -> RenderableType:
 
 
 def _results(view: RunView) -> list[Result]:
-    return [job.result for _, job in facts.steps_of(view) if job.result is not None]
+    return [job.result for _, job in run_status.steps_of(view) if job.result is not None]
 
 
 def _result(view: RunView, width: int) -> Iterator[Line]:
     yield headline(view)
-    low = facts.low_disk(view)
+    low = run_status.low_disk(view)
     if low is not None:
         yield from wrapped(f"{low.meaning}.", width, "red")
-    if _results(view) and facts.is_rehearsal(view):
+    if _results(view) and run_status.is_rehearsal(view):
         text = "This was a rehearsal with a tiny model. It shows that everything works; the files are not usable LoRAs."
         yield from wrapped(text, width, "yellow")
     yield line()
-    for step, job in facts.steps_of(view):
+    for step, job in run_status.steps_of(view):
         yield from _step(view, step, job, width)
     yield from _next(view, width)
 
 
 def _next(view: RunView, width: int) -> Iterator[Line]:
     """How to resume, and how to get the results home."""
-    status, low, can_resume = facts.status_of(view), facts.low_disk(view), _can_resume(view)
+    status, low, can_resume = run_status.status_of(view), run_status.low_disk(view), _can_resume(view)
     if status in _ENDED_EARLY:
         yield line()
         if not can_resume and low is None and status is RunStatus.FAILED:
@@ -153,7 +153,7 @@ def _next(view: RunView, width: int) -> Iterator[Line]:
         yield line()
         yield line(Span("Download", "bold"), " (on your own computer; HOST and PORT as for ssh):")
         yield _to_copy(f"scp -P PORT {shlex.quote(f'root@HOST:{safe(view.run.path)}/*.safetensors')} .")
-        if not facts.is_rehearsal(view):
+        if not run_status.is_rehearsal(view):
             yield line(Span("ComfyUI", "bold"))
             yield from wrapped(_COMFYUI[min(done, 2)], width, indent=4)
 
@@ -166,7 +166,7 @@ def _can_resume(view: RunView) -> bool:
 
 def _step(view: RunView, step: Step, job: Job, width: int) -> Iterator[Line]:
     attempt, result = job.attempt, job.result
-    spent = facts.spent(view, job, attempt.started if attempt is not None else 0.0)
+    spent = run_status.spent(view, job, attempt.started if attempt is not None else 0.0)
     took = duration(spent) if spent is not None else None
     match job.state:
         case JobState.SUCCEEDED if result is not None:
@@ -185,7 +185,7 @@ def _step(view: RunView, step: Step, job: Job, width: int) -> Iterator[Line]:
         saved = attempt.last_state
         yield line(f"    latest checkpoint{f' (epoch {saved.epoch})' if saved.epoch else ''}:")
         yield _to_copy(saved.path)
-    unusable = facts.unusable_state(job)
+    unusable = run_status.unusable_state(job)
     if result is None and unusable is not None:
         text = f"The checkpoint of epoch {unusable.epoch} is not usable: {safe(unusable.why)}"
         yield from wrapped(text, width, indent=4)
@@ -213,7 +213,7 @@ def _failure(view: RunView, job: Job, width: int) -> Iterator[Line]:
         if found.evidence:
             rows.append(Row(label="Error", value=cut(joined_lines(found.evidence), 3 * width)))
         yield from table(rows, width, indent=4)
-    log = facts.log_of(view, job)
+    log = run_status.log_of(view, job)
     if log is not None:
         yield _to_copy(log, "dim")
 

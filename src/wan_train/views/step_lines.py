@@ -10,7 +10,7 @@ from wan_train.run.events import CachesUpToDate
 from wan_train.run.plan import Step, StepKind
 from wan_train.run.progress import Progress
 from wan_train.run.state import Job, JobState
-from wan_train.views import run_status as facts
+from wan_train.views import run_status
 from wan_train.views.formatting import (
     STATE_NAMES,
     columns,
@@ -117,27 +117,27 @@ class _Place:
             yield self.more(*spans, keep=Keep.LOSS)
 
     def spent(self) -> str:
-        return duration(facts.spent(self.view, self.job, self.now) or 0)
+        return duration(run_status.spent(self.view, self.job, self.now) or 0)
 
 
 def _waiting(place: _Place) -> Iterator[ScreenLine]:
-    pieces = list(wrap(safe(facts.waits_for(place.view, place.job) or ""), place.room))
+    pieces = list(wrap(safe(run_status.waits_for(place.view, place.job) or ""), place.room))
     if len(pieces) > _WAIT_LINES:
         pieces = [*pieces[: _WAIT_LINES - 1], cut(" ".join(pieces[_WAIT_LINES - 1 :]), place.room)]
     yield from place.first_paragraph(pieces, "dim")
-    if facts.epochs_saved(place.job):
+    if run_status.epochs_saved(place.job):
         yield place.more(Span(_checkpoint(place.job, place.now), "dim"))
 
 
 def _running(place: _Place) -> Iterator[ScreenLine]:
     view, step, job, now = place.view, place.step, place.job, place.now
-    progress = facts.progress_of(view, step.id) or Progress()
+    progress = run_status.progress_of(view, step.id) or Progress()
     done, total = _position(view, step, progress)
     if done is None or not total or progress.stage is not None:
         yield from _starting(place, progress)
         return
     is_watched = view.supervisor_alive and job.state is JobState.RUNNING
-    left = facts.time_left(view, step, job, now) if is_watched else None
+    left = run_status.time_left(view, step, job, now) if is_watched else None
     eta = f"{duration(left.seconds)} left" if left is not None else ""
     if step.kind is StepKind.TRAIN and done >= total:
         eta = "saving …"
@@ -155,12 +155,12 @@ def _starting(place: _Place, progress: Progress) -> Iterator[ScreenLine]:
     """The stage before the first step; after a resume also what earlier attempts left."""
     view, step, job, now = place.view, place.step, place.job, place.now
     stage = f"{safe(progress.stage)} …" if progress.stage else "starting …"
-    waited = duration(facts.spent_by_attempt(job, now) or 0)
+    waited = duration(run_status.spent_by_attempt(job, now) or 0)
     yield place.first(cut(" · ".join((f"{stage}  {waited}", *_where(job))), place.room))
     if step.kind is not StepKind.TRAIN or len(job.attempts) < 2:  # noqa: PLR2004  the first one has no past
         return
     known = [_checkpoint(job, now)]
-    left = facts.time_left(view, step, job, now)
+    left = run_status.time_left(view, step, job, now)
     if left is not None and left.per_step is not None and view.supervisor_alive:
         known.append(f"about {duration(left.seconds)} left at the earlier {pace(left.per_step)}")
     yield from place.flowed(known)
@@ -169,8 +169,8 @@ def _starting(place: _Place, progress: Progress) -> Iterator[ScreenLine]:
 
 def _position(view: RunView, step: Step, progress: Progress) -> tuple[int | None, int | None]:
     if step.kind is StepKind.TRAIN:
-        return progress.step, progress.steps or facts.planned_steps(view, step)
-    expected = facts.expected_caches(view, step)
+        return progress.step, progress.steps or run_status.planned_steps(view, step)
+    expected = run_status.expected_caches(view, step)
     if progress.cached is None or expected is None:
         return progress.cached, None
     return min(progress.cached, expected), expected
@@ -178,8 +178,8 @@ def _position(view: RunView, step: Step, progress: Progress) -> tuple[int | None
 
 def _training(view: RunView, step: Step, progress: Progress) -> Iterator[str]:
     if progress.epoch is not None:
-        yield f"epoch {progress.epoch}/{progress.epochs or facts.epochs(view, step)}"
-    yield f"step {progress.step}/{progress.steps or facts.planned_steps(view, step)}"
+        yield f"epoch {progress.epoch}/{progress.epochs or run_status.epochs(view, step)}"
+    yield f"step {progress.step}/{progress.steps or run_status.planned_steps(view, step)}"
     if progress.seconds_per_step is not None:
         yield pace(progress.seconds_per_step)
 
@@ -196,8 +196,8 @@ def _where(job: Job) -> Iterator[str]:
 
 def _checkpoint(job: Job, now: float) -> str:
     """The checkpoint that a crash would leave."""
-    state, epochs = facts.newest_state(job), facts.epochs_saved(job)
-    unusable = facts.unusable_state(job)
+    state, epochs = run_status.newest_state(job), run_status.epochs_saved(job)
+    unusable = run_status.unusable_state(job)
     but = f"; that of epoch {unusable.epoch} is not usable: {safe(unusable.why)}" if unusable else ""
     if not epochs:
         return f"no checkpoint yet{but}"
@@ -221,7 +221,7 @@ def _stopped(view: RunView, job: Job, now: float) -> str:
     attempt = job.attempt
     if attempt is None:
         return "never started"
-    after = f"after {duration(facts.spent(view, job, now) or 0)}"
+    after = f"after {duration(run_status.spent(view, job, now) or 0)}"
     saved = attempt.last_state
     if saved is None:
         return after
@@ -234,7 +234,7 @@ def _failed(place: _Place) -> Iterator[ScreenLine]:
     meaning, advice = (safe(found.meaning), safe(found.advice)) if found is not None else ("unknown error", "")
     yield from place.first_paragraph(list(wrap(f"{meaning} (after {place.spent()})", place.room)), "red")
     yield from (place.more(piece) for piece in wrap(advice, room) if piece)
-    log = facts.log_of(view, job)
+    log = run_status.log_of(view, job)
     if log is not None:
         yield place.more(Span(cut_front(safe(log), room), "dim"))
     for text in view.tails.get(job.step, ()):

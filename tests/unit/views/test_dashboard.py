@@ -21,8 +21,8 @@ from wan_train.run.plan import Devices
 from wan_train.run.progress import Progress
 from wan_train.run.state import JobState
 from wan_train.views import overlays
-from wan_train.views.dashboard import render, screen
-from wan_train.views.lines import to_rich
+from wan_train.views.dashboard import run_lines, screen
+from wan_train.views.lines import plain, to_rich
 from wan_train.views.losses import losses_of
 from wan_train.views.model import LogEnd, Pace
 
@@ -33,7 +33,7 @@ STEPS = ("cache-latents", "cache-text", "train-high", "train-low")
 @pytest.mark.parametrize("height", range(1, 30))
 def test_a_low_screen_keeps_the_steps_and_the_way_out(height: int) -> None:
     view, now = one_failed()
-    lines = shown(render(view, now, 80, height=height), 80).splitlines()
+    lines = plain(screen(view, now, 80, height=height)).splitlines()
     assert len(lines) <= height
     if height >= 6:
         text = "\n".join(lines)
@@ -45,7 +45,7 @@ def test_foreign_text_cannot_act_on_the_terminal_or_show_secrets() -> None:
     plan = make_plan(title="[red]x[/red]\x1b[2J\u202egnp")
     found = replace(OUT_OF_MEMORY, meaning="the hub refused hf_" + "a" * 30)
     events = events_of(plan, {"cache-latents": JobState.FAILED}, diagnosis=found)
-    text = shown(render(make_view(plan, events), T0 + 100, 120), 120)
+    text = shown(run_lines(make_view(plan, events), T0 + 100), 120)
     assert "[red]x[/red]\\x1b[2J\\u202egnp" in text
     assert "the hub refused [hidden]" in text
     assert "\x1b" not in text
@@ -168,7 +168,7 @@ def test_a_training_that_loads_again_shows_the_time_of_this_attempt() -> None:
     ended = StepExited(at=first.at + hour, step="train-high", attempt=1, exit=Exited(code=1))
     events += [first, ended, retry, replace(first, at=first.at + hour, attempt=2)]
     live = Live(at=first.at + hour + 5, gpus=make_gpus(), progress={"train-high": Progress(stage="loading the DiT")})
-    text = shown(render(make_view(plan, events, live=live), first.at + hour + 5, 100, height=40), 100)
+    text = shown(run_lines(make_view(plan, events, live=live), first.at + hour + 5), 100)
     assert "loading the DiT …  5 s" in text
 
 

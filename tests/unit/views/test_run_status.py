@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from wan_train.run.journal import Journal
 
 from support.runs import OUT_OF_MEMORY, T0, events_of, make_gpus, make_plan, make_view
 from views.scenes import (
@@ -31,6 +30,7 @@ from wan_train.run.directory import RunDirectory
 from wan_train.run.events import (
     EpochEnded,
     Event,
+    Journal,
     Lost,
     RetryScheduled,
     StepExited,
@@ -45,7 +45,7 @@ from wan_train.run.progress import Progress
 from wan_train.run.state import JobState, fold
 from wan_train.views import formatting
 from wan_train.views import run_status as facts
-from wan_train.views.dashboard import render
+from wan_train.views.dashboard import run_lines
 from wan_train.views.model import History, Pace, RunReader, RunView
 from wan_train.views.result import result_text
 from wan_train.views.run_status import ends_at, newest_state
@@ -236,7 +236,7 @@ def test_a_step_has_one_state_name_while_it_runs_and_in_the_result(state: JobSta
     plan = make_plan()
     view = make_view(plan, events_of(plan, {**CACHED, "train-high": state, "train-low": state}, exit_code=4))
     name = {JobState.SUCCEEDED: "finished"}.get(state, state.value)
-    for text in (shown(render(view, NOW, 100), 100), result_text(view)):
+    for text in (shown(run_lines(view, NOW), 100), result_text(view)):
         line = next(line for line in text.splitlines() if "train-high" in line)
         assert line.lstrip("✓✗ ").split()[0] == name
 

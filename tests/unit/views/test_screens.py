@@ -27,7 +27,7 @@ from wan_train.run.events import (
     SupervisorStarted,
 )
 from wan_train.views import overlays
-from wan_train.views.dashboard import render
+from wan_train.views.dashboard import run_lines, screen
 from wan_train.views.dataset_tables import problem_lines, trained_lines
 from wan_train.views.event_lines import event_line
 from wan_train.views.lines import Line, Screenful
@@ -43,12 +43,9 @@ def page(lines: Callable[[int], tuple[Line, ...]]) -> Callable[[int], Renderable
     return lambda width: Screenful(lambda _: lines(width))
 
 
-def dashboard(name: str) -> Callable[[int], RenderableType]:
-    def drawn(width: int) -> RenderableType:
-        view, now = SCENES[name]()
-        return render(view, now, width, height=TALL)
-
-    return drawn
+def live_screen(name: str) -> Screenful:
+    view, now = SCENES[name]()
+    return Screenful(lambda width: screen(view, now, width, height=TALL))
 
 
 def problems() -> RenderableType:
@@ -75,10 +72,10 @@ def trained(*, stops: bool = False) -> RenderableType:
 
 LOGS = [LogEnd(step="train-high", path=Path("/workspace/runs/x/train-high/1/output.log"), lines=("a", "b" * 200))]
 SCREENS: dict[str, Callable[[int], RenderableType]] = {
-    **{f"dashboard_{name}": dashboard(name) for name in SCENES},
+    **{f"dashboard_{name}": lambda _, name=name: live_screen(name) for name in SCENES},
     **{f"result_{name}": lambda _, view=view: result_lines(view()) for name, view in ENDED.items()},
     **{f"status_{name}": lambda _, view=view: status_lines(view()) for name, view in ENDED.items()},
-    "status_waiting": lambda width: render(*waiting(), width),
+    "status_waiting": lambda _: run_lines(*waiting()),
     "help": page(lambda width: overlays.help_page(waiting()[0], width, 24)),
     "logs": page(lambda width: overlays.logs_page(LOGS, width, 12)),
     "runs": lambda _: runs_lines([finished()[0], rehearsal()[0], waiting()[0]]),
@@ -106,10 +103,7 @@ def test_only_what_is_to_be_copied_is_wider_than_the_terminal(name: str, width: 
 
 @pytest.mark.parametrize("name", SCENES)
 def test_ascii_keeps_every_column(name: str) -> None:
-    view, now = SCENES[name]()
-    fancy, simple = (
-        shown(render(view, now, 80, height=TALL, ascii_only=ascii_only), 80) for ascii_only in (False, True)
-    )
+    fancy, simple = (shown(drawn, 80) for drawn in (live_screen(name), live_screen(name).in_ascii()))
     assert simple.isascii()
     assert [len(line) for line in simple.splitlines()] == [len(line) for line in fancy.splitlines()]
 
