@@ -16,9 +16,9 @@ from pathlib import Path
 from PIL import Image
 
 from figures import Figure
-from wan_train.dataset.check import check
 from wan_train.dataset.model import GUIDE_READING, DatasetOverrides
-from wan_train.dataset.resolve import locate
+from wan_train.dataset.resolve import resolve_dataset
+from wan_train.dataset.scan import check
 
 _FEW, _MANY = 10_000, 20_000
 _MOST_SECONDS, _MOST_MB = 3.0, 200
@@ -85,7 +85,7 @@ def pillow_loop(folder: Path) -> None:
 
 
 def look(folder: Path) -> None:
-    check(locate(str(folder)), reading=GUIDE_READING, overrides=DatasetOverrides())
+    check(resolve_dataset(str(folder)), reading=GUIDE_READING, overrides=DatasetOverrides())
 
 
 def by_hand(folder: Path) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from musubi.trainer import Dataset, Trainer, draw_dataset, draw_picture, text_of
 from wan_train.caching.items import Maker
 from wan_train.dataset.config import load
 from wan_train.dataset.model import DatasetOverrides
-from wan_train.dataset.scan import take
+from wan_train.dataset.scan import scan
 from wan_train.dataset.snapshot import with_overrides
 from wan_train.engine.caches import CacheKind
 from wan_train.engine.traits import MUSUBI
@@ -22,7 +22,7 @@ FLAGS = ("--skip_existing", "--keep_cache")
 
 def look(dataset: Dataset, kind: CacheKind, *, i2v: bool = False, resolution: tuple[int, int] | None = None) -> Survey:
     config = with_overrides(load(dataset.config), DatasetOverrides(resolution=resolution))
-    inventory = take(config)
+    inventory = scan(config)
     inventory.require()
     element = MUSUBI.cache_element
     return survey(inventory, Maker(kind=kind, model="m", trainer="t", element=element, image_to_video=i2v))

@@ -12,12 +12,11 @@ import pytest
 from PIL import Image
 
 from musubi.trainer import Trainer, draw_dataset, text_of
-from wan_train.dataset.buckets import bucket_for, clips, frames_at_target_rate
+from wan_train.dataset.buckets import Crop, bucket_for, clips, crop_for, frames_at_target_rate
 from wan_train.dataset.config import load
-from wan_train.dataset.crops import Crop, crop_for
-from wan_train.dataset.layout import outlook
+from wan_train.dataset.layout import layout_of
 from wan_train.dataset.model import FrameExtraction, VideoSettings
-from wan_train.dataset.scan import take
+from wan_train.dataset.scan import scan
 from wan_train.engine.tensors import read_header
 
 _RESOLUTIONS = [(256, 256), (320, 176), (100, 100), (33, 47)]
@@ -88,7 +87,7 @@ def test_the_trainer_caches_what_the_outlook_shows(trainer: Trainer, tmp_path: P
     done = trainer.cache_latents(dataset)
     assert done.returncode == 0, text_of(done)
 
-    ahead = outlook(take(load(dataset.config)), epochs=1, accumulation=1, image_to_video=False)
+    ahead = layout_of(scan(load(dataset.config)), epochs=1, accumulation=1, image_to_video=False)
     expected = {
         f"{one.item.path.stem}_{one.item.width:04d}x{one.item.height:04d}_wan.safetensors": {
             f"latents_{frames}x{height // 8}x{width // 8}_bfloat16" for width, height, frames in one.keys

@@ -10,11 +10,11 @@ from musubi.odd_pictures import CAPTIONS, Odd, art, odd_pictures
 from musubi.stopping import Stage, stopping
 from musubi.trainer import CACHE_LATENTS, CACHE_TEXT, TRAIN, Dataset, Trainer, TrainingRun, text_of
 from wan_train.dataset.buckets import bucket_for
-from wan_train.dataset.check import Check, check
 from wan_train.dataset.deep_scan import Depth
-from wan_train.dataset.layout import Outlook, outlook
+from wan_train.dataset.layout import Layout, layout_of
 from wan_train.dataset.model import GUIDE_READING, NEWEST_READING, DatasetOverrides, ProblemKind, Severity
-from wan_train.dataset.resolve import locate
+from wan_train.dataset.resolve import resolve_dataset
+from wan_train.dataset.scan import Check, check
 from wan_train.engine import caches
 from wan_train.engine.capabilities import stored
 from wan_train.engine.log_parser import Items, OutputParser
@@ -37,12 +37,12 @@ def is_newest(trainer: Trainer) -> bool:
 
 def looked_at(trainer: Trainer, config: Path, depth: Depth = Depth.THOROUGH) -> Check:
     reading = NEWEST_READING if is_newest(trainer) else GUIDE_READING
-    return check(locate(str(config)), reading=reading, overrides=DatasetOverrides(), depth=depth)
+    return check(resolve_dataset(str(config)), reading=reading, overrides=DatasetOverrides(), depth=depth)
 
 
-def shown(checked: Check) -> Outlook:
+def shown(checked: Check) -> Layout:
     assert checked.inventory is not None
-    return outlook(checked.inventory, epochs=1, accumulation=1, image_to_video=False)
+    return layout_of(checked.inventory, epochs=1, accumulation=1, image_to_video=False)
 
 
 def config_of(path: Path, *folders: Path, kind: str = "image", more: str = "") -> Path:
@@ -51,7 +51,7 @@ def config_of(path: Path, *folders: Path, kind: str = "image", more: str = "") -
     return path
 
 
-def latents_of(ahead: Outlook, *, is_clip: bool = False) -> dict[str, str]:
+def latents_of(ahead: Layout, *, is_clip: bool = False) -> dict[str, str]:
     """The latent caches that we expect in the first dataset: the file's name by the cache's."""
     found = {}
     for one in ahead.subsets[0].files:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from musubi.trainer import Trainer
 from support.tokenizers_like_t5 import write
-from wan_train.dataset.tokens import MOST_TOKENS, TokenCounter
+from wan_train.dataset.captions import MOST_TOKENS, TokenCounter
 
 AROUND = range(MOST_TOKENS - 6, MOST_TOKENS + 7)
 TEXTS = (

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -139,3 +142,18 @@ def _value(path: Path, wanted: str) -> int | None:
     except (OSError, ValueError):
         pass
     return None
+
+
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """Inside, Python does not look for cycles; as a decorator for a whole call.
+
+    Values of ten thousand items hold no cycles, and searching them takes a quarter of the time.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

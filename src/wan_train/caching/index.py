@@ -17,7 +17,7 @@ from pathlib import Path
 
 from wan_train.base import codec
 from wan_train.base.files import write_whole
-from wan_train.dataset.bulk import without_collection
+from wan_train.base.host import without_garbage_collection
 
 SCHEMA = 1
 _CHUNK = 4 * 1024 * 1024
@@ -84,7 +84,7 @@ def ledger_file(cache_directory: Path, kind: str) -> Path:
     return cache_directory / f".wan-train-{kind}.json"
 
 
-@without_collection()
+@without_garbage_collection()
 def read_ledger(path: Path) -> Ledger:
     """The ledger; an empty one when there is none, when it is damaged, or when it was written by another schema."""
     try:

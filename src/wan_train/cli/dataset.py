@@ -10,17 +10,17 @@ from dataclasses import dataclass, replace
 
 from wan_train.base.errors import ExitCode, NotReadyError
 from wan_train.base.settings import Settings
-from wan_train.cli.dataset_fix import Mended, fix
+from wan_train.cli.dataset_fix import Fixed, fix
 from wan_train.cli.html_files import dataset_target, write_dataset_page
 from wan_train.cli.options import TaskWord
 from wan_train.cli.output import Sink
 from wan_train.cli.request import parse_resolution
-from wan_train.dataset.check import Check
-from wan_train.dataset.check import check as look
 from wan_train.dataset.deep_scan import Depth
-from wan_train.dataset.layout import Outlook, outlook
+from wan_train.dataset.layout import Layout, layout_of
 from wan_train.dataset.model import GUIDE_READING, NEWEST_READING, DatasetOverrides, TrainerReading
-from wan_train.dataset.resolve import locate
+from wan_train.dataset.resolve import resolve_dataset
+from wan_train.dataset.scan import Check
+from wan_train.dataset.scan import check as look
 from wan_train.engine import tokenizer
 from wan_train.engine import trainer as trainers
 from wan_train.engine.capabilities import KNOWN_COMMITS
@@ -57,20 +57,20 @@ def check(asked: Asked, settings: Settings, sink: Sink) -> int:
     training = _training(asked)
     reading = _reading(asked.engine, settings)
     found = _look(asked, reading, sink)
-    mended = None
+    fixed = None
     if asked.fix:
-        mended = fix(found, sink, yes=asked.yes)
-        if mended.done:
+        fixed = fix(found, sink, yes=asked.yes)
+        if fixed.done:
             found = _look(asked, reading, sink)
     ahead = None
     if found.inventory is not None:
-        ahead = outlook(
+        ahead = layout_of(
             found.inventory,
             epochs=training.max_train_epochs,
             accumulation=training.gradient_accumulation_steps,
             image_to_video=asked.task is TaskWord.I2V,
         )
-    _show(found, ahead, mended, sink)
+    _show(found, ahead, fixed, sink)
     if target is not None:
         write_dataset_page(found, ahead, target, sink)
         sink.line(f"The pictures, their crops and captions: {target}")
@@ -86,7 +86,7 @@ def _training(asked: Asked) -> Training:
 
 def _look(asked: Asked, reading: TrainerReading, sink: Sink) -> Check:
     return look(
-        locate(asked.path),
+        resolve_dataset(asked.path),
         reading=reading,
         overrides=DatasetOverrides(
             resolution=parse_resolution(asked.resolution), batch_size=asked.batch_size, num_repeats=asked.repeats
@@ -124,22 +124,22 @@ def _reading(version: str | None, settings: Settings) -> TrainerReading:
         return GUIDE_READING
 
 
-def _show(found: Check, ahead: Outlook | None, mended: Mended | None, sink: Sink) -> None:
+def _show(found: Check, ahead: Layout | None, fixed: Fixed | None, sink: Sink) -> None:
     if sink.as_json:
         from wan_train.views.json_records import check_json
 
         data = check_json(found, ahead)
-        if mended is not None:
+        if fixed is not None:
             data["mended"] = [
                 {
-                    "path": str(each.mend.path),
-                    "now": str(each.mend.target),
-                    "what": each.mend.what,
+                    "path": str(each.fix.path),
+                    "now": str(each.fix.target),
+                    "what": each.fix.what,
                     "kept": str(each.kept),
                 }
-                for each in mended.done
+                for each in fixed.done
             ]
-            data["left"] = [{"path": str(path), "why": why} for path, why in mended.left]
+            data["left"] = [{"path": str(path), "why": why} for path, why in fixed.skipped]
         sink.data(data)
         return
     from wan_train.views.dataset_tables import problem_lines, trained_lines

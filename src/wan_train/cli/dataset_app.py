@@ -54,7 +54,7 @@ def check(
         typer.Option("--html", metavar="FILE", help="Also write a page with every picture, its crop and its caption."),
     ] = None,
     thorough: Annotated[bool, typer.Option("--thorough", help="Decode every file, however long that takes.")] = False,  # noqa: FBT002  a flag of the command line
-    fix: Annotated[bool, typer.Option("--fix", help="Mend what is safe to mend; originals are kept.")] = False,  # noqa: FBT002  a flag
+    fix: Annotated[bool, typer.Option("--fix", help="Fix what is safe to fix; originals are kept.")] = False,  # noqa: FBT002  a flag
     workspace: options.Workspace = None,
     musubi_dir: options.MusubiDir = None,
     yes: options.Yes = False,  # noqa: FBT002  the same
@@ -138,11 +138,11 @@ def write(
     from wan_train.cli.dataset_write import parse_frames
     from wan_train.cli.dataset_write import write as run_write
     from wan_train.cli.request import parse_resolution
-    from wan_train.dataset.composing import Wishes
+    from wan_train.dataset.writing import ConfigValues
 
     sink = invocation_of(context).use(Sink(as_json=as_json))
     sizes = [parse_resolution(text) for text in resolution or ()]
-    wishes = Wishes(
+    wishes = ConfigValues(
         resolutions=tuple(dict.fromkeys(size for size in sizes if size is not None)),
         batch_size=batch_size,
         num_repeats=repeats,

@@ -1,4 +1,4 @@
-"""`wan-train dataset check --fix`: safe mends, each said, none without consent."""
+"""`wan-train dataset check --fix`: show the safe fixes, ask, make them."""
 
 from __future__ import annotations
 
@@ -9,66 +9,67 @@ from pathlib import Path
 from wan_train.base.errors import BadInputError
 from wan_train.cli import prompts
 from wan_train.cli.output import Sink
-from wan_train.dataset import fix as mending
-from wan_train.dataset.check import Check
-from wan_train.dataset.fix import CannotMendError, Mend, Mending
+from wan_train.dataset import fix as fixes
+from wan_train.dataset.fix import Fix, FixPlan
+from wan_train.dataset.model import CannotFixError
+from wan_train.dataset.scan import Check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """One change that was made, and where the original is."""
 
-    mend: Mend
+    fix: Fix
     kept: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mended:
-    """What came of `--fix`; `left` are files and why they are as they were."""
+class Fixed:
+    """The result of `--fix`; `skipped` are files and why they are unchanged."""
 
     done: tuple[Done, ...] = ()
-    left: tuple[tuple[Path, str], ...] = ()
+    skipped: tuple[tuple[Path, str], ...] = ()
 
 
-def fix(found: Check, sink: Sink, *, yes: bool) -> Mended:
-    """Show what can be mended, ask, and do it. Raises BadInputError where nobody can be asked."""
-    planned = mending.plan(found)
-    left = [(each.problem.path, each.why) for each in planned.refusals if each.problem.path is not None]
+def fix(found: Check, sink: Sink, *, yes: bool) -> Fixed:
+    """Show what can be fixed, ask, and do it. Raises BadInputError where nobody can be asked."""
+    planned = fixes.plan(found)
+    skipped = [(each.problem.path, each.why) for each in planned.skipped if each.problem.path is not None]
     _show(planned, sink)
-    if not planned.mends:
-        sink.line("There is nothing that can be mended safely.")
+    if not planned.fixes:
+        sink.line("Nothing can be fixed safely.")
         sink.line("")
-        return Mended(left=tuple(left))
+        return Fixed(skipped=tuple(skipped))
     if not yes:
         if not sink.is_terminal or sink.as_json:
             raise BadInputError(
-                "nothing was changed: there is no terminal to ask at, and --yes was not given",
-                hint="Add --yes to mend, or leave out --fix to see the problems only.",
+                "nothing was changed: --fix asks first, and there is no terminal",
+                hint="Add --yes to fix without a question, or remove --fix to only see the problems.",
             )
-        if not prompts.confirm("Mend these?"):
+        if not prompts.confirm("Fix these?"):
             sink.note("Nothing was changed.")
-            return Mended(left=tuple(left))
+            return Fixed(skipped=tuple(skipped))
     done = []
-    stamp = mending.stamp_of(time.time())
-    with mending.alone_in({mend.path.parent for mend in planned.mends}):
-        for mend in planned.mends:
+    stamp = fixes.stamp_of(time.time())
+    with fixes.locked({each.path.parent for each in planned.fixes}):
+        for each in planned.fixes:
             try:
-                kept = mending.perform(mend, stamp)
-            except (OSError, CannotMendError) as error:
+                kept = fixes.apply(each, stamp)
+            except (OSError, CannotFixError) as error:
                 why = getattr(error, "strerror", None) or str(error)
-                left.append((mend.path, why))
-                sink.line(f"left     {mend.path}: {why}")
+                skipped.append((each.path, why))
+                sink.line(f"skipped  {each.path}: {why}")
                 continue
-            done.append(Done(mend=mend, kept=kept))
-            sink.line(f"mended   {mend.target}: {mend.what}")
+            done.append(Done(fix=each, kept=kept))
+            sink.line(f"fixed    {each.target}: {each.what}")
     for folder in sorted({each.kept.parent for each in done}):
         sink.line(f"The originals are in {folder}")
     sink.line("")
-    return Mended(done=tuple(done), left=tuple(left))
+    return Fixed(done=tuple(done), skipped=tuple(skipped))
 
 
-def _show(planned: Mending, sink: Sink) -> None:
-    for mend in planned.mends:
-        sink.line(f"to mend  {mend.path}: {mend.what}")
-    for refusal in planned.refusals:
-        sink.line(f"left     {refusal.problem.path}: {refusal.why}")
+def _show(planned: FixPlan, sink: Sink) -> None:
+    for each in planned.fixes:
+        sink.line(f"to fix   {each.path}: {each.what}")
+    for skipped in planned.skipped:
+        sink.line(f"skipped  {skipped.problem.path}: {skipped.why}")

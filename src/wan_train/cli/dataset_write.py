@@ -14,13 +14,13 @@ from wan_train.base.home import expand
 from wan_train.base.text import one_line
 from wan_train.cli import prompts
 from wan_train.cli.output import Sink
-from wan_train.dataset.composing import Wishes, compose
-from wan_train.dataset.fix import BACKUP, keep, stamp_of
+from wan_train.dataset.fix import BACKUP, back_up, stamp_of
+from wan_train.dataset.writing import ConfigValues, compose
 
 _MOST_BYTES = 4 * 1024 * 1024
 
 
-def write(paths: Sequence[str], wishes: Wishes, output: str | None, sink: Sink, *, yes: bool) -> int:
+def write(paths: Sequence[str], wishes: ConfigValues, output: str | None, sink: Sink, *, yes: bool) -> int:
     """Write or change the dataset.toml of `paths`; the exit code."""
     folders = [_folder(path) for path in paths]
     target = _target(folders, output)
@@ -50,7 +50,7 @@ def write(paths: Sequence[str], wishes: Wishes, output: str | None, sink: Sink, 
             return ExitCode.DONE
     if _read(target) != before:
         raise BadInputError(f"{target} was changed by somebody else just now", hint="Start again.")
-    kept = keep(target, target.parent / BACKUP / stamp_of(time.time()))
+    kept = back_up(target, target.parent / BACKUP / stamp_of(time.time()))
     write_whole(target, text, mode=0o644)
     return _done(target, sink, f"is changed; the one before is {kept}", kept)
 

@@ -12,8 +12,8 @@ from wan_train.base.home import expand
 from wan_train.base.text import visible
 from wan_train.cli import prompts
 from wan_train.cli.output import Sink
-from wan_train.dataset.check import Check
-from wan_train.dataset.layout import Outlook
+from wan_train.dataset.layout import Layout
+from wan_train.dataset.scan import Check
 
 _HEAD_BYTES = 1000
 """Of a page, within which it names its generator."""
@@ -73,7 +73,7 @@ def dataset_target(text: str, sink: Sink, *, yes: bool) -> Path:
     return target_of(text, sink, yes=yes, generator=GENERATOR, command="dataset check --html")
 
 
-def write_dataset_page(check: Check, outlook: Outlook | None, path: Path, sink: Sink) -> None:
+def write_dataset_page(check: Check, outlook: Layout | None, path: Path, sink: Sink) -> None:
     """Draw the previews, then write the page."""
     from wan_train.views.dataset_page.material import Material, material_of
     from wan_train.views.dataset_page.page import page

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from wan_train.base.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.cli.field import Field, choose
-from wan_train.dataset.resolve import locate
+from wan_train.dataset.resolve import resolve_dataset
 from wan_train.run.titles import problem_with_author, problem_with_title
 
 _Answer = TypeVar("_Answer")
@@ -86,7 +86,7 @@ def _answer(ask: Callable[[], _Answer]) -> _Answer:
 
 def _dataset_problem(answer: str) -> str | None:
     try:
-        locate(answer)
+        resolve_dataset(answer)
     except BadInputError as error:
         return error.message if error.hint is None else f"{error.message}\nhint: {error.hint}"
     return None

@@ -17,9 +17,9 @@ from wan_train.cli import prompts
 from wan_train.cli.last_answers import recall
 from wan_train.cli.options import ExpertsWord, TaskWord
 from wan_train.cli.weights import path_of, weights_layers
-from wan_train.dataset.check import read as read_dataset
 from wan_train.dataset.model import DatasetOverrides
-from wan_train.dataset.resolve import ToWrite, locate
+from wan_train.dataset.resolve import NewConfig, resolve_dataset
+from wan_train.dataset.scan import read_config
 from wan_train.engine import trainer as trainers
 from wan_train.engine.capabilities import Script
 from wan_train.engine.commands import DEVICE_VARIABLE
@@ -83,7 +83,7 @@ class Asked:
     """A request, and what has to be written before it can run."""
 
     request: Request
-    dataset_to_write: ToWrite | None
+    dataset_to_write: NewConfig | None
     reading: GpuReading
 
 
@@ -94,8 +94,8 @@ def ask(given: Given, settings: Settings, *, interactive: bool) -> Asked:
     recipe = read_recipe(given, TrainerOptions(capabilities=trainer.capabilities), settings.runs)
     read_sample_prompts(recipe)
     answers = _answers(given, settings, interactive=interactive)
-    located = locate(answers.dataset)
-    config = read_dataset(located, reading_of(trainer))
+    located = resolve_dataset(answers.dataset)
+    config = read_config(located, reading_of(trainer))
     answers = replace(answers, dataset=str(config.path))
     devices = devices_for(trainer, settings)
     reading = read_gpus(devices, settings)
@@ -117,7 +117,9 @@ def ask(given: Given, settings: Settings, *, interactive: bool) -> Asked:
             caches=CacheHome(chosen=settings.cache_dir, spare=settings.runs / "caches"),
             environ=os.environ,
         ),
-        dataset_to_write=located if isinstance(located, ToWrite) and can_be_written(located.toml_path.parent) else None,
+        dataset_to_write=located
+        if isinstance(located, NewConfig) and can_be_written(located.toml_path.parent)
+        else None,
         reading=reading,
     )
 

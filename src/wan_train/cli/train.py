@@ -17,9 +17,9 @@ from wan_train.cli.last_answers import remember
 from wan_train.cli.output import Sink
 from wan_train.cli.request import Asked, Given, ask
 from wan_train.cli.watch import watch
-from wan_train.dataset.check import group
 from wan_train.dataset.model import DatasetError
-from wan_train.dataset.resolve import ToWrite
+from wan_train.dataset.resolve import NewConfig
+from wan_train.dataset.scan import group
 from wan_train.dataset.writing import write_for_directory
 from wan_train.run.cadence import measured_speed
 from wan_train.run.control import start_supervisor
@@ -81,7 +81,7 @@ def train(
     return watch(run, settings, sink, owner=True)
 
 
-def _write_dataset(wanted: ToWrite) -> None:
+def _write_dataset(wanted: NewConfig) -> None:
     try:
         write_for_directory(wanted.directory, wanted.toml_path)
     except DatasetError:

@@ -1,69 +1,139 @@
-"""Caption files: their words, and what in them the trainer stumbles over or learns wrongly."""
+"""Caption files: their text as the trainer reads it, what is wrong with it, and its repair to plain UTF-8."""
 
 from __future__ import annotations
 
+import html
+import importlib
+import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from wan_train.dataset.media import open_regular
-from wan_train.dataset.model import Problem, ProblemKind, Severity
-from wan_train.dataset.tokens import TokenCounter
+from wan_train.base.text import visible
+from wan_train.base.units import MIB
+from wan_train.dataset.model import CannotFixError, Problem, ProblemKind, Severity
+from wan_train.dataset.pictures import open_regular
 
-_LONGEST = 1024 * 1024
+MOST_TOKENS = 512
+"""The text encoder reads so many, its end mark included, and drops the rest silently."""
+
+_ASCII_PER_TOKEN = 4.0
+_OTHERS_PER_TOKEN = 1.5
+_SHOWN = 30
+# What Western European texts hold beyond ASCII. Other encodings' bytes, read as Windows-1252, give other characters.
+_LETTERS = "àâäáãåæçèéêëìíîïñòóôöõøœùúûüýÿßÀÂÄÁÃÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÖÕØŒÙÚÛÜ"
+_WESTERN = frozenset(_LETTERS + "«»“”„…€°£§·•©®\xa0\u2018\u2019\u2013\u2014")
+_RUN = re.compile(f"[{_LETTERS}]{{3,}}")
+_MOST_FOREIGN = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caption:
-    """The stripped words of a caption (empty where it cannot be read) and its problems."""
+    """The stripped text of a caption (empty where it cannot be read) and its problems."""
 
-    words: str
+    text: str
     problems: tuple[Problem, ...] = ()
 
 
-def read_caption(path: Path, tokens: TokenCounter) -> Caption:
-    """Read a caption as the trainer does: whole, as UTF-8, every kind of line end as one, stripped.
+@dataclass(kw_only=True)
+class TokenCounter:
+    """Counts tokens with the tokenizer in `file` when the `tokenizers` package is installed, else estimates.
 
-    Never raises for what is in the file.
+    Source: T5EncoderModel and HuggingfaceTokenizer in musubi-tuner's wan/modules/t5.py and tokenizers.py.
+    HTML entities are resolved twice and white space is folded. ftfy's repair of letters, worth a token or two, is left
+    out. The file has 16 MB and is read only for a caption that may be too long.
     """
+
+    file: Path | None = None
+
+    def too_long(self, text: str) -> str | None:
+        """Why a caption is too long, or None."""
+        words = " ".join(html.unescape(html.unescape(text)).split())
+        # A token holds at least one byte; each word may add one for the space before it, and an end mark follows.
+        # The tokenizer splits some characters first, as this normal form does.
+        plain = words if words.isascii() else unicodedata.normalize("NFKC", words)
+        if len(plain.encode("utf-8", "replace")) + plain.count(" ") + 2 <= MOST_TOKENS:
+            return None
+        if self._tokenizer is not None:
+            count, shown = len(self._tokenizer.encode(words).ids), "{0} tokens"
+        else:
+            count, shown = _estimated_tokens(words), "about {0} tokens (an estimate)"
+        if count <= MOST_TOKENS:
+            return None
+        return f"has {shown.format(count)}; the text encoder reads {MOST_TOKENS} and drops the rest"
+
+    @cached_property
+    def _tokenizer(self) -> Any | None:  # noqa: ANN401 - the package is optional and brings no types when absent
+        if self.file is None:
+            return None
+        try:
+            tokenizer = importlib.import_module("tokenizers").Tokenizer.from_file(str(self.file))
+        except ImportError:
+            return None
+        except Exception:  # noqa: BLE001 - the package raises bare Exception for a file that it cannot read
+            return None
+        # The file may ask for truncation or padding.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+
+def _estimated_tokens(words: str) -> int:
+    """English has about four characters in a token, Chinese or Japanese one and a half."""
+    ascii_characters = sum(character.isascii() for character in words)
+    others = len(words) - ascii_characters
+    return round(ascii_characters / _ASCII_PER_TOKEN + others / _OTHERS_PER_TOKEN) + 1
+
+
+def read_caption(path: Path, tokens: TokenCounter) -> Caption:
+    """Read a caption as the trainer does: as UTF-8, every kind of line end as one, stripped. Never raises."""
     try:
         with open_regular(path) as file:
-            data = file.read(_LONGEST + 1)
+            data = file.read(MIB + 1)
     except OSError as error:
         what = "is a folder" if isinstance(error, IsADirectoryError) else f"cannot be read: {error.strerror}"
-        return Caption(words="", problems=(_encoding(Severity.STOPS, path, what, "Replace it by a text file"),))
-    if len(data) > _LONGEST:
-        what = "is larger than 1 MiB"
-        return Caption(words="", problems=(_encoding(Severity.HARMS, path, what, "Replace it by a caption"),))
+        return Caption(text="", problems=(_encoding(Severity.STOPS, path, what, "Replace it with a text file"),))
+    if len(data) > MIB:
+        return Caption(
+            text="", problems=(_encoding(Severity.HARMS, path, "is larger than 1 MiB", "Replace it with a caption"),)
+        )
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
-        utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-        what = "is saved as UTF-16, not UTF-8" if utf16 else "is not UTF-8"
-        return Caption(words="", problems=(_encoding(Severity.STOPS, path, what, "Save it as UTF-8"),))
-    return _judged(path, text, tokens)
+        what = "is UTF-16, not UTF-8" if _is_utf16(data) else "is not UTF-8"
+        found = _encoding(Severity.STOPS, path, what, "Save it as UTF-8, or use --fix", is_fixable=True)
+        return Caption(text="", problems=(found,))
+    return _checked(path, text, tokens)
 
 
-def of_record(path: Path, row: int, text: str, tokens: TokenCounter) -> Caption:
-    """The caption of one line of a jsonl file, judged like one in a file of its own."""
-    if len(text) > _LONGEST:
-        long = _encoding(Severity.HARMS, path, "has a caption of more than a million characters", "Shorten it")
-        return Caption(words="", problems=(replace(long, row=row),))
-    found = _judged(path, text, tokens)
-    # Line ends inside of JSON are no matter of how a file is saved.
-    problems = [each for each in found.problems if each.kind is not ProblemKind.CAPTION_LINE_ENDS]
-    return replace(found, problems=tuple(replace(each, row=row) for each in problems))
+def check_record_caption(path: Path, row: int, text: str, tokens: TokenCounter) -> Caption:
+    """The caption in one line of a jsonl file, checked like one in a file of its own."""
+    if len(text) > MIB:
+        found = _encoding(Severity.HARMS, path, "has a caption of more than a million characters", "Shorten it")
+        return Caption(text="", problems=(replace(found, row=row),))
+    caption = _checked(path, text, tokens)
+    # Line ends inside JSON say nothing about how a file is saved.
+    problems = [each for each in caption.problems if each.kind is not ProblemKind.CAPTION_LINE_ENDS]
+    return replace(caption, problems=tuple(replace(each, row=row, is_fixable=False) for each in problems))
 
 
-def _judged(path: Path, text: str, tokens: TokenCounter) -> Caption:
-    words = text.replace("\r\n", "\n").replace("\r", "\n").strip().strip("\ufeff").strip()
-    return Caption(words=words, problems=tuple(_flaws(path, text, words, tokens)))
+def plain_lines(text: str) -> str:
+    """The text with every kind of line end as a newline."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _flaws(path: Path, text: str, words: str, tokens: TokenCounter) -> Iterator[Problem]:
+def _checked(path: Path, text: str, tokens: TokenCounter) -> Caption:
+    words = plain_lines(text).strip().strip("\ufeff").strip()
+    return Caption(text=words, problems=tuple(_problems(path, text, words, tokens)))
+
+
+def _problems(path: Path, text: str, words: str, tokens: TokenCounter) -> Iterator[Problem]:
     if text.startswith("\ufeff"):
         what = "starts with a byte order mark, which becomes part of the caption"
-        yield _encoding(Severity.HARMS, path, what, "Save it as UTF-8 without BOM")
+        yield _encoding(Severity.HARMS, path, what, "Save it as UTF-8 without BOM, or use --fix", is_fixable=True)
     if "\0" in text:
         yield _encoding(Severity.HARMS, path, "contains NUL characters", "Save it as plain UTF-8 text")
     if "\r" in text:
@@ -71,22 +141,89 @@ def _flaws(path: Path, text: str, words: str, tokens: TokenCounter) -> Iterator[
             kind=ProblemKind.CAPTION_LINE_ENDS,
             severity=Severity.NOTE,
             path=path,
-            what="has Windows line ends; the trainer reads them like any others",
-            mend="Nothing needs to be done",
+            what="has Windows line ends; the trainer accepts them",
+            fix="No change needed",
+            is_fixable=True,
         )
-    if (long := tokens.too_long(words)) is not None:
-        yield Problem(
-            kind=ProblemKind.LONG_CAPTION, severity=Severity.HARMS, path=path, what=long, mend="Shorten the caption"
-        )
+    if (what_is_long := tokens.too_long(words)) is not None:
+        kind = ProblemKind.LONG_CAPTION
+        yield Problem(kind=kind, severity=Severity.HARMS, path=path, what=what_is_long, fix="Shorten the caption")
     if not words:
         yield Problem(
             kind=ProblemKind.EMPTY_CAPTION,
             severity=Severity.HARMS,
             path=path,
-            what="is an empty caption: the picture would be trained without a caption",
-            mend="Describe the picture in it",
+            what="is empty: the picture would be trained without a caption",
+            fix="Describe the picture in it",
         )
 
 
-def _encoding(severity: Severity, path: Path, what: str, mend: str) -> Problem:
-    return Problem(kind=ProblemKind.CAPTION_ENCODING, severity=severity, path=path, what=what, mend=mend)
+def _encoding(severity: Severity, path: Path, what: str, fix: str, *, is_fixable: bool = False) -> Problem:
+    kind = ProblemKind.CAPTION_ENCODING
+    return Problem(kind=kind, severity=severity, path=path, what=what, fix=fix, is_fixable=is_fixable)
+
+
+def _is_utf16(data: bytes) -> bool:
+    return data.startswith((b"\xff\xfe", b"\xfe\xff"))
+
+
+def repaired(data: bytes) -> tuple[str, str]:
+    """The text of a caption file with plain line ends and no byte order mark, and what was changed to get it.
+
+    Raises CannotFixError where another reading is as likely, or nothing is wrong.
+    """
+    if len(data) > MIB:
+        raise CannotFixError("it is larger than 1 MiB, so it is probably not a caption")
+    changes = []
+    if data.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        raise CannotFixError("it is UTF-32; save it as UTF-8")
+    if _is_utf16(data):
+        try:
+            text = data.decode("utf-16")
+        except UnicodeDecodeError:
+            raise CannotFixError("it starts as UTF-16 but contains invalid UTF-16") from None
+        changes.append(f"UTF-16 to UTF-8: {_excerpt(text)}")
+    else:
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError:
+            text = _from_western(data)
+            changes.append(f"Windows-1252 to UTF-8: {_excerpt(text)}")
+    if "\0" in text:
+        raise CannotFixError("it contains NUL characters, so it is not plain text")
+    if text.startswith("\ufeff"):
+        text = text.removeprefix("\ufeff")
+        changes.append("byte order mark removed")
+    if "\r" in text:
+        text = plain_lines(text)
+        changes.append("Windows line ends replaced")
+    if not changes:
+        raise CannotFixError("it has nothing to fix")
+    return text, ", ".join(changes)
+
+
+def _from_western(data: bytes) -> str:
+    """The text by Windows-1252 (a superset of Latin-1); raises CannotFixError where another encoding is as likely.
+
+    Cyrillic, Greek or East Asian bytes give runs of three and more such letters, or rare characters. Mac and DOS
+    encodings put the common letters on rare ones.
+    """
+    unclear = CannotFixError("its encoding is unclear; open it, check the text, and save it as UTF-8")
+    try:
+        text = data.decode("cp1252")
+    except UnicodeDecodeError:
+        raise unclear from None
+    letters = [character for character in text if character.isalpha()]
+    share = sum(not character.isascii() for character in letters) / max(1, len(letters))
+    is_western = {character for character in text if not character.isascii()} <= _WESTERN
+    if not is_western or _RUN.search(text) or share > _MOST_FOREIGN:
+        raise unclear
+    return text
+
+
+def _excerpt(text: str) -> str:
+    """The part around the first special character, so that a person can judge the reading."""
+    text = text.removeprefix("\ufeff").strip()
+    at = next((index for index, character in enumerate(text) if not character.isascii()), 0)
+    start, end = max(0, at - _SHOWN), at + _SHOWN
+    return f"“{'…' if start else ''}{visible(text[start:end])}{'…' if end < len(text) else ''}”"

@@ -105,8 +105,8 @@ def _read(path: Path) -> str:
         raise _unreadable(path, what, "Save the file as UTF-8") from None
 
 
-def _unreadable(path: Path, what: str, mend: str) -> DatasetError:
-    problem = Problem(kind=ProblemKind.CONFIG_UNREADABLE, severity=Severity.STOPS, what=what, mend=mend)
+def _unreadable(path: Path, what: str, fix: str) -> DatasetError:
+    problem = Problem(kind=ProblemKind.CONFIG_UNREADABLE, severity=Severity.STOPS, what=what, fix=fix)
     return DatasetError.listing(f"{path} cannot be read", [problem])
 
 
@@ -121,7 +121,7 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         kind=ProblemKind.CONFIG_SYNTAX,
         severity=Severity.STOPS,
         what=what,
-        mend="Text values stand in quotes, lists in brackets, one key = value per line",
+        fix="Text values stand in quotes, lists in brackets, one key = value per line",
     )
     raise DatasetError.listing(f"{path} is not valid TOML", [problem])
 
@@ -155,7 +155,7 @@ def _source_problems(entry: Mapping[str, Any], where: str, section: Section) -> 
             severity=Severity.STOPS,
             key=where,
             what=f"names {' and '.join(named)} at once",
-            mend="Make a [[datasets]] of its own for each",
+            fix="Make a [[datasets]] of its own for each",
         )
         sections = {Section.IMAGE, Section.VIDEO} if {key[:5] for key in named} == {"image", "video"} else {section}
         readings = [list(check_table(rest, where, each)) for each in sorted(sections)]
@@ -169,7 +169,7 @@ def _source_problems(entry: Mapping[str, Any], where: str, section: Section) -> 
                 severity=Severity.STOPS,
                 key=where,
                 what="names no folder of pictures or videos",
-                mend="Add image_directory or video_directory",
+                fix="Add image_directory or video_directory",
             )
         )
     elif named[0].endswith("_jsonl_file") and "cache_directory" not in entry:
@@ -179,7 +179,7 @@ def _source_problems(entry: Mapping[str, Any], where: str, section: Section) -> 
                 severity=Severity.STOPS,
                 key=f"{where}.cache_directory",
                 what=f"is required with {named[0]}",
-                mend="Add a folder for the caches of this dataset",
+                fix="Add a folder for the caches of this dataset",
             )
         )
     return problems
@@ -252,8 +252,8 @@ def _subset(index: int, general: Mapping[str, Any], entry: Mapping[str, Any]) ->
 def _subset_problems(subset: Subset) -> Iterator[Problem]:
     where = f"datasets[{subset.index}]"
 
-    def stops(kind: ProblemKind, key: str, what: str, mend: str, path: Path | None = None) -> Problem:
-        return Problem(kind=kind, severity=Severity.STOPS, key=f"{where}.{key}", path=path, what=what, mend=mend)
+    def stops(kind: ProblemKind, key: str, what: str, fix: str, path: Path | None = None) -> Problem:
+        return Problem(kind=kind, severity=Severity.STOPS, key=f"{where}.{key}", path=path, what=what, fix=fix)
 
     missing = ProblemKind.NO_SUCH_DIRECTORY
     if subset.directory is not None and not _is_directory(subset.directory):
@@ -290,7 +290,7 @@ def _cache_problems(subset: Subset, where: str) -> Iterator[Problem]:
             key=f"{where}.cache_directory",
             path=cache,
             what=f"contains {pattern}; the trainer takes that for a pattern and finds no caches",
-            mend="Set cache_directory to a path without [ ] * ?",
+            fix="Set cache_directory to a path without [ ] * ?",
         )
     if _exists(cache) and not _is_directory(cache):
         yield Problem(
@@ -299,7 +299,7 @@ def _cache_problems(subset: Subset, where: str) -> Iterator[Problem]:
             key=f"{where}.cache_directory",
             path=cache,
             what="is a file, not a folder",
-            mend="Name a folder; it is made when needed",
+            fix="Name a folder; it is made when needed",
         )
 
 
@@ -311,7 +311,7 @@ def _video_remarks(video: VideoSettings, where: str) -> Iterator[Problem]:
             severity=Severity.NOTE,
             key=f"{where}.target_frames",
             what=f"the trainer rounds {list(video.target_frames)} down to {list(rounded)}",
-            mend="Use counts of the form N*4+1",
+            fix="Use counts of the form N*4+1",
         )
     if video.frame_extraction is FrameExtraction.CHUNK and 1 in rounded:
         yield Problem(
@@ -319,7 +319,7 @@ def _video_remarks(video: VideoSettings, where: str) -> Iterator[Problem]:
             severity=Severity.HARMS,
             key=f"{where}.target_frames",
             what="1 together with frame_extraction chunk makes an item of every single frame",
-            mend="Remove the 1",
+            fix="Remove the 1",
         )
 
 
@@ -335,7 +335,7 @@ def _shared_caches(subsets: list[Subset]) -> Iterator[Problem]:
                 key=f"datasets[{subset.index}].cache_directory",
                 path=subset.cache_directory,
                 what=f"is also the cache of datasets[{owner}]; each would delete the other's files",
-                mend="Give every dataset a cache_directory of its own",
+                fix="Give every dataset a cache_directory of its own",
             )
 
 

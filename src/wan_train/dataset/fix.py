@@ -1,56 +1,55 @@
-"""Safe mends of a dataset: captions to plain UTF-8, photos and clips upright, clips at 16 frames a second.
+"""Safe fixes of a dataset: captions in plain UTF-8 under the right name, photos upright, `source_fps` in dataset.toml.
 
-The original goes into a backup before its name gets the mended file, in one rename: a kill at any moment leaves the old
-file or the new one. What cannot be mended without a guess is left alone, with the reason.
+The original goes into a backup first, then one rename puts the fixed file in its place: a kill at any moment leaves the
+old file or the new one. What cannot be fixed without a guess stays as it is, with the reason.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import shutil
 import time
+import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import tomlkit
+import tomlkit.exceptions
+
+from wan_train.base import locks
 from wan_train.base.errors import BadInputError
 from wan_train.base.files import can_be_written, sync_directory
 from wan_train.base.text import visible
-from wan_train.dataset import fix_caption, fix_clip, fix_picture, fix_speed
-from wan_train.dataset.check import Check
-from wan_train.dataset.model import Inventory, MediaKind, Problem, ProblemKind
+from wan_train.dataset.buckets import TARGET_FPS
+from wan_train.dataset.captions import repaired
+from wan_train.dataset.checks import is_same_speed
+from wan_train.dataset.model import CannotFixError, Inventory, Problem, ProblemKind, SubsetInventory
+from wan_train.dataset.pictures import Unreadable, read_picture
+from wan_train.dataset.scan import Check
+from wan_train.dataset.video import Clip, read_clip
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 BACKUP = ".wan-train-backup"
-"""Beside the files; the trainer sees neither a subfolder nor a name with a dot in front."""
-
-MENDABLE = frozenset(
-    {
-        ProblemKind.MISSING_CAPTION,
-        ProblemKind.CAPTION_ENCODING,
-        ProblemKind.CAPTION_LINE_ENDS,
-        ProblemKind.ROTATED,
-        ProblemKind.FRAME_RATE,
-    }
-)
-"""Kinds of which some can be mended; `plan` says which."""
+"""Beside the files; the trainer reads neither subfolders nor names with a leading dot."""
 
 _LOCK, _STAGING = "lock", "staging"
-
-
-class CannotMendError(Exception):
-    """Why a file is left alone, in words for the user."""
+_MOST_OFF = 12.0
+"""Mean difference of grey levels (of 255); encoding a JPEG again at its own quality gives under 3."""
+_SIDEWAYS = frozenset({5, 6, 7, 8})
+_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mend:
-    """One change: `path` gets what `make` writes to the path that it is given, `what` says so in words.
-
-    `target` differs from `path` where the mended file needs another ending.
-    """
+class Fix:
+    """One change: `make` writes what replaces `path`; `what` describes it. `target` differs for a renamed file."""
 
     path: Path
     target: Path
@@ -59,125 +58,115 @@ class Mend:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """A problem of a kind that can be mended, and why this one is not."""
+class Skipped:
+    """A problem that usually can be fixed, and why this one cannot."""
 
     problem: Problem
     why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mending:
-    """All that can be done, and what cannot."""
+class FixPlan:
+    """What can be fixed, and what cannot."""
 
-    mends: tuple[Mend, ...]
-    refusals: tuple[Refusal, ...]
+    fixes: tuple[Fix, ...]
+    skipped: tuple[Skipped, ...]
 
 
-def plan(check: Check) -> Mending:
+def plan(check: Check) -> FixPlan:
     """What `--fix` would do; reads the files, changes nothing."""
-    mends: dict[Path, Mend] = {}
-    refusals = []
-    speeds = fix_speed.one_speed(check)
-    why_not_speed = None
-    if speeds.by_index:
+    fixes: dict[Path, Fix] = {}
+    skipped = []
+    speeds = _common_speeds(check)
+    why_no_speed = None
+    if speeds:
         try:
-            mends[check.config] = _source_fps(check, speeds)
-        except CannotMendError as error:
-            why_not_speed = str(error)
-        except OSError as error:
-            why_not_speed = f"the dataset.toml cannot be read: {error.strerror}"
+            fixes[check.config] = _source_fps(check, speeds)
+        except (CannotFixError, OSError) as error:
+            why_no_speed = _reason(error)
     for problem in check.problems:
         path = problem.path
-        if path is None or path in mends or problem.kind not in MENDABLE:
-            continue
-        if problem.kind is ProblemKind.MISSING_CAPTION and problem.meant is None:
-            continue
-        if problem.kind is ProblemKind.FRAME_RATE and path in speeds.clips:
-            if why_not_speed is not None:
-                refusals.append(Refusal(problem=problem, why=why_not_speed))
+        if path is None or path in fixes or not problem.is_fixable:
             continue
         try:
-            mends[path] = _mend(problem, path, check)
-        except CannotMendError as error:
-            refusals.append(Refusal(problem=problem, why=str(error)))
-        except OSError as error:
-            refusals.append(Refusal(problem=problem, why=f"it cannot be read: {error.strerror}"))
-    return Mending(mends=tuple(mends.values()), refusals=tuple(refusals))
+            if problem.kind is not ProblemKind.FRAME_RATE:
+                fixes[path] = _fix(problem, path, check)
+                continue
+        except (CannotFixError, OSError) as error:
+            skipped.append(Skipped(problem=problem, why=_reason(error)))
+            continue
+        if _subset_of(path, check).subset.index not in speeds:
+            why = "its dataset has clips of several speeds; move the clips of each speed to a folder of their own"
+            skipped.append(Skipped(problem=problem, why=why))
+        elif why_no_speed is not None:
+            skipped.append(Skipped(problem=problem, why=why_no_speed))
+    return FixPlan(fixes=tuple(fixes.values()), skipped=tuple(skipped))
 
 
 def command_for(inventory: Inventory) -> str | None:
-    """The command that fixes something of what stops a dataset; None where only a person can."""
+    """The command that fixes some of what blocks a dataset; None where only a person can."""
     config = inventory.config.path
-    look = Check(
+    check = Check(
         config=config,
         is_written=config.is_file(),
         reading=inventory.reading,
         inventory=inventory,
         problems=inventory.stopping,
     )
-    if not any(can_be_written(mend.path.parent) for mend in plan(look).mends):
+    if not any(can_be_written(fix.path.parent) for fix in plan(check).fixes):
         return None
-    return f"wan-train dataset check {shlex.quote(str(config if look.is_written else config.parent))} --fix"
+    return f"wan-train dataset check {shlex.quote(str(config if check.is_written else config.parent))} --fix"
 
 
-def perform(mend: Mend, stamp: str) -> Path:
-    """Make one change; returns where the original is kept. Raises OSError, and CannotMendError when the result is no
-    good; the file is then as it was.
+def apply(fix: Fix, stamp: str) -> Path:
+    """Make one change; returns where the original is kept. `stamp` names the backup of this round.
 
-    `stamp` names the backup of this round.
+    Raises OSError or CannotFixError; the file is then unchanged.
     """
-    home = mend.path.parent / BACKUP
+    home = fix.path.parent / BACKUP
     staging = home / _STAGING
     staging.mkdir(parents=True, exist_ok=True)
-    made = staging / mend.target.name
-    mend.make(made)
+    made = staging / fix.target.name
+    fix.make(made)
     with made.open("rb") as file:
         os.fsync(file.fileno())
-    shutil.copymode(mend.path, made)
-    kept = keep(mend.path, home / stamp)
-    if mend.target != mend.path:
-        # The new name first: at no moment is the clip without a file.
-        os.link(made, mend.target)
+    shutil.copymode(fix.path, made)
+    kept = back_up(fix.path, home / stamp)
+    if fix.target != fix.path:
+        # The new name first: at no moment is the caption without a file.
+        os.link(made, fix.target)
         made.unlink()
-        mend.path.unlink()
+        fix.path.unlink()
     else:
-        made.replace(mend.path)
-    sync_directory(mend.path.parent)
+        made.replace(fix.path)
+    sync_directory(fix.path.parent)
     return kept
 
 
 @contextmanager
-def alone_in(folders: set[Path]) -> Iterator[None]:
-    """Only one program mends a folder at a time; what a killed one left half made is removed.
+def locked(folders: set[Path]) -> Iterator[None]:
+    """Only one program fixes a folder at a time; what a killed one left half made is removed.
 
-    Raises BadInputError when another is at work or a folder cannot be written to.
+    Raises BadInputError when another one is running or a folder cannot be written.
     """
-    held = []
-    try:
+    with ExitStack() as stack:
         for folder in sorted(folders):
             home = folder / BACKUP
             try:
                 home.mkdir(exist_ok=True)
-                descriptor = os.open(home / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-                held.append(descriptor)
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(locks.held(home / _LOCK, mode=0o644))
             except BlockingIOError:
                 raise BadInputError(
-                    f"another `--fix` is at work in {visible(str(folder))}", hint="Wait for it, then start again."
+                    f"another `--fix` is running in {visible(str(folder))}", hint="Wait for it, then start again."
                 ) from None
             except OSError as error:
                 raise BadInputError(
                     f"{visible(str(folder))} cannot be written to: {error.strerror}",
-                    hint="Nothing was changed. Make the folder writable, or copy the dataset to a place that is.",
+                    hint="Nothing was changed. Make the folder writable, or copy the dataset to one that is.",
                 ) from None
+            stack.callback(shutil.rmtree, home / _STAGING, ignore_errors=True)
             shutil.rmtree(home / _STAGING, ignore_errors=True)
         yield
-    finally:
-        for descriptor in held:
-            os.close(descriptor)
-        for folder in folders:
-            shutil.rmtree(folder / BACKUP / _STAGING, ignore_errors=True)
 
 
 def stamp_of(now: float) -> str:
@@ -185,92 +174,8 @@ def stamp_of(now: float) -> str:
     return time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
 
 
-def _mend(problem: Problem, path: Path, check: Check) -> Mend:
-    if problem.meant is not None:
-        return _renamed(problem.meant, path, check)
-    if path.is_symlink():
-        raise CannotMendError(f"it is a link; mend {visible(str(path.resolve()))} where it is")
-    if not path.is_file():
-        raise CannotMendError("it is not a file")
-    match problem.kind:
-        case ProblemKind.CAPTION_ENCODING | ProblemKind.CAPTION_LINE_ENDS:
-            reading = fix_caption.read(path.read_bytes())
-            if isinstance(reading, fix_caption.Unclear):
-                raise CannotMendError(reading.why)
-            make = partial(_write, data=reading.text.encode())
-            return Mend(path=path, target=path, what=reading.what, make=make)
-        case ProblemKind.ROTATED if path in _items(check, MediaKind.IMAGE):
-            return Mend(path=path, target=path, what="turned upright", make=partial(fix_picture.upright, path))
-        case ProblemKind.FRAME_RATE | ProblemKind.ROTATED if path in _items(check, MediaKind.VIDEO):
-            return _clip(problem, path, check)
-        case _:
-            raise CannotMendError(f"only by hand: {problem.mend}")
-
-
-def _renamed(meant: Path, picture: Path, check: Check) -> Mend:
-    """The caption under the name that the trainer looks for."""
-    found = check.inventory.subsets if check.inventory is not None else ()
-    home = next(each.subset for each in found if each.subset.directory == picture.parent)
-    target = picture.with_suffix(home.caption_extension or "")
-    if meant.is_symlink() or not meant.is_file():
-        raise CannotMendError(f"{visible(meant.name)} is a link or no file; rename it to {visible(target.name)}")
-    if target.exists():
-        raise CannotMendError(f"{visible(target.name)} exists already")
-    what = f"renamed to {visible(target.name)}"
-    return Mend(path=meant, target=target, what=what, make=partial(shutil.copyfile, meant))
-
-
-def _clip(problem: Problem, path: Path, check: Check) -> Mend:
-    sixteen = problem.kind is ProblemKind.FRAME_RATE
-    is_turned = any(each.kind is ProblemKind.ROTATED and each.path == path for each in check.problems)
-    target = fix_clip.target(path)
-    if target != path and target.exists():
-        raise CannotMendError(f"{visible(target.name)}, which its copy would be called, exists already")
-    why = (fix_clip.why_not_slower(path, check) if sixteen else None) or (
-        fix_clip.why_not_turned(path) if is_turned else None
-    )
-    if why is not None:
-        raise CannotMendError(why)
-    what = f"replaced by {'an upright' if is_turned else 'a'} copy{' with 16 frames a second' if sixteen else ''}"
-    return Mend(path=path, target=target, what=what, make=partial(fix_clip.copy, path, sixteen=sixteen))
-
-
-def _source_fps(check: Check, speeds: fix_speed.Speeds) -> Mend:
-    path = check.config
-    if not check.is_written:
-        command = (
-            f"wan-train dataset write {shlex.quote(str(path.parent))} --source-fps {min(speeds.by_index.values())}"
-        )
-        raise CannotMendError(f"all clips have one speed, so nothing need be encoded: {visible(command)}")
-    if path.is_symlink():
-        raise CannotMendError(f"all clips have one speed, so put {speeds.what} into {visible(str(path.resolve()))}")
-    before = path.read_bytes()
-    try:
-        text = fix_speed.rewritten(before.decode("utf-8-sig"), speeds)
-    except UnicodeDecodeError:
-        text = None
-    if text is None:
-        raise CannotMendError(f"all clips have one speed; the dataset.toml has to be changed by hand: {speeds.what}")
-
-    def make(made: Path) -> None:
-        if path.read_bytes() != before:
-            raise CannotMendError("it was changed by somebody else just now")
-        made.write_bytes(text.encode())
-
-    return Mend(path=path, target=path, what=speeds.what, make=make)
-
-
-def _items(check: Check, kind: MediaKind) -> set[Path]:
-    found = check.inventory.subsets if check.inventory is not None else ()
-    return {item.path for each in found if each.subset.kind is kind for item in each.items}
-
-
-def _write(made: Path, *, data: bytes) -> None:
-    made.write_bytes(data)
-
-
-def keep(path: Path, folder: Path) -> Path:
-    """The original under a second name in `folder`, whole from the first moment; never replaces a kept file."""
+def back_up(path: Path, folder: Path) -> Path:
+    """Keep the original in `folder`, whole from the first moment; never replaces a kept file."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(1000):
         kept = folder / (path.name if number == 0 else f"{path.name}.{number}")
@@ -291,4 +196,158 @@ def keep(path: Path, folder: Path) -> Path:
             partial_copy.replace(kept)
         sync_directory(folder)
         return kept
-    raise CannotMendError(f"{visible(str(folder))} holds too many copies of it")
+    raise CannotFixError(f"{visible(str(folder))} holds too many copies of it")
+
+
+def _reason(error: OSError | CannotFixError) -> str:
+    return f"it cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+
+
+def _fix(problem: Problem, path: Path, check: Check) -> Fix:
+    if problem.misnamed is not None:
+        return _renamed(problem.misnamed, path, check)
+    if path.is_symlink():
+        raise CannotFixError(f"it is a link; fix {visible(str(path.resolve()))} instead")
+    if not path.is_file():
+        raise CannotFixError("it is not a file")
+    if problem.kind is ProblemKind.ROTATED:
+        return Fix(path=path, target=path, what="turned upright", make=partial(_write_upright, path))
+    text, what = repaired(path.read_bytes())
+    return Fix(path=path, target=path, what=what, make=partial(_write, data=text.encode()))
+
+
+def _write(made: Path, *, data: bytes) -> None:
+    made.write_bytes(data)
+
+
+def _renamed(misnamed: Path, picture: Path, check: Check) -> Fix:
+    target = picture.with_suffix(_subset_of(picture, check, folder=True).subset.caption_extension or "")
+    if misnamed.is_symlink() or not misnamed.is_file():
+        raise CannotFixError(f"{visible(misnamed.name)} is not a regular file; rename it to {visible(target.name)}")
+    if target.exists():
+        raise CannotFixError(f"{visible(target.name)} exists already")
+    what = f"renamed to {visible(target.name)}"
+    return Fix(path=misnamed, target=target, what=what, make=partial(shutil.copyfile, misnamed))
+
+
+def _subset_of(path: Path, check: Check, *, folder: bool = False) -> SubsetInventory:
+    """The dataset that has the item, or with `folder` the one of its folder."""
+    found = check.inventory.subsets if check.inventory is not None else ()
+    return next(
+        each
+        for each in found
+        if (each.subset.directory == path.parent if folder else any(item.path == path for item in each.items))
+    )
+
+
+def _common_speeds(check: Check) -> dict[int, float]:
+    """`source_fps` by index, for each dataset whose clips all have one speed and are read at another."""
+    wrong = {each.path for each in check.problems if each.kind is ProblemKind.FRAME_RATE}
+    found = check.inventory.subsets if check.inventory is not None else ()
+    with_wrong = (each for each in found if each.subset.video and wrong & {item.path for item in each.items})
+    speeds = {each.subset.index: _common_speed(each) for each in with_wrong}
+    return {index: fps for index, fps in speeds.items() if fps is not None}
+
+
+def _common_speed(found: SubsetInventory) -> float | None:
+    speeds: list[float] = []
+    for item in found.items:
+        clip = read_clip(item.path)
+        if not isinstance(clip, Clip) or clip.fps is None or clip.is_variable:
+            return None
+        speeds.append(clip.fps)
+    fps = float(f"{Counter(speeds).most_common(1)[0][0]:.5g}")
+    # The trainer drops frames and adds none.
+    return fps if fps >= TARGET_FPS and all(is_same_speed(each, fps) for each in speeds) else None
+
+
+def _source_fps(check: Check, speeds: dict[int, float]) -> Fix:
+    path = check.config
+    what = ", ".join(f"source_fps = {fps} in datasets[{index}]" for index, fps in speeds.items())
+    if not check.is_written:
+        command = f"wan-train dataset write {shlex.quote(str(path.parent))} --source-fps {min(speeds.values())}"
+        raise CannotFixError(f"there is no dataset.toml yet; write one with {visible(command)}")
+    if path.is_symlink():
+        raise CannotFixError(f"the dataset.toml is a link; write {what} to {visible(str(path.resolve()))}")
+    before = path.read_bytes()
+    try:
+        text = _with_speeds(before.decode("utf-8-sig"), speeds)
+    except UnicodeDecodeError:
+        text = None
+    if text is None:
+        raise CannotFixError(f"change the dataset.toml by hand: {what}")
+
+    def make(made: Path) -> None:
+        if path.read_bytes() != before:
+            raise CannotFixError("another program changed it just now")
+        made.write_bytes(text.encode())
+
+    return Fix(path=path, target=path, what=what, make=make)
+
+
+def _with_speeds(text: str, speeds: dict[int, float]) -> str | None:
+    """The dataset.toml with its comments and these speeds; None where the editor would change anything else."""
+    try:
+        document = tomlkit.parse(text)
+        expected = tomllib.loads(text)
+        for index, fps in speeds.items():
+            entries: Any = document["datasets"]
+            entries[index]["source_fps"] = fps
+            expected["datasets"][index]["source_fps"] = fps
+        result = tomlkit.dumps(document)
+        return result if tomllib.loads(result) == expected else None
+    except (tomlkit.exceptions.TOMLKitError, tomllib.TOMLDecodeError, TypeError, KeyError, IndexError, ValueError):
+        return None
+
+
+def _write_upright(path: Path, made: Path) -> None:
+    """Write the picture turned upright in its own format and compare the two.
+
+    PNG and lossless WebP keep every pixel. A JPEG keeps its own quantisation tables, turned too, so that hardly
+    anything is rounded a second time. Colour profile and other EXIF entries stay.
+    """
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as image:
+        image.load()
+        turned = ImageOps.exif_transpose(image)
+        options = _save_options(image, path, sideways=image.getexif().get(_ORIENTATION) in _SIDEWAYS)
+        options["exif"] = turned.getexif()
+        if (profile := image.info.get("icc_profile")) is not None:
+            options["icc_profile"] = profile
+        with made.open("wb") as file:
+            turned.save(file, "JPEG" if image.format == "MPO" else image.format, **options)
+        size, expected = turned.size, _greys(turned)
+    with Image.open(made) as written:
+        off = sum(abs(one - other) for one, other in zip(expected, _greys(written), strict=True)) / len(expected)
+        found = read_picture(made)
+        if written.size != size or off > _MOST_OFF or isinstance(found, Unreadable) or found.orientation != 1:
+            raise CannotFixError("the turned picture does not look like the original, so it was not used")
+
+
+def _greys(image: Image.Image) -> bytes:
+    from PIL import Image
+
+    return image.convert("L").resize((64, 64), Image.Resampling.BOX).tobytes()
+
+
+def _save_options(image: Any, path: Path, *, sideways: bool) -> dict[str, Any]:  # noqa: ANN401 - Pillow plugins differ
+    from PIL import JpegImagePlugin
+
+    match image.format:
+        case "JPEG" | "MPO":
+            tables = {number: _turned(table) if sideways else table for number, table in image.quantization.items()}
+            sampling = JpegImagePlugin.get_sampling(image)
+            # 4:2:2 turned would be 4:4:0, which cannot be written; all colour detail is kept instead.
+            return {"qtables": tables, "subsampling": 0 if sampling < 0 or (sideways and sampling == 1) else sampling}
+        case "WEBP":
+            return {"lossless": True} if b"VP8L" in path.read_bytes()[:64] else {"quality": 95, "method": 6}
+        case "AVIF":
+            return {"quality": 90}
+        case _:
+            return {}
+
+
+def _turned(table: list[int]) -> list[int]:
+    """An 8x8 quantisation table along with its picture: rows become columns."""
+    return [table[column * 8 + row] for row in range(8) for column in range(8)]

@@ -87,19 +87,21 @@ class ProblemKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing wrong: where (`key` in dataset.toml, `path` of a file, or both), what, and how to mend it.
+    """One thing wrong: where (`key` in dataset.toml, `path` of a file, or both), what, and how to fix it.
 
-    `row` is the line of a jsonl file, from 1; `meant` is an existing file that would do under another name.
+    `row` is the line of a jsonl file, from 1. `is_fixable`: `--fix` can probably fix it. `misnamed` is the caption file
+    that only needs another name.
     """
 
     kind: ProblemKind
     severity: Severity
     what: str
-    mend: str
+    fix: str
     key: str = ""
     path: Path | None = None
     row: int | None = None
-    meant: Path | None = None
+    is_fixable: bool = False
+    misnamed: Path | None = None
 
     def place(self, shown: str) -> str:
         """`shown`, the path in words, with the line of a jsonl file: `items.jsonl:3`."""
@@ -109,8 +111,8 @@ class Problem:
     def line(self) -> str:
         """The problem as one printable line without control characters."""
         where = [part for part in (self.key, self.place(str(self.path)) if self.path is not None else "") if part]
-        said = f"{self.what}. {self.mend}{'' if self.mend.endswith('?') else '.'}"
-        return visible(f"{' in '.join(where)}: {said}" if where else said)
+        text = f"{self.what}. {self.fix}{'' if self.fix.endswith('?') else '.'}"
+        return visible(f"{' in '.join(where)}: {text}" if where else text)
 
 
 class DatasetError(BadInputError):
@@ -137,6 +139,10 @@ class DatasetError(BadInputError):
                 lines.append(f"  … and {len(group) - EXAMPLES_PER_KIND} more of this kind ({kind})")
         count = f"{len(found)} problem{'' if len(found) == 1 else 's'}"
         return cls("\n".join([f"{visible(subject)}: {count}", *lines]), problems=found, hint=hint)
+
+
+class CannotFixError(Exception):
+    """Why a file is left as it is, as a phrase for the user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

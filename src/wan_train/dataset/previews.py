@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wan_train.dataset.listing import list_media
-from wan_train.dataset.media import quiet_about_size
 from wan_train.dataset.model import Item, MediaKind
+from wan_train.dataset.pictures import quiet_about_size
 from wan_train.dataset.video import pyav
 
 if TYPE_CHECKING:

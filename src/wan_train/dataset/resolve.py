@@ -20,24 +20,24 @@ _PAIRS = (('"', '"'), ("'", "'"), ("`", "`"), ("\u201c", "\u201d"), ("\u2018", "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ToExisting:
+class ExistingConfig:
     """There is a dataset.toml; it is to be read and kept."""
 
     toml_path: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ToWrite:
+class NewConfig:
     """There are pictures or videos and no dataset.toml yet; `toml_path` is where it belongs."""
 
     directory: Path
     toml_path: Path
 
 
-Located = ToExisting | ToWrite
+Resolved = ExistingConfig | NewConfig
 
 
-def locate(text: str, *, cwd: Path | None = None) -> Located:
+def resolve_dataset(text: str, *, cwd: Path | None = None) -> Resolved:
     """What `text` names: a dataset.toml, a folder with one, or a folder of media. Paths in the result are
     absolute.
 
@@ -93,12 +93,12 @@ def _absolute(text: str, base: Path) -> Path:
     return Path(os.path.abspath(base / path))  # noqa: PTH100 - resolve() would replace symbolic links
 
 
-def _existing(path: Path) -> Located:
+def _existing(path: Path) -> Resolved:
     if path.is_dir():
         config = path / CONFIG_NAME
-        return ToExisting(toml_path=config) if _exists(config) else _folder(path, config)
+        return ExistingConfig(toml_path=config) if _exists(config) else _folder(path, config)
     if path.suffix.lower() == ".toml":
-        return ToExisting(toml_path=path)
+        return ExistingConfig(toml_path=path)
     shown = visible(str(path))
     if not path.is_file():
         raise BadInputError(f"{shown} is neither a file nor a folder", hint="Give a folder of pictures with captions.")
@@ -108,7 +108,7 @@ def _existing(path: Path) -> Located:
     )
 
 
-def _folder(directory: Path, config: Path) -> ToWrite:
+def _folder(directory: Path, config: Path) -> NewConfig:
     shown = visible(str(directory))
     try:
         listing = list_media(directory)
@@ -117,7 +117,7 @@ def _folder(directory: Path, config: Path) -> ToWrite:
             f"{shown} cannot be read: {error.strerror}", hint="Check the folder's permissions."
         ) from None
     if listing.images or listing.videos:
-        return ToWrite(directory=directory, toml_path=config)
+        return NewConfig(directory=directory, toml_path=config)
     inside = next(media_subfolders(directory, listing.subfolders), None)
     if inside is not None:
         hint = f"Subfolders are not read. Name the folder itself: {visible(str(inside))}"

@@ -1,30 +1,33 @@
-"""What the trainer will find for a dataset.toml, and everything that is wrong with it, before any GPU is
-touched.
+"""What the trainer will find for a dataset.toml, and everything that is wrong with it, before any GPU is used.
 
-Names come from one directory scan, sizes from file headers, captions are read whole. Ten thousand pictures
-take seconds.
+Names come from one directory scan, sizes from file headers, captions are read whole: ten thousand pictures take
+seconds.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 
 from wan_train.base.files import can_be_written
-from wan_train.dataset import clip_checks, picture_checks, records
+from wan_train.base.host import without_garbage_collection
+from wan_train.dataset import checks, jsonl
 from wan_train.dataset.buckets import bucket_for
-from wan_train.dataset.bulk import without_collection
-from wan_train.dataset.captions import of_record, read_caption
-from wan_train.dataset.config import bases_of
-from wan_train.dataset.duplicates import same_files
+from wan_train.dataset.captions import TokenCounter, check_record_caption, read_caption
+from wan_train.dataset.checks import duplicates
+from wan_train.dataset.config import bases_of, load
+from wan_train.dataset.deep_scan import Depth, deep_scan
 from wan_train.dataset.listing import Listing, list_media, media_subfolders
-from wan_train.dataset.media import Picture, Unreadable, quiet_about_size, read_picture
 from wan_train.dataset.model import (
     GUIDE_READING,
     DatasetConfig,
+    DatasetError,
+    DatasetOverrides,
     Inventory,
     Item,
     MediaKind,
@@ -35,8 +38,11 @@ from wan_train.dataset.model import (
     SubsetInventory,
     TrainerReading,
 )
-from wan_train.dataset.tokens import TokenCounter
+from wan_train.dataset.pictures import Picture, Unreadable, quiet_about_size, read_picture
+from wan_train.dataset.resolve import ExistingConfig, NewConfig, Resolved
+from wan_train.dataset.snapshot import with_overrides
 from wan_train.dataset.video import Clip, read_clip
+from wan_train.dataset.writing import text_for_directory
 
 # The longest thing the trainer appends to a stem for a cache file; a file name holds 255 bytes.
 _IMAGE_CACHE_ENDING = len("_0000x0000_wan.safetensors")
@@ -44,30 +50,29 @@ _VIDEO_CACHE_ENDING = len("_00000-000_0000x0000_wan.safetensors")
 _LONGEST_NAME = 255
 
 
-@without_collection()
-def take(config: DatasetConfig, *, reading: TrainerReading = GUIDE_READING, tokenizer: Path | None = None) -> Inventory:
-    """Look at every file the trainer would, and collect all problems; never raises for what it finds.
+@without_garbage_collection()
+def scan(config: DatasetConfig, *, reading: TrainerReading = GUIDE_READING, tokenizer: Path | None = None) -> Inventory:
+    """Inspect every file the trainer would, and collect all problems; never raises for what it finds.
 
-    `reading` says how the trainer version treats what versions differ in: a picture without caption stops
-    d0a1930 and is left out by v0.3.4, so the same problem is STOPS or LOSES. `tokenizer` is the text encoder's
-    tokenizer.json, without which the length of captions is estimated.
+    `reading` is the trainer version: a picture without caption stops d0a1930, and v0.3.4 skips it. `tokenizer` is the
+    text encoder's tokenizer.json; without it the length of captions is estimated.
     """
     tokens = TokenCounter(file=tokenizer)
     problems = list(config.remarks)
     subsets = []
     with quiet_about_size():
         for subset in config.datasets:
-            look = _Look(subset=subset, reading=reading, config=config, tokens=tokens)
-            items = tuple(look.items())
+            one = _Scan(subset=subset, reading=reading, config=config, tokens=tokens)
+            items = tuple(one.items())
             subsets.append(SubsetInventory(subset=subset, items=items))
-            problems += look.problems
+            problems += one.problems
     # Two datasets of one folder see the same stray files.
     return Inventory(config=config, reading=reading, subsets=tuple(subsets), problems=tuple(dict.fromkeys(problems)))
 
 
 @dataclass(slots=True, kw_only=True)
-class _Look:
-    """One pass over one subset; `problems` fills while `items` is drained."""
+class _Scan:
+    """One pass over one subset: `problems` fills while `items` is drained."""
 
     subset: Subset
     reading: TrainerReading
@@ -84,12 +89,12 @@ class _Look:
     def items(self) -> Iterator[Item]:
         found = list(self._from_directory() if self.subset.directory is not None else self._from_jsonl())
         yield from found
-        self._judge_whole(found)
+        self._check_together(found)
 
-    def report(self, kind: ProblemKind, severity: Severity, what: str, mend: str, path: Path | None = None) -> None:
+    def report(self, kind: ProblemKind, severity: Severity, what: str, fix: str, path: Path | None = None) -> None:
         key = f"datasets[{self.subset.index}]"
         self.problems.append(
-            Problem(kind=kind, severity=severity, what=what, mend=mend, path=path, key="" if path else key)
+            Problem(kind=kind, severity=severity, what=what, fix=fix, path=path, key="" if path else key)
         )
 
     def _from_directory(self) -> Iterator[Item]:
@@ -105,14 +110,14 @@ class _Look:
             self._nothing_found(directory, listing)
             return
         self._note_ignored(directory, listing)
-        self._note_other_sort(directory, listing)
+        self._note_other_kind(directory, listing)
         extension = self.subset.caption_extension or ""
         present = {name for name in (*listing.others, *listing.subfolders) if name.endswith(extension)}
         without: list[Path] = []
         # v0.3.4 strips one ending from a caption's name, so it pairs nothing with `.tags.txt`.
         if self._drops_uncaptioned and extension.count(".") > 1:
-            what = f"{self.reading.name} finds no captions that end in {extension}"
-            self.report(ProblemKind.NO_CAPTIONS, Severity.STOPS, what, "Use an ending with one dot", directory)
+            what = f"{self.reading.name} finds no captions with the extension {extension}"
+            self.report(ProblemKind.NO_CAPTIONS, Severity.STOPS, what, "Use an extension with one dot", directory)
         for name in names:
             path = directory / name
             caption = os.path.splitext(name)[0] + extension  # noqa: PTH122 - the trainer's own rule for stems
@@ -120,11 +125,11 @@ class _Look:
                 without.append(path)
                 if self._drops_uncaptioned:
                     continue
-                yield from self._look_at(path, caption=None)
+                yield from self._captioned(path, caption=None)
             else:
-                yield from self._look_at(path, caption=directory / caption)
-        meant = self._missing_captions(directory, without, listing, count=len(names))
-        others = tuple(name for name in listing.others if name not in meant)
+                yield from self._captioned(path, caption=directory / caption)
+        misnamed = self._missing_captions(directory, without, listing, count=len(names))
+        others = tuple(name for name in listing.others if name not in misnamed)
         self._orphans(directory, {*listing.images, *listing.videos, *listing.lookalikes}, others)
 
     def _nothing_found(self, directory: Path, listing: Listing) -> None:
@@ -132,29 +137,29 @@ class _Look:
         inside = next(media_subfolders(directory, listing.subfolders), None)
         other = listing.videos if self.subset.kind is MediaKind.IMAGE else listing.images
         if inside is not None:
-            mend = f"Subfolders are not read; name {inside} instead"
+            fix = f"Subfolders are not read; use {inside} instead"
         elif other:
             other_key = "video_directory" if self.subset.kind is MediaKind.IMAGE else "image_directory"
-            mend = f"It holds {len(other)} files of the other sort; use {other_key}"
+            fix = f"It contains {len(other)} files of the other kind; use {other_key}"
         elif listing.lookalikes:
-            mend = f"The trainer does not read files like {listing.lookalikes[0]}; convert them"
+            fix = f"{listing.lookalikes[0]} has an unsupported type; convert it"
         else:
-            mend = f"Put {noun} and their captions into it"
-        self.report(ProblemKind.EMPTY_DATASET, Severity.STOPS, f"holds no {noun}", mend, directory)
+            fix = f"Add {noun} and their captions"
+        self.report(ProblemKind.EMPTY_DATASET, Severity.STOPS, f"contains no {noun}", fix, directory)
 
     def _note_ignored(self, directory: Path, listing: Listing) -> None:
         for name in listing.lookalikes:
-            what = "is of a kind, or has an ending written in a way, that the trainer does not read"
-            mend = "Convert or rename it to .png, .jpg or .mp4, in lower case, to have it trained"
-            self.report(ProblemKind.IGNORED_FILE, Severity.LOSES, what, mend, directory / name)
+            what = "unsupported file type or extension"
+            fix = "Convert it to .png, .jpg or .mp4 with a lower-case extension"
+            self.report(ProblemKind.IGNORED_FILE, Severity.LOSES, what, fix, directory / name)
         used = {path for each in self.config.datasets for path in (each.directory, each.cache_directory)}
         for folder in media_subfolders(directory, listing.subfolders):
             if folder not in used:
-                what = "is a subfolder with media, which is not read"
-                mend = "Add a [[datasets]] for it to have it trained"
-                self.report(ProblemKind.IGNORED_FILE, Severity.NOTE, what, mend, folder)
+                what = "is a subfolder with media; subfolders are not read"
+                fix = "Add a [[datasets]] entry to train it"
+                self.report(ProblemKind.IGNORED_FILE, Severity.NOTE, what, fix, folder)
 
-    def _note_other_sort(self, directory: Path, listing: Listing) -> None:
+    def _note_other_kind(self, directory: Path, listing: Listing) -> None:
         mine = self.subset.kind
         rest, noun = listing.videos, "video"
         if mine is MediaKind.VIDEO:
@@ -162,16 +167,16 @@ class _Look:
         taken = any(each.directory == directory and each.kind is not mine for each in self.config.datasets)
         if rest and not taken:
             count = f"{len(rest)} {noun}{'' if len(rest) == 1 else 's'}"
-            what = f"holds {count} besides, which this dataset does not train"
-            mend = "Add a [[datasets]] for them with a cache_directory of its own to have them trained"
-            self.report(ProblemKind.IGNORED_FILE, Severity.NOTE, what, mend, directory)
+            what = f"also contains {count}, not trained by this dataset"
+            fix = "Add a [[datasets]] entry with its own cache_directory to train them"
+            self.report(ProblemKind.IGNORED_FILE, Severity.NOTE, what, fix, directory)
 
     def _missing_captions(self, directory: Path, without: list[Path], listing: Listing, *, count: int) -> set[str]:
         """Report them; the names of files that would be captions in another case."""
         extension = self.subset.caption_extension or ""
-        meant = _in_other_case(without, listing, extension)
+        misnamed = _in_other_case(without, listing, extension)
         is_all = len(without) == count
-        if without and is_all and not meant:
+        if without and is_all and not misnamed:
             what = f"has no {extension} caption for any of {count} files"
             self.report(
                 ProblemKind.NO_CAPTIONS, Severity.STOPS, what, f"Write one {extension} file for each", directory
@@ -180,52 +185,53 @@ class _Look:
         for path in without:
             wanted = f"{os.path.splitext(path.name)[0]}{extension}"  # noqa: PTH122 - as above
             what = "has no caption"
-            mend = f"Write {wanted} beside it"
-            if (found := meant.get(path)) is not None:
-                what += f": {found} is there, and the trainer looks for {wanted}"
-                mend = "Rename it, or use --fix"
+            fix = f"Write {wanted} beside it"
+            if (found := misnamed.get(path)) is not None:
+                what += f": the trainer expects {wanted}, and {found} exists"
+                fix = "Rename it, or use --fix"
             elif self._drops_uncaptioned:
-                what += f", so {self.reading.name} leaves it out"
+                what += f", so {self.reading.name} skips it"
             self.problems.append(
                 Problem(
                     kind=ProblemKind.MISSING_CAPTION,
                     severity=Severity.LOSES if self._drops_uncaptioned and not is_all else Severity.STOPS,
                     what=what,
-                    mend=mend,
+                    fix=fix,
                     path=path,
-                    meant=directory / found if found is not None else None,
+                    misnamed=directory / found if found is not None else None,
+                    is_fixable=found is not None,
                 )
             )
-        return set(meant.values())
+        return set(misnamed.values())
 
     def _orphans(self, directory: Path, media: set[str], others: tuple[str, ...]) -> None:
         extension = self.subset.caption_extension or ""
         stems = {os.path.splitext(name)[0] for name in media}  # noqa: PTH122 - as above
         for name in others:
             if extension and name.endswith(extension) and name.removesuffix(extension) not in stems:
-                what, mend = "is a caption without a picture or video", "Remove it, or add its picture"
-                self.report(ProblemKind.ORPHAN_CAPTION, Severity.NOTE, what, mend, directory / name)
+                what, fix = "has no picture or video", "Remove it, or add its picture"
+                self.report(ProblemKind.ORPHAN_CAPTION, Severity.NOTE, what, fix, directory / name)
 
     def _from_jsonl(self) -> Iterator[Item]:
         source = self.subset.source
-        found = records.read(source, self.subset.kind, bases_of(source, self.reading))
+        found = jsonl.read(source, self.subset.kind, bases_of(source, self.reading))
         self.problems += found.problems
         for record in found.records:
-            caption = of_record(source, record.row, record.caption, self.tokens)
+            caption = check_record_caption(source, record.row, record.caption, self.tokens)
             self.problems += caption.problems
-            for item in self._measured(record.path, caption_path=source, caption=caption.words):
+            for item in self._measured(record.path, caption_path=source, caption=caption.text):
                 yield replace(item, caption=record.caption)
 
-    def _look_at(self, path: Path, *, caption: Path | None) -> Iterator[Item]:
+    def _captioned(self, path: Path, *, caption: Path | None) -> Iterator[Item]:
         words = ""
         if caption is not None:
             read = read_caption(caption, self.tokens)
             self.problems += read.problems
-            words = read.words
+            words = read.text
         yield from self._measured(path, caption_path=caption, caption=words)
 
     def _measured(self, path: Path, *, caption_path: Path | None, caption: str) -> Iterator[Item]:
-        self._judge_name(path)
+        self._check_name(path)
         if self.subset.kind is MediaKind.IMAGE:
             seen: Picture | Clip | Unreadable | None = read_picture(path)
         elif self.subset.jsonl is not None and os.path.isdir(path):  # noqa: PTH112 - never raises
@@ -247,7 +253,7 @@ class _Look:
                 )
             case Picture():
                 self.sizes[path] = seen.size
-                self.problems += picture_checks.judge(path, seen, self.subset)
+                self.problems += checks.check_picture(path, seen, self.subset)
                 yield Item(
                     path=path,
                     caption_path=caption_path,
@@ -259,7 +265,7 @@ class _Look:
                 if seen.frames is None:
                     self.unknown_lengths += 1
                 if self.subset.video is not None:
-                    self.problems += clip_checks.judge(path, seen, self.subset.video)
+                    self.problems += checks.check_clip(path, seen, self.subset.video)
                 yield Item(
                     path=path,
                     caption_path=caption_path,
@@ -282,41 +288,41 @@ class _Look:
             return first
         return Clip(width=first.width, height=first.height, frames=len(names))
 
-    def _judge_name(self, path: Path) -> None:
+    def _check_name(self, path: Path) -> None:
         ending = _IMAGE_CACHE_ENDING if self.subset.kind is MediaKind.IMAGE else _VIDEO_CACHE_ENDING
         stem = os.path.splitext(path.name)[0]  # noqa: PTH122 - the trainer's own rule for stems
         if len(os.fsencode(stem)) + ending > _LONGEST_NAME:
-            what = f"has so long a name that its cache file cannot be made ({len(os.fsencode(stem))} bytes)"
-            mend = f"Shorten the name to {_LONGEST_NAME - ending} bytes"
-            self.report(ProblemKind.LONG_NAME, Severity.STOPS, what, mend, path)
+            what = f"has too long a name for its cache file ({len(os.fsencode(stem))} bytes)"
+            fix = f"Shorten the name to {_LONGEST_NAME - ending} bytes"
+            self.report(ProblemKind.LONG_NAME, Severity.STOPS, what, fix, path)
 
-    def _judge_whole(self, items: list[Item]) -> None:
-        self._judge_stems(items)
-        self._judge_cache()
-        self.problems += same_files(self.sizes)
+    def _check_together(self, items: list[Item]) -> None:
+        self._check_stems(items)
+        self._check_cache()
+        self.problems += duplicates(self.sizes)
         if self.unknown_lengths:
-            what = f"the length of {self.unknown_lengths} videos is unknown, so steps cannot be counted yet"
-            mend = "Install PyAV (pip install av) to have videos looked at"
-            self.report(ProblemKind.FRAMES_UNKNOWN, Severity.NOTE, what, mend)
+            what = f"the length of {self.unknown_lengths} videos is unknown, so the steps are unknown"
+            fix = "Install PyAV to read videos: pip install av"
+            self.report(ProblemKind.FRAMES_UNKNOWN, Severity.NOTE, what, fix)
         video = self.subset.video
         if video is not None and not self.subset.enable_bucket and self.subset.batch_size > 1:
             shapes = {_video_bucket(item, self.subset) for item in items if item.width is not None}
             if len(shapes) > 1:
-                what = "videos of several shapes share a batch because enable_bucket is off"
-                mend = "Set enable_bucket = true, or batch_size = 1"
-                self.report(ProblemKind.MIXED_SHAPES, Severity.STOPS, what, mend)
+                what = "videos of several shapes share a batch, because enable_bucket is off"
+                fix = "Set enable_bucket = true, or batch_size = 1"
+                self.report(ProblemKind.MIXED_SHAPES, Severity.STOPS, what, fix)
 
-    def _judge_stems(self, items: list[Item]) -> None:
-        """Caches are named by stem (and, for pictures, stored size): of two that agree, one is trained."""
+    def _check_stems(self, items: list[Item]) -> None:
+        """Cache names come from the stem (and, for pictures, stored size): of two equal ones, one is trained."""
         stems: dict[str, list[Item]] = defaultdict(list)
         for item in items:
             stems[os.path.splitext(item.path.name)[0]].append(item)  # noqa: PTH122 - the trainer's rule
         for group in stems.values():
             for position, item in enumerate(group[1:], start=1):
                 size = (item.width, item.height)
-                twin = next((e for e in group[:position] if (e.width, e.height) == size), None)
-                if twin is not None or self.subset.kind is MediaKind.VIDEO:
-                    what = f"shares its cache with {(twin or group[0]).path.name}, so one of them is not trained"
+                same = next((e for e in group[:position] if (e.width, e.height) == size), None)
+                if same is not None or self.subset.kind is MediaKind.VIDEO:
+                    what = f"shares its cache with {(same or group[0]).path.name}, so one of them is not trained"
                     self.report(ProblemKind.SAME_STEM, Severity.LOSES, what, "Rename one of them", item.path)
                 elif item.caption_path == group[0].caption_path:
                     what = f"shares its caption with {group[0].path.name}"
@@ -325,11 +331,11 @@ class _Look:
                     what = f"shares its caption cache with {group[0].path.name}, so one caption is lost"
                     self.report(ProblemKind.SAME_STEM, Severity.HARMS, what, "Rename one of them", item.path)
 
-    def _judge_cache(self) -> None:
+    def _check_cache(self) -> None:
         cache = self.subset.cache_directory
         if not can_be_written(cache):
-            what = "cannot be written, so a run puts the caches below its runs directory"
-            self.report(ProblemKind.CACHE_PATH, Severity.NOTE, what, "Choose another place with --cache-dir", cache)
+            what = "cannot be written, so caches go below the runs directory"
+            self.report(ProblemKind.CACHE_PATH, Severity.NOTE, what, "Choose another folder with --cache-dir", cache)
 
 
 def _video_bucket(item: Item, subset: Subset) -> tuple[int, int]:
@@ -341,7 +347,7 @@ def _video_bucket(item: Item, subset: Subset) -> tuple[int, int]:
 def _in_other_case(without: list[Path], listing: Listing, extension: str) -> dict[Path, str]:
     """Files that are the caption of a picture but for upper and lower case: `UP.TXT` of `UP.PNG`.
 
-    Only where one file can be meant, by one picture, and it is not the caption of another.
+    Only where one file can be meant, for one picture, and it is not the caption of another.
     """
     taken = {_stem(name) + extension for name in (*listing.images, *listing.videos)}
     spare: dict[str, list[str]] = defaultdict(list)
@@ -349,13 +355,114 @@ def _in_other_case(without: list[Path], listing: Listing, extension: str) -> dic
         if name not in taken:
             spare[name.casefold()].append(name)
     wanted = {path: f"{_stem(path.name)}{extension}".casefold() for path in without}
-    asking = Counter(wanted.values())
+    wanting = Counter(wanted.values())
     return {
         path: spare[folded][0]
         for path, folded in wanted.items()
-        if asking[folded] == 1 and len(spare.get(folded, ())) == 1
+        if wanting[folded] == 1 and len(spare.get(folded, ())) == 1
     }
 
 
 def _stem(name: str) -> str:
     return os.path.splitext(name)[0]  # noqa: PTH122 - the trainer's own rule for stems
+
+
+_ORDER = tuple(Severity)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """All problems of one kind and severity, in the order in which they were found."""
+
+    kind: ProblemKind
+    severity: Severity
+    problems: tuple[Problem, ...]
+
+    @property
+    def line(self) -> str:
+        """The first of them as one printable line, and how many are like it."""
+        more = len(self.problems) - 1
+        return self.problems[0].line + (f" (and {more} more of this kind)" if more else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """Everything found in a dataset. `config` is the path of its dataset.toml, which may not exist yet (`is_written`).
+
+    `inventory` is None where the dataset.toml cannot be used: then no file was inspected.
+    """
+
+    config: Path
+    is_written: bool
+    reading: TrainerReading
+    inventory: Inventory | None
+    problems: tuple[Problem, ...]
+    left_out: tuple[str, ...] = ()
+    """Sentences: what was not checked, and the option that checks it."""
+
+    @property
+    def stops(self) -> bool:
+        """Whether training cannot start."""
+        return any(problem.severity is Severity.STOPS for problem in self.problems)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The worst first; within a severity in the order of `ProblemKind`."""
+        return group(self.problems)
+
+
+def group(problems: Sequence[Problem]) -> tuple[Group, ...]:
+    """Problems by severity, then by kind."""
+    kinds = tuple(ProblemKind)
+
+    def rank(problem: Problem) -> tuple[int, int]:
+        return _ORDER.index(problem.severity), kinds.index(problem.kind)
+
+    return tuple(
+        Group(kind=kinds[kind], severity=_ORDER[severity], problems=tuple(found))
+        for (severity, kind), found in groupby(sorted(problems, key=rank), key=rank)
+    )
+
+
+def read_config(located: Resolved, reading: TrainerReading) -> DatasetConfig:
+    """The dataset.toml, or what would be written for a folder without one; raises DatasetError."""
+    match located:
+        case ExistingConfig(toml_path=path):
+            return load(path, reading=reading)
+        case NewConfig(directory=directory, toml_path=path):
+            with tempfile.TemporaryDirectory(prefix="wan-train-") as scratch:
+                draft = Path(scratch) / "dataset.toml"
+                draft.write_text(text_for_directory(directory), encoding="utf-8")
+                return replace(load(draft, reading=reading), path=path)
+
+
+def check(
+    located: Resolved,
+    *,
+    reading: TrainerReading,
+    overrides: DatasetOverrides,
+    tokenizer: Path | None = None,
+    depth: Depth = Depth.QUICK,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Check:
+    """Check everything; never raises for what is in the dataset or its dataset.toml.
+
+    `progress` gets the number of files decoded and the total.
+    """
+    path, is_written = located.toml_path, isinstance(located, ExistingConfig)
+    try:
+        config = with_overrides(read_config(located, reading), overrides)
+    except DatasetError as error:
+        return Check(config=path, is_written=is_written, reading=reading, inventory=None, problems=error.problems)
+    inventory = scan(config, reading=reading, tokenizer=tokenizer)
+    decoded = deep_scan(inventory, depth, progress=progress)
+    resolved = set(decoded.resolved)
+    problems = (*(problem for problem in inventory.problems if problem not in resolved), *decoded.problems)
+    return Check(
+        config=path,
+        is_written=is_written,
+        reading=reading,
+        inventory=replace(inventory, problems=problems),
+        problems=problems,
+        left_out=decoded.left_out,
+    )

@@ -31,7 +31,7 @@ class Section(StrEnum):
     VIDEO = "video"
 
 
-# A check returns what is wrong with the value and how to mend it, or None.
+# A check returns what is wrong with the value and how to fix it, or None.
 Check = Callable[[object], tuple[ProblemKind, str, str] | None]
 
 
@@ -201,13 +201,13 @@ def check_table(table: Mapping[str, object], where: str, section: Section) -> It
                 severity=Severity.STOPS,
                 key=path,
                 what=_why_unknown(key, section),
-                mend=_mend_unknown(key, section),
+                fix=_mend_unknown(key, section),
             )
             continue
         wrong = check(value)
         if wrong is not None:
-            kind, what, mend = wrong
-            yield Problem(kind=kind, severity=Severity.STOPS, key=path, what=what, mend=mend)
+            kind, what, fix = wrong
+            yield Problem(kind=kind, severity=Severity.STOPS, key=path, what=what, fix=fix)
 
 
 def unused(*, key: str = "", path: Path | None = None, what: str = "") -> Problem:
@@ -218,7 +218,7 @@ def unused(*, key: str = "", path: Path | None = None, what: str = "") -> Proble
         key=key,
         path=path,
         what=f"{what}{' ' if what else ''}is not used by Wan 2.2 A14B, so the run leaves it out",
-        mend="Nothing needs to be done",
+        fix="Nothing needs to be done",
     )
 
 
@@ -230,21 +230,19 @@ def check_top(document: Mapping[str, object]) -> Iterator[Problem]:
         if key in {"general", "datasets"}:
             continue
         if key in UNUSED:
-            mend = "Remove the line; Wan 2.2 A14B does not use it"
+            fix = "Remove the line; Wan 2.2 A14B does not use it"
         elif key in ANYWHERE:
-            mend = f"Put the line under [general] or under its [[datasets]]: general.{key}"
+            fix = f"Put the line under [general] or under its [[datasets]]: general.{key}"
         elif key in _SECTION_KEYS[Section.IMAGE] or key in _SECTION_KEYS[Section.VIDEO]:
-            mend = f"Put the line under a [[datasets]] heading: datasets[0].{key}"
+            fix = f"Put the line under a [[datasets]] heading: datasets[0].{key}"
         else:
-            mend = (
-                _did_you_mean(key, ["general", "datasets"]) or "Remove it; only [general] and [[datasets]] stand here"
-            )
+            fix = _did_you_mean(key, ["general", "datasets"]) or "Remove it; only [general] and [[datasets]] stand here"
         yield Problem(
             kind=ProblemKind.UNKNOWN_KEY,
             severity=Severity.STOPS,
             key=key,
             what="is not known at the top of a dataset.toml",
-            mend=mend,
+            fix=fix,
         )
     general = document.get("general", {})
     if not isinstance(general, dict):
@@ -262,12 +260,12 @@ def check_top(document: Mapping[str, object]) -> Iterator[Problem]:
             severity=Severity.STOPS,
             key="datasets",
             what="names no dataset",
-            mend="Add a [[datasets]] heading with image_directory or video_directory",
+            fix="Add a [[datasets]] heading with image_directory or video_directory",
         )
 
 
-def _shape(key: str, what: str, mend: str) -> Problem:
-    return Problem(kind=ProblemKind.WRONG_TYPE, severity=Severity.STOPS, key=key, what=what, mend=mend)
+def _shape(key: str, what: str, fix: str) -> Problem:
+    return Problem(kind=ProblemKind.WRONG_TYPE, severity=Severity.STOPS, key=key, what=what, fix=fix)
 
 
 def _why_unknown(key: str, section: Section) -> str:

@@ -39,7 +39,7 @@ def with_overrides(config: DatasetConfig, overrides: DatasetOverrides) -> Datase
             severity=Severity.STOPS,
             key=key,
             what=f"is {value}",
-            mend="Use 1 or more",
+            fix="Use 1 or more",
         )
         for key, value in (("batch size", overrides.batch_size), ("repeats", overrides.num_repeats))
         if value is not None and value < 1
@@ -54,7 +54,7 @@ def with_overrides(config: DatasetConfig, overrides: DatasetOverrides) -> Datase
                     severity=Severity.STOPS,
                     key=f"resolution for datasets[{subset.index}]",
                     what=f"is {resolution[0]}x{resolution[1]}",
-                    mend=f"Use {rule}, like 960x960",
+                    fix=f"Use {rule}, like 960x960",
                 )
             )
     if problems:

@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from wan_train.dataset.media import Unreadable, damaged, open_regular
 from wan_train.dataset.model import ProblemKind
+from wan_train.dataset.pictures import Unreadable, damaged, open_regular
 
 _STEADY = 0.01
 _JITTER = 0.25

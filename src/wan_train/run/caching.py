@@ -12,6 +12,7 @@ from time import time_ns
 from wan_train.base import codec
 from wan_train.base.errors import NotReadyError
 from wan_train.base.files import write_whole
+from wan_train.base.host import without_garbage_collection
 from wan_train.base.process_identity import boot_id
 from wan_train.caching.decide import CacheNeed, Decision, Folder, Reason, begun, count, decide
 from wan_train.caching.index import (
@@ -25,10 +26,9 @@ from wan_train.caching.index import (
     write_ledger,
 )
 from wan_train.caching.items import Maker, folders
-from wan_train.dataset.bulk import without_collection
 from wan_train.dataset.config import load
 from wan_train.dataset.model import GUIDE_READING, NEWEST_READING, Inventory, TrainerReading
-from wan_train.dataset.scan import take
+from wan_train.dataset.scan import scan
 from wan_train.engine import caches
 from wan_train.engine.caches import CacheKind, Contents
 from wan_train.engine.commands import ModelPaths
@@ -161,7 +161,7 @@ def needs(inventory: Inventory, trainer: Trainer, recipe: Recipe, models: ModelP
 def inventory_of(plan: Plan) -> Inventory:
     """What there is to train now by the run's own dataset.toml; raises DatasetError when it cannot be trained."""
     reading = reading_of(plan.trainer)
-    inventory = take(load(RunDirectory(plan.run_dir).dataset_config, reading=reading), reading=reading)
+    inventory = scan(load(RunDirectory(plan.run_dir).dataset_config, reading=reading), reading=reading)
     inventory.require()
     return inventory
 
@@ -172,7 +172,7 @@ def survey_step(plan: Plan, step: Step, inventory: Inventory, *, finished: bool 
     return survey(inventory, maker, finished=finished)
 
 
-@without_collection()
+@without_garbage_collection()
 def found_in(folder: Folder) -> dict[str, Contents]:
     """Every file of one kind in a cache directory; raises OSError when it is there and cannot be listed."""
     try:

@@ -13,16 +13,15 @@ from wan_train.base.files import write_whole
 from wan_train.base.host import available_ram, cpus
 from wan_train.base.settings import Settings
 from wan_train.caching.decide import CacheNeed
-from wan_train.dataset import fix, records
-from wan_train.dataset.check import group
-from wan_train.dataset.counts import DatasetSummary, summary
+from wan_train.dataset import fix, jsonl
+from wan_train.dataset.layout import DatasetSummary, summary
 from wan_train.dataset.model import (
     DatasetConfig,
     DatasetOverrides,
     Inventory,
     MediaKind,
 )
-from wan_train.dataset.scan import take
+from wan_train.dataset.scan import group, scan
 from wan_train.dataset.snapshot import snapshot_text, with_overrides
 from wan_train.engine import settings_check, tokenizer
 from wan_train.engine.caches import CacheKind
@@ -150,7 +149,7 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda _: None) ->
     """
     placed = place(with_overrides(request.config, request.overrides), request.trainer.traits, request.caches)
     config = placed.config
-    inventory = take(config, reading=reading_of(request.trainer), tokenizer=tokenizer.cached_file(request.environ))
+    inventory = scan(config, reading=reading_of(request.trainer), tokenizer=tokenizer.cached_file(request.environ))
     if inventory.stopping:
         inventory.require(fix=fix.command_for(inventory))
     for spec in request.recipe.experts:
@@ -191,7 +190,7 @@ def dataset_files(prepared: Prepared, run: RunDirectory) -> dict[Path, str]:
         subset = found.subset
         if subset.jsonl is not None:
             subset = replace(subset, jsonl=run.dataset_list(subset.index))
-            files[subset.source] = records.text(subset.kind, found.items)
+            files[subset.source] = jsonl.text(subset.kind, found.items)
         subsets.append(subset)
     files[run.dataset_config] = snapshot_text(replace(config, datasets=tuple(subsets)))
     return files

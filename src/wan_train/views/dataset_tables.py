@@ -8,13 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wan_train.dataset.buckets import batches_per_epoch
-from wan_train.dataset.check import Check, Group
-from wan_train.dataset.crops import Crop
-from wan_train.dataset.fix import MENDABLE
-from wan_train.dataset.layout import NOTABLE_LOSS, Outlook, Size, SubsetOutlook
+from wan_train.dataset.buckets import Crop, batches_per_epoch
+from wan_train.dataset.layout import NOTABLE_LOSS, Layout, Size, SubsetLayout, TrainedFile
 from wan_train.dataset.model import MediaKind, Problem, ProblemKind, Severity, Subset
-from wan_train.dataset.trained import Trained
+from wan_train.dataset.scan import Check, Group
 from wan_train.views.formatting import count, cut, cut_middle, file_size, pad, safe, wrap
 from wan_train.views.lines import Line, Row, Screenful, Span, grid, line, table, wrapped
 
@@ -84,7 +81,7 @@ def problem_lines(check: Check) -> RenderableType:
     return Screenful(lambda width: _problem_table(check, min(width, _WIDEST)))
 
 
-def trained_lines(outlook: Outlook, *, stops: bool) -> RenderableType:
+def trained_lines(outlook: Layout, *, stops: bool) -> RenderableType:
     """Sizes, crops and steps of what can be trained; `stops` when blocking problems must be fixed first."""
     return Screenful(lambda width: _trained_table(outlook, min(width, _WIDEST), stops=stops))
 
@@ -115,7 +112,7 @@ def _problem_table(check: Check, width: int) -> Iterator[Line]:
         if check.inventory is None:
             yield line("The files were not checked: fix the dataset.toml first.")
         yield from wrapped(severity_counts(check), width, "bold red" if check.stops else "bold")
-        fixable = [TITLES[group.kind] for group in check.groups if group.kind in MENDABLE]
+        fixable = [TITLES[group.kind] for group in check.groups if any(each.is_fixable for each in group.problems)]
         if fixable:
             yield from wrapped(f"--fix can safely fix: {', '.join(dict.fromkeys(fixable))}.", width, "green")
     for text in check.left_out:
@@ -129,7 +126,7 @@ def _group(group: Group, number: str, base: Path, width: int) -> Iterator[Line]:
     head = (Span(pad(group.severity.value, 7), _STYLES[group.severity]), f"{number}  ")
     for index, piece in enumerate(wrap(TITLES[group.kind], room)):
         yield line(*((margin,) if index else head), Span(piece, "bold"))
-    fixes = list(dict.fromkeys(problem.mend for problem in group.problems))
+    fixes = list(dict.fromkeys(problem.fix for problem in group.problems))
     for text in _examples(group.problems, base, with_fix=len(fixes) > 1):
         for index, piece in enumerate(wrap(text, room - 2)):
             yield line(margin, "  " if index else "", piece)
@@ -147,7 +144,7 @@ def _examples(problems: Sequence[Problem], base: Path, *, with_fix: bool) -> Ite
         yield f"{names}{f' {more}' if more else ''}: {safe(problems[0].what)}"
         return
     for problem in shown:
-        fix = f". {_sentence(problem.mend)}" if with_fix else ""
+        fix = f". {_sentence(problem.fix)}" if with_fix else ""
         where = _where(problem, base)
         yield f"{where}{': ' if where else ''}{safe(problem.what + fix)}"
     if more:
@@ -200,7 +197,7 @@ def sides_cut(crop: Crop) -> str:
     return "left and right" if across else "top and bottom" if down else "nowhere"
 
 
-def steps_text(outlook: Outlook) -> str:
+def steps_text(outlook: Layout) -> str:
     """`72 per epoch x 100 epochs = 7,200 per expert`."""
     epochs = count(outlook.epochs, "epoch")
     if outlook.steps is None or outlook.steps_per_epoch is None:
@@ -218,7 +215,7 @@ def times(scale: float) -> str:
     return f"{scale:.0f}x" if scale >= 9.95 else f"{scale:.2g}x" if scale >= 1.1 else f"{scale:.2f}x"  # noqa: PLR2004  rounding
 
 
-def _trained_table(outlook: Outlook, width: int, *, stops: bool) -> Iterator[Line]:
+def _trained_table(outlook: Layout, width: int, *, stops: bool) -> Iterator[Line]:
     yield line(Span("What will be trained", "bold"))
     if stops:
         yield from wrapped(COUNTED, width, "yellow")
@@ -230,7 +227,7 @@ def _trained_table(outlook: Outlook, width: int, *, stops: bool) -> Iterator[Lin
     yield line()
 
 
-def _subset(each: SubsetOutlook, width: int) -> Iterator[Line]:
+def _subset(each: SubsetLayout, width: int) -> Iterator[Line]:
     yield line("  ", safe(each.subset.source), whole=True)
     yield line("  ", Span(cut(settings_of(each.subset), width - 2), "dim"))
     if not each.sizes:
@@ -276,8 +273,8 @@ def batches_text(sizes: Sequence[Size], subset: Subset) -> str:
     return f"{batches_per_epoch(keys, batch_size=subset.batch_size, num_repeats=subset.num_repeats):,}"
 
 
-def _remarks(each: SubsetOutlook) -> Iterator[Row]:
-    def counted(files: Sequence[Trained]) -> str:
+def _remarks(each: SubsetLayout) -> Iterator[Row]:
+    def counted(files: Sequence[TrainedFile]) -> str:
         return f"{count(len(files), *nouns(each.subset))} of {len(each.files):,}"
 
     if each.cropped:
@@ -291,14 +288,14 @@ def _remarks(each: SubsetOutlook) -> Iterator[Row]:
         yield Row(label="enlarged", value=f"{counted(each.enlarged)}: {named}", style=style)
 
 
-def _named(files: Sequence[Trained], fact: Callable[[Crop], str]) -> str:
+def _named(files: Sequence[TrainedFile], fact: Callable[[Crop], str]) -> str:
     """The first few by name, and the number of the others."""
     named = [f"{safe(one.item.path.name)} ({fact(one.crop)})" for one in files[:_EXAMPLES] if one.crop is not None]
     left = len(files) - len(named)
     return ", ".join(named) + (f" and {left:,} more" if left else "")
 
 
-def _totals(outlook: Outlook) -> Iterator[Row]:
+def _totals(outlook: Layout) -> Iterator[Row]:
     total = outlook.summary
     items = [each.items for each in total.subsets if each.items is not None]
     files = f"from {count(total.files, 'file')}"

@@ -9,10 +9,9 @@ from typing import Any
 
 from wan_train.base import codec
 from wan_train.base.text import redact
-from wan_train.dataset.check import Check, Group
-from wan_train.dataset.layout import Outlook, SubsetOutlook
+from wan_train.dataset.layout import Layout, SubsetLayout, TrainedFile
 from wan_train.dataset.model import Problem, Severity
-from wan_train.dataset.trained import Trained
+from wan_train.dataset.scan import Check, Group
 from wan_train.gpu.model import Gpu
 from wan_train.run import retry
 from wan_train.run.events import Event
@@ -147,7 +146,7 @@ def _gpu(view: RunView, gpu: Gpu) -> Json:
     }
 
 
-def check_json(check: Check, ahead: Outlook | None) -> Json:
+def check_json(check: Check, ahead: Layout | None) -> Json:
     """`{event: "dataset_check", …}`; every problem is in it, however many there are."""
     counts = Counter(problem.severity for problem in check.problems)
     return {
@@ -178,11 +177,11 @@ def _problem(problem: Problem) -> Json:
         "path": str(problem.path) if problem.path is not None else None,
         "line": problem.row,
         "what": problem.what,
-        "mend": problem.mend,
+        "mend": problem.fix,
     }
 
 
-def _trained_json(ahead: Outlook | None) -> Json | None:
+def _trained_json(ahead: Layout | None) -> Json | None:
     if ahead is None:
         return None
     counted = ahead.summary
@@ -199,7 +198,7 @@ def _trained_json(ahead: Outlook | None) -> Json | None:
     }
 
 
-def _dataset(each: SubsetOutlook) -> Json:
+def _dataset(each: SubsetLayout) -> Json:
     return {
         "source": str(each.subset.source),
         "kind": each.subset.kind.value,
@@ -215,7 +214,7 @@ def _dataset(each: SubsetOutlook) -> Json:
     }
 
 
-def _file(one: Trained) -> Json:
+def _file(one: TrainedFile) -> Json:
     crop = one.crop
     return {
         "path": str(one.item.path),

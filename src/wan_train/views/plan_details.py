@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from wan_train.base.text import redact
-from wan_train.dataset.counts import DatasetSummary
+from wan_train.dataset.layout import DatasetSummary
 from wan_train.engine import schedules
 from wan_train.engine.schedules import schedule_of
 from wan_train.engine.shell import one_option_a_line

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wan_train.dataset.counts import DatasetSummary
+from wan_train.dataset.layout import DatasetSummary
 from wan_train.dataset.model import MediaKind
 from wan_train.engine import schedules
 from wan_train.engine.schedules import schedule_of

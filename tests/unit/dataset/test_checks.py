@@ -15,12 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from support.tokenizers_like_t5 import write as write_tokenizer
-from wan_train.dataset import clip_checks
-from wan_train.dataset.check import Check, check
+from wan_train.dataset.checks import check_clip, duplicates, near_duplicates, perceptual_hash
 from wan_train.dataset.config import load
 from wan_train.dataset.deep_scan import Depth
-from wan_train.dataset.duplicates import look, same_files, same_looks
-from wan_train.dataset.media import Picture, Unreadable, read_picture
 from wan_train.dataset.model import (
     GUIDE_READING,
     DatasetError,
@@ -31,18 +28,20 @@ from wan_train.dataset.model import (
     Severity,
     VideoSettings,
 )
-from wan_train.dataset.resolve import locate
+from wan_train.dataset.pictures import Picture, Unreadable, read_picture
+from wan_train.dataset.resolve import resolve_dataset
+from wan_train.dataset.scan import Check, check
 from wan_train.dataset.video import Clip
 
 from .support import draw
-from .test_inventory import png_of_size
+from .test_scan import png_of_size
 
 Make = Callable[[Path], None]
 
 
 def look_at(folder: Path, depth: Depth = Depth.QUICK) -> Check:
     overrides = DatasetOverrides(resolution=(320, 320))
-    return check(locate(str(folder)), reading=GUIDE_READING, overrides=overrides, depth=depth)
+    return check(resolve_dataset(str(folder)), reading=GUIDE_READING, overrides=overrides, depth=depth)
 
 
 def art(seed: int, size: tuple[int, int] = (320, 300)) -> Image.Image:
@@ -104,7 +103,7 @@ def damaged_in_the_middle(path: Path) -> None:
             Severity.HARMS,
             "white",
         ),
-        (lambda p: art(1, (1600, 200)).save(p / "x.png"), ProblemKind.CROPPED, Severity.HARMS, "50% of it is cut"),
+        (lambda p: art(1, (1600, 200)).save(p / "x.png"), ProblemKind.CROPPED, Severity.HARMS, "50% is cropped"),
         (lambda p: art(1, (60, 60)).save(p / "x.png"), ProblemKind.TOO_SMALL, Severity.HARMS, "enlarged 5.3 times"),
     ],
 )
@@ -153,7 +152,7 @@ def test_captions_are_counted_in_tokens_where_the_tokenizer_is(tmp_path: Path, c
         art(number).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(text, encoding="utf-8")
     found = check(
-        locate(str(folder)),
+        resolve_dataset(str(folder)),
         reading=GUIDE_READING,
         overrides=DatasetOverrides(resolution=(320, 320)),
         tokenizer=file,
@@ -195,7 +194,7 @@ def test_what_a_clip_hides_is_told(
         source_fps=source_fps,
     )
     clip = Clip(width=320, height=320, frames=frames, fps=fps)
-    assert [problem.kind for problem in clip_checks.judge(Path("x.mp4"), clip, video)] == kinds
+    assert [problem.kind for problem in check_clip(Path("x.mp4"), clip, video)] == kinds
 
 
 def test_the_same_bytes_are_found_and_the_same_looks(tmp_path: Path) -> None:
@@ -209,11 +208,11 @@ def test_the_same_bytes_are_found_and_the_same_looks(tmp_path: Path) -> None:
     assert found == {(ProblemKind.DUPLICATE, "b.png"), (ProblemKind.NEAR_DUPLICATE, "c.jpg")}
 
 
-def test_files_of_one_size_and_middle_that_differ_are_no_twins(tmp_path: Path) -> None:
+def test_files_of_one_size_and_beginning_that_differ_are_no_duplicates(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
-    one.write_bytes(b"a" + bytes(100_000))
-    other.write_bytes(b"b" + bytes(100_000))
-    assert list(same_files({one: 100_001, other: 100_001, tmp_path / "gone": 100_001})) == []
+    one.write_bytes(bytes(100_000) + b"a")
+    other.write_bytes(bytes(100_000) + b"b")
+    assert list(duplicates({one: 100_001, other: 100_001, tmp_path / "gone": 100_001})) == []
 
 
 @given(st.integers(0, 2**128 - 1), st.sets(st.integers(0, 127), max_size=8))
@@ -221,12 +220,12 @@ def test_looks_are_the_same_up_to_three_bits(bits: int, changed: set[int]) -> No
     other = bits
     for bit in changed:
         other ^= 1 << bit
-    found = list(same_looks({Path("a"): bits, Path("b"): other}, known=()))
+    found = list(near_duplicates({Path("a"): bits, Path("b"): other}, known=()))
     assert bool(found) == (len(changed) <= 3)
 
 
 def test_pictures_without_structure_are_not_called_alike() -> None:
-    assert look(bytes([200]) * 81) is None
+    assert perceptual_hash(bytes([200]) * 81) is None
 
 
 @pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0MM\0*"}, {"icc_profile": b"p" * 100}])

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wan_train.dataset.composing import Wishes, compose
 from wan_train.dataset.config import load
 from wan_train.dataset.model import DatasetConfig, DatasetError, FrameExtraction, MediaKind
+from wan_train.dataset.writing import ConfigValues, compose
 
 from .support import draw
 
 
-def written(folders: list[Path], wishes: Wishes, existing: str | None = None) -> tuple[str, DatasetConfig]:
+def written(folders: list[Path], wishes: ConfigValues, existing: str | None = None) -> tuple[str, DatasetConfig]:
     text = compose(folders, wishes, existing=existing)
     path = folders[0].parent / "written.toml"
     path.write_text(text, encoding="utf-8")
@@ -23,7 +23,7 @@ def written(folders: list[Path], wishes: Wishes, existing: str | None = None) ->
 
 
 def test_two_resolutions_are_two_datasets_with_two_caches(pictures: Path) -> None:
-    text, config = written([pictures], Wishes(resolutions=((960, 960), (480, 480))))
+    text, config = written([pictures], ConfigValues(resolutions=((960, 960), (480, 480))))
     assert [subset.resolution for subset in config.datasets] == [(960, 960), (480, 480)]
     assert [subset.cache_directory.name for subset in config.datasets] == ["cache", "cache_480x480"]
     assert "\n\n[[datasets]]" in text
@@ -34,7 +34,7 @@ def test_folders_of_pictures_and_of_clips_go_into_one_file(pictures: Path, tmp_p
     clips = tmp_path / "clips"
     clips.mkdir()
     (clips / "x.mp4").touch()
-    wishes = Wishes(
+    wishes = ConfigValues(
         num_repeats=3,
         batch_size=2,
         target_frames=(1, 33),
@@ -67,23 +67,23 @@ image_directory = "{pictures}"
 cache_directory = "{tmp_path}/elsewhere" # a fast disk
 num_repeats = 7
 """
-    text, config = written([pictures, other], Wishes(batch_size=4), existing)
+    text, config = written([pictures, other], ConfigValues(batch_size=4), existing)
     for kept in ("# mine", "# small", "# cats", "# a fast disk", "num_repeats = 7", '".caption"'):
         assert kept in text
     assert [subset.num_repeats for subset in config.datasets] == [7, 1]
     assert {subset.batch_size for subset in config.datasets} == {4}
     assert config.datasets[1].directory == other
-    again, _ = written([pictures, other], Wishes(batch_size=4), text)
+    again, _ = written([pictures, other], ConfigValues(batch_size=4), text)
     assert again == text
 
 
 def test_of_several_resolutions_those_that_are_there_keep_their_caches(pictures: Path) -> None:
-    two, _ = written([pictures], Wishes(resolutions=((960, 960), (480, 480))))
-    _, config = written([pictures], Wishes(resolutions=((480, 480), (640, 640))), two)
+    two, _ = written([pictures], ConfigValues(resolutions=((960, 960), (480, 480))))
+    _, config = written([pictures], ConfigValues(resolutions=((480, 480), (640, 640))), two)
     caches = {subset.resolution: subset.cache_directory.name for subset in config.datasets}
     assert caches[480, 480] == "cache_480x480"
     assert len(set(caches.values())) == 2
-    _, config = written([pictures], Wishes(resolutions=((480, 480),)), two)
+    _, config = written([pictures], ConfigValues(resolutions=((480, 480),)), two)
     assert [(subset.resolution, subset.cache_directory.name) for subset in config.datasets] == [
         ((480, 480), "cache_480x480")
     ]
@@ -92,13 +92,13 @@ def test_of_several_resolutions_those_that_are_there_keep_their_caches(pictures:
 @pytest.mark.parametrize(
     ("wishes", "said"),
     [
-        (Wishes(source_fps=30.0), "is for clips"),
-        (Wishes(batch_size=0), "batch_size"),
-        (Wishes(resolutions=((8, 8),)), "resolution"),
-        (Wishes(caption_extension="txt"), "lacks its dot"),
+        (ConfigValues(source_fps=30.0), "is for clips"),
+        (ConfigValues(batch_size=0), "batch_size"),
+        (ConfigValues(resolutions=((8, 8),)), "resolution"),
+        (ConfigValues(caption_extension="txt"), "lacks its dot"),
     ],
 )
-def test_what_would_not_work_is_refused(pictures: Path, wishes: Wishes, said: str) -> None:
+def test_what_would_not_work_is_refused(pictures: Path, wishes: ConfigValues, said: str) -> None:
     with pytest.raises(DatasetError, match=said):
         compose([pictures], wishes, existing=None)
 
@@ -106,7 +106,7 @@ def test_what_would_not_work_is_refused(pictures: Path, wishes: Wishes, said: st
 @pytest.mark.parametrize("existing", ["[[datasets", "datasets = []\n", "datasets = 3\n", ""])
 def test_a_file_that_cannot_be_followed_is_refused_not_replaced(pictures: Path, existing: str) -> None:
     with pytest.raises(DatasetError, match="--output"):
-        compose([pictures], Wishes(), existing=existing)
+        compose([pictures], ConfigValues(), existing=existing)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -119,7 +119,7 @@ def test_any_wishes_are_read_back_as_they_were_said(
     pictures: Path, sizes: list[tuple[int, int]], batch_size: int | None, repeats: int | None
 ) -> None:
     resolutions = tuple((16 * width, 16 * height) for width, height in sizes)
-    wishes = Wishes(resolutions=resolutions, batch_size=batch_size, num_repeats=repeats)
+    wishes = ConfigValues(resolutions=resolutions, batch_size=batch_size, num_repeats=repeats)
     _, config = written([pictures], wishes)
     assert tuple(subset.resolution for subset in config.datasets) == (resolutions or ((960, 960),))
     assert len({subset.cache_directory for subset in config.datasets}) == len(config.datasets)

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wan_train.dataset.buckets import bucket_for
-from wan_train.dataset.crops import Crop, crop_for
+from wan_train.dataset.buckets import Crop, bucket_for, crop_for
 
 sides = st.integers(1, 8000)
 resolutions = st.tuples(st.integers(32, 2000), st.integers(32, 2000))

@@ -11,7 +11,7 @@ from PIL import Image
 from wan_train.dataset.config import load
 from wan_train.dataset.model import Item, MediaKind
 from wan_train.dataset.previews import MOST_BYTES, Preview, captions, previews
-from wan_train.dataset.scan import take
+from wan_train.dataset.scan import scan
 
 from .support import config_for, draw
 
@@ -96,7 +96,7 @@ def test_a_caption_is_cut_between_characters(tmp_path: Path, length: int) -> Non
     folder = tmp_path / "set"
     folder.mkdir()
     draw(folder / "a.png", (64, 64), caption="x" + "猫" * length)
-    (found,) = take(config_for(folder)).subsets
+    (found,) = scan(config_for(folder)).subsets
     shown = captions(found.items)[folder / "a.png"]
     assert shown == "x" + "猫" * 1333 + "…"
 
@@ -104,7 +104,7 @@ def test_a_caption_is_cut_between_characters(tmp_path: Path, length: int) -> Non
 def test_a_caption_that_is_no_text_is_left_out(pictures: Path) -> None:
     (pictures / "a.txt").write_bytes("größe".encode("utf-16"))
     (pictures / "b.txt").write_bytes(b"\xef\xbb\xbf two\r\nlines ")
-    (found,) = take(config_for(pictures)).subsets
+    (found,) = scan(config_for(pictures)).subsets
     assert captions(found.items) == {pictures / "b.jpg": "two\nlines"}
 
 
@@ -116,5 +116,5 @@ def test_captions_of_a_jsonl_file(tmp_path: Path) -> None:
     config.write_text(
         f"[[datasets]]\nimage_jsonl_file = '{tmp_path}/all.jsonl'\ncache_directory = '{tmp_path}/cache'\n"
     )
-    (found,) = take(load(config)).subsets
+    (found,) = scan(load(config)).subsets
     assert captions(found.items[:1]) == {paths[0]: "words of a.png"}

@@ -16,7 +16,7 @@ from support.runs import make_recipe, make_trainer
 from wan_train.base.errors import BadInputError
 from wan_train.dataset.config import load
 from wan_train.dataset.model import DatasetConfig
-from wan_train.dataset.scan import take
+from wan_train.dataset.scan import scan
 from wan_train.dataset.snapshot import snapshot_text
 from wan_train.engine import caches
 from wan_train.engine.caches import CacheKind
@@ -50,7 +50,7 @@ def folder_of(config: DatasetConfig, engine: TrainerTraits, home: CacheHome) -> 
 def run(config: DatasetConfig, engine: TrainerTraits, home: CacheHome) -> tuple[int, int]:
     """Cache like a run of this engine; how many files were removed, and how many items made."""
     trainer, (recipe, _) = make_trainer(engine.kind), make_recipe()
-    inventory = take(place(config, engine, home).config)
+    inventory = scan(place(config, engine, home).config)
     removed = made = 0
     for kind in CacheKind:
         found = survey(inventory, maker_of(kind, trainer, recipe, MODELS))

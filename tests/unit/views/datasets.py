@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from wan_train.dataset.check import Check
 from wan_train.dataset.model import (
     GUIDE_READING,
     DatasetConfig,
@@ -20,6 +19,7 @@ from wan_train.dataset.model import (
     SubsetInventory,
     VideoSettings,
 )
+from wan_train.dataset.scan import Check
 
 CONFIG = Path("/data/dataset.toml")
 PICTURES = Path("/data/cats")
@@ -99,6 +99,6 @@ def check_of(found: Inventory, *problems: Problem) -> Check:
 
 
 def problem(
-    path: Path | None, what: str = "is odd", *, severity: Severity = Severity.HARMS, mend: str = "Mend it"
+    path: Path | None, what: str = "is odd", *, severity: Severity = Severity.HARMS, fix: str = "Mend it"
 ) -> Problem:
-    return Problem(kind=ProblemKind.SAME_STEM, severity=severity, what=what, mend=mend, path=path)
+    return Problem(kind=ProblemKind.SAME_STEM, severity=severity, what=what, fix=fix, path=path)

@@ -8,7 +8,7 @@ from typing import Any
 
 from support.runs import GIB, OUT_OF_MEMORY, SUPERVISOR, T0, events_of, make_plan, make_view
 from views.datasets import PICTURES, check_of, inventory_of
-from wan_train.dataset.layout import outlook
+from wan_train.dataset.layout import layout_of
 from wan_train.dataset.previews import Preview
 from wan_train.engine.samples import SampleKind
 from wan_train.recipe.terms import Expert
@@ -97,7 +97,7 @@ def gpu_samples(
 def dataset(count: int = 3, *, name: str = "{}.png", caption: str = "a cat", jpeg: bytes = b"\xff\xd8") -> ShownDataset:
     check = check_of(inventory_of([(960, 960)] * count, name=name))
     assert check.inventory is not None
-    ahead = outlook(check.inventory, epochs=100, accumulation=1, image_to_video=False)
+    ahead = layout_of(check.inventory, epochs=100, accumulation=1, image_to_video=False)
     selection = choose(ahead, {}, most=24)
     paths = [one.item.path for sizes in selection.datasets for size in sizes for one in size.shown]
     material = Material(

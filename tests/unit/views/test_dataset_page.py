@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 
 from views.datasets import PICTURES, check_of, inventory, inventory_of, items_of, mixed, problem, subset_of
 from views.markup import HOSTILE, harmless, parsed, words_of
-from wan_train.dataset.check import Check
-from wan_train.dataset.layout import Outlook, outlook
+from wan_train.dataset.layout import Layout, layout_of
 from wan_train.dataset.model import GUIDE_READING, Problem, Severity, SubsetInventory
 from wan_train.dataset.previews import MOST_BYTES, Preview
+from wan_train.dataset.scan import Check
 from wan_train.views.dataset_page.material import Material
 from wan_train.views.dataset_page.page import page
 from wan_train.views.dataset_page.selection import MOST_CARDS, Selection, choose, problems_by_item
 from wan_train.views.markup.html import tag
 
 
-def ahead_of(check: Check) -> Outlook:
+def ahead_of(check: Check) -> Layout:
     assert check.inventory is not None
-    return outlook(check.inventory, epochs=10, accumulation=1, image_to_video=False)
+    return layout_of(check.inventory, epochs=10, accumulation=1, image_to_video=False)
 
 
 def page_of(check: Check, *, captions: dict[Path, str] | None = None, jpeg: bytes = b"\xff\xd8") -> str:
@@ -110,7 +110,7 @@ def test_hostile_words_stay_words(text: str) -> None:
     name = text.replace("/", "|").replace("{", "").replace("\0", "")
     path = PICTURES / f"{name}0.png"
     check = check_of(
-        inventory_of([(960, 960)], name=f"{name}{{}}.png"), problem(path, f"is {text}", mend=f"Mend {text}")
+        inventory_of([(960, 960)], name=f"{name}{{}}.png"), problem(path, f"is {text}", fix=f"Mend {text}")
     )
     written = page_of(check, captions={path: text})
     assert_harmless(written)
@@ -121,7 +121,7 @@ def test_hostile_words_stay_words(text: str) -> None:
 @given(text=st.text(), name=st.text(st.characters(exclude_characters="/\0{}"), min_size=1, max_size=40))
 def test_any_words_make_a_valid_page(text: str, name: str) -> None:
     path = PICTURES / f"{name}0.png"
-    check = check_of(inventory_of([(960, 960)], name=f"{name}{{}}.png"), problem(path, text, mend=text))
+    check = check_of(inventory_of([(960, 960)], name=f"{name}{{}}.png"), problem(path, text, fix=text))
     assert_harmless(page_of(check, captions={path: text}))
 
 
@@ -205,7 +205,7 @@ def test_when_not_all_are_shown_the_worst_are() -> None:
 
 
 def test_a_dataset_toml_that_stops_makes_a_page_of_its_problems() -> None:
-    stop = Problem(kind=problem(None).kind, severity=Severity.STOPS, key="resolution", what="is 7", mend="Use 960")
+    stop = Problem(kind=problem(None).kind, severity=Severity.STOPS, key="resolution", what="is 7", fix="Use 960")
     check = Check(
         config=Path("/d/dataset.toml"), is_written=True, reading=GUIDE_READING, inventory=None, problems=(stop,)
     )

@@ -13,7 +13,7 @@ from support.runs import T0, events_of, make_plan, make_view
 from views.datasets import CONFIG, PICTURES, check_of, inventory_of, mixed, problem
 from views.scenes import AT_START, CACHED, DONE, ENDED, FAILED, SCENES, finished, rehearsal, summary_plan, waiting
 from views.support import check_golden, shown
-from wan_train.dataset.layout import outlook
+from wan_train.dataset.layout import layout_of
 from wan_train.dataset.model import ProblemKind, Severity
 from wan_train.run.events import (
     CachesDisturbed,
@@ -50,7 +50,7 @@ def live_screen(name: str) -> Screenful:
 
 def problems() -> RenderableType:
     found = [
-        problem(PICTURES / f"{number}.png", "is 90 x 90 pixels", severity=Severity.NOTE, mend="Use larger pictures")
+        problem(PICTURES / f"{number}.png", "is 90 x 90 pixels", severity=Severity.NOTE, fix="Use larger pictures")
         for number in range(7)
     ]
     found += [
@@ -58,16 +58,20 @@ def problems() -> RenderableType:
             problem(PICTURES / "1.png", "has no caption", severity=Severity.STOPS), kind=ProblemKind.MISSING_CAPTION
         ),
         replace(
-            problem(CONFIG, "is 'x'", mend="Use a number"), kind=ProblemKind.WRONG_VALUE, key="datasets[0].batch_size"
+            problem(CONFIG, "is 'x'", fix="Use a number"), kind=ProblemKind.WRONG_VALUE, key="datasets[0].batch_size"
         ),
-        replace(problem(PICTURES / "2.jpg", "is rotated", mend="--fix turns it"), kind=ProblemKind.ROTATED),
-        replace(problem(PICTURES / "3.jpg", "is mirrored", mend="--fix flips it"), kind=ProblemKind.ROTATED),
+        replace(
+            problem(PICTURES / "2.jpg", "is rotated", fix="--fix turns it"), kind=ProblemKind.ROTATED, is_fixable=True
+        ),
+        replace(
+            problem(PICTURES / "3.jpg", "is mirrored", fix="--fix flips it"), kind=ProblemKind.ROTATED, is_fixable=True
+        ),
     ]
     return problem_lines(check_of(inventory_of([(960, 960)] * 3), *found))
 
 
 def trained(*, stops: bool = False) -> RenderableType:
-    return trained_lines(outlook(mixed(), epochs=100, accumulation=1, image_to_video=False), stops=stops)
+    return trained_lines(layout_of(mixed(), epochs=100, accumulation=1, image_to_video=False), stops=stops)
 
 
 LOGS = [LogEnd(step="train-high", path=Path("/workspace/runs/x/train-high/1/output.log"), lines=("a", "b" * 200))]

@@ -10,7 +10,7 @@ from rich.console import Console
 from support.runs import events_of, make_plan, make_view, with_settings
 from views.scenes import AT_START, CACHED, DONE, FAILED, GPUS, PICTURES, ended
 from views.support import shown
-from wan_train.dataset.counts import DatasetSummary
+from wan_train.dataset.layout import DatasetSummary
 from wan_train.recipe.adaptation import Choice
 from wan_train.recipe.effective import Layer, resolve
 from wan_train.recipe.model import Origin, Source

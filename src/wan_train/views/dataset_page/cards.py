@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from wan_train.base.text import redact, visible
-from wan_train.dataset.crops import Crop
-from wan_train.dataset.layout import is_cropped
+from wan_train.dataset.buckets import Crop
+from wan_train.dataset.layout import TrainedFile, is_cropped
 from wan_train.dataset.model import MediaKind, Problem, Severity
 from wan_train.dataset.previews import Preview
-from wan_train.dataset.trained import Trained
 from wan_train.views import formatting
 from wan_train.views.dataset_tables import BLURRY, percent, sides_cut, times
 from wan_train.views.markup.html import Html, tag
@@ -22,7 +21,7 @@ _ORDER = tuple(Severity)
 
 
 def card(
-    one: Trained,
+    one: TrainedFile,
     kind: MediaKind,
     *,
     anchor: str,
@@ -97,7 +96,7 @@ def _frame(crop: Crop) -> Html:
     )
 
 
-def _fate(one: Trained, kind: MediaKind) -> list[Html | str]:
+def _fate(one: TrainedFile, kind: MediaKind) -> list[Html | str]:
     crop = one.crop
     if crop is None:
         return ["size unknown" if one.item.width is None else "not trained: nothing would be left of it"]
@@ -119,7 +118,7 @@ def _fate(one: Trained, kind: MediaKind) -> list[Html | str]:
     return said
 
 
-def _clips(one: Trained) -> str:
+def _clips(one: TrainedFile) -> str:
     if one.item.frames is None:
         return "length unknown"
     length = formatting.count(one.item.frames, "frame")
@@ -129,7 +128,7 @@ def _clips(one: Trained) -> str:
     return f"{length}: " + ", ".join(f"{formatting.count(count, 'clip')} of {frames}" for frames, count in counted)
 
 
-def _caption(one: Trained, caption: str | None) -> Html:
+def _caption(one: TrainedFile, caption: str | None) -> Html:
     if caption:
         shown = caption if len(caption) <= _LONGEST_CAPTION else f"{caption[:_LONGEST_CAPTION]}…"
         lines = "\n".join(visible(line) for line in redact(shown).split("\n"))
@@ -149,7 +148,7 @@ def _problem(problem: Problem) -> Html:
         severity_mark(problem.severity),
         formatting.safe(problem.what),
         ". ",
-        formatting.safe(sentence(problem.mend)),
+        formatting.safe(sentence(problem.fix)),
     )
 
 

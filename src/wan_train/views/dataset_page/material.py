@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_train.dataset.layout import Outlook
+from wan_train.dataset.layout import Layout
 from wan_train.dataset.previews import Preview, captions, previews
 from wan_train.views.dataset_page.selection import Selection
 
@@ -20,7 +20,7 @@ class Material:
 
 
 def material_of(
-    outlook: Outlook, selection: Selection, *, on_done: Callable[[int, int], None] = lambda _done, _all: None
+    outlook: Layout, selection: Selection, *, on_done: Callable[[int, int], None] = lambda _done, _all: None
 ) -> Material:
     """The material of the selected files; `on_done` hears how many previews of how many are drawn."""
     shown = [

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from wan_train.dataset.check import Check, Group
-from wan_train.dataset.layout import Outlook, SubsetOutlook
+from wan_train.dataset.layout import Layout, SubsetLayout
 from wan_train.dataset.model import MediaKind, Problem, Severity
+from wan_train.dataset.scan import Check, Group
 from wan_train.views import formatting
 from wan_train.views.dataset_page.cards import card, sentence, severity_mark
 from wan_train.views.dataset_page.material import Material
@@ -34,7 +34,7 @@ _OPEN_UP_TO = 8
 _MOST_SIZES = 200
 
 
-def page(check: Check, outlook: Outlook | None, selection: Selection, material: Material) -> str:
+def page(check: Check, outlook: Layout | None, selection: Selection, material: Material) -> str:
     """The whole document. `outlook` is None where no file was looked at."""
     body = [
         tag("a", "Skip to the pictures", href="#pictures", class_="skip"),
@@ -48,7 +48,7 @@ def page(check: Check, outlook: Outlook | None, selection: Selection, material: 
     return document(title=title, generator=GENERATOR, styles=[STYLE], body=body)
 
 
-def _head(check: Check, outlook: Outlook | None) -> Iterator[Html]:
+def _head(check: Check, outlook: Layout | None) -> Iterator[Html]:
     yield tag("h1", "What will be trained")
     written = "" if check.is_written else " (not written yet)"
     yield tag(
@@ -63,7 +63,7 @@ def _head(check: Check, outlook: Outlook | None) -> Iterator[Html]:
         )
 
 
-def _facts(outlook: Outlook) -> Iterator[tuple[str, tuple[Html | str, ...]]]:
+def _facts(outlook: Layout) -> Iterator[tuple[str, tuple[Html | str, ...]]]:
     counted = outlook.summary
     yield "Files", (f"{counted.files:,}", _small(f"{counted.captions:,} with caption"))
     seen = counted.items_with_repeats
@@ -83,7 +83,7 @@ def _small(text: str) -> Html:
     return tag("small", text)
 
 
-def _problems(check: Check, outlook: Outlook | None, selection: Selection) -> Iterator[Html]:
+def _problems(check: Check, outlook: Layout | None, selection: Selection) -> Iterator[Html]:
     yield tag("h2", "Problems")
     if not check.problems:
         yield tag("p", "Nothing to mend.", class_="said fine")
@@ -128,11 +128,11 @@ def _found(problem: Problem, anchors: Mapping[Path, str]) -> Html:
         ": " if where else "",
         formatting.safe(problem.what),
         ". ",
-        formatting.safe(sentence(problem.mend)),
+        formatting.safe(sentence(problem.fix)),
     )
 
 
-def _anchors(outlook: Outlook | None, selection: Selection) -> dict[Path, str]:
+def _anchors(outlook: Layout | None, selection: Selection) -> dict[Path, str]:
     """Where each shown file and its caption are; of a file in two datasets the first place."""
     anchors: dict[Path, str] = {}
     for number, sizes in enumerate(selection.datasets if outlook is not None else ()):
@@ -149,7 +149,7 @@ def _place(dataset: int, size: int) -> str:
     return f"size-{dataset}-{size}"
 
 
-def _datasets(check: Check, outlook: Outlook | None, selection: Selection, material: Material) -> Iterator[Html]:
+def _datasets(check: Check, outlook: Layout | None, selection: Selection, material: Material) -> Iterator[Html]:
     if outlook is None:
         return
     troubles = problems_by_item(check, outlook)
@@ -179,7 +179,7 @@ def _datasets(check: Check, outlook: Outlook | None, selection: Selection, mater
             yield from _size(_place(number, place), each, size, material, troubles)
 
 
-def _table(number: int, each: SubsetOutlook, sizes: Sequence[ShownSize]) -> Html:
+def _table(number: int, each: SubsetLayout, sizes: Sequence[ShownSize]) -> Html:
     many = nouns(each.subset)[1]
     clips = each.subset.kind is MediaKind.VIDEO
     heads = ("Trained size", many, "cut away", "enlarged", "clips x frames" if clips else "batches an epoch")
@@ -220,7 +220,7 @@ def _name(shown: ShownSize) -> str:
 
 def _size(
     anchor: str,
-    each: SubsetOutlook,
+    each: SubsetLayout,
     shown: ShownSize,
     material: Material,
     troubles: Mapping[Path, Sequence[Problem]],

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_train.dataset.check import Check
-from wan_train.dataset.layout import Outlook, Size
+from wan_train.dataset.layout import Layout, Size, TrainedFile
 from wan_train.dataset.model import Problem, Severity
-from wan_train.dataset.trained import Trained
+from wan_train.dataset.scan import Check
 
 MOST_CARDS = 400
 _ORDER = tuple(Severity)
@@ -21,7 +20,7 @@ class ShownSize:
     """A size and those of its files that are shown, in the order of the inventory."""
 
     size: Size
-    shown: tuple[Trained, ...]
+    shown: tuple[TrainedFile, ...]
 
     @property
     def left(self) -> int:
@@ -44,7 +43,7 @@ class Selection:
         return not any(each.left for sizes in self.datasets for each in sizes)
 
 
-def choose(outlook: Outlook, troubles: Mapping[Path, Sequence[Problem]], *, most: int = MOST_CARDS) -> Selection:
+def choose(outlook: Layout, troubles: Mapping[Path, Sequence[Problem]], *, most: int = MOST_CARDS) -> Selection:
     """At most `most` files: the same number of every size, as far as it has so many, the fullest sizes first.
 
     Of one size those with the worst problems come first, then those that lose most, then in order. `troubles` are
@@ -78,8 +77,8 @@ def _cap(counts: list[int], most: int) -> int:
 
 
 def _worth_seeing(
-    files: tuple[Trained, ...], troubles: Mapping[Path, Sequence[Problem]], count: int
-) -> tuple[Trained, ...]:
+    files: tuple[TrainedFile, ...], troubles: Mapping[Path, Sequence[Problem]], count: int
+) -> tuple[TrainedFile, ...]:
     if count >= len(files):
         return files
 
@@ -93,7 +92,7 @@ def _worth_seeing(
     return tuple(files[index] for index in chosen)
 
 
-def problems_by_item(check: Check, outlook: Outlook) -> dict[Path, list[Problem]]:
+def problems_by_item(check: Check, outlook: Layout) -> dict[Path, list[Problem]]:
     """The problems of each item's file and caption by the item's path, the worst first."""
     by_path: defaultdict[Path, list[Problem]] = defaultdict(list)
     for group in check.groups:

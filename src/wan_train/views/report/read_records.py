@@ -8,12 +8,11 @@ from pathlib import Path
 
 from wan_train import __version__
 from wan_train.base.text import redact
-from wan_train.dataset.check import Check
 from wan_train.dataset.config import load
-from wan_train.dataset.layout import outlook
+from wan_train.dataset.layout import layout_of
 from wan_train.dataset.model import DatasetError, MediaKind
 from wan_train.dataset.previews import Preview, previews_of
-from wan_train.dataset.scan import take
+from wan_train.dataset.scan import Check, scan
 from wan_train.engine.samples import SampleKind
 from wan_train.engine.trainer import package_version
 from wan_train.recipe.terms import Expert, Task
@@ -95,12 +94,12 @@ def _dataset(run: RunDirectory, plan: Plan) -> tuple[ShownDataset | None, str | 
     """The dataset of the run's own dataset.toml, as its files are now; or why it cannot be shown."""
     reading = reading_of(plan.trainer)
     try:
-        inventory = take(load(run.dataset_config, reading=reading), reading=reading)
+        inventory = scan(load(run.dataset_config, reading=reading), reading=reading)
     except DatasetError as error:
         return None, error.problems[0].what if error.problems else error.message
     except OSError as error:
         return None, f"{error.filename or run.dataset_config} cannot be read: {error.strerror or error}"
-    ahead = outlook(
+    ahead = layout_of(
         inventory,
         epochs=plan.epochs,
         accumulation=plan.recipe.experts[0].training.gradient_accumulation_steps,

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wan_train.dataset.check import Check
-from wan_train.dataset.layout import Outlook
+from wan_train.dataset.layout import Layout
 from wan_train.dataset.previews import Preview
+from wan_train.dataset.scan import Check
 from wan_train.run.curves import Curve
 from wan_train.run.events import Event
 from wan_train.run.live import GpuSample
@@ -23,7 +23,7 @@ class ShownDataset:
     """The dataset as its files are now, and some of them to look at."""
 
     check: Check
-    outlook: Outlook
+    outlook: Layout
     selection: Selection
     material: Material
 

@@ -5,33 +5,33 @@ from pathlib import Path
 import pytest
 
 from wan_train.base.errors import BadInputError
-from wan_train.dataset.resolve import ToExisting, ToWrite, locate
+from wan_train.dataset.resolve import ExistingConfig, NewConfig, resolve_dataset
 
 
 def refusal(text: str, cwd: Path) -> str:
     with pytest.raises(BadInputError) as caught:
-        locate(text, cwd=cwd)
+        resolve_dataset(text, cwd=cwd)
     return f"{caught.value.message} {caught.value.hint}"
 
 
 def test_a_folder_of_pictures_needs_a_dataset_toml(pictures: Path, tmp_path: Path) -> None:
-    wanted = ToWrite(directory=pictures, toml_path=pictures / "dataset.toml")
-    assert locate(str(pictures)) == wanted
-    assert locate("pictures", cwd=tmp_path) == wanted
-    assert locate("./pictures/", cwd=tmp_path) == wanted
-    assert locate("pictures/dataset.toml", cwd=tmp_path) == wanted
+    wanted = NewConfig(directory=pictures, toml_path=pictures / "dataset.toml")
+    assert resolve_dataset(str(pictures)) == wanted
+    assert resolve_dataset("pictures", cwd=tmp_path) == wanted
+    assert resolve_dataset("./pictures/", cwd=tmp_path) == wanted
+    assert resolve_dataset("pictures/dataset.toml", cwd=tmp_path) == wanted
 
 
 def test_a_dataset_toml_is_found_by_itself_and_by_its_folder(pictures: Path) -> None:
     config = pictures / "dataset.toml"
     config.touch()
-    assert locate(str(config)) == ToExisting(toml_path=config)
-    assert locate(str(pictures)) == ToExisting(toml_path=config)
+    assert resolve_dataset(str(config)) == ExistingConfig(toml_path=config)
+    assert resolve_dataset(str(pictures)) == ExistingConfig(toml_path=config)
 
 
 @pytest.mark.parametrize("form", ["'{}'", '"{}"', "  {}  ", "{}\n", "\u201c{}\u201d", "file://{}", "'{}' "])
 def test_what_pasting_adds_is_taken_off(pictures: Path, form: str) -> None:
-    assert locate(form.format(pictures)) == ToWrite(directory=pictures, toml_path=pictures / "dataset.toml")
+    assert resolve_dataset(form.format(pictures)) == NewConfig(directory=pictures, toml_path=pictures / "dataset.toml")
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,13 @@ def test_names_are_found_as_a_terminal_writes_them_and_as_they_are(tmp_path: Pat
     folder = tmp_path / name
     folder.mkdir()
     (folder / "a.png").touch()
-    found = locate(typed.format(tmp_path), cwd=tmp_path)
-    assert found == ToWrite(directory=folder, toml_path=folder / "dataset.toml")
+    found = resolve_dataset(typed.format(tmp_path), cwd=tmp_path)
+    assert found == NewConfig(directory=folder, toml_path=folder / "dataset.toml")
 
 
 def test_the_home_is_understood(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(pictures.parent))
-    assert locate("~/pictures") == ToWrite(directory=pictures, toml_path=pictures / "dataset.toml")
+    assert resolve_dataset("~/pictures") == NewConfig(directory=pictures, toml_path=pictures / "dataset.toml")
     assert "there is no" in refusal("~nobody-of-that-name/x", pictures)
 
 

@@ -15,15 +15,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from wan_train.dataset.config import load
-from wan_train.dataset.counts import latent_bytes, summary, text_bytes
+from wan_train.dataset.layout import latent_bytes, summary, text_bytes
 from wan_train.dataset.model import NEWEST_READING, DatasetError, Problem, ProblemKind, Severity
-from wan_train.dataset.scan import take
+from wan_train.dataset.scan import scan
 
 from .support import config_for, draw
 
 
 def problems_of(folder: Path, extra: str = "") -> tuple[Problem, ...]:
-    return take(config_for(folder, extra)).problems
+    return scan(config_for(folder, extra)).problems
 
 
 def only(folder: Path, extra: str = "") -> Problem:
@@ -32,7 +32,7 @@ def only(folder: Path, extra: str = "") -> Problem:
 
 
 def test_captioned_pictures_are_counted_measured_and_without_complaint(pictures: Path) -> None:
-    inventory = take(config_for(pictures))
+    inventory = scan(config_for(pictures))
     assert inventory.problems == ()
     inventory.require()
     (found,) = inventory.subsets
@@ -47,7 +47,7 @@ def test_endings_are_seen_in_lower_and_in_upper_case(tmp_path: Path, ending: str
     folder = tmp_path / "set"
     folder.mkdir()
     draw(folder / f"x{ending}", (64, 64))
-    assert len(take(config_for(folder)).subsets[0].items) == 1
+    assert len(scan(config_for(folder)).subsets[0].items) == 1
 
 
 @pytest.mark.parametrize("name", ["x.Png", "x.gif", "x.tiff"])
@@ -55,13 +55,13 @@ def test_pictures_the_trainer_passes_over_are_named(pictures: Path, name: str) -
     draw(pictures / name, (64, 64))
     kinds = {(problem.kind, problem.severity) for problem in problems_of(pictures)}
     assert (ProblemKind.IGNORED_FILE, Severity.LOSES) in kinds
-    assert len(take(config_for(pictures)).subsets[0].items) == 2
+    assert len(scan(config_for(pictures)).subsets[0].items) == 2
 
 
 def test_avif_is_read_by_the_newer_trainer_only(pictures: Path) -> None:
     draw(pictures / "x.avif", (320, 320))
     assert only(pictures).kind is ProblemKind.IGNORED_FILE
-    newer = take(config_for(pictures), reading=NEWEST_READING)
+    newer = scan(config_for(pictures), reading=NEWEST_READING)
     assert newer.problems == ()
     assert len(newer.subsets[0].items) == 3
 
@@ -78,16 +78,16 @@ def test_an_empty_folder_stops_and_says_where_the_pictures_may_be(tmp_path: Path
     (folder / "inner").mkdir(parents=True)
     assert only(folder).kind is ProblemKind.EMPTY_DATASET
     draw(folder / "inner" / "x.png", (64, 64))
-    assert str(folder / "inner") in only(folder).mend
-    with pytest.raises(DatasetError, match="holds no pictures"):
-        take(config_for(folder)).require()
+    assert str(folder / "inner") in only(folder).fix
+    with pytest.raises(DatasetError, match="contains no pictures"):
+        scan(config_for(folder)).require()
 
 
 def test_videos_in_a_picture_dataset_are_pointed_out(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / "x.mp4").touch()
-    assert "use video_directory" in only(folder).mend
+    assert "use video_directory" in only(folder).fix
 
 
 def test_a_missing_caption_stops_one_trainer_and_costs_the_other_a_picture(pictures: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_missing_caption_stops_one_trainer_and_costs_the_other_a_picture(pictu
     problem = only(pictures)
     assert (problem.kind, problem.severity) == (ProblemKind.MISSING_CAPTION, Severity.STOPS)
     assert "Write b.txt beside it" in problem.line
-    newer = take(config_for(pictures), reading=NEWEST_READING)
+    newer = scan(config_for(pictures), reading=NEWEST_READING)
     assert [problem.severity for problem in newer.problems] == [Severity.LOSES]
     assert [item.path.name for item in newer.subsets[0].items] == ["a.png"]
     newer.require()
@@ -104,7 +104,7 @@ def test_a_missing_caption_stops_one_trainer_and_costs_the_other_a_picture(pictu
 def test_no_captions_at_all_is_one_problem_and_stops_both_trainers(pictures: Path) -> None:
     (pictures / "a.txt").unlink()
     (pictures / "b.txt").unlink()
-    for inventory in (take(config_for(pictures)), take(config_for(pictures), reading=NEWEST_READING)):
+    for inventory in (scan(config_for(pictures)), scan(config_for(pictures), reading=NEWEST_READING)):
         (problem,) = inventory.problems
         assert (problem.kind, problem.severity) == (ProblemKind.NO_CAPTIONS, Severity.STOPS)
 
@@ -198,14 +198,14 @@ def test_pipes_and_devices_stop_the_training_not_the_check(pictures: Path) -> No
     os.mkfifo(pictures / "a.txt")
     (pictures / "b.txt").unlink()
     (pictures / "b.txt").symlink_to("/dev/zero")
-    found = {problem.path.name for problem in take(config_for(pictures)).stopping if problem.path}
+    found = {problem.path.name for problem in scan(config_for(pictures)).stopping if problem.path}
     assert found == {"a.txt", "b.txt", "c.png"}
 
 
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_a_record_with_a_name_that_no_file_can_have_stops(tmp_path: Path, kind: str) -> None:
     records = [f'{{"{kind}_path": "/x{odd}.png", "caption": "x"}}' for odd in ("\\ud800", "\\u0000")]
-    found = take(load(jsonl_config(tmp_path, kind, records)))
+    found = scan(load(jsonl_config(tmp_path, kind, records)))
     assert len(found.stopping) == 2
     assert all(problem.line.isprintable() for problem in found.stopping)
 
@@ -214,13 +214,13 @@ def test_of_two_pictures_with_one_stem_and_size_one_is_lost(pictures: Path) -> N
     draw(pictures / "a.jpg", (320, 320))
     problem = only(pictures)
     assert (problem.kind, problem.severity) == (ProblemKind.SAME_STEM, Severity.LOSES)
-    assert summary(take(config_for(pictures))).items_with_repeats == 2
+    assert summary(scan(config_for(pictures))).items_with_repeats == 2
 
 
 def test_one_stem_in_two_sizes_is_trained_twice_and_noted(pictures: Path) -> None:
     draw(pictures / "a.jpg", (320, 640))
     assert (only(pictures).kind, only(pictures).severity) == (ProblemKind.SAME_STEM, Severity.NOTE)
-    assert summary(take(config_for(pictures))).items_with_repeats == 3
+    assert summary(scan(config_for(pictures))).items_with_repeats == 3
 
 
 def test_a_name_too_long_for_its_cache_file_stops(pictures: Path) -> None:
@@ -234,9 +234,9 @@ def test_names_beyond_what_the_file_system_takes_are_problems_not_crashes(pictur
     (pictures / f"{'n' * 251}.png").touch()
     config = config_for(pictures)
     config.path.write_text(config.text.replace('".txt"', '".caption"').replace("/cache'", f"/{'c' * 300}/cache'"))
-    assert take(load(config.path)).stopping
+    assert scan(load(config.path)).stopping
     record = json.dumps({"video_path": f"{tmp_path}/{'v' * 300}", "caption": "x"})
-    assert take(load(jsonl_config(tmp_path, "video", [record]))).stopping
+    assert scan(load(jsonl_config(tmp_path, "video", [record]))).stopping
 
 
 def test_a_picture_smaller_than_a_patch_stops_only_where_it_is_not_enlarged(pictures: Path) -> None:
@@ -269,7 +269,7 @@ def test_many_problems_of_a_kind_are_counted_not_all_listed(pictures: Path) -> N
     for number in range(25):
         (pictures / f"{number}.png").touch()
         (pictures / f"{number}.txt").write_text("x")
-    inventory = take(config_for(pictures))
+    inventory = scan(config_for(pictures))
     assert len(inventory.stopping) == 25
     with pytest.raises(DatasetError) as caught:
         inventory.require()
@@ -281,11 +281,11 @@ def test_many_problems_of_a_kind_are_counted_not_all_listed(pictures: Path) -> N
 def test_videos_beside_the_pictures_are_noted_unless_a_dataset_takes_them(pictures: Path) -> None:
     (pictures / "clip.mp4").write_bytes(b"not really")
     (pictures / "clip.txt").write_text("a clip")
-    assert "holds 1 video besides" in only(pictures).line
+    assert "also contains 1 video" in only(pictures).line
     config = config_for(pictures)
     both = config.text + (f"[[datasets]]\nvideo_directory = '{pictures}'\ncache_directory = '{pictures}/cache_video'\n")
     config.path.write_text(both)
-    kinds = {problem.kind for problem in take(load(config.path)).problems}
+    kinds = {problem.kind for problem in scan(load(config.path)).problems}
     assert ProblemKind.IGNORED_FILE not in kinds
 
 
@@ -298,7 +298,7 @@ def test_a_subfolder_that_is_a_dataset_itself_is_not_called_unread(pictures: Pat
     config.path.write_text(
         config.text + f"[[datasets]]\nimage_directory = '{inner}'\ncache_directory = '{inner}/cache'\n"
     )
-    assert take(load(config.path)).problems == ()
+    assert scan(load(config.path)).problems == ()
 
 
 def test_an_ending_with_two_dots_is_found_by_the_older_trainer_only(pictures: Path) -> None:
@@ -306,9 +306,9 @@ def test_an_ending_with_two_dots_is_found_by_the_older_trainer_only(pictures: Pa
     config.path.write_text(config.text.replace('".txt"', '".tags.txt"'))
     for stem in ("a", "b"):
         (pictures / f"{stem}.txt").rename(pictures / f"{stem}.tags.txt")
-    take(load(config.path)).require()
-    with pytest.raises(DatasetError, match="finds no captions that end in"):
-        take(load(config.path), reading=NEWEST_READING).require()
+    scan(load(config.path)).require()
+    with pytest.raises(DatasetError, match="finds no captions with the extension"):
+        scan(load(config.path), reading=NEWEST_READING).require()
 
 
 def jsonl_config(tmp_path: Path, kind: str, lines: list[str]) -> Path:
@@ -327,7 +327,7 @@ def test_a_folder_of_pictures_may_be_a_video(pictures: Path, tmp_path: Path) -> 
     record = json.dumps({"video_path": str(pictures), "caption": "a cat"})
     path = jsonl_config(tmp_path, "video", [record])
     path.write_text(path.read_text() + "target_frames = [1, 9, 45]\n")
-    inventory = take(load(path))
+    inventory = scan(load(path))
     assert [item.frames for item in inventory.subsets[0].items] == [11]
     counted = summary(inventory)
     assert counted.items_with_repeats == 2
@@ -337,7 +337,7 @@ def test_a_folder_of_pictures_may_be_a_video(pictures: Path, tmp_path: Path) -> 
 def test_repeats_buckets_and_batches_are_summed_up(pictures: Path) -> None:
     for number in range(3):
         draw(pictures / f"{number}.png", (400, 400), caption="x" * 300)
-    inventory = take(config_for(pictures, "num_repeats = 3\nbatch_size = 2"))
+    inventory = scan(config_for(pictures, "num_repeats = 3\nbatch_size = 2"))
     counted = summary(inventory)
     assert (counted.files, counted.captions, counted.items_with_repeats) == (5, 5, 15)
     assert [(bucket.width, bucket.height, bucket.items) for bucket in counted.subsets[0].buckets] == [
@@ -372,7 +372,7 @@ def test_any_folder_is_described_without_an_exception(tmp_path: Path, files: dic
     folder.mkdir()
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    inventory = take(config_for(folder))
+    inventory = scan(config_for(folder))
     summary(inventory)
     assert all(problem.line.isprintable() for problem in inventory.problems)
     assert inventory.stopping or inventory.subsets[0].items

@@ -3,9 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from wan_train.dataset.layout import Outlook, outlook
+from wan_train.dataset.layout import Layout, layout_of
 from wan_train.dataset.model import FrameExtraction, Inventory, Item, MediaKind, SubsetInventory, VideoSettings
-from wan_train.dataset.scan import take
+from wan_train.dataset.scan import scan
 
 from .support import config_for, draw
 
@@ -22,8 +22,8 @@ def item(name: str, size: tuple[int, int] | None, frames: int | None = None) -> 
     )
 
 
-def ahead(inventory: Inventory, *, epochs: int = 10, accumulation: int = 1) -> Outlook:
-    return outlook(inventory, epochs=epochs, accumulation=accumulation, image_to_video=False)
+def ahead(inventory: Inventory, *, epochs: int = 10, accumulation: int = 1) -> Layout:
+    return layout_of(inventory, epochs=epochs, accumulation=accumulation, image_to_video=False)
 
 
 def with_items(inventory: Inventory, *items: Item, video: VideoSettings | None = None) -> Inventory:
@@ -35,7 +35,7 @@ def with_items(inventory: Inventory, *items: Item, video: VideoSettings | None =
 
 def test_pictures_are_grouped_by_trained_size_the_fullest_first(pictures: Path) -> None:
     draw(pictures / "c.png", (100, 100))
-    (found,) = ahead(take(config_for(pictures))).subsets
+    (found,) = ahead(scan(config_for(pictures))).subsets
     assert [(size.pixels, [one.item.path.name for one in size.files]) for size in found.sizes] == [
         ((320, 320), ["a.png", "c.png"]),
         ((448, 224), ["b.jpg"]),
@@ -46,7 +46,7 @@ def test_pictures_are_grouped_by_trained_size_the_fullest_first(pictures: Path) 
 
 def test_every_item_is_in_one_size(pictures: Path) -> None:
     inventory = with_items(
-        take(config_for(pictures)), item("a.png", (300, 300)), item("b.png", None), item("a.jpg", (300, 300))
+        scan(config_for(pictures)), item("a.png", (300, 300)), item("b.png", None), item("a.jpg", (300, 300))
     )
     (found,) = ahead(inventory).subsets
     assert sum(len(size.files) for size in found.sizes) == 3
@@ -56,13 +56,13 @@ def test_every_item_is_in_one_size(pictures: Path) -> None:
 
 def test_what_loses_a_tenth_is_named_the_worst_first(pictures: Path) -> None:
     items = [item("fits.png", (320, 320)), item("long.png", (3000, 300)), item("longer.png", (9000, 300))]
-    (found,) = ahead(with_items(take(config_for(pictures)), *items)).subsets
+    (found,) = ahead(with_items(scan(config_for(pictures)), *items)).subsets
     assert [one.item.path.name for one in found.cropped] == ["longer.png", "long.png"]
 
 
 def test_steps_are_rounded_up_in_each_epoch_as_the_trainer_does(pictures: Path) -> None:
     config = config_for(pictures, "num_repeats = 3\nbatch_size = 2")
-    found = ahead(take(config), epochs=10, accumulation=3)
+    found = ahead(scan(config), epochs=10, accumulation=3)
     # Two sizes of one picture each: 2 batches a size.
     assert found.summary.batches_per_epoch == 4
     assert found.steps_per_epoch == 2
@@ -78,7 +78,7 @@ def test_clips_of_a_video_are_listed_and_an_unknown_length_leaves_the_steps_open
         max_frames=129,
         source_fps=None,
     )
-    inventory = take(config_for(pictures))
+    inventory = scan(config_for(pictures))
     known, short = item("a.mp4", (640, 320), 30), item("b.mp4", (640, 320), 10)
     found = ahead(with_items(inventory, known, short, video=video))
     assert [one.cuts for one in found.subsets[0].files] == [((0, 1), (0, 25)), ((0, 1),)]

@@ -1,6 +1,4 @@
-"""Pictures by their headers: size, soundness and what else the trainer makes of them; nothing is decoded that looks
-whole.
-"""
+"""Pictures by their headers: size, format, damage. Only a picture that seems cut off is decoded."""
 
 from __future__ import annotations
 
@@ -27,8 +25,10 @@ _UPRIGHT_LITTLE = b"\x12\x01\x03\x00\x01\x00\x00\x00\x01\x00"
 _UPRIGHT_BIG = b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x01"
 _LIKELY = ((b"\xff\xd8\xff", ("JPEG",)), (b"\x89PNG\r\n\x1a\n", ("PNG",)))
 _CUT_OFF = "is cut off: its end is missing"
+# The last is all that Pillow says of a WebP with fewer bytes than its header promises.
+_SIGNS_OF_TRUNCATION = ("truncated", "unexpected end", "could not create decoder object")
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
-# What people have under a picture's name and Pillow does not read.
+# What often has a picture's extension and Pillow does not read.
 _FOREIGN = (
     (4, b"ftyphei", "a HEIC photo"),
     (4, b"ftyphev", "a HEIC photo"),
@@ -46,10 +46,9 @@ _FOREIGN = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """What a header says. Width and height in pixels as stored: like the trainer, without turning by EXIF orientation.
+    """What a header says. Width and height are in pixels as stored: like the trainer, ignoring the EXIF orientation.
 
-    `format` and `mode` are Pillow's words, `size` bytes of the file, `orientation` the EXIF number (1 is upright),
-    `has_alpha` whether parts of it may be transparent.
+    `format` and `mode` are Pillow's names, `size` is in bytes, `orientation` the EXIF number (1 is upright).
     """
 
     width: int
@@ -64,25 +63,25 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unreadable:
-    """Why a file cannot be used, in words for the user."""
+    """Why a file cannot be used, as a phrase for the user."""
 
     kind: ProblemKind
     what: str
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """The file for reading; raises OSError, also for pipes and devices, of which reading might never end."""
+    """The file for reading; raises OSError, also for pipes and devices, where reading might never end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise IsADirectoryError if stat.S_ISDIR(mode) else OSError(errno.EINVAL, "it is a pipe or a device, not a file")
+        raise IsADirectoryError if stat.S_ISDIR(mode) else OSError(errno.EINVAL, "not a regular file")
     return os.fdopen(descriptor, "rb")
 
 
 @contextmanager
 def quiet_about_size() -> Iterator[None]:
-    """Inside, Pillow's warning about large pictures is off; the inventory judges their size itself."""
+    """Inside, Pillow does not warn about large pictures; the checks report them."""
     from PIL import Image
 
     with warnings.catch_warnings():
@@ -91,20 +90,17 @@ def quiet_about_size() -> Iterator[None]:
 
 
 def largest_unwarned_picture() -> int:
-    """Pixels beyond which Pillow warns of a decompression bomb; beyond twice as many it refuses, in the
-    trainer too.
-    """
+    """Pixels above which Pillow warns of a decompression bomb; above twice as many it refuses, also in the trainer."""
     from PIL import Image
 
     return Image.MAX_IMAGE_PIXELS or 89_478_485
 
 
 def read_picture(path: Path) -> Picture | Unreadable:
-    """The size of a picture, or why the trainer will fail on it.
+    """The header of a picture, or why the trainer will fail on it.
 
-    Found now: not a picture, empty, cut off (PNG, JPEG, WebP and BMP lack their end: then, and only then, the
-    picture is decoded for proof), too many pixels. Not found: damage in the middle of a file, which would
-    need a full decode of every picture.
+    A PNG, JPEG or BMP without its end is decoded for proof. Damage in the middle of a file is not found: that needs a
+    full decode of every picture.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -115,25 +111,20 @@ def read_picture(path: Path) -> Picture | Unreadable:
         return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what=_unidentified(path))
     except Image.DecompressionBombError:
         limit = 2 * largest_unwarned_picture() // 1_000_000
-        what = f"has more than {limit} million pixels, which the trainer's image library refuses"
+        what = f"has more than {limit} million pixels; the trainer's image library refuses it"
         return Unreadable(kind=ProblemKind.TOO_LARGE, what=what)
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError) as error:
         # Pillow's decoders report damage with all of these; its "image file is truncated" is an OSError.
-        found = damaged(path, error)
-        if found.kind is ProblemKind.UNREADABLE_MEDIA and _is_short_webp(path):
-            return Unreadable(kind=ProblemKind.TRUNCATED_MEDIA, what=_CUT_OFF)
-        return found
+        return damaged(path, error)
 
 
 def _whole(file: BinaryIO) -> Picture:
     from PIL import Image
 
-    size = _size_of(file)
+    size = os.fstat(file.fileno()).st_size
     head = file.read(32)
-    if (plain := _plain_webp(head, size)) is not None:
-        return plain
     file.seek(0)
-    # The right decoder at once; Pillow would ask each of its own.
+    # Pillow would try all of its decoders in turn.
     likely = next((formats for mark, formats in _LIKELY if head.startswith(mark)), None)
     with Image.open(file, formats=likely) as image:
         found = Picture(
@@ -153,38 +144,6 @@ def _whole(file: BinaryIO) -> Picture:
         with Image.open(file) as image:
             image.load()
     return found
-
-
-def _is_short_webp(path: Path) -> bool:
-    """Whether a WebP has fewer bytes than it says; its decoder does not tell that from other damage."""
-    try:
-        with open_regular(path) as file:
-            head = file.read(12)
-            return head[:4] == b"RIFF" and head[8:] == b"WEBP" and not _has_its_end(file, "WEBP", _size_of(file))
-    except OSError:
-        return False
-
-
-def _size_of(file: BinaryIO) -> int:
-    return os.fstat(file.fileno()).st_size
-
-
-def _plain_webp(head: bytes, size: int) -> Picture | None:
-    """A still, whole WebP without alpha or EXIF by its first 30 bytes; None for any other file.
-
-    Pillow sets up a decoder for each, which takes ten times as long as everything else that is done with a picture.
-    """
-    if not (head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8 " and head[23:26] == b"\x9d\x01\x2a"):
-        return None
-    is_key_frame, riff, chunk = (
-        not head[20] & 1,
-        struct.unpack_from("<I", head, 4)[0],
-        struct.unpack_from("<I", head, 16)[0],
-    )
-    width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", head, 26))
-    if not is_key_frame or riff + 8 > size or chunk + 12 > riff or not width or not height:
-        return None
-    return Picture(width=width, height=height, format="WEBP", mode="RGB", size=size)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -208,50 +167,43 @@ def _unidentified(path: Path) -> str:
     inside = next((name for place, mark, name in _FOREIGN if head[place:].startswith(mark)), None)
     if inside is None and head.lstrip().lower().startswith((b"<!doctype", b"<html")):
         inside = "a web page"
-    return f"holds {inside}, whatever its name says" if inside else "is not a picture that can be read"
+    return f"contains {inside} despite its extension" if inside else "is not a readable picture"
 
 
 def damaged(path: Path, error: BaseException) -> Unreadable:
-    """What an error of reading or decoding says of a file."""
+    """What an error while reading or decoding a file means."""
     match error:
         case IsADirectoryError():
-            noun = "is a folder with the name of a picture or video"
-            return Unreadable(kind=ProblemKind.NOT_A_FILE, what=noun)
+            return Unreadable(kind=ProblemKind.NOT_A_FILE, what="is a folder named like a picture or video")
         case FileNotFoundError():
             is_link = path.is_symlink()
             what = "is a link to a file that does not exist" if is_link else "does not exist"
             return Unreadable(kind=ProblemKind.NOT_A_FILE, what=what)
         case _:
             words = str(getattr(error, "strerror", None) or error) or type(error).__name__
-    if "truncated" in words.lower() or "unexpected end" in words.lower():
+    if any(sign in words.lower() for sign in _SIGNS_OF_TRUNCATION):
         return Unreadable(kind=ProblemKind.TRUNCATED_MEDIA, what=_CUT_OFF)
     return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what=f"cannot be read: {words}")
 
 
 def _has_its_end(file: BinaryIO, format_name: str | None, size: int) -> bool:
-    """Whether the file ends as its format says; True for formats whose end is not known here."""
+    """Whether the file ends as its format requires; True for formats without such a rule here."""
     match format_name:
         case "PNG":
             return _ends_with(file, size, b"IEND\xaeB`\x82")
         case "JPEG" | "MPO":
             return _ends_with(file, size, b"\xff\xd9")
-        case "WEBP":
-            return size >= 8 + _number_at(file, 4)
         case "BMP":
-            return size >= _number_at(file, 2)
+            file.seek(2)
+            return size >= int.from_bytes(file.read(4), "little")
         case _:
             return True
 
 
 def _ends_with(file: BinaryIO, size: int, mark: bytes) -> bool:
-    """Whether `mark` ends the file, or is followed by nothing but what some cameras append."""
+    """Whether `mark` ends the file, or stands in its tail: some cameras append data."""
     for length in (len(mark), _TAIL):
         file.seek(max(0, size - length))
         if mark in file.read(length):
             return True
     return False
-
-
-def _number_at(file: BinaryIO, offset: int) -> int:
-    file.seek(offset)
-    return int.from_bytes(file.read(4), "little")

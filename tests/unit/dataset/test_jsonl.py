@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from dataset.support import draw
-from wan_train.dataset import records
+from wan_train.dataset import jsonl
 from wan_train.dataset.config import load
 from wan_train.dataset.model import GUIDE_READING, NEWEST_READING, Inventory, MediaKind, Problem, ProblemKind, Severity
-from wan_train.dataset.scan import take
+from wan_train.dataset.scan import scan
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def look(tmp_path: Path, data: str | bytes, kind: str = "image") -> Inventory:
         f"[[datasets]]\n{kind}_jsonl_file = '{tmp_path}/items.jsonl'\ncache_directory = '{tmp_path}/c'\n"
         "enable_bucket = true\nresolution = [320, 320]\n"
     )
-    return take(load(path))
+    return scan(load(path))
 
 
 def line(**record: object) -> str:
@@ -92,7 +92,7 @@ def test_what_the_runs_copy_leaves_out_is_a_note(picture: Path, tmp_path: Path) 
     assert any(":2: is a blank line" in each for each in said)
     assert any("control_path of 1 record is not used by Wan 2.2 A14B" in each for each in said)
     assert any("image_path_1 of 1 record is not used" in each for each in said)
-    copy = records.text(MediaKind.IMAGE, inventory.subsets[0].items)
+    copy = jsonl.text(MediaKind.IMAGE, inventory.subsets[0].items)
     assert json.loads(copy) == {"image_path": str(picture), "caption": "a cat"}
 
 
@@ -100,7 +100,7 @@ def test_the_first_of_several_pictures_is_the_picture(picture: Path, tmp_path: P
     """`image_path_0` stops d0a1930, so the copy calls it what both versions read."""
     inventory = look(tmp_path, line(image_path_0=str(picture), caption=" a cat "))
     assert inventory.problems == ()
-    copy = records.text(MediaKind.IMAGE, inventory.subsets[0].items)
+    copy = jsonl.text(MediaKind.IMAGE, inventory.subsets[0].items)
     assert json.loads(copy) == {"image_path": str(picture), "caption": " a cat "}
     assert ":1: has no video_path" in only(look(tmp_path, line(video_path_0="/x.mp4", caption="c"), "video")).line
 
@@ -119,7 +119,7 @@ def test_a_relative_path_counts_from_the_jsonl_file_then_from_here_then_from_the
     lines = "".join(line(image_path=f"./pictures/{name}.png", caption=name) for name in "abc")
     assert len(look(tmp_path, lines).stopping) == 1
     for reading in (GUIDE_READING, NEWEST_READING):
-        inventory = take(load(tmp_path / "dataset.toml"), reading=replace(reading, root=root))
+        inventory = scan(load(tmp_path / "dataset.toml"), reading=replace(reading, root=root))
         assert inventory.stopping == ()
         assert [item.path for item in inventory.subsets[0].items] == [picture, second, third]
 
