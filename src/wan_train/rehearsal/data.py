@@ -14,12 +14,11 @@ from typing import Any, cast
 
 from PIL import Image
 
-from wan_train.dataset.buckets import RESOLUTION_STEP, TARGET_FPS, bucket_for
+from wan_train.dataset.buckets import RESOLUTION_STEP, TARGET_FPS, bucket_for, crop_for
 from wan_train.dataset.config import load
-from wan_train.dataset.crops import crop_for
+from wan_train.dataset.jsonl import read
 from wan_train.dataset.listing import list_media
 from wan_train.dataset.model import DatasetError, MediaKind, Severity, Subset
-from wan_train.dataset.records import read
 
 logger = logging.getLogger(__name__)
 
