@@ -7,56 +7,135 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
+from wan_train.run.journal import JournalReader
 
-from support.nvml import NvmlStub
+from support.kills import kill
+from support.nvml import NvmlStub, StubGpu
 from support.trainers import ScriptedBox
 from wan_train.engine.tensors import first_non_finite, read_header
+from wan_train.recipe.terms import Expert
+from wan_train.run.directory import RunDirectory
+from wan_train.run.samples import samples_of
+from wan_train.run.state import fold_all
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the [rehearsal] extra")
 
 
-@pytest.mark.timeout(300)  # torch starts four times, also on a machine that is busy
-def test_a_script_gets_two_marked_loras_and_only_json(scripted_box: ScriptedBox, nvml_stub: NvmlStub) -> None:
+PROMPTS = "a red fox --w 64 --h 64 --f 1 --s 2 --d 7\nI stand in the rain --w 32 --h 32 --f 1 --s 2\n"
+EPOCHS, SAMPLE_EVERY = 30, 10
+
+
+@pytest.mark.timeout(600)  # torch starts a dozen times, also on a machine that is busy
+def test_a_rehearsal_from_a_script_over_a_killed_trainer(scripted_box: ScriptedBox, nvml_stub: NvmlStub) -> None:
+    """One box after another use of it, since every program here costs the start of torch."""
+    box = scripted_box
     nvml_stub.write([], init_error=9)
-    prompts = scripted_box.dataset.parent / "prompts.txt"
-    prompts.write_text("a red fox --w 64 --h 64 --f 1 --s 2\n", encoding="utf-8")
-    words = ["--engine", "rehearsal", "--epochs", "2", "--resolution", "64x64", "--rank", "4", "--json"]
-    words += ["--sample-prompts", str(prompts)]
-    done = scripted_box.run_cli(*scripted_box.train_words(*words, title="t"), timeout=280, WAN_TRAIN_REPORT="at-end")
+    prompts = box.dataset.parent / "prompts.txt"
+    prompts.write_text(PROMPTS, encoding="utf-8")
+    words = ["--engine", "rehearsal", "--epochs", str(EPOCHS), "--resolution", "64x64", "--rank", "4"]
+    words += ["--sample-prompts", str(prompts), "--sample-every", str(SAMPLE_EVERY), "--save-every", "4"]
+    started = box.run_cli(*box.train_words(*words, "--detach", title="t"), WAN_TRAIN_REPORT="at-end")
+    assert started.returncode == 0, started.stderr
+    box.wait_for_event("state_saved", step="train-high", attempt=1)
+    kill(pid for pid, line in box.trainers().items() if "train-high" in line and "warden.py" not in line)
+    done = box.run_cli("attach", "--json", timeout=400)
     assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    run = box.run()
+    box.wait_for((run / "report.html").exists, what="the report")
+
+    check_results(box, [json.loads(line) for line in done.stdout.splitlines()])
+    check_samples(box)
+    compare_with_the_document(run)
+    check_the_script(box)
+    check_caches_of_both_kinds(box)
+
+
+def check_results(box: ScriptedBox, lines: list[dict[str, Any]]) -> None:
+    """Two whole LoRAs, marked as a rehearsal's, and the same losses wherever they are reported."""
     assert lines[-1]["event"] == "result"
-    report = json.loads((scripted_box.run() / "report.json").read_text(encoding="utf-8"))
-    assert [(each["steps"], each["loss_source"]) for each in report["experts"]] == [(6, "tensorboard")] * 2
+    report = json.loads((box.run() / "report.json").read_text(encoding="utf-8"))
+    high, low = report["experts"]
+    assert [each["loss_source"] for each in (high, low)] == ["tensorboard"] * 2
+    assert low["steps"] == 3 * EPOCHS
+    assert 3 * EPOCHS - 6 <= high["steps"] <= 3 * EPOCHS  # what its killed trainer had not yet written is unknown
     assert all(loss > 0 and rate > 0 for each in report["experts"] for _, loss, rate in each["points"])
-    # One loss at the end, whoever tells it.
     losses = [each["final_loss"] for each in report["experts"]]
     assert [each["loss"] for each in lines[-1]["steps"] if each["expert"]] == losses
     assert [each["curve"]["smoothed"] for each in lines[-1]["steps"] if each["expert"]] == losses
-    assert "Its LoRAs are no real ones" in (scripted_box.run() / "report.html").read_text(encoding="utf-8")
-    loras = sorted(scripted_box.run().glob("*.safetensors"))
+    assert "REHEARSAL" in (box.run() / "report.html").read_text(encoding="utf-8")
+    loras = [path for path in box.run().glob("*.safetensors") if "-0000" not in path.name]
     assert len(loras) == 2
     for path in loras:
         header = read_header(path)
         assert "REHEARSAL" in path.name
         assert any("REHEARSAL" in value for value in header.metadata.values())
         assert first_non_finite(path, header) is None
-    compare_with_the_document(scripted_box.run())
 
 
-@pytest.mark.timeout(300)  # torch starts four times, also on a machine that is busy
-def test_a_script_of_a_rehearsal_trains(scripted_box: ScriptedBox, nvml_stub: NvmlStub) -> None:
-    nvml_stub.write([], init_error=9)
-    script = scripted_box.root / "train.sh"
-    words = ["--engine", "rehearsal", "--epochs", "1", "--resolution", "64x64", "--rank", "4", "--dry-run"]
-    done = scripted_box.run_cli(*scripted_box.train_words(*words, "--script", str(script), title="t"))
+def check_samples(box: ScriptedBox) -> None:
+    """Real pictures of the epochs that were asked for, counted over both attempts."""
+    first, second = (event for event in box.events("step_started") if event["step"] == "train-high")
+    before = second["epochs_before"]
+    assert first["attempt"] == 1
+    assert before > 0
+    run = RunDirectory(box.run())
+    plan = run.read_plan()
+    found = samples_of(run, plan, fold_all(plan, JournalReader(run.events).new_events()))
+    epochs = {
+        expert: sorted({(sample.epoch, sample.prompt_index) for sample in found if sample.expert is expert})
+        for expert in Expert
+    }
+    of_high = [*range(SAMPLE_EVERY, before + 1, SAMPLE_EVERY), *range(before + SAMPLE_EVERY, EPOCHS + 1, SAMPLE_EVERY)]
+    of_low = range(SAMPLE_EVERY, EPOCHS + 1, SAMPLE_EVERY)
+    assert epochs[Expert.HIGH] == [(epoch, prompt) for epoch in of_high for prompt in (0, 1)]
+    assert epochs[Expert.LOW] == [(epoch, prompt) for epoch in of_low for prompt in (0, 1)]
+    for sample in found:
+        with Image.open(sample.path) as image:
+            image.load()
+            assert image.size == (sample.width, sample.height)
+    fox = [sample.path.read_bytes() for sample in found if sample.prompt == "a red fox"]
+    assert len(set(fox)) == len(fox)  # each expert draws another picture after each round
+
+
+def check_the_script(box: ScriptedBox) -> None:
+    """`--script` writes what trains without wan-train."""
+    script = box.root / "train.sh"
+    words = ["--engine", "rehearsal", "--epochs", "1", "--resolution", "64x64", "--rank", "4", "--experts", "low"]
+    done = box.run_cli(*box.train_words(*words, "--dry-run", "--script", str(script), title="s"))
     assert done.returncode == 0, done.stderr
-    ran = subprocess.run(["sh", str(script)], env=scripted_box.env(), capture_output=True, text=True, check=False)
+    ran = subprocess.run(["sh", str(script)], env=box.env(), capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    loras = sorted(path for path in scripted_box.root.rglob("REHEARSAL_*.safetensors"))
-    assert [first_non_finite(path, read_header(path)) for path in loras] == [None, None]
+    (lora,) = (path for path in box.root.rglob("REHEARSAL_*_s.safetensors"))
+    assert first_non_finite(lora, read_header(lora)) is None
+
+
+def check_caches_of_both_kinds(box: ScriptedBox) -> None:
+    """A rehearsal and a real run of one dataset leave each other's caches alone."""
+    first = caches(box.dataset / "cache")
+    assert {Path(name).parts[0] for name in first} == {"rehearsal-float32"}
+    box.nvml.write([StubGpu(), StubGpu()])
+    done = box.train("--experts", "high", "--epochs", "1")
+    assert done.returncode == 0, done.stderr
+    both = caches(box.dataset / "cache")
+    assert len(both) == 2 * len(first)
+    assert first.items() <= both.items()
+
+    done = box.run_cli("rehearse", str(box.dataset), "--epochs", "1", "--resolution", "64x64", timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert caches(box.dataset / "cache") == both
+    cleared = [event for run in box.run_directories() for event in box.events("caches_cleared", run=run)]
+    assert sum(number for event in cleared for number in event["removed"].values()) == 0
+    last = box.run_directories()[-1]
+    assert [event["step"] for event in box.events("caches_up_to_date", run=last)] == ["cache-latents", "cache-text"]
+
+
+def caches(folder: Path) -> dict[str, int]:
+    """Every cache below a folder, with the time it was written."""
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*_wan*.safetensors")}
 
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "run-directory.md"
@@ -80,6 +159,6 @@ def compare_with_the_document(run: Path) -> None:
 
 def pattern_of(row: str) -> str:
     """`STEP/N/output/` stands for all that is below it in any attempt."""
-    words = {"STEP": "[a-z-]+", "N": "[0-9]+", "…_TITLE": ".+_t"}
-    pattern = re.sub(r"STEP|\bN\b|…_TITLE", lambda found: words[found[0]], re.escape(row).replace("\\…", "…"))
+    words = {"STEP": "[a-z-]+", "N": "[0-9]+", "…_TITLE": ".+_t", "000020": "[0-9]{6}"}
+    pattern = re.sub(r"STEP|\bN\b|…_TITLE|000020", lambda found: words[found[0]], re.escape(row).replace("\\…", "…"))
     return f"(?:REHEARSAL_)?{pattern}{'' if row.endswith('/') else '$'}"

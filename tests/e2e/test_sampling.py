@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -171,28 +170,3 @@ def test_image_to_video_starts_from_the_runs_own_picture(scripted_box: ScriptedB
     copy = Path(prompt["image_path"])
     assert copy == scripted_box.run() / "sample-pictures" / "00.png"
     assert copy.read_bytes() == picture.read_bytes()
-
-
-@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the [rehearsal] extra")
-@pytest.mark.timeout(300)  # torch starts five times, also on a machine that is busy
-def test_the_embedded_trainer_draws_real_pictures_over_a_resume(scripted_box: ScriptedBox, prompts: Path) -> None:
-    total, every = 60, 10
-    words = ["--engine", "rehearsal", "--epochs", str(total), "--save-every", "4", "--sample-every", str(every)]
-    words += ["--sample-prompts", str(prompts), "--resolution", "64x64", "--json"]
-    child = scripted_box.popen_cli(*scripted_box.train_words(*words))
-    scripted_box.wait_for_event("state_saved", step="train-high", attempt=1)
-    kill_trainer(scripted_box, "train-high")
-    assert child.wait(280) == 0
-    first, second = (event for event in scripted_box.events("step_started") if event["step"] == "train-high")
-    before = second["epochs_before"]
-    assert first["attempt"] == 1
-    assert before > 0
-    wanted = [*range(every, before + 1, every), *range(before + every, total + 1, every)]
-    assert epochs(scripted_box, "high") == {epoch: [0, 1] for epoch in wanted}
-    assert epochs(scripted_box, "low") == {epoch: [0, 1] for epoch in range(every, total + 1, every)}
-    for sample in samples(scripted_box):
-        with Image.open(sample.path) as image:
-            image.load()
-            assert image.size == (sample.width, sample.height)
-    fox = [sample.path.read_bytes() for sample in samples(scripted_box) if sample.prompt == "a red fox"]
-    assert len(set(fox)) == len(fox)  # each expert draws another picture after each round

@@ -1,4 +1,4 @@
-"""Caches of rehearsals and of the real trainer: one dataset, and neither removes or remakes the other's."""
+"""Where caches go: beside the pictures, below the runs directory, or where the user says."""
 
 from __future__ import annotations
 
@@ -18,38 +18,6 @@ def caches(folder: Path) -> dict[str, int]:
     return {
         str(path.relative_to(folder)): path.stat().st_mtime_ns for path in sorted(folder.rglob("*_wan*.safetensors"))
     }
-
-
-def rehearse(box: ScriptedBox) -> None:
-    done = box.run_cli("rehearse", str(box.dataset), "--epochs", "1", "--resolution", "64x64", timeout=180)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def removed(box: ScriptedBox) -> int:
-    cleared = [event for run in box.run_directories() for event in box.events("caches_cleared", run=run)]
-    return sum(number for event in cleared for number in event["removed"].values())
-
-
-def test_a_rehearsal_and_a_real_run_leave_each_others_caches_alone(scripted_box: ScriptedBox) -> None:
-    cache = scripted_box.dataset / "cache"
-    rehearse(scripted_box)
-    first = caches(cache)
-    assert {Path(name).parts[0] for name in first} == {"rehearsal-float32"}
-
-    done = scripted_box.train(*ONE)
-    assert done.returncode == 0, done.stderr
-    both = caches(cache)
-    assert len(both) == 2 * len(first)
-    assert first.items() <= both.items()
-
-    rehearse(scripted_box)
-    assert caches(cache) == both
-    assert removed(scripted_box) == 0
-    last = scripted_box.run_directories()[-1]
-    assert [event["step"] for event in scripted_box.events("caches_up_to_date", run=last)] == [
-        "cache-latents",
-        "cache-text",
-    ]
 
 
 @pytest.fixture
