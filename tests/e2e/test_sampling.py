@@ -52,7 +52,7 @@ def kill_trainer(box: ScriptedBox, step: str) -> None:
 def test_samples_come_every_n_epochs_from_a_copy_of_the_prompts(scripted_box: ScriptedBox, prompts: Path) -> None:
     words = ("--sample-prompts", str(prompts), "--sample-every", "2", "--epochs", "5")
     details = " ".join(scripted_box.train(*words, "--dry-run").stdout.split())
-    assert "2 prompts every 2 epochs: 4 of each expert, 64x48, 32x32" in details
+    assert "2 prompts every 2 epochs: 4 per expert, 64x48, 32x32" in details
     done = scripted_box.train(*words)
     assert done.returncode == 0, done.stderr
     assert "Samples 2 prompts every 2 epochs; costs GPU time" in " ".join(done.stdout.split())
@@ -101,7 +101,7 @@ def test_out_of_memory_in_a_sample_costs_the_samples_and_not_the_training(
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "a sample could not be made: the GPU's memory was not enough, next: without samples" in said
-    assert "no samples after attempt 1: a sample could not be made" in said
+    assert "No samples after attempt 1: a sample could not be made" in said
     [retry] = scripted_box.events("retry_scheduled")
     assert (retry["step"], retry["diagnosis"]["cause"]) == ("train-high", "sampling")
     assert retry["changes"] == {"sample_every_n_epochs": 0}
