@@ -127,7 +127,7 @@ def _finish(place: Place) -> None:
         said = child.communicate()[1].decode(errors="replace")
         if child.returncode == 0:
             return
-        if "is at work" not in said or time.monotonic() > end:
+        if "is running in" not in said or time.monotonic() > end:
             raise SystemExit(f"the box did not become ready:\n{said}")
         time.sleep(0.5)
 

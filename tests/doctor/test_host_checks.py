@@ -89,7 +89,7 @@ def test_shared_memory_that_is_missing_or_too_small(tmp_path: Path) -> None:
         ("overlay", State.READY, "destroyed"),
         ("nfs4", State.WARNING, "network"),
         ("fuse.sshfs", State.WARNING, "network"),
-        ("tmpfs", State.WARNING, "gone after a restart"),
+        ("tmpfs", State.WARNING, "lost at a restart"),
     ],
 )
 def test_the_file_system_of_the_workspace(tmp_path: Path, kind: str, state: State, word: str) -> None:

@@ -93,13 +93,28 @@ def doctor(
 
     Example: wan-train doctor
     """
-    from wan_train.cli.doctor import doctor as run_doctor
+    from contextlib import nullcontext
+
+    from wan_train.base.errors import ExitCode
+    from wan_train.provision.doctor import Doctor
+    from wan_train.provision.provision import choose_engine
+    from wan_train.views.doctor import doctor_json, doctor_lines
+    from wan_train.views.lines import Screenful
 
     sink = invocation_of(context).use(Sink(as_json=as_json))
     settings = settings_module.resolve(flags={"workspace": workspace})
     given = {"--task": None if task is ProvisionTask.T2V else task.value, "--engine": engine, "--workspace": workspace}
     words = [word for flag, value in given.items() if value is not None for word in (flag, value)]
-    raise typer.Exit(run_doctor(settings, sink, task=task.value, engine=engine, words=words))
+    examination = Doctor(settings=settings, task=task.value, engine=choose_engine(engine, settings), words=words)
+    # An environment that was made by hand has to import torch, which takes a minute from a cold disk.
+    is_waiting = sink.is_terminal and not sink.as_json
+    with sink.console.status("checking this box …") if is_waiting else nullcontext():
+        report = examination.examine()
+    if sink.as_json:
+        sink.data(doctor_json(report))
+    else:
+        sink.show(Screenful(lambda width: doctor_lines(report, width)))
+    raise typer.Exit(ExitCode.DONE if report.is_ready else ExitCode.NOT_READY)
 
 
 def clean(
@@ -108,7 +123,7 @@ def clean(
         list[str] | None,
         typer.Argument(
             metavar="RUN",
-            help="Runs to remove, LoRAs included; what nobody needs when left out.",
+            help="Runs to remove, LoRAs included; without it, unneeded files.",
             show_default=False,
             autocompletion=completion.run_names,
         ),

@@ -1,4 +1,4 @@
-"""`wan-train clean`: what may go, its size, a question, and then it is gone."""
+"""`wan-train clean`: show what can be removed and its size, ask, remove."""
 
 from __future__ import annotations
 

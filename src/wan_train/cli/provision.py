@@ -151,7 +151,7 @@ class _Call:
             with caught() as signals:
                 outcome = self._work(locked, signals)
             error = self._error(outcome, signals)
-            if signals.hung_up:  # nobody is there to read
+            if signals.hung_up:  # no reader is left
                 locked.log.write("the terminal was closed")
                 return HANGUP_EXIT
             self._print_end(locked, error)

@@ -1,4 +1,4 @@
-"""A rented box that goes on by itself: `wan-train resume --all` at every start of a Vast.ai container.
+"""Resume runs when a rented box starts: `wan-train resume --all` at every start of a Vast.ai container.
 
 Vast stops an outbid box without notice, keeps its files, and starts the container again when the bid wins. Its own
 images run supervisord, which reads `/etc/supervisor/conf.d`; in other images `/root/onstart.sh` runs at each start
@@ -24,7 +24,7 @@ _BEGIN, _END = "# >>> wan-train >>>", "# <<< wan-train <<<"
 _CALL = "from wan_train.cli.main import main; main()"
 
 # Constant, and without a log file of its own: a line that supervisord cannot use, such as a log in a folder that is
-# gone, keeps it from starting at all, and with it the box's Jupyter. A program that is over at once is no failure
+# missing, keeps it from starting at all, and with it the box's Jupyter. A program that ends at once is no failure
 # (startsecs), and starting it again would gain nothing. Trainings are in sessions of their own, out of its reach.
 _PROGRAM = """\
 [program:wan-train-resume]
@@ -125,7 +125,7 @@ def _is_there(mark: Path) -> bool:
 
 
 def variables(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
-    """What a start of the box must be told of this shell: our settings, and where the hub's cache is."""
+    """Variables of this shell that a start of the box needs: our settings, and the place of the hub's cache."""
     caches = {name: environ[name] for name in ("HF_HOME", "HF_HUB_CACHE") if environ.get(name)}
     return {**caches, **settings.environment(), "WAN_TRAIN_WORKSPACE": str(settings.workspace)}
 

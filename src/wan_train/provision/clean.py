@@ -86,7 +86,7 @@ def find_junk(settings: Settings, *, named: Sequence[RunDirectory], older_than: 
 
 
 def remove(junk: Junk, settings: Settings) -> None:
-    """Remove it, unless somebody has begun to use it since; raises WanTrainError or OSError."""
+    """Remove it unless it is in use by now; raises WanTrainError or OSError."""
     match junk.kind:
         case Kind.DOWNLOAD:
             with workspace.locked(settings.workspace):
@@ -95,7 +95,7 @@ def remove(junk: Junk, settings: Settings) -> None:
             _remove(junk.path)
         case Kind.STATE | Kind.REHEARSAL | Kind.RUN:
             assert junk.run is not None, "these kinds belong to a run"  # noqa: S101  an invariant
-            with _nobody_at(junk.run):
+            with _unused(junk.run):
                 if junk.kind is Kind.STATE:
                     _remove(junk.path)
                     return
@@ -128,7 +128,7 @@ def _earlier_states(run: RunDirectory, plan: Plan, state: RunState) -> Iterator[
     """States that nothing will be resumed from: not the newest attempt's, nor those beside the latest one."""
     for step in plan.steps:
         if Path(step.id).name != step.id:
-            continue  # no step of ours: a plan that somebody else wrote must not lead out of the run
+            continue  # not one of our steps: another plan must not lead out of the run
         job = state.jobs[step.id]
         kept = _kept(job)
         for attempt in job.attempts:
@@ -150,11 +150,11 @@ def _read(run: RunDirectory) -> tuple[Plan, RunState] | None:
         plan = run.read_plan()
         return plan, fold_all(plan, read_events(run.events))
     except (WanTrainError, CorruptRecordError, OSError):
-        return None  # nobody knows what it is, so it stays
+        return None  # unknown, so it stays
 
 
 def _is_needed(path: Path, alive: Sequence[Plan]) -> bool:
-    """Whether a run that is not over names a file of this one: a LoRA it goes on from, its pictures."""
+    """Whether an unfinished run names a file of this one: a LoRA that it continues, its pictures."""
     below = f"{path}{os.sep}"
     words = (word for plan in alive for step in plan.steps for word in (*step.command.argv, step.command.cwd))
     return any(below in word or word == str(path) for word in words)
@@ -195,7 +195,7 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def _nobody_at(run: RunDirectory) -> Iterator[None]:
+def _unused(run: RunDirectory) -> Iterator[None]:
     """Hold the run's own lock; raises NotReadyError when its supervisor holds it, or the run was resumed."""
     with ExitStack() as stack:
         try:

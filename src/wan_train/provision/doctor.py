@@ -1,4 +1,4 @@
-"""Everything that is known to go wrong on a box, looked at without changing anything."""
+"""Known problems of a box, checked without changing anything."""
 
 from __future__ import annotations
 
@@ -196,8 +196,8 @@ class Doctor:
             reason = finding.detail.rpartition(" cannot be fetched: ")[2]  # the check's title names the file
             finding = replace(finding, detail=f"missing; {reason}")
         todo = f"`{self._provision}`" if finding.state in steps.TO_DO else None
-        told = finding.hint.replace("`wan-train provision`", f"`{self._provision}`") if finding.hint else None
-        return Check(group=group, id=name, title=title, finding=finding, next=told or todo)
+        hint = finding.hint.replace("`wan-train provision`", f"`{self._provision}`") if finding.hint else None
+        return Check(group=group, id=name, title=title, finding=finding, next=hint or todo)
 
     def _cards(self, facts: GpuFacts) -> list[Step]:
         try:
@@ -232,7 +232,7 @@ class Doctor:
         return Finding(
             state=State.WARNING,
             detail=f"{card(gpu)}, in use by another program: {busy.partition(': ')[2]}",
-            hint="A training waits until it is free. `nvidia-smi` and `ps aux` show whose it is; memory that nobody "
+            hint="A training waits until it is free. `nvidia-smi` and `ps aux` show its user; memory that no program "
             f"holds comes back with a restart of the box.{others}",
         )
 

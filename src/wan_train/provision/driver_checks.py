@@ -84,7 +84,7 @@ _ANOTHER_BOX = "Rent a box with a newer driver: on Vast.ai choose offers with CU
 
 @dataclass(slots=True)
 class Gpus:
-    """The GPUs of this box, read once however many steps ask."""
+    """The GPUs of this box, read once for all steps."""
 
     make: Callable[[], GpuProbe]
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -253,7 +253,7 @@ def card(gpu: Gpu) -> str:
 
 
 def recipe_for(task: str) -> Recipe:
-    """The shipped recipe of `t2v` or `i2v`; of `both` the first, since hardware rules do not tell them apart."""
+    """The shipped recipe of `t2v` or `i2v`; of `both` the first, since hardware rules are the same for both."""
     return shipped(Task.I2V if task == "i2v" else Task.T2V)
 
 

@@ -244,7 +244,7 @@ class Environment:
         return found
 
     def add(self, packages: Sequence[str], work: Work) -> None:
-        """Install further packages; whatever is there keeps its version, or this fails."""
+        """Install further packages; installed packages keep their versions, or this fails."""
         folder = self.python.parent.parent
         names = {package_name(package) for package in packages}
         held = folder / "held-all.txt"
@@ -291,7 +291,7 @@ def _record(folder: Path) -> EnvironmentRecord | None:
 
 
 def _uv_variables(cache: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """What uv is told through its environment; an address may carry a password, so not in an argv.
+    """Variables for uv; an address may carry a password, so none is in an argv.
 
     Vast's images say UV_NO_CACHE and UV_LINK_MODE=copy, which would fetch everything again after a kill and write it
     twice. Our cache lies in the checkout, so files are linked from it and take no room of their own; it is removed once

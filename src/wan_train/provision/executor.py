@@ -49,10 +49,9 @@ class Graph:
     _bugs: list[BaseException] = field(default_factory=list)
 
     def perform(self, findings: Mapping[str, Finding]) -> Outcome:
-        """Do what is not ready; what was done is checked again, and only believed then.
+        """Do what is not ready; each step is checked again afterwards, and only that counts.
 
-        A failed step holds up only those that need it. KeyboardInterrupt and whatever else comes up in this thread ends
-        the steps' programs first.
+        A failed step holds up only those that need it. An exception in this thread ends the steps' programs first.
         """
         self._found.update(findings)
         todo = {step.id: step for step in self.steps if has_work(step, findings[step.id])}

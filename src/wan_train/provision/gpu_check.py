@@ -150,7 +150,7 @@ class GpuCheck:
         return not tested.get(gpu.uuid, Tested()).passed.issuperset(self._attention(gpu))
 
     def _take(self, gpu: Gpu, work: Work) -> Lease | None:
-        """The GPU's lease, once nobody else holds it and it was quiet as often as a training asks for."""
+        """The GPU's lease, if it is free and was quiet as often as a training requires."""
         holder = LeaseHolder(pid=os.getpid(), run_id="wan-train provision", step="kernel", since=time.time())
         lease = self.room.try_take(gpu.uuid, holder)
         if lease is None:
@@ -183,7 +183,7 @@ class GpuCheck:
                 code, tail = work.run(
                     [self.python, "-c", CHILD.read_text(encoding="utf-8"), answer, self.device, *attention],
                     what=f"testing GPU {gpu.number}",
-                    cwd=self.folder,  # where nobody keeps a torch.py or json.py that Python would import instead
+                    cwd=self.folder,  # a torch.py or json.py elsewhere would be imported instead
                     env={DEVICE_VARIABLE: gpu.uuid},
                     alive=lambda: time.monotonic() < deadline,
                     check=False,

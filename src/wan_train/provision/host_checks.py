@@ -47,7 +47,7 @@ class HostChecks:
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     cgroup: Path = Path("/sys/fs/cgroup")
     proc: Path = Path("/proc")
-    shm: Path = Path("/dev/shm")  # noqa: S108  the place itself is what is looked at
+    shm: Path = Path("/dev/shm")  # noqa: S108  the place itself is checked
     host_cpus: int = os.cpu_count() or 1
     now: Callable[[], float] = time.time
 
@@ -128,7 +128,7 @@ class HostChecks:
         if kind in {"tmpfs", "ramfs"}:
             return Finding(
                 state=State.WARNING,
-                detail=f"{place} is on {kind}: it takes RAM and is gone after a restart",
+                detail=f"{place} is on {kind}: it takes RAM and is lost at a restart",
                 hint="Use a directory on a disk: `export WAN_TRAIN_WORKSPACE=DIR`.",
             )
         if kind == "overlay":
@@ -159,7 +159,7 @@ class HostChecks:
         return Finding(
             state=State.WARNING,
             detail=f"the driver lists {numbers}, which cannot be seen from here: the numbers are "
-            "the host's, so nobody in this container can tell whose they are",
+            "the host's, so their programs cannot be named from this container",
             hint="Nothing to do: wan-train goes by the GPU's memory and its own leases. `nvidia-smi` will mislead you.",
         )
 
@@ -191,7 +191,7 @@ class HostChecks:
         return Finding(state=State.READY, detail=f"wan-train {__version__}, Python {python}")
 
     def unfinished_runs(self) -> Finding:
-        """Runs that nobody looks after; and of those, trainers that go on alone."""
+        """Unfinished runs without a supervisor, and trainers of theirs that still run."""
         lost, orphans, damaged = [], [], []
         for run in all_runs(self.settings.runs):
             try:

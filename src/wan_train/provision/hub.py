@@ -47,7 +47,7 @@ _WORDS = {
 }
 """For exceptions of the HTTP client behind which the system has none."""
 _RATE_LIMIT = re.compile(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d+)")
-"""The hub tells when a limit is over by `RateLimit: "resolvers";r=0;t=SECONDS` and not by Retry-After."""
+"""The hub says when a limit ends by `RateLimit: "resolvers";r=0;t=SECONDS` and not by Retry-After."""
 
 
 _NUMBERS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
@@ -127,7 +127,7 @@ class Hub:
     def address(self, remote: RemoteFile) -> str | None:
         """Where these very bytes are for some minutes; None when only a token opens them. Raises HubError.
 
-        A signed address opens the file to whoever reads it: never show or log it.
+        A signed address opens the file to everyone who reads it: never show or log it.
         """
         return self._answered(_address, remote.repo, remote.file, remote.commit)
 
@@ -138,7 +138,7 @@ class Hub:
         def run() -> None:
             try:
                 answer.set_result(ask(*words))
-            except BaseException as error:  # noqa: BLE001  raised again by whoever waits
+            except BaseException as error:  # noqa: BLE001  raised again by the caller
                 answer.set_exception(error)
 
         if not self.ended.is_set():

@@ -37,7 +37,7 @@ class Whose(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leftover:
-    """A file or folder nobody works at. `bytes` is what its removal frees."""
+    """A file or folder that no program uses. `bytes` is what its removal frees."""
 
     path: Path
     bytes: int
@@ -108,7 +108,7 @@ def _leftover(path: Path, whose: Whose) -> Leftover:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leftovers:
-    """`after` are the steps that may still go on with some of it."""
+    """The step. `after` are the steps that may still resume some of it."""
 
     trainer_dir: Path
     after: tuple[str, ...]

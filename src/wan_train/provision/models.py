@@ -35,7 +35,7 @@ def wanted(task: str) -> list[ModelFile]:
 
 @dataclass(slots=True)
 class Digests:
-    """Checksums of files as they are, each read once however often it is looked at."""
+    """Checksums of files as they are, each file read once."""
 
     ended: threading.Event
     _known: dict[tuple[Path, int, int], str] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Model:
     tools: Path
     patience: Patience = field(default_factory=Patience)
     digests: Digests | None = None
-    """Given when every byte is to be read again, whatever was recorded."""
+    """Given when every byte is to be read again in spite of the record."""
     _remote: RemoteFile | None = field(default=None, init=False)
 
     @property

@@ -1,4 +1,4 @@
-"""A box made ready: the steps of one task, looked at, and done under the workspace's lock."""
+"""One provision: the steps of a task, checked, and done under the workspace's lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where each step of a provision stands: written by the steps' threads, read as values by whoever shows it."""
+"""Where each step of a provision stands: written by the steps' threads, read as values by the view."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a ready box is made of: steps that can be looked at without changing anything, and done."""
+"""Parts of a ready box: steps that can be checked without changing anything, and done."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class State(StrEnum):
     UNVERIFIED = "unverified"
     """Present and of the right size, but its bytes were never compared: ready to look at, work to do."""
     UNTESTED = "not tested"
-    """Nothing is known to be wrong, but it could not be looked at here and now."""
+    """No problem is known, but it could not be checked here and now."""
     MISSING = "missing"
     BLOCKED = "blocked"
     """Only the user can help."""
@@ -49,7 +49,7 @@ class Finding:
 class Step:
     """One part of a ready box. `check` changes nothing; `apply` may be killed and done again.
 
-    `needs` are ids of steps that must be ready first, `after` of steps that must be over, however; ids that are not
+    `needs` are ids of steps that must be ready first, `after` of steps that must have ended; ids that are not
     part of a provision do not count. `downloads`: the finding's size is bytes to fetch, and `apply` reports them.
     Facts have no `apply`.
     """
@@ -69,7 +69,7 @@ def has_work(step: Step, finding: Finding) -> bool:
 
 
 def look(steps: Sequence[Step], ended: threading.Event) -> dict[str, Finding]:
-    """Every step's finding, in order; they are looked at together, since some ask the network.
+    """Every step's finding, in order; they are checked in parallel, since some use the network.
 
     `ended` is set when the look is broken off (Ctrl-C), so that no check waits for the network any more.
     """

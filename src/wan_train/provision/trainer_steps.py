@@ -76,7 +76,7 @@ class FurtherPackages:
 
     def check(self) -> Finding:
         is_coming = not self.environment.stays()
-        # One that is made anew has none of them, whatever the old one has.
+        # A new environment has none of them.
         lacking = list(self.packages) if is_coming else self._lacking()
         if lacking and not is_coming and not self.environment.is_ours():
             return Finding(

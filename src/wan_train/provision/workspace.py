@@ -117,8 +117,8 @@ def _inheritors(path: Path) -> list[psutil.Process]:
         with suppress(OSError):  # ended, or another user's
             for opened in Path(f"/proc/{process.pid}/fd").iterdir():
                 with suppress(OSError):  # closed while we look
-                    told = Path(f"/proc/{process.pid}/fdinfo/{opened.name}")
-                    if os.path.samestat(opened.stat(), wanted) and "FLOCK" in told.read_text(encoding="ascii"):
+                    info = Path(f"/proc/{process.pid}/fdinfo/{opened.name}")
+                    if os.path.samestat(opened.stat(), wanted) and "FLOCK" in info.read_text(encoding="ascii"):
                         found.append(process)
                         break
     return found

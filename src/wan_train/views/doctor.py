@@ -33,11 +33,11 @@ def doctor_lines(report: Report, width: int) -> Iterator[Line]:
         yield line(Span(group.value, "bold"))
         for check, after in zip(checks, [*checks[1:], None], strict=True):
             yield from _rows(check, titles, width)
-            # What mends several in a row is said once, below the last of them.
+            # A fix for several checks in a row is shown once, below the last of them.
             if check.level is not Level.OK and check.next and not (after and after.next == check.next):
                 yield from _next_lines(check.next, titles, width, _MARKS[check.level][2])
         yield line()
-    yield from _verdict(report, width)
+    yield from _conclusion(report, width)
 
 
 def _rows(check: Check, titles: int, width: int) -> Iterator[Line]:
@@ -48,24 +48,24 @@ def _rows(check: Check, titles: int, width: int) -> Iterator[Line]:
         yield line(*(head if number == 0 else (" " * start,)), Span(piece, "dim" if check.level is Level.OK else ""))
 
 
-def _next_lines(told: str, titles: int, width: int, style: str) -> Iterator[Line]:
+def _next_lines(hint: str, titles: int, width: int, style: str) -> Iterator[Line]:
     margin = (titles + 2 if width >= _NARROW else 0) + 4 + _WORD_WIDTH
     # A command is copied as a whole, so it is not broken where it fits.
-    held = _COMMAND.sub(lambda command: command[0].replace(" ", _HELD_SPACE), safe(told))
+    held = _COMMAND.sub(lambda command: command[0].replace(" ", _HELD_SPACE), safe(hint))
     for number, piece in enumerate(wrap(held, width - margin - 2)):
         mark = Span("→ " if number == 0 else "  ", style)
         yield line(" " * margin, mark, Span(piece.replace(_HELD_SPACE, " "), "cyan"))
 
 
-def _verdict(report: Report, width: int) -> Iterator[Line]:
+def _conclusion(report: Report, width: int) -> Iterator[Line]:
     warnings = report.count(Level.WARNING)
     if report.is_ready:
         also = f", {count(warnings, 'warning')}" if warnings else ""
         yield line(Span(f"This box is ready to train{also}.", "bold green"))
         return
     errors = report.count(Level.ERROR)
-    told = f"This box is not ready to train: {count(errors, 'error')}, {count(warnings, 'warning')}."
-    for piece in wrap(told, width):
+    summary = f"This box is not ready to train: {count(errors, 'error')}, {count(warnings, 'warning')}."
+    for piece in wrap(summary, width):
         yield line(Span(piece, "bold red"))
     errors_left = [check for check in report.checks if check.level is Level.ERROR]
     todo = f"`{report.provision}`"

@@ -232,7 +232,7 @@ def _total(rows: Sequence[Row]) -> list[Row]:
 
 
 def _counts(row: Row) -> bool:
-    """Whether it tells its bytes just now."""
+    """Whether it reports bytes now."""
     return 0 < row.done < row.total
 
 
@@ -296,7 +296,7 @@ def _spent(row: Row) -> tuple[str, str]:
 class Report:
     """The content of the JSON document (docs/provision.md).
 
-    `rows` is empty and `seconds` None when nothing was to be done, only looked at.
+    `rows` is empty and `seconds` None when nothing was to be done, only checked.
     """
 
     task: str
