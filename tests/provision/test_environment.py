@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from file_server import FileServer, serve, write_index
-from provision_world import World, write_wheel
+from provision_world import World, write_program, write_wheel
 
 TORCH = "torch-2.7.0-py3-none-any.whl"
 PROTOBUF = "protobuf-5.0-py3-none-any.whl"
@@ -210,7 +210,9 @@ def test_an_environment_made_by_hand_is_recognised_and_never_changed(world: Worl
 
 
 def test_a_python_of_the_users_own_that_lacks_something_is_named(world: World) -> None:
-    done = world.provision("--yes", "--skip-models", env={"WAN_TRAIN_MUSUBI_PYTHON": sys.executable})
+    python = world.folder / "python"
+    write_program(python, f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')  # a Python without packages
+    done = world.provision("--yes", "--skip-models", env={"WAN_TRAIN_MUSUBI_PYTHON": str(python)})
     assert done.returncode == 3
     assert "lacks musubi-tuner" in done.stderr
     assert not world.checkout.exists()
