@@ -15,6 +15,7 @@ from support.trainers import ScriptedBox
 from wan_train.base.errors import WanTrainError
 from wan_train.base.settings import Settings
 from wan_train.provision.clean import Junk, Kind, find_junk, remove
+from wan_train.recipe.model import changed
 from wan_train.recipe.terms import EngineKind
 from wan_train.run.directory import RunDirectory, all_runs
 from wan_train.run.events import Event, Exited, Journal, RetryScheduled, RunResumed, StateSaved, StepExited, StepStarted
@@ -104,9 +105,9 @@ def test_a_run_whose_files_a_live_one_uses_is_refused(settings: Settings, make: 
     run = make("base")
     other = make("on-top", {"cache-latents": JobState.RUNNING}, exit_code=None)
     plan = other.read_plan()
-    step = plan.steps[-1]
-    words = (*step.command.argv, "--network_weights", str(run.path / "result.safetensors"))
-    other.write_plan(replace(plan, steps=(*plan.steps[:-1], replace(step, command=replace(step.command, argv=words)))))
+    spec = plan.recipe.experts[-1]
+    spec = replace(spec, training=changed(spec.training, {"network_weights": str(run.path / "result.safetensors")}))
+    other.write_plan(replace(plan, recipe=replace(plan.recipe, experts=(*plan.recipe.experts[:-1], spec))))
     with pytest.raises(WanTrainError, match="uses files"):
         found(settings, run)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from support.runs import make_plan
 from wan_train.base import codec
 from wan_train.engine import commands
 from wan_train.engine.capabilities import Script
@@ -18,12 +19,12 @@ from wan_train.engine.traits import MUSUBI
 from wan_train.recipe import adaptation
 from wan_train.recipe.adaptation import Card, Machine
 from wan_train.recipe.load import shipped
-from wan_train.recipe.model import Answers, Recipe, Training, format_number
+from wan_train.recipe.model import Recipe, Training, format_number
 from wan_train.recipe.terms import EngineKind, Expert, Task
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import result_name
 from wan_train.run.planner import find_models
-from wan_train.run.step_commands import training_command
+from wan_train.run.step_commands import command_of
 
 HERE = Path(__file__).parent
 ROOT = Path("/workspace/musubi-tuner")
@@ -179,21 +180,21 @@ class TestTraining:
     def test_a_run_changes_nothing_else_but_its_paths(self, expert: Expert) -> None:
         recipe = recipe_for(H100)
         run = RunDirectory(Path("/workspace/runs/1"))
-        command = training_command(
-            run=run,
-            trainer=trainer(),
+        plan = make_plan(
+            title="MyLoRA",
+            author="MyName",
+            run_dir=run.path,
             recipe=recipe,
+            trainer=trainer(),
             models=find_models(recipe, ROOT),
-            answers=Answers(title="MyLoRA", author="MyName", dataset=str(DATASET)),
-            spec=recipe.spec(expert),
-            state_every_epochs=4,
-            attempt_dir=ATTEMPT,
-            env={},
         )
+        command = command_of(plan, plan.step(f"train-{expert}"))
         _, alone = split(ours(expert, H100).argv)
         _, mine = split(command.argv)
-        assert {name: value for name, value in mine.items() if alone.get(name) != value} == {
-            "--dataset_config": (str(run.dataset_config),)
+        assert {name for name, value in mine.items() if alone.get(name) != value} == {
+            "--dataset_config",
+            "--output_dir",
+            "--logging_dir",
         }
         assert alone.keys() == mine.keys()
         assert additions(command)["--dataset_config"] == (str(run.dataset_config),)

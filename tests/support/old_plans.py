@@ -15,10 +15,12 @@ def sharded(data: dict[str, Any], of: int = 2) -> dict[str, Any]:
             continue
         for number in range(1, of + 1):
             one = copy.deepcopy(step) | {"id": f"{step['id']}-{number}", "shard": {"number": number, "of": of}}
-            config = f"{data['run_dir']}/{one['id']}/dataset.toml"
-            argv = one["command"]["argv"]
-            argv[argv.index("--dataset_config") + 1] = config
-            part = {"what": f"--dataset_config {config}", "reason": f"part {number} of {of}"}
-            one["command"]["additions"] = [part, *one["command"]["additions"]]
             steps.append(one)
-    return data | {"steps": steps}
+    return of_schema_2(data | {"steps": steps})
+
+
+def of_schema_2(data: dict[str, Any], workers: int = 1) -> dict[str, Any]:
+    """The data of a plan.json whose steps held the commands of their first attempts."""
+    command = {"argv": ["python", "script.py", "--num_workers", str(workers)], "cwd": "/", "env": {}, "additions": []}
+    steps = [step | {"command": command, "gpu_need": 1} for step in data["steps"]]
+    return {key: value for key, value in data.items() if key != "caching_workers"} | {"schema": 2, "steps": steps}

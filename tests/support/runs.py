@@ -36,16 +36,25 @@ from wan_train.run.events import (
     SupervisorStarted,
 )
 from wan_train.run.live import Live
-from wan_train.run.plan import DatasetFacts, Devices, DiskNeed, Plan, Step, StepKind, result_name
+from wan_train.run.plan import (
+    CACHE_KINDS,
+    CACHING_STEPS,
+    DatasetFacts,
+    Devices,
+    DiskNeed,
+    Plan,
+    Step,
+    StepKind,
+    result_name,
+)
 from wan_train.run.state import JobState, fold_all
-from wan_train.run.step_commands import caching_steps, training_command
 from wan_train.views.model import RunView
 
 T0 = 1_763_812_800.0
 """When runs of tests begin: 2025-11-22 12:00:00 UTC."""
 
 GIB = 1024**3
-SUPERVISOR = ProcessIdentity(pid=4242, pgid=4242, start_time=1, boot_id="a boot of long ago")
+SUPERVISOR = ProcessIdentity(pid=4242, start_time=1, boot_id="a boot of long ago")
 OUT_OF_MEMORY = Diagnosis(
     cause=Cause.OUT_OF_MEMORY,
     meaning="the GPU's memory was not enough",
@@ -135,7 +144,7 @@ def make_plan(
         trainer=trainer,
         models=models,
         run_dir=run_dir,
-        steps=tuple(_steps(RunDirectory(run_dir), trainer, recipe, models, answers)),
+        steps=tuple(_steps(trainer, recipe, answers)),
         devices=devices,
         gpu_uuids=tuple(gpu.uuid for gpu in make_gpus(devices=devices)),
         dataset=DatasetFacts(
@@ -223,32 +232,13 @@ def make_view(
     )
 
 
-def _steps(
-    run: RunDirectory,
-    trainer: Trainer,
-    recipe: Recipe,
-    models: ModelPaths,
-    answers: Answers,
-) -> Iterator[Step]:
-    caching = tuple(caching_steps(run, trainer, recipe, models=models, workers=4, env={}))
+def _steps(trainer: Trainer, recipe: Recipe, answers: Answers) -> Iterator[Step]:
+    caching = tuple(Step(id=CACHING_STEPS[kind], kind=kind) for kind in CACHE_KINDS)
     yield from caching
     for spec in recipe.experts:
-        step_id = f"train-{spec.expert.value}"
-        command = training_command(
-            run=run,
-            trainer=trainer,
-            recipe=recipe,
-            models=models,
-            answers=answers,
-            spec=spec,
-            state_every_epochs=4,
-            attempt_dir=run.attempt(step_id, 1).path,
-            env={},
-        )
         yield Step(
-            id=step_id,
+            id=f"train-{spec.expert.value}",
             kind=StepKind.TRAIN,
-            command=command,
             needs=tuple(step.id for step in caching),
             expert=spec.expert,
             produces=result_name(answers.title, recipe.task, spec.expert, trainer.traits),

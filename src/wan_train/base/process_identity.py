@@ -9,10 +9,9 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessIdentity:
-    """A process by pid, group, start time (clock ticks since boot, /proc/PID/stat field 22) and boot id."""
+    """A process by pid, start time (clock ticks since boot, /proc/PID/stat field 22) and boot id."""
 
     pid: int
-    pgid: int
     start_time: int
     boot_id: str
 
@@ -24,7 +23,6 @@ class ProcessIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stat:
-    pgid: int
     start_time: int
     zombie: bool
 
@@ -34,7 +32,7 @@ def identify(pid: int) -> ProcessIdentity | None:
     stat = _stat(pid)
     if stat is None:
         return None
-    return ProcessIdentity(pid=pid, pgid=stat.pgid, start_time=stat.start_time, boot_id=boot_id())
+    return ProcessIdentity(pid=pid, start_time=stat.start_time, boot_id=boot_id())
 
 
 def myself() -> ProcessIdentity:
@@ -55,4 +53,4 @@ def _stat(pid: int) -> _Stat | None:
         return None
     # The command name stands in brackets and may hold spaces and brackets itself.
     fields = text.rpartition(")")[2].split()
-    return _Stat(pgid=int(fields[2]), start_time=int(fields[19]), zombie=fields[0] in {"Z", "X"})
+    return _Stat(start_time=int(fields[19]), zombie=fields[0] in {"Z", "X"})

@@ -22,6 +22,7 @@ from wan_train.run.directory import HIDDEN, RunDirectory, all_runs
 from wan_train.run.events import read_events
 from wan_train.run.plan import Plan
 from wan_train.run.state import Job, JobState, RunState, fold_all
+from wan_train.run.step_commands import command_of
 
 _LATER = "Watch it: `wan-train runs`."
 _REMOVING = f"{HIDDEN}removing-"
@@ -156,7 +157,8 @@ def _read(run: RunDirectory) -> tuple[Plan, RunState] | None:
 def _is_needed(path: Path, alive: Sequence[Plan]) -> bool:
     """Whether an unfinished run names a file of this one: a LoRA that it continues, its pictures."""
     below = f"{path}{os.sep}"
-    words = (word for plan in alive for step in plan.steps for word in (*step.command.argv, step.command.cwd))
+    commands = (command_of(plan, step) for plan in alive for step in plan.steps)
+    words = (word for command in commands for word in (*command.argv, command.cwd))
     return any(below in word or word == str(path) for word in words)
 
 

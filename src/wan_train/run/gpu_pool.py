@@ -118,10 +118,8 @@ class GpuPool:
         if lease is not None:
             lease.release()
 
-    def inherit(self, uuid: str | None, step: str) -> tuple[int, ...]:
+    def inherit(self, uuid: str, step: str) -> tuple[int, ...]:
         """The descriptors that keep the GPU leased for as long as the step's processes live."""
-        if uuid is None:
-            return ()
         lease = self._leases[uuid]
         lease.rewrite(self._holder(step))
         return (lease.fileno(),)
@@ -129,7 +127,7 @@ class GpuPool:
     def _holder(self, step: str | None) -> LeaseHolder:
         return LeaseHolder(pid=os.getpid(), run_id=self._plan.run_id, step=step, since=self._clock.now())
 
-    def label(self, uuid: str | None) -> str | None:
+    def label(self, uuid: str) -> str | None:
         return next((gpu_label(gpu, self._plan.devices) for gpu in self.gpus if gpu.uuid == uuid), None)
 
     def close(self) -> None:

@@ -126,7 +126,6 @@ class Live:
     progress: Mapping[str, Progress] = field(default_factory=dict)
     waiting: Mapping[str, str] = field(default_factory=dict)
     disk_free_bytes: int | None = None
-    warnings: tuple[str, ...] = ()
 
 
 def write_live(run: RunDirectory, live: Live) -> None:

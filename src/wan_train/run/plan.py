@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wan_train.caching.decide import CacheNeed
 from wan_train.engine.caches import CacheKind
-from wan_train.engine.commands import Command, ModelPaths
+from wan_train.engine.commands import ModelPaths
 from wan_train.engine.prompts import SamplePrompt
 from wan_train.engine.trainer import Trainer
 from wan_train.engine.traits import TrainerTraits
@@ -17,7 +17,7 @@ from wan_train.recipe.adaptation import Choice
 from wan_train.recipe.model import Answers, Recipe, Training
 from wan_train.recipe.terms import Expert, Task
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 class StepKind(StrEnum):
@@ -34,6 +34,12 @@ CACHE_KINDS: Mapping[StepKind, CacheKind] = {
 }
 """In the order of their steps: latents take longer."""
 
+CACHING_STEPS: Mapping[StepKind, str] = {
+    StepKind.CACHE_LATENTS: "cache-latents",
+    StepKind.CACHE_TEXT: "cache-text",
+}
+"""Ids of the caching steps."""
+
 
 class Devices(StrEnum):
     """Where GPU readings come from."""
@@ -44,13 +50,11 @@ class Devices(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One process of the pipeline. `command` is that of the first attempt; `needs` are ids of earlier steps."""
+    """One process of the pipeline. `needs` are ids of earlier steps; `run.step_commands` derives its command."""
 
     id: str
     kind: StepKind
-    command: Command
     needs: tuple[str, ...] = ()
-    gpu_need: int = 1
     expert: Expert | None = None
     produces: str | None = None
     """Name of the result without extension, for a training step."""
@@ -129,6 +133,8 @@ class Plan:
     """Two experts must not load their weights at the same time: RAM holds only one copy."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Additions to the environment of every trainer process."""
+    caching_workers: int = 1
+    """Threads of each caching program."""
     samples: Sampling | None = None
     """None when no prompts were given."""
 

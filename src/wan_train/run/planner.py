@@ -45,9 +45,8 @@ from wan_train.run.caching_homes import CacheHome, place
 from wan_train.run.cadence import expected_speed, speed_key_of, state_every_epochs
 from wan_train.run.directory import RunDirectory, create
 from wan_train.run.disk import check_disk, check_writable, disk_need
-from wan_train.run.plan import CACHE_KINDS, DatasetFacts, Devices, Plan, Step, StepKind, result_name
+from wan_train.run.plan import CACHE_KINDS, CACHING_STEPS, DatasetFacts, Devices, Plan, Step, StepKind, result_name
 from wan_train.run.samples import plan_samples, read_sample_prompts, write_samples
-from wan_train.run.step_commands import CACHING_STEPS, caching_steps, training_command
 
 
 def stand_ins(recipe: Recipe) -> ModelPaths:
@@ -218,34 +217,17 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
     need = disk_need(trainer.traits, recipe, _bytes_to_make(prepared), keep)
     check_writable([run.path], "the run directory")
     check_disk(need, run.path, [Path(directory) for directory in facts.cached_items])
-    env = _environment(request)
-    workers = max(1, int(cpus()) - 1)
-    cachings = tuple(caching_steps(run, trainer, recipe, models=prepared.models, workers=workers, env=env))
-    trainings = []
-    for spec in recipe.experts:
-        step_id = f"train-{spec.expert.value}"
-        command = training_command(
-            run=run,
-            trainer=trainer,
-            recipe=recipe,
-            models=prepared.models,
-            answers=request.answers,
-            spec=spec,
-            state_every_epochs=state_every,
-            attempt_dir=run.attempt(step_id, 1).path,
-            env=env,
-            keep_all_checkpoints=_keep_every(recipe) is not None,
+    cachings = tuple(Step(id=CACHING_STEPS[kind], kind=kind) for kind in CACHE_KINDS)
+    trainings = (
+        Step(
+            id=f"train-{spec.expert.value}",
+            kind=StepKind.TRAIN,
+            needs=tuple(step.id for step in cachings),
+            expert=spec.expert,
+            produces=result_name(request.answers.title, recipe.task, spec.expert, trainer.traits),
         )
-        trainings.append(
-            Step(
-                id=step_id,
-                kind=StepKind.TRAIN,
-                command=command,
-                needs=tuple(step.id for step in cachings),
-                expert=spec.expert,
-                produces=result_name(request.answers.title, recipe.task, spec.expert, trainer.traits),
-            )
-        )
+        for spec in recipe.experts
+    )
     return Plan(
         run_id=run.run_id,
         created=created,
@@ -265,7 +247,8 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
         disk=need,
         speed_key=speed_key,
         stagger=_must_stagger(trainer, recipe, prepared.models),
-        env=env,
+        env=_environment(request),
+        caching_workers=max(1, int(cpus()) - 1),
         samples=samples,
     )
 

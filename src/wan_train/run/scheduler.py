@@ -50,7 +50,7 @@ class Launch:
     """Start the next attempt of a step on a GPU whose lease is ours."""
 
     step: str
-    gpu_uuid: str | None
+    gpu_uuid: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,9 +257,7 @@ def _assign(plan: Plan, state: RunState, gpus: Sequence[GpuView], waiting: Seque
     unmet = 0
     shared_now: set[str] = set()
     for step in waiting:
-        if step.gpu_need == 0:
-            actions.append(Launch(step=step.id, gpu_uuid=None))
-        elif usable:
+        if usable:
             actions.append(Launch(step=step.id, gpu_uuid=usable.pop(0).uuid))
         elif (shared := _shareable(plan, state, step, gpus, shared_now)) is not None and not any(
             gpu.free and gpu.first_in_line for gpu in idle
@@ -301,9 +299,7 @@ def _ran_out(job: Job) -> bool:
 
 def _releases(plan: Plan, state: RunState, held: Sequence[GpuView]) -> list[Action]:
     """Leases that no step of this run will need go back, those at the end of `held` first."""
-    to_come = sum(
-        1 for step in plan.steps if step.gpu_need and state.jobs[step.id].state in {JobState.WAITING, JobState.BACKOFF}
-    )
+    to_come = sum(1 for step in plan.steps if state.jobs[step.id].state in {JobState.WAITING, JobState.BACKOFF})
     if state.is_stopping:
         to_come = 0
     return [Release(gpu_uuid=gpu.uuid) for gpu in held[to_come:]]

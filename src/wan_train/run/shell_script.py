@@ -15,6 +15,7 @@ from wan_train.engine.shell import one_option_a_line, standalone
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import Devices, Plan
 from wan_train.run.planner import Prepared, make_plan, write_inputs
+from wan_train.run.step_commands import command_of
 
 
 def files_of(script: Path) -> Path:
@@ -73,7 +74,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield f"export {DEVICE_VARIABLE}"
     yield " ".join(["mkdir -p", *(quote(str(Path(folder))) for folder in plan.dataset.cached_items)])
     for number, step in enumerate(plan.steps, start=1):
-        command = standalone(step.command)
+        command = standalone(command_of(plan, step))
         yield from ("", f"# {number}. {step.id}", f"cd {quote(command.cwd)}", one_option_a_line(command))
     made = [
         RunDirectory(plan.run_dir).attempt(step.id, 1).output / f"{step.produces}.safetensors"

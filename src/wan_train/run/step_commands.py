@@ -1,69 +1,17 @@
-"""The command of each step and attempt, derived from the plan's data."""
+"""The command of each attempt, derived from the plan's data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wan_train.engine import commands
-from wan_train.engine.commands import DEVICE_VARIABLE, Command, ModelPaths, TrainingJob
-from wan_train.engine.trainer import Trainer
-from wan_train.recipe.model import Answers, ExpertSpec, Recipe, changed
+from wan_train.engine.commands import DEVICE_VARIABLE, Command, TrainingJob
+from wan_train.recipe.model import changed
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import Setting
-from wan_train.run.plan import Devices, Plan, Step, StepKind, result_name
-
-CACHING_STEPS: Mapping[StepKind, str] = {
-    StepKind.CACHE_LATENTS: "cache-latents",
-    StepKind.CACHE_TEXT: "cache-text",
-}
-"""Their ids."""
-
-
-def caching_steps(
-    run: RunDirectory, trainer: Trainer, recipe: Recipe, *, models: ModelPaths, workers: int, env: Mapping[str, str]
-) -> Iterator[Step]:
-    """Latents first: they take longer."""
-    config = run.dataset_config
-    latents = commands.cache_latents(trainer, recipe, models, config, workers=workers, env=env)
-    text = commands.cache_text(trainer, models, config, workers=workers, env=env)
-    for kind, command in ((StepKind.CACHE_LATENTS, latents), (StepKind.CACHE_TEXT, text)):
-        yield Step(id=CACHING_STEPS[kind], kind=kind, command=command)
-
-
-def training_command(
-    *,
-    run: RunDirectory,
-    trainer: Trainer,
-    recipe: Recipe,
-    models: ModelPaths,
-    answers: Answers,
-    spec: ExpertSpec,
-    state_every_epochs: int,
-    attempt_dir: Path,
-    env: Mapping[str, str],
-    resume_from: Path | None = None,
-    stop_at_step: int | None = None,
-    keep_all_checkpoints: bool = False,
-) -> Command:
-    """The command line that trains one expert into `attempt_dir`."""
-    job = TrainingJob(
-        trainer=trainer,
-        recipe=recipe,
-        spec=spec,
-        models=models,
-        dataset_config=run.dataset_config,
-        accelerate_config=run.accelerate_config,
-        attempt_dir=attempt_dir,
-        output_name=result_name(answers.title, recipe.task, spec.expert, trainer.traits),
-        author=answers.author,
-        state_every_epochs=state_every_epochs,
-        resume_from=resume_from,
-        stop_at_step=stop_at_step,
-        keep_all_checkpoints=keep_all_checkpoints,
-    )
-    return commands.train(job, env=env)
+from wan_train.run.plan import Devices, Plan, Step, StepKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,29 +26,47 @@ class AttemptSpec:
     stop_at_step: int | None = None
 
 
-def for_attempt(plan: Plan, step_id: str, spec: AttemptSpec) -> Command:
-    """The command of any attempt at a step. The first one's is also in the plan, for people to read."""
-    step = plan.step(step_id)
-    if step.expert is None:
-        return step.command
+def command_of(plan: Plan, step: Step, spec: AttemptSpec | None = None) -> Command:
+    """The command of an attempt at a step; without `spec` that of the first one."""
+    run = RunDirectory(plan.run_dir)
+    workers = plan.caching_workers
+    match step.kind:
+        case StepKind.CACHE_LATENTS:
+            return commands.cache_latents(
+                plan.trainer, plan.recipe, plan.models, run.dataset_config, workers=workers, env=plan.env
+            )
+        case StepKind.CACHE_TEXT:
+            return commands.cache_text(plan.trainer, plan.models, run.dataset_config, workers=workers, env=plan.env)
+        case StepKind.TRAIN:
+            return _training_command(plan, step, spec or _first_attempt(plan, step))
+
+
+def _first_attempt(plan: Plan, step: Step) -> AttemptSpec:
+    return AttemptSpec(number=1, state_every_epochs=plan.state_every_epochs, total_epochs=plan.epochs_of(step.expert))
+
+
+def _training_command(plan: Plan, step: Step, spec: AttemptSpec) -> Command:
+    assert step.expert is not None and step.produces is not None, "a training"  # noqa: S101, PT018  an invariant of the plan
     run = RunDirectory(plan.run_dir)
     planned = plan.recipe.spec(step.expert)
     training = changed(planned.training, {"max_train_epochs": spec.total_epochs, **spec.changes})
-    return training_command(
-        run=run,
+    job = TrainingJob(
         trainer=plan.trainer,
         recipe=plan.recipe,
-        models=plan.models,
-        answers=plan.answers,
         spec=replace(planned, training=training),
+        models=plan.models,
+        dataset_config=run.dataset_config,
+        accelerate_config=run.accelerate_config,
+        attempt_dir=run.attempt(step.id, spec.number).path,
+        output_name=step.produces,
+        author=plan.answers.author,
         state_every_epochs=spec.state_every_epochs,
-        attempt_dir=run.attempt(step_id, spec.number).path,
-        env=plan.env,
         resume_from=spec.resume_from,
         stop_at_step=spec.stop_at_step,
         # The trainer would remove them while no supervisor is there to keep them; wan-train removes the others itself.
         keep_all_checkpoints=plan.keep_every_epochs is not None,
     )
+    return commands.train(job, env=plan.env)
 
 
 def on_device(command: Command, devices: Devices, gpu_uuid: str | None) -> Command:

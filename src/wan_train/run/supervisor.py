@@ -322,12 +322,10 @@ class Supervisor:
             case _:
                 assert_never(action)
 
-    def _launch(self, step: Step, gpu_uuid: str | None) -> None:
+    def _launch(self, step: Step, gpu_uuid: str) -> None:
         """Start the next attempt; caching only under the lock under which it was found to be needed."""
         if step.kind is StepKind.TRAIN:
-            self._start(
-                step, gpu_uuid, (*self._desk.inherit(gpu_uuid, step.id), *self._caching.locks.inherit_reading())
-            )
+            self._start(step, gpu_uuid, self._caching.locks.inherit_reading())
             return
         if not self._caching.may_launch(step):
             self._blocked[step.id] = "looking at the dataset and its caches"
@@ -342,7 +340,7 @@ class Supervisor:
             self._append(cleared)
         self._start(step, gpu_uuid, self._caching.locks.inherit_writing())
 
-    def _start(self, step: Step, gpu_uuid: str | None, locks: Sequence[int]) -> None:
+    def _start(self, step: Step, gpu_uuid: str, locks: Sequence[int]) -> None:
         inherit = (*self._desk.inherit(gpu_uuid, step.id), *locks)
         directory = self._run.free_attempt(step.id, len(self._state.jobs[step.id].attempts) + 1)
         following = attempts.next_attempt(
@@ -355,7 +353,7 @@ class Supervisor:
         )
         spec = following.spec
         command = step_commands.on_device(
-            step_commands.for_attempt(self._plan, step.id, spec), self._plan.devices, gpu_uuid
+            step_commands.command_of(self._plan, step, spec), self._plan.devices, gpu_uuid
         )
         kills = oom_kills()
         try:

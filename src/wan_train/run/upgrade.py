@@ -13,28 +13,29 @@ from wan_train.recipe.values import ATTENTION_KEYS
 
 def newest(data: dict[str, Any]) -> dict[str, Any]:
     """The data of a plan.json in today's form."""
-    return without_shards(of_schema_2(data))
+    return of_schema_3(of_schema_2(data))
 
 
-def without_shards(data: dict[str, Any]) -> dict[str, Any]:
-    """Earlier versions split caching into several steps of a kind, each for a part of the items.
+def of_schema_3(data: dict[str, Any]) -> dict[str, Any]:
+    """Before schema 3, steps held the commands of their first attempts, and caching could be split into shards.
 
-    Now each of them looks after all items, one step after the other: the first makes what is missing.
+    Now each shard's step looks after all items, one step after the other: the first makes what is missing.
     """
-    config = f"{data['run_dir']}/dataset.toml"
+    if data.get("schema") != 2:  # noqa: PLR2004  that of the form described above
+        return data
     before: dict[str, str] = {}
-    return data | {"steps": [_whole(step, config, before) if step.get("shard") else step for step in data["steps"]]}
+    argv = data["steps"][0]["command"]["argv"]
+    workers = int(argv[argv.index("--num_workers") + 1]) if "--num_workers" in argv else 1
+    steps = [_whole(step, before) if step.get("shard") else step for step in data["steps"]]
+    return data | {"schema": 3, "steps": steps, "caching_workers": workers}
 
 
-def _whole(shard: dict[str, Any], config: str, before: dict[str, str]) -> dict[str, Any]:
+def _whole(shard: dict[str, Any], before: dict[str, str]) -> dict[str, Any]:
     """`before` holds the last step of each kind."""
-    command, kind = shard["command"], shard["kind"]
-    argv = list(command["argv"])
-    argv[argv.index("--dataset_config") + 1] = config
-    added = [each for each in command["additions"] if not each["what"].startswith("--dataset_config ")]
+    kind = shard["kind"]
     needs = [*shard["needs"], before[kind]] if kind in before else shard["needs"]
     before[kind] = shard["id"]
-    return shard | {"needs": needs, "command": command | {"argv": argv, "additions": added}}
+    return shard | {"needs": needs}
 
 
 def of_schema_2(data: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from wan_train.run import retry
 from wan_train.run.events import Event
 from wan_train.run.plan import Plan, Step
 from wan_train.run.state import Job, Result
+from wan_train.run.step_commands import command_of
 from wan_train.views import run_status
 from wan_train.views.losses import Losses
 from wan_train.views.model import GpuNow, RunView
@@ -26,10 +27,12 @@ Json = dict[str, Any]
 
 def plan_json(plan: Plan, gpus: Sequence[GpuNow]) -> Json:
     """`{event: "plan", plan, commands, gpus}`: the whole plan, each step's shell line, the GPUs as they are."""
+    commands = {step.id: command_of(plan, step) for step in plan.steps}
+    steps = [{**codec.to_data(step), "command": codec.to_data(commands[step.id]), "gpu_need": 1} for step in plan.steps]
     return {
         "event": "plan",
-        "plan": codec.to_data(plan),
-        "commands": {step.id: step.command.shell() for step in plan.steps},
+        "plan": {**codec.to_data(plan), "steps": steps},
+        "commands": {step: command.shell() for step, command in commands.items()},
         "gpus": [codec.to_data(gpu) for gpu in gpus],
     }
 

@@ -16,6 +16,7 @@ from wan_train.recipe.adaptation import AS_IN_RECIPE
 from wan_train.recipe.effective import agreed, effective
 from wan_train.recipe.model import ExpertSpec, Training, format_number
 from wan_train.run.plan import Devices, Plan, Step, StepKind
+from wan_train.run.step_commands import command_of
 from wan_train.views.formatting import (
     columns,
     count,
@@ -247,7 +248,7 @@ def _additions(plan: Plan, width: int) -> Iterator[Line]:
     yield line(Span("Options beyond the guide's own commands", "bold"))
     seen: set[tuple[str, str]] = set()
     for step in plan.steps:
-        for addition in step.command.additions:
+        for addition in command_of(plan, step).additions:
             # Both experts have the same additions but for their directories.
             key = addition.what.replace(step.id, "STEP"), addition.reason
             if key not in seen:
@@ -272,13 +273,14 @@ def _step_text(plan: Plan, step: Step) -> str:
     what += f" the {expert_name(step.expert)} expert" if step.expert is not None else ""
     after = f", after {' and '.join(map(safe, step.needs))}" if step.needs else ""
     on = ", on one GPU" if plan.devices is Devices.NVML else ""
+    command = command_of(plan, step)
     lines = [
         "",
         f"# {safe(step.id)}: {what}{after}{on}",
-        f"cd {shlex.quote(step.command.cwd)}",
-        redact(one_option_a_line(step.command)),
+        f"cd {shlex.quote(command.cwd)}",
+        redact(one_option_a_line(command)),
     ]
-    if step.command.additions:
+    if command.additions:
         lines.append("# beyond the guide's own command:")
-    lines += [f"#   {safe(addition.what)}: {safe(addition.reason)}" for addition in step.command.additions]
+    lines += [f"#   {safe(addition.what)}: {safe(addition.reason)}" for addition in command.additions]
     return "\n".join(lines) + "\n"

@@ -104,7 +104,7 @@ class Interrupted:
         pid = 10_000 + len(self.processes)
         work = self._train(_options(command.argv), attempt) if step.name == STEP else iter(())
         self.processes[pid] = Process(attempt=attempt.path, work=work)
-        return replace(SUPERVISOR, pid=pid, pgid=pid)
+        return replace(SUPERVISOR, pid=pid)
 
     def ended(self, identity: ProcessIdentity, attempt: AttemptDirectory) -> Ended | None:
         process = self.processes[identity.pid]

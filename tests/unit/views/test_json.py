@@ -12,6 +12,7 @@ from views.scenes import SCENES, both_running, caches, finished, lost, one_faile
 from wan_train.base import codec
 from wan_train.run.events import DiskLow, Event
 from wan_train.run.plan import Plan
+from wan_train.run.step_commands import command_of
 from wan_train.views.json_records import event_json, plan_json, result_json, status_json
 from wan_train.views.model import GpuNow
 
@@ -126,7 +127,7 @@ def test_the_plan_comes_back_whole() -> None:
     data = plan_json(plan, [GpuNow(label="GPU 0", name="RTX 5090", used_bytes=0, total_bytes=1, busy_because="x")])
     assert set(data) == {"event", "plan", "commands", "gpus"}
     assert codec.from_json(json.dumps(data["plan"]), Plan, where="here") == plan
-    assert data["commands"]["train-low"] == plan.step("train-low").command.shell()
+    assert data["commands"]["train-low"] == command_of(plan, plan.step("train-low")).shell()
     assert set(data["gpus"][0]) == {"label", "name", "used_bytes", "total_bytes", "busy_because"}
 
 

@@ -16,6 +16,7 @@ from wan_train.recipe.effective import Layer, resolve
 from wan_train.recipe.model import Origin, Source
 from wan_train.recipe.terms import Expert
 from wan_train.run.plan import Plan
+from wan_train.run.step_commands import command_of
 from wan_train.views.plan_details import plan_details, plan_text
 from wan_train.views.result import result_lines, result_text
 from wan_train.views.summary import AtStart, plan_lines
@@ -111,7 +112,7 @@ def test_what_is_written_is_told() -> None:
 def test_the_details_list_additions_with_reasons() -> None:
     plan = make_plan()
     details = shown(plan_details(plan, AT_START), 200)
-    addition = next(a for a in plan.step("train-high").command.additions if a.what == "--save_state")
+    addition = next(a for a in command_of(plan, plan.step("train-high")).additions if a.what == "--save_state")
     assert addition.what not in "\n".join(_brief(plan))
     assert addition.what in details
     assert addition.reason in details
@@ -122,8 +123,8 @@ def test_dry_run_shows_each_command_with_one_option_a_line() -> None:
     text = plan_text(plan, AT_START)
     assert "--script" in text
     for step in plan.steps:
-        assert step.command.shell() in " ".join(text.replace("\\\n", " ").split())
-        for addition in step.command.additions:
+        assert command_of(plan, step).shell() in " ".join(text.replace("\\\n", " ").split())
+        for addition in command_of(plan, step).additions:
             assert addition.what in text
             assert addition.reason in text
     lines = text.splitlines()
