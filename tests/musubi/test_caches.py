@@ -9,13 +9,13 @@ import pytest
 
 from musubi.trainer import Dataset, Trainer, draw_dataset, draw_picture, text_of
 from wan_train.caching.items import Maker
+from wan_train.caching.survey import Survey, survey
 from wan_train.dataset.config import load
 from wan_train.dataset.model import DatasetOverrides
 from wan_train.dataset.scan import scan
 from wan_train.dataset.snapshot import with_overrides
 from wan_train.engine.caches import CacheKind
 from wan_train.engine.traits import MUSUBI
-from wan_train.run.caching import Survey, survey
 
 FLAGS = ("--skip_existing", "--keep_cache")
 
@@ -32,7 +32,7 @@ def look(dataset: Dataset, kind: CacheKind, *, i2v: bool = False, resolution: tu
 def test_what_the_trainer_made_of_this_dataset_is_taken_over(cached: Dataset, kind: CacheKind) -> None:
     found = look(cached, kind)
     assert found.is_settled, found.need
-    assert found.kept == found.total == 4
+    assert sum(len(one.decision.keep) for one in found.folders) == found.total == 4
 
 
 def test_what_it_made_of_another_is_not(cached: Dataset) -> None:

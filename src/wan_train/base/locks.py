@@ -107,6 +107,11 @@ def try_exclusive(descriptor: int, path: Path) -> bool:
     return False
 
 
+def try_once(descriptor: int, path: Path, *, shared: bool) -> bool:
+    """Lock the file for us alone, or shared with others who do the same; False when somebody is in the way."""
+    return _flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, path)
+
+
 def is_held(descriptor: int, path: Path) -> bool:
     """Whether another open file holds the lock exclusively."""
     if not _flock(descriptor, fcntl.LOCK_SH, path):

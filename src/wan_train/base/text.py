@@ -53,6 +53,11 @@ def one_line(text: str, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def slug(title: str) -> str:
+    """A title as part of a file name: letters, digits, dash and underscore, at most 40 of them."""
+    return re.sub(r"[^\w-]+", "-", title)[:40].strip("-") or "run"
+
+
 def _unsafe(character: str) -> bool:
     if character.isprintable() or character in _HARMLESS:
         return False

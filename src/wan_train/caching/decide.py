@@ -1,4 +1,4 @@
-"""Which caches stay, which go, which are to be made: a pure function of items, ledger and files found."""
+"""Which caches stay, which go, which are to be made: a pure function of items, index and files found."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from wan_train.caching.index import CacheFile, Entry, Ledger
+from wan_train.caching.index import CacheFile, CacheIndex, Entry
 from wan_train.engine import caches
 from wan_train.engine.caches import CacheKind, Contents, Flaw
 
@@ -102,18 +102,18 @@ class Folder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """`keep` and `make` are by item, `remove` by file name. `strangers` are files that the trainer would take for
+    """`keep` and `make` are by item, `remove` by file name. `foreign` are files that the trainer would take for
     caches and that it did not name: they are left alone, and nothing can be trained beside them.
     """
 
     keep: Mapping[str, Entry] = field(default_factory=dict)
     make: Mapping[str, Reason] = field(default_factory=dict)
     remove: Mapping[str, Reason] = field(default_factory=dict)
-    strangers: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
 
     @property
     def is_settled(self) -> bool:
-        return not (self.make or self.remove or self.strangers)
+        return not (self.make or self.remove or self.foreign)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +130,7 @@ class CacheNeed:
 
 
 def decide(
-    folder: Folder, ledger: Ledger, found: Mapping[str, Contents], *, boot: str, finished: bool = False
+    folder: Folder, index: CacheIndex, found: Mapping[str, Contents], *, boot: str, finished: bool = False
 ) -> Decision:
     """What is to be done in one folder; `found` are its files of this kind by name.
 
@@ -138,7 +138,7 @@ def decide(
     which no item is wanted loses nothing: the dataset may only be away.
     """
     if not folder.items:
-        return Decision(strangers=_strangers(folder, found))
+        return Decision(foreign=_foreign_files(folder, found))
     by_stem = _by_stem(folder, found)
     keep: dict[str, Entry] = {}
     make: dict[str, Reason] = {}
@@ -147,24 +147,24 @@ def decide(
     for item in folder.items:
         files = {name: found[name] for name in _names(item, by_stem, found)}
         wanted_names.update(files)
-        reason = _judge(folder, item, ledger.entries.get(item.key), files, boot=boot, finished=finished)
+        reason = _judge(folder, item, index.entries.get(item.key), files, boot=boot, finished=finished)
         if reason is None:
             known = {name: CacheFile(size=file.size, mtime_ns=file.mtime_ns) for name, file in files.items()}
             keep[item.key] = Entry(made_from=item.made_from, files=known)
         else:
             make[item.key] = reason
             remove.update(dict.fromkeys(files, reason))
-    strangers = _strangers(folder, found)
-    orphans = found.keys() - wanted_names - set(strangers)
+    foreign = _foreign_files(folder, found)
+    orphans = found.keys() - wanted_names - set(foreign)
     remove.update(dict.fromkeys(sorted(orphans), Reason.NO_ITEM))
-    return Decision(keep=keep, make=make, remove=remove, strangers=strangers)
+    return Decision(keep=keep, make=make, remove=remove, foreign=foreign)
 
 
-def begun(decision: Decision, folder: Folder, ledger: Ledger, *, boot: str) -> Ledger:
-    """The ledger while the trainer makes what is missing: what stays, and what each new file will be of."""
+def begun(decision: Decision, folder: Folder, index: CacheIndex, *, boot: str) -> CacheIndex:
+    """The index while the trainer makes what is missing: what stays, and what each new file will be of."""
     wanted = {item.key: item for item in folder.items}
     pending = {key: Entry(made_from=wanted[key].made_from, begun=boot) for key in decision.make}
-    return Ledger(entries={**decision.keep, **pending}, sources=ledger.sources)
+    return CacheIndex(entries={**decision.keep, **pending}, sources=index.sources)
 
 
 def count(reasons: Mapping[str, Reason]) -> dict[str, int]:
@@ -187,7 +187,7 @@ def _judge(
     if entry.begun is not None:
         return _after_caching(item, entry, files, boot=boot, finished=finished)
     if {name: CacheFile(size=file.size, mtime_ns=file.mtime_ns) for name, file in files.items()} != entry.files:
-        # Somebody else wrote them since: they count like caches that were never in the ledger.
+        # Somebody else wrote them since: they count like caches that were never in the index.
         return _take_over(folder, item, files)
     return _difference(item, entry)
 
@@ -212,7 +212,7 @@ def _after_caching(
 
 
 def _take_over(folder: Folder, item: Wanted, files: Mapping[str, Contents]) -> Reason | None:
-    """Whether caches that no ledger vouches for may be used: judged by what they say and by when they were written."""
+    """Whether caches that no index vouches for may be used: judged by what they say and by when they were written."""
     match folder.kind:
         case CacheKind.TEXT:
             return None if _says(item, files) else Reason.CAPTION
@@ -273,7 +273,7 @@ def _names(item: Wanted, by_stem: Mapping[str, list[str]], found: Mapping[str, C
     return [item.name] if item.name in found else []
 
 
-def _strangers(folder: Folder, found: Mapping[str, Contents]) -> tuple[str, ...]:
+def _foreign_files(folder: Folder, found: Mapping[str, Contents]) -> tuple[str, ...]:
     """Files with a cache's ending whose name is no cache's: the trainer would stumble over them."""
     return tuple(sorted(_without_a_cache_name(folder, found)))
 

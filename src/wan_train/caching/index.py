@@ -1,9 +1,8 @@
-"""The cache ledger: from what each cache file was made, so that a changed caption is seen and an unchanged one is not
-encoded again.
+"""The cache index: what each cache file was made from, so that only what changed is made again.
 
-It lies in the cache directory under a name that no trainer reads, one file for each kind of cache, because latents and
-text caches may be made at the same time. It is a help and never a proof: whoever reads it also looks at the files, and
-a ledger that is damaged or missing only means that they are verified by their contents.
+It lies in the cache directory under a name that no trainer reads. Each kind of cache has its own file, because latents
+and text may be cached at the same time. The files are always looked at too: if an index is damaged or missing, caches
+are verified by their contents.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheFile:
-    """A cache file as the ledger knows it."""
+    """A cache file as the index knows it."""
 
     size: int
     mtime_ns: int
@@ -72,7 +71,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ledger:
+class CacheIndex:
     """What is known of the caches of one kind in one folder. `entries` are by item, `sources` by path."""
 
     schema: int = SCHEMA
@@ -80,22 +79,22 @@ class Ledger:
     sources: Mapping[str, Source] = field(default_factory=dict)
 
 
-def ledger_file(cache_directory: Path, kind: str) -> Path:
+def index_file(cache_directory: Path, kind: str) -> Path:
     return cache_directory / f".wan-train-{kind}.json"
 
 
 @without_garbage_collection()
-def read_ledger(path: Path) -> Ledger:
-    """The ledger; an empty one when there is none, when it is damaged, or when it was written by another schema."""
+def read_index(path: Path) -> CacheIndex:
+    """The index; an empty one when there is none, when it is damaged, or when it was written by another schema."""
     try:
-        ledger: Ledger = codec.from_json(path.read_bytes(), Ledger, where=str(path))
+        index: CacheIndex = codec.from_json(path.read_bytes(), CacheIndex, where=str(path))
     except (OSError, codec.CorruptRecordError):
-        return Ledger()
-    return ledger if ledger.schema == SCHEMA else Ledger()
+        return CacheIndex()
+    return index if index.schema == SCHEMA else CacheIndex()
 
 
-def write_ledger(path: Path, ledger: Ledger) -> None:
-    write_whole(path, codec.to_json(ledger) + "\n", mode=0o644)
+def write_index(path: Path, index: CacheIndex) -> None:
+    write_whole(path, codec.to_json(index) + "\n", mode=0o644)
 
 
 def stamp(path: Path) -> Stamp:
@@ -119,7 +118,7 @@ class Hasher:
         self._known = known
         self._now = now_ns
         self.seen: dict[str, Source] = {}
-        """Every file asked for, with its hash: what the next ledger keeps."""
+        """Every file asked for, with its hash: what the next index keeps."""
         self.stamps: dict[str, Stamp] = {}
         """Every file looked at, hashed or not, as it was when it was looked at first."""
 

@@ -1,9 +1,7 @@
-"""Who on this box changes a cache directory, and who trains from it.
+"""One lock file for each cache directory: runs that train from it share the lock, a run that changes it holds it alone.
 
-Two locks, both of the lease kind, so that they end with their holders. Whoever looks at caches in order to remove or
-make some holds the writing lock of those folders. Whoever trains from them holds a reading lock of its own run from the
-moment its caches were found right until the run is over; it is taken only under the writing lock, and nobody changes a
-folder that another run reads.
+The files lie with the GPU leases. A lock ends with the last process that has its descriptor, so a crash leaves nothing
+stale. The text in a file only says who holds it.
 """
 
 from __future__ import annotations
@@ -11,99 +9,94 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
 
-from wan_train.base.clock import Clock
-from wan_train.gpu.leases import Lease, LeaseHolder, LeaseRoom
+from wan_train.base import locks
+from wan_train.base.text import one_line
+
+_MAX_TEXT = 64 * 1024
 
 
-class CacheLocks:
-    """The locks of one run on cache directories."""
+class Access(StrEnum):
+    """What a run may do in its cache directories."""
 
-    def __init__(self, room: LeaseRoom, run_id: str, clock: Clock, folders: Iterable[Path]) -> None:
-        self._room = room
-        self._run_id = run_id
-        self._mine = hashlib.sha256(run_id.encode(errors="surrogateescape")).hexdigest()[:16]
-        self._clock = clock
-        self._folders = tuple(folders)
-        self._writing: list[Lease] | None = None
-        self._reading: list[Lease] | None = None
+    READ = "read"
+    CHANGE = "change"
 
-    def write(self, step: str) -> bool:
-        """Take the writing lock if it is not held yet; False when another run has it.
 
-        Two caching processes in one folder read each other's half-written files (seen with the real one).
+class CacheLock:
+    """The locks of one run on all its cache directories, taken and released together."""
+
+    def __init__(self, directory: Path, run_id: str, folders: Iterable[Path]) -> None:
+        """`directory` is shared by everybody on this machine; see `base.locks.prepare`."""
+        self.access: Access | None = None
+        self._directory = directory
+        self._run_id = one_line(run_id)
+        # Sorted and by real path: a folder with two names is locked once.
+        digests = {hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:32] for folder in folders}
+        self._files = tuple(directory / f"caches-{digest}.lock" for digest in sorted(digests))
+        self._descriptors: tuple[int, ...] = ()
+
+    def take(self, access: Access) -> bool:
+        """Take the lock of every folder; False when another run is in the way. Does not wait.
+
+        Call it only while nothing is held: flock cannot exchange one kind of lock for the other without a gap.
         """
-        if self._writing is None:
-            self._writing = self._take(f"{_WRITING}-{{}}", step)
-        return self._writing is not None
+        assert self.access is None, "release it first"  # noqa: S101  an invariant
+        locks.prepare(self._directory)
+        taken: list[int] = []
+        for path in self._files:
+            descriptor = _lock(path, access)
+            if descriptor is None:
+                for each in taken:
+                    os.close(each)
+                return False
+            taken.append(descriptor)
+        for descriptor in taken:
+            _sign(descriptor, f"{os.getpid()} {self._run_id}", access)
+        self._descriptors, self.access = tuple(taken), access
+        return True
 
-    def done_writing(self) -> None:
-        """Let others write; attempts that inherited the lock keep it until they are over."""
-        for lease in self._writing or ():
-            lease.release()
-        self._writing = None
+    def release(self) -> None:
+        """Close our copies; processes that inherited the lock keep it."""
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors, self.access = (), None
 
-    def read(self, step: str) -> None:
-        """Take the reading lock if it is not held yet. Call it only while the writing lock is held.
+    def inherit(self) -> tuple[int, ...]:
+        """Descriptors that keep the lock for as long as a process has them open."""
+        return self._descriptors
 
-        Where a trainer of this run that outlived its supervisor holds it, nothing is taken.
-        """
-        if self._reading is None:
-            self._reading = self._take(f"{_READING}-{{}}-{self._mine}", step)
-
-    @property
-    def is_reading(self) -> bool:
-        return self._reading is not None
-
-    def done_reading(self) -> None:
-        for lease in self._reading or ():
-            self._room.forget(lease)
-        self._reading = None
-
-    def inherit_writing(self) -> tuple[int, ...]:
-        """Descriptors that keep the writing lock for as long as an attempt's processes live."""
-        return tuple(lease.fileno() for lease in self._writing or ())
-
-    def inherit_reading(self) -> tuple[int, ...]:
-        return tuple(lease.fileno() for lease in self._reading or ())
-
-    def other_readers(self) -> tuple[str, ...]:
-        """The other runs that train from one of the folders, or are about to."""
-        found = [
-            holder
-            for folder in self._folders
-            for name, holder in self._room.holders(f"{_READING}-{_digest(folder)}-")
-            if not name.endswith(f"-{self._mine}")
-        ]
-        return tuple(dict.fromkeys(holder.run_id or f"pid {holder.pid}" for holder in found))
-
-    def close(self, *, is_over: bool) -> None:
-        """Let go of everything. Of a run that is not over, trainers may still live that inherited a lock."""
-        self.done_writing()
-        if is_over:
-            self.done_reading()
-        for lease in self._reading or ():
-            lease.release()
-
-    def _take(self, pattern: str, step: str) -> list[Lease] | None:
-        holder = LeaseHolder(pid=os.getpid(), run_id=self._run_id, step=step, since=self._clock.now())
-        with ExitStack() as on_the_way_out:
-            taken: list[Lease] = []
-            for folder in self._folders:
-                lease = self._room.try_take(pattern.format(_digest(folder)), holder)
-                if lease is None:
-                    return None
-                on_the_way_out.callback(lease.release)
-                taken.append(lease)
-            on_the_way_out.pop_all()
-            return taken
+    def other_runs(self) -> tuple[str, ...]:
+        """IDs of the other runs that took a lock since somebody last held it alone, if their supervisor lives."""
+        found: dict[str, None] = {}
+        for path in self._files:
+            with suppress(OSError):
+                for line in path.read_bytes()[:_MAX_TEXT].decode(errors="replace").splitlines():
+                    pid, _, run_id = line.partition(" ")
+                    if run_id and run_id != self._run_id and pid.isdigit() and Path("/proc", pid).exists():
+                        found[one_line(run_id)] = None
+        return tuple(found)
 
 
-_WRITING = "caches-write"
-_READING = "caches-read"
+def _lock(path: Path, access: Access) -> int | None:
+    while True:
+        descriptor = locks.open_or_create(path)
+        if not locks.try_once(descriptor, path, shared=access is Access.READ):
+            os.close(descriptor)
+            return None
+        if locks.is_at(descriptor, path):
+            return descriptor
+        os.close(descriptor)  # a cleaner of temporary files removed it between our open and our lock
 
 
-def _digest(folder: Path) -> str:
-    return hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:32]
+def _sign(descriptor: int, text: str, access: Access) -> None:
+    """Readers add a line. Whoever holds the file alone replaces all of them."""
+    match access:
+        case Access.CHANGE:
+            locks.write(descriptor, text)
+        case Access.READ:
+            with suppress(OSError):  # a full disk: the text is information, the lock is what counts
+                os.pwrite(descriptor, f"{text}\n".encode(), os.fstat(descriptor).st_size)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from wan_train.base.errors import ExitCode, NotReadyError
 from wan_train.base.settings import Settings
+from wan_train.caching.survey import reading_of
 from wan_train.cli.dataset_fix import Fixed, fix
 from wan_train.cli.html_files import dataset_target, write_dataset_page
 from wan_train.cli.options import TaskWord
@@ -27,7 +28,6 @@ from wan_train.engine.capabilities import KNOWN_COMMITS
 from wan_train.recipe import load as recipes
 from wan_train.recipe.model import Training
 from wan_train.recipe.terms import Task
-from wan_train.run.caching import reading_of
 
 _PATIENCE_SECONDS = 1.0
 _TASKS = {TaskWord.T2V: Task.T2V, TaskWord.I2V: Task.I2V}

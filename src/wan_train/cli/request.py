@@ -13,6 +13,8 @@ from wan_train.base.errors import BadInputError
 from wan_train.base.files import can_be_written
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
+from wan_train.caching.homes import CacheHome
+from wan_train.caching.survey import reading_of
 from wan_train.cli import prompts
 from wan_train.cli.last_answers import recall
 from wan_train.cli.options import ExpertsWord, TaskWord
@@ -32,8 +34,6 @@ from wan_train.recipe.effective import require, resolve, select
 from wan_train.recipe.model import Answers, Origin, Recipe, Source
 from wan_train.recipe.terms import Attention, EngineKind, Expert, Task
 from wan_train.run import planner
-from wan_train.run.caching import reading_of
-from wan_train.run.caching_homes import CacheHome
 from wan_train.run.plan import Devices
 from wan_train.run.planner import Request
 from wan_train.run.samples import read_sample_prompts

@@ -87,11 +87,11 @@ def _keep(case: Case, attempt: Attempt, local_epoch: int) -> Iterator[Event]:
 
 
 def settle(
-    case: Case, state: RunState, *, pause_seconds: float, caches: Callable[[Step], Diagnosis | None]
+    case: Case, state: RunState, *, pause_seconds: float, caches: Callable[[str], Diagnosis | None]
 ) -> Iterator[Event]:
     """What becomes of a step whose attempt is over: success, another attempt, or the end.
 
-    `caches` tells what is wrong with what a caching attempt left.
+    `caches` says what is wrong with the caches that a step left; it takes the step's id.
     """
     job = state.jobs[case.step.id]
     attempt = job.attempt
@@ -110,7 +110,7 @@ def settle(
         directory = case.watch.directory
         diagnosis = outcome.judge(case.step, directory, attempt.exit, final_lora=final, out_of_ram=ram)
     if diagnosis is None and case.step.kind is not StepKind.TRAIN:
-        diagnosis = caches(case.step)
+        diagnosis = caches(case.step.id)
     if diagnosis is None:
         yield from _success(case, job, attempts.total_epochs(case.plan, state, case.step))
     elif job.state is JobState.STOPPING and state.is_stopping and attempt.stop_diagnosis is None and not complete:

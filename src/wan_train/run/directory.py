@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from wan_train.base import codec
 from wan_train.base.errors import AmbiguousRunError, BadInputError, NotReadyError
 from wan_train.base.files import write_whole
-from wan_train.base.text import one_line
+from wan_train.base.text import one_line, slug
 from wan_train.run.events import RunFinished
 from wan_train.run.plan import Plan
 from wan_train.run.upgrade import newest
@@ -176,11 +175,6 @@ def create(runs: Path, title: str, *, now: float) -> RunDirectory:
             hint="Choose another place with --runs-dir DIR.",
         ) from error
     raise NotReadyError(f"{runs} holds a thousand runs named {name} already", hint="Choose another --title.")
-
-
-def slug(title: str) -> str:
-    """A title as part of a directory name: letters, digits, dash and underscore, at most 40 of them."""
-    return re.sub(r"[^\w-]+", "-", title)[:40].strip("-") or "run"
 
 
 def all_runs(runs: Path) -> list[RunDirectory]:

@@ -171,7 +171,7 @@ class CachesUpToDate:
 class CachesCleared:
     """A caching attempt is about to start: of `items` items the caches of `make` are missing and those of `keep` stay.
 
-    `made` and `removed` count items to be made and files that were removed, by reason (`caching_decision.Reason`).
+    `made` and `removed` count items to be made and files that were removed, by reason (`caching.decide.Reason`).
     """
 
     at: float

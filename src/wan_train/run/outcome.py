@@ -23,7 +23,7 @@ def judge(
 ) -> Diagnosis | None:
     """Why the attempt did not succeed, None when the LoRA it had to leave behind is there, whole and finite.
 
-    What caching left is judged where it is known which caches were wanted: `CachingDesk.conclude`.
+    What caching left is judged where it is known which caches were wanted: `CacheManager.conclude`.
     `out_of_ram`: the kernel killed something of this container for lack of memory while the attempt ran.
     """
     match ended:

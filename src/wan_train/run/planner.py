@@ -13,6 +13,8 @@ from wan_train.base.files import write_whole
 from wan_train.base.host import available_ram, cpus
 from wan_train.base.settings import Settings
 from wan_train.caching.decide import CacheNeed
+from wan_train.caching.homes import CacheHome, place
+from wan_train.caching.survey import CacheInputs, reading_of
 from wan_train.dataset import fix, jsonl
 from wan_train.dataset.layout import DatasetSummary, summary
 from wan_train.dataset.model import (
@@ -39,9 +41,6 @@ from wan_train.recipe.load import to_toml
 from wan_train.recipe.model import Answers, Recipe
 from wan_train.recipe.model_files import locate
 from wan_train.recipe.terms import Expert, Task
-from wan_train.run import caching
-from wan_train.run.caching import reading_of
-from wan_train.run.caching_homes import CacheHome, place
 from wan_train.run.cadence import expected_speed, speed_key_of, state_every_epochs
 from wan_train.run.directory import RunDirectory, create
 from wan_train.run.disk import check_disk, check_writable, disk_need
@@ -174,7 +173,9 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda _: None) ->
         models=models,
         inventory=inventory,
         summary=counted,
-        caching=caching.needs(inventory, request.trainer, recipe, models),
+        caching=CacheInputs(config=config.path, trainer=request.trainer, models=models, task=recipe.task).needs(
+            inventory
+        ),
         prompts=prompts,
         warnings=tuple(warnings),
     )

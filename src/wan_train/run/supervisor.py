@@ -21,7 +21,7 @@ from wan_train.gpu.model import GpuProbe
 from wan_train.run import attempt_events, attempts, cadence, step_commands
 from wan_train.run.attempt_events import Case
 from wan_train.run.attempt_watch import AttemptWatch, gpu_lost, write_stall_report
-from wan_train.run.cache_manager import CachingDesk
+from wan_train.run.cache_events import cache_manager, event_of
 from wan_train.run.control import StopRequest, clear_stop_request, is_news, read_stop_request
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.disk import DiskWatch
@@ -83,7 +83,7 @@ class Supervisor:
         self._plan = plan
         self._clock = clock
         self._launcher = launcher
-        self._caching = CachingDesk.of(run, plan, clock, room)
+        self._caching = cache_manager(run, plan, clock, room.directory)
         self._read_ahead = ReadAhead(plan)
         self._settings = settings
         self._journal = Journal(run.events)
@@ -135,12 +135,12 @@ class Supervisor:
         self._look_at_disk()
         now = self._clock.now()
         self._look_at_caches(now)
-        held = self._caching.held
-        wanting = any(step.id not in held for step in ready(self._plan, self._state, now))
+        blocked = self._caching.blocked
+        wanting = any(step.id not in blocked for step in ready(self._plan, self._state, now))
         self._views = self._desk.look(wanting=wanting)
         if (moved := self._desk.take_moved()) is not None:
             self._append(moved)
-        actions = decide(self._plan, self._state, self._views, now, held)
+        actions = decide(self._plan, self._state, self._views, now, blocked)
         for action in actions:
             self._perform(action)
         judged = self._settle_exited()
@@ -158,7 +158,7 @@ class Supervisor:
     def _round(self) -> Round:
         return Round(
             views=self._views,
-            held=self._caching.held,
+            held=self._caching.blocked,
             blocked=self._blocked,
             progress={step: watch.tracker.progress for step, watch in self._watches.items()},
             disk_free_bytes=self._disk.free,
@@ -166,15 +166,17 @@ class Supervisor:
 
     def _look_at_caches(self, now: float) -> None:
         """Until nothing follows from it: caches that are right let a training be looked at in the same round."""
-        under_way = [step for step, _ in running(self._plan, self._state)]
+        under_way = [step.id for step, _ in running(self._plan, self._state)]
         before = None
         while before is not self._state:
             before = self._state
-            self._append_all(self._caching.look(ready(self._plan, self._state, now), under_way))
+            due = [step.id for step in ready(self._plan, self._state, now)]
+            for finding in self._caching.look(due, under_way):
+                self._append(event_of(finding, self._clock.now()))
 
     def close(self) -> None:
         self._read_ahead.stop()
-        self._caching.close(is_over=self._state.is_over)
+        self._caching.close()
         self._desk.close()
         self._journal.close()
 
@@ -287,7 +289,7 @@ class Supervisor:
 
     def _after_attempt(self, step: Step, watch: AttemptWatch) -> None:
         if step.kind is not StepKind.TRAIN:
-            self._caching.over(step)
+            self._caching.over(step.id)
         speed = watch.tracker.progress.seconds_per_step
         if step.expert is not None and speed is not None:
             cadence.remember_speed(
@@ -325,20 +327,20 @@ class Supervisor:
     def _launch(self, step: Step, gpu_uuid: str) -> None:
         """Start the next attempt; caching only under the lock under which it was found to be needed."""
         if step.kind is StepKind.TRAIN:
-            self._start(step, gpu_uuid, self._caching.locks.inherit_reading())
+            self._start(step, gpu_uuid, self._caching.lock.inherit())
             return
-        if not self._caching.may_launch(step):
+        if not self._caching.may_launch(step.id):
             self._blocked[step.id] = "looking at the dataset and its caches"
             return
         self._blocked.pop(step.id, None)
         try:
-            cleared = self._caching.clear(step)
+            cleared = self._caching.clear(step.id)
         except OSError as error:
             self._wait_for_space(error)
             return
         if cleared is not None:
-            self._append(cleared)
-        self._start(step, gpu_uuid, self._caching.locks.inherit_writing())
+            self._append(event_of(cleared, self._clock.now()))
+        self._start(step, gpu_uuid, self._caching.lock.inherit())
 
     def _start(self, step: Step, gpu_uuid: str, locks: Sequence[int]) -> None:
         inherit = (*self._desk.inherit(gpu_uuid, step.id), *locks)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wan_train import __version__
 from wan_train.base.text import redact
+from wan_train.caching.survey import reading_of
 from wan_train.dataset.config import load
 from wan_train.dataset.layout import layout_of
 from wan_train.dataset.model import DatasetError, MediaKind
@@ -16,7 +17,6 @@ from wan_train.dataset.scan import Check, scan
 from wan_train.engine.samples import SampleKind
 from wan_train.engine.trainer import package_version
 from wan_train.recipe.terms import Expert, Task
-from wan_train.run.caching import reading_of
 from wan_train.run.curves import CurveReader
 from wan_train.run.directory import RunDirectory
 from wan_train.run.live import read_gpu_history

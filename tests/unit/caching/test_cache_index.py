@@ -1,4 +1,4 @@
-"""The ledger on disk, and hashes that are computed only when a file was touched."""
+"""The index on disk, and hashes that are computed only when a file was touched."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from hypothesis import strategies as st
 
 from wan_train.caching.index import (
     CacheFile,
+    CacheIndex,
     Entry,
     Hasher,
-    Ledger,
     Source,
-    ledger_file,
+    index_file,
     model_identity,
-    read_ledger,
+    read_index,
     stamp,
-    write_ledger,
+    write_index,
 )
 
 LATER = 10**12
 
 
 def known_after(path: Path, *, age_ns: int = 10**10) -> dict[str, Source]:
-    """What a ledger knows of a file that was last changed that long before it was hashed."""
+    """What a index knows of a file that was last changed that long before it was hashed."""
     hasher = Hasher({}, now_ns=stamp(path).newest_ns + age_ns)
     return {os.fspath(path): hasher.source(path)}
 
@@ -35,10 +35,10 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     picture = tmp_path / "p\udcff.png"
     picture.write_bytes(b"pixels")
     entries = {"p_0064x0064": Entry(made_from={"a": "b"}, files={"x": CacheFile(size=1, mtime_ns=2)}, begun="boot")}
-    ledger = Ledger(entries=entries, sources=known_after(picture))
-    path = ledger_file(tmp_path, "latents")
-    write_ledger(path, ledger)
-    assert read_ledger(path) == ledger
+    index = CacheIndex(entries=entries, sources=known_after(picture))
+    path = index_file(tmp_path, "latents")
+    write_index(path, index)
+    assert read_index(path) == index
     assert path.name.startswith("."), "the trainer's patterns do not see it"
 
 
@@ -46,18 +46,19 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     "text", ["", "{", "[]", "1", '{"schema": 99}', '{"entries": [1]}', '{"sources": {"a": 1}}', "\0"]
 )
 def test_a_damaged_one_counts_as_none(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "ledger.json"
+    path = tmp_path / "index.json"
     path.write_text(text)
-    assert read_ledger(path) == Ledger()
+    assert read_index(path) == CacheIndex()
 
 
 @given(st.binary(max_size=60), st.integers(0, 400))
 def test_no_damage_is_worse_than_no_ledger(tmp_path_factory: pytest.TempPathFactory, junk: bytes, at: int) -> None:
-    path = tmp_path_factory.mktemp("ledger") / "ledger.json"
-    write_ledger(path, Ledger(entries={"a": Entry(made_from={"x": "y"}, files={"f": CacheFile(size=1, mtime_ns=2)})}))
+    path = tmp_path_factory.mktemp("index") / "index.json"
+    entry = Entry(made_from={"x": "y"}, files={"f": CacheFile(size=1, mtime_ns=2)})
+    write_index(path, CacheIndex(entries={"a": entry}))
     data = path.read_bytes()
     path.write_bytes(data[:at] + junk + data[at + len(junk) :])
-    assert isinstance(read_ledger(path), Ledger)
+    assert isinstance(read_index(path), CacheIndex)
 
 
 def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:

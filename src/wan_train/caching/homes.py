@@ -14,12 +14,12 @@ from pathlib import Path
 
 from wan_train.base.errors import BadInputError
 from wan_train.base.files import can_be_written
+from wan_train.base.text import slug
 from wan_train.dataset.listing import pattern_characters
 from wan_train.dataset.model import DatasetConfig, Subset
 from wan_train.engine import caches
 from wan_train.engine.caches import CacheKind
 from wan_train.engine.traits import TrainerTraits
-from wan_train.run.directory import slug
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,10 @@
-"""Caches of a run looked at, cleared and put on record: what the decision needs from disk, and what follows from it."""
+"""The caches of one kind: looked at, cleared before the trainer makes more, and recorded once they are right."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import time_ns
@@ -14,16 +14,17 @@ from wan_train.base.errors import NotReadyError
 from wan_train.base.files import write_whole
 from wan_train.base.host import without_garbage_collection
 from wan_train.base.process_identity import boot_id
+from wan_train.base.units import MIB
 from wan_train.caching.decide import CacheNeed, Decision, Folder, Reason, begun, count, decide
 from wan_train.caching.index import (
     CacheFile,
+    CacheIndex,
     Hasher,
-    Ledger,
-    ledger_file,
+    index_file,
     model_identity,
-    read_ledger,
+    read_index,
     stamp,
-    write_ledger,
+    write_index,
 )
 from wan_train.caching.items import Maker, folders
 from wan_train.dataset.config import load
@@ -33,32 +34,71 @@ from wan_train.engine import caches
 from wan_train.engine.caches import CacheKind, Contents
 from wan_train.engine.commands import ModelPaths
 from wan_train.engine.trainer import Trainer
-from wan_train.recipe.model import Recipe
 from wan_train.recipe.terms import Task
-from wan_train.run.directory import RunDirectory
-from wan_train.run.plan import CACHE_KINDS, Plan, Step
 
-_FINITE_BYTES = 256 * 1024 * 1024
-"""Numbers of new caches are read up to this much. The trainer itself replaces NaN by zero when it writes them."""
+_FINITE_BYTES = 256 * MIB
+"""How much of the new caches is read for NaN. The trainer itself replaces NaN by zero when it writes them."""
+
+
+def reading_of(trainer: Trainer) -> TrainerReading:
+    """How this trainer version reads datasets."""
+    reading = NEWEST_READING if trainer.capabilities.drops_uncaptioned else GUIDE_READING
+    return replace(reading, root=trainer.root) if trainer.is_real else reading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surveyed:
-    """One cache directory: what belongs into it, what the ledger says, what is to be done. `ledger` is as read."""
+class CacheInputs:
+    """What the caches of a run follow from, besides the pictures and captions. `config` is the run's dataset.toml."""
+
+    config: Path
+    trainer: Trainer
+    models: ModelPaths
+    task: Task
+
+    def inventory(self) -> Inventory:
+        """What there is to train now; raises DatasetError when it cannot be trained."""
+        reading = reading_of(self.trainer)
+        inventory = scan(load(self.config, reading=reading), reading=reading)
+        inventory.require()
+        return inventory
+
+    def maker(self, kind: CacheKind) -> Maker:
+        trainer = self.trainer
+        return Maker(
+            kind=kind,
+            model=model_identity(self.models.vae if kind is CacheKind.LATENTS else self.models.t5),
+            trainer=f"{trainer.kind.value} {trainer.commit or trainer.version}",
+            element=trainer.traits.cache_element,
+            image_to_video=self.task is Task.I2V,
+        )
+
+    def needs(self, inventory: Inventory) -> dict[CacheKind, CacheNeed]:
+        """What there is to make; raises NotReadyError when the dataset cannot be read."""
+        try:
+            return {kind: survey(inventory, self.maker(kind), hash_all=False).need for kind in CacheKind}
+        except OSError as error:
+            raise NotReadyError(
+                f"{error.filename or 'the dataset'} cannot be read: {error.strerror or error}",
+                hint="Wait until nothing writes into the dataset any more, then start again.",
+            ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderSurvey:
+    """One cache directory: what belongs into it, the index as read, and what is to be done."""
 
     folder: Folder
-    ledger: Ledger
+    index: CacheIndex
     hasher: Hasher
     decision: Decision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """The caches of one kind looked at; `folders` are in the order of the datasets."""
+    """The caches of one kind; `folders` are in the order of the datasets."""
 
     kind: CacheKind
-    inventory: Inventory
-    folders: tuple[Surveyed, ...]
+    folders: tuple[FolderSurvey, ...]
 
     @property
     def is_settled(self) -> bool:
@@ -69,112 +109,52 @@ class Survey:
         return sum(len(one.folder.items) for one in self.folders)
 
     @property
-    def kept(self) -> int:
-        return sum(len(one.decision.keep) for one in self.folders)
-
-    @property
     def make(self) -> dict[str, int]:
         """Items whose caches are to be made, by reason."""
         return _sum(count(one.decision.make) for one in self.folders)
 
     @property
-    def remove(self) -> dict[str, int]:
-        """Files to be removed, by reason."""
-        return _sum(count(one.decision.remove) for one in self.folders)
-
-    @property
-    def strangers(self) -> tuple[Path, ...]:
-        return tuple(one.folder.path / name for one in self.folders for name in one.decision.strangers)
+    def foreign(self) -> tuple[Path, ...]:
+        return tuple(one.folder.path / name for one in self.folders for name in one.decision.foreign)
 
     @property
     def need(self) -> CacheNeed:
+        make, remove = self.make, _sum(count(one.decision.remove) for one in self.folders)
         return CacheNeed(
-            items=self.total,
-            make=sum(self.make.values()),
-            remove=sum(self.remove.values()),
-            reasons={**self.remove, **self.make},
+            items=self.total, make=sum(make.values()), remove=sum(remove.values()), reasons={**remove, **make}
         )
 
 
-def reading_of(trainer: Trainer) -> TrainerReading:
-    """How this trainer version reads datasets."""
-    reading = NEWEST_READING if trainer.capabilities.drops_uncaptioned else GUIDE_READING
-    return replace(reading, root=trainer.root) if trainer.is_real else reading
-
-
-def maker_of(kind: CacheKind, trainer: Trainer, recipe: Recipe, models: ModelPaths) -> Maker:
-    return Maker(
-        kind=kind,
-        model=model_identity(models.vae if kind is CacheKind.LATENTS else models.t5),
-        trainer=f"{trainer.kind.value} {trainer.commit or trainer.version}",
-        element=trainer.traits.cache_element,
-        image_to_video=recipe.task is Task.I2V,
-    )
-
-
-def survey(
-    inventory: Inventory,
-    maker: Maker,
-    *,
-    finished: bool = False,
-    hash_all: bool = True,
-) -> Survey:
+def survey(inventory: Inventory, maker: Maker, *, finished: bool = False, hash_all: bool = True) -> Survey:
     """Look at the caches of one kind; changes nothing.
 
-    Without `hash_all` pictures that no ledger knows are not read: the decision is the same, but cannot be acted upon.
-    Raises OSError for a picture, caption or folder that cannot be read; a cache that cannot be is to be made anew.
+    `finished`: the trainer has just ended without an error. Without `hash_all`, pictures that no index knows are not
+    read: the decision is the same, but cannot be acted upon.
+    Raises OSError for a picture, caption or folder that cannot be read; a cache that cannot be read is made again.
     """
     directories = [found.subset.cache_directory for found in inventory.subsets]
-    ledgers = {path: read_ledger(ledger_file(path, maker.kind)) for path in directories}
+    indexes = {path: read_index(index_file(path, maker.kind)) for path in directories}
     now = time_ns()
-    hashers = {path: Hasher(ledger.sources, now_ns=now) for path, ledger in ledgers.items()}
-    hashed = None if hash_all else {path: ledger.entries for path, ledger in ledgers.items()}
+    hashers = {path: Hasher(index.sources, now_ns=now) for path, index in indexes.items()}
+    hashed = None if hash_all else {path: index.entries for path, index in indexes.items()}
     boot = boot_id()
     return Survey(
         kind=maker.kind,
-        inventory=inventory,
         folders=tuple(
-            Surveyed(
+            FolderSurvey(
                 folder=folder,
-                ledger=ledgers[folder.path],
+                index=indexes[folder.path],
                 hasher=hashers[folder.path],
-                decision=decide(folder, ledgers[folder.path], found_in(folder), boot=boot, finished=finished),
+                decision=decide(folder, indexes[folder.path], files_in(folder), boot=boot, finished=finished),
             )
             for folder in folders(inventory, maker, hashers, hashed=hashed)
         ),
     )
 
 
-def needs(inventory: Inventory, trainer: Trainer, recipe: Recipe, models: ModelPaths) -> dict[CacheKind, CacheNeed]:
-    """What there is to make; raises NotReadyError when the dataset cannot be read."""
-    try:
-        return {
-            kind: survey(inventory, maker_of(kind, trainer, recipe, models), hash_all=False).need for kind in CacheKind
-        }
-    except OSError as error:
-        raise NotReadyError(
-            f"{error.filename or 'the dataset'} cannot be read: {error.strerror or error}",
-            hint="Wait until nothing writes into the dataset any more, then start again.",
-        ) from error
-
-
-def inventory_of(plan: Plan) -> Inventory:
-    """What there is to train now by the run's own dataset.toml; raises DatasetError when it cannot be trained."""
-    reading = reading_of(plan.trainer)
-    inventory = scan(load(RunDirectory(plan.run_dir).dataset_config, reading=reading), reading=reading)
-    inventory.require()
-    return inventory
-
-
-def survey_step(plan: Plan, step: Step, inventory: Inventory, *, finished: bool = False) -> Survey:
-    """The same for a caching step of a run."""
-    maker = maker_of(CACHE_KINDS[step.kind], plan.trainer, plan.recipe, plan.models)
-    return survey(inventory, maker, finished=finished)
-
-
 @without_garbage_collection()
-def found_in(folder: Folder) -> dict[str, Contents]:
-    """Every file of one kind in a cache directory; raises OSError when it is there and cannot be listed."""
+def files_in(folder: Folder) -> dict[str, Contents]:
+    """Every file of one kind in a cache directory; raises OSError when the directory cannot be listed."""
     try:
         with os.scandir(folder.path) as entries:
             ours = sorted(
@@ -193,24 +173,23 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def clear(wanted: Survey) -> dict[str, int]:
-    """Remove what is to be removed and note what is about to be made, so that a crash leaves nothing unexplained.
+def clear(found: Survey) -> dict[str, int]:
+    """Remove stale caches and note what is about to be made, so that a crash leaves nothing unexplained.
 
     Returns how many files were removed, by reason.
     """
     boot = boot_id()
-    removed = _remove(wanted)
-    for one in wanted.folders:
+    removed = _remove(found)
+    for one in found.folders:
         one.folder.path.mkdir(parents=True, exist_ok=True)
-        pending = begun(one.decision, one.folder, one.ledger, boot=boot)
-        write_ledger(ledger_file(one.folder.path, wanted.kind), replace(pending, sources=one.hasher.seen))
+        pending = begun(one.decision, one.folder, one.index, boot=boot)
+        write_index(index_file(one.folder.path, found.kind), replace(pending, sources=one.hasher.seen))
     return removed
 
 
-def _remove(wanted: Survey) -> dict[str, int]:
-    """Only what was still there counts: latents and text may be removed from one folder at the same time."""
+def _remove(found: Survey) -> dict[str, int]:
     removed: Counter[str] = Counter()
-    for one in wanted.folders:
+    for one in found.folders:
         for name, reason in one.decision.remove.items():
             try:
                 (one.folder.path / name).unlink()
@@ -220,29 +199,28 @@ def _remove(wanted: Survey) -> dict[str, int]:
     return dict(removed.most_common())
 
 
-def again(earlier: Survey) -> Survey:
-    """The same items looked at once more after the trainer ended without an error.
+def recheck(earlier: Survey) -> Survey:
+    """The same items after the trainer ended without an error.
 
-    An item whose picture was touched meanwhile is to be made anew: nobody knows which of the two was encoded.
+    An item whose picture was touched meanwhile is made again: nobody knows which of the two was encoded.
     """
     boot = boot_id()
     budget = _FINITE_BYTES
     looked = []
     for one in earlier.folders:
-        ledger = read_ledger(ledger_file(one.folder.path, earlier.kind))
-        found = found_in(one.folder)
-        decision = decide(one.folder, ledger, found, boot=boot, finished=True)
+        index = read_index(index_file(one.folder.path, earlier.kind))
+        decision = decide(one.folder, index, files_in(one.folder), boot=boot, finished=True)
         doubtful = {item.key: Reason.PICTURE for item in one.folder.items if _touched(one, item.sources)}
         for key in one.decision.make:
             for name, file in decision.keep[key].files.items() if key in decision.keep else ():
                 budget -= file.size
                 if budget > 0 and not caches.is_finite(one.folder.path / name):
                     doubtful[key] = Reason.BROKEN
-        looked.append(replace(one, ledger=ledger, decision=_without(decision, doubtful)))
+        looked.append(replace(one, index=index, decision=_without(decision, doubtful)))
     return replace(earlier, folders=tuple(looked))
 
 
-def _touched(one: Surveyed, sources: tuple[Path, ...]) -> bool:
+def _touched(one: FolderSurvey, sources: tuple[Path, ...]) -> bool:
     try:
         return any(stamp(path) != one.hasher.stamps[os.fspath(path)] for path in sources)
     except OSError:
@@ -268,41 +246,40 @@ class CacheRecord:
     folders: Mapping[str, Mapping[str, CacheFile]]
 
 
-def settle(run: RunDirectory, step: Step, right: Survey) -> dict[str, int]:
-    """Nothing is to be made: remove what is left over, and put on record what is there and what the run trains from.
+def record(path: Path, right: Survey) -> dict[str, int]:
+    """Nothing is left to make: remove leftover files, update the index, and write down what the run trains from.
 
     Returns how many files were removed, by reason.
     """
     removed = _remove(right)
     for one in right.folders:
-        ledger = Ledger(entries=one.decision.keep, sources=one.hasher.seen)
-        if ledger != one.ledger and one.folder.path.is_dir():
-            write_ledger(ledger_file(one.folder.path, right.kind), ledger)
+        index = CacheIndex(entries=one.decision.keep, sources=one.hasher.seen)
+        if index != one.index and one.folder.path.is_dir():
+            write_index(index_file(one.folder.path, right.kind), index)
     files = {
         str(one.folder.path): {name: file for entry in one.decision.keep.values() for name, file in entry.files.items()}
         for one in right.folders
     }
-    path = run.caches(step.id)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     write_whole(path, codec.to_json(CacheRecord(folders=files)) + "\n")
     return removed
 
 
-def trouble_with_pairs(run: RunDirectory, plan: Plan) -> str | None:
-    """What is wrong, in words, with the caches that this run made or found: looked at just before they are trained.
+_Recorded = dict[str, dict[str, CacheFile]]
 
-    Each file is still the one on record and whole, each latent cache has its text cache, and nothing else is there that
+
+def difference_from_records(records: Iterable[tuple[CacheKind, Path]]) -> str | None:
+    """How the caches on disk differ from those that this run recorded, in words; None when a training may start.
+
+    Each file is still the recorded one and whole, each latent cache has its text cache, and no other file is there that
     the trainer would train as well.
     """
-    recorded: dict[CacheKind, dict[str, dict[str, CacheFile]]] = {kind: {} for kind in CacheKind}
-    for step in plan.steps:
-        kind = CACHE_KINDS.get(step.kind)
-        if kind is None:
-            continue
+    recorded: dict[CacheKind, _Recorded] = {kind: {} for kind in CacheKind}
+    for kind, path in records:
         try:
-            made: CacheRecord = codec.from_json(run.caches(step.id).read_bytes(), CacheRecord, where=step.id)
+            made: CacheRecord = codec.from_json(path.read_bytes(), CacheRecord, where=str(path))
         except (OSError, codec.CorruptRecordError):
-            return f"what {step.id} made is not on record"
+            return f"{path.parent.name} has no record of its caches"
         for directory, files in made.folders.items():
             recorded[kind].setdefault(directory, {}).update(files)
     problems = [problem for kind, known in recorded.items() for problem in _differences(kind, known)]
@@ -311,14 +288,11 @@ def trouble_with_pairs(run: RunDirectory, plan: Plan) -> str | None:
     return f"{problems[0]}{more}" if problems else None
 
 
-_Recorded = Mapping[str, Mapping[str, CacheFile]]
-
-
 def _differences(kind: CacheKind, known: _Recorded) -> Iterator[str]:
     for directory, files in known.items():
         folder = Folder(path=Path(directory), kind=kind, is_clip=False, image_to_video=False, element="", items=())
         try:
-            found = found_in(folder)
+            found = files_in(folder)
         except OSError as error:
             yield f"{directory} cannot be listed: {error.strerror}"
             continue
@@ -343,7 +317,7 @@ def _unpaired(recorded: Mapping[CacheKind, _Recorded]) -> Iterator[str]:
                 yield f"{name} has no text cache"
 
 
-def _sum(counts: Iterator[dict[str, int]]) -> dict[str, int]:
+def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     total: Counter[str] = Counter()
     for some in counts:
         total.update(some)

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from support.runs import make_recipe, make_trainer
+from support.runs import make_trainer
 from wan_train.base.errors import BadInputError
+from wan_train.caching.homes import CacheHome, place
+from wan_train.caching.survey import CacheInputs, clear, survey
 from wan_train.dataset.config import load
 from wan_train.dataset.model import DatasetConfig
 from wan_train.dataset.scan import scan
@@ -22,8 +24,7 @@ from wan_train.engine import caches
 from wan_train.engine.caches import CacheKind
 from wan_train.engine.commands import ModelPaths
 from wan_train.engine.traits import MUSUBI, REHEARSAL, TrainerTraits
-from wan_train.run.caching import clear, maker_of, survey
-from wan_train.run.caching_homes import CacheHome, place
+from wan_train.recipe.terms import Task
 
 MODELS = ModelPaths(vae=Path("/gone/vae"), t5=Path("/gone/t5"), dit={})
 
@@ -49,11 +50,11 @@ def folder_of(config: DatasetConfig, engine: TrainerTraits, home: CacheHome) -> 
 
 def run(config: DatasetConfig, engine: TrainerTraits, home: CacheHome) -> tuple[int, int]:
     """Cache like a run of this engine; how many files were removed, and how many items made."""
-    trainer, (recipe, _) = make_trainer(engine.kind), make_recipe()
+    inputs = CacheInputs(config=config.path, trainer=make_trainer(engine.kind), models=MODELS, task=Task.T2V)
     inventory = scan(place(config, engine, home).config)
     removed = made = 0
     for kind in CacheKind:
-        found = survey(inventory, maker_of(kind, trainer, recipe, MODELS))
+        found = survey(inventory, inputs.maker(kind))
         removed += sum(clear(found).values())
         made += sum(found.make.values())
         for one in found.folders:
