@@ -140,9 +140,9 @@ def test_a_damaged_cache_is_made_anew_alone(cached_box: ScriptedBox, damage: str
 
 
 @pytest.mark.parametrize("damage", ["missing", "garbage"])
-def test_without_a_ledger_what_can_be_verified_is_taken_over(cached_box: ScriptedBox, damage: str) -> None:
-    for ledger in (cached_box.dataset / "cache").glob(".wan-train-*.json"):
-        ledger.unlink() if damage == "missing" else ledger.write_text('{"schema": 1, "entries": [1]}')
+def test_without_an_index_what_can_be_verified_is_taken_over(cached_box: ScriptedBox, damage: str) -> None:
+    for index in (cached_box.dataset / "cache").glob(".wan-train-*.json"):
+        index.unlink() if damage == "missing" else index.write_text('{"schema": 1, "entries": [1]}')
     (cached_box.dataset / "picture0.txt").write_text("other words", encoding="utf-8")
     (cached_box.dataset / "picture1.png").touch()  # newer than its cache: nothing says that the cache is of it
     _again(cached_box)
@@ -211,6 +211,7 @@ def test_a_run_whose_caching_was_split_by_an_earlier_version_is_resumed(scripted
     box.nvml.write([StubGpu(used=20 * 1024**3)])
     assert box.train(*ONE, "--detach").returncode == 0
     assert box.run_cli("stop", "--now").returncode == 0
+    assert box.run_cli("attach").returncode == 143  # nobody writes to the journal any more
     run = box.run()
     (run / "plan.json").write_text(json.dumps(sharded(json.loads((run / "plan.json").read_bytes()))), encoding="utf-8")
     (run / "shards.json").write_text('{"shares": {}}', encoding="utf-8")

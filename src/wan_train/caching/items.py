@@ -39,7 +39,7 @@ def folders(
 ) -> Iterator[Folder]:
     """One folder for each dataset, its sources hashed where they have to be; raises OSError for one that is gone.
 
-    With `hashed` only the pictures of these items are: what no ledger knows is decided without a hash.
+    With `hashed` only the pictures of these items are: what no index knows is decided without a hash.
     """
     for found in inventory.subsets:
         directory = found.subset.cache_directory

@@ -9,7 +9,7 @@ from shlex import quote
 
 from wan_train.engine.commands import Command
 
-_NEEDS_THE_LEDGER = frozenset({"--skip_existing", "--keep_cache"})
+_NEEDS_THE_INDEX = frozenset({"--skip_existing", "--keep_cache"})
 _OPTION = re.compile(r"--?[A-Za-z]")
 
 
@@ -35,4 +35,4 @@ def standalone(command: Command) -> Command:
     """The command for a place where nobody removes stale caches before it: caching then encodes everything anew and
     removes what is of no item, as in the guide.
     """
-    return replace(command, argv=tuple(word for word in command.argv if word not in _NEEDS_THE_LEDGER))
+    return replace(command, argv=tuple(word for word in command.argv if word not in _NEEDS_THE_INDEX))
