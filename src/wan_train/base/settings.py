@@ -56,28 +56,67 @@ def _report(text: str) -> ReportTime:
         raise ValueError(f"must be one of {', '.join(ReportTime)}") from None
 
 
-def _setting(default: Any, parse: Callable[[str], Any], about: str) -> Any:  # noqa: ANN401  dataclass field of any type
-    return field(default=default, metadata={"parse": parse, "about": about})
+def _setting(
+    default: Any,  # noqa: ANN401  dataclass field of any type
+    parse: Callable[[str], Any],
+    about: str,
+    *,
+    unset: str | None = None,
+    more: str = "",
+) -> Any:  # noqa: ANN401  the same
+    """`unset` is the default in words where `default` is None; `more` is Markdown for docs/flags.md."""
+    return field(default=default, metadata={"parse": parse, "about": about, "unset": unset, "more": more})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """One value per field; `sources` says for each field who set it."""
 
-    workspace: Path = _setting(Path("/workspace"), _path, "the rented box's working directory")
-    musubi_dir: Path | None = _setting(None, _path, "musubi-tuner checkout; WORKSPACE/musubi-tuner when unset")
-    musubi_python: Path | None = _setting(None, _path, "Python of the trainer's environment; found beside the checkout")
-    runs_dir: Path | None = _setting(None, _path, "run directories; WORKSPACE/wan-train-runs when unset")
-    cache_dir: Path | None = _setting(None, _path, "caches of all datasets; each dataset's own folder when unset")
-    lease_dir: Path = _setting(Path("/tmp/wan-train-leases"), _path, "GPU leases, shared by everyone on the box")  # noqa: S108  a fixed shared place is the point; the lease room checks its ownership and mode
-    gpus: str | None = _setting(None, str, "GPUs that may be used: all, or indices or UUIDs, comma-separated")
-    poll_seconds: float = _setting(1.0, _seconds, "how often a running job is looked at")
-    settle_seconds: float = _setting(0.2, _seconds, "time between two looks at a GPU that is about to be used")
-    term_grace_seconds: float = _setting(10.0, _seconds, "time a process gets between TERM and KILL")
-    stall_seconds: float = _setting(300.0, _seconds, "how long a training may show no sign of life")
-    pause_seconds: float = _setting(10.0, _seconds, "the shortest wait before a failed step is tried again")
-    probe_timeout_seconds: float = _setting(10.0, _seconds, "how long the NVIDIA driver may take to answer")
-    report: ReportTime = _setting(ReportTime.AT_END, _report, "when a run's report is made by itself")
+    workspace: Path = _setting(Path("/workspace"), _path, "Working directory of the box.")
+    musubi_dir: Path | None = _setting(None, _path, "The musubi-tuner checkout.", unset="musubi-tuner in the workspace")
+    musubi_python: Path | None = _setting(
+        None, _path, "Python of the trainer's environment.", unset="venv or .venv in the checkout"
+    )
+    runs_dir: Path | None = _setting(
+        None,
+        _path,
+        "Directory of the run directories.",
+        unset="wan-train-runs in the workspace",
+        more="Without a workspace it is `~/.local/share/wan-train/runs`.",
+    )
+    cache_dir: Path | None = _setting(
+        None,
+        _path,
+        "Directory of all caches.",
+        unset="the dataset's cache_directory",
+        more="See [caches](datasets.md#where-caches-go).",
+    )
+    lease_dir: Path = _setting(
+        Path("/tmp/wan-train-leases"),  # noqa: S108  a fixed shared place is the point; the lease room checks its ownership and mode
+        _path,
+        "GPU leases, shared by everyone on the box.",
+        more="It must be on a local disk.",
+    )
+    gpus: str | None = _setting(
+        None,
+        str,
+        "GPUs that may be used: all, or indices or UUIDs, comma-separated.",
+        unset="all",
+        more="Indices are those of `nvidia-smi`. `0:1` is a [MIG instance](doctor.md#mig). "
+        "An inherited `CUDA_VISIBLE_DEVICES` limits them.",
+    )
+    poll_seconds: float = _setting(1.0, _seconds, "Time between two checks of a running job.")
+    settle_seconds: float = _setting(0.2, _seconds, "Time between two checks of a GPU before it is used.")
+    term_grace_seconds: float = _setting(10.0, _seconds, "Time between TERM and KILL.")
+    stall_seconds: float = _setting(
+        300.0,
+        _seconds,
+        "Longest silence of a training before it counts as stalled.",
+        more="See [silence](reliability.md#silence).",
+    )
+    pause_seconds: float = _setting(10.0, _seconds, "Shortest pause before a retry.")
+    probe_timeout_seconds: float = _setting(10.0, _seconds, "Longest wait for the NVIDIA driver.")
+    report: ReportTime = _setting(ReportTime.AT_END, _report, "When a run writes its report: at-end or never.")
     sources: Mapping[str, Source] = field(default_factory=dict)
 
     @property

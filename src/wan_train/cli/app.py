@@ -1,22 +1,101 @@
-"""The commands of `wan-train` and their options; each calls into one room and ends with its exit code."""
+"""The commands of `wan-train`: help, the options of each from the table, and the call into its module."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from wan_train.base import settings as settings_module
-from wan_train.base.settings import Settings
-from wan_train.cli import box_app, completion, dataset_app, options, recipe_app, report_app
-from wan_train.cli.command_group import Verbs
-from wan_train.cli.invocation import invocation_of
-from wan_train.cli.output import Sink
-from wan_train.recipe.terms import Attention, EngineKind, Expert
+from wan_train.base.errors import InterruptionError
+from wan_train.cli import options
+from wan_train.cli.options import Call, Invocation, Option, options_of
+from wan_train.cli.output import Result
+
+_ROOT_OPTIONS = frozenset({"--help", "-h", "--version", "-V", "--install-completion", "--show-completion"})
+_PANELS = ("Train", "Runs", "Box")
+_DEFAULT = "train"
+_SHORT = 66
+"""Characters of a command's first sentence that fit into 80 columns."""
+# Typer hands over classes of its own for commands, parameters and completions, which its public names do not cover.
+
+
+class Command(TyperCommand):
+    """A command whose help shows the defaults of the table, which are read only for it."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  see above
+        known = {each.name: each for each in options_of(self._path(ctx))}
+        for parameter in self.params:
+            option = known.get(parameter.name or "")
+            default = option.default_text if option is not None else None
+            if option is not None and default is not None:
+                parameter.help = f"{option.help} \\[default: {default}]"  # type: ignore[attr-defined]  # every kind of parameter has it
+        super().format_help(ctx, formatter)
+
+    @staticmethod
+    def _path(ctx: Any) -> str:  # noqa: ANN401  see above
+        return str(ctx.command_path).partition(" ")[2]
+
+
+class Group(TyperGroup):
+    """The commands of `wan-train`; `train` need not be named, in a call, in help and in completion."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  see above
+        """As Typer's, with `train` put in when no command is named; while words are completed only before options."""
+        if args[:1] == ["help"] and not ctx.resilient_parsing:
+            args = [*args[1:], "--help"]
+        if (not args and not ctx.resilient_parsing) or (
+            args and args[0].startswith("-") and args[0] not in _ROOT_OPTIONS
+        ):
+            args = [_DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  see above
+        """As Typer's, which would turn Ctrl-C into an exit code without a message."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise InterruptionError("interrupted") from None
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:  # noqa: ANN401  see above
+        """Commands, options of the program, and those of `train`."""
+        found = super().shell_complete(ctx, incomplete)
+        if not incomplete.startswith("-"):
+            return found
+        known = {item.value for item in found}
+        train = super().get_command(ctx, _DEFAULT)
+        more = train.shell_complete(ctx, incomplete) if train is not None else []
+        return [*found, *(item for item in more if item.value not in known)]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  see above
+        """One line for each command, 80 columns, and one screen of 24 lines in all."""
+        commands = {name: command for name in self.list_commands(ctx) if (command := self.get_command(ctx, name))}
+        widest = max(len(name) for name in commands)
+        formatter.write(
+            f"{_bold('Usage:')} wan-train [COMMAND] [OPTIONS]     wan-train help COMMAND explains one\n{self.help}\n"
+        )
+        for panel in _PANELS:
+            formatter.write(f"{_bold(panel)}\n")
+            for name, command in commands.items():
+                if getattr(command, "rich_help_panel", None) == panel:
+                    formatter.write(f"  {name:<{widest}}  {_short(command)}\n")
+        formatter.write(f"{_bold('Options:')} -V, --version, -h, --help, --install-completion (Tab completes names)\n")
+
+
+def _short(command: Any) -> str:  # noqa: ANN401  see above
+    text: str = command.get_short_help_str(_SHORT)
+    return text if text.endswith("...") else text.removesuffix(".")
+
+
+def _bold(text: str) -> str:
+    return typer.style(text, bold=True)
+
 
 app = typer.Typer(
     name="wan-train",
-    cls=Verbs,
+    cls=Group,
     help="Turn a folder of captioned pictures or clips into Wan 2.2 LoRAs.\n"
     "`wan-train` alone asks three questions and starts.",
     no_args_is_help=False,
@@ -24,10 +103,63 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+dataset_app = typer.Typer(
+    help="Check a dataset, fix it, write its dataset.toml.\n\nExample: wan-train dataset check /workspace/cats",
+    no_args_is_help=False,
+)
+recipe_app = typer.Typer(
+    help="Show and compare the settings of recipes and runs.\n\nExample: wan-train recipe show",
+    no_args_is_help=False,
+)
+app.add_typer(dataset_app, name="dataset", rich_help_panel="Train")
+app.add_typer(recipe_app, name="recipe", rich_help_panel="Train")
 
 
-app.add_typer(dataset_app.app, name="dataset", rich_help_panel="Train")
-app.add_typer(recipe_app.app, name="recipe", rich_help_panel="Train")
+def _command(
+    panel: str | None = None, *, group: typer.Typer = app, below: str = ""
+) -> Callable[[Callable[[Call], Result]], Callable[[Call], Result]]:
+    """Make a function a command with the options that the table gives to its name."""
+
+    def register(body: Callable[[Call], Result]) -> Callable[[Call], Result]:
+        path = f"{below}{body.__name__}"
+
+        def run(context: typer.Context, **values: Any) -> int:  # noqa: ANN401  options are of many types
+            call = Call(path, values, context.find_object(Invocation) or Invocation())
+            return call.sink.render(body(call))
+
+        given = [_parameter(option) for option in options_of(path)]
+        first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        run.__signature__ = inspect.Signature([first, *given])  # type: ignore[attr-defined]  # Typer reads it
+        run.__annotations__ = {each.name: each.annotation for each in (first, *given)}
+        run.__name__, run.__doc__ = body.__name__, body.__doc__
+        group.command(cls=Command, rich_help_panel=panel)(run)
+        return body
+
+    return register
+
+
+def _parameter(option: Option[Any]) -> inspect.Parameter:
+    kind: Any = list[option.kind] if option.is_repeatable else option.kind  # type: ignore[name-defined]  # made at run time
+    is_switch = option.kind is bool and "/" not in option.word
+    default = False if is_switch else option.default
+    common: dict[str, Any] = {"help": option.help, "metavar": option.metavar, "show_default": False}
+    common["autocompletion"] = option.completion
+    if option.is_argument:
+        about = typer.Argument(**common)
+    else:
+        about = typer.Option(
+            *option.flags,
+            envvar=None if option.is_setting else option.variable,
+            show_envvar=False,
+            rich_help_panel=option.group,
+            **{**common, "metavar": "" if option.kind is bool else option.metavar},
+        )
+    return inspect.Parameter(
+        option.name,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=inspect.Parameter.empty if option.is_required else default,
+        annotation=Annotated[kind if option.is_required or default is not None else kind | None, about],
+    )
 
 
 @app.callback()
@@ -35,303 +167,252 @@ def root(
     *,
     version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and exit.")] = False,
 ) -> None:
-    """Flags of the program itself; `main` answers `--version` before Typer is loaded."""
+    """Options of the program itself; `main` answers `--version` before Typer is loaded."""
 
 
-@app.command(rich_help_panel="Train")
-def train(
-    context: typer.Context,
-    title: options.Title = None,
-    author: options.Author = None,
-    dataset: options.Dataset = None,
-    task: options.TaskOption = options.TaskWord.T2V,
-    experts: options.Experts = options.ExpertsWord.BOTH,
-    recipe: options.Recipe = None,
-    engine: options.Engine = EngineKind.MUSUBI,
-    epochs: options.Epochs = None,
-    save_every: options.SaveEvery = None,
-    sample_prompts: options.SamplePrompts = None,
-    sample_every: options.SampleEvery = None,
-    rank: options.Rank = None,
-    alpha: options.Alpha = None,
-    learning_rate: options.LearningRate = None,
-    seed: options.Seed = None,
-    resolution: options.Resolution = None,
-    batch_size: options.BatchSize = None,
-    repeats: options.Repeats = None,
-    attention: options.AttentionOption = Attention.AUTO,
-    blocks_to_swap: options.BlocksToSwap = "auto",
-    fp8: options.Fp8 = None,
-    network_weights: options.NetworkWeights = None,
-    high: options.High = None,
-    low: options.Low = None,
-    gpus: options.Gpus = None,
-    workspace: options.Workspace = None,
-    musubi_dir: options.MusubiDir = None,
-    musubi_python: options.MusubiPython = None,
-    runs_dir: options.RunsDir = None,
-    cache_dir: options.CacheDir = None,
-    yes: options.Yes = False,  # noqa: FBT002  a flag of the command line
-    dry_run: options.DryRun = False,  # noqa: FBT002  the same
-    script: options.Script = None,
-    as_json: options.Json = False,  # noqa: FBT002  the same
-    quiet: options.Quiet = False,  # noqa: FBT002  the same
-    detach: options.Detach = False,  # noqa: FBT002  the same
-) -> None:
-    """Train both experts on a dataset. This is what `wan-train` alone does.
+@_command("Train")
+def train(call: Call) -> Result:
+    """Train both experts on a dataset.
 
     Example: wan-train --title cat --author me --dataset /workspace/cats --yes
 
-    A flag may also be a variable: WAN_TRAIN_EPOCHS=50 is --epochs 50.
+    `wan-train` alone does the same. An option may also be a variable: WAN_TRAIN_EPOCHS=50 is --epochs 50.
 
     Everything after `--` goes to the trainer as it is: wan-train --yes -- --optimizer_type=adamw8bit
     """
-    from wan_train.cli.request import Given
-    from wan_train.cli.train import train as run_training
+    from wan_train.cli.train import train as run
 
-    invocation = invocation_of(context)
-    sink = invocation.use(Sink(as_json=as_json, aside=detach, quiet=quiet))
-    given = Given(
-        title=title,
-        author=author,
-        dataset=dataset,
-        task=task,
-        experts=experts,
-        recipe=recipe,
-        engine=engine,
-        changes={
-            "max_train_epochs": epochs,
-            "save_every_n_epochs": save_every,
-            "sample_prompts": sample_prompts,
-            "sample_every_n_epochs": sample_every,
-            "network_dim": rank,
-            "network_alpha": alpha,
-            "learning_rate": learning_rate,
-            "seed": seed,
-            "fp8_base": fp8,
-        },
-        resolution=resolution,
-        batch_size=batch_size,
-        repeats=repeats,
-        attention=attention,
-        blocks_to_swap=blocks_to_swap,
-        passthrough=invocation.passthrough,
-        network_weights=network_weights,
-        of_expert={Expert.HIGH: high or (), Expert.LOW: low or ()},
-    )
-    settings = settings_module.resolve(
-        flags={
-            "gpus": gpus,
-            "workspace": workspace,
-            "musubi_dir": musubi_dir,
-            "musubi_python": musubi_python,
-            "runs_dir": runs_dir,
-            "cache_dir": cache_dir,
-        }
-    )
-    raise typer.Exit(run_training(given, settings, sink, yes=yes, dry_run=dry_run, script=script, detach=detach))
+    return run(call)
 
 
-@app.command(rich_help_panel="Train")
-def rehearse(
-    context: typer.Context,
-    dataset: Annotated[
-        str | None, typer.Argument(help="Your own pictures; without it, eight are drawn.", show_default=False)
-    ] = None,
-    title: options.Title = None,
-    author: options.Author = None,
-    epochs: options.Epochs = None,
-    resolution: options.Resolution = None,
-    sample_prompts: options.SamplePrompts = None,
-    sample_every: options.SampleEvery = None,
-    gpus: options.Gpus = None,
-    runs_dir: options.RunsDir = None,
-    cache_dir: options.CacheDir = None,
-    as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
-    quiet: options.Quiet = False,  # noqa: FBT002  the same
-    detach: options.Detach = False,  # noqa: FBT002  the same
-) -> None:
+@_command("Train")
+def rehearse(call: Call) -> Result:
     """Try the whole pipeline without a GPU, in about a minute.
 
-    A tiny trainer takes the place of the real one; what it makes is no real LoRA.
-
     Example: wan-train rehearse
+
+    A tiny trainer takes the place of the real one. Its LoRAs are not usable, and say so in their names.
     """
-    from wan_train.cli.rehearse import rehearse as run_rehearsal
+    from wan_train.cli.train import rehearse as run
 
-    invocation = invocation_of(context)
-    sink = invocation.use(Sink(as_json=as_json, aside=detach, quiet=quiet))
-    settings = settings_module.resolve(flags={"gpus": gpus, "runs_dir": runs_dir, "cache_dir": cache_dir})
-    raise typer.Exit(
-        run_rehearsal(
-            settings,
-            sink,
-            dataset=dataset,
-            title=title,
-            author=author,
-            epochs=epochs,
-            resolution=resolution,
-            samples={"sample_prompts": sample_prompts, "sample_every_n_epochs": sample_every},
-            passthrough=invocation.passthrough,
-            detach=detach,
-        )
-    )
+    return run(call)
 
 
-@app.command(rich_help_panel="Runs")
-def attach(
-    context: typer.Context,
-    run: options.RunName = None,
-    timeout: Annotated[
-        float | None,
-        typer.Option("--timeout", metavar="SECONDS", help="Stop watching then, with exit code 124; the run goes on."),
-    ] = None,
-    runs_dir: options.RunsDir = None,
-    as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
-    quiet: options.Quiet = False,  # noqa: FBT002  the same
-) -> None:
-    """Watch a run again, from any terminal. Ends with the run's exit code.
+@_command(group=dataset_app, below="dataset ")
+def check(call: Call) -> Result:
+    """List dataset problems and fixes.
+
+    Example: wan-train dataset check /workspace/cats
+
+    Only --fix changes anything. The exit code is 2 when something would stop the training.
+    """
+    from wan_train.cli.dataset import check as run
+
+    return run(call)
+
+
+@_command(group=dataset_app, below="dataset ")
+def write(call: Call) -> Result:
+    """Write or change a dataset.toml.
+
+    Example: wan-train dataset write /workspace/cats --resolution 960 --resolution 480
+
+    Comments, and keys without an option here, stay. It shows changes to an existing file and asks first.
+    """
+    from wan_train.cli.dataset import write as run
+
+    return run(call)
+
+
+@_command(group=recipe_app, below="recipe ")
+def show(call: Call) -> Result:
+    """Show every setting with its source.
+
+    Example: wan-train recipe show t2v-a14b
+    """
+    from wan_train.cli.recipe import show as run
+
+    return run(call)
+
+
+@_command(group=recipe_app, below="recipe ")
+def diff(call: Call) -> Result:
+    """Show every setting in which two recipes or runs differ.
+
+    Example: wan-train recipe diff mine.toml t2v-a14b
+    """
+    from wan_train.cli.recipe import diff as run
+
+    return run(call)
+
+
+@_command("Runs")
+def attach(call: Call) -> Result:
+    """Watch a run from any terminal.
 
     Example: wan-train attach
+
+    It ends with the run's exit code.
     """
-    from wan_train.cli import runs as verbs
+    from wan_train.cli.runs import attach as run
 
-    sink, settings = _for_runs(context, runs_dir, as_json=as_json, quiet=quiet)
-    raise typer.Exit(verbs.attach(settings, sink, run, timeout=timeout))
+    return run(call)
 
 
-@app.command(rich_help_panel="Runs")
-def resume(
-    context: typer.Context,
-    run: options.RunName = None,
-    every: Annotated[bool, typer.Option("--all", help="Every unfinished run whose supervisor is gone.")] = False,  # noqa: FBT002  a flag
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", help="Train a run that is over to this larger total.")
-    ] = None,
-    other_gpus: options.OtherGpus = None,
-    runs_dir: options.RunsDir = None,
-    as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
-    quiet: options.Quiet = False,  # noqa: FBT002  the same
-    detach: options.Detach = False,  # noqa: FBT002  the same
-) -> None:
-    """Resume a run that crashed, failed or was stopped. It continues from its latest checkpoint.
+@_command("Runs")
+def resume(call: Call) -> Result:
+    """Resume a crashed, failed or stopped run.
 
     Example: wan-train resume
+
+    The run continues from its latest checkpoint.
     """
-    from wan_train.cli import resume as verb
+    from wan_train.cli.runs import resume as run
 
-    sink, settings = _for_runs(context, runs_dir, as_json=as_json, aside=detach, quiet=quiet)
-    if every:
-        verb.check_nothing_for_one(run, epochs=epochs, gpus=other_gpus)
-        raise typer.Exit(verb.resume_all(settings, sink))
-    raise typer.Exit(verb.resume(settings, sink, run, epochs=epochs, gpus=other_gpus, detach=detach))
+    return run(call)
 
 
-@app.command(rich_help_panel="Runs")
-def explain(
-    context: typer.Context,
-    run: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RUN|LOG",
-            help="A run, or any trainer's log file.",
-            show_default=False,
-            autocompletion=completion.run_names,
-        ),
-    ] = None,
-    runs_dir: options.RunsDir = None,
-    as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
-) -> None:
-    """Explain a failure and how to fix it. It reads any log file of the trainer, too.
+@_command("Runs")
+def explain(call: Call) -> Result:
+    """Explain a failure and how to fix it.
 
     Example: wan-train explain train.log
+
+    It reads any log file of the trainer, too.
     """
-    from wan_train.cli.explain import explain as run_explain
+    from wan_train.cli.explain import explain as run
 
-    sink, settings = _for_runs(context, runs_dir, as_json=as_json)
-    raise typer.Exit(run_explain(settings, sink, run))
-
-
-for verb in (report_app.report, report_app.compare):
-    app.command(rich_help_panel="Runs")(verb)
+    return run(call)
 
 
-@app.command(rich_help_panel="Runs")
-def status(
-    context: typer.Context,
-    run: options.RunName = None,
-    runs_dir: options.RunsDir = None,
-    as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
-) -> None:
-    """Show where a run stands, once.
+@_command("Runs")
+def report(call: Call) -> Result:
+    """Write an HTML report of a run.
+
+    Example: wan-train report
+
+    It writes report.html, one file for any browser, and report.json into the run directory. Every run does so at its
+    end; this command works at any time.
+    """
+    from wan_train.cli.report import report as run
+
+    return run(call)
+
+
+@_command("Runs")
+def compare(call: Call) -> Result:
+    """Compare the settings and results of runs.
+
+    Example: wan-train compare cat-rank16 cat-rank32 --html compared.html
+    """
+    from wan_train.cli.report import compare as run
+
+    return run(call)
+
+
+@_command("Runs")
+def status(call: Call) -> Result:
+    """Show the state of a run, once.
 
     Example: wan-train status --json
     """
-    from wan_train.cli import runs as verbs
+    from wan_train.cli.runs import status as run
 
-    sink, settings = _for_runs(context, runs_dir, as_json=as_json)
-    raise typer.Exit(verbs.status(settings, sink, run))
+    return run(call)
 
 
-@app.command(rich_help_panel="Runs")
-def runs(
-    context: typer.Context,
-    runs_dir: options.RunsDir = None,
-    as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
-) -> None:
+@_command("Runs")
+def runs(call: Call) -> Result:
     """List all runs, newest first.
 
     Example: wan-train runs
     """
-    from wan_train.cli import runs as verbs
+    from wan_train.cli.runs import runs as run
 
-    sink, settings = _for_runs(context, runs_dir, as_json=as_json)
-    raise typer.Exit(verbs.runs(settings, sink))
+    return run(call)
 
 
-@app.command(rich_help_panel="Runs")
-def logs(
-    context: typer.Context,
-    run: options.RunName = None,
-    step: options.Step = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,  # noqa: FBT002  a flag
-    runs_dir: options.RunsDir = None,
-    as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
-) -> None:
+@_command("Runs")
+def logs(call: Call) -> Result:
     """Print the trainer's own output.
 
     Example: wan-train logs -f --step train-high
     """
-    from wan_train.cli import runs as verbs
+    from wan_train.cli.runs import logs as run
 
-    sink, settings = _for_runs(context, runs_dir, as_json=as_json)
-    raise typer.Exit(verbs.logs(settings, sink, run, step, follow=follow))
+    return run(call)
 
 
-@app.command(rich_help_panel="Runs")
-def stop(
-    context: typer.Context,
-    run: options.RunName = None,
-    now: Annotated[bool, typer.Option("--now", help="Do not wait for the next saved state.")] = False,  # noqa: FBT002  a flag
-    runs_dir: options.RunsDir = None,
-    as_json: options.Json = False,  # noqa: FBT002  a flag of the command line
-) -> None:
+@_command("Runs")
+def stop(call: Call) -> Result:
     """Stop a run after its next checkpoint, or at once.
 
     Example: wan-train stop --now
+
+    The command returns at once and shows when that checkpoint is due.
     """
-    from wan_train.cli import runs as verbs
+    from wan_train.cli.runs import stop as run
 
-    sink, settings = _for_runs(context, runs_dir, as_json=as_json)
-    raise typer.Exit(verbs.stop(settings, sink, run, now=now))
-
-
-for box_command in (box_app.provision, box_app.doctor, box_app.clean):
-    app.command(rich_help_panel="Box")(box_command)
+    return run(call)
 
 
-def _for_runs(
-    context: typer.Context, runs_dir: str | None, *, as_json: bool, aside: bool = False, quiet: bool = False
-) -> tuple[Sink, Settings]:
-    sink = invocation_of(context).use(Sink(as_json=as_json, aside=aside, quiet=quiet))
-    return sink, settings_module.resolve(flags={"runs_dir": runs_dir})
+@_command("Box")
+def provision(call: Call) -> Result:
+    """Install musubi-tuner, its environment and the models.
+
+    Example: wan-train provision --check
+
+    It is safe to rerun at any time. Without --yes it asks once, at a terminal only.
+    """
+    from wan_train.cli.provision import provision as run
+
+    return Result(
+        exit_code=run(
+            call.settings,
+            call.sink,
+            task=call[options.MODELS_TASK].value,
+            engine=call.get(options.INSTALLED_VERSION),
+            skip_models=call[options.SKIP_MODELS],
+            models_only=call[options.MODELS_ONLY],
+            packages=call.all(options.WITH_PACKAGES),
+            check=call[options.CHECK_ONLY],
+            verify=call[options.VERIFY],
+            yes=call[options.YES],
+        )
+    )
+
+
+@_command("Box")
+def doctor(call: Call) -> Result:
+    """Check a box and list likely problems.
+
+    Example: wan-train doctor
+
+    It changes nothing. The exit code is 3 when the box is not ready.
+    """
+    from wan_train.cli.doctor import doctor as run
+
+    return run(call)
+
+
+@_command("Box")
+def clean(call: Call) -> Result:
+    """Remove unneeded files, or whole runs by name.
+
+    Example: wan-train clean --dry-run
+
+    It lists the files with their sizes and asks first. Without names: rehearsals, earlier attempts of finished runs,
+    unfinished downloads.
+    """
+    from wan_train.cli.clean import clean as run
+
+    return Result(
+        exit_code=run(
+            call.settings,
+            call.sink,
+            names=call.all(options.RUNS_TO_REMOVE),
+            older_than=call.get(options.OLDER_THAN),
+            yes=call[options.YES],
+            dry_run=call[options.DRY_CLEAN],
+        )
+    )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from wan_train.base.errors import BadInputError, ExitCode, NotReadyError, WanTrainError
 from wan_train.base.settings import Settings
-from wan_train.cli import prompts
+from wan_train.cli import questions
 from wan_train.cli.output import Sink
 from wan_train.provision.clean import Junk, Kind, find_junk, remove
 from wan_train.run.directory import find
@@ -76,7 +76,7 @@ def _agreed(found: Sequence[Junk], total: int, sink: Sink) -> bool:
             "nothing was removed: there is no terminal to ask at, and --yes was not given",
             hint="Add --yes to remove it, or --dry-run to see it only.",
         )
-    return prompts.confirm(f"Remove all of this ({formatting.file_size(total)}){_warning(found)}?", default=False)
+    return questions.confirm(f"Remove all of this ({formatting.file_size(total)}){_warning(found)}?", default=False)
 
 
 def _report(

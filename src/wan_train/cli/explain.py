@@ -1,4 +1,4 @@
-"""`wan-train explain`: what ended a run's attempts, or the program whose log is named, and whether to try again."""
+"""`wan-train explain`: the failures of a run or in a log file, with fixes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, assert_never
 
 from wan_train.base import codec
-from wan_train.base.errors import BadInputError, ExitCode
+from wan_train.base.errors import BadInputError
 from wan_train.base.home import expand
-from wan_train.base.settings import Settings
 from wan_train.base.text import redact, visible
-from wan_train.cli.output import Sink
+from wan_train.cli import options
+from wan_train.cli.options import Call
+from wan_train.cli.output import Result, Sink
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.engine.failures.diagnosing import diagnose
 from wan_train.run.directory import find
@@ -26,39 +27,43 @@ from wan_train.views.model import RunReader, RunView
 _TAIL_BYTES = 1_000_000
 
 
-def explain(settings: Settings, sink: Sink, name: str | None) -> int:
-    """Every failure of a run, attempt by attempt; or what the end of a log file speaks of."""
+def explain(call: Call) -> Result:
+    """Every failure of a run, attempt by attempt; or the failure at the end of a log file."""
+    name = call.get(options.RUN_OR_LOG)
     log = expand(name) if name is not None else None
     if log is not None and not log.exists() and (log.suffix or "/" in str(name)):
         raise BadInputError(
-            f"there is no file {visible(str(log))}", hint="Name a log file, or a run (`wan-train runs` lists them)."
+            f"file not found: {visible(str(log))}", hint="Name a log file, or a run (`wan-train runs` lists them)."
         )
     if log is not None and log.is_file():
         found: Mapping[str, Diagnosis] = {str(log): with_limits(diagnose(read_tail(log, _TAIL_BYTES)))}
         more: list[str] = []
     else:
-        view, _ = RunReader(find(settings.runs, name)).refresh()
+        view, _ = RunReader(find(call.settings.runs, name)).refresh()
         found, more = _of_run(view), [*_room(view), *_logs(view)]
-    if sink.as_json:
-        sink.data({"event": "explain", "failures": [_as_json(where, what) for where, what in found.items()]})
-        return ExitCode.DONE
+    return Result(
+        data=lambda: {"event": "explain", "failures": [_as_json(where, what) for where, what in found.items()]},
+        text=lambda sink: _show(sink, found, more),
+    )
+
+
+def _show(sink: Sink, found: Mapping[str, Diagnosis], more: Sequence[str]) -> None:
     if not found:
         sink.line("Nothing has failed.")
     for where, what in found.items():
         known = what.cause is not Cause.UNKNOWN or what.evidence is not None
         meaning = visible(what.meaning) if known else "no error that wan-train knows"
-        _tell(sink, "", [f"{visible(where)}: {meaning}"])
-        _tell(sink, "  it said: ", formatting.several_lines(what.evidence))
-        _tell(sink, "  what to do: ", [visible(what.advice)])
+        _print(sink, "", [f"{visible(where)}: {meaning}"])
+        _print(sink, "  error output: ", formatting.several_lines(what.evidence))
+        _print(sink, "  fix: ", [visible(what.advice)])
         if known:
-            _tell(sink, "  another attempt: ", [_another(what)])
+            _print(sink, "  retry: ", [_retry(what)])
     for line in more:
         sink.line(line)
-    return ExitCode.DONE
 
 
-def _tell(sink: Sink, label: str, lines: Sequence[str]) -> None:
-    """Lines beside a label; wrapped by words at a terminal, whole for everything that reads them."""
+def _print(sink: Sink, label: str, lines: Sequence[str]) -> None:
+    """Lines beside a label; wrapped by words at a terminal, whole for programs."""
     indent = " " * len(label)
     width = sink.console.width - len(label) if sink.is_screen else None
     pieces = [piece for line in lines for piece in (formatting.wrap(line, width) if width else [line])]
@@ -66,20 +71,20 @@ def _tell(sink: Sink, label: str, lines: Sequence[str]) -> None:
         sink.line(f"{indent if number else label}{piece}")
 
 
-def _another(what: Diagnosis) -> str:
+def _retry(what: Diagnosis) -> str:
     match another_attempt(what):
         case AnotherAttempt.CANNOT_HELP if what.cause is Cause.SETTING:
             return "cannot help; start a new run with other settings"
         case AnotherAttempt.CANNOT_HELP:
-            return "cannot help before this is fixed"
+            return "cannot help until this is fixed"
         case AnotherAttempt.MAY_HELP:
             return "may help"
         case AnotherAttempt.NEXT_MEMORY_SETTING:
-            return "may help with the next memory setting; a run makes it by itself"
+            return "may help with the next memory setting; automatic in a run"
         case AnotherAttempt.EXPERTS_IN_TURN:
-            return "may help with one expert after the other; a run makes it by itself"
+            return "may help with one expert after the other; automatic in a run"
         case AnotherAttempt.WITHOUT_SAMPLES:
-            return "helps without samples; a run makes it by itself"
+            return "helps without samples; automatic in a run"
         case AnotherAttempt.LATER:
             return f"may help after {what.retry_after or 0:.0f} s"
         case _ as unreachable:
@@ -97,7 +102,7 @@ def _as_json(where: str, what: Diagnosis) -> dict[str, Any]:
 
 
 def _room(view: RunView) -> list[str]:
-    """What the next checkpoints need, where a full disk or quota ended one."""
+    """Space that the next checkpoints need, where a full disk or quota ended a run."""
     if not any(found.cause is Cause.DISK_FULL for found in _of_run(view).values()):
         return []
     needed, free = disk_for_next_save(view.plan), shutil.disk_usage(view.run.path).free
@@ -108,7 +113,7 @@ def _room(view: RunView) -> list[str]:
 
 
 def _logs(view: RunView) -> list[str]:
-    """Commands that show what the trainer said in the newest attempts that failed."""
+    """Commands that show the logs of the newest failed attempts."""
     failed = [job for job in view.state.jobs.values() if job.attempt is not None and job.attempt.diagnosis is not None]
     return [f"wan-train logs {view.run.run_id} --step {job.step}" for job in failed]
 

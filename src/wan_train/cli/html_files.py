@@ -10,7 +10,7 @@ from wan_train.base.errors import BadInputError
 from wan_train.base.files import write_whole
 from wan_train.base.home import expand
 from wan_train.base.text import visible
-from wan_train.cli import prompts
+from wan_train.cli import questions
 from wan_train.cli.output import Sink
 from wan_train.dataset.layout import Layout
 from wan_train.dataset.scan import Check
@@ -45,7 +45,7 @@ def target_of(text: str, sink: Sink, *, yes: bool, generator: str, command: str)
                 hint="Name another file, or add --yes to replace it.",
             )
         sink.line(f"{path} exists and was not made by `{command}`.")
-        if not prompts.confirm("Replace it?", default=False):
+        if not questions.confirm("Replace it?", default=False):
             raise BadInputError(f"{shown} was left alone", hint="Name another file.")
     return path
 

@@ -1,295 +1,665 @@
-"""The flags that several verbs share, each declared once with its help and its environment variable."""
+"""The table of options: one object for each option and argument of the commands.
+
+Typer's parameters, the WAN_TRAIN_ variables, messages, completion, the defaults that `--help` shows and docs/flags.md
+all come from it. A setting of `base.settings` is an option too; its help and default stand there.
+"""
 
 from __future__ import annotations
 
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from enum import StrEnum
-from typing import Annotated
+from functools import cache, cached_property, partial
+from keyword import iskeyword
+from typing import Any, Generic, TypeVar
 
-import typer
+from wan_train.base.settings import Settings, environment_name, resolve, shipped_configs
+from wan_train.cli import completion
+from wan_train.cli.output import Sink
+from wan_train.dataset.model import FrameExtraction
+from wan_train.recipe.terms import Attention, EngineKind, Task
+from wan_train.run.titles import DEFAULT_AUTHOR, DEFAULT_TITLE
 
-from wan_train.cli.completion import run_names, step_names
-from wan_train.recipe.terms import Attention, EngineKind
-
-RUN = "What to train"
-HOW = "How to train"
-WHERE = "Where"
-OUTPUT = "Running"
+T = TypeVar("T")
 
 
-class TaskWord(StrEnum):
-    """`--task` on the command line."""
+class Group(StrEnum):
+    """Headings in `--help`."""
+
+    WHAT = "What to train"
+    HOW = "How to train"
+    CLIPS = "Clips"
+    WHERE = "Where"
+    OUTPUT = "Running"
+
+
+class TaskChoice(StrEnum):
+    """`--task` of commands that train."""
 
     T2V = "t2v"
     I2V = "i2v"
 
+    @property
+    def task(self) -> Task:
+        return Task.T2V if self is TaskChoice.T2V else Task.I2V
 
-class ExpertsWord(StrEnum):
-    """`--experts` on the command line."""
+
+class ModelsChoice(StrEnum):
+    """`--task` of commands about the box."""
+
+    T2V = "t2v"
+    I2V = "i2v"
+    BOTH = "both"
+
+
+class ExpertsChoice(StrEnum):
+    """`--experts`."""
 
     BOTH = "both"
     HIGH = "high"
     LOW = "low"
 
 
-Title = Annotated[
-    str | None,
-    typer.Option(
-        "--title", envvar="WAN_TRAIN_TITLE", help="Name of the LoRA, part of its file name.", rich_help_panel=RUN
-    ),
-]
-Author = Annotated[
-    str | None,
-    typer.Option(
-        "--author", envvar="WAN_TRAIN_AUTHOR", help="Author, kept in the LoRA's metadata.", rich_help_panel=RUN
-    ),
-]
-Dataset = Annotated[
-    str | None,
-    typer.Option(
-        "--dataset",
-        envvar="WAN_TRAIN_DATASET",
-        help="Folder of captioned pictures or clips, or a dataset.toml.",
-        rich_help_panel=RUN,
-    ),
-]
-TaskOption = Annotated[
-    TaskWord,
-    typer.Option("--task", envvar="WAN_TRAIN_TASK", help="Text-to-video or image-to-video.", rich_help_panel=RUN),
-]
-Experts = Annotated[
-    ExpertsWord,
-    typer.Option("--experts", envvar="WAN_TRAIN_EXPERTS", help="Which of the two experts.", rich_help_panel=RUN),
-]
-Recipe = Annotated[
-    str | None,
-    typer.Option(
-        "--recipe",
-        envvar="WAN_TRAIN_RECIPE",
-        metavar="FILE",
-        help="Recipe file instead of the shipped one.",
-        rich_help_panel=RUN,
-    ),
-]
-Engine = Annotated[
-    EngineKind,
-    typer.Option(
-        "--engine",
-        envvar="WAN_TRAIN_ENGINE",
-        help="The real trainer, or the tiny one that needs no GPU.",
-        rich_help_panel=RUN,
-    ),
-]
+class VersionChoice(StrEnum):
+    """`--engine` of `dataset check`: the trainer version that will read the dataset."""
 
-Epochs = Annotated[
-    int | None,
-    typer.Option("--epochs", envvar="WAN_TRAIN_EPOCHS", help="Times the whole dataset is seen.", rich_help_panel=HOW),
-]
-SaveEvery = Annotated[
-    int | None,
-    typer.Option(
-        "--save-every", envvar="WAN_TRAIN_SAVE_EVERY", help="Keep a LoRA every N epochs.", rich_help_panel=HOW
-    ),
-]
-SamplePrompts = Annotated[
-    str | None,
-    typer.Option(
-        "--sample-prompts",
-        envvar="WAN_TRAIN_SAMPLE_PROMPTS",
-        metavar="FILE",
-        help="Draw these prompts while it trains, one a line.",
-        rich_help_panel=HOW,
-    ),
-]
-SampleEvery = Annotated[
-    int | None,
-    typer.Option(
-        "--sample-every",
-        envvar="WAN_TRAIN_SAMPLE_EVERY",
-        help="Epochs between samples. \\[default: a tenth of --epochs]",
-        rich_help_panel=HOW,
-    ),
-]
-Rank = Annotated[
-    int | None, typer.Option("--rank", envvar="WAN_TRAIN_RANK", help="Rank of the LoRA.", rich_help_panel=HOW)
-]
-Alpha = Annotated[
-    float | None, typer.Option("--alpha", envvar="WAN_TRAIN_ALPHA", help="Alpha of the LoRA.", rich_help_panel=HOW)
-]
-LearningRate = Annotated[
-    float | None,
-    typer.Option(
-        "--learning-rate", envvar="WAN_TRAIN_LEARNING_RATE", help="Learning rate at the start.", rich_help_panel=HOW
-    ),
-]
-Seed = Annotated[
-    int | None, typer.Option("--seed", envvar="WAN_TRAIN_SEED", help="Seed of all random numbers.", rich_help_panel=HOW)
-]
-Resolution = Annotated[
-    str | None,
-    typer.Option(
-        "--resolution",
-        envvar="WAN_TRAIN_RESOLUTION",
-        metavar="WxH",
-        help="Training resolution, instead of dataset.toml's.",
-        rich_help_panel=HOW,
-    ),
-]
-BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size",
-        envvar="WAN_TRAIN_BATCH_SIZE",
-        help="Items per step, instead of dataset.toml's.",
-        rich_help_panel=HOW,
-    ),
-]
-Repeats = Annotated[
-    int | None,
-    typer.Option(
-        "--repeats",
-        envvar="WAN_TRAIN_REPEATS",
-        help="Times an item is seen per epoch, instead of dataset.toml's.",
-        rich_help_panel=HOW,
-    ),
-]
-AttentionOption = Annotated[
-    Attention,
-    typer.Option(
-        "--attention",
-        envvar="WAN_TRAIN_ATTENTION",
-        metavar="WORD",
-        help="auto, sdpa, xformers, flash or flash3.",
-        rich_help_panel=HOW,
-    ),
-]
-BlocksToSwap = Annotated[
+    GUIDE = "guide"
+    NEWEST = "v0.3.4"
+
+
+@dataclass(frozen=True, slots=True)
+class Option(Generic[T]):
+    """One option or argument. Commands that differ in its help or default have variants with the same name."""
+
+    kind: type[T]
+    """What one value is; `bool` makes an option without a value."""
+    word: str
+    """`--dry-run` or `--yes -y`, as typed; an argument has none, but a name such as `path`."""
+    commands: str
+    """The commands that have it, separated by commas."""
+    help: str
+    _: KW_ONLY
+    more: str = ""
+    """Markdown that docs/flags.md adds to the help."""
+    metavar: str | None = None
+    group: Group | None = None
+    default: T | None = None
+    shown: str | Callable[[], str] | None = None
+    """The default in words, where another part decides it."""
+    is_setting: bool = False
+    recipe_key: str | None = None
+    """The field of `Training` that it sets, whose range holds for it too."""
+    is_required: bool = False
+    is_repeatable: bool = False
+    completion: Callable[..., list[str]] | None = None
+
+    @property
+    def is_argument(self) -> bool:
+        return not self.word.startswith("-")
+
+    @property
+    def flags(self) -> list[str]:
+        """As Typer takes them; empty for an argument."""
+        return [] if self.is_argument else self.word.split()
+
+    @property
+    def flag(self) -> str:
+        return self.word.partition(" ")[0].partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """As a parameter of Python's; `with` is none."""
+        name = self.flag.removeprefix("--").replace("-", "_")
+        return f"{name}_" if iskeyword(name) else name
+
+    @property
+    def variable(self) -> str | None:
+        has_one = self.is_setting or self.group in {Group.WHAT, Group.HOW} or self.flag in {"--yes", "--json"}
+        return environment_name(self.name) if has_one else None
+
+    @property
+    def default_text(self) -> str | None:
+        """The default for `--help`; None for an option that has none, and where it cannot be read."""
+        try:
+            if isinstance(self.shown, str):
+                return self.shown
+            if self.shown is not None:
+                return self.shown()
+            if self.default is None and self.recipe_key is not None:
+                return _of_recipe(self.recipe_key)
+        except (OSError, ValueError, KeyError):  # a broken installation must still show its help
+            return None
+        return None if self.default is None else str(self.default)
+
+
+def _of_setting(name: str, commands: str, *, metavar: str | None = None, shown: str | None = None) -> Option[str]:
+    """An option that overrides a setting; help and default are the setting's."""
+    about = next(field for field in fields(Settings) if field.name == name)
+    return Option(
+        str,
+        f"--{name.replace('_', '-')}",
+        commands,
+        about.metadata["about"],
+        more=about.metadata["more"],
+        metavar=metavar,
+        group=Group.WHERE,
+        shown=shown or about.metadata["unset"] or str(about.default),
+        is_setting=True,
+    )
+
+
+@cache
+def _shipped(name: str) -> Mapping[str, Any]:
+    # Numbers stay as they are written: 3e-4, not 0.0003.
+    return tomllib.loads((shipped_configs() / name).read_text(encoding="utf-8"), parse_float=str)
+
+
+def _of_recipe(key: str) -> str:
+    value = _shipped("recipes/t2v-a14b.toml")["training"][key]
+    match key:
+        case "fp8_base":
+            return "--fp8" if value else "--no-fp8"
+        case "save_every_n_epochs" if value >= _shipped("recipes/t2v-a14b.toml")["training"]["max_train_epochs"]:
+            return "only at the end"
+        case _:
+            return str(value)
+
+
+def _of_dataset(key: str, text: str = "{}") -> str:
+    """The value in the shipped dataset.toml; keys of clips are in its second dataset."""
+    general, (pictures, clips) = _shipped("dataset.toml")["general"], _shipped("dataset.toml")["datasets"]
+    value = ({**clips, **pictures} | general)[key]
+    match key:
+        case "resolution":
+            value = "x".join(map(str, value))
+        case "target_frames":
+            value = ",".join(map(str, value))
+        case _:
+            pass
+    return text.format(value)
+
+
+def _new(key: str) -> Callable[[], str]:
+    return partial(_of_dataset, key, "{} in a new one")
+
+
+_TRAINS = "train, rehearse"
+_LISTED = "explain, report, compare, status, runs, logs, stop"
+_RECIPES = "recipe show, recipe diff"
+_WHAT, _HOW, _CLIPS, _OUTPUT = Group.WHAT, Group.HOW, Group.CLIPS, Group.OUTPUT
+
+# Arguments come first, in the order of `Usage:`.
+DATASET_PATH = Option(
+    str, "path", "dataset check", "Folder of captioned pictures or clips, or a dataset.toml.", is_required=True
+)
+DATASET_FOLDERS = Option(
+    str, "paths", "dataset write", "Folders of captioned pictures or clips.", is_required=True, is_repeatable=True
+)
+OWN_PICTURES = Option(str, "dataset", "rehearse", "Your own pictures.", shown="eight drawn ones")
+RECIPE_OR_RUN = Option(
     str,
-    typer.Option(
-        "--blocks-to-swap",
-        envvar="WAN_TRAIN_BLOCKS_TO_SWAP",
-        metavar="auto|N",
-        help="DiT blocks that wait in RAM.",
-        rich_help_panel=HOW,
-    ),
-]
-Fp8 = Annotated[
-    bool | None,
-    typer.Option(
-        "--fp8/--no-fp8",
-        envvar="WAN_TRAIN_FP8",
-        help="Keep the DiT in 8 bits.",
-        show_default=False,
-        rich_help_panel=HOW,
-    ),
-]
+    "recipe",
+    _RECIPES,
+    "A recipe file, the name of a shipped recipe, or a run.",
+    metavar="RECIPE|RUN",
+    default="t2v-a14b",
+    completion=completion.run_names,
+)
+OTHER_RECIPE_OR_RUN = replace(RECIPE_OR_RUN, word="other", commands="recipe diff", help="What to compare it with.")
+RUN = Option(
+    str,
+    "run",
+    "attach, resume, report, status, logs, stop",
+    "Run ID or a part of it.",
+    more="The path of a run directory works too. For a part that several runs have, each full command is listed.",
+    shown="the newest run",
+    completion=completion.run_names,
+)
+RUN_OR_LOG = replace(RUN, commands="explain", metavar="RUN|LOG", help="A run, or any log file of the trainer.", more="")
+RUNS = Option(
+    str,
+    "run",
+    "compare",
+    "Two or more runs, by IDs or parts of them.",
+    is_required=True,
+    is_repeatable=True,
+    completion=completion.run_names,
+)
+RUNS_TO_REMOVE = Option(
+    str,
+    "run",
+    "clean",
+    "Runs to remove, with their LoRAs.",
+    shown="only unneeded files",
+    is_repeatable=True,
+    completion=completion.run_names,
+)
 
-NetworkWeights = Annotated[
-    str | None,
-    typer.Option(
-        "--network-weights",
-        envvar="WAN_TRAIN_NETWORK_WEIGHTS",
-        metavar="FILE|DIR|RUN",
-        help="Continue from a LoRA; of a folder or run each expert takes its own.",
-        rich_help_panel=HOW,
-    ),
-]
-High = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--high",
-        envvar="WAN_TRAIN_HIGH",
-        metavar="KEY=VALUE",
-        help="A setting of the high-noise expert alone; may be repeated.",
-        rich_help_panel=HOW,
-    ),
-]
-Low = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--low",
-        envvar="WAN_TRAIN_LOW",
-        metavar="KEY=VALUE",
-        help="A setting of the low-noise expert alone; may be repeated.",
-        rich_help_panel=HOW,
-    ),
-]
-
-Gpus = Annotated[
-    str | None,
-    typer.Option(
-        "--gpus", help="GPUs that may be used: all, or indices or UUIDs, comma-separated.", rich_help_panel=WHERE
-    ),
-]
-OtherGpus = Annotated[
-    str | None,
-    typer.Option("--gpus", help="GPUs to use from here on: all, or indices or UUIDs.", rich_help_panel=WHERE),
-]
-Workspace = Annotated[
-    str | None,
-    typer.Option("--workspace", metavar="DIR", help="The box's working directory.", rich_help_panel=WHERE),
-]
-MusubiDir = Annotated[
-    str | None, typer.Option("--musubi-dir", metavar="DIR", help="The musubi-tuner checkout.", rich_help_panel=WHERE)
-]
-MusubiPython = Annotated[
-    str | None,
-    typer.Option("--musubi-python", metavar="FILE", help="Python of the trainer's environment.", rich_help_panel=WHERE),
-]
-RunsDir = Annotated[
-    str | None, typer.Option("--runs-dir", metavar="DIR", help="Where run directories go.", rich_help_panel=WHERE)
-]
-
-CacheDir = Annotated[
-    str | None,
-    typer.Option(
-        "--cache-dir",
-        metavar="DIR",
-        help="Where caches go. \\[default: the dataset's cache_directory]",
-        rich_help_panel=WHERE,
-    ),
-]
-
-Yes = Annotated[
+TITLE = Option(
+    str,
+    "--title",
+    "train",
+    "Name of the LoRA, part of its file name.",
+    more='At most 120 bytes, none of `/ \\ < > : " \\| ? *`, no `-` or `.` at the beginning.',
+    group=_WHAT,
+    shown=DEFAULT_TITLE,
+)
+REHEARSAL_TITLE = replace(TITLE, commands="rehearse", default="rehearsal", shown=None)
+AUTHOR = Option(str, "--author", _TRAINS, "Author, kept in the LoRA's metadata.", group=_WHAT, shown=DEFAULT_AUTHOR)
+DATASET = Option(
+    str,
+    "--dataset",
+    "train",
+    "Folder of captioned pictures or clips, or a dataset.toml.",
+    more="See [datasets](datasets.md).",
+    group=_WHAT,
+    shown="dataset/dataset.toml in the checkout",
+)
+TASK = Option(
+    TaskChoice,
+    "--task",
+    "train, dataset check",
+    "Text-to-video or image-to-video.",
+    more="Chooses the shipped recipe; a `--recipe` names its own task.",
+    group=_WHAT,
+    default=TaskChoice.T2V,
+)
+MODELS_TASK = Option(
+    ModelsChoice,
+    "--task",
+    "provision, doctor",
+    "Models for text-to-video, image-to-video, or both.",
+    default=ModelsChoice.T2V,
+)
+EXPERTS = Option(ExpertsChoice, "--experts", "train", "Experts to train.", group=_WHAT, default=ExpertsChoice.BOTH)
+RECIPE = Option(
+    str,
+    "--recipe",
+    "train",
+    "A recipe file.",
+    more="See [recipes](recipes.md).",
+    metavar="FILE",
+    group=_WHAT,
+    shown="the shipped one of --task",
+)
+ENGINE = Option(
+    EngineKind,
+    "--engine",
+    "train",
+    "The real trainer, or the tiny one that needs no GPU.",
+    group=_WHAT,
+    default=EngineKind.MUSUBI,
+)
+READING_VERSION = Option(
+    VersionChoice,
+    "--engine",
+    "dataset check",
+    "Trainer version that will read the dataset.",
+    shown="the installed one, else guide",
+)
+INSTALLED_VERSION = Option(
+    str,
+    "--engine",
+    "provision, doctor",
+    "Trainer version: guide, v0.3.4, or a .toml file.",
+    metavar="NAME|FILE",
+    shown="the installed one, else guide",
+    completion=completion.shipped_engines,
+)
+SKIP_MODELS = Option(bool, "--skip-models", "provision", "Install only the trainer: no models, no tokenizer.")
+MODELS_ONLY = Option(bool, "--models-only", "provision", "Download only the models.")
+WITH_PACKAGES = Option(
+    str,
+    "--with",
+    "provision",
+    "A package to install beside the trainer; repeatable.",
+    more="`NAME` or `NAME==VERSION`, [kept](provision.md#further-packages).",
+    metavar="NAME",
+    is_repeatable=True,
+)
+CHECK_ONLY = Option(bool, "--check", "provision", "Change nothing; exit code 3 when something is missing.")
+VERIFY = Option(
     bool,
-    typer.Option(
-        "--yes",
-        "-y",
-        envvar="WAN_TRAIN_YES",
-        help="Ask nothing: defaults for what is not given.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show the plan and its exact commands, and stop.", rich_help_panel=OUTPUT)
-]
-Script = Annotated[
-    str | None,
-    typer.Option(
-        "--script",
-        metavar="FILE",
-        help="With --dry-run: write a shell script that trains, and its files.",
-        rich_help_panel=OUTPUT,
-        show_default=False,
-    ),
-]
-Json = Annotated[
-    bool, typer.Option("--json", envvar="WAN_TRAIN_JSON", help="Only JSON on stdout.", rich_help_panel=OUTPUT)
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and the result.", rich_help_panel=OUTPUT)]
-Detach = Annotated[
-    bool, typer.Option("--detach", "-d", help="Return at once; the run goes on.", rich_help_panel=OUTPUT)
-]
+    "--verify",
+    "provision",
+    "Read all model files and compare their sha256.",
+    more="See [provision](provision.md#looking-only).",
+)
 
-Step = Annotated[
-    str | None,
-    typer.Option("--step", help="cache-latents, cache-text, train-high or train-low.", autocompletion=step_names),
-]
-RunName = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="RUN",
-        help="Run id or a part of it; the newest when left out.",
-        show_default=False,
-        autocompletion=run_names,
-    ),
-]
+EPOCHS = Option(
+    int,
+    "--epochs",
+    "train, dataset check",
+    "Times the whole dataset is seen.",
+    group=_HOW,
+    recipe_key="max_train_epochs",
+)
+REHEARSAL_EPOCHS = replace(EPOCHS, commands="rehearse", default=20)
+"""With the eight drawn pictures both experts are done in about a minute on two cores."""
+LONGER_TOTAL = Option(int, "--epochs", "resume", "Train a finished run to this larger total.", shown="the run's own")
+SAVE_EVERY = Option(
+    int, "--save-every", "train", "Keep a LoRA every N epochs.", group=_HOW, recipe_key="save_every_n_epochs"
+)
+SAMPLE_PROMPTS = Option(
+    str,
+    "--sample-prompts",
+    _TRAINS,
+    "Draw the prompts of this file during training.",
+    more="See [samples](samples.md). A rehearsal draws blots of colour.",
+    metavar="FILE",
+    group=_HOW,
+    shown="no samples",
+    recipe_key="sample_prompts",
+)
+SAMPLE_EVERY = Option(
+    int,
+    "--sample-every",
+    _TRAINS,
+    "Epochs between samples.",
+    group=_HOW,
+    shown="a tenth of --epochs",
+    recipe_key="sample_every_n_epochs",
+)
+RANK = Option(int, "--rank", "train", "Rank of the LoRA.", group=_HOW, recipe_key="network_dim")
+ALPHA = Option(float, "--alpha", "train", "Alpha of the LoRA.", group=_HOW, recipe_key="network_alpha")
+LEARNING_RATE = Option(
+    float, "--learning-rate", "train", "Learning rate at the start.", group=_HOW, recipe_key="learning_rate"
+)
+SEED = Option(int, "--seed", "train", "Seed of all random numbers.", group=_HOW, recipe_key="seed")
+RESOLUTION = Option(
+    str,
+    "--resolution",
+    "train, dataset check",
+    "Training resolution, instead of dataset.toml's.",
+    more="`960` is a square.",
+    metavar="WxH",
+    group=_HOW,
+    shown=_new("resolution"),
+)
+REHEARSAL_RESOLUTION = replace(RESOLUTION, commands="rehearse", default="256x256", shown=None)
+RESOLUTIONS = Option(
+    str,
+    "--resolution",
+    "dataset write",
+    "Training resolution; repeat it to train at several.",
+    metavar="WxH",
+    shown=partial(_of_dataset, "resolution"),
+    is_repeatable=True,
+)
+BATCH_SIZE = Option(
+    int,
+    "--batch-size",
+    "train, dataset check",
+    "Items per step, instead of dataset.toml's.",
+    group=_HOW,
+    shown=_new("batch_size"),
+)
+NEW_BATCH_SIZE = Option(
+    int, "--batch-size", "dataset write", "Items per step.", shown=partial(_of_dataset, "batch_size")
+)
+REPEATS = Option(
+    int,
+    "--repeats",
+    "train, dataset check",
+    "Times an item is seen per epoch, instead of dataset.toml's.",
+    group=_HOW,
+    shown=_new("num_repeats"),
+)
+NEW_REPEATS = Option(
+    int, "--repeats", "dataset write", "Times an item is seen per epoch.", shown=partial(_of_dataset, "num_repeats")
+)
+ATTENTION = Option(
+    Attention,
+    "--attention",
+    "train",
+    "auto, sdpa, xformers, flash or flash3.",
+    metavar="NAME",
+    group=_HOW,
+    default=Attention.AUTO,
+    recipe_key="attention",
+)
+BLOCKS_TO_SWAP = Option(
+    str,
+    "--blocks-to-swap",
+    "train",
+    "DiT blocks kept in RAM instead of GPU memory.",
+    metavar="auto|N",
+    group=_HOW,
+    default="auto",
+    recipe_key="blocks_to_swap",
+)
+FP8 = Option(bool, "--fp8/--no-fp8", "train", "Keep the DiT in 8 bits.", group=_HOW, recipe_key="fp8_base")
+NETWORK_WEIGHTS = Option(
+    str,
+    "--network-weights",
+    "train",
+    "Continue from a LoRA; from a folder or run each expert takes its own.",
+    more="See [how-to](how-to.md#continue-from-a-lora).",
+    metavar="FILE|DIR|RUN",
+    group=_HOW,
+)
+HIGH = Option(
+    str,
+    "--high",
+    "train",
+    "A setting of the high-noise expert alone; repeatable.",
+    more="See [recipes](recipes.md#one-expert-alone). The variable holds several, separated by spaces.",
+    metavar="KEY=VALUE",
+    group=_HOW,
+    is_repeatable=True,
+)
+LOW = replace(HIGH, word="--low", help="A setting of the low-noise expert alone; repeatable.", more="")
+
+OUTPUT = Option(
+    str,
+    "--output -o",
+    "dataset write",
+    "The file to write; required for several folders.",
+    metavar="FILE",
+    shown="dataset.toml in the folder",
+)
+CAPTION_EXTENSION = Option(
+    str,
+    "--caption-extension",
+    "dataset write",
+    "File extension of the captions.",
+    metavar=".txt",
+    shown=partial(_of_dataset, "caption_extension"),
+)
+TARGET_FRAMES = Option(
+    str,
+    "--target-frames",
+    "dataset write",
+    "Lengths of clips, each N*4+1.",
+    metavar="N,N",
+    group=_CLIPS,
+    shown=partial(_of_dataset, "target_frames"),
+)
+FRAME_EXTRACTION = Option(
+    FrameExtraction,
+    "--frame-extraction",
+    "dataset write",
+    "How clips are cut from videos.",
+    group=_CLIPS,
+    shown=partial(_of_dataset, "frame_extraction"),
+)
+FRAME_STRIDE = Option(
+    int, "--frame-stride", "dataset write", "Frames between clips, for slide.", group=_CLIPS, shown="1"
+)
+FRAME_SAMPLE = Option(int, "--frame-sample", "dataset write", "Number of clips, for uniform.", group=_CLIPS, shown="1")
+MAX_FRAMES = Option(int, "--max-frames", "dataset write", "Longest clip, for full.", group=_CLIPS, shown="129")
+SOURCE_FPS = Option(
+    float, "--source-fps", "dataset write", "Frames per second of the videos.", group=_CLIPS, shown="16"
+)
+CHECK_PAGE = Option(
+    str,
+    "--html",
+    "dataset check",
+    "Also write a page with every picture, crop and caption.",
+    more="See [what will be trained](datasets.md#what-will-be-trained).",
+    metavar="FILE",
+)
+COMPARE_PAGE = Option(
+    str,
+    "--html",
+    "compare",
+    "Also write a page with their curves.",
+    more="A file that is no such page is not replaced without asking.",
+    metavar="FILE",
+)
+THOROUGH = Option(
+    bool,
+    "--thorough",
+    "dataset check",
+    "Decode every file, however long it takes.",
+    more="See [looking closely](datasets.md#looking-closely).",
+)
+FIX = Option(
+    bool,
+    "--fix",
+    "dataset check",
+    "Fix what is safe to fix; originals are kept.",
+    more="Shows the [fixes](datasets.md#mending) and asks first.",
+)
+TIMEOUT = Option(
+    float,
+    "--timeout",
+    "attach",
+    "Stop watching then, with exit code 124; the run continues.",
+    more="0 looks once. See [exit codes](exit-codes.md).",
+    metavar="SECONDS",
+    shown="none",
+)
+ALL_RUNS = Option(bool, "--all", "resume", "Resume every unfinished run without a supervisor; watch none.")
+STEP = Option(
+    str,
+    "--step",
+    "logs",
+    "cache-latents, cache-text, train-high or train-low.",
+    shown="the running one, else the last",
+    completion=completion.step_names,
+)
+FOLLOW = Option(bool, "--follow -f", "logs", "Continue until the run is over.")
+NOW = Option(bool, "--now", "stop", "Do not wait for the next checkpoint.")
+OLDER_THAN = Option(
+    float,
+    "--older-than",
+    "clean",
+    "Also failed and stopped runs without a LoRA, this old.",
+    metavar="DAYS",
+    shown="none",
+)
+
+GPUS = _of_setting("gpus", "train")
+REHEARSAL_GPUS = _of_setting("gpus", "rehearse", shown="two CPU slots")
+OTHER_GPUS = Option(
+    str,
+    "--gpus",
+    "resume",
+    "GPUs to use from now on: all, indices or UUIDs.",
+    more="See [on another box](reliability.md#on-another-box).",
+    shown="those it had",
+)
+WORKSPACE = _of_setting("workspace", "train, dataset check, provision, doctor, clean", metavar="DIR")
+MUSUBI_DIR = _of_setting("musubi_dir", f"train, dataset check, {_RECIPES}", metavar="DIR")
+MUSUBI_PYTHON = _of_setting("musubi_python", "train", metavar="FILE")
+RUNS_DIR = _of_setting("runs_dir", f"{_TRAINS}, {_RECIPES}, attach, resume, {_LISTED}, clean", metavar="DIR")
+CACHE_DIR = _of_setting("cache_dir", _TRAINS, metavar="DIR")
+
+YES = Option(
+    bool,
+    "--yes -y",
+    "train, dataset check, dataset write, compare, provision, clean",
+    "Ask nothing; take the default or the change that is asked about.",
+    group=_OUTPUT,
+)
+DRY_RUN = Option(bool, "--dry-run", "train", "Show the plan with its exact commands, and stop.", group=_OUTPUT)
+DRY_CLEAN = Option(bool, "--dry-run", "clean", "Show what can be removed, and stop.", group=_OUTPUT)
+SCRIPT = Option(
+    str,
+    "--script",
+    "train",
+    "With --dry-run: write a shell script that trains, and its files.",
+    more="It [runs without wan-train](how-to.md#see-the-commands-without-running-them). Existing files are kept.",
+    metavar="FILE",
+    group=_OUTPUT,
+)
+JSON = Option(
+    bool,
+    "--json",
+    f"{_TRAINS}, dataset check, dataset write, {_RECIPES}, attach, resume, {_LISTED}, provision, doctor, clean",
+    "Print only JSON on stdout.",
+    more="See [JSON output](json-output.md).",
+    group=_OUTPUT,
+)
+QUIET = Option(
+    bool,
+    "--quiet -q",
+    f"{_TRAINS}, attach, resume, provision",
+    "Print only errors and the result.",
+    more="To start a run it needs `--yes`; Ctrl-C then stops the run, also at a terminal.",
+    group=_OUTPUT,
+)
+DETACH = Option(
+    bool,
+    "--detach -d",
+    f"{_TRAINS}, resume",
+    "Return at once; the run continues.",
+    more="Prints the run's ID.",
+    group=_OUTPUT,
+)
+
+TABLE: tuple[Option[Any], ...] = tuple(each for each in list(globals().values()) if isinstance(each, Option))
+"""Every option, in the order of `--help`."""
+
+
+def options_of(command: str) -> list[Option[Any]]:
+    return [each for each in TABLE if command in each.commands.split(", ")]
+
+
+def flag_of(recipe_key: str) -> str:
+    """The option that sets a recipe key, for messages; the key itself where no option does."""
+    return next((each.flag for each in TABLE if each.recipe_key == recipe_key), recipe_key)
+
+
+@dataclass(slots=True, kw_only=True)
+class Invocation:
+    """One call of the program: the words after `--`, and where output goes once the options are read."""
+
+    passthrough: tuple[str, ...] = ()
+    sink: Sink | None = None
+
+
+class Call:
+    """One call of a command: values of its options, settings, output."""
+
+    def __init__(self, command: str, values: Mapping[str, Any], invocation: Invocation) -> None:
+        self._values = values
+        self.options = options_of(command)
+        self.passthrough = invocation.passthrough
+        self.sink = invocation.sink = Sink(
+            as_json=self.get(JSON) is True,
+            aside=self.get(DETACH) is True,
+            quiet=self.get(QUIET) is True,
+        )
+
+    def __getitem__(self, option: Option[T]) -> T:
+        """The value of an option that is a switch, has a default or is required."""
+        value = self.get(option)
+        assert value is not None, f"{option.word} has no default"  # noqa: S101  an invariant of the table
+        return value
+
+    def get(self, option: Option[T]) -> T | None:
+        """None where it was not given, and for an option that the command does not have."""
+        value: T | None = self._values.get(option.name, option.default)
+        return value
+
+    def all(self, option: Option[T]) -> Sequence[T]:
+        """The values of a repeatable option."""
+        return self._values.get(option.name) or ()
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Raises BadInputError for a setting that cannot be used."""
+        return resolve(flags={each.name: self.get(each) for each in self.options if each.is_setting})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from wan_train.base.errors import WanTrainError
+from wan_train.base.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.base.text import redact, visible
 
 if TYPE_CHECKING:  # rich takes 30 ms that `--json` and `--help` need not spend
@@ -16,6 +17,17 @@ if TYPE_CHECKING:  # rich takes 30 ms that `--json` and `--help` need not spend
 
 SCHEMA = 1
 """The number of docs/json-schema.json, in every line: raised when a key goes or changes, not when one is added."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a command came to, or one step of it. Only the half that is printed is computed."""
+
+    data: Callable[[], Mapping[str, Any]] | None = None
+    """The JSON document."""
+    text: Callable[[Sink], None] | None = None
+    """Prints the same for people."""
+    exit_code: int = ExitCode.DONE
 
 
 class Sink:
@@ -37,9 +49,27 @@ class Sink:
 
         return Console(stderr=self.as_json or self._aside, highlight=False, soft_wrap=False)
 
+    def render(self, result: Result) -> int:
+        """Print a result as text or as JSON; returns its exit code."""
+        if self.as_json:
+            if result.data is not None:
+                self.data(result.data())
+        elif result.text is not None:
+            result.text(self)
+        return result.exit_code
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether a person can be asked, and shown a live view."""
+        return self.is_terminal and not self.as_json
+
+    def require_person(self, what: str, hint: str) -> None:
+        """Raises BadInputError where nobody can be asked."""
+        if not self.can_ask:
+            raise BadInputError(f"{what}: there is no terminal to ask at, and --yes was not given", hint=hint)
+
     @property
     def is_terminal(self) -> bool:
-        """Whether somebody can be asked."""
         return sys.stdin.isatty() and self.is_screen
 
     @property

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wan_train.base.errors import BadInputError, ExitCode, NotReadyError, WanTrainError
 from wan_train.base.settings import Settings, Source
-from wan_train.cli import prompts
+from wan_train.cli import questions
 from wan_train.cli.output import Sink
 from wan_train.cli.provision_reporter import Reporter
 from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
@@ -139,7 +139,7 @@ class _Call:
         self._show()
         refuse_blocked(self.found)
         ask = self._missing() and not yes and self.sink.is_terminal and not self.sink.as_json
-        if ask and not prompts.confirm(self._question()):
+        if ask and not questions.confirm(self._question()):
             self.sink.line("Nothing was changed.")
             return ExitCode.DONE
         self.began = time.monotonic()
@@ -247,7 +247,7 @@ class _Call:
         )
         for each in left:
             self.sink.line(f"  {formatting.file_size(each.bytes):>9}  {each.path}")
-        if prompts.confirm("Delete them?", default=False):
+        if questions.confirm("Delete them?", default=False):
             for each in left:
                 each.remove()
 

@@ -8,8 +8,10 @@ from typing import Any
 from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
-from wan_train.cli.output import Sink
-from wan_train.cli.weights import path_of
+from wan_train.cli import options
+from wan_train.cli.options import Call
+from wan_train.cli.output import Result, Sink
+from wan_train.cli.request import path_of
 from wan_train.engine import trainer as trainers
 from wan_train.engine.capabilities import KNOWN_COMMITS, stored
 from wan_train.engine.extra_arguments import TrainerOptions
@@ -21,37 +23,40 @@ from wan_train.views import formatting
 from wan_train.views.lines import Line, Row, Screenful, Span, line, table
 
 
-def show(settings: Settings, sink: Sink, name: str) -> None:
+def show(call: Call) -> Result:
     """Every setting of one recipe or run, and who set it."""
-    rows = list(effective([_named(settings, name)]))
-    if sink.as_json:
-        sink.data(_json([name], rows))
-        return
-    labelled = [Row(label=row.label, value=_said(row, 0)) for row in rows]
-    sink.show(Screenful(lambda width: table(labelled, width)))
+    name = call[options.RECIPE_OR_RUN]
+    rows = list(effective([_named(call.settings, name)]))
+    labelled = [Row(label=row.label, value=_shown(row, 0)) for row in rows]
+    return Result(
+        data=lambda: _json([name], rows),
+        text=lambda sink: sink.show(Screenful(lambda width: table(labelled, width))),
+    )
 
 
-def diff(settings: Settings, sink: Sink, name: str, other: str) -> None:
+def diff(call: Call) -> Result:
     """Every setting in which two recipes or runs differ."""
-    names = [name, other]
-    rows = [row for row in effective([_named(settings, each) for each in names]) if row.differs]
-    if sink.as_json:
-        sink.data(_json(names, rows))
-    elif not rows:
-        sink.line("They agree in every setting.")
-    else:
-        sink.show(Screenful(lambda width: _differences(names, rows, width)))
+    names = [call[options.RECIPE_OR_RUN], call[options.OTHER_RECIPE_OR_RUN]]
+    rows = [row for row in effective([_named(call.settings, each) for each in names]) if row.differs]
+
+    def text(sink: Sink) -> None:
+        if rows:
+            sink.show(Screenful(lambda width: _differences(names, rows, width)))
+        else:
+            sink.line("No setting differs.")
+
+    return Result(data=lambda: _json(names, rows), text=text)
 
 
 def _differences(names: Sequence[str], rows: Sequence[Effective], width: int) -> Iterator[Line]:
     for row in rows:
         yield line(Span(row.label, "bold"))
         yield from table(
-            [Row(label=formatting.safe(each), value=_said(row, at)) for at, each in enumerate(names)], width
+            [Row(label=formatting.safe(each), value=_shown(row, at)) for at, each in enumerate(names)], width
         )
 
 
-def _said(row: Effective, at: int) -> str:
+def _shown(row: Effective, at: int) -> str:
     value, source = row.values[at], row.sources[at]
     return (
         f"{formatting.safe(value)}  ({formatting.safe(source)})"

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from wan_train.base import codec, locks
-from wan_train.base.errors import BadInputError, ExitCode, NotReadyError
+from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.files import write_whole
-from wan_train.base.settings import Settings
 from wan_train.base.text import visible
-from wan_train.cli import html_files
-from wan_train.cli.output import Sink
+from wan_train.cli import html_files, options
+from wan_train.cli.options import Call
+from wan_train.cli.output import Result, Sink
 from wan_train.run.directory import RunDirectory, find
 from wan_train.views.report import comparison_page
 from wan_train.views.report.comparing import compare_json, compared_lines
@@ -24,9 +23,9 @@ from wan_train.views.report.report_json import report_json
 _DATA_START = b'{"event": "report"'
 
 
-def report(settings: Settings, sink: Sink, name: str | None) -> int:
+def report(call: Call) -> Result:
     """Write report.html and report.json into the directory of a run, finished or not."""
-    run = find(settings.runs, name)
+    run = find(call.settings.runs, call.get(options.RUN))
     _check_replaceable(run)
     with ExitStack() as stack:
         # Who reads later writes later: a report of an unfinished run must not replace the final one.
@@ -37,24 +36,24 @@ def report(settings: Settings, sink: Sink, name: str | None) -> int:
         # The data comes last: it says when its page was made.
         for path, content in ((run.report_page, page(story)), (run.report_data, codec.dumps(data) + "\n")):
             _write(path, content)
-    if sink.as_json:
-        sink.data(data)
-    else:
+
+    def text(sink: Sink) -> None:
         sink.line(str(run.report_page))
         if not story.is_final:
             sink.note("The run has not finished, so this report is not final.")
         sink.note("The page is one file. It opens in any browser, also on another computer.")
-    return ExitCode.DONE
+
+    return Result(data=lambda: data, text=text)
 
 
-def compare(settings: Settings, sink: Sink, names: Sequence[str], *, html: str | None, yes: bool) -> int:
+def compare(call: Call) -> Result:
     """Show the settings and results that differ between runs. Raises BadInputError for fewer than two runs."""
-    target = None
+    target, html = None, call.get(options.COMPARE_PAGE)
     if html is not None:
         target = html_files.target_of(
-            html, sink, yes=yes, generator=comparison_page.GENERATOR, command="compare --html"
+            html, call.sink, yes=call[options.YES], generator=comparison_page.GENERATOR, command="compare --html"
         )
-    runs = {run.path: run for run in (find(settings.runs, name) for name in names)}
+    runs = {run.path: run for run in (find(call.settings.runs, name) for name in call.all(options.RUNS))}
     if len(runs) < 2:  # noqa: PLR2004  a comparison
         raise BadInputError(
             f"compare needs two different runs; {len(runs)} was named", hint="List the runs: `wan-train runs`."
@@ -63,13 +62,8 @@ def compare(settings: Settings, sink: Sink, names: Sequence[str], *, html: str |
     stories = [read_story(run, now, with_pictures=False) for run in runs.values()]
     if target is not None:
         html_files.write_page(target, comparison_page.comparison_page(stories))
-    if sink.as_json:
-        sink.data(compare_json(stories))
-    else:
-        sink.show(compared_lines(stories))
-    if target is not None:
-        sink.note(f"HTML page: {target}")
-    return ExitCode.DONE
+        call.sink.note(f"HTML page: {target}")
+    return Result(data=lambda: compare_json(stories), text=lambda sink: sink.show(compared_lines(stories)))
 
 
 def _write(path: Path, content: str) -> None:

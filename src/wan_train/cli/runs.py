@@ -1,23 +1,30 @@
-"""The verbs about runs that exist: attach, status, runs, logs, stop. They read records and work after any crash."""
+"""The commands about existing runs. They read records and work after any crash."""
 
 from __future__ import annotations
 
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wan_train.base.errors import BadInputError, ExitCode
+from wan_train.base.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line, redact, visible
-from wan_train.cli.output import Sink
+from wan_train.cli import options
+from wan_train.cli.options import Call
+from wan_train.cli.output import Result, Sink
+from wan_train.cli.request import usable_gpus
+from wan_train.cli.train import detached
 from wan_train.cli.watch import watch
 from wan_train.engine.log_parser import last_words
 from wan_train.run.control import StopRequest, request_stop, start_supervisor
 from wan_train.run.directory import all_runs, find
+from wan_train.run.disk import check_disk_to_resume
 from wan_train.run.events import StopMode
+from wan_train.run.plan import Devices, StepKind
+from wan_train.run.state import JobState
 from wan_train.views import formatting
 from wan_train.views import run_status as facts
 from wan_train.views.json_records import result_json, run_json, status_json
@@ -29,61 +36,70 @@ _MOST_SECONDS = 1e8
 """Three years, which `time.sleep` and people's patience can hold."""
 
 
-def attach(settings: Settings, sink: Sink, name: str | None, *, timeout: float | None = None) -> int:
-    """Watch a run, finished or not, and return its exit code; TIMEOUT_EXIT after `timeout` seconds."""
+def attach(call: Call) -> Result:
+    """Watch a run, finished or not; ends with its exit code, or with TIMEOUT_EXIT."""
+    timeout = call.get(options.TIMEOUT)
     if timeout is not None and not 0 <= timeout < _MOST_SECONDS:  # also refuses nan
         raise BadInputError(
             f"--timeout {timeout:g} is not a time to wait",
-            hint=f"Give seconds: 0 to look once, at most {_MOST_SECONDS:g}.",
+            hint=f"Use seconds: 0 to look once, at most {_MOST_SECONDS:g}.",
         )
-    return watch(find(settings.runs, name), settings, sink, owner=False, timeout=timeout)
+    run = find(call.settings.runs, call.get(options.RUN))
+    return watch(run, call.settings, call.sink, owner=False, timeout=timeout)
 
 
-def status(settings: Settings, sink: Sink, name: str | None) -> int:
-    view, _ = RunReader(find(settings.runs, name), curves=True).refresh()
-    if sink.as_json:
-        sink.data(status_json(view, time.time()))
-    else:
+def status(call: Call) -> Result:
+    view, _ = RunReader(find(call.settings.runs, call.get(options.RUN)), curves=True).refresh()
+
+    def text(sink: Sink) -> None:
         from wan_train.views.dashboard import run_lines
         from wan_train.views.result import status_lines
 
         sink.show(run_lines(view, time.time()))
         sink.show(status_lines(view))
-    return ExitCode.DONE
+
+    return Result(data=lambda: status_json(view, time.time()), text=text)
 
 
-def runs(settings: Settings, sink: Sink) -> int:
-    views = [RunReader(run).refresh()[0] for run in all_runs(settings.runs)]
-    if sink.as_json:
-        now = time.time()
-        sink.data({"event": "runs", "runs_dir": str(settings.runs), "runs": [run_json(view, now) for view in views]})
-        return ExitCode.DONE
-    if not views:
-        sink.note(f"There are no runs in {settings.runs}. Start one with: wan-train")
-        return ExitCode.DONE
-    from wan_train.views.result import runs_lines
+def runs(call: Call) -> Result:
+    folder = call.settings.runs
+    views = [RunReader(run).refresh()[0] for run in all_runs(folder)]
 
-    sink.show(runs_lines(views))
-    return ExitCode.DONE
+    def text(sink: Sink) -> None:
+        from wan_train.views.result import runs_lines
+
+        if views:
+            sink.show(runs_lines(views))
+        else:
+            sink.note(f"There are no runs in {folder}. Start one with: wan-train")
+
+    now = time.time()
+    return Result(
+        data=lambda: {"event": "runs", "runs_dir": str(folder), "runs": [run_json(view, now) for view in views]},
+        text=text,
+    )
 
 
-def logs(settings: Settings, sink: Sink, name: str | None, step: str | None, *, follow: bool) -> int:
-    """Print the log of one step's newest attempt: with redraws of bars left out, control characters made visible."""
-    run = find(settings.runs, name)
+def logs(call: Call) -> Result:
+    """Print the log of one step's newest attempt: without redraws of bars, with control characters visible."""
+    sink, run = call.sink, find(call.settings.runs, call.get(options.RUN))
     view, _ = RunReader(run).refresh()
-    shown = _log(view, step)
+    shown = _log(view, call.get(options.STEP))
     path = shown.path(view)
     sink.note(f"== {path}")
     follower = _LogText(path, offset=max(0, path.stat().st_size - _MOST_BYTES))
 
     def show(lines: Sequence[str]) -> None:
-        if lines and not sink.as_json:
-            sink.text("\n".join(lines))
-        for line in lines if sink.as_json else ():
-            sink.data(shown.line_json(run.run_id, line))
+        for line in lines:
+            sink.render(
+                Result(
+                    data=lambda line=line: shown.line_json(run.run_id, line),  # type: ignore[misc]  # bound in the loop
+                    text=lambda sink, line=line: sink.text(line),  # type: ignore[misc]  # the same
+                )
+            )
 
     show(follower.new_lines())
-    if follow:
+    if call[options.FOLLOW]:
         reader = RunReader(run)
         over = False
         while not over:
@@ -91,37 +107,138 @@ def logs(settings: Settings, sink: Sink, name: str | None, step: str | None, *, 
             over = reader.refresh()[0].state.is_over  # asked before the log is read: then nothing follows it
             show(follower.new_lines())
     show(follower.last_line())
-    return ExitCode.DONE
+    return Result()
 
 
-def stop(settings: Settings, sink: Sink, name: str | None, *, now: bool) -> int:
-    run = find(settings.runs, name)
+def stop(call: Call) -> Result:
+    sink, now = call.sink, call[options.NOW]
+    run = find(call.settings.runs, call.get(options.RUN))
     view, _ = RunReader(run).refresh()
     if view.state.is_over:
         sink.note(f"{run.run_id} is over already.")
-        if sink.as_json:
-            sink.data(result_json(view))
-        return ExitCode.DONE
+        return Result(data=lambda: result_json(view))
     mode = StopMode.NOW if now else StopMode.AFTER_STATE
     request_stop(run, StopRequest(mode=mode, signal=signal.SIGTERM))
     if not view.has_supervisor:
-        start_supervisor(run, settings)  # to end the trainers that outlived theirs
+        start_supervisor(run, call.settings)  # to end the trainers that outlived theirs
     due = None if now else facts.next_states_in(view, time.time())
     waits = not now and any(job.state.has_process for job in view.state.jobs.values())
     sink.note(f"{run.run_id} stops {f'after the next checkpoint, {_due(due)}' if waits else 'now'}.")
     for job in view.state.jobs.values():
         if mode is StopMode.AFTER_STATE and (unusable := facts.unusable_state(job)) is not None:
             where = visible(unusable.path)
-            sink.note(f"{job.step}: the last state does not count, {one_line(unusable.why)} in {where}")
-            sink.note(f"It trains until one counts. Stop at once: wan-train stop --now {run.run_id}")
-    if sink.as_json:
-        about = {"run_id": run.run_id, "run_dir": str(run.path), "mode": mode.value}
-        sink.data({"event": "stopping", **about, "next_checkpoint_seconds": due})
-    return ExitCode.DONE
+            sink.note(f"{job.step}: the last checkpoint is not usable: {one_line(unusable.why)} in {where}")
+            sink.note(f"It trains until the next usable one. Stop at once: wan-train stop --now {run.run_id}")
+    about = {"run_id": run.run_id, "run_dir": str(run.path), "mode": mode.value}
+    return Result(data=lambda: {"event": "stopping", **about, "next_checkpoint_seconds": due})
+
+
+def resume(call: Call) -> Result:
+    """Resume one run and watch it, or all whose supervisor is gone. A run that is alive is only watched."""
+    if call[options.ALL_RUNS]:
+        return _resume_all(call)
+    run = find(call.settings.runs, call.get(options.RUN))
+    epochs, gpus = call.get(options.LONGER_TOTAL), call.get(options.OTHER_GPUS)
+    view, _ = RunReader(run).refresh()
+    _check_epochs(view, epochs)
+    chosen = _gpus(view, call.settings, gpus) if gpus is not None else None
+    if not view.state.is_over and view.has_supervisor:
+        call.sink.note(f"{run.run_id} is running already.")
+    elif _is_done(view) and epochs is None:
+        call.sink.note(f"{run.run_id} is finished: nothing is missing.")
+        call.sink.note(f"Train it longer with: wan-train resume {run.run_id} --epochs N")
+        return Result(data=lambda: result_json(view))
+    else:
+        if view.state.is_over:
+            check_disk_to_resume(run, view.plan, _trainings_left(view, longer=epochs is not None))
+        # A stop that was under way when its supervisor died is taken back: this command came later.
+        must_restart = view.state.is_over or view.state.is_stopping
+        start_supervisor(run, call.settings, resume=must_restart, epochs=epochs, gpus=chosen)
+    return detached(run) if call[options.DETACH] else watch(run, call.settings, call.sink, owner=True)
+
+
+def _resume_all(call: Call) -> Result:
+    """Start a supervisor for every unfinished run without one; for the start of a machine.
+
+    Runs that ended, by failing or by a stop, stay as they are. A run that cannot be resumed does not affect others.
+    """
+    given = {
+        "a run's name": call.get(options.RUN),
+        "--epochs": call.get(options.LONGER_TOTAL),
+        "--gpus": call.get(options.OTHER_GPUS),
+    }
+    found = [word for word, value in given.items() if value is not None]
+    if found:
+        raise BadInputError(
+            f"--all resumes every unfinished run as it is, so {' and '.join(found)} cannot be given with it",
+            hint="Name one run: `wan-train runs` lists them.",
+        )
+    code = ExitCode.DONE
+    for run in all_runs(call.settings.runs):
+        try:
+            view, _ = RunReader(run).refresh()
+            if view.state.is_over or view.has_supervisor:
+                continue
+            start_supervisor(run, call.settings)
+        except WanTrainError as error:
+            call.sink.note(f"{run.run_id} cannot be resumed:")
+            call.sink.error(error)
+            code = error.exit_code
+        else:
+            call.sink.render(_resumed(run.run_id))
+    return Result(exit_code=code)
+
+
+def _resumed(run_id: str) -> Result:
+    return Result(
+        data=lambda: {"event": "resumed", "run_id": run_id},
+        text=lambda sink: sink.line(f"{run_id} is resumed. Watch it with: wan-train attach {run_id}"),
+    )
+
+
+def _trainings_left(view: RunView, *, longer: bool) -> int:
+    """Trainings to resume: those without a result, or all of them when the run is made longer."""
+    jobs = [view.state.jobs[step.id] for step in view.plan.steps if step.kind is StepKind.TRAIN]
+    return sum(longer or job.state is not JobState.SUCCEEDED for job in jobs)
+
+
+def _is_done(view: RunView) -> bool:
+    return all(job.state is JobState.SUCCEEDED for job in view.state.jobs.values())
+
+
+def _gpus(view: RunView, settings: Settings, gpus: str) -> tuple[str, ...]:
+    """UUIDs of the GPUs that were named for a run that is not alive."""
+    if view.has_supervisor and not view.state.is_over:
+        raise BadInputError(
+            f"{view.run.run_id} is running, so its GPUs cannot be changed now",
+            hint=f"Stop it first: wan-train stop {view.run.run_id}",
+        )
+    if view.plan.devices is Devices.CPU_SLOTS:
+        raise BadInputError(
+            f"{view.run.run_id} trains on this machine's CPU, so no GPUs can be named for it",
+            hint="Leave --gpus out.",
+        )
+    return tuple(gpu.uuid for gpu in usable_gpus(view.plan.devices, replace(settings, gpus=gpus)))
+
+
+def _check_epochs(view: RunView, epochs: int | None) -> None:
+    total = view.state.epochs or view.plan.epochs
+    if epochs is None:
+        return
+    if not view.state.is_over:
+        raise BadInputError(
+            f"{view.run.run_id} is not over, so its {total} epochs cannot be changed now",
+            hint=f"Stop it first: wan-train stop {view.run.run_id}",
+        )
+    if epochs <= total:
+        raise BadInputError(
+            f"--epochs {epochs} is not more than the {total} epochs of {view.run.run_id}",
+            hint="A run can be trained longer, not shorter.",
+        )
 
 
 def _due(seconds: float | None) -> str:
-    return "at a time not known yet" if seconds is None else f"in about {formatting.duration(seconds)}"
+    return "at an unknown time" if seconds is None else f"in about {formatting.duration(seconds)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""`wan-train train`: ask, plan, confirm, run, watch."""
+"""`wan-train train` and `wan-train rehearse`: ask, plan, confirm, run, watch."""
 
 from __future__ import annotations
 
@@ -6,79 +6,88 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wan_train.base.errors import BadInputError, ExitCode
+from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.home import expand
 from wan_train.base.settings import Settings
-from wan_train.cli import prompts
-from wan_train.cli.last_answers import remember
-from wan_train.cli.output import Sink
-from wan_train.cli.request import Asked, Given, ask
+from wan_train.cli import options, questions
+from wan_train.cli.options import Call
+from wan_train.cli.output import Result, Sink
+from wan_train.cli.request import make_request
 from wan_train.cli.watch import watch
 from wan_train.dataset.model import DatasetError
 from wan_train.dataset.resolve import NewConfig
 from wan_train.dataset.scan import group
 from wan_train.dataset.writing import write_for_directory
+from wan_train.engine import trainer as trainers
+from wan_train.gpu.free import why_busy
+from wan_train.gpu.leases import LeaseRoom
+from wan_train.gpu.model import Gpu
+from wan_train.recipe.terms import EngineKind
 from wan_train.run.cadence import measured_speed
 from wan_train.run.control import start_supervisor
 from wan_train.run.directory import RunDirectory, planned
 from wan_train.run.disk import existing_parent
-from wan_train.run.plan import Plan
-from wan_train.run.planner import Prepared, make_plan, prepare, write_run
+from wan_train.run.gpu_pool import gpu_label
+from wan_train.run.plan import Devices, Plan
+from wan_train.run.planner import Prepared, Request, make_plan, prepare, write_run
 
 if TYPE_CHECKING:
+    from wan_train.views.model import GpuNow
     from wan_train.views.summary import AtStart
 
 
-def train(
-    given: Given,
-    settings: Settings,
-    sink: Sink,
-    *,
-    yes: bool,
-    dry_run: bool = False,
-    script: str | None = None,
-    detach: bool = False,
-) -> int:
-    """The main job; returns the exit code of the run, or of what kept it from starting."""
-    if script is not None and not dry_run:
-        raise BadInputError("--script writes a plan down and starts nothing", hint="Add --dry-run.")
+def train(call: Call) -> Result:
+    """Plan a run and, unless only the plan is wanted, start and watch it."""
+    sink, settings, yes, dry_run = call.sink, call.settings, call[options.YES], call[options.DRY_RUN]
+    if call.get(options.SCRIPT) is not None and not dry_run:
+        raise BadInputError("--script writes a plan and starts nothing", hint="Add --dry-run.")
     if sink.quiet and not yes and not dry_run:
-        raise BadInputError("nothing was started: --quiet shows no plan that could be agreed to", hint="Add --yes.")
-    interactive = sink.is_terminal and not yes and not dry_run and not sink.as_json
-    asked = ask(given, settings, interactive=interactive)
-    if script is not None:
-        return _write_script(expand(script).absolute(), asked, settings, sink)
-    prepared = prepare(asked.request, say=sink.note)
-    run, created = planned(settings.runs, asked.request.answers.title)
+        raise BadInputError("nothing was started: with --quiet no plan is shown to confirm", hint="Add --yes.")
+    interactive = sink.can_ask and not yes and not dry_run
+    request = make_request(call, interactive=interactive)
+    if (script := call.get(options.SCRIPT)) is not None:
+        return _write_script(expand(script).absolute(), request, settings, sink)
+    prepared = prepare(request, say=sink.note)
+    run, created = planned(settings.runs, request.answers.title)
     plan = make_plan(prepared, run, created=created)
     if dry_run:
-        return _show_plan(plan, prepared, asked, settings, sink)
-    at_start = None if sink.as_json else _at_start(plan, prepared, asked, settings)
-    if at_start is not None:
-        from wan_train.views.summary import plan_lines
-
-        sink.show(plan_lines(plan, at_start))
+        return _plan(plan, prepared, settings)
+    sink.render(Result(text=lambda sink: _show_summary(plan, prepared, settings, sink)))
     if not yes:
         if not interactive:
             raise BadInputError(
                 "nothing was started: there is no terminal to ask at, and --yes was not given",
                 hint="Add --yes to start, or --dry-run to see the plan only.",
             )
-        if not _may_start(plan, at_start, sink):
+        if not _may_start(plan, _at_start(plan, prepared, settings), sink):
             sink.note("Nothing was started.")
-            return ExitCode.DONE
+            return Result()
     if interactive:
-        remember(asked.request.answers)
-    if asked.dataset_to_write is not None:
-        _write_dataset(asked.dataset_to_write)
-    run, plan = write_run(prepared, settings, created=created)
-    start_supervisor(run, settings)
-    if detach:
-        return detached(run, sink)
-    return watch(run, settings, sink, owner=True)
+        questions.remember(request.answers)
+    return _start(prepared, created, call)
+
+
+def rehearse(call: Call) -> Result:
+    """A run of the rehearsal engine; without a dataset it draws eight captioned pictures."""
+    dataset = call.get(options.OWN_PICTURES) or str(_drawn_pictures(call.settings))
+    request = make_request(call, interactive=False, engine=EngineKind.REHEARSAL, dataset=dataset)
+    prepared = prepare(request, say=call.sink.note)
+    run, created = planned(call.settings.runs, request.answers.title)
+    plan = make_plan(prepared, run, created=created)
+    call.sink.render(Result(text=lambda sink: _show_summary(plan, prepared, call.settings, sink)))
+    return _start(prepared, created, call)
+
+
+def _start(prepared: Prepared, created: float, call: Call) -> Result:
+    if (new := prepared.request.dataset_to_write) is not None:
+        _write_dataset(new)
+    run, _ = write_run(prepared, call.settings, created=created)
+    start_supervisor(run, call.settings)
+    return detached(run) if call[options.DETACH] else watch(run, call.settings, call.sink, owner=True)
 
 
 def _write_dataset(wanted: NewConfig) -> None:
@@ -90,62 +99,108 @@ def _write_dataset(wanted: NewConfig) -> None:
             raise
 
 
-def _may_start(plan: Plan, at_start: AtStart | None, sink: Sink) -> bool:
+def _may_start(plan: Plan, at_start: AtStart, sink: Sink) -> bool:
     """Ask; `d` shows everything and asks again."""
     from wan_train.views.plan_details import plan_details
 
-    while (answer := prompts.ask_start()) is prompts.Start.DETAILS:
+    while (answer := questions.ask_start()) is questions.Start.DETAILS:
         sink.show(plan_details(plan, at_start))
-    return answer is prompts.Start.YES
+    return answer is questions.Start.YES
 
 
-def _show_plan(plan: Plan, prepared: Prepared, asked: Asked, settings: Settings, sink: Sink) -> int:
+def _show_summary(plan: Plan, prepared: Prepared, settings: Settings, sink: Sink) -> None:
+    from wan_train.views.summary import plan_lines
+
+    sink.show(plan_lines(plan, _at_start(plan, prepared, settings)))
+
+
+def _plan(plan: Plan, prepared: Prepared, settings: Settings) -> Result:
     from wan_train.views.json_records import plan_json
     from wan_train.views.plan_details import plan_text
 
-    at_start = _at_start(plan, prepared, asked, settings)
-    if sink.as_json:
-        sink.data(plan_json(plan, at_start.gpus))
-    else:
-        sink.text(plan_text(plan, at_start))
-    return ExitCode.DONE
+    at_start = _at_start(plan, prepared, settings)
+    return Result(
+        data=lambda: plan_json(plan, at_start.gpus),
+        text=lambda sink: sink.text(plan_text(plan, at_start)),
+    )
 
 
-def _write_script(script: Path, asked: Asked, settings: Settings, sink: Sink) -> int:
+def _write_script(script: Path, request: Request, settings: Settings, sink: Sink) -> Result:
     from wan_train.run.shell_script import files_of, write_script
+    from wan_train.views.json_records import plan_json
 
-    plan = write_script(prepare(asked.request, say=sink.note), script, created=time.time())
-    if sink.as_json:
-        from wan_train.cli.gpus import gpus_now
-        from wan_train.views.json_records import plan_json
+    plan = write_script(prepare(request, say=sink.note), script, created=time.time())
+    return Result(
+        data=lambda: {
+            **plan_json(plan, _gpus_now(request.usable, plan.devices, settings)),
+            "script": str(script),
+        },
+        text=lambda sink: sink.text(
+            f"Wrote {script}\nand its files in {files_of(script)}/\nStart it with: sh {shlex.quote(str(script))}"
+        ),
+    )
 
-        gpus = gpus_now(asked.request.usable, plan.devices, settings)
-        sink.data({**plan_json(plan, gpus), "script": str(script)})
-    else:
-        sink.text(f"Wrote {script}\nand its files in {files_of(script)}/\nStart it with: sh {shlex.quote(str(script))}")
-    return ExitCode.DONE
 
-
-def _at_start(plan: Plan, prepared: Prepared, asked: Asked, settings: Settings) -> AtStart:
-    from wan_train.cli.gpus import gpus_now
+def _at_start(plan: Plan, prepared: Prepared, settings: Settings) -> AtStart:
     from wan_train.views.summary import AtStart
 
+    new = prepared.request.dataset_to_write
     return AtStart(
-        gpus=gpus_now(prepared.request.usable, plan.devices, settings),
+        gpus=_gpus_now(prepared.request.usable, plan.devices, settings),
         dataset=prepared.summary,
         problems=len(group(prepared.inventory.problems)),
         disk_free_bytes=shutil.disk_usage(existing_parent(plan.run_dir)).free,
         seconds_per_batch=measured_speed(settings.runs, plan.speed_key),
-        new_toml=asked.dataset_to_write.toml_path if asked.dataset_to_write is not None else None,
+        new_toml=new.toml_path if new is not None else None,
     )
 
 
-def detached(run: RunDirectory, sink: Sink) -> int:
-    """Leave a run to itself: its id is all that stdout gets."""
-    if sink.as_json:
-        sink.data({"event": "detached", "run_id": run.run_id, "run_dir": str(run.path)})
-    else:
+def _gpus_now(gpus: Sequence[Gpu], devices: Devices, settings: Settings) -> list[GpuNow]:
+    from wan_train.views.model import GpuNow
+
+    room = LeaseRoom(settings.lease_dir)
+    return [
+        GpuNow(
+            label=gpu_label(gpu, devices),
+            name=gpu.name,
+            used_bytes=gpu.used_bytes,
+            total_bytes=gpu.total_bytes,
+            busy_because=_why_busy(gpu, room),
+        )
+        for gpu in gpus
+    ]
+
+
+def _why_busy(gpu: Gpu, room: LeaseRoom) -> str | None:
+    holder = room.holder(gpu.uuid)
+    if holder is not None:
+        return f"taken by run {holder.run_id}" if holder.run_id else "taken by another wan-train"
+    return why_busy(gpu)
+
+
+def detached(run: RunDirectory) -> Result:
+    """Leave a run to itself: stdout gets its ID and nothing else."""
+
+    def text(sink: Sink) -> None:
         sys.stdout.write(f"{run.run_id}\n")
         sink.note("Running. Watch it with:")
         sink.note(f"  wan-train attach {run.run_id}")
-    return ExitCode.DONE
+
+    about = {"event": "detached", "run_id": run.run_id, "run_dir": str(run.path)}
+    return Result(data=lambda: about, text=text)
+
+
+def _drawn_pictures(settings: Settings) -> Path:
+    """A folder with the drawn pictures, made once."""
+    trainer = trainers.find(EngineKind.REHEARSAL, settings)
+    folder = settings.runs / "rehearsal-pictures"
+    if (folder / "dataset.toml").is_file():
+        return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotReadyError(
+            f"the pictures cannot be written to {folder}: {error.strerror}", hint="Choose another --runs-dir."
+        ) from error
+    trainers.draw_pictures(trainer, folder)
+    return folder

@@ -91,10 +91,9 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
 
 
 def _variables_of_options() -> set[str]:
-    from wan_train.cli import options
+    from wan_train.cli.options import TABLE
 
-    declared = [each for alias in vars(options).values() for each in getattr(alias, "__metadata__", ())]
-    return {each.envvar for each in declared if isinstance(getattr(each, "envvar", None), str)}
+    return {each.variable for each in TABLE if each.variable is not None}
 
 
 def _command(arguments: Sequence[str]) -> str:

@@ -9,13 +9,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
-from wan_train.base.errors import ExitCode, WanTrainError
+from wan_train.base.errors import WanTrainError
 from wan_train.base.settings import Settings
-from wan_train.cli import prompts
+from wan_train.cli import questions
 from wan_train.cli.keys import Page, Wish, keys_in, press
-from wan_train.cli.output import Sink
+from wan_train.cli.output import Result, Sink
 from wan_train.cli.screen import Screen, TerminalGoneError
 from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
 from wan_train.run.control import StopRequest, request_stop, start_supervisor
@@ -44,16 +44,16 @@ class _Leave(Enum):
     TIMEOUT = auto()
 
 
-def watch(run: RunDirectory, settings: Settings, sink: Sink, *, owner: bool, timeout: float | None = None) -> int:
-    """Follow a run to its end and return its exit code.
+def watch(run: RunDirectory, settings: Settings, sink: Sink, *, owner: bool, timeout: float | None = None) -> Result:
+    """Follow a run to its end, whose exit code is the result's.
 
     `owner`: this is the command that started the run, so TERM (or INT without a terminal) stops the run itself. A
     mere watcher is only ended. HUP ends the watching in both cases: the run goes on. A supervisor that dies is
     replaced; the new one adopts the trainers that live. After `timeout` seconds the watching ends, not the run.
     """
-    on_screen = sink.is_terminal and not sink.as_json and not sink.quiet
-    if sink.as_json:
-        sink.data({"event": "watching", "run_id": run.run_id, "run_dir": str(run.path)})
+    on_screen = sink.can_ask and not sink.quiet
+    about = {"run_id": run.run_id, "run_dir": str(run.path)}
+    sink.render(Result(data=lambda: {"event": "watching", **about}))
     until = None if timeout is None else time.monotonic() + timeout
     with caught() as signals:
         reader = RunReader(run, curves=on_screen)
@@ -65,36 +65,36 @@ def watch(run: RunDirectory, settings: Settings, sink: Sink, *, owner: bool, tim
         case _Leave.DETACHED:
             sink.note("The training continues. Watch it again with:")
             sink.note(f"  wan-train attach {run.run_id}")
-            return ExitCode.DONE
+            return Result()
         case _Leave.HANGUP:
-            return HANGUP_EXIT
+            return Result(exit_code=HANGUP_EXIT)
         case _Leave.TIMEOUT:
             sink.note(f"{run.run_id} is still running. Watch it again with: wan-train attach {run.run_id}")
-            if sink.as_json:
-                sink.data({"event": "still_running", "run_id": run.run_id, "run_dir": str(run.path)})
-            return TIMEOUT_EXIT
+            return Result(data=lambda: {"event": "still_running", **about}, exit_code=TIMEOUT_EXIT)
         case RunView() as view:
-            return _finish(view, sink)
+            return _finish(view)
 
 
-def _finish(view: RunView, sink: Sink) -> int:
+def _finish(view: RunView) -> Result:
     assert view.state.finished is not None, "followed to its end"  # noqa: S101  an invariant
     report = _wait_for_report(view, view.state.finished)
-    if sink.as_json:
+
+    def data() -> dict[str, Any]:
         from wan_train.views.json_records import result_json
 
-        sink.data(result_json(RunReader(view.run, curves=True).refresh()[0]))
-    elif sink.is_terminal and not sink.quiet:
-        from wan_train.views.result import result_lines
+        return result_json(RunReader(view.run, curves=True).refresh()[0])
 
-        sink.show(result_lines(view))
-    else:
-        from wan_train.views.result import result_text
+    def text(sink: Sink) -> None:
+        from wan_train.views.result import result_lines, result_text
 
-        sink.text(result_text(view))
-    if report is not None:
-        sink.text(f"\nReport, for any browser: {report}")
-    return view.state.finished.exit_code
+        if sink.is_terminal and not sink.quiet:
+            sink.show(result_lines(view))
+        else:
+            sink.text(result_text(view))
+        if report is not None:
+            sink.text(f"\nReport, for any browser: {report}")
+
+    return Result(data=data, text=text, exit_code=view.state.finished.exit_code)
 
 
 def _wait_for_report(view: RunView, finished: RunFinished) -> Path | None:
@@ -222,16 +222,20 @@ class _Watcher:
     def _write(self, event: Event, view: RunView) -> None:
         if self.sink.quiet:
             return
-        if self.sink.as_json:
+
+        def data() -> dict[str, Any]:
             from wan_train.views.json_records import event_json
 
-            self.sink.data(event_json(event))
-            return
-        from wan_train.views.event_lines import event_line
+            return event_json(event)
 
-        line = event_line(event, view)
-        if line is not None:
-            self.sink.line(line)
+        def text(sink: Sink) -> None:
+            from wan_train.views.event_lines import event_line
+
+            line = event_line(event, view)
+            if line is not None:
+                sink.line(line)
+
+        self.sink.render(Result(data=data, text=text))
 
 
 def _lines(view: RunView, page: Page, width: int, height: int) -> Sequence[Line]:
@@ -255,21 +259,21 @@ def _answer_interrupt(run: RunDirectory, sink: Sink) -> bool:
     """Ask what Ctrl-C was meant to do; True to stop watching. Ctrl-C again takes the harmless answer."""
     try:
         with _default_interrupt():
-            answer = prompts.ask_on_interrupt()
+            answer = questions.ask_on_interrupt()
     except (KeyboardInterrupt, EOFError):
-        answer = prompts.OnInterrupt.DETACH
+        answer = questions.OnInterrupt.DETACH
     match answer:
-        case prompts.OnInterrupt.DETACH:
+        case questions.OnInterrupt.DETACH:
             return True
-        case prompts.OnInterrupt.STOP_AFTER_STATE:
+        case questions.OnInterrupt.STOP_AFTER_STATE:
             request_stop(run, StopRequest(mode=StopMode.AFTER_STATE, signal=signal.SIGINT))
             due = next_states_in(RunReader(run).refresh()[0], time.time())
             when = f", in about {duration(due)}" if due is not None else ", at a time not known yet"
             sink.note(f"Stopping after the next checkpoint{when}.")
-        case prompts.OnInterrupt.STOP_NOW:
+        case questions.OnInterrupt.STOP_NOW:
             request_stop(run, StopRequest(mode=StopMode.NOW, signal=signal.SIGINT))
             sink.note("Stopping now.")
-        case prompts.OnInterrupt.CONTINUE:
+        case questions.OnInterrupt.CONTINUE:
             pass
     return False
 

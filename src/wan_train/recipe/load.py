@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
@@ -53,18 +53,17 @@ def load(path: Path, options: Options | None) -> Recipe:
     return recipe
 
 
-def override(recipe: Recipe, changes: Mapping[str, Any], *, names: Mapping[str, str] | None = None) -> Recipe:
-    """The recipe with some settings of all experts replaced by flags; None leaves a setting alone.
+def override(recipe: Recipe, changes: Mapping[str, Any], *, flag_of: Callable[[str], str] = str) -> Recipe:
+    """The recipe with some settings of all experts replaced by options; None leaves a setting alone.
 
-    Raises BadInputError, which calls a setting by its entry in `names` where it has one.
+    Raises BadInputError, which names a setting by its option.
     """
-    called = names or {}
     given = {name: value for name, value in changes.items() if value is not None}
-    values, problems = read_settings(given, options=None, folder=Path.cwd(), called=lambda name: called.get(name, name))
+    values, problems = read_settings(given, options=None, folder=Path.cwd(), called=flag_of)
     if problems:
-        raise BadInputError("; ".join(problems), hint="`wan-train train --help` explains every flag.")
+        raise BadInputError("; ".join(problems), hint="`wan-train train --help` explains every option.")
     layers = [
-        Layer(source=Source(origin=Origin.FLAG, text=called.get(name, name)), values={name: value})
+        Layer(source=Source(origin=Origin.FLAG, text=flag_of(name)), values={name: value})
         for name, value in values.items()
     ]
     return resolve(recipe, layers)

@@ -23,6 +23,7 @@ from wan_train.dataset.model import (
     Inventory,
     MediaKind,
 )
+from wan_train.dataset.resolve import NewConfig
 from wan_train.dataset.scan import group, scan
 from wan_train.dataset.snapshot import snapshot_text, with_overrides
 from wan_train.engine import settings_check, tokenizer
@@ -115,6 +116,8 @@ class Request:
     recipe: Recipe
     trainer: Trainer
     config: DatasetConfig
+    dataset_to_write: NewConfig | None = None
+    """The dataset.toml that starting the run creates."""
     overrides: DatasetOverrides
     devices: Devices
     usable: tuple[Gpu, ...]

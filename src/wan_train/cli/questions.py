@@ -1,11 +1,19 @@
-"""One line to type in at a terminal, and one key to choose with."""
+"""The questions, asked only at a terminal: what they say, one line to type in, one key to choose with, last answers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeVar
 
+from wan_train.base import codec
+from wan_train.base.errors import BadInputError, ExitCode, WanTrainError
+from wan_train.base.files import write_whole
+from wan_train.base.settings import user_data_dir
+from wan_train.dataset.resolve import resolve_dataset
+from wan_train.recipe.model import Answers
+from wan_train.run.titles import problem_with_author, problem_with_title
 from wan_train.views.formatting import wrap
 
 if TYPE_CHECKING:
@@ -14,6 +22,8 @@ if TYPE_CHECKING:
     from prompt_toolkit.completion import Completer
     from prompt_toolkit.formatted_text import StyleAndTextTuples
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+_Answer = TypeVar("_Answer")
 
 _MOST_COMPLETIONS = 6
 _STYLES = {
@@ -27,8 +37,104 @@ _STYLES = {
 }
 
 
+class NoAnswerError(WanTrainError):
+    """Ctrl-C or Ctrl-D at a question."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
+class OnInterrupt(StrEnum):
+    """What to do with a running training after Ctrl-C in the view."""
+
+    DETACH = "Leave it running and close this view"
+    STOP_AFTER_STATE = "Stop after the next checkpoint (nothing is lost)"
+    STOP_NOW = "Stop now (work since the last checkpoint is lost)"
+    CONTINUE = "Keep watching"
+
+
+class Start(StrEnum):
+    """Answers to the last question before a run, by their keys."""
+
+    YES = "y"
+    NO = "n"
+    DETAILS = "d"
+
+
+def ask_title(default: str) -> str:
+    return _line(_Field(question="Title of the LoRA", default=default, problem=problem_with_title))
+
+
+def ask_author(default: str) -> str:
+    return _line(_Field(question="Author", default=default, problem=problem_with_author))
+
+
+def ask_dataset(default: str) -> str:
+    """A path with completion; asked again until it leads to a dataset."""
+    question = "Dataset (folder of pictures, or dataset.toml)"
+    return _line(_Field(question=question, default=default, problem=_dataset_problem, is_path=True))
+
+
+def ask_start() -> Start:
+    return Start(_answer(lambda: _choose("Start? (Y/n, d for details)", {"y": "yes", "n": "no", "d": "details"}, "y")))
+
+
+def confirm(question: str, *, default: bool = True) -> bool:
+    import questionary
+
+    return bool(_answer(questionary.confirm(question, default=default).unsafe_ask))
+
+
+def ask_on_interrupt() -> OnInterrupt:
+    import questionary
+
+    answer = questionary.select(
+        "The training is still running. What now?", choices=[choice.value for choice in OnInterrupt]
+    ).unsafe_ask()
+    return OnInterrupt(answer)
+
+
+def _line(question: _Field) -> str:
+    check = question.problem
+    question.problem = lambda answer: check(answer.strip())
+    return _answer(question.ask).strip()
+
+
+def _answer(ask: Callable[[], _Answer]) -> _Answer:
+    """The answer; raises NoAnswerError."""
+    try:
+        return ask()
+    except (KeyboardInterrupt, EOFError):
+        raise NoAnswerError("interrupted; nothing was started") from None
+
+
+def _dataset_problem(answer: str) -> str | None:
+    try:
+        resolve_dataset(answer)
+    except BadInputError as error:
+        return error.message if error.hint is None else f"{error.message}\nhint: {error.hint}"
+    return None
+
+
+def recall() -> Answers | None:
+    """The answers of the last run, None when there are none or they cannot be read: they are only a convenience."""
+    path = user_data_dir() / "answers.json"
+    try:
+        return codec.from_json(path.read_bytes(), Answers, where=str(path))
+    except (OSError, codec.CorruptRecordError):
+        return None
+
+
+def remember(answers: Answers) -> None:
+    path = user_data_dir() / "answers.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, codec.to_json(answers))
+    except OSError:
+        return  # a home directory that cannot be written must not stop a training
+
+
 @dataclass(slots=True, kw_only=True)
-class Field:
+class _Field:
     """A question with a line to answer in.
 
     The default stands in the empty line and goes at the first key. Enter takes what is there, Tab completes it or takes
@@ -158,8 +264,8 @@ class Field:
         return keys
 
 
-def choose(question: str, keys: Mapping[str, str], default: str) -> str:
-    """The pressed one of `keys`, whose meaning is then shown; Enter is the default. Raises as `Field.ask` does."""
+def _choose(question: str, keys: Mapping[str, str], default: str) -> str:
+    """The pressed one of `keys`, whose meaning is then shown; Enter is the default. Raises as `_Field.ask` does."""
     from prompt_toolkit import Application
     from prompt_toolkit.formatted_text import to_formatted_text
     from prompt_toolkit.key_binding import KeyBindings
