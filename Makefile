@@ -7,12 +7,13 @@ INSTALLED := $(VENV)/.installed
 # Most tests wait for processes, so more workers than cores.
 WORKERS ?= 4
 
-.PHONY: help setup rehearse test lint format bench chaos chaos-provision clean
+.PHONY: help setup rehearse test lint format docs bench chaos chaos-provision clean
 
 help:
 	@echo "make rehearse   the whole pipeline on the embedded tiny trainer, on this machine's CPU"
 	@echo "make test       linters, types, import layers and all tests"
 	@echo "make lint       only the linters"
+	@echo "make docs       the tables of docs/flags.md from the table of options"
 	@echo "make bench      the benchmarks, as ratios"
 	@echo "make chaos      CHAOS_RUNS (100) rehearsals with kill -9 at random moments"
 	@echo "make chaos-provision  CHAOS_KILLS (50) kill -9 of provisions of a bare box, until it is ready"
@@ -42,6 +43,9 @@ lint: setup
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: setup
+	$(BIN)/python -m wan_train.cli.flags_document docs/flags.md
 
 bench: setup
 	$(BIN)/python benchmarks/run.py

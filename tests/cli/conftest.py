@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from support.in_process import InProcessBox
 from support.nvml import NvmlStub, StubGpu
 from support.trainers import ScriptedBox
 
@@ -22,10 +23,10 @@ class PastRuns:
     failed: Path
 
 
-def make_box(folder: Path, library: Path) -> ScriptedBox:
+def make_box(folder: Path, library: Path) -> InProcessBox:
     stub = NvmlStub(library=library, state=folder / "nvml-state")
     stub.write([StubGpu(), StubGpu()])
-    return ScriptedBox(folder / "box", stub)
+    return InProcessBox(folder / "box", stub)
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +42,7 @@ def past_runs(tmp_path_factory: pytest.TempPathFactory, nvml_library: Path) -> I
     box = make_box(tmp_path_factory.mktemp("past"), nvml_library)
     runs = []
     for title, fault, code in (("cat", "", 0), ("cattle", "", 0), ("dog", "die@high", 5)):
-        done = box.train(title=title, SCRIPTED_FAULT=fault)
+        done = ScriptedBox.run_cli(box, *box.train_words(title=title), SCRIPTED_FAULT=fault)
         assert done.returncode == code, done.stderr
         runs.append(box.run_directories()[-1])
     finished, also_finished, failed = runs

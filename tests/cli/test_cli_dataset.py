@@ -118,7 +118,7 @@ def test_a_dataset_toml_is_written_and_changed_only_by_consent(quiet_box: Script
     assert quiet_box.run_cli(*words, "--yes").returncode == 0
     assert file.read_text(encoding="utf-8").count("num_repeats = 5") == 2
     assert [path.read_text(encoding="utf-8") for path in folder.glob(".wan-train-backup/*/dataset.toml")] == [first]
-    assert "says all that already" in quiet_box.run_cli(*words).stdout
+    assert "is up to date" in quiet_box.run_cli(*words).stdout
     assert quiet_box.run_cli("dataset", "check", str(file)).returncode == 0
 
 

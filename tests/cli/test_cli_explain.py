@@ -23,14 +23,14 @@ def test_a_wrong_setting_is_never_worth_another_attempt(quiet_box: ScriptedBox, 
     assert done.returncode == 0, done.stderr
     assert "there is no learning-rate schedule sometimes" in done.stdout
     assert "cosine_with_restarts" in done.stdout
-    assert "another attempt: cannot help; start a new run" in done.stdout
+    assert "retry: cannot help; start a new run" in done.stdout
 
 
 def test_a_text_of_several_lines_is_shown_whole_and_safe(quiet_box: ScriptedBox, tmp_path: Path) -> None:
     text = "RuntimeError: first line\n  second \x1b]0;title\x07 line\n\nthird hf_" + "x" * 30 + " line\n"
     done = quiet_box.run_cli("explain", log(tmp_path, text))
     assert [line.strip() for line in done.stdout.splitlines()[1:4]] == [
-        "it said: RuntimeError: first line",
+        "error output: RuntimeError: first line",
         "second  line",
         "third [hidden] line",
     ]

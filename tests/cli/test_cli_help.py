@@ -1,4 +1,4 @@
-"""Every verb explains itself, in at most 100 columns and with an example."""
+"""Every command explains itself, in at most 100 columns and with an example."""
 
 from __future__ import annotations
 
@@ -10,43 +10,37 @@ import pytest
 from rich.cells import cell_len
 
 from support.trainers import ScriptedBox
-from wan_train.cli import dataset_app
-from wan_train.cli.app import app
+from wan_train.cli.flags_document import COMMANDS
 from wan_train.dataset.writing import text_for_directory
 from wan_train.recipe import load as recipes
 from wan_train.recipe.terms import Task
 
-VERBS = tuple(command.callback.__name__ for command in app.registered_commands if command.callback is not None)
-DATASET_VERBS = tuple(
-    f"dataset {command.callback.__name__}"
-    for command in dataset_app.app.registered_commands
-    if command.callback is not None
-)
+TOP_COMMANDS = [command for command in COMMANDS if " " not in command]
 
 PROJECT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("columns", ["80", "200"])
-def test_the_program_lists_all_its_verbs_on_one_screen(quiet_box: ScriptedBox, columns: str) -> None:
+def test_the_program_lists_all_its_commands_on_one_screen(quiet_box: ScriptedBox, columns: str) -> None:
     done = quiet_box.run_cli("--help", COLUMNS=columns)
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert len(lines) <= 23, "a terminal of 24 lines has one for the prompt"
     assert [line for line in lines if cell_len(line) > 80] == []
-    for verb in (*VERBS, "dataset"):
-        (line,) = [line for line in lines if re.match(rf"  {verb}  +\S", line)]
+    for command in (*TOP_COMMANDS, "dataset", "recipe"):
+        (line,) = [line for line in lines if re.match(rf"  {command}  +\S", line)]
         assert not line.endswith(("...", ".")), line
     groups = [line for line in lines if re.fullmatch(r"[A-Z][a-z]+", line)]
     assert groups == ["Train", "Runs", "Box"]
     assert "\x1b" not in done.stdout
 
 
-@pytest.mark.parametrize("verb", [*VERBS, *DATASET_VERBS])
-def test_each_verb_has_help_with_an_example_in_100_columns(quiet_box: ScriptedBox, verb: str) -> None:
-    done = quiet_box.run_cli(*verb.split(), "--help", COLUMNS="100")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help_with_an_example_in_100_columns(quiet_box: ScriptedBox, command: str) -> None:
+    done = quiet_box.run_cli(*command.split(), "--help", COLUMNS="100")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert f"Usage: wan-train {verb}" in done.stdout
+    assert f"Usage: wan-train {command}" in done.stdout
     assert re.search(r"Example: wan-train", done.stdout)
     assert [line for line in done.stdout.splitlines() if cell_len(line) > 100] == []
     assert "\x1b" not in done.stdout
@@ -98,7 +92,7 @@ def test_every_option_that_takes_a_value_shows_its_default(quiet_box: ScriptedBo
 def test_the_rehearsals_own_defaults_are_shown(quiet_box: ScriptedBox) -> None:
     shown = defaults(quiet_box, "rehearse")
     assert (shown["--epochs"], shown["--resolution"], shown["--gpus"]) == ("20", "256x256", "two CPU slots")
-    assert "--epochs" not in defaults(quiet_box, "resume")
+    assert defaults(quiet_box, "resume")["--epochs"] == "the run's own"
 
 
 @pytest.mark.parametrize("words", [["--version"], ["-V"], ["--version", "--json"]])

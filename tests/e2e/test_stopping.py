@@ -100,7 +100,7 @@ def test_stop_waits_for_the_next_state(scripted_box: ScriptedBox) -> None:
     scripted_box.wait_for_record("epoch", place="high")
     asked = scripted_box.run_cli("stop")
     assert asked.returncode == 0, asked.stderr
-    assert re.search(r"stops after the next checkpoint, (in about \d+ s|at a time not known yet)\.", asked.stderr)
+    assert re.search(r"stops after the next checkpoint, (in about \d+ s|at an unknown time)\.", asked.stderr)
     assert scripted_box.run_cli("attach").returncode == 143
     events = scripted_box.events()
     kinds = [event["kind"] for event in events]

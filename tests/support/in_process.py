@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 import os
 import subprocess
-from collections.abc import Mapping
-from contextlib import redirect_stderr, redirect_stdout
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import pytest
 
+from support.json_output import json_lines
+from support.trainers import ScriptedBox
 from wan_train.cli.main import run
 
 
@@ -23,3 +27,45 @@ def run_here(words: list[str], environment: Mapping[str, str]) -> subprocess.Com
             patch.setenv(name, value)
         code = run(words)
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+class InProcessBox(ScriptedBox):
+    """As ScriptedBox, except that `run_cli` starts no process."""
+
+    def run_cli(self, *words: str, timeout: float = 40.0, **env: str) -> subprocess.CompletedProcess[str]:
+        if self.through:
+            return super().run_cli(*words, timeout=timeout, **env)
+        with _surroundings(self.env(**env), self.root), Path(os.devnull).open() as nothing:
+            out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="surrogateescape") for _ in range(2))
+            stdin, sys.stdin = sys.stdin, nothing
+            try:
+                with redirect_stdout(out), redirect_stderr(err):
+                    code = run(list(words))
+            except SystemExit as ended:  # completion of words
+                code = int(ended.code or 0)
+            finally:
+                sys.stdin = stdin
+        done = subprocess.CompletedProcess(list(words), code, _text(out), _text(err))
+        if "--json" in words and "--version" not in words:
+            json_lines(done.stdout)
+        return done
+
+
+def _text(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    assert isinstance(stream.buffer, io.BytesIO)
+    return stream.buffer.getvalue().decode(errors="replace")
+
+
+@contextmanager
+def _surroundings(environ: dict[str, str], folder: Path) -> Iterator[None]:
+    before, here = dict(os.environ), Path.cwd()
+    os.environ.clear()
+    os.environ.update(environ)
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(here)
+        os.environ.clear()
+        os.environ.update(before)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wan_train.base.process_identity import ProcessIdentity
+from wan_train.cli.options import flag_of
 from wan_train.engine.capabilities import Script
 from wan_train.engine.commands import ModelPaths
 from wan_train.engine.failures import Cause, Diagnosis
@@ -95,7 +96,7 @@ def make_recipe(
     cards: tuple[Card, ...] = (),
 ) -> tuple[Recipe, tuple[adaptation.Choice, ...]]:
     """The shipped recipe, adapted to a machine with these cards (by default two RTX 5090)."""
-    recipe = override(shipped(task), {"max_train_epochs": epochs}, names={"max_train_epochs": "--epochs"})
+    recipe = override(shipped(task), {"max_train_epochs": epochs}, flag_of=flag_of)
     rtx5090 = Card(name="NVIDIA GeForce RTX 5090", total_bytes=32 * GIB, compute_capability=(12, 0))
     machine = Machine(cards=cards or (rtx5090, rtx5090), cpus=16.0, has_xformers=True, has_flash=False, dit_dtype="F16")
     return adaptation.adapt(select(recipe, experts), machine)

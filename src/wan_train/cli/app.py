@@ -145,7 +145,7 @@ def _parameter(option: Option[Any]) -> inspect.Parameter:
     common: dict[str, Any] = {"help": option.help, "metavar": option.metavar, "show_default": False}
     common["autocompletion"] = option.completion
     if option.is_argument:
-        about = typer.Argument(**common)
+        about = typer.Argument(**{**common, "metavar": option.metavar or option.word.upper()})
     else:
         about = typer.Option(
             *option.flags,

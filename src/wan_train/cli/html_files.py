@@ -39,7 +39,7 @@ def target_of(text: str, sink: Sink, *, yes: bool, generator: str, command: str)
     except OSError as error:
         raise BadInputError(f"{shown} cannot be used: {error.strerror}", hint="Name another file.") from None
     if is_foreign and not yes:
-        if not sink.is_terminal or sink.as_json:
+        if not sink.can_ask:
             raise BadInputError(
                 f"{shown} exists and was not made by `{command}`, so it was left alone",
                 hint="Name another file, or add --yes to replace it.",
@@ -89,7 +89,7 @@ def write_dataset_page(check: Check, outlook: Layout | None, path: Path, sink: S
 
 def _progress(sink: Sink) -> Callable[[int, int], None]:
     """A counter on one line of the terminal."""
-    if not sink.is_terminal or sink.as_json:
+    if not sink.can_ask:
         return lambda _done, _all: None
 
     def show(done: int, to_do: int) -> None:

@@ -520,7 +520,7 @@ FIX = Option(
     "--fix",
     "dataset check",
     "Fix what is safe to fix; originals are kept.",
-    more="Shows the [fixes](datasets.md#mending) and asks first.",
+    more="Shows the [fixes](datasets.md#fixing) and asks first.",
 )
 TIMEOUT = Option(
     float,

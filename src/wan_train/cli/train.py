@@ -58,11 +58,7 @@ def train(call: Call) -> Result:
         return _plan(plan, prepared, settings)
     sink.render(Result(text=lambda sink: _show_summary(plan, prepared, settings, sink)))
     if not yes:
-        if not interactive:
-            raise BadInputError(
-                "nothing was started: there is no terminal to ask at, and --yes was not given",
-                hint="Add --yes to start, or --dry-run to see the plan only.",
-            )
+        sink.require_person("nothing was started", "Add --yes to start, or --dry-run to see the plan only.")
         if not _may_start(plan, _at_start(plan, prepared, settings), sink):
             sink.note("Nothing was started.")
             return Result()

@@ -268,7 +268,7 @@ def _answer_interrupt(run: RunDirectory, sink: Sink) -> bool:
         case questions.OnInterrupt.STOP_AFTER_STATE:
             request_stop(run, StopRequest(mode=StopMode.AFTER_STATE, signal=signal.SIGINT))
             due = next_states_in(RunReader(run).refresh()[0], time.time())
-            when = f", in about {duration(due)}" if due is not None else ", at a time not known yet"
+            when = f", in about {duration(due)}" if due is not None else ", at an unknown time"
             sink.note(f"Stopping after the next checkpoint{when}.")
         case questions.OnInterrupt.STOP_NOW:
             request_stop(run, StopRequest(mode=StopMode.NOW, signal=signal.SIGINT))

@@ -31,7 +31,7 @@ _SHARED = ("save_every_n_epochs", "sample_prompts", "sample_every_n_epochs", "sa
 _FILES = ("network_weights", "sample_prompts")
 
 # Ranges that no sensible run leaves; outside them the trainer fails late or trains nothing.
-_RANGES: Mapping[str, tuple[float, float]] = {
+RANGES: Mapping[str, tuple[float, float]] = {
     "learning_rate": (1e-9, 1.0),
     "network_dim": (1, 1024),
     "network_alpha": (1e-3, 4096),
@@ -155,9 +155,9 @@ def _typed(value: object, kind: str) -> tuple[Any, str | None]:
 
 
 def _range_problem(name: str, value: object) -> str | None:
-    if name not in _RANGES or not isinstance(value, int | float):
+    if name not in RANGES or not isinstance(value, int | float):
         return None
-    low, high = _RANGES[name]
+    low, high = RANGES[name]
     return None if low <= value <= high else f"must be from {low:g} to {high:g}, not {value}"
 
 

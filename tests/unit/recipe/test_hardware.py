@@ -98,7 +98,7 @@ def test_what_somebody_chose_is_kept_and_said() -> None:
         "max_data_loader_n_workers": 8,
         "num_cpu_threads_per_process": 4,
     }
-    recipe = override(RECIPE, chosen, names=dict.fromkeys(chosen, "--a-flag"))
+    recipe = override(RECIPE, chosen, flag_of=lambda _: "--a-flag")
     training, choices = fit(RTX5090, recipe=recipe, cpus=1)
     assert {name: getattr(training, name) for name in chosen} == chosen
     assert all(choices[name].reason == "chosen (--a-flag)" for name in chosen)

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wan_train.base.errors import BadInputError
+from wan_train.cli.options import flag_of
 from wan_train.engine.capabilities import stored
 from wan_train.engine.extra_arguments import TrainerOptions
 from wan_train.recipe import load as recipes
@@ -225,7 +226,7 @@ class TestOverride:
     RECIPE = recipes.shipped(Task.T2V)
 
     def test_given_values_and_their_source(self) -> None:
-        recipe = override(self.RECIPE, {"network_dim": 32, "seed": None}, names={"network_dim": "--rank"})
+        recipe = override(self.RECIPE, {"network_dim": 32, "seed": None}, flag_of=flag_of)
         for spec in recipe.experts:
             assert (spec.training.network_dim, spec.training.seed) == (32, 5)
             assert spec.sources == {"network_dim": Source(origin=Origin.FLAG, text="--rank")}
