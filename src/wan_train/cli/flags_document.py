@@ -42,10 +42,8 @@ def _row(option: Option[Any]) -> str:
 def _range(option: Option[Any]) -> str:
     from wan_train.recipe.values import RANGES
 
-    if option.recipe_key not in RANGES:
-        return ""
-    low, high = RANGES[option.recipe_key]
-    return " to ".join(f"{bound:g}" if isinstance(bound, float) else str(bound) for bound in (low, high)) + "."
+    bounds = RANGES.get(option.recipe_key or "", ())
+    return " to ".join(f"{bound:g}" if bound < 1 else str(bound) for bound in bounds) + ("." if bounds else "")
 
 
 def _settings() -> Iterator[str]:
