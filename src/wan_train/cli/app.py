@@ -204,7 +204,7 @@ def check(call: Call) -> Result:
 
     Example: wan-train dataset check /workspace/cats
 
-    Only --fix changes anything. The exit code is 2 when something would stop the training.
+    Only --fix changes anything; exit code 2 when something would stop the training.
     """
     from wan_train.cli.dataset import check as run
 
@@ -388,7 +388,7 @@ def doctor(call: Call) -> Result:
 
     Example: wan-train doctor
 
-    It changes nothing. The exit code is 3 when the box is not ready.
+    It changes nothing; exit code 3 when the box is not ready.
     """
     from wan_train.cli.doctor import doctor as run
 
