@@ -29,7 +29,7 @@ def test_a_run_goes_on_by_itself_on_the_gpus_of_another_box(scripted_box: Script
     assert scripted_box.run_cli("resume", "--all", **SLOW).returncode == 0
     watched = scripted_box.run_cli("attach")
     assert watched.returncode == 0, watched.stderr
-    assert "this box has other GPUs than before: uses GPU 0, GPU 1 now" in watched.stdout
+    assert "this box has other GPUs than before: now uses GPU 0, GPU 1" in watched.stdout
     assert gpus_since(scripted_box, before) <= set(NEW)
     check_whole_training(scripted_box, 5)
 

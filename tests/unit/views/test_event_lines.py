@@ -3,11 +3,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from support.runs import OUT_OF_MEMORY, T0, events_of, make_plan, make_view
-from views.scenes import CACHED, DONE, FAILED, HIGH, RUNS
+from views.scenes import CACHED, FAILED, HIGH, RUNS
 from wan_train.run.events import (
     Event,
     RunResumed,
-    StepExited,
 )
 from wan_train.run.live import Live
 from wan_train.run.plan import Plan
@@ -35,14 +34,7 @@ def test_many_epochs_are_thinned_but_the_last_is_told() -> None:
     assert "epoch 1003/1003" in epochs[-1]
 
 
-def test_exits_are_noise() -> None:
-    plan = make_plan()
-    events = events_of(plan, {"cache-latents": DONE})
-    view = make_view(plan, events)
-    assert [event_line(event, view) for event in events if isinstance(event, StepExited)] == [None]
-
-
-def test_a_failure_is_one_line_whatever_the_trainer_lines() -> None:
+def test_a_failure_is_one_line_whatever_the_trainer_printed() -> None:
     plan = make_plan()
     found = replace(OUT_OF_MEMORY, evidence="a\nb\x1b[2J" + "c" * 1000)
     lines = _lines(plan, events_of(plan, {"cache-latents": FAILED}, diagnosis=found))
