@@ -12,8 +12,8 @@ from wan_train.dataset.buckets import Crop, batches_per_epoch
 from wan_train.dataset.layout import NOTABLE_LOSS, Layout, Size, SubsetLayout, TrainedFile
 from wan_train.dataset.model import MediaKind, Problem, ProblemKind, Severity, Subset
 from wan_train.dataset.scan import Check, Group
-from wan_train.views.formatting import count, cut, cut_middle, file_size, pad, safe, wrap
-from wan_train.views.lines import Line, Row, Screenful, Span, grid, line, table, wrapped
+from wan_train.views.formatting import count, cut, cut_middle, file_size, pad, safe
+from wan_train.views.lines import Line, Row, Screenful, Span, grid, hanging, line, table, width_of, wrapped
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -121,18 +121,14 @@ def _problem_table(check: Check, width: int) -> Iterator[Line]:
 
 
 def _group(group: Group, number: str, base: Path, width: int) -> Iterator[Line]:
-    margin = " " * (7 + len(number) + 2)
-    room = width - len(margin)
-    head = (Span(pad(group.severity.value, 7), _STYLES[group.severity]), f"{number}  ")
-    for index, piece in enumerate(wrap(TITLES[group.kind], room)):
-        yield line(*((margin,) if index else head), Span(piece, "bold"))
+    head = [Span(pad(group.severity.value, 7), _STYLES[group.severity]), Span(f"{number}  ")]
+    margin = Span(" " * width_of(head))
+    yield from hanging(head, TITLES[group.kind], width, "bold")
     fixes = list(dict.fromkeys(problem.fix for problem in group.problems))
     for text in _examples(group.problems, base, with_fix=len(fixes) > 1):
-        for index, piece in enumerate(wrap(text, room - 2)):
-            yield line(margin, "  " if index else "", piece)
+        yield from hanging([margin, Span("- ")], text, width)
     if len(fixes) == 1:
-        for index, piece in enumerate(wrap(safe(_sentence(fixes[0])), room - 2)):
-            yield line(margin, Span("  " if index else "→ ", "green"), Span(piece, "green"))
+        yield from hanging([margin, Span("→ ", "green")], safe(_sentence(fixes[0])), width, "green")
 
 
 def _examples(problems: Sequence[Problem], base: Path, *, with_fix: bool) -> Iterator[str]:

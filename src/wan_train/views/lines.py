@@ -82,6 +82,13 @@ def wrapped(text: str, width: int, style: str = "", *, indent: int = 0) -> Itera
         yield line(" " * indent, Span(piece, style))
 
 
+def hanging(head: Sequence[Span], text: str, width: int, style: str = "") -> Iterator[Line]:
+    """A paragraph beside its head, continued below itself."""
+    start = width_of(head)
+    for number, piece in enumerate(wrap(text, width - start)):
+        yield line(*([Span(" " * start)] if number else head), Span(piece, style))
+
+
 def width_of(spans: Iterable[Span]) -> int:
     return sum(columns(span.text) for span in spans)
 
@@ -94,14 +101,14 @@ def plain(lines: Iterable[Line]) -> str:
 def table(rows: Sequence[Row], width: int, *, indent: int = 2) -> Iterator[Line]:
     """Rows with their labels in one column and wrapped values in the other."""
     label_width = max((columns(row.label) for row in rows), default=0)
-    start = indent + label_width + 2
     for row in rows:
-        if not row.label and not row.value:
-            yield line()
-            continue
         label = Span(" " * indent + pad(row.label, label_width + 2), "dim")
-        for number, piece in enumerate([row.value] if row.whole else wrap(row.value, width - start)):
-            yield line(label if number == 0 else " " * start, Span(piece, row.style), whole=row.whole)
+        if row.whole:
+            yield line(label, Span(row.value, row.style), whole=True)
+        elif row.label or row.value:
+            yield from hanging([label], row.value, width, row.style)
+        else:
+            yield line()
 
 
 def labelled(label: str, values: Iterable[str]) -> Iterator[Row]:
@@ -117,10 +124,8 @@ def grid(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, ind
     for number, row in enumerate((heads, *rows)):
         cells = [pad(row[0], widths[0])]
         cells += [" " * (widths[column] - columns(row[column])) + row[column] for column in range(1, last)]
-        start = " " * indent + "  ".join(cells) + "  "
         style = "" if number else "dim"
-        for piece_number, piece in enumerate(wrap(row[last], width - columns(start))):
-            yield line(Span(" " * columns(start) if piece_number else start, style), Span(piece, style))
+        yield from hanging([Span(" " * indent + "  ".join(cells) + "  ", style)], row[last], width, style)
 
 
 def to_rich(one: Line, width: int, *, ascii_only: bool = False) -> Text:

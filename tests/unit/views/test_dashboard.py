@@ -171,7 +171,7 @@ def test_a_training_that_loads_again_shows_the_time_of_this_attempt() -> None:
     assert "loading the DiT …  5 s" in text
 
 
-def test_the_question_tells_how_long_until_nothing_is_lost() -> None:
+def test_the_stop_question_shows_the_time_until_the_next_checkpoint() -> None:
     view, now = SCENES["both_running"]()
     asked = "".join(span.text for span in overlays.stop_question(view, now, 100).spans)
     # States are saved every 4 epochs of 24 steps; the one that waits longer has 48 to go.

@@ -26,7 +26,7 @@ def test_only_the_newest_epoch_shows_speed_and_time_left() -> None:
     assert sum("s/step" in line for line in lines) == 1
 
 
-def test_many_epochs_are_thinned_but_the_last_is_told() -> None:
+def test_of_many_epochs_some_and_the_last_are_shown() -> None:
     plan = make_plan(epochs=1003)
     lines = _lines(plan, events_of(plan, {**CACHED, "train-high": RUNS}, epochs={"train-high": 1003}))
     epochs = [line for line in lines if "epoch " in line]

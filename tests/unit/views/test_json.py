@@ -107,7 +107,7 @@ def test_a_result_is_the_status_at_the_end() -> None:
     assert [step["result"]["bytes"] for step in data["steps"][2:]] == [153_400_000, 153_400_000]
 
 
-def test_a_lost_supervisor_is_told() -> None:
+def test_a_lost_supervisor() -> None:
     view, now = lost()
     data = status_json(view, now)
     assert (data["supervisor_alive"], data["exit_code"]) == (False, None)

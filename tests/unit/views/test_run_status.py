@@ -128,7 +128,7 @@ def test_a_pause_before_the_next_attempt_is_counted() -> None:
         pytest.param(make_view(make_plan(), []), id="not begun"),
     ],
 )
-def test_what_is_not_known_is_not_said(view: RunView) -> None:
+def test_an_unknown_end_is_not_shown(view: RunView) -> None:
     assert ends_at(view, NOW) is None
 
 
@@ -216,7 +216,7 @@ class TestNews:
         (86400 * 2, "24 Nov 12:00"),
     ],
 )
-def test_the_time_is_told_with_its_day_where_that_is_another(later: float, said: str) -> None:
+def test_the_time_has_its_day_unless_it_is_today(later: float, said: str) -> None:
     assert formatting.moment(T0 + later, T0) == said
 
 
@@ -270,7 +270,7 @@ def test_time_in_which_nothing_ran_is_not_counted_as_work(tmp_path: Path) -> Non
     assert facts.took(view, found) == "2 min of work (10 min in all)"
 
 
-def test_without_a_gap_one_time_is_told() -> None:
+def test_without_a_gap_only_one_time_is_shown() -> None:
     plan = make_plan()
     view = make_view(plan, events_of(plan, {**CACHED, "train-high": DONE, "train-low": DONE}, exit_code=0))
     assert "of work" not in result_text(view)

@@ -51,7 +51,7 @@ def test_at_most_20_lines_of_80_columns_whatever_there_is_to_say() -> None:
     assert details.count("picture ") == 20
 
 
-def test_only_what_differs_from_the_recipe_is_said_to_be_adjusted() -> None:
+def test_only_settings_that_differ_from_the_recipe_are_adjusted() -> None:
     reason = "the DiT file is F16 and the trainer demands the same precision"
     same, other = (Choice(setting="mixed_precision", value=value, reason=reason) for value in ("fp16", "bf16"))
     chosen = Choice(setting="blocks_to_swap", value="7", reason="chosen (--blocks-to-swap)")
@@ -74,7 +74,7 @@ def test_the_experts_are_placed_as_the_gpus_are_now() -> None:
     assert _row(make_plan(experts=(Expert.LOW,)), "Experts", replace(AT_START, gpus=(free,))) == "low-noise on GPU 0"
 
 
-def test_the_time_is_told_where_this_box_remembers_a_speed() -> None:
+def test_the_time_is_shown_where_this_box_remembers_a_speed() -> None:
     free = GPUS[0]
     both = (free, replace(free, label="GPU 1"))
     assert _row(make_plan(), "Time") == "unknown on this card; shown after the first steps"
@@ -86,7 +86,7 @@ def test_the_time_is_told_where_this_box_remembers_a_speed() -> None:
     assert _row(plan, "Time", replace(AT_START, seconds_per_batch=3.0)) == "unknown until the videos are cached"
 
 
-def test_settings_of_the_experts_are_told_once_where_they_agree_and_for_each_where_not() -> None:
+def test_settings_are_shown_for_each_expert_only_where_they_differ() -> None:
     plan = make_plan()
     assert _row(plan, "LoRA") == "rank 16, alpha 16"
     recipe = with_settings(plan.recipe, Expert.LOW, network_dim=32, learning_rate=1e-4, max_train_epochs=50)
@@ -97,14 +97,14 @@ def test_settings_of_the_experts_are_told_once_where_they_agree_and_for_each_whe
     assert _row(plan, "Training") == f"{steps}; recipe t2v-a14b"
 
 
-def test_what_the_trainer_is_told_beyond_the_recipe_is_shown() -> None:
+def test_options_beyond_the_recipe_are_shown() -> None:
     plan = make_plan()
     assert _row(plan, "Extra") == "none (arguments after --)"
     layer = Layer(source=Source(origin=Origin.WORDS, text="after --"), values={"network_dropout": 0.1})
     assert _row(replace(plan, recipe=resolve(plan.recipe, [layer])), "Extra") == "network_dropout 0.1"
 
 
-def test_what_is_written_is_told() -> None:
+def test_new_files_and_folders_are_shown() -> None:
     assert _row(make_plan(), "Writes") == "/workspace/pictures/dataset.toml (new) and cache/"
     assert _row(make_plan(), "Writes", replace(AT_START, new_toml=None)) == "/workspace/pictures/cache/"
 
