@@ -12,6 +12,7 @@ from support.runs import GIB, OUT_OF_MEMORY, SUPERVISOR, T0, events_of, make_gpu
 from wan_train.dataset.layout import Bucket, DatasetSummary, SubsetSummary
 from wan_train.dataset.model import MediaKind
 from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.engine.prompts import SamplePrompt
 from wan_train.recipe.adaptation import Choice
 from wan_train.recipe.terms import EngineKind
 from wan_train.run.curves import Curve, LossSource, Point, Segment
@@ -31,7 +32,7 @@ from wan_train.run.events import (
     TrainingBegan,
 )
 from wan_train.run.live import Live
-from wan_train.run.plan import CacheNeed, Devices, Plan
+from wan_train.run.plan import CacheNeed, Devices, Plan, Sampling
 from wan_train.run.progress import Progress
 from wan_train.run.scheduler import why_waiting
 from wan_train.run.state import JobState
@@ -408,4 +409,13 @@ def summary_plan() -> Plan:
         "cache-latents": CacheNeed(items=200, make=3, remove=2, reasons={"picture_changed": 2, "new": 1}),
         "cache-text": CacheNeed(items=200, make=0, remove=0),
     }
-    return replace(plan, dataset=replace(plan.dataset, caches=needs, notes=("the T5 tokenizer will be downloaded",)))
+    return replace(
+        plan,
+        dataset=replace(plan.dataset, caches=needs, notes=("the T5 tokenizer will be downloaded",)),
+        samples=Sampling(
+            prompts=(SamplePrompt(prompt="a red fox", seed=5), SamplePrompt(prompt="a cat", seed=6, width=512)),
+            every_epochs=10,
+            at_first=True,
+            source=Path("/workspace/prompts.txt"),
+        ),
+    )

@@ -48,7 +48,7 @@ from wan_train.views import run_status as facts
 from wan_train.views.dashboard import run_lines
 from wan_train.views.model import History, Pace, RunReader, RunView
 from wan_train.views.result import result_text
-from wan_train.views.run_status import ends_at, newest_state
+from wan_train.views.run_status import ends_at, newest_state, steps_per_epoch
 
 
 def one_gpu(progress: Progress = HIGH, *, loaded_after: float = 100.0) -> RunView:
@@ -73,6 +73,11 @@ def test_an_idle_second_gpu_is_counted_on() -> None:
     assert view.live is not None
     two = replace(view, live=replace(view.live, gpus=make_gpus(used=(27,))))
     assert ends_at(two, NOW) == pytest.approx(NOW + 100 + 2400 * 2.93)
+
+
+def test_before_the_first_step_the_planned_steps_count() -> None:
+    view, _ = caching()
+    assert steps_per_epoch(view, view.plan.step("train-high")) == 24
 
 
 def test_after_the_box_ran_out_of_ram_an_idle_gpu_is_not_counted_on() -> None:
@@ -202,9 +207,10 @@ class TestNews:
         events = events_of(make_plan(), {**CACHED, "train-high": RUNS})
         first = next(event for event in events if isinstance(event, SupervisorStarted))
         again = replace(next(e for e in events if isinstance(e, StepStarted)), attempt=2)
-        for event in (*events, replace(first, at=NOW), again):
+        stopping = StepStopping(at=NOW, step="train-high", attempt=1)
+        for event in (*events, replace(first, at=NOW), again, stopping, replace(stopping, diagnosis=OUT_OF_MEMORY)):
             history.add(event)
-        assert [type(event) for event in history.recent] == [SupervisorStarted, StepStarted]
+        assert [type(event) for event in history.recent] == [SupervisorStarted, StepStarted, StepStopping]
 
 
 @pytest.mark.parametrize(
