@@ -13,8 +13,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "wan_train"
 ERRORS = {"BadInputError", "NotReadyError", "GpuUnavailableError", "CorruptRecordError", "DatasetError"}
 NAMES = ("PyAV", "NVML", "HF_", "WAN_TRAIN")
 WITHOUT_A_HINT = {
-    "provision/download.py",  # tried again; what is told at last has one
-    "provision/transport.py",
+    "provision/downloads.py",  # retried; the last error has one
     "provision/work.py",
 }
 
