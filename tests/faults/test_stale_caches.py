@@ -8,7 +8,6 @@ import signal
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from support.nvml import StubGpu
 from support.old_plans import as_sharded
@@ -74,23 +73,6 @@ def test_one_changed_caption_makes_one_text_cache(cached_box: ScriptedBox) -> No
     assert _trained(cached_box) == _all()
 
 
-def test_a_picture_replaced_by_one_of_its_size_is_encoded_again(cached_box: ScriptedBox) -> None:
-    picture = cached_box.dataset / "picture2.png"
-    times = picture.stat()
-    with Image.open(picture) as old:
-        size = old.size
-    Image.new("RGB", size, (1, 2, 3)).save(picture)
-    os.utime(picture, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a copy with kept times leaves it
-    _again(cached_box)
-    assert _made(cached_box) == (1, 0)
-
-
-def test_a_touched_picture_with_the_same_bytes_is_not(cached_box: ScriptedBox) -> None:
-    (cached_box.dataset / "picture2.png").touch()
-    _again(cached_box)
-    assert [entry["place"] for entry in cached_box.recorded("start")] == ["high"]
-
-
 def test_another_resolution_makes_all_latents_and_no_text(cached_box: ScriptedBox) -> None:
     _again(cached_box, "--resolution", "512x512")
     assert _made(cached_box) == (COUNT, 0)
@@ -118,35 +100,6 @@ def test_a_deleted_picture_is_not_trained_and_costs_no_process(cached_box: Scrip
     names = {path.name for path in (cached_box.dataset / "cache").iterdir()}
     assert not any(name.startswith("picture4") for name in names)
     assert kept.read_text(encoding="utf-8") == "mine"
-
-
-def test_another_model_file_makes_its_caches_anew(cached_box: ScriptedBox) -> None:
-    (t5,) = cached_box.checkout.rglob("models_t5*.pth")
-    t5.write_bytes(t5.read_bytes() + b"another")
-    _again(cached_box)
-    assert _made(cached_box) == (0, COUNT)
-
-
-@pytest.mark.parametrize("damage", ["cut", "empty", "garbage"])
-def test_a_damaged_cache_is_made_anew_alone(cached_box: ScriptedBox, damage: str) -> None:
-    (latents,) = (cached_box.dataset / "cache").glob("picture1_*_wan.safetensors")
-    text = cached_box.dataset / "cache" / "picture5_wan_te.safetensors"
-    for path in (latents, text):
-        data = path.read_bytes()
-        path.write_bytes({"cut": data[:-1], "empty": b"", "garbage": b"x" * len(data)}[damage])
-    _again(cached_box)
-    assert _made(cached_box) == (1, 1)
-
-
-@pytest.mark.parametrize("damage", ["missing", "garbage"])
-def test_without_an_index_what_can_be_verified_is_taken_over(cached_box: ScriptedBox, damage: str) -> None:
-    for index in (cached_box.dataset / "cache").glob(".wan-train-*.json"):
-        index.unlink() if damage == "missing" else index.write_text('{"schema": 1, "entries": [1]}')
-    (cached_box.dataset / "picture0.txt").write_text("other words", encoding="utf-8")
-    (cached_box.dataset / "picture1.png").touch()  # newer than its cache: nothing says that the cache is of it
-    _again(cached_box)
-    assert _made(cached_box) == (1, 1)
-    assert _trained(cached_box) == _all()
 
 
 def test_an_emptied_folder_is_refused_and_loses_no_cache(cached_box: ScriptedBox) -> None:

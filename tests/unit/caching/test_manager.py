@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +56,7 @@ class Machine:
         inputs = CacheInputs(
             config=config,
             trainer=make_trainer(EngineKind.MUSUBI),
-            models=ModelPaths(vae=Path("/gone/vae"), t5=Path("/gone/t5"), dit={}),
+            models=ModelPaths(vae=Path("/gone/vae"), t5=self.root / "t5.pth", dit={}),
             task=Task.T2V,
         )
         steps = [
@@ -83,6 +85,15 @@ class Machine:
         for step in (LATENTS, TEXT):
             assert manager.conclude(step) is None
             manager.over(step)
+
+
+def made_again(machine: Machine) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """How many latent and text caches another run makes, by reason."""
+    manager = machine.manager("again")
+    machine.clock.seconds += 10
+    machine.look(manager, LATENTS, TEXT)
+    latents, text = manager.clear(LATENTS), manager.clear(TEXT)
+    return latents.made if latents is not None else {}, text.made if text is not None else {}
 
 
 def write(path: Path, tensor: str, shape: list[int], caption: str) -> None:
@@ -217,3 +228,41 @@ def test_a_step_that_gets_no_gpu_does_not_keep_others_away(machine: Machine) -> 
     machine.look(other, LATENTS)
     assert other.may_launch(LATENTS)
     assert not one.may_launch(LATENTS)
+
+
+class TestWhatIsMadeAgain:
+    @pytest.fixture(autouse=True)
+    def cached(self, machine: Machine) -> None:
+        (machine.root / "t5.pth").write_bytes(b"weights")
+        first = machine.manager("first")
+        machine.cache_all(first)
+        first.close()
+
+    def test_a_picture_replaced_by_one_of_its_size(self, machine: Machine) -> None:
+        picture = machine.root / "a.png"
+        times = picture.stat()
+        Image.new("RGB", (64, 64), (1, 2, 3)).save(picture)
+        os.utime(picture, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a copy with kept times leaves it
+        assert made_again(machine) == ({"picture_changed": 1}, {})
+
+    def test_nothing_for_a_touched_picture_with_the_same_bytes(self, machine: Machine) -> None:
+        (machine.root / "a.png").touch()
+        assert made_again(machine) == ({}, {})
+
+    def test_all_text_for_another_model_file(self, machine: Machine) -> None:
+        (machine.root / "t5.pth").write_bytes(b"other weights")
+        assert made_again(machine) == ({}, {"model_changed": 2})
+
+    @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda _: b"", lambda data: b"x" * len(data)])
+    def test_a_damaged_cache_alone(self, machine: Machine, damage: Callable[[bytes], bytes]) -> None:
+        for name in ("a_0064x0064_wan.safetensors", "b_wan_te.safetensors"):
+            (machine.cache / name).write_bytes(damage((machine.cache / name).read_bytes()))
+        assert made_again(machine) == ({"broken": 1}, {"broken": 1})
+
+    @pytest.mark.parametrize("damage", [None, '{"schema": 1, "entries": [1]}'])
+    def test_what_cannot_be_verified_without_an_index(self, machine: Machine, damage: str | None) -> None:
+        for index in machine.cache.glob(".wan-train-*.json"):
+            index.unlink() if damage is None else index.write_text(damage)
+        (machine.root / "a.txt").write_text("other words")
+        (machine.root / "b.png").touch()  # newer than its cache: nothing says that the cache is of it
+        assert made_again(machine) == ({"unproved": 1}, {"caption_changed": 1})
