@@ -28,7 +28,7 @@ _SETTLED_NS = 2_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stamp:
-    """What tells at the price of one stat call that a file was touched. Times in nanoseconds since 1970."""
+    """What one stat call shows of a change. Times in nanoseconds since 1970."""
 
     size: int
     mtime_ns: int

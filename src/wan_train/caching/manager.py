@@ -172,7 +172,7 @@ class CacheManager:
         self._forget_all_but(due)
         for step in due:
             if step in caching:
-                yield from self._before_caching(caching[step], trains=trains, caches_now=caches_now)
+                yield from self._before_caching(caching[step], caches_now)
             else:
                 yield from self._before_training(step, trains=trains, caches_now=caches_now)
 
@@ -220,10 +220,7 @@ class CacheManager:
         self._work.clear()
         self.lock.release()
 
-    def _before_caching(self, step: CachingStep, *, trains: bool, caches_now: str | None) -> Iterator[Finding]:
-        if trains:
-            self.blocked[step.id] = "waiting for the training of this run, which reads its caches"
-            return
+    def _before_caching(self, step: CachingStep, caches_now: str | None) -> Iterator[Finding]:
         now = self.clock.monotonic()
         work = self._work.get(step.id)
         if isinstance(work, _Blocked) and now >= work.until:
@@ -248,10 +245,6 @@ class CacheManager:
                 pass
 
     def _lock_for_look(self) -> bool:
-        if self._is_reading:
-            # Caches that were right have changed. Two runs that both keep reading would wait for each other for ever.
-            self._is_reading = False
-            self.lock.release()
         return self.lock.access is not None or self.lock.take(Access.CHANGE) or self.lock.take(Access.READ)
 
     def _judge(self, step: CachingStep, look: _Look) -> Iterator[Finding]:
@@ -296,7 +289,7 @@ class CacheManager:
             yield Refused(step=step, diagnosis=_never_quiet(what))
         else:
             self._disturbances += 1
-            self._is_reading = False
+            self._is_reading = False  # two runs that both kept reading would wait for each other for ever
             self.blocked[step] = f"its caches have changed: {what}"
             for each in self.steps:
                 yield Disturbed(step=each.id, what=what)

@@ -303,7 +303,7 @@ def _differences(kind: CacheKind, known: _Recorded) -> Iterator[str]:
             elif now.shapes is None:
                 yield f"{name} is cut short"
             elif (now.size, now.mtime_ns) != (file.size, file.mtime_ns):
-                yield f"{name} was written anew"
+                yield f"{name} was written again"
         if kind is CacheKind.LATENTS:
             yield from (f"{name} was added" for name in found if name not in files)
 

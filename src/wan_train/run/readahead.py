@@ -1,7 +1,7 @@
 """The experts' weights, brought into the page cache while caching keeps the GPU busy.
 
-A trainer that starts reads 28.6 GB. From a cold network disk that takes minutes, from RAM seconds. It is done only with
-RAM that nobody needs: reading ahead must never drive out what is in use.
+A trainer that starts reads 28.6 GB: minutes from a cold network disk, seconds from RAM. Only free RAM is used, so that
+nothing in use is driven out.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from wan_train.base.host import available_ram
@@ -85,8 +85,11 @@ class ReadAhead:
         chosen = fitting(sizes, available=available, copies=copies)
         if len(chosen) < len(sizes):
             needed = copies * sum(size for _, size in sizes) + RESERVE_BYTES
-            why = f"{needed / 1e9:.1f} GB would be needed and {available / 1e9:.1f} GB of RAM are available"
-            _say(why, sizes, chosen)
+            left_out = ", ".join(path.name for path, _ in sizes if path not in chosen)
+            print(  # noqa: T201  stdout is supervisor.log here
+                f"not read ahead: {left_out}: needs {needed / 1e9:.1f} GB of RAM, {available / 1e9:.1f} GB available",
+                flush=True,
+            )
         for path in chosen:
             began = time.monotonic()
             done = sum(self._pieces(path))
@@ -107,8 +110,3 @@ class ReadAhead:
                             return
         except OSError:
             return  # the trainer will meet the same error and say what it means
-
-
-def _say(why: str, wanted: Iterable[tuple[Path, int]], chosen: Sequence[Path]) -> None:
-    names = ", ".join(path.name for path, _ in wanted if path not in chosen)
-    print(f"not read ahead: {names}: {why}", flush=True)  # noqa: T201  stdout is supervisor.log here
