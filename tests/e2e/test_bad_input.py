@@ -65,12 +65,12 @@ image_directory = "{dataset}"
 """
 
 CASES = {
-    "no such dataset": Case(code=2, says=("there is no", "nowhere"), dataset="nowhere/at/all"),
-    "an empty folder": Case(code=2, says=("pictures", "holds no pictures"), prepare=emptied),
+    "no such dataset": Case(code=2, says=("does not exist", "nowhere"), dataset="nowhere/at/all"),
+    "an empty folder": Case(code=2, says=("pictures", "contains no pictures"), prepare=emptied),
     "no captions at all": Case(code=2, says=("caption",), prepare=without_captions),
     "a caption in another case": Case(
         code=2,
-        says=("picture0.TXT is there, and the trainer looks for picture0.txt", "pictures --fix"),
+        says=("the trainer expects picture0.txt, and picture0.TXT exists", "pictures --fix"),
         prepare=in_another_case,
     ),
     "malformed toml": Case(code=2, says=("dataset.toml",), prepare=toml("[general\nx = ")),

@@ -85,7 +85,7 @@ def test_a_jsonl_dataset_with_relative_paths_and_control_pictures_is_trained(scr
     shown = " ".join(scripted_box.run_cli(*words, "--dry-run").stdout.split())
     done = scripted_box.run_cli(*words)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "datasets[0].control_directory: is not used by Wan 2.2 A14B, so the run leaves it out" in shown
+    assert "datasets[0].control_directory: is not used by Wan 2.2 A14B; the run ignores it" in shown
     run = scripted_box.run()
     copied = [json.loads(line) for line in (run / "items-0.jsonl").read_text().splitlines()]
     assert copied == [{"image_path": str(scripted_box.dataset / name), "caption": f"a {name}"} for name in names]

@@ -63,9 +63,9 @@ def test_an_error_stands_below_the_field_without_broken_words(terminal: Start) -
     screen.answers(DATASET, "/nowhere/" + "some words " * 9)
     lines = screen.shows(lambda lines: any("hint:" in line for line in lines))
     end = next(number for number, line in enumerate(lines) if "hint:" in line)
-    said = lines[next(number for number, line in enumerate(lines) if line.startswith("  there is no")) : end]
+    said = lines[next(number for number, line in enumerate(lines) if line.startswith("  /nowhere")) : end]
     assert len(said) > 1
-    assert " ".join(" ".join(said).split()) == f"there is no /nowhere/{'some words ' * 9}".strip()
+    assert " ".join(" ".join(said).split()) == f"/nowhere/{'some words ' * 9}does not exist"
     screen.types("x")
     screen.shows(lambda lines: not any("hint:" in line for line in lines))
 

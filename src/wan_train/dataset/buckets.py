@@ -21,7 +21,7 @@ SMALLEST_RESOLUTION = (2 * RESOLUTION_STEP, 2 * RESOLUTION_STEP)
 
 
 def is_resolution_possible(resolution: tuple[int, int], *, enable_bucket: bool) -> bool:
-    """Whether the trainer can build buckets for (width, height) at all."""
+    """Whether the trainer can build buckets for (width, height)."""
     width, height = resolution
     if width <= 0 or height <= 0:
         return False
@@ -51,12 +51,7 @@ def candidates(resolution: tuple[int, int]) -> tuple[tuple[int, int], ...]:
 
 @lru_cache(maxsize=65536)
 def bucket_for(
-    width: int,
-    height: int,
-    *,
-    resolution: tuple[int, int],
-    enable_bucket: bool = True,
-    bucket_no_upscale: bool = False,
+    width: int, height: int, *, resolution: tuple[int, int], enable_bucket: bool = True, bucket_no_upscale: bool = False
 ) -> tuple[int, int]:
     """The size (width, height) in pixels to which the trainer scales and crops a picture of width x height.
 
@@ -74,11 +69,9 @@ def bucket_for(
 
 
 def batches_per_epoch(buckets: Iterable[Hashable], *, batch_size: int, num_repeats: int) -> int:
-    """How many batches one epoch has, given the bucket of each item: sum of ceil(items * repeats / batch
-    size).
+    """Batches of one epoch, given the bucket of each item: the sum of ceil(items * repeats / batch size).
 
-    Items are repeated inside their bucket before it is cut into batches, so a bucket's last batch may be
-    short.
+    Items are repeated inside their bucket before it is cut into batches, so a bucket's last batch may be short.
     Source: musubi-tuner ImageDataset.prepare_for_training and BucketBatchManager.__init__ at both versions.
     """
     return sum(-(-count * num_repeats // batch_size) for count in Counter(buckets).values())
@@ -90,9 +83,9 @@ def rounded_frames(frames: int) -> int:
 
 
 def frames_at_target_rate(frames: int, settings: VideoSettings) -> int:
-    """How many of a video's frames the trainer keeps when it thins them from `source_fps` to 16 per second.
+    """How many of a video's frames the trainer keeps when it thins them from `source_fps` to 16 fps.
 
-    A source slower than 16 is not filled up; its frames then count as later ones, which ends `head` earlier.
+    A source slower than 16 gets no extra frames; its frames count as later ones, which ends `head` earlier.
     Source: musubi-tuner load_video at both versions; sums are accumulated as there, so rounding agrees.
     """
     if settings.source_fps is None:
@@ -155,7 +148,7 @@ def clips(frames: int, settings: VideoSettings) -> tuple[tuple[int, int], ...]:
 
 
 def _extraction(settings: VideoSettings) -> FrameExtraction:
-    """How clips are really cut: the trainer takes `uniform` with one sample for `head`, also when it reads frames."""
+    """How clips are really cut: the trainer treats `uniform` with one sample as `head`, also while it reads frames."""
     if settings.frame_extraction is FrameExtraction.UNIFORM and settings.frame_sample == 1:
         return FrameExtraction.HEAD
     return settings.frame_extraction
@@ -227,9 +220,5 @@ def crop_for(stored: tuple[int, int], bucket: tuple[int, int]) -> Crop:
     scale = max(bucket[0] / stored[0], bucket[1] / stored[1])
     scaled = (int(stored[0] * scale + 0.5), int(stored[1] * scale + 0.5))
     return Crop(
-        stored=stored,
-        scaled=scaled,
-        bucket=bucket,
-        left=(scaled[0] - bucket[0]) // 2,
-        top=(scaled[1] - bucket[1]) // 2,
+        stored=stored, scaled=scaled, bucket=bucket, left=(scaled[0] - bucket[0]) // 2, top=(scaled[1] - bucket[1]) // 2
     )

@@ -1,4 +1,4 @@
-"""Reading a dataset.toml as the trainer would: every problem found at once, every value effective."""
+"""Read a dataset.toml as the trainer does: all problems at once, every value effective."""
 
 from __future__ import annotations
 
@@ -25,30 +25,18 @@ from wan_train.dataset.model import (
 )
 from wan_train.dataset.schema import Section, check_table, check_top, media_kind
 
-PATH_KEYS = (
-    "image_directory",
-    "image_jsonl_file",
-    "video_directory",
-    "video_jsonl_file",
-    "cache_directory",
-)
+PATH_KEYS = ("image_directory", "image_jsonl_file", "video_directory", "video_jsonl_file", "cache_directory")
 _SOURCES = ("image_directory", "image_jsonl_file", "video_directory", "video_jsonl_file")
-# The trainer lists a cache folder with an unescaped glob, so these stand for other names and nothing is
-# found.
-_GLOB_CHARACTERS = "[]*?"
-# A configuration larger than this is some other file.
+# A larger file is not a dataset.toml.
 _MOST_BYTES = 4 * 1024 * 1024
 
 
 def load(path: Path, *, cwd: Path | None = None, reading: TrainerReading = GUIDE_READING) -> DatasetConfig:
-    """The configuration in `path`, checked by the trainer's rules; raises DatasetError naming every problem
-    at once.
+    """The configuration in `path`, checked by the trainer's rules; raises DatasetError with every problem.
 
-    Relative paths: the trainer takes them from its own working directory, wherever that is. Here a relative
-    source is taken from the folder of `path` if it exists there, else from `cwd` (default: the current one), else
-    from where the trainer is started, and a relative cache from wherever its source was found; `~` is the home. The
-    result and
-    `snapshot.snapshot_text` hold absolute paths, so the trainer has nothing left to guess.
+    The trainer resolves relative paths against its own working directory. Here a relative source is looked for in the
+    folder of `path`, then in `cwd` (default: the current one), then where the trainer starts; a relative cache goes
+    where its source was found. `~` is the home. The result and `snapshot_text` hold absolute paths.
     """
     text = _read(path)
     document = _parse(path, text)
@@ -78,21 +66,21 @@ def load(path: Path, *, cwd: Path | None = None, reading: TrainerReading = GUIDE
 
 def _read(path: Path) -> str:
     if path.suffix.lower() != ".toml":
-        raise _unreadable(path, "its name does not end in .toml", "Name a dataset.toml or a folder of pictures")
+        raise _unreadable(path, "its extension is not .toml", "Use a dataset.toml or a folder of pictures")
     try:
         if not path.is_file():
-            what = "it is a folder" if path.is_dir() else "there is no such file"
-            raise _unreadable(path, what, "Name a dataset.toml or a folder of pictures")
+            what = "it is a folder" if path.is_dir() else "it does not exist"
+            raise _unreadable(path, what, "Use a dataset.toml or a folder of pictures")
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error), "Make the file readable") from None
     except ValueError:  # a NUL inside the path
-        raise _unreadable(path, "its name contains a NUL character", "Name another file") from None
+        raise _unreadable(path, "its name contains a NUL character", "Use another file") from None
     if len(data) > _MOST_BYTES:
-        raise _unreadable(path, "it is larger than 4 MiB", "Name a dataset.toml")
+        raise _unreadable(path, "it is larger than 4 MiB", "Use a dataset.toml")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise _unreadable(path, "it is saved as UTF-16", "Save it as UTF-8")
+        raise _unreadable(path, "it is UTF-16", "Save it as UTF-8")
     if b"\0" in data:
         line = data[: data.index(b"\0")].count(b"\n") + 1
         raise _unreadable(path, f"line {line} contains a NUL byte", "Save it as plain UTF-8 text")
@@ -114,33 +102,28 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        what = str(error).replace("Cannot overwrite a value", "A key is given twice")
+        what = str(error).replace("Cannot overwrite a value", "Duplicate key")
     except RecursionError:
         what = "Brackets are nested too deeply"
     problem = Problem(
         kind=ProblemKind.CONFIG_SYNTAX,
         severity=Severity.STOPS,
         what=what,
-        fix="Text values stand in quotes, lists in brackets, one key = value per line",
+        fix="Put text in quotes, lists in brackets, and one key = value on each line",
     )
     raise DatasetError.listing(f"{path} is not valid TOML", [problem])
 
 
 def tables(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The [general] table and the [[datasets]] entries of a parsed file, empty where they are missing or
-    misshapen.
-    """
+    """The [general] table and the [[datasets]] entries of a parsed file; empty where missing or invalid."""
     general = document.get("general")
     datasets = document.get("datasets")
     entries = datasets if isinstance(datasets, list) else []
-    return (
-        general if isinstance(general, dict) else {},
-        [entry for entry in entries if isinstance(entry, dict)],
-    )
+    return (general if isinstance(general, dict) else {}, [entry for entry in entries if isinstance(entry, dict)])
 
 
 def bases_of(path: Path, reading: TrainerReading, *, cwd: Path | None = None) -> tuple[Path, ...]:
-    """Where relative paths in `path` may count from, the likeliest first."""
+    """The folders that relative paths in `path` may be relative to, the likeliest first."""
     likely = (path.parent, cwd or Path.cwd(), *((reading.root,) if reading.root is not None else ()))
     return tuple(dict.fromkeys(Path(os.path.abspath(base)) for base in likely))  # noqa: PTH100 - keep symbolic links
 
@@ -148,14 +131,14 @@ def bases_of(path: Path, reading: TrainerReading, *, cwd: Path | None = None) ->
 def _source_problems(entry: Mapping[str, Any], where: str, section: Section) -> list[Problem]:
     named = [key for key in _SOURCES if key in entry]
     if len(named) > 1:
-        # Said once: the schema would call the second source an unknown key.
+        # Report it once: the schema would call the second source an unknown key.
         rest = {key: value for key, value in entry.items() if key not in named[1:]}
         conflict = Problem(
             kind=ProblemKind.CONFLICTING_KEYS,
             severity=Severity.STOPS,
             key=where,
-            what=f"names {' and '.join(named)} at once",
-            fix="Make a [[datasets]] of its own for each",
+            what=f"has both {' and '.join(named)}",
+            fix="Use one [[datasets]] entry for each",
         )
         sections = {Section.IMAGE, Section.VIDEO} if {key[:5] for key in named} == {"image", "video"} else {section}
         readings = [list(check_table(rest, where, each)) for each in sorted(sections)]
@@ -168,7 +151,7 @@ def _source_problems(entry: Mapping[str, Any], where: str, section: Section) -> 
                 kind=ProblemKind.MISSING_KEY,
                 severity=Severity.STOPS,
                 key=where,
-                what="names no folder of pictures or videos",
+                what="has no folder of pictures or videos",
                 fix="Add image_directory or video_directory",
             )
         )
@@ -179,7 +162,7 @@ def _source_problems(entry: Mapping[str, Any], where: str, section: Section) -> 
                 severity=Severity.STOPS,
                 key=f"{where}.cache_directory",
                 what=f"is required with {named[0]}",
-                fix="Add a folder for the caches of this dataset",
+                fix="Add a cache folder for this dataset",
             )
         )
     return problems
@@ -258,18 +241,15 @@ def _subset_problems(subset: Subset) -> Iterator[Problem]:
     missing = ProblemKind.NO_SUCH_DIRECTORY
     if subset.directory is not None and not _is_directory(subset.directory):
         what = "is a file, not a folder" if _exists(subset.directory) else _why_missing(subset.directory)
-        fix = "Name the folder that holds the files"
+        fix = "Use the folder that contains the files"
         yield stops(missing, f"{subset.kind}_directory", what, fix, subset.directory)
     if subset.jsonl is not None and not _is_file(subset.jsonl):
         what = "is not a file" if _exists(subset.jsonl) else _why_missing(subset.jsonl)
-        yield stops(missing, f"{subset.kind}_jsonl_file", what, "Name the jsonl file", subset.jsonl)
+        yield stops(missing, f"{subset.kind}_jsonl_file", what, "Use the path of the jsonl file", subset.jsonl)
     if subset.directory is not None and subset.caption_extension is None:
         what = "is missing, so no caption would be found"
         yield stops(
-            ProblemKind.MISSING_KEY,
-            "caption_extension",
-            what,
-            'Add caption_extension = ".txt" under [general]',
+            ProblemKind.MISSING_KEY, "caption_extension", what, 'Add caption_extension = ".txt" under [general]'
         )
     yield from _cache_problems(subset, where)
     if not is_resolution_possible(subset.resolution, enable_bucket=subset.enable_bucket):
@@ -289,7 +269,7 @@ def _cache_problems(subset: Subset, where: str) -> Iterator[Problem]:
             severity=Severity.STOPS,
             key=f"{where}.cache_directory",
             path=cache,
-            what=f"contains {pattern}; the trainer takes that for a pattern and finds no caches",
+            what=f"contains {pattern}; the trainer reads that as a pattern and finds no caches",
             fix="Set cache_directory to a path without [ ] * ?",
         )
     if _exists(cache) and not _is_directory(cache):
@@ -299,7 +279,7 @@ def _cache_problems(subset: Subset, where: str) -> Iterator[Problem]:
             key=f"{where}.cache_directory",
             path=cache,
             what="is a file, not a folder",
-            fix="Name a folder; it is made when needed",
+            fix="Use a folder; it is created when needed",
         )
 
 
@@ -311,14 +291,14 @@ def _video_remarks(video: VideoSettings, where: str) -> Iterator[Problem]:
             severity=Severity.NOTE,
             key=f"{where}.target_frames",
             what=f"the trainer rounds {list(video.target_frames)} down to {list(rounded)}",
-            fix="Use counts of the form N*4+1",
+            fix="Use numbers of the form N*4+1",
         )
     if video.frame_extraction is FrameExtraction.CHUNK and 1 in rounded:
         yield Problem(
             kind=ProblemKind.WRONG_VALUE,
             severity=Severity.HARMS,
             key=f"{where}.target_frames",
-            what="1 together with frame_extraction chunk makes an item of every single frame",
+            what="1 with frame_extraction chunk makes an item of every frame",
             fix="Remove the 1",
         )
 
@@ -335,12 +315,12 @@ def _shared_caches(subsets: list[Subset]) -> Iterator[Problem]:
                 key=f"datasets[{subset.index}].cache_directory",
                 path=subset.cache_directory,
                 what=f"is also the cache of datasets[{owner}]; each would delete the other's files",
-                fix="Give every dataset a cache_directory of its own",
+                fix="Give every dataset its own cache_directory",
             )
 
 
 def _why_missing(path: Path) -> str:
-    return "is a Windows path, which this machine does not have" if is_windows_path(path) else "does not exist"
+    return "is a Windows path, not a path on this machine" if is_windows_path(path) else "does not exist"
 
 
 def _is_directory(path: Path) -> bool:

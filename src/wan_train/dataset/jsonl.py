@@ -1,8 +1,8 @@
-"""The records of a jsonl file, one picture or clip with its caption on each line, and everything wrong with them.
+"""The records of a jsonl file (one picture or clip with its caption on each line) and their problems.
 
-A run gets a copy of its own (`text`) with absolute paths and nothing that the trainer stops at: d0a1930 does not know
-`image_path_0`, both take relative paths from where they are started, end at a blank line or a byte order mark, and look
-for every control picture.
+A run gets its own copy (`text`) with absolute paths and nothing that stops the trainer: d0a1930 does not know
+`image_path_0`; both resolve relative paths where they start, fail at a blank line or a byte order mark, and look for
+every control picture.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _BadRecordError(Exception):
 
 
 def read(source: Path, kind: MediaKind, bases: Sequence[Path]) -> Records:
-    """Every record of the file; relative paths are looked for in `bases`, in order. Never raises for what is in it."""
+    """Every record of the file; relative paths are looked for in `bases`, in order. Never raises for its content."""
     try:
         text = source.read_bytes().decode("utf-8")
     except OSError as error:
@@ -57,7 +57,7 @@ def read(source: Path, kind: MediaKind, bases: Sequence[Path]) -> Records:
         return Records(problems=(_about(source, "is not UTF-8", "Save it as UTF-8", ProblemKind.CAPTION_ENCODING),))
     problems: list[Problem] = []
     if text.startswith("\ufeff"):
-        what = "starts with a byte order mark, which the run leaves out"
+        what = "starts with a byte order mark, which the run ignores"
         fix = "Save it as UTF-8 without BOM to use it elsewhere"
         problems.append(_about(source, what, fix, ProblemKind.CAPTION_ENCODING, severity=Severity.NOTE))
     records: list[Record] = []
@@ -65,7 +65,7 @@ def read(source: Path, kind: MediaKind, bases: Sequence[Path]) -> Records:
     lines = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
     for row, line in enumerate(lines, start=1):
         if not line.strip():
-            what, fix = "is a blank line, which the run leaves out", "Remove it to use the file elsewhere"
+            what, fix = "is a blank line, which the run ignores", "Remove it to use the file elsewhere"
             if len(lines) > 1:
                 problems.append(_about(source, what, fix, row=row, severity=Severity.NOTE))
             continue
@@ -86,13 +86,13 @@ def read(source: Path, kind: MediaKind, bases: Sequence[Path]) -> Records:
 
 
 def text(kind: MediaKind, items: Iterable[Item]) -> str:
-    """A jsonl file of these items that any trainer version reads the same way."""
+    """A jsonl file of these items that every trainer version reads the same way."""
     return "".join(f"{line}\n" for line in _lines(kind, items))
 
 
 def _lines(kind: MediaKind, items: Iterable[Item]) -> Iterator[str]:
     for item in items:
-        # Everything but ASCII is escaped: no two readers agree on what ends a line.
+        # Only ASCII is written: readers disagree about what ends a line.
         yield json.dumps({f"{kind}_path": os.fspath(item.path), "caption": item.caption or ""})
 
 
@@ -104,7 +104,7 @@ def _object(line: str) -> dict[str, object]:
     except ValueError as error:
         if isinstance(error, json.JSONDecodeError) and error.msg.startswith("Invalid \\escape"):
             what = f"is not JSON: a single backslash at column {error.colno}"
-            raise _BadRecordError(what, "Write paths with / (a Windows path does not exist on this machine)") from None
+            raise _BadRecordError(what, "Write paths with /; a Windows path does not exist on this machine") from None
         where = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         message = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         raise _BadRecordError(f"is not JSON ({message}{where})", 'Write one {"…": "…"} per line') from None
@@ -122,16 +122,16 @@ def _named(record: dict[str, object], kind: MediaKind) -> str:
     if given not in record:
         other = MediaKind.IMAGE if kind is MediaKind.VIDEO else MediaKind.VIDEO
         if f"{other}_path" in record:
-            raise _BadRecordError(f"has {other}_path instead of {key}", f"Name the file in {other}_jsonl_file")
+            raise _BadRecordError(f"has {other}_path instead of {key}", f"Use {other}_jsonl_file for this file")
         has = f"; it has {', '.join(list(record)[:5])}" if record else ""
         raise _BadRecordError(f"has no {key}{has}", _example(kind))
     value = record[given]
     if not isinstance(value, str):
-        raise _BadRecordError(f"has {_type(value)} as {given}", f"Write {given} as a text in quotes")
+        raise _BadRecordError(f"has {_type(value)} as {given}", f"Write {given} as text in quotes")
     if not value.strip():
         raise _BadRecordError(f"has an empty {given}", "Write the path of the file")
     if not _is_possible(value):
-        raise _BadRecordError("names a path that no file can have", "Correct the path")
+        raise _BadRecordError("has an invalid path", "Correct the path")
     return value
 
 
@@ -141,11 +141,11 @@ def _located(value: str, bases: Sequence[Path]) -> Path:
     if found is not None:
         return Path(os.path.abspath(found))  # noqa: PTH100 - keep symbolic links as the user wrote them
     if is_windows_path(value):
-        raise _BadRecordError(f"names a Windows path: {value}", "Write the path that the file has on this machine")
+        raise _BadRecordError(f"has a Windows path: {value}", "Write the path of the file on this machine")
     if Path(value).is_absolute():
-        raise _BadRecordError(f"names {value}, which does not exist", "Correct the path", ProblemKind.NOT_A_FILE)
-    what = f"names {value}, which is not in {' or '.join(map(str, bases))}"
-    raise _BadRecordError(what, "Write an absolute path, or one from the folder of this file", ProblemKind.NOT_A_FILE)
+        raise _BadRecordError(f"has the path {value}, which does not exist", "Correct the path", ProblemKind.NOT_A_FILE)
+    what = f"has the path {value}, which is not in {' or '.join(map(str, bases))}"
+    raise _BadRecordError(what, "Write an absolute path, or one relative to this file", ProblemKind.NOT_A_FILE)
 
 
 def _caption(record: dict[str, object]) -> str:
@@ -153,7 +153,7 @@ def _caption(record: dict[str, object]) -> str:
         raise _BadRecordError(f"has no caption; it has {', '.join(list(record)[:5])}", 'Add "caption": "…"')
     value = record["caption"]
     if not isinstance(value, str):
-        raise _BadRecordError(f"has {_type(value)} as caption", "Write the caption as a text in quotes")
+        raise _BadRecordError(f"has {_type(value)} as caption", "Write the caption as text in quotes")
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -22,7 +22,7 @@ _PICTURE = ((0, 1),)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedFile:
-    """One file of a dataset and what is trained of it.
+    """One file of a dataset and the part of it that is trained.
 
     `crop` is None where the file's size is unknown, or where nothing of it would be left. `cuts` are the (first frame,
     frame count) of each training item, (0, 1) for a picture; empty where the length is unknown, the video too short,
@@ -45,9 +45,9 @@ class TrainedFile:
 
 
 def trained_files(found: SubsetInventory) -> tuple[TrainedFile, ...]:
-    """What is trained of every item, in the order of the inventory and by the trainer's own arithmetic.
+    """What is trained of every item, in inventory order, by the trainer's own arithmetic.
 
-    Of files whose caches would share a name the first counts, since training sees one of them only.
+    Of files whose caches share a name the first counts: training sees only one.
     """
     names: set[tuple[str | int, ...]] = set()
     return tuple(_one(item, found.subset, names) for item in found.items)
@@ -88,7 +88,7 @@ def _configured(size: tuple[int, int], subset: Subset) -> tuple[int, int]:
 def _fresh(
     names: set[tuple[str | int, ...]], stem: str, size: tuple[int, int], cuts: tuple[tuple[int, int], ...]
 ) -> tuple[tuple[int, int], ...]:
-    """The cuts whose caches no earlier file names; all of them are taken from now on."""
+    """The cuts whose cache names are free; they are taken from now on."""
     fresh = tuple(cut for cut in cuts if (stem, *cut, *size) not in names)
     names.update((stem, *cut, *size) for cut in fresh)
     return fresh
@@ -155,9 +155,7 @@ class DatasetSummary:
 
 
 def summary(inventory: Inventory, *, image_to_video: bool = False) -> DatasetSummary:
-    """Count what will be trained, by the trainer's own arithmetic; `image_to_video` only enlarges the
-    latents.
-    """
+    """Count what will be trained, by the trainer's own arithmetic; `image_to_video` only enlarges the latents."""
     subsets = tuple(_subset(found) for found in inventory.subsets)
     items = [subset.items for subset in subsets]
     batches = [subset.batches_per_epoch for subset in subsets]
@@ -231,10 +229,7 @@ NOTABLE_LOSS = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """Everything of a dataset that is trained at one (width, height) in pixels, files in the order of the inventory.
-
-    None for files whose size or fate is unknown.
-    """
+    """All files of a dataset trained at one (width, height) in pixels; None where it is unknown."""
 
     pixels: tuple[int, int] | None
     files: tuple[TrainedFile, ...]
@@ -262,7 +257,7 @@ class SubsetLayout:
 
     @property
     def sizes(self) -> tuple[Size, ...]:
-        """By trained size, the fullest first; what has no size comes last."""
+        """By trained size, the one with most files first; unknown sizes last."""
         found: dict[tuple[int, int] | None, list[TrainedFile]] = {}
         for one in self.files:
             found.setdefault(one.crop.bucket if one.crop is not None and one.cuts else None, []).append(one)
@@ -271,12 +266,12 @@ class SubsetLayout:
 
     @property
     def enlarged(self) -> tuple[TrainedFile, ...]:
-        """The files that are made larger, the most first."""
+        """The enlarged files, the most enlarged first."""
         return tuple(sorted(filter(is_enlarged, self.files), key=lambda one: -one.crop.scale if one.crop else 0))
 
     @property
     def cropped(self) -> tuple[TrainedFile, ...]:
-        """The files that lose a notable share of their area, the most first."""
+        """The files that lose a notable share of their area, the largest loss first."""
         return tuple(sorted(filter(is_cropped, self.files), key=lambda one: -one.crop.share_lost if one.crop else 0))
 
 
@@ -302,7 +297,7 @@ class Layout:
 
 
 def layout_of(inventory: Inventory, *, epochs: int, accumulation: int, image_to_video: bool) -> Layout:
-    """What a training of this inventory will be made of."""
+    """What a training of this inventory contains."""
     counted = summary(inventory, image_to_video=image_to_video)
     return Layout(
         subsets=tuple(

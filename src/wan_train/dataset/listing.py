@@ -1,4 +1,4 @@
-"""Which files of a folder the trainer sees: by name alone, as its glob does."""
+"""Which files of a folder the trainer sees: by name alone, like its glob."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _AVIF = (".avif",)
 _VIDEOS = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".flv", ".wmv", ".m4v", ".mpg", ".mpeg")
-# Files a person takes for training material and the trainer does not.
+# Looks like training material to people, but the trainer ignores it.
 _WINDOWS = re.compile(r"(?:^|/)(?:[A-Za-z]:(?:[\\/]|$)|\\\\)")
 _LOOKALIKES = (".gif", ".tif", ".tiff", ".heic", ".heif", ".jxl", ".jfif", ".ico", ".psd", ".ts", ".3gp")
 
@@ -29,11 +29,7 @@ VIDEO_EXTENSIONS = _both_cases(_VIDEOS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """The names in one folder, sorted; subfolders are not entered because the trainer does not enter them.
-
-    `lookalikes` are pictures or videos by nature that the trainer does not read, `others` all remaining
-    names.
-    """
+    """The names in one folder, sorted. `lookalikes` are pictures or videos of unsupported types or extensions."""
 
     images: tuple[str, ...]
     videos: tuple[str, ...]
@@ -43,11 +39,9 @@ class Listing:
 
 
 def list_media(directory: Path, *, avif: bool = True) -> Listing:
-    """Sort the names of `directory` by what the trainer makes of them. Raises OSError as the file system
-    does.
+    """The names of `directory` by kind; raises OSError.
 
-    A name starting with a dot is invisible to the trainer's glob. A folder called `x.png` is an image to it:
-    it appears in both `images` and `subfolders`.
+    The trainer's glob skips a leading dot. To it, a folder called `x.png` is an image: it is in both lists.
     """
     image_endings = IMAGE_EXTENSIONS + (AVIF_EXTENSIONS if avif else ())
     known = tuple(extension.lower() for extension in (*_IMAGES, *_AVIF, *_VIDEOS, *_LOOKALIKES))
@@ -90,10 +84,9 @@ def media_subfolders(directory: Path, subfolders: tuple[str, ...], *, at_most: i
 
 
 def pattern_characters(directory: Path) -> str:
-    """The characters of a cache folder's path that the trainer takes for a pattern, "" when it is safe.
+    """The characters of a cache folder's path that the trainer reads as a pattern, "" when it is safe.
 
-    It lists caches with an unescaped glob, so `[`, `*` and `?` stand for other names and it finds nothing;
-    `]` is refused with its partner.
+    It lists caches with an unescaped glob, so it finds nothing.
     Source: musubi-tuner get_all_latent_cache_files and prepare_for_training at both versions.
     """
     return " ".join(sorted(set(str(directory)) & set("[]*?")))

@@ -166,11 +166,7 @@ GUIDE_READING = TrainerReading(
 )
 """musubi-tuner at d0a1930 (dataset/config_utils.py, dataset/image_video_dataset.py)."""
 
-NEWEST_READING = TrainerReading(
-    name="musubi-tuner v0.3.4",
-    drops_uncaptioned_images=True,
-    reads_avif=True,
-)
+NEWEST_READING = TrainerReading(name="musubi-tuner v0.3.4", drops_uncaptioned_images=True, reads_avif=True)
 """musubi-tuner at v0.3.4 (dataset/config_utils.py, dataset/datasources.py, dataset/media_utils.py)."""
 
 

@@ -1,4 +1,4 @@
-"""Small copies of pictures and first frames, and the beginnings of captions: what a person recognises an item by."""
+"""Small copies of pictures and first frames, and the beginnings of captions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _LONGEST_SIDE = 240
 MOST_BYTES = 16_000
-"""Of one preview. What does not fit is compressed harder: 240 pixels of noise are larger than any photo."""
+"""Of one preview; a larger one is compressed more."""
 _QUALITIES = (75, 55, 35, 15, 5)
 _MOST_PIXELS = 50_000_000
 """Decoding takes three or four bytes for each; beyond, no preview is worth the memory."""
@@ -30,9 +30,7 @@ _CAPTION_BYTES = 4000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """A JPEG of at most `MOST_BYTES` bytes, 240 pixels on its longer side, as the trainer sees the picture: not turned
-    by its EXIF mark, without transparency.
-    """
+    """A JPEG of at most `MOST_BYTES`, 240 pixels on its longer side, as trained: EXIF rotation and alpha ignored."""
 
     jpeg: bytes
     width: int
@@ -42,7 +40,7 @@ class Preview:
 def previews(
     items: Sequence[tuple[Item, MediaKind]], *, on_done: Callable[[int, int], None] = lambda _done, _all: None
 ) -> dict[Path, Preview]:
-    """The previews by path; a file that gives none is left out. `on_done` hears how many of how many are done."""
+    """The previews by path, without files that give none. `on_done` gets the number done and the total."""
     return previews_of({item.path: kind for item, kind in items}, on_done=on_done)
 
 
@@ -62,7 +60,7 @@ def previews_of(
 
 
 def captions(items: Sequence[Item]) -> dict[Path, str]:
-    """The first thousands of characters of each item's caption, stripped; what is no UTF-8 is left out."""
+    """The beginning of each item's caption, stripped, without captions that are not UTF-8."""
     found = {}
     for item in items:
         if item.caption is not None:

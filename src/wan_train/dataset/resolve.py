@@ -1,4 +1,4 @@
-"""From what a user typed or pasted as the dataset to a dataset.toml or a folder that needs one."""
+"""Find the dataset.toml, or the folder that needs one, for what a user typed or pasted."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _PAIRS = (('"', '"'), ("'", "'"), ("`", "`"), ("\u201c", "\u201d"), ("\u2018", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExistingConfig:
-    """There is a dataset.toml; it is to be read and kept."""
+    """The dataset.toml exists; read it and keep it."""
 
     toml_path: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewConfig:
-    """There are pictures or videos and no dataset.toml yet; `toml_path` is where it belongs."""
+    """There are pictures or videos but no dataset.toml yet; `toml_path` is where it goes."""
 
     directory: Path
     toml_path: Path
@@ -38,16 +38,14 @@ Resolved = ExistingConfig | NewConfig
 
 
 def resolve_dataset(text: str, *, cwd: Path | None = None) -> Resolved:
-    """What `text` names: a dataset.toml, a folder with one, or a folder of media. Paths in the result are
-    absolute.
+    """A dataset.toml, a folder with one, or a folder of media, as absolute paths; raises BadInputError for others.
 
-    Taken as typed first, then without what terminals and file managers add when a path is pasted: quotes,
-    backslashes before spaces, `file://`. `~` is the home. Raises BadInputError for anything else, with the
-    next thing to do.
+    The text is tried as typed, then without what terminals and file managers add to a pasted path: quotes, backslashes
+    before spaces, `file://`. `~` is the home.
     """
     base = cwd or Path.cwd()
     if not text.strip():
-        raise BadInputError("no dataset was named", hint="Give a dataset.toml or a folder of pictures with captions.")
+        raise BadInputError("no dataset given", hint="Use a dataset.toml or a folder of pictures with captions.")
     if "\0" in text:
         raise BadInputError("the dataset path contains a NUL character", hint="Type the path again.")
     readings = [_absolute(reading, base) for reading in _readings(text)]
@@ -60,8 +58,8 @@ def resolve_dataset(text: str, *, cwd: Path | None = None) -> Resolved:
             return _folder(path.parent, path)
     if is_windows_path(text.strip().strip("\"'")):
         raise BadInputError(
-            f"{visible(text.strip())} is a Windows path, which this machine does not have",
-            hint="Give the path of the folder on this machine, such as /workspace/cats.",
+            f"{visible(text.strip())} is a Windows path, not a path on this machine",
+            hint="Use the path of the folder on this machine, such as /workspace/cats.",
         )
     raise _missing(readings[-1])
 
@@ -101,10 +99,9 @@ def _existing(path: Path) -> Resolved:
         return ExistingConfig(toml_path=path)
     shown = visible(str(path))
     if not path.is_file():
-        raise BadInputError(f"{shown} is neither a file nor a folder", hint="Give a folder of pictures with captions.")
+        raise BadInputError(f"{shown} is neither a file nor a folder", hint="Use a folder of pictures with captions.")
     raise BadInputError(
-        f"{shown} is not a dataset.toml",
-        hint=f"Give a dataset.toml or the folder: {visible(str(path.parent))}",
+        f"{shown} is not a dataset.toml", hint=f"Use a dataset.toml or the folder: {visible(str(path.parent))}"
     )
 
 
@@ -120,13 +117,13 @@ def _folder(directory: Path, config: Path) -> NewConfig:
         return NewConfig(directory=directory, toml_path=config)
     inside = next(media_subfolders(directory, listing.subfolders), None)
     if inside is not None:
-        hint = f"Subfolders are not read. Name the folder itself: {visible(str(inside))}"
+        hint = f"Subfolders are not read. Use the folder itself: {visible(str(inside))}"
     elif listing.lookalikes:
         name = visible(listing.lookalikes[0])
-        hint = f"{name} is of a kind the trainer does not read; convert it to .png, .jpg or .mp4."
+        hint = f"{name} has an unsupported type; convert it to .png, .jpg or .mp4."
     else:
-        hint = "Put pictures (.png .jpg .webp .bmp) or videos (.mp4 …) and a .txt caption for each into it."
-    raise BadInputError(f"{shown} holds no pictures and no videos", hint=hint)
+        hint = "Add pictures (.png .jpg .webp .bmp) or videos (.mp4 …) and a .txt caption for each."
+    raise BadInputError(f"{shown} contains no pictures and no videos", hint=hint)
 
 
 def _missing(path: Path) -> BadInputError:
@@ -138,12 +135,12 @@ def _missing(path: Path) -> BadInputError:
         close = difflib.get_close_matches(wanted, os.listdir(known)[:10_000], n=1, cutoff=0.7)  # noqa: PTH208 - names
     except OSError:
         close = []
-    hint = "Give a dataset.toml or a folder of pictures with captions."
+    hint = "Use a dataset.toml or a folder of pictures with captions."
     if close:
         hint = f"Did you mean {visible(str(known / close[0]))}?"
     elif known != path.parent:
-        hint = f"{visible(str(known))} exists, {visible(wanted)} is not in it."
-    return BadInputError(f"there is no {visible(str(path))}", hint=hint)
+        hint = f"{visible(str(known))} exists, but {visible(wanted)} is not in it."
+    return BadInputError(f"{visible(str(path))} does not exist", hint=hint)
 
 
 def _exists(path: Path) -> bool:

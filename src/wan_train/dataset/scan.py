@@ -244,13 +244,7 @@ class _Scan:
                 self.report(kind, Severity.STOPS, what, "Replace or remove the file", path)
             case None:
                 self.unknown_lengths += 1
-                yield Item(
-                    path=path,
-                    caption_path=caption_path,
-                    caption_characters=characters,
-                    width=None,
-                    height=None,
-                )
+                yield Item(path=path, caption_path=caption_path, caption_characters=characters, width=None, height=None)
             case Picture():
                 self.sizes[path] = seen.size
                 self.problems += checks.check_picture(path, seen, self.subset)

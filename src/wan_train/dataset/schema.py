@@ -1,7 +1,7 @@
-"""The keys of a dataset.toml, which values they take and where they may stand, as the trainer judges them.
+"""The keys of a dataset.toml, their values and sections, by the trainer's rules.
 
-Source: ConfigSanitizer in musubi-tuner's dataset/config_utils.py at d0a1930 and v0.3.4. Bounds on numbers are
-ours: beyond them the trainer dies later, inside a batch or a bucket.
+Source: ConfigSanitizer in musubi-tuner's dataset/config_utils.py at d0a1930 and v0.3.4. The limits on
+numbers are ours: beyond them the trainer fails later, inside a batch or a bucket.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ type_names: Mapping[type, str] = {
     bool: "true or false",
     int: "a whole number",
     float: "a decimal number",
-    str: "a text in quotes",
+    str: "text in quotes",
     list: "a list",
     dict: "a table",
 }
 
 
 class Section(StrEnum):
-    """Where a key stands."""
+    """The table that a key is in."""
 
     GENERAL = "general"
     IMAGE = "image"
     VIDEO = "video"
 
 
-# A check returns what is wrong with the value and how to fix it, or None.
+# Returns kind, what is wrong with the value and how to fix it, or None.
 Check = Callable[[object], tuple[ProblemKind, str, str] | None]
 
 
@@ -47,9 +47,9 @@ def _is_integer(value: object) -> bool:
 
 def _text(value: object) -> tuple[ProblemKind, str, str] | None:
     if not isinstance(value, str):
-        return _wrong_type(value, "a text in quotes", '"…"')
+        return _wrong_type(value, "text in quotes", '"…"')
     if not value.strip():
-        return ProblemKind.WRONG_VALUE, "is empty", "Give a value or remove the line"
+        return ProblemKind.WRONG_VALUE, "is empty", "Set a value or remove the line"
     if "\0" in value:
         return ProblemKind.WRONG_VALUE, "contains a NUL character", "Remove it"
     return None
@@ -60,7 +60,7 @@ def _extension(value: object) -> tuple[ProblemKind, str, str] | None:
     if found is None and isinstance(value, str) and not value.startswith("."):
         return ProblemKind.WRONG_VALUE, f'"{value}" lacks its dot', f'Write ".{value}"'
     if found is None and isinstance(value, str) and "/" in value:
-        return ProblemKind.WRONG_VALUE, f'"{value}" is not a file name ending', 'Write ".txt"'
+        return ProblemKind.WRONG_VALUE, f'"{value}" is not a file extension', 'Write ".txt"'
     return found
 
 
@@ -94,13 +94,13 @@ def _rate(value: object) -> tuple[ProblemKind, str, str] | None:
         # The trainer's validator takes a float only.
         return (
             ProblemKind.WRONG_TYPE,
-            f"{value} is a whole number and the trainer takes a decimal one",
+            f"{value} is a whole number; the trainer needs a decimal number",
             f"Write {value}.0",
         )
     if not isinstance(value, float):
         return _wrong_type(value, "a decimal number", "30.0")
     if not 0 < value < float("inf"):
-        return ProblemKind.WRONG_VALUE, f"is {value}", "Give the frames per second of the videos, like 30.0"
+        return ProblemKind.WRONG_VALUE, f"is {value}", "Use the frame rate of the videos, like 30.0"
     return None
 
 
@@ -115,14 +115,10 @@ def _resolution(value: object) -> tuple[ProblemKind, str, str] | None:
 
 def _extraction(value: object) -> tuple[ProblemKind, str, str] | None:
     if not isinstance(value, str):
-        return _wrong_type(value, "a text in quotes", '"head"')
+        return _wrong_type(value, "text in quotes", '"head"')
     words = [word.value for word in FrameExtraction]
     if value not in words:
-        return (
-            ProblemKind.WRONG_VALUE,
-            f'"{value}" is not a way to take frames',
-            f"Use one of {', '.join(words)}",
-        )
+        return (ProblemKind.WRONG_VALUE, f'"{value}" is not a valid frame_extraction', f"Use one of {', '.join(words)}")
     return None
 
 
@@ -137,10 +133,7 @@ ANYWHERE: Mapping[str, Check] = {
 
 _ANY_MEDIA: Mapping[str, Check] = {"cache_directory": _text}
 
-IMAGES_ONLY: Mapping[str, Check] = {
-    "image_directory": _text,
-    "image_jsonl_file": _text,
-}
+IMAGES_ONLY: Mapping[str, Check] = {"image_directory": _text, "image_jsonl_file": _text}
 
 VIDEOS_ONLY: Mapping[str, Check] = {
     "video_directory": _text,
@@ -168,9 +161,9 @@ UNUSED = frozenset(
         "qwen_image_edit_no_resize_control",
     }
 )
-"""Keys for other models that one version or both read. The A14B models have no control input, yet the caching programs
-look for every control picture and end where one is missing (or, at d0a1930, where one name begins with another), and
-`multiple_target` ends v0.3.4 beside a picture without a caption. A run's own copy leaves them out."""
+"""Keys for other models that one version or both read. The A14B models have no control input, but the caching programs
+exit where a control picture is missing (at d0a1930 also where one name begins with another), and `multiple_target` ends
+v0.3.4 beside a picture without a caption. A run's own copy omits them."""
 
 _SECTION_KEYS: Mapping[Section, Mapping[str, Check]] = {
     Section.GENERAL: ANYWHERE,
@@ -180,14 +173,12 @@ _SECTION_KEYS: Mapping[Section, Mapping[str, Check]] = {
 
 
 def media_kind(entry: Mapping[str, object]) -> MediaKind:
-    """What a `[[datasets]]` entry holds, by its own keys: the trainer takes it for images unless a video
-    source is named.
-    """
+    """The kind of a `[[datasets]]` entry: images unless it has a video source."""
     return MediaKind.VIDEO if "video_directory" in entry or "video_jsonl_file" in entry else MediaKind.IMAGE
 
 
 def check_table(table: Mapping[str, object], where: str, section: Section) -> Iterator[Problem]:
-    """Every unknown, unused or wrong key of one table; `where` is its path such as `datasets[0]`."""
+    """Every unknown, unused or invalid key of one table; `where` is its path, such as `datasets[0]`."""
     keys = _SECTION_KEYS[section]
     for key, value in table.items():
         path = f"{where}.{key}"
@@ -211,21 +202,19 @@ def check_table(table: Mapping[str, object], where: str, section: Section) -> It
 
 
 def unused(*, key: str = "", path: Path | None = None, what: str = "") -> Problem:
-    """The note about a key, or records of a jsonl file, that only other models use."""
+    """The note on a key, or on records of a jsonl file, that only other models use."""
     return Problem(
         kind=ProblemKind.UNUSED_KEY,
         severity=Severity.NOTE,
         key=key,
         path=path,
-        what=f"{what}{' ' if what else ''}is not used by Wan 2.2 A14B, so the run leaves it out",
-        fix="Nothing needs to be done",
+        what=f"{what}{' ' if what else ''}is not used by Wan 2.2 A14B; the run ignores it",
+        fix="No change needed",
     )
 
 
 def check_top(document: Mapping[str, object]) -> Iterator[Problem]:
-    """What is wrong outside the tables: unknown names, wrong shapes of `general` and `datasets`, no dataset
-    at all.
-    """
+    """Problems outside the tables: unknown names, invalid `general` or `datasets`, no dataset."""
     for key in document:
         if key in {"general", "datasets"}:
             continue
@@ -236,12 +225,15 @@ def check_top(document: Mapping[str, object]) -> Iterator[Problem]:
         elif key in _SECTION_KEYS[Section.IMAGE] or key in _SECTION_KEYS[Section.VIDEO]:
             fix = f"Put the line under a [[datasets]] heading: datasets[0].{key}"
         else:
-            fix = _did_you_mean(key, ["general", "datasets"]) or "Remove it; only [general] and [[datasets]] stand here"
+            fix = (
+                _did_you_mean(key, ["general", "datasets"])
+                or "Remove it; only [general] and [[datasets]] are valid here"
+            )
         yield Problem(
             kind=ProblemKind.UNKNOWN_KEY,
             severity=Severity.STOPS,
             key=key,
-            what="is not known at the top of a dataset.toml",
+            what="is unknown at the top of a dataset.toml",
             fix=fix,
         )
     general = document.get("general", {})
@@ -250,16 +242,14 @@ def check_top(document: Mapping[str, object]) -> Iterator[Problem]:
     datasets = document.get("datasets", [])
     if not isinstance(datasets, list) or not all(isinstance(entry, dict) for entry in datasets):
         yield _shape(
-            "datasets",
-            "must be a list of tables",
-            "Start every dataset with a line [[datasets]], two brackets",
+            "datasets", "must be a list of tables", "Start each dataset with a line [[datasets]], with two brackets"
         )
     elif not datasets:
         yield Problem(
             kind=ProblemKind.MISSING_KEY,
             severity=Severity.STOPS,
             key="datasets",
-            what="names no dataset",
+            what="contains no dataset",
             fix="Add a [[datasets]] heading with image_directory or video_directory",
         )
 
@@ -272,11 +262,11 @@ def _why_unknown(key: str, section: Section) -> str:
     match section:
         case Section.GENERAL:
             elsewhere = key in _SECTION_KEYS[Section.IMAGE] or key in _SECTION_KEYS[Section.VIDEO]
-            return "may not stand under [general]" if elsewhere else "is not a key of [general]"
+            return "is not allowed under [general]" if elsewhere else "is not a key of [general]"
         case Section.IMAGE:
-            return "belongs to video datasets only" if key in VIDEOS_ONLY else "is not a key of an image dataset"
+            return "is for video datasets only" if key in VIDEOS_ONLY else "is not a key of an image dataset"
         case Section.VIDEO:
-            return "belongs to image datasets only" if key in IMAGES_ONLY else "is not a key of a video dataset"
+            return "is for image datasets only" if key in IMAGES_ONLY else "is not a key of a video dataset"
 
 
 def _mend_unknown(key: str, section: Section) -> str:

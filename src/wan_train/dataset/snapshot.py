@@ -1,7 +1,6 @@
-"""The dataset.toml that goes into a run: the user's text and comments, absolute paths, overrides applied.
+"""The dataset.toml of a run: the user's text and comments, absolute paths, overrides applied.
 
-The user's own file is never written. Values come from the standard library's parser; tomlkit keeps the
-comments.
+The user's own file is never written. Values come from the standard library's parser; tomlkit keeps the comments.
 """
 
 from __future__ import annotations
@@ -30,17 +29,9 @@ from wan_train.dataset.schema import UNUSED
 
 
 def with_overrides(config: DatasetConfig, overrides: DatasetOverrides) -> DatasetConfig:
-    """The configuration as a run with these command line values sees it; raises DatasetError for impossible
-    values.
-    """
+    """The configuration with these command line values; raises DatasetError for impossible ones."""
     problems = [
-        Problem(
-            kind=ProblemKind.WRONG_VALUE,
-            severity=Severity.STOPS,
-            key=key,
-            what=f"is {value}",
-            fix="Use 1 or more",
-        )
+        Problem(kind=ProblemKind.WRONG_VALUE, severity=Severity.STOPS, key=key, what=f"is {value}", fix="Use 1 or more")
         for key, value in (("batch size", overrides.batch_size), ("repeats", overrides.num_repeats))
         if value is not None and value < 1
     ]
@@ -72,11 +63,9 @@ def with_overrides(config: DatasetConfig, overrides: DatasetOverrides) -> Datase
 
 
 def snapshot_text(config: DatasetConfig, overrides: DatasetOverrides | None = None) -> str:
-    """The dataset.toml of a run: the user's text with its comments, absolute paths and the overrides in every
-    place where they take effect ([general], and each dataset that sets the key itself), without keys that only other
-    models use.
+    """The dataset.toml of a run, without keys that only other models use.
 
-    Without `overrides`, those of `with_overrides` hold.
+    Overrides (default: those of `with_overrides`) go into [general] and into each dataset that sets the key itself.
     """
     document = tomllib.loads(config.text)
     general, entries = tables(document)
@@ -97,18 +86,8 @@ def snapshot_text(config: DatasetConfig, overrides: DatasetOverrides | None = No
     return _render(config.text, wanted)
 
 
-def absolute(config: DatasetConfig) -> str:
-    """The user's text with its comments and every path absolute; see `load` for how relative ones are
-    found.
-    """
-    return snapshot_text(config)
-
-
 def _paths_of(subset: Subset, entry: Mapping[str, Any]) -> dict[str, str]:
-    paths = {
-        f"{subset.kind}_directory": subset.directory,
-        f"{subset.kind}_jsonl_file": subset.jsonl,
-    }
+    paths = {f"{subset.kind}_directory": subset.directory, f"{subset.kind}_jsonl_file": subset.jsonl}
     found = {key: str(path) for key, path in paths.items() if key in entry and path is not None}
     # Without the key the caches go beside the pictures.
     if "cache_directory" in entry or subset.cache_directory != subset.directory:
@@ -126,23 +105,15 @@ def _changes(overrides: DatasetOverrides) -> dict[str, Any]:
 
 
 def _render(text: str, wanted: Mapping[str, Any]) -> str:
-    """`wanted` as TOML inside the layout and comments of `text`.
+    """`wanted` as TOML in the layout and with the comments of `text`.
 
-    Where the layout cannot be kept (inline tables, dotted keys, whatever the editor cannot follow), the
-    values are written plainly with a comment saying so: the right values matter more than the comments.
+    Where the editor cannot keep the layout (inline tables, dotted keys), plain values are written with a comment.
     """
     try:
         edited = _edit(text, wanted)
         if tomllib.loads(edited) == wanted:
             return edited
-    except (
-        tomlkit.exceptions.TOMLKitError,
-        tomllib.TOMLDecodeError,
-        ValueError,
-        KeyError,
-        TypeError,
-        IndexError,
-    ):
+    except (tomlkit.exceptions.TOMLKitError, tomllib.TOMLDecodeError, ValueError, KeyError, TypeError, IndexError):
         pass
     plain = tomlkit.dumps(dict(wanted))
     return "# Rewritten plainly; the comments are in the original file.\n" + plain

@@ -1,4 +1,4 @@
-"""Clips by PyAV, which is optional: size, length and speed from the header, frames on request."""
+"""Videos by PyAV, which is optional: size, length and frame rate from the header, frames on request."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from wan_train.dataset.pictures import Unreadable, damaged, open_regular
 
 _STEADY = 0.01
 _JITTER = 0.25
-"""Of a frame's time: containers that count milliseconds round it."""
+"""Of a frame's duration: containers with millisecond times round it."""
 _FEW = 0.05
-"""Of all frames: a frame that a camera dropped does not make a clip of variable rate."""
+"""Of all frames: one dropped frame does not make a variable rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """A video's size in pixels, its frames, and frames per second; None where its header does not tell.
+    """A video's size in pixels, its frames, and frames per second; None where unknown.
 
-    `is_variable`: its frames last unequally long, so `fps` is an average and no `source_fps` fits it.
+    `is_variable`: frames have different durations, so `fps` is an average and no `source_fps` fits.
     """
 
     width: int
@@ -84,7 +84,7 @@ def read_clip(path: Path) -> Clip | Unreadable | None:
 
 
 def _is_trimmed(stream: Any) -> bool:  # noqa: ANN401 - as above
-    """Whether a stream lasts less long than its frames would."""
+    """Whether a stream is shorter than its frames together."""
     if stream.duration is None or stream.time_base is None or not stream.average_rate:
         return False
     return bool(stream.duration * stream.time_base * stream.average_rate < stream.frames - 0.5)
@@ -97,7 +97,7 @@ def _may_vary(stream: Any) -> bool:  # noqa: ANN401 - as above
 
 
 def _vary(times: list[int]) -> bool:
-    """Whether more than a few of the frames last another time than most."""
+    """Whether more than a few frames have another duration than most."""
     lasts = [later - earlier for earlier, later in pairwise(sorted(times))]
     if not lasts:
         return False
@@ -108,9 +108,7 @@ def _vary(times: list[int]) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
-    """What only decoding tells. `quarter_turns` to the left are what a player applies and the trainer does not;
-    `frames` were decoded.
-    """
+    """What decoding shows: the left `quarter_turns` that players apply and the trainer ignores; the decoded frames."""
 
     quarter_turns: int
     frames: int

@@ -60,10 +60,7 @@ def test_a_picture_goes_into_the_bucket_the_trainer_chooses(
 
 
 def test_without_buckets_everything_becomes_the_resolution() -> None:
-    assert bucket_for(300, 900, resolution=(960, 544), enable_bucket=False, bucket_no_upscale=True) == (
-        960,
-        544,
-    )
+    assert bucket_for(300, 900, resolution=(960, 544), enable_bucket=False, bucket_no_upscale=True) == (960, 544)
 
 
 def test_no_upscale_keeps_small_pictures_and_scales_large_ones() -> None:
@@ -119,11 +116,7 @@ def test_repeats_are_counted_inside_a_bucket_before_it_is_cut_into_batches() -> 
     assert batches_per_epoch([], batch_size=4, num_repeats=3) == 0
 
 
-@given(
-    counts=st.lists(st.integers(1, 30), max_size=8),
-    batch_size=st.integers(1, 9),
-    num_repeats=st.integers(1, 5),
-)
+@given(counts=st.lists(st.integers(1, 30), max_size=8), batch_size=st.integers(1, 9), num_repeats=st.integers(1, 5))
 def test_batches_hold_all_items_and_none_is_empty(counts: list[int], batch_size: int, num_repeats: int) -> None:
     buckets = [index for index, count in enumerate(counts) for _ in range(count)]
     batches = batches_per_epoch(buckets, batch_size=batch_size, num_repeats=num_repeats)
@@ -139,11 +132,7 @@ def test_batches_hold_all_items_and_none_is_empty(counts: list[int], batch_size:
         (FrameExtraction.HEAD, (13, 45), {(0, 13)}),
         (FrameExtraction.CHUNK, (13, 25), {(0, 13), (13, 13), (26, 13), (0, 25)}),
         (FrameExtraction.SLIDE, (13, 25), {(0, 13), (10, 13), (20, 13), (0, 25), (10, 25)}),
-        (
-            FrameExtraction.UNIFORM,
-            (1, 25),
-            {(0, 1), (13, 1), (26, 1), (39, 1), (0, 25), (5, 25), (10, 25), (15, 25)},
-        ),
+        (FrameExtraction.UNIFORM, (1, 25), {(0, 1), (13, 1), (26, 1), (39, 1), (0, 25), (5, 25), (10, 25), (15, 25)}),
         (FrameExtraction.FULL, (1,), {(0, 29)}),
     ],
 )

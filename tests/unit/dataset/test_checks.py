@@ -97,12 +97,7 @@ def damaged_in_the_middle(path: Path) -> None:
         (heic_called_jpg, ProblemKind.UNREADABLE_MEDIA, Severity.STOPS, "a HEIC photo"),
         (damaged_in_the_middle, ProblemKind.UNREADABLE_MEDIA, Severity.STOPS, "cannot be read"),
         (lambda p: art(1).convert("CMYK").save(p / "x.jpg"), ProblemKind.COLOURS, Severity.HARMS, "CMYK"),
-        (
-            lambda p: Image.new("I;16", (320, 320), 9000).save(p / "x.png"),
-            ProblemKind.COLOURS,
-            Severity.HARMS,
-            "white",
-        ),
+        (lambda p: Image.new("I;16", (320, 320), 9000).save(p / "x.png"), ProblemKind.COLOURS, Severity.HARMS, "white"),
         (lambda p: art(1, (1600, 200)).save(p / "x.png"), ProblemKind.CROPPED, Severity.HARMS, "50% is cropped"),
         (lambda p: art(1, (60, 60)).save(p / "x.png"), ProblemKind.TOO_SMALL, Severity.HARMS, "enlarged 5.3 times"),
     ],
@@ -298,7 +293,7 @@ def _plain(problem: Problem) -> bool:
     return not any(character.isspace() and character != " " for character in str(problem.path))
 
 
-def test_a_thousand_malformed_files_are_refused_in_words(tmp_path: Path, pictures: Path) -> None:
+def test_malformed_files_are_refused_in_words(tmp_path: Path, pictures: Path) -> None:
     """Each a sound file with some bytes or lines changed at random, with a fixed seed."""
     sound = (
         f"[general]\nresolution = [960, 960]\ncaption_extension = '.txt'\nbatch_size = 1\nenable_bucket = true\n\n"
@@ -329,7 +324,7 @@ def test_a_thousand_malformed_files_are_refused_in_words(tmp_path: Path, picture
     ]
     path = tmp_path / "dataset.toml"
     refusals: list[DatasetError] = []
-    for _ in range(1000):
+    for _ in range(300):
         text = list(sound)
         for _ in range(numbers.randint(1, 4)):
             at = numbers.randrange(len(text))
@@ -348,5 +343,5 @@ def test_a_thousand_malformed_files_are_refused_in_words(tmp_path: Path, picture
             load(path)
         except DatasetError as error:
             refusals.append(error)
-    assert len(refusals) > 500
+    assert len(refusals) > 150
     assert all(error.problems and all(problem.line for problem in error.problems) for error in refusals)

@@ -83,11 +83,8 @@ source_fps = 30.0
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (
-            "resoluton = [960, 960]",
-            "datasets[0].resoluton: is not a key of an image dataset. Did you mean resolution?",
-        ),
-        ('batch_size = "1"', "datasets[0].batch_size: expected a whole number, found a text in quotes"),
+        ("resoluton = [960, 960]", "datasets[0].resoluton: is not a key of an image dataset. Did you mean resolution?"),
+        ('batch_size = "1"', "datasets[0].batch_size: expected a whole number, found text in quotes"),
         ("batch_size = true", "datasets[0].batch_size: expected a whole number"),
         ("num_repeats = 0", "datasets[0].num_repeats: is 0. Use 1 or more"),
         ("enable_bucket = 1", "datasets[0].enable_bucket: expected true or false, found a whole number"),
@@ -97,10 +94,10 @@ source_fps = 30.0
         ("resolution = [100, 100]", "multiples of 16 where enable_bucket is off"),
         ("resolution = [16, 16]\nenable_bucket = true", "at least 32x32 pixels"),
         ('caption_extension = "txt"', 'Write ".txt"'),
-        ("target_frames = [1]", "datasets[0].target_frames: belongs to video datasets only"),
+        ("target_frames = [1]", "datasets[0].target_frames: is for video datasets only"),
         ("image_directori = '/x'", "datasets[0].image_directori: is not a key of an image dataset"),
-        ("video_directory = '/tmp'", "names image_directory and video_directory at once"),
-        ("image_jsonl_file = '/x.jsonl'", "names image_directory and image_jsonl_file at once"),
+        ("video_directory = '/tmp'", "has both image_directory and video_directory"),
+        ("image_jsonl_file = '/x.jsonl'", "has both image_directory and image_jsonl_file"),
     ],
 )
 def test_a_wrong_line_is_named_with_its_path_and_its_mend(
@@ -114,18 +111,18 @@ def test_a_wrong_line_is_named_with_its_path_and_its_mend(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "names no dataset"),
-        ("[general]\nresolution = [960, 960]", "names no dataset"),
+        ("", "contains no dataset"),
+        ("[general]\nresolution = [960, 960]", "contains no dataset"),
         ("resolution = 5\n[[datasets]]\nimage_directory='/x'", "general.resolution"),
         ("image_directory = '/x'", "datasets[0].image_directory"),
         (
             "[dataset]\nimage_directory = '/x'",
-            "dataset: is not known at the top of a dataset.toml. Did you mean datasets?",
+            "dataset: is unknown at the top of a dataset.toml. Did you mean datasets?",
         ),
         ("[datasets]\nimage_directory = '/x'", "datasets: must be a list of tables"),
         ("general = 3", "general: must be a table"),
-        ("[general]\nimage_directory = '/x'", "general.image_directory: may not stand under [general]"),
-        ("[[datasets]]\nnum_repeats = 2", "datasets[0]: names no folder of pictures or videos"),
+        ("[general]\nimage_directory = '/x'", "general.image_directory: is not allowed under [general]"),
+        ("[[datasets]]\nnum_repeats = 2", "datasets[0]: has no folder of pictures or videos"),
         ("[[datasets]]\nimage_directory = ''", "datasets[0].image_directory: is empty"),
         ("[[datasets]]\nvideo_directory = '/x'\nsource_fps = 30", "Write 30.0"),
         ("[[datasets]]\nvideo_directory = '/x'\nsource_fps = inf", "datasets[0].source_fps"),
@@ -133,7 +130,7 @@ def test_a_wrong_line_is_named_with_its_path_and_its_mend(
         ("[[datasets]]\nvideo_directory = '/x'\ntarget_frames = []", "datasets[0].target_frames"),
         ("[[datasets]]\nimage_jsonl_file = '/x.jsonl'", "datasets[0].cache_directory: is required"),
         ("[general]\nresolution = [960, 960\n[[datasets]]", "is not valid TOML: 1 problem\n  "),
-        ("[general]\na = 1\na = 2\n", "A key is given twice (at line 3, column 6)"),
+        ("[general]\na = 1\na = 2\n", "Duplicate key (at line 3, column 6)"),
         ("x = " + "[" * 5000, "nested too deeply"),
     ],
 )
@@ -189,7 +186,7 @@ def test_two_datasets_may_not_share_a_cache_even_through_a_link(pictures: Path, 
 @pytest.mark.parametrize("character", "[]*?")
 def test_a_cache_path_the_trainer_would_glob_is_refused(pictures: Path, configured: Write, character: str) -> None:
     text = sound(pictures).replace("/cache'", f"/ca{character}che'")
-    assert f"contains {character}; the trainer takes that for a pattern" in refusal(configured(text))
+    assert f"contains {character}; the trainer reads that as a pattern" in refusal(configured(text))
 
 
 def test_brackets_in_the_picture_folder_alone_are_fine(tmp_path: Path, configured: Write) -> None:
@@ -222,14 +219,14 @@ def test_keys_of_other_models_are_noted_whatever_their_value_and_the_trainers_ve
     config = load(configured(sound(pictures, f"{key} = '/nowhere'")), reading=reading)
     (found,) = config.remarks
     assert (found.kind, found.severity) == (ProblemKind.UNUSED_KEY, Severity.NOTE)
-    assert found.line.startswith(f"datasets[0].{key}: is not used by Wan 2.2 A14B, so the run leaves it out.")
+    assert found.line.startswith(f"datasets[0].{key}: is not used by Wan 2.2 A14B; the run ignores it.")
     assert key not in snapshot_text(config)
 
 
 def test_a_folder_on_windows_is_called_one(pictures: Path, configured: Write) -> None:
     for path in (r"C:\cats", "D:/cats/img", r"\\box\share"):
         message = refusal(configured(sound(pictures).replace(str(pictures), path, 1)))
-        assert "is a Windows path, which this machine does not have" in message
+        assert "is a Windows path, not a path on this machine" in message
 
 
 def test_relative_paths_are_looked_for_where_the_trainer_is_started_too(configured: Write, tmp_path: Path) -> None:
@@ -260,7 +257,7 @@ frame_extraction = "chunk"
     ("data", "said"),
     [
         (b"# caf\xe9\n[general]\n", "line 1 is not UTF-8 (byte 0xe9)"),
-        ("[general]\n".encode("utf-16"), "saved as UTF-16"),
+        ("[general]\n".encode("utf-16"), "is UTF-16"),
         (b"[general]\n\0", "line 2 contains a NUL byte"),
     ],
 )
@@ -290,10 +287,7 @@ def test_control_characters_in_names_are_made_visible(configured: Write) -> None
 
 
 scalars = st.one_of(
-    st.booleans(),
-    st.integers(-5, 2000),
-    st.floats(allow_nan=False),
-    st.text(max_size=8).map(lambda t: f'"{t}"'),
+    st.booleans(), st.integers(-5, 2000), st.floats(allow_nan=False), st.text(max_size=8).map(lambda t: f'"{t}"')
 )
 KEYS = """
 resolution batch_size image_directory video_directory cache_directory target_frames zzz general datasets
@@ -309,7 +303,7 @@ lines = st.one_of(
 
 
 @given(text=st.lists(lines, max_size=12).map("\n".join))
-@hypothesis_settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_file_gives_anything_but_a_configuration_or_a_clear_refusal(tmp_path: Path, text: str) -> None:
     path = tmp_path / "dataset.toml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
@@ -324,7 +318,7 @@ def test_no_file_gives_anything_but_a_configuration_or_a_clear_refusal(tmp_path:
 
 
 @given(data=st.binary(max_size=300))
-@hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_arbitrary_bytes_are_refused_in_words(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "dataset.toml"
     path.write_bytes(data)

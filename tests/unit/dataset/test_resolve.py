@@ -58,13 +58,13 @@ def test_names_are_found_as_a_terminal_writes_them_and_as_they_are(tmp_path: Pat
 def test_the_home_is_understood(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(pictures.parent))
     assert resolve_dataset("~/pictures") == NewConfig(directory=pictures, toml_path=pictures / "dataset.toml")
-    assert "there is no" in refusal("~nobody-of-that-name/x", pictures)
+    assert "does not exist" in refusal("~nobody-of-that-name/x", pictures)
 
 
 def test_a_mistyped_name_is_answered_with_the_right_one(pictures: Path, tmp_path: Path) -> None:
     assert f"Did you mean {pictures}?" in refusal("pictrues", tmp_path)
     assert f"Did you mean {pictures}?" in refusal("picturs/sub/dataset.toml", tmp_path)
-    assert "there is no" in refusal("x" * 300, tmp_path)
+    assert "does not exist" in refusal("x" * 300, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n", "a\0b"])
@@ -79,9 +79,9 @@ def test_a_picture_instead_of_its_folder_is_explained(pictures: Path) -> None:
 
 
 def test_an_empty_folder_is_explained_by_what_lies_in_it(pictures: Path, tmp_path: Path) -> None:
-    assert f"Name the folder itself: {pictures}" in refusal(str(tmp_path), tmp_path)
+    assert f"Use the folder itself: {pictures}" in refusal(str(tmp_path), tmp_path)
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "Put pictures" in refusal(str(empty), tmp_path)
+    assert "Add pictures" in refusal(str(empty), tmp_path)
     (empty / "a.gif").touch()
     assert "a.gif is of a kind the trainer does not read" in refusal(str(empty), tmp_path)

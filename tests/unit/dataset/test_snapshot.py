@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from wan_train.dataset.config import load
 from wan_train.dataset.model import DatasetError, DatasetOverrides
-from wan_train.dataset.snapshot import absolute, snapshot_text, with_overrides
+from wan_train.dataset.snapshot import snapshot_text, with_overrides
 
 Write = Callable[[str], Path]
 
@@ -33,7 +33,7 @@ num_repeats = 2 # twice
 
 def test_comments_stay_and_paths_become_absolute(pictures: Path, configured: Write) -> None:
     path = configured(WITH_COMMENTS)
-    text = absolute(load(path))
+    text = snapshot_text(load(path))
     assert text == (
         WITH_COMMENTS.replace('"pictures"', f'"{pictures}"')
         .replace('"pictures/cache"', f'"{pictures}/cache"')

@@ -39,13 +39,7 @@ def test_what_is_written_is_accepted_and_never_overwritten(pictures: Path) -> No
     with pytest.raises(DatasetError, match="exists already"):
         write_for_directory(pictures, target)
     assert target.read_text() == text
-    assert sorted(path.name for path in pictures.iterdir()) == [
-        "a.png",
-        "a.txt",
-        "b.jpg",
-        "b.txt",
-        "dataset.toml",
-    ]
+    assert sorted(path.name for path in pictures.iterdir()) == ["a.png", "a.txt", "b.jpg", "b.txt", "dataset.toml"]
 
 
 def test_a_folder_of_videos_gets_a_video_dataset(tmp_path: Path) -> None:
