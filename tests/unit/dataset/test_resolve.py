@@ -84,4 +84,4 @@ def test_an_empty_folder_is_explained_by_what_lies_in_it(pictures: Path, tmp_pat
     empty.mkdir()
     assert "Add pictures" in refusal(str(empty), tmp_path)
     (empty / "a.gif").touch()
-    assert "a.gif is of a kind the trainer does not read" in refusal(str(empty), tmp_path)
+    assert "a.gif has an unsupported type" in refusal(str(empty), tmp_path)
