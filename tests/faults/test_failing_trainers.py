@@ -182,7 +182,7 @@ def test_a_full_disk_is_never_called_success_and_everything_goes_on_with_space(
     small_disk.fill()
     refused = small_box.run_cli("stop", "--now")
     assert refused.returncode == 3
-    assert "the disk is full: there is no room for" in refused.stderr
+    assert "the disk is full: no space for" in refused.stderr
     assert "Traceback" not in refused.stderr
     time.sleep(0.5)  # some rounds of a supervisor that cannot write a line of its own log
     (small_disk.path / "ballast").unlink()

@@ -70,18 +70,18 @@ def _run(arguments: list[str], words: Sequence[str], invocation: Invocation) -> 
     except BrokenPipeError:
         raise
     except AmbiguousRunError as error:
-        return _tell(_with_commands(error, arguments), arguments, invocation)
+        return _report(_with_commands(error, arguments), arguments, invocation)
     except WanTrainError as error:
-        return _tell(error, arguments, invocation)
+        return _report(error, arguments, invocation)
     except KeyboardInterrupt:
-        return _tell(InterruptionError("interrupted"), arguments, invocation)
+        return _report(InterruptionError("interrupted"), arguments, invocation)
     except OSError as error:
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        return _tell(_disk_full(error) if full else _bug(error, words), arguments, invocation)
+        return _report(_disk_full(error) if full else _bug(error, words), arguments, invocation)
     except Exception as error:  # noqa: BLE001  the last resort: a bug must be reported, with a log and no traceback
         from wan_train.cli.usage_errors import usage_error
 
-        return _tell(usage_error(error, arguments) or _bug(error, words), arguments, invocation)
+        return _report(usage_error(error, arguments) or _bug(error, words), arguments, invocation)
 
 
 def split(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
@@ -110,7 +110,7 @@ def _with_commands(error: AmbiguousRunError, arguments: Sequence[str]) -> WanTra
     return BadInputError(error.message, hint="\n".join([*listed, *more]))
 
 
-def _tell(error: WanTrainError, arguments: Sequence[str], invocation: Invocation) -> int:
+def _report(error: WanTrainError, arguments: Sequence[str], invocation: Invocation) -> int:
     """What went wrong, to people and where JSON was asked for to programs; its exit code."""
     from wan_train.cli.output import Sink
 
@@ -131,8 +131,8 @@ def _reader_left() -> int:
 def _disk_full(error: OSError) -> WanTrainError:
     what = str(error.filename) if error.filename is not None else "what has to be written"
     return NotReadyError(
-        f"the disk is full: there is no room for {what}",
-        hint="Free some space (`wan-train runs` lists old runs, whose directories may be removed), then say it again.",
+        f"the disk is full: no space for {what}",
+        hint="Free some disk space: `wan-train clean` removes unneeded files. Then rerun the command.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Typer's own errors in wan-train's words: an unknown flag, a value that is no number, a word too many."""
+"""Typer's errors in wan-train's words, and variables that nothing reads."""
 
 from __future__ import annotations
 
@@ -77,23 +77,19 @@ def closest(word: str, known: Iterable[str]) -> list[str]:
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """A line for each WAN_TRAIN_ variable that nothing reads."""
     settings = {environment_name(each.name) for each in fields(Settings) if each.name != "sources"}
-    strange = sorted(name for name in environ if name.startswith(_PREFIX) and name not in settings | _OF_SCRIPTS)
-    if not strange:
+    unknown = sorted(name for name in environ if name.startswith(_PREFIX) and name not in settings | _OF_SCRIPTS)
+    if not unknown:
         return []
-    known = settings | _variables_of_options()
+    from wan_train.cli.options import TABLE
+
+    known = settings | {each.variable for each in TABLE if each.variable is not None}
     lines = []
-    for name in strange:
+    for name in unknown:
         if name not in known:
             ours = {each.removeprefix(_PREFIX): each for each in known}
             meant = "".join(f"; did you mean {ours[each]}?" for each in closest(name.removeprefix(_PREFIX), ours))
             lines.append(f"warning: {one_line(name)} is not a variable of wan-train{meant}")
     return lines
-
-
-def _variables_of_options() -> set[str]:
-    from wan_train.cli.options import TABLE
-
-    return {each.variable for each in TABLE if each.variable is not None}
 
 
 def _command(arguments: Sequence[str]) -> str:

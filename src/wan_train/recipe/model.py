@@ -49,41 +49,43 @@ class Answers:
 class Training:
     """Settings of one training job, under musubi-tuner's own option names.
 
-    Integers and floats are kept as the recipe wrote them, so that commands show `8` and not `8.0`.
+    Integers and floats are kept as the recipe wrote them, so that commands show `8` and not `8.0`. Metadata of a field:
+    its `range`, outside which the trainer fails late or trains nothing; its `words`, where it has few; `is_file`; and
+    `is_shared` for one that cannot differ between the experts.
     """
 
     attention: Attention
-    mixed_precision: str
+    mixed_precision: str = field(metadata={"words": ("no", "fp16", "bf16")})
     fp8_base: bool
     optimizer_type: str
     optimizer_args: tuple[str, ...]
-    learning_rate: float
+    learning_rate: float = field(metadata={"range": (1e-9, 1.0)})
     gradient_checkpointing: bool
-    gradient_accumulation_steps: int
-    max_data_loader_n_workers: int
-    num_cpu_threads_per_process: int
+    gradient_accumulation_steps: int = field(metadata={"range": (1, 1024)})
+    max_data_loader_n_workers: int = field(metadata={"range": (0, 64)})
+    num_cpu_threads_per_process: int = field(metadata={"range": (1, 256)})
     network_module: str
-    network_dim: int
-    network_alpha: float
+    network_dim: int = field(metadata={"range": (1, 1024)})
+    network_alpha: float = field(metadata={"range": (1e-3, 4096)})
     timestep_sampling: str
-    discrete_flow_shift: float
+    discrete_flow_shift: float = field(metadata={"range": (1e-3, 100)})
     preserve_distribution_shape: bool
-    max_train_epochs: int
-    save_every_n_epochs: int
-    seed: int
-    max_grad_norm: float
+    max_train_epochs: int = field(metadata={"range": (1, 100_000)})
+    save_every_n_epochs: int = field(metadata={"range": (1, 100_000), "is_shared": True})
+    seed: int = field(metadata={"range": (0, 2**32 - 1)})
+    max_grad_norm: float = field(metadata={"range": (0, 1e6)})
     lr_scheduler: str
-    lr_scheduler_power: float
-    lr_scheduler_min_lr_ratio: float | None = None
-    lr_warmup_steps: float | None = None
+    lr_scheduler_power: float = field(metadata={"range": (1e-3, 100)})
+    lr_scheduler_min_lr_ratio: float | None = field(default=None, metadata={"range": (0, 1)})
+    lr_warmup_steps: float | None = field(default=None, metadata={"range": (0, 10_000_000)})
     """Steps, or below 1 a part of all steps."""
-    network_weights: str | None = None
+    network_weights: str | None = field(default=None, metadata={"is_file": True})
     """A LoRA to continue from; an absolute path once it is resolved."""
-    blocks_to_swap: int = 0
-    sample_prompts: str | None = None
-    sample_every_n_epochs: int | None = None
+    blocks_to_swap: int = field(default=0, metadata={"range": (0, 39)})  # Wan 2.2 A14B has 40 blocks; one must stay
+    sample_prompts: str | None = field(default=None, metadata={"is_shared": True, "is_file": True})
+    sample_every_n_epochs: int | None = field(default=None, metadata={"range": (1, 100_000), "is_shared": True})
     """0 for an attempt that goes on without samples; None until the plan chooses."""
-    sample_at_first: bool = False
+    sample_at_first: bool = field(default=False, metadata={"is_shared": True})
     options: Mapping[str, Value] = field(default_factory=dict)
     """Further options of the trainer's training script, by name without dashes; never one that has a field above."""
 

@@ -26,32 +26,9 @@ ATTENTION_KEYS: Mapping[str, Attention] = {
 FIELDS = {field.name: field for field in fields(Training) if field.name not in {"attention", "options"}}
 """The settings of Training that have the name of a trainer's option."""
 
-_SHARED = ("save_every_n_epochs", "sample_prompts", "sample_every_n_epochs", "sample_at_first")
-
-_FILES = ("network_weights", "sample_prompts")
-
-# Ranges that no sensible run leaves; outside them the trainer fails late or trains nothing.
 RANGES: Mapping[str, tuple[float, float]] = {
-    "learning_rate": (1e-9, 1.0),
-    "network_dim": (1, 1024),
-    "network_alpha": (1e-3, 4096),
-    "max_train_epochs": (1, 100_000),
-    "save_every_n_epochs": (1, 100_000),
-    "sample_every_n_epochs": (1, 100_000),
-    "gradient_accumulation_steps": (1, 1024),
-    "max_data_loader_n_workers": (0, 64),
-    "num_cpu_threads_per_process": (1, 256),
-    "blocks_to_swap": (0, 39),  # Wan 2.2 A14B has 40 blocks and the trainer wants one to stay
-    "seed": (0, 2**32 - 1),
-    "max_grad_norm": (0, 1e6),
-    "discrete_flow_shift": (1e-3, 100),
-    "lr_scheduler_power": (1e-3, 100),
-    "lr_scheduler_min_lr_ratio": (0, 1),
-    "lr_warmup_steps": (0, 10_000_000),
+    name: field.metadata["range"] for name, field in FIELDS.items() if "range" in field.metadata
 }
-
-# Settings of few words, the same in every trainer version; a wrong one would only show after the caching.
-_WORDS: Mapping[str, tuple[str, ...]] = {"mixed_precision": ("no", "fp16", "bf16")}
 
 
 class Options(Protocol):
@@ -115,14 +92,14 @@ def read_settings(
         if problem is not None:
             problems.append(f"{called(key)} {problem}")
         elif read is not None:
-            is_file = key in _FILES or (options is not None and key in options.files)
+            is_file = _has(key, "is_file") or (options is not None and key in options.files)
             values[key] = _absolute(read, folder) if is_file else read
     return values, problems
 
 
 def shared_only(name: str) -> str | None:
     """Why a setting cannot be given for one expert alone, None for those that can."""
-    return "holds for both experts: give it for both" if name in _SHARED else None
+    return "holds for both experts: give it for both" if _has(name, "is_shared") else None
 
 
 def unknown(key: str, known: Collection[str], called: Callable[[str], str]) -> str:
@@ -162,9 +139,14 @@ def _range_problem(name: str, value: object) -> str | None:
 
 
 def _word_problem(name: str, value: object) -> str | None:
-    if name not in _WORDS or value in _WORDS[name]:
+    words = FIELDS[name].metadata.get("words")
+    if words is None or value in words:
         return None
-    return f"must be one of {', '.join(_WORDS[name])}, not {one_line(repr(value))}"
+    return f"must be one of {', '.join(words)}, not {one_line(repr(value))}"
+
+
+def _has(name: str, what: str) -> bool:
+    return name in FIELDS and what in FIELDS[name].metadata
 
 
 def _absolute(value: object, folder: Path) -> object:
