@@ -13,7 +13,7 @@ help:
 	@echo "make rehearse   the whole pipeline on the embedded tiny trainer, on this machine's CPU"
 	@echo "make test       linters, types, import layers and all tests"
 	@echo "make lint       only the linters"
-	@echo "make docs       the tables of docs/flags.md from the table of options"
+	@echo "make docs       the documents that are generated: docs/flags.md, docs/json-output.md"
 	@echo "make bench      the benchmarks, as ratios"
 	@echo "make chaos      CHAOS_RUNS (100) rehearsals with kill -9 at random moments"
 	@echo "make chaos-provision  CHAOS_KILLS (50) kill -9 of provisions of a bare box, until it is ready"
@@ -45,6 +45,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 docs: setup
+	$(BIN)/python docs/generate_json.py
 	$(BIN)/python -m wan_train.cli.flags_document docs/flags.md
 
 bench: setup
