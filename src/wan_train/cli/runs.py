@@ -222,7 +222,7 @@ def _gpus(view: RunView, settings: Settings, gpus: str) -> tuple[str, ...]:
 
 
 def _check_epochs(view: RunView, epochs: int | None) -> None:
-    total = view.state.epochs or view.plan.epochs
+    total = view.state.total_epochs(view.plan)
     if epochs is None:
         return
     if not view.state.is_over:

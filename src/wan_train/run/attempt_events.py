@@ -86,7 +86,7 @@ def _keep(case: Case, attempt: Attempt, local_epoch: int) -> Iterator[Event]:
         yield CheckpointKept(at=case.now, step=case.step.id, path=str(kept), epoch=epoch)
 
 
-def settle(
+def judge_attempt(
     case: Case, state: RunState, *, pause_seconds: float, caches: Callable[[str], Diagnosis | None]
 ) -> Iterator[Event]:
     """What becomes of a step whose attempt is over: success, another attempt, or the end.
@@ -112,7 +112,7 @@ def settle(
     if diagnosis is None and case.step.kind is not StepKind.TRAIN:
         diagnosis = caches(case.step.id)
     if diagnosis is None:
-        yield from _success(case, job, attempts.total_epochs(case.plan, state, case.step))
+        yield from _success(case, job, state.total_epochs(case.plan, case.step))
     elif job.state is JobState.STOPPING and state.is_stopping and attempt.stop_diagnosis is None and not complete:
         yield StepStopped(at=case.now, step=case.step.id)
     else:

@@ -14,7 +14,7 @@ from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.engine.samples import sample_files
 from wan_train.engine.scalars import ScalarFollower
 from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
-from wan_train.run.attempts import state_files, target_of
+from wan_train.run.attempts import state_files
 from wan_train.run.directory import AttemptDirectory
 from wan_train.run.launcher import marked_processes
 from wan_train.run.plan import Plan, Step
@@ -32,7 +32,7 @@ STEPS_OF_SILENCE = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pulse:
+class Heartbeat:
     """What was seen of an attempt at one moment.
 
     `activity` is any number that grows while something happens: bytes of log and bytes read and CPU time of the tree.
@@ -46,34 +46,34 @@ class Pulse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Vigil:
+class HeartbeatWatch:
     """Since when an attempt has shown no sign of life, in monotonic seconds."""
 
-    pulse: Pulse
+    heartbeat: Heartbeat
     since: float
 
 
-def watch(previous: Vigil | None, pulse: Pulse, now: float) -> Vigil:
-    """The vigil after one more look."""
-    if previous is None or _lives(previous.pulse, pulse):
-        return Vigil(pulse=pulse, since=now)
-    return Vigil(pulse=pulse, since=previous.since)
+def watch(previous: HeartbeatWatch | None, heartbeat: Heartbeat, now: float) -> HeartbeatWatch:
+    """The heartbeat_watch after one more look."""
+    if previous is None or _lives(previous.heartbeat, heartbeat):
+        return HeartbeatWatch(heartbeat=heartbeat, since=now)
+    return HeartbeatWatch(heartbeat=heartbeat, since=previous.since)
 
 
-def patience(pulse: Pulse, base_seconds: float) -> float:
+def patience(heartbeat: Heartbeat, base_seconds: float) -> float:
     """How long an attempt in this stage may be silent, in seconds; `base_seconds` is five minutes by default."""
-    if pulse.step is None:
+    if heartbeat.step is None:
         return base_seconds * LOAD_STALL
-    if pulse.step == 0 or pulse.loading:
+    if heartbeat.step == 0 or heartbeat.loading:
         return base_seconds * FIRST_STEP_STALL
-    return max(base_seconds * STEP_STALL, STEPS_OF_SILENCE * (pulse.seconds_per_step or 0.0))
+    return max(base_seconds * STEP_STALL, STEPS_OF_SILENCE * (heartbeat.seconds_per_step or 0.0))
 
 
-def is_stalled(vigil: Vigil, now: float, base_seconds: float) -> bool:
-    return now - vigil.since > patience(vigil.pulse, base_seconds)
+def is_stalled(heartbeat_watch: HeartbeatWatch, now: float, base_seconds: float) -> bool:
+    return now - heartbeat_watch.since > patience(heartbeat_watch.heartbeat, base_seconds)
 
 
-def _lives(before: Pulse, after: Pulse) -> bool:
+def _lives(before: Heartbeat, after: Heartbeat) -> bool:
     if (after.step or 0) > 0:
         # A trainer that spins without making steps burns CPU too: once it trains, only its output counts.
         return after.step != before.step or after.log_bytes != before.log_bytes
@@ -82,7 +82,7 @@ def _lives(before: Pulse, after: Pulse) -> bool:
 
 NAN_STEPS = 10
 """Steps in a row whose loss is not finite. Under fp16 single ones are normal: the gradient scaler skips them."""
-_PULSE_SECONDS = 15.0
+_HEARTBEAT_SECONDS = 15.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,8 +98,8 @@ class AttemptWatch:
     nan_steps: int = 0
     ever_finite: bool = False
     """Whether any loss was a finite number, in this attempt or the ones it goes on from."""
-    vigil: Vigil | None = None
-    _next_pulse: float = field(default=0.0)
+    heartbeat_watch: HeartbeatWatch | None = None
+    _next_heartbeat: float = field(default=0.0)
 
     @classmethod
     def of(cls, plan: Plan, step: Step, directory: AttemptDirectory, attempt: Attempt) -> AttemptWatch:
@@ -130,7 +130,7 @@ class AttemptWatch:
 
     def is_complete(self, attempt: Attempt) -> bool:
         """Whether a resumed attempt has written the LoRA and the state of the last epoch that was missing."""
-        goal = target_of(attempt)
+        goal = attempt.target
         if goal is None or (self.tracker.local_step or 0) < goal.steps:
             return False
         name = self.step.produces or ""
@@ -143,7 +143,7 @@ class AttemptWatch:
 
         It saves what is missing first, so it is complete by then. Nothing is lost if it fails at this.
         """
-        goal, samples, every = target_of(attempt), self.plan.samples, sample_every(self.plan, attempt)
+        goal, samples, every = attempt.target, self.plan.samples, sample_every(self.plan, attempt)
         epoch = self.tracker.progress.epoch
         if (
             goal is None
@@ -158,7 +158,7 @@ class AttemptWatch:
 
     def final_lora(self, attempt: Attempt) -> Path:
         """The file in which this attempt leaves the finished LoRA."""
-        goal = target_of(attempt)
+        goal = attempt.target
         name = self.step.produces or ""
         if goal is None:
             return checkpoints.lora_file(self.directory.output, name)
@@ -186,26 +186,26 @@ class AttemptWatch:
         return diverged(f"the loss of {self.nan_steps} steps in a row", never_finite=self.never_finite)
 
     def _stall(self, now: float, stall_seconds: float) -> Diagnosis | None:
-        if now < self._next_pulse:
+        if now < self._next_heartbeat:
             return None
-        self._next_pulse = now + min(_PULSE_SECONDS, stall_seconds / 4)
+        self._next_heartbeat = now + min(_HEARTBEAT_SECONDS, stall_seconds / 4)
         progress = self.tracker.progress
-        pulse = Pulse(
+        heartbeat = Heartbeat(
             step=self.tracker.local_step,
             loading=progress.stage is not None,
             log_bytes=_size(self.directory.log),
             activity=_activity(self.directory) if not self.tracker.local_step else 0,
             seconds_per_step=progress.seconds_per_step,
         )
-        self.vigil = watch(self.vigil, pulse, now)
-        if not is_stalled(self.vigil, now, stall_seconds):
+        self.heartbeat_watch = watch(self.heartbeat_watch, heartbeat, now)
+        if not is_stalled(self.heartbeat_watch, now, stall_seconds):
             return None
-        silence = now - self.vigil.since
+        silence = now - self.heartbeat_watch.since
         return Diagnosis(
             cause=Cause.NO_PROGRESS,
             meaning=f"the trainer is alive but showed no progress for {silence:.0f} s",
             advice="Look at stall.txt beside its log for where it hangs.",
-            evidence=f"last step {pulse.step}" if pulse.step is not None else "before its first step",
+            evidence=f"last step {heartbeat.step}" if heartbeat.step is not None else "before its first step",
         )
 
 

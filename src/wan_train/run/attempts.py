@@ -11,7 +11,7 @@ from wan_train.engine import checkpoints
 from wan_train.engine.checkpoints import State
 from wan_train.engine.commands import STATES_KEPT
 from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
-from wan_train.run.cadence import Target, state_every_epochs, target
+from wan_train.run.cadence import state_every_epochs
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.plan import Plan, Step, StepKind
 from wan_train.run.state import Attempt, Job, RunState
@@ -57,14 +57,7 @@ def find_resume_point(run: RunDirectory, plan: Plan, step: Step, job: Job, total
 
     States that hold numbers that are not finite are passed over, and so are those of more epochs than are wanted.
     """
-    steps_per_epoch = next(
-        (
-            attempt.total_steps // attempt.total_epochs
-            for attempt in reversed(job.attempts)
-            if attempt.total_steps is not None and attempt.total_epochs
-        ),
-        None,
-    )
+    steps_per_epoch = next((a.steps_per_epoch for a in reversed(job.attempts) if a.steps_per_epoch), None)
     if not steps_per_epoch:
         return None
     for state in reversed(saved_states(run, plan, step, job)):
@@ -82,9 +75,9 @@ def epochs_of(state: State, attempt: Attempt) -> int | None:
     if state.epoch is not None:
         return attempt.epochs_before + state.epoch
     if state.step is not None:
-        if attempt.total_steps is None or not total:
+        if attempt.steps_per_epoch is None:
             return None
-        epochs, rest = divmod(state.step, attempt.total_steps // total)
+        epochs, rest = divmod(state.step, attempt.steps_per_epoch)
         return attempt.epochs_before + epochs if rest == 0 else None
     return attempt.epochs_before + total if total is not None else None
 
@@ -118,17 +111,12 @@ class NextAttempt:
     epochs_before: int
 
 
-def total_epochs(plan: Plan, state: RunState, step: Step) -> int:
-    """The epochs wanted of a step; a run that was extended has one total for all of its experts."""
-    return state.epochs or plan.epochs_of(step.expert)
-
-
 def next_attempt(
     run: RunDirectory, plan: Plan, state: RunState, step: Step, number: int, *, seconds_per_step: float
 ) -> NextAttempt:
     """How attempt `number` at a step is to be launched. Reads the states on disk."""
     job = state.jobs[step.id]
-    total = total_epochs(plan, state, step)
+    total = state.total_epochs(plan, step)
     point = find_resume_point(run, plan, step, job, total) if step.kind is StepKind.TRAIN and job.attempts else None
     if point is None:
         spec = AttemptSpec(
@@ -166,19 +154,10 @@ def unrecorded(run: RunDirectory, state: RunState) -> Iterator[AttemptDirectory]
             number += 1
 
 
-def target_of(attempt: Attempt) -> Target | None:
-    """Where this attempt must be stopped; None for one that ends by itself, and before it has made a step."""
-    if attempt.total_epochs is None or attempt.total_steps is None:
-        return None
-    return target(
-        total_epochs=attempt.total_epochs, epochs_before=attempt.epochs_before, total_steps=attempt.total_steps
-    )
-
-
 def is_wanted(plan: Plan, step: Step, attempt: Attempt, epoch: int) -> bool:
     """Whether the user asked to keep the LoRA of this epoch (of all attempts)."""
     keep = plan.keep_every_epochs
-    return keep is not None and epoch % keep == 0 and epoch < (attempt.total_epochs or plan.epochs_of(step.expert))
+    return keep is not None and epoch % keep == 0 and epoch < attempt.wanted_epochs(plan, step)
 
 
 def remove_old_checkpoints(run: RunDirectory, plan: Plan, step: Step, job: Job) -> None:
@@ -190,7 +169,7 @@ def remove_old_checkpoints(run: RunDirectory, plan: Plan, step: Step, job: Job) 
         for local in checkpoints.checkpoint_epochs(output, name):
             epoch = attempt.epochs_before + local
             waits = is_wanted(plan, step, attempt, epoch) and not checkpoints.lora_file(run.path, name, epoch).exists()
-            if epoch <= (attempt.total_epochs or plan.epochs_of(step.expert)):
+            if epoch <= attempt.wanted_epochs(plan, step):
                 found.append((epoch, attempt.number, waits, checkpoints.lora_file(output, name, local)))
     for _, _, waits, path in sorted(found)[:-STATES_KEPT]:
         if not waits:

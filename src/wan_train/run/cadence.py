@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.base.files import write_whole
@@ -27,26 +26,6 @@ def state_every_epochs(*, missing: int, done: int, keep: int | None, epoch_secon
         return wanted
     base = math.gcd(keep, done) if done else keep
     return max(divisor for divisor in range(1, min(wanted, base) + 1) if base % divisor == 0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """Where a resumed attempt must be stopped: after this many of its own epochs and optimizer steps."""
-
-    epochs: int
-    steps: int
-
-
-def target(*, total_epochs: int, epochs_before: int, total_steps: int) -> Target | None:
-    """The goal of an attempt that goes on after `epochs_before`; None for a first one, which ends by itself.
-
-    `total_steps` is what the trainer announces for `total_epochs`. It counts every attempt from zero and would train
-    all epochs again (musubi-tuner, both versions: `epoch_to_start = 0; global_step = 0`).
-    """
-    if epochs_before == 0:
-        return None
-    missing = total_epochs - epochs_before
-    return Target(epochs=missing, steps=missing * (total_steps // total_epochs))
 
 
 _SPEEDS_FILE = "speeds.json"

@@ -108,12 +108,12 @@ class CurveReader:
             if segment is None:
                 continue
             segments.append(segment)
-            begins = steps_before(attempt) or 0
+            begins = attempt.steps_before or 0
             later_begins = begins if later_begins is None else min(later_begins, begins)
         return Curve(segments=tuple(reversed(segments)))
 
     def _segment(self, step: str, attempt: Attempt, counts_to: int | None) -> Segment | None:
-        offset = steps_before(attempt)
+        offset = attempt.steps_before
         if offset is None:
             return None
         key = (step, attempt.number)
@@ -125,15 +125,6 @@ class CurveReader:
         return (
             Segment(attempt=attempt.number, source=found.source, points=points, counts_to=counts_to) if points else None
         )
-
-
-def steps_before(attempt: Attempt) -> int | None:
-    """Optimizer steps behind an attempt when it began; None for a resumed one whose trainer has told no total yet."""
-    if attempt.epochs_before == 0:
-        return 0
-    if attempt.total_steps is None or not attempt.total_epochs:
-        return None
-    return attempt.epochs_before * (attempt.total_steps // attempt.total_epochs)
 
 
 def smoothed(losses: Sequence[float], weight: float = 0.98) -> list[float]:

@@ -145,9 +145,9 @@ class Round:
     """What one round of the supervisor saw, beside the state that it led to. Mappings are by step id."""
 
     views: Sequence[GpuView]
-    held: Mapping[str, str]
+    blocked: Mapping[str, str]
     """Steps that the look at their caches keeps back, and why."""
-    blocked: Mapping[str, str] = field(default_factory=dict)
+    not_launched: Mapping[str, str] = field(default_factory=dict)
     """Steps that were due and could not be launched, and why."""
     progress: Mapping[str, Progress]
     disk_free_bytes: int | None
@@ -163,17 +163,18 @@ class Observations:
         self._history = GpuHistory(run.gpu_history)
         self._next_sample = clock.monotonic()
 
-    def write(self, state: RunState, desk: GpuPool, seen: Round) -> None:
+    def write(self, state: RunState, pool: GpuPool, seen: Round) -> None:
         now = self._clock.now()
         waiting = {
-            step.id: seen.blocked.get(step.id) or why_waiting(self._plan, state, step, seen.views, now, held=seen.held)
+            step.id: seen.not_launched.get(step.id)
+            or why_waiting(self._plan, state, step, seen.views, now, blocked=seen.blocked)
             for step in self._plan.steps
             if state.jobs[step.id].state in {JobState.WAITING, JobState.BACKOFF}
         }
         live = Live(
             at=now,
-            gpus=desk.gpus,
-            gpu_problem=desk.problem,
+            gpus=pool.gpus,
+            gpu_problem=pool.problem,
             taken={gpu.uuid: gpu.taken_by for gpu in seen.views if gpu.taken_by is not None},
             progress=seen.progress,
             waiting=waiting,
@@ -181,17 +182,17 @@ class Observations:
         )
         with suppress(OSError):
             write_live(self._run, live)
-        if self._clock.monotonic() >= self._next_sample and (samples := self._samples(state, desk, now)):
+        if self._clock.monotonic() >= self._next_sample and (samples := self._samples(state, pool, now)):
             self._next_sample = self._clock.monotonic() + EVERY_SECONDS
             with suppress(OSError):
                 self._history.append(samples)
 
-    def _samples(self, state: RunState, desk: GpuPool, now: float) -> tuple[GpuSample, ...]:
+    def _samples(self, state: RunState, pool: GpuPool, now: float) -> tuple[GpuSample, ...]:
         """The GPUs that steps of this run are on. CPU slots measure nothing."""
         if self._plan.devices is Devices.CPU_SLOTS:
             return ()
         found = []
-        for gpu in desk.gpus:
+        for gpu in pool.gpus:
             steps = tuple(step for step, job in state.jobs.items() if job.occupies_gpu == gpu.uuid)
             if steps:
                 found.append(
@@ -206,7 +207,7 @@ class Observations:
                         temperature=gpu.temperature,
                         power_watts=gpu.power_watts,
                         steps=steps,
-                        driver=desk.driver,
+                        driver=pool.driver,
                     )
                 )
         return tuple(found)

@@ -35,7 +35,7 @@ def place_result(run: RunDirectory, plan: Plan, step: Step, job: Job, source: Pa
     """
     attempt = job.attempt
     assert attempt is not None and step.produces is not None, "a training that ended"  # noqa: S101, PT018  an invariant
-    total = attempt.total_epochs or plan.epochs_of(step.expert)
+    total = attempt.wanted_epochs(plan, step)
     target = checkpoints.lora_file(run.path, step.produces)
     if job.result is not None and target.exists() and job.result.epochs not in {None, total}:
         aside = checkpoints.lora_file(run.path, step.produces, job.result.epochs)
@@ -62,9 +62,8 @@ def keep_checkpoint(
     if target.exists():
         return target
     changes = {}
-    if attempt.epochs_before and attempt.total_steps and attempt.total_epochs:
-        steps = epoch * (attempt.total_steps // attempt.total_epochs)
-        changes = {"ss_epoch": str(epoch), "ss_steps": str(steps)}
+    if attempt.epochs_before and attempt.steps_per_epoch:
+        changes = {"ss_epoch": str(epoch), "ss_steps": str(epoch * attempt.steps_per_epoch)}
     try:
         if first_non_finite(source, read_header(source)) is not None:
             return None

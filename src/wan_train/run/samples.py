@@ -76,7 +76,7 @@ def _of_step(run: RunDirectory, plan: Plan, step: Step, expert: Expert, job: Job
     for position, attempt in enumerate(job.attempts):
         # What a later attempt went on from is the last of this one that counts.
         limits = [later.epochs_before for later in job.attempts[position + 1 :]]
-        last = min([*limits, attempt.total_epochs or plan.epochs_of(expert)])
+        last = min([*limits, attempt.wanted_epochs(plan, step)])
         for file in sample_files(run.attempt(step.id, attempt.number).output, step.produces or ""):
             epoch = attempt.epochs_before + file.epoch
             place = (epoch, file.prompt_index)

@@ -79,7 +79,7 @@ class Finish:
 Action = Claim | Release | Launch | Stop | GiveUp | Finish
 
 
-NOTHING_HELD: Mapping[str, str] = {}
+NOTHING_BLOCKED: Mapping[str, str] = {}
 
 BOTH_CACHINGS_BYTES = 24_000_000_000
 """GPU memory on which latents and captions are encoded at the same time: T5 in bfloat16 takes 11.4 GB, the VAE with the
@@ -87,11 +87,11 @@ work of one picture of 960x960 is counted with 8, and each of the two programs w
 
 
 def decide(
-    plan: Plan, state: RunState, gpus: Sequence[GpuView], now: float, held: Mapping[str, str] = NOTHING_HELD
+    plan: Plan, state: RunState, gpus: Sequence[GpuView], now: float, blocked: Mapping[str, str] = NOTHING_BLOCKED
 ) -> tuple[Action, ...]:
     """The actions that are due. Repeating them is harmless: once they took effect they are not decided again.
 
-    `held` are steps that may not start yet for a reason outside of plan and state, in words.
+    `blocked` are steps that may not start yet for a reason outside of plan and state, in words.
     """
     if state.is_over:
         return ()
@@ -99,7 +99,7 @@ def decide(
         return (*(Release(gpu_uuid=gpu.uuid) for gpu in gpus if gpu.claimed), Finish(exit_code=exit_code(plan, state)))
     given_up = _give_up(plan, state)
     gone = {action.step for action in given_up}
-    waiting = [step for step in ready(plan, state, now) if step.id not in gone and step.id not in held]
+    waiting = [step for step in ready(plan, state, now) if step.id not in gone and step.id not in blocked]
     return (*_stops(plan, state), *given_up, *_assign(plan, state, gpus, waiting))
 
 
@@ -171,7 +171,7 @@ def why_waiting(
     gpus: Sequence[GpuView],
     now: float,
     *,
-    held: Mapping[str, str] = NOTHING_HELD,
+    blocked: Mapping[str, str] = NOTHING_BLOCKED,
 ) -> str:
     """In words for the person watching: what a waiting step waits for."""
     job = state.jobs[step.id]
@@ -182,8 +182,8 @@ def why_waiting(
     needs = [need for need in step.needs if state.jobs[need].state is not JobState.SUCCEEDED]
     if needs:
         return f"waiting for {' and '.join(needs)}"
-    if step.id in held:
-        return held[step.id]
+    if step.id in blocked:
+        return blocked[step.id]
     held_back = _held_back(plan, state)
     if held_back is not None and step.kind is StepKind.TRAIN:
         return held_back
@@ -297,9 +297,9 @@ def _ran_out(job: Job) -> bool:
     )
 
 
-def _releases(plan: Plan, state: RunState, held: Sequence[GpuView]) -> list[Action]:
-    """Leases that no step of this run will need go back, those at the end of `held` first."""
+def _releases(plan: Plan, state: RunState, leased: Sequence[GpuView]) -> list[Action]:
+    """Leases that no step of this run will need go back, those at the end of `leased` first."""
     to_come = sum(1 for step in plan.steps if state.jobs[step.id].state in {JobState.WAITING, JobState.BACKOFF})
     if state.is_stopping:
         to_come = 0
-    return [Release(gpu_uuid=gpu.uuid) for gpu in held[to_come:]]
+    return [Release(gpu_uuid=gpu.uuid) for gpu in leased[to_come:]]

@@ -80,6 +80,14 @@ LEGAL_MOVES: Mapping[JobState, frozenset[JobState]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where a resumed attempt must be stopped: after this many of its own epochs and optimizer steps."""
+
+    epochs: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One launch of a step's command."""
 
@@ -114,6 +122,36 @@ class Attempt:
     @property
     def made_progress(self) -> bool:
         return self.last_state is not None
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Optimizer steps of one epoch; None before the trainer announced its total."""
+        if self.total_steps is None or not self.total_epochs:
+            return None
+        return self.total_steps // self.total_epochs or None
+
+    @property
+    def steps_before(self) -> int | None:
+        """Optimizer steps of earlier attempts; None for a resumed one that has announced no total yet."""
+        if self.epochs_before == 0:
+            return 0
+        return self.epochs_before * self.steps_per_epoch if self.steps_per_epoch is not None else None
+
+    @property
+    def target(self) -> Target | None:
+        """Where a resumed attempt must be stopped; None for a first one, which ends by itself, and before a step.
+
+        The trainer counts every attempt from zero and would train all epochs again (musubi-tuner, both versions:
+        `epoch_to_start = 0; global_step = 0`).
+        """
+        if self.epochs_before == 0 or self.total_epochs is None or self.steps_per_epoch is None:
+            return None
+        missing = self.total_epochs - self.epochs_before
+        return Target(epochs=missing, steps=missing * self.steps_per_epoch)
+
+    def wanted_epochs(self, plan: Plan, step: Step) -> int:
+        """Epochs of the whole training that this attempt is part of."""
+        return self.total_epochs or plan.epochs_of(step.expert)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +230,10 @@ class RunState:
         if self.disk_low is not None:
             return self.disk_low.at
         return self.stop.at if self.stop is not None and self.stop.mode is StopMode.AFTER_STATE else None
+
+    def total_epochs(self, plan: Plan, step: Step | None = None) -> int:
+        """The epochs wanted of a step, or the most of any; a run that was extended has one total for all experts."""
+        return self.epochs or (plan.epochs if step is None else plan.epochs_of(step.expert))
 
     @property
     def is_stopping(self) -> bool:

@@ -89,11 +89,11 @@ class Supervisor:
         self._journal = Journal(run.events)
         self._state = fold_all(plan, read_events(run.events))
         chosen, named = self._state.gpu_uuids, self._state.gpus_named
-        self._desk = GpuPool(plan, probe, room, clock, chosen=chosen, named=named, visible=visible)
+        self._pool = GpuPool(plan, probe, room, clock, chosen=chosen, named=named, visible=visible)
         self._watches: dict[str, AttemptWatch] = {}
         self._views: tuple[GpuView, ...] = ()
         self._signal: int | None = None
-        self._blocked: dict[str, str] = {}
+        self._not_launched: dict[str, str] = {}
         """Why a step that the scheduler wanted to launch could not be, in words."""
         self._disk = DiskWatch(run, plan)
         self._observations = Observations(run, plan, clock)
@@ -109,11 +109,11 @@ class Supervisor:
         """
         if resume:
             clear_stop_request(self._run)
-            total = self._state.epochs or self._plan.epochs
+            total = self._state.total_epochs(self._plan)
             longer = epochs if epochs is not None and epochs > total else None
             self._append(RunResumed(at=self._clock.now(), epochs=longer))
         if gpus is not None:
-            self._append(self._desk.choose(gpus))
+            self._append(self._pool.choose(gpus))
         self._finish_what_was_begun()
         # Last, since it tells the starter that everything before it is done.
         self._append(SupervisorStarted(at=self._clock.now(), identity=myself(), version=__version__))
@@ -137,14 +137,14 @@ class Supervisor:
         self._look_at_caches(now)
         blocked = self._caching.blocked
         wanting = any(step.id not in blocked for step in ready(self._plan, self._state, now))
-        self._views = self._desk.look(wanting=wanting)
-        if (moved := self._desk.take_moved()) is not None:
+        self._views = self._pool.look(wanting=wanting)
+        if (moved := self._pool.take_moved()) is not None:
             self._append(moved)
         actions = decide(self._plan, self._state, self._views, now, blocked)
         for action in actions:
             self._perform(action)
-        judged = self._settle_exited()
-        self._observations.write(self._state, self._desk, self._round())
+        judged = self._judge_exited()
+        self._observations.write(self._state, self._pool, self._round())
         if self._state.is_over:
             return None
         if judged:
@@ -158,8 +158,8 @@ class Supervisor:
     def _round(self) -> Round:
         return Round(
             views=self._views,
-            held=self._caching.blocked,
-            blocked=self._blocked,
+            blocked=self._caching.blocked,
+            not_launched=self._not_launched,
             progress={step: watch.tracker.progress for step, watch in self._watches.items()},
             disk_free_bytes=self._disk.free,
         )
@@ -177,7 +177,7 @@ class Supervisor:
     def close(self) -> None:
         self._read_ahead.stop()
         self._caching.close()
-        self._desk.close()
+        self._pool.close()
         self._journal.close()
 
     @property
@@ -234,7 +234,7 @@ class Supervisor:
 
     def _look_after(self, step: Step, attempt: Attempt, watch: AttemptWatch) -> None:
         """End an attempt that is complete, or that only costs money."""
-        lost = {gpu.uuid: gpu.reason for gpu in self._desk.lost if gpu.uuid is not None}
+        lost = {gpu.uuid: gpu.reason for gpu in self._pool.lost if gpu.uuid is not None}
         complete = watch.is_complete(attempt)
         if complete and not watch.awaits_samples(attempt):
             self._end(step, attempt, complete=True)
@@ -269,7 +269,7 @@ class Supervisor:
         )
         self._launcher.terminate(attempt.identity)
 
-    def _settle_exited(self) -> bool:
+    def _judge_exited(self) -> bool:
         """Settle the attempts whose processes are gone. After deciding, so that a free GPU is not kept waiting."""
         settled = False
         for step in self._plan.steps:
@@ -283,7 +283,7 @@ class Supervisor:
             self._append_all(attempt_events.progress_events(self._case(step, watch), attempt))
             pause = self._settings.pause_seconds
             case, judge = self._case(step, watch), self._caching.conclude
-            self._append_all(attempt_events.settle(case, self._state, pause_seconds=pause, caches=judge))
+            self._append_all(attempt_events.judge_attempt(case, self._state, pause_seconds=pause, caches=judge))
             self._after_attempt(step, watch)
         return settled
 
@@ -304,9 +304,9 @@ class Supervisor:
     def _perform(self, action: Action) -> None:
         match action:
             case Claim(gpu_uuid=uuid):
-                self._desk.claim(uuid)
+                self._pool.claim(uuid)
             case Release(gpu_uuid=uuid):
-                self._desk.release(uuid)
+                self._pool.release(uuid)
             case Launch(step=step, gpu_uuid=uuid):
                 self._launch(self._plan.step(step), uuid)
             case Stop(step=step):
@@ -330,9 +330,9 @@ class Supervisor:
             self._start(step, gpu_uuid, self._caching.lock.inherit())
             return
         if not self._caching.may_launch(step.id):
-            self._blocked[step.id] = "looking at the dataset and its caches"
+            self._not_launched[step.id] = "looking at the dataset and its caches"
             return
-        self._blocked.pop(step.id, None)
+        self._not_launched.pop(step.id, None)
         try:
             cleared = self._caching.clear(step.id)
         except OSError as error:
@@ -343,7 +343,7 @@ class Supervisor:
         self._start(step, gpu_uuid, self._caching.lock.inherit())
 
     def _start(self, step: Step, gpu_uuid: str, locks: Sequence[int]) -> None:
-        inherit = (*self._desk.inherit(gpu_uuid, step.id), *locks)
+        inherit = (*self._pool.inherit(gpu_uuid, step.id), *locks)
         directory = self._run.free_attempt(step.id, len(self._state.jobs[step.id].attempts) + 1)
         following = attempts.next_attempt(
             self._run,
@@ -371,7 +371,7 @@ class Supervisor:
                 step=step.id,
                 attempt=spec.number,
                 gpu_uuid=gpu_uuid,
-                gpu_label=self._desk.label(gpu_uuid),
+                gpu_label=self._pool.label(gpu_uuid),
                 identity=identity,
                 resumed_from=str(spec.resume_from) if spec.resume_from is not None else None,
                 epochs_before=following.epochs_before,

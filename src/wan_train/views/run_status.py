@@ -150,7 +150,7 @@ def waits_for(view: RunView, job: Job) -> str | None:
 
 def epochs(view: RunView, step: Step) -> int:
     """The epochs of a training; more than the plan's where the run was extended."""
-    return view.state.epochs or view.plan.epochs_of(step.expert)
+    return view.state.total_epochs(view.plan, step)
 
 
 def planned_steps(view: RunView, step: Step) -> int | None:
@@ -167,8 +167,8 @@ def steps_per_epoch(view: RunView, step: Step) -> int | None:
         if other.expert is None or plan.batches_of_step(other.expert) != plan.batches_of_step(expert):
             continue
         for attempt in view.state.jobs[other.id].attempts:
-            if attempt.total_steps and attempt.total_epochs:
-                return attempt.total_steps // attempt.total_epochs
+            if attempt.steps_per_epoch:
+                return attempt.steps_per_epoch
     planned = plan.steps_of(expert)
     return planned // plan.epochs_of(expert) if planned is not None else None
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wan_train.run.cadence import state_every_epochs, target
+from support.runs import SUPERVISOR, T0
+from wan_train.run.cadence import state_every_epochs
+from wan_train.run.state import Attempt
 
+FIRST = Attempt(number=1, gpu_uuid=None, gpu_label=None, identity=SUPERVISOR, started=T0)
 EPOCHS = st.integers(1, 500)
 
 
@@ -32,7 +37,7 @@ def test_about_five_minutes() -> None:
 @given(EPOCHS, st.data(), st.integers(1, 50))
 def test_a_resumed_attempt_makes_what_is_missing(total: int, data: st.DataObject, steps: int) -> None:
     done = data.draw(st.integers(0, total - 1))
-    goal = target(total_epochs=total, epochs_before=done, total_steps=total * steps)
+    goal = replace(FIRST, total_epochs=total, epochs_before=done, total_steps=total * steps).target
     if done == 0:
         assert goal is None
     else:

@@ -10,31 +10,31 @@ import pytest
 
 from support.runs import SUPERVISOR, T0, make_plan
 from wan_train.engine.failures import Cause
-from wan_train.run.attempt_watch import AttemptWatch, Pulse, is_stalled, patience, watch
+from wan_train.run.attempt_watch import AttemptWatch, Heartbeat, is_stalled, patience, watch
 from wan_train.run.directory import RunDirectory
 from wan_train.run.state import Attempt
 
 BASE = 300.0
-LOADING = Pulse(step=None, loading=True, log_bytes=100, activity=5, seconds_per_step=None)
+LOADING = Heartbeat(step=None, loading=True, log_bytes=100, activity=5, seconds_per_step=None)
 FIRST = replace(LOADING, step=0)
-TRAINING = Pulse(step=7, loading=False, log_bytes=900, activity=0, seconds_per_step=3.0)
+TRAINING = Heartbeat(step=7, loading=False, log_bytes=900, activity=0, seconds_per_step=3.0)
 
 
 @pytest.mark.parametrize(
-    ("pulse", "minutes"),
+    ("heartbeat", "minutes"),
     [(LOADING, 20), (FIRST, 30), (TRAINING, 5), (replace(TRAINING, seconds_per_step=60.0), 20)],
 )
-def test_patience_by_stage(pulse: Pulse, minutes: int) -> None:
-    assert patience(pulse, BASE) == minutes * 60
-    vigil = watch(watch(None, pulse, 1000.0), pulse, 1000.0 + minutes * 60)
-    assert not is_stalled(vigil, 1000.0 + minutes * 60, BASE)
-    assert is_stalled(vigil, 1000.0 + minutes * 60 + 1, BASE)
+def test_patience_by_stage(heartbeat: Heartbeat, minutes: int) -> None:
+    assert patience(heartbeat, BASE) == minutes * 60
+    heartbeat_watch = watch(watch(None, heartbeat, 1000.0), heartbeat, 1000.0 + minutes * 60)
+    assert not is_stalled(heartbeat_watch, 1000.0 + minutes * 60, BASE)
+    assert is_stalled(heartbeat_watch, 1000.0 + minutes * 60 + 1, BASE)
 
 
 @pytest.mark.parametrize("change", [{"activity": 6}, {"log_bytes": 101}, {"step": 0}])
 def test_anything_that_happens_while_loading_is_life(change: dict[str, int]) -> None:
-    vigil = watch(watch(None, LOADING, 0.0), replace(LOADING, **change), 50.0)
-    assert vigil.since == 50.0
+    heartbeat_watch = watch(watch(None, LOADING, 0.0), replace(LOADING, **change), 50.0)
+    assert heartbeat_watch.since == 50.0
 
 
 def test_a_trainer_that_only_burns_time_between_steps_hangs() -> None:

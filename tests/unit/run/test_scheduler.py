@@ -52,10 +52,10 @@ class TestOneGpuForBothCachings:
 
     def test_whoever_waits_for_its_caches_is_not_launched(self) -> None:
         state = initial(PLAN)
-        held = {"cache-latents": "looking"}
-        launched = decide(PLAN, state, [gpu(0)], T0, held)
+        blocked = {"cache-latents": "looking"}
+        launched = decide(PLAN, state, [gpu(0)], T0, blocked)
         assert launched == (Launch(step="cache-text", gpu_uuid="GPU-0"),)
-        assert why_waiting(PLAN, state, PLAN.step("cache-latents"), [gpu(0)], T0, held=held) == "looking"
+        assert why_waiting(PLAN, state, PLAN.step("cache-latents"), [gpu(0)], T0, blocked=blocked) == "looking"
 
 
 class TestHistories:

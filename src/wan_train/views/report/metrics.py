@@ -84,7 +84,7 @@ def _experts(story: Story) -> Iterator[ExpertFigures]:
 def _pace(job: Job, events: Sequence[Event]) -> float | None:
     seconds, steps = 0.0, 0
     for attempt in job.attempts:
-        per_epoch = _steps_per_epoch(attempt)
+        per_epoch = attempt.steps_per_epoch
         begun = [e.at for e in events if isinstance(e, TrainingBegan) and _is_of(e, job, attempt)]
         ended = [e for e in events if isinstance(e, EpochEnded) and _is_of(e, job, attempt)]
         if begun and ended and per_epoch:
@@ -95,12 +95,6 @@ def _pace(job: Job, events: Sequence[Event]) -> float | None:
 
 def _is_of(event: TrainingBegan | EpochEnded, job: Job, attempt: Attempt) -> bool:
     return event.step == job.step and event.attempt == attempt.number
-
-
-def _steps_per_epoch(attempt: Attempt) -> int | None:
-    if attempt.total_steps is None or not attempt.total_epochs:
-        return None
-    return attempt.total_steps // attempt.total_epochs
 
 
 def gpus(samples: Sequence[GpuSample]) -> tuple[GpuFigures, ...]:

@@ -134,7 +134,7 @@ def once_more(story: Story) -> Iterator[Html]:
         "same, so the course is the same up to what GPUs round differently.",
         class_="soft",
     )
-    longer = 2 * (view.state.epochs or view.plan.epochs)
+    longer = 2 * view.state.total_epochs(view.plan)
     if story.is_final and facts.status_of(view) is facts.RunStatus.FINISHED:
         yield tag("p", "To train this one longer instead:")
         yield code_block(f"wan-train resume {shlex.quote(formatting.safe(view.run.run_id))} --epochs {longer}")
