@@ -75,9 +75,8 @@ def dataset_target(text: str, sink: Sink, *, yes: bool) -> Path:
 
 def write_dataset_page(check: Check, outlook: Layout | None, path: Path, sink: Sink) -> None:
     """Draw the previews, then write the page."""
-    from wan_train.views.dataset_page.material import Material, material_of
     from wan_train.views.dataset_page.page import page
-    from wan_train.views.dataset_page.selection import Selection, choose, problems_by_item
+    from wan_train.views.dataset_page.selection import Material, Selection, choose, material_of, problems_by_item
 
     selection = Selection(datasets=())
     material = Material(previews={}, captions={})

@@ -18,8 +18,7 @@ from wan_train.run.live import GpuSample
 from wan_train.run.plan import Plan
 from wan_train.run.samples import Sample
 from wan_train.run.state import JobState
-from wan_train.views.dataset_page.material import Material
-from wan_train.views.dataset_page.selection import choose
+from wan_train.views.dataset_page.selection import Material, choose
 from wan_train.views.report.report_data import ShownDataset, Story
 
 DONE, FAILED = JobState.SUCCEEDED, JobState.FAILED

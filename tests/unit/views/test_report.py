@@ -288,8 +288,7 @@ def luminance(colour: str) -> float:
 @pytest.mark.parametrize("dark", [False, True])
 def test_contrast_is_enough_in_light_and_dark(dark: bool) -> None:
     sheets = [
-        style(f"wan_train.views.{name}", file).markup
-        for name, file in (("markup", "base.css"), ("report", "report.css"))
+        style(f"wan_train.views.{name}", file).markup for name, file in (("html", "base.css"), ("report", "report.css"))
     ]
     found: dict[str, str] = {}
     for text in sheets:

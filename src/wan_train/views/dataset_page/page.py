@@ -1,17 +1,17 @@
-"""The page: what is wrong on top, then the sizes, then every picture with its crop and caption. One file, no script."""
+"""The page of `wan-train dataset check --html`: problems, trained sizes, pictures with their crops and captions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from wan_train.dataset.layout import Layout, SubsetLayout
-from wan_train.dataset.model import MediaKind, Problem, Severity
+from wan_train.dataset.layout import Layout, Size, SubsetLayout
+from wan_train.dataset.model import MediaKind, Problem, Severity, Subset
 from wan_train.dataset.scan import Check, Group
 from wan_train.views import formatting
-from wan_train.views.dataset_page.cards import card, sentence, severity_mark
-from wan_train.views.dataset_page.material import Material
-from wan_train.views.dataset_page.selection import Selection, ShownSize, problems_by_item
+from wan_train.views.dataset_page.cards import Card, card, sentences
+from wan_train.views.dataset_page.selection import Material, Selection, ShownSize, problems_by_item
 from wan_train.views.dataset_tables import (
     COUNTED,
     TITLES,
@@ -22,222 +22,196 @@ from wan_train.views.dataset_tables import (
     severity_counts,
     times,
 )
-from wan_train.views.markup.document import document, style
-from wan_train.views.markup.html import Html, join, tag
+from wan_train.views.html.render import render
 
 GENERATOR = "wan-train dataset page"
-"""In every page, so that a page can be known as ours before it is replaced."""
-STYLE = style("wan_train.views.dataset_page", "page.css")
+"""In every page, so that only pages of this kind are replaced."""
 
 _MOST_OF_A_KIND = 50
 _OPEN_UP_TO = 8
 _MOST_SIZES = 200
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Problem:
+    key: str
+    place: str
+    anchor: str | None
+    """Of the file's card, where it has one."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    title: str
+    severity: Severity
+    count: int
+    problems: Sequence[_Problem]
+    more: int
+    is_open: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    name: str
+    anchor: str | None
+    cells: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Size:
+    anchor: str
+    title: str
+    cards: Sequence[Card]
+    left: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Dataset:
+    source: Path
+    settings: str
+    columns: Sequence[str]
+    rows: Sequence[_Row]
+    sizes: Sequence[_Size]
+
+
 def page(check: Check, outlook: Layout | None, selection: Selection, material: Material) -> str:
-    """The whole document. `outlook` is None where no file was looked at."""
-    body = [
-        tag("a", "Skip to the pictures", href="#pictures", class_="skip"),
-        tag("header", _head(check, outlook)),
-        tag(
-            "main", _problems(check, outlook, selection), _datasets(check, outlook, selection, material), id="pictures"
-        ),
-        tag("footer", "Made by wan-train dataset check. Everything is inside this file; it loads nothing."),
-    ]
-    title = f"What will be trained: {formatting.safe(check.config.parent.name)}"
-    return document(title=title, generator=GENERATOR, styles=[STYLE], body=body)
-
-
-def _head(check: Check, outlook: Layout | None) -> Iterator[Html]:
-    yield tag("h1", "What will be trained")
-    written = "" if check.is_written else " (not written yet)"
-    yield tag(
-        "p",
-        tag("bdi", formatting.safe(check.config), dir="ltr"),
-        f"{written}, as {check.reading.name} reads it",
-        class_="soft path",
+    """The whole document. `outlook` is None where no file was scanned."""
+    subsets = outlook.subsets if outlook is not None else ()
+    anchors = _anchors(selection)
+    troubles = problems_by_item(check, outlook) if outlook is not None else {}
+    return render(
+        "dataset_page/dataset.html",
+        generator=GENERATOR,
+        config=check.config,
+        is_written=check.is_written,
+        reader=check.reading.name,
+        facts=list(_facts(outlook)) if outlook is not None else None,
+        stops=check.stops,
+        verdict=severity_counts(check) if check.problems else "No problems found.",
+        note=COUNTED if check.stops and outlook is not None else None,
+        groups=[_group(group, anchors) for group in check.groups],
+        left_out=check.left_out,
+        has_clips=any(each.subset.kind is MediaKind.VIDEO for each in subsets),
+        shown=selection.shown,
+        total=sum(len(each.files) for each in subsets),
+        datasets=None
+        if outlook is None
+        else [
+            _dataset(number, each, sizes, material, troubles)
+            for number, (each, sizes) in enumerate(zip(subsets, selection.datasets, strict=True))
+        ],
     )
-    if outlook is not None:
-        yield tag(
-            "dl", [tag("div", tag("dt", name), tag("dd", *value)) for name, value in _facts(outlook)], class_="facts"
-        )
 
 
-def _facts(outlook: Layout) -> Iterator[tuple[str, tuple[Html | str, ...]]]:
+def _facts(outlook: Layout) -> Iterator[tuple[str, str, Sequence[str]]]:
     counted = outlook.summary
-    yield "Files", (f"{counted.files:,}", _small(f"{counted.captions:,} with caption"))
+    yield "Files", f"{counted.files:,}", [f"{counted.captions:,} with caption"]
     seen = counted.items_with_repeats
-    yield "Seen in one epoch", ("unknown" if seen is None else f"{seen:,}", _small("items with repeats"))
+    yield "Items per epoch", "unknown" if seen is None else f"{seen:,}", ["with repeats"]
     if outlook.steps is None or outlook.steps_per_epoch is None:
-        yield "Steps", ("unknown", _small("until the clips are cached"))
+        yield "Steps", "unknown", ["until the clips are cached"]
     else:
-        yield "Steps of one epoch", (f"{outlook.steps_per_epoch:,}",)
-        yield (
-            "Steps in all",
-            (f"{outlook.steps:,}", _small(f"{formatting.count(outlook.epochs, 'epoch')}, each expert")),
-        )
-    yield "Caches", (formatting.file_size(counted.cache_bytes), _small("on disk, about"))
+        yield "Steps per epoch", f"{outlook.steps_per_epoch:,}", []
+        yield "Total steps", f"{outlook.steps:,}", [f"per expert, {formatting.count(outlook.epochs, 'epoch')}"]
+    yield "Cache size", formatting.file_size(counted.cache_bytes), ["on disk, estimate"]
 
 
-def _small(text: str) -> Html:
-    return tag("small", text)
-
-
-def _problems(check: Check, outlook: Layout | None, selection: Selection) -> Iterator[Html]:
-    yield tag("h2", "Problems")
-    if not check.problems:
-        yield tag("p", "Nothing to mend.", class_="said fine")
-    else:
-        yield tag("p", severity_counts(check), class_="said stops" if check.stops else "said")
-    if check.stops and outlook is not None:
-        yield tag("p", COUNTED, class_="soft")
-    anchors = _anchors(outlook, selection)
-    for group in check.groups:
-        yield _group(group, anchors)
-    for said in check.left_out:
-        yield tag("p", formatting.safe(said), class_="soft")
-    if outlook is None:
-        yield tag("p", "No picture was looked at: the dataset.toml comes first.")
-
-
-def _group(group: Group, anchors: Mapping[Path, str]) -> Html:
-    count = len(group.problems)
-    left = count - _MOST_OF_A_KIND
-    return tag(
-        "details",
-        tag("summary", severity_mark(group.severity), tag("strong", f"{count:,} "), TITLES[group.kind]),
-        tag(
-            "ul",
-            [_found(problem, anchors) for problem in group.problems[:_MOST_OF_A_KIND]],
-            tag("li", f"and {left:,} more") if left > 0 else None,
-        ),
-        class_="kind",
-        open=count <= _OPEN_UP_TO and group.severity is not Severity.NOTE,
-    )
-
-
-def _found(problem: Problem, anchors: Mapping[Path, str]) -> Html:
-    where: list[Html | str] = [problem.key] if problem.key else []
-    if problem.path is not None:
-        name: Html = tag("bdi", formatting.safe(problem.place(problem.path.name or str(problem.path))), dir="ltr")
-        anchor = anchors.get(problem.path)
-        where += [" in " if problem.key else "", tag("a", name, href=f"#{anchor}") if anchor else name]
-    return tag(
-        "li",
-        *where,
-        ": " if where else "",
-        formatting.safe(problem.what),
-        ". ",
-        formatting.safe(sentence(problem.fix)),
-    )
-
-
-def _anchors(outlook: Layout | None, selection: Selection) -> dict[Path, str]:
-    """Where each shown file and its caption are; of a file in two datasets the first place."""
+def _anchors(selection: Selection) -> dict[Path, str]:
+    """The cards of files and of their captions; of a file in two datasets the first card."""
     anchors: dict[Path, str] = {}
-    for number, sizes in enumerate(selection.datasets if outlook is not None else ()):
+    for number, sizes in enumerate(selection.datasets):
         for place, each in enumerate(sizes):
             for index, one in enumerate(each.shown):
-                anchor = f"{_place(number, place)}-{index}"
+                anchor = f"{_anchor(number, place)}-{index}"
                 anchors.setdefault(one.item.path, anchor)
                 if one.item.caption_path is not None:
                     anchors.setdefault(one.item.caption_path, anchor)
     return anchors
 
 
-def _place(dataset: int, size: int) -> str:
+def _anchor(dataset: int, size: int) -> str:
     return f"size-{dataset}-{size}"
 
 
-def _datasets(check: Check, outlook: Layout | None, selection: Selection, material: Material) -> Iterator[Html]:
-    if outlook is None:
-        return
-    troubles = problems_by_item(check, outlook)
-    yield tag(
-        "h2", "Pictures and clips" if any(e.subset.kind is MediaKind.VIDEO for e in outlook.subsets) else "Pictures"
+def _group(group: Group, anchors: Mapping[Path, str]) -> _Group:
+    count = len(group.problems)
+    return _Group(
+        title=TITLES[group.kind],
+        severity=group.severity,
+        count=count,
+        problems=[_problem(problem, anchors) for problem in group.problems[:_MOST_OF_A_KIND]],
+        more=max(0, count - _MOST_OF_A_KIND),
+        is_open=count <= _OPEN_UP_TO and group.severity is not Severity.NOTE,
     )
-    yield tag(
-        "p",
-        tag("span", class_="key"),
-        " marks the part of a picture that is trained; what is dark is cut away. Pictures are shown as the trainer "
-        "reads them, without the turn that other programs apply.",
-        class_="soft",
+
+
+def _problem(problem: Problem, anchors: Mapping[Path, str]) -> _Problem:
+    path = problem.path
+    return _Problem(
+        key=problem.key or "",
+        place=problem.place(path.name or str(path)) if path is not None else "",
+        anchor=anchors.get(path) if path is not None else None,
+        text=sentences(problem),
     )
-    if not selection.is_whole:
-        total = sum(len(each.files) for each in outlook.subsets)
-        yield tag(
-            "p",
-            f"{selection.shown:,} of {total:,} files are shown, so that the page stays light: of every size those with "
-            "problems first, then those that lose most. All are in the counts.",
-            class_="said",
-        )
-    for number, (each, sizes) in enumerate(zip(outlook.subsets, selection.datasets, strict=True)):
-        yield tag("h2", tag("bdi", formatting.safe(each.subset.source), dir="ltr"), class_="path")
-        yield tag("p", settings_of(each.subset), class_="soft")
-        yield _table(number, each, sizes)
-        for place, size in enumerate(sizes[:_MOST_SIZES]):
-            yield from _size(_place(number, place), each, size, material, troubles)
 
 
-def _table(number: int, each: SubsetLayout, sizes: Sequence[ShownSize]) -> Html:
-    many = nouns(each.subset)[1]
-    clips = each.subset.kind is MediaKind.VIDEO
-    heads = ("Trained size", many, "cut away", "enlarged", "clips x frames" if clips else "batches an epoch")
-    rows = [
-        tag(
-            "tr",
-            tag("th", tag("a", _name(shown), href=f"#{_place(number, place)}"), scope="row"),
-            tag("td", f"{len(shown.size.files):,}"),
-            tag("td", f"to {percent(shown.size.largest_loss)}" if shown.size.largest_loss else "-"),
-            tag("td", f"{shown.size.enlarged:,}, to {times(shown.size.largest_scale)}" if shown.size.enlarged else "-"),
-            tag("td", batches_text((shown.size,), each.subset)),
-        )
-        for place, shown in enumerate(sizes[:_MOST_SIZES])
-    ]
-    rest = [shown.size for shown in sizes[_MOST_SIZES:]]
-    if rest:
-        files_ = sum(len(size.files) for size in rest)
-        rows.append(
-            tag(
-                "tr",
-                tag("th", f"{len(rest):,} more sizes", scope="row"),
-                tag("td", f"{files_:,}"),
-                tag("td", f"to {percent(max(size.largest_loss for size in rest))}"),
-                tag("td", f"{sum(size.enlarged for size in rest):,}"),
-                tag("td", batches_text(rest, each.subset)),
-            )
-        )
-    head = tag("thead", tag("tr", [tag("th", name, scope="col") for name in heads]))
-    return tag("div", tag("table", head, tag("tbody", rows)), class_="scroll")
-
-
-def _name(shown: ShownSize) -> str:
-    pixels = shown.size.pixels
-    if pixels is not None:
-        return f"{pixels[0]}x{pixels[1]}"
-    return "not trained" if all(one.is_known for one in shown.size.files) else "unknown"
-
-
-def _size(
-    anchor: str,
+def _dataset(
+    number: int,
     each: SubsetLayout,
-    shown: ShownSize,
+    sizes: Sequence[ShownSize],
     material: Material,
     troubles: Mapping[Path, Sequence[Problem]],
-) -> Iterator[Html]:
-    noun, many = nouns(each.subset)
-    yield tag("h3", f"{_name(shown)} · {formatting.count(len(shown.size.files), noun, many)}", id=anchor)
-    cards = [
-        card(
-            one,
-            each.subset.kind,
-            anchor=f"{anchor}-{index}",
-            preview=material.previews.get(one.item.path),
-            caption=material.captions.get(one.item.path),
-            problems=troubles.get(one.item.path, ()),
-        )
-        for index, one in enumerate(shown.shown)
+) -> _Dataset:
+    subset = each.subset
+    listed, rest = sizes[:_MOST_SIZES], [shown.size for shown in sizes[_MOST_SIZES:]]
+    rows = [
+        _Row(name=_name(shown.size), anchor=_anchor(number, place), cells=_cells((shown.size,), subset))
+        for place, shown in enumerate(listed)
     ]
-    yield tag("ul", join(cards), class_="cards") if cards else join(())
-    if shown.left:
-        yield tag("p", f"and {shown.left:,} more of this size, not shown", class_="soft")
+    if rest:
+        rows.append(_Row(name=f"{len(rest):,} more sizes", anchor=None, cells=_cells(rest, subset)))
+    noun, many = nouns(subset)
+    last = "Clips x frames" if subset.kind is MediaKind.VIDEO else "Batches per epoch"
+    return _Dataset(
+        source=subset.source,
+        settings=settings_of(subset),
+        columns=("Trained size", many.capitalize(), "Cut away", "Enlarged", last),
+        rows=rows,
+        sizes=[
+            _Size(
+                anchor=_anchor(number, place),
+                title=f"{_name(shown.size)} · {formatting.count(len(shown.size.files), noun, many)}",
+                cards=[
+                    card(
+                        one,
+                        subset.kind,
+                        anchor=f"{_anchor(number, place)}-{index}",
+                        preview=material.previews.get(one.item.path),
+                        caption=material.captions.get(one.item.path),
+                        problems=troubles.get(one.item.path, ()),
+                    )
+                    for index, one in enumerate(shown.shown)
+                ],
+                left=shown.left,
+            )
+            for place, shown in enumerate(listed)
+        ],
+    )
+
+
+def _name(size: Size) -> str:
+    if size.pixels is not None:
+        return f"{size.pixels[0]}x{size.pixels[1]}"
+    return "not trained" if all(one.is_known for one in size.files) else "unknown"
+
+
+def _cells(sizes: Sequence[Size], subset: Subset) -> tuple[str, ...]:
+    loss = max(size.largest_loss for size in sizes)
+    enlarged = sum(size.enlarged for size in sizes)
+    return (
+        f"{sum(len(size.files) for size in sizes):,}",
+        f"up to {percent(loss)}" if loss else "-",
+        f"{enlarged:,}, up to {times(max(size.largest_scale for size in sizes))}" if enlarged else "-",
+        batches_text(sizes, subset),
+    )

@@ -1,14 +1,15 @@
-"""Which files a page shows when it cannot show all, so that it stays a page that a browser opens at once."""
+"""Which files of a dataset a page shows, and what is read of them. A page stays small enough to open at once."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.dataset.layout import Layout, Size, TrainedFile
 from wan_train.dataset.model import Problem, Severity
+from wan_train.dataset.previews import Preview, captions, previews
 from wan_train.dataset.scan import Check
 
 MOST_CARDS = 400
@@ -41,6 +42,27 @@ class Selection:
     @property
     def is_whole(self) -> bool:
         return not any(each.left for sizes in self.datasets for each in sizes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """Small pictures and captions of files, by path; what could not be read is left out."""
+
+    previews: Mapping[Path, Preview]
+    captions: Mapping[Path, str]
+
+
+def material_of(
+    outlook: Layout, selection: Selection, *, on_done: Callable[[int, int], None] = lambda _done, _all: None
+) -> Material:
+    """The material of the selected files; `on_done` gets how many previews of how many are drawn."""
+    items = [
+        (one.item, each.subset.kind)
+        for each, sizes in zip(outlook.subsets, selection.datasets, strict=True)
+        for size in sizes
+        for one in size.shown
+    ]
+    return Material(previews=previews(items, on_done=on_done), captions=captions([item for item, _ in items]))
 
 
 def choose(outlook: Layout, troubles: Mapping[Path, Sequence[Problem]], *, most: int = MOST_CARDS) -> Selection:

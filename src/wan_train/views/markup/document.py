@@ -24,6 +24,6 @@ def document(*, title: str, generator: str, styles: Sequence[Html], body: Sequen
         tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", title),
-        tag("style", style("wan_train.views.markup", "base.css"), *styles),
+        tag("style", style("wan_train.views.html", "base.css"), *styles),
     ]
     return f"<!DOCTYPE html>\n{tag('html', tag('head', head), tag('body', body), lang='en').markup}\n"

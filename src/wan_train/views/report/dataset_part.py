@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from wan_train.views import formatting
 from wan_train.views.dataset_page.cards import card
 from wan_train.views.dataset_tables import settings_of
+from wan_train.views.html.render import render
 from wan_train.views.markup.html import Html, tag
 from wan_train.views.markup.parts import path_text
 from wan_train.views.report.report_data import Story
@@ -46,12 +47,12 @@ def dataset(story: Story) -> Iterator[Html]:
                 anchor=f"file-{number}-{place}-{index}",
                 preview=shown.material.previews.get(one.item.path),
                 caption=shown.material.captions.get(one.item.path),
-                problems=(),
             )
             for place, size in enumerate(sizes)
             for index, one in enumerate(size.shown)
         ]
-        yield tag("ul", cards, class_="cards") if cards else tag("p", "none of its files is shown", class_="soft")
+        if cards:
+            yield Html(render("dataset_page/card_list.html", listed=cards))
         left = sum(size.left for size in sizes)
         if left:
             yield tag("p", f"and {formatting.count(left, 'more file')}, not shown", class_="soft")

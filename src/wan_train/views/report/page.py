@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 
 from wan_train.views import formatting
 from wan_train.views import run_status as facts
-from wan_train.views.dataset_page.page import STYLE as DATASET_STYLE
 from wan_train.views.markup.document import document, style
 from wan_train.views.markup.html import Child, Html, join, tag
 from wan_train.views.report import metrics, recipe_part, result_part, timeline
@@ -67,7 +66,10 @@ def page(story: Story) -> str:
         ),
     ]
     return document(
-        title=f"{title}: report of a training", generator=GENERATOR, styles=[DATASET_STYLE, STYLE], body=body
+        title=f"{title}: report of a training",
+        generator=GENERATOR,
+        styles=[style("wan_train.views.dataset_page", "dataset.css"), STYLE],
+        body=body,
     )
 
 

@@ -23,8 +23,7 @@ from wan_train.run.live import read_gpu_history
 from wan_train.run.plan import Plan
 from wan_train.run.samples import Sample, samples_of
 from wan_train.run.state import RunState
-from wan_train.views.dataset_page.material import material_of
-from wan_train.views.dataset_page.selection import choose
+from wan_train.views.dataset_page.selection import choose, material_of
 from wan_train.views.model import RunReader
 from wan_train.views.report.contact_sheet import sheet
 from wan_train.views.report.report_data import ShownDataset, Story

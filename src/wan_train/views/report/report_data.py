@@ -13,8 +13,7 @@ from wan_train.run.curves import Curve
 from wan_train.run.events import Event
 from wan_train.run.live import GpuSample
 from wan_train.run.samples import Sample
-from wan_train.views.dataset_page.material import Material
-from wan_train.views.dataset_page.selection import Selection
+from wan_train.views.dataset_page.selection import Material, Selection
 from wan_train.views.model import RunView
 
 

@@ -1,0 +1,67 @@
+"""HTML pages made from Jinja2 templates. Every text is made safe and escaped, whatever a template forgets."""
+
+from __future__ import annotations
+
+import base64
+from functools import cache
+from typing import TYPE_CHECKING
+
+from wan_train.views import formatting
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+
+def render(template: str, **values: object) -> str:
+    """A page; `template` is a path below `views/`. An unknown name in a template raises jinja2.UndefinedError."""
+    return _environment().get_template(template).render(values)
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment as NewEnvironment
+    from jinja2 import PackageLoader, StrictUndefined
+
+    environment = NewEnvironment(
+        loader=PackageLoader("wan_train.views", "."),
+        autoescape=True,
+        finalize=_safe,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "amount": formatting.count,
+        "clock": formatting.clock,
+        "cut": lambda text, width: formatting.cut(formatting.safe(text), width),
+        "data_url": _data_url,
+        "date_time": formatting.date_time,
+        "duration": formatting.duration,
+        "file_size": formatting.file_size,
+        "gpu_name": formatting.gpu_name,
+        "lines": _lines,
+        "loss": formatting.loss,
+        "pace": formatting.pace,
+        "thousands": lambda number: f"{number:,}",
+    }
+    return environment
+
+
+def _safe(value: object) -> object:
+    """Every value that a template prints: control characters made visible, secrets hidden. Jinja2 escapes it then."""
+    return value if hasattr(value, "__html__") else formatting.safe(value)
+
+
+def _lines(text: str) -> Markup:
+    """A text of several lines, each made safe and escaped."""
+    from markupsafe import Markup as NewMarkup
+
+    return NewMarkup("\n").join(formatting.safe(line) for line in text.split("\n"))
+
+
+def _data_url(jpeg: bytes) -> Markup:
+    from markupsafe import Markup as NewMarkup
+
+    # The alphabet of base64 needs no escaping, and a picture must not be searched for secrets.
+    return NewMarkup("data:image/jpeg;base64,") + NewMarkup(base64.b64encode(jpeg).decode("ascii"))  # noqa: S704  base64
