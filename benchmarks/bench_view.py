@@ -23,7 +23,7 @@ from tensorboardX import SummaryWriter
 from support.runs import events_of, make_gpus, make_plan
 from support.trainers import PROGRAM
 from wan_train.base.files import write_whole
-from wan_train.base.process_identity import myself
+from wan_train.base.host import myself
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import Journal, SupervisorStarted, TrainingBegan
 from wan_train.run.live import Live, write_live

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from wan_train.engine.failures import Cause
-from wan_train.engine.failures.diagnosing import KINDS, diagnose
+from wan_train.engine.failures.diagnosis import KINDS, diagnose
 
 SAMPLES = Path(__file__).parent / "samples"
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,26 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
+
+
+ALIKE = {
+    "__init__": "every package has one",
+    "model": "the types of a package",
+    "locks": "locks of files, and of caches",
+    "page": "an HTML page",
+    "clean": "a command and its work",
+    "doctor": "a command, its work and its view",
+    "provision": "a command, its work and its view",
+    "environment": "the trainer's environment: how it is made, how it fails",
+    "hub": "the Hugging Face hub: how it is asked, how it fails",
+    "settings": "settings, and failures of settings",
+}
+"""Names of modules that stand in several packages, because they are the same kind of thing."""
+
+
+def test_a_module_name_stands_for_one_thing() -> None:
+    names = Counter(path.stem for path in FILES)
+    assert {name for name, count in names.items() if count > 1} <= ALIKE.keys()
 
 
 def test_pynvml_is_known_to_one_module() -> None:

@@ -1,4 +1,4 @@
-"""Every message that a user may meet has the same form: `error: what, where, why`, and a hint that says what next."""
+"""Every error message has the same form: `error: what, where, why`, and a hint with the next action."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 SOURCE = Path(__file__).parents[2] / "src" / "wan_train"
 # Shown to a user as they are raised, by `Sink.error`; what is raised from within other errors stands inside a sentence.
 ERRORS = {"BadInputError", "NotReadyError", "GpuUnavailableError", "CorruptRecordError", "DatasetError"}
 NAMES = ("PyAV", "NVML", "HF_", "WAN_TRAIN")
 WITHOUT_A_HINT = {
-    "provision/downloads.py",  # retried; the last error has one
+    "provision/downloads.py",  # tried again; the last error has a hint
     "provision/work.py",
 }
 
@@ -41,22 +39,27 @@ def text_of(node: ast.expr) -> str:
 RAISED = [(path, node) for path, node in raised() if node.args and text_of(node.args[0])]
 
 
-def test_there_are_messages() -> None:
-    assert len(RAISED) > 60
-
-
-@pytest.mark.parametrize("node", [node for _, node in RAISED], ids=[f"{path}:{node.lineno}" for path, node in RAISED])
-def test_a_message_is_a_clause_and_its_hint_a_sentence(node: ast.Call) -> None:
+def problems(path: Path, node: ast.Call) -> Iterator[str]:
     message = text_of(node.args[0])
-    assert message[0].islower() or not message[0].isalpha() or message.startswith(NAMES), message
-    assert not message.endswith((".", "!")), message
-    hints = [text_of(keyword.value) for keyword in node.keywords if keyword.arg == "hint"]
-    for hint in filter(None, hints):
-        assert not hint[0].islower() or hint.startswith("auto "), hint
-        assert hint.endswith((".", "?", "`", "}", "resume {}")) or "wan-train" in hint, hint
+    if message[0].isupper() and not message.startswith(NAMES):
+        yield "the message begins with a capital"
+    if message.endswith((".", "!")):
+        yield "the message ends like a sentence"
+    if str(path) not in WITHOUT_A_HINT and not any(keyword.arg == "hint" for keyword in node.keywords):
+        yield "there is no hint"
+    for hint in filter(None, (text_of(keyword.value) for keyword in node.keywords if keyword.arg == "hint")):
+        if hint[0].islower() and not hint.startswith("auto "):
+            yield f"the hint begins with a small letter: {hint}"
+        if not hint.endswith((".", "?", "`", "}", "resume {}")) and "wan-train" not in hint:
+            yield f"the hint is no sentence: {hint}"
 
 
-@pytest.mark.parametrize(("path", "node"), RAISED, ids=[f"{path}:{node.lineno}" for path, node in RAISED])
-def test_what_a_user_did_is_followed_by_what_helps(path: Path, node: ast.Call) -> None:
-    if str(path) not in WITHOUT_A_HINT:
-        assert any(keyword.arg == "hint" for keyword in node.keywords), text_of(node.args[0])
+def test_a_message_is_a_clause_and_its_hint_a_sentence() -> None:
+    messages = [(path, node) for path, node in raised() if node.args and text_of(node.args[0])]
+    assert len(messages) > 60
+    found = [
+        f"{path}:{node.lineno}: {problem} ({text_of(node.args[0])!r})"
+        for path, node in messages
+        for problem in problems(path, node)
+    ]
+    assert not found, "\n".join(found)

@@ -121,7 +121,7 @@ def test_every_gpu_has_its_own_line(box: ScriptedBox, nvml_stub: NvmlStub) -> No
     with LeaseRoom(box.leases).try_take(uuid_of(4), LeaseHolder(run_id="20261122-141500-cat")) or pytest.fail("taken"):
         found = examine(box, code=0)
     assert found["gpu-0"]["level"] == "ok"
-    assert "40.0 of 80.0 GB in use" in found["gpu-1"]["detail"]
+    assert "40.0 of 80.0 GiB in use" in found["gpu-1"]["detail"]
     assert "wan-train --gpus 0,4" in found["gpu-1"]["next"]
     assert "fallen off the bus" in found["gpu-2"]["detail"]
     assert "compute capability 7.0" in found["gpu-3"]["detail"]

@@ -111,7 +111,7 @@ def test_a_gpu_at_work_is_never_touched(box: Box) -> None:
         found = kernel.check()
         assert found.state is State.WARNING
         assert "20261122-141500-cat" in found.detail
-        assert "20.0 of 24.0 GB in use" in found.detail
+        assert "20.0 of 24.0 GiB in use" in found.detail
         box.apply(kernel)
     assert box.calls() == []
     assert box.kernel(facts).check().state is State.UNVERIFIED  # the second one is free again

@@ -140,7 +140,7 @@ def test_a_sample_that_fails_after_the_last_epoch_of_a_resumed_training(
         (["--sample-every", "2"], "there are no prompts to make them of"),
         (["--sample-prompts", "prompts.txt", "--sample-every", "9"], "samples every 9 epochs would never be made"),
         (["--sample-prompts", "prompts.txt", "--sample-every", "0"], "--sample-every must be from 1"),
-        (["--sample-prompts", "none.txt"], "there are no sample prompts"),
+        (["--sample-prompts", "none.txt"], "cannot be read"),
         (["--sample-prompts", "bad.txt"], "line 1: width (--w) must be a multiple of 16"),
         (["--sample-prompts", "bad.txt"], "line 3: unknown option --foo"),
         (["--sample-prompts", "prompts.txt", "--task", "i2v"], "line 1: image-to-video needs a picture"),

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from wan_train.gpu.choose import choose
 from wan_train.gpu.free import is_free, observe, why_busy
 from wan_train.gpu.leases import LeaseHolder, LeaseRoom
 from wan_train.gpu.model import Gpu
 from wan_train.gpu.probe import NvmlProbe
-from wan_train.gpu.selection import choose
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("WAN_TRAIN_TEST_GPU") != "1", reason="needs a GPU; opt in with WAN_TRAIN_TEST_GPU=1"

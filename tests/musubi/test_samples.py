@@ -11,10 +11,10 @@ from PIL import Image
 
 from musubi.trainer import Dataset, Trainer, TrainingRun, text_of
 from wan_train.engine.failures import Cause
-from wan_train.engine.failures.diagnosing import diagnose
+from wan_train.engine.failures.diagnosis import diagnose
 from wan_train.engine.log_parser import MAKING_SAMPLES, OutputParser, Stage
-from wan_train.engine.prompts import read_prompts, to_trainer
-from wan_train.engine.samples import SampleKind, sample_dir, sample_files
+from wan_train.engine.sample_files import SampleKind, sample_dir, sample_files
+from wan_train.engine.sample_prompts import read_prompts, to_trainer
 from wan_train.recipe.terms import Task
 
 # With `no` the text embeddings stay in bfloat16 and the DiT does not.

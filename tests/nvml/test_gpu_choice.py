@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_train.base.errors import BadInputError
+from wan_train.gpu.choose import choose, choose_again, how_to_show, why_none
 from wan_train.gpu.model import Gpu, GpuReading, LostGpu
-from wan_train.gpu.selection import choose, choose_again, how_to_show, why_none
 
 UUIDS = ["GPU-3f2a0001-aaaa", "GPU-3f2b0002-bbbb", "GPU-77770003-cccc"]
 

@@ -53,11 +53,11 @@ def test_two_quiet_readings_in_a_row_make_it_free(readings: list[tuple[Gpu, ...]
         (gpu(0), None),
         (gpu(0, None), None),
         (gpu(QUIET_BELOW_BYTES - 1, None), None),
-        (gpu(int(11.2 * GIB), (4242,)), "GPU 0: 11.2 of 32.0 GB in use, 1 process (pid 4242)"),
-        (gpu(int(11.2 * GIB), (7, 4242)), "GPU 0: 11.2 of 32.0 GB in use, 2 processes (pids 7, 4242)"),
-        (gpu(int(11.2 * GIB), ()), "GPU 0: 11.2 of 32.0 GB in use"),
-        (gpu(int(11.2 * GIB), None), "GPU 0: 11.2 of 32.0 GB in use"),
-        (gpu(0, (99999999,)), "GPU 0: 0.0 of 32.0 GB in use, 1 process (pid 99999999)"),
+        (gpu(int(11.2 * GIB), (4242,)), "GPU 0: 11.2 of 32.0 GiB in use, 1 process (pid 4242)"),
+        (gpu(int(11.2 * GIB), (7, 4242)), "GPU 0: 11.2 of 32.0 GiB in use, 2 processes (pids 7, 4242)"),
+        (gpu(int(11.2 * GIB), ()), "GPU 0: 11.2 of 32.0 GiB in use"),
+        (gpu(int(11.2 * GIB), None), "GPU 0: 11.2 of 32.0 GiB in use"),
+        (gpu(0, (99999999,)), "GPU 0: 0.0 of 32.0 GiB in use, 1 process (pid 99999999)"),
     ],
 )
 def test_the_reason_reads_well(gpu: Gpu, reason: str | None) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from wan_train.base.process_identity import ProcessIdentity, identify, myself
+from wan_train.base.host import ProcessIdentity, identify, myself
 from wan_train.engine.commands import Command
 from wan_train.engine.failures import Cause
-from wan_train.engine.failures.diagnosing import diagnose
+from wan_train.engine.failures.diagnosis import diagnose
 from wan_train.gpu.leases import LeaseHolder, LeaseRoom
 from wan_train.run.directory import AttemptDirectory
 from wan_train.run.events import Exit, Exited, Lost, Signaled

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wan_train.base.process_identity import ProcessIdentity
+from wan_train.base.host import ProcessIdentity
 from wan_train.cli.options import flag_of
 from wan_train.engine.capabilities import Script
 from wan_train.engine.commands import ModelPaths

@@ -12,8 +12,7 @@ from time import time_ns
 from wan_train.base import codec
 from wan_train.base.errors import NotReadyError
 from wan_train.base.files import write_whole
-from wan_train.base.host import without_garbage_collection
-from wan_train.base.process_identity import boot_id
+from wan_train.base.host import boot_id, without_garbage_collection
 from wan_train.base.units import MIB
 from wan_train.caching.decide import CacheNeed, Decision, Folder, Reason, begun, count, decide
 from wan_train.caching.index import (

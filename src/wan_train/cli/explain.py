@@ -14,7 +14,7 @@ from wan_train.cli import options
 from wan_train.cli.options import Call
 from wan_train.cli.output import Result, Sink
 from wan_train.engine.failures import Cause, Diagnosis
-from wan_train.engine.failures.diagnosing import diagnose
+from wan_train.engine.failures.diagnosis import diagnose
 from wan_train.run.directory import find
 from wan_train.run.disk import disk_for_next_save
 from wan_train.run.outcome import with_limits

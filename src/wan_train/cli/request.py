@@ -25,13 +25,13 @@ from wan_train.engine.capabilities import Script
 from wan_train.engine.checkpoints import lora_file
 from wan_train.engine.commands import DEVICE_VARIABLE
 from wan_train.engine.extra_arguments import TrainerOptions
-from wan_train.gpu import selection
+from wan_train.gpu.choose import names_some
 from wan_train.gpu.model import Gpu
 from wan_train.gpu.probe import CpuSlots, NvmlProbe
 from wan_train.recipe import load as recipes
 from wan_train.recipe.effective import Layer, require, resolve, select
 from wan_train.recipe.model import Answers, Origin, Recipe, Source
-from wan_train.recipe.terms import Attention, EngineKind, Expert
+from wan_train.recipe.terms import BLOCKS, Attention, EngineKind, Expert
 from wan_train.run import planner
 from wan_train.run.directory import RunDirectory, find
 from wan_train.run.plan import Devices
@@ -70,7 +70,7 @@ def make_request(
         overrides=dataset_overrides(call),
         devices=devices,
         usable=usable_gpus(devices, settings),
-        gpus_named=selection.names_some(settings.gpus, os.environ.get(DEVICE_VARIABLE)),
+        gpus_named=names_some(settings.gpus, os.environ.get(DEVICE_VARIABLE)),
         caches=CacheHome(chosen=settings.cache_dir, spare=settings.runs / "caches"),
         environ=os.environ,
     )
@@ -176,7 +176,7 @@ def _blocks(text: str) -> int:
     if not text.isdecimal():
         raise BadInputError(
             f"--blocks-to-swap must be auto or a whole number, not {one_line(text)!r}",
-            hint="auto fits it to the GPU; 0 to 39 blocks can stay in RAM.",
+            hint=f"auto fits it to the GPU; 0 to {BLOCKS - 1} blocks can stay in RAM.",
         )
     return int(text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from wan_train.recipe.terms import Task
 from wan_train.recipe.values import ATTENTION_KEYS
 
 DEVICE_VARIABLE = "CUDA_VISIBLE_DEVICES"
+_NEEDS_THE_CACHE_INDEX = frozenset({"--skip_existing", "--keep_cache"})
+_OPTION = re.compile(r"--?[A-Za-z]")
 
 STATES_KEPT = 2
 """Complete states that stay on disk: the newest may be the one being written when the power goes."""
@@ -331,3 +334,28 @@ def _words(options: Mapping[str, tuple[str, ...]]) -> list[str]:
             case _:
                 words += [f"--{name}", *texts]
     return words
+
+
+def one_option_a_line(command: Command) -> str:
+    """The command as shell text, one option a line. It hides nothing."""
+    words = [f"{name}={quote(value)}" for name, value in sorted(command.env.items())]
+    words += [" ".join(quote(word) for word in group) for group in _groups(command.argv)]
+    return " \\\n  ".join(words)
+
+
+def _groups(argv: Sequence[str]) -> list[list[str]]:
+    groups: list[list[str]] = []
+    for word in argv:
+        # The program that accelerate launches stands after an option of its own.
+        if not groups or _OPTION.match(word) or word.endswith(".py"):
+            groups.append([word])
+        else:
+            groups[-1].append(word)
+    return groups
+
+
+def standalone(command: Command) -> Command:
+    """The command for a place where nobody removes stale caches before it: caching then encodes everything anew and
+    removes what is of no item, as in the guide.
+    """
+    return replace(command, argv=tuple(word for word in command.argv if word not in _NEEDS_THE_CACHE_INDEX))

@@ -1,17 +1,16 @@
-"""Settings judged before anything is paid for: files, arguments, and what the trainer would build of them."""
+"""Checks settings before anything runs: files, arguments, and what the trainer would build of them."""
 
 from __future__ import annotations
 
 import ast
 import functools
 import json
-import os
 import re
-import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wan_train.base import process
 from wan_train.base.errors import BadInputError
 from wan_train.base.text import one_line
 from wan_train.engine.capabilities import Script
@@ -200,26 +199,15 @@ def ask(
 
 @functools.lru_cache(maxsize=4)  # a plan is made more than once while a person looks at it
 def _answer(python: Path, root: Path, asked: str, environ: tuple[tuple[str, str], ...]) -> Mapping[str, Any] | str:
-    env = {**os.environ, **dict(environ), DEVICE_VARIABLE: "", "PYTHONIOENCODING": "utf-8", "HF_HUB_OFFLINE": "1"}
+    env = {**dict(environ), DEVICE_VARIABLE: "", "PYTHONIOENCODING": "utf-8", "HF_HUB_OFFLINE": "1"}
+    done = process.run([python, _CHILD], seconds=_ANSWER_SECONDS, cwd=root, env=env, stdin=asked)
     try:
-        done = subprocess.run(  # an argv list of our own making
-            [str(python), str(_CHILD)],
-            cwd=root,
-            env=env,
-            input=asked.encode(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=_ANSWER_SECONDS,
-            check=False,
-        )
-        answer = json.loads(done.stdout)
+        answer = json.loads(done.output)
         if isinstance(answer, dict) and len(answer["trainings"]) == len(json.loads(asked)["trainings"]):
             return answer
-    except subprocess.TimeoutExpired:
-        return f"the trainer's Python gave no answer within {_ANSWER_SECONDS:.0f} s"
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+    except (ValueError, RecursionError, KeyError, TypeError):
         pass
-    return "the trainer's Python gave no answer"
+    return f"the trainer's Python gave no answer{f' ({done.trouble})' if done.trouble else ''}"
 
 
 def _shapes(answer: Mapping[str, Any] | None) -> Mapping[str, tuple[int, ...]] | None:

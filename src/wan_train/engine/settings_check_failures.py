@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wan_train.base.text import one_line
-from wan_train.engine.failures.packages import pip_name
+from wan_train.engine.failures.environment import pip_name
 from wan_train.engine.trainer import Trainer
 from wan_train.recipe.model import Training, settings_of
 

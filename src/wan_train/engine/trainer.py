@@ -1,17 +1,19 @@
-"""The trainer that is installed on this box: where it is, which version, what it can do."""
+"""The installed trainer: where it is, its version, what it can do."""
 
 from __future__ import annotations
 
+import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from wan_train.base import process
 from wan_train.base.errors import NotReadyError
+from wan_train.base.files import write_whole
 from wan_train.base.settings import Settings
-from wan_train.engine import capabilities, probe_cache, traits
+from wan_train.engine import capabilities, traits
 from wan_train.engine.capabilities import Capabilities, Script
 from wan_train.recipe.terms import EngineKind
 
@@ -88,7 +90,7 @@ def find_musubi(settings: Settings) -> Trainer:
     trainer = locate_musubi(settings)
     if trainer.version in capabilities.KNOWN_COMMITS.values():
         return trainer
-    known = probe_cache.recall(settings.box_dir, trainer.root, trainer.commit)
+    known = recall_help(settings.box_dir, trainer.root, trainer.commit)
     if known is not None:
         return replace(trainer, probed=capabilities.from_help(trainer.version, known))
     return replace(trainer, probed=probe(trainer))
@@ -102,7 +104,7 @@ def locate_musubi(settings: Settings) -> Trainer:
     scripts = {script: f"src/musubi_tuner/{script}" for script in Script}
     missing = [path for path in scripts.values() if not (root / path).is_file()]
     if missing:
-        raise NotReadyError(f"{root} is no musubi-tuner checkout: {missing[0]} is missing", hint=_NOT_READY_HINT)
+        raise NotReadyError(f"{root} is not a musubi-tuner checkout: {missing[0]} is missing", hint=_NOT_READY_HINT)
     commit = read_commit(root)
     version = capabilities.KNOWN_COMMITS.get(commit or "", commit[:7] if commit else "unknown")
     return Trainer(
@@ -154,26 +156,12 @@ def _find_rehearsal() -> Trainer:
 
 def draw_pictures(trainer: Trainer, folder: Path) -> None:
     """Let the rehearsal's trainer draw its eight captioned pictures into `folder`; raises NotReadyError."""
-    try:
-        done = subprocess.run(  # an argv list of our own making
-            [str(trainer.python), "-m", "wan_train.rehearsal.pictures", str(folder)],
-            env={**os.environ, **trainer.env},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-    except OSError as error:
+    argv: list[str | Path] = [trainer.python, "-m", "wan_train.rehearsal.pictures", folder]
+    done = process.run(argv, seconds=_HELP_TIMEOUT_SECONDS, env=trainer.env)
+    if not done.succeeded:
         raise NotReadyError(
-            f"the pictures of the rehearsal cannot be drawn: {error}",
-            hint="Give pictures of your own: `wan-train rehearse DIR`.",
-        ) from error
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise NotReadyError(
-            f"the pictures of the rehearsal cannot be drawn into {folder}: {last}",
-            hint="Is the disk full? Another --runs-dir may have room.",
+            f"the pictures of the rehearsal cannot be drawn into {folder}: {done.tail(1) or 'it said nothing'}",
+            hint="Is the disk full? Choose another --runs-dir, or use your own pictures: `wan-train rehearse DIR`.",
         )
 
 
@@ -213,26 +201,50 @@ def probe(trainer: Trainer) -> Capabilities:
 
 def help_text(trainer: Trainer, script: Script) -> str:
     """What a script says of its options; raises NotReadyError when it does not start."""
-    argv = [str(trainer.python), trainer.scripts[script], "--help"]
-    try:
-        done = subprocess.run(  # an argv list of our own making
-            argv,
-            cwd=trainer.root,
-            env={**os.environ, **trainer.env, "COLUMNS": "200"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_HELP_TIMEOUT_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NotReadyError(f"the trainer does not start: {error}", hint=_NOT_READY_HINT) from error
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+    done = process.run(
+        [trainer.python, trainer.scripts[script], "--help"],
+        seconds=_HELP_TIMEOUT_SECONDS,
+        cwd=trainer.root,
+        env={**trainer.env, "COLUMNS": "200"},
+    )
+    if done.code is None:
+        raise NotReadyError(f"the trainer does not start: {done.trouble}", hint=_NOT_READY_HINT)
+    if not done.succeeded:
         raise NotReadyError(
             f"musubi-tuner at commit {trainer.commit or 'unknown'} is not one of the tested versions "
-            f"({', '.join(capabilities.KNOWN_COMMITS.values())}) and its {script} --help fails: {last}",
+            f"({', '.join(capabilities.KNOWN_COMMITS.values())}), and its {script} --help fails: "
+            f"{done.tail(1) or 'no output'}",
             hint=_NOT_READY_HINT,
         )
-    return done.stdout
+    return done.output
+
+
+def recall_help(folder: Path, root: Path, commit: str | None) -> Mapping[Script, str] | None:
+    """The `--help` of every script as it was kept; None when it was not, or the sources have changed since."""
+    try:
+        record = json.loads(_help_file(folder, commit).read_text(encoding="utf-8"))
+        texts = {Script(name): str(text) for name, text in record["help"].items()}
+        is_same = record["root"] == str(root) and record["changed"] == _newest_source(root)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return texts if is_same and set(texts) == set(Script) else None
+
+
+def keep_help(folder: Path, root: Path, commit: str | None, texts: Mapping[Script, str]) -> None:
+    """Keep what an unknown version said of its options: asking again takes half a minute."""
+    record = {
+        "root": str(root),
+        "changed": _newest_source(root),
+        "help": {str(name): text for name, text in texts.items()},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(_help_file(folder, commit), json.dumps(record), mode=0o644)
+
+
+def _help_file(folder: Path, commit: str | None) -> Path:
+    return folder / f"options-{(commit or 'unknown')[:40]}.json"
+
+
+def _newest_source(root: Path) -> int:
+    """When the newest source was changed, in nanoseconds: somebody may work on the checkout."""
+    return max((path.stat().st_mtime_ns for path in (root / "src").rglob("*.py")), default=0)

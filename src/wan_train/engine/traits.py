@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
-from wan_train.recipe.terms import EngineKind
+from wan_train.recipe.terms import BLOCKS, EngineKind
 
 _STATE_BYTES_PER_PARAMETER = 12
 """float32 weights and AdamW's two float32 moments."""
@@ -46,9 +46,9 @@ MUSUBI = TrainerTraits(
     file_prefix="",
     cache_element="bfloat16",
     has_half_precision=True,
-    # Wan 2.2 A14B: 40 blocks of width 5120 with a 13824 wide feed-forward. musubi's LoRA adapts q, k, v, o of both
+    # Wan 2.2 A14B: blocks of width 5120 with a 13824 wide feed-forward. musubi's LoRA adapts q, k, v, o of both
     # attentions (8 matrices, 5120 x 5120) and both feed-forward matrices; each has rank x (in + out) parameters.
-    parameters_per_rank=40 * (8 * (5120 + 5120) + 2 * (5120 + 13824)),
+    parameters_per_rank=BLOCKS * (8 * (5120 + 5120) + 2 * (5120 + 13824)),
     # What published logs show for 960x960 pictures on the cards people rent.
     seconds_per_step=3.0,
 )

@@ -1,19 +1,18 @@
-"""When a GPU counts as free: pure functions over readings."""
+"""The rule when a GPU counts as free: pure functions over readings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from wan_train.base.units import GIB, MIB
 from wan_train.gpu.model import Gpu, GpuReading
 
-QUIET_BELOW_BYTES = 1024**3 + 256 * 1024**2
+QUIET_BELOW_BYTES = GIB + 256 * MIB
 """Memory in use under which a GPU is idle. Older drivers count what they reserve for themselves (0.3 to 0.7
 GiB) and a desktop takes some 0.3 GiB, while a trainer of a 14B model holds more than 10 GiB."""
 
 QUIET_READINGS = 2
 """One reading may fall between a job's start and its first allocation."""
-
-_GB = 1024**3
 
 
 def observe(previous: Mapping[str, int], reading: GpuReading) -> Mapping[str, int]:
@@ -29,14 +28,13 @@ def is_free(counts: Mapping[str, int], uuid: str) -> bool:
 def why_busy(gpu: Gpu) -> str | None:
     """What occupies the GPU, for people, or None when it is quiet.
 
-    Memory is in units of 2**30 bytes, called GB as on the cards. Listed processes count whatever their pid:
-    in a container they belong to the host and cannot be looked up. `pids` None is no evidence: memory
-    decides.
+    Listed processes count whatever their pid: in a container they belong to the host and cannot be looked up.
+    `pids` None is no evidence: memory decides.
     """
     pids = gpu.pids or ()
     if gpu.used_bytes < QUIET_BELOW_BYTES and not pids:
         return None
-    reason = f"GPU {gpu.number}: {gpu.used_bytes / _GB:.1f} of {gpu.total_bytes / _GB:.1f} GB in use"
+    reason = f"GPU {gpu.number}: {gpu.used_bytes / GIB:.1f} of {gpu.total_bytes / GIB:.1f} GiB in use"
     if not pids:
         return reason
     noun, label = ("process", "pid") if len(pids) == 1 else ("processes", "pids")

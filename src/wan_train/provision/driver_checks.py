@@ -16,9 +16,9 @@ from wan_train.base.text import one_line
 from wan_train.base.units import GIB
 from wan_train.engine.commands import DEVICE_VARIABLE
 from wan_train.engine.trainer import has_package
+from wan_train.gpu.choose import choose, how_to_show, why_none
 from wan_train.gpu.model import Gpu, GpuProbe, GpuReading, GpuUnavailableError, LostGpu
 from wan_train.gpu.probe import NvmlProbe
-from wan_train.gpu.selection import choose, how_to_show, why_none
 from wan_train.provision.engine_file import EngineFile
 from wan_train.provision.steps import Finding, State, Step
 from wan_train.recipe import adaptation

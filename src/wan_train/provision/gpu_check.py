@@ -21,7 +21,7 @@ from wan_train.base.files import write_whole
 from wan_train.base.text import one_line
 from wan_train.engine.commands import DEVICE_VARIABLE
 from wan_train.engine.failures import Cause
-from wan_train.engine.failures.diagnosing import diagnose
+from wan_train.engine.failures.diagnosis import diagnose
 from wan_train.engine.trainer import package_version
 from wan_train.gpu.free import QUIET_READINGS, why_busy
 from wan_train.gpu.leases import Lease, LeaseHolder, LeaseRoom

@@ -15,13 +15,12 @@ from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.files import write_whole
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
-from wan_train.engine import probe_cache
 from wan_train.engine.capabilities import KNOWN_COMMITS, Script
 from wan_train.engine.commands import ACCELERATE_CONFIG
 from wan_train.engine.failures import Cause
-from wan_train.engine.failures.diagnosing import diagnose
+from wan_train.engine.failures.diagnosis import diagnose
 from wan_train.engine.tokenizer import HUB_ENV, OFFLINE_ENV, REPO, SUBFOLDER, hub_home, is_cached
-from wan_train.engine.trainer import help_text, locate_musubi, read_commit
+from wan_train.engine.trainer import help_text, keep_help, locate_musubi, read_commit, recall_help
 from wan_train.provision.driver_checks import GpuFacts
 from wan_train.provision.engine_file import EngineFile
 from wan_train.provision.environment import Environment, package_name
@@ -136,7 +135,7 @@ class TrainerOptions:
             )
         if commit in KNOWN_COMMITS:
             return Finding(state=State.READY, detail=f"{KNOWN_COMMITS[commit]} is a tested version")
-        if probe_cache.recall(self.settings.box_dir, root, read_commit(root)) is not None:
+        if recall_help(self.settings.box_dir, root, read_commit(root)) is not None:
             return Finding(state=State.READY, detail=f"{commit[:7]} options are on record")
         if not self.facts.usable():
             # The caching scripts ask CUDA for its current device while they are imported (wan/modules/t5.py).
@@ -156,7 +155,7 @@ class TrainerOptions:
             work.look()
             work.say(f"reading the options of {script}")
             texts[script] = help_text(trainer, script)
-        probe_cache.keep(self.settings.box_dir, trainer.root, trainer.commit, texts)
+        keep_help(self.settings.box_dir, trainer.root, trainer.commit, texts)
 
 
 # The call of the trainer itself (wan/modules/t5.py), so that exactly what it needs is fetched.

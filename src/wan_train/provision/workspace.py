@@ -13,9 +13,9 @@ from typing import Final
 
 import psutil
 
-from wan_train.base import codec, locks, process_identity
+from wan_train.base import codec, locks
 from wan_train.base.errors import NotReadyError
-from wan_train.base.process_identity import ProcessIdentity
+from wan_train.base.host import ProcessIdentity, myself
 from wan_train.base.text import one_line, redact, visible
 
 LOG_NAME: Final = "provision.log"
@@ -71,7 +71,7 @@ def locked(workspace: Path) -> Iterator[int]:
                     f"the workspace {workspace} cannot be used: {(error.strerror or str(error)).lower()}",
                     hint="Run as the user who owns it, or choose another on a local disk: `--workspace DIR`.",
                 ) from error
-        text = codec.to_json(Holder(process=process_identity.myself(), since=time.time())).encode()
+        text = codec.to_json(Holder(process=myself(), since=time.time())).encode()
         os.pwrite(descriptor, text, 0)
         os.ftruncate(descriptor, len(text))
         yield descriptor

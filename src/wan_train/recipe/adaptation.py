@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from wan_train.base.errors import BadInputError, NotReadyError
+from wan_train.base.units import GIB
 from wan_train.recipe.model import ExpertSpec, Origin, Recipe, Source, Training
 from wan_train.recipe.terms import Attention, Expert
-
-_GIB = 1024**3
 
 CHOSEN = "chosen"
 """How the reason of a setting begins that a person set; who, in brackets."""
@@ -65,31 +64,31 @@ class SwapRule:
 # The whole fp16 DiT is 26.6 GiB in 40 blocks, and with fp8_base the trainer moves (40 - N) / 40 of it to the GPU before
 # casting (read in both supported versions, see docs/gpu.md), so N follows from the memory there is.
 SWAP_RULES: tuple[SwapRule, ...] = (
-    SwapRule(below_bytes=14 * _GIB, blocks=36, reason="less than 14 GiB: all but four of 40 blocks wait in RAM"),
+    SwapRule(below_bytes=14 * GIB, blocks=36, reason="less than 14 GiB: all but four of 40 blocks wait in RAM"),
     SwapRule(
-        below_bytes=20 * _GIB, blocks=32, reason="16 GB: 8 of 40 fp16 blocks (5.3 GiB) are on the card while loading"
+        below_bytes=20 * GIB, blocks=32, reason="16 GB: 8 of 40 fp16 blocks (5.3 GiB) are on the card while loading"
     ),
-    SwapRule(below_bytes=30 * _GIB, blocks=20, reason="24 GB: half the fp16 blocks (13.3 GiB) are there while loading"),
-    SwapRule(below_bytes=36 * _GIB, blocks=10, reason="32 GB: the guide's value for the RTX 5090; without it OOM"),
+    SwapRule(below_bytes=30 * GIB, blocks=20, reason="24 GB: half the fp16 blocks (13.3 GiB) are there while loading"),
+    SwapRule(below_bytes=36 * GIB, blocks=10, reason="32 GB: the guide's value for the RTX 5090; without it OOM"),
 )
 
 _PRECISION = {"F16": "fp16", "BF16": "bf16", "F32": "no"}
 
 
 def adapt(recipe: Recipe, machine: Machine) -> tuple[Recipe, tuple[Choice, ...]]:
-    """The recipe with every setting nobody chose fitted to the machine, and the reasons.
+    """The recipe with every setting that nobody chose adapted to the machine, and the reasons.
 
-    A chosen setting is kept and said to be chosen. The settings fit every card in `machine.cards`, since any of them
+    A chosen setting stays, and its reason says so. The settings fit every card in `machine.cards`, since any of them
     may be the one that becomes free. Raises NotReadyError for weights that cannot be trained.
     """
     experts: list[ExpertSpec] = []
     choices: list[Choice] = []
     for spec in recipe.experts:
-        fitted, found = _adapt(spec, machine)
-        experts.append(fitted)
+        adapted, found = _adapt(spec, machine)
+        experts.append(adapted)
         choices += found
     by_setting = [[choice for choice in choices if choice.setting == setting] for setting in _RULES]
-    same = {choice.setting for choice, *others in by_setting if all(_told(choice) == _told(each) for each in others)}
+    same = {choice.setting for choice, *others in by_setting if all(_shown(choice) == _shown(each) for each in others)}
     kept = [
         replace(choice, expert=None if choice.setting in same else choice.expert)
         for alike in by_setting
@@ -99,7 +98,7 @@ def adapt(recipe: Recipe, machine: Machine) -> tuple[Recipe, tuple[Choice, ...]]
     return replace(recipe, experts=tuple(experts)), tuple(kept)
 
 
-def _told(choice: Choice) -> tuple[str, str]:
+def _shown(choice: Choice) -> tuple[str, str]:
     return choice.value, choice.reason
 
 
@@ -151,7 +150,7 @@ def _blocks_to_swap(training: Training, machine: Machine) -> tuple[int, str]:
     for rule in SWAP_RULES:
         if smallest < rule.below_bytes:
             return rule.blocks, rule.reason
-    return 0, f"{smallest / _GIB:.0f} GiB hold the whole DiT"
+    return 0, f"{smallest / GIB:.0f} GiB: the whole DiT fits"
 
 
 def _mixed_precision(training: Training, machine: Machine) -> tuple[str, str]:
@@ -194,7 +193,7 @@ _RULES: Mapping[str, Callable[[Training, Machine], tuple[Any, str]]] = {
     "max_data_loader_n_workers": _loader_workers,
     "num_cpu_threads_per_process": _threads,
 }
-"""What fits each setting: its value and the reason."""
+"""The rule of each setting: its value and the reason."""
 
 
 def is_blackwell(compute_capability: tuple[int, int] | None) -> bool:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from wan_train.base import codec
-from wan_train.recipe.terms import Attention, Expert, Task
+from wan_train.recipe.terms import BLOCKS, Attention, Expert, Task
 
 Value = bool | int | float | str | tuple[int | float | str, ...]
 """The value of any option of the trainer: True for one that takes none, several for one that takes a list."""
@@ -81,7 +81,7 @@ class Training:
     """Steps, or below 1 a part of all steps."""
     network_weights: str | None = field(default=None, metadata={"is_file": True})
     """A LoRA to continue from; an absolute path once it is resolved."""
-    blocks_to_swap: int = field(default=0, metadata={"range": (0, 39)})  # Wan 2.2 A14B has 40 blocks; one must stay
+    blocks_to_swap: int = field(default=0, metadata={"range": (0, BLOCKS - 1)})  # one must stay
     sample_prompts: str | None = field(default=None, metadata={"is_shared": True, "is_file": True})
     sample_every_n_epochs: int | None = field(default=None, metadata={"range": (1, 100_000), "is_shared": True})
     """0 for an attempt that goes on without samples; None until the plan chooses."""

@@ -28,6 +28,10 @@ class Expert(StrEnum):
                 return "LowNoise"
 
 
+BLOCKS = 40
+"""Transformer blocks of one Wan 2.2 A14B expert. The trainer can swap all but one of them to RAM."""
+
+
 class Attention(StrEnum):
     """Attention implementation; the value is the word on wan-train's command line. AUTO is left to the machine."""
 

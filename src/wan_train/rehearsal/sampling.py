@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]  # has no types of its own
 
 from wan_train.rehearsal.data import fit
-from wan_train.rehearsal.model import CHANNELS, STRIDE, TIMESTEPS, LatentEncoder, TinyWan, encode_text
+from wan_train.rehearsal.tiny_model import CHANNELS, STRIDE, TIMESTEPS, LatentEncoder, TinyWan, encode_text
 
 logger = logging.getLogger(__name__)
 

@@ -21,11 +21,11 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]  # has no types of its own
 
-from wan_train.rehearsal import checkpoints
+from wan_train.rehearsal import saving
 from wan_train.rehearsal.command_line import ATTENTION_FLAGS, without_effect
 from wan_train.rehearsal.data import describe, load_datasets
-from wan_train.rehearsal.model import DTYPES, TIMESTEPS, Network, TinyWan
 from wan_train.rehearsal.sampling import Sampler, sampler
+from wan_train.rehearsal.tiny_model import DTYPES, TIMESTEPS, Network, TinyWan
 from wan_train.rehearsal.trainset import Batch, TrainSet
 
 logger = logging.getLogger(__name__)
@@ -182,8 +182,8 @@ def _steps_per_epoch(args: argparse.Namespace, loader: torch.utils.data.DataLoad
     return math.ceil(batches / int(args.gradient_accumulation_steps))
 
 
-def _keeper(args: argparse.Namespace, shop: Workshop, items: TrainSet, *, epochs: int) -> checkpoints.Keeper:
-    described = checkpoints.training_metadata(
+def _keeper(args: argparse.Namespace, shop: Workshop, items: TrainSet, *, epochs: int) -> saving.Keeper:
+    described = saving.training_metadata(
         args,
         optimizer=shop.optimizer_name,
         datasets=[describe(part.subset) for part in items.buckets],
@@ -196,10 +196,10 @@ def _keeper(args: argparse.Namespace, shop: Workshop, items: TrainSet, *, epochs
         shop.accelerator.unwrap_model(shop.network).save(
             path,
             dtype=DTYPES[args.save_precision or "float"],
-            metadata=checkpoints.checkpoint_metadata(args, described, steps=steps, epoch=epoch),
+            metadata=saving.checkpoint_metadata(args, described, steps=steps, epoch=epoch),
         )
 
-    return checkpoints.Keeper(args=args, accelerator=shop.accelerator, save_lora=save_lora)
+    return saving.Keeper(args=args, accelerator=shop.accelerator, save_lora=save_lora)
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ def main() -> None:
     start_logging()
     args = text_parser().parse_args()
     # Imported here because torch takes seconds, which a refused command line need not wait for.
-    from wan_train.rehearsal.caching import cache_text
+    from wan_train.rehearsal.cache_programs import cache_text
 
     cache_text(args)
 

@@ -11,7 +11,7 @@ import psutil
 
 from wan_train.engine import checkpoints
 from wan_train.engine.failures import Cause, Diagnosis
-from wan_train.engine.samples import sample_files
+from wan_train.engine.sample_files import sample_files
 from wan_train.engine.scalars import ScalarFollower
 from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
 from wan_train.run.attempts import state_files

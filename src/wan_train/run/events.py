@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from wan_train.base import codec
-from wan_train.base.process_identity import ProcessIdentity
+from wan_train.base.host import ProcessIdentity
 from wan_train.engine.failures import Diagnosis
 
 

@@ -7,9 +7,9 @@ from contextlib import ExitStack
 
 from wan_train.base.clock import Clock
 from wan_train.gpu import free
+from wan_train.gpu.choose import choose_again
 from wan_train.gpu.leases import Lease, LeaseHolder, LeaseRoom
 from wan_train.gpu.model import Gpu, GpuProbe, GpuReading, GpuUnavailableError, LostGpu
-from wan_train.gpu.selection import choose_again
 from wan_train.run.events import GpusChosen
 from wan_train.run.plan import Devices, Plan
 from wan_train.run.scheduler import GpuView

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from wan_train.base import codec
 from wan_train.base.files import write_whole
-from wan_train.base.process_identity import ProcessIdentity, identify
+from wan_train.base.host import ProcessIdentity, identify
 from wan_train.base.text import redact
 from wan_train.engine.commands import Command
 from wan_train.run.directory import AttemptDirectory

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wan_train.base.host import process_limit
 from wan_train.engine.failures import Cause, Diagnosis
-from wan_train.engine.failures.diagnosing import diagnose, died, killing_signal
+from wan_train.engine.failures.diagnosis import diagnose, died, killing_signal
 from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
 from wan_train.run.directory import AttemptDirectory
 from wan_train.run.events import Exit, Exited, Lost, Signaled

@@ -10,7 +10,7 @@ from pathlib import Path
 from wan_train.caching.decide import CacheNeed
 from wan_train.engine.caches import CacheKind
 from wan_train.engine.commands import ModelPaths
-from wan_train.engine.prompts import SamplePrompt
+from wan_train.engine.sample_prompts import SamplePrompt
 from wan_train.engine.trainer import Trainer
 from wan_train.engine.traits import TrainerTraits
 from wan_train.recipe.adaptation import Choice

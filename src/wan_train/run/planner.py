@@ -30,12 +30,11 @@ from wan_train.engine import settings_check, tokenizer
 from wan_train.engine.caches import CacheKind
 from wan_train.engine.capabilities import check_optimizer
 from wan_train.engine.commands import ACCELERATE_CONFIG, ModelPaths
-from wan_train.engine.prompts import SamplePrompt
+from wan_train.engine.sample_prompts import SamplePrompt
 from wan_train.engine.tensors import BrokenFileError, read_header
 from wan_train.engine.trainer import Trainer
-from wan_train.gpu import selection
+from wan_train.gpu.choose import choose, how_to_show, why_none
 from wan_train.gpu.model import Gpu, GpuReading
-from wan_train.gpu.selection import choose, why_none
 from wan_train.recipe import adaptation
 from wan_train.recipe.adaptation import Card, Choice, Machine
 from wan_train.recipe.load import to_toml
@@ -103,7 +102,7 @@ def usable_gpus(reading: GpuReading, gpus: str | None, visible: str | None) -> t
     if not chosen:
         raise NotReadyError(
             f"there is no GPU to train on: {why_none(reading, visible)}",
-            hint=f"{selection.how_to_show(reading, visible)} `wan-train rehearse` needs no GPU.",
+            hint=f"{how_to_show(reading, visible)} `wan-train rehearse` needs no GPU.",
         )
     return chosen
 

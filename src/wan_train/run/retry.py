@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from wan_train.engine import memory_steps
 from wan_train.engine.failures import Cause, Diagnosis
-from wan_train.engine.memory_steps import Rung
+from wan_train.engine.memory_steps import MemoryStep
 from wan_train.recipe.effective import word_of
 from wan_train.recipe.model import ExpertSpec, Origin, settings_of
 from wan_train.run.events import Setting
@@ -29,7 +29,7 @@ class Rule:
 
 
 RULES: Mapping[Cause, Rule] = {
-    # Memory: the ladder of rungs is its own budget.
+    # Memory: the memory steps are their own budget.
     Cause.OUT_OF_MEMORY: Rule(retries=8, pauses=(0.5,)),
     # Samples are an extra: without them nothing of this kind can happen again.
     Cause.SAMPLING: Rule(retries=1, pauses=(0.0,)),
@@ -154,23 +154,23 @@ def _after_out_of_memory(plan: Plan, job: Job, pause: float, *, steps_made: int)
     assert expert is not None, "a training"  # noqa: S101  an invariant of the plan
     spec = plan.recipe.spec(expert)
     training = spec.training
-    rung = memory_steps.next_rung(
+    step = memory_steps.next_memory_step(
         training,
         last.changes if last is not None else {},
         plan.trainer.capabilities,
         trains_fp8=training.mixed_precision != "no",
     )
-    if rung is None:
+    if step is None:
         return None
-    return Retry(pause=pause, why=f"out of GPU memory, next: {rung.words}{_chosen(spec, rung)}", changes=rung.changes)
+    return Retry(pause=pause, why=f"out of GPU memory, next: {step.words}{_chosen(spec, step)}", changes=step.changes)
 
 
-def _chosen(spec: ExpertSpec, rung: Rung) -> str:
-    """What a person had chosen that a rung changes, in words."""
+def _chosen(spec: ExpertSpec, step: MemoryStep) -> str:
+    """What a person had chosen that a memory step changes, in words."""
     before = settings_of(spec.training)
     chosen = [
         f"{name} {word_of(before.get(name))} was set by {source}"
-        for name in rung.changes
+        for name in step.changes
         if (source := spec.sources.get(name)) is not None and source.origin is not Origin.MACHINE
     ]
     return f" ({', '.join(chosen)})" if chosen else ""

@@ -11,8 +11,8 @@ from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.files import sync_file, write_whole
 from wan_train.base.text import one_line
 from wan_train.engine.failures import Cause
-from wan_train.engine.prompts import SamplePrompt, read_prompts, to_trainer
-from wan_train.engine.samples import SampleFile, SampleKind, sample_files
+from wan_train.engine.sample_files import SampleFile, SampleKind, sample_files
+from wan_train.engine.sample_prompts import SamplePrompt, read_prompts, to_trainer
 from wan_train.recipe.model import Recipe, changed
 from wan_train.recipe.terms import Expert
 from wan_train.run.directory import RunDirectory

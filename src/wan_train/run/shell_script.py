@@ -10,8 +10,7 @@ from shlex import quote
 
 from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.text import one_line
-from wan_train.engine.commands import DEVICE_VARIABLE
-from wan_train.engine.shell import one_option_a_line, standalone
+from wan_train.engine.commands import DEVICE_VARIABLE, one_option_a_line, standalone
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import Devices, Plan
 from wan_train.run.planner import Prepared, make_plan, write_inputs

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import assert_never
 
-from wan_train.base.process_identity import ProcessIdentity
+from wan_train.base.host import ProcessIdentity
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.run.events import (
     CachesCleared,
@@ -177,7 +177,7 @@ class Job:
     loss: float | None = None
     kept: tuple[str, ...] = ()
     changes: Mapping[str, Setting] = field(default_factory=dict)
-    """Training settings of the next attempt that differ from the plan's, for example a memory rung."""
+    """Training settings of the next attempt that differ from the plan's, for example a memory step."""
     refusal: Diagnosis | None = None
     """Why it could not even be started."""
     caches: CachesUpToDate | CachesCleared | None = None

@@ -12,8 +12,7 @@ from typing import assert_never
 from wan_train import __version__
 from wan_train.base.clock import Clock
 from wan_train.base.errors import ExitCode
-from wan_train.base.host import oom_kills
-from wan_train.base.process_identity import myself
+from wan_train.base.host import myself, oom_kills
 from wan_train.base.settings import Settings
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.gpu.leases import LeaseRoom

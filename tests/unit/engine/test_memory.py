@@ -1,4 +1,4 @@
-"""The ladder of memory rungs: each saves more than the one before, and it ends."""
+"""The memory steps: each saves more than the one before, and it ends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from support.runs import make_recipe, make_trainer
 from wan_train.engine.capabilities import KNOWN_COMMITS, Capabilities, Script
-from wan_train.engine.memory_steps import next_rung
+from wan_train.engine.memory_steps import next_memory_step
 
 BOTH = sorted(KNOWN_COMMITS)
 
@@ -24,12 +24,12 @@ def test_the_ladder_goes_down_and_ends(commit: str, swap: int, fp8: bool) -> Non
     training = replace(make_recipe()[0].experts[0].training, blocks_to_swap=swap, fp8_base=fp8)
     changes: dict[str, bool | int | str] = {}
     steps = []
-    while (rung := next_rung(training, changes, capabilities(commit), trains_fp8=True)) is not None:
-        assert rung.words
+    while (step := next_memory_step(training, changes, capabilities(commit), trains_fp8=True)) is not None:
+        assert step.words
         assert len(steps) < 8
-        assert rung.changes.items() - changes.items(), "a rung changes something"
-        changes |= rung.changes
-        steps.append(dict(rung.changes))
+        assert step.changes.items() - changes.items(), "a step changes something"
+        changes |= step.changes
+        steps.append(dict(step.changes))
     blocks = [int(step["blocks_to_swap"]) for step in steps if "blocks_to_swap" in step]
     assert blocks == sorted(set(blocks))
     assert all(swap < count <= 39 for count in blocks)
@@ -40,5 +40,5 @@ def test_the_ladder_goes_down_and_ends(commit: str, swap: int, fp8: bool) -> Non
 
 def test_weights_that_cannot_be_fp8_are_left_as_they_are() -> None:
     training = replace(make_recipe()[0].experts[0].training, blocks_to_swap=36, fp8_base=False)
-    rung = next_rung(training, {}, capabilities(BOTH[0]), trains_fp8=False)
-    assert rung is None or "fp8_base" not in rung.changes
+    step = next_memory_step(training, {}, capabilities(BOTH[0]), trains_fp8=False)
+    assert step is None or "fp8_base" not in step.changes

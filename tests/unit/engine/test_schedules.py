@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from wan_train.engine.schedules import polynomial_end, schedule_of
+from wan_train.engine.capabilities import polynomial_end, schedule_of
 from wan_train.recipe.load import shipped
 from wan_train.recipe.model import Training
 from wan_train.recipe.terms import Expert, Task

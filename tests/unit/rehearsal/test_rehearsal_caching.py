@@ -11,7 +11,7 @@ from rehearsal_programs import SIZES, Tiny, run_program
 from safetensors import safe_open
 
 from wan_train.dataset.model import DatasetError, ProblemKind
-from wan_train.rehearsal.caching import cache_latents
+from wan_train.rehearsal.cache_programs import cache_latents
 from wan_train.rehearsal.command_line import latents_parser
 from wan_train.rehearsal.data import bucket_of, load_datasets
 

@@ -107,7 +107,7 @@ def test_a_sample_that_fails_costs_the_samples_and_not_the_training() -> None:
     assert after.changes == {"blocks_to_swap": 20}
 
 
-def test_memory_that_runs_out_at_once_takes_the_next_rung() -> None:
+def test_memory_that_runs_out_at_once_takes_the_next_memory_step() -> None:
     move = retry.next_move(PLAN, job(attempt(1, OOM)), of(OOM), steps_made=0)
     assert move is not None
     swapped = move.changes["blocks_to_swap"]

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from support.runs import SUPERVISOR, T0, make_plan
 from wan_train.base import settings as settings_module
-from wan_train.base.process_identity import ProcessIdentity
+from wan_train.base.host import ProcessIdentity
 from wan_train.engine.commands import Command
 from wan_train.engine.tensors import read_header
 from wan_train.gpu.leases import LeaseRoom

@@ -12,8 +12,8 @@ from PIL import Image
 
 from support.runs import SUPERVISOR, T0, make_plan
 from wan_train.base import codec
-from wan_train.engine.prompts import SamplePrompt
-from wan_train.engine.samples import SampleKind
+from wan_train.engine.sample_files import SampleKind
+from wan_train.engine.sample_prompts import SamplePrompt
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import Plan, Sampling
 from wan_train.run.samples import Sample, samples_of

@@ -206,12 +206,12 @@ class TestGpus:
 
     def test_a_gpu_that_somebody_fills_after_our_claim_does_not_keep_us_from_a_free_one(self) -> None:
         state = fold_all(PLAN, events_of(PLAN, {**CACHED, "train-high": JobState.SUCCEEDED}))
-        filled = gpu(0, free=False, busy_because="GPU 0: 20.0 of 32.0 GB in use")
+        filled = gpu(0, free=False, busy_because="GPU 0: 20.0 of 32.0 GiB in use")
         assert Claim(gpu_uuid="GPU-1") in decide(PLAN, state, [filled, gpu(1, claimed=False)], T0)
 
     def test_of_two_leases_the_one_on_a_filled_gpu_is_given_back(self) -> None:
         state = fold_all(PLAN, events_of(PLAN, {**CACHED, "train-high": JobState.RUNNING}, gpus={"train-high": 2}))
-        filled = gpu(0, free=False, busy_because="GPU 0: 20.0 of 32.0 GB in use")
+        filled = gpu(0, free=False, busy_because="GPU 0: 20.0 of 32.0 GiB in use")
         settling = gpu(1, free=False)
         assert decide(PLAN, state, [filled, settling], T0) == (Release(gpu_uuid="GPU-0"),)
 
@@ -260,7 +260,7 @@ class TestReasons:
     def test_for_people(self) -> None:
         state = fold_all(PLAN, events_of(PLAN, {"cache-latents": JobState.RUNNING}))
         views = [
-            gpu(0, free=False, busy_because="GPU 0: 20.0 of 32.0 GB in use"),
+            gpu(0, free=False, busy_because="GPU 0: 20.0 of 32.0 GiB in use"),
             gpu(1, claimed=False, first_in_line=False),
         ]
 

@@ -10,7 +10,7 @@ from support.runs import GIB, OUT_OF_MEMORY, SUPERVISOR, T0, events_of, make_pla
 from views.datasets import PICTURES, check_of, inventory_of
 from wan_train.dataset.layout import layout_of
 from wan_train.dataset.previews import Preview
-from wan_train.engine.samples import SampleKind
+from wan_train.engine.sample_files import SampleKind
 from wan_train.recipe.terms import Expert
 from wan_train.run.curves import Curve, LossSource, Point, Segment
 from wan_train.run.events import EpochEnded, Event, Exited, RetryScheduled, StepExited, StepStarted, TrainingBegan

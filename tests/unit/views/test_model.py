@@ -11,7 +11,7 @@ from support.runs import events_of, make_plan
 from views.scenes import CACHED, FAILED, RUNS
 from wan_train.base.errors import BadInputError
 from wan_train.base.files import write_whole
-from wan_train.base.process_identity import myself
+from wan_train.base.host import myself
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import Journal, SupervisorStarted
 from wan_train.run.state import JobState

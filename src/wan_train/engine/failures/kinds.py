@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from wan_train.base.text import one_line
-from wan_train.engine.failures.model import Cause, Diagnosis
-from wan_train.engine.failures.reading import Raised
+from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.engine.failures.log_end import Raised
 
 NEW_RUN = "Start a new run with the right value; `wan-train resume` keeps the wrong one."
 """For what a user chose: it is in the plan, and every attempt uses it."""

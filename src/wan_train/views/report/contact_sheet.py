@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.dataset.previews import Preview
-from wan_train.engine.samples import SampleKind
+from wan_train.engine.sample_files import SampleKind
 from wan_train.recipe.terms import Expert
 from wan_train.run.samples import Sample
 from wan_train.views import formatting

@@ -14,7 +14,7 @@ from wan_train.dataset.layout import layout_of
 from wan_train.dataset.model import DatasetError, MediaKind
 from wan_train.dataset.previews import Preview, previews_of
 from wan_train.dataset.scan import Check, scan
-from wan_train.engine.samples import SampleKind
+from wan_train.engine.sample_files import SampleKind
 from wan_train.engine.trainer import package_version
 from wan_train.recipe.terms import Expert, Task
 from wan_train.run.curves import CurveReader

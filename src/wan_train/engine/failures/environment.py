@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from wan_train.engine.failures import Cause
 from wan_train.engine.failures.kinds import kind
-from wan_train.engine.failures.model import Cause
-from wan_train.engine.failures.packages import pip_name
+
+_PIP_NAMES = {
+    "adabelief_pytorch": "adabelief-pytorch",
+    "adam_mini": "adam-mini",
+    "apollo_torch": "apollo-torch",
+    "came_pytorch": "came-pytorch",
+    "cv2": "opencv-python-headless",
+    "dadaptation": "dadaptation",
+    "flash_attn": "flash-attn",
+    "galore_torch": "galore-torch",
+    "google": "protobuf",
+    "lion_pytorch": "lion-pytorch",
+    "lycoris": "lycoris-lora",
+    "PIL": "pillow",
+    "prodigyplus": "prodigy-plus-schedule-free",
+    "pytorch_optimizer": "pytorch-optimizer",
+    "torch_optimizer": "torch-optimizer",
+    "yaml": "pyyaml",
+}
+"""Packages whose names differ from those that programs import."""
 
 _REPAIR = "`wan-train provision` repairs the trainer's environment; then resume."
 _NO_MODULE = r"(?:ModuleNotFoundError|ImportError|python[\d.]*): No module named "
@@ -17,6 +36,13 @@ _OF_TRAINER = (
     "|regex|requests|safetensors|sentencepiece|six|tokenizers|toml|torch|torchvision|tqdm|transformers|voluptuous|yaml"
 )
 _LIBRARIES = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0", "libglib-2.0.so.0": "libglib2.0-0"}
+
+
+def pip_name(module: str) -> str:
+    """The package to install for a module, or a part of one."""
+    top = module.partition(".")[0]
+    return _PIP_NAMES.get(top, top)
+
 
 _COMPILING = (
     kind(
@@ -40,7 +66,7 @@ ENVIRONMENT_KINDS = (
     kind(
         r"HF_HUB_ENABLE_HF_TRANSFER=1|'?hf_transfer'? package is not available|No module named 'hf_transfer'",
         Cause.ENVIRONMENT,
-        "HF_HUB_ENABLE_HF_TRANSFER=1 is set, and the package hf_transfer is not there",
+        "HF_HUB_ENABLE_HF_TRANSFER=1 is set, and the package hf_transfer is missing",
         "`unset HF_HUB_ENABLE_HF_TRANSFER`, then resume.",
     ),
     kind(
@@ -62,7 +88,7 @@ ENVIRONMENT_KINDS = (
         r"No such file or directory: '(?:[^']*/)?nvcc'|nvcc: (?:command )?not found"
         r"|CUDA_HOME environment variable is not set",
         Cause.ENVIRONMENT,
-        "a package wants to compile for CUDA, and nvcc is not there",
+        "a package wants to compile for CUDA, and nvcc is missing",
         "Use an image with the CUDA toolkit (`-devel`), or start a new run without the option that needs it "
         "(`--attention sdpa`, no `--compile`).",
     ),
@@ -78,7 +104,7 @@ ENVIRONMENT_KINDS = (
         r"TritonMissing|[Cc]annot find a working triton installation|triton not found|" + _NO_MODULE + r"'triton",
         Cause.ENVIRONMENT,
         "the package triton is missing in the trainer's environment",
-        "`wan-train provision` puts it there; or start a new run without `--compile`.",
+        "`wan-train provision` installs it; or start a new run without `--compile`.",
     ),
     kind(
         _NO_MODULE + r"'?musubi_tuner\b",
@@ -156,7 +182,7 @@ ENVIRONMENT_KINDS = (
         r"|operator torchvision::\w+ does not exist|module '(?:torch|transformers|diffusers|accelerate"
         r"|numpy)' has no attribute",
         Cause.ENVIRONMENT,
-        "two packages of the trainer's environment do not fit each other",
+        "two packages of the trainer's environment are incompatible",
         f"{_REPAIR} If it is an attention package, start a new run with `--attention sdpa`.",
     ),
     kind(

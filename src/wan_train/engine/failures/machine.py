@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 
 from wan_train.base.units import GB
+from wan_train.engine.failures import Cause
 from wan_train.engine.failures.kinds import kind
-from wan_train.engine.failures.model import Cause
 from wan_train.engine.traits import MUSUBI
 
 _CHECKPOINT = (MUSUBI.state_bytes(16) + MUSUBI.lora_bytes(16, "fp16")) / GB
@@ -28,7 +28,7 @@ def _file(found: re.Match[str]) -> Mapping[str, str]:
     return {"file": quoted[1] if quoted else "its text names it"}
 
 
-BOX_KINDS = (
+MACHINE_KINDS = (
     kind(
         r"/dev/(?:shm)\b|insufficient shared memory|unable to (?:open|allocate|resize) shared memory"
         r"|DataLoader worker .*is killed by signal: Bus error|shared memory object .*No space left",
@@ -63,14 +63,14 @@ BOX_KINDS = (
         r"\[Errno 122\]|Disk quota exceeded|code: 122|os error 122|QuotaExceeded",
         Cause.DISK_FULL,
         "the disk quota is used up",
-        "`quota -s` or `du -sh` shows what takes it. Free some space (`wan-train runs` lists old runs) and resume, or "
-        f"start a new run with `--runs-dir` on another disk. {_NEEDED}",
+        "`quota -s` or `du -sh` shows what takes it. Free some disk space (`wan-train clean` removes unneeded files) "
+        f"and resume, or start a new run with `--runs-dir` on another disk. {_NEEDED}",
     ),
     kind(
         r"Not enough free space to write (?P<bytes>\d+) bytes",
         Cause.DISK_FULL,
         "the disk is full: {gigabytes} GB more were to be written",
-        f"Free some space (`wan-train runs` lists old runs), then resume. {_NEEDED}",
+        f"Free some disk space (`wan-train clean` removes unneeded files), then resume. {_NEEDED}",
         facts=lambda found: {"gigabytes": f"{int(found['bytes']) / GB:.2f}"},
     ),
     kind(
@@ -78,14 +78,14 @@ BOX_KINDS = (
         r"|inline_container\.cc.*(?:write|unexpected pos)|Disk full|database or disk is full",
         Cause.DISK_FULL,
         "the disk is full",
-        f"Free some space (`wan-train runs` lists old runs), then resume. {_NEEDED}",
+        f"Free some disk space (`wan-train clean` removes unneeded files), then resume. {_NEEDED}",
     ),
     kind(
         r"\[Errno 30\]|Read-only file system|ReadOnlyFilesystem|os error 30",
         Cause.NO_ACCESS,
         "a file is on a disk that may only be read: {file}",
         "Mount it for writing, or start a new run with another `--runs-dir`. A disk that was writable before has "
-        "errors: `dmesg | tail` tells.",
+        "errors: `dmesg | tail` shows them.",
         facts=_file,
     ),
     kind(
@@ -107,7 +107,7 @@ BOX_KINDS = (
         r"|os error (?:5|107|121)\b",
         Cause.STORAGE,
         "the disk could not be read or written (input/output error)",
-        "`dmesg | tail` says which. If it goes on, copy what you need and change the disk or the box.",
+        "`dmesg | tail` says which. If it happens again, copy what you need and change the disk or the box.",
     ),
     kind(
         r"\[Errno (?:24|23)\]|Too many open files|received 0 items of ancdata",

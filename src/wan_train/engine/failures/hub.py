@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from wan_train.engine.failures import Cause
 from wan_train.engine.failures.kinds import kind
-from wan_train.engine.failures.model import Cause
 
 _WINDOW_SECONDS = 300.0
 """The hub counts requests over five minutes."""
@@ -37,27 +37,27 @@ HUB_KINDS = (
         r"GatedRepoError|[Cc]annot access gated repo|access a gated repo|Access to model .* is restricted"
         r"|is not in the authorized list",
         Cause.HUB_REFUSED,
-        "the repository is gated: the hub wants its terms accepted (HTTP 401 or 403)",
+        "the repository is gated: its terms must be accepted (HTTP 401 or 403)",
         "Accept the terms on its page in the browser and `export HF_TOKEN=…` with that account's token; then resume.",
     ),
     kind(
         r"Missing dependencies for SOCKS|SOCKS proxy, but the 'socksio' package|SOCKSHTTP|InvalidSchema: Missing dep",
         Cause.HUB_REFUSED,
-        "a SOCKS proxy is set, and the package for it is not there",
+        "a SOCKS proxy is set, and its package is missing",
         "`unset ALL_PROXY HTTPS_PROXY HTTP_PROXY all_proxy https_proxy http_proxy`, or set an http:// proxy; "
         "then resume.",
     ),
     kind(
         r"invalid path: (?P<path>\S+)|Could not find a suitable TLS CA certificate bundle",
         Cause.HUB_REFUSED,
-        "SSL_CERT_FILE, REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names a file that is not there",
+        "SSL_CERT_FILE, REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names a missing file",
         "`unset SSL_CERT_FILE REQUESTS_CA_BUNDLE CURL_CA_BUNDLE`, or correct the one that is set; then resume.",
     ),
     kind(
         r"CERTIFICATE_VERIFY_FAILED|SSLCertVerificationError|SSLError",
         Cause.HUB_REFUSED,
-        "the hub's certificate is not trusted: something on the way answers in its place, or the clock is wrong",
-        "Behind a company's proxy set SSL_CERT_FILE to its certificate; see whether `date` is right. Then resume.",
+        "the hub's certificate is not trusted: a proxy answers in its place, or the clock is wrong",
+        "Behind a company's proxy set SSL_CERT_FILE to its certificate; check that `date` is right. Then resume.",
     ),
     kind(
         r"ProxyError|Unable to connect to proxy|Tunnel connection failed|Unknown scheme for proxy"
@@ -76,7 +76,7 @@ HUB_KINDS = (
     kind(
         r"(?:'ascii'|'latin-1') codec can't encode|Illegal header value",
         Cause.HUB_REFUSED,
-        "the token has letters outside ASCII or a line end in it",
+        "the token contains non-ASCII characters or a line break",
         f"Copy it again. {_PUBLIC}",
         at=r"huggingface_hub|httpx|requests|http/client|urllib3",
     ),
@@ -89,7 +89,7 @@ HUB_KINDS = (
     kind(
         r"401 (?:Client Error|Unauthorized)|Invalid user token|Invalid username or password|'401 ",
         Cause.HUB_REFUSED,
-        "the hub refuses the token, or wants one (HTTP 401)",
+        "the hub rejects the token, or requires one (HTTP 401)",
         _PUBLIC,
     ),
     kind(
@@ -102,13 +102,13 @@ HUB_KINDS = (
         r"404 (?:Client Error|Not Found)|'404 |EntryNotFoundError: 404|RepositoryNotFoundError|RevisionNotFoundError",
         Cause.HUB_REFUSED,
         "the hub does not have the file (HTTP 404)",
-        "See whether HF_ENDPOINT is a mirror that lacks it (`unset HF_ENDPOINT`). " + _TOKENIZER,
+        "HF_ENDPOINT may be a mirror without it (`unset HF_ENDPOINT`). " + _TOKENIZER,
     ),
     kind(
         r"(?:5[02]\d (?:Server Error|Internal Server Error|Bad Gateway|Service Unavailable|Gateway Time)"
         r"|Server error '5\d\d)" + _AFTER,
         Cause.HUB,
-        "the hub has trouble (HTTP 5xx)",
+        "the hub has a server error (HTTP 5xx)",
         _TOKENIZER,
         seconds=lambda found: float(found["seconds"]) if found["seconds"] else None,
     ),
@@ -119,7 +119,7 @@ HUB_KINDS = (
         r"|Consistency check failed",
         Cause.HUB,
         "the hub could not be reached",
-        f"See whether the network works (`curl -I https://huggingface.co`). {_TOKENIZER}",
+        f"Check the network (`curl -I https://huggingface.co`). {_TOKENIZER}",
     ),
     kind(
         r"LocalEntryNotFoundError|We couldn't connect to|Can't load tokenizer|couldn't find (?:it"

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from wan_train.base.errors import BadInputError, ExitCode
-from wan_train.engine.prompts import SamplePrompt, read_prompts, to_trainer
+from wan_train.engine.sample_prompts import SamplePrompt, read_prompts, to_trainer
 from wan_train.recipe.terms import Task
 
 
@@ -98,16 +98,16 @@ def test_every_problem_is_told_with_its_line(tmp_path: Path) -> None:
     [
         ("p.txt", "# only a comment\n", "it holds no prompt"),
         ("p.json", "[]", "it holds no prompt"),
-        ("p.json", "{}", "it is no list of prompts"),
-        ("p.json", "[", "it is no JSON"),
-        ("p.json", "[" * 100_000, "it is no JSON"),
-        ("p.json", "[1]", "prompt 1: it is neither a text nor an object"),
+        ("p.json", "{}", "it is not a list of prompts"),
+        ("p.json", "[", "it is not JSON"),
+        ("p.json", "[" * 100_000, "it is not JSON"),
+        ("p.json", "[1]", "prompt 1: it must be a table of options"),
         ("p.json", '[{"prompt": 3}]', "prompt 1: prompt must be a text"),
         ("p.json", '[{"prompt": "\\ud800"}]', "prompt 1: prompt holds control characters"),
         ("p.json", '[{"prompt": "a", "width": true, "speed": 1}]', "prompt 1: unknown key speed"),
         ("p.toml", "a = 1", "it has no [[prompt.subset]]"),
-        ("p.toml", "=", "it is no TOML"),
-        ("p.toml", "[prompt]\nsubset = [1]", "subset 1: it is no table"),
+        ("p.toml", "=", "it is not TOML"),
+        ("p.toml", "[prompt]\nsubset = [1]", "subset 1: it must be a table of options"),
     ],
 )
 def test_files_of_other_kinds(tmp_path: Path, name: str, text: str, said: str) -> None:
@@ -117,7 +117,7 @@ def test_files_of_other_kinds(tmp_path: Path, name: str, text: str, said: str) -
 @pytest.mark.parametrize(
     ("name", "data", "said"),
     [
-        ("p.csv", b"a", "no .txt, .toml or .json file"),
+        ("p.csv", b"a", "not a .txt, .toml or .json file"),
         ("p.txt", b"a\n\xff\xfe", "not UTF-8 text: line 2"),
         ("p.txt", b"a" * 2_000_000, "larger than 1 MB"),
     ],
@@ -128,10 +128,10 @@ def test_what_is_no_prompts_file_at_all(tmp_path: Path, name: str, data: bytes, 
 
 
 def test_no_file_and_a_directory(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="there are no sample prompts"):
+    with pytest.raises(BadInputError, match="cannot be read: No such file"):
         read(tmp_path / "none.txt")
     (tmp_path / "folder.txt").mkdir()
-    with pytest.raises(BadInputError, match="are no file"):
+    with pytest.raises(BadInputError, match="are not a file"):
         read(tmp_path / "folder.txt")
 
 

@@ -1,12 +1,12 @@
-"""Failures of what the user chose: optimizer, schedule, options, precision, weights to go on from."""
+"""Failures of what the user chose: optimizer, schedule, options, precision, weights to continue from."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
+from wan_train.engine.failures import Cause
 from wan_train.engine.failures.kinds import NEW_RUN, kind
-from wan_train.engine.failures.model import Cause
 
 SCHEDULES = (
     "linear, cosine, cosine_with_restarts, polynomial, constant, constant_with_warmup, inverse_sqrt, "
@@ -30,12 +30,12 @@ def _ranks(found: re.Match[str], axis: int) -> Mapping[str, str]:
     return {name: found[name].split(",")[axis].strip() for name in ("file", "model")}
 
 
-_RANK = "the LoRA to go on from has another rank ({file}) than this training ({model})"
+_RANK = "the LoRA to continue from has another rank ({file}) than this training ({model})"
 _RANK_HELPS = (
     "Start a new run with the file's rank (`--rank {file}`), or without the file; `wan-train resume` keeps both."
 )
 
-SETTING_KINDS = (
+SETTINGS_KINDS = (
     kind(
         r": error: (?P<text>unrecognized arguments: .*)",
         Cause.SETTING,
@@ -133,9 +133,9 @@ SETTING_KINDS = (
         r"min_lr_rate) should be set|(?P<end>lr_end \(.*\) must be smaller than initial lr \(.*\))"
         r"|(?P<metrics>step\(\) missing 1 required positional argument: 'metrics')",
         Cause.SETTING,
-        "the learning-rate schedule and its arguments do not fit: {told}",
+        "the learning-rate schedule and its arguments do not match: {shown}",
         NEW_RUN,
-        facts=lambda found: {"told": found[0]},
+        facts=lambda found: {"shown": found[0]},
     ),
     kind(
         _MISMATCH.format(r"lora_down"),
@@ -155,7 +155,7 @@ SETTING_KINDS = (
         r"loaded state dict contains a parameter group that doesn't match|loaded state dict has a different number of "
         r"parameter groups|optimizer state.*(?:shape|size)|param 'initial_lr' is not specified",
         Cause.SETTING,
-        "the state to go on from is of another optimizer, rank or network than this training",
+        "the checkpoint to resume from is of another optimizer, rank or network than this training",
         "Start a new run without it. `wan-train resume RUN` itself takes only states of the very same settings.",
     ),
     kind(
@@ -197,7 +197,7 @@ SETTING_KINDS = (
     kind(
         r"(?P<text>fp8_scaled requires fp8_base|Cannot swap more than \d+ blocks\. Requested \d+[^.]*)",
         Cause.SETTING,
-        "two settings do not fit: {text}",
+        "two settings conflict: {text}",
         NEW_RUN,
     ),
     kind(

@@ -6,24 +6,24 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from wan_train.engine.failures.box_kinds import BOX_KINDS
-from wan_train.engine.failures.environment_kinds import ENVIRONMENT_KINDS
-from wan_train.engine.failures.gpu_kinds import GPU_KINDS
-from wan_train.engine.failures.hub_kinds import HUB_KINDS
-from wan_train.engine.failures.input_kinds import INPUT_KINDS
+from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.engine.failures.environment import ENVIRONMENT_KINDS
+from wan_train.engine.failures.gpu import GPU_KINDS
+from wan_train.engine.failures.hub import HUB_KINDS
+from wan_train.engine.failures.inputs import INPUTS_KINDS
 from wan_train.engine.failures.kinds import Kind
-from wan_train.engine.failures.model import Cause, Diagnosis
-from wan_train.engine.failures.reading import Raised, Reading, read
-from wan_train.engine.failures.setting_kinds import SETTING_KINDS
+from wan_train.engine.failures.log_end import Raised, Reading, read
+from wan_train.engine.failures.machine import MACHINE_KINDS
+from wan_train.engine.failures.settings import SETTINGS_KINDS
 
 # The first that fits wins, so the particular stand before the general: a missing file is the most general of all.
 KINDS: tuple[Kind, ...] = (
     *GPU_KINDS,
-    *BOX_KINDS,
+    *MACHINE_KINDS,
     *HUB_KINDS,
-    *SETTING_KINDS,
+    *SETTINGS_KINDS,
     *ENVIRONMENT_KINDS,
-    *INPUT_KINDS,
+    *INPUTS_KINDS,
 )
 
 _SAMPLING = frozenset({"sample_images", "process_sample_prompts"})
@@ -37,7 +37,7 @@ _ENDED_BY_OTHERS = frozenset({"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"})
 _IMPORTS = re.compile(r"^(?:[\w.]*\.)?(?:ModuleNotFoundError|ImportError)\b")
 """What libraries catch when something optional is missing, and print."""
 _NO_EVIDENCE = re.compile(r"^(?:INFO|DEBUG|WARNING):|Warning: |CalledProcessError: Command|^\s*warnings\.warn")
-"""Lines that tell of a program that goes on; the launcher's repeats what a user wrote."""
+"""Lines of a program that still runs. The launcher's line repeats what the user wrote."""
 _COMPLAINS = re.compile(
     r"error|exception|fail|fatal|cannot|can't|couldn't|could not|unable|denied|exceeded|not found|missing"
     r"|no space|no such"
@@ -195,7 +195,7 @@ def died(name: str, words: str | None) -> Diagnosis:
                 cause=Cause.CRASHED,
                 meaning=f"the program crashed in native code ({name})",
                 advice=(
-                    f"If it happens again, start a new run with `--attention sdpa`; `dmesg | tail` may say "
+                    f"If it happens again, start a new run with `--attention sdpa`; `dmesg | tail` may show "
                     f"more.{shared}"
                 ),
                 evidence=words,

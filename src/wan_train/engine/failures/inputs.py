@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from wan_train.engine.failures import Cause
 from wan_train.engine.failures.kinds import kind
-from wan_train.engine.failures.model import Cause
 
 _CHECK = "`wan-train dataset check` names what is wrong"
 _COPY = "Then start a new run: a run has its own copy of the dataset.toml."
@@ -13,7 +13,7 @@ _MODEL = (
     "again. A cache: remove it. Then resume."
 )
 
-INPUT_KINDS = (
+INPUTS_KINDS = (
     kind(
         r"Could not find matching control|do not have control paths|(?:Error|Exception): .*control_(?:directory|path)"
         r"|(?:No such file or directory|Invalid digits suffix).*control",
@@ -34,7 +34,7 @@ INPUT_KINDS = (
         r"|No (?:image|video|data)s? files? found|dataset is empty",
         Cause.BAD_INPUT,
         "the dataset is empty",
-        f"Look whether the folder in dataset.toml has pictures or clips in it. {_CHECK}; then resume.",
+        f"Check that the folder in dataset.toml contains pictures or clips. {_CHECK}; then resume.",
     ),
     kind(
         r"image file is truncated|cannot identify image file|UnidentifiedImageError|broken data stream"
@@ -59,7 +59,7 @@ INPUT_KINDS = (
     kind(
         r"UnicodeDecodeError",
         Cause.BAD_INPUT,
-        "a text, most often a caption, is not UTF-8",
+        "a text file, usually a caption, is not UTF-8",
         f"Save the caption files as UTF-8. {_CHECK}; then resume.",
     ),
     kind(
@@ -85,7 +85,7 @@ INPUT_KINDS = (
         r"|stack expects a non-empty TensorList",
         Cause.BAD_INPUT,
         "the items of one batch have different sizes",
-        "Caches of another resolution or frame count lie among them: remove the cache directory and resume. Or start a "
+        "Some caches have another resolution or frame count: remove the cache directory and resume. Or start a "
         "new run with `batch_size = 1` in the dataset.toml.",
     ),
     kind(
@@ -105,7 +105,7 @@ INPUT_KINDS = (
     kind(
         r"Tried to find \S+ but folder does not exist|checkpoint folder .* does not exist",
         Cause.MISSING_FILE,
-        "the state to go on from is gone",
+        "the checkpoint to resume from is missing",
         "Start a new run without it. `wan-train resume RUN` itself takes the newest state that is whole.",
     ),
     kind(

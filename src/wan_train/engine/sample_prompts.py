@@ -1,4 +1,4 @@
-"""Sample prompts: the user's file read as the trainer would, checked whole, and written anew for the trainer."""
+"""Sample prompts: the user's file, read as the trainer does, checked, and written as JSON for the trainer."""
 
 from __future__ import annotations
 
@@ -41,14 +41,16 @@ _USELESS: Mapping[str, str] = {
 }
 """Options that the trainer reads for other models. For Wan 2.2 it does nothing with them, and says nothing."""
 
-_WHOLE: Mapping[str, tuple[int, int]] = {
-    "width": (16, 4096),
-    "height": (16, 4096),
-    "frame_count": (1, 1001),
-    "sample_steps": (1, 1000),
-    "seed": (0, 2**63 - 1),
+_NUMBERS: Mapping[str, tuple[type, float, float]] = {
+    "width": (int, 16, 4096),
+    "height": (int, 16, 4096),
+    "frame_count": (int, 1, 1001),
+    "sample_steps": (int, 1, 1000),
+    "seed": (int, 0, 2**63 - 1),
+    "cfg_scale": (float, 0, 100),
+    "discrete_flow_shift": (float, 1e-3, 100),
 }
-_FRACTIONS: Mapping[str, tuple[float, float]] = {"cfg_scale": (0, 100), "discrete_flow_shift": (1e-3, 100)}
+"""Type, lowest and highest value."""
 
 _SIZE_MULTIPLE = 16
 """The VAE makes one of 8 pixels and the DiT takes 2x2 of those: with other sizes it fails in the middle of a training,
@@ -112,21 +114,16 @@ def to_trainer(prompts: tuple[SamplePrompt, ...]) -> str:
 def _text(path: Path) -> str:
     shown = one_line(str(path))
     if path.suffix.lower() not in _SUFFIXES:
-        raise BadInputError(
-            f"the sample prompts {shown} are no .txt, .toml or .json file",
-            hint=_WRITE_ONE,
-        )
+        raise BadInputError(f"the sample prompts {shown} are not a .txt, .toml or .json file", hint=_WRITE_ONE)
     try:
-        if not path.exists():
-            raise BadInputError(f"there are no sample prompts {shown}", hint=_WRITE_ONE)
-        if not path.is_file():
-            raise BadInputError(f"the sample prompts {shown} are no file", hint=_WRITE_ONE)
+        if path.exists() and not path.is_file():
+            raise BadInputError(f"the sample prompts {shown} are not a file", hint=_WRITE_ONE)
         if path.stat().st_size > _MOST_BYTES:
             raise BadInputError(f"the sample prompts {shown} are larger than 1 MB", hint="Is this the right file?")
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise BadInputError(
-            f"the sample prompts {shown} cannot be read: {error.strerror or error}", hint="Name another file."
+            f"the sample prompts {shown} cannot be read: {error.strerror or error}", hint=_WRITE_ONE
         ) from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
@@ -137,17 +134,37 @@ def _text(path: Path) -> str:
 
 def _entries(suffix: str, text: str, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
     """Each prompt with where it stands, its options by key."""
-    match suffix:
-        case ".txt":
-            # Only real line ends: others, such as U+2028, are part of a line for the trainer too.
-            for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
-                words = line.strip()
-                if words and not words.startswith("#"):
-                    yield f"line {number}", _options(words, f"line {number}", problems)
-        case ".toml":
-            yield from _toml_entries(text, problems)
+    if suffix == ".txt":
+        # Only real line ends: others, such as U+2028, are part of a line for the trainer too.
+        for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
+            words = line.strip()
+            if words and not words.startswith("#"):
+                yield f"line {number}", _options(words, f"line {number}", problems)
+        return
+    kind = suffix.removeprefix(".").upper()
+    try:
+        data = tomllib.loads(text) if kind == "TOML" else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        problems.append(f"it is not {kind}: {one_line(str(error))}")
+        return
+    common: dict[str, object] = {}
+    match kind, data:
+        case "TOML", {"prompt": {"subset": list(prompts), **others}}:
+            where = "subset"
+            common = {str(key): value for key, value in others.items()}
+        case "JSON", list(prompts):
+            where = "prompt"
         case _:
-            yield from _json_entries(text, problems)
+            problems.append("it has no [[prompt.subset]]" if kind == "TOML" else "it is not a list of prompts")
+            return
+    for number, prompt in enumerate(prompts, start=1):
+        match prompt:
+            case dict():
+                yield f"{where} {number}", {**common, **prompt}
+            case str() if kind == "JSON":  # as a line of a .txt file
+                yield f"{where} {number}", _options(prompt.strip(), f"{where} {number}", problems)
+            case _:
+                problems.append(f"{where} {number}: it must be a table of options")
 
 
 def _options(line: str, where: str, problems: list[str]) -> Mapping[str, object]:
@@ -170,57 +187,14 @@ def _options(line: str, where: str, problems: list[str]) -> Mapping[str, object]
 
 
 def _number(key: str, text: str) -> object:
-    """The value of a line's option as the number it should be; the text itself where it is none."""
-    if key in _WHOLE and re.fullmatch(r"\d{1,20}", text, re.ASCII):
-        return int(text)
-    if key in _FRACTIONS and re.fullmatch(r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}", text, re.ASCII):
-        return float(text)
-    return text
-
-
-def _toml_entries(text: str, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """A table [prompt] of common options with one [[prompt.subset]] a prompt."""
-    try:
-        data = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        problems.append(f"it is no TOML: {one_line(str(error))}")
-        return
-    common = data.get("prompt")
-    subsets = common.get("subset") if isinstance(common, dict) else None
-    if not isinstance(common, dict) or not isinstance(subsets, list):
-        problems.append("it has no [[prompt.subset]]")
-        return
-    for number, subset in enumerate(subsets, start=1):
-        if isinstance(subset, dict):
-            rest = {key: value for key, value in common.items() if key != "subset"}
-            yield f"subset {number}", {**rest, **subset}
-        else:
-            problems.append(f"subset {number}: it is no table")
-
-
-def _json_entries(text: str, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """A list of prompts: each a line as in a .txt file, or an object."""
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        problems.append(f"it is no JSON: {one_line(str(error))}")
-        return
-    if not isinstance(data, list):
-        problems.append("it is no list of prompts")
-        return
-    for number, item in enumerate(data, start=1):
-        where = f"prompt {number}"
-        match item:
-            case str():
-                yield where, _options(item.strip(), where, problems)
-            case dict():
-                yield where, item
-            case _:
-                problems.append(f"{where}: it is neither a text nor an object")
+    """The value of a line's option as the number it should be; the text itself where it is not one."""
+    kind = _NUMBERS[key][0] if key in _NUMBERS else str
+    pattern = r"\d{1,20}" if kind is int else r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}"
+    return kind(text) if kind is not str and re.fullmatch(pattern, text, re.ASCII) else text
 
 
 def _prompt(entry: Mapping[str, object], directory: Path, *, seed: int) -> SamplePrompt:
-    values = {key: value for key, value in entry.items() if key in _WHOLE or key in _FRACTIONS}
+    values = {key: value for key, value in entry.items() if key in _NUMBERS}
     texts = {key: " ".join(str(entry[key]).split()) for key in ("prompt", "negative_prompt") if key in entry}
     image = directory / str(entry["image_path"]) if "image_path" in entry else None
     return SamplePrompt(**{"seed": seed, **values, **texts}, image_path=image)  # type: ignore[arg-type]  # `_problems` checked the type of each
@@ -230,13 +204,8 @@ def _problems(entry: Mapping[str, object], directory: Path, task: Task) -> Itera
     called = {key: f"--{option}" for option, key in [*_OPTIONS.items(), *_USELESS.items()]}
     for key, value in entry.items():
         name = f"{key} ({called[key]})" if key in called else one_line(str(key), 40)
-        if key in _WHOLE:
-            yield from _whole_problems(key, value, name)
-        elif key in _FRACTIONS:
-            low, high = _FRACTIONS[key]
-            good = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-            if not good:
-                yield f"{name} must be a number from {format_number(low)} to {high:g}, not {_shown(value)}"
+        if key in _NUMBERS:
+            yield from _number_problems(key, value, name)
         elif key in {"prompt", "negative_prompt", "image_path"}:
             yield from _text_problems(value, name)
         elif key == "guidance_scale":
@@ -250,11 +219,15 @@ def _problems(entry: Mapping[str, object], directory: Path, task: Task) -> Itera
     yield from _image_problems(entry.get("image_path"), directory, task)
 
 
-def _whole_problems(key: str, value: object, name: str) -> Iterator[str]:
-    low, high = _WHOLE[key]
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        yield f"{name} must be a whole number from {low} to {high}, not {_shown(value)}"
-    elif key in {"width", "height"} and value % _SIZE_MULTIPLE:
+def _number_problems(key: str, value: object, name: str) -> Iterator[str]:
+    kind, low, high = _NUMBERS[key]
+    good = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    if not good or not low <= value <= high:  # type: ignore[operator]  # a number
+        noun = "a whole number" if kind is int else "a number"
+        yield f"{name} must be {noun} from {format_number(low)} to {format_number(high)}, not {_shown(value)}"
+        return
+    assert isinstance(value, int | float), "just seen"  # noqa: S101  an invariant
+    if key in {"width", "height"} and value % _SIZE_MULTIPLE:
         near = max(_SIZE_MULTIPLE, round(value / _SIZE_MULTIPLE) * _SIZE_MULTIPLE)
         yield f"{name} must be a multiple of {_SIZE_MULTIPLE}, not {value}: for example {near}"
     elif key == "frame_count" and value % 4 != 1:

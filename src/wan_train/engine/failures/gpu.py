@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from wan_train.engine.failures import Cause
 from wan_train.engine.failures.kinds import kind
-from wan_train.engine.failures.model import Cause
 
 _OTHER_BOX = "Rent a box with a newer driver"
 _PROVISION = "`wan-train doctor` says which CUDA the trainer's PyTorch needs and which the driver has."
@@ -89,7 +89,7 @@ GPU_KINDS = (
         r"Torch not compiled with CUDA enabled",
         Cause.ENVIRONMENT,
         "the trainer's PyTorch is built for the CPU only",
-        "`wan-train provision` puts the build with CUDA there.",
+        "`wan-train provision` installs the build with CUDA.",
     ),
     kind(
         r"No CUDA GPUs are available|no CUDA-capable device is detected|torch\.cuda\.is_available\(\) is False"
@@ -97,7 +97,7 @@ GPU_KINDS = (
         r"|Unexpected error from cudaGetDeviceCount|CUDA unknown error",
         Cause.NO_GPU,
         "the trainer sees no GPU",
-        "See whether `nvidia-smi` lists one and what CUDA_VISIBLE_DEVICES is set to. If none is listed, the container "
+        "Check whether `nvidia-smi` lists one, and the value of CUDA_VISIBLE_DEVICES. If none is listed, the container "
         "was started without GPUs (Docker: `--gpus all`).",
         reasons=_INITIALIZATION,
     ),
@@ -105,7 +105,7 @@ GPU_KINDS = (
         r"invalid device ordinal",
         Cause.NO_GPU,
         "the trainer asked for a GPU with a number that this box does not have",
-        "Compare CUDA_VISIBLE_DEVICES with `nvidia-smi -L`; a word after `--` that names a device has no place here.",
+        "Compare CUDA_VISIBLE_DEVICES with `nvidia-smi -L`; do not name a device after `--`.",
     ),
     kind(
         r"CUDA-capable device\(s\) is/are busy|all CUDA-capable devices are busy|cudaErrorDevicesUnavailable",
@@ -116,14 +116,14 @@ GPU_KINDS = (
     kind(
         r"device-side assert triggered|cudaErrorAssert",
         Cause.CUDA_ERROR,
-        "a kernel on the GPU found a value that must not be (device-side assert)",
+        "a kernel on the GPU found an invalid value (device-side assert)",
         "If it happens again at the same step, an index or a label is wrong: the lines before it in the log name it.",
     ),
     kind(
         r"uncorrectable ECC|cudaErrorECCUncorrectable",
         Cause.CUDA_ERROR,
         "the GPU's memory is broken (uncorrectable ECC error)",
-        "`nvidia-smi -q -d ECC` counts them. If they go on after a restart, change the machine.",
+        "`nvidia-smi -q -d ECC` counts them. If they continue after a restart, change the machine.",
     ),
     kind(
         r"GPU is lost|fallen off the bus|GPU has fallen",
@@ -135,7 +135,7 @@ GPU_KINDS = (
         r"CUDA error: (?:unspecified launch failure|an illegal memory access|an illegal instruction|misaligned address"
         r"|the launch timed out|hardware stack error)|cudaErrorIllegalAddress|cudaErrorLaunchFailure",
         Cause.CUDA_ERROR,
-        "the GPU or its driver failed, or a kernel has a mistake",
+        "the GPU or its driver failed, or a kernel has a bug",
         "Look at `nvidia-smi` and `dmesg | grep -i xid`. If the GPU does not answer, restart or change the machine; if "
         "an attention kernel is named, start a new run with `--attention sdpa`.",
     ),
@@ -149,7 +149,7 @@ GPU_KINDS = (
     kind(
         r"CUDNN_STATUS_NOT_INITIALIZED",
         Cause.CUDA_ERROR,
-        "cuDNN could not begin: the GPU's memory is full, or the driver does not fit",
+        "cuDNN could not start: the GPU's memory is full, or the driver is incompatible",
         "`nvidia-smi` shows whether another program holds memory. Otherwise `unset LD_LIBRARY_PATH` and resume.",
     ),
     kind(

@@ -18,7 +18,7 @@ from wan_train.dataset.buckets import bucket_for, clips
 from wan_train.dataset.model import Subset, VideoSettings
 from wan_train.rehearsal import data
 from wan_train.rehearsal.data import Item, fit, items_of, load_datasets
-from wan_train.rehearsal.model import LatentEncoder, default_device, encode_text
+from wan_train.rehearsal.tiny_model import LatentEncoder, default_device, encode_text
 
 logger = logging.getLogger(__name__)
 
