@@ -38,7 +38,7 @@ def take_screen(folder: Path) -> list[str]:
     """The lines on the screen in mid-run, with their escape sequences."""
     program = Path(sys.executable).parent / "wan-train"
     pictures, runs = folder / "pictures", folder / "runs"
-    subprocess.run([sys.executable, "-m", "wan_train.rehearsal.pictures", str(pictures)], check=True)
+    subprocess.run([sys.executable, "-m", "wan_train.rehearsal.example_pictures", str(pictures)], check=True)
     command = [
         *(str(program), "--engine", "rehearsal", "--runs-dir", str(runs), "--dataset", str(pictures)),
         *("--title", "mylora", "--author", "authorName", "--resolution", "256x256"),

@@ -156,7 +156,7 @@ def _find_rehearsal() -> Trainer:
 
 def draw_pictures(trainer: Trainer, folder: Path) -> None:
     """Let the rehearsal's trainer draw its eight captioned pictures into `folder`; raises NotReadyError."""
-    argv: list[str | Path] = [trainer.python, "-m", "wan_train.rehearsal.pictures", folder]
+    argv: list[str | Path] = [trainer.python, "-m", "wan_train.rehearsal.example_pictures", folder]
     done = process.run(argv, seconds=_HELP_TIMEOUT_SECONDS, env=trainer.env)
     if not done.succeeded:
         raise NotReadyError(

@@ -104,7 +104,7 @@ class TestFinding:
 
     def test_another_directory_in_its_place(self, tmp_path: Path) -> None:
         (tmp_path / "musubi-tuner").mkdir()
-        with pytest.raises(NotReadyError, match="is no musubi-tuner checkout"):
+        with pytest.raises(NotReadyError, match="is not a musubi-tuner checkout"):
             find(EngineKind.MUSUBI, Settings(workspace=tmp_path))
 
     def test_no_environment(self, tmp_path: Path) -> None:

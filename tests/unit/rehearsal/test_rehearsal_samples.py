@@ -12,7 +12,7 @@ from rehearsal_programs import ROOT
 
 def draw(folder: Path) -> str:
     code = (
-        "import sys; from pathlib import Path; from wan_train.rehearsal.pictures import draw; "
+        "import sys; from pathlib import Path; from wan_train.rehearsal.example_pictures import draw; "
         f"draw(Path({str(folder)!r})); print('torch' in sys.modules)"
     )
     run = subprocess.run(

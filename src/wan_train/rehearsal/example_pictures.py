@@ -1,4 +1,4 @@
-"""Eight captioned pictures for a rehearsal without a dataset: `python -m wan_train.rehearsal.pictures DIR`."""
+"""Eight captioned pictures for a rehearsal without a dataset: `python -m wan_train.rehearsal.example_pictures DIR`."""
 
 from __future__ import annotations
 
