@@ -37,7 +37,7 @@ def test_pictures_that_nobody_can_write_beside_are_trained(read_only_box: Script
     before = sorted(path.name for path in box.dataset.iterdir())
     looked = box.run_cli("dataset", "check", str(box.dataset))
     assert looked.returncode == 0, looked.stdout
-    assert "cannot be written, so a run puts the caches below its runs directory" in " ".join(looked.stdout.split())
+    assert "cannot be written, so caches go below the runs directory" in " ".join(looked.stdout.split())
 
     planned = box.train(*ONE, "--dry-run").stdout
     done = box.train(*ONE)
