@@ -52,7 +52,7 @@ def test_a_machine_that_goes_down_twice_and_resume_all(scripted_box: ScriptedBox
     for epoch in (2, 4, 6):
         metadata = read_header(scripted_box.run() / f"{HIGH}-{epoch:06d}.safetensors").metadata
         assert (metadata["ss_epoch"], metadata["scripted_epochs_in_all"]) == (str(epoch), str(epoch))
-    assert "goes on" not in scripted_box.run_cli("resume", "--all").stdout
+    assert "is resumed" not in scripted_box.run_cli("resume", "--all").stdout
 
 
 def test_a_run_that_was_killed_before_its_first_state_starts_again_and_says_so(scripted_box: ScriptedBox) -> None:
@@ -197,7 +197,7 @@ def test_a_broken_run_keeps_no_other_from_going_on(scripted_box: ScriptedBox) ->
     assert done.returncode != 0
     assert broken.name in done.stderr
     (good,) = [run for run in box.run_directories() if run != broken]
-    assert f"{good.name} goes on" in done.stdout
+    assert f"{good.name} is resumed" in done.stdout
     assert box.run_cli("attach", good.name).returncode == 0
 
 

@@ -17,7 +17,7 @@ from wan_train.provision.work import Work
 
 EXACT = ("libcudnn8=8.9.7.29-1+cuda12.2", "libcudnn8-dev=8.9.7.29-1+cuda12.2")
 GIT = FOR_TRAINER[0]
-NOWHERE = Path("/nowhere")
+NOWHERE = Path("/proc/nowhere")  # where not even root can install
 
 # Knows the packages in `offered`, takes the names after `install`, fails as apt does when one of them is unknown.
 APT_GET = """#!/bin/sh

@@ -128,7 +128,7 @@ def test_yes_asks_nothing(terminal: Start, scripted_box: ScriptedBox) -> None:
 
 def test_the_summary_comes_before_the_last_question(terminal: Start, scripted_box: ScriptedBox) -> None:
     screen = terminal("--title", "cat", "--author", "me", "--dataset", str(scripted_box.dataset))
-    for words in ("high-noise on GPU 0", "low-noise on GPU 1", "WAN2.2-LowNoise_cat", START):
+    for words in ("high-noise on GPU 0", "low-noise on GPU 1", "Output", START):
         screen.sees(words)
     screen.types("n")
     assert screen.ends() == 0
