@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from wan_train.run.journal import JournalReader
 
 from support.kills import kill
 from support.nvml import NvmlStub, StubGpu
@@ -19,6 +18,7 @@ from support.trainers import ScriptedBox
 from wan_train.engine.tensors import first_non_finite, read_header
 from wan_train.recipe.terms import Expert
 from wan_train.run.directory import RunDirectory
+from wan_train.run.events import JournalReader
 from wan_train.run.samples import samples_of
 from wan_train.run.state import fold_all
 

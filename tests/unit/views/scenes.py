@@ -8,12 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from wan_train.engine.prompts import SamplePrompt
-
 from support.runs import GIB, OUT_OF_MEMORY, SUPERVISOR, T0, events_of, make_gpus, make_plan, make_view
 from wan_train.dataset.layout import Bucket, DatasetSummary, SubsetSummary
 from wan_train.dataset.model import MediaKind
 from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.engine.sample_prompts import SamplePrompt
 from wan_train.recipe.adaptation import Choice
 from wan_train.recipe.terms import EngineKind
 from wan_train.run.curves import Curve, LossSource, Point, Segment
