@@ -92,5 +92,5 @@ def test_the_flags_make_what_is_missing_and_touch_nothing_else(trainer: Trainer,
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert set(dataset.cache.iterdir()) == before.keys() | set(removed)
     # It would be trained, which is why wan-train removes it.
-    assert look(dataset, CacheKind.LATENTS).remove == {"no_item": 1}
+    assert look(dataset, CacheKind.LATENTS).need.reasons == {"no_item": 1}
     assert look(dataset, CacheKind.TEXT).is_settled
