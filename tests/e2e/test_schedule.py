@@ -70,7 +70,7 @@ def test_a_busy_gpu_is_waited_for_with_the_reason_in_status(scripted_box: Script
         status = json.loads(scripted_box.run_cli("status", "--json").stdout)
         return [step["waiting_for"] or "" for step in status["steps"]]
 
-    scripted_box.wait_for(lambda: any("20.0 of 32.0 GB in use" in reason for reason in reasons()), what="the reason")
+    scripted_box.wait_for(lambda: any("20.0 of 32.0 GiB in use" in reason for reason in reasons()), what="the reason")
     assert not scripted_box.recorded("start")
     scripted_box.set_used(uuid_of(0), 0)
     assert running.wait() == 0

@@ -59,7 +59,7 @@ def test_memory_in_use_is_a_reason(room: LeaseRoom) -> None:
     busy, idle = at.look(wanting=True)
     assert (busy.free, idle.free) == (False, True)
     assert busy.busy_because is not None
-    assert "20.0 of 32.0 GB" in busy.busy_because
+    assert "20.0 of 32.0 GiB" in busy.busy_because
     at.close()
 
 
