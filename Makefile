@@ -7,11 +7,12 @@ INSTALLED := $(VENV)/.installed
 # Most tests wait for processes, so more workers than cores.
 WORKERS ?= 4
 
-.PHONY: help setup rehearse test lint format docs bench chaos chaos-provision clean
+.PHONY: help setup rehearse test test-fast lint format docs bench chaos chaos-provision clean
 
 help:
 	@echo "make rehearse   the whole pipeline on the embedded tiny trainer, on this machine's CPU"
 	@echo "make test       linters, types, import layers and all tests"
+	@echo "make test-fast  the tests that start no programs"
 	@echo "make lint       only the linters"
 	@echo "make docs       the documents that are generated: docs/flags.md, docs/json-output.md"
 	@echo "make bench      the benchmarks, as ratios"
@@ -32,6 +33,9 @@ rehearse: setup
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+test-fast: setup
+	$(BIN)/python -m pytest --quiet --numprocesses $(WORKERS) -m "not process" tests/unit tests/contract tests/golden
 
 lint: setup
 	$(BIN)/ruff check .

@@ -19,6 +19,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
+PROCESSES = ("cli", "doctor", "e2e", "faults", "gpu", "musubi", "nvml", "process", "provision", "tty", "unit/rehearsal")
+"""Folders whose tests start programs, terminals or servers; `make test-fast` leaves them out."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folders = [Path(__file__).parent / folder for folder in PROCESSES]
+    for item in items:
+        if any(folder in item.path.parents for folder in folders):
+            item.add_marker("process")
+
+
 __all__ = ["nvml_library", "nvml_stub", "scripted_box"]
 
 
