@@ -12,6 +12,9 @@ import pytest
 from cli.conftest import PastRuns
 from support.json_output import json_lines
 from support.trainers import ScriptedBox
+from wan_train.base import codec
+from wan_train.run.directory import RunDirectory
+from wan_train.run.step_commands import command_of
 
 
 @pytest.fixture
@@ -93,9 +96,10 @@ def test_the_line_to_train_again_plans_the_same(clean: PastRuns) -> None:
         assert again["dataset"][same] == first["dataset"][same]
     assert (again["answers"]["title"], again["answers"]["author"]) == (first["answers"]["title"], "me")
 
-    # plan.json has no commands: they follow from what was compared above.
-    for mine, theirs in zip(again["steps"], first["steps"], strict=True):
-        assert {key: mine[key] for key in theirs} == theirs
+    plan = RunDirectory(clean.finished).read_plan()
+    for step in again["steps"]:
+        first_command = codec.to_json(command_of(plan, plan.step(step["id"])))
+        assert step["command"] == json.loads(first_command.replace(str(clean.finished), again["run_dir"]))
 
 
 def test_runs_are_compared(clean: PastRuns, tmp_path: Path) -> None:

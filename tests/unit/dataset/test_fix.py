@@ -306,7 +306,8 @@ sys.exit(run(["dataset", "check", sys.argv[1], "--fix", "--yes", "--json"]))
 """
 
 
-def test_a_kill_in_the_middle_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("after", [0.02, 0.1])
+def test_a_kill_in_the_middle_loses_nothing(tmp_path: Path, after: float) -> None:
     """Killed at a moment counted from the first mended file; every name holds its old bytes or the mended ones."""
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -320,7 +321,7 @@ def test_a_kill_in_the_middle_loses_nothing(tmp_path: Path) -> None:
     )
     while not (folder / fix.BACKUP).exists() and child.poll() is None:
         time.sleep(0.001)
-    time.sleep(0.02)
+    time.sleep(after)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     for name in names:

@@ -29,7 +29,7 @@ from wan_train.views.model import LogEnd, Pace
 STEPS = ("cache-latents", "cache-text", "train-high", "train-low")
 
 
-@pytest.mark.parametrize("height", [1, 2, 5, 6, 12, 24])
+@pytest.mark.parametrize("height", range(1, 30))
 def test_a_low_screen_keeps_the_steps_and_the_way_out(height: int) -> None:
     view, now = one_failed()
     lines = plain(screen(view, now, 80, height=height)).splitlines()
