@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from support.in_process import InProcessBox
 from support.nvml import NvmlStub, StubGpu
 from support.trainers import ScriptedBox
 
@@ -23,10 +22,10 @@ class PastRuns:
     failed: Path
 
 
-def make_box(folder: Path, library: Path) -> InProcessBox:
+def make_box(folder: Path, library: Path) -> ScriptedBox:
     stub = NvmlStub(library=library, state=folder / "nvml-state")
     stub.write([StubGpu(), StubGpu()])
-    return InProcessBox(folder / "box", stub)
+    return ScriptedBox(folder / "box", stub)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from support.in_process import run_here
 from support.nvml import GIB, NvmlStub, StubGpu, uuid_of
 from support.trainers import ScriptedBox
 from wan_train.base import codec
@@ -47,7 +46,7 @@ def box(scripted_box: ScriptedBox, nvml_stub: NvmlStub) -> ScriptedBox:
 
 def examine(box: ScriptedBox, *words: str, code: int, **env: str) -> dict[str, dict[str, Any]]:
     """The checks by id."""
-    done = run_here(["doctor", "--json", *words], box.env(HF_ENDPOINT=NOBODY, **env))
+    done = box.run_cli("doctor", "--json", *words, HF_ENDPOINT=NOBODY, **env)
     assert done.returncode == code, done.stdout + done.stderr
     (line,) = done.stdout.splitlines()
     report = json.loads(line)
@@ -74,7 +73,7 @@ def test_a_ready_box_needs_no_network_and_is_not_changed(box: ScriptedBox) -> No
 
 
 def test_the_keys_of_a_report(box: ScriptedBox) -> None:
-    done = run_here(["doctor", "--json"], box.env(HF_ENDPOINT=NOBODY))
+    done = box.run_cli("doctor", "--json", HF_ENDPOINT=NOBODY)
     report = json.loads(done.stdout)
     assert set(report) == {"event", "schema", "version", "ready", "errors", "warnings", "checks"}
     assert (report["event"], report["schema"]) == ("doctor", 1)
@@ -161,7 +160,7 @@ def test_the_table_for_people(box: ScriptedBox) -> None:
 
 
 def test_ready_is_said_at_the_end(box: ScriptedBox) -> None:
-    done = run_here(["doctor"], box.env(HF_ENDPOINT=NOBODY))
+    done = box.run_cli("doctor", HF_ENDPOINT=NOBODY)
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1].startswith("This box is ready to train")
 
@@ -175,8 +174,8 @@ def test_provision_tries_the_gpus_and_the_doctor_tells_what_came_of_it(box: Scri
     for name in ("apt-get", "apt-cache", "dpkg"):  # no test may install anything on the machine
         (box.home / name).write_text("#!/bin/sh\nexit 100\n")
         (box.home / name).chmod(0o755)
-    environment = box.env(HF_ENDPOINT=NOBODY, PATH=f"{box.home}:{os.environ['PATH']}")
-    failed = run_here(["provision", "--skip-models", "--yes"], environment)
+    environment = {"HF_ENDPOINT": NOBODY, "PATH": f"{box.home}:{os.environ['PATH']}"}
+    failed = box.run_cli("provision", "--skip-models", "--yes", **environment)
     assert failed.returncode == 3
     assert "GPU 0 H100 80GB HBM3 (80 GB)" in failed.stderr
     assert "No module named 'torch'" in failed.stderr
@@ -185,7 +184,7 @@ def test_provision_tries_the_gpus_and_the_doctor_tells_what_came_of_it(box: Scri
     assert "GPU 0 failed its test" in found["detail"]
 
     (box.checkout / "venv/bin/python").write_text(WORKS)
-    done = run_here(["provision", "--skip-models", "--yes"], environment)
+    done = box.run_cli("provision", "--skip-models", "--yes", **environment)
     assert done.returncode == 0, done.stderr
     now = examine(box, code=0)
     assert (now["kernel"]["level"], now["accelerate"]["level"]) == ("ok", "ok")

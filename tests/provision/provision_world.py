@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hub_server import HUB_COMMIT, Hub
 
-from support.in_process import run_here
+from support import forkserver
 from wan_train.engine.tokenizer import REPO, SUBFOLDER
 from wan_train.provision.models import wanted
 
@@ -122,6 +122,7 @@ class World:
             "HF_HOME": str(self.folder / "hf"),
             "HF_ENDPOINT": self.endpoint,
             "NO_PROXY": "*",
+            "LANG": "C.UTF-8",
             "CUDA_VISIBLE_DEVICES": "",  # the stand-in for torch can do nothing with a real GPU
             "PYTHONPATH": str(PROJECT / "src"),
         }
@@ -131,9 +132,9 @@ class World:
         return [*program, "--workspace", str(self.workspace), "--engine", str(self.engine), *words]
 
     def provision(self, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """One call in this process; `env` adds to the box's variables."""
+        """One call to its end; `env` adds to the box's variables."""
         argv = self.argv(*words)
-        return run_here(argv[argv.index("provision") :], self.environment() | (env or {}))
+        return forkserver.run(argv[argv.index("provision") :], env=self.environment() | (env or {}), cwd=self.workspace)
 
     def models(self) -> list[Path]:
         return [model.path(self.checkout) for model in wanted("t2v")]

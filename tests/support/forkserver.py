@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,6 @@ _MODULES = (
     "wan_train.cli.app",
     "wan_train.cli.train",
     "wan_train.cli.runs",
-    "wan_train.cli.resume",
     "wan_train.cli.watch",
     "wan_train.cli.dataset",
     "wan_train.cli.explain",
@@ -41,10 +41,12 @@ _server: tuple[socket.socket, subprocess.Popen[bytes]] | None = None
 
 
 def suits(env: Mapping[str, str]) -> bool:
-    """Whether the environment asks nothing of the interpreter's own start: its locale, its flags, its libraries."""
-    return env.get("LANG") == "C.UTF-8" and not any(
-        name.startswith(("PYTHON", "LC_", "LD_")) and name != "PYTHONPATH" for name in env
-    )
+    """Whether the environment asks nothing of the interpreter's own start: its locale and its flags.
+
+    LD_LIBRARY_PATH, which puts the NVML stub in place, concerns the child that reads the driver; that one is executed.
+    """
+    flags = {name for name in env if name.startswith("PYTHON")} - {"PYTHONPATH", "PYTHONUNBUFFERED"}
+    return env.get("LANG") == "C.UTF-8" and not flags and not any(name.startswith("LC_") for name in env)
 
 
 class Forked:
@@ -84,6 +86,31 @@ def start(words: Sequence[str], *, env: Mapping[str, str], cwd: Path, stdout: IO
         server.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
     os.close(written)
     return Forked(int(server.recv(32)), words, report)
+
+
+def run(
+    words: Sequence[str], *, env: Mapping[str, str], cwd: Path, timeout: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Fork one and wait for its end."""
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        child = start(words, env=env, cwd=cwd, stdout=stdout, stderr=stderr)
+        return completed(child, words, stdout, stderr, timeout)
+
+
+def completed(
+    child: subprocess.Popen[bytes] | Forked,
+    words: Sequence[str],
+    stdout: IO[bytes],
+    stderr: IO[bytes],
+    timeout: float | None,
+) -> subprocess.CompletedProcess[str]:
+    """The end of a call whose output went to these files."""
+    code = child.wait(timeout)
+    texts = []
+    for file in (stdout, stderr):
+        file.seek(0)
+        texts.append(file.read().decode(errors="replace"))
+    return subprocess.CompletedProcess(["wan-train", *words], code, *texts)
 
 
 def _connection() -> socket.socket:

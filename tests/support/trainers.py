@@ -100,12 +100,7 @@ class ScriptedBox:
         """`wan-train WORDS` without a terminal, to its end. What `--json` prints is as docs/json-schema.json has it."""
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             child = self._start(words, self.env(**env), stdout, stderr)
-            code = child.wait(timeout)
-            texts = []
-            for file in (stdout, stderr):
-                file.seek(0)
-                texts.append(file.read().decode(errors="replace"))
-        done = subprocess.CompletedProcess(["wan-train", *words], code, *texts)
+            done = forkserver.completed(child, words, stdout, stderr, timeout)
         if "--json" in words and "--version" not in words:
             json_lines(done.stdout)
         return done
