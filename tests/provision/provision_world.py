@@ -134,7 +134,7 @@ class World:
     def provision(self, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """One call to its end; `env` adds to the box's variables."""
         argv = self.argv(*words)
-        return forkserver.run(argv[argv.index("provision") :], env=self.environment() | (env or {}), cwd=self.workspace)
+        return forkserver.run(argv[argv.index("provision") :], env=self.environment() | (env or {}), cwd=self.folder)
 
     def models(self) -> list[Path]:
         return [model.path(self.checkout) for model in wanted("t2v")]
