@@ -13,13 +13,16 @@ from wan_train.base.errors import BadInputError
 from wan_train.base.files import can_be_written
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
-from wan_train.caching.homes import CacheHome
+from wan_train.caching.homes import CacheHome, place
 from wan_train.caching.survey import reading_of
 from wan_train.cli import options, questions
 from wan_train.cli.options import Call, ExpertsChoice
+from wan_train.dataset import fix
 from wan_train.dataset.model import DatasetOverrides
 from wan_train.dataset.resolve import NewConfig, resolve_dataset
-from wan_train.dataset.scan import read_config
+from wan_train.dataset.scan import read_config, scan
+from wan_train.dataset.snapshot import with_overrides
+from wan_train.engine import tokenizer
 from wan_train.engine import trainer as trainers
 from wan_train.engine.capabilities import Script
 from wan_train.engine.checkpoints import lora_file
@@ -55,23 +58,29 @@ def make_request(
     # Before the questions: nobody should answer three of them to learn that this box has no trainer.
     trainer = trainers.find(kind, settings)
     recipe = read_recipe(call, TrainerOptions(capabilities=trainer.capabilities))
-    read_sample_prompts(recipe)
+    prompts = read_sample_prompts(recipe)
     answers = _answers(call, dataset or call.get(options.DATASET), interactive=interactive)
     located = resolve_dataset(answers.dataset)
     new = located if isinstance(located, NewConfig) else None
     config = read_config(located, reading_of(trainer))
     devices = Devices.NVML if trainer.is_real or settings.gpus is not None else Devices.CPU_SLOTS
+    usable = usable_gpus(devices, settings)
+    caches = CacheHome(chosen=settings.cache_dir, spare=settings.runs / "caches")
+    placed = place(with_overrides(config, dataset_overrides(call)), trainer.traits, caches)
+    inventory = scan(placed.config, reading=reading_of(trainer), tokenizer=tokenizer.cached_file(os.environ))
+    if inventory.stopping:
+        inventory.require(fix=fix.command_for(inventory))
     return Request(
         answers=replace(answers, dataset=str(config.path)),
         recipe=recipe,
         trainer=trainer,
-        config=config,
+        inventory=inventory,
         dataset_to_write=new if new is not None and can_be_written(new.toml_path.parent) else None,
-        overrides=dataset_overrides(call),
+        prompts=prompts,
+        notes=placed.notes,
         devices=devices,
-        usable=usable_gpus(devices, settings),
+        usable=usable,
         gpus_named=names_some(settings.gpus, os.environ.get(DEVICE_VARIABLE)),
-        caches=CacheHome(chosen=settings.cache_dir, spare=settings.runs / "caches"),
         environ=os.environ,
     )
 

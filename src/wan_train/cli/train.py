@@ -33,7 +33,7 @@ from wan_train.run.directory import RunDirectory, planned
 from wan_train.run.disk import existing_parent
 from wan_train.run.gpu_pool import gpu_label
 from wan_train.run.plan import Devices, Plan
-from wan_train.run.planner import Prepared, Request, make_plan, prepare, write_run
+from wan_train.run.planner import Request, make_plan, write_run
 
 if TYPE_CHECKING:
     from wan_train.views.model import GpuNow
@@ -51,37 +51,37 @@ def train(call: Call) -> Result:
     request = make_request(call, interactive=interactive)
     if (script := call.get(options.SCRIPT)) is not None:
         return _write_script(expand(script).absolute(), request, settings, sink)
-    prepared = prepare(request, say=sink.note)
     run, created = planned(settings.runs, request.answers.title)
-    plan = make_plan(prepared, run, created=created)
+    plan = make_plan(request, run, created=created, say=sink.note)
+    at_start = _at_start(plan, request, settings)
     if dry_run:
-        return _plan(plan, prepared, settings)
-    sink.render(Result(text=lambda sink: _show_summary(plan, prepared, settings, sink)))
+        return _plan(plan, at_start)
+    sink.render(Result(text=lambda sink: _show_summary(plan, at_start, sink)))
     if not yes:
         sink.require_person("nothing was started", "Add --yes to start, or --dry-run to see the plan only.")
-        if not _may_start(plan, _at_start(plan, prepared, settings), sink):
+        if not _may_start(plan, at_start, sink):
             sink.note("Nothing was started.")
             return Result()
     if interactive:
         questions.remember(request.answers)
-    return _start(prepared, created, call)
+    return _start(request, plan, call)
 
 
 def rehearse(call: Call) -> Result:
     """A run of the rehearsal engine; without a dataset it draws eight captioned pictures."""
     dataset = call.get(options.OWN_PICTURES) or str(_drawn_pictures(call.settings))
     request = make_request(call, interactive=False, engine=EngineKind.REHEARSAL, dataset=dataset)
-    prepared = prepare(request, say=call.sink.note)
     run, created = planned(call.settings.runs, request.answers.title)
-    plan = make_plan(prepared, run, created=created)
-    call.sink.render(Result(text=lambda sink: _show_summary(plan, prepared, call.settings, sink)))
-    return _start(prepared, created, call)
+    plan = make_plan(request, run, created=created, say=call.sink.note)
+    at_start = _at_start(plan, request, call.settings)
+    call.sink.render(Result(text=lambda sink: _show_summary(plan, at_start, sink)))
+    return _start(request, plan, call)
 
 
-def _start(prepared: Prepared, created: float, call: Call) -> Result:
-    if (new := prepared.request.dataset_to_write) is not None:
-        _write_dataset(new)
-    run, _ = write_run(prepared, call.settings, created=created)
+def _start(request: Request, plan: Plan, call: Call) -> Result:
+    if request.dataset_to_write is not None:
+        _write_dataset(request.dataset_to_write)
+    run = write_run(request, plan, call.settings)
     start_supervisor(run, call.settings)
     return detached(run) if call[options.DETACH] else watch(run, call.settings, call.sink, owner=True)
 
@@ -104,17 +104,16 @@ def _may_start(plan: Plan, at_start: AtStart, sink: Sink) -> bool:
     return answer is questions.Start.YES
 
 
-def _show_summary(plan: Plan, prepared: Prepared, settings: Settings, sink: Sink) -> None:
+def _show_summary(plan: Plan, at_start: AtStart, sink: Sink) -> None:
     from wan_train.views.summary import plan_lines
 
-    sink.show(plan_lines(plan, _at_start(plan, prepared, settings)))
+    sink.show(plan_lines(plan, at_start))
 
 
-def _plan(plan: Plan, prepared: Prepared, settings: Settings) -> Result:
+def _plan(plan: Plan, at_start: AtStart) -> Result:
     from wan_train.views.json_records import plan_json
     from wan_train.views.plan_details import plan_text
 
-    at_start = _at_start(plan, prepared, settings)
     return Result(
         data=lambda: plan_json(plan, at_start.gpus),
         text=lambda sink: sink.text(plan_text(plan, at_start)),
@@ -125,7 +124,7 @@ def _write_script(script: Path, request: Request, settings: Settings, sink: Sink
     from wan_train.run.shell_script import files_of, write_script
     from wan_train.views.json_records import plan_json
 
-    plan = write_script(prepare(request, say=sink.note), script, created=time.time())
+    plan = write_script(request, script, created=time.time(), say=sink.note)
     return Result(
         data=lambda: {
             **plan_json(plan, _gpus_now(request.usable, plan.devices, settings)),
@@ -137,14 +136,14 @@ def _write_script(script: Path, request: Request, settings: Settings, sink: Sink
     )
 
 
-def _at_start(plan: Plan, prepared: Prepared, settings: Settings) -> AtStart:
+def _at_start(plan: Plan, request: Request, settings: Settings) -> AtStart:
     from wan_train.views.summary import AtStart
 
-    new = prepared.request.dataset_to_write
+    new = request.dataset_to_write
     return AtStart(
-        gpus=_gpus_now(prepared.request.usable, plan.devices, settings),
-        dataset=prepared.summary,
-        problems=len(group(prepared.inventory.problems)),
+        gpus=_gpus_now(request.usable, plan.devices, settings),
+        dataset=request.counted(),
+        problems=len(group(request.inventory.problems)),
         disk_free_bytes=shutil.disk_usage(existing_parent(plan.run_dir)).free,
         seconds_per_batch=measured_speed(settings.runs, plan.speed_key),
         new_toml=new.toml_path if new is not None else None,

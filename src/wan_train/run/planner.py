@@ -1,31 +1,24 @@
-"""Make a plan from a request, and a run directory from the plan. Nothing changes before the directory is made."""
+"""A request, the plan that follows from it, and the run directory of the plan."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from wan_train.base.errors import NotReadyError, WanTrainError
 from wan_train.base.files import write_whole
 from wan_train.base.host import available_ram, cpus
 from wan_train.base.settings import Settings
 from wan_train.caching.decide import CacheNeed
-from wan_train.caching.homes import CacheHome, place
-from wan_train.caching.survey import CacheInputs, reading_of
-from wan_train.dataset import fix, jsonl
+from wan_train.caching.survey import CacheInputs
+from wan_train.dataset import jsonl
 from wan_train.dataset.layout import DatasetSummary, summary
-from wan_train.dataset.model import (
-    DatasetConfig,
-    DatasetOverrides,
-    Inventory,
-    MediaKind,
-)
+from wan_train.dataset.model import Inventory, MediaKind
 from wan_train.dataset.resolve import NewConfig
-from wan_train.dataset.scan import group, scan
-from wan_train.dataset.snapshot import snapshot_text, with_overrides
+from wan_train.dataset.scan import group
+from wan_train.dataset.snapshot import snapshot_text
 from wan_train.engine import settings_check, tokenizer
 from wan_train.engine.caches import CacheKind
 from wan_train.engine.capabilities import check_optimizer
@@ -36,7 +29,7 @@ from wan_train.engine.trainer import Trainer
 from wan_train.gpu.choose import choose, how_to_show, why_none
 from wan_train.gpu.model import Gpu, GpuReading
 from wan_train.recipe import adaptation
-from wan_train.recipe.adaptation import Card, Choice, Machine
+from wan_train.recipe.adaptation import Card, Machine
 from wan_train.recipe.load import to_toml
 from wan_train.recipe.model import Answers, Recipe
 from wan_train.recipe.model_files import locate
@@ -45,7 +38,7 @@ from wan_train.run.cadence import expected_speed, speed_key_of, state_every_epoc
 from wan_train.run.directory import RunDirectory, create
 from wan_train.run.disk import check_disk, check_writable, disk_need
 from wan_train.run.plan import CACHE_KINDS, CACHING_STEPS, DatasetFacts, Devices, Plan, Step, StepKind, result_name
-from wan_train.run.samples import plan_samples, read_sample_prompts, write_samples
+from wan_train.run.samples import plan_samples, write_samples
 
 
 def stand_ins(recipe: Recipe) -> ModelPaths:
@@ -109,103 +102,55 @@ def usable_gpus(reading: GpuReading, gpus: str | None, visible: str | None) -> t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """Everything a plan is made from. `recipe` is before adaptation, `config` the dataset.toml as read."""
+    """Everything a plan is made from, checked as far as it can be on its own. `recipe` is before adaptation."""
 
     answers: Answers
     recipe: Recipe
     trainer: Trainer
-    config: DatasetConfig
+    inventory: Inventory
+    """What the dataset holds, with the cache folders that this run uses; nothing in it stops a training."""
     dataset_to_write: NewConfig | None = None
     """The dataset.toml that starting the run creates."""
-    overrides: DatasetOverrides
+    prompts: tuple[SamplePrompt, ...]
+    """Of the samples to make while it trains, as the user's file has them; empty for none."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the cache folders."""
     devices: Devices
     usable: tuple[Gpu, ...]
     gpus_named: bool
     """`--gpus` or CUDA_VISIBLE_DEVICES said which GPUs are usable."""
-    caches: CacheHome
     environ: Mapping[str, str] = field(default_factory=dict)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """A checked request: what stays the same whatever the run directory will be."""
-
-    request: Request
-    recipe: Recipe
-    choices: tuple[Choice, ...]
-    models: ModelPaths
-    inventory: Inventory
-    summary: DatasetSummary
-    caching: Mapping[CacheKind, CacheNeed]
-    prompts: tuple[SamplePrompt, ...]
-    """Of the samples to make while it trains, as the user's file has them; empty for none."""
-    warnings: tuple[str, ...]
+    def counted(self) -> DatasetSummary:
+        return summary(self.inventory, image_to_video=self.recipe.task is Task.I2V)
 
 
-def prepare(request: Request, *, say: Callable[[str], None] = lambda _: None) -> Prepared:
-    """Check everything that can be checked before a GPU is touched; raises every problem with its exit code.
+def make_plan(
+    request: Request, run: RunDirectory, *, created: float, say: Callable[[str], None] = lambda _: None
+) -> Plan:
+    """The plan for a run directory, which need not exist yet. Nothing is written.
 
+    Everything that can be checked before a GPU is touched is checked; raises every problem with its exit code.
     `say` is told of checks that take seconds.
     """
-    placed = place(with_overrides(request.config, request.overrides), request.trainer.traits, request.caches)
-    config = placed.config
-    inventory = scan(config, reading=reading_of(request.trainer), tokenizer=tokenizer.cached_file(request.environ))
-    if inventory.stopping:
-        inventory.require(fix=fix.command_for(inventory))
+    trainer, inventory, counted = request.trainer, request.inventory, request.counted()
     for spec in request.recipe.experts:
-        check_optimizer(spec.training.optimizer_type, request.trainer.capabilities)
-    prompts = read_sample_prompts(request.recipe)
-    counted = summary(inventory, image_to_video=request.recipe.task is Task.I2V)
-    notes = settings_check.judge(
-        request.recipe, request.trainer, _steps(request.recipe, counted), environ=request.environ, say=say
-    )
-    is_real = request.trainer.is_real
-    models = find_models(request.recipe, request.trainer.root) if is_real else stand_ins(request.recipe)
-    dtype = check_models(models) if is_real else None
-    recipe, choices = adaptation.adapt(request.recipe, _machine(request, dtype))
-    cache_dirs = [subset.cache_directory for subset in config.datasets]
-    check_writable(cache_dirs, "the cache directory")
-    warnings = [*placed.notes, *(found.line for found in group(inventory.problems)), *notes]
-    if is_real and not tokenizer.is_cached(request.environ):
+        check_optimizer(spec.training.optimizer_type, trainer.capabilities)
+    steps = _steps(request.recipe, counted)
+    doubts = settings_check.judge(request.recipe, trainer, steps, environ=request.environ, say=say)
+    models = find_models(request.recipe, trainer.root) if trainer.is_real else stand_ins(request.recipe)
+    dtype = check_models(models) if trainer.is_real else None
+    adapted, choices = adaptation.adapt(request.recipe, _machine(request, dtype))
+    check_writable([found.subset.cache_directory for found in inventory.subsets], "the cache directory")
+    warnings = [*request.notes, *(found.line for found in group(inventory.problems)), *doubts]
+    if trainer.is_real and not tokenizer.is_cached(request.environ):
         warnings.append("the T5 tokenizer is not in the Hugging Face cache: text caching will fetch it from the hub")
-    return Prepared(
-        request=request,
-        recipe=recipe,
-        choices=choices,
-        models=models,
-        inventory=inventory,
-        summary=counted,
-        caching=CacheInputs(config=config.path, trainer=request.trainer, models=models, task=recipe.task).needs(
-            inventory
-        ),
-        prompts=prompts,
-        warnings=tuple(warnings),
-    )
-
-
-def dataset_files(prepared: Prepared, run: RunDirectory) -> dict[Path, str]:
-    """The run's own dataset.toml, and before it the lists that it names in place of the user's jsonl files."""
-    config = prepared.inventory.config
-    files: dict[Path, str] = {}
-    subsets = []
-    for found in prepared.inventory.subsets:
-        subset = found.subset
-        if subset.jsonl is not None:
-            subset = replace(subset, jsonl=run.dataset_list(subset.index))
-            files[subset.source] = jsonl.text(subset.kind, found.items)
-        subsets.append(subset)
-    files[run.dataset_config] = snapshot_text(replace(config, datasets=tuple(subsets)))
-    return files
-
-
-def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
-    """The plan for a run directory, which need not exist yet; raises NotReadyError when its disk is too small."""
-    request = prepared.request
-    recipe, samples = plan_samples(prepared.recipe, prepared.prompts, run)
-    trainer = request.trainer
-    facts = _facts(prepared)
+    recipe, samples = plan_samples(adapted, request.prompts, run)
+    cache_inputs = CacheInputs(config=inventory.config.path, trainer=trainer, models=models, task=recipe.task)
+    caching = cache_inputs.needs(inventory)
+    facts = _facts(inventory, counted, caching, warnings)
     keep = _keep_every(recipe)
-    speed_key = speed_key_of(trainer, request.usable[0], [s.subset.resolution for s in prepared.inventory.subsets])
+    speed_key = speed_key_of(trainer, request.usable[0], [s.subset.resolution for s in inventory.subsets])
     seconds_per_batch = expected_speed(run.path.parent, speed_key, trainer)
     # One cadence for both experts: the shorter one.
     state_every = min(
@@ -217,7 +162,7 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
         )
         for spec in recipe.experts
     )
-    need = disk_need(trainer.traits, recipe, _bytes_to_make(prepared), keep)
+    need = disk_need(trainer.traits, recipe, _bytes_to_make(counted, caching), keep)
     check_writable([run.path], "the run directory")
     check_disk(need, run.path, [Path(directory) for directory in facts.cached_items])
     cachings = tuple(Step(id=CACHING_STEPS[kind], kind=kind) for kind in CACHE_KINDS)
@@ -237,7 +182,7 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
         answers=request.answers,
         recipe=recipe,
         trainer=trainer,
-        models=prepared.models,
+        models=models,
         run_dir=run.path,
         steps=(*cachings, *trainings),
         devices=request.devices,
@@ -246,10 +191,10 @@ def make_plan(prepared: Prepared, run: RunDirectory, *, created: float) -> Plan:
         dataset=facts,
         state_every_epochs=state_every,
         keep_every_epochs=keep,
-        choices=prepared.choices,
+        choices=choices,
         disk=need,
         speed_key=speed_key,
-        stagger=_must_stagger(trainer, recipe, prepared.models),
+        stagger=_must_stagger(trainer, recipe, models),
         env=_environment(request),
         caching_workers=max(1, int(cpus()) - 1),
         samples=samples,
@@ -280,32 +225,35 @@ def _machine(request: Request, dit_dtype: str | None) -> Machine:
     )
 
 
-def _facts(prepared: Prepared) -> DatasetFacts:
-    counted = prepared.summary
+def _facts(
+    inventory: Inventory,
+    counted: DatasetSummary,
+    caching: Mapping[CacheKind, CacheNeed],
+    notes: Sequence[str],
+) -> DatasetFacts:
     cached: dict[str, int] = {}
-    for found in prepared.inventory.subsets:
+    for found in inventory.subsets:
         captioned = {item.path.stem for item in found.items if item.caption_path is not None}
         is_video = found.subset.kind is MediaKind.VIDEO
         # Short clips leave no cache, so of videos only the existence of some is certain.
         cached[str(found.subset.cache_directory)] = min(1, len(captioned)) if is_video else len(captioned)
     return DatasetFacts(
-        source=prepared.request.config.path,
+        source=inventory.config.path,
         items=counted.files,
         captions=counted.captions,
         repeats=counted.items_with_repeats,
         batches_per_epoch=counted.batches_per_epoch,
         cached_items=cached,
-        caches={CACHING_STEPS[step]: prepared.caching[kind] for step, kind in CACHE_KINDS.items()},
-        has_videos=any(f.subset.kind is MediaKind.VIDEO for f in prepared.inventory.subsets),
-        notes=prepared.warnings,
+        caches={CACHING_STEPS[step]: caching[kind] for step, kind in CACHE_KINDS.items()},
+        has_videos=any(f.subset.kind is MediaKind.VIDEO for f in inventory.subsets),
+        notes=tuple(notes),
     )
 
 
-def _bytes_to_make(prepared: Prepared) -> int:
+def _bytes_to_make(counted: DatasetSummary, caching: Mapping[CacheKind, CacheNeed]) -> int:
     """Bytes of the caches that are not there yet, as if all were of one size."""
-    counted = prepared.summary
     whole = {CacheKind.LATENTS: counted.latent_bytes, CacheKind.TEXT: counted.text_bytes}
-    return int(sum(whole[kind] * need.make / max(1, need.items) for kind, need in prepared.caching.items()))
+    return int(sum(whole[kind] * need.make / max(1, need.items) for kind, need in caching.items()))
 
 
 def _keep_every(recipe: Recipe) -> int | None:
@@ -330,38 +278,47 @@ def _must_stagger(trainer: Trainer, recipe: Recipe, models: ModelPaths) -> bool:
     return available_ram() < sum(path.stat().st_size for path in models.dit.values())
 
 
-def _environment(request: Request) -> dict[str, str]:
-    env: dict[str, Any] = {}
-    if not request.trainer.is_real or tokenizer.is_cached(request.environ):
-        env.update(tokenizer.OFFLINE_ENV)
-    return env
+def _environment(request: Request) -> Mapping[str, str]:
+    is_offline = not request.trainer.is_real or tokenizer.is_cached(request.environ)
+    return tokenizer.OFFLINE_ENV if is_offline else {}
 
 
-def write_run(prepared: Prepared, settings: Settings, *, created: float) -> tuple[RunDirectory, Plan]:
+def write_run(request: Request, plan: Plan, settings: Settings) -> RunDirectory:
     """A new run directory with everything a supervisor needs. Nothing runs yet.
 
-    `created` is the time the plan was shown with, so that the directory has the name that was shown.
+    It has the name that the plan was shown with, unless another run took that in the meantime.
     """
-    run = create(settings.runs, prepared.request.answers.title, now=created)
+    run = create(settings.runs, request.answers.title, now=plan.created)
     try:
-        plan = make_plan(prepared, run, created=created)
-    except WanTrainError:
-        run.path.rmdir()
-        raise
-    try:
-        write_inputs(run, plan, prepared)
+        if run.path != plan.run_dir:
+            plan = make_plan(request, run, created=plan.created)
+        write_inputs(run, plan, request)
     except WanTrainError:
         shutil.rmtree(run.path, ignore_errors=True)
         raise
     write_whole(run.recipe, to_toml(plan.recipe))
     run.write_plan(plan)
-    return run, plan
+    return run
 
 
-def write_inputs(run: RunDirectory, plan: Plan, prepared: Prepared) -> None:
+def write_inputs(run: RunDirectory, plan: Plan, request: Request) -> None:
     """What the commands of a plan read: the dataset, accelerate's settings, the samples' prompts and pictures."""
     if plan.samples is not None:
-        write_samples(run, plan.samples, prepared.prompts)
-    for path, text in dataset_files(prepared, run).items():
+        write_samples(run, plan.samples, request.prompts)
+    for path, text in _dataset_files(request.inventory, run).items():
         write_whole(path, text)
     write_whole(run.accelerate_config, ACCELERATE_CONFIG)
+
+
+def _dataset_files(inventory: Inventory, run: RunDirectory) -> dict[Path, str]:
+    """The run's own dataset.toml, and before it the lists that it names in place of the user's jsonl files."""
+    files: dict[Path, str] = {}
+    subsets = []
+    for found in inventory.subsets:
+        subset = found.subset
+        if subset.jsonl is not None:
+            subset = replace(subset, jsonl=run.dataset_list(subset.index))
+            files[subset.source] = jsonl.text(subset.kind, found.items)
+        subsets.append(subset)
+    files[run.dataset_config] = snapshot_text(replace(inventory.config, datasets=tuple(subsets)))
+    return files

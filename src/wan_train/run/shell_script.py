@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from shlex import quote
 
@@ -13,7 +13,7 @@ from wan_train.base.text import one_line
 from wan_train.engine.commands import DEVICE_VARIABLE, one_option_a_line, standalone
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import Devices, Plan
-from wan_train.run.planner import Prepared, make_plan, write_inputs
+from wan_train.run.planner import Request, make_plan, write_inputs
 from wan_train.run.step_commands import command_of
 
 
@@ -22,7 +22,7 @@ def files_of(script: Path) -> Path:
     return script.with_name(f"{script.stem}-files")
 
 
-def write_script(prepared: Prepared, script: Path, *, created: float) -> Plan:
+def write_script(request: Request, script: Path, *, created: float, say: Callable[[str], None]) -> Plan:
     """Write `script` and the folder of its files; the plan that it follows. Nothing that exists is touched.
 
     Raises BadInputError where something has the name already, NotReadyError where nothing can be written.
@@ -32,11 +32,11 @@ def write_script(prepared: Prepared, script: Path, *, created: float) -> Plan:
         if taken.is_symlink() or taken.exists():
             raise BadInputError(f"{one_line(str(taken))} exists already", hint="Give --script another name.")
     run = RunDirectory(files)
-    plan = make_plan(prepared, run, created=created)
+    plan = make_plan(request, run, created=created, say=say)
     try:
         files.mkdir(mode=0o700)
         try:
-            write_inputs(run, plan, prepared)
+            write_inputs(run, plan, request)
             descriptor = os.open(script, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700)
             with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123  a descriptor has no path
                 file.write(script_text(plan))
