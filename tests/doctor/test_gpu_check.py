@@ -10,8 +10,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from doctor_places import GIB, card_5090, facts_of, gpu, gpus_of, guide_build
 
+from support.doctor_places import GIB, card_5090, facts_of, gpu, gpus_of, guide_build
 from wan_train.base.errors import NotReadyError
 from wan_train.gpu.leases import LeaseHolder, LeaseRoom
 from wan_train.gpu.model import GpuReading

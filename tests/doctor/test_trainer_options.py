@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from doctor_places import facts_of, gpu
 
+from support.doctor_places import facts_of, gpu
 from wan_train.base.settings import Settings
 from wan_train.engine.capabilities import KNOWN_COMMITS, Script
 from wan_train.engine.trainer import find

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from doctor_places import (
+
+from support.doctor_places import (
     GIB,
     NO_DRIVER,
     card_5090,
@@ -14,7 +15,6 @@ from doctor_places import (
     gpus_of,
     guide_build,
 )
-
 from wan_train.gpu.model import Gpu, GpuReading, LostGpu
 from wan_train.provision.capacity import Ram, judge_ram
 from wan_train.provision.driver_checks import GpuFacts, build_of, judge_driver, judge_gpu

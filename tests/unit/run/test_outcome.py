@@ -34,7 +34,7 @@ def plan(tmp_path: Path) -> Plan:
     return make_plan(run_dir=tmp_path / "run")
 
 
-def verdict(
+def judged(
     plan: Plan,
     step: str,
     *,
@@ -57,12 +57,12 @@ def verdict(
 
 class TestLoras:
     def test_a_whole_one(self, plan: Plan, tmp_path: Path) -> None:
-        assert verdict(plan, "train-high", lora=tensors(tmp_path / "a.safetensors")) is None
+        assert judged(plan, "train-high", lora=tensors(tmp_path / "a.safetensors")) is None
 
     @pytest.mark.parametrize("dtype", list(NAN))
     def test_numbers_that_are_none(self, plan: Plan, tmp_path: Path, dtype: str) -> None:
         lora = tensors(tmp_path / "a.safetensors", dtype, b"\0" * len(NAN[dtype]) * 5 + NAN[dtype])
-        found = verdict(plan, "train-high", lora=lora)
+        found = judged(plan, "train-high", lora=lora)
         assert found is not None
         assert found.cause is Cause.NAN_LOSS
         assert found.evidence is not None
@@ -72,19 +72,19 @@ class TestLoras:
     def test_a_cut_one(self, plan: Plan, tmp_path: Path, part: int) -> None:
         lora = tensors(tmp_path / "a.safetensors")
         lora.write_bytes(lora.read_bytes()[:part])
-        found = verdict(plan, "train-high", lora=lora)
+        found = judged(plan, "train-high", lora=lora)
         assert found is not None
         assert "incomplete" in found.meaning
 
     def test_none_at_all(self, plan: Plan) -> None:
-        found = verdict(plan, "train-high")
+        found = judged(plan, "train-high")
         assert found is not None
         assert "left no LoRA" in found.meaning
 
     def test_an_empty_one(self, plan: Plan, tmp_path: Path) -> None:
         lora = tmp_path / "a.safetensors"
         lora.write_bytes((2).to_bytes(8, "little") + b"{}")
-        found = verdict(plan, "train-high", lora=lora)
+        found = judged(plan, "train-high", lora=lora)
         assert found is not None
         assert "empty" in found.meaning
 
@@ -93,18 +93,18 @@ class TestEnds:
     @pytest.mark.parametrize("step", ["train-high", "cache-text"])
     def test_an_error_is_explained_by_the_log(self, plan: Plan, step: str) -> None:
         log = (SAMPLES / "d0a1930" / "train-no-cache.log").read_text(encoding="utf-8")
-        found = verdict(plan, step, ended=Exited(code=1), log=log)
+        found = judged(plan, step, ended=Exited(code=1), log=log)
         assert found is not None
         assert found.cause is Cause.BAD_INPUT
 
     def test_an_error_without_words(self, plan: Plan) -> None:
-        found = verdict(plan, "train-high", ended=Exited(code=3))
+        found = judged(plan, "train-high", ended=Exited(code=3))
         assert found is not None
         assert (found.cause, found.evidence) == (Cause.UNKNOWN, "exit code 3")
 
     def test_a_good_file_does_not_hide_an_error(self, plan: Plan, tmp_path: Path) -> None:
         lora = tensors(tmp_path / "a.safetensors")
-        assert verdict(plan, "train-high", lora=lora, ended=Exited(code=1)) is not None
+        assert judged(plan, "train-high", lora=lora, ended=Exited(code=1)) is not None
 
     @pytest.mark.parametrize(
         ("number", "out_of_ram", "cause"),
@@ -116,13 +116,13 @@ class TestEnds:
         ],
     )
     def test_signals(self, plan: Plan, number: int, out_of_ram: bool, cause: Cause) -> None:
-        found = verdict(plan, "train-high", ended=Signaled(signal=number), out_of_ram=out_of_ram)
+        found = judged(plan, "train-high", ended=Signaled(signal=number), out_of_ram=out_of_ram)
         assert found is not None
         assert found.cause is cause
 
     def test_a_trainer_that_vanished_is_judged_by_its_files(self, plan: Plan, tmp_path: Path) -> None:
         lost = Lost(reason="the machine went down")
-        found = verdict(plan, "train-high", ended=lost)
+        found = judged(plan, "train-high", ended=lost)
         assert found is not None
         assert found.cause is Cause.LOST
-        assert verdict(plan, "train-high", ended=lost, lora=tensors(tmp_path / "a.safetensors")) is None
+        assert judged(plan, "train-high", ended=lost, lora=tensors(tmp_path / "a.safetensors")) is None

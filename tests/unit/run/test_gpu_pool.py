@@ -39,7 +39,7 @@ FIRST_BUSY = GpuReading(gpus=make_gpus(used=(20,)))
 UNAVAILABLE = GpuUnavailableError("The NVIDIA driver does not answer.")
 
 
-def desk(
+def pool(
     room: LeaseRoom, *readings: GpuReading | GpuUnavailableError, clock: HandClock | None = None, age: int = 0
 ) -> GpuPool:
     plan = replace(make_plan(), created=T0 + age, run_id=f"run-{age}")
@@ -47,14 +47,14 @@ def desk(
 
 
 def test_a_gpu_is_free_after_two_quiet_looks(room: LeaseRoom) -> None:
-    at = desk(room)
+    at = pool(room)
     assert [view.free for view in at.look(wanting=True)] == [False, False]
     assert [view.free for view in at.look(wanting=True)] == [True, True]
     at.close()
 
 
 def test_memory_in_use_is_a_reason(room: LeaseRoom) -> None:
-    at = desk(room, FIRST_BUSY)
+    at = pool(room, FIRST_BUSY)
     at.look(wanting=True)
     busy, idle = at.look(wanting=True)
     assert (busy.free, idle.free) == (False, True)
@@ -64,7 +64,7 @@ def test_memory_in_use_is_a_reason(room: LeaseRoom) -> None:
 
 
 def test_a_claimed_gpu_is_judged_anew(room: LeaseRoom) -> None:
-    at = desk(room)
+    at = pool(room)
     at.look(wanting=True)
     at.look(wanting=True)
     assert at.claim("GPU-0")
@@ -79,7 +79,7 @@ def test_a_gpu_that_somebody_else_holds(room: LeaseRoom) -> None:
     holder = LeaseHolder(pid=os.getpid(), run_id="other-run", step="train-high", since=T0)
     lease = room.try_take("GPU-0", holder)
     assert lease is not None
-    at = desk(room)
+    at = pool(room)
     at.look(wanting=True)
     taken, free = at.look(wanting=True)
     assert (taken.free, free.free) == (False, True)
@@ -92,7 +92,7 @@ def test_a_gpu_that_somebody_else_holds(room: LeaseRoom) -> None:
 
 
 def test_releasing_and_closing_give_leases_back(room: LeaseRoom) -> None:
-    at = desk(room)
+    at = pool(room)
     assert at.claim("GPU-0")
     assert at.claim("GPU-1")
     at.release("GPU-0")
@@ -104,7 +104,7 @@ def test_releasing_and_closing_give_leases_back(room: LeaseRoom) -> None:
 
 
 def test_what_a_trainer_inherits_tells_who_it_is(room: LeaseRoom) -> None:
-    at = desk(room)
+    at = pool(room)
     at.claim("GPU-1")
     (descriptor,) = at.inherit("GPU-1", "train-low")
     os.fstat(descriptor)
@@ -115,7 +115,7 @@ def test_what_a_trainer_inherits_tells_who_it_is(room: LeaseRoom) -> None:
 
 
 def test_the_older_run_is_first_in_line_while_it_wants_a_gpu(room: LeaseRoom) -> None:
-    older, younger = desk(room, age=0), desk(room, age=60)
+    older, younger = pool(room, age=0), pool(room, age=60)
     older.look(wanting=True)
     assert [view.first_in_line for view in younger.look(wanting=True)] == [False, False]
     assert [view.first_in_line for view in older.look(wanting=True)] == [True, True]
@@ -130,7 +130,7 @@ def test_the_older_run_is_first_in_line_while_it_wants_a_gpu(room: LeaseRoom) ->
 
 
 def test_only_gpus_of_the_plan(room: LeaseRoom) -> None:
-    at = desk(room, GpuReading(gpus=make_gpus(count=4)))
+    at = pool(room, GpuReading(gpus=make_gpus(count=4)))
     assert [view.uuid for view in at.look(wanting=True)] == ["GPU-0", "GPU-1"]
     at.close()
 
@@ -152,7 +152,7 @@ def test_a_driver_that_does_not_answer_is_asked_more_and_more_seldom(room: Lease
 
 def test_a_driver_that_answers_again(room: LeaseRoom) -> None:
     clock = HandClock()
-    at = desk(room, IDLE, IDLE, UNAVAILABLE, IDLE, clock=clock)
+    at = pool(room, IDLE, IDLE, UNAVAILABLE, IDLE, clock=clock)
     at.look(wanting=True)
     assert at.look(wanting=True)[0].free
     assert at.look(wanting=True) == ()
@@ -165,7 +165,7 @@ def test_a_driver_that_answers_again(room: LeaseRoom) -> None:
 
 def test_a_lost_gpu_is_a_problem_to_be_shown(room: LeaseRoom) -> None:
     lost = LostGpu(index=1, uuid="GPU-1", reason="it fell off the bus")
-    at = desk(room, GpuReading(gpus=make_gpus(count=1), lost=(lost,)))
+    at = pool(room, GpuReading(gpus=make_gpus(count=1), lost=(lost,)))
     assert [view.uuid for view in at.look(wanting=True)] == ["GPU-0"]
     assert at.problem is not None
     assert "fell off the bus" in at.problem
@@ -173,7 +173,7 @@ def test_a_lost_gpu_is_a_problem_to_be_shown(room: LeaseRoom) -> None:
 
 
 def test_labels(room: LeaseRoom) -> None:
-    at = desk(room)
+    at = pool(room)
     at.look(wanting=True)
     assert (at.label("GPU-1"), at.label("GPU-9"), at.label(None)) == ("GPU 1", None, None)
     at.close()

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from doctor_places import facts_of, gpu, later_of
 
+from support.doctor_places import facts_of, gpu, later_of
 from support.runs import make_plan
 from wan_train.base import host
 from wan_train.provision.capacity import judge_spare, rooms
