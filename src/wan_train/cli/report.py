@@ -14,8 +14,8 @@ from wan_train.cli import html_files, options
 from wan_train.cli.options import Call
 from wan_train.cli.output import Result, Sink
 from wan_train.run.directory import RunDirectory, find
-from wan_train.views.report import comparison_page
-from wan_train.views.report.comparing import compare_json, compared_lines
+from wan_train.views.report import comparison
+from wan_train.views.report.comparison import compare_json, compared_lines, comparison_page
 from wan_train.views.report.page import GENERATOR, page
 from wan_train.views.report.read_records import read_story
 from wan_train.views.report.report_json import report_json
@@ -51,7 +51,7 @@ def compare(call: Call) -> Result:
     target, html = None, call.get(options.COMPARE_PAGE)
     if html is not None:
         target = html_files.target_of(
-            html, call.sink, yes=call[options.YES], generator=comparison_page.GENERATOR, command="compare --html"
+            html, call.sink, yes=call[options.YES], generator=comparison.GENERATOR, command="compare --html"
         )
     runs = {run.path: run for run in (find(call.settings.runs, name) for name in call.all(options.RUNS))}
     if len(runs) < 2:  # noqa: PLR2004  a comparison
@@ -61,7 +61,7 @@ def compare(call: Call) -> Result:
     now = time.time()
     stories = [read_story(run, now, with_pictures=False) for run in runs.values()]
     if target is not None:
-        html_files.write_page(target, comparison_page.comparison_page(stories))
+        html_files.write_page(target, comparison_page(stories))
         call.sink.note(f"HTML page: {target}")
     return Result(data=lambda: compare_json(stories), text=lambda sink: sink.show(compared_lines(stories)))
 

@@ -14,8 +14,7 @@ from views.stories import curve, told
 from wan_train.base import codec
 from wan_train.recipe.terms import Expert
 from wan_train.run.curves import Curve
-from wan_train.views.report.comparing import compare_json, compared, compared_lines, same_settings
-from wan_train.views.report.comparison_page import comparison_page
+from wan_train.views.report.comparison import compare_json, compared, compared_lines, comparison_page, same_settings
 from wan_train.views.report.report_data import Story
 
 

@@ -40,10 +40,10 @@ from wan_train.views.markup.document import style
 from wan_train.views.report.contact_sheet import MOST_PICTURES, sheet
 from wan_train.views.report.metrics import experts
 from wan_train.views.report.page import page
+from wan_train.views.report.plots import evenly, extremes
 from wan_train.views.report.report_data import Story
 from wan_train.views.report.report_json import report_json
 from wan_train.views.report.settings_list import SettingSource, settings_of
-from wan_train.views.report.thinning import evenly, extremes
 
 
 def document_of(story: Story) -> Element:

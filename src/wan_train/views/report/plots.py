@@ -1,39 +1,67 @@
-"""The drawings of a report: curves, the timeline, what the GPUs did. Values in, markup out."""
+"""The plots of a report: drawn by matplotlib, then inline SVG in the colours of the page, light, dark and on paper."""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
 
+from wan_train.base.units import GIB
 from wan_train.run.curves import Curve, Point, smoothed
 from wan_train.run.live import EVERY_SECONDS, GpuSample
 from wan_train.views import formatting
-from wan_train.views.markup.html import Html
-from wan_train.views.report.svg import Ink, drawn
-from wan_train.views.report.thinning import evenly, extremes
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MOST_POINTS = 1200
-"""Of a line. A drawing is about 600 pixels wide, so the lowest and the highest of each pixel are there."""
+"""Of a line. A plot is about 600 pixels wide, so the lowest and the highest point of each pixel are drawn."""
 
 _TOP, _RIGHT, _BOTTOM, _BETWEEN = 0.1, 0.26, 0.5, 0.14
 """Margins in inches, and the room between two axes as a share of their height."""
 _LONGEST_LANE = 24
-_GIB = 1024**3
 _GAP_SECONDS = 4 * EVERY_SECONDS
 _TYPICAL = 0.995
-"""The share of losses that a drawing must show; single ones beyond would press all others flat."""
+"""The share of losses that a plot must show. Single ones beyond would press all others flat."""
+
+_SVG = "{http://www.w3.org/2000/svg}"
+_HREF = "{http://www.w3.org/1999/xlink}href"
+_LONG_NUMBER = re.compile(r"-?\d+\.\d{2,}")
+_REFERENCE = re.compile(r"url\(#([^)]+)\)")
+_FONT = re.compile(r"font-family:[^;]*;?|font:[^;]*?(?P<size>[\d.]+)px[^;]*;?")
+
+Pair = tuple[float, float]
+
+
+class Ink(StrEnum):
+    """Colours to draw with. Each stands for a variable of the page's style."""
+
+    TEXT = "#010101"
+    SOFT = "#020202"
+    LINE = "#030303"
+    HIGH = "#040404"
+    LOW = "#050505"
+    CACHE = "#060606"
+    STOPS = "#070707"
+    SECOND = "#080808"
+    THIRD = "#090909"
+    FOURTH = "#0a0a0a"
+
+
+_VARIABLES: Mapping[str, str] = {ink.value: f"var(--{ink.name.lower()})" for ink in Ink}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One training to draw: its curve, its colour, its name in the legend."""
+    """One training to draw; `label` is its name in the legend."""
 
     curve: Curve
     ink: Ink
@@ -42,7 +70,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """One attempt on the timeline, in seconds since the run began. `failed`: it ended without success."""
+    """One attempt on the timeline, in seconds since the start of the run."""
 
     lane: str
     label: str
@@ -52,8 +80,21 @@ class Bar:
     failed: bool = False
 
 
-def training_plot(lines: Sequence[Line], *, name: str, title: str, description: str) -> Html:
-    """Loss over steps, each faint and smoothed strong, with the learning rate below where it is known."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """A plot with its texts, for the macro `chart` of html/macros.html."""
+
+    title: str
+    plot: Markup
+    summary: str = ""
+    source: str = ""
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    """A table of values below the plot."""
+
+
+def training_plot(lines: Sequence[Line], *, name: str, title: str, description: str) -> Markup:
+    """Loss over steps: a faint line for each step, a strong smoothed one; below it the learning rate, where known."""
     rates = {line.label: _rates(line.curve) for line in lines}
     with_rates = any(rates.values())
     figure, axes = _figure(height=3.5 if with_rates else 2.6, parts=(3, 1) if with_rates else (1,))
@@ -77,7 +118,7 @@ def training_plot(lines: Sequence[Line], *, name: str, title: str, description: 
     axes[-1].set_xlabel("step")
     axes[-1].xaxis.set_major_locator(_locator(6, whole=True))
     axes[-1].xaxis.set_major_formatter(lambda value, _place: f"{value:,.0f}")
-    return drawn(figure, name=name, title=title, description=description)
+    return _as_svg(figure, name=name, title=title, description=description)
 
 
 def _draw_loss(axes: Axes, line: Line, *, alone: bool) -> None:
@@ -101,11 +142,11 @@ def _draw_loss(axes: Axes, line: Line, *, alone: bool) -> None:
     axes.plot(xs, ys, color=line.ink.value, linewidth=2, label=line.label)
 
 
-def _losses(points: Iterable[Point]) -> list[tuple[float, float]]:
+def _losses(points: Iterable[Point]) -> list[Pair]:
     return [(point.step, point.loss) for point in points if math.isfinite(point.loss)]
 
 
-def _rates(curve: Curve) -> list[tuple[float, float]]:
+def _rates(curve: Curve) -> list[Pair]:
     return [(p.step, p.lr) for p in curve.points if p.lr is not None and math.isfinite(p.lr)]
 
 
@@ -118,14 +159,14 @@ def _loss_range(curves: Sequence[Curve]) -> tuple[float, float]:
     return max(0.0, low - room) if low >= 0 else low - room, high + room
 
 
-def beyond(curves: Sequence[Curve]) -> int:
-    """How many losses lie outside of what is drawn."""
+def outside_plot(curves: Sequence[Curve]) -> int:
+    """How many losses lie outside the plot."""
     low, high = _loss_range(curves)
     return sum(not low <= loss <= high for curve in curves for _, loss in _losses(curve.points))
 
 
-def timeline_plot(bars: Sequence[Bar], *, until: float, name: str, title: str, description: str) -> Html:
-    """The attempts of every step, one lane for each GPU, two where steps shared it."""
+def timeline_plot(bars: Sequence[Bar], *, until: float, name: str, title: str, description: str) -> Markup:
+    """The attempts of every step, one lane for each GPU; more where steps shared it. `until` is in seconds."""
     rows, lanes = _rows(bars)
     lanes = [formatting.cut(lane, _LONGEST_LANE) for lane in lanes]
     left = 0.25 + 0.085 * max((formatting.columns(lane) for lane in lanes), default=0)
@@ -147,14 +188,14 @@ def timeline_plot(bars: Sequence[Bar], *, until: float, name: str, title: str, d
     axes.set_yticks(range(len(rows)), lanes, parse_math=False)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, length * 1.005)
-    axes.set_xlabel(f"{unit} since the run began")
+    axes.set_xlabel(f"{unit} since the start")
     axes.tick_params(axis="y", length=0, labelcolor=Ink.TEXT.value)
     axes.grid(visible=False, axis="y")
-    return drawn(figure, name=name, title=title, description=description, class_="plot wide")
+    return _as_svg(figure, name=name, title=title, description=description, class_="plot wide")
 
 
 def _rows(bars: Sequence[Bar]) -> tuple[list[list[Bar]], list[str]]:
-    """Bars that do not overlap share a row; the rows of a lane stand together, its name at the first."""
+    """Bars that do not overlap share a row. The rows of a lane stand together, its name at the first."""
     rows: list[list[Bar]] = []
     names: list[str] = []
     for lane in dict.fromkeys(bar.lane for bar in bars):
@@ -170,13 +211,13 @@ def _rows(bars: Sequence[Bar]) -> tuple[list[list[Bar]], list[str]]:
     return rows, names
 
 
-def gpu_plot(samples: Sequence[GpuSample], *, since: float, name: str, title: str, description: str) -> Html:
-    """Memory and utilisation of one GPU over time."""
+def gpu_plot(samples: Sequence[GpuSample], *, since: float, name: str, title: str, description: str) -> Markup:
+    """Memory and utilization of one GPU; `since` is the start of the run in seconds since 1970."""
     unit, seconds = _unit(samples[-1].at - since)
-    total = max(sample.total_bytes for sample in samples) / _GIB
+    total = max(sample.total_bytes for sample in samples) / GIB
     loads = [(sample.at, float(sample.utilization)) for sample in samples if sample.utilization is not None]
     figure, axes = _figure(height=2.9 if loads else 2.0, parts=(1, 1) if loads else (1,))
-    memory = [(sample.at, sample.used_bytes / _GIB) for sample in samples]
+    memory = [(sample.at, sample.used_bytes / GIB) for sample in samples]
     for axis, series, ink in zip(axes, (memory, loads), (Ink.HIGH, Ink.LOW), strict=False):
         for piece in _pieces(series):
             xs, ys = _split(extremes(piece, MOST_POINTS // 2))
@@ -190,16 +231,16 @@ def gpu_plot(samples: Sequence[GpuSample], *, since: float, name: str, title: st
     if loads:
         axes[1].set_ylim(0, 109)
         axes[1].set_yticks([0, 50, 100])
-        axes[1].set_ylabel("in use, %")
-    axes[-1].set_xlabel(f"{unit} since the run began")
-    return drawn(figure, name=name, title=title, description=description)
+        axes[1].set_ylabel("utilization, %")
+    axes[-1].set_xlabel(f"{unit} since the start")
+    return _as_svg(figure, name=name, title=title, description=description)
 
 
-def _pieces(series: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
-    """Apart where nothing ran on the GPU for a while; a thinned file has wider steps everywhere."""
+def _pieces(series: Sequence[Pair]) -> list[list[Pair]]:
+    """Split where nothing ran on the GPU for a while. In a thinned record all samples are further apart."""
     gaps = sorted(later[0] - earlier[0] for earlier, later in pairwise(series))
     limit = max(_GAP_SECONDS, 4 * gaps[len(gaps) // 2]) if gaps else _GAP_SECONDS
-    pieces: list[list[tuple[float, float]]] = []
+    pieces: list[list[Pair]] = []
     for pair in series:
         if not pieces or pair[0] - pieces[-1][-1][0] > limit:
             pieces.append([])
@@ -217,9 +258,9 @@ def _unit(seconds: float) -> tuple[str, float]:
 def _figure(
     *, width: float = 6.0, height: float, left: float = 0.72, parts: Sequence[int] = (1,)
 ) -> tuple[Figure, Sequence[Axes]]:
-    """An empty drawing in the page's colours, one axis above the other, `parts` their heights. In inches.
+    """An empty plot of axes above each other, with the heights `parts`. Sizes in inches; `left` has names and numbers.
 
-    `left` is the room for names and numbers. The margins are given, since measuring them takes as long as drawing.
+    The margins are fixed, because measuring them takes as long as drawing.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure as NewFigure
@@ -239,7 +280,7 @@ def _figure(
     return figure, column
 
 
-_STYLE: Any = {  # its stub lists every name there is
+_STYLE: Any = {  # the library's stub takes only a literal of its own names
     "font.size": 10.5,
     "axes.edgecolor": Ink.LINE.value,
     "axes.labelcolor": Ink.SOFT.value,
@@ -264,5 +305,99 @@ def _locator(bins: int, *, whole: bool = False) -> Any:  # noqa: ANN401  the lib
     return MaxNLocator(nbins=bins, integer=whole)
 
 
-def _split(series: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+def _split(series: Sequence[Pair]) -> tuple[list[float], list[float]]:
     return [x for x, _ in series], [y for _, y in series]
+
+
+def extremes(series: Sequence[Pair], most: int) -> list[Pair]:
+    """At most `most` (even, at least 4) points: the first, the last, and the lowest and highest of each stretch.
+
+    A plot that is no wider than `most` / 2 pixels looks the same, spikes included. The values are finite.
+    """
+    if len(series) <= most:
+        return list(series)
+    inner = series[1:-1]
+    stretches = most // 2 - 1
+    kept = [series[0]]
+    for index in range(stretches):
+        stretch = inner[index * len(inner) // stretches : (index + 1) * len(inner) // stretches]
+        lowest = min(range(len(stretch)), key=lambda place: stretch[place][1])
+        highest = max(range(len(stretch)), key=lambda place: stretch[place][1])
+        kept += [stretch[place] for place in sorted({lowest, highest})]
+    return [*kept, series[-1]]
+
+
+def evenly(series: Sequence[Pair], most: int) -> list[Pair]:
+    """At most `most` (at least 2) points, including the first and the last; for smooth lines."""
+    if len(series) <= most:
+        return list(series)
+    return [series[index * (len(series) - 1) // (most - 1)] for index in range(most)]
+
+
+def _as_svg(figure: Figure, *, name: str, title: str, description: str, class_: str = "plot") -> Markup:
+    """`name` is unique in the page. Screen readers read `title` and `description`."""
+    import matplotlib as mpl
+    from markupsafe import Markup as NewMarkup
+
+    file = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    drawing = ET.fromstring(file.getvalue())  # noqa: S314  matplotlib wrote it
+    svg = ET.Element(
+        "svg",
+        {
+            "viewBox": drawing.get("viewBox", ""),
+            "role": "img",
+            "aria-labelledby": f"{name}-title",
+            "aria-describedby": f"{name}-desc",
+            "class": class_,
+        },
+    )
+    for tag, text in (("title", title), ("desc", description)):
+        ET.SubElement(svg, tag, id=f"{name}-{tag}").text = formatting.safe(text)
+    used = {found for element in drawing.iter() for found in _references(element)}
+    svg.extend(_element(child, name, used) for child in drawing if not _is_left_out(child))
+    return NewMarkup(ET.tostring(svg, encoding="unicode"))  # noqa: S704  ElementTree escapes
+
+
+def _is_left_out(element: ET.Element) -> bool:
+    """Metadata, and a style for every element, which would reach the whole page."""
+    return element.tag == f"{_SVG}metadata" or element.find(f"{_SVG}style") is not None
+
+
+def _element(element: ET.Element, name: str, used: set[str]) -> ET.Element:
+    """Without a namespace, as HTML has it. matplotlib writes no text after an element, so tails are only line ends."""
+    cleaned = ET.Element(element.tag.removeprefix(_SVG), dict(_attributes(element, name, used)))
+    cleaned.text = (element.text or "").strip()
+    cleaned.extend(_element(child, name, used) for child in element)
+    return cleaned
+
+
+def _attributes(element: ET.Element, name: str, used: set[str]) -> Iterator[tuple[str, str]]:
+    for key, value in element.attrib.items():
+        match key:
+            case "id":
+                if value in used:
+                    yield "id", f"{name}-{value}"
+            case "style":
+                yield "style", _style(value)
+            case "clip-path":
+                yield "clip-path", _REFERENCE.sub(rf"url(#{name}-\1)", value)
+            case "d" | "points" | "transform" | "x" | "y":
+                yield key, _LONG_NUMBER.sub(lambda found: f"{float(found[0]):.1f}", value).replace("\n", "")
+            case _ if key == _HREF:
+                yield "href", f"#{name}-{value.removeprefix('#')}"
+            case _:
+                yield key, value
+
+
+def _style(text: str) -> str:
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, variable)
+    return _FONT.sub(lambda found: f"font-size: {found['size']}px;" if found["size"] else "", text)
+
+
+def _references(element: ET.Element) -> Iterator[str]:
+    if _HREF in element.attrib:
+        yield element.attrib[_HREF].removeprefix("#")
+    yield from _REFERENCE.findall(element.get("clip-path", ""))

@@ -16,10 +16,18 @@ from wan_train.views.markup.html import Child, Html, tag
 from wan_train.views.markup.parts import table
 from wan_train.views.report import metrics
 from wan_train.views.report.metrics import ExpertFigures
-from wan_train.views.report.plots import MOST_POINTS, Bar, Line, beyond, gpu_plot, timeline_plot, training_plot
+from wan_train.views.report.plots import (
+    MOST_POINTS,
+    Bar,
+    Ink,
+    Line,
+    gpu_plot,
+    outside_plot,
+    timeline_plot,
+    training_plot,
+)
 from wan_train.views.report.report_data import Story
 from wan_train.views.report.result_part import said_of
-from wan_train.views.report.svg import Ink
 
 INKS = {Expert.HIGH: Ink.HIGH, Expert.LOW: Ink.LOW}
 _SOURCES = {
@@ -59,7 +67,7 @@ def _curve(curve: Curve, each: ExpertFigures) -> Html:
     noise = f"{each.expert.value}-noise expert"
     final = f"final loss {formatting.loss(each.final_loss)}" if each.final_loss is not None else "no loss"
     about = [f"{formatting.count(each.steps_done, 'step')}, {final}"]
-    outside = beyond([curve])
+    outside = outside_plot([curve])
     if outside:
         about.append(f"{formatting.count(outside, 'step')} beyond what is drawn")
     if each.not_finite:
@@ -78,7 +86,7 @@ def _curve(curve: Curve, each: ExpertFigures) -> Html:
     return tag(
         "figure",
         tag("h3", noise.capitalize()),
-        plot,
+        Html(str(plot)),
         tag("figcaption", f"{said}. ", tag("span", f"Source: {source}.", class_="soft")),
         tag("details", tag("summary", "In figures"), _numbers(curve)),
     )
@@ -148,7 +156,7 @@ def timeline(story: Story) -> Iterator[Html]:
             description=f"{formatting.count(len(bars), 'attempt')} on {', '.join(lanes)}, {failures} failed. "
             "The table below lists each.",
         )
-        yield tag("div", plot, class_="scroll", tabindex=0)
+        yield tag("div", Html(str(plot)), class_="scroll", tabindex=0)
         yield tag(
             "p", f"Begun {formatting.date_time(begun)}. An attempt that failed has a red edge and a ✗.", class_="soft"
         )
@@ -185,12 +193,16 @@ def gpus(story: Story) -> Iterator[Html]:
             tag(
                 "figure",
                 tag("h3", name),
-                gpu_plot(
-                    samples,
-                    since=begun,
-                    name=f"gpu-{number}",
-                    title=f"Memory and utilisation of {name}",
-                    description=f"{peak}{load}.",
+                Html(
+                    str(
+                        gpu_plot(
+                            samples,
+                            since=begun,
+                            name=f"gpu-{number}",
+                            title=f"Memory and utilisation of {name}",
+                            description=f"{peak}{load}.",
+                        )
+                    )
                 ),
                 tag("figcaption", f"{peak}{load}."),
             )
