@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import json
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import resources
 
 from wan_train.base.errors import BadInputError
 from wan_train.base.text import one_line
-from wan_train.recipe.model import Training
 
 
 class Script(StrEnum):
@@ -49,6 +46,8 @@ class Capabilities:
     trains_schedule_free: bool
     """Optimizers named `...ScheduleFree` train. At d0a1930 every one dies at its start: `get_dummy_scheduler()` there
     lacks `self`."""
+    warms_up_from_floor: bool
+    """warmup_stable_decay begins at its lowest learning rate (transformers of v0.3.4) instead of zero (of d0a1930)."""
 
     def has(self, script: Script, option: str) -> bool:
         return option in self.options[script]
@@ -73,6 +72,7 @@ def stored(version: str) -> Capabilities:
         drops_uncaptioned=version == "v0.3.4",
         saves_float32=version == "v0.3.4",
         trains_schedule_free=version != "d0a1930",
+        warms_up_from_floor=version == "v0.3.4",
     )
 
 
@@ -89,6 +89,7 @@ def from_help(version: str, help_texts: Mapping[Script, str]) -> Capabilities:
         drops_uncaptioned=newer,
         saves_float32=newer,
         trains_schedule_free=newer,
+        warms_up_from_floor=newer,
     )
 
 
@@ -136,40 +137,4 @@ def _options_from_help(text: str) -> dict[str, Option]:
             many=bool(value and (value.strip().startswith("[") or match["many"])),
             kind="any",  # help texts do not tell
         )
-    return found
-
-
-POLYNOMIAL = "polynomial"
-_POLYNOMIAL_END = 1e-7
-"""transformers.get_polynomial_decay_schedule_with_warmup, whose `lr_end` neither trainer version sets by itself."""
-
-
-def schedule_of(training: Training) -> str:
-    """The schedule by its name, in the order of `get_optimizer` and `get_lr_scheduler` (both versions).
-
-    A schedule-free optimizer has none, whatever `lr_scheduler` says. Adafactor follows its own unless its arguments
-    say `relative_step=False`.
-    """
-    if is_schedule_free(training.optimizer_type):
-        return "schedule-free"
-    arguments = _arguments(training.optimizer_args)
-    if training.optimizer_type.lower() == "adafactor" and arguments.get("relative_step", True):
-        return "adafactor"
-    return str(training.options.get("lr_scheduler_type") or training.lr_scheduler)
-
-
-def polynomial_end(training: Training) -> float:
-    """Where a polynomial schedule ends. The minimum ratio has no effect on it."""
-    given = training.options.get("lr_scheduler_args")
-    end = _arguments(given if isinstance(given, tuple) else ()).get("lr_end", _POLYNOMIAL_END)
-    return end if isinstance(end, int | float) else _POLYNOMIAL_END
-
-
-def _arguments(words: tuple[object, ...]) -> dict[str, object]:
-    """`KEY=VALUE` words with Python literals, as the trainer reads them; others are left out."""
-    found: dict[str, object] = {}
-    for word in words:
-        name, _, value = str(word).partition("=")
-        with suppress(ValueError, SyntaxError):
-            found[name] = ast.literal_eval(value)
     return found

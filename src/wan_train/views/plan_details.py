@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from wan_train.base.text import redact
 from wan_train.dataset.layout import DatasetSummary
-from wan_train.engine import capabilities
-from wan_train.engine.capabilities import schedule_of
+from wan_train.engine import schedule as schedules
 from wan_train.engine.commands import one_option_a_line
+from wan_train.engine.schedule import schedule_of
 from wan_train.recipe.adaptation import AS_IN_RECIPE
 from wan_train.recipe.effective import agreed, effective
 from wan_train.recipe.model import ExpertSpec, Training, format_number
@@ -221,7 +221,7 @@ def learning_rates(plan: Plan) -> list[str]:
 
 def _learning_rate(training: Training) -> str:
     text, ratio = learning_rate(training), training.lr_scheduler_min_lr_ratio
-    if schedule_of(training) != capabilities.POLYNOMIAL:
+    if schedule_of(training) != schedules.POLYNOMIAL:
         return text
     text = f"{text.removesuffix(')')}, power {format_number(training.lr_scheduler_power)})"
     return text if ratio is None else f"{text}; lr_scheduler_min_lr_ratio {format_number(ratio)} has no effect on it"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from wan_train.dataset.layout import DatasetSummary
 from wan_train.dataset.model import MediaKind
-from wan_train.engine import capabilities
-from wan_train.engine.capabilities import schedule_of
+from wan_train.engine import schedule as schedules
+from wan_train.engine.schedule import schedule_of
 from wan_train.recipe import load as recipes
 from wan_train.recipe.adaptation import AS_IN_RECIPE, CHOSEN, Choice
 from wan_train.recipe.effective import agreed, effective, word_of
@@ -180,9 +180,9 @@ def _lora(training: Training) -> str:
 def learning_rate(training: Training) -> str:
     """`3e-4, falling to 1e-7 (polynomial)`."""
     start, schedule = format_number(training.learning_rate), schedule_of(training)
-    if schedule != capabilities.POLYNOMIAL:
+    if schedule != schedules.POLYNOMIAL:
         return f"{start} ({safe(schedule)})"
-    return f"{start}, falling to {format_number(capabilities.polynomial_end(training))} ({schedule})"
+    return f"{start}, falling to {format_number(schedules.polynomial_end(training))} ({schedule})"
 
 
 def _extra(plan: Plan) -> str:

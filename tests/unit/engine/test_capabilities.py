@@ -99,6 +99,7 @@ def test_options_without_a_table_are_asked_for_by_name() -> None:
         drops_uncaptioned=False,
         saves_float32=False,
         trains_schedule_free=False,
+        warms_up_from_floor=False,
     )
     assert capabilities.has(Script.TRAIN, "--a")
     assert not capabilities.has(Script.TRAIN, "--b")
