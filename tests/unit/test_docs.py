@@ -116,7 +116,7 @@ def test_every_file_of_a_run() -> None:
 
 
 def test_problems_of_datasets() -> None:
-    table = section(read("datasets.md"), "Problems")
+    table = section(read("datasets.md"), "Kinds of problems")
     assert set(first_cells(table)) == {kind.value for kind in ProblemKind}
     for row in rows(table):
         assert any(severity.value in row[1] for severity in Severity), row
@@ -163,7 +163,7 @@ def test_options_that_are_refused_after_the_dashes() -> None:
 
 
 def test_causes_and_their_retries() -> None:
-    table = section(read("reliability.md"), "What follows a failure")
+    table = section(read("reliability.md"), "Failures and retries")
     told = {row[0].strip("`"): row for row in rows(table)}
     assert set(told) == {cause.value for cause in Cause}
     words = {"no": 0, "once": 1}

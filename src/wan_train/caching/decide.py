@@ -39,12 +39,12 @@ WORDS: Mapping[Reason, str] = {
     Reason.CUTS: "clip settings changed",
     Reason.MODEL: "made with another model file",
     Reason.TRAINER: "made by another trainer version",
-    Reason.PRECISION: "of another precision",
+    Reason.PRECISION: "different precision",
     Reason.TASK: "made for text-to-video",
-    Reason.BROKEN: "cut short or not finite",
+    Reason.BROKEN: "incomplete or not finite",
     Reason.UNFINISHED: "made when the machine went down",
-    Reason.UNPROVED: "older than its picture, or not known to be of it",
-    Reason.NO_ITEM: "its picture is not in the dataset any more",
+    Reason.UNPROVED: "older than its picture, or of unknown origin",
+    Reason.NO_ITEM: "picture no longer in the dataset",
 }
 
 # In this order a difference is named: the first one is what the user did.

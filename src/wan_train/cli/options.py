@@ -324,7 +324,7 @@ VERIFY = Option(
     "--verify",
     "provision",
     "Read all model files and compare their sha256.",
-    more="See [provision](provision.md#looking-only).",
+    more="See [provision](provision.md#check-only).",
 )
 
 EPOCHS = Option(
@@ -497,7 +497,7 @@ CHECK_PAGE = Option(
     "--html",
     "dataset check",
     "Also write a page with every picture, crop and caption.",
-    more="See [what will be trained](datasets.md#what-will-be-trained).",
+    more="See [dataset check](datasets.md#dataset-check).",
     metavar="FILE",
 )
 COMPARE_PAGE = Option(
@@ -513,7 +513,7 @@ THOROUGH = Option(
     "--thorough",
     "dataset check",
     "Decode every file, however long it takes.",
-    more="See [looking closely](datasets.md#looking-closely).",
+    more="See [dataset check](datasets.md#dataset-check).",
 )
 FIX = Option(
     bool,
