@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -12,6 +13,7 @@ from typing import Any
 
 from wan_train.base import home
 from wan_train.base.errors import BadInputError
+from wan_train.base.money import parse_dollars
 from wan_train.base.text import one_line
 
 _A_DAY = 86_400
@@ -54,6 +56,19 @@ def _report(text: str) -> ReportTime:
         return ReportTime(text)
     except ValueError:
         raise ValueError(f"must be one of {', '.join(ReportTime)}") from None
+
+
+def _vast_url(text: str) -> str:
+    """An address that the key of a box may be sent to."""
+    try:
+        parts = urllib.parse.urlsplit(text)
+        local = parts.hostname in {"localhost", "127.0.0.1", "::1"}
+        good = bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and local))
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError("must begin with https://")
+    return text.rstrip("/")
 
 
 def _setting(
@@ -117,6 +132,14 @@ class Settings:
     pause_seconds: float = _setting(10.0, _seconds, "Shortest pause before a retry.")
     probe_timeout_seconds: float = _setting(10.0, _seconds, "Longest wait for the NVIDIA driver.")
     report: ReportTime = _setting(ReportTime.AT_END, _report, "When a run writes its report: at-end or never.")
+    price: float | None = _setting(
+        None,
+        parse_dollars,
+        "What an hour of this box costs, in dollars.",
+        unset="asked of Vast on its boxes, else unknown",
+        more="See [time and money](money.md).",
+    )
+    vast_url: str = _setting("https://console.vast.ai", _vast_url, "Vast's API, asked for the price of its boxes.")
     sources: Mapping[str, Source] = field(default_factory=dict)
 
     @property

@@ -1,0 +1,77 @@
+"""What is known of a rented box, as values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+_NEAR = 1.1
+"""A bid of at most this many times the market's lowest is outbid by the next renter who adds a little."""
+
+
+class PriceSource(StrEnum):
+    """Who named the price of an hour."""
+
+    GIVEN = "given"
+    """A person: `--price`, its variable, or the settings file."""
+    VAST = "vast"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rental:
+    """A rented box. Prices are dollars an hour of the whole box; `ends` is seconds since 1970.
+
+    `per_hour` includes the disk, which alone costs `disk_per_hour` and is paid while the box is stopped too.
+    An interruptible box has a `bid`; the box goes to somebody else once `lowest_bid` is above it.
+    """
+
+    per_hour: float
+    disk_per_hour: float | None = None
+    ends: float | None = None
+    bid: float | None = None
+    lowest_bid: float | None = None
+
+    @property
+    def is_near_the_market(self) -> bool:
+        """Whether somebody who bids a little more takes the box away."""
+        return self.bid is not None and self.lowest_bid is not None and self.bid <= self.lowest_bid * _NEAR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """Dollars for an hour of this box, who said so, and the rental where it was asked for."""
+
+    per_hour: float
+    source: PriceSource
+    rental: Rental | None = None
+
+
+def read_rental(answer: object) -> Rental | None:
+    """The rental in what Vast answers about an instance, None where it has no price.
+
+    Fields as in `GET /api/v0/instances/{id}/`: `dph_total` includes the disk (`storage_total_cost`), `dph_base` does
+    not and is the bid of an interruptible box.
+    """
+    found = answer.get("instances") if isinstance(answer, dict) else None
+    if not isinstance(found, dict):
+        return None
+    per_hour = _number(found, "dph_total")
+    if per_hour is None or per_hour <= 0:
+        return None
+    base = _number(found, "dph_base")
+    return Rental(
+        per_hour=per_hour,
+        disk_per_hour=_number(found, "storage_total_cost"),
+        ends=_number(found, "end_date"),
+        bid=(per_hour if base is None else base) if found.get("is_bid") is True else None,
+        lowest_bid=_number(found, "min_bid"),
+    )
+
+
+def _number(found: Mapping[str, Any], name: str) -> float | None:
+    value = found.get(name)
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return float(value) if good and value is not None else None

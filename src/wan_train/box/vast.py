@@ -1,0 +1,138 @@
+"""Vast.ai's API, as a box may ask it about itself: one deadline for everything, never in the way of a training.
+
+Inside a box `CONTAINER_ID` names the instance and `CONTAINER_API_KEY` is a key for it alone (docs.vast.ai, instance
+portal). The key goes into one header and nowhere else: no address, no message, no record.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.client import HTTPException, HTTPResponse
+from typing import Any
+
+from wan_train.base.text import one_line
+from wan_train.box.rental import Rental, read_rental
+
+ID_VARIABLE = "CONTAINER_ID"
+KEY_VARIABLE = "CONTAINER_API_KEY"
+DEADLINE_SECONDS = 5.0
+_MOST_BYTES = 1_000_000
+_CHUNK = 65_536
+_REFUSED = frozenset({401, 403})
+_MISSING = 404
+
+
+class VastError(Exception):
+    """Why Vast did not help, in words that may be shown and recorded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vast:
+    """The API as one box may use it."""
+
+    address: str
+    instance: str
+    key: str = field(repr=False)
+
+    @classmethod
+    def of_this_box(cls, environ: Mapping[str, str], address: str) -> Vast | None:
+        """None where this is no box of Vast's. `address` is `Settings.vast_url`."""
+        instance, key = environ.get(ID_VARIABLE, "").strip(), environ.get(KEY_VARIABLE, "").strip()
+        if not instance.isdecimal() or not instance.isascii() or not key:
+            return None
+        return cls(address=address, instance=instance, key=key)
+
+    def rental(self, *, seconds: float = DEADLINE_SECONDS) -> Rental:
+        """What this box costs and when its rental ends. Raises VastError, after about `seconds` at the latest."""
+        found = read_rental(self._ask("GET", f"/api/v0/instances/{self.instance}/", seconds))
+        if found is None:
+            raise VastError("Vast's answer has no price for this box")
+        return found
+
+    def _ask(self, method: str, path: str, seconds: float) -> Any:  # noqa: ANN401  JSON of any shape
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise VastError(f"{KEY_VARIABLE} is not a key")  # the library would quote it in its error
+        until = time.monotonic() + seconds
+        headers = {"Authorization": f"Bearer {self.key}", "Accept": "application/json"}
+        request = urllib.request.Request(f"{self.address}{path}", headers=headers, method=method)  # noqa: S310  http and https only, see Settings
+        try:
+            with _opener().open(request, timeout=seconds) as answer:
+                body = _read(answer, until)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise VastError(_said(error.code)) from None
+        except TimeoutError:
+            raise VastError(f"Vast did not answer within {seconds:g} s") from None
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, TimeoutError):
+                raise VastError(f"Vast did not answer within {seconds:g} s") from None
+            raise VastError(f"Vast cannot be reached: {one_line(str(error.reason))}") from None
+        except (OSError, HTTPException) as error:
+            raise VastError(f"the connection to Vast broke: {one_line(str(error)) or type(error).__name__}") from None
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError):
+            raise VastError("Vast's answer is not JSON") from None
+
+
+class Asking:
+    """A question to Vast under way in a thread: nobody waits for it longer than they want to."""
+
+    def __init__(self, vast: Vast) -> None:
+        self._vast = vast
+        self._answer: Rental | VastError | None = None
+        self._thread = threading.Thread(target=self._ask, name="vast", daemon=True)
+        self._thread.start()
+
+    def _ask(self) -> None:
+        try:
+            self._answer = self._vast.rental()
+        except VastError as error:
+            self._answer = error
+
+    @property
+    def answer(self) -> Rental | VastError | None:
+        """None while there is none yet."""
+        return self._answer
+
+    def wait(self) -> Rental | VastError:
+        """The answer, after at most the deadline and a moment."""
+        self._thread.join(DEADLINE_SECONDS + 1)
+        return self._answer or VastError(f"Vast did not answer within {DEADLINE_SECONDS:g} s")
+
+
+def _read(answer: HTTPResponse, until: float) -> bytes:
+    """All of an answer that comes before `until` on the monotonic clock; a server may send a byte now and then."""
+    body = bytearray()
+    while chunk := answer.read1(_CHUNK):
+        body += chunk
+        if len(body) > _MOST_BYTES:
+            raise VastError("Vast's answer is too long")
+        if time.monotonic() > until:
+            raise TimeoutError
+    return bytes(body)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """urllib would send the key along to wherever it is redirected."""
+
+    def redirect_request(self, *_: object, **__: object) -> None:
+        return None
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_NoRedirect)
+
+
+def _said(code: int) -> str:
+    if code in _REFUSED:
+        return f"Vast refused this box's key ({KEY_VARIABLE}, status {code})"
+    if code == _MISSING:
+        return f"Vast does not know this box ({ID_VARIABLE}, status {code})"
+    return f"Vast answered with status {code}"
