@@ -11,6 +11,7 @@ import array
 import contextlib
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -23,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-_MODULES = (
+_PROGRAM = (
     "wan_train.cli.app",
     "wan_train.cli.train",
     "wan_train.cli.runs",
@@ -37,8 +38,10 @@ _MODULES = (
     "rich.markdown",
     "tomlkit",
 )
+REHEARSAL = ("accelerate", "safetensors.torch", "torch", "tqdm")
+"""What the embedded trainer's programs load."""
 _MOST_BYTES = 1 << 20
-_server: tuple[socket.socket, subprocess.Popen[bytes]] | None = None
+_servers: dict[tuple[str, ...], tuple[socket.socket, subprocess.Popen[bytes]]] = {}
 
 
 def suits(env: Mapping[str, str]) -> bool:
@@ -80,12 +83,25 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def start(words: Sequence[str], *, env: Mapping[str, str], cwd: Path, stdout: IO[bytes], stderr: IO[bytes]) -> Forked:
-    """Fork a `wan-train WORDS` with nothing on stdin; its whole environment is `env`."""
-    server = _connection()
+def start(
+    words: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    stdout: IO[bytes],
+    stderr: IO[bytes],
+    script: Path | None = None,
+    loaded: tuple[str, ...] = _PROGRAM,
+) -> Forked:
+    """Fork a `wan-train WORDS` with nothing on stdin; its whole environment is `env`.
+
+    With `script` it is `python SCRIPT WORDS`, forked from a process that has loaded the modules `loaded`.
+    """
+    server = _connection(loaded)
     report, written = os.pipe()
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123  a descriptor is wanted
-        request = json.dumps({"words": list(words), "env": dict(env), "cwd": str(cwd)}).encode()
+        named = str(script) if script is not None else None
+        request = json.dumps({"words": list(words), "env": dict(env), "cwd": str(cwd), "script": named}).encode()
         descriptors = array.array("i", [nothing.fileno(), stdout.fileno(), stderr.fileno(), written])
         server.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
     os.close(written)
@@ -93,11 +109,17 @@ def start(words: Sequence[str], *, env: Mapping[str, str], cwd: Path, stdout: IO
 
 
 def run(
-    words: Sequence[str], *, env: Mapping[str, str], cwd: Path, timeout: float | None = None
+    words: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    timeout: float | None = None,
+    script: Path | None = None,
+    loaded: tuple[str, ...] = _PROGRAM,
 ) -> subprocess.CompletedProcess[str]:
     """Fork one and wait for its end."""
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        child = start(words, env=env, cwd=cwd, stdout=stdout, stderr=stderr)
+        child = start(words, env=env, cwd=cwd, stdout=stdout, stderr=stderr, script=script, loaded=loaded)
         return completed(child, words, stdout, stderr, timeout)
 
 
@@ -117,22 +139,27 @@ def completed(
     return subprocess.CompletedProcess(["wan-train", *words], code, *texts)
 
 
-def _connection() -> socket.socket:
+def _connection(loaded: tuple[str, ...]) -> socket.socket:
     """One server for a test process, however many boxes it makes; it ends when this end of the socket closes."""
-    global _server  # noqa: PLW0603  see the docstring
-    if _server is None:
+    if loaded not in _servers:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_BYTES)
         with theirs:
-            argv = [sys.executable, __file__, str(theirs.fileno())]
-            child = subprocess.Popen(argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True)
-        _server = ours, child
-    return _server[0]
+            argv = [sys.executable, __file__, str(theirs.fileno()), *loaded]
+            child = subprocess.Popen(
+                argv,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},  # read when torch is loaded
+            )
+        _servers[loaded] = ours, child
+    return _servers[loaded][0]
 
 
-def _serve(connection: socket.socket) -> None:
+def _serve(connection: socket.socket, loaded: Sequence[str]) -> None:
     """Fork for every request until the tests are over, and report every end."""
-    for name in _MODULES:
+    for name in loaded:
         __import__(name)
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake)
@@ -173,7 +200,8 @@ def _report_ends(reports: dict[int, int]) -> None:
 
 def _become(request: dict[str, object], descriptors: Sequence[int]) -> None:
     """The forked process: what the kernel and the interpreter do for a new one, then the program."""
-    code = 70
+    script = request["script"]
+    code = 70 if script is None else 1
     try:
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
@@ -187,10 +215,14 @@ def _become(request: dict[str, object], descriptors: Sequence[int]) -> None:
         os.environ.clear()
         os.environ.update(request["env"])  # type: ignore[call-overload]  # both sides of the socket are this file
         time.tzset()
-        sys.argv = ["wan-train", *request["words"]]  # type: ignore[misc]  # the same
-        from wan_train.cli.main import main  # noqa: PLC0415  only the server loads it
+        sys.argv = [str(script or "wan-train"), *request["words"]]  # type: ignore[misc]  # the same
+        if script is None:
+            from wan_train.cli.main import main  # noqa: PLC0415  only the server loads it
 
-        main()
+            main()
+        else:
+            runpy.run_path(str(script), run_name="__main__")
+        code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
     except BaseException:
@@ -204,4 +236,4 @@ def _become(request: dict[str, object], descriptors: Sequence[int]) -> None:
 
 
 if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])))
+    _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])

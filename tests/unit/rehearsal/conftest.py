@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rehearsal_programs import Tiny, Trained, run_program, train, write_dataset
+
+
+@pytest.fixture(scope="session")
+def torch() -> Any:
+    """Loaded by the test process that needs it, not by each that lists the tests."""
+    return importlib.import_module("torch")
 
 
 @pytest.fixture

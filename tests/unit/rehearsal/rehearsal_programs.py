@@ -1,15 +1,16 @@
-"""A tiny dataset and the three programs of the embedded trainer as real child processes."""
+"""A tiny dataset and the three programs of the embedded trainer as processes of their own."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw
+
+from support import forkserver
 
 ROOT = Path(__file__).parents[3] / "src"
 PROGRAMS = ROOT / "wan_train" / "rehearsal"
@@ -59,10 +60,14 @@ def run_program(name: str, *options: object) -> subprocess.CompletedProcess[str]
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
     }
-    argv = [sys.executable, str(PROGRAMS / f"{name}.py"), *map(str, options)]
-    done = subprocess.run(argv, env=env, capture_output=True, check=False, stdin=subprocess.DEVNULL)
-    # Decoded by hand: text mode would turn the carriage returns of the bar into line ends.
-    return subprocess.CompletedProcess(argv, done.returncode, done.stdout.decode(), done.stderr.decode())
+    # Forked from a process that has torch loaded: its start costs more than most of these programs.
+    return forkserver.run(
+        [str(option) for option in options],
+        env=env,
+        cwd=ROOT,
+        script=PROGRAMS / f"{name}.py",
+        loaded=forkserver.REHEARSAL,
+    )
 
 
 def train(dataset: Tiny, output: Path, *extra: object) -> subprocess.CompletedProcess[str]:

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import pytest
-import torch
 
 from wan_train.rehearsal.command_line import parse_training
-from wan_train.rehearsal.training import draw_noise_levels, lr_factor
+
+
+@pytest.fixture(scope="module")
+def training(torch: Any) -> Any:
+    del torch  # the module loads it
+    return importlib.import_module("wan_train.rehearsal.training")
+
 
 SHIFT = ("--timestep_sampling", "shift", "--discrete_flow_shift", "3.0")
 
 
 @pytest.mark.parametrize("shape", [(), ("--preserve_distribution_shape",)])
 @pytest.mark.parametrize(("low", "high"), [(875, 1000), (0, 875), (900, 1000)])
-def test_noise_levels_stay_in_the_experts_range(low: int, high: int, shape: tuple[str, ...]) -> None:
+def test_noise_levels_stay_in_the_experts_range(
+    low: int, high: int, shape: tuple[str, ...], torch: Any, training: Any
+) -> None:
     torch.manual_seed(0)
     args = parse_training([*SHIFT, *shape, "--min_timestep", str(low), "--max_timestep", str(high)])
-    t = torch.cat([draw_noise_levels(args, 3, torch.device("cpu")) for _ in range(200)])
+    t = torch.cat([training.draw_noise_levels(args, 3, torch.device("cpu")) for _ in range(200)])
     assert t.shape == (600,)
     assert t.min() >= low / 1000
     assert t.max() <= high / 1000
     assert t.max() - t.min() > 0.5 * (high - low) / 1000
 
 
-def test_rejection_keeps_the_shape_and_squeezing_does_not() -> None:
+def test_rejection_keeps_the_shape_and_squeezing_does_not(torch: Any, training: Any) -> None:
     torch.manual_seed(0)
     limits = ("--timestep_sampling", "shift", "--min_timestep", "875", "--max_timestep", "1000")
-    kept = draw_noise_levels(parse_training([*limits, "--preserve_distribution_shape"]), 2000, torch.device("cpu"))
-    squeezed = draw_noise_levels(parse_training([*limits]), 2000, torch.device("cpu"))
+    kept = training.draw_noise_levels(
+        parse_training([*limits, "--preserve_distribution_shape"]), 2000, torch.device("cpu")
+    )
+    squeezed = training.draw_noise_levels(parse_training([*limits]), 2000, torch.device("cpu"))
     # The density falls towards 1: the kept part leans to its lower end, the squeezed one is centred.
     assert kept.mean() < 0.93
     assert squeezed.mean() == pytest.approx(0.9375, abs=0.002)
@@ -43,6 +55,6 @@ def test_rejection_keeps_the_shape_and_squeezing_does_not() -> None:
         ("--lr_scheduler polynomial --lr_warmup_steps 0.1", {5: 1.5e-4, 10: 3e-4, 100: 1e-7}),
     ],
 )
-def test_learning_rates_over_a_hundred_steps(options: str, expected: dict[int, float]) -> None:
-    factor = lr_factor(parse_training([*options.split(), "--learning_rate", "3e-4"]), 100)
+def test_learning_rates_over_a_hundred_steps(options: str, expected: dict[int, float], training: Any) -> None:
+    factor = training.lr_factor(parse_training([*options.split(), "--learning_rate", "3e-4"]), 100)
     assert {step: 3e-4 * factor(step) for step in expected} == pytest.approx(expected, rel=1e-3, abs=1e-12)

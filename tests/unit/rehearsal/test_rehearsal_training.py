@@ -7,9 +7,9 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 from rehearsal_programs import SEED_FLAGS, Tiny, Trained, train
 from safetensors import safe_open
 
@@ -19,7 +19,7 @@ NAME = "WAN2.2_REHEARSAL_t"
 STATE_FILES = {"model.safetensors", "optimizer.bin", "scheduler.bin", "random_states_0.pkl"}
 
 
-def last_rate(state: Path) -> tuple[int, float]:
+def last_rate(torch: Any, state: Path) -> tuple[int, float]:
     saved = torch.load(state / "scheduler.bin", weights_only=False)
     return saved["last_epoch"], saved["_last_lr"][0]
 
@@ -65,8 +65,8 @@ def test_lora_has_the_real_keys_and_says_rehearsal(trained: Trained) -> None:
     assert json.loads(metadata["ss_datasets"])[0]["resolution"] == [96, 96]
 
 
-def test_resume_counts_from_zero_while_the_learning_rate_goes_on(trained: Trained, tmp_path: Path) -> None:
-    assert last_rate(trained.output / f"{NAME}-000002-state") == (8, pytest.approx(seed_rate(8, 12)))
+def test_resume_counts_from_zero_while_the_learning_rate_goes_on(trained: Trained, tmp_path: Path, torch: Any) -> None:
+    assert last_rate(torch, trained.output / f"{NAME}-000002-state") == (8, pytest.approx(seed_rate(8, 12)))
     result = train(
         trained.dataset,
         tmp_path,
@@ -76,7 +76,7 @@ def test_resume_counts_from_zero_while_the_learning_rate_goes_on(trained: Traine
     assert result.returncode == 0, result.stderr
     assert re.findall(r"^epoch (\d)/3$", result.stdout, re.MULTILINE) == ["1", "2", "3"]
     assert "All random states loaded successfully" in result.stderr
-    assert last_rate(tmp_path / f"{NAME}-000001-state") == (12, pytest.approx(1e-7))
+    assert last_rate(torch, tmp_path / f"{NAME}-000001-state") == (12, pytest.approx(1e-7))
     with (
         safe_open(trained.output / f"{NAME}-000002.safetensors", "pt") as before,
         safe_open(tmp_path / f"{NAME}-000001.safetensors", "pt") as after,
@@ -88,7 +88,7 @@ def test_resume_counts_from_zero_while_the_learning_rate_goes_on(trained: Traine
     assert 0 < (new - old).norm() < 0.5 * old.norm()
 
 
-def test_old_epochs_and_steps_go(cached: Tiny, tmp_path: Path) -> None:
+def test_old_epochs_and_steps_go(cached: Tiny, tmp_path: Path, torch: Any) -> None:
     result = train(
         cached,
         tmp_path,
