@@ -21,9 +21,8 @@ def loras(run: Path) -> list[str]:
     return sorted(path.name for path in run.glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("gpus", [1, 2])
-def test_when_one_expert_fails_the_other_goes_on(scripted_box: ScriptedBox, gpus: int) -> None:
-    scripted_box.nvml.write([StubGpu()] * gpus)
+def test_when_one_expert_fails_the_other_goes_on(scripted_box: ScriptedBox) -> None:
+    scripted_box.nvml.write([StubGpu()])
     done = scripted_box.train(SCRIPTED_FAULT="die@high@epoch=2")
     assert done.returncode == 5
     assert loras(scripted_box.run()) == ["WAN2.2-LowNoise_cat.safetensors"]
@@ -33,21 +32,11 @@ def test_when_one_expert_fails_the_other_goes_on(scripted_box: ScriptedBox, gpus
     assert scripted_box.run_cli("attach").returncode == 5
 
 
-def test_when_both_fail_the_training_failed(scripted_box: ScriptedBox) -> None:
-    done = scripted_box.train(SCRIPTED_FAULT="die")
-    assert done.returncode == 4
-    assert loras(scripted_box.run()) == []
-
-
 @pytest.mark.parametrize(
     ("fault", "cause", "words"),
     [
-        ("oom@step=3", "out_of_memory", "blocks-to-swap"),
-        ("sigkill@epoch=2", "interrupted", "SIGKILL"),
         ("enospc@epoch=2", "disk_full", "disk is full"),
-        ("no_output_file", "unknown", "left no LoRA"),
         ("exit_zero_nothing", "unknown", "left no LoRA"),
-        ("truncated_lora", "unknown", "incomplete"),
         ("nan@epoch=2", "nan_loss", "not finite"),
     ],
 )
@@ -68,8 +57,6 @@ def test_a_failure_is_named_with_its_cause_and_what_helps(
     ("fault", "failed", "words"),
     [
         ("bad_image", "cache-latents", "picture of the dataset cannot be read"),
-        ("missing_caption", "cache-text", "no caption file"),
-        ("die@latents", "cache-latents", "a scripted failure"),
         ("exit_zero_nothing@text", "cache-text", "caches are missing"),
     ],
 )
@@ -81,11 +68,6 @@ def test_when_caching_fails_nothing_is_trained(scripted_box: ScriptedBox, fault:
     assert {steps[step]["state"] for step in ("train-high", "train-low")} == {"skipped"}
     assert words in done.stdout + done.stderr
     assert not {"high", "low"} & {entry["place"] for entry in scripted_box.recorded("start")}
-
-
-def test_one_nan_in_the_shown_loss_is_not_a_failure(scripted_box: ScriptedBox) -> None:
-    done = scripted_box.train("--experts", "high", SCRIPTED_FAULT="nan_once@epoch=2")
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("fault", ["flood", "invalid_utf8", "ansi"])

@@ -34,24 +34,6 @@ def test_memory_that_is_short_at_once_takes_a_rung_and_goes_on(scripted_box: Scr
     assert "the GPU's memory was not enough" in scripted_box.run_cli("explain").stdout
 
 
-def test_a_gpu_that_is_too_small_whatever_is_done_fails_with_what_was_tried(scripted_box: ScriptedBox) -> None:
-    done = scripted_box.train(*ONE, SCRIPTED_FAULT="oom", **QUICK)
-    assert done.returncode == 4
-    told = scripted_box.run_cli("explain")
-    assert told.returncode == 0
-    assert "the GPU's memory was not enough" in told.stdout
-    assert "--blocks-to-swap" in told.stdout
-
-
-def test_memory_that_runs_out_late_is_first_tried_as_it_was(scripted_box: ScriptedBox) -> None:
-    words = [*ONE, "--epochs", "40", "--save-every", "10"]
-    done = scripted_box.train(*words, SCRIPTED_FAULT="oom@step=110@attempt=1", **QUICK)
-    assert done.returncode == 0, done.stderr
-    (retry,) = scripted_box.events("retry_scheduled")
-    assert retry["changes"] == {}
-    assert scripted_box.events("step_started")[-1]["epochs_before"] == 30
-
-
 def test_numbers_that_are_not_finite_end_a_training_and_the_last_good_lora_is_kept(scripted_box: ScriptedBox) -> None:
     words = [*ONE, "--epochs", "12", "--save-every", "2"]
     # Whatever is wrong from the start stays wrong: only the first attempt is good, and it is killed.
@@ -80,13 +62,6 @@ def test_a_hang_leaves_evidence_is_ended_and_tried_again(scripted_box: ScriptedB
     stall = (scripted_box.run() / "train-high" / "1" / "stall.txt").read_text()
     assert re.search(r"pid \d+ python", stall)
     assert read_header(scripted_box.run() / f"{HIGH}.safetensors").metadata["scripted_epochs_in_all"] == "4"
-
-
-def test_a_training_that_is_killed_again_and_again_gives_up_at_last(scripted_box: ScriptedBox) -> None:
-    done = scripted_box.train(*ONE, SCRIPTED_FAULT="sigkill", **QUICK)
-    assert done.returncode == 4
-    assert len(scripted_box.events("step_started")) == 2 + 4
-    assert "SIGKILL" in scripted_box.run_cli("explain").stdout
 
 
 def test_explain_reads_any_log(scripted_box: ScriptedBox, tmp_path: Path) -> None:

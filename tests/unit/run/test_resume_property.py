@@ -6,10 +6,8 @@ with them or without them at any moment.
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
-import struct
 import tempfile
 import zipfile
 from collections import Counter
@@ -19,6 +17,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from trainer_files import options_of, write_lora, write_state
 
 from support.runs import SUPERVISOR, T0, make_plan
 from wan_train.base import settings as settings_module
@@ -102,7 +101,7 @@ class Interrupted:
         attempt.output.mkdir(parents=True)
         attempt.log.touch()
         pid = 10_000 + len(self.processes)
-        work = self._train(_options(command.argv), attempt) if step.name == STEP else iter(())
+        work = self._train(options_of(command.argv), attempt) if step.name == STEP else iter(())
         self.processes[pid] = Process(attempt=attempt.path, work=work)
         return replace(SUPERVISOR, pid=pid)
 
@@ -159,18 +158,18 @@ class Interrupted:
                         self.trained.append(done)
                     yield
                     if at_step and local % at_step == 0:
-                        yield from _lora(output / f"{name}-step{local:08d}.safetensors", epoch, local, done)
-                        yield from _state(output / f"{name}-step{local:08d}-state", steps, done)
+                        yield from write_lora(output / f"{name}-step{local:08d}.safetensors", epoch, local, done)
+                        yield from write_state(output / f"{name}-step{local:08d}-state", steps, done)
                 if epoch % every == 0 and epoch < epochs:
-                    yield from _lora(output / f"{name}-{epoch:06d}.safetensors", epoch, epoch * self.batches, done)
+                    yield from write_lora(output / f"{name}-{epoch:06d}.safetensors", epoch, epoch * self.batches, done)
                     if kept := int(options.get("save_last_n_epochs", 0)):
                         (output / f"{name}-{epoch - every * kept:06d}.safetensors").unlink(missing_ok=True)
-                    yield from _state(output / f"{name}-{epoch:06d}-state", steps, done)
+                    yield from write_state(output / f"{name}-{epoch:06d}-state", steps, done)
                     old = epoch - every * int(options["save_last_n_epochs_state"])
                     shutil.rmtree(output / f"{name}-{old:06d}-state", ignore_errors=True)
                 yield
-            yield from _state(output / f"{name}-state", steps, done)
-            yield from _lora(output / f"{name}.safetensors", epochs, total, done)
+            yield from write_state(output / f"{name}-state", steps, done)
+            yield from write_lora(output / f"{name}.safetensors", epochs, total, done)
 
     # The run.
 
@@ -222,44 +221,6 @@ class Interrupted:
             room=LeaseRoom(self.root / "leases"),
             settings=settings_module.resolve(flags={}, environ=environ),
         )
-
-
-def _options(argv: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        if word.startswith("--"):
-            name, is_joined, value = word[2:].partition("=")
-            found[name] = value if is_joined else following
-    return found
-
-
-def _lora(path: Path, epoch: int, steps: int, in_all: int) -> Iterator[None]:
-    metadata = {"ss_epoch": str(epoch), "ss_steps": str(steps), "in_all": str(in_all), "ss_output_name": "x"}
-    yield from _in_pieces(path, _safetensors(metadata))
-
-
-def _state(folder: Path, steps: int, epochs: int) -> Iterator[None]:
-    folder.mkdir(exist_ok=True)
-    yield
-    yield from _in_pieces(folder / "model.safetensors", _safetensors({}))
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("data", json.dumps([steps, epochs]))
-    for name in ("optimizer.bin", "scheduler.bin", "random_states_0.pkl"):
-        yield from _in_pieces(folder / name, buffer.getvalue())
-
-
-def _safetensors(metadata: dict[str, str]) -> bytes:
-    entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
-    header = json.dumps({"__metadata__": metadata, "weight": entry}).encode()
-    return struct.pack("<Q", len(header)) + header + struct.pack("<2f", 1.0, 2.0)
-
-
-def _in_pieces(path: Path, data: bytes) -> Iterator[None]:
-    path.write_bytes(data[: len(data) // 2])
-    yield
-    path.write_bytes(data)
-    yield
 
 
 @st.composite
