@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
     TRAINING_FAILED = 4
     PARTLY_FAILED = 5
     DIVERGED = 6
+    OVER_BUDGET = 7
     INTERRUPTED = 130
     TERMINATED = 143
 

@@ -409,6 +409,25 @@ REPEATS = Option(
 NEW_REPEATS = Option(
     int, "--repeats", "dataset write", "Times an item is seen per epoch.", shown=partial(_of_dataset, "num_repeats")
 )
+BUDGET = Option(
+    str,
+    "--budget",
+    _TRAINS,
+    "Stop, with everything saved, before the run has cost this much.",
+    more="In dollars, of all its attempts. See [a budget](money.md#a-budget).",
+    metavar="DOLLARS",
+    group=_HOW,
+    shown="none",
+)
+OTHER_BUDGET = Option(
+    str,
+    "--budget",
+    "resume",
+    "What the run may cost in all, its earlier attempts included.",
+    more="See [a budget](money.md#a-budget).",
+    metavar="DOLLARS",
+    shown="the one it had",
+)
 ATTENTION = Option(
     Attention,
     "--attention",
@@ -566,6 +585,7 @@ MUSUBI_DIR = _of_setting("musubi_dir", f"train, dataset check, {_RECIPES}", meta
 MUSUBI_PYTHON = _of_setting("musubi_python", "train", metavar="FILE")
 RUNS_DIR = _of_setting("runs_dir", f"{_TRAINS}, {_RECIPES}, attach, resume, {_LISTED}, clean", metavar="DIR")
 CACHE_DIR = _of_setting("cache_dir", _TRAINS, metavar="DIR")
+PRICE = _of_setting("price", f"{_TRAINS}, resume", metavar="DOLLARS")
 
 YES = Option(
     bool,

@@ -15,6 +15,7 @@ from wan_train.base.text import one_line, redact, visible
 from wan_train.cli import options
 from wan_train.cli.options import Call
 from wan_train.cli.output import Result, Sink
+from wan_train.cli.price import PriceQuestion, budget_of, require_price
 from wan_train.cli.request import usable_gpus
 from wan_train.cli.train import detached
 from wan_train.cli.watch import watch
@@ -139,8 +140,10 @@ def resume(call: Call) -> Result:
         return _resume_all(call)
     run = find(call.settings.runs, call.get(options.RUN))
     epochs, gpus = call.get(options.LONGER_TOTAL), call.get(options.OTHER_GPUS)
+    budget, question = budget_of(call), PriceQuestion(call.settings)
     view, _ = RunReader(run).refresh()
     _check_epochs(view, epochs)
+    _check_budget(view, budget, question)
     chosen = _gpus(view, call.settings, gpus) if gpus is not None else None
     if not view.state.is_over and view.has_supervisor:
         call.sink.note(f"{run.run_id} is running already.")
@@ -153,7 +156,7 @@ def resume(call: Call) -> Result:
             check_disk_to_resume(run, view.plan, _trainings_left(view, longer=epochs is not None))
         # A stop that was under way when its supervisor died is taken back: this command came later.
         must_restart = view.state.is_over or view.state.is_stopping
-        start_supervisor(run, call.settings, resume=must_restart, epochs=epochs, gpus=chosen)
+        start_supervisor(run, call.settings, resume=must_restart, epochs=epochs, gpus=chosen, budget=budget)
     return detached(run) if call[options.DETACH] else watch(run, call.settings, call.sink, owner=True)
 
 
@@ -166,6 +169,7 @@ def _resume_all(call: Call) -> Result:
         "a run's name": call.get(options.RUN),
         "--epochs": call.get(options.LONGER_TOTAL),
         "--gpus": call.get(options.OTHER_GPUS),
+        "--budget": call.get(options.OTHER_BUDGET),
     }
     found = [word for word, value in given.items() if value is not None]
     if found:
@@ -234,6 +238,26 @@ def _check_epochs(view: RunView, epochs: int | None) -> None:
         raise BadInputError(
             f"--epochs {epochs} is not more than the {total} epochs of {view.run.run_id}",
             hint="A run can be trained longer, not shorter.",
+        )
+
+
+def _check_budget(view: RunView, budget: float | None, question: PriceQuestion) -> None:
+    """Raises BadInputError where the budget, the new one or the one it had, is spent, or cannot be kept."""
+    name, meter = view.run.run_id, view.state.meter
+    if budget is not None and not view.state.is_over:
+        raise BadInputError(
+            f"{name} is not over, so its budget cannot be changed now",
+            hint=f"Stop it first: wan-train stop {name}",
+        )
+    wanted = budget if budget is not None else view.state.budget
+    if wanted is None or not view.state.is_over:
+        return
+    if meter.per_hour is None:
+        require_price(wanted, question.answer())
+    if meter.dollars >= wanted or (budget is None and view.state.budget_reached is not None):
+        raise BadInputError(
+            f"{name} has spent {formatting.dollars(meter.dollars)} of its budget of {formatting.dollars(wanted)}",
+            hint=f"Give it more in all: wan-train resume {name} --budget {max(1.0, 2 * meter.dollars):.2f}",
         )
 
 

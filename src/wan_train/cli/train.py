@@ -16,6 +16,7 @@ from wan_train.base.settings import Settings
 from wan_train.cli import options, questions
 from wan_train.cli.options import Call
 from wan_train.cli.output import Result, Sink
+from wan_train.cli.price import Known, PriceQuestion, budget_of, require_price
 from wan_train.cli.request import make_request
 from wan_train.cli.watch import watch
 from wan_train.dataset.model import DatasetError
@@ -48,12 +49,13 @@ def train(call: Call) -> Result:
     if sink.quiet and not yes and not dry_run:
         raise BadInputError("nothing was started: with --quiet no plan is shown to confirm", hint="Add --yes.")
     interactive = sink.can_ask and not yes and not dry_run
+    budget, question = budget_of(call), PriceQuestion(settings)
     request = make_request(call, interactive=interactive)
     if (script := call.get(options.SCRIPT)) is not None:
         return _write_script(expand(script).absolute(), request, settings, sink)
     run, created = planned(settings.runs, request.answers.title)
     plan = make_plan(request, run, created=created, say=sink.note)
-    at_start = _at_start(plan, request, settings)
+    at_start = _at_start(plan, request, settings, budget, question.answer())
     if dry_run:
         return _plan(plan, at_start)
     sink.render(Result(text=lambda sink: _show_summary(plan, at_start, sink)))
@@ -69,11 +71,12 @@ def train(call: Call) -> Result:
 
 def rehearse(call: Call) -> Result:
     """A run of the rehearsal engine; without a dataset it draws eight captioned pictures."""
+    budget, question = budget_of(call), PriceQuestion(call.settings)
     dataset = call.get(options.OWN_PICTURES) or str(_drawn_pictures(call.settings))
     request = make_request(call, interactive=False, engine=EngineKind.REHEARSAL, dataset=dataset)
     run, created = planned(call.settings.runs, request.answers.title)
     plan = make_plan(request, run, created=created, say=call.sink.note)
-    at_start = _at_start(plan, request, call.settings)
+    at_start = _at_start(plan, request, call.settings, budget, question.answer())
     call.sink.render(Result(text=lambda sink: _show_summary(plan, at_start, sink)))
     return _start(request, plan, call)
 
@@ -82,7 +85,7 @@ def _start(request: Request, plan: Plan, call: Call) -> Result:
     if request.dataset_to_write is not None:
         _write_dataset(request.dataset_to_write)
     run = write_run(request, plan, call.settings)
-    start_supervisor(run, call.settings)
+    start_supervisor(run, call.settings, budget=budget_of(call))
     return detached(run) if call[options.DETACH] else watch(run, call.settings, call.sink, owner=True)
 
 
@@ -136,9 +139,10 @@ def _write_script(script: Path, request: Request, settings: Settings, sink: Sink
     )
 
 
-def _at_start(plan: Plan, request: Request, settings: Settings) -> AtStart:
+def _at_start(plan: Plan, request: Request, settings: Settings, budget: float | None, known: Known) -> AtStart:
     from wan_train.views.summary import AtStart
 
+    require_price(budget, known)
     new = request.dataset_to_write
     return AtStart(
         gpus=_gpus_now(request.usable, plan.devices, settings),
@@ -147,6 +151,9 @@ def _at_start(plan: Plan, request: Request, settings: Settings) -> AtStart:
         disk_free_bytes=shutil.disk_usage(existing_parent(plan.run_dir)).free,
         seconds_per_batch=measured_speed(settings.runs, plan.speed_key),
         new_toml=new.toml_path if new is not None else None,
+        price=known.price,
+        price_problem=known.problem,
+        budget=budget,
     )
 
 

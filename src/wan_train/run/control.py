@@ -29,11 +29,12 @@ def start_supervisor(
     resume: bool = False,
     epochs: int | None = None,
     gpus: Sequence[str] | None = None,
+    budget: float | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a supervisor in a session of its own and wait until it has taken the run over.
 
     It adopts trainers that are alive. With `resume` a run that is over goes on, `epochs` gives it a larger total;
-    `gpus` are UUIDs in place of those it used.
+    `gpus` are UUIDs in place of those it used, `budget` the dollars that it may cost in all.
     Raises WanTrainError with the end of its log when it does not start.
     """
     reader = JournalReader(run.events)
@@ -42,6 +43,7 @@ def start_supervisor(
     options = ["--resume"] if resume else []
     options += [f"--epochs={epochs}"] if epochs is not None else []
     options += [f"--gpus={','.join(gpus)}"] if gpus is not None else []
+    options += [f"--budget={budget}"] if budget is not None else []
     log = os.open(run.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         child = subprocess.Popen(

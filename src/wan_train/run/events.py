@@ -11,6 +11,7 @@ from pathlib import Path
 
 from wan_train.base import codec
 from wan_train.base.host import ProcessIdentity
+from wan_train.box.rental import PriceSource
 from wan_train.engine.failures import Diagnosis
 
 
@@ -57,11 +58,15 @@ class StopMode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupervisorStarted:
-    """A supervisor took the run over. Times are seconds since 1970, UTC; `version` is wan-train's."""
+    """A supervisor took the run over. Times are seconds since 1970, UTC; `version` is wan-train's.
+
+    `idle_since`: the supervisor before died, and this is the last sign of anything of the run before this one began.
+    """
 
     at: float
     identity: ProcessIdentity
     version: str | None = None
+    idle_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +89,8 @@ class StepStarted:
     changes: Mapping[str, Setting] = field(default_factory=dict)
     oom_kills: int | None = None
     """Kills by the kernel for lack of memory that this container had seen when the attempt began."""
+    state_every_epochs: int | None = None
+    """Of its own epochs, between two states."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,6 +300,38 @@ class DiskLow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PriceSet:
+    """From here on an hour of the box costs `per_hour` dollars, which `runs` runs share.
+
+    `rental_ends` is when the box goes back to its owner, None where nobody said so.
+    """
+
+    at: float
+    per_hour: float
+    source: PriceSource
+    runs: int = 1
+    rental_ends: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetSet:
+    """From here on the run is to stop before it has cost more than this in all, in dollars."""
+
+    at: float
+    dollars: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetReached:
+    """The run stops because its budget pays for no further checkpoint. In dollars; `spent` is until this moment."""
+
+    at: float
+    spent: float
+    budget: float
+    mode: StopMode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunResumed:
     """A run that was over goes on: what failed or was stopped is tried again. `epochs` is a new, larger total."""
 
@@ -340,6 +379,9 @@ Event = (
     | CachesDisturbed
     | StepRefused
     | DiskLow
+    | PriceSet
+    | BudgetSet
+    | BudgetReached
     | RunResumed
     | GpusChosen
     | RunFinished

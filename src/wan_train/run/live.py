@@ -126,6 +126,8 @@ class Live:
     progress: Mapping[str, Progress] = field(default_factory=dict)
     waiting: Mapping[str, str] = field(default_factory=dict)
     disk_free_bytes: int | None = None
+    price_problem: str | None = None
+    """Why the landlord of the box did not say what it costs."""
 
 
 def write_live(run: RunDirectory, live: Live) -> None:
@@ -151,6 +153,7 @@ class Round:
     """Steps that were due and could not be launched, and why."""
     progress: Mapping[str, Progress]
     disk_free_bytes: int | None
+    price_problem: str | None = None
 
 
 class Observations:
@@ -179,6 +182,7 @@ class Observations:
             progress=seen.progress,
             waiting=waiting,
             disk_free_bytes=seen.disk_free_bytes,
+            price_problem=seen.price_problem,
         )
         with suppress(OSError):
             write_live(self._run, live)

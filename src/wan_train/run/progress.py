@@ -89,6 +89,11 @@ class ProgressTracker:
         if newest is not None:
             self._step(newest, loss, now)
 
+    @property
+    def pause_seconds(self) -> float | None:
+        """How long the training waited for its samples the last time; None before that."""
+        return self._pause
+
     def take_finished_epochs(self) -> list[tuple[int, float | None]]:
         taken, self.finished_epochs = self.finished_epochs, []
         return taken

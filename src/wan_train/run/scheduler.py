@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from wan_train.base.errors import ExitCode
 from wan_train.engine.failures import Cause
-from wan_train.run.events import StopMode
 from wan_train.run.plan import Plan, Step, StepKind
 from wan_train.run.state import Job, JobState, RunState
 
@@ -151,6 +150,8 @@ def exit_code(plan: Plan, state: RunState) -> ExitCode:
     stopped = any(job.state is JobState.STOPPED for job in state.jobs.values())
     if stopped and state.stop is not None:
         return ExitCode.INTERRUPTED if state.stop.signal == signal.SIGINT else ExitCode.TERMINATED
+    if stopped and state.budget_reached is not None:
+        return ExitCode.OVER_BUDGET
     if stopped and state.disk_low is not None:
         return ExitCode.NOT_READY
     failed = [job for job in trainings if job.state is JobState.FAILED]
@@ -214,7 +215,7 @@ def _may_start(job: Job, now: float) -> bool:
 
 
 def _stops(plan: Plan, state: RunState) -> list[Stop]:
-    now = state.stop is not None and state.stop.mode is StopMode.NOW
+    now = state.stops_now
     since = state.stops_after_state
     if not now and since is None:
         return []

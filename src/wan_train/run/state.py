@@ -10,6 +10,8 @@ from typing import assert_never
 from wan_train.base.host import ProcessIdentity
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.run.events import (
+    BudgetReached,
+    BudgetSet,
     CachesCleared,
     CachesDisturbed,
     CachesUpToDate,
@@ -19,6 +21,7 @@ from wan_train.run.events import (
     Event,
     Exit,
     GpusChosen,
+    PriceSet,
     ResultPlaced,
     RetryScheduled,
     RunFinished,
@@ -39,6 +42,7 @@ from wan_train.run.events import (
     SupervisorStarted,
     TrainingBegan,
 )
+from wan_train.run.meter import Meter
 from wan_train.run.plan import Plan, Step
 
 
@@ -118,6 +122,8 @@ class Attempt:
     """Its epochs were done, so it was ended."""
     oom_kills: int | None = None
     """Kills for lack of RAM that are known and not this attempt's own; more than these, and one of them is."""
+    state_every_epochs: int | None = None
+    """Of its own epochs, between two states; None where it was not recorded."""
 
     @property
     def made_progress(self) -> bool:
@@ -210,6 +216,10 @@ class RunState:
     started: float | None = None
     stop: StopRequested | None = None
     disk_low: DiskLow | None = None
+    meter: Meter = field(default_factory=Meter)
+    budget: float | None = None
+    """Dollars that the run may cost in all."""
+    budget_reached: BudgetReached | None = None
     finished: RunFinished | None = None
     epochs: int | None = None
     """A total given when the run was resumed, in place of the plan's."""
@@ -227,9 +237,15 @@ class RunState:
     @property
     def stops_after_state(self) -> float | None:
         """Since when the run is to end after its next states; None when it is not."""
-        if self.disk_low is not None:
-            return self.disk_low.at
-        return self.stop.at if self.stop is not None and self.stop.mode is StopMode.AFTER_STATE else None
+        asked = (self.stop, self.budget_reached)
+        since = [each.at for each in asked if each is not None and each.mode is StopMode.AFTER_STATE]
+        since += [self.disk_low.at] if self.disk_low is not None else []
+        return min(since, default=None)
+
+    @property
+    def stops_now(self) -> bool:
+        """Whether the run is to end without waiting for its next states."""
+        return any(each is not None and each.mode is StopMode.NOW for each in (self.stop, self.budget_reached))
 
     def total_epochs(self, plan: Plan, step: Step | None = None) -> int:
         """The epochs wanted of a step, or the most of any; a run that was extended has one total for all experts."""
@@ -237,7 +253,7 @@ class RunState:
 
     @property
     def is_stopping(self) -> bool:
-        return self.stop is not None or self.disk_low is not None
+        return self.stop is not None or self.disk_low is not None or self.budget_reached is not None
 
 
 def initial(plan: Plan) -> RunState:
@@ -266,7 +282,8 @@ def fold(state: RunState, event: Event) -> RunState:
     """The state after one more event. Total: an event that does not fit (an illegal move) changes nothing."""
     match event:
         case SupervisorStarted(at=at, identity=identity):
-            return replace(state, supervisor=identity, started=state.started or at)
+            meter = state.meter.started(at, idle_since=event.idle_since)
+            return replace(state, supervisor=identity, started=state.started or at, meter=meter)
         case StopRequested():
             # A request to stop now overrides one to stop later, never the other way round.
             if state.stop is None or (state.stop.mode, event.mode) == (StopMode.AFTER_STATE, StopMode.NOW):
@@ -274,8 +291,24 @@ def fold(state: RunState, event: Event) -> RunState:
             return state
         case DiskLow():
             return replace(state, disk_low=state.disk_low or event)
-        case RunFinished():
-            return replace(state, finished=event)
+        case PriceSet():
+            meter = state.meter.priced(
+                event.at,
+                per_hour=event.per_hour,
+                source=event.source,
+                runs=event.runs,
+                rental_ends=event.rental_ends,
+            )
+            return replace(state, meter=meter)
+        case BudgetSet(dollars=dollars):
+            return replace(state, budget=dollars)
+        case BudgetReached():
+            known = state.budget_reached
+            if known is None or (known.mode, event.mode) == (StopMode.AFTER_STATE, StopMode.NOW):
+                return replace(state, budget_reached=event)
+            return state
+        case RunFinished(at=at):
+            return replace(state, finished=event, meter=state.meter.stopped(at))
         case GpusChosen(gpu_uuids=uuids, asked=asked):
             return replace(state, gpu_uuids=uuids, gpus_named=state.gpus_named or asked)
         case RunResumed():
@@ -315,7 +348,13 @@ def _resume(state: RunState, event: RunResumed) -> RunState:
         for step, job in state.jobs.items()
     }
     return replace(
-        state, jobs=jobs, stop=None, disk_low=None, finished=None, epochs=event.epochs if longer else state.epochs
+        state,
+        jobs=jobs,
+        stop=None,
+        disk_low=None,
+        budget_reached=None,
+        finished=None,
+        epochs=event.epochs if longer else state.epochs,
     )
 
 
@@ -356,6 +395,7 @@ def _fold_job(job: Job, event: _JobEvent) -> Job:  # noqa: C901, PLR0912  one br
                 total_epochs=event.total_epochs,
                 changes=event.changes,
                 oom_kills=event.oom_kills,
+                state_every_epochs=event.state_every_epochs,
                 state_files=job.attempt.state_files if job.attempt is not None else (),
             )
             moved = _move(job, JobState.RUNNING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import time
 from collections.abc import Iterable, Sequence
@@ -20,11 +21,13 @@ from wan_train.gpu.model import GpuProbe
 from wan_train.run import attempt_events, attempts, cadence, step_commands
 from wan_train.run.attempt_events import Case
 from wan_train.run.attempt_watch import AttemptWatch, gpu_lost, write_stall_report
+from wan_train.run.budget_watch import over_budget
 from wan_train.run.cache_events import cache_manager, event_of
 from wan_train.run.control import StopRequest, clear_stop_request, is_news, read_stop_request
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.disk import DiskWatch
 from wan_train.run.events import (
+    BudgetSet,
     DiskLow,
     Event,
     Journal,
@@ -42,8 +45,9 @@ from wan_train.run.events import (
 )
 from wan_train.run.gpu_pool import GpuPool
 from wan_train.run.launcher import Launcher, hide_secrets
-from wan_train.run.live import Observations, Round
+from wan_train.run.live import Observations, Round, read_live
 from wan_train.run.plan import Plan, Step, StepKind
+from wan_train.run.price_watch import PriceWatch
 from wan_train.run.readahead import ReadAhead
 from wan_train.run.scheduler import (
     Action,
@@ -95,17 +99,26 @@ class Supervisor:
         self._not_launched: dict[str, str] = {}
         """Why a step that the scheduler wanted to launch could not be, in words."""
         self._disk = DiskWatch(run, plan)
+        self._prices = PriceWatch(run.run_id, room, settings, clock, os.environ)
         self._observations = Observations(run, plan, clock)
 
     def stop_now(self, number: int) -> None:
         """Called from a signal handler: the run is to stop at once."""
         self._signal = number
 
-    def begin(self, *, resume: bool = False, epochs: int | None = None, gpus: tuple[str, ...] | None = None) -> None:
+    def begin(
+        self,
+        *,
+        resume: bool = False,
+        epochs: int | None = None,
+        gpus: tuple[str, ...] | None = None,
+        budget: float | None = None,
+    ) -> None:
         """Take the run over. With `resume` a run that is over goes on, `epochs` gives it a larger total.
 
-        `gpus` are UUIDs in place of those it used.
+        `gpus` are UUIDs in place of those it used, `budget` the dollars that it may cost in all.
         """
+        idle_since = self._last_sign()
         if resume:
             clear_stop_request(self._run)
             total = self._state.total_epochs(self._plan)
@@ -113,9 +126,21 @@ class Supervisor:
             self._append(RunResumed(at=self._clock.now(), epochs=longer))
         if gpus is not None:
             self._append(self._pool.choose(gpus))
+        if budget is not None:
+            self._append(BudgetSet(at=self._clock.now(), dollars=budget))
         self._finish_what_was_begun()
         # Last, since it tells the starter that everything before it is done.
-        self._append(SupervisorStarted(at=self._clock.now(), identity=myself(), version=__version__))
+        now = self._clock.now()
+        self._append(SupervisorStarted(at=now, identity=myself(), version=__version__, idle_since=idle_since))
+
+    def _last_sign(self) -> float | None:
+        """When something of the run was last seen alive; None where trainers are alive, and before the first look."""
+        live = read_live(self._run)
+        if live is None or any(attempt.identity.is_alive() for _, attempt in running(self._plan, self._state)):
+            return None
+        begun = running(self._plan, self._state)
+        logs = [self._directory(step, attempt).log for step, attempt in begun]
+        return max([live.at, *(log.stat().st_mtime for log in logs if log.exists())])
 
     def _finish_what_was_begun(self) -> None:
         """What a supervisor that was killed between two acts left half done."""
@@ -132,6 +157,7 @@ class Supervisor:
         self._follow_attempts()
         self._read_ahead.look(self._state, {step: watch.tracker.progress for step, watch in self._watches.items()})
         self._look_at_disk()
+        self._look_at_money()
         now = self._clock.now()
         self._look_at_caches(now)
         blocked = self._caching.blocked
@@ -161,6 +187,7 @@ class Supervisor:
             not_launched=self._not_launched,
             progress={step: watch.tracker.progress for step, watch in self._watches.items()},
             disk_free_bytes=self._disk.free,
+            price_problem=self._prices.problem,
         )
 
     def _look_at_caches(self, now: float) -> None:
@@ -176,6 +203,7 @@ class Supervisor:
     def close(self) -> None:
         self._read_ahead.stop()
         self._caching.close()
+        self._prices.close()
         self._pool.close()
         self._journal.close()
 
@@ -377,6 +405,7 @@ class Supervisor:
                 total_epochs=spec.total_epochs if step.kind is StepKind.TRAIN else None,
                 changes=spec.changes,
                 oom_kills=kills,
+                state_every_epochs=spec.state_every_epochs if step.kind is StepKind.TRAIN else None,
             )
         )
 
@@ -399,3 +428,14 @@ class Supervisor:
         short = self._disk.look(len(training), self._clock.monotonic())
         if short is not None and not self._state.is_stopping:
             self._append(DiskLow(at=self._clock.now(), free=short.free, needed=short.needed))
+
+    def _look_at_money(self) -> None:
+        """Note a new price, and stop in time where the budget pays for no more."""
+        if (price := self._prices.look(self._state.meter)) is not None:
+            self._append(price)
+        trackers = {step: watch.tracker for step, watch in self._watches.items()}
+        stopping = self._settings.term_grace_seconds + 2 * self._settings.poll_seconds
+        now = self._clock.now()
+        reached = over_budget(self._plan, self._state, trackers, now=now, stopping=stopping)
+        if reached is not None:
+            self._append(reached)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 from wan_train.gpu.free import why_busy
 from wan_train.gpu.model import Gpu
 from wan_train.run.events import CheckpointKept, Event, ResultPlaced, StepFailed, StepRefused
 from wan_train.run.plan import Devices
 from wan_train.views import run_status
+from wan_train.views.cost import cost_basis, cost_of, cost_text, stopped_by_budget
 from wan_train.views.event_lines import event_text, subject
 from wan_train.views.formatting import (
     clock,
@@ -72,7 +74,8 @@ def _rows(view: RunView, now: float, width: int) -> Iterator[ScreenLine]:
     yield ScreenLine(line(), Keep.BLANK)
     for step, job in run_status.steps_of(view):
         yield from step_lines(view, step, job, now, width)
-    for part in (_devices(view, width), _recent_events(view, width), _remarks(view, now, width)):
+    devices = chain(_devices(view, width), _cost(view, now))
+    for part in (devices, _recent_events(view, width), _remarks(view, now, width)):
         rows = list(part)
         if rows:
             yield ScreenLine(line(), Keep.BLANK)
@@ -121,6 +124,13 @@ def _devices(view: RunView, width: int) -> Iterator[ScreenLine]:
         low = live.disk_free_bytes < view.plan.disk.total
         text = f"{pad('disk', _label_width(view) + 2)}{file_size(live.disk_free_bytes)} free"
         yield ScreenLine(line(Span(text, "yellow" if low else "dim")), Keep.DISK)
+
+
+def _cost(view: RunView, now: float) -> Iterator[ScreenLine]:
+    cost = cost_of(view, now)
+    if cost is not None:
+        head = pad("cost", _label_width(view) + 2)
+        yield ScreenLine(line(head, cost_text(cost), Span(f"  {cost_basis(cost)}", "dim")), Keep.GPU)
 
 
 def gpu_lines(view: RunView, width: int) -> Iterator[Line]:
@@ -214,5 +224,13 @@ def _remark_texts(view: RunView, now: float) -> Iterator[tuple[str, str]]:
             yield "Reason: killed, or the machine restarted", ""
         yield "Resume the run; trainers that still run are adopted:", ""
         yield safe(lost.advice), ""
+    if over := stopped_by_budget(view):
+        yield over, "yellow"
+    cost = cost_of(view, now)
+    if live is not None and cost is None and live.price_problem and not view.state.is_over:
+        yield f"The cost is unknown: {safe(live.price_problem)}.", "yellow"
+    end = run_status.ends_at(view, now)
+    if cost is not None and cost.rental_ends is not None and end is not None and cost.rental_ends < end:
+        yield f"The rental of this box ends about {moment(cost.rental_ends, now)}, before the run does.", "yellow"
     if low := run_status.low_disk(view):
         yield f"{low.meaning}. {low.advice}", "red"

@@ -7,6 +7,8 @@ from typing import assert_never
 from wan_train.base.errors import ExitCode
 from wan_train.engine.failures import Diagnosis
 from wan_train.run.events import (
+    BudgetReached,
+    BudgetSet,
     CachesCleared,
     CachesDisturbed,
     CachesUpToDate,
@@ -15,6 +17,7 @@ from wan_train.run.events import (
     EpochEnded,
     Event,
     GpusChosen,
+    PriceSet,
     ResultPlaced,
     RetryScheduled,
     RunFinished,
@@ -41,12 +44,15 @@ from wan_train.views.formatting import (
     columns,
     count,
     cut,
+    dollars,
+    dollars_per_hour,
     duration,
     file_size,
     joined_lines,
     loss,
     pace,
     pad,
+    price_basis,
     reasons,
     safe,
 )
@@ -73,6 +79,8 @@ def subject(event: Event) -> str:
     match event:
         case SupervisorStarted() | StopRequested() | RunFinished() | DiskLow() | GpusChosen() | RunResumed():
             return "run"
+        case PriceSet() | BudgetSet() | BudgetReached():
+            return "run"
         case _:
             return event.step
 
@@ -90,6 +98,14 @@ def event_text(event: Event, view: RunView) -> str | None:  # noqa: C901, PLR091
         case DiskLow():
             sizes = f"{file_size(event.free)} free, {file_size(event.needed)} needed"
             return f"the disk is low ({sizes}): stopping after the next checkpoints"
+        case PriceSet():
+            return f"the box costs {dollars_per_hour(event.per_hour)} ({price_basis(event.source, event.runs)})"
+        case BudgetSet():
+            return f"budget {dollars(event.dollars)}"
+        case BudgetReached():
+            sums = f"{dollars(event.spent)} of {dollars(event.budget)} spent"
+            when = "now" if event.mode is StopMode.NOW else "after the next checkpoints"
+            return f"the budget is nearly reached ({sums}): stopping {when}"
         case GpusChosen():
             gpus = safe(", ".join(event.labels or event.gpu_uuids))
             return f"now uses {gpus}" if event.asked else f"this box has other GPUs than before: now uses {gpus}"
@@ -191,6 +207,8 @@ def _run_finished(event: RunFinished, view: RunView) -> str:
             return f"failed after {took}: one expert finished, the other did not"
         case ExitCode.INTERRUPTED | ExitCode.TERMINATED:
             return f"stopped after {took}"
+        case ExitCode.OVER_BUDGET:
+            return f"stopped after {took}, before the budget was reached"
         case _:
             return f"failed after {took}"
 

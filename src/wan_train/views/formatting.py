@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from wan_train.base.text import redact, visible
 from wan_train.base.units import GIB
+from wan_train.box.rental import PriceSource
 from wan_train.caching.decide import WORDS
 from wan_train.recipe.terms import Expert, Task
 from wan_train.run.state import JobState
@@ -81,6 +82,24 @@ def pace(seconds_per_step: float) -> str:
 def count(number: int, what: str, many: str | None = None) -> str:
     """`1 item`, `1,234 items`."""
     return f"{number:,} {what if number == 1 else many or what + 's'}"
+
+
+def dollars(value: float) -> str:
+    """`$0.83`; what is more than nothing and less than half a cent is `under $0.01`."""
+    if 0 < value < 0.005:  # noqa: PLR2004  would be rounded to $0.00
+        return "under $0.01"
+    return f"${value:,.2f}"
+
+
+def dollars_per_hour(value: float) -> str:
+    """`$0.93/h`; three decimals where two would hide a tenth of it."""
+    return f"${value:,.3f}/h" if value < 0.1 else f"${value:,.2f}/h"  # noqa: PLR2004
+
+
+def price_basis(source: PriceSource, runs: int) -> str:
+    """`from Vast`, `given, shared by 2 runs`."""
+    shared = f", shared by {runs} runs" if runs > 1 else ""
+    return f"{'from Vast' if source is PriceSource.VAST else 'given'}{shared}"
 
 
 def expert_name(expert: Expert) -> str:

@@ -19,6 +19,7 @@ from wan_train.run.plan import Plan, Step
 from wan_train.run.state import Job, Result
 from wan_train.run.step_commands import command_of
 from wan_train.views import run_status
+from wan_train.views.cost import cost_of
 from wan_train.views.losses import Losses
 from wan_train.views.model import GpuNow, RunView
 
@@ -65,6 +66,7 @@ def run_json(view: RunView, now: float) -> Json:
         "gpus": [_gpu(view, gpu) for gpu in live.gpus] if live is not None else [],
         "disk_free_bytes": live.disk_free_bytes if live is not None else None,
         "disk_low": {"free": low.free, "needed": low.needed} if low is not None else None,
+        "cost": _cost(view, now),
         "warnings": [live.gpu_problem] if live is not None and live.gpu_problem else [],
         "supervisor_alive": view.supervisor_alive,
         "updated": live.at if live is not None else None,
@@ -77,6 +79,22 @@ def result_json(view: RunView) -> Json:
     finished = view.state.finished
     at = finished.at if finished is not None else (view.live.at if view.live is not None else view.plan.created)
     return {"event": "result", **run_json(view, at)}
+
+
+def _cost(view: RunView, now: float) -> Json | None:
+    cost = cost_of(view, now)
+    if cost is None:
+        return None
+    return {
+        "spent": round(cost.spent, 6),
+        "total": round(cost.total, 6) if cost.total is not None else None,
+        "paid_seconds": round(cost.seconds, 3),
+        "per_hour": cost.per_hour,
+        "price_source": cost.source.value,
+        "runs": cost.runs,
+        "budget": cost.budget,
+        "rental_ends": cost.rental_ends,
+    }
 
 
 def _step(view: RunView, step: Step, job: Job) -> Json:

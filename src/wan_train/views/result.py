@@ -11,6 +11,7 @@ from wan_train.run.plan import Step, StepKind
 from wan_train.run.samples import given_up
 from wan_train.run.state import Job, JobState, Result
 from wan_train.views import run_status
+from wan_train.views.cost import cost_basis, cost_of, cost_text, next_budget, stopped_by_budget
 from wan_train.views.formatting import (
     STATE_NAMES,
     columns,
@@ -121,6 +122,11 @@ def _results(view: RunView) -> list[Result]:
 
 def _result(view: RunView, width: int) -> Iterator[Line]:
     yield headline(view)
+    cost = cost_of(view, view.live.at if view.live is not None else view.plan.created)
+    if cost is not None:
+        yield line(f"Cost: {cost_text(cost)} ({cost_basis(cost)})")
+    if over := stopped_by_budget(view):
+        yield from wrapped(over, width, "yellow")
     low = run_status.low_disk(view)
     if low is not None:
         yield from wrapped(f"{low.meaning}.", width, "red")
@@ -147,7 +153,8 @@ def _next(view: RunView, width: int) -> Iterator[Line]:
                 yield from wrapped(low.advice, width)
             yield line(f"{first} from the latest checkpoint:")
         if can_resume:
-            yield _to_copy(f"wan-train resume {shlex.quote(safe(view.run.run_id))}")
+            budget = f" --budget {next_budget(view):g}" if stopped_by_budget(view) else ""
+            yield _to_copy(f"wan-train resume {shlex.quote(safe(view.run.run_id))}{budget}")
     done = len(_results(view))
     if done:
         yield line()

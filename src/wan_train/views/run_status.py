@@ -46,7 +46,7 @@ def status_of(view: RunView) -> RunStatus:
         match state.finished.exit_code:
             case ExitCode.DONE:
                 return RunStatus.FINISHED
-            case ExitCode.INTERRUPTED | ExitCode.TERMINATED:
+            case ExitCode.INTERRUPTED | ExitCode.TERMINATED | ExitCode.OVER_BUDGET:
                 return RunStatus.STOPPED
             case _:
                 return RunStatus.FAILED

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wan_train.box.rental import Price
 from wan_train.dataset.layout import DatasetSummary
 from wan_train.dataset.model import MediaKind
 from wan_train.engine import schedule as schedules
@@ -42,6 +43,11 @@ class AtStart:
     disk_free_bytes: int | None = None
     seconds_per_batch: float | None = None
     """Measured on this box by an earlier run."""
+    price: Price | None = None
+    price_problem: str | None = None
+    """Why Vast did not say what this box costs, in words."""
+    budget: float | None = None
+    """Dollars."""
     new_toml: Path | None = None
     """The dataset.toml that will be written into the user's folder."""
 

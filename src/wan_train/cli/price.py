@@ -1,0 +1,64 @@
+"""The price of this box's hours, asked while a run is planned; and a budget, checked against it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from wan_train.base.errors import BadInputError
+from wan_train.base.money import parse_dollars
+from wan_train.base.settings import Settings
+from wan_train.base.text import one_line
+from wan_train.box.rental import Price, PriceSource
+from wan_train.box.vast import Asking, Vast, VastError
+from wan_train.cli import options
+from wan_train.cli.options import Call
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is known of the price: one, or in words why there is none; neither away from Vast."""
+
+    price: Price | None = None
+    problem: str | None = None
+
+
+class PriceQuestion:
+    """Begins at once and is answered later, so that nobody waits for it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._given = settings.price
+        vast = Vast.of_this_box(os.environ, settings.vast_url)
+        self._asking = Asking(vast) if vast is not None else None
+
+    def answer(self) -> Known:
+        answer = self._asking.wait() if self._asking is not None else None
+        problem = str(answer) if isinstance(answer, VastError) else None
+        rental = None if isinstance(answer, VastError) else answer
+        if self._given is not None:
+            return Known(price=Price(per_hour=self._given, source=PriceSource.GIVEN, rental=rental), problem=problem)
+        if rental is None:
+            return Known(problem=problem)
+        return Known(price=Price(per_hour=rental.per_hour, source=PriceSource.VAST, rental=rental))
+
+
+def budget_of(call: Call) -> float | None:
+    """`--budget` in dollars; raises BadInputError."""
+    option = options.BUDGET if options.BUDGET in call.options else options.OTHER_BUDGET
+    text = call.get(option)
+    if text is None:
+        return None
+    try:
+        return parse_dollars(text)
+    except ValueError as error:
+        raise BadInputError(f"--budget {one_line(text)!r}: {error}", hint="For example: --budget 3.00") from error
+
+
+def require_price(budget: float | None, known: Known) -> None:
+    """Raises BadInputError for a budget that nobody can keep."""
+    if budget is not None and known.price is None:
+        why = f" ({known.problem})" if known.problem is not None else ""
+        raise BadInputError(
+            f"--budget needs the price of an hour of this box, which is unknown{why}",
+            hint="Add --price, in dollars an hour: --price 0.93",
+        )
