@@ -338,6 +338,26 @@ EPOCHS = Option(
 REHEARSAL_EPOCHS = replace(EPOCHS, commands="rehearse", default=20)
 """With the eight drawn pictures both experts are done in about a minute on two cores."""
 LONGER_TOTAL = Option(int, "--epochs", "resume", "Train a finished run to this larger total.", shown="the run's own")
+UNTIL = Option(
+    str,
+    "--until",
+    _TRAINS,
+    "When to end: all, an epoch, or a share such as 99.65%.",
+    more="The learning rate stays that of all epochs. See [ending early](how-to.md#end-when-the-learning-is-done).",
+    metavar="all|N|N%",
+    group=_HOW,
+    shown="all",
+    recipe_key="until",
+)
+LATER_END = replace(
+    UNTIL,
+    commands="resume",
+    help="Go on to a later end of the same schedule.",
+    more="See [ending early](how-to.md#end-when-the-learning-is-done).",
+    group=None,
+    shown="the run's own",
+    recipe_key=None,
+)
 SAVE_EVERY = Option(
     int, "--save-every", "train", "Keep a LoRA every N epochs.", group=_HOW, recipe_key="save_every_n_epochs"
 )

@@ -13,6 +13,7 @@ from wan_train.base.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line, redact, visible
 from wan_train.cli import options
+from wan_train.cli.longer import longer
 from wan_train.cli.options import Call
 from wan_train.cli.output import Result, Sink
 from wan_train.cli.price import PriceQuestion, budget_of, require_price
@@ -141,22 +142,25 @@ def resume(call: Call) -> Result:
     run = find(call.settings.runs, call.get(options.RUN))
     epochs, gpus = call.get(options.LONGER_TOTAL), call.get(options.OTHER_GPUS)
     budget, question = budget_of(call), PriceQuestion(call.settings)
+    until = call.get(options.LATER_END)
     view, _ = RunReader(run).refresh()
-    _check_epochs(view, epochs)
+    epochs, ends = longer(view, epochs, until)
+    is_longer = epochs is not None or bool(ends)
     _check_budget(view, budget, question)
     chosen = _gpus(view, call.settings, gpus) if gpus is not None else None
     if not view.state.is_over and view.has_supervisor:
         call.sink.note(f"{run.run_id} is running already.")
-    elif _is_done(view) and epochs is None:
+    elif _is_done(view) and not is_longer:
         call.sink.note(f"{run.run_id} is finished: nothing is missing.")
-        call.sink.note(f"Train it longer with: wan-train resume {run.run_id} --epochs N")
+        more = "--until all" if facts.ended_early(view) else "--epochs N"
+        call.sink.note(f"Train it longer with: wan-train resume {run.run_id} {more}")
         return Result(data=lambda: result_json(view))
     else:
         if view.state.is_over:
-            check_disk_to_resume(run, view.plan, _trainings_left(view, longer=epochs is not None))
+            check_disk_to_resume(run, view.plan, _trainings_left(view, longer=is_longer))
         # A stop that was under way when its supervisor died is taken back: this command came later.
         must_restart = view.state.is_over or view.state.is_stopping
-        start_supervisor(run, call.settings, resume=must_restart, epochs=epochs, gpus=chosen, budget=budget)
+        start_supervisor(run, call.settings, resume=must_restart, epochs=epochs, ends=ends, gpus=chosen, budget=budget)
     return detached(run) if call[options.DETACH] else watch(run, call.settings, call.sink, owner=True)
 
 
@@ -168,6 +172,7 @@ def _resume_all(call: Call) -> Result:
     given = {
         "a run's name": call.get(options.RUN),
         "--epochs": call.get(options.LONGER_TOTAL),
+        "--until": call.get(options.LATER_END),
         "--gpus": call.get(options.OTHER_GPUS),
         "--budget": call.get(options.OTHER_BUDGET),
     }
@@ -223,22 +228,6 @@ def _gpus(view: RunView, settings: Settings, gpus: str) -> tuple[str, ...]:
             hint="Leave --gpus out.",
         )
     return tuple(gpu.uuid for gpu in usable_gpus(view.plan.devices, replace(settings, gpus=gpus)))
-
-
-def _check_epochs(view: RunView, epochs: int | None) -> None:
-    total = view.state.total_epochs(view.plan)
-    if epochs is None:
-        return
-    if not view.state.is_over:
-        raise BadInputError(
-            f"{view.run.run_id} is not over, so its {total} epochs cannot be changed now",
-            hint=f"Stop it first: wan-train stop {view.run.run_id}",
-        )
-    if epochs <= total:
-        raise BadInputError(
-            f"--epochs {epochs} is not more than the {total} epochs of {view.run.run_id}",
-            hint="A run can be trained longer, not shorter.",
-        )
 
 
 def _check_budget(view: RunView, budget: float | None, question: PriceQuestion) -> None:

@@ -174,11 +174,10 @@ def from_text(name: str, text: str, capabilities: Capabilities) -> tuple[Value |
 
 
 _SETTINGS = {
-    "num_cpu_threads_per_process": Option(
-        name="--num_cpu_threads_per_process", takes_value=True, many=False, kind="int"
-    )
+    name: Option(name=f"--{name}", takes_value=True, many=False, kind=kind)
+    for name, kind in (("num_cpu_threads_per_process", "int"), ("until", "str"))
 }
-"""Options of Training that are accelerate's and not the script's."""
+"""Settings of Training that are accelerate's or wan-train's own, and not the script's."""
 
 
 def config_path(name: str, folder: Path) -> Path:

@@ -237,7 +237,7 @@ class Doctor:
         )
 
     def _bytes_of_a_run(self) -> int:
-        need = disk_need(MUSUBI, recipe_for(self.task), 0, None)
+        need = disk_need(MUSUBI, recipe_for(self.task), 0)
         return need.states + need.loras
 
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from wan_train.base import codec
+from wan_train.recipe import until
 from wan_train.recipe.terms import BLOCKS, Attention, Expert, Task
 
 Value = bool | int | float | str | tuple[int | float | str, ...]
@@ -50,8 +51,9 @@ class Training:
     """Settings of one training job, under musubi-tuner's own option names.
 
     Integers and floats are kept as the recipe wrote them, so that commands show `8` and not `8.0`. Metadata of a field:
-    its `range`, outside which the trainer fails late or trains nothing; its `words`, where it has few; `is_file`; and
-    `is_shared` for one that cannot differ between the experts.
+    its `range`, outside which the trainer fails late or trains nothing; its `words`, where it has few; `read`, which
+    reads its values where they are of a kind of their own; `is_file`; and `is_shared` for one that cannot differ
+    between the experts.
     """
 
     attention: Attention
@@ -71,6 +73,7 @@ class Training:
     discrete_flow_shift: float = field(metadata={"range": (1e-3, 100)})
     preserve_distribution_shape: bool
     max_train_epochs: int = field(metadata={"range": (1, 100_000)})
+    """The epochs that the schedule is made for."""
     save_every_n_epochs: int = field(metadata={"range": (1, 100_000), "is_shared": True})
     seed: int = field(metadata={"range": (0, 2**32 - 1)})
     max_grad_norm: float = field(metadata={"range": (0, 1e6)})
@@ -82,6 +85,8 @@ class Training:
     network_weights: str | None = field(default=None, metadata={"is_file": True})
     """A LoRA to continue from; an absolute path once it is resolved."""
     blocks_to_swap: int = field(default=0, metadata={"range": (0, BLOCKS - 1)})  # one must stay
+    until: str = field(default=until.ALL, metadata={"read": until.read})
+    """When this expert ends (`recipe.until`). wan-train sees to it: the trainer has no such option."""
     sample_prompts: str | None = field(default=None, metadata={"is_shared": True, "is_file": True})
     sample_every_n_epochs: int | None = field(default=None, metadata={"range": (1, 100_000), "is_shared": True})
     """0 for an attempt that goes on without samples; None until the plan chooses."""

@@ -77,8 +77,7 @@ def read_settings(
         elif key in ATTENTION_KEYS:
             read, problem = None, None if isinstance(value, bool) else "must be true or false"
         elif key in FIELDS:
-            read, problem = _typed(value, str(FIELDS[key].type))
-            problem = problem or _range_problem(key, read) or _word_problem(key, read)
+            read, problem = _field(key, value)
         elif options is not None and key in known:
             read, problem = options.read(key, value)
         else:
@@ -110,6 +109,16 @@ def unknown(key: str, known: Collection[str], called: Callable[[str], str]) -> s
 def _named_attention(given: Mapping[str, object]) -> set[Attention]:
     named = str(given.get("attention"))
     return {Attention(named)} if named in set(Attention) else set()
+
+
+def _field(key: str, value: object) -> tuple[Any, str | None]:
+    """The value of a field of Training, or what is wrong with it."""
+    own = FIELDS[key].metadata.get("read")
+    if own is not None:
+        read: tuple[Any, str | None] = own(value)
+        return read
+    typed, problem = _typed(value, str(FIELDS[key].type))
+    return typed, problem or _range_problem(key, typed) or _word_problem(key, typed)
 
 
 def _typed(value: object, kind: str) -> tuple[Any, str | None]:

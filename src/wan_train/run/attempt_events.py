@@ -46,10 +46,10 @@ class Case:
 def progress_events(case: Case, attempt: Attempt) -> Iterator[Event]:
     """What the newly read log says happened: the first step, epochs that ended and the files they left."""
     step, watch, now = case.step, case.watch, case.now
-    progress = watch.tracker.progress
-    if attempt.total_steps is None and progress.steps is not None and watch.tracker.local_step:
-        yield TrainingBegan(at=now, step=step.id, attempt=attempt.number, steps=progress.steps)
-        attempt = replace(attempt, total_steps=progress.steps)
+    announced = watch.tracker.announced_steps
+    if attempt.total_steps is None and announced is not None and watch.tracker.local_step:
+        yield TrainingBegan(at=now, step=step.id, attempt=attempt.number, steps=announced)
+        attempt = replace(attempt, total_steps=announced)
     for epoch, loss in watch.tracker.take_finished_epochs():
         # The trainer starts the next epoch only after LoRA, state and removals of the last one are written.
         local = epoch - attempt.epochs_before

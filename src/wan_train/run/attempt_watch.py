@@ -107,7 +107,12 @@ class AttemptWatch:
             plan=plan,
             step=step,
             directory=directory,
-            tracker=ProgressTracker(epochs_before=attempt.epochs_before, sample_every=sample_every(plan, attempt)),
+            tracker=ProgressTracker(
+                epochs_before=attempt.epochs_before,
+                sample_every=sample_every(plan, attempt),
+                ends_after=attempt.total_epochs if attempt.epochs_before or attempt.ends_early else None,
+                schedule_epochs=attempt.schedule_epochs,
+            ),
             follower=LogFollower(directory.log),
             scalars=ScalarFollower(directory.path / "logs"),
             ever_finite=attempt.epochs_before > 0,
@@ -129,7 +134,7 @@ class AttemptWatch:
         return self._divergence() or self._stall(now, stall_seconds)
 
     def is_complete(self, attempt: Attempt) -> bool:
-        """Whether a resumed attempt has written the LoRA and the state of the last epoch that was missing."""
+        """Whether an attempt that must be ended has written the LoRA and the state of its last epoch."""
         goal = attempt.target
         if goal is None or (self.tracker.local_step or 0) < goal.steps:
             return False
@@ -139,12 +144,12 @@ class AttemptWatch:
         return fault is None and is_whole(self.final_lora(attempt))
 
     def awaits_samples(self, attempt: Attempt) -> bool:
-        """Whether the trainer is about to make the samples of a resumed attempt's last epoch, or is at it.
+        """Whether the trainer is about to make the samples of the last epoch of an attempt that must be ended.
 
         It saves what is missing first, so it is complete by then. Nothing is lost if it fails at this.
         """
         goal, samples, every = attempt.target, self.plan.samples, sample_every(self.plan, attempt)
-        epoch = self.tracker.progress.epoch
+        epoch = self.tracker.newest_epoch
         if (
             goal is None
             or samples is None
@@ -235,6 +240,15 @@ def gpu_lost(reason: str) -> Diagnosis:
         cause=Cause.CUDA_ERROR,
         meaning=f"its GPU was lost: {reason}",
         advice="Another GPU is used if there is one. If none answers any more, restart or change the machine.",
+    )
+
+
+def other_steps(attempt: Attempt) -> Diagnosis:
+    """Its trainer counts other steps than the plan, so it would not save where its last epoch ends."""
+    return Diagnosis(
+        cause=Cause.INTERRUPTED,
+        meaning=f"an epoch has {attempt.steps_per_epoch} steps, which was not known before it started",
+        advice="It is started again, so that it saves at the end of its last epoch.",
     )
 
 

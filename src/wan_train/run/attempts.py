@@ -57,13 +57,17 @@ def find_resume_point(run: RunDirectory, plan: Plan, step: Step, job: Job, total
 
     States that hold numbers that are not finite are passed over, and so are those of more epochs than are wanted.
     """
-    steps_per_epoch = next((a.steps_per_epoch for a in reversed(job.attempts) if a.steps_per_epoch), None)
-    if not steps_per_epoch:
+    steps_per_epoch = _announced_steps_per_epoch(job)
+    if steps_per_epoch is None:
         return None
     for state in reversed(saved_states(run, plan, step, job)):
         if state.epochs_done < total_epochs and _is_finite(state.path / "model.safetensors"):
             return ResumePoint(state_dir=state.path, epochs_done=state.epochs_done, steps_per_epoch=steps_per_epoch)
     return None
+
+
+def _announced_steps_per_epoch(job: Job) -> int | None:
+    return next((a.steps_per_epoch for a in reversed(job.attempts) if a.steps_per_epoch), None)
 
 
 def epochs_of(state: State, attempt: Attempt) -> int | None:
@@ -118,12 +122,19 @@ def next_attempt(
     job = state.jobs[step.id]
     total = state.total_epochs(plan, step)
     point = find_resume_point(run, plan, step, job, total) if step.kind is StepKind.TRAIN and job.attempts else None
+    schedule = state.schedule_epochs(plan, step) if step.kind is StepKind.TRAIN else total
     if point is None:
+        each = _announced_steps_per_epoch(job)
+        if each is None and step.expert is not None:
+            each = plan.steps_per_epoch(step.expert)
         spec = AttemptSpec(
             number=number,
             state_every_epochs=min(plan.state_every_epochs, total),
             total_epochs=total,
+            schedule_epochs=schedule,
             changes=job.changes,
+            # Where it is not known yet, the attempt is started again once its trainer has announced its steps.
+            stop_at_step=total * each if total < schedule and each is not None else None,
         )
         return NextAttempt(spec=spec, epochs_before=0)
     missing = total - point.epochs_done
@@ -136,6 +147,7 @@ def next_attempt(
             epoch_seconds=point.steps_per_epoch * seconds_per_step,
         ),
         total_epochs=total,
+        schedule_epochs=schedule,
         changes=job.changes,
         resume_from=point.state_dir,
         stop_at_step=missing * point.steps_per_epoch,

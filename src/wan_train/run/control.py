@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from wan_train.base import codec
@@ -28,13 +28,15 @@ def start_supervisor(
     *,
     resume: bool = False,
     epochs: int | None = None,
+    ends: Mapping[str, int] | None = None,
     gpus: Sequence[str] | None = None,
     budget: float | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a supervisor in a session of its own and wait until it has taken the run over.
 
-    It adopts trainers that are alive. With `resume` a run that is over goes on, `epochs` gives it a larger total;
-    `gpus` are UUIDs in place of those it used, `budget` the dollars that it may cost in all.
+    It adopts trainers that are alive. With `resume` a run that is over goes on, `epochs` gives it a larger total,
+    `ends` later epochs after which trainings end, by step; `gpus` are UUIDs in place of those it used, `budget` the
+    dollars that it may cost in all.
     Raises WanTrainError with the end of its log when it does not start.
     """
     reader = JournalReader(run.events)
@@ -42,6 +44,7 @@ def start_supervisor(
         pass  # what earlier supervisors wrote
     options = ["--resume"] if resume else []
     options += [f"--epochs={epochs}"] if epochs is not None else []
+    options += [f"--end={step}={epoch}" for step, epoch in (ends or {}).items()]
     options += [f"--gpus={','.join(gpus)}"] if gpus is not None else []
     options += [f"--budget={budget}"] if budget is not None else []
     log = os.open(run.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

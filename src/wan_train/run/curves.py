@@ -103,7 +103,7 @@ class CurveReader:
         later_begins: int | None = None
         for attempt in reversed(attempts):
             # A resumed trainer would go on beyond the last step until it is stopped.
-            limits = [limit for limit in (later_begins, attempt.total_steps) if limit is not None]
+            limits = [limit for limit in (later_begins, attempt.wanted_steps) if limit is not None]
             segment = self._segment(step, attempt, min(limits, default=None))
             if segment is None:
                 continue

@@ -13,6 +13,7 @@ from wan_train.base.units import GB
 from wan_train.engine.commands import STATES_KEPT
 from wan_train.engine.traits import TrainerTraits
 from wan_train.recipe.model import Recipe, Training
+from wan_train.recipe.terms import Expert
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import DiskNeed, Plan
 
@@ -27,14 +28,18 @@ def disk_for_next_save(plan: Plan) -> int:
     )
 
 
-def disk_need(trainer: TrainerTraits, recipe: Recipe, cache_bytes: int, keep: int | None) -> DiskNeed:
-    """The most that a run has on disk at once: the trainer removes an old state only after the new one is written."""
+def disk_need(
+    trainer: TrainerTraits, recipe: Recipe, cache_bytes: int, *, kept: Mapping[Expert, int] | None = None
+) -> DiskNeed:
+    """The most that a run has on disk at once: the trainer removes an old state only after the new one is written.
+
+    `kept` are LoRAs of earlier epochs that stay, by expert.
+    """
     copies = STATES_KEPT + 2  # one being written, one at the very end
     states = loras = 0
     for spec in recipe.experts:
-        kept = (spec.training.max_train_epochs - 1) // keep if keep else 0
         states += copies * _state_bytes(trainer, spec.training)
-        loras += (copies + kept) * _lora_bytes(trainer, spec.training)
+        loras += (copies + (kept or {}).get(spec.expert, 0)) * _lora_bytes(trainer, spec.training)
     return DiskNeed(caches=cache_bytes, states=states, loras=loras)
 
 

@@ -73,8 +73,9 @@ class SupervisorStarted:
 class StepStarted:
     """An attempt at a step was launched. `identity` is the warden's, which outlives a supervisor.
 
-    `epochs_before` were trained by earlier attempts, `total_epochs` are wanted in all; `changes` are training settings
-    in which this attempt differs from the plan's recipe.
+    `epochs_before` were trained by earlier attempts, `total_epochs` are wanted in all, and `schedule_epochs` are what
+    its schedule is made for: more where it ends early. `changes` are training settings in which this attempt differs
+    from the plan's recipe.
     """
 
     at: float
@@ -86,6 +87,9 @@ class StepStarted:
     resumed_from: str | None = None
     epochs_before: int = 0
     total_epochs: int | None = None
+    schedule_epochs: int | None = None
+    saves_at_step: int | None = None
+    """The optimizer step, by its trainer's count, at which it was told to save LoRA and state beside its cadence."""
     changes: Mapping[str, Setting] = field(default_factory=dict)
     oom_kills: int | None = None
     """Kills by the kernel for lack of memory that this container had seen when the attempt began."""
@@ -95,7 +99,7 @@ class StepStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingBegan:
-    """The trainer made its first step. `steps` is its total for all epochs, those before a resume included."""
+    """The trainer made its first step. `steps` is the total of its schedule, those before a resume included."""
 
     at: float
     step: str
@@ -333,10 +337,14 @@ class BudgetReached:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResumed:
-    """A run that was over goes on: what failed or was stopped is tried again. `epochs` is a new, larger total."""
+    """A run that was over goes on: what failed or was stopped is tried again. `epochs` is a new, larger total.
+
+    `ends` are the epochs after which trainings now end, by step, where their schedules stay; empty for no change.
+    """
 
     at: float
     epochs: int | None = None
+    ends: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from wan_train.engine.traits import TrainerTraits
 from wan_train.recipe.adaptation import Choice
 from wan_train.recipe.model import Answers, Recipe, Training
 from wan_train.recipe.terms import Expert, Task
+from wan_train.run.ends import steps_per_epoch
 
 SCHEMA = 3
 
@@ -123,6 +124,8 @@ class Plan:
     """They were named by one of the two; otherwise they were all that the box had."""
     dataset: DatasetFacts
     state_every_epochs: int
+    ends: Mapping[str, int] = field(default_factory=dict)
+    """By the value of Expert, the epoch after which it ends; only of those that end before their schedule does."""
     keep_every_epochs: int | None
     """Epochs between LoRAs the user asked to keep, None when only the finished one is wanted."""
     choices: tuple[Choice, ...] = ()
@@ -147,20 +150,24 @@ class Plan:
     @property
     def epochs(self) -> int:
         """The most epochs that one expert is trained for."""
-        return max(spec.training.max_train_epochs for spec in self.recipe.experts)
+        return max(self.epochs_of(spec.expert) for spec in self.recipe.experts)
 
     def epochs_of(self, expert: Expert | None) -> int:
-        """The epochs of one expert; of a step without one, the most."""
-        return self.epochs if expert is None else self.training(expert).max_train_epochs
+        """The epochs that one expert is trained for; of a step without one, the most."""
+        return self.epochs if expert is None else self.ends.get(expert.value, self.schedule_epochs_of(expert))
+
+    def schedule_epochs_of(self, expert: Expert) -> int:
+        """The epochs that the schedule of one expert is made for: more than it is trained for where it ends early."""
+        return self.training(expert).max_train_epochs
 
     def steps_of(self, expert: Expert) -> int | None:
-        """Optimizer steps of one expert: batches x epochs / accumulation, rounded up per epoch as the trainer does.
+        """Optimizer steps that one expert is trained for; None where the length of a video is unknown."""
+        each = self.steps_per_epoch(expert)
+        return each * self.epochs_of(expert) if each is not None else None
 
-        None where the length of a video is unknown.
-        """
-        if self.dataset.batches_per_epoch is None:
-            return None
-        return -(-self.dataset.batches_per_epoch // self.batches_of_step(expert)) * self.epochs_of(expert)
+    def steps_per_epoch(self, expert: Expert) -> int | None:
+        """Optimizer steps of one epoch, by the trainer's arithmetic; None where the length of a video is unknown."""
+        return steps_per_epoch(self.training(expert), self.dataset.batches_per_epoch)
 
     def batches_of_step(self, expert: Expert) -> int:
         """Batches whose gradients one optimizer step accumulates."""

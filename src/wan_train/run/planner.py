@@ -37,6 +37,7 @@ from wan_train.recipe.terms import Expert, Task
 from wan_train.run.cadence import expected_speed, speed_key_of, state_every_epochs
 from wan_train.run.directory import RunDirectory, create
 from wan_train.run.disk import check_disk, check_writable, disk_need
+from wan_train.run.ends import planned_ends
 from wan_train.run.plan import CACHE_KINDS, CACHING_STEPS, DatasetFacts, Devices, Plan, Step, StepKind, result_name
 from wan_train.run.samples import plan_samples, write_samples
 
@@ -145,24 +146,30 @@ def make_plan(
     warnings = [*request.notes, *(found.line for found in group(inventory.problems)), *doubts]
     if trainer.is_real and not tokenizer.is_cached(request.environ):
         warnings.append("the T5 tokenizer is not in the Hugging Face cache: text caching will fetch it from the hub")
-    recipe, samples = plan_samples(adapted, request.prompts, run)
+    ends = planned_ends(adapted, counted.batches_per_epoch, trainer.capabilities)
+    warnings += ends.notes
+    recipe, samples = plan_samples(adapted, request.prompts, run, ends=ends.epochs)
     cache_inputs = CacheInputs(config=inventory.config.path, trainer=trainer, models=models, task=recipe.task)
     caching = cache_inputs.needs(inventory)
     facts = _facts(inventory, counted, caching, warnings)
     keep = _keep_every(recipe)
+    epochs = {
+        spec.expert: ends.epochs.get(spec.expert.value, spec.training.max_train_epochs) for spec in recipe.experts
+    }
     speed_key = speed_key_of(trainer, request.usable[0], [s.subset.resolution for s in inventory.subsets])
     seconds_per_batch = expected_speed(run.path.parent, speed_key, trainer)
     # One cadence for both experts: the shorter one.
     state_every = min(
         state_every_epochs(
-            missing=spec.training.max_train_epochs,
+            missing=trained,
             done=0,
             keep=keep,
             epoch_seconds=(facts.batches_per_epoch or 1) * seconds_per_batch,
         )
-        for spec in recipe.experts
+        for trained in epochs.values()
     )
-    need = disk_need(trainer.traits, recipe, _bytes_to_make(counted, caching), keep)
+    kept = {expert: (trained - 1) // keep for expert, trained in epochs.items()} if keep else {}
+    need = disk_need(trainer.traits, recipe, _bytes_to_make(counted, caching), kept=kept)
     check_writable([run.path], "the run directory")
     check_disk(need, run.path, [Path(directory) for directory in facts.cached_items])
     cachings = tuple(Step(id=CACHING_STEPS[kind], kind=kind) for kind in CACHE_KINDS)
@@ -190,6 +197,7 @@ def make_plan(
         gpus_named=request.gpus_named,
         dataset=facts,
         state_every_epochs=state_every,
+        ends=ends.epochs,
         keep_every_epochs=keep,
         choices=choices,
         disk=need,

@@ -33,6 +33,8 @@ _WINDOW_LOOKS = 120
 class Progress:
     """Where an attempt stands. `seconds_per_step` is recent, not the whole run's; `eta_seconds` follows from it.
 
+    `epochs` and `steps` are those after which it ends, counted over all attempts.
+
     `loss` is the trainer's own moving average, None while unknown or not finite (`loss_is_finite` tells which).
     """
 
@@ -59,8 +61,16 @@ class ProgressTracker:
     epochs_before: int = 0
     sample_every: int = 0
     """Epochs of this attempt between its samples, 0 for none."""
+    ends_after: int | None = None
+    """The epoch, counted over all attempts, after which it is ended; None where its trainer ends by itself."""
+    schedule_epochs: int | None = None
+    """The trainer's own total of epochs, by its last word or as it was told."""
+    announced_steps: int | None = None
+    """The trainer's own total of steps, for all epochs of the schedule."""
     local_step: int | None = None
     """The trainer's own count."""
+    newest_epoch: int | None = None
+    """The last one that began, counted over all attempts. It may come after the end: the trainer goes on meanwhile."""
     progress: Progress = field(default_factory=Progress)
     finished_epochs: list[tuple[int, float | None]] = field(default_factory=list)
     """Epochs (of all attempts) seen to end since the last `take_finished_epochs`, with the loss at their end."""
@@ -103,12 +113,16 @@ class ProgressTracker:
         match record:
             case EpochStarted(epoch=epoch, epochs=epochs):
                 counted = self.epochs_before + epoch
-                if p.epoch is not None and counted > p.epoch:
-                    self.finished_epochs.append((p.epoch, p.loss))
+                if self.newest_epoch is not None and counted > self.newest_epoch:
+                    self.finished_epochs.append((self.newest_epoch, p.loss))
                 self._end_pause(now)
-                self.progress = _with(p, epoch=counted, epochs=epochs)
+                self.newest_epoch, self.schedule_epochs = counted, epochs
+                ends = epochs if self.ends_after is None else min(epochs, self.ends_after)
+                shown = counted if self.ends_after is None else min(counted, ends)
+                self.progress = _with(p, epoch=shown, epochs=ends)
             case TotalSteps(steps=steps):
-                self.progress = _with(p, steps=steps)
+                self.announced_steps = steps
+                self.progress = _with(p, steps=self._until_end(steps))
             case Items(count=count):
                 self.progress = _with(p, items=count)
             case CacheProgress(done=done):
@@ -133,17 +147,20 @@ class ProgressTracker:
             while len(self._seen) > 2 and now - self._seen[0][0] > _WINDOW_SECONDS:  # noqa: PLR2004  two points make a rate
                 self._seen.popleft()
         speed = self._speed() or p.seconds_per_step
-        step = self._steps_before(record.steps) + record.step
+        self.announced_steps = record.steps
+        step, steps = self._steps_before(record.steps) + record.step, self._until_end(record.steps)
+        if self.ends_after is not None:
+            step = min(step, steps)
         finite = loss is None or math.isfinite(loss)
         self.progress = _with(
             p,
             step=step,
-            steps=record.steps,
+            steps=steps,
             stage=None if record.step else p.stage,
             loss=(loss if finite else None) if loss is not None else p.loss,
             loss_is_finite=finite if loss is not None else p.loss_is_finite,
             seconds_per_step=speed,
-            eta_seconds=speed * max(0, record.steps - step) + self._pauses() if speed is not None else None,
+            eta_seconds=speed * max(0, steps - step) + self._pauses() if speed is not None else None,
         )
 
     def _end_pause(self, now: float) -> None:
@@ -161,8 +178,13 @@ class ProgressTracker:
         return max(0, goal // self.sample_every - done // self.sample_every) * self._pause
 
     def _steps_before(self, steps: int) -> int:
-        epochs = self.progress.epochs
+        epochs = self.schedule_epochs
         return self.epochs_before * (steps // epochs) if epochs else 0
+
+    def _until_end(self, steps: int) -> int:
+        """Of the trainer's total, the steps after which the attempt ends."""
+        epochs = self.schedule_epochs
+        return steps if self.ends_after is None or not epochs else min(epochs, self.ends_after) * (steps // epochs)
 
     def _speed(self) -> float | None:
         if len(self._seen) < 2:  # noqa: PLR2004  two points make a rate

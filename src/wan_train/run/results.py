@@ -16,6 +16,9 @@ from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.plan import Plan, Step
 from wan_train.run.state import Attempt, Job
 
+ENDED_KEY = "wan_train_ended"
+"""Metadata of a LoRA whose training ended before its schedule: `after epoch 50 of 100`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedLora:
@@ -30,8 +33,9 @@ class PlacedLora:
 def place_result(run: RunDirectory, plan: Plan, step: Step, job: Job, source: Path) -> PlacedLora:
     """Give the verified LoRA its final name in the run directory. May be repeated after a crash.
 
-    The LoRA of a shorter training that was extended is kept under its number of epochs. A resumed attempt's file gets
-    the metadata of the whole training: the trainer itself counted only its own epochs.
+    The LoRA of a shorter training that was extended is kept under its number of epochs. The file of an attempt that was
+    ended gets the metadata of a finished training: the trainer itself counted only the attempt's own epochs and named
+    it after a step.
     """
     attempt = job.attempt
     assert attempt is not None and step.produces is not None, "a training that ended"  # noqa: S101, PT018  an invariant
@@ -41,8 +45,12 @@ def place_result(run: RunDirectory, plan: Plan, step: Step, job: Job, source: Pa
         aside = checkpoints.lora_file(run.path, step.produces, job.result.epochs)
         if not aside.exists():
             _link(target, aside)
-    steps = attempt.total_steps if attempt.epochs_before else None
-    _put(source, target, _metadata(step.produces, total, steps) if steps is not None else {})
+    changes = {}
+    if attempt.target is not None and attempt.steps_per_epoch is not None:
+        changes = _metadata(step.produces, total, total * attempt.steps_per_epoch)
+    if attempt.ends_early:
+        changes[ENDED_KEY] = f"after epoch {total} of {attempt.schedule_epochs}"
+    _put(source, target, changes)
     with target.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return PlacedLora(path=target, bytes=target.stat().st_size, sha256=digest, epochs=total)

@@ -128,8 +128,13 @@ def read_sample_prompts(recipe: Recipe) -> tuple[SamplePrompt, ...]:
     return read_prompts(Path(training.sample_prompts), recipe.task, seed=training.seed)
 
 
-def plan_samples(recipe: Recipe, prompts: Sequence[SamplePrompt], run: RunDirectory) -> tuple[Recipe, Sampling | None]:
-    """The recipe with the run's own copies in place of the user's files, and what is to be made of them."""
+def plan_samples(
+    recipe: Recipe, prompts: Sequence[SamplePrompt], run: RunDirectory, *, ends: Mapping[str, int]
+) -> tuple[Recipe, Sampling | None]:
+    """The recipe with the run's own copies in place of the user's files, and what is to be made of them.
+
+    `ends` are the epochs after which experts end, by the value of Expert, where these are not all.
+    """
     training = recipe.experts[0].training
     if training.sample_prompts is None:
         return recipe, None
@@ -138,7 +143,8 @@ def plan_samples(recipe: Recipe, prompts: Sequence[SamplePrompt], run: RunDirect
             "samples need a mixed precision of fp16 or bf16: with `no` the trainer fails at the first one",
             hint="Leave --sample-prompts away, or train with a DiT in fp16 or bf16.",
         )
-    every = training.sample_every_n_epochs or max(1, min(s.training.max_train_epochs for s in recipe.experts) // ROUNDS)
+    trained = min(ends.get(spec.expert.value, spec.training.max_train_epochs) for spec in recipe.experts)
+    every = training.sample_every_n_epochs or max(1, trained // ROUNDS)
     samples = Sampling(
         prompts=tuple(_in_run(run, number, prompt) for number, prompt in enumerate(prompts)),
         every_epochs=every,

@@ -113,8 +113,13 @@ class Attempt:
     """What a state of this step holds, as its trainer was seen to write it; empty before that."""
     epochs_before: int = 0
     total_epochs: int | None = None
+    """The epochs after which it ends, counted over all attempts."""
+    schedule_epochs: int | None = None
+    """The epochs that its trainer was told; None where they are `total_epochs`."""
+    saves_at_step: int | None = None
+    """The optimizer step, by its trainer's count, at which it was told to save LoRA and state beside its cadence."""
     total_steps: int | None = None
-    """What the trainer announced for all epochs; None before its first step."""
+    """What the trainer announced for all epochs of the schedule; None before its first step."""
     changes: Mapping[str, Setting] = field(default_factory=dict)
     stop_diagnosis: Diagnosis | None = None
     """Why wan-train itself ended this attempt, if it did."""
@@ -132,9 +137,10 @@ class Attempt:
     @property
     def steps_per_epoch(self) -> int | None:
         """Optimizer steps of one epoch; None before the trainer announced its total."""
-        if self.total_steps is None or not self.total_epochs:
+        epochs = self.schedule_epochs or self.total_epochs
+        if self.total_steps is None or not epochs:
             return None
-        return self.total_steps // self.total_epochs or None
+        return self.total_steps // epochs or None
 
     @property
     def steps_before(self) -> int | None:
@@ -144,16 +150,33 @@ class Attempt:
         return self.epochs_before * self.steps_per_epoch if self.steps_per_epoch is not None else None
 
     @property
+    def ends_early(self) -> bool:
+        """Whether it ends before its schedule does."""
+        return None not in {self.total_epochs, self.schedule_epochs} and self.total_epochs != self.schedule_epochs
+
+    @property
     def target(self) -> Target | None:
-        """Where a resumed attempt must be stopped; None for a first one, which ends by itself, and before a step.
+        """Where an attempt must be stopped; None for one that ends by itself, and before a step.
 
         The trainer counts every attempt from zero and would train all epochs again (musubi-tuner, both versions:
-        `epoch_to_start = 0; global_step = 0`).
+        `epoch_to_start = 0; global_step = 0`). So a first attempt ends by itself, unless its expert ends early.
         """
-        if self.epochs_before == 0 or self.total_epochs is None or self.steps_per_epoch is None:
+        if not (self.epochs_before or self.ends_early) or self.total_epochs is None or self.steps_per_epoch is None:
             return None
         missing = self.total_epochs - self.epochs_before
         return Target(epochs=missing, steps=missing * self.steps_per_epoch)
+
+    @property
+    def wanted_steps(self) -> int | None:
+        """Optimizer steps after which it ends, counted over all attempts; None before the trainer announced them."""
+        if self.steps_per_epoch is None or self.total_epochs is None:
+            return self.total_steps
+        return self.total_epochs * self.steps_per_epoch
+
+    @property
+    def saves_elsewhere(self) -> bool:
+        """Whether it was told to save at another step than its target: its trainer counts other steps than the plan."""
+        return self.schedule_epochs is not None and self.target is not None and self.saves_at_step != self.target.steps
 
     def wanted_epochs(self, plan: Plan, step: Step) -> int:
         """Epochs of the whole training that this attempt is part of."""
@@ -223,6 +246,8 @@ class RunState:
     finished: RunFinished | None = None
     epochs: int | None = None
     """A total given when the run was resumed, in place of the plan's."""
+    ends: Mapping[str, int] = field(default_factory=dict)
+    """By step, the epoch after which it ends, where that was given when the run was resumed."""
     gpu_uuids: tuple[str, ...] | None = None
     """GPUs chosen after the run was planned, in place of the plan's."""
     gpus_named: bool = False
@@ -249,7 +274,14 @@ class RunState:
 
     def total_epochs(self, plan: Plan, step: Step | None = None) -> int:
         """The epochs wanted of a step, or the most of any; a run that was extended has one total for all experts."""
-        return self.epochs or (plan.epochs if step is None else plan.epochs_of(step.expert))
+        if step is None or step.expert is None:
+            return max(self.total_epochs(plan, each) for each in plan.steps if each.expert is not None)
+        return self.ends.get(step.id) or self.epochs or plan.epochs_of(step.expert)
+
+    def schedule_epochs(self, plan: Plan, step: Step) -> int:
+        """The epochs that the schedule of a training is made for: `total_epochs` unless it ends early."""
+        assert step.expert is not None, "only trainings have a schedule"  # noqa: S101  an invariant of the plan
+        return self.epochs or plan.schedule_epochs_of(step.expert)
 
     @property
     def is_stopping(self) -> bool:
@@ -337,13 +369,13 @@ def _less_one_kill(job: Job) -> Job:
 
 def _resume(state: RunState, event: RunResumed) -> RunState:
     """Everything that did not succeed waits again. With more epochs the finished trainings wait again too."""
-    longer = event.epochs is not None
+    longer = event.epochs is not None or bool(event.ends)
     again = {JobState.FAILED, JobState.STOPPED, JobState.SKIPPED}
     jobs = {
         step: replace(
             job, state=JobState.WAITING, not_before=None, reason=None, refusal=None, forgiven=len(job.attempts)
         )
-        if job.state in again or (longer and job.state is JobState.SUCCEEDED and job.result is not None)
+        if job.state in again or (longer and job.state is JobState.SUCCEEDED and _ends_later(job, event))
         else job
         for step, job in state.jobs.items()
     }
@@ -354,8 +386,17 @@ def _resume(state: RunState, event: RunResumed) -> RunState:
         disk_low=None,
         budget_reached=None,
         finished=None,
-        epochs=event.epochs if longer else state.epochs,
+        epochs=event.epochs or state.epochs,
+        ends=event.ends if longer else state.ends,
     )
+
+
+def _ends_later(job: Job, event: RunResumed) -> bool:
+    """Whether a finished training has epochs to train again."""
+    if job.result is None:
+        return False
+    wanted = event.ends.get(job.step, event.epochs)
+    return wanted is not None and (job.result.epochs or 0) < wanted
 
 
 _JobEvent = (
@@ -393,6 +434,8 @@ def _fold_job(job: Job, event: _JobEvent) -> Job:  # noqa: C901, PLR0912  one br
                 epochs_before=event.epochs_before,
                 epochs_done=event.epochs_before,
                 total_epochs=event.total_epochs,
+                schedule_epochs=event.schedule_epochs,
+                saves_at_step=event.saves_at_step,
                 changes=event.changes,
                 oom_kills=event.oom_kills,
                 state_every_epochs=event.state_every_epochs,

@@ -21,6 +21,9 @@ class AttemptSpec:
     number: int
     state_every_epochs: int
     total_epochs: int
+    """The epochs after which it ends, counted over all attempts."""
+    schedule_epochs: int
+    """What the trainer is told, so that the learning rate is that of the whole schedule."""
     changes: Mapping[str, Setting] = field(default_factory=dict)
     resume_from: Path | None = None
     stop_at_step: int | None = None
@@ -42,14 +45,22 @@ def command_of(plan: Plan, step: Step, spec: AttemptSpec | None = None) -> Comma
 
 
 def _first_attempt(plan: Plan, step: Step) -> AttemptSpec:
-    return AttemptSpec(number=1, state_every_epochs=plan.state_every_epochs, total_epochs=plan.epochs_of(step.expert))
+    total = plan.epochs_of(step.expert)
+    schedule = plan.schedule_epochs_of(step.expert) if step.expert is not None else total
+    return AttemptSpec(
+        number=1,
+        state_every_epochs=plan.state_every_epochs,
+        total_epochs=total,
+        schedule_epochs=schedule,
+        stop_at_step=plan.steps_of(step.expert) if step.expert is not None and total < schedule else None,
+    )
 
 
 def _training_command(plan: Plan, step: Step, spec: AttemptSpec) -> Command:
     assert step.expert is not None and step.produces is not None, "a training"  # noqa: S101, PT018  an invariant of the plan
     run = RunDirectory(plan.run_dir)
     planned = plan.recipe.spec(step.expert)
-    training = changed(planned.training, {"max_train_epochs": spec.total_epochs, **spec.changes})
+    training = changed(planned.training, {"max_train_epochs": spec.schedule_epochs, **spec.changes})
     job = TrainingJob(
         trainer=plan.trainer,
         recipe=plan.recipe,

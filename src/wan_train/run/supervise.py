@@ -58,7 +58,8 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         gpus = tuple(given.gpus.split(",")) if given.gpus is not None else None
-        supervisor.begin(resume=given.resume, epochs=given.epochs, gpus=gpus, budget=given.budget)
+        ends = {step: int(epoch) for step, _, epoch in (each.partition("=") for each in given.end)}
+        supervisor.begin(resume=given.resume, epochs=given.epochs, ends=ends, gpus=gpus, budget=given.budget)
         while (pause := supervisor.tick()) is not None:
             _wait(wakeup, pause)
     finally:
@@ -90,6 +91,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on with a run that is over")
     parser.add_argument("--epochs", type=int, help="a larger total")
     parser.add_argument("--budget", type=float, help="dollars that the run may cost in all")
+    parser.add_argument("--end", action="append", default=[], metavar="STEP=EPOCH", help="where a training now ends")
     parser.add_argument("--gpus", help="UUIDs of the GPUs to use in place of those it used, comma-separated")
     return parser.parse_args(argv)
 

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import assert_never
 
@@ -20,7 +20,7 @@ from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import GpuProbe
 from wan_train.run import attempt_events, attempts, cadence, step_commands
 from wan_train.run.attempt_events import Case
-from wan_train.run.attempt_watch import AttemptWatch, gpu_lost, write_stall_report
+from wan_train.run.attempt_watch import AttemptWatch, gpu_lost, other_steps, write_stall_report
 from wan_train.run.budget_watch import over_budget
 from wan_train.run.cache_events import cache_manager, event_of
 from wan_train.run.control import StopRequest, clear_stop_request, is_news, read_stop_request
@@ -111,19 +111,21 @@ class Supervisor:
         *,
         resume: bool = False,
         epochs: int | None = None,
+        ends: Mapping[str, int] | None = None,
         gpus: tuple[str, ...] | None = None,
         budget: float | None = None,
     ) -> None:
         """Take the run over. With `resume` a run that is over goes on, `epochs` gives it a larger total.
 
-        `gpus` are UUIDs in place of those it used, `budget` the dollars that it may cost in all.
+        `ends` are the epochs after which trainings then end, by step; `gpus` are UUIDs in place of those it used,
+        `budget` the dollars that it may cost in all.
         """
         idle_since = self._last_sign()
         if resume:
             clear_stop_request(self._run)
             total = self._state.total_epochs(self._plan)
             longer = epochs if epochs is not None and epochs > total else None
-            self._append(RunResumed(at=self._clock.now(), epochs=longer))
+            self._append(RunResumed(at=self._clock.now(), epochs=longer, ends=ends or {}))
         if gpus is not None:
             self._append(self._pool.choose(gpus))
         if budget is not None:
@@ -267,6 +269,8 @@ class Supervisor:
             self._end(step, attempt, complete=True)
             return
         trouble = watch.trouble(self._clock.monotonic(), self._settings.stall_seconds)
+        if trouble is None and attempt.saves_elsewhere:
+            trouble = other_steps(attempt)
         if trouble is None and attempt.gpu_uuid in lost:
             trouble = gpu_lost(lost[attempt.gpu_uuid])
         if trouble is not None and complete:
@@ -403,6 +407,8 @@ class Supervisor:
                 resumed_from=str(spec.resume_from) if spec.resume_from is not None else None,
                 epochs_before=following.epochs_before,
                 total_epochs=spec.total_epochs if step.kind is StepKind.TRAIN else None,
+                schedule_epochs=spec.schedule_epochs if step.kind is StepKind.TRAIN else None,
+                saves_at_step=spec.stop_at_step,
                 changes=spec.changes,
                 oom_kills=kills,
                 state_every_epochs=spec.state_every_epochs if step.kind is StepKind.TRAIN else None,

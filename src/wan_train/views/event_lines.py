@@ -110,6 +110,9 @@ def event_text(event: Event, view: RunView) -> str | None:  # noqa: C901, PLR091
             gpus = safe(", ".join(event.labels or event.gpu_uuids))
             return f"now uses {gpus}" if event.asked else f"this box has other GPUs than before: now uses {gpus}"
         case RunResumed():
+            if event.ends:
+                ends = ", ".join(f"{safe(step)} after epoch {epoch}" for step, epoch in event.ends.items())
+                return f"resumed under the same learning rate; ends: {ends}"
             if event.epochs is None:
                 return "resumed: failed and stopped steps are retried"
             return f"extended to {event.epochs} epochs; the learning rate follows the longer curve from here on"
@@ -125,7 +128,7 @@ def event_text(event: Event, view: RunView) -> str | None:  # noqa: C901, PLR091
         case StepRefused():
             return _failure(event.diagnosis)
         case StepStopping(complete=True):
-            return "all epochs done: stopping the trainer"
+            return "the last epoch is done: stopping the trainer"
         case StepStopping(diagnosis=Diagnosis(meaning=meaning)):
             return f"stopping: {safe(meaning)}"
         case StepStopping():
@@ -172,6 +175,8 @@ def _started(event: StepStarted, view: RunView) -> str:
         unusable = earlier[-1].unusable_state if earlier else None
         why = f"the checkpoint of epoch {unusable.epoch} is not usable, {safe(unusable.why)}" if unusable else ""
         parts.append(f"from the beginning: {why or 'no checkpoint was saved'}")
+    if event.total_epochs is not None and event.schedule_epochs not in {None, event.total_epochs}:
+        parts.append(f"ends after epoch {event.total_epochs} of {event.schedule_epochs}")
     for name, value in event.changes.items():
         parts.append("without samples" if (name, value) in WITHOUT.items() else f"{name}={value}")
     return ", ".join(parts)

@@ -114,10 +114,20 @@ def _step(view: RunView, step: Step, job: Job) -> Json:
         "result": _result(job.result) if job.result is not None else None,
         "loss": job.loss,
         "curve": _curve(view.losses[step.id]) if step.id in view.losses else None,
+        "ends_early": _ends_early(view, step),
         "newest_state": {"epoch": state.epoch, "at": state.at, "path": state.path} if state is not None else None,
         "kept": list(job.kept),
         "caches": codec.to_data(job.caches, Event) if job.caches is not None else None,
         "log": str(log) if log is not None else None,
+    }
+
+
+def _ends_early(view: RunView, step: Step) -> Json | None:
+    if run_status.early_end(view, step) is None:
+        return None
+    return {
+        "epoch": view.state.total_epochs(view.plan, step),
+        "of_epochs": view.state.schedule_epochs(view.plan, step),
     }
 
 

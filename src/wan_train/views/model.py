@@ -253,8 +253,7 @@ class _LossReader:
 
 def _losses_of(curve: Curve, job: Job) -> Losses | None:
     attempt = job.attempt
-    steps, epochs = (attempt.total_steps, attempt.total_epochs) if attempt is not None else (None, None)
-    return losses_of(curve, steps // epochs if steps and epochs else 1)
+    return losses_of(curve, (attempt.steps_per_epoch if attempt is not None else None) or 1)
 
 
 @dataclass(slots=True)
@@ -273,7 +272,8 @@ class History:
         match event:
             case SupervisorStarted():
                 self._has_supervisor = True
-            case StepStarted(total_epochs=int(epochs)):
+            case StepStarted(total_epochs=int(total)):
+                epochs = event.schedule_epochs or total
                 self._clocks[event.step] = _AttemptClock(started=event.at, epoch=event.epochs_before, epochs=epochs)
             case TrainingBegan() if event.step in self._clocks:
                 to_load = self._clocks[event.step].begin(event)

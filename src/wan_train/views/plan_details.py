@@ -35,6 +35,7 @@ from wan_train.views.summary import (
     AtStart,
     choice_text,
     device,
+    epochs_text,
     learning_rate,
     per_expert,
     sample_times,
@@ -154,12 +155,14 @@ def _steps(plan: Plan, dataset: DatasetSummary | None) -> Iterator[str]:
 
 
 def _steps_of(plan: Plan, dataset: DatasetSummary | None, spec: ExpertSpec) -> str:
-    epochs, total = count(spec.training.max_train_epochs, "epoch"), plan.steps_of(spec.expert)
+    epochs, total = count(plan.epochs_of(spec.expert), "epoch"), plan.steps_of(spec.expert)
     if total is None or plan.dataset.repeats is None:
-        return f"{epochs}; steps unknown until the videos are cached"
+        return f"{epochs_text(plan, spec)}; steps unknown until the videos are cached"
     accumulation = spec.training.gradient_accumulation_steps
     accumulated = f" / {accumulation} accumulated" if accumulation > 1 else ""
-    return f"{_batches(plan, dataset)} x {epochs}{accumulated} = {count(total, 'step')}"
+    early = plan.epochs_of(spec.expert) < plan.schedule_epochs_of(spec.expert)
+    ends = f", which is {epochs_text(plan, spec)}" if early else ""
+    return f"{_batches(plan, dataset)} x {epochs}{accumulated} = {count(total, 'step')}{ends}"
 
 
 def _batches(plan: Plan, dataset: DatasetSummary | None) -> str:
@@ -188,7 +191,7 @@ def _samples(plan: Plan) -> Iterator[Row]:
     sizes = ", ".join(dict.fromkeys(f"{prompt.width}x{prompt.height}" for prompt in samples.prompts))
     counts = agreed(
         plan.recipe,
-        lambda spec: f"{prompts * (spec.training.max_train_epochs // samples.every_epochs + first_round):,}",
+        lambda spec: f"{prompts * (plan.epochs_of(spec.expert) // samples.every_epochs + first_round):,}",
     )
     each = " per expert" if len(plan.recipe.experts) > 1 else ""
     made = [f"{text} for the {expert_name(expert)} expert" if expert else f"{text}{each}" for expert, text in counts]

@@ -156,6 +156,10 @@ def _next(view: RunView, width: int) -> Iterator[Line]:
             budget = f" --budget {next_budget(view):g}" if stopped_by_budget(view) else ""
             yield _to_copy(f"wan-train resume {shlex.quote(safe(view.run.run_id))}{budget}")
     done = len(_results(view))
+    if status is RunStatus.FINISHED and run_status.ended_early(view):
+        yield line()
+        yield line("Train the rest of the epochs, under the same learning rate:")
+        yield _to_copy(f"wan-train resume {shlex.quote(safe(view.run.run_id))} --until all")
     if done:
         yield line()
         yield line(Span("Download", "bold"), " (on your own computer; HOST and PORT as for ssh):")
@@ -177,7 +181,13 @@ def _step(view: RunView, step: Step, job: Job, width: int) -> Iterator[Line]:
     took = duration(spent) if spent is not None else None
     match job.state:
         case JobState.SUCCEEDED if result is not None:
-            parts = [file_size(result.bytes), f"final loss {loss(job.loss)}" if job.loss is not None else None, took]
+            early = run_status.early_end(view, step)
+            parts = [
+                file_size(result.bytes),
+                f"final loss {loss(job.loss)}" if job.loss is not None else None,
+                took,
+                f"ended {early}" if early is not None else None,
+            ]
             yield _head("green", job, ", ".join(part for part in parts if part is not None))
             yield _to_copy(result.path, "bold")
         case JobState.FAILED:

@@ -153,6 +153,27 @@ def epochs(view: RunView, step: Step) -> int:
     return view.state.total_epochs(view.plan, step)
 
 
+def early_end(view: RunView, step: Step) -> str | None:
+    """`after epoch 50 of 100 (--until 50)`; None for a step that ends with its schedule."""
+    if step.expert is None:
+        return None
+    end, total = view.state.total_epochs(view.plan, step), view.state.schedule_epochs(view.plan, step)
+    if end >= total:
+        return None
+    # A run that was resumed to a later end has no one word for it.
+    by = "" if view.state.ends else f" (--until {view.plan.training(step.expert).until})"
+    return f"after epoch {end} of {total}{by}"
+
+
+def ended_early(view: RunView) -> bool:
+    """Whether a finished training has fewer epochs than its schedule was made for."""
+    return any(
+        job.result is not None and (job.result.epochs or total) < total
+        for step, job in steps_of(view)
+        if step.expert is not None and (total := view.state.schedule_epochs(view.plan, step))
+    )
+
+
 def planned_steps(view: RunView, step: Step) -> int | None:
     """Optimizer steps of a whole training as planned; None while unknown."""
     return view.plan.steps_of(step.expert) if step.expert is not None else None
@@ -169,8 +190,7 @@ def steps_per_epoch(view: RunView, step: Step) -> int | None:
         for attempt in view.state.jobs[other.id].attempts:
             if attempt.steps_per_epoch:
                 return attempt.steps_per_epoch
-    planned = plan.steps_of(expert)
-    return planned // plan.epochs_of(expert) if planned is not None else None
+    return plan.steps_per_epoch(expert)
 
 
 def newest_state(job: Job) -> StateSaved | None:

@@ -178,7 +178,9 @@ def _position(view: RunView, step: Step, progress: Progress) -> tuple[int | None
 
 def _training(view: RunView, step: Step, progress: Progress) -> Iterator[str]:
     if progress.epoch is not None:
-        yield f"epoch {progress.epoch}/{progress.epochs or run_status.epochs(view, step)}"
+        total = view.state.schedule_epochs(view.plan, step)
+        epochs = progress.epochs or run_status.epochs(view, step)
+        yield f"epoch {progress.epoch}/{epochs}" + (f" (of {total})" if epochs < total else "")
     yield f"step {progress.step}/{progress.steps or run_status.planned_steps(view, step)}"
     if progress.seconds_per_step is not None:
         yield pace(progress.seconds_per_step)

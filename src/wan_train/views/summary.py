@@ -125,12 +125,20 @@ def _dataset(plan: Plan, now: AtStart, width: int) -> str:
 
 def _training(plan: Plan) -> str:
     def each(spec: ExpertSpec) -> str:
-        epochs, steps = count(spec.training.max_train_epochs, "epoch"), plan.steps_of(spec.expert)
+        epochs, steps = epochs_text(plan, spec), plan.steps_of(spec.expert)
         return f"{epochs}; steps unknown until the videos are cached" if steps is None else f"{epochs}, {steps:,} steps"
 
     alike = len(plan.recipe.experts) > 1 and len(agreed(plan.recipe, each)) == 1
     per = " per expert" if alike and plan.dataset.batches_per_epoch is not None else ""
     return f"{_joined(plan, each)}{per}; recipe {safe(plan.recipe.name)}"
+
+
+def epochs_text(plan: Plan, spec: ExpertSpec) -> str:
+    """`100 epochs`, or `50 of 100 epochs (--until 50)` of an expert that ends before its schedule."""
+    end, total = plan.epochs_of(spec.expert), plan.schedule_epochs_of(spec.expert)
+    return (
+        count(total, "epoch") if end >= total else f"{end} of {count(total, 'epoch')} (--until {spec.training.until})"
+    )
 
 
 def _size(dataset: DatasetSummary) -> str:
@@ -171,7 +179,7 @@ def _time(plan: Plan, now: AtStart) -> str:
     batches = plan.dataset.batches_per_epoch
     if batches is None:
         return "unknown until the videos are cached"
-    each = [batches * spec.training.max_train_epochs * now.seconds_per_batch for spec in plan.recipe.experts]
+    each = [batches * plan.epochs_of(spec.expert) * now.seconds_per_batch for spec in plan.recipe.experts]
     in_parallel = sum(gpu.busy_because is None for gpu in now.gpus) >= len(each)
     total = duration(max(each) if in_parallel else sum(each))
     return f"about {total} of training; {pace(now.seconds_per_batch).removesuffix('/step')} per batch, measured here"
@@ -223,7 +231,7 @@ def _saves(plan: Plan) -> str:
     kept = plan.keep_every_epochs
     if kept:
         return f"{text}; LoRA every {count(kept, 'epoch')}"
-    return f"{text}; LoRA at epoch {_joined(plan, lambda spec: str(spec.training.max_train_epochs))}"
+    return f"{text}; LoRA at epoch {_joined(plan, lambda spec: str(plan.epochs_of(spec.expert)))}"
 
 
 def _disk(plan: Plan, free: int | None) -> Row:

@@ -60,7 +60,9 @@ def test_words_are_settings(tmp_path: Path) -> None:
         assert training.options == {"network_args": ("a=1", "b=2")}
         assert spec.sources["network_dim"].origin is Origin.WORDS
     assert plan.steps_of(Expert.HIGH) == 800
-    argv = command_of(plan, plan.step("train-low"), AttemptSpec(number=2, state_every_epochs=4, total_epochs=100)).argv
+    argv = command_of(
+        plan, plan.step("train-low"), AttemptSpec(number=2, state_every_epochs=4, total_epochs=100, schedule_epochs=100)
+    ).argv
     assert (argv.count("--network_dim"), argv[argv.index("--network_dim") + 1]) == (1, "4")
     assert argv[argv.index("--network_args") + 1 :][:2] == ("a=1", "b=2")
 

@@ -134,13 +134,13 @@ def once_more(story: Story) -> Iterator[Html]:
         "same, so the course is the same up to what GPUs round differently.",
         class_="soft",
     )
-    longer = 2 * view.state.total_epochs(view.plan)
+    longer = "--until all" if facts.ended_early(view) else f"--epochs {2 * view.state.total_epochs(view.plan)}"
     if story.is_final and facts.status_of(view) is facts.RunStatus.FINISHED:
         yield tag("p", "To train this one longer instead:")
-        yield code_block(f"wan-train resume {shlex.quote(formatting.safe(view.run.run_id))} --epochs {longer}")
+        yield code_block(f"wan-train resume {shlex.quote(formatting.safe(view.run.run_id))} {longer}")
 
 
 def again_line(story: Story) -> str:
     """One line to paste into a shell; secrets hidden."""
     view = story.view
-    return redact(shlex.join(again(view.plan, view.run, epochs=view.state.epochs)))
+    return redact(shlex.join(again(view.plan, view.run, view.state)))

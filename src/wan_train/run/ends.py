@@ -1,0 +1,115 @@
+"""After which epoch each expert ends: computed from what `until` says when a plan is made, and again on resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import assert_never
+
+from wan_train.base.errors import BadInputError
+from wan_train.engine import schedule
+from wan_train.engine.capabilities import Capabilities
+from wan_train.engine.schedule import UnknownScheduleError
+from wan_train.recipe.model import ExpertSpec, Recipe, Training
+from wan_train.recipe.until import AllEpochs, Epoch, Share, parse
+
+
+class NoSuchEndError(ValueError):
+    """A training cannot end where it was told; `hint` says where it can."""
+
+    def __init__(self, why: str, hint: str) -> None:
+        super().__init__(why)
+        self.hint = hint
+
+
+_NAME_ONE = "Name an epoch instead, such as --until 50."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ends:
+    """By the value of Expert, the epoch after which it ends; only of those that end before their schedule does."""
+
+    epochs: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+
+
+def planned_ends(recipe: Recipe, batches_per_epoch: int | None, capabilities: Capabilities) -> Ends:
+    """Where the experts of a recipe end; raises BadInputError with everything that is wrong about it.
+
+    `batches_per_epoch` is None where the length of a video is unknown.
+    """
+    epochs: dict[str, int] = {}
+    notes: list[str] = []
+    problems: list[str] = []
+    hints: dict[str, None] = {}
+    for spec in recipe.experts:
+        total = spec.training.max_train_epochs
+        try:
+            end = end_of(
+                spec.training.until,
+                spec.training,
+                total=total,
+                steps_per_epoch=steps_per_epoch(spec.training, batches_per_epoch),
+                capabilities=capabilities,
+            )
+        except NoSuchEndError as error:
+            problems.append(f"{spec.expert.value}-noise expert: --until {spec.training.until}: {error}")
+            hints[error.hint] = None
+            continue
+        if end < total:
+            epochs[spec.expert.value] = end
+            late = _beyond(spec, end)
+            problems += late
+            hints |= {f"Save and sample at least every {end} epochs, or end later.": None} if late else {}
+        elif isinstance(parse(spec.training.until), Share):
+            notes.append(
+                f"{spec.expert.value}-noise expert: {spec.training.until} of the learning-rate integral is reached "
+                "only with the last epoch, so --until saves nothing"
+            )
+    if problems:
+        listing = "".join(f"\n  {problem}" for problem in problems)
+        raise BadInputError(f"the training cannot end there:{listing}", hint="\n".join(hints))
+    return Ends(epochs=epochs, notes=tuple(notes))
+
+
+def end_of(
+    until: str, training: Training, *, total: int, steps_per_epoch: int | None, capabilities: Capabilities
+) -> int:
+    """The epoch after which a training of `total` epochs ends; raises NoSuchEndError."""
+    match parse(until):
+        case AllEpochs():
+            return total
+        case Epoch(number=number):
+            if number > total:
+                raise NoSuchEndError(f"there are only {total} epochs", f"Give --until at most {total}.")
+            return number
+        case Share(part=part):
+            if steps_per_epoch is None:
+                raise NoSuchEndError("the length of a video is unknown, and so is the number of steps", _NAME_ONE)
+            try:
+                return schedule.epoch_reaching(part, training, total, steps_per_epoch, capabilities)
+            except UnknownScheduleError as error:
+                raise NoSuchEndError(str(error), _NAME_ONE) from None
+        case other:
+            assert_never(other)
+
+
+def steps_per_epoch(training: Training, batches_per_epoch: int | None) -> int | None:
+    """Optimizer steps of one epoch: batches / accumulation, rounded up as the trainer does."""
+    if batches_per_epoch is None:
+        return None
+    return -(-batches_per_epoch // training.gradient_accumulation_steps)
+
+
+def _beyond(spec: ExpertSpec, end: int) -> list[str]:
+    """What a person asked for that would come after the end."""
+    training, name = spec.training, f"{spec.expert.value}-noise expert"
+    found = []
+    # As many epochs as there are is how recipes say that no LoRA is to be kept before the end.
+    if "save_every_n_epochs" in spec.sources and end < training.save_every_n_epochs < training.max_train_epochs:
+        found.append(f"{name}: it ends after epoch {end}, before the first --save-every {training.save_every_n_epochs}")
+    if training.sample_every_n_epochs is not None and training.sample_every_n_epochs > end:
+        found.append(
+            f"{name}: it ends after epoch {end}, before the first --sample-every {training.sample_every_n_epochs}"
+        )
+    return found
