@@ -53,6 +53,8 @@ def progress_events(case: Case, attempt: Attempt) -> Iterator[Event]:
     for epoch, loss in watch.tracker.take_finished_epochs():
         # The trainer starts the next epoch only after LoRA, state and removals of the last one are written.
         local = epoch - attempt.epochs_before
+        if attempt.total_epochs is not None and epoch > attempt.total_epochs:
+            break  # made while it is being ended, and worth nothing
         if epoch > attempt.epochs_done:  # an adopted attempt's log is read again from the start
             yield EpochEnded(at=now, step=step.id, attempt=attempt.number, epoch=epoch, loss=loss)
             yield from _saved(case, attempt, epoch)

@@ -75,7 +75,8 @@ def epochs_of(state: State, attempt: Attempt) -> int | None:
 
     The trainer numbers epochs and steps of every attempt from zero.
     """
-    total = attempt.total_epochs
+    # The state at the very end is that of the whole schedule: a trainer may be faster than whoever was to end it.
+    total = attempt.schedule_epochs or attempt.total_epochs
     if state.epoch is not None:
         return attempt.epochs_before + state.epoch
     if state.step is not None:

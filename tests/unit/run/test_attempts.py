@@ -110,6 +110,17 @@ def test_the_last_state_of_a_straight_training_holds_all_its_epochs(plan: Plan) 
     assert (longer.state_dir, longer.epochs_done) == (last, 10)
 
 
+def test_a_trainer_that_ran_past_its_end_leaves_no_state_that_is_taken_for_the_end(plan: Plan) -> None:
+    """It was to end after epoch 6 of 10, and nobody was there: its last state holds 10."""
+    early = replace(FIRST, total_epochs=6, schedule_epochs=10)
+    state(plan, 1, "-state")
+    state(plan, 1, "-000008-state")
+    end = state(plan, 1, "-step00000018-state")
+    found = point(plan, early, total=10)
+    assert found is not None
+    assert (found.state_dir, found.epochs_done) == (end, 6)
+
+
 def test_without_a_single_step_there_is_nothing_to_continue(plan: Plan) -> None:
     state(plan, 1, "-000002-state")
     assert point(plan, replace(FIRST, total_steps=None)) is None

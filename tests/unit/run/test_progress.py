@@ -49,6 +49,23 @@ def test_samples_are_no_steps_and_count_as_time_to_go() -> None:
     assert tracker.progress.eta_seconds == pytest.approx(2.0 * 79 + 4 * 300.0)
 
 
+def test_time_to_go_is_that_to_an_early_end() -> None:
+    tracker = ProgressTracker(ends_after=4, schedule_epochs=10)
+    tracker.add(iter([TotalSteps(steps=100)]), 0.0)
+    assert tracker.progress.steps == 40
+    for epoch in range(1, 5):
+        tracker.add(iter([EpochStarted(epoch=epoch, epochs=10)]), 20.0 * epoch - 0.5)
+        tracker.add(iter([step(10 * epoch - 5)]), 20.0 * epoch)
+    assert (tracker.progress.epoch, tracker.progress.epochs) == (4, 4)
+    assert (tracker.progress.step, tracker.progress.steps, tracker.announced_steps) == (35, 40, 100)
+    assert tracker.progress.eta_seconds == pytest.approx(2.0 * 5)
+    # Nobody ends it at once: what it does beyond its end is not shown, and each epoch is told once.
+    for epoch in range(5, 8):
+        tracker.add(iter([EpochStarted(epoch=epoch, epochs=10), step(10 * epoch - 5)]), 20.0 * epoch)
+    assert (tracker.progress.epoch, tracker.progress.step, tracker.progress.eta_seconds) == (4, 40, 0.0)
+    assert [epoch for epoch, _ in tracker.take_finished_epochs()] == [1, 2, 3, 4, 5, 6]
+
+
 def test_the_speed_is_the_recent_one() -> None:
     looks = [(float(number), step(number, steps=1000)) for number in range(1, 200)]
     looks += [(200.0 + 10 * number, step(200 + number, steps=1000)) for number in range(1, 40)]

@@ -30,7 +30,7 @@ def plan(tmp_path: Path) -> Plan:
     return made
 
 
-def attempt(number: int, *, before: int = 0, total: int = 10) -> Attempt:
+def attempt(number: int, *, before: int = 0, total: int = 10, schedule: int | None = None) -> Attempt:
     return Attempt(
         number=number,
         gpu_uuid=None,
@@ -39,7 +39,8 @@ def attempt(number: int, *, before: int = 0, total: int = 10) -> Attempt:
         started=T0,
         epochs_before=before,
         total_epochs=total,
-        total_steps=total * 3,
+        schedule_epochs=schedule,
+        total_steps=(schedule or total) * 3,
     )
 
 
@@ -64,6 +65,16 @@ def test_a_straight_training_is_moved_as_it_is(plan: Plan) -> None:
     placed = place(plan, Job(step=STEP, attempts=(attempt(1),)), source)
     assert placed.path.read_bytes() == source.read_bytes()
     assert placed.epochs == 10
+
+
+def test_one_that_ended_early_is_labelled_by_its_own_end(plan: Plan) -> None:
+    source = lora(output(plan, 1) / "x-step00000018.safetensors", 6)
+    placed = place(plan, Job(step=STEP, attempts=(attempt(1, total=6, schedule=10),)), source)
+    metadata = read_header(placed.path).metadata
+    assert placed.epochs == 6
+    assert (metadata["ss_epoch"], metadata["ss_steps"]) == ("6", "18")
+    assert metadata["ss_output_name"] == metadata["modelspec.title"] == plan.step(STEP).produces
+    assert metadata["wan_train_ended"] == "after epoch 6 of 10"
 
 
 def test_a_resumed_one_is_labelled_as_the_whole_training(plan: Plan) -> None:
