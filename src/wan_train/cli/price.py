@@ -11,8 +11,12 @@ from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
 from wan_train.box.rental import Price, PriceSource
 from wan_train.box.vast import Asking, Vast, VastError
-from wan_train.cli import options
+from wan_train.cli import options, questions
 from wan_train.cli.options import Call
+from wan_train.cli.output import Sink
+from wan_train.run.plan import Quote
+from wan_train.run.quote import dollars_of
+from wan_train.views.formatting import dollars
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,3 +66,18 @@ def require_price(budget: float | None, known: Known) -> None:
             f"--budget needs the price of an hour of this box, which is unknown{why}",
             hint="Add --price, in dollars an hour: --price 0.93",
         )
+
+
+def may_exceed(found: Quote | None, price: Price | None, budget: float | None, sink: Sink, *, ask: bool) -> bool:
+    """Whether a run may start that its budget will probably end; without a person raises BadInputError."""
+    if found is None or price is None or budget is None:
+        return True
+    whole = dollars_of(found, price.per_hour)
+    if whole <= budget:
+        return True
+    told = f"the run will cost about {dollars(whole)}, more than its budget of {dollars(budget)}"
+    if not ask or not sink.can_ask:
+        raise BadInputError(
+            f"nothing was started: {told}", hint=f"Raise it: --budget {whole * 1.1:.2f}\nOr train fewer --epochs."
+        )
+    return questions.confirm(f"{told[0].upper()}{told[1:]}: it will stop early. Start?", default=False)

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from wan_train.base.settings import Settings
 from wan_train.cli import options, questions
 from wan_train.cli.options import Call
 from wan_train.cli.output import Result, Sink
-from wan_train.cli.price import Known, PriceQuestion, budget_of, require_price
+from wan_train.cli.price import Known, PriceQuestion, budget_of, may_exceed, require_price
 from wan_train.cli.request import make_request
 from wan_train.cli.watch import watch
 from wan_train.dataset.model import DatasetError
@@ -28,13 +29,15 @@ from wan_train.gpu.free import why_busy
 from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import Gpu
 from wan_train.recipe.terms import EngineKind
-from wan_train.run.cadence import measured_speed
 from wan_train.run.control import start_supervisor
 from wan_train.run.directory import RunDirectory, planned
 from wan_train.run.disk import existing_parent
 from wan_train.run.gpu_pool import gpu_label
 from wan_train.run.plan import Devices, Plan
 from wan_train.run.planner import Request, make_plan, write_run
+from wan_train.run.quote import Cards, quote
+from wan_train.run.scheduler import BOTH_CACHINGS_BYTES
+from wan_train.run.speeds import read_speeds
 
 if TYPE_CHECKING:
     from wan_train.views.model import GpuNow
@@ -56,6 +59,7 @@ def train(call: Call) -> Result:
     run, created = planned(settings.runs, request.answers.title)
     plan = make_plan(request, run, created=created, say=sink.note)
     at_start = _at_start(plan, request, settings, budget, question.answer())
+    plan = _quoted(plan, request, at_start, settings)
     if dry_run:
         return _plan(plan, at_start)
     sink.render(Result(text=lambda sink: _show_summary(plan, at_start, sink)))
@@ -64,6 +68,9 @@ def train(call: Call) -> Result:
         if not _may_start(plan, at_start, sink):
             sink.note("Nothing was started.")
             return Result()
+    if not may_exceed(plan.quote, at_start.price, budget, sink, ask=interactive):
+        sink.note("Nothing was started.")
+        return Result()
     if interactive:
         questions.remember(request.answers)
     return _start(request, plan, call)
@@ -77,7 +84,11 @@ def rehearse(call: Call) -> Result:
     run, created = planned(call.settings.runs, request.answers.title)
     plan = make_plan(request, run, created=created, say=call.sink.note)
     at_start = _at_start(plan, request, call.settings, budget, question.answer())
+    plan = _quoted(plan, request, at_start, call.settings)
     call.sink.render(Result(text=lambda sink: _show_summary(plan, at_start, sink)))
+    if not may_exceed(plan.quote, at_start.price, budget, call.sink, ask=call.sink.can_ask):
+        call.sink.note("Nothing was started.")
+        return Result()
     return _start(request, plan, call)
 
 
@@ -149,12 +160,22 @@ def _at_start(plan: Plan, request: Request, settings: Settings, budget: float | 
         dataset=request.counted(),
         problems=len(group(request.inventory.problems)),
         disk_free_bytes=shutil.disk_usage(existing_parent(plan.run_dir)).free,
-        seconds_per_batch=measured_speed(settings.runs, plan.speed_key),
         new_toml=new.toml_path if new is not None else None,
         price=known.price,
         price_problem=known.problem,
         budget=budget,
     )
+
+
+def _quoted(plan: Plan, request: Request, now: AtStart, settings: Settings) -> Plan:
+    """The plan with what is known of its time."""
+    card = request.usable[0]
+    cards = Cards(
+        name=card.name,
+        free=sum(gpu.busy_because is None for gpu in now.gpus),
+        hold_both=card.total_bytes >= BOTH_CACHINGS_BYTES and not plan.dataset.has_videos,
+    )
+    return replace(plan, quote=quote(plan, read_speeds(settings.runs), cards))
 
 
 def _gpus_now(gpus: Sequence[Gpu], devices: Devices, settings: Settings) -> list[GpuNow]:

@@ -11,16 +11,18 @@ import psutil
 
 from wan_train.engine import checkpoints
 from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.engine.log_parser import MAKING_SAMPLES
 from wan_train.engine.sample_files import sample_files
 from wan_train.engine.scalars import ScalarFollower
 from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
 from wan_train.run.attempts import state_files
 from wan_train.run.directory import AttemptDirectory
 from wan_train.run.launcher import marked_processes
-from wan_train.run.plan import Plan, Step
+from wan_train.run.plan import Plan, Step, StepKind
 from wan_train.run.progress import LogFollower, ProgressTracker
 from wan_train.run.samples import sample_every
 from wan_train.run.state import Attempt
+from wan_train.run.stopwatch import Stopwatch
 
 LOAD_STALL = 4.0
 """Loading 28 GB from a cold network disk: 20 minutes with the usual base of five."""
@@ -99,6 +101,7 @@ class AttemptWatch:
     ever_finite: bool = False
     """Whether any loss was a finite number, in this attempt or the ones it goes on from."""
     heartbeat_watch: HeartbeatWatch | None = None
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
     _next_heartbeat: float = field(default=0.0)
 
     @classmethod
@@ -122,6 +125,10 @@ class AttemptWatch:
         self.tracker.add(self.follower.new_records(), now)
         if to_the_end:
             self.tracker.add(self.follower.parser.finish(), now)
+        else:  # after its end nobody knows when the last steps were made
+            progress = self.tracker.progress
+            made = self.tracker.local_step if self.step.kind is StepKind.TRAIN else progress.cached
+            self.stopwatch.look(made, now, paused=progress.stage == MAKING_SAMPLES)
         self.ever_finite = self.ever_finite or self.tracker.had_finite_loss
 
     @property

@@ -130,6 +130,9 @@ class GpuPool:
     def label(self, uuid: str) -> str | None:
         return next((gpu_label(gpu, self._plan.devices) for gpu in self.gpus if gpu.uuid == uuid), None)
 
+    def name(self, uuid: str) -> str | None:
+        return next((gpu.name for gpu in self.gpus if gpu.uuid == uuid), None)
+
     def close(self) -> None:
         with ExitStack() as stack:
             stack.callback(self._probe.close)

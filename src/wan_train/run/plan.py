@@ -105,6 +105,21 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """What was said before the start: seconds from the first process to the end, and on what they rest.
+
+    `measured` is when the seconds of a batch were, on this box; `scaled_from` are the sizes that they were measured
+    with, where these are others. `without` names what was never timed and is not in it.
+    """
+
+    seconds: float
+    seconds_per_batch: float
+    measured: float
+    scaled_from: str | None = None
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Everything a supervisor needs to know to carry out a run."""
 
@@ -131,7 +146,11 @@ class Plan:
     choices: tuple[Choice, ...] = ()
     disk: DiskNeed
     speed_key: str = ""
-    """Under what this box remembers the seconds per step."""
+    """The sizes under which this box remembers the seconds of a batch; in plans of older versions, everything."""
+    batch_cost: float | None = None
+    """Of a mean batch, by which speeds of other sizes are scaled. None while unknown, and in older plans."""
+    quote: Quote | None = None
+    """None where nothing like it was measured."""
     stagger: bool = False
     """Two experts must not load their weights at the same time: RAM holds only one copy."""
     env: Mapping[str, str] = field(default_factory=dict)

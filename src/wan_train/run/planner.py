@@ -34,12 +34,13 @@ from wan_train.recipe.load import to_toml
 from wan_train.recipe.model import Answers, Recipe
 from wan_train.recipe.model_files import locate
 from wan_train.recipe.terms import Expert, Task
-from wan_train.run.cadence import expected_speed, speed_key_of, state_every_epochs
+from wan_train.run.cadence import state_every_epochs
 from wan_train.run.directory import RunDirectory, create
 from wan_train.run.disk import check_disk, check_writable, disk_need
 from wan_train.run.ends import planned_ends
 from wan_train.run.plan import CACHE_KINDS, CACHING_STEPS, DatasetFacts, Devices, Plan, Step, StepKind, result_name
 from wan_train.run.samples import plan_samples, write_samples
+from wan_train.run.speeds import batch_cost, expected, key_of, read_speeds, sizes_text
 
 
 def stand_ins(recipe: Recipe) -> ModelPaths:
@@ -156,8 +157,8 @@ def make_plan(
     epochs = {
         spec.expert: ends.epochs.get(spec.expert.value, spec.training.max_train_epochs) for spec in recipe.experts
     }
-    speed_key = speed_key_of(trainer, request.usable[0], [s.subset.resolution for s in inventory.subsets])
-    seconds_per_batch = expected_speed(run.path.parent, speed_key, trainer)
+    cost = batch_cost(counted)
+    seconds_per_batch = _seconds_per_batch(run, request, recipe, cost)
     # One cadence for both experts: the shorter one.
     state_every = min(
         state_every_epochs(
@@ -201,7 +202,8 @@ def make_plan(
         keep_every_epochs=keep,
         choices=choices,
         disk=need,
-        speed_key=speed_key,
+        speed_key=sizes_text(counted),
+        batch_cost=cost,
         stagger=_must_stagger(trainer, recipe, models),
         env=_environment(request),
         caching_workers=max(1, int(cpus()) - 1),
@@ -216,6 +218,17 @@ def _steps(recipe: Recipe, counted: DatasetSummary) -> dict[Expert, int]:
         spec.expert: -(-batches // spec.training.gradient_accumulation_steps) * spec.training.max_train_epochs
         for spec in recipe.experts
     }
+
+
+def _seconds_per_batch(run: RunDirectory, request: Request, recipe: Recipe, cost: float | None) -> float:
+    """As measured on this box, else a first guess; of experts with different settings, the slower one's."""
+    speeds, card, trainer = read_speeds(run.path.parent), request.usable[0].name, request.trainer
+    found = [
+        expected(speeds, key_of(trainer, StepKind.TRAIN, spec.training, card=card, at_once=1), cost=cost or 0, units=1)
+        for spec in recipe.experts
+    ]
+    known = [each.per_unit for each in found if each is not None and each.per_unit > 0]
+    return max(known, default=trainer.traits.seconds_per_step)
 
 
 def _machine(request: Request, dit_dtype: str | None) -> Machine:

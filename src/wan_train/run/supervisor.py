@@ -18,7 +18,8 @@ from wan_train.base.settings import Settings
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import GpuProbe
-from wan_train.run import attempt_events, attempts, cadence, step_commands
+from wan_train.recipe.model import changed
+from wan_train.run import attempt_events, attempts, step_commands
 from wan_train.run.attempt_events import Case
 from wan_train.run.attempt_watch import AttemptWatch, gpu_lost, other_steps, write_stall_report
 from wan_train.run.budget_watch import over_budget
@@ -61,7 +62,9 @@ from wan_train.run.scheduler import (
     decide,
     ready,
 )
-from wan_train.run.state import Attempt, JobState, fold, fold_all, running
+from wan_train.run.speeds import expected, key_of, read_speeds, remember
+from wan_train.run.state import Attempt, Job, JobState, fold, fold_all, running
+from wan_train.run.timing import speed_of
 
 _DISK_RETRY_SECONDS = 5.0
 
@@ -321,12 +324,10 @@ class Supervisor:
     def _after_attempt(self, step: Step, watch: AttemptWatch) -> None:
         if step.kind is not StepKind.TRAIN:
             self._caching.over(step.id)
-        speed = watch.tracker.progress.seconds_per_step
-        if step.expert is not None and speed is not None:
-            cadence.remember_speed(
-                self._run.path.parent, self._plan.speed_key, speed / self._plan.batches_of_step(step.expert)
-            )
         job = self._state.jobs[step.id]
+        measured = speed_of(self._plan, self._state, job, watch, card=self._card(job), at=self._clock.now())
+        if measured is not None:
+            remember(self._run.path.parent, measured)
         if job.state is JobState.SUCCEEDED and step.kind is StepKind.TRAIN:
             # The last one stays: with it a finished training can be extended.
             attempts.remove_old_states(self._run, self._plan, step, job, keep=1)
@@ -382,7 +383,7 @@ class Supervisor:
             self._state,
             step,
             int(directory.path.name),
-            seconds_per_step=self._seconds_per_step(step),
+            seconds_per_step=self._seconds_per_step(step, gpu_uuid),
         )
         spec = following.spec
         command = step_commands.on_device(
@@ -415,10 +416,20 @@ class Supervisor:
             )
         )
 
-    def _seconds_per_step(self, step: Step) -> float:
+    def _seconds_per_step(self, step: Step, gpu_uuid: str) -> float:
         plan = self._plan
-        batch = cadence.expected_speed(self._run.path.parent, plan.speed_key, plan.trainer)
-        return batch * (plan.batches_of_step(step.expert) if step.expert is not None else 1)
+        if step.expert is None:
+            return 0.0
+        changed_training = changed(plan.training(step.expert), self._state.jobs[step.id].changes)
+        key = key_of(plan.trainer, step.kind, changed_training, card=self._pool.name(gpu_uuid) or "", at_once=1)
+        found = expected(read_speeds(self._run.path.parent), key, cost=plan.batch_cost or 0.0, units=1)
+        batch = found.per_unit if found is not None and found.per_unit else plan.trainer.traits.seconds_per_step
+        return batch * plan.batches_of_step(step.expert)
+
+    def _card(self, job: Job) -> str | None:
+        """The name of the card that its last attempt ran on."""
+        uuid = job.attempt.gpu_uuid if job.attempt is not None else None
+        return self._pool.name(uuid) if uuid is not None else None
 
     def _watch(self, step: Step, attempt: Attempt) -> AttemptWatch:
         if step.id not in self._watches:

@@ -288,11 +288,30 @@ def next_states_in(view: RunView, now: float) -> float | None:
 def ends_at(view: RunView, now: float) -> float | None:
     """When the last step will end, in seconds since 1970; None while unknown.
 
-    Waiting trainings go one after the other onto the run's own and the idle GPUs, each onto the one that is free
-    first, as the scheduler places them.
+    Before the first steps it is what was quoted at the start, from the same work on this box.
     """
     if status_of(view) not in {RunStatus.RUNNING, RunStatus.RETRYING, RunStatus.WAITING}:
         return None
+    measured = _measured_end(view, now)
+    return _quoted_end(view, now) if measured is None else measured
+
+
+def _quoted_end(view: RunView, now: float) -> float | None:
+    """None where the run has met what no quote knows: retries, a resume, or more time than was quoted."""
+    found = view.plan.quote
+    as_planned = all(len(job.attempts) <= 1 for job in view.state.jobs.values()) and view.state.epochs is None
+    if found is None or not as_planned or status_of(view) is not RunStatus.RUNNING:
+        return None
+    left = found.seconds - worked(view, now)
+    return now + left if left > 0 else None
+
+
+def _measured_end(view: RunView, now: float) -> float | None:
+    """From the steps that this run has made.
+
+    Waiting trainings go one after the other onto the run's own and the idle GPUs, each onto the one that is free
+    first, as the scheduler places them.
+    """
     free_at: list[float] = []
     waiting: list[tuple[Step, Job]] = []
     for step, job in steps_of(view):
@@ -301,7 +320,7 @@ def ends_at(view: RunView, now: float) -> float | None:
         if job.state in {JobState.WAITING, JobState.BACKOFF}:
             waiting.append((step, job))
             continue
-        found = time_left(view, step, job, now)
+        found = time_left(view, step, job, now) or _loading(view, step, job, now)
         if found is None:
             return None
         free_at.append(now + found.seconds)
@@ -309,6 +328,17 @@ def ends_at(view: RunView, now: float) -> float | None:
         return max(free_at, default=None)
     placed = _placed(view, waiting, _gpus_free_at(view, free_at, now), now)
     return None if placed is None else max([*free_at, *placed])
+
+
+def _loading(view: RunView, step: Step, job: Job, now: float) -> TimeLeft | None:
+    """What a training that has made no step still takes, at the pace of the other expert."""
+    attempt, pace = job.attempt, _expected_pace(view, step)
+    if attempt is None or job.state is not JobState.RUNNING or pace is None or pace.per_step is None:
+        return None
+    steps = _steps_to_do(view, step, attempt.epochs_before)
+    if steps is None:
+        return None
+    return TimeLeft(seconds=max(0.0, pace.to_load - max(0.0, now - attempt.started)) + steps * pace.per_step)
 
 
 def _gpus_free_at(view: RunView, free_at: Sequence[float], now: float) -> list[float]:

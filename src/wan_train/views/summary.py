@@ -17,7 +17,21 @@ from wan_train.recipe.adaptation import AS_IN_RECIPE, CHOSEN, Choice
 from wan_train.recipe.effective import agreed, effective, word_of
 from wan_train.recipe.model import ExpertSpec, Origin, Training, format_number
 from wan_train.run.plan import Devices, Plan
-from wan_train.views.formatting import count, cut, cut_front, duration, expert_name, file_size, pace, safe
+from wan_train.run.quote import dollars_of
+from wan_train.views.formatting import (
+    count,
+    cut,
+    cut_front,
+    dollars,
+    dollars_per_hour,
+    duration,
+    expert_name,
+    file_size,
+    moment,
+    pace,
+    price_basis,
+    safe,
+)
 from wan_train.views.lines import Line, Row, Screenful, Span, line, table, width_of
 from wan_train.views.model import GpuNow
 
@@ -29,6 +43,8 @@ _MOST_LINES = 20
 _TITLE_LINES = 2
 _VALUE_COLUMN = len("  Adjusted  ") + 1
 _NAMED_FOLDERS = 2
+_SOON_SECONDS = 86_400.0
+"""A rental that ends sooner is named where the time of the run is unknown."""
 _ADDED = frozenset({Origin.WORDS, Origin.CONFIG_FILE})
 
 
@@ -41,8 +57,6 @@ class AtStart:
     problems: int | None = None
     """Kinds of problems in the dataset that do not keep the run from starting."""
     disk_free_bytes: int | None = None
-    seconds_per_batch: float | None = None
-    """Measured on this box by an earlier run."""
     price: Price | None = None
     price_problem: str | None = None
     """Why Vast did not say what this box costs, in words."""
@@ -62,7 +76,7 @@ def summary_lines(plan: Plan, now: AtStart, width: int) -> Iterator[Line]:
     gap = width - width_of([*head, nothing])
     yield line(*head, " " * gap, nothing) if gap > 1 else line(*head)
     yield line()
-    yield from _shortened(list(_rows(plan, now, width)), list(_unusual(plan, width)), width)
+    yield from _shortened(list(_rows(plan, now, width)), [*_rental(plan, now), *_unusual(plan, width)], width)
 
 
 def _shortened(rows: Sequence[Row], unusual: Sequence[Row], width: int) -> Sequence[Line]:
@@ -85,6 +99,7 @@ def _rows(plan: Plan, now: AtStart, width: int) -> Iterator[Row]:
         yield Row(label="Size", value=_size(now.dataset))
     yield Row(label="Experts", value=_experts(plan, now.gpus))
     yield Row(label="Time", value=_time(plan, now))
+    yield from _cost(plan, now)
     yield Row(label="LoRA", value=_joined(plan, lambda spec: _lora(spec.training)))
     yield Row(label="LR", value=_joined(plan, lambda spec: learning_rate(spec.training)))
     yield Row(label="Extra", value=_extra(plan))
@@ -173,16 +188,51 @@ def _busy(gpu: GpuNow) -> str:
 
 
 def _time(plan: Plan, now: AtStart) -> str:
-    if now.seconds_per_batch is None:
+    """From the first process to the end, with its basis."""
+    found = plan.quote
+    if found is None:
+        if plan.dataset.batches_per_epoch is None:
+            return "unknown until the videos are cached"
         place = "card" if plan.devices is Devices.NVML else "machine"
-        return f"unknown on this {place}; shown after the first steps"
-    batches = plan.dataset.batches_per_epoch
-    if batches is None:
-        return "unknown until the videos are cached"
-    each = [batches * plan.epochs_of(spec.expert) * now.seconds_per_batch for spec in plan.recipe.experts]
-    in_parallel = sum(gpu.busy_because is None for gpu in now.gpus) >= len(each)
-    total = duration(max(each) if in_parallel else sum(each))
-    return f"about {total} of training; {pace(now.seconds_per_batch).removesuffix('/step')} per batch, measured here"
+        return f"known after the first minute; never measured on this {place}"
+    basis = "measured here" if found.scaled_from is None else f"scaled from {safe(found.scaled_from)}"
+    each = pace(found.seconds_per_batch).removesuffix("/step")
+    missing = f"; {' and '.join(found.without)} not included" if found.without else ""
+    waits = "; plus the wait for a GPU" if now.gpus and all(gpu.busy_because is not None for gpu in now.gpus) else ""
+    return f"about {duration(found.seconds)} in all; {each} per batch, {basis}{missing}{waits}"
+
+
+def _cost(plan: Plan, now: AtStart) -> Iterator[Row]:
+    price = now.price
+    budget = f"; budget {dollars(now.budget)}" if now.budget is not None else ""
+    if price is None:
+        if now.price_problem is not None:
+            yield Row(label="Cost", value=f"unknown: {safe(now.price_problem)}; --price sets it", style="yellow")
+        return
+    hour = f"{dollars_per_hour(price.per_hour)} {price_basis(price.source, 1)}"
+    if plan.quote is None:
+        yield Row(label="Cost", value=f"{hour}{budget}")
+    else:
+        whole = dollars_of(plan.quote, price.per_hour)
+        over = now.budget is not None and whole > now.budget
+        yield Row(label="Cost", value=f"about {dollars(whole)} at {hour}{budget}", style="yellow" if over else "")
+
+
+def _rental(plan: Plan, now: AtStart) -> Iterator[Row]:
+    """What may take the box away before the run's end."""
+    rental = now.price.rental if now.price is not None else None
+    if rental is None:
+        return
+    if rental.ends is not None and plan.quote is not None and rental.ends < plan.created + plan.quote.seconds:
+        text = f"the rental of this box ends {moment(rental.ends, plan.created)}, before the run does"
+        yield Row(label="Warning", value=text, style="yellow")
+    elif rental.ends is not None and rental.ends < plan.created + _SOON_SECONDS and plan.quote is None:
+        text = f"the rental of this box ends {moment(rental.ends, plan.created)}"
+        yield Row(label="Warning", value=text, style="yellow")
+    if rental.is_near_the_market and rental.bid is not None and rental.lowest_bid is not None:
+        bid, lowest = dollars_per_hour(rental.bid), dollars_per_hour(rental.lowest_bid)
+        text = f"your bid of {bid} is near the lowest possible ({lowest}): a higher one takes the box away"
+        yield Row(label="Warning", value=text, style="yellow")
 
 
 def _lora(training: Training) -> str:

@@ -31,7 +31,8 @@ from wan_train.run import cadence
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.events import Exit, Exited, Lost, Signaled
 from wan_train.run.launcher import Ended
-from wan_train.run.plan import Plan
+from wan_train.run.plan import Plan, StepKind
+from wan_train.run.speeds import Speed, key_of, remember
 from wan_train.run.state import JobState
 from wan_train.run.supervisor import Supervisor
 
@@ -183,13 +184,16 @@ class Interrupted:
             run_dir=self.root / "runs" / "one",
             keep_every_epochs=self.keep,
             speed_key="this box",
+            batch_cost=1.0,
             state_every_epochs=cadence.state_every_epochs(
                 missing=self.total, done=0, keep=self.keep, epoch_seconds=seconds * self.batches
             ),
         )
         plan = replace(plan, dataset=replace(plan.dataset, cached_items={}))
         plan.run_dir.mkdir(parents=True)
-        cadence.remember_speed(plan.run_dir.parent, plan.speed_key, seconds)
+        key = key_of(plan.trainer, StepKind.TRAIN, plan.training(Expert.HIGH), card="CPU slot", at_once=1)
+        speed = Speed(at=self.time, key=key, sizes=plan.speed_key, cost=1.0, units=1000, per_unit=seconds)
+        remember(plan.run_dir.parent, speed)
         resume = False
         ticks = 0
         for _ in range(100):

@@ -10,12 +10,13 @@ from rich.console import Console
 from support.runs import events_of, make_plan, make_view, with_settings
 from views.scenes import AT_START, CACHED, DONE, FAILED, GPUS, PICTURES, ended
 from views.support import shown
+from wan_train.box.rental import Price, PriceSource, Rental
 from wan_train.dataset.layout import DatasetSummary
 from wan_train.recipe.adaptation import Choice
 from wan_train.recipe.effective import Layer, resolve
 from wan_train.recipe.model import Origin, Source
 from wan_train.recipe.terms import Expert
-from wan_train.run.plan import Plan
+from wan_train.run.plan import Plan, Quote
 from wan_train.run.step_commands import command_of
 from wan_train.views.plan_details import plan_details, plan_text
 from wan_train.views.result import result_lines, result_text
@@ -75,15 +76,36 @@ def test_the_experts_are_placed_as_the_gpus_are_now() -> None:
 
 
 def test_the_time_is_shown_where_this_box_remembers_a_speed() -> None:
-    free = GPUS[0]
-    both = (free, replace(free, label="GPU 1"))
-    assert _row(make_plan(), "Time") == "unknown on this card; shown after the first steps"
-    for gpus, took in ((both, "2 h"), ((free,), "4 h")):
-        now = replace(AT_START, gpus=gpus, seconds_per_batch=3.0)
-        assert _row(make_plan(), "Time", now) == f"about {took} of training; 3.0 s per batch, measured here"
+    assert _row(make_plan(), "Time") == "known after the first minute; never measured on this card"
+    quoted = Quote(seconds=7200, seconds_per_batch=3.0, measured=0.0)
+    plan = make_plan(quote=quoted)
+    assert _row(plan, "Time") == "about 2 h in all; 3.0 s per batch, measured here"
+    scaled = make_plan(quote=replace(quoted, scaled_from="512x512", without=("samples",)))
+    assert _row(scaled, "Time") == ("about 2 h in all; 3.0 s per batch, scaled from 512x512; samples not included")
+    busy = (replace(GPUS[0], busy_because="taken by run 20251122-110000-dog"),)
+    assert _row(plan, "Time", replace(AT_START, gpus=busy)).endswith("measured here; plus the wait for a GPU")
     plan = make_plan()
     plan = replace(plan, dataset=replace(plan.dataset, repeats=None, batches_per_epoch=None, has_videos=True))
-    assert _row(plan, "Time", replace(AT_START, seconds_per_batch=3.0)) == "unknown until the videos are cached"
+    assert _row(plan, "Time") == "unknown until the videos are cached"
+
+
+def test_the_cost_is_shown_where_an_hour_has_a_price() -> None:
+    plan = make_plan(quote=Quote(seconds=7200, seconds_per_batch=3.0, measured=0.0))
+    given = replace(AT_START, price=Price(per_hour=0.93, source=PriceSource.GIVEN))
+    assert _row(plan, "Cost", given) == "about $1.86 at $0.93/h given"
+    assert _row(plan, "Cost", replace(given, budget=1.5)) == "about $1.86 at $0.93/h given; budget $1.50"
+    assert _row(make_plan(), "Cost", given) == "$0.93/h given"
+    hung = replace(AT_START, price_problem="Vast did not answer within 5 s")
+    assert _row(plan, "Cost", hung) == "unknown: Vast did not answer within 5 s; --price sets it"
+
+
+def test_what_takes_the_box_away_is_a_warning() -> None:
+    plan = make_plan(quote=Quote(seconds=7200, seconds_per_batch=3.0, measured=0.0))
+    rental = Rental(per_hour=0.2, ends=plan.created + 3600, bid=0.2, lowest_bid=0.19)
+    now = replace(AT_START, price=Price(per_hour=0.2, source=PriceSource.VAST, rental=rental))
+    text = " ".join(" ".join(_brief(plan, now, 200)).split())
+    assert "the rental of this box ends" in text
+    assert "your bid of $0.20/h is near the lowest possible ($0.19/h)" in text
 
 
 def test_settings_are_shown_for_each_expert_only_where_they_differ() -> None:

@@ -1,0 +1,177 @@
+"""What work took on this box: kept under the card that did it, the trainer's version and the settings that matter.
+
+A training's speed is that of its mix of bucket sizes: the trainer shuffles them, so no single bucket can be timed. Its
+key is the mean cost of a batch, and another mix is scaled by it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train.base import codec, locks
+from wan_train.base.files import write_whole
+from wan_train.dataset.layout import DatasetSummary
+from wan_train.engine.trainer import Trainer
+from wan_train.recipe.model import Training, settings_of
+from wan_train.run.plan import StepKind
+
+_SPEEDS_FILE = "speeds.json"
+_MOST = 200
+"""The newest are kept."""
+_SAME_COST = 0.02
+_SCALED_ITEMS = 2.0
+"""A caching whose items took no time that could be measured says nothing of more than this many times as many."""
+_PIXELS, _FRAMES = 16, 4
+"""Pixels of one token in both directions, frames of one after the first (Wan 2.2 A14B: VAE 8x8x4, patches of 2x2)."""
+_EQUAL_TOKENS = 34_000
+"""Where attention costs as much as everything else: 2 x 14e9 operations a token against 4 x 40 blocks x 5120 for each
+pair of tokens. Counted, not measured."""
+_DECIDES_SPEED = (
+    "attention",
+    "mixed_precision",
+    "fp8_base",
+    "optimizer_type",
+    "gradient_checkpointing",
+    "max_data_loader_n_workers",
+    "network_module",
+    "network_dim",
+    "blocks_to_swap",
+)
+"""Settings on which the seconds of a batch depend; the trainer's further options count too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """On what a speed depends. `at_once` programs of the run worked at the same time, which tells on small machines."""
+
+    kind: StepKind
+    trainer: str
+    card: str
+    settings: str = ""
+    at_once: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """One measurement. Seconds: of a batch or a cached item, of everything else in the attempt, of one sample.
+
+    `cost` is that of a mean batch or item, `sizes` says it for people; `units` were timed.
+    """
+
+    at: float
+    key: Key
+    sizes: str
+    cost: float
+    units: int
+    per_unit: float
+    beside: float | None = None
+    """Loading, the last save and the end; None where the attempt ended in another way than usual."""
+    per_sample: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """A speed for other work: `per_unit` is scaled where the work is another, from `scaled_from`."""
+
+    per_unit: float
+    beside: float | None
+    per_sample: float | None
+    at: float
+    scaled_from: str | None = None
+
+
+def batch_cost(dataset: DatasetSummary) -> float | None:
+    """The mean cost of a batch, in tokens and more where attention weighs; None while the batches are unknown."""
+    if not dataset.batches_per_epoch:
+        return None
+    whole = sum(
+        bucket.items * subset.num_repeats * _cost(bucket.width, bucket.height, bucket.frames)
+        for subset in dataset.subsets
+        for bucket in subset.buckets
+    )
+    return whole / dataset.batches_per_epoch
+
+
+def _cost(width: int, height: int, frames: int) -> float:
+    tokens = (width // _PIXELS) * (height // _PIXELS) * ((frames - 1) // _FRAMES + 1)
+    return tokens * (1 + tokens / _EQUAL_TOKENS)
+
+
+def sizes_text(dataset: DatasetSummary) -> str:
+    """`960x960`, and every further resolution."""
+    return ", ".join(sorted({f"{subset.resolution[0]}x{subset.resolution[1]}" for subset in dataset.subsets}))
+
+
+def trainer_text(trainer: Trainer) -> str:
+    return f"{trainer.kind} {trainer.version}"
+
+
+def settings_text(training: Training) -> str:
+    every = settings_of(training)
+    own = [f"{name}={every[name]}" for name in _DECIDES_SPEED]
+    return " ".join([*own, *sorted(f"{name}={value}" for name, value in training.options.items())])
+
+
+def key_of(trainer: Trainer, kind: StepKind, training: Training | None, *, card: str, at_once: int) -> Key:
+    """Of one attempt; `training` has its own settings, None for caching."""
+    settings = settings_text(training) if training is not None else ""
+    return Key(kind=kind, trainer=trainer_text(trainer), card=card, settings=settings, at_once=at_once)
+
+
+def expected(speeds: Iterable[Speed], key: Key, *, cost: float, units: int) -> Expected | None:
+    """What `units` batches or items of this cost would take each, from the measurement nearest to them."""
+    alike = [each for each in speeds if _serves(each, key, units)]
+    if not alike or cost <= 0:
+        return None
+
+    def distance(each: Speed) -> tuple[bool, float, bool, float]:
+        apart = abs(math.log(cost / each.cost))
+        return apart > _SAME_COST, round(apart, 2), each.key.at_once != key.at_once, -each.at
+
+    nearest = min(alike, key=distance)
+    ratio = cost / nearest.cost
+    scaled = abs(ratio - 1) > _SAME_COST
+    return Expected(
+        per_unit=nearest.per_unit * (ratio if scaled else 1.0),
+        beside=nearest.beside,
+        per_sample=nearest.per_sample,
+        at=nearest.at,
+        scaled_from=nearest.sizes if scaled else None,
+    )
+
+
+def _serves(each: Speed, key: Key, units: int) -> bool:
+    theirs = each.key
+    same = (theirs.kind, theirs.trainer, theirs.card, theirs.settings) == (
+        key.kind,
+        key.trainer,
+        key.card,
+        key.settings,
+    )
+    return same and each.cost > 0 and (each.per_unit > 0 or units <= _SCALED_ITEMS * each.units)
+
+
+def read_speeds(runs: Path) -> tuple[Speed, ...]:
+    """Every measurement on this box; none where the file is missing, damaged, or of an older version."""
+    path = runs / _SPEEDS_FILE
+    try:
+        found: Mapping[str, Sequence[Speed]] = codec.from_json(
+            path.read_bytes(), dict[str, list[Speed]], where=str(path)
+        )
+    except (OSError, codec.CorruptRecordError):
+        return ()
+    return tuple(found.get("speeds", ()))
+
+
+def remember(runs: Path, speed: Speed) -> None:
+    """Keep a measurement in place of the last one of the same work. A full disk keeps nothing: it is a convenience."""
+    try:
+        with locks.held(runs / f".{_SPEEDS_FILE}.lock", wait=True):
+            others = [each for each in read_speeds(runs) if (each.key, each.sizes) != (speed.key, speed.sizes)]
+            kept = sorted([*others, speed], key=lambda each: each.at)[-_MOST:]
+            write_whole(runs / _SPEEDS_FILE, codec.to_json({"speeds": kept}), durable=False)
+    except OSError:
+        return

@@ -1,0 +1,201 @@
+"""What this box remembers of its speed, and for which work it serves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.runs import T0, make_plan
+from wan_train.dataset.layout import Bucket, DatasetSummary, SubsetSummary
+from wan_train.dataset.model import MediaKind
+from wan_train.recipe.model import changed
+from wan_train.recipe.terms import Expert
+from wan_train.run.plan import CacheNeed, Quote, StepKind
+from wan_train.run.quote import Cards, quote
+from wan_train.run.speeds import Key, Speed, batch_cost, expected, key_of, read_speeds, remember, sizes_text
+from wan_train.run.stopwatch import Stopwatch
+
+CARD = "NVIDIA GeForce RTX 5090"
+KEY = Key(kind=StepKind.TRAIN, trainer="musubi d0a1930", card=CARD, settings="attention=sdpa")
+
+
+def speed(
+    *, key: Key = KEY, sizes: str = "960x960", cost: float = 4000.0, per_unit: float = 2.0, at: float = T0
+) -> Speed:
+    return Speed(at=at, key=key, sizes=sizes, cost=cost, units=2400, per_unit=per_unit, beside=60.0)
+
+
+def pictures(width: int, height: int, *, items: int = 24, frames: int = 1, batch: int = 1) -> DatasetSummary:
+    subset = SubsetSummary(
+        index=0, kind=MediaKind.IMAGE, files=items, captions=items, items=items, num_repeats=1, batch_size=batch,
+        resolution=(width, height), buckets=(Bucket(width=width, height=height, frames=frames, items=items),),
+        batches_per_epoch=items // batch,
+    )  # fmt: skip
+    return DatasetSummary(
+        subsets=(subset,), files=items, captions=items, items_with_repeats=items, batches_per_epoch=items // batch,
+        latent_bytes=0, text_bytes=0,
+    )  # fmt: skip
+
+
+class TestCost:
+    def test_twice_the_pixels_cost_a_little_more_than_twice(self) -> None:
+        small, large = batch_cost(pictures(512, 512)), batch_cost(pictures(1024, 512))
+        assert small is not None
+        assert large is not None
+        assert 2.0 < large / small < 2.1
+
+    def test_long_clips_pay_for_attention(self) -> None:
+        picture, clip = batch_cost(pictures(832, 480)), batch_cost(pictures(832, 480, frames=81))
+        assert picture is not None
+        assert clip is not None
+        assert clip / picture > 1.5 * 21
+
+    def test_a_batch_of_four_costs_four(self) -> None:
+        assert batch_cost(pictures(512, 512, batch=4)) == pytest.approx(4 * (batch_cost(pictures(512, 512)) or 0))
+
+    def test_sizes_in_words(self) -> None:
+        assert sizes_text(pictures(960, 544)) == "960x544"
+
+
+class TestExpected:
+    def test_the_same_work_is_taken_as_measured(self) -> None:
+        found = expected([speed()], KEY, cost=4000.0, units=10)
+        assert found is not None
+        assert (found.per_unit, found.beside, found.scaled_from) == (2.0, 60.0, None)
+
+    def test_another_size_is_scaled_and_says_so(self) -> None:
+        found = expected([speed()], KEY, cost=8000.0, units=10)
+        assert found is not None
+        assert (found.per_unit, found.scaled_from) == (4.0, "960x960")
+
+    def test_the_nearest_size_counts(self) -> None:
+        known = [speed(), speed(sizes="512x512", cost=1000.0, per_unit=0.6, at=T0 + 9)]
+        assert (found := expected(known, KEY, cost=3000.0, units=10)) is not None
+        assert found.scaled_from == "960x960"
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            replace(KEY, card="NVIDIA GeForce RTX 4090"),
+            replace(KEY, trainer="musubi v0.3.4"),
+            replace(KEY, settings="attention=sdpa blocks_to_swap=10"),
+        ],
+    )
+    def test_another_card_version_or_setting_is_no_basis(self, other: Key) -> None:
+        assert expected([speed(key=other)], KEY, cost=4000.0, units=10) is None
+
+    def test_as_many_programs_at_once_are_a_better_basis(self) -> None:
+        known = [speed(at=T0 + 9, per_unit=9.0), speed(key=replace(KEY, at_once=2))]
+        assert (found := expected(known, replace(KEY, at_once=2), cost=4000.0, units=10)) is not None
+        assert found.per_unit == 2.0
+
+    def test_a_caching_too_short_to_time_says_nothing_of_a_large_one(self) -> None:
+        short = replace(speed(key=replace(KEY, kind=StepKind.CACHE_TEXT)), units=8, per_unit=0.0)
+        assert expected([short], short.key, cost=4000.0, units=16) is not None
+        assert expected([short], short.key, cost=4000.0, units=17) is None
+
+    @given(st.floats(1.0, 1e6), st.floats(1.0, 1e6))
+    def test_more_work_never_takes_less(self, one: float, other: float) -> None:
+        small, large = sorted((one, other))
+        first, second = (expected([speed()], KEY, cost=cost, units=10) for cost in (small, large))
+        assert first is not None
+        assert second is not None
+        assert first.per_unit <= second.per_unit * 1.03
+
+
+class TestStore:
+    def test_the_newest_of_the_same_work_stays(self, tmp_path: Path) -> None:
+        remember(tmp_path, speed(per_unit=2.0))
+        remember(tmp_path, speed(per_unit=3.0, at=T0 + 1))
+        remember(tmp_path, speed(sizes="512x512", cost=1000.0))
+        assert sorted(each.per_unit for each in read_speeds(tmp_path)) == [2.0, 3.0]
+
+    @pytest.mark.parametrize("text", ["", "[]", '{"musubi RTX 5090 960x960": 2.5}', '{"speeds": [1]}', "{"])
+    def test_what_an_older_version_or_a_crash_left_is_no_basis(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "speeds.json").write_text(text)
+        assert read_speeds(tmp_path) == ()
+        remember(tmp_path, speed())
+        assert read_speeds(tmp_path) == (speed(),)
+
+    def test_a_folder_that_is_gone_is_no_error(self, tmp_path: Path) -> None:
+        remember(tmp_path / "none", speed())
+
+
+class TestStopwatch:
+    def test_steps_pauses_and_the_rest(self) -> None:
+        watch = Stopwatch()
+        watch.look(None, 0.0)
+        for step in range(1, 101):
+            watch.look(step, 60.0 + 2.0 * (step - 1))
+        watch.look(100, 270.0, paused=True)
+        watch.look(100, 300.0)
+        for step in range(101, 201):
+            watch.look(step, 300.0 + 2.0 * (step - 100))
+        assert (timing := watch.timing(seconds=520.0)) is not None
+        assert watch.pauses == 1
+        assert watch.paused == 30.0
+        # 58 s to load, the twelve seconds before the pause was seen, and the end.
+        assert timing.per_unit == pytest.approx((500 - 60 - 30) / 199)
+        assert timing.beside == pytest.approx(520 - 30 - 200 * timing.per_unit)
+
+    def test_a_few_steps_are_no_speed(self) -> None:
+        watch = Stopwatch()
+        for step in range(1, 20):
+            watch.look(step, float(step))
+        assert (timing := watch.timing(seconds=40.0)) is not None
+        assert timing.per_unit == 0.0
+        assert Stopwatch().timing(seconds=40.0) is None
+
+
+class TestQuote:
+    plan = make_plan(batch_cost=4000.0, speed_key="960x960")
+
+    def speeds(self, **changes: float) -> list[Speed]:
+        training = self.plan.training(Expert.HIGH)
+        key = key_of(self.plan.trainer, StepKind.TRAIN, training, card=CARD, at_once=1)
+        return [replace(speed(key=key), **changes)]
+
+    def test_two_cards_at_once_one_in_turn(self) -> None:
+        each = 60 + 2400 * 2.0
+        for free, seconds in ((2, each), (1, 2 * each), (0, 2 * each)):
+            found = quote(self.plan, self.speeds(), Cards(name=CARD, free=free, hold_both=True))
+            assert found == Quote(seconds=seconds, seconds_per_batch=2.0, measured=T0)
+
+    def test_nothing_measured_is_no_quote(self) -> None:
+        assert quote(self.plan, [], Cards(name=CARD, free=2, hold_both=True)) is None
+        other = Cards(name="NVIDIA H100", free=2, hold_both=True)
+        assert quote(self.plan, self.speeds(), other) is None
+
+    def test_caching_is_in_it_or_named(self) -> None:
+        needs = {step: CacheNeed(items=24, make=24, remove=0) for step in ("cache-latents", "cache-text")}
+        plan = replace(self.plan, dataset=replace(self.plan.dataset, caches=needs))
+        cards = Cards(name=CARD, free=1, hold_both=True)
+        without = quote(plan, self.speeds(), cards)
+        assert without is not None
+        assert without.without == ("caching",)
+        cached = [
+            Speed(
+                at=T0,
+                key=key_of(plan.trainer, kind, None, card=CARD, at_once=2),
+                sizes="960x960",
+                cost=4000.0 if kind is StepKind.CACHE_LATENTS else 1.0,
+                units=24,
+                per_unit=0.5,
+                beside=20.0,
+            )
+            for kind in (StepKind.CACHE_LATENTS, StepKind.CACHE_TEXT)
+        ]
+        with_it = quote(plan, [*self.speeds(), *cached], cards)
+        assert with_it is not None
+        assert with_it.without == ()
+        assert with_it.seconds == without.seconds + 32.0
+
+    def test_settings_of_one_expert_that_were_never_timed_leave_no_quote(self) -> None:
+        high, low = self.plan.recipe.experts
+        slow = replace(low, training=changed(low.training, {"blocks_to_swap": 20}))
+        plan = replace(self.plan, recipe=replace(self.plan.recipe, experts=(high, slow)))
+        assert quote(plan, self.speeds(), Cards(name=CARD, free=1, hold_both=True)) is None
