@@ -10,7 +10,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from wan_train.base.errors import InterruptionError
-from wan_train.cli import options
 from wan_train.cli.options import Call, Invocation, Option, options_of
 from wan_train.cli.output import Result
 
@@ -366,20 +365,7 @@ def provision(call: Call) -> Result:
     """
     from wan_train.cli.provision import provision as run
 
-    return Result(
-        exit_code=run(
-            call.settings,
-            call.sink,
-            task=call[options.MODELS_TASK].value,
-            engine=call.get(options.INSTALLED_VERSION),
-            skip_models=call[options.SKIP_MODELS],
-            models_only=call[options.MODELS_ONLY],
-            packages=call.all(options.WITH_PACKAGES),
-            check=call[options.CHECK_ONLY],
-            verify=call[options.VERIFY],
-            yes=call[options.YES],
-        )
-    )
+    return run(call)
 
 
 @_command("Box")
@@ -406,13 +392,4 @@ def clean(call: Call) -> Result:
     """
     from wan_train.cli.clean import clean as run
 
-    return Result(
-        exit_code=run(
-            call.settings,
-            call.sink,
-            names=call.all(options.RUNS_TO_REMOVE),
-            older_than=call.get(options.OLDER_THAN),
-            yes=call[options.YES],
-            dry_run=call[options.DRY_CLEAN],
-        )
-    )
+    return run(call)

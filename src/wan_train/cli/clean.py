@@ -6,10 +6,10 @@ import math
 import time
 from collections.abc import Sequence
 
-from wan_train.base.errors import BadInputError, ExitCode, NotReadyError, WanTrainError
-from wan_train.base.settings import Settings
-from wan_train.cli import questions
-from wan_train.cli.output import Sink
+from wan_train.base.errors import BadInputError, NotReadyError, WanTrainError
+from wan_train.cli import options, questions
+from wan_train.cli.options import Call
+from wan_train.cli.output import Result
 from wan_train.provision.clean import Junk, Kind, find_junk, remove
 from wan_train.run.directory import find
 from wan_train.views import formatting
@@ -24,78 +24,71 @@ _ABOUT = {
 }
 
 
-def clean(
-    settings: Settings, sink: Sink, *, names: Sequence[str], older_than: float | None, yes: bool, dry_run: bool
-) -> int:
-    """Show what may go, ask, and remove it; the exit code."""
-    found = _found(settings, names, older_than)
+def clean(call: Call) -> Result:
+    """Show what may go, ask, and remove it."""
+    sink, found = call.sink, _found(call)
     for junk in found:
         sink.line(_line(junk))
-    total = sum(junk.bytes for junk in found)
-    if not found or dry_run:
-        sink.line(f"{formatting.file_size(total)} can be freed." if found else "There is nothing to remove.")
-        return _report(sink, found, [], [], dry_run=True)
-    if not yes and not _agreed(found, total, sink):
-        sink.line("Nothing was removed.")
-        return ExitCode.DONE
+    total = formatting.file_size(sum(junk.bytes for junk in found))
+    if not found or call[options.DRY_CLEAN]:
+        return _result(
+            found, [], [], f"{total} can be freed." if found else "There is nothing to remove.", dry_run=True
+        )
+    if not call[options.YES]:
+        sink.require_person("nothing was removed", "Add --yes to remove it, or --dry-run to see it only.")
+        if not questions.confirm(f"Remove all of this ({total}){_warning(found)}?", default=False):
+            sink.line("Nothing was removed.")
+            return Result()
     removed: list[Junk] = []
     failures: list[str] = []
     for junk in found:
         try:
-            remove(junk, settings)
+            remove(junk, call.settings)
         except WanTrainError as error:
             failures.append(error.message)
         except OSError as error:
             failures.append(f"{junk.path}: {error.strerror}")
         else:
             removed.append(junk)
-    sink.line(f"{formatting.file_size(sum(junk.bytes for junk in removed))} freed.")
-    code = _report(sink, found, removed, failures, dry_run=False)
+    freed = formatting.file_size(sum(junk.bytes for junk in removed))
+    result = _result(found, removed, failures, f"{freed} freed.", dry_run=False)
     if failures:
+        sink.render(result)
         raise NotReadyError(
             "\n".join(["not everything was removed:", *failures]), hint="See the rest: `wan-train clean`."
         )
-    return code
+    return result
 
 
-def _found(settings: Settings, names: Sequence[str], older_than: float | None) -> list[Junk]:
+def _found(call: Call) -> list[Junk]:
+    names, older_than, runs = call.all(options.RUNS_TO_REMOVE), call.get(options.OLDER_THAN), call.settings.runs
     if older_than is not None and not 0 <= older_than < math.inf:
         raise BadInputError(
             f"--older-than {older_than:g} is not a number of days", hint="For a week: `--older-than 7`."
         )
     if names and older_than is not None:
         raise BadInputError("--older-than chooses runs, and runs were named", hint="Give one of them.")
-    named = list(dict.fromkeys(find(settings.runs, name) for name in names))
+    named = list(dict.fromkeys(find(runs, name) for name in names))
     seconds = None if older_than is None else older_than * _A_DAY
-    return find_junk(settings, named=named, older_than=seconds, now=time.time())
+    return find_junk(call.settings, named=named, older_than=seconds, now=time.time())
 
 
-def _agreed(found: Sequence[Junk], total: int, sink: Sink) -> bool:
-    if not sink.is_terminal or sink.as_json:
-        raise BadInputError(
-            "nothing was removed: there is no terminal to ask at, and --yes was not given",
-            hint="Add --yes to remove it, or --dry-run to see it only.",
-        )
-    return questions.confirm(f"Remove all of this ({formatting.file_size(total)}){_warning(found)}?", default=False)
-
-
-def _report(
-    sink: Sink, found: Sequence[Junk], removed: Sequence[Junk], failures: Sequence[str], *, dry_run: bool
-) -> int:
-    if sink.as_json:
-        items = [
-            {
-                "kind": junk.kind.value,
-                "path": str(junk.path),
-                "bytes": junk.bytes,
-                "run_id": junk.run.run_id if junk.run is not None else None,
-                "removed": junk in removed,
-            }
-            for junk in found
-        ]
-        freed = sum(junk.bytes for junk in removed)
-        sink.data({"event": "clean", "dry_run": dry_run, "items": items, "bytes": freed, "failures": list(failures)})
-    return ExitCode.DONE
+def _result(
+    found: Sequence[Junk], removed: Sequence[Junk], failures: Sequence[str], outcome: str, *, dry_run: bool
+) -> Result:
+    items = [
+        {
+            "kind": junk.kind.value,
+            "path": str(junk.path),
+            "bytes": junk.bytes,
+            "run_id": junk.run.run_id if junk.run is not None else None,
+            "removed": junk in removed,
+        }
+        for junk in found
+    ]
+    freed = sum(junk.bytes for junk in removed)
+    data = {"event": "clean", "dry_run": dry_run, "items": items, "bytes": freed, "failures": list(failures)}
+    return Result(data=lambda: data, text=lambda sink: sink.line(outcome))
 
 
 def _line(junk: Junk) -> str:

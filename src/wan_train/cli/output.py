@@ -27,6 +27,8 @@ class Result:
     """The JSON document."""
     text: Callable[[Sink], None] | None = None
     """Prints the same for people."""
+    error: WanTrainError | None = None
+    """Why it failed. Its exit code counts; the JSON document says what a program should know of it."""
     exit_code: int = ExitCode.DONE
 
 
@@ -56,7 +58,10 @@ class Sink:
                 self.data(result.data())
         elif result.text is not None:
             result.text(self)
-        return result.exit_code
+        if result.error is None:
+            return result.exit_code
+        self.complain(result.error)
+        return result.error.exit_code
 
     @property
     def can_ask(self) -> bool:
@@ -76,6 +81,11 @@ class Sink:
     def is_screen(self) -> bool:
         """Whether stdout can be drawn over; somebody may look at it whom nobody can ask (`curl … | bash`)."""
         return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+    @property
+    def can_draw(self) -> bool:
+        """Whether work may be shown on a screen that is redrawn."""
+        return self.is_screen and not self.as_json and not self.quiet
 
     @property
     def ascii_only(self) -> bool:
@@ -98,6 +108,13 @@ class Sink:
         """One plain line of information, never interpreted as markup."""
         if not self.quiet:
             self.outcome(text)
+
+    def step(self, text: str) -> None:
+        """One line about work that goes on: beside the data where that is JSON."""
+        if self.as_json:
+            self.note(text)
+        else:
+            self.line(text)
 
     def outcome(self, text: str) -> None:
         """The one line that says what came of it, also where only that is wanted."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from wan_train.base.errors import BadInputError, ExitCode, NotReadyError, WanTrainError
-from wan_train.base.settings import Settings, Source
-from wan_train.cli import questions
-from wan_train.cli.output import Sink
+from wan_train.base.settings import Source
+from wan_train.cli import options, questions
+from wan_train.cli.options import Call, ModelsChoice
+from wan_train.cli.output import Result, Sink
 from wan_train.cli.provision_reporter import Reporter
 from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
 from wan_train.provision import provision as box
@@ -24,7 +26,7 @@ from wan_train.provision.steps import Finding, State, Step, all_hints, has_work,
 from wan_train.provision.trainer_steps import check_names
 from wan_train.provision.workspace import LOG_NAME
 from wan_train.views import formatting
-from wan_train.views.lines import Line, plain, to_rich
+from wan_train.views.lines import Screenful, plain
 from wan_train.views.provision import Heading, Report, found_lines, report_json, summary_lines
 
 _TEXT_WIDTH = 100
@@ -43,34 +45,25 @@ class TerminatedProvisionError(WanTrainError):
     exit_code = ExitCode.TERMINATED
 
 
-def provision(
-    settings: Settings,
-    sink: Sink,
-    *,
-    task: str,
-    engine: str | None,
-    skip_models: bool,
-    models_only: bool,
-    packages: Sequence[str],
-    check: bool,
-    verify: bool,
-    yes: bool,
-) -> int:
-    """Make the box ready, or with `check` only look; the exit code.
-
-    `verify`: every byte of the models is read again.
-    """
+def provision(call: Call) -> Result:
+    """Make the box ready, or with `--check` only look."""
+    task, engine, packages = (
+        call[options.MODELS_TASK],
+        call.get(options.INSTALLED_VERSION),
+        call.all(options.WITH_PACKAGES),
+    )
+    skip_models, models_only, verify = call[options.SKIP_MODELS], call[options.MODELS_ONLY], call[options.VERIFY]
     if skip_models and models_only:
         raise BadInputError("--skip-models and --models-only leave nothing to do", hint="Give one of them.")
     if verify and skip_models:
         raise BadInputError("--verify reads the models, and --skip-models leaves them out", hint="Give one of them.")
     if packages and models_only:
         raise BadInputError("--with installs into the trainer's environment", hint="Leave --models-only out.")
-    ended = threading.Event()
+    settings, ended = call.settings, threading.Event()
     wanted = Provision(
         settings=settings,
         added=check_names(packages),
-        task=task,
+        task=task.value,
         engine=box.choose_engine(engine, settings),
         with_trainer=not models_only,
         with_models=not skip_models,
@@ -78,7 +71,7 @@ def provision(
         digests=Digests(ended) if verify else None,
     )
     flags = [
-        *([] if task == "t2v" else ["--task", task]),
+        *([] if task is ModelsChoice.T2V else ["--task", task.value]),
         *([] if engine is None else ["--engine", engine]),
         *(["--workspace", str(settings.workspace)] if settings.source_of("workspace") is Source.FLAG else []),
         *(["--skip-models"] if skip_models else []),
@@ -86,19 +79,16 @@ def provision(
         *(["--verify"] if verify else []),
         *(word for package in packages for word in ("--with", package)),
     ]
-    call = _Call(wanted=wanted, sink=sink, rerun=shlex.join(["wan-train", "provision", *flags]))
+    preparation = _Preparation(wanted=wanted, sink=call.sink, rerun=shlex.join(["wan-train", "provision", *flags]))
     try:
-        return call.look_only() if check else call.make_ready(yes=yes)
+        return preparation.look_only() if call[options.CHECK_ONLY] else preparation.make_ready(yes=call[options.YES])
     except WanTrainError as error:
-        call.report(error)
-        if sink.as_json:
-            sink.complain(error)
-            return error.exit_code
-        raise
+        failed = error
+        return Result(data=lambda: preparation.report(failed.exit_code, failed), error=failed)
 
 
 @dataclass(slots=True, kw_only=True)
-class _Call:
+class _Preparation:
     """One call of the command. `rerun` is the command that resumes it."""
 
     wanted: Provision
@@ -115,33 +105,19 @@ class _Call:
     def log(self) -> Path:
         return self.wanted.logs / LOG_NAME
 
-    def look_only(self) -> int:
+    def look_only(self) -> Result:
         self._look()
-        ready = is_ready(self.found)
-        if self.sink.as_json:
-            self.report(None, ExitCode.DONE if ready else ExitCode.NOT_READY)
-            return ExitCode.DONE if ready else ExitCode.NOT_READY
-        self._show()
-        if not ready:
-            put = f"Install what is missing: `{self.rerun}`."
-            raise NotReadyError(
-                "this box is not ready", hint=" ".join(filter(None, (all_hints(self.found.values()), put)))
-            )
-        unverified = [finding for finding in self.found.values() if finding.state is State.UNVERIFIED]
-        verified = self.wanted.digests is None or not unverified
-        self.sink.outcome(
-            "This box is ready." if verified else "Nothing is missing, but not everything could be verified."
-        )
-        return ExitCode.DONE
+        error = None if is_ready(self.found) else self._not_ready()
+        exit_code = ExitCode.DONE if error is None else error.exit_code
+        return Result(data=lambda: self.report(exit_code), text=self._show_found, error=error, exit_code=exit_code)
 
-    def make_ready(self, *, yes: bool) -> int:
+    def make_ready(self, *, yes: bool) -> Result:
         self._look()
         self._show()
         refuse_blocked(self.found)
-        ask = self._missing() and not yes and self.sink.is_terminal and not self.sink.as_json
-        if ask and not questions.confirm(self._question()):
+        if self._missing() and not yes and self.sink.can_ask and not questions.confirm(self._question()):
             self.sink.line("Nothing was changed.")
-            return ExitCode.DONE
+            return Result()
         self.began = time.monotonic()
         with self.wanted.locked() as locked:
             self._look(again=True)  # another provision may have ended since the user was asked
@@ -153,38 +129,48 @@ class _Call:
             error = self._error(outcome, signals)
             if signals.hung_up:  # no reader is left
                 locked.log.write("the terminal was closed")
-                return HANGUP_EXIT
+                return Result(exit_code=HANGUP_EXIT)
             self._print_end(locked, error)
             if error is None and self.wanted.with_models:
                 self._offer_leftovers()
         if error is not None:
             raise error
-        self.report(None)
-        return ExitCode.DONE
+        return Result(data=lambda: self.report(ExitCode.DONE))
 
-    def report(self, error: WanTrainError | None, exit_code: ExitCode | None = None) -> None:
-        """The one JSON document, where JSON was asked for."""
-        if not self.sink.as_json:
-            return
-        settled = exit_code if exit_code is not None else error.exit_code if error is not None else ExitCode.DONE
-        report = Report(
-            task=self.wanted.task,
-            engine=self.wanted.engine.name,
-            workspace=str(self.wanted.settings.workspace),
-            titles=self._titles,
-            found=self.found,
-            exit_code=settled,
-            rows=self.rows,
-            failures=self.failures,
-            seconds=time.monotonic() - self.began if self.worked else None,
-            log=str(self.log) if self.worked else None,
-            error=error,
+    def report(self, exit_code: ExitCode, error: WanTrainError | None = None) -> dict[str, Any]:
+        """The JSON document."""
+        return report_json(
+            Report(
+                task=self.wanted.task,
+                engine=self.wanted.engine.name,
+                workspace=str(self.wanted.settings.workspace),
+                titles=self._titles,
+                found=self.found,
+                exit_code=exit_code,
+                rows=self.rows,
+                failures=self.failures,
+                seconds=time.monotonic() - self.began if self.worked else None,
+                log=str(self.log) if self.worked else None,
+                error=error,
+            )
         )
-        self.sink.data(report_json(report))
+
+    def _not_ready(self) -> NotReadyError:
+        install = f"Install what is missing: `{self.rerun}`."
+        hints = filter(None, (all_hints(self.found.values()), install))
+        return NotReadyError("this box is not ready", hint=" ".join(hints))
+
+    def _show_found(self, sink: Sink) -> None:
+        self._show()
+        if not is_ready(self.found):
+            return
+        unverified = any(finding.state is State.UNVERIFIED for finding in self.found.values())
+        verified = self.wanted.digests is None or not unverified
+        sink.outcome("This box is ready." if verified else "Nothing is missing, but not everything could be verified.")
 
     def _look(self, *, again: bool = False) -> None:
         if self.sink.is_screen and not again:
-            self.sink.line("Checking this box …" if not self.sink.ascii_only else "Checking this box ...")
+            self.sink.line("Checking this box ..." if self.sink.ascii_only else "Checking this box …")
             if self.wanted.digests is not None:
                 self.sink.line("Every model file is read and compared with its sha256; this takes minutes.")
         self.made = self.wanted.steps()
@@ -227,7 +213,7 @@ class _Call:
         for line in plain(lines).splitlines():
             locked.log.write(line)
         if lines:
-            self._print(lambda width: summary_lines(self.rows, seconds, width))
+            self.sink.show(Screenful(lambda width: summary_lines(self.rows, seconds, width)))
             self.sink.line("")
         if error is not None:
             locked.log.write(f"error: {error.message}")
@@ -240,7 +226,7 @@ class _Call:
     def _offer_leftovers(self) -> None:
         """What others have left is deleted only after a yes; wan-train does not know what it is kept for."""
         left = self.wanted.leftovers.of_others()
-        if not left or not self.sink.is_terminal or self.sink.as_json:
+        if not left or not self.sink.can_ask:
             return
         self.sink.line(
             f"\n{formatting.file_size(sum(each.bytes for each in left))} of unfinished downloads of other programs:"
@@ -287,15 +273,4 @@ class _Call:
 
     def _show(self) -> None:
         found, titles = self.found, self._titles
-        self._print(lambda width: found_lines(found, titles, width))
-
-    def _print(self, layout: Callable[[int], Iterable[Line]]) -> None:
-        if self.sink.quiet:
-            return
-        if self.sink.is_screen:
-            from rich.console import Group
-
-            width = self.sink.console.width
-            self.sink.show(Group(*(to_rich(one, width, ascii_only=self.sink.ascii_only) for one in layout(width))))
-        else:
-            self.sink.text(plain(layout(_TEXT_WIDTH)))
+        self.sink.show(Screenful(lambda width: found_lines(found, titles, width)))

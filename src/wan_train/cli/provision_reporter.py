@@ -35,7 +35,7 @@ class Reporter:
 
     def __post_init__(self) -> None:
         # Asked once: later the screen stands in the place of stdout, or the terminal is gone.
-        self._has_screen = self.sink.is_screen and not self.sink.as_json and not self.sink.quiet
+        self._has_screen = self.sink.can_draw
         self._screen = Screen(
             self.sink.console, self.heading, is_drawn=self._has_screen, ascii_only=self.sink.ascii_only
         )
@@ -68,11 +68,8 @@ class Reporter:
         self.log.write(f"{title}: {text}", at=at)
         if self._has_screen:
             return
-        say = self.sink.note if self.sink.as_json else self.sink.line
-        first, *more = text.split("\n")
-        say(f"{title}: {first}")
-        for line in more:
-            say(line)
+        for line in f"{title}: {text}".split("\n"):
+            self.sink.step(line)
 
     def _draw(self) -> None:
         width = self.sink.console.width
