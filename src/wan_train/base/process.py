@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from wan_train.base.units import MIB
 OUTPUT_LIMIT: Final = 4 * MIB
 _BLOCK: Final = 64 * 1024
 _GRACE_SECONDS: Final = 5.0
+_LOOK_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,22 +55,28 @@ def run(
     stdin: str | None = None,
     join: bool = False,
     limit: int = OUTPUT_LIMIT,
+    log: int | None = None,
+    pass_fds: Sequence[int] = (),
+    watch: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Run a program to its end, at most `seconds`; never raises for what the program does.
 
     `env` is added to our environment, or is all of it without `inherit`. `stdin` is for what must not stand in an
-    argv, such as tokens. `join` sends stderr into stdout. Nothing of the program's process group is left afterwards,
-    also when this call is interrupted.
+    argv, such as tokens. `join` sends stderr into stdout. With `log`, a descriptor, all output goes there and none is
+    kept. `watch` is called five times a second and may raise to end the program. Nothing of the program's process
+    group is left afterwards, also when this call is interrupted.
     """
+    output = subprocess.PIPE if log is None else log
     try:
         child = subprocess.Popen(
             [str(word) for word in argv],
             cwd=cwd,
             env={**(os.environ if inherit else {}), **(env or {})},
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if join else subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT if join else output,
             start_new_session=True,
+            pass_fds=pass_fds,
         )
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in a path or an argument
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -75,29 +84,39 @@ def run(
     tails = [_Tail(stream, limit) for stream in (child.stdout, child.stderr) if stream is not None]
     trouble = ""
     try:
-        threading.Thread(target=feed, args=(child, stdin), daemon=True).start()
-        child.wait(seconds)
-    except subprocess.TimeoutExpired:
-        trouble = f"no end within {seconds:g} seconds"
+        threading.Thread(target=_feed, args=(child, stdin), daemon=True).start()
+        if not _ends(child, seconds, watch):
+            trouble = f"no end within {seconds:g} seconds"
     finally:
-        end_group(child)
-    output, *errors = (tail.text() for tail in tails)
-    return Outcome(code=None if trouble else child.returncode, output=output, errors="".join(errors), trouble=trouble)
+        _end_group(child)
+    output_text, errors = [*(tail.text() for tail in tails), "", ""][:2]
+    return Outcome(code=None if trouble else child.returncode, output=output_text, errors=errors, trouble=trouble)
 
 
-def end_group(child: subprocess.Popen[bytes], *, grace: float = _GRACE_SECONDS) -> None:
-    """End a child that leads a process group, and the rest of its group: TERM, `grace` seconds, KILL."""
+def _ends(child: subprocess.Popen[bytes], seconds: float | None, watch: Callable[[], None]) -> bool:
+    """Wait for the end; False when it did not come in time."""
+    deadline = math.inf if seconds is None else time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(min(left, _LOOK_SECONDS))
+            return True
+        watch()
+    return False
+
+
+def _end_group(child: subprocess.Popen[bytes]) -> None:
+    """End a child that leads a process group, and the rest of its group: TERM, a grace, KILL."""
     if child.poll() is None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
-            child.wait(grace)
+            child.wait(_GRACE_SECONDS)
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
 
 
-def feed(child: subprocess.Popen[bytes], text: str | None) -> None:
+def _feed(child: subprocess.Popen[bytes], text: str | None) -> None:
     """Write `text` to a child's stdin and close it."""
     if text is None or child.stdin is None:
         return

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wan_train.base import process
+from wan_train.base import codec, process
 from wan_train.base.errors import NotReadyError
 from wan_train.base.files import write_whole
 from wan_train.base.settings import Settings
@@ -219,26 +218,31 @@ def help_text(trainer: Trainer, script: Script) -> str:
     return done.output
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _KeptHelp:
+    """`changed` is when the newest source of the checkout at `root` was changed, in nanoseconds."""
+
+    root: str
+    changed: int
+    help: Mapping[Script, str]
+
+
 def recall_help(folder: Path, root: Path, commit: str | None) -> Mapping[Script, str] | None:
     """The `--help` of every script as it was kept; None when it was not, or the sources have changed since."""
+    file = _help_file(folder, commit)
     try:
-        record = json.loads(_help_file(folder, commit).read_text(encoding="utf-8"))
-        texts = {Script(name): str(text) for name, text in record["help"].items()}
-        is_same = record["root"] == str(root) and record["changed"] == _newest_source(root)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        kept: _KeptHelp = codec.from_json(file.read_bytes(), _KeptHelp, where=str(file))
+    except (OSError, codec.CorruptRecordError):
         return None
-    return texts if is_same and set(texts) == set(Script) else None
+    is_same = kept.root == str(root) and kept.changed == _newest_source(root)
+    return kept.help if is_same and set(kept.help) == set(Script) else None
 
 
 def keep_help(folder: Path, root: Path, commit: str | None, texts: Mapping[Script, str]) -> None:
     """Keep what an unknown version said of its options: asking again takes half a minute."""
-    record = {
-        "root": str(root),
-        "changed": _newest_source(root),
-        "help": {str(name): text for name, text in texts.items()},
-    }
+    kept = _KeptHelp(root=str(root), changed=_newest_source(root), help=texts)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(_help_file(folder, commit), json.dumps(record), mode=0o644)
+    write_whole(_help_file(folder, commit), codec.to_json(kept), mode=0o644)
 
 
 def _help_file(folder: Path, commit: str | None) -> Path:

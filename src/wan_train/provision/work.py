@@ -6,10 +6,9 @@ Programs are argv lists, get their own process group, write to the step's log, a
 from __future__ import annotations
 
 import os
-import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from wan_train.base.errors import NotReadyError
 from wan_train.base.text import one_line, redact
 from wan_train.provision.status_table import StatusTable
 
-_LOOK_SECONDS = 0.2
 _TAIL_LINES = 6
 _TAIL_BYTES = 8192
 
@@ -99,40 +97,33 @@ class Work:
             StalledError: `alive` said False.
             EndedError: the user ended the provision.
         """
-        with _append(self.log) as output:
-            begun = os.fstat(output).st_size
-            try:
-                child = subprocess.Popen(
-                    [str(word) for word in argv],
-                    cwd=cwd,
-                    env={**os.environ, "GIT_TERMINAL_PROMPT": "0", "PIP_NO_INPUT": "1", **(env or {})},
-                    stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,
-                    pass_fds=(self.lock,),
-                )
-            except OSError as error:
-                raise NotReadyError(f"{what}: {argv[0]} cannot be started: {error}", hint=hint) from error
-            try:
-                process.feed(child, stdin)
-                self._wait(child, what, alive)
-            finally:
-                process.end_group(child)
-                self._clean(begun)
-        tail = self._tail(begun)
-        if check and child.returncode != 0:
-            raise NotReadyError(f"{what} failed:{tail}", hint=hint or f"The whole output is in {self.log}.")
-        return child.returncode, tail
 
-    def _wait(self, child: subprocess.Popen[bytes], what: str, alive: Callable[[], bool] | None) -> None:
-        while True:
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(_LOOK_SECONDS)
-                return
+        def watch() -> None:
             self.look()
             if alive is not None and not alive():
                 raise StalledError(f"{what}: no progress for too long")
+
+        with _append(self.log) as log:
+            begun = os.fstat(log).st_size
+            try:
+                done = process.run(
+                    argv,
+                    seconds=None,
+                    cwd=cwd,
+                    env={"GIT_TERMINAL_PROMPT": "0", "PIP_NO_INPUT": "1", **(env or {})},
+                    stdin=stdin,
+                    log=log,
+                    pass_fds=(self.lock,),
+                    watch=watch,
+                )
+            finally:
+                self._clean(begun)
+        if done.code is None:
+            raise NotReadyError(f"{what}: {done.trouble}", hint=hint)
+        tail = self._tail(begun)
+        if check and not done.succeeded:
+            raise NotReadyError(f"{what} failed:{tail}", hint=hint or f"The whole output is in {self.log}.")
+        return done.code, tail
 
     def _clean(self, begun: int) -> None:
         """Take secrets out of what was said since `begun`: an index or a proxy may carry a password."""

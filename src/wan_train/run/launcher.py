@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -129,9 +128,11 @@ class WardenLauncher:
 def read_exit(attempt: AttemptDirectory) -> Ended | None:
     """The warden's record of how the attempt ended, None when there is none (yet)."""
     try:
-        data = json.loads(attempt.exit.read_bytes())
-        return Ended(exit=codec.from_json(json.dumps(data["exit"]), Exit, where=str(attempt.exit)), at=data["ended"])
-    except (OSError, ValueError, KeyError, codec.CorruptRecordError):
+        text = attempt.exit.read_bytes()
+        return codec.from_json(
+            text, Ended, where=str(attempt.exit), upgrade=lambda data: {"exit": data["exit"], "at": data["ended"]}
+        )
+    except (OSError, codec.CorruptRecordError):
         return None
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import select
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from wan_train.base import process
 from wan_train.base import settings as settings_module
 from wan_train.base.clock import SystemClock
 from wan_train.base.errors import ExitCode
+from wan_train.base.locks import held
 from wan_train.base.settings import ReportTime, Settings
 from wan_train.engine.commands import DEVICE_VARIABLE
 from wan_train.gpu.leases import LeaseRoom
@@ -34,13 +35,37 @@ _REPORT_SECONDS = 120.0
 def main(argv: list[str]) -> int:
     given = _arguments(argv)
     run = RunDirectory(given.run)
-    # Held until the run is over or this process ends, however it ends.
-    lock = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     plan = run.read_plan()
-    if not _take(lock, run, plan):
-        print(f"another supervisor already looks after {run.path}", flush=True)  # noqa: T201  stdout is supervisor.log
-        return ExitCode.BAD_INPUT
     settings = settings_module.resolve(flags={})
+    with ExitStack() as lock:
+        if not _take(lock, run, plan):
+            print(f"another supervisor already looks after {run.path}", flush=True)  # noqa: T201  stdout is supervisor.log
+            return ExitCode.BAD_INPUT
+        exit_code = _supervise(run, plan, settings, given)
+    # Whoever resumes this run need not wait for its report.
+    if settings.report is ReportTime.AT_END:
+        make_report(run)
+    return exit_code or ExitCode.DONE
+
+
+def _take(stack: ExitStack, run: RunDirectory, plan: Plan) -> bool:
+    """Hold the run's lock until the stack or this process ends; False when another supervisor has it.
+
+    One whose run is over may still be on its way out, so it is waited for a little.
+    """
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            stack.enter_context(held(run.lock))
+        except BlockingIOError:
+            if time.monotonic() > deadline or not fold_all(plan, read_events(run.events)).is_over:
+                return False
+            time.sleep(_LOCK_SECONDS / 40)
+        else:
+            return True
+
+
+def _supervise(run: RunDirectory, plan: Plan, settings: Settings, given: argparse.Namespace) -> int | None:
     supervisor = Supervisor(
         run=run,
         plan=plan,
@@ -64,25 +89,7 @@ def main(argv: list[str]) -> int:
             _wait(wakeup, pause)
     finally:
         supervisor.close()
-    # Whoever resumes this run need not wait for its report.
-    os.close(lock)
-    if settings.report is ReportTime.AT_END:
-        make_report(run)
-    return supervisor.exit_code or ExitCode.DONE
-
-
-def _take(lock: int, run: RunDirectory, plan: Plan) -> bool:
-    """The run's lock. A supervisor whose run is over may still be on its way out, so it is waited for a little."""
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline or not fold_all(plan, read_events(run.events)).is_over:
-                return False
-            time.sleep(_LOCK_SECONDS / 40)
-        else:
-            return True
+    return supervisor.exit_code
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
