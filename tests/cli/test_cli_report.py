@@ -74,7 +74,7 @@ def test_damaged_records_of_gpus_and_steps_cost_only_themselves(clean: PastRuns)
     (clean.also_finished / "train-low/1/output.log").unlink()
     done = clean.box.run_cli("report", clean.also_finished.name)
     assert done.returncode == 0, done.stderr
-    assert "Nothing was recorded of them" in (clean.also_finished / "report.html").read_text(encoding="utf-8")
+    assert "No GPU readings were recorded" in (clean.also_finished / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_line_to_train_again_plans_the_same(clean: PastRuns) -> None:

@@ -31,7 +31,7 @@ def test_json_names_it_too(scripted_box: ScriptedBox) -> None:
     assert done.returncode == 5, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["report"] == str(scripted_box.run() / "report.html")
-    assert "What went wrong" in report_of(scripted_box.run())
+    assert "Failures" in report_of(scripted_box.run())
 
 
 def test_with_nobody_watching(scripted_box: ScriptedBox) -> None:

@@ -17,7 +17,7 @@ from wan_train.run.directory import RunDirectory, find
 from wan_train.views.report import comparison
 from wan_train.views.report.comparison import compare_json, compared_lines, comparison_page
 from wan_train.views.report.page import GENERATOR, page
-from wan_train.views.report.read_records import read_story
+from wan_train.views.report.report_data import read_report_data
 from wan_train.views.report.report_json import report_json
 
 _DATA_START = b'{"event": "report"'
@@ -31,15 +31,15 @@ def report(call: Call) -> Result:
         # Who reads later writes later: a report of an unfinished run must not replace the final one.
         with suppress(OSError):  # a file system without locks
             stack.enter_context(locks.held(run.path / "report.lock", wait=True))
-        story = read_story(run, time.time())
-        data = report_json(story)
+        found = read_report_data(run, time.time())
+        data = report_json(found)
         # The data comes last: it says when its page was made.
-        for path, content in ((run.report_page, page(story)), (run.report_data, codec.dumps(data) + "\n")):
+        for path, content in ((run.report_page, page(found)), (run.report_data, codec.dumps(data) + "\n")):
             _write(path, content)
 
     def text(sink: Sink) -> None:
         sink.line(str(run.report_page))
-        if not story.is_final:
+        if not found.is_final:
             sink.note("The run has not finished, so this report is not final.")
         sink.note("The page is one file. It opens in any browser, also on another computer.")
 
@@ -59,11 +59,11 @@ def compare(call: Call) -> Result:
             f"compare needs two different runs; {len(runs)} was named", hint="List the runs: `wan-train runs`."
         )
     now = time.time()
-    stories = [read_story(run, now, with_pictures=False) for run in runs.values()]
+    reports = [read_report_data(run, now, with_pictures=False) for run in runs.values()]
     if target is not None:
-        html_files.write_page(target, comparison_page(stories))
+        html_files.write_page(target, comparison_page(reports))
         call.sink.note(f"HTML page: {target}")
-    return Result(data=lambda: compare_json(stories), text=lambda sink: sink.show(compared_lines(stories)))
+    return Result(data=lambda: compare_json(reports), text=lambda sink: sink.show(compared_lines(reports)))
 
 
 def _write(path: Path, content: str) -> None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _TEXT_WIDTH = 100
 _MOST_CHECKPOINTS = 4
 _ENDED_EARLY = frozenset({RunStatus.FAILED, RunStatus.STOPPED, RunStatus.LOST})
+RESUME_CANNOT_HELP = "`wan-train resume` keeps the settings and cannot help. Start a new run with other settings."
 _COMFYUI = {
     1: "Put the file into models/loras. Load it on the model of the same expert (high-noise or low-noise).",
     2: "Put both files into models/loras. Use two LoRA loaders: the HighNoise file on the high-noise model, the "
@@ -141,20 +142,18 @@ def _result(view: RunView, width: int) -> Iterator[Line]:
 
 def _next(view: RunView, width: int) -> Iterator[Line]:
     """How to resume, and how to get the results home."""
-    status, low, can_resume = run_status.status_of(view), run_status.low_disk(view), _can_resume(view)
+    status, low, resume = run_status.status_of(view), run_status.low_disk(view), resume_command(view)
     if status in _ENDED_EARLY:
         yield line()
-        if not can_resume and low is None and status is RunStatus.FAILED:
-            text = "`wan-train resume` keeps the settings and cannot help. Start a new run with other settings."
-            yield from wrapped(text, width)
+        if resume is None and low is None and status is RunStatus.FAILED:
+            yield from wrapped(RESUME_CANNOT_HELP, width)
         else:
             first = "Once fixed, resume" if status is RunStatus.FAILED and low is None else "Resume"
             if status is RunStatus.FAILED and low is not None:
                 yield from wrapped(low.advice, width)
             yield line(f"{first} from the latest checkpoint:")
-        if can_resume:
-            budget = f" --budget {next_budget(view):g}" if stopped_by_budget(view) else ""
-            yield _to_copy(f"wan-train resume {shlex.quote(safe(view.run.run_id))}{budget}")
+        if resume is not None:
+            yield _to_copy(resume)
     done = len(_results(view))
     if status is RunStatus.FINISHED and run_status.ended_early(view):
         yield line()
@@ -169,10 +168,13 @@ def _next(view: RunView, width: int) -> Iterator[Line]:
             yield from wrapped(_COMFYUI[min(done, 2)], width, indent=4)
 
 
-def _can_resume(view: RunView) -> bool:
-    """Whether a failed step may succeed once its advice is followed."""
+def resume_command(view: RunView) -> str | None:
+    """The command that resumes a run; None where following the advice on every failed step cannot help."""
     found = [job.diagnosis for job in view.state.jobs.values() if job.state is JobState.FAILED]
-    return any(each is None or retry.resuming_can_help(each) for each in found) or not found
+    if found and not any(each is None or retry.resuming_can_help(each) for each in found):
+        return None
+    budget = f" --budget {next_budget(view):g}" if stopped_by_budget(view) else ""
+    return f"wan-train resume {shlex.quote(safe(view.run.run_id))}{budget}"
 
 
 def _step(view: RunView, step: Step, job: Job, width: int) -> Iterator[Line]:

@@ -10,46 +10,46 @@ from rich.console import Console
 
 from support.runs import make_plan, with_settings
 from views.markup import HOSTILE, harmless, words_of
-from views.stories import curve, told
+from views.reports import curve, report_of
 from wan_train.base import codec
 from wan_train.recipe.terms import Expert
 from wan_train.run.curves import Curve
 from wan_train.views.report.comparison import compare_json, compared, compared_lines, comparison_page, same_settings
-from wan_train.views.report.report_data import Story
+from wan_train.views.report.report_data import ReportData
 
 
-def pair() -> list[Story]:
+def pair() -> list[ReportData]:
     """The same dataset with another rank and a lower loss at the end."""
     first = make_plan()
     second = make_plan(title="other", run_dir=first.run_dir.with_name("20251123-other"))
     second = replace(second, recipe=with_settings(second.recipe, network_dim=32))
-    return [told(plan=first), told(plan=second, curves={"train-high": curve(300), "train-low": curve(300)})]
+    return [report_of(plan=first), report_of(plan=second, curves={"train-high": curve(300), "train-low": curve(300)})]
 
 
-def rows(stories: list[Story]) -> dict[tuple[str, str], tuple[str | None, ...]]:
-    return {(row.group, row.name): row.values for row in compared(stories)}
+def rows(reports: list[ReportData]) -> dict[tuple[str, str], tuple[str | None, ...]]:
+    return {(row.group, row.name): row.values for row in compared(reports)}
 
 
 def test_only_settings_that_differ_are_listed() -> None:
-    stories = pair()
-    found = rows(stories)
+    reports = pair()
+    found = rows(reports)
     assert found["Settings that differ", "network_dim"] == ("16", "32")
     assert len([key for key in found if key[0] == "Settings that differ"]) == 1
-    assert same_settings(stories) > 20
+    assert same_settings(reports) > 20
 
 
 def test_every_difference_is_named_of_options_and_of_one_expert_too() -> None:
     first = make_plan()
     changed = with_settings(with_settings(first.recipe, Expert.LOW, learning_rate=1e-5), network_args=("a=1",))
     second = replace(first, recipe=changed, run_dir=first.run_dir.with_name("20251123-other"))
-    found = rows([told(plan=first), told(plan=second)])
+    found = rows([report_of(plan=first), report_of(plan=second)])
     assert {name: values for (group, name), values in found.items() if group == "Settings that differ"} == {
         "learning_rate (low)": ("3e-4", "1e-5"),
         "network_args": (None, "a=1"),
     }
 
 
-def test_what_came_of_each_is_told() -> None:
+def test_the_results_of_each_run() -> None:
     found = rows(pair())
     assert found["High-noise expert", "steps"] == ("100", "300")
     assert found["Run", "title"] == ("mylora", "other")
@@ -57,11 +57,11 @@ def test_what_came_of_each_is_told() -> None:
 
 
 def test_an_expert_that_one_run_lacks_is_left_empty() -> None:
-    stories = [told(), told(plan=make_plan(experts=(Expert.LOW,)), curves={"train-low": Curve()})]
-    found = rows(stories)
+    reports = [report_of(), report_of(plan=make_plan(experts=(Expert.LOW,)), curves={"train-low": Curve()})]
+    found = rows(reports)
     assert found["High-noise expert", "steps"] == ("100", None)
     assert found["Low-noise expert", "final loss"][1] is None
-    assert harmless(comparison_page(stories)) is not None
+    assert harmless(comparison_page(reports)) is not None
 
 
 @pytest.mark.parametrize("width", [60, 80, 160])
@@ -83,14 +83,14 @@ def test_the_page_draws_all_runs_and_is_harmless() -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_words_stay_words(text: str) -> None:
-    stories = [told(), told(plan=make_plan(title=text, author=text))]
-    harmless(comparison_page(stories))
-    assert codec.dumps(compare_json(stories)).encode()
+    reports = [report_of(), report_of(plan=make_plan(title=text, author=text))]
+    harmless(comparison_page(reports))
+    assert codec.dumps(compare_json(reports)).encode()
 
 
 def test_json_has_no_points_and_every_row() -> None:
-    stories = pair()
-    data = compare_json(stories)
+    reports = pair()
+    data = compare_json(reports)
     assert data["event"] == "compare"
     assert [each["status"]["title"] for each in data["runs"]] == ["mylora", "other"]
     assert all("points" not in expert for each in data["runs"] for expert in each["experts"])

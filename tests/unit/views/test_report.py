@@ -1,4 +1,4 @@
-"""The report of a run: everything is told, nothing that is told can do harm."""
+"""The report of a run: it is complete, and hostile text in it does no harm."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import replace
+from importlib.resources import files
 from itertools import product
 from xml.etree.ElementTree import Element
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from support.runs import OUT_OF_MEMORY, make_plan
 from views.markup import HOSTILE, harmless, words_of
-from views.stories import (
+from views.reports import (
     BOTH,
     CACHED,
     FAILED,
@@ -23,10 +24,10 @@ from views.stories import (
     dataset,
     gpu_samples,
     points,
+    report_of,
     retried_curve,
     retried_events,
     samples,
-    told,
 )
 from wan_train.base import codec
 from wan_train.dataset.previews import MOST_BYTES, Preview
@@ -36,22 +37,20 @@ from wan_train.recipe.load import load, override, shipped_path
 from wan_train.recipe.terms import EngineKind, Expert
 from wan_train.run.curves import Curve, LossSource, Point, Segment
 from wan_train.run.state import JobState
-from wan_train.views.markup.document import style
-from wan_train.views.report.contact_sheet import MOST_PICTURES, sheet
 from wan_train.views.report.metrics import experts
 from wan_train.views.report.page import page
 from wan_train.views.report.plots import evenly, extremes
-from wan_train.views.report.report_data import Story
+from wan_train.views.report.report_data import MOST_SAMPLES, ReportData, sample_grid
 from wan_train.views.report.report_json import report_json
-from wan_train.views.report.settings_list import SettingSource, settings_of
+from wan_train.views.report.reproduce import SettingSource, settings_of
 
 
-def document_of(story: Story) -> Element:
-    return harmless(page(story))
+def document_of(report: ReportData) -> Element:
+    return harmless(page(report))
 
 
-def text_of(story: Story) -> str:
-    return re.sub(r"\s+", " ", words_of(document_of(story)))
+def text_of(report: ReportData) -> str:
+    return re.sub(r"\s+", " ", words_of(document_of(report)))
 
 
 def section(document: Element, anchor: str) -> str:
@@ -67,122 +66,129 @@ def section(document: Element, anchor: str) -> str:
 
 
 def test_a_run_that_went_well() -> None:
-    text = text_of(told())
+    text = text_of(report_of())
     assert "Both LoRAs are ready after 1 h." in text
     assert "WAN2.2-HighNoise_mylora.safetensors" in text
     assert "ab" * 32 in text
     assert "not interchangeable" in text
     assert "wan-train resume 20251122-120000-mylora --epochs 200" in text
-    assert "What went wrong" not in text
+    assert "Failures" not in text
     assert "Not final" not in text
 
 
 def test_the_file_of_each_expert_goes_to_its_own_model() -> None:
-    items = [words_of(each) for each in document_of(told()).iter("li")]
+    items = [words_of(each) for each in document_of(report_of()).iter("li")]
     assert any("HighNoise_mylora" in each and "high-noise model" in each for each in items)
     assert any("LowNoise_mylora" in each and "low-noise model" in each for each in items)
 
 
 def test_a_rehearsal_is_no_training() -> None:
-    text = text_of(told(plan=make_plan(engine=EngineKind.REHEARSAL), gpus=()))
-    assert "Its LoRAs are no real ones" in text
+    text = text_of(report_of(plan=make_plan(engine=EngineKind.REHEARSAL), gpus=()))
+    assert "Its files are not usable LoRAs" in text
     assert "models/loras" not in text
-    assert "nothing that a driver could measure" in text
+    assert "there are no GPU readings" in text
 
 
 def test_of_a_failed_expert_it_says_why_and_what_next() -> None:
     tail = ("Traceback", "torch.OutOfMemoryError: CUDA out of memory.")
-    story = told(jobs={**BOTH, "train-high": FAILED}, exit_code=5, tails={"train-high": tail})
-    text = text_of(story)
+    report = report_of(jobs={**BOTH, "train-high": FAILED}, exit_code=5, tails={"train-high": tail})
+    text = text_of(report)
     assert "1 of 2 LoRAs is ready" in text
     assert f"train-high: {OUT_OF_MEMORY.meaning}" in text
     assert OUT_OF_MEMORY.advice in text
     assert str(OUT_OF_MEMORY.evidence) in text
     assert "Traceback torch.OutOfMemoryError" in text
     assert "wan-train resume 20251122-120000-mylora" in text
-    assert "HighNoise_mylora.safetensors" not in section(document_of(story), "files")
+    assert "HighNoise_mylora.safetensors" not in section(document_of(report), "files")
 
 
-def test_a_stopped_run_says_how_to_go_on() -> None:
+def test_a_stopped_run_shows_how_to_resume() -> None:
     jobs = {**CACHED, "train-high": JobState.STOPPED, "train-low": JobState.STOPPED}
-    text = text_of(told(jobs=jobs, exit_code=143))
+    text = text_of(report_of(jobs=jobs, exit_code=143))
     assert "Next step" in text
     assert "wan-train resume" in text
 
 
-def test_a_run_that_goes_on_is_told_as_not_final() -> None:
-    story = told(jobs={**CACHED, "train-high": JobState.RUNNING}, exit_code=None)
-    text = text_of(story)
+def test_the_report_of_a_run_that_trains_is_not_final() -> None:
+    report = report_of(jobs={**CACHED, "train-high": JobState.RUNNING}, exit_code=None)
+    text = text_of(report)
     assert "Not final." in text
     assert "wan-train report 20251122-120000-mylora" in text
     assert "No LoRA is finished yet." in text
-    assert report_json(story)["is_final"] is False
+    assert report_json(report)["is_final"] is False
 
 
 def test_nothing_has_happened_yet() -> None:
-    story = told(events=[], exit_code=None, curves={}, gpus=(), commands={}, dataset=None, dataset_missing="it is gone")
-    text = text_of(story)
-    for said in ("Nothing is started yet.", "No step is trained yet.", "cannot be shown: it is gone", "None was run."):
+    report = report_of(
+        events=[], exit_code=None, curves={}, gpus=(), commands={}, dataset=None, dataset_missing="it is gone"
+    )
+    text = text_of(report)
+    for said in (
+        "Nothing has started yet.",
+        "No step has been trained yet.",
+        "cannot be shown: it is gone",
+        "No command was run.",
+    ):
         assert said in text
-    assert codec.dumps(report_json(story))
+    assert codec.dumps(report_json(report))
 
 
 def test_where_the_numbers_come_from_is_said_at_each_curve() -> None:
-    high, low = [words_of(each) for each in document_of(told()).iter("figure")][:2]
-    assert "TensorBoard files: loss and learning rate of each single step" in high
-    assert "progress line: a moving average" in low
+    high, low = [words_of(each) for each in document_of(report_of()).iter("figure")][:2]
+    assert "TensorBoard files, with the loss and learning rate of each step" in high
+    assert "a moving average over an epoch" in low
 
 
 def test_an_attempt_that_failed_is_seen_everywhere() -> None:
     plan = make_plan()
-    story = told(
+    report = report_of(
         plan=plan,
         events=retried_events(plan),
         exit_code=None,
         curves={"train-high": retried_curve(), "train-low": Curve()},
     )
-    document = document_of(story)
+    document = document_of(report)
     curves, course = section(document, "curves"), section(document, "timeline")
     assert "10 steps trained again" in curves
     assert "attempt 2" in curves
     assert "1 failed" in course
-    assert "An attempt that failed has a red edge" in course
+    assert "A failed attempt has a red edge" in course
     assert "blocks_to_swap=20" in course
     assert "train-high, attempt 2: blocks_to_swap=20" in section(document, "settings")
-    assert [point[0] for point in report_json(story)["experts"][0]["points"]] == list(range(1, 101))
-    assert [each["cause"] for each in report_json(story)["attempts"]] == [None, None, "out_of_memory", None]
+    assert [point[0] for point in report_json(report)["experts"][0]["points"]] == list(range(1, 101))
+    assert [each["cause"] for each in report_json(report)["attempts"]] == [None, None, "out_of_memory", None]
 
 
 def test_losses_that_are_no_numbers_are_counted_and_null_in_json() -> None:
     broken = tuple(replace(p, loss=(math.nan, math.inf)[p.step % 2]) if p.step > 90 else p for p in points(1, 100))
     bad = Curve(segments=(Segment(attempt=1, source=LossSource.TENSORBOARD, points=broken),))
-    story = told(curves={"train-high": bad, "train-low": Curve()})
-    assert "10 steps whose loss was no number" in text_of(story)
-    data = codec.dumps(report_json(story))  # raises for NaN
+    report = report_of(curves={"train-high": bad, "train-low": Curve()})
+    assert "10 steps with an invalid loss" in text_of(report)
+    data = codec.dumps(report_json(report))  # raises for NaN
     assert "[100, null, " in data
     nothing = Curve(
         segments=(Segment(attempt=1, source=LossSource.PROGRESS_LINE, points=(Point(step=1, loss=math.nan),)),)
     )
-    assert "no loss" in text_of(told(curves={"train-high": nothing}))
+    assert "no valid loss" in text_of(report_of(curves={"train-high": nothing}))
 
 
-def test_gpus_are_told_with_their_peaks() -> None:
-    text = section(document_of(told()), "gpus")
-    for said in ("27.0 of 32.0 GiB", "RTX 5090", "71 °C", "431 W", "in use 94 % on average", "one reading in 10 s"):
+def test_gpus_have_their_peaks() -> None:
+    text = section(document_of(report_of()), "gpus")
+    for said in ("27.0 of 32.0 GiB", "RTX 5090", "71 °C", "431 W", "mean utilization 94 %", "one reading every 10 s"):
         assert said in text
 
 
 def test_versions_and_commands() -> None:
-    document = document_of(told())
+    document = document_of(report_of())
     versions = section(document, "versions")
-    for said in ("d0a193061a23a51c90664282205d753605a641c1", "2.7.1", "570.86.15", "254,000,000", "not there any more"):
+    for said in ("d0a193061a23a51c90664282205d753605a641c1", "2.7.1", "570.86.15", "254,000,000", "file not found"):
         assert said in versions
     commands = section(document, "commands")
     assert "python train.py --x 'y'" in commands
     assert "#!/bin/sh" not in commands
 
 
-def test_who_decided_a_setting() -> None:
+def test_the_source_of_each_setting() -> None:
     plan = make_plan()
     sources = {row.name: row.source for row in settings_of(plan)}
     assert sources["seed"] is SettingSource.DEFAULT
@@ -202,7 +208,7 @@ def test_hostile_words_stay_words(text: str) -> None:
     trouble = replace(OUT_OF_MEMORY, meaning=text, advice=text, evidence=text)
     events = [replace(e, diagnosis=trouble) if hasattr(e, "diagnosis") else e for e in retried_events(plan)]
     made = samples(2, 2, prompt=text)
-    story = told(
+    report = report_of(
         plan=plan,
         events=events,
         exit_code=None,
@@ -215,43 +221,43 @@ def test_hostile_words_stay_words(text: str) -> None:
         samples=made,
         sample_pictures={each.path: Preview(jpeg=b"\xff\xd8", width=16, height=16) for each in made},
     )
-    written = page(story)
+    written = page(report)
     harmless(written)
     assert not any(character in written for character in "\x1b\0\x07\u202e\u202c\u2028\ufffe")
-    assert codec.dumps(report_json(story)).encode()
+    assert codec.dumps(report_json(report)).encode()
 
 
 def test_secrets_are_hidden() -> None:
     token = "hf_" + "a" * 30
-    story = told(
+    report = report_of(
         commands={("train-high", 1): f"python train.py --huggingface_token {token}"},
         dataset=dataset(1, caption=f"a cat with {token}"),
         tails={"train-high": (f"login {token}",)},
         jobs={**BOTH, "train-high": FAILED},
         exit_code=5,
     )
-    assert token not in page(story)
+    assert token not in page(report)
 
 
 def test_ten_thousand_steps_and_all_pictures_stay_under_two_megabytes() -> None:
     made = samples(30, 8)
     full = Preview(jpeg=b"x" * MOST_BYTES, width=240, height=240)
-    story = told(
+    report = report_of(
         curves={"train-high": curve(10_000), "train-low": curve(10_000)},
         gpus=gpu_samples(4000),
         dataset=dataset(100, jpeg=b"x" * MOST_BYTES),
         samples=made,
         sample_pictures={each.path: full for each in made},
     )
-    written = page(story)
+    written = page(report)
     assert len(written.encode()) < 2_000_000
     text = words_of(harmless(written))
-    assert "Drawn from 10,000 steps" in text
-    assert "and 76 more files, not shown" in text
+    assert "The plot has 10,000 steps" in text
+    assert "76 more files, not shown" in text
 
 
 def test_it_can_be_read_by_everybody() -> None:
-    document = document_of(told(samples=(made := samples(2, 2)), sample_pictures={
+    document = document_of(report_of(samples=(made := samples(2, 2)), sample_pictures={
         each.path: Preview(jpeg=b"\xff\xd8", width=16, height=16) for each in made
     }))  # fmt: skip
     assert document.get("lang") == "en"
@@ -287,9 +293,8 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_contrast_is_enough_in_light_and_dark(dark: bool) -> None:
-    sheets = [
-        style(f"wan_train.views.{name}", file).markup for name, file in (("html", "base.css"), ("report", "report.css"))
-    ]
+    views = files("wan_train.views")
+    sheets = [views.joinpath(path).read_text(encoding="utf-8") for path in ("html/base.css", "report/report.css")]
     found: dict[str, str] = {}
     for text in sheets:
         light, _, rest = text.partition("@media (prefers-color-scheme: dark)")
@@ -317,27 +322,27 @@ def test_contrast_is_enough_in_light_and_dark(dark: bool) -> None:
 
 
 def test_no_colour_of_a_drawing_is_its_own() -> None:
-    assert not re.search(r'style="[^"]*#', page(told()))
+    assert not re.search(r'style="[^"]*#', page(report_of()))
 
 
-def test_a_sheet_shows_the_first_and_the_last_epoch() -> None:
-    shown = sheet(samples(40, 3), Expert.LOW)
-    assert len(shown.cells) <= MOST_PICTURES
+def test_a_grid_of_samples_has_the_first_and_the_last_epoch() -> None:
+    shown = sample_grid(samples(40, 3), Expert.LOW)
+    assert len(shown.cells) <= MOST_SAMPLES
     assert (shown.epochs[0], shown.epochs[-1]) == (0, 390)
     assert len(shown.prompts) == 3
     assert shown.made == 120
 
 
-def test_samples_that_cannot_be_read_are_told() -> None:
-    document = document_of(told(samples=samples(1, 1)))
-    assert "not readable here" in section(document, "samples")
+def test_samples_that_cannot_be_read_are_marked() -> None:
+    document = document_of(report_of(samples=samples(1, 1)))
+    assert "unreadable" in section(document, "samples")
     assert "before the first step" in section(document, "samples")
 
 
 def test_pace_is_measured_between_first_step_and_last_epoch() -> None:
     plan = make_plan()
-    story = told(plan=plan, events=retried_events(plan), exit_code=None)
-    assert experts(story)[0].seconds_per_step is None  # no epoch ended
+    report = report_of(plan=plan, events=retried_events(plan), exit_code=None)
+    assert experts(report)[0].seconds_per_step is None  # no epoch ended
 
 
 series = st.lists(st.tuples(st.integers(0, 10_000), st.floats(-10, 10)), min_size=1, max_size=300).map(sorted)
@@ -362,7 +367,7 @@ def test_even_thinning_keeps_ends(given_series: list[tuple[float, float]], most:
 
 
 def test_data_of_a_finished_run() -> None:
-    data = report_json(told())
+    data = report_json(report_of())
     assert (data["event"], data["schema"], data["is_final"]) == ("report", 1, True)
     assert data["status"]["run_id"] == "20251122-120000-mylora"
     assert [each["name"] for each in data["files"]] == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from functools import cache
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from wan_train.views import formatting
@@ -38,6 +39,7 @@ def _environment() -> Environment:
         "data_url": _data_url,
         "date_time": formatting.date_time,
         "duration": formatting.duration,
+        "file_name": lambda path: PurePath(path).name,
         "file_size": formatting.file_size,
         "gpu_name": formatting.gpu_name,
         "lines": _lines,

@@ -12,15 +12,14 @@ from wan_train.recipe.effective import effective
 from wan_train.recipe.terms import Expert
 from wan_train.run.curves import Curve
 from wan_train.run.state import Attempt
-from wan_train.views import formatting
-from wan_train.views import run_status as facts
+from wan_train.views import formatting, run_status
 from wan_train.views.html.render import render
 from wan_train.views.lines import Line, Screenful, Span, line
 from wan_train.views.report import metrics
-from wan_train.views.report.metrics import ExpertFigures
+from wan_train.views.report.metrics import ExpertMetrics
 from wan_train.views.report.plots import Chart, Ink, training_plot
 from wan_train.views.report.plots import Line as Training
-from wan_train.views.report.report_data import Story
+from wan_train.views.report.report_data import ReportData
 from wan_train.views.report.report_json import report_json
 
 GENERATOR = "wan-train comparison"
@@ -43,35 +42,35 @@ class Compared:
         return len(set(self.values)) > 1
 
 
-def compared(stories: Sequence[Story]) -> tuple[Compared, ...]:
+def compared(reports: Sequence[ReportData]) -> tuple[Compared, ...]:
     """The rows of the comparison, by group. Of the settings only those that differ."""
-    return tuple(_rows(stories))
+    return tuple(_rows(reports))
 
 
-def same_settings(stories: Sequence[Story]) -> int:
+def same_settings(reports: Sequence[ReportData]) -> int:
     """How many settings are the same in all runs."""
-    return sum(not row.differs for row in _settings(stories))
+    return sum(not row.differs for row in _settings(reports))
 
 
-def _rows(stories: Sequence[Story]) -> Iterator[Compared]:
+def _rows(reports: Sequence[ReportData]) -> Iterator[Compared]:
     for name, values in (
-        ("title", [formatting.safe(story.view.plan.answers.title) for story in stories]),
-        ("state", [facts.status_of(story.view).value for story in stories]),
-        ("took", [formatting.duration(facts.worked(story.view, story.made)) for story in stories]),
-        ("attempts failed", [str(sum(_failed(a) for a in _attempts(story))) for story in stories]),
-        ("trainer", [formatting.safe(story.view.plan.trainer.version) for story in stories]),
-        ("dataset", [formatting.safe(story.view.plan.dataset.source) for story in stories]),
-        ("files", [f"{story.view.plan.dataset.items:,}" for story in stories]),
+        ("title", [formatting.safe(report.view.plan.answers.title) for report in reports]),
+        ("state", [run_status.status_of(report.view).value for report in reports]),
+        ("took", [formatting.duration(run_status.worked(report.view, report.made)) for report in reports]),
+        ("attempts failed", [str(sum(_failed(a) for a in _attempts(report))) for report in reports]),
+        ("trainer", [formatting.safe(report.view.plan.trainer.version) for report in reports]),
+        ("dataset", [formatting.safe(report.view.plan.dataset.source) for report in reports]),
+        ("files", [f"{report.view.plan.dataset.items:,}" for report in reports]),
     ):
         yield Compared(group="Run", name=name, values=tuple(values))
     for expert in Expert:
-        yield from _expert(stories, expert)
-    yield from _gpus(stories)
-    yield from (row for row in _settings(stories) if row.differs)
+        yield from _expert(reports, expert)
+    yield from _gpus(reports)
+    yield from (row for row in _settings(reports) if row.differs)
 
 
-def _expert(stories: Sequence[Story], expert: Expert) -> Iterator[Compared]:
-    found = [next((e for e in metrics.experts(story) if e.expert is expert), None) for story in stories]
+def _expert(reports: Sequence[ReportData], expert: Expert) -> Iterator[Compared]:
+    found = [next((e for e in metrics.experts(report) if e.expert is expert), None) for report in reports]
     if not any(found):
         return
     for name, value_of in (
@@ -89,12 +88,12 @@ def _expert(stories: Sequence[Story], expert: Expert) -> Iterator[Compared]:
         )
 
 
-def _epochs(each: ExpertFigures) -> str:
+def _epochs(each: ExpertMetrics) -> str:
     return f"{each.epochs_done:,} of {each.epochs:,}"
 
 
-def _gpus(stories: Sequence[Story]) -> Iterator[Compared]:
-    found = [metrics.gpus(story.gpus) for story in stories]
+def _gpus(reports: Sequence[ReportData]) -> Iterator[Compared]:
+    found = [metrics.gpus(report.gpus) for report in reports]
     if not any(found):
         return
     names = [", ".join(dict.fromkeys(formatting.gpu_name(gpu.name) for gpu in gpus)) or None for gpus in found]
@@ -103,14 +102,14 @@ def _gpus(stories: Sequence[Story]) -> Iterator[Compared]:
     yield Compared(group="GPU", name="most memory", values=tuple(peaks))
 
 
-def _settings(stories: Sequence[Story]) -> Iterator[Compared]:
-    for row in effective([story.view.plan.recipe for story in stories]):
+def _settings(reports: Sequence[ReportData]) -> Iterator[Compared]:
+    for row in effective([report.view.plan.recipe for report in reports]):
         values = tuple(None if value is None else formatting.safe(value) for value in row.values)
         yield Compared(group="Settings that differ", name=row.label, values=values)
 
 
-def _attempts(story: Story) -> Iterator[Attempt]:
-    for _, job in facts.steps_of(story.view):
+def _attempts(report: ReportData) -> Iterator[Attempt]:
+    for _, job in run_status.steps_of(report.view):
         yield from job.attempts
 
 
@@ -118,16 +117,16 @@ def _failed(attempt: Attempt) -> bool:
     return (attempt.diagnosis or attempt.stop_diagnosis) is not None
 
 
-def compared_lines(stories: Sequence[Story]) -> Screenful:
+def compared_lines(reports: Sequence[ReportData]) -> Screenful:
     """The table for a terminal. Values that differ are bold."""
-    return Screenful(lambda width: _lines(stories, width))
+    return Screenful(lambda width: _lines(reports, width))
 
 
-def _lines(stories: Sequence[Story], width: int) -> Iterator[Line]:
-    rows = compared(stories)
+def _lines(reports: Sequence[ReportData], width: int) -> Iterator[Line]:
+    rows = compared(reports)
     labels = max(len(row.name) for row in rows) + 2 * _GAP
-    room = max(_LEAST_COLUMN, (width - labels + _GAP) // len(stories) - _GAP)
-    heads = tuple(formatting.safe(story.view.plan.run_id) for story in stories)
+    room = max(_LEAST_COLUMN, (width - labels + _GAP) // len(reports) - _GAP)
+    heads = tuple(formatting.safe(report.view.plan.run_id) for report in reports)
     yield from _row("", heads, labels, room, style="bold")
     group = ""
     for row in rows:
@@ -137,7 +136,7 @@ def _lines(stories: Sequence[Story], width: int) -> Iterator[Line]:
             yield line(Span(group, "bold"))
         yield from _row(f"  {row.name}", row.values, labels, room, style="bold cyan" if row.differs else "")
     yield line()
-    yield line(Span(f"{formatting.count(same_settings(stories), 'setting')} the same in all runs", "dim"))
+    yield line(Span(f"{formatting.count(same_settings(reports), 'setting')} the same in all runs", "dim"))
 
 
 def _row(label: str, values: Sequence[str | None], labels: int, room: int, *, style: str) -> Iterator[Line]:
@@ -151,14 +150,14 @@ def _row(label: str, values: Sequence[str | None], labels: int, room: int, *, st
         )
 
 
-def compare_json(stories: Sequence[Story]) -> dict[str, Any]:
+def compare_json(reports: Sequence[ReportData]) -> dict[str, Any]:
     """`{event: "compare", runs, rows}`; `runs` are reports without their points and commands."""
     return {
         "event": "compare",
-        "runs": [_short(report_json(story)) for story in stories],
+        "runs": [_short(report_json(report)) for report in reports],
         "rows": [
             {"group": row.group, "name": row.name, "values": list(row.values), "differs": row.differs}
-            for row in compared(stories)
+            for row in compared(reports)
         ],
     }
 
@@ -169,28 +168,28 @@ def _short(report: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "experts": [{k: v for k, v in each.items() if k != "points"} for each in report["experts"]]}
 
 
-def comparison_page(stories: Sequence[Story]) -> str:
+def comparison_page(reports: Sequence[ReportData]) -> str:
     """The whole HTML document."""
-    names = [formatting.safe(story.view.plan.run_id) for story in stories]
+    names = [formatting.safe(report.view.plan.run_id) for report in reports]
     return render(
         "report/comparison.html",
         generator=GENERATOR,
         names=names,
-        charts=[chart for expert in Expert if (chart := _chart(stories, names, expert)) is not None],
-        same_dataset=len({story.view.plan.dataset.source for story in stories}) == 1,
-        groups=[(group, list(rows)) for group, rows in groupby(compared(stories), key=lambda row: row.group)],
-        same=formatting.count(same_settings(stories), "setting"),
-        version=stories[0].version,
-        made=stories[0].made,
+        charts=[chart for expert in Expert if (chart := _chart(reports, names, expert)) is not None],
+        same_dataset=len({report.view.plan.dataset.source for report in reports}) == 1,
+        groups=[(group, list(rows)) for group, rows in groupby(compared(reports), key=lambda row: row.group)],
+        same=formatting.count(same_settings(reports), "setting"),
+        version=reports[0].version,
+        made=reports[0].made,
     )
 
 
-def _chart(stories: Sequence[Story], names: Sequence[str], expert: Expert) -> Chart | None:
+def _chart(reports: Sequence[ReportData], names: Sequence[str], expert: Expert) -> Chart | None:
     """The curves of one expert; None where no run has trained it."""
     lines = []
-    for number, (story, name) in enumerate(zip(stories, names, strict=True)):
-        step = next((step for step in story.view.plan.steps if step.expert is expert), None)
-        curve = story.curves.get(step.id, Curve()) if step is not None else Curve()
+    for number, (report, name) in enumerate(zip(reports, names, strict=True)):
+        step = next((step for step in report.view.plan.steps if step.expert is expert), None)
+        curve = report.curves.get(step.id, Curve()) if step is not None else Curve()
         if curve.points:
             lines.append(Training(curve=curve, ink=_INKS[number % len(_INKS)], label=name))
     if not lines:

@@ -1,4 +1,4 @@
-"""The numbers of a run that its report tells and that runs are compared by."""
+"""The numbers of a run for reports and comparisons: experts, GPUs, and how attempts ended."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from wan_train.recipe.terms import Expert
 from wan_train.run.curves import Curve, LossSource
 from wan_train.run.events import EpochEnded, Event, TrainingBegan
 from wan_train.run.live import GpuSample
-from wan_train.run.state import Attempt, Job
-from wan_train.views import run_status as facts
-from wan_train.views.report.report_data import Story
+from wan_train.run.state import Attempt, Job, JobState
+from wan_train.views import formatting, run_status
+from wan_train.views.report.report_data import ReportData
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExpertFigures:
-    """One expert's training. Times in seconds; None for what is not known (yet)."""
+class ExpertMetrics:
+    """The training of one expert. Times in seconds; None where unknown."""
 
     step: str
     expert: Expert
@@ -28,18 +28,18 @@ class ExpertFigures:
     final_loss: float | None
     """The smoothed loss after the last step."""
     not_finite: int
-    """Steps whose loss was no number."""
+    """Steps with a loss of NaN or infinity."""
     last_rate: float | None
     source: LossSource | None
     seconds: float | None
-    """All attempts, loading included."""
+    """All attempts, including loading."""
     seconds_per_step: float | None
-    """Between the first step of an attempt and the end of its last epoch."""
+    """From the first step of an attempt to the end of its last epoch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GpuFigures:
-    """What one GPU did while steps of the run were on it, as sampled. Units as in `GpuSample`."""
+class GpuMetrics:
+    """Readings of one GPU while steps of the run used it. Units as in `GpuSample`."""
 
     uuid: str
     label: str
@@ -53,31 +53,31 @@ class GpuFigures:
     samples: int
 
 
-def experts(story: Story) -> tuple[ExpertFigures, ...]:
+def experts(report: ReportData) -> tuple[ExpertMetrics, ...]:
     """The trainings in plan order."""
-    return tuple(_experts(story))
+    return tuple(_experts(report))
 
 
-def _experts(story: Story) -> Iterator[ExpertFigures]:
-    for step, job in facts.steps_of(story.view):
+def _experts(report: ReportData) -> Iterator[ExpertMetrics]:
+    for step, job in run_status.steps_of(report.view):
         if step.expert is None:
             continue
-        curve = story.curves.get(step.id, Curve())
+        curve = report.curves.get(step.id, Curve())
         points = curve.points
         rates = [point.lr for point in points if point.lr is not None and math.isfinite(point.lr)]
-        yield ExpertFigures(
+        yield ExpertMetrics(
             step=step.id,
             expert=step.expert,
             job=job,
             epochs_done=job.attempt.epochs_done if job.attempt is not None else 0,
-            epochs=facts.epochs(story.view, step),
+            epochs=run_status.epochs(report.view, step),
             steps_done=points[-1].step if points else 0,
             final_loss=curve.final_loss,
             not_finite=sum(not math.isfinite(point.loss) for point in points),
             last_rate=rates[-1] if rates else None,
             source=curve.source,
-            seconds=facts.spent(story.view, job, story.made),
-            seconds_per_step=_pace(job, story.events),
+            seconds=run_status.spent(report.view, job, report.made),
+            seconds_per_step=_pace(job, report.events),
         )
 
 
@@ -97,18 +97,18 @@ def _is_of(event: TrainingBegan | EpochEnded, job: Job, attempt: Attempt) -> boo
     return event.step == job.step and event.attempt == attempt.number
 
 
-def gpus(samples: Sequence[GpuSample]) -> tuple[GpuFigures, ...]:
-    """By GPU, in the order in which they were first used."""
+def gpus(samples: Sequence[GpuSample]) -> tuple[GpuMetrics, ...]:
+    """One for each GPU, in order of first use."""
     return tuple(
         _gpu([sample for sample in samples if sample.uuid == uuid])
         for uuid in dict.fromkeys(sample.uuid for sample in samples)
     )
 
 
-def _gpu(samples: Sequence[GpuSample]) -> GpuFigures:
+def _gpu(samples: Sequence[GpuSample]) -> GpuMetrics:
     last = samples[-1]
     loads = [sample.utilization for sample in samples if sample.utilization is not None]
-    return GpuFigures(
+    return GpuMetrics(
         uuid=last.uuid,
         label=last.label,
         name=last.name,
@@ -120,3 +120,16 @@ def _gpu(samples: Sequence[GpuSample]) -> GpuFigures:
         peak_watts=max((s.power_watts for s in samples if s.power_watts is not None), default=None),
         samples=len(samples),
     )
+
+
+def outcome_of(job: Job, attempt: Attempt) -> tuple[str, bool]:
+    """How an attempt ended, in words, and whether it failed."""
+    is_last = job.attempt is attempt
+    if is_last and job.state is JobState.SUCCEEDED:
+        return "done", False
+    if attempt.exit is None:
+        return ("running" if is_last and job.state.has_process else "no end was seen"), False
+    found = attempt.diagnosis or attempt.stop_diagnosis
+    if found is not None:
+        return formatting.safe(found.meaning), True
+    return ("stopped" if is_last and job.state is JobState.STOPPED else "ended"), False

@@ -11,33 +11,31 @@ from wan_train.base.text import redact
 from wan_train.run.curves import Curve
 from wan_train.run.events import Exit
 from wan_train.run.state import Attempt, Job
-from wan_train.views import run_status as facts
+from wan_train.views import run_status
 from wan_train.views.json_records import run_json
 from wan_train.views.report import metrics
-from wan_train.views.report.metrics import ExpertFigures
-from wan_train.views.report.recipe_part import again_line, version_facts
-from wan_train.views.report.report_data import Story
-from wan_train.views.report.result_part import said_of
-from wan_train.views.report.settings_list import settings_of
+from wan_train.views.report.metrics import ExpertMetrics
+from wan_train.views.report.report_data import ReportData
+from wan_train.views.report.reproduce import rerun_command, settings_of, versions
 
 SCHEMA = 1
 Json = dict[str, Any]
 
 
-def report_json(story: Story) -> Json:
+def report_json(report: ReportData) -> Json:
     """`{event: "report", schema, made, is_final, status, …}`; every number in it is finite."""
-    view = story.view
+    view = report.view
     finished = view.state.finished
     counted = view.plan.dataset
     return {
         "event": "report",
         "schema": SCHEMA,
-        "made": story.made,
-        "made_by": story.version,
-        "is_final": story.is_final,
+        "made": report.made,
+        "made_by": report.version,
+        "is_final": report.is_final,
         "status": {
-            **run_json(view, finished.at if finished is not None else story.made),
-            "report": str(view.run.report_page) if story.is_final else None,
+            **run_json(view, finished.at if finished is not None else report.made),
+            "report": str(view.run.report_page) if report.is_final else None,
         },
         "dataset": {
             "source": str(counted.source),
@@ -47,18 +45,20 @@ def report_json(story: Story) -> Json:
             "batches_per_epoch": counted.batches_per_epoch,
         },
         "settings": [codec.to_data(row) for row in settings_of(view.plan)],
-        "experts": [_expert(story, each) for each in metrics.experts(story)],
-        "attempts": [_attempt(story, job, attempt) for _, job in facts.steps_of(view) for attempt in job.attempts],
-        "gpus": [codec.to_data(gpu) for gpu in metrics.gpus(story.gpus)],
+        "experts": [_expert(report, each) for each in metrics.experts(report)],
+        "attempts": [
+            _attempt(report, job, attempt) for _, job in run_status.steps_of(view) for attempt in job.attempts
+        ],
+        "gpus": [codec.to_data(gpu) for gpu in metrics.gpus(report.gpus)],
         "files": [_file(job) for job in view.state.jobs.values() if job.result is not None],
-        "samples": [codec.to_data(sample) for sample in story.samples],
-        "versions": version_facts(story),
-        "again": again_line(story),
+        "samples": [codec.to_data(sample) for sample in report.samples],
+        "versions": codec.to_data(versions(report)),
+        "again": rerun_command(report),
     }
 
 
-def _expert(story: Story, each: ExpertFigures) -> Json:
-    curve = story.curves.get(each.step, Curve())
+def _expert(report: ReportData, each: ExpertMetrics) -> Json:
+    curve = report.curves.get(each.step, Curve())
     return {
         "step": each.step,
         "expert": each.expert.value,
@@ -76,9 +76,9 @@ def _expert(story: Story, each: ExpertFigures) -> Json:
     }
 
 
-def _attempt(story: Story, job: Job, attempt: Attempt) -> Json:
+def _attempt(report: ReportData, job: Job, attempt: Attempt) -> Json:
     found = attempt.diagnosis or attempt.stop_diagnosis
-    command = story.commands.get((job.step, attempt.number))
+    command = report.commands.get((job.step, attempt.number))
     return {
         "step": job.step,
         "attempt": attempt.number,
@@ -87,7 +87,7 @@ def _attempt(story: Story, job: Job, attempt: Attempt) -> Json:
         "started": attempt.started,
         "ended": attempt.ended,
         "exit": codec.to_data(attempt.exit, Exit) if attempt.exit is not None else None,
-        "outcome": said_of(job, attempt)[0],
+        "outcome": metrics.outcome_of(job, attempt)[0],
         "cause": found.cause.value if found is not None else None,
         "evidence": redact(found.evidence) if found is not None and found.evidence is not None else None,
         "epochs_before": attempt.epochs_before,

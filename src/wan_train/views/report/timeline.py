@@ -1,132 +1,113 @@
-"""How a run went: curves, the timeline of its attempts, what its GPUs did."""
+"""How a run went: the curves of its experts, its attempts over time, the readings of its GPUs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from wan_train.base.units import GIB
 from wan_train.recipe.model import format_number
 from wan_train.recipe.terms import Expert
 from wan_train.run.curves import Curve, LossSource, smoothed
-from wan_train.run.live import EVERY_SECONDS
-from wan_train.run.plan import Devices, StepKind
-from wan_train.views import formatting
-from wan_train.views import run_status as facts
-from wan_train.views.markup.html import Child, Html, tag
-from wan_train.views.markup.parts import table
+from wan_train.run.plan import StepKind
+from wan_train.run.state import Attempt
+from wan_train.views import formatting, run_status
 from wan_train.views.report import metrics
-from wan_train.views.report.metrics import ExpertFigures
-from wan_train.views.report.plots import (
-    MOST_POINTS,
-    Bar,
-    Ink,
-    Line,
-    gpu_plot,
-    outside_plot,
-    timeline_plot,
-    training_plot,
-)
-from wan_train.views.report.report_data import Story
-from wan_train.views.report.result_part import said_of
+from wan_train.views.report.metrics import ExpertMetrics
+from wan_train.views.report.plots import Bar, Chart, Ink, Line, gpu_plot, outside_plot, timeline_plot, training_plot
+from wan_train.views.report.report_data import ReportData
 
-INKS = {Expert.HIGH: Ink.HIGH, Expert.LOW: Ink.LOW}
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+_INKS = {Expert.HIGH: Ink.HIGH, Expert.LOW: Ink.LOW}
 _SOURCES = {
-    LossSource.TENSORBOARD: "the trainer's TensorBoard files: loss and learning rate of each single step",
-    LossSource.PROGRESS_LINE: "the trainer's progress line: a moving average over an epoch with three digits, no "
-    "learning rate (it wrote no TensorBoard files)",
+    LossSource.TENSORBOARD: "the trainer's TensorBoard files, with the loss and learning rate of each step",
+    LossSource.PROGRESS_LINE: "the trainer's progress line, because there are no TensorBoard files: a moving average "
+    "over an epoch with three digits and no learning rate",
 }
 _QUARTERS = (0.1, 0.25, 0.5, 0.75, 1.0)
-_GIB = 1024**3
 
 
-def curves(story: Story, experts: Sequence[ExpertFigures]) -> Iterator[Html]:
-    yield tag("h2", "Loss and learning rate", id="curves")
-    drawn = [each for each in experts if story.curves.get(each.step, Curve()).points]
-    if not drawn:
-        yield tag("p", "No step was trained." if story.is_final else "No step is trained yet.")
-        return
-    yield tag("div", [_curve(story.curves[each.step], each) for each in drawn], class_="plots")
-    yield tag(
-        "p",
-        "Faint: each step. Strong: smoothed (moving average of about 50 steps). Dotted: steps that were trained again "
-        "after a failure and are not part of the LoRA. The loss of single steps jumps, since each sees another picture "
-        "at another noise level; only the smoothed line tells whether it learns. Losses of the two experts cannot be "
-        "compared with each other.",
-        class_="soft",
-    )
-    longest = max(len(story.curves[each.step].points) for each in drawn)
-    if longest > MOST_POINTS:
-        yield tag(
-            "p",
-            f"Drawn from {longest:,} steps: the lowest and the highest of each stretch. report.json has all.",
-            class_="soft",
-        )
+def loss_charts(report: ReportData, experts: Sequence[ExpertMetrics]) -> list[Chart]:
+    """One for each expert that has trained a step."""
+    return [_loss_chart(curve, each) for each in experts if (curve := report.curves.get(each.step, Curve())).points]
 
 
-def _curve(curve: Curve, each: ExpertFigures) -> Html:
-    noise = f"{each.expert.value}-noise expert"
-    final = f"final loss {formatting.loss(each.final_loss)}" if each.final_loss is not None else "no loss"
-    about = [f"{formatting.count(each.steps_done, 'step')}, {final}"]
-    outside = outside_plot([curve])
-    if outside:
-        about.append(f"{formatting.count(outside, 'step')} beyond what is drawn")
-    if each.not_finite:
-        about.append(f"{formatting.count(each.not_finite, 'step')} whose loss was no number")
+def _loss_chart(curve: Curve, each: ExpertMetrics) -> Chart:
+    noise = f"{formatting.expert_name(each.expert)} expert"
+    final = f"final loss {formatting.loss(each.final_loss)}" if each.final_loss is not None else "no valid loss"
+    summary = [f"{formatting.count(each.steps_done, 'step')}, {final}"]
     superseded = sum(len(segment.points) - len(segment.counted) for segment in curve.segments)
-    if superseded:
-        about.append(f"{formatting.count(superseded, 'step')} trained again")
-    said = "; ".join(about)
-    plot = training_plot(
-        [Line(curve=curve, ink=INKS[each.expert], label=noise)],
-        name=f"curve-{each.expert.value}",
-        title=f"Loss and learning rate of the {noise}",
-        description=f"{said}. The table below has the figures.",
-    )
-    source = _SOURCES[curve.source] if curve.source is not None else ""
-    return tag(
-        "figure",
-        tag("h3", noise.capitalize()),
-        Html(str(plot)),
-        tag("figcaption", f"{said}. ", tag("span", f"Source: {source}.", class_="soft")),
-        tag("details", tag("summary", "In figures"), _numbers(curve)),
+    for number, what in (
+        (outside_plot([curve]), "outside the plot"),
+        (each.not_finite, "with an invalid loss (NaN or infinity)"),
+        (superseded, "trained again"),
+    ):
+        if number:
+            summary.append(f"{formatting.count(number, 'step')} {what}")
+    text = "; ".join(summary)
+    return Chart(
+        title=noise.capitalize(),
+        plot=training_plot(
+            [Line(curve=curve, ink=_INKS[each.expert], label=noise)],
+            name=f"curve-{each.expert.value}",
+            title=f"Loss and learning rate of the {noise}",
+            description=f"{text}. The table below has the values.",
+        ),
+        summary=text,
+        source=_SOURCES[curve.source] if curve.source is not None else "",
+        columns=("Step", "Smoothed loss", "Learning rate"),
+        rows=_values(curve),
     )
 
 
-def _numbers(curve: Curve) -> Html:
+def _values(curve: Curve) -> list[tuple[str, str, str]]:
     points = curve.points
     losses = smoothed([point.loss for point in points])
-    rows: list[tuple[Child, ...]] = []
+    rows = []
     for place in dict.fromkeys(max(0, math.ceil(share * len(points)) - 1) for share in _QUARTERS):
         loss, rate = losses[place], points[place].lr
         rows.append(
             (
                 f"{points[place].step:,}",
-                formatting.loss(loss) if math.isfinite(loss) else "no number",
+                formatting.loss(loss) if math.isfinite(loss) else "invalid",
                 "unknown" if rate is None else format_number(float(f"{rate:.3g}")),
             )
         )
-    return table(("Step", "Smoothed loss", "Learning rate"), rows)
+    return rows
 
 
-def timeline(story: Story) -> Iterator[Html]:
-    yield tag("h2", "How it went", id="timeline")
-    view = story.view
-    begun = view.state.started if view.state.started is not None else view.plan.created
-    until = view.state.finished.at if view.state.finished is not None else story.made
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """`plot` is None where nothing was started; rows have the columns of report.html."""
+
+    started: float
+    plot: Markup | None
+    rows: Sequence[Sequence[str]]
+
+
+def timeline(report: ReportData) -> Timeline:
+    """The attempts of every step."""
+    view = report.view
+    started = started_at(report)
+    until = view.state.finished.at if view.state.finished is not None else report.made
     bars: list[Bar] = []
-    rows: list[tuple[Child, ...]] = []
-    for step, job in facts.steps_of(view):
+    rows: list[Sequence[str]] = []
+    for step, job in run_status.steps_of(view):
         for attempt in job.attempts:
             end = attempt.ended if attempt.ended is not None else until
-            what, failed = said_of(job, attempt)
+            outcome, failed = metrics.outcome_of(job, attempt)
             lane = formatting.safe(attempt.gpu_label or "no GPU")
             bars.append(
                 Bar(
                     lane=lane,
                     label=step.id if attempt.number == 1 else f"{step.id} {attempt.number}",
-                    begin=max(0.0, attempt.started - begun),
-                    end=max(0.0, end - begun),
-                    ink=INKS[step.expert] if step.expert is not None else Ink.CACHE,
+                    begin=max(0.0, attempt.started - started),
+                    end=max(0.0, end - started),
+                    ink=_INKS[step.expert] if step.expert is not None else Ink.CACHE,
                     failed=failed,
                 )
             )
@@ -137,92 +118,66 @@ def timeline(story: Story) -> Iterator[Html]:
                     lane,
                     formatting.clock(attempt.started),
                     formatting.duration(max(0.0, end - attempt.started)),
-                    _epochs(attempt.epochs_before, attempt.epochs_done) if step.kind is StepKind.TRAIN else "",
-                    what + "".join(f"; {name}={value}" for name, value in attempt.changes.items()),
+                    _epochs(attempt) if step.kind is StepKind.TRAIN else "",
+                    outcome + "".join(f"; {name}={value}" for name, value in attempt.changes.items()),
                 )
             )
         if not job.attempts and job.caches is not None:
-            rows.append(
-                (step.id, "", "", "", "", "", f"caches of {formatting.count(job.caches.items, 'item')} were up to date")
-            )
-    if bars:
-        lanes = list(dict.fromkeys(bar.lane for bar in bars))
-        failures = sum(bar.failed for bar in bars)
-        plot = timeline_plot(
-            sorted(bars, key=lambda bar: bar.lane),
-            until=max(until - begun, 1.0),
-            name="timeline",
-            title="Attempts of every step over time, by GPU",
-            description=f"{formatting.count(len(bars), 'attempt')} on {', '.join(lanes)}, {failures} failed. "
-            "The table below lists each.",
-        )
-        yield tag("div", Html(str(plot)), class_="scroll", tabindex=0)
-        yield tag(
-            "p", f"Begun {formatting.date_time(begun)}. An attempt that failed has a red edge and a ✗.", class_="soft"
-        )
-    if rows:
-        yield table(("Step", "Attempt", "On", "Began", "Took", "Epochs", "Outcome"), rows, text_columns=(2, 5, 6))
-    else:
-        yield tag("p", "Nothing was started." if story.is_final else "Nothing is started yet.")
+            cached = f"caches of {formatting.count(job.caches.items, 'item')} were up to date"
+            rows.append((step.id, "", "", "", "", "", cached))
+    return Timeline(started=started, plot=_plot(bars, until - started) if bars else None, rows=rows)
 
 
-def _epochs(before: int, done: int) -> str:
+def started_at(report: ReportData) -> float:
+    """When the run started, or when it was planned; in seconds since 1970."""
+    state, plan = report.view.state, report.view.plan
+    return state.started if state.started is not None else plan.created
+
+
+def _plot(bars: Sequence[Bar], until: float) -> Markup:
+    lanes = dict.fromkeys(bar.lane for bar in bars)
+    failures = sum(bar.failed for bar in bars)
+    return timeline_plot(
+        sorted(bars, key=lambda bar: bar.lane),
+        until=max(until, 1.0),
+        name="timeline-plot",
+        title="Attempts of every step over time, by GPU",
+        description=f"{formatting.count(len(bars), 'attempt')} on {', '.join(lanes)}, {failures} failed. "
+        "The table below lists each.",
+    )
+
+
+def _epochs(attempt: Attempt) -> str:
+    before, done = attempt.epochs_before, attempt.epochs_done
     if done == before:
         return f"after {before:,}" if before else "0"
     return f"{before:,} to {done:,}" if before else f"{done:,}"
 
 
-def gpus(story: Story) -> Iterator[Html]:
-    yield tag("h2", "GPUs", id="gpus")
-    view = story.view
-    if view.plan.devices is Devices.CPU_SLOTS:
-        yield tag("p", "It ran on CPU slots: there is nothing that a driver could measure.", class_="soft")
-        return
-    found = metrics.gpus(story.gpus)
-    if not found:
-        yield tag("p", "Nothing was recorded of them.", class_="soft")
-        return
-    begun = view.state.started if view.state.started is not None else view.plan.created
-    plots = []
-    for number, gpu in enumerate(found):
-        samples = [sample for sample in story.gpus if sample.uuid == gpu.uuid]
-        name = f"{formatting.safe(gpu.label)}, {formatting.gpu_name(gpu.name)}"
-        peak = f"at most {gpu.peak_bytes / _GIB:.1f} of {gpu.total_bytes / _GIB:.1f} GiB"
-        load = f", in use {gpu.mean_utilization:.0f} % on average" if gpu.mean_utilization is not None else ""
-        plots.append(
-            tag(
-                "figure",
-                tag("h3", name),
-                Html(
-                    str(
-                        gpu_plot(
-                            samples,
-                            since=begun,
-                            name=f"gpu-{number}",
-                            title=f"Memory and utilisation of {name}",
-                            description=f"{peak}{load}.",
-                        )
-                    )
-                ),
-                tag("figcaption", f"{peak}{load}."),
-            )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuReadings:
+    """A chart for each GPU; rows have the columns of report.html."""
+
+    charts: Sequence[Chart]
+    rows: Sequence[Sequence[str]]
+
+
+def gpu_readings(report: ReportData) -> GpuReadings:
+    charts, rows = [], []
+    for number, gpu in enumerate(metrics.gpus(report.gpus)):
+        label, name = formatting.safe(gpu.label), formatting.gpu_name(gpu.name)
+        memory = f"{gpu.peak_bytes / GIB:.1f} of {gpu.total_bytes / GIB:.1f} GiB"
+        load = "unknown" if gpu.mean_utilization is None else f"{gpu.mean_utilization:.0f} %"
+        summary = f"Peak memory {memory}, mean utilization {load}"
+        plot = gpu_plot(
+            [sample for sample in report.gpus if sample.uuid == gpu.uuid],
+            since=started_at(report),
+            name=f"gpu-{number}",
+            title=f"Memory and utilization of {label}, {name}",
+            description=f"{summary}.",
         )
-    yield tag("div", plots, class_="plots")
-    rows: list[tuple[Child, ...]] = [
-        (
-            formatting.safe(gpu.label),
-            formatting.gpu_name(gpu.name),
-            f"{gpu.peak_bytes / _GIB:.1f} of {gpu.total_bytes / _GIB:.1f} GiB",
-            "unknown" if gpu.mean_utilization is None else f"{gpu.mean_utilization:.0f} %",
-            "unknown" if gpu.peak_temperature is None else f"{gpu.peak_temperature} °C",
-            "unknown" if gpu.peak_watts is None else f"{gpu.peak_watts:.0f} W",
-        )
-        for gpu in found
-    ]
-    yield table(("GPU", "Name", "Most memory", "In use, mean", "Hottest", "Most power"), rows, text_columns=(1,))
-    yield tag(
-        "p",
-        f"From NVML, one reading in {EVERY_SECONDS:.0f} s while a step was on the GPU: shorter peaks are not seen. "
-        "Memory is that of all processes.",
-        class_="soft",
-    )
+        charts.append(Chart(title=f"{label}, {name}", plot=plot, summary=summary))
+        hottest = "unknown" if gpu.peak_temperature is None else f"{gpu.peak_temperature} °C"
+        power = "unknown" if gpu.peak_watts is None else f"{gpu.peak_watts:.0f} W"
+        rows.append((label, name, memory, load, hottest, power))
+    return GpuReadings(charts=charts, rows=rows)

@@ -1,4 +1,4 @@
-"""Runs as their reports tell them, without a run."""
+"""The data of reports, without a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from wan_train.run.plan import Plan
 from wan_train.run.samples import Sample
 from wan_train.run.state import JobState
 from wan_train.views.dataset_page.selection import Material, choose
-from wan_train.views.report.report_data import ShownDataset, Story
+from wan_train.views.report.report_data import ReportData, ShownDataset
 
 DONE, FAILED = JobState.SUCCEEDED, JobState.FAILED
 CACHED = {"cache-latents": DONE, "cache-text": DONE}
@@ -103,7 +103,7 @@ def dataset(count: int = 3, *, name: str = "{}.png", caption: str = "a cat", jpe
         previews={path: Preview(jpeg=jpeg, width=24, height=16) for path in paths},
         captions=dict.fromkeys(paths, caption),
     )
-    return ShownDataset(check=check, outlook=ahead, selection=selection, material=material)
+    return ShownDataset(layout=ahead, selection=selection, material=material)
 
 
 def samples(epochs: int, prompts: int, *, prompt: str = "a red fox") -> list[Sample]:
@@ -118,7 +118,7 @@ def samples(epochs: int, prompts: int, *, prompt: str = "a red fox") -> list[Sam
     ]  # fmt: skip
 
 
-def told(
+def report_of(
     *,
     jobs: dict[str, JobState] | None = None,
     exit_code: int | None = 0,
@@ -126,15 +126,15 @@ def told(
     plan: Plan | None = None,
     tails: dict[str, tuple[str, ...]] | None = None,
     **changes: Any,
-) -> Story:
-    """A run that went well unless `jobs` say otherwise; `changes` replace fields of the story."""
+) -> ReportData:
+    """A run that went well unless `jobs` say otherwise; `changes` replace fields of the report data."""
     plan = plan or make_plan(items=3)
     if events is None:
         events = events_of(
             plan, jobs or BOTH, gpus={"cache-text": 1, "train-low": 1}, epochs={"train-high": 100}, exit_code=exit_code
         )
     view = make_view(plan, events, tails=tails, supervisor_alive=exit_code is None)
-    story = Story(
+    report = ReportData(
         view=view,
         made=T0 + 4000,
         version="1.2.3",
@@ -146,4 +146,4 @@ def told(
         model_bytes={plan.models.vae: 254_000_000},
         dataset=dataset(),
     )
-    return replace(story, **changes)
+    return replace(report, **changes)

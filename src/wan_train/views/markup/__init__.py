@@ -1,1 +1,0 @@
-"""What every page that wan-train writes is made of: markup that escapes, one frame, one style."""
