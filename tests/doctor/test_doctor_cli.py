@@ -19,6 +19,7 @@ from wan_train.gpu.leases import LeaseHolder, LeaseRoom
 from wan_train.provision import doctor
 from wan_train.provision.engine_file import load
 from wan_train.provision.models import wanted
+from wan_train.recipe.terms import Task
 from wan_train.views.doctor import doctor_lines
 from wan_train.views.lines import plain
 
@@ -31,7 +32,7 @@ NOBODY = "http://127.0.0.1:1"
 def box(scripted_box: ScriptedBox, nvml_stub: NvmlStub) -> ScriptedBox:
     """A box on which everything is there and was compared, as a provision leaves it."""
     nvml_stub.write([H100, H100])
-    for model in wanted("t2v"):
+    for model in wanted((Task.T2V,)):
         path = model.path(scripted_box.checkout)
         found = path.stat()
         marked = {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": None}
@@ -93,7 +94,7 @@ def test_what_is_missing_is_an_error_with_the_command_that_fetches_it(box: Scrip
 
 
 def test_without_network_what_is_missing_says_so_and_what_is_there_is_only_a_warning(box: ScriptedBox) -> None:
-    vae, t5 = (model.path(box.checkout) for model in wanted("t2v")[:2])
+    vae, t5 = (model.path(box.checkout) for model in wanted((Task.T2V,))[:2])
     vae.with_name(f"{vae.name}.verified").unlink()
     t5.unlink()
     found = examine(box, code=3)
@@ -203,7 +204,7 @@ def test_a_hub_that_does_not_answer_is_waited_for_once_and_not_for_long() -> Non
         return "nowhere: no answer within 5 s"
 
     hub = doctor.ImpatientHub(reach=reach)
-    for model in wanted("t2v"):
+    for model in wanted((Task.T2V,)):
         with pytest.raises(doctor.HubError, match="cannot be reached"):
             hub.describe(model.repo, model.file)
     assert len(asked) == 1

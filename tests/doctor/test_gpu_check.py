@@ -20,6 +20,7 @@ from wan_train.provision.gpu_check import CHILD, GpuCheck
 from wan_train.provision.status_table import Phase, Row, StatusTable
 from wan_train.provision.steps import State
 from wan_train.provision.work import Work
+from wan_train.recipe.terms import Task
 
 # Stands in for the trainer's Python: notes how it was called, then does what the file beside it says.
 STAND_IN = """#!/bin/sh
@@ -51,7 +52,7 @@ class Box:
             folder=self.folder / "records",
             facts=facts,
             room=self.room,
-            recipe=recipe_for("t2v"),
+            recipe=recipe_for((Task.T2V,)),
         )
 
     def apply(self, kernel: GpuCheck) -> None:

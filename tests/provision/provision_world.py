@@ -16,6 +16,7 @@ from hub_server import HUB_COMMIT, Hub
 from support import forkserver
 from wan_train.engine.tokenizer import REPO, SUBFOLDER
 from wan_train.provision.models import wanted
+from wan_train.recipe.terms import Task
 
 PROJECT = Path(__file__).parents[2]
 
@@ -137,7 +138,7 @@ class World:
         return forkserver.run(argv[argv.index("provision") :], env=self.environment() | (env or {}), cwd=self.folder)
 
     def models(self) -> list[Path]:
-        return [model.path(self.checkout) for model in wanted("t2v")]
+        return [model.path(self.checkout) for model in wanted((Task.T2V,))]
 
     def tree(self) -> dict[str, tuple[int, int]]:
         """Every file below the workspace with size and time of change."""
@@ -181,7 +182,7 @@ def make(folder: Path) -> World:
         f"arguments = ['--no-index', '--find-links', {json.dumps(str(wheels))}]\n"
     )
     hub = Hub()
-    for number, model in enumerate(wanted("both")):
+    for number, model in enumerate(wanted(tuple(Task))):
         hub.files[f"{model.repo}/{model.file}"] = bytes([number + 1]) * (200_000 + number)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         hub.files[f"{REPO}/{SUBFOLDER}/{name}"] = b"{}"

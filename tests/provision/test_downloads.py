@@ -23,6 +23,7 @@ from provision_world import World, write_program
 from wan_train.provision import downloads
 from wan_train.provision.downloads import Part, find_aria2c
 from wan_train.provision.models import wanted
+from wan_train.recipe.terms import Task
 
 
 @pytest.fixture(params=["aria2c", "huggingface_hub"])
@@ -310,7 +311,7 @@ def words(process: psutil.Process) -> str:
 
 def test_a_provision_killed_at_any_moment_converges_with_aria2c(world: World) -> None:
     world.hub.redirects = True
-    names = [f"{model.repo}/{model.file}" for model in wanted("t2v")]
+    names = [f"{model.repo}/{model.file}" for model in wanted((Task.T2V,))]
     for number, name in enumerate(names):
         world.hub.files[name] = random.Random(number).randbytes(2_000_000)
     world.hub.rate = 700_000

@@ -20,6 +20,7 @@ from wan_train.base.errors import BadInputError
 from wan_train.engine.capabilities import KNOWN_COMMITS
 from wan_train.provision import engine_file
 from wan_train.provision.models import wanted
+from wan_train.recipe.terms import Task
 
 
 def states(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
@@ -27,7 +28,7 @@ def states(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
 
 
 def file_names() -> list[str]:
-    return [f"{model.repo}/{model.file}" for model in wanted("t2v")]
+    return [f"{model.repo}/{model.file}" for model in wanted((Task.T2V,))]
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -297,7 +298,7 @@ def test_a_failed_step_is_told_at_once_and_the_others_go_on(world: World) -> Non
         "disk": None,
         "checkout": "done",
         "environment": "failed",
-        **{model.name: "done" for model in wanted("t2v")},
+        **{model.name: "done" for model in wanted((Task.T2V,))},
         "tokenizer": "skipped",
     }
     assert "six" in steps["environment"]["error"]["message"]
@@ -345,17 +346,17 @@ def test_ctrl_c_ends_a_look_at_a_hub_that_does_not_answer(world: World) -> None:
         text=True,
         start_new_session=True,
     ) as child:
-        wait_until(lambda: len(world.hub.asked) == len(wanted("t2v")))
+        wait_until(lambda: len(world.hub.asked) == len(wanted((Task.T2V,))))
         child.send_signal(signal.SIGINT)
         said = child.communicate()[1]
     assert child.returncode == 130
     assert said == "error: interrupted\n"
-    assert len(world.hub.asked) == len(wanted("t2v")), "nothing was asked again"
+    assert len(world.hub.asked) == len(wanted((Task.T2V,))), "nothing was asked again"
     world.hub.go_on.set()
 
 
 def test_what_waits_for_a_busy_hub_is_ended(world: World) -> None:
-    model, name = wanted("t2v")[0], file_names()[0]
+    model, name = wanted((Task.T2V,))[0], file_names()[0]
     world.hub.status[f"HEAD {name}"] = [503]
     world.hub.retry_after = 30
     script = (

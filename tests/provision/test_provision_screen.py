@@ -12,6 +12,7 @@ import pytest
 from provision_world import World
 
 from wan_train.provision.models import wanted
+from wan_train.recipe.terms import Task
 
 CTRL_C, SHOW_CURSOR, HIDE_CURSOR = "\x03", "\x1b[?25h", "\x1b[?25l"
 Start = Callable[..., pexpect.spawn]
@@ -61,7 +62,7 @@ def test_no_at_the_question_changes_nothing(world: World, terminal: Start) -> No
 def test_a_narrowed_screen_shows_the_download_and_ctrl_c_leaves_the_terminal_whole(
     world: World, terminal: Start
 ) -> None:
-    slow = wanted("t2v")[1]
+    slow = wanted((Task.T2V,))[1]
     world.hub.slow.add(f"{slow.repo}/{slow.file}")
     child = terminal("--yes", "--models-only")
     child.expect_exact(HIDE_CURSOR)
@@ -82,7 +83,7 @@ def test_a_narrowed_screen_shows_the_download_and_ctrl_c_leaves_the_terminal_who
 
 
 def test_a_closed_terminal_ends_it_and_leaves_no_program(world: World, terminal: Start) -> None:
-    slow = wanted("t2v")[0]
+    slow = wanted((Task.T2V,))[0]
     world.hub.slow.add(f"{slow.repo}/{slow.file}")
     child = terminal("--yes", "--models-only")
     child.expect_exact("all downloads")

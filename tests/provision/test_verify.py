@@ -12,6 +12,7 @@ from provision_world import World
 from wan_train.provision.hub import Hub
 from wan_train.provision.models import Digests, Model, wanted
 from wan_train.provision.steps import State
+from wan_train.recipe.terms import Task
 
 
 def damage(path: Path) -> None:
@@ -66,7 +67,7 @@ def test_a_file_is_read_once_however_often_it_is_looked_at(tmp_path: Path) -> No
 
 def verified(folder: Path) -> Model:
     """A model that is there without a record, to be verified."""
-    file, hub = wanted("t2v")[0], Hub()
+    file, hub = wanted((Task.T2V,))[0], Hub()
     model = Model(model=file, trainer_dir=folder, hub=hub, tools=folder, digests=Digests(hub.ended))
     model.path.parent.mkdir(parents=True)
     model.path.write_bytes(b"weights and more weights")

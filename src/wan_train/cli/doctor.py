@@ -23,7 +23,7 @@ def doctor(call: Call) -> Result:
     }
     words = [word for flag, value in given.items() if value is not None for word in (flag, value)]
     examination = Doctor(
-        settings=call.settings, task=task.value, engine=choose_engine(engine, call.settings), words=words
+        settings=call.settings, tasks=task.tasks, engine=choose_engine(engine, call.settings), words=words
     )
     # An environment that was made by hand has to import torch, which takes a minute from a cold disk.
     with call.sink.console.status("checking this box …") if call.sink.can_ask else nullcontext():

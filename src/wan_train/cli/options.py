@@ -37,20 +37,24 @@ class Group(StrEnum):
 class TaskChoice(StrEnum):
     """`--task` of commands that train."""
 
-    T2V = "t2v"
-    I2V = "i2v"
+    T2V = Task.T2V.word
+    I2V = Task.I2V.word
 
     @property
     def task(self) -> Task:
-        return Task.T2V if self is TaskChoice.T2V else Task.I2V
+        return next(task for task in Task if task.word == self)
 
 
 class ModelsChoice(StrEnum):
     """`--task` of commands about the box."""
 
-    T2V = "t2v"
-    I2V = "i2v"
+    T2V = Task.T2V.word
+    I2V = Task.I2V.word
     BOTH = "both"
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return tuple(task for task in Task if self in {ModelsChoice.BOTH, task.word})
 
 
 class ExpertsChoice(StrEnum):

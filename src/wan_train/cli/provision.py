@@ -30,7 +30,6 @@ from wan_train.views.lines import Screenful, plain
 from wan_train.views.provision import Heading, Report, found_lines, report_json, summary_lines
 
 _TEXT_WIDTH = 100
-_TASKS = {"t2v": "text to video", "i2v": "image to video", "both": "text and image to video"}
 
 
 class InterruptedProvisionError(WanTrainError):
@@ -63,7 +62,7 @@ def provision(call: Call) -> Result:
     wanted = Provision(
         settings=settings,
         added=check_names(packages),
-        task=task.value,
+        tasks=task.tasks,
         engine=box.choose_engine(engine, settings),
         with_trainer=not models_only,
         with_models=not skip_models,
@@ -79,7 +78,9 @@ def provision(call: Call) -> Result:
         *(["--verify"] if verify else []),
         *(word for package in packages for word in ("--with", package)),
     ]
-    preparation = _Preparation(wanted=wanted, sink=call.sink, rerun=shlex.join(["wan-train", "provision", *flags]))
+    preparation = _Preparation(
+        wanted=wanted, task=task, sink=call.sink, rerun=shlex.join(["wan-train", "provision", *flags])
+    )
     try:
         return preparation.look_only() if call[options.CHECK_ONLY] else preparation.make_ready(yes=call[options.YES])
     except WanTrainError as error:
@@ -92,6 +93,7 @@ class _Preparation:
     """One call of the command. `rerun` is the command that resumes it."""
 
     wanted: Provision
+    task: ModelsChoice
     sink: Sink
     rerun: str
     found: Mapping[str, Finding] = field(default_factory=dict)
@@ -141,7 +143,7 @@ class _Preparation:
         """The JSON document."""
         return report_json(
             Report(
-                task=self.wanted.task,
+                task=self.task.value,
                 engine=self.wanted.engine.name,
                 workspace=str(self.wanted.settings.workspace),
                 titles=self._titles,
@@ -239,8 +241,9 @@ class _Preparation:
 
     def _next(self) -> str:
         settings = self.wanted.settings
+        task = ["--task", self.task.value] if self.task is ModelsChoice.I2V else []
         place = ["--workspace", str(settings.workspace)] if settings.source_of("workspace") is Source.FLAG else []
-        return shlex.join(["wan-train", *(["--task", "i2v"] if self.wanted.task == "i2v" else []), *place])
+        return shlex.join(["wan-train", *task, *place])
 
     def _missing(self) -> list[Step]:
         return [step for step in self.made if has_work(step, self.found[step.id])]
@@ -259,10 +262,11 @@ class _Preparation:
 
     def _heading(self) -> Heading:
         wanted = self.wanted
+        tasks = "text and image to video" if self.task is ModelsChoice.BOTH else wanted.tasks[0].words
         what = {
-            (True, True): f"{_TASKS[wanted.task]} ({wanted.task})",
+            (True, True): f"{tasks} ({self.task.value})",
             (True, False): "the trainer only",
-            (False, True): f"models for {_TASKS[wanted.task]} ({wanted.task})",
+            (False, True): f"models for {tasks} ({self.task.value})",
         }[wanted.with_trainer, wanted.with_models]
         engine = f"engine {wanted.engine.name} (musubi-tuner {wanted.engine.commit[:7]})"
         return Heading(what=what, engine=engine, workspace=str(wanted.settings.workspace), began=self.began)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +14,6 @@ class StepRecord:
 
     step: int
     steps: int
-    elapsed_seconds: float
     loss: float | None
 
 
@@ -73,7 +71,7 @@ Record = StepRecord | EpochStarted | TotalSteps | CheckpointBegun | StateBegun |
 
 # tqdm writes `steps:  29%|██▉ | 7/24 [00:01<00:04,  3.93it/s, avr_loss=1.13]`, two prints a step; the postfix has
 # `%.3g` numbers: 0.0926, 1e-5, nan, inf. Times over a day are h:mm:ss as well.
-_STEP = re.compile(r"steps: +\d+%\|[^|]*\| (\d+)/(\d+) \[([\d:]+)<[^,]*,[^,\]]*(?:, avr_loss=([-+.\deinfa]+))?")
+_STEP = re.compile(r"steps: +\d+%\|[^|]*\| (\d+)/(\d+) \[[\d:]+<[^,]*,[^,\]]*(?:, avr_loss=([-+.\deinfa]+))?")
 _CACHE = re.compile(r"(?:^|\s)(\d+)it \[[\d:]+, [^\]]*\]$|^\s*\d+%\|[^|]*\| (\d+)/\d+ \[")
 _EPOCH = re.compile(r"^epoch (\d+)/(\d+)$")
 _TOTAL = re.compile(r"^\s*total optimization steps / [^:]*: (\d+)$")
@@ -131,8 +129,8 @@ def parse_line(line: str) -> Record | None:
         return None
     if line.startswith("steps:"):
         if match := _STEP.match(line):
-            step, steps, elapsed, loss = match.groups()
-            return StepRecord(step=int(step), steps=int(steps), elapsed_seconds=_seconds(elapsed), loss=_number(loss))
+            step, steps, loss = match.groups()
+            return StepRecord(step=int(step), steps=int(steps), loss=_number(loss))
         return None
     if "it/s" in line or "s/it" in line:
         match = _CACHE.search(line)
@@ -155,15 +153,6 @@ def _parse_words(line: str) -> Record | None:
         if words in line:
             return Stage(words=stage)
     return None
-
-
-@functools.lru_cache(maxsize=16)
-def _seconds(clock: str) -> float:
-    """Cached: every bar is drawn twice, and several steps may share a second."""
-    total = 0
-    for part in clock.split(":"):
-        total = total * 60 + int(part or 0)
-    return float(total)
 
 
 def _number(text: str | None) -> float | None:

@@ -72,15 +72,12 @@ def judge_weights(
         problems.append(f"is a LoRA of the {expert.value}-noise expert")
         hints.append(f"Give the expert its own file: --{spec.expert.value} network_weights=FILE")
     if found_task is not None and found_task is not task:
-        problems.append(f"is a LoRA for {_TASK_NAMES[found_task]}, and this training is {_TASK_NAMES[task]}")
-        hints.append(f"Continue it in its own task: --task {found_task.value[:3]}")
+        problems.append(f"is a LoRA for {found_task.words}, and this training is {task.words}")
+        hints.append(f"Continue it in its own task: --task {found_task.word}")
     notes = []
     if expert is None:
         notes.append(f"neither {one_line(path.name)} nor its metadata says which expert it is of")
     return Judgement(problems=tuple(problems), hints=tuple(hints), notes=() if problems else tuple(notes))
-
-
-_TASK_NAMES: Mapping[Task, str] = {Task.T2V: "text to video", Task.I2V: "image to video"}
 
 
 def _is_rehearsals(header: Header, path: Path) -> bool:
@@ -143,5 +140,8 @@ def _expert(header: Header, path: Path) -> Expert | None:
 def _task(header: Header, path: Path) -> Task | None:
     places = (header.metadata.get("ss_sd_model_name", ""), *_titles(header, path))
     said = next((found for place in places if (found := _TASK.findall(place))), [])
-    words = {word.lower() for word in said}
-    return {"t2v": Task.T2V, "i2v": Task.I2V}[words.pop()] if len(words) == 1 else None
+    match [task for task in Task if task.word in {word.lower() for word in said}]:
+        case [task]:
+            return task
+        case _:
+            return None

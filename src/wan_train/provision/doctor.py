@@ -29,6 +29,7 @@ from wan_train.provision.hub import Hub, HubError, RemoteFile
 from wan_train.provision.models import wanted
 from wan_train.provision.provision import DISK, Provision
 from wan_train.provision.steps import Finding, State, Step
+from wan_train.recipe.terms import Task
 from wan_train.run.disk import disk_need
 
 _REACH_SECONDS = 5.0
@@ -148,10 +149,10 @@ def why_unreachable(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doctor:
-    """One look at a box for a training of `task` with `engine`; `words` are the flags to name in next commands."""
+    """One look at a box for trainings of `tasks` with `engine`; `words` are the flags to name in next commands."""
 
     settings: Settings
-    task: str
+    tasks: tuple[Task, ...]
     engine: EngineFile
     words: Sequence[str] = ()
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
@@ -161,10 +162,10 @@ class Doctor:
         gpus = of_this_box(self.settings)
         later = HostChecks(settings=self.settings, gpus=gpus, environ=self.environ)
         provision = Provision(
-            settings=self.settings, task=self.task, engine=self.engine, needs_gpu=True, environ=self.environ
+            settings=self.settings, tasks=self.tasks, engine=self.engine, needs_gpu=True, environ=self.environ
         )
         made = provision.steps(hub=ImpatientHub(_patient=False, ended=provision.ended), gpus=gpus)
-        models = {model.name for model in wanted(self.task)}
+        models = {model.name for model in wanted(self.tasks)}
         facts = provision.facts(gpus)
         cards = [*_take(made, {"driver", "gpus"}), *self._cards(facts), *later.of_gpus()]
         groups = {
@@ -237,7 +238,7 @@ class Doctor:
         )
 
     def _bytes_of_a_run(self) -> int:
-        need = disk_need(MUSUBI, recipe_for(self.task), 0)
+        need = disk_need(MUSUBI, recipe_for(self.tasks), 0)
         return need.states + need.loras
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -252,9 +252,9 @@ def card(gpu: Gpu) -> str:
     return f"{name} ({gpu.total_bytes / GIB:.0f} GB)"
 
 
-def recipe_for(task: str) -> Recipe:
-    """The shipped recipe of `t2v` or `i2v`; of `both` the first, since hardware rules are the same for both."""
-    return shipped(Task.I2V if task == "i2v" else Task.T2V)
+def recipe_for(tasks: Sequence[Task]) -> Recipe:
+    """The shipped recipe of the first task: the rules for hardware are the same for both."""
+    return shipped(tasks[0])
 
 
 def adapted(recipe: Recipe, gpu: Gpu, python: Path) -> Recipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,14 +21,14 @@ from wan_train.provision.leftovers import STAGING
 from wan_train.provision.steps import Finding, State, Step
 from wan_train.provision.work import EndedError, Work
 from wan_train.recipe.model_files import ModelFile, known_models
+from wan_train.recipe.terms import Expert, Task
 
 _BLOCK: Final = 16 * MIB
 
 
-def wanted(task: str) -> list[ModelFile]:
-    """The files of `t2v`, `i2v` or `both`, the small ones that caching needs first."""
-    tasks = ("t2v", "i2v") if task == "both" else (task,)
-    names = ["wan21-vae", "umt5-xxl", *(f"wan22-{each}-{expert}" for each in tasks for expert in ("high", "low"))]
+def wanted(tasks: Sequence[Task]) -> list[ModelFile]:
+    """The files of these tasks, the small ones that caching needs first."""
+    names = ["wan21-vae", "umt5-xxl", *(f"wan22-{task.word}-{expert.value}" for task in tasks for expert in Expert)]
     models = known_models()
     return [models[name] for name in names]
 

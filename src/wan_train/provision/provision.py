@@ -35,6 +35,7 @@ from wan_train.provision.trainer_steps import (
     tokenizer_step,
 )
 from wan_train.provision.workspace import ProvisionLog
+from wan_train.recipe.terms import Task
 
 DISK = "disk"
 
@@ -56,7 +57,7 @@ class Provision:
     """
 
     settings: Settings
-    task: str
+    tasks: tuple[Task, ...]
     engine: EngineFile
     with_trainer: bool = True
     with_models: bool = True
@@ -80,7 +81,7 @@ class Provision:
 
     @property
     def leftovers(self) -> Leftovers:
-        return Leftovers(trainer_dir=self.settings.trainer_dir, after=tuple(model.name for model in wanted(self.task)))
+        return Leftovers(trainer_dir=self.settings.trainer_dir, after=tuple(model.name for model in wanted(self.tasks)))
 
     def steps(self, *, hub: Hub | None = None, gpus: Gpus | None = None) -> list[Step]:
         """All steps, the facts of the machine first. `hub` and `gpus` where somebody asks them already."""
@@ -94,7 +95,7 @@ class Provision:
         needs = (FOR_TRAINER if self.with_trainer else ()) + ((ARIA2,) if self.with_models else ())
         made: list[Step] = []
         if self.with_trainer:
-            made += [ram_step(facts, recipe_for(self.task), environment.python), *facts.steps()]
+            made += [ram_step(facts, recipe_for(self.tasks), environment.python), *facts.steps()]
         made.append(Packages(apt=apt, needs=needs, tools=self.tools).step())
         if self.with_trainer:
             made += [Checkout(root=root, engine=self.engine, pause_seconds=pause).step(), environment.step()]
@@ -104,7 +105,7 @@ class Provision:
                 made.append(added.step())
             made += self._proofs(facts, environment.python)
         if self.with_models:
-            models = wanted(self.task)
+            models = wanted(self.tasks)
             made += [
                 Model(model=model, trainer_dir=root, hub=hub, tools=self.tools, digests=self.digests).step()
                 for model in models
@@ -133,7 +134,7 @@ class Provision:
             folder=self.settings.box_dir,
             facts=facts,
             room=LeaseRoom(self.settings.lease_dir),
-            recipe=recipe_for(self.task),
+            recipe=recipe_for(self.tasks),
         )
         flags = TrainerOptions(settings=self.settings, engine=self.engine, facts=facts)
         return [kernel.step(), flags.step(), accelerate_step(self.environ)]
@@ -146,13 +147,13 @@ class Provision:
     def room(self, needed: Mapping[Path, int], found: Mapping[str, Finding]) -> Finding:
         """Room for `needed` bytes by place; says where their number is ours, since the hub could not be asked."""
         disk = rooms(needed)
-        asked = all(found[model.name].state is not State.BLOCKED for model in wanted(self.task) if model.name in found)
+        asked = all(found[model.name].state is not State.BLOCKED for model in wanted(self.tasks) if model.name in found)
         return disk if asked else replace(disk, detail=f"{disk.detail} (sizes of models as wan-train knows them)")
 
     def needed(self, found: Mapping[str, Finding]) -> dict[Path, int]:
         """Bytes still to be fetched, by the place they go to: `models` may be a link to another disk."""
         root = self.settings.trainer_dir
-        places = {model.name: model.path(root).parent for model in wanted(self.task)}
+        places = {model.name: model.path(root).parent for model in wanted(self.tasks)}
         needed = {root: 0}
         for name, finding in found.items():
             place = places.get(name, root)

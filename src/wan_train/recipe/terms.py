@@ -11,6 +11,20 @@ class Task(StrEnum):
     T2V = "t2v-A14B"
     I2V = "i2v-A14B"
 
+    @property
+    def word(self) -> str:
+        """As options, model names and file names have it: `t2v` or `i2v`."""
+        return self.value.removesuffix("-A14B")
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        match self:
+            case Task.T2V:
+                return "text to video"
+            case Task.I2V:
+                return "image to video"
+
 
 class Expert(StrEnum):
     """One of the two diffusion transformers of Wan 2.2 A14B."""

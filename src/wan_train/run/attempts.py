@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,11 +12,14 @@ from wan_train.engine import checkpoints
 from wan_train.engine.checkpoints import State
 from wan_train.engine.commands import STATES_KEPT
 from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
-from wan_train.run.cadence import state_every_epochs
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.plan import Plan, Step, StepKind
 from wan_train.run.state import Attempt, Job, RunState
 from wan_train.run.step_commands import AttemptSpec
+
+STATE_EVERY_SECONDS = 300.0
+"""A state costs about 3 s to write; every five minutes is near the optimum for machines that vanish every few hours
+(Young's formula: sqrt(2 x cost x time between failures))."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,3 +202,16 @@ def remove_old_states(run: RunDirectory, plan: Plan, step: Step, job: Job, *, ke
         for path in checkpoints.state_dirs(run.attempt(step.id, attempt.number).output, step.produces or ""):
             if path not in kept:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def state_every_epochs(*, missing: int, done: int, keep: int | None, epoch_seconds: float) -> int:
+    """Epochs between states of an attempt that has `missing` epochs to train after `done`.
+
+    About five minutes of training and never more than the attempt is long. The LoRAs to keep (every `keep` epochs,
+    counted over all attempts) must fall on saved epochs, which the attempt counts from its own start.
+    """
+    wanted = max(1, min(missing, round(STATE_EVERY_SECONDS / max(epoch_seconds, 1e-3))))
+    if keep is None:
+        return wanted
+    base = math.gcd(keep, done) if done else keep
+    return max(divisor for divisor in range(1, min(wanted, base) + 1) if base % divisor == 0)

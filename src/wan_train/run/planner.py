@@ -34,7 +34,7 @@ from wan_train.recipe.load import to_toml
 from wan_train.recipe.model import Answers, Recipe
 from wan_train.recipe.model_files import locate
 from wan_train.recipe.terms import Expert, Task
-from wan_train.run.cadence import state_every_epochs
+from wan_train.run.attempts import state_every_epochs
 from wan_train.run.directory import RunDirectory, create
 from wan_train.run.disk import check_disk, check_writable, disk_need
 from wan_train.run.ends import planned_ends

@@ -105,7 +105,6 @@ class Attempt:
     exit: Exit | None = None
     diagnosis: Diagnosis | None = None
     epochs_done: int = 0
-    last_loss: float | None = None
     last_state: StateSaved | None = None
     unusable_state: StateUnusable | None = None
     """The newest state, where it does not count."""
@@ -482,7 +481,7 @@ def _fold_job(job: Job, event: _JobEvent) -> Job:  # noqa: C901, PLR0912  one br
             moved = _move(job, JobState.SKIPPED)
             return moved if moved is job else replace(moved, reason=event.reason)
         case EpochEnded():
-            return _change_attempt(job, event.attempt, epochs_done=event.epoch, last_loss=event.loss)
+            return _change_attempt(job, event.attempt, epochs_done=event.epoch)
         case StateSaved():
             files = event.files or (job.attempt.state_files if job.attempt is not None else ())
             return _change_attempt(job, event.attempt, last_state=event, unusable_state=None, state_files=files)

@@ -13,7 +13,7 @@ SAMPLES = Path(__file__).parents[2] / "contract" / "samples"
 
 
 def step(number: int, *, steps: int = 100, loss: float | None = 0.5) -> StepRecord:
-    return StepRecord(step=number, steps=steps, elapsed_seconds=float(number), loss=loss)
+    return StepRecord(step=number, steps=steps, loss=loss)
 
 
 def tracked(*looks: tuple[float, StepRecord]) -> ProgressTracker:

@@ -27,7 +27,7 @@ from wan_train.engine.tensors import read_header
 from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.probe import CpuSlots
 from wan_train.recipe.terms import EngineKind, Expert
-from wan_train.run import cadence
+from wan_train.run import attempts
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.events import Exit, Exited, Lost, Signaled
 from wan_train.run.launcher import Ended
@@ -176,7 +176,7 @@ class Interrupted:
 
     def play(self) -> Plan:
         """Supervise until the training succeeded: whoever dies is started again, whatever fails is resumed."""
-        seconds = cadence.STATE_EVERY_SECONDS / (self.batches * self.interval)
+        seconds = attempts.STATE_EVERY_SECONDS / (self.batches * self.interval)
         plan = make_plan(
             engine=EngineKind.REHEARSAL,
             experts=(Expert.HIGH,),
@@ -185,7 +185,7 @@ class Interrupted:
             keep_every_epochs=self.keep,
             speed_key="this box",
             batch_cost=1.0,
-            state_every_epochs=cadence.state_every_epochs(
+            state_every_epochs=attempts.state_every_epochs(
                 missing=self.total, done=0, keep=self.keep, epoch_seconds=seconds * self.batches
             ),
         )
