@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.nvml import NvmlStub, nvml_library, nvml_stub
+from support.past_runs import past_runs, prepared_boxes
 from support.trainers import ScriptedBox
 
 # `nohup`, a background job or a CI runner may start the tests with signals ignored or blocked, and every program that
@@ -35,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("process")
 
 
-__all__ = ["nvml_library", "nvml_stub", "scripted_box"]
+__all__ = ["nvml_library", "nvml_stub", "past_runs", "prepared_boxes", "scripted_box"]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from cli.conftest import PastRuns
+from support.past_runs import PastRuns
 from support.trainers import PROGRAM, ScriptedBox
 
 _PROMPT = "ready> "

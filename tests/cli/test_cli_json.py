@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.conftest import PastRuns
 from support.json_output import json_lines
+from support.past_runs import PastRuns
 from support.trainers import ScriptedBox
 from wan_train.base.text import visible
 

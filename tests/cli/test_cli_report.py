@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.conftest import PastRuns
 from support.json_output import json_lines
+from support.nvml import NvmlStub
+from support.past_runs import PastRuns, PreparedBoxes, past_runs_of, train_three
 from support.trainers import ScriptedBox
 from wan_train.base import codec
 from wan_train.run.directory import RunDirectory
@@ -18,12 +19,11 @@ from wan_train.run.step_commands import command_of
 
 
 @pytest.fixture
-def clean(past_runs: PastRuns) -> Iterator[PastRuns]:
-    """The shared runs, without the reports of a test."""
-    yield past_runs
-    for run in (past_runs.finished, past_runs.also_finished, past_runs.failed):
-        for name in ("report.html", "report.json"):
-            (run / name).unlink(missing_ok=True)
+def clean(prepared_boxes: PreparedBoxes, nvml_stub: NvmlStub) -> Iterator[PastRuns]:
+    """Three runs of the test's own to write into."""
+    box = prepared_boxes.box("three-past-runs", nvml_stub, train_three)
+    yield past_runs_of(box)
+    box.close()
 
 
 def test_a_report_of_a_real_run(clean: PastRuns) -> None:

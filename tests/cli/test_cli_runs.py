@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.conftest import PastRuns
+from support.past_runs import PastRuns
 from support.trainers import PROGRAM, ScriptedBox
 
 VERBS = ("attach", "status", "logs", "stop", "resume")

@@ -10,7 +10,7 @@ import pytest
 from support.nvml import NvmlStub, StubGpu
 from support.trainers import ScriptedBox, SurvivorError
 
-TRIES = int(os.environ.get("WAN_TRAIN_OVERLAP_TRIES", "3"))
+TRIES = int(os.environ.get("WAN_TRAIN_OVERLAP_TRIES", "2"))
 
 
 @pytest.mark.timeout(60 + 30 * TRIES)

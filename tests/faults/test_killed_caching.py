@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from support import forkserver
 from support.nvml import NvmlStub
 from support.trainers import ScriptedBox, make_dataset
+from wan_train import rehearsal
 from wan_train.engine.tensors import Header, read_header
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the [rehearsal] extra")
@@ -31,15 +33,30 @@ def test_killed_at_random_moments(scripted_box: ScriptedBox, nvml_stub: NvmlStub
     nvml_stub.write([], init_error=9)
     shutil.rmtree(scripted_box.dataset)
     cache = make_dataset(scripted_box.dataset, COUNT) / "cache" / "rehearsal-float32"
-    _cache(scripted_box, "clean", [])
-    wanted = _contents(cache)
-    assert len(wanted) == 2 * COUNT
-    shutil.rmtree(cache)
     seed = random.randrange(1 << 30)
     dice = random.Random(seed)
     killed = _cache(scripted_box, "killed", sorted(dice.sample(range(1, 2 * COUNT), KILLS)))
     assert killed, f"seed {seed}: nothing was killed"
-    assert _contents(cache) == wanted, f"seed {seed}"
+    found = _contents(cache)
+    assert len(found) == 2 * COUNT
+    shutil.rmtree(cache)
+    _cache_undisturbed(scripted_box.run() / "dataset.toml")
+    assert found == _contents(cache), f"seed {seed}"
+
+
+def _cache_undisturbed(config: Path) -> None:
+    """The trainer's two programs, without wan-train around them."""
+    src = Path(rehearsal.__file__).parents[2]
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(src), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    for name, option in (("wan_cache_latents", "--vae"), ("wan_cache_text_encoder_outputs", "--t5")):
+        done = forkserver.run(
+            ["--dataset_config", str(config), option, "stand-in"],
+            env=env,
+            cwd=src,
+            script=Path(rehearsal.__file__).with_name(f"{name}.py"),
+            loaded=forkserver.REHEARSAL,
+        )
+        assert done.returncode == 0, done.stderr
 
 
 def _cache(box: ScriptedBox, title: str, moments: list[int]) -> int:

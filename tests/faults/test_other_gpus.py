@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from support.kills import SLOW, check_whole_training, kill_everything, saved
-from support.nvml import StubGpu, uuid_of
+from support.nvml import NvmlStub, StubGpu, uuid_of
+from support.past_runs import PreparedBoxes
 from support.trainers import ScriptedBox
 
 NEW = ("GPU-aaaaaaaa-0000-0000-0000-000000000000", "GPU-bbbbbbbb-0000-0000-0000-000000000000")
@@ -17,21 +20,28 @@ def killed_in_mid_training(box: ScriptedBox, *words: str) -> None:
     kill_everything(box)
 
 
+@pytest.fixture
+def killed_box(prepared_boxes: PreparedBoxes, nvml_stub: NvmlStub) -> Iterator[ScriptedBox]:
+    """A box that went down while both experts trained on its two GPUs."""
+    box = prepared_boxes.box("killed-in-mid-training", nvml_stub, killed_in_mid_training)
+    yield box
+    box.close()
+
+
 def gpus_since(box: ScriptedBox, records: int) -> set[str]:
     """The GPUs of the trainers that were started after that many records."""
     return {entry["gpu"] for entry in box.recorded("start")[records:]}
 
 
-def test_a_run_goes_on_by_itself_on_the_gpus_of_another_box(scripted_box: ScriptedBox) -> None:
-    killed_in_mid_training(scripted_box)
-    before = len(scripted_box.recorded("start"))
-    scripted_box.nvml.write([StubGpu(uuid=uuid) for uuid in NEW])
-    assert scripted_box.run_cli("resume", "--all", **SLOW).returncode == 0
-    watched = scripted_box.run_cli("attach")
+def test_a_run_goes_on_by_itself_on_the_gpus_of_another_box(killed_box: ScriptedBox) -> None:
+    before = len(killed_box.recorded("start"))
+    killed_box.nvml.write([StubGpu(uuid=uuid) for uuid in NEW])
+    assert killed_box.run_cli("resume", "--all", **SLOW).returncode == 0
+    watched = killed_box.run_cli("attach")
     assert watched.returncode == 0, watched.stderr
     assert "this box has other GPUs than before: now uses GPU 0, GPU 1" in watched.stdout
-    assert gpus_since(scripted_box, before) <= set(NEW)
-    check_whole_training(scripted_box, 5)
+    assert gpus_since(killed_box, before) <= set(NEW)
+    check_whole_training(killed_box, 5)
 
 
 def test_a_box_with_more_gpus_is_used_whole_unless_somebody_chose(scripted_box: ScriptedBox) -> None:
@@ -52,12 +62,11 @@ def test_whoever_chose_one_gpu_gets_one(scripted_box: ScriptedBox) -> None:
     check_whole_training(scripted_box, 5)
 
 
-def test_the_box_that_resumes_may_hide_gpus(scripted_box: ScriptedBox) -> None:
-    killed_in_mid_training(scripted_box)
-    before = len(scripted_box.recorded("start"))
-    scripted_box.nvml.write([StubGpu(uuid=uuid) for uuid in NEW])
-    assert scripted_box.run_cli("resume", CUDA_VISIBLE_DEVICES="1", **SLOW).returncode == 0
-    assert gpus_since(scripted_box, before) == {NEW[1]}
+def test_the_box_that_resumes_may_hide_gpus(killed_box: ScriptedBox) -> None:
+    before = len(killed_box.recorded("start"))
+    killed_box.nvml.write([StubGpu(uuid=uuid) for uuid in NEW])
+    assert killed_box.run_cli("resume", CUDA_VISIBLE_DEVICES="1", **SLOW).returncode == 0
+    assert gpus_since(killed_box, before) == {NEW[1]}
 
 
 def test_resume_on_a_gpu_that_is_named_and_from_then_on(scripted_box: ScriptedBox) -> None:
@@ -73,20 +82,18 @@ def test_resume_on_a_gpu_that_is_named_and_from_then_on(scripted_box: ScriptedBo
     check_whole_training(scripted_box, 5, kills=2)
 
 
-def test_a_choice_made_at_a_resume_counts_on_the_next_box(scripted_box: ScriptedBox) -> None:
-    killed_in_mid_training(scripted_box)
-    assert scripted_box.run_cli("resume", "--gpus", "1", "--detach", **SLOW).returncode == 0
-    saved(scripted_box, "train-high", 3)
-    kill_everything(scripted_box)
-    before = len(scripted_box.recorded("start"))
-    scripted_box.nvml.write([StubGpu(uuid=uuid) for uuid in NEW])
-    assert scripted_box.run_cli("resume", **SLOW).returncode == 0
-    assert gpus_since(scripted_box, before) == {NEW[0]}
+def test_a_choice_made_at_a_resume_counts_on_the_next_box(killed_box: ScriptedBox) -> None:
+    assert killed_box.run_cli("resume", "--gpus", "1", "--detach", **SLOW).returncode == 0
+    saved(killed_box, "train-high", 3)
+    kill_everything(killed_box)
+    before = len(killed_box.recorded("start"))
+    killed_box.nvml.write([StubGpu(uuid=uuid) for uuid in NEW])
+    assert killed_box.run_cli("resume", **SLOW).returncode == 0
+    assert gpus_since(killed_box, before) == {NEW[0]}
 
 
-def test_a_gpu_that_is_not_there_cannot_be_named(scripted_box: ScriptedBox) -> None:
-    killed_in_mid_training(scripted_box)
-    done = scripted_box.run_cli("resume", "--gpus", "7")
+def test_a_gpu_that_is_not_there_cannot_be_named(killed_box: ScriptedBox) -> None:
+    done = killed_box.run_cli("resume", "--gpus", "7")
     assert done.returncode == 2
     assert "'7' names a GPU that is not there" in done.stderr
 

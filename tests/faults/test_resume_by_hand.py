@@ -91,16 +91,6 @@ def _is_half(cache: Path) -> bool:
     return False
 
 
-def test_stopped_and_resumed(scripted_box: ScriptedBox) -> None:
-    scripted_box.train("--epochs", "5", "--save-every", "1", "--detach", **SLOW)
-    saved(scripted_box, "train-high", 2)
-    assert scripted_box.run_cli("stop", "--now").returncode == 0
-    scripted_box.wait_for_event("run_finished")
-    done = scripted_box.run_cli("resume", **SLOW)
-    assert done.returncode == 0, done.stderr
-    check_whole_training(scripted_box, 5)
-
-
 def test_a_supervisor_killed_while_it_stops_and_then_resumed(scripted_box: ScriptedBox) -> None:
     box = scripted_box
     # So slow that it is not over before `stop` has begun, however busy the machine is.
@@ -128,9 +118,6 @@ def test_a_finished_run_says_so_and_can_be_trained_longer(scripted_box: Scripted
     assert done.returncode == 0, done.stderr
     check_whole_training(box, 5, kills=0)
     assert (box.run() / f"{HIGH}-000003.safetensors").read_bytes() == before
-    assert box.run_cli("resume", "--epochs", "6").returncode == 0
-    check_whole_training(box, 6)  # a trainer that was stopped after epoch 5 may have begun the sixth
-    assert read_header(box.run() / f"{HIGH}-000005.safetensors").metadata["ss_epoch"] == "5"
 
 
 def test_of_two_resumes_at_once_the_second_only_watches(scripted_box: ScriptedBox) -> None:

@@ -57,6 +57,7 @@ class ScriptedBox:
     """One machine: a trainer checkout, models, a dataset, run and lease directories, all below one folder."""
 
     def __init__(self, root: Path, nvml: NvmlStub, version: str = "d0a1930") -> None:
+        """A new box, or the one whose files lie below `root`."""
         self.root = root
         self.nvml = nvml
         self.checkout = root / "musubi-tuner"
@@ -64,10 +65,12 @@ class ScriptedBox:
         self.leases = root / "leases"
         self.record = root / "record.jsonl"
         self.home = root / "home"
-        for folder in (self.home, root / "tmp"):
-            folder.mkdir(parents=True)
-        _write_checkout(self.checkout, version)
-        self.dataset = make_dataset(root / "pictures")
+        self.dataset = root / "pictures"
+        if not root.exists():
+            for folder in (self.home, root / "tmp"):
+                folder.mkdir(parents=True)
+            _write_checkout(self.checkout, version)
+            make_dataset(self.dataset)
         self.through: tuple[str, ...] = ()
         """Words before every `wan-train`: a program that starts it in surroundings of its own."""
         self._children: list[Process] = []

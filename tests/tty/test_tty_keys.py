@@ -13,31 +13,35 @@ CTRL_Z, CURSOR_UP = "\x1a", "\x1b[A"
 
 
 @pytest.fixture
-def watching(terminal: Start, scripted_box: ScriptedBox) -> Terminal:
-    """A run that goes on for long, seen from a terminal, in its first epochs."""
-    begun(scripted_box)
-    screen = terminal("attach", columns=80)
-    screen.shows(lambda lines: KEYS in lines and any("loss" in line for line in lines))
-    return screen
+def watching(terminal: Start, endless: ScriptedBox) -> Terminal:
+    """A run that goes on for long, seen from a terminal."""
+    return attached(terminal, endless)
 
 
 def begun(box: ScriptedBox) -> None:
+    """A run of the test's own, in its first epochs."""
     box.run_cli(*box.train_words("--epochs", "500", "--detach"), SCRIPTED_STEP_SECONDS="0.1")
     box.wait_for_event("epoch_ended", step="train-low")
 
 
-def test_d_leaves_and_the_last_look_stays(watching: Terminal, scripted_box: ScriptedBox) -> None:
+def attached(terminal: Start, box: ScriptedBox) -> Terminal:
+    screen = terminal("attach", columns=80, box=box)
+    screen.shows(lambda lines: KEYS in lines and any("loss" in line for line in lines))
+    return screen
+
+
+def test_d_leaves_and_the_last_look_stays(watching: Terminal, endless: ScriptedBox) -> None:
     watching.types("d")
     assert watching.ends() == 0
     left = watching.raw.rpartition(GIVEN_BACK)[2]
     assert "train-high" in left
     assert "d leave" not in watching.text.rpartition("train-high")[2]
-    assert f"wan-train attach {scripted_box.run().name}" in watching.text
-    assert scripted_box.trainers()
-    assert not scripted_box.events("stop_requested")
+    assert f"wan-train attach {endless.run().name}" in watching.text
+    assert endless.trainers()
+    assert not endless.events("stop_requested")
 
 
-def test_s_asks_and_any_other_key_goes_on(watching: Terminal, scripted_box: ScriptedBox) -> None:
+def test_s_asks_and_any_other_key_goes_on(watching: Terminal, endless: ScriptedBox) -> None:
     for answer in (ENTER, "s", CURSOR_UP):
         watching.types("s")
         watching.shows(lambda lines: any(line.startswith("Stop after the next checkpoint") for line in lines))
@@ -45,10 +49,12 @@ def test_s_asks_and_any_other_key_goes_on(watching: Terminal, scripted_box: Scri
         watching.shows(lambda lines: KEYS in lines)
     watching.types("d")
     assert watching.ends() == 0
-    assert not scripted_box.events("stop_requested")
+    assert not endless.events("stop_requested")
 
 
-def test_s_and_y_stop_after_the_next_state(watching: Terminal, scripted_box: ScriptedBox) -> None:
+def test_s_and_y_stop_after_the_next_state(terminal: Start, scripted_box: ScriptedBox) -> None:
+    begun(scripted_box)
+    watching = attached(terminal, scripted_box)
     watching.types("s")
     watching.shows(lambda lines: any(line.startswith("Stop after the next checkpoint") for line in lines))
     watching.types("y")
@@ -66,10 +72,10 @@ def test_l_shows_what_both_trainers_print(watching: Terminal) -> None:
     watching.shows(lambda lines: KEYS in lines)
 
 
-def test_question_mark_helps(watching: Terminal, scripted_box: ScriptedBox) -> None:
+def test_question_mark_helps(watching: Terminal, endless: ScriptedBox) -> None:
     watching.types("?")
     lines = watching.shows(lambda lines: lines[0] == "Keys")
-    assert f"wan-train attach {scripted_box.run().name}" in " ".join(" ".join(lines).split())
+    assert f"wan-train attach {endless.run().name}" in " ".join(" ".join(lines).split())
     watching.types("?")
     watching.shows(lambda lines: KEYS in lines)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
-import time
 from collections.abc import Mapping
 
 import pytest
 from tty_keys import CTRL_C, DOWN, ENTER, Start, Terminal
 
+from support.past_runs import PastRuns
 from support.trainers import PROGRAM, ScriptedBox
 
 LONG: Mapping[str, str] = {"SCRIPTED_STEP_SECONDS": "0.1"}
@@ -46,8 +46,12 @@ def test_a_failed_run_shows_why_and_ends_with_its_code(terminal: Start, scripted
     assert "a scripted failure" in screen.text
 
 
-def test_ctrl_c_and_leave_it_running(terminal: Start, scripted_box: ScriptedBox) -> None:
-    screen = started(terminal, scripted_box, epochs=40)
+def test_ctrl_c_and_keep_watching_or_leave_it_running(terminal: Start, scripted_box: ScriptedBox) -> None:
+    screen = started(terminal, scripted_box, epochs=30)
+    screen.types(CTRL_C)
+    screen.sees(QUESTION)
+    screen.types(DOWN * 3 + ENTER)
+    screen.sees("train-high")
     screen.types(CTRL_C)
     screen.sees(QUESTION)
     screen.sees("Leave it running")
@@ -56,19 +60,9 @@ def test_ctrl_c_and_leave_it_running(terminal: Start, scripted_box: ScriptedBox)
     assert f"wan-train attach {scripted_box.run().name}" in screen.text
     assert not scripted_box.events("stop_requested")
     again = terminal("attach")
-    again.sees("train-high")
     assert again.ends() == 0
     assert "Both LoRAs are ready" in again.text
     assert scripted_box.events("run_finished")[0]["exit_code"] == 0
-
-
-def test_ctrl_c_and_keep_watching(terminal: Start, scripted_box: ScriptedBox) -> None:
-    screen = started(terminal, scripted_box, epochs=30)
-    screen.types(CTRL_C)
-    screen.sees(QUESTION)
-    screen.types(DOWN * 3 + ENTER)
-    assert screen.ends() == 0
-    assert "Both LoRAs are ready" in screen.text
 
 
 def test_ctrl_c_and_stop_after_the_next_state(terminal: Start, scripted_box: ScriptedBox) -> None:
@@ -89,44 +83,37 @@ def test_ctrl_c_and_stop_now(terminal: Start, scripted_box: ScriptedBox) -> None
     assert scripted_box.trainers() == {}
 
 
-def test_a_second_ctrl_c_leaves_the_run_running(terminal: Start, scripted_box: ScriptedBox) -> None:
-    screen = started(terminal, scripted_box)
-    screen.types(CTRL_C)
-    screen.sees(QUESTION)
-    screen.sees("Leave it running")
-    screen.types(CTRL_C)
-    assert screen.ends() == 0
-    assert f"wan-train attach {scripted_box.run().name}" in screen.text
-    assert not scripted_box.events("stop_requested")
-    assert scripted_box.trainers()
-
-
-def test_ctrl_c_while_attached_asks_the_same(terminal: Start, scripted_box: ScriptedBox) -> None:
-    scripted_box.run_cli(*scripted_box.train_words("--epochs", "500", "--detach"), **LONG)
-    scripted_box.wait_for_event("epoch_ended", step="train-low")
-    screen = terminal("attach")
-    screen.sees("train-high")
-    screen.types(CTRL_C)
-    screen.sees(QUESTION)
-    screen.types(ENTER)
-    assert screen.ends() == 0
-    assert scripted_box.trainers()
+def test_ctrl_c_while_attached_asks_the_same_and_a_second_one_leaves(terminal: Start, endless: ScriptedBox) -> None:
+    for answer in (ENTER, CTRL_C):
+        screen = terminal("attach", box=endless)
+        screen.sees("train-high")
+        screen.types(CTRL_C)
+        screen.sees(QUESTION)
+        screen.sees("Leave it running")
+        screen.types(answer)
+        assert screen.ends() == 0
+        assert f"wan-train attach {endless.run().name}" in screen.text
+    assert not endless.events("stop_requested")
+    assert endless.trainers()
 
 
 def test_a_closed_terminal_leaves_the_run_going(terminal: Start, scripted_box: ScriptedBox) -> None:
-    screen = started(terminal, scripted_box, epochs=40)
+    screen = started(terminal, scripted_box)
     screen.child.close(force=False)
+    before = len(scripted_box.events("epoch_ended"))
+    scripted_box.wait_for(lambda: len(scripted_box.events("epoch_ended")) > before + 1, what="more epochs")
     assert scripted_box.trainers()
-    assert terminal("attach").ends() == 0
     assert not scripted_box.events("stop_requested")
 
 
-def test_the_window_may_change_its_size(terminal: Start, scripted_box: ScriptedBox) -> None:
-    screen = started(terminal, scripted_box, epochs=40)
+def test_the_window_may_change_its_size(terminal: Start, endless: ScriptedBox) -> None:
+    screen = terminal("attach", box=endless)
+    screen.sees("train-high")
     for columns in (60, 200, 20, 100):
         screen.child.setwinsize(30, columns)
         before = len(screen.raw)
-        scripted_box.wait_for(lambda: _drawn(screen, before), what=f"a screen of {columns} columns")  # noqa: B023  called at once
+        endless.wait_for(lambda: _drawn(screen, before), what=f"a screen of {columns} columns")  # noqa: B023  called at once
+    screen.types("d")
     assert screen.ends() == 0
     assert "Traceback" not in screen.text
 
@@ -138,22 +125,32 @@ def _drawn(screen: Terminal, before: int) -> bool:
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {}], ids=["NO_COLOR", "colour"])
-def test_colour_can_be_refused(terminal: Start, scripted_box: ScriptedBox, variables: dict[str, str]) -> None:
-    screen = terminal(*scripted_box.train_words(), SCRIPTED_STEP_SECONDS="0.05", **variables)
-    assert screen.ends() == 0
-    assert bool(re.search(r"\x1b\[(?:\d+;)*[39]\dm", screen.raw)) is not bool(variables)
+def test_colour_can_be_refused(terminal: Start, endless: ScriptedBox, variables: dict[str, str]) -> None:
+    assert bool(re.search(r"\x1b\[(?:\d+;)*[39]\dm", _watched(terminal, endless, **variables))) is not bool(variables)
 
 
 @pytest.mark.parametrize("variables", [{"LANG": "C"}, {"LANG": "de_DE.UTF-8", "LC_ALL": "POSIX"}], ids=str)
-def test_the_c_locale_gets_ascii_only(terminal: Start, scripted_box: ScriptedBox, variables: dict[str, str]) -> None:
-    screen = terminal(*scripted_box.train_words(), SCRIPTED_STEP_SECONDS="0.05", **variables)
+def test_the_c_locale_gets_ascii_only(
+    terminal: Start, endless: ScriptedBox, past_runs: PastRuns, variables: dict[str, str]
+) -> None:
+    over = terminal("attach", past_runs.finished.name, box=past_runs.box, **variables)
+    assert over.ends() == 0
+    assert "ready" in over.text
+    shown = over.raw + _watched(terminal, endless, **variables)
+    assert [character for character in shown if not character.isascii()] == []
+
+
+def _watched(terminal: Start, box: ScriptedBox, **env: str) -> str:
+    """What the live view of a run wrote until it was left."""
+    screen = terminal("attach", box=box, **env)
+    screen.sees("train-low")
+    screen.types("d")
     assert screen.ends() == 0
-    assert [character for character in screen.raw if not character.isascii()] == []
-    assert "ready" in screen.text
+    return screen.raw
 
 
-def test_without_any_locale_the_terminal_is_taken_for_utf8(terminal: Start, scripted_box: ScriptedBox) -> None:
-    screen = terminal(*scripted_box.train_words(), LANG="")
+def test_without_any_locale_the_terminal_is_taken_for_utf8(terminal: Start, past_runs: PastRuns) -> None:
+    screen = terminal("attach", past_runs.finished.name, box=past_runs.box, LANG="")
     assert screen.ends() == 0
     assert "✓" in screen.raw
 
@@ -197,9 +194,8 @@ def test_piped_output_is_plain_lines(scripted_box: ScriptedBox) -> None:
 
 
 @pytest.mark.parametrize("columns", [40, 60, 200])
-def test_status_fits_the_terminal(terminal: Start, scripted_box: ScriptedBox, columns: int) -> None:
-    scripted_box.train()
-    screen = terminal("status", columns=columns)
+def test_status_fits_the_terminal(terminal: Start, past_runs: PastRuns, columns: int) -> None:
+    screen = terminal("status", past_runs.finished.name, columns=columns, box=past_runs.box)
     assert screen.ends() == 0
     # Paths and commands to copy stay in one piece, four columns from the left.
     lines = [line for line in screen.text.splitlines() if not line.startswith("    ")]
@@ -207,13 +203,11 @@ def test_status_fits_the_terminal(terminal: Start, scripted_box: ScriptedBox, co
     assert "train-low" in screen.text
 
 
-def test_an_idle_terminal_view_shows_progress(terminal: Start, scripted_box: ScriptedBox) -> None:
+def test_an_idle_terminal_view_shows_progress(terminal: Start, endless: ScriptedBox) -> None:
     """What a person sees in mid-run: both experts, their epochs, the loss and both GPUs."""
-    screen = started(terminal, scripted_box)
-    time.sleep(1)
-    screen.child.expect("GPU 1")
-    for words in ("train-high", "train-low", "epoch", "loss", "GPU 0", "Ctrl-C"):
-        scripted_box.wait_for(lambda words=words: _shows(screen, words), what=words)
+    screen = terminal("attach", box=endless)
+    for words in ("train-high", "train-low", "epoch", "loss", "GPU 0", "GPU 1", "Ctrl-C"):
+        endless.wait_for(lambda words=words: _shows(screen, words), what=words)
 
 
 def _shows(screen: Terminal, words: str) -> bool:

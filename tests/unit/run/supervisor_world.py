@@ -154,6 +154,8 @@ class World:
     """What happens from outside before a round of the supervisor, by its number."""
     time: float = T0
     processes: list[Process] = field(default_factory=list)
+    abandoned: list[Path] = field(default_factory=list)
+    """Attempts without a record, whose processes were ended."""
     reading: GpuReading = field(init=False)
     plan: Plan = field(init=False)
     supervisor: Supervisor = field(init=False)
@@ -215,7 +217,7 @@ class World:
         self.processes[identity.pid - 10_001].asked = True
 
     def abandon(self, attempt: AttemptDirectory) -> None:
-        raise AssertionError(f"no attempt is unknown to the journal: {attempt.path}")
+        self.abandoned.append(attempt.path)
 
     def _act(self, process: Process) -> None:
         if process.exit is not None or process.work is None:

@@ -16,6 +16,8 @@ from wan_train.engine.failures import Cause
 from wan_train.engine.tensors import first_non_finite, read_header
 from wan_train.gpu.model import GpuReading, LostGpu
 from wan_train.recipe.terms import Expert
+from wan_train.run.cadence import measured_speed
+from wan_train.run.directory import RunDirectory
 from wan_train.run.events import (
     Exited,
     Lost,
@@ -58,6 +60,7 @@ def test_two_experts_train_side_by_side_after_both_cachings(tmp_path: Path) -> N
     for event in world.events(ResultPlaced):
         assert Path(event.path).stat().st_size == event.bytes
         assert event.epochs == EPOCHS
+    assert (measured_speed(tmp_path / "runs", world.plan.speed_key) or 0) > 0, "the next run knows how long it takes"
     # The newest state stays, so that the training can be extended; all others went.
     for process in world.processes[2:]:
         (state,) = process.directory.output.glob("*-state")
@@ -311,9 +314,10 @@ def test_a_finished_training_can_be_made_longer(tmp_path: Path) -> None:
     world = World(root=tmp_path)
     assert world.play() == 0
     assert world.play(resume=True, epochs=EPOCHS + 3) == 0
-    assert [event.epochs_before for event in world.begun()] == [0, EPOCHS]
-    totals = {read_header(path).metadata["ss_epoch"] for path in world.loras().values()}
-    assert totals == {"8", "11"}
+    assert world.play(resume=True, epochs=EPOCHS + 4) == 0
+    assert [event.epochs_before for event in world.begun()] == [0, EPOCHS, EPOCHS + 3]
+    totals = {name[-7:]: read_header(path).metadata["ss_epoch"] for name, path in world.loras().items()}
+    assert totals == {"-000008": "8", "-000011": "11", "_mylora": "12"}
 
 
 def test_failures_before_a_resume_are_forgiven(tmp_path: Path) -> None:
@@ -343,3 +347,30 @@ def test_one_gpu_trains_one_expert_after_the_other(tmp_path: Path) -> None:
     (end,) = (event.at for event in world.events(StepExited) if event.step == first.step)
     (begin,) = (event.at for event in world.begun(second.step))
     assert end <= begin
+
+
+def test_of_what_the_trainer_saved_the_newest_two_stay(tmp_path: Path) -> None:
+    world = World(root=tmp_path, epochs=12)
+    assert world.play() == 0
+    (process,) = world.attempts()
+    name = process.options["output_name"]
+    left = {path.stem.removeprefix(name) for path in process.directory.output.glob("*.safetensors")}
+    assert left == {"-000008", "-000010", ""}
+
+
+def test_an_attempt_without_a_record_is_ended_and_its_number_is_not_used_again(tmp_path: Path) -> None:
+    """A supervisor may be killed between launching a trainer and recording it."""
+    world = World(root=tmp_path)
+    unknown = RunDirectory(world.plan.run_dir).attempt(HIGH, 1).path
+    unknown.mkdir(parents=True)
+    assert world.play() == 0
+    assert world.abandoned == [unknown]
+    assert [process.number for process in world.attempts()] == [2]
+
+
+def test_recorded_attempts_are_not_abandoned(tmp_path: Path) -> None:
+    world = World(root=tmp_path, scripts={HIGH: [trains(until=3, then=KILLED), trains()]})
+    world.at[20] = lambda: world.stop(StopMode.NOW)
+    assert world.play() == 130
+    assert world.play(resume=True) == 0
+    assert world.abandoned == []
