@@ -25,14 +25,18 @@ signal.pthread_sigmask(signal.SIG_SETMASK, ())
 # Containers often forbid Python to keep compiled files. Then every test process compiles every test anew, 6 s each.
 sys.dont_write_bytecode = False
 
-PROCESSES = ("cli", "doctor", "e2e", "faults", "gpu", "musubi", "nvml", "process", "provision", "tty", "unit/rehearsal")
-"""Folders whose tests start programs, terminals or servers; `make test-fast` leaves them out."""
+PROCESSES = (
+    "cli", "doctor", "e2e", "faults", "gpu", "musubi", "nvml", "process", "provision", "tty", "unit/rehearsal",
+    "unit/base/test_process.py", "unit/gpu/test_leases.py", "unit/gpu/test_queue.py",
+)  # fmt: skip
+"""Whose tests start programs, terminals or servers; `make test-fast` leaves them out."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    folders = tuple(f"{Path(__file__).parent / folder}{os.sep}" for folder in PROCESSES)
+    root = Path(__file__).parent
+    starting = tuple(f"{root / place}{'' if place.endswith('.py') else os.sep}" for place in PROCESSES)
     for item in items:
-        if str(item.path).startswith(folders):
+        if str(item.path).startswith(starting):
             item.add_marker("process")
 
 

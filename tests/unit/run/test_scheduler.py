@@ -270,6 +270,16 @@ class TestReasons:
         assert why("train-high") == "waiting for cache-latents and cache-text"
         assert why("cache-text") == "waiting for a GPU: GPU 0 runs cache-latents; GPU 1 is wanted by an older run"
 
+    def test_of_a_retry_until_its_time_has_come(self) -> None:
+        run = world(1, flaky={"cache-latents": Cause.UNKNOWN}, longest=1)
+        while run.state.jobs["cache-latents"].state is not JobState.BACKOFF:
+            run.tick()
+        due = run.state.jobs["cache-latents"].not_before
+        assert due is not None
+        step = run.plan.step("cache-latents")
+        assert why_waiting(run.plan, run.state, step, run.views(), due - 3) == "retrying in 3 s: it failed"
+        assert why_waiting(run.plan, run.state, step, run.views(), due).startswith("waiting for a GPU")
+
     def test_without_any_gpu(self) -> None:
         assert "none" in why_waiting(PLAN, initial(PLAN), PLAN.steps[0], (), T0)
 
