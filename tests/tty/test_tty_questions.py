@@ -197,6 +197,38 @@ def test_the_last_answers_are_the_next_defaults(terminal: Start, scripted_box: S
     assert second.ends() == 0
 
 
+def test_the_last_question_offers_a_shorter_training_and_remembers_the_choice(
+    terminal: Start, scripted_box: ScriptedBox
+) -> None:
+    words = ("--title", "cat", "--author", "me", "--dataset", str(scripted_box.dataset))
+    first = terminal(*words, columns=80)
+    first.sees("Start? (Y/e/n, d for details)")
+    first.sees("y  all 100 epochs, as the guide")
+    first.sees("e  end after epoch 50: the same LoRA to about 0.4 %, half the time")
+    first.types("e")
+    first.sees("LoRAs are ready")
+    assert first.ends() == 0
+    plan = json.loads((scripted_box.run() / "plan.json").read_text())
+    assert plan["ends"] == {"high": 50, "low": 50}
+    assert "the last question" in (scripted_box.run() / "plan.json").read_text()
+    second = terminal(*words, columns=80)
+    second.sees("Start? (y/E/n, d for details)")
+    second.types("y")
+    second.sees("LoRAs are ready")
+    assert second.ends() == 0
+    assert json.loads((scripted_box.run_directories()[-1] / "plan.json").read_text())["ends"] == {}
+
+
+@pytest.mark.parametrize("words", [("--until", "50"), ("--", "--lr_scheduler", "constant"), ("--epochs", "1")])
+def test_where_there_is_no_choice_none_is_offered(
+    terminal: Start, scripted_box: ScriptedBox, words: tuple[str, ...]
+) -> None:
+    screen = terminal("--title", "cat", "--author", "me", "--dataset", str(scripted_box.dataset), *words)
+    screen.sees("Start? (Y/n, d for details)")
+    screen.types("n")
+    assert screen.ends() == 0
+
+
 def test_answers_that_were_not_confirmed_are_not_kept(terminal: Start, scripted_box: ScriptedBox) -> None:
     first = terminal("--author", "me", "--dataset", str(scripted_box.dataset))
     first.answers(TITLE, "mistake")

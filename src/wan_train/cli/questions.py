@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
@@ -12,7 +12,7 @@ from wan_train.base.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.base.files import write_whole
 from wan_train.base.settings import user_data_dir
 from wan_train.dataset.resolve import resolve_dataset
-from wan_train.recipe.model import Answers
+from wan_train.recipe.until import ALL
 from wan_train.run.titles import problem_with_author, problem_with_title
 from wan_train.views.formatting import wrap
 
@@ -56,8 +56,19 @@ class Start(StrEnum):
     """Answers to the last question before a run, by their keys."""
 
     YES = "y"
+    EARLY_END = "e"
     NO = "n"
     DETAILS = "d"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastAnswers:
+    """What a person answered before the last run, `until` at the last question."""
+
+    title: str
+    author: str
+    dataset: str
+    until: str = ALL
 
 
 def ask_title(default: str) -> str:
@@ -74,8 +85,18 @@ def ask_dataset(default: str) -> str:
     return _line(_Field(question=question, default=default, problem=_dataset_problem, is_path=True))
 
 
-def ask_start() -> Start:
-    return Start(_answer(lambda: _choose("Start? (Y/n, d for details)", {"y": "yes", "n": "no", "d": "details"}, "y")))
+def ask_start(ends: tuple[str, str] | None = None, *, early: bool = False) -> Start:
+    """`ends` are the whole training and a shorter one, where there is a choice; `early`: Enter is the second."""
+    keys: dict[str, str]
+    if ends is None:
+        keys = {Start.YES: "yes", Start.NO: "no", Start.DETAILS: "details"}
+        return Start(_answer(lambda: _choose("Start? (Y/n, d for details)", keys, Start.YES)))
+    whole, shorter = ends
+    keys = {Start.YES: whole, Start.EARLY_END: shorter, Start.NO: "no", Start.DETAILS: "details"}
+    lines = [f"  {key}  {keys[key]}" for key in (Start.YES, Start.EARLY_END)]
+    question = f"Start? ({'y/E' if early else 'Y/e'}/n, d for details)"
+    default = Start.EARLY_END if early else Start.YES
+    return Start(_answer(lambda: _choose(question, keys, default, below=lines)))
 
 
 def confirm(question: str, *, default: bool = True) -> bool:
@@ -115,16 +136,16 @@ def _dataset_problem(answer: str) -> str | None:
     return None
 
 
-def recall() -> Answers | None:
+def recall() -> LastAnswers | None:
     """The answers of the last run, None when there are none or they cannot be read: they are only a convenience."""
     path = user_data_dir() / "answers.json"
     try:
-        return codec.from_json(path.read_bytes(), Answers, where=str(path))
+        return codec.from_json(path.read_bytes(), LastAnswers, where=str(path))
     except (OSError, codec.CorruptRecordError):
         return None
 
 
-def remember(answers: Answers) -> None:
+def remember(answers: LastAnswers) -> None:
     path = user_data_dir() / "answers.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -264,8 +285,11 @@ class _Field:
         return keys
 
 
-def _choose(question: str, keys: Mapping[str, str], default: str) -> str:
-    """The pressed one of `keys`, whose meaning is then shown; Enter is the default. Raises as `_Field.ask` does."""
+def _choose(question: str, keys: Mapping[str, str], default: str, *, below: Sequence[str] = ()) -> str:
+    """The pressed one of `keys`, whose meaning is then shown; Enter is the default. Raises as `_Field.ask` does.
+
+    The lines `below` stand there until then.
+    """
     from prompt_toolkit import Application
     from prompt_toolkit.formatted_text import to_formatted_text
     from prompt_toolkit.key_binding import KeyBindings
@@ -276,7 +300,9 @@ def _choose(question: str, keys: Mapping[str, str], default: str) -> str:
 
     def text() -> StyleAndTextTuples:
         head: StyleAndTextTuples = [("class:mark", "? "), ("class:question", f"{question} ")]
-        return to_formatted_text([*head, ("class:answer", keys.get(pressed, ""))])
+        if pressed:
+            return to_formatted_text([*head, ("class:answer", keys[pressed])])
+        return to_formatted_text([*head, *(("", f"\n{each}") for each in below)])
 
     def press(key: str) -> Callable[[KeyPressEvent], None]:
         def pressed_it(event: KeyPressEvent) -> None:

@@ -28,10 +28,14 @@ from wan_train.engine import trainer as trainers
 from wan_train.gpu.free import why_busy
 from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import Gpu
+from wan_train.recipe.effective import Layer, resolve
+from wan_train.recipe.model import Origin, Source
 from wan_train.recipe.terms import EngineKind
+from wan_train.recipe.until import ALL
 from wan_train.run.control import start_supervisor
 from wan_train.run.directory import RunDirectory, planned
 from wan_train.run.disk import existing_parent
+from wan_train.run.ends import OFFERED, early_end
 from wan_train.run.gpu_pool import gpu_label
 from wan_train.run.plan import Devices, Plan
 from wan_train.run.planner import Request, make_plan, write_run
@@ -63,16 +67,26 @@ def train(call: Call) -> Result:
     if dry_run:
         return _plan(plan, at_start)
     sink.render(Result(text=lambda sink: _show_summary(plan, at_start, sink)))
+    ends_early = False
     if not yes:
         sink.require_person("nothing was started", "Add --yes to start, or --dry-run to see the plan only.")
-        if not _may_start(plan, at_start, sink):
+        answer = _ask_start(plan, at_start, request, sink)
+        if answer is questions.Start.NO:
             sink.note("Nothing was started.")
             return Result()
+        if ends_early := answer is questions.Start.EARLY_END:
+            source = Source(origin=Origin.FLAG, text="the last question")
+            layer = Layer(source=source, values={"until": OFFERED})
+            request = replace(request, recipe=resolve(request.recipe, [layer]))
+            plan = _quoted(make_plan(request, run, created=created, say=sink.note), request, at_start, settings)
     if not may_exceed(plan.quote, at_start.price, budget, sink, ask=interactive):
         sink.note("Nothing was started.")
         return Result()
     if interactive:
-        questions.remember(request.answers)
+        asked, until = request.answers, OFFERED if ends_early else ALL
+        questions.remember(
+            questions.LastAnswers(title=asked.title, author=asked.author, dataset=asked.dataset, until=until)
+        )
     return _start(request, plan, call)
 
 
@@ -109,13 +123,18 @@ def _write_dataset(wanted: NewConfig) -> None:
             raise
 
 
-def _may_start(plan: Plan, at_start: AtStart, sink: Sink) -> bool:
-    """Ask; `d` shows everything and asks again."""
+def _ask_start(plan: Plan, at_start: AtStart, request: Request, sink: Sink) -> questions.Start:
+    """Ask; `d` shows everything and asks again. Never DETAILS."""
+    from wan_train.views.early_end import shorter_training, whole_training
     from wan_train.views.plan_details import plan_details
 
-    while (answer := questions.ask_start()) is questions.Start.DETAILS:
+    offered = early_end(plan.recipe, plan.dataset.batches_per_epoch, request.trainer.capabilities)
+    ends = (whole_training(plan), shorter_training(offered)) if offered is not None else None
+    last = questions.recall()
+    early = last is not None and last.until == OFFERED
+    while (answer := questions.ask_start(ends, early=early)) is questions.Start.DETAILS:
         sink.show(plan_details(plan, at_start))
-    return answer is questions.Start.YES
+    return answer
 
 
 def _show_summary(plan: Plan, at_start: AtStart, sink: Sink) -> None:

@@ -11,6 +11,7 @@ from wan_train.engine import schedule
 from wan_train.engine.capabilities import Capabilities
 from wan_train.engine.schedule import UnknownScheduleError
 from wan_train.recipe.model import ExpertSpec, Recipe, Training
+from wan_train.recipe.terms import Expert
 from wan_train.recipe.until import AllEpochs, Epoch, Share, parse
 
 
@@ -113,3 +114,46 @@ def _beyond(spec: ExpertSpec, end: int) -> list[str]:
             f"{name}: it ends after epoch {end}, before the first --sample-every {training.sample_every_n_epochs}"
         )
     return found
+
+
+OFFERED = "99.65%"
+"""What is offered: under the guide's schedule epoch 50 of 100, whose LoRA was measured 0.4 % from the last one's."""
+_DISTANCE_PER_SHARE = 1.2
+"""Relative distance of a LoRA to the finished one, by the part of the integral that is still to come: measured with
+adamw under the guide's schedule on the real trainer (1.2 after 50 of 100 epochs, 1.2 after 40 and 60, 1.1 after 30)."""
+_WORTH_IT = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlyEnd:
+    """An end that a person may choose: `epochs` by expert, the part of all steps that it saves, and what it costs.
+
+    `distance` is an estimate of the LoRAs' relative distance to the finished ones.
+    """
+
+    epochs: Mapping[Expert, int]
+    saved: float
+    distance: float
+
+
+def early_end(recipe: Recipe, batches_per_epoch: int | None, capabilities: Capabilities) -> EarlyEnd | None:
+    """What can be offered to somebody who chose no end; None where it saves little or is not known."""
+    if any("until" in spec.sources for spec in recipe.experts):
+        return None
+    epochs: dict[Expert, int] = {}
+    whole = left = trained = 0.0
+    for spec in recipe.experts:
+        training, total = spec.training, spec.training.max_train_epochs
+        each = steps_per_epoch(training, batches_per_epoch)
+        if each is None:
+            return None
+        try:
+            end = end_of(OFFERED, training, total=total, steps_per_epoch=each, capabilities=capabilities)
+            left = max(left, 1 - schedule.shares(training, total, each, capabilities)[end - 1])
+        except (NoSuchEndError, UnknownScheduleError):
+            return None
+        epochs[spec.expert] = end
+        whole += total * each
+        trained += end * each
+    saved = 1 - trained / whole
+    return EarlyEnd(epochs=epochs, saved=saved, distance=_DISTANCE_PER_SHARE * left) if saved >= _WORTH_IT else None
