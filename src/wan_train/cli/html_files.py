@@ -73,17 +73,17 @@ def dataset_target(text: str, sink: Sink, *, yes: bool) -> Path:
     return target_of(text, sink, yes=yes, generator=GENERATOR, command="dataset check --html")
 
 
-def write_dataset_page(check: Check, outlook: Layout | None, path: Path, sink: Sink) -> None:
+def write_dataset_page(check: Check, layout: Layout | None, path: Path, sink: Sink) -> None:
     """Draw the previews, then write the page."""
     from wan_train.views.dataset_page.page import page
     from wan_train.views.dataset_page.selection import Material, Selection, choose, material_of, problems_by_item
 
     selection = Selection(datasets=())
     material = Material(previews={}, captions={})
-    if outlook is not None:
-        selection = choose(outlook, problems_by_item(check, outlook))
-        material = material_of(outlook, selection, on_done=_progress(sink))
-    write_page(path, page(check, outlook, selection, material))
+    if layout is not None:
+        selection = choose(layout, problems_by_item(check, layout))
+        material = material_of(layout, selection, on_done=_progress(sink))
+    write_page(path, page(check, layout, selection, material))
 
 
 def _progress(sink: Sink) -> Callable[[int, int], None]:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.runs import OUT_OF_MEMORY, make_plan
+from support.runs import OUT_OF_MEMORY, events_of, make_plan
 from views.markup import HOSTILE, harmless, words_of
 from views.reports import (
     BOTH,
@@ -33,6 +33,7 @@ from wan_train.base import codec
 from wan_train.dataset.previews import MOST_BYTES, Preview
 from wan_train.engine.capabilities import stored
 from wan_train.engine.extra_arguments import TrainerOptions
+from wan_train.engine.failures import Cause
 from wan_train.recipe.load import load, override, shipped_path
 from wan_train.recipe.terms import EngineKind, Expert
 from wan_train.run.curves import Curve, LossSource, Point, Segment
@@ -107,6 +108,16 @@ def test_a_stopped_run_shows_how_to_resume() -> None:
     text = text_of(report_of(jobs=jobs, exit_code=143))
     assert "Next step" in text
     assert "wan-train resume" in text
+
+
+def test_a_resume_that_cannot_help_is_not_offered() -> None:
+    plan = make_plan()
+    wrong = replace(OUT_OF_MEMORY, cause=Cause.SETTING)
+    failed = events_of(plan, {**BOTH, "train-high": FAILED}, exit_code=5)
+    events = [replace(e, diagnosis=wrong) if getattr(e, "diagnosis", None) is not None else e for e in failed]
+    text = text_of(report_of(plan=plan, events=events))
+    assert "Start a new run with other settings" in text
+    assert "wan-train resume 2025" not in text
 
 
 def test_the_report_of_a_run_that_trains_is_not_final() -> None:

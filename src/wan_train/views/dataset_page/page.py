@@ -75,28 +75,28 @@ class _Dataset:
     sizes: Sequence[_Size]
 
 
-def page(check: Check, outlook: Layout | None, selection: Selection, material: Material) -> str:
-    """The whole document. `outlook` is None where no file was scanned."""
-    subsets = outlook.subsets if outlook is not None else ()
+def page(check: Check, layout: Layout | None, selection: Selection, material: Material) -> str:
+    """The whole document. `layout` is None where no file was scanned."""
+    subsets = layout.subsets if layout is not None else ()
     anchors = _anchors(selection)
-    troubles = problems_by_item(check, outlook) if outlook is not None else {}
+    troubles = problems_by_item(check, layout) if layout is not None else {}
     return render(
         "dataset_page/dataset.html",
         generator=GENERATOR,
         config=check.config,
         is_written=check.is_written,
         reader=check.reading.name,
-        facts=list(_facts(outlook)) if outlook is not None else None,
+        facts=list(_facts(layout)) if layout is not None else None,
         stops=check.stops,
         verdict=severity_counts(check) if check.problems else "No problems found.",
-        note=COUNTED if check.stops and outlook is not None else None,
+        note=COUNTED if check.stops and layout is not None else None,
         groups=[_group(group, anchors) for group in check.groups],
         left_out=check.left_out,
         has_clips=any(each.subset.kind is MediaKind.VIDEO for each in subsets),
         shown=selection.shown,
         total=sum(len(each.files) for each in subsets),
         datasets=None
-        if outlook is None
+        if layout is None
         else [
             _dataset(number, each, sizes, material, troubles)
             for number, (each, sizes) in enumerate(zip(subsets, selection.datasets, strict=True))
@@ -104,16 +104,16 @@ def page(check: Check, outlook: Layout | None, selection: Selection, material: M
     )
 
 
-def _facts(outlook: Layout) -> Iterator[tuple[str, str, Sequence[str]]]:
-    counted = outlook.summary
+def _facts(layout: Layout) -> Iterator[tuple[str, str, Sequence[str]]]:
+    counted = layout.summary
     yield "Files", f"{counted.files:,}", [f"{counted.captions:,} with caption"]
     seen = counted.items_with_repeats
     yield "Items per epoch", "unknown" if seen is None else f"{seen:,}", ["with repeats"]
-    if outlook.steps is None or outlook.steps_per_epoch is None:
+    if layout.steps is None or layout.steps_per_epoch is None:
         yield "Steps", "unknown", ["until the clips are cached"]
     else:
-        yield "Steps per epoch", f"{outlook.steps_per_epoch:,}", []
-        yield "Total steps", f"{outlook.steps:,}", [f"per expert, {formatting.count(outlook.epochs, 'epoch')}"]
+        yield "Steps per epoch", f"{layout.steps_per_epoch:,}", []
+        yield "Total steps", f"{layout.steps:,}", [f"per expert, {formatting.count(layout.epochs, 'epoch')}"]
     yield "Cache size", formatting.file_size(counted.cache_bytes), ["on disk, estimate"]
 
 

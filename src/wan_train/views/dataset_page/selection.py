@@ -53,25 +53,25 @@ class Material:
 
 
 def material_of(
-    outlook: Layout, selection: Selection, *, on_done: Callable[[int, int], None] = lambda _done, _all: None
+    layout: Layout, selection: Selection, *, on_done: Callable[[int, int], None] = lambda _done, _all: None
 ) -> Material:
     """The material of the selected files; `on_done` gets how many previews of how many are drawn."""
     items = [
         (one.item, each.subset.kind)
-        for each, sizes in zip(outlook.subsets, selection.datasets, strict=True)
+        for each, sizes in zip(layout.subsets, selection.datasets, strict=True)
         for size in sizes
         for one in size.shown
     ]
     return Material(previews=previews(items, on_done=on_done), captions=captions([item for item, _ in items]))
 
 
-def choose(outlook: Layout, troubles: Mapping[Path, Sequence[Problem]], *, most: int = MOST_CARDS) -> Selection:
+def choose(layout: Layout, troubles: Mapping[Path, Sequence[Problem]], *, most: int = MOST_CARDS) -> Selection:
     """At most `most` files: the same number of every size, as far as it has so many, the fullest sizes first.
 
     Of one size those with the worst problems come first, then those that lose most, then in order. `troubles` are
     the problems of each file, the worst first.
     """
-    sizes = [each.sizes for each in outlook.subsets]
+    sizes = [each.sizes for each in layout.subsets]
     cap = _cap([len(size.files) for group in sizes for size in group], most)
     left = most
     datasets = []
@@ -114,7 +114,7 @@ def _worth_seeing(
     return tuple(files[index] for index in chosen)
 
 
-def problems_by_item(check: Check, outlook: Layout) -> dict[Path, list[Problem]]:
+def problems_by_item(check: Check, layout: Layout) -> dict[Path, list[Problem]]:
     """The problems of each item's file and caption by the item's path, the worst first."""
     by_path: defaultdict[Path, list[Problem]] = defaultdict(list)
     for group in check.groups:
@@ -122,7 +122,7 @@ def problems_by_item(check: Check, outlook: Layout) -> dict[Path, list[Problem]]
             if problem.path is not None:
                 by_path[problem.path].append(problem)
     found: dict[Path, list[Problem]] = {}
-    for each in outlook.subsets:
+    for each in layout.subsets:
         for one in each.files:
             paths = [one.item.path]
             # All captions of a jsonl file have its path, so its problems are nobody's.

@@ -1,1 +1,1 @@
-"""The story of a run, as one page to look at in a browser and as one JSON value."""
+"""Reports and comparisons of runs, as HTML pages and as JSON. Their templates are beside the modules."""

@@ -82,7 +82,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """A plot with its texts, for the macro `chart` of html/macros.html."""
+    """A plot with its texts; the macro `chart` of html/macros.html shows it."""
 
     title: str
     plot: Markup
