@@ -26,6 +26,10 @@ class Known:
     price: Price | None = None
     problem: str | None = None
 
+    def seconds_for(self, budget: float | None) -> float | None:
+        """What a budget pays for; None without a price or a budget."""
+        return None if budget is None or self.price is None else budget / self.price.per_hour * 3600
+
 
 class PriceQuestion:
     """Begins at once and is answered later, so that nobody waits for it."""
@@ -80,4 +84,6 @@ def may_exceed(found: Quote | None, price: Price | None, budget: float | None, s
         raise BadInputError(
             f"nothing was started: {told}", hint=f"Raise it: --budget {whole * 1.1:.2f}\nOr train fewer --epochs."
         )
-    return questions.confirm(f"{told[0].upper()}{told[1:]}: it will stop early. Start?", default=False)
+    return questions.confirm(
+        f"The quote ({dollars(whole)}) is over the budget: it will stop early. Start?", default=False
+    )

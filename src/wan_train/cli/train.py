@@ -61,8 +61,10 @@ def train(call: Call) -> Result:
     if (script := call.get(options.SCRIPT)) is not None:
         return _write_script(expand(script).absolute(), request, settings, sink)
     run, created = planned(settings.runs, request.answers.title)
-    plan = make_plan(request, run, created=created, say=sink.note)
-    at_start = _at_start(plan, request, settings, budget, question.answer())
+    known = question.answer()
+    paid = known.seconds_for(budget)
+    plan = make_plan(request, run, created=created, paid_seconds=paid, say=sink.note)
+    at_start = _at_start(plan, request, settings, budget, known)
     plan = _quoted(plan, request, at_start, settings)
     if dry_run:
         return _plan(plan, at_start)
@@ -96,8 +98,10 @@ def rehearse(call: Call) -> Result:
     dataset = call.get(options.OWN_PICTURES) or str(_drawn_pictures(call.settings))
     request = make_request(call, interactive=False, engine=EngineKind.REHEARSAL, dataset=dataset)
     run, created = planned(call.settings.runs, request.answers.title)
-    plan = make_plan(request, run, created=created, say=call.sink.note)
-    at_start = _at_start(plan, request, call.settings, budget, question.answer())
+    known = question.answer()
+    paid = known.seconds_for(budget)
+    plan = make_plan(request, run, created=created, paid_seconds=paid, say=call.sink.note)
+    at_start = _at_start(plan, request, call.settings, budget, known)
     plan = _quoted(plan, request, at_start, call.settings)
     call.sink.render(Result(text=lambda sink: _show_summary(plan, at_start, sink)))
     if not may_exceed(plan.quote, at_start.price, budget, call.sink, ask=call.sink.can_ask):

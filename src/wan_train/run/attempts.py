@@ -20,6 +20,8 @@ from wan_train.run.step_commands import AttemptSpec
 STATE_EVERY_SECONDS = 300.0
 """A state costs about 3 s to write; every five minutes is near the optimum for machines that vanish every few hours
 (Young's formula: sqrt(2 x cost x time between failures))."""
+_SHARE_OF_BUDGET = 0.05
+_SHORTEST_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,9 +123,19 @@ class NextAttempt:
 
 
 def next_attempt(
-    run: RunDirectory, plan: Plan, state: RunState, step: Step, number: int, *, seconds_per_step: float
+    run: RunDirectory,
+    plan: Plan,
+    state: RunState,
+    step: Step,
+    number: int,
+    *,
+    seconds_per_step: float,
+    paid_seconds: float | None = None,
 ) -> NextAttempt:
-    """How attempt `number` at a step is to be launched. Reads the states on disk."""
+    """How attempt `number` at a step is to be launched. Reads the states on disk.
+
+    `paid_seconds` are those that the rest of the run's budget pays for.
+    """
     job = state.jobs[step.id]
     total = state.total_epochs(plan, step)
     point = find_resume_point(run, plan, step, job, total) if step.kind is StepKind.TRAIN and job.attempts else None
@@ -150,6 +162,7 @@ def next_attempt(
             done=point.epochs_done,
             keep=plan.keep_every_epochs,
             epoch_seconds=point.steps_per_epoch * seconds_per_step,
+            seconds=seconds_between_states(paid_seconds),
         ),
         total_epochs=total,
         schedule_epochs=schedule,
@@ -204,13 +217,22 @@ def remove_old_states(run: RunDirectory, plan: Plan, step: Step, job: Job, *, ke
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def state_every_epochs(*, missing: int, done: int, keep: int | None, epoch_seconds: float) -> int:
+def seconds_between_states(paid_seconds: float | None = None) -> float:
+    """Five minutes. A budget that pays for `paid_seconds` ends a run at a state: they are then a twentieth apart."""
+    if paid_seconds is None:
+        return STATE_EVERY_SECONDS
+    return min(STATE_EVERY_SECONDS, max(_SHORTEST_SECONDS, paid_seconds * _SHARE_OF_BUDGET))
+
+
+def state_every_epochs(
+    *, missing: int, done: int, keep: int | None, epoch_seconds: float, seconds: float = STATE_EVERY_SECONDS
+) -> int:
     """Epochs between states of an attempt that has `missing` epochs to train after `done`.
 
-    About five minutes of training and never more than the attempt is long. The LoRAs to keep (every `keep` epochs,
+    About `seconds` of training and never more than the attempt is long. The LoRAs to keep (every `keep` epochs,
     counted over all attempts) must fall on saved epochs, which the attempt counts from its own start.
     """
-    wanted = max(1, min(missing, round(STATE_EVERY_SECONDS / max(epoch_seconds, 1e-3))))
+    wanted = max(1, min(missing, round(seconds / max(epoch_seconds, 1e-3))))
     if keep is None:
         return wanted
     base = math.gcd(keep, done) if done else keep

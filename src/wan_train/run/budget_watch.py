@@ -23,11 +23,11 @@ def over_budget(
 
     `stopping` seconds pass until a trainer that was told to end is gone.
     """
-    spent, rate = state.meter.spent(now), state.meter.dollars_per_second
-    if state.budget is None or spent is None or rate is None or state.stops_now:
+    spent, left = state.meter.spent(now), paid_seconds(state, now)
+    if state.budget is None or spent is None or left is None or state.stops_now:
         return None
     mode = stop_for_budget(
-        seconds_left=(state.budget - spent) / rate,
+        seconds_left=left,
         trainings=list(_ahead(plan, state, trackers)),
         saving=max((_saving(plan, spec.expert) for spec in plan.recipe.experts), default=0.0),
         stopping=stopping,
@@ -37,6 +37,12 @@ def over_budget(
     if mode is None or (known is not None and known.mode is mode is not StopMode.NOW):
         return None
     return BudgetReached(at=now, spent=round(spent, 6), budget=state.budget, mode=mode)
+
+
+def paid_seconds(state: RunState, now: float) -> float | None:
+    """The seconds that the rest of the budget pays for at the present price; None without budget or price."""
+    spent, rate = state.meter.spent(now), state.meter.dollars_per_second
+    return None if state.budget is None or spent is None or not rate else (state.budget - spent) / rate
 
 
 def _ahead(plan: Plan, state: RunState, trackers: Mapping[str, ProgressTracker]) -> Iterator[Ahead]:

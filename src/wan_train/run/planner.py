@@ -34,7 +34,7 @@ from wan_train.recipe.load import to_toml
 from wan_train.recipe.model import Answers, Recipe
 from wan_train.recipe.model_files import locate
 from wan_train.recipe.terms import Expert, Task
-from wan_train.run.attempts import state_every_epochs
+from wan_train.run.attempts import seconds_between_states, state_every_epochs
 from wan_train.run.directory import RunDirectory, create
 from wan_train.run.disk import check_disk, check_writable, disk_need
 from wan_train.run.ends import planned_ends
@@ -128,12 +128,17 @@ class Request:
 
 
 def make_plan(
-    request: Request, run: RunDirectory, *, created: float, say: Callable[[str], None] = lambda _: None
+    request: Request,
+    run: RunDirectory,
+    *,
+    created: float,
+    paid_seconds: float | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Plan:
     """The plan for a run directory, which need not exist yet. Nothing is written.
 
     Everything that can be checked before a GPU is touched is checked; raises every problem with its exit code.
-    `say` is told of checks that take seconds.
+    `paid_seconds` are those that a budget pays for; `say` is told of checks that take seconds.
     """
     trainer, inventory, counted = request.trainer, request.inventory, request.counted()
     for spec in request.recipe.experts:
@@ -166,6 +171,7 @@ def make_plan(
             done=0,
             keep=keep,
             epoch_seconds=(facts.batches_per_epoch or 1) * seconds_per_batch,
+            seconds=seconds_between_states(paid_seconds),
         )
         for trained in epochs.values()
     )
@@ -312,7 +318,8 @@ def write_run(request: Request, plan: Plan, settings: Settings) -> RunDirectory:
     run = create(settings.runs, request.answers.title, now=plan.created)
     try:
         if run.path != plan.run_dir:
-            plan = make_plan(request, run, created=plan.created)
+            moved = make_plan(request, run, created=plan.created)
+            plan = replace(moved, quote=plan.quote, state_every_epochs=plan.state_every_epochs)
         write_inputs(run, plan, request)
     except WanTrainError:
         shutil.rmtree(run.path, ignore_errors=True)

@@ -84,7 +84,8 @@ def headline(view: RunView) -> Line:
         case RunStatus.FAILED:
             return line(Span(f"Failed after {took}, without a LoRA.", "bold red"))
         case RunStatus.STOPPED:
-            return line(Span(f"Stopped after {took}.", "bold yellow"))
+            why = ", before the budget was reached" if stopped_by_budget(view) else ""
+            return line(Span(f"Stopped after {took}{why}.", "bold yellow"))
         case RunStatus.LOST:
             return line(Span("The supervisor died before the run finished.", "bold red"))
         case RunStatus.RUNNING | RunStatus.RETRYING | RunStatus.WAITING | RunStatus.STOPPING:

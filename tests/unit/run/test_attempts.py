@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from support.runs import SUPERVISOR, T0, make_plan, with_settings
 from wan_train.recipe.terms import EngineKind, Expert
-from wan_train.run.attempts import ResumePoint, find_resume_point, state_every_epochs
+from wan_train.run.attempts import ResumePoint, find_resume_point, seconds_between_states, state_every_epochs
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import Plan
 from wan_train.run.state import Attempt, Job
@@ -165,6 +165,11 @@ def test_every_checkpoint_that_was_asked_for_falls_on_a_state(
     if keep is not None:
         wanted = [epoch - done for epoch in range(done + 1, done + missing) if epoch % keep == 0]
         assert all(local % every == 0 for local in wanted)
+
+
+def test_a_small_budget_brings_checkpoints_closer_together() -> None:
+    assert [seconds_between_states(paid) for paid in (None, 100_000.0, 2_000.0, 10.0)] == [300.0, 300.0, 100.0, 5.0]
+    assert state_every_epochs(missing=100, done=0, keep=None, epoch_seconds=20.0, seconds=100.0) == 5
 
 
 def test_about_five_minutes() -> None:

@@ -12,6 +12,7 @@ from wan_train.run.live import EVERY_SECONDS
 from wan_train.run.plan import Devices
 from wan_train.run.state import JobState
 from wan_train.views import formatting, run_status
+from wan_train.views.cost import cost_basis, cost_of, cost_text
 from wan_train.views.dataset_page.cards import Card, card
 from wan_train.views.dataset_tables import settings_of as dataset_settings
 from wan_train.views.html.render import render
@@ -87,6 +88,9 @@ def _headline(report: ReportData) -> str:
 def _facts(report: ReportData, experts: Sequence[ExpertMetrics]) -> Iterator[tuple[str, str, Sequence[str]]]:
     view = report.view
     yield "Duration", run_status.took(view, report.made), [f"started {formatting.date_time(started_at(report))}"]
+    cost = cost_of(view, report.made)
+    if cost is not None:
+        yield "Cost", cost_text(cost), [cost_basis(cost)]
     yield "Dataset", f"{view.plan.dataset.items:,}", [f"files, {view.plan.dataset.captions:,} with caption"]
     for each in experts:
         loss = "no loss yet" if each.final_loss is None else f"loss {formatting.loss(each.final_loss)}"
