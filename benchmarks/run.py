@@ -16,6 +16,7 @@ import bench_parsing
 import bench_provision
 import bench_runner
 import bench_schedule
+import bench_until
 import bench_view
 from figures import Figure, machine, table
 
@@ -27,6 +28,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "schedule": bench_schedule.measure,
     "runner": bench_runner.measure,
     "view": bench_view.measure,
+    "until": bench_until.measure,
     "provision": bench_provision.measure,
 }
 

@@ -141,6 +141,15 @@ def test_an_end_that_cannot_be_is_refused_before_anything_starts(
     assert scripted_box.run_directories() == []
 
 
+def test_a_script_cannot_end_early(scripted_box: ScriptedBox, tmp_path: Path) -> None:
+    script = tmp_path / "train.sh"
+    done = scripted_box.train("--epochs", "8", "--until", "3", "--dry-run", "--script", str(script))
+    assert done.returncode == 2, done.stderr
+    assert "a script cannot end a training before its schedule does" in done.stderr
+    assert not script.exists()
+    assert not (tmp_path / "train-files").exists()
+
+
 def test_samples_that_would_come_after_the_end_are_refused(scripted_box: ScriptedBox, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat\n")

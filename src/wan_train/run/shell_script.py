@@ -33,6 +33,11 @@ def write_script(request: Request, script: Path, *, created: float, say: Callabl
             raise BadInputError(f"{one_line(str(taken))} exists already", hint="Give --script another name.")
     run = RunDirectory(files)
     plan = make_plan(request, run, created=created, say=say)
+    if plan.ends:
+        raise BadInputError(
+            "a script cannot end a training before its schedule does",
+            hint="Leave --until out of the script, or train with wan-train itself.",
+        )
     try:
         files.mkdir(mode=0o700)
         try:

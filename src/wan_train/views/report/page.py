@@ -97,7 +97,8 @@ def _facts(report: ReportData, experts: Sequence[ExpertMetrics]) -> Iterator[tup
         pace = f", {formatting.pace(each.seconds_per_step)}" if each.seconds_per_step is not None else ""
         done = f"of {formatting.count(each.epochs, 'epoch')} · {formatting.count(each.steps_done, 'step')}{pace}"
         name = f"{formatting.expert_name(each.expert).capitalize()} expert"
-        yield name, f"{each.epochs_done:,}", [done, loss]
+        early = run_status.early_end(view, view.plan.step(each.step))
+        yield name, f"{each.epochs_done:,}", [done, loss, *([f"ends {early}"] if early is not None else [])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
