@@ -123,13 +123,6 @@ def train(job: TrainingJob, *, env: Mapping[str, str]) -> Command:
     for added, _ in additions:
         options |= added
     options |= {name: _texts(value) for name, value in training.options.items()}
-    argv = [
-        str(job.trainer.python), "-m", "accelerate.commands.launch",
-        *_words({"config_file": (str(job.accelerate_config),)}),
-        *_words(_given(num_cpu_threads_per_process=training.num_cpu_threads_per_process)),
-        job.trainer.scripts[Script.TRAIN],
-        *_words(options),
-    ]  # fmt: skip
     listed = [
         Addition(
             what=f"--config_file {job.accelerate_config.name}",
@@ -147,11 +140,36 @@ def train(job: TrainingJob, *, env: Mapping[str, str]) -> Command:
         ),
     ]
     return Command(
-        argv=tuple(argv),
+        argv=_launched(job, options),
         cwd=str(job.trainer.root),
         env={**_common_env(job.trainer), **env},
         additions=tuple(listed),
     )
+
+
+def measure(job: TrainingJob, *, steps: int, env: Mapping[str, str]) -> Command:
+    """Train for some steps to see how long they take: no checkpoints, no states, no samples.
+
+    The trainer writes a LoRA after the last step, so whoever measures asks for more steps than it waits for.
+    """
+    training = job.spec.training
+    options = _seed_options(job)
+    for name in ("max_train_epochs", "save_every_n_epochs"):
+        del options[name]
+    options |= _given(max_train_steps=steps, blocks_to_swap=training.blocks_to_swap or None)
+    options |= {name: _texts(value) for name, value in training.options.items()}
+    return Command(argv=_launched(job, options), cwd=str(job.trainer.root), env={**_common_env(job.trainer), **env})
+
+
+def _launched(job: TrainingJob, options: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    threads = job.spec.training.num_cpu_threads_per_process
+    return (
+        str(job.trainer.python), "-m", "accelerate.commands.launch",
+        *_words({"config_file": (str(job.accelerate_config),)}),
+        *_words(_given(num_cpu_threads_per_process=threads)),
+        job.trainer.scripts[Script.TRAIN],
+        *_words(options),
+    )  # fmt: skip
 
 
 _LADDER = "wan-train, after the GPU ran out of memory"

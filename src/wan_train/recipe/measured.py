@@ -1,0 +1,214 @@
+"""What was measured on this kind of card, as values, and which of it a training should use."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from wan_train.recipe.levers import OPTIONS, OWN_SETTINGS, Settings, describe, settings_moved, with_settings
+from wan_train.recipe.model import ExpertSpec, Training, settings_of
+from wan_train.recipe.terms import Task
+
+MEASURED = "measured here"
+"""How the reason of a setting begins that a measurement chose."""
+
+_SAME = 0.01
+"""Part of the time by which two candidates count as equally fast: less than two runs of the same settings differ."""
+_LARGER = 1.03
+"""How much larger than the measured one a largest bucket may be: buckets of one resolution differ by this much."""
+_SPEED_ALIKE = 0.1
+"""How far the commonest bucket may be from the measured one, in tokens."""
+_SPATIAL, _TEMPORAL = 16, 4
+"""Pixels of one token in both directions; frames of one latent after the first (Wan 2.2 A14B)."""
+
+
+class Outcome(StrEnum):
+    """How the measurement of a candidate ended."""
+
+    MEASURED = "measured"
+    SLOWER = "slower"
+    """Ended early: every step was slower than the best candidate's."""
+    OUT_OF_MEMORY = "out_of_memory"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """The card and software that a measurement holds for. `torch` is its version in the trainer's environment."""
+
+    card: str
+    total_bytes: int
+    driver: str
+    trainer: str
+    torch: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Shape:
+    """One bucket in pixels and frames; pictures have one frame."""
+
+    width: int
+    height: int
+    frames: int = 1
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one item in the DiT, on which time and memory depend."""
+        return (self.width // _SPATIAL) * (self.height // _SPATIAL) * ((self.frames - 1) // _TEMPORAL + 1)
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}" + (f", {self.frames} frames" if self.frames > 1 else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What is trained, as far as time and memory depend on it.
+
+    `others` are settings that no lever moves: rank, optimizer, checkpointing, further options of the trainer.
+    """
+
+    task: Task
+    precision: str
+    commonest: Shape
+    largest: Shape
+    batch_size: int
+    others: tuple[str, ...]
+
+    def serves(self, wanted: Workload) -> bool:
+        """Whether what was measured with this workload holds for another one."""
+        if replace(wanted, commonest=self.commonest, largest=self.largest) != self:
+            return False
+        fits = wanted.largest.tokens <= _LARGER * self.largest.tokens
+        return fits and abs(wanted.commonest.tokens / self.commonest.tokens - 1) <= _SPEED_ALIKE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One candidate, measured once. Seconds and bytes; `lever` is empty for the guide's settings.
+
+    `peak_bytes` is the most that the driver reported as used on the card. `warmup_seconds` is what the first steps took
+    beyond as many others, `epoch_seconds` what the first step of an epoch takes beyond the others.
+    """
+
+    at: float
+    basis: Basis
+    workload: Workload
+    lever: str
+    settings: Settings
+    outcome: Outcome
+    step_seconds: tuple[float, ...] = ()
+    peak_bytes: int | None = None
+    load_seconds: float | None = None
+    warmup_seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    note: str = ""
+    """Why it failed, in words."""
+
+    @property
+    def seconds_per_step(self) -> float:
+        """The median of the steps after warm-up."""
+        return statistics.median(self.step_seconds)
+
+    @property
+    def is_guide(self) -> bool:
+        return not self.lever
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Length:
+    """How long the training will be that a choice is made for. `shapes` are its buckets, each compiled anew."""
+
+    steps: int = 2_400
+    epochs: int = 100
+    shapes: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """The measurements that hold for a training, and its length."""
+
+    measurements: tuple[Measurement, ...] = ()
+    length: Length = Length()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuned:
+    """The measured speed of the settings that a run uses; `guide_seconds` is that of the settings it would have had."""
+
+    words: str
+    seconds_per_step: float
+    guide_seconds: float | None
+    at: float
+
+
+def total_seconds(measured: Measurement, length: Length) -> float:
+    """How long a training takes under measured settings: load, warm-up of each bucket, steps, starts of epochs."""
+    return (
+        (measured.load_seconds or 0.0)
+        + measured.warmup_seconds * length.shapes
+        + measured.seconds_per_step * length.steps
+        + measured.epoch_seconds * length.epochs
+    )
+
+
+def best(measurements: Collection[Measurement], length: Length) -> Measurement | None:
+    """The fastest for a training of this length; of equally fast ones the first that was measured."""
+    complete = [each for each in measurements if each.outcome is Outcome.MEASURED]
+    if not complete:
+        return None
+    least = min(total_seconds(each, length) for each in complete)
+    return next(each for each in complete if total_seconds(each, length) <= least * (1 + _SAME))
+
+
+def others_of(training: Training) -> tuple[str, ...]:
+    """The settings on which speed and memory depend and that no lever moves, as a measurement is known by them."""
+    own = ("network_dim", "network_module", "optimizer_type", "gradient_checkpointing", "gradient_accumulation_steps")
+    every = settings_of(training)
+    found = [f"{name}={every[name]}" for name in own]
+    return (*found, *sorted(f"{name}={value}" for name, value in training.options.items() if name not in OPTIONS))
+
+
+def serving(measurements: Sequence[Measurement], wanted: Workload) -> tuple[Measurement, ...]:
+    """The measurements that hold for a workload; of the same settings only the newest."""
+    newest: dict[str, Measurement] = {}
+    for each in measurements:
+        if each.workload.serves(wanted):
+            newest[f"{sorted(each.settings.items())}"] = each
+    return tuple(newest.values())
+
+
+def choice_for(spec: ExpertSpec, tuning: Tuning) -> Measurement | None:
+    """The best measured settings that agree with everything somebody set; None where nothing was measured."""
+    moved = settings_moved(spec.training)
+    chosen = {name for name in (*OWN_SETTINGS, *OPTIONS) if name in spec.sources}
+    agreeing = [
+        each
+        for each in tuning.measurements
+        if all(each.settings.get(name, False) == moved.get(name, False) for name in chosen)
+    ]
+    return best(agreeing, tuning.length)
+
+
+def tuned(spec: ExpertSpec, tuning: Tuning) -> Tuned | None:
+    """What was measured of the settings that an expert has; None where these were not measured."""
+    moved = settings_moved(spec.training)
+    found = next(
+        (each for each in tuning.measurements if each.outcome is Outcome.MEASURED and each.settings == moved), None
+    )
+    if found is None:
+        return None
+    guide = next((each for each in tuning.measurements if each.is_guide and each.outcome is Outcome.MEASURED), None)
+    return Tuned(
+        words=describe(moved),
+        seconds_per_step=found.seconds_per_step,
+        guide_seconds=None if guide is None or guide is found else guide.seconds_per_step,
+        at=found.at,
+    )
+
+
+def under(training: Training, measured: Measurement) -> Training:
+    """The training with the settings of a measurement."""
+    return with_settings(training, measured.settings)

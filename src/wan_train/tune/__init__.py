@@ -1,0 +1,1 @@
+"""Speed settings measured on this machine's own card: which candidates, in which order, and the measuring itself."""

@@ -1,0 +1,232 @@
+"""One candidate measured with the real trainer on a leased GPU: started, watched step by step, ended in time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from wan_train.base.errors import InterruptionError, NotReadyError
+from wan_train.base.host import ProcessIdentity
+from wan_train.engine import commands
+from wan_train.engine.commands import ACCELERATE_CONFIG, DEVICE_VARIABLE, TrainingJob
+from wan_train.engine.failures import Cause
+from wan_train.engine.failures.diagnosis import diagnose
+from wan_train.engine.log_parser import OutputParser
+from wan_train.gpu.free import why_busy
+from wan_train.gpu.leases import Lease
+from wan_train.gpu.model import Gpu, GpuProbe, GpuUnavailableError
+from wan_train.recipe.levers import with_settings
+from wan_train.recipe.measured import Measurement, Outcome
+from wan_train.run.directory import AttemptDirectory
+from wan_train.run.launcher import Launcher
+from wan_train.tune.search import Candidate, is_slower
+from wan_train.tune.steps import STEPS, WARMUP_STEPS, Stamps
+
+_LOOK_SECONDS = 0.01
+"""How exactly a step is timed."""
+_SAMPLE_SECONDS = 0.2
+_SETTLE_SECONDS = 30.0
+"""How long the driver may take to clear up after a trainer."""
+_BOUND = 3 * (STEPS + WARMUP_STEPS)
+"""Steps after which a trainer ends by itself, should nobody be there to end it."""
+_TAIL_BYTES = 64 * 1024
+
+
+class GpuLostError(NotReadyError):
+    """The GPU fell off the bus, or somebody else fills it: nothing more can be measured on it now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What was seen of one candidate; see `Measurement`."""
+
+    outcome: Outcome
+    stamps: Stamps
+    peak_bytes: int | None
+    wall_seconds: float
+    note: str = ""
+
+
+class Bench(Protocol):
+    """Measures candidates, one after the other."""
+
+    def measure(self, candidate: Candidate, leader: Measurement | None, say: Callable[[str], None]) -> Observed:
+        """Train some steps under a candidate; `say` is told how far it is. A candidate that fails is a result too.
+
+        Raises InterruptionError when somebody asked to stop.
+        """
+        ...
+
+    def settle(self) -> None:
+        """Wait until the card is empty again; raises GpuLostError when it does not come to that."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainerBench:
+    """The real one. `job` is what a run would train, without its directories.
+
+    `stall_seconds` is the longest silence.
+    """
+
+    job: TrainingJob
+    scratch: Path
+    gpu: Gpu
+    lease: Lease
+    launcher: Launcher
+    probe: Callable[[], GpuProbe]
+    stall_seconds: float
+    is_interrupted: Callable[[], bool]
+    _number: int = field(default=0, init=False)
+
+    def measure(self, candidate: Candidate, leader: Measurement | None, say: Callable[[str], None]) -> Observed:
+        self._number += 1
+        attempt = AttemptDirectory(self.scratch / f"candidate-{self._number}")
+        accelerate = self.scratch / "accelerate.yaml"
+        accelerate.write_text(ACCELERATE_CONFIG, encoding="utf-8")
+        training = with_settings(self.job.spec.training, candidate.settings)
+        job = replace(
+            self.job,
+            spec=replace(self.job.spec, training=training),
+            attempt_dir=attempt.path,
+            accelerate_config=accelerate,
+        )
+        command = commands.measure(job, steps=_BOUND, env={DEVICE_VARIABLE: self.gpu.uuid})
+        with _sampled(self.probe, self.gpu.uuid) as sampler:
+            began = time.monotonic()
+            identity = self.launcher.start(command, attempt, (self.lease.fileno(),))
+            try:
+                stamps, is_silent = self._watch(identity, attempt, began, leader, say)
+            finally:
+                self._end(identity, attempt)
+        is_whole = stamps.is_complete or is_slower(stamps.step_seconds(), leader)
+        outcome, note = (Outcome.MEASURED, "") if is_whole else _why_failed(attempt, is_silent=is_silent)
+        if outcome is Outcome.MEASURED and not stamps.is_complete:
+            outcome = Outcome.SLOWER
+        return Observed(
+            outcome=outcome,
+            stamps=stamps,
+            peak_bytes=sampler.peak,
+            wall_seconds=time.monotonic() - began,
+            note=note,
+        )
+
+    def settle(self) -> None:
+        probe = self.probe()
+        try:
+            deadline = time.monotonic() + _SETTLE_SECONDS
+            while (why := self._why_unusable(probe)) is not None:
+                if time.monotonic() > deadline:
+                    raise GpuLostError(
+                        f"nothing more can be measured: {why}",
+                        hint="The rows so far are kept. Run the command again when the GPU is free.",
+                    )
+                time.sleep(_SAMPLE_SECONDS)
+        finally:
+            probe.close()
+
+    def _why_unusable(self, probe: GpuProbe) -> str | None:
+        """Why the card is not empty, None when it is; raises GpuLostError for one that is gone."""
+        hint = (
+            "The rows so far are kept, and this candidate will not be tried again. "
+            "Look at `nvidia-smi`; if it fails too, reboot the machine or rent another."
+        )
+        try:
+            reading = probe.read()
+        except GpuUnavailableError as error:
+            raise GpuLostError(f"the driver does not answer any more: {error.message}", hint=hint) from error
+        now = next((gpu for gpu in reading.gpus if gpu.uuid == self.gpu.uuid), None)
+        if now is None:
+            reasons = [lost.reason for lost in reading.lost if lost.uuid in {None, self.gpu.uuid}]
+            raise GpuLostError(f"GPU {self.gpu.number} is lost: {', '.join(reasons) or 'not listed'}", hint=hint)
+        return why_busy(now)
+
+    def _watch(
+        self,
+        identity: ProcessIdentity,
+        attempt: AttemptDirectory,
+        began: float,
+        leader: Measurement | None,
+        say: Callable[[str], None],
+    ) -> tuple[Stamps, bool]:
+        """Until enough was seen, the trainer ended or fell silent; the second value says that it fell silent."""
+        parser, stamps = OutputParser(), Stamps(began=began)
+        heard = began
+        with attempt.log.open("rb") as log:
+            while not (stamps.is_complete or is_slower(stamps.step_seconds(), leader)):
+                if self.is_interrupted():
+                    raise InterruptionError("interrupted")
+                chunk = log.read()
+                now = time.monotonic()
+                if chunk:
+                    heard = now
+                    stamps.add(parser.feed(chunk), now)
+                    say(f"step {stamps.done}" if stamps.done else "loading")
+                elif self.launcher.ended(identity, attempt) is not None:
+                    # What it wrote between the last read and its end.
+                    stamps.add((*parser.feed(log.read()), *parser.finish()), now)
+                    break
+                elif now - heard > self.stall_seconds:
+                    return stamps, True
+                time.sleep(_LOOK_SECONDS)
+        return stamps, False
+
+    def _end(self, identity: ProcessIdentity, attempt: AttemptDirectory) -> None:
+        self.launcher.terminate(identity)
+        while self.launcher.ended(identity, attempt) is None:
+            time.sleep(_LOOK_SECONDS)
+
+
+def _why_failed(attempt: AttemptDirectory, *, is_silent: bool) -> tuple[Outcome, str]:
+    if is_silent:
+        return Outcome.FAILED, "no output any more"
+    with attempt.log.open("rb") as log:
+        log.seek(max(0, log.seek(0, 2) - _TAIL_BYTES))
+        found = diagnose(log.read().decode(errors="replace"))
+    if found.cause is Cause.OUT_OF_MEMORY:
+        return Outcome.OUT_OF_MEMORY, found.meaning
+    if found.cause is Cause.DISK_FULL:
+        raise NotReadyError(f"the measurement needs disk space: {found.meaning}", hint=found.advice)
+    return Outcome.FAILED, found.meaning
+
+
+class _Sampler:
+    """The most memory in use on one GPU, read from a thread with a driver process of its own."""
+
+    def __init__(self, probe: GpuProbe, uuid: str) -> None:
+        self.peak: int | None = None
+        self._probe = probe
+        self._uuid = uuid
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._probe.close()
+
+    def _read(self) -> None:
+        while not self._stop.wait(_SAMPLE_SECONDS):
+            try:
+                used = [gpu.used_bytes for gpu in self._probe.read().gpus if gpu.uuid == self._uuid]
+            except GpuUnavailableError:
+                return  # the memory stays unknown; `settle` says what is wrong
+            self.peak = max([*used, *([self.peak] if self.peak is not None else [])], default=None)
+
+
+@contextmanager
+def _sampled(probe: Callable[[], GpuProbe], uuid: str) -> Iterator[_Sampler]:
+    sampler = _Sampler(probe(), uuid)
+    sampler.start()
+    try:
+        yield sampler
+    finally:
+        sampler.stop()

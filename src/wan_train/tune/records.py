@@ -1,0 +1,55 @@
+"""The measurements of this user, kept as lines of one file: what was measured stays, however the command ended."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from wan_train.base import codec
+from wan_train.base.errors import NotReadyError
+from wan_train.base.settings import user_data_dir
+from wan_train.recipe.measured import Measurement
+
+
+def file() -> Path:
+    return user_data_dir() / "tune" / "measurements.jsonl"
+
+
+def read() -> tuple[Measurement, ...]:
+    """Every measurement, oldest first; a line that cannot be read (cut short, of a newer version) is left out."""
+    try:
+        lines = file().read_bytes().splitlines()
+    except OSError:
+        return ()
+    found = []
+    for line in lines:
+        try:
+            measured: Measurement = codec.from_json(line, Measurement, where=str(file()))
+        except codec.CorruptRecordError:
+            continue
+        found.append(measured)
+    return tuple(found)
+
+
+def keep(measured: Measurement) -> None:
+    """Append one line and flush it to disk; raises NotReadyError where that cannot be."""
+    path = file()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            size = os.fstat(descriptor).st_size
+            # A full disk may have cut the last line: the new one must not continue it.
+            is_cut = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            line = ("\n" if is_cut else "") + codec.to_json(measured) + "\n"
+            data = line.encode()
+            if os.write(descriptor, data) < len(data):
+                raise OSError(28, "No space left on device")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise NotReadyError(
+            f"the measurement cannot be kept in {path}: {error.strerror}",
+            hint="Free some disk space, then run the command again: it continues after the rows that were kept.",
+        ) from error
