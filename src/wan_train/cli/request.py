@@ -41,6 +41,8 @@ from wan_train.run.plan import Devices
 from wan_train.run.planner import Request
 from wan_train.run.samples import read_sample_prompts
 from wan_train.run.titles import DEFAULT_AUTHOR, DEFAULT_TITLE, check_author, check_title
+from wan_train.run.tuning import basis_of
+from wan_train.tune import records
 
 _CHECKPOINT = re.compile(r"-\d{6}$|-step\d{8}$")
 """The trainer's suffixes of LoRAs that it saves during training."""
@@ -64,7 +66,7 @@ def make_request(
     new = located if isinstance(located, NewConfig) else None
     config = read_config(located, reading_of(trainer))
     devices = Devices.NVML if trainer.is_real or settings.gpus is not None else Devices.CPU_SLOTS
-    usable = usable_gpus(devices, settings)
+    usable, driver = _gpus(devices, settings)
     caches = CacheHome(chosen=settings.cache_dir, spare=settings.runs / "caches")
     placed = place(with_overrides(config, dataset_overrides(call)), trainer.traits, caches)
     inventory = scan(placed.config, reading=reading_of(trainer), tokenizer=tokenizer.cached_file(os.environ))
@@ -80,6 +82,7 @@ def make_request(
         notes=placed.notes,
         devices=devices,
         usable=usable,
+        measurements=records.of(basis_of(trainer, usable, driver)) if trainer.is_real else (),
         gpus_named=names_some(settings.gpus, os.environ.get(DEVICE_VARIABLE)),
         environ=os.environ,
     )
@@ -154,16 +157,21 @@ def parse_resolution(text: str | None) -> tuple[int, int] | None:
 
 
 def usable_gpus(devices: Devices, settings: Settings) -> tuple[Gpu, ...]:
+    return _gpus(devices, settings)[0]
+
+
+def _gpus(devices: Devices, settings: Settings) -> tuple[tuple[Gpu, ...], str | None]:
+    """The GPUs that may be used, and the version of their driver."""
     match devices:
         case Devices.CPU_SLOTS:
-            return CpuSlots().read().gpus
+            return CpuSlots().read().gpus, None
         case Devices.NVML:
             probe = NvmlProbe(timeout=settings.probe_timeout_seconds)
             try:
                 reading = probe.read()
             finally:
                 probe.close()
-            return planner.usable_gpus(reading, settings.gpus, os.environ.get(DEVICE_VARIABLE))
+            return planner.usable_gpus(reading, settings.gpus, os.environ.get(DEVICE_VARIABLE)), reading.driver
 
 
 def _answers(call: Call, dataset: str | None, *, interactive: bool) -> Answers:

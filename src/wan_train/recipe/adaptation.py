@@ -8,7 +8,9 @@ from typing import Any
 
 from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.units import GIB
-from wan_train.recipe.model import ExpertSpec, Origin, Recipe, Source, Training
+from wan_train.recipe.levers import OPTIONS, OWN_SETTINGS
+from wan_train.recipe.measured import MEASURED, Measurement, Tuning, choice_for, day
+from wan_train.recipe.model import ExpertSpec, Origin, Recipe, Source, Training, changed
 from wan_train.recipe.terms import Attention, Expert
 
 CHOSEN = "chosen"
@@ -75,19 +77,24 @@ SWAP_RULES: tuple[SwapRule, ...] = (
 _PRECISION = {"F16": "fp16", "BF16": "bf16", "F32": "no"}
 
 
-def adapt(recipe: Recipe, machine: Machine) -> tuple[Recipe, tuple[Choice, ...]]:
+NOTHING_MEASURED = Tuning()
+
+
+def adapt(recipe: Recipe, machine: Machine, tuning: Tuning = NOTHING_MEASURED) -> tuple[Recipe, tuple[Choice, ...]]:
     """The recipe with every setting that nobody chose adapted to the machine, and the reasons.
 
-    A chosen setting stays, and its reason says so. The settings fit every card in `machine.cards`, since any of them
-    may be the one that becomes free. Raises NotReadyError for weights that cannot be trained.
+    A chosen setting stays, and its reason says so. What was measured on this kind of card counts more than the rules.
+    The settings fit every card in `machine.cards`, since any of them may be the one that becomes free. Raises
+    NotReadyError for weights that cannot be trained.
     """
     experts: list[ExpertSpec] = []
     choices: list[Choice] = []
     for spec in recipe.experts:
-        adapted, found = _adapt(spec, machine)
+        adapted, found = _adapt(spec, machine, choice_for(spec, tuning))
         experts.append(adapted)
         choices += found
-    by_setting = [[choice for choice in choices if choice.setting == setting] for setting in _RULES]
+    settings = dict.fromkeys(choice.setting for choice in choices)
+    by_setting = [[choice for choice in choices if choice.setting == setting] for setting in settings]
     same = {choice.setting for choice, *others in by_setting if all(_shown(choice) == _shown(each) for each in others)}
     kept = [
         replace(choice, expert=None if choice.setting in same else choice.expert)
@@ -102,21 +109,36 @@ def _shown(choice: Choice) -> tuple[str, str]:
     return choice.value, choice.reason
 
 
-def _adapt(spec: ExpertSpec, machine: Machine) -> tuple[ExpertSpec, list[Choice]]:
+def _adapt(spec: ExpertSpec, machine: Machine, measured: Measurement | None) -> tuple[ExpertSpec, list[Choice]]:
     changes: dict[str, Any] = {}
     sources = dict(spec.sources)
     choices = []
-    for setting, rule in _RULES.items():
-        value, reason = rule(spec.training, machine)
+    fastest = _fastest(spec, measured)
+    for setting in (*_RULES, *(name for name in fastest if name not in _RULES)):
+        value, reason = _RULES[setting](spec.training, machine) if setting in _RULES else (None, AS_IN_RECIPE)
         if setting in spec.sources:
             value, reason = getattr(spec.training, setting), f"{CHOSEN} ({spec.sources[setting]})"
-        elif reason != AS_IN_RECIPE:
+        elif measured is not None and setting in fastest and fastest[setting] != value:
+            value, reason = fastest[setting], f"{MEASURED} on {day(measured.at)}"
+        if setting not in spec.sources and reason != AS_IN_RECIPE:
             sources[setting] = Source(origin=Origin.MACHINE, text=reason)
         changes[setting] = value
         choices.append(Choice(setting=setting, value=_word(value), reason=reason, expert=spec.expert))
-    training = replace(spec.training, **changes)
+    training = changed(spec.training, changes)
     _check_attention(training.attention, sources.get("attention"), machine)
     return replace(spec, training=training, sources=sources), choices
+
+
+def _fastest(spec: ExpertSpec, measured: Measurement | None) -> dict[str, Any]:
+    """The measured values of the settings that nobody set."""
+    if measured is None:
+        return {}
+    free = {name: value for name, value in measured.settings.items() if name not in spec.sources}
+    return {
+        name: Attention(str(value)) if name == "attention" else value
+        for name, value in free.items()
+        if name in OPTIONS or name in OWN_SETTINGS
+    }
 
 
 def _attention(_: Training, machine: Machine) -> tuple[Attention, str]:

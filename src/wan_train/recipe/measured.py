@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from wan_train.recipe.levers import OPTIONS, OWN_SETTINGS, Settings, describe, settings_moved, with_settings
+from wan_train.recipe.levers import OPTIONS, OWN_SETTINGS, Settings, describe, settings_moved
 from wan_train.recipe.model import ExpertSpec, Training, settings_of
 from wan_train.recipe.terms import Task
 
@@ -209,6 +210,7 @@ def tuned(spec: ExpertSpec, tuning: Tuning) -> Tuned | None:
     )
 
 
-def under(training: Training, measured: Measurement) -> Training:
-    """The training with the settings of a measurement."""
-    return with_settings(training, measured.settings)
+def day(at: float) -> str:
+    """`28 Nov`, for seconds since 1970."""
+    then = time.localtime(at)
+    return f"{then.tm_mday} {time.strftime('%b', then)}"

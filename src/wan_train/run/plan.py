@@ -14,6 +14,7 @@ from wan_train.engine.sample_prompts import SamplePrompt
 from wan_train.engine.trainer import Trainer
 from wan_train.engine.traits import TrainerTraits
 from wan_train.recipe.adaptation import Choice
+from wan_train.recipe.measured import Tuned
 from wan_train.recipe.model import Answers, Recipe, Training
 from wan_train.recipe.terms import Expert, Task
 from wan_train.run.ends import steps_per_epoch
@@ -151,6 +152,8 @@ class Plan:
     """Of a mean batch, by which speeds of other sizes are scaled. None while unknown, and in older plans."""
     quote: Quote | None = None
     """None where nothing like it was measured."""
+    tuned: Tuned | None = None
+    """The speed that `wan-train tune` measured of these settings; None where it did not."""
     stagger: bool = False
     """Two experts must not load their weights at the same time: RAM holds only one copy."""
     env: Mapping[str, str] = field(default_factory=dict)

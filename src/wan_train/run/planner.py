@@ -31,6 +31,7 @@ from wan_train.gpu.model import Gpu, GpuReading
 from wan_train.recipe import adaptation
 from wan_train.recipe.adaptation import Card, Machine
 from wan_train.recipe.load import to_toml
+from wan_train.recipe.measured import Measurement, tuned
 from wan_train.recipe.model import Answers, Recipe
 from wan_train.recipe.model_files import locate
 from wan_train.recipe.terms import Expert, Task
@@ -41,6 +42,7 @@ from wan_train.run.ends import planned_ends
 from wan_train.run.plan import CACHE_KINDS, CACHING_STEPS, DatasetFacts, Devices, Plan, Step, StepKind, result_name
 from wan_train.run.samples import plan_samples, write_samples
 from wan_train.run.speeds import batch_cost, expected, key_of, read_speeds, sizes_text
+from wan_train.run.tuning import tuning_for
 
 
 def stand_ins(recipe: Recipe) -> ModelPaths:
@@ -119,6 +121,8 @@ class Request:
     """What a person should know of the cache folders."""
     devices: Devices
     usable: tuple[Gpu, ...]
+    measurements: tuple[Measurement, ...] = ()
+    """What `wan-train tune` measured on this kind of card with this software."""
     gpus_named: bool
     """`--gpus` or CUDA_VISIBLE_DEVICES said which GPUs are usable."""
     environ: Mapping[str, str] = field(default_factory=dict)
@@ -147,7 +151,11 @@ def make_plan(
     doubts = settings_check.judge(request.recipe, trainer, steps, environ=request.environ, say=say)
     models = find_models(request.recipe, trainer.root) if trainer.is_real else stand_ins(request.recipe)
     dtype = check_models(models) if trainer.is_real else None
-    adapted, choices = adaptation.adapt(request.recipe, _machine(request, dtype))
+    machine = machine_of(trainer, request.usable, dtype)
+    adapted, choices = adaptation.adapt(request.recipe, machine)
+    tuning = tuning_for(request.measurements, adapted, trainer, counted)
+    if tuning.measurements:
+        adapted, choices = adaptation.adapt(request.recipe, machine, tuning)
     check_writable([found.subset.cache_directory for found in inventory.subsets], "the cache directory")
     warnings = [*request.notes, *(found.line for found in group(inventory.problems)), *doubts]
     if trainer.is_real and not tokenizer.is_cached(request.environ):
@@ -210,6 +218,7 @@ def make_plan(
         disk=need,
         speed_key=sizes_text(counted),
         batch_cost=cost,
+        tuned=tuned(recipe.experts[0], tuning),
         stagger=_must_stagger(trainer, recipe, models),
         env=_environment(request),
         caching_workers=max(1, int(cpus()) - 1),
@@ -237,12 +246,10 @@ def _seconds_per_batch(run: RunDirectory, request: Request, recipe: Recipe, cost
     return max(known, default=trainer.traits.seconds_per_step)
 
 
-def _machine(request: Request, dit_dtype: str | None) -> Machine:
-    trainer = request.trainer
+def machine_of(trainer: Trainer, gpus: Sequence[Gpu], dit_dtype: str | None) -> Machine:
     return Machine(
         cards=tuple(
-            Card(name=gpu.name, total_bytes=gpu.total_bytes, compute_capability=gpu.compute_capability)
-            for gpu in request.usable
+            Card(name=gpu.name, total_bytes=gpu.total_bytes, compute_capability=gpu.compute_capability) for gpu in gpus
         ),
         cpus=cpus(),
         # The rehearsal trainer takes every choice and computes with its own attention.

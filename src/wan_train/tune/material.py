@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import struct
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from wan_train.dataset.layout import TrainedFile, trained_files
 from wan_train.dataset.model import Inventory, MediaKind, Subset
 from wan_train.engine import caches
 from wan_train.recipe.measured import Shape
+from wan_train.run.tuning import Buckets
 
 EPOCH_STEPS = 6
 """Steps of a measured epoch: the start of an epoch costs time too, and must be seen more than once."""
@@ -61,34 +61,25 @@ class Pick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picked:
-    """The bucket that decides the speed and the one that decides the memory; often the same. `shapes`: how many."""
+    """The bucket that decides the speed and the one that decides the memory; often the same."""
 
     commonest: Pick
     largest: Pick
-    shapes: int = 1
 
 
-def pick(inventory: Inventory | None) -> Picked:
-    """The commonest and the largest bucket of a dataset; of one whose clips nobody can read, as without a dataset."""
-    counted: Counter[tuple[int, Shape]] = Counter()
-    items: dict[tuple[int, Shape], list[Cached]] = {}
-    subsets = {found.subset.index: found.subset for found in inventory.subsets} if inventory is not None else {}
-    for found in inventory.subsets if inventory is not None else ():
+def pick(inventory: Inventory, buckets: Buckets) -> Picked:
+    """These buckets with the items of the dataset that fall into them."""
+    subsets = {found.subset.index: found.subset for found in inventory.subsets}
+    items: dict[tuple[int, Shape], list[Cached]] = {buckets.commonest: [], buckets.largest: []}
+    for found in inventory.subsets:
         for one in trained_files(found):
             for shape, cached in _items_of(one, found.subset):
-                key = (found.subset.index, shape)
-                counted[key] += found.subset.num_repeats
-                items.setdefault(key, []).append(cached)
-    if not counted:
-        made_up = Pick(shape=MADE_UP)
-        return Picked(commonest=made_up, largest=made_up)
+                items.get((found.subset.index, shape), []).append(cached)
 
     def picked(key: tuple[int, Shape]) -> Pick:
         return Pick(shape=key[1], subset=subsets[key[0]], items=tuple(items[key]))
 
-    commonest = max(counted, key=lambda key: (counted[key] / subsets[key[0]].batch_size, key))
-    largest = max(counted, key=lambda key: (key[1].tokens * subsets[key[0]].batch_size, counted[key], key))
-    return Picked(commonest=picked(commonest), largest=picked(largest), shapes=len({shape for _, shape in counted}))
+    return Picked(commonest=picked(buckets.commonest), largest=picked(buckets.largest))
 
 
 def _items_of(one: TrainedFile, subset: Subset) -> list[tuple[Shape, Cached]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from wan_train.base import codec
 from wan_train.base.errors import NotReadyError
 from wan_train.base.settings import user_data_dir
-from wan_train.recipe.measured import Measurement
+from wan_train.recipe.measured import Basis, Measurement
 
 
 def file() -> Path:
@@ -29,6 +29,11 @@ def read() -> tuple[Measurement, ...]:
             continue
         found.append(measured)
     return tuple(found)
+
+
+def of(basis: Basis | None) -> tuple[Measurement, ...]:
+    """Those that were made on this kind of card with this software."""
+    return tuple(measured for measured in read() if measured.basis == basis) if basis is not None else ()
 
 
 def keep(measured: Measurement) -> None:
