@@ -37,6 +37,15 @@ def hold(state: Path, uuid: str, pid: int, count: int, *, listed: bool = False) 
     _edit_gpu(state, uuid, edit)
 
 
+def lose(state: Path, uuid: str) -> None:
+    """The GPU falls off the bus: NVML_ERROR_GPU_IS_LOST from now on."""
+
+    def edit(section: list[str]) -> list[str]:
+        return [*(line for line in section if not line.startswith("error ")), "error 15"]
+
+    _edit_gpu(state, uuid, edit)
+
+
 def replace(state: Path, edit: Callable[[str], str]) -> None:
     """Change the state file as a whole, one writer at a time; readers see the old one or the new one."""
     with Path(f"{state}.lock").open("w") as lock:

@@ -197,6 +197,20 @@ def rehearse(call: Call) -> Result:
     return run(call)
 
 
+@_command("Train")
+def tune(call: Call) -> Result:
+    """Measure the fastest settings on this card, in minutes.
+
+    Example: wan-train tune --dataset /workspace/cats
+
+    It trains a few steps under each candidate, the most promising first, and keeps every row: the next call continues.
+    Later trainings use the fastest settings wherever you choose none.
+    """
+    from wan_train.cli.tune import tune as run
+
+    return run(call)
+
+
 @_command(group=dataset_app, below="dataset ")
 def check(call: Call) -> Result:
     """List dataset problems and fixes.

@@ -260,10 +260,18 @@ DATASET = Option(
     group=_WHAT,
     shown="dataset/dataset.toml in the checkout",
 )
+TUNE_DATASET = Option(
+    str,
+    "--dataset",
+    "tune",
+    "Dataset whose sizes and caches are measured.",
+    group=_WHAT,
+    shown="made-up caches of 960x960",
+)
 TASK = Option(
     TaskChoice,
     "--task",
-    "train, dataset check",
+    "train, tune, dataset check",
     "Text-to-video or image-to-video.",
     more="Chooses the shipped recipe; a `--recipe` names its own task.",
     group=_WHAT,
@@ -280,7 +288,7 @@ EXPERTS = Option(ExpertsChoice, "--experts", "train", "Experts to train.", group
 RECIPE = Option(
     str,
     "--recipe",
-    "train",
+    "train, tune",
     "A recipe file.",
     more="See [recipes](recipes.md).",
     metavar="FILE",
@@ -385,7 +393,7 @@ SAMPLE_EVERY = Option(
     shown="a tenth of --epochs",
     recipe_key="sample_every_n_epochs",
 )
-RANK = Option(int, "--rank", "train", "Rank of the LoRA.", group=_HOW, recipe_key="network_dim")
+RANK = Option(int, "--rank", "train, tune", "Rank of the LoRA.", group=_HOW, recipe_key="network_dim")
 ALPHA = Option(float, "--alpha", "train", "Alpha of the LoRA.", group=_HOW, recipe_key="network_alpha")
 LEARNING_RATE = Option(
     float, "--learning-rate", "train", "Learning rate at the start.", group=_HOW, recipe_key="learning_rate"
@@ -394,7 +402,7 @@ SEED = Option(int, "--seed", "train", "Seed of all random numbers.", group=_HOW,
 RESOLUTION = Option(
     str,
     "--resolution",
-    "train, dataset check",
+    "train, tune, dataset check",
     "Training resolution, instead of dataset.toml's.",
     more="`960` is a square.",
     metavar="WxH",
@@ -565,6 +573,17 @@ FIX = Option(
     "Fix what is safe to fix; originals are kept.",
     more="Shows the [fixes](datasets.md#fixing) and asks first.",
 )
+MINUTES = Option(
+    float,
+    "--minutes",
+    "tune",
+    "Longest time to measure; at least the guide's settings are.",
+    metavar="N",
+    default=6.0,
+    shown="6",
+)
+SHOW = Option(bool, "--show", "tune", "Show what was measured before, and stop.")
+EXPORT = Option(bool, "--export", "tune", "Print the fastest as rows for a public table, and stop.")
 TIMEOUT = Option(
     float,
     "--timeout",
@@ -594,7 +613,7 @@ OLDER_THAN = Option(
     shown="none",
 )
 
-GPUS = _of_setting("gpus", "train")
+GPUS = _of_setting("gpus", "train, tune")
 REHEARSAL_GPUS = _of_setting("gpus", "rehearse", shown="two CPU slots")
 OTHER_GPUS = Option(
     str,
@@ -604,11 +623,11 @@ OTHER_GPUS = Option(
     more="See [on another box](reliability.md#on-another-box).",
     shown="those it had",
 )
-WORKSPACE = _of_setting("workspace", "train, dataset check, provision, doctor, clean", metavar="DIR")
-MUSUBI_DIR = _of_setting("musubi_dir", f"train, dataset check, {_RECIPES}", metavar="DIR")
-MUSUBI_PYTHON = _of_setting("musubi_python", "train", metavar="FILE")
-RUNS_DIR = _of_setting("runs_dir", f"{_TRAINS}, {_RECIPES}, attach, resume, {_LISTED}, clean", metavar="DIR")
-CACHE_DIR = _of_setting("cache_dir", _TRAINS, metavar="DIR")
+WORKSPACE = _of_setting("workspace", "train, tune, dataset check, provision, doctor, clean", metavar="DIR")
+MUSUBI_DIR = _of_setting("musubi_dir", f"train, tune, dataset check, {_RECIPES}", metavar="DIR")
+MUSUBI_PYTHON = _of_setting("musubi_python", "train, tune", metavar="FILE")
+RUNS_DIR = _of_setting("runs_dir", f"{_TRAINS}, tune, {_RECIPES}, attach, resume, {_LISTED}, clean", metavar="DIR")
+CACHE_DIR = _of_setting("cache_dir", f"{_TRAINS}, tune", metavar="DIR")
 PRICE = _of_setting("price", f"{_TRAINS}, resume", metavar="DOLLARS")
 
 YES = Option(
@@ -632,7 +651,7 @@ SCRIPT = Option(
 JSON = Option(
     bool,
     "--json",
-    f"{_TRAINS}, dataset check, dataset write, {_RECIPES}, attach, resume, {_LISTED}, provision, doctor, clean",
+    f"{_TRAINS}, tune, dataset check, dataset write, {_RECIPES}, attach, resume, {_LISTED}, provision, doctor, clean",
     "Print only JSON on stdout.",
     more="See [JSON output](json-output.md).",
     group=_OUTPUT,

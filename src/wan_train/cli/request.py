@@ -66,7 +66,7 @@ def make_request(
     new = located if isinstance(located, NewConfig) else None
     config = read_config(located, reading_of(trainer))
     devices = Devices.NVML if trainer.is_real or settings.gpus is not None else Devices.CPU_SLOTS
-    usable, driver = _gpus(devices, settings)
+    usable, driver = gpus_and_driver(devices, settings)
     caches = CacheHome(chosen=settings.cache_dir, spare=settings.runs / "caches")
     placed = place(with_overrides(config, dataset_overrides(call)), trainer.traits, caches)
     inventory = scan(placed.config, reading=reading_of(trainer), tokenizer=tokenizer.cached_file(os.environ))
@@ -157,10 +157,10 @@ def parse_resolution(text: str | None) -> tuple[int, int] | None:
 
 
 def usable_gpus(devices: Devices, settings: Settings) -> tuple[Gpu, ...]:
-    return _gpus(devices, settings)[0]
+    return gpus_and_driver(devices, settings)[0]
 
 
-def _gpus(devices: Devices, settings: Settings) -> tuple[tuple[Gpu, ...], str | None]:
+def gpus_and_driver(devices: Devices, settings: Settings) -> tuple[tuple[Gpu, ...], str | None]:
     """The GPUs that may be used, and the version of their driver."""
     match devices:
         case Devices.CPU_SLOTS:

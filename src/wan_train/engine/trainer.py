@@ -61,8 +61,9 @@ class Trainer:
 
 
 def has_package(python: Path, package: str) -> bool:
-    """Whether the environment of this Python holds an importable top-level package, without starting it."""
-    return any(_libraries(python).glob(f"python3*/site-packages/{package}/__init__.py"))
+    """Whether the environment of this Python holds an importable top-level package or module, without starting it."""
+    folders = list(_libraries(python).glob("python3*/site-packages"))
+    return any((folder / name).is_file() for folder in folders for name in (f"{package}/__init__.py", f"{package}.py"))
 
 
 def package_version(python: Path, package: str) -> str | None:

@@ -15,7 +15,8 @@ from wan_train.engine.schedule import schedule_of
 from wan_train.recipe import load as recipes
 from wan_train.recipe.adaptation import AS_IN_RECIPE, CHOSEN, Choice
 from wan_train.recipe.effective import agreed, effective, word_of
-from wan_train.recipe.model import ExpertSpec, Origin, Training, format_number
+from wan_train.recipe.measured import MEASURED
+from wan_train.recipe.model import ExpertSpec, Origin, Training, format_number, settings_of
 from wan_train.run.plan import Devices, Plan
 from wan_train.run.quote import dollars_of
 from wan_train.views.formatting import (
@@ -34,6 +35,7 @@ from wan_train.views.formatting import (
 )
 from wan_train.views.lines import Line, Row, Screenful, Span, line, table, width_of
 from wan_train.views.model import GpuNow
+from wan_train.views.speed import speed_rows
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -100,6 +102,7 @@ def _rows(plan: Plan, now: AtStart, width: int) -> Iterator[Row]:
     yield Row(label="Experts", value=_experts(plan, now.gpus))
     yield Row(label="Time", value=_time(plan, now))
     yield from _cost(plan, now)
+    yield from speed_rows(plan)
     yield Row(label="LoRA", value=_joined(plan, lambda spec: _lora(spec.training)))
     yield Row(label="LR", value=_joined(plan, lambda spec: learning_rate(spec.training)))
     yield Row(label="Extra", value=_extra(plan))
@@ -325,7 +328,8 @@ def _unusual(plan: Plan, width: int) -> Iterator[Row]:
     changed = [
         choice
         for choice in plan.choices
-        if choice.value != word_of(getattr(usual, choice.setting)) and choice.reason != AS_IN_RECIPE
+        if choice.reason != AS_IN_RECIPE and not choice.reason.startswith(MEASURED)  # the row `Speed` has those
+        if choice.value != word_of(settings_of(usual).get(choice.setting))
     ]
     chosen = [choice_text(choice) for choice in changed if choice.reason.startswith(CHOSEN)]
     if chosen:

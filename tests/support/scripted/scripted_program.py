@@ -176,12 +176,16 @@ def pictures(dataset_config: str) -> Iterator[Picture]:
 
 def trained(dataset_config: str) -> dict[str, int]:
     """What a training sees: every latent cache with a text cache, by name, with its repeats."""
+    for _ in pictures(dataset_config):
+        pass  # what the trainer says of its pictures; it trains what is cached
+    config = tomllib.loads(Path(dataset_config).read_text(encoding="utf-8"))
     found = {}
-    for item in {item.latents.parent: item for item in pictures(dataset_config)}.values():
-        for latents in sorted(item.latents.parent.glob("*_wan.safetensors")):
+    for settings in (config.get("general", {}) | dataset for dataset in config["datasets"]):
+        folder = Path(settings.get("cache_directory") or settings["image_directory"])
+        for latents in sorted(folder.glob("*_wan.safetensors")):
             stem = "_".join(latents.name.split("_")[:-2])
-            if (latents.parent / f"{stem}_wan_te.safetensors").exists():
-                found[latents.name] = item.repeats
+            if (folder / f"{stem}_wan_te.safetensors").exists():
+                found[latents.name] = settings.get("num_repeats", 1)
     return found
 
 

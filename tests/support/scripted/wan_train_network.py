@@ -7,7 +7,8 @@ import json
 import time
 from pathlib import Path
 
-from scripted_faults import Faults, attempt_of
+from scripted_costs import break_down, factor, held_bytes, is_too_much
+from scripted_faults import Faults, attempt_of, strike
 from scripted_program import (
     bar,
     hold_ram,
@@ -45,7 +46,11 @@ def main() -> None:
     if not Path(options.dit).is_file():
         raise FileNotFoundError(2, "No such file or directory", options.dit)
     log("musubi_tuner.wan.modules.model", f"Loading DiT model from {options.dit}, device=cuda")
-    load_model(_HELD_BYTES)
+    held = held_bytes(options, _HELD_BYTES)
+    if is_too_much(held):
+        strike("oom")
+    load_model(held)
+    break_down(options)
     hold_ram()
     log("musubi_tuner.networks.lora", "create LoRA for U-Net/DiT: 40 modules.")
     position = Position()
@@ -53,8 +58,13 @@ def main() -> None:
         say(f"resume training from local state: {options.resume}")
         position = read_state(Path(options.resume))
     steps = -(-batches // (options.gradient_accumulation_steps or 1))
-    total = steps * options.max_train_epochs
-    say(f"override steps. steps for {options.max_train_epochs} epochs is / 指定エポックまでのステップ数: {total}")
+    if options.max_train_epochs is not None:
+        options.max_train_steps = steps * options.max_train_epochs
+        say(
+            f"override steps. steps for {options.max_train_epochs} epochs is / "
+            f"指定エポックまでのステップ数: {options.max_train_steps}"
+        )
+    total = options.max_train_steps
     say("running training / 学習開始")
     say(f"  num train items / 学習画像、動画数: {batches}")
     say(f"  total optimization steps / 総最適化ステップ数: {total}")
@@ -64,9 +74,9 @@ def main() -> None:
 
 def _train(options: argparse.Namespace, faults: Faults, place: str, steps: int, position: Position) -> None:
     keeper = Keeper(options, faults, steps)
-    epochs = options.max_train_epochs
-    total = steps * epochs
-    pause = seconds("STEP", 0.002)
+    total = options.max_train_steps
+    epochs = -(-total // steps)
+    pause = seconds("STEP", 0.002) * factor(options)
     started = time.monotonic()
     bar("steps: ", 0, total, started)
     if options.sample_at_first:
@@ -77,6 +87,8 @@ def _train(options: argparse.Namespace, faults: Faults, place: str, steps: int, 
             say(f"\nepoch {epoch}/{epochs}")
             for number in range(1, steps + 1):
                 step = (epoch - 1) * steps + number
+                if step > total:
+                    break
                 faults.before_step(epoch=epoch, step=step, first_of_epoch=number == 1)
                 time.sleep(pause)
                 rate = _rate(options, position.steps, total)

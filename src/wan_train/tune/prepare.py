@@ -1,0 +1,98 @@
+"""From a recipe and a dataset to what is measured: the workload, the levers to try, the job of the trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train.base.errors import BadInputError
+from wan_train.dataset.layout import summary
+from wan_train.dataset.model import Inventory
+from wan_train.engine.capabilities import Script
+from wan_train.engine.commands import TrainingJob
+from wan_train.engine.trainer import Trainer
+from wan_train.gpu.model import Gpu
+from wan_train.recipe import adaptation
+from wan_train.recipe.adaptation import is_blackwell
+from wan_train.recipe.levers import LEVERS, levers_for, settings_moved
+from wan_train.recipe.measured import Length, Shape, Workload
+from wan_train.recipe.model import Recipe
+from wan_train.recipe.terms import Task
+from wan_train.run.planner import check_models, find_models, machine_of
+from wan_train.run.tuning import buckets_of, length_of, workload_of
+from wan_train.tune.material import Pick, Picked, pick
+from wan_train.tune.search import Space
+
+_NAME = "tune"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What is tried on which work. `job` lacks its directories, which the bench fills in."""
+
+    space: Space
+    workload: Workload
+    picked: Picked
+    job: TrainingJob
+
+
+def prepare(recipe: Recipe, trainer: Trainer, gpu: Gpu, data: Inventory | Shape, scratch: Path) -> Prepared:
+    """What to measure of the first expert of a recipe; the other one has the same size.
+
+    `data` is a dataset, or without one the size of what is made up.
+    Raises NotReadyError for model files that are missing, and what `adapt` raises.
+    """
+    models = find_models(recipe, trainer.root)
+    machine = machine_of(trainer, (gpu,), check_models(models))
+    adapted, _ = adaptation.adapt(recipe, machine)
+    spec, chosen = adapted.experts[0], recipe.experts[0].sources.keys()
+    if isinstance(data, Shape):
+        picked, length = Picked(commonest=Pick(shape=data), largest=Pick(shape=data)), Length()
+    else:
+        counted = summary(data, image_to_video=recipe.task is Task.I2V)
+        buckets = buckets_of(counted)
+        if buckets is None:
+            raise BadInputError(
+                "the lengths of these clips are unknown, so nothing can be measured with them",
+                hint="Install the extra that reads them: pip install 'wan-train[video]'\nOr leave --dataset out.",
+            )
+        picked = pick(data, buckets)
+        length = length_of(spec.training, counted, buckets.shapes)
+    levers = levers_for(
+        spec.training,
+        chosen=chosen,
+        options=[name[2:] for name in trainer.capabilities.options[Script.TRAIN]],
+        packages={lever.package for lever in LEVERS if lever.package and trainer.has_package(lever.package)},
+        version=trainer.version,
+        blackwell=is_blackwell(gpu.compute_capability),
+    )
+    return Prepared(
+        space=Space(
+            guide=settings_moved(spec.training),
+            levers=levers,
+            may_swap="blocks_to_swap" not in chosen,
+            total_bytes=gpu.total_bytes,
+            precision=spec.training.mixed_precision,
+            length=length,
+        ),
+        workload=workload_of(
+            adapted,
+            spec.training,
+            commonest=picked.commonest.shape,
+            largest=picked.largest.shape,
+            batch_size=picked.commonest.batch_size,
+        ),
+        picked=picked,
+        job=TrainingJob(
+            trainer=trainer,
+            recipe=adapted,
+            spec=spec,
+            models=models,
+            dataset_config=scratch / "dataset.toml",
+            accelerate_config=scratch / "accelerate.yaml",
+            attempt_dir=scratch,
+            output_name=_NAME,
+            author=_NAME,
+            state_every_epochs=1,
+        ),
+    )
