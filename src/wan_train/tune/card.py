@@ -26,7 +26,7 @@ def leased(
     Raises NotReadyError that says what each card is used for, and GpuUnavailableError.
     """
     now = time.time()
-    busy = []
+    busy: list[str] = []
     with closing(room.ticket(int(now * 1e9), f"tune-{os.getpid()}")) as ticket, closing(probe()) as reader:
         for gpu in gpus:
             lease, why = None, _holder(gpu, room)
@@ -38,10 +38,10 @@ def leased(
                 with lease:
                     yield gpu, lease
                 return
-            busy.append(why)
+            busy.append(why or "")
     raise NotReadyError(
         f"there is no free GPU to measure on: {'; '.join(busy)}",
-        hint="Wait for the run to end (`wan-train status`), or stop it: `wan-train stop`.",
+        hint="Wait until it is free. What runs there: `wan-train runs`, and `nvidia-smi` for other programs.",
     )
 
 
@@ -51,14 +51,11 @@ def _holder(gpu: Gpu, room: LeaseRoom) -> str | None:
     return None if holder is None else f"GPU {gpu.number} is taken by {one_line(holder.run_id or 'another wan-train')}"
 
 
-def _take(gpu: Gpu, room: LeaseRoom, probe: GpuProbe, settle_seconds: float) -> tuple[Lease | None, str]:
+def _take(gpu: Gpu, room: LeaseRoom, probe: GpuProbe, settle_seconds: float) -> tuple[Lease | None, str | None]:
     """The lease, or why the card cannot be had."""
     lease = room.try_take(gpu.uuid, LeaseHolder(pid=os.getpid(), run_id=HOLDER, step="tune", since=time.time()))
     if lease is None:
-        return (
-            None,
-            f"GPU {gpu.number} is taken by {holder.run_id if holder and holder.run_id else 'another wan-train'}",
-        )
+        return None, _holder(gpu, room) or f"GPU {gpu.number} is taken by another wan-train"
     try:
         for number in range(QUIET_READINGS):
             if number:
@@ -72,4 +69,4 @@ def _take(gpu: Gpu, room: LeaseRoom, probe: GpuProbe, settle_seconds: float) -> 
     except BaseException:
         lease.release()
         raise
-    return lease, ""
+    return lease, None
