@@ -87,6 +87,7 @@ ALIKE = {
     "clean": "a command and its work",
     "doctor": "a command, its work and its view",
     "provision": "a command, its work and its view",
+    "tune": "a command and its view",
     "environment": "the trainer's environment: how it is made, how it fails",
     "hub": "the Hugging Face hub: how it is asked, how it fails",
     "settings": "settings, and failures of settings",

@@ -95,8 +95,7 @@ def _bold(text: str) -> str:
 app = typer.Typer(
     name="wan-train",
     cls=Group,
-    help="Turn a folder of captioned pictures or clips into Wan 2.2 LoRAs.\n"
-    "`wan-train` alone asks three questions and starts.",
+    help="Turn pictures or clips into Wan 2.2 LoRAs. `wan-train` alone asks and starts.",
     no_args_is_help=False,
     add_completion=True,
     pretty_exceptions_enable=False,

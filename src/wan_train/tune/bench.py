@@ -25,7 +25,7 @@ from wan_train.recipe.measured import Measurement, Outcome
 from wan_train.run.directory import AttemptDirectory
 from wan_train.run.launcher import Launcher
 from wan_train.tune.search import Candidate, is_slower
-from wan_train.tune.steps import STEPS, WARMUP_STEPS, Stamps
+from wan_train.tune.stamps import STEPS, WARMUP_STEPS, Stamps
 
 _LOOK_SECONDS = 0.01
 """How exactly a step is timed."""
