@@ -94,7 +94,7 @@ def test_rows_are_kept_and_a_second_call_measures_only_what_is_left(newest: Scri
     assert again["rows"] == found["rows"]
     assert len(newest.recorded("start")) == started
     shown = newest.run_cli("tune", "--show")
-    assert "no fp8" in shown.stdout
+    assert "+ no fp8" in shown.stdout
     exported = newest.run_cli("tune", "--export").stdout
     assert "| H100 80GB HBM3 |" in exported
     assert str(newest.root) not in exported

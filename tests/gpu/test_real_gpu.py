@@ -116,3 +116,26 @@ def test_a_leased_gpu_is_the_one_that_the_trainer_gets(free_gpu: Gpu, tmp_path: 
         child.kill()
         child.wait()
         assert room.holder(free_gpu.uuid) is None
+
+
+def test_tune_measures_the_guides_settings(free_gpu: Gpu, tmp_path: Path) -> None:
+    """On a provisioned box: WAN_TRAIN_TEST_WORKSPACE names its workspace."""
+    workspace = os.environ.get("WAN_TRAIN_TEST_WORKSPACE")
+    if workspace is None:
+        pytest.skip("name a provisioned workspace in WAN_TRAIN_TEST_WORKSPACE")
+    program = Path(sys.executable).with_name("wan-train")
+    done = subprocess.run(
+        [program, "tune", "--json", "--workspace", workspace, "--gpus", free_gpu.uuid, "--minutes", "1"],
+        env=os.environ | {"XDG_DATA_HOME": str(tmp_path)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    guide = json.loads(done.stdout.splitlines()[-1])["rows"][0]
+    assert guide["outcome"] in {"measured", "out_of_memory"}
+    assert guide["card"] == free_gpu.name
+    if guide["outcome"] == "measured":
+        assert guide["steps_timed"] == 15
+        assert guide["seconds_per_step"] > 0
+        assert GIB < guide["peak_bytes"] <= free_gpu.total_bytes
