@@ -185,13 +185,10 @@ def _step(view: RunView, step: Step, job: Job, width: int) -> Iterator[Line]:
     match job.state:
         case JobState.SUCCEEDED if result is not None:
             early = run_status.early_end(view, step)
-            parts = [
-                file_size(result.bytes),
-                f"final loss {loss(job.loss)}" if job.loss is not None else None,
-                took,
-                f"ended {early}" if early is not None else None,
-            ]
+            parts = [file_size(result.bytes), f"final loss {loss(job.loss)}" if job.loss is not None else None, took]
             yield _head("green", job, ", ".join(part for part in parts if part is not None))
+            if early is not None:
+                yield line(f"    ended {early}")
             yield _to_copy(result.path, "bold")
         case JobState.FAILED:
             yield from _failure(view, job, width)
