@@ -139,8 +139,8 @@ class Supervisor:
         self._append(SupervisorStarted(at=now, identity=myself(), version=__version__, idle_since=idle_since))
 
     def _last_sign(self) -> float | None:
-        """When something of the run was last seen alive; None where trainers are alive, and before the first look."""
-        live = read_live(self._run)
+        """When something of a run whose supervisor died was last seen alive; None where trainers still are."""
+        live = read_live(self._run) if not self._state.is_over else None
         if live is None or any(attempt.identity.is_alive() for _, attempt in running(self._plan, self._state)):
             return None
         begun = running(self._plan, self._state)

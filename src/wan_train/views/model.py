@@ -18,6 +18,7 @@ from wan_train.engine.log_parser import last_words
 from wan_train.run.curves import Curve, CurveReader
 from wan_train.run.directory import RunDirectory, report_of_end
 from wan_train.run.events import (
+    BudgetReached,
     CachesCleared,
     CachesDisturbed,
     CheckpointKept,
@@ -60,6 +61,7 @@ _NEWS = (
     | CheckpointKept
     | ResultPlaced
     | DiskLow
+    | BudgetReached
     | StopRequested
     | RunResumed
     | GpusChosen

@@ -152,6 +152,8 @@ class World:
     epochs: int = EPOCHS
     at: dict[int, Callable[[], None]] = field(default_factory=dict)
     """What happens from outside before a round of the supervisor, by its number."""
+    price: float | None = None
+    """Dollars an hour."""
     time: float = T0
     processes: list[Process] = field(default_factory=list)
     abandoned: list[Path] = field(default_factory=list)
@@ -235,9 +237,11 @@ class World:
 
     # The run.
 
-    def play(self, *, resume: bool = False, epochs: int | None = None) -> int:
+    def play(self, *, resume: bool = False, epochs: int | None = None, budget: float | None = None) -> int:
         """Supervise until the run is over; its exit code."""
         environ = {"WAN_TRAIN_STALL_SECONDS": "60", "WAN_TRAIN_PAUSE_SECONDS": "10"}
+        if self.price is not None:
+            environ["WAN_TRAIN_PRICE"] = str(self.price)
         self.supervisor = Supervisor(
             run=RunDirectory(self.plan.run_dir),
             plan=self.plan,
@@ -248,7 +252,7 @@ class World:
             settings=settings_module.resolve(flags={}, environ=environ),
         )
         try:
-            self.supervisor.begin(resume=resume, epochs=epochs)
+            self.supervisor.begin(resume=resume, epochs=epochs, budget=budget)
             for tick in range(1, MOST_TICKS):
                 self.at.pop(tick, lambda: None)()
                 pause = self.supervisor.tick()
