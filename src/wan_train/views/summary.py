@@ -259,7 +259,7 @@ def _extra(plan: Plan) -> str:
         f"{row.label} {row.values[0]}"
         for row in effective([plan.recipe])
         if row.name in own or (row.sources[0] is not None and row.sources[0].origin in _ADDED)
-        if row.values[0] is not None
+        if row.values[0] is not None and not str(row.sources[0] or "").startswith(MEASURED)  # the row `Speed` has those
     ]
     return safe(", ".join(given)) if given else "none (arguments after --)"
 
