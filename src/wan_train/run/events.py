@@ -264,6 +264,20 @@ class StateUnusable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MovementMeasured:
+    """How far a LoRA moved between two states, relative to its size: 0.004 is 0.4 %.
+
+    Epochs count over all attempts.
+    """
+
+    at: float
+    step: str
+    since_epoch: int
+    epoch: int
+    relative: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointKept:
     """An intermediate LoRA the user asked for was put beside the results."""
 
@@ -377,6 +391,7 @@ Event = (
     | EpochEnded
     | StateSaved
     | StateUnusable
+    | MovementMeasured
     | CheckpointKept
     | ResultPlaced
     | StopRequested

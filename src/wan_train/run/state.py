@@ -21,6 +21,7 @@ from wan_train.run.events import (
     Event,
     Exit,
     GpusChosen,
+    MovementMeasured,
     PriceSet,
     ResultPlaced,
     RetryScheduled,
@@ -204,6 +205,8 @@ class Job:
     result: Result | None = None
     loss: float | None = None
     kept: tuple[str, ...] = ()
+    movements: tuple[MovementMeasured, ...] = ()
+    """By epoch; those of epochs that were trained again are replaced."""
     changes: Mapping[str, Setting] = field(default_factory=dict)
     """Training settings of the next attempt that differ from the plan's, for example a memory step."""
     refusal: Diagnosis | None = None
@@ -415,6 +418,7 @@ _JobEvent = (
     | EpochEnded
     | StateSaved
     | StateUnusable
+    | MovementMeasured
     | CheckpointKept
     | ResultPlaced
 )
@@ -487,6 +491,9 @@ def _fold_job(job: Job, event: _JobEvent) -> Job:  # noqa: C901, PLR0912  one br
             return _change_attempt(job, event.attempt, last_state=event, unusable_state=None, state_files=files)
         case StateUnusable():
             return _change_attempt(job, event.attempt, unusable_state=event)
+        case MovementMeasured():
+            earlier = tuple(movement for movement in job.movements if movement.epoch < event.epoch)
+            return replace(job, movements=(*earlier, event))
         case CheckpointKept():
             return replace(job, kept=(*job.kept, event.path))
         case ResultPlaced():

@@ -47,6 +47,7 @@ from wan_train.run.events import (
 from wan_train.run.gpu_pool import GpuPool
 from wan_train.run.launcher import Launcher, hide_secrets
 from wan_train.run.live import Observations, Round, read_live
+from wan_train.run.movement import MovementMeter
 from wan_train.run.plan import Plan, Step, StepKind
 from wan_train.run.price_watch import PriceWatch
 from wan_train.run.readahead import ReadAhead
@@ -91,6 +92,7 @@ class Supervisor:
         self._launcher = launcher
         self._caching = cache_manager(run, plan, clock, room.directory)
         self._read_ahead = ReadAhead(plan)
+        self._movement = MovementMeter(run, plan, clock.now)
         self._settings = settings
         self._journal = Journal(run.events)
         self._state = fold_all(plan, read_events(run.events))
@@ -160,6 +162,7 @@ class Supervisor:
         self._take_requests()
         self._see_exits()
         self._follow_attempts()
+        self._append_all(self._movement.take())
         self._read_ahead.look(self._state, {step: watch.tracker.progress for step, watch in self._watches.items()})
         self._look_at_disk()
         self._look_at_money()
@@ -289,6 +292,7 @@ class Supervisor:
     def _after_state(self, step: Step, attempt: Attempt, watch: AttemptWatch) -> None:
         """A state was completed: old ones go, and a checkpoint with bad numbers ends the training."""
         assert attempt.last_state is not None, "just recorded"  # noqa: S101  an invariant
+        self._movement.look(step, self._state.jobs[step.id])
         attempts.remove_old_states(self._run, self._plan, step, self._state.jobs[step.id])
         attempts.remove_old_checkpoints(self._run, self._plan, step, self._state.jobs[step.id])
         trouble = watch.checkpoint_trouble(attempt.last_state.epoch - attempt.epochs_before)
@@ -329,6 +333,7 @@ class Supervisor:
         if measured is not None:
             remember(self._run.path.parent, measured)
         if job.state is JobState.SUCCEEDED and step.kind is StepKind.TRAIN:
+            self._movement.look(step, job)
             # The last one stays: with it a finished training can be extended.
             attempts.remove_old_states(self._run, self._plan, step, job, keep=1)
             attempts.remove_old_checkpoints(self._run, self._plan, step, job)
@@ -352,6 +357,7 @@ class Supervisor:
                 else:
                     self._append(StepSkipped(at=now, step=step, reason=because))
             case Finish(exit_code=code):
+                self._append_all(self._movement.take(wait=True))
                 self._append(RunFinished(at=self._clock.now(), exit_code=code))
             case _:
                 assert_never(action)

@@ -17,6 +17,7 @@ from wan_train.run.events import (
     EpochEnded,
     Event,
     GpusChosen,
+    MovementMeasured,
     PriceSet,
     ResultPlaced,
     RetryScheduled,
@@ -152,6 +153,8 @@ def event_text(event: Event, view: RunView) -> str | None:  # noqa: C901, PLR091
             return f"caches have changed and are checked again: {safe(event.what)}"
         case EpochEnded():
             return _epoch(event, view)
+        case MovementMeasured():
+            return _movement(event, view)
         case CheckpointKept():
             return f"LoRA of epoch {event.epoch} kept: {safe(event.path)}"
         case StateUnusable():
@@ -201,6 +204,17 @@ def _epoch(event: EpochEnded, view: RunView) -> str | None:
         text += f"  {pace(progress.seconds_per_step)}" if progress.seconds_per_step is not None else ""
         text += f"  {duration(progress.eta_seconds)} left" if progress.eta_seconds else ""
     return text
+
+
+def _movement(event: MovementMeasured, view: RunView) -> str | None:
+    """A line when the word for it changes."""
+    job = view.state.jobs.get(event.step)
+    earlier = [each for each in job.movements if each.epoch < event.epoch] if job is not None else []
+    step = view.plan.step(event.step)
+    word = run_status.learning_of(view, step, event)
+    if earlier and run_status.learning_of(view, step, earlier[-1]) is word:
+        return None
+    return run_status.learning_text(view, step, event)
 
 
 def _run_finished(event: RunFinished, view: RunView) -> str:

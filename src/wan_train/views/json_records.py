@@ -14,7 +14,7 @@ from wan_train.dataset.model import Problem, Severity
 from wan_train.dataset.scan import Check, Group
 from wan_train.gpu.model import Gpu
 from wan_train.run import retry
-from wan_train.run.events import Event
+from wan_train.run.events import Event, MovementMeasured
 from wan_train.run.plan import Plan, Step
 from wan_train.run.state import Job, Result
 from wan_train.run.step_commands import command_of
@@ -116,6 +116,7 @@ def _step(view: RunView, step: Step, job: Job) -> Json:
         "curve": _curve(view.losses[step.id]) if step.id in view.losses else None,
         "ends_early": _ends_early(view, step),
         "newest_state": {"epoch": state.epoch, "at": state.at, "path": state.path} if state is not None else None,
+        "movement": _movement(view, step, job.movements[-1]) if job.movements else None,
         "kept": list(job.kept),
         "caches": codec.to_data(job.caches, Event) if job.caches is not None else None,
         "log": str(log) if log is not None else None,
@@ -128,6 +129,15 @@ def _ends_early(view: RunView, step: Step) -> Json | None:
     return {
         "epoch": view.state.total_epochs(view.plan, step),
         "of_epochs": view.state.schedule_epochs(view.plan, step),
+    }
+
+
+def _movement(view: RunView, step: Step, movement: MovementMeasured) -> Json:
+    return {
+        "since_epoch": movement.since_epoch,
+        "epoch": movement.epoch,
+        "relative": movement.relative,
+        "learning": run_status.learning_of(view, step, movement).name.lower(),
     }
 
 

@@ -13,12 +13,13 @@ from wan_train.base.errors import ExitCode
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.gpu.free import why_busy
 from wan_train.gpu.model import Gpu
-from wan_train.run.events import StateSaved, StateUnusable
+from wan_train.run.events import MovementMeasured, StateSaved, StateUnusable
 from wan_train.run.gpu_pool import gpu_label
+from wan_train.run.movement import Learning, learning
 from wan_train.run.plan import Step, StepKind
 from wan_train.run.progress import Progress
 from wan_train.run.state import Attempt, Job, JobState
-from wan_train.views.formatting import duration, file_size
+from wan_train.views.formatting import duration, file_size, fine_percent
 from wan_train.views.model import Pace, RunView
 
 _PAUSE_SECONDS = 60.0
@@ -202,6 +203,16 @@ def newest_state(job: Job) -> StateSaved | None:
 def unusable_state(job: Job) -> StateUnusable | None:
     """The newest state, where it is not usable and no later one is."""
     return job.attempt.unusable_state if job.attempt is not None else None
+
+
+def learning_of(view: RunView, step: Step, movement: MovementMeasured) -> Learning:
+    return learning(movement, view.state.schedule_epochs(view.plan, step))
+
+
+def learning_text(view: RunView, step: Step, movement: MovementMeasured) -> str:
+    """The word for a LoRA's movement and the movement itself: `settled: moved 0.3 % since epoch 40`."""
+    word, moved = learning_of(view, step, movement), fine_percent(movement.relative)
+    return f"{word.value}: moved {moved} since epoch {movement.since_epoch}"
 
 
 def epochs_saved(job: Job) -> int:

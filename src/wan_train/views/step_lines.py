@@ -147,7 +147,9 @@ def _running(place: _Place) -> Iterator[ScreenLine]:
     if step.kind is not StepKind.TRAIN:
         yield from place.flowed([f"{done}/{total} items", place.spent(), *_where(job)])
         return
-    yield from place.flowed([*_training(view, step, progress), *_where(job), _checkpoint(job, now)])
+    yield from place.flowed(
+        [*_training(view, step, progress), *_where(job), _checkpoint(job, now), *_learning(view, step, job)]
+    )
     yield from place.loss(progress)
 
 
@@ -205,6 +207,11 @@ def _checkpoint(job: Job, now: float) -> str:
         return f"no checkpoint yet{but}"
     age = f", {duration(now - state.at)} old" if state is not None and state.epoch == epochs else ""
     return f"checkpoint of epoch {epochs}{age}{but}"
+
+
+def _learning(view: RunView, step: Step, job: Job) -> Iterator[str]:
+    if job.movements:
+        yield run_status.learning_text(view, step, job.movements[-1])
 
 
 def _finished(place: _Place) -> Iterator[ScreenLine]:

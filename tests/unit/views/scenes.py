@@ -23,6 +23,7 @@ from wan_train.run.events import (
     DiskLow,
     Event,
     Exited,
+    MovementMeasured,
     RetryScheduled,
     StateSaved,
     StepExited,
@@ -108,6 +109,7 @@ def both_running() -> Scene:
         began("train-low", T0 + 140),
         saved("train-high", 40, NOW - 190),
         saved("train-low", 40, NOW - 21),
+        MovementMeasured(at=NOW - 195, step="train-high", since_epoch=30, epoch=40, relative=0.0312),
         CheckpointKept(at=NOW - 190, step="train-high", path="/workspace/runs/x/y-000040.safetensors", epoch=40),
     ]
     live = Live(

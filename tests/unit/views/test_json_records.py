@@ -23,7 +23,7 @@ STATUS = {
 }  # fmt: skip
 STEP = {
     "id", "kind", "expert", "state", "attempt", "gpu", "progress", "waiting_for", "failure", "result", "loss", "kept",
-    "caches", "log", "curve", "ends_early", "newest_state",
+    "caches", "log", "curve", "ends_early", "newest_state", "movement",
 }  # fmt: skip
 PROGRESS = {
     "stage", "epoch", "epochs", "step", "steps", "loss", "loss_is_finite", "seconds_per_step", "eta_seconds", "items",
