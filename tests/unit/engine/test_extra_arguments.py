@@ -286,6 +286,7 @@ def test_of_an_unknown_version_only_the_form_is_known() -> None:
         drops_uncaptioned=False,
         saves_float32=False,
         trains_schedule_free=True,
+        warms_up_from_floor=False,
     )
     assert parse(["--x", "1"], other) == ({"x": "1"}, [])
     assert TrainerOptions(capabilities=other).read("x", 5) == (5, None)
