@@ -98,7 +98,7 @@ def test_without_network_what_is_missing_says_so_and_what_is_there_is_only_a_war
     assert "missing; the hub cannot be reached (127.0.0.1" in found["umt5-xxl"]["detail"]
     assert "network" in found["umt5-xxl"]["next"]
     assert found["disk"]["detail"].startswith("11.4 GB needed")
-    assert "sizes of models as wan-train knows them" in found["disk"]["detail"]
+    assert "model sizes from configs/models.toml" in found["disk"]["detail"]
 
 
 def test_another_task_has_other_models(box: ScriptedBox) -> None:

@@ -131,8 +131,8 @@ def test_a_disk_that_gets_low_stops_the_run_after_a_state(small_box: ScriptedBox
     assert low["free"] < low["needed"]
     told = min(small_box.root.glob("cli-*.out")).read_text()
     assert f"{low['needed'] / 1e9:.1f} GB" in told
-    assert "The disk is low" in small_box.run_cli("status").stdout
-    assert "The disk is low" in small_box.run_cli("explain").stdout
+    assert "Disk space is low" in small_box.run_cli("status").stdout
+    assert "Disk space is low" in small_box.run_cli("explain").stdout
     refused = small_box.run_cli("resume", **QUICK)  # nothing is loaded only to be stopped at the next state
     assert refused.returncode == 3
     assert "the next states and LoRAs need" in refused.stderr

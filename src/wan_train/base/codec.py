@@ -59,7 +59,7 @@ def register_values(union: Any) -> None:  # noqa: ANN401  a typing union has no 
             return tuple(value)
         if isinstance(value, bool | int | float | str):
             return value
-        raise TypeError(f"{value!r} is no plain value")
+        raise TypeError(f"{value!r} is not a plain value")
 
     _converter().register_structure_hook(union, structure)
     _converter().register_unstructure_hook(union, lambda value: value)
@@ -122,7 +122,7 @@ def from_data(data: Any, kind: type[T] | Any) -> T:  # noqa: ANN401  unions are 
 def _number(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
-    raise TypeError(f"{value!r} is no number")
+    raise TypeError(f"{value!r} is not a number")
 
 
 def _encodable(text: str) -> bool:

@@ -68,14 +68,10 @@ def own_temporary(below: Path | None = None) -> Path:
             path.mkdir(mode=0o700)
         found = path.lstat()
     except OSError as error:
-        raise NotReadyError(
-            f"there is no home directory that can be written, and no temporary one: {error.strerror}", hint=hint
-        ) from error
+        raise NotReadyError(f"no writable home directory, and no temporary one: {error.strerror}", hint=hint) from error
     # Anybody may write to /tmp: a link or a directory of somebody else's could send our files elsewhere.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise NotReadyError(
-            f"there is no home directory that can be written, and {path} belongs to another user", hint=hint
-        )
+        raise NotReadyError(f"no writable home directory, and {path} belongs to another user", hint=hint)
     return path
 
 

@@ -51,7 +51,7 @@ def place(config: DatasetConfig, trainer: TrainerTraits, home: CacheHome) -> Pla
             notes[_why_elsewhere(config, subset, plain)] = None
         own = _own(plain, trainer)
         if own != plain and trainer.is_real:
-            notes[f"{plain} holds caches of another precision, which stay; those of this run go to {own}"] = None
+            notes[f"{plain} has caches of another precision; this run uses {own}"] = None
         _check(own, was_moved=plain != subset.cache_directory)
         subsets.append(replace(subset, cache_directory=own))
     return Placed(config=replace(config, datasets=tuple(subsets)), notes=tuple(notes))
@@ -96,6 +96,6 @@ def _check(folder: Path, *, was_moved: bool) -> None:
     pattern = pattern_characters(folder)
     if was_moved and pattern:
         raise BadInputError(
-            f"the cache directory {folder} contains {pattern}, which the trainer takes for a pattern",
+            f"the cache directory {folder} contains {pattern}, which the trainer reads as a pattern",
             hint="Choose a place without [ ] * ? with --cache-dir DIR.",
         )

@@ -258,8 +258,8 @@ class CacheManager:
         elif not found.is_settled and self.lock.access is Access.READ:
             others = self.lock.other_runs()
             words = (
-                f"waiting for {f'run {others[0]}' if others else 'another run'}, which trains from these caches: "
-                f"{grouped(found.need.reasons)}. With its own cache_directory this run would not wait"
+                f"waiting for {f'run {others[0]}' if others else 'another run'}, which uses these caches: "
+                f"{grouped(found.need.reasons)}. A separate cache_directory avoids the wait"
             )
             self.blocked[step.id] = words
             # As long as the look took at least: two runs that look in turn would keep each other out.
@@ -322,7 +322,7 @@ def grouped(reasons: Mapping[str, int]) -> str:
 def _who_makes(caches_now: str | None) -> str:
     """`caches_now` is this run's own caching step under way: only one that outlived its supervisor locks us out."""
     if caches_now is not None:
-        return f"waiting for {caches_now}, which another supervisor of this run began"
+        return f"waiting for {caches_now}, started by another supervisor of this run"
     return "waiting for another run that caches the same dataset"
 
 
@@ -354,7 +354,7 @@ def _foreign(paths: Sequence[Path]) -> Diagnosis:
     first = next(iter(paths), None)
     return Diagnosis(
         cause=Cause.BAD_INPUT,
-        meaning="the cache directory holds files that the trainer would take for caches and fail on",
+        meaning="the cache directory contains files that the trainer would read as caches, and fail",
         advice=f"Move {first} somewhere else; wan-train removes only files that are named like caches.",
         evidence=str(first),
     )

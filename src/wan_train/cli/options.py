@@ -556,7 +556,7 @@ COMPARE_PAGE = Option(
     "--html",
     "compare",
     "Also write a page with their curves.",
-    more="A file that is no such page is not replaced without asking.",
+    more="Other files are not replaced without asking.",
     metavar="FILE",
 )
 THOROUGH = Option(

@@ -71,7 +71,7 @@ class Sink:
     def require_person(self, what: str, hint: str) -> None:
         """Raises BadInputError where nobody can be asked."""
         if not self.can_ask:
-            raise BadInputError(f"{what}: there is no terminal to ask at, and --yes was not given", hint=hint)
+            raise BadInputError(f"{what}: without a terminal, --yes is required", hint=hint)
 
     @property
     def is_terminal(self) -> bool:

@@ -213,7 +213,7 @@ class _Watcher:
         if self.revivals == _MOST_REVIVALS:
             raise WanTrainError(
                 f"the supervisor of {view.run.run_id} died {self.revivals + 1} times",
-                hint=f"Its last words are in {view.run.supervisor_log}; please report them.",
+                hint=f"Its last messages are in {view.run.supervisor_log}; please report them.",
             )
         self.revivals += 1
         self.gone_since = None

@@ -196,7 +196,7 @@ def _speed(path: Path, clip: Clip, settings: VideoSettings) -> Iterator[Problem]
     error = f"{kept / TARGET_FPS:.2g} times too slow" if is_slow else f"{TARGET_FPS / kept:.2g} times too fast"
     what = f"has {clip.fps:g} fps and {read_as}: motion is trained {error}"
     fix = (
-        f"Set source_fps = {float(f'{clip.fps:.5g}')} for a folder of clips of this speed, "
+        f"Set source_fps = {float(f'{clip.fps:.5g}')} for a folder of clips with this frame rate, "
         f"or convert them: ffmpeg -i IN -vf fps={TARGET_FPS:g} -crf 14 OUT.mp4"
         if clip.fps >= TARGET_FPS
         else "Remove it, or convert it to 16 fps with a program that interpolates frames"

@@ -96,7 +96,7 @@ def plan(check: Check) -> FixPlan:
             skipped.append(Skipped(problem=problem, why=_reason(error)))
             continue
         if _subset_of(path, check).subset.index not in speeds:
-            why = "its dataset has clips of several speeds; move the clips of each speed to a folder of their own"
+            why = "its dataset has several frame rates; move the clips of each to a separate folder"
             skipped.append(Skipped(problem=problem, why=why))
         elif why_no_speed is not None:
             skipped.append(Skipped(problem=problem, why=why_no_speed))

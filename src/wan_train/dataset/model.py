@@ -288,7 +288,7 @@ class Inventory:
             raise DatasetError.listing(
                 f"the dataset of {self.config.path} cannot be trained",
                 self.stopping,
-                hint=f"Run `{fix}`, fix by hand what it leaves, and start again; nothing was changed."
+                hint=f"Run `{fix}`, fix the rest by hand, and start again; nothing was changed."
                 if fix is not None
                 else "Fix the lines above and start again; nothing was changed.",
             )

@@ -182,7 +182,7 @@ def _number(value: object, otherwise: float) -> float:
 def _argument(shape: _Shape, name: str, otherwise: float) -> float:
     value = shape.given.get(name, otherwise)
     if not isinstance(value, int | float):
-        raise TypeError(f"{name} is no number")
+        raise TypeError(f"{name} is not a number")
     return value
 
 

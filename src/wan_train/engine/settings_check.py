@@ -155,7 +155,7 @@ def _pair(name: str, text: object) -> str | None:
         ast.literal_eval(value)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         return (
-            f"{name} {quoted(text)}: {quoted(value)} is no number, True, False, None, list or quoted text "
+            f"{name} {quoted(text)}: {quoted(value)} is not a number, True, False, None, list or quoted text "
             "(a Python literal)"
         )
     return None
@@ -164,7 +164,7 @@ def _pair(name: str, text: object) -> str | None:
 def _file(name: str, value: str) -> str | None:
     path = Path(value)
     if not path.is_file():
-        return f"{name} {one_line(value)}: there is no such file"
+        return f"{name} {one_line(value)}: file not found"
     if name == "base_weights":
         try:
             read_header(path)

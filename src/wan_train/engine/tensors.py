@@ -76,7 +76,7 @@ def read_header(path: Path | str) -> Header:
             head = os.read(descriptor, _FIRST_READ)
             length = int.from_bytes(head[:8], "little")
             if size < 8 or not 0 < length <= min(_MAX_HEADER, size - 8):  # noqa: PLR2004  the length field's own size
-                raise BrokenFileError(f"{path} is no whole safetensors file ({size} bytes)")
+                raise BrokenFileError(f"{path} is not a complete safetensors file ({size} bytes)")
             while len(head) < 8 + length:
                 more = os.read(descriptor, 8 + length - len(head))
                 if not more:
@@ -89,7 +89,7 @@ def read_header(path: Path | str) -> Header:
         metadata = {name: str.__str__(value) for name, value in metadata.items()}  # TypeError for anything but texts
         tensors = {name: _tensor(name, entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise BrokenFileError(f"{path} is no safetensors file: {error}") from error
+        raise BrokenFileError(f"{path} is not a safetensors file: {error}") from error
     except OSError as error:
         raise BrokenFileError(f"{path} cannot be read: {error.strerror}") from error
     end = 8 + length + max((tensor.end for tensor in tensors.values()), default=0)

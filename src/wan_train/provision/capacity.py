@@ -26,7 +26,7 @@ def room(folder: Path, needed: int) -> Finding:
     return Finding(
         state=State.BLOCKED,
         detail=f"the disk is too small: {numbers}",
-        hint="Make room, or rent the box with a larger disk; a rented box's disk cannot grow later.",
+        hint="Free some disk space, or rent a box with a larger disk; a rented box's disk cannot grow later.",
     )
 
 

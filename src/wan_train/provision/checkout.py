@@ -112,7 +112,7 @@ class Checkout:
         work.run(
             ["git", "clone", "--no-checkout", "--", self.engine.repository, beside],
             what="cloning musubi-tuner",
-            hint="Look at the network, at proxies, and at the repository's address in the engine file.",
+            hint="Check the network, the proxies and the repository's address in the engine file.",
         )
 
     def _refuse_to_overwrite(self, clone: Path) -> None:
@@ -147,5 +147,5 @@ class Checkout:
         work.run(
             [*git, "update", "--init", "--recursive"],
             what="fetching musubi-tuner's submodules",
-            hint="Look at the network and at proxies.",
+            hint="Check the network and the proxies.",
         )

@@ -110,7 +110,7 @@ class ImpatientHub(Hub):
             raise HubError(
                 f"{file} of {repo}",
                 f"the hub cannot be reached ({problem})",
-                hint="Look at the network, HF_ENDPOINT and proxies; then run `wan-train provision`.",
+                hint="Check the network, HF_ENDPOINT and proxies; then run `wan-train provision`.",
             )
         return Hub.describe(self, repo, file)
 
@@ -233,8 +233,8 @@ class Doctor:
         return Finding(
             state=State.WARNING,
             detail=f"{card(gpu)}, in use by another program: {busy.partition(': ')[2]}",
-            hint="A training waits until it is free. `nvidia-smi` and `ps aux` show its user; memory that no program "
-            f"holds comes back with a restart of the box.{others}",
+            hint="A training waits until it is free. `nvidia-smi` and `ps aux` show its user. A restart of the box "
+            f"frees memory that no program uses.{others}",
         )
 
     def _bytes_of_a_run(self) -> int:

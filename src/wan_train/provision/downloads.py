@@ -172,7 +172,7 @@ class Download:
         if failures > self.patience.tries:
             raise NotReadyError(
                 f"{error.message}, {failures} times in a row without progress",
-                hint=error.hint or "Run `wan-train provision` again; what came is kept.",
+                hint=error.hint or "Rerun `wan-train provision`; the downloaded part is kept.",
             ) from error
         pause = self.patience.before(failures, error.retry_after if isinstance(error, HubError) else None)
         reason = error.reason if isinstance(error, HubError) else error.message
@@ -320,9 +320,9 @@ def _disk_error(part: Part, words: str) -> DiskError:
         free, left = shutil.disk_usage(part.folder).free / GB, (part.size - part.done()) / GB
         return DiskError(
             f"the disk is full: {left:.2f} GB of this file are still missing, {free:.2f} GB are free",
-            hint="Make room and run `wan-train provision` again; what came is kept.",
+            hint="Free some disk space and rerun `wan-train provision`; the downloaded part is kept.",
         )
-    return DiskError(f"{part.folder} cannot be written: {words}", hint="Look at the disk and at permissions there.")
+    return DiskError(f"{part.folder} cannot be written: {words}", hint="Check the disk and its permissions.")
 
 
 def _is_full(part: Part) -> bool:

@@ -214,7 +214,7 @@ def judge_driver(reading: GpuReading, build: CudaBuild | None) -> Finding:
         return Finding(
             state=State.WARNING,
             detail=f"driver {has} is older than the {words(build.own_driver)} that {build.name} came with; NVIDIA "
-            f"promises that {words(build.least_driver)} and newer run it all the same",
+            f"supports {words(build.least_driver)} and newer",
             hint="`wan-train provision` tests it on every GPU. If that fails, rent a box with a newer driver.",
         )
     return Finding(state=State.READY, detail=f"{has}; torch for {build.name} came with {words(build.own_driver)}")
@@ -242,7 +242,7 @@ def judge_gpu(gpu: Gpu, build: CudaBuild | None) -> Finding:
 
 
 def judge_lost(gpu: LostGpu) -> Finding:
-    hint = "wan-train leaves it out by itself and trains on the others."
+    hint = "wan-train skips it and trains on the others."
     return Finding(state=State.WARNING, detail=f"cannot be used: {one_line(gpu.reason, 400)}", hint=hint)
 
 

@@ -35,7 +35,7 @@ _OURS = f"venv-{'[0-9a-f]' * 8}"
 _CACHE = ".wan-train-uv"
 
 _LOOK_SECONDS = 180.0
-_HINT = "Look at the network, at proxies and at the disk; then run `wan-train provision` again."
+_HINT = "Check the network, the proxies and the disk; then run `wan-train provision` again."
 
 # Printed last, so that noise of sitecustomize or of imports does no harm.
 _LOOK = """

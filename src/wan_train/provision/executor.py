@@ -141,7 +141,7 @@ class Graph:
         except EndedError as error:
             return Phase.ENDED, error.message
         except OSError as error:
-            hint = "Look at the disk and at permissions there, then run it again."
+            hint = "Check the disk and its permissions, then run it again."
             self._failures[step.id] = NotReadyError(words(error), hint=hint)
         except WanTrainError as error:
             self._failures[step.id] = error

@@ -132,7 +132,7 @@ class GpuCheck:
             lease = self._take(gpu, work)
             if lease is None:
                 self._left.add(gpu.uuid)
-                work.say(f"GPU {gpu.number} is in use and was left alone")
+                work.say(f"GPU {gpu.number} is in use and was not tested")
                 continue
             with lease:
                 work.say(f"testing GPU {gpu.number} {card(gpu)}")

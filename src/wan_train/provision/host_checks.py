@@ -77,7 +77,7 @@ class HostChecks:
 
     def share(self) -> Finding:
         mine = cpus(self.cgroup)
-        detail = f"{mine:g} of the host's {self.host_cpus}; workers and threads are sized by that"
+        detail = f"{mine:g} of the host's {self.host_cpus}; this sets the workers and threads"
         if mine >= _LEAST_CPUS:
             return Finding(state=State.READY, detail=detail)
         return Finding(
@@ -160,7 +160,7 @@ class HostChecks:
             state=State.WARNING,
             detail=f"the driver lists {numbers}, which cannot be seen from here: the numbers are "
             "the host's, so their programs cannot be named from this container",
-            hint="Nothing to do: wan-train goes by the GPU's memory and its own leases. `nvidia-smi` will mislead you.",
+            hint="No action needed: wan-train uses the GPU's memory and its leases. `nvidia-smi` is misleading here.",
         )
 
     def hub(self) -> Finding:
@@ -210,7 +210,7 @@ class HostChecks:
             alone = f"; {len(orphans)} trainer(s) still running" if orphans else ""
             return Finding(
                 state=State.WARNING,
-                detail=f"not finished, and the supervisor is gone: {names}{alone}",
+                detail=f"unfinished, without a supervisor: {names}{alone}",
                 hint="`wan-train resume --all` resumes them; `wan-train stop RUN` ends one.",
             )
         if damaged:

@@ -224,7 +224,7 @@ def explain(repo: str, file: str, answer: Answer) -> HubError:
         )
     if status in _FINAL:
         hint = {
-            401: "The known models are public and need no token, so something else may answer: look at HF_ENDPOINT. A "
+            401: "The known models are public and need no token, so something else may answer: check HF_ENDPOINT. A "
             "mirror that wants a token takes it from `export HF_TOKEN=...`.",
             403: "Accept the repository's terms on its page in the browser, with the account of HF_TOKEN.",
             404: "Without a valid HF_TOKEN private repositories look like this too. Was the file renamed upstream?",
@@ -233,7 +233,7 @@ def explain(repo: str, file: str, answer: Answer) -> HubError:
     if "OfflineMode" in answer.words:
         return HubError(what, "HF_HUB_OFFLINE is set", hint="`unset HF_HUB_OFFLINE` and run again.")
     reason = f"HTTP {status}" if status is not None else one_line(answer.words)
-    hint = "Look at the network, HF_ENDPOINT and proxies; then run `wan-train provision` again."
+    hint = "Check the network, HF_ENDPOINT and proxies; then run `wan-train provision` again."
     return HubError(what, reason, hint=hint, final=False, retry_after=answer.retry_after)
 
 
@@ -294,7 +294,7 @@ def _endpoint(environ: Mapping[str, str]) -> VariableProblem | None:
     try:
         parts = urlsplit(value.strip())
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname)
-        _ = parts.port  # raises for one that is no number
+        _ = parts.port  # raises for one that is not a number
     except ValueError:
         usable = False
     if usable:
@@ -310,7 +310,7 @@ def _certificates(environ: Mapping[str, str]) -> VariableProblem | None:
     if not path or Path(path).is_file():
         return None
     return VariableProblem(
-        reason=f"SSL_CERT_FILE names a file that is not there: {one_line(path)}",
+        reason=f"SSL_CERT_FILE names a missing file: {one_line(path)}",
         hint="`unset SSL_CERT_FILE`, or correct it.",
     )
 
@@ -327,7 +327,7 @@ def _proxy(environ: Mapping[str, str]) -> VariableProblem | None:
         try:
             parts = urlsplit(value if "://" in value else f"http://{value}")
             usable = parts.scheme in _PROXY_SCHEMES and bool(parts.hostname)
-            _ = parts.port  # raises for one that is no number
+            _ = parts.port  # raises for one that is not a number
         except ValueError:
             usable = False
         if not usable:
@@ -348,6 +348,6 @@ def _token(environ: Mapping[str, str]) -> VariableProblem | None:
     if token is None or (token.value.isascii() and token.value.isprintable()):
         return None
     return VariableProblem(
-        reason=f"the token from {token.source} has characters that no token has (outside ASCII, or a line end)",
+        reason=f"the token from {token.source} has invalid characters (outside ASCII, or a line end)",
         hint=f"{token.remove}: these models are public and need none. Or copy the token again.",
     )

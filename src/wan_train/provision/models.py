@@ -112,9 +112,9 @@ class Model:
             if size is None:
                 left = int(self.model.gb * GB)
                 return Finding(state=State.BLOCKED, detail=error.message, hint=error.hint, size=left)
-            return Finding(state=State.UNVERIFIED, detail=f"{self.path} is there, not verified: {error.message}")
+            return Finding(state=State.UNVERIFIED, detail=f"{self.path} exists, not verified: {error.message}")
         if size == remote.size:
-            return Finding(state=State.UNVERIFIED, detail=f"{self.path} is there, not verified yet")
+            return Finding(state=State.UNVERIFIED, detail=f"{self.path} exists, not verified yet")
         reason = f"{self.path} has {size} bytes instead of {remote.size}" if size is not None else "missing"
         there = self._part(remote).done()
         begun = f", {there / GB:.2f} GB of them are there" if there else ""
@@ -154,7 +154,7 @@ class Model:
             self._move_aside(work)
         if self._fetch(remote, work):
             return
-        work.say("wrong sha256; downloading once more")
+        work.say("wrong sha256; downloading again")
         self._remote = None  # it may have been changed upstream
         if not self._fetch(self._ask(), work):
             raise NotReadyError(

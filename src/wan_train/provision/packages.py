@@ -169,7 +169,7 @@ class Packages:
             if need.required:
                 raise NotReadyError(
                     f"apt-get install {need.what} failed:{failures.get(need.what) or ' no output'}",
-                    hint=f"Look at the network and at apt's sources. The whole output is in {work.log}.",
+                    hint=f"Check the network and apt's sources. The whole output is in {work.log}.",
                 )
 
     def _install_aria2(self, work: Work) -> None:

@@ -148,7 +148,7 @@ class Provision:
         """Room for `needed` bytes by place; says where their number is ours, since the hub could not be asked."""
         disk = rooms(needed)
         asked = all(found[model.name].state is not State.BLOCKED for model in wanted(self.tasks) if model.name in found)
-        return disk if asked else replace(disk, detail=f"{disk.detail} (sizes of models as wan-train knows them)")
+        return disk if asked else replace(disk, detail=f"{disk.detail} (model sizes from configs/models.toml)")
 
     def needed(self, found: Mapping[str, Finding]) -> dict[Path, int]:
         """Bytes still to be fetched, by the place they go to: `models` may be a link to another disk."""

@@ -90,7 +90,7 @@ def check(step: Step) -> Finding:
     except WanTrainError as error:
         return Finding(state=State.BLOCKED, detail=error.message, hint=error.hint)
     except OSError as error:
-        return Finding(state=State.BLOCKED, detail=words(error), hint="Look at its owner and permissions.")
+        return Finding(state=State.BLOCKED, detail=words(error), hint="Check its owner and permissions.")
 
 
 def words(error: OSError) -> str:

@@ -185,7 +185,7 @@ def tokenizer_step(python: Callable[[], Path]) -> Step:
             found = diagnose(textwrap.dedent(tail))
             known = found.cause is not Cause.UNKNOWN
             reason = f" {found.meaning}:" if known else ""
-            hint = found.advice if known else "Look at the network, HF_TOKEN and HF_ENDPOINT."
+            hint = found.advice if known else "Check the network, HF_TOKEN and HF_ENDPOINT."
             raise NotReadyError(f"{what} failed:{reason}{tail}", hint=hint)
         work.run(words, what="loading the T5 tokenizer without network", env=OFFLINE_ENV)
 

@@ -228,15 +228,14 @@ def diverged(evidence: str | None, *, never_finite: bool, kept: bool = False) ->
             cause=Cause.NAN_LOSS,
             meaning="the loss was never a finite number: the model files are damaged, or their precision does not fit",
             advice="`wan-train provision --check --verify` compares the model files with their checksums. If they are "
-            "whole, start a new run without settings of your own for precision (mixed_precision, fp8, VAE or T5 "
-            "files). "
+            "intact, start a new run without your own precision settings (mixed_precision, fp8, VAE or T5 files). "
             "The learning rate is not the reason.",
             evidence=evidence,
         )
     saved = " The newest finite checkpoint was kept." if kept else ""
     return Diagnosis(
         cause=Cause.NAN_LOSS,
-        meaning="the training diverged: its numbers are not finite any more",
+        meaning="the training diverged: its numbers are no longer finite",
         advice=f"Start a new run with a lower --learning-rate.{saved}",
         evidence=evidence,
     )

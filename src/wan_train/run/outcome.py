@@ -80,7 +80,7 @@ def judge_lora(path: Path) -> Diagnosis | None:
     if bad is not None:
         return Diagnosis(
             cause=Cause.NAN_LOSS,
-            meaning="the training diverged: the finished LoRA holds numbers that are not finite",
+            meaning="the training diverged: the finished LoRA contains numbers that are not finite",
             advice="Start a new run with a lower --learning-rate.",
             evidence=f"tensor {bad}",
         )

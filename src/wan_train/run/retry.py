@@ -145,11 +145,11 @@ def _after_out_of_memory(plan: Plan, job: Job, pause: float, *, steps_made: int)
     if plan.step(job.step).kind is not StepKind.TRAIN:
         # No setting of a caching script saves memory; another process may have been on the GPU, so once more.
         again = failures_in_a_row(job, Cause.OUT_OF_MEMORY) == 1
-        return Retry(pause=pause, why="out of GPU memory, next: the same settings once more") if again else None
+        return Retry(pause=pause, why="out of GPU memory, next: retry with the same settings") if again else None
     last = job.attempt
     late = steps_made >= LATE_STEPS
     if late and not _was_late_before(job):
-        return Retry(pause=pause, why="out of GPU memory after a while, next: the same settings once more")
+        return Retry(pause=pause, why="out of GPU memory after a while, next: retry with the same settings")
     expert = plan.step(job.step).expert
     assert expert is not None, "a training"  # noqa: S101  an invariant of the plan
     spec = plan.recipe.spec(expert)

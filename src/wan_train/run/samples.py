@@ -116,7 +116,7 @@ def read_sample_prompts(recipe: Recipe) -> tuple[SamplePrompt, ...]:
     if training.sample_prompts is None:
         if every is not None or training.sample_at_first:
             raise BadInputError(
-                "samples are asked for, but there are no prompts to make them of",
+                "samples are requested, but there are no prompts",
                 hint="Name a file with one prompt a line: `--sample-prompts FILE`",
             )
         return ()
@@ -141,7 +141,7 @@ def plan_samples(
     if any(spec.training.mixed_precision == "no" for spec in recipe.experts):
         raise BadInputError(
             "samples need a mixed precision of fp16 or bf16: with `no` the trainer fails at the first one",
-            hint="Leave --sample-prompts away, or train with a DiT in fp16 or bf16.",
+            hint="Leave out --sample-prompts, or train with a DiT in fp16 or bf16.",
         )
     trained = min(ends.get(spec.expert.value, spec.training.max_train_epochs) for spec in recipe.experts)
     every = training.sample_every_n_epochs or max(1, trained // ROUNDS)

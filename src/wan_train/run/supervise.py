@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     settings = settings_module.resolve(flags={})
     with ExitStack() as lock:
         if not _take(lock, run, plan):
-            print(f"another supervisor already looks after {run.path}", flush=True)  # noqa: T201  stdout is supervisor.log
+            print(f"another supervisor already runs {run.path}", flush=True)  # noqa: T201  stdout is supervisor.log
             return ExitCode.BAD_INPUT
         exit_code = _supervise(run, plan, settings, given)
     # Whoever resumes this run need not wait for its report.
@@ -95,7 +95,7 @@ def _supervise(run: RunDirectory, plan: Plan, settings: Settings, given: argpars
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m wan_train.run.supervise")
     parser.add_argument("run", type=Path)
-    parser.add_argument("--resume", action="store_true", help="go on with a run that is over")
+    parser.add_argument("--resume", action="store_true", help="resume a finished run")
     parser.add_argument("--epochs", type=int, help="a larger total")
     parser.add_argument("--budget", type=float, help="dollars that the run may cost in all")
     parser.add_argument("--end", action="append", default=[], metavar="STEP=EPOCH", help="where a training now ends")

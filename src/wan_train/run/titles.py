@@ -23,9 +23,9 @@ def problem_with_title(title: str) -> str | None:
     if title != title.strip():
         return "the title begins or ends with a space"
     if visible(title) != title:
-        return f"the title holds control characters: {one_line(title, 60)}"
+        return f"the title contains control characters: {one_line(title, 60)}"
     if forbidden := sorted({c for c in title if c in _FORBIDDEN}):
-        return f"the title holds {' '.join(forbidden)}, which cannot be in a file name"
+        return f"the title contains {' '.join(forbidden)}, which cannot be in a file name"
     if title.startswith(("-", ".")):
         return f"the title begins with {title[0]!r}"
     if len(unicodedata.normalize("NFC", title).encode()) > _MAX_TITLE_BYTES:
@@ -37,7 +37,7 @@ def problem_with_author(author: str) -> str | None:
     if not author.strip():
         return "the author is empty"
     if visible(author) != author:
-        return f"the author holds control characters: {one_line(author, 60)}"
+        return f"the author contains control characters: {one_line(author, 60)}"
     if len(author) > _MAX_AUTHOR_CHARACTERS:
         return f"the author is longer than {_MAX_AUTHOR_CHARACTERS} characters"
     return None

@@ -70,7 +70,7 @@ TITLES: Mapping[ProblemKind, str] = {
     ProblemKind.BAD_RECORD: "invalid lines in a jsonl file",
     ProblemKind.TOO_FEW_FRAMES: "clips that are too short",
     ProblemKind.UNUSED_FRAMES: "clips that are trained in part",
-    ProblemKind.FRAME_RATE: "clips with another frame rate than Wan's 16 fps",
+    ProblemKind.FRAME_RATE: "clips with a frame rate other than 16 fps",
     ProblemKind.FRAMES_UNKNOWN: "clips of unknown length",
     ProblemKind.MIXED_SHAPES: "clips of several shapes in one batch",
 }

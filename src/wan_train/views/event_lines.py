@@ -98,7 +98,7 @@ def event_text(event: Event, view: RunView) -> str | None:  # noqa: C901, PLR091
             return _run_finished(event, view)
         case DiskLow():
             sizes = f"{file_size(event.free)} free, {file_size(event.needed)} needed"
-            return f"the disk is low ({sizes}): stopping after the next checkpoints"
+            return f"disk space is low ({sizes}): stopping after the next checkpoints"
         case PriceSet():
             return f"the box costs {dollars_per_hour(event.per_hour)} ({price_basis(event.source, event.runs)})"
         case BudgetSet():

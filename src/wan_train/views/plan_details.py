@@ -198,7 +198,7 @@ def _samples(plan: Plan) -> Iterator[Row]:
     yield Row(
         label="Samples", value=f"{count(prompts, 'prompt')} every {sample_times(plan)}: {' and '.join(made)}, {sizes}"
     )
-    yield Row(value="Training pauses for each sample. T5 is loaded once more, the VAE for each sample.")
+    yield Row(value="Training pauses for each sample. T5 is loaded again, the VAE for each sample.")
 
 
 def _disk(plan: Plan) -> Row:

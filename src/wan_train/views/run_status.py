@@ -69,7 +69,8 @@ def low_disk(view: RunView) -> Diagnosis | None:
         return None
     return Diagnosis(
         cause=Cause.DISK_FULL,
-        meaning=f"The disk is low: {file_size(low.free)} free, {file_size(low.needed)} needed for the next checkpoints",
+        meaning=f"Disk space is low: {file_size(low.free)} free, {file_size(low.needed)} needed "
+        "for the next checkpoints",
         advice="Free some disk space: `wan-train clean` removes unneeded files.",
     )
 

@@ -104,9 +104,7 @@ def test_caches_of_another_precision_keep_their_folder(config: DatasetConfig, tm
     before = (plain / name).stat()
     placed = place(config, MUSUBI, home)
     assert placed.config.datasets[0].cache_directory == plain / "musubi-bfloat16"
-    assert placed.notes == (
-        f"{plain} holds caches of another precision, which stay; those of this run go to {plain}/musubi-bfloat16",
-    )
+    assert placed.notes == (f"{plain} has caches of another precision; this run uses {plain}/musubi-bfloat16",)
     assert run(config, MUSUBI, home) == (0, 4)
     assert run(config, MUSUBI, home) == (0, 0)
     assert (plain / name).stat() == before
@@ -122,7 +120,7 @@ def test_a_folder_that_is_named_is_shared_by_datasets_and_has_a_part_for_each(
     assert folder_of(config, REHEARSAL, home) == own / "rehearsal-float32"
     other = replace(config, datasets=(replace(config.datasets[0], cache_directory=Path("/other/cache")),))
     assert folder_of(other, MUSUBI, home) not in {own, own.parent}
-    with pytest.raises(BadInputError, match="takes for a pattern"):
+    with pytest.raises(BadInputError, match="reads as a pattern"):
         place(config, MUSUBI, CacheHome(spare=tmp_path, chosen=tmp_path / "[all]"))
 
 

@@ -129,7 +129,7 @@ def test_nobody_changes_what_another_run_trains_from(machine: Machine) -> None:
     (machine.root / "a.txt").write_text("other words")
     before = {path: path.stat().st_mtime_ns for path in machine.cache.glob("*.safetensors")}
     assert [type(found) for found in machine.look(other, LATENTS, TEXT)] == [UpToDate]
-    assert other.blocked[TEXT].startswith("waiting for run one, which trains from these caches: 1 caption changed.")
+    assert other.blocked[TEXT].startswith("waiting for run one, which uses these caches: 1 caption changed.")
     assert not other.may_launch(TEXT)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     one.close()
@@ -150,7 +150,7 @@ def test_while_one_run_caches_another_neither_looks_nor_trains(machine: Machine)
     machine.look(other, TRAIN)
     assert other.blocked == {TRAIN: "waiting for another run that caches the same dataset"}
     machine.look(other, TEXT, running=(LATENTS,))
-    assert other.blocked == {TEXT: "waiting for cache-latents, which another supervisor of this run began"}
+    assert other.blocked == {TEXT: "waiting for cache-latents, started by another supervisor of this run"}
 
 
 def test_two_runs_that_wait_for_each_other_get_through(machine: Machine) -> None:

@@ -129,8 +129,8 @@ def toy(tmp_path: Path) -> Trainer:
     [
         ({"optimizer_args": ("weight_decay 0.1",)}, "optimizer_args 'weight_decay 0.1' must be written KEY=VALUE"),
         ({"optimizer_args": ("betas=0.9=1",)}, "one `=`"),
-        ({"optimizer_args": ("weight_decay=ten",)}, "'ten' is no number, True, False, None, list or quoted text"),
-        ({"optimizer_args": ("weight_decay=",)}, "'' is no number"),
+        ({"optimizer_args": ("weight_decay=ten",)}, "'ten' is not a number, True, False, None, list or quoted text"),
+        ({"optimizer_args": ("weight_decay=",)}, "'' is not a number"),
         ({"network_args": ("conv_dim 4",)}, "network_args 'conv_dim 4' must be written KEY=VALUE"),
         ({"lr_scheduler_args": ("T_max",)}, "lr_scheduler_args 'T_max' must be written KEY=VALUE"),
         ({"timestep_sampling": "nonsense"}, "timestep_sampling 'nonsense': musubi-tuner d0a1930 takes "),
@@ -150,7 +150,7 @@ def test_an_argument_cannot_act_on_the_terminal() -> None:
 def test_a_named_file_must_exist(name: str, tmp_path: Path) -> None:
     missing = str(tmp_path / "missing.safetensors")
     told = refusal(with_settings(shipped(Task.T2V), **{name: (missing,) if name == "base_weights" else missing}))
-    assert f"{name} {missing}: there is no such file" in told
+    assert f"{name} {missing}: file not found" in told
 
 
 def test_base_weights_cut_short_are_refused(tmp_path: Path) -> None:

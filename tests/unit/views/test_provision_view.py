@@ -196,7 +196,7 @@ def test_what_a_box_has() -> None:
     found = {
         "disk": Finding(state=State.READY, detail="69.1 GB are needed, 120.0 GB are free at /workspace"),
         "checkout": Finding(state=State.MISSING, detail="no checkout at /workspace/musubi-tuner"),
-        "vae": Finding(state=State.UNVERIFIED, detail="it is there, not verified yet"),
+        "vae": Finding(state=State.UNVERIFIED, detail="it exists, not verified yet"),
         "git": Finding(state=State.BLOCKED, detail="git is not installed", hint="Install it."),
     }
     titles = {"disk": "Disk", "checkout": "musubi-tuner d0a1930", "vae": "Model vae.safetensors", "git": "git"}

@@ -111,7 +111,7 @@ INPUTS_KINDS = (
     kind(
         r"(?:NotADirectoryError|IsADirectoryError).*?'(?P<file>[^']+)'",
         Cause.MISSING_FILE,
-        "a folder stands where a file should be, or a file where a folder should be: {file}",
+        "a folder instead of a file, or a file instead of a folder: {file}",
         "Correct the path. One of yours is kept by `wan-train resume`: start a new run.",
     ),
     kind(

@@ -155,7 +155,7 @@ SETTINGS_KINDS = (
         r"loaded state dict contains a parameter group that doesn't match|loaded state dict has a different number of "
         r"parameter groups|optimizer state.*(?:shape|size)|param 'initial_lr' is not specified",
         Cause.SETTING,
-        "the checkpoint to resume from is of another optimizer, rank or network than this training",
+        "the checkpoint belongs to a training with another optimizer, rank or network",
         "Start a new run without it. `wan-train resume RUN` itself takes only states of the very same settings.",
     ),
     kind(
@@ -168,14 +168,14 @@ SETTINGS_KINDS = (
         r"Error\(s\) in loading state_dict for (?P<what>\w+)[\s\S]*?size mismatch for (?P<name>\S+):",
         Cause.SETTING,
         "a file's weights have another shape than {what} needs, first {name}",
-        "The file is of another model, network or rank. Start a new run with the right one; `wan-train resume` "
+        "The file is for another model, network or rank. Start a new run with the right one; `wan-train resume` "
         "keeps it.",
     ),
     kind(
         r"Error\(s\) in loading state_dict for (?P<what>\w+)|AssertionError: (?:Missing|Unexpected) keys",
         Cause.SETTING,
         "a file does not hold the weights that the model needs",
-        "The file is of another model or network. Start a new run with the right one; `wan-train resume` keeps it.",
+        "The file is for another model or network. Start a new run with the right one; `wan-train resume` keeps it.",
     ),
     kind(
         r"AssertionError: DiT weights (?:is|are)|mixed_precision must be|mixed precision must be",
