@@ -50,7 +50,7 @@ def oom_kills(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int | N
 
 
 def available_ram(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
-    """Bytes of RAM that are free for us: what the kernel calls available, within what is left of every cgroup above."""
+    """Bytes of available RAM, limited by what every cgroup above has left."""
     import psutil
 
     rooms = [

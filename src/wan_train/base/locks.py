@@ -95,7 +95,7 @@ def open_existing(path: Path) -> int | None:
 
 
 def try_exclusive(descriptor: int, path: Path) -> bool:
-    """Lock the file for us alone; False when somebody else holds it. Waits a moment at most."""
+    """Lock the file exclusively; False if another process holds it. Waits a moment at most."""
     for _ in range(_TRIES):
         if _flock(descriptor, fcntl.LOCK_EX, path):
             return True
@@ -108,7 +108,7 @@ def try_exclusive(descriptor: int, path: Path) -> bool:
 
 
 def try_once(descriptor: int, path: Path, *, shared: bool) -> bool:
-    """Lock the file for us alone, or shared with others who do the same; False when somebody is in the way."""
+    """Lock the file exclusively or shared; False if another process holds it."""
     return _flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, path)
 
 
@@ -121,7 +121,7 @@ def is_held(descriptor: int, path: Path) -> bool:
 
 
 def unlock(descriptor: int) -> None:
-    """Give the lock up for every copy of this descriptor."""
+    """Release the lock for every copy of this descriptor."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
@@ -160,7 +160,7 @@ def safe_name(name: str) -> str:
 
 
 def _create(path: Path) -> None:
-    # Linked into place with its mode already set: nobody meets the file while only its maker may open it.
+    # Linked into place with its mode already set, so that others can always open it.
     descriptor, made = tempfile.mkstemp(prefix=".new-", dir=path.parent)
     try:
         os.fchmod(descriptor, _FILE_MODE)

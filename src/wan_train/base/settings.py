@@ -148,7 +148,7 @@ class Settings:
 
     @property
     def box_dir(self) -> Path:
-        """Logs of provision, and what it found out about this box."""
+        """Logs and records of provision."""
         return self.workspace / "wan-train-provision"
 
     @property
@@ -194,7 +194,7 @@ def resolve(
 ) -> Settings:
     """Settings from the config file, `WAN_TRAIN_*` and flags, the later overriding the earlier.
 
-    Raises BadInputError naming the value, where it stands and what is wrong with it.
+    Raises BadInputError naming the value, its source and its problem.
     """
     environ = os.environ if environ is None else environ
     path = user_config_file() if file is None else file

@@ -274,7 +274,7 @@ def _names(item: Wanted, by_stem: Mapping[str, list[str]], found: Mapping[str, C
 
 
 def _foreign_files(folder: Folder, found: Mapping[str, Contents]) -> tuple[str, ...]:
-    """Files with a cache's ending whose name is no cache's: the trainer would stumble over them."""
+    """Files that only end like a cache. The trainer would fail on them."""
     return tuple(sorted(_without_a_cache_name(folder, found)))
 
 

@@ -24,7 +24,7 @@ from wan_train.engine.traits import TrainerTraits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheHome:
-    """`chosen` is the folder that somebody asked for, `spare` takes caches that the dataset has no room for."""
+    """`chosen` is the requested folder; `spare` takes the caches of read-only datasets."""
 
     spare: Path
     chosen: Path | None = None
@@ -79,7 +79,7 @@ def _elements(folder: Path) -> Iterator[str]:
 
 
 def _name(subset: Subset) -> str:
-    """The same for every run of a dataset, and of no other."""
+    """The same for all runs of a dataset, different for other datasets."""
     digest = hashlib.sha256(os.fsencode(os.path.realpath(subset.cache_directory))).hexdigest()[:8]
     return f"{slug(subset.source.stem)}-{digest}"
 

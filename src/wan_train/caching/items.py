@@ -74,7 +74,7 @@ def _latents(found: SubsetInventory, maker: Maker, hasher: Hasher, only: Contain
 
 
 def _both(first: Wanted, other: Wanted) -> Wanted:
-    """Two files whose caches share a name: which of them is trained is the trainer's business, so both count."""
+    """Two files with the same cache name: the trainer decides which one it trains, so both count."""
     pictures = text_hash([first.made_from["picture"], other.made_from["picture"]])
     return replace(
         first,

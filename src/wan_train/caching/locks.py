@@ -70,7 +70,7 @@ class CacheLock:
         return self._descriptors
 
     def other_runs(self) -> tuple[str, ...]:
-        """IDs of the other runs that took a lock since somebody last held it alone, if their supervisor lives."""
+        """IDs of the other runs that took a lock since its last exclusive holder, if their supervisor is running."""
         found: dict[str, None] = {}
         for path in self._files:
             with suppress(OSError):

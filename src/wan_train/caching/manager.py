@@ -96,7 +96,7 @@ class _Look:
 
 @dataclass(slots=True)
 class _Armed:
-    """Looked at, and the folders are still locked for us alone: what was decided is true."""
+    """A look whose folders are still locked exclusively, so its decision is valid."""
 
     survey: Survey
     until: float
@@ -184,7 +184,7 @@ class CacheManager:
         return False
 
     def clear(self, step: str) -> Cleared | None:
-        """Remove what is stale, and note what the attempt that is about to start will make; raises OSError."""
+        """Remove stale caches and record what the next attempt will make; raises OSError."""
         work = self._work.get(step)
         if not isinstance(work, _Armed):
             return None
@@ -289,14 +289,14 @@ class CacheManager:
             yield Refused(step=step, diagnosis=_never_quiet(what))
         else:
             self._disturbances += 1
-            self._is_reading = False  # two runs that both kept reading would wait for each other for ever
+            self._is_reading = False  # two runs that both kept their shared locks would deadlock
             self.blocked[step] = f"its caches have changed: {what}"
             for each in self.steps:
                 yield Disturbed(step=each.id, what=what)
         self._release_if_idle()
 
     def _forget_all_but(self, due: Iterable[str]) -> None:
-        """Give up what was prepared for steps that are not to start any more, as in a run that is being stopped."""
+        """Release what was prepared for steps that will not start, as when a run stops."""
         for step in [step for step, work in self._work.items() if step not in due and not isinstance(work, _Caching)]:
             self._drop(step)
 

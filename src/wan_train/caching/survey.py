@@ -84,7 +84,7 @@ class CacheInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderSurvey:
-    """One cache directory: what belongs into it, the index as read, and what is to be done."""
+    """One cache directory: expected items, its index, and the decision."""
 
     folder: Folder
     index: CacheIndex
@@ -109,7 +109,7 @@ class Survey:
 
     @property
     def make(self) -> dict[str, int]:
-        """Items whose caches are to be made, by reason."""
+        """Number of items to cache, by reason."""
         return _sum(count(one.decision.make) for one in self.folders)
 
     @property
@@ -201,7 +201,7 @@ def _remove(found: Survey) -> dict[str, int]:
 def recheck(earlier: Survey) -> Survey:
     """The same items after the trainer ended without an error.
 
-    An item whose picture was touched meanwhile is made again: nobody knows which of the two was encoded.
+    An item whose picture changed meanwhile is made again: either version may have been encoded.
     """
     boot = boot_id()
     budget = _FINITE_BYTES

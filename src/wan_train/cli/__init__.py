@@ -1,1 +1,1 @@
-"""The command line: flags in, one call into a room, result out."""
+"""The command line: options in, one call into another package, result out."""

@@ -1,4 +1,4 @@
-"""What the Tab key offers beyond verbs, flags and fixed choices: names of runs, steps of a run, versions.
+"""Completion beyond commands, options and fixed choices: run names, steps of a run, versions.
 
 A shell puts what is offered into the user's command line as it is, so only words that no shell would obey are offered.
 Whatever goes wrong offers nothing: a message would land in the middle of the line that is being typed.

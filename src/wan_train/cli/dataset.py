@@ -154,7 +154,7 @@ class Fixed:
 
 
 def _fix(found: Check, sink: Sink, *, yes: bool) -> Fixed:
-    """Show what can be fixed, ask, and do it. Raises BadInputError where nobody can be asked."""
+    """Show the fixes, ask, and apply them. Raises BadInputError without a terminal to ask at."""
     planned = fixes.plan(found)
     skipped = [(each.problem.path, each.why) for each in planned.skipped if each.problem.path is not None]
     _show_fixes(planned, sink)

@@ -17,7 +17,7 @@ COMMANDS = sorted({command for option in TABLE for command in option.commands.sp
 
 
 def updated(document: str) -> str:
-    """The document with the table below the heading of each command, and of the settings, made anew."""
+    """The document with updated tables of commands and settings."""
     for command in COMMANDS:
         options = [option for option in options_of(command) if not option.is_argument]
         document = _with_table(document, command, map(_row, options))

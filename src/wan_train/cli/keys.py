@@ -1,4 +1,4 @@
-"""What keys do in the live view, as a pure function."""
+"""What keys do in the live view, as a pure function. `views/overlays.py` has the key help."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Page(Enum):
 
 
 class Wish(Enum):
-    """What the person wants of the run or of the view."""
+    """What the user wants of the run or the view."""
 
     LEAVE = auto()
     STOP = auto()
@@ -35,7 +35,7 @@ def keys_in(typed: str) -> Iterator[str]:
 
 
 def press(page: Page, key: str) -> tuple[Page, Wish | None]:
-    """The page after a key, and what it asks for."""
+    """The next page and the user's wish, if any."""
     match page:
         case Page.RUN:
             match key.lower():

@@ -114,7 +114,7 @@ def _report(error: WanTrainError, arguments: Sequence[str], invocation: Invocati
     """What went wrong, to people and where JSON was asked for to programs; its exit code."""
     from wan_train.cli.output import Sink
 
-    # What comes before a verb has read its flags must still know whether JSON was asked for.
+    # Errors before the options are parsed must also respect --json.
     said = "--json" in arguments or os.environ.get("WAN_TRAIN_JSON", "").lower() in _YES
     if isinstance(error, InterruptionError) and sys.stderr.isatty():
         sys.stderr.write("\n")  # the terminal has written ^C

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # rich takes 30 ms that `--json` and `--help` need not spend
     from rich.console import Console, RenderableType
 
 SCHEMA = 1
-"""The number of docs/json-schema.json, in every line: raised when a key goes or changes, not when one is added."""
+"""Version of docs/json-schema.json, in every line: raised when a key is removed or changed, not when one is added."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ class Sink:
         return self.is_terminal and not self.as_json
 
     def require_person(self, what: str, hint: str) -> None:
-        """Raises BadInputError where nobody can be asked."""
+        """Raises BadInputError without a terminal to ask at."""
         if not self.can_ask:
             raise BadInputError(f"{what}: without a terminal, --yes is required", hint=hint)
 
@@ -79,7 +79,7 @@ class Sink:
 
     @property
     def is_screen(self) -> bool:
-        """Whether stdout can be drawn over; somebody may look at it whom nobody can ask (`curl … | bash`)."""
+        """Whether stdout can be redrawn; stdin may still not be a terminal (`curl … | bash`)."""
         return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
     @property

@@ -33,13 +33,13 @@ _TEXT_WIDTH = 100
 
 
 class InterruptedProvisionError(WanTrainError):
-    """Ctrl-C while a step was at work."""
+    """Ctrl-C during a step."""
 
     exit_code = ExitCode.INTERRUPTED
 
 
 class TerminatedProvisionError(WanTrainError):
-    """TERM while a step was at work."""
+    """TERM during a step."""
 
     exit_code = ExitCode.TERMINATED
 
@@ -226,7 +226,7 @@ class _Preparation:
         self.sink.outcome(f"{said} Next: `{self._next()}`" if whole else said)
 
     def _offer_leftovers(self) -> None:
-        """What others have left is deleted only after a yes; wan-train does not know what it is kept for."""
+        """Files of other programs are deleted only after a yes: they may still be needed."""
         left = self.wanted.leftovers.of_others()
         if not left or not self.sink.can_ask:
             return

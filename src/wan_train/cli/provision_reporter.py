@@ -1,4 +1,4 @@
-"""Reports how a provision goes on while it works: a screen that is redrawn, or lines; the log gets all lines."""
+"""Reports the progress of a provision on a redrawn screen or as lines; the log gets all lines."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Reporter:
     _screen: Screen = field(init=False)
 
     def __post_init__(self) -> None:
-        # Asked once: later the screen stands in the place of stdout, or the terminal is gone.
+        # Asked once: later the screen replaces stdout, or the terminal is gone.
         self._has_screen = self.sink.can_draw
         self._screen = Screen(
             self.sink.console, self.heading, is_drawn=self._has_screen, ascii_only=self.sink.ascii_only

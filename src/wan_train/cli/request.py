@@ -57,7 +57,7 @@ def make_request(
     """
     settings = call.settings
     kind = engine or call[options.ENGINE]
-    # Before the questions: nobody should answer three of them to learn that this box has no trainer.
+    # Before the questions, so that a box without a trainer is reported first.
     trainer = trainers.find(kind, settings)
     recipe = read_recipe(call, TrainerOptions(capabilities=trainer.capabilities))
     prompts = read_sample_prompts(recipe)

@@ -136,7 +136,7 @@ def stop(call: Call) -> Result:
 
 
 def resume(call: Call) -> Result:
-    """Resume one run and watch it, or all whose supervisor is gone. A run that is alive is only watched."""
+    """Resume one run and watch it, or resume all without a supervisor. A running one is only watched."""
     if call[options.ALL_RUNS]:
         return _resume_all(call)
     run = find(call.settings.runs, call.get(options.RUN))
@@ -165,9 +165,9 @@ def resume(call: Call) -> Result:
 
 
 def _resume_all(call: Call) -> Result:
-    """Start a supervisor for every unfinished run without one; for the start of a machine.
+    """Start a supervisor for every unfinished run without one, for a machine's start-up.
 
-    Runs that ended, by failing or by a stop, stay as they are. A run that cannot be resumed does not affect others.
+    Failed and stopped runs stay as they are. A run that cannot be resumed does not affect others.
     """
     given = {
         "a run's name": call.get(options.RUN),
@@ -281,7 +281,7 @@ def _log(view: RunView, step: str | None) -> _Log:
             f"nothing of {step or view.run.run_id} has started yet, so there is no log",
             hint=f"See what it waits for: `wan-train status {view.run.run_id}`.",
         )
-    # Something that runs is more interesting than what is over; then the newest.
+    # Running steps first, then the newest.
     _, job = max(started, key=lambda pair: (pair[1].state.has_process, pair[0]))
     assert job.attempt is not None, "filtered above"  # noqa: S101  an invariant
     return _Log(step=job.step, attempt=job.attempt.number)

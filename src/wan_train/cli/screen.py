@@ -32,7 +32,7 @@ class TerminalGoneError(Exception):
 class Screen:
     """Takes the terminal while it is in use, and gives it back at the end, when suspended (Ctrl-Z) and at any error.
 
-    As a background job it takes nothing and draws nothing until somebody brings it to the foreground.
+    As a background job it neither takes nor draws anything.
     """
 
     def __init__(self, console: Console, *, ascii_only: bool) -> None:
@@ -126,7 +126,7 @@ class Screen:
         self._give_back()
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTSTP)
-        # Here the process stands still until somebody continues it; the next painting takes the terminal again.
+        # The process is suspended here; the next redraw takes the terminal again.
         signal.signal(signal.SIGTSTP, self._note_suspend)
 
     def _drawn(self, one: Line) -> str:

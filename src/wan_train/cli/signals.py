@@ -1,4 +1,4 @@
-"""Signals as facts to look at, so that what is at work can be ended in order instead of in the middle of a line."""
+"""Signals as values to poll, so that running work ends in order."""
 
 from __future__ import annotations
 

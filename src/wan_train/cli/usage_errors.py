@@ -34,7 +34,7 @@ _OF_SCRIPTS = frozenset({"WAN_TRAIN_SOURCE", "WAN_TRAIN_BIN", "WAN_TRAIN_ATTEMPT
 
 
 def usage_error(error: Exception, arguments: Sequence[str]) -> BadInputError | None:
-    """What is wrong with the words of a command line; None for any other error."""
+    """The problem of a command line; None for any other error."""
     message = getattr(error, "format_message", None)
     if message is None:
         return None

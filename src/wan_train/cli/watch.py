@@ -28,7 +28,7 @@ from wan_train.views.model import RunReader, RunView, read_logs
 from wan_train.views.run_status import next_states_in
 
 TIMEOUT_EXIT = 124
-"""As that of timeout(1): the time to watch is over, and the run goes on."""
+"""Like timeout(1): the time is over and the run is still running."""
 _LOOK_SECONDS = 0.25
 _BELIEVE_SECONDS = 1.0
 _UNBORN_SECONDS = 5.0
@@ -98,7 +98,7 @@ def _finish(view: RunView) -> Result:
 
 
 def _wait_for_report(view: RunView, finished: RunFinished) -> Path | None:
-    """The page that tells the run's end, which its supervisor has made as a last act. Ctrl-C ends the waiting only."""
+    """The final report, which the supervisor writes last. Ctrl-C only ends the waiting."""
     deadline = time.monotonic() + _REPORT_SECONDS
     with suppress(KeyboardInterrupt):
         while view.state.supervisor is not None and view.state.supervisor.is_alive() and time.monotonic() < deadline:
@@ -154,7 +154,7 @@ class _Watcher:
                 return left
 
     def _leave_behind(self, view: RunView) -> None:
-        """The last look goes among the other lines of the terminal, where it can be scrolled to."""
+        """The last screen stays in the terminal's scrollback."""
         self.sink.show("")
         self.sink.show(dashboard.run_lines(view, time.time()))
         self.sink.show("")
@@ -180,7 +180,7 @@ class _Watcher:
         return None
 
     def _react(self, view: RunView, *, interrupt_stops: bool) -> RunView | _Leave | None:
-        """What a look at the run and at the signals leads to; None to go on watching.
+        """The result of one look at the run and the signals; None to continue watching.
 
         Without `interrupt_stops` a Ctrl-C is left for the caller to ask about, also one that came during the look.
         """

@@ -1,4 +1,4 @@
-"""Caption files: their text as the trainer reads it, what is wrong with it, and its repair to plain UTF-8."""
+"""Caption files: their text as the trainer reads it, its problems, and its conversion to plain UTF-8."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def read_caption(path: Path, tokens: TokenCounter) -> Caption:
 
 
 def check_record_caption(path: Path, row: int, text: str, tokens: TokenCounter) -> Caption:
-    """The caption in one line of a jsonl file, checked like one in a file of its own."""
+    """The caption in one line of a jsonl file, checked like a caption file."""
     if len(text) > MIB:
         found = _encoding(Severity.HARMS, path, "has a caption of more than a million characters", "Shorten it")
         return Caption(text="", problems=(replace(found, row=row),))
@@ -170,7 +170,7 @@ def _is_utf16(data: bytes) -> bool:
 def repaired(data: bytes) -> tuple[str, str]:
     """The text of a caption file with plain line ends and no byte order mark, and what was changed to get it.
 
-    Raises CannotFixError where another reading is as likely, or nothing is wrong.
+    Raises CannotFixError if another encoding is as likely, or nothing is wrong.
     """
     if len(data) > MIB:
         raise CannotFixError("it is larger than 1 MiB, so it is probably not a caption")

@@ -241,7 +241,7 @@ def _subset_of(path: Path, check: Check, *, folder: bool = False) -> SubsetInven
 
 
 def _common_speeds(check: Check) -> dict[int, float]:
-    """`source_fps` by index, for each dataset whose clips all have one speed and are read at another."""
+    """`source_fps` by index, for each dataset whose clips all have one frame rate that is read as another."""
     wrong = {each.path for each in check.problems if each.kind is ProblemKind.FRAME_RATE}
     found = check.inventory.subsets if check.inventory is not None else ()
     with_wrong = (each for each in found if each.subset.video and wrong & {item.path for item in each.items})

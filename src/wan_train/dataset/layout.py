@@ -47,7 +47,7 @@ class TrainedFile:
 def trained_files(found: SubsetInventory) -> tuple[TrainedFile, ...]:
     """What is trained of every item, in inventory order, by the trainer's own arithmetic.
 
-    Of files whose caches share a name the first counts: training sees only one.
+    Of files with the same cache name only the first counts, as in training.
     """
     names: set[tuple[str | int, ...]] = set()
     return tuple(_one(item, found.subset, names) for item in found.items)
@@ -88,7 +88,7 @@ def _configured(size: tuple[int, int], subset: Subset) -> tuple[int, int]:
 def _fresh(
     names: set[tuple[str | int, ...]], stem: str, size: tuple[int, int], cuts: tuple[tuple[int, int], ...]
 ) -> tuple[tuple[int, int], ...]:
-    """The cuts whose cache names are free; they are taken from now on."""
+    """The cuts with unused cache names, which are used from now on."""
     fresh = tuple(cut for cut in cuts if (stem, *cut, *size) not in names)
     names.update((stem, *cut, *size) for cut in fresh)
     return fresh

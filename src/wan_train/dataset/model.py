@@ -1,4 +1,4 @@
-"""What a dataset is: its configuration, its items, and what is wrong with it."""
+"""A dataset: its configuration, items and problems."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class DatasetError(BadInputError):
     def listing(cls, subject: str, problems: Iterable[Problem], *, hint: str | None = None) -> DatasetError:
         """An error whose message is `subject`, then one line per problem.
 
-        Of one kind at most `EXAMPLES_PER_KIND` are written out, the rest are counted; `problems` keeps all.
+        At most `EXAMPLES_PER_KIND` of one kind are printed, the rest are counted; `problems` keeps all.
         """
         found = tuple(problems)
         by_kind: dict[ProblemKind, list[Problem]] = {}

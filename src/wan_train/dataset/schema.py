@@ -31,7 +31,7 @@ class Section(StrEnum):
     VIDEO = "video"
 
 
-# Returns kind, what is wrong with the value and how to fix it, or None.
+# Returns kind, problem and fix, or None.
 Check = Callable[[object], tuple[ProblemKind, str, str] | None]
 
 

@@ -79,7 +79,7 @@ def stored(version: str) -> Capabilities:
 def from_help(version: str, help_texts: Mapping[Script, str]) -> Capabilities:
     """The table of an unknown version, read from its scripts' `--help`.
 
-    The behaviour where versions differ is told by the options that came with it.
+    Its options show which behaviour it has where versions differ.
     """
     options = {script: _options_from_help(text) for script, text in help_texts.items()}
     newer = "--save_precision" in options[Script.TRAIN]

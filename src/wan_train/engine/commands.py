@@ -173,7 +173,7 @@ def _launched(job: TrainingJob, options: Mapping[str, tuple[str, ...]]) -> tuple
 
 
 _LADDER = "wan-train, after the GPU ran out of memory"
-"""Who set an option that nobody set when the run was planned."""
+"""The source of an option that was not set when the run was planned."""
 
 
 def _seed_options(job: TrainingJob) -> dict[str, tuple[str, ...]]:
@@ -364,7 +364,7 @@ def one_option_a_line(command: Command) -> str:
 def _groups(argv: Sequence[str]) -> list[list[str]]:
     groups: list[list[str]] = []
     for word in argv:
-        # The program that accelerate launches stands after an option of its own.
+        # The launched program follows accelerate's own options.
         if not groups or _OPTION.match(word) or word.endswith(".py"):
             groups.append([word])
         else:

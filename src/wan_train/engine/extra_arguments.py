@@ -274,7 +274,7 @@ _KINDS = {"int": "a whole number", "float": "a number", "int_or_float": "a numbe
 
 
 def _read(option: Option, value: object) -> tuple[Value | None, str | None]:
-    """A plain value as an option's, or what is wrong with it."""
+    """A plain value as an option's value, or its problem."""
     if not option.takes_value:
         return (value, None) if isinstance(value, bool) else (None, f"must be true or false, not {_shown(value)}")
     if not option.many:

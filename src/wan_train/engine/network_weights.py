@@ -34,9 +34,9 @@ class Judgement:
 def judge_weights(
     spec: ExpertSpec, task: Task, shapes: Mapping[str, tuple[int, ...]] | None, *, is_real: bool
 ) -> Judgement:
-    """Whether the expert's `network_weights` can be continued from.
+    """Check that the expert can continue from its `network_weights`.
 
-    `shapes` are the tensors that its network has in the first block; None where nobody asked the network.
+    `shapes` are the network's tensors in the first block; None if unknown.
     """
     assert spec.training.network_weights is not None, "asked of a training that continues a LoRA"  # noqa: S101  an invariant
     path = Path(spec.training.network_weights)

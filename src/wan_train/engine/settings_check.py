@@ -37,7 +37,7 @@ _TRIED = (
 """What network, optimizer and schedule are built from."""
 
 _FREE = frozenset({"learning_rate", "network_dim", "network_alpha", "max_grad_norm"})
-"""Numbers whose range was judged already: any of them can be built, so they alone are no reason to try."""
+"""Numbers with a checked range: every value can be built, so they alone need no test."""
 
 _LITERALS = ("optimizer_args", "lr_scheduler_args")
 _PAIRS = (*_LITERALS, "network_args")

@@ -88,7 +88,7 @@ class StoppedError(Exception):
 
 
 class Judged:
-    """One training. `found` is what is told of it."""
+    """One training. `found` collects the results."""
 
     def __init__(self, package: Path, wanted: dict[str, Any]) -> None:
         self._package = package
@@ -168,9 +168,9 @@ class Judged:
 
 
 def _network_arguments(folder: Path, module: Any) -> set[str]:  # noqa: ANN401  a module
-    """The names that a network module of this checkout reads of `network_args`; none where that cannot be told.
+    """The `network_args` that a network module of this checkout reads; empty if unknown.
 
-    It passes over any other in silence, so a mistyped one would change nothing.
+    It silently ignores all others, so a mistyped one would change nothing.
     """
     if module.__file__ is None or (path := Path(module.__file__).resolve()).parent != folder.resolve():
         return set()

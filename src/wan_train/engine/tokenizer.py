@@ -53,5 +53,5 @@ def hub_home(environ: Mapping[str, str]) -> Path:
 
 
 def expanded(text: str) -> Path:
-    """As huggingface_hub does it: `~name` of nobody stays as it is."""
+    """As huggingface_hub does it: `~name` of an unknown user stays."""
     return Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser raises for `~name` of nobody

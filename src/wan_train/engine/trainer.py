@@ -251,5 +251,5 @@ def _help_file(folder: Path, commit: str | None) -> Path:
 
 
 def _newest_source(root: Path) -> int:
-    """When the newest source was changed, in nanoseconds: somebody may work on the checkout."""
+    """Change time of the newest source, in nanoseconds: the checkout may be edited."""
     return max((path.stat().st_mtime_ns for path in (root / "src").rglob("*.py")), default=0)

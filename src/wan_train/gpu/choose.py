@@ -32,7 +32,7 @@ def choose(reading: GpuReading, gpus: str | None, visible: str | None) -> tuple[
 
 
 def names_some(gpus: str | None, visible: str | None) -> bool:
-    """Whether somebody said which GPUs may be used, in the arguments of `choose`."""
+    """Whether the user limited the GPUs, with the arguments of `choose`."""
     return visible is not None or (gpus is not None and not _is_all(gpus))
 
 

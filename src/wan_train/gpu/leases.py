@@ -1,4 +1,4 @@
-"""Who on this box holds which GPU: one flock for each GPU, in a directory that all users share.
+"""GPU leases: one flock for each GPU, in a directory that all users share.
 
 A lease is the lock, never the file: it dies with its last holder, so nothing is stale after a crash or a
 reboot. The file's content only tells people who holds it. Lock files are never unlinked: whoever held the
@@ -84,7 +84,7 @@ class LeaseRoom:
         self.directory = directory
 
     def try_take(self, uuid: str, holder: LeaseHolder) -> Lease | None:
-        """The lease of this GPU, or None when somebody holds it. Does not wait."""
+        """The lease of this GPU, or None if another process holds it. Does not wait."""
         locks.prepare(self.directory)
         path = self._path(uuid)
         while True:
@@ -119,7 +119,7 @@ class LeaseRoom:
         return [(name, holder) for name in names if (holder := self.holder(name)) is not None]
 
     def forget(self, lease: Lease) -> None:
-        """Release a lease and remove its file; only for names that nobody but us ever takes."""
+        """Release a lease and remove its file; only for names that only this process takes."""
         self._path(lease.uuid).unlink(missing_ok=True)
         lease.release()
 

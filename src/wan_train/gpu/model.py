@@ -29,7 +29,7 @@ class Gpu:
 
     @property
     def number(self) -> str:
-        """How people tell them apart: `0`, or `0:1` for instance 1 of GPU 0, as NVIDIA writes it."""
+        """`0`, or `0:1` for instance 1 of GPU 0, as NVIDIA writes it."""
         return str(self.index) if self.mig is None else f"{self.index}:{self.mig}"
 
 

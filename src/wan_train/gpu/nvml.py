@@ -61,7 +61,7 @@ class Session:
         self._unwell = False
 
     def read(self) -> Answer:
-        """All GPUs now, or the error that kept NVML from telling."""
+        """All GPUs now, or NVML's error."""
         if self._unwell:
             self._close()
         was_open = self._open
@@ -164,7 +164,7 @@ def _if_told(ask: Callable[[], T]) -> T | None:
 
 
 def _die_with_parent() -> None:
-    # The end of standard input is enough except when NVML hangs: then nobody reads it.
+    # The end of standard input is enough, except when NVML hangs and nothing reads it.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 

@@ -177,7 +177,7 @@ class CpuSlots:
 
 
 def _has_left(child: subprocess.Popen[bytes]) -> bool:
-    """Whether the child, whose pipe has ended, ends by itself and well."""
+    """Whether the child exits without an error after its pipe ended."""
     try:
         return child.wait(_LEAVE_SECONDS) == 0
     except subprocess.TimeoutExpired:
@@ -243,7 +243,7 @@ def _gpu(entry: dict[str, Any]) -> Gpu:
 
 
 def _name_lost(reading: GpuReading, known: dict[int, str]) -> GpuReading:
-    """A lost GPU that cannot tell its UUID any more gets the one last seen at its index."""
+    """A lost GPU without a readable UUID gets the one last seen at its index."""
     present = {gpu.uuid for gpu in reading.gpus} | {gpu.uuid for gpu in reading.lost}
     lost = tuple(
         replace(gpu, uuid=known[gpu.index])

@@ -47,7 +47,7 @@ class Ticket:
             locks.try_exclusive(descriptor, self.path)
             if locks.is_at(descriptor, self.path):
                 return
-            # Swept while it rested: a lock on the file that is gone would be seen by nobody.
+            # Removed meanwhile: no other process would see a lock on the deleted file.
             self._descriptor = None
             os.close(descriptor)
             self._descriptor = locks.open_or_create(self.path)

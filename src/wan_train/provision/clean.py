@@ -1,4 +1,4 @@
-"""What takes space and may go: found without changing anything, removed one by one under the locks of its owners."""
+"""Removable files: found without changes, removed one by one under their owners' locks."""
 
 from __future__ import annotations
 

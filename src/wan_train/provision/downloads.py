@@ -97,7 +97,7 @@ class Part:
         return min(self.size, sum(_blocks(Path(at, name)) for at, _, names in os.walk(self.folder) for name in names))
 
     def is_whole(self) -> bool:
-        """All is there, as far as lengths can tell."""
+        """All bytes are there, judged by the lengths."""
         return self._length() == self.size and not self._control.exists()
 
     def clear_if_torn(self) -> None:

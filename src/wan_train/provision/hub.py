@@ -100,7 +100,7 @@ class HubError(NotReadyError):
 class Hub:
     """Describes files of the hub. Token, endpoint and proxies come from the environment.
 
-    `ended` set by anybody ends every wait with EndedError.
+    A set `ended` ends every wait with EndedError.
     """
 
     _patient: bool = True
@@ -132,7 +132,7 @@ class Hub:
         return self._answered(_address, remote.repo, remote.file, remote.commit)
 
     def _answered(self, ask: Callable[..., _T], *words: str) -> _T:
-        """One request in a thread of its own: it cannot be cancelled, and a silent hub takes half a minute."""
+        """One request in its own thread: it cannot be cancelled, and a silent hub takes half a minute."""
         answer: Future[_T] = Future()
 
         def run() -> None:

@@ -83,7 +83,7 @@ def _in_cache() -> Iterator[Leftover]:
 
 
 def _idle(parts: Iterable[Path]) -> list[Path]:
-    """Those in whose folder no download is at work."""
+    """Those in folders without a running download."""
     return [path for path in parts if not any(_is_held(lock) for lock in path.parent.glob("*.lock"))]
 
 

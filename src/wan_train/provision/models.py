@@ -55,7 +55,7 @@ class Digests:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """The record beside a model file whose bytes were compared."""
+    """The record beside a compared model file."""
 
     size: int
     mtime_ns: int

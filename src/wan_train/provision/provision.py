@@ -84,7 +84,7 @@ class Provision:
         return Leftovers(trainer_dir=self.settings.trainer_dir, after=tuple(model.name for model in wanted(self.tasks)))
 
     def steps(self, *, hub: Hub | None = None, gpus: Gpus | None = None) -> list[Step]:
-        """All steps, the facts of the machine first. `hub` and `gpus` where somebody asks them already."""
+        """All steps, machine checks first. `hub` and `gpus` are shared with the caller, if given."""
         root, pause = self.settings.trainer_dir, self.settings.pause_seconds
         hub = hub or Hub(ended=self.ended)
         facts = self.facts(gpus or of_this_box(self.settings))
@@ -181,7 +181,7 @@ class Provision:
 
 
 def choose_engine(reference: str | None, settings: Settings) -> EngineFile:
-    """The engine that was named; else the one whose commit is checked out already; else the guide's."""
+    """The requested engine, else the one of the checked-out commit, else the guide's."""
     if reference is not None:
         return engine_file.load(reference)
     found = engine_file.for_commit(read_commit(settings.trainer_dir))

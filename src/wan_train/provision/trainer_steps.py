@@ -31,7 +31,7 @@ from wan_train.provision.work import Work
 NAME = "packages.json"
 _REQUIREMENT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?:==[A-Za-z0-9][A-Za-z0-9.+!_]*)?")
 _ROOM = 200_000_000
-"""Of a package without libraries of its own for CUDA; a guess."""
+"""An estimate for a package without its own CUDA libraries."""
 
 
 def check_names(words: Iterable[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a step has at hand while it works: programs, pauses, a log of its own, and the status table.
+"""The tools of a running step: programs, pauses, its log, and the status table.
 
 Programs are argv lists, get their own process group, write to the step's log, and never outlive a Ctrl-C.
 """

@@ -44,7 +44,7 @@ class Holder:
 def locked(workspace: Path) -> Iterator[int]:
     """Hold the workspace's lock; yields its descriptor, which children inherit so that orphans keep it.
 
-    Programs that a killed provision left are ended first: nobody will use what they make.
+    Programs left by a killed provision are ended first: their results would not be used.
 
     Raises:
         NotReadyError: another provision is running there, or the workspace cannot be written.

@@ -30,7 +30,7 @@ def shipped_names() -> list[str]:
 
 
 def shipped(task: Task) -> Recipe:
-    """The shipped recipe of a task, whose values are nobody's choice: the adaptation to the GPU may change them."""
+    """The shipped recipe of a task. Its values are not chosen, so the adaptation to the GPU may change them."""
     match task:
         case Task.T2V:
             return load(shipped_path("t2v-a14b"), None)
@@ -138,7 +138,7 @@ def _with_base(own: Mapping[str, Any], problems: list[str]) -> tuple[Mapping[str
 
 
 class _Reader:
-    """One recipe being read; what is wrong goes to `problems`."""
+    """One recipe being read; problems go to `problems`."""
 
     def __init__(self, options: Options | None, folder: Path, source: Source | None, problems: list[str]) -> None:
         self._options = options
@@ -228,7 +228,7 @@ class _Reader:
                 limits.append(value)
         match limits:
             case [low, high] if low < high:
-                # Where a setting is missing or wrong nobody sees the stand-in: the recipe is refused.
+                # A recipe with a missing or invalid setting is refused, so the stand-in is never used.
                 training = training_of({"attention": Attention.AUTO} | dict.fromkeys(_REQUIRED, None) | dict(settings))
                 return ExpertSpec(expert=expert, dit=dit, min_timestep=low, max_timestep=high, training=training)
             case [_, _]:
@@ -263,7 +263,7 @@ _REQUIRED = [name for name, field in FIELDS.items() if field.default is MISSING]
 
 
 def _boundary_problems(experts: Sequence[ExpertSpec]) -> list[str]:
-    """Two experts must share the timesteps between them: no gap that nobody learns, no overlap learnt twice."""
+    """The timesteps of two experts must have no gap and no overlap."""
     by_expert = {spec.expert: spec for spec in experts}
     if len(by_expert) < len(Expert):
         return []

@@ -39,7 +39,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """What the person was asked."""
+    """The user's answers."""
 
     title: str
     author: str
@@ -51,9 +51,11 @@ class Training:
     """Settings of one training job, under musubi-tuner's own option names.
 
     Integers and floats are kept as the recipe wrote them, so that commands show `8` and not `8.0`. Metadata of a field:
-    its `range`, outside which the trainer fails late or trains nothing; its `words`, where it has few; `read`, which
-    reads its values where they are of a kind of their own; `is_file`; and `is_shared` for one that cannot differ
-    between the experts.
+    its `range`, outside which the trainer fails late or trains nothing; its allowed `words`; `read`, its own parser;
+    `is_file`; and `is_shared` for one that cannot differ between the experts.
+
+    `engine/commands.py` passes a new field on. `configs/recipes` has the shipped values; `wan-train recipe show` prints
+    them.
     """
 
     attention: Attention
@@ -89,7 +91,7 @@ class Training:
     """When this expert ends (`recipe.until`). wan-train sees to it: the trainer has no such option."""
     sample_prompts: str | None = field(default=None, metadata={"is_shared": True, "is_file": True})
     sample_every_n_epochs: int | None = field(default=None, metadata={"range": (1, 100_000), "is_shared": True})
-    """0 for an attempt that goes on without samples; None until the plan chooses."""
+    """0 for an attempt without samples; None until the plan chooses."""
     sample_at_first: bool = field(default=False, metadata={"is_shared": True})
     options: Mapping[str, Value] = field(default_factory=dict)
     """Further options of the trainer's training script, by name without dashes; never one that has a field above."""
@@ -99,7 +101,7 @@ class Training:
 class ExpertSpec:
     """One expert to train: its base weights (a name in models.toml or a path), its timesteps (0 to 1000), its settings.
 
-    `sources` says who set what: by setting, for every value that is not the shipped recipe's own.
+    `sources` has the source of every setting that differs from the shipped recipe.
     """
 
     expert: Expert

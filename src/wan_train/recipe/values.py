@@ -42,13 +42,13 @@ class Options(Protocol):
         """Those whose values are files."""
 
     def read(self, name: str, value: object) -> tuple[Value | None, str | None]:
-        """The value as the trainer takes it, or what is wrong with it."""
+        """The value as the trainer takes it, or its problem."""
 
     def refusal(self, name: str) -> str | None:
         """Why an option that the trainer has cannot be given."""
 
     def layers(self, words: Sequence[str], *, folder: Path, source: Source) -> tuple[list[Layer], list[str]]:
-        """The settings that words for the training script give, and what is wrong with them."""
+        """The settings in arguments for the training script, and their problems."""
 
 
 def read_settings(
@@ -122,7 +122,7 @@ def _field(key: str, value: object) -> tuple[Any, str | None]:
 
 
 def _typed(value: object, kind: str) -> tuple[Any, str | None]:
-    """The value if it fits the annotation of a Training field, else what is wrong with it."""
+    """The value if it fits the annotation of a Training field, else its problem."""
     match kind.removesuffix(" | None"), value:
         case "bool", bool():
             return value, None

@@ -77,7 +77,7 @@ def _saved(case: Case, attempt: Attempt, epoch: int) -> Iterator[Event]:
 
 
 def _keep(case: Case, attempt: Attempt, local_epoch: int) -> Iterator[Event]:
-    """Keep the LoRA of this epoch if the user asked for it and nobody kept it yet."""
+    """Keep the LoRA of this epoch if the user asked for it and it is not kept yet."""
     epoch = attempt.epochs_before + local_epoch
     if not attempts.is_wanted(case.plan, case.step, attempt, epoch):
         return
@@ -91,9 +91,9 @@ def _keep(case: Case, attempt: Attempt, local_epoch: int) -> Iterator[Event]:
 def judge_attempt(
     case: Case, state: RunState, *, pause_seconds: float, caches: Callable[[str], Diagnosis | None]
 ) -> Iterator[Event]:
-    """What becomes of a step whose attempt is over: success, another attempt, or the end.
+    """What follows an attempt's end: success, retry, or failure.
 
-    `caches` says what is wrong with the caches that a step left; it takes the step's id.
+    `caches` returns the problem of the caches that a step ID left.
     """
     job = state.jobs[case.step.id]
     attempt = job.attempt

@@ -94,7 +94,7 @@ def epochs_of(state: State, attempt: Attempt) -> int | None:
 
 
 def state_files(plan: Plan, step: Step, attempt: Attempt | None) -> frozenset[str]:
-    """The files that make a state complete: those that this trainer was seen to write, else what the settings tell."""
+    """The files of a complete state: those this trainer wrote before, else those expected from the settings."""
     if attempt is not None and attempt.state_files:
         return frozenset(attempt.state_files)
     assert step.expert is not None, "only trainings have states"  # noqa: S101  an invariant of the plan

@@ -32,7 +32,7 @@ def start_supervisor(
     gpus: Sequence[str] | None = None,
     budget: float | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a supervisor in a session of its own and wait until it has taken the run over.
+    """Start a supervisor in its own session and wait until it has taken over the run.
 
     It adopts trainers that are alive. With `resume` a run that is over goes on, `epochs` gives it a larger total,
     `ends` later epochs after which trainings end, by step; `gpus` are UUIDs in place of those it used, `budget` the
@@ -66,7 +66,7 @@ def start_supervisor(
             return child
         if child.poll() is not None:
             if child.returncode == ExitCode.BAD_INPUT:
-                return child  # somebody else started one at the same moment
+                return child  # another process started one at the same moment
             break
         time.sleep(0.02)
     said = (read_tail(run.supervisor_log).strip().splitlines() or ["nothing"])[-1]

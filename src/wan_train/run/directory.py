@@ -17,7 +17,7 @@ from wan_train.run.plan import Plan
 from wan_train.run.upgrade import newest
 
 HIDDEN = "."
-"""Directories of such names are no runs: one that is being removed still has its plan."""
+"""Directories with such names are not runs: a run that is being removed still has its plan."""
 
 _HEAD_BYTES = 200
 _MADE = re.compile(rb'"made": (\d+(?:\.\d+)?)')
@@ -126,7 +126,7 @@ class RunDirectory:
         return AttemptDirectory(self.path / step / str(number))
 
     def free_attempt(self, step: str, number: int) -> AttemptDirectory:
-        """The first attempt directory from `number` on that nobody has used: a launch may not have been recorded."""
+        """The first unused attempt directory from `number` on: a launch may not have been recorded."""
         while (directory := self.attempt(step, number)).path.exists():
             number += 1
         return directory
@@ -149,7 +149,7 @@ class RunDirectory:
 
 
 def planned(runs: Path, title: str) -> tuple[RunDirectory, float]:
-    """The directory a run started now would get if nobody else takes it first, and now."""
+    """The directory of a run that starts now, and the time."""
     now = time.time()
     return RunDirectory(runs / _name(title, now)), now
 
@@ -159,7 +159,7 @@ def _name(title: str, now: float) -> str:
 
 
 def create(runs: Path, title: str, *, now: float) -> RunDirectory:
-    """A new, empty run directory that nobody else has; raises NotReadyError when the disk refuses."""
+    """A new, empty run directory; raises NotReadyError if it cannot be created."""
     name = _name(title, now)
     try:
         runs.mkdir(parents=True, exist_ok=True)

@@ -73,7 +73,7 @@ def check_disk(need: DiskNeed, run_dir: Path, cache_dirs: Iterable[Path]) -> Non
 
 
 def check_disk_to_resume(run: RunDirectory, plan: Plan, trainings: int) -> None:
-    """Raises NotReadyError with the numbers when a run that goes on would be stopped at its first state."""
+    """Raises NotReadyError with the numbers if a resumed run would be stopped at its first state."""
     free = shutil.disk_usage(run.path).free
     needed = min(trainings, len(plan.gpu_uuids)) * disk_for_next_save(plan)
     if free < needed:

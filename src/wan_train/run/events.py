@@ -38,7 +38,7 @@ class Signaled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:
-    """The process is gone and nobody saw how it ended."""
+    """The process is gone, and no exit was recorded."""
 
     reason: str
 
@@ -150,7 +150,7 @@ class StepStopping:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStopped:
-    """A step ended, or never began, because somebody stopped the run."""
+    """A step ended, or never started, because the run was stopped."""
 
     at: float
     step: str
@@ -196,7 +196,7 @@ class CachesCleared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachesDisturbed:
-    """The caches were right and are not any more, just before they were to be trained: caching is done once more."""
+    """Valid caches changed just before their training: caching is repeated."""
 
     at: float
     step: str
@@ -351,9 +351,9 @@ class BudgetReached:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResumed:
-    """A run that was over goes on: what failed or was stopped is tried again. `epochs` is a new, larger total.
+    """A finished run was resumed: failed and stopped steps are retried. `epochs` is a new, larger total.
 
-    `ends` are the epochs after which trainings now end, by step, where their schedules stay; empty for no change.
+    `ends` are the epochs, by step, at which trainings now end under unchanged schedules; empty for no change.
     """
 
     at: float

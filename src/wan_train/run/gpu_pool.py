@@ -1,4 +1,4 @@
-"""The GPUs of one run: what the driver says, which leases are ours, whose turn it is."""
+"""The GPUs of one run: the driver's readings, our leases, our place in the queue."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class GpuPool:
         return GpusChosen(at=self._clock.now(), gpu_uuids=self._uses, labels=labels, asked=asked)
 
     def claim(self, uuid: str) -> bool:
-        """Take the lease; False when somebody else was faster. The GPU is judged anew once it is ours."""
+        """Take the lease; False if another process was faster. The GPU is checked again afterwards."""
         lease = self._room.try_take(uuid, self._holder(None))
         if lease is None:
             return False
@@ -171,7 +171,7 @@ class GpuPool:
 
 
 def gpu_label(gpu: Gpu, devices: Devices) -> str:
-    """`GPU 0` or `CPU slot 1`: how people tell them apart."""
+    """`GPU 0` or `CPU slot 1`."""
     match devices:
         case Devices.NVML:
             return f"GPU {gpu.number}"

@@ -58,7 +58,7 @@ class Launcher(Protocol):
 
 
 class WardenLauncher:
-    """The real launcher: each attempt runs under a warden in a session of its own."""
+    """The real launcher: each attempt runs under a warden in its own session."""
 
     def __init__(self, *, grace_seconds: float) -> None:
         self._grace = grace_seconds

@@ -44,7 +44,7 @@ RULES: Mapping[Cause, Rule] = {
     # The hub and the network to it recover; where the hub names a time, not before.
     Cause.HUB: Rule(retries=3, pauses=(3.0, 6.0, 30.0)),
     Cause.CRASHED: Rule(retries=2, pauses=(1.0, 6.0)),
-    # Somebody's kill, or one that nobody explained.
+    # A kill from outside.
     Cause.INTERRUPTED: Rule(retries=3, pauses=(1.0, 3.0, 6.0)),
     # The machine went down or the warden was killed: nothing was wrong with the training.
     Cause.LOST: Rule(retries=20, pauses=(0.0,)),

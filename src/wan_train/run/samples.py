@@ -105,7 +105,7 @@ def _seed(file: SampleFile, asked: int) -> int:
 
 
 ROUNDS = 10
-"""How often samples are made in a training when nobody says: their cost is the user's, so seldom."""
+"""Default number of samples in a training: few, because they take the user's time."""
 
 
 def read_sample_prompts(recipe: Recipe) -> tuple[SamplePrompt, ...]:

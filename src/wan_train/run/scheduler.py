@@ -269,7 +269,7 @@ def _assign(plan: Plan, state: RunState, gpus: Sequence[GpuView], waiting: Seque
             unmet += 1
     settling = [gpu for gpu in idle if gpu.claimed and not gpu.free and gpu.busy_because is None]
     filled = [gpu for gpu in idle if gpu.claimed and not gpu.free and gpu.busy_because is not None]
-    # A GPU that somebody filled after our claim may stay so for days: it must not keep us from a free one.
+    # A claimed GPU that another program fills may stay busy for days: it must not keep us from a free one.
     claims = max(0, unmet - len(settling))
     candidates = [gpu for gpu in idle if not gpu.claimed and gpu.free and gpu.first_in_line]
     actions += [Claim(gpu_uuid=gpu.uuid) for gpu in candidates[:claims]]

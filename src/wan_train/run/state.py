@@ -460,7 +460,7 @@ def _fold_job(job: Job, event: _JobEvent) -> Job:  # noqa: C901, PLR0912  one br
         case CachesCleared():
             return replace(job, caches=event)
         case CachesDisturbed():
-            # The one way back: what was right has changed, so it is looked at anew.
+            # The only way back: valid caches changed, so they are checked again.
             return replace(job, state=JobState.WAITING) if _is_cached(job) else job
         case StepRefused():
             moved = _move(job, JobState.FAILED)

@@ -129,7 +129,7 @@ def _wait(wakeup: int, seconds: float) -> None:
 
 
 def make_report(run: RunDirectory) -> None:
-    """Run `wan-train report` for a run that is over. Never raises; problems go into supervisor.log.
+    """Run `wan-train report` for a finished run. Never raises; problems go into supervisor.log.
 
     A process of its own: it decodes pictures and draws, which may hang, crash or need much memory.
     """

@@ -136,7 +136,7 @@ class Supervisor:
         if budget is not None:
             self._append(BudgetSet(at=self._clock.now(), dollars=budget))
         self._finish_what_was_begun()
-        # Last, since it tells the starter that everything before it is done.
+        # Last: it reports to the starter that everything before it is done.
         now = self._clock.now()
         self._append(SupervisorStarted(at=now, identity=myself(), version=__version__, idle_since=idle_since))
 
@@ -220,7 +220,7 @@ class Supervisor:
         return ExitCode(self._state.finished.exit_code) if self._state.finished is not None else None
 
     def _append(self, event: Event) -> None:
-        """Record, then believe. A full disk stops everything but the trainers until there is room again."""
+        """Record, then change the state. A full disk stops everything but the trainers until there is space."""
         while True:
             try:
                 self._journal.append(event)
@@ -308,7 +308,7 @@ class Supervisor:
         self._launcher.terminate(attempt.identity)
 
     def _judge_exited(self) -> bool:
-        """Settle the attempts whose processes are gone. After deciding, so that a free GPU is not kept waiting."""
+        """Judge ended attempts. After deciding, so that a free GPU does not wait."""
         settled = False
         for step in self._plan.steps:
             job = self._state.jobs[step.id]

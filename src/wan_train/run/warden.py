@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
 
 
 def _start(command: list[str]) -> int:
-    """The trainer as a child with a process group of its own and ordinary signals."""
+    """The trainer as a child with its own process group and default signals."""
     defaults = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE]
     return os.posix_spawnp(command[0], command, os.environ, setpgroup=0, setsigdef=defaults, setsigmask=[])
 

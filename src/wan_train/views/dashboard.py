@@ -43,7 +43,7 @@ _STALE_SECONDS = 15.0
 _FULL_BYTES = 1_000_000
 """With less free space the journal itself may fail."""
 _NAMES_FROM = 70
-"""Narrower screens have no room for the names of GPUs."""
+"""Narrower screens have no space for GPU names."""
 _MOST_EVENTS = 4
 _MOST_EVENT_LINES = 2
 
@@ -147,7 +147,7 @@ def gpu_lines(view: RunView, width: int) -> Iterator[Line]:
     memory_width = max(map(len, memories), default=0)
     for gpu, label, name, memory in zip(gpus, labels, names, memories, strict=True):
         readings = [memory.rjust(memory_width)]
-        if _taken(view, gpu) is None:  # else the name of the other run needs the room
+        if _taken(view, gpu) is None:  # otherwise the other run's name needs the space
             readings += [f"{gpu.utilization:>3} % busy"] if gpu.utilization is not None else []
             readings += [f"{gpu.temperature} °C"] if gpu.temperature is not None else []
         shown_name = Span(pad(name, name_width + 2), "dim") if width >= _NAMES_FROM else ""

@@ -64,7 +64,7 @@ _EVIDENCE_WIDTH = 160
 
 
 def event_line(event: Event, view: RunView) -> str | None:
-    """What happened on one line, local time first; None for events that nobody needs to read.
+    """One line per event, local time first; None for events without a line.
 
     `view` is the run after the event, or later.
     """
@@ -87,7 +87,7 @@ def subject(event: Event) -> str:
 
 
 def event_text(event: Event, view: RunView) -> str | None:  # noqa: C901, PLR0912  one branch for each kind of event
-    """What happened, without time and subject; None for events that nobody needs to read."""
+    """The text of an event, without time and subject; None for events without a line."""
     match event:
         case SupervisorStarted():
             is_first = view.state.started is None or event.at <= view.state.started

@@ -49,7 +49,7 @@ from wan_train.views.losses import Losses, losses_of
 TAIL_LINES = 8
 """Log lines shown of a failed step: a Python error with its last frames."""
 _MOST_RECENT = 8
-"""A view shows as many recent events as it has room for."""
+"""Number of kept recent events; a view shows as many as fit."""
 _CURVES_SECONDS = 1.0
 _CURVES_SHARE = 0.005
 """Of a core, at most, for reading curves."""
@@ -108,7 +108,7 @@ class RunView:
 
     @property
     def has_supervisor(self) -> bool:
-        """Whether a supervisor looks after the run now."""
+        """Whether a supervisor is running."""
         return self.state.supervisor is not None and self.supervisor_alive
 
 
@@ -321,7 +321,7 @@ class _AttemptClock:
 
     def per_step(self, event: EpochEnded) -> float | None:
         if event.at <= self.since:
-            # A supervisor that took over reports earlier epochs all at once: nobody saw when they ended.
+            # A supervisor that took over reports earlier epochs all at once, without their times.
             self.epoch = max(self.epoch, event.epoch)
         steps = (event.epoch - self.epoch) * self.steps_per_epoch
         return (event.at - self.since) / steps if steps > 0 and event.at > self.since else None

@@ -44,7 +44,7 @@ _STATE_WIDTH: Final = max(len(state.value) for state in State)
 _RATE_SECONDS: Final = 10.0
 """A rate is that of the last seconds, not of the whole download."""
 _FIRST_RATE_SECONDS: Final = 2.0
-"""Before that no rate is shown: nobody should read `14 h left` while a download begins."""
+"""No rate before that: the first seconds of a download would show `14 h left`."""
 _BAR_WIDTH: Final = 12
 _DOWNLOAD_SECONDS: Final = 15.0
 _OTHER_SECONDS: Final = 60.0
@@ -96,7 +96,7 @@ class Screen(Progress):
     def show(self, rows: Sequence[Row], *, ending: bool = False) -> None:
         """Take the rows over. `ending`: the user has asked for the end, and programs are being ended."""
         self._ending = ending
-        # A low screen has no room for what was there before.
+        # A low screen has no space for finished steps.
         is_low = len(rows) + 6 > self.console.height
         for row in (*rows, *_total(rows)):
             if row.id not in self._ids:

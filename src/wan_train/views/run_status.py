@@ -95,7 +95,7 @@ def elapsed(view: RunView, now: float) -> float:
 
 
 def worked(view: RunView, now: float) -> float:
-    """Seconds in which processes of the run were at work, without pauses, waiting, and time with the machine down."""
+    """Seconds in which processes of the run worked, without pauses, waiting and downtime."""
     spans = sorted(
         (attempt.started, _end(view, job, attempt, now)) for job in view.state.jobs.values() for attempt in job.attempts
     )

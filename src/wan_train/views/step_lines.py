@@ -141,7 +141,7 @@ def _running(place: _Place) -> Iterator[ScreenLine]:
     eta = f"{duration(left.seconds)} left" if left is not None else ""
     if step.kind is StepKind.TRAIN and done >= total:
         eta = "saving …"
-    # The same room for every step, so that bars can be compared by eye.
+    # The same width for every step, so that bars can be compared.
     tail = f"  {min(100, 100 * done // total):>3} %  {pad(eta, _ETA_WIDTH)}"
     yield place.first(*bar(done, total, place.room - columns(tail)), tail)
     if step.kind is not StepKind.TRAIN:

@@ -187,7 +187,7 @@ def _anywhere(log: Reading) -> Diagnosis | None:
 
 
 def died(name: str, words: str | None) -> Diagnosis:
-    """What a signal that ended the trainer means, `words` being those that tell it."""
+    """The meaning of a signal that ended the trainer; `words` are the evidence."""
     match name:
         case "SIGSEGV" | "SIGBUS" | "SIGABRT" | "SIGFPE":
             shared = " A bus error is most often a full /dev/shm (`df -h /dev/shm`)." if name == "SIGBUS" else ""

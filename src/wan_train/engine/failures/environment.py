@@ -23,7 +23,7 @@ _PIP_NAMES = {
     "torch_optimizer": "torch-optimizer",
     "yaml": "pyyaml",
 }
-"""Packages whose names differ from those that programs import."""
+"""Packages with names that differ from their import names."""
 
 _REPAIR = "`wan-train provision` repairs the trainer's environment; then resume."
 _NO_MODULE = r"(?:ModuleNotFoundError|ImportError|python[\d.]*): No module named "

@@ -134,7 +134,7 @@ def _cleaned(text: str) -> list[str]:
         shown = _PREFIX.sub("", _PREFIX.sub("", shown))
         before, header, _ = shown.partition(_HEADER)
         if header and before.strip() and _BAR.search(before):
-            lines.append(before)  # a bar has no line end of its own
+            lines.append(before)  # a progress bar has no line end
             shown = shown[len(before) :]
         lines.append(shown)
     return _without_boxes(_without_margins(_without_prefixes(lines)))
@@ -252,7 +252,7 @@ def _one(lines: Sequence[str], at: int, *, follows: bool, direct: bool) -> tuple
 
 
 def _names_exception(line: str) -> bool:
-    """Whether a line at the margin tells an exception; other programs' and threads' lines may come between."""
+    """Whether a line without indent names an exception; lines of other programs and threads may come between."""
     raised = _RAISED.match(line.rstrip())
     if raised is None or raised["type"] in _LEVELS or _BAR.search(line):
         return False

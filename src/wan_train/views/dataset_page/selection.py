@@ -1,4 +1,4 @@
-"""Which files of a dataset a page shows, and what is read of them. A page stays small enough to open at once."""
+"""Which files of a dataset a page shows, and their previews. The page stays small enough to open at once."""
 
 from __future__ import annotations
 
