@@ -190,7 +190,7 @@ def test_a_run_that_would_change_what_another_trains_from_waits(cached_box: Scri
     before = {path: path.stat().st_mtime_ns for path in Path(cached_box.dataset / "cache").glob("*_wan.safetensors")}
     other = cached_box.popen_cli(*cached_box.train_words(*ONE, "--resolution", "512x512", title="wide"))
     cached_box.wait_for(
-        lambda: "which trains from these caches" in cached_box.run_cli("status", "wide", "--json").stdout,
+        lambda: "which uses these caches" in cached_box.run_cli("status", "wide", "--json").stdout,
         what="the reason for waiting",
     )
     assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -192,7 +192,7 @@ def test_an_expert_under_way_keeps_its_caches(machine: Machine) -> None:
     assert machine.look(one, "train-low", running=(TRAIN,)) == []
     assert "waiting for the other expert" in one.blocked["train-low"]
     machine.look(other, LATENTS, TEXT)
-    assert "which trains from these caches" in other.blocked[TEXT]
+    assert "which uses these caches" in other.blocked[TEXT]
 
 
 def test_a_dataset_that_went_away_is_refused_and_loses_nothing(machine: Machine) -> None:

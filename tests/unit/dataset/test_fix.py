@@ -209,7 +209,7 @@ def test_clips_of_several_speeds_are_left_with_a_way_out(tmp_path: Path) -> None
     planned = fix.plan(found)
     assert planned.fixes == ()
     assert [each.problem.path for each in planned.skipped] == [tmp_path / "a.mp4", tmp_path / "b.avi"]
-    assert all("several speeds" in each.why for each in planned.skipped)
+    assert all("several frame rates" in each.why for each in planned.skipped)
     assert all("ffmpeg -i IN -vf fps=16" in each.problem.fix for each in planned.skipped)
 
 

@@ -156,7 +156,7 @@ def test_a_named_file_must_exist(name: str, tmp_path: Path) -> None:
 def test_base_weights_cut_short_are_refused(tmp_path: Path) -> None:
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
-    assert "no whole safetensors file" in refusal(with_settings(shipped(Task.T2V), base_weights=(str(cut),)))
+    assert "not a complete safetensors file" in refusal(with_settings(shipped(Task.T2V), base_weights=(str(cut),)))
 
 
 def test_the_shipped_recipe_starts_no_python_and_says_nothing() -> None:
