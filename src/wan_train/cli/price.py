@@ -59,7 +59,7 @@ def budget_of(call: Call) -> float | None:
     try:
         return parse_dollars(text)
     except ValueError as error:
-        raise BadInputError(f"--budget {one_line(text)!r}: {error}", hint="For example: --budget 3.00") from error
+        raise BadInputError(f"--budget {one_line(text)!r}: {error}", hint="Give dollars: `--budget 3.00`") from error
 
 
 def require_price(budget: float | None, known: Known) -> None:
@@ -68,7 +68,7 @@ def require_price(budget: float | None, known: Known) -> None:
         why = f" ({known.problem})" if known.problem is not None else ""
         raise BadInputError(
             f"--budget needs the price of an hour of this box, which is unknown{why}",
-            hint="Add --price, in dollars an hour: --price 0.93",
+            hint="Add the price of an hour in dollars: `--price 0.93`",
         )
 
 
