@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.runs import OUT_OF_MEMORY, events_of, make_plan
+from support.runs import OUT_OF_MEMORY, T0, events_of, make_plan
 from views.markup import HOSTILE, harmless, words_of
 from views.reports import (
     BOTH,
@@ -37,6 +37,7 @@ from wan_train.engine.failures import Cause
 from wan_train.recipe.load import load, override, shipped_path
 from wan_train.recipe.terms import EngineKind, Expert
 from wan_train.run.curves import Curve, LossSource, Point, Segment
+from wan_train.run.events import MovementMeasured
 from wan_train.run.state import JobState
 from wan_train.views.report.metrics import experts
 from wan_train.views.report.page import page
@@ -387,3 +388,20 @@ def test_data_of_a_finished_run() -> None:
     assert data["versions"]["drivers"] == ["570.86.15"]
     assert data["gpus"][0]["peak_bytes"] == 27 * 1024**3
     assert data["again"].startswith("wan-train --recipe ")
+
+
+def test_the_movement_of_both_loras_is_drawn_with_its_words_and_values() -> None:
+    report = report_of()
+    assert "Movement of the LoRAs" not in page(report), "nothing was measured"
+    moved = [
+        MovementMeasured(at=T0 + 100 + epoch, step=step, since_epoch=epoch - 10, epoch=epoch, relative=relative)
+        for step, values in (("train-high", {20: 0.37, 30: 0.12, 60: 0.0025}), ("train-low", {20: 0.41, 40: 0.034}))
+        for epoch, relative in values.items()
+    ]
+    events = list(report.events)
+    shown = report_of(events=[*events[:-1], *moved, events[-1]])
+    html = page(shown)
+    assert "high-noise expert settled: moved 0.25 % since epoch 50" in html
+    assert "low-noise expert settling: moved 3.4 % since epoch 30" in html
+    assert "<td>41 %</td>" in html
+    assert report_json(shown)["experts"][0]["movements"] == [[10, 20, 0.37], [20, 30, 0.12], [50, 60, 0.0025]]

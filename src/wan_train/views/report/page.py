@@ -24,7 +24,7 @@ from wan_train.views.report.metrics import ExpertMetrics
 from wan_train.views.report.plots import MOST_POINTS
 from wan_train.views.report.report_data import ReportData, SampleGrid, ShownDataset, sample_grid
 from wan_train.views.report.reproduce import rerun_command, settings_of, versions
-from wan_train.views.report.timeline import gpu_readings, loss_charts, started_at, timeline
+from wan_train.views.report.timeline import gpu_readings, loss_charts, movement_chart, started_at, timeline
 from wan_train.views.result import RESUME_CANNOT_HELP, headline, resume_command
 from wan_train.views.run_status import RunStatus
 
@@ -54,6 +54,7 @@ def page(report: ReportData) -> str:
         files=[each for each in experts if each.job.result is not None],
         kept=[_Kept.of(each) for each in experts if each.job.kept],
         loss_charts=loss_charts(report, experts),
+        movement=movement_chart(report, experts),
         thinned_from=longest if longest > MOST_POINTS else None,
         timeline=timeline(report),
         uses_gpus=plan.devices is not Devices.CPU_SLOTS,

@@ -29,6 +29,8 @@ _TOP, _RIGHT, _BOTTOM, _BETWEEN = 0.1, 0.26, 0.5, 0.14
 """Margins in inches, and the room between two axes as a share of their height."""
 _LONGEST_LANE = 24
 _GAP_SECONDS = 4 * EVERY_SECONDS
+_LEAST_PERCENT = 1e-4
+"""Of a movement in the plot: a logarithmic scale has no zero."""
 _TYPICAL = 0.995
 """The share of losses that a plot must show. Single ones beyond would press all others flat."""
 
@@ -118,6 +120,24 @@ def training_plot(lines: Sequence[Line], *, name: str, title: str, description: 
     axes[-1].set_xlabel("step")
     axes[-1].xaxis.set_major_locator(_locator(6, whole=True))
     axes[-1].xaxis.set_major_formatter(lambda value, _place: f"{value:,.0f}")
+    return _as_svg(figure, name=name, title=title, description=description)
+
+
+def movement_plot(
+    movements: Sequence[tuple[Ink, str, Sequence[Pair]]], *, name: str, title: str, description: str
+) -> Markup:
+    """Movement in percent over epochs, on a logarithmic scale; each training with its colour and label."""
+    figure, (axes,) = _figure(height=2.6)
+    for ink, label, pairs in movements:
+        xs, ys = _split([(epoch, max(percent, _LEAST_PERCENT)) for epoch, percent in pairs])
+        axes.plot(xs, ys, color=ink.value, linewidth=1.6, marker="o", markersize=3, label=label)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _place: f"{value:g}")
+    axes.yaxis.set_minor_formatter(lambda _value, _place: "")
+    axes.set_ylabel("movement, %")
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(_locator(6, whole=True))
+    _legend(axes)
     return _as_svg(figure, name=name, title=title, description=description)
 
 

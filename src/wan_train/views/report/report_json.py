@@ -72,6 +72,7 @@ def _expert(report: ReportData, each: ExpertMetrics) -> Json:
         "seconds": each.seconds,
         "seconds_per_step": each.seconds_per_step,
         "loss_source": each.source.value if each.source is not None else None,
+        "movements": [[m.since_epoch, m.epoch, m.relative] for m in each.job.movements],
         "points": [[point.step, _finite(point.loss), _finite(point.lr)] for point in curve.points],
     }
 

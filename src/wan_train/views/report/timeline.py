@@ -16,7 +16,17 @@ from wan_train.run.state import Attempt
 from wan_train.views import formatting, run_status
 from wan_train.views.report import metrics
 from wan_train.views.report.metrics import ExpertMetrics
-from wan_train.views.report.plots import Bar, Chart, Ink, Line, gpu_plot, outside_plot, timeline_plot, training_plot
+from wan_train.views.report.plots import (
+    Bar,
+    Chart,
+    Ink,
+    Line,
+    gpu_plot,
+    movement_plot,
+    outside_plot,
+    timeline_plot,
+    training_plot,
+)
 from wan_train.views.report.report_data import ReportData
 
 if TYPE_CHECKING:
@@ -28,6 +38,7 @@ _SOURCES = {
     LossSource.PROGRESS_LINE: "the trainer's progress line, because there are no TensorBoard files: a moving average "
     "over an epoch with three digits and no learning rate",
 }
+_LAST_MOVEMENTS = 10
 _QUARTERS = (0.1, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -61,6 +72,39 @@ def _loss_chart(curve: Curve, each: ExpertMetrics) -> Chart:
         source=_SOURCES[curve.source] if curve.source is not None else "",
         columns=("Step", "Smoothed loss", "Learning rate"),
         rows=_values(curve),
+    )
+
+
+def movement_chart(report: ReportData, experts: Sequence[ExpertMetrics]) -> Chart | None:
+    """How far each LoRA moved between its states; None before the second state of any."""
+    moved = [each for each in experts if each.job.movements]
+    if not moved:
+        return None
+    names = {each.step: f"{formatting.expert_name(each.expert)} expert" for each in moved}
+    last = [
+        f"{names[each.step]} "
+        + run_status.learning_text(report.view, report.view.plan.step(each.step), each.job.movements[-1])
+        for each in moved
+    ]
+    return Chart(
+        title="Movement of the LoRAs",
+        plot=movement_plot(
+            [
+                (_INKS[each.expert], names[each.step], [(m.epoch, 100 * m.relative) for m in each.job.movements])
+                for each in moved
+            ],
+            name="movement",
+            title="Movement of each LoRA between its checkpoints",
+            description=f"{'; '.join(last)}. The table below has the values.",
+        ),
+        summary="; ".join(last),
+        source="the up x down matrices of the checkpoints: the norm of their change over their norm",
+        columns=("Expert", "Epochs", "Movement"),
+        rows=[
+            (names[each.step], f"{m.since_epoch:,} to {m.epoch:,}", formatting.fine_percent(m.relative))
+            for each in moved
+            for m in each.job.movements[-_LAST_MOVEMENTS:]
+        ],
     )
 
 
