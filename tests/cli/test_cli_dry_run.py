@@ -230,3 +230,31 @@ def test_fp8_can_be_left_out(quiet_box: ScriptedBox) -> None:
 def test_the_gpus_are_shown_as_they_are(quiet_box: ScriptedBox) -> None:
     answer = plan_of(quiet_box, "--dataset", str(quiet_box.dataset), "--gpus", "1")
     assert [gpu["label"] for gpu in answer["gpus"]] == ["GPU 1"]
+
+
+def test_a_preset_is_laid_over_the_shipped_recipe_and_options_over_it(quiet_box: ScriptedBox) -> None:
+    words = ("--dataset", str(quiet_box.dataset), "--dry-run", "--json", "--preset", "character")
+    done = quiet_box.run_cli(*words, "--learning-rate", "2e-4")
+    assert done.returncode == 0, done.stderr
+    experts = {each["expert"]: each for each in json.loads(done.stdout)["plan"]["recipe"]["experts"]}
+    assert [experts[name]["training"]["network_dim"] for name in ("high", "low")] == [8, 42]
+    assert {each["training"]["learning_rate"] for each in experts.values()} == {2e-4}
+    assert experts["low"]["sources"]["network_dim"]["text"] == "preset character"
+
+
+def test_a_preset_and_a_recipe_file_exclude_each_other(quiet_box: ScriptedBox, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('base = "t2v-a14b"\n', encoding="utf-8")
+    done = quiet_box.run_cli(
+        "--dataset", str(quiet_box.dataset), "--dry-run", "--preset", "style", "--recipe", str(recipe)
+    )
+    assert done.returncode == 2
+    assert "--recipe and --preset style are two recipes" in done.stderr
+
+
+def test_presets_are_listed_with_their_files(quiet_box: ScriptedBox) -> None:
+    listed = json.loads(quiet_box.run_cli("presets", "--json").stdout)["presets"]
+    assert [each["name"] for each in listed] == ["guide", "character", "style", "motion"]
+    assert all(Path(each["path"]).is_file() for each in listed)
+    shown = quiet_box.run_cli("presets", COLUMNS="80").stdout
+    assert all(each["summary"] in shown for each in listed)

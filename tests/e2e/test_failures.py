@@ -37,7 +37,7 @@ def test_when_one_expert_fails_the_other_goes_on(scripted_box: ScriptedBox) -> N
     [
         ("enospc@epoch=2", "disk_full", "disk is full"),
         ("exit_zero_nothing", "unknown", "left no LoRA"),
-        ("nan@epoch=2", "nan_loss", "not finite"),
+        ("nan@epoch=2", "nan_loss", "no longer finite"),
     ],
 )
 def test_a_failure_is_named_with_its_cause_and_what_helps(

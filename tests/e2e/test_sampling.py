@@ -137,7 +137,7 @@ def test_a_sample_that_fails_after_the_last_epoch_of_a_resumed_training(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--sample-every", "2"], "there are no prompts to make them of"),
+        (["--sample-every", "2"], "samples are requested, but there are no prompts"),
         (["--sample-prompts", "prompts.txt", "--sample-every", "9"], "samples every 9 epochs would never be made"),
         (["--sample-prompts", "prompts.txt", "--sample-every", "0"], "--sample-every must be from 1"),
         (["--sample-prompts", "none.txt"], "cannot be read"),

@@ -93,7 +93,7 @@ def test_a_host_that_is_out_of_reach_is_given_up_with_what_to_do(by_aria2c: Fetc
     ended = by_aria2c.run(replace(HASTE, tries=1))
     assert ended.failed is not None
     assert "2 times in a row without progress" in ended.failed.message
-    assert "`wan-train provision` again" in (ended.failed.hint or "")
+    assert "Rerun `wan-train provision`" in (ended.failed.hint or "")
     assert ended.state == "missing"
 
 

@@ -72,15 +72,13 @@ class Group(TyperGroup):
         """One line for each command, 80 columns, and one screen of 24 lines in all."""
         commands = {name: command for name in self.list_commands(ctx) if (command := self.get_command(ctx, name))}
         widest = max(len(name) for name in commands)
-        formatter.write(
-            f"{_bold('Usage:')} wan-train [COMMAND] [OPTIONS]     wan-train help COMMAND explains one\n{self.help}\n"
-        )
+        formatter.write(f"{_bold('Usage:')} wan-train [COMMAND] [OPTIONS]  {self.help}\n")
         for panel in _PANELS:
             formatter.write(f"{_bold(panel)}\n")
             for name, command in commands.items():
                 if getattr(command, "rich_help_panel", None) == panel:
                     formatter.write(f"  {name:<{widest}}  {_short(command)}\n")
-        formatter.write(f"{_bold('Options:')} -V, --version, -h, --help, --install-completion (Tab completes names)\n")
+        formatter.write("`wan-train` alone asks; `help COMMAND` explains. --version, --install-completion\n")
 
 
 def _short(command: Any) -> str:  # noqa: ANN401  see above
@@ -95,7 +93,7 @@ def _bold(text: str) -> str:
 app = typer.Typer(
     name="wan-train",
     cls=Group,
-    help="Turn pictures or clips into Wan 2.2 LoRAs. `wan-train` alone asks and starts.",
+    help="Turn pictures and clips into Wan 2.2 LoRAs",
     no_args_is_help=False,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -206,6 +204,19 @@ def tune(call: Call) -> Result:
     Later trainings use the fastest settings wherever you choose none.
     """
     from wan_train.cli.tune import tune as run
+
+    return run(call)
+
+
+@_command("Train")
+def presets(call: Call) -> Result:
+    """List settings for characters, styles and motion.
+
+    Example: wan-train presets
+
+    Nothing is changed. `wan-train recipe diff guide character` shows what a preset sets, and its sources.
+    """
+    from wan_train.cli.recipe import presets as run
 
     return run(call)
 

@@ -18,7 +18,7 @@ from wan_train.base.settings import Settings, environment_name, resolve, shipped
 from wan_train.cli import completion
 from wan_train.cli.output import Sink
 from wan_train.dataset.model import FrameExtraction
-from wan_train.recipe.terms import Attention, EngineKind, Task
+from wan_train.recipe.terms import Attention, EngineKind, Preset, Task
 from wan_train.run.titles import DEFAULT_AUTHOR, DEFAULT_TITLE
 
 T = TypeVar("T")
@@ -294,6 +294,15 @@ RECIPE = Option(
     metavar="FILE",
     group=_WHAT,
     shown="the shipped one of --task",
+)
+PRESET = Option(
+    Preset,
+    "--preset",
+    "train, tune",
+    "Settings for a subject; `wan-train presets` lists them.",
+    more="Laid over the shipped recipe of `--task`. Options count more. See [recipes](recipes.md#presets).",
+    group=_WHAT,
+    default=Preset.GUIDE,
 )
 ENGINE = Option(
     EngineKind,
@@ -651,7 +660,8 @@ SCRIPT = Option(
 JSON = Option(
     bool,
     "--json",
-    f"{_TRAINS}, tune, dataset check, dataset write, {_RECIPES}, attach, resume, {_LISTED}, provision, doctor, clean",
+    f"{_TRAINS}, tune, presets, dataset check, dataset write, {_RECIPES}, attach, resume, "
+    f"{_LISTED}, provision, doctor, clean",
     "Print only JSON on stdout.",
     more="See [JSON output](json-output.md).",
     group=_OUTPUT,

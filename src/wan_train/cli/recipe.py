@@ -18,6 +18,7 @@ from wan_train.engine.extra_arguments import TrainerOptions
 from wan_train.recipe import load as recipes
 from wan_train.recipe.effective import Effective, effective
 from wan_train.recipe.model import Recipe
+from wan_train.recipe.terms import Preset, Task
 from wan_train.run.directory import find
 from wan_train.views import formatting
 from wan_train.views.lines import Line, Row, Screenful, Span, line, table
@@ -32,6 +33,28 @@ def show(call: Call) -> Result:
         data=lambda: _json([name], rows),
         text=lambda sink: sink.show(Screenful(lambda width: table(labelled, width))),
     )
+
+
+def presets(_call: Call) -> Result:
+    """The presets, and what each is for."""
+    rows = [Row(label=preset.value, value=recipes.preset_summary(preset)) for preset in Preset]
+
+    def text(sink: Sink) -> None:
+        sink.show(Screenful(lambda width: table(rows, width)))
+        sink.line("")
+        sink.line("Use one:      wan-train --preset character")
+        sink.line("Its settings: wan-train recipe diff guide character")
+        sink.line(f"Its sources:  the comments in {recipes.preset_path(Preset.GUIDE).parent}")
+
+    found = [
+        {
+            "name": preset.value,
+            "summary": recipes.preset_summary(preset),
+            "path": str(recipes.preset_path(preset)),
+        }
+        for preset in Preset
+    ]
+    return Result(data=lambda: {"event": "presets", "presets": found}, text=text)
 
 
 def diff(call: Call) -> Result:
@@ -85,6 +108,8 @@ def _named(settings: Settings, name: str) -> Recipe:
     """A recipe file, a shipped recipe or the recipe of a run, in that order; raises BadInputError."""
     if name in recipes.shipped_names():
         return recipes.load(recipes.shipped_path(name), None)
+    if name in list(Preset):
+        return recipes.load_preset(Preset(name), Task.T2V, _options(settings))
     path = path_of(name)
     if path.is_file() or path.suffix == ".toml":
         return recipes.load(path, _options(settings))
@@ -93,7 +118,8 @@ def _named(settings: Settings, name: str) -> Recipe:
     except BadInputError as error:
         raise BadInputError(
             f"{one_line(name)!r} is neither a recipe nor a run: {error.message}",
-            hint=f"The shipped recipes are {', '.join(recipes.shipped_names())}; `wan-train runs` lists the runs.",
+            hint=f"The shipped recipes are {', '.join([*recipes.shipped_names(), *Preset])}; "
+            "`wan-train runs` lists the runs.",
         ) from error
 
 

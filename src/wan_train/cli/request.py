@@ -34,7 +34,7 @@ from wan_train.gpu.probe import CpuSlots, NvmlProbe
 from wan_train.recipe import load as recipes
 from wan_train.recipe.effective import Layer, require, resolve, select
 from wan_train.recipe.model import Answers, Origin, Recipe, Source
-from wan_train.recipe.terms import BLOCKS, Attention, EngineKind, Expert
+from wan_train.recipe.terms import BLOCKS, Attention, EngineKind, Expert, Preset
 from wan_train.run import planner
 from wan_train.run.directory import RunDirectory, find
 from wan_train.run.plan import Devices
@@ -93,8 +93,7 @@ def read_recipe(call: Call, trainer_options: TrainerOptions) -> Recipe:
 
     Each later source counts more: recipe, options, options of one expert, a `--config_file` after `--`, words there.
     """
-    file, experts = call.get(options.RECIPE), call[options.EXPERTS]
-    recipe = recipes.shipped(call[options.TASK].task) if file is None else recipes.load(path_of(file), trainer_options)
+    recipe, experts = _recipe(call, trainer_options), call[options.EXPERTS]
     recipe = recipes.override(recipe, recipe_changes(call), flag_of=options.flag_of)
     wanted = tuple(Expert) if experts is ExpertsChoice.BOTH else (Expert(experts.value),)
     recipe = select(recipe, wanted)
@@ -122,6 +121,18 @@ def read_recipe(call: Call, trainer_options: TrainerOptions) -> Recipe:
         f"`wan-train recipe show` lists every setting; the options of {Script.TRAIN} can be given too.",
     )
     return resolve(recipe, [*layers, *found])
+
+
+def _recipe(call: Call, trainer_options: TrainerOptions) -> Recipe:
+    file, preset = call.get(options.RECIPE), call[options.PRESET]
+    if file is None:
+        return recipes.load_preset(preset, call[options.TASK].task, trainer_options)
+    if preset is not Preset.GUIDE:
+        raise BadInputError(
+            f"--recipe and --preset {preset} are two recipes",
+            hint="Leave one of them out. The recipe file itself may have a `base`.",
+        )
+    return recipes.load(path_of(file), trainer_options)
 
 
 def recipe_changes(call: Call) -> dict[str, Any]:

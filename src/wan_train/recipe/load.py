@@ -13,7 +13,7 @@ from wan_train.base.settings import shipped_configs
 from wan_train.base.text import one_line
 from wan_train.recipe.effective import Layer, require, resolve
 from wan_train.recipe.model import ExpertSpec, Origin, Recipe, Source, Training, settings_of, training_of
-from wan_train.recipe.terms import Attention, Expert, Task
+from wan_train.recipe.terms import Attention, Expert, Preset, Task
 from wan_train.recipe.values import ATTENTION_KEYS, FIELDS, Options, read_settings, shared_only, unknown
 
 _HINT = "Compare it with a shipped one, or with the recipe.toml of a run."
@@ -29,13 +29,12 @@ def shipped_names() -> list[str]:
     return sorted(path.stem for path in (shipped_configs() / "recipes").glob("*.toml"))
 
 
+_OF_TASK = {Task.T2V: "t2v-a14b", Task.I2V: "i2v-a14b"}
+
+
 def shipped(task: Task) -> Recipe:
-    """The shipped recipe of a task. Its values are not chosen, so the adaptation to the GPU may change them."""
-    match task:
-        case Task.T2V:
-            return load(shipped_path("t2v-a14b"), None)
-        case Task.I2V:
-            return load(shipped_path("i2v-a14b"), None)
+    """The shipped recipe of a task, whose values are nobody's choice: the adaptation to the GPU may change them."""
+    return load(shipped_path(_OF_TASK[task]), None)
 
 
 def load(path: Path, options: Options | None) -> Recipe:
@@ -44,9 +43,33 @@ def load(path: Path, options: Options | None) -> Recipe:
     What is not a setting of Training is read as one of the trainer's `options`. Without these the file is a shipped
     one, whose values have no source.
     """
-    problems: list[str] = []
-    data, own = _with_base(_toml(path), problems)
     source = None if options is None else Source(origin=Origin.RECIPE, text=f"recipe {path.name}")
+    return _read(path, _toml(path), options, source)
+
+
+def preset_path(preset: Preset) -> Path:
+    return shipped_configs() / "presets" / f"{preset.value}.toml"
+
+
+def preset_summary(preset: Preset) -> str:
+    return str(_toml(preset_path(preset))["summary"])
+
+
+def load_preset(preset: Preset, task: Task, options: Options) -> Recipe:
+    """The shipped recipe of a task with a preset's settings, whose source is the preset."""
+    if preset is Preset.GUIDE:
+        return shipped(task)
+    own = dict(_toml(preset_path(preset)))
+    del own["summary"]
+    of_task = {each: own.pop(each.value.partition("-")[0], {}) for each in Task}
+    own["training"] = {**own.get("training", {}), **of_task[task].get("training", {})}
+    laid = {**own, "base": _OF_TASK[task], "name": preset.value}
+    return _read(preset_path(preset), laid, options, Source(origin=Origin.RECIPE, text=f"preset {preset.value}"))
+
+
+def _read(path: Path, own: Mapping[str, Any], options: Options | None, source: Source | None) -> Recipe:
+    problems: list[str] = []
+    data, own = _with_base(own, problems)
     recipe = _Reader(options, path.absolute().parent, source, problems).read(data, own)
     require(problems, f"the recipe {path} cannot be used", _HINT)
     assert recipe is not None, "only problems keep a recipe from being made"  # noqa: S101  an invariant

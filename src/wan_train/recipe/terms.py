@@ -62,3 +62,12 @@ class EngineKind(StrEnum):
 
     MUSUBI = "musubi"
     REHEARSAL = "rehearsal"
+
+
+class Preset(StrEnum):
+    """Settings for one kind of subject; configs/presets has a file for each, with its sources."""
+
+    GUIDE = "guide"
+    CHARACTER = "character"
+    STYLE = "style"
+    MOTION = "motion"

@@ -17,6 +17,7 @@ from wan_train.recipe.adaptation import AS_IN_RECIPE, CHOSEN, Choice
 from wan_train.recipe.effective import agreed, effective, word_of
 from wan_train.recipe.measured import MEASURED
 from wan_train.recipe.model import ExpertSpec, Origin, Training, format_number, settings_of
+from wan_train.recipe.terms import Task
 from wan_train.run.plan import Devices, Plan
 from wan_train.run.quote import dollars_of
 from wan_train.views.formatting import (
@@ -148,7 +149,15 @@ def _training(plan: Plan) -> str:
 
     alike = len(plan.recipe.experts) > 1 and len(agreed(plan.recipe, each)) == 1
     per = " per expert" if alike and plan.dataset.batches_per_epoch is not None else ""
-    return f"{_joined(plan, each)}{per}; recipe {safe(plan.recipe.name)}"
+    return f"{_joined(plan, each)}{per}; {_recipe_name(plan)}"
+
+
+def _recipe_name(plan: Plan) -> str:
+    """A person who chose no recipe is told that there are others."""
+    if plan.recipe.name in recipes.shipped_names():
+        name = "guide" if plan.recipe.task is Task.T2V else "guide, I2V"
+        return f"{name} (more: wan-train presets)"
+    return f"recipe {safe(plan.recipe.name)}"
 
 
 def epochs_text(plan: Plan, spec: ExpertSpec) -> str:

@@ -19,9 +19,9 @@ from wan_train.engine.capabilities import stored
 from wan_train.engine.extra_arguments import TrainerOptions
 from wan_train.recipe import load as recipes
 from wan_train.recipe.effective import select
-from wan_train.recipe.load import override, shipped_path, to_toml
+from wan_train.recipe.load import load_preset, override, preset_path, preset_summary, shipped_path, to_toml
 from wan_train.recipe.model import Origin, Recipe, Source, format_number
-from wan_train.recipe.terms import Attention, Expert, Task
+from wan_train.recipe.terms import Attention, Expert, Preset, Task
 
 OPTIONS = TrainerOptions(capabilities=stored("v0.3.4"))
 
@@ -308,3 +308,29 @@ class TestNumbers:
     )
     def test_numbers_as_people_write_them(self, number: float, text: str) -> None:
         assert format_number(number) == text
+
+
+@pytest.mark.parametrize("version", ["d0a1930", "v0.3.4"])
+@pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize("preset", list(Preset))
+def test_every_preset_is_a_whole_recipe_whose_choices_name_it(preset: Preset, task: Task, version: str) -> None:
+    found = load_preset(preset, task, TrainerOptions(capabilities=stored(version)))
+    base = recipes.shipped(task)
+    assert (found.task, found.t5, found.vae) == (task, base.t5, base.vae)
+    assert {spec.expert: spec.dit for spec in found.experts} == {spec.expert: spec.dit for spec in base.experts}
+    assert len(preset_summary(preset)) <= 72
+    if preset is Preset.GUIDE:
+        assert found == base
+        return
+    written_keys = tomllib.loads(preset_path(preset).read_text(encoding="utf-8"))
+    for spec in found.experts:
+        assert spec.sources
+        assert {source.text for source in spec.sources.values()} == {f"preset {preset}"}
+        for key, value in written_keys[spec.expert.value]["training"].items():
+            assert getattr(spec.training, key) == value
+    shift = written_keys.get(task.value[:3], {}).get("training", {}).get("discrete_flow_shift", 1.0)
+    assert {spec.training.discrete_flow_shift for spec in found.experts} == {shift}
+
+
+def test_the_presets_are_the_files() -> None:
+    assert sorted(path.stem for path in preset_path(Preset.GUIDE).parent.glob("*.toml")) == sorted(Preset)

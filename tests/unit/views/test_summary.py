@@ -116,7 +116,7 @@ def test_settings_are_shown_for_each_expert_only_where_they_differ() -> None:
     assert _row(plan, "LoRA") == "high-noise rank 16, alpha 16; low-noise rank 32, alpha 16"
     assert _row(plan, "LR").startswith("high-noise 3e-4, falling to 1e-7 (polynomial); low-noise 1e-4")
     steps = "high-noise 100 epochs, 2,400 steps; low-noise 50 epochs, 1,200 steps"
-    assert _row(plan, "Training") == f"{steps}; recipe t2v-a14b"
+    assert _row(plan, "Training") == f"{steps}; guide (more: wan-train presets)"
 
 
 def test_options_beyond_the_recipe_are_shown() -> None:
