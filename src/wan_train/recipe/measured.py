@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Collection, Sequence
@@ -114,6 +115,12 @@ class Measurement:
         return statistics.median(self.step_seconds)
 
     @property
+    def spread(self) -> float:
+        """Half of the range in which the middle half of the steps lies, in seconds."""
+        lower, _, upper = statistics.quantiles(self.step_seconds, n=4) if len(self.step_seconds) > 1 else (0.0,) * 3
+        return (upper - lower) / 2
+
+    @property
     def is_guide(self) -> bool:
         return not self.lever
 
@@ -156,12 +163,21 @@ def total_seconds(measured: Measurement, length: Length) -> float:
 
 
 def best(measurements: Collection[Measurement], length: Length) -> Measurement | None:
-    """The fastest for a training of this length; of equally fast ones the first that was measured."""
+    """The fastest for a training of this length; of equally fast ones the first that was measured.
+
+    A difference within the scatter of the steps is none: a lever that does nothing must not be chosen by chance.
+    """
     complete = [each for each in measurements if each.outcome is Outcome.MEASURED]
     if not complete:
         return None
-    least = min(total_seconds(each, length) for each in complete)
-    return next(each for each in complete if total_seconds(each, length) <= least * (1 + _SAME))
+    fastest = min(complete, key=lambda each: total_seconds(each, length))
+    least = total_seconds(fastest, length)
+
+    def is_as_fast(each: Measurement) -> bool:
+        scatter = length.steps * math.hypot(each.spread, fastest.spread)
+        return total_seconds(each, length) <= least + max(_SAME * least, scatter)
+
+    return next(each for each in complete if each is fastest or is_as_fast(each))
 
 
 def others_of(training: Training) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -31,7 +30,7 @@ def row_lines(row: Measurement, width: int) -> Iterator[Line]:
         case Outcome.MEASURED:
             peak = gpu_memory(row.peak_bytes, row.basis.total_bytes) if row.peak_bytes is not None else "unknown"
             load = duration(row.load_seconds) if row.load_seconds is not None else ""
-            yield _columns(words, (f"{row.seconds_per_step:.2f}", f"{spread(row):.2f}", peak, load), width)
+            yield _columns(words, (f"{row.seconds_per_step:.2f}", f"{row.spread:.2f}", peak, load), width)
         case Outcome.SLOWER:
             fastest = f"over {min(row.step_seconds):.2f}"
             yield _columns(words, (fastest, "", "slower", ""), width, "dim")
@@ -47,12 +46,6 @@ def _columns(words: str, numbers: tuple[str, str, str, str], width: int, style: 
     first, second, third, fourth = numbers
     text = f"  {cut(words, room):<{room}}{first:>9}{second:>6}{third:>15}{fourth:>10}"
     return line(Span(text, style))
-
-
-def spread(row: Measurement) -> float:
-    """Half of the range in which the middle half of the steps lies, in seconds."""
-    lower, _, upper = statistics.quantiles(row.step_seconds, n=4) if len(row.step_seconds) > 1 else (0.0, 0.0, 0.0)
-    return (upper - lower) / 2
 
 
 def result_lines(rows: Sequence[Measurement], length: Length, *, is_left: bool, width: int) -> Iterator[Line]:

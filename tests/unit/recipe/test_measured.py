@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,6 +74,16 @@ def test_the_best_is_never_more_than_a_hundredth_slower_than_any_other(seconds: 
     fastest = best(rows, Length())
     assert fastest is not None
     assert fastest.seconds_per_step <= 1.0101 * min(seconds)
+
+
+@pytest.mark.parametrize(("seconds", "is_faster"), [(2.05, False), (1.7, True)])
+def test_a_lever_counts_only_beyond_the_scatter_of_the_steps(seconds: float, *, is_faster: bool) -> None:
+    guide, other = (
+        replace(row, step_seconds=tuple(middle + 0.02 * (at - 7) for at in range(15)), load_seconds=0.0)
+        for row, middle in ((GUIDE, 2.1), (faster(), seconds))
+    )
+    assert guide.spread == pytest.approx(0.08)
+    assert best([guide, other], Length()) == (other if is_faster else guide)
 
 
 def test_rows_that_were_not_measured_whole_are_never_chosen() -> None:
