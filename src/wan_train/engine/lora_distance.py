@@ -28,18 +28,14 @@ _DOWN, _UP, _ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
 def load_numpy() -> None:
     """Load numpy with one thread for its linear algebra, which would otherwise start one for each CPU of the box.
 
-    OpenBLAS and MKL read these variables when they are loaded; children must not inherit them.
+    OpenBLAS and MKL count the CPUs that the loading thread may use. Their variables would reach our children too.
     """
-    one = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"), "1")
-    before = {name: os.environ.get(name) for name in one}
-    os.environ.update(one)
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
     try:
         importlib.import_module("numpy")
     finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        os.sched_setaffinity(0, allowed)
 
 
 class LoraFile:
@@ -55,6 +51,9 @@ class LoraFile:
         self.modules = frozenset(name.removesuffix(_DOWN) for name in self._header.tensors if name.endswith(_DOWN))
         if not self.modules or any(module + _UP not in self._header.tensors for module in self.modules):
             raise BrokenFileError(f"{path} has no LoRA modules")
+        for name, tensor in self._header.tensors.items():
+            if name.endswith((_DOWN, _UP)) and (len(tensor.shape) < 2 or 0 in tensor.shape):  # noqa: PLR2004  matrices
+                raise BrokenFileError(f"{path} holds no matrix {name}")
         try:
             self._file: BinaryIO = path.open("rb")
         except OSError as error:

@@ -58,7 +58,7 @@ class MovementMeter:
         self._run = run
         self._plan = plan
         self._now = now
-        self._seen: set[tuple[str, int]] = set()
+        self._seen: set[tuple[str, int, int]] = set()
         self._wanted: queue.SimpleQueue[_Pair] = queue.SimpleQueue()
         self._measured: queue.SimpleQueue[MovementMeasured | None] = queue.SimpleQueue()
         self._waiting = 0
@@ -66,12 +66,22 @@ class MovementMeter:
 
     def look(self, step: Step, job: Job) -> None:
         """Compare the newest state with the one before, once. Both files may be removed afterwards."""
-        states = {state.epochs_done: state for state in saved_states(self._run, self._plan, step, job)}
-        newest = sorted(states)[-2:]
-        known = any(movement.epoch == newest[-1] for movement in job.movements) if newest else True
-        if len(newest) < 2 or known or (step.id, newest[-1]) in self._seen:  # noqa: PLR2004  two are compared
+        attempt = job.attempt
+        if attempt is None:
             return
-        self._seen.add((step.id, newest[-1]))
+        # An attempt that began anew leaves the later states of the one before on disk: those are not its own past.
+        states = {
+            state.epochs_done: state
+            for state in saved_states(self._run, self._plan, step, job)
+            if state.epochs_done <= attempt.epochs_done
+        }
+        newest = sorted(states)[-2:]
+        if len(newest) < 2:  # noqa: PLR2004  two are compared
+            return
+        key = (step.id, attempt.number, newest[-1])
+        if key in self._seen or any(movement.epoch == newest[-1] for movement in job.movements):
+            return
+        self._seen.add(key)
         with ExitStack() as opened:
             try:
                 earlier, later = (opened.enter_context(_weights(states[epoch])) for epoch in newest)
@@ -80,7 +90,6 @@ class MovementMeter:
                 return
             files = opened.pop_all()
         if self._thread is None:
-            load_numpy()
             self._thread = threading.Thread(target=self._measure, name="movement", daemon=True)
             self._thread.start()
         self._waiting += 1
@@ -100,6 +109,7 @@ class MovementMeter:
 
     def _measure(self) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+        load_numpy()
         while True:
             pair = self._wanted.get()
             found = None

@@ -445,7 +445,10 @@ def _fold_job(job: Job, event: _JobEvent) -> Job:  # noqa: C901, PLR0912  one br
                 state_files=job.attempt.state_files if job.attempt is not None else (),
             )
             moved = _move(job, JobState.RUNNING)
-            return moved if moved is job else replace(moved, attempts=(*job.attempts, attempt), not_before=None)
+            if moved is job:
+                return job
+            kept = tuple(movement for movement in job.movements if movement.epoch <= event.epochs_before)
+            return replace(moved, attempts=(*job.attempts, attempt), not_before=None, movements=kept)
         case StepExited():
             return _change_attempt(job, event.attempt, ended=event.at, exit=event.exit)
         case StepSucceeded():

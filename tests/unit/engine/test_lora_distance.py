@@ -117,6 +117,12 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     save_file({"a.hada_w1_a": np.ones((2, 2), np.float32)}, tmp_path / "loha.safetensors")
     with pytest.raises(BrokenFileError, match="no LoRA modules"):
         LoraFile(tmp_path / "loha.safetensors")
+    for shape in ((4,), (0, 5)):
+        save_file(
+            {"a.lora_up.weight": np.ones((7, 2)), "a.lora_down.weight": np.ones(shape)}, tmp_path / "flat.safetensors"
+        )
+        with pytest.raises(BrokenFileError, match="holds no matrix"):
+            LoraFile(tmp_path / "flat.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "good.safetensors").read_bytes()[:-3])
     with pytest.raises(BrokenFileError, match="incomplete"):
         LoraFile(tmp_path / "cut.safetensors")

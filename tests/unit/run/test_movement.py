@@ -15,14 +15,21 @@ from safetensors.numpy import save_file
 from support.runs import SUPERVISOR, T0, make_plan, with_settings
 from wan_train.recipe.terms import Expert
 from wan_train.run.directory import RunDirectory
-from wan_train.run.events import MovementMeasured
+from wan_train.run.events import MovementMeasured, StepStarted
 from wan_train.run.movement import Learning, MovementMeter, learning
 from wan_train.run.plan import Plan
-from wan_train.run.state import Attempt, Job, fold, initial
+from wan_train.run.state import Attempt, Job, JobState, fold, initial
 
 STEP = "train-high"
 ATTEMPT = Attempt(
-    number=1, gpu_uuid=None, gpu_label=None, identity=SUPERVISOR, started=T0, total_epochs=10, total_steps=30
+    number=1,
+    gpu_uuid=None,
+    gpu_label=None,
+    identity=SUPERVISOR,
+    started=T0,
+    total_epochs=10,
+    total_steps=30,
+    epochs_done=10,
 )
 
 
@@ -38,8 +45,20 @@ def plan(tmp_path: Path) -> Plan:
     return replace(made, recipe=with_settings(made.recipe, mixed_precision="bf16"))
 
 
-def save_state(plan: Plan, ending: str, *, scale: float, kind: str = "lora") -> Path:
-    folder = RunDirectory(plan.run_dir).attempt(STEP, 1).output / f"{plan.step(STEP).produces}{ending}"
+def started(number: int, *, epochs_before: int = 0) -> StepStarted:
+    return StepStarted(
+        at=T0,
+        step=STEP,
+        attempt=number,
+        gpu_uuid=None,
+        gpu_label=None,
+        identity=SUPERVISOR,
+        epochs_before=epochs_before,
+    )
+
+
+def save_state(plan: Plan, ending: str, *, scale: float, kind: str = "lora", attempt: int = 1) -> Path:
+    folder = RunDirectory(plan.run_dir).attempt(STEP, attempt).output / f"{plan.step(STEP).produces}{ending}"
     folder.mkdir(parents=True)
     down, up = np.ones((2, 5), np.float32), np.full((7, 2), scale, np.float32)
     save_file({f"blocks_0.{kind}_down.weight": down, f"blocks_0.{kind}_up.weight": up}, folder / "model.safetensors")
@@ -110,3 +129,25 @@ def test_epochs_that_are_trained_again_replace_their_movement(plan: Plan) -> Non
     for event in (moved(2, 0.5), moved(4, 0.3), moved(6, 0.2), moved(4, 0.31)):
         state = fold(state, event)
     assert state.jobs[STEP].movements == (moved(2, 0.5), moved(4, 0.31))
+
+
+def test_an_attempt_that_begins_anew_has_not_moved_yet(plan: Plan) -> None:
+    state = initial(plan)
+    for event in (started(1), moved(2, 0.5), moved(4, 0.3), started(2, epochs_before=2)):
+        state = fold(replace(state, jobs={STEP: replace(state.jobs[STEP], state=JobState.WAITING)}), event)
+    assert state.jobs[STEP].movements == (moved(2, 0.5),)
+    state = fold(replace(state, jobs={STEP: replace(state.jobs[STEP], state=JobState.WAITING)}), started(3))
+    assert state.jobs[STEP].movements == ()
+
+
+def test_states_of_an_attempt_that_was_given_up_are_not_compared_with_those_of_the_next(plan: Plan) -> None:
+    for epoch in (2, 4, 6):
+        save_state(plan, f"-{epoch:06d}-state", scale=float(epoch))
+    meter = MovementMeter(RunDirectory(plan.run_dir), plan, lambda: T0)
+    again = replace(ATTEMPT, number=2, epochs_done=2)
+    save_state(plan, "-000002-state", scale=1.0, attempt=2)
+    meter.look(plan.step(STEP), Job(step=STEP, attempts=(ATTEMPT, again)))
+    assert list(meter.take(wait=True)) == [], "epoch 4 and 6 are the first attempt's"
+    save_state(plan, "-000004-state", scale=1.25, attempt=2)
+    meter.look(plan.step(STEP), Job(step=STEP, attempts=(ATTEMPT, replace(again, epochs_done=4))))
+    assert list(meter.take(wait=True)) == [moved(4, pytest.approx(0.2, rel=1e-6))]
