@@ -23,6 +23,7 @@ from wan_train.run.events import (
     ResultPlaced,
     RetryScheduled,
     Signaled,
+    StateSaved,
     StepExited,
     StepFailed,
     StepSkipped,
@@ -59,6 +60,9 @@ def test_two_experts_train_side_by_side_after_both_cachings(tmp_path: Path) -> N
     for event in world.events(ResultPlaced):
         assert Path(event.path).stat().st_size == event.bytes
         assert event.epochs == EPOCHS
+    for step in (HIGH, LOW):
+        saved = [event.epoch for event in world.events(StateSaved) if event.step == step]
+        assert saved == list(range(SAVE_EVERY, EPOCHS, SAVE_EVERY)), "every state is recorded, once"
     # The newest state stays, so that the training can be extended; all others went.
     for process in world.processes[2:]:
         (state,) = process.directory.output.glob("*-state")
