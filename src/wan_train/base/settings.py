@@ -13,8 +13,8 @@ from typing import Any
 
 from wan_train.base import home
 from wan_train.base.errors import BadInputError
-from wan_train.base.money import parse_dollars
 from wan_train.base.text import one_line
+from wan_train.base.units import parse_dollars
 
 _A_DAY = 86_400
 

@@ -42,7 +42,7 @@ class Vast:
 
     @classmethod
     def of_this_box(cls, environ: Mapping[str, str], address: str) -> Vast | None:
-        """None where this is no box of Vast's. `address` is `Settings.vast_url`."""
+        """None on a box that is not from Vast. `address` is `Settings.vast_url`."""
         instance, key = environ.get(ID_VARIABLE, "").strip(), environ.get(KEY_VARIABLE, "").strip()
         if not instance.isdecimal() or not instance.isascii() or not key:
             return None

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 
 from wan_train.base.errors import BadInputError
-from wan_train.base.money import parse_dollars
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
+from wan_train.base.units import parse_dollars
 from wan_train.box.rental import Price, PriceSource
 from wan_train.box.vast import Asking, Vast, VastError
 from wan_train.cli import options, questions

@@ -134,7 +134,7 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
         return tempfile.TemporaryDirectory(prefix="wan-train-tune-")
     except OSError as error:
         raise NotReadyError(
-            f"there is no room for the measurements: {error.strerror}",
+            f"the measurements cannot be saved: {error.strerror}",
             hint="Free some disk space, or name another place: `export TMPDIR=DIR`.",
         ) from error
 

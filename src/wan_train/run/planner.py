@@ -142,7 +142,7 @@ def make_plan(
     """The plan for a run directory, which need not exist yet. Nothing is written.
 
     Everything that can be checked before a GPU is touched is checked; raises every problem with its exit code.
-    `paid_seconds` are those that a budget pays for; `say` is told of checks that take seconds.
+    `paid_seconds` are those that a budget pays for; `say` announces checks that take seconds.
     """
     trainer, inventory, counted = request.trainer, request.inventory, request.counted()
     for spec in request.recipe.experts:

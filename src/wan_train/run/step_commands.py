@@ -23,7 +23,7 @@ class AttemptSpec:
     total_epochs: int
     """The epochs after which it ends, counted over all attempts."""
     schedule_epochs: int
-    """What the trainer is told, so that the learning rate is that of the whole schedule."""
+    """The epochs given to the trainer, so that the learning rate is that of the whole schedule."""
     changes: Mapping[str, Setting] = field(default_factory=dict)
     resume_from: Path | None = None
     stop_at_step: int | None = None

@@ -56,7 +56,7 @@ class Bench(Protocol):
     """Measures candidates, one after the other."""
 
     def measure(self, candidate: Candidate, leader: Measurement | None, say: Callable[[str], None]) -> Observed:
-        """Train some steps under a candidate; `say` is told how far it is. A candidate that fails is a result too.
+        """Train some steps under a candidate; `say` reports how far it is. A candidate that fails is a result too.
 
         Raises InterruptionError when somebody asked to stop.
         """
