@@ -102,8 +102,8 @@ def test_the_second_run_is_quoted_from_the_first_and_a_budget_below_it_asks(scri
     ("words", "said"),
     [
         (("--price", "x"), "--price is 'x': must be a number of dollars"),
-        (("--price", "-1"), "--price is '-1': must be more than 0 dollars"),
-        (("--price", "1", "--budget", "nan"), "--budget 'nan': must be more than 0 dollars"),
+        (("--price", "-1"), "--price is '-1': must be more than 0 and less than 1,000,000 dollars"),
+        (("--price", "1", "--budget", "nan"), "--budget 'nan': must be more than 0 and less than 1,000,000 dollars"),
         (("--budget", "3"), "--budget needs the price of an hour of this box, which is unknown"),
     ],
 )
