@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from pathlib import Path
@@ -29,6 +30,25 @@ def write_whole(path: Path, data: str | bytes, *, mode: int = 0o600, durable: bo
         temporary.unlink(missing_ok=True)
         raise
     if durable:
+        sync_directory(path.parent)
+
+
+def append_line(path: Path, line: str, *, mode: int = 0o600) -> None:
+    """Append one line, whole or not at all, and flush it to disk; raises OSError."""
+    is_new = not path.exists()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, mode)
+    try:
+        size = os.fstat(descriptor).st_size
+        # A full disk may have cut the last line: the new one must not continue it.
+        is_cut = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        data = (("\n" if is_cut else "") + line + "\n").encode()
+        if os.write(descriptor, data) < len(data):
+            os.ftruncate(descriptor, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    if is_new:
         sync_directory(path.parent)
 
 

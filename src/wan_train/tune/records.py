@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from wan_train.base import codec
 from wan_train.base.errors import NotReadyError
+from wan_train.base.files import append_line
 from wan_train.base.settings import user_data_dir
 from wan_train.recipe.measured import Basis, Measurement
 
@@ -41,18 +41,7 @@ def keep(measured: Measurement) -> None:
     path = file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            size = os.fstat(descriptor).st_size
-            # A full disk may have cut the last line: the new one must not continue it.
-            is_cut = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            line = ("\n" if is_cut else "") + codec.to_json(measured) + "\n"
-            data = line.encode()
-            if os.write(descriptor, data) < len(data):
-                raise OSError(28, "No space left on device")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        append_line(path, codec.to_json(measured))
     except OSError as error:
         raise NotReadyError(
             f"the measurement cannot be kept in {path}: {error.strerror}",

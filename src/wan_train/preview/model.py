@@ -1,0 +1,269 @@
+"""One preview: its prompts, its rows of LoRA pairs, its drawn cells; and their records in `RUN/preview/NAME/`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from wan_train.base import codec
+from wan_train.base.errors import BadInputError
+from wan_train.base.files import append_line, write_whole
+from wan_train.recipe.terms import Expert, Task
+
+SCHEMA = 1
+BASE = "base"
+"""The name of the row without LoRAs."""
+_KEY_DIGITS = 8
+
+
+class Solver(StrEnum):
+    """How a picture is computed from noise; the value is the trainer's `--sample_solver`."""
+
+    UNIPC = "unipc"
+    VANILLA = "vanilla"
+    """Euler; Lightning was made for it."""
+
+
+class Precision(StrEnum):
+    """How the weights of the DiT are kept on the card. It changes pictures a little, so all cells have the same."""
+
+    AS_STORED = "as_stored"
+    FP8_SCALED = "fp8_scaled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One column: a prompt with everything that decides its picture besides the LoRAs, all defaults written out.
+
+    The text is hostile: show it through `visible`. Width and height are pixels; of image-to-video the trainer keeps
+    the area and takes the proportions of the start picture.
+    """
+
+    text: str
+    negative: str | None
+    """None: the model's own negative prompt."""
+    width: int
+    height: int
+    frames: int
+    steps: int
+    seed: int
+    guidance: Mapping[Expert, float]
+    shift: float
+    image: Path | None = None
+    """The run's own copy of the picture that image-to-video starts from."""
+    image_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lora:
+    """A LoRA of one expert as it is drawn. The epoch is None for a file that is not of the run."""
+
+    path: Path
+    sha256: str
+    epoch: int | None = None
+    distance: float | None = None
+    """To the last LoRA of the same expert in this preview: 0.004 is 0.4 %. None for the last one, and where unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row: both LoRAs as they are drawn together, None for an expert that draws without one.
+
+    `name` is `base`, an epoch such as `20`, a pair of epochs such as `20:60` (high-noise first), or a file's name.
+    """
+
+    name: str
+    loras: Mapping[Expert, Lora] = field(default_factory=dict)
+
+    @property
+    def distance(self) -> float | None:
+        """The larger distance of the two LoRAs to the last ones; None where it is unknown, and for the base."""
+        known = [lora.distance for lora in self.loras.values() if lora.distance is not None]
+        return max(known, default=None)
+
+    @property
+    def slug(self) -> str:
+        """The name as part of a file name."""
+        return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in self.name)[:60]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """An epoch that is not drawn, and why."""
+
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What was asked for, with every choice made. `models` are fingerprints of the model files by their role.
+
+    `strength` multiplies every LoRA. `merged` are further LoRAs under all rows, such as Lightning's, by expert.
+    """
+
+    schema: int = SCHEMA
+    name: str
+    run_id: str
+    created: float
+    task: Task
+    trainer: str
+    """The trainer's commit, or its version where it has none."""
+    models: Mapping[str, str]
+    precision: Precision
+    prompts: tuple[Prompt, ...]
+    rows: tuple[Row, ...]
+    strength: float = 1.0
+    solver: Solver = Solver.UNIPC
+    uses_guidance: bool = True
+    """Off, only the positive prompt is computed: half the time. Lightning needs no guidance."""
+    merged: Mapping[Expert, Lora] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def is_fast(self) -> bool:
+        return bool(self.merged)
+
+    def row(self, name: str) -> Row:
+        return next(row for row in self.rows if row.name == name)
+
+    def places(self) -> Iterator[tuple[Row, int]]:
+        """Every row with the index of every prompt, in the order of the sheet."""
+        for row in self.rows:
+            for number in range(len(self.prompts)):
+                yield row, number
+
+    def key(self, row: Row, number: int) -> str:
+        """The SHA-256 of everything that decides the picture: two cells with one key are the same picture."""
+        prompt = codec.to_data(self.prompts[number])
+        # Where the copy of the start picture lies decides nothing.
+        prompt = {name: value for name, value in prompt.items() if name != "image"}
+        decisive = {
+            "prompt": prompt,
+            "loras": {expert.value: lora.sha256 for expert, lora in row.loras.items()},
+            "strength": self.strength if row.loras else None,
+            "merged": {expert.value: lora.sha256 for expert, lora in self.merged.items()},
+            "task": self.task,
+            "trainer": self.trainer,
+            "models": dict(self.models),
+            "precision": self.precision,
+            "solver": self.solver,
+            "uses_guidance": self.uses_guidance,
+        }
+        return hashlib.sha256(codec.dumps(_sorted(decisive)).encode()).hexdigest()
+
+    def stem(self, row: Row, number: int) -> str:
+        """The name of a cell's files without extension: row, prompt from 1, the beginning of the key."""
+        return f"{row.slug}_{number + 1:02d}_{self.key(row, number)[:_KEY_DIGITS]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One drawn picture or clip, opened and checked. Files are relative to the preview's directory, one a frame.
+
+    `seconds` are those of its steps and its decoding, without loading; `mean` and `deviation` are those of the first
+    frame's grey values, 0 to 255.
+    """
+
+    key: str
+    files: tuple[str, ...]
+    width: int
+    height: int
+    seconds: float
+    at: float
+    mean: float
+    deviation: float
+    passes: int | None = None
+    """How often a DiT was called: the basis of a quote."""
+    card: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewDirectory:
+    """The records of one preview."""
+
+    path: Path
+
+    @property
+    def preview(self) -> Path:
+        return self.path / "preview.json"
+
+    @property
+    def cells(self) -> Path:
+        return self.path / "cells.jsonl"
+
+    @property
+    def sheet(self) -> Path:
+        return self.path / "sheet.jpg"
+
+    @property
+    def workflow(self) -> Path:
+        """For ComfyUI."""
+        return self.path / "comfyui.json"
+
+    @property
+    def work(self) -> Path:
+        """Attempts of the driver, with latents of unfinished cells."""
+        return self.path / "work"
+
+    def read(self) -> Preview:
+        """Raises BadInputError where there is no preview, and CorruptRecordError."""
+        try:
+            text = self.preview.read_bytes()
+        except FileNotFoundError:
+            raise BadInputError(
+                f"{self.path} is not a preview: it has no preview.json",
+                hint="Draw one: `wan-train preview --prompts FILE`.",
+            ) from None
+        return codec.from_json(text, Preview, where=str(self.preview))
+
+    def write(self, preview: Preview) -> None:
+        """Raises OSError."""
+        self.path.mkdir(parents=True, mode=0o700, exist_ok=True)
+        write_whole(self.preview, codec.to_json(preview, indent=1) + "\n")
+
+    def read_cells(self) -> Mapping[str, Cell]:
+        """Finished cells by key, those whose files are all there; a line that cannot be read is left out."""
+        try:
+            lines = self.cells.read_bytes().splitlines()
+        except OSError:
+            return {}
+        found: dict[str, Cell] = {}
+        for line in lines:
+            try:
+                cell: Cell = codec.from_json(line, Cell, where=str(self.cells))
+            except codec.CorruptRecordError:
+                continue  # cut short by a full disk or a power cut: it is drawn again
+            if cell.files and all((self.path / file).is_file() for file in cell.files):
+                found[cell.key] = cell
+        return found
+
+    def keep(self, cell: Cell) -> None:
+        """Append one finished cell and flush it to disk; raises OSError."""
+        append_line(self.cells, codec.to_json(cell))
+
+
+def previews_of(run_path: Path) -> tuple[PreviewDirectory, ...]:
+    """Every preview of a run by its directory, oldest first."""
+    found = (PreviewDirectory(path.parent) for path in (run_path / "preview").glob("*/preview.json"))
+    return tuple(sorted(found, key=lambda each: (each.preview.stat().st_mtime, each.path.name)))
+
+
+def drawn(directory: PreviewDirectory, preview: Preview) -> Mapping[tuple[str, int], Cell]:
+    """The finished cells of a preview by row name and index of the prompt."""
+    cells = directory.read_cells()
+    found = {(row.name, number): cells.get(preview.key(row, number)) for row, number in preview.places()}
+    return {place: cell for place, cell in found.items() if cell is not None}
+
+
+def _sorted(data: object) -> object:
+    match data:
+        case dict():
+            return {key: _sorted(data[key]) for key in sorted(data)}
+        case list() | tuple():
+            return [_sorted(each) for each in data]
+        case _:
+            return data
