@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 
+from wan_train.base import units
 from wan_train.base.errors import BadInputError, NotReadyError, WanTrainError
 from wan_train.cli import options, questions
 from wan_train.cli.options import Call
@@ -29,7 +30,7 @@ def clean(call: Call) -> Result:
     sink, found = call.sink, _found(call)
     for junk in found:
         sink.line(_line(junk))
-    total = formatting.file_size(sum(junk.bytes for junk in found))
+    total = units.file_size(sum(junk.bytes for junk in found))
     if not found or call[options.DRY_CLEAN]:
         return _result(
             found, [], [], f"{total} can be freed." if found else "There is nothing to remove.", dry_run=True
@@ -50,7 +51,7 @@ def clean(call: Call) -> Result:
             failures.append(f"{junk.path}: {error.strerror}")
         else:
             removed.append(junk)
-    freed = formatting.file_size(sum(junk.bytes for junk in removed))
+    freed = units.file_size(sum(junk.bytes for junk in removed))
     result = _result(found, removed, failures, f"{freed} freed.", dry_run=False)
     if failures:
         sink.render(result)
@@ -93,7 +94,7 @@ def _result(
 
 def _line(junk: Junk) -> str:
     also = f" with {formatting.count(junk.loras, 'finished LoRA')}" if junk.loras else ""
-    return f"{formatting.file_size(junk.bytes):>9}  {_ABOUT[junk.kind]}{also}  {junk.path}"
+    return f"{units.file_size(junk.bytes):>9}  {_ABOUT[junk.kind]}{also}  {junk.path}"
 
 
 def _warning(found: Sequence[Junk]) -> str:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, assert_never
 
-from wan_train.base import codec
+from wan_train.base import codec, units
 from wan_train.base.errors import BadInputError
 from wan_train.base.home import expand
 from wan_train.base.text import redact, visible
@@ -106,7 +106,7 @@ def _room(view: RunView) -> list[str]:
     if not any(found.cause is Cause.DISK_FULL for found in _of_run(view).values()):
         return []
     needed, free = disk_for_next_save(view.plan), shutil.disk_usage(view.run.path).free
-    sizes = (formatting.file_size(needed), formatting.file_size(free))
+    sizes = (units.file_size(needed), units.file_size(free))
     return [
         "The next checkpoint of an expert needs {}; the disk has {} free, less where a quota is used up.".format(*sizes)
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from wan_train.base.errors import BadInputError
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
-from wan_train.base.units import parse_dollars
+from wan_train.base.units import dollars, parse_dollars
 from wan_train.box.rental import Price, PriceSource
 from wan_train.box.vast import Asking, Vast, VastError
 from wan_train.cli import options, questions
@@ -16,7 +16,6 @@ from wan_train.cli.options import Call
 from wan_train.cli.output import Sink
 from wan_train.run.plan import Quote
 from wan_train.run.quote import dollars_of
-from wan_train.views.formatting import dollars
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

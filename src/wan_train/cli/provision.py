@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wan_train.base import units
 from wan_train.base.errors import BadInputError, ExitCode, NotReadyError, WanTrainError
 from wan_train.base.settings import Source
 from wan_train.cli import options, questions
@@ -25,7 +26,6 @@ from wan_train.provision.status_table import Row, StatusTable
 from wan_train.provision.steps import Finding, State, Step, all_hints, has_work, is_ready, refuse_blocked
 from wan_train.provision.trainer_steps import check_names
 from wan_train.provision.workspace import LOG_NAME
-from wan_train.views import formatting
 from wan_train.views.lines import Screenful, plain
 from wan_train.views.provision import Heading, Report, found_lines, report_json, summary_lines
 
@@ -231,10 +231,10 @@ class _Preparation:
         if not left or not self.sink.can_ask:
             return
         self.sink.line(
-            f"\n{formatting.file_size(sum(each.bytes for each in left))} of unfinished downloads of other programs:"
+            f"\n{units.file_size(sum(each.bytes for each in left))} of unfinished downloads of other programs:"
         )
         for each in left:
-            self.sink.line(f"  {formatting.file_size(each.bytes):>9}  {each.path}")
+            self.sink.line(f"  {units.file_size(each.bytes):>9}  {each.path}")
         if questions.confirm("Delete them?", default=False):
             for each in left:
                 each.remove()
@@ -254,8 +254,8 @@ class _Preparation:
         bytes_ = sum(self.found[step.id].size for step in missing if step.downloads)
         space = sum(self.found[step.id].size for step in missing if not step.downloads)
         parts = [
-            *([f"download {formatting.file_size(bytes_)} of models"] if bytes_ else []),
-            *([f"install what is missing (about {formatting.file_size(space)} of disk)"] if space else []),
+            *([f"download {units.file_size(bytes_)} of models"] if bytes_ else []),
+            *([f"install what is missing (about {units.file_size(space)} of disk)"] if space else []),
         ]
         question = " and ".join(parts or ["install what is missing"])
         return f"{question[0].upper()}{question[1:]}?"

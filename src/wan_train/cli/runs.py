@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from wan_train.base import units
 from wan_train.base.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line, redact, visible
@@ -27,7 +28,6 @@ from wan_train.run.disk import check_disk_to_resume
 from wan_train.run.events import StopMode
 from wan_train.run.plan import Devices, StepKind
 from wan_train.run.state import JobState
-from wan_train.views import formatting
 from wan_train.views import run_status as facts
 from wan_train.views.json_records import result_json, run_json, status_json
 from wan_train.views.model import RunReader, RunView
@@ -245,13 +245,13 @@ def _check_budget(view: RunView, budget: float | None, question: PriceQuestion) 
         require_price(wanted, question.answer())
     if meter.dollars >= wanted or (budget is None and view.state.budget_reached is not None):
         raise BadInputError(
-            f"{name} has spent {formatting.dollars(meter.dollars)} of its budget of {formatting.dollars(wanted)}",
+            f"{name} has spent {units.dollars(meter.dollars)} of its budget of {units.dollars(wanted)}",
             hint=f"Give it more in all: wan-train resume {name} --budget {max(1.0, 2 * meter.dollars):.2f}",
         )
 
 
 def _due(seconds: float | None) -> str:
-    return "at an unknown time" if seconds is None else f"in about {formatting.duration(seconds)}"
+    return "at an unknown time" if seconds is None else f"in about {units.duration(seconds)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

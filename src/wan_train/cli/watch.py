@@ -13,6 +13,7 @@ from typing import Any, assert_never
 
 from wan_train.base.errors import WanTrainError
 from wan_train.base.settings import Settings
+from wan_train.base.units import duration
 from wan_train.cli import questions
 from wan_train.cli.keys import Page, Wish, keys_in, press
 from wan_train.cli.output import Result, Sink
@@ -22,7 +23,6 @@ from wan_train.run.control import StopRequest, request_stop, start_supervisor
 from wan_train.run.directory import RunDirectory, report_of_end
 from wan_train.run.events import Event, RunFinished, StopMode
 from wan_train.views import dashboard, overlays
-from wan_train.views.formatting import duration
 from wan_train.views.lines import Line
 from wan_train.views.model import RunReader, RunView, read_logs
 from wan_train.views.run_status import next_states_in

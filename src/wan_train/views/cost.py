@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wan_train.base.errors import ExitCode
+from wan_train.base.units import dollars
 from wan_train.box.rental import PriceSource
 from wan_train.run.events import StopMode
 from wan_train.views import run_status
-from wan_train.views.formatting import dollars, dollars_per_hour, price_basis
+from wan_train.views.formatting import dollars_per_hour, price_basis
 from wan_train.views.model import RunView
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 
+from wan_train.base.units import duration, file_size
 from wan_train.gpu.free import why_busy
 from wan_train.gpu.model import Gpu
 from wan_train.run.events import CheckpointKept, Event, ResultPlaced, StepFailed, StepRefused
@@ -16,9 +17,7 @@ from wan_train.views.formatting import (
     clock,
     columns,
     cut,
-    duration,
     expert_name,
-    file_size,
     gpu_memory,
     gpu_name,
     moment,

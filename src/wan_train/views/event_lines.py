@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from wan_train.base.errors import ExitCode
+from wan_train.base.units import dollars, duration, file_size
 from wan_train.engine.failures import Diagnosis
 from wan_train.run.events import (
     BudgetReached,
@@ -45,10 +46,7 @@ from wan_train.views.formatting import (
     columns,
     count,
     cut,
-    dollars,
     dollars_per_hour,
-    duration,
-    file_size,
     joined_lines,
     loss,
     pace,

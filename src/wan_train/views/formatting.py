@@ -27,39 +27,8 @@ STATE_NAMES: Mapping[JobState, str] = {
 }
 """The name of a step's state on every screen; JSON has the value of the enum itself."""
 _TASKS: Mapping[Task, str] = {Task.T2V: "text to video", Task.I2V: "image to video"}
-_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
-_TEN_MINUTES = 600
-_AGES = 1e12
-"""The longest duration shown: an ETA may be infinite."""
+_DAY = 86_400
 _TINY_LOSS, _LARGE_LOSS = 0.001, 10.0
-
-
-def duration(seconds: float) -> str:
-    """`48 s`, `3 min 20 s`, `48 min`, `1 h 12 min`, `2 d 3 h`."""
-    whole = round(min(max(seconds, 0), _AGES))
-    if whole < _MINUTE:
-        return f"{whole} s"
-    if whole < _TEN_MINUTES:
-        return _two(whole // _MINUTE, "min", whole % _MINUTE, "s")
-    if whole < _HOUR:
-        return f"{whole // _MINUTE} min"
-    if whole < _DAY:
-        return _two(whole // _HOUR, "h", whole % _HOUR // _MINUTE, "min")
-    return _two(whole // _DAY, "d", whole % _DAY // _HOUR, "h")
-
-
-def _two(first: int, unit: str, second: int, smaller: str) -> str:
-    return f"{first} {unit} {second} {smaller}" if second else f"{first} {unit}"
-
-
-def file_size(size: int) -> str:
-    """Bytes of a file or disk in decimal units, as disks and downloads are sold: `307 MB`, `1.2 GB`."""
-    value = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.5:  # noqa: PLR2004  what would be rounded to 1000 belongs to the next unit
-            return f"{value:.0f} {unit}" if unit != "GB" or value >= 99.5 else f"{value:.1f} {unit}"  # noqa: PLR2004
-        value /= 1000
-    return f"{value:.1f} TB"
 
 
 def gpu_memory(used: int, total: int) -> str:
@@ -93,13 +62,6 @@ def pace(seconds_per_step: float) -> str:
 def count(number: int, what: str, many: str | None = None) -> str:
     """`1 item`, `1,234 items`."""
     return f"{number:,} {what if number == 1 else many or what + 's'}"
-
-
-def dollars(value: float) -> str:
-    """`$0.83`; what is more than nothing and less than half a cent is `under $0.01`."""
-    if 0 < value < 0.005:  # noqa: PLR2004  would be rounded to $0.00
-        return "under $0.01"
-    return f"${value:,.2f}"
 
 
 def dollars_per_hour(value: float) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
-from wan_train.views.formatting import columns, cut, cut_front, duration, safe
+from wan_train.base.units import duration
+from wan_train.views.formatting import columns, cut, cut_front, safe
 from wan_train.views.lines import Line, Row, Span, line, table, width_of
 from wan_train.views.model import LogEnd, RunView
 from wan_train.views.run_status import next_states_in

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from wan_train.base.text import redact
+from wan_train.base.units import file_size
 from wan_train.dataset.layout import DatasetSummary
 from wan_train.engine import schedule as schedules
 from wan_train.engine.commands import one_option_a_line
@@ -21,7 +22,6 @@ from wan_train.views.formatting import (
     columns,
     count,
     expert_name,
-    file_size,
     gpu_memory,
     gpu_name,
     pad,

@@ -12,6 +12,7 @@ from rich.progress import Progress, ProgressColumn, Task, TaskID
 from rich.table import Column
 from rich.text import Text
 
+from wan_train.base import units
 from wan_train.base.errors import ExitCode, WanTrainError
 from wan_train.base.text import redact
 from wan_train.base.units import MB
@@ -131,13 +132,13 @@ class Screen(Progress):
             patience = _DOWNLOAD_SECONDS if counts else _OTHER_SECONDS
             if now - self._spoken.setdefault(row.id, now) >= patience:
                 self._spoken[row.id] = now
-                still = f"… still {row.detail or 'at work'}, {formatting.duration(row.seconds(now))} so far"
+                still = f"… still {row.detail or 'at work'}, {units.duration(row.seconds(now))} so far"
                 lines.append((row.title, self._figures(task, row) if counts else still))
         return lines
 
     def get_renderables(self) -> Iterable[RenderableType]:
         heading = self._heading
-        since = formatting.duration(self._clock() - heading.began)
+        since = units.duration(self._clock() - heading.began)
         state = ("stopping, ", "yellow") if self._ending else ("running ", "cyan")
         title = Text.assemble(
             (f"Preparing: {formatting.safe(heading.what)}  ", "bold"), (f"{state[0]}{since}", state[1])
@@ -166,7 +167,7 @@ class Screen(Progress):
         row = self._rows[task.id]
         now = self._clock()
         detail = formatting.safe(" ".join(piece.strip() for piece in row.detail.split("\n")))
-        spent = formatting.duration(row.seconds(now))
+        spent = units.duration(row.seconds(now))
         body = Text()
         match row.phase:
             case Phase.RUNNING if _counts(row):
@@ -177,11 +178,11 @@ class Screen(Progress):
             case Phase.RUNNING:
                 body.append(f"{detail or 'starting'} …  {spent}")
             case Phase.WAITING:
-                size = f"{formatting.file_size(row.total)}, " if row.total else ""
+                size = f"{units.file_size(row.total)}, " if row.total else ""
                 needs = f"needs {', '.join(map(formatting.safe, row.needs))}" if row.needs else "not started yet"
                 body.append(f"{size}{needs}", "dim")
             case Phase.DONE:
-                body.append(f"{spent} · {formatting.file_size(row.fetched)} fetched" if row.fetched else spent)
+                body.append(f"{spent} · {units.file_size(row.fetched)} fetched" if row.fetched else spent)
             case Phase.FAILED:
                 body.append(f"{detail.removeprefix('failed: ')} (after {spent})", "red")
             case Phase.READY | Phase.SKIPPED | Phase.ENDED:
@@ -198,7 +199,7 @@ class Screen(Progress):
         rate = 0.0 if is_new else task.speed or 0.0
         if rate < 1:
             return f"{_amount(row.done, row.total)}, {'no rate yet' if is_new else 'almost nothing comes'}"
-        left = formatting.duration((row.total - row.done) / rate)
+        left = units.duration((row.total - row.done) / rate)
         return f"{_amount(row.done, row.total)}, {_speed(rate)}, {left} left"
 
     def _text(self, text: Text) -> Text:
@@ -238,13 +239,13 @@ def _counts(row: Row) -> bool:
 
 def _amount(done: int, total: int) -> str:
     """`5.1 of 11.4 GB`, `120 of 508 MB`."""
-    whole = formatting.file_size(total)
-    return f"{formatting.file_size(done).removesuffix(' ' + whole.rpartition(' ')[2])} of {whole}"
+    whole = units.file_size(total)
+    return f"{units.file_size(done).removesuffix(' ' + whole.rpartition(' ')[2])} of {whole}"
 
 
 def _speed(rate: float) -> str:
     """`112 MB/s`, `4.5 MB/s`, `80 kB/s`."""
-    return f"{rate / MB:.1f} MB/s" if MB <= rate < 10 * MB else f"{formatting.file_size(round(rate))}/s"
+    return f"{rate / MB:.1f} MB/s" if MB <= rate < 10 * MB else f"{units.file_size(round(rate))}/s"
 
 
 def found_lines(found: Mapping[str, Finding], titles: Mapping[str, str], width: int) -> Iterator[Line]:
@@ -265,7 +266,7 @@ def summary_lines(rows: Sequence[Row], seconds: float, width: int) -> Iterator[L
         return
     entries = [(*_MARKS[row.phase], row.title, *_spent(row)) for row in worked]
     fetched = sum(row.fetched for row in rows)
-    total = ("total", formatting.duration(seconds), formatting.file_size(fetched) if fetched else "")
+    total = ("total", units.duration(seconds), units.file_size(fetched) if fetched else "")
     times = max(len(total[1]), *(len(entry[4]) for entry in entries))
     sizes = max(len(total[2]), *(len(entry[5]) for entry in entries))
     start = 2 + max(len(entry[1]) for entry in entries) + 2
@@ -288,8 +289,8 @@ def summary_lines(rows: Sequence[Row], seconds: float, width: int) -> Iterator[L
 
 
 def _spent(row: Row) -> tuple[str, str]:
-    spent = formatting.duration(row.worked) if row.worked > 0 else ""
-    return spent, formatting.file_size(row.fetched) if row.fetched else ""
+    spent = units.duration(row.worked) if row.worked > 0 else ""
+    return spent, units.file_size(row.fetched) if row.fetched else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from wan_train.base.units import duration, file_size
 from wan_train.run import retry
 from wan_train.run.plan import Step, StepKind
 from wan_train.run.samples import given_up
@@ -18,8 +19,6 @@ from wan_train.views.formatting import (
     count,
     cut,
     date_time,
-    duration,
-    file_size,
     joined_lines,
     loss,
     pad,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from wan_train.base.units import duration
 from wan_train.engine.capabilities import Script
 from wan_train.recipe.levers import LEVERS, expected_gain, levers_for
 from wan_train.recipe.measured import MEASURED, Tuned, day
 from wan_train.recipe.model import Origin
 from wan_train.run.plan import Plan
-from wan_train.views.formatting import duration
 from wan_train.views.lines import Row
 
 TUNE_SECONDS = 360.0

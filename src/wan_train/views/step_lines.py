@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
+from wan_train.base.units import duration, file_size
 from wan_train.run.events import CachesUpToDate
 from wan_train.run.plan import Step, StepKind
 from wan_train.run.progress import Progress
@@ -16,8 +17,6 @@ from wan_train.views.formatting import (
     columns,
     cut,
     cut_front,
-    duration,
-    file_size,
     flow,
     loss,
     pace,

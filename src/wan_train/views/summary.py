@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wan_train.base.units import dollars, duration, file_size
 from wan_train.box.rental import Price
 from wan_train.dataset.layout import DatasetSummary
 from wan_train.dataset.model import MediaKind
@@ -24,11 +25,8 @@ from wan_train.views.formatting import (
     count,
     cut,
     cut_front,
-    dollars,
     dollars_per_hour,
-    duration,
     expert_name,
-    file_size,
     moment,
     pace,
     price_basis,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from wan_train.base.units import duration
 from wan_train.recipe.levers import LEVERS, describe
 from wan_train.recipe.measured import Length, Measurement, Outcome, best, day
-from wan_train.views.formatting import cut, duration, gpu_memory, gpu_name, safe
+from wan_train.views.formatting import cut, gpu_memory, gpu_name, safe
 from wan_train.views.json_records import Json
 from wan_train.views.lines import Line, Row, Span, line, table, wrapped
 

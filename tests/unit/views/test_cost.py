@@ -11,6 +11,7 @@ from views import scenes
 from views.scenes import NOW
 from views.support import shown
 from wan_train.base.errors import ExitCode
+from wan_train.base.units import dollars
 from wan_train.box.rental import PriceSource
 from wan_train.run.events import BudgetReached, BudgetSet, Event, PriceSet, RunFinished, StopMode, SupervisorStarted
 from wan_train.run.plan import Quote
@@ -18,7 +19,7 @@ from wan_train.run.state import fold
 from wan_train.views import run_status
 from wan_train.views.cost import cost_of, cost_text
 from wan_train.views.dashboard import run_lines
-from wan_train.views.formatting import dollars, dollars_per_hour
+from wan_train.views.formatting import dollars_per_hour
 from wan_train.views.json_records import run_json
 from wan_train.views.model import RunView
 from wan_train.views.result import result_text

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wan_train.base import units
 from wan_train.views import formatting
 
 
@@ -23,7 +24,7 @@ from wan_train.views import formatting
     ],
 )
 def test_duration(seconds: float, said: str) -> None:
-    assert formatting.duration(seconds) == said
+    assert units.duration(seconds) == said
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def test_duration(seconds: float, said: str) -> None:
     ],
 )
 def test_file_size(size: int, said: str) -> None:
-    assert formatting.file_size(size) == said
+    assert units.file_size(size) == said
 
 
 @pytest.mark.parametrize(("loss", "said"), [(0.0831, "0.0831"), (0.91, "0.9100"), (12.3456, "12.3"), (1e-5, "1e-05")])

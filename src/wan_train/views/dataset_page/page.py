@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wan_train.base import units
 from wan_train.dataset.layout import Layout, Size, SubsetLayout
 from wan_train.dataset.model import MediaKind, Problem, Severity, Subset
 from wan_train.dataset.scan import Check, Group
@@ -114,7 +115,7 @@ def _facts(layout: Layout) -> Iterator[tuple[str, str, Sequence[str]]]:
     else:
         yield "Steps per epoch", f"{layout.steps_per_epoch:,}", []
         yield "Total steps", f"{layout.steps:,}", [f"per expert, {formatting.count(layout.epochs, 'epoch')}"]
-    yield "Cache size", formatting.file_size(counted.cache_bytes), ["on disk, estimate"]
+    yield "Cache size", units.file_size(counted.cache_bytes), ["on disk, estimate"]
 
 
 def _anchors(selection: Selection) -> dict[Path, str]:

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from wan_train.base import units
 from wan_train.views import formatting
 
 if TYPE_CHECKING:
@@ -38,9 +39,9 @@ def _environment() -> Environment:
         "cut": lambda text, width: formatting.cut(formatting.safe(text), width),
         "data_url": _data_url,
         "date_time": formatting.date_time,
-        "duration": formatting.duration,
+        "duration": units.duration,
         "file_name": lambda path: PurePath(path).name,
-        "file_size": formatting.file_size,
+        "file_size": units.file_size,
         "gpu_name": formatting.gpu_name,
         "lines": _lines,
         "loss": formatting.loss,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from wan_train.base import units
 from wan_train.base.units import GIB
 from wan_train.recipe.effective import effective
 from wan_train.recipe.terms import Expert
@@ -56,7 +57,7 @@ def _rows(reports: Sequence[ReportData]) -> Iterator[Compared]:
     for name, values in (
         ("title", [formatting.safe(report.view.plan.answers.title) for report in reports]),
         ("state", [run_status.status_of(report.view).value for report in reports]),
-        ("took", [formatting.duration(run_status.worked(report.view, report.made)) for report in reports]),
+        ("took", [units.duration(run_status.worked(report.view, report.made)) for report in reports]),
         ("attempts failed", [str(sum(_failed(a) for a in _attempts(report))) for report in reports]),
         ("trainer", [formatting.safe(report.view.plan.trainer.version) for report in reports]),
         ("dataset", [formatting.safe(report.view.plan.dataset.source) for report in reports]),
@@ -78,8 +79,8 @@ def _expert(reports: Sequence[ReportData], expert: Expert) -> Iterator[Compared]
         ("steps", lambda each: f"{each.steps_done:,}"),
         ("final loss", lambda each: None if each.final_loss is None else formatting.loss(each.final_loss)),
         ("pace", lambda each: None if each.seconds_per_step is None else formatting.pace(each.seconds_per_step)),
-        ("training took", lambda each: None if each.seconds is None else formatting.duration(each.seconds)),
-        ("LoRA", lambda each: None if each.job.result is None else formatting.file_size(each.job.result.bytes)),
+        ("training took", lambda each: None if each.seconds is None else units.duration(each.seconds)),
+        ("LoRA", lambda each: None if each.job.result is None else units.file_size(each.job.result.bytes)),
     ):
         yield Compared(
             group=f"{expert.value.capitalize()}-noise expert",

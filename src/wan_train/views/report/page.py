@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wan_train.base import units
 from wan_train.engine.failures import Diagnosis
 from wan_train.run.live import EVERY_SECONDS
 from wan_train.run.plan import Devices
@@ -83,7 +84,7 @@ def page(report: ReportData) -> str:
 def _headline(report: ReportData) -> str:
     if report.is_final or run_status.status_of(report.view) is RunStatus.LOST:
         return plain([headline(report.view)]).strip()
-    return f"The run has not finished; {formatting.duration(run_status.elapsed(report.view, report.made))} so far."
+    return f"The run has not finished; {units.duration(run_status.elapsed(report.view, report.made))} so far."
 
 
 def _facts(report: ReportData, experts: Sequence[ExpertMetrics]) -> Iterator[tuple[str, str, Sequence[str]]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from wan_train.base import units
 from wan_train.base.units import GIB
 from wan_train.recipe.model import format_number
 from wan_train.recipe.terms import Expert
@@ -161,7 +162,7 @@ def timeline(report: ReportData) -> Timeline:
                     f"{attempt.number}",
                     lane,
                     formatting.clock(attempt.started),
-                    formatting.duration(max(0.0, end - attempt.started)),
+                    units.duration(max(0.0, end - attempt.started)),
                     _epochs(attempt) if step.kind is StepKind.TRAIN else "",
                     outcome + "".join(f"; {name}={value}" for name, value in attempt.changes.items()),
                 )
