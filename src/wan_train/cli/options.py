@@ -30,6 +30,7 @@ class Group(StrEnum):
     WHAT = "What to train"
     HOW = "How to train"
     CLIPS = "Clips"
+    AFTER = "After the training"
     WHERE = "Where"
     OUTPUT = "Running"
 
@@ -119,7 +120,9 @@ class Option(Generic[T]):
 
     @property
     def variable(self) -> str | None:
-        has_one = self.is_setting or self.group in {Group.WHAT, Group.HOW} or self.flag in {"--yes", "--json"}
+        has_one = (
+            self.is_setting or self.group in {Group.WHAT, Group.HOW, Group.AFTER} or self.flag in {"--yes", "--json"}
+        )
         return environment_name(self.name) if has_one else None
 
     @property
@@ -191,7 +194,7 @@ def _new(key: str) -> Callable[[], str]:
 _TRAINS = "train, rehearse"
 _LISTED = "explain, report, compare, status, runs, logs, stop"
 _RECIPES = "recipe show, recipe diff"
-_WHAT, _HOW, _CLIPS, _OUTPUT = Group.WHAT, Group.HOW, Group.CLIPS, Group.OUTPUT
+_WHAT, _HOW, _CLIPS, _AFTER, _OUTPUT = Group.WHAT, Group.HOW, Group.CLIPS, Group.AFTER, Group.OUTPUT
 
 # Arguments come first, in the order of `Usage:`.
 DATASET_PATH = Option(
@@ -510,6 +513,52 @@ HIGH = Option(
     is_repeatable=True,
 )
 LOW = replace(HIGH, word="--low", help="A setting of the low-noise expert alone; repeatable.", more="")
+
+UPLOAD = Option(
+    str,
+    "--upload",
+    _TRAINS,
+    "Upload the results there; repeatable.",
+    more="`hf:USER/REPO` or `rclone:REMOTE:PATH`. The variable holds several, separated by spaces.",
+    metavar="TARGET",
+    group=_AFTER,
+    shown="none",
+    is_repeatable=True,
+)
+OTHER_UPLOAD = replace(UPLOAD, commands="resume", group=None, shown="the run's own")
+THEN = Option(
+    str,
+    "--then",
+    _TRAINS,
+    "What becomes of the box: nothing, stop, destroy, 'run:COMMAND'.",
+    more="When the last run on it is over, in every outcome. See [endings](endings.md).",
+    metavar="ENDING",
+    group=_AFTER,
+    shown="nothing",
+)
+OTHER_THEN = replace(THEN, commands="resume", group=None, shown="the run's own")
+MAX_HOURS = Option(
+    float,
+    "--max-hours",
+    _TRAINS,
+    "End the box after this time at the latest, whatever hangs.",
+    more="Counted from the start of the run. See [endings](endings.md#at-the-latest).",
+    metavar="N",
+    group=_AFTER,
+    shown="no limit",
+)
+OTHER_MAX_HOURS = replace(MAX_HOURS, commands="resume", group=None, shown="the run's own, counted anew")
+GRACE = Option(
+    float,
+    "--grace",
+    _TRAINS,
+    "Minutes between the last run's end and the box's.",
+    more="Any command of a person's cancels the ending in this time. See [endings](endings.md#the-countdown).",
+    metavar="MINUTES",
+    group=_AFTER,
+    shown="5",
+)
+OTHER_GRACE = replace(GRACE, commands="resume", group=None, shown="the run's own")
 
 OUTPUT = Option(
     str,

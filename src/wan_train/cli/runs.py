@@ -14,6 +14,7 @@ from wan_train.base.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line, redact, visible
 from wan_train.cli import options
+from wan_train.cli.afterwards import changes_duties, duties_of, hand_over
 from wan_train.cli.longer import longer
 from wan_train.cli.options import Call
 from wan_train.cli.output import Result, Sink
@@ -25,6 +26,7 @@ from wan_train.engine.log_parser import last_words
 from wan_train.run.control import StopRequest, request_stop, start_supervisor
 from wan_train.run.directory import all_runs, find
 from wan_train.run.disk import check_disk_to_resume
+from wan_train.run.duties import read_duties
 from wan_train.run.events import StopMode
 from wan_train.run.plan import Devices, StepKind
 from wan_train.run.state import JobState
@@ -144,12 +146,15 @@ def resume(call: Call) -> Result:
     budget, question = budget_of(call), PriceQuestion(call.settings)
     until = call.get(options.LATER_END)
     view, _ = RunReader(run).refresh()
+    duties = duties_of(call, read_duties(run), goes_on=not view.state.is_over)
     epochs, ends = longer(view, epochs, until)
     is_longer = epochs is not None or bool(ends)
     _check_budget(view, budget, question)
     chosen = _gpus(view, call.settings, gpus) if gpus is not None else None
     if not view.state.is_over and view.has_supervisor:
         call.sink.note(f"{run.run_id} is running already.")
+        if changes_duties(call):
+            hand_over(run, duties, call.settings)
     elif _is_done(view) and not is_longer:
         call.sink.note(f"{run.run_id} is finished: nothing is missing.")
         more = "--until all" if facts.ended_early(view) else "--epochs N"
@@ -159,6 +164,7 @@ def resume(call: Call) -> Result:
         if view.state.is_over:
             check_disk_to_resume(run, view.plan, _trainings_left(view, longer=is_longer))
         # A stop that was under way when its supervisor died is taken back: this command came later.
+        hand_over(run, duties, call.settings)
         must_restart = view.state.is_over or view.state.is_stopping
         start_supervisor(run, call.settings, resume=must_restart, epochs=epochs, ends=ends, gpus=chosen, budget=budget)
     return detached(run) if call[options.DETACH] else watch(run, call.settings, call.sink, owner=True)
@@ -175,6 +181,10 @@ def _resume_all(call: Call) -> Result:
         "--until": call.get(options.LATER_END),
         "--gpus": call.get(options.OTHER_GPUS),
         "--budget": call.get(options.OTHER_BUDGET),
+        "--upload": call.all(options.OTHER_UPLOAD) or None,
+        "--then": call.get(options.OTHER_THEN),
+        "--max-hours": call.get(options.OTHER_MAX_HOURS),
+        "--grace": call.get(options.OTHER_GRACE),
     }
     found = [word for word, value in given.items() if value is not None]
     if found:

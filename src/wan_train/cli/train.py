@@ -15,6 +15,7 @@ from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.home import expand
 from wan_train.base.settings import Settings
 from wan_train.cli import options, questions
+from wan_train.cli.afterwards import duties_of, hand_over
 from wan_train.cli.options import Call
 from wan_train.cli.output import Result, Sink
 from wan_train.cli.price import Known, PriceQuestion, budget_of, may_exceed, require_price
@@ -35,6 +36,7 @@ from wan_train.recipe.until import ALL
 from wan_train.run.control import start_supervisor
 from wan_train.run.directory import RunDirectory, planned
 from wan_train.run.disk import existing_parent
+from wan_train.run.duties import Duties
 from wan_train.run.ends import OFFERED, early_end
 from wan_train.run.gpu_pool import gpu_label
 from wan_train.run.plan import Devices, Plan
@@ -56,7 +58,7 @@ def train(call: Call) -> Result:
     if sink.quiet and not yes and not dry_run:
         raise BadInputError("nothing was started: with --quiet no plan is shown to confirm", hint="Add --yes.")
     interactive = sink.can_ask and not yes and not dry_run
-    budget, question = budget_of(call), PriceQuestion(settings)
+    budget, question, duties = budget_of(call), PriceQuestion(settings), duties_of(call)
     request = make_request(call, interactive=interactive)
     if (script := call.get(options.SCRIPT)) is not None:
         return _write_script(expand(script).absolute(), request, settings, sink)
@@ -89,12 +91,12 @@ def train(call: Call) -> Result:
         questions.remember(
             questions.LastAnswers(title=asked.title, author=asked.author, dataset=asked.dataset, until=until)
         )
-    return _start(request, plan, call)
+    return _start(request, plan, duties, call)
 
 
 def rehearse(call: Call) -> Result:
     """A run of the rehearsal engine; without a dataset it draws eight captioned pictures."""
-    budget, question = budget_of(call), PriceQuestion(call.settings)
+    budget, question, duties = budget_of(call), PriceQuestion(call.settings), duties_of(call)
     dataset = call.get(options.OWN_PICTURES) or str(_drawn_pictures(call.settings))
     request = make_request(call, interactive=False, engine=EngineKind.REHEARSAL, dataset=dataset)
     run, created = planned(call.settings.runs, request.answers.title)
@@ -107,13 +109,14 @@ def rehearse(call: Call) -> Result:
     if not may_exceed(plan.quote, at_start.price, budget, call.sink, ask=call.sink.can_ask):
         call.sink.note("Nothing was started.")
         return Result()
-    return _start(request, plan, call)
+    return _start(request, plan, duties, call)
 
 
-def _start(request: Request, plan: Plan, call: Call) -> Result:
+def _start(request: Request, plan: Plan, duties: Duties, call: Call) -> Result:
     if request.dataset_to_write is not None:
         _write_dataset(request.dataset_to_write)
     run = write_run(request, plan, call.settings)
+    hand_over(run, duties, call.settings)
     start_supervisor(run, call.settings, budget=budget_of(call))
     return detached(run) if call[options.DETACH] else watch(run, call.settings, call.sink, owner=True)
 

@@ -122,6 +122,11 @@ class RunDirectory:
     def stop_request(self) -> Path:
         return self.path / "stop.json"
 
+    @property
+    def duties(self) -> Path:
+        """What is to be done beside and after the training; missing where nothing is."""
+        return self.path / "duties.json"
+
     def attempt(self, step: str, number: int) -> AttemptDirectory:
         return AttemptDirectory(self.path / step / str(number))
 

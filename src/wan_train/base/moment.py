@@ -1,0 +1,31 @@
+"""A moment that outlives a clock that is set back: the wall clock, the boot, and the time since it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wan_train.base.clock import Clock
+from wan_train.base.host import boot_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """`at` is seconds since 1970 and may jump; `uptime` is seconds on the monotonic clock of the boot `boot_id`."""
+
+    at: float
+    boot_id: str
+    uptime: float
+
+
+def moment(clock: Clock) -> Moment:
+    return Moment(at=clock.now(), boot_id=boot_id(), uptime=clock.monotonic())
+
+
+def seconds_between(earlier: Moment, later: Moment) -> float:
+    """Never negative. Within one boot the wall clock does not count; over a reboot it has to be believed.
+
+    After a reboot at least the time since it has passed, however far the wall clock was set back.
+    """
+    if earlier.boot_id == later.boot_id:
+        return max(0.0, later.uptime - earlier.uptime)
+    return max(0.0, later.at - earlier.at, later.uptime)

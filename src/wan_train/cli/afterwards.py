@@ -1,0 +1,118 @@
+"""What the options say of the time after a training: uploads, and what becomes of the box."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from wan_train.base.clock import SystemClock
+from wan_train.base.errors import BadInputError
+from wan_train.base.moment import moment
+from wan_train.base.settings import Settings
+from wan_train.base.text import one_line
+from wan_train.box.vast import Vast
+from wan_train.cli import options
+from wan_train.cli.options import Call, Option
+from wan_train.run.directory import RunDirectory
+from wan_train.run.duties import Duties, Then, enter, write_duties
+
+T = TypeVar("T")
+
+_RUN = "run:"
+_MOST_HOURS = 24.0 * 365
+_MOST_GRACE_MINUTES = 24.0 * 60
+_INSTEAD = "Elsewhere a command of yours ends the box: `--then 'run:sudo poweroff'`"
+
+
+def duties_of(call: Call, before: Duties | None = None, *, goes_on: bool = False) -> Duties:
+    """The duties that a command asks for, over those that its run had; raises BadInputError.
+
+    `before`: of a run that is resumed. What is not given anew stays. The time of `--max-hours` begins again, but not
+    for a run that `goes_on`, unless it is given anew.
+    """
+    began = moment(SystemClock())
+    duties = before or Duties(began=began)
+    uploads = tuple(call.all(options.UPLOAD))
+    then, grace = _given(call, options.THEN, options.OTHER_THEN), _given(call, options.GRACE, options.OTHER_GRACE)
+    hours = _given(call, options.MAX_HOURS, options.OTHER_MAX_HOURS)
+    if not goes_on or hours is not None:
+        duties = replace(duties, began=began)
+    if uploads:
+        duties = replace(duties, uploads=uploads)
+    if then is not None:
+        ending, command = _ending(then)
+        duties = replace(duties, then=ending, command=command)
+    if grace is not None:
+        duties = replace(duties, grace_seconds=_within("--grace", grace, _MOST_GRACE_MINUTES, "minutes") * 60)
+    if hours is not None:
+        duties = replace(duties, max_hours=_within("--max-hours", hours, _MOST_HOURS, "hours", least=1 / 60))
+    _check(duties, call.settings)
+    return duties
+
+
+def changes_duties(call: Call) -> bool:
+    """Whether a resume asks for other duties than its run had."""
+    others: tuple[Option[Any], ...] = (options.OTHER_THEN, options.OTHER_MAX_HOURS, options.OTHER_GRACE)
+    return bool(call.all(options.OTHER_UPLOAD)) or any(call.get(each) is not None for each in others)
+
+
+def hand_over(run: RunDirectory, duties: Duties, settings: Settings) -> None:
+    """Record the duties of a run before it starts; raises OSError and NotReadyError."""
+    if duties.is_empty and not run.duties.exists():
+        return
+    write_duties(run, duties)
+    enter(settings.lease_dir, run)
+
+
+def _given(call: Call, option: Option[T], of_resume: Option[T]) -> T | None:
+    value = call.get(option)
+    return value if value is not None else call.get(of_resume)
+
+
+def _ending(text: str) -> tuple[Then, tuple[str, ...]]:
+    words = [then.value for then in Then if then is not Then.COMMAND]
+    if text in words:
+        return Then(text), ()
+    hint = f"Use one of {', '.join(words)}, or 'run:COMMAND'."
+    if not text.startswith(_RUN):
+        raise BadInputError(f"--then {one_line(text)!r} is not an ending", hint=hint)
+    try:
+        command = tuple(shlex.split(text.removeprefix(_RUN)))
+    except ValueError as error:
+        raise BadInputError(f"--then {one_line(text)!r}: {str(error).lower()}", hint=hint) from None
+    if not command:
+        raise BadInputError("--then run: names no command", hint=hint)
+    if shutil.which(command[0]) is None:
+        raise BadInputError(
+            f"--then: there is no program {one_line(command[0])!r}",
+            hint="The command is run without a shell. Give a program of this box, or its whole path.",
+        )
+    return Then.COMMAND, command
+
+
+def _check(duties: Duties, settings: Settings) -> None:
+    """Raises BadInputError for what could not be kept at the end."""
+    if duties.max_hours is not None and duties.then is Then.NOTHING:
+        raise BadInputError("--max-hours needs an ending", hint="Add `--then stop`, or `--then 'run:COMMAND'`.")
+    if duties.then is Then.DESTROY and not duties.uploads:
+        raise BadInputError(
+            "--then destroy needs an upload: the results would be gone with the box",
+            hint="Add `--upload TARGET`, or use `--then stop`, which keeps the disk.",
+        )
+    if duties.then in {Then.STOP, Then.DESTROY} and Vast.of_this_box(os.environ, settings.vast_url) is None:
+        raise BadInputError(
+            f"--then {duties.then} works on Vast only, and this box has no CONTAINER_ID and CONTAINER_API_KEY",
+            hint=f"On Vast, give them to this shell: `source /etc/environment`\n{_INSTEAD}\n"
+            "To leave the box alone: `--then nothing`",
+        )
+
+
+def _within(flag: str, value: float, most: float, unit: str, *, least: float = 0.0) -> float:
+    if not least <= value <= most:  # also refuses nan
+        raise BadInputError(
+            f"{flag} {value:g} is not a time that can be kept", hint=f"Use {unit}, {least:.2g} to {most:,.0f}."
+        )
+    return value

@@ -1,0 +1,72 @@
+"""The end of the box as it is recorded for all its users: `ENDING.json` in the lease directory."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from wan_train.base import codec
+from wan_train.base.files import write_whole
+from wan_train.base.host import ProcessIdentity
+from wan_train.base.moment import Moment
+from wan_train.run.duties import Then
+
+_NAME = "ENDING.json"
+
+
+class Phase(StrEnum):
+    """How far an ending is."""
+
+    COUNTDOWN = "countdown"
+    ENDING = "ending"
+    """Its time has come, and what ends the box is being asked."""
+    ASKED = "asked"
+    """The landlord accepted, or the command ended well: the box goes down."""
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """What becomes of the box and when. `decided` is when the countdown began, `due` is its end in Unix seconds.
+
+    `runs` are the IDs of the runs whose end it is, `because` says in words what is done and why, such as why a box
+    that was to be destroyed is only stopped.
+    """
+
+    then: Then
+    runs: tuple[str, ...]
+    because: str
+    decided: Moment
+    grace_seconds: float
+    due: float
+    phase: Phase = Phase.COUNTDOWN
+    command: tuple[str, ...] = ()
+    cancelled_by: str | None = None
+    """A command or a key, in words."""
+    tries: int = 0
+    problem: str | None = None
+    """Why the last try did not end the box, in words."""
+    life: ProcessIdentity | None = None
+    """The first process of this box: with another one the box went down and came back."""
+    changed: float | None = None
+    """Unix seconds of the last change of phase."""
+
+
+def write_ending(lease_dir: Path, ending: Ending) -> None:
+    """Raises OSError."""
+    write_whole(lease_dir / _NAME, codec.to_json(ending, indent=1) + "\n", mode=0o644)
+
+
+def read_ending(lease_dir: Path) -> Ending | None:
+    """None where no ending was decided; a damaged record counts as none, and is decided anew."""
+    with suppress(OSError, codec.CorruptRecordError):
+        found: Ending = codec.from_json((lease_dir / _NAME).read_bytes(), Ending, where=_NAME)
+        return found
+    return None
+
+
+def forget_ending(lease_dir: Path) -> None:
+    with suppress(OSError):
+        (lease_dir / _NAME).unlink(missing_ok=True)

@@ -1,0 +1,58 @@
+"""`--then`, `--max-hours` and `--grace`: what cannot be kept is refused before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wan_train.cli.main import run
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert run(["rehearse", *words]) == 2
+    return capsys.readouterr().err
+
+
+@pytest.fixture(autouse=True)
+def no_vast(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("CONTAINER_ID", "CONTAINER_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WAN_TRAIN_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("WAN_TRAIN_LEASE_DIR", str(tmp_path / "leases"))
+
+
+def test_a_stop_without_vast_names_what_works_instead(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = refused(capsys, "--then", "stop")
+    assert "CONTAINER_API_KEY" in said
+    assert "--then 'run:sudo poweroff'" in said
+    assert not list(tmp_path.iterdir()), "nothing was begun"
+
+
+def test_destroy_without_an_upload_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "the results would be gone" in refused(capsys, "--then", "destroy")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--then", "halt"], "'halt' is not an ending"),
+        (["--then", "run:"], "names no command"),
+        (["--then", "run:echo 'a"], "no closing quotation"),
+        (["--then", "run:no-such-program now"], "there is no program 'no-such-program'"),
+        (["--max-hours", "6"], "--max-hours needs an ending"),
+        (["--max-hours", "0", "--then", "run:true"], "--max-hours 0 is not a time"),
+        (["--max-hours", "nan", "--then", "run:true"], "--max-hours nan is not a time"),
+        (["--grace", "-1"], "--grace -1 is not a time"),
+        (["--grace", "inf"], "--grace inf is not a time"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
+    said = refused(capsys, *words)
+    assert told in said
+    assert "hint:" in said
+
+
+def test_resuming_all_takes_no_ending(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["resume", "--all", "--then", "nothing"]) == 2
+    assert "--then" in capsys.readouterr().err
