@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +16,12 @@ from wan_train.cli.output import Result
 _ROOT_OPTIONS = frozenset({"--help", "-h", "--version", "-V", "--install-completion", "--show-completion"})
 _PANELS = ("Train", "Runs", "Box")
 _DEFAULT = "train"
-_SHORT = 66
+_TOGETHER = {
+    "recipe, presets": "Show and compare settings; list presets",
+    "status, runs": "Show the state of a run; list all runs",
+}
+"""Commands that share a line in the list, under the panel of the first."""
+_SHORT = 61
 """Characters of a command's first sentence that fit into 80 columns."""
 # Typer hands over classes of its own for commands, parameters and completions, which its public names do not cover.
 
@@ -71,14 +76,27 @@ class Group(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  see above
         """One line for each command, 80 columns, and one screen of 24 lines in all."""
         commands = {name: command for name in self.list_commands(ctx) if (command := self.get_command(ctx, name))}
-        widest = max(len(name) for name in commands)
+        panels = {name: getattr(command, "rich_help_panel", None) for name, command in commands.items()}
+        rows = _rows({name: _short(command) for name, command in commands.items()})
+        widest = max(len(names) for names, _ in rows)
         formatter.write(f"{_bold('Usage:')} wan-train [COMMAND] [OPTIONS]  {self.help}\n")
         for panel in _PANELS:
             formatter.write(f"{_bold(panel)}\n")
-            for name, command in commands.items():
-                if getattr(command, "rich_help_panel", None) == panel:
-                    formatter.write(f"  {name:<{widest}}  {_short(command)}\n")
+            for names, text in rows:
+                if panels[names.partition(",")[0]] == panel:
+                    formatter.write(f"  {names:<{widest}}  {text}\n")
         formatter.write("`wan-train` alone asks; `help COMMAND` explains. --version, --install-completion\n")
+
+
+def _rows(commands: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Names and text of each line."""
+    shared = {name: names for names in _TOGETHER for name in names.split(", ")}
+    rows = []
+    for name, text in commands.items():
+        names = shared.get(name, name)
+        if names.partition(",")[0] == name:
+            rows.append((names, _TOGETHER.get(names, text)))
+    return rows
 
 
 def _short(command: Any) -> str:  # noqa: ANN401  see above
@@ -329,6 +347,20 @@ def compare(call: Call) -> Result:
     Example: wan-train compare cat-rank16 cat-rank32 --html compared.html
     """
     from wan_train.cli.report import compare as run
+
+    return run(call)
+
+
+@_command("Runs")
+def pick(call: Call) -> Result:
+    """Choose the epochs to use, for example 60 or 60:40.
+
+    Example: wan-train pick cat 60:40
+
+    It puts the LoRAs of these epochs beside the results, with `_picked` in their names: here the high-noise expert's
+    epoch 60 and the low-noise expert's epoch 40. No file is replaced. Without an epoch it lists those that were kept.
+    """
+    from wan_train.cli.pick import pick as run
 
     return run(call)
 

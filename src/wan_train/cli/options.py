@@ -192,7 +192,7 @@ def _new(key: str) -> Callable[[], str]:
 
 
 _TRAINS = "train, rehearse"
-_LISTED = "explain, report, compare, status, runs, logs, stop"
+_LISTED = "explain, report, compare, pick, status, runs, logs, stop"
 _RECIPES = "recipe show, recipe diff"
 _WHAT, _HOW, _CLIPS, _AFTER, _OUTPUT = Group.WHAT, Group.HOW, Group.CLIPS, Group.AFTER, Group.OUTPUT
 
@@ -232,6 +232,15 @@ RUNS = Option(
     is_required=True,
     is_repeatable=True,
     completion=completion.run_names,
+)
+PICK_RUN = replace(RUN, commands="pick")
+PICKED_EPOCHS = Option(
+    str,
+    "epochs",
+    "pick",
+    "The epoch, or HIGH:LOW for one of each expert.",
+    metavar="EPOCH",
+    shown="lists what can be picked",
 )
 RUNS_TO_REMOVE = Option(
     str,

@@ -114,6 +114,11 @@ class RunDirectory:
         return self.path / "supervisor.log"
 
     @property
+    def picked(self) -> Path:
+        """The epochs that a person chose; see `run.picks`."""
+        return self.path / "picked.json"
+
+    @property
     def lock(self) -> Path:
         """Held (flock) by the one supervisor of this run."""
         return self.path / "lock"

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def place_result(run: RunDirectory, plan: Plan, step: Step, job: Job, source: Pa
     if job.result is not None and target.exists() and job.result.epochs not in {None, total}:
         aside = checkpoints.lora_file(run.path, step.produces, job.result.epochs)
         if not aside.exists():
-            _link(target, aside)
+            link_or_copy(target, aside)
     changes = {}
     if attempt.target is not None and attempt.steps_per_epoch is not None:
         changes = _metadata(step.produces, total, total * attempt.steps_per_epoch)
@@ -81,6 +82,21 @@ def keep_checkpoint(
     return target
 
 
+def loras_of(run: RunDirectory, plan: Plan, step: Step, job: Job) -> Mapping[int, Path]:
+    """The LoRAs of one expert beside the results, by epoch: those kept and the finished one, as far as they are there.
+
+    Whether they are whole is not checked.
+    """
+    name = step.produces or ""
+    found = {
+        epoch: checkpoints.lora_file(run.path, name, epoch) for epoch in checkpoints.checkpoint_epochs(run.path, name)
+    }
+    finished = checkpoints.lora_file(run.path, name)
+    if job.result is not None and finished.is_file():
+        found[job.result.epochs or plan.epochs_of(step.expert)] = finished
+    return dict(sorted(found.items()))
+
+
 def newest_finite_checkpoint(run: RunDirectory, step: Step, job: Job) -> tuple[Attempt, AttemptDirectory, int] | None:
     """The newest intermediate LoRA over all attempts whose numbers are all finite: attempt, directory, its epoch."""
     for attempt in reversed(job.attempts):
@@ -99,7 +115,7 @@ def _metadata(name: str, epochs: int, steps: int) -> dict[str, str]:
     return {"ss_epoch": str(epochs), "ss_steps": str(steps), "ss_output_name": name, "modelspec.title": name}
 
 
-def _link(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
     """The same file under a second name; a copy where the disk knows no such names (some network disks)."""
     try:
         os.link(source, target)
@@ -118,7 +134,7 @@ def _put(source: Path, target: Path, changes: dict[str, str]) -> None:
     if changes:
         rewrite_metadata(source, partial, changes)
     else:
-        _link(source, partial)
+        link_or_copy(source, partial)
     partial.replace(target)
     # rename does nothing when both names are one file already, and leaves the first
     partial.unlink(missing_ok=True)

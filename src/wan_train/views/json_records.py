@@ -15,6 +15,7 @@ from wan_train.dataset.scan import Check, Group
 from wan_train.gpu.model import Gpu
 from wan_train.run import retry
 from wan_train.run.events import Event, MovementMeasured
+from wan_train.run.picks import Pick
 from wan_train.run.plan import Plan, Step
 from wan_train.run.state import Job, Result
 from wan_train.run.step_commands import command_of
@@ -71,6 +72,16 @@ def run_json(view: RunView, now: float) -> Json:
         "supervisor_alive": view.supervisor_alive,
         "updated": live.at if live is not None else None,
         "report": str(view.report) if view.report is not None else None,
+        "picked": [pick_json(each) for each in view.picks],
+    }
+
+
+def pick_json(picked: Pick) -> Json:
+    """A choice of epochs, with its files."""
+    return {
+        "at": picked.at,
+        "epochs": str(picked.epochs),
+        "files": [codec.to_data(each) for each in picked.files],
     }
 
 

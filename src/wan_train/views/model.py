@@ -1,7 +1,8 @@
 """The records of one run, read together: the input of every view.
 
 The only module of `views` that reads a run's files: the plan, the journal, live.json, logs (the ends of them and when
-they were last written), the curves, supervisor.log, the end of report.json and the free space of the disk.
+they were last written), the curves, supervisor.log, picked.json, the end of report.json and the free space of
+the disk.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from wan_train.base.codec import CorruptRecordError
 from wan_train.base.text import redact, visible
 from wan_train.engine.log_parser import last_words
 from wan_train.run.curves import Curve, CurveReader
@@ -41,6 +43,7 @@ from wan_train.run.events import (
     TrainingBegan,
 )
 from wan_train.run.live import Live, read_live
+from wan_train.run.picks import Pick, read_picks
 from wan_train.run.plan import Plan
 from wan_train.run.progress import read_tail
 from wan_train.run.state import Attempt, Job, JobState, RunState, fold, initial
@@ -105,6 +108,8 @@ class RunView:
     """By step id and attempt, of attempts without a process: when their files were last written."""
     report: Path | None = None
     """The HTML report of the run's end."""
+    picks: tuple[Pick, ...] = ()
+    """Epochs that a person chose, the newest last; of a record that cannot be read, none."""
 
     @property
     def has_supervisor(self) -> bool:
@@ -167,6 +172,7 @@ class RunReader:
             recent=tuple(self._history.recent),
             last_signs=self._signs(supervisor_alive=alive),
             report=report_of_end(self._run, finished) if finished is not None else None,
+            picks=_picks(self._run),
         )
         return view, events
 
@@ -223,6 +229,13 @@ def _log_end(log: Path, count: int) -> tuple[str, ...]:
 
 def _last_line(run: RunDirectory) -> str | None:
     return next(iter(_log_end(run.supervisor_log, 1)), None)
+
+
+def _picks(run: RunDirectory) -> tuple[Pick, ...]:
+    try:
+        return read_picks(run)
+    except (OSError, CorruptRecordError):
+        return ()
 
 
 def _disk_free(run: RunDirectory) -> int | None:

@@ -62,6 +62,7 @@ def status_lines(view: RunView) -> RenderableType:
             yield line(Span("Results", "bold"))
             for result in results:
                 yield _to_copy(result.path)
+        yield from _picked(view)
         if run_status.status_of(view) is not RunStatus.LOST:  # the view itself then shows how to resume
             yield from _next(view, width)
 
@@ -137,7 +138,16 @@ def _result(view: RunView, width: int) -> Iterator[Line]:
     yield line()
     for step, job in run_status.steps_of(view):
         yield from _step(view, step, job, width)
+    yield from _picked(view)
     yield from _next(view, width)
+
+
+def _picked(view: RunView) -> Iterator[Line]:
+    for each in view.picks:
+        yield line()
+        yield line(Span(f"Picked: {each.epochs}", "bold"))
+        for file in each.files:
+            yield _to_copy(file.path, "bold")
 
 
 def _next(view: RunView, width: int) -> Iterator[Line]:

@@ -53,6 +53,7 @@ def page(report: ReportData) -> str:
         failures=failures,
         next_step=_next_step(view, has_failures=bool(failures)),
         files=[each for each in experts if each.job.result is not None],
+        picks=view.picks,
         kept=[_Kept.of(each) for each in experts if each.job.kept],
         loss_charts=loss_charts(report, experts),
         movement=movement_chart(report, experts),
