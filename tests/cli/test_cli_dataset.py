@@ -122,6 +122,17 @@ def test_a_dataset_toml_is_written_and_changed_only_by_consent(quiet_box: Script
     assert quiet_box.run_cli("dataset", "check", str(file)).returncode == 0
 
 
+def test_a_preset_is_checked_and_planned_as_what_it_says(quiet_box: ScriptedBox, folder: Path) -> None:
+    done = quiet_box.run_cli("dataset", "write", str(folder), "--preset", "several")
+    assert done.returncode == 0, done.stderr
+    assert "--epochs 25" in done.stdout
+    found = json.loads(quiet_box.run_cli("dataset", "check", str(folder), "--json").stdout)
+    assert found["trained"]["files"] == 2
+    planned = quiet_box.run_cli("--dataset", str(folder), "--dry-run", COLUMNS="100").stdout
+    assert "2 pictures, 2 captions, 8 with repeats" in planned
+    assert "320x320, 480x480, 640x640, 960x960, " in planned
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -135,6 +146,8 @@ def test_a_dataset_toml_is_written_and_changed_only_by_consent(quiet_box: Script
         (("dataset", "write", ".", "--target-frames", "many"), "many"),
         (("dataset", "write", ".", "--resolution", "big"), "big"),
         (("dataset", "write", ".", "--frame-extraction", "tail"), "tail"),
+        (("dataset", "write", ".", "--preset", "best"), "'quality', 'balanced', 'turbo', 'several'"),
+        (("dataset", "write", ".", "--preset", "turbo", "--resolution", "480"), "--preset turbo and --resolution"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )

@@ -253,8 +253,10 @@ def test_a_preset_and_a_recipe_file_exclude_each_other(quiet_box: ScriptedBox, t
 
 
 def test_presets_are_listed_with_their_files(quiet_box: ScriptedBox) -> None:
-    listed = json.loads(quiet_box.run_cli("presets", "--json").stdout)["presets"]
-    assert [each["name"] for each in listed] == ["guide", "character", "style", "motion"]
+    found = json.loads(quiet_box.run_cli("presets", "--json").stdout)
+    assert [each["name"] for each in found["presets"]] == ["guide", "character", "style", "motion"]
+    assert [each["name"] for each in found["dataset_presets"]] == ["quality", "balanced", "turbo", "several"]
+    listed = [*found["presets"], *found["dataset_presets"]]
     assert all(Path(each["path"]).is_file() for each in listed)
     shown = quiet_box.run_cli("presets", COLUMNS="80").stdout
     assert all(each["summary"] in shown for each in listed)

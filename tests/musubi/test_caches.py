@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from musubi.odd_clips import write_clip
 from musubi.trainer import Dataset, Trainer, draw_dataset, draw_picture, text_of
 from wan_train.caching.items import Maker
 from wan_train.caching.survey import Survey, survey
 from wan_train.dataset.config import load
-from wan_train.dataset.model import DatasetOverrides
+from wan_train.dataset.model import DatasetOverrides, DatasetPreset
 from wan_train.dataset.scan import scan
 from wan_train.dataset.snapshot import with_overrides
+from wan_train.dataset.writing import ConfigValues, compose
 from wan_train.engine.caches import CacheKind
 from wan_train.engine.traits import MUSUBI
 
@@ -73,6 +75,22 @@ frame_extraction = "chunk"
     assert len(latents.decision.keep["clip_1"].files) == 9 + 1
     (next(iter(dataset.cache.glob("*_wan.safetensors")))).unlink()
     assert look(dataset, CacheKind.LATENTS).make == {"unproved": 1}
+
+
+def test_what_a_preset_writes_is_cached_as_we_say(trainer: Trainer, tmp_path: Path) -> None:
+    drawn = draw_dataset(tmp_path, sizes=((150, 110), (700, 500)))
+    write_clip(drawn.folder / "clip.mp4", frames=11)
+    (drawn.folder / "clip.txt").write_text("moving ellipses", encoding="utf-8")
+    config = tmp_path / "preset.toml"
+    values = ConfigValues(preset=DatasetPreset.SEVERAL)
+    config.write_text(compose([drawn.folder], values, existing=None), encoding="utf-8")
+    dataset = Dataset(folder=drawn.folder, config=config, cache=drawn.folder)
+    for done in (trainer.cache_latents(dataset), trainer.cache_text(dataset)):
+        assert done.returncode == 0, text_of(done)
+    for kind in CacheKind:
+        found = look(dataset, kind)
+        assert found.is_settled, found.need
+        assert found.total == 4 * 2 + 3
 
 
 def test_the_flags_make_what_is_missing_and_touch_nothing_else(trainer: Trainer, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ from wan_train.dataset.model import GUIDE_READING, NEWEST_READING, CannotFixErro
 from wan_train.dataset.resolve import resolve_dataset
 from wan_train.dataset.scan import Check
 from wan_train.dataset.scan import check as look
-from wan_train.dataset.writing import ConfigValues, compose
+from wan_train.dataset.writing import ConfigValues, compose, preset_terms
 from wan_train.engine import tokenizer
 from wan_train.engine import trainer as trainers
 from wan_train.engine.capabilities import KNOWN_COMMITS
@@ -199,13 +200,14 @@ def write(call: Call) -> Result:
     folders = [_folder(path) for path in call.all(options.DATASET_FOLDERS)]
     target = _target(folders, call.get(options.OUTPUT))
     before = _read(target)
-    text = compose(folders, _values(call), existing=before)
+    values = _values(call)
+    text = compose(folders, values, existing=before)
     if text == before:
-        return _written(target, "is up to date")
+        return _written(target, values, "is up to date")
     if before is None:
         write_whole(target, text, mode=0o644)
         sink.text(text)
-        return _written(target, "is written")
+        return _written(target, values, "is written")
     diff = "".join(
         line if line.endswith("\n") else f"{line}\n"
         for line in difflib.unified_diff(
@@ -224,12 +226,19 @@ def write(call: Call) -> Result:
         raise BadInputError(f"{target} was changed by another program just now", hint="Rerun the command.")
     kept = back_up(target, target.parent / BACKUP / stamp_of(time.time()))
     write_whole(target, text, mode=0o644)
-    return _written(target, f"is changed; the old one is {kept}", kept)
+    return _written(target, values, f"is changed; the old one is {kept}", kept)
 
 
 def _values(call: Call) -> ConfigValues:
     sizes = [parse_resolution(text) for text in call.all(options.RESOLUTIONS)]
+    preset = call.get(options.DATASET_PRESET)
+    if preset is not None and sizes:
+        raise BadInputError(
+            f"--preset {preset} and --resolution both choose the resolutions",
+            hint=f"Leave out one of them. `wan-train presets` shows the resolutions of {preset}.",
+        )
     return ConfigValues(
+        preset=preset,
         resolutions=tuple(dict.fromkeys(size for size in sizes if size is not None)),
         batch_size=call.get(options.NEW_BATCH_SIZE),
         num_repeats=call.get(options.NEW_REPEATS),
@@ -243,10 +252,15 @@ def _values(call: Call) -> ConfigValues:
     )
 
 
-def _written(target: Path, what: str, kept: Path | None = None) -> Result:
+def _written(target: Path, values: ConfigValues, what: str, kept: Path | None = None) -> Result:
+    epochs = None if values.preset is None else preset_terms(values.preset).epochs
+
     def text(sink: Sink) -> None:
         sink.line(f"{target} {what}.")
-        sink.line(f"Next: wan-train dataset check {target}")
+        sink.line(f"Next: wan-train dataset check {shlex.quote(str(target))}")
+        if epochs is not None:
+            sink.line(f"Then: wan-train --dataset {shlex.quote(str(target))} --epochs {epochs}")
+            sink.line(f"      ({values.preset} shows each picture several times per epoch, so it takes fewer epochs)")
 
     data = {"event": "dataset_written", "dataset": str(target), "kept": str(kept) if kept else None}
     return Result(data=lambda: data, text=text)

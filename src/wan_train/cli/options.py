@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from wan_train.base.settings import Settings, environment_name, resolve, shipped_configs
 from wan_train.cli import completion
 from wan_train.cli.output import Sink
-from wan_train.dataset.model import FrameExtraction
+from wan_train.dataset.model import DatasetPreset, FrameExtraction
 from wan_train.recipe.terms import Attention, EngineKind, Preset, Task
 from wan_train.run.titles import DEFAULT_AUTHOR, DEFAULT_TITLE
 
@@ -315,6 +315,14 @@ PRESET = Option(
     more="Laid over the shipped recipe of `--task`. Options count more. See [recipes](recipes.md#presets).",
     group=_WHAT,
     default=Preset.GUIDE,
+)
+DATASET_PRESET = Option(
+    DatasetPreset,
+    "--preset",
+    "dataset write",
+    "Sizes of pictures and clips; `wan-train presets` lists them.",
+    more="Excludes `--resolution`. Other options count more. See [dataset presets](datasets.md#presets).",
+    shown="none",
 )
 ENGINE = Option(
     EngineKind,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from wan_train.base.errors import BadInputError, NotReadyError
@@ -12,6 +13,8 @@ from wan_train.cli import options
 from wan_train.cli.options import Call
 from wan_train.cli.output import Result, Sink
 from wan_train.cli.request import path_of
+from wan_train.dataset.model import DatasetPreset
+from wan_train.dataset.writing import preset_path, preset_terms
 from wan_train.engine import trainer as trainers
 from wan_train.engine.capabilities import KNOWN_COMMITS, stored
 from wan_train.engine.extra_arguments import TrainerOptions
@@ -36,25 +39,33 @@ def show(call: Call) -> Result:
 
 
 def presets(_call: Call) -> Result:
-    """The presets, and what each is for."""
-    rows = [Row(label=preset.value, value=recipes.preset_summary(preset)) for preset in Preset]
+    """The presets for training and for datasets, and what each is for."""
+    training = [(preset.value, recipes.preset_summary(preset), recipes.preset_path(preset)) for preset in Preset]
+    datasets = [(preset.value, preset_terms(preset).summary, preset_path(preset)) for preset in DatasetPreset]
+
+    def layout(width: int) -> Iterator[Line]:
+        yield line(Span("How to train", "bold"))
+        yield from table([Row(label=name, value=summary) for name, summary, _ in training], width)
+        yield line()
+        yield line(Span("Sizes of pictures and clips", "bold"))
+        yield from table([Row(label=name, value=summary) for name, summary, _ in datasets], width)
 
     def text(sink: Sink) -> None:
-        sink.show(Screenful(lambda width: table(rows, width)))
+        sink.show(Screenful(layout))
         sink.line("")
         sink.line("Use one:      wan-train --preset character")
+        sink.line("              wan-train dataset write /workspace/cats --preset balanced")
         sink.line("Its settings: wan-train recipe diff guide character")
-        sink.line(f"Its sources:  the comments in {recipes.preset_path(Preset.GUIDE).parent}")
+        sink.line(f"Its sources:  the comments in {training[0][2].parent}")
+        sink.line(f"              and {datasets[0][2].parent}")
 
-    found = [
-        {
-            "name": preset.value,
-            "summary": recipes.preset_summary(preset),
-            "path": str(recipes.preset_path(preset)),
-        }
-        for preset in Preset
-    ]
-    return Result(data=lambda: {"event": "presets", "presets": found}, text=text)
+    def data() -> dict[str, Any]:
+        def of(found: Sequence[tuple[str, str, Path]]) -> list[dict[str, str]]:
+            return [{"name": name, "summary": summary, "path": str(path)} for name, summary, path in found]
+
+        return {"event": "presets", "presets": of(training), "dataset_presets": of(datasets)}
+
+    return Result(data=data, text=text)
 
 
 def diff(call: Call) -> Result:

@@ -134,7 +134,7 @@ class SubsetSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetSummary:
-    """The whole dataset.
+    """The whole dataset; `files` and `captions` count each file once, however many datasets train it.
 
     `items_with_repeats` and `batches_per_epoch` are None when the length of some video is unknown;
     `latent_bytes` covers the known items, `text_bytes` is an estimate from the captions' lengths.
@@ -162,8 +162,9 @@ def summary(inventory: Inventory, *, image_to_video: bool = False) -> DatasetSum
     captioned = [item for found in inventory.subsets for item in found.items if item.caption_path is not None]
     return DatasetSummary(
         subsets=subsets,
-        files=sum(subset.files for subset in subsets),
-        captions=len(captioned),
+        # A folder trained at several resolutions has each of its files once.
+        files=len({(item.path, item.caption) for found in inventory.subsets for item in found.items}),
+        captions=len({(item.path, item.caption) for item in captioned}),
         items_with_repeats=None
         if None in items
         else sum((subset.items or 0) * subset.num_repeats for subset in subsets),

@@ -30,6 +30,15 @@ class FrameExtraction(StrEnum):
     FULL = "full"
 
 
+class DatasetPreset(StrEnum):
+    """Sizes of pictures and clips for `dataset write`; configs/dataset-presets has a file for each, with its source."""
+
+    QUALITY = "quality"
+    BALANCED = "balanced"
+    TURBO = "turbo"
+    SEVERAL = "several"
+
+
 class Severity(StrEnum):
     """What a problem costs: the run, some pictures, quality, or nothing."""
 

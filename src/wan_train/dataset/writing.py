@@ -6,7 +6,8 @@ import os
 import re
 import tempfile
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,19 +20,31 @@ from wan_train.base.files import move_without_overwriting, write_whole
 from wan_train.base.settings import shipped_configs
 from wan_train.dataset.config import load
 from wan_train.dataset.listing import list_media, pattern_characters
-from wan_train.dataset.model import DatasetError, FrameExtraction, MediaKind, Problem, ProblemKind, Severity
+from wan_train.dataset.model import (
+    DatasetError,
+    DatasetPreset,
+    FrameExtraction,
+    MediaKind,
+    Problem,
+    ProblemKind,
+    Severity,
+)
 
 _SOURCES = {MediaKind.IMAGE: "image_directory", MediaKind.VIDEO: "video_directory"}
 _CACHES = {MediaKind.IMAGE: "cache", MediaKind.VIDEO: "cache_video"}
+_CUTS = ("target_frames", "frame_extraction", "frame_stride", "frame_sample", "max_frames")
+"""The keys that say together how clips are cut from videos."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigValues:
     """Values to write; None (or nothing) keeps what is there, or the guide's value in a new file.
 
-    With several `resolutions` (width, height in pixels) each folder gets one dataset for each.
+    Each folder gets one dataset for each of the `resolutions` (width, height in pixels), or of those of
+    the `preset`; never both. The other values count more than the preset's.
     """
 
+    preset: DatasetPreset | None = None
     resolutions: tuple[tuple[int, int], ...] = ()
     batch_size: int | None = None
     num_repeats: int | None = None
@@ -57,38 +70,29 @@ class ConfigValues:
         return {key: value for key, value in values.items() if value is not None}
 
 
+def preset_path(preset: DatasetPreset) -> Path:
+    return shipped_configs() / "dataset-presets" / f"{preset.value}.toml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresetTerms:
+    """What a preset says beside its datasets; no `epochs` means the recipe's."""
+
+    summary: str
+    epochs: int | None
+
+
+def preset_terms(preset: DatasetPreset) -> PresetTerms:
+    own = tomllib.loads(preset_path(preset).read_text(encoding="utf-8"))
+    return PresetTerms(summary=own["summary"], epochs=own.get("epochs"))
+
+
 def text_for_directory(directory: Path) -> str:
-    """The text of a dataset.toml, with absolute paths, for the pictures and videos directly inside `directory`.
+    """The text of a new dataset.toml with the guide's values for the media directly inside `directory`.
 
     Raises DatasetError for a folder that is missing, unreadable, without media, or cannot be named in the file.
     """
-    directory = Path(os.path.abspath(directory))  # noqa: PTH100 - keep symbolic links as the user wrote them
-    try:
-        listing = list_media(directory)
-    except OSError as error:
-        raise _refused(directory, error.strerror or str(error), "Choose a folder that you can read") from None
-    if not listing.images and not listing.videos:
-        raise _refused(directory, "contains no pictures and no videos", "Add pictures and their .txt captions")
-    try:
-        str(directory).encode()
-    except UnicodeEncodeError:
-        what = "has a name that is not UTF-8, which TOML cannot hold"
-        raise _refused(directory, what, "Rename the folder") from None
-    if pattern := pattern_characters(directory):
-        what = f"contains {pattern}; the trainer reads that as a pattern and finds no caches"
-        raise _refused(directory, what, "Rename the folder without [ ] * ?")
-    document = tomlkit.parse(_template())
-    datasets = document["datasets"]
-    if not isinstance(datasets, AoT):
-        raise TypeError("the shipped template has [[datasets]]")
-    for entry, kind in zip(datasets, MediaKind, strict=True):
-        entry[_SOURCES[kind]] = str(directory)
-        entry["cache_directory"] = str(directory / _CACHES[kind if listing.images else MediaKind.IMAGE])
-    if not listing.videos:
-        del datasets[1]
-    if not listing.images:
-        del datasets[0]
-    return tomlkit.dumps(document).rstrip() + "\n"
+    return _composed([directory], ConfigValues(), existing=None)
 
 
 def write_for_directory(directory: Path, target: Path) -> str:
@@ -111,9 +115,35 @@ def write_for_directory(directory: Path, target: Path) -> str:
     return text
 
 
-def _template() -> str:
-    """The shipped dataset.toml: [general], a dataset of pictures, a dataset of clips, each key with its comment."""
-    return (shipped_configs() / "dataset.toml").read_text(encoding="utf-8")
+def compose(folders: Sequence[Path], wishes: ConfigValues, *, existing: str | None) -> str:
+    """The text of a dataset.toml for the media directly inside `folders`; raises DatasetError.
+
+    An `existing` text keeps its comments, order, other datasets and all other values. Every dataset has its own cache
+    directory. The result was read back by the trainer's rules.
+    """
+    text = _composed(folders, wishes, existing=existing)
+    with tempfile.TemporaryDirectory(prefix="wan-train-") as scratch:
+        draft = Path(scratch) / "dataset.toml"
+        draft.write_text(text, encoding="utf-8")
+        load(draft)
+    return text
+
+
+def _composed(folders: Sequence[Path], wishes: ConfigValues, *, existing: str | None) -> str:
+    folders = [Path(os.path.abspath(folder)) for folder in folders]  # noqa: PTH100 - keep symbolic links as written
+    kinds = {folder: _kinds(folder) for folder in folders}
+    if wishes.video_values() and not any(MediaKind.VIDEO in found for found in kinds.values()):
+        raise _refused(", ".join(wishes.video_values()), "is for clips only, and there are none", "Remove it")
+    try:
+        if existing is not None:
+            document = tomlkit.parse(existing.replace("\r\n", "\n").lstrip("\ufeff"))
+        else:
+            document = _empty(wishes)
+        _fill(document, kinds, wishes)
+        return _spaced(tomlkit.dumps(document).rstrip() + "\n")
+    except (tomlkit.exceptions.TOMLKitError, TypeError, KeyError, ValueError, IndexError) as error:
+        what = f"cannot be changed without losing its layout ({error})"
+        raise _refused("dataset.toml", what, "Write to another file with --output") from None
 
 
 def _refused(subject: Path | str, what: str, fix: str) -> DatasetError:
@@ -125,26 +155,48 @@ def _refused(subject: Path | str, what: str, fix: str) -> DatasetError:
     return DatasetError.listing("no dataset.toml was written", [problem])
 
 
-def compose(folders: Sequence[Path], wishes: ConfigValues, *, existing: str | None) -> str:
-    """The text of a dataset.toml for the media directly inside `folders`; raises DatasetError.
-
-    An `existing` text keeps its comments, order, other datasets and all other values. Every dataset has its own cache
-    directory. The result was read back by the trainer's rules.
-    """
-    folders = [Path(os.path.abspath(folder)) for folder in folders]  # noqa: PTH100 - keep symbolic links as written
-    first = text_for_directory(folders[0])
-    kinds = {folder: _kinds(folder) for folder in folders}
-    if wishes.video_values() and not any(MediaKind.VIDEO in found for found in kinds.values()):
-        raise _refused(", ".join(wishes.video_values()), "is for clips only, and there are none", "Remove it")
+def _kinds(folder: Path) -> tuple[MediaKind, ...]:
+    """What is directly inside a folder that can be named in the file; raises DatasetError."""
     try:
-        document = tomlkit.parse((existing if existing is not None else first).replace("\r\n", "\n").lstrip("\ufeff"))
-        _fill(document, folders, kinds, wishes)
-        text = _spaced(tomlkit.dumps(document).rstrip() + "\n")
-    except (tomlkit.exceptions.TOMLKitError, TypeError, KeyError, ValueError, IndexError) as error:
-        what = f"cannot be changed without losing its layout ({error})"
-        raise _refused("dataset.toml", what, "Write to another file with --output") from None
-    _verify(text)
-    return text
+        listing = list_media(folder)
+    except OSError as error:
+        raise _refused(folder, error.strerror or str(error), "Choose a folder that you can read") from None
+    found = [kind for kind, names in zip(MediaKind, (listing.images, listing.videos), strict=True) if names]
+    if not found:
+        fix = "Choose a folder with pictures or clips, and a .txt caption for each, directly in it"
+        raise _refused(folder, "contains no pictures and no videos", fix)
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        what = "has a name that is not UTF-8, which TOML cannot hold"
+        raise _refused(folder, what, "Rename the folder") from None
+    if pattern := pattern_characters(folder):
+        what = f"contains {pattern}; the trainer reads that as a pattern and finds no caches"
+        raise _refused(folder, what, "Rename the folder without [ ] * ?")
+    return tuple(found)
+
+
+def _shipped(wishes: ConfigValues) -> tomlkit.TOMLDocument:
+    """The shipped dataset.toml with its comments, or the preset's: its datasets are models of new ones."""
+    path = shipped_configs() / "dataset.toml" if wishes.preset is None else preset_path(wishes.preset)
+    return tomlkit.parse(path.read_text(encoding="utf-8"))
+
+
+def _empty(wishes: ConfigValues) -> tomlkit.TOMLDocument:
+    """A new file without datasets."""
+    document = _shipped(ConfigValues())
+    del _datasets(document)[:]
+    if wishes.preset is not None:
+        # Every dataset of a preset has its own.
+        del document["general"]["resolution"]
+    return document
+
+
+def _datasets(document: tomlkit.TOMLDocument) -> AoT:
+    entries = document.get("datasets")
+    if not isinstance(entries, AoT):
+        raise TypeError("datasets are not written as [[datasets]]")
+    return entries
 
 
 def _spaced(text: str) -> str:
@@ -153,79 +205,92 @@ def _spaced(text: str) -> str:
     return spaced if tomllib.loads(spaced) == tomllib.loads(text) else text
 
 
-def _kinds(folder: Path) -> tuple[MediaKind, ...]:
-    try:
-        listing = list_media(folder)
-    except OSError as error:
-        raise _refused(folder, error.strerror or str(error), "Choose a folder that you can read") from None
-    found = [kind for kind, names in zip(MediaKind, (listing.images, listing.videos), strict=True) if names]
-    if not found:
-        raise _refused(folder, "contains no pictures and no videos", "Choose a folder that directly contains some")
-    return tuple(found)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """A dataset that a folder gets. `model` is a table with comments to copy for a new one.
+
+    Without a `resolution` (width, height in pixels) it has that of [general], or keeps its own.
+    """
+
+    resolution: tuple[int, int] | None
+    cache: str
+    values: Mapping[str, Any]
+    model: Table
 
 
-def _fill(
-    document: tomlkit.TOMLDocument,
-    folders: Sequence[Path],
-    kinds: dict[Path, tuple[MediaKind, ...]],
-    wishes: ConfigValues,
-) -> None:
-    entries = document.get("datasets")
-    if not isinstance(entries, AoT):
-        raise TypeError("datasets are not written as [[datasets]]")
-    general = document.get("general", {})
-    if len(wishes.resolutions) == 1 and isinstance(general, Table):
-        general["resolution"] = list(wishes.resolutions[0])
+def _wanted(kind: MediaKind, wishes: ConfigValues, *, is_only_kind: bool) -> list[_Wanted]:
+    models = [entry for entry in _datasets(_shipped(wishes)) if isinstance(entry, Table) and _SOURCES[kind] in entry]
+    own = wishes.video_values() if kind is MediaKind.VIDEO else {}
+    if wishes.num_repeats is not None:
+        own["num_repeats"] = wishes.num_repeats
+    if wishes.preset is None:
+        sizes: list[tuple[int, int] | None] = list(wishes.resolutions) or [None]
+        parts = [(size, models[0], {"resolution": list(size)} if size and len(sizes) > 1 else {}) for size in sizes]
+    else:
+        keys = (*_CUTS, "resolution", "num_repeats")
+        parts = [
+            (_pair(model["resolution"]), model, {key: model[key] for key in keys if key in model}) for model in models
+        ]
+    cache = _CACHES[MediaKind.IMAGE if is_only_kind else kind]
+    return [
+        _Wanted(
+            resolution=size,
+            cache=f"{cache}_{size[0]}x{size[1]}" if size is not None and len(parts) > 1 else cache,
+            values=values | own,
+            model=model,
+        )
+        for size, model, values in parts
+    ]
+
+
+def _fill(document: tomlkit.TOMLDocument, kinds: Mapping[Path, tuple[MediaKind, ...]], wishes: ConfigValues) -> None:
+    entries, general = _datasets(document), document.get("general")
+    shared = dict(_shipped(wishes).get("general", {})) if wishes.preset is not None else {}
+    if not isinstance(general, Table):
+        general = None
+    elif not entries:
+        general.update(shared)
     for key, value in (("batch_size", wishes.batch_size), ("caption_extension", wishes.caption_extension)):
         if value is not None:
-            _set_everywhere(general, entries, key, value)
-    for folder in folders:
-        for kind in kinds[folder]:
-            for entry in _entries_of(entries, folder, kind, wishes.resolutions, general.get("resolution")):
-                if wishes.num_repeats is not None:
-                    entry["num_repeats"] = wishes.num_repeats
-                for key, value in wishes.video_values().items() if kind is MediaKind.VIDEO else ():
-                    entry[key] = value
-
-
-def _set_everywhere(general: object, entries: AoT, key: str, value: Any) -> None:  # noqa: ANN401 - a TOML value
-    holders = [entry for entry in entries if key in entry]
-    if isinstance(general, Table):
-        holders.append(general)
-    for holder in holders or list(entries):
-        holder[key] = value
+            holders = [*([general] if general is not None else []), *(entry for entry in entries if key in entry)]
+            for holder in holders or list(entries):
+                holder[key] = value
+    if general is not None and len(wishes.resolutions) == 1:
+        general["resolution"] = list(wishes.resolutions[0])
+    default: Mapping[str, Any] = general or {}
+    for folder, found in kinds.items():
+        for kind in found:
+            wanted = _wanted(kind, wishes, is_only_kind=len(found) == 1)
+            for entry, each in _entries_of(entries, folder, _SOURCES[kind], wanted, default.get("resolution")):
+                for key in _CUTS if wishes.preset is not None else ():
+                    if key not in each.values:
+                        entry.pop(key, None)
+                entry.update(each.values)
+                entry.update({key: value for key, value in shared.items() if entry.get(key, default.get(key)) != value})
 
 
 def _entries_of(
-    entries: AoT, folder: Path, kind: MediaKind, resolutions: Sequence[tuple[int, int]], default: object
-) -> Iterator[Table]:
-    """One entry for each resolution: existing ones first by resolution, then in order, then new ones."""
-    source = _SOURCES[kind]
+    entries: AoT, folder: Path, source: str, wanted: Sequence[_Wanted], default: object
+) -> Iterator[tuple[Table, _Wanted]]:
+    """The entry of each wanted dataset: existing ones first by resolution, then in order, then new ones."""
     there = [entry for entry in entries if os.path.abspath(str(entry.get(source, ""))) == str(folder)]  # noqa: PTH100 - as above
-    if not resolutions:
-        if not there:
-            there = [_new(entries, folder, kind, _cache_name(kind, None))]
-        yield from there
+    if wanted[0].resolution is None:
+        yield from ((entry, wanted[0]) for entry in there or [_new(entries, folder, source, wanted[0])])
         return
-    is_many = len(resolutions) > 1
+    sizes = {each.resolution for each in wanted}
     by_resolution: dict[tuple[int, int], Table] = {}
     for entry in list(there):
         size = _pair(entry.get("resolution", default))
-        if size in resolutions and size not in by_resolution:
+        if size in sizes and size not in by_resolution:
             by_resolution[size] = entry
             there.remove(entry)
-    for size in resolutions:
-        entry = by_resolution.get(size)
+    for each in wanted:
+        entry = by_resolution.get(each.resolution or (0, 0))
         if entry is None:
-            spare = there.pop(0) if there else None
-            entry = (
-                spare
-                if spare is not None
-                else _new(entries, folder, kind, _cache_name(kind, size if is_many else None))
-            )
-        if is_many or "resolution" in entry:
-            entry["resolution"] = list(size)
-        yield entry
+            entry = there.pop(0) if there else _new(entries, folder, source, each)
+        if "resolution" in entry:
+            entry["resolution"] = list(each.resolution or ())
+        yield entry, each
     for surplus in there:
         del entries[next(index for index, entry in enumerate(entries) if entry is surplus)]
 
@@ -236,29 +301,13 @@ def _pair(value: object) -> tuple[int, int]:
     return (int(whole[0]), int(whole[1])) if len(whole) == len(sides) == 2 else (0, 0)  # noqa: PLR2004 - width, height
 
 
-def _cache_name(kind: MediaKind, size: tuple[int, int] | None) -> str:
-    return f"{_CACHES[kind]}_{size[0]}x{size[1]}" if size is not None else _CACHES[kind]
-
-
-def _new(entries: AoT, folder: Path, kind: MediaKind, cache: str) -> Table:
-    shipped = tomlkit.parse(_template())["datasets"]
-    if not isinstance(shipped, AoT):
-        raise TypeError("the shipped template has [[datasets]]")
-    entry = shipped[0 if kind is MediaKind.IMAGE else 1]
-    if not isinstance(entry, Table):
-        raise TypeError("the shipped template has tables")
+def _new(entries: AoT, folder: Path, source: str, wanted: _Wanted) -> Table:
+    entry = deepcopy(wanted.model)
     taken = {os.path.abspath(str(other.get("cache_directory", ""))) for other in entries}  # noqa: PTH100 - as above
-    path, number = folder / cache, 2
+    path, number = folder / wanted.cache, 2
     while str(path) in taken:
-        path, number = folder / f"{cache}_{number}", number + 1
-    entry[_SOURCES[kind]] = str(folder)
+        path, number = folder / f"{wanted.cache}_{number}", number + 1
+    entry[source] = str(folder)
     entry["cache_directory"] = str(path)
     entries.append(entry)
     return entries[-1]
-
-
-def _verify(text: str) -> None:
-    with tempfile.TemporaryDirectory(prefix="wan-train-") as scratch:
-        draft = Path(scratch) / "dataset.toml"
-        draft.write_text(text, encoding="utf-8")
-        load(draft)

@@ -167,10 +167,17 @@ def epochs_text(plan: Plan, spec: ExpertSpec) -> str:
 
 
 def _size(dataset: DatasetSummary) -> str:
-    sizes = dict.fromkeys(f"{width}x{height}" for width, height in (subset.resolution for subset in dataset.subsets))
+    by_kind: dict[MediaKind, list[str]] = {}
+    for subset in dataset.subsets:
+        by_kind.setdefault(subset.kind, []).append("{}x{}".format(*subset.resolution))
+    sizes = {kind: ", ".join(dict.fromkeys(found)) for kind, found in by_kind.items()}
+    named = list(sizes.values())
+    if len(set(named)) > 1:
+        words = {MediaKind.IMAGE: "pictures", MediaKind.VIDEO: "clips"}
+        named = [f"{words[kind]} {found}" for kind, found in sizes.items()]
     buckets = sum(len(subset.buckets) for subset in dataset.subsets)
     batches = dict.fromkeys(str(subset.batch_size) for subset in dataset.subsets)
-    return f"{', '.join(sizes)}, {count(buckets, 'aspect bucket')}, batch {', '.join(batches)}"
+    return f"{'; '.join(dict.fromkeys(named))}, {count(buckets, 'aspect bucket')}, batch {', '.join(batches)}"
 
 
 def _experts(plan: Plan, gpus: Sequence[GpuNow]) -> str:
