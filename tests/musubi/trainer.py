@@ -38,6 +38,8 @@ class Trainer:
     home: Path
     models: Path
     hf_home: Path
+    is_drawing: bool = False
+    """Texts are encoded in float32, which drawing on a CPU needs."""
 
     @property
     def repo(self) -> Path:
@@ -60,6 +62,7 @@ class Trainer:
             "PYTHONUNBUFFERED": "1",
             # The models are so small that threads only wait for each other.
             "OMP_NUM_THREADS": "1",
+            **({"WAN_TRAIN_TEST_FLOAT32_TEXT": "1"} if self.is_drawing else {}),
         }
 
     def call(self, argv: list[str], *, stdin: str = "") -> subprocess.CompletedProcess[str]:

@@ -18,6 +18,7 @@ _PANELS = ("Train", "Runs", "Box")
 _DEFAULT = "train"
 _TOGETHER = {
     "recipe, presets": "Show and compare settings; list presets",
+    "preview, pick": "Draw LoRAs epoch by epoch; choose the best",
     "status, runs": "Show the state of a run; list all runs",
 }
 """Commands that share a line in the list, under the panel of the first."""
@@ -170,7 +171,7 @@ def _parameter(option: Option[Any]) -> inspect.Parameter:
         )
     return inspect.Parameter(
         option.name,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.KEYWORD_ONLY,  # a required one may follow others
         default=inspect.Parameter.empty if option.is_required else default,
         annotation=Annotated[kind if option.is_required or default is not None else kind | None, about],
     )
@@ -347,6 +348,20 @@ def compare(call: Call) -> Result:
     Example: wan-train compare cat-rank16 cat-rank32 --html compared.html
     """
     from wan_train.cli.report import compare as run
+
+    return run(call)
+
+
+@_command("Runs")
+def preview(call: Call) -> Result:
+    """Draw both LoRAs together, epoch by epoch.
+
+    Example: wan-train preview --prompts prompts.txt
+
+    Rows are the base model and kept epochs, columns your prompts, with the same seed in all rows. Nothing is drawn
+    twice: repeat the command to continue.
+    """
+    from wan_train.cli.preview import preview as run
 
     return run(call)
 

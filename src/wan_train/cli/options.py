@@ -217,7 +217,7 @@ OTHER_RECIPE_OR_RUN = replace(RECIPE_OR_RUN, word="other", commands="recipe diff
 RUN = Option(
     str,
     "run",
-    "attach, resume, report, status, logs, stop",
+    "attach, resume, report, status, logs, stop, preview",
     "Run ID or a part of it.",
     more="The path of a run directory works too. For a part that several runs have, each full command is listed.",
     shown="the newest run",
@@ -648,6 +648,39 @@ FIX = Option(
     "Fix what is safe to fix; originals are kept.",
     more="Shows the [fixes](datasets.md#fixing) and asks first.",
 )
+PREVIEW_PROMPTS = Option(
+    str,
+    "--prompts",
+    "preview",
+    "File of prompts, one a line: one column each.",
+    more="As for [samples](samples.md#the-file); what a line does not set comes from the options here.",
+    metavar="FILE",
+    is_required=True,
+)
+PREVIEW_EPOCHS = Option(
+    str,
+    "--epochs",
+    "preview",
+    "Kept epochs to draw: auto, or numbers.",
+    more="`auto` takes those whose LoRAs differ most, and never two that differ by less than 1 %.",
+    metavar="auto|N,N",
+    default="auto",
+)
+PAIRS = Option(
+    str,
+    "--pairs",
+    "preview",
+    "Pairs of epochs to draw, HIGH:LOW.",
+    metavar="N:N,N:N",
+    shown="none",
+)
+HIGH_FILE = Option(str, "--high", "preview", "A LoRA file of the high-noise expert.", metavar="FILE", shown="the run's")
+LOW_FILE = replace(HIGH_FILE, word="--low", help="A LoRA file of the low-noise expert.")
+PREVIEW_SIZE = Option(str, "--size", "preview", "Size in pixels, multiples of 16.", metavar="WxH", shown="832x480")
+FRAMES = Option(int, "--frames", "preview", "Frames: 1 is a picture, 5, 9, 13, … a clip.", metavar="N", shown="1")
+STEPS = Option(int, "--steps", "preview", "Steps of each picture.", metavar="N", shown="20")
+PREVIEW_SEED = Option(int, "--seed", "preview", "Seed, the same in all rows.", metavar="N", shown="the run's own")
+STRENGTH = Option(float, "--strength", "preview", "Strength of all LoRAs.", metavar="X", default=1.0)
 MINUTES = Option(
     float,
     "--minutes",
@@ -688,7 +721,7 @@ OLDER_THAN = Option(
     shown="none",
 )
 
-GPUS = _of_setting("gpus", "train, tune")
+GPUS = _of_setting("gpus", "train, tune, preview")
 REHEARSAL_GPUS = _of_setting("gpus", "rehearse", shown="two CPU slots")
 OTHER_GPUS = Option(
     str,
@@ -698,12 +731,14 @@ OTHER_GPUS = Option(
     more="See [on another box](reliability.md#on-another-box).",
     shown="those it had",
 )
-WORKSPACE = _of_setting("workspace", "train, tune, dataset check, provision, doctor, clean", metavar="DIR")
-MUSUBI_DIR = _of_setting("musubi_dir", f"train, tune, dataset check, {_RECIPES}", metavar="DIR")
-MUSUBI_PYTHON = _of_setting("musubi_python", "train, tune", metavar="FILE")
-RUNS_DIR = _of_setting("runs_dir", f"{_TRAINS}, tune, {_RECIPES}, attach, resume, {_LISTED}, clean", metavar="DIR")
+WORKSPACE = _of_setting("workspace", "train, tune, preview, dataset check, provision, doctor, clean", metavar="DIR")
+MUSUBI_DIR = _of_setting("musubi_dir", f"train, tune, preview, dataset check, {_RECIPES}", metavar="DIR")
+MUSUBI_PYTHON = _of_setting("musubi_python", "train, tune, preview", metavar="FILE")
+RUNS_DIR = _of_setting(
+    "runs_dir", f"{_TRAINS}, tune, preview, {_RECIPES}, attach, resume, {_LISTED}, clean", metavar="DIR"
+)
 CACHE_DIR = _of_setting("cache_dir", f"{_TRAINS}, tune", metavar="DIR")
-PRICE = _of_setting("price", f"{_TRAINS}, resume", metavar="DOLLARS")
+PRICE = _of_setting("price", f"{_TRAINS}, preview, resume", metavar="DOLLARS")
 
 YES = Option(
     bool,
@@ -713,6 +748,7 @@ YES = Option(
     group=_OUTPUT,
 )
 DRY_RUN = Option(bool, "--dry-run", "train", "Show the plan with its exact commands, and stop.", group=_OUTPUT)
+DRY_PREVIEW = Option(bool, "--dry-run", "preview", "Show what would be drawn, and stop.", group=_OUTPUT)
 DRY_CLEAN = Option(bool, "--dry-run", "clean", "Show what can be removed, and stop.", group=_OUTPUT)
 SCRIPT = Option(
     str,
@@ -726,7 +762,7 @@ SCRIPT = Option(
 JSON = Option(
     bool,
     "--json",
-    f"{_TRAINS}, tune, presets, dataset check, dataset write, {_RECIPES}, attach, resume, "
+    f"{_TRAINS}, tune, preview, presets, dataset check, dataset write, {_RECIPES}, attach, resume, "
     f"{_LISTED}, provision, doctor, clean",
     "Print only JSON on stdout.",
     more="See [JSON output](json-output.md).",
@@ -735,7 +771,7 @@ JSON = Option(
 QUIET = Option(
     bool,
     "--quiet -q",
-    f"{_TRAINS}, attach, resume, provision",
+    f"{_TRAINS}, preview, attach, resume, provision",
     "Print only errors and the result.",
     more="To start a run it needs `--yes`; Ctrl-C then stops the run, also at a terminal.",
     group=_OUTPUT,

@@ -19,6 +19,7 @@ from wan_train.cli.signals import caught
 from wan_train.dataset.model import Inventory
 from wan_train.engine import trainer as trainers
 from wan_train.engine.extra_arguments import TrainerOptions
+from wan_train.gpu.borrow import Borrower, leased
 from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.probe import NvmlProbe
 from wan_train.recipe.levers import describe
@@ -29,7 +30,6 @@ from wan_train.run.plan import Devices
 from wan_train.run.tuning import basis_of
 from wan_train.tune import material, records
 from wan_train.tune.bench import TrainerBench
-from wan_train.tune.card import leased
 from wan_train.tune.prepare import prepare
 from wan_train.tune.search import Candidate
 from wan_train.tune.session import Session
@@ -86,7 +86,13 @@ def _measure(call: Call, *, budget: float) -> Result:
     probe = partial(NvmlProbe, timeout=settings.probe_timeout_seconds)
     with (
         _scratch() as folder,
-        leased(usable, LeaseRoom(settings.lease_dir), probe, settle_seconds=settings.settle_seconds) as (gpu, lease),
+        leased(
+            usable,
+            LeaseRoom(settings.lease_dir),
+            probe,
+            borrower=Borrower(name="wan-train tune", step="tune"),
+            settle_seconds=settings.settle_seconds,
+        ) as (gpu, lease),
         caught() as signals,
     ):
         scratch = Path(folder)

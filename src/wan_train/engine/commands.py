@@ -142,7 +142,7 @@ def train(job: TrainingJob, *, env: Mapping[str, str]) -> Command:
     return Command(
         argv=_launched(job, options),
         cwd=str(job.trainer.root),
-        env={**_common_env(job.trainer), **env},
+        env={**trainer_environment(job.trainer), **env},
         additions=tuple(listed),
     )
 
@@ -158,7 +158,9 @@ def measure(job: TrainingJob, *, steps: int, env: Mapping[str, str]) -> Command:
         del options[name]
     options |= _given(max_train_steps=steps, blocks_to_swap=training.blocks_to_swap or None)
     options |= {name: _texts(value) for name, value in training.options.items()}
-    return Command(argv=_launched(job, options), cwd=str(job.trainer.root), env={**_common_env(job.trainer), **env})
+    return Command(
+        argv=_launched(job, options), cwd=str(job.trainer.root), env={**trainer_environment(job.trainer), **env}
+    )
 
 
 def _launched(job: TrainingJob, options: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
@@ -304,12 +306,13 @@ def _plain(trainer: Trainer, script: Script, words: Sequence[str], *, workers: i
             *(word for addition in additions for word in addition.what.split()),
         ),
         cwd=str(trainer.root),
-        env={**_common_env(trainer), **env},
+        env={**trainer_environment(trainer), **env},
         additions=tuple(additions),
     )
 
 
-def _common_env(trainer: Trainer) -> dict[str, str]:
+def trainer_environment(trainer: Trainer) -> dict[str, str]:
+    """What every program of the trainer finds in its environment."""
     return {
         # Lines reach the log when they are printed: a killed process loses nothing.
         "PYTHONUNBUFFERED": "1",

@@ -46,9 +46,9 @@ def judge_weights(
         header = read_header(path)
     except BrokenFileError as error:
         return Judgement(problems=(error.message.removeprefix(f"{path} "),))
-    if is_real and _is_rehearsals(header, path):
+    if is_real and is_rehearsals(header, path):
         return Judgement(problems=("is a rehearsal's LoRA and does not fit Wan 2.2",))
-    if not is_real and not _is_rehearsals(header, path):
+    if not is_real and not is_rehearsals(header, path):
         return Judgement(problems=("is a real LoRA and does not fit the rehearsal's tiny model",))
     shape = _shape_problem(header, spec, shapes)
     problems = [shape] if shape is not None else []
@@ -67,7 +67,7 @@ def judge_weights(
                 "the new LoRA would have another strength than the one that is trained"
             )
             hints.append(f"Continue with the alpha of the LoRA: --alpha {told}")
-    expert, found_task = _expert(header, path), _task(header, path)
+    expert, found_task = expert_of(header, path), task_of(header, path)
     if expert is not None and expert is not spec.expert:
         problems.append(f"is a LoRA of the {expert.value}-noise expert")
         hints.append(f"Give the expert its own file: --{spec.expert.value} network_weights=FILE")
@@ -80,7 +80,7 @@ def judge_weights(
     return Judgement(problems=tuple(problems), hints=tuple(hints), notes=() if problems else tuple(notes))
 
 
-def _is_rehearsals(header: Header, path: Path) -> bool:
+def is_rehearsals(header: Header, path: Path) -> bool:
     return "ss_rehearsal" in header.metadata or path.name.startswith(REHEARSAL_PREFIX)
 
 
@@ -121,7 +121,7 @@ def _titles(header: Header, path: Path) -> tuple[str, ...]:
     return (header.metadata.get("ss_output_name", ""), header.metadata.get("modelspec.title", ""), path.name)
 
 
-def _expert(header: Header, path: Path) -> Expert | None:
+def expert_of(header: Header, path: Path) -> Expert | None:
     """By the model that it was trained on, else by its own name, else by the timesteps that it was trained on."""
     model = _IN_MODEL.findall(header.metadata.get("ss_sd_model_name", ""))
     said = model or next((found for title in _titles(header, path) if (found := _IN_TITLE.findall(title))), [])
@@ -137,7 +137,7 @@ def _expert(header: Header, path: Path) -> Expert | None:
             return None
 
 
-def _task(header: Header, path: Path) -> Task | None:
+def task_of(header: Header, path: Path) -> Task | None:
     places = (header.metadata.get("ss_sd_model_name", ""), *_titles(header, path))
     said = next((found for place in places if (found := _TASK.findall(place))), [])
     match [task for task in Task if task.word in {word.lower() for word in said}]:

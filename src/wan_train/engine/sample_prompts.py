@@ -77,15 +77,18 @@ class SamplePrompt:
     image_path: Path | None = None
 
 
-def read_prompts(path: Path, task: Task, *, seed: int) -> tuple[SamplePrompt, ...]:
+def read_prompts(
+    path: Path, task: Task, *, seed: int, defaults: Mapping[str, int] | None = None
+) -> tuple[SamplePrompt, ...]:
     """The prompts of a file; `seed` is for those that name none. Raises BadInputError with every problem by its line.
 
-    Relative picture paths count from the file's own directory.
+    Relative picture paths count from the file's own directory. `defaults` are checked as if each prompt had them.
     """
     text = _text(path)
     problems: list[str] = []
     prompts = []
-    for where, entry in _entries(path.suffix.lower(), text, problems):
+    for where, own in _entries(path.suffix.lower(), text, problems):
+        entry = {**(defaults or {}), **own}
         if found := list(_problems(entry, path.parent, task)):
             problems += [f"{where}: {problem}" for problem in found]
         else:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
 
 from wan_train.base import codec
 from wan_train.base.errors import BadInputError
 from wan_train.base.files import append_line, write_whole
 from wan_train.recipe.terms import Expert, Task
 
+T = TypeVar("T")
 SCHEMA = 1
 BASE = "base"
 """The name of the row without LoRAs."""
@@ -122,6 +124,8 @@ class Preview:
     """Off, only the positive prompt is computed: half the time. Lightning needs no guidance."""
     merged: Mapping[Expert, Lora] = field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
+    model_negative: str | None = None
+    """The model's own negative prompt, known once the trainer has told it."""
 
     @property
     def is_fast(self) -> bool:
@@ -176,9 +180,18 @@ class Cell:
     at: float
     mean: float
     deviation: float
-    passes: int | None = None
-    """How often a DiT was called: the basis of a quote."""
     card: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """One attempt to draw: how long it took in all, and how much of that its cells. The rest is loading."""
+
+    at: float
+    card: str
+    seconds: float
+    cells: int
+    cell_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +207,10 @@ class PreviewDirectory:
     @property
     def cells(self) -> Path:
         return self.path / "cells.jsonl"
+
+    @property
+    def drawings(self) -> Path:
+        return self.path / "drawings.jsonl"
 
     @property
     def sheet(self) -> Path:
@@ -226,24 +243,37 @@ class PreviewDirectory:
         write_whole(self.preview, codec.to_json(preview, indent=1) + "\n")
 
     def read_cells(self) -> Mapping[str, Cell]:
-        """Finished cells by key, those whose files are all there; a line that cannot be read is left out."""
-        try:
-            lines = self.cells.read_bytes().splitlines()
-        except OSError:
-            return {}
-        found: dict[str, Cell] = {}
-        for line in lines:
-            try:
-                cell: Cell = codec.from_json(line, Cell, where=str(self.cells))
-            except codec.CorruptRecordError:
-                continue  # cut short by a full disk or a power cut: it is drawn again
-            if cell.files and all((self.path / file).is_file() for file in cell.files):
-                found[cell.key] = cell
-        return found
+        """Finished cells by key, those whose files are all there."""
+        cells: list[Cell] = _lines(self.cells, Cell)
+        return {
+            cell.key: cell for cell in cells if cell.files and all((self.path / file).is_file() for file in cell.files)
+        }
+
+    def read_drawings(self) -> Sequence[Drawing]:
+        return _lines(self.drawings, Drawing)
 
     def keep(self, cell: Cell) -> None:
         """Append one finished cell and flush it to disk; raises OSError."""
         append_line(self.cells, codec.to_json(cell))
+
+    def keep_drawing(self, drawing: Drawing) -> None:
+        """Append one attempt; raises OSError."""
+        append_line(self.drawings, codec.to_json(drawing))
+
+
+def _lines(path: Path, kind: type[T]) -> list[T]:
+    """The records of a file, one a line; a line that cannot be read is left out."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return []
+    found: list[T] = []
+    for line in lines:
+        try:
+            found.append(codec.from_json(line, kind, where=str(path)))
+        except codec.CorruptRecordError:
+            continue  # cut short by a full disk or a power cut
+    return found
 
 
 def previews_of(run_path: Path) -> tuple[PreviewDirectory, ...]:

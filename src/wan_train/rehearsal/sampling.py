@@ -70,23 +70,31 @@ class Sampler:
         generator = torch.Generator().manual_seed(prompt.get("seed", torch.initial_seed()))
         x = torch.randn((1, CHANNELS, frames, height, width), generator=generator).to(device)
         text = [encode_text(prompt["prompt"]).to(device)]
-        condition = self._condition(prompt, (width * STRIDE, height * STRIDE)) if "image_path" in prompt else None
-        shift = prompt.get("discrete_flow_shift", SHIFT)
-        levels = torch.linspace(1, 0, prompt.get("sample_steps", STEPS) + 1)
-        levels = shift * levels / (1 + (shift - 1) * levels)
+        condition = None
+        if "image_path" in prompt:
+            count = prompt.get("frame_count", 1)
+            condition = start_condition(prompt["image_path"], (width * STRIDE, height * STRIDE), count, str(device))
+        levels = noise_levels(prompt.get("sample_steps", STEPS), prompt.get("discrete_flow_shift", SHIFT))
         bar = f"Sampling timesteps for prompt {number + 1}"
         for now, then in tqdm(itertools.pairwise(levels), desc=bar, total=len(levels) - 1):
             moment = torch.full((1,), float(now) * TIMESTEPS, device=device)
             x = x + (then - now).to(device) * self.transformer(x, moment, text, condition).float()
         return x[0].cpu()
 
-    def _condition(self, prompt: Mapping[str, Any], size: tuple[int, int]) -> Tensor:
-        with Image.open(prompt["image_path"]) as image:
-            first = fit(image.convert("RGB"), size)
-        grey = Image.new("RGB", size, (127, 127, 127))
-        frames = [first, *[grey] * (prompt.get("frame_count", 1) - 1)]
-        encoder = LatentEncoder(str(self.accelerator.device))
-        return encoder.encode_first(frames)[None].to(self.accelerator.device)
+
+def noise_levels(steps: int, shift: float) -> Tensor:
+    """From pure noise, 1, to none, 0: one more than there are steps."""
+    levels = torch.linspace(1, 0, steps + 1)
+    return shift * levels / (1 + (shift - 1) * levels)
+
+
+def start_condition(image_path: str, size: tuple[int, int], frames: int, device: str) -> Tensor:
+    """The condition of image-to-video that begins with a picture (1, 20, F, H/8, W/8)."""
+    with Image.open(image_path) as image:
+        first = fit(image.convert("RGB"), size)
+    grey = Image.new("RGB", size, (127, 127, 127))
+    encoder = LatentEncoder(device)
+    return encoder.encode_first([first, *[grey] * (frames - 1)])[None].to(device)
 
 
 def sampler(args: argparse.Namespace, accelerator: Accelerator, transformer: TinyWan) -> Sampler:
@@ -114,7 +122,7 @@ def sample_images(shop: Sampler, folder: Path, epoch: int) -> None:
             logger.error("No image_path for i2v model / i2vモデルのサンプル画像生成にはimage_pathが必要です")
             continue
         logger.info("prompt: %s", prompt["prompt"])
-        frames = _frames(shop.draw(number, prompt), prompt.get("frame_count", 1))
+        frames = frames_of(shop.draw(number, prompt), prompt.get("frame_count", 1))
         stamp = time.strftime("%Y%m%d%H%M%S", time.localtime())
         seed = f"_{prompt['seed']}" if "seed" in prompt else ""
         name = f"{shop.args.output_name}_e{epoch:06d}_{number:02d}_{stamp}{seed}"
@@ -124,7 +132,7 @@ def sample_images(shop: Sampler, folder: Path, epoch: int) -> None:
             _save_clip(folder / f"{name}.mp4", frames)
 
 
-def _frames(latents: Tensor, count: int) -> list[Image.Image]:
+def frames_of(latents: Tensor, count: int) -> list[Image.Image]:
     """What the first three channels hold, the mean colour of every patch, enlarged to pixels."""
     colours = ((latents[:3] / COLOUR + 1) * 127.5).clamp(0, 255).byte().permute(1, 2, 3, 0).contiguous().numpy()
     size = (latents.shape[3] * STRIDE, latents.shape[2] * STRIDE)

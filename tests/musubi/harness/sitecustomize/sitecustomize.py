@@ -9,6 +9,7 @@ CUDA and torchvision lacks.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -28,8 +29,12 @@ UMT5 = {
     "encoder_layers": 1,
 }
 
-# The trainer imports torchvision for sample pictures only, and of it they need `make_grid` alone.
+# The trainer imports torchvision for pictures that it draws: of it they need `make_grid`, image-to-video `to_tensor`.
 STUBS = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional", "torchvision.utils")
+
+# On a GPU autocast joins T5's bfloat16 to the DiT's weights; a CPU has no autocast for float32 weights. Whoever draws
+# sets this variable, and then everything is float32.
+FLOAT32_TEXT = "WAN_TRAIN_TEST_FLOAT32_TEXT"
 
 Patch = Callable[[ModuleType], None]
 
@@ -42,7 +47,10 @@ def _current_device(module: ModuleType) -> None:
 
 def _dit(name: str) -> Patch:
     def patch(module: ModuleType) -> None:
-        getattr(module, name).update(DIT)
+        config = getattr(module, name)
+        config.update(DIT)
+        if os.environ.get(FLOAT32_TEXT):
+            config.t5_dtype = import_module("torch").float32
 
     return patch
 
@@ -72,6 +80,12 @@ def _make_grid(pictures: Any, nrow: int) -> Any:
     """What torchvision's own returns for one picture: that picture."""
     assert len(pictures) == nrow == 1
     return pictures[0]
+
+
+def _to_tensor(picture: Any) -> Any:
+    """What torchvision's own returns for pictures of bytes: channels first, 0 to 1."""
+    torch, numpy = import_module("torch"), import_module("numpy")
+    return torch.from_numpy(numpy.array(picture)).permute(2, 0, 1).contiguous().float().div(255)
 
 
 class _PatchedLoader(Loader):
@@ -119,12 +133,14 @@ class _Stubs(MetaPathFinder, Loader):
         """Python makes an ordinary empty module."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """It stays empty, but for the one function that samples go through."""
+        """It stays empty, but for the functions that pictures go through."""
         match module.__name__:
             case "torchvision":
                 import_module("torchvision.utils")  # which makes it an attribute
             case "torchvision.utils":
                 module.__dict__["make_grid"] = _make_grid
+            case "torchvision.transforms.functional":
+                module.__dict__["to_tensor"] = _to_tensor
             case _:
                 pass
 

@@ -1,0 +1,275 @@
+"""`wan-train preview`: draw both LoRAs of a run together, epoch by epoch."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+from wan_train.base import codec, locks
+from wan_train.base.clock import SystemClock
+from wan_train.base.errors import BadInputError, ExitCode, InterruptionError, NotReadyError
+from wan_train.base.settings import Settings
+from wan_train.base.text import one_line
+from wan_train.base.units import duration
+from wan_train.cli import options
+from wan_train.cli.options import Call
+from wan_train.cli.output import Result, Sink
+from wan_train.cli.price import PriceQuestion
+from wan_train.cli.request import gpus_and_driver, path_of
+from wan_train.cli.signals import Signals, caught
+from wan_train.engine import generate
+from wan_train.engine import trainer as trainers
+from wan_train.engine.trainer import Trainer
+from wan_train.gpu.borrow import Borrower, leased
+from wan_train.gpu.leases import LeaseRoom
+from wan_train.gpu.model import Gpu
+from wan_train.preview.ask import Asked, Ready, Source, copy_pictures, make_ready
+from wan_train.preview.drawing_session import Session
+from wan_train.preview.estimate import Estimate, estimate, loads_of, timed_cells, work_of
+from wan_train.preview.keeping import Keeper, Progress
+from wan_train.preview.model import Precision, Preview, PreviewDirectory, drawn, previews_of
+from wan_train.recipe.terms import Expert
+from wan_train.run.directory import all_runs, find
+from wan_train.run.launcher import WardenLauncher
+from wan_train.run.picks import Epochs
+from wan_train.run.plan import Devices
+from wan_train.run.supervise import probe_for
+from wan_train.views import preview as views
+from wan_train.views.lines import Screenful
+from wan_train.views.model import RunReader, RunView
+from wan_train.views.preview import Shown
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+_LOOK_SECONDS = 1.0
+_MOST_STRENGTH = 10.0
+_MOST_RUNS = 20
+"""Runs whose previews count for the quote: the newest."""
+
+
+def preview(call: Call) -> Result:
+    """Choose, check, quote, draw. Raises BadInputError and NotReadyError before anything is drawn."""
+    asked = _asked(call)
+    settings, sink = call.settings, call.sink
+    price = PriceQuestion(settings)
+    view, _ = RunReader(find(settings.runs, call.get(options.RUN))).refresh()
+    plan = view.plan
+    trainer = trainers.find(plan.trainer.kind, settings)
+    usable, _ = gpus_and_driver(plan.devices, settings)
+    source = Source(run=view.run, plan=plan, state=view.state)
+    smallest = min(gpu.total_bytes for gpu in usable)
+    ready = make_ready(source, asked, trainer, smallest_card=smallest, now=time.time(), say=sink.step)
+    known = price.answer().price
+    shown = Shown(
+        directory=ready.directory,
+        preview=ready.preview,
+        cells=drawn(ready.directory, ready.preview),
+        notes=ready.notes,
+        estimate=_estimate(ready, usable[0].name, settings),
+        per_hour=known.per_hour if known is not None else None,
+    )
+    sink.show(Screenful(partial(views.before_lines, shown)))
+    if call[options.DRY_PREVIEW]:
+        return Result(data=lambda: views.preview_json(shown))
+    return _draw(ready, trainer, usable, shown, call=call, view=view)
+
+
+def _draw(ready: Ready, trainer: Trainer, usable: Sequence[Gpu], shown: Shown, *, call: Call, view: RunView) -> Result:
+    sink, began = call.sink, time.monotonic()
+    with caught() as signals, _Screen(sink, ready.preview) as screen, _alone(ready, signals, screen.waiting) as lock:
+        try:
+            copy_pictures(ready)
+            ready.directory.write(ready.preview)
+            keeper = Keeper(ready=ready, clock=SystemClock(), show=screen.show, say=screen.say)
+            keeper.adopt()
+            if keeper.left():
+                _with_gpu(keeper, trainer, usable, call=call, view=view, lock=lock, signals=signals, screen=screen)
+            ready = keeper.ready
+        except OSError as error:
+            raise NotReadyError(
+                f"{one_line(str(error.filename or ready.directory.path))} cannot be written: {error.strerror}",
+                hint="Free some disk space: wan-train clean\nThen repeat the command: finished pictures are kept.",
+            ) from error
+    done = replace(
+        shown,
+        preview=ready.preview,
+        cells=drawn(ready.directory, ready.preview),
+        failed=keeper.flawed,
+        seconds=time.monotonic() - began,
+        drawn_now=screen.drawn,
+    )
+    return Result(
+        data=lambda: views.preview_json(done),
+        text=lambda sink: sink.show(Screenful(partial(views.after_lines, done))),
+        exit_code=ExitCode.PARTLY_FAILED if keeper.flawed else ExitCode.DONE,
+    )
+
+
+def _with_gpu(
+    keeper: Keeper,
+    trainer: Trainer,
+    usable: Sequence[Gpu],
+    *,
+    call: Call,
+    view: RunView,
+    lock: int,
+    signals: Signals,
+    screen: _Screen,
+) -> None:
+    settings, plan, preview = call.settings, view.plan, keeper.ready.preview
+
+    def wait(why: str) -> None:
+        _stop_if(signals)
+        screen.waiting(f"waiting for a GPU: {why}")
+
+    with leased(
+        usable,
+        LeaseRoom(settings.lease_dir),
+        partial(probe_for, plan, settings),
+        borrower=Borrower(name=f"wan-train preview {plan.run_id}", step="preview"),
+        settle_seconds=settings.settle_seconds,
+        waiting=wait,
+    ) as (gpu, lease):
+        keeper.card = gpu.name
+        largest = max(generate.tokens_of(each.width, each.height, each.frames) for each in preview.prompts)
+        Session(
+            keeper=keeper,
+            trainer=trainer,
+            memory=generate.fitted(gpu.total_bytes, fp8=preview.precision is Precision.FP8_SCALED, tokens=largest),
+            device="" if plan.devices is Devices.CPU_SLOTS else gpu.uuid,
+            env=plan.env,
+            inherit=(lease.fileno(), lock),
+            launcher=WardenLauncher(grace_seconds=settings.term_grace_seconds),
+            clock=SystemClock(),
+            sleep=time.sleep,
+            stall_seconds=settings.stall_seconds,
+            is_interrupted=lambda: signals.any,
+        ).run()
+
+
+@contextmanager
+def _alone(ready: Ready, signals: Signals, waiting: Callable[[str], None]) -> Iterator[int]:
+    """Hold the lock of the run's previews. A drawing that outlived its command has it until its end."""
+    folder = ready.directory.path.parent
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with ExitStack() as held:
+        while True:
+            try:
+                lock = held.enter_context(locks.held(folder / "lock"))
+                break
+            except BlockingIOError:
+                _stop_if(signals)
+                waiting("waiting: another preview of this run is drawing")
+                time.sleep(_LOOK_SECONDS)
+        yield lock
+
+
+def _stop_if(signals: Signals) -> None:
+    if signals.any:
+        raise InterruptionError("interrupted; nothing was drawn", hint="To continue, repeat the command.")
+
+
+class _Screen:
+    """Progress as a person sees it: one live line at a terminal, else a line for each picture."""
+
+    def __init__(self, sink: Sink, preview: Preview) -> None:
+        self.drawn = 0
+        self._sink = sink
+        self._preview = preview
+        self._status: Status | None = None
+        self._said = ""
+
+    def __enter__(self) -> Self:
+        if self._sink.can_ask and not self._sink.quiet:
+            self._status = self._sink.console.status("starting …")
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def say(self, text: str) -> None:
+        self._sink.note(text)
+
+    def waiting(self, text: str) -> None:
+        """What it waits for; said once where nothing is redrawn."""
+        if self._status is not None:
+            self._status.update(f"{text} …")
+        elif text != self._said:
+            self._said = text
+            self._sink.step(text)
+
+    def show(self, progress: Progress) -> None:
+        if progress.cell is not None:
+            self.drawn += 1
+        if self._status is not None:
+            self._status.update(f"{progress.done} of {progress.total} pictures: {progress.doing} …")
+        elif progress.cell is not None:
+            row, prompt = progress.row or "", (progress.prompt or 0) + 1
+            took = duration(progress.cell.seconds)
+            self._sink.step(f"{progress.done} of {progress.total}: row {row}, prompt {prompt}, {took}")
+
+
+def _asked(call: Call) -> Asked:
+    epochs = call[options.PREVIEW_EPOCHS].strip()
+    numbers = (
+        None if epochs == "auto" else tuple(_whole(word, options.PREVIEW_EPOCHS.flag) for word in epochs.split(","))
+    )
+    pairs = call.get(options.PAIRS)
+    files = {Expert.HIGH: call.get(options.HIGH_FILE), Expert.LOW: call.get(options.LOW_FILE)}
+    size = call.get(options.PREVIEW_SIZE)
+    strength = call[options.STRENGTH]
+    if not 0 < strength <= _MOST_STRENGTH:  # also refuses nan
+        raise BadInputError(
+            f"--strength must be more than 0 and at most {_MOST_STRENGTH:g}, not {strength:g}", hint="1 is as trained."
+        )
+    return Asked(
+        prompts=path_of(call[options.PREVIEW_PROMPTS]),
+        epochs=numbers,
+        pairs=tuple(Epochs.parse(word.strip()) for word in pairs.split(",")) if pairs is not None else (),
+        files={expert: path_of(name).absolute() for expert, name in files.items() if name is not None},
+        size=None if size is None else _size(size),
+        frames=call.get(options.FRAMES),
+        steps=call.get(options.STEPS),
+        seed=call.get(options.PREVIEW_SEED),
+        strength=strength,
+    )
+
+
+def _whole(text: str, flag: str) -> int:
+    if not re.fullmatch(r"\s*\d{1,6}\s*", text, re.ASCII):
+        raise BadInputError(
+            f"{flag} {one_line(text)!r} is not an epoch", hint=f"Use auto, or numbers: {flag} 20,40,100"
+        )
+    return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"\s*(\d{2,4})\s*[xX×]\s*(\d{2,4})\s*", text)  # noqa: RUF001  people type the sign too
+    if match is None:
+        raise BadInputError(f"--size {one_line(text)!r} is not a size", hint="Use WIDTHxHEIGHT, such as 832x480.")
+    return int(match[1]), int(match[2])
+
+
+def _estimate(ready: Ready, card: str, settings: Settings) -> Estimate | None:
+    """By what was drawn on this box before."""
+    earlier: list[tuple[PreviewDirectory, Preview]] = []
+    for run in all_runs(settings.runs)[:_MOST_RUNS]:
+        for directory in previews_of(run.path):
+            with suppress(BadInputError, codec.CorruptRecordError):
+                earlier.append((directory, directory.read()))
+    have = drawn(ready.directory, ready.preview)
+    wanted = [
+        work_of(ready.preview, ready.preview.prompts[number], card)
+        for row, number in ready.preview.places()
+        if (row.name, number) not in have
+    ]
+    drawings = [drawing for directory, _ in earlier for drawing in directory.read_drawings()]
+    return estimate(wanted, timed_cells(earlier, card), loads_of(drawings, card))

@@ -1,0 +1,125 @@
+"""The trainer's program that draws pictures, `wan_generate_video.py`: its defaults, its options, what fits a card.
+
+Read at d0a1930 and v0.3.4; both have every option that is used here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from wan_train.base.units import GIB
+from wan_train.engine.capabilities import KNOWN_COMMITS
+from wan_train.engine.commands import ModelPaths, option_words
+from wan_train.engine.trainer import Trainer
+from wan_train.recipe.terms import BLOCKS, Expert, Task
+
+SCRIPT = "src/musubi_tuner/wan_generate_video.py"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """What the trainer takes where nothing is said (`wan/configs`)."""
+
+    shift: float
+    guidance: Mapping[Expert, float]
+
+
+def defaults_of(task: Task) -> Defaults:
+    match task:
+        case Task.T2V:
+            return Defaults(shift=12.0, guidance={Expert.HIGH: 4.0, Expert.LOW: 3.0})
+        case Task.I2V:
+            return Defaults(shift=5.0, guidance={Expert.HIGH: 3.5, Expert.LOW: 3.5})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """How a drawing saves GPU memory; none of it changes a picture."""
+
+    blocks_to_swap: int = 0
+    decodes_each: bool = True
+    """Decode each cell beside the DiT. Otherwise after all steps, when the DiT is gone."""
+    vae_cache_on_cpu: bool = False
+
+    def words(self) -> str:
+        said = [
+            f"{self.blocks_to_swap} of {BLOCKS} blocks wait in RAM" if self.blocks_to_swap else "",
+            "" if self.decodes_each else "pictures are decoded at the end",
+            "the VAE keeps its cache in RAM" if self.vae_cache_on_cpu else "",
+        ]
+        return ", ".join(word for word in said if word) or "everything on the GPU"
+
+
+_SWAP_STEPS = (10, 20, 30, 36)
+_FP8_BELOW_BYTES = 40 * GIB
+_MARGIN_BYTES = 2 * GIB
+_DIT_BYTES = {True: 14.0 * GIB, False: 27.1 * GIB}
+"""One expert in fp8 or in fp16 (counted)."""
+_BYTES_PER_TOKEN = 0.00041 * GIB
+"""Activations of a 16x16 patch of one latent frame, from counted peaks of 480p with 1, 17 and 81 frames."""
+
+
+def needs_fp8(smallest_card_bytes: int) -> bool:
+    """Whether the weights must be in fp8 to fit this card. `--fp8 --fp8_scaled` casts while it loads; plain `--fp8`
+    puts 26.6 GiB of fp16 on the card first.
+    """
+    return 0 < smallest_card_bytes < _FP8_BELOW_BYTES
+
+
+def fitted(card_bytes: int, *, fp8: bool, tokens: int) -> Memory:
+    """The memory settings to begin with on a card; `tokens` of the largest prompt. Counted, not measured."""
+    if card_bytes <= 0:  # a CPU slot
+        return Memory()
+    room = card_bytes - _MARGIN_BYTES - _BYTES_PER_TOKEN * tokens
+    for blocks in (0, *_SWAP_STEPS):
+        if _DIT_BYTES[fp8] * (BLOCKS - blocks) / BLOCKS <= room:
+            return Memory(blocks_to_swap=blocks)
+    return Memory(blocks_to_swap=_SWAP_STEPS[-1], decodes_each=False)
+
+
+def tokens_of(width: int, height: int, frames: int) -> int:
+    """Tokens of one picture or clip."""
+    return (width // 16) * (height // 16) * ((frames - 1) // 4 + 1)
+
+
+def next_memory(memory: Memory, *, was_decoding: bool) -> Memory | None:
+    """The next step down after the GPU's memory was not enough, None when nothing is left."""
+    if was_decoding:
+        if memory.decodes_each:
+            return replace(memory, decodes_each=False)
+        return None if memory.vae_cache_on_cpu else replace(memory, vae_cache_on_cpu=True)
+    return next(
+        (replace(memory, blocks_to_swap=blocks) for blocks in _SWAP_STEPS if blocks > memory.blocks_to_swap), None
+    )
+
+
+def is_known(trainer: Trainer) -> bool:
+    """Whether our driver was tried with this very version. Its command works with any."""
+    return not trainer.is_real or (trainer.commit or "") in KNOWN_COMMITS
+
+
+def arguments(  # the words of one command
+    task: Task, models: ModelPaths, memory: Memory, *, fp8: bool, solver: str, uses_guidance: bool
+) -> list[str]:
+    """What all cells have in common. Noise is made on the CPU, as ComfyUI does it: the same on every card."""
+    return option_words(
+        {
+            "task": task.value,
+            "dit": models.dit[Expert.LOW.value],
+            "dit_high_noise": models.dit[Expert.HIGH.value],
+            "vae": models.vae,
+            "t5": models.t5,
+            # The same kernel on every card: sageattn and others change pictures.
+            "attn_mode": "torch",
+            "cpu_noise": True,
+            "output_type": "images",
+            "sample_solver": solver,
+            "fp8": fp8,
+            "fp8_scaled": fp8,
+            "blocks_to_swap": memory.blocks_to_swap or None,
+            "vae_cache_cpu": memory.vae_cache_on_cpu,
+            # Guidance 1 alone would still compute both prompts.
+            **({} if uses_guidance else {"cfg_skip_mode": "late", "cfg_apply_ratio": 0.0}),
+        }
+    )

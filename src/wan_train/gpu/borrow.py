@@ -1,0 +1,99 @@
+"""One card for a program that is no run: free, first in line, leased for as long as it takes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+
+from wan_train.base.errors import NotReadyError
+from wan_train.base.text import one_line
+from wan_train.gpu.free import QUIET_READINGS, why_busy
+from wan_train.gpu.leases import Lease, LeaseHolder, LeaseRoom
+from wan_train.gpu.model import Gpu, GpuProbe
+
+_PAUSE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Borrower:
+    """Who wants a card, as others name it: `wan-train tune`, and the step, `tune`."""
+
+    name: str
+    step: str
+
+
+@contextmanager
+def leased(
+    gpus: Sequence[Gpu],
+    room: LeaseRoom,
+    probe: Callable[[], GpuProbe],
+    *,
+    borrower: Borrower,
+    settle_seconds: float,
+    waiting: Callable[[str], None] | None = None,
+) -> Iterator[tuple[Gpu, Lease]]:
+    """The first of the cards that is free, leased.
+
+    With `waiting` it stands in line until one is; that is called every second with what each card is used for, and may
+    raise to end the wait. Without, it raises NotReadyError that says the same. Raises GpuUnavailableError.
+    """
+    now = time.time()
+    order = f"{borrower.step}-{os.getpid()}"
+    with closing(room.ticket(int(now * 1e9), order)) as ticket, closing(probe()) as reader:
+        while True:
+            busy: list[str] = []
+            for gpu in gpus:
+                lease, why = None, _holder(gpu, room)
+                if why is None and not room.first_in_line(gpu.uuid, ticket):
+                    why = f"GPU {gpu.number} is wanted by a waiting run"
+                if why is None:
+                    lease, why = _take(gpu, room, reader, borrower, settle_seconds)
+                if lease is not None:
+                    ticket.rest()
+                    with lease:
+                        yield gpu, lease
+                    return
+                busy.append(why or "")
+            if waiting is None:
+                break
+            ticket.want(gpu.uuid for gpu in gpus)
+            waiting("; ".join(busy))
+            time.sleep(_PAUSE_SECONDS)
+    raise NotReadyError(
+        f"there is no free GPU: {'; '.join(busy)}",
+        hint="Wait until it is free. What runs there: `wan-train runs`, and `nvidia-smi` for other programs.",
+    )
+
+
+def _holder(gpu: Gpu, room: LeaseRoom) -> str | None:
+    """Who of wan-train holds a card, in words; None when nobody does."""
+    holder = room.holder(gpu.uuid)
+    return None if holder is None else f"GPU {gpu.number} is taken by {one_line(holder.run_id or 'another wan-train')}"
+
+
+def _take(
+    gpu: Gpu, room: LeaseRoom, probe: GpuProbe, borrower: Borrower, settle_seconds: float
+) -> tuple[Lease | None, str | None]:
+    """The lease, or why the card cannot be had."""
+    lease = room.try_take(
+        gpu.uuid, LeaseHolder(pid=os.getpid(), run_id=borrower.name, step=borrower.step, since=time.time())
+    )
+    if lease is None:
+        return None, _holder(gpu, room) or f"GPU {gpu.number} is taken by another wan-train"
+    try:
+        for number in range(QUIET_READINGS):
+            if number:
+                time.sleep(settle_seconds)
+            reading = probe.read()
+            found = next((each for each in reading.gpus if each.uuid == gpu.uuid), None)
+            why = why_busy(found) if found is not None else f"GPU {gpu.number} is lost"
+            if why is not None:
+                lease.release()
+                return None, why
+    except BaseException:
+        lease.release()
+        raise
+    return lease, None

@@ -1,0 +1,471 @@
+"""From what was asked to a preview with every choice made: checked before a GPU is booked, all problems at once."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from wan_train.base import codec
+from wan_train.base.errors import BadInputError, NotReadyError
+from wan_train.base.files import sync_file
+from wan_train.base.text import one_line, slug
+from wan_train.base.units import GB
+from wan_train.engine import generate
+from wan_train.engine.commands import ModelPaths
+from wan_train.engine.lora_distance import LoraFile, distance, load_numpy
+from wan_train.engine.sample_prompts import SamplePrompt, read_prompts
+from wan_train.engine.tensors import BrokenFileError
+from wan_train.engine.trainer import Trainer
+from wan_train.preview import loras, rows
+from wan_train.preview.model import (
+    BASE,
+    LeftOut,
+    Lora,
+    Precision,
+    Preview,
+    PreviewDirectory,
+    Prompt,
+    Row,
+    Solver,
+    drawn,
+    previews_of,
+)
+from wan_train.recipe.load import shipped
+from wan_train.recipe.terms import Expert, Task
+from wan_train.run.directory import RunDirectory
+from wan_train.run.disk import existing_parent
+from wan_train.run.picks import Epochs
+from wan_train.run.plan import Plan
+from wan_train.run.planner import check_models, find_models
+from wan_train.run.results import loras_of
+from wan_train.run.state import RunState
+
+SIZE = (832, 480)
+STEPS = 20
+_MOST_CELLS = 400
+_BYTES_PER_PIXEL = 4
+"""Of a PNG and the latents of its cell, generously."""
+_DIGEST = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a person asked for. None is `auto`; `pairs` and `files` add rows of their own to those of `epochs`."""
+
+    prompts: Path
+    epochs: tuple[int, ...] | None = None
+    pairs: tuple[Epochs, ...] = ()
+    files: Mapping[Expert, Path] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
+    frames: int | None = None
+    steps: int | None = None
+    seed: int | None = None
+    strength: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Style:
+    """How all cells are drawn, where that is not the trainer's own way; `merged` LoRAs lie under every row."""
+
+    solver: Solver = Solver.UNIPC
+    uses_guidance: bool = True
+    steps: int | None = None
+    shift: float | None = None
+    merged: Mapping[Expert, Lora] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A preview that can be drawn. `notes` are sentences for the person who asked."""
+
+    run: RunDirectory
+    directory: PreviewDirectory
+    preview: Preview
+    models: ModelPaths | None
+    """None for the rehearsal, whose model has no file."""
+    sources: Mapping[Path, Path]
+    """Start pictures to copy, by the run's own copy."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The run that is drawn, as it is now."""
+
+    run: RunDirectory
+    plan: Plan
+    state: RunState
+
+    def kept(self) -> Mapping[Expert, Mapping[int, Path]]:
+        return {
+            step.expert: loras_of(self.run, self.plan, step, self.state.jobs[step.id])
+            for step in self.plan.steps
+            if step.expert is not None
+        }
+
+
+def make_ready(
+    source: Source,
+    asked: Asked,
+    trainer: Trainer,
+    *,
+    smallest_card: int,
+    now: float,
+    style: Style | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Ready:
+    """Check everything and choose the rows; raises BadInputError and NotReadyError that name every problem.
+
+    `smallest_card` is the memory of the smallest GPU that may draw, in bytes; `say` hears what takes a while.
+    """
+    style = style or Style()
+    plan = source.plan
+    task = plan.recipe.task
+    asked_prompts = _read(asked, task, seed=plan.recipe.experts[0].training.seed, steps=style.steps)
+    models = _models(plan, trainer) if trainer.is_real else None
+    say("Checking the LoRAs …")
+    model = loras.Model(
+        task=task,
+        is_real=trainer.is_real,
+        shapes={} if models is None else {Expert(name): loras.shapes_of(path) for name, path in models.dit.items()},
+    )
+    with ExitStack() as opened:
+        checked = _Loras(model, opened)
+        drawn_rows, left_out, notes = _rows(source, asked, checked, say)
+    fp8 = trainer.is_real and generate.needs_fp8(smallest_card)
+    preview = Preview(
+        name="",
+        run_id=plan.run_id,
+        created=now,
+        task=task,
+        trainer=trainer.commit or trainer.version,
+        models=_fingerprints(models),
+        precision=Precision.FP8_SCALED if fp8 else Precision.AS_STORED,
+        prompts=(),
+        rows=drawn_rows,
+        strength=asked.strength,
+        solver=style.solver,
+        uses_guidance=style.uses_guidance,
+        merged=style.merged,
+        left_out=left_out,
+    )
+    prompts, sources = [], {}
+    for each in asked_prompts:
+        prompt = _prompt(each, task, style)
+        if each.image_path is not None:
+            copy = source.run.path / "preview" / "pictures" / f"{prompt.image_sha256}{_suffix(each.image_path)}"
+            sources[copy] = each.image_path
+            prompt = replace(prompt, image=copy)
+        prompts.append(prompt)
+    preview = replace(preview, prompts=tuple(prompts))
+    preview = replace(preview, name=_name(asked.prompts, preview))
+    count = len(preview.rows) * len(preview.prompts)
+    if count > _MOST_CELLS:
+        raise BadInputError(
+            f"{len(preview.rows)} rows and {len(preview.prompts)} prompts are {count} pictures; {_MOST_CELLS} at most",
+            hint="Use fewer prompts, or name epochs: --epochs 20,60",
+        )
+    directory = PreviewDirectory(source.run.path / "preview" / preview.name)
+    _check_disk(directory.path, preview)
+    preview = _with_earlier(directory, preview)
+    return Ready(
+        run=source.run,
+        directory=directory,
+        preview=preview,
+        models=models,
+        sources=sources,
+        notes=(*notes, *(_left_out_notes(left_out))),
+    )
+
+
+def copy_pictures(ready: Ready) -> None:
+    """Copy start pictures into the run, so that later changes of the user's files change nothing; raises OSError."""
+    for copy, picture in ready.sources.items():
+        if not copy.is_file():
+            copy.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+            partial = copy.with_name(f".{copy.name}.partial")
+            shutil.copyfile(picture, partial)
+            sync_file(partial)
+            partial.replace(copy)
+
+
+def _read(asked: Asked, task: Task, *, seed: int, steps: int | None) -> tuple[SamplePrompt, ...]:
+    width, height = asked.size or SIZE
+    given = {
+        "width": width,
+        "height": height,
+        "frame_count": asked.frames or 1,
+        "sample_steps": asked.steps or steps or STEPS,
+    }
+    return read_prompts(asked.prompts, task, seed=seed if asked.seed is None else asked.seed, defaults=given)
+
+
+def _prompt(read: SamplePrompt, task: Task, style: Style) -> Prompt:
+    defaults = generate.defaults_of(task)
+    # The trainer's own line option sets the low-noise expert's guidance alone.
+    guidance = defaults.guidance if read.cfg_scale is None else dict.fromkeys(Expert, read.cfg_scale)
+    return Prompt(
+        text=read.prompt,
+        negative=read.negative_prompt,
+        width=read.width,
+        height=read.height,
+        frames=read.frame_count,
+        steps=read.sample_steps,
+        seed=read.seed,
+        guidance=guidance,
+        shift=read.discrete_flow_shift or style.shift or defaults.shift,
+        image_sha256=None if read.image_path is None else loras.sha256(read.image_path),
+    )
+
+
+def _suffix(path: Path) -> str:
+    # The trainer looks at the content; an odd suffix is not worth a name in the run.
+    suffix = path.suffix.lower()
+    return suffix if suffix.isascii() and suffix[1:].isalnum() else ""
+
+
+def _models(plan: Plan, trainer: Trainer) -> ModelPaths:
+    """The model files of both experts, also where one alone was trained; raises NotReadyError."""
+    trained = {spec.expert for spec in plan.recipe.experts}
+    others = tuple(spec for spec in shipped(plan.recipe.task).experts if spec.expert not in trained)
+    recipe = replace(plan.recipe, experts=(*plan.recipe.experts, *others))
+    models = find_models(recipe, trainer.root)
+    check_models(models)
+    return models
+
+
+def _fingerprints(models: ModelPaths | None) -> Mapping[str, str]:
+    if models is None:
+        return {}
+    files = {"vae": models.vae, "t5": models.t5, **models.dit}
+    return {role: loras.fingerprint(path) for role, path in files.items()}
+
+
+class _Loras:
+    """LoRA files, each checked, opened and hashed once."""
+
+    def __init__(self, model: loras.Model, opened: ExitStack) -> None:
+        self._model = model
+        self._opened = opened
+        self._files: dict[Path, LoraFile] = {}
+        self._hashes: dict[Path, str] = {}
+        self._flaws: dict[tuple[Path, Expert], tuple[str, ...]] = {}
+        load_numpy()
+
+    def flaws(self, path: Path, expert: Expert) -> tuple[str, ...]:
+        key = (path, expert)
+        if key not in self._flaws:
+            self._flaws[key] = loras.flaws(path, expert, self._model)
+        return self._flaws[key]
+
+    def distance(self, earlier: Path, later: Path) -> float:
+        """Raises BrokenFileError."""
+        return distance(self._open(earlier), self._open(later))
+
+    def sha256(self, path: Path) -> str:
+        if path not in self._hashes:
+            self._hashes[path] = loras.sha256(path)
+        return self._hashes[path]
+
+    def _open(self, path: Path) -> LoraFile:
+        if path not in self._files:
+            self._files[path] = self._opened.enter_context(LoraFile(path))
+        return self._files[path]
+
+
+def _rows(
+    source: Source, asked: Asked, checked: _Loras, say: Callable[[str], None]
+) -> tuple[tuple[Row, ...], tuple[LeftOut, ...], tuple[str, ...]]:
+    kept = source.kept()
+    problems: list[str] = []
+    notes: list[str] = []
+    pairs: dict[str, Mapping[Expert, Path]] = {}
+    if asked.files:
+        problems += _flaws(checked, asked.files)
+        pairs[_files_name(asked.files)] = asked.files
+    wants_epochs = asked.epochs is not None or not (asked.pairs or asked.files)
+    drawable = rows.drawable(kept) if wants_epochs else {}
+    if asked.epochs is not None:
+        problems += _missing(asked.epochs, drawable, source.run.run_id)
+    if wants_epochs and not drawable:
+        raise BadInputError(
+            f"{source.run.run_id} has no LoRA to draw yet",
+            hint="A running training keeps one after each --save-every epochs; one is there at its end.\n"
+            "To draw other files: --high FILE --low FILE",
+        )
+    whole = {}
+    for epoch in drawable if asked.epochs is None else [epoch for epoch in asked.epochs if epoch in drawable]:
+        own = {expert: kept[expert][its] for expert, its in drawable[epoch].items()}
+        found = list(_flaws(checked, own))
+        if found and asked.epochs is None:
+            # One broken file of many must not keep the others from being drawn.
+            notes += [f"Epoch {epoch} is left out: {each}." for each in found]
+            continue
+        problems += found
+        whole[epoch] = own
+    for pair in asked.pairs:
+        chosen = {expert: kept.get(expert, {}).get(pair.of(expert)) for expert in Expert}
+        missing = [expert for expert, path in chosen.items() if path is None]
+        problems += [
+            f"--pairs {pair}: there is no LoRA of epoch {pair.of(expert)} of the {expert.value}-noise expert"
+            for expert in missing
+        ]
+        files = {expert: path for expert, path in chosen.items() if path is not None}
+        problems += _flaws(checked, files)
+        pairs[f"{pair.high}:{pair.low}"] = files
+    _raise(problems, source.run.run_id)
+    if asked.epochs is None and wants_epochs and not whole:
+        raise BadInputError(
+            "none of the kept LoRAs can be drawn:\n" + "\n".join(f"  {note}" for note in notes),
+            hint=f"See what was trained: wan-train status {source.run.run_id}",
+        )
+    say("Comparing the LoRAs …")
+    differ = _difference(whole, checked)
+    picked = rows.choose(list(whole), differ) if asked.epochs is None else rows.Chosen(epochs=tuple(sorted(whole)))
+    if asked.epochs is not None:
+        notes += rows.too_near(picked.epochs, differ)
+    pairs = {**{str(epoch): whole[epoch] for epoch in picked.epochs}, **pairs}
+    notes += _lacking(kept, asked)
+    lasts = {expert: list(files.values())[-1] for expert, files in kept.items() if files}
+    made = tuple(
+        Row(name=name, loras={expert: _lora(path, kept, lasts, expert, checked) for expert, path in files.items()})
+        for name, files in pairs.items()
+    )
+    return (Row(name=BASE), *made), picked.left_out, tuple(notes)
+
+
+def _lora(
+    path: Path,
+    kept: Mapping[Expert, Mapping[int, Path]],
+    lasts: Mapping[Expert, Path],
+    expert: Expert,
+    checked: _Loras,
+) -> Lora:
+    epoch = next((epoch for epoch, own in kept.get(expert, {}).items() if own == path), None)
+    last, away = lasts.get(expert), None
+    if last is not None and last != path:
+        try:
+            away = checked.distance(path, last)
+        except BrokenFileError:
+            away = None  # the last one is broken, or a file of the user's has other modules
+    return Lora(path=path, sha256=checked.sha256(path), epoch=epoch, distance=away)
+
+
+def _difference(whole: Mapping[int, Mapping[Expert, Path]], checked: _Loras) -> Callable[[int, int], float]:
+    """The larger distance of both experts' LoRAs between two epochs."""
+
+    def differ(earlier: int, later: int) -> float:
+        both = whole[earlier], whole[later]
+        try:
+            return max(checked.distance(both[0][expert], both[1][expert]) for expert in both[1] if expert in both[0])
+        except BrokenFileError:
+            return 1.0  # what cannot be compared is drawn
+
+    return differ
+
+
+def _flaws(checked: _Loras, files: Mapping[Expert, Path]) -> Iterator[str]:
+    for expert, path in files.items():
+        for flaw in checked.flaws(path, expert):
+            yield f"{one_line(str(path))} {flaw}"
+
+
+def _missing(epochs: Iterable[int], drawable: Mapping[int, object], run_id: str) -> Iterator[str]:
+    there = ", ".join(map(str, drawable)) or "none"
+    for epoch in epochs:
+        if epoch not in drawable:
+            yield f"--epochs {epoch}: {run_id} has no LoRA of that epoch (kept: {there})"
+
+
+def _raise(problems: Sequence[str], run_id: str) -> None:
+    if not problems:
+        return
+    unique = list(dict.fromkeys(problems))
+    listing = "\n".join(f"  {problem}" for problem in unique)
+    count = "1 problem" if len(unique) == 1 else f"{len(unique)} problems"
+    raise BadInputError(
+        f"this cannot be drawn, {count}:\n{listing}", hint=f"See what is kept: wan-train preview {run_id} --dry-run"
+    )
+
+
+def _lacking(kept: Mapping[Expert, Mapping[int, Path]], asked: Asked) -> Iterator[str]:
+    has = {expert for expert, files in kept.items() if files} | set(asked.files)
+    for expert in Expert:
+        if expert not in has:
+            yield f"The {expert.value}-noise expert has no LoRA here: it draws as the base model."
+
+
+def _left_out_notes(left_out: Sequence[LeftOut]) -> Iterator[str]:
+    by_reason: dict[str, list[str]] = {}
+    for each in left_out:
+        by_reason.setdefault(each.reason, []).append(str(each.epoch))
+    for reason, epochs in by_reason.items():
+        noun = "Epoch" if len(epochs) == 1 else "Epochs"
+        verb = "is" if len(epochs) == 1 else "are"
+        yield f"{noun} {', '.join(epochs)} {verb} left out: {reason}."
+
+
+def _files_name(files: Mapping[Expert, Path]) -> str:
+    return " + ".join(dict.fromkeys(one_line(path.stem, 40) for path in files.values()))
+
+
+def _name(prompts: Path, preview: Preview) -> str:
+    """The same for every call that draws the same columns in the same way, whatever its rows."""
+    columns = replace(preview, rows=(), left_out=(), created=0.0, name="", run_id="")
+    data = codec.to_data(columns)
+    for prompt in data["prompts"]:
+        prompt.pop("image")
+    for lora in data["merged"].values():
+        lora.pop("path")
+    return f"{slug(prompts.stem)}-{hashlib.sha256(codec.dumps(data).encode()).hexdigest()[:_DIGEST]}"
+
+
+def _with_earlier(directory: PreviewDirectory, preview: Preview) -> Preview:
+    """The preview with the rows that earlier calls drew to their end, so that one sheet shows them all."""
+    try:
+        earlier = directory.read()
+    except (BadInputError, codec.CorruptRecordError):
+        return preview
+    cells, names = drawn(directory, earlier), {row.name for row in preview.rows}
+    numbers = range(len(preview.prompts))
+    kept = [
+        row for row in earlier.rows if row.name not in names and all((row.name, number) in cells for number in numbers)
+    ]
+    ordered = sorted((*preview.rows, *kept), key=_place)
+    return replace(preview, rows=tuple(ordered), created=earlier.created, model_negative=earlier.model_negative)
+
+
+def _place(row: Row) -> tuple[int, list[int], str]:
+    """Base, epochs, pairs, files."""
+    numbers = [int(word) for word in row.name.split(":") if word.isascii() and word.isdigit()]
+    kind = 0 if row.name == BASE else len(numbers) or 3
+    return kind, numbers, row.name
+
+
+def _check_disk(path: Path, preview: Preview) -> None:
+    need = len(preview.rows) * sum(
+        prompt.width * prompt.height * prompt.frames * _BYTES_PER_PIXEL for prompt in preview.prompts
+    )
+    parent = existing_parent(path)
+    free = shutil.disk_usage(parent).free
+    if free < need:
+        raise NotReadyError(
+            f"the disk of {parent} has {free / GB:.1f} GB free, and these pictures need up to {need / GB:.1f} GB",
+            hint="Remove old runs: wan-train clean",
+        )
+
+
+def known_cells(ready: Ready) -> Mapping[str, tuple[PreviewDirectory, tuple[str, ...]]]:
+    """Cells of this run's other previews by key, each with its directory and files: they need not be drawn again."""
+    wanted = {ready.preview.key(row, number) for row, number in ready.preview.places()}
+    return {
+        key: (directory, cell.files)
+        for directory in previews_of(ready.run.path)
+        if directory != ready.directory
+        for key, cell in directory.read_cells().items()
+        if key in wanted
+    }

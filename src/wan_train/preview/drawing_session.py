@@ -1,0 +1,244 @@
+"""One call that draws: everything that is missing, attempt by attempt, each cell checked and kept as it comes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wan_train.base.clock import Clock
+from wan_train.base.errors import InterruptionError, NotReadyError
+from wan_train.base.host import ProcessIdentity
+from wan_train.engine import generate
+from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.engine.failures.diagnosis import diagnose
+from wan_train.engine.generate import Memory
+from wan_train.engine.trainer import Trainer
+from wan_train.preview.ask import Ready
+from wan_train.preview.job import EventReader, Told, device_environment, events_of, write_job
+from wan_train.preview.keeping import Keeper
+from wan_train.preview.model import Drawing, Row, drawn
+from wan_train.run.directory import AttemptDirectory
+from wan_train.run.events import Lost, Signaled
+from wan_train.run.launcher import Launcher, read_exit
+
+_LOOK_SECONDS = 0.2
+_TAIL_BYTES = 64 * 1024
+_FRUITLESS = 2
+"""Attempts in a row that may finish nothing."""
+
+
+class DrawingError(NotReadyError):
+    """The drawing could not be finished; `diagnosis` says why."""
+
+    def __init__(self, message: str, *, hint: str, diagnosis: Diagnosis) -> None:
+        super().__init__(message, hint=hint)
+        self.diagnosis = diagnosis
+
+
+@dataclass(slots=True, kw_only=True)
+class _Attempt:
+    """What is seen of one attempt."""
+
+    directory: AttemptDirectory
+    began: float
+    stages: int = 0
+    cells: int = 0
+    is_decoding: bool = False
+    heard: float = 0.0
+    cell_seconds: float = 0.0
+
+    @property
+    def was_fruitful(self) -> bool:
+        return self.stages + self.cells > 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """Draws a preview with one GPU. `inherit` are the locks that stay held while a program of it lives."""
+
+    keeper: Keeper
+    trainer: Trainer
+    memory: Memory
+    device: str
+    """For CUDA_VISIBLE_DEVICES."""
+    env: Mapping[str, str]
+    inherit: tuple[int, ...]
+    launcher: Launcher
+    clock: Clock
+    sleep: Callable[[float], None]
+    stall_seconds: float
+    is_interrupted: Callable[[], bool]
+
+    @property
+    def ready(self) -> Ready:
+        return self.keeper.ready
+
+    def run(self) -> None:
+        """Draw what is missing. Raises DrawingError, InterruptionError, and OSError of the preview's own records."""
+        self.keeper.adopt()
+        fruitless = 0
+        while left := self.keeper.left():
+            attempt = self._attempt(left)
+            self.keeper.adopt()
+            left = self.keeper.left()
+            if not left:
+                break
+            diagnosis = _diagnosis(attempt.directory)
+            fruitless = 0 if attempt.was_fruitful else fruitless + 1
+            self._prepare_next(diagnosis, attempt, fruitless=fruitless)
+        # Latents are of no use once every cell is there, and logs of what went well neither.
+        if not self.keeper.flawed:
+            shutil.rmtree(self.ready.directory.work, ignore_errors=True)
+
+    def _attempt(self, left: Sequence[tuple[Row, int]]) -> _Attempt:
+        directory = _free(self.ready.directory.work)
+        cells = {self.ready.preview.key(row, number): (row, number) for row, number in left}
+        command = write_job(
+            self.ready,
+            self.trainer,
+            left,
+            attempt=directory,
+            memory=self.memory,
+            env={**self.env, **device_environment(self.device)},
+        )
+        now = self.clock.monotonic()
+        attempt = _Attempt(directory=directory, began=now, heard=now)
+        self.keeper.progress("starting")
+        identity = self.launcher.start(command, directory, self.inherit)
+        try:
+            self._follow(attempt, identity, cells)
+        finally:
+            self._end(identity, directory)
+            self.ready.directory.keep_drawing(
+                Drawing(
+                    at=self.clock.now(),
+                    card=self.keeper.card or "",
+                    seconds=self.clock.monotonic() - attempt.began,
+                    cells=attempt.cells,
+                    cell_seconds=attempt.cell_seconds,
+                )
+            )
+        return attempt
+
+    def _follow(self, attempt: _Attempt, identity: ProcessIdentity, cells: dict[str, tuple[Row, int]]) -> None:
+        reader = EventReader(events_of(attempt.directory))
+        size = -1
+        while True:
+            ended = self.launcher.ended(identity, attempt.directory) is not None
+            told = reader.new()
+            self._take(attempt, told, cells)
+            if ended:
+                return
+            if self.is_interrupted():
+                raise InterruptionError(
+                    "interrupted; every finished picture is kept",
+                    hint=f"To continue: wan-train preview {self.ready.run.run_id} with the same options",
+                )
+            now, grown = self.clock.monotonic(), _size(attempt.directory.log)
+            if told or grown != size:
+                attempt.heard, size = now, grown
+            elif now - attempt.heard > self.stall_seconds:
+                return
+            self.sleep(_LOOK_SECONDS)
+
+    def _take(self, attempt: _Attempt, told: Sequence[Told], cells: dict[str, tuple[Row, int]]) -> None:
+        for each in told:
+            place = cells.get(each.key or "")
+            match each.event:
+                case "loading":
+                    attempt.is_decoding = each.what == "decoder"
+                    self.keeper.progress(_LOADING.get(each.what or "", "loading"))
+                case "facts":
+                    self.keeper.remember(each.negative)
+                case "drawing" if place is not None:
+                    attempt.is_decoding = False
+                    self.keeper.progress(f"{each.expert}-noise steps, {each.number} of {each.of}")
+                case "stage":
+                    attempt.stages += 1
+                case "decoding":
+                    attempt.is_decoding = True
+                case "cell" if place is not None:
+                    attempt.cells += 1
+                    attempt.cell_seconds += each.seconds or 0.0
+                    self.keeper.keep(*place, seconds=each.seconds or 0.0)
+                case _:
+                    pass
+
+    def _prepare_next(self, diagnosis: Diagnosis, attempt: _Attempt, *, fruitless: int) -> None:
+        """Change what another attempt needs; raises DrawingError where none can help."""
+        match diagnosis.cause:
+            case Cause.OUT_OF_MEMORY:
+                memory = generate.next_memory(self.memory, was_decoding=attempt.is_decoding)
+                if memory is None:
+                    raise self._error(diagnosis, "Draw smaller pictures: --size 640x384, or fewer --frames.")
+                self.memory = memory
+                self.keeper.say(f"The GPU's memory was not enough: {memory.words()}.")
+            case Cause.DISK_FULL:
+                raise self._error(diagnosis, "Free some disk space: wan-train clean")
+            case Cause.BAD_INPUT | Cause.SETTING | Cause.ENVIRONMENT | Cause.MISSING_FILE | Cause.NO_GPU:
+                raise self._error(diagnosis, diagnosis.advice)
+            case _ if fruitless >= _FRUITLESS:
+                raise self._error(diagnosis, diagnosis.advice)
+            case _:
+                self.keeper.say(f"The drawing ended early ({diagnosis.meaning}); it goes on with what is left.")
+
+    def _error(self, diagnosis: Diagnosis, advice: str) -> DrawingError:
+        total = len(list(self.ready.preview.places()))
+        have = len(drawn(self.ready.directory, self.ready.preview))
+        log = _newest_log(self.ready.directory.work)
+        return DrawingError(
+            f"{total - have} of {total} pictures could not be drawn: {diagnosis.meaning}\nlog: {log}",
+            hint=f"{advice}\nFinished pictures are kept. To continue, repeat the command.",
+            diagnosis=diagnosis,
+        )
+
+    def _end(self, identity: ProcessIdentity, attempt: AttemptDirectory) -> None:
+        self.launcher.terminate(identity)
+        while self.launcher.ended(identity, attempt) is None:
+            self.sleep(_LOOK_SECONDS)
+
+
+_LOADING = {
+    "libraries": "loading the trainer",
+    "text": "encoding the prompts",
+    "high": "loading the high-noise expert",
+    "low": "loading the low-noise expert",
+    "decoder": "decoding",
+}
+
+
+def _free(work: Path) -> AttemptDirectory:
+    number = 1
+    while (work / str(number)).exists():
+        number += 1
+    return AttemptDirectory(work / str(number))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _diagnosis(attempt: AttemptDirectory) -> Diagnosis:
+    """Why an attempt ended before everything was drawn, by the end of its log."""
+    try:
+        with attempt.log.open("rb") as log:
+            log.seek(max(0, log.seek(0, 2) - _TAIL_BYTES))
+            tail = log.read().decode(errors="replace")
+    except OSError:
+        tail = ""
+    found = diagnose(tail)
+    if found.cause is not Cause.UNKNOWN or found.evidence:
+        return found
+    ended = read_exit(attempt)
+    how = "it was killed" if ended is None or isinstance(ended.exit, Signaled | Lost) else "it said nothing"
+    return replace(found, meaning=f"the program that draws ended early: {how}")
+
+
+def _newest_log(work: Path) -> Path:
+    logs = sorted(work.glob("*/output.log"), key=lambda path: path.stat().st_mtime)
+    return logs[-1] if logs else work

@@ -1,0 +1,115 @@
+"""The cells of a preview as they are drawn: each opened, checked, recorded; and those that nobody recorded yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from wan_train.base.clock import Clock
+from wan_train.base.text import one_line
+from wan_train.preview import check
+from wan_train.preview.ask import Ready, known_cells
+from wan_train.preview.job import EventReader, frames_of, latents_of
+from wan_train.preview.model import Cell, Row, drawn
+from wan_train.recipe.terms import Expert
+from wan_train.run.results import link_or_copy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far the drawing is: cells done of all, and what happens now in words."""
+
+    done: int
+    total: int
+    doing: str
+    cell: Cell | None = None
+    """The cell that was just finished, of this row and prompt."""
+    row: str | None = None
+    prompt: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Keeper:
+    """Records the cells of one preview, whose lock the caller holds. Methods raise OSError of its records."""
+
+    ready: Ready
+    clock: Clock
+    show: Callable[[Progress], None]
+    say: Callable[[str], None]
+    """A sentence that should stay on the screen."""
+    card: str | None = None
+    flawed: dict[tuple[str, int], str] = field(default_factory=dict)
+    """Cells that were drawn and cannot be used, with the reason."""
+
+    def left(self) -> list[tuple[Row, int]]:
+        """The cells that are neither drawn nor found to be unusable."""
+        have = drawn(self.ready.directory, self.ready.preview)
+        return [
+            (row, number)
+            for row, number in self.ready.preview.places()
+            if (row.name, number) not in have and (row.name, number) not in self.flawed
+        ]
+
+    def adopt(self) -> None:
+        """Keep cells that are drawn and not recorded: of another preview of the run, or of a killed call."""
+        others = known_cells(self.ready)
+        for row, number in self.left():
+            key = self.ready.preview.key(row, number)
+            frames = frames_of(self.ready.directory, self.ready.preview, row, number)
+            other = others.get(key)
+            if other is not None and not all(frame.is_file() for frame in frames):
+                directory, files = other
+                frames[0].parent.mkdir(parents=True, exist_ok=True)
+                for file, frame in zip(files, frames, strict=True):
+                    link_or_copy(directory.path / file, frame)
+            if all(frame.is_file() for frame in frames):
+                self.keep(row, number, seconds=self._seconds_told(key))
+
+    def keep(self, row: Row, number: int, *, seconds: float) -> None:
+        """Open a drawn cell and record it, or note what is wrong with it and take it away."""
+        directory, preview = self.ready.directory, self.ready.preview
+        frames = frames_of(directory, preview, row, number)
+        found = check.look(frames, preview.prompts[number])
+        if isinstance(found, str):
+            self.flawed[row.name, number] = found
+            for file in (*frames, *latents_of(directory, preview, row, number).values()):
+                file.unlink(missing_ok=True)
+            self.say(f"Row {one_line(row.name)}, prompt {number + 1}: {found}.")
+            return
+        cell = Cell(
+            key=preview.key(row, number),
+            files=tuple(str(frame.relative_to(directory.path)) for frame in frames),
+            width=found.width,
+            height=found.height,
+            seconds=seconds,
+            at=self.clock.now(),
+            mean=found.mean,
+            deviation=found.deviation,
+            card=self.card,
+        )
+        directory.keep(cell)
+        latents_of(directory, preview, row, number)[Expert.LOW].unlink(missing_ok=True)
+        self.progress("drawn", cell=cell, row=row.name, prompt=number)
+
+    def remember(self, negative: str | None) -> None:
+        """Write down the model's own negative prompt, which only the trainer knows."""
+        preview = self.ready.preview
+        if negative and preview.model_negative != negative:
+            preview = replace(preview, model_negative=negative)
+            self.ready = replace(self.ready, preview=preview)
+            self.ready.directory.write(preview)
+
+    def progress(
+        self, doing: str, *, cell: Cell | None = None, row: str | None = None, prompt: int | None = None
+    ) -> None:
+        total = len(self.ready.preview.rows) * len(self.ready.preview.prompts)
+        done = len(drawn(self.ready.directory, self.ready.preview))
+        self.show(Progress(done=done, total=total, doing=doing, cell=cell, row=row, prompt=prompt))
+
+    def _seconds_told(self, key: str) -> float:
+        """What a cell took, by the events of attempts whose cells nobody recorded; 0 where nothing says it."""
+        for path in sorted(self.ready.directory.work.glob("*.events.jsonl")):
+            for told in EventReader(path).new():
+                if told.event == "cell" and told.key == key and told.seconds is not None:
+                    return told.seconds
+        return 0.0
