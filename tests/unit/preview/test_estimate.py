@@ -1,0 +1,86 @@
+"""The quote of a drawing, by property: what is measured is said, and what is not is not guessed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wan_train.engine.generate import Memory, fitted, needs_fp8, next_memory, tokens_of
+from wan_train.preview.estimate import Work, estimate, loads_of
+from wan_train.preview.model import Drawing, Precision
+
+WORK = Work(card="RTX 4090", precision=Precision.FP8_SCALED, width=832, height=480, frames=1, steps=20, passes=2)
+GIB = 1024**3
+
+
+def test_nothing_is_promised_on_a_card_that_never_drew() -> None:
+    assert estimate([WORK], [], []) is None
+    assert estimate([WORK], [(replace(WORK, card="H100"), 4.5)], [30.0]) is None
+    assert estimate([WORK], [(replace(WORK, precision=Precision.AS_STORED), 4.5)], [30.0]) is None
+
+
+def test_equal_pictures_take_what_they_took() -> None:
+    found = estimate([WORK] * 3, [(WORK, 14.0), (WORK, 15.0), (WORK, 99.0)], [40.0, 60.0])
+    assert found is not None
+    assert found.seconds == 3 * 15.0 + 50.0
+    assert not found.is_scaled
+
+
+def test_other_sizes_are_scaled_by_steps_and_tokens_and_say_so() -> None:
+    half = replace(WORK, steps=10)
+    found = estimate([half], [(WORK, 14.0)], [])
+    assert found is not None
+    assert found.cells == pytest.approx(7.0)
+    assert found.is_scaled
+    assert found.loading is None
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.floats(0.1, 100, allow_nan=False), st.integers(1, 40))
+def test_more_work_never_takes_less_time(steps: list[int], seconds: float, more: int) -> None:
+    timed = [(WORK, seconds)]
+    wanted = [replace(WORK, steps=each) for each in steps]
+    first, then = estimate(wanted, timed, []), estimate([*wanted, replace(WORK, steps=more)], timed, [])
+    assert first is not None
+    assert then is not None
+    assert 0 < first.seconds < then.seconds
+
+
+def test_loading_is_what_drawings_took_beside_their_cells() -> None:
+    drawings = [
+        Drawing(at=1, card="RTX 4090", seconds=100, cells=4, cell_seconds=60),
+        Drawing(at=2, card="H100", seconds=90, cells=4, cell_seconds=60),
+        Drawing(at=3, card="RTX 4090", seconds=9, cells=0, cell_seconds=0),
+    ]
+    assert loads_of(drawings, "RTX 4090") == [40]
+
+
+@pytest.mark.parametrize(
+    ("card", "frames", "blocks"), [(80, 1, 0), (24, 1, 0), (24, 81, 20), (16, 1, 10), (12, 1, 20), (0, 81, 0)]
+)
+def test_the_first_try_fits_the_card_by_counted_bytes(card: int, frames: int, blocks: int) -> None:
+    fp8 = needs_fp8(card * GIB)
+    assert fp8 is (0 < card < 40)
+    assert fitted(card * GIB, fp8=fp8, tokens=tokens_of(832, 480, frames)).blocks_to_swap == blocks
+
+
+@given(st.integers(0, 36), st.booleans(), st.booleans(), st.lists(st.booleans(), max_size=20))
+def test_the_memory_steps_come_to_an_end_and_never_take_more(
+    blocks: int, decodes_each: bool, on_cpu: bool, ends: list[bool]
+) -> None:
+    memory: Memory | None = Memory(blocks_to_swap=blocks, decodes_each=decodes_each, vae_cache_on_cpu=on_cpu)
+    for was_decoding in ends:
+        assert memory is not None
+        then = next_memory(memory, was_decoding=was_decoding)
+        if then is None:
+            return
+        assert then != memory
+        assert then.blocks_to_swap >= memory.blocks_to_swap
+        assert then.decodes_each <= memory.decodes_each
+        memory = then
+    steps = 0
+    while memory is not None:
+        memory, steps = next_memory(memory, was_decoding=False), steps + 1
+    assert steps <= 5
