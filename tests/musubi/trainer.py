@@ -62,7 +62,7 @@ class Trainer:
             "PYTHONUNBUFFERED": "1",
             # The models are so small that threads only wait for each other.
             "OMP_NUM_THREADS": "1",
-            **({"WAN_TRAIN_TEST_FLOAT32_TEXT": "1"} if self.is_drawing else {}),
+            **({"MUSUBI_TEST_FLOAT32_TEXT": "1"} if self.is_drawing else {}),
         }
 
     def call(self, argv: list[str], *, stdin: str = "") -> subprocess.CompletedProcess[str]:

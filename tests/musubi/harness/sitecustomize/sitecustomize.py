@@ -34,7 +34,7 @@ STUBS = ("torchvision", "torchvision.transforms", "torchvision.transforms.functi
 
 # On a GPU autocast joins T5's bfloat16 to the DiT's weights; a CPU has no autocast for float32 weights. Whoever draws
 # sets this variable, and then everything is float32.
-FLOAT32_TEXT = "WAN_TRAIN_TEST_FLOAT32_TEXT"
+FLOAT32_TEXT = "MUSUBI_TEST_FLOAT32_TEXT"
 
 Patch = Callable[[ModuleType], None]
 
