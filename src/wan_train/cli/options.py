@@ -422,6 +422,16 @@ SAMPLE_EVERY = Option(
     shown="a tenth of --epochs",
     recipe_key="sample_every_n_epochs",
 )
+PROMPTS_AT_END = Option(
+    str,
+    "--preview-prompts",
+    _TRAINS,
+    "Draw the prompts of this file at the end, both LoRAs together.",
+    more="As `wan-train preview` does. Keeps a LoRA every tenth of the epochs, unless --save-every says otherwise.",
+    metavar="FILE",
+    group=_HOW,
+    shown="no preview",
+)
 RANK = Option(int, "--rank", "train, tune", "Rank of the LoRA.", group=_HOW, recipe_key="network_dim")
 ALPHA = Option(float, "--alpha", "train", "Alpha of the LoRA.", group=_HOW, recipe_key="network_alpha")
 LEARNING_RATE = Option(

@@ -28,9 +28,11 @@ from wan_train.engine.capabilities import Script
 from wan_train.engine.checkpoints import lora_file
 from wan_train.engine.commands import DEVICE_VARIABLE
 from wan_train.engine.extra_arguments import TrainerOptions
+from wan_train.engine.sample_prompts import SamplePrompt, read_prompts
 from wan_train.gpu.choose import names_some
 from wan_train.gpu.model import Gpu
 from wan_train.gpu.probe import CpuSlots, NvmlProbe
+from wan_train.preview.ask import PREVIEW_DEFAULTS
 from wan_train.recipe import load as recipes
 from wan_train.recipe.effective import Layer, require, resolve, select
 from wan_train.recipe.model import Answers, Origin, Recipe, Source
@@ -44,6 +46,8 @@ from wan_train.run.titles import DEFAULT_AUTHOR, DEFAULT_TITLE, check_author, ch
 from wan_train.run.tuning import basis_of
 from wan_train.tune import records
 
+_KEPT = 10
+"""LoRAs that a training with a preview keeps of each expert."""
 _CHECKPOINT = re.compile(r"-\d{6}$|-step\d{8}$")
 """The trainer's suffixes of LoRAs that it saves during training."""
 
@@ -60,6 +64,7 @@ def make_request(
     # Before the questions, so that a box without a trainer is reported first.
     trainer = trainers.find(kind, settings)
     recipe = read_recipe(call, TrainerOptions(capabilities=trainer.capabilities))
+    recipe, drawn_at_end = _with_preview(call, recipe)
     prompts = read_sample_prompts(recipe)
     answers = _answers(call, dataset or call.get(options.DATASET), interactive=interactive)
     located = resolve_dataset(answers.dataset)
@@ -79,6 +84,7 @@ def make_request(
         inventory=inventory,
         dataset_to_write=new if new is not None and can_be_written(new.toml_path.parent) else None,
         prompts=prompts,
+        preview_prompts=drawn_at_end,
         notes=placed.notes,
         devices=devices,
         usable=usable,
@@ -86,6 +92,20 @@ def make_request(
         gpus_named=names_some(settings.gpus, os.environ.get(DEVICE_VARIABLE)),
         environ=os.environ,
     )
+
+
+def _with_preview(call: Call, recipe: Recipe) -> tuple[Recipe, tuple[SamplePrompt, ...]]:
+    """The prompts to draw at the end, checked, and the recipe that keeps LoRAs for them."""
+    file = call.get(options.PROMPTS_AT_END)
+    if file is None:
+        return recipe, ()
+    first = recipe.experts[0]
+    prompts = read_prompts(path_of(file), recipe.task, seed=first.training.seed, defaults=PREVIEW_DEFAULTS)
+    if "save_every_n_epochs" in first.sources:
+        return recipe, prompts
+    every = max(1, round(min(spec.training.max_train_epochs for spec in recipe.experts) / _KEPT))
+    source = Source(origin=Origin.FLAG, text=options.PROMPTS_AT_END.flag)
+    return resolve(recipe, [Layer(source=source, values={"save_every_n_epochs": every})]), prompts
 
 
 def read_recipe(call: Call, trainer_options: TrainerOptions) -> Recipe:

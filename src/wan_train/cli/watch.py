@@ -77,7 +77,8 @@ def watch(run: RunDirectory, settings: Settings, sink: Sink, *, owner: bool, tim
 
 def _finish(view: RunView) -> Result:
     assert view.state.finished is not None, "followed to its end"  # noqa: S101  an invariant
-    report = _wait_for_report(view, view.state.finished)
+    draws = view.run.draws_preview(view.state.finished.exit_code)
+    report = None if draws else _wait_for_report(view, view.state.finished)
 
     def data() -> dict[str, Any]:
         from wan_train.views.json_records import result_json
@@ -93,6 +94,8 @@ def _finish(view: RunView) -> Result:
             sink.text(result_text(view))
         if report is not None:
             sink.text(f"\nReport, for any browser: {report}")
+        if draws:
+            sink.text(f"\nThe preview is drawn now, then the report is made. Pictures: {view.run.path / 'preview'}")
 
     return Result(data=data, text=text, exit_code=view.state.finished.exit_code)
 

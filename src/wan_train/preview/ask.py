@@ -46,6 +46,13 @@ from wan_train.run.state import RunState
 
 SIZE = (832, 480)
 STEPS = 20
+PREVIEW_DEFAULTS: Mapping[str, int] = {
+    "width": SIZE[0],
+    "height": SIZE[1],
+    "frame_count": 1,
+    "sample_steps": STEPS,
+}
+"""What a prompt takes that says nothing, by the keys of `read_prompts`."""
 _MOST_CELLS = 400
 _BYTES_PER_PIXEL = 4
 """Of a PNG and the latents of its cell, generously."""
@@ -194,13 +201,14 @@ def copy_pictures(ready: Ready) -> None:
 
 
 def _read(asked: Asked, task: Task, *, seed: int, steps: int | None) -> tuple[SamplePrompt, ...]:
-    width, height = asked.size or SIZE
-    given = {
+    width, height = asked.size or (None, None)
+    said = {
         "width": width,
         "height": height,
-        "frame_count": asked.frames or 1,
-        "sample_steps": asked.steps or steps or STEPS,
+        "frame_count": asked.frames,
+        "sample_steps": steps if asked.steps is None else asked.steps,
     }
+    given = {**PREVIEW_DEFAULTS, **{name: value for name, value in said.items() if value is not None}}
     return read_prompts(asked.prompts, task, seed=seed if asked.seed is None else asked.seed, defaults=given)
 
 
@@ -330,6 +338,8 @@ def _rows(
         notes += rows.too_near(picked.epochs, differ)
     pairs = {**{str(epoch): whole[epoch] for epoch in picked.epochs}, **pairs}
     notes += _lacking(kept, asked)
+    if len(drawable) == 1 and asked.epochs is None:
+        notes.append("Only one epoch was kept: train with --save-every N to compare several.")
     lasts = {expert: list(files.values())[-1] for expert, files in kept.items() if files}
     made = tuple(
         Row(name=name, loras={expert: _lora(path, kept, lasts, expert, checked) for expert, path in files.items()})

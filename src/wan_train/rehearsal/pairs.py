@@ -33,6 +33,8 @@ class Backend:
     """One tiny model at a time; `settings` has the task."""
 
     def __init__(self, settings: Json, prompts: list[Json]) -> None:
+        # The model is so small that threads only wait for each other.
+        torch.set_num_threads(1)
         self._is_i2v = "i2v" in settings["task"]
         self._boundary = BOUNDARY["i2v" if self._is_i2v else "t2v"]
         self._prompts = prompts

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.base import codec
-from wan_train.base.errors import AmbiguousRunError, BadInputError, NotReadyError
+from wan_train.base.errors import AmbiguousRunError, BadInputError, ExitCode, NotReadyError
 from wan_train.base.files import write_whole
 from wan_train.base.text import one_line, slug
 from wan_train.run.events import RunFinished
@@ -81,6 +81,19 @@ class RunDirectory:
     def sample_picture(self, prompt_index: int, suffix: str) -> Path:
         """The run's own copy of the picture that a prompt of image-to-video starts from."""
         return self.path / "sample-pictures" / f"{prompt_index:02d}{suffix}"
+
+    @property
+    def preview_prompts(self) -> Path:
+        """The run's own copy of the prompts that are drawn with both LoRAs at its end; there only when asked for."""
+        return self.path / "preview-prompts.json"
+
+    def draws_preview(self, exit_code: int) -> bool:
+        """Whether a run that ended with this code is drawn at its end: only one that has trained something."""
+        return exit_code in {ExitCode.DONE, ExitCode.PARTLY_FAILED} and self.preview_prompts.is_file()
+
+    def preview_picture(self, prompt_index: int, suffix: str) -> Path:
+        """The run's own copy of the picture that such a prompt starts from."""
+        return self.path / "preview-pictures" / f"{prompt_index:02d}{suffix}"
 
     @property
     def accelerate_config(self) -> Path:

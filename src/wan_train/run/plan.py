@@ -162,6 +162,8 @@ class Plan:
     """Threads of each caching program."""
     samples: Sampling | None = None
     """None when no prompts were given."""
+    preview_prompts: int = 0
+    """How many prompts are drawn with both LoRAs at the end."""
 
     def step(self, step_id: str) -> Step:
         return next(step for step in self.steps if step.id == step_id)

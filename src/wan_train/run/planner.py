@@ -40,7 +40,7 @@ from wan_train.run.directory import RunDirectory, create
 from wan_train.run.disk import check_disk, check_writable, disk_need
 from wan_train.run.ends import planned_ends
 from wan_train.run.plan import CACHE_KINDS, CACHING_STEPS, DatasetFacts, Devices, Plan, Step, StepKind, result_name
-from wan_train.run.samples import plan_samples, write_samples
+from wan_train.run.samples import plan_samples, write_preview, write_samples
 from wan_train.run.speeds import batch_cost, expected, key_of, read_speeds, sizes_text
 from wan_train.run.tuning import tuning_for
 
@@ -117,6 +117,8 @@ class Request:
     """The dataset.toml that starting the run creates."""
     prompts: tuple[SamplePrompt, ...]
     """Of the samples to make while it trains, as the user's file has them; empty for none."""
+    preview_prompts: tuple[SamplePrompt, ...] = ()
+    """To be drawn with both LoRAs at the end; empty for none."""
     notes: tuple[str, ...] = ()
     """What a person should know of the cache folders."""
     devices: Devices
@@ -223,6 +225,7 @@ def make_plan(
         env=_environment(request),
         caching_workers=max(1, int(cpus()) - 1),
         samples=samples,
+        preview_prompts=len(request.preview_prompts),
     )
 
 
@@ -340,6 +343,8 @@ def write_inputs(run: RunDirectory, plan: Plan, request: Request) -> None:
     """What the commands of a plan read: the dataset, accelerate's settings, the samples' prompts and pictures."""
     if plan.samples is not None:
         write_samples(run, plan.samples, request.prompts)
+    if request.preview_prompts:
+        write_preview(run, request.preview_prompts)
     for path, text in _dataset_files(request.inventory, run).items():
         write_whole(path, text)
     write_whole(run.accelerate_config, ACCELERATE_CONFIG)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from wan_train.base.errors import BadInputError, NotReadyError
@@ -146,7 +147,7 @@ def plan_samples(
     trained = min(ends.get(spec.expert.value, spec.training.max_train_epochs) for spec in recipe.experts)
     every = training.sample_every_n_epochs or max(1, trained // ROUNDS)
     samples = Sampling(
-        prompts=tuple(_in_run(run, number, prompt) for number, prompt in enumerate(prompts)),
+        prompts=tuple(_with_copy(prompt, partial(run.sample_picture, number)) for number, prompt in enumerate(prompts)),
         every_epochs=every,
         at_first=training.sample_at_first,
         source=Path(training.sample_prompts),
@@ -161,7 +162,19 @@ def write_samples(run: RunDirectory, samples: Sampling, prompts: Sequence[Sample
 
     Raises NotReadyError when a picture cannot be copied.
     """
-    for own, asked in zip(samples.prompts, prompts, strict=True):
+    _copy_pictures(samples.prompts, prompts)
+    write_whole(run.sample_prompts, to_trainer(samples.prompts))
+
+
+def write_preview(run: RunDirectory, prompts: Sequence[SamplePrompt]) -> None:
+    """The same for the prompts that are drawn at the end."""
+    own = tuple(_with_copy(prompt, partial(run.preview_picture, number)) for number, prompt in enumerate(prompts))
+    _copy_pictures(own, prompts)
+    write_whole(run.preview_prompts, to_trainer(own))
+
+
+def _copy_pictures(copies: Sequence[SamplePrompt], prompts: Sequence[SamplePrompt]) -> None:
+    for own, asked in zip(copies, prompts, strict=True):
         if own.image_path is None or asked.image_path is None:
             continue
         try:
@@ -173,13 +186,12 @@ def write_samples(run: RunDirectory, samples: Sampling, prompts: Sequence[Sample
                 f"{one_line(str(asked.image_path))} cannot be copied into the run: {error.strerror or error}",
                 hint="See that the picture can be read and the disk has room, then start again.",
             ) from error
-    write_whole(run.sample_prompts, to_trainer(samples.prompts))
 
 
-def _in_run(run: RunDirectory, number: int, prompt: SamplePrompt) -> SamplePrompt:
+def _with_copy(prompt: SamplePrompt, place: Callable[[str], Path]) -> SamplePrompt:
     if prompt.image_path is None:
         return prompt
     suffix = prompt.image_path.suffix.lower()
     # The trainer looks at the content; an odd suffix is not worth a name in the run.
     suffix = suffix if suffix.isascii() and suffix[1:].isalnum() else ""
-    return replace(prompt, image_path=run.sample_picture(number, suffix))
+    return replace(prompt, image_path=place(suffix))

@@ -42,7 +42,9 @@ def main(argv: list[str]) -> int:
             print(f"another supervisor already runs {run.path}", flush=True)  # noqa: T201  stdout is supervisor.log
             return ExitCode.BAD_INPUT
         exit_code = _supervise(run, plan, settings, given)
-    # Whoever resumes this run need not wait for its report.
+    # Whoever resumes this run need not wait for its pictures and its report.
+    if exit_code is not None and run.draws_preview(exit_code):
+        draw_preview(run)
     if settings.report is ReportTime.AT_END:
         make_report(run)
     return exit_code or ExitCode.DONE
@@ -126,6 +128,17 @@ def _wait(wakeup: int, seconds: float) -> None:
             pass
     except BlockingIOError:
         pass
+
+
+def draw_preview(run: RunDirectory) -> None:
+    """Run `wan-train preview` for a finished run. Never raises; what came of it goes into supervisor.log.
+
+    It waits for a GPU like a run, and keeps every picture: a later call of the command continues.
+    """
+    print("drawing the preview", flush=True)  # noqa: T201  stdout is supervisor.log
+    argv = [sys.executable, "-m", "wan_train", "preview", str(run.path), "--prompts", str(run.preview_prompts)]
+    made = process.run(argv, seconds=None, cwd=Path("/"))
+    print(made.tail() or f"the preview was not drawn (exit code {made.code})", flush=True)  # noqa: T201  the same
 
 
 def make_report(run: RunDirectory) -> None:

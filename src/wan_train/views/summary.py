@@ -282,6 +282,9 @@ def _samples(plan: Plan) -> Iterator[Row]:
     if plan.samples is not None:
         made = count(len(plan.samples.prompts), "prompt")
         yield Row(label="Samples", value=f"{made} every {sample_times(plan)}; costs GPU time")
+    if plan.preview_prompts:
+        drawn = count(plan.preview_prompts, "prompt")
+        yield Row(label="Preview", value=f"{drawn} at the end, of the LoRAs that are kept; costs GPU time")
 
 
 def sample_times(plan: Plan) -> str:

@@ -1,0 +1,75 @@
+"""Both LoRAs drawn together by real processes: at the end of a run, again, and over a killed program."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.kills import kill
+from support.nvml import NvmlStub
+from support.trainers import ScriptedBox
+from wan_train.preview.model import BASE, PreviewDirectory, drawn, previews_of
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the [rehearsal] extra")
+
+EPOCHS = 3
+
+
+@pytest.mark.timeout(600)  # torch starts half a dozen times, also on a machine that is busy
+def test_a_rehearsal_is_drawn_at_its_end_and_again_over_a_killed_program(
+    scripted_box: ScriptedBox, nvml_stub: NvmlStub
+) -> None:
+    box = scripted_box
+    nvml_stub.write([], init_error=9)
+    prompts = box.dataset.parent / "prompts.txt"
+    prompts.write_text("a red fox --w 64 --h 32 --s 4\na clip --w 32 --h 32 --f 5 --s 4\n", encoding="utf-8")
+    words = ["--engine", "rehearsal", "--epochs", str(EPOCHS), "--resolution", "64x64", "--rank", "4"]
+    done = box.run_cli(
+        *box.train_words(*words, "--preview-prompts", str(prompts), title="t"), WAN_TRAIN_REPORT="at-end"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "The preview is drawn now" in done.stdout
+    run = box.run()
+    box.wait_for((run / "report.html").exists, what="the report, which follows the preview")
+    (preview,) = previews_of(run)
+    assert all_drawn(preview)
+
+    again = told(box.run_cli("preview", "--prompts", str(run / "preview-prompts.json"), "--json"))
+    assert again["directory"] == str(preview.path)
+    assert (again["drawn"], again["drawn_now"]) == (again["total"], 0)
+
+    check_a_killed_program(box, run)
+
+
+def check_a_killed_program(box: ScriptedBox, run: Path) -> None:
+    """The command retries and draws only what was missing; nothing but the kill is in the way."""
+    prompts = run.parent / "others.txt"
+    prompts.write_text("".join(f"fox {n} --w 64 --h 64 --s 60\n" for n in range(6)), encoding="utf-8")
+    drawing = box.popen_cli("preview", "--prompts", str(prompts), "--epochs", "1,3", "--json")
+    box.wait_for(lambda: list(run.glob("preview/others-*/work/latents/*.high")), what="the first latents")
+    kill(pid for pid, line in box.trainers().items() if "driver.py" in line and "warden.py" not in line)
+    assert drawing.wait() == 0
+    (preview,) = (each for each in previews_of(run) if each.path.name.startswith("others"))
+    assert all_drawn(preview)
+    assert len(preview.read_drawings()) == 2
+    assert not preview.work.exists()
+
+
+def all_drawn(directory: PreviewDirectory) -> bool:
+    preview = directory.read()
+    names = [row.name for row in preview.rows]
+    assert [names[0], names[-1]] == [BASE, str(EPOCHS)]
+    return len(drawn(directory, preview)) == len(names) * len(preview.prompts)
+
+
+def told(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    found: dict[str, Any] = json.loads(line)
+    assert found["event"] == "preview"
+    return found
