@@ -24,7 +24,7 @@ def json_lines(text: str) -> list[dict[str, Any]]:
     lines = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
     for line in lines:
         problems = [f"{error.json_path}: {error.message}" for error in _validator(_name(line)).iter_errors(line)]
-        assert problems == [], f"not as docs/json-schema.json has it: {line}"
+        assert problems == [], f"not as docs/json-schema.json has it: {problems}"
     return lines
 
 

@@ -246,7 +246,7 @@ def _asked(call: Call) -> Asked:
 def _whole(text: str, flag: str) -> int:
     if not re.fullmatch(r"\s*\d{1,6}\s*", text, re.ASCII):
         raise BadInputError(
-            f"{flag} {one_line(text)!r} is not an epoch", hint=f"Use auto, or numbers: {flag} 20,40,100"
+            f"{flag} {one_line(text)!r} is not an epoch", hint=f"Use auto or numbers, as in {flag} 20,40,100."
         )
     return int(text)
 

@@ -174,7 +174,7 @@ def make_ready(
     if count > _MOST_CELLS:
         raise BadInputError(
             f"{len(preview.rows)} rows and {len(preview.prompts)} prompts are {count} pictures; {_MOST_CELLS} at most",
-            hint="Use fewer prompts, or name epochs: --epochs 20,60",
+            hint="Use fewer prompts, or name epochs, as in --epochs 20,60.",
         )
     directory = PreviewDirectory(source.run.path / "preview" / preview.name)
     _check_disk(directory.path, preview)
@@ -302,8 +302,8 @@ def _rows(
     if wants_epochs and not drawable:
         raise BadInputError(
             f"{source.run.run_id} has no LoRA to draw yet",
-            hint="A running training keeps one after each --save-every epochs; one is there at its end.\n"
-            "To draw other files: --high FILE --low FILE",
+            hint="A training keeps a LoRA after each --save-every epochs, and one at its end. "
+            "To draw other files, use --high FILE --low FILE.",
         )
     whole = {}
     for epoch in drawable if asked.epochs is None else [epoch for epoch in asked.epochs if epoch in drawable]:

@@ -110,7 +110,10 @@ def pick(run: RunDirectory, plan: Plan, state: RunState, epochs: Epochs, now: fl
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise
-        raise NotReadyError(f"nothing can be written in {run.path}: {error.strerror}") from error
+        raise NotReadyError(
+            f"nothing can be written in {run.path}: {error.strerror}",
+            hint="Make it writable for you, or run the command as its owner.",
+        ) from error
     return made, True
 
 
