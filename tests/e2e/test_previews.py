@@ -38,9 +38,12 @@ def test_a_rehearsal_is_drawn_at_its_end_and_again_over_a_killed_program(
     box.wait_for((run / "report.html").exists, what="the report, which follows the preview")
     (preview,) = previews_of(run)
     assert all_drawn(preview)
+    assert preview.sheet.is_file()
+    assert len(list(preview.path.glob("*.webp"))) == len(preview.read().rows), "a looping clip for each row"
 
     again = told(box.run_cli("preview", "--prompts", str(run / "preview-prompts.json"), "--json"))
     assert again["directory"] == str(preview.path)
+    assert (again["sheet"], again["workflow"]) == (str(preview.sheet), None), "no workflow for a rehearsal's LoRAs"
     assert (again["drawn"], again["drawn_now"]) == (again["total"], 0)
 
     check_a_killed_program(box, run)

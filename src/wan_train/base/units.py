@@ -1,4 +1,4 @@
-"""Units of memory, storage, time and money, and amounts of them in words. GB is decimal, GiB is binary."""
+"""Units of memory, storage, time and money, and amounts of them, and shares, in words. GB is decimal, GiB is binary."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ MIB: Final = 2**20
 GIB: Final = 2**30
 
 _MOST_DOLLARS = 1e6
+_LEAST_PERCENT = 0.001
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _TEN_MINUTES = 600
 _AGES = 1e12
@@ -60,3 +61,15 @@ def dollars(value: float) -> str:
     if 0 < value < 0.005:  # noqa: PLR2004  would be rounded to $0.00
         return "under $0.01"
     return f"${value:,.2f}"
+
+
+def fine_percent(share: float) -> str:
+    """A share that may be tiny, with two digits: `12 %`, `3.4 %`, `0.34 %`, `0.002 %`, `under 0.001 %`."""
+    value = 100 * share
+    if 0 < value < _LEAST_PERCENT:
+        return f"under {_LEAST_PERCENT} %"
+    for digits in range(3):
+        # A value just under a power of ten is rounded up to it: 9.96 is 10, not 10.0.
+        if round(value, digits) >= 10 ** (1 - digits):
+            return f"{value:.{digits}f} %"
+    return f"{value:.3f} %" if value else "0 %"

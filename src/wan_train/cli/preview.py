@@ -29,10 +29,12 @@ from wan_train.gpu.borrow import Borrower, leased
 from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import Gpu
 from wan_train.preview.ask import Asked, Ready, Source, copy_pictures, make_ready
+from wan_train.preview.comfyui import write_workflow
 from wan_train.preview.drawing_session import Session
 from wan_train.preview.estimate import Estimate, estimate, loads_of, timed_cells, work_of
 from wan_train.preview.keeping import Keeper, Progress
 from wan_train.preview.model import Precision, Preview, PreviewDirectory, drawn, previews_of
+from wan_train.preview.sheet import draw_sheet
 from wan_train.recipe.terms import Expert
 from wan_train.run.directory import all_runs, find
 from wan_train.run.launcher import WardenLauncher
@@ -88,8 +90,11 @@ def _draw(ready: Ready, trainer: Trainer, usable: Sequence[Gpu], shown: Shown, *
             ready.directory.write(ready.preview)
             keeper = Keeper(ready=ready, clock=SystemClock(), show=screen.show, say=screen.say)
             keeper.adopt()
-            if keeper.left():
-                _with_gpu(keeper, trainer, usable, call=call, view=view, lock=lock, signals=signals, screen=screen)
+            try:
+                if keeper.left():
+                    _with_gpu(keeper, trainer, usable, call=call, view=view, lock=lock, signals=signals, screen=screen)
+            finally:
+                _write_sheet(keeper.ready)
             ready = keeper.ready
         except OSError as error:
             raise NotReadyError(
@@ -109,6 +114,14 @@ def _draw(ready: Ready, trainer: Trainer, usable: Sequence[Gpu], shown: Shown, *
         text=lambda sink: sink.show(Screenful(partial(views.after_lines, done))),
         exit_code=ExitCode.PARTLY_FAILED if keeper.flawed else ExitCode.DONE,
     )
+
+
+def _write_sheet(ready: Ready) -> None:
+    """Show what there is, also of a drawing that was ended early; raises OSError."""
+    if drawn(ready.directory, ready.preview):
+        draw_sheet(ready.directory, ready.preview)
+        if ready.models is not None:
+            write_workflow(ready.directory, ready.preview, ready.models)
 
 
 def _with_gpu(

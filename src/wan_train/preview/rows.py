@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from wan_train.base.units import fine_percent
 from wan_train.preview.model import LeftOut
 from wan_train.recipe.terms import Expert
 
@@ -51,7 +52,7 @@ def choose(epochs: Sequence[int], differ: Callable[[int, int], float], *, most: 
 
 def _reason(distance: float, epoch: int, most: int) -> str:
     if distance < NEAR:
-        return f"differs from epoch {epoch} by {percent(distance)}"
+        return f"differs from epoch {epoch} by {fine_percent(distance)}"
     return f"the {most} most different epochs are drawn"
 
 
@@ -59,7 +60,7 @@ def too_near(epochs: Sequence[int], differ: Callable[[int, int], float]) -> tupl
     """Sentences about neighbours among named epochs that will look the same."""
     ordered = sorted(set(epochs))
     return tuple(
-        f"Epochs {earlier} and {later} differ by {percent(distance)}: expect the same picture."
+        f"Epochs {earlier} and {later} differ by {fine_percent(distance)}: expect the same picture."
         for earlier, later in pairwise(ordered)
         if (distance := differ(earlier, later)) < NEAR
     )
@@ -80,13 +81,3 @@ def drawable(kept: Mapping[Expert, Iterable[int]]) -> Mapping[int, Mapping[Exper
         if len(pair) == len(own):
             found[epoch] = pair
     return found
-
-
-def percent(distance: float) -> str:
-    """`53 %`, `1.4 %`, `0.17 %`: two digits; `under 0.01 %` for less."""
-    value = 100 * distance
-    if 0 < value < 0.01:  # noqa: PLR2004  two digits would be zeros
-        return "under 0.01 %"
-    if value >= 9.95:  # noqa: PLR2004  from here on two digits stand before the point
-        return f"{value:.0f} %"
-    return f"{value:.1f} %" if value >= 0.995 else f"{value:.2f} %"  # noqa: PLR2004  as above

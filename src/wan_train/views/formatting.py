@@ -13,8 +13,6 @@ from wan_train.caching.decide import WORDS
 from wan_train.recipe.terms import Expert, Task
 from wan_train.run.state import JobState
 
-_LEAST_PERCENT = 0.001
-
 STATE_NAMES: Mapping[JobState, str] = {
     JobState.WAITING: "waiting",
     JobState.RUNNING: "running",
@@ -39,15 +37,6 @@ def gpu_memory(used: int, total: int) -> str:
 def gpu_name(name: str) -> str:
     """`RTX 5090` for `NVIDIA GeForce RTX 5090`."""
     return safe(name).removeprefix("NVIDIA ").removeprefix("GeForce ")
-
-
-def fine_percent(share: float) -> str:
-    """A share that may be tiny: `12 %`, `3.4 %`, `0.34 %`, `0.002 %`."""
-    value = 100 * share
-    if value < _LEAST_PERCENT:
-        return f"under {_LEAST_PERCENT} %"
-    digits = next((digits for digits, least in enumerate((10, 1, 0.1, 0)) if value >= least), 0)
-    return f"{value:.{digits}f} %"
 
 
 def loss(value: float) -> str:

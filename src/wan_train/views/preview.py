@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from wan_train.base.units import dollars, duration
+from wan_train.base.units import dollars, duration, fine_percent
 from wan_train.preview.estimate import Estimate
 from wan_train.preview.model import BASE, Cell, Precision, Preview, PreviewDirectory, Prompt
-from wan_train.preview.rows import percent
 from wan_train.recipe.terms import Expert
 from wan_train.views.formatting import count, safe
 from wan_train.views.json_records import Json
@@ -89,7 +88,7 @@ def row_text(name: str, distance: float | None) -> str:
     """`60 (1.4 % from the last)`."""
     if name == BASE:
         return "base (no LoRA)"
-    return safe(name) if distance is None else f"{safe(name)} ({percent(distance)} from the last)"
+    return safe(name) if distance is None else f"{safe(name)} ({fine_percent(distance)} from the last)"
 
 
 def _rows_text(preview: Preview) -> str:

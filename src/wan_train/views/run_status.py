@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from wan_train.base.errors import ExitCode
-from wan_train.base.units import duration, file_size
+from wan_train.base.units import duration, file_size, fine_percent
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.gpu.free import why_busy
 from wan_train.gpu.model import Gpu
@@ -20,7 +20,6 @@ from wan_train.run.movement import Learning, learning
 from wan_train.run.plan import Step, StepKind
 from wan_train.run.progress import Progress
 from wan_train.run.state import Attempt, Job, JobState
-from wan_train.views.formatting import fine_percent
 from wan_train.views.model import Pace, RunView
 
 _PAUSE_SECONDS = 60.0

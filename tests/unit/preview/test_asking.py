@@ -42,7 +42,7 @@ def test_auto_draws_the_base_and_the_epochs_that_differ_and_says_what_is_left_ou
     assert "Epochs 20, 30" not in " ".join(ready.notes)
     assert ready.notes == (
         "Epoch 20 is left out: differs from epoch 40 by 0.10 %.",
-        "Epoch 30 is left out: differs from epoch 40 by 0.05 %.",
+        "Epoch 30 is left out: differs from epoch 40 by 0.050 %.",
     )
 
 
@@ -51,7 +51,7 @@ def test_named_epochs_are_drawn_as_they_are_with_a_warning_where_they_look_alike
     own.keep({10: 1.0, 30: 2.001, 40: 2.002})
     ready = own.ready(epochs=(30, 40))
     assert names(ready) == [BASE, "30", "40"]
-    assert ready.notes == ("Epochs 30 and 40 differ by 0.05 %: expect the same picture.",)
+    assert ready.notes == ("Epochs 30 and 40 differ by 0.050 %: expect the same picture.",)
 
 
 def test_pairs_take_the_high_noise_lora_of_one_epoch_and_the_low_noise_lora_of_another(tmp_path: Path) -> None:

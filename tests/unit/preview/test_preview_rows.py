@@ -8,7 +8,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wan_train.preview.rows import MOST, NEAR, choose, drawable, percent, too_near
+from wan_train.preview.rows import MOST, NEAR, choose, drawable, too_near
 from wan_train.recipe.terms import Expert
 
 POSITIONS = st.dictionaries(st.integers(1, 500), st.floats(0, 2, allow_nan=False), min_size=1, max_size=25)
@@ -77,8 +77,3 @@ def test_one_expert_alone_is_drawn_alone() -> None:
     assert drawable({Expert.LOW: [10]}) == {10: {Expert.LOW: 10}}
     assert drawable({Expert.LOW: [10], Expert.HIGH: []}) == {10: {Expert.LOW: 10}}
     assert drawable({}) == {}
-
-
-def test_distances_are_shown_with_two_digits() -> None:
-    shown = [percent(each) for each in (0.535, 0.0995, 0.014, 0.00995, 0.0017, 0.00004, 0.0)]
-    assert shown == ["54 %", "10 %", "1.4 %", "1.0 %", "0.17 %", "under 0.01 %", "0.00 %"]

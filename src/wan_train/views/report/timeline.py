@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wan_train.base import units
-from wan_train.base.units import GIB
+from wan_train.base.units import GIB, fine_percent
 from wan_train.recipe.model import format_number
 from wan_train.recipe.terms import Expert
 from wan_train.run.curves import Curve, LossSource, smoothed
@@ -102,7 +102,7 @@ def movement_chart(report: ReportData, experts: Sequence[ExpertMetrics]) -> Char
         source="the up x down matrices of the checkpoints: the norm of their change over their norm",
         columns=("Expert", "Epochs", "Movement"),
         rows=[
-            (names[each.step], f"{m.since_epoch:,} to {m.epoch:,}", formatting.fine_percent(m.relative))
+            (names[each.step], f"{m.since_epoch:,} to {m.epoch:,}", fine_percent(m.relative))
             for each in moved
             for m in each.job.movements[-_LAST_MOVEMENTS:]
         ],

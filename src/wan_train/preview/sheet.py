@@ -1,0 +1,245 @@
+"""The sheet of a preview: one picture with a row for each pair of LoRAs and a column for each prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wan_train.base.files import write_whole
+from wan_train.base.text import one_line
+from wan_train.base.units import fine_percent
+from wan_train.preview.model import BASE, Cell, Preview, PreviewDirectory, Prompt, Row, drawn
+from wan_train.preview.thumbnails import FRAME_GAP, jpeg, strip, write_clip
+from wan_train.recipe.terms import Expert
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont
+    from PIL.ImageFont import ImageFont as PlainFont
+
+_MOST_WIDTH, _MOST_HEIGHT = 3200, 4000
+_SIDES = (512, 160)
+"""The longer side of a frame: at most, and at least."""
+_LABEL, _GAP, _MARGIN = 190, 12, 16
+_TEXT, _SMALL, _LINE, _SMALL_LINE = 20, 16, 26, 21
+_PROMPT_LINES = 3
+_HEAD = _LINE + _PROMPT_LINES * _LINE + 2 * _SMALL_LINE + _GAP
+_MOST_PROMPT = 400
+_QUALITY = 88
+_INK, _SOFT, _PAPER, _BLANK = "#1c1c1a", "#5d5d58", "#ffffff", "#e6e6e2"
+
+
+def row_title(row: Row) -> str:
+    """`base model`, `epoch 20`, `epochs 60:40`, or the names of files."""
+    if row.name == BASE:
+        return "base model"
+    if all(part.isdigit() for part in row.name.split(":")):
+        return f"{'epochs' if ':' in row.name else 'epoch'} {row.name}"
+    return one_line(row.name, 60)
+
+
+def row_notes(row: Row) -> tuple[str, ...]:
+    """How far the LoRAs of a row are from the last ones, as far as it is known."""
+    if row.name == BASE:
+        return ("no LoRA",)
+    known = {expert: row.loras[expert].distance for expert in Expert if expert in row.loras}
+    far = {expert: distance for expert, distance in known.items() if distance is not None}
+    if not far:
+        return ()
+    shares = {fine_percent(distance) for distance in far.values()}
+    if len(shares) == 1 and len(far) == len(known):
+        return (f"{shares.pop()} from the last",)
+    each = ", ".join(f"{expert.value} {fine_percent(distance)}" for expert, distance in far.items())
+    return (each, "from the last")
+
+
+def prompt_note(prompt: Prompt) -> str:
+    """Size, frames, steps and seed of a column."""
+    frames = f", {prompt.frames} frames" if prompt.frames > 1 else ""
+    return f"{prompt.width}x{prompt.height}{frames}, {prompt.steps} steps, seed {prompt.seed}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One prompt with the size of its frames in pixels: of image-to-video it is known once one was drawn."""
+
+    number: int
+    prompt: Prompt
+    width: int
+    height: int
+
+    @property
+    def frames(self) -> int:
+        """How many are shown side by side."""
+        return 3 if self.prompt.frames > 1 else 1
+
+    def room(self, side: int) -> tuple[int, int]:
+        """Width and height of a cell whose frames have this longer side."""
+        longer = max(self.width, self.height)
+        width, height = (max(1, round(length * side / longer)) for length in (self.width, self.height))
+        return self.frames * width + FRAME_GAP * (self.frames - 1), height
+
+
+def columns_of(preview: Preview, cells: Mapping[tuple[str, int], Cell]) -> tuple[Column, ...]:
+    """The prompts, with the sizes of what was drawn."""
+    sizes = {number: (cell.width, cell.height) for (_, number), cell in cells.items()}
+    return tuple(
+        Column(number=number, prompt=prompt, width=width, height=height)
+        for number, prompt in enumerate(preview.prompts)
+        for width, height in [sizes.get(number, (prompt.width, prompt.height))]
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """The rows and columns of one page, and the longer side of a frame on it, in pixels."""
+
+    rows: Sequence[Row]
+    columns: Sequence[Column]
+    side: int
+
+
+def pages(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[Page, ...]:
+    """All rows and columns, scaled so that few pages are needed and no label or frame is too small to read."""
+    frames = max(column.frames for column in columns)
+    room = _MOST_WIDTH - _LABEL - 2 * _MARGIN
+    across = max(1, min(len(columns), room // (frames * _SIDES[1] + _GAP)))
+    # Frames that are enlarged would show nothing more.
+    drawn_sides = (max(column.width, column.height, _SIDES[1]) for column in columns)
+    side = max(_SIDES[1], min(_SIDES[0], (room // across - _GAP) // frames, max(drawn_sides)))
+    tallest = max(column.room(side)[1] for column in columns)
+    down = max(1, (_MOST_HEIGHT - _HEAD - 2 * _MARGIN) // (tallest + _GAP))
+    return tuple(
+        Page(rows=rows[top : top + down], columns=columns[left : left + across], side=side)
+        for left in range(0, len(columns), across)
+        for top in range(0, len(rows), down)
+    )
+
+
+def draw_sheet(directory: PreviewDirectory, preview: Preview) -> tuple[Path, ...]:
+    """Write the sheet with what was drawn so far, and a looping WebP for each clip; the paths of its pages.
+
+    Raises OSError where nothing can be written. A cell that cannot be read is shown as missing.
+    """
+    cells = drawn(directory, preview)
+    for cell in cells.values():
+        write_clip(directory, cell)
+    made = []
+    every = pages(preview.rows, columns_of(preview, cells))
+    for number, page in enumerate(every, start=1):
+        path = directory.sheet if number == 1 else directory.sheet.with_name(f"sheet-{number}.jpg")
+        write_whole(path, jpeg(_page(directory, preview, page, cells, (number, len(every))), _QUALITY))
+        made.append(path)
+    for old in set(directory.path.glob("sheet-*.jpg")) - set(made):
+        old.unlink(missing_ok=True)
+    return tuple(made)
+
+
+def wrapped(text: str, width: float, lines: int, measure: Callable[[str], float]) -> list[str]:
+    """The text in at most so many lines, broken between words where possible; what is cut ends with an ellipsis."""
+    found: list[str] = []
+    left = text.strip()
+    while left and len(found) < lines:
+        fits = next((end for end in range(len(left), 0, -1) if measure(left[:end]) <= width), 1)
+        if fits < len(left):
+            space = left.rfind(" ", 1, fits + 1)
+            fits = space if space > 0 else fits
+        found.append(left[:fits].rstrip())
+        left = left[fits:].lstrip()
+    if left:
+        last = found[-1]
+        while last and measure(last + "…") > width:
+            last = last[:-1]
+        found[-1] = last.rstrip() + "…"
+    return found
+
+
+def _page(
+    directory: PreviewDirectory,
+    preview: Preview,
+    page: Page,
+    cells: Mapping[tuple[str, int], Cell],
+    place: tuple[int, int],
+) -> Image:
+    from PIL import Image, ImageDraw
+
+    widths = [column.room(page.side)[0] for column in page.columns]
+    height = max(column.room(page.side)[1] for column in page.columns)
+    size = (
+        2 * _MARGIN + _LABEL + sum(widths) + _GAP * (len(widths) - 1),
+        2 * _MARGIN + _HEAD + len(page.rows) * (height + _GAP),
+    )
+    canvas = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    number, of = place
+    title = one_line(preview.run_id, 120) + (", with Lightning" if preview.is_fast else "")
+    draw.text((_MARGIN, _MARGIN), title, _SOFT, _font(_SMALL))
+    if of > 1:
+        draw.text((size[0] - _MARGIN, _MARGIN), f"page {number} of {of}", _SOFT, _font(_SMALL), anchor="ra")
+    lefts = [_MARGIN + _LABEL + sum(widths[:at]) + _GAP * at for at in range(len(widths))]
+    for column, left, width in zip(page.columns, lefts, widths, strict=True):
+        _prompt(draw, column.prompt, (left, _MARGIN + _LINE), width)
+    top = _MARGIN + _HEAD
+    for row in page.rows:
+        _label(draw, row, (_MARGIN, top))
+        for column, left, width in zip(page.columns, lefts, widths, strict=True):
+            picture = _picture(directory, cells.get((row.name, column.number)), page.side)
+            if picture is None:
+                draw.rectangle((left, top, left + width - 1, top + height - 1), _BLANK)
+                middle = (left + width / 2, top + height / 2)
+                draw.text(middle, "not drawn", _SOFT, _font(_SMALL), anchor="mm")
+            else:
+                canvas.paste(picture, (left, top))
+        top += height + _GAP
+    return canvas
+
+
+def _picture(directory: PreviewDirectory, cell: Cell | None, side: int) -> Image | None:
+    if cell is None:
+        return None
+    try:
+        return strip(directory, cell, side)
+    except (OSError, ValueError):
+        return None
+
+
+def _prompt(draw: ImageDraw, prompt: Prompt, at: tuple[int, int], width: int) -> None:
+    left, top = at
+    font, small = _font(_TEXT), _font(_SMALL)
+    text = one_line(prompt.text, _MOST_PROMPT)
+    for line in wrapped(text, width, _PROMPT_LINES, lambda piece: draw.textlength(piece, font)):
+        draw.text((left, top), line, _INK, font)
+        top += _LINE
+    for line in wrapped(prompt_note(prompt), width, 2, lambda piece: draw.textlength(piece, small)):
+        draw.text((left, top), line, _SOFT, small)
+        top += _SMALL_LINE
+
+
+def _label(draw: ImageDraw, row: Row, at: tuple[int, int]) -> None:
+    left, top = at
+    font, small = _font(_TEXT), _font(_SMALL)
+    for line in wrapped(row_title(row), _LABEL - _GAP, _PROMPT_LINES, lambda piece: draw.textlength(piece, font)):
+        draw.text((left, top), line, _INK, font)
+        top += _LINE
+    for note in row_notes(row):
+        for line in wrapped(note, _LABEL - _GAP, 2, lambda piece: draw.textlength(piece, small)):
+            draw.text((left, top), line, _SOFT, small)
+            top += _SMALL_LINE
+
+
+@cache
+def _font(size: int) -> FreeTypeFont | PlainFont:
+    """DejaVu Sans, which comes with matplotlib and has Greek, Cyrillic and more; else Pillow's own."""
+    from PIL import ImageFont
+
+    found = find_spec("matplotlib")
+    if found is not None and found.origin is not None:
+        path = Path(found.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
+        if path.is_file():
+            return ImageFont.truetype(path, size)
+    return ImageFont.load_default(size)
