@@ -48,16 +48,16 @@ make_environment_on_any_box() {
     make_environment
 }
 
-put_in() { # with the libraries that look into clips and count captions, where there are any for this box
+put_in() { # with the libraries that look into clips, count captions and send messages, where there are any for this box
     local extras words=(--quiet --disable-pip-version-check)
     # A checkout stays what runs, also after a `git pull`. Anything else may be another build of the same version.
     if [ -d "$source" ]; then words+=(--editable); else words+=(--force-reinstall); fi
-    for extras in "[video,captions]" ""; do
+    for extras in "[video,captions,notify]" ""; do
         case $source in
         *://*) "$environment/bin/python" -m pip install "${words[@]}" "wan-train$extras @ $source" ;;
         *) "$environment/bin/python" -m pip install "${words[@]}" "$source$extras" ;;
         esac && return
-        [ -z "$extras" ] || echo "note: trying again without PyAV and tokenizers, which look into clips and captions"
+        [ -z "$extras" ] || echo "note: trying again without PyAV, tokenizers and apprise (clips, captions, notifications)"
     done
     return 1
 }
@@ -74,7 +74,7 @@ main() {
     ! command -v flock >/dev/null || flock 9
 
     # Changes with the source and with what it depends on.
-    stamp="$source with video, captions $(cat -- "$source/pyproject.toml" "$source" 2>/dev/null | cksum || true)"
+    stamp="$source with video, captions, notify $(cat -- "$source/pyproject.toml" "$source" 2>/dev/null | cksum || true)"
     "$environment/bin/python" -m pip --version >/dev/null 2>&1 || make_environment_on_any_box ||
         fail "no Python 3.11 or newer with venv, and no uv: try 'apt-get install -y python3-venv' or 'pip install uv'"
     if [ "$(cat -- "$environment/ready" 2>/dev/null)" != "$stamp" ] || ! works; then

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import tomllib
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from wan_train.base import home
-from wan_train.base.errors import BadInputError
+from wan_train.base.errors import BadInputError, NotReadyError
+from wan_train.base.files import write_whole
 from wan_train.base.text import one_line
 from wan_train.base.units import parse_dollars
 
@@ -58,6 +59,16 @@ def _report(text: str) -> ReportTime:
         raise ValueError(f"must be one of {', '.join(ReportTime)}") from None
 
 
+def _addresses(text: str) -> tuple[str, ...]:
+    """Addresses of services that tell a person, separated by spaces; `none` is none."""
+    words = text.split()
+    if words == ["none"]:
+        return ()
+    if not all("://" in word for word in words):
+        raise ValueError("must be addresses such as ntfy://TOPIC, separated by spaces, or none")
+    return tuple(words)
+
+
 def _vast_url(text: str) -> str:
     """An address that the key of a box may be sent to."""
     try:
@@ -78,9 +89,14 @@ def _setting(
     *,
     unset: str | None = None,
     more: str = "",
+    secret: bool = False,
 ) -> Any:  # noqa: ANN401  the same
-    """`unset` is the default in words where `default` is None; `more` is Markdown for docs/flags.md."""
-    return field(default=default, metadata={"parse": parse, "about": about, "unset": unset, "more": more})
+    """`unset` is the default in words where `default` is None; `more` is Markdown for docs/flags.md.
+
+    A `secret` is quoted in no message, and given to no child.
+    """
+    about_it = {"parse": parse, "about": about, "unset": unset, "more": more, "secret": secret}
+    return field(default=default, repr=not secret, metadata=about_it)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +155,15 @@ class Settings:
         unset="asked of Vast on its boxes, else unknown",
         more="See [time and money](money.md).",
     )
+    notify: tuple[str, ...] = _setting(
+        (),
+        _addresses,
+        "Tell a person by this service; repeatable.",
+        unset="nobody",
+        more="An address of apprise: Discord, Telegram, ntfy, mail and others. The variable holds several, separated "
+        "by spaces. It is kept; `none` forgets it. See [notifications](endings.md#notifications).",
+        secret=True,
+    )
     vast_url: str = _setting("https://console.vast.ai", _vast_url, "Vast's API, asked for the price of its boxes.")
     sources: Mapping[str, Source] = field(default_factory=dict)
 
@@ -167,7 +192,7 @@ class Settings:
         """The settings that differ from the defaults as environment variables, for a child of wan-train."""
         return {
             environment_name(name): str(getattr(self, name))
-            for name in (f.name for f in fields(self) if f.name != "sources")
+            for name in (f.name for f in fields(self) if f.name != "sources" and not f.metadata["secret"])
             if self.source_of(name) is not Source.DEFAULT and getattr(self, name) is not None
         }
 
@@ -206,8 +231,9 @@ def resolve(
         try:
             values[name] = known[name].metadata["parse"](text)
         except (ValueError, BadInputError) as error:  # BadInputError: `~name` of nobody
+            value = "" if known[name].metadata["secret"] else f"is {one_line(text)!r}: "
             raise BadInputError(
-                f"{where} is {one_line(text)!r}: {error}", hint="Correct it, or leave it out to take the default."
+                f"{where} {value}{error}", hint="Correct it, or leave it out to take the default."
             ) from error
         sources[name] = source
 
@@ -216,7 +242,9 @@ def resolve(
             raise BadInputError(
                 f"unknown setting {one_line(name)!r} in {path}", hint=f"Known settings: {', '.join(sorted(known))}."
             )
-        put(name, str(value), Source.FILE, f"{name} in {path}")
+        put(
+            name, " ".join(map(str, value)) if isinstance(value, list) else str(value), Source.FILE, f"{name} in {path}"
+        )
     for name in known:
         variable = environment_name(name)
         if environ.get(variable):
@@ -225,6 +253,28 @@ def resolve(
         if flag is not None:
             put(name, flag, Source.FLAG, f"--{name.replace('_', '-')}")
     return Settings(**values, sources=sources)
+
+
+def remember(name: str, values: Sequence[str]) -> Path:
+    """Write a list into the settings file, readable by its owner only; returns the file. The rest of it stays.
+
+    Raises BadInputError for a file that cannot be read, and NotReadyError for one that cannot be written.
+    """
+    import tomlkit
+
+    path = user_config_file()
+    _read_config(path)
+    try:
+        document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else tomlkit.document()
+        document[name] = list(values)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path.resolve(), tomlkit.dumps(document))
+    except OSError as error:
+        raise NotReadyError(
+            f"the settings file {path} cannot be written: {error.strerror}",
+            hint="Choose another place for it: `export XDG_CONFIG_HOME=DIR`",
+        ) from error
+    return path
 
 
 def shipped_configs() -> Path:

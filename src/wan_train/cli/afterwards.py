@@ -15,7 +15,9 @@ from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
 from wan_train.box.vast import Vast
 from wan_train.cli import options
+from wan_train.cli.notify import keep_addresses
 from wan_train.cli.options import Call, Option
+from wan_train.notify.targets import read_targets
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties, Then, enter, write_duties
 
@@ -49,6 +51,7 @@ def duties_of(call: Call, before: Duties | None = None, *, goes_on: bool = False
         duties = replace(duties, grace_seconds=_within("--grace", grace, _MOST_GRACE_MINUTES, "minutes") * 60)
     if hours is not None:
         duties = replace(duties, max_hours=_within("--max-hours", hours, _MOST_HOURS, "hours", least=1 / 60))
+    duties = replace(duties, notify=bool(read_targets(call.settings.notify)))
     _check(duties, call.settings)
     return duties
 
@@ -61,6 +64,7 @@ def changes_duties(call: Call) -> bool:
 
 def hand_over(run: RunDirectory, duties: Duties, settings: Settings) -> None:
     """Record the duties of a run before it starts; raises OSError and NotReadyError."""
+    keep_addresses(settings)
     if duties.is_empty and not run.duties.exists():
         return
     write_duties(run, duties)

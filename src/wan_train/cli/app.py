@@ -20,6 +20,7 @@ _TOGETHER = {
     "recipe, presets": "Show and compare settings; list presets",
     "preview, pick": "Draw LoRAs epoch by epoch; choose the best",
     "status, runs": "Show the state of a run; list all runs",
+    "stop, notify": "Stop a run; tell you of its end by chat or mail",
 }
 """Commands that share a line in the list, under the panel of the first."""
 _SHORT = 61
@@ -422,6 +423,19 @@ def stop(call: Call) -> Result:
     The command returns at once and shows when that checkpoint is due.
     """
     from wan_train.cli.runs import stop as run
+
+    return run(call)
+
+
+@_command("Runs")
+def notify(call: Call) -> Result:
+    """Show or test who is told of a run's end.
+
+    Example: wan-train notify test --notify ntfy://TOPIC
+
+    Give the same --notify to a training: it tells of its end, of failures and of waiting, and is remembered.
+    """
+    from wan_train.cli.notify import notify as run
 
     return run(call)
 

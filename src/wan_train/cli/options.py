@@ -66,6 +66,13 @@ class ExpertsChoice(StrEnum):
     LOW = "low"
 
 
+class NotifyAction(StrEnum):
+    """What `notify` does."""
+
+    SHOW = "show"
+    TEST = "test"
+
+
 class VersionChoice(StrEnum):
     """`--engine` of `dataset check`: the trainer version that will read the dataset."""
 
@@ -250,6 +257,10 @@ RUNS_TO_REMOVE = Option(
     shown="only unneeded files",
     is_repeatable=True,
     completion=completion.run_names,
+)
+
+NOTIFY_ACTION = Option(
+    NotifyAction, "action", "notify", "`show` what is set up, or `test` it now.", default=NotifyAction.SHOW
 )
 
 TITLE = Option(
@@ -750,6 +761,8 @@ RUNS_DIR = _of_setting(
 CACHE_DIR = _of_setting("cache_dir", f"{_TRAINS}, tune", metavar="DIR")
 PRICE = _of_setting("price", f"{_TRAINS}, preview, resume", metavar="DOLLARS")
 
+NOTIFY = replace(_of_setting("notify", f"{_TRAINS}, resume, notify", metavar="URL"), group=_AFTER, is_repeatable=True)
+
 YES = Option(
     bool,
     "--yes -y",
@@ -773,7 +786,7 @@ JSON = Option(
     bool,
     "--json",
     f"{_TRAINS}, tune, preview, presets, dataset check, dataset write, {_RECIPES}, attach, resume, "
-    f"{_LISTED}, provision, doctor, clean",
+    f"{_LISTED}, notify, provision, doctor, clean",
     "Print only JSON on stdout.",
     more="See [JSON output](json-output.md).",
     group=_OUTPUT,
@@ -847,4 +860,8 @@ class Call:
     @cached_property
     def settings(self) -> Settings:
         """Raises BadInputError for a setting that cannot be used."""
-        return resolve(flags={each.name: self.get(each) for each in self.options if each.is_setting})
+        return resolve(flags={each.name: self._flag(each) for each in self.options if each.is_setting})
+
+    def _flag(self, option: Option[str]) -> str | None:
+        """As `resolve` takes it: several values in one text, as in a variable."""
+        return " ".join(self.all(option)) or None if option.is_repeatable else self.get(option)

@@ -79,6 +79,8 @@ Action = Claim | Release | Launch | Stop | GiveUp | Finish
 
 
 NOTHING_BLOCKED: Mapping[str, str] = {}
+WAITING_FOR_GPU = "waiting for a GPU"
+"""How `why_waiting` begins where only a GPU is missing."""
 
 BOTH_CACHINGS_BYTES = 24_000_000_000
 """GPU memory on which latents and captions are encoded at the same time: T5 in bfloat16 takes 11.4 GB, the VAE with the
@@ -189,8 +191,8 @@ def why_waiting(
     if held_back is not None and step.kind is StepKind.TRAIN:
         return held_back
     if not gpus:
-        return "waiting for a GPU: none that this run may use is answering"
-    return "waiting for a GPU: " + "; ".join(_why_not(gpu, state) for gpu in gpus)
+        return f"{WAITING_FOR_GPU}: none that this run may use is answering"
+    return f"{WAITING_FOR_GPU}: " + "; ".join(_why_not(gpu, state) for gpu in gpus)
 
 
 def _why_not(gpu: GpuView, state: RunState) -> str:

@@ -1,0 +1,113 @@
+"""`wan-train notify`: who is told of a run, and a test of it; and the addresses kept for the guardian of the box."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Sequence
+
+from wan_train.base.errors import BadInputError, NotReadyError
+from wan_train.base.settings import Settings, Source, environment_name, remember, user_config_file
+from wan_train.cli import options
+from wan_train.cli.options import Call, NotifyAction
+from wan_train.cli.output import Result, Sink
+from wan_train.notify.book import Mark
+from wan_train.notify.courier import send_now
+from wan_train.notify.send import Message, Outcome
+from wan_train.notify.targets import Target, read_targets
+
+_SETTING = "notify"
+_EXAMPLE = "wan-train notify test --notify ntfy://TOPIC"
+
+
+def notify(call: Call) -> Result:
+    """Show the services, or send each a test message. Raises BadInputError for an address that cannot be used."""
+    targets = read_targets(call.settings.notify)
+    if call[options.NOTIFY_ACTION] is NotifyAction.TEST:
+        return _test(targets)
+    source = call.settings.source_of(_SETTING)
+    where = _where(source)
+
+    def text(sink: Sink) -> None:
+        if not targets:
+            sink.line("Nobody is told. Try a service, then give the same --notify to a training:")
+            sink.line(f"  {_EXAMPLE}")
+            return
+        sink.line(f"Told of every run ({where}):")
+        for target in targets:
+            sink.line(f"  {target.name}")
+        sink.note("Send a test message: wan-train notify test")
+
+    services = [{"name": target.name} for target in targets]
+    return Result(data=lambda: {"event": "notify", "source": source.value, "services": services}, text=text)
+
+
+def keep_addresses(settings: Settings) -> None:
+    """Keep addresses that were given for this call in the settings file, where the guardian reads them after a reboot.
+
+    From here on no child of this process has them in its environment. Raises NotReadyError, and BadInputError for an
+    address that cannot be used.
+    """
+    if settings.source_of(_SETTING) in {Source.FLAG, Source.ENVIRONMENT}:
+        read_targets(settings.notify)
+        remember(_SETTING, settings.notify)
+    os.environ.pop(environment_name(_SETTING), None)
+
+
+def is_readable_by_others() -> bool:
+    """Whether other users of the box can read the settings file."""
+    try:
+        return bool(user_config_file().stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
+    except OSError:
+        return False
+
+
+def _test(targets: Sequence[Target]) -> Result:
+    if not targets:
+        raise BadInputError("no notification address is set up", hint=f"Give one: `{_EXAMPLE}`")
+    body = f"This is a test from {socket.gethostname()}. Messages about trainings will arrive here."
+    outcomes = send_now(Message(id="test", title="wan-train: notifications work", body=body), targets)
+    by_name = {outcome.target: outcome for outcome in outcomes}
+    rows = [(target.name, by_name.get(target.name)) for target in targets]
+    failed = [name for name, outcome in rows if outcome is None or outcome.mark is not Mark.SENT]
+
+    def text(sink: Sink) -> None:
+        for name, outcome in rows:
+            sink.line(f"{name}: {_said(outcome)}")
+
+    services = [
+        {
+            "name": name,
+            "sent": outcome is not None and outcome.mark is Mark.SENT,
+            "reason": outcome.why if outcome is not None else "it did not end in time",
+            "seconds": outcome.seconds if outcome is not None else None,
+        }
+        for name, outcome in rows
+    ]
+    error = NotReadyError(
+        f"{len(failed)} of {len(rows)} test messages did not arrive: {', '.join(failed)}",
+        hint="Compare each address with its page at https://github.com/caronc/apprise/wiki.",
+    )
+    return Result(
+        data=lambda: {"event": "notify_test", "services": services}, text=text, error=error if failed else None
+    )
+
+
+def _said(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return "failed: it did not end in time"
+    if outcome.mark is Mark.SENT:
+        return f"sent in {outcome.seconds:.1f} s" + (f"; {outcome.why}" if outcome.why else "")
+    return f"failed: {outcome.why}"
+
+
+def _where(source: Source) -> str:
+    match source:
+        case Source.FILE:
+            readable = "; other users can read it: chmod 600" if is_readable_by_others() else ""
+            return f"settings file{readable}"
+        case Source.ENVIRONMENT:
+            return environment_name(_SETTING)
+        case Source.FLAG | Source.DEFAULT:
+            return "--notify"

@@ -1,0 +1,110 @@
+"""Hands messages to senders and looks after them; never waits for one."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from wan_train.base import codec, process
+from wan_train.notify.book import Mark, Standing, read_book, standing
+from wan_train.notify.send import DEADLINE_SECONDS, Message, Order, Outcome
+from wan_train.notify.targets import Target
+
+_ARGV = [sys.executable, "-m", "wan_train.notify.send"]
+
+
+class Courier:
+    """The messages of one process's runs. `say` writes into its log; no address is ever in it.
+
+    `pause` seconds pass before a message that did not arrive is tried again, then twice as many each time.
+    """
+
+    def __init__(self, *, pause: float, say: Callable[[str], None]) -> None:
+        self._pause = pause
+        self._say = say
+        self._at_work: dict[Path, threading.Thread] = {}
+        self._told: set[tuple[Path, str, str]] = set()
+
+    def deliver(self, book: Path, messages: Sequence[Message], targets: Sequence[Target]) -> None:
+        """Start sending what is due of these messages; returns at once."""
+        thread = self._at_work.get(book)
+        if thread is not None and thread.is_alive():
+            return
+        due = self._in(book, messages, targets, {Standing.DUE})
+        if not due:
+            return
+        order = Order(
+            book=book,
+            messages=tuple(message for message in messages if message.id in due),
+            urls=tuple(target.url for target in targets),
+            names=tuple(target.name for target in targets),
+            pause=self._pause,
+        )
+        self._at_work[book] = threading.Thread(target=self._send, args=(book, order), daemon=True)
+        self._at_work[book].start()
+
+    def is_open(self, book: Path, messages: Sequence[Message], targets: Sequence[Target]) -> bool:
+        """Whether something is being sent or will be tried again."""
+        thread = self._at_work.get(book)
+        if thread is not None and thread.is_alive():
+            return True
+        return bool(self._in(book, messages, targets, {Standing.DUE, Standing.LATER}))
+
+    def settle(self, seconds: float) -> None:
+        """Wait for what is under way, at most this long: before the box goes down."""
+        until = time.monotonic() + seconds
+        for thread in list(self._at_work.values()):
+            thread.join(max(0.0, until - time.monotonic()))
+
+    def _in(
+        self, book: Path, messages: Sequence[Message], targets: Sequence[Target], wanted: set[Standing]
+    ) -> set[str]:
+        """The ids of messages that stand like that with at least one service."""
+        if not messages or not targets:
+            return set()
+        entries, now = read_book(book), time.time()
+        found = set()
+        for message in messages:
+            for target in targets:
+                where = standing(entries, message.id, target.name, now=now, pause=self._pause)
+                if where in wanted:
+                    found.add(message.id)
+                if where is Standing.LOST and (key := (book, message.id, target.name)) not in self._told:
+                    self._told.add(key)
+                    why = next((e.why for e in reversed(entries) if (e.notice, e.target) == key[1:]), None)
+                    self._say(f"notification {message.id} to {target.name} is not sent again: {why or 'unknown end'}")
+        return found
+
+    def _send(self, book: Path, order: Order) -> None:
+        done = process.run(_ARGV, seconds=DEADLINE_SECONDS + 5, cwd=Path("/"), stdin=codec.to_json(order))
+        for outcome in outcomes(done.output):
+            if outcome.mark is not Mark.SENT:
+                self._say(f"notification {outcome.message} to {outcome.target}: {outcome.why}")
+        if not done.succeeded:
+            self._say(f"notifications of {book.parent.name}: {done.trouble or f'the sender ended with {done.code}'}")
+
+
+def send_now(message: Message, targets: Sequence[Target]) -> tuple[Outcome, ...]:
+    """One try for each service, unrecorded: for a person who waits for it. A service that never ended has none."""
+    order = Order(
+        book=None,
+        messages=(message,),
+        urls=tuple(target.url for target in targets),
+        names=tuple(target.name for target in targets),
+        pause=1.0,
+    )
+    done = process.run(_ARGV, seconds=DEADLINE_SECONDS + 5, cwd=Path("/"), stdin=codec.to_json(order))
+    return tuple(outcomes(done.output))
+
+
+def outcomes(printed: str) -> list[Outcome]:
+    """What a sender printed; a line that is none is passed over."""
+    found: list[Outcome] = []
+    for line in printed.splitlines():
+        with suppress(codec.CorruptRecordError):
+            found.append(codec.from_json(line, Outcome, where="the sender"))
+    return found

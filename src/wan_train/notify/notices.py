@@ -1,0 +1,308 @@
+"""What there is to say of a run and of its box: a pure function from their records to messages with stable ids.
+
+An id is the same whenever the same thing is to be said, so a record of ids is all that keeps it from being said twice.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wan_train.base.errors import ExitCode
+from wan_train.base.host import ProcessIdentity
+from wan_train.base.text import one_line
+from wan_train.base.units import dollars, duration, file_size
+from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.notify.send import Message
+from wan_train.run import retry
+from wan_train.run.duties import Then
+from wan_train.run.ending import Ending, Phase
+from wan_train.run.events import (
+    BudgetSet,
+    Event,
+    MovementMeasured,
+    PriceSet,
+    RetryScheduled,
+    RunResumed,
+    StepStarted,
+    SupervisorStarted,
+)
+from wan_train.run.live import Live
+from wan_train.run.plan import Plan, Step
+from wan_train.run.scheduler import WAITING_FOR_GPU
+from wan_train.run.state import Job, JobState, Result, RunState
+
+WAIT_SECONDS = 600.0
+"""A GPU is waited for so long before somebody is told."""
+UPLOAD_SECONDS = 600.0
+"""The message of a run's end waits so long for the uploads that it names."""
+COUNTDOWN_SECONDS = 300.0
+_AWAY_SECONDS = 120.0
+"""A supervisor that died is restarted sooner; who was away longer was on a box that was off."""
+_LIVE_SECONDS = 60.0
+"""Observations that are older come from a supervisor that died."""
+_BUDGET_SHARE = 0.8
+_RETRIES_UNTOLD = 2
+_TITLE_CHARACTERS = 80
+_LINE_CHARACTERS = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """All that is known of a run at one moment. `uploads` says of each target whether everything is verified there."""
+
+    run_dir: Path
+    plan: Plan
+    events: Sequence[Event]
+    state: RunState
+    now: float
+    live: Live | None = None
+    uploads: Mapping[str, bool] = field(default_factory=dict)
+    ending: Ending | None = None
+    picture: Path | None = None
+
+    @property
+    def run_id(self) -> str:
+        return self.run_dir.name
+
+
+def of_run(story: Story) -> tuple[Message, ...]:
+    """Everything that is to be said of a run now, or was to be said before; the oldest first where it matters."""
+    if story.state.finished is not None:
+        return tuple(_over(story))
+    return (*_back(story), *_retries(story), *_failed_expert(story), *_waiting(story), *_budget(story))
+
+
+def of_box(
+    ending: Ending, titles: Sequence[str], now: float, *, life: ProcessIdentity | None, by_hand: str
+) -> tuple[Message, ...]:
+    """What is to be said of the box's end.
+
+    `titles` are those of its runs, `life` is the box's first process now, `by_hand` is how a person ends the box.
+    """
+    if ending.life is not None and life is not None and ending.life != life:
+        return ()  # the box went down and came back: nothing of it is news
+    name = _name(", ".join(titles) or "wan-train")
+    key = f"{ending.decided.at:.0f}-{ending.decided.uptime:.0f}"
+    left = ending.due - now
+    match ending.phase:
+        case Phase.COUNTDOWN if left <= COUNTDOWN_SECONDS:
+            body = [
+                _sentence(ending.because),
+                f"At {_clock(ending.due)} {_what(ending)}.",
+                "To keep it, run any command on the box: wan-train status",
+            ]
+            return (_message(f"countdown-{key}", f"{name}: {_ends(ending)} in {duration(left)}", body),)
+        case Phase.ASKED:
+            return (_message(f"ended-{key}", f"{name}: {_done(ending)}", [_sentence(ending.because)]),)
+        case Phase.ENDING if ending.problem is not None:
+            body = [
+                _sentence(f"It could not be ended: {ending.problem}"),
+                "It still costs money, and it is tried again.",
+                f"By hand: {by_hand}",
+            ]
+            return (_message(f"not-ended-{key}", f"{name}: the box is still on", body),)
+        case _:
+            return ()
+
+
+def _over(story: Story) -> Iterator[Message]:
+    """The end of a run, once what it says of uploads is known."""
+    finished, plan, state = story.state.finished, story.plan, story.state
+    assert finished is not None, "the run is over"  # noqa: S101  seen by the caller
+    missing = [target for target, verified in story.uploads.items() if not verified]
+    if missing and story.ending is None and 0 <= story.now - finished.at < UPLOAD_SECONDS:
+        return
+    took = duration(state.meter.seconds)
+    spent = state.meter.spent(finished.at)
+    cost = f", {dollars(spent)}" if spent is not None else ""
+    body: list[str] = []
+    match finished.exit_code:
+        case ExitCode.DONE:
+            head = f"finished in {took}{cost}"
+        case ExitCode.DIVERGED:
+            head = f"diverged after {took}{cost}"
+        case ExitCode.PARTLY_FAILED:
+            head = f"one expert failed, one finished, after {took}{cost}"
+        case ExitCode.OVER_BUDGET:
+            head = f"stopped before its budget was reached, after {took}{cost}"
+        case ExitCode.NOT_READY if state.disk_low is not None:
+            head = f"stopped before the disk was full, after {took}{cost}"
+        case ExitCode.INTERRUPTED | ExitCode.TERMINATED:
+            head = f"stopped after {took}{cost}"
+        case _:
+            head = f"failed after {took}{cost}"
+    failures = [(step, job) for step in plan.steps if (job := state.jobs[step.id]).state is JobState.FAILED]
+    body += [_failure(step, job) for step, job in failures]
+    body += [f"LoRA: {result.path} ({file_size(result.bytes)})" for result in _results(state)]
+    body += [f"Uploaded to {target}" for target, verified in story.uploads.items() if verified]
+    body += [f"Not uploaded yet: {target}" for target in missing]
+    if _results(state) and not plan.trainer.is_real:
+        body.append("A rehearsal with a tiny model: the files are not usable LoRAs.")
+    if finished.exit_code != ExitCode.DONE:
+        body.append(f"Next: {_next(story, [job.diagnosis for _, job in failures])}")
+    number = sum(isinstance(event, RunResumed) for event in story.events)
+    yield _message(f"over-{number}", f"{_run_name(story)}: {head}", body, picture=story.picture)
+
+
+def _failed_expert(story: Story) -> Iterator[Message]:
+    """Of experts that failed while the run goes on with the other; its end says it too."""
+    for step in story.plan.steps:
+        job = story.state.jobs[step.id]
+        if job.state is JobState.FAILED:
+            number = job.attempt.number if job.attempt is not None else 0
+            found = job.diagnosis
+            verb = "diverged" if found is not None and found.cause is Cause.NAN_LOSS else "failed"
+            body = [
+                _failure(step, job),
+                "The run goes on with the other.",
+                f"Why: wan-train explain {_quoted(story.run_id)}",
+            ]
+            yield _message(f"failed-{step.id}-{number}", f"{_run_name(story)}: {step.id} {verb}", body)
+
+
+def _retries(story: Story) -> Iterator[Message]:
+    seen: dict[str, list[RetryScheduled]] = {}
+    resumes = 0
+    for event in story.events:
+        if isinstance(event, RunResumed):
+            resumes, seen = resumes + 1, {}
+        elif isinstance(event, RetryScheduled):
+            seen.setdefault(event.step, []).append(event)
+    for step, retries in seen.items():
+        if len(retries) > _RETRIES_UNTOLD:
+            body = [_sentence(retries[-1].why), f"Why: wan-train explain {_quoted(story.run_id)}"]
+            title = f"{_run_name(story)}: {step} failed {len(retries)} times and is retried"
+            yield _message(f"retries-{resumes}-{step}", title, body)
+
+
+def _back(story: Story) -> Iterator[Message]:
+    """Of a run that a new supervisor took over after a while: the box was outbid, or rebooted."""
+    earlier: SupervisorStarted | None = None
+    number = 0
+    for event in story.events:
+        if isinstance(event, RunResumed):
+            earlier = None  # a person was there
+        if not isinstance(event, SupervisorStarted):
+            continue
+        number += 1
+        if earlier is not None and event.idle_since is not None:
+            away = event.at - event.idle_since
+            if away >= _AWAY_SECONDS or event.identity.boot_id != earlier.identity.boot_id:
+                body = ["The box was off, or nothing of the run was alive.", "It resumed from its latest checkpoint."]
+                yield _message(f"back-{number}", f"{_run_name(story)}: back after {duration(away)}", body)
+        earlier = event
+
+
+def _waiting(story: Story) -> Iterator[Message]:
+    live, state = story.live, story.state
+    if live is None or story.now - live.at > _LIVE_SECONDS or any(job.state.has_process for job in state.jobs.values()):
+        return
+    reasons = [why for why in live.waiting.values() if why.startswith(WAITING_FOR_GPU)]
+    # While a run waits nothing happens to it, beside news of its price.
+    last = max((e.at for e in story.events if not isinstance(e, PriceSet | BudgetSet | MovementMeasured)), default=None)
+    if not reasons or last is None or story.now - last < WAIT_SECONDS:
+        return
+    launches = sum(isinstance(event, StepStarted) for event in story.events)
+    title = f"{_run_name(story)}: waiting for a GPU for {duration(story.now - last)}"
+    yield _message(f"waiting-{launches}", title, [_sentence(reasons[0])])
+
+
+def _budget(story: Story) -> Iterator[Message]:
+    budget, spent = story.state.budget, story.state.meter.spent(story.now)
+    if budget is None or spent is None or spent < _BUDGET_SHARE * budget:
+        return
+    body = [
+        f"{dollars(spent)} of {dollars(budget)} spent.",
+        "The run stops, with everything saved, before its budget is reached.",
+        f"Then continue: wan-train resume {_quoted(story.run_id)} --budget {2 * budget:g}",
+    ]
+    yield _message(f"budget-{budget:g}", f"{_run_name(story)}: {100 * spent / budget:.0f} % of the budget spent", body)
+
+
+def _results(state: RunState) -> list[Result]:
+    return [job.result for job in state.jobs.values() if job.result is not None]
+
+
+def _failure(step: Step, job: Job) -> str:
+    found = job.diagnosis
+    what = found.meaning if found is not None else "unknown error"
+    return f"{step.id}: {_sentence(what)}"
+
+
+def _next(story: Story, failures: Sequence[Diagnosis | None]) -> str:
+    """The one command that can help."""
+    run = _quoted(story.run_id)
+    if any(found is not None and not retry.RULES[found.cause].retries for found in failures):
+        return f"wan-train explain {run}"  # a person has to change something first
+    over_budget = story.state.finished is not None and story.state.finished.exit_code == ExitCode.OVER_BUDGET
+    budget = f" --budget {2 * story.state.budget:g}" if over_budget and story.state.budget is not None else ""
+    return f"wan-train resume {run}{budget}"
+
+
+def _ends(ending: Ending) -> str:
+    match ending.then:
+        case Then.STOP:
+            return "the box stops"
+        case Then.DESTROY:
+            return "the box is destroyed"
+        case Then.COMMAND | Then.NOTHING:
+            return "the box ends"
+
+
+def _what(ending: Ending) -> str:
+    match ending.then:
+        case Then.STOP:
+            return "it is stopped; its disk stays and costs a little"
+        case Then.DESTROY:
+            return "it is destroyed, with everything on its disk"
+        case Then.COMMAND | Then.NOTHING:
+            return "your command ends it"
+
+
+def _done(ending: Ending) -> str:
+    match ending.then:
+        case Then.STOP:
+            return "the box was told to stop"
+        case Then.DESTROY:
+            return "the box was told to destroy itself"
+        case Then.COMMAND | Then.NOTHING:
+            return "the command that ends the box was run"
+
+
+def _run_name(story: Story) -> str:
+    return _name(story.plan.answers.title)
+
+
+def _name(text: str) -> str:
+    return one_line(text, _TITLE_CHARACTERS)
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def _quoted(word: str) -> str:
+    return shlex.quote(word)
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%H:%M %Z", time.localtime(at))
+
+
+def _message(key: str, title: str, body: Sequence[str], *, picture: Path | None = None) -> Message:
+    return Message(
+        id=key,
+        title=_harmless(title),
+        body="\n".join(_harmless(line) for line in body),
+        picture=picture,
+    )
+
+
+def _harmless(text: str) -> str:
+    """Titles come from outside: on chat services `@everyone` and `<!channel>` would wake a whole server."""
+    return one_line(text, _LINE_CHARACTERS).replace("@", "@\u200b").replace("<", "\u2039")

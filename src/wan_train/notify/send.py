@@ -1,0 +1,209 @@
+"""The sender, a program of its own: `python -m wan_train.notify.send`, with everything it needs on stdin.
+
+A service may be slow, dead or hostile, and a library may hang or crash: none of it reaches whoever has something to
+say. It claims each message on disk before it sends it. It ends by itself, also when whoever started it was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train.base import codec
+from wan_train.base.locks import held
+from wan_train.notify.book import Entry, Mark, Standing, enter, read_book, standing
+from wan_train.notify.targets import Target, plugin_of, quiet
+
+DEADLINE_SECONDS = 60
+_LOGGER = "apprise"
+_STATUS = re.compile(r"error=(\d{3})\b")
+_NEVER_ARRIVED = re.compile(
+    r"NewConnectionError|NameResolutionError|ConnectTimeout|Connection refused|Failed to establish|getaddrinfo"
+    r"|SSLError|ProxyError|SSL: ",
+    re.IGNORECASE,
+)
+
+_SAID: ContextVar[list[str] | None] = ContextVar("said", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message. `id` is stable: it is the same whenever the same thing is to be said."""
+
+    id: str
+    title: str
+    body: str
+    picture: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What the sender reads from stdin. It holds secrets. Without a `book` nothing is recorded: a test."""
+
+    book: Path | None
+    messages: tuple[Message, ...]
+    urls: tuple[str, ...]
+    names: tuple[str, ...]
+    pause: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one try, as the sender prints it: no address in it."""
+
+    message: str
+    target: str
+    mark: Mark
+    why: str | None
+    seconds: float
+
+
+class _Listener(logging.Handler):
+    """What apprise says while one message is sent. It quotes addresses, so it is judged and forgotten.
+
+    Several are sent at once, and apprise hands each to a thread of its own with the context of the sender.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        lines = _SAID.get()
+        if lines is not None:
+            with suppress(Exception):  # a log line that cannot be put together must not end the sending
+                lines.append(record.getMessage())
+
+
+def judge(said: str) -> tuple[Mark, str]:
+    """What a send without success came to, by what apprise said: only for certain is a message sent again."""
+    if re.search(r"^Sent ", said, re.MULTILINE):
+        return Mark.SENT, "the text arrived, the picture did not"
+    status = _STATUS.search(said)
+    if status is not None:
+        return Mark.REFUSED, f"the service refused it (status {status[1]})"
+    if _NEVER_ARRIVED.search(said):
+        return Mark.REFUSED, "the service cannot be reached"
+    if re.search(r"timed? ?out", said, re.IGNORECASE):
+        return Mark.UNCLEAR, "the service did not answer in time"
+    return Mark.UNCLEAR, "the service did not confirm it"
+
+
+def send(target: Target, message: Message) -> tuple[Mark, str | None]:
+    """One try. Never raises."""
+    from apprise import Apprise, NotifyFormat
+
+    said: list[str] = []
+    _SAID.set(said)
+    try:
+        service = plugin_of(target.url)
+        if service is None:
+            return Mark.REFUSED, "apprise cannot use the address"
+        service.retry = 0  # of ours there are enough, and they know what may have arrived
+        apprise = Apprise(service, asset=service.asset)
+        takes = message.picture is not None and message.picture.is_file() and service.attachment_support
+        sent = apprise.notify(
+            body=message.body or message.title,  # apprise sends no empty body
+            title=message.title,
+            body_format=NotifyFormat.TEXT,
+            attach=str(message.picture) if takes else None,
+        )
+    except Exception as error:  # noqa: BLE001  a plugin may raise anything; its text may quote the address
+        return Mark.UNCLEAR, f"apprise failed ({type(error).__name__})"
+    return (Mark.SENT, None) if sent else judge("\n".join(said))
+
+
+class Sender:
+    """Sends to all services at once, to each one message after the other."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._targets = [Target(url=url, name=name) for url, name in zip(order.urls, order.names, strict=True)]
+        self._lock = threading.Lock()
+        self.outcomes: list[Outcome] = []
+
+    def run(self) -> None:
+        quiet()
+        logger = logging.getLogger(_LOGGER)
+        logger.setLevel(logging.DEBUG)
+        logger.addHandler(_Listener())
+        entries = read_book(self._order.book) if self._order.book is not None else ()
+        threads = [
+            threading.Thread(target=self._serve, args=(target, entries), daemon=True) for target in self._targets
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _serve(self, target: Target, entries: Sequence[Entry]) -> None:
+        for message in self._order.messages:
+            now = time.time()
+            where = standing(entries, message.id, target.name, now=now, pause=self._order.pause)
+            if where is not Standing.DUE:
+                continue
+            tried_before = any((each.notice, each.target) == (message.id, target.name) for each in entries)
+            if tried_before:  # a picture that a service does not like must not keep the text from it
+                message = Message(id=message.id, title=message.title, body=message.body)  # noqa: PLW2901  the same one
+            if not self._enter(message, target, Mark.CLAIMED, None):
+                return  # what cannot be claimed could be sent twice
+            began = time.monotonic()
+            mark, why = send(target, message)
+            self._enter(message, target, mark, why)
+            seconds = round(time.monotonic() - began, 2)
+            with self._lock:
+                self.outcomes.append(
+                    Outcome(message=message.id, target=target.name, mark=mark, why=why, seconds=seconds)
+                )
+
+    def _enter(self, message: Message, target: Target, mark: Mark, why: str | None) -> bool:
+        if self._order.book is None:
+            return True
+        with self._lock:
+            try:
+                enter(
+                    self._order.book,
+                    Entry(at=round(time.time(), 3), notice=message.id, target=target.name, mark=mark, why=why),
+                )
+            except OSError:
+                return False
+        return True
+
+
+def main() -> int:
+    signal.alarm(DEADLINE_SECONDS)  # whoever started it may be dead
+    try:
+        order: Order = codec.from_data(json.loads(sys.stdin.buffer.read()), Order)
+    except Exception as error:  # noqa: BLE001  the text of the error would quote the order, which holds secrets
+        sys.stderr.write(f"no order: {type(error).__name__}\n")
+        return 2
+    try:
+        if order.book is None:
+            return _run(order)
+        with held(order.book.with_suffix(".lock")):
+            return _run(order)
+    except BlockingIOError:
+        return 0  # another sender is at work, with the same orders
+    except OSError as error:
+        sys.stderr.write(f"{error.strerror}\n")
+        return 3
+
+
+def _run(order: Order) -> int:
+    sender = Sender(order)
+    sender.run()
+    lines: list[Mapping[str, object]] = [codec.to_data(each) for each in sender.outcomes]
+    with suppress(BrokenPipeError):
+        sys.stdout.write("".join(json.dumps(line) + "\n" for line in lines))
+        sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

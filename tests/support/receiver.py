@@ -1,0 +1,83 @@
+"""A service on loopback that takes messages, as apprise's `json://` sends them; it misbehaves as told."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+SECRET = "geheim-t0ken-4711"
+
+
+class Manners(Enum):
+    """What the service does with a message."""
+
+    TAKES = auto()
+    REFUSES = auto()
+    """With status 503."""
+    HANGS = auto()
+    """It reads the message and never answers."""
+
+
+@dataclass(slots=True)
+class Receiver:
+    """One service. `taken` are the messages that it confirmed, `seen` are all that reached it."""
+
+    port: int = 0
+    manners: Manners = Manners.TAKES
+    taken: list[dict[str, Any]] = field(default_factory=list)
+    seen: list[dict[str, Any]] = field(default_factory=list)
+    released: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def url(self) -> str:
+        """Its address, with secrets wherever an address can have some. It is not waited for long."""
+        return f"json://user:{SECRET}@127.0.0.1:{self.port}/{SECRET}?rto=1&+X-Key={SECRET}"
+
+    @property
+    def titles(self) -> list[str]:
+        return [message["title"] for message in self.taken]
+
+
+@contextmanager
+def receiver() -> Iterator[Receiver]:
+    service = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            manners = service.manners
+            service.seen.append(message)
+            if manners is Manners.HANGS:
+                service.released.wait()
+            if manners is Manners.TAKES:
+                service.taken.append(message)
+            self.send_response(503 if manners is Manners.REFUSES else 200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: object) -> None:
+            pass  # the sender hung up, which is what some tests are about
+
+    server = Server(("127.0.0.1", 0), Handler)
+    service.port = server.server_port
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield service
+    finally:
+        service.released.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
