@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from wan_train.base.units import GIB
 from wan_train.engine.capabilities import KNOWN_COMMITS
@@ -38,12 +39,15 @@ class Memory:
     """How a drawing saves GPU memory; none of it changes a picture."""
 
     blocks_to_swap: int = 0
+    text_on_cpu: bool = False
+    """Encode the prompts on the CPU, which takes a minute or so; our own driver alone can."""
     decodes_each: bool = True
     """Decode each cell beside the DiT. Otherwise after all steps, when the DiT is gone."""
     vae_cache_on_cpu: bool = False
 
     def words(self) -> str:
         said = [
+            "the prompts are encoded on the CPU" if self.text_on_cpu else "",
             f"{self.blocks_to_swap} of {BLOCKS} blocks wait in RAM" if self.blocks_to_swap else "",
             "" if self.decodes_each else "pictures are decoded at the end",
             "the VAE keeps its cache in RAM" if self.vae_cache_on_cpu else "",
@@ -83,15 +87,43 @@ def tokens_of(width: int, height: int, frames: int) -> int:
     return (width // 16) * (height // 16) * ((frames - 1) // 4 + 1)
 
 
-def next_memory(memory: Memory, *, was_decoding: bool) -> Memory | None:
+class Phase(StrEnum):
+    """What a drawing does when the memory is not enough."""
+
+    TEXT = "text"
+    STEPS = "steps"
+    """Loading an expert, or computing with it."""
+    DECODING = "decoding"
+
+
+_PHASES = {
+    "prepare_t2v_inputs": Phase.TEXT,
+    "prepare_i2v_inputs": Phase.TEXT,
+    "decode_latent": Phase.DECODING,
+}
+"""Functions of `wan_generate_video` (both versions) by what they do."""
+
+
+def phase_of(traceback: str) -> Phase:
+    """Where the trainer's own command was, by the functions that its traceback names."""
+    found = next((phase for name, phase in _PHASES.items() if f"in {name}" in traceback), None)
+    return found or Phase.STEPS
+
+
+def next_memory(memory: Memory, phase: Phase) -> Memory | None:
     """The next step down after the GPU's memory was not enough, None when nothing is left."""
-    if was_decoding:
-        if memory.decodes_each:
+    match phase:
+        case Phase.TEXT:
+            return None if memory.text_on_cpu else replace(memory, text_on_cpu=True)
+        case Phase.DECODING if memory.decodes_each:
             return replace(memory, decodes_each=False)
-        return None if memory.vae_cache_on_cpu else replace(memory, vae_cache_on_cpu=True)
-    return next(
-        (replace(memory, blocks_to_swap=blocks) for blocks in _SWAP_STEPS if blocks > memory.blocks_to_swap), None
-    )
+        case Phase.DECODING:
+            return None if memory.vae_cache_on_cpu else replace(memory, vae_cache_on_cpu=True)
+        case Phase.STEPS:
+            return next(
+                (replace(memory, blocks_to_swap=blocks) for blocks in _SWAP_STEPS if blocks > memory.blocks_to_swap),
+                None,
+            )
 
 
 def is_known(trainer: Trainer) -> bool:

@@ -13,7 +13,7 @@ from wan_train.base.host import ProcessIdentity
 from wan_train.engine import generate
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.engine.failures.diagnosis import diagnose
-from wan_train.engine.generate import Memory
+from wan_train.engine.generate import Memory, Phase
 from wan_train.engine.trainer import Trainer
 from wan_train.preview.ask import Ready
 from wan_train.preview.job import EventReader, Told, device_environment, events_of, write_job
@@ -45,7 +45,8 @@ class _Attempt:
     began: float
     stages: int = 0
     cells: int = 0
-    is_decoding: bool = False
+    phase: Phase | None = None
+    """Where it is; None while nothing says it, as of the trainer's plain command."""
     heard: float = 0.0
     cell_seconds: float = 0.0
 
@@ -148,17 +149,18 @@ class Session:
             place = cells.get(each.key or "")
             match each.event:
                 case "loading":
-                    attempt.is_decoding = each.what == "decoder"
+                    attempt.phase = _PHASES.get(each.what or "")
                     self.keeper.progress(_LOADING.get(each.what or "", "loading"))
                 case "facts":
                     self.keeper.remember(each.negative)
                 case "drawing" if place is not None:
-                    attempt.is_decoding = False
-                    self.keeper.progress(f"{each.expert}-noise steps, {each.number} of {each.of}")
+                    attempt.phase = Phase.STEPS if each.expert is not None else None
+                    doing = "pictures" if each.expert is None else f"{each.expert}-noise steps"
+                    self.keeper.progress(f"{doing}, {each.number} of {each.of}")
                 case "stage":
                     attempt.stages += 1
                 case "decoding":
-                    attempt.is_decoding = True
+                    attempt.phase = Phase.DECODING
                 case "cell" if place is not None:
                     attempt.cells += 1
                     attempt.cell_seconds += each.seconds or 0.0
@@ -170,9 +172,12 @@ class Session:
         """Change what another attempt needs; raises DrawingError where none can help."""
         match diagnosis.cause:
             case Cause.OUT_OF_MEMORY:
-                memory = generate.next_memory(self.memory, was_decoding=attempt.is_decoding)
+                phase = attempt.phase or generate.phase_of(_tail(attempt.directory))
+                memory = generate.next_memory(self.memory, phase)
+                if phase is Phase.TEXT and not generate.is_known(self.trainer):
+                    memory = None
                 if memory is None:
-                    raise self._error(diagnosis, "Draw smaller pictures: --size 640x384, or fewer --frames.")
+                    raise self._error(diagnosis, _SMALLER[phase])
                 self.memory = memory
                 self.keeper.say(f"The GPU's memory was not enough: {memory.words()}.")
             case Cause.DISK_FULL:
@@ -200,6 +205,12 @@ class Session:
             self.sleep(_LOOK_SECONDS)
 
 
+_SMALLER = {
+    Phase.TEXT: "The text encoder alone needs 12 GB. See what else uses the GPU: nvidia-smi",
+    Phase.STEPS: "Draw smaller pictures: --size 640x384, or fewer --frames.",
+    Phase.DECODING: "Draw smaller pictures: --size 640x384, or fewer --frames.",
+}
+_PHASES = {"text": Phase.TEXT, "high": Phase.STEPS, "low": Phase.STEPS, "decoder": Phase.DECODING}
 _LOADING = {
     "libraries": "loading the trainer",
     "text": "encoding the prompts",
@@ -225,18 +236,21 @@ def _size(path: Path) -> int:
 
 def _diagnosis(attempt: AttemptDirectory) -> Diagnosis:
     """Why an attempt ended before everything was drawn, by the end of its log."""
-    try:
-        with attempt.log.open("rb") as log:
-            log.seek(max(0, log.seek(0, 2) - _TAIL_BYTES))
-            tail = log.read().decode(errors="replace")
-    except OSError:
-        tail = ""
-    found = diagnose(tail)
+    found = diagnose(_tail(attempt))
     if found.cause is not Cause.UNKNOWN or found.evidence:
         return found
     ended = read_exit(attempt)
     how = "it was killed" if ended is None or isinstance(ended.exit, Signaled | Lost) else "it said nothing"
     return replace(found, meaning=f"the program that draws ended early: {how}")
+
+
+def _tail(attempt: AttemptDirectory) -> str:
+    try:
+        with attempt.log.open("rb") as log:
+            log.seek(max(0, log.seek(0, 2) - _TAIL_BYTES))
+            return log.read().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _newest_log(work: Path) -> Path:

@@ -103,6 +103,7 @@ def _settings(ready: Ready, memory: Memory, attempt: AttemptDirectory) -> Mappin
     return {
         "arguments": [*words, "--save_path", str(attempt.output)],
         "script": generate.SCRIPT,
+        "text_on_cpu": memory.text_on_cpu,
         "merged": {expert.value: [str(lora.path)] for expert, lora in preview.merged.items()},
     }
 

@@ -12,6 +12,7 @@ from preview_world import (
     OUT_OF_MEMORY,
     Hand,
     Painter,
+    Script,
     blank,
     everything,
     noise,
@@ -145,32 +146,53 @@ def test_what_a_killed_call_left_undrawn_is_found_by_the_next(tmp_path: Path) ->
     assert {cell.seconds for cell in drawn(ready.directory, ready.preview).values()} == {4.5}
 
 
-def out_of_memory(*, decoding: bool = False) -> object:
+def out_of_memory(what: str, *, at: str = "loading") -> Script:
+    """Memory that is not enough while `what` is loaded, or at a later moment of it."""
+
     def script(hand: Hand) -> Exited:
-        hand.load("decoder" if decoding else "high")
+        hand.load(what)
+        if at == "step":
+            hand.tell("drawing", key=hand.cells[0]["key"], expert=what, number=1, of=len(hand.cells))
+        if at == "decoding":
+            hand.stage(hand.cells[0], what)
+            hand.tell("decoding", key=hand.cells[0]["key"])
         hand.say(OUT_OF_MEMORY)
         return Exited(code=1)
 
     return script
 
 
-def test_out_of_memory_swaps_more_blocks_until_it_fits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("expert", ["high", "low"])
+@pytest.mark.parametrize("at", ["loading", "step"])
+def test_out_of_memory_swaps_more_blocks_until_it_fits(tmp_path: Path, expert: str, at: str) -> None:
     own = world(tmp_path)
     own.keep(TWO)
-    painter = Painter((out_of_memory(), out_of_memory(), everything))  # type: ignore[arg-type]  # scripts
-    drawing, watched = session(own.ready(), painter, own.plan)
+    short = out_of_memory(expert, at=at)
+    painter, ready = Painter((short, short, everything)), own.ready()
+    drawing, watched = session(ready, painter, own.plan)
     drawing.run()
     assert drawing.memory == Memory(blocks_to_swap=20)
     assert watched.said == [
         "The GPU's memory was not enough: 10 of 40 blocks wait in RAM.",
         "The GPU's memory was not enough: 20 of 40 blocks wait in RAM.",
     ]
+    assert len(drawn(ready.directory, ready.preview)) == 6
 
 
-def test_out_of_memory_while_decoding_decodes_alone(tmp_path: Path) -> None:
+def test_out_of_memory_while_encoding_text_uses_the_cpu_for_it(tmp_path: Path) -> None:
     own = world(tmp_path)
     own.keep(TWO)
-    painter = Painter((out_of_memory(decoding=True), everything))  # type: ignore[arg-type]  # scripts
+    drawing, watched = session(own.ready(), Painter((out_of_memory("text"), everything)), own.plan)
+    drawing.run()
+    assert drawing.memory == Memory(text_on_cpu=True)
+    assert watched.said == ["The GPU's memory was not enough: the prompts are encoded on the CPU."]
+
+
+@pytest.mark.parametrize("what", ["low", "decoder"])
+def test_out_of_memory_while_decoding_decodes_alone(tmp_path: Path, what: str) -> None:
+    own = world(tmp_path)
+    own.keep(TWO)
+    painter = Painter((out_of_memory(what, at="decoding" if what == "low" else "loading"), everything))
     drawing, watched = session(own.ready(), painter, own.plan)
     drawing.run()
     assert [job["decode"] for job in painter.jobs] == ["each", "end"]
@@ -180,7 +202,7 @@ def test_out_of_memory_while_decoding_decodes_alone(tmp_path: Path) -> None:
 def test_out_of_memory_with_everything_swapped_is_said_with_what_helps(tmp_path: Path) -> None:
     own = world(tmp_path)
     own.keep(TWO)
-    painter = Painter((out_of_memory(),))  # type: ignore[arg-type]  # a script
+    painter = Painter((out_of_memory("high"),))
     drawing, _ = session(own.ready(), painter, own.plan)
     with pytest.raises(DrawingError) as failed:
         drawing.run()

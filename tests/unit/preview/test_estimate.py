@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wan_train.engine.generate import Memory, fitted, needs_fp8, next_memory, tokens_of
+from wan_train.engine.generate import Memory, Phase, fitted, needs_fp8, next_memory, phase_of, tokens_of
 from wan_train.preview.estimate import Work, estimate, loads_of
 from wan_train.preview.model import Drawing, Precision
 
@@ -66,21 +66,40 @@ def test_the_first_try_fits_the_card_by_counted_bytes(card: int, frames: int, bl
     assert fitted(card * GIB, fp8=fp8, tokens=tokens_of(832, 480, frames)).blocks_to_swap == blocks
 
 
-@given(st.integers(0, 36), st.booleans(), st.booleans(), st.lists(st.booleans(), max_size=20))
+@given(
+    st.integers(0, 36),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.lists(st.sampled_from(list(Phase)), max_size=20),
+)
 def test_the_memory_steps_come_to_an_end_and_never_take_more(
-    blocks: int, decodes_each: bool, on_cpu: bool, ends: list[bool]
+    blocks: int, text_on_cpu: bool, decodes_each: bool, on_cpu: bool, ends: list[Phase]
 ) -> None:
-    memory: Memory | None = Memory(blocks_to_swap=blocks, decodes_each=decodes_each, vae_cache_on_cpu=on_cpu)
-    for was_decoding in ends:
+    memory: Memory | None = Memory(
+        blocks_to_swap=blocks, text_on_cpu=text_on_cpu, decodes_each=decodes_each, vae_cache_on_cpu=on_cpu
+    )
+    for phase in ends:
         assert memory is not None
-        then = next_memory(memory, was_decoding=was_decoding)
+        then = next_memory(memory, phase)
         if then is None:
             return
         assert then != memory
         assert then.blocks_to_swap >= memory.blocks_to_swap
+        assert then.text_on_cpu >= memory.text_on_cpu
         assert then.decodes_each <= memory.decodes_each
         memory = then
-    steps = 0
-    while memory is not None:
-        memory, steps = next_memory(memory, was_decoding=False), steps + 1
-    assert steps <= 5
+    for phase in Phase:
+        steps, left = 0, memory
+        while left is not None:
+            left, steps = next_memory(left, phase), steps + 1
+        assert steps <= 5
+
+
+@pytest.mark.parametrize(
+    ("function", "phase"),
+    [("prepare_t2v_inputs", Phase.TEXT), ("run_sampling", Phase.STEPS), ("decode_latent", Phase.DECODING)],
+)
+def test_the_commands_traceback_says_what_it_did(function: str, phase: Phase) -> None:
+    frame = f'  File "wan_generate_video.py", line 7, in {function}\n    x\ntorch.OutOfMemoryError: CUDA out of memory'
+    assert phase_of(frame) is phase

@@ -11,6 +11,7 @@ import argparse
 import gc
 import inspect
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from musubi_tuner.networks import lora_wan
 from safetensors.torch import load_file
 
 Json = dict[str, Any]
+_SWAP_SECONDS = 5
+"""As the command waits before it drops a DiT: threads may still be moving its blocks."""
 
 
 class Backend:
@@ -34,6 +37,7 @@ class Backend:
         args = trainer.setup_args(trainer.parse_args())
         args.device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._merged: dict[str, list[str]] = settings["merged"]
+        self._text_on_cpu: bool = settings["text_on_cpu"]
         self._settings = trainer.get_generation_settings(args)
         self._device, self._config = args.device, self._settings.cfg
         self._args = args
@@ -70,16 +74,17 @@ class Backend:
         return {"negative": self._config.sample_neg_prompt, "boundary": self._args.timestep_boundary}
 
     def _encode(self, prompts: list[int]) -> dict[int, Json]:
-        encoder = trainer.load_text_encoder(self._args, self._config, self._device)
-        encoder.model.to(self._device)
+        device = torch.device("cpu") if self._text_on_cpu else self._device
+        encoder = trainer.load_text_encoder(self._args, self._config, device)
+        encoder.model.to(device)
         contexts: dict[int, Json] = {}
         with torch.no_grad():
             for number in prompts:
                 args = self._prompt_args[number]
                 negative = args.negative_prompt or self._config.sample_neg_prompt
                 contexts[number] = {
-                    "context": encoder([args.prompt], self._device),
-                    "context_null": encoder([negative], self._device),
+                    "context": self._here(encoder([args.prompt], device)),
+                    "context_null": self._here(encoder([negative], device)),
                     "clip_context": None,  # of Wan 2.1
                 }
         del encoder
@@ -100,6 +105,8 @@ class Backend:
         )
 
     def unload(self) -> None:
+        if self._args.blocks_to_swap:
+            time.sleep(_SWAP_SECONDS)
         self._model = self._network = self._shape = None
         self._clean()
 
@@ -222,6 +229,9 @@ class Backend:
         )
         args.lazy_loading = False  # which d0a1930 does not know
         return args
+
+    def _here(self, tensors: list[Any]) -> list[Any]:
+        return [tensor.to(self._device) for tensor in tensors]
 
     def _clean(self) -> None:
         gc.collect()

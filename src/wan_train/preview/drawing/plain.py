@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     with closing(Path(job["events"]).open("a", encoding="utf-8")) as events:
         cells = [cell for cell in job["cells"] if not all(Path(frame).is_file() for frame in cell["frames"])]
         for number, cell in enumerate(cells):
-            _tell(events, "drawing", key=cell["key"], expert="high", number=number + 1, of=len(cells))
+            _tell(events, "drawing", key=cell["key"], number=number + 1, of=len(cells))
             began = time.monotonic()
             code = _draw(job, cell)
             if code:
