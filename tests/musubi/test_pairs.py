@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-from dataclasses import replace
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageChops
+from safetensors.numpy import load_file
 
-import wan_train
-from musubi.trainer import DIT, T5, VAE, Dataset, Trainer, TrainingRun, draw_picture, text_of
+from musubi.drawing_job import Job, Pair, command, drawing, merged, train_pairs
+from musubi.trainer import Dataset, Trainer, draw_picture, text_of
+from wan_train.engine.lora_distance import LoraFile, distance
 
-GENERATE = "wan_generate_video.py"
-DRAWING = Path(wan_train.__file__).parent / "preview" / "drawing"
 PROMPT = {
     "text": "a cat on a mat",
     "negative": None,
@@ -29,89 +29,10 @@ PROMPT = {
     "image": None,
 }
 CLIP = {**PROMPT, "text": "the same cat, running", "width": 64, "frames": 5, "negative": "ugly", "seed": 8}
-
-
-def models(trainer: Trainer, task: str) -> list[str]:
-    return [
-        "--task", f"{task}-A14B",
-        "--dit", str(trainer.models / DIT.format(task=task, expert="low")),
-        "--dit_high_noise", str(trainer.models / DIT.format(task=task, expert="high")),
-        "--vae", str(trainer.models / VAE),
-        "--t5", str(trainer.models / T5),
-        "--attn_mode", "torch",
-        "--cpu_noise",
-        "--device", "cpu",
-    ]  # fmt: skip
-
-
-def command(trainer: Trainer, task: str, prompt: dict[str, Any], output: Path, *more: str) -> list[Path]:
-    """The frames that the trainer's own command draws of one prompt."""
-    words = [
-        *models(trainer, task),
-        "--prompt", prompt["text"],
-        "--video_size", str(prompt["height"]), str(prompt["width"]),
-        "--video_length", str(prompt["frames"]),
-        "--infer_steps", str(prompt["steps"]),
-        "--seed", str(prompt["seed"]),
-        "--guidance_scale", str(prompt["guidance"]["low"]),
-        "--guidance_scale_high_noise", str(prompt["guidance"]["high"]),
-        "--flow_shift", str(prompt["shift"]),
-        "--output_type", "images",
-        "--save_path", str(output),
-    ]  # fmt: skip
-    words += ["--negative_prompt", prompt["negative"]] if prompt["negative"] else []
-    words += ["--image_path", prompt["image"]] if prompt["image"] else []
-    done = trainer.script(GENERATE, *words, *more)
-    assert done.returncode == 0, text_of(done)
-    return sorted(output.rglob("*.png"))
-
-
-class Job:
-    """One call of the driver: rows by name, as pairs of LoRA files."""
-
-    def __init__(self, trainer: Trainer, folder: Path, task: str, prompts: list[dict[str, Any]]) -> None:
-        self.trainer, self.folder, self.task, self.prompts = trainer, folder, task, prompts
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def frames(self, row: str, prompt: int) -> list[Path]:
-        return [self.folder / f"{row}_{prompt}_{n:03d}.png" for n in range(self.prompts[prompt]["frames"])]
-
-    def latents(self, row: str, prompt: int, expert: str) -> Path:
-        return self.folder / "latents" / f"{row}_{prompt}_{expert}.pt"
-
-    def run(
-        self, rows: dict[str, tuple[Path | None, Path | None]], *, decode: str = "each"
-    ) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
-        job = {
-            "backend": str(DRAWING / "musubi.py"),
-            "settings": {
-                "arguments": [
-                    *models(self.trainer, self.task), "--output_type", "images",
-                    "--save_path", str(self.folder),
-                ],
-                "merged": {},
-            },
-            "prompts": self.prompts,
-            "strength": 1.0,
-            "decode": decode,
-            "events": str(self.folder / "events.jsonl"),
-            "cells": [
-                {
-                    "key": f"{row}_{number}",
-                    "prompt": number,
-                    "loras": {"high": str(high) if high else None, "low": str(low) if low else None},
-                    "latents": {expert: str(self.latents(row, number, expert)) for expert in ("high", "low")},
-                    "frames": [str(frame) for frame in self.frames(row, number)],
-                }
-                for row, (high, low) in rows.items()
-                for number in range(len(self.prompts))
-            ],
-        }  # fmt: skip
-        path = self.folder / "job.json"
-        path.write_text(json.dumps(job), encoding="utf-8")
-        done = self.trainer.call([str(self.trainer.python), str(DRAWING / "driver.py"), str(path)])
-        lines = (self.folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
-        return done, [json.loads(line) for line in lines]
+EPOCHS = 10
+MERGED_AWAY = 1e-3
+"""How far latents are from the command's, which merges LoRAs: the same numbers are added in another order. Measured
+here: 3e-4."""
 
 
 def same(one: Path, other: Path) -> bool:
@@ -119,27 +40,44 @@ def same(one: Path, other: Path) -> bool:
         return first.size == second.size and ImageChops.difference(first, second).getbbox() is None
 
 
-def loudest_difference(one: Path, other: Path) -> int:
-    with Image.open(one) as first, Image.open(other) as second:
-        return max(high for _, high in ImageChops.difference(first.convert("RGB"), second.convert("RGB")).getextrema())
+def away(one: np.ndarray, other: np.ndarray) -> float:
+    """The distance of latents, as a part of their size."""
+    return float(np.linalg.norm(one - other) / np.linalg.norm(other))
+
+
+def latents(job: Job, row: str) -> np.ndarray:
+    found: np.ndarray = torch.load(job.latents(row, 0, "low"), weights_only=True)["latent"].float().numpy()
+    return found
+
+
+def merged_latents(trainer: Trainer, pair: Pair, output: Path) -> np.ndarray:
+    (path,) = command(trainer, "t2v", PROMPT, output, *merged(pair), kind="latent")
+    found: np.ndarray = load_file(path)["latent"]
+    return found
+
+
+def from_last(files: Sequence[Path | None]) -> list[float]:
+    """The distances of LoRAs from the last one."""
+    with ExitStack() as opened:
+        loras = [opened.enter_context(LoraFile(path)) for path in files if path is not None]
+        return [distance(each, loras[-1]) for each in loras[:-1]]
 
 
 @pytest.fixture(scope="session")
 def drawer(trainer: Trainer) -> Trainer:
-    return replace(trainer, is_drawing=True)
+    return drawing(trainer)
 
 
 @pytest.fixture(scope="session")
-def loras(trainer: Trainer, cached: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
-    """Five LoRAs of each expert, of epochs one to five."""
-    found = {}
-    for expert in ("high", "low"):
-        output = tmp_path_factory.mktemp(f"loras-{expert}")
-        done = trainer.train(cached, TrainingRun(output=output, expert=expert, epochs=5), "--learning_rate", "1e-2")
-        assert done.returncode == 0, text_of(done)
-        found[expert] = [*sorted(output.glob("toy-0*.safetensors")), output / "toy.safetensors"]
-        assert len(found[expert]) == 5
-    return found
+def pairs(trainer: Trainer, cached: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
+    return train_pairs(trainer, cached, tmp_path_factory.mktemp("pairs"), epochs=EPOCHS)
+
+
+@pytest.fixture(scope="session")
+def other_rank(trainer: Trainer, cached: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """Rank 4 with alpha 16, so that its strength is another one too."""
+    (pair,) = train_pairs(trainer, cached, tmp_path_factory.mktemp("pairs"), epochs=1, rank=4)
+    return pair
 
 
 def test_the_base_cells_are_the_commands_to_the_bit(drawer: Trainer, tmp_path: Path) -> None:
@@ -155,38 +93,57 @@ def test_the_base_cells_are_the_commands_to_the_bit(drawer: Trainer, tmp_path: P
 
 
 def test_eleven_pairs_are_drawn_with_one_load_of_each_expert(
-    drawer: Trainer, loras: dict[str, list[Path]], tmp_path: Path
+    drawer: Trainer, pairs: list[Pair], other_rank: Pair, tmp_path: Path
 ) -> None:
-    high, low = loras["high"], loras["low"]
-    rows: dict[str, tuple[Path | None, Path | None]] = {"base": (None, None)}
-    rows |= {f"e{n}": (high[n], low[n]) for n in range(5)}
-    rows |= {f"mixed{n}": (high[n], low[4 - n]) for n in (0, 1)} | {"high": (high[4], None), "low": (None, low[4])}
-    rows["again"] = (high[4], low[4])
+    rows: dict[str, Pair] = {"base": (None, None)}
+    rows |= {f"e{epoch}": pair for epoch, pair in enumerate(pairs, start=1)}
     job = Job(drawer, tmp_path / "drawn", "t2v", [PROMPT])
     done, events = job.run(rows)
     assert done.returncode == 0, text_of(done)
     assert len(rows) == 11
-    loads = [event["what"] for event in events if event["event"] == "loaded"]
-    assert loads == ["high", "low"]
+    assert [event["what"] for event in events if event["event"] == "loaded"] == ["high", "low"]
     assert [event["event"] for event in events].count("cell") == 11
 
     plain = command(drawer, "t2v", PROMPT, tmp_path / "plain-base")
     assert same(job.frames("base", 0)[0], plain[0]), "the base is drawn before any LoRA is attached"
-    assert same(job.frames("again", 0)[0], job.frames("e4", 0)[0])
-    merged = command(
-        drawer, "t2v", PROMPT, tmp_path / "plain-pair",
-        "--lora_weight", str(low[4]), "--lora_weight_high_noise", str(high[4]),
-    )  # fmt: skip
-    # Unmerged, the same numbers are added in another order.
-    off, moved = (loudest_difference(job.frames(row, 0)[0], merged[0]) for row in ("e4", "base"))
-    assert off * 3 <= moved, f"a pair differs from the merged command's by {off} of 255, from the base by {moved}"
+    last = latents(job, f"e{EPOCHS}")
+    off = away(last, merged_latents(drawer, pairs[-1], tmp_path / "merged"))
+    assert off < MERGED_AWAY, f"a pair's latents are {off:.1e} from those of the merged command"
+    # What the LoRAs say of epochs, the latents say in the same order.
+    moved = [away(latents(job, f"e{epoch}"), last) for epoch in range(1, EPOCHS)]
+    learned = [from_last([pair[expert] for pair in pairs]) for expert in (0, 1)]
+    furthest = [max(both) for both in zip(*learned, strict=True)]
+    order = sorted(range(EPOCHS - 1), key=lambda number: furthest[number])
+    assert order == sorted(range(EPOCHS - 1), key=lambda number: moved[number]), (furthest, moved)
+    print(f"\n{drawer.version}: merged {off:.1e}; LoRAs {furthest}; latents {moved}")
+
+    mixed: dict[str, Pair] = {"again": pairs[-1], "other": other_rank, "cross": (other_rank[0], pairs[-1][1])}
+    mixed |= {"half": (None, pairs[-1][1])}
+    then = Job(drawer, tmp_path / "mixed", "t2v", [PROMPT])
+    done, _ = then.run(mixed)
+    assert done.returncode == 0, text_of(done)
+    assert same(then.frames("again", 0)[0], job.frames(f"e{EPOCHS}", 0)[0])
+    for row in ("other", "cross", "half"):
+        off = away(latents(then, row), merged_latents(drawer, mixed[row], tmp_path / row))
+        assert off < MERGED_AWAY, f"{row}: {off:.1e} from the merged command"
 
 
-def test_a_killed_drawing_goes_on_from_its_latents(
-    drawer: Trainer, loras: dict[str, list[Path]], tmp_path: Path
+def test_an_unknown_version_is_drawn_by_its_own_command_one_process_a_picture(
+    drawer: Trainer, pairs: list[Pair], tmp_path: Path
 ) -> None:
+    rows: dict[str, Pair] = {"pair": pairs[-1], "half": (pairs[0][0], None)}
+    job = Job(drawer, tmp_path / "plain", "t2v", [PROMPT])
+    done, events = job.run(rows, program="plain.py")
+    assert done.returncode == 0, text_of(done)
+    assert [event["key"] for event in events if event["event"] == "cell"] == ["pair_0", "half_0"]
+    for row, pair in rows.items():
+        asked = command(drawer, "t2v", PROMPT, tmp_path / row, *merged(pair))
+        assert same(job.frames(row, 0)[0], asked[0])
+
+
+def test_a_killed_drawing_goes_on_from_its_latents(drawer: Trainer, pairs: list[Pair], tmp_path: Path) -> None:
     """What a kill leaves: latents of the first expert, and no picture. The picture is the same to the bit."""
-    rows = {"e2": (loras["high"][2], loras["low"][2])}
+    rows = {"e2": pairs[1]}
     whole = Job(drawer, tmp_path / "whole", "t2v", [PROMPT])
     done, _ = whole.run(rows, decode="end")
     assert done.returncode == 0, text_of(done)
@@ -211,11 +168,10 @@ def test_image_to_video_begins_with_the_picture(drawer: Trainer, tmp_path: Path)
     assert all(same(one, other) for one, other in zip(job.frames("base", 0), plain, strict=True))
 
 
-def test_a_lora_whose_keys_match_nothing_ends_the_drawing(
-    drawer: Trainer, loras: dict[str, list[Path]], tmp_path: Path
-) -> None:
+def test_a_lora_whose_keys_match_nothing_ends_the_drawing(drawer: Trainer, pairs: list[Pair], tmp_path: Path) -> None:
     """The command would ignore them and draw a wrong picture with exit code 0."""
-    data = loras["high"][0].read_bytes()
+    assert pairs[0][0] is not None
+    data = pairs[0][0].read_bytes()
     renamed = tmp_path / "renamed.safetensors"
     renamed.write_bytes(data.replace(b"lora_unet_blocks_0_", b"lora_unet_blocks_9_"))
     done, _ = Job(drawer, tmp_path / "drawn", "t2v", [PROMPT]).run({"renamed": (renamed, None)})

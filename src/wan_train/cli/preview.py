@@ -31,7 +31,7 @@ from wan_train.gpu.model import Gpu
 from wan_train.preview.ask import Asked, Ready, Source, copy_pictures, make_ready
 from wan_train.preview.comfyui import write_workflow
 from wan_train.preview.drawing_session import Session
-from wan_train.preview.estimate import Estimate, estimate, loads_of, timed_cells, work_of
+from wan_train.preview.estimate import Estimate, estimate, from_training, loads_of, timed_cells, work_of
 from wan_train.preview.keeping import Keeper, Progress
 from wan_train.preview.model import Precision, Preview, PreviewDirectory, drawn, previews_of
 from wan_train.preview.sheet import draw_sheet
@@ -39,7 +39,8 @@ from wan_train.recipe.terms import Expert
 from wan_train.run.directory import all_runs, find
 from wan_train.run.launcher import WardenLauncher
 from wan_train.run.picks import Epochs
-from wan_train.run.plan import Devices
+from wan_train.run.plan import Devices, Plan
+from wan_train.run.speeds import read_speeds
 from wan_train.run.supervise import probe_for
 from wan_train.views import preview as views
 from wan_train.views.lines import Screenful
@@ -62,7 +63,7 @@ def preview(call: Call) -> Result:
     price = PriceQuestion(settings)
     view, _ = RunReader(find(settings.runs, call.get(options.RUN))).refresh()
     plan = view.plan
-    trainer = trainers.find(plan.trainer.kind, settings)
+    trainer = _trainer(plan, settings)
     usable, _ = gpus_and_driver(plan.devices, settings)
     source = Source(run=view.run, plan=plan, state=view.state)
     smallest = min(gpu.total_bytes for gpu in usable)
@@ -73,13 +74,24 @@ def preview(call: Call) -> Result:
         preview=ready.preview,
         cells=drawn(ready.directory, ready.preview),
         notes=ready.notes,
-        estimate=_estimate(ready, usable[0].name, settings),
+        estimate=_estimate(ready, trainer, usable[0].name, settings),
         per_hour=known.per_hour if known is not None else None,
     )
     sink.show(Screenful(partial(views.before_lines, shown)))
     if call[options.DRY_PREVIEW]:
         return Result(data=lambda: views.preview_json(shown))
     return _draw(ready, trainer, usable, shown, call=call, view=view)
+
+
+def _trainer(plan: Plan, settings: Settings) -> Trainer:
+    """The trainer that the run was trained with, unless an option names another one; raises NotReadyError."""
+    own = plan.trainer
+    if not own.is_real:
+        return trainers.find(own.kind, settings)
+    if settings.musubi_dir is None and own.root.is_dir():
+        python = settings.musubi_python or (own.python if own.python.exists() else None)
+        settings = replace(settings, musubi_dir=own.root, musubi_python=python)
+    return trainers.locate_musubi(settings)
 
 
 def _draw(ready: Ready, trainer: Trainer, usable: Sequence[Gpu], shown: Shown, *, call: Call, view: RunView) -> Result:
@@ -271,8 +283,8 @@ def _size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _estimate(ready: Ready, card: str, settings: Settings) -> Estimate | None:
-    """By what was drawn on this box before."""
+def _estimate(ready: Ready, trainer: Trainer, card: str, settings: Settings) -> Estimate | None:
+    """By what was drawn on this box before, or trained."""
     earlier: list[tuple[PreviewDirectory, Preview]] = []
     for run in all_runs(settings.runs)[:_MOST_RUNS]:
         for directory in previews_of(run.path):
@@ -285,4 +297,7 @@ def _estimate(ready: Ready, card: str, settings: Settings) -> Estimate | None:
         if (row.name, number) not in have
     ]
     drawings = [drawing for directory, _ in earlier for drawing in directory.read_drawings()]
-    return estimate(wanted, timed_cells(earlier, card), loads_of(drawings, card))
+    found = estimate(wanted, timed_cells(earlier, card), loads_of(drawings, card))
+    if found is None and trainer.is_real:
+        found = from_training(wanted, read_speeds(settings.runs), trainer)
+    return found

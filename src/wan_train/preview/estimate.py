@@ -5,9 +5,27 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
-from wan_train.engine.generate import tokens_of
+from wan_train.engine.trainer import Trainer
 from wan_train.preview.model import Cell, Drawing, Precision, Preview, PreviewDirectory, Prompt, drawn
+from wan_train.run.plan import StepKind
+from wan_train.run.speeds import Speed, cost_of, trainer_text
+
+_PASSES_A_STEP = 3.0
+"""A training step computes its batch three times: forward, again for the gradients (gradient checkpointing), backward
+without gradients of the frozen weights. Counted, not measured."""
+
+
+class Basis(StrEnum):
+    """What an estimate rests on."""
+
+    DRAWN = "drawn"
+    """Equal pictures, drawn on this kind of card."""
+    SCALED = "scaled"
+    """Pictures of another size or number of steps, drawn on this kind of card."""
+    TRAINED = "trained"
+    """The speed of trainings on this kind of card."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +42,8 @@ class Work:
     """Calls of the model in each step: two with guidance."""
 
     @property
-    def units(self) -> int:
-        return self.steps * self.passes * tokens_of(self.width, self.height, self.frames)
+    def units(self) -> float:
+        return self.steps * self.passes * cost_of(self.width, self.height, self.frames)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +52,7 @@ class Estimate:
 
     cells: float
     loading: float | None
-    is_scaled: bool
-    """From pictures of another size or number of steps."""
+    basis: Basis
 
     @property
     def seconds(self) -> float:
@@ -47,7 +64,7 @@ def estimate(wanted: Sequence[Work], timed: Sequence[tuple[Work, float]], loads:
 
     `timed` are earlier cells with their seconds, `loads` the seconds that drawings took beside their cells.
     """
-    total, is_scaled = 0.0, False
+    total, basis = 0.0, Basis.DRAWN
     for work in wanted:
         same = [seconds for other, seconds in timed if other == work]
         if same:
@@ -60,9 +77,27 @@ def estimate(wanted: Sequence[Work], timed: Sequence[tuple[Work, float]], loads:
         ]
         if not rates:
             return None
-        is_scaled = True
+        basis = Basis.SCALED
         total += statistics.median(rates) * work.units
-    return Estimate(cells=total, loading=statistics.median(loads) if loads else None, is_scaled=is_scaled)
+    return Estimate(cells=total, loading=statistics.median(loads) if loads else None, basis=basis)
+
+
+def from_training(wanted: Sequence[Work], speeds: Sequence[Speed], trainer: Trainer) -> Estimate | None:
+    """The time of these cells by the newest training on such a card; None where there was none."""
+    if not wanted:
+        return None
+    mine = [each for each in speeds if (each.key.card, each.key.trainer) == (wanted[0].card, trainer_text(trainer))]
+    trained = [each for each in mine if each.key.kind is StepKind.TRAIN and each.cost > 0 and each.per_unit > 0]
+    if not trained:
+        return None
+    newest = max(trained, key=lambda each: each.at)
+    texts = [each for each in mine if each.key.kind is StepKind.CACHE_TEXT and each.beside is not None]
+    loading = None
+    if newest.beside is not None and texts:
+        # Both experts and the text encoder, as the training and the caching loaded them.
+        loading = 2 * newest.beside + (max(texts, key=lambda each: each.at).beside or 0.0)
+    rate = newest.per_unit / newest.cost / _PASSES_A_STEP
+    return Estimate(cells=rate * sum(work.units for work in wanted), loading=loading, basis=Basis.TRAINED)
 
 
 def work_of(preview: Preview, prompt: Prompt, card: str) -> Work:

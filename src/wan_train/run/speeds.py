@@ -88,14 +88,15 @@ def batch_cost(dataset: DatasetSummary) -> float | None:
     if not dataset.batches_per_epoch:
         return None
     whole = sum(
-        bucket.items * subset.num_repeats * _cost(bucket.width, bucket.height, bucket.frames)
+        bucket.items * subset.num_repeats * cost_of(bucket.width, bucket.height, bucket.frames)
         for subset in dataset.subsets
         for bucket in subset.buckets
     )
     return whole / dataset.batches_per_epoch
 
 
-def _cost(width: int, height: int, frames: int) -> float:
+def cost_of(width: int, height: int, frames: int) -> float:
+    """What one pass over a picture or clip costs, in tokens and more where attention weighs."""
     tokens = (width // _PIXELS) * (height // _PIXELS) * ((frames - 1) // _FRAMES + 1)
     return tokens * (1 + tokens / _EQUAL_TOKENS)
 

@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
         exit_code = _supervise(run, plan, settings, given)
     # Whoever resumes this run need not wait for its pictures and its report.
     if exit_code is not None and run.draws_preview(exit_code):
-        draw_preview(run)
+        draw_preview(run, plan)
     if settings.report is ReportTime.AT_END:
         make_report(run)
     return exit_code or ExitCode.DONE
@@ -130,13 +130,16 @@ def _wait(wakeup: int, seconds: float) -> None:
         pass
 
 
-def draw_preview(run: RunDirectory) -> None:
-    """Run `wan-train preview` for a finished run. Never raises; what came of it goes into supervisor.log.
+def draw_preview(run: RunDirectory, plan: Plan) -> None:
+    """Run `wan-train preview` for a finished run, on its GPUs. Never raises; what came of it goes into supervisor.log.
 
     It waits for a GPU like a run, and keeps every picture: a later call of the command continues.
     """
     print("drawing the preview", flush=True)  # noqa: T201  stdout is supervisor.log
     argv = [sys.executable, "-m", "wan_train", "preview", str(run.path), "--prompts", str(run.preview_prompts)]
+    state = fold_all(plan, read_events(run.events))
+    if plan.devices is Devices.NVML and (state.gpus_named or plan.gpus_named):
+        argv += ["--gpus", ",".join(state.gpu_uuids or plan.gpu_uuids)]
     made = process.run(argv, seconds=None, cwd=Path("/"))
     print(made.tail() or f"the preview was not drawn (exit code {made.code})", flush=True)  # noqa: T201  the same
 

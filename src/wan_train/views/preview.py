@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from wan_train.base.units import dollars, duration, fine_percent
-from wan_train.preview.estimate import Estimate
+from wan_train.preview.estimate import Basis, Estimate
 from wan_train.preview.model import BASE, Cell, Precision, Preview, PreviewDirectory, Prompt
 from wan_train.recipe.terms import Expert
 from wan_train.views.formatting import count, safe
@@ -14,6 +14,11 @@ from wan_train.views.json_records import Json
 from wan_train.views.lines import Line, Row, line, table, wrapped
 
 _MOST_ROWS = 12
+_BASIS = {
+    Basis.DRAWN: "from earlier pictures, drawn here",
+    Basis.SCALED: "from pictures of another size, drawn here",
+    Basis.TRAINED: "rough: from the speed of training here",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +69,8 @@ def quote_text(shown: Shown) -> str:
     if found is None:
         return "known after the first picture: nothing was drawn on this card before"
     cost = f", about {dollars(found.seconds / 3600 * shown.per_hour)}" if shown.per_hour is not None else ""
-    basis = "from pictures of another size, drawn here" if found.is_scaled else "from earlier pictures, drawn here"
     without = "" if found.loading is not None else ", without loading"
-    return f"about {duration(found.seconds)}{cost} ({basis}{without})"
+    return f"about {duration(found.seconds)}{cost} ({_BASIS[found.basis]}{without})"
 
 
 def after_lines(shown: Shown, width: int) -> Iterator[Line]:

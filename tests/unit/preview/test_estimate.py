@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.runs import make_plan
 from wan_train.engine.generate import Memory, Phase, fitted, needs_fp8, next_memory, phase_of, tokens_of
-from wan_train.preview.estimate import Work, estimate, loads_of
+from wan_train.preview.estimate import Basis, Work, estimate, from_training, loads_of
 from wan_train.preview.model import Drawing, Precision
+from wan_train.run.plan import StepKind
+from wan_train.run.speeds import Key, Speed, cost_of, trainer_text
 
 WORK = Work(card="RTX 4090", precision=Precision.FP8_SCALED, width=832, height=480, frames=1, steps=20, passes=2)
 GIB = 1024**3
@@ -26,7 +29,7 @@ def test_equal_pictures_take_what_they_took() -> None:
     found = estimate([WORK] * 3, [(WORK, 14.0), (WORK, 15.0), (WORK, 99.0)], [40.0, 60.0])
     assert found is not None
     assert found.seconds == 3 * 15.0 + 50.0
-    assert not found.is_scaled
+    assert found.basis is Basis.DRAWN
 
 
 def test_other_sizes_are_scaled_by_steps_and_tokens_and_say_so() -> None:
@@ -34,7 +37,7 @@ def test_other_sizes_are_scaled_by_steps_and_tokens_and_say_so() -> None:
     found = estimate([half], [(WORK, 14.0)], [])
     assert found is not None
     assert found.cells == pytest.approx(7.0)
-    assert found.is_scaled
+    assert found.basis is Basis.SCALED
     assert found.loading is None
 
 
@@ -46,6 +49,27 @@ def test_more_work_never_takes_less_time(steps: list[int], seconds: float, more:
     assert first is not None
     assert then is not None
     assert 0 < first.seconds < then.seconds
+
+
+def speed(kind: StepKind, *, at: float = 1.0, card: str = "RTX 4090", per_unit: float = 6.0) -> Speed:
+    key = Key(kind=kind, trainer=trainer_text(make_plan().trainer), card=card)
+    # As many tokens as a picture of 832x480.
+    return Speed(at=at, key=key, sizes="832x480", cost=cost_of(832, 480, 1), units=100, per_unit=per_unit, beside=40.0)
+
+
+def test_the_first_picture_is_expected_by_the_speed_of_training() -> None:
+    trainer = make_plan().trainer
+    speeds = [speed(StepKind.TRAIN), speed(StepKind.TRAIN, at=0.0, per_unit=99.0), speed(StepKind.TRAIN, card="H100")]
+    found = from_training([WORK], speeds, trainer)
+    assert found is not None
+    assert found.basis is Basis.TRAINED
+    assert found.cells == pytest.approx(20 * 2 * 6.0 / 3)
+    assert found.loading is None, "the text encoder was never timed"
+    found = from_training([WORK], [*speeds, speed(StepKind.CACHE_TEXT)], trainer)
+    assert found is not None
+    assert found.loading == 120.0
+    assert from_training([WORK], [speed(StepKind.TRAIN, card="H100")], trainer) is None
+    assert from_training([], speeds, trainer) is None
 
 
 def test_loading_is_what_drawings_took_beside_their_cells() -> None:
