@@ -113,9 +113,9 @@ def test_eleven_pairs_are_drawn_with_one_load_of_each_expert(
     moved = [away(latents(job, f"e{epoch}"), last) for epoch in range(1, EPOCHS)]
     learned = [from_last([pair[expert] for pair in pairs]) for expert in (0, 1)]
     furthest = [max(both) for both in zip(*learned, strict=True)]
-    order = sorted(range(EPOCHS - 1), key=lambda number: furthest[number])
-    assert order == sorted(range(EPOCHS - 1), key=lambda number: moved[number]), (furthest, moved)
-    print(f"\n{drawer.version}: merged {off:.1e}; LoRAs {furthest}; latents {moved}")
+    apart = [number for number, each in enumerate(furthest) if each > MERGED_AWAY]
+    assert len(apart) >= 4, furthest
+    assert sorted(apart, key=lambda number: furthest[number]) == sorted(apart, key=lambda number: moved[number]), moved
 
     mixed: dict[str, Pair] = {"again": pairs[-1], "other": other_rank, "cross": (other_rank[0], pairs[-1][1])}
     mixed |= {"half": (None, pairs[-1][1])}

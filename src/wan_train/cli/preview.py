@@ -235,7 +235,8 @@ class _Screen:
         if progress.cell is not None:
             self.drawn += 1
         if self._status is not None:
-            self._status.update(f"{progress.done} of {progress.total} pictures: {progress.doing} …")
+            left = f", about {duration(progress.seconds_left)} left" if progress.seconds_left else ""
+            self._status.update(f"{progress.done} of {progress.total} pictures{left}: {progress.doing} …")
         elif progress.cell is not None:
             row, prompt = progress.row or "", (progress.prompt or 0) + 1
             took = duration(progress.cell.seconds)

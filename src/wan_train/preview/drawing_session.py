@@ -19,6 +19,7 @@ from wan_train.preview.ask import Ready
 from wan_train.preview.job import EventReader, Told, device_environment, events_of, write_job
 from wan_train.preview.keeping import Keeper
 from wan_train.preview.model import Drawing, Row, drawn
+from wan_train.preview.pace import Pace
 from wan_train.run.directory import AttemptDirectory
 from wan_train.run.events import Lost, Signaled
 from wan_train.run.launcher import Launcher, read_exit
@@ -49,6 +50,7 @@ class _Attempt:
     """Where it is; None while nothing says it, as of the trainer's plain command."""
     heard: float = 0.0
     cell_seconds: float = 0.0
+    pace: Pace
 
     @property
     def was_fruitful(self) -> bool:
@@ -105,7 +107,8 @@ class Session:
             env={**self.env, **device_environment(self.device)},
         )
         now = self.clock.monotonic()
-        attempt = _Attempt(directory=directory, began=now, heard=now)
+        pace = Pace(preview=self.ready.preview, cells={key: number for key, (_, number) in cells.items()})
+        attempt = _Attempt(directory=directory, began=now, heard=now, pace=pace)
         self.keeper.progress("starting")
         identity = self.launcher.start(command, directory, self.inherit)
         try:
@@ -147,6 +150,8 @@ class Session:
     def _take(self, attempt: _Attempt, told: Sequence[Told], cells: dict[str, tuple[Row, int]]) -> None:
         for each in told:
             place = cells.get(each.key or "")
+            attempt.pace.hear(each)
+            self.keeper.seconds_left = attempt.pace.left()
             match each.event:
                 case "loading":
                     attempt.phase = _PHASES.get(each.what or "")

@@ -126,6 +126,7 @@ class Told:
     expert: str | None = None
     number: int | None = None
     of: int | None = None
+    steps: int | None = None
     seconds: float | None = None
     negative: str | None = None
 

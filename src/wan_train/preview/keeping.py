@@ -22,6 +22,8 @@ class Progress:
     done: int
     total: int
     doing: str
+    seconds_left: float | None = None
+    """To the end of this attempt; None while nothing was timed."""
     cell: Cell | None = None
     """The cell that was just finished, of this row and prompt."""
     row: str | None = None
@@ -38,6 +40,8 @@ class Keeper:
     say: Callable[[str], None]
     """A sentence that should stay on the screen."""
     card: str | None = None
+    seconds_left: float | None = None
+    """As `Progress` shows it; whoever draws sets it."""
     flawed: dict[tuple[str, int], str] = field(default_factory=dict)
     """Cells that were drawn and cannot be used, with the reason."""
 
@@ -104,7 +108,8 @@ class Keeper:
     ) -> None:
         total = len(self.ready.preview.rows) * len(self.ready.preview.prompts)
         done = len(drawn(self.ready.directory, self.ready.preview))
-        self.show(Progress(done=done, total=total, doing=doing, cell=cell, row=row, prompt=prompt))
+        left = self.seconds_left
+        self.show(Progress(done=done, total=total, doing=doing, seconds_left=left, cell=cell, row=row, prompt=prompt))
 
     def _seconds_told(self, key: str) -> float:
         """What a cell took, by the events of attempts whose cells nobody recorded; 0 where nothing says it."""

@@ -79,15 +79,15 @@ class Backend:
         return {"latent": noise, "levels": noise_levels(asked["steps"], asked["shift"])}
 
     def advance(self, expert: str, prompt: int, state: Json) -> int:
-        levels, x, passes = state["levels"], state["latent"], 0
+        levels, x, steps = state["levels"], state["latent"], 0
         text, condition = [self._text[prompt]], self._conditions[prompt]
         with torch.no_grad():
             while len(levels) > 1 and (expert == "low" or float(levels[0]) >= self._boundary):
                 moment = torch.full((1,), float(levels[0]) * TIMESTEPS, device=self._device)
                 x = x + (levels[1] - levels[0]).to(self._device) * self._model(x, moment, text, condition).float()
-                levels, passes = levels[1:], passes + 1
+                levels, steps = levels[1:], steps + 1
         state["latent"], state["levels"] = x, levels
-        return passes
+        return steps
 
     def save(self, state: Json, path: str) -> None:
         torch.save({"latent": state["latent"].cpu(), "levels": state["levels"]}, path)

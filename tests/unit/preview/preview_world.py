@@ -135,7 +135,7 @@ class Hand:
         latents = Path(cell["latents"][expert])
         latents.parent.mkdir(parents=True, exist_ok=True)
         latents.write_bytes(b"latents")
-        self.tell("stage", key=cell["key"], expert=expert, seconds=1.0, passes=2, of=len(self.cells))
+        self.tell("stage", key=cell["key"], expert=expert, seconds=1.0, steps=10, of=len(self.cells))
 
     def paint(self, cell: dict[str, Any], picture: Callable[[tuple[int, int]], Image.Image] | None = None) -> None:
         prompt = self.job["prompts"][cell["prompt"]]

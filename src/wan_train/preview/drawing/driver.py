@@ -91,7 +91,7 @@ class Drawing:
         self._events.add("loaded", what=expert, seconds=time.monotonic() - began)
         for number, cell in enumerate(todo):
             if self._is_done(cell, expert):  # the same LoRA and prompt as another cell's
-                self._events.add("stage", key=cell["key"], expert=expert, seconds=0.0, passes=0, of=len(todo))
+                self._events.add("stage", key=cell["key"], expert=expert, seconds=0.0, steps=0, of=len(todo))
                 continue
             self._events.add("drawing", key=cell["key"], expert=expert, number=number + 1, of=len(todo))
             began = time.monotonic()
@@ -99,11 +99,11 @@ class Drawing:
             state = self._backend.begin(cell["prompt"])
             if expert == "low":
                 self._backend.restore(state, cell["latents"]["high"])
-            passes = self._backend.advance(expert, cell["prompt"], state)
+            steps = self._backend.advance(expert, cell["prompt"], state)
             _whole(Path(cell["latents"][expert]), lambda path, state=state: self._backend.save(state, path))
             seconds = time.monotonic() - began
             self._seconds[cell["key"]] = self._seconds.get(cell["key"], 0.0) + seconds
-            self._events.add("stage", key=cell["key"], expert=expert, seconds=seconds, passes=passes, of=len(todo))
+            self._events.add("stage", key=cell["key"], expert=expert, seconds=seconds, steps=steps, of=len(todo))
             if expert == "low" and self._decodes_each:
                 self._decode(cell)
         self._backend.unload()

@@ -149,7 +149,7 @@ class Backend:
         }
 
     def advance(self, expert: str, prompt: int, state: Json) -> int:
-        """Compute the steps of one expert; how often its DiT was called."""
+        """Compute the steps of one expert; how many there were."""
         args, (_, inputs) = self._prompt_args[prompt], self._inputs[prompt]
         left = state["timesteps"]
         # As the trainer decides it for each step.
@@ -172,7 +172,7 @@ class Backend:
             **extra,
         )
         state["timesteps"] = left[mine:]
-        return mine if args.cfg_skip_mode != "none" else 2 * mine
+        return mine
 
     def save(self, state: Json, path: str) -> None:
         """The state as a file; the schedule too, whose multistep solver remembers earlier predictions."""
