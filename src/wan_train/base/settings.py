@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
@@ -275,6 +276,14 @@ def remember(name: str, values: Sequence[str]) -> Path:
             hint="Choose another place for it: `export XDG_CONFIG_HOME=DIR`",
         ) from error
     return path
+
+
+def is_readable_by_others() -> bool:
+    """Whether other users of the box can read the settings file."""
+    try:
+        return bool(user_config_file().stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
+    except OSError:
+        return False
 
 
 def shipped_configs() -> Path:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 from collections.abc import Sequence
 
 from wan_train.base.errors import BadInputError, NotReadyError
-from wan_train.base.settings import Settings, Source, environment_name, remember, user_config_file
+from wan_train.base.settings import Settings, Source, environment_name, is_readable_by_others, remember
 from wan_train.cli import options
 from wan_train.cli.options import Call, NotifyAction
 from wan_train.cli.output import Result, Sink
@@ -53,14 +52,6 @@ def keep_addresses(settings: Settings) -> None:
         read_targets(settings.notify)
         remember(_SETTING, settings.notify)
     os.environ.pop(environment_name(_SETTING), None)
-
-
-def is_readable_by_others() -> bool:
-    """Whether other users of the box can read the settings file."""
-    try:
-        return bool(user_config_file().stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
-    except OSError:
-        return False
 
 
 def _test(targets: Sequence[Target]) -> Result:

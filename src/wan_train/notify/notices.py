@@ -15,9 +15,8 @@ from wan_train.base.errors import ExitCode
 from wan_train.base.host import ProcessIdentity
 from wan_train.base.text import one_line
 from wan_train.base.units import dollars, duration, file_size
-from wan_train.engine.failures import Cause, Diagnosis
+from wan_train.engine.failures import Cause
 from wan_train.notify.send import Message
-from wan_train.run import retry
 from wan_train.run.duties import Then
 from wan_train.run.ending import Ending, Phase
 from wan_train.run.events import (
@@ -76,13 +75,8 @@ def of_run(story: Story) -> tuple[Message, ...]:
     return (*_back(story), *_retries(story), *_failed_expert(story), *_waiting(story), *_budget(story))
 
 
-def of_box(
-    ending: Ending, titles: Sequence[str], now: float, *, life: ProcessIdentity | None, by_hand: str
-) -> tuple[Message, ...]:
-    """What is to be said of the box's end.
-
-    `titles` are those of its runs, `life` is the box's first process now, `by_hand` is how a person ends the box.
-    """
+def of_box(ending: Ending, titles: Sequence[str], now: float, *, life: ProcessIdentity | None) -> tuple[Message, ...]:
+    """What is to be said of the box's end. `titles` are those of its runs, `life` is the box's first process now."""
     if ending.life is not None and life is not None and ending.life != life:
         return ()  # the box went down and came back: nothing of it is news
     name = _name(", ".join(titles) or "wan-train")
@@ -102,7 +96,7 @@ def of_box(
             body = [
                 _sentence(f"It could not be ended: {ending.problem}"),
                 "It still costs money, and it is tried again.",
-                f"By hand: {by_hand}",
+                *([f"By hand: {ending.by_hand}"] if ending.by_hand is not None else []),
             ]
             return (_message(f"not-ended-{key}", f"{name}: the box is still on", body),)
         case _:
@@ -143,7 +137,7 @@ def _over(story: Story) -> Iterator[Message]:
     if _results(state) and not plan.trainer.is_real:
         body.append("A rehearsal with a tiny model: the files are not usable LoRAs.")
     if finished.exit_code != ExitCode.DONE:
-        body.append(f"Next: {_next(story, [job.diagnosis for _, job in failures])}")
+        body.append(f"Next: {_next(story, has_failed=bool(failures))}")
     number = sum(isinstance(event, RunResumed) for event in story.events)
     yield _message(f"over-{number}", f"{_run_name(story)}: {head}", body, picture=story.picture)
 
@@ -233,11 +227,11 @@ def _failure(step: Step, job: Job) -> str:
     return f"{step.id}: {_sentence(what)}"
 
 
-def _next(story: Story, failures: Sequence[Diagnosis | None]) -> str:
+def _next(story: Story, *, has_failed: bool) -> str:
     """The one command that can help."""
     run = _quoted(story.run_id)
-    if any(found is not None and not retry.RULES[found.cause].retries for found in failures):
-        return f"wan-train explain {run}"  # a person has to change something first
+    if has_failed:
+        return f"wan-train explain {run}"  # retries did not help, so a person has to change something
     over_budget = story.state.finished is not None and story.state.finished.exit_code == ExitCode.OVER_BUDGET
     budget = f" --budget {2 * story.state.budget:g}" if over_budget and story.state.budget is not None else ""
     return f"wan-train resume {run}{budget}"

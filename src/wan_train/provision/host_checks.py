@@ -15,10 +15,11 @@ import wan_train
 from wan_train import __version__
 from wan_train.base.errors import WanTrainError
 from wan_train.base.host import cpus, process_limit
-from wan_train.base.settings import Settings
+from wan_train.base.settings import Settings, Source, is_readable_by_others, user_config_file
 from wan_train.base.text import one_line
 from wan_train.base.units import GB, MIB
 from wan_train.engine.tokenizer import hub_cache
+from wan_train.notify.targets import read_targets
 from wan_train.provision.driver_checks import Gpus
 from wan_train.provision.hub import variable_problem
 from wan_train.provision.steps import Finding, State, Step
@@ -73,6 +74,7 @@ class HostChecks:
             Step(id="wan-train", title="Version", check=self.version),
             Step(id="runs", title="Runs", check=self.unfinished_runs),
             Step(id="leases", title="GPU leases", check=self.leases),
+            Step(id="notify", title="Notifications", check=self.notifications),
         ]
 
     def share(self) -> Finding:
@@ -231,6 +233,19 @@ class HostChecks:
             detail=f"{folder} cannot be written",
             hint="Fix its permissions, or `export WAN_TRAIN_LEASE_DIR=DIR`; everyone on the box must use the same.",
         )
+
+    def notifications(self) -> Finding:
+        targets = read_targets(self.settings.notify)
+        if not targets:
+            return Finding(state=State.READY, detail="none: `wan-train --notify URL` sends them")
+        names = ", ".join(target.name for target in targets)
+        if self.settings.source_of("notify") is Source.FILE and is_readable_by_others():
+            return Finding(
+                state=State.WARNING,
+                detail=f"{names}; other users can read the addresses, which hold secrets",
+                hint=f"`chmod 600 {quote(str(user_config_file()))}`",
+            )
+        return Finding(state=State.UNTESTED, detail=names, hint="Send a message: `wan-train notify test`.")
 
 
 def _is_looked_after(state: RunState, created: float) -> bool:

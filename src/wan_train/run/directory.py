@@ -145,6 +145,11 @@ class RunDirectory:
         """What is to be done beside and after the training; missing where nothing is."""
         return self.path / "duties.json"
 
+    @property
+    def notices(self) -> Path:
+        """What was sent to whom; no message is sent twice."""
+        return self.path / "notices.jsonl"
+
     def attempt(self, step: str, number: int) -> AttemptDirectory:
         return AttemptDirectory(self.path / step / str(number))
 

@@ -48,6 +48,8 @@ class Ending:
     tries: int = 0
     problem: str | None = None
     """Why the last try did not end the box, in words."""
+    by_hand: str | None = None
+    """The command with which a person ends the box."""
     life: ProcessIdentity | None = None
     """The first process of this box: with another one the box went down and came back."""
     changed: float | None = None

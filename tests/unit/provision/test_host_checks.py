@@ -11,6 +11,7 @@ import pytest
 from support.doctor_places import facts_of, gpu, later_of
 from support.runs import make_plan
 from wan_train.base import host
+from wan_train.base.settings import remember, resolve
 from wan_train.provision.capacity import judge_spare, rooms
 from wan_train.provision.host_checks import file_system_of
 from wan_train.provision.steps import State
@@ -149,6 +150,22 @@ def test_a_run_that_cannot_be_read_is_named_and_hides_nothing(tmp_path: Path) ->
     (tmp_path / "runs/torn").mkdir(parents=True)
     (tmp_path / "runs/torn/plan.json").write_text("{")
     assert "torn" in later.unfinished_runs().detail
+
+
+def test_notifications_are_not_tested_and_addresses_that_others_can_read_are_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    assert later_of(tmp_path).notifications().state is State.READY
+    path = remember("notify", ["ntfy://geheim-t0ken"])
+    later = replace(later_of(tmp_path), settings=resolve(flags={}))
+    assert later.notifications().state is State.UNTESTED
+    path.chmod(0o644)
+    found = later.notifications()
+    assert found.state is State.WARNING
+    assert found.hint is not None
+    assert "chmod 600" in found.hint
+    assert "geheim" not in found.detail
 
 
 def test_a_lease_directory_that_cannot_be_used(tmp_path: Path) -> None:

@@ -1,0 +1,153 @@
+"""What the guardian of a box calls each round: the messages of a run and of the box, found and handed to a courier."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wan_train.base.errors import WanTrainError
+from wan_train.base.host import ProcessIdentity
+from wan_train.base.settings import resolve, user_config_file
+from wan_train.base.text import one_line
+from wan_train.notify.courier import Courier
+from wan_train.notify.notices import Story, of_box, of_run
+from wan_train.notify.send import Message
+from wan_train.notify.targets import Target, read_targets
+from wan_train.run.directory import RunDirectory
+from wan_train.run.duties import read_duties
+from wan_train.run.ending import Ending
+from wan_train.run.events import Event, JournalReader
+from wan_train.run.live import read_live
+from wan_train.run.plan import Plan
+from wan_train.run.state import RunState, fold, initial
+
+PAUSE_SECONDS = 10.0
+"""Before the first retry of a message."""
+
+
+class Post:
+    """The messages of all runs that one guardian cares for; nothing here blocks, and nothing raises.
+
+    `uploads` says of each target of a run whether everything is verified there, `life` is the box's first process.
+    """
+
+    def __init__(
+        self,
+        *,
+        life: ProcessIdentity | None,
+        uploads: Callable[[RunDirectory], Mapping[str, bool]],
+        say: Callable[[str], None],
+        now: Callable[[], float] = time.time,
+        pause: float = PAUSE_SECONDS,
+    ) -> None:
+        self._life = life
+        self._uploads = uploads
+        self._say = say
+        self._now = now
+        self._courier = Courier(pause=pause, say=say)
+        self._addresses = _Addresses(say)
+        self._known: dict[Path, _Known] = {}
+
+    def tell(self, run: RunDirectory, ending: Ending | None) -> bool:
+        """Send what is new of a run, and of the box with the first run of its ending; whether something is open."""
+        try:
+            targets = self._addresses.read()
+            messages = self._messages(run, ending) if targets else ()
+            self._courier.deliver(run.notices, messages, targets)
+            return self._courier.is_open(run.notices, messages, targets)
+        except (WanTrainError, OSError) as error:
+            self._complain(run, str(error))
+            return False
+        except Exception as error:  # noqa: BLE001  a message that cannot be made must not keep a box running
+            self._complain(run, f"a bug in wan-train: {type(error).__name__}")
+            return False
+
+    def settle(self, seconds: float) -> None:
+        """Wait for what is under way, at most this long: before the box goes down."""
+        self._courier.settle(seconds)
+
+    def _messages(self, run: RunDirectory, ending: Ending | None) -> Sequence[Message]:
+        now = self._now()
+        known = self._known.setdefault(run.path, _Known(run=run))
+        duties = read_duties(run)
+        of_this = of_run(known.story(now, self._uploads(run), ending)) if duties is not None and duties.notify else ()
+        if ending is None or not ending.runs or ending.runs[0] != run.run_id:
+            return of_this
+        titles = [known.title]
+        others = len(ending.runs) - 1
+        if others:
+            titles.append(f"{others} more")
+        return *of_this, *of_box(ending, titles, now, life=self._life)
+
+    def _complain(self, run: RunDirectory, why: str) -> None:
+        """Once for each reason."""
+        known = self._known.setdefault(run.path, _Known(run=run))
+        if why not in known.complaints:
+            known.complaints.add(why)
+            self._say(f"messages about {run.run_id}: {one_line(why)}")
+
+
+@dataclass(slots=True)
+class _Known:
+    """What was read of a run; its journal is read on from where it was left."""
+
+    run: RunDirectory
+    complaints: set[str] = field(default_factory=set)
+    _events: list[Event] = field(default_factory=list)
+    _plan: Plan | None = None
+    _state: RunState | None = None
+    _journal: JournalReader | None = None
+
+    @property
+    def title(self) -> str:
+        return self._read_plan().answers.title
+
+    def story(self, now: float, uploads: Mapping[str, bool], ending: Ending | None) -> Story:
+        """Raises what `RunDirectory.read_plan` raises, CorruptRecordError and OSError."""
+        plan = self._read_plan()
+        state = self._state or initial(plan)
+        self._journal = self._journal or JournalReader(self.run.events)
+        for event in self._journal.new_events():
+            self._events.append(event)
+            state = fold(state, event)
+        self._state = state
+        return Story(
+            run_dir=self.run.path,
+            plan=plan,
+            events=self._events,
+            state=state,
+            now=now,
+            live=read_live(self.run),
+            uploads=uploads,
+            ending=ending,
+        )
+
+    def _read_plan(self) -> Plan:
+        if self._plan is None:
+            self._plan = self.run.read_plan()
+        return self._plan
+
+
+class _Addresses:
+    """The services of the settings file, read again when it changes."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._seen: tuple[int, int] | None = None
+        self._targets: tuple[Target, ...] = ()
+
+    def read(self) -> tuple[Target, ...]:
+        seen = None
+        with suppress(OSError):
+            status = user_config_file().stat()
+            seen = (status.st_ino, status.st_mtime_ns)
+        if seen != self._seen:
+            self._seen, self._targets = seen, ()
+            try:
+                self._targets = read_targets(resolve(flags={}).notify)
+            except WanTrainError as error:  # its text quotes no address
+                self._say(f"nobody can be told: {one_line(str(error))}")
+        return self._targets
