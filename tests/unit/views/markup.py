@@ -39,7 +39,7 @@ def harmless(written: str) -> Element:
         for key, value in element.attrib.items():
             assert not key.startswith("on")
             if key == "src":
-                assert value.startswith("data:image/jpeg;base64,")
+                assert value.startswith(("data:image/jpeg;base64,", "data:image/webp;base64,"))
             if key.endswith("href"):
                 assert value.startswith("#")
             if key in {"style", "clip-path"}:

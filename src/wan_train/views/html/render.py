@@ -63,8 +63,8 @@ def _lines(text: str) -> Markup:
     return NewMarkup("\n").join(formatting.safe(line) for line in text.split("\n"))
 
 
-def _data_url(jpeg: bytes) -> Markup:
+def _data_url(picture: bytes, kind: str = "jpeg") -> Markup:
     from markupsafe import Markup as NewMarkup
 
     # The alphabet of base64 needs no escaping, and a picture must not be searched for secrets.
-    return NewMarkup("data:image/jpeg;base64,") + NewMarkup(base64.b64encode(jpeg).decode("ascii"))  # noqa: S704  base64
+    return NewMarkup("data:image/{};base64,").format(kind) + NewMarkup(base64.b64encode(picture).decode("ascii"))  # noqa: S704  base64

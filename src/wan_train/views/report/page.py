@@ -63,6 +63,8 @@ def page(report: ReportData) -> str:
         gpus=gpu_readings(report),
         gpu_interval=f"{EVERY_SECONDS:.0f} s",
         samples=list(_samples(report)),
+        previews=report.previews,
+        run_name=shlex.quote(formatting.safe(view.run.run_id)),
         dataset_counts=", ".join(_dataset_counts(report)),
         has_changed=_has_changed(report),
         subsets=list(_subsets(report.dataset)) if report.dataset is not None else [],

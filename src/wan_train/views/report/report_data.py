@@ -27,6 +27,7 @@ from wan_train.run.samples import Sample, samples_of
 from wan_train.run.state import RunState
 from wan_train.views.dataset_page.selection import Material, Selection, choose, material_of
 from wan_train.views.model import RunReader, RunView
+from wan_train.views.report.preview_section import ShownPreview, shown_previews
 
 MOST_FILES = 24
 """Files of the dataset that a report shows."""
@@ -67,6 +68,7 @@ class ReportData:
     samples: Sequence[Sample] = ()
     sample_pictures: Mapping[Path, Preview] = field(default_factory=dict)
     """Of the samples that are shown, by path."""
+    previews: Sequence[ShownPreview] = ()
 
     @property
     def is_final(self) -> bool:
@@ -104,6 +106,7 @@ def read_report_data(run: RunDirectory, now: float, *, with_pictures: bool = Tru
         dataset=dataset,
         samples=samples,
         sample_pictures=_pictures(samples) if with_pictures else {},
+        previews=shown_previews(run) if with_pictures else (),
         dataset_missing=missing,
     )
 
