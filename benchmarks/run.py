@@ -13,6 +13,7 @@ import bench_caches
 import bench_dataset
 import bench_help
 import bench_parsing
+import bench_preview
 import bench_provision
 import bench_runner
 import bench_schedule
@@ -29,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "runner": bench_runner.measure,
     "view": bench_view.measure,
     "until": bench_until.measure,
+    "preview": bench_preview.measure,
     "provision": bench_provision.measure,
 }
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import pytest
 from support.kills import kill
 from support.nvml import NvmlStub
 from support.trainers import ScriptedBox
+from wan_train.gpu.leases import Lease, LeaseHolder, LeaseRoom
+from wan_train.gpu.probe import CpuSlots
 from wan_train.preview.model import BASE, PreviewDirectory, drawn, previews_of
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the [rehearsal] extra")
@@ -50,17 +54,41 @@ def test_a_rehearsal_is_drawn_at_its_end_and_again_over_a_killed_program(
 
 
 def check_a_killed_program(box: ScriptedBox, run: Path) -> None:
-    """The command retries and draws only what was missing; nothing but the kill is in the way."""
+    """It waits for a GPU; another call waits for it; the command retries and draws only what was missing.
+
+    Nothing but the kill is in the way.
+    """
     prompts = run.parent / "others.txt"
     prompts.write_text("".join(f"fox {n} --w 64 --h 64 --s 60\n" for n in range(6)), encoding="utf-8")
-    drawing = box.popen_cli("preview", "--prompts", str(prompts), "--epochs", "1,3", "--json")
+    words = ("preview", "--prompts", str(prompts), "--epochs", "1,3")
+    with ExitStack() as training:
+        for slot in CpuSlots().read().gpus:
+            holder = LeaseHolder(pid=os.getpid(), run_id="20261129-cat", step="train-high", since=0.0)
+            training.enter_context(held(LeaseRoom(box.leases).try_take(slot.uuid, holder)))
+        drawing = box.popen_cli(*words)
+        box.wait_for(lambda: "GPU 0 is taken by 20261129-cat" in said(box), what="the wait for a GPU")
+        assert not list(run.glob("preview/others-*/work"))
     box.wait_for(lambda: list(run.glob("preview/others-*/work/latents/*.high")), what="the first latents")
+    second = box.popen_cli(*words)
+    box.wait_for(lambda: "another preview of this run is drawing" in said(box), what="the wait for the first call")
     kill(pid for pid, line in box.trainers().items() if "driver.py" in line and "warden.py" not in line)
     assert drawing.wait() == 0
+    assert second.wait() == 0
     (preview,) = (each for each in previews_of(run) if each.path.name.startswith("others"))
     assert all_drawn(preview)
     assert len(preview.read_drawings()) == 2
+    assert len(preview.cells.read_text().splitlines()) == 3 * 6, "the second call drew nothing again"
     assert not preview.work.exists()
+
+
+def held(lease: Lease | None) -> Lease:
+    assert lease is not None
+    return lease
+
+
+def said(box: ScriptedBox) -> str:
+    """What the commands that still run have printed."""
+    return "".join(path.read_text() for path in box.root.glob("cli-*.out"))
 
 
 def all_drawn(directory: PreviewDirectory) -> bool:

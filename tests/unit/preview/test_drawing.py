@@ -71,6 +71,19 @@ def test_another_epoch_draws_its_own_row_alone_and_the_sheet_keeps_the_others(tm
     assert [row.name for row in ready.directory.read().rows] == [BASE, "20", "40", "60"]
 
 
+def test_a_run_that_still_trains_draws_what_is_there_and_later_only_the_rest(tmp_path: Path) -> None:
+    own = world(tmp_path)
+    own.keep({20: 1.0})
+    first = own.ready()
+    assert [row.name for row in first.preview.rows] == [BASE, "20"]
+    session(first, Painter(), own.plan)[0].run()
+    own.keep({40: 2.0})
+    painter, ready = Painter(), own.ready()
+    session(ready, painter, own.plan)[0].run()
+    assert [row.name for row in ready.preview.rows] == [BASE, "20", "40"]
+    assert len(list(painter.drawn_keys())) == 2
+
+
 def test_a_retrained_epoch_is_drawn_anew_beside_the_old_picture(tmp_path: Path) -> None:
     own = world(tmp_path)
     own.keep(TWO)
