@@ -8,7 +8,8 @@ import pytest
 from provision_world import World, write_program
 
 from wan_train.base.errors import NotReadyError
-from wan_train.provision.hub import Answer, Hub, HubError, explain, token_of, variable_problem
+from wan_train.base.huggingface import Answer, token_of, variable_problem
+from wan_train.provision.hub import Hub, HubError, explain
 from wan_train.provision.trainer_steps import tokenizer_step
 from wan_train.provision.work import Work
 

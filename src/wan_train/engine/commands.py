@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 
+from wan_train.base.huggingface import HUB_ENV
 from wan_train.base.text import redact
 from wan_train.engine.capabilities import Script
-from wan_train.engine.tokenizer import HUB_ENV
 from wan_train.engine.trainer import Trainer
 from wan_train.recipe.model import ExpertSpec, Recipe, format_number
 from wan_train.recipe.terms import Task

@@ -6,17 +6,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from wan_train.base.huggingface import expanded, hub_home
+
 REPO = "Wan-AI/Wan2.1-T2V-14B"
 SUBFOLDER = "google/umt5-xxl"
 """What the trainer asks for (`wan/modules/t5.py`, both supported versions)."""
 
-HUB_ENV: Mapping[str, str] = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    # Images set both; the first ends every download where its package is missing, the second takes all CPUs and RAM.
-    "HF_HUB_ENABLE_HF_TRANSFER": "0",
-    "HF_XET_HIGH_PERFORMANCE": "0",
-}
-"""For every program that uses the hub, whatever the image has set."""
 OFFLINE_ENV: Mapping[str, str] = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
@@ -41,17 +36,3 @@ def hub_cache(environ: Mapping[str, str]) -> Path:
     if cache := environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE"):
         return expanded(cache)
     return hub_home(environ) / "hub"
-
-
-def hub_home(environ: Mapping[str, str]) -> Path:
-    """The directory of everything that the hub's libraries keep for a user, accelerate's configuration included."""
-    if home := environ.get("HF_HOME"):
-        return expanded(home)
-    if xdg := environ.get("XDG_CACHE_HOME"):
-        return expanded(xdg) / "huggingface"
-    return Path.home() / ".cache" / "huggingface"
-
-
-def expanded(text: str) -> Path:
-    """As huggingface_hub does it: `~name` of an unknown user stays."""
-    return Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser raises for `~name` of nobody

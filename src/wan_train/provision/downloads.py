@@ -20,9 +20,9 @@ from urllib.request import getproxies, proxy_bypass
 
 from wan_train.base import process
 from wan_train.base.errors import NotReadyError
+from wan_train.base.huggingface import HUB_ENV, answer_of
 from wan_train.base.units import GB, MIB
-from wan_train.engine.tokenizer import HUB_ENV
-from wan_train.provision.hub import Hub, HubError, RemoteFile, answer_of
+from wan_train.provision.hub import Hub, HubError, RemoteFile
 from wan_train.provision.work import EndedError, Work
 
 _CONNECTIONS: Final = 4

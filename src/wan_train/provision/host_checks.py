@@ -15,13 +15,13 @@ import wan_train
 from wan_train import __version__
 from wan_train.base.errors import WanTrainError
 from wan_train.base.host import cpus, process_limit
+from wan_train.base.huggingface import variable_problem
 from wan_train.base.settings import Settings, Source, is_readable_by_others, user_config_file
 from wan_train.base.text import one_line
 from wan_train.base.units import GB, MIB
 from wan_train.engine.tokenizer import hub_cache
 from wan_train.notify.targets import read_targets
 from wan_train.provision.driver_checks import Gpus
-from wan_train.provision.hub import variable_problem
 from wan_train.provision.steps import Finding, State, Step
 from wan_train.run.directory import all_runs
 from wan_train.run.disk import existing_parent

@@ -13,18 +13,18 @@ from shlex import quote
 from wan_train.base import codec
 from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.files import write_whole
+from wan_train.base.huggingface import HUB_ENV, hub_home, variable_problem
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
 from wan_train.engine.capabilities import KNOWN_COMMITS, Script
 from wan_train.engine.commands import ACCELERATE_CONFIG
 from wan_train.engine.failures import Cause
 from wan_train.engine.failures.diagnosis import diagnose
-from wan_train.engine.tokenizer import HUB_ENV, OFFLINE_ENV, REPO, SUBFOLDER, hub_home, is_cached
+from wan_train.engine.tokenizer import OFFLINE_ENV, REPO, SUBFOLDER, is_cached
 from wan_train.engine.trainer import help_text, keep_help, locate_musubi, read_commit, recall_help
 from wan_train.provision.driver_checks import GpuFacts
 from wan_train.provision.engine_file import EngineFile
 from wan_train.provision.environment import Environment, package_name
-from wan_train.provision.hub import variable_problem
 from wan_train.provision.steps import Finding, State, Step
 from wan_train.provision.work import Work
 
