@@ -26,7 +26,8 @@ signal.pthread_sigmask(signal.SIG_SETMASK, ())
 sys.dont_write_bytecode = False
 
 PROCESSES = (
-    "cli", "doctor", "e2e", "faults", "gpu", "musubi", "nvml", "process", "provision", "tty", "unit/rehearsal",
+    "cli", "doctor", "e2e", "faults", "gpu", "musubi", "nvml", "process", "provision", "tty", "upload",
+    "unit/rehearsal",
     "unit/base/test_process.py", "unit/gpu/test_leases.py", "unit/gpu/test_queue.py",
 )  # fmt: skip
 """Whose tests start programs, terminals or servers; `make test-fast` leaves them out."""

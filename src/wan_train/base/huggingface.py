@@ -28,6 +28,7 @@ HUB_ENV: Mapping[str, str] = {
 _WORDS = {
     "ConnectTimeout": "no connection in time",
     "ReadTimeout": "the connection was silent for too long",
+    "WriteTimeout": "the connection took nothing for too long",
     "RemoteProtocolError": "the connection ended too early",
 }
 """For exceptions of the HTTP client behind which the system has none."""
@@ -66,16 +67,17 @@ def expanded(text: str) -> Path:
 def answer_of(error: BaseException) -> Answer:
     """What is behind an exception of huggingface_hub; not its text, which quotes addresses."""
     seen: BaseException | None = error
-    root = error
+    root, words = error, None
     while seen is not None:
         response: Any = getattr(seen, "response", None)
         status = getattr(response, "status_code", None)
         if isinstance(status, int):
             return Answer(status=status, words=type(error).__name__, retry_after=_retry_after(response.headers))
+        words = words or _WORDS.get(type(seen).__name__)  # the library wraps what went wrong with one file
         root, seen = seen, seen.__cause__ or seen.__context__
-    name = type(error).__name__
-    words = root.strerror.lower() if isinstance(root, OSError) and root.strerror else _WORDS.get(name, name)
-    return Answer(status=None, words=words)
+    if isinstance(root, OSError) and root.strerror:
+        words = root.strerror.lower()
+    return Answer(status=None, words=words or type(error).__name__)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -17,9 +17,11 @@ from wan_train.box.vast import Vast
 from wan_train.cli import options
 from wan_train.cli.notify import keep_addresses
 from wan_train.cli.options import Call, Option
+from wan_train.cli.upload import extras_of
 from wan_train.notify.targets import read_targets
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties, Then, enter, write_duties
+from wan_train.upload.destinations import parse_all
 
 T = TypeVar("T")
 
@@ -43,7 +45,10 @@ def duties_of(call: Call, before: Duties | None = None, *, goes_on: bool = False
     if not goes_on or hours is not None:
         duties = replace(duties, began=began)
     if uploads:
-        duties = replace(duties, uploads=uploads)
+        duties = replace(duties, uploads=tuple(str(target) for target in parse_all(uploads)))
+    extras = _given(call, options.UPLOAD_WITH, options.OTHER_UPLOAD_WITH)
+    if extras is not None:
+        duties = replace(duties, upload_extras=extras_of(extras))
     if then is not None:
         ending, command = _ending(then)
         duties = replace(duties, then=ending, command=command)
@@ -58,7 +63,12 @@ def duties_of(call: Call, before: Duties | None = None, *, goes_on: bool = False
 
 def changes_duties(call: Call) -> bool:
     """Whether a resume asks for other duties than its run had."""
-    others: tuple[Option[Any], ...] = (options.OTHER_THEN, options.OTHER_MAX_HOURS, options.OTHER_GRACE)
+    others: tuple[Option[Any], ...] = (
+        options.OTHER_UPLOAD_WITH,
+        options.OTHER_THEN,
+        options.OTHER_MAX_HOURS,
+        options.OTHER_GRACE,
+    )
     return bool(call.all(options.OTHER_UPLOAD)) or any(call.get(each) is not None for each in others)
 
 

@@ -382,6 +382,20 @@ def pick(call: Call) -> Result:
 
 
 @_command("Runs")
+def upload(call: Call) -> Result:
+    """Upload the results of a run, and verify them there.
+
+    Example: wan-train upload cat hf:me/cat-lora
+
+    Only what is ready and not yet verified there is sent; it may be interrupted and repeated at any time. A run that
+    was started with --upload does this by itself.
+    """
+    from wan_train.cli.upload import upload as run
+
+    return run(call)
+
+
+@_command("Runs")
 def status(call: Call) -> Result:
     """Show the state of a run, once.
 

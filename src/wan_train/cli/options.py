@@ -199,7 +199,7 @@ def _new(key: str) -> Callable[[], str]:
 
 
 _TRAINS = "train, rehearse"
-_LISTED = "explain, report, compare, pick, status, runs, logs, stop"
+_LISTED = "explain, report, compare, pick, upload, status, runs, logs, stop"
 _RECIPES = "recipe show, recipe diff"
 _WHAT, _HOW, _CLIPS, _AFTER, _OUTPUT = Group.WHAT, Group.HOW, Group.CLIPS, Group.AFTER, Group.OUTPUT
 
@@ -248,6 +248,16 @@ PICKED_EPOCHS = Option(
     "The epoch, or HIGH:LOW for one of each expert.",
     metavar="EPOCH",
     shown="lists what can be picked",
+)
+UPLOAD_RUN = replace(RUN, commands="upload")
+UPLOAD_TARGETS = Option(
+    str,
+    "target",
+    "upload",
+    "hf:USER/REPO[/FOLDER] or rclone:REMOTE:PATH; several.",
+    more="See [uploads](uploads.md).",
+    shown="those of the run's --upload",
+    is_repeatable=True,
 )
 RUNS_TO_REMOVE = Option(
     str,
@@ -557,13 +567,26 @@ UPLOAD = Option(
     "--upload",
     _TRAINS,
     "Upload the results there; repeatable.",
-    more="`hf:USER/REPO` or `rclone:REMOTE:PATH`. The variable holds several, separated by spaces.",
+    more="`hf:USER/REPO` or `rclone:REMOTE:PATH`, see [uploads](uploads.md). The variable holds several, separated by "
+    "spaces.",
     metavar="TARGET",
     group=_AFTER,
     shown="none",
     is_repeatable=True,
 )
 OTHER_UPLOAD = replace(UPLOAD, commands="resume", group=None, shown="the run's own")
+UPLOAD_WITH = Option(
+    str,
+    "--upload-with",
+    _TRAINS,
+    "Upload these too: samples, dataset.",
+    more="Separated by a comma.",
+    metavar="WHAT",
+    group=_AFTER,
+    shown="LoRAs, report, recipe and dataset.toml",
+)
+OTHER_UPLOAD_WITH = replace(UPLOAD_WITH, commands="resume", group=None, shown="the run's own")
+BY_HAND_WITH = replace(UPLOAD_WITH, word="--with", commands="upload", group=None, shown="as the run's --upload-with")
 THEN = Option(
     str,
     "--then",

@@ -123,6 +123,16 @@ class RunDirectory:
         return self.path / "report.json"
 
     @property
+    def uploads(self) -> Path:
+        """What was uploaded where and verified there; missing where nothing was."""
+        return self.path / "uploads.jsonl"
+
+    @property
+    def uploads_lock(self) -> Path:
+        """Held (flock) by the one uploader of this run, and by the rclone that it started."""
+        return self.path / "uploads.lock"
+
+    @property
     def supervisor_log(self) -> Path:
         return self.path / "supervisor.log"
 

@@ -29,6 +29,7 @@ from wan_train.views.lines import Keep, Line, Screenful, ScreenLine, Span, line,
 from wan_train.views.model import RunView
 from wan_train.views.run_status import RunStatus
 from wan_train.views.step_lines import step_lines
+from wan_train.views.uploads import STAGE_STYLES, upload_text
 
 KEYS = line(
     *(
@@ -73,7 +74,7 @@ def _rows(view: RunView, now: float, width: int) -> Iterator[ScreenLine]:
     yield ScreenLine(line(), Keep.BLANK)
     for step, job in run_status.steps_of(view):
         yield from step_lines(view, step, job, now, width)
-    devices = chain(_devices(view, width), _cost(view, now))
+    devices = chain(_devices(view, width), _cost(view, now), _uploads(view, width))
     for part in (devices, _recent_events(view, width), _remarks(view, now, width)):
         rows = list(part)
         if rows:
@@ -130,6 +131,14 @@ def _cost(view: RunView, now: float) -> Iterator[ScreenLine]:
     if cost is not None:
         head = pad("cost", _label_width(view) + 2)
         yield ScreenLine(line(head, cost_text(cost), Span(f"  {cost_basis(cost)}", "dim")), Keep.GPU)
+
+
+def _uploads(view: RunView, width: int) -> Iterator[ScreenLine]:
+    """Where the results are besides this box: a line for each target."""
+    for number, each in enumerate(view.uploads):
+        head = pad("" if number else "upload", _label_width(view) + 2)
+        text = Span(cut(upload_text(each), width - len(head)), STAGE_STYLES[each.stage])
+        yield ScreenLine(line(head, text), Keep.GPU)
 
 
 def gpu_lines(view: RunView, width: int) -> Iterator[Line]:

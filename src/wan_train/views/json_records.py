@@ -19,10 +19,12 @@ from wan_train.run.picks import Pick
 from wan_train.run.plan import Plan, Step
 from wan_train.run.state import Job, Result
 from wan_train.run.step_commands import command_of
+from wan_train.upload.status import TargetStatus
 from wan_train.views import run_status
 from wan_train.views.cost import cost_of
 from wan_train.views.losses import Losses
 from wan_train.views.model import GpuNow, RunView
+from wan_train.views.uploads import download_command
 
 Json = dict[str, Any]
 
@@ -73,6 +75,23 @@ def run_json(view: RunView, now: float) -> Json:
         "updated": live.at if live is not None else None,
         "report": str(view.report) if view.report is not None else None,
         "picked": [pick_json(each) for each in view.picks],
+        "uploads": [upload_json(each) for each in view.uploads],
+    }
+
+
+def upload_json(status: TargetStatus) -> Json:
+    """One target of a run's uploads."""
+    failed = status.failed
+    return {
+        "target": str(status.target),
+        "state": status.stage.value,
+        "ready": status.ready,
+        "verified": status.verified,
+        "bytes": status.bytes,
+        "problem": redact(failed.reason) if failed is not None else None,
+        "hint": redact(failed.hint) if failed is not None and failed.hint is not None else None,
+        "next_try": failed.not_before if failed is not None else None,
+        "download": download_command(status),
     }
 
 

@@ -1,12 +1,13 @@
 """The records of one run, read together: the input of every view.
 
 The only module of `views` that reads a run's files: the plan, the journal, live.json, logs (the ends of them and when
-they were last written), the curves, supervisor.log, picked.json, the end of report.json and the free space of
-the disk.
+they were last written), the curves, supervisor.log, picked.json, the records of uploads, the end of report.json, the
+free space of the disk and what the environment says of the box.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections import deque
@@ -15,7 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wan_train.base.codec import CorruptRecordError
+from wan_train.base.errors import BadInputError
 from wan_train.base.text import redact, visible
+from wan_train.box.shell import Shell, shell_of
 from wan_train.engine.log_parser import last_words
 from wan_train.run.curves import Curve, CurveReader
 from wan_train.run.directory import RunDirectory, report_of_end
@@ -47,6 +50,7 @@ from wan_train.run.picks import Pick, read_picks
 from wan_train.run.plan import Plan
 from wan_train.run.progress import read_tail
 from wan_train.run.state import Attempt, Job, JobState, RunState, fold, initial
+from wan_train.upload.status import TargetStatus, of_run
 from wan_train.views.losses import Losses, losses_of
 
 TAIL_LINES = 8
@@ -110,6 +114,10 @@ class RunView:
     """The HTML report of the run's end."""
     picks: tuple[Pick, ...] = ()
     """Epochs that a person chose, the newest last; of a record that cannot be read, none."""
+    uploads: tuple[TargetStatus, ...] = ()
+    """Where the results are besides this box; of records that cannot be read, nothing."""
+    shell: Shell | None = None
+    """How this box is reached from outside; None where its landlord does not say."""
 
     @property
     def has_supervisor(self) -> bool:
@@ -173,8 +181,16 @@ class RunReader:
             last_signs=self._signs(supervisor_alive=alive),
             report=report_of_end(self._run, finished) if finished is not None else None,
             picks=_picks(self._run),
+            uploads=self._uploads(),
+            shell=shell_of(os.environ),
         )
         return view, events
+
+    def _uploads(self) -> tuple[TargetStatus, ...]:
+        try:
+            return of_run(self._run, self._plan, self._state)
+        except (OSError, CorruptRecordError, BadInputError):
+            return ()
 
     def _read_tails(self) -> None:
         for job in self._state.jobs.values():

@@ -27,6 +27,7 @@ from wan_train.views.formatting import (
 from wan_train.views.lines import Line, Row, Screenful, Span, line, plain, table, wrapped
 from wan_train.views.model import RunView
 from wan_train.views.run_status import RunStatus
+from wan_train.views.uploads import download_command, upload_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -139,6 +140,7 @@ def _result(view: RunView, width: int) -> Iterator[Line]:
     for step, job in run_status.steps_of(view):
         yield from _step(view, step, job, width)
     yield from _picked(view)
+    yield from _uploads(view)
     yield from _next(view, width)
 
 
@@ -171,11 +173,32 @@ def _next(view: RunView, width: int) -> Iterator[Line]:
         yield _to_copy(f"wan-train resume {shlex.quote(safe(view.run.run_id))} --until all")
     if done:
         yield line()
-        yield line(Span("Download", "bold"), " (on your own computer; HOST and PORT as for ssh):")
-        yield _to_copy(f"scp -P PORT {shlex.quote(f'root@HOST:{safe(view.run.path)}/*.safetensors')} .")
+        yield from _download(view)
         if not run_status.is_rehearsal(view):
             yield line(Span("ComfyUI", "bold"))
             yield from wrapped(_COMFYUI[min(done, 2)], width, indent=4)
+
+
+def _uploads(view: RunView) -> Iterator[Line]:
+    if view.uploads:
+        yield line()
+        yield line(Span("Uploads", "bold"))
+        for each in view.uploads:
+            yield line(f"  {upload_text(each)}", whole=True)
+
+
+def _download(view: RunView) -> Iterator[Line]:
+    """From where it is safe, else from this box."""
+    known = view.shell
+    commands = [command for each in view.uploads if (command := download_command(each)) is not None]
+    unknown = "" if known is not None or commands else "; HOST and PORT as for ssh"
+    yield line(Span("Download", "bold"), f" (on your own computer{unknown}):")
+    for command in commands:
+        yield _to_copy(safe(command))
+    if known is not None or not commands:
+        host, port = (known.host, known.port) if known is not None else ("HOST", "PORT")
+        source = f"root@{f'[{host}]' if ':' in host else host}:{safe(view.run.path)}/*.safetensors"
+        yield _to_copy(f"scp -P {port} {shlex.quote(source)} .")
 
 
 def resume_command(view: RunView) -> str | None:

@@ -1,0 +1,102 @@
+"""`wan-train upload`: send what is ready of a run, verify it, say where it is."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from wan_train.base.clock import SystemClock
+from wan_train.base.errors import BadInputError, NotReadyError
+from wan_train.base.huggingface import HUB_ENV
+from wan_train.base.text import one_line
+from wan_train.cli import options
+from wan_train.cli.options import Call
+from wan_train.cli.output import Result, Sink
+from wan_train.run.directory import RunDirectory, find
+from wan_train.run.duties import read_duties
+from wan_train.upload.content import Extra
+from wan_train.upload.destinations import SCHEMES, Target, parse_all
+from wan_train.upload.status import statuses
+from wan_train.upload.stores import store_of
+from wan_train.upload.uploader import Uploader
+from wan_train.views.json_records import upload_json
+from wan_train.views.uploads import upload_text
+
+_NICE = 19
+
+
+def upload(call: Call) -> Result:
+    """Send everything that is ready and not yet verified; succeeds when all of it is verified."""
+    name, words = call.get(options.UPLOAD_RUN), list(call.all(options.UPLOAD_TARGETS))
+    if name is not None and name.startswith(SCHEMES):  # the run may be left out
+        words, name = [name, *words], None
+    run = find(call.settings.runs, name)
+    duties = read_duties(run)
+    targets = parse_all(words or (duties.uploads if duties is not None else ()))
+    if not targets:
+        raise BadInputError(
+            f"{run.run_id} has no targets to upload to",
+            hint=f"Name one: `wan-train upload {run.run_id} hf:USER/REPO`",
+        )
+    asked = call.get(options.BY_HAND_WITH)
+    extras = extras_of(asked) if asked is not None else (duties.upload_extras if duties is not None else ())
+    os.environ.update(HUB_ENV)
+    _give_way()
+    uploader = Uploader(
+        run=run,
+        extras=extras,
+        stores=lambda target, lock: store_of(target, call.settings, run_id=run.run_id, lock=lock),
+        clock=SystemClock(),
+        sleep=time.sleep,
+        say=call.sink.step,
+    )
+    uploader.upload(targets)
+    return _result(run, targets, extras, uploader)
+
+
+def extras_of(text: str) -> tuple[str, ...]:
+    """What is uploaded on request: `samples,dataset`; raises BadInputError."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    for word in words:
+        if word not in set(Extra):
+            raise BadInputError(
+                f"{one_line(word)!r} is nothing that can be uploaded on request", hint=f"Use {', '.join(Extra)}."
+            )
+    return tuple(dict.fromkeys(words))
+
+
+def _result(run: RunDirectory, targets: Sequence[Target], extras: Sequence[str], uploader: Uploader) -> Result:
+    found = statuses(run, [str(target) for target in targets], extras)
+    about = {"event": "upload", "run_id": run.run_id, "run_dir": str(run.path)}
+
+    def data() -> dict[str, Any]:
+        return {**about, "uploads": [upload_json(each) for each in found]}
+
+    def text(sink: Sink) -> None:
+        for each in found:
+            sink.line(upload_text(each))
+
+    return Result(data=data, text=text, error=_error(uploader))
+
+
+def _error(uploader: Uploader) -> NotReadyError | None:
+    problems = list(uploader.problems.values())
+    if not problems:
+        return None
+    hints = dict.fromkeys(problem.hint for problem in problems if problem.hint)
+    left = "\n".join(problem.message for problem in problems)
+    return NotReadyError(left, hint="\n".join(hints) or None)
+
+
+def _give_way() -> None:
+    """A training on this box comes first: its CPUs and its disk."""
+    import psutil
+
+    try:
+        me = psutil.Process()
+        me.nice(_NICE)
+        me.ionice(psutil.IOPRIO_CLASS_IDLE)
+    except (psutil.Error, OSError, ValueError):
+        return  # a container may forbid it

@@ -1,0 +1,116 @@
+"""The model card of a run on the hub: what was trained on what, its trigger words, settings and samples."""
+
+from __future__ import annotations
+
+import re
+import string
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from urllib.parse import quote
+
+from wan_train.base.text import visible
+from wan_train.recipe.model import format_number, settings_of
+from wan_train.recipe.terms import Task
+from wan_train.run.plan import Plan
+from wan_train.run.state import RunState
+from wan_train.upload.content import Item, ItemKind
+
+CARD = "README.md"
+_BASE_MODELS: Mapping[Task, str] = {Task.T2V: "Wan-AI/Wan2.2-T2V-A14B", Task.I2V: "Wan-AI/Wan2.2-I2V-A14B"}
+_PIPELINES: Mapping[Task, str] = {Task.T2V: "text-to-video", Task.I2V: "image-to-video"}
+_SETTINGS = (
+    ("network_dim", "Rank"),
+    ("network_alpha", "Alpha"),
+    ("learning_rate", "Learning rate"),
+    ("lr_scheduler", "Scheduler"),
+    ("optimizer_type", "Optimizer"),
+    ("discrete_flow_shift", "Flow shift"),
+    ("seed", "Seed"),
+)
+_MOST_TRIGGER_WORDS = 12
+_MOST_SAMPLES = 6
+_MOST_TEXT = 200
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~&$])")
+_TEMPLATE = Path(__file__).with_name("card.md")
+
+
+def model_card(plan: Plan, state: RunState, items: Sequence[Item], captions: Sequence[str]) -> bytes:
+    """The card, the same for the same run and files; every text of the user's is escaped."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    task, trigger = plan.recipe.task, trigger_words(captions)
+    data = ModelCardData(
+        base_model=_BASE_MODELS[task],
+        pipeline_tag=_PIPELINES[task],
+        tags=["lora", "wan2.2", _PIPELINES[task]],
+    )
+    if trigger:
+        data["instance_prompt"] = trigger
+    with warnings.catch_warnings(action="ignore"):  # of metadata that a card may lack
+        card = ModelCard.from_template(
+            data,
+            template_path=str(_TEMPLATE),
+            title=_text(plan.answers.title),
+            author=_text(plan.answers.author),
+            is_rehearsal=not plan.trainer.is_real,
+            model=_BASE_MODELS[task],
+            trainer=_text(plan.trainer.version),
+            trigger=_text(trigger) if trigger else None,
+            files=list(_files(plan, state)),
+            items=plan.dataset.items,
+            experts=[spec.expert.value for spec in plan.recipe.experts],
+            settings=list(_settings(plan)),
+            samples=list(_samples(items)),
+        )
+    return str(card).rstrip().encode() + b"\n"
+
+
+def trigger_words(captions: Sequence[str]) -> str | None:
+    """The words with which every caption begins; None where there are none, or too few captions to tell."""
+    texts = [caption.split() for caption in captions]
+    if len(texts) < 2:  # noqa: PLR2004  one caption begins like itself
+        return None
+    shared = [words[0] for words in takewhile(lambda words: len(set(words)) == 1, zip(*texts, strict=False))]
+    joined = " ".join(shared[:_MOST_TRIGGER_WORDS]).rstrip(string.punctuation + string.whitespace)
+    return visible(joined) or None
+
+
+def _files(plan: Plan, state: RunState) -> Iterator[Mapping[str, str]]:
+    for step in plan.steps:
+        job = state.jobs.get(step.id)
+        if step.expert is None or job is None or job.result is None:
+            continue
+        yield {
+            "name": _text(Path(job.result.path).name),
+            "expert": f"{step.expert.value}-noise",
+            "epochs": str(job.result.epochs or plan.epochs_of(step.expert)),
+            "loss": f"{job.loss:.4f}" if job.loss is not None else "",
+        }
+
+
+def _settings(plan: Plan) -> Iterator[tuple[str, list[str]]]:
+    trainings = [settings_of(spec.training) for spec in plan.recipe.experts]
+    for key, label in _SETTINGS:
+        yield label, [_text(_value(training[key])) for training in trainings]
+    steps = [plan.steps_of(spec.expert) for spec in plan.recipe.experts]
+    yield "Epochs", [str(plan.epochs_of(spec.expert)) for spec in plan.recipe.experts]
+    yield "Steps", ["unknown" if each is None else str(each) for each in steps]
+
+
+def _value(value: object) -> str:
+    return format_number(value) if isinstance(value, float) else str(value)
+
+
+def _samples(items: Sequence[Item]) -> Iterator[str]:
+    """The last ones, as paths in the repository."""
+    shown = [item.name for item in items if item.kind is ItemKind.SAMPLE and item.path.suffix == ".png"]
+    for name in shown[-_MOST_SAMPLES:]:
+        yield quote(name)
+
+
+def _text(text: str) -> str:
+    """A text of the user's as plain words in Markdown."""
+    plain = visible(text)
+    return _MARKDOWN.sub(r"\\\1", plain if len(plain) <= _MOST_TEXT else plain[: _MOST_TEXT - 1] + "…")

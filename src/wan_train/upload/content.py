@@ -1,0 +1,191 @@
+"""What of a run is uploaded, as soon as it is ready: LoRAs at once, everything else beside the first of them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
+
+from wan_train.base.codec import CorruptRecordError
+from wan_train.caching.survey import reading_of
+from wan_train.dataset import jsonl
+from wan_train.dataset.config import load
+from wan_train.dataset.listing import list_media
+from wan_train.dataset.model import DatasetError, MediaKind, Subset, TrainerReading
+from wan_train.run.directory import RunDirectory, report_of_end
+from wan_train.run.events import read_events
+from wan_train.run.picks import read_picks
+from wan_train.run.plan import Plan
+from wan_train.run.samples import samples_of
+from wan_train.run.state import RunState, fold, initial
+
+_LORA = ".safetensors"
+_EPOCH = re.compile(r"(?:-\d+)?")
+_MOST_CAPTIONS = 1000
+_MOST_CAPTION_BYTES = 10_000
+
+
+class Extra(StrEnum):
+    """What is uploaded on request only."""
+
+    SAMPLES = "samples"
+    DATASET = "dataset"
+
+
+class ItemKind(StrEnum):
+    """What an item is; LoRAs are what the run was for."""
+
+    LORA = "lora"
+    RECORD = "record"
+    SAMPLE = "sample"
+    DATASET = "dataset"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """A file to upload. `name` is its path at the target; its last part is that of `path`."""
+
+    kind: ItemKind
+    path: Path
+    name: str
+    size: int
+    mtime_ns: int
+
+
+def ready(run: RunDirectory, plan: Plan, state: RunState, extras: Sequence[str]) -> tuple[Item, ...]:
+    """The files that may be uploaded now: whole, and not written to any more. LoRAs first."""
+    loras = list(_loras(run, plan))
+    if not loras and not state.is_over:
+        return ()
+    records = _named(ItemKind.RECORD, "", _records(run, state))
+    samples = _samples(run, plan, state) if Extra.SAMPLES in extras else ()
+    dataset = _dataset(run, plan) if Extra.DATASET in extras else ()
+    return (*loras, *records, *samples, *dataset)
+
+
+def files_text(number: int) -> str:
+    return "1 file" if number == 1 else f"{number:,} files"
+
+
+def captions_of(run: RunDirectory, plan: Plan) -> list[str]:
+    """The captions of the dataset as they are now, at most a thousand; none where it cannot be read any more."""
+    reading = reading_of(plan.trainer)
+    found: list[str] = []
+    with suppress(DatasetError):
+        for subset in load(run.dataset_config, reading=reading).datasets:
+            if subset.jsonl is not None:
+                found += [record.caption for record in _records_of(subset, subset.jsonl).records]
+            for path in _files_of(run, subset, reading):
+                if path.name.endswith(subset.caption_extension or _LORA) and len(found) < _MOST_CAPTIONS:
+                    with suppress(OSError), path.open("rb") as file:
+                        found.append(file.read(_MOST_CAPTION_BYTES).decode("utf-8", errors="replace"))
+    return found[:_MOST_CAPTIONS]
+
+
+def read_run(run: RunDirectory) -> tuple[Plan, RunState]:
+    """Plan and state; read again only when they changed. Raises what `RunDirectory.read_plan` raises."""
+    return _read(run, _stamp(run.plan), _stamp(run.events))
+
+
+@lru_cache(maxsize=8)
+def _read(run: RunDirectory, _plan: object, _events: object) -> tuple[Plan, RunState]:
+    plan = run.read_plan()
+    state = initial(plan)
+    for event in read_events(run.events):
+        state = fold(state, event)
+    return plan, state
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _loras(run: RunDirectory, plan: Plan) -> Iterator[Item]:
+    """Finished LoRAs and those of kept epochs: their names in the run directory appear only when they are whole."""
+    paths = sorted(run.path.glob(f"[!.]*{_LORA}"))
+    made = [
+        path
+        for step in plan.steps
+        for path in paths
+        if step.produces is not None
+        and path.stem.startswith(step.produces)
+        and _EPOCH.fullmatch(path.stem.removeprefix(step.produces))
+    ]
+    yield from _named(ItemKind.LORA, "", [*made, *_picked(run)])
+
+
+def _picked(run: RunDirectory) -> Sequence[Path]:
+    """By their names in this directory, which may have been moved. A damaged record has none: they are copies."""
+    try:
+        return [run.path / Path(file.path).name for pick in read_picks(run) for file in pick.files]
+    except CorruptRecordError:
+        return ()
+
+
+def _records(run: RunDirectory, state: RunState) -> Iterator[Path]:
+    yield run.recipe
+    yield run.dataset_config
+    if state.finished is not None and report_of_end(run, state.finished) is not None:
+        yield run.report_page
+        yield run.report_data
+
+
+def _samples(run: RunDirectory, plan: Plan, state: RunState) -> Iterator[Item]:
+    """Those of trainings that are over: while one goes on, each sample would be a commit of its own."""
+    for sample in samples_of(run, plan, state):
+        if state.is_over or state.jobs[sample.step].state.is_over:
+            yield from _named(ItemKind.SAMPLE, f"samples/{sample.step}-{sample.attempt}", [sample.path])
+
+
+def _dataset(run: RunDirectory, plan: Plan) -> Iterator[Item]:
+    """Pictures or clips and captions, as they are now; nothing where the dataset cannot be read any more."""
+    reading = reading_of(plan.trainer)
+    try:
+        subsets = load(run.dataset_config, reading=reading).datasets
+    except DatasetError:
+        return
+    for subset in subsets:
+        files = list(_files_of(run, subset, reading))
+        folders = list(dict.fromkeys(path.parent for path in files))
+        for number, folder in enumerate(folders):
+            below = f"dataset/{subset.index}" + (f"/{number}" if len(folders) > 1 else "")
+            yield from _named(ItemKind.DATASET, below, [path for path in files if path.parent == folder])
+
+
+def _files_of(run: RunDirectory, subset: Subset, reading: TrainerReading) -> Iterator[Path]:
+    if subset.jsonl is not None:
+        yield run.dataset_list(subset.index)
+        yield from (record.path for record in _records_of(subset, subset.jsonl).records)
+    elif subset.directory is not None:
+        try:
+            listing = list_media(subset.directory, avif=reading.reads_avif)
+        except OSError:
+            return
+        for name in listing.images if subset.kind is MediaKind.IMAGE else listing.videos:
+            yield subset.directory / name
+            # The trainer's own rule for the names of captions.
+            yield subset.directory / (os.path.splitext(name)[0] + (subset.caption_extension or ""))  # noqa: PTH122
+
+
+def _records_of(subset: Subset, source: Path) -> jsonl.Records:
+    return jsonl.read(source, subset.kind, [source.parent])
+
+
+def _named(kind: ItemKind, below: str, paths: Sequence[Path] | Iterator[Path]) -> Iterator[Item]:
+    """Items in a folder of the target; a file that is not there is left out, and a second one of the same name."""
+    for path in dict.fromkeys(paths):
+        try:
+            found = path.stat()
+        except OSError:
+            continue
+        name = f"{below}/{path.name}" if below else path.name
+        yield Item(kind=kind, path=path, name=name, size=found.st_size, mtime_ns=found.st_mtime_ns)

@@ -1,0 +1,141 @@
+"""What was sent where and verified there: `RUN/uploads.jsonl`, a closed set of records, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from wan_train.base import codec
+from wan_train.base.files import append_line
+from wan_train.run.directory import RunDirectory
+
+_FIRST_PAUSE_SECONDS = 30.0
+_LONGEST_PAUSE_SECONDS = 900.0
+_LONGEST_WAIT_SECONDS = 3600.0
+"""For a target that names its own pause."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Began:
+    """These files are about to be sent to a target, so what came there is ours.
+
+    `files` are sha256 by name; `blobs` are git's digests of the same, which the hub has of small files.
+    """
+
+    at: float
+    target: str
+    files: Mapping[str, str]
+    blobs: tuple[str, ...]
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """The target's own checksum says that it holds this file. `where` is its path there.
+
+    `bytes` and `mtime_ns` are those of the local file before it was read: once they differ, it is another file.
+    """
+
+    at: float
+    target: str
+    name: str
+    where: str
+    bytes: int
+    mtime_ns: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A target did not take what was due. `final`: a retry alone cannot help; `not_before` is when to try again."""
+
+    at: float
+    target: str
+    reason: str
+    hint: str | None
+    final: bool
+    not_before: float
+
+
+Record = Began | Verified | Failed
+codec.register_union(Record)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetState:
+    """What is known of one target. `verified` is by name, the newest; `ours` are digests of all that was sent."""
+
+    verified: Mapping[str, Verified] = field(default_factory=dict)
+    ours: frozenset[str] = frozenset()
+    began: Began | None = None
+    """What is being sent, or was when the uploader was killed; None once all of it was verified."""
+    failed: Failed | None = None
+    """The newest failure; None once something was verified after it."""
+    failures: int = 0
+    """In a row."""
+
+    def has(self, name: str, size: int, mtime_ns: int) -> bool:
+        """Whether the file is there as it is now."""
+        known = self.verified.get(name)
+        return known is not None and (known.bytes, known.mtime_ns) == (size, mtime_ns)
+
+    def may_try(self, now: float) -> bool:
+        """Whether the pause after a failure is over. A failure from the future says that the clock was set back."""
+        return self.failed is None or now >= self.failed.not_before or now < self.failed.at
+
+    def pause_after(self, asked: float | None, *, final: bool) -> float:
+        """Seconds until the next try after one more failure; `asked` is what the target wants."""
+        if final:
+            return _LONGEST_PAUSE_SECONDS
+        grown = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(self.failures, 10), _LONGEST_PAUSE_SECONDS)
+        return max(grown, min(asked or 0.0, _LONGEST_WAIT_SECONDS))
+
+
+def fold(states: Mapping[str, TargetState], record: Record) -> dict[str, TargetState]:
+    """The states after one more record, by target."""
+    state = states.get(record.target, TargetState())
+    return {**states, record.target: _fold_target(state, record)}
+
+
+def _fold_target(state: TargetState, record: Record) -> TargetState:
+    match record:
+        case Began():
+            return replace(state, began=record, ours=state.ours | {*record.files.values(), *record.blobs})
+        case Verified():
+            verified = {**state.verified, record.name: record}
+            began = state.began
+            if began is not None and all(
+                name in verified and verified[name].sha256 == digest for name, digest in began.files.items()
+            ):
+                began = None
+            return replace(state, verified=verified, began=began, failed=None, failures=0)
+        case Failed():
+            return replace(state, began=None, failed=record, failures=state.failures + 1)
+
+
+def fold_all(records: Iterable[Record]) -> dict[str, TargetState]:
+    states: dict[str, TargetState] = {}
+    for record in records:
+        states = fold(states, record)
+    return states
+
+
+def append(run: RunDirectory, record: Record) -> None:
+    append_line(run.uploads, codec.to_json(record, Record))
+
+
+def read_states(run: RunDirectory) -> dict[str, TargetState]:
+    """By target. A line that a crash or a newer version left unreadable is passed over: its file is sent again."""
+    try:
+        lines = run.uploads.read_bytes().splitlines()
+    except FileNotFoundError:
+        return {}
+    return fold_all(_readable(lines, str(run.uploads)))
+
+
+def _readable(lines: Iterable[bytes], where: str) -> Iterable[Record]:
+    for line in lines:
+        try:
+            yield codec.from_json(line, Record, where=where)
+        except codec.CorruptRecordError:
+            continue

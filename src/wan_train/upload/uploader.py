@@ -1,0 +1,177 @@
+"""One upload of a run: what is due goes to each target, is verified there and recorded. Made to be killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+from wan_train.base import locks
+from wan_train.base.clock import Clock
+from wan_train.base.errors import NotReadyError
+from wan_train.base.text import one_line, visible
+from wan_train.base.units import duration, file_size
+from wan_train.run.directory import RunDirectory
+from wan_train.upload.card import CARD, model_card
+from wan_train.upload.content import Item, captions_of, files_text, read_run, ready
+from wan_train.upload.destinations import HubTarget, Target
+from wan_train.upload.ledger import Began, Failed, TargetState, Verified, append, read_states
+from wan_train.upload.status import missing
+from wan_train.upload.store import ChangedError, Parcel, Store, StoreError, of_bytes, wrap
+
+_LOCK_TRIES = 20
+_LOCK_PAUSE_SECONDS = 0.1
+
+
+@dataclass(slots=True, kw_only=True)
+class Uploader:
+    """Sends what is due of one run to its targets, one after the other.
+
+    A failure is tried again after each of `pauses`, which begin anew with every file that is verified; then it is
+    recorded with the time of the next try. `say` gets a line at a time.
+    """
+
+    run: RunDirectory
+    extras: Sequence[str]
+    stores: Callable[[Target, int], Store]
+    """The store of a target; the number is the descriptor of the held lock."""
+    clock: Clock
+    sleep: Callable[[float], None]
+    say: Callable[[str], None]
+    pauses: Sequence[float] = (2.0, 8.0, 30.0)
+    longest_pause: float = 300.0
+    """For a target that names its own."""
+    problems: dict[str, StoreError] = field(default_factory=dict)
+    """Why a target did not take everything, by target."""
+
+    def upload(self, targets: Sequence[Target]) -> None:
+        """Send all that is due, also what becomes ready meanwhile. Raises NotReadyError while another one is at it.
+
+        Afterwards everything is verified at the targets that are not in `problems`.
+        """
+        with self._lock() as lock:
+            for target in targets:
+                try:
+                    self._to(target, self.stores(target, lock))
+                except StoreError as error:
+                    self.problems[str(target)] = error
+
+    def _to(self, target: Target, store: Store) -> None:
+        tries = 0
+        while True:
+            known = self._known(target)
+            items = missing(self._ready(), known)
+            if not items:
+                return
+            try:
+                self._once(target, store, items, known)
+                tries = 0
+            except (StoreError, ChangedError) as error:
+                problem = _as_store_error(target, error)
+                has_progress = self._known(target).verified != known.verified
+                tries = 1 if has_progress else tries + 1
+                if problem.final or tries > len(self.pauses):
+                    self._record_failure(target, problem)
+                    raise problem from None
+                pause = max(self.pauses[tries - 1], min(problem.retry_after or 0.0, self.longest_pause))
+                self.say(f"{target}: {problem.reason}; retry in {duration(pause)} ({tries} of {len(self.pauses)})")
+                self.sleep(pause)
+
+    def _once(self, target: Target, store: Store, items: Sequence[Item], known: TargetState) -> None:
+        parcels = [wrap(item) for item in items]
+        _require_names(target, parcels)
+        if isinstance(target, HubTarget):
+            parcels.append(self._card())
+        size = sum(parcel.size for parcel in parcels)
+        self.say(f"{target}: {files_text(len(parcels))}, {file_size(size)}")
+        began = Began(
+            at=self.clock.now(),
+            target=str(target),
+            files={parcel.name: parcel.sha256 for parcel in parcels},
+            blobs=tuple(parcel.blob for parcel in parcels),
+            bytes=size,
+        )
+        append(self.run, began)
+        ours = known.ours | {*began.files.values(), *began.blobs}
+        for stored in store.put(parcels, ours):
+            parcel = stored.parcel
+            append(
+                self.run,
+                Verified(
+                    at=self.clock.now(),
+                    target=str(target),
+                    name=parcel.name,
+                    where=stored.where,
+                    bytes=parcel.size,
+                    mtime_ns=parcel.mtime_ns,
+                    sha256=parcel.sha256,
+                ),
+            )
+            self.say(f"{target}: {visible(stored.where)} verified")
+
+    def _card(self) -> Parcel:
+        plan, state = read_run(self.run)
+        return of_bytes(CARD, model_card(plan, state, self._ready(), captions_of(self.run, plan)))
+
+    def _ready(self) -> tuple[Item, ...]:
+        plan, state = read_run(self.run)
+        return ready(self.run, plan, state, self.extras)
+
+    def _known(self, target: Target) -> TargetState:
+        return read_states(self.run).get(str(target), TargetState())
+
+    def _record_failure(self, target: Target, problem: StoreError) -> None:
+        now = self.clock.now()
+        pause = self._known(target).pause_after(problem.retry_after, final=problem.final)
+        failed = Failed(
+            at=now,
+            target=str(target),
+            reason=problem.reason,
+            hint=problem.hint,
+            final=problem.final,
+            not_before=now + pause,
+        )
+        append(self.run, failed)
+
+    @contextmanager
+    def _lock(self) -> Iterator[int]:
+        """The one uploader of a run; whoever starts just after another was killed waits a moment."""
+        with ExitStack() as stack:
+            for _ in range(_LOCK_TRIES):
+                try:
+                    descriptor = stack.enter_context(locks.held(self.run.uploads_lock))
+                    break
+                except BlockingIOError:
+                    self.sleep(_LOCK_PAUSE_SECONDS)
+            else:
+                raise NotReadyError(
+                    f"another upload of {self.run.run_id} is under way",
+                    hint=f"See how far it is: `wan-train status {self.run.run_id}`.",
+                )
+            yield descriptor
+
+
+def _as_store_error(target: Target, error: StoreError | ChangedError) -> StoreError:
+    if isinstance(error, StoreError):
+        return error
+    reason = f"{one_line(str(error))} changed while it was read"
+    return StoreError(target, reason, hint="It is sent again by itself once nobody writes to it.", final=False)
+
+
+def _require_names(target: Target, parcels: Sequence[Parcel]) -> None:
+    """Names go through lists of lines and JSON to other machines."""
+    for parcel in parcels:
+        if visible(parcel.name) != parcel.name or not _is_text(parcel.name):
+            raise StoreError(
+                target,
+                f"this file name cannot be sent: {one_line(parcel.name)}",
+                hint="Rename the file, or leave `--upload-with dataset` out.",
+            )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
