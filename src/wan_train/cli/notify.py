@@ -89,7 +89,7 @@ def _said(outcome: Outcome | None) -> str:
     if outcome is None:
         return "failed: it did not end in time"
     if outcome.mark is Mark.SENT:
-        return f"sent in {outcome.seconds:.1f} s" + (f"; {outcome.why}" if outcome.why else "")
+        return f"sent in {outcome.seconds:.1f} s"
     return f"failed: {outcome.why}"
 
 

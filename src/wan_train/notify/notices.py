@@ -61,7 +61,6 @@ class Story:
     live: Live | None = None
     uploads: Mapping[str, bool] = field(default_factory=dict)
     ending: Ending | None = None
-    picture: Path | None = None
 
     @property
     def run_id(self) -> str:
@@ -139,7 +138,7 @@ def _over(story: Story) -> Iterator[Message]:
     if finished.exit_code != ExitCode.DONE:
         body.append(f"Next: {_next(story, has_failed=bool(failures))}")
     number = sum(isinstance(event, RunResumed) for event in story.events)
-    yield _message(f"over-{number}", f"{_run_name(story)}: {head}", body, picture=story.picture)
+    yield _message(f"over-{number}", f"{_run_name(story)}: {head}", body)
 
 
 def _failed_expert(story: Story) -> Iterator[Message]:
@@ -288,12 +287,11 @@ def _clock(at: float) -> str:
     return time.strftime("%H:%M %Z", time.localtime(at))
 
 
-def _message(key: str, title: str, body: Sequence[str], *, picture: Path | None = None) -> Message:
+def _message(key: str, title: str, body: Sequence[str]) -> Message:
     return Message(
         id=key,
         title=_harmless(title),
         body="\n".join(_harmless(line) for line in body),
-        picture=picture,
     )
 
 

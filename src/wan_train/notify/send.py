@@ -43,7 +43,6 @@ class Message:
     id: str
     title: str
     body: str
-    picture: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +83,7 @@ class _Listener(logging.Handler):
 def judge(said: str) -> tuple[Mark, str]:
     """What a send without success came to, by what apprise said: only for certain is a message sent again."""
     if re.search(r"^Sent ", said, re.MULTILINE):
-        return Mark.SENT, "the text arrived, the picture did not"
+        return Mark.UNCLEAR, "only some of its recipients have it"
     status = _STATUS.search(said)
     if status is not None:
         return Mark.REFUSED, f"the service refused it (status {status[1]})"
@@ -107,12 +106,10 @@ def send(target: Target, message: Message) -> tuple[Mark, str | None]:
             return Mark.REFUSED, "apprise cannot use the address"
         service.retry = 0  # of ours there are enough, and they know what may have arrived
         apprise = Apprise(service, asset=service.asset)
-        takes = message.picture is not None and message.picture.is_file() and service.attachment_support
         sent = apprise.notify(
             body=message.body or message.title,  # apprise sends no empty body
             title=message.title,
             body_format=NotifyFormat.TEXT,
-            attach=str(message.picture) if takes else None,
         )
     except Exception as error:  # noqa: BLE001  a plugin may raise anything; its text may quote the address
         return Mark.UNCLEAR, f"apprise failed ({type(error).__name__})"
@@ -148,9 +145,6 @@ class Sender:
             where = standing(entries, message.id, target.name, now=now, pause=self._order.pause)
             if where is not Standing.DUE:
                 continue
-            tried_before = any((each.notice, each.target) == (message.id, target.name) for each in entries)
-            if tried_before:  # a picture that a service does not like must not keep the text from it
-                message = Message(id=message.id, title=message.title, body=message.body)  # noqa: PLW2901  the same one
             if not self._enter(message, target, Mark.CLAIMED, None):
                 return  # what cannot be claimed could be sent twice
             began = time.monotonic()

@@ -207,7 +207,7 @@ def test_a_full_disk_sends_nothing_since_it_could_be_sent_twice(service: Receive
         ("Socket Exception: ... NewConnectionError(... Connection refused')", Mark.REFUSED),
         ("Socket Exception: ... Read timed out. (read timeout=4.0)", Mark.UNCLEAR),
         ("Socket Exception: ('Connection aborted.', ConnectionResetError(104, 'x'))", Mark.UNCLEAR),
-        ("Sent Discord notification.\nFailed to send to Discord: error=413", Mark.SENT),
+        ("Sent Telegram notification.\nFailed to send Telegram notification to 7: error=403", Mark.UNCLEAR),
         ("", Mark.UNCLEAR),
     ],
 )
