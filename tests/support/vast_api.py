@@ -1,9 +1,14 @@
-"""Vast's API on loopback, as far as a box asks it about itself; it misbehaves as told."""
+"""Vast's API on loopback, as far as a box asks it about itself; it misbehaves as told.
+
+`python tests/support/vast_api.py` serves one by hand: its variables are printed, and every request.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +26,8 @@ ROW: Mapping[str, Any] = {
     "is_bid": False,
     "min_bid": 0.5,
     "end_date": None,
+    "actual_status": "running",
+    "intended_status": "running",
 }
 
 
@@ -34,6 +41,12 @@ class Mood(Enum):
     DRIPS = auto()
     """A byte now and then, for ever."""
     REDIRECTS = auto()
+    BUSY = auto()
+    """429, as to one that asks too often."""
+    DEAF = auto()
+    """Accepts a stop and does nothing."""
+    REFUSES = auto()
+    """Answers an order with `success: false`."""
 
 
 @dataclass(slots=True)
@@ -43,9 +56,26 @@ class VastApi:
     address: str
     row: dict[str, Any] = field(default_factory=lambda: dict(ROW))
     mood: Mood = Mood.WELL
+    destroyed: bool = False
     asked: list[str] = field(default_factory=list)
     """Method, path and whether the key was right."""
     released: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the box is paid for by the hour."""
+        return not self.destroyed and self.row.get("intended_status") == "running"
+
+    def obey(self, method: str, body: object) -> bytes:
+        """What an order does, and the answer to it."""
+        if self.mood is Mood.REFUSES:
+            return b'{"success": false, "msg": "no such ask"}'
+        if self.mood is not Mood.DEAF:
+            if method == "DELETE":
+                self.destroyed = True
+            elif isinstance(body, dict) and body.get("state") == "stopped":
+                self.row.update(intended_status="stopped", actual_status="exited")
+        return b'{"success": true}'
 
     def environ(self, **more: str) -> dict[str, str]:
         """The variables of a box that this is the landlord of."""
@@ -66,6 +96,8 @@ def vast_api() -> Iterator[VastApi]:  # noqa: C901  a server and its answers
             pass
 
         def do_GET(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            body = json.loads(self.rfile.read(length)) if length else None
             right = self.headers.get("Authorization") == f"Bearer {KEY}"
             api.asked.append(f"{self.command} {self.path} {'key' if right else 'no key'}")
             match api.mood:
@@ -79,12 +111,18 @@ def vast_api() -> Iterator[VastApi]:  # noqa: C901  a server and its answers
                     self._send(200, b"<html>maintenance</html>")
                 case Mood.REDIRECTS:
                     self._send(302, b"", Location=f"{api.address}/elsewhere")
-                case Mood.WELL if not right:
+                case Mood.BUSY:
+                    self._send(429, b'{"msg": "too many requests"}', **{"Retry-After": "1"})
+                case _ if not right:
                     self._send(401, b'{"success": false}')
-                case Mood.WELL if self.path != f"/api/v0/instances/{INSTANCE}/":
+                case _ if self.path != f"/api/v0/instances/{INSTANCE}/" or api.destroyed:
                     self._send(404, b'{"success": false}')
-                case Mood.WELL:
+                case _ if self.command != "GET":
+                    self._send(200, api.obey(self.command, body))
+                case _:
                     self._send(200, json.dumps({"instances": api.row}).encode())
+
+        do_PUT = do_DELETE = do_GET  # noqa: N815  the names that the server calls
 
         def _drip(self) -> None:
             self._send(200, b" ", length=10_000)
@@ -116,3 +154,21 @@ def vast_api() -> Iterator[VastApi]:  # noqa: C901  a server and its answers
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def serve_by_hand() -> None:
+    with vast_api() as api:
+        for name, value in api.environ().items():
+            sys.stdout.write(f"export {name}={value}\n")
+        told = 0
+        while not api.released.wait(0.2):
+            for line in api.asked[told:]:
+                print(
+                    f"{time.strftime('%H:%M:%S')} {line}; the box {'runs' if api.is_running else 'is down'}", flush=True
+                )
+            told = len(api.asked)
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    serve_by_hand()

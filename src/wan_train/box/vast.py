@@ -1,4 +1,4 @@
-"""Vast.ai's API, as a box may ask it about itself: one deadline for everything, never in the way of a training.
+"""Vast.ai's API, as a box may use it about itself: one deadline for everything, never in the way of a training.
 
 Inside a box `CONTAINER_ID` names the instance and `CONTAINER_API_KEY` is a key for it alone (docs.vast.ai, instance
 portal). The key goes into one header and nowhere else: no address, no message, no record.
@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 
@@ -26,10 +27,24 @@ _MOST_BYTES = 1_000_000
 _CHUNK = 65_536
 _REFUSED = frozenset({401, 403})
 _MISSING = 404
+_DOWN = frozenset({"stopped", "exited", "offline"})
 
 
 class VastError(Exception):
     """Why Vast did not help, in words that may be shown and recorded."""
+
+
+class UnknownBoxError(VastError):
+    """Vast does not know this box: it was destroyed, or its ID is wrong."""
+
+
+class Power(StrEnum):
+    """What Vast says of a box's state."""
+
+    ON = "on"
+    GOING = "going"
+    """It is to be stopped, or is stopped already."""
+    GONE = "gone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,23 +65,60 @@ class Vast:
 
     def rental(self, *, seconds: float = DEADLINE_SECONDS) -> Rental:
         """What this box costs and when its rental ends. Raises VastError, after about `seconds` at the latest."""
-        found = read_rental(self._ask("GET", f"/api/v0/instances/{self.instance}/", seconds))
+        found = read_rental(self._ask("GET", self._path, seconds))
         if found is None:
             raise VastError("Vast's answer has no price for this box")
         return found
 
-    def _ask(self, method: str, path: str, seconds: float) -> Any:  # noqa: ANN401  JSON of any shape
+    def power(self, *, seconds: float = DEADLINE_SECONDS) -> Power:
+        """Whether this box runs, by its `intended_status` and `actual_status`. Raises VastError."""
+        try:
+            answer = self._ask("GET", self._path, seconds)
+        except UnknownBoxError:
+            return Power.GONE
+        found = answer.get("instances") if isinstance(answer, dict) else None
+        if not isinstance(found, dict):
+            raise VastError("Vast's answer has no state of this box")
+        down = found.get("intended_status") in _DOWN or found.get("actual_status") in _DOWN
+        return Power.GOING if down else Power.ON
+
+    def stop(self, *, seconds: float = DEADLINE_SECONDS) -> None:
+        """Ask that this box be stopped: its disk stays and is paid for. Raises VastError."""
+        self._order("PUT", {"state": "stopped"}, seconds)
+
+    def destroy(self, *, seconds: float = DEADLINE_SECONDS) -> None:
+        """Ask that this box be destroyed with its disk. Raises VastError."""
+        self._order("DELETE", {}, seconds)
+
+    @property
+    def _path(self) -> str:
+        return f"/api/v0/instances/{self.instance}/"
+
+    def _order(self, method: str, body: Mapping[str, str], seconds: float) -> None:
+        try:
+            answer = self._ask(method, self._path, seconds, body)
+        except UnknownBoxError:
+            if method == "DELETE":
+                return  # a repeated order
+            raise
+        if not isinstance(answer, dict) or answer.get("success") is not True:
+            said = answer.get("msg") if isinstance(answer, dict) else None
+            raise VastError(f"Vast refused: {one_line(said)}" if isinstance(said, str) and said else "Vast refused")
+
+    def _ask(self, method: str, path: str, seconds: float, body: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401  JSON of any shape
         if not (self.key.isascii() and self.key.isprintable()):
             raise VastError(f"{KEY_VARIABLE} is not a key")  # the library would quote it in its error
         until = time.monotonic() + seconds
         headers = {"Authorization": f"Bearer {self.key}", "Accept": "application/json"}
-        request = urllib.request.Request(f"{self.address}{path}", headers=headers, method=method)  # noqa: S310  http and https only, see Settings
+        data = json.dumps(body).encode() if body is not None else None
+        headers |= {"Content-Type": "application/json"} if data is not None else {}
+        request = urllib.request.Request(f"{self.address}{path}", data=data, headers=headers, method=method)  # noqa: S310  http and https only, see Settings
         try:
             with _opener().open(request, timeout=seconds) as answer:
-                body = _read(answer, until)
+                text = _read(answer, until)
         except urllib.error.HTTPError as error:
             with error:
-                raise VastError(_said(error.code)) from None
+                raise (UnknownBoxError if error.code == _MISSING else VastError)(_said(error.code)) from None
         except TimeoutError:
             raise VastError(f"Vast did not answer within {seconds:g} s") from None
         except urllib.error.URLError as error:
@@ -76,7 +128,7 @@ class Vast:
         except (OSError, HTTPException) as error:
             raise VastError(f"the connection to Vast broke: {one_line(str(error)) or type(error).__name__}") from None
         try:
-            return json.loads(body)
+            return json.loads(text)
         except (ValueError, RecursionError):
             raise VastError("Vast's answer is not JSON") from None
 

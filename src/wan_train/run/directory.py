@@ -160,6 +160,11 @@ class RunDirectory:
         """What was sent to whom; no message is sent twice."""
         return self.path / "notices.jsonl"
 
+    @property
+    def guard(self) -> Path:
+        """What the guardian of the box remembers of this run."""
+        return self.path / "guard.json"
+
     def attempt(self, step: str, number: int) -> AttemptDirectory:
         return AttemptDirectory(self.path / step / str(number))
 

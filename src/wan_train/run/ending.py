@@ -10,10 +10,11 @@ from pathlib import Path
 from wan_train.base import codec
 from wan_train.base.files import write_whole
 from wan_train.base.host import ProcessIdentity
-from wan_train.base.moment import Moment
+from wan_train.base.moment import Moment, seconds_between
 from wan_train.run.duties import Then
 
-_NAME = "ENDING.json"
+NAME = "ENDING.json"
+_KEEP = "KEEP.json"
 
 
 class Phase(StrEnum):
@@ -45,7 +46,9 @@ class Ending:
     command: tuple[str, ...] = ()
     cancelled_by: str | None = None
     """A command or a key, in words."""
+    tried: Moment | None = None
     tries: int = 0
+    """That did not end the box."""
     problem: str | None = None
     """Why the last try did not end the box, in words."""
     by_hand: str | None = None
@@ -56,19 +59,45 @@ class Ending:
     """Unix seconds of the last change of phase."""
 
 
+def seconds_left(ending: Ending, now: Moment) -> float:
+    """Of the countdown; a wall clock that was set changes nothing."""
+    return max(0.0, ending.grace_seconds - seconds_between(ending.decided, now))
+
+
 def write_ending(lease_dir: Path, ending: Ending) -> None:
     """Raises OSError."""
-    write_whole(lease_dir / _NAME, codec.to_json(ending, indent=1) + "\n", mode=0o644)
+    write_whole(lease_dir / NAME, codec.to_json(ending, indent=1) + "\n", mode=0o644)
 
 
 def read_ending(lease_dir: Path) -> Ending | None:
     """None where no ending was decided; a damaged record counts as none, and is decided anew."""
     with suppress(OSError, codec.CorruptRecordError):
-        found: Ending = codec.from_json((lease_dir / _NAME).read_bytes(), Ending, where=_NAME)
+        found: Ending = codec.from_json((lease_dir / NAME).read_bytes(), Ending, where=NAME)
         return found
     return None
 
 
 def forget_ending(lease_dir: Path) -> None:
     with suppress(OSError):
-        (lease_dir / _NAME).unlink(missing_ok=True)
+        (lease_dir / NAME).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """A person wants the box to stay on: `by` says how they said so, `decided` which countdown they meant."""
+
+    by: str
+    decided: Moment
+
+
+def ask_to_keep(lease_dir: Path, ending: Ending, *, by: str) -> None:
+    """Ask the guardian to cancel an ending; raises OSError."""
+    write_whole(lease_dir / _KEEP, codec.to_json(Wish(by=by, decided=ending.decided)) + "\n", mode=0o644)
+
+
+def read_wish(lease_dir: Path, ending: Ending) -> str | None:
+    """Who wants to keep the box on in spite of this ending; wishes about an earlier one do not count."""
+    with suppress(OSError, codec.CorruptRecordError):
+        wish: Wish = codec.from_json((lease_dir / _KEEP).read_bytes(), Wish, where=_KEEP)
+        return wish.by if wish.decided == ending.decided else None
+    return None

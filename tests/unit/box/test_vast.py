@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from support.vast_api import INSTANCE, KEY, Mood, VastApi, vast_api
 from wan_train.box.rental import Rental, read_rental
-from wan_train.box.vast import Asking, Vast, VastError
+from wan_train.box.vast import Asking, Power, Vast, VastError
 
 
 @pytest.fixture
@@ -112,6 +112,54 @@ class TestFailures:
     def test_nobody_there(self) -> None:
         vast = Vast(address="http://127.0.0.1:9", instance=INSTANCE, key=KEY)
         assert failure(vast).startswith("Vast cannot be reached: ")
+
+
+def refusal(order: Callable[[], None]) -> str:
+    with pytest.raises(VastError) as caught:
+        order()
+    assert KEY not in repr(caught.value)
+    return str(caught.value)
+
+
+class TestPower:
+    def test_a_box_stops_itself_and_its_state_proves_it(self, api: VastApi) -> None:
+        vast = box(api)
+        assert vast.power() is Power.ON
+        vast.stop()
+        assert vast.power() is Power.GOING
+        assert not api.is_running
+        assert api.asked[1] == f"PUT /api/v0/instances/{INSTANCE}/ key"
+
+    def test_a_destroyed_box_is_gone_and_may_be_destroyed_again(self, api: VastApi) -> None:
+        vast = box(api)
+        vast.destroy()
+        assert vast.power() is Power.GONE
+        vast.destroy()
+        assert api.asked[0] == f"DELETE /api/v0/instances/{INSTANCE}/ key"
+
+    def test_an_accepted_stop_that_does_nothing_is_seen(self, api: VastApi) -> None:
+        api.mood = Mood.DEAF
+        box(api).stop()
+        assert box(api).power() is Power.ON
+
+    @pytest.mark.parametrize(
+        ("mood", "told"),
+        [
+            (Mood.REFUSES, "Vast refused: no such ask"),
+            (Mood.BREAKS, "Vast answered with status 500"),
+            (Mood.BUSY, "Vast answered with status 429"),
+            (Mood.HTML, "Vast's answer is not JSON"),
+        ],
+    )
+    def test_an_order_that_was_not_taken(self, api: VastApi, mood: Mood, told: str) -> None:
+        api.mood = mood
+        assert refusal(box(api).stop) == told
+        assert refusal(box(api).destroy) == told
+        assert api.is_running
+
+    def test_a_refused_key_stops_nothing(self, api: VastApi) -> None:
+        assert "refused this box's key" in refusal(box(api, CONTAINER_API_KEY="wrong").stop)
+        assert api.is_running
 
 
 class TestAsking:

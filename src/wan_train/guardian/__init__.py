@@ -1,0 +1,1 @@
+"""The one process of a box that cares for what comes after training. It never trains."""

@@ -1,0 +1,105 @@
+"""One run in the guardian's care: its records, read again and again, and what is remembered of it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+
+from wan_train.base import codec
+from wan_train.base.errors import WanTrainError
+from wan_train.base.moment import Moment, seconds_between
+from wan_train.guardian import memory as memories
+from wan_train.guardian.decide import Ward
+from wan_train.guardian.memory import Memory, Seen
+from wan_train.run.directory import RunDirectory
+from wan_train.run.duties import Duties, read_duties
+from wan_train.run.events import JournalReader, StopMode
+from wan_train.run.plan import Plan
+from wan_train.run.state import RunState, fold, initial
+
+_WRITE_SECONDS = 60.0
+
+
+class Charge:
+    """Raises nothing: a run whose records are damaged counts as over, with results that are not safe."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
+        self.duties: Duties | None = None
+        """As last read; None before, and for a run without duties."""
+        self.damage: str | None = None
+        """Why its records cannot be read, in words."""
+        self._plan: Plan | None = None
+        self._state: RunState | None = None
+        self._journal = JournalReader(run.events)
+        self._memory = memories.read_memory(run)
+        self._written: Memory | None = None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the run was not removed."""
+        return self.run.plan.is_file()
+
+    def look(self, now: Moment) -> Ward | None:
+        """The run as it is now, None while it has no duties."""
+        with suppress(codec.CorruptRecordError, OSError):  # then those that were read before hold
+            self.duties = read_duties(self.run)
+        if self.duties is None:
+            return None
+        seen = self._see()
+        self._memory = memories.after(
+            self._memory or memories.first(self.duties, now), self.duties, seen, now
+        )
+        return memories.ward(self.duties, seen, self._memory, now, run_id=self.run.run_id)
+
+    def note_restart(self, now: Moment) -> None:
+        if self._memory is not None:
+            restarts = self._memory.restarts + 1
+            self._memory = replace(self._memory, restarts=restarts, restarted=now, gone_since=None)
+
+    def note_stop(self, mode: StopMode, now: Moment) -> None:
+        if self._memory is not None:
+            since = self._memory.saving_since or now
+            self._memory = replace(self._memory, saving_since=since, saving_mode=mode)
+
+    def note_kept(self) -> None:
+        if self._memory is not None:
+            self._memory = replace(self._memory, kept_at=self._memory.elapsed)
+
+    def note_ended(self) -> None:
+        if self._memory is not None:
+            self._memory = replace(self._memory, has_ended=True)
+
+    def save(self) -> None:
+        """Write down what is remembered, where it is news; a full disk waits for the next time."""
+        if self._memory is None or not _is_news(self._memory, self._written):
+            return
+        with suppress(OSError):
+            memories.write_memory(self.run, self._memory)
+            self._written = self._memory
+
+    def _see(self) -> Seen:
+        try:
+            if self._plan is None:
+                self._plan = self.run.read_plan()
+                self._state = initial(self._plan)
+            state = self._state or initial(self._plan)
+            for event in self._journal.new_events():
+                state = fold(state, event)
+            self._state = state
+        except (WanTrainError, OSError) as error:
+            self.damage = str(error)
+            return Seen(is_over=True, has_supervisor=False)
+        supervisor = state.supervisor
+        return Seen(
+            is_over=state.is_over,
+            has_supervisor=supervisor is not None and supervisor.is_alive(),
+            is_unborn=supervisor is None,
+        )
+
+
+def _is_news(memory: Memory, written: Memory | None) -> bool:
+    """The hours alone are written once a minute."""
+    if written is None or seconds_between(written.looked, memory.looked) >= _WRITE_SECONDS:
+        return True
+    return memory != replace(written, looked=memory.looked, elapsed=memory.elapsed)

@@ -1,0 +1,369 @@
+"""What the guardian does next: a pure function of what it sees of the box."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from wan_train.base.host import ProcessIdentity
+from wan_train.base.moment import Moment, seconds_between
+from wan_train.run.duties import Duties, Then
+from wan_train.run.ending import Ending, Phase
+from wan_train.run.events import StopMode
+
+RESTART_SECONDS = 10.0
+"""A supervisor that is gone this long is started again; doubled with every restart that did not last."""
+UNBORN_SECONDS = 50.0
+"""The same for a run that never had one: whoever starts it is given time."""
+MOST_RESTARTS = 5
+SAVING_SECONDS = 600.0
+"""At the limit of hours: time for the next checkpoint."""
+STOPPING_SECONDS = 120.0
+"""Then time to stop at once. What is not over afterwards hangs."""
+REPORT_SECONDS = 150.0
+"""A supervisor whose run is over writes the report; then it is not waited for."""
+UPLOAD_SECONDS = 5400.0
+"""A box that is paid for waits this long for a server that does not take the results."""
+LATE_UPLOAD_SECONDS = 900.0
+"""The same beyond the limit of hours."""
+LAST_UPLOAD_SECONDS = 86_400.0
+"""Without an ending nobody pays for the wait."""
+RECHECK_SECONDS = 120.0
+"""After an accepted order: a box that still runs then is told again."""
+_LONGEST_PAUSE_SECONDS = 300.0
+_FIRST_PAUSE_SECONDS = 5.0
+_HOUR = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saving:
+    """A run was asked to stop because of the limit of hours. `seconds` since it was asked first."""
+
+    seconds: float
+    mode: StopMode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ward:
+    """A run with duties, as the guardian sees it."""
+
+    run_id: str
+    duties: Duties
+    is_over: bool
+    has_supervisor: bool
+    gone_seconds: float = 0.0
+    """How long there has been no supervisor."""
+    is_unborn: bool = False
+    """No supervisor ever took it over."""
+    restarts: int = 0
+    """Since a supervisor last lasted."""
+    elapsed: float = 0.0
+    """Seconds since the start."""
+    saving: Saving | None = None
+    settled_seconds: float = 0.0
+    """Since it was first seen to be settled."""
+    kept_at: float | None = None
+    """`elapsed` when a person cancelled the ending."""
+    has_ended: bool = False
+    """Its ending was carried out."""
+    unverified: tuple[str, ...] = ()
+    """Why its results are not all safe elsewhere, in words."""
+    upload_due: bool = False
+    is_uploading: bool = False
+    has_messages: bool = False
+    """Something is still to be sent."""
+
+    @property
+    def limit(self) -> float | None:
+        return None if self.duties.max_hours is None else self.duties.max_hours * _HOUR
+
+    @property
+    def is_late(self) -> bool:
+        return self.limit is not None and self.elapsed >= self.limit
+
+    @property
+    def is_lost(self) -> bool:
+        """Its supervisors keep dying, so that it never ends by itself."""
+        return not self.is_over and not self.has_supervisor and self.restarts >= MOST_RESTARTS
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing more comes of its training."""
+        if self.is_over:
+            return not self.has_supervisor or self.settled_seconds >= REPORT_SECONDS
+        return self.is_lost or hangs(self.saving)
+
+    @property
+    def wants_ending(self) -> bool:
+        """A cancelled ending is wanted again once the limit of hours is reached."""
+        if self.duties.then is Then.NOTHING or self.has_ended:
+            return False
+        return self.kept_at is None or (self.limit is not None and self.is_late and self.kept_at < self.limit)
+
+    @property
+    def may_want_ending(self) -> bool:
+        """Now or at the limit of hours."""
+        waits = self.kept_at is not None and self.limit is not None and self.kept_at < self.limit
+        return self.wants_ending or (self.duties.then is not Then.NOTHING and not self.has_ended and waits)
+
+    @property
+    def waits_for_upload(self) -> bool:
+        if not self.duties.uploads or not self.unverified:
+            return False
+        if self.duties.then is Then.NOTHING:
+            patience = LAST_UPLOAD_SECONDS
+        else:
+            patience = LATE_UPLOAD_SECONDS if self.is_late else UPLOAD_SECONDS
+        return self.settled_seconds < patience
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Other:
+    """A run, or a measurement, that works on this box and has no duties."""
+
+    run_id: str
+    saving: Saving | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """All that a decision depends on."""
+
+    now: Moment
+    wards: tuple[Ward, ...] = ()
+    others: tuple[Other, ...] = ()
+    ending: Ending | None = None
+    kept_by: str | None = None
+    """Who asked to keep the box on, since the countdown began."""
+    life: ProcessIdentity | None = None
+    """The box's first process."""
+    is_acting: bool = False
+    """An order to the landlord, or the command, is under way."""
+    unsafe: tuple[str, ...] = ()
+    """Results of runs without duties that a destroyed box would take along, in words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restart:
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRun:
+    run_id: str
+    mode: StopMode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """Write the ending down as it now is; None: none is decided any more."""
+
+    ending: Ending | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """A person keeps the box on: the ending of these runs is cancelled."""
+
+    ending: Ending
+    run_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarryOut:
+    """End the box now."""
+
+    ending: Ending
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HasEnded:
+    """The ending of these runs was carried out: it is not to be carried out again."""
+
+    run_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """Nothing is owed to this run any more."""
+
+    run_id: str
+
+
+Action = Restart | StopRun | Upload | Record | Keep | CarryOut | HasEnded | Release
+
+
+def decide(box: Box) -> list[Action]:
+    """Everything that is due now. Total; repeating what was done already is harmless."""
+    actions: list[Action] = []
+    for ward in box.wards:
+        actions += _care(ward)
+    if any(ward.is_late and ward.wants_ending for ward in box.wards):
+        actions += _save_all(box)
+    actions += _end(box)
+    actions += [Release(run_id=ward.run_id) for ward in box.wards if _is_released(ward)]
+    return actions
+
+
+def chosen(box: Box) -> tuple[Then, tuple[str, ...], str]:
+    """What becomes of the box: the ending, its command, and in words why. The one that keeps more wins.
+
+    A box is destroyed only when no run wants less and every result on it is safe elsewhere.
+    """
+    wanting = [ward for ward in box.wards if ward.wants_ending]
+    wanted = {ward.duties.then for ward in wanting}
+    why = _why(wanting)
+    if Then.STOP in wanted:
+        return Then.STOP, (), why
+    if Then.DESTROY in wanted:
+        risks = [reason for ward in box.wards for reason in _risks(ward)] + list(box.unsafe)
+        if not risks:
+            return Then.DESTROY, (), f"{why}; every result is safe elsewhere"
+        more = f", and {len(risks) - 1} more" if len(risks) > 1 else ""
+        return Then.STOP, (), f"{why}; stopped and not destroyed, because {risks[0]}{more}"
+    command = next((ward.duties.command for ward in reversed(wanting) if ward.duties.command), ())
+    return (Then.COMMAND, command, why) if command else (Then.NOTHING, (), why)
+
+
+def pause_after(tries: int) -> float:
+    """Seconds between two tries to end the box."""
+    return min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0 ** min(tries, 10))
+
+
+def _care(ward: Ward) -> Iterator[Action]:
+    """What is due for a run of itself."""
+    gone = not ward.is_over and not ward.has_supervisor and not ward.is_settled
+    patience = UNBORN_SECONDS if ward.is_unborn else RESTART_SECONDS * 2.0 ** min(ward.restarts, 2)
+    if gone and ward.gone_seconds >= patience:
+        yield Restart(run_id=ward.run_id)
+    if ward.upload_due and not ward.is_uploading:
+        yield Upload(run_id=ward.run_id)
+
+
+def _save_all(box: Box) -> Iterator[Action]:
+    """At the limit of hours every run on the box saves and stops."""
+    for each in (*(ward for ward in box.wards if not ward.is_over), *box.others):
+        if each.saving is None:
+            yield StopRun(run_id=each.run_id, mode=StopMode.AFTER_STATE)
+        elif each.saving.mode is StopMode.AFTER_STATE and each.saving.seconds >= SAVING_SECONDS:
+            yield StopRun(run_id=each.run_id, mode=StopMode.NOW)
+
+
+def _end(box: Box) -> Iterator[Action]:
+    ending = box.ending
+    if ending is not None and ending.phase is not Phase.CANCELLED and ending.life != box.life:
+        # The box went down and came back. What was accepted was carried out; the rest is decided anew, in full grace.
+        if ending.phase is Phase.ASKED:
+            yield HasEnded(run_ids=ending.runs)
+        yield Record(ending=None)
+        return
+    if ending is None or ending.phase is Phase.CANCELLED:
+        if _is_due(box):
+            yield Record(ending=_new(box))
+        return
+    match ending.phase:
+        case Phase.COUNTDOWN | Phase.ENDING:
+            yield from _go_on(box, ending)
+        case Phase.ASKED:
+            yield from _see_it_through(box, ending)
+        case _:
+            assert_never(ending.phase)
+
+
+def _go_on(box: Box, ending: Ending) -> Iterator[Action]:
+    """A countdown, and an ending that has not succeeded yet."""
+    if box.kept_by is not None:
+        kept = replace(ending, phase=Phase.CANCELLED, cancelled_by=box.kept_by, changed=box.now.at)
+        wanting = tuple(ward.run_id for ward in box.wards if ward.wants_ending)
+        yield Keep(ending=kept, run_ids=wanting)
+        return
+    if box.is_acting:
+        return
+    if not _is_due(box):
+        yield Record(ending=None)  # another run works, or new results are to be uploaded
+        return
+    then, command, because = chosen(box)
+    now = replace(ending, then=then, command=command, because=because)
+    if ending.phase is Phase.COUNTDOWN and seconds_between(ending.decided, box.now) < ending.grace_seconds:
+        if now != ending:
+            yield Record(ending=now)
+        return
+    if ending.phase is Phase.ENDING and _since_change(box, ending) < pause_after(ending.tries):
+        return
+    yield CarryOut(ending=replace(now, phase=Phase.ENDING, tried=box.now, changed=box.now.at))
+
+
+def _see_it_through(box: Box, ending: Ending) -> Iterator[Action]:
+    """The order was accepted: the box goes down, or is told again. A command's success is its end."""
+    if ending.then is Then.COMMAND:
+        yield HasEnded(run_ids=ending.runs)
+        yield Record(ending=None)
+    elif not box.is_acting and _since_change(box, ending) >= RECHECK_SECONDS:
+        yield CarryOut(ending=replace(ending, tried=box.now, changed=box.now.at))
+
+
+def _since_change(box: Box, ending: Ending) -> float:
+    return seconds_between(ending.tried or ending.decided, box.now)
+
+
+def _is_due(box: Box) -> bool:
+    """Whether somebody wants an ending and nothing works, uploads or waits any more."""
+    wanting = any(ward.wants_ending for ward in box.wards)
+    limit = any(ward.is_late and ward.wants_ending for ward in box.wards)
+    working = any(not ward.is_settled for ward in box.wards)
+    others = any(not (limit and hangs(other.saving)) for other in box.others)
+    uploads = any(ward.waits_for_upload for ward in box.wards)
+    return wanting and not working and not others and not uploads
+
+
+def _new(box: Box) -> Ending:
+    wanting = [ward for ward in box.wards if ward.wants_ending]
+    grace = max(ward.duties.grace_seconds for ward in wanting)
+    then, command, because = chosen(box)
+    return Ending(
+        then=then,
+        command=command,
+        runs=tuple(ward.run_id for ward in wanting),
+        because=because,
+        decided=box.now,
+        grace_seconds=grace,
+        due=box.now.at + grace,
+        life=box.life,
+        changed=box.now.at,
+    )
+
+
+def _why(wanting: Sequence[Ward]) -> str:
+    late = [ward for ward in wanting if ward.is_late]
+    if late:
+        return f"--max-hours {late[0].duties.max_hours:g} of {late[0].run_id} is reached"
+    lost = [ward for ward in wanting if ward.is_lost]
+    return f"{lost[0].run_id} cannot be resumed" if lost else "the last run is over"
+
+
+def _risks(ward: Ward) -> Sequence[str]:
+    """What of a run a destroyed box would take along."""
+    if not ward.duties.uploads:
+        return (f"{ward.run_id} has no upload",)
+    return ward.unverified
+
+
+def _is_released(ward: Ward) -> bool:
+    return (
+        ward.is_settled
+        and not ward.may_want_ending
+        and not ward.waits_for_upload
+        and not ward.is_uploading
+        and not ward.has_messages
+    )
+
+
+def hangs(saving: Saving | None) -> bool:
+    """Whether a run did not stop although it was told to at once, with time to."""
+    return saving is not None and saving.mode is StopMode.NOW and saving.seconds >= SAVING_SECONDS + STOPPING_SECONDS

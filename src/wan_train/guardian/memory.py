@@ -1,0 +1,105 @@
+"""What the guardian remembers of one run, on disk, so that another guardian goes on where it stopped."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from wan_train.base import codec
+from wan_train.base.files import write_whole
+from wan_train.base.moment import Moment, seconds_between
+from wan_train.guardian.decide import Saving, Ward
+from wan_train.run.directory import RunDirectory
+from wan_train.run.duties import Duties
+from wan_train.run.events import StopMode
+
+_LASTED_SECONDS = 600.0
+"""A supervisor that lived this long is no failed restart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A run at one moment."""
+
+    is_over: bool
+    has_supervisor: bool
+    is_unborn: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """`began` names the start that it is about: a resume by a person is a new start, of which nothing is known."""
+
+    began: Moment
+    looked: Moment
+    elapsed: float
+    """Seconds from `began` to `looked`, added up: no clock that is set and no reboot takes any away."""
+    gone_since: Moment | None = None
+    restarts: int = 0
+    restarted: Moment | None = None
+    saving_since: Moment | None = None
+    saving_mode: StopMode = StopMode.AFTER_STATE
+    settled_since: Moment | None = None
+    kept_at: float | None = None
+    has_ended: bool = False
+
+
+def first(duties: Duties, now: Moment) -> Memory:
+    return Memory(began=duties.began, looked=now, elapsed=seconds_between(duties.began, now))
+
+
+def after(memory: Memory, duties: Duties, seen: Seen, now: Moment) -> Memory:
+    """The memory after another look at the run."""
+    if memory.began != duties.began:
+        memory = first(duties, now)
+    elapsed = memory.elapsed + seconds_between(memory.looked, now)
+    gone = not seen.has_supervisor and not seen.is_over
+    lasted = seen.has_supervisor and _seconds(memory.restarted, now) >= _LASTED_SECONDS
+    memory = replace(
+        memory,
+        looked=now,
+        elapsed=elapsed,
+        gone_since=(memory.gone_since or now) if gone else None,
+        restarts=0 if lasted else memory.restarts,
+    )
+    settled = seen.is_over or ward(duties, seen, memory, now, run_id="").is_settled
+    return replace(memory, settled_since=(memory.settled_since or now) if settled else None)
+
+
+def ward(duties: Duties, seen: Seen, memory: Memory, now: Moment, *, run_id: str) -> Ward:
+    """The run as decisions see it, but for its uploads and messages."""
+    return Ward(
+        run_id=run_id,
+        duties=duties,
+        is_over=seen.is_over,
+        has_supervisor=seen.has_supervisor,
+        is_unborn=seen.is_unborn,
+        gone_seconds=_seconds(memory.gone_since, now),
+        restarts=memory.restarts,
+        elapsed=memory.elapsed,
+        saving=saving(memory.saving_since, memory.saving_mode, now),
+        settled_seconds=_seconds(memory.settled_since, now),
+        kept_at=memory.kept_at,
+        has_ended=memory.has_ended,
+    )
+
+
+def saving(since: Moment | None, mode: StopMode, now: Moment) -> Saving | None:
+    return None if since is None else Saving(seconds=seconds_between(since, now), mode=mode)
+
+
+def read_memory(run: RunDirectory) -> Memory | None:
+    """None where nothing is remembered; a damaged record counts as nothing."""
+    with suppress(OSError, codec.CorruptRecordError):
+        found: Memory = codec.from_json(run.guard.read_bytes(), Memory, where=str(run.guard))
+        return found
+    return None
+
+
+def write_memory(run: RunDirectory, memory: Memory) -> None:
+    """Raises OSError."""
+    write_whole(run.guard, codec.to_json(memory, indent=1) + "\n")
+
+
+def _seconds(since: Moment | None, now: Moment) -> float:
+    return 0.0 if since is None else seconds_between(since, now)

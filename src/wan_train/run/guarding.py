@@ -1,0 +1,66 @@
+"""Whether the guardian of this box lives, and how it is started. Any supervisor may look, so that one keeps the other."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from wan_train.base import locks
+from wan_train.base.errors import NotReadyError
+from wan_train.base.settings import Settings
+
+# Started again when it dies; it ends with 0 when nothing is left to do, or when another one is there.
+_LOOP = 'until "$@"; do sleep 5; done'
+
+
+def lock_file(lease_dir: Path) -> Path:
+    """Locked by the guardian; one for each user, whose runs it may touch."""
+    return lease_dir / f"guardian-{os.geteuid()}.lock"
+
+
+def log_file(lease_dir: Path) -> Path:
+    return lease_dir / f"guardian-{os.geteuid()}.log"
+
+
+def is_guarded(lease_dir: Path) -> bool:
+    path = lock_file(lease_dir)
+    try:
+        descriptor = locks.open_existing(path)
+        if descriptor is None:
+            return False
+        try:
+            return locks.is_held(descriptor, path)
+        finally:
+            os.close(descriptor)
+    except NotReadyError:
+        return False
+
+
+def ensure_guardian(settings: Settings) -> None:
+    """Start the guardian where none lives, in a session of its own; raises OSError and NotReadyError."""
+    if is_guarded(settings.lease_dir):
+        return
+    locks.prepare(settings.lease_dir)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    log = os.open(log_file(settings.lease_dir), flags, 0o600)
+    try:
+        subprocess.Popen(
+            ["/bin/sh", "-c", _LOOP, "wan-train-guardian", sys.executable, "-m", "wan_train", "guardian"],
+            cwd="/",
+            env={**os.environ, **settings.environment()},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    finally:
+        os.close(log)
+
+
+def try_ensure_guardian(settings: Settings) -> None:
+    """The same for a supervisor, whose training goes on without a guardian too."""
+    with suppress(OSError, NotReadyError):
+        ensure_guardian(settings)
