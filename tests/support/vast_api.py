@@ -163,9 +163,8 @@ def serve_by_hand() -> None:
         told = 0
         while not api.released.wait(0.2):
             for line in api.asked[told:]:
-                print(
-                    f"{time.strftime('%H:%M:%S')} {line}; the box {'runs' if api.is_running else 'is down'}", flush=True
-                )
+                now = "runs" if api.is_running else "is down"
+                sys.stdout.write(f"{time.strftime('%H:%M:%S')} {line}; the box {now}\n")
             told = len(api.asked)
             sys.stdout.flush()
 

@@ -47,9 +47,7 @@ class Charge:
         if self.duties is None:
             return None
         seen = self._see()
-        self._memory = memories.after(
-            self._memory or memories.first(self.duties, now), self.duties, seen, now
-        )
+        self._memory = memories.after(self._memory or memories.first(self.duties, now), self.duties, seen, now)
         return memories.ward(self.duties, seen, self._memory, now, run_id=self.run.run_id)
 
     def note_restart(self, now: Moment) -> None:
@@ -69,6 +67,10 @@ class Charge:
     def note_ended(self) -> None:
         if self._memory is not None:
             self._memory = replace(self._memory, has_ended=True)
+
+    def note_released(self) -> None:
+        if self._memory is not None:
+            self._memory = replace(self._memory, is_released=True)
 
     def save(self) -> None:
         """Write down what is remembered, where it is news; a full disk waits for the next time."""

@@ -248,7 +248,8 @@ def _care(ward: Ward) -> Iterator[Action]:
 
 def _save_all(box: Box) -> Iterator[Action]:
     """At the limit of hours every run on the box saves and stops."""
-    for each in (*(ward for ward in box.wards if not ward.is_over), *box.others):
+    working: list[Ward | Other] = [*(ward for ward in box.wards if not ward.is_over), *box.others]
+    for each in working:
         if each.saving is None:
             yield StopRun(run_id=each.run_id, mode=StopMode.AFTER_STATE)
         elif each.saving.mode is StopMode.AFTER_STATE and each.saving.seconds >= SAVING_SECONDS:

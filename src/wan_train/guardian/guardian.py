@@ -200,15 +200,36 @@ class Guardian:
 
     def _perform(self, action: Action, now: Moment) -> None:
         match action:
+            case Restart() | Upload() | Release():
+                self._care(action, now)
+            case StopRun(run_id=run_id, mode=mode):
+                self._stop(run_id, mode, now)
+            case Record() | Keep() | CarryOut() | HasEnded():
+                self._end(action)
+            case _:
+                assert_never(action)
+
+    def _care(self, action: Restart | Upload | Release, now: Moment) -> None:
+        """What one run needs."""
+        charge = self._charge(action.run_id)
+        match action:
             case Restart(run_id=run_id):
-                charge = self._charge(run_id)
                 charge.note_restart(now)
                 trouble = self._hands.restart(charge.run)
                 say(f"{run_id} has a new supervisor" if trouble is None else f"{run_id}: {trouble}")
-            case StopRun(run_id=run_id, mode=mode):
-                self._stop(run_id, mode, now)
-            case Upload(run_id=run_id):
-                self._hands.upload(self._charge(run_id).run)
+            case Upload():
+                self._hands.upload(charge.run)
+            case Release(run_id=run_id):
+                say(f"{run_id} needs no more care")
+                charge.note_released()
+                charge.save()
+                self._let_go(charge)
+            case _:
+                assert_never(action)
+
+    def _end(self, action: Record | Keep | CarryOut | HasEnded) -> None:
+        """What concerns the end of the box."""
+        match action:
             case Record(ending=ending):
                 if ending is not None and self._ending is None:
                     say(f"countdown: {ending.then}, because {ending.because}")
@@ -226,11 +247,6 @@ class Guardian:
                 for charge in self._charges.values():
                     if charge.run.run_id in run_ids:
                         charge.note_ended()
-            case Release(run_id=run_id):
-                say(f"{run_id} needs no more care")
-                charge = self._charge(run_id)
-                charge.save()
-                self._let_go(charge)
             case _:
                 assert_never(action)
 

@@ -42,6 +42,8 @@ class Memory:
     settled_since: Moment | None = None
     kept_at: float | None = None
     has_ended: bool = False
+    is_released: bool = False
+    """Nothing was owed to it any more."""
 
 
 def first(duties: Duties, now: Moment) -> Memory:
@@ -61,6 +63,7 @@ def after(memory: Memory, duties: Duties, seen: Seen, now: Moment) -> Memory:
         elapsed=elapsed,
         gone_since=(memory.gone_since or now) if gone else None,
         restarts=0 if lasted else memory.restarts,
+        is_released=False,
     )
     settled = seen.is_over or ward(duties, seen, memory, now, run_id="").is_settled
     return replace(memory, settled_since=(memory.settled_since or now) if settled else None)
