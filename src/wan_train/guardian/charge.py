@@ -9,7 +9,7 @@ from wan_train.base import codec
 from wan_train.base.errors import WanTrainError
 from wan_train.base.moment import Moment, seconds_between
 from wan_train.guardian import memory as memories
-from wan_train.guardian.decide import Ward
+from wan_train.guardian.decisions import Ward
 from wan_train.guardian.memory import Memory, Seen
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties, read_duties

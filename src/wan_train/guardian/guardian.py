@@ -15,7 +15,7 @@ from wan_train.base.moment import Moment, moment
 from wan_train.gpu.leases import LeaseRoom
 from wan_train.guardian import memory as memories
 from wan_train.guardian.charge import Charge
-from wan_train.guardian.decide import (
+from wan_train.guardian.decisions import (
     Action,
     Box,
     CarryOut,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from wan_train.base import codec
 from wan_train.base.files import write_whole
 from wan_train.base.moment import Moment, seconds_between
-from wan_train.guardian.decide import Saving, Ward
+from wan_train.guardian.decisions import Saving, Ward
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties
 from wan_train.run.events import StopMode

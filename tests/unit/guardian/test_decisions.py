@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from wan_train.base.host import ProcessIdentity
 from wan_train.base.moment import Moment
-from wan_train.guardian.decide import (
+from wan_train.guardian.decisions import (
     LATE_UPLOAD_SECONDS,
     MOST_RESTARTS,
     REPORT_SECONDS,
