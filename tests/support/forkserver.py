@@ -2,13 +2,17 @@
 
 Half of a short command's time is Python importing the program. Tests call it some thousand times, so each test process
 keeps one server that has imported it and forks a process of its own for every call: own session, environment, working
-directory and descriptors. What it cannot stand for is what happens before `main`: see `suits`.
+directory and descriptors. What it cannot stand for is what happens before `main`: see `suits`. A supervisor that such
+a process starts is forked by the same server, since loading it costs more than most runs of a test.
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
+import fcntl
+import gc
+import importlib
 import json
 import os
 import runpy
@@ -18,11 +22,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 _PROGRAM = (
     "wan_train.cli.app",
@@ -31,15 +36,23 @@ _PROGRAM = (
     "wan_train.cli.watch",
     "wan_train.cli.dataset",
     "wan_train.cli.explain",
+    "wan_train.run.supervise",
     "wan_train.views.json_records",
     "wan_train.views.summary",
     "PIL.Image",
     "rich.console",
+    "questionary",
     "rich.markdown",
     "tomlkit",
 )
 REHEARSAL = ("accelerate", "safetensors.torch", "torch", "tqdm")
 """What the embedded trainer's programs load."""
+REGISTER = "FORKED_PROCESSES"
+"""A variable: the folder where a forked process leaves its words in a file named by `registered`.
+
+/proc shows the environment and the words of the server instead.
+"""
+_SUPERVISOR = "wan_train.run.supervise"
 _MOST_BYTES = 1 << 20
 _servers: dict[tuple[str, ...], tuple[socket.socket, subprocess.Popen[bytes]]] = {}
 
@@ -54,13 +67,17 @@ def suits(env: Mapping[str, str]) -> bool:
 
 
 class Forked:
-    """A `wan-train` that the server forked, with what tests use of `subprocess.Popen`."""
+    """A program that the server forked, with what tests and `start_supervisor` use of `subprocess.Popen`."""
 
-    def __init__(self, pid: int, words: Sequence[str], report: int) -> None:
-        self.pid = pid
-        self.args = ["wan-train", *words]
+    def __init__(self, args: Sequence[str], report: int) -> None:
+        """`report` is where the server writes the pid, and at the end the exit code."""
+        self.args = list(args)
         self.returncode: int | None = None
         self._report = report
+        line = b""
+        while not line.endswith(b"\n"):
+            line += os.read(report, 1) or b"the server has ended\n"
+        self.pid = int(line)
 
     def poll(self) -> int | None:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -97,15 +114,25 @@ def start(
 
     With `script` it is `python SCRIPT WORDS`, forked from a process that has loaded the modules `loaded`.
     """
-    server = _connection(loaded)
-    report, written = os.pipe()
+    request = {"words": list(words), "cwd": str(cwd), "script": str(script) if script is not None else None}
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123  a descriptor is wanted
-        named = str(script) if script is not None else None
-        request = json.dumps({"words": list(words), "env": dict(env), "cwd": str(cwd), "script": named}).encode()
-        descriptors = array.array("i", [nothing.fileno(), stdout.fileno(), stderr.fileno(), written])
-        server.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+        return _ask(_connection(loaded), request, env, [nothing.fileno(), stdout.fileno(), stderr.fileno()])
+
+
+def start_at_terminal(words: Sequence[str], *, env: Mapping[str, str], cwd: Path, terminal: int) -> Forked:
+    """Fork a `wan-train WORDS` whose controlling terminal is this one."""
+    return _ask(_connection(_PROGRAM), {"words": list(words), "cwd": str(cwd), "script": None}, env, [terminal] * 3)
+
+
+def _ask(
+    server: socket.socket, request: Mapping[str, Any], env: Mapping[str, str], descriptors: Sequence[int]
+) -> Forked:
+    report, written = os.pipe()
+    message = json.dumps({"module": None, **request, "env": dict(env)}).encode()
+    rights = array.array("i", [*descriptors, written])
+    server.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
     os.close(written)
-    return Forked(int(server.recv(32)), words, report)
+    return Forked([request.get("module", "wan-train"), *request["words"]], report)
 
 
 def run(
@@ -160,18 +187,21 @@ def _connection(loaded: tuple[str, ...]) -> socket.socket:
 def _serve(connection: socket.socket, loaded: Sequence[str]) -> None:
     """Fork for every request until the tests are over, and report every end."""
     for name in loaded:
-        __import__(name)
+        importlib.import_module(name)
+    gc.freeze()  # a collection in a child would copy the pages of all that is loaded
+    asking, asked = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    asking.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_BYTES)
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     reports: dict[int, int] = {}
     while True:
-        ready = select.select([connection, woken], [], [])[0]
+        ready = select.select([connection, asked, woken], [], [])[0]
         if woken in ready:
             os.read(woken, 4096)
             _report_ends(reports)
-        if connection in ready:
-            request, ancillary, _, _ = connection.recvmsg(_MOST_BYTES, socket.CMSG_SPACE(4 * 4))
+        for source in {connection, asked}.intersection(ready):
+            request, ancillary, _, _ = source.recvmsg(_MOST_BYTES, socket.CMSG_SPACE(4 * 4))
             if not request:
                 return
             descriptors = array.array("i")
@@ -181,11 +211,13 @@ def _serve(connection: socket.socket, loaded: Sequence[str]) -> None:
             if pid == 0:
                 signal.set_wakeup_fd(-1)
                 connection.close()
-                _become(json.loads(request), descriptors)
+                asked.close()
+                _become(json.loads(request), descriptors, asking)
             reports[pid] = descriptors[3]
             for descriptor in descriptors[:3]:
                 os.close(descriptor)
-            connection.send(str(pid).encode())
+            with contextlib.suppress(BrokenPipeError):  # who asked was killed meanwhile
+                os.write(descriptors[3], f"{pid}\n".encode())
 
 
 def _report_ends(reports: dict[int, int]) -> None:
@@ -198,30 +230,36 @@ def _report_ends(reports: dict[int, int]) -> None:
             os.close(report)
 
 
-def _become(request: dict[str, object], descriptors: Sequence[int]) -> None:
+def _become(request: dict[str, Any], descriptors: Sequence[int], server: socket.socket) -> None:
     """The forked process: what the kernel and the interpreter do for a new one, then the program."""
-    script = request["script"]
+    script, module = request["script"], request["module"]
     code = 70 if script is None else 1
     try:
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.setsid()
-        os.chdir(str(request["cwd"]))
+        os.chdir(request["cwd"])
         for number, descriptor in enumerate(descriptors[:3]):
             os.dup2(descriptor, number)
         for descriptor in descriptors:
             os.close(descriptor)
+        if os.isatty(0):
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         os.environ.clear()
-        os.environ.update(request["env"])  # type: ignore[call-overload]  # both sides of the socket are this file
+        os.environ.update(request["env"])
         time.tzset()
-        sys.argv = [str(script or "wan-train"), *request["words"]]  # type: ignore[misc]  # the same
-        if script is None:
+        sys.argv = [script or module or "wan-train", *request["words"]]
+        _register()
+        subprocess.Popen = _forking(server)  # type: ignore[assignment,misc]  # stands for it in this process
+        if script is not None:
+            runpy.run_path(script, run_name="__main__")
+        elif module is not None:
+            sys.exit(importlib.import_module(module).main(request["words"]))
+        else:
             from wan_train.cli.main import main  # noqa: PLC0415  only the server loads it
 
             main()
-        else:
-            runpy.run_path(str(script), run_name="__main__")
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
@@ -233,6 +271,46 @@ def _become(request: dict[str, object], descriptors: Sequence[int]) -> None:
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         os._exit(code)
+
+
+def _forking(server: socket.socket) -> type[subprocess.Popen[Any]]:
+    """`Popen` that has the server fork supervisors and executes everything else."""
+
+    class Popen(subprocess.Popen):  # type: ignore[type-arg]  # as generic as the original
+        def __new__(cls, args: Sequence[str], **options: Any) -> Any:  # the class, or what stands for it
+            program = [sys.executable, "-m", _SUPERVISOR]
+            if list(args[:3]) != program or not suits(options["env"]):
+                return super().__new__(cls)
+            request = {"words": list(args[3:]), "cwd": options["cwd"], "script": None, "module": _SUPERVISOR}
+            with open(os.devnull, "rb") as nothing:  # noqa: PTH123  a descriptor is wanted
+                return _ask(server, request, options["env"], [nothing.fileno(), options["stdout"], options["stderr"]])
+
+    return Popen
+
+
+def _register() -> None:
+    if REGISTER in os.environ:
+        folder = Path(os.environ[REGISTER])
+        folder.mkdir(exist_ok=True)
+        started = _start_time(os.getpid())
+        (folder / f"{os.getpid()}-{started}").write_text(" ".join(sys.argv), encoding="utf-8")
+
+
+def registered(folder: Path) -> dict[int, str]:
+    """Every living process that registered itself in the folder, by pid: its words."""
+    found = {}
+    for path in folder.glob("*"):
+        pid, _, started = path.name.partition("-")
+        with contextlib.suppress(OSError):
+            if _start_time(int(pid)) == started:
+                found[int(pid)] = path.read_text(encoding="utf-8")
+    return found
+
+
+def _start_time(pid: int) -> str | None:
+    """In ticks since the machine started, which tells two processes of one pid apart; None for a zombie."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import shutil
 import signal
 import struct
@@ -84,6 +83,7 @@ class ScriptedBox:
             "TMPDIR": str(self.root / "tmp"),
             **self.nvml.env(),
             _MARKER: str(self.root),
+            forkserver.REGISTER: str(self.root / "forked"),
             "SCRIPTED_RECORD": str(self.record),
             "WAN_TRAIN_WORKSPACE": str(self.root),
             "WAN_TRAIN_MUSUBI_DIR": str(self.checkout),
@@ -183,9 +183,9 @@ class ScriptedBox:
 
     def processes(self) -> dict[int, str]:
         """Every living process of this box by pid: its command line."""
-        # The environment of a forked one cannot be read from outside: it is not the one that it was started with.
-        forked = {child.pid: shlex.join(map(str, child.args)) for child in self._children if child.poll() is None}
-        return forked | {pid: words for pid in _marked(f"{_MARKER}={self.root}") if (words := _command_line(pid))}
+        return forkserver.registered(self.root / "forked") | {
+            pid: words for pid in _marked(f"{_MARKER}={self.root}") if (words := _command_line(pid))
+        }
 
     def trainers(self, run: Path | None = None) -> dict[int, str]:
         """Those of them that belong to attempts (of one run)."""
