@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from support.kills import kill
 from support.nvml import NvmlStub, StubGpu
 from support.trainers import ScriptedBox
 from wan_train.engine.tensors import first_non_finite, read_header
+from wan_train.gpu.leases import Lease, LeaseHolder, LeaseRoom
+from wan_train.gpu.probe import CpuSlots
+from wan_train.preview.model import BASE, PreviewDirectory, drawn, previews_of
 from wan_train.recipe.terms import Expert
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import JournalReader
@@ -25,39 +30,44 @@ from wan_train.run.state import fold_all
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the [rehearsal] extra")
 
 
+PREVIEWS = "a red fox --w 64 --h 32 --s 4\na clip --w 32 --h 32 --f 5 --s 4\n"
 PROMPTS = "a red fox --w 64 --h 64 --f 1 --s 2 --d 7\nI stand in the rain --w 32 --h 32 --f 1 --s 2\n"
 EPOCHS, SAMPLE_EVERY = 18, 6
 
 
 @pytest.mark.timeout(600)  # torch starts a dozen times, also on a machine that is busy
 def test_a_rehearsal_from_a_script_over_a_killed_trainer(scripted_box: ScriptedBox, nvml_stub: NvmlStub) -> None:
-    """One box after another use of it, since every program here costs the start of torch."""
+    """One run is looked at from all sides, since every program of it costs the start of torch."""
     box = scripted_box
+    assert box.train("--experts", "high", "--epochs", "1").returncode == 0
     nvml_stub.write([], init_error=9)
-    prompts = box.dataset.parent / "prompts.txt"
-    prompts.write_text(PROMPTS, encoding="utf-8")
-    words = ["--engine", "rehearsal", "--epochs", str(EPOCHS), "--resolution", "64x64", "--rank", "4"]
-    words += ["--sample-prompts", str(prompts), "--sample-every", str(SAMPLE_EVERY), "--save-every", "2"]
-    started = box.run_cli(*box.train_words(*words, "--detach", title="t"), WAN_TRAIN_REPORT="at-end")
+    samples, previews = box.root / "prompts.txt", box.root / "preview.txt"
+    samples.write_text(PROMPTS, encoding="utf-8")
+    previews.write_text(PREVIEWS, encoding="utf-8")
+    words = ["--epochs", str(EPOCHS), "--resolution", "64x64", "--title", "t", "--sample-prompts", str(samples)]
+    words += ["--sample-every", str(SAMPLE_EVERY), "--preview-prompts", str(previews), "--detach"]
+    started = box.run_cli("rehearse", str(box.dataset), *words, WAN_TRAIN_REPORT="at-end")
     assert started.returncode == 0, started.stderr
-    box.wait_for_event("state_saved", step="train-high", attempt=1)
+    run = box.run_directories()[-1]
+    box.wait_for(
+        lambda: any(event["step"] == "train-high" for event in box.events("state_saved", run=run)), what="a state"
+    )
     kill(pid for pid, line in box.trainers().items() if "train-high" in line and "warden.py" not in line)
     done = box.run_cli("attach", "--json", timeout=400)
     assert done.returncode == 0, done.stderr
-    run = box.run()
-    box.wait_for((run / "report.html").exists, what="the report")
+    box.wait_for((run / "report.json").exists, what="the report, which follows the preview")
 
-    check_results(box, [json.loads(line) for line in done.stdout.splitlines()])
-    check_samples(box)
+    check_results(run, [json.loads(line) for line in done.stdout.splitlines()])
+    check_samples(box, run)
     compare_with_the_document(run)
-    check_the_script(box)
-    check_caches_of_both_kinds(box)
+    check_caches_of_both_kinds(box, run)
+    check_previews(box, run)
 
 
-def check_results(box: ScriptedBox, lines: list[dict[str, Any]]) -> None:
+def check_results(run: Path, lines: list[dict[str, Any]]) -> None:
     """Two whole LoRAs, marked as a rehearsal's, and the same losses wherever they are reported."""
     assert lines[-1]["event"] == "result"
-    report = json.loads((box.run() / "report.json").read_text(encoding="utf-8"))
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     high, low = report["experts"]
     assert [each["loss_source"] for each in (high, low)] == ["tensorboard"] * 2
     assert low["steps"] == 3 * EPOCHS
@@ -69,8 +79,8 @@ def check_results(box: ScriptedBox, lines: list[dict[str, Any]]) -> None:
     losses = [each["final_loss"] for each in report["experts"]]
     assert [each["loss"] for each in lines[-1]["steps"] if each["expert"]] == losses
     assert [each["curve"]["smoothed"] for each in lines[-1]["steps"] if each["expert"]] == losses
-    assert "REHEARSAL" in (box.run() / "report.html").read_text(encoding="utf-8")
-    loras = [path for path in box.run().glob("*.safetensors") if "-0000" not in path.name]
+    assert "REHEARSAL" in (run / "report.html").read_text(encoding="utf-8")
+    loras = [path for path in run.glob("*.safetensors") if "-0000" not in path.name]
     assert len(loras) == 2
     for path in loras:
         header = read_header(path)
@@ -79,13 +89,13 @@ def check_results(box: ScriptedBox, lines: list[dict[str, Any]]) -> None:
         assert first_non_finite(path, header) is None
 
 
-def check_samples(box: ScriptedBox) -> None:
+def check_samples(box: ScriptedBox, directory: Path) -> None:
     """Real pictures of the epochs that were asked for, counted over both attempts."""
-    first, second = (event for event in box.events("step_started") if event["step"] == "train-high")
+    first, second = (event for event in box.events("step_started", run=directory) if event["step"] == "train-high")
     before = second["epochs_before"]
     assert first["attempt"] == 1
     assert before > 0
-    run = RunDirectory(box.run())
+    run = RunDirectory(directory)
     plan = run.read_plan()
     found = samples_of(run, plan, fold_all(plan, JournalReader(run.events).new_events()))
     epochs = {
@@ -104,42 +114,92 @@ def check_samples(box: ScriptedBox) -> None:
     assert len(set(fox)) == len(fox)  # each expert draws another picture after each round
 
 
-def check_the_script(box: ScriptedBox) -> None:
-    """`--script` writes what trains without wan-train."""
-    script = box.root / "train.sh"
-    words = ["--engine", "rehearsal", "--epochs", "1", "--resolution", "64x64", "--rank", "4", "--experts", "low"]
-    done = box.run_cli(*box.train_words(*words, "--dry-run", "--script", str(script), title="s"))
-    assert done.returncode == 0, done.stderr
-    ran = subprocess.run(["sh", str(script)], env=box.env(), capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    (lora,) = (path for path in box.root.rglob("REHEARSAL_*_s.safetensors"))
-    assert first_non_finite(lora, read_header(lora)) is None
-
-
-def check_caches_of_both_kinds(box: ScriptedBox) -> None:
+def check_caches_of_both_kinds(box: ScriptedBox, run: Path) -> None:
     """A rehearsal and a real run of one dataset leave each other's caches alone."""
-    first = caches(box.dataset / "cache")
-    assert {Path(name).parts[0] for name in first} == {"rehearsal-float32"}
+    both = caches(box.dataset / "cache")
+    of_rehearsal = {name for name in both if Path(name).parts[0] == "rehearsal-float32"}
+    assert len(both) == 2 * len(of_rehearsal) == 2 * 6
     box.nvml.write([StubGpu(), StubGpu()])
     done = box.train("--experts", "high", "--epochs", "1")
     assert done.returncode == 0, done.stderr
-    both = caches(box.dataset / "cache")
-    assert len(both) == 2 * len(first)
-    assert first.items() <= both.items()
-
-    words = ["rehearse", str(box.dataset), "--epochs", "1", "--resolution", "64x64"]
-    done = box.run_cli(*words, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
     assert caches(box.dataset / "cache") == both
-    cleared = [event for run in box.run_directories() for event in box.events("caches_cleared", run=run)]
-    assert sum(number for event in cleared for number in event["removed"].values()) == 0
-    last = box.run_directories()[-1]
-    assert [event["step"] for event in box.events("caches_up_to_date", run=last)] == ["cache-latents", "cache-text"]
+    for each in (run, box.run_directories()[-1]):
+        cleared = box.events("caches_cleared", run=each)
+        assert sum(number for event in cleared for number in event["removed"].values()) == 0
+    last = box.events("caches_up_to_date", run=box.run_directories()[-1])
+    assert [event["step"] for event in last] == ["cache-latents", "cache-text"]
 
 
 def caches(folder: Path) -> dict[str, int]:
     """Every cache below a folder, with the time it was written."""
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*_wan*.safetensors")}
+
+
+def check_previews(box: ScriptedBox, run: Path) -> None:
+    """The run was drawn at its end, which a second call sees."""
+    (preview,) = previews_of(run)
+    assert all_drawn(preview)
+    assert preview.sheet.is_file()
+    assert len(list(preview.path.glob("*.webp"))) == len(preview.read().rows), "a looping clip for each row"
+    words = ["preview", run.name, "--prompts", str(run / "preview-prompts.json"), "--json"]
+    again = told(box.run_cli(*words))
+    assert again["directory"] == str(preview.path)
+    assert (again["sheet"], again["workflow"]) == (str(preview.sheet), None), "no workflow for a rehearsal's LoRAs"
+    assert (again["drawn"], again["drawn_now"]) == (again["total"], 0)
+    check_a_killed_program(box, run)
+
+
+def check_a_killed_program(box: ScriptedBox, run: Path) -> None:
+    """It waits for a GPU; another call waits for it; the command retries and draws only what was missing.
+
+    Nothing but the kill is in the way.
+    """
+    prompts = run.parent / "others.txt"
+    prompts.write_text("".join(f"fox {n} --w 64 --h 64 --s 60\n" for n in range(6)), encoding="utf-8")
+    words = ("preview", run.name, "--prompts", str(prompts), "--epochs", f"6,{EPOCHS}")
+    with ExitStack() as training:
+        for slot in CpuSlots().read().gpus:
+            holder = LeaseHolder(pid=os.getpid(), run_id="20261129-cat", step="train-high", since=0.0)
+            training.enter_context(held(LeaseRoom(box.leases).try_take(slot.uuid, holder)))
+        drawing = box.popen_cli(*words)
+        box.wait_for(lambda: "GPU 0 is taken by 20261129-cat" in said(box), what="the wait for a GPU")
+        assert not list(run.glob("preview/others-*/work"))
+    box.wait_for(lambda: list(run.glob("preview/others-*/work/latents/*.high")), what="the first latents")
+    second = box.popen_cli(*words)
+    box.wait_for(lambda: "another preview of this run is drawing" in said(box), what="the wait for the first call")
+    kill(pid for pid, line in box.trainers().items() if "driver.py" in line and "warden.py" not in line)
+    assert drawing.wait() == 0
+    assert second.wait() == 0
+    (preview,) = (each for each in previews_of(run) if each.path.name.startswith("others"))
+    assert all_drawn(preview)
+    assert len(preview.read_drawings()) == 2
+    assert len(preview.cells.read_text().splitlines()) == 3 * 6, "the second call drew nothing again"
+    assert not preview.work.exists()
+
+
+def held(lease: Lease | None) -> Lease:
+    assert lease is not None
+    return lease
+
+
+def said(box: ScriptedBox) -> str:
+    """What the commands that still run have printed."""
+    return "".join(path.read_text() for path in box.root.glob("cli-*.out"))
+
+
+def all_drawn(directory: PreviewDirectory) -> bool:
+    preview = directory.read()
+    names = [row.name for row in preview.rows]
+    assert [names[0], names[-1]] == [BASE, str(EPOCHS)]
+    return len(drawn(directory, preview)) == len(names) * len(preview.prompts)
+
+
+def told(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    found: dict[str, Any] = json.loads(line)
+    assert found["event"] == "preview"
+    return found
 
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "run-directory.md"
