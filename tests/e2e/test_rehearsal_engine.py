@@ -59,6 +59,7 @@ def test_a_rehearsal_from_a_script_over_a_killed_trainer(scripted_box: ScriptedB
 
     check_results(run, [json.loads(line) for line in done.stdout.splitlines()])
     check_samples(box, run)
+    assert box.run_cli("pick", run.name, str(EPOCHS)).returncode == 0
     compare_with_the_document(run)
     check_caches_of_both_kinds(box, run)
     check_previews(box, run)
@@ -205,7 +206,7 @@ def told(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 DOCUMENT = Path(__file__).parents[2] / "docs" / "run-directory.md"
 SOMETIMES = {
     "stop.json", "STEP/N/stall.txt", "gpus.jsonl", "items-N.jsonl", "sample-pictures/NN.…",
-    "WAN2.2-…_TITLE-000020.safetensors",
+    "WAN2.2-…_TITLE-000020.safetensors", "duties.json",
 }  # fmt: skip
 """Rows of the document that an undisturbed rehearsal gives no file for: CPU slots have no readings."""
 
@@ -223,6 +224,15 @@ def compare_with_the_document(run: Path) -> None:
 
 def pattern_of(row: str) -> str:
     """`STEP/N/output/` stands for all that is below it in any attempt."""
-    words = {"STEP": "[a-z-]+", "N": "[0-9]+", "…_TITLE": ".+_t", "000020": "[0-9]{6}"}
-    pattern = re.sub(r"STEP|\bN\b|…_TITLE|000020", lambda found: words[found[0]], re.escape(row).replace("\\…", "…"))
+    words = {
+        "STEP": "[a-z-]+",
+        "NAME": "[^/]+",
+        "N": "[0-9]+",
+        "…_TITLE": ".+_t",
+        "000020": "[0-9]{6}",
+        "-60": "-[0-9]+",
+    }
+    pattern = re.sub(
+        r"STEP|\bN\b|NAME|…_TITLE|000020|-60", lambda found: words[found[0]], re.escape(row).replace("\\…", "…")
+    )
     return f"(?:REHEARSAL_)?{pattern}{'' if row.endswith('/') else '$'}"
