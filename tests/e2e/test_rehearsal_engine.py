@@ -207,8 +207,9 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "run-directory.md"
 SOMETIMES = {
     "stop.json", "STEP/N/stall.txt", "gpus.jsonl", "items-N.jsonl", "sample-pictures/NN.…",
     "WAN2.2-…_TITLE-000020.safetensors", "duties.json", "preview-pictures/NN.…",
+    "notices.jsonl", "notices.lock",
 }  # fmt: skip
-"""Rows of the document that an undisturbed rehearsal gives no file for: CPU slots have no readings."""
+"""Rows of the document that an undisturbed rehearsal gives no file for: CPU slots have no readings, and nobody is told."""
 
 
 def compare_with_the_document(run: Path) -> None:
