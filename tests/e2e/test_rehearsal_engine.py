@@ -209,7 +209,7 @@ SOMETIMES = {
     "WAN2.2-…_TITLE-000020.safetensors", "duties.json", "preview-pictures/NN.…",
     "notices.jsonl", "notices.lock",
 }  # fmt: skip
-"""Rows of the document that an undisturbed rehearsal gives no file for: CPU slots have no readings, and nobody is told."""
+"""Rows of the document that an undisturbed rehearsal gives no file for: CPU slots have no readings."""
 
 
 def compare_with_the_document(run: Path) -> None:
