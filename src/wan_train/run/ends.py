@@ -24,6 +24,7 @@ class NoSuchEndError(ValueError):
 
 
 _NAME_ONE = "Name an epoch instead, such as --until 50."
+_READ_VIDEOS = f"Install PyAV, which reads lengths: pip install av\n{_NAME_ONE}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +87,7 @@ def end_of(
             return number
         case Share(part=part):
             if steps_per_epoch is None:
-                raise NoSuchEndError("the length of a video is unknown, and so is the number of steps", _NAME_ONE)
+                raise NoSuchEndError("the length of a video is unknown, and so is the number of steps", _READ_VIDEOS)
             try:
                 return schedule.epoch_reaching(part, training, total, steps_per_epoch, capabilities)
             except UnknownScheduleError as error:
