@@ -138,29 +138,29 @@ def _problems(path: Path, text: str, words: str, tokens: TokenCounter) -> Iterat
         yield _encoding(Severity.HARMS, path, "contains NUL characters", "Save it as plain UTF-8 text")
     if "\r" in text:
         yield Problem(
-            kind=ProblemKind.CAPTION_LINE_ENDS,
-            severity=Severity.NOTE,
-            path=path,
-            what="has Windows line ends; the trainer accepts them",
-            fix="No change needed",
+            ProblemKind.CAPTION_LINE_ENDS,
+            Severity.NOTE,
+            "has Windows line ends; the trainer accepts them",
+            "No change needed",
+            path,
             is_fixable=True,
         )
     if (what_is_long := tokens.too_long(words)) is not None:
         kind = ProblemKind.LONG_CAPTION
-        yield Problem(kind=kind, severity=Severity.HARMS, path=path, what=what_is_long, fix="Shorten the caption")
+        yield Problem(kind, Severity.HARMS, what_is_long, "Shorten the caption", path)
     if not words:
         yield Problem(
-            kind=ProblemKind.EMPTY_CAPTION,
-            severity=Severity.HARMS,
-            path=path,
-            what="is empty: the picture would be trained without a caption",
-            fix="Describe the picture in it",
+            ProblemKind.EMPTY_CAPTION,
+            Severity.HARMS,
+            "is empty: the picture would be trained without a caption",
+            "Describe the picture in it",
+            path,
         )
 
 
 def _encoding(severity: Severity, path: Path, what: str, fix: str, *, is_fixable: bool = False) -> Problem:
     kind = ProblemKind.CAPTION_ENCODING
-    return Problem(kind=kind, severity=severity, path=path, what=what, fix=fix, is_fixable=is_fixable)
+    return Problem(kind, severity, what, fix, path, is_fixable=is_fixable)
 
 
 def _is_utf16(data: bytes) -> bool:

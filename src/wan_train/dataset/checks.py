@@ -43,7 +43,7 @@ def check_picture(path: Path, picture: Picture, subset: Subset) -> Iterator[Prob
     """Problems that the header shows."""
     if picture.width * picture.height > largest_unwarned_picture():
         megabytes = picture.width * picture.height * 3 // 1_000_000
-        yield _problem(
+        yield Problem(
             ProblemKind.TOO_LARGE,
             Severity.NOTE,
             f"is {picture.width}x{picture.height}; decoding it takes {megabytes} MB",
@@ -52,7 +52,7 @@ def check_picture(path: Path, picture: Picture, subset: Subset) -> Iterator[Prob
         )
     yield from _shape(path, picture, subset)
     if picture.orientation in _TURNS:
-        yield _problem(
+        yield Problem(
             ProblemKind.ROTATED,
             Severity.HARMS,
             f"{_TURNS[picture.orientation]}, and the trainer ignores its EXIF rotation",
@@ -61,7 +61,7 @@ def check_picture(path: Path, picture: Picture, subset: Subset) -> Iterator[Prob
             is_fixable=True,
         )
     if picture.has_alpha:
-        yield _problem(
+        yield Problem(
             ProblemKind.TRANSPARENT,
             Severity.NOTE,
             "may have transparent parts; the colour stored beneath them is trained, often black",
@@ -70,7 +70,7 @@ def check_picture(path: Path, picture: Picture, subset: Subset) -> Iterator[Prob
         )
     yield from _colours(path, picture)
     if picture.is_animated:
-        yield _problem(
+        yield Problem(
             ProblemKind.ANIMATED,
             Severity.LOSES,
             "is an animation; only its first frame is trained",
@@ -79,7 +79,7 @@ def check_picture(path: Path, picture: Picture, subset: Subset) -> Iterator[Prob
         )
     endings = _ENDINGS.get(picture.format, ())
     if path.suffix.lower() not in endings:
-        yield _problem(
+        yield Problem(
             ProblemKind.WRONG_ENDING,
             Severity.NOTE,
             f"is {_NAMES.get(picture.format, picture.format)} inside; the trainer reads it anyway",
@@ -103,32 +103,26 @@ def _shape(path: Path, picture: Picture, subset: Subset) -> Iterator[Problem]:
     if 0 in bucket:
         what = f"{size}; with bucket_no_upscale a side under {RESOLUTION_STEP} pixels becomes 0"
         fix = "Remove the picture, or set bucket_no_upscale = false"
-        yield _problem(ProblemKind.TOO_SMALL, Severity.STOPS, what, fix, path)
+        yield Problem(ProblemKind.TOO_SMALL, Severity.STOPS, what, fix, path)
         return
     crop = crop_for((picture.width, picture.height), bucket)
     if crop.share_lost >= _MUCH_CROPPED:
         what = f"{size} and is trained at {bucket[0]}x{bucket[1]}: {crop.share_lost:.0%} is cropped"
         fix = "Crop it to what matters" + ("" if subset.enable_bucket else ", or set enable_bucket = true")
-        yield _problem(ProblemKind.CROPPED, Severity.HARMS, what, fix, path)
+        yield Problem(ProblemKind.CROPPED, Severity.HARMS, what, fix, path)
     if crop.scale > _MUCH_ENLARGED:
         what = f"{size} and is enlarged {crop.scale:.1f} times to {bucket[0]}x{bucket[1]}: the blur is trained"
         fix = "Use a larger original, or bucket_no_upscale = true"
-        yield _problem(ProblemKind.TOO_SMALL, Severity.HARMS, what, fix, path)
+        yield Problem(ProblemKind.TOO_SMALL, Severity.HARMS, what, fix, path)
 
 
 def _colours(path: Path, picture: Picture) -> Iterator[Problem]:
     if picture.mode.startswith("I") or picture.mode == "F":
         what = "has more than 8 bits of grey, which the trainer turns almost white"
-        yield _problem(ProblemKind.COLOURS, Severity.HARMS, what, "Save it with 8 bits", path)
+        yield Problem(ProblemKind.COLOURS, Severity.HARMS, what, "Save it with 8 bits", path)
     elif picture.mode == "CMYK":
         what = "is CMYK, which the trainer converts without its colour profile"
-        yield _problem(ProblemKind.COLOURS, Severity.HARMS, what, "Save it as RGB", path)
-
-
-def _problem(
-    kind: ProblemKind, severity: Severity, what: str, fix: str, path: Path, *, is_fixable: bool = False
-) -> Problem:
-    return Problem(kind=kind, severity=severity, what=what, fix=fix, path=path, is_fixable=is_fixable)
+        yield Problem(ProblemKind.COLOURS, Severity.HARMS, what, "Save it as RGB", path)
 
 
 _SAME_SPEED = 0.05
@@ -147,24 +141,18 @@ def check_clip(path: Path, clip: Clip, settings: VideoSettings) -> Iterator[Prob
     cuts = clips(kept, settings)
     if not cuts:
         what = f"has {kept} frames, fewer than any of target_frames, so it is not trained"
-        yield Problem(
-            kind=ProblemKind.TOO_FEW_FRAMES,
-            severity=Severity.LOSES,
-            what=what,
-            fix="Add a smaller number to target_frames",
-            path=path,
-        )
+        yield Problem(ProblemKind.TOO_FEW_FRAMES, Severity.LOSES, what, "Add a smaller number to target_frames", path)
         return
     # `head` with source_fps stops reading where it has enough, so the length at 16 a second is calculated here.
     length = int(clip.frames * TARGET_FPS / settings.source_fps) if settings.source_fps is not None else clip.frames
     used = max(start + count for start, count in cuts)
     if settings.frame_extraction in {FrameExtraction.HEAD, FrameExtraction.FULL} and length - used > 3:  # noqa: PLR2004 - N*4+1 leaves up to three over
         yield Problem(
-            kind=ProblemKind.UNUSED_FRAMES,
-            severity=Severity.NOTE,
-            what=f"has {length} frames; only the first {used} are trained",
-            fix='Use frame_extraction = "chunk" or "uniform", or larger target_frames (max_frames for "full")',
-            path=path,
+            ProblemKind.UNUSED_FRAMES,
+            Severity.NOTE,
+            f"has {length} frames; only the first {used} are trained",
+            'Use frame_extraction = "chunk" or "uniform", or larger target_frames (max_frames for "full")',
+            path,
         )
 
 
@@ -178,11 +166,11 @@ def _speed(path: Path, clip: Clip, settings: VideoSettings) -> Iterator[Problem]
         return
     if clip.is_variable:
         yield Problem(
-            kind=ProblemKind.FRAME_RATE,
-            severity=Severity.HARMS,
-            what=f"has a variable frame rate ({clip.fps:.3g} fps on average); source_fps cannot correct it",
-            fix=f"Convert it to a constant rate: ffmpeg -i IN -vf fps={TARGET_FPS:g} -crf 14 OUT.mp4",
-            path=path,
+            ProblemKind.FRAME_RATE,
+            Severity.HARMS,
+            f"has a variable frame rate ({clip.fps:.3g} fps on average); source_fps cannot correct it",
+            f"Convert it to a constant rate: ffmpeg -i IN -vf fps={TARGET_FPS:g} -crf 14 OUT.mp4",
+            path,
         )
         return
     # The trainer drops frames and adds none, so a source_fps below 16 changes nothing.
@@ -201,14 +189,7 @@ def _speed(path: Path, clip: Clip, settings: VideoSettings) -> Iterator[Problem]
         if clip.fps >= TARGET_FPS
         else "Remove it, or convert it to 16 fps with a program that interpolates frames"
     )
-    yield Problem(
-        kind=ProblemKind.FRAME_RATE,
-        severity=Severity.HARMS,
-        what=what,
-        fix=fix,
-        path=path,
-        is_fixable=clip.fps >= TARGET_FPS,
-    )
+    yield Problem(ProblemKind.FRAME_RATE, Severity.HARMS, what, fix, path, is_fixable=clip.fps >= TARGET_FPS)
 
 
 _HEAD = 64 * 1024
@@ -229,11 +210,11 @@ def duplicates(sizes: Mapping[Path, int]) -> Iterator[Problem]:
             for first, *others in _split(suspects, _digest) if size > _HEAD else (suspects,):
                 for other in others:
                     yield Problem(
-                        kind=ProblemKind.DUPLICATE,
-                        severity=Severity.HARMS,
-                        path=other,
-                        what=f"is the same file as {first.name}, so it counts twice",
-                        fix="Remove one; to repeat all, use num_repeats",
+                        ProblemKind.DUPLICATE,
+                        Severity.HARMS,
+                        f"is the same file as {first.name}, so it counts twice",
+                        "Remove one; to repeat all, use num_repeats",
+                        other,
                     )
 
 
@@ -253,11 +234,11 @@ def near_duplicates(hashes: Mapping[Path, int], *, known: Iterable[Path]) -> Ite
                 parts[key].append(path)
             continue
         yield Problem(
-            kind=ProblemKind.NEAR_DUPLICATE,
-            severity=Severity.NOTE,
-            path=path,
-            what=f"looks like {match.name}",
-            fix="Keep one, unless you want both",
+            ProblemKind.NEAR_DUPLICATE,
+            Severity.NOTE,
+            f"looks like {match.name}",
+            "Keep one, unless you want both",
+            path,
         )
 
 

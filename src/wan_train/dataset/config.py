@@ -94,7 +94,7 @@ def _read(path: Path) -> str:
 
 
 def _unreadable(path: Path, what: str, fix: str) -> DatasetError:
-    problem = Problem(kind=ProblemKind.CONFIG_UNREADABLE, severity=Severity.STOPS, what=what, fix=fix)
+    problem = Problem(ProblemKind.CONFIG_UNREADABLE, Severity.STOPS, what, fix)
     return DatasetError.listing(f"{path} cannot be read", [problem])
 
 
@@ -106,10 +106,10 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     except RecursionError:
         what = "Brackets are nested too deeply"
     problem = Problem(
-        kind=ProblemKind.CONFIG_SYNTAX,
-        severity=Severity.STOPS,
-        what=what,
-        fix="Put text in quotes, lists in brackets, and one key = value on each line",
+        ProblemKind.CONFIG_SYNTAX,
+        Severity.STOPS,
+        what,
+        "Put text in quotes, lists in brackets, and one key = value on each line",
     )
     raise DatasetError.listing(f"{path} is not valid TOML", [problem])
 
@@ -134,11 +134,11 @@ def _source_problems(entry: Mapping[str, Any], where: str, section: Section) -> 
         # Report it once: the schema would call the second source an unknown key.
         rest = {key: value for key, value in entry.items() if key not in named[1:]}
         conflict = Problem(
-            kind=ProblemKind.CONFLICTING_KEYS,
-            severity=Severity.STOPS,
+            ProblemKind.CONFLICTING_KEYS,
+            Severity.STOPS,
+            f"has both {' and '.join(named)}",
+            "Use one [[datasets]] entry for each",
             key=where,
-            what=f"has both {' and '.join(named)}",
-            fix="Use one [[datasets]] entry for each",
         )
         sections = {Section.IMAGE, Section.VIDEO} if {key[:5] for key in named} == {"image", "video"} else {section}
         readings = [list(check_table(rest, where, each)) for each in sorted(sections)]
@@ -148,21 +148,21 @@ def _source_problems(entry: Mapping[str, Any], where: str, section: Section) -> 
     if not named:
         problems.append(
             Problem(
-                kind=ProblemKind.MISSING_KEY,
-                severity=Severity.STOPS,
+                ProblemKind.MISSING_KEY,
+                Severity.STOPS,
+                "has no folder of pictures or videos",
+                "Add image_directory or video_directory",
                 key=where,
-                what="has no folder of pictures or videos",
-                fix="Add image_directory or video_directory",
             )
         )
     elif named[0].endswith("_jsonl_file") and "cache_directory" not in entry:
         problems.append(
             Problem(
-                kind=ProblemKind.MISSING_KEY,
-                severity=Severity.STOPS,
+                ProblemKind.MISSING_KEY,
+                Severity.STOPS,
+                f"is required with {named[0]}",
+                "Add a cache folder for this dataset",
                 key=f"{where}.cache_directory",
-                what=f"is required with {named[0]}",
-                fix="Add a cache folder for this dataset",
             )
         )
     return problems
@@ -236,7 +236,7 @@ def _subset_problems(subset: Subset) -> Iterator[Problem]:
     where = f"datasets[{subset.index}]"
 
     def stops(kind: ProblemKind, key: str, what: str, fix: str, path: Path | None = None) -> Problem:
-        return Problem(kind=kind, severity=Severity.STOPS, key=f"{where}.{key}", path=path, what=what, fix=fix)
+        return Problem(kind, Severity.STOPS, what, fix, path, key=f"{where}.{key}")
 
     missing = ProblemKind.NO_SUCH_DIRECTORY
     if subset.directory is not None and not _is_directory(subset.directory):
@@ -265,21 +265,21 @@ def _cache_problems(subset: Subset, where: str) -> Iterator[Problem]:
     pattern = pattern_characters(cache)
     if pattern:
         yield Problem(
-            kind=ProblemKind.CACHE_PATH,
-            severity=Severity.STOPS,
+            ProblemKind.CACHE_PATH,
+            Severity.STOPS,
+            f"contains {pattern}; the trainer reads that as a pattern and finds no caches",
+            "Set cache_directory to a path without [ ] * ?",
+            cache,
             key=f"{where}.cache_directory",
-            path=cache,
-            what=f"contains {pattern}; the trainer reads that as a pattern and finds no caches",
-            fix="Set cache_directory to a path without [ ] * ?",
         )
     if _exists(cache) and not _is_directory(cache):
         yield Problem(
-            kind=ProblemKind.CACHE_PATH,
-            severity=Severity.STOPS,
+            ProblemKind.CACHE_PATH,
+            Severity.STOPS,
+            "is a file, not a folder",
+            "Use a folder; it is created when needed",
+            cache,
             key=f"{where}.cache_directory",
-            path=cache,
-            what="is a file, not a folder",
-            fix="Use a folder; it is created when needed",
         )
 
 
@@ -287,19 +287,19 @@ def _video_remarks(video: VideoSettings, where: str) -> Iterator[Problem]:
     rounded = tuple(rounded_frames(frames) for frames in video.target_frames)
     if rounded != video.target_frames:
         yield Problem(
-            kind=ProblemKind.WRONG_VALUE,
-            severity=Severity.NOTE,
+            ProblemKind.WRONG_VALUE,
+            Severity.NOTE,
+            f"the trainer rounds {list(video.target_frames)} down to {list(rounded)}",
+            "Use numbers of the form N*4+1",
             key=f"{where}.target_frames",
-            what=f"the trainer rounds {list(video.target_frames)} down to {list(rounded)}",
-            fix="Use numbers of the form N*4+1",
         )
     if video.frame_extraction is FrameExtraction.CHUNK and 1 in rounded:
         yield Problem(
-            kind=ProblemKind.WRONG_VALUE,
-            severity=Severity.HARMS,
+            ProblemKind.WRONG_VALUE,
+            Severity.HARMS,
+            "1 with frame_extraction chunk makes an item of every frame",
+            "Remove the 1",
             key=f"{where}.target_frames",
-            what="1 with frame_extraction chunk makes an item of every frame",
-            fix="Remove the 1",
         )
 
 
@@ -310,12 +310,12 @@ def _shared_caches(subsets: list[Subset]) -> Iterator[Problem]:
         owner = owners.setdefault(real, subset.index)
         if owner != subset.index:
             yield Problem(
-                kind=ProblemKind.SHARED_CACHE,
-                severity=Severity.STOPS,
+                ProblemKind.SHARED_CACHE,
+                Severity.STOPS,
+                f"is also the cache of datasets[{owner}]; each would delete the other's files",
+                "Give every dataset its own cache_directory",
+                subset.cache_directory,
                 key=f"datasets[{subset.index}].cache_directory",
-                path=subset.cache_directory,
-                what=f"is also the cache of datasets[{owner}]; each would delete the other's files",
-                fix="Give every dataset its own cache_directory",
             )
 
 

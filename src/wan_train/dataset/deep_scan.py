@@ -124,16 +124,16 @@ def _decode(path: Path, *, fully: bool) -> _Decoded:
 def _damage(path: Path, found: _Decoded) -> Iterator[Problem]:
     if found.damage is not None:
         what, fix = found.damage.what, "Replace or remove the file"
-        yield Problem(kind=found.damage.kind, severity=Severity.STOPS, what=what, fix=fix, path=path)
+        yield Problem(found.damage.kind, Severity.STOPS, what, fix, path)
 
 
 def _transparent(reported: Problem) -> Problem:
     return Problem(
-        kind=ProblemKind.TRANSPARENT,
-        severity=Severity.HARMS,
-        what="has transparent parts; the colour stored beneath them is trained, often black",
-        fix=reported.fix,
-        path=reported.path,
+        ProblemKind.TRANSPARENT,
+        Severity.HARMS,
+        "has transparent parts; the colour stored beneath them is trained, often black",
+        reported.fix,
+        reported.path,
     )
 
 
@@ -144,22 +144,22 @@ def _clip(subset: Subset, item: Item, *, is_whole: bool) -> Iterator[Problem]:
             return
         case Unreadable(kind=kind, what=what):
             fix = "Replace or remove the file"
-            yield Problem(kind=kind, severity=Severity.STOPS, what=what, fix=fix, path=item.path)
+            yield Problem(kind, Severity.STOPS, what, fix, item.path)
         case video.Decoded(quarter_turns=turns, frames=frames):
             if turns:
                 yield Problem(
-                    kind=ProblemKind.ROTATED,
-                    severity=Severity.HARMS,
-                    what="is stored rotated, and the trainer ignores the rotation that players apply",
-                    fix="Encode it upright: ffmpeg -i IN -crf 14 OUT.mp4",
-                    path=item.path,
+                    ProblemKind.ROTATED,
+                    Severity.HARMS,
+                    "is stored rotated, and the trainer ignores the rotation that players apply",
+                    "Encode it upright: ffmpeg -i IN -crf 14 OUT.mp4",
+                    item.path,
                 )
             wanted = min(item.frames or 0, frames_read(subset.video) or item.frames or 0) if subset.video else 0
             if is_whole and frames < wanted:
                 yield Problem(
-                    kind=ProblemKind.TRUNCATED_MEDIA,
-                    severity=Severity.LOSES,
-                    what=f"should have {item.frames} frames, but only {frames} can be decoded",
-                    fix="Copy it again",
-                    path=item.path,
+                    ProblemKind.TRUNCATED_MEDIA,
+                    Severity.LOSES,
+                    f"should have {item.frames} frames, but only {frames} can be decoded",
+                    "Copy it again",
+                    item.path,
                 )

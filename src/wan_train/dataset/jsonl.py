@@ -185,4 +185,4 @@ def _about(
     row: int | None = None,
     severity: Severity = Severity.STOPS,
 ) -> Problem:
-    return Problem(kind=kind, severity=severity, what=what, fix=fix, path=source, row=row)
+    return Problem(kind, severity, what, fix, source, row=row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -94,7 +94,7 @@ class ProblemKind(StrEnum):
     MIXED_SHAPES = "mixed-shapes"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong: where (`key` in dataset.toml, `path` of a file, or both), what, and how to fix it.
 
@@ -106,8 +106,9 @@ class Problem:
     severity: Severity
     what: str
     fix: str
-    key: str = ""
     path: Path | None = None
+    _: KW_ONLY
+    key: str = ""
     row: int | None = None
     is_fixable: bool = False
     misnamed: Path | None = None

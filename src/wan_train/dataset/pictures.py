@@ -61,7 +61,7 @@ class Picture:
     has_alpha: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Unreadable:
     """Why a file cannot be used, as a phrase for the user."""
 
@@ -108,11 +108,11 @@ def read_picture(path: Path) -> Picture | Unreadable:
         with open_regular(path) as file:
             return _whole(file)
     except UnidentifiedImageError:
-        return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what=_unidentified(path))
+        return Unreadable(ProblemKind.UNREADABLE_MEDIA, _unidentified(path))
     except Image.DecompressionBombError:
         limit = 2 * largest_unwarned_picture() // 1_000_000
         what = f"has more than {limit} million pixels; the trainer's image library refuses it"
-        return Unreadable(kind=ProblemKind.TOO_LARGE, what=what)
+        return Unreadable(ProblemKind.TOO_LARGE, what)
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError) as error:
         # Pillow's decoders report damage with all of these; its "image file is truncated" is an OSError.
         return damaged(path, error)
@@ -174,16 +174,16 @@ def damaged(path: Path, error: BaseException) -> Unreadable:
     """What an error while reading or decoding a file means."""
     match error:
         case IsADirectoryError():
-            return Unreadable(kind=ProblemKind.NOT_A_FILE, what="is a folder named like a picture or video")
+            return Unreadable(ProblemKind.NOT_A_FILE, "is a folder named like a picture or video")
         case FileNotFoundError():
             is_link = path.is_symlink()
             what = "is a link to a file that does not exist" if is_link else "does not exist"
-            return Unreadable(kind=ProblemKind.NOT_A_FILE, what=what)
+            return Unreadable(ProblemKind.NOT_A_FILE, what)
         case _:
             words = str(getattr(error, "strerror", None) or error) or type(error).__name__
     if any(sign in words.lower() for sign in _SIGNS_OF_TRUNCATION):
-        return Unreadable(kind=ProblemKind.TRUNCATED_MEDIA, what=_CUT_OFF)
-    return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what=f"cannot be read: {words}")
+        return Unreadable(ProblemKind.TRUNCATED_MEDIA, _CUT_OFF)
+    return Unreadable(ProblemKind.UNREADABLE_MEDIA, f"cannot be read: {words}")
 
 
 def _has_its_end(file: BinaryIO, format_name: str | None, size: int) -> bool:

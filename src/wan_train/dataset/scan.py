@@ -93,9 +93,7 @@ class _Scan:
 
     def report(self, kind: ProblemKind, severity: Severity, what: str, fix: str, path: Path | None = None) -> None:
         key = f"datasets[{self.subset.index}]"
-        self.problems.append(
-            Problem(kind=kind, severity=severity, what=what, fix=fix, path=path, key="" if path else key)
-        )
+        self.problems.append(Problem(kind, severity, what, fix, path, key="" if path else key))
 
     def _from_directory(self) -> Iterator[Item]:
         directory = self.subset.source
@@ -193,11 +191,11 @@ class _Scan:
                 what += f", so {self.reading.name} skips it"
             self.problems.append(
                 Problem(
-                    kind=ProblemKind.MISSING_CAPTION,
-                    severity=Severity.LOSES if self._drops_uncaptioned and not is_all else Severity.STOPS,
-                    what=what,
-                    fix=fix,
-                    path=path,
+                    ProblemKind.MISSING_CAPTION,
+                    Severity.LOSES if self._drops_uncaptioned and not is_all else Severity.STOPS,
+                    what,
+                    fix,
+                    path,
                     misnamed=directory / found if found is not None else None,
                     is_fixable=found is not None,
                 )
@@ -274,9 +272,9 @@ class _Scan:
         try:
             names = list_media(folder, avif=self.reading.reads_avif).images
         except OSError as error:
-            return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what=f"cannot be listed: {error.strerror}")
+            return Unreadable(ProblemKind.UNREADABLE_MEDIA, f"cannot be listed: {error.strerror}")
         if not names:
-            return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what="is a folder without pictures")
+            return Unreadable(ProblemKind.UNREADABLE_MEDIA, "is a folder without pictures")
         first = read_picture(folder / names[0])
         if isinstance(first, Unreadable):
             return first

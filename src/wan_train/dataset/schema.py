@@ -188,28 +188,28 @@ def check_table(table: Mapping[str, object], where: str, section: Section) -> It
         check = keys.get(key)
         if check is None:
             yield Problem(
-                kind=ProblemKind.UNKNOWN_KEY,
-                severity=Severity.STOPS,
+                ProblemKind.UNKNOWN_KEY,
+                Severity.STOPS,
+                _why_unknown(key, section),
+                _mend_unknown(key, section),
                 key=path,
-                what=_why_unknown(key, section),
-                fix=_mend_unknown(key, section),
             )
             continue
         wrong = check(value)
         if wrong is not None:
             kind, what, fix = wrong
-            yield Problem(kind=kind, severity=Severity.STOPS, key=path, what=what, fix=fix)
+            yield Problem(kind, Severity.STOPS, what, fix, key=path)
 
 
 def unused(*, key: str = "", path: Path | None = None, what: str = "") -> Problem:
     """The note on a key, or on records of a jsonl file, that only other models use."""
     return Problem(
-        kind=ProblemKind.UNUSED_KEY,
-        severity=Severity.NOTE,
+        ProblemKind.UNUSED_KEY,
+        Severity.NOTE,
+        f"{what}{' ' if what else ''}is not used by Wan 2.2 A14B; the run ignores it",
+        "No change needed",
+        path,
         key=key,
-        path=path,
-        what=f"{what}{' ' if what else ''}is not used by Wan 2.2 A14B; the run ignores it",
-        fix="No change needed",
     )
 
 
@@ -229,13 +229,7 @@ def check_top(document: Mapping[str, object]) -> Iterator[Problem]:
                 _did_you_mean(key, ["general", "datasets"])
                 or "Remove it; only [general] and [[datasets]] are valid here"
             )
-        yield Problem(
-            kind=ProblemKind.UNKNOWN_KEY,
-            severity=Severity.STOPS,
-            key=key,
-            what="is unknown at the top of a dataset.toml",
-            fix=fix,
-        )
+        yield Problem(ProblemKind.UNKNOWN_KEY, Severity.STOPS, "is unknown at the top of a dataset.toml", fix, key=key)
     general = document.get("general", {})
     if not isinstance(general, dict):
         yield _shape("general", "must be a table", "Start it with a line [general]")
@@ -246,16 +240,16 @@ def check_top(document: Mapping[str, object]) -> Iterator[Problem]:
         )
     elif not datasets:
         yield Problem(
-            kind=ProblemKind.MISSING_KEY,
-            severity=Severity.STOPS,
+            ProblemKind.MISSING_KEY,
+            Severity.STOPS,
+            "contains no dataset",
+            "Add a [[datasets]] heading with image_directory or video_directory",
             key="datasets",
-            what="contains no dataset",
-            fix="Add a [[datasets]] heading with image_directory or video_directory",
         )
 
 
 def _shape(key: str, what: str, fix: str) -> Problem:
-    return Problem(kind=ProblemKind.WRONG_TYPE, severity=Severity.STOPS, key=key, what=what, fix=fix)
+    return Problem(ProblemKind.WRONG_TYPE, Severity.STOPS, what, fix, key=key)
 
 
 def _why_unknown(key: str, section: Section) -> str:

@@ -31,7 +31,7 @@ from wan_train.dataset.schema import UNUSED
 def with_overrides(config: DatasetConfig, overrides: DatasetOverrides) -> DatasetConfig:
     """The configuration with these command line values; raises DatasetError for impossible ones."""
     problems = [
-        Problem(kind=ProblemKind.WRONG_VALUE, severity=Severity.STOPS, key=key, what=f"is {value}", fix="Use 1 or more")
+        Problem(ProblemKind.WRONG_VALUE, Severity.STOPS, f"is {value}", "Use 1 or more", key=key)
         for key, value in (("batch size", overrides.batch_size), ("repeats", overrides.num_repeats))
         if value is not None and value < 1
     ]
@@ -41,11 +41,11 @@ def with_overrides(config: DatasetConfig, overrides: DatasetOverrides) -> Datase
             rule = "at least 32x32 pixels" if subset.enable_bucket else "multiples of 16, as enable_bucket is off"
             problems.append(
                 Problem(
-                    kind=ProblemKind.WRONG_VALUE,
-                    severity=Severity.STOPS,
+                    ProblemKind.WRONG_VALUE,
+                    Severity.STOPS,
+                    f"is {resolution[0]}x{resolution[1]}",
+                    f"Use {rule}, like 960x960",
                     key=f"resolution for datasets[{subset.index}]",
-                    what=f"is {resolution[0]}x{resolution[1]}",
-                    fix=f"Use {rule}, like 960x960",
                 )
             )
     if problems:

@@ -48,7 +48,7 @@ def read_clip(path: Path) -> Clip | Unreadable | None:
     try:
         with open_regular(path) as file:
             if not file.read(1):
-                return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what="is empty")
+                return Unreadable(ProblemKind.UNREADABLE_MEDIA, "is empty")
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         return damaged(path, error)
     av = pyav()
@@ -57,7 +57,7 @@ def read_clip(path: Path) -> Clip | Unreadable | None:
     try:
         with av.open(os.fspath(path)) as container:
             if not container.streams.video:
-                return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what="holds no video")
+                return Unreadable(ProblemKind.UNREADABLE_MEDIA, "holds no video")
             stream = container.streams.video[0]
             rate = stream.average_rate
             frames = stream.frames
@@ -137,5 +137,5 @@ def decode(path: Path, *, at_most: int | None) -> Decoded | Unreadable | None:
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:
         return damaged(path, error)
     if turns is None:
-        return Unreadable(kind=ProblemKind.UNREADABLE_MEDIA, what="holds no frame that can be decoded")
+        return Unreadable(ProblemKind.UNREADABLE_MEDIA, "holds no frame that can be decoded")
     return Decoded(quarter_turns=turns, frames=frames)

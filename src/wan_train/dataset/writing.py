@@ -149,9 +149,9 @@ def _composed(folders: Sequence[Path], wishes: ConfigValues, *, existing: str | 
 def _refused(subject: Path | str, what: str, fix: str) -> DatasetError:
     """About a path, or about a key of the file."""
     if isinstance(subject, Path):
-        problem = Problem(kind=ProblemKind.EMPTY_DATASET, severity=Severity.STOPS, path=subject, what=what, fix=fix)
+        problem = Problem(ProblemKind.EMPTY_DATASET, Severity.STOPS, what, fix, subject)
     else:
-        problem = Problem(kind=ProblemKind.WRONG_VALUE, severity=Severity.STOPS, key=subject, what=what, fix=fix)
+        problem = Problem(ProblemKind.WRONG_VALUE, Severity.STOPS, what, fix, key=subject)
     return DatasetError.listing("no dataset.toml was written", [problem])
 
 

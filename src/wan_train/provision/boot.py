@@ -57,25 +57,23 @@ class Boot:
     root: Path = Path("/")
 
     def step(self) -> Step:
-        return Step(id="boot", title="Resume after a restart", check=self.check, apply=self.apply)
+        return Step("boot", "Resume after a restart", self.check, apply=self.apply)
 
     def check(self) -> Finding:
         files = self._files()
         # Another shell may lack HF_HOME or a setting; what the box was made ready with is what it starts with.
         wrong = [path for path, content in files.items() if _without_exports(_read(path)) != _without_exports(content)]
         if not wrong:
-            return Finding(
-                state=State.READY, detail=f"unfinished runs resume when the box starts ({next(iter(files))})"
-            )
+            return Finding(State.READY, f"unfinished runs resume when the box starts ({next(iter(files))})")
         detail = "unfinished runs do not resume when the box starts"
         closed = next((path.parent for path in wrong if not _writable(path.parent)), None)
         if closed is not None:
             return Finding(
-                state=State.WARNING,
-                detail=f"{detail}: {closed} cannot be written",
+                State.WARNING,
+                f"{detail}: {closed} cannot be written",
                 hint="Provision as root, or run `wan-train resume --all` after each start of the box.",
             )
-        return Finding(state=State.MISSING, detail=detail)
+        return Finding(State.MISSING, detail)
 
     def apply(self, work: Work) -> None:
         for path, content in self._files().items():

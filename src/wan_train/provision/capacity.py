@@ -22,10 +22,10 @@ def room(folder: Path, needed: int) -> Finding:
     free = shutil.disk_usage(place).free
     numbers = f"{needed / GB:.1f} GB needed, {free / GB:.1f} GB free at {place}"
     if needed <= free:
-        return Finding(state=State.READY, detail=numbers)
+        return Finding(State.READY, numbers)
     return Finding(
-        state=State.BLOCKED,
-        detail=f"the disk is too small: {numbers}",
+        State.BLOCKED,
+        f"the disk is too small: {numbers}",
         hint="Free some disk space, or rent a box with a larger disk; a rented box's disk cannot grow later.",
     )
 
@@ -53,7 +53,7 @@ def ram_step(facts: GpuFacts, recipe: Recipe, python: Path, read: Callable[[], R
         swapping = [gpu for gpu in usable if adapted(recipe, gpu, python).experts[0].training.blocks_to_swap]
         return judge_ram(read(), usable, swapping)
 
-    return Step(id="ram", title="RAM", check=check)
+    return Step("ram", "RAM", check)
 
 
 def judge_ram(ram: Ram, usable: Sequence[Gpu], swapping: Sequence[Gpu]) -> Finding:
@@ -66,26 +66,24 @@ def judge_ram(ram: Ram, usable: Sequence[Gpu], swapping: Sequence[Gpu]) -> Findi
     bigger = "Rent a box with more RAM: at least 32 GB, 64 GB to load both experts at once."
     if ram.total < LOAD_BYTES and not swapping:
         detail = f"{has}; {needs} on a card with less than 36 GB"
-        return Finding(state=State.READY if usable else State.WARNING, detail=detail, hint=None if usable else bigger)
+        return Finding(State.READY if usable else State.WARNING, detail, hint=None if usable else bigger)
     if ram.total < LOAD_BYTES:
         others = ",".join(gpu.number for gpu in usable if gpu not in swapping)
         detail = f"{has}; {needs}, since {card(swapping[0])} is too small for the whole DiT"
         if others:
             return Finding(
-                state=State.WARNING,
-                detail=detail,
-                hint=f"Train where nothing is swapped: `wan-train --gpus {others}`. {bigger}",
+                State.WARNING, detail, hint=f"Train where nothing is swapped: `wan-train --gpus {others}`. {bigger}"
             )
-        return Finding(state=State.BLOCKED, detail=detail, hint=bigger)
+        return Finding(State.BLOCKED, detail, hint=bigger)
     if swapping and ram.available < LOAD_BYTES:
         return Finding(
-            state=State.WARNING,
-            detail=f"{has}; {needs}, and would be killed now",
+            State.WARNING,
+            f"{has}; {needs}, and would be killed now",
             hint="Find what uses it: `ps aux --sort=-rss | head`. Wait for it or end it.",
         )
     if len(swapping) > 1 and ram.available < 2 * LOAD_BYTES:
-        return Finding(state=State.READY, detail=f"{has}; {needs}, so the two experts are loaded one after the other")
-    return Finding(state=State.READY, detail=has)
+        return Finding(State.READY, f"{has}; {needs}, so the two experts are loaded one after the other")
+    return Finding(State.READY, has)
 
 
 def rooms(needs: Mapping[Path, int]) -> Finding:
@@ -108,10 +106,10 @@ def judge_spare(folder: Path, needs: Mapping[Path, int], run: int) -> Finding:
     free = shutil.disk_usage(place).free - fetched
     detail = f"{max(0, free) / GB:.1f} GB will be free at {place}; a run of both experts takes up to {run / GB:.1f} GB"
     if free >= run:
-        return Finding(state=State.READY, detail=f"{detail}, and its caches")
+        return Finding(State.READY, f"{detail}, and its caches")
     return Finding(
-        state=State.WARNING,
-        detail=detail,
+        State.WARNING,
+        detail,
         hint="Remove old runs (`wan-train runs` lists them), or `export WAN_TRAIN_RUNS_DIR=DIR` on another disk.",
     )
 
@@ -120,4 +118,4 @@ def _worst(findings: Iterable[Finding]) -> Finding:
     found = list(findings)
     bad = [finding for finding in found if finding.state is State.BLOCKED]
     chosen = bad or found
-    return Finding(state=chosen[0].state, detail="; ".join(finding.detail for finding in chosen), hint=chosen[0].hint)
+    return Finding(chosen[0].state, "; ".join(finding.detail for finding in chosen), hint=chosen[0].hint)

@@ -33,11 +33,7 @@ class Checkout:
 
     def step(self) -> Step:
         return Step(
-            id="checkout",
-            title=f"musubi-tuner {self.engine.commit[:7]}",
-            check=self.check,
-            apply=self.apply,
-            needs=(PACKAGES,),
+            "checkout", f"musubi-tuner {self.engine.commit[:7]}", self.check, apply=self.apply, needs=(PACKAGES,)
         )
 
     def check(self) -> Finding:
@@ -45,13 +41,15 @@ class Checkout:
         if not root.exists() or not (root / ".git").exists():
             return self._without_git()
         if (root / ".git" / _UNFINISHED).exists():
-            return Finding(state=State.MISSING, detail=f"the clone in {root} is not finished")
+            return Finding(State.MISSING, f"the clone in {root} is not finished")
         commit = read_commit(root)
         if commit != self.engine.commit:
             return Finding(
-                state=State.BLOCKED,
-                detail=f"{root} is at commit {(commit or 'unknown')[:7]}, the engine {self.engine.name} "
-                f"needs {self.engine.commit[:7]}",
+                State.BLOCKED,
+                (
+                    f"{root} is at commit {(commit or 'unknown')[:7]}, the engine {self.engine.name} "
+                    f"needs {self.engine.commit[:7]}"
+                ),
                 hint="The checkout is yours and was not changed. Choose its engine with `--engine`, move the "
                 f"checkout away, or run `git -C {root} fetch && git -C {root} checkout {self.engine.commit}`.",
             )
@@ -62,16 +60,16 @@ class Checkout:
                 remark = ""
             case changed:
                 remark = f"; {changed} changed file(s), left as they are"
-        return Finding(state=State.READY, detail=f"{root} is at {commit[:7]}{remark}")
+        return Finding(State.READY, f"{root} is at {commit[:7]}{remark}")
 
     def _without_git(self) -> Finding:
         if (self.root / "src" / "musubi_tuner").exists() or (self.root.exists() and not self.root.is_dir()):
             return Finding(
-                state=State.BLOCKED,
-                detail=f"{self.root} exists but is not a git checkout",
+                State.BLOCKED,
+                f"{self.root} exists but is not a git checkout",
                 hint="It is yours and was not changed. Move it away, or choose another `--workspace`.",
             )
-        return Finding(state=State.MISSING, detail=f"no checkout at {self.root}")
+        return Finding(State.MISSING, f"no checkout at {self.root}")
 
     def _changed_files(self) -> int | None:
         # Only tracked files: models, datasets and environments lie in the checkout by design.

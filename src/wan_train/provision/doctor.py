@@ -207,10 +207,7 @@ class Doctor:
             return []
         seen: list[Gpu | LostGpu] = sorted((*reading.gpus, *reading.lost), key=lambda gpu: gpu.index)
         usable = facts.usable()
-        return [
-            Step(id=f"gpu-{gpu.number}", title=f"GPU {gpu.number}", check=partial(self._card, gpu, usable))
-            for gpu in seen
-        ]
+        return [Step(f"gpu-{gpu.number}", f"GPU {gpu.number}", partial(self._card, gpu, usable)) for gpu in seen]
 
     def _card(self, gpu: Gpu | LostGpu, usable: Sequence[Gpu]) -> Finding:
         """One GPU: can it be trained on, and is it free now. The others may train where this one cannot."""
@@ -231,8 +228,8 @@ class Doctor:
         free = ",".join(other.number for other in usable if why_busy(other) is None)
         others = f" Until then: `wan-train --gpus {free}`." if free else ""
         return Finding(
-            state=State.WARNING,
-            detail=f"{card(gpu)}, in use by another program: {busy.partition(': ')[2]}",
+            State.WARNING,
+            f"{card(gpu)}, in use by another program: {busy.partition(': ')[2]}",
             hint="A training waits until it is free. `nvidia-smi` and `ps aux` show its user. A restart of the box "
             f"frees memory that no program uses.{others}",
         )

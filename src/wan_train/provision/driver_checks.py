@@ -142,15 +142,15 @@ class GpuFacts:
 
     def steps(self) -> list[Step]:
         return [
-            Step(id="driver", title="NVIDIA driver", check=self.driver),
-            Step(id="gpus", title="GPUs", check=self.cards),
+            Step("driver", "NVIDIA driver", self.driver),
+            Step("gpus", "GPUs", self.cards),
         ]
 
     def driver(self) -> Finding:
         try:
             reading = self.gpus.read()
         except GpuUnavailableError as error:
-            return Finding(state=self._absent, detail=error.message, hint=error.hint)
+            return Finding(self._absent, error.message, hint=error.hint)
         return judge_driver(reading, self.build)
 
     def cards(self) -> Finding:
@@ -159,22 +159,22 @@ class GpuFacts:
             reading = self.gpus.read()
         except GpuUnavailableError as error:
             detail = "no GPU can be used without the driver" if self.needed else "no GPU: this box can be prepared only"
-            return Finding(state=self._absent, detail=detail, hint=error.hint)
+            return Finding(self._absent, detail, hint=error.hint)
         visible = self.environ.get(DEVICE_VARIABLE)
         try:
             chosen = choose(reading, self.chosen, visible)
         except BadInputError as error:
-            return Finding(state=State.BLOCKED, detail=error.message, hint=error.hint)
+            return Finding(State.BLOCKED, error.message, hint=error.hint)
         if not chosen:
-            return Finding(state=self._absent, detail=why_none(reading, visible), hint=how_to_show(reading, visible))
+            return Finding(self._absent, why_none(reading, visible), hint=how_to_show(reading, visible))
         judged = {gpu.number: judge_gpu(gpu, self.build) for gpu in chosen}
         if all(finding.state is State.BLOCKED for finding in judged.values()):
             return judged[chosen[0].number]
         judged |= {gpu.number: judge_lost(gpu) for gpu in reading.lost}
         hints = [finding.hint for finding in judged.values() if finding.hint]
         return Finding(
-            state=State.READY if all(each.state is State.READY for each in judged.values()) else State.WARNING,
-            detail="; ".join(f"GPU {index}: {finding.detail}" for index, finding in judged.items()),
+            State.READY if all(each.state is State.READY for each in judged.values()) else State.WARNING,
+            "; ".join(f"GPU {index}: {finding.detail}" for index, finding in judged.items()),
             hint=" ".join(dict.fromkeys(hints)) or None,
         )
 
@@ -196,28 +196,30 @@ def judge_driver(reading: GpuReading, build: CudaBuild | None) -> Finding:
     version = driver_version(reading.driver)
     has = one_line(reading.driver or "of unknown version")
     if version is None or build is None:
-        return Finding(state=State.UNTESTED, detail=has)
+        return Finding(State.UNTESTED, has)
     if version < build.least_driver:
         return Finding(
-            state=State.BLOCKED,
-            detail=f"driver {has} is too old: torch for {build.name} needs {words(build.least_driver)} or newer",
+            State.BLOCKED,
+            f"driver {has} is too old: torch for {build.name} needs {words(build.least_driver)} or newer",
             hint=_ANOTHER_BOX,
         )
     blackwell = [gpu for gpu in reading.gpus if is_blackwell(gpu.compute_capability)]
     if blackwell and version < BLACKWELL_DRIVER:
         return Finding(
-            state=State.BLOCKED,
-            detail=f"driver {has} is too old for {card(blackwell[0])}, which needs {words(BLACKWELL_DRIVER)} or newer",
+            State.BLOCKED,
+            f"driver {has} is too old for {card(blackwell[0])}, which needs {words(BLACKWELL_DRIVER)} or newer",
             hint=_ANOTHER_BOX,
         )
     if version < build.own_driver:
         return Finding(
-            state=State.WARNING,
-            detail=f"driver {has} is older than the {words(build.own_driver)} that {build.name} came with; NVIDIA "
-            f"supports {words(build.least_driver)} and newer",
+            State.WARNING,
+            (
+                f"driver {has} is older than the {words(build.own_driver)} that {build.name} came with; NVIDIA "
+                f"supports {words(build.least_driver)} and newer"
+            ),
             hint="`wan-train provision` tests it on every GPU. If that fails, rent a box with a newer driver.",
         )
-    return Finding(state=State.READY, detail=f"{has}; torch for {build.name} came with {words(build.own_driver)}")
+    return Finding(State.READY, f"{has}; torch for {build.name} came with {words(build.own_driver)}")
 
 
 def judge_gpu(gpu: Gpu, build: CudaBuild | None) -> Finding:
@@ -226,24 +228,26 @@ def judge_gpu(gpu: Gpu, build: CudaBuild | None) -> Finding:
     if build is not None and capability is not None and not build.supports(capability):
         age = "newer" if capability[0] > build.newest[0] else "older"
         return Finding(
-            state=State.BLOCKED,
-            detail=f"{card(gpu)} has compute capability {words(capability)}, and torch for "
-            f"{build.name} has kernels for {words(build.oldest)} to {words(build.newest)} only",
+            State.BLOCKED,
+            (
+                f"{card(gpu)} has compute capability {words(capability)}, and torch for "
+                f"{build.name} has kernels for {words(build.oldest)} to {words(build.newest)} only"
+            ),
             hint=f"Rent another GPU, or name an engine file of your own with a torch for {age} GPUs: "
             "`wan-train provision --engine FILE.toml`.",
         )
     if gpu.total_bytes < _SMALL_BYTES:
         return Finding(
-            state=State.WARNING,
-            detail=f"{card(gpu)} has little memory: the T5 encoder takes 11.4 GB of it while captions are cached",
+            State.WARNING,
+            f"{card(gpu)} has little memory: the T5 encoder takes 11.4 GB of it while captions are cached",
             hint="If caching runs out of memory, rent a GPU with 16 GB or more.",
         )
-    return Finding(state=State.READY, detail=card(gpu))
+    return Finding(State.READY, card(gpu))
 
 
 def judge_lost(gpu: LostGpu) -> Finding:
     hint = "wan-train skips it and trains on the others."
-    return Finding(state=State.WARNING, detail=f"cannot be used: {one_line(gpu.reason, 400)}", hint=hint)
+    return Finding(State.WARNING, f"cannot be used: {one_line(gpu.reason, 400)}", hint=hint)
 
 
 def card(gpu: Gpu) -> str:

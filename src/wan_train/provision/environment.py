@@ -89,13 +89,7 @@ class Environment:
         )
 
     def step(self) -> Step:
-        return Step(
-            id="environment",
-            title="Trainer environment",
-            check=self.check,
-            apply=self.apply,
-            needs=("checkout",),
-        )
+        return Step("environment", "Trainer environment", self.check, apply=self.apply, needs=("checkout",))
 
     def check(self) -> Finding:
         if os.access(self.python, os.X_OK):
@@ -107,10 +101,10 @@ class Environment:
                 return self._missing(f"{folder} was made for another engine")
             missing, torch = self._look()
             if not missing:
-                return Finding(state=State.READY, detail=f"{self.python} has torch {torch} and what the trainer needs")
+                return Finding(State.READY, f"{self.python} has torch {torch} and what the trainer needs")
             reason = f"{self.python} lacks {', '.join(missing)}"
             if self.chosen is not None:
-                return Finding(state=State.BLOCKED, detail=reason, hint="You chose it, so it is not changed.")
+                return Finding(State.BLOCKED, reason, hint="You chose it, so it is not changed.")
             return self._missing(reason)
         return self._missing(f"no environment at {self.root / 'venv'}")
 
@@ -118,22 +112,22 @@ class Environment:
         """Ready, except that a provision killed at the very end left uv's cache, which has grown to gigabytes."""
         if (self.root / _CACHE).is_dir():
             return Finding(
-                state=State.WARNING,
-                detail=f"{folder} is complete; uv's cache is left in {self.root / _CACHE}",
+                State.WARNING,
+                f"{folder} is complete; uv's cache is left in {self.root / _CACHE}",
                 hint="`wan-train provision` removes it.",
                 fixable=True,
             )
-        return Finding(state=State.READY, detail=f"{folder} is complete")
+        return Finding(State.READY, f"{folder} is complete")
 
     def _missing(self, reason: str) -> Finding:
         """MISSING, or BLOCKED where uv has no Python and may not fetch one."""
         if os.environ.get("UV_PYTHON_DOWNLOADS", "").lower() in {"never", "manual"} and not self._has_python():
             return Finding(
-                state=State.BLOCKED,
-                detail=f"{reason}, and there is no Python {self.engine.python_range} to make one with",
+                State.BLOCKED,
+                f"{reason}, and there is no Python {self.engine.python_range} to make one with",
                 hint="Install one, or let uv fetch it: unset UV_PYTHON_DOWNLOADS.",
             )
-        return Finding(state=State.MISSING, detail=reason, size=NEEDED_BYTES)
+        return Finding(State.MISSING, reason, size=NEEDED_BYTES)
 
     def _look(self) -> tuple[list[str], str]:
         """What an environment without our record lacks, and its torch."""

@@ -84,31 +84,25 @@ class GpuCheck:
     """GPUs that were in use when they were to be tested."""
 
     def step(self) -> Step:
-        return Step(
-            id="kernel",
-            title="CUDA and attention",
-            check=self.check,
-            apply=self.apply,
-            needs=("environment",),
-        )
+        return Step("kernel", "CUDA and attention", self.check, apply=self.apply, needs=("environment",))
 
     def check(self) -> Finding:
         present = self.facts.usable()
         if not present:
-            return Finding(state=State.UNTESTED, detail="no GPU to test")
+            return Finding(State.UNTESTED, "no GPU to test")
         if not os.access(self.python, os.X_OK):
-            return Finding(state=State.MISSING, detail="no GPU tested yet: the trainer has no environment")
+            return Finding(State.MISSING, "no GPU tested yet: the trainer has no environment")
         tested = self._tested()
         for gpu in present:
             if (last := tested.get(gpu.uuid)) is not None and last.problem:
                 detail = f"GPU {gpu.number} failed its test: {one_line(last.problem)}"
-                return Finding(state=State.MISSING, detail=detail, hint=one_line(last.advice) or None)
+                return Finding(State.MISSING, detail, hint=one_line(last.advice) or None)
         untested = [gpu for gpu in present if self._is_untested(gpu, tested)]
         busy = {gpu.number: why for gpu in untested if (why := self._why_busy(gpu)) is not None}
         free = [gpu for gpu in untested if gpu.number not in busy]
         if free:
             names = ", ".join(f"GPU {gpu.number}" for gpu in free)
-            return Finding(state=State.UNVERIFIED, detail=f"not tested yet with this driver and torch: {names}")
+            return Finding(State.UNVERIFIED, f"not tested yet with this driver and torch: {names}")
         works = "; ".join(
             f"GPU {gpu.number}: torch {tested[gpu.uuid].torch}, {' and '.join(self._attention(gpu))} work"
             for gpu in present
@@ -117,11 +111,11 @@ class GpuCheck:
         if busy:
             why = f"not tested, because it is in use: {'; '.join(busy.values())}"
             return Finding(
-                state=State.WARNING,
-                detail="; ".join(filter(None, (works, why))),
+                State.WARNING,
+                "; ".join(filter(None, (works, why))),
                 hint="When the GPU is free: `wan-train provision`.",
             )
-        return Finding(state=State.READY, detail=works)
+        return Finding(State.READY, works)
 
     def apply(self, work: Work) -> None:
         """Test what is free and untested; raises NotReadyError naming every GPU that failed."""

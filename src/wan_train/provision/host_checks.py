@@ -54,52 +54,52 @@ class HostChecks:
 
     def of_machine(self) -> list[Step]:
         return [
-            Step(id="cpus", title="CPUs", check=self.share),
-            Step(id="processes", title="Processes", check=self.processes),
-            Step(id="shm", title="Shared memory", check=self.shared_memory),
-            Step(id="filesystem", title="File system", check=self.file_system),
-            Step(id="clock", title="Clock", check=self.clock),
+            Step("cpus", "CPUs", self.share),
+            Step("processes", "Processes", self.processes),
+            Step("shm", "Shared memory", self.shared_memory),
+            Step("filesystem", "File system", self.file_system),
+            Step("clock", "Clock", self.clock),
         ]
 
     def of_gpus(self) -> list[Step]:
         if not self.gpus.present():
             return []
-        return [Step(id="pids", title="GPU processes", check=self.pids)]
+        return [Step("pids", "GPU processes", self.pids)]
 
     def of_hub(self) -> list[Step]:
-        return [Step(id="hub-cache", title="Hugging Face", check=self.hub)]
+        return [Step("hub-cache", "Hugging Face", self.hub)]
 
     def of_program(self) -> list[Step]:
         return [
-            Step(id="wan-train", title="Version", check=self.version),
-            Step(id="runs", title="Runs", check=self.unfinished_runs),
-            Step(id="leases", title="GPU leases", check=self.leases),
-            Step(id="notify", title="Notifications", check=self.notifications),
+            Step("wan-train", "Version", self.version),
+            Step("runs", "Runs", self.unfinished_runs),
+            Step("leases", "GPU leases", self.leases),
+            Step("notify", "Notifications", self.notifications),
         ]
 
     def share(self) -> Finding:
         mine = cpus(self.cgroup)
         detail = f"{mine:g} of the host's {self.host_cpus}; this sets the workers and threads"
         if mine >= _LEAST_CPUS:
-            return Finding(state=State.READY, detail=detail)
+            return Finding(State.READY, detail)
         return Finding(
-            state=State.WARNING,
-            detail=f"{mine:g} of the host's {self.host_cpus}: pictures are read more slowly than a GPU trains",
+            State.WARNING,
+            f"{mine:g} of the host's {self.host_cpus}: pictures are read more slowly than a GPU trains",
             hint="Rent a box with 4 CPUs or more for each GPU.",
         )
 
     def processes(self) -> Finding:
         found = process_limit(self.cgroup)
         if found is None:
-            return Finding(state=State.READY, detail="no limit on processes and threads")
+            return Finding(State.READY, "no limit on processes and threads")
         limit, now = found
         detail = f"{now:,} processes and threads of at most {limit:,}"
         if limit - now >= _THREADS_PER_CPU * self.host_cpus:
-            return Finding(state=State.READY, detail=detail)
+            return Finding(State.READY, detail)
         threads = max(1, int(cpus(self.cgroup)))
         return Finding(
-            state=State.WARNING,
-            detail=f"{detail}; libraries start threads by the host's {self.host_cpus} CPUs and may reach it",
+            State.WARNING,
+            f"{detail}; libraries start threads by the host's {self.host_cpus} CPUs and may reach it",
             hint=f"`export OMP_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}` before you train.",
         )
 
@@ -107,10 +107,10 @@ class HostChecks:
         size = shutil.disk_usage(self.shm).total if self.shm.is_dir() else 0
         detail = f"{size / MIB:,.0f} MiB for the data loaders (/dev/shm)"
         if size >= _LEAST_SHM:
-            return Finding(state=State.READY, detail=detail)
+            return Finding(State.READY, detail)
         return Finding(
-            state=State.WARNING,
-            detail=f"{detail}: large batches end with `Bus error`",
+            State.WARNING,
+            f"{detail}: large batches end with `Bus error`",
             hint="Start the container with `--shm-size 8g`; or train with "
             "`wan-train -- --max_data_loader_n_workers 0`, which is slower.",
         )
@@ -119,24 +119,23 @@ class HostChecks:
         place = existing_parent(self.settings.workspace)
         kind = file_system_of(place.resolve(), self.proc)
         if kind is None:
-            return Finding(state=State.UNTESTED, detail=f"{place}: of unknown kind")
+            return Finding(State.UNTESTED, f"{place}: of unknown kind")
         if kind in _NETWORK or kind.startswith("fuse"):
             return Finding(
-                state=State.WARNING,
-                detail=f"{place} is on {kind}, a network file system: models load slowly, and a lost connection fails "
-                "a run",
+                State.WARNING,
+                (f"{place} is on {kind}, a network file system: models load slowly, and a lost connection fails a run"),
                 hint="Keep models and runs on the box's own disk: `export WAN_TRAIN_WORKSPACE=DIR`.",
             )
         if kind in {"tmpfs", "ramfs"}:
             return Finding(
-                state=State.WARNING,
-                detail=f"{place} is on {kind}: it takes RAM and is lost at a restart",
+                State.WARNING,
+                f"{place} is on {kind}: it takes RAM and is lost at a restart",
                 hint="Use a directory on a disk: `export WAN_TRAIN_WORKSPACE=DIR`.",
             )
         if kind == "overlay":
             detail = f"{place} is the container's own layer: it stays when the box is stopped, not when it is destroyed"
-            return Finding(state=State.READY, detail=detail)
-        return Finding(state=State.READY, detail=f"{place} is on {kind}")
+            return Finding(State.READY, detail)
+        return Finding(State.READY, f"{place} is on {kind}")
 
     def clock(self) -> Finding:
         """A clock that is behind the day this program was put here makes every certificate invalid."""
@@ -144,10 +143,10 @@ class HostChecks:
         installed = Path(wan_train.__file__).stat().st_mtime
         today = time.strftime("%Y-%m-%d %H:%M", time.localtime(now))
         if now >= installed - 86_400:
-            return Finding(state=State.READY, detail=today)
+            return Finding(State.READY, today)
         return Finding(
-            state=State.WARNING,
-            detail=f"it says {today}, but wan-train was installed later: secure connections will fail",
+            State.WARNING,
+            f"it says {today}, but wan-train was installed later: secure connections will fail",
             hint="Set it: `date -s 'YYYY-MM-DD HH:MM'` as root, or restart the machine.",
         )
 
@@ -156,12 +155,14 @@ class HostChecks:
         hidden = sorted(pid for pid in listed if not (self.proc / str(pid)).exists())
         if not hidden:
             detail = f"{len(listed)}, all visible here" if listed else "none"
-            return Finding(state=State.READY, detail=detail)
+            return Finding(State.READY, detail)
         numbers = ", ".join(map(str, hidden[:5]))
         return Finding(
-            state=State.WARNING,
-            detail=f"the driver lists {numbers}, which cannot be seen from here: the numbers are "
-            "the host's, so their programs cannot be named from this container",
+            State.WARNING,
+            (
+                f"the driver lists {numbers}, which cannot be seen from here: the numbers are "
+                "the host's, so their programs cannot be named from this container"
+            ),
             hint="No action needed: wan-train uses the GPU's memory and its leases. `nvidia-smi` is misleading here.",
         )
 
@@ -171,26 +172,24 @@ class HostChecks:
         free = shutil.disk_usage(place).free
         if self.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
             return Finding(
-                state=State.WARNING,
-                detail="HF_HUB_OFFLINE is set: training is fine, nothing can be downloaded",
+                State.WARNING,
+                "HF_HUB_OFFLINE is set: training is fine, nothing can be downloaded",
                 hint="Before `wan-train provision`: `unset HF_HUB_OFFLINE`.",
             )
         unusable = variable_problem(self.environ)
         if unusable is not None:
-            return Finding(
-                state=State.WARNING, detail=f"nothing can be downloaded: {unusable.reason}", hint=unusable.hint
-            )
+            return Finding(State.WARNING, f"nothing can be downloaded: {unusable.reason}", hint=unusable.hint)
         if free < _LEAST_CACHE:
             return Finding(
-                state=State.WARNING,
-                detail=f"{cache} has {free / GB:.2f} GB free; the tokenizer and temporary files go there",
+                State.WARNING,
+                f"{cache} has {free / GB:.2f} GB free; the tokenizer and temporary files go there",
                 hint=f"`export HF_HOME={quote(str(self.settings.workspace / 'huggingface'))}`, also in ~/.bashrc.",
             )
-        return Finding(state=State.READY, detail=f"{cache}, {free / GB:.1f} GB free")
+        return Finding(State.READY, f"{cache}, {free / GB:.1f} GB free")
 
     def version(self) -> Finding:
         python = ".".join(map(str, sys.version_info[:3]))
-        return Finding(state=State.READY, detail=f"wan-train {__version__}, Python {python}")
+        return Finding(State.READY, f"wan-train {__version__}, Python {python}")
 
     def unfinished_runs(self) -> Finding:
         """Unfinished runs without a supervisor, and trainers of theirs that still run."""
@@ -211,41 +210,41 @@ class HostChecks:
             names = ", ".join(map(one_line, lost[:3])) + (f" and {len(lost) - 3} more" if lost[3:] else "")
             alone = f"; {len(orphans)} trainer(s) still running" if orphans else ""
             return Finding(
-                state=State.WARNING,
-                detail=f"unfinished, without a supervisor: {names}{alone}",
+                State.WARNING,
+                f"unfinished, without a supervisor: {names}{alone}",
                 hint="`wan-train resume --all` resumes them; `wan-train stop RUN` ends one.",
             )
         if damaged:
             return Finding(
-                state=State.WARNING,
-                detail=f"cannot be read: {', '.join(map(one_line, damaged[:3]))}",
+                State.WARNING,
+                f"cannot be read: {', '.join(map(one_line, damaged[:3]))}",
                 hint="`wan-train status RUN` says why.",
             )
-        return Finding(state=State.READY, detail=f"none unfinished in {self.settings.runs}")
+        return Finding(State.READY, f"none unfinished in {self.settings.runs}")
 
     def leases(self) -> Finding:
         folder = self.settings.lease_dir
         place = existing_parent(folder)
         if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
-            return Finding(state=State.READY, detail=str(folder))
+            return Finding(State.READY, str(folder))
         return Finding(
-            state=State.BLOCKED,
-            detail=f"{folder} cannot be written",
+            State.BLOCKED,
+            f"{folder} cannot be written",
             hint="Fix its permissions, or `export WAN_TRAIN_LEASE_DIR=DIR`; everyone on the box must use the same.",
         )
 
     def notifications(self) -> Finding:
         targets = read_targets(self.settings.notify)
         if not targets:
-            return Finding(state=State.READY, detail="none: `wan-train --notify URL` sends them")
+            return Finding(State.READY, "none: `wan-train --notify URL` sends them")
         names = ", ".join(target.name for target in targets)
         if self.settings.source_of("notify") is Source.FILE and is_readable_by_others():
             return Finding(
-                state=State.WARNING,
-                detail=f"{names}; other users can read the addresses, which hold secrets",
+                State.WARNING,
+                f"{names}; other users can read the addresses, which hold secrets",
                 hint=f"`chmod 600 {quote(str(user_config_file()))}`",
             )
-        return Finding(state=State.UNTESTED, detail=names, hint="Send a message: `wan-train notify test`.")
+        return Finding(State.UNTESTED, names, hint="Send a message: `wan-train notify test`.")
 
 
 def _is_looked_after(state: RunState, created: float) -> bool:

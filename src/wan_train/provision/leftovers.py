@@ -114,15 +114,15 @@ class Leftovers:
     after: tuple[str, ...]
 
     def step(self) -> Step:
-        return Step(id="leftovers", title="Unfinished downloads", check=self.check, apply=self.apply, after=self.after)
+        return Step("leftovers", "Unfinished downloads", self.check, apply=self.apply, after=self.after)
 
     def check(self) -> Finding:
         found = find_leftovers(self.trainer_dir)
         if not found:
-            return Finding(state=State.READY, detail="no unfinished downloads")
+            return Finding(State.READY, "no unfinished downloads")
         hint = "`wan-train provision` removes its own, and offers to delete the others."
         ours = any(each.whose is Whose.OURS for each in found)
-        return Finding(state=State.WARNING, detail=listed(found), hint=hint, fixable=ours)
+        return Finding(State.WARNING, listed(found), hint=hint, fixable=ours)
 
     def apply(self, work: Work) -> None:
         for each in find_leftovers(self.trainer_dir):

@@ -105,21 +105,21 @@ class Model:
         if size is not None and self.digests is not None:
             return self._verify(size, self.digests)
         if size is not None and self._is_marked():
-            return Finding(state=State.READY, detail=f"{self.path} ({size / GB:.2f} GB) is verified")
+            return Finding(State.READY, f"{self.path} ({size / GB:.2f} GB) is verified")
         try:
             remote = self._ask()
         except HubError as error:
             if size is None:
                 left = int(self.model.gb * GB)
-                return Finding(state=State.BLOCKED, detail=error.message, hint=error.hint, size=left)
-            return Finding(state=State.UNVERIFIED, detail=f"{self.path} exists, not verified: {error.message}")
+                return Finding(State.BLOCKED, error.message, hint=error.hint, size=left)
+            return Finding(State.UNVERIFIED, f"{self.path} exists, not verified: {error.message}")
         if size == remote.size:
-            return Finding(state=State.UNVERIFIED, detail=f"{self.path} exists, not verified yet")
+            return Finding(State.UNVERIFIED, f"{self.path} exists, not verified yet")
         reason = f"{self.path} has {size} bytes instead of {remote.size}" if size is not None else "missing"
         there = self._part(remote).done()
         begun = f", {there / GB:.2f} GB of them are there" if there else ""
         detail = f"{reason}; {remote.size / GB:.2f} GB to fetch{begun}"
-        return Finding(state=State.MISSING, detail=detail, size=remote.size - there)
+        return Finding(State.MISSING, detail, size=remote.size - there)
 
     def _verify(self, size: int, digests: Digests) -> Finding:
         """Every byte against the sha256 that was recorded when it was fetched, or else the hub's."""
@@ -131,17 +131,13 @@ class Model:
                 sha256 = self._ask().sha256
             except HubError as error:
                 detail = f"{self.path} is not verified: no sha256 was recorded, and {error.message}"
-                return Finding(state=State.UNVERIFIED, detail=detail, hint=error.hint)
+                return Finding(State.UNVERIFIED, detail, hint=error.hint)
         if sha256 is None:
-            return Finding(state=State.UNVERIFIED, detail=f"{self.path} is not verified: the hub has no sha256 of it")
+            return Finding(State.UNVERIFIED, f"{self.path} is not verified: the hub has no sha256 of it")
         if digests.of(self.path) == sha256:
             detail = f"{self.path} ({size / GB:.2f} GB) has the sha256 {whose}"
-            return Finding(state=State.READY, detail=detail)
-        return Finding(
-            state=State.MISSING,
-            detail=f"{self.path} is damaged: its sha256 is not the one {whose}",
-            size=size,
-        )
+            return Finding(State.READY, detail)
+        return Finding(State.MISSING, f"{self.path} is damaged: its sha256 is not the one {whose}", size=size)
 
     def apply(self, work: Work) -> None:
         """Raises NotReadyError, also when the bytes are wrong twice."""

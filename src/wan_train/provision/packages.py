@@ -137,21 +137,21 @@ class Packages:
     tools: Path
 
     def step(self) -> Step:
-        return Step(id=PACKAGES, title="System packages", check=self.check, apply=self.apply)
+        return Step(PACKAGES, "System packages", self.check, apply=self.apply)
 
     def check(self) -> Finding:
         missing = self._missing()
         if not missing:
-            return Finding(state=State.READY, detail=f"installed: {_listed(self.needs)}")
+            return Finding(State.READY, f"installed: {_listed(self.needs)}")
         reasons = dict.fromkeys(need.without for need in missing)
         detail = f"missing: {_listed(missing)} ({'; '.join(reasons)})"
         hint = f"As root: `apt-get update && apt-get install -y {' '.join(_names(missing))}`."
         if not any(need.required for need in missing):
             is_fixable = self.apt is not None or ARIA2 in missing
-            return Finding(state=State.WARNING, detail=detail, hint=hint, fixable=is_fixable)
+            return Finding(State.WARNING, detail, hint=hint, fixable=is_fixable)
         if self.apt is None:
-            return Finding(state=State.BLOCKED, detail=detail, hint=hint)
-        return Finding(state=State.MISSING, detail=detail)
+            return Finding(State.BLOCKED, detail, hint=hint)
+        return Finding(State.MISSING, detail)
 
     def apply(self, work: Work) -> None:
         if self.apt is not None and (missing := self._missing()):
@@ -214,17 +214,17 @@ class ExactPackages:
     def check(self) -> Finding:
         own = "torch bundles cuDNN"
         if self.apt is None:
-            return Finding(state=State.READY, detail=f"left out, since apt cannot be used here; {own}")
+            return Finding(State.READY, f"left out, since apt cannot be used here; {own}")
         wanted = dict(word.split("=", 1) for word in self.exact)
         if all(self.apt.installed(name) == version for name, version in wanted.items()):
-            return Finding(state=State.READY, detail=f"{' '.join(self.exact)} installed")
+            return Finding(State.READY, f"{' '.join(self.exact)} installed")
         if not self.apt.has_lists():
             unknown = "apt's lists are not fetched yet, so its offer is unknown"
-            return Finding(state=State.WARNING, detail=unknown, fixable=True)
+            return Finding(State.WARNING, unknown, fixable=True)
         if all(version in self.apt.offers(name) for name, version in wanted.items()):
             offered = f"{' '.join(self.exact)} offered and not installed; {own}"
-            return Finding(state=State.WARNING, detail=offered, fixable=True)
-        return Finding(state=State.READY, detail=f"left out, since this system offers another version or none; {own}")
+            return Finding(State.WARNING, offered, fixable=True)
+        return Finding(State.READY, f"left out, since this system offers another version or none; {own}")
 
     def apply(self, work: Work) -> None:
         if self.apt is None:

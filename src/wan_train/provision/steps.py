@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
 
 from wan_train.base.errors import NotReadyError, WanTrainError
@@ -31,7 +31,7 @@ TO_DO = frozenset({State.UNVERIFIED, State.MISSING})
 READY_STATES = frozenset({State.READY, State.WARNING, State.UNTESTED})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """What a look at one step saw. `size` is the bytes that will be fetched, 0 when none or unknown.
 
@@ -40,12 +40,13 @@ class Finding:
 
     state: State
     detail: str
+    _: KW_ONLY
     size: int = 0
     hint: str | None = None
     fixable: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Step:
     """One part of a ready box. `check` changes nothing; `apply` may be killed and done again.
 
@@ -57,6 +58,7 @@ class Step:
     id: str
     title: str
     check: Callable[[], Finding]
+    _: KW_ONLY
     apply: Callable[[Work], None] | None = None
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
@@ -88,9 +90,9 @@ def check(step: Step) -> Finding:
     try:
         return step.check()
     except WanTrainError as error:
-        return Finding(state=State.BLOCKED, detail=error.message, hint=error.hint)
+        return Finding(State.BLOCKED, error.message, hint=error.hint)
     except OSError as error:
-        return Finding(state=State.BLOCKED, detail=words(error), hint="Check its owner and permissions.")
+        return Finding(State.BLOCKED, words(error), hint="Check its owner and permissions.")
 
 
 def words(error: OSError) -> str:

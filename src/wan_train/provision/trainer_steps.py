@@ -69,9 +69,7 @@ class FurtherPackages:
     packages: tuple[str, ...]
 
     def step(self) -> Step:
-        return Step(
-            id="added", title="Further packages", check=self.check, apply=self.apply, needs=("checkout", "environment")
-        )
+        return Step("added", "Further packages", self.check, apply=self.apply, needs=("checkout", "environment"))
 
     def check(self) -> Finding:
         is_coming = not self.environment.stays()
@@ -79,15 +77,15 @@ class FurtherPackages:
         lacking = list(self.packages) if is_coming else self._lacking()
         if lacking and not is_coming and not self.environment.is_ours():
             return Finding(
-                state=State.BLOCKED,
-                detail=f"{self.environment.python} lacks {', '.join(lacking)}, and this environment is your own",
+                State.BLOCKED,
+                f"{self.environment.python} lacks {', '.join(lacking)}, and this environment is your own",
                 hint=f"Install them yourself: {self.environment.python} -m pip install {' '.join(lacking)}",
             )
         if lacking:
-            return Finding(state=State.MISSING, detail=f"missing: {', '.join(lacking)}", size=_ROOM)
+            return Finding(State.MISSING, f"missing: {', '.join(lacking)}", size=_ROOM)
         if set(self.packages) != set(recorded(self.folder)):
-            return Finding(state=State.UNVERIFIED, detail=f"{', '.join(self.packages)}: installed, not recorded yet")
-        return Finding(state=State.READY, detail=", ".join(self.packages))
+            return Finding(State.UNVERIFIED, f"{', '.join(self.packages)}: installed, not recorded yet")
+        return Finding(State.READY, ", ".join(self.packages))
 
     def apply(self, work: Work) -> None:
         lacking = self._lacking()
@@ -116,13 +114,7 @@ class TrainerOptions:
     facts: GpuFacts
 
     def step(self) -> Step:
-        return Step(
-            id="flags",
-            title="Options of the trainer",
-            check=self.check,
-            apply=self.apply,
-            needs=("environment",),
-        )
+        return Step("flags", "Options of the trainer", self.check, apply=self.apply, needs=("environment",))
 
     def check(self) -> Finding:
         root = self.settings.trainer_dir
@@ -130,23 +122,21 @@ class TrainerOptions:
         commit = there or self.engine.commit
         if there is None and commit in KNOWN_COMMITS:
             return Finding(
-                state=State.UNTESTED,
-                detail=f"no checkout yet; {KNOWN_COMMITS[commit]}, which will be installed, is a tested version",
+                State.UNTESTED,
+                f"no checkout yet; {KNOWN_COMMITS[commit]}, which will be installed, is a tested version",
             )
         if commit in KNOWN_COMMITS:
-            return Finding(state=State.READY, detail=f"{KNOWN_COMMITS[commit]} is a tested version")
+            return Finding(State.READY, f"{KNOWN_COMMITS[commit]} is a tested version")
         if recall_help(self.settings.box_dir, root, read_commit(root)) is not None:
-            return Finding(state=State.READY, detail=f"{commit[:7]} options are on record")
+            return Finding(State.READY, f"{commit[:7]} options are on record")
         if not self.facts.usable():
             # The caching scripts ask CUDA for its current device while they are imported (wan/modules/t5.py).
             return Finding(
-                state=State.WARNING,
-                detail=f"{commit[:7]} is not a tested version, and its scripts do not start without a GPU",
+                State.WARNING,
+                f"{commit[:7]} is not a tested version, and its scripts do not start without a GPU",
                 hint="On a box with a GPU: `wan-train provision`. Tested: `--engine guide` and `--engine v0.3.4`.",
             )
-        return Finding(
-            state=State.UNVERIFIED, detail=f"{commit[:7]} is not a tested version; its options are not on record"
-        )
+        return Finding(State.UNVERIFIED, f"{commit[:7]} is not a tested version; its options are not on record")
 
     def apply(self, work: Work) -> None:
         trainer = locate_musubi(self.settings)
@@ -169,8 +159,8 @@ AutoTokenizer.from_pretrained(sys.argv[1], subfolder=sys.argv[2])
 def tokenizer_step(python: Callable[[], Path]) -> Step:
     def check() -> Finding:
         if is_cached():
-            return Finding(state=State.READY, detail="the T5 tokenizer is in the Hugging Face cache")
-        return Finding(state=State.MISSING, detail="the T5 tokenizer is not in the Hugging Face cache")
+            return Finding(State.READY, "the T5 tokenizer is in the Hugging Face cache")
+        return Finding(State.MISSING, "the T5 tokenizer is not in the Hugging Face cache")
 
     def apply(work: Work) -> None:
         words = [str(python()), "-c", _LOAD, REPO, SUBFOLDER]
@@ -189,7 +179,7 @@ def tokenizer_step(python: Callable[[], Path]) -> Step:
             raise NotReadyError(f"{what} failed:{reason}{tail}", hint=hint)
         work.run(words, what="loading the T5 tokenizer without network", env=OFFLINE_ENV)
 
-    return Step(id="tokenizer", title="T5 tokenizer", check=check, apply=apply, needs=("environment",))
+    return Step("tokenizer", "T5 tokenizer", check, apply=apply, needs=("environment",))
 
 
 _NAMES = ("default_config.yaml", "default_config.yml", "default_config.json")
@@ -209,8 +199,7 @@ def accelerate_step(environ: Mapping[str, str]) -> Step:
         found = next((folder / name for name in _NAMES if (folder / name).is_file()), None)
         if found is None:
             return Finding(
-                state=State.UNVERIFIED,
-                detail=f"none in {folder}: `accelerate launch` typed by hand would use every GPU at once",
+                State.UNVERIFIED, f"none in {folder}: `accelerate launch` typed by hand would use every GPU at once"
             )
         return judge(found, found.read_text(encoding="utf-8", errors="replace"))
 
@@ -218,7 +207,7 @@ def accelerate_step(environ: Mapping[str, str]) -> Step:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / _NAMES[0], _TEXT, mode=0o644)
 
-    return Step(id="accelerate", title="accelerate", check=check, apply=apply)
+    return Step("accelerate", "accelerate", check, apply=apply)
 
 
 def judge(path: Path, text: str) -> Finding:
@@ -227,10 +216,10 @@ def judge(path: Path, text: str) -> Finding:
     kind = settings.get("distributed_type", "NO")
     processes = settings.get("num_processes", "1")
     if kind.upper() == "NO" and processes == "1":
-        return Finding(state=State.READY, detail=f"{path}: one process")
+        return Finding(State.READY, f"{path}: one process")
     return Finding(
-        state=State.WARNING,
-        detail=f"{path} says distributed_type {kind}, num_processes {processes}; {_NOT_OURS}",
+        State.WARNING,
+        f"{path} says distributed_type {kind}, num_processes {processes}; {_NOT_OURS}",
         hint=f"If you type the guide's commands by hand: `mv {quote(str(path))} {quote(f'{path}.mine')}`, "
         "then `wan-train provision`.",
     )
