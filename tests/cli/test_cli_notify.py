@@ -1,4 +1,4 @@
-"""`wan-train notify` and `--notify`: who is told, a test of it, and addresses that nobody else sees."""
+"""`wan-train notify` and `--notify`: which services, a test of them, and addresses that nobody else sees."""
 
 from __future__ import annotations
 

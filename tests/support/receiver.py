@@ -26,12 +26,16 @@ class Manners(Enum):
 
 @dataclass(slots=True)
 class Receiver:
-    """One service. `taken` are the messages that it confirmed, `seen` are all that reached it."""
+    """One service. `taken` are the messages that it confirmed, `seen` are all that reached it.
+
+    `arrived` are those that it did not refuse, so that somebody may have read them.
+    """
 
     port: int = 0
     manners: Manners = Manners.TAKES
     taken: list[dict[str, Any]] = field(default_factory=list)
     seen: list[dict[str, Any]] = field(default_factory=list)
+    arrived: list[dict[str, Any]] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -56,6 +60,8 @@ def receiver() -> Iterator[Receiver]:
             message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             manners = service.manners
             service.seen.append(message)
+            if manners is not Manners.REFUSES:
+                service.arrived.append(message)
             if manners is Manners.HANGS:
                 service.released.wait()
             if manners is Manners.TAKES:

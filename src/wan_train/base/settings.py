@@ -61,7 +61,7 @@ def _report(text: str) -> ReportTime:
 
 
 def _addresses(text: str) -> tuple[str, ...]:
-    """Addresses of services that tell a person, separated by spaces; `none` is none."""
+    """Addresses of services that take messages, separated by spaces; `none` is none."""
     words = text.split()
     if words == ["none"]:
         return ()
@@ -159,8 +159,8 @@ class Settings:
     notify: tuple[str, ...] = _setting(
         (),
         _addresses,
-        "Tell a person by this service; repeatable.",
-        unset="nobody",
+        "Send messages about runs to this service; repeatable.",
+        unset="no messages",
         more="An address of apprise: Discord, Telegram, ntfy, mail and others. The variable holds several, separated "
         "by spaces. It is kept; `none` forgets it. See [notifications](endings.md#notifications).",
         secret=True,

@@ -20,7 +20,7 @@ _TOGETHER = {
     "recipe, presets": "Show and compare settings; list presets",
     "preview, pick": "Draw LoRAs epoch by epoch; choose the best",
     "status, runs": "Show the state of a run; list all runs",
-    "stop, notify": "Stop a run; tell you of its end by chat or mail",
+    "stop, notify": "Stop a run; get messages by chat or mail",
 }
 """Commands that share a line in the list, under the panel of the first."""
 _SHORT = 61
@@ -443,11 +443,11 @@ def stop(call: Call) -> Result:
 
 @_command("Runs")
 def notify(call: Call) -> Result:
-    """Show or test who is told of a run's end.
+    """Show which services get messages, or test them.
 
     Example: wan-train notify test --notify ntfy://TOPIC
 
-    Give the same --notify to a training: it tells of its end, of failures and of waiting, and is remembered.
+    Give the same --notify to a training: its end, failures and waiting are sent. It is remembered.
     """
     from wan_train.cli.notify import notify as run
 

@@ -1,4 +1,4 @@
-"""`wan-train notify`: who is told of a run, and a test of it; and the addresses kept for the guardian of the box."""
+"""`wan-train notify`: which services get messages, a test of them, and the addresses kept for the guardian."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def notify(call: Call) -> Result:
 
     def text(sink: Sink) -> None:
         if not targets:
-            sink.line("Nobody is told. Try a service, then give the same --notify to a training:")
+            sink.line("No messages are sent. Try a service, then give the same --notify to a training:")
             sink.line(f"  {_EXAMPLE}")
             return
-        sink.line(f"Told of every run ({where}):")
+        sink.line(f"Messages about every run go to ({where}):")
         for target in targets:
             sink.line(f"  {target.name}")
         sink.note("Send a test message: wan-train notify test")

@@ -149,5 +149,5 @@ class _Addresses:
             try:
                 self._targets = read_targets(resolve(flags={}).notify)
             except WanTrainError as error:  # its text quotes no address
-                self._say(f"nobody can be told: {one_line(str(error))}")
+                self._say(f"no messages can be sent: {one_line(str(error))}")
         return self._targets

@@ -35,7 +35,7 @@ from wan_train.run.scheduler import WAITING_FOR_GPU
 from wan_train.run.state import Job, JobState, Result, RunState
 
 WAIT_SECONDS = 600.0
-"""A GPU is waited for so long before somebody is told."""
+"""So long a wait for a GPU is worth a message."""
 UPLOAD_SECONDS = 600.0
 """The message of a run's end waits so long for the uploads that it names."""
 COUNTDOWN_SECONDS = 300.0

@@ -50,7 +50,7 @@ def read_targets(urls: Sequence[str]) -> tuple[Target, ...]:
             kind = f" ({one_line(scheme[1])}://...)" if scheme is not None else ", it does not begin with SERVICE://"
             raise BadInputError(
                 f"notification address {number} cannot be used{kind}",
-                hint="Use an address such as discord://ID/TOKEN, tgram://TOKEN/CHAT or ntfy://TOPIC.\n"
+                hint="Use an address such as discord://ID/TOKEN or ntfy://TOPIC.\n"
                 "All services are at https://github.com/caronc/apprise/wiki.",
             )
         found.append(Target(url=url, name=f"{number} {_name(service)}"))
