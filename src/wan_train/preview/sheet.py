@@ -31,6 +31,7 @@ _PROMPT_LINES = 3
 _HEAD = _LINE + _PROMPT_LINES * _LINE + 2 * _SMALL_LINE + _GAP
 _MOST_PROMPT = 400
 _QUALITY = 88
+_NO_LETTER = "\U0010ffff"
 _INK, _SOFT, _PAPER, _BLANK = "#1c1c1a", "#5d5d58", "#ffffff", "#e6e6e2"
 
 
@@ -40,22 +41,20 @@ def row_title(row: Row) -> str:
         return "base model"
     if all(part.isdigit() for part in row.name.split(":")):
         return f"{'epochs' if ':' in row.name else 'epoch'} {row.name}"
-    return one_line(row.name, 60)
+    return one_line(row.name.removesuffix(".safetensors"), 60)
 
 
 def row_notes(row: Row) -> tuple[str, ...]:
-    """How far the LoRAs of a row are from the last ones, as far as it is known."""
+    """How far the LoRAs of a row are from the last ones, as far as it is known; each note fits one line."""
     if row.name == BASE:
         return ("no LoRA",)
     known = {expert: row.loras[expert].distance for expert in Expert if expert in row.loras}
-    far = {expert: distance for expert, distance in known.items() if distance is not None}
+    far = {expert: fine_percent(distance) for expert, distance in known.items() if distance is not None}
     if not far:
         return ()
-    shares = {fine_percent(distance) for distance in far.values()}
-    if len(shares) == 1 and len(far) == len(known):
-        return (f"{shares.pop()} from the last",)
-    each = ", ".join(f"{expert.value} {fine_percent(distance)}" for expert, distance in far.items())
-    return (each, "from the last")
+    if len(set(far.values())) == 1 and len(far) == len(known):
+        return (f"{next(iter(far.values()))} from the last",)
+    return (*(f"{expert.value}-noise {distance}" for expert, distance in far.items()), "from the last")
 
 
 def prompt_note(prompt: Prompt) -> str:
@@ -106,19 +105,27 @@ class Page:
 
 def pages(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[Page, ...]:
     """All rows and columns, scaled so that few pages are needed and no label or frame is too small to read."""
-    frames = max(column.frames for column in columns)
     room = _MOST_WIDTH - _LABEL - 2 * _MARGIN
-    across = max(1, min(len(columns), room // (frames * _SIDES[1] + _GAP)))
+    across: list[list[Column]] = [[]]
+    for column in columns:
+        if across[-1] and _width([*across[-1], column], _SIDES[1]) > room:
+            across.append([])
+        across[-1].append(column)
     # Frames that are enlarged would show nothing more.
-    drawn_sides = (max(column.width, column.height, _SIDES[1]) for column in columns)
-    side = max(_SIDES[1], min(_SIDES[0], (room // across - _GAP) // frames, max(drawn_sides)))
+    most = max(max(column.width, column.height) for column in columns)
+    sides = range(_SIDES[1], max(_SIDES[1], min(_SIDES[0], most)) + 1)
+    side = max((side for side in sides if all(_width(group, side) <= room for group in across)), default=_SIDES[1])
     tallest = max(column.room(side)[1] for column in columns)
     down = max(1, (_MOST_HEIGHT - _HEAD - 2 * _MARGIN) // (tallest + _GAP))
     return tuple(
-        Page(rows=rows[top : top + down], columns=columns[left : left + across], side=side)
-        for left in range(0, len(columns), across)
+        Page(rows=rows[top : top + down], columns=group, side=side)
+        for group in across
         for top in range(0, len(rows), down)
     )
+
+
+def _width(columns: Sequence[Column], side: int) -> int:
+    return sum(column.room(side)[0] + _GAP for column in columns)
 
 
 def draw_sheet(directory: PreviewDirectory, preview: Preview) -> tuple[Path, ...]:
@@ -183,15 +190,16 @@ def _page(
         draw.text((size[0] - _MARGIN, _MARGIN), f"page {number} of {of}", _SOFT, _font(_SMALL), anchor="ra")
     lefts = [_MARGIN + _LABEL + sum(widths[:at]) + _GAP * at for at in range(len(widths))]
     for column, left, width in zip(page.columns, lefts, widths, strict=True):
-        _prompt(draw, column.prompt, (left, _MARGIN + _LINE), width)
+        _prompt(draw, column, (left, _MARGIN + _LINE), width)
     top = _MARGIN + _HEAD
     for row in page.rows:
         _label(draw, row, (_MARGIN, top))
         for column, left, width in zip(page.columns, lefts, widths, strict=True):
             picture = _picture(directory, cells.get((row.name, column.number)), page.side)
             if picture is None:
-                draw.rectangle((left, top, left + width - 1, top + height - 1), _BLANK)
-                middle = (left + width / 2, top + height / 2)
+                own = column.room(page.side)[1]
+                draw.rectangle((left, top, left + width - 1, top + own - 1), _BLANK)
+                middle = (left + width / 2, top + own / 2)
                 draw.text(middle, "not drawn", _SOFT, _font(_SMALL), anchor="mm")
             else:
                 canvas.paste(picture, (left, top))
@@ -208,16 +216,24 @@ def _picture(directory: PreviewDirectory, cell: Cell | None, side: int) -> Image
         return None
 
 
-def _prompt(draw: ImageDraw, prompt: Prompt, at: tuple[int, int], width: int) -> None:
+def _prompt(draw: ImageDraw, column: Column, at: tuple[int, int], width: int) -> None:
     left, top = at
     font, small = _font(_TEXT), _font(_SMALL)
-    text = one_line(prompt.text, _MOST_PROMPT)
+    text = one_line(column.prompt.text, _MOST_PROMPT)
+    if not _has(font, text):
+        text = f"prompt {column.number + 1}"
     for line in wrapped(text, width, _PROMPT_LINES, lambda piece: draw.textlength(piece, font)):
         draw.text((left, top), line, _INK, font)
         top += _LINE
-    for line in wrapped(prompt_note(prompt), width, 2, lambda piece: draw.textlength(piece, small)):
+    for line in wrapped(prompt_note(column.prompt), width, 2, lambda piece: draw.textlength(piece, small)):
         draw.text((left, top), line, _SOFT, small)
         top += _SMALL_LINE
+
+
+def _has(font: FreeTypeFont | PlainFont, text: str) -> bool:
+    """Whether the font has most letters of a text: Chinese and Japanese would be a row of empty boxes."""
+    empty = bytes(font.getmask(_NO_LETTER))
+    return 2 * sum(bytes(font.getmask(letter)) == empty for letter in text) < max(1, len(text))
 
 
 def _label(draw: ImageDraw, row: Row, at: tuple[int, int]) -> None:

@@ -106,7 +106,7 @@ def test_each_cell_is_a_picture_that_its_link_enlarges(run: RunDirectory) -> Non
     links = [each for each in table.iter("a") if each.get("class") == "enlarge"]
     assert [next(link.iter("img")).get("alt") for link in links] == ["base model: a red fox", "epoch 20: a red fox"]
     assert all(link.get("href") == f"#{link.get('id')}" for link in links)
-    assert "Epoch 40 is not drawn: it differs from epoch 60 by 0.30 %." in " ".join(words_of(document).split())
+    assert "1 kept epoch not drawn Epoch 40 differs from epoch 60 by 0.30 %." in " ".join(words_of(document).split())
 
 
 def test_a_report_without_previews_does_not_speak_of_them() -> None:

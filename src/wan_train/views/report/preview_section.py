@@ -70,8 +70,7 @@ class ShownPreview:
         """Each row with its title and its notes."""
         picked = {str(pick.epochs) for pick in picks}
         return [
-            (row, row_title(row), [" ".join(row_notes(row)), *(["picked"] if row.name in picked else [])])
-            for row in self.rows
+            (row, row_title(row), [*row_notes(row), *(["picked"] if row.name in picked else [])]) for row in self.rows
         ]
 
 
