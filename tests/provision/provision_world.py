@@ -182,7 +182,7 @@ def make(folder: Path) -> World:
         f"arguments = ['--no-index', '--find-links', {json.dumps(str(wheels))}]\n"
     )
     hub = Hub()
-    for number, model in enumerate(wanted(tuple(Task))):
+    for number, model in enumerate(wanted(tuple(Task), with_lightning=True)):
         hub.files[f"{model.repo}/{model.file}"] = bytes([number + 1]) * (200_000 + number)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         hub.files[f"{REPO}/{SUBFOLDER}/{name}"] = b"{}"

@@ -20,6 +20,8 @@ from wan_train.base.errors import BadInputError
 from wan_train.engine.capabilities import KNOWN_COMMITS
 from wan_train.provision import engine_file
 from wan_train.provision.models import wanted
+from wan_train.provision.trainer_steps import recorded
+from wan_train.recipe.model_files import lightning
 from wan_train.recipe.terms import Task
 
 
@@ -312,8 +314,19 @@ def test_a_failed_step_is_told_at_once_and_the_others_go_on(world: World) -> Non
     assert "error: Trainer environment" in log.read_text()
 
 
+def test_lightning_is_fetched_only_for_those_who_ask(world: World) -> None:
+    assert world.provision("--yes", "--models-only").returncode == 0
+    files = [model.path(world.checkout) for model in lightning(Task.T2V).values()]
+    assert not any(path.exists() for path in files)
+    done = world.provision("--yes", "--models-only", "--with", "lightning")
+    assert done.returncode == 0, done.stderr
+    assert all(path.is_file() for path in files)
+    assert "lightning" not in recorded(world.workspace / "wan-train-provision")
+
+
 def test_flags_that_leave_nothing_and_unknown_engines_are_refused(world: World) -> None:
     assert world.provision("--skip-models", "--models-only").returncode == 2
+    assert world.provision("--skip-models", "--with", "lightning").returncode == 2
     done = world.provision("--engine", "nonsense")
     assert done.returncode == 2
     assert "guide, v0.3.4" in done.stderr

@@ -371,12 +371,13 @@ INSTALLED_VERSION = Option(
 )
 SKIP_MODELS = Option(bool, "--skip-models", "provision", "Install only the trainer: no models, no tokenizer.")
 MODELS_ONLY = Option(bool, "--models-only", "provision", "Download only the models.")
-WITH_PACKAGES = Option(
+WITH = Option(
     str,
     "--with",
     "provision",
-    "A package to install beside the trainer; repeatable.",
-    more="`NAME` or `NAME==VERSION`, [kept](provision.md#further-packages).",
+    "A package to add, or lightning; repeatable.",
+    more="`NAME` or `NAME==VERSION`, [kept](provision.md#further-packages). `lightning`: the models of "
+    "[`preview --fast`](previews.md#fast).",
     metavar="NAME",
     is_repeatable=True,
 )
@@ -724,6 +725,13 @@ PREVIEW_SIZE = Option(str, "--size", "preview", "Size in pixels, multiples of 16
 FRAMES = Option(int, "--frames", "preview", "Frames: 1 is a picture, 5, 9, 13, … a clip.", metavar="N", shown="1")
 STEPS = Option(int, "--steps", "preview", "Steps of each picture.", metavar="N", shown="20")
 PREVIEW_SEED = Option(int, "--seed", "preview", "Seed, the same in all rows.", metavar="N", shown="the run's own")
+FAST = Option(
+    bool,
+    "--fast",
+    "preview",
+    "Draw with Lightning: 4 steps, no guidance.",
+    more="A tenth of the computing; see [fast](previews.md#fast).",
+)
 STRENGTH = Option(float, "--strength", "preview", "Strength of all LoRAs.", metavar="X", default=1.0)
 MINUTES = Option(
     float,

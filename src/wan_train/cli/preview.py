@@ -32,6 +32,7 @@ from wan_train.preview.ask import Asked, Ready, Source, copy_pictures, make_read
 from wan_train.preview.comfyui import write_workflow
 from wan_train.preview.drawing_session import Session
 from wan_train.preview.estimate import Estimate, estimate, from_training, loads_of, timed_cells, work_of
+from wan_train.preview.fast import fast_style
 from wan_train.preview.keeping import Keeper, Progress
 from wan_train.preview.model import Precision, Preview, PreviewDirectory, drawn, previews_of
 from wan_train.preview.sheet import draw_sheet
@@ -67,7 +68,8 @@ def preview(call: Call) -> Result:
     usable, _ = gpus_and_driver(plan.devices, settings)
     source = Source(run=view.run, plan=plan, state=view.state)
     smallest = min(gpu.total_bytes for gpu in usable)
-    ready = make_ready(source, asked, trainer, smallest_card=smallest, now=time.time(), say=sink.step)
+    style = fast_style(plan.recipe.task, trainer, say=sink.step) if call[options.FAST] else None
+    ready = make_ready(source, asked, trainer, smallest_card=smallest, now=time.time(), style=style, say=sink.step)
     known = price.answer().price
     shown = Shown(
         directory=ready.directory,

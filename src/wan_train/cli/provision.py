@@ -30,6 +30,8 @@ from wan_train.views.lines import Screenful, plain
 from wan_train.views.provision import Heading, Report, found_lines, report_json, summary_lines
 
 _TEXT_WIDTH = 100
+_LIGHTNING = "lightning"
+"""The extra that is no package."""
 
 
 class InterruptedProvisionError(WanTrainError):
@@ -46,18 +48,23 @@ class TerminatedProvisionError(WanTrainError):
 
 def provision(call: Call) -> Result:
     """Make the box ready, or with `--check` only look."""
-    task, engine, packages = (
+    task, engine, extras = (
         call[options.MODELS_TASK],
         call.get(options.INSTALLED_VERSION),
-        call.all(options.WITH_PACKAGES),
+        call.all(options.WITH),
     )
     skip_models, models_only, verify = call[options.SKIP_MODELS], call[options.MODELS_ONLY], call[options.VERIFY]
     if skip_models and models_only:
         raise BadInputError("--skip-models and --models-only leave nothing to do", hint="Give one of them.")
     if verify and skip_models:
         raise BadInputError("--verify reads the models, and --skip-models leaves them out", hint="Give one of them.")
+    packages = [extra for extra in extras if extra != _LIGHTNING]
     if packages and models_only:
         raise BadInputError("--with installs into the trainer's environment", hint="Leave --models-only out.")
+    if _LIGHTNING in extras and skip_models:
+        raise BadInputError(
+            "--with lightning downloads models, and --skip-models leaves them out", hint="Leave --skip-models out."
+        )
     settings, ended = call.settings, threading.Event()
     wanted = Provision(
         settings=settings,
@@ -66,6 +73,7 @@ def provision(call: Call) -> Result:
         engine=box.choose_engine(engine, settings),
         with_trainer=not models_only,
         with_models=not skip_models,
+        with_lightning=_LIGHTNING in extras,
         ended=ended,
         digests=Digests(ended) if verify else None,
     )
@@ -76,7 +84,7 @@ def provision(call: Call) -> Result:
         *(["--skip-models"] if skip_models else []),
         *(["--models-only"] if models_only else []),
         *(["--verify"] if verify else []),
-        *(word for package in packages for word in ("--with", package)),
+        *(word for extra in extras for word in ("--with", extra)),
     ]
     preparation = _Preparation(
         wanted=wanted, task=task, sink=call.sink, rerun=shlex.join(["wan-train", "provision", *flags])

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from wan_train.base.errors import WanTrainError
 
+_METADATA = "__metadata__"
 _MAX_HEADER = 100_000_000
 """The limit of the safetensors library itself."""
 _FIRST_READ = 4096
@@ -85,7 +86,7 @@ def read_header(path: Path | str) -> Header:
         finally:
             os.close(descriptor)
         entries = json.loads(head[8 : 8 + length].decode())
-        metadata = entries.pop("__metadata__", {})
+        metadata = entries.pop(_METADATA, {})
         metadata = {name: str.__str__(value) for name, value in metadata.items()}  # TypeError for anything but texts
         tensors = {name: _tensor(name, entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
@@ -110,11 +111,20 @@ def first_non_finite(path: Path, header: Header) -> str | None:
 
 def rewrite_metadata(source: Path, target: Path, changes: Mapping[str, str]) -> None:
     """Copy a file with some metadata entries replaced; the tensors are copied byte for byte and flushed to disk."""
-    header = read_header(source)
+    metadata = {**read_header(source).metadata, **changes}
+    _copy(source, target, lambda entries: {**entries, _METADATA: metadata})
+
+
+def rename_tensors(source: Path, target: Path, names: Mapping[str, str]) -> None:
+    """Copy a file with other names for its tensors, byte for byte, and flush it to disk; `names` has every old one."""
+    _copy(source, target, lambda entries: {names.get(name, name): entry for name, entry in entries.items()})
+
+
+def _copy(source: Path, target: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Copy a whole file under a changed header."""
     with source.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        entries = json.loads(file.read(length))
-        entries["__metadata__"] = {**header.metadata, **changes}
+        entries = change(json.loads(file.read(length)))
         encoded = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
         encoded += b" " * (-len(encoded) % 8)  # the format asks for data aligned to 8 bytes
         with target.open("xb") as out:

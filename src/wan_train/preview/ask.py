@@ -16,6 +16,7 @@ from wan_train.base.text import one_line, slug
 from wan_train.base.units import GB
 from wan_train.engine import generate
 from wan_train.engine.commands import ModelPaths
+from wan_train.engine.lightning import VERIFY
 from wan_train.engine.lora_distance import LoraFile, distance, load_numpy
 from wan_train.engine.sample_prompts import SamplePrompt, read_prompts
 from wan_train.engine.tensors import BrokenFileError
@@ -140,6 +141,7 @@ def make_ready(
         is_real=trainer.is_real,
         shapes={} if models is None else {Expert(name): loras.shapes_of(path) for name, path in models.dit.items()},
     )
+    _check_merged(style.merged, model)
     with ExitStack() as opened:
         checked = _Loras(model, opened)
         drawn_rows, left_out, notes = _rows(source, asked, checked, say)
@@ -244,6 +246,17 @@ def _models(plan: Plan, trainer: Trainer) -> ModelPaths:
     models = find_models(recipe, trainer.root)
     check_models(models)
     return models
+
+
+def _check_merged(merged: Mapping[Expert, Lora], model: loras.Model) -> None:
+    """LoRAs under all rows were not chosen by the person who asked, so it is the box that is not ready."""
+    problems = [
+        f"{one_line(str(lora.path))} {flaw}"
+        for expert, lora in merged.items()
+        for flaw in loras.flaws(lora.path, expert, model)
+    ]
+    if problems:
+        raise NotReadyError(problems[0], hint=VERIFY)
 
 
 def _fingerprints(models: ModelPaths | None) -> Mapping[str, str]:

@@ -14,6 +14,7 @@ from wan_train.base import codec
 from wan_train.base.files import write_whole
 from wan_train.engine.commands import ModelPaths
 from wan_train.engine.expert_split import high_noise_steps
+from wan_train.engine.lightning import source_name
 from wan_train.preview.model import Precision, Preview, PreviewDirectory, Prompt, Row, Solver
 from wan_train.preview.thumbnails import FRAMES_PER_SECOND
 from wan_train.recipe.terms import Expert, Task
@@ -89,7 +90,7 @@ def _expert(preview: Preview, row: Row, prompt: Prompt, models: ModelPaths, expe
     nodes = {f"{name} model": _node("UNETLoader", unet_name=models.dit[name].name, weight_dtype=dtype)}
     last = f"{name} model"
     if expert in preview.merged:
-        lora = preview.merged[expert].path.name
+        lora = source_name(preview.merged[expert].path)
         nodes[f"{name} lightning"] = _node(
             "LoraLoaderModelOnly", lora_name=lora, strength_model=1.0, model=_output(last)
         )

@@ -20,17 +20,18 @@ from wan_train.provision.hub import Hub, HubError, RemoteFile
 from wan_train.provision.leftovers import STAGING
 from wan_train.provision.steps import Finding, State, Step
 from wan_train.provision.work import EndedError, Work
-from wan_train.recipe.model_files import ModelFile, known_models
+from wan_train.recipe.model_files import ModelFile, known_models, lightning
 from wan_train.recipe.terms import Expert, Task
 
 _BLOCK: Final = 16 * MIB
 
 
-def wanted(tasks: Sequence[Task]) -> list[ModelFile]:
+def wanted(tasks: Sequence[Task], *, with_lightning: bool = False) -> list[ModelFile]:
     """The files of these tasks, the small ones that caching needs first."""
     names = ["wan21-vae", "umt5-xxl", *(f"wan22-{task.word}-{expert.value}" for task in tasks for expert in Expert)]
     models = known_models()
-    return [models[name] for name in names]
+    extra = [model for task in tasks for model in lightning(task).values()] if with_lightning else []
+    return [*(models[name] for name in names), *extra]
 
 
 @dataclass(slots=True)

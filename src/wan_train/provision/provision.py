@@ -35,6 +35,7 @@ from wan_train.provision.trainer_steps import (
     tokenizer_step,
 )
 from wan_train.provision.workspace import ProvisionLog
+from wan_train.recipe.model_files import ModelFile
 from wan_train.recipe.terms import Task
 
 DISK = "disk"
@@ -63,6 +64,8 @@ class Provision:
     with_models: bool = True
     needs_gpu: bool = False
     digests: Digests | None = None
+    with_lightning: bool = False
+    """Also the LoRAs of `wan-train preview --fast`."""
     added: tuple[str, ...] = ()
     """Packages to install beside the trainer; those of earlier provisions come on top."""
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
@@ -80,8 +83,12 @@ class Provision:
         return self.settings.box_dir / "tools"
 
     @property
+    def models(self) -> list[ModelFile]:
+        return wanted(self.tasks, with_lightning=self.with_lightning)
+
+    @property
     def leftovers(self) -> Leftovers:
-        return Leftovers(trainer_dir=self.settings.trainer_dir, after=tuple(model.name for model in wanted(self.tasks)))
+        return Leftovers(trainer_dir=self.settings.trainer_dir, after=tuple(model.name for model in self.models))
 
     def steps(self, *, hub: Hub | None = None, gpus: Gpus | None = None) -> list[Step]:
         """All steps, machine checks first. `hub` and `gpus` are shared with the caller, if given."""
@@ -105,10 +112,9 @@ class Provision:
                 made.append(added.step())
             made += self._proofs(facts, environment.python)
         if self.with_models:
-            models = wanted(self.tasks)
             made += [
                 Model(model=model, trainer_dir=root, hub=hub, tools=self.tools, digests=self.digests).step()
-                for model in models
+                for model in self.models
             ]
             made.append(self.leftovers.step())
         if self.with_trainer and self.with_models:
@@ -147,13 +153,13 @@ class Provision:
     def room(self, needed: Mapping[Path, int], found: Mapping[str, Finding]) -> Finding:
         """Room for `needed` bytes by place; says where their number is ours, since the hub could not be asked."""
         disk = rooms(needed)
-        asked = all(found[model.name].state is not State.BLOCKED for model in wanted(self.tasks) if model.name in found)
+        asked = all(found[model.name].state is not State.BLOCKED for model in self.models if model.name in found)
         return disk if asked else replace(disk, detail=f"{disk.detail} (model sizes from configs/models.toml)")
 
     def needed(self, found: Mapping[str, Finding]) -> dict[Path, int]:
         """Bytes still to be fetched, by the place they go to: `models` may be a link to another disk."""
         root = self.settings.trainer_dir
-        places = {model.name: model.path(root).parent for model in wanted(self.tasks)}
+        places = {model.name: model.path(root).parent for model in self.models}
         needed = {root: 0}
         for name, finding in found.items():
             place = places.get(name, root)

@@ -11,6 +11,9 @@ from wan_train.base.errors import BadInputError
 from wan_train.base.home import expand
 from wan_train.base.settings import shipped_configs
 from wan_train.base.text import one_line
+from wan_train.recipe.terms import Expert, Task
+
+_LIGHTNING = "-lightning"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +36,18 @@ def known_models(path: Path | None = None) -> Mapping[str, ModelFile]:
     return {name: ModelFile(name=name, **entry) for name, entry in data.items()}
 
 
+def lightning(task: Task) -> Mapping[Expert, ModelFile]:
+    """The LoRAs that let the experts of a task draw in four steps: wanted only by those who ask for them."""
+    models = known_models()
+    return {expert: models[f"wan22-{task.word}-{expert.value}{_LIGHTNING}"] for expert in Expert}
+
+
 def locate(reference: str, trainer_dir: Path) -> Path:
     """The path of a model given by name or by path; raises BadInputError when it is neither.
 
     A relative path counts from the trainer's checkout, as the trainer itself would read it.
     """
-    models = known_models()
+    models = {name: model for name, model in known_models().items() if not name.endswith(_LIGHTNING)}
     if reference in models:
         return models[reference].path(trainer_dir)
     if "/" in reference or reference.endswith((".safetensors", ".pth", ".pt")):

@@ -55,6 +55,8 @@ def before_lines(shown: Shown, width: int) -> Iterator[Line]:
     ]
     if shown.left:
         rows.append(Row(label="Time", value=quote_text(shown)))
+    if preview.is_fast:
+        rows.append(Row(label="Fast", value="with Lightning: the pictures show it and your LoRAs together"))
     if preview.precision is Precision.FP8_SCALED:
         rows.append(Row(label="Precision", value="fp8, so that the experts fit this GPU"))
     rows.append(Row(label="Output", value=safe(shown.directory.path), whole=True))
@@ -86,6 +88,8 @@ def after_lines(shown: Shown, width: int) -> Iterator[Line]:
             yield line(f"  {safe(path)}", whole=True)
     run = shown.preview.run_id
     yield from wrapped(f"Choose one: wan-train pick {run} EPOCH, or HIGH:LOW", width)
+    if shown.drawn_now and (shown.directory.path.parents[1] / "report.html").exists():
+        yield from wrapped(f"Add the pictures to the report: wan-train report {run}", width)
 
 
 def row_text(name: str, distance: float | None) -> str:

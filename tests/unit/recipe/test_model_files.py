@@ -38,7 +38,7 @@ def test_where_the_guide_puts_them(name: str, path: str) -> None:
 
 def test_every_known_model_has_a_place_of_its_own() -> None:
     models = known_models()
-    assert len({model.path(ROOT) for model in models.values()}) == len(models) == 6
+    assert len({model.path(ROOT) for model in models.values()}) == len(models) == 10
 
 
 def test_paths(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +49,7 @@ def test_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     assert locate("~/my.pth", ROOT) == Path("/home/somebody/my.pth")
 
 
-@pytest.mark.parametrize("reference", ["wan22-t2v-hihg", "", "~nobody-of-that-name/x.pth"])
+@pytest.mark.parametrize("reference", ["wan22-t2v-hihg", "wan22-t2v-high-lightning", "", "~nobody-of-that-name/x.pth"])
 def test_what_is_neither(reference: str) -> None:
     with pytest.raises(BadInputError):
         locate(reference, ROOT)
