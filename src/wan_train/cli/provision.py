@@ -20,6 +20,7 @@ from wan_train.cli.provision_reporter import Reporter
 from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
 from wan_train.provision import provision as box
 from wan_train.provision.executor import Outcome, failure
+from wan_train.provision.leftovers import remove
 from wan_train.provision.models import Digests
 from wan_train.provision.provision import LockedWorkspace, Provision
 from wan_train.provision.status_table import Row, StatusTable
@@ -245,7 +246,7 @@ class _Preparation:
             self.sink.line(f"  {units.file_size(each.bytes):>9}  {each.path}")
         if questions.confirm("Delete them?", default=False):
             for each in left:
-                each.remove()
+                remove(each.path)
 
     def _next(self) -> str:
         settings = self.wanted.settings

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from wan_train.base.files import write_whole
 from wan_train.base.settings import Settings
-from wan_train.provision.steps import Finding, State, Step
+from wan_train.provision.steps import Finding, State, Step, ready, warning
 from wan_train.provision.work import Work
 
 _BEGIN, _END = "# >>> wan-train >>>", "# <<< wan-train <<<"
@@ -64,14 +64,13 @@ class Boot:
         # Another shell may lack HF_HOME or a setting; what the box was made ready with is what it starts with.
         wrong = [path for path, content in files.items() if _without_exports(_read(path)) != _without_exports(content)]
         if not wrong:
-            return Finding(State.READY, f"unfinished runs resume when the box starts ({next(iter(files))})")
+            return ready(f"unfinished runs resume when the box starts ({next(iter(files))})")
         detail = "unfinished runs do not resume when the box starts"
         closed = next((path.parent for path in wrong if not _writable(path.parent)), None)
         if closed is not None:
-            return Finding(
-                State.WARNING,
+            return warning(
                 f"{detail}: {closed} cannot be written",
-                hint="Provision as root, or run `wan-train resume --all` after each start of the box.",
+                "Provision as root, or run `wan-train resume --all` after each start of the box.",
             )
         return Finding(State.MISSING, detail)
 

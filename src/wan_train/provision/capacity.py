@@ -11,7 +11,7 @@ from wan_train.base.host import available_ram, total_ram
 from wan_train.base.units import GB
 from wan_train.gpu.model import Gpu
 from wan_train.provision.driver_checks import GpuFacts, adapted, card
-from wan_train.provision.steps import Finding, State, Step
+from wan_train.provision.steps import Finding, State, Step, blocked, ready, warning
 from wan_train.recipe.model import Recipe
 from wan_train.run.disk import existing_parent
 
@@ -22,11 +22,10 @@ def room(folder: Path, needed: int) -> Finding:
     free = shutil.disk_usage(place).free
     numbers = f"{needed / GB:.1f} GB needed, {free / GB:.1f} GB free at {place}"
     if needed <= free:
-        return Finding(State.READY, numbers)
-    return Finding(
-        State.BLOCKED,
+        return ready(numbers)
+    return blocked(
         f"the disk is too small: {numbers}",
-        hint="Free some disk space, or rent a box with a larger disk; a rented box's disk cannot grow later.",
+        "Free some disk space, or rent a box with a larger disk; a rented box's disk cannot grow later.",
     )
 
 
@@ -71,19 +70,16 @@ def judge_ram(ram: Ram, usable: Sequence[Gpu], swapping: Sequence[Gpu]) -> Findi
         others = ",".join(gpu.number for gpu in usable if gpu not in swapping)
         detail = f"{has}; {needs}, since {card(swapping[0])} is too small for the whole DiT"
         if others:
-            return Finding(
-                State.WARNING, detail, hint=f"Train where nothing is swapped: `wan-train --gpus {others}`. {bigger}"
-            )
-        return Finding(State.BLOCKED, detail, hint=bigger)
+            return warning(detail, f"Train where nothing is swapped: `wan-train --gpus {others}`. {bigger}")
+        return blocked(detail, bigger)
     if swapping and ram.available < LOAD_BYTES:
-        return Finding(
-            State.WARNING,
+        return warning(
             f"{has}; {needs}, and would be killed now",
-            hint="Find what uses it: `ps aux --sort=-rss | head`. Wait for it or end it.",
+            "Find what uses it: `ps aux --sort=-rss | head`. Wait for it or end it.",
         )
     if len(swapping) > 1 and ram.available < 2 * LOAD_BYTES:
-        return Finding(State.READY, f"{has}; {needs}, so the two experts are loaded one after the other")
-    return Finding(State.READY, has)
+        return ready(f"{has}; {needs}, so the two experts are loaded one after the other")
+    return ready(has)
 
 
 def rooms(needs: Mapping[Path, int]) -> Finding:
@@ -106,11 +102,9 @@ def judge_spare(folder: Path, needs: Mapping[Path, int], run: int) -> Finding:
     free = shutil.disk_usage(place).free - fetched
     detail = f"{max(0, free) / GB:.1f} GB will be free at {place}; a run of both experts takes up to {run / GB:.1f} GB"
     if free >= run:
-        return Finding(State.READY, f"{detail}, and its caches")
-    return Finding(
-        State.WARNING,
-        detail,
-        hint="Remove old runs (`wan-train runs` lists them), or `export WAN_TRAIN_RUNS_DIR=DIR` on another disk.",
+        return ready(f"{detail}, and its caches")
+    return warning(
+        detail, "Remove old runs (`wan-train runs` lists them), or `export WAN_TRAIN_RUNS_DIR=DIR` on another disk."
     )
 
 

@@ -13,7 +13,7 @@ from wan_train.base.errors import NotReadyError
 from wan_train.engine.trainer import read_commit
 from wan_train.provision.engine_file import EngineFile
 from wan_train.provision.packages import PACKAGES
-from wan_train.provision.steps import Finding, State, Step
+from wan_train.provision.steps import Finding, State, Step, blocked, ready
 from wan_train.provision.work import Work
 
 _UNFINISHED = "wan-train-unfinished"
@@ -44,13 +44,10 @@ class Checkout:
             return Finding(State.MISSING, f"the clone in {root} is not finished")
         commit = read_commit(root)
         if commit != self.engine.commit:
-            return Finding(
-                State.BLOCKED,
-                (
-                    f"{root} is at commit {(commit or 'unknown')[:7]}, the engine {self.engine.name} "
-                    f"needs {self.engine.commit[:7]}"
-                ),
-                hint="The checkout is yours and was not changed. Choose its engine with `--engine`, move the "
+            return blocked(
+                f"{root} is at commit {(commit or 'unknown')[:7]}, the engine {self.engine.name} "
+                f"needs {self.engine.commit[:7]}",
+                "The checkout is yours and was not changed. Choose its engine with `--engine`, move the "
                 f"checkout away, or run `git -C {root} fetch && git -C {root} checkout {self.engine.commit}`.",
             )
         match self._changed_files():
@@ -60,14 +57,13 @@ class Checkout:
                 remark = ""
             case changed:
                 remark = f"; {changed} changed file(s), left as they are"
-        return Finding(State.READY, f"{root} is at {commit[:7]}{remark}")
+        return ready(f"{root} is at {commit[:7]}{remark}")
 
     def _without_git(self) -> Finding:
         if (self.root / "src" / "musubi_tuner").exists() or (self.root.exists() and not self.root.is_dir()):
-            return Finding(
-                State.BLOCKED,
+            return blocked(
                 f"{self.root} exists but is not a git checkout",
-                hint="It is yours and was not changed. Move it away, or choose another `--workspace`.",
+                "It is yours and was not changed. Move it away, or choose another `--workspace`.",
             )
         return Finding(State.MISSING, f"no checkout at {self.root}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,8 +15,8 @@ from wan_train.base.errors import BadInputError, NotReadyError, WanTrainError
 from wan_train.base.locks import held
 from wan_train.base.settings import Settings
 from wan_train.engine import checkpoints
-from wan_train.provision import workspace
-from wan_train.provision.leftovers import Whose, find_leftovers
+from wan_train.provision import leftovers, workspace
+from wan_train.provision.leftovers import Whose, bytes_on_disk, find_leftovers
 from wan_train.run.directory import HIDDEN, RunDirectory, all_runs
 from wan_train.run.events import read_events
 from wan_train.run.plan import Plan
@@ -76,12 +75,12 @@ def find_junk(settings: Settings, *, named: Sequence[RunDirectory], older_than: 
         loras = sum(job.result is not None for job in state.jobs.values())
         is_old = older_than is not None and now - state.finished.at > older_than
         if not plan.trainer.is_real:
-            found.append(Junk(kind=Kind.REHEARSAL, path=path, bytes=_size(path), run=run))
+            found.append(Junk(kind=Kind.REHEARSAL, path=path, bytes=bytes_on_disk(path), run=run))
         elif is_old and not loras and state.finished.exit_code:
-            found.append(Junk(kind=Kind.RUN, path=path, bytes=_size(path), run=run))
+            found.append(Junk(kind=Kind.RUN, path=path, bytes=bytes_on_disk(path), run=run))
         elif all(job.state is JobState.SUCCEEDED for job in state.jobs.values()):
             found += _earlier_states(run, plan, state)
-    found += [Junk(kind=Kind.HALF, path=path, bytes=_size(path)) for path in _halves(runs)]
+    found += [Junk(kind=Kind.HALF, path=path, bytes=bytes_on_disk(path)) for path in _halves(runs)]
     parts = [each for each in find_leftovers(settings.trainer_dir) if each.whose is not Whose.USER]
     return [*found, *(Junk(kind=Kind.DOWNLOAD, path=each.path, bytes=each.bytes) for each in parts)]
 
@@ -91,18 +90,18 @@ def remove(junk: Junk, settings: Settings) -> None:
     match junk.kind:
         case Kind.DOWNLOAD:
             with workspace.locked(settings.workspace):
-                _remove(junk.path)
+                leftovers.remove(junk.path)
         case Kind.HALF:
-            _remove(junk.path)
+            leftovers.remove(junk.path)
         case Kind.STATE | Kind.REHEARSAL | Kind.RUN:
             assert junk.run is not None, "these kinds belong to a run"  # noqa: S101  an invariant
             with _unused(junk.run):
                 if junk.kind is Kind.STATE:
-                    _remove(junk.path)
+                    leftovers.remove(junk.path)
                     return
                 hidden = junk.path.with_name(f"{_REMOVING}{junk.path.name}")
                 junk.path.rename(hidden)
-                _remove(hidden)
+                leftovers.remove(hidden)
 
 
 def _named(run: RunDirectory, runs: Path, known: tuple[Plan, RunState] | None, alive: Sequence[Plan]) -> Junk:
@@ -122,7 +121,7 @@ def _named(run: RunDirectory, runs: Path, known: tuple[Plan, RunState] | None, a
     if _is_needed(run.path, alive):
         raise BadInputError(f"an unfinished run uses files of {run.run_id}", hint="See which: `wan-train runs`.")
     loras = sum(job.result is not None for job in state.jobs.values())
-    return Junk(kind=Kind.RUN, path=run.path, bytes=_size(run.path), run=run, loras=loras)
+    return Junk(kind=Kind.RUN, path=run.path, bytes=bytes_on_disk(run.path), run=run, loras=loras)
 
 
 def _earlier_states(run: RunDirectory, plan: Plan, state: RunState) -> Iterator[Junk]:
@@ -138,7 +137,7 @@ def _earlier_states(run: RunDirectory, plan: Plan, state: RunState) -> Iterator[
             if attempt.number in kept or not all(map(_is_directory, (*output.parents[:2], output))):
                 continue
             for path in filter(_is_directory, checkpoints.state_dirs(output, step.produces or "")):
-                yield Junk(kind=Kind.STATE, path=path, bytes=_size(path), run=run)
+                yield Junk(kind=Kind.STATE, path=path, bytes=bytes_on_disk(path), run=run)
 
 
 def _kept(job: Job) -> set[int]:
@@ -175,25 +174,6 @@ def _is_directory(path: Path) -> bool:
 
 def _halves(runs: Path) -> list[Path]:
     return sorted(path for path in runs.glob(f"{_REMOVING}*") if _is_directory(path)) if runs.is_dir() else []
-
-
-def _size(folder: Path) -> int:
-    """Bytes on the disk below a folder; what links lead to is not counted."""
-    total = 0
-    for at, _, files in os.walk(folder):
-        for name in files:
-            try:
-                total += os.lstat(os.path.join(at, name)).st_blocks * 512  # noqa: PTH118  thousands of files
-            except OSError:
-                continue
-    return total
-
-
-def _remove(path: Path) -> None:
-    if _is_directory(path):
-        shutil.rmtree(path)  # follows no links on Linux
-    else:
-        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from wan_train.provision.host_checks import HostChecks
 from wan_train.provision.hub import Hub, HubError, RemoteFile
 from wan_train.provision.models import wanted
 from wan_train.provision.provision import DISK, Provision
-from wan_train.provision.steps import Finding, State, Step
+from wan_train.provision.steps import Finding, State, Step, warning
 from wan_train.recipe.terms import Task
 from wan_train.run.disk import disk_need
 
@@ -227,10 +227,9 @@ class Doctor:
             return replace(fit, detail=f"{fit.detail}, free" if fit.state is State.READY else fit.detail)
         free = ",".join(other.number for other in usable if why_busy(other) is None)
         others = f" Until then: `wan-train --gpus {free}`." if free else ""
-        return Finding(
-            State.WARNING,
+        return warning(
             f"{card(gpu)}, in use by another program: {busy.partition(': ')[2]}",
-            hint="A training waits until it is free. `nvidia-smi` and `ps aux` show its user. A restart of the box "
+            "A training waits until it is free. `nvidia-smi` and `ps aux` show its user. A restart of the box "
             f"frees memory that no program uses.{others}",
         )
 

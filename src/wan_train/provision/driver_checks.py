@@ -20,7 +20,7 @@ from wan_train.gpu.choose import choose, how_to_show, why_none
 from wan_train.gpu.model import Gpu, GpuProbe, GpuReading, GpuUnavailableError, LostGpu
 from wan_train.gpu.probe import NvmlProbe
 from wan_train.provision.engine_file import EngineFile
-from wan_train.provision.steps import Finding, State, Step
+from wan_train.provision.steps import Finding, State, Step, blocked, ready, warning
 from wan_train.recipe import adaptation
 from wan_train.recipe.adaptation import Card, Machine, is_blackwell
 from wan_train.recipe.load import shipped
@@ -164,7 +164,7 @@ class GpuFacts:
         try:
             chosen = choose(reading, self.chosen, visible)
         except BadInputError as error:
-            return Finding(State.BLOCKED, error.message, hint=error.hint)
+            return blocked(error.message, error.hint)
         if not chosen:
             return Finding(self._absent, why_none(reading, visible), hint=how_to_show(reading, visible))
         judged = {gpu.number: judge_gpu(gpu, self.build) for gpu in chosen}
@@ -198,28 +198,22 @@ def judge_driver(reading: GpuReading, build: CudaBuild | None) -> Finding:
     if version is None or build is None:
         return Finding(State.UNTESTED, has)
     if version < build.least_driver:
-        return Finding(
-            State.BLOCKED,
-            f"driver {has} is too old: torch for {build.name} needs {words(build.least_driver)} or newer",
-            hint=_ANOTHER_BOX,
+        return blocked(
+            f"driver {has} is too old: torch for {build.name} needs {words(build.least_driver)} or newer", _ANOTHER_BOX
         )
     blackwell = [gpu for gpu in reading.gpus if is_blackwell(gpu.compute_capability)]
     if blackwell and version < BLACKWELL_DRIVER:
-        return Finding(
-            State.BLOCKED,
+        return blocked(
             f"driver {has} is too old for {card(blackwell[0])}, which needs {words(BLACKWELL_DRIVER)} or newer",
-            hint=_ANOTHER_BOX,
+            _ANOTHER_BOX,
         )
     if version < build.own_driver:
-        return Finding(
-            State.WARNING,
-            (
-                f"driver {has} is older than the {words(build.own_driver)} that {build.name} came with; NVIDIA "
-                f"supports {words(build.least_driver)} and newer"
-            ),
-            hint="`wan-train provision` tests it on every GPU. If that fails, rent a box with a newer driver.",
+        return warning(
+            f"driver {has} is older than the {words(build.own_driver)} that {build.name} came with; NVIDIA "
+            f"supports {words(build.least_driver)} and newer",
+            "`wan-train provision` tests it on every GPU. If that fails, rent a box with a newer driver.",
         )
-    return Finding(State.READY, f"{has}; torch for {build.name} came with {words(build.own_driver)}")
+    return ready(f"{has}; torch for {build.name} came with {words(build.own_driver)}")
 
 
 def judge_gpu(gpu: Gpu, build: CudaBuild | None) -> Finding:
@@ -227,27 +221,23 @@ def judge_gpu(gpu: Gpu, build: CudaBuild | None) -> Finding:
     capability = gpu.compute_capability
     if build is not None and capability is not None and not build.supports(capability):
         age = "newer" if capability[0] > build.newest[0] else "older"
-        return Finding(
-            State.BLOCKED,
-            (
-                f"{card(gpu)} has compute capability {words(capability)}, and torch for "
-                f"{build.name} has kernels for {words(build.oldest)} to {words(build.newest)} only"
-            ),
-            hint=f"Rent another GPU, or name an engine file of your own with a torch for {age} GPUs: "
+        return blocked(
+            f"{card(gpu)} has compute capability {words(capability)}, and torch for "
+            f"{build.name} has kernels for {words(build.oldest)} to {words(build.newest)} only",
+            f"Rent another GPU, or name an engine file of your own with a torch for {age} GPUs: "
             "`wan-train provision --engine FILE.toml`.",
         )
     if gpu.total_bytes < _SMALL_BYTES:
-        return Finding(
-            State.WARNING,
+        return warning(
             f"{card(gpu)} has little memory: the T5 encoder takes 11.4 GB of it while captions are cached",
-            hint="If caching runs out of memory, rent a GPU with 16 GB or more.",
+            "If caching runs out of memory, rent a GPU with 16 GB or more.",
         )
-    return Finding(State.READY, card(gpu))
+    return ready(card(gpu))
 
 
 def judge_lost(gpu: LostGpu) -> Finding:
     hint = "wan-train skips it and trains on the others."
-    return Finding(State.WARNING, f"cannot be used: {one_line(gpu.reason, 400)}", hint=hint)
+    return warning(f"cannot be used: {one_line(gpu.reason, 400)}", hint)
 
 
 def card(gpu: Gpu) -> str:

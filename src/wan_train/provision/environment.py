@@ -22,7 +22,7 @@ from wan_train.base import codec, process
 from wan_train.base.files import write_whole
 from wan_train.provision.engine_file import EngineFile, EnvironmentRecord
 from wan_train.provision.packages import index_variables
-from wan_train.provision.steps import Finding, State, Step
+from wan_train.provision.steps import Finding, State, Step, blocked, ready, warning
 from wan_train.provision.work import Work
 
 NEEDED_BYTES = 10_000_000_000
@@ -101,31 +101,29 @@ class Environment:
                 return self._missing(f"{folder} was made for another engine")
             missing, torch = self._look()
             if not missing:
-                return Finding(State.READY, f"{self.python} has torch {torch} and what the trainer needs")
+                return ready(f"{self.python} has torch {torch} and what the trainer needs")
             reason = f"{self.python} lacks {', '.join(missing)}"
             if self.chosen is not None:
-                return Finding(State.BLOCKED, reason, hint="You chose it, so it is not changed.")
+                return blocked(reason, "You chose it, so it is not changed.")
             return self._missing(reason)
         return self._missing(f"no environment at {self.root / 'venv'}")
 
     def _whole(self, folder: Path) -> Finding:
         """Ready, except that a provision killed at the very end left uv's cache, which has grown to gigabytes."""
         if (self.root / _CACHE).is_dir():
-            return Finding(
-                State.WARNING,
+            return warning(
                 f"{folder} is complete; uv's cache is left in {self.root / _CACHE}",
-                hint="`wan-train provision` removes it.",
+                "`wan-train provision` removes it.",
                 fixable=True,
             )
-        return Finding(State.READY, f"{folder} is complete")
+        return ready(f"{folder} is complete")
 
     def _missing(self, reason: str) -> Finding:
         """MISSING, or BLOCKED where uv has no Python and may not fetch one."""
         if os.environ.get("UV_PYTHON_DOWNLOADS", "").lower() in {"never", "manual"} and not self._has_python():
-            return Finding(
-                State.BLOCKED,
+            return blocked(
                 f"{reason}, and there is no Python {self.engine.python_range} to make one with",
-                hint="Install one, or let uv fetch it: unset UV_PYTHON_DOWNLOADS.",
+                "Install one, or let uv fetch it: unset UV_PYTHON_DOWNLOADS.",
             )
         return Finding(State.MISSING, reason, size=NEEDED_BYTES)
 

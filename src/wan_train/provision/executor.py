@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Final
@@ -118,8 +119,8 @@ class Graph:
         phases = self._phases()
         for name, step in todo.items():
             if phases[name] is Phase.WAITING:
-                before = (*step.needs, *step.after)
-                self.table.wait(name, tuple(each for each in before if phases.get(each) in _OPEN))
+                needs = tuple(each for each in (*step.needs, *step.after) if phases.get(each) in _OPEN)
+                self.table.change(name, partial(replace, needs=needs))
 
     def _run(self, step: Step) -> None:
         try:

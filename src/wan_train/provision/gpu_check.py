@@ -27,7 +27,7 @@ from wan_train.gpu.free import QUIET_READINGS, why_busy
 from wan_train.gpu.leases import Lease, LeaseHolder, LeaseRoom
 from wan_train.gpu.model import Gpu, GpuUnavailableError
 from wan_train.provision.driver_checks import GpuFacts, adapted, card
-from wan_train.provision.steps import Finding, State, Step
+from wan_train.provision.steps import Finding, State, Step, ready, warning
 from wan_train.provision.work import EndedError, StalledError, Work
 from wan_train.recipe.model import Recipe
 
@@ -110,12 +110,8 @@ class GpuCheck:
         )
         if busy:
             why = f"not tested, because it is in use: {'; '.join(busy.values())}"
-            return Finding(
-                State.WARNING,
-                "; ".join(filter(None, (works, why))),
-                hint="When the GPU is free: `wan-train provision`.",
-            )
-        return Finding(State.READY, works)
+            return warning("; ".join(filter(None, (works, why))), "When the GPU is free: `wan-train provision`.")
+        return ready(works)
 
     def apply(self, work: Work) -> None:
         """Test what is free and untested; raises NotReadyError naming every GPU that failed."""

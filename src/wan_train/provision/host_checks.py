@@ -22,7 +22,7 @@ from wan_train.base.units import GB, MIB
 from wan_train.engine.tokenizer import hub_cache
 from wan_train.notify.targets import read_targets
 from wan_train.provision.driver_checks import Gpus
-from wan_train.provision.steps import Finding, State, Step
+from wan_train.provision.steps import Finding, State, Step, blocked, ready, warning
 from wan_train.run.directory import all_runs
 from wan_train.run.disk import existing_parent
 from wan_train.run.events import read_events
@@ -81,37 +81,34 @@ class HostChecks:
         mine = cpus(self.cgroup)
         detail = f"{mine:g} of the host's {self.host_cpus}; this sets the workers and threads"
         if mine >= _LEAST_CPUS:
-            return Finding(State.READY, detail)
-        return Finding(
-            State.WARNING,
+            return ready(detail)
+        return warning(
             f"{mine:g} of the host's {self.host_cpus}: pictures are read more slowly than a GPU trains",
-            hint="Rent a box with 4 CPUs or more for each GPU.",
+            "Rent a box with 4 CPUs or more for each GPU.",
         )
 
     def processes(self) -> Finding:
         found = process_limit(self.cgroup)
         if found is None:
-            return Finding(State.READY, "no limit on processes and threads")
+            return ready("no limit on processes and threads")
         limit, now = found
         detail = f"{now:,} processes and threads of at most {limit:,}"
         if limit - now >= _THREADS_PER_CPU * self.host_cpus:
-            return Finding(State.READY, detail)
+            return ready(detail)
         threads = max(1, int(cpus(self.cgroup)))
-        return Finding(
-            State.WARNING,
+        return warning(
             f"{detail}; libraries start threads by the host's {self.host_cpus} CPUs and may reach it",
-            hint=f"`export OMP_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}` before you train.",
+            f"`export OMP_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}` before you train.",
         )
 
     def shared_memory(self) -> Finding:
         size = shutil.disk_usage(self.shm).total if self.shm.is_dir() else 0
         detail = f"{size / MIB:,.0f} MiB for the data loaders (/dev/shm)"
         if size >= _LEAST_SHM:
-            return Finding(State.READY, detail)
-        return Finding(
-            State.WARNING,
+            return ready(detail)
+        return warning(
             f"{detail}: large batches end with `Bus error`",
-            hint="Start the container with `--shm-size 8g`; or train with "
+            "Start the container with `--shm-size 8g`; or train with "
             "`wan-train -- --max_data_loader_n_workers 0`, which is slower.",
         )
 
@@ -121,21 +118,19 @@ class HostChecks:
         if kind is None:
             return Finding(State.UNTESTED, f"{place}: of unknown kind")
         if kind in _NETWORK or kind.startswith("fuse"):
-            return Finding(
-                State.WARNING,
-                (f"{place} is on {kind}, a network file system: models load slowly, and a lost connection fails a run"),
-                hint="Keep models and runs on the box's own disk: `export WAN_TRAIN_WORKSPACE=DIR`.",
+            return warning(
+                f"{place} is on {kind}, a network file system: models load slowly, and a lost connection fails a run",
+                "Keep models and runs on the box's own disk: `export WAN_TRAIN_WORKSPACE=DIR`.",
             )
         if kind in {"tmpfs", "ramfs"}:
-            return Finding(
-                State.WARNING,
+            return warning(
                 f"{place} is on {kind}: it takes RAM and is lost at a restart",
-                hint="Use a directory on a disk: `export WAN_TRAIN_WORKSPACE=DIR`.",
+                "Use a directory on a disk: `export WAN_TRAIN_WORKSPACE=DIR`.",
             )
         if kind == "overlay":
             detail = f"{place} is the container's own layer: it stays when the box is stopped, not when it is destroyed"
-            return Finding(State.READY, detail)
-        return Finding(State.READY, f"{place} is on {kind}")
+            return ready(detail)
+        return ready(f"{place} is on {kind}")
 
     def clock(self) -> Finding:
         """A clock that is behind the day this program was put here makes every certificate invalid."""
@@ -143,11 +138,10 @@ class HostChecks:
         installed = Path(wan_train.__file__).stat().st_mtime
         today = time.strftime("%Y-%m-%d %H:%M", time.localtime(now))
         if now >= installed - 86_400:
-            return Finding(State.READY, today)
-        return Finding(
-            State.WARNING,
+            return ready(today)
+        return warning(
             f"it says {today}, but wan-train was installed later: secure connections will fail",
-            hint="Set it: `date -s 'YYYY-MM-DD HH:MM'` as root, or restart the machine.",
+            "Set it: `date -s 'YYYY-MM-DD HH:MM'` as root, or restart the machine.",
         )
 
     def pids(self) -> Finding:
@@ -155,15 +149,12 @@ class HostChecks:
         hidden = sorted(pid for pid in listed if not (self.proc / str(pid)).exists())
         if not hidden:
             detail = f"{len(listed)}, all visible here" if listed else "none"
-            return Finding(State.READY, detail)
+            return ready(detail)
         numbers = ", ".join(map(str, hidden[:5]))
-        return Finding(
-            State.WARNING,
-            (
-                f"the driver lists {numbers}, which cannot be seen from here: the numbers are "
-                "the host's, so their programs cannot be named from this container"
-            ),
-            hint="No action needed: wan-train uses the GPU's memory and its leases. `nvidia-smi` is misleading here.",
+        return warning(
+            f"the driver lists {numbers}, which cannot be seen from here: the numbers are "
+            "the host's, so their programs cannot be named from this container",
+            "No action needed: wan-train uses the GPU's memory and its leases. `nvidia-smi` is misleading here.",
         )
 
     def hub(self) -> Finding:
@@ -171,25 +162,23 @@ class HostChecks:
         place = existing_parent(cache)
         free = shutil.disk_usage(place).free
         if self.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-            return Finding(
-                State.WARNING,
+            return warning(
                 "HF_HUB_OFFLINE is set: training is fine, nothing can be downloaded",
-                hint="Before `wan-train provision`: `unset HF_HUB_OFFLINE`.",
+                "Before `wan-train provision`: `unset HF_HUB_OFFLINE`.",
             )
         unusable = variable_problem(self.environ)
         if unusable is not None:
-            return Finding(State.WARNING, f"nothing can be downloaded: {unusable.reason}", hint=unusable.hint)
+            return warning(f"nothing can be downloaded: {unusable.reason}", unusable.hint)
         if free < _LEAST_CACHE:
-            return Finding(
-                State.WARNING,
+            return warning(
                 f"{cache} has {free / GB:.2f} GB free; the tokenizer and temporary files go there",
-                hint=f"`export HF_HOME={quote(str(self.settings.workspace / 'huggingface'))}`, also in ~/.bashrc.",
+                f"`export HF_HOME={quote(str(self.settings.workspace / 'huggingface'))}`, also in ~/.bashrc.",
             )
-        return Finding(State.READY, f"{cache}, {free / GB:.1f} GB free")
+        return ready(f"{cache}, {free / GB:.1f} GB free")
 
     def version(self) -> Finding:
         python = ".".join(map(str, sys.version_info[:3]))
-        return Finding(State.READY, f"wan-train {__version__}, Python {python}")
+        return ready(f"wan-train {__version__}, Python {python}")
 
     def unfinished_runs(self) -> Finding:
         """Unfinished runs without a supervisor, and trainers of theirs that still run."""
@@ -209,40 +198,35 @@ class HostChecks:
         if lost:
             names = ", ".join(map(one_line, lost[:3])) + (f" and {len(lost) - 3} more" if lost[3:] else "")
             alone = f"; {len(orphans)} trainer(s) still running" if orphans else ""
-            return Finding(
-                State.WARNING,
+            return warning(
                 f"unfinished, without a supervisor: {names}{alone}",
-                hint="`wan-train resume --all` resumes them; `wan-train stop RUN` ends one.",
+                "`wan-train resume --all` resumes them; `wan-train stop RUN` ends one.",
             )
         if damaged:
-            return Finding(
-                State.WARNING,
-                f"cannot be read: {', '.join(map(one_line, damaged[:3]))}",
-                hint="`wan-train status RUN` says why.",
+            return warning(
+                f"cannot be read: {', '.join(map(one_line, damaged[:3]))}", "`wan-train status RUN` says why."
             )
-        return Finding(State.READY, f"none unfinished in {self.settings.runs}")
+        return ready(f"none unfinished in {self.settings.runs}")
 
     def leases(self) -> Finding:
         folder = self.settings.lease_dir
         place = existing_parent(folder)
         if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
-            return Finding(State.READY, str(folder))
-        return Finding(
-            State.BLOCKED,
+            return ready(str(folder))
+        return blocked(
             f"{folder} cannot be written",
-            hint="Fix its permissions, or `export WAN_TRAIN_LEASE_DIR=DIR`; everyone on the box must use the same.",
+            "Fix its permissions, or `export WAN_TRAIN_LEASE_DIR=DIR`; everyone on the box must use the same.",
         )
 
     def notifications(self) -> Finding:
         targets = read_targets(self.settings.notify)
         if not targets:
-            return Finding(State.READY, "none: `wan-train --notify URL` sends them")
+            return ready("none: `wan-train --notify URL` sends them")
         names = ", ".join(target.name for target in targets)
         if self.settings.source_of("notify") is Source.FILE and is_readable_by_others():
-            return Finding(
-                State.WARNING,
+            return warning(
                 f"{names}; other users can read the addresses, which hold secrets",
-                hint=f"`chmod 600 {quote(str(user_config_file()))}`",
+                f"`chmod 600 {quote(str(user_config_file()))}`",
             )
         return Finding(State.UNTESTED, names, hint="Send a message: `wan-train notify test`.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from wan_train.base.locks import held
 from wan_train.base.units import GB
 from wan_train.engine.tokenizer import hub_cache
-from wan_train.provision.steps import Finding, State, Step
+from wan_train.provision.steps import Finding, Step, ready, warning
 from wan_train.provision.work import Work
 from wan_train.recipe.model_files import ModelFile, known_models
 
@@ -42,13 +43,6 @@ class Leftover:
     path: Path
     bytes: int
     whose: Whose
-
-    def remove(self) -> None:
-        """Raises OSError."""
-        if self.path.is_dir() and not self.path.is_symlink():
-            shutil.rmtree(self.path)
-        else:
-            self.path.unlink(missing_ok=True)
 
 
 def find_leftovers(trainer_dir: Path) -> tuple[Leftover, ...]:
@@ -102,8 +96,25 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _leftover(path: Path, whose: Whose) -> Leftover:
-    files = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
-    return Leftover(path=path, bytes=sum(file.lstat().st_blocks * 512 for file in files), whose=whose)
+    return Leftover(path=path, bytes=bytes_on_disk(path), whose=whose)
+
+
+def bytes_on_disk(path: Path) -> int:
+    """What removing a file or folder frees; what links lead to is not counted."""
+    below = (os.path.join(at, name) for at, _, files in os.walk(path) for name in files)  # noqa: PTH118  thousands
+    total = 0
+    for each in below if path.is_dir() else [path]:
+        with suppress(OSError):
+            total += os.lstat(each).st_blocks * 512
+    return total
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it; raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)  # follows no links on Linux
+    else:
+        path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,16 +130,16 @@ class Leftovers:
     def check(self) -> Finding:
         found = find_leftovers(self.trainer_dir)
         if not found:
-            return Finding(State.READY, "no unfinished downloads")
+            return ready("no unfinished downloads")
         hint = "`wan-train provision` removes its own, and offers to delete the others."
         ours = any(each.whose is Whose.OURS for each in found)
-        return Finding(State.WARNING, listed(found), hint=hint, fixable=ours)
+        return warning(listed(found), hint, fixable=ours)
 
     def apply(self, work: Work) -> None:
         for each in find_leftovers(self.trainer_dir):
             if each.whose is Whose.OURS:
                 work.say(f"removing {each.path}")
-                each.remove()
+                remove(each.path)
 
     def of_others(self) -> tuple[Leftover, ...]:
         """What only the user may delete."""

@@ -18,7 +18,7 @@ from wan_train.base.units import GB, MIB
 from wan_train.provision.downloads import Download, Part, Patience, find_aria2c
 from wan_train.provision.hub import Hub, HubError, RemoteFile
 from wan_train.provision.leftovers import STAGING
-from wan_train.provision.steps import Finding, State, Step
+from wan_train.provision.steps import Finding, State, Step, blocked, ready
 from wan_train.provision.work import EndedError, Work
 from wan_train.recipe.model_files import ModelFile, known_models, lightning
 from wan_train.recipe.terms import Expert, Task
@@ -106,13 +106,13 @@ class Model:
         if size is not None and self.digests is not None:
             return self._verify(size, self.digests)
         if size is not None and self._is_marked():
-            return Finding(State.READY, f"{self.path} ({size / GB:.2f} GB) is verified")
+            return ready(f"{self.path} ({size / GB:.2f} GB) is verified")
         try:
             remote = self._ask()
         except HubError as error:
             if size is None:
                 left = int(self.model.gb * GB)
-                return Finding(State.BLOCKED, error.message, hint=error.hint, size=left)
+                return blocked(error.message, error.hint, size=left)
             return Finding(State.UNVERIFIED, f"{self.path} exists, not verified: {error.message}")
         if size == remote.size:
             return Finding(State.UNVERIFIED, f"{self.path} exists, not verified yet")
@@ -137,7 +137,7 @@ class Model:
             return Finding(State.UNVERIFIED, f"{self.path} is not verified: the hub has no sha256 of it")
         if digests.of(self.path) == sha256:
             detail = f"{self.path} ({size / GB:.2f} GB) has the sha256 {whose}"
-            return Finding(State.READY, detail)
+            return ready(detail)
         return Finding(State.MISSING, f"{self.path} is damaged: its sha256 is not the one {whose}", size=size)
 
     def apply(self, work: Work) -> None:

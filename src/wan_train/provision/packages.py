@@ -18,7 +18,7 @@ import uv
 from wan_train.base import process
 from wan_train.base.errors import NotReadyError
 from wan_train.provision.downloads import find_aria2c
-from wan_train.provision.steps import Finding, State, Step
+from wan_train.provision.steps import Finding, State, Step, blocked, ready, warning
 from wan_train.provision.work import Work
 
 PACKAGES: Final = "packages"
@@ -142,15 +142,15 @@ class Packages:
     def check(self) -> Finding:
         missing = self._missing()
         if not missing:
-            return Finding(State.READY, f"installed: {_listed(self.needs)}")
+            return ready(f"installed: {_listed(self.needs)}")
         reasons = dict.fromkeys(need.without for need in missing)
         detail = f"missing: {_listed(missing)} ({'; '.join(reasons)})"
         hint = f"As root: `apt-get update && apt-get install -y {' '.join(_names(missing))}`."
         if not any(need.required for need in missing):
             is_fixable = self.apt is not None or ARIA2 in missing
-            return Finding(State.WARNING, detail, hint=hint, fixable=is_fixable)
+            return warning(detail, hint, fixable=is_fixable)
         if self.apt is None:
-            return Finding(State.BLOCKED, detail, hint=hint)
+            return blocked(detail, hint)
         return Finding(State.MISSING, detail)
 
     def apply(self, work: Work) -> None:
@@ -214,17 +214,17 @@ class ExactPackages:
     def check(self) -> Finding:
         own = "torch bundles cuDNN"
         if self.apt is None:
-            return Finding(State.READY, f"left out, since apt cannot be used here; {own}")
+            return ready(f"left out, since apt cannot be used here; {own}")
         wanted = dict(word.split("=", 1) for word in self.exact)
         if all(self.apt.installed(name) == version for name, version in wanted.items()):
-            return Finding(State.READY, f"{' '.join(self.exact)} installed")
+            return ready(f"{' '.join(self.exact)} installed")
         if not self.apt.has_lists():
             unknown = "apt's lists are not fetched yet, so its offer is unknown"
-            return Finding(State.WARNING, unknown, fixable=True)
+            return warning(unknown, fixable=True)
         if all(version in self.apt.offers(name) for name, version in wanted.items()):
             offered = f"{' '.join(self.exact)} offered and not installed; {own}"
-            return Finding(State.WARNING, offered, fixable=True)
-        return Finding(State.READY, f"left out, since this system offers another version or none; {own}")
+            return warning(offered, fixable=True)
+        return ready(f"left out, since this system offers another version or none; {own}")
 
     def apply(self, work: Work) -> None:
         if self.apt is None:

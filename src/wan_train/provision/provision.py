@@ -169,8 +169,9 @@ class Provision:
     @contextmanager
     def locked(self) -> Iterator[LockedWorkspace]:
         """The workspace for us alone; raises NotReadyError when another is running, or it cannot be written."""
-        with workspace.locked(self.settings.workspace) as descriptor, workspace.open_log(self.logs) as log:
-            yield LockedWorkspace(lock=descriptor, log=log)
+        path = self.logs / workspace.LOG_NAME
+        with workspace.locked(self.settings.workspace) as lock, workspace.open_log(path, rotate=True) as log:
+            yield LockedWorkspace(lock=lock, log=ProvisionLog(path, log))
 
     def perform(
         self,

@@ -84,43 +84,20 @@ class StatusTable:
             taken, self._messages = self._messages, []
         return taken
 
+    def change(self, step: str, change: Callable[[Row], Row], *, message: str | None = None) -> None:
+        """Replace a row by what `change` makes of it."""
+        with self._lock:
+            row = self._rows[step] = change(self._rows[step])
+            if message is not None:
+                self._messages.append(Message(at=time.time(), title=row.title, text=message))
+
     def begin(self, step: str) -> None:
-        with self._lock:
-            row = self._rows[step]
-            self._rows[step] = replace(row, phase=Phase.RUNNING, detail="", needs=(), since=self.clock())
-
-    def wait(self, step: str, needs: tuple[str, ...]) -> None:
-        """It waits for other steps."""
-        with self._lock:
-            self._rows[step] = replace(self._rows[step], needs=needs)
-
-    def say(self, step: str, line: str) -> None:
-        """One line about what a step does now."""
-        with self._lock:
-            self._put(replace(self._rows[step], detail=line), line)
-
-    def remark(self, step: str, line: str) -> None:
-        """One line that is still true and worth reading when all is over."""
-        with self._lock:
-            row = self._rows[step]
-            self._put(replace(row, remarks=(*row.remarks, line)), line)
-
-    def progress(self, step: str, done: int, total: int) -> None:
-        """Bytes that are there, of all."""
-        with self._lock:
-            self._rows[step] = replace(self._rows[step], done=done, total=total)
-
-    def fetched(self, step: str, count: int) -> None:
-        """Add bytes that came over the network."""
-        with self._lock:
-            self._rows[step] = replace(self._rows[step], fetched=self._rows[step].fetched + count)
+        now = self.clock()
+        self.change(step, lambda row: replace(row, phase=Phase.RUNNING, detail="", needs=(), since=now))
 
     def end(self, step: str, phase: Phase, line: str) -> None:
-        with self._lock:
-            row = self._rows[step]
-            over = replace(row, worked=row.seconds(self.clock()), since=None, needs=())
-            self._put(replace(over, phase=phase, detail=line), line)
+        def over(row: Row) -> Row:
+            worked = row.seconds(self.clock())
+            return replace(row, phase=phase, detail=line, needs=(), worked=worked, since=None)
 
-    def _put(self, row: Row, text: str) -> None:
-        self._rows[row.id] = row
-        self._messages.append(Message(at=time.time(), title=row.title, text=text))
+        self.change(step, over, message=line)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
+from functools import partial
 
 from wan_train.base.errors import NotReadyError, WanTrainError
 from wan_train.provision.work import Work
@@ -40,10 +41,13 @@ class Finding:
 
     state: State
     detail: str
+    hint: str | None = None
     _: KW_ONLY
     size: int = 0
-    hint: str | None = None
     fixable: bool = False
+
+
+ready, warning, blocked = (partial(Finding, state) for state in (State.READY, State.WARNING, State.BLOCKED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +94,9 @@ def check(step: Step) -> Finding:
     try:
         return step.check()
     except WanTrainError as error:
-        return Finding(State.BLOCKED, error.message, hint=error.hint)
+        return blocked(error.message, error.hint)
     except OSError as error:
-        return Finding(State.BLOCKED, words(error), hint="Check its owner and permissions.")
+        return blocked(words(error), "Check its owner and permissions.")
 
 
 def words(error: OSError) -> str:

@@ -25,7 +25,7 @@ from wan_train.engine.trainer import help_text, keep_help, locate_musubi, read_c
 from wan_train.provision.driver_checks import GpuFacts
 from wan_train.provision.engine_file import EngineFile
 from wan_train.provision.environment import Environment, package_name
-from wan_train.provision.steps import Finding, State, Step
+from wan_train.provision.steps import Finding, State, Step, blocked, ready, warning
 from wan_train.provision.work import Work
 
 NAME = "packages.json"
@@ -76,16 +76,15 @@ class FurtherPackages:
         # A new environment has none of them.
         lacking = list(self.packages) if is_coming else self._lacking()
         if lacking and not is_coming and not self.environment.is_ours():
-            return Finding(
-                State.BLOCKED,
+            return blocked(
                 f"{self.environment.python} lacks {', '.join(lacking)}, and this environment is your own",
-                hint=f"Install them yourself: {self.environment.python} -m pip install {' '.join(lacking)}",
+                f"Install them yourself: {self.environment.python} -m pip install {' '.join(lacking)}",
             )
         if lacking:
             return Finding(State.MISSING, f"missing: {', '.join(lacking)}", size=_ROOM)
         if set(self.packages) != set(recorded(self.folder)):
             return Finding(State.UNVERIFIED, f"{', '.join(self.packages)}: installed, not recorded yet")
-        return Finding(State.READY, ", ".join(self.packages))
+        return ready(", ".join(self.packages))
 
     def apply(self, work: Work) -> None:
         lacking = self._lacking()
@@ -126,15 +125,14 @@ class TrainerOptions:
                 f"no checkout yet; {KNOWN_COMMITS[commit]}, which will be installed, is a tested version",
             )
         if commit in KNOWN_COMMITS:
-            return Finding(State.READY, f"{KNOWN_COMMITS[commit]} is a tested version")
+            return ready(f"{KNOWN_COMMITS[commit]} is a tested version")
         if recall_help(self.settings.box_dir, root, read_commit(root)) is not None:
-            return Finding(State.READY, f"{commit[:7]} options are on record")
+            return ready(f"{commit[:7]} options are on record")
         if not self.facts.usable():
             # The caching scripts ask CUDA for its current device while they are imported (wan/modules/t5.py).
-            return Finding(
-                State.WARNING,
+            return warning(
                 f"{commit[:7]} is not a tested version, and its scripts do not start without a GPU",
-                hint="On a box with a GPU: `wan-train provision`. Tested: `--engine guide` and `--engine v0.3.4`.",
+                "On a box with a GPU: `wan-train provision`. Tested: `--engine guide` and `--engine v0.3.4`.",
             )
         return Finding(State.UNVERIFIED, f"{commit[:7]} is not a tested version; its options are not on record")
 
@@ -159,7 +157,7 @@ AutoTokenizer.from_pretrained(sys.argv[1], subfolder=sys.argv[2])
 def tokenizer_step(python: Callable[[], Path]) -> Step:
     def check() -> Finding:
         if is_cached():
-            return Finding(State.READY, "the T5 tokenizer is in the Hugging Face cache")
+            return ready("the T5 tokenizer is in the Hugging Face cache")
         return Finding(State.MISSING, "the T5 tokenizer is not in the Hugging Face cache")
 
     def apply(work: Work) -> None:
@@ -216,10 +214,9 @@ def judge(path: Path, text: str) -> Finding:
     kind = settings.get("distributed_type", "NO")
     processes = settings.get("num_processes", "1")
     if kind.upper() == "NO" and processes == "1":
-        return Finding(State.READY, f"{path}: one process")
-    return Finding(
-        State.WARNING,
+        return ready(f"{path}: one process")
+    return warning(
         f"{path} says distributed_type {kind}, num_processes {processes}; {_NOT_OURS}",
-        hint=f"If you type the guide's commands by hand: `mv {quote(str(path))} {quote(f'{path}.mine')}`, "
+        f"If you type the guide's commands by hand: `mv {quote(str(path))} {quote(f'{path}.mine')}`, "
         "then `wan-train provision`.",
     )

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wan_train.base import process
 from wan_train.base.errors import NotReadyError
 from wan_train.base.text import one_line, redact
 from wan_train.provision.status_table import StatusTable
+from wan_train.provision.workspace import open_log
 
 _TAIL_LINES = 6
 _TAIL_BYTES = 8192
@@ -40,20 +40,20 @@ class Work:
     ended: threading.Event
 
     def say(self, line: str) -> None:
-        """Tell what is being done now, in one line."""
-        self.table.say(self.step, line)
+        """Report what is being done now, in one line."""
+        self.table.change(self.step, lambda row: replace(row, detail=line), message=line)
 
     def remark(self, line: str) -> None:
-        """Tell what the user should still read when all is over."""
-        self.table.remark(self.step, line)
+        """Report what the user should still read when all is over."""
+        self.table.change(self.step, lambda row: replace(row, remarks=(*row.remarks, line)), message=line)
 
     def progress(self, done: int, total: int) -> None:
-        """Tell how many bytes are there, of all."""
-        self.table.progress(self.step, done, total)
+        """Report how many bytes are there, of all."""
+        self.table.change(self.step, lambda row: replace(row, done=done, total=total))
 
     def fetched(self, count: int) -> None:
         """Add bytes that came over the network."""
-        self.table.fetched(self.step, count)
+        self.table.change(self.step, lambda row: replace(row, fetched=row.fetched + count))
 
     def look(self) -> None:
         """Raise EndedError when the provision is being ended; to be called in every wait and long loop."""
@@ -103,7 +103,7 @@ class Work:
             if alive is not None and not alive():
                 raise StalledError(f"{what}: no progress for too long")
 
-        with _append(self.log) as log:
+        with open_log(self.log) as log:
             begun = os.fstat(log).st_size
             try:
                 done = process.run(
@@ -141,18 +141,3 @@ class Work:
             file.seek(max(begun, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
             lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
         return "".join(f"\n  {one_line(line)}" for line in lines[-_TAIL_LINES:]) or " no output"
-
-
-@contextmanager
-def _append(path: Path) -> Iterator[int]:
-    """The log, opened for a program to append to; only its owner may read it."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(path, flags, 0o600)
-    except OSError as error:
-        raise NotReadyError(f"the log {path} cannot be written: {error}") from error
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

@@ -136,25 +136,24 @@ class ProvisionLog:
     """An open log. A disk that fills up on the way does not end a provision: only the log misses lines then."""
 
     path: Path
-    _descriptor: int
+    descriptor: int
 
     def write(self, text: str, *, at: float | None = None) -> None:
         """One line for each of the text's, `at` seconds since 1970 (now); secrets are hidden."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
         lines = "".join(f"{stamp}  {visible(line)}\n" for line in redact(text).split("\n"))
         with suppress(OSError):
-            os.write(self._descriptor, lines.encode(errors="backslashreplace"))
+            os.write(self.descriptor, lines.encode(errors="backslashreplace"))
 
 
 @contextmanager
-def open_log(folder: Path) -> Iterator[ProvisionLog]:
-    """The log in `folder`, appended to by the holder of the lock; raises NotReadyError."""
-    path = folder / LOG_NAME
+def open_log(path: Path, *, rotate: bool = False) -> Iterator[int]:
+    """A log to append to; only its owner may read it. With `rotate` a large one is put aside. Raises NotReadyError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if path.exists() and path.stat().st_size > _LOG_BYTES:
-            path.replace(path.with_name(f"{LOG_NAME}.1"))
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        if rotate and path.exists() and path.stat().st_size > _LOG_BYTES:
+            path.replace(path.with_name(f"{path.name}.1"))
         descriptor = os.open(path, flags, 0o600)
     except OSError as error:
         raise NotReadyError(
@@ -162,6 +161,6 @@ def open_log(folder: Path) -> Iterator[ProvisionLog]:
             hint="Check the owner and the permissions of its folder, and the disk.",
         ) from error
     try:
-        yield ProvisionLog(path, descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
