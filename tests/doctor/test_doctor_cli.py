@@ -65,7 +65,11 @@ def examine(box: ScriptedBox, *words: str, code: int, **env: str) -> dict[str, d
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
-    found = (path for path in folder.rglob("*") if path.is_file() and path.name != "nvml-state")
+    found = (
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "nvml-state" and path.parent.name != "forked"
+    )
     return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in found}
 
 
