@@ -21,6 +21,7 @@ from wan_train.cli.upload import extras_of
 from wan_train.notify.targets import read_targets
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties, Then, enter, write_duties
+from wan_train.run.guarding import ensure_guardian
 from wan_train.upload.destinations import parse_all
 
 T = TypeVar("T")
@@ -73,12 +74,13 @@ def changes_duties(call: Call) -> bool:
 
 
 def hand_over(run: RunDirectory, duties: Duties, settings: Settings) -> None:
-    """Record the duties of a run before it starts; raises OSError and NotReadyError."""
+    """Record the duties of a run before it starts, and see that a guardian lives; raises OSError and NotReadyError."""
     keep_addresses(settings)
     if duties.is_empty and not run.duties.exists():
         return
     write_duties(run, duties)
     enter(settings.lease_dir, run)
+    ensure_guardian(settings)
 
 
 def _given(call: Call, option: Option[T], of_resume: Option[T]) -> T | None:

@@ -69,7 +69,10 @@ class Ward:
     """Its ending was carried out."""
     unverified: tuple[str, ...] = ()
     """Why its results are not all safe elsewhere, in words."""
+    upload_pending: bool = False
+    """Something is ready and not verified yet."""
     upload_due: bool = False
+    """The same, and it may be tried now."""
     is_uploading: bool = False
     has_messages: bool = False
     """Something is still to be sent."""
@@ -109,7 +112,7 @@ class Ward:
 
     @property
     def waits_for_upload(self) -> bool:
-        if not self.duties.uploads or not self.unverified:
+        if not self.upload_pending:
             return False
         if self.duties.then is Then.NOTHING:
             patience = LAST_UPLOAD_SECONDS

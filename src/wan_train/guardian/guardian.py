@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, assert_never
 
@@ -37,16 +37,24 @@ from wan_train.run.ending import Ending, Phase, forget_ending, read_ending, read
 from wan_train.run.events import StopMode
 
 ROUND_SECONDS = 2.0
-IDLE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uploaded:
+    """Where the uploads of a run stand."""
+
+    pending: bool = False
+    """Something is ready and not verified yet."""
+    due: bool = False
+    """The same, and it may be tried now."""
+    unverified: tuple[str, ...] = ()
+    """Why its results are not all safe elsewhere, in words."""
 
 
 class Uploads(Protocol):
-    """What is known of the uploads of a run."""
+    """What is known of the uploads of a run; never raises."""
 
-    def due(self, run: RunDirectory, duties: Duties, now: float) -> bool: ...
-
-    def unverified(self, run: RunDirectory, duties: Duties) -> tuple[str, ...]:
-        """Why its results are not all safe elsewhere, in words."""
+    def look(self, run: RunDirectory, duties: Duties, now: float) -> Uploaded: ...
 
 
 class Notices(Protocol):
@@ -125,7 +133,7 @@ class Guardian:
             kept_by=read_wish(self._lease_dir, self._ending) if self._ending is not None else None,
             life=self._life,
             is_acting=self._hands.is_acting,
-            unsafe=self._unsafe() if destroys and not works else (),
+            unsafe=self._unsafe(now) if destroys and not works else (),
         )
 
     def _meet(self) -> None:
@@ -142,12 +150,13 @@ class Guardian:
     def _with_surroundings(self, charge: Charge, ward: Ward, now: Moment) -> Ward:
         duties, run = ward.duties, charge.run
         if duties.uploads or duties.then is Then.DESTROY:
-            unverified = self._uploads.unverified(run, duties)
+            found = self._uploads.look(run, duties, now.at)
             damage = (f"the records of {run.run_id} cannot be read",) if charge.damage is not None else ()
             ward = replace(
                 ward,
-                unverified=(*damage, *unverified),
-                upload_due=bool(duties.uploads) and self._uploads.due(run, duties, now.at),
+                unverified=(*damage, *found.unverified),
+                upload_pending=found.pending,
+                upload_due=found.due,
                 is_uploading=self._hands.is_uploading(run),
             )
         if self._notices is not None:
@@ -167,7 +176,7 @@ class Guardian:
             found.append(Other(run_id=name, saving=memories.saving(since, mode, now)))
         return tuple(found)
 
-    def _unsafe(self) -> tuple[str, ...]:
+    def _unsafe(self, now: Moment) -> tuple[str, ...]:
         """Results beside the wards' that a destroyed box would take along."""
         parents = sorted({charge.run.path.parent for charge in self._charges.values()})
         found: list[str] = []
@@ -182,7 +191,7 @@ class Guardian:
             if duties is None or not duties.uploads:
                 found.append(f"{run.run_id} has results that were not uploaded")
             else:
-                found += self._uploads.unverified(run, duties)
+                found += self._uploads.look(run, duties, now.at).unverified
         return tuple(found)
 
     def _hear_the_landlord(self, now: Moment) -> None:
@@ -193,7 +202,7 @@ class Guardian:
         if said:
             say(f"the box was not ended: {said}")
             failed = replace(ending, phase=Phase.ENDING, tries=ending.tries + 1, problem=said, tried=now)
-            self._record(replace(failed, by_hand=self._hands.by_hand(ending.then), changed=now.at))
+            self._record(replace(failed, changed=now.at))
         else:
             say(f"{ending.then}: accepted")
             self._record(replace(ending, phase=Phase.ASKED, problem=None, tried=now, changed=now.at))
@@ -262,6 +271,8 @@ class Guardian:
             self._hands.stop(run, mode)
 
     def _beside(self, run_id: str) -> Sequence[RunDirectory]:
+        if "/" in run_id or run_id in {".", ".."}:  # a lease's text is anybody's
+            return []
         parents = {charge.run.path.parent for charge in self._charges.values()}
         runs = [RunDirectory(parent / run_id) for parent in sorted(parents)]
         return [run for run in runs if run.plan.is_file()]
@@ -271,6 +282,8 @@ class Guardian:
 
     def _record(self, ending: Ending | None) -> None:
         """A full disk keeps no box running: what cannot be written is still known here."""
+        if ending is not None:
+            ending = replace(ending, by_hand=self._hands.by_hand(ending.then))
         self._ending = ending
         if ending is None:
             forget_ending(self._lease_dir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -55,8 +56,10 @@ class Hands(Protocol):
 class RealHands:
     """The hands on this box."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+    def __init__(self, settings: Settings, environ: Mapping[str, str], *, before_the_end: Callable[[], None]) -> None:
+        """`before_the_end` lets messages leave; it may take seconds."""
         self._settings = settings
+        self._before_the_end = before_the_end
         self._vast = Vast.of_this_box(environ, settings.vast_url)
         self._uploads: dict[str, subprocess.Popen[bytes]] = {}
         self._supervisors: list[subprocess.Popen[bytes]] = []
@@ -72,8 +75,6 @@ class RealHands:
         return None
 
     def stop(self, run: RunDirectory, mode: StopMode) -> None:
-        import signal
-
         try:
             request_stop(run, StopRequest(mode=mode, signal=signal.SIGTERM))
         except OSError as error:
@@ -120,6 +121,7 @@ class RealHands:
 
     def _end(self, ending: Ending) -> None:
         try:
+            self._before_the_end()
             self._answer = end_box(ending, self._vast)
         except Exception as error:  # noqa: BLE001  a bug here must not leave the box running without a word
             self._answer = f"a bug in wan-train: {type(error).__name__}"

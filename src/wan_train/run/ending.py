@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,7 +15,8 @@ from wan_train.base.moment import Moment, seconds_between
 from wan_train.run.duties import Then
 
 NAME = "ENDING.json"
-_KEEP = "KEEP.json"
+_KEEP = "KEEP-{}.json"
+"""One for each user: nobody may replace another's file there."""
 
 
 class Phase(StrEnum):
@@ -92,12 +94,15 @@ class Wish:
 
 def ask_to_keep(lease_dir: Path, ending: Ending, *, by: str) -> None:
     """Ask the guardian to cancel an ending; raises OSError."""
-    write_whole(lease_dir / _KEEP, codec.to_json(Wish(by=by, decided=ending.decided)) + "\n", mode=0o644)
+    wish = codec.to_json(Wish(by=by, decided=ending.decided)) + "\n"
+    write_whole(lease_dir / _KEEP.format(os.geteuid()), wish, mode=0o644)
 
 
 def read_wish(lease_dir: Path, ending: Ending) -> str | None:
     """Who wants to keep the box on in spite of this ending; wishes about an earlier one do not count."""
-    with suppress(OSError, codec.CorruptRecordError):
-        wish: Wish = codec.from_json((lease_dir / _KEEP).read_bytes(), Wish, where=_KEEP)
-        return wish.by if wish.decided == ending.decided else None
+    for path in lease_dir.glob(_KEEP.format("*")):
+        with suppress(OSError, codec.CorruptRecordError):
+            wish: Wish = codec.from_json(path.read_bytes(), Wish, where=path.name)
+            if wish.decided == ending.decided:
+                return wish.by
     return None

@@ -23,6 +23,7 @@ from wan_train.gpu.model import GpuProbe
 from wan_train.gpu.probe import CpuSlots, NvmlProbe
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import read_events
+from wan_train.run.guarding import try_ensure_guardian
 from wan_train.run.launcher import WardenLauncher
 from wan_train.run.plan import Devices, Plan
 from wan_train.run.state import fold_all
@@ -30,6 +31,8 @@ from wan_train.run.supervisor import Supervisor
 
 _LOCK_SECONDS = 2.0
 _REPORT_SECONDS = 120.0
+_GUARDIAN_SECONDS = 15.0
+"""Between two looks whether the guardian of the box lives."""
 
 
 def main(argv: list[str]) -> int:
@@ -87,7 +90,12 @@ def _supervise(run: RunDirectory, plan: Plan, settings: Settings, given: argpars
         gpus = tuple(given.gpus.split(",")) if given.gpus is not None else None
         ends = {step: int(epoch) for step, _, epoch in (each.partition("=") for each in given.end)}
         supervisor.begin(resume=given.resume, epochs=given.epochs, ends=ends, gpus=gpus, budget=given.budget)
+        guarded = time.monotonic()
         while (pause := supervisor.tick()) is not None:
+            if time.monotonic() - guarded >= _GUARDIAN_SECONDS:
+                guarded = time.monotonic()
+                if run.duties.exists():
+                    try_ensure_guardian(settings)
             _wait(wakeup, pause)
     finally:
         supervisor.close()

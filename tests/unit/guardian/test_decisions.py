@@ -194,10 +194,14 @@ class TestWhatBecomesOfTheBox:
         assert countdown(a_box(destroy, late)).then is Then.STOP
 
     def test_uploads_are_waited_for(self) -> None:
-        ward = over(given=duties(uploads=("hf:a/b",)), unverified=("hf:a/b lacks 1 file",), settled_seconds=60)
+        ward = over(given=duties(uploads=("hf:a/b",)), upload_pending=True, settled_seconds=60)
         assert decide(a_box(ward)) == []
         assert decide(a_box(replace(ward, upload_due=True))) == [Upload(run_id="a")]
         assert countdown(a_box(replace(ward, settled_seconds=UPLOAD_SECONDS)))
+
+    def test_what_no_upload_can_make_safe_is_not_waited_for(self) -> None:
+        ward = over(given=duties(uploads=("hf:a/b",)), unverified=("train-high can go on from its checkpoint",))
+        assert countdown(a_box(ward)).then is Then.STOP
 
 
 class TestCare:
@@ -293,6 +297,7 @@ class SimulatedBox:
                 elapsed=self.time,
                 saving=saving,
                 unverified=() if is_over and self.time >= self.verifies[number] else ward.unverified,
+                upload_pending=self.time < self.verifies[number],
                 settled_seconds=ward.settled_seconds + STEP if ward.is_settled else 0.0,
             )
         actions = decide(Box(now=after(self.time), wards=tuple(self.wards), ending=self.ending, life=LIFE))
