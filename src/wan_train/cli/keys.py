@@ -23,6 +23,8 @@ class Wish(Enum):
 
     LEAVE = auto()
     STOP = auto()
+    KEEP = auto()
+    """The box shall stay on."""
 
 
 # Cursor and function keys send several bytes, which are one key.
@@ -43,6 +45,8 @@ def press(page: Page, key: str) -> tuple[Page, Wish | None]:
                     return page, Wish.LEAVE
                 case "s":
                     return Page.STOP, None
+                case "k":
+                    return page, Wish.KEEP
                 case "l":
                     return Page.LOGS, None
                 case "?" | "h":

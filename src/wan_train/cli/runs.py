@@ -13,7 +13,7 @@ from wan_train.base import units
 from wan_train.base.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line, redact, visible
-from wan_train.cli import options
+from wan_train.cli import options, questions
 from wan_train.cli.afterwards import changes_duties, duties_of, hand_over
 from wan_train.cli.longer import longer
 from wan_train.cli.options import Call
@@ -26,11 +26,12 @@ from wan_train.engine.log_parser import last_words
 from wan_train.run.control import StopRequest, request_stop, start_supervisor
 from wan_train.run.directory import all_runs, find
 from wan_train.run.disk import check_disk_to_resume
-from wan_train.run.duties import read_duties
+from wan_train.run.duties import Then, read_duties, write_duties
 from wan_train.run.events import StopMode
 from wan_train.run.plan import Devices, StepKind
 from wan_train.run.state import JobState
 from wan_train.views import run_status as facts
+from wan_train.views.box_end import box_question
 from wan_train.views.json_records import result_json, run_json, status_json
 from wan_train.views.model import RunReader, RunView
 
@@ -53,7 +54,9 @@ def attach(call: Call) -> Result:
 
 
 def status(call: Call) -> Result:
-    view, _ = RunReader(find(call.settings.runs, call.get(options.RUN)), curves=True).refresh()
+    view, _ = RunReader(
+        find(call.settings.runs, call.get(options.RUN)), curves=True, lease_dir=call.settings.lease_dir
+    ).refresh()
 
     def text(sink: Sink) -> None:
         from wan_train.views.dashboard import run_lines
@@ -67,7 +70,7 @@ def status(call: Call) -> Result:
 
 def runs(call: Call) -> Result:
     folder = call.settings.runs
-    views = [RunReader(run).refresh()[0] for run in all_runs(folder)]
+    views = [RunReader(run, lease_dir=call.settings.lease_dir).refresh()[0] for run in all_runs(folder)]
 
     def text(sink: Sink) -> None:
         from wan_train.views.result import runs_lines
@@ -127,6 +130,7 @@ def stop(call: Call) -> Result:
         start_supervisor(run, call.settings)  # to end the trainers that outlived theirs
     due = None if now else facts.next_states_in(view, time.time())
     waits = not now and any(job.state.has_process for job in view.state.jobs.values())
+    _ask_about_the_box(view, sink)
     sink.note(f"{run.run_id} stops {f'after the next checkpoint, {_due(due)}' if waits else 'now'}.")
     for job in view.state.jobs.values():
         if mode is StopMode.AFTER_STATE and (unusable := facts.unusable_state(job)) is not None:
@@ -135,6 +139,16 @@ def stop(call: Call) -> Result:
             sink.note(f"It trains until the next usable one. Stop at once: wan-train stop --now {run.run_id}")
     about = {"run_id": run.run_id, "run_dir": str(run.path), "mode": mode.value}
     return Result(data=lambda: {"event": "stopping", **about, "next_checkpoint_seconds": due})
+
+
+def _ask_about_the_box(view: RunView, sink: Sink) -> None:
+    """A run that is stopped by hand ends its box too, unless the person says otherwise."""
+    duties = view.duties
+    if duties is None or duties.then is Then.NOTHING or not sink.can_ask:
+        return
+    if not questions.confirm(box_question(duties.then)):
+        write_duties(view.run, replace(duties, then=Then.NOTHING, command=(), max_hours=None))
+        sink.note("The box stays on, and costs money.")
 
 
 def resume(call: Call) -> Result:

@@ -21,8 +21,12 @@ from wan_train.cli.screen import Screen, TerminalGoneError
 from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
 from wan_train.run.control import StopRequest, request_stop, start_supervisor
 from wan_train.run.directory import RunDirectory, report_of_end
+from wan_train.run.duties import Then
+from wan_train.run.ending import Phase, ask_to_keep
 from wan_train.run.events import Event, RunFinished, StopMode
+from wan_train.run.guarding import is_guarded
 from wan_train.views import dashboard, overlays
+from wan_train.views.box_end import box_end_texts, footer
 from wan_train.views.lines import Line
 from wan_train.views.model import RunReader, RunView, read_logs
 from wan_train.views.run_status import next_states_in
@@ -56,7 +60,7 @@ def watch(run: RunDirectory, settings: Settings, sink: Sink, *, owner: bool, tim
     sink.render(Result(data=lambda: {"event": "watching", **about}))
     until = None if timeout is None else time.monotonic() + timeout
     with caught() as signals:
-        reader = RunReader(run, curves=on_screen)
+        reader = RunReader(run, curves=on_screen, lease_dir=settings.lease_dir)
         watcher = _Watcher(
             run=run, settings=settings, sink=sink, owner=owner, signals=signals, reader=reader, until=until
         )
@@ -72,18 +76,19 @@ def watch(run: RunDirectory, settings: Settings, sink: Sink, *, owner: bool, tim
             sink.note(f"{run.run_id} is still running. Watch it again with: wan-train attach {run.run_id}")
             return Result(data=lambda: {"event": "still_running", **about}, exit_code=TIMEOUT_EXIT)
         case RunView() as view:
-            return _finish(view)
+            return _finish(view, settings)
 
 
-def _finish(view: RunView) -> Result:
+def _finish(view: RunView, settings: Settings) -> Result:
     assert view.state.finished is not None, "followed to its end"  # noqa: S101  an invariant
+    reader = RunReader(view.run, curves=True, lease_dir=settings.lease_dir)
     draws = view.run.draws_preview(view.state.finished.exit_code)
     report = None if draws else _wait_for_report(view, view.state.finished)
 
     def data() -> dict[str, Any]:
         from wan_train.views.json_records import result_json
 
-        return result_json(RunReader(view.run, curves=True).refresh()[0])
+        return result_json(reader.refresh()[0])
 
     def text(sink: Sink) -> None:
         from wan_train.views.result import result_lines, result_text
@@ -96,6 +101,9 @@ def _finish(view: RunView) -> Result:
             sink.text(f"\nReport, for any browser: {report}")
         if draws:
             sink.text(f"\nThe preview is drawn now, then the report is made. Pictures: {view.run.path / 'preview'}")
+        texts = [text for text, _ in box_end_texts(reader.refresh()[0])]
+        if texts:
+            sink.text("\n" + "\n".join(texts))
 
     return Result(data=data, text=text, exit_code=view.state.finished.exit_code)
 
@@ -146,6 +154,8 @@ class _Watcher:
             with Screen(self.sink.console, ascii_only=self.sink.ascii_only) as screen:
                 try:
                     left = self._show(screen)
+                    if isinstance(left, RunView):
+                        left = self._show_end(screen, left)
                 except TerminalGoneError:
                     return _Leave.HANGUP
             if left is None:
@@ -178,9 +188,39 @@ class _Watcher:
                         return _Leave.DETACHED
                     case Wish.STOP:
                         request_stop(self.run, StopRequest(mode=StopMode.AFTER_STATE, signal=signal.SIGINT))
+                    case Wish.KEEP:
+                        self._keep_box_on(self.view)
                     case None:
                         pass
         return None
+
+    def _show_end(self, screen: Screen, view: RunView) -> RunView | _Leave:
+        """Show what becomes of the box after the run, until that is decided or the person leaves."""
+        while not self.signals.interrupted and _is_open(view, self.settings):
+            screen.paint(
+                dashboard.screen(view, time.time(), screen.size[0], height=screen.size[1], footer=footer(view))
+            )
+            if self.signals.hung_up:
+                return _Leave.HANGUP
+            if self.signals.terminated or (self.until is not None and time.monotonic() >= self.until):
+                break
+            for key in keys_in(screen.keys(_LOOK_SECONDS)):
+                match press(Page.RUN, key)[1]:
+                    case Wish.LEAVE:
+                        return view
+                    case Wish.KEEP:
+                        self._keep_box_on(view)
+                    case _:
+                        pass
+            self.view = view = self.reader.refresh()[0]
+        self.signals.interrupted = False
+        return view
+
+    def _keep_box_on(self, view: RunView) -> None:
+        """Ask the guardian, whose next round cancels the end of the box."""
+        if view.ending is not None and view.ending.phase in {Phase.COUNTDOWN, Phase.ENDING}:
+            with suppress(OSError):
+                ask_to_keep(self.settings.lease_dir, view.ending, by="the key k")
 
     def _react(self, view: RunView, *, interrupt_stops: bool) -> RunView | _Leave | None:
         """The result of one look at the run and the signals; None to continue watching.
@@ -239,6 +279,13 @@ class _Watcher:
                 sink.line(line)
 
         self.sink.render(Result(data=data, text=text))
+
+
+def _is_open(view: RunView, settings: Settings) -> bool:
+    """Whether a guardian still decides what becomes of the box."""
+    if view.duties is None or view.duties.then is Then.NOTHING or not view.awaits_ending:
+        return False
+    return is_guarded(settings.lease_dir) and (view.ending is None or view.ending.phase is not Phase.CANCELLED)
 
 
 def _lines(view: RunView, page: Page, width: int, height: int) -> Sequence[Line]:

@@ -11,7 +11,6 @@ import traceback
 from wan_train.base import locks
 from wan_train.base.clock import SystemClock
 from wan_train.base.errors import ExitCode
-from wan_train.base.host import identify
 from wan_train.base.locks import held
 from wan_train.base.settings import Settings, resolve
 from wan_train.base.text import redact
@@ -19,10 +18,10 @@ from wan_train.guardian.guardian import ROUND_SECONDS, Guardian
 from wan_train.guardian.hands import RealHands, say
 from wan_train.guardian.safety import RecordedUploads, verified_at
 from wan_train.notify.deliver import Post
+from wan_train.run.ending import first_process
 from wan_train.run.guarding import lock_file
 
 _SETTLE_SECONDS = 10.0
-_FIRST_PROCESS = 1
 
 
 def main() -> int:
@@ -39,7 +38,7 @@ def main() -> int:
 
 
 def _care(settings: Settings) -> None:
-    life = identify(_FIRST_PROCESS)
+    life = first_process()
     post = Post(life=life, uploads=verified_at, say=say)
     guardian = Guardian(
         lease_dir=settings.lease_dir,

@@ -87,6 +87,11 @@ def entered(lease_dir: Path) -> list[RunDirectory]:
     return sorted(found, key=lambda run: run.run_id)
 
 
+def is_entered(lease_dir: Path, run: RunDirectory) -> bool:
+    """Whether a run is on the list: something is still owed to it."""
+    return _entry(lease_dir / _FOLDER, run.path.absolute()).is_file()
+
+
 def leave(lease_dir: Path, run: RunDirectory) -> None:
     """Take a run off the list: its duties are done."""
     _entry(lease_dir / _FOLDER, run.path.absolute()).unlink(missing_ok=True)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from wan_train.base import codec
 from wan_train.base.files import write_whole
-from wan_train.base.host import ProcessIdentity
+from wan_train.base.host import ProcessIdentity, identify
 from wan_train.base.moment import Moment, seconds_between
 from wan_train.run.duties import Then
 
 NAME = "ENDING.json"
+_FIRST = 1
 _KEEP = "KEEP-{}.json"
 """One for each user: nobody may replace another's file there."""
 
@@ -77,6 +78,17 @@ def read_ending(lease_dir: Path) -> Ending | None:
         found: Ending = codec.from_json((lease_dir / NAME).read_bytes(), Ending, where=NAME)
         return found
     return None
+
+
+def ending_of_this_box(lease_dir: Path) -> Ending | None:
+    """The ending, unless it was decided before the box went down and came back."""
+    ending = read_ending(lease_dir)
+    return ending if ending is not None and ending.life == first_process() else None
+
+
+def first_process() -> ProcessIdentity | None:
+    """The box's first process: another one after each start of the box."""
+    return identify(_FIRST)
 
 
 def forget_ending(lease_dir: Path) -> None:

@@ -11,6 +11,7 @@ from wan_train.gpu.model import Gpu
 from wan_train.run.events import CheckpointKept, Event, ResultPlaced, StepFailed, StepRefused
 from wan_train.run.plan import Devices
 from wan_train.views import run_status
+from wan_train.views.box_end import box_end_texts
 from wan_train.views.cost import cost_basis, cost_of, cost_text, stopped_by_budget
 from wan_train.views.event_lines import event_text, subject
 from wan_train.views.formatting import (
@@ -54,17 +55,19 @@ def run_lines(view: RunView, now: float) -> Screenful:
 
 
 def screen(
-    view: RunView, now: float, width: int, *, height: int | None = None, footer: Line = KEYS
+    view: RunView, now: float, width: int, *, height: int | None = None, footer: Line | None = None
 ) -> tuple[Line, ...]:
     """The run at `now` in at most `width` columns.
 
-    `height` is that of a live screen, whose last line is `footer`; None to print once.
+    `height` is that of a live screen, whose last line is `footer`, by default the keys while the run works; None to
+    print once.
     """
     rows = list(_rows(view, now, width))
     if height is None:
         return tuple(row.line for row in rows)
-    if not view.state.is_over:
-        rows += [ScreenLine(line(), Keep.BLANK), ScreenLine(footer, Keep.ALWAYS)]
+    last = footer if footer is not None or view.state.is_over else KEYS
+    if last is not None:
+        rows += [ScreenLine(line(), Keep.BLANK), ScreenLine(last, Keep.ALWAYS)]
     return tuple(row.line for row in lowered(rows, max(1, height)))
 
 
@@ -209,7 +212,7 @@ def _event_text(event: Event, view: RunView) -> str | None:
 
 def _remarks(view: RunView, now: float, width: int) -> Iterator[ScreenLine]:
     for text, style in _remark_texts(view, now):
-        keep = Keep.ALWAYS if style == "red" else Keep.WARNING
+        keep = Keep.ALWAYS if style in {"red", "bold yellow"} else Keep.WARNING
         yield from (ScreenLine(each, keep) for each in wrapped(text, width, style))
 
 
@@ -242,3 +245,4 @@ def _remark_texts(view: RunView, now: float) -> Iterator[tuple[str, str]]:
         yield f"The rental of this box ends about {moment(cost.rental_ends, now)}, before the run does.", "yellow"
     if low := run_status.low_disk(view):
         yield f"{low.meaning}. {low.advice}", "red"
+    yield from box_end_texts(view)

@@ -14,6 +14,8 @@ from wan_train.dataset.model import Problem, Severity
 from wan_train.dataset.scan import Check, Group
 from wan_train.gpu.model import Gpu
 from wan_train.run import retry
+from wan_train.run.duties import Then
+from wan_train.run.ending import Phase
 from wan_train.run.events import Event, MovementMeasured
 from wan_train.run.picks import Pick
 from wan_train.run.plan import Plan, Step
@@ -76,7 +78,26 @@ def run_json(view: RunView, now: float) -> Json:
         "report": str(view.report) if view.report is not None else None,
         "picked": [pick_json(each) for each in view.picks],
         "uploads": [upload_json(each) for each in view.uploads],
+        "box_end": _box_end(view),
     }
+
+
+def _box_end(view: RunView) -> Json | None:
+    ending, duties = view.ending, view.duties
+    if ending is not None:
+        return {
+            "then": ending.then.value,
+            "phase": ending.phase.value,
+            "seconds": round(view.ending_seconds, 1) if ending.phase is Phase.COUNTDOWN else None,
+            "because": ending.because,
+            "cancelled_by": ending.cancelled_by,
+            "problem": ending.problem,
+            "by_hand": ending.by_hand,
+        }
+    if duties is None or duties.then is Then.NOTHING or not view.awaits_ending:
+        return None
+    about = dict.fromkeys(("seconds", "because", "cancelled_by", "problem", "by_hand"))
+    return {"then": duties.then.value, "phase": "planned", **about}
 
 
 def upload_json(status: TargetStatus) -> Json:

@@ -1,8 +1,8 @@
 """The records of one run, read together: the input of every view.
 
 The only module of `views` that reads a run's files: the plan, the journal, live.json, logs (the ends of them and when
-they were last written), the curves, supervisor.log, picked.json, the records of uploads, the end of report.json, the
-free space of the disk and what the environment says of the box.
+they were last written), the curves, supervisor.log, picked.json, the duties, the records of uploads, the end of
+report.json, and the free space of the disk. Of the box it reads what becomes of it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from wan_train.base.clock import SystemClock
 from wan_train.base.codec import CorruptRecordError
 from wan_train.base.errors import BadInputError
+from wan_train.base.moment import moment
 from wan_train.base.text import redact, visible
 from wan_train.box.shell import Shell, shell_of
 from wan_train.engine.log_parser import last_words
 from wan_train.run.curves import Curve, CurveReader
 from wan_train.run.directory import RunDirectory, report_of_end
+from wan_train.run.duties import Duties, is_entered, read_duties
+from wan_train.run.ending import Ending, Phase, ending_of_this_box, seconds_left
 from wan_train.run.events import (
     BudgetReached,
     CachesCleared,
@@ -118,6 +122,14 @@ class RunView:
     """Where the results are besides this box; of records that cannot be read, nothing."""
     shell: Shell | None = None
     """How this box is reached from outside; None where its landlord does not say."""
+    duties: Duties | None = None
+    """What is to be done beside and after the training; of a record that cannot be read, nothing."""
+    ending: Ending | None = None
+    """What becomes of the box, once that is decided; of a cancelled one only where this run was meant."""
+    ending_seconds: float = 0.0
+    """What is left of the countdown."""
+    awaits_ending: bool = False
+    """Whether a guardian still cares for what becomes of the box after this run."""
 
     @property
     def has_supervisor(self) -> bool:
@@ -142,8 +154,12 @@ class RunReader:
     Raises what RunDirectory.read_plan raises, and CorruptRecordError for a damaged journal.
     """
 
-    def __init__(self, run: RunDirectory, *, curves: bool = False) -> None:
-        """`curves`: read the loss of every step too, which takes a moment for a long training."""
+    def __init__(self, run: RunDirectory, *, curves: bool = False, lease_dir: Path | None = None) -> None:
+        """`curves`: read the loss of every step too, which takes a moment for a long training.
+
+        `lease_dir`: look there what becomes of the box.
+        """
+        self._lease_dir = lease_dir
         self._run = run
         self._plan = run.read_plan()
         self._history = History()
@@ -166,6 +182,7 @@ class RunReader:
             alive = self._state.supervisor.is_alive()
         self._read_tails()
         finished = self._state.finished
+        ending = self._ending()
         view = RunView(
             run=self._run,
             plan=self._plan,
@@ -183,8 +200,17 @@ class RunReader:
             picks=_picks(self._run),
             uploads=self._uploads(),
             shell=shell_of(os.environ),
+            duties=_duties(self._run),
+            ending=ending,
+            ending_seconds=seconds_left(ending, moment(SystemClock())) if ending is not None else 0.0,
+            awaits_ending=self._lease_dir is not None and is_entered(self._lease_dir, self._run),
         )
         return view, events
+
+    def _ending(self) -> Ending | None:
+        ending = ending_of_this_box(self._lease_dir) if self._lease_dir is not None else None
+        is_meant = ending is not None and (ending.phase is not Phase.CANCELLED or self._run.run_id in ending.runs)
+        return ending if is_meant else None
 
     def _uploads(self) -> tuple[TargetStatus, ...]:
         try:
@@ -252,6 +278,13 @@ def _picks(run: RunDirectory) -> tuple[Pick, ...]:
         return read_picks(run)
     except (OSError, CorruptRecordError):
         return ()
+
+
+def _duties(run: RunDirectory) -> Duties | None:
+    try:
+        return read_duties(run)
+    except (OSError, CorruptRecordError):
+        return None
 
 
 def _disk_free(run: RunDirectory) -> int | None:

@@ -1,0 +1,37 @@
+"""A person at a terminal keeps the box on: any command of theirs cancels its end."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+
+from wan_train.base.clock import SystemClock
+from wan_train.base.errors import WanTrainError
+from wan_train.base.moment import moment
+from wan_train.base.text import one_line
+from wan_train.cli.options import Call
+from wan_train.run.duties import entered
+from wan_train.run.ending import Phase, ask_to_keep, ending_of_this_box, seconds_left
+from wan_train.run.guarding import try_ensure_guardian
+
+
+def a_person_came(call: Call, command: str) -> None:
+    """Cancel an ending that is under way, and say so. Never raises: no command fails because of it.
+
+    A script has no terminal, and cancels nothing. A guardian that died is started again in passing.
+    """
+    if not sys.stdin.isatty():
+        return
+    with suppress(OSError, WanTrainError):
+        settings = call.settings
+        if entered(settings.lease_dir):
+            try_ensure_guardian(settings)
+        ending = ending_of_this_box(settings.lease_dir)
+        if ending is None or ending.phase not in {Phase.COUNTDOWN, Phase.ENDING}:
+            return
+        ask_to_keep(settings.lease_dir, ending, by=f"`wan-train {command}`")
+        from wan_train.views.box_end import cancelled_text
+
+        call.sink.note(cancelled_text(ending, seconds_left(ending, moment(SystemClock()))))
+        if ending.by_hand is not None:
+            call.sink.note(f"To end it later: {one_line(ending.by_hand)}")

@@ -1,0 +1,102 @@
+"""What becomes of the box, in words: the plan, the countdown, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import assert_never
+
+from wan_train.base.units import duration
+from wan_train.run.duties import Duties, Then
+from wan_train.run.ending import Ending, Phase
+from wan_train.views.formatting import safe
+from wan_train.views.lines import Line, Span, line
+from wan_train.views.model import RunView
+
+PLAN_KEYS = line(Span("d", "bold"), Span(" leave", "dim"))
+KEEP_KEYS = line(Span("k", "bold"), Span(" keep the box on   ", "dim"), Span("d", "bold"), Span(" leave", "dim"))
+
+
+def box_end_texts(view: RunView) -> Iterator[tuple[str, str]]:
+    """Sentences with their styles; nothing where the box is left alone."""
+    ending = view.ending
+    if ending is None:
+        if view.duties is not None and view.duties.then is not Then.NOTHING and view.awaits_ending:
+            yield _plan(view, view.duties), "dim"
+        return
+    because = safe(ending.because)
+    match ending.phase:
+        case Phase.COUNTDOWN:
+            yield f"{_is_ended(ending.then)} in {duration(view.ending_seconds)}: {because}.", "bold yellow"
+        case Phase.ENDING if ending.problem is None:
+            yield f"{_is_ended(ending.then)} now: {because}.", "bold yellow"
+        case Phase.ENDING:
+            yield f"The box is still on, and costs money: {safe(ending.problem or '')}.", "red"
+            yield "It is tried again.", ""
+            if ending.by_hand is not None:
+                yield f"By hand: {safe(ending.by_hand)}", ""
+        case Phase.ASKED:
+            yield f"{_was_ended(ending.then)}: {because}.", "yellow"
+        case Phase.CANCELLED:
+            yield f"The box stays on, and costs money: {safe(ending.cancelled_by or 'a person')} cancelled its end.", ""
+            if ending.by_hand is not None:
+                yield f"By hand: {safe(ending.by_hand)}", ""
+        case _:
+            assert_never(ending.phase)
+
+
+def footer(view: RunView) -> Line:
+    """The keys of a view whose run is over."""
+    can_keep = view.ending is not None and view.ending.phase in {Phase.COUNTDOWN, Phase.ENDING}
+    return KEEP_KEYS if can_keep else PLAN_KEYS
+
+
+def cancelled_text(ending: Ending, seconds: float) -> str:
+    """What a person is told whose command keeps the box on."""
+    verb = _is_ended(ending.then).removeprefix("The box is ")
+    when = f" in {duration(seconds)}" if seconds else ""
+    return f"The box was to be {verb}{when}. Your command cancelled that: it stays on, and costs money."
+
+
+def box_question(then: Then) -> str:
+    """What is asked of a person who stops a run by hand."""
+    match then:
+        case Then.STOP:
+            return "Stop the box too, once its last run is over?"
+        case Then.DESTROY:
+            return "Destroy the box too, once its last run is over and everything is uploaded?"
+        case Then.COMMAND | Then.NOTHING:
+            return "Run your command that ends the box too, once its last run is over?"
+        case _:
+            assert_never(then)
+
+
+def _plan(view: RunView, duties: Duties) -> str:
+    when = f"{duration(duties.grace_seconds)} after its last run" if duties.grace_seconds else "after its last run"
+    if view.state.is_over:
+        when = "once its last run is over and uploads are verified" if duties.uploads else "once its last run is over"
+    latest = f", at the latest {duration(duties.max_hours * 3600)} after the start" if duties.max_hours else ""
+    return f"{_is_ended(duties.then)} {when}{latest}."
+
+
+def _is_ended(then: Then) -> str:
+    match then:
+        case Then.STOP:
+            return "The box is stopped"
+        case Then.DESTROY:
+            return "The box is destroyed"
+        case Then.COMMAND | Then.NOTHING:
+            return "The box is ended by your command"
+        case _:
+            assert_never(then)
+
+
+def _was_ended(then: Then) -> str:
+    match then:
+        case Then.STOP:
+            return "The box was told to stop"
+        case Then.DESTROY:
+            return "The box was told to destroy itself"
+        case Then.COMMAND | Then.NOTHING:
+            return "Your command was run"
+        case _:
+            assert_never(then)
