@@ -140,7 +140,7 @@ def _command(
         path = f"{below}{body.__name__}"
 
         def run(context: typer.Context, **values: Any) -> int:  # noqa: ANN401  options are of many types
-            from wan_train.cli.keeping import a_person_came
+            from wan_train.cli.presence import a_person_came
 
             call = Call(path, values, context.find_object(Invocation) or Invocation())
             a_person_came(call, path)

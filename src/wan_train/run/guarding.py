@@ -48,7 +48,7 @@ def ensure_guardian(settings: Settings) -> None:
     log = os.open(log_file(settings.lease_dir), flags, 0o600)
     try:
         subprocess.Popen(
-            ["/bin/sh", "-c", _LOOP, "wan-train-guardian", sys.executable, "-m", "wan_train.guardian"],
+            ["/bin/sh", "-c", _LOOP, "wan-train-guardian", sys.executable, "-m", "wan_train.guardian.program"],
             cwd="/",
             env={**os.environ, **settings.environment()},
             stdin=subprocess.DEVNULL,

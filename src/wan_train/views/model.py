@@ -2,7 +2,7 @@
 
 The only module of `views` that reads a run's files: the plan, the journal, live.json, logs (the ends of them and when
 they were last written), the curves, supervisor.log, picked.json, the duties, the records of uploads, the end of
-report.json, and the free space of the disk. Of the box it reads what becomes of it.
+report.json, and the free space of the disk; and of the box, what the environment says and what becomes of it.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from wan_train.views.model import GpuNow
 STATUS = {
     "event", "run_id", "run_dir", "title", "task", "engine", "state", "exit_code", "started", "elapsed_seconds",
     "ends_at", "steps", "gpus", "disk_free_bytes", "disk_low", "cost", "warnings", "supervisor_alive",
-    "updated", "report", "picked",
+    "updated", "report", "picked", "uploads", "box_end",
 }  # fmt: skip
 STEP = {
     "id", "kind", "expert", "state", "attempt", "gpu", "progress", "waiting_for", "failure", "result", "loss", "kept",

@@ -1,4 +1,4 @@
-"""The guardian as a program: `python -m wan_train.guardian`, detached, one for each user of a box."""
+"""The guardian as a program: `python -m wan_train.guardian.program`, detached, one for each user of a box."""
 
 from __future__ import annotations
 
