@@ -1,4 +1,4 @@
-"""Resume runs when a rented box starts: `wan-train resume --all` at every start of a Vast.ai container.
+"""What a rented box runs when it starts: `wan-train resume --all`, then the guardian.
 
 Vast stops an outbid box without notice, keeps its files, and starts the container again when the bid wins. Its own
 images run supervisord, which reads `/etc/supervisor/conf.d`; in other images `/root/onstart.sh` runs at each start
@@ -24,15 +24,16 @@ _BEGIN, _END = "# >>> wan-train >>>", "# <<< wan-train <<<"
 _CALL = "from wan_train.cli.main import main; main()"
 
 # Constant, and without a log file of its own: a line that supervisord cannot use, such as a log in a folder that is
-# missing, keeps it from starting at all, and with it the box's Jupyter. A program that ends at once is no failure
-# (startsecs), and starting it again would gain nothing. Trainings are in sessions of their own, out of its reach.
+# missing, keeps it from starting at all, and with it the box's Jupyter. It ends well, at once, where nothing is owed to
+# any run (startsecs); one that was killed is started again. Trainings are in sessions of their own, out of its reach.
 _PROGRAM = """\
 [program:wan-train-resume]
 command=/bin/sh {script}
 autostart=true
-autorestart=false
+autorestart=unexpected
 startsecs=0
-startretries=0
+stopasgroup=true
+killasgroup=true
 redirect_stderr=true
 stdout_logfile=NONE
 """
@@ -40,11 +41,12 @@ stdout_logfile=NONE
 # /.provisioning is there from the start of supervisord to the end of the image's provisioning, at each start.
 _SCRIPT = """\
 #!/bin/sh
-# Written by `wan-train provision`: resumes unfinished runs when this box starts.
+# Written by `wan-train provision`: resumes unfinished runs when this box starts, and does what is due after them.
 mkdir -p {logs} && exec >>{logs}/boot.log 2>&1
 date
 while [ -e {marker} ]; do sleep 2; done
-{exports}exec {python} -c {call} resume --all
+{exports}{python} -c {call} resume --all
+until {python} -m wan_train.guardian.program; do sleep 5; done
 """
 
 

@@ -19,13 +19,17 @@ from wan_train.base.huggingface import variable_problem
 from wan_train.base.settings import Settings, Source, is_readable_by_others, user_config_file
 from wan_train.base.text import one_line
 from wan_train.base.units import GB, MIB
+from wan_train.box.vast import ID_VARIABLE, KEY_VARIABLE, Vast, VastError
 from wan_train.engine.tokenizer import hub_cache
 from wan_train.notify.targets import read_targets
+from wan_train.provision.boot import is_vast
 from wan_train.provision.driver_checks import Gpus
 from wan_train.provision.steps import Finding, State, Step, blocked, ready, warning
 from wan_train.run.directory import all_runs
 from wan_train.run.disk import existing_parent
+from wan_train.run.duties import entered
 from wan_train.run.events import read_events
+from wan_train.run.guarding import is_guarded
 from wan_train.run.state import RunState, fold_all
 
 _LEAST_CPUS = 2
@@ -36,6 +40,7 @@ _THREADS_PER_CPU = 4
 """Pools of torch, OpenMP, OpenCV and the loaders, each sized by the host's CPUs."""
 _START_SECONDS = 60.0
 """A supervisor takes its run over within this time, or never."""
+_VAST_SECONDS = 5.0
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "lustre", "beegfs", "gpfs", "virtiofs"})
 
 
@@ -229,6 +234,32 @@ class HostChecks:
                 f"`chmod 600 {quote(str(user_config_file()))}`",
             )
         return Finding(State.UNTESTED, names, hint="Send a message: `wan-train notify test`.")
+
+    def ending(self) -> Finding:
+        """Whether `--then` can work here; Vast is asked, and nothing is stopped."""
+        listed = entered(self.settings.lease_dir)
+        if listed and not is_guarded(self.settings.lease_dir):
+            return Finding(
+                State.WARNING,
+                f"the guardian is gone, which {', '.join(one_line(run.run_id) for run in listed[:3])} still needs",
+                hint="Any command starts it again: `wan-train status`.",
+            )
+        vast = Vast.of_this_box(self.environ, self.settings.vast_url)
+        if vast is None and is_vast(self.environ):
+            return Finding(
+                State.WARNING,
+                f"`--then stop` cannot work: this shell has no {ID_VARIABLE} and {KEY_VARIABLE}",
+                hint="`source /etc/environment`",
+            )
+        if vast is None:
+            return Finding(State.READY, "not on Vast: `--then 'run:COMMAND'` ends the box by your command")
+        try:
+            vast.power(seconds=_VAST_SECONDS)
+        except VastError as error:
+            return Finding(
+                State.WARNING, f"`--then stop` would fail now: {error}", hint="Try again, or give the box a new key."
+            )
+        return Finding(State.READY, f"`--then stop`: Vast knows this box as {vast.instance}; nothing was stopped")
 
 
 def _is_looked_after(state: RunState, created: float) -> bool:
