@@ -13,7 +13,8 @@ from wan_train.base.errors import NotReadyError
 from wan_train.base.settings import Settings
 
 # Started again when it dies; it ends with 0 when nothing is left to do, or when another one is there.
-_LOOP = 'until "$@"; do sleep 5; done'
+# In the background of a shell that ends, so that it is no child of whoever starts it.
+_LOOP = '(until "$@"; do sleep 5; done) &'
 
 
 def lock_file(lease_dir: Path) -> Path:
@@ -47,7 +48,7 @@ def ensure_guardian(settings: Settings) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     log = os.open(log_file(settings.lease_dir), flags, 0o600)
     try:
-        subprocess.Popen(
+        subprocess.run(  # process.run would wait for the guardian, which holds the log open
             ["/bin/sh", "-c", _LOOP, "wan-train-guardian", sys.executable, "-m", "wan_train.guardian.program"],
             cwd="/",
             env={**os.environ, **settings.environment()},
@@ -55,6 +56,7 @@ def ensure_guardian(settings: Settings) -> None:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            check=True,
         )
     finally:
         os.close(log)
