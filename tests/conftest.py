@@ -33,7 +33,7 @@ _ENOUGH_BYTES = 20 * 1000**3
 
 
 def _files_in_memory() -> None:
-    """Temporary files go into memory, where it can hold them: records are synced, and a disk takes its time for that."""
+    """Temporary files go into memory if it has room: records are synced, and a disk takes its time for that."""
     if "TMPDIR" in os.environ or not _MEMORY.is_mount() or os.statvfs(_MEMORY).f_flag & os.ST_NOEXEC:
         return
     if shutil.disk_usage(_MEMORY).free >= _ENOUGH_BYTES:
