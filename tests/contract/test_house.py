@@ -120,6 +120,15 @@ def test_torch_is_loaded_by_the_rehearsal_only() -> None:
     assert users == []
 
 
+def test_no_list_of_tests_costs_the_start_of_torch() -> None:
+    """Each process that runs tests imports all of their files."""
+    tests = Path(__file__).parents[1]
+    files = [path for path in tests.rglob("*.py") if path.parent.name != "harness"]
+    lines = {(path.name, line) for path in files for line in path.read_text(encoding="utf-8").splitlines()}
+    heavy = ("import torch", "from torch", "import accelerate", "from accelerate", "from safetensors.torch")
+    assert {found for found in lines if found[1].startswith(heavy)} == set()
+
+
 SEED = {
     "xformers": True,
     "mixed_precision": "fp16",

@@ -36,9 +36,6 @@ def text_of(node: ast.expr) -> str:
             return ""
 
 
-RAISED = [(path, node) for path, node in raised() if node.args and text_of(node.args[0])]
-
-
 def problems(path: Path, node: ast.Call) -> Iterator[str]:
     message = text_of(node.args[0])
     if message[0].isupper() and not message.startswith(NAMES):
