@@ -70,7 +70,8 @@ def changes_duties(call: Call) -> bool:
         options.OTHER_MAX_HOURS,
         options.OTHER_GRACE,
     )
-    return bool(call.all(options.OTHER_UPLOAD)) or any(call.get(each) is not None for each in others)
+    given = (*call.all(options.OTHER_UPLOAD), *call.all(options.NOTIFY))
+    return bool(given) or any(call.get(each) is not None for each in others)
 
 
 def hand_over(run: RunDirectory, duties: Duties, settings: Settings) -> None:

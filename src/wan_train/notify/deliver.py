@@ -70,17 +70,20 @@ class Post:
         self._courier.settle(seconds)
 
     def _messages(self, run: RunDirectory, ending: Ending | None) -> Sequence[Message]:
-        now = self._now()
-        known = self._known.setdefault(run.path, _Known(run=run))
-        duties = read_duties(run)
-        of_this = of_run(known.story(now, self._uploads(run), ending)) if duties is not None and duties.notify else ()
-        if ending is None or not ending.runs or ending.runs[0] != run.run_id:
-            return of_this
-        titles = [known.title]
-        others = len(ending.runs) - 1
-        if others:
-            titles.append(f"{others} more")
-        return *of_this, *of_box(ending, titles, now, life=self._life)
+        """The end of the box is said also where the records of a run cannot be read."""
+        known, now = self._known.setdefault(run.path, _Known(run=run)), self._now()
+        found: list[Message] = []
+        try:
+            duties = read_duties(run)
+            if duties is not None and duties.notify:
+                found += of_run(known.story(now, self._uploads(run), ending))
+        except (WanTrainError, OSError) as error:
+            self._complain(run, str(error))
+        if ending is not None and ending.runs and ending.runs[0] == run.run_id:
+            others = len(ending.runs) - 1
+            titles = [known.title, *([f"{others} more"] if others else [])]
+            found += of_box(ending, titles, now, life=self._life)
+        return found
 
     def _complain(self, run: RunDirectory, why: str) -> None:
         """Once for each reason."""
@@ -103,7 +106,8 @@ class _Known:
 
     @property
     def title(self) -> str:
-        return self._read_plan().answers.title
+        """The run's ID where its plan cannot be read."""
+        return self._plan.answers.title if self._plan is not None else self.run.run_id
 
     def story(self, now: float, uploads: Mapping[str, bool], ending: Ending | None) -> Story:
         """Raises what `RunDirectory.read_plan` raises, CorruptRecordError and OSError."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,22 +104,33 @@ def test_a_run_that_was_started_without_an_address_stays_quiet(box: Box, service
     assert service.titles == []
 
 
-def test_the_first_run_of_an_ending_tells_of_the_box(box: Box, service: Receiver) -> None:
-    remember("notify", [service.url])
-    box.record(*ended(box))
-    ending = Ending(
+def ending_of(box: Box, *run_ids: str) -> Ending:
+    return Ending(
         then=Then.STOP,
-        runs=(box.run.run_id, "20251122-130000-dog"),
+        runs=run_ids,
         because="the last run is over",
         decided=BEGAN,
         grace_seconds=300.0,
         due=box.now + 300,
         life=SUPERVISOR,
     )
-    assert not box.round(ending)
+
+
+def test_the_first_run_of_an_ending_tells_of_the_box(box: Box, service: Receiver) -> None:
+    remember("notify", [service.url])
+    box.record(*ended(box))
+    assert not box.round(ending_of(box, box.run.run_id, "20251122-130000-dog"))
     assert service.titles == ["mylora: finished in 1 h", "mylora, 1 more: the box stops in 5 min"]
-    assert not box.round(replace(ending, runs=("20251122-130000-dog", box.run.run_id)))
+    assert not box.round(ending_of(box, "20251122-130000-dog", box.run.run_id))
     assert len(service.titles) == 2
+
+
+def test_the_end_of_the_box_is_told_also_of_a_run_that_cannot_be_read(box: Box, service: Receiver) -> None:
+    remember("notify", [service.url])
+    box.record(*ended(box))
+    box.run.plan.write_text("{")
+    assert not box.round(ending_of(box, box.run.run_id))
+    assert service.titles == [f"{box.run.run_id}: the box stops in 5 min"]
 
 
 def test_a_service_that_refuses_keeps_the_message_open(box: Box, service: Receiver) -> None:
