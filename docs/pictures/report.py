@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 RUNS = Path("/tmp/wan-train-picture")
-SIZE = (1280, 1335)
+SIZE = (1280, 1290)
 COLOURS = 200
 WORDS = [
     str(Path(sys.executable).with_name("wan-train")),
