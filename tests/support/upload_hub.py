@@ -180,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _create(self, asked: Mapping[str, Any]) -> None:
         repo = f"{asked['organization']}/{asked['name']}"
         if repo in self.world.repos:
-            return self._refuse(Refusal(where="", status=409, message="You already created this model repo"))
+            return self._json({"error": "You already created this", "url": f"{self.world.address}/{repo}"}, 409)
         if asked["organization"] != self._account() or not self._may_write():
             return self._refuse(Refusal(where="", status=403, message="You don't have the rights to create a model"))
         private = asked.get("visibility") == "private" or asked.get("private") is True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tomllib
 import urllib.parse
@@ -19,6 +20,7 @@ from wan_train.base.text import one_line
 from wan_train.base.units import parse_dollars
 
 _A_DAY = 86_400
+_BETWEEN_TARGETS = re.compile(r"\n|\s+(?=(?:hf|hf-public|rclone):)")
 
 
 class Source(StrEnum):
@@ -68,6 +70,12 @@ def _addresses(text: str) -> tuple[str, ...]:
     if not all("://" in word for word in words):
         raise ValueError("must be addresses such as ntfy://TOPIC, separated by spaces, or none")
     return tuple(words)
+
+
+def split_targets(text: str) -> tuple[str, ...]:
+    """Targets of uploads, separated by spaces or line ends; a path may have spaces. `none` is none."""
+    words = tuple(word for part in _BETWEEN_TARGETS.split(text) if (word := part.strip()))
+    return () if words == ("none",) else words
 
 
 def _vast_url(text: str) -> str:
@@ -165,6 +173,14 @@ class Settings:
         "by spaces. It is kept; `none` forgets it. See [notifications](endings.md#notifications).",
         secret=True,
     )
+    upload: tuple[str, ...] = _setting(
+        (),
+        split_targets,
+        "Upload the results there; repeatable.",
+        unset="none",
+        more="`hf:USER/REPO` or `rclone:REMOTE:PATH`. The variable holds several, separated by spaces; `none` is none. "
+        "See [uploads](uploads.md).",
+    )
     vast_url: str = _setting("https://console.vast.ai", _vast_url, "Vast's API, asked for the price of its boxes.")
     sources: Mapping[str, Source] = field(default_factory=dict)
 
@@ -192,7 +208,7 @@ class Settings:
     def environment(self) -> dict[str, str]:
         """The settings that differ from the defaults as environment variables, for a child of wan-train."""
         return {
-            environment_name(name): str(getattr(self, name))
+            environment_name(name): "\n".join(value) if isinstance(value := getattr(self, name), tuple) else str(value)
             for name in (f.name for f in fields(self) if f.name != "sources" and not f.metadata["secret"])
             if self.source_of(name) is not Source.DEFAULT and getattr(self, name) is not None
         }
@@ -243,9 +259,8 @@ def resolve(
             raise BadInputError(
                 f"unknown setting {one_line(name)!r} in {path}", hint=f"Known settings: {', '.join(sorted(known))}."
             )
-        put(
-            name, " ".join(map(str, value)) if isinstance(value, list) else str(value), Source.FILE, f"{name} in {path}"
-        )
+        text = "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+        put(name, text, Source.FILE, f"{name} in {path}")
     for name in known:
         variable = environment_name(name)
         if environ.get(variable):

@@ -17,12 +17,11 @@ from wan_train.box.vast import Vast
 from wan_train.cli import options
 from wan_train.cli.notify import keep_addresses
 from wan_train.cli.options import Call, Option
-from wan_train.cli.upload import extras_of
+from wan_train.cli.upload import check_targets, extras_of, targets_of
 from wan_train.notify.targets import read_targets
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties, Then, enter, write_duties
 from wan_train.run.guarding import ensure_guardian
-from wan_train.upload.destinations import parse_all
 
 T = TypeVar("T")
 
@@ -40,13 +39,11 @@ def duties_of(call: Call, before: Duties | None = None, *, goes_on: bool = False
     """
     began = moment(SystemClock())
     duties = before or Duties(began=began)
-    uploads = tuple(call.all(options.UPLOAD))
     then, grace = _given(call, options.THEN, options.OTHER_THEN), _given(call, options.GRACE, options.OTHER_GRACE)
     hours = _given(call, options.MAX_HOURS, options.OTHER_MAX_HOURS)
     if not goes_on or hours is not None:
         duties = replace(duties, began=began)
-    if uploads:
-        duties = replace(duties, uploads=tuple(str(target) for target in parse_all(uploads)))
+    duties = replace(duties, uploads=_uploads(call, duties))
     extras = _given(call, options.UPLOAD_WITH, options.OTHER_UPLOAD_WITH)
     if extras is not None:
         duties = replace(duties, upload_extras=extras_of(extras))
@@ -60,6 +57,12 @@ def duties_of(call: Call, before: Duties | None = None, *, goes_on: bool = False
     duties = replace(duties, notify=bool(read_targets(call.settings.notify)))
     _check(duties, call.settings)
     return duties
+
+
+def check_before(duties: Duties, call: Call) -> None:
+    """Make sure of what a training relies on at its end; raises NotReadyError."""
+    if duties.uploads:
+        check_targets(duties.uploads, call.settings, call.sink)
 
 
 def changes_duties(call: Call) -> bool:
@@ -87,6 +90,13 @@ def hand_over(run: RunDirectory, duties: Duties, settings: Settings) -> None:
 def _given(call: Call, option: Option[T], of_resume: Option[T]) -> T | None:
     value = call.get(option)
     return value if value is not None else call.get(of_resume)
+
+
+def _uploads(call: Call, duties: Duties) -> tuple[str, ...]:
+    if options.OTHER_UPLOAD not in call.options:
+        return targets_of(call.settings.upload)
+    given = tuple(call.all(options.OTHER_UPLOAD))
+    return () if given == ("none",) else targets_of(given) or duties.uploads
 
 
 def _ending(text: str) -> tuple[Then, tuple[str, ...]]:

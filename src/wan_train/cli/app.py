@@ -390,8 +390,8 @@ def upload(call: Call) -> Result:
 
     Example: wan-train upload cat hf:me/cat-lora
 
-    Only what is ready and not yet verified there is sent; it may be interrupted and repeated at any time. A run that
-    was started with --upload does this by itself.
+    Only what is ready and not yet verified is sent. Interrupt and repeat it at any time. A run with --upload does this
+    by itself.
     """
     from wan_train.cli.upload import upload as run
 

@@ -254,7 +254,7 @@ UPLOAD_TARGETS = Option(
     str,
     "target",
     "upload",
-    "hf:USER/REPO[/FOLDER] or rclone:REMOTE:PATH; several.",
+    "hf:USER/REPO or rclone:REMOTE:PATH; several.",
     more="See [uploads](uploads.md).",
     shown="those of the run's --upload",
     is_repeatable=True,
@@ -563,19 +563,16 @@ HIGH = Option(
 )
 LOW = replace(HIGH, word="--low", help="A setting of the low-noise expert alone; repeatable.", more="")
 
-UPLOAD = Option(
+OTHER_UPLOAD = Option(
     str,
     "--upload",
-    _TRAINS,
+    "resume",
     "Upload the results there; repeatable.",
-    more="`hf:USER/REPO` or `rclone:REMOTE:PATH`, see [uploads](uploads.md). The variable holds several, separated by "
-    "spaces.",
+    more="See [uploads](uploads.md).",
     metavar="TARGET",
-    group=_AFTER,
-    shown="none",
+    shown="the run's own",
     is_repeatable=True,
 )
-OTHER_UPLOAD = replace(UPLOAD, commands="resume", group=None, shown="the run's own")
 UPLOAD_WITH = Option(
     str,
     "--upload-with",
@@ -792,6 +789,13 @@ RUNS_DIR = _of_setting(
 CACHE_DIR = _of_setting("cache_dir", f"{_TRAINS}, tune", metavar="DIR")
 PRICE = _of_setting("price", f"{_TRAINS}, preview, resume", metavar="DOLLARS")
 
+UPLOAD = replace(_of_setting("upload", _TRAINS, metavar="TARGET"), group=_AFTER, is_repeatable=True)
+PREPARED_UPLOAD = replace(
+    _of_setting("upload", "provision", metavar="TARGET"),
+    help="Install what uploads there need: rclone; repeatable.",
+    more="See [uploads](uploads.md).",
+    is_repeatable=True,
+)
 NOTIFY = replace(_of_setting("notify", f"{_TRAINS}, resume, notify", metavar="URL"), group=_AFTER, is_repeatable=True)
 
 YES = Option(
@@ -895,4 +899,4 @@ class Call:
 
     def _flag(self, option: Option[str]) -> str | None:
         """As `resolve` takes it: several values in one text, as in a variable."""
-        return " ".join(self.all(option)) or None if option.is_repeatable else self.get(option)
+        return "\n".join(self.all(option)) or None if option.is_repeatable else self.get(option)

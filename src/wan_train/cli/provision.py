@@ -87,6 +87,8 @@ def provision(call: Call) -> Result:
         *(["--verify"] if verify else []),
         *(word for extra in extras for word in ("--with", extra)),
     ]
+    if settings.source_of("upload") is Source.FLAG:
+        flags += [word for target in settings.upload for word in ("--upload", target)]
     preparation = _Preparation(
         wanted=wanted, task=task, sink=call.sink, rerun=shlex.join(["wan-train", "provision", *flags])
     )

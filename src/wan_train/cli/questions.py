@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 from wan_train.base import codec
 from wan_train.base.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.base.files import write_whole
-from wan_train.base.settings import user_data_dir
+from wan_train.base.settings import split_targets, user_data_dir
+from wan_train.cli.upload import targets_of
 from wan_train.dataset.resolve import resolve_dataset
 from wan_train.recipe.until import ALL
 from wan_train.run.titles import problem_with_author, problem_with_title
@@ -69,10 +70,17 @@ class LastAnswers:
     author: str
     dataset: str
     until: str = ALL
+    uploads: tuple[str, ...] = ()
 
 
 def ask_title(default: str) -> str:
     return _line(_Field(question="Title of the LoRA", default=default, problem=problem_with_title))
+
+
+def ask_targets(last: Sequence[str]) -> tuple[str, ...]:
+    """The targets of uploads, empty for `none`."""
+    answer = _line(_Field(question="Upload to (or: none)", default=" ".join(last), problem=_targets_problem))
+    return targets_of(split_targets(answer))
 
 
 def ask_author(default: str) -> str:
@@ -126,6 +134,14 @@ def _answer(ask: Callable[[], _Answer]) -> _Answer:
         return ask()
     except (KeyboardInterrupt, EOFError):
         raise NoAnswerError("interrupted; nothing was started") from None
+
+
+def _targets_problem(answer: str) -> str | None:
+    try:
+        targets_of(split_targets(answer))
+    except BadInputError as error:
+        return error.message if error.hint is None else f"{error.message}\nhint: {error.hint}"
+    return None
 
 
 def _dataset_problem(answer: str) -> str | None:

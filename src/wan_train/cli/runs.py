@@ -14,7 +14,7 @@ from wan_train.base.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line, redact, visible
 from wan_train.cli import options, questions
-from wan_train.cli.afterwards import changes_duties, duties_of, hand_over
+from wan_train.cli.afterwards import changes_duties, check_before, duties_of, hand_over
 from wan_train.cli.longer import longer
 from wan_train.cli.options import Call
 from wan_train.cli.output import Result, Sink
@@ -168,6 +168,8 @@ def resume(call: Call) -> Result:
     if not view.state.is_over and view.has_supervisor:
         call.sink.note(f"{run.run_id} is running already.")
         if changes_duties(call):
+            if call.all(options.OTHER_UPLOAD):
+                check_before(duties, call)
             hand_over(run, duties, call.settings)
     elif _is_done(view) and not is_longer:
         call.sink.note(f"{run.run_id} is finished: nothing is missing.")
@@ -178,6 +180,8 @@ def resume(call: Call) -> Result:
         if view.state.is_over:
             check_disk_to_resume(run, view.plan, _trainings_left(view, longer=is_longer))
         # A stop that was under way when its supervisor died is taken back: this command came later.
+        if call.all(options.OTHER_UPLOAD):
+            check_before(duties, call)
         hand_over(run, duties, call.settings)
         must_restart = view.state.is_over or view.state.is_stopping
         start_supervisor(run, call.settings, resume=must_restart, epochs=epochs, ends=ends, gpus=chosen, budget=budget)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.home import expand
 from wan_train.base.settings import Settings
+from wan_train.base.settings import Source as SettingSource
 from wan_train.cli import options, questions
-from wan_train.cli.afterwards import duties_of, hand_over
+from wan_train.cli.afterwards import check_before, duties_of, hand_over
 from wan_train.cli.options import Call
 from wan_train.cli.output import Result, Sink
 from wan_train.cli.price import Known, PriceQuestion, budget_of, may_exceed, require_price
@@ -60,13 +61,15 @@ def train(call: Call) -> Result:
     interactive = sink.can_ask and not yes and not dry_run
     budget, question, duties = budget_of(call), PriceQuestion(settings), duties_of(call)
     request = make_request(call, interactive=interactive)
+    if interactive:
+        duties = _with_last_targets(duties, settings)
     if (script := call.get(options.SCRIPT)) is not None:
         return _write_script(expand(script).absolute(), request, settings, sink)
     run, created = planned(settings.runs, request.answers.title)
     known = question.answer()
     paid = known.seconds_for(budget)
     plan = make_plan(request, run, created=created, paid_seconds=paid, say=sink.note)
-    at_start = _at_start(plan, request, settings, budget, known)
+    at_start = replace(_at_start(plan, request, settings, budget, known), uploads=duties.uploads)
     plan = _quoted(plan, request, at_start, settings)
     if dry_run:
         return _plan(plan, at_start)
@@ -89,7 +92,13 @@ def train(call: Call) -> Result:
     if interactive:
         asked, until = request.answers, OFFERED if ends_early else ALL
         questions.remember(
-            questions.LastAnswers(title=asked.title, author=asked.author, dataset=asked.dataset, until=until)
+            questions.LastAnswers(
+                title=asked.title,
+                author=asked.author,
+                dataset=asked.dataset,
+                until=until,
+                uploads=duties.uploads,
+            )
         )
     return _start(request, plan, duties, call)
 
@@ -103,7 +112,7 @@ def rehearse(call: Call) -> Result:
     known = question.answer()
     paid = known.seconds_for(budget)
     plan = make_plan(request, run, created=created, paid_seconds=paid, say=call.sink.note)
-    at_start = _at_start(plan, request, call.settings, budget, known)
+    at_start = replace(_at_start(plan, request, call.settings, budget, known), uploads=duties.uploads)
     plan = _quoted(plan, request, at_start, call.settings)
     call.sink.render(Result(text=lambda sink: _show_summary(plan, at_start, sink)))
     if not may_exceed(plan.quote, at_start.price, budget, call.sink, ask=call.sink.can_ask):
@@ -112,7 +121,16 @@ def rehearse(call: Call) -> Result:
     return _start(request, plan, duties, call)
 
 
+def _with_last_targets(duties: Duties, settings: Settings) -> Duties:
+    """Ask whether this run goes where the last one went; nobody is asked who never named a target."""
+    last = questions.recall()
+    if last is None or not last.uploads or settings.source_of("upload") is not SettingSource.DEFAULT:
+        return duties
+    return replace(duties, uploads=questions.ask_targets(last.uploads))
+
+
 def _start(request: Request, plan: Plan, duties: Duties, call: Call) -> Result:
+    check_before(duties, call)
     if request.dataset_to_write is not None:
         _write_dataset(request.dataset_to_write)
     run = write_run(request, plan, call.settings)

@@ -10,6 +10,7 @@ from typing import Any
 from wan_train.base.clock import SystemClock
 from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.huggingface import HUB_ENV
+from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
 from wan_train.cli import options
 from wan_train.cli.options import Call
@@ -17,8 +18,9 @@ from wan_train.cli.output import Result, Sink
 from wan_train.run.directory import RunDirectory, find
 from wan_train.run.duties import read_duties
 from wan_train.upload.content import Extra
-from wan_train.upload.destinations import SCHEMES, Target, parse_all
+from wan_train.upload.destinations import SCHEMES, RcloneTarget, Target, parse_all
 from wan_train.upload.status import statuses
+from wan_train.upload.store import StoreError
 from wan_train.upload.stores import store_of
 from wan_train.upload.uploader import Uploader
 from wan_train.views.json_records import upload_json
@@ -56,6 +58,32 @@ def upload(call: Call) -> Result:
     return _result(run, targets, extras, uploader)
 
 
+def targets_of(texts: Sequence[str]) -> tuple[str, ...]:
+    """Each target once, as it is recorded; raises BadInputError."""
+    return tuple(str(target) for target in parse_all(texts))
+
+
+def check_targets(texts: Sequence[str], settings: Settings, sink: Sink) -> None:
+    """Write a small file to each target and remove it; raises NotReadyError, with every problem.
+
+    A hub that is down is no reason to let a paid box stand idle: it is tried again while the training goes on.
+    """
+    os.environ.update(HUB_ENV)
+    problems = []
+    for target in parse_all(texts):
+        try:
+            store_of(target, settings).check()
+        except StoreError as error:
+            if error.final or isinstance(target, RcloneTarget):
+                problems.append(error)
+            else:
+                sink.note(f"{target} cannot be checked now: {error.reason}. It is tried again during the training.")
+        else:
+            sink.note(f"{target} can be written to.")
+    if problems:
+        raise _together(problems, "nothing was started: ")
+
+
 def extras_of(text: str) -> tuple[str, ...]:
     """What is uploaded on request: `samples,dataset`; raises BadInputError."""
     words = [word.strip() for word in text.split(",") if word.strip()]
@@ -82,12 +110,13 @@ def _result(run: RunDirectory, targets: Sequence[Target], extras: Sequence[str],
 
 
 def _error(uploader: Uploader) -> NotReadyError | None:
-    problems = list(uploader.problems.values())
-    if not problems:
-        return None
+    return _together(list(uploader.problems.values())) if uploader.problems else None
+
+
+def _together(problems: Sequence[StoreError], before: str = "") -> NotReadyError:
     hints = dict.fromkeys(problem.hint for problem in problems if problem.hint)
     left = "\n".join(problem.message for problem in problems)
-    return NotReadyError(left, hint="\n".join(hints) or None)
+    return NotReadyError(f"{before}{left}", hint="\n".join(hints) or None)
 
 
 def _give_way() -> None:

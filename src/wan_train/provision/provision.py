@@ -24,6 +24,7 @@ from wan_train.provision.hub import Hub
 from wan_train.provision.leftovers import Leftovers
 from wan_train.provision.models import Digests, Model, wanted
 from wan_train.provision.packages import ARIA2, FOR_TRAINER, ExactPackages, Packages, find_apt
+from wan_train.provision.rclone_step import Rclone
 from wan_train.provision.status_table import StatusTable
 from wan_train.provision.steps import Finding, State, Step
 from wan_train.provision.trainer_steps import (
@@ -37,6 +38,8 @@ from wan_train.provision.trainer_steps import (
 from wan_train.provision.workspace import ProvisionLog
 from wan_train.recipe.model_files import ModelFile
 from wan_train.recipe.terms import Task
+from wan_train.upload.destinations import RcloneTarget, parse_all
+from wan_train.upload.stores import rclone_folder
 
 DISK = "disk"
 
@@ -111,6 +114,8 @@ class Provision:
                 added = FurtherPackages(environment=environment, folder=self.settings.box_dir, packages=packages)
                 made.append(added.step())
             made += self._proofs(facts, environment.python)
+        if any(isinstance(target, RcloneTarget) for target in parse_all(self.settings.upload)):
+            made.append(Rclone(folder=rclone_folder(self.settings), apt=apt, environ=self.environ).step())
         if self.with_models:
             made += [
                 Model(model=model, trainer_dir=root, hub=hub, tools=self.tools, digests=self.digests).step()

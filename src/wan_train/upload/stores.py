@@ -1,9 +1,8 @@
-"""The store of each kind of target, and the check of all targets before a training starts."""
+"""The store of each kind of target."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import assert_never
 
@@ -28,9 +27,3 @@ def store_of(target: Target, settings: Settings, *, run_id: str = "", lock: int 
             return RcloneStore(target=target, run_id=run_id, program=program, lock=lock)
         case _:
             assert_never(target)
-
-
-def check_targets(targets: Sequence[Target], settings: Settings) -> None:
-    """Write a small file to each target and remove it; raises StoreError, which says what to do."""
-    for target in targets:
-        store_of(target, settings).check()

@@ -63,6 +63,8 @@ class AtStart:
     """Why Vast did not say what this box costs, in words."""
     budget: float | None = None
     """Dollars."""
+    uploads: Sequence[str] = ()
+    """Targets, as typed."""
     new_toml: Path | None = None
     """The dataset.toml that will be written into the user's folder."""
 
@@ -110,6 +112,8 @@ def _rows(plan: Plan, now: AtStart, width: int) -> Iterator[Row]:
     yield _disk(plan, now.disk_free_bytes)
     yield Row(label="Writes", value=_writes(plan, now, width))
     yield Row(label="Output", value=f"{_path(plan.run_dir, width)}/")
+    if now.uploads:
+        yield Row(label="Upload", value=safe(", ".join(now.uploads)))
 
 
 def per_expert(plan: Plan, say: Callable[[ExpertSpec], str]) -> list[str]:
