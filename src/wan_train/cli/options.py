@@ -697,7 +697,7 @@ PREVIEW_PROMPTS = Option(
     "File of prompts, one a line: one column each.",
     more="As for [samples](samples.md#the-file); what a line does not set comes from the options here.",
     metavar="FILE",
-    is_required=True,
+    shown="those drawn last",
 )
 PREVIEW_EPOCHS = Option(
     str,

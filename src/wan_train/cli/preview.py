@@ -28,13 +28,13 @@ from wan_train.engine.trainer import Trainer
 from wan_train.gpu.borrow import Borrower, leased
 from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import Gpu
-from wan_train.preview.ask import Asked, Ready, Source, copy_pictures, make_ready
+from wan_train.preview.ask import Asked, Ready, Source, drawn_places, make_ready, refreshed, write_inputs
 from wan_train.preview.comfyui import write_workflow
 from wan_train.preview.drawing_session import Session
 from wan_train.preview.estimate import Estimate, estimate, from_training, loads_of, timed_cells, work_of
 from wan_train.preview.fast import fast_style
 from wan_train.preview.keeping import Keeper, Progress
-from wan_train.preview.model import Precision, Preview, PreviewDirectory, drawn, previews_of
+from wan_train.preview.model import Precision, Preview, PreviewDirectory, drawn, lock_of, previews_of
 from wan_train.preview.sheet import draw_sheet
 from wan_train.recipe.terms import Expert
 from wan_train.run.directory import all_runs, find
@@ -75,6 +75,7 @@ def preview(call: Call) -> Result:
         directory=ready.directory,
         preview=ready.preview,
         cells=drawn(ready.directory, ready.preview),
+        have=len(drawn_places(ready)),
         notes=ready.notes,
         estimate=_estimate(ready, trainer, usable[0].name, settings),
         per_hour=known.per_hour if known is not None else None,
@@ -100,14 +101,16 @@ def _draw(ready: Ready, trainer: Trainer, usable: Sequence[Gpu], shown: Shown, *
     sink, began = call.sink, time.monotonic()
     with caught() as signals, _Screen(sink, ready.preview) as screen, _alone(ready, signals, screen.waiting) as lock:
         try:
-            copy_pictures(ready)
-            ready.directory.write(ready.preview)
+            ready = refreshed(ready)
+            write_inputs(ready)
             keeper = Keeper(ready=ready, clock=SystemClock(), show=screen.show, say=screen.say)
             keeper.adopt()
+            left, earlier = len(keeper.left()), len(ready.directory.read_drawings())
             try:
                 if keeper.left():
                     _with_gpu(keeper, trainer, usable, call=call, view=view, lock=lock, signals=signals, screen=screen)
             finally:
+                screen.waiting("making the sheet")
                 _write_sheet(keeper.ready)
             ready = keeper.ready
         except OSError as error:
@@ -121,7 +124,8 @@ def _draw(ready: Ready, trainer: Trainer, usable: Sequence[Gpu], shown: Shown, *
         cells=drawn(ready.directory, ready.preview),
         failed=keeper.flawed,
         seconds=time.monotonic() - began,
-        drawn_now=screen.drawn,
+        drawing_seconds=sum(drawing.seconds for drawing in ready.directory.read_drawings()[earlier:]),
+        drawn_now=left - len(keeper.left()) - len(keeper.flawed),
     )
     return Result(
         data=lambda: views.preview_json(done),
@@ -183,16 +187,17 @@ def _with_gpu(
 @contextmanager
 def _alone(ready: Ready, signals: Signals, waiting: Callable[[str], None]) -> Iterator[int]:
     """Hold the lock of the run's previews. A drawing that outlived its command has it until its end."""
-    folder = ready.directory.path.parent
-    folder.mkdir(mode=0o700, exist_ok=True)
+    lock_file = lock_of(ready.run.path)
+    lock_file.parent.mkdir(mode=0o700, exist_ok=True)
     with ExitStack() as held:
         while True:
             try:
-                lock = held.enter_context(locks.held(folder / "lock"))
+                lock = held.enter_context(locks.held(lock_file))
                 break
             except BlockingIOError:
                 _stop_if(signals)
-                waiting("waiting: another preview of this run is drawing")
+                have = f"{len(drawn_places(ready))} of {len(list(ready.preview.places()))} pictures are there"
+                waiting(f"waiting: another preview of this run is drawing; {have}")
                 time.sleep(_LOOK_SECONDS)
         yield lock
 
@@ -206,7 +211,6 @@ class _Screen:
     """Progress as a person sees it: one live line at a terminal, else a line for each picture."""
 
     def __init__(self, sink: Sink, preview: Preview) -> None:
-        self.drawn = 0
         self._sink = sink
         self._preview = preview
         self._status: Status | None = None
@@ -234,8 +238,6 @@ class _Screen:
             self._sink.step(text)
 
     def show(self, progress: Progress) -> None:
-        if progress.cell is not None:
-            self.drawn += 1
         if self._status is not None:
             left = f", about {duration(progress.seconds_left)} left" if progress.seconds_left else ""
             self._status.update(f"{progress.done} of {progress.total} pictures{left}: {progress.doing} …")
@@ -250,7 +252,7 @@ def _asked(call: Call) -> Asked:
     numbers = (
         None if epochs == "auto" else tuple(_whole(word, options.PREVIEW_EPOCHS.flag) for word in epochs.split(","))
     )
-    pairs = call.get(options.PAIRS)
+    prompts, pairs = call.get(options.PREVIEW_PROMPTS), call.get(options.PAIRS)
     files = {Expert.HIGH: call.get(options.HIGH_FILE), Expert.LOW: call.get(options.LOW_FILE)}
     size = call.get(options.PREVIEW_SIZE)
     strength = call[options.STRENGTH]
@@ -259,7 +261,7 @@ def _asked(call: Call) -> Asked:
             f"--strength must be more than 0 and at most {_MOST_STRENGTH:g}, not {strength:g}", hint="1 is as trained."
         )
     return Asked(
-        prompts=path_of(call[options.PREVIEW_PROMPTS]),
+        prompts=None if prompts is None else path_of(prompts),
         epochs=numbers,
         pairs=tuple(Epochs.parse(word.strip()) for word in pairs.split(",")) if pairs is not None else (),
         files={expert: path_of(name).absolute() for expert, name in files.items() if name is not None},
@@ -293,7 +295,7 @@ def _estimate(ready: Ready, trainer: Trainer, card: str, settings: Settings) -> 
         for directory in previews_of(run.path):
             with suppress(BadInputError, codec.CorruptRecordError):
                 earlier.append((directory, directory.read()))
-    have = drawn(ready.directory, ready.preview)
+    have = drawn_places(ready)
     wanted = [
         work_of(ready.preview, ready.preview.prompts[number], card)
         for row, number in ready.preview.places()

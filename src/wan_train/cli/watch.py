@@ -100,7 +100,8 @@ def _finish(view: RunView, settings: Settings) -> Result:
         if report is not None:
             sink.text(f"\nReport, for any browser: {report}")
         if draws:
-            sink.text(f"\nThe preview is drawn now, then the report is made. Pictures: {view.run.path / 'preview'}")
+            sink.text("\nThe preview is drawn now, then the report is made. Follow it:")
+            sink.text(f"    wan-train preview {view.run.run_id}")
         texts = [text for text, _ in box_end_texts(reader.refresh()[0])]
         if texts:
             sink.text("\n" + "\n".join(texts))

@@ -78,17 +78,23 @@ class SamplePrompt:
 
 
 def read_prompts(
-    path: Path, task: Task, *, seed: int, defaults: Mapping[str, int] | None = None
+    path: Path,
+    task: Task,
+    *,
+    seed: int,
+    defaults: Mapping[str, int] | None = None,
+    overrides: Mapping[str, int] | None = None,
 ) -> tuple[SamplePrompt, ...]:
     """The prompts of a file; `seed` is for those that name none. Raises BadInputError with every problem by its line.
 
-    Relative picture paths count from the file's own directory. `defaults` are checked as if each prompt had them.
+    Relative picture paths count from the file's own directory. `defaults` and
+    `overrides` are checked as if each prompt had them; `overrides` hold in place of what it has.
     """
     text = _text(path)
     problems: list[str] = []
     prompts = []
     for where, own in _entries(path.suffix.lower(), text, problems):
-        entry = {**(defaults or {}), **own}
+        entry = {**(defaults or {}), **own, **(overrides or {})}
         if found := list(_problems(entry, path.parent, task)):
             problems += [f"{where}: {problem}" for problem in found]
         else:

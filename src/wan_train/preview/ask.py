@@ -11,14 +11,14 @@ from pathlib import Path
 
 from wan_train.base import codec
 from wan_train.base.errors import BadInputError, NotReadyError
-from wan_train.base.files import sync_file
+from wan_train.base.files import sync_file, write_whole
 from wan_train.base.text import one_line, slug
 from wan_train.base.units import GB
 from wan_train.engine import generate
 from wan_train.engine.commands import ModelPaths
 from wan_train.engine.lightning import VERIFY
 from wan_train.engine.lora_distance import LoraFile, distance, load_numpy
-from wan_train.engine.sample_prompts import SamplePrompt, read_prompts
+from wan_train.engine.sample_prompts import SamplePrompt, read_prompts, to_trainer
 from wan_train.engine.tensors import BrokenFileError
 from wan_train.engine.trainer import Trainer
 from wan_train.preview import loras, rows
@@ -64,7 +64,8 @@ _DIGEST = 6
 class Asked:
     """What a person asked for. None is `auto`; `pairs` and `files` add rows of their own to those of `epochs`."""
 
-    prompts: Path
+    prompts: Path | None
+    """None: those that the run drew last, or was given for its end."""
     epochs: tuple[int, ...] | None = None
     pairs: tuple[Epochs, ...] = ()
     files: Mapping[Expert, Path] = field(default_factory=dict)
@@ -97,6 +98,8 @@ class Ready:
     """None for the rehearsal, whose model has no file."""
     sources: Mapping[Path, Path]
     """Start pictures to copy, by the run's own copy."""
+    prompts: tuple[SamplePrompt, ...]
+    """As a later call without a file of prompts reads them."""
     notes: tuple[str, ...] = ()
 
 
@@ -133,7 +136,7 @@ def make_ready(
     style = style or Style()
     plan = source.plan
     task = plan.recipe.task
-    asked_prompts = _read(asked, task, seed=plan.recipe.experts[0].training.seed, steps=style.steps)
+    stem, asked_prompts = _read(source.run, asked, task, seed=plan.recipe.experts[0].training.seed, steps=style.steps)
     models = _models(plan, trainer) if trainer.is_real else None
     say("Checking the LoRAs …")
     model = loras.Model(
@@ -162,16 +165,17 @@ def make_ready(
         merged=style.merged,
         left_out=left_out,
     )
-    prompts, sources = [], {}
+    prompts, sources, written = [], {}, []
     for each in asked_prompts:
-        prompt = _prompt(each, task, style)
+        prompt, own = _prompt(each, task, style), each
         if each.image_path is not None:
             copy = source.run.path / "preview" / "pictures" / f"{prompt.image_sha256}{_suffix(each.image_path)}"
             sources[copy] = each.image_path
-            prompt = replace(prompt, image=copy)
+            prompt, own = replace(prompt, image=copy), replace(each, image_path=copy)
         prompts.append(prompt)
+        written.append(own)
     preview = replace(preview, prompts=tuple(prompts))
-    preview = replace(preview, name=_name(asked.prompts, preview))
+    preview = replace(preview, name=_name(source.run, stem, preview))
     count = len(preview.rows) * len(preview.prompts)
     if count > _MOST_CELLS:
         raise BadInputError(
@@ -187,12 +191,20 @@ def make_ready(
         preview=preview,
         models=models,
         sources=sources,
+        prompts=tuple(written),
         notes=(*notes, *(_left_out_notes(left_out))),
     )
 
 
-def copy_pictures(ready: Ready) -> None:
-    """Copy start pictures into the run, so that later changes of the user's files change nothing; raises OSError."""
+def refreshed(ready: Ready) -> Ready:
+    """With the rows that others drew since it was made ready."""
+    return replace(ready, preview=_with_earlier(ready.directory, ready.preview))
+
+
+def write_inputs(ready: Ready) -> None:
+    """Copy the prompts and their start pictures into the run, so that later changes of the user's files change nothing;
+    raises OSError.
+    """
     for copy, picture in ready.sources.items():
         if not copy.is_file():
             copy.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
@@ -200,18 +212,43 @@ def copy_pictures(ready: Ready) -> None:
             shutil.copyfile(picture, partial)
             sync_file(partial)
             partial.replace(copy)
+    ready.directory.write(ready.preview)
+    write_whole(ready.directory.prompts, to_trainer(ready.prompts))
 
 
-def _read(asked: Asked, task: Task, *, seed: int, steps: int | None) -> tuple[SamplePrompt, ...]:
+def _read(
+    run: RunDirectory, asked: Asked, task: Task, *, seed: int, steps: int | None
+) -> tuple[str, tuple[SamplePrompt, ...]]:
+    """A name for the prompts, and the prompts. Those of the run are drawn with what is asked for now."""
     width, height = asked.size or (None, None)
     said = {
         "width": width,
         "height": height,
         "frame_count": asked.frames,
         "sample_steps": steps if asked.steps is None else asked.steps,
+        "seed": asked.seed,
     }
-    given = {**PREVIEW_DEFAULTS, **{name: value for name, value in said.items() if value is not None}}
-    return read_prompts(asked.prompts, task, seed=seed if asked.seed is None else asked.seed, defaults=given)
+    given = {name: value for name, value in said.items() if value is not None}
+    seed = seed if asked.seed is None else asked.seed
+    if asked.prompts is not None:
+        defaults = {**PREVIEW_DEFAULTS, **{name: value for name, value in given.items() if name != "seed"}}
+        return asked.prompts.stem, read_prompts(asked.prompts, task, seed=seed, defaults=defaults)
+    stem, path = _own_prompts(run)
+    return stem, read_prompts(path, task, seed=seed, defaults=PREVIEW_DEFAULTS, overrides=given)
+
+
+def _own_prompts(run: RunDirectory) -> tuple[str, Path]:
+    """The prompts that a run drew last, or was given for its end; raises BadInputError."""
+    for directory in reversed(previews_of(run.path)):
+        if directory.prompts.is_file():
+            return directory.path.name.rpartition("-")[0] or "prompts", directory.prompts
+    if run.preview_prompts.is_file():
+        return "prompts", run.preview_prompts
+    raise BadInputError(
+        f"{run.run_id} has no prompts to draw yet",
+        hint="Write a file with one prompt a line, such as `a red fox in the snow`.\n"
+        f"Then: wan-train preview {run.run_id} --prompts FILE",
+    )
 
 
 def _prompt(read: SamplePrompt, task: Task, style: Style) -> Prompt:
@@ -436,15 +473,17 @@ def _files_name(files: Mapping[Expert, Path]) -> str:
     return " + ".join(dict.fromkeys(one_line(path.stem, 40) for path in files.values()))
 
 
-def _name(prompts: Path, preview: Preview) -> str:
-    """The same for every call that draws the same columns in the same way, whatever its rows."""
+def _name(run: RunDirectory, stem: str, preview: Preview) -> str:
+    """The same for every call that draws the same columns in the same way, whatever its rows and its file's name."""
     columns = replace(preview, rows=(), left_out=(), created=0.0, name="", run_id="")
     data = codec.to_data(columns)
     for prompt in data["prompts"]:
         prompt.pop("image")
     for lora in data["merged"].values():
         lora.pop("path")
-    return f"{slug(prompts.stem)}-{hashlib.sha256(codec.dumps(data).encode()).hexdigest()[:_DIGEST]}"
+    digest = hashlib.sha256(codec.dumps(data).encode()).hexdigest()[:_DIGEST]
+    earlier = (directory.path.name for directory in previews_of(run.path))
+    return next((name for name in earlier if name.endswith(f"-{digest}")), f"{slug(stem)}-{digest}")
 
 
 def _with_earlier(directory: PreviewDirectory, preview: Preview) -> Preview:
@@ -480,6 +519,16 @@ def _check_disk(path: Path, preview: Preview) -> None:
             f"the disk of {parent} has {free / GB:.1f} GB free, and these pictures need up to {need / GB:.1f} GB",
             hint="Remove old runs: wan-train clean",
         )
+
+
+def drawn_places(ready: Ready) -> frozenset[tuple[str, int]]:
+    """Row name and prompt of everything that need not be drawn, here or in another preview of the run."""
+    others, have = known_cells(ready), drawn(ready.directory, ready.preview)
+    return frozenset(
+        (row.name, number)
+        for row, number in ready.preview.places()
+        if (row.name, number) in have or ready.preview.key(row, number) in others
+    )
 
 
 def known_cells(ready: Ready) -> Mapping[str, tuple[PreviewDirectory, tuple[str, ...]]]:

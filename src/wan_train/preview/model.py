@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-from wan_train.base import codec
+from wan_train.base import codec, locks
 from wan_train.base.errors import BadInputError
 from wan_train.base.files import append_line, write_whole
 from wan_train.recipe.terms import Expert, Task
@@ -205,6 +205,11 @@ class PreviewDirectory:
         return self.path / "preview.json"
 
     @property
+    def prompts(self) -> Path:
+        """The prompts as a file of their own, for a later call that names none."""
+        return self.path / "prompts.json"
+
+    @property
     def cells(self) -> Path:
         return self.path / "cells.jsonl"
 
@@ -280,6 +285,24 @@ def previews_of(run_path: Path) -> tuple[PreviewDirectory, ...]:
     """Every preview of a run by its directory, oldest first."""
     found = (PreviewDirectory(path.parent) for path in (run_path / "preview").glob("*/preview.json"))
     return tuple(sorted(found, key=lambda each: (each.preview.stat().st_mtime, each.path.name)))
+
+
+def lock_of(run_path: Path) -> Path:
+    """Whoever draws for a run holds this file, so that two never do at once."""
+    return run_path / "preview" / "lock"
+
+
+def is_being_drawn(run_path: Path) -> bool:
+    lock = lock_of(run_path)
+    if not lock.exists():
+        return False
+    try:
+        with locks.held(lock):
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
 
 
 def drawn(directory: PreviewDirectory, preview: Preview) -> Mapping[tuple[str, int], Cell]:

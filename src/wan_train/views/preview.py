@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from wan_train.base import codec
+from wan_train.base.errors import BadInputError
 from wan_train.base.units import dollars, duration, fine_percent
 from wan_train.preview.estimate import Basis, Estimate
-from wan_train.preview.model import BASE, Cell, Precision, Preview, PreviewDirectory, Prompt
+from wan_train.preview.model import (
+    BASE,
+    Cell,
+    Precision,
+    Preview,
+    PreviewDirectory,
+    Prompt,
+    drawn,
+    is_being_drawn,
+    previews_of,
+)
 from wan_train.recipe.terms import Expert
+from wan_train.run.directory import RunDirectory
 from wan_train.views.formatting import count, safe
 from wan_train.views.json_records import Json
-from wan_train.views.lines import Line, Row, line, table, wrapped
+from wan_train.views.lines import Line, Row, Span, line, table, wrapped
 
 _MOST_ROWS = 12
 _BASIS = {
@@ -28,21 +41,21 @@ class Shown:
     directory: PreviewDirectory
     preview: Preview
     cells: Mapping[tuple[str, int], Cell]
+    have: int = 0
+    """Pictures that need not be drawn: those here, and equal ones of other previews."""
     notes: tuple[str, ...] = ()
     estimate: Estimate | None = None
     per_hour: float | None = None
     failed: Mapping[tuple[str, int], str] | None = None
     seconds: float | None = None
     """What this call took."""
+    drawing_seconds: float | None = None
+    """The same without waiting for a GPU."""
     drawn_now: int = 0
 
     @property
     def total(self) -> int:
         return len(self.preview.rows) * len(self.preview.prompts)
-
-    @property
-    def left(self) -> int:
-        return self.total - len(self.cells)
 
 
 def before_lines(shown: Shown, width: int) -> Iterator[Line]:
@@ -53,7 +66,7 @@ def before_lines(shown: Shown, width: int) -> Iterator[Line]:
         Row(label="Prompts", value=_prompts_text(preview.prompts)),
         Row(label="Pictures", value=_pictures_text(shown)),
     ]
-    if shown.left:
+    if shown.have < shown.total:
         rows.append(Row(label="Time", value=quote_text(shown)))
     if preview.is_fast:
         rows.append(Row(label="Fast", value="with Lightning: the pictures show it and your LoRAs together"))
@@ -78,46 +91,84 @@ def quote_text(shown: Shown) -> str:
 def after_lines(shown: Shown, width: int) -> Iterator[Line]:
     """What came of it."""
     yield line()
-    took = f" in {duration(shown.seconds)}" if shown.seconds is not None and shown.drawn_now else ""
-    done = f"{count(shown.drawn_now, 'picture')} drawn{took}; {len(shown.cells)} of {shown.total} are there."
-    yield from wrapped(done if shown.drawn_now else f"All {shown.total} pictures were there already.", width)
+    there = "All" if len(shown.cells) == shown.total else f"{len(shown.cells)} of"
+    there += f" {count(shown.total, 'picture')} are there."
+    yield from wrapped(f"{_drawn_text(shown)} {there}" if shown.drawn_now else there, width)
     for (row, number), reason in (shown.failed or {}).items():
         yield from wrapped(f"Row {safe(row)}, prompt {number + 1} is not usable: {reason}.", width, "yellow")
     for path in (shown.directory.sheet, shown.directory.path):
         if path.exists():
             yield line(f"  {safe(path)}", whole=True)
     run = shown.preview.run_id
-    yield from wrapped(f"Choose one: wan-train pick {run} EPOCH, or HIGH:LOW", width)
+    if any(lora.epoch is not None for row in shown.preview.rows for lora in row.loras.values()):
+        yield from wrapped(f"Choose one: wan-train pick {run} EPOCH, or HIGH:LOW", width)
     if shown.drawn_now and (shown.directory.path.parents[1] / "report.html").exists():
         yield from wrapped(f"Add the pictures to the report: wan-train report {run}", width)
 
 
+def _drawn_text(shown: Shown) -> str:
+    """`9 pictures drawn in 9 s (expected: 11 s).`"""
+    took = f" in {duration(shown.drawing_seconds)}" if shown.drawing_seconds else ""
+    expected = f" (expected: {duration(shown.estimate.seconds)})" if took and shown.estimate is not None else ""
+    return f"{count(shown.drawn_now, 'picture')} drawn{took}{expected}."
+
+
+def of_run(run: RunDirectory) -> Iterator[Line]:
+    """What `status` says of the newest preview of a run, or of the one that was asked for and never begun."""
+    try:
+        directory = previews_of(run.path)[-1]
+        preview = directory.read()
+    except (IndexError, BadInputError, codec.CorruptRecordError):
+        if run.preview_prompts.is_file():
+            yield from _titled(run, "not drawn yet", "Draw it once the training has finished:")
+        return
+    total, have = len(list(preview.places())), len(drawn(directory, preview))
+    text, then = f"{have} of {count(total, 'picture')}", None
+    if is_being_drawn(run.path):
+        text, then = f"{text}, being drawn", "Follow it:"
+    elif have < total:
+        then = "Draw the rest:"
+    yield from _titled(run, text, then)
+    if directory.sheet.is_file():
+        yield line(f"    {safe(directory.sheet)}", whole=True)
+
+
+def _titled(run: RunDirectory, text: str, then: str | None) -> Iterator[Line]:
+    yield line()
+    yield line(Span("Preview", "bold"), f"  {text}")
+    if then is not None:
+        yield line(f"    {then}")
+        yield line(f"    wan-train preview {safe(run.run_id)}", whole=True)
+
+
 def row_text(name: str, distance: float | None) -> str:
-    """`60 (1.4 % from the last)`."""
+    """`60 (1.4 %)`: the distance to the last LoRA."""
     if name == BASE:
-        return "base (no LoRA)"
-    return safe(name) if distance is None else f"{safe(name)} ({fine_percent(distance)} from the last)"
+        return BASE
+    return safe(name) if distance is None else f"{safe(name)} ({fine_percent(distance)})"
 
 
 def _rows_text(preview: Preview) -> str:
     shown = [row_text(row.name, row.distance) for row in preview.rows[:_MOST_ROWS]]
     more = len(preview.rows) - len(shown)
-    return ", ".join(shown) + (f", {more} more" if more > 0 else "")
+    basis = "; in brackets: distance to the last LoRA" if any(row.distance for row in preview.rows) else ""
+    return ", ".join(shown) + (f", {more} more" if more > 0 else "") + basis
 
 
 def _prompts_text(prompts: Sequence[Prompt]) -> str:
+    """`3: 832x480, 832x480 with 17 frames; 20 steps`."""
     sizes = dict.fromkeys(
-        f"{prompt.width}x{prompt.height}" + (f", {prompt.frames} frames" if prompt.frames > 1 else "")
+        f"{prompt.width}x{prompt.height}" + (f" with {prompt.frames} frames" if prompt.frames > 1 else "")
         for prompt in prompts
     )
-    steps = dict.fromkeys(f"{prompt.steps} steps" for prompt in prompts)
-    return f"{len(prompts)} at {' and '.join(sizes)}, {' and '.join(steps)}"
+    steps = dict.fromkeys(f"{prompt.steps}" for prompt in prompts)
+    return f"{len(prompts)}: {', '.join(sizes)}; {', '.join(steps)} steps"
 
 
 def _pictures_text(shown: Shown) -> str:
-    if not shown.cells:
+    if not shown.have:
         return f"{shown.total}"
-    return f"{shown.total}, of which {len(shown.cells)} are drawn already"
+    return f"{shown.total}, of which {shown.have} are drawn already"
 
 
 def preview_json(shown: Shown) -> Json:
@@ -153,7 +204,7 @@ def preview_json(shown: Shown) -> Json:
         "failed": [
             {"row": row, "prompt": number, "reason": reason} for (row, number), reason in (shown.failed or {}).items()
         ],
-        "estimated_seconds": found.seconds if found is not None and shown.left else None,
+        "estimated_seconds": found.seconds if found is not None and shown.have < shown.total else None,
         "seconds": shown.seconds,
     }
 

@@ -11,7 +11,7 @@ from wan_train.run import retry
 from wan_train.run.plan import Step, StepKind
 from wan_train.run.samples import given_up
 from wan_train.run.state import Job, JobState, Result
-from wan_train.views import run_status
+from wan_train.views import preview, run_status
 from wan_train.views.cost import cost_basis, cost_of, cost_text, next_budget, stopped_by_budget
 from wan_train.views.formatting import (
     STATE_NAMES,
@@ -64,6 +64,7 @@ def status_lines(view: RunView) -> RenderableType:
             for result in results:
                 yield _to_copy(result.path)
         yield from _picked(view)
+        yield from preview.of_run(view.run)
         if run_status.status_of(view) is not RunStatus.LOST:  # the view itself then shows how to resume
             yield from _next(view, width)
 

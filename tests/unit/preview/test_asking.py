@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from preview_world import World, lora, world
+from preview_world import Painter, World, lora, session, world
 from safetensors.numpy import save_file
 
 from support.runs import make_plan
 from wan_train.base.errors import BadInputError, NotReadyError
-from wan_train.preview.ask import Asked, Ready, copy_pictures, make_ready
+from wan_train.preview.ask import Asked, Ready, make_ready, refreshed, write_inputs
 from wan_train.preview.model import BASE, Precision
 from wan_train.recipe.terms import EngineKind, Expert, Task
 from wan_train.run.picks import Epochs
@@ -173,6 +173,51 @@ def test_the_same_question_has_the_same_name_and_another_one_another(tmp_path: P
     assert own.ready(asked).directory != own.ready(asked, strength=0.5).directory
 
 
+def test_without_a_file_the_prompts_that_were_drawn_last_are_drawn_again(tmp_path: Path) -> None:
+    own = world(tmp_path, task=Task.I2V)
+    for expert in Expert:
+        lora(own.kept(expert, 10), 1.0, expert=expert, metadata={"ss_sd_model_name": f"wan2.2_i2v_{expert}_noise"})
+    assert "has no prompts to draw yet" in refusal(own, prompts=None)
+    Image.new("RGB", (64, 32), (200, 10, 10)).save(tmp_path / "start.png")
+    first = own.ready(
+        Asked(prompts=own.prompts("it moves --i start.png --w 64 --h 32 --n ugly --l 2 --fs 3\n"), seed=5)
+    )
+    write_inputs(first)
+    (tmp_path / "start.png").unlink()
+    (tmp_path / "prompts.txt").unlink()
+    again = own.ready(Asked(prompts=None))
+    assert again.directory == first.directory
+    assert again.preview.prompts == first.preview.prompts
+    other = own.ready(Asked(prompts=None, steps=7, seed=6, size=(96, 32)))
+    assert [(each.steps, each.seed, each.width) for each in other.preview.prompts] == [(7, 6, 96)]
+    assert other.directory.path.name.startswith("prompts-")
+    with pytest.raises(BadInputError, match="multiple of 16"):
+        own.ready(Asked(prompts=None, size=(97, 32)))
+
+
+def test_the_prompts_for_the_end_of_a_training_are_the_runs_own(tmp_path: Path) -> None:
+    own = world(tmp_path)
+    own.keep({10: 1.0})
+    asked = own.ready(Asked(prompts=own.prompts("a fox --w 64 --h 32 --s 20\n")))
+    own.run.preview_prompts.write_text(
+        '[{"prompt": "a fox", "width": 64, "height": 32, "seed": 5, "sample_steps": 20}]'
+    )
+    assert own.ready(Asked(prompts=None)).preview.prompts[0].text == "a fox"
+    write_inputs(asked)
+    assert (
+        own.ready(Asked(prompts=own.prompts("a fox --w 64 --h 32 --s 20\n", "others.txt"))).directory == asked.directory
+    )
+
+
+def test_rows_that_another_call_drew_meanwhile_stay(tmp_path: Path) -> None:
+    own = world(tmp_path)
+    own.keep({10: 1.0, 40: 2.0})
+    asked = Asked(prompts=own.prompts("a fox --w 64 --h 32\n"))
+    one, other = own.ready(asked, epochs=(10,)), own.ready(asked, epochs=(40,))
+    session(one, Painter(), own.plan)[0].run()
+    assert names(refreshed(other)) == [BASE, "10", "40"]
+
+
 def test_too_many_pictures_are_refused(tmp_path: Path) -> None:
     own = world(tmp_path)
     own.keep({10: 1.0})
@@ -189,7 +234,7 @@ def test_image_to_video_draws_from_the_runs_own_copy_of_the_picture(tmp_path: Pa
     ready = own.ready(asked)
     copy = ready.preview.prompts[0].image
     assert copy is not None
-    copy_pictures(ready)
+    write_inputs(ready)
     assert copy.read_bytes() == (tmp_path / "start.png").read_bytes()
     assert copy.is_relative_to(own.run.path)
     key = ready.preview.key(ready.preview.rows[0], 0)

@@ -23,7 +23,7 @@ from preview_world import (
 from wan_train.base.errors import InterruptionError
 from wan_train.engine.failures import Cause
 from wan_train.engine.generate import Memory
-from wan_train.preview.ask import Asked
+from wan_train.preview.ask import Asked, drawn_places
 from wan_train.preview.drawing_session import DrawingError
 from wan_train.preview.model import BASE, drawn
 from wan_train.recipe.terms import Expert
@@ -104,6 +104,7 @@ def test_the_same_prompt_in_another_file_is_not_drawn_again(tmp_path: Path) -> N
     two = Asked(prompts=own.prompts("a bird --w 64 --h 32\na fox --w 64 --h 32\n", "two.txt"))
     session(own.ready(one), Painter(), own.plan)[0].run()
     painter, ready = Painter(), own.ready(two)
+    assert drawn_places(ready) == {(row, 1) for row in (BASE, "20", "40")}
     session(ready, painter, own.plan)[0].run()
     assert {cell["prompt"] for job in painter.jobs for cell in job["cells"]} == {0}
     assert len(drawn(ready.directory, ready.preview)) == 6
