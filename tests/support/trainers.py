@@ -83,7 +83,7 @@ class ScriptedBox:
             "TMPDIR": str(self.root / "tmp"),
             **self.nvml.env(),
             _MARKER: str(self.root),
-            forkserver.REGISTER: str(self.root / "forked"),
+            forkserver.REGISTER: str(self.root.with_name(f"{self.root.name}-forked")),
             "SCRIPTED_RECORD": str(self.record),
             "WAN_TRAIN_WORKSPACE": str(self.root),
             "WAN_TRAIN_MUSUBI_DIR": str(self.checkout),
@@ -183,7 +183,7 @@ class ScriptedBox:
 
     def processes(self) -> dict[int, str]:
         """Every living process of this box by pid: its command line."""
-        return forkserver.registered(self.root / "forked") | {
+        return forkserver.registered(self.root.with_name(f"{self.root.name}-forked")) | {
             pid: words for pid in _marked(f"{_MARKER}={self.root}") if (words := _command_line(pid))
         }
 

@@ -71,11 +71,16 @@ def require_price(budget: float | None, known: Known) -> None:
         )
 
 
-def may_exceed(found: Quote | None, price: Price | None, budget: float | None, sink: Sink, *, ask: bool) -> bool:
-    """Whether a run may start that its budget will probably end; without a person raises BadInputError."""
+def may_exceed(
+    found: Quote | None, price: Price | None, budget: float | None, sink: Sink, *, runs: int, ask: bool
+) -> bool:
+    """Whether a run may start that its budget will probably end; without a person raises BadInputError.
+
+    `runs` share the box, this one included.
+    """
     if found is None or price is None or budget is None:
         return True
-    whole = dollars_of(found, price.per_hour)
+    whole = dollars_of(found, price.per_hour, runs=runs)
     if whole <= budget:
         return True
     told = f"the run will cost about {dollars(whole)}, more than its budget of {dollars(budget)}"

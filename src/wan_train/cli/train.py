@@ -42,6 +42,7 @@ from wan_train.run.ends import OFFERED, early_end
 from wan_train.run.gpu_pool import gpu_label
 from wan_train.run.plan import Devices, Plan
 from wan_train.run.planner import Request, make_plan, write_run
+from wan_train.run.price_watch import runs_that_pay
 from wan_train.run.quote import Cards, quote
 from wan_train.run.scheduler import BOTH_CACHINGS_BYTES
 from wan_train.run.speeds import read_speeds
@@ -86,7 +87,7 @@ def train(call: Call) -> Result:
             layer = Layer(source=source, values={"until": OFFERED})
             request = replace(request, recipe=resolve(request.recipe, [layer]))
             plan = _quoted(make_plan(request, run, created=created, say=sink.note), request, at_start, settings)
-    if not may_exceed(plan.quote, at_start.price, budget, sink, ask=interactive):
+    if not may_exceed(plan.quote, at_start.price, budget, sink, runs=at_start.runs, ask=interactive):
         sink.note("Nothing was started.")
         return Result()
     if interactive:
@@ -115,7 +116,8 @@ def rehearse(call: Call) -> Result:
     at_start = replace(_at_start(plan, request, call.settings, budget, known), uploads=duties.uploads)
     plan = _quoted(plan, request, at_start, call.settings)
     call.sink.render(Result(text=lambda sink: _show_summary(plan, at_start, sink)))
-    if not may_exceed(plan.quote, at_start.price, budget, call.sink, ask=call.sink.can_ask):
+    runs = at_start.runs
+    if not may_exceed(plan.quote, at_start.price, budget, call.sink, runs=runs, ask=call.sink.can_ask):
         call.sink.note("Nothing was started.")
         return Result()
     return _start(request, plan, duties, call)
@@ -173,7 +175,7 @@ def _plan(plan: Plan, at_start: AtStart) -> Result:
     from wan_train.views.plan_details import plan_text
 
     return Result(
-        data=lambda: plan_json(plan, at_start.gpus),
+        data=lambda: plan_json(plan, at_start),
         text=lambda sink: sink.text(plan_text(plan, at_start)),
     )
 
@@ -181,11 +183,12 @@ def _plan(plan: Plan, at_start: AtStart) -> Result:
 def _write_script(script: Path, request: Request, settings: Settings, sink: Sink) -> Result:
     from wan_train.run.shell_script import files_of, write_script
     from wan_train.views.json_records import plan_json
+    from wan_train.views.summary import AtStart
 
     plan = write_script(request, script, created=time.time(), say=sink.note)
     return Result(
         data=lambda: {
-            **plan_json(plan, _gpus_now(request.usable, plan.devices, settings)),
+            **plan_json(plan, AtStart(gpus=_gpus_now(request.usable, plan.devices, settings))),
             "script": str(script),
         },
         text=lambda sink: sink.text(
@@ -207,8 +210,17 @@ def _at_start(plan: Plan, request: Request, settings: Settings, budget: float | 
         new_toml=new.toml_path if new is not None else None,
         price=known.price,
         price_problem=known.problem,
+        runs=1 + _others(settings),
         budget=budget,
     )
+
+
+def _others(settings: Settings) -> int:
+    """Other runs that are alive on this box; none where nobody can say."""
+    try:
+        return runs_that_pay(LeaseRoom(settings.lease_dir))
+    except NotReadyError:
+        return 0
 
 
 def _quoted(plan: Plan, request: Request, now: AtStart, settings: Settings) -> Plan:

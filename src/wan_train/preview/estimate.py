@@ -10,7 +10,7 @@ from enum import StrEnum
 from wan_train.engine.trainer import Trainer
 from wan_train.preview.model import Cell, Drawing, Precision, Preview, PreviewDirectory, Prompt, drawn
 from wan_train.run.plan import StepKind
-from wan_train.run.speeds import Speed, cost_of, trainer_text
+from wan_train.run.speeds import Speed, item_cost, trainer_text
 
 _PASSES_A_STEP = 3.0
 """A training step computes its batch three times: forward, again for the gradients (gradient checkpointing), backward
@@ -43,7 +43,7 @@ class Work:
 
     @property
     def units(self) -> float:
-        return self.steps * self.passes * cost_of(self.width, self.height, self.frames)
+        return self.steps * self.passes * item_cost(self.width, self.height, self.frames)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

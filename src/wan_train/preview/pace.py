@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from wan_train.preview.job import Told
 from wan_train.preview.model import Preview
 from wan_train.recipe.terms import Expert
-from wan_train.run.speeds import cost_of
+from wan_train.run.speeds import item_cost
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,4 +68,4 @@ class Pace:
 
     def _cost(self, prompt: int) -> float:
         asked = self.preview.prompts[prompt]
-        return cost_of(asked.width, asked.height, asked.frames)
+        return item_cost(asked.width, asked.height, asked.frames)

@@ -144,12 +144,20 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuned:
-    """The measured speed of the settings that a run uses; `guide_seconds` is that of the settings it would have had."""
+    """The measured speed of the settings that a run uses; `guide_seconds` is that of the settings it would have had.
+
+    `load_seconds` includes the warm-up of each bucket; None while unknown, and in older plans. `shape` is the bucket
+    that was timed, `epoch_seconds` what the start of an epoch takes beyond its steps.
+    """
 
     words: str
     seconds_per_step: float
     guide_seconds: float | None
     at: float
+    load_seconds: float | None = None
+    epoch_seconds: float = 0.0
+    shape: Shape | None = None
+    batch_size: int = 1
 
 
 def total_seconds(measured: Measurement, length: Length) -> float:
@@ -223,7 +231,16 @@ def tuned(spec: ExpertSpec, tuning: Tuning) -> Tuned | None:
         seconds_per_step=found.seconds_per_step,
         guide_seconds=None if guide is None or guide is found else guide.seconds_per_step,
         at=found.at,
+        load_seconds=_load_seconds(found, tuning.length),
+        epoch_seconds=found.epoch_seconds,
+        shape=found.workload.commonest,
+        batch_size=found.workload.batch_size,
     )
+
+
+def _load_seconds(measured: Measurement, length: Length) -> float | None:
+    loading = measured.load_seconds
+    return None if loading is None else loading + measured.warmup_seconds * length.shapes
 
 
 def day(at: float) -> str:

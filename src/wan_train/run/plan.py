@@ -105,12 +105,22 @@ class Sampling:
     source: Path
 
 
+class QuoteBasis(StrEnum):
+    """Where the speed comes from that a quote rests on."""
+
+    RUNS = "runs"
+    """Trainings on this box."""
+    TUNE = "tune"
+    """`wan-train tune` on this kind of card."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quote:
-    """What was said before the start: seconds from the first process to the end, and on what they rest.
+    """What was said before the start: seconds from the start of the run to its end, and on what they rest.
 
-    `measured` is when the seconds of a batch were, on this box; `scaled_from` are the sizes that they were measured
-    with, where these are others. `without` names what was never timed and is not in it.
+    `measured` is when the seconds of a batch were; `scaled_from` are the sizes that they were measured with, where
+    these are others. `without` names what was never timed and is not in it. It would be `least` and `most` seconds with
+    the quickest and the slowest of several `trainings` with the same work, where they differ much.
     """
 
     seconds: float
@@ -118,6 +128,10 @@ class Quote:
     measured: float
     scaled_from: str | None = None
     without: tuple[str, ...] = ()
+    basis: QuoteBasis = QuoteBasis.RUNS
+    trainings: int = 1
+    least: float | None = None
+    most: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

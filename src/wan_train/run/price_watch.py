@@ -20,6 +20,11 @@ _COUNT_SECONDS = 5.0
 _PAYS = "meter-"
 
 
+def runs_that_pay(room: LeaseRoom) -> int:
+    """The runs that are alive on this box and share its price. Raises NotReadyError."""
+    return len(room.holders(_PAYS))
+
+
 class PriceWatch:
     """Looks; nothing depends on it, and nothing waits for it."""
 
@@ -91,4 +96,4 @@ class PriceWatch:
             return
         self._next_count = self._clock.monotonic() + _COUNT_SECONDS
         with suppress(NotReadyError):
-            self._runs = max(1, len(self._room.holders(_PAYS)))
+            self._runs = max(1, runs_that_pay(self._room))

@@ -7,7 +7,8 @@ key is the mean cost of a batch, and another mix is scaled by it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,10 @@ from wan_train.run.plan import StepKind
 _SPEEDS_FILE = "speeds.json"
 _MOST = 200
 """The newest are kept."""
-_SAME_COST = 0.02
+_OF_ONE_WORK = 4
+"""Measurements kept of the same work, two for each run of two experts: another program may have slowed one."""
+SAME_COST = 0.02
+"""How far two costs may be apart that count as the same."""
 _SCALED_ITEMS = 2.0
 """A caching whose items took no time that could be measured says nothing of more than this many times as many."""
 _PIXELS, _FRAMES = 16, 4
@@ -74,13 +78,17 @@ class Speed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """A speed for other work: `per_unit` is scaled where the work is another, from `scaled_from`."""
+    """A speed for other work, `per_unit` scaled where the work is another, from `scaled_from`.
+
+    `of` measurements are behind it; `at` is the newest one's time.
+    """
 
     per_unit: float
     beside: float | None
     per_sample: float | None
     at: float
     scaled_from: str | None = None
+    of: int = 1
 
 
 def batch_cost(dataset: DatasetSummary) -> float | None:
@@ -88,15 +96,15 @@ def batch_cost(dataset: DatasetSummary) -> float | None:
     if not dataset.batches_per_epoch:
         return None
     whole = sum(
-        bucket.items * subset.num_repeats * cost_of(bucket.width, bucket.height, bucket.frames)
+        bucket.items * subset.num_repeats * item_cost(bucket.width, bucket.height, bucket.frames)
         for subset in dataset.subsets
         for bucket in subset.buckets
     )
     return whole / dataset.batches_per_epoch
 
 
-def cost_of(width: int, height: int, frames: int) -> float:
-    """What one pass over a picture or clip costs, in tokens and more where attention weighs."""
+def item_cost(width: int, height: int, frames: int) -> float:
+    """The cost of one item, in tokens and more where attention weighs."""
     tokens = (width // _PIXELS) * (height // _PIXELS) * ((frames - 1) // _FRAMES + 1)
     return tokens * (1 + tokens / _EQUAL_TOKENS)
 
@@ -122,26 +130,43 @@ def key_of(trainer: Trainer, kind: StepKind, training: Training | None, *, card:
     return Key(kind=kind, trainer=trainer_text(trainer), card=card, settings=settings, at_once=at_once)
 
 
-def expected(speeds: Iterable[Speed], key: Key, *, cost: float, units: int) -> Expected | None:
-    """What `units` batches or items of this cost would take each, from the measurement nearest to them."""
+def expected(
+    speeds: Iterable[Speed],
+    key: Key,
+    *,
+    cost: float,
+    units: int,
+    pick: Callable[[Sequence[float]], float] = statistics.median,
+) -> Expected | None:
+    """What `units` batches or items of this cost would take each, from the measurements of the work nearest to them.
+
+    `pick` chooses among several measurements of the same work.
+    """
     alike = [each for each in speeds if _serves(each, key, units)]
     if not alike or cost <= 0:
         return None
 
     def distance(each: Speed) -> tuple[bool, float, bool, float]:
         apart = abs(math.log(cost / each.cost))
-        return apart > _SAME_COST, round(apart, 2), each.key.at_once != key.at_once, -each.at
+        return apart > SAME_COST, round(apart, 2), each.key.at_once != key.at_once, -each.at
 
     nearest = min(alike, key=distance)
+    same = [each for each in alike if (each.key, each.sizes, each.cost) == (nearest.key, nearest.sizes, nearest.cost)]
     ratio = cost / nearest.cost
-    scaled = abs(ratio - 1) > _SAME_COST
+    scaled = abs(ratio - 1) > SAME_COST
     return Expected(
-        per_unit=nearest.per_unit * (ratio if scaled else 1.0),
-        beside=nearest.beside,
-        per_sample=nearest.per_sample,
+        per_unit=pick([each.per_unit for each in same]) * (ratio if scaled else 1.0),
+        beside=_picked(pick, [each.beside for each in same]),
+        per_sample=_picked(pick, [each.per_sample for each in same]),
         at=nearest.at,
         scaled_from=nearest.sizes if scaled else None,
+        of=len(same),
     )
+
+
+def _picked(pick: Callable[[Sequence[float]], float], values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return pick(known) if known else None
 
 
 def _serves(each: Speed, key: Key, units: int) -> bool:
@@ -168,11 +193,13 @@ def read_speeds(runs: Path) -> tuple[Speed, ...]:
 
 
 def remember(runs: Path, speed: Speed) -> None:
-    """Keep a measurement in place of the last one of the same work. A full disk keeps nothing: it is a convenience."""
+    """Keep a measurement beside the last ones of the same work. A full disk keeps nothing: it is a convenience."""
     try:
         with locks.held(runs / f".{_SPEEDS_FILE}.lock", wait=True):
-            others = [each for each in read_speeds(runs) if (each.key, each.sizes) != (speed.key, speed.sizes)]
-            kept = sorted([*others, speed], key=lambda each: each.at)[-_MOST:]
+            known = sorted(read_speeds(runs), key=lambda each: each.at)
+            same = [each for each in known if (each.key, each.sizes) == (speed.key, speed.sizes)]
+            too_old = same[: len(same) + 1 - _OF_ONE_WORK]
+            kept = [*(each for each in known if each not in too_old), speed][-_MOST:]
             write_whole(runs / _SPEEDS_FILE, codec.to_json({"speeds": kept}), durable=False)
     except OSError:
         return

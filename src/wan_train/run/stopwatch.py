@@ -43,11 +43,14 @@ class Stopwatch:
         if self._last is None or count > self._last[1]:
             self._last = (now, count)
 
-    def timing(self, seconds: float) -> Timing | None:
-        """Of an attempt that took so many seconds in all; None where it made too little."""
+    def timing(self, seconds: float, *, made: int = 0) -> Timing | None:
+        """Of an attempt that took so many seconds and made so much in all; None where it made nothing.
+
+        Nobody saw when the last steps were made: the count at the end may be more than that of the last look.
+        """
         if self._first is None or self._last is None:
-            return None
+            return Timing(units=made, per_unit=0.0, beside=seconds) if made else None
         (begun, first), (ended, last) = self._first, self._last
-        worked = ended - begun - self.paused
+        worked, units = ended - begun - self.paused, max(last, made)
         per_unit = worked / (last - first) if last - first >= _FEWEST and worked >= _SHORTEST_SECONDS else 0.0
-        return Timing(units=last, per_unit=per_unit, beside=max(0.0, seconds - last * per_unit - self.paused))
+        return Timing(units=units, per_unit=per_unit, beside=max(0.0, seconds - units * per_unit - self.paused))

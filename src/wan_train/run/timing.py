@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wan_train.recipe.model import changed
 from wan_train.run.attempt_watch import AttemptWatch
+from wan_train.run.events import CachesCleared
 from wan_train.run.plan import CACHING_STEPS, Plan, Step, StepKind
 from wan_train.run.samples import sample_every
 from wan_train.run.speeds import Speed, key_of
@@ -22,7 +23,7 @@ def speed_of(
         return None
     if attempt.diagnosis is not None or plan.batch_cost is None:
         return None
-    timing = watch.stopwatch.timing(attempt.ended - attempt.started)
+    timing = watch.stopwatch.timing(attempt.ended - attempt.started, made=_made(job, watch))
     if timing is None or (step.kind is StepKind.TRAIN and not timing.per_unit):
         return None
     training = changed(plan.training(step.expert), attempt.changes) if step.expert is not None else None
@@ -38,6 +39,14 @@ def speed_of(
         beside=timing.beside if is_usual else None,
         per_sample=_per_sample(plan, attempt, watch, timing),
     )
+
+
+def _made(job: Job, watch: AttemptWatch) -> int:
+    """Steps or items at the end. Short cachings end before a look sees their last items, or any."""
+    if watch.step.kind is StepKind.TRAIN:
+        return watch.tracker.local_step or 0
+    cleared = job.caches.make if job.state is JobState.SUCCEEDED and isinstance(job.caches, CachesCleared) else 0
+    return max(cleared, watch.tracker.progress.cached or 0)
 
 
 def _per_sample(plan: Plan, attempt: Attempt, watch: AttemptWatch, timing: Timing) -> float | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wan_train.base import codec
 from wan_train.base.text import redact
@@ -19,27 +18,51 @@ from wan_train.run.ending import Phase
 from wan_train.run.events import Event, MovementMeasured
 from wan_train.run.picks import Pick
 from wan_train.run.plan import Plan, Step
+from wan_train.run.quote import dollars_of
 from wan_train.run.state import Job, Result
 from wan_train.run.step_commands import command_of
 from wan_train.upload.status import TargetStatus
 from wan_train.views import run_status
 from wan_train.views.cost import cost_of
 from wan_train.views.losses import Losses
-from wan_train.views.model import GpuNow, RunView
+from wan_train.views.model import RunView
 from wan_train.views.uploads import download_command
+
+if TYPE_CHECKING:
+    from wan_train.views.summary import AtStart
 
 Json = dict[str, Any]
 
 
-def plan_json(plan: Plan, gpus: Sequence[GpuNow]) -> Json:
-    """`{event: "plan", plan, commands, gpus}`: the whole plan, each step's shell line, the GPUs as they are."""
+def plan_json(plan: Plan, now: AtStart) -> Json:
+    """`{event: "plan", plan, commands, gpus, cost}`: the whole plan, each step's shell line, GPUs and price as now."""
     commands = {step.id: command_of(plan, step) for step in plan.steps}
     steps = [{**codec.to_data(step), "command": codec.to_data(commands[step.id]), "gpu_need": 1} for step in plan.steps]
     return {
         "event": "plan",
         "plan": {**codec.to_data(plan), "steps": steps},
         "commands": {step: command.shell() for step, command in commands.items()},
-        "gpus": [codec.to_data(gpu) for gpu in gpus],
+        "gpus": [codec.to_data(gpu) for gpu in now.gpus],
+        "cost": _quoted_cost(plan, now),
+    }
+
+
+def _quoted_cost(plan: Plan, now: AtStart) -> Json | None:
+    price = now.price
+    if price is None:
+        return None
+    shared, alone = (
+        None if plan.quote is None else round(dollars_of(plan.quote, price.per_hour, runs=runs), 6)
+        for runs in (now.runs, 1)
+    )
+    return {
+        "total": shared,
+        "total_alone": alone,
+        "per_hour": price.per_hour,
+        "price_source": price.source.value,
+        "runs": now.runs,
+        "budget": now.budget,
+        "rental_ends": price.rental.ends if price.rental is not None else None,
     }
 
 

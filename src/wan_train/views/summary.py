@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from wan_train.base.units import dollars, duration, file_size
 from wan_train.box.rental import Price
@@ -16,10 +16,10 @@ from wan_train.engine.schedule import schedule_of
 from wan_train.recipe import load as recipes
 from wan_train.recipe.adaptation import AS_IN_RECIPE, CHOSEN, Choice
 from wan_train.recipe.effective import agreed, effective, word_of
-from wan_train.recipe.measured import MEASURED
+from wan_train.recipe.measured import MEASURED, day
 from wan_train.recipe.model import ExpertSpec, Origin, Training, format_number, settings_of
 from wan_train.recipe.terms import Task
-from wan_train.run.plan import Devices, Plan
+from wan_train.run.plan import Devices, Plan, Quote, QuoteBasis
 from wan_train.run.quote import dollars_of
 from wan_train.views.formatting import (
     count,
@@ -61,6 +61,8 @@ class AtStart:
     price: Price | None = None
     price_problem: str | None = None
     """Why Vast did not say what this box costs, in words."""
+    runs: int = 1
+    """Runs that share the price of the box from the start on, this one included."""
     budget: float | None = None
     """Dollars."""
     uploads: Sequence[str] = ()
@@ -216,11 +218,31 @@ def _time(plan: Plan, now: AtStart) -> str:
             return "unknown until the videos are cached"
         place = "card" if plan.devices is Devices.NVML else "machine"
         return f"known after the first minute; never measured on this {place}"
-    basis = "measured here" if found.scaled_from is None else f"scaled from {safe(found.scaled_from)}"
     each = pace(found.seconds_per_batch).removesuffix("/step")
     missing = f"; {' and '.join(found.without)} not included" if found.without else ""
-    waits = "; plus the wait for a GPU" if now.gpus and all(gpu.busy_because is not None for gpu in now.gpus) else ""
-    return f"about {duration(found.seconds)} in all; {each} per batch, {basis}{missing}{waits}"
+    waits = "; plus the wait for a GPU" if _must_wait(now) else ""
+    return f"about {duration(found.seconds)} in all{_range(found)}; {each} per batch, {_basis(found)}{missing}{waits}"
+
+
+def _must_wait(now: AtStart) -> bool:
+    return bool(now.gpus) and all(gpu.busy_because is not None for gpu in now.gpus)
+
+
+def _range(found: Quote) -> str:
+    if found.least is None or found.most is None:
+        return ""
+    return f" ({duration(found.least)} to {duration(found.most)} by {found.trainings} trainings)"
+
+
+def _basis(found: Quote) -> str:
+    match found.basis:
+        case QuoteBasis.RUNS:
+            return MEASURED if found.scaled_from is None else f"scaled from {safe(found.scaled_from)}"
+        case QuoteBasis.TUNE:
+            scaled = f", scaled from {safe(found.scaled_from)}" if found.scaled_from is not None else ""
+            return f"by wan-train tune on {day(found.measured)}{scaled}"
+        case _:
+            assert_never(found.basis)
 
 
 def _cost(plan: Plan, now: AtStart) -> Iterator[Row]:
@@ -230,13 +252,17 @@ def _cost(plan: Plan, now: AtStart) -> Iterator[Row]:
         if now.price_problem is not None:
             yield Row(label="Cost", value=f"unknown: {safe(now.price_problem)}; --price sets it", style="yellow")
         return
-    hour = f"{dollars_per_hour(price.per_hour)} {price_basis(price.source, 1)}"
+    hour = f"{dollars_per_hour(price.per_hour)} {price_basis(price.source, now.runs)}"
     if plan.quote is None:
         yield Row(label="Cost", value=f"{hour}{budget}")
     else:
-        whole = dollars_of(plan.quote, price.per_hour)
-        over = now.budget is not None and whole > now.budget
-        yield Row(label="Cost", value=f"about {dollars(whole)} at {hour}{budget}", style="yellow" if over else "")
+        whole, alone = (dollars_of(plan.quote, price.per_hour, runs=runs) for runs in (now.runs, 1))
+        if now.runs > 1:
+            hour += f"; {dollars(alone)} alone"
+        over = now.budget is not None and alone > now.budget
+        waits = "; plus the wait" if _must_wait(now) else ""
+        text = f"about {dollars(whole)} at {hour}{waits}{budget}"
+        yield Row(label="Cost", value=text, style="yellow" if over else "")
 
 
 def _rental(plan: Plan, now: AtStart) -> Iterator[Row]:

@@ -13,7 +13,7 @@ from wan_train.engine.generate import Memory, Phase, fitted, needs_fp8, next_mem
 from wan_train.preview.estimate import Basis, Work, estimate, from_training, loads_of
 from wan_train.preview.model import Drawing, Precision
 from wan_train.run.plan import StepKind
-from wan_train.run.speeds import Key, Speed, cost_of, trainer_text
+from wan_train.run.speeds import Key, Speed, item_cost, trainer_text
 
 WORK = Work(card="RTX 4090", precision=Precision.FP8_SCALED, width=832, height=480, frames=1, steps=20, passes=2)
 GIB = 1024**3
@@ -54,7 +54,8 @@ def test_more_work_never_takes_less_time(steps: list[int], seconds: float, more:
 def speed(kind: StepKind, *, at: float = 1.0, card: str = "RTX 4090", per_unit: float = 6.0) -> Speed:
     key = Key(kind=kind, trainer=trainer_text(make_plan().trainer), card=card)
     # As many tokens as a picture of 832x480.
-    return Speed(at=at, key=key, sizes="832x480", cost=cost_of(832, 480, 1), units=100, per_unit=per_unit, beside=40.0)
+    cost = item_cost(832, 480, 1)
+    return Speed(at=at, key=key, sizes="832x480", cost=cost, units=100, per_unit=per_unit, beside=40.0)
 
 
 def test_the_first_picture_is_expected_by_the_speed_of_training() -> None:

@@ -12,11 +12,22 @@ from hypothesis import strategies as st
 from support.runs import T0, make_plan
 from wan_train.dataset.layout import Bucket, DatasetSummary, SubsetSummary
 from wan_train.dataset.model import MediaKind
+from wan_train.recipe.measured import Shape, Tuned
 from wan_train.recipe.model import changed
 from wan_train.recipe.terms import Expert
-from wan_train.run.plan import CacheNeed, Quote, StepKind
-from wan_train.run.quote import Cards, quote
-from wan_train.run.speeds import Key, Speed, batch_cost, expected, key_of, read_speeds, remember, sizes_text
+from wan_train.run.plan import CacheNeed, Quote, QuoteBasis, StepKind
+from wan_train.run.quote import Cards, dollars_of, quote
+from wan_train.run.speeds import (
+    Key,
+    Speed,
+    batch_cost,
+    expected,
+    item_cost,
+    key_of,
+    read_speeds,
+    remember,
+    sizes_text,
+)
 from wan_train.run.stopwatch import Stopwatch
 
 CARD = "NVIDIA GeForce RTX 5090"
@@ -108,11 +119,11 @@ class TestExpected:
 
 
 class TestStore:
-    def test_the_newest_of_the_same_work_stays(self, tmp_path: Path) -> None:
-        remember(tmp_path, speed(per_unit=2.0))
-        remember(tmp_path, speed(per_unit=3.0, at=T0 + 1))
-        remember(tmp_path, speed(sizes="512x512", cost=1000.0))
-        assert sorted(each.per_unit for each in read_speeds(tmp_path)) == [2.0, 3.0]
+    def test_the_newest_four_of_the_same_work_stay(self, tmp_path: Path) -> None:
+        remember(tmp_path, speed(sizes="512x512", cost=1000.0, per_unit=0.5))
+        for number in range(1, 7):
+            remember(tmp_path, speed(per_unit=float(number), at=T0 + number))
+        assert sorted(each.per_unit for each in read_speeds(tmp_path)) == [0.5, 3.0, 4.0, 5.0, 6.0]
 
     @pytest.mark.parametrize("text", ["", "[]", '{"musubi RTX 5090 960x960": 2.5}', '{"speeds": [1]}', "{"])
     def test_what_an_older_version_or_a_crash_left_is_no_basis(self, tmp_path: Path, text: str) -> None:
@@ -150,6 +161,16 @@ class TestStopwatch:
         assert timing.per_unit == 0.0
         assert Stopwatch().timing(seconds=40.0) is None
 
+    def test_what_no_look_saw_counts_too(self) -> None:
+        """Three pictures are cached within one second: the program's start is all the time there is."""
+        assert (timing := Stopwatch().timing(seconds=9.0, made=3)) is not None
+        assert (timing.units, timing.per_unit, timing.beside) == (3, 0.0, 9.0)
+        watch = Stopwatch()
+        for step in range(1, 60):
+            watch.look(step, 10.0 + step)
+        assert (timing := watch.timing(seconds=80.0, made=61)) is not None
+        assert (timing.units, timing.per_unit, timing.beside) == (61, 1.0, 19.0)
+
 
 class TestQuote:
     plan = make_plan(batch_cost=4000.0, speed_key="960x960")
@@ -163,12 +184,56 @@ class TestQuote:
         each = 60 + 2400 * 2.0
         for free, seconds in ((2, each), (1, 2 * each), (0, 2 * each)):
             found = quote(self.plan, self.speeds(), Cards(name=CARD, free=free, hold_both=True))
-            assert found == Quote(seconds=seconds, seconds_per_batch=2.0, measured=T0)
+            # One second passes before the first program and after the last.
+            assert found == Quote(seconds=1 + seconds, seconds_per_batch=2.0, measured=T0)
 
     def test_nothing_measured_is_no_quote(self) -> None:
         assert quote(self.plan, [], Cards(name=CARD, free=2, hold_both=True)) is None
         other = Cards(name="NVIDIA H100", free=2, hold_both=True)
         assert quote(self.plan, self.speeds(), other) is None
+
+    def test_trainings_that_another_program_slowed_make_a_range(self) -> None:
+        (usual,) = self.speeds()
+        slow = [replace(usual, at=T0 + n, per_unit=2.0 + n / 2, beside=60.0 + n) for n in (1, 2)]
+        found = quote(self.plan, [usual, *slow], Cards(name=CARD, free=2, hold_both=True))
+        assert found is not None
+        assert (found.seconds_per_batch, found.measured, found.trainings) == (2.5, T0 + 2, 3)
+        assert found.seconds == 1 + 61 + 2400 * 2.5
+        assert (found.least, found.most) == (1 + 60 + 2400 * 2.0, 1 + 62 + 2400 * 3.0)
+        alike = quote(self.plan, [usual, replace(usual, at=T0 + 9)], Cards(name=CARD, free=2, hold_both=True))
+        assert alike is not None
+        assert (alike.trainings, alike.least, alike.most) == (2, None, None)
+
+    def test_what_tune_measured_is_the_basis_where_no_run_is(self) -> None:
+        tuned = Tuned(
+            words="sdpa", seconds_per_step=1.5, guide_seconds=None, at=T0, load_seconds=40.0, epoch_seconds=0.5,
+            shape=Shape(width=960, height=960),
+        )  # fmt: skip
+        plan = replace(self.plan, tuned=tuned, batch_cost=item_cost(960, 960, 1))
+        cards = Cards(name=CARD, free=2, hold_both=True)
+        found = quote(plan, [], cards)
+        assert found == Quote(
+            seconds=1 + 40 + 100 * 0.5 + 2400 * 1.5, seconds_per_batch=1.5, measured=T0, without=("saving",),
+            basis=QuoteBasis.TUNE,
+        )  # fmt: skip
+        twice = quote(replace(plan, batch_cost=2 * item_cost(960, 960, 1)), [], cards)
+        assert twice is not None
+        assert (twice.seconds_per_batch, twice.scaled_from) == (3.0, "960x960")
+        run = quote(replace(plan, batch_cost=4000.0), self.speeds(), cards)
+        assert run is not None
+        assert (run.basis, run.seconds_per_batch) == (QuoteBasis.RUNS, 2.0)
+
+    def test_what_tune_measured_says_nothing_of_an_expert_with_other_settings(self) -> None:
+        tuned = Tuned(words="sdpa", seconds_per_step=1.5, guide_seconds=None, at=T0, load_seconds=40.0)
+        high, low = self.plan.recipe.experts
+        slow = replace(low, training=changed(low.training, {"blocks_to_swap": 20}))
+        plan = replace(self.plan, tuned=tuned, recipe=replace(self.plan.recipe, experts=(high, slow)))
+        assert quote(plan, [], Cards(name=CARD, free=1, hold_both=True)) is None
+
+    def test_runs_that_share_a_box_share_its_price(self) -> None:
+        found = Quote(seconds=7200, seconds_per_batch=2.0, measured=T0)
+        assert dollars_of(found, 0.93) == pytest.approx(1.86)
+        assert dollars_of(found, 0.93, runs=3) == pytest.approx(0.62)
 
     def test_caching_is_in_it_or_named(self) -> None:
         needs = {step: CacheNeed(items=24, make=24, remove=0) for step in ("cache-latents", "cache-text")}

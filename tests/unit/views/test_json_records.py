@@ -10,11 +10,13 @@ import pytest
 from support.runs import T0, events_of, make_plan
 from views.scenes import SCENES, both_running, caches, finished, lost, one_failed, waiting
 from wan_train.base import codec
+from wan_train.box.rental import Price, PriceSource
 from wan_train.run.events import DiskLow, Event
-from wan_train.run.plan import Plan
+from wan_train.run.plan import Plan, Quote
 from wan_train.run.step_commands import command_of
 from wan_train.views.json_records import event_json, plan_json, result_json, status_json
 from wan_train.views.model import GpuNow
+from wan_train.views.summary import AtStart
 
 STATUS = {
     "event", "run_id", "run_dir", "title", "task", "engine", "state", "exit_code", "started", "elapsed_seconds",
@@ -125,11 +127,24 @@ def test_events_are_those_of_the_journal() -> None:
 
 def test_the_plan_comes_back_whole() -> None:
     plan = make_plan()
-    data = plan_json(plan, [GpuNow(label="GPU 0", name="RTX 5090", used_bytes=0, total_bytes=1, busy_because="x")])
-    assert set(data) == {"event", "plan", "commands", "gpus"}
+    gpu = GpuNow(label="GPU 0", name="RTX 5090", used_bytes=0, total_bytes=1, busy_because="x")
+    data = plan_json(plan, AtStart(gpus=[gpu]))
+    assert set(data) == {"event", "plan", "commands", "gpus", "cost"}
+    assert data["cost"] is None
     assert codec.from_json(json.dumps(data["plan"]), Plan, where="here") == plan
     assert data["commands"]["train-low"] == command_of(plan, plan.step("train-low")).shell()
     assert set(data["gpus"][0]) == {"label", "name", "used_bytes", "total_bytes", "busy_because"}
+
+
+def test_the_plan_has_what_is_quoted_and_what_share_of_the_box_is_assumed() -> None:
+    now = AtStart(price=Price(per_hour=0.93, source=PriceSource.VAST), runs=2, budget=3.0)
+    quoted = make_plan(quote=Quote(seconds=7200, seconds_per_batch=2.0, measured=T0))
+    assert plan_json(quoted, now)["cost"] == {
+        "total": 0.93, "total_alone": 1.86, "per_hour": 0.93, "price_source": "vast", "runs": 2, "budget": 3.0,
+        "rental_ends": None,
+    }  # fmt: skip
+    unknown = plan_json(make_plan(), now)["cost"]
+    assert (unknown["total"], unknown["total_alone"], unknown["per_hour"]) == (None, None, 0.93)
 
 
 def test_a_run_that_ends_for_lack_of_disk_is_stopping() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from support.runs import events_of, make_plan, make_view, with_settings
+from support.runs import T0, events_of, make_plan, make_view, with_settings
 from views.scenes import AT_START, CACHED, DONE, FAILED, GPUS, PICTURES, ended
 from views.support import shown
 from wan_train.box.rental import Price, PriceSource, Rental
@@ -16,7 +16,7 @@ from wan_train.recipe.adaptation import Choice
 from wan_train.recipe.effective import Layer, resolve
 from wan_train.recipe.model import Origin, Source
 from wan_train.recipe.terms import Expert
-from wan_train.run.plan import Plan, Quote
+from wan_train.run.plan import Plan, Quote, QuoteBasis
 from wan_train.run.step_commands import command_of
 from wan_train.views.plan_details import plan_details, plan_text
 from wan_train.views.result import result_lines, result_text
@@ -82,6 +82,13 @@ def test_the_time_is_shown_where_this_box_remembers_a_speed() -> None:
     assert _row(plan, "Time") == "about 2 h in all; 3.0 s per batch, measured here"
     scaled = make_plan(quote=replace(quoted, scaled_from="512x512", without=("samples",)))
     assert _row(scaled, "Time") == ("about 2 h in all; 3.0 s per batch, scaled from 512x512; samples not included")
+    often = make_plan(quote=replace(quoted, trainings=3, least=6600, most=9000))
+    assert _row(often, "Time") == (
+        "about 2 h in all (1 h 50 min to 2 h 30 min by 3 trainings); 3.0 s per batch, measured here"
+    )
+    tuned = make_plan(quote=replace(quoted, basis=QuoteBasis.TUNE, measured=T0, without=("saving", "caching")))
+    said = "about 2 h in all; 3.0 s per batch, by wan-train tune on 22 Nov; saving and caching not included"
+    assert _row(tuned, "Time") == said
     busy = (replace(GPUS[0], busy_because="taken by run 20251122-110000-dog"),)
     assert _row(plan, "Time", replace(AT_START, gpus=busy)).endswith("measured here; plus the wait for a GPU")
     plan = make_plan()
@@ -94,6 +101,10 @@ def test_the_cost_is_shown_where_an_hour_has_a_price() -> None:
     given = replace(AT_START, price=Price(per_hour=0.93, source=PriceSource.GIVEN))
     assert _row(plan, "Cost", given) == "about $1.86 at $0.93/h given"
     assert _row(plan, "Cost", replace(given, budget=1.5)) == "about $1.86 at $0.93/h given; budget $1.50"
+    shared = "about $0.93 at $0.93/h given, shared by 2 runs; $1.86 alone"
+    assert _row(plan, "Cost", replace(given, runs=2)) == shared
+    waiting = (replace(GPUS[0], busy_because="taken by run 20251122-110000-dog"),)
+    assert _row(plan, "Cost", replace(given, gpus=waiting)) == "about $1.86 at $0.93/h given; plus the wait"
     assert _row(make_plan(), "Cost", given) == "$0.93/h given"
     hung = replace(AT_START, price_problem="Vast did not answer within 5 s")
     assert _row(plan, "Cost", hung) == "unknown: Vast did not answer within 5 s; --price sets it"
