@@ -198,7 +198,7 @@ def remember(runs: Path, speed: Speed) -> None:
         with locks.held(runs / f".{_SPEEDS_FILE}.lock", wait=True):
             known = sorted(read_speeds(runs), key=lambda each: each.at)
             same = [each for each in known if (each.key, each.sizes) == (speed.key, speed.sizes)]
-            too_old = same[: len(same) + 1 - _OF_ONE_WORK]
+            too_old = same[: max(0, len(same) + 1 - _OF_ONE_WORK)]
             kept = [*(each for each in known if each not in too_old), speed][-_MOST:]
             write_whole(runs / _SPEEDS_FILE, codec.to_json({"speeds": kept}), durable=False)
     except OSError:
