@@ -11,20 +11,38 @@ SECRETS = {
     "WANDB_API_KEY": "0123456789abcdef" * 2 + "89abcdef",
     "SOME_PASSWORD": "correct-horse-battery",
 }
+IN_ADDRESS = "geheim-t0ken-4711"
+NOTIFY = f"json://me:{IN_ADDRESS}@127.0.0.1:9/{IN_ADDRESS}?rto=1"
+"""Where nobody listens."""
 
 
 def holds_secret(data: bytes) -> list[str]:
-    return [name for name, value in SECRETS.items() if value.encode() in data]
+    return [name for name, value in {**SECRETS, "WAN_TRAIN_NOTIFY": IN_ADDRESS}.items() if value.encode() in data]
+
+
+def environment_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:  # it has ended meanwhile
+        return b""
 
 
 def test_no_secret_is_in_a_file_of_the_run_or_on_a_command_line(scripted_box: ScriptedBox) -> None:
-    running = scripted_box.popen_cli(*scripted_box.train_words(), **SECRETS, SCRIPTED_STEP_SECONDS="0.05")
+    running = scripted_box.popen_cli(
+        *scripted_box.train_words(), **SECRETS, WAN_TRAIN_NOTIFY=NOTIFY, SCRIPTED_STEP_SECONDS="0.05"
+    )
     scripted_box.wait_for_record("epoch", place="low")
     processes = scripted_box.processes()
     assert any("wan_train_network" in words for words in processes.values())
     assert not {pid: words for pid, words in processes.items() if holds_secret(words.encode())}
+    assert not [pid for pid in processes if pid != running.pid and IN_ADDRESS.encode() in environment_of(pid)]
     assert running.wait() == 0
+    # One file has the addresses, for those who send; only its owner can read it.
+    settings = scripted_box.home / ".config/wan-train/settings.toml"
+    assert NOTIFY in settings.read_text()
+    assert settings.stat().st_mode & 0o077 == 0
     files = [path for path in scripted_box.root.rglob("*") if path.is_file() and not path.is_symlink()]
+    files.remove(settings)
     assert (scripted_box.run() / "plan.json") in files
     assert {str(path): found for path in files if (found := holds_secret(path.read_bytes()))} == {}
 
