@@ -14,7 +14,7 @@ from typing import Any
 
 from wan_train.base.text import visible
 from wan_train.base.units import MIB
-from wan_train.dataset.model import CannotFixError, Problem, ProblemKind, Severity
+from wan_train.dataset.model import CannotFixError, Problem, ProblemKind, Severity, harms, note
 from wan_train.dataset.pictures import open_regular
 
 MOST_TOKENS = 512
@@ -137,9 +137,8 @@ def _problems(path: Path, text: str, words: str, tokens: TokenCounter) -> Iterat
     if "\0" in text:
         yield _encoding(Severity.HARMS, path, "contains NUL characters", "Save it as plain UTF-8 text")
     if "\r" in text:
-        yield Problem(
+        yield note(
             ProblemKind.CAPTION_LINE_ENDS,
-            Severity.NOTE,
             "has Windows line ends; the trainer accepts them",
             "No change needed",
             path,
@@ -147,11 +146,10 @@ def _problems(path: Path, text: str, words: str, tokens: TokenCounter) -> Iterat
         )
     if (what_is_long := tokens.too_long(words)) is not None:
         kind = ProblemKind.LONG_CAPTION
-        yield Problem(kind, Severity.HARMS, what_is_long, "Shorten the caption", path)
+        yield harms(kind, what_is_long, "Shorten the caption", path)
     if not words:
-        yield Problem(
+        yield harms(
             ProblemKind.EMPTY_CAPTION,
-            Severity.HARMS,
             "is empty: the picture would be trained without a caption",
             "Describe the picture in it",
             path,
@@ -160,7 +158,7 @@ def _problems(path: Path, text: str, words: str, tokens: TokenCounter) -> Iterat
 
 def _encoding(severity: Severity, path: Path, what: str, fix: str, *, is_fixable: bool = False) -> Problem:
     kind = ProblemKind.CAPTION_ENCODING
-    return Problem(kind, severity, what, fix, path, is_fixable=is_fixable)
+    return Problem(severity, kind, what, fix, path, is_fixable=is_fixable)
 
 
 def _is_utf16(data: bytes) -> bool:

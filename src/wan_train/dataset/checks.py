@@ -13,7 +13,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from wan_train.dataset.buckets import RESOLUTION_STEP, TARGET_FPS, bucket_for, clips, crop_for, frames_at_target_rate
-from wan_train.dataset.model import FrameExtraction, Problem, ProblemKind, Severity, Subset, VideoSettings
+from wan_train.dataset.model import (
+    FrameExtraction,
+    Problem,
+    ProblemKind,
+    Subset,
+    VideoSettings,
+    harms,
+    loses,
+    note,
+    stops,
+)
 from wan_train.dataset.pictures import Picture, largest_unwarned_picture
 from wan_train.dataset.video import Clip
 
@@ -43,45 +53,40 @@ def check_picture(path: Path, picture: Picture, subset: Subset) -> Iterator[Prob
     """Problems that the header shows."""
     if picture.width * picture.height > largest_unwarned_picture():
         megabytes = picture.width * picture.height * 3 // 1_000_000
-        yield Problem(
+        yield note(
             ProblemKind.TOO_LARGE,
-            Severity.NOTE,
             f"is {picture.width}x{picture.height}; decoding it takes {megabytes} MB",
             "Scale it down to cache faster",
             path,
         )
     yield from _shape(path, picture, subset)
     if picture.orientation in _TURNS:
-        yield Problem(
+        yield harms(
             ProblemKind.ROTATED,
-            Severity.HARMS,
             f"{_TURNS[picture.orientation]}, and the trainer ignores its EXIF rotation",
             "Turn its pixels and remove the mark, or use --fix",
             path,
             is_fixable=True,
         )
     if picture.has_alpha:
-        yield Problem(
+        yield note(
             ProblemKind.TRANSPARENT,
-            Severity.NOTE,
             "may have transparent parts; the colour stored beneath them is trained, often black",
             "Add a background",
             path,
         )
     yield from _colours(path, picture)
     if picture.is_animated:
-        yield Problem(
+        yield loses(
             ProblemKind.ANIMATED,
-            Severity.LOSES,
             "is an animation; only its first frame is trained",
             "Convert it to .mp4 to train it as a clip",
             path,
         )
     endings = _ENDINGS.get(picture.format, ())
     if path.suffix.lower() not in endings:
-        yield Problem(
+        yield note(
             ProblemKind.WRONG_ENDING,
-            Severity.NOTE,
             f"is {_NAMES.get(picture.format, picture.format)} inside; the trainer reads it anyway",
             "Rename it if other programs cannot open it",
             path,
@@ -103,26 +108,26 @@ def _shape(path: Path, picture: Picture, subset: Subset) -> Iterator[Problem]:
     if 0 in bucket:
         what = f"{size}; with bucket_no_upscale a side under {RESOLUTION_STEP} pixels becomes 0"
         fix = "Remove the picture, or set bucket_no_upscale = false"
-        yield Problem(ProblemKind.TOO_SMALL, Severity.STOPS, what, fix, path)
+        yield stops(ProblemKind.TOO_SMALL, what, fix, path)
         return
     crop = crop_for((picture.width, picture.height), bucket)
     if crop.share_lost >= _MUCH_CROPPED:
         what = f"{size} and is trained at {bucket[0]}x{bucket[1]}: {crop.share_lost:.0%} is cropped"
         fix = "Crop it to what matters" + ("" if subset.enable_bucket else ", or set enable_bucket = true")
-        yield Problem(ProblemKind.CROPPED, Severity.HARMS, what, fix, path)
+        yield harms(ProblemKind.CROPPED, what, fix, path)
     if crop.scale > _MUCH_ENLARGED:
         what = f"{size} and is enlarged {crop.scale:.1f} times to {bucket[0]}x{bucket[1]}: the blur is trained"
         fix = "Use a larger original, or bucket_no_upscale = true"
-        yield Problem(ProblemKind.TOO_SMALL, Severity.HARMS, what, fix, path)
+        yield harms(ProblemKind.TOO_SMALL, what, fix, path)
 
 
 def _colours(path: Path, picture: Picture) -> Iterator[Problem]:
     if picture.mode.startswith("I") or picture.mode == "F":
         what = "has more than 8 bits of grey, which the trainer turns almost white"
-        yield Problem(ProblemKind.COLOURS, Severity.HARMS, what, "Save it with 8 bits", path)
+        yield harms(ProblemKind.COLOURS, what, "Save it with 8 bits", path)
     elif picture.mode == "CMYK":
         what = "is CMYK, which the trainer converts without its colour profile"
-        yield Problem(ProblemKind.COLOURS, Severity.HARMS, what, "Save it as RGB", path)
+        yield harms(ProblemKind.COLOURS, what, "Save it as RGB", path)
 
 
 _SAME_SPEED = 0.05
@@ -141,15 +146,14 @@ def check_clip(path: Path, clip: Clip, settings: VideoSettings) -> Iterator[Prob
     cuts = clips(kept, settings)
     if not cuts:
         what = f"has {kept} frames, fewer than any of target_frames, so it is not trained"
-        yield Problem(ProblemKind.TOO_FEW_FRAMES, Severity.LOSES, what, "Add a smaller number to target_frames", path)
+        yield loses(ProblemKind.TOO_FEW_FRAMES, what, "Add a smaller number to target_frames", path)
         return
     # `head` with source_fps stops reading where it has enough, so the length at 16 a second is calculated here.
     length = int(clip.frames * TARGET_FPS / settings.source_fps) if settings.source_fps is not None else clip.frames
     used = max(start + count for start, count in cuts)
     if settings.frame_extraction in {FrameExtraction.HEAD, FrameExtraction.FULL} and length - used > 3:  # noqa: PLR2004 - N*4+1 leaves up to three over
-        yield Problem(
+        yield note(
             ProblemKind.UNUSED_FRAMES,
-            Severity.NOTE,
             f"has {length} frames; only the first {used} are trained",
             'Use frame_extraction = "chunk" or "uniform", or larger target_frames (max_frames for "full")',
             path,
@@ -165,9 +169,8 @@ def _speed(path: Path, clip: Clip, settings: VideoSettings) -> Iterator[Problem]
     if clip.fps is None:
         return
     if clip.is_variable:
-        yield Problem(
+        yield harms(
             ProblemKind.FRAME_RATE,
-            Severity.HARMS,
             f"has a variable frame rate ({clip.fps:.3g} fps on average); source_fps cannot correct it",
             f"Convert it to a constant rate: ffmpeg -i IN -vf fps={TARGET_FPS:g} -crf 14 OUT.mp4",
             path,
@@ -189,7 +192,7 @@ def _speed(path: Path, clip: Clip, settings: VideoSettings) -> Iterator[Problem]
         if clip.fps >= TARGET_FPS
         else "Remove it, or convert it to 16 fps with a program that interpolates frames"
     )
-    yield Problem(ProblemKind.FRAME_RATE, Severity.HARMS, what, fix, path, is_fixable=clip.fps >= TARGET_FPS)
+    yield harms(ProblemKind.FRAME_RATE, what, fix, path, is_fixable=clip.fps >= TARGET_FPS)
 
 
 _HEAD = 64 * 1024
@@ -209,9 +212,8 @@ def duplicates(sizes: Mapping[Path, int]) -> Iterator[Problem]:
         for suspects in _split(paths, _head_digest):
             for first, *others in _split(suspects, _digest) if size > _HEAD else (suspects,):
                 for other in others:
-                    yield Problem(
+                    yield harms(
                         ProblemKind.DUPLICATE,
-                        Severity.HARMS,
                         f"is the same file as {first.name}, so it counts twice",
                         "Remove one; to repeat all, use num_repeats",
                         other,
@@ -233,13 +235,7 @@ def near_duplicates(hashes: Mapping[Path, int], *, known: Iterable[Path]) -> Ite
             for key in keys:
                 parts[key].append(path)
             continue
-        yield Problem(
-            ProblemKind.NEAR_DUPLICATE,
-            Severity.NOTE,
-            f"looks like {match.name}",
-            "Keep one, unless you want both",
-            path,
-        )
+        yield note(ProblemKind.NEAR_DUPLICATE, f"looks like {match.name}", "Keep one, unless you want both", path)
 
 
 def perceptual_hash(grey: bytes) -> int | None:

@@ -22,6 +22,9 @@ from wan_train.dataset.model import (
     Subset,
     TrainerReading,
     VideoSettings,
+    harms,
+    note,
+    stops,
 )
 from wan_train.dataset.schema import Section, check_table, check_top, media_kind
 
@@ -94,7 +97,7 @@ def _read(path: Path) -> str:
 
 
 def _unreadable(path: Path, what: str, fix: str) -> DatasetError:
-    problem = Problem(ProblemKind.CONFIG_UNREADABLE, Severity.STOPS, what, fix)
+    problem = stops(ProblemKind.CONFIG_UNREADABLE, what, fix)
     return DatasetError.listing(f"{path} cannot be read", [problem])
 
 
@@ -105,11 +108,8 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         what = str(error).replace("Cannot overwrite a value", "Duplicate key")
     except RecursionError:
         what = "Brackets are nested too deeply"
-    problem = Problem(
-        ProblemKind.CONFIG_SYNTAX,
-        Severity.STOPS,
-        what,
-        "Put text in quotes, lists in brackets, and one key = value on each line",
+    problem = stops(
+        ProblemKind.CONFIG_SYNTAX, what, "Put text in quotes, lists in brackets, and one key = value on each line"
     )
     raise DatasetError.listing(f"{path} is not valid TOML", [problem])
 
@@ -125,7 +125,7 @@ def tables(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, 
 def bases_of(path: Path, reading: TrainerReading, *, cwd: Path | None = None) -> tuple[Path, ...]:
     """The folders that relative paths in `path` may be relative to, the likeliest first."""
     likely = (path.parent, cwd or Path.cwd(), *((reading.root,) if reading.root is not None else ()))
-    return tuple(dict.fromkeys(Path(os.path.abspath(base)) for base in likely))  # noqa: PTH100 - keep symbolic links
+    return tuple(dict.fromkeys(Path(os.path.abspath(base)) for base in likely))
 
 
 def _source_problems(entry: Mapping[str, Any], where: str, section: Section) -> list[Problem]:
@@ -133,9 +133,8 @@ def _source_problems(entry: Mapping[str, Any], where: str, section: Section) -> 
     if len(named) > 1:
         # Report it once: the schema would call the second source an unknown key.
         rest = {key: value for key, value in entry.items() if key not in named[1:]}
-        conflict = Problem(
+        conflict = stops(
             ProblemKind.CONFLICTING_KEYS,
-            Severity.STOPS,
             f"has both {' and '.join(named)}",
             "Use one [[datasets]] entry for each",
             key=where,
@@ -147,9 +146,8 @@ def _source_problems(entry: Mapping[str, Any], where: str, section: Section) -> 
     problems = list(check_table(entry, where, section))
     if not named:
         problems.append(
-            Problem(
+            stops(
                 ProblemKind.MISSING_KEY,
-                Severity.STOPS,
                 "has no folder of pictures or videos",
                 "Add image_directory or video_directory",
                 key=where,
@@ -157,9 +155,8 @@ def _source_problems(entry: Mapping[str, Any], where: str, section: Section) -> 
         )
     elif named[0].endswith("_jsonl_file") and "cache_directory" not in entry:
         problems.append(
-            Problem(
+            stops(
                 ProblemKind.MISSING_KEY,
-                Severity.STOPS,
                 f"is required with {named[0]}",
                 "Add a cache folder for this dataset",
                 key=f"{where}.cache_directory",
@@ -181,19 +178,12 @@ def _absolute_entry(entry: Mapping[str, Any], bases: tuple[Path, ...]) -> dict[s
             except RuntimeError:  # ~nobody: leave it to the check for existence
                 path = bases[0] / path
         if not path.is_absolute():
-            base = home if key == "cache_directory" else next((b for b in bases if _exists(b / path)), bases[0])
+            base = home if key == "cache_directory" else next((b for b in bases if os.path.exists(b / path)), bases[0])
             if key in _SOURCES:
                 home = base
             path = base / path
         result[key] = path
     return result
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        return False
 
 
 def _subset(index: int, general: Mapping[str, Any], entry: Mapping[str, Any]) -> Subset:
@@ -235,27 +225,25 @@ def _subset(index: int, general: Mapping[str, Any], entry: Mapping[str, Any]) ->
 def _subset_problems(subset: Subset) -> Iterator[Problem]:
     where = f"datasets[{subset.index}]"
 
-    def stops(kind: ProblemKind, key: str, what: str, fix: str, path: Path | None = None) -> Problem:
-        return Problem(kind, Severity.STOPS, what, fix, path, key=f"{where}.{key}")
+    def of(kind: ProblemKind, key: str, what: str, fix: str, path: Path | None = None) -> Problem:
+        return stops(kind, what, fix, path, key=f"{where}.{key}")
 
     missing = ProblemKind.NO_SUCH_DIRECTORY
-    if subset.directory is not None and not _is_directory(subset.directory):
-        what = "is a file, not a folder" if _exists(subset.directory) else _why_missing(subset.directory)
+    if subset.directory is not None and not os.path.isdir(subset.directory):
+        what = "is a file, not a folder" if os.path.exists(subset.directory) else _why_missing(subset.directory)
         fix = "Use the folder that contains the files"
-        yield stops(missing, f"{subset.kind}_directory", what, fix, subset.directory)
-    if subset.jsonl is not None and not _is_file(subset.jsonl):
-        what = "is not a file" if _exists(subset.jsonl) else _why_missing(subset.jsonl)
-        yield stops(missing, f"{subset.kind}_jsonl_file", what, "Use the path of the jsonl file", subset.jsonl)
+        yield of(missing, f"{subset.kind}_directory", what, fix, subset.directory)
+    if subset.jsonl is not None and not os.path.isfile(subset.jsonl):
+        what = "is not a file" if os.path.exists(subset.jsonl) else _why_missing(subset.jsonl)
+        yield of(missing, f"{subset.kind}_jsonl_file", what, "Use the path of the jsonl file", subset.jsonl)
     if subset.directory is not None and subset.caption_extension is None:
         what = "is missing, so no caption would be found"
-        yield stops(
-            ProblemKind.MISSING_KEY, "caption_extension", what, 'Add caption_extension = ".txt" under [general]'
-        )
+        yield of(ProblemKind.MISSING_KEY, "caption_extension", what, 'Add caption_extension = ".txt" under [general]')
     yield from _cache_problems(subset, where)
     if not is_resolution_possible(subset.resolution, enable_bucket=subset.enable_bucket):
         rule = "at least 32x32 pixels" if subset.enable_bucket else "multiples of 16 where enable_bucket is off"
         what = f"is {subset.resolution[0]}x{subset.resolution[1]}"
-        yield stops(ProblemKind.WRONG_VALUE, "resolution", what, f"Use {rule}, like [960, 960]")
+        yield of(ProblemKind.WRONG_VALUE, "resolution", what, f"Use {rule}, like [960, 960]")
     if subset.video is not None:
         yield from _video_remarks(subset.video, where)
 
@@ -264,18 +252,16 @@ def _cache_problems(subset: Subset, where: str) -> Iterator[Problem]:
     cache = subset.cache_directory
     pattern = pattern_characters(cache)
     if pattern:
-        yield Problem(
+        yield stops(
             ProblemKind.CACHE_PATH,
-            Severity.STOPS,
             f"contains {pattern}; the trainer reads that as a pattern and finds no caches",
             "Set cache_directory to a path without [ ] * ?",
             cache,
             key=f"{where}.cache_directory",
         )
-    if _exists(cache) and not _is_directory(cache):
-        yield Problem(
+    if os.path.exists(cache) and not os.path.isdir(cache):
+        yield stops(
             ProblemKind.CACHE_PATH,
-            Severity.STOPS,
             "is a file, not a folder",
             "Use a folder; it is created when needed",
             cache,
@@ -286,17 +272,15 @@ def _cache_problems(subset: Subset, where: str) -> Iterator[Problem]:
 def _video_remarks(video: VideoSettings, where: str) -> Iterator[Problem]:
     rounded = tuple(rounded_frames(frames) for frames in video.target_frames)
     if rounded != video.target_frames:
-        yield Problem(
+        yield note(
             ProblemKind.WRONG_VALUE,
-            Severity.NOTE,
             f"the trainer rounds {list(video.target_frames)} down to {list(rounded)}",
             "Use numbers of the form N*4+1",
             key=f"{where}.target_frames",
         )
     if video.frame_extraction is FrameExtraction.CHUNK and 1 in rounded:
-        yield Problem(
+        yield harms(
             ProblemKind.WRONG_VALUE,
-            Severity.HARMS,
             "1 with frame_extraction chunk makes an item of every frame",
             "Remove the 1",
             key=f"{where}.target_frames",
@@ -309,9 +293,8 @@ def _shared_caches(subsets: list[Subset]) -> Iterator[Problem]:
         real = os.path.realpath(subset.cache_directory)
         owner = owners.setdefault(real, subset.index)
         if owner != subset.index:
-            yield Problem(
+            yield stops(
                 ProblemKind.SHARED_CACHE,
-                Severity.STOPS,
                 f"is also the cache of datasets[{owner}]; each would delete the other's files",
                 "Give every dataset its own cache_directory",
                 subset.cache_directory,
@@ -321,17 +304,3 @@ def _shared_caches(subsets: list[Subset]) -> Iterator[Problem]:
 
 def _why_missing(path: Path) -> str:
     return "is a Windows path, not a path on this machine" if is_windows_path(path) else "does not exist"
-
-
-def _is_directory(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:
-        return False

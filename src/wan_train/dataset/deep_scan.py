@@ -12,7 +12,7 @@ from pathlib import Path
 from wan_train.dataset import video
 from wan_train.dataset.buckets import frames_read
 from wan_train.dataset.checks import near_duplicates, perceptual_hash
-from wan_train.dataset.model import Inventory, Item, MediaKind, Problem, ProblemKind, Severity, Subset
+from wan_train.dataset.model import Inventory, Item, MediaKind, Problem, ProblemKind, Subset, harms, loses, stops
 from wan_train.dataset.pictures import Unreadable, damaged, quiet_about_size
 
 _QUICK_PIXELS = 150_000_000
@@ -124,13 +124,12 @@ def _decode(path: Path, *, fully: bool) -> _Decoded:
 def _damage(path: Path, found: _Decoded) -> Iterator[Problem]:
     if found.damage is not None:
         what, fix = found.damage.what, "Replace or remove the file"
-        yield Problem(found.damage.kind, Severity.STOPS, what, fix, path)
+        yield stops(found.damage.kind, what, fix, path)
 
 
 def _transparent(reported: Problem) -> Problem:
-    return Problem(
+    return harms(
         ProblemKind.TRANSPARENT,
-        Severity.HARMS,
         "has transparent parts; the colour stored beneath them is trained, often black",
         reported.fix,
         reported.path,
@@ -144,21 +143,19 @@ def _clip(subset: Subset, item: Item, *, is_whole: bool) -> Iterator[Problem]:
             return
         case Unreadable(kind=kind, what=what):
             fix = "Replace or remove the file"
-            yield Problem(kind, Severity.STOPS, what, fix, item.path)
+            yield stops(kind, what, fix, item.path)
         case video.Decoded(quarter_turns=turns, frames=frames):
             if turns:
-                yield Problem(
+                yield harms(
                     ProblemKind.ROTATED,
-                    Severity.HARMS,
                     "is stored rotated, and the trainer ignores the rotation that players apply",
                     "Encode it upright: ffmpeg -i IN -crf 14 OUT.mp4",
                     item.path,
                 )
             wanted = min(item.frames or 0, frames_read(subset.video) or item.frames or 0) if subset.video else 0
             if is_whole and frames < wanted:
-                yield Problem(
+                yield loses(
                     ProblemKind.TRUNCATED_MEDIA,
-                    Severity.LOSES,
                     f"should have {item.frames} frames, but only {frames} can be decoded",
                     "Copy it again",
                     item.path,

@@ -136,10 +136,10 @@ def _named(record: dict[str, object], kind: MediaKind) -> str:
 
 
 def _located(value: str, bases: Sequence[Path]) -> Path:
-    tried = [base / os.path.expanduser(value) for base in bases]  # noqa: PTH111 - never raises
+    tried = [base / os.path.expanduser(value) for base in bases]
     found = next((path for path in tried if os.path.lexists(path)), None)
     if found is not None:
-        return Path(os.path.abspath(found))  # noqa: PTH100 - keep symbolic links as the user wrote them
+        return Path(os.path.abspath(found))
     if is_windows_path(value):
         raise _BadRecordError(f"has a Windows path: {value}", "Write the path of the file on this machine")
     if Path(value).is_absolute():
@@ -185,4 +185,4 @@ def _about(
     row: int | None = None,
     severity: Severity = Severity.STOPS,
 ) -> Problem:
-    return Problem(kind, severity, what, fix, source, row=row)
+    return Problem(severity, kind, what, fix, source, row=row)

@@ -57,7 +57,7 @@ def _one(item: Item, subset: Subset, names: set[tuple[str | int, ...]]) -> Train
     if item.width is None or item.height is None:
         return TrainedFile(item=item, crop=None, cuts=(), bucket=None, is_known=False)
     stored = (item.width, item.height)
-    stem = os.path.splitext(item.path.name)[0]  # noqa: PTH122 - the trainer's own rule for stems
+    stem = os.path.splitext(item.path.name)[0]
     if subset.video is None:
         size = bucket = _configured(stored, subset)
         cuts = _fresh(names, stem, stored, _PICTURE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from wan_train.base.errors import BadInputError
@@ -102,8 +103,8 @@ class Problem:
     that only needs another name.
     """
 
-    kind: ProblemKind
     severity: Severity
+    kind: ProblemKind
     what: str
     fix: str
     path: Path | None = None
@@ -123,6 +124,9 @@ class Problem:
         where = [part for part in (self.key, self.place(str(self.path)) if self.path is not None else "") if part]
         text = f"{self.what}. {self.fix}{'' if self.fix.endswith('?') else '.'}"
         return visible(f"{' in '.join(where)}: {text}" if where else text)
+
+
+stops, loses, harms, note = (partial(Problem, severity) for severity in Severity)
 
 
 class DatasetError(BadInputError):

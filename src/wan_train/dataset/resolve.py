@@ -50,7 +50,7 @@ def resolve_dataset(text: str, *, cwd: Path | None = None) -> Resolved:
         raise BadInputError("the dataset path contains a NUL character", hint="Type the path again.")
     readings = [_absolute(reading, base) for reading in _readings(text)]
     for path in readings:
-        if _exists(path):
+        if os.path.exists(path):
             return _existing(path)
     for path in readings:
         # The usual answer before the file is written: FOLDER/dataset.toml of a folder that has only pictures.
@@ -85,16 +85,16 @@ def _readings(text: str) -> Iterator[str]:
 
 def _absolute(text: str, base: Path) -> Path:
     path = Path(text)
-    if text.startswith("~") and not _exists(base / path):
+    if text.startswith("~") and not os.path.exists(base / path):
         with contextlib.suppress(RuntimeError):  # ~name of an unknown user stays as typed
             path = path.expanduser()
-    return Path(os.path.abspath(base / path))  # noqa: PTH100 - resolve() would replace symbolic links
+    return Path(os.path.abspath(base / path))
 
 
 def _existing(path: Path) -> Resolved:
     if path.is_dir():
         config = path / CONFIG_NAME
-        return ExistingConfig(toml_path=config) if _exists(config) else _folder(path, config)
+        return ExistingConfig(toml_path=config) if os.path.exists(config) else _folder(path, config)
     if path.suffix.lower() == ".toml":
         return ExistingConfig(toml_path=path)
     shown = visible(str(path))
@@ -128,11 +128,11 @@ def _folder(directory: Path, config: Path) -> NewConfig:
 
 def _missing(path: Path) -> BadInputError:
     known = path.parent
-    while not _exists(known) and known != known.parent:
+    while not os.path.exists(known) and known != known.parent:
         known = known.parent
     wanted = path.relative_to(known).parts[0]
     try:
-        close = difflib.get_close_matches(wanted, os.listdir(known)[:10_000], n=1, cutoff=0.7)  # noqa: PTH208 - names
+        close = difflib.get_close_matches(wanted, os.listdir(known)[:10_000], n=1, cutoff=0.7)
     except OSError:
         close = []
     hint = "Use a dataset.toml or a folder of pictures with captions."
@@ -141,10 +141,3 @@ def _missing(path: Path) -> BadInputError:
     elif known != path.parent:
         hint = f"{visible(str(known))} exists, but {visible(wanted)} is not in it."
     return BadInputError(f"{visible(str(path))} does not exist", hint=hint)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that is too long, a folder that may not be entered
-        return False

@@ -11,6 +11,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -93,7 +94,7 @@ class _Scan:
 
     def report(self, kind: ProblemKind, severity: Severity, what: str, fix: str, path: Path | None = None) -> None:
         key = f"datasets[{self.subset.index}]"
-        self.problems.append(Problem(kind, severity, what, fix, path, key="" if path else key))
+        self.problems.append(Problem(severity, kind, what, fix, path, key="" if path else key))
 
     def _from_directory(self) -> Iterator[Item]:
         directory = self.subset.source
@@ -118,8 +119,8 @@ class _Scan:
             self.report(ProblemKind.NO_CAPTIONS, Severity.STOPS, what, "Use an extension with one dot", directory)
         for name in names:
             path = directory / name
-            caption = os.path.splitext(name)[0] + extension  # noqa: PTH122 - the trainer's own rule for stems
-            if caption not in present and not os.path.isfile(directory / caption):  # noqa: PTH113 - never raises
+            caption = _stem(name) + extension
+            if caption not in present and not os.path.isfile(directory / caption):
                 without.append(path)
                 if self._drops_uncaptioned:
                     continue
@@ -181,7 +182,7 @@ class _Scan:
             )
             return set()
         for path in without:
-            wanted = f"{os.path.splitext(path.name)[0]}{extension}"  # noqa: PTH122 - as above
+            wanted = f"{_stem(path.name)}{extension}"
             what = "has no caption"
             fix = f"Write {wanted} beside it"
             if (found := misnamed.get(path)) is not None:
@@ -191,8 +192,8 @@ class _Scan:
                 what += f", so {self.reading.name} skips it"
             self.problems.append(
                 Problem(
-                    ProblemKind.MISSING_CAPTION,
                     Severity.LOSES if self._drops_uncaptioned and not is_all else Severity.STOPS,
+                    ProblemKind.MISSING_CAPTION,
                     what,
                     fix,
                     path,
@@ -204,7 +205,7 @@ class _Scan:
 
     def _orphans(self, directory: Path, media: set[str], others: tuple[str, ...]) -> None:
         extension = self.subset.caption_extension or ""
-        stems = {os.path.splitext(name)[0] for name in media}  # noqa: PTH122 - as above
+        stems = {_stem(name) for name in media}
         for name in others:
             if extension and name.endswith(extension) and name.removesuffix(extension) not in stems:
                 what, fix = "has no picture or video", "Remove it, or add its picture"
@@ -232,40 +233,27 @@ class _Scan:
         self._check_name(path)
         if self.subset.kind is MediaKind.IMAGE:
             seen: Picture | Clip | Unreadable | None = read_picture(path)
-        elif self.subset.jsonl is not None and os.path.isdir(path):  # noqa: PTH112 - never raises
+        elif self.subset.jsonl is not None and os.path.isdir(path):
             seen = self._frames_in_folder(path)
         else:
             seen = read_clip(path)
-        characters = len(caption)
+        item = partial(Item, path=path, caption_path=caption_path, caption_characters=len(caption))
         match seen:
             case Unreadable(kind=kind, what=what):
                 self.report(kind, Severity.STOPS, what, "Replace or remove the file", path)
             case None:
                 self.unknown_lengths += 1
-                yield Item(path=path, caption_path=caption_path, caption_characters=characters, width=None, height=None)
+                yield item(width=None, height=None)
             case Picture():
                 self.sizes[path] = seen.size
                 self.problems += checks.check_picture(path, seen, self.subset)
-                yield Item(
-                    path=path,
-                    caption_path=caption_path,
-                    caption_characters=characters,
-                    width=seen.width,
-                    height=seen.height,
-                )
+                yield item(width=seen.width, height=seen.height)
             case Clip():
                 if seen.frames is None:
                     self.unknown_lengths += 1
                 if self.subset.video is not None:
                     self.problems += checks.check_clip(path, seen, self.subset.video)
-                yield Item(
-                    path=path,
-                    caption_path=caption_path,
-                    caption_characters=characters,
-                    width=seen.width,
-                    height=seen.height,
-                    frames=seen.frames,
-                )
+                yield item(width=seen.width, height=seen.height, frames=seen.frames)
 
     def _frames_in_folder(self, folder: Path) -> Clip | Unreadable:
         """A jsonl record may name a folder of pictures as one video."""
@@ -282,7 +270,7 @@ class _Scan:
 
     def _check_name(self, path: Path) -> None:
         ending = _IMAGE_CACHE_ENDING if self.subset.kind is MediaKind.IMAGE else _VIDEO_CACHE_ENDING
-        stem = os.path.splitext(path.name)[0]  # noqa: PTH122 - the trainer's own rule for stems
+        stem = _stem(path.name)
         if len(os.fsencode(stem)) + ending > _LONGEST_NAME:
             what = f"has too long a name for its cache file ({len(os.fsencode(stem))} bytes)"
             fix = f"Shorten the name to {_LONGEST_NAME - ending} bytes"
@@ -308,7 +296,7 @@ class _Scan:
         """Cache names come from the stem (and, for pictures, stored size): of two equal ones, one is trained."""
         stems: dict[str, list[Item]] = defaultdict(list)
         for item in items:
-            stems[os.path.splitext(item.path.name)[0]].append(item)  # noqa: PTH122 - the trainer's rule
+            stems[_stem(item.path.name)].append(item)
         for group in stems.values():
             for position, item in enumerate(group[1:], start=1):
                 size = (item.width, item.height)
@@ -356,7 +344,8 @@ def _in_other_case(without: list[Path], listing: Listing, extension: str) -> dic
 
 
 def _stem(name: str) -> str:
-    return os.path.splitext(name)[0]  # noqa: PTH122 - the trainer's own rule for stems
+    """The name without its extension, by the trainer's own rule."""
+    return os.path.splitext(name)[0]
 
 
 _ORDER = tuple(Severity)

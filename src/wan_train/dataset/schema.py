@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 
-from wan_train.dataset.model import FrameExtraction, MediaKind, Problem, ProblemKind, Severity
+from wan_train.dataset.model import FrameExtraction, MediaKind, Problem, ProblemKind, note, stops
 
 type_names: Mapping[type, str] = {
     bool: "true or false",
@@ -187,25 +187,18 @@ def check_table(table: Mapping[str, object], where: str, section: Section) -> It
             continue
         check = keys.get(key)
         if check is None:
-            yield Problem(
-                ProblemKind.UNKNOWN_KEY,
-                Severity.STOPS,
-                _why_unknown(key, section),
-                _mend_unknown(key, section),
-                key=path,
-            )
+            yield stops(ProblemKind.UNKNOWN_KEY, _why_unknown(key, section), _mend_unknown(key, section), key=path)
             continue
         wrong = check(value)
         if wrong is not None:
             kind, what, fix = wrong
-            yield Problem(kind, Severity.STOPS, what, fix, key=path)
+            yield stops(kind, what, fix, key=path)
 
 
 def unused(*, key: str = "", path: Path | None = None, what: str = "") -> Problem:
     """The note on a key, or on records of a jsonl file, that only other models use."""
-    return Problem(
+    return note(
         ProblemKind.UNUSED_KEY,
-        Severity.NOTE,
         f"{what}{' ' if what else ''}is not used by Wan 2.2 A14B; the run ignores it",
         "No change needed",
         path,
@@ -229,7 +222,7 @@ def check_top(document: Mapping[str, object]) -> Iterator[Problem]:
                 _did_you_mean(key, ["general", "datasets"])
                 or "Remove it; only [general] and [[datasets]] are valid here"
             )
-        yield Problem(ProblemKind.UNKNOWN_KEY, Severity.STOPS, "is unknown at the top of a dataset.toml", fix, key=key)
+        yield stops(ProblemKind.UNKNOWN_KEY, "is unknown at the top of a dataset.toml", fix, key=key)
     general = document.get("general", {})
     if not isinstance(general, dict):
         yield _shape("general", "must be a table", "Start it with a line [general]")
@@ -239,9 +232,8 @@ def check_top(document: Mapping[str, object]) -> Iterator[Problem]:
             "datasets", "must be a list of tables", "Start each dataset with a line [[datasets]], with two brackets"
         )
     elif not datasets:
-        yield Problem(
+        yield stops(
             ProblemKind.MISSING_KEY,
-            Severity.STOPS,
             "contains no dataset",
             "Add a [[datasets]] heading with image_directory or video_directory",
             key="datasets",
@@ -249,7 +241,7 @@ def check_top(document: Mapping[str, object]) -> Iterator[Problem]:
 
 
 def _shape(key: str, what: str, fix: str) -> Problem:
-    return Problem(ProblemKind.WRONG_TYPE, Severity.STOPS, what, fix, key=key)
+    return stops(ProblemKind.WRONG_TYPE, what, fix, key=key)
 
 
 def _why_unknown(key: str, section: Section) -> str:

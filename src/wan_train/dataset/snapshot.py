@@ -16,22 +16,14 @@ from tomlkit.items import AoT, Table
 
 from wan_train.dataset.buckets import is_resolution_possible
 from wan_train.dataset.config import tables
-from wan_train.dataset.model import (
-    DatasetConfig,
-    DatasetError,
-    DatasetOverrides,
-    Problem,
-    ProblemKind,
-    Severity,
-    Subset,
-)
+from wan_train.dataset.model import DatasetConfig, DatasetError, DatasetOverrides, ProblemKind, Subset, stops
 from wan_train.dataset.schema import UNUSED
 
 
 def with_overrides(config: DatasetConfig, overrides: DatasetOverrides) -> DatasetConfig:
     """The configuration with these command line values; raises DatasetError for impossible ones."""
     problems = [
-        Problem(ProblemKind.WRONG_VALUE, Severity.STOPS, f"is {value}", "Use 1 or more", key=key)
+        stops(ProblemKind.WRONG_VALUE, f"is {value}", "Use 1 or more", key=key)
         for key, value in (("batch size", overrides.batch_size), ("repeats", overrides.num_repeats))
         if value is not None and value < 1
     ]
@@ -40,9 +32,8 @@ def with_overrides(config: DatasetConfig, overrides: DatasetOverrides) -> Datase
         if resolution and not is_resolution_possible(resolution, enable_bucket=subset.enable_bucket):
             rule = "at least 32x32 pixels" if subset.enable_bucket else "multiples of 16, as enable_bucket is off"
             problems.append(
-                Problem(
+                stops(
                     ProblemKind.WRONG_VALUE,
-                    Severity.STOPS,
                     f"is {resolution[0]}x{resolution[1]}",
                     f"Use {rule}, like 960x960",
                     key=f"resolution for datasets[{subset.index}]",

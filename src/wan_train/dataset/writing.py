@@ -20,15 +20,7 @@ from wan_train.base.files import move_without_overwriting, write_whole
 from wan_train.base.settings import shipped_configs
 from wan_train.dataset.config import load
 from wan_train.dataset.listing import list_media, pattern_characters
-from wan_train.dataset.model import (
-    DatasetError,
-    DatasetPreset,
-    FrameExtraction,
-    MediaKind,
-    Problem,
-    ProblemKind,
-    Severity,
-)
+from wan_train.dataset.model import DatasetError, DatasetPreset, FrameExtraction, MediaKind, ProblemKind, stops
 
 _SOURCES = {MediaKind.IMAGE: "image_directory", MediaKind.VIDEO: "video_directory"}
 _CACHES = {MediaKind.IMAGE: "cache", MediaKind.VIDEO: "cache_video"}
@@ -130,7 +122,7 @@ def compose(folders: Sequence[Path], wishes: ConfigValues, *, existing: str | No
 
 
 def _composed(folders: Sequence[Path], wishes: ConfigValues, *, existing: str | None) -> str:
-    folders = [Path(os.path.abspath(folder)) for folder in folders]  # noqa: PTH100 - keep symbolic links as written
+    folders = [Path(os.path.abspath(folder)) for folder in folders]
     kinds = {folder: _kinds(folder) for folder in folders}
     if wishes.video_values() and not any(MediaKind.VIDEO in found for found in kinds.values()):
         raise _refused(", ".join(wishes.video_values()), "is for clips only, and there are none", "Remove it")
@@ -149,9 +141,9 @@ def _composed(folders: Sequence[Path], wishes: ConfigValues, *, existing: str | 
 def _refused(subject: Path | str, what: str, fix: str) -> DatasetError:
     """About a path, or about a key of the file."""
     if isinstance(subject, Path):
-        problem = Problem(ProblemKind.EMPTY_DATASET, Severity.STOPS, what, fix, subject)
+        problem = stops(ProblemKind.EMPTY_DATASET, what, fix, subject)
     else:
-        problem = Problem(ProblemKind.WRONG_VALUE, Severity.STOPS, what, fix, key=subject)
+        problem = stops(ProblemKind.WRONG_VALUE, what, fix, key=subject)
     return DatasetError.listing("no dataset.toml was written", [problem])
 
 
@@ -273,7 +265,7 @@ def _entries_of(
     entries: AoT, folder: Path, source: str, wanted: Sequence[_Wanted], default: object
 ) -> Iterator[tuple[Table, _Wanted]]:
     """The entry of each wanted dataset: existing ones first by resolution, then in order, then new ones."""
-    there = [entry for entry in entries if os.path.abspath(str(entry.get(source, ""))) == str(folder)]  # noqa: PTH100 - as above
+    there = [entry for entry in entries if os.path.abspath(str(entry.get(source, ""))) == str(folder)]
     if wanted[0].resolution is None:
         yield from ((entry, wanted[0]) for entry in there or [_new(entries, folder, source, wanted[0])])
         return
@@ -303,7 +295,7 @@ def _pair(value: object) -> tuple[int, int]:
 
 def _new(entries: AoT, folder: Path, source: str, wanted: _Wanted) -> Table:
     entry = deepcopy(wanted.model)
-    taken = {os.path.abspath(str(other.get("cache_directory", ""))) for other in entries}  # noqa: PTH100 - as above
+    taken = {os.path.abspath(str(other.get("cache_directory", ""))) for other in entries}
     path, number = folder / wanted.cache, 2
     while str(path) in taken:
         path, number = folder / f"{wanted.cache}_{number}", number + 1
