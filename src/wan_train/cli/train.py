@@ -152,8 +152,8 @@ def _write_dataset(wanted: NewConfig) -> None:
 
 def _ask_start(plan: Plan, at_start: AtStart, request: Request, sink: Sink) -> questions.Start:
     """Ask; `d` shows everything and asks again. Never DETAILS."""
-    from wan_train.views.early_end import shorter_training, whole_training
     from wan_train.views.plan_details import plan_details
+    from wan_train.views.summary import shorter_training, whole_training
 
     offered = early_end(plan.recipe, plan.dataset.batches_per_epoch, request.trainer.capabilities)
     ends = (whole_training(plan), shorter_training(offered)) if offered is not None else None

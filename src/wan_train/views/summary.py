@@ -12,13 +12,16 @@ from wan_train.box.rental import Price
 from wan_train.dataset.layout import DatasetSummary
 from wan_train.dataset.model import MediaKind
 from wan_train.engine import schedule as schedules
+from wan_train.engine.capabilities import Script
 from wan_train.engine.schedule import schedule_of
 from wan_train.recipe import load as recipes
 from wan_train.recipe.adaptation import AS_IN_RECIPE, CHOSEN, Choice
 from wan_train.recipe.effective import agreed, effective, word_of
-from wan_train.recipe.measured import MEASURED, day
+from wan_train.recipe.levers import LEVERS, expected_gain, levers_for
+from wan_train.recipe.measured import MEASURED, Tuned, day
 from wan_train.recipe.model import ExpertSpec, Origin, Training, format_number, settings_of
 from wan_train.recipe.terms import Task
+from wan_train.run.ends import EarlyEnd
 from wan_train.run.plan import Devices, Plan, Quote, QuoteBasis
 from wan_train.run.quote import dollars_of
 from wan_train.views.formatting import (
@@ -34,7 +37,6 @@ from wan_train.views.formatting import (
 )
 from wan_train.views.lines import Line, Row, Screenful, Span, line, table, width_of
 from wan_train.views.model import GpuNow
-from wan_train.views.speed import speed_rows
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -389,3 +391,64 @@ def _unusual(plan: Plan, width: int) -> Iterator[Row]:
 def _brief(reason: str) -> str:
     """A reason without its source and second thought."""
     return reason.partition(" (")[0].partition("; ")[0]
+
+
+TUNE_SECONDS = 360.0
+"""How long `wan-train tune` measures without --minutes."""
+
+
+def speed_rows(plan: Plan) -> Iterator[Row]:
+    """The row `Speed`, or `Tip` where measuring is expected to save more time than it takes."""
+    if plan.tuned is not None:
+        yield Row(label="Speed", value=measured_text(plan.tuned))
+    elif (text := tip(plan)) is not None:
+        yield Row(label="Tip", value=text)
+
+
+def measured_text(tuned: Tuned) -> str:
+    """`sdpa, 2 blocks swapped: 1.42 s/step, measured here on 28 Nov (the guide's settings: 2.10)`."""
+    guide = f" (the guide's settings: {tuned.guide_seconds:.2f})" if tuned.guide_seconds is not None else ""
+    return f"{tuned.words}: {tuned.seconds_per_step:.2f} s/step, {MEASURED} on {day(tuned.at)}{guide}"
+
+
+def tip(plan: Plan) -> str | None:
+    """The arithmetic in words; None without a time that was measured on this box."""
+    if plan.quote is None or not plan.trainer.is_real:
+        return None
+    spec, trainer = plan.recipe.experts[0], plan.trainer
+    levers = levers_for(
+        spec.training,
+        chosen=[name for name, source in spec.sources.items() if source.origin is not Origin.MACHINE],
+        options=[name[2:] for name in trainer.capabilities.options[Script.TRAIN]],
+        packages={lever.package for lever in LEVERS if lever.package and trainer.has_package(lever.package)},
+        version=trainer.version,
+        blackwell=False,
+    )
+    gain = expected_gain(levers, blocks=spec.training.blocks_to_swap)
+    saved = gain * plan.quote.seconds
+    if saved <= TUNE_SECONDS:
+        return None
+    return (
+        f"wan-train tune takes {duration(TUNE_SECONDS)} and may save {duration(saved)}: "
+        f"{gain:.0%} of {duration(plan.quote.seconds)}, as others report"
+    )
+
+
+_ABOUT_HALF = (0.45, 0.55)
+
+
+def whole_training(plan: Plan) -> str:
+    """`all 100 epochs, as the guide`."""
+    guide = all("max_train_epochs" not in spec.sources for spec in plan.recipe.experts)
+    return f"all {count(plan.epochs, 'epoch')}{', as the guide' if guide else ''}"
+
+
+def shorter_training(end: EarlyEnd) -> str:
+    """`end after epoch 50: the same LoRA to about 0.4 %, half the time`."""
+    if len(set(end.epochs.values())) == 1:
+        when = f"epoch {next(iter(end.epochs.values()))}"
+    else:
+        when = " and ".join(f"epoch {epoch} ({expert_name(expert)})" for expert, epoch in end.epochs.items())
+    low, high = _ABOUT_HALF
+    time = "half the time" if low <= end.saved <= high else f"{1 - end.saved:.0%} of the time".replace("%", " %")
+    return f"end after {when}: the same LoRA to about {100 * end.distance:.1g} %, {time}"

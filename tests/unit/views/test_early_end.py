@@ -21,12 +21,11 @@ from wan_train.run.live import Live
 from wan_train.run.plan import Plan
 from wan_train.run.progress import Progress
 from wan_train.views.dashboard import run_lines
-from wan_train.views.early_end import shorter_training, whole_training
 from wan_train.views.event_lines import event_text
 from wan_train.views.plan_details import plan_text
 from wan_train.views.report.page import page
 from wan_train.views.result import result_text
-from wan_train.views.summary import plan_lines
+from wan_train.views.summary import plan_lines, shorter_training, whole_training
 
 
 def early_plan(until: str = "50", **ends: int) -> Plan:

@@ -9,7 +9,7 @@ import pytest
 from support.runs import T0, make_plan
 from wan_train.recipe.measured import Tuned
 from wan_train.run.plan import Plan, Quote
-from wan_train.views.speed import measured_text, speed_rows, tip
+from wan_train.views.summary import measured_text, speed_rows, tip
 
 HOUR = 3600.0
 
