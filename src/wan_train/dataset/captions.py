@@ -120,13 +120,18 @@ def check_record_caption(path: Path, row: int, text: str, tokens: TokenCounter) 
     return replace(caption, problems=tuple(replace(each, row=row, is_fixable=False) for each in problems))
 
 
+def as_trained(text: str) -> str:
+    """The text as the trainer encodes it, without a byte order mark and white space around it."""
+    return plain_lines(text).strip().strip("\ufeff").strip()
+
+
 def plain_lines(text: str) -> str:
     """The text with every kind of line end as a newline."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _checked(path: Path, text: str, tokens: TokenCounter) -> Caption:
-    words = plain_lines(text).strip().strip("\ufeff").strip()
+    words = as_trained(text)
     return Caption(text=words, problems=tuple(_problems(path, text, words, tokens)))
 
 

@@ -48,6 +48,11 @@ class Severity(StrEnum):
     HARMS = "harms"
     NOTE = "note"
 
+    @property
+    def rank(self) -> int:
+        """0 for the worst."""
+        return tuple(Severity).index(self)
+
 
 class ProblemKind(StrEnum):
     """Groups problems of one nature; the value is stable and appears in JSON."""
@@ -119,11 +124,20 @@ class Problem:
         return shown if self.row is None else f"{shown}:{self.row}"
 
     @property
+    def sentences(self) -> str:
+        """What is wrong, then the fix."""
+        return f"{self.what}. {self.advice}"
+
+    @property
+    def advice(self) -> str:
+        """The fix as a sentence."""
+        return self.fix if self.fix.endswith("?") else f"{self.fix}."
+
+    @property
     def line(self) -> str:
         """The problem as one printable line without control characters."""
         where = [part for part in (self.key, self.place(str(self.path)) if self.path is not None else "") if part]
-        text = f"{self.what}. {self.fix}{'' if self.fix.endswith('?') else '.'}"
-        return visible(f"{' in '.join(where)}: {text}" if where else text)
+        return visible(f"{' in '.join(where)}: {self.sentences}" if where else self.sentences)
 
 
 stops, loses, harms, note = (partial(Problem, severity) for severity in Severity)

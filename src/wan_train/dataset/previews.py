@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import os
 import struct
+from codecs import getincrementaldecoder
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wan_train.dataset.captions import as_trained
 from wan_train.dataset.listing import list_media
 from wan_train.dataset.model import Item, MediaKind
 from wan_train.dataset.pictures import quiet_about_size
@@ -37,17 +39,10 @@ class Preview:
     height: int
 
 
-def previews(
-    items: Sequence[tuple[Item, MediaKind]], *, on_done: Callable[[int, int], None] = lambda _done, _all: None
-) -> dict[Path, Preview]:
-    """The previews by path, without files that give none. `on_done` gets the number done and the total."""
-    return previews_of({item.path: kind for item, kind in items}, on_done=on_done)
-
-
 def previews_of(
     kinds: Mapping[Path, MediaKind], *, on_done: Callable[[int, int], None] = lambda _done, _all: None
 ) -> dict[Path, Preview]:
-    """The same for files that belong to no dataset."""
+    """The previews by path, without files that give none. `on_done` gets the number done and the total."""
     workers = max(2, min(4, os.cpu_count() or 1))
     found = {}
     # Pillow and PyAV decode without the interpreter's lock.
@@ -140,18 +135,7 @@ def _beginning(path: Path) -> str | None:
     is_cut = len(data) > _CAPTION_BYTES
     try:
         # A character may be cut in two at the end, and only there.
-        text = data[:_CAPTION_BYTES].decode("utf-8", "strict") if not is_cut else _decode_cut(data[:_CAPTION_BYTES])
+        text = getincrementaldecoder("utf-8")().decode(data[:_CAPTION_BYTES], final=not is_cut)
     except UnicodeDecodeError:
         return None
-    text = text.replace("\r\n", "\n").replace("\r", "\n").strip().strip("\ufeff").strip()
-    return text + ("…" if is_cut else "")
-
-
-def _decode_cut(data: bytes) -> str:
-    for spare in range(4):
-        try:
-            return data[: len(data) - spare].decode("utf-8")
-        except UnicodeDecodeError:
-            if spare == 3:  # noqa: PLR2004  the most bytes that a cut character leaves behind
-                raise
-    raise AssertionError("the loop returns or raises")
+    return as_trained(text) + ("…" if is_cut else "")

@@ -348,9 +348,6 @@ def _stem(name: str) -> str:
     return os.path.splitext(name)[0]
 
 
-_ORDER = tuple(Severity)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """All problems of one kind and severity, in the order in which they were found."""
@@ -397,10 +394,10 @@ def group(problems: Sequence[Problem]) -> tuple[Group, ...]:
     kinds = tuple(ProblemKind)
 
     def rank(problem: Problem) -> tuple[int, int]:
-        return _ORDER.index(problem.severity), kinds.index(problem.kind)
+        return problem.severity.rank, kinds.index(problem.kind)
 
     return tuple(
-        Group(kind=kinds[kind], severity=_ORDER[severity], problems=tuple(found))
+        Group(kind=kinds[kind], severity=tuple(Severity)[severity], problems=tuple(found))
         for (severity, kind), found in groupby(sorted(problems, key=rank), key=rank)
     )
 

@@ -129,7 +129,7 @@ def _group(group: Group, number: str, base: Path, width: int) -> Iterator[Line]:
     for text in _examples(group.problems, base, with_fix=len(fixes) > 1):
         yield from hanging([margin, Span("- ")], text, width)
     if len(fixes) == 1:
-        yield from hanging([margin, Span("→ ", "green")], safe(_sentence(fixes[0])), width, "green")
+        yield from hanging([margin, Span("→ ", "green")], safe(group.problems[0].advice), width, "green")
 
 
 def _examples(problems: Sequence[Problem], base: Path, *, with_fix: bool) -> Iterator[str]:
@@ -141,9 +141,8 @@ def _examples(problems: Sequence[Problem], base: Path, *, with_fix: bool) -> Ite
         yield f"{names}{f' {more}' if more else ''}: {safe(problems[0].what)}"
         return
     for problem in shown:
-        fix = f". {_sentence(problem.fix)}" if with_fix else ""
         where = _where(problem, base)
-        yield f"{where}{': ' if where else ''}{safe(problem.what + fix)}"
+        yield f"{where}{': ' if where else ''}{safe(problem.sentences if with_fix else problem.what)}"
     if more:
         yield more
 
@@ -155,10 +154,6 @@ def _where(problem: Problem, base: Path) -> str:
         shown = path.relative_to(base) if path != base and path.is_relative_to(base) else path
         parts.append(problem.place(os.fspath(shown)))
     return cut_middle(safe(" in ".join(parts)), _LONGEST_NAME)
-
-
-def _sentence(fix: str) -> str:
-    return fix if fix.endswith("?") else f"{fix}."
 
 
 def _base(check: Check) -> Path:
@@ -230,39 +225,40 @@ def _subset(each: SubsetLayout, width: int) -> Iterator[Line]:
     if not each.sizes:
         yield line("  ", Span("nothing", "yellow"))
         return
-    rows = [_size_row(_size_name(size), (size,), each.subset) for size in each.sizes[:_MOST_SIZES]]
+    rows = [(size_name(size), *size_cells((size,), each.subset)) for size in each.sizes[:_MOST_SIZES]]
     rest = each.sizes[_MOST_SIZES:]
     if rest:
-        rows.append(_size_row(f"{len(rest):,} more sizes", rest, each.subset))
+        rows.append((f"{len(rest):,} more sizes", *size_cells(rest, each.subset)))
     is_video = each.subset.kind is MediaKind.VIDEO
     files, last = ("files", "clips x frames") if is_video else ("pictures", "batches per epoch")
     yield from grid(("size", files, "cut away", "enlarged", last), rows, width, indent=4)
     yield from table([*_remarks(each)], width, indent=4)
 
 
-def _size_name(size: Size) -> str:
+def size_name(size: Size) -> str:
+    """`960x544`, or why there is no size."""
     if size.pixels:
         return f"{size.pixels[0]}x{size.pixels[1]}"
     return "not trained" if all(one.is_known for one in size.files) else "unknown"
 
 
-def _size_row(name: str, sizes: Sequence[Size], subset: Subset) -> tuple[str, ...]:
+def size_cells(sizes: Sequence[Size], subset: Subset) -> tuple[str, ...]:
+    """Of files trained at these sizes: how many, the largest loss, the enlarged ones, the batches."""
     files = f"{sum(len(size.files) for size in sizes):,}"
     if not any(size.pixels for size in sizes):
-        return name, files, "", "", batches_text(sizes, subset)
+        return files, "", "", _batches(sizes, subset)
     enlarged = sum(size.enlarged for size in sizes)
     loss = max(size.largest_loss for size in sizes)
     scale = max(size.largest_scale for size in sizes)
     return (
-        name,
         files,
         f"to {percent(loss)}" if loss else "-",
         f"{enlarged:,}, to {times(scale)}" if enlarged else "-",
-        batches_text(sizes, subset),
+        _batches(sizes, subset),
     )
 
 
-def batches_text(sizes: Sequence[Size], subset: Subset) -> str:
+def _batches(sizes: Sequence[Size], subset: Subset) -> str:
     """For pictures the batches of one epoch, for clips how many there are of each length."""
     keys = [key for size in sizes for one in size.files for key in one.keys]
     if subset.kind is MediaKind.VIDEO:

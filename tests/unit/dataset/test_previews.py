@@ -10,7 +10,7 @@ from PIL import Image
 
 from wan_train.dataset.config import load
 from wan_train.dataset.model import Item, MediaKind
-from wan_train.dataset.previews import MOST_BYTES, Preview, captions, previews
+from wan_train.dataset.previews import MOST_BYTES, Preview, captions, previews_of
 from wan_train.dataset.scan import scan
 
 from .support import config_for, draw
@@ -21,7 +21,7 @@ def item(path: Path) -> Item:
 
 
 def preview(path: Path, kind: MediaKind = MediaKind.IMAGE) -> Preview | None:
-    return previews([(item(path), kind)]).get(path)
+    return previews_of({path: kind}).get(path)
 
 
 @pytest.mark.parametrize("size", [(1000, 500), (240, 240), (40, 30), (3000, 3), (1, 1)])
@@ -57,7 +57,7 @@ def test_a_picture_is_shown_as_the_trainer_reads_it_and_not_turned(tmp_path: Pat
 def test_what_cannot_be_read_has_no_preview_and_harms_nothing(tmp_path: Path, content: bytes, kind: MediaKind) -> None:
     good, bad = draw(tmp_path / "a.png", (50, 50)), tmp_path / "b.png"
     bad.write_bytes(content)
-    found = previews([(item(bad), kind), (item(good), MediaKind.IMAGE), (item(tmp_path / "gone.png"), kind)])
+    found = previews_of({bad: kind, good: MediaKind.IMAGE, tmp_path / "gone.png": kind})
     assert set(found) == {good}
 
 

@@ -8,21 +8,13 @@ from dataclasses import dataclass
 
 from wan_train.dataset.buckets import Crop
 from wan_train.dataset.layout import TrainedFile, is_cropped
-from wan_train.dataset.model import MediaKind, Problem, Severity
+from wan_train.dataset.model import MediaKind, Problem
 from wan_train.dataset.previews import Preview
 from wan_train.views import formatting
 from wan_train.views.dataset_tables import BLURRY, percent, sides_cut, times
 
 _LONGEST_CAPTION = 1000
 _MOST_PROBLEMS = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShownProblem:
-    """A problem with its fix, in sentences."""
-
-    severity: Severity
-    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +34,7 @@ class Card:
     caption: str
     has_caption: bool
     caption_note: str | None
-    problems: Sequence[ShownProblem] = ()
+    problems: Sequence[Problem] = ()
     more_problems: int = 0
 
 
@@ -55,9 +47,7 @@ def card(
     caption: str | None,
     problems: Sequence[Problem] = (),
 ) -> Card:
-    """`caption` is None where there is none or where it is not text."""
-    order = tuple(Severity)
-    worst_first = sorted(problems, key=lambda problem: order.index(problem.severity))
+    """`caption` is None where there is none or where it is not text; `problems` begin with the worst."""
     text, note = _caption(one, caption)
     return Card(
         anchor=anchor,
@@ -70,14 +60,9 @@ def card(
         caption=text,
         has_caption=bool(caption),
         caption_note=note,
-        problems=[ShownProblem(severity=each.severity, text=sentences(each)) for each in worst_first[:_MOST_PROBLEMS]],
+        problems=problems[:_MOST_PROBLEMS],
         more_problems=max(0, len(problems) - _MOST_PROBLEMS),
     )
-
-
-def sentences(problem: Problem) -> str:
-    """What is wrong, then the fix."""
-    return f"{problem.what}. {problem.fix}{'' if problem.fix.endswith('?') else '.'}"
 
 
 def _facts(one: TrainedFile) -> list[tuple[str, bool]]:

@@ -7,21 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.base import units
-from wan_train.dataset.layout import Layout, Size, SubsetLayout
-from wan_train.dataset.model import MediaKind, Problem, Severity, Subset
+from wan_train.dataset.layout import Layout, SubsetLayout
+from wan_train.dataset.model import MediaKind, Problem, Severity
 from wan_train.dataset.scan import Check, Group
 from wan_train.views import formatting
-from wan_train.views.dataset_page.cards import Card, card, sentences
+from wan_train.views.dataset_page.cards import Card, card
 from wan_train.views.dataset_page.selection import Material, Selection, ShownSize, problems_by_item
 from wan_train.views.dataset_tables import (
     COUNTED,
     TITLES,
-    batches_text,
     nouns,
-    percent,
     settings_of,
     severity_counts,
-    times,
+    size_cells,
+    size_name,
 )
 from wan_train.views.html.render import render
 
@@ -153,7 +152,7 @@ def _problem(problem: Problem, anchors: Mapping[Path, str]) -> _Problem:
         key=problem.key or "",
         place=problem.place(path.name or str(path)) if path is not None else "",
         anchor=anchors.get(path) if path is not None else None,
-        text=sentences(problem),
+        text=problem.sentences,
     )
 
 
@@ -167,11 +166,11 @@ def _dataset(
     subset = each.subset
     listed, rest = sizes[:_MOST_SIZES], [shown.size for shown in sizes[_MOST_SIZES:]]
     rows = [
-        _Row(name=_name(shown.size), anchor=_anchor(number, place), cells=_cells((shown.size,), subset))
+        _Row(name=size_name(shown.size), anchor=_anchor(number, place), cells=size_cells((shown.size,), subset))
         for place, shown in enumerate(listed)
     ]
     if rest:
-        rows.append(_Row(name=f"{len(rest):,} more sizes", anchor=None, cells=_cells(rest, subset)))
+        rows.append(_Row(name=f"{len(rest):,} more sizes", anchor=None, cells=size_cells(rest, subset)))
     noun, many = nouns(subset)
     last = "Clips x frames" if subset.kind is MediaKind.VIDEO else "Batches per epoch"
     return _Dataset(
@@ -182,7 +181,7 @@ def _dataset(
         sizes=[
             _Size(
                 anchor=_anchor(number, place),
-                title=f"{_name(shown.size)} · {formatting.count(len(shown.size.files), noun, many)}",
+                title=f"{size_name(shown.size)} · {formatting.count(len(shown.size.files), noun, many)}",
                 cards=[
                     card(
                         one,
@@ -198,21 +197,4 @@ def _dataset(
             )
             for place, shown in enumerate(listed)
         ],
-    )
-
-
-def _name(size: Size) -> str:
-    if size.pixels is not None:
-        return f"{size.pixels[0]}x{size.pixels[1]}"
-    return "not trained" if all(one.is_known for one in size.files) else "unknown"
-
-
-def _cells(sizes: Sequence[Size], subset: Subset) -> tuple[str, ...]:
-    loss = max(size.largest_loss for size in sizes)
-    enlarged = sum(size.enlarged for size in sizes)
-    return (
-        f"{sum(len(size.files) for size in sizes):,}",
-        f"up to {percent(loss)}" if loss else "-",
-        f"{enlarged:,}, up to {times(max(size.largest_scale for size in sizes))}" if enlarged else "-",
-        batches_text(sizes, subset),
     )

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from wan_train.dataset.layout import Layout, Size, TrainedFile
 from wan_train.dataset.model import Problem, Severity
-from wan_train.dataset.previews import Preview, captions, previews
+from wan_train.dataset.previews import Preview, captions, previews_of
 from wan_train.dataset.scan import Check
 
 MOST_CARDS = 400
-_ORDER = tuple(Severity)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +61,10 @@ def material_of(
         for size in sizes
         for one in size.shown
     ]
-    return Material(previews=previews(items, on_done=on_done), captions=captions([item for item, _ in items]))
+    return Material(
+        previews=previews_of({item.path: kind for item, kind in items}, on_done=on_done),
+        captions=captions([item for item, _ in items]),
+    )
 
 
 def choose(layout: Layout, troubles: Mapping[Path, Sequence[Problem]], *, most: int = MOST_CARDS) -> Selection:
@@ -107,7 +109,7 @@ def _worth_seeing(
     def worth(index: int) -> tuple[int, float, int]:
         one = files[index]
         problems = troubles.get(one.item.path)
-        severity = _ORDER.index(problems[0].severity) if problems else len(_ORDER)
+        severity = problems[0].severity.rank if problems else len(Severity)
         return severity, -(one.crop.share_lost if one.crop is not None else 0.0), index
 
     chosen = sorted(sorted(range(len(files)), key=worth)[:count])
@@ -130,5 +132,5 @@ def problems_by_item(check: Check, layout: Layout) -> dict[Path, list[Problem]]:
                 paths.append(one.item.caption_path)
             problems = [problem for path in paths for problem in by_path.get(path, ())]
             if problems:
-                found[one.item.path] = sorted(problems, key=lambda problem: _ORDER.index(problem.severity))
+                found[one.item.path] = sorted(problems, key=lambda problem: problem.severity.rank)
     return found
