@@ -71,16 +71,16 @@ def status(call: Call) -> Result:
 def runs(call: Call) -> Result:
     folder = call.settings.runs
     views = [RunReader(run, lease_dir=call.settings.lease_dir).refresh()[0] for run in all_runs(folder)]
+    now = time.time()
 
     def text(sink: Sink) -> None:
         from wan_train.views.result import runs_lines
 
         if views:
-            sink.show(runs_lines(views))
+            sink.show(runs_lines(views, now))
         else:
             sink.note(f"There are no runs in {folder}. Start one with: wan-train")
 
-    now = time.time()
     return Result(
         data=lambda: {"event": "runs", "runs_dir": str(folder), "runs": [run_json(view, now) for view in views]},
         text=text,

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from wan_train.base.units import duration, file_size
+from wan_train.base.units import dollars, duration, file_size
 from wan_train.run import retry
 from wan_train.run.plan import Step, StepKind
 from wan_train.run.samples import given_up
@@ -94,10 +94,11 @@ def headline(view: RunView) -> Line:
             return line(Span(f"The run has not finished; {took} so far.", "bold"))
 
 
-def runs_lines(views: Sequence[RunView]) -> RenderableType:
-    """One line for each run: ID, status, start, experts, results. IDs stay whole."""
-    rows = [("Run", "Status", "Started", "Experts", "Results")]
-    for view in views:
+def runs_lines(views: Sequence[RunView], now: float) -> RenderableType:
+    """One line for each run: ID, status, start, experts, results, and the dollars spent at `now`. IDs stay whole."""
+    costs = [cost_of(view, now) for view in views]
+    rows = [("Run", "Status", "Started", "Experts", "Results", "Spent" if any(costs) else "")]
+    for view, cost in zip(views, costs, strict=True):
         loras = len(_results(view))
         results = count(loras, "LoRA") if loras else "none"
         rows.append(
@@ -107,12 +108,13 @@ def runs_lines(views: Sequence[RunView]) -> RenderableType:
                 date_time(view.plan.created),
                 ", ".join(spec.expert.value for spec in view.plan.recipe.experts),
                 f"rehearsal, {results}" if run_status.is_rehearsal(view) else results,
+                dollars(cost.spent) if cost is not None else "",
             )
         )
     widths = [max(map(columns, cells)) for cells in zip(*rows, strict=True)]
 
     def lines(width: int) -> Iterator[Line]:
-        shown = range(len(widths)) if width >= sum(widths) + 2 * len(widths) else (0, 1, 3, 4)
+        shown = range(len(widths)) if width >= sum(widths) + 2 * len(widths) else (0, 1, 3, 4, 5)
         for number, row in enumerate(rows):
             text = "  ".join(pad(row[column], widths[column]) for column in shown)
             yield line(Span(text.rstrip(), "" if number else "dim"), whole=True)

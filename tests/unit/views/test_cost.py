@@ -8,6 +8,7 @@ import pytest
 
 from support.runs import SUPERVISOR, T0
 from views import scenes
+from views.reports import report_of
 from views.scenes import NOW
 from views.support import shown
 from wan_train.base.errors import ExitCode
@@ -22,7 +23,8 @@ from wan_train.views.dashboard import run_lines
 from wan_train.views.formatting import dollars_per_hour
 from wan_train.views.json_records import run_json
 from wan_train.views.model import RunView
-from wan_train.views.result import result_text
+from wan_train.views.report.comparison import compared
+from wan_train.views.result import result_text, runs_lines
 
 HOUR = 3600.0
 
@@ -136,3 +138,25 @@ def test_the_supervisor_that_takes_over_leaves_out_the_time_between() -> None:
     cost = cost_of(with_events(priced(view), later), NOW + 90_060)
     assert cost is not None
     assert cost.seconds == pytest.approx(NOW - T0 + 60)
+
+
+def test_the_table_of_runs_has_what_each_has_cost() -> None:
+    view, now = scenes.both_running()
+    for width in (80, 120):
+        text = shown(runs_lines([priced(view), view], now), width)
+        head, paid, unknown = text.splitlines()
+        assert head.endswith("Spent")
+        assert paid.endswith(dollars((now - T0) * 0.93 / HOUR))
+        assert "$" not in unknown
+    assert "Spent" not in shown(runs_lines([view], now), 120)
+
+
+def test_a_comparison_has_what_each_run_has_cost() -> None:
+    plain = report_of()
+    paid = replace(plain, view=priced(plain.view, runs=2))
+    rows = {row.name: row.values for row in compared([plain, paid])}
+    assert rows["price of the box"] == (None, "$0.93/h")
+    cost = cost_of(paid.view, paid.made)
+    assert cost is not None
+    assert rows["spent"] == (None, dollars(cost.spent))
+    assert "spent" not in {row.name for row in compared([plain, plain])}

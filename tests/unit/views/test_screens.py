@@ -11,7 +11,7 @@ from rich.console import RenderableType
 
 from support.runs import T0, events_of, make_plan, make_view
 from views.datasets import CONFIG, PICTURES, check_of, inventory_of, mixed, problem
-from views.scenes import AT_START, CACHED, DONE, ENDED, FAILED, SCENES, finished, rehearsal, summary_plan, waiting
+from views.scenes import AT_START, CACHED, DONE, ENDED, FAILED, NOW, SCENES, finished, rehearsal, summary_plan, waiting
 from views.support import check_golden, shown
 from wan_train.dataset.layout import layout_of
 from wan_train.dataset.model import ProblemKind, Severity
@@ -82,7 +82,7 @@ SCREENS: dict[str, Callable[[int], RenderableType]] = {
     "status_waiting": lambda _: run_lines(*waiting()),
     "help": page(lambda width: overlays.help_page(waiting()[0], width, 24)),
     "logs": page(lambda width: overlays.logs_page(LOGS, width, 12)),
-    "runs": lambda _: runs_lines([finished()[0], rehearsal()[0], waiting()[0]]),
+    "runs": lambda _: runs_lines([finished()[0], rehearsal()[0], waiting()[0]], NOW),
     "summary": lambda _: plan_lines(summary_plan(), AT_START),
     "details": lambda _: plan_details(summary_plan(), AT_START),
     "problems": lambda _: problems(),

@@ -14,6 +14,7 @@ from wan_train.recipe.terms import Expert
 from wan_train.run.curves import Curve
 from wan_train.run.state import Attempt
 from wan_train.views import formatting, run_status
+from wan_train.views.cost import cost_of
 from wan_train.views.html.render import render
 from wan_train.views.lines import Line, Screenful, Span, line
 from wan_train.views.report import metrics
@@ -54,20 +55,31 @@ def same_settings(reports: Sequence[ReportData]) -> int:
 
 
 def _rows(reports: Sequence[ReportData]) -> Iterator[Compared]:
-    for name, values in (
+    general: list[tuple[str, list[str | None]]] = [
         ("title", [formatting.safe(report.view.plan.answers.title) for report in reports]),
         ("state", [run_status.status_of(report.view).value for report in reports]),
         ("took", [units.duration(run_status.worked(report.view, report.made)) for report in reports]),
+        *_money(reports),
         ("attempts failed", [str(sum(_failed(a) for a in _attempts(report))) for report in reports]),
         ("trainer", [formatting.safe(report.view.plan.trainer.version) for report in reports]),
         ("dataset", [formatting.safe(report.view.plan.dataset.source) for report in reports]),
         ("files", [f"{report.view.plan.dataset.items:,}" for report in reports]),
-    ):
+    ]
+    for name, values in general:
         yield Compared(group="Run", name=name, values=tuple(values))
     for expert in Expert:
         yield from _expert(reports, expert)
     yield from _gpus(reports)
     yield from (row for row in _settings(reports) if row.differs)
+
+
+def _money(reports: Sequence[ReportData]) -> Iterator[tuple[str, list[str | None]]]:
+    """Nothing where no run knows its price."""
+    costs = [cost_of(report.view, report.made) for report in reports]
+    if any(costs):
+        yield "spent", [None if cost is None else units.dollars(cost.spent) for cost in costs]
+        hours = [None if cost is None else formatting.dollars_per_hour(cost.per_hour) for cost in costs]
+        yield "price of the box", hours
 
 
 def _expert(reports: Sequence[ReportData], expert: Expert) -> Iterator[Compared]:
