@@ -65,11 +65,7 @@ def examine(box: ScriptedBox, *words: str, code: int, **env: str) -> dict[str, d
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
-    found = (
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "nvml-state" and path.parent.name != "forked"
-    )
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != "nvml-state")
     return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in found}
 
 

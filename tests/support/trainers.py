@@ -65,6 +65,7 @@ class ScriptedBox:
         self.record = root / "record.jsonl"
         self.home = root / "home"
         self.dataset = root / "pictures"
+        self.forked = Path(f"{nvml.state}.forked")  # beside the box, whose disk may be full
         if not root.exists():
             for folder in (self.home, root / "tmp"):
                 folder.mkdir(parents=True)
@@ -83,7 +84,7 @@ class ScriptedBox:
             "TMPDIR": str(self.root / "tmp"),
             **self.nvml.env(),
             _MARKER: str(self.root),
-            forkserver.REGISTER: str(self.root.with_name(f"{self.root.name}-forked")),
+            forkserver.REGISTER: str(self.forked),
             "SCRIPTED_RECORD": str(self.record),
             "WAN_TRAIN_WORKSPACE": str(self.root),
             "WAN_TRAIN_MUSUBI_DIR": str(self.checkout),
@@ -183,7 +184,7 @@ class ScriptedBox:
 
     def processes(self) -> dict[int, str]:
         """Every living process of this box by pid: its command line."""
-        return forkserver.registered(self.root.with_name(f"{self.root.name}-forked")) | {
+        return forkserver.registered(self.forked) | {
             pid: words for pid in _marked(f"{_MARKER}={self.root}") if (words := _command_line(pid))
         }
 
