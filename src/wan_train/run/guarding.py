@@ -56,7 +56,7 @@ def ensure_guardian(settings: Settings) -> None:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            check=True,
+            check=False,
         )
     finally:
         os.close(log)

@@ -1,0 +1,329 @@
+"""The guardian with a clock moved by hand and a landlord who obeys or does not; its records are real files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from support.runs import events_of, make_plan
+from wan_train.base import codec
+from wan_train.base.host import ProcessIdentity, myself
+from wan_train.base.moment import moment
+from wan_train.gpu.leases import LeaseHolder, LeaseRoom
+from wan_train.guardian.guardian import Guardian, Uploaded
+from wan_train.run.directory import RunDirectory
+from wan_train.run.duties import Duties, Then, enter, entered, write_duties
+from wan_train.run.ending import Ending, Phase, ask_to_keep, read_ending
+from wan_train.run.events import Event, StopMode, SupervisorStarted
+from wan_train.run.plan import Plan
+
+FIRST = ProcessIdentity(pid=1, start_time=7, boot_id="a")
+
+
+@dataclass(slots=True)
+class HandClock:
+    at: float = 1_800_000_000.0
+    uptime: float = 100.0
+
+    def now(self) -> float:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.uptime
+
+    def pass_by(self, seconds: float) -> None:
+        self.at += seconds
+        self.uptime += seconds
+
+
+@dataclass(slots=True)
+class FakeHands:
+    """Does what it is told at once; `says` is the landlord's answer to each order, the last one for ever."""
+
+    says: list[str] = field(default_factory=lambda: [""])
+    restarted: list[str] = field(default_factory=list)
+    stopped: list[tuple[str, StopMode]] = field(default_factory=list)
+    uploaded: list[str] = field(default_factory=list)
+    orders: list[Then] = field(default_factory=list)
+    _answer: str | None = None
+
+    def restart(self, run: RunDirectory) -> str | None:
+        self.restarted.append(run.run_id)
+        return None
+
+    def stop(self, run: RunDirectory, mode: StopMode) -> None:
+        self.stopped.append((run.run_id, mode))
+
+    def upload(self, run: RunDirectory) -> None:
+        self.uploaded.append(run.run_id)
+
+    def is_uploading(self, run: RunDirectory) -> bool:  # noqa: ARG002  the protocol's
+        return False
+
+    def end(self, ending: Ending) -> None:
+        self.orders.append(ending.then)
+        self._answer = self.says.pop(0) if len(self.says) > 1 else self.says[0]
+
+    @property
+    def is_acting(self) -> bool:
+        return self._answer is not None
+
+    def answer(self) -> str | None:
+        said, self._answer = self._answer, None
+        return said
+
+    def by_hand(self, then: Then) -> str | None:
+        return f"vastai {then} instance 7"
+
+
+@dataclass(slots=True)
+class FakeUploads:
+    known: dict[str, Uploaded] = field(default_factory=dict)
+
+    def look(self, run: RunDirectory, duties: Duties, now: float) -> Uploaded:  # noqa: ARG002  the protocol's
+        return self.known.get(run.run_id, Uploaded())
+
+
+class World:
+    """A box: a lease directory, runs, and one guardian after another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.leases = folder / "leases"
+        self.clock = HandClock()
+        self.hands = FakeHands()
+        self.uploads = FakeUploads()
+        self.life = FIRST
+        self.guardian = self.another()
+
+    def another(self) -> Guardian:
+        """A guardian in place of one that was killed, or on a box that came back."""
+        self.guardian = Guardian(
+            lease_dir=self.leases,
+            clock=self.clock,
+            hands=self.hands,
+            uploads=self.uploads,
+            notices=None,
+            life=self.life,
+        )
+        return self.guardian
+
+    def run(self, name: str, then: Then = Then.STOP, *, ends: bool = True, is_listed: bool = True) -> RunDirectory:
+        """A run with duties; one that does not end has a supervisor: this process."""
+        run = RunDirectory(self.folder / "runs" / name)
+        run.path.mkdir(parents=True)
+        plan = replace(make_plan(), run_dir=run.path)
+        run.plan.write_text(codec.to_json(plan))
+        self.record(run, plan, ends=ends)
+        duties = Duties(began=moment(self.clock), then=then, grace_seconds=60.0)
+        if then is Then.COMMAND:
+            duties = replace(duties, command=("poweroff",))
+        write_duties(run, duties)
+        if is_listed:
+            enter(self.leases, run)
+        return run
+
+    def record(self, run: RunDirectory, plan: Plan, *, ends: bool) -> None:
+        started: list[Event] = [SupervisorStarted(at=self.clock.at, identity=myself())]
+        events = events_of(plan, {}, exit_code=0) if ends else started
+        run.events.write_text("".join(codec.to_json(event, Event) + "\n" for event in events))
+
+    def rounds(self, seconds: float) -> float | None:
+        """Let time pass, a round every two seconds; what the last round said."""
+        pause: float | None = None
+        for _ in range(max(1, round(seconds / 2))):
+            pause = self.guardian.tick()
+            self.clock.pass_by(2.0)
+        return pause
+
+    @property
+    def ending(self) -> Ending | None:
+        return read_ending(self.leases)
+
+    @property
+    def phase(self) -> Phase | None:
+        return self.ending.phase if self.ending is not None else None
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_a_box_is_stopped_after_its_grace(world: World) -> None:
+    world.run("cat")
+    world.rounds(58)
+    assert world.phase is Phase.COUNTDOWN
+    assert world.hands.orders == []
+    world.rounds(8)
+    assert world.phase is Phase.ASKED
+    assert world.hands.orders == [Then.STOP]
+
+
+def test_a_run_that_works_is_waited_for(world: World) -> None:
+    world.run("cat")
+    world.run("dog", ends=False)
+    world.rounds(600)
+    assert world.ending is None
+
+
+def test_whoever_holds_a_gpu_is_waited_for(world: World) -> None:
+    world.run("cat")
+    lease = LeaseRoom(world.leases).try_take("GPU-1", LeaseHolder(run_id="of somebody else"))
+    assert lease is not None
+    with lease:
+        world.rounds(600)
+        assert world.ending is None
+    world.rounds(10)
+    assert world.phase is Phase.COUNTDOWN
+
+
+def test_a_person_keeps_the_box_on_and_the_guardian_ends(world: World) -> None:
+    world.run("cat")
+    world.rounds(10)
+    assert world.ending is not None
+    ask_to_keep(world.leases, world.ending, by="`wan-train status`")
+    assert world.rounds(10) is None, "nothing is owed to any run"
+    assert world.phase is Phase.CANCELLED
+    assert world.hands.orders == []
+    assert entered(world.leases) == []
+
+
+def test_a_wish_about_an_earlier_countdown_does_not_count(world: World) -> None:
+    world.run("cat")
+    world.rounds(10)
+    assert world.ending is not None
+    earlier = replace(world.ending, decided=replace(world.ending.decided, uptime=1.0))
+    ask_to_keep(world.leases, earlier, by="`wan-train status`")
+    world.rounds(80)
+    assert world.phase is Phase.ASKED
+
+
+@pytest.mark.parametrize("killed_after", [1, 30, 58])
+def test_another_guardian_goes_on_with_the_countdown(world: World, killed_after: float) -> None:
+    world.run("cat")
+    world.rounds(killed_after)
+    world.another()
+    world.rounds(70 - killed_after)
+    assert world.hands.orders == [Then.STOP]
+
+
+def test_a_guardian_killed_after_its_order_gives_it_again(world: World) -> None:
+    world.run("cat")
+    while not world.hands.orders:
+        world.rounds(2)
+    world.hands.answer()  # the answer died with it
+    world.another()
+    world.rounds(20)
+    assert world.hands.orders == [Then.STOP, Then.STOP]
+    assert world.phase is Phase.ASKED
+
+
+def test_a_box_that_came_back_after_its_stop_stays_on(world: World) -> None:
+    run = world.run("cat")
+    world.rounds(70)
+    assert world.phase is Phase.ASKED
+    world.life = replace(FIRST, start_time=9)
+    world.another().take_up(run.path.parent)
+    assert world.rounds(600) is None
+    assert world.hands.orders == [Then.STOP]
+
+
+def test_a_reboot_before_the_order_begins_the_countdown_anew(world: World) -> None:
+    run = world.run("cat", is_listed=False)
+    world.guardian.take_up(run.path.parent)
+    world.rounds(40)
+    assert world.phase is Phase.COUNTDOWN
+    world.life = replace(FIRST, start_time=9)
+    world.another().take_up(run.path.parent)
+    world.rounds(40)
+    assert world.hands.orders == []
+    world.rounds(40)
+    assert world.hands.orders == [Then.STOP]
+
+
+def test_a_landlord_that_is_down_is_asked_until_it_obeys(world: World) -> None:
+    world.hands.says = ["Vast cannot be reached", "Vast cannot be reached", ""]
+    world.run("cat")
+    world.rounds(66)
+    assert world.ending is not None
+    assert world.ending.problem == "Vast cannot be reached"
+    assert world.ending.by_hand == "vastai stop instance 7"
+    world.rounds(60)
+    assert world.phase is Phase.ASKED
+    assert world.hands.orders == [Then.STOP] * 3
+
+
+def test_a_clock_that_is_set_changes_nothing(world: World) -> None:
+    world.run("cat")
+    world.rounds(20)
+    world.clock.at -= 86_400
+    world.rounds(36)
+    assert world.phase is Phase.COUNTDOWN
+    world.clock.at += 10 * 86_400
+    world.rounds(10)
+    assert world.hands.orders == [Then.STOP]
+
+
+def test_a_dead_supervisor_is_replaced_within_a_minute(world: World) -> None:
+    run = world.run("cat", ends=False)
+    gone = SupervisorStarted(at=1.0, identity=replace(myself(), start_time=1))
+    run.events.write_text(codec.to_json(gone, Event) + "\n")
+    world.rounds(60)
+    assert world.hands.restarted[0] == "cat"
+
+
+def test_results_of_other_runs_keep_a_box_from_being_destroyed(world: World) -> None:
+    run = world.run("cat", Then.DESTROY)
+    write_duties(run, Duties(began=moment(world.clock), then=Then.DESTROY, uploads=("hf:a/b",), grace_seconds=60))
+    other = world.run("dog", Then.NOTHING, is_listed=False)
+    other.duties.unlink()
+    (other.path / "WAN2.2-LowNoise_dog.safetensors").touch()
+    world.rounds(70)
+    assert world.hands.orders == [Then.STOP]
+    assert world.ending is not None
+    assert "dog has results that were not uploaded" in world.ending.because
+
+
+def test_a_box_is_destroyed_when_all_is_safe(world: World) -> None:
+    run = world.run("cat")
+    write_duties(run, Duties(began=moment(world.clock), then=Then.DESTROY, uploads=("hf:a/b",), grace_seconds=60))
+    world.uploads.known["cat"] = Uploaded(pending=True, due=True, unverified=("hf:a/b lacks 1 file",))
+    world.rounds(100)
+    assert world.hands.orders == []
+    assert world.hands.uploaded
+    world.uploads.known["cat"] = Uploaded()
+    world.rounds(70)
+    assert world.hands.orders == [Then.DESTROY]
+
+
+def test_records_that_cannot_be_read_keep_no_box_running(world: World) -> None:
+    run = world.run("cat")
+    run.plan.write_text("{torn")
+    write_duties(run, Duties(began=moment(world.clock), then=Then.DESTROY, uploads=("hf:a/b",), grace_seconds=60))
+    world.rounds(70)
+    assert world.hands.orders == [Then.STOP]
+
+
+def test_a_run_that_was_removed_is_forgotten(world: World) -> None:
+    run = world.run("cat", ends=False)
+    world.rounds(2)
+    run.plan.unlink()
+    assert world.rounds(4) is None
+    assert entered(world.leases) == []
+
+
+def full_disk(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_keeps_no_box_running(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.run("cat")
+    write: Callable[..., None] = full_disk
+    monkeypatch.setattr("wan_train.guardian.guardian.write_ending", write)
+    monkeypatch.setattr("wan_train.guardian.memory.write_whole", write)
+    world.rounds(70)
+    assert world.hands.orders[0] is Then.STOP
