@@ -240,7 +240,8 @@ class Guardian:
         """What concerns the end of the box."""
         match action:
             case Record(ending=ending):
-                if ending is not None and self._ending is None:
+                before = self._ending
+                if ending is not None and (before is None or before.phase is Phase.CANCELLED):
                     say(f"countdown: {ending.then}, because {ending.because}")
                 self._record(ending)
             case Keep(ending=ending, run_ids=run_ids):
