@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def api() -> Iterator[VastApi]:
 
 
 def train(box: ScriptedBox, api: VastApi, *words: str, **env: str) -> None:
-    done = box.run_cli(*box.train_words(*words, "--detach"), **api.environ(**env))
+    done = box.run_cli(*box.train_words(*words, "--detach"), **api.environ(), **env)
     assert done.returncode == 0, done.stderr
 
 
@@ -82,7 +83,8 @@ def test_a_box_is_destroyed_after_its_results_were_verified_elsewhere(
     scripted_box: ScriptedBox, api: VastApi, tmp_path: Path
 ) -> None:
     safe = tmp_path / "elsewhere"
-    train(scripted_box, api, "--then", "destroy", "--grace", "0", "--upload", f"rclone:{safe}")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # of rclone
+    train(scripted_box, api, "--then", "destroy", "--grace", "0", "--upload", f"rclone:{safe}", PATH=path)
     scripted_box.wait_for(lambda: api.destroyed, what="the box to be destroyed")
     assert len(list(safe.rglob("*.safetensors"))) == 2
 

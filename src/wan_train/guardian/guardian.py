@@ -52,9 +52,9 @@ class Uploaded:
 
 
 class Uploads(Protocol):
-    """What is known of the uploads of a run; never raises."""
+    """What is known of the uploads of a run; never raises. `fresh`: as of now, not of some seconds ago."""
 
-    def look(self, run: RunDirectory, duties: Duties, now: float) -> Uploaded: ...
+    def look(self, run: RunDirectory, duties: Duties, now: float, *, fresh: bool) -> Uploaded: ...
 
 
 class Notices(Protocol):
@@ -150,7 +150,7 @@ class Guardian:
     def _with_surroundings(self, charge: Charge, ward: Ward, now: Moment) -> Ward:
         duties, run = ward.duties, charge.run
         if duties.uploads or duties.then is Then.DESTROY:
-            found = self._uploads.look(run, duties, now.at)
+            found = self._uploads.look(run, duties, now.at, fresh=ward.is_over)
             damage = (f"the records of {run.run_id} cannot be read",) if charge.damage is not None else ()
             ward = replace(
                 ward,
@@ -191,7 +191,7 @@ class Guardian:
             if duties is None or not duties.uploads:
                 found.append(f"{run.run_id} has results that were not uploaded")
             else:
-                found += self._uploads.look(run, duties, now.at).unverified
+                found += self._uploads.look(run, duties, now.at, fresh=True).unverified
         return tuple(found)
 
     def _hear_the_landlord(self, now: Moment) -> None:

@@ -17,15 +17,15 @@ _OPEN = frozenset({Stage.PENDING, Stage.SENDING, Stage.FAILED})
 
 
 class RecordedUploads:
-    """Reads the records of a run at most every few seconds."""
+    """Reads the records of a run that works at most every few seconds."""
 
     def __init__(self) -> None:
         self._seen: dict[Path, tuple[float, Duties, Uploaded]] = {}
 
-    def look(self, run: RunDirectory, duties: Duties, now: float) -> Uploaded:
+    def look(self, run: RunDirectory, duties: Duties, now: float, *, fresh: bool) -> Uploaded:
         """Records that cannot be read make nothing safe, and nothing due."""
         seen = self._seen.get(run.path)
-        if seen is not None and 0 <= now - seen[0] < _LOOK_SECONDS and seen[1] == duties:
+        if not fresh and seen is not None and 0 <= now - seen[0] < _LOOK_SECONDS and seen[1] == duties:
             return seen[2]
         found = _look(run, duties, now)
         self._seen[run.path] = now, duties, found

@@ -83,7 +83,14 @@ class FakeHands:
 class FakeUploads:
     known: dict[str, Uploaded] = field(default_factory=dict)
 
-    def look(self, run: RunDirectory, duties: Duties, now: float) -> Uploaded:  # noqa: ARG002  the protocol's
+    def look(  # the protocol's
+        self,
+        run: RunDirectory,
+        duties: Duties,  # noqa: ARG002
+        now: float,  # noqa: ARG002
+        *,
+        fresh: bool,  # noqa: ARG002
+    ) -> Uploaded:
         return self.known.get(run.run_id, Uploaded())
 
 
