@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from tty_keys import CTRL_C, DOWN, ENTER, Start, Terminal
 
 from support.past_runs import PastRuns
 from support.trainers import PROGRAM, ScriptedBox
+from support.vast_api import vast_api
 
 LONG: Mapping[str, str] = {"SCRIPTED_STEP_SECONDS": "0.1"}
 QUESTION = "The training is still running. What now?"
@@ -213,3 +215,29 @@ def test_an_idle_terminal_view_shows_progress(terminal: Start, endless: Scripted
 def _shows(screen: Terminal, words: str) -> bool:
     screen.child.expect(".+", timeout=10)
     return words in screen.text
+
+
+def test_the_countdown_is_seen_and_a_key_keeps_the_box_on(terminal: Start, scripted_box: ScriptedBox) -> None:
+    with vast_api() as api:
+        screen = terminal(*scripted_box.train_words("--then", "stop"), columns=80, **api.environ())
+        screen.shows(lambda lines: any("The box is stopped in" in line for line in lines))
+        screen.types("k")
+        assert screen.ends() == 0
+        assert "The box stays on, and costs money: the key k cancelled its end." in screen.text
+        assert api.is_running
+
+
+def test_any_command_at_a_terminal_keeps_the_box_on(terminal: Start, scripted_box: ScriptedBox) -> None:
+    with vast_api() as api:
+        done = scripted_box.run_cli(*scripted_box.train_words("--then", "stop"), **api.environ())
+        assert done.returncode == 0, done.stderr
+
+        def phase() -> str:
+            return json.loads(scripted_box.run_cli("status", "--json").stdout)["box_end"]["phase"]
+
+        scripted_box.wait_for(lambda: phase() == "countdown", what="the countdown")
+        screen = terminal("status", columns=80)
+        assert screen.ends() == 0
+        assert "Your command cancelled that" in " ".join(screen.text.split())
+        scripted_box.wait_for(lambda: phase() == "cancelled", what="the guardian's next round")
+        assert api.is_running
