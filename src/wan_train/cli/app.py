@@ -362,8 +362,8 @@ def preview(call: Call) -> Result:
 
     Example: wan-train preview --prompts prompts.txt
 
-    Rows are the base model and kept epochs, columns your prompts, with the same seed in all rows. Nothing is drawn
-    twice: repeat the command to continue.
+    Rows are the base model and kept epochs, columns your prompts, with the same seed in all rows.
+    Nothing is drawn twice: repeat the command to continue.
     """
     from wan_train.cli.preview import preview as run
 

@@ -17,13 +17,14 @@ from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
 from wan_train.base.units import duration
 from wan_train.cli import options
-from wan_train.cli.options import Call
+from wan_train.cli.options import Call, Option
 from wan_train.cli.output import Result, Sink
 from wan_train.cli.price import PriceQuestion
 from wan_train.cli.request import gpus_and_driver, path_of
 from wan_train.cli.signals import Signals, caught
 from wan_train.engine import generate
 from wan_train.engine import trainer as trainers
+from wan_train.engine.sample_prompts import number_problems
 from wan_train.engine.trainer import Trainer
 from wan_train.gpu.borrow import Borrower, leased
 from wan_train.gpu.leases import LeaseRoom
@@ -53,6 +54,13 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS = 1.0
 _MOST_STRENGTH = 10.0
+_EXAMPLES = {
+    "width": "--size 832x480",
+    "height": "--size 832x480",
+    "frame_count": "--frames 17",
+    "sample_steps": "--steps 20",
+    "seed": "--seed 1",
+}
 _MOST_RUNS = 20
 """Runs whose previews count for the quote: the newest."""
 
@@ -266,9 +274,9 @@ def _asked(call: Call) -> Asked:
         pairs=tuple(Epochs.parse(word.strip()) for word in pairs.split(",")) if pairs is not None else (),
         files={expert: path_of(name).absolute() for expert, name in files.items() if name is not None},
         size=None if size is None else _size(size),
-        frames=call.get(options.FRAMES),
-        steps=call.get(options.STEPS),
-        seed=call.get(options.PREVIEW_SEED),
+        frames=_number(call, options.FRAMES, "frame_count"),
+        steps=_number(call, options.STEPS, "sample_steps"),
+        seed=_number(call, options.PREVIEW_SEED, "seed"),
         strength=strength,
     )
 
@@ -282,10 +290,26 @@ def _whole(text: str, flag: str) -> int:
 
 
 def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"\s*(\d{2,4})\s*[xX×]\s*(\d{2,4})\s*", text)  # noqa: RUF001  people type the sign too
+    match = re.fullmatch(r"\s*(\d{1,5})\s*[xX×]\s*(\d{1,5})\s*", text, re.ASCII)  # noqa: RUF001  people type the sign too
     if match is None:
         raise BadInputError(f"--size {one_line(text)!r} is not a size", hint="Use WIDTHxHEIGHT, such as 832x480.")
-    return int(match[1]), int(match[2])
+    width, height = int(match[1]), int(match[2])
+    _check("width", width, f"--size {width}x{height}: the width")
+    _check("height", height, f"--size {width}x{height}: the height")
+    return width, height
+
+
+def _number(call: Call, option: Option[int], key: str) -> int | None:
+    number = call.get(option)
+    if number is not None:
+        _check(key, number, option.flag)
+    return number
+
+
+def _check(key: str, number: int, name: str) -> None:
+    """Refuse what no prompt may have either."""
+    for problem in number_problems(key, number, name):
+        raise BadInputError(problem, hint=f"For example {_EXAMPLES[key]}")
 
 
 def _estimate(ready: Ready, trainer: Trainer, card: str, settings: Settings) -> Estimate | None:

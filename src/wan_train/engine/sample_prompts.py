@@ -214,7 +214,7 @@ def _problems(entry: Mapping[str, object], directory: Path, task: Task) -> Itera
     for key, value in entry.items():
         name = f"{key} ({called[key]})" if key in called else one_line(str(key), 40)
         if key in _NUMBERS:
-            yield from _number_problems(key, value, name)
+            yield from number_problems(key, value, name)
         elif key in {"prompt", "negative_prompt", "image_path"}:
             yield from _text_problems(value, name)
         elif key == "guidance_scale":
@@ -228,7 +228,7 @@ def _problems(entry: Mapping[str, object], directory: Path, task: Task) -> Itera
     yield from _image_problems(entry.get("image_path"), directory, task)
 
 
-def _number_problems(key: str, value: object, name: str) -> Iterator[str]:
+def number_problems(key: str, value: object, name: str) -> Iterator[str]:
     kind, low, high = _NUMBERS[key]
     good = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
     if not good or not low <= value <= high:  # type: ignore[operator]  # a number

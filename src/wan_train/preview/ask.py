@@ -54,6 +54,7 @@ PREVIEW_DEFAULTS: Mapping[str, int] = {
     "sample_steps": STEPS,
 }
 """What a prompt takes that says nothing, by the keys of `read_prompts`."""
+_FILES_HINT = "--high takes a whole LoRA of the high-noise expert, --low one of the low-noise expert."
 _MOST_CELLS = 400
 _BYTES_PER_PIXEL = 4
 """Of a PNG and the latents of its cell, generously."""
@@ -375,7 +376,7 @@ def _rows(
         files = {expert: path for expert, path in chosen.items() if path is not None}
         problems += _flaws(checked, files)
         pairs[f"{pair.high}:{pair.low}"] = files
-    _raise(problems, source.run.run_id)
+    _raise(problems, source.run.run_id, hint=_FILES_HINT if asked.files else None)
     if asked.epochs is None and wants_epochs and not whole:
         raise BadInputError(
             "none of the kept LoRAs can be drawn:\n" + "\n".join(f"  {note}" for note in notes),
@@ -441,14 +442,15 @@ def _missing(epochs: Iterable[int], drawable: Mapping[int, object], run_id: str)
             yield f"--epochs {epoch}: {run_id} has no LoRA of that epoch (kept: {there})"
 
 
-def _raise(problems: Sequence[str], run_id: str) -> None:
+def _raise(problems: Sequence[str], run_id: str, *, hint: str | None) -> None:
     if not problems:
         return
     unique = list(dict.fromkeys(problems))
     listing = "\n".join(f"  {problem}" for problem in unique)
     count = "1 problem" if len(unique) == 1 else f"{len(unique)} problems"
     raise BadInputError(
-        f"this cannot be drawn, {count}:\n{listing}", hint=f"See what is kept: wan-train preview {run_id} --dry-run"
+        f"this cannot be drawn, {count}:\n{listing}",
+        hint=hint or f"See what is kept: wan-train preview {run_id} --dry-run",
     )
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 from test_preview_model import PREVIEW, cell
 
+from support.json_output import json_lines
 from wan_train.base import locks
 from wan_train.preview.estimate import Basis, Estimate
 from wan_train.preview.model import PreviewDirectory, drawn, lock_of
 from wan_train.run.directory import RunDirectory
 from wan_train.views.lines import plain
-from wan_train.views.preview import Shown, after_lines, before_lines, of_run
+from wan_train.views.preview import Shown, after_lines, before_lines, of_run, preview_json
 
 RUN = "20261129-fox"
 
@@ -62,6 +64,14 @@ def test_pictures_that_cannot_be_used_are_not_called_there(tmp_path: Path) -> No
     said = plain(after_lines(shown(directory, failed={("40", 1): "it is blank"}), 80))
     assert "5 of 6 pictures are there." in said
     assert "Row 40, prompt 2 is not usable: it is blank." in said
+
+
+def test_what_programs_read_is_documented(tmp_path: Path) -> None:
+    directory = place(tmp_path)
+    fill(directory, 5)
+    data = preview_json(shown(directory, failed={("40", 1): "it is blank"}, drawn_now=5, seconds=9.0))
+    assert json_lines(json.dumps(data)) == [data]
+    assert (data["total"], data["drawn"], len(data["failed"])) == (6, 5, 1)
 
 
 def test_status_says_how_far_a_preview_is_and_how_it_goes_on(tmp_path: Path) -> None:
