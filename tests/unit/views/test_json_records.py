@@ -131,7 +131,7 @@ def test_the_plan_comes_back_whole() -> None:
     gpu = GpuNow(label="GPU 0", name="RTX 5090", used_bytes=0, total_bytes=1, busy_because="x")
     data = plan_json(plan, AtStart(gpus=[gpu]))
     assert set(data) == {"event", "plan", "commands", "gpus", "cost"}
-    json_lines(json.dumps(data))  # every key of a plan is documented
+    json_lines(json.dumps({"schema": 1, **data}))  # every key of a plan is documented
     assert data["cost"] is None
     assert codec.from_json(json.dumps(data["plan"]), Plan, where="here") == plan
     assert data["commands"]["train-low"] == command_of(plan, plan.step("train-low")).shell()
