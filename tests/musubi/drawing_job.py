@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,16 +83,22 @@ class Job:
         return self.folder / "latents" / f"{row}_{prompt}_{expert}.pt"
 
     def run(
-        self, rows: dict[str, Pair], *, decode: str = "each", program: str = "driver.py"
+        self,
+        rows: dict[str, Pair],
+        *,
+        decode: str = "each",
+        program: str = "driver.py",
+        under: Pair = (None, None),
+        more: Sequence[str] = (),
     ) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
         job = {
             "backend": str(DRAWING / "musubi.py"),
             "settings": {
                 "arguments": [
                     *models(self.trainer, self.task), "--output_type", "images",
-                    "--save_path", str(self.folder),
+                    "--save_path", str(self.folder), *more,
                 ],
-                "merged": {},
+                "merged": {name: [str(file)] for name, file in zip(EXPERTS, under, strict=True) if file},
                 "script": f"src/musubi_tuner/{GENERATE}",
                 "text_on_cpu": False,
             },

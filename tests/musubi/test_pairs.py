@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +14,9 @@ from safetensors.numpy import load_file
 
 from musubi.drawing_job import Job, Pair, command, drawing, merged, train_pairs
 from musubi.trainer import Dataset, Trainer, draw_picture, text_of
+from wan_train.engine.lightning import converted
 from wan_train.engine.lora_distance import LoraFile, distance
+from wan_train.engine.tensors import read_header, rename_tensors
 
 PROMPT = {
     "text": "a cat on a mat",
@@ -139,6 +142,30 @@ def test_an_unknown_version_is_drawn_by_its_own_command_one_process_a_picture(
     for row, pair in rows.items():
         asked = command(drawer, "t2v", PROMPT, tmp_path / row, *merged(pair))
         assert same(job.frames(row, 0)[0], asked[0])
+
+
+def test_lightning_under_a_row_is_what_the_command_merges(drawer: Trainer, pairs: list[Pair], tmp_path: Path) -> None:
+    """A LoRA of the trainer's, under the names of Lightning's tensors, stands for Lightning's own."""
+    fast = ["--sample_solver", "vanilla", "--cfg_skip_mode", "late", "--cfg_apply_ratio", "0"]
+    under = [converted(as_lightning(path, tmp_path / f"{n}.safetensors")) for n, path in enumerate(pairs[-1]) if path]
+    for program in ("driver.py", "plain.py"):
+        job = Job(drawer, tmp_path / program, "t2v", [PROMPT])
+        done, _ = job.run({"base": (None, None)}, under=(under[0], under[1]), more=fast, program=program)
+        assert done.returncode == 0, text_of(done)
+        asked = command(drawer, "t2v", PROMPT, tmp_path / f"asked-{program}", *fast, *merged(pairs[-1]))
+        assert same(job.frames("base", 0)[0], asked[0])
+    plain = command(drawer, "t2v", PROMPT, tmp_path / "plain", *fast)
+    assert not same(plain[0], asked[0]), "the LoRAs change the picture"
+
+
+def as_lightning(path: Path, target: Path) -> Path:
+    names = {}
+    for name in read_header(path).tensors:
+        module, _, part = name.removeprefix("lora_unet_").partition(".")
+        dotted = re.sub(r"_(?=\d)|(?<=\d)_|(?<=attn)_", ".", module)
+        names[name] = f"diffusion_model.{dotted}.{part}"
+    rename_tensors(path, target, names)
+    return target
 
 
 def test_a_killed_drawing_goes_on_from_its_latents(drawer: Trainer, pairs: list[Pair], tmp_path: Path) -> None:
