@@ -80,6 +80,7 @@ class HostChecks:
             Step("runs", "Runs", self.unfinished_runs),
             Step("leases", "GPU leases", self.leases),
             Step("notify", "Notifications", self.notifications),
+            Step("ending", "End of the box", self.ending),
         ]
 
     def share(self) -> Finding:

@@ -10,13 +10,17 @@ import pytest
 
 from support.doctor_places import facts_of, gpu, later_of
 from support.runs import make_plan
+from support.vast_api import Mood, vast_api
 from wan_train.base import host
+from wan_train.base.locks import held
 from wan_train.base.settings import remember, resolve
 from wan_train.provision.capacity import judge_spare, rooms
 from wan_train.provision.host_checks import file_system_of
 from wan_train.provision.steps import State
 from wan_train.provision.trainer_steps import accelerate_step
 from wan_train.run.directory import RunDirectory
+from wan_train.run.duties import enter
+from wan_train.run.guarding import lock_file
 
 GB = 10**9
 
@@ -226,3 +230,29 @@ def test_facts_of_a_box_are_read_once() -> None:
     facts = facts_of(gpu(0))
     assert facts.gpus.read() is facts.gpus.read()
     assert facts.gpus.driver() == "575.57.08"
+
+
+def test_a_box_that_can_end_itself_and_ones_that_cannot(tmp_path: Path) -> None:
+    elsewhere = later_of(tmp_path / "a").ending()
+    assert elsewhere.state is State.READY
+    assert "not on Vast" in elsewhere.detail
+    without_key = later_of(tmp_path / "b", environ={"VAST_CONTAINERLABEL": "C.7"}).ending()
+    assert without_key.state is State.WARNING
+    assert "CONTAINER_API_KEY" in without_key.detail
+    with vast_api() as api:
+        on_vast = later_of(tmp_path / "c", environ=api.environ())
+        on_vast = replace(on_vast, settings=replace(on_vast.settings, vast_url=api.address))
+        assert on_vast.ending().state is State.READY
+        assert api.is_running, "nothing is stopped"
+        api.mood = Mood.BREAKS
+        assert "Vast answered with status 500" in on_vast.ending().detail
+
+
+def test_a_guardian_that_is_gone_is_named(tmp_path: Path) -> None:
+    later = later_of(tmp_path)
+    enter(later.settings.lease_dir, RunDirectory(tmp_path / "runs" / "20261122-141500-cat"))
+    found = later.ending()
+    assert found.state is State.WARNING
+    assert "20261122-141500-cat" in found.detail
+    with held(lock_file(later.settings.lease_dir)):
+        assert later.ending().state is State.READY
