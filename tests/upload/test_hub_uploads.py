@@ -10,6 +10,8 @@ import pytest
 from upload_world import BOTH, HIGH, KEPT, LOW, RUNNING, Place, lora, make
 
 from support.upload_hub import READER, STRANGER, WRITER, Refusal, Repo, UploadHub
+from wan_train.base.moment import moment
+from wan_train.run.duties import Duties, write_duties
 from wan_train.upload.status import all_verified, due
 
 TARGET = "hf:me/cat"
@@ -138,6 +140,7 @@ def test_a_hub_that_is_down_is_tried_again_and_again(place: Place, hub: UploadHu
     hub.refusals = [Refusal(where="/paths-info/", status=503)] * 6
     assert TARGET in place.upload(TARGET).problems
     assert place.clock.slept == [2, 8, 30]
+    assert place.json("status")["uploads"] == [], "a target of nobody's that holds nothing"
     failed = place.known(TARGET).failed
     assert failed is not None
     assert (failed.reason, failed.final, failed.not_before - failed.at) == ("HTTP 503", False, 30)
@@ -154,7 +157,7 @@ def test_nobody_listens_at_the_hubs_address(place: Place, monkeypatch: pytest.Mo
     monkeypatch.setenv("HF_TOKEN", WRITER)
     problem = place.upload(TARGET).problems[TARGET]
     assert problem.reason == "connection refused"
-    assert "It is tried again by itself" in (problem.hint or "")
+    assert problem.hint == "Check the network, HF_ENDPOINT and proxies."
 
 
 def test_the_hubs_own_pause_is_kept(place: Place, hub: UploadHub) -> None:
@@ -202,3 +205,33 @@ def test_what_is_verified_is_what_lies_there(place: Place, hub: UploadHub) -> No
     assert (told.where, told.bytes) == (HIGH, (place.path / HIGH).stat().st_size)
     lines = [json.loads(line) for line in place.run.uploads.read_text(encoding="utf-8").splitlines()]
     assert WRITER not in json.dumps(lines)
+
+
+def test_a_target_of_the_run_says_when_it_is_tried_again(place: Place, hub: UploadHub) -> None:
+    write_duties(place.run, Duties(began=moment(place.clock), uploads=(TARGET,), upload_extras=("dataset",)))
+    (waiting,) = place.json("status")["uploads"]
+    assert (waiting["state"], waiting["ready"], waiting["next_try"]) == ("pending", 10, None)
+    hub.refusals = [Refusal(where="/paths-info/", status=503)] * 4
+    place.upload(TARGET, "dataset")
+    (failed,) = place.json("status")["uploads"]
+    assert (failed["state"], failed["problem"]) == ("failed", "HTTP 503")
+    assert failed["next_try"] == place.clock.now() + 30
+    assert "0 of 10 files verified; next try" in place.call("status")[1]
+    assert place.json("upload")["uploads"][0]["verified"] == 10, (
+        "without words: the newest run, its own targets and extras"
+    )
+
+
+def test_the_way_home_names_this_box_where_its_landlord_does(
+    place: Place, hub: UploadHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "scp -P PORT 'root@HOST:" in place.call("status")[1]
+    monkeypatch.setenv("PUBLIC_IPADDR", "203.0.113.7")
+    monkeypatch.setenv("VAST_TCP_PORT_22", "41234")
+    assert f"scp -P 41234 'root@203.0.113.7:{place.path}/*.safetensors' ." in place.call("status")[1]
+    assert hub.address
+    place.upload(TARGET)
+    out = place.call("status")[1]
+    assert "    hf download me/cat --include '*.safetensors' --local-dir .\n    scp -P 41234 " in out
+    monkeypatch.setenv("VAST_TCP_PORT_22", "none")
+    assert "scp" not in place.call("status")[1]

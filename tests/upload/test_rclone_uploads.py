@@ -71,8 +71,9 @@ def test_a_remote_that_nobody_set_up(place: Place, shelf: Path) -> None:
     code, _, err = place.call("upload", "mylora", "rclone:nowhere:loras")
     assert code == 3
     assert err.count("\n") < 12
-    assert "didn't find section in config file" in err
-    assert "hint: Check its access: `rclone config`" in err
+    assert "error: rclone:nowhere:loras: rclone knows no remote named 'nowhere'" in err
+    assert "hint: List those it knows: `rclone listremotes`" in err
+    assert "`wan-train upload 20261122-141500-mylora rclone:nowhere:loras`" in err
     failed = place.known("rclone:nowhere:loras").failed
     assert failed is not None
     assert failed.final

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -81,7 +82,7 @@ def check_targets(texts: Sequence[str], settings: Settings, sink: Sink) -> None:
         else:
             sink.note(f"{target} can be written to.")
     if problems:
-        raise _together(problems, "nothing was started: ")
+        raise _together(problems, before="nothing was started: ")
 
 
 def extras_of(text: str) -> tuple[str, ...]:
@@ -104,17 +105,23 @@ def _result(run: RunDirectory, targets: Sequence[Target], extras: Sequence[str],
 
     def text(sink: Sink) -> None:
         for each in found:
-            sink.line(upload_text(each))
+            if str(each.target) not in uploader.problems:
+                sink.line(upload_text(each))
 
     return Result(data=data, text=text, error=_error(uploader))
 
 
 def _error(uploader: Uploader) -> NotReadyError | None:
-    return _together(list(uploader.problems.values())) if uploader.problems else None
+    if not uploader.problems:
+        return None
+    again = shlex.join(["wan-train", "upload", uploader.run.run_id, *uploader.problems])
+    return _together(
+        list(uploader.problems.values()), then=f"Then repeat it; what is there is not sent again: `{again}`"
+    )
 
 
-def _together(problems: Sequence[StoreError], before: str = "") -> NotReadyError:
-    hints = dict.fromkeys(problem.hint for problem in problems if problem.hint)
+def _together(problems: Sequence[StoreError], *, before: str = "", then: str | None = None) -> NotReadyError:
+    hints = dict.fromkeys([*(problem.hint for problem in problems if problem.hint), *([then] if then else [])])
     left = "\n".join(problem.message for problem in problems)
     return NotReadyError(f"{before}{left}", hint="\n".join(hints) or None)
 

@@ -56,7 +56,7 @@ def model_card(plan: Plan, state: RunState, items: Sequence[Item], captions: Seq
             author=_text(plan.answers.author),
             is_rehearsal=not plan.trainer.is_real,
             model=_BASE_MODELS[task],
-            trainer=_text(plan.trainer.version),
+            trainer=_text(f"musubi-tuner {plan.trainer.version}") if plan.trainer.is_real else "the embedded trainer",
             trigger=_text(trigger) if trigger else None,
             files=list(_files(plan, state)),
             items=plan.dataset.items,

@@ -24,7 +24,7 @@ from wan_train.run.plan import Plan
 from wan_train.run.samples import samples_of
 from wan_train.run.state import RunState, fold, initial
 
-_LORA = ".safetensors"
+LORA_SUFFIX = ".safetensors"
 _EPOCH = re.compile(r"(?:-\d+)?")
 _MOST_CAPTIONS = 1000
 _MOST_CAPTION_BYTES = 10_000
@@ -81,7 +81,7 @@ def captions_of(run: RunDirectory, plan: Plan) -> list[str]:
             if subset.jsonl is not None:
                 found += [record.caption for record in _records_of(subset, subset.jsonl).records]
             for path in _files_of(run, subset, reading):
-                if path.name.endswith(subset.caption_extension or _LORA) and len(found) < _MOST_CAPTIONS:
+                if path.name.endswith(subset.caption_extension or LORA_SUFFIX) and len(found) < _MOST_CAPTIONS:
                     with suppress(OSError), path.open("rb") as file:
                         found.append(file.read(_MOST_CAPTION_BYTES).decode("utf-8", errors="replace"))
     return found[:_MOST_CAPTIONS]
@@ -111,7 +111,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 def _loras(run: RunDirectory, plan: Plan) -> Iterator[Item]:
     """Finished LoRAs and those of kept epochs: their names in the run directory appear only when they are whole."""
-    paths = sorted(run.path.glob(f"[!.]*{_LORA}"))
+    paths = sorted(run.path.glob(f"[!.]*{LORA_SUFFIX}"))
     made = [
         path
         for step in plan.steps

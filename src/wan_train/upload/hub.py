@@ -163,7 +163,7 @@ class HubStore:
         status = answer.status
         words = f"HTTP {status}" + (f": {said}" if said else "")
         if status in _FULL or (status == _FORBIDDEN and _SAYS_FULL.search(said)):
-            hint = "Free some space or get more: https://huggingface.co/settings/billing. It is tried again by itself."
+            hint = "Free some space or get more: https://huggingface.co/settings/billing"
             return StoreError(self.target, f"no space left for this account ({words})", hint=hint)
         if status == _UNAUTHORIZED:
             return StoreError(
@@ -178,7 +178,7 @@ class HubStore:
         if status is not None and status < _TRANSIENT_FROM and status != _TOO_MANY:
             return StoreError(self.target, f"the hub refuses it ({words})", hint=None)
         reason = words if status is not None else _without_status(answer, error)
-        hint = "Check the network, HF_ENDPOINT and proxies. It is tried again by itself."
+        hint = "Check the network, HF_ENDPOINT and proxies."
         return StoreError(self.target, reason, hint=hint, final=False, retry_after=answer.retry_after)
 
     def _forbidden(self, api: HfApi, token: Token, words: str) -> StoreError:

@@ -6,7 +6,9 @@ is handed to rclone: when we are killed, no second one begins before it has ende
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -19,13 +21,15 @@ from wan_train.base.text import one_line
 from wan_train.upload.destinations import RcloneTarget
 from wan_train.upload.store import Parcel, Stored, StoreError
 
+_SILENT = "--ask-password=false"
+"""An encrypted configuration needs RCLONE_CONFIG_PASS: nobody is there to be asked."""
 _CHECK_FILE = ".wan-train-check"
 _CHECK_SECONDS = 90.0
 _LEAST_BYTES_PER_SECOND = 50_000
 """Slower, and a copy is ended and tried again: rclone goes on with what came."""
 _MOST_SECONDS_TO_BEGIN = 900.0
 _HASTY = ("--contimeout=15s", "--timeout=30s", "--retries=1", "--low-level-retries=2")
-_PATIENT = ("--contimeout=30s", "--timeout=2m", "--retries=3", "--transfers=2", "--checkers=4")
+_PATIENT = ("--contimeout=30s", "--timeout=2m", "--retries=1", "--low-level-retries=5", "--transfers=2", "--checkers=4")
 _UNCHECKED = re.compile(r"(\d+) hashes could not be checked")
 _PREFIX = re.compile(r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d (?:CRITICAL|ERROR|NOTICE|INFO) *: ")
 _FULL = re.compile(r"no space left|quota|insufficient ?storage|storage ?(?:limit|full|cap)", re.IGNORECASE)
@@ -47,20 +51,14 @@ class RcloneStore:
 
     def check(self) -> None:
         """Write a small file and remove it."""
-        remote = self.target.remote
-        if remote is not None and remote not in self._remotes():
-            raise StoreError(
-                self.target,
-                f"rclone knows no remote named {one_line(remote)!r}",
-                hint="Set it up with `rclone config`, or copy ~/.config/rclone/rclone.conf here.\n"
-                "List those it knows: `rclone listremotes`",
-            )
+        self._require_remote()
         place = self.target.below(_CHECK_FILE)
         self._must("it cannot be written to", ["rcat", *_HASTY, place], seconds=_CHECK_SECONDS, stdin="wan-train\n")
         self._must("the check file cannot be removed", ["deletefile", *_HASTY, place], seconds=_CHECK_SECONDS)
 
     def put(self, parcels: Sequence[Parcel], ours: frozenset[str]) -> Iterator[Stored]:  # noqa: ARG002  the folder is ours
         """See the protocol. Files of one folder are copied and compared by one call each."""
+        self._require_remote()
         groups: dict[tuple[Path, str], list[Parcel]] = defaultdict(list)
         for parcel in parcels:
             if isinstance(parcel.source, Path):
@@ -100,16 +98,27 @@ class RcloneStore:
         self, options: Sequence[str], source: Path, there: str, files: Sequence[Parcel], *, seconds: float
     ) -> Outcome:
         """A call about some files of a folder, whose names it reads from stdin."""
-        argv: list[str | Path] = [self._found, *options, "--files-from-raw=-", str(source), there]
+        argv: list[str | Path] = [self._found, _SILENT, *options, "--files-from-raw=-", str(source), there]
         names = "".join(f"{_base(parcel)}\n" for parcel in files)
         return process.run(argv, seconds=seconds, stdin=names, pass_fds=() if self.lock is None else (self.lock,))
 
-    def _remotes(self) -> set[str]:
-        done = process.run([self._found, "listremotes"], seconds=_CHECK_SECONDS)
-        return {line.strip().removesuffix(":") for line in done.output.splitlines()}
+    def _require_remote(self) -> None:
+        remote = self.target.remote
+        if remote is None or f"RCLONE_CONFIG_{remote.upper()}_TYPE" in os.environ:  # older rclones do not list those
+            return
+        done = process.run([self._found, _SILENT, "listremotes"], seconds=_CHECK_SECONDS)
+        if not done.succeeded:
+            raise self._failure("rclone's configuration cannot be read", done)
+        if remote not in {line.strip().removesuffix(":") for line in done.output.splitlines()}:
+            raise StoreError(
+                self.target,
+                f"rclone knows no remote named {one_line(remote)!r}",
+                hint="Set it up with `rclone config`, or copy ~/.config/rclone/rclone.conf here.\n"
+                "List those it knows: `rclone listremotes`",
+            )
 
     def _must(self, what: str, options: Sequence[str], *, seconds: float, stdin: str | None = None) -> None:
-        done = process.run([self._found, *options], seconds=seconds, stdin=stdin)
+        done = process.run([self._found, _SILENT, *options], seconds=seconds, stdin=stdin)
         if not done.succeeded:
             raise self._failure(what, done)
 
@@ -127,10 +136,10 @@ class RcloneStore:
         said = done.trouble or _last_words(done)
         reason = f"{what}: {said}" if said else f"{what} (rclone ended with {done.code})"
         if _FULL.search(said):
-            return StoreError(self.target, reason, hint="Free some space there. It is tried again by itself.")
+            return StoreError(self.target, reason, hint="Free some space there.")
         if _REFUSED.search(said):
             return StoreError(self.target, reason, hint="Check its access: `rclone config`")
-        hint = f"Look at it with: `rclone lsd {self.target.place}`. It is tried again by itself."
+        hint = f"Look at it with: `rclone lsd {shlex.quote(self.target.place)}`"
         return StoreError(self.target, reason, hint=hint, final=False)
 
 

@@ -30,7 +30,7 @@ class Stage(StrEnum):
     PENDING = "pending"
     SENDING = "sending"
     FAILED = "failed"
-    """It is tried again at `next_try`."""
+    """One of the run's own targets is tried again, see `next_try`."""
     VERIFIED = "verified"
     """Everything that is ready is there, by the target's own checksums."""
 
@@ -45,6 +45,8 @@ class TargetStatus:
     verified: int = 0
     bytes: int = 0
     failed: Failed | None = None
+    next_try: float | None = None
+    """When somebody tries again by themselves; None for what only a person does."""
     where: str | None = None
     """The folder of the LoRAs at the target; None until one is verified."""
 
@@ -91,23 +93,32 @@ def statuses(run: RunDirectory, targets: Sequence[str], extras: Sequence[str] = 
         return ()
     plan, state = read_run(run)
     items, states = ready(run, plan, state, extras), read_states(run)
-    return tuple(status_of(target, items, states.get(str(target), TargetState())) for target in parse_all(targets))
+    duties = read_duties(run)
+    owed = duties.uploads if duties is not None else ()
+    return tuple(
+        status_of(target, items, states.get(str(target), TargetState()), is_owed=str(target) in owed)
+        for target in parse_all(targets)
+    )
 
 
 def of_run(run: RunDirectory, plan: Plan, state: RunState) -> tuple[TargetStatus, ...]:
-    """Every target of a run: those of its duties, and those that a person uploaded to by hand.
+    """Every target of a run: those of its duties, and those that hold something that a person uploaded by hand.
 
     Raises CorruptRecordError and BadInputError for records that cannot be read.
     """
     duties, states = read_duties(run), read_states(run)
-    wanted = [*(duties.uploads if duties is not None else ()), *states]
-    if not wanted:
+    owed = duties.uploads if duties is not None else ()
+    by_hand = [target for target, known in states.items() if known.verified]
+    if not owed and not by_hand:
         return ()
     items = ready(run, plan, state, duties.upload_extras if duties is not None else ())
-    return tuple(status_of(target, items, states.get(str(target), TargetState())) for target in parse_all(wanted))
+    return tuple(
+        status_of(target, items, states.get(str(target), TargetState()), is_owed=str(target) in owed)
+        for target in parse_all([*owed, *by_hand])
+    )
 
 
-def status_of(target: Target, items: Sequence[Item], known: TargetState) -> TargetStatus:
+def status_of(target: Target, items: Sequence[Item], known: TargetState, *, is_owed: bool) -> TargetStatus:
     left = missing(items, known)
     there = [item for item in items if item not in left]
     if not items:
@@ -126,6 +137,7 @@ def status_of(target: Target, items: Sequence[Item], known: TargetState) -> Targ
         verified=len(there),
         bytes=sum(item.size for item in there),
         failed=known.failed if left else None,
+        next_try=known.failed.not_before if left and known.failed is not None and is_owed else None,
         where=lora.where.rpartition("/")[0] if lora is not None else None,
     )
 

@@ -13,7 +13,7 @@ from wan_train.base.text import one_line, visible
 from wan_train.base.units import duration, file_size
 from wan_train.run.directory import RunDirectory
 from wan_train.upload.card import CARD, model_card
-from wan_train.upload.content import Item, captions_of, files_text, read_run, ready
+from wan_train.upload.content import LORA_SUFFIX, Item, captions_of, files_text, read_run, ready
 from wan_train.upload.destinations import HubTarget, Target
 from wan_train.upload.ledger import Began, Failed, TargetState, Verified, append, read_states
 from wan_train.upload.status import missing
@@ -107,7 +107,8 @@ class Uploader:
                     sha256=parcel.sha256,
                 ),
             )
-            self.say(f"{target}: {visible(stored.where)} verified")
+            if stored.where.endswith(LORA_SUFFIX):
+                self.say(f"{target}: {visible(stored.where)} verified")
 
     def _card(self) -> Parcel:
         plan, state = read_run(self.run)
@@ -155,7 +156,7 @@ def _as_store_error(target: Target, error: StoreError | ChangedError) -> StoreEr
     if isinstance(error, StoreError):
         return error
     reason = f"{one_line(str(error))} changed while it was read"
-    return StoreError(target, reason, hint="It is sent again by itself once nobody writes to it.", final=False)
+    return StoreError(target, reason, hint="Wait until nobody writes to it.", final=False)
 
 
 def _require_names(target: Target, parcels: Sequence[Parcel]) -> None:

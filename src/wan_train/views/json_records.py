@@ -134,7 +134,7 @@ def upload_json(status: TargetStatus) -> Json:
         "bytes": status.bytes,
         "problem": redact(failed.reason) if failed is not None else None,
         "hint": redact(failed.hint) if failed is not None and failed.hint is not None else None,
-        "next_try": failed.not_before if failed is not None else None,
+        "next_try": status.next_try,
         "download": download_command(status),
     }
 

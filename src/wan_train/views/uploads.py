@@ -39,7 +39,8 @@ def stage_text(status: TargetStatus) -> str:
             return f"{files_text(status.ready)} verified ({file_size(status.bytes)})"
         case Stage.FAILED:
             assert status.failed is not None, "what failed has a reason"  # noqa: S101  an invariant of the status
-            return f"{there}; next try {clock(status.failed.not_before)}: {safe(status.failed.reason)}"
+            tried = f"; next try {clock(status.next_try)}" if status.next_try is not None else ""
+            return f"{there}{tried}: {safe(status.failed.reason)}"
         case _:
             assert_never(status.stage)
 
