@@ -24,8 +24,9 @@ setup: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt \
 	    --editable '.[rehearsal,dev]'
+	-$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib  # on every core, where pip compiles on one
 	touch $@
 
 rehearse: setup
