@@ -150,11 +150,16 @@ def _command(
         first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
         run.__signature__ = inspect.Signature([first, *given])  # type: ignore[attr-defined]  # Typer reads it
         run.__annotations__ = {each.name: each.annotation for each in (first, *given)}
-        run.__name__, run.__doc__ = body.__name__, body.__doc__
+        run.__name__, run.__doc__ = body.__name__, _unwrapped(inspect.getdoc(body) or "")
         group.command(cls=Command, rich_help_panel=panel)(run)
         return body
 
     return register
+
+
+def _unwrapped(text: str) -> str:
+    """Each paragraph as one line: the line ends of the source would be kept in a terminal of any width."""
+    return "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in text.split("\n\n"))
 
 
 def _parameter(option: Option[Any]) -> inspect.Parameter:
