@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # Most tests wait for processes, so more workers than cores.
 WORKERS ?= 4
 
-.PHONY: help setup rehearse test test-fast lint format docs bench chaos chaos-provision clean
+.PHONY: help setup rehearse test test-fast lint format docs bench chaos chaos-endings chaos-provision clean
 
 help:
 	@echo "make rehearse   the whole pipeline on the embedded tiny trainer, on this machine's CPU"
@@ -17,6 +17,7 @@ help:
 	@echo "make docs       the documents that are generated: docs/flags.md, docs/json-output.md"
 	@echo "make bench      the benchmarks, as ratios"
 	@echo "make chaos      CHAOS_RUNS (100) rehearsals with kill -9 at random moments"
+	@echo "make chaos-endings  CHAOS_RUNS (100) ends of a box, with kill -9 and services that fail"
 	@echo "make chaos-provision  CHAOS_KILLS (50) kill -9 of provisions of a bare box, until it is ready"
 	@echo "make clean      remove the environment and everything generated"
 
@@ -58,6 +59,9 @@ bench: setup
 
 chaos: setup
 	$(BIN)/python benchmarks/chaos.py
+
+chaos-endings: setup
+	$(BIN)/python benchmarks/chaos_endings.py
 
 chaos-provision: setup
 	$(BIN)/python benchmarks/provision_chaos.py

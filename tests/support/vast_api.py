@@ -9,7 +9,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -60,6 +60,8 @@ class VastApi:
     asked: list[str] = field(default_factory=list)
     """Method, path and whether the key was right."""
     released: threading.Event = field(default_factory=threading.Event)
+    on_order: Callable[[str], None] = lambda _: None
+    """Called with the method of an order just before it is obeyed."""
 
     @property
     def is_running(self) -> bool:
@@ -71,6 +73,7 @@ class VastApi:
         if self.mood is Mood.REFUSES:
             return b'{"success": false, "msg": "no such ask"}'
         if self.mood is not Mood.DEAF:
+            self.on_order(method)
             if method == "DELETE":
                 self.destroyed = True
             elif isinstance(body, dict) and body.get("state") == "stopped":
