@@ -77,8 +77,8 @@ def _test(targets: Sequence[Target]) -> Result:
         for name, outcome in rows
     ]
     error = NotReadyError(
-        f"{len(failed)} of {len(rows)} test messages did not arrive: {', '.join(failed)}",
-        hint="Compare each address with its page at https://github.com/caronc/apprise/wiki.",
+        f"{len(failed)} of {len(rows)} test messages did not arrive",
+        hint="Check the addresses: https://github.com/caronc/apprise/wiki.",
     )
     return Result(
         data=lambda: {"event": "notify_test", "services": services}, text=text, error=error if failed else None
