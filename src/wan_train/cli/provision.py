@@ -22,11 +22,11 @@ from wan_train.provision import provision as box
 from wan_train.provision.executor import Outcome, failure
 from wan_train.provision.leftovers import remove
 from wan_train.provision.models import Digests
-from wan_train.provision.provision import LockedWorkspace, Provision
+from wan_train.provision.provision import Provision
 from wan_train.provision.status_table import Row, StatusTable
 from wan_train.provision.steps import Finding, State, Step, all_hints, has_work, is_ready, refuse_blocked
 from wan_train.provision.trainer_steps import check_names
-from wan_train.provision.workspace import LOG_NAME
+from wan_train.provision.workspace import LOG_NAME, LockedWorkspace
 from wan_train.views.lines import Screenful, plain
 from wan_train.views.provision import Heading, Report, found_lines, report_json, summary_lines
 
@@ -136,12 +136,12 @@ class _Preparation:
             self._look(again=True)  # another provision may have ended since the user was asked
             refuse_blocked(self.found)
             self.worked = True
-            locked.log.write(f"--- {self.rerun}")
+            locked.log(f"--- {self.rerun}")
             with caught() as signals:
                 outcome = self._work(locked, signals)
             error = self._error(outcome, signals)
             if signals.hung_up:  # no reader is left
-                locked.log.write("the terminal was closed")
+                locked.log("the terminal was closed")
                 return Result(exit_code=HANGUP_EXIT)
             self._print_end(locked, error)
             if error is None and self.wanted.with_models:
@@ -195,7 +195,7 @@ class _Preparation:
             table=table,
             heading=self._heading(),
             sink=self.sink,
-            log=locked.log,
+            workspace=locked,
             signals=signals,
             ended=self.wanted.ended,
         )
@@ -224,16 +224,16 @@ class _Preparation:
         seconds = time.monotonic() - self.began
         lines = list(summary_lines(self.rows, seconds, _TEXT_WIDTH))
         for line in plain(lines).splitlines():
-            locked.log.write(line)
+            locked.log(line)
         if lines:
             self.sink.show(Screenful(lambda width: summary_lines(self.rows, seconds, width)))
             self.sink.line("")
         if error is not None:
-            locked.log.write(f"error: {error.message}")
+            locked.log(f"error: {error.message}")
             return
         whole = self.wanted.with_trainer and self.wanted.with_models
         said = "This box is ready." if whole else "Everything requested is installed."
-        locked.log.write(said)
+        locked.log(said)
         self.sink.outcome(f"{said} Next: `{self._next()}`" if whole else said)
 
     def _offer_leftovers(self) -> None:

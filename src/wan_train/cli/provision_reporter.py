@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from wan_train.cli.output import Sink
 from wan_train.cli.signals import Signals
 from wan_train.provision.status_table import StatusTable
-from wan_train.provision.workspace import ProvisionLog
+from wan_train.provision.workspace import LockedWorkspace
 from wan_train.views.provision import Heading, Screen
 
 _DRAW_SECONDS = 0.25
@@ -24,7 +24,7 @@ class Reporter:
     table: StatusTable
     heading: Heading
     sink: Sink
-    log: ProvisionLog
+    workspace: LockedWorkspace
     signals: Signals
     ended: threading.Event
     _drawn: float = 0.0
@@ -65,7 +65,7 @@ class Reporter:
             self._line(message.title, message.text, at=message.at)
 
     def _line(self, title: str, text: str, *, at: float) -> None:
-        self.log.write(f"{title}: {text}", at=at)
+        self.workspace.log(f"{title}: {text}", at=at)
         if self._has_screen:
             return
         for line in f"{title}: {text}".split("\n"):

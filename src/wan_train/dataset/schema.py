@@ -170,6 +170,8 @@ _SECTION_KEYS: Mapping[Section, Mapping[str, Check]] = {
     Section.IMAGE: {**ANYWHERE, **_ANY_MEDIA, **IMAGES_ONLY},
     Section.VIDEO: {**ANYWHERE, **_ANY_MEDIA, **VIDEOS_ONLY},
 }
+_TABLES = {Section.GENERAL: "[general]", Section.IMAGE: "an image dataset", Section.VIDEO: "a video dataset"}
+_OF_DATASETS = _SECTION_KEYS[Section.IMAGE].keys() | _SECTION_KEYS[Section.VIDEO].keys()
 
 
 def media_kind(entry: Mapping[str, object]) -> MediaKind:
@@ -187,7 +189,7 @@ def check_table(table: Mapping[str, object], where: str, section: Section) -> It
             continue
         check = keys.get(key)
         if check is None:
-            yield stops(ProblemKind.UNKNOWN_KEY, _why_unknown(key, section), _mend_unknown(key, section), key=path)
+            yield stops(ProblemKind.UNKNOWN_KEY, *_unknown(key, section), key=path)
             continue
         wrong = check(value)
         if wrong is not None:
@@ -215,7 +217,7 @@ def check_top(document: Mapping[str, object]) -> Iterator[Problem]:
             fix = "Remove the line; Wan 2.2 A14B does not use it"
         elif key in ANYWHERE:
             fix = f"Put the line under [general] or under its [[datasets]]: general.{key}"
-        elif key in _SECTION_KEYS[Section.IMAGE] or key in _SECTION_KEYS[Section.VIDEO]:
+        elif key in _OF_DATASETS:
             fix = f"Put the line under a [[datasets]] heading: datasets[0].{key}"
         else:
             fix = (
@@ -244,24 +246,16 @@ def _shape(key: str, what: str, fix: str) -> Problem:
     return stops(ProblemKind.WRONG_TYPE, what, fix, key=key)
 
 
-def _why_unknown(key: str, section: Section) -> str:
-    match section:
-        case Section.GENERAL:
-            elsewhere = key in _SECTION_KEYS[Section.IMAGE] or key in _SECTION_KEYS[Section.VIDEO]
-            return "is not allowed under [general]" if elsewhere else "is not a key of [general]"
-        case Section.IMAGE:
-            return "is for video datasets only" if key in VIDEOS_ONLY else "is not a key of an image dataset"
-        case Section.VIDEO:
-            return "is for image datasets only" if key in IMAGES_ONLY else "is not a key of a video dataset"
-
-
-def _mend_unknown(key: str, section: Section) -> str:
-    if section is Section.GENERAL and (key in _SECTION_KEYS[Section.IMAGE] or key in _SECTION_KEYS[Section.VIDEO]):
-        return "Move it to its [[datasets]]"
-    if key in _SECTION_KEYS[Section.IMAGE] or key in _SECTION_KEYS[Section.VIDEO]:
-        return "Remove the line"
-    names = list(_SECTION_KEYS[section])
-    return _did_you_mean(key, names) or f"Remove the line or use one of: {', '.join(sorted(names))}"
+def _unknown(key: str, section: Section) -> tuple[str, str]:
+    """What is wrong with a key that has no check, and the fix."""
+    names = _SECTION_KEYS[section]
+    if key not in _OF_DATASETS:
+        what = f"is not a key of {_TABLES[section]}"
+        fix = _did_you_mean(key, list(names)) or f"Remove the line or use one of: {', '.join(sorted(names))}"
+        return what, fix
+    if section is Section.GENERAL:
+        return "is not allowed under [general]", "Move it to its [[datasets]]"
+    return f"is for {'video' if section is Section.IMAGE else 'image'} datasets only", "Remove the line"
 
 
 def _did_you_mean(key: str, names: list[str]) -> str | None:

@@ -35,21 +35,13 @@ from wan_train.provision.trainer_steps import (
     recorded,
     tokenizer_step,
 )
-from wan_train.provision.workspace import ProvisionLog
+from wan_train.provision.workspace import LockedWorkspace
 from wan_train.recipe.model_files import ModelFile
 from wan_train.recipe.terms import Task
 from wan_train.upload.destinations import RcloneTarget, parse_all
 from wan_train.upload.stores import rclone_folder
 
 DISK = "disk"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LockedWorkspace:
-    """A workspace that no other provision works in: the lock's descriptor, and the log of all that is said."""
-
-    lock: int
-    log: ProvisionLog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +168,7 @@ class Provision:
         """The workspace for us alone; raises NotReadyError when another is running, or it cannot be written."""
         path = self.logs / workspace.LOG_NAME
         with workspace.locked(self.settings.workspace) as lock, workspace.open_log(path, rotate=True) as log:
-            yield LockedWorkspace(lock=lock, log=ProvisionLog(path, log))
+            yield LockedWorkspace(lock, log)
 
     def perform(
         self,

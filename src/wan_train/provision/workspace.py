@@ -131,19 +131,22 @@ def _name(process: psutil.Process) -> str:
         return "ended just now"
 
 
-@dataclass(slots=True)
-class ProvisionLog:
-    """An open log. A disk that fills up on the way does not end a provision: only the log misses lines then."""
+@dataclass(frozen=True, slots=True)
+class LockedWorkspace:
+    """A workspace that no other provision works in: the descriptors of its lock and of its log.
 
-    path: Path
-    descriptor: int
+    A disk that fills up on the way does not end a provision: only the log misses lines then.
+    """
 
-    def write(self, text: str, *, at: float | None = None) -> None:
-        """One line for each of the text's, `at` seconds since 1970 (now); secrets are hidden."""
+    lock: int
+    _log: int
+
+    def log(self, text: str, *, at: float | None = None) -> None:
+        """Log one line for each of the text's, `at` seconds since 1970 (now); secrets are hidden."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
         lines = "".join(f"{stamp}  {visible(line)}\n" for line in redact(text).split("\n"))
         with suppress(OSError):
-            os.write(self.descriptor, lines.encode(errors="backslashreplace"))
+            os.write(self._log, lines.encode(errors="backslashreplace"))
 
 
 @contextmanager

@@ -82,9 +82,9 @@ def problem_lines(check: Check) -> RenderableType:
     return Screenful(lambda width: _problem_table(check, min(width, _WIDEST)))
 
 
-def trained_lines(outlook: Layout, *, stops: bool) -> RenderableType:
+def trained_lines(layout: Layout, *, stops: bool) -> RenderableType:
     """Sizes, crops and steps of what can be trained; `stops` when blocking problems must be fixed first."""
-    return Screenful(lambda width: _trained_table(outlook, min(width, _WIDEST), stops=stops))
+    return Screenful(lambda width: _trained_table(layout, min(width, _WIDEST), stops=stops))
 
 
 def severity_counts(check: Check) -> str:
@@ -189,12 +189,12 @@ def sides_cut(crop: Crop) -> str:
     return "left and right" if across else "top and bottom" if down else "nowhere"
 
 
-def steps_text(outlook: Layout) -> str:
+def steps_text(layout: Layout) -> str:
     """`72 per epoch x 100 epochs = 7,200 per expert`."""
-    epochs = count(outlook.epochs, "epoch")
-    if outlook.steps is None or outlook.steps_per_epoch is None:
+    epochs = count(layout.epochs, "epoch")
+    if layout.steps is None or layout.steps_per_epoch is None:
         return f"{epochs}; steps unknown until the clips are cached"
-    return f"{outlook.steps_per_epoch:,} per epoch x {epochs} = {outlook.steps:,} per expert"
+    return f"{layout.steps_per_epoch:,} per epoch x {epochs} = {layout.steps:,} per expert"
 
 
 def percent(share: float) -> str:
@@ -207,15 +207,15 @@ def times(scale: float) -> str:
     return f"{scale:.0f}x" if scale >= 9.95 else f"{scale:.2g}x" if scale >= 1.1 else f"{scale:.2f}x"  # noqa: PLR2004  rounding
 
 
-def _trained_table(outlook: Layout, width: int, *, stops: bool) -> Iterator[Line]:
+def _trained_table(layout: Layout, width: int, *, stops: bool) -> Iterator[Line]:
     yield line(Span("What will be trained", "bold"))
     if stops:
         yield from wrapped(COUNTED, width, "yellow")
-    for each in outlook.subsets:
+    for each in layout.subsets:
         yield line()
         yield from _subset(each, width)
     yield line()
-    yield from table([*_totals(outlook)], width)
+    yield from table([*_totals(layout)], width)
     yield line()
 
 
@@ -288,8 +288,8 @@ def _named(files: Sequence[TrainedFile], fact: Callable[[Crop], str]) -> str:
     return ", ".join(named) + (f" and {left:,} more" if left else "")
 
 
-def _totals(outlook: Layout) -> Iterator[Row]:
-    total = outlook.summary
+def _totals(layout: Layout) -> Iterator[Row]:
+    total = layout.summary
     items = [each.items for each in total.subsets if each.items is not None]
     files = f"from {count(total.files, 'file')}"
     if len(items) == len(total.subsets):
@@ -298,9 +298,9 @@ def _totals(outlook: Layout) -> Iterator[Row]:
         yield Row(label="items", value=f"{sum(items):,} {files}{repeated}")
     else:
         yield Row(label="items", value=f"unknown, {files}")
-    if outlook.accumulation > 1 and total.batches_per_epoch is not None:
-        value = f"{total.batches_per_epoch:,} per epoch, {outlook.accumulation} per step"
+    if layout.accumulation > 1 and total.batches_per_epoch is not None:
+        value = f"{total.batches_per_epoch:,} per epoch, {layout.accumulation} per step"
         yield Row(label="batches", value=value)
-    yield Row(label="steps", value=steps_text(outlook), style="bold")
+    yield Row(label="steps", value=steps_text(layout), style="bold")
     latents, captions = file_size(total.latent_bytes), file_size(total.text_bytes)
     yield Row(label="caches", value=f"latents {latents}, captions about {captions}")

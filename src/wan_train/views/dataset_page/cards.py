@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 
 from wan_train.dataset.buckets import Crop
 from wan_train.dataset.layout import TrainedFile, is_cropped
 from wan_train.dataset.model import MediaKind, Problem
 from wan_train.dataset.previews import Preview
 from wan_train.views import formatting
+from wan_train.views.dataset_page.selection import Material, ShownSize
 from wan_train.views.dataset_tables import BLURRY, percent, sides_cut, times
 
 _LONGEST_CAPTION = 1000
@@ -38,22 +41,29 @@ class Card:
     more_problems: int = 0
 
 
-def card(
-    one: TrainedFile,
+def cards(
+    shown: ShownSize,
     kind: MediaKind,
+    material: Material,
     *,
     anchor: str,
-    preview: Preview | None,
-    caption: str | None,
-    problems: Sequence[Problem] = (),
-) -> Card:
-    """`caption` is None where there is none or where it is not text; `problems` begin with the worst."""
+    troubles: Mapping[Path, Sequence[Problem]] = MappingProxyType({}),
+) -> list[Card]:
+    """The cards of the shown files of one size. `anchor` begins the name of each; `troubles` have the worst first."""
+    return [
+        _card(one, kind, material, f"{anchor}-{index}", troubles.get(one.item.path, ()))
+        for index, one in enumerate(shown.shown)
+    ]
+
+
+def _card(one: TrainedFile, kind: MediaKind, material: Material, anchor: str, problems: Sequence[Problem]) -> Card:
+    caption = material.captions.get(one.item.path)
     text, note = _caption(one, caption)
     return Card(
         anchor=anchor,
         name=formatting.safe(one.item.path.name),
         is_video=kind is MediaKind.VIDEO,
-        preview=preview,
+        preview=material.previews.get(one.item.path),
         frame=one.crop if one.crop is not None and one.crop.share_lost > 0 else None,
         facts=_facts(one),
         items=_items(one, kind) if one.crop is not None else None,
@@ -94,6 +104,7 @@ def _items(one: TrainedFile, kind: MediaKind) -> str | None:
 
 
 def _caption(one: TrainedFile, caption: str | None) -> tuple[str, str | None]:
+    """`caption` is None where there is none or where it is not text."""
     if caption and len(caption) > _LONGEST_CAPTION:
         return f"{caption[:_LONGEST_CAPTION]}…", f"({one.item.caption_characters:,} characters)"
     if caption:

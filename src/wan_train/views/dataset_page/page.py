@@ -11,7 +11,7 @@ from wan_train.dataset.layout import Layout, SubsetLayout
 from wan_train.dataset.model import MediaKind, Problem, Severity
 from wan_train.dataset.scan import Check, Group
 from wan_train.views import formatting
-from wan_train.views.dataset_page.cards import Card, card
+from wan_train.views.dataset_page.cards import Card, cards
 from wan_train.views.dataset_page.selection import Material, Selection, ShownSize, problems_by_item
 from wan_train.views.dataset_tables import (
     COUNTED,
@@ -88,7 +88,7 @@ def page(check: Check, layout: Layout | None, selection: Selection, material: Ma
         reader=check.reading.name,
         facts=list(_facts(layout)) if layout is not None else None,
         stops=check.stops,
-        verdict=severity_counts(check) if check.problems else "No problems found.",
+        severities=severity_counts(check) if check.problems else "No problems found.",
         note=COUNTED if check.stops and layout is not None else None,
         groups=[_group(group, anchors) for group in check.groups],
         left_out=check.left_out,
@@ -182,17 +182,7 @@ def _dataset(
             _Size(
                 anchor=_anchor(number, place),
                 title=f"{size_name(shown.size)} · {formatting.count(len(shown.size.files), noun, many)}",
-                cards=[
-                    card(
-                        one,
-                        subset.kind,
-                        anchor=f"{_anchor(number, place)}-{index}",
-                        preview=material.previews.get(one.item.path),
-                        caption=material.captions.get(one.item.path),
-                        problems=troubles.get(one.item.path, ()),
-                    )
-                    for index, one in enumerate(shown.shown)
-                ],
+                cards=cards(shown, subset.kind, material, anchor=_anchor(number, place), troubles=troubles),
                 left=shown.left,
             )
             for place, shown in enumerate(listed)

@@ -14,7 +14,7 @@ from wan_train.run.plan import Devices
 from wan_train.run.state import JobState
 from wan_train.views import formatting, run_status
 from wan_train.views.cost import cost_basis, cost_of, cost_text
-from wan_train.views.dataset_page.cards import Card, card
+from wan_train.views.dataset_page.cards import Card, cards
 from wan_train.views.dataset_tables import settings_of as dataset_settings
 from wan_train.views.html.render import render
 from wan_train.views.lines import plain
@@ -205,15 +205,9 @@ def _subsets(shown: ShownDataset) -> Iterator[_Subset]:
             source=each.subset.directory or each.subset.jsonl,
             settings=dataset_settings(each.subset),
             cards=[
-                card(
-                    one,
-                    each.subset.kind,
-                    anchor=f"file-{number}-{place}-{index}",
-                    preview=shown.material.previews.get(one.item.path),
-                    caption=shown.material.captions.get(one.item.path),
-                )
+                each_card
                 for place, size in enumerate(sizes)
-                for index, one in enumerate(size.shown)
+                for each_card in cards(size, each.subset.kind, shown.material, anchor=f"file-{number}-{place}")
             ],
             more=sum(size.left for size in sizes),
         )
