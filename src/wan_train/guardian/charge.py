@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from wan_train.base import codec
 from wan_train.base.errors import WanTrainError
+from wan_train.base.host import ProcessIdentity
 from wan_train.base.moment import Moment, seconds_between
 from wan_train.guardian import memory as memories
 from wan_train.guardian.decisions import Ward
@@ -23,8 +24,10 @@ _WRITE_SECONDS = 60.0
 class Charge:
     """Raises nothing: a run whose records are damaged counts as over, with results that are not safe."""
 
-    def __init__(self, run: RunDirectory) -> None:
+    def __init__(self, run: RunDirectory, life: ProcessIdentity | None) -> None:
+        """`life` is the box's first process."""
         self.run = run
+        self._life = life
         self.duties: Duties | None = None
         """As last read; None before, and for a run without duties."""
         self.damage: str | None = None
@@ -47,7 +50,9 @@ class Charge:
         if self.duties is None:
             return None
         seen = self._see()
-        self._memory = memories.after(self._memory or memories.first(self.duties, now), self.duties, seen, now)
+        self._memory = memories.after(
+            self._memory or memories.first(self.duties, now), self.duties, seen, now, life=self._life
+        )
         return memories.ward(self.duties, seen, self._memory, now, run_id=self.run.run_id)
 
     def note_restart(self, now: Moment) -> None:
@@ -63,6 +68,11 @@ class Charge:
     def note_kept(self) -> None:
         if self._memory is not None:
             self._memory = replace(self._memory, kept_at=self._memory.elapsed)
+
+    def note_ordered(self) -> None:
+        """The box goes down because of this run, and not again after it came back."""
+        if self._memory is not None:
+            self._memory = replace(self._memory, ordered=self._life)
 
     def note_ended(self) -> None:
         if self._memory is not None:

@@ -140,7 +140,7 @@ class Guardian:
         for run in entered(self._lease_dir):
             if run.path not in self._charges:
                 say(f"{run.run_id} is in care")
-                self._charges[run.path] = Charge(run)
+                self._charges[run.path] = Charge(run, self._life)
 
     def _let_go(self, charge: Charge) -> None:
         del self._charges[charge.run.path]
@@ -205,6 +205,10 @@ class Guardian:
             self._record(replace(failed, changed=now.at))
         else:
             say(f"{ending.then}: accepted")
+            for charge in self._charges.values():
+                if charge.run.run_id in ending.runs:
+                    charge.note_ordered()
+                    charge.save()
             self._record(replace(ending, phase=Phase.ASKED, problem=None, tried=now, changed=now.at))
 
     def _perform(self, action: Action, now: Moment) -> None:

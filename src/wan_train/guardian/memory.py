@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from wan_train.base import codec
 from wan_train.base.files import write_whole
+from wan_train.base.host import ProcessIdentity
 from wan_train.base.moment import Moment, seconds_between
 from wan_train.guardian.decisions import Saving, Ward
 from wan_train.run.directory import RunDirectory
@@ -42,6 +43,8 @@ class Memory:
     settled_since: Moment | None = None
     kept_at: float | None = None
     has_ended: bool = False
+    ordered: ProcessIdentity | None = None
+    """The box's first process when its end was accepted: with another one it went down and came back."""
     is_released: bool = False
     """Nothing was owed to it any more."""
 
@@ -50,8 +53,8 @@ def first(duties: Duties, now: Moment) -> Memory:
     return Memory(began=duties.began, looked=now, elapsed=seconds_between(duties.began, now))
 
 
-def after(memory: Memory, duties: Duties, seen: Seen, now: Moment) -> Memory:
-    """The memory after another look at the run."""
+def after(memory: Memory, duties: Duties, seen: Seen, now: Moment, *, life: ProcessIdentity | None) -> Memory:
+    """The memory after another look at the run. `life` is the box's first process."""
     if memory.began != duties.began:
         memory = first(duties, now)
     elapsed = memory.elapsed + seconds_between(memory.looked, now)
@@ -64,6 +67,7 @@ def after(memory: Memory, duties: Duties, seen: Seen, now: Moment) -> Memory:
         gone_since=(memory.gone_since or now) if gone else None,
         restarts=0 if lasted else memory.restarts,
         is_released=False,
+        has_ended=memory.has_ended or (memory.ordered is not None and memory.ordered != life),
     )
     settled = seen.is_over or ward(duties, seen, memory, now, run_id="").is_settled
     return replace(memory, settled_since=(memory.settled_since or now) if settled else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -233,6 +234,16 @@ def test_a_box_that_came_back_after_its_stop_stays_on(world: World) -> None:
     run = world.run("cat")
     world.rounds(70)
     assert world.phase is Phase.ASKED
+    world.life = replace(FIRST, start_time=9)
+    world.another().take_up(run.path.parent)
+    assert world.rounds(600) is None
+    assert world.hands.orders == [Then.STOP]
+
+
+def test_a_stopped_box_that_lost_its_temporary_files_stays_on(world: World) -> None:
+    run = world.run("cat")
+    world.rounds(70)
+    shutil.rmtree(world.leases)
     world.life = replace(FIRST, start_time=9)
     world.another().take_up(run.path.parent)
     assert world.rounds(600) is None
