@@ -63,6 +63,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if str(item.path).startswith(starting):
             item.add_marker("process")
+    items[:] = _mixed(items)
+
+
+def _mixed(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Whole files that mostly wait for processes, spread among those that compute: then no core is idle at the end."""
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    places = []
+    for waits in (True, False):
+        kind = [file for file in files.values() if ("process" in file[0].keywords) is waits]
+        total, before = sum(map(len, kind)), 0
+        for file in kind:
+            places.append((before / total, file))
+            before += len(file)
+    return [item for _, file in sorted(places, key=lambda place: place[0]) for item in file]
 
 
 __all__ = ["nvml_library", "nvml_stub", "past_runs", "prepared_boxes", "scripted_box"]
