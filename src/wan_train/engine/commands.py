@@ -12,7 +12,7 @@ from wan_train.base.huggingface import HUB_ENV
 from wan_train.base.text import redact
 from wan_train.engine.capabilities import Script
 from wan_train.engine.trainer import Trainer
-from wan_train.recipe.model import ExpertSpec, Recipe, format_number
+from wan_train.recipe.model import ExpertSpec, Origin, Recipe, Source, format_number
 from wan_train.recipe.terms import Task
 from wan_train.recipe.values import ATTENTION_KEYS
 
@@ -135,7 +135,7 @@ def train(job: TrainingJob, *, env: Mapping[str, str]) -> Command:
         ),
         *_changes(job),
         *(
-            Addition(what=" ".join(_words({name: options[name]})), reason=f"set by {sources.get(name, _LADDER)}")
+            Addition(what=" ".join(_words({name: options[name]})), reason=_who_set(sources.get(name)))
             for name in training.options
         ),
     ]
@@ -174,8 +174,11 @@ def _launched(job: TrainingJob, options: Mapping[str, tuple[str, ...]]) -> tuple
     )  # fmt: skip
 
 
-_LADDER = "wan-train, after the GPU ran out of memory"
-"""The source of an option that was not set when the run was planned."""
+def _who_set(source: Source | None) -> str:
+    """Without a source it was not set when the run was planned. The machine's own words say why, not who."""
+    if source is None:
+        return "set by wan-train, after the GPU ran out of memory"
+    return source.text if source.origin is Origin.MACHINE else f"set by {source}"
 
 
 def _seed_options(job: TrainingJob) -> dict[str, tuple[str, ...]]:

@@ -137,14 +137,21 @@ def test_options_come_last_once_and_are_listed_with_their_source() -> None:
     recipe = make_recipe()[0]
     spec = replace(
         recipe.experts[0],
-        training=changed(recipe.experts[0].training, {"network_args": ("a=1", "b=2"), "metadata_title": "other"}),
-        sources={"network_args": Source(origin=Origin.FLAG, text="--high")},
+        training=changed(
+            recipe.experts[0].training, {"metadata_title": "other", "compile": (), "network_args": ("a=1", "b=2")}
+        ),
+        sources={
+            "network_args": Source(origin=Origin.FLAG, text="--high"),
+            "compile": Source(origin=Origin.MACHINE, text="measured here on 28 Nov"),
+        },
     )
     command = commands.train(job(spec=spec), env={})
     assert command.argv[-3:] == ("--network_args", "a=1", "b=2")
     assert command.argv.count("--metadata_title") == 1
     assert command.argv[command.argv.index("--metadata_title") + 1] == "other"
-    assert ("--network_args a=1 b=2", "set by --high") in [(a.what, a.reason) for a in command.additions]
+    added = [(each.what, each.reason) for each in command.additions]
+    assert ("--network_args a=1 b=2", "set by --high") in added
+    assert ("--compile", "measured here on 28 Nov") in added
 
 
 def test_an_option_of_ours_that_somebody_chose_is_theirs() -> None:
