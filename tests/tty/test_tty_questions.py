@@ -265,3 +265,27 @@ def test_an_existing_dataset_toml_stays_as_it_is(terminal: Start, scripted_box: 
     screen.answers(START)
     assert screen.ends() == 0
     assert (folder / "dataset.toml").read_text(encoding="utf-8") == text
+
+
+def test_the_targets_of_the_last_run_are_offered_and_none_is_none(terminal: Start, scripted_box: ScriptedBox) -> None:
+    last = {"title": "cat", "author": "me", "dataset": "/nowhere", "until": "all", "uploads": ["rclone:/mnt/shelf"]}
+    answers = scripted_box.home / ".local/share/wan-train/answers.json"
+    answers.parent.mkdir(parents=True)
+    answers.write_text(json.dumps(last), encoding="utf-8")
+    screen = terminal("--title", "cat", "--author", "me", "--dataset", str(scripted_box.dataset), columns=80)
+    screen.shows(lambda lines: "? Upload to (or: none) rclone:/mnt/shelf" in lines)
+    screen.types("s3:bucket" + ENTER)
+    screen.sees("cannot be uploaded to: it begins with neither hf: nor rclone:")
+    screen.types(CTRL_U + "hf:me/cat" + ENTER)
+    screen.shows(lambda lines: "  Upload    hf:me/cat" in lines)
+    screen.sees(START)
+    screen.types("n")
+    assert screen.ends() == 0
+    second = terminal("--title", "cat", "--author", "me", "--dataset", str(scripted_box.dataset), columns=80)
+    second.sees("Upload to (or: none) rclone:/mnt/shelf")  # what was not confirmed is not kept
+    second.types("none" + ENTER)
+    second.sees(START)
+    second.shows(lambda lines: not any(line.startswith("  Upload") for line in lines))
+    second.types("n")
+    assert second.ends() == 0
+    assert nothing_was_started(scripted_box)
