@@ -137,6 +137,7 @@ def make_ready(
     style = style or Style()
     plan = source.plan
     task = plan.recipe.task
+    asked = _continued(source.run, asked)
     stem, asked_prompts = _read(source.run, asked, task, seed=plan.recipe.experts[0].training.seed, steps=style.steps)
     models = _models(plan, trainer) if trainer.is_real else None
     say("Checking the LoRAs …")
@@ -236,6 +237,36 @@ def _read(
         return asked.prompts.stem, read_prompts(asked.prompts, task, seed=seed, defaults=defaults)
     stem, path = _own_prompts(run)
     return stem, read_prompts(path, task, seed=seed, defaults=PREVIEW_DEFAULTS, overrides=given)
+
+
+def _continued(run: RunDirectory, asked: Asked) -> Asked:
+    """With the rows and the strength of the newest preview, when nothing is asked for and it is unfinished."""
+    if asked != Asked(prompts=None):
+        return asked
+    for directory in reversed(previews_of(run.path)):
+        try:
+            preview = directory.read()
+        except codec.CorruptRecordError:
+            continue
+        if len(drawn(directory, preview)) == len(list(preview.places())):
+            return asked
+        epochs = tuple(int(row.name) for row in preview.rows if row.name.isascii() and row.name.isdigit())
+        named = [row for row in preview.rows if row.name != BASE and not row.name.isdigit()]
+        pairs = tuple(Epochs.parse(row.name) for row in named if _is_pair(row))
+        files = next((row.loras for row in reversed(named) if not _is_pair(row)), {})
+        return replace(
+            asked,
+            epochs=epochs or None,
+            pairs=pairs,
+            files={expert: lora.path for expert, lora in files.items()},
+            strength=preview.strength,
+        )
+    return asked
+
+
+def _is_pair(row: Row) -> bool:
+    """Whether it is one of two epochs, and not a file's that has such a name."""
+    return ":" in row.name and all(lora.epoch is not None for lora in row.loras.values())
 
 
 def _own_prompts(run: RunDirectory) -> tuple[str, Path]:

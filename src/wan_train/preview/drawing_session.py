@@ -138,7 +138,8 @@ class Session:
             if self.is_interrupted():
                 raise InterruptionError(
                     "interrupted; every finished picture is kept",
-                    hint=f"To continue: wan-train preview {self.ready.run.run_id} with the same options",
+                    hint=f"To continue: wan-train preview {self.ready.run.run_id}"
+                    + (" --fast" if self.ready.preview.is_fast else ""),
                 )
             now, grown = self.clock.monotonic(), _size(attempt.directory.log)
             if told or grown != size:
@@ -192,7 +193,7 @@ class Session:
             case _ if fruitless >= _FRUITLESS:
                 raise self._error(diagnosis, diagnosis.advice)
             case _:
-                self.keeper.say(f"The drawing ended early ({diagnosis.meaning}); it goes on with what is left.")
+                self.keeper.say(f"The drawing was interrupted: {diagnosis.meaning}. It continues with what is left.")
 
     def _error(self, diagnosis: Diagnosis, advice: str) -> DrawingError:
         total = len(list(self.ready.preview.places()))
@@ -245,8 +246,8 @@ def _diagnosis(attempt: AttemptDirectory) -> Diagnosis:
     if found.cause is not Cause.UNKNOWN or found.evidence:
         return found
     ended = read_exit(attempt)
-    how = "it was killed" if ended is None or isinstance(ended.exit, Signaled | Lost) else "it said nothing"
-    return replace(found, meaning=f"the program that draws ended early: {how}")
+    killed = ended is None or isinstance(ended.exit, Signaled | Lost)
+    return replace(found, meaning=f"the program that draws {'was killed' if killed else 'ended without a message'}")
 
 
 def _tail(attempt: AttemptDirectory) -> str:

@@ -115,30 +115,32 @@ def _drawn_text(shown: Shown) -> str:
 
 def of_run(run: RunDirectory) -> Iterator[Line]:
     """What `status` says of the newest preview of a run, or of the one that was asked for and never begun."""
+    command = f"wan-train preview {safe(run.run_id)}"
     try:
         directory = previews_of(run.path)[-1]
         preview = directory.read()
     except (IndexError, BadInputError, codec.CorruptRecordError):
         if run.preview_prompts.is_file():
-            yield from _titled(run, "not drawn yet", "Draw it once the training has finished:")
+            yield from _titled("not drawn yet", "Draw it once the training has finished:", command)
         return
+    command += " --fast" if preview.is_fast else ""
     total, have = len(list(preview.places())), len(drawn(directory, preview))
     text, then = f"{have} of {count(total, 'picture')}", None
     if is_being_drawn(run.path):
         text, then = f"{text}, being drawn", "Follow it:"
     elif have < total:
         then = "Draw the rest:"
-    yield from _titled(run, text, then)
+    yield from _titled(text, then, command)
     if directory.sheet.is_file():
         yield line(f"    {safe(directory.sheet)}", whole=True)
 
 
-def _titled(run: RunDirectory, text: str, then: str | None) -> Iterator[Line]:
+def _titled(text: str, then: str | None, command: str) -> Iterator[Line]:
     yield line()
     yield line(Span("Preview", "bold"), f"  {text}")
     if then is not None:
         yield line(f"    {then}")
-        yield line(f"    wan-train preview {safe(run.run_id)}", whole=True)
+        yield line(f"    {command}", whole=True)
 
 
 def row_text(name: str, distance: float | None) -> str:

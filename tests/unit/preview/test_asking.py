@@ -195,6 +195,23 @@ def test_without_a_file_the_prompts_that_were_drawn_last_are_drawn_again(tmp_pat
         own.ready(Asked(prompts=None, size=(97, 32)))
 
 
+def test_an_unfinished_preview_goes_on_with_its_own_rows(tmp_path: Path) -> None:
+    own = world(tmp_path)
+    own.keep({10: 1.0, 20: 1.5, 40: 2.0})
+    path = lora(tmp_path / "cat.safetensors", 1.0, expert=Expert.HIGH)
+    asked = Asked(
+        prompts=own.prompts("a fox --w 64 --h 32\n"), epochs=(20,), pairs=(Epochs.parse("10:40"),), strength=0.5
+    )
+    first = own.ready(replace(asked, files={Expert.HIGH: path}))
+    write_inputs(first)
+    again = own.ready(Asked(prompts=None))
+    assert again.directory == first.directory
+    assert names(again) == [BASE, "20", "10:40", "cat"]
+    session(again, Painter(), own.plan)[0].run()
+    assert again.preview.strength == 0.5
+    assert names(own.ready(Asked(prompts=None))) == [BASE, "10", "20", "40"], "a finished one begins anew"
+
+
 def test_the_prompts_for_the_end_of_a_training_are_the_runs_own(tmp_path: Path) -> None:
     own = world(tmp_path)
     own.keep({10: 1.0})
