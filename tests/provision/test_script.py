@@ -33,7 +33,7 @@ import pathlib, zipfile
 def build_editable(folder, config_settings=None, metadata_directory=None):
     name, info = "wan_train-0.1.0-py3-none-any.whl", "wan_train-0.1.0.dist-info"
     needs = "".join(f"Requires-Dist: {line}\\n" for line in pathlib.Path("needs.txt").read_text().split())
-    for extra, need in (("video", "filmed"), ("captions", "counted")):
+    for extra, need in (("video", "filmed"), ("captions", "counted"), ("notify", "sent")):
         needs += f"Provides-Extra: {extra}\\nRequires-Dist: {need}; extra == '{extra}'\\n"
     with zipfile.ZipFile(pathlib.Path(folder) / name, "w") as wheel:
         wheel.writestr("wan_train.pth", str(pathlib.Path("src").absolute()) + "\\n")
@@ -59,7 +59,7 @@ def checkout(world: World) -> Path:
     (folder / "pyproject.toml").write_text(PYPROJECT)
     (folder / "backend.py").write_text(BACKEND)
     (folder / "needs.txt").write_text("borrowed")
-    for name in ("later", "filmed", "counted"):
+    for name in ("later", "filmed", "counted", "sent"):
         write_wheel(world.folder / "wheels", name, "1.0")
     write_wheel(world.folder / "wheels", "borrowed", "1.0")
     with zipfile.ZipFile(world.folder / "wheels/borrowed-1.0-py3-none-any.whl", "a") as wheel:
@@ -86,9 +86,9 @@ def run(world: World, script: Path | None, *words: str, **more: str) -> subproce
 
 
 def extras_of(world: World) -> set[str]:
-    """What stands in for PyAV and tokenizers, as far as it was installed."""
+    """What stands in for PyAV, tokenizers and apprise, as far as it was installed."""
     homes = (world.workspace / "wan-train-env").glob("lib/python3*/site-packages")
-    return {name for home in homes for name in ("filmed", "counted") if (home / name).exists()}
+    return {name for home in homes for name in ("filmed", "counted", "sent") if (home / name).exists()}
 
 
 def test_a_box_is_made_ready_and_a_second_start_changes_nothing_until_there_is_something_new(
@@ -108,7 +108,7 @@ def test_a_box_is_made_ready_and_a_second_start_changes_nothing_until_there_is_s
     by_name = subprocess.run([world.folder / "bin/wan-train", "--version"], capture_output=True, text=True, check=True)
     as_before = subprocess.run([runner, "--version"], capture_output=True, text=True, check=True)
     assert by_name.stdout == as_before.stdout != ""
-    assert extras_of(world) == {"filmed", "counted"}
+    assert extras_of(world) == {"filmed", "counted", "sent"}
     assert len(runner.read_text().splitlines()) == 2
     assert runner.with_name("run_wan_training.sh.before").read_text() == SEEDS_OWN
 
@@ -145,7 +145,7 @@ def test_it_can_be_piped_with_a_source_and_says_so_without(world: World, checkou
     done = run(world, None, "--skip-models", "--check", WAN_TRAIN_SOURCE=checkout.as_uri())
     assert done.returncode == 3
     assert "no checkout at" in done.stdout
-    assert extras_of(world) == {"filmed", "counted"}
+    assert extras_of(world) == {"filmed", "counted", "sent"}
     failed = run(world, None, "--check", WAN_TRAIN_SOURCE="/nowhere/wan_train-0.1.0-py3-none-any.whl")
     assert failed.returncode == 3
     assert "look at the network" in failed.stderr
