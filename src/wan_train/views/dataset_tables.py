@@ -174,9 +174,10 @@ def settings_of(subset: Subset) -> str:
     """The settings of a dataset that decide its sizes and batches."""
     width, height = subset.resolution
     parts = [f"{width}x{height}", f"batch {subset.batch_size}", count(subset.num_repeats, "repeat")]
-    if not subset.enable_bucket:
+    # The trainer scales clips into buckets and enlarges them, whatever these two keys say.
+    if subset.kind is MediaKind.IMAGE and not subset.enable_bucket:
         parts.append("no buckets: everything becomes this size")
-    elif subset.bucket_no_upscale:
+    elif subset.kind is MediaKind.IMAGE and subset.bucket_no_upscale:
         parts.append("nothing is enlarged")
     return ", ".join(parts)
 
