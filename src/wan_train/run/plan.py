@@ -120,7 +120,8 @@ class Quote:
 
     `measured` is when the seconds of a batch were; `scaled_from` are the sizes that they were measured with, where
     these are others. `without` names what was never timed and is not in it. It would be `least` and `most` seconds with
-    the quickest and the slowest of several `trainings` with the same work, where they differ much.
+    the quickest and the slowest of several `trainings` with the same work, where they differ much. `after_steps` are
+    those seconds after a training's last step: saving, and the trainer's end.
     """
 
     seconds: float
@@ -132,6 +133,7 @@ class Quote:
     trainings: int = 1
     least: float | None = None
     most: float | None = None
+    after_steps: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,6 +79,7 @@ def _quoted(plan: Plan, speeds: Sequence[Speed], cards: Cards, pick: _Pick) -> Q
         without=tuple(missing),
         basis=first.basis,
         trainings=first.speed.of,
+        after_steps=first.speed.after or 0.0,
     )
 
 

@@ -74,6 +74,8 @@ class Speed:
     beside: float | None = None
     """Loading, the last save and the end; None where the attempt ended in another way than usual."""
     per_sample: float | None = None
+    after: float | None = None
+    """What of `beside` follows the last step; None in older files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,7 @@ class Expected:
     at: float
     scaled_from: str | None = None
     of: int = 1
+    after: float | None = None
 
 
 def batch_cost(dataset: DatasetSummary) -> float | None:
@@ -161,6 +164,7 @@ def expected(
         at=nearest.at,
         scaled_from=nearest.sizes if scaled else None,
         of=len(same),
+        after=_picked(pick, [each.after for each in same]),
     )
 
 

@@ -12,11 +12,12 @@ _SHORTEST_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Seconds of one step or item, of all pauses for samples, and of everything else in the attempt."""
+    """Seconds of one step or item, of everything else in the attempt but pauses, and of it after the last step."""
 
     units: int
     per_unit: float
     beside: float
+    after: float = 0.0
 
 
 @dataclass(slots=True)
@@ -53,4 +54,10 @@ class Stopwatch:
         (begun, first), (ended, last) = self._first, self._last
         worked, units = ended - begun - self.paused, max(last, made)
         per_unit = worked / (last - first) if last - first >= _FEWEST and worked >= _SHORTEST_SECONDS else 0.0
-        return Timing(units=units, per_unit=per_unit, beside=max(0.0, seconds - units * per_unit - self.paused))
+        after = (self._looked or ended) - ended - (units - last) * per_unit
+        return Timing(
+            units=units,
+            per_unit=per_unit,
+            beside=max(0.0, seconds - units * per_unit - self.paused),
+            after=max(0.0, after),
+        )

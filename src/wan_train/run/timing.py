@@ -37,6 +37,7 @@ def speed_of(
         units=timing.units * batches,
         per_unit=timing.per_unit / batches,
         beside=timing.beside if is_usual else None,
+        after=timing.after if is_usual else None,
         per_sample=_per_sample(plan, attempt, watch, timing),
     )
 

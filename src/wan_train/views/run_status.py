@@ -335,11 +335,16 @@ def _measured_end(view: RunView, now: float) -> float | None:
         found = time_left(view, step, job, now) or _loading(view, step, job, now)
         if found is None:
             return None
-        free_at.append(now + found.seconds)
+        free_at.append(now + found.seconds + _after_steps(view))
     if not waiting:
         return max(free_at, default=None)
     placed = _placed(view, waiting, _gpus_free_at(view, free_at, now), now)
     return None if placed is None else max([*free_at, *placed])
+
+
+def _after_steps(view: RunView) -> float:
+    """What earlier trainings of this work took from their last step to their end: no step of this run shows it."""
+    return view.plan.quote.after_steps if view.plan.quote is not None else 0.0
 
 
 def _loading(view: RunView, step: Step, job: Job, now: float) -> TimeLeft | None:
@@ -376,7 +381,7 @@ def _placed(view: RunView, waiting: Sequence[tuple[Step, Job]], gpus: list[float
         if pace is None or pace.per_step is None or steps is None or not gpus:
             return None
         begins = max(heapq.heappop(gpus), job.not_before or now)
-        ends.append(begins + pace.to_load + steps * pace.per_step)
+        ends.append(begins + pace.to_load + steps * pace.per_step + _after_steps(view))
         heapq.heappush(gpus, ends[-1])
     return ends
 

@@ -161,6 +161,15 @@ class TestStopwatch:
         assert timing.per_unit == 0.0
         assert Stopwatch().timing(seconds=40.0) is None
 
+    def test_what_follows_the_last_step_is_known_apart(self) -> None:
+        watch = Stopwatch()
+        for step in range(1, 61):
+            watch.look(step, 10.0 + step)
+        for second in range(71, 85):  # it saves, and ends
+            watch.look(60, float(second))
+        assert (timing := watch.timing(seconds=84.0, made=62)) is not None
+        assert (timing.per_unit, timing.beside, timing.after) == (1.0, 22.0, 12.0)
+
     def test_what_no_look_saw_counts_too(self) -> None:
         """Three pictures are cached within one second: the program's start is all the time there is."""
         assert (timing := Stopwatch().timing(seconds=9.0, made=3)) is not None
@@ -194,11 +203,11 @@ class TestQuote:
 
     def test_trainings_that_another_program_slowed_make_a_range(self) -> None:
         (usual,) = self.speeds()
-        slow = [replace(usual, at=T0 + n, per_unit=2.0 + n / 2, beside=60.0 + n) for n in (1, 2)]
+        slow = [replace(usual, at=T0 + n, per_unit=2.0 + n / 2, beside=60.0 + n, after=9.0 + n) for n in (1, 2)]
         found = quote(self.plan, [usual, *slow], Cards(name=CARD, free=2, hold_both=True))
         assert found is not None
         assert (found.seconds_per_batch, found.measured, found.trainings) == (2.5, T0 + 2, 3)
-        assert found.seconds == 1 + 61 + 2400 * 2.5
+        assert (found.seconds, found.after_steps) == (1 + 61 + 2400 * 2.5, 10.5)  # the oldest has not kept the latter
         assert (found.least, found.most) == (1 + 60 + 2400 * 2.0, 1 + 62 + 2400 * 3.0)
         alike = quote(self.plan, [usual, replace(usual, at=T0 + 9)], Cards(name=CARD, free=2, hold_both=True))
         assert alike is not None

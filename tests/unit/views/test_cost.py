@@ -140,6 +140,17 @@ def test_the_supervisor_that_takes_over_leaves_out_the_time_between() -> None:
     assert cost.seconds == pytest.approx(NOW - T0 + 60)
 
 
+def test_the_end_counts_what_earlier_trainings_took_after_their_last_step() -> None:
+    view, now = scenes.both_running()
+    usual = Quote(seconds=7200, seconds_per_batch=3.0, measured=T0)
+    ends = [
+        run_status.ends_at(replace(view, plan=replace(view.plan, quote=found)), now)
+        for found in (usual, replace(usual, after_steps=12.0))
+    ]
+    assert None not in ends
+    assert ends[1] == pytest.approx((ends[0] or 0.0) + 12.0)
+
+
 def test_the_table_of_runs_has_what_each_has_cost() -> None:
     view, now = scenes.both_running()
     for width in (80, 120):
