@@ -30,21 +30,20 @@ from pathlib import Path
 from typing import IO, Any
 
 _PROGRAM = (
-    "wan_train.cli.app",
-    "wan_train.cli.train",
-    "wan_train.cli.runs",
-    "wan_train.cli.watch",
-    "wan_train.cli.dataset",
-    "wan_train.cli.explain",
+    *(f"wan_train.cli.{name}" for name in ("app", "clean", "dataset", "doctor", "explain", "preview", "provision")),
+    *(f"wan_train.cli.{name}" for name in ("report", "runs", "train", "tune", "watch")),
     "wan_train.run.supervise",
     "wan_train.views.json_records",
     "wan_train.views.summary",
+    "jinja2",
+    "numpy",
     "PIL.Image",
-    "rich.console",
     "questionary",
+    "rich.console",
     "rich.markdown",
     "tomlkit",
 )
+"""What commands load. Not huggingface_hub, which reads its variables when it is loaded."""
 REHEARSAL = ("accelerate", "safetensors.torch", "torch", "tqdm")
 """What the embedded trainer's programs load."""
 REGISTER = "FORKED_PROCESSES"
