@@ -103,7 +103,7 @@ def _finish(view: RunView, settings: Settings) -> Result:
             sink.text("\nThe preview is drawn now, then the report is made. Follow it:")
             sink.text(f"    wan-train preview {view.run.run_id}")
         texts = [text for text, _ in box_end_texts(reader.refresh()[0])]
-        if texts:
+        if texts and not (sink.is_terminal and not sink.quiet):  # there the last look at the run says it
             sink.text("\n" + "\n".join(texts))
 
     return Result(data=data, text=text, exit_code=view.state.finished.exit_code)
