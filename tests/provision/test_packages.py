@@ -12,6 +12,7 @@ from provision_world import World, write_program
 from wan_train.base.errors import NotReadyError
 from wan_train.provision import packages
 from wan_train.provision.packages import ARIA2, FOR_TRAINER, Apt, ExactPackages, Need, Packages, find_apt
+from wan_train.provision.rclone_step import Rclone
 from wan_train.provision.steps import State
 from wan_train.provision.work import Work
 
@@ -30,7 +31,7 @@ for name in $(echo "$*" | sed 's/.* install//' | tr ' ' '\\n' | grep -v '^-'); d
 done
 for name in $(echo "$*" | sed 's/.* install//' | tr ' ' '\\n' | grep -v '^-'); do
     echo "$name" >>installed
-    case $name in git) cp stub bin/git;; aria2) cp stub bin/aria2c;; esac
+    case $name in git) cp stub bin/git;; aria2) cp stub bin/aria2c;; rclone) cp stub bin/rclone;; esac
 done
 """
 APT_CACHE = """#!/bin/sh
@@ -163,3 +164,21 @@ def test_a_provision_goes_on_when_apt_fails(world: World) -> None:
     assert done.returncode == 0, done.stderr
     log = world.workspace / "wan-train-provision/packages.log"
     assert os.geteuid() != 0 or not log.exists() or log.stat().st_mode & 0o077 == 0
+
+
+def test_rclone_comes_from_apt_where_the_index_cannot_be_reached(
+    offer: Callable[..., Path], work: Work, tmp_path: Path
+) -> None:
+    folder = offer("rclone")
+    step = Rclone(folder=tmp_path / "own", apt=Apt(), environ={})
+    assert step.check().state is State.MISSING
+    step.apply(work)
+    assert step.check().state is State.READY
+    assert "install --no-install-recommends rclone" in calls(folder)[-1]
+
+
+def test_an_rclone_that_cannot_be_had_is_an_error(offer: Callable[..., Path], work: Work, tmp_path: Path) -> None:
+    offer()
+    with pytest.raises(NotReadyError, match="rclone could not be installed") as caught:
+        Rclone(folder=tmp_path / "own", apt=None, environ={}).apply(work)
+    assert "https://rclone.org/install/" in str(caught.value.hint)
