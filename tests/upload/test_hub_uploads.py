@@ -48,7 +48,12 @@ def test_a_second_call_sends_nothing_and_asks_nobody(place: Place, hub: UploadHu
     assert place.call("upload", "mylora", TARGET)[0] == 0
     asked = len(hub.asked)
     code, out, _ = place.call("upload", "mylora", TARGET)
-    assert (code, out) == (0, f"{TARGET}: 4 files verified (1 kB)\n")
+    assert code == 0
+    assert out.splitlines() == [
+        f"{TARGET}: 4 files verified (1 kB)",
+        "Download (on your own computer):",
+        "    hf download me/cat --include '*.safetensors' --local-dir .",
+    ]
     assert len(hub.asked) == asked
 
 

@@ -25,7 +25,7 @@ from wan_train.upload.store import StoreError
 from wan_train.upload.stores import store_of
 from wan_train.upload.uploader import Uploader
 from wan_train.views.json_records import upload_json
-from wan_train.views.uploads import upload_text
+from wan_train.views.uploads import download_command, upload_text
 
 _NICE = 19
 
@@ -107,6 +107,11 @@ def _result(run: RunDirectory, targets: Sequence[Target], extras: Sequence[str],
         for each in found:
             if str(each.target) not in uploader.problems:
                 sink.line(upload_text(each))
+        commands = [command for each in found if (command := download_command(each)) is not None]
+        if commands:
+            sink.line("Download (on your own computer):")
+            for command in commands:
+                sink.line(f"    {command}")
 
     return Result(data=data, text=text, error=_error(uploader))
 
