@@ -36,6 +36,8 @@ _PROGRAM = (
     "wan_train.views.json_records",
     "wan_train.views.summary",
     "jinja2",
+    "matplotlib.backends.backend_svg",
+    "matplotlib.figure",
     "numpy",
     "PIL.Image",
     "questionary",
