@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 
 from support.runs import SUPERVISOR, T0, make_plan, with_settings
 from wan_train.recipe.terms import EngineKind, Expert
-from wan_train.run.attempts import ResumePoint, find_resume_point, seconds_between_states, state_every_epochs
+from wan_train.run.attempts import (
+    ResumePoint,
+    find_resume_point,
+    remove_old_checkpoints,
+    seconds_between_states,
+    state_every_epochs,
+)
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import Plan
 from wan_train.run.state import Attempt, Job
@@ -121,6 +127,21 @@ def test_a_trainer_that_ran_past_its_end_leaves_no_state_that_is_taken_for_the_e
     found = point(plan, early, total=10)
     assert found is not None
     assert (found.state_dir, found.epochs_done) == (end, 6)
+
+
+def test_old_loras_go_but_the_newest_two_and_those_that_are_yet_to_be_kept(plan: Plan) -> None:
+    plan = replace(plan, keep_every_epochs=2)
+    run, step = RunDirectory(plan.run_dir), plan.step(STEP)
+    names = {epoch: f"{step.produces}-{epoch:06d}.safetensors" for epoch in range(1, 7)}
+    first, second = (run.attempt(STEP, number).output for number in (1, 2))
+    for output in (first, second):
+        output.mkdir(parents=True)
+    loras = [first / names[1], first / names[2], first / names[3], first / names[4], second / names[1]]
+    loras += [second / names[2], second / names[6]]  # epochs 5 and 6 of all, and 10: the last is the result's
+    for path in (*loras, run.path / names[2]):  # that of epoch 2 is kept already
+        path.touch()
+    remove_old_checkpoints(run, plan, step, Job(step=STEP, attempts=(FIRST, SECOND)))
+    assert [path for path in loras if path.exists()] == [first / names[4], second / names[2], second / names[6]]
 
 
 def test_without_a_single_step_there_is_nothing_to_continue(plan: Plan) -> None:
