@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any, TypeVar, get_args
 
@@ -102,6 +103,7 @@ def from_json(
         KeyError,
         TypeError,
         AttributeError,
+        OverflowError,  # infinity as a whole number
         RecursionError,
         cattrs.BaseValidationError,
         cattrs.StructureHandlerNotFoundError,
@@ -111,6 +113,22 @@ def from_json(
             hint="It was damaged, or written by a newer wan-train.",
         ) from error
     return read
+
+
+def read_lines(path: Path, kind: type[T] | Any) -> list[T]:  # noqa: ANN401  unions are not types
+    """The records of a file, one a line; none where it is missing. Raises OSError.
+
+    A line that cannot be read is left out: a crash or a full disk cut it short, or a newer version wrote it.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    found: list[T] = []
+    for line in lines:
+        with suppress(CorruptRecordError):
+            found.append(from_json(line, kind, where=str(path)))
+    return found
 
 
 def from_data(data: Any, kind: type[T] | Any) -> T:  # noqa: ANN401  unions are not types
@@ -138,6 +156,7 @@ __all__ = [
     "dumps",
     "from_data",
     "from_json",
+    "read_lines",
     "register_union",
     "register_values",
     "tag_of",

@@ -1,8 +1,9 @@
-"""Writing records so that a crash at any moment leaves either the old file or the new one, never half of one."""
+"""Files: records that a crash leaves old or new and never half, growing files line by line, digests."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 from pathlib import Path
@@ -50,6 +51,32 @@ def append_line(path: Path, line: str, *, mode: int = 0o600) -> None:
         os.close(descriptor)
     if is_new:
         sync_directory(path.parent)
+
+
+class NewLines:
+    """The lines of a growing file, each once; a line that is still being written waits."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def read(self) -> list[bytes]:
+        """What was added since the last call; nothing while there is no file. Raises OSError."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return whole.splitlines()
+
+
+def sha256_of(path: Path) -> str:
+    """The digest of a file's bytes, in hex; raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def can_be_written(folder: Path) -> bool:

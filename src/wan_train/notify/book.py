@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -69,13 +68,8 @@ def standing(entries: Sequence[Entry], notice: str, target: str, *, now: float, 
 
 
 def read_book(path: Path) -> tuple[Entry, ...]:
-    """The records; damaged lines are passed over. Raises OSError, except for a missing file."""
-    found: list[Entry] = []
-    with suppress(FileNotFoundError):
-        for line in path.read_bytes().splitlines():
-            with suppress(codec.CorruptRecordError):
-                found.append(codec.from_json(line, Entry, where=str(path)))
-    return tuple(found)
+    """The records. Raises OSError."""
+    return tuple(codec.read_lines(path, Entry))
 
 
 def enter(path: Path, entry: Entry) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wan_train.base import codec
 from wan_train.base.errors import BadInputError, NotReadyError
-from wan_train.base.files import sync_file, write_whole
+from wan_train.base.files import sha256_of, sync_file, write_whole
 from wan_train.base.text import one_line, slug
 from wan_train.base.units import GB
 from wan_train.engine import generate
@@ -297,7 +297,7 @@ def _prompt(read: SamplePrompt, task: Task, style: Style) -> Prompt:
         seed=read.seed,
         guidance=guidance,
         shift=read.discrete_flow_shift or style.shift or defaults.shift,
-        image_sha256=None if read.image_path is None else loras.sha256(read.image_path),
+        image_sha256=None if read.image_path is None else sha256_of(read.image_path),
     )
 
 
@@ -358,7 +358,7 @@ class _Loras:
 
     def sha256(self, path: Path) -> str:
         if path not in self._hashes:
-            self._hashes[path] = loras.sha256(path)
+            self._hashes[path] = sha256_of(path)
         return self._hashes[path]
 
     def _open(self, path: Path) -> LoraFile:

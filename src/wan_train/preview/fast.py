@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from wan_train.base.errors import BadInputError, NotReadyError
+from wan_train.base.files import sha256_of
 from wan_train.base.text import one_line
 from wan_train.engine import lightning
 from wan_train.engine.tensors import BrokenFileError
 from wan_train.engine.trainer import Trainer
-from wan_train.preview import loras
 from wan_train.preview.ask import Style
 from wan_train.preview.model import Lora, Solver
 from wan_train.recipe.terms import Expert, Task
@@ -34,7 +34,7 @@ def fast_style(task: Task, trainer: Trainer, *, say: Callable[[str], None] = lam
                 f"{one_line(str(file.parent))} cannot be written: {error.strerror}",
                 hint="Free some disk space: wan-train clean",
             ) from error
-        merged[expert] = Lora(path=path, sha256=loras.sha256(path))
+        merged[expert] = Lora(path=path, sha256=sha256_of(path))
     return Style(
         solver=Solver.VANILLA, uses_guidance=False, steps=lightning.STEPS, shift=lightning.SHIFT, merged=merged
     )

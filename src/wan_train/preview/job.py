@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wan_train.base import codec
-from wan_train.base.files import write_whole
+from wan_train.base.files import NewLines, write_whole
 from wan_train.engine import generate
 from wan_train.engine.commands import DEVICE_VARIABLE, Command, trainer_environment
 from wan_train.engine.generate import Memory
@@ -132,28 +132,15 @@ class Told:
 
 
 class EventReader:
-    """New lines of an events file, each once; a line that is still being written waits."""
+    """New events of an attempt, each once; half a line of a full disk is passed over."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._read = 0
+        self._lines = NewLines(path)
 
     def new(self) -> list[Told]:
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._read)
-                data = file.read()
-        except FileNotFoundError:
-            return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self._read += len(whole)
-        return [told for line in whole.splitlines() if (told := _told(line)) is not None]
-
-
-def _told(line: bytes) -> Told | None:
-    try:
-        data = json.loads(line)
-        told: Told = codec.from_data(data, Told)
-    except (ValueError, TypeError, KeyError):  # half a line of a full disk
-        return None
-    return told
+        found: list[Told] = []
+        for line in self._lines.read():
+            with suppress(codec.CorruptRecordError):
+                found.append(codec.from_json(line, Told, where=str(self._path)))
+        return found

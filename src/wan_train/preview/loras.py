@@ -93,12 +93,6 @@ def _unmatched(header: Header, shapes: Mapping[str, tuple[int, ...]] | None) -> 
             return
 
 
-def sha256(path: Path) -> str:
-    """Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def fingerprint(path: Path) -> str:
     """Size and a digest of three samples: model files have tens of GB, and a whole digest takes minutes.
 

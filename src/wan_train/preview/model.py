@@ -267,18 +267,11 @@ class PreviewDirectory:
 
 
 def _lines(path: Path, kind: type[T]) -> list[T]:
-    """The records of a file, one a line; a line that cannot be read is left out."""
+    """None where the file cannot be read."""
     try:
-        lines = path.read_bytes().splitlines()
+        return codec.read_lines(path, kind)
     except OSError:
         return []
-    found: list[T] = []
-    for line in lines:
-        try:
-            found.append(codec.from_json(line, kind, where=str(path)))
-        except codec.CorruptRecordError:
-            continue  # cut short by a full disk or a power cut
-    return found
 
 
 def previews_of(run_path: Path) -> tuple[PreviewDirectory, ...]:

@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from wan_train.base import codec
+from wan_train.base.files import NewLines
 from wan_train.base.host import ProcessIdentity
 from wan_train.box.rental import PriceSource
 from wan_train.engine.failures import Diagnosis
@@ -456,18 +457,10 @@ class JournalReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._offset = 0
+        self._lines = NewLines(path)
 
     def new_events(self) -> Iterator[Event]:
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read()
-        except FileNotFoundError:
-            return
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        for line in whole.splitlines():
+        for line in self._lines.read():
             yield codec.from_json(line, Event, where=str(self._path))
 
 

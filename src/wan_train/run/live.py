@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,20 +77,14 @@ class GpuHistory:
 def read_gpu_history(path: Path) -> tuple[GpuSample, ...]:
     """All samples in order of time; what is damaged is left out, and a file that is not there holds none."""
     try:
-        text = path.read_bytes()
+        samples: list[GpuSample] = codec.read_lines(path, GpuSample)
     except OSError:
         return ()
-    return tuple(sorted(_samples(text.splitlines(), str(path)), key=lambda sample: sample.at))
+    return tuple(sorted(filter(_is_finite, samples), key=lambda sample: sample.at))
 
 
-def _samples(lines: Iterable[bytes], where: str) -> Iterable[GpuSample]:
-    for line in lines:
-        try:
-            sample: GpuSample = codec.from_json(line, GpuSample, where=where)
-        except (codec.CorruptRecordError, OverflowError):  # OverflowError: infinity as a whole number
-            continue
-        if math.isfinite(sample.at) and (sample.power_watts is None or math.isfinite(sample.power_watts)):
-            yield sample
+def _is_finite(sample: GpuSample) -> bool:
+    return math.isfinite(sample.at) and (sample.power_watts is None or math.isfinite(sample.power_watts))
 
 
 def thinned(samples: Sequence[GpuSample], most: int) -> tuple[GpuSample, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Self
 
 from wan_train.base import codec, locks
 from wan_train.base.errors import BadInputError, NotReadyError
-from wan_train.base.files import sync_directory, write_whole
+from wan_train.base.files import sha256_of, sync_directory, write_whole
 from wan_train.base.text import one_line
 from wan_train.engine import checkpoints
 from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
@@ -183,14 +182,14 @@ def _place(run: RunDirectory, step: Step, epochs: Epochs, source: Path) -> Picke
     assert step.expert is not None, "only trainings have LoRAs"  # noqa: S101  an invariant of the plan
     suffix = str(epochs).replace(":", "-")
     target = checkpoints.lora_file(run.path, f"{step.produces}_picked-{suffix}")
-    digest = _sha256(source)
+    digest = sha256_of(source)
     if not target.exists():
         partial = target.with_name(f".{target.name}.partial")
         partial.unlink(missing_ok=True)
         link_or_copy(source, partial)
         partial.rename(target)
         sync_directory(target.parent)
-    if _sha256(target) != digest:
+    if sha256_of(target) != digest:
         raise BadInputError(
             f"another file has the name of the picked LoRA: {target}", hint="Move it away, then pick again."
         )
@@ -202,8 +201,3 @@ def _place(run: RunDirectory, step: Step, epochs: Epochs, source: Path) -> Picke
         bytes=target.stat().st_size,
         sha256=digest,
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

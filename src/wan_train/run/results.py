@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_train.base.files import sync_directory
+from wan_train.base.files import sha256_of, sync_directory
 from wan_train.engine import checkpoints
 from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header, rewrite_metadata
 from wan_train.run.directory import AttemptDirectory, RunDirectory
@@ -52,9 +51,7 @@ def place_result(run: RunDirectory, plan: Plan, step: Step, job: Job, source: Pa
     if attempt.ends_early:
         changes[ENDED_KEY] = f"after epoch {total} of {attempt.schedule_epochs}"
     _put(source, target, changes)
-    with target.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return PlacedLora(path=target, bytes=target.stat().st_size, sha256=digest, epochs=total)
+    return PlacedLora(path=target, bytes=target.stat().st_size, sha256=sha256_of(target), epochs=total)
 
 
 def keep_checkpoint(

@@ -16,19 +16,11 @@ def file() -> Path:
 
 
 def read() -> tuple[Measurement, ...]:
-    """Every measurement, oldest first; a line that cannot be read (cut short, of a newer version) is left out."""
+    """Every measurement, oldest first; none where the file cannot be read."""
     try:
-        lines = file().read_bytes().splitlines()
+        return tuple(codec.read_lines(file(), Measurement))
     except OSError:
         return ()
-    found = []
-    for line in lines:
-        try:
-            measured: Measurement = codec.from_json(line, Measurement, where=str(file()))
-        except codec.CorruptRecordError:
-            continue
-        found.append(measured)
-    return tuple(found)
 
 
 def of(basis: Basis | None) -> tuple[Measurement, ...]:

@@ -22,7 +22,7 @@ from wan_train.run.events import read_events
 from wan_train.run.picks import read_picks
 from wan_train.run.plan import Plan
 from wan_train.run.samples import samples_of
-from wan_train.run.state import RunState, fold, initial
+from wan_train.run.state import RunState, fold_all
 
 LORA_SUFFIX = ".safetensors"
 _EPOCH = re.compile(r"(?:-\d+)?")
@@ -89,19 +89,17 @@ def captions_of(run: RunDirectory, plan: Plan) -> list[str]:
 
 def read_run(run: RunDirectory) -> tuple[Plan, RunState]:
     """Plan and state; read again only when they changed. Raises what `RunDirectory.read_plan` raises."""
-    return _read(run, _stamp(run.plan), _stamp(run.events))
+    return _read(run, stamp(run.plan), stamp(run.events))
 
 
 @lru_cache(maxsize=8)
 def _read(run: RunDirectory, _plan: object, _events: object) -> tuple[Plan, RunState]:
     plan = run.read_plan()
-    state = initial(plan)
-    for event in read_events(run.events):
-        state = fold(state, event)
-    return plan, state
+    return plan, fold_all(plan, read_events(run.events))
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def stamp(path: Path) -> tuple[int, int] | None:
+    """Size and time of the last change, None where there is no file: while both are the same, so is the content."""
     try:
         found = path.stat()
     except OSError:

@@ -126,16 +126,4 @@ def append(run: RunDirectory, record: Record) -> None:
 
 def read_states(run: RunDirectory) -> dict[str, TargetState]:
     """By target. A line that a crash or a newer version left unreadable is passed over: its file is sent again."""
-    try:
-        lines = run.uploads.read_bytes().splitlines()
-    except FileNotFoundError:
-        return {}
-    return fold_all(_readable(lines, str(run.uploads)))
-
-
-def _readable(lines: Iterable[bytes], where: str) -> Iterable[Record]:
-    for line in lines:
-        try:
-            yield codec.from_json(line, Record, where=where)
-        except codec.CorruptRecordError:
-            continue
+    return fold_all(codec.read_lines(run.uploads, Record))

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from wan_train.base.errors import NotReadyError
 from wan_train.base.units import MIB
-from wan_train.upload.content import Item
+from wan_train.upload.content import Item, stamp
 
 _CHUNK = MIB
 
@@ -47,7 +47,7 @@ class Parcel:
 
     def check(self) -> None:
         """Raises ChangedError when the file is not any more what was read."""
-        if isinstance(self.source, Path) and _stat(self.source) != (self.size, self.mtime_ns):
+        if isinstance(self.source, Path) and stamp(self.source) != (self.size, self.mtime_ns):
             raise ChangedError(self.name)
 
 
@@ -75,7 +75,7 @@ class Store(Protocol):
 
 def wrap(item: Item) -> Parcel:
     """Read a file for its digests; raises ChangedError."""
-    before = _stat(item.path)
+    before = stamp(item.path)
     if before is None:
         raise ChangedError(item.name)
     try:
@@ -83,7 +83,7 @@ def wrap(item: Item) -> Parcel:
             sha256, blob = _digests(iter(lambda: file.read(_CHUNK), b""), before[0])
     except OSError:
         raise ChangedError(item.name) from None
-    if _stat(item.path) != before:
+    if stamp(item.path) != before:
         raise ChangedError(item.name)
     return Parcel(name=item.name, source=item.path, size=before[0], mtime_ns=before[1], sha256=sha256, blob=blob)
 
@@ -100,11 +100,3 @@ def _digests(chunks: Iterable[bytes], size: int) -> tuple[str, str]:
         sha256.update(chunk)
         blob.update(chunk)
     return sha256.hexdigest(), blob.hexdigest()
-
-
-def _stat(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns

@@ -110,3 +110,10 @@ def test_keys_of_a_newer_release_are_left_aside() -> None:
     assert codec.from_json('{"kind": "second_kind", "flag": true, "new": 1}', Either, where="x") == SecondKind(
         flag=True
     )
+
+
+def test_a_damaged_line_costs_no_other_record(tmp_path: Path) -> None:
+    file = tmp_path / "records.jsonl"
+    file.write_text('[1]\n[2\n[Infinity]\n"x"\n[3]\n')
+    assert codec.read_lines(file, tuple[int, ...]) == [(1,), (3,)]
+    assert codec.read_lines(tmp_path / "missing.jsonl", tuple[int, ...]) == []
