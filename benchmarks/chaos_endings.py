@@ -2,7 +2,7 @@
 
 CHAOS_RUNS=100 python benchmarks/chaos_endings.py
 
-Each history has a guardian, an upload to a local hub or by rclone, messages to a service, and a landlord like Vast; all
+Each history has a guardian, an upload to a local hub or by rclone, messages to a service, and a provider like Vast; all
 on loopback. The driver only does what a box does: start the guardian again. Prints what came of them; exits with 1 when
 a box was left running beyond the limit or destroyed too early, or a result was lost, or a message came twice.
 """
@@ -207,8 +207,8 @@ class History:
         for _ in range(self.chance.randint(0, 3)):
             begin = self.chance.uniform(0.0, _FAULTS_SECONDS / 2)
             end = self.chance.uniform(begin, _FAULTS_SECONDS)
-            match self.chance.choice(["landlord", "messages", "hub"]):
-                case "landlord":
+            match self.chance.choice(["provider", "messages", "hub"]):
+                case "provider":
                     mood = self.chance.choice([Mood.BREAKS, Mood.HTML, Mood.BUSY, Mood.DEAF, Mood.REFUSES, Mood.HANGS])
                     found += [(begin, self._landlord(mood)), (end, self._landlord(Mood.WELL))]
                 case "messages":
@@ -222,7 +222,7 @@ class History:
 
     def _landlord(self, mood: Mood) -> Callable[[], None]:
         def act() -> None:
-            self.outcome.faults[f"landlord {mood.name.lower()}"] += mood is not Mood.WELL
+            self.outcome.faults[f"provider {mood.name.lower()}"] += mood is not Mood.WELL
             self.vast.mood = mood
 
         return act
@@ -274,7 +274,7 @@ class History:
         return self.mark.exists() if self.then is Then.COMMAND else not self.vast.is_running
 
     def _land(self) -> None:
-        """The landlord ends what runs on a box that is down; after a command of ours there is time for the messages."""
+        """The provider ends what runs on a box that is down; after a command of ours there is time for the messages."""
         until = time.monotonic() + (10.0 if self.then is Then.COMMAND else self.chance.uniform(0.0, 2.0))
         while time.monotonic() < until and self.place.processes():
             time.sleep(0.1)
@@ -289,7 +289,7 @@ class History:
                     self.digests[path.name] = _digest(path.read_bytes())
 
     def _note_order(self, method: str) -> None:
-        """The landlord is about to obey: what is not elsewhere now would be gone."""
+        """The provider is about to obey: what is not elsewhere now would be gone."""
         if method == "DELETE":
             self._remember_results()
             self.outcome.too_early += self._not_elsewhere()

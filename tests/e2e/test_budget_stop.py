@@ -67,7 +67,7 @@ def test_a_box_of_vasts_knows_its_price(scripted_box: ScriptedBox) -> None:
         (Mood.HANGS, "Vast did not answer within 5 s"),
     ],
 )
-def test_a_landlord_in_trouble_is_named_once_and_the_training_goes_on(
+def test_a_provider_in_trouble_is_named_once_and_the_training_goes_on(
     scripted_box: ScriptedBox, mood: Mood, said: str
 ) -> None:
     with vast_api() as api:

@@ -12,7 +12,7 @@ import pytest
 
 from support.trainers import ScriptedBox
 from support.vast_api import Mood, VastApi, vast_api
-from wan_train.run.ending import Phase, read_ending
+from wan_train.run.box_ending import Phase, read_ending
 
 GRACE = ("--then", "stop", "--grace", "0.02")
 

@@ -81,7 +81,7 @@ class VastApi:
         return b'{"success": true}'
 
     def environ(self, **more: str) -> dict[str, str]:
-        """The variables of a box that this is the landlord of."""
+        """The variables of a box that this is the provider of."""
         return {
             "CONTAINER_ID": INSTANCE,
             "CONTAINER_API_KEY": KEY,

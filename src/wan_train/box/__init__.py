@@ -1,1 +1,1 @@
-"""The rented machine: what an hour of it costs, when its rental ends, how to ask its landlord."""
+"""The rented machine: what an hour of it costs, when its rental ends, its provider's API."""

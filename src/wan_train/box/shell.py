@@ -1,4 +1,4 @@
-"""How a rented box is reached by ssh from outside, as its landlord tells the box."""
+"""The ssh address of a rented box, which its provider sets in the environment."""
 
 from __future__ import annotations
 

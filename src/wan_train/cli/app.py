@@ -140,10 +140,10 @@ def _command(
         path = f"{below}{body.__name__}"
 
         def run(context: typer.Context, **values: Any) -> int:  # noqa: ANN401  options are of many types
-            from wan_train.cli.presence import a_person_came
+            from wan_train.cli.cancel_ending import cancel_ending
 
             call = Call(path, values, context.find_object(Invocation) or Invocation())
-            a_person_came(call, path)
+            cancel_ending(call, path)
             return call.sink.render(body(call))
 
         given = [_parameter(option) for option in options_of(path)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from wan_train.base.errors import BadInputError
 from wan_train.recipe.until import read
-from wan_train.run.ends import NoSuchEndError, end_of
+from wan_train.run.end_epochs import NoSuchEndError, end_of
 from wan_train.run.plan import Step
 from wan_train.run.state import JobState
 from wan_train.views import run_status as facts

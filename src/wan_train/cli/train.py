@@ -16,7 +16,7 @@ from wan_train.base.home import expand
 from wan_train.base.settings import Settings
 from wan_train.base.settings import Source as SettingSource
 from wan_train.cli import options, questions
-from wan_train.cli.afterwards import check_before, duties_of, hand_over
+from wan_train.cli.duty_options import check_before, duties_of, hand_over
 from wan_train.cli.options import Call
 from wan_train.cli.output import Result, Sink
 from wan_train.cli.price import Known, PriceQuestion, budget_of, may_exceed, require_price
@@ -38,7 +38,7 @@ from wan_train.run.control import start_supervisor
 from wan_train.run.directory import RunDirectory, planned
 from wan_train.run.disk import existing_parent
 from wan_train.run.duties import Duties
-from wan_train.run.ends import OFFERED, early_end
+from wan_train.run.end_epochs import OFFERED, early_end
 from wan_train.run.gpu_pool import gpu_label
 from wan_train.run.plan import Devices, Plan
 from wan_train.run.planner import Request, make_plan, write_run

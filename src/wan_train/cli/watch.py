@@ -19,12 +19,12 @@ from wan_train.cli.keys import Page, Wish, keys_in, press
 from wan_train.cli.output import Result, Sink
 from wan_train.cli.screen import Screen, TerminalGoneError
 from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
+from wan_train.run.box_ending import Phase, ask_to_keep
 from wan_train.run.control import StopRequest, request_stop, start_supervisor
 from wan_train.run.directory import RunDirectory, report_of_end
 from wan_train.run.duties import Then
-from wan_train.run.ending import Phase, ask_to_keep
 from wan_train.run.events import Event, RunFinished, StopMode
-from wan_train.run.guarding import is_guarded
+from wan_train.run.guardian_process import is_guarded
 from wan_train.views import dashboard, overlays
 from wan_train.views.box_end import box_end_texts, footer
 from wan_train.views.lines import Line

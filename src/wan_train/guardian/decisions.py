@@ -8,8 +8,8 @@ from typing import assert_never
 
 from wan_train.base.host import ProcessIdentity
 from wan_train.base.moment import Moment, seconds_between
+from wan_train.run.box_ending import Ending, Phase
 from wan_train.run.duties import Duties, Then
-from wan_train.run.ending import Ending, Phase
 from wan_train.run.events import StopMode
 
 RESTART_SECONDS = 10.0
@@ -45,7 +45,7 @@ class Saving:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ward:
+class GuardedRun:
     """A run with duties, as the guardian sees it."""
 
     run_id: str
@@ -134,7 +134,7 @@ class Box:
     """All that a decision depends on."""
 
     now: Moment
-    wards: tuple[Ward, ...] = ()
+    runs: tuple[GuardedRun, ...] = ()
     others: tuple[Other, ...] = ()
     ending: Ending | None = None
     kept_by: str | None = None
@@ -142,7 +142,7 @@ class Box:
     life: ProcessIdentity | None = None
     """The box's first process."""
     is_acting: bool = False
-    """An order to the landlord, or the command, is under way."""
+    """An order to the provider, or the command, is under way."""
     unsafe: tuple[str, ...] = ()
     """Results of runs without duties that a destroyed box would take along, in words."""
 
@@ -205,12 +205,12 @@ Action = Restart | StopRun | Upload | Record | Keep | CarryOut | HasEnded | Rele
 def decide(box: Box) -> list[Action]:
     """Everything that is due now. Total; repeating what was done already is harmless."""
     actions: list[Action] = []
-    for ward in box.wards:
-        actions += _care(ward)
-    if any(ward.is_late and ward.wants_ending for ward in box.wards):
+    for run in box.runs:
+        actions += _care(run)
+    if any(run.is_late and run.wants_ending for run in box.runs):
         actions += _save_all(box)
     actions += _end(box)
-    actions += [Release(run_id=ward.run_id) for ward in box.wards if _is_released(ward)]
+    actions += [Release(run_id=run.run_id) for run in box.runs if _is_released(run)]
     return actions
 
 
@@ -219,18 +219,18 @@ def chosen(box: Box) -> tuple[Then, tuple[str, ...], str]:
 
     A box is destroyed only when no run wants less and every result on it is safe elsewhere.
     """
-    wanting = [ward for ward in box.wards if ward.wants_ending]
-    wanted = {ward.duties.then for ward in wanting}
+    wanting = [run for run in box.runs if run.wants_ending]
+    wanted = {run.duties.then for run in wanting}
     why = _why(wanting)
     if Then.STOP in wanted:
         return Then.STOP, (), why
     if Then.DESTROY in wanted:
-        risks = [reason for ward in box.wards for reason in _risks(ward)] + list(box.unsafe)
+        risks = [reason for run in box.runs for reason in _risks(run)] + list(box.unsafe)
         if not risks:
             return Then.DESTROY, (), f"{why}; every result is safe elsewhere"
         more = f", and {len(risks) - 1} more" if len(risks) > 1 else ""
         return Then.STOP, (), f"{why}; stopped and not destroyed, because {risks[0]}{more}"
-    command = next((ward.duties.command for ward in reversed(wanting) if ward.duties.command), ())
+    command = next((run.duties.command for run in reversed(wanting) if run.duties.command), ())
     return (Then.COMMAND, command, why) if command else (Then.NOTHING, (), why)
 
 
@@ -239,19 +239,19 @@ def pause_after(tries: int) -> float:
     return min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0 ** min(tries, 10))
 
 
-def _care(ward: Ward) -> Iterator[Action]:
+def _care(run: GuardedRun) -> Iterator[Action]:
     """What is due for a run of itself."""
-    gone = not ward.is_over and not ward.has_supervisor and not ward.is_settled
-    patience = UNBORN_SECONDS if ward.is_unborn else RESTART_SECONDS * 2.0 ** min(ward.restarts, 2)
-    if gone and ward.gone_seconds >= patience:
-        yield Restart(run_id=ward.run_id)
-    if ward.upload_due and not ward.is_uploading:
-        yield Upload(run_id=ward.run_id)
+    gone = not run.is_over and not run.has_supervisor and not run.is_settled
+    patience = UNBORN_SECONDS if run.is_unborn else RESTART_SECONDS * 2.0 ** min(run.restarts, 2)
+    if gone and run.gone_seconds >= patience:
+        yield Restart(run_id=run.run_id)
+    if run.upload_due and not run.is_uploading:
+        yield Upload(run_id=run.run_id)
 
 
 def _save_all(box: Box) -> Iterator[Action]:
     """At the limit of hours every run on the box saves and stops."""
-    working: list[Ward | Other] = [*(ward for ward in box.wards if not ward.is_over), *box.others]
+    working: list[GuardedRun | Other] = [*(run for run in box.runs if not run.is_over), *box.others]
     for each in working:
         if each.saving is None:
             yield StopRun(run_id=each.run_id, mode=StopMode.AFTER_STATE)
@@ -273,18 +273,18 @@ def _end(box: Box) -> Iterator[Action]:
         return
     match ending.phase:
         case Phase.COUNTDOWN | Phase.ENDING:
-            yield from _go_on(box, ending)
+            yield from _continue(box, ending)
         case Phase.ASKED:
-            yield from _see_it_through(box, ending)
+            yield from _recheck(box, ending)
         case _:
             assert_never(ending.phase)
 
 
-def _go_on(box: Box, ending: Ending) -> Iterator[Action]:
+def _continue(box: Box, ending: Ending) -> Iterator[Action]:
     """A countdown, and an ending that has not succeeded yet."""
     if box.kept_by is not None:
         kept = replace(ending, phase=Phase.CANCELLED, cancelled_by=box.kept_by, changed=box.now.at)
-        wanting = tuple(ward.run_id for ward in box.wards if ward.wants_ending)
+        wanting = tuple(run.run_id for run in box.runs if run.wants_ending)
         yield Keep(ending=kept, run_ids=wanting)
         return
     if box.is_acting:
@@ -303,7 +303,7 @@ def _go_on(box: Box, ending: Ending) -> Iterator[Action]:
     yield CarryOut(ending=replace(now, phase=Phase.ENDING, tried=box.now, changed=box.now.at))
 
 
-def _see_it_through(box: Box, ending: Ending) -> Iterator[Action]:
+def _recheck(box: Box, ending: Ending) -> Iterator[Action]:
     """The order was accepted: the box goes down, or is told again. A command's success is its end."""
     if ending.then is Then.COMMAND:
         yield HasEnded(run_ids=ending.runs)
@@ -318,22 +318,22 @@ def _since_change(box: Box, ending: Ending) -> float:
 
 def _is_due(box: Box) -> bool:
     """Whether somebody wants an ending and nothing works, uploads or waits any more."""
-    wanting = any(ward.wants_ending for ward in box.wards)
-    limit = any(ward.is_late and ward.wants_ending for ward in box.wards)
-    working = any(not ward.is_settled for ward in box.wards)
+    wanting = any(run.wants_ending for run in box.runs)
+    limit = any(run.is_late and run.wants_ending for run in box.runs)
+    working = any(not run.is_settled for run in box.runs)
     others = any(not (limit and hangs(other.saving)) for other in box.others)
-    uploads = any(ward.waits_for_upload for ward in box.wards)
+    uploads = any(run.waits_for_upload for run in box.runs)
     return wanting and not working and not others and not uploads
 
 
 def _new(box: Box) -> Ending:
-    wanting = [ward for ward in box.wards if ward.wants_ending]
-    grace = max(ward.duties.grace_seconds for ward in wanting)
+    wanting = [run for run in box.runs if run.wants_ending]
+    grace = max(run.duties.grace_seconds for run in wanting)
     then, command, because = chosen(box)
     return Ending(
         then=then,
         command=command,
-        runs=tuple(ward.run_id for ward in wanting),
+        runs=tuple(run.run_id for run in wanting),
         because=because,
         decided=box.now,
         grace_seconds=grace,
@@ -343,28 +343,28 @@ def _new(box: Box) -> Ending:
     )
 
 
-def _why(wanting: Sequence[Ward]) -> str:
-    late = [ward for ward in wanting if ward.is_late]
+def _why(wanting: Sequence[GuardedRun]) -> str:
+    late = [run for run in wanting if run.is_late]
     if late:
         return f"--max-hours {late[0].duties.max_hours:g} of {late[0].run_id} is reached"
-    lost = [ward for ward in wanting if ward.is_lost]
+    lost = [run for run in wanting if run.is_lost]
     return f"{lost[0].run_id} cannot be resumed" if lost else "the last run is over"
 
 
-def _risks(ward: Ward) -> Sequence[str]:
+def _risks(run: GuardedRun) -> Sequence[str]:
     """What of a run a destroyed box would take along."""
-    if not ward.duties.uploads:
-        return (f"{ward.run_id} has no upload",)
-    return ward.unverified
+    if not run.duties.uploads:
+        return (f"{run.run_id} has no upload",)
+    return run.unverified
 
 
-def _is_released(ward: Ward) -> bool:
+def _is_released(run: GuardedRun) -> bool:
     return (
-        ward.is_settled
-        and not ward.may_want_ending
-        and not ward.waits_for_upload
-        and not ward.is_uploading
-        and not ward.has_messages
+        run.is_settled
+        and not run.may_want_ending
+        and not run.waits_for_upload
+        and not run.is_uploading
+        and not run.has_messages
     )
 
 

@@ -13,12 +13,12 @@ from wan_train.base.errors import NotReadyError
 from wan_train.base.host import ProcessIdentity
 from wan_train.base.moment import Moment, moment
 from wan_train.gpu.leases import LeaseRoom
-from wan_train.guardian import memory as memories
-from wan_train.guardian.charge import Charge
+from wan_train.guardian import run_record
 from wan_train.guardian.decisions import (
     Action,
     Box,
     CarryOut,
+    GuardedRun,
     HasEnded,
     Keep,
     Other,
@@ -27,13 +27,13 @@ from wan_train.guardian.decisions import (
     Restart,
     StopRun,
     Upload,
-    Ward,
     decide,
 )
-from wan_train.guardian.hands import Hands, say
+from wan_train.guardian.effects import Effects, say
+from wan_train.guardian.run_tracker import RunTracker
+from wan_train.run.box_ending import Ending, Phase, forget_ending, read_ending, read_keep_request, write_ending
 from wan_train.run.directory import RunDirectory, all_runs
-from wan_train.run.duties import Duties, Then, enter, entered, leave, read_duties
-from wan_train.run.ending import Ending, Phase, forget_ending, read_ending, read_wish, write_ending
+from wan_train.run.duties import Duties, Then, read_duties, register, registered, unregister
 from wan_train.run.events import StopMode
 
 ROUND_SECONDS = 2.0
@@ -72,7 +72,7 @@ class Guardian:
         *,
         lease_dir: Path,
         clock: Clock,
-        hands: Hands,
+        effects: Effects,
         uploads: Uploads,
         notices: Notices | None,
         life: ProcessIdentity | None,
@@ -80,107 +80,107 @@ class Guardian:
         """`life` is the box's first process."""
         self._lease_dir = lease_dir
         self._clock = clock
-        self._hands = hands
+        self._effects = effects
         self._uploads = uploads
         self._notices = notices
         self._life = life
         self._room = LeaseRoom(lease_dir)
-        self._charges: dict[Path, Charge] = {}
+        self._trackers: dict[Path, RunTracker] = {}
         self._ending = read_ending(lease_dir)
         self._saving: dict[str, tuple[Moment, StopMode]] = {}
         """Runs without duties that were asked to stop at the limit of hours."""
 
     def take_up(self, runs: Path) -> None:
         """List runs again whose duties are open: a box may lose its temporary files in a restart."""
-        listed = {run.path for run in entered(self._lease_dir)}
+        listed = {run.path for run in registered(self._lease_dir)}
         for run in all_runs(runs):
             if run.duties.is_file() and run.path.absolute() not in listed and not _is_done(run):
                 with suppress(OSError, NotReadyError):
-                    enter(self._lease_dir, run)
+                    register(self._lease_dir, run)
 
     def tick(self) -> float | None:
         """One round; seconds until the next, None when nothing is owed to any run."""
         now = moment(self._clock)
-        self._hear_the_landlord(now)
+        self._take_answer(now)
         box = self._look(now)
         for action in decide(box):
             self._perform(action, now)
-        for charge in self._charges.values():
-            charge.save()
-        if self._charges or self._hands.is_acting:
+        for tracker in self._trackers.values():
+            tracker.save()
+        if self._trackers or self._effects.is_acting:
             return ROUND_SECONDS
         ending = self._ending
         # A box that was told to go down is watched until it does.
         return ROUND_SECONDS if ending is not None and ending.phase is Phase.ASKED else None
 
     def _look(self, now: Moment) -> Box:
-        self._meet()
-        wards = []
-        for charge in list(self._charges.values()):
-            ward = charge.look(now) if charge.is_there else None
-            if ward is None:
-                self._let_go(charge)
+        self._find_new()
+        runs = []
+        for tracker in list(self._trackers.values()):
+            guarded = tracker.look(now) if tracker.is_there else None
+            if guarded is None:
+                self._drop(tracker)
             else:
-                wards.append(self._with_surroundings(charge, ward, now))
-        others = self._others({ward.run_id for ward in wards}, now)
-        works = bool(others) or any(not ward.is_settled for ward in wards)
-        destroys = any(ward.duties.then is Then.DESTROY for ward in wards)
+                runs.append(self._with_surroundings(tracker, guarded, now))
+        others = self._others({guarded.run_id for guarded in runs}, now)
+        works = bool(others) or any(not guarded.is_settled for guarded in runs)
+        destroys = any(guarded.duties.then is Then.DESTROY for guarded in runs)
         return Box(
             now=now,
-            wards=tuple(wards),
+            runs=tuple(runs),
             others=others,
             ending=self._ending,
-            kept_by=read_wish(self._lease_dir, self._ending) if self._ending is not None else None,
+            kept_by=read_keep_request(self._lease_dir, self._ending) if self._ending is not None else None,
             life=self._life,
-            is_acting=self._hands.is_acting,
+            is_acting=self._effects.is_acting,
             unsafe=self._unsafe(now) if destroys and not works else (),
         )
 
-    def _meet(self) -> None:
-        for run in entered(self._lease_dir):
-            if run.path not in self._charges:
+    def _find_new(self) -> None:
+        for run in registered(self._lease_dir):
+            if run.path not in self._trackers:
                 say(f"{run.run_id} is in care")
-                self._charges[run.path] = Charge(run, self._life)
+                self._trackers[run.path] = RunTracker(run, self._life)
 
-    def _let_go(self, charge: Charge) -> None:
-        del self._charges[charge.run.path]
+    def _drop(self, tracker: RunTracker) -> None:
+        del self._trackers[tracker.run.path]
         with suppress(OSError):
-            leave(self._lease_dir, charge.run)
+            unregister(self._lease_dir, tracker.run)
 
-    def _with_surroundings(self, charge: Charge, ward: Ward, now: Moment) -> Ward:
-        duties, run = ward.duties, charge.run
+    def _with_surroundings(self, tracker: RunTracker, guarded: GuardedRun, now: Moment) -> GuardedRun:
+        duties, run = guarded.duties, tracker.run
         if duties.uploads or duties.then is Then.DESTROY:
-            found = self._uploads.look(run, duties, now.at, fresh=ward.is_over)
-            damage = (f"the records of {run.run_id} cannot be read",) if charge.damage is not None else ()
-            ward = replace(
-                ward,
+            found = self._uploads.look(run, duties, now.at, fresh=guarded.is_over)
+            damage = (f"the records of {run.run_id} cannot be read",) if tracker.damage is not None else ()
+            guarded = replace(
+                guarded,
                 unverified=(*damage, *found.unverified),
                 upload_pending=found.pending,
                 upload_due=found.due,
-                is_uploading=self._hands.is_uploading(run),
+                is_uploading=self._effects.is_uploading(run),
             )
         if self._notices is not None:
-            ward = replace(ward, has_messages=self._notices.tell(run, self._ending))
-        return ward
+            guarded = replace(guarded, has_messages=self._notices.tell(run, self._ending))
+        return guarded
 
-    def _others(self, wards: set[str], now: Moment) -> tuple[Other, ...]:
-        """Whoever holds a GPU or a place among those who pay, and is no ward."""
+    def _others(self, runs: set[str], now: Moment) -> tuple[Other, ...]:
+        """Whoever holds a GPU or a place among those who pay, and is not guarded."""
         try:
             names = {holder.run_id or name for name, holder in self._room.holders("")}
         except (NotReadyError, OSError):
             return ()
         self._saving = {name: since for name, since in self._saving.items() if name in names}
         found = []
-        for name in sorted(names - wards):
+        for name in sorted(names - runs):
             since, mode = self._saving.get(name, (None, StopMode.AFTER_STATE))
-            found.append(Other(run_id=name, saving=memories.saving(since, mode, now)))
+            found.append(Other(run_id=name, saving=run_record.saving(since, mode, now)))
         return tuple(found)
 
     def _unsafe(self, now: Moment) -> tuple[str, ...]:
-        """Results beside the wards' that a destroyed box would take along."""
-        parents = sorted({charge.run.path.parent for charge in self._charges.values()})
+        """Results of unguarded runs that a destroyed box would take along."""
+        parents = sorted({tracker.run.path.parent for tracker in self._trackers.values()})
         found: list[str] = []
-        for run in (run for parent in parents for run in all_runs(parent) if run.path not in self._charges):
+        for run in (run for parent in parents for run in all_runs(parent) if run.path not in self._trackers):
             if not any(run.path.glob("*.safetensors")):
                 continue
             try:
@@ -194,8 +194,8 @@ class Guardian:
                 found += self._uploads.look(run, duties, now.at, fresh=True).unverified
         return tuple(found)
 
-    def _hear_the_landlord(self, now: Moment) -> None:
-        said = self._hands.answer()
+    def _take_answer(self, now: Moment) -> None:
+        said = self._effects.answer()
         ending = self._ending
         if said is None or ending is None:
             return
@@ -205,10 +205,10 @@ class Guardian:
             self._record(replace(failed, changed=now.at))
         else:
             say(f"{ending.then}: accepted")
-            for charge in self._charges.values():
-                if charge.run.run_id in ending.runs:
-                    charge.note_ordered()
-                    charge.save()
+            for tracker in self._trackers.values():
+                if tracker.run.run_id in ending.runs:
+                    tracker.note_ordered()
+                    tracker.save()
             self._record(replace(ending, phase=Phase.ASKED, problem=None, tried=now, changed=now.at))
 
     def _perform(self, action: Action, now: Moment) -> None:
@@ -224,19 +224,19 @@ class Guardian:
 
     def _care(self, action: Restart | Upload | Release, now: Moment) -> None:
         """What one run needs."""
-        charge = self._charge(action.run_id)
+        tracker = self._tracker(action.run_id)
         match action:
             case Restart(run_id=run_id):
-                charge.note_restart(now)
-                trouble = self._hands.restart(charge.run)
+                tracker.note_restart(now)
+                trouble = self._effects.restart(tracker.run)
                 say(f"{run_id} has a new supervisor" if trouble is None else f"{run_id}: {trouble}")
             case Upload():
-                self._hands.upload(charge.run)
+                self._effects.upload(tracker.run)
             case Release(run_id=run_id):
                 say(f"{run_id} needs no more care")
-                charge.note_released()
-                charge.save()
-                self._let_go(charge)
+                tracker.note_released()
+                tracker.save()
+                self._drop(tracker)
             case _:
                 assert_never(action)
 
@@ -251,44 +251,44 @@ class Guardian:
             case Keep(ending=ending, run_ids=run_ids):
                 say(f"cancelled by {ending.cancelled_by}")
                 for run_id in run_ids:
-                    self._charge(run_id).note_kept()
+                    self._tracker(run_id).note_kept()
                 self._record(ending)
             case CarryOut(ending=ending):
                 say(f"{ending.then} now, because {ending.because}")
                 self._record(ending)
-                self._hands.end(ending)
+                self._effects.end(ending)
             case HasEnded(run_ids=run_ids):
-                for charge in self._charges.values():
-                    if charge.run.run_id in run_ids:
-                        charge.note_ended()
+                for tracker in self._trackers.values():
+                    if tracker.run.run_id in run_ids:
+                        tracker.note_ended()
             case _:
                 assert_never(action)
 
     def _stop(self, run_id: str, mode: StopMode, now: Moment) -> None:
-        charge = next((each for each in self._charges.values() if each.run.run_id == run_id), None)
-        if charge is not None:
-            charge.note_stop(mode, now)
-            self._hands.stop(charge.run, mode)
+        tracker = next((each for each in self._trackers.values() if each.run.run_id == run_id), None)
+        if tracker is not None:
+            tracker.note_stop(mode, now)
+            self._effects.stop(tracker.run, mode)
             return
         since, _ = self._saving.get(run_id, (now, mode))
         self._saving[run_id] = since, mode
-        for run in self._beside(run_id):
-            self._hands.stop(run, mode)
+        for run in self._runs_named(run_id):
+            self._effects.stop(run, mode)
 
-    def _beside(self, run_id: str) -> Sequence[RunDirectory]:
+    def _runs_named(self, run_id: str) -> Sequence[RunDirectory]:
         if "/" in run_id or run_id in {".", ".."}:  # a lease's text is anybody's
             return []
-        parents = {charge.run.path.parent for charge in self._charges.values()}
+        parents = {tracker.run.path.parent for tracker in self._trackers.values()}
         runs = [RunDirectory(parent / run_id) for parent in sorted(parents)]
         return [run for run in runs if run.plan.is_file()]
 
-    def _charge(self, run_id: str) -> Charge:
-        return next(each for each in self._charges.values() if each.run.run_id == run_id)
+    def _tracker(self, run_id: str) -> RunTracker:
+        return next(each for each in self._trackers.values() if each.run.run_id == run_id)
 
     def _record(self, ending: Ending | None) -> None:
         """A full disk keeps no box running: what cannot be written is still known here."""
         if ending is not None:
-            ending = replace(ending, by_hand=self._hands.by_hand(ending.then))
+            ending = replace(ending, by_hand=self._effects.by_hand(ending.then))
         self._ending = ending
         if ending is None:
             forget_ending(self._lease_dir)
@@ -301,5 +301,5 @@ class Guardian:
 
 def _is_done(run: RunDirectory) -> bool:
     """Whether the last look at a run found nothing more to do."""
-    memory = memories.read_memory(run)
-    return memory is not None and memory.is_released
+    record = run_record.read_record(run)
+    return record is not None and record.is_released

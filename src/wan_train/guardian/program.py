@@ -14,12 +14,12 @@ from wan_train.base.errors import ExitCode
 from wan_train.base.locks import held
 from wan_train.base.settings import Settings, resolve
 from wan_train.base.text import redact
+from wan_train.guardian.effects import BoxEffects, say
 from wan_train.guardian.guardian import ROUND_SECONDS, Guardian
-from wan_train.guardian.hands import RealHands, say
-from wan_train.guardian.safety import RecordedUploads, verified_at
+from wan_train.guardian.upload_records import RecordedUploads, verified_at
 from wan_train.notify.deliver import Post
-from wan_train.run.ending import first_process
-from wan_train.run.guarding import lock_file
+from wan_train.run.box_ending import first_process
+from wan_train.run.guardian_process import lock_file
 
 _SETTLE_SECONDS = 10.0
 
@@ -43,7 +43,7 @@ def _care(settings: Settings) -> None:
     guardian = Guardian(
         lease_dir=settings.lease_dir,
         clock=SystemClock(),
-        hands=RealHands(settings, os.environ, before_the_end=lambda: post.settle(_SETTLE_SECONDS)),
+        effects=BoxEffects(settings, os.environ, before_the_end=lambda: post.settle(_SETTLE_SECONDS)),
         uploads=RecordedUploads(),
         notices=post,
         life=life,

@@ -16,9 +16,9 @@ from wan_train.notify.courier import Courier
 from wan_train.notify.notices import Story, of_box, of_run
 from wan_train.notify.send import Message
 from wan_train.notify.targets import Target, read_targets
+from wan_train.run.box_ending import Ending
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import read_duties
-from wan_train.run.ending import Ending
 from wan_train.run.events import Event, JournalReader
 from wan_train.run.live import read_live
 from wan_train.run.plan import Plan

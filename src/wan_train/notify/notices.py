@@ -17,8 +17,8 @@ from wan_train.base.text import one_line
 from wan_train.base.units import dollars, duration, file_size
 from wan_train.engine.failures import Cause
 from wan_train.notify.send import Message
+from wan_train.run.box_ending import Ending, Phase
 from wan_train.run.duties import Then
-from wan_train.run.ending import Ending, Phase
 from wan_train.run.events import (
     BudgetSet,
     Event,

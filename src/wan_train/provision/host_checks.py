@@ -27,9 +27,9 @@ from wan_train.provision.driver_checks import Gpus
 from wan_train.provision.steps import Finding, State, Step, blocked, ready, warning
 from wan_train.run.directory import all_runs
 from wan_train.run.disk import existing_parent
-from wan_train.run.duties import entered
+from wan_train.run.duties import registered
 from wan_train.run.events import read_events
-from wan_train.run.guarding import is_guarded
+from wan_train.run.guardian_process import is_guarded
 from wan_train.run.state import RunState, fold_all
 
 _LEAST_CPUS = 2
@@ -238,7 +238,7 @@ class HostChecks:
 
     def ending(self) -> Finding:
         """Whether `--then` can work here; Vast is asked, and nothing is stopped."""
-        listed = entered(self.settings.lease_dir)
+        listed = registered(self.settings.lease_dir)
         if listed and not is_guarded(self.settings.lease_dir):
             return Finding(
                 State.WARNING,

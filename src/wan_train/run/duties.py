@@ -27,7 +27,7 @@ class Then(StrEnum):
 
     NOTHING = "nothing"
     COMMAND = "command"
-    """A command of the user's takes the place of the landlord."""
+    """A command of the user's takes the place of the provider."""
     STOP = "stop"
     DESTROY = "destroy"
 
@@ -67,7 +67,7 @@ def read_duties(run: RunDirectory) -> Duties | None:
         return None
 
 
-def enter(lease_dir: Path, run: RunDirectory) -> None:
+def register(lease_dir: Path, run: RunDirectory) -> None:
     """List a run with duties where the guardian looks; raises NotReadyError and OSError."""
     folder = lease_dir / _FOLDER
     locks.prepare(lease_dir)
@@ -76,7 +76,7 @@ def enter(lease_dir: Path, run: RunDirectory) -> None:
     write_whole(_entry(folder, path), f"{path}\n".encode(errors="surrogateescape"), mode=0o644)
 
 
-def entered(lease_dir: Path) -> list[RunDirectory]:
+def registered(lease_dir: Path) -> list[RunDirectory]:
     """The listed runs, oldest first. Files of other users are passed over: they could name any directory."""
     found = []
     with suppress(FileNotFoundError):
@@ -87,12 +87,12 @@ def entered(lease_dir: Path) -> list[RunDirectory]:
     return sorted(found, key=lambda run: run.run_id)
 
 
-def is_entered(lease_dir: Path, run: RunDirectory) -> bool:
+def is_registered(lease_dir: Path, run: RunDirectory) -> bool:
     """Whether a run is on the list: something is still owed to it."""
     return _entry(lease_dir / _FOLDER, run.path.absolute()).is_file()
 
 
-def leave(lease_dir: Path, run: RunDirectory) -> None:
+def unregister(lease_dir: Path, run: RunDirectory) -> None:
     """Take a run off the list: its duties are done."""
     _entry(lease_dir / _FOLDER, run.path.absolute()).unlink(missing_ok=True)
 

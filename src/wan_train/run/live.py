@@ -121,7 +121,7 @@ class Live:
     waiting: Mapping[str, str] = field(default_factory=dict)
     disk_free_bytes: int | None = None
     price_problem: str | None = None
-    """Why the landlord of the box did not say what it costs."""
+    """Why the provider of the box did not say what it costs."""
 
 
 def write_live(run: RunDirectory, live: Live) -> None:

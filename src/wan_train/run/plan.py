@@ -17,7 +17,7 @@ from wan_train.recipe.adaptation import Choice
 from wan_train.recipe.measured import Tuned
 from wan_train.recipe.model import Answers, Recipe, Training
 from wan_train.recipe.terms import Expert, Task
-from wan_train.run.ends import steps_per_epoch
+from wan_train.run.end_epochs import steps_per_epoch
 
 SCHEMA = 3
 

@@ -23,7 +23,7 @@ from wan_train.gpu.model import GpuProbe
 from wan_train.gpu.probe import CpuSlots, NvmlProbe
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import read_events
-from wan_train.run.guarding import try_ensure_guardian
+from wan_train.run.guardian_process import try_ensure_guardian
 from wan_train.run.launcher import WardenLauncher
 from wan_train.run.plan import Devices, Plan
 from wan_train.run.state import fold_all

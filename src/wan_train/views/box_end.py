@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import assert_never
 
 from wan_train.base.units import duration
+from wan_train.run.box_ending import Ending, Phase
 from wan_train.run.duties import Duties, Then
-from wan_train.run.ending import Ending, Phase
 from wan_train.views.formatting import safe
 from wan_train.views.lines import Line, Span, line
 from wan_train.views.model import RunView

@@ -13,8 +13,8 @@ from wan_train.dataset.model import Problem, Severity
 from wan_train.dataset.scan import Check, Group
 from wan_train.gpu.model import Gpu
 from wan_train.run import retry
+from wan_train.run.box_ending import Phase
 from wan_train.run.duties import Then
-from wan_train.run.ending import Phase
 from wan_train.run.events import Event, MovementMeasured
 from wan_train.run.picks import Pick
 from wan_train.run.plan import Plan, Step

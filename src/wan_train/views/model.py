@@ -22,10 +22,10 @@ from wan_train.base.moment import moment
 from wan_train.base.text import redact, visible
 from wan_train.box.shell import Shell, shell_of
 from wan_train.engine.log_parser import last_words
+from wan_train.run.box_ending import Ending, Phase, ending_of_this_box, seconds_left
 from wan_train.run.curves import Curve, CurveReader
 from wan_train.run.directory import RunDirectory, report_of_end
-from wan_train.run.duties import Duties, is_entered, read_duties
-from wan_train.run.ending import Ending, Phase, ending_of_this_box, seconds_left
+from wan_train.run.duties import Duties, is_registered, read_duties
 from wan_train.run.events import (
     BudgetReached,
     CachesCleared,
@@ -121,7 +121,7 @@ class RunView:
     uploads: tuple[TargetStatus, ...] = ()
     """Where the results are besides this box; of records that cannot be read, nothing."""
     shell: Shell | None = None
-    """How this box is reached from outside; None where its landlord does not say."""
+    """How this box is reached from outside; None where its provider does not say."""
     duties: Duties | None = None
     """What is to be done beside and after the training; of a record that cannot be read, nothing."""
     ending: Ending | None = None
@@ -203,7 +203,7 @@ class RunReader:
             duties=_duties(self._run),
             ending=ending,
             ending_seconds=seconds_left(ending, moment(SystemClock())) if ending is not None else 0.0,
-            awaits_ending=self._lease_dir is not None and is_entered(self._lease_dir, self._run),
+            awaits_ending=self._lease_dir is not None and is_registered(self._lease_dir, self._run),
         )
         return view, events
 

@@ -21,7 +21,7 @@ from wan_train.recipe.levers import LEVERS, expected_gain, levers_for
 from wan_train.recipe.measured import MEASURED, Tuned, day
 from wan_train.recipe.model import ExpertSpec, Origin, Training, format_number, settings_of
 from wan_train.recipe.terms import Task
-from wan_train.run.ends import EarlyEnd
+from wan_train.run.end_epochs import EarlyEnd
 from wan_train.run.plan import Devices, Plan, Quote, QuoteBasis
 from wan_train.run.quote import dollars_of
 from wan_train.views.formatting import (

@@ -21,6 +21,7 @@ from wan_train.guardian.decisions import (
     Action,
     Box,
     CarryOut,
+    GuardedRun,
     HasEnded,
     Keep,
     Other,
@@ -30,12 +31,11 @@ from wan_train.guardian.decisions import (
     Saving,
     StopRun,
     Upload,
-    Ward,
     decide,
     pause_after,
 )
+from wan_train.run.box_ending import Ending, Phase
 from wan_train.run.duties import Duties, Then
-from wan_train.run.ending import Ending, Phase
 from wan_train.run.events import StopMode
 
 BEGAN = Moment(at=1_800_000_000.0, boot_id="a", uptime=100.0)
@@ -51,17 +51,17 @@ def duties(then: Then = Then.STOP, *, uploads: tuple[str, ...] = (), max_hours: 
     return Duties(began=BEGAN, then=then, command=command, uploads=uploads, max_hours=max_hours)
 
 
-def over(name: str = "a", given: Duties | None = None, **more: object) -> Ward:
-    ward = Ward(run_id=name, duties=given or duties(), is_over=True, has_supervisor=False)
-    return replace(ward, **more)  # type: ignore[arg-type]  # fields by name
+def over(name: str = "a", given: Duties | None = None, **more: object) -> GuardedRun:
+    run = GuardedRun(run_id=name, duties=given or duties(), is_over=True, has_supervisor=False)
+    return replace(run, **more)  # type: ignore[arg-type]  # fields by name
 
 
-def working(name: str = "a", given: Duties | None = None, **more: object) -> Ward:
+def working(name: str = "a", given: Duties | None = None, **more: object) -> GuardedRun:
     return over(name, given, **{"is_over": False, "has_supervisor": True, **more})
 
 
-def a_box(*wards: Ward, at: float = 3600.0, ending: Ending | None = None, **more: object) -> Box:
-    box = Box(now=after(at), wards=wards, ending=ending, life=LIFE)
+def a_box(*runs: GuardedRun, at: float = 3600.0, ending: Ending | None = None, **more: object) -> Box:
+    box = Box(now=after(at), runs=runs, ending=ending, life=LIFE)
     return replace(box, **more)  # type: ignore[arg-type]  # fields by name
 
 
@@ -83,7 +83,7 @@ class TestEnding:
         assert ending.because == "the last run is over"
 
     @pytest.mark.parametrize("other", [working("b"), working("b", duties(Then.NOTHING, uploads=("hf:a/b",)))])
-    def test_runs_that_work_are_waited_for(self, other: Ward) -> None:
+    def test_runs_that_work_are_waited_for(self, other: GuardedRun) -> None:
         assert decide(a_box(over(), other)) == []
 
     def test_runs_without_duties_are_waited_for(self) -> None:
@@ -163,7 +163,7 @@ class TestWhatBecomesOfTheBox:
         assert ending.then is Then.DESTROY
 
     @pytest.mark.parametrize(
-        ("ward", "unsafe", "why"),
+        ("run", "unsafe", "why"),
         [
             (over(given=duties(Then.DESTROY)), (), "a has no upload"),
             (
@@ -178,8 +178,8 @@ class TestWhatBecomesOfTheBox:
             (over(given=duties(Then.DESTROY, uploads=("hf:a/b",))), ("c was not uploaded",), "c was not uploaded"),
         ],
     )
-    def test_else_it_is_stopped_and_says_why(self, ward: Ward, unsafe: tuple[str, ...], why: str) -> None:
-        ending = countdown(a_box(ward, unsafe=unsafe))
+    def test_else_it_is_stopped_and_says_why(self, run: GuardedRun, unsafe: tuple[str, ...], why: str) -> None:
+        ending = countdown(a_box(run, unsafe=unsafe))
         assert ending.then is Then.STOP
         assert ending.because == f"the last run is over; stopped and not destroyed, because {why}"
 
@@ -194,14 +194,14 @@ class TestWhatBecomesOfTheBox:
         assert countdown(a_box(destroy, late)).then is Then.STOP
 
     def test_uploads_are_waited_for(self) -> None:
-        ward = over(given=duties(uploads=("hf:a/b",)), upload_pending=True, settled_seconds=60)
-        assert decide(a_box(ward)) == []
-        assert decide(a_box(replace(ward, upload_due=True))) == [Upload(run_id="a")]
-        assert countdown(a_box(replace(ward, settled_seconds=UPLOAD_SECONDS)))
+        run = over(given=duties(uploads=("hf:a/b",)), upload_pending=True, settled_seconds=60)
+        assert decide(a_box(run)) == []
+        assert decide(a_box(replace(run, upload_due=True))) == [Upload(run_id="a")]
+        assert countdown(a_box(replace(run, settled_seconds=UPLOAD_SECONDS)))
 
     def test_what_no_upload_can_make_safe_is_not_waited_for(self) -> None:
-        ward = over(given=duties(uploads=("hf:a/b",)), unverified=("train-high can go on from its checkpoint",))
-        assert countdown(a_box(ward)).then is Then.STOP
+        run = over(given=duties(uploads=("hf:a/b",)), unverified=("train-high can go on from its checkpoint",))
+        assert countdown(a_box(run)).then is Then.STOP
 
 
 class TestCare:
@@ -262,8 +262,8 @@ class SimulatedBox:
     def __init__(self, data: st.DataObject) -> None:
         self.data = data
         then = st.sampled_from([Then.STOP, Then.DESTROY])
-        self.wards = [
-            Ward(
+        self.runs = [
+            GuardedRun(
                 run_id=str(number),
                 duties=Duties(
                     began=BEGAN, then=data.draw(then), uploads=("hf:a/b",), grace_seconds=GRACE, max_hours=HOURS
@@ -274,9 +274,9 @@ class SimulatedBox:
             )
             for number in range(data.draw(st.integers(1, 3)))
         ]
-        self.ends = [data.draw(st.floats(0, 9000)) for _ in self.wards]
-        self.obeys = [data.draw(st.booleans()) for _ in self.wards]
-        self.verifies = [data.draw(st.floats(0, 9000)) for _ in self.wards]
+        self.ends = [data.draw(st.floats(0, 9000)) for _ in self.runs]
+        self.obeys = [data.draw(st.booleans()) for _ in self.runs]
+        self.verifies = [data.draw(st.floats(0, 9000)) for _ in self.runs]
         self.accepts = data.draw(st.integers(0, 3))
         self.ending: Ending | None = None
         self.asked_at: dict[str, float] = {}
@@ -284,23 +284,23 @@ class SimulatedBox:
         self.time = 0.0
 
     def round(self) -> list[Action]:
-        for number, ward in enumerate(self.wards):
-            is_over = ward.is_over or self.time >= self.ends[number]
-            saving = ward.saving
-            if ward.run_id in self.asked_at and saving is not None:
-                saving = replace(saving, seconds=self.time - self.asked_at[ward.run_id])
+        for number, run in enumerate(self.runs):
+            is_over = run.is_over or self.time >= self.ends[number]
+            saving = run.saving
+            if run.run_id in self.asked_at and saving is not None:
+                saving = replace(saving, seconds=self.time - self.asked_at[run.run_id])
                 is_over = is_over or (self.obeys[number] and saving.mode is StopMode.NOW)
-            self.wards[number] = replace(
-                ward,
+            self.runs[number] = replace(
+                run,
                 is_over=is_over,
                 has_supervisor=not is_over,
                 elapsed=self.time,
                 saving=saving,
-                unverified=() if is_over and self.time >= self.verifies[number] else ward.unverified,
+                unverified=() if is_over and self.time >= self.verifies[number] else run.unverified,
                 upload_pending=self.time < self.verifies[number],
-                settled_seconds=ward.settled_seconds + STEP if ward.is_settled else 0.0,
+                settled_seconds=run.settled_seconds + STEP if run.is_settled else 0.0,
             )
-        actions = decide(Box(now=after(self.time), wards=tuple(self.wards), ending=self.ending, life=LIFE))
+        actions = decide(Box(now=after(self.time), runs=tuple(self.runs), ending=self.ending, life=LIFE))
         for action in actions:
             self.obey(action)
         self.time += STEP
@@ -311,7 +311,7 @@ class SimulatedBox:
             case StopRun(run_id=run_id, mode=mode):
                 self.asked_at.setdefault(run_id, self.time)
                 number = int(run_id)
-                self.wards[number] = replace(self.wards[number], saving=Saving(seconds=0.0, mode=mode))
+                self.runs[number] = replace(self.runs[number], saving=Saving(seconds=0.0, mode=mode))
             case Record(ending=ending):
                 self.ending = ending
             case CarryOut(ending=ending):
@@ -335,6 +335,6 @@ def test_the_box_ends_whatever_hangs_and_no_result_is_lost(data: st.DataObject) 
     ending = box.gone.ending
     assert box.time - STEP - (ending.decided.at - BEGAN.at) >= GRACE
     if ending.then is Then.DESTROY:
-        assert all(ward.is_over and not ward.unverified for ward in box.wards)
+        assert all(run.is_over and not run.unverified for run in box.runs)
     if box.time < HOURS * 3600:
-        assert all(ward.is_over for ward in box.wards)
+        assert all(run.is_over for run in box.runs)

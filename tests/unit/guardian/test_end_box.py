@@ -11,9 +11,9 @@ import pytest
 from support.vast_api import Mood, VastApi, vast_api
 from wan_train.base.moment import Moment
 from wan_train.box.vast import Vast
-from wan_train.guardian.hands import end_box
+from wan_train.guardian.effects import end_box
+from wan_train.run.box_ending import Ending
 from wan_train.run.duties import Then
-from wan_train.run.ending import Ending
 
 ENDING = Ending(
     then=Then.STOP,
@@ -54,7 +54,7 @@ def test_an_accepted_order_that_does_nothing_is_a_problem(api: VastApi) -> None:
     ("mood", "told"),
     [(Mood.BREAKS, "status 500"), (Mood.BUSY, "status 429"), (Mood.REFUSES, "Vast refused"), (Mood.HTML, "not JSON")],
 )
-def test_a_landlord_in_trouble_is_named(api: VastApi, mood: Mood, told: str) -> None:
+def test_a_provider_in_trouble_is_named(api: VastApi, mood: Mood, told: str) -> None:
     api.mood = mood
     assert told in end(ENDING, api)
     assert api.is_running

@@ -1,4 +1,4 @@
-"""The guardian with a clock moved by hand and a landlord who obeys or does not; its records are real files."""
+"""The guardian with a clock moved by hand and a provider that obeys or does not; its records are real files."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from wan_train.base.host import ProcessIdentity, myself
 from wan_train.base.moment import moment
 from wan_train.gpu.leases import LeaseHolder, LeaseRoom
 from wan_train.guardian.guardian import Guardian, Uploaded
+from wan_train.run.box_ending import Ending, Phase, ask_to_keep, read_ending
 from wan_train.run.directory import RunDirectory
-from wan_train.run.duties import Duties, Then, enter, entered, write_duties
-from wan_train.run.ending import Ending, Phase, ask_to_keep, read_ending
+from wan_train.run.duties import Duties, Then, register, registered, write_duties
 from wan_train.run.events import Event, StopMode, SupervisorStarted
 from wan_train.run.plan import Plan
 
@@ -41,8 +41,8 @@ class HandClock:
 
 
 @dataclass(slots=True)
-class FakeHands:
-    """Does what it is told at once; `says` is the landlord's answer to each order, the last one for ever."""
+class FakeEffects:
+    """Does what it is told at once; `says` is the provider's answer to each order, the last one for ever."""
 
     says: list[str] = field(default_factory=lambda: [""])
     restarted: list[str] = field(default_factory=list)
@@ -102,7 +102,7 @@ class World:
         self.folder = folder
         self.leases = folder / "leases"
         self.clock = HandClock()
-        self.hands = FakeHands()
+        self.effects = FakeEffects()
         self.uploads = FakeUploads()
         self.life = FIRST
         self.guardian = self.another()
@@ -112,7 +112,7 @@ class World:
         self.guardian = Guardian(
             lease_dir=self.leases,
             clock=self.clock,
-            hands=self.hands,
+            effects=self.effects,
             uploads=self.uploads,
             notices=None,
             life=self.life,
@@ -131,7 +131,7 @@ class World:
             duties = replace(duties, command=("poweroff",))
         write_duties(run, duties)
         if is_listed:
-            enter(self.leases, run)
+            register(self.leases, run)
         return run
 
     def record(self, run: RunDirectory, plan: Plan, *, ends: bool) -> None:
@@ -165,10 +165,10 @@ def test_a_box_is_stopped_after_its_grace(world: World) -> None:
     world.run("cat")
     world.rounds(58)
     assert world.phase is Phase.COUNTDOWN
-    assert world.hands.orders == []
+    assert world.effects.orders == []
     world.rounds(8)
     assert world.phase is Phase.ASKED
-    assert world.hands.orders == [Then.STOP]
+    assert world.effects.orders == [Then.STOP]
 
 
 def test_a_run_that_works_is_waited_for(world: World) -> None:
@@ -196,11 +196,11 @@ def test_a_person_keeps_the_box_on_and_the_guardian_ends(world: World) -> None:
     ask_to_keep(world.leases, world.ending, by="`wan-train status`")
     assert world.rounds(10) is None, "nothing is owed to any run"
     assert world.phase is Phase.CANCELLED
-    assert world.hands.orders == []
-    assert entered(world.leases) == []
+    assert world.effects.orders == []
+    assert registered(world.leases) == []
 
 
-def test_a_wish_about_an_earlier_countdown_does_not_count(world: World) -> None:
+def test_a_request_about_an_earlier_countdown_does_not_count(world: World) -> None:
     world.run("cat")
     world.rounds(10)
     assert world.ending is not None
@@ -216,17 +216,17 @@ def test_another_guardian_goes_on_with_the_countdown(world: World, killed_after:
     world.rounds(killed_after)
     world.another()
     world.rounds(70 - killed_after)
-    assert world.hands.orders == [Then.STOP]
+    assert world.effects.orders == [Then.STOP]
 
 
 def test_a_guardian_killed_after_its_order_gives_it_again(world: World) -> None:
     world.run("cat")
-    while not world.hands.orders:
+    while not world.effects.orders:
         world.rounds(2)
-    world.hands.answer()  # the answer died with it
+    world.effects.answer()  # the answer died with it
     world.another()
     world.rounds(20)
-    assert world.hands.orders == [Then.STOP, Then.STOP]
+    assert world.effects.orders == [Then.STOP, Then.STOP]
     assert world.phase is Phase.ASKED
 
 
@@ -237,7 +237,7 @@ def test_a_box_that_came_back_after_its_stop_stays_on(world: World) -> None:
     world.life = replace(FIRST, start_time=9)
     world.another().take_up(run.path.parent)
     assert world.rounds(600) is None
-    assert world.hands.orders == [Then.STOP]
+    assert world.effects.orders == [Then.STOP]
 
 
 def test_a_stopped_box_that_lost_its_temporary_files_stays_on(world: World) -> None:
@@ -247,7 +247,7 @@ def test_a_stopped_box_that_lost_its_temporary_files_stays_on(world: World) -> N
     world.life = replace(FIRST, start_time=9)
     world.another().take_up(run.path.parent)
     assert world.rounds(600) is None
-    assert world.hands.orders == [Then.STOP]
+    assert world.effects.orders == [Then.STOP]
 
 
 def test_a_reboot_before_the_order_begins_the_countdown_anew(world: World) -> None:
@@ -258,13 +258,13 @@ def test_a_reboot_before_the_order_begins_the_countdown_anew(world: World) -> No
     world.life = replace(FIRST, start_time=9)
     world.another().take_up(run.path.parent)
     world.rounds(40)
-    assert world.hands.orders == []
+    assert world.effects.orders == []
     world.rounds(40)
-    assert world.hands.orders == [Then.STOP]
+    assert world.effects.orders == [Then.STOP]
 
 
-def test_a_landlord_that_is_down_is_asked_until_it_obeys(world: World) -> None:
-    world.hands.says = ["Vast cannot be reached", "Vast cannot be reached", ""]
+def test_a_provider_that_is_down_is_asked_until_it_obeys(world: World) -> None:
+    world.effects.says = ["Vast cannot be reached", "Vast cannot be reached", ""]
     world.run("cat")
     world.rounds(66)
     assert world.ending is not None
@@ -272,7 +272,7 @@ def test_a_landlord_that_is_down_is_asked_until_it_obeys(world: World) -> None:
     assert world.ending.by_hand == "vastai stop instance 7"
     world.rounds(60)
     assert world.phase is Phase.ASKED
-    assert world.hands.orders == [Then.STOP] * 3
+    assert world.effects.orders == [Then.STOP] * 3
 
 
 def test_a_clock_that_is_set_changes_nothing(world: World) -> None:
@@ -283,7 +283,7 @@ def test_a_clock_that_is_set_changes_nothing(world: World) -> None:
     assert world.phase is Phase.COUNTDOWN
     world.clock.at += 10 * 86_400
     world.rounds(10)
-    assert world.hands.orders == [Then.STOP]
+    assert world.effects.orders == [Then.STOP]
 
 
 def test_a_dead_supervisor_is_replaced_within_a_minute(world: World) -> None:
@@ -291,7 +291,7 @@ def test_a_dead_supervisor_is_replaced_within_a_minute(world: World) -> None:
     gone = SupervisorStarted(at=1.0, identity=replace(myself(), start_time=1))
     run.events.write_text(codec.to_json(gone, Event) + "\n")
     world.rounds(60)
-    assert world.hands.restarted[0] == "cat"
+    assert world.effects.restarted[0] == "cat"
 
 
 def test_results_of_other_runs_keep_a_box_from_being_destroyed(world: World) -> None:
@@ -301,7 +301,7 @@ def test_results_of_other_runs_keep_a_box_from_being_destroyed(world: World) -> 
     other.duties.unlink()
     (other.path / "WAN2.2-LowNoise_dog.safetensors").touch()
     world.rounds(70)
-    assert world.hands.orders == [Then.STOP]
+    assert world.effects.orders == [Then.STOP]
     assert world.ending is not None
     assert "dog has results that were not uploaded" in world.ending.because
 
@@ -311,11 +311,11 @@ def test_a_box_is_destroyed_when_all_is_safe(world: World) -> None:
     write_duties(run, Duties(began=moment(world.clock), then=Then.DESTROY, uploads=("hf:a/b",), grace_seconds=60))
     world.uploads.known["cat"] = Uploaded(pending=True, due=True, unverified=("hf:a/b lacks 1 file",))
     world.rounds(100)
-    assert world.hands.orders == []
-    assert world.hands.uploaded
+    assert world.effects.orders == []
+    assert world.effects.uploaded
     world.uploads.known["cat"] = Uploaded()
     world.rounds(70)
-    assert world.hands.orders == [Then.DESTROY]
+    assert world.effects.orders == [Then.DESTROY]
 
 
 def test_records_that_cannot_be_read_keep_no_box_running(world: World) -> None:
@@ -323,7 +323,7 @@ def test_records_that_cannot_be_read_keep_no_box_running(world: World) -> None:
     run.plan.write_text("{torn")
     write_duties(run, Duties(began=moment(world.clock), then=Then.DESTROY, uploads=("hf:a/b",), grace_seconds=60))
     world.rounds(70)
-    assert world.hands.orders == [Then.STOP]
+    assert world.effects.orders == [Then.STOP]
 
 
 def test_a_run_that_was_removed_is_forgotten(world: World) -> None:
@@ -331,7 +331,7 @@ def test_a_run_that_was_removed_is_forgotten(world: World) -> None:
     world.rounds(2)
     run.plan.unlink()
     assert world.rounds(4) is None
-    assert entered(world.leases) == []
+    assert registered(world.leases) == []
 
 
 def full_disk(*_: object, **__: object) -> None:
@@ -342,6 +342,6 @@ def test_a_full_disk_keeps_no_box_running(world: World, monkeypatch: pytest.Monk
     world.run("cat")
     write: Callable[..., None] = full_disk
     monkeypatch.setattr("wan_train.guardian.guardian.write_ending", write)
-    monkeypatch.setattr("wan_train.guardian.memory.write_whole", write)
+    monkeypatch.setattr("wan_train.guardian.run_record.write_whole", write)
     world.rounds(70)
-    assert world.hands.orders[0] is Then.STOP
+    assert world.effects.orders[0] is Then.STOP

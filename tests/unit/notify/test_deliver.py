@@ -13,9 +13,9 @@ from wan_train.base.errors import ExitCode
 from wan_train.base.moment import Moment
 from wan_train.base.settings import remember
 from wan_train.notify.deliver import Post
+from wan_train.run.box_ending import Ending
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties, Then, write_duties
-from wan_train.run.ending import Ending
 from wan_train.run.events import Event, Journal
 from wan_train.run.state import JobState
 

@@ -15,8 +15,8 @@ from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.notify.notices import Story, of_box, of_run
 from wan_train.notify.send import Message
 from wan_train.recipe.terms import EngineKind
+from wan_train.run.box_ending import Ending, Phase
 from wan_train.run.duties import Then
-from wan_train.run.ending import Ending, Phase
 from wan_train.run.events import (
     BudgetSet,
     Event,

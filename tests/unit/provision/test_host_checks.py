@@ -19,8 +19,8 @@ from wan_train.provision.host_checks import file_system_of
 from wan_train.provision.steps import State
 from wan_train.provision.trainer_steps import accelerate_step
 from wan_train.run.directory import RunDirectory
-from wan_train.run.duties import enter
-from wan_train.run.guarding import lock_file
+from wan_train.run.duties import register
+from wan_train.run.guardian_process import lock_file
 
 GB = 10**9
 
@@ -250,7 +250,7 @@ def test_a_box_that_can_end_itself_and_ones_that_cannot(tmp_path: Path) -> None:
 
 def test_a_guardian_that_is_gone_is_named(tmp_path: Path) -> None:
     later = later_of(tmp_path)
-    enter(later.settings.lease_dir, RunDirectory(tmp_path / "runs" / "20261122-141500-cat"))
+    register(later.settings.lease_dir, RunDirectory(tmp_path / "runs" / "20261122-141500-cat"))
     found = later.ending()
     assert found.state is State.WARNING
     assert "20261122-141500-cat" in found.detail

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_train.base.moment import Moment, seconds_between
+from wan_train.run.box_ending import Ending, read_ending, write_ending
 from wan_train.run.directory import RunDirectory
-from wan_train.run.duties import Duties, Then, enter, entered, leave, read_duties, write_duties
-from wan_train.run.ending import Ending, read_ending, write_ending
+from wan_train.run.duties import Duties, Then, read_duties, register, registered, unregister, write_duties
 
 BEGAN = Moment(at=1_800_000_000.0, boot_id="a", uptime=100.0)
 
@@ -42,26 +42,26 @@ def test_the_guardian_finds_runs_of_any_directory_until_their_duties_are_done(tm
     leases = tmp_path / "leases"
     here, there = a_run(tmp_path / "here"), a_run(tmp_path / "there with a\nbreak")
     for run in (here, there, here):
-        enter(leases, run)
-    assert {run.path for run in entered(leases)} == {here.path, there.path}
-    leave(leases, here)
-    assert [run.path for run in entered(leases)] == [there.path]
+        register(leases, run)
+    assert {run.path for run in registered(leases)} == {here.path, there.path}
+    unregister(leases, here)
+    assert [run.path for run in registered(leases)] == [there.path]
 
 
 def test_what_others_put_into_the_shared_folder_names_no_runs(tmp_path: Path) -> None:
     leases = tmp_path / "leases"
-    enter(leases, a_run(tmp_path))
+    register(leases, a_run(tmp_path))
     folder = leases / "duties"
     (folder / "relative.run").write_text("somewhere/else\n")
     (folder / "link.run").symlink_to(next(folder.glob("*cat*.run")))
     os.mkfifo(folder / "pipe.run")
     (folder / "notes.txt").write_text("/etc\n")
-    assert len(entered(leases)) == 1
+    assert len(registered(leases)) == 1
     assert (folder.stat().st_mode & 0o7777) == 0o1777
 
 
 def test_no_list_is_no_runs(tmp_path: Path) -> None:
-    assert entered(tmp_path / "never made") == []
+    assert registered(tmp_path / "never made") == []
 
 
 def test_an_ending_is_read_back_and_a_torn_one_counts_as_none(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_rental_that_ends_before_the_run_is_a_warning() -> None:
     assert "The rental" not in shown(run_lines(priced(view, rental_ends=now + 1e6), now), 80)
 
 
-def test_a_landlord_in_trouble_is_a_remark() -> None:
+def test_a_provider_in_trouble_is_a_remark() -> None:
     view, now = scenes.both_running()
     assert view.live is not None
     view = replace(view, live=replace(view.live, price_problem="Vast answered with status 500"))

@@ -15,7 +15,7 @@ from wan_train.recipe.effective import Layer, resolve
 from wan_train.recipe.load import shipped
 from wan_train.recipe.model import Origin, Source
 from wan_train.recipe.terms import Expert, Task
-from wan_train.run.ends import EarlyEnd, early_end
+from wan_train.run.end_epochs import EarlyEnd, early_end
 from wan_train.run.events import Event, ResultPlaced, RunResumed, StepStarted
 from wan_train.run.live import Live
 from wan_train.run.plan import Plan

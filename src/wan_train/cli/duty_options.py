@@ -1,4 +1,4 @@
-"""What the options say of the time after a training: uploads, and what becomes of the box."""
+"""Duties of a run from the options: uploads, messages, the end of the box."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from wan_train.cli.options import Call, Option
 from wan_train.cli.upload import check_targets, extras_of, targets_of
 from wan_train.notify.targets import read_targets
 from wan_train.run.directory import RunDirectory
-from wan_train.run.duties import Duties, Then, enter, write_duties
-from wan_train.run.guarding import ensure_guardian
+from wan_train.run.duties import Duties, Then, register, write_duties
+from wan_train.run.guardian_process import ensure_guardian
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ def hand_over(run: RunDirectory, duties: Duties, settings: Settings) -> None:
     if duties.is_empty and not run.duties.exists():
         return
     write_duties(run, duties)
-    enter(settings.lease_dir, run)
+    register(settings.lease_dir, run)
     ensure_guardian(settings)
 
 
@@ -133,7 +133,7 @@ def _check(duties: Duties, settings: Settings) -> None:
         raise BadInputError(
             f"--then {duties.then} works on Vast only, and this box has no CONTAINER_ID and CONTAINER_API_KEY",
             hint=f"On Vast, give them to this shell: `source /etc/environment`\n{_INSTEAD}\n"
-            "To leave the box alone: `--then nothing`",
+            "To unregister the box alone: `--then nothing`",
         )
 
 

@@ -1,4 +1,4 @@
-"""What the guardian does to the world: supervisors, uploads, and the end of the box."""
+"""What the guardian starts and ends: supervisors, uploads, the box itself."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from wan_train.base.errors import WanTrainError
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
 from wan_train.box.vast import ID_VARIABLE, Power, Vast, VastError
+from wan_train.run.box_ending import Ending
 from wan_train.run.control import StopRequest, request_stop, start_supervisor
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Then
-from wan_train.run.ending import Ending
 from wan_train.run.events import StopMode
 
 _COMMAND_SECONDS = 600.0
@@ -28,7 +28,7 @@ _LOOK_SECONDS = 3.0
 _ORDER_SECONDS = 20.0
 
 
-class Hands(Protocol):
+class Effects(Protocol):
     """Nothing here blocks for longer than the start of a supervisor takes, and nothing raises."""
 
     def restart(self, run: RunDirectory) -> str | None:
@@ -53,8 +53,8 @@ class Hands(Protocol):
         """The command with which a person ends the box."""
 
 
-class RealHands:
-    """The hands on this box."""
+class BoxEffects:
+    """The effects on this box."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], *, before_the_end: Callable[[], None]) -> None:
         """`before_the_end` lets messages leave; it may take seconds."""

@@ -1,4 +1,4 @@
-"""Whether the results of a run are safe elsewhere, by the records of its uploads."""
+"""The uploads of a run as the guardian needs them, from `upload.status`."""
 
 from __future__ import annotations
 

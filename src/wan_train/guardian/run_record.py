@@ -1,4 +1,4 @@
-"""What the guardian remembers of one run, on disk, so that another guardian goes on where it stopped."""
+"""The record of one guarded run (`guard.json`): another guardian continues from it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wan_train.base import codec
 from wan_train.base.files import write_whole
 from wan_train.base.host import ProcessIdentity
 from wan_train.base.moment import Moment, seconds_between
-from wan_train.guardian.decisions import Saving, Ward
+from wan_train.guardian.decisions import GuardedRun, Saving
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties
 from wan_train.run.events import StopMode
@@ -28,7 +28,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
+class RunRecord:
     """`began` names the start that it is about: a resume by a person is a new start, of which nothing is known."""
 
     began: Moment
@@ -49,45 +49,45 @@ class Memory:
     """Nothing was owed to it any more."""
 
 
-def first(duties: Duties, now: Moment) -> Memory:
-    return Memory(began=duties.began, looked=now, elapsed=seconds_between(duties.began, now))
+def first(duties: Duties, now: Moment) -> RunRecord:
+    return RunRecord(began=duties.began, looked=now, elapsed=seconds_between(duties.began, now))
 
 
-def after(memory: Memory, duties: Duties, seen: Seen, now: Moment, *, life: ProcessIdentity | None) -> Memory:
-    """The memory after another look at the run. `life` is the box's first process."""
-    if memory.began != duties.began:
-        memory = first(duties, now)
-    elapsed = memory.elapsed + seconds_between(memory.looked, now)
+def after(record: RunRecord, duties: Duties, seen: Seen, now: Moment, *, life: ProcessIdentity | None) -> RunRecord:
+    """The record after another look at the run. `life` is the box's first process."""
+    if record.began != duties.began:
+        record = first(duties, now)
+    elapsed = record.elapsed + seconds_between(record.looked, now)
     gone = not seen.has_supervisor and not seen.is_over
-    lasted = seen.has_supervisor and _seconds(memory.restarted, now) >= _LASTED_SECONDS
-    memory = replace(
-        memory,
+    lasted = seen.has_supervisor and _seconds(record.restarted, now) >= _LASTED_SECONDS
+    record = replace(
+        record,
         looked=now,
         elapsed=elapsed,
-        gone_since=(memory.gone_since or now) if gone else None,
-        restarts=0 if lasted else memory.restarts,
+        gone_since=(record.gone_since or now) if gone else None,
+        restarts=0 if lasted else record.restarts,
         is_released=False,
-        has_ended=memory.has_ended or (memory.ordered is not None and memory.ordered != life),
+        has_ended=record.has_ended or (record.ordered is not None and record.ordered != life),
     )
-    settled = seen.is_over or ward(duties, seen, memory, now, run_id="").is_settled
-    return replace(memory, settled_since=(memory.settled_since or now) if settled else None)
+    settled = seen.is_over or guarded_run(duties, seen, record, now, run_id="").is_settled
+    return replace(record, settled_since=(record.settled_since or now) if settled else None)
 
 
-def ward(duties: Duties, seen: Seen, memory: Memory, now: Moment, *, run_id: str) -> Ward:
+def guarded_run(duties: Duties, seen: Seen, record: RunRecord, now: Moment, *, run_id: str) -> GuardedRun:
     """The run as decisions see it, but for its uploads and messages."""
-    return Ward(
+    return GuardedRun(
         run_id=run_id,
         duties=duties,
         is_over=seen.is_over,
         has_supervisor=seen.has_supervisor,
         is_unborn=seen.is_unborn,
-        gone_seconds=_seconds(memory.gone_since, now),
-        restarts=memory.restarts,
-        elapsed=memory.elapsed,
-        saving=saving(memory.saving_since, memory.saving_mode, now),
-        settled_seconds=_seconds(memory.settled_since, now),
-        kept_at=memory.kept_at,
-        has_ended=memory.has_ended,
+        gone_seconds=_seconds(record.gone_since, now),
+        restarts=record.restarts,
+        elapsed=record.elapsed,
+        saving=saving(record.saving_since, record.saving_mode, now),
+        settled_seconds=_seconds(record.settled_since, now),
+        kept_at=record.kept_at,
+        has_ended=record.has_ended,
     )
 
 
@@ -95,17 +95,17 @@ def saving(since: Moment | None, mode: StopMode, now: Moment) -> Saving | None:
     return None if since is None else Saving(seconds=seconds_between(since, now), mode=mode)
 
 
-def read_memory(run: RunDirectory) -> Memory | None:
+def read_record(run: RunDirectory) -> RunRecord | None:
     """None where nothing is remembered; a damaged record counts as nothing."""
     with suppress(OSError, codec.CorruptRecordError):
-        found: Memory = codec.from_json(run.guard.read_bytes(), Memory, where=str(run.guard))
+        found: RunRecord = codec.from_json(run.guard.read_bytes(), RunRecord, where=str(run.guard))
         return found
     return None
 
 
-def write_memory(run: RunDirectory, memory: Memory) -> None:
+def write_record(run: RunDirectory, record: RunRecord) -> None:
     """Raises OSError."""
-    write_whole(run.guard, codec.to_json(memory, indent=1) + "\n")
+    write_whole(run.guard, codec.to_json(record, indent=1) + "\n")
 
 
 def _seconds(since: Moment | None, now: Moment) -> float:

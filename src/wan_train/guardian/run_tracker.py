@@ -1,4 +1,4 @@
-"""One run in the guardian's care: its records, read again and again, and what is remembered of it."""
+"""Follows one guarded run: reads its records in each round and keeps the record about it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from wan_train.base import codec
 from wan_train.base.errors import WanTrainError
 from wan_train.base.host import ProcessIdentity
 from wan_train.base.moment import Moment, seconds_between
-from wan_train.guardian import memory as memories
-from wan_train.guardian.decisions import Ward
-from wan_train.guardian.memory import Memory, Seen
+from wan_train.guardian import run_record
+from wan_train.guardian.decisions import GuardedRun
+from wan_train.guardian.run_record import RunRecord, Seen
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties, read_duties
 from wan_train.run.events import JournalReader, StopMode
@@ -21,7 +21,7 @@ from wan_train.run.state import RunState, fold, initial
 _WRITE_SECONDS = 60.0
 
 
-class Charge:
+class RunTracker:
     """Raises nothing: a run whose records are damaged counts as over, with results that are not safe."""
 
     def __init__(self, run: RunDirectory, life: ProcessIdentity | None) -> None:
@@ -35,60 +35,60 @@ class Charge:
         self._plan: Plan | None = None
         self._state: RunState | None = None
         self._journal = JournalReader(run.events)
-        self._memory = memories.read_memory(run)
-        self._written: Memory | None = None
+        self._record = run_record.read_record(run)
+        self._written: RunRecord | None = None
 
     @property
     def is_there(self) -> bool:
         """Whether the run was not removed."""
         return self.run.plan.is_file()
 
-    def look(self, now: Moment) -> Ward | None:
+    def look(self, now: Moment) -> GuardedRun | None:
         """The run as it is now, None while it has no duties."""
         with suppress(codec.CorruptRecordError, OSError):  # then those that were read before hold
             self.duties = read_duties(self.run)
         if self.duties is None:
             return None
         seen = self._see()
-        self._memory = memories.after(
-            self._memory or memories.first(self.duties, now), self.duties, seen, now, life=self._life
+        self._record = run_record.after(
+            self._record or run_record.first(self.duties, now), self.duties, seen, now, life=self._life
         )
-        return memories.ward(self.duties, seen, self._memory, now, run_id=self.run.run_id)
+        return run_record.guarded_run(self.duties, seen, self._record, now, run_id=self.run.run_id)
 
     def note_restart(self, now: Moment) -> None:
-        if self._memory is not None:
-            restarts = self._memory.restarts + 1
-            self._memory = replace(self._memory, restarts=restarts, restarted=now, gone_since=None)
+        if self._record is not None:
+            restarts = self._record.restarts + 1
+            self._record = replace(self._record, restarts=restarts, restarted=now, gone_since=None)
 
     def note_stop(self, mode: StopMode, now: Moment) -> None:
-        if self._memory is not None:
-            since = self._memory.saving_since or now
-            self._memory = replace(self._memory, saving_since=since, saving_mode=mode)
+        if self._record is not None:
+            since = self._record.saving_since or now
+            self._record = replace(self._record, saving_since=since, saving_mode=mode)
 
     def note_kept(self) -> None:
-        if self._memory is not None:
-            self._memory = replace(self._memory, kept_at=self._memory.elapsed)
+        if self._record is not None:
+            self._record = replace(self._record, kept_at=self._record.elapsed)
 
     def note_ordered(self) -> None:
         """The box goes down because of this run, and not again after it came back."""
-        if self._memory is not None:
-            self._memory = replace(self._memory, ordered=self._life)
+        if self._record is not None:
+            self._record = replace(self._record, ordered=self._life)
 
     def note_ended(self) -> None:
-        if self._memory is not None:
-            self._memory = replace(self._memory, has_ended=True)
+        if self._record is not None:
+            self._record = replace(self._record, has_ended=True)
 
     def note_released(self) -> None:
-        if self._memory is not None:
-            self._memory = replace(self._memory, is_released=True)
+        if self._record is not None:
+            self._record = replace(self._record, is_released=True)
 
     def save(self) -> None:
         """Write down what is remembered, where it is news; a full disk waits for the next time."""
-        if self._memory is None or not _is_news(self._memory, self._written):
+        if self._record is None or not _is_news(self._record, self._written):
             return
         with suppress(OSError):
-            memories.write_memory(self.run, self._memory)
-            self._written = self._memory
+            run_record.write_record(self.run, self._record)
+            self._written = self._record
 
     def _see(self) -> Seen:
         try:
@@ -110,7 +110,7 @@ class Charge:
         )
 
 
-def _is_news(memory: Memory, written: Memory | None) -> bool:
+def _is_news(memory: RunRecord, written: RunRecord | None) -> bool:
     """The hours alone are written once a minute."""
     if written is None or seconds_between(written.looked, memory.looked) >= _WRITE_SECONDS:
         return True

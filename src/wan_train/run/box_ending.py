@@ -1,4 +1,4 @@
-"""The end of the box as it is recorded for all its users: `ENDING.json` in the lease directory."""
+"""The record of the end of the box, which all its users read: `ENDING.json` in the lease directory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Phase(StrEnum):
     ENDING = "ending"
     """Its time has come, and what ends the box is being asked."""
     ASKED = "asked"
-    """The landlord accepted, or the command ended well: the box goes down."""
+    """The provider accepted, or the command ended well: the box goes down."""
     CANCELLED = "cancelled"
 
 
@@ -97,8 +97,8 @@ def forget_ending(lease_dir: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """A person wants the box to stay on: `by` says how they said so, `decided` which countdown they meant."""
+class KeepRequest:
+    """A person asks to keep the box on: `by` says how they said so, `decided` which countdown they meant."""
 
     by: str
     decided: Moment
@@ -106,15 +106,15 @@ class Wish:
 
 def ask_to_keep(lease_dir: Path, ending: Ending, *, by: str) -> None:
     """Ask the guardian to cancel an ending; raises OSError."""
-    wish = codec.to_json(Wish(by=by, decided=ending.decided)) + "\n"
-    write_whole(lease_dir / _KEEP.format(os.geteuid()), wish, mode=0o644)
+    request = codec.to_json(KeepRequest(by=by, decided=ending.decided)) + "\n"
+    write_whole(lease_dir / _KEEP.format(os.geteuid()), request, mode=0o644)
 
 
-def read_wish(lease_dir: Path, ending: Ending) -> str | None:
+def read_keep_request(lease_dir: Path, ending: Ending) -> str | None:
     """Who wants to keep the box on in spite of this ending; wishes about an earlier one do not count."""
     for path in lease_dir.glob(_KEEP.format("*")):
         with suppress(OSError, codec.CorruptRecordError):
-            wish: Wish = codec.from_json(path.read_bytes(), Wish, where=path.name)
-            if wish.decided == ending.decided:
-                return wish.by
+            request: KeepRequest = codec.from_json(path.read_bytes(), KeepRequest, where=path.name)
+            if request.decided == ending.decided:
+                return request.by
     return None

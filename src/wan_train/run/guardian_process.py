@@ -1,4 +1,4 @@
-"""Whether the guardian of this box lives, and how it is started. Supervisors look too, so that one keeps the other."""
+"""Whether the guardian of this box is alive, and how to start it. Supervisors start it too: each restarts the other."""
 
 from __future__ import annotations
 

@@ -10,12 +10,12 @@ from wan_train.base.errors import WanTrainError
 from wan_train.base.moment import moment
 from wan_train.base.text import one_line
 from wan_train.cli.options import Call
-from wan_train.run.duties import entered
-from wan_train.run.ending import Phase, ask_to_keep, ending_of_this_box, seconds_left
-from wan_train.run.guarding import try_ensure_guardian
+from wan_train.run.box_ending import Phase, ask_to_keep, ending_of_this_box, seconds_left
+from wan_train.run.duties import registered
+from wan_train.run.guardian_process import try_ensure_guardian
 
 
-def a_person_came(call: Call, command: str) -> None:
+def cancel_ending(call: Call, command: str) -> None:
     """Cancel an ending that is under way, and say so. Never raises: no command fails because of it.
 
     A script has no terminal, and cancels nothing. A guardian that died is started again in passing.
@@ -24,7 +24,7 @@ def a_person_came(call: Call, command: str) -> None:
         return
     with suppress(OSError, WanTrainError):
         settings = call.settings
-        if entered(settings.lease_dir):
+        if registered(settings.lease_dir):
             try_ensure_guardian(settings)
         ending = ending_of_this_box(settings.lease_dir)
         if ending is None or ending.phase not in {Phase.COUNTDOWN, Phase.ENDING}:
