@@ -34,7 +34,7 @@ from support.upload_hub import Refusal, UploadHub, upload_hub
 from support.vast_api import Mood, VastApi, vast_api
 from wan_train.base.clock import SystemClock
 from wan_train.base.moment import moment
-from wan_train.notify.book import Mark, read_book
+from wan_train.notify.delivery_log import Mark, read_deliveries
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties, Then, enter, write_duties
 
@@ -312,7 +312,7 @@ class History:
             outcome.lost += ["a result is missing"] * (len(kept) < _LORAS)
         arrived = Counter((message["title"], message["message"]) for message in self.receiver.arrived)
         outcome.twice += [title for (title, _), count in arrived.items() if count > 1]
-        entries = read_book(run.notices)
+        entries = read_deliveries(run.notices)
         claims = Counter((each.notice, each.target) for each in entries if each.mark is Mark.CLAIMED)
         if arrived.total() > len(claims):
             outcome.twice.append(f"{arrived.total()} messages of {len(claims)}")

@@ -20,9 +20,8 @@ from wan_train.run.events import Journal
 from wan_train.run.plan import Plan
 from wan_train.run.state import JobState
 from wan_train.upload.destinations import parse
-from wan_train.upload.ledger import TargetState, read_states
-from wan_train.upload.stores import store_of
-from wan_train.upload.uploader import Uploader
+from wan_train.upload.transfers import TargetState, read_states
+from wan_train.upload.uploader import Uploader, store_of
 
 DONE, RUNNING = JobState.SUCCEEDED, JobState.RUNNING
 BOTH = {"cache-latents": DONE, "cache-text": DONE, "train-high": DONE, "train-low": DONE}

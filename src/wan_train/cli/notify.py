@@ -11,8 +11,8 @@ from wan_train.base.settings import Settings, Source, environment_name, is_reada
 from wan_train.cli import options
 from wan_train.cli.options import Call, NotifyAction
 from wan_train.cli.output import Result, Sink
-from wan_train.notify.book import Mark
-from wan_train.notify.courier import send_now
+from wan_train.notify.delivery_log import Mark
+from wan_train.notify.dispatcher import send_now
 from wan_train.notify.send import Message, Outcome
 from wan_train.notify.targets import Target, read_targets
 

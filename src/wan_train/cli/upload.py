@@ -22,8 +22,7 @@ from wan_train.upload.content import Extra
 from wan_train.upload.destinations import SCHEMES, RcloneTarget, Target, parse_all
 from wan_train.upload.status import statuses
 from wan_train.upload.store import StoreError
-from wan_train.upload.stores import store_of
-from wan_train.upload.uploader import Uploader
+from wan_train.upload.uploader import Uploader, store_of
 from wan_train.views.json_records import upload_json
 from wan_train.views.uploads import download_command, upload_text
 

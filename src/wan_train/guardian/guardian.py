@@ -57,10 +57,10 @@ class Uploads(Protocol):
     def look(self, run: RunDirectory, duties: Duties, now: float, *, fresh: bool) -> Uploaded: ...
 
 
-class Notices(Protocol):
+class Notifier(Protocol):
     """Who is told what."""
 
-    def tell(self, run: RunDirectory, ending: Ending | None) -> bool:
+    def notify(self, run: RunDirectory, ending: Ending | None) -> bool:
         """Send what is new; whether something is still to be sent. Does not block."""
 
 
@@ -74,7 +74,7 @@ class Guardian:
         clock: Clock,
         effects: Effects,
         uploads: Uploads,
-        notices: Notices | None,
+        notifier: Notifier | None,
         life: ProcessIdentity | None,
     ) -> None:
         """`life` is the box's first process."""
@@ -82,7 +82,7 @@ class Guardian:
         self._clock = clock
         self._effects = effects
         self._uploads = uploads
-        self._notices = notices
+        self._notifier = notifier
         self._life = life
         self._room = LeaseRoom(lease_dir)
         self._trackers: dict[Path, RunTracker] = {}
@@ -159,8 +159,8 @@ class Guardian:
                 upload_due=found.due,
                 is_uploading=self._effects.is_uploading(run),
             )
-        if self._notices is not None:
-            guarded = replace(guarded, has_messages=self._notices.tell(run, self._ending))
+        if self._notifier is not None:
+            guarded = replace(guarded, has_messages=self._notifier.notify(run, self._ending))
         return guarded
 
     def _others(self, runs: set[str], now: Moment) -> tuple[Other, ...]:

@@ -17,7 +17,7 @@ from wan_train.base.text import redact
 from wan_train.guardian.effects import BoxEffects, say
 from wan_train.guardian.guardian import ROUND_SECONDS, Guardian
 from wan_train.guardian.upload_records import RecordedUploads, verified_at
-from wan_train.notify.deliver import Post
+from wan_train.notify.notifier import RunNotifier
 from wan_train.run.box_ending import first_process
 from wan_train.run.guardian_process import lock_file
 
@@ -39,13 +39,13 @@ def main() -> int:
 
 def _care(settings: Settings) -> None:
     life = first_process()
-    post = Post(life=life, uploads=verified_at, say=say)
+    notifier = RunNotifier(life=life, uploads=verified_at, say=say)
     guardian = Guardian(
         lease_dir=settings.lease_dir,
         clock=SystemClock(),
-        effects=BoxEffects(settings, os.environ, before_the_end=lambda: post.settle(_SETTLE_SECONDS)),
+        effects=BoxEffects(settings, os.environ, before_the_end=lambda: notifier.settle(_SETTLE_SECONDS)),
         uploads=RecordedUploads(),
-        notices=post,
+        notifier=notifier,
         life=life,
     )
     guardian.take_up(settings.runs)

@@ -1,1 +1,1 @@
-"""Messages to a person about a run: what there is to say (pure), to whom, and sent once however often things die."""
+"""Messages to a person about a run: which are due (pure), to which services, each sent once in spite of crashes."""

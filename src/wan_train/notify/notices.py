@@ -44,13 +44,13 @@ _AWAY_SECONDS = 120.0
 _LIVE_SECONDS = 60.0
 """Observations that are older come from a supervisor that died."""
 _BUDGET_SHARE = 0.8
-_RETRIES_UNTOLD = 2
+_UNREPORTED_RETRIES = 2
 _TITLE_CHARACTERS = 80
 _LINE_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
+class RunFacts:
     """All that is known of a run at one moment. `uploads` says of each target whether everything is verified there."""
 
     run_dir: Path
@@ -67,11 +67,11 @@ class Story:
         return self.run_dir.name
 
 
-def of_run(story: Story) -> tuple[Message, ...]:
+def of_run(facts: RunFacts) -> tuple[Message, ...]:
     """Everything that is to be said of a run now, or was to be said before; the oldest first where it matters."""
-    if story.state.finished is not None:
-        return tuple(_over(story))
-    return (*_back(story), *_retries(story), *_failed_expert(story), *_waiting(story), *_budget(story))
+    if facts.state.finished is not None:
+        return tuple(_over(facts))
+    return (*_back(facts), *_retries(facts), *_failed_expert(facts), *_waiting(facts), *_budget(facts))
 
 
 def of_box(ending: Ending, titles: Sequence[str], now: float, *, life: ProcessIdentity | None) -> tuple[Message, ...]:
@@ -102,12 +102,12 @@ def of_box(ending: Ending, titles: Sequence[str], now: float, *, life: ProcessId
             return ()
 
 
-def _over(story: Story) -> Iterator[Message]:
+def _over(facts: RunFacts) -> Iterator[Message]:
     """The end of a run, once what it says of uploads is known."""
-    finished, plan, state = story.state.finished, story.plan, story.state
+    finished, plan, state = facts.state.finished, facts.plan, facts.state
     assert finished is not None, "the run is over"  # noqa: S101  seen by the caller
-    missing = [target for target, verified in story.uploads.items() if not verified]
-    if missing and story.ending is None and 0 <= story.now - finished.at < UPLOAD_SECONDS:
+    missing = [target for target, verified in facts.uploads.items() if not verified]
+    if missing and facts.ending is None and 0 <= facts.now - finished.at < UPLOAD_SECONDS:
         return
     took = duration(state.meter.seconds)
     spent = state.meter.spent(finished.at)
@@ -131,20 +131,20 @@ def _over(story: Story) -> Iterator[Message]:
     failures = [(step, job) for step in plan.steps if (job := state.jobs[step.id]).state is JobState.FAILED]
     body += [_failure(step, job) for step, job in failures]
     body += [f"LoRA: {result.path} ({file_size(result.bytes)})" for result in _results(state)]
-    body += [f"Uploaded to {target}" for target, verified in story.uploads.items() if verified]
+    body += [f"Uploaded to {target}" for target, verified in facts.uploads.items() if verified]
     body += [f"Not uploaded yet: {target}" for target in missing]
     if _results(state) and not plan.trainer.is_real:
         body.append("A rehearsal with a tiny model: the files are not usable LoRAs.")
     if finished.exit_code != ExitCode.DONE:
-        body.append(f"Next: {_next(story, has_failed=bool(failures))}")
-    number = sum(isinstance(event, RunResumed) for event in story.events)
-    yield _message(f"over-{number}", f"{_run_name(story)}: {head}", body)
+        body.append(f"Next: {_next(facts, has_failed=bool(failures))}")
+    number = sum(isinstance(event, RunResumed) for event in facts.events)
+    yield _message(f"over-{number}", f"{_run_name(facts)}: {head}", body)
 
 
-def _failed_expert(story: Story) -> Iterator[Message]:
+def _failed_expert(facts: RunFacts) -> Iterator[Message]:
     """Of experts that failed while the run goes on with the other; its end says it too."""
-    for step in story.plan.steps:
-        job = story.state.jobs[step.id]
+    for step in facts.plan.steps:
+        job = facts.state.jobs[step.id]
         if job.state is JobState.FAILED:
             number = job.attempt.number if job.attempt is not None else 0
             found = job.diagnosis
@@ -152,31 +152,31 @@ def _failed_expert(story: Story) -> Iterator[Message]:
             body = [
                 _failure(step, job),
                 "The run goes on with the other.",
-                f"Why: wan-train explain {_quoted(story.run_id)}",
+                f"Why: wan-train explain {_quoted(facts.run_id)}",
             ]
-            yield _message(f"failed-{step.id}-{number}", f"{_run_name(story)}: {step.id} {verb}", body)
+            yield _message(f"failed-{step.id}-{number}", f"{_run_name(facts)}: {step.id} {verb}", body)
 
 
-def _retries(story: Story) -> Iterator[Message]:
+def _retries(facts: RunFacts) -> Iterator[Message]:
     seen: dict[str, list[RetryScheduled]] = {}
     resumes = 0
-    for event in story.events:
+    for event in facts.events:
         if isinstance(event, RunResumed):
             resumes, seen = resumes + 1, {}
         elif isinstance(event, RetryScheduled):
             seen.setdefault(event.step, []).append(event)
     for step, retries in seen.items():
-        if len(retries) > _RETRIES_UNTOLD:
-            body = [_sentence(retries[-1].why), f"Why: wan-train explain {_quoted(story.run_id)}"]
-            title = f"{_run_name(story)}: {step} failed {len(retries)} times and is retried"
+        if len(retries) > _UNREPORTED_RETRIES:
+            body = [_sentence(retries[-1].why), f"Why: wan-train explain {_quoted(facts.run_id)}"]
+            title = f"{_run_name(facts)}: {step} failed {len(retries)} times and is retried"
             yield _message(f"retries-{resumes}-{step}", title, body)
 
 
-def _back(story: Story) -> Iterator[Message]:
+def _back(facts: RunFacts) -> Iterator[Message]:
     """Of a run that a new supervisor took over after a while: the box was outbid, or rebooted."""
     earlier: SupervisorStarted | None = None
     number = 0
-    for event in story.events:
+    for event in facts.events:
         if isinstance(event, RunResumed):
             earlier = None  # a person was there
         if not isinstance(event, SupervisorStarted):
@@ -186,34 +186,34 @@ def _back(story: Story) -> Iterator[Message]:
             away = event.at - event.idle_since
             if away >= _AWAY_SECONDS or event.identity.boot_id != earlier.identity.boot_id:
                 body = ["The box was off, or nothing of the run was alive.", "It resumed from its latest checkpoint."]
-                yield _message(f"back-{number}", f"{_run_name(story)}: back after {duration(away)}", body)
+                yield _message(f"back-{number}", f"{_run_name(facts)}: back after {duration(away)}", body)
         earlier = event
 
 
-def _waiting(story: Story) -> Iterator[Message]:
-    live, state = story.live, story.state
-    if live is None or story.now - live.at > _LIVE_SECONDS or any(job.state.has_process for job in state.jobs.values()):
+def _waiting(facts: RunFacts) -> Iterator[Message]:
+    live, state = facts.live, facts.state
+    if live is None or facts.now - live.at > _LIVE_SECONDS or any(job.state.has_process for job in state.jobs.values()):
         return
     reasons = [why for why in live.waiting.values() if why.startswith(WAITING_FOR_GPU)]
     # While a run waits nothing happens to it, beside news of its price.
-    last = max((e.at for e in story.events if not isinstance(e, PriceSet | BudgetSet | MovementMeasured)), default=None)
-    if not reasons or last is None or story.now - last < WAIT_SECONDS:
+    last = max((e.at for e in facts.events if not isinstance(e, PriceSet | BudgetSet | MovementMeasured)), default=None)
+    if not reasons or last is None or facts.now - last < WAIT_SECONDS:
         return
-    launches = sum(isinstance(event, StepStarted) for event in story.events)
-    title = f"{_run_name(story)}: waiting for a GPU for {duration(story.now - last)}"
+    launches = sum(isinstance(event, StepStarted) for event in facts.events)
+    title = f"{_run_name(facts)}: waiting for a GPU for {duration(facts.now - last)}"
     yield _message(f"waiting-{launches}", title, [_sentence(reasons[0])])
 
 
-def _budget(story: Story) -> Iterator[Message]:
-    budget, spent = story.state.budget, story.state.meter.spent(story.now)
+def _budget(facts: RunFacts) -> Iterator[Message]:
+    budget, spent = facts.state.budget, facts.state.meter.spent(facts.now)
     if budget is None or spent is None or spent < _BUDGET_SHARE * budget:
         return
     body = [
         f"{dollars(spent)} of {dollars(budget)} spent.",
         "The run stops, with everything saved, before its budget is reached.",
-        f"Then continue: wan-train resume {_quoted(story.run_id)} --budget {2 * budget:g}",
+        f"Then continue: wan-train resume {_quoted(facts.run_id)} --budget {2 * budget:g}",
     ]
-    yield _message(f"budget-{budget:g}", f"{_run_name(story)}: {100 * spent / budget:.0f} % of the budget spent", body)
+    yield _message(f"budget-{budget:g}", f"{_run_name(facts)}: {100 * spent / budget:.0f} % of the budget spent", body)
 
 
 def _results(state: RunState) -> list[Result]:
@@ -226,13 +226,13 @@ def _failure(step: Step, job: Job) -> str:
     return f"{step.id}: {_sentence(what)}"
 
 
-def _next(story: Story, *, has_failed: bool) -> str:
+def _next(facts: RunFacts, *, has_failed: bool) -> str:
     """The one command that can help."""
-    run = _quoted(story.run_id)
+    run = _quoted(facts.run_id)
     if has_failed:
         return f"wan-train explain {run}"  # retries did not help, so a person has to change something
-    over_budget = story.state.finished is not None and story.state.finished.exit_code == ExitCode.OVER_BUDGET
-    budget = f" --budget {2 * story.state.budget:g}" if over_budget and story.state.budget is not None else ""
+    over_budget = facts.state.finished is not None and facts.state.finished.exit_code == ExitCode.OVER_BUDGET
+    budget = f" --budget {2 * facts.state.budget:g}" if over_budget and facts.state.budget is not None else ""
     return f"wan-train resume {run}{budget}"
 
 
@@ -266,8 +266,8 @@ def _done(ending: Ending) -> str:
             return "the command that ends the box was run"
 
 
-def _run_name(story: Story) -> str:
-    return _name(story.plan.answers.title)
+def _run_name(facts: RunFacts) -> str:
+    return _name(facts.plan.answers.title)
 
 
 def _name(text: str) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from wan_train.base import codec
 from wan_train.base.locks import held
-from wan_train.notify.book import Entry, Mark, Standing, enter, read_book, standing
+from wan_train.notify.delivery_log import DeliveryState, Entry, Mark, delivery_state, read_deliveries, record
 from wan_train.notify.targets import Target, plugin_of, quiet
 
 DEADLINE_SECONDS = 60
@@ -47,9 +47,9 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What the sender reads from stdin. It holds secrets. Without a `book` nothing is recorded: a test."""
+    """What the sender reads from stdin. It holds secrets. Without a `log` nothing is recorded: a test."""
 
-    book: Path | None
+    log: Path | None
     messages: tuple[Message, ...]
     urls: tuple[str, ...]
     names: tuple[str, ...]
@@ -130,7 +130,7 @@ class Sender:
         logger = logging.getLogger(_LOGGER)
         logger.setLevel(logging.DEBUG)
         logger.addHandler(_Listener())
-        entries = read_book(self._order.book) if self._order.book is not None else ()
+        entries = read_deliveries(self._order.log) if self._order.log is not None else ()
         threads = [
             threading.Thread(target=self._serve, args=(target, entries), daemon=True) for target in self._targets
         ]
@@ -142,27 +142,27 @@ class Sender:
     def _serve(self, target: Target, entries: Sequence[Entry]) -> None:
         for message in self._order.messages:
             now = time.time()
-            where = standing(entries, message.id, target.name, now=now, pause=self._order.pause)
-            if where is not Standing.DUE:
+            where = delivery_state(entries, message.id, target.name, now=now, pause=self._order.pause)
+            if where is not DeliveryState.DUE:
                 continue
-            if not self._enter(message, target, Mark.CLAIMED, None):
+            if not self._record(message, target, Mark.CLAIMED, None):
                 return  # what cannot be claimed could be sent twice
             began = time.monotonic()
             mark, why = send(target, message)
-            self._enter(message, target, mark, why)
+            self._record(message, target, mark, why)
             seconds = round(time.monotonic() - began, 2)
             with self._lock:
                 self.outcomes.append(
                     Outcome(message=message.id, target=target.name, mark=mark, why=why, seconds=seconds)
                 )
 
-    def _enter(self, message: Message, target: Target, mark: Mark, why: str | None) -> bool:
-        if self._order.book is None:
+    def _record(self, message: Message, target: Target, mark: Mark, why: str | None) -> bool:
+        if self._order.log is None:
             return True
         with self._lock:
             try:
-                enter(
-                    self._order.book,
+                record(
+                    self._order.log,
                     Entry(at=round(time.time(), 3), notice=message.id, target=target.name, mark=mark, why=why),
                 )
             except OSError:
@@ -178,9 +178,9 @@ def main() -> int:
         sys.stderr.write(f"no order: {type(error).__name__}\n")
         return 2
     try:
-        if order.book is None:
+        if order.log is None:
             return _run(order)
-        with held(order.book.with_suffix(".lock")):
+        with held(order.log.with_suffix(".lock")):
             return _run(order)
     except BlockingIOError:
         return 0  # another sender is at work, with the same orders

@@ -39,7 +39,7 @@ from wan_train.provision.workspace import LockedWorkspace
 from wan_train.recipe.model_files import ModelFile
 from wan_train.recipe.terms import Task
 from wan_train.upload.destinations import RcloneTarget, parse_all
-from wan_train.upload.stores import rclone_folder
+from wan_train.upload.rclone import rclone_folder
 
 DISK = "disk"
 

@@ -1,1 +1,1 @@
-"""Results put where they outlive the box: what is due, the two kinds of places, records of what was verified there."""
+"""Copies of a run's results on the Hugging Face hub or an rclone remote, each verified there by its checksum."""

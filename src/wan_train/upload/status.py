@@ -16,7 +16,7 @@ from wan_train.run.plan import Plan, StepKind
 from wan_train.run.state import JobState, RunState
 from wan_train.upload.content import Extra, Item, ItemKind, files_text, read_run, ready
 from wan_train.upload.destinations import Target, parse_all
-from wan_train.upload.ledger import Failed, TargetState, read_states
+from wan_train.upload.transfers import Failed, TargetState, read_states
 
 _HOPELESS = frozenset({Cause.NAN_LOSS, Cause.SETTING})
 """After these, nothing goes on from a checkpoint; the newest LoRA with finite numbers is kept and uploaded."""

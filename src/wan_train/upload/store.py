@@ -35,7 +35,7 @@ class ChangedError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parcel:
+class Payload:
     """A file with the digests of its bytes, `blob` that of git. `mtime_ns` and `size` are from before it was read."""
 
     name: str
@@ -53,9 +53,9 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """A parcel that the target's own checksum confirms, and its path there."""
+    """A payload that the target's own checksum confirms, and its path there."""
 
-    parcel: Parcel
+    payload: Payload
     where: str
 
 
@@ -65,15 +65,15 @@ class Store(Protocol):
     def check(self) -> None:
         """Write a small file and remove it; raises StoreError."""
 
-    def put(self, parcels: Sequence[Parcel], ours: frozenset[str]) -> Iterator[Stored]:
-        """Send what is not there yet and yield each parcel once it is verified. May be repeated after any kill.
+    def put(self, payloads: Sequence[Payload], ours: frozenset[str]) -> Iterator[Stored]:
+        """Send what is not there yet and yield each payload once it is verified. May be repeated after any kill.
 
         `ours` are digests of what was ever sent there from this run: other files of these names are never replaced.
         Raises StoreError and ChangedError.
         """
 
 
-def wrap(item: Item) -> Parcel:
+def payload_of(item: Item) -> Payload:
     """Read a file for its digests; raises ChangedError."""
     before = stamp(item.path)
     if before is None:
@@ -85,13 +85,13 @@ def wrap(item: Item) -> Parcel:
         raise ChangedError(item.name) from None
     if stamp(item.path) != before:
         raise ChangedError(item.name)
-    return Parcel(name=item.name, source=item.path, size=before[0], mtime_ns=before[1], sha256=sha256, blob=blob)
+    return Payload(name=item.name, source=item.path, size=before[0], mtime_ns=before[1], sha256=sha256, blob=blob)
 
 
-def of_bytes(name: str, content: bytes) -> Parcel:
+def payload_of_bytes(name: str, content: bytes) -> Payload:
     """A file that is made for the target alone."""
     sha256, blob = _digests([content], len(content))
-    return Parcel(name=name, source=content, size=len(content), mtime_ns=0, sha256=sha256, blob=blob)
+    return Payload(name=name, source=content, size=len(content), mtime_ns=0, sha256=sha256, blob=blob)
 
 
 def _digests(chunks: Iterable[bytes], size: int) -> tuple[str, str]:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import assert_never
 
 from wan_train.base import locks
 from wan_train.base.clock import Clock
 from wan_train.base.errors import NotReadyError
+from wan_train.base.settings import Settings
 from wan_train.base.text import one_line, visible
 from wan_train.base.units import duration, file_size
 from wan_train.run.directory import RunDirectory
 from wan_train.upload.card import CARD, model_card
 from wan_train.upload.content import LORA_SUFFIX, Item, captions_of, files_text, read_run, ready
-from wan_train.upload.destinations import HubTarget, Target
-from wan_train.upload.ledger import Began, Failed, TargetState, Verified, append, read_states
+from wan_train.upload.destinations import HubTarget, RcloneTarget, Target
+from wan_train.upload.hub import HubStore
+from wan_train.upload.rclone import RcloneStore, find_rclone, rclone_folder
 from wan_train.upload.status import missing
-from wan_train.upload.store import ChangedError, Parcel, Store, StoreError, of_bytes, wrap
+from wan_train.upload.store import ChangedError, Payload, Store, StoreError, payload_of, payload_of_bytes
+from wan_train.upload.transfers import Began, Failed, TargetState, Verified, append, read_states
 
 _LOCK_TRIES = 20
 _LOCK_PAUSE_SECONDS = 0.1
@@ -78,41 +83,41 @@ class Uploader:
                 self.sleep(pause)
 
     def _once(self, target: Target, store: Store, items: Sequence[Item], known: TargetState) -> None:
-        parcels = [wrap(item) for item in items]
-        _require_names(target, parcels)
+        payloads = [payload_of(item) for item in items]
+        _require_names(target, payloads)
         if isinstance(target, HubTarget):
-            parcels.append(self._card())
-        size = sum(parcel.size for parcel in parcels)
-        self.say(f"{target}: {files_text(len(parcels))}, {file_size(size)}")
+            payloads.append(self._card())
+        size = sum(payload.size for payload in payloads)
+        self.say(f"{target}: {files_text(len(payloads))}, {file_size(size)}")
         began = Began(
             at=self.clock.now(),
             target=str(target),
-            files={parcel.name: parcel.sha256 for parcel in parcels},
-            blobs=tuple(parcel.blob for parcel in parcels),
+            files={payload.name: payload.sha256 for payload in payloads},
+            blobs=tuple(payload.blob for payload in payloads),
             bytes=size,
         )
         append(self.run, began)
         ours = known.ours | {*began.files.values(), *began.blobs}
-        for stored in store.put(parcels, ours):
-            parcel = stored.parcel
+        for stored in store.put(payloads, ours):
+            payload = stored.payload
             append(
                 self.run,
                 Verified(
                     at=self.clock.now(),
                     target=str(target),
-                    name=parcel.name,
+                    name=payload.name,
                     where=stored.where,
-                    bytes=parcel.size,
-                    mtime_ns=parcel.mtime_ns,
-                    sha256=parcel.sha256,
+                    bytes=payload.size,
+                    mtime_ns=payload.mtime_ns,
+                    sha256=payload.sha256,
                 ),
             )
             if stored.where.endswith(LORA_SUFFIX):
                 self.say(f"{target}: {visible(stored.where)} verified")
 
-    def _card(self) -> Parcel:
+    def _card(self) -> Payload:
         plan, state = read_run(self.run)
-        return of_bytes(CARD, model_card(plan, state, self._ready(), captions_of(self.run, plan)))
+        return payload_of_bytes(CARD, model_card(plan, state, self._ready(), captions_of(self.run, plan)))
 
     def _ready(self) -> tuple[Item, ...]:
         plan, state = read_run(self.run)
@@ -152,6 +157,18 @@ class Uploader:
             yield descriptor
 
 
+def store_of(target: Target, settings: Settings, *, run_id: str = "", lock: int | None = None) -> Store:
+    """The store of a target; `lock` is the descriptor of the uploader's lock."""
+    match target:
+        case HubTarget():
+            return HubStore(target=target, run_id=run_id, environ=os.environ)
+        case RcloneTarget():
+            program = find_rclone(rclone_folder(settings))
+            return RcloneStore(target=target, run_id=run_id, program=program, lock=lock)
+        case _:
+            assert_never(target)
+
+
 def _as_store_error(target: Target, error: StoreError | ChangedError) -> StoreError:
     if isinstance(error, StoreError):
         return error
@@ -159,13 +176,13 @@ def _as_store_error(target: Target, error: StoreError | ChangedError) -> StoreEr
     return StoreError(target, reason, hint="Wait until nobody writes to it.", final=False)
 
 
-def _require_names(target: Target, parcels: Sequence[Parcel]) -> None:
+def _require_names(target: Target, payloads: Sequence[Payload]) -> None:
     """Names go through lists of lines and JSON to other machines."""
-    for parcel in parcels:
-        if visible(parcel.name) != parcel.name or not _is_text(parcel.name):
+    for payload in payloads:
+        if visible(payload.name) != payload.name or not _is_text(payload.name):
             raise StoreError(
                 target,
-                f"this file name cannot be sent: {one_line(parcel.name)}",
+                f"this file name cannot be sent: {one_line(payload.name)}",
                 hint="Rename the file, or leave `--upload-with dataset` out.",
             )
 

@@ -114,7 +114,7 @@ class World:
             clock=self.clock,
             effects=self.effects,
             uploads=self.uploads,
-            notices=None,
+            notifier=None,
             life=self.life,
         )
         return self.guardian

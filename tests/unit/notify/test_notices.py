@@ -12,7 +12,7 @@ from wan_train.base.errors import ExitCode
 from wan_train.base.moment import Moment
 from wan_train.box.rental import PriceSource
 from wan_train.engine.failures import Cause, Diagnosis
-from wan_train.notify.notices import Story, of_box, of_run
+from wan_train.notify.notices import RunFacts, of_box, of_run
 from wan_train.notify.send import Message
 from wan_train.recipe.terms import EngineKind
 from wan_train.run.box_ending import Ending, Phase
@@ -38,8 +38,8 @@ BUSY = {**CACHED, "train-high": JobState.RUNNING, "train-low": JobState.RUNNING}
 
 def said(plan: Plan, events: list[Event], *, now: float | None = None, **more: object) -> tuple[Message, ...]:
     at = max(event.at for event in events) if now is None else now
-    story = Story(run_dir=plan.run_dir, plan=plan, events=events, state=fold_all(plan, events), now=at)
-    return of_run(replace(story, **more))  # type: ignore[arg-type]  fields of a story by name
+    facts = RunFacts(run_dir=plan.run_dir, plan=plan, events=events, state=fold_all(plan, events), now=at)
+    return of_run(replace(facts, **more))  # type: ignore[arg-type]  fields of a facts by name
 
 
 def text(message: Message) -> str:

@@ -16,8 +16,16 @@ import pytest
 
 from support.receiver import SECRET, Manners, Receiver, receiver
 from wan_train.base import codec
-from wan_train.notify.book import MOST_TRIES, Entry, Mark, Standing, enter, read_book, standing
-from wan_train.notify.courier import Courier
+from wan_train.notify.delivery_log import (
+    MOST_TRIES,
+    DeliveryState,
+    Entry,
+    Mark,
+    delivery_state,
+    read_deliveries,
+    record,
+)
+from wan_train.notify.dispatcher import Dispatcher
 from wan_train.notify.send import Message, Order, judge
 from wan_train.notify.targets import Target, read_targets
 
@@ -38,16 +46,16 @@ def wait_for(condition: Callable[[], object]) -> None:
 class Guardian:
     """What a guardian does each round, as far as messages go."""
 
-    def __init__(self, book: Path, *services: Receiver, pause: float = 0.1) -> None:
-        self.book, self.said = book, list[str]()
+    def __init__(self, log: Path, *services: Receiver, pause: float = 0.1) -> None:
+        self.log, self.said = log, list[str]()
         self.targets = read_targets([each.url for each in services])
-        self.courier = Courier(pause=pause, say=self.said.append)
+        self.dispatcher = Dispatcher(pause=pause, say=self.said.append)
 
     def round(self, *messages: Message) -> bool:
         """Whether something is left to be done."""
-        self.courier.deliver(self.book, messages, self.targets)
-        self.courier.settle(30)
-        return self.courier.is_open(self.book, messages, self.targets)
+        self.dispatcher.dispatch(self.log, messages, self.targets)
+        self.dispatcher.settle(30)
+        return self.dispatcher.is_open(self.log, messages, self.targets)
 
 
 def test_a_message_is_sent_once_however_often_it_is_to_be_said(service: Receiver, tmp_path: Path) -> None:
@@ -58,7 +66,7 @@ def test_a_message_is_sent_once_however_often_it_is_to_be_said(service: Receiver
     assert not again.round(FINISHED)
     assert service.titles == [FINISHED.title]
     assert service.taken[0]["message"] == FINISHED.body
-    assert [entry.mark for entry in read_book(first.book)] == [Mark.CLAIMED, Mark.SENT]
+    assert [entry.mark for entry in read_deliveries(first.log)] == [Mark.CLAIMED, Mark.SENT]
     assert first.said == []
 
 
@@ -73,7 +81,7 @@ def test_what_surely_did_not_arrive_is_sent_again_and_then_given_up(service: Rec
     service.manners = Manners.REFUSES
     hopeless = Message(id="budget-3", title="cat: 80 % of the budget spent", body="")
     for mark in (Mark.CLAIMED, Mark.REFUSED) * (MOST_TRIES - 1):
-        enter(guardian.book, Entry(at=0.0, notice=hopeless.id, target=guardian.targets[0].name, mark=mark))
+        record(guardian.log, Entry(at=0.0, notice=hopeless.id, target=guardian.targets[0].name, mark=mark))
     assert not guardian.round(hopeless)
     assert not guardian.round(hopeless)
     assert len(service.seen) == 3
@@ -98,20 +106,20 @@ def test_a_service_that_is_down_or_hangs_keeps_nothing_from_the_others(service: 
         closed.close()
         guardian = Guardian(tmp_path / "notices.jsonl", nobody, hanging, service, pause=60)
         began = time.monotonic()
-        guardian.courier.deliver(guardian.book, [FINISHED], guardian.targets)
+        guardian.dispatcher.dispatch(guardian.log, [FINISHED], guardian.targets)
         returned = time.monotonic() - began
         wait_for(lambda: service.titles)
         assert guardian.round(FINISHED), "the first is tried again in a minute"
     assert returned < 0.5, "handing over waits for nobody"
-    marks = {entry.target[0]: entry.mark for entry in read_book(guardian.book)}
+    marks = {entry.target[0]: entry.mark for entry in read_deliveries(guardian.log)}
     assert marks == {"1": Mark.REFUSED, "2": Mark.UNCLEAR, "3": Mark.SENT}
     assert any("cannot be reached" in line for line in guardian.said)
 
 
-def order_of(book: Path, *services: Receiver) -> str:
+def order_of(log: Path, *services: Receiver) -> str:
     targets = read_targets([each.url for each in services])
     order = Order(
-        book=book,
+        log=log,
         messages=(FINISHED,),
         urls=tuple(target.url for target in targets),
         names=tuple(target.name for target in targets),
@@ -135,14 +143,14 @@ def start_sender(order: str, *before: str) -> subprocess.Popen[bytes]:
 
 
 def test_a_sender_that_is_killed_at_its_worst_moment_sends_nothing_twice(service: Receiver, tmp_path: Path) -> None:
-    book = tmp_path / "notices.jsonl"
+    log = tmp_path / "notices.jsonl"
     service.manners = Manners.HANGS
-    sender = start_sender(order_of(book, service))
+    sender = start_sender(order_of(log, service))
     wait_for(lambda: service.seen)
     sender.send_signal(signal.SIGKILL)
     sender.communicate()
     service.manners = Manners.TAKES
-    guardian = Guardian(book, service)
+    guardian = Guardian(log, service)
     assert not guardian.round(FINISHED)
     assert len(service.seen) == 1
     assert "unknown end" in guardian.said[0]
@@ -157,16 +165,16 @@ def test_two_senders_at_once_send_it_once(service: Receiver, tmp_path: Path) -> 
 
 def test_no_secret_of_an_address_is_left_anywhere(service: Receiver, tmp_path: Path) -> None:
     """The service hangs meanwhile, so that the sender's command line and environment can be read."""
-    book = tmp_path / "notices.jsonl"
-    guardian = Guardian(book, service)
+    log = tmp_path / "notices.jsonl"
+    guardian = Guardian(log, service)
     service.manners = Manners.HANGS
-    guardian.courier.deliver(book, [FINISHED], guardian.targets)
+    guardian.dispatcher.dispatch(log, [FINISHED], guardian.targets)
     wait_for(lambda: service.seen)
     mine = [read for pid in _children_of(os.getpid()) for read in _argv_and_environment(pid)]
     assert any(b"wan_train.notify.send" in words for words in mine)
     assert not any(SECRET.encode() in words for words in mine)
     service.released.set()
-    guardian.courier.settle(30)
+    guardian.dispatcher.settle(30)
 
     broken = start_sender('{"urls": ["' + service.url + '"], "names": 3')
     lost = start_sender(order_of(tmp_path / "nowhere" / "notices.jsonl", service))
@@ -192,11 +200,11 @@ def _argv_and_environment(pid: int) -> list[bytes]:
 
 
 def test_a_full_disk_sends_nothing_since_it_could_be_sent_twice(service: Receiver, tmp_path: Path) -> None:
-    book = tmp_path / "notices.jsonl"
-    sender = start_sender(order_of(book, service), "/bin/sh", "-c", 'ulimit -f 0; exec "$@"', "sh")
+    log = tmp_path / "notices.jsonl"
+    sender = start_sender(order_of(log, service), "/bin/sh", "-c", 'ulimit -f 0; exec "$@"', "sh")
     sender.communicate()
     assert service.seen == []
-    start_sender(order_of(book, service)).communicate()
+    start_sender(order_of(log, service)).communicate()
     assert len(service.seen) == 1, "once there is room again"
 
 
@@ -216,17 +224,17 @@ def test_only_certain_failures_count_as_such(said: str, mark: Mark) -> None:
 
 
 def test_waits_grow_and_a_clock_that_is_set_back_waits_for_nothing(tmp_path: Path) -> None:
-    book = tmp_path / "notices.jsonl"
+    log = tmp_path / "notices.jsonl"
     for at in (1000.0, 1010.0, 1030.0):
         for mark in (Mark.CLAIMED, Mark.REFUSED):
-            enter(book, Entry(at=at, notice="over-0", target="1 ntfy", mark=mark))
-    entries = read_book(book)
+            record(log, Entry(at=at, notice="over-0", target="1 ntfy", mark=mark))
+    entries = read_deliveries(log)
 
-    def at(now: float) -> Standing:
-        return standing(entries, "over-0", "1 ntfy", now=now, pause=10)
+    def at(now: float) -> DeliveryState:
+        return delivery_state(entries, "over-0", "1 ntfy", now=now, pause=10)
 
-    assert (at(1069), at(1071), at(500)) == (Standing.LATER, Standing.DUE, Standing.DUE)
-    assert standing(entries, "over-0", "2 ntfy", now=1031, pause=10) is Standing.DUE
+    assert (at(1069), at(1071), at(500)) == (DeliveryState.LATER, DeliveryState.DUE, DeliveryState.DUE)
+    assert delivery_state(entries, "over-0", "2 ntfy", now=1031, pause=10) is DeliveryState.DUE
 
 
 def test_names_of_services_show_hosts_and_no_secrets() -> None:

@@ -1,4 +1,4 @@
-"""What was sent of a run's messages: one file of records, and what follows from them."""
+"""The record of each try to send a message of a run (`notices.jsonl`), and what follows from it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Entry:
     why: str | None = None
 
 
-class Standing(StrEnum):
-    """Whether a message is still to be sent to a service."""
+class DeliveryState(StrEnum):
+    """The state of one message at one service."""
 
     DUE = "due"
     LATER = "later"
@@ -47,31 +47,31 @@ class Standing(StrEnum):
     """It is never sent again: it may have arrived, or every try failed."""
 
 
-def standing(entries: Sequence[Entry], notice: str, target: str, *, now: float, pause: float) -> Standing:
-    """Where a message stands. `pause` is the seconds before the first retry; each further one waits twice as long."""
+def delivery_state(entries: Sequence[Entry], notice: str, target: str, *, now: float, pause: float) -> DeliveryState:
+    """The state of a message at a service. `pause` is the seconds before the first retry; each retry doubles it."""
     mine = [entry for entry in entries if (entry.notice, entry.target) == (notice, target)]
     if not mine:
-        return Standing.DUE
+        return DeliveryState.DUE
     last = mine[-1]
     match last.mark:
         case Mark.SENT:
-            return Standing.SENT
+            return DeliveryState.SENT
         case Mark.CLAIMED | Mark.UNCLEAR:
-            return Standing.LOST
+            return DeliveryState.LOST
         case Mark.REFUSED:
             tries = sum(entry.mark is Mark.CLAIMED for entry in mine)
             if tries >= MOST_TRIES:
-                return Standing.LOST
+                return DeliveryState.LOST
             wait = min(_LONGEST_PAUSE, pause * 2 ** (tries - 1))
             # A clock that was set back must not make anybody wait: the tries are counted.
-            return Standing.LATER if 0 <= now - last.at < wait else Standing.DUE
+            return DeliveryState.LATER if 0 <= now - last.at < wait else DeliveryState.DUE
 
 
-def read_book(path: Path) -> tuple[Entry, ...]:
+def read_deliveries(path: Path) -> tuple[Entry, ...]:
     """The records. Raises OSError."""
     return tuple(codec.read_lines(path, Entry))
 
 
-def enter(path: Path, entry: Entry) -> None:
+def record(path: Path, entry: Entry) -> None:
     """Record it; it is on disk when this returns. Raises OSError."""
     append_line(path, codec.to_json(entry))

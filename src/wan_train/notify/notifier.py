@@ -1,4 +1,4 @@
-"""What the guardian of a box calls each round: the messages of a run and of the box, found and handed to a courier."""
+"""The notifier of a guardian: each round it finds the messages of a run and of the box, and dispatches them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from wan_train.base.errors import WanTrainError
 from wan_train.base.host import ProcessIdentity
 from wan_train.base.settings import resolve, user_config_file
 from wan_train.base.text import one_line
-from wan_train.notify.courier import Courier
-from wan_train.notify.notices import Story, of_box, of_run
+from wan_train.notify.dispatcher import Dispatcher
+from wan_train.notify.notices import RunFacts, of_box, of_run
 from wan_train.notify.send import Message
 from wan_train.notify.targets import Target, read_targets
 from wan_train.run.box_ending import Ending
@@ -28,7 +28,7 @@ PAUSE_SECONDS = 10.0
 """Before the first retry of a message."""
 
 
-class Post:
+class RunNotifier:
     """The messages of all runs that one guardian cares for; nothing here blocks, and nothing raises.
 
     `uploads` says of each target of a run whether everything is verified there, `life` is the box's first process.
@@ -47,58 +47,58 @@ class Post:
         self._uploads = uploads
         self._say = say
         self._now = now
-        self._courier = Courier(pause=pause, say=say)
+        self._dispatcher = Dispatcher(pause=pause, say=say)
         self._addresses = _Addresses(say)
-        self._known: dict[Path, _Known] = {}
+        self._known: dict[Path, _FollowedRun] = {}
 
-    def tell(self, run: RunDirectory, ending: Ending | None) -> bool:
+    def notify(self, run: RunDirectory, ending: Ending | None) -> bool:
         """Send what is new of a run, and of the box with the first run of its ending; whether something is open."""
         try:
             targets = self._addresses.read()
             messages = self._messages(run, ending) if targets else ()
-            self._courier.deliver(run.notices, messages, targets)
-            return self._courier.is_open(run.notices, messages, targets)
+            self._dispatcher.dispatch(run.notices, messages, targets)
+            return self._dispatcher.is_open(run.notices, messages, targets)
         except (WanTrainError, OSError) as error:
-            self._complain(run, str(error))
+            self._report_problem(run, str(error))
             return False
         except Exception as error:  # noqa: BLE001  a message that cannot be made must not keep a box running
-            self._complain(run, f"a bug in wan-train: {type(error).__name__}")
+            self._report_problem(run, f"a bug in wan-train: {type(error).__name__}")
             return False
 
     def settle(self, seconds: float) -> None:
         """Wait for what is under way, at most this long: before the box goes down."""
-        self._courier.settle(seconds)
+        self._dispatcher.settle(seconds)
 
     def _messages(self, run: RunDirectory, ending: Ending | None) -> Sequence[Message]:
         """The end of the box is said also where the records of a run cannot be read."""
-        known, now = self._known.setdefault(run.path, _Known(run=run)), self._now()
+        known, now = self._known.setdefault(run.path, _FollowedRun(run=run)), self._now()
         found: list[Message] = []
         try:
             duties = read_duties(run)
             if duties is not None and duties.notify:
-                found += of_run(known.story(now, self._uploads(run), ending))
+                found += of_run(known.facts(now, self._uploads(run), ending))
         except (WanTrainError, OSError) as error:
-            self._complain(run, str(error))
+            self._report_problem(run, str(error))
         if ending is not None and ending.runs and ending.runs[0] == run.run_id:
             others = len(ending.runs) - 1
             titles = [known.title, *([f"{others} more"] if others else [])]
             found += of_box(ending, titles, now, life=self._life)
         return found
 
-    def _complain(self, run: RunDirectory, why: str) -> None:
+    def _report_problem(self, run: RunDirectory, why: str) -> None:
         """Once for each reason."""
-        known = self._known.setdefault(run.path, _Known(run=run))
-        if why not in known.complaints:
-            known.complaints.add(why)
+        known = self._known.setdefault(run.path, _FollowedRun(run=run))
+        if why not in known.reported:
+            known.reported.add(why)
             self._say(f"messages about {run.run_id}: {one_line(why)}")
 
 
 @dataclass(slots=True)
-class _Known:
+class _FollowedRun:
     """What was read of a run; its journal is read on from where it was left."""
 
     run: RunDirectory
-    complaints: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
     _events: list[Event] = field(default_factory=list)
     _plan: Plan | None = None
     _state: RunState | None = None
@@ -109,7 +109,7 @@ class _Known:
         """The run's ID where its plan cannot be read."""
         return self._plan.answers.title if self._plan is not None else self.run.run_id
 
-    def story(self, now: float, uploads: Mapping[str, bool], ending: Ending | None) -> Story:
+    def facts(self, now: float, uploads: Mapping[str, bool], ending: Ending | None) -> RunFacts:
         """Raises what `RunDirectory.read_plan` raises, CorruptRecordError and OSError."""
         plan = self._read_plan()
         state = self._state or initial(plan)
@@ -118,7 +118,7 @@ class _Known:
             self._events.append(event)
             state = fold(state, event)
         self._state = state
-        return Story(
+        return RunFacts(
             run_dir=self.run.path,
             plan=plan,
             events=self._events,

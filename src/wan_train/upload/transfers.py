@@ -1,4 +1,4 @@
-"""What was sent where and verified there: `RUN/uploads.jsonl`, a closed set of records, and what follows from them."""
+"""The records of a run's uploads (`uploads.jsonl`): what was sent, verified or refused, and what follows from them."""
 
 from __future__ import annotations
 

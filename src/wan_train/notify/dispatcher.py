@@ -1,4 +1,4 @@
-"""Hands messages to senders and looks after them; never waits for one."""
+"""Starts senders for messages that are due, and follows them without waiting."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from wan_train.base import codec, process
-from wan_train.notify.book import Mark, Standing, read_book, standing
+from wan_train.notify.delivery_log import DeliveryState, Mark, delivery_state, read_deliveries
 from wan_train.notify.send import DEADLINE_SECONDS, Message, Order, Outcome
 from wan_train.notify.targets import Target
 
 _ARGV = [sys.executable, "-m", "wan_train.notify.send"]
 
 
-class Courier:
+class Dispatcher:
     """The messages of one process's runs. `say` writes into its log; no address is ever in it.
 
     `pause` seconds pass before a message that did not arrive is tried again, then twice as many each time.
@@ -27,32 +27,32 @@ class Courier:
         self._pause = pause
         self._say = say
         self._at_work: dict[Path, threading.Thread] = {}
-        self._told: set[tuple[Path, str, str]] = set()
+        self._reported: set[tuple[Path, str, str]] = set()
 
-    def deliver(self, book: Path, messages: Sequence[Message], targets: Sequence[Target]) -> None:
+    def dispatch(self, log: Path, messages: Sequence[Message], targets: Sequence[Target]) -> None:
         """Start sending what is due of these messages; returns at once."""
-        thread = self._at_work.get(book)
+        thread = self._at_work.get(log)
         if thread is not None and thread.is_alive():
             return
-        due = self._in(book, messages, targets, {Standing.DUE})
+        due = self._in(log, messages, targets, {DeliveryState.DUE})
         if not due:
             return
         order = Order(
-            book=book,
+            log=log,
             messages=tuple(message for message in messages if message.id in due),
             urls=tuple(target.url for target in targets),
             names=tuple(target.name for target in targets),
             pause=self._pause,
         )
-        self._at_work[book] = threading.Thread(target=self._send, args=(book, order), daemon=True)
-        self._at_work[book].start()
+        self._at_work[log] = threading.Thread(target=self._send, args=(log, order), daemon=True)
+        self._at_work[log].start()
 
-    def is_open(self, book: Path, messages: Sequence[Message], targets: Sequence[Target]) -> bool:
+    def is_open(self, log: Path, messages: Sequence[Message], targets: Sequence[Target]) -> bool:
         """Whether something is being sent or will be tried again."""
-        thread = self._at_work.get(book)
+        thread = self._at_work.get(log)
         if thread is not None and thread.is_alive():
             return True
-        return bool(self._in(book, messages, targets, {Standing.DUE, Standing.LATER}))
+        return bool(self._in(log, messages, targets, {DeliveryState.DUE, DeliveryState.LATER}))
 
     def settle(self, seconds: float) -> None:
         """Wait for what is under way, at most this long: before the box goes down."""
@@ -61,37 +61,37 @@ class Courier:
             thread.join(max(0.0, until - time.monotonic()))
 
     def _in(
-        self, book: Path, messages: Sequence[Message], targets: Sequence[Target], wanted: set[Standing]
+        self, log: Path, messages: Sequence[Message], targets: Sequence[Target], wanted: set[DeliveryState]
     ) -> set[str]:
         """The ids of messages that stand like that with at least one service."""
         if not messages or not targets:
             return set()
-        entries, now = read_book(book), time.time()
+        entries, now = read_deliveries(log), time.time()
         found = set()
         for message in messages:
             for target in targets:
-                where = standing(entries, message.id, target.name, now=now, pause=self._pause)
+                where = delivery_state(entries, message.id, target.name, now=now, pause=self._pause)
                 if where in wanted:
                     found.add(message.id)
-                if where is Standing.LOST and (key := (book, message.id, target.name)) not in self._told:
-                    self._told.add(key)
+                if where is DeliveryState.LOST and (key := (log, message.id, target.name)) not in self._reported:
+                    self._reported.add(key)
                     why = next((e.why for e in reversed(entries) if (e.notice, e.target) == key[1:]), None)
                     self._say(f"notification {message.id} to {target.name} is not sent again: {why or 'unknown end'}")
         return found
 
-    def _send(self, book: Path, order: Order) -> None:
+    def _send(self, log: Path, order: Order) -> None:
         done = process.run(_ARGV, seconds=DEADLINE_SECONDS + 5, cwd=Path("/"), stdin=codec.to_json(order))
         for outcome in outcomes(done.output):
             if outcome.mark is not Mark.SENT:
                 self._say(f"notification {outcome.message} to {outcome.target}: {outcome.why}")
         if not done.succeeded:
-            self._say(f"notifications of {book.parent.name}: {done.trouble or f'the sender ended with {done.code}'}")
+            self._say(f"notifications of {log.parent.name}: {done.trouble or f'the sender ended with {done.code}'}")
 
 
 def send_now(message: Message, targets: Sequence[Target]) -> tuple[Outcome, ...]:
     """One try for each service, unrecorded: for a person who waits for it. A service that never ended has none."""
     order = Order(
-        book=None,
+        log=None,
         messages=(message,),
         urls=tuple(target.url for target in targets),
         names=tuple(target.name for target in targets),

@@ -12,7 +12,7 @@ from support.runs import SUPERVISOR, T0, events_of, make_plan
 from wan_train.base.errors import ExitCode
 from wan_train.base.moment import Moment
 from wan_train.base.settings import remember
-from wan_train.notify.deliver import Post
+from wan_train.notify.notifier import RunNotifier
 from wan_train.run.box_ending import Ending
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties, Then, write_duties
@@ -40,13 +40,13 @@ class Box:
         self.give(notify=True)
         self.now, self.said = T0, list[str]()
         self.uploads: dict[str, bool] = {}
-        self.post = self.reborn()
+        self.notifier = self.reborn()
 
     def give(self, *, notify: bool) -> None:
         write_duties(self.run, Duties(began=BEGAN, notify=notify))
 
-    def reborn(self) -> Post:
-        return Post(
+    def reborn(self) -> RunNotifier:
+        return RunNotifier(
             life=SUPERVISOR, uploads=lambda _: self.uploads, say=self.said.append, now=lambda: self.now, pause=0.01
         )
 
@@ -58,9 +58,9 @@ class Box:
         self.now = max(event.at for event in events)
 
     def round(self, ending: Ending | None = None) -> bool:
-        self.post.tell(self.run, ending)
-        self.post.settle(30)
-        return self.post.tell(self.run, ending)
+        self.notifier.notify(self.run, ending)
+        self.notifier.settle(30)
+        return self.notifier.notify(self.run, ending)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_run_that_ended_is_told_once_by_any_guardian(box: Box, service: Receiv
     assert service.titles == []
     box.record(last)
     assert not box.round()
-    box.post = box.reborn()
+    box.notifier = box.reborn()
     assert not box.round()
     assert service.titles == ["mylora: finished in 1 h"]
     assert SECRET not in box.run.notices.read_text()
@@ -152,7 +152,7 @@ def test_records_or_addresses_that_cannot_be_used_are_said_once_and_keep_no_box_
     assert len(box.said) == 1
     settings.write_text(f'notify = ["json://127.0.0.1:9/{SECRET}"]\n')
     box.run.plan.write_text("{")
-    box.post = box.reborn()
+    box.notifier = box.reborn()
     assert not box.round()
     assert not box.round()
     assert len(box.said) == 2

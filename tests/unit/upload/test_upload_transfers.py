@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wan_train.upload.ledger import Began, Failed, Record, TargetState, Verified, fold_all
+from wan_train.upload.transfers import Began, Failed, Record, TargetState, Verified, fold_all
 
 TARGET = "hf:me/cat"
 
