@@ -91,6 +91,7 @@ ALIKE = {
     "preview": "a command and its view",
     "environment": "the trainer's environment: how it is made, how it fails",
     "hub": "the Hugging Face hub: how it is asked, how it fails",
+    "request": "what was asked for: of a training, of a preview",
     "settings": "settings, and failures of settings",
 }
 """Names of modules that stand in several packages, because they are the same kind of thing."""

@@ -29,13 +29,13 @@ from wan_train.engine.trainer import Trainer
 from wan_train.gpu.borrow import Borrower, leased
 from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import Gpu
-from wan_train.preview.ask import Asked, Ready, Source, drawn_places, make_ready, refreshed, write_inputs
 from wan_train.preview.comfyui import write_workflow
 from wan_train.preview.drawing_session import Session
 from wan_train.preview.estimate import Estimate, estimate, from_training, loads_of, timed_cells, work_of
-from wan_train.preview.fast import fast_style
-from wan_train.preview.keeping import Keeper, Progress
 from wan_train.preview.model import Precision, Preview, PreviewDirectory, drawn, lock_of, previews_of
+from wan_train.preview.ready import Ready, drawn_places, make_ready, refreshed, write_inputs
+from wan_train.preview.recorder import Progress, Recorder
+from wan_train.preview.request import PreviewRequest, Source, fast_style
 from wan_train.preview.sheet import draw_sheet
 from wan_train.recipe.terms import Expert
 from wan_train.run.directory import all_runs, find
@@ -67,7 +67,7 @@ _MOST_RUNS = 20
 
 def preview(call: Call) -> Result:
     """Choose, check, quote, draw. Raises BadInputError and NotReadyError before anything is drawn."""
-    asked = _asked(call)
+    request = _request(call)
     settings, sink = call.settings, call.sink
     price = PriceQuestion(settings)
     view, _ = RunReader(find(settings.runs, call.get(options.RUN))).refresh()
@@ -77,7 +77,7 @@ def preview(call: Call) -> Result:
     source = Source(run=view.run, plan=plan, state=view.state)
     smallest = min(gpu.total_bytes for gpu in usable)
     style = fast_style(plan.recipe.task, trainer, say=sink.step) if call[options.FAST] else None
-    ready = make_ready(source, asked, trainer, smallest_card=smallest, now=time.time(), style=style, say=sink.step)
+    ready = make_ready(source, request, trainer, smallest_card=smallest, now=time.time(), style=style, say=sink.step)
     known = price.answer().price
     shown = Shown(
         directory=ready.directory,
@@ -111,16 +111,18 @@ def _draw(ready: Ready, trainer: Trainer, usable: Sequence[Gpu], shown: Shown, *
         try:
             ready = refreshed(ready)
             write_inputs(ready)
-            keeper = Keeper(ready=ready, clock=SystemClock(), show=screen.show, say=screen.say)
-            keeper.adopt()
-            left, earlier = len(keeper.left()), len(ready.directory.read_drawings())
+            recorder = Recorder(ready=ready, clock=SystemClock(), show=screen.show, say=screen.say)
+            recorder.adopt()
+            left, earlier = len(recorder.left()), len(ready.directory.read_drawings())
             try:
-                if keeper.left():
-                    _with_gpu(keeper, trainer, usable, call=call, view=view, lock=lock, signals=signals, screen=screen)
+                if recorder.left():
+                    _with_gpu(
+                        recorder, trainer, usable, call=call, view=view, lock=lock, signals=signals, screen=screen
+                    )
             finally:
                 screen.waiting("making the sheet")
-                _write_sheet(keeper.ready)
-            ready = keeper.ready
+                _write_sheet(recorder.ready)
+            ready = recorder.ready
         except OSError as error:
             raise NotReadyError(
                 f"{one_line(str(error.filename or ready.directory.path))} cannot be written: {error.strerror}",
@@ -130,15 +132,15 @@ def _draw(ready: Ready, trainer: Trainer, usable: Sequence[Gpu], shown: Shown, *
         shown,
         preview=ready.preview,
         cells=drawn(ready.directory, ready.preview),
-        failed=keeper.flawed,
+        failed=recorder.flawed,
         seconds=time.monotonic() - began,
         drawing_seconds=sum(drawing.seconds for drawing in ready.directory.read_drawings()[earlier:]),
-        drawn_now=left - len(keeper.left()) - len(keeper.flawed),
+        drawn_now=left - len(recorder.left()) - len(recorder.flawed),
     )
     return Result(
         data=lambda: views.preview_json(done),
         text=lambda sink: sink.show(Screenful(partial(views.after_lines, done))),
-        exit_code=ExitCode.PARTLY_FAILED if keeper.flawed else ExitCode.DONE,
+        exit_code=ExitCode.PARTLY_FAILED if recorder.flawed else ExitCode.DONE,
     )
 
 
@@ -151,7 +153,7 @@ def _write_sheet(ready: Ready) -> None:
 
 
 def _with_gpu(
-    keeper: Keeper,
+    recorder: Recorder,
     trainer: Trainer,
     usable: Sequence[Gpu],
     *,
@@ -161,7 +163,7 @@ def _with_gpu(
     signals: Signals,
     screen: _Screen,
 ) -> None:
-    settings, plan, preview = call.settings, view.plan, keeper.ready.preview
+    settings, plan, preview = call.settings, view.plan, recorder.ready.preview
 
     def wait(why: str) -> None:
         _stop_if(signals)
@@ -175,10 +177,10 @@ def _with_gpu(
         settle_seconds=settings.settle_seconds,
         waiting=wait,
     ) as (gpu, lease):
-        keeper.card = gpu.name
+        recorder.card = gpu.name
         largest = max(generate.tokens_of(each.width, each.height, each.frames) for each in preview.prompts)
         Session(
-            keeper=keeper,
+            recorder=recorder,
             trainer=trainer,
             memory=generate.fitted(gpu.total_bytes, fp8=preview.precision is Precision.FP8_SCALED, tokens=largest),
             device="" if plan.devices is Devices.CPU_SLOTS else gpu.uuid,
@@ -255,7 +257,7 @@ class _Screen:
             self._sink.step(f"{progress.done} of {progress.total}: row {row}, prompt {prompt}, {took}")
 
 
-def _asked(call: Call) -> Asked:
+def _request(call: Call) -> PreviewRequest:
     epochs = call[options.PREVIEW_EPOCHS].strip()
     numbers = (
         None if epochs == "auto" else tuple(_whole(word, options.PREVIEW_EPOCHS.flag) for word in epochs.split(","))
@@ -268,7 +270,7 @@ def _asked(call: Call) -> Asked:
         raise BadInputError(
             f"--strength must be more than 0 and at most {_MOST_STRENGTH:g}, not {strength:g}", hint="1 is as trained."
         )
-    return Asked(
+    return PreviewRequest(
         prompts=None if prompts is None else path_of(prompts),
         epochs=numbers,
         pairs=tuple(Epochs.parse(word.strip()) for word in pairs.split(",")) if pairs is not None else (),

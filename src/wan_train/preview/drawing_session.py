@@ -1,4 +1,4 @@
-"""One call that draws: everything that is missing, attempt by attempt, each cell checked and kept as it comes."""
+"""Draws everything that is missing with one GPU, attempt by attempt; each cell is recorded as it comes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.engine.failures.diagnosis import diagnose
 from wan_train.engine.generate import Memory, Phase
 from wan_train.engine.trainer import Trainer
-from wan_train.preview.ask import Ready
-from wan_train.preview.job import EventReader, Told, device_environment, events_of, write_job
-from wan_train.preview.keeping import Keeper
+from wan_train.preview.eta import Eta
+from wan_train.preview.job import DrawingEvent, EventReader, device_environment, events_of, write_job
 from wan_train.preview.model import Drawing, Row, drawn
-from wan_train.preview.pace import Pace
+from wan_train.preview.ready import Ready
+from wan_train.preview.recorder import Recorder
 from wan_train.run.directory import AttemptDirectory
 from wan_train.run.events import Lost, Signaled
 from wan_train.run.launcher import Launcher, read_exit
@@ -50,7 +50,7 @@ class _Attempt:
     """Where it is; None while nothing says it, as of the trainer's plain command."""
     heard: float = 0.0
     cell_seconds: float = 0.0
-    pace: Pace
+    eta: Eta
 
     @property
     def was_fruitful(self) -> bool:
@@ -61,7 +61,7 @@ class _Attempt:
 class Session:
     """Draws a preview with one GPU. `inherit` are the locks that stay held while a program of it lives."""
 
-    keeper: Keeper
+    recorder: Recorder
     trainer: Trainer
     memory: Memory
     device: str
@@ -76,23 +76,23 @@ class Session:
 
     @property
     def ready(self) -> Ready:
-        return self.keeper.ready
+        return self.recorder.ready
 
     def run(self) -> None:
         """Draw what is missing. Raises DrawingError, InterruptionError, and OSError of the preview's own records."""
-        self.keeper.adopt()
+        self.recorder.adopt()
         fruitless = 0
-        while left := self.keeper.left():
+        while left := self.recorder.left():
             attempt = self._attempt(left)
-            self.keeper.adopt()
-            left = self.keeper.left()
+            self.recorder.adopt()
+            left = self.recorder.left()
             if not left:
                 break
             diagnosis = _diagnosis(attempt.directory)
             fruitless = 0 if attempt.was_fruitful else fruitless + 1
             self._prepare_next(diagnosis, attempt, fruitless=fruitless)
         # Latents are of no use once every cell is there, and logs of what went well neither.
-        if not self.keeper.flawed:
+        if not self.recorder.flawed:
             shutil.rmtree(self.ready.directory.work, ignore_errors=True)
 
     def _attempt(self, left: Sequence[tuple[Row, int]]) -> _Attempt:
@@ -107,9 +107,9 @@ class Session:
             env={**self.env, **device_environment(self.device)},
         )
         now = self.clock.monotonic()
-        pace = Pace(preview=self.ready.preview, cells={key: number for key, (_, number) in cells.items()})
-        attempt = _Attempt(directory=directory, began=now, heard=now, pace=pace)
-        self.keeper.progress("starting")
+        eta = Eta(preview=self.ready.preview, cells={key: number for key, (_, number) in cells.items()})
+        attempt = _Attempt(directory=directory, began=now, heard=now, eta=eta)
+        self.recorder.progress("starting")
         identity = self.launcher.start(command, directory, self.inherit)
         try:
             self._follow(attempt, identity, cells)
@@ -118,7 +118,7 @@ class Session:
             self.ready.directory.keep_drawing(
                 Drawing(
                     at=self.clock.now(),
-                    card=self.keeper.card or "",
+                    card=self.recorder.card or "",
                     seconds=self.clock.monotonic() - attempt.began,
                     cells=attempt.cells,
                     cell_seconds=attempt.cell_seconds,
@@ -131,8 +131,8 @@ class Session:
         size = -1
         while True:
             ended = self.launcher.ended(identity, attempt.directory) is not None
-            told = reader.new()
-            self._take(attempt, told, cells)
+            events = reader.new()
+            self._take(attempt, events, cells)
             if ended:
                 return
             if self.is_interrupted():
@@ -142,27 +142,27 @@ class Session:
                     + (" --fast" if self.ready.preview.is_fast else ""),
                 )
             now, grown = self.clock.monotonic(), _size(attempt.directory.log)
-            if told or grown != size:
+            if events or grown != size:
                 attempt.heard, size = now, grown
             elif now - attempt.heard > self.stall_seconds:
                 return
             self.sleep(_LOOK_SECONDS)
 
-    def _take(self, attempt: _Attempt, told: Sequence[Told], cells: dict[str, tuple[Row, int]]) -> None:
-        for each in told:
+    def _take(self, attempt: _Attempt, events: Sequence[DrawingEvent], cells: dict[str, tuple[Row, int]]) -> None:
+        for each in events:
             place = cells.get(each.key or "")
-            attempt.pace.hear(each)
-            self.keeper.seconds_left = attempt.pace.left()
+            attempt.eta.take(each)
+            self.recorder.seconds_left = attempt.eta.left()
             match each.event:
                 case "loading":
                     attempt.phase = _PHASES.get(each.what or "")
-                    self.keeper.progress(_LOADING.get(each.what or "", "loading"))
+                    self.recorder.progress(_LOADING.get(each.what or "", "loading"))
                 case "facts":
-                    self.keeper.remember(each.negative)
+                    self.recorder.remember(each.negative)
                 case "drawing" if place is not None:
                     attempt.phase = Phase.STEPS if each.expert is not None else None
                     doing = "pictures" if each.expert is None else f"{each.expert}-noise steps"
-                    self.keeper.progress(f"{doing}, {each.number} of {each.of}")
+                    self.recorder.progress(f"{doing}, {each.number} of {each.of}")
                 case "stage":
                     attempt.stages += 1
                 case "decoding":
@@ -170,7 +170,7 @@ class Session:
                 case "cell" if place is not None:
                     attempt.cells += 1
                     attempt.cell_seconds += each.seconds or 0.0
-                    self.keeper.keep(*place, seconds=each.seconds or 0.0)
+                    self.recorder.keep(*place, seconds=each.seconds or 0.0)
                 case _:
                     pass
 
@@ -185,7 +185,7 @@ class Session:
                 if memory is None:
                     raise self._error(diagnosis, _SMALLER[phase])
                 self.memory = memory
-                self.keeper.say(f"The GPU's memory was not enough: {memory.words()}.")
+                self.recorder.say(f"The GPU's memory was not enough: {memory.words()}.")
             case Cause.DISK_FULL:
                 raise self._error(diagnosis, "Free some disk space: wan-train clean")
             case Cause.BAD_INPUT | Cause.SETTING | Cause.ENVIRONMENT | Cause.MISSING_FILE | Cause.NO_GPU:
@@ -193,7 +193,7 @@ class Session:
             case _ if fruitless >= _FRUITLESS:
                 raise self._error(diagnosis, diagnosis.advice)
             case _:
-                self.keeper.say(f"The drawing was interrupted: {diagnosis.meaning}. It continues with what is left.")
+                self.recorder.say(f"The drawing was interrupted: {diagnosis.meaning}. It continues with what is left.")
 
     def _error(self, diagnosis: Diagnosis, advice: str) -> DrawingError:
         total = len(list(self.ready.preview.places()))

@@ -1,4 +1,4 @@
-"""What the drawing program is told, and what it tells: job files and event lines as values."""
+"""The job file of the drawing program, and the events that it writes, as values."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from wan_train.engine import generate
 from wan_train.engine.commands import DEVICE_VARIABLE, Command, trainer_environment
 from wan_train.engine.generate import Memory
 from wan_train.engine.trainer import Trainer
-from wan_train.preview.ask import Ready
 from wan_train.preview.model import Precision, Preview, PreviewDirectory, Row
+from wan_train.preview.ready import Ready
 from wan_train.recipe.terms import Expert
 from wan_train.run.directory import AttemptDirectory
 
@@ -117,7 +117,7 @@ def device_environment(uuid: str) -> Mapping[str, str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class DrawingEvent:
     """One event of the drawing program; see `drawing/driver.py` for its kinds."""
 
     event: str
@@ -138,9 +138,9 @@ class EventReader:
         self._path = path
         self._lines = NewLines(path)
 
-    def new(self) -> list[Told]:
-        found: list[Told] = []
+    def new(self) -> list[DrawingEvent]:
+        found: list[DrawingEvent] = []
         for line in self._lines.read():
             with suppress(codec.CorruptRecordError):
-                found.append(codec.from_json(line, Told, where=str(self._path)))
+                found.append(codec.from_json(line, DrawingEvent, where=str(self._path)))
         return found

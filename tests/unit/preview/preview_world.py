@@ -17,9 +17,10 @@ from wan_train.base.host import ProcessIdentity
 from wan_train.engine import checkpoints
 from wan_train.engine.commands import Command
 from wan_train.engine.generate import Memory
-from wan_train.preview.ask import Asked, Ready, Source, make_ready
 from wan_train.preview.drawing_session import Session
-from wan_train.preview.keeping import Keeper, Progress
+from wan_train.preview.ready import Ready, make_ready
+from wan_train.preview.recorder import Progress, Recorder
+from wan_train.preview.request import PreviewRequest, Source
 from wan_train.recipe.terms import EngineKind, Expert
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.events import Exited, Lost, Signaled
@@ -85,8 +86,8 @@ class World:
         path.write_text(text, encoding="utf-8")
         return path
 
-    def ready(self, asked: Asked | None = None, **changes: Any) -> Ready:
-        asked = asked or Asked(prompts=self.prompts("a fox --w 64 --h 32\na clip --w 32 --h 32 --f 5\n"))
+    def ready(self, asked: PreviewRequest | None = None, **changes: Any) -> Ready:
+        asked = asked or PreviewRequest(prompts=self.prompts("a fox --w 64 --h 32\na clip --w 32 --h 32 --f 5\n"))
         return make_ready(self.source, replace(asked, **changes), self.plan.trainer, smallest_card=0, now=1.0)
 
 
@@ -235,10 +236,12 @@ def session(
 ) -> tuple[Session, Watched]:
     clock, watched = Clock(), Watched()
     ready.directory.write(ready.preview)
-    keeper = Keeper(ready=ready, clock=clock, show=watched.progress.append, say=watched.said.append, card="Test card")
+    recorder = Recorder(
+        ready=ready, clock=clock, show=watched.progress.append, say=watched.said.append, card="Test card"
+    )
     return (
         Session(
-            keeper=keeper,
+            recorder=recorder,
             trainer=plan.trainer,
             memory=memory or Memory(),
             device="GPU-0",

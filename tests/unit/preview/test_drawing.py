@@ -23,9 +23,10 @@ from preview_world import (
 from wan_train.base.errors import InterruptionError
 from wan_train.engine.failures import Cause
 from wan_train.engine.generate import Memory
-from wan_train.preview.ask import Asked, drawn_places
 from wan_train.preview.drawing_session import DrawingError
 from wan_train.preview.model import BASE, drawn
+from wan_train.preview.ready import drawn_places
+from wan_train.preview.request import PreviewRequest
 from wan_train.recipe.terms import Expert
 from wan_train.run.events import Exited, Lost, Signaled
 
@@ -100,8 +101,8 @@ def test_a_retrained_epoch_is_drawn_anew_beside_the_old_picture(tmp_path: Path) 
 def test_the_same_prompt_in_another_file_is_not_drawn_again(tmp_path: Path) -> None:
     own = world(tmp_path)
     own.keep(TWO)
-    one = Asked(prompts=own.prompts("a fox --w 64 --h 32\n", "one.txt"))
-    two = Asked(prompts=own.prompts("a bird --w 64 --h 32\na fox --w 64 --h 32\n", "two.txt"))
+    one = PreviewRequest(prompts=own.prompts("a fox --w 64 --h 32\n", "one.txt"))
+    two = PreviewRequest(prompts=own.prompts("a bird --w 64 --h 32\na fox --w 64 --h 32\n", "two.txt"))
     session(own.ready(one), Painter(), own.plan)[0].run()
     painter, ready = Painter(), own.ready(two)
     assert drawn_places(ready) == {(row, 1) for row in (BASE, "20", "40")}
@@ -270,7 +271,7 @@ def test_a_blank_picture_is_not_kept_and_not_drawn_for_ever(tmp_path: Path) -> N
     drawing, watched = session(ready, painter, own.plan)
     drawing.run()
     assert len(painter.jobs) == 1
-    assert set(drawing.keeper.flawed) == {(row, 0) for row in (BASE, "20", "40")}
+    assert set(drawing.recorder.flawed) == {(row, 0) for row in (BASE, "20", "40")}
     assert "Row 20, prompt 1: it is blank" in watched.said[1]
     assert not list(ready.directory.path.glob("20_01_*"))
     assert set(drawn(ready.directory, ready.preview)) == {(row, 1) for row in (BASE, "20", "40")}
@@ -287,7 +288,7 @@ def test_a_picture_of_another_size_is_not_kept(tmp_path: Path) -> None:
 
     drawing, _ = session(own.ready(), Painter((small,)), own.plan)
     drawing.run()
-    assert drawing.keeper.flawed[BASE, 0] == "it has 16x16 pixels instead of 64x32"
+    assert drawing.recorder.flawed[BASE, 0] == "it has 16x16 pixels instead of 64x32"
 
 
 def test_half_a_file_is_not_kept(tmp_path: Path) -> None:
@@ -305,8 +306,8 @@ def test_half_a_file_is_not_kept(tmp_path: Path) -> None:
 
     drawing, _ = session(own.ready(), Painter((cut,)), own.plan)
     drawing.run()
-    assert len(drawing.keeper.flawed) == 6
-    assert "cannot be opened" in drawing.keeper.flawed[BASE, 0]
+    assert len(drawing.recorder.flawed) == 6
+    assert "cannot be opened" in drawing.recorder.flawed[BASE, 0]
 
 
 def test_a_silent_driver_is_ended_and_started_again(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 from support.runs import make_plan
 from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.engine.trainer import Trainer
-from wan_train.preview.fast import fast_style
 from wan_train.preview.model import Solver
+from wan_train.preview.request import fast_style
 from wan_train.recipe.model_files import lightning
 from wan_train.recipe.terms import EngineKind, Expert, Task
 

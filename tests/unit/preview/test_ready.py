@@ -15,8 +15,9 @@ from safetensors.numpy import save_file
 
 from support.runs import make_plan
 from wan_train.base.errors import BadInputError, NotReadyError
-from wan_train.preview.ask import Asked, Ready, make_ready, refreshed, write_inputs
 from wan_train.preview.model import BASE, Precision
+from wan_train.preview.ready import Ready, make_ready, refreshed, write_inputs
+from wan_train.preview.request import PreviewRequest
 from wan_train.recipe.terms import EngineKind, Expert, Task
 from wan_train.run.picks import Epochs
 
@@ -148,13 +149,13 @@ def test_prompts_that_cannot_be_drawn_are_named_by_line(tmp_path: Path, text: st
     own = world(tmp_path)
     own.keep({10: 1.0})
     with pytest.raises(BadInputError, match=said):
-        own.ready(Asked(prompts=own.prompts(text)))
+        own.ready(PreviewRequest(prompts=own.prompts(text)))
 
 
 def test_options_of_the_command_hold_for_prompts_that_say_nothing_and_are_checked_too(tmp_path: Path) -> None:
     own = world(tmp_path)
     own.keep({10: 1.0})
-    asked = Asked(prompts=own.prompts("a fox\na bird --w 64 --h 32 --s 7 --d 9 --l 2\n"), seed=5, steps=11)
+    asked = PreviewRequest(prompts=own.prompts("a fox\na bird --w 64 --h 32 --s 7 --d 9 --l 2\n"), seed=5, steps=11)
     fox, bird = own.ready(asked, size=(320, 160), frames=5).preview.prompts
     assert (fox.width, fox.height, fox.frames, fox.steps, fox.seed) == (320, 160, 5, 11, 5)
     assert (bird.width, bird.height, bird.frames, bird.steps, bird.seed) == (64, 32, 5, 7, 9)
@@ -167,7 +168,7 @@ def test_options_of_the_command_hold_for_prompts_that_say_nothing_and_are_checke
 def test_the_same_question_has_the_same_name_and_another_one_another(tmp_path: Path) -> None:
     own = world(tmp_path)
     own.keep({10: 1.0, 40: 2.0})
-    asked = Asked(prompts=own.prompts("a fox --w 64 --h 32\n"))
+    asked = PreviewRequest(prompts=own.prompts("a fox --w 64 --h 32\n"))
     assert own.ready(asked).directory == own.ready(asked, epochs=(10,)).directory
     assert own.ready(asked).directory != own.ready(asked, steps=10).directory
     assert own.ready(asked).directory != own.ready(asked, strength=0.5).directory
@@ -180,56 +181,57 @@ def test_without_a_file_the_prompts_that_were_drawn_last_are_drawn_again(tmp_pat
     assert "has no prompts to draw yet" in refusal(own, prompts=None)
     Image.new("RGB", (64, 32), (200, 10, 10)).save(tmp_path / "start.png")
     first = own.ready(
-        Asked(prompts=own.prompts("it moves --i start.png --w 64 --h 32 --n ugly --l 2 --fs 3\n"), seed=5)
+        PreviewRequest(prompts=own.prompts("it moves --i start.png --w 64 --h 32 --n ugly --l 2 --fs 3\n"), seed=5)
     )
     write_inputs(first)
     (tmp_path / "start.png").unlink()
     (tmp_path / "prompts.txt").unlink()
-    again = own.ready(Asked(prompts=None))
+    again = own.ready(PreviewRequest(prompts=None))
     assert again.directory == first.directory
     assert again.preview.prompts == first.preview.prompts
-    other = own.ready(Asked(prompts=None, steps=7, seed=6, size=(96, 32)))
+    other = own.ready(PreviewRequest(prompts=None, steps=7, seed=6, size=(96, 32)))
     assert [(each.steps, each.seed, each.width) for each in other.preview.prompts] == [(7, 6, 96)]
     assert other.directory.path.name.startswith("prompts-")
     with pytest.raises(BadInputError, match="multiple of 16"):
-        own.ready(Asked(prompts=None, size=(97, 32)))
+        own.ready(PreviewRequest(prompts=None, size=(97, 32)))
 
 
 def test_an_unfinished_preview_goes_on_with_its_own_rows(tmp_path: Path) -> None:
     own = world(tmp_path)
     own.keep({10: 1.0, 20: 1.5, 40: 2.0})
     path = lora(tmp_path / "cat.safetensors", 1.0, expert=Expert.HIGH)
-    asked = Asked(
+    asked = PreviewRequest(
         prompts=own.prompts("a fox --w 64 --h 32\n"), epochs=(20,), pairs=(Epochs.parse("10:40"),), strength=0.5
     )
     first = own.ready(replace(asked, files={Expert.HIGH: path}))
     write_inputs(first)
-    again = own.ready(Asked(prompts=None))
+    again = own.ready(PreviewRequest(prompts=None))
     assert again.directory == first.directory
     assert names(again) == [BASE, "20", "10:40", "cat"]
     session(again, Painter(), own.plan)[0].run()
     assert again.preview.strength == 0.5
-    assert names(own.ready(Asked(prompts=None))) == [BASE, "10", "20", "40"], "a finished one begins anew"
+    assert names(own.ready(PreviewRequest(prompts=None))) == [BASE, "10", "20", "40"], "a finished one begins anew"
 
 
 def test_the_prompts_for_the_end_of_a_training_are_the_runs_own(tmp_path: Path) -> None:
     own = world(tmp_path)
     own.keep({10: 1.0})
-    asked = own.ready(Asked(prompts=own.prompts("a fox --w 64 --h 32 --s 20\n")))
+    asked = own.ready(PreviewRequest(prompts=own.prompts("a fox --w 64 --h 32 --s 20\n")))
     own.run.preview_prompts.write_text(
         '[{"prompt": "a fox", "width": 64, "height": 32, "seed": 5, "sample_steps": 20}]'
     )
-    assert own.ready(Asked(prompts=None)).preview.prompts[0].text == "a fox"
+    assert own.ready(PreviewRequest(prompts=None)).preview.prompts[0].text == "a fox"
     write_inputs(asked)
     assert (
-        own.ready(Asked(prompts=own.prompts("a fox --w 64 --h 32 --s 20\n", "others.txt"))).directory == asked.directory
+        own.ready(PreviewRequest(prompts=own.prompts("a fox --w 64 --h 32 --s 20\n", "others.txt"))).directory
+        == asked.directory
     )
 
 
 def test_rows_that_another_call_drew_meanwhile_stay(tmp_path: Path) -> None:
     own = world(tmp_path)
     own.keep({10: 1.0, 40: 2.0})
-    asked = Asked(prompts=own.prompts("a fox --w 64 --h 32\n"))
+    asked = PreviewRequest(prompts=own.prompts("a fox --w 64 --h 32\n"))
     one, other = own.ready(asked, epochs=(10,)), own.ready(asked, epochs=(40,))
     session(one, Painter(), own.plan)[0].run()
     assert names(refreshed(other)) == [BASE, "10", "40"]
@@ -239,7 +241,7 @@ def test_too_many_pictures_are_refused(tmp_path: Path) -> None:
     own = world(tmp_path)
     own.keep({10: 1.0})
     with pytest.raises(BadInputError, match="400 at most"):
-        own.ready(Asked(prompts=own.prompts("".join(f"fox {n} --w 64 --h 32\n" for n in range(201)))))
+        own.ready(PreviewRequest(prompts=own.prompts("".join(f"fox {n} --w 64 --h 32\n" for n in range(201)))))
 
 
 def test_image_to_video_draws_from_the_runs_own_copy_of_the_picture(tmp_path: Path) -> None:
@@ -247,7 +249,7 @@ def test_image_to_video_draws_from_the_runs_own_copy_of_the_picture(tmp_path: Pa
     for expert in Expert:
         lora(own.kept(expert, 10), 1.0, expert=expert, metadata={"ss_sd_model_name": f"wan2.2_i2v_{expert}_noise"})
     Image.new("RGB", (64, 32), (200, 10, 10)).save(tmp_path / "start.png")
-    asked = Asked(prompts=own.prompts("it moves --i start.png --w 64 --h 32\n"))
+    asked = PreviewRequest(prompts=own.prompts("it moves --i start.png --w 64 --h 32\n"))
     ready = own.ready(asked)
     copy = ready.preview.prompts[0].image
     assert copy is not None
@@ -259,7 +261,7 @@ def test_image_to_video_draws_from_the_runs_own_copy_of_the_picture(tmp_path: Pa
     other = own.ready(asked)
     assert other.preview.key(other.preview.rows[0], 0) != key, "another picture is another cell"
     with pytest.raises(BadInputError, match="needs a picture to start from"):
-        own.ready(Asked(prompts=own.prompts("it moves\n")))
+        own.ready(PreviewRequest(prompts=own.prompts("it moves\n")))
 
 
 def real_world(tmp_path: Path, experts: tuple[Expert, ...] = tuple(Expert)) -> World:
@@ -330,7 +332,7 @@ def test_the_precision_follows_the_smallest_card(tmp_path: Path, card: int, prec
     own = real_world(tmp_path)
     ready = make_ready(
         own.source,
-        Asked(prompts=own.prompts("a fox\n")),
+        PreviewRequest(prompts=own.prompts("a fox\n")),
         own.plan.trainer,
         smallest_card=card * GIB,
         now=1.0,

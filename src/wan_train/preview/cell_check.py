@@ -1,4 +1,4 @@
-"""Drawn cells, opened and looked at: exit code 0 of the trainer proves nothing here."""
+"""Checks of a drawn cell: every frame is opened, because the trainer's exit code 0 proves nothing here."""
 
 from __future__ import annotations
 

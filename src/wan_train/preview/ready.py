@@ -1,12 +1,12 @@
-"""From what was asked to a preview with every choice made: checked before a GPU is booked, all problems at once."""
+"""A request made ready to draw: every choice is made and checked before a GPU is leased, all problems at once."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wan_train.base import codec
@@ -17,24 +17,22 @@ from wan_train.base.units import GB
 from wan_train.engine import generate
 from wan_train.engine.commands import ModelPaths
 from wan_train.engine.lightning import VERIFY
-from wan_train.engine.lora_distance import LoraFile, distance, load_numpy
 from wan_train.engine.sample_prompts import SamplePrompt, read_prompts, to_trainer
-from wan_train.engine.tensors import BrokenFileError
 from wan_train.engine.trainer import Trainer
-from wan_train.preview import loras, rows
+from wan_train.preview import loras
 from wan_train.preview.model import (
     BASE,
-    LeftOut,
     Lora,
     Precision,
     Preview,
     PreviewDirectory,
     Prompt,
     Row,
-    Solver,
     drawn,
     previews_of,
 )
+from wan_train.preview.request import PreviewRequest, Source, Style
+from wan_train.preview.rows import CheckedLoras, left_out_notes, make_rows
 from wan_train.recipe.load import shipped
 from wan_train.recipe.terms import Expert, Task
 from wan_train.run.directory import RunDirectory
@@ -42,8 +40,6 @@ from wan_train.run.disk import existing_parent
 from wan_train.run.picks import Epochs
 from wan_train.run.plan import Plan
 from wan_train.run.planner import check_models, find_models
-from wan_train.run.results import loras_of
-from wan_train.run.state import RunState
 
 SIZE = (832, 480)
 STEPS = 20
@@ -54,38 +50,10 @@ PREVIEW_DEFAULTS: Mapping[str, int] = {
     "sample_steps": STEPS,
 }
 """What a prompt takes that says nothing, by the keys of `read_prompts`."""
-_FILES_HINT = "--high takes a whole LoRA of the high-noise expert, --low one of the low-noise expert."
 _MOST_CELLS = 400
 _BYTES_PER_PIXEL = 4
 """Of a PNG and the latents of its cell, generously."""
 _DIGEST = 6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What a person asked for. None is `auto`; `pairs` and `files` add rows of their own to those of `epochs`."""
-
-    prompts: Path | None
-    """None: those that the run drew last, or was given for its end."""
-    epochs: tuple[int, ...] | None = None
-    pairs: tuple[Epochs, ...] = ()
-    files: Mapping[Expert, Path] = field(default_factory=dict)
-    size: tuple[int, int] | None = None
-    frames: int | None = None
-    steps: int | None = None
-    seed: int | None = None
-    strength: float = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Style:
-    """How all cells are drawn, where that is not the trainer's own way; `merged` LoRAs lie under every row."""
-
-    solver: Solver = Solver.UNIPC
-    uses_guidance: bool = True
-    steps: int | None = None
-    shift: float | None = None
-    merged: Mapping[Expert, Lora] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,25 +72,9 @@ class Ready:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """The run that is drawn, as it is now."""
-
-    run: RunDirectory
-    plan: Plan
-    state: RunState
-
-    def kept(self) -> Mapping[Expert, Mapping[int, Path]]:
-        return {
-            step.expert: loras_of(self.run, self.plan, step, self.state.jobs[step.id])
-            for step in self.plan.steps
-            if step.expert is not None
-        }
-
-
 def make_ready(
     source: Source,
-    asked: Asked,
+    request: PreviewRequest,
     trainer: Trainer,
     *,
     smallest_card: int,
@@ -137,8 +89,8 @@ def make_ready(
     style = style or Style()
     plan = source.plan
     task = plan.recipe.task
-    asked = _continued(source.run, asked)
-    stem, asked_prompts = _read(source.run, asked, task, seed=plan.recipe.experts[0].training.seed, steps=style.steps)
+    request = _continued(source.run, request)
+    stem, asked_prompts = _read(source.run, request, task, seed=plan.recipe.experts[0].training.seed, steps=style.steps)
     models = _models(plan, trainer) if trainer.is_real else None
     say("Checking the LoRAs …")
     model = loras.Model(
@@ -148,8 +100,8 @@ def make_ready(
     )
     _check_merged(style.merged, model)
     with ExitStack() as opened:
-        checked = _Loras(model, opened)
-        drawn_rows, left_out, notes = _rows(source, asked, checked, say)
+        checked = CheckedLoras(model, opened)
+        drawn_rows, left_out, notes = make_rows(source, request, checked, say)
     fp8 = trainer.is_real and generate.needs_fp8(smallest_card)
     preview = Preview(
         name="",
@@ -161,7 +113,7 @@ def make_ready(
         precision=Precision.FP8_SCALED if fp8 else Precision.AS_STORED,
         prompts=(),
         rows=drawn_rows,
-        strength=asked.strength,
+        strength=request.strength,
         solver=style.solver,
         uses_guidance=style.uses_guidance,
         merged=style.merged,
@@ -194,7 +146,7 @@ def make_ready(
         models=models,
         sources=sources,
         prompts=tuple(written),
-        notes=(*notes, *(_left_out_notes(left_out))),
+        notes=(*notes, *(left_out_notes(left_out))),
     )
 
 
@@ -219,49 +171,49 @@ def write_inputs(ready: Ready) -> None:
 
 
 def _read(
-    run: RunDirectory, asked: Asked, task: Task, *, seed: int, steps: int | None
+    run: RunDirectory, request: PreviewRequest, task: Task, *, seed: int, steps: int | None
 ) -> tuple[str, tuple[SamplePrompt, ...]]:
     """A name for the prompts, and the prompts. Those of the run are drawn with what is asked for now."""
-    width, height = asked.size or (None, None)
+    width, height = request.size or (None, None)
     said = {
         "width": width,
         "height": height,
-        "frame_count": asked.frames,
-        "sample_steps": steps if asked.steps is None else asked.steps,
-        "seed": asked.seed,
+        "frame_count": request.frames,
+        "sample_steps": steps if request.steps is None else request.steps,
+        "seed": request.seed,
     }
     given = {name: value for name, value in said.items() if value is not None}
-    seed = seed if asked.seed is None else asked.seed
-    if asked.prompts is not None:
+    seed = seed if request.seed is None else request.seed
+    if request.prompts is not None:
         defaults = {**PREVIEW_DEFAULTS, **{name: value for name, value in given.items() if name != "seed"}}
-        return asked.prompts.stem, read_prompts(asked.prompts, task, seed=seed, defaults=defaults)
+        return request.prompts.stem, read_prompts(request.prompts, task, seed=seed, defaults=defaults)
     stem, path = _own_prompts(run)
     return stem, read_prompts(path, task, seed=seed, defaults=PREVIEW_DEFAULTS, overrides=given)
 
 
-def _continued(run: RunDirectory, asked: Asked) -> Asked:
+def _continued(run: RunDirectory, request: PreviewRequest) -> PreviewRequest:
     """With the rows and the strength of the newest preview, when nothing is asked for and it is unfinished."""
-    if asked != Asked(prompts=None):
-        return asked
+    if request != PreviewRequest(prompts=None):
+        return request
     for directory in reversed(previews_of(run.path)):
         try:
             preview = directory.read()
         except codec.CorruptRecordError:
             continue
         if len(drawn(directory, preview)) == len(list(preview.places())):
-            return asked
+            return request
         epochs = tuple(int(row.name) for row in preview.rows if row.name.isascii() and row.name.isdigit())
         named = [row for row in preview.rows if row.name != BASE and not row.name.isdigit()]
         pairs = tuple(Epochs.parse(row.name) for row in named if _is_pair(row))
         files = next((row.loras for row in reversed(named) if not _is_pair(row)), {})
         return replace(
-            asked,
+            request,
             epochs=epochs or None,
             pairs=pairs,
             files={expert: lora.path for expert, lora in files.items()},
             strength=preview.strength,
         )
-    return asked
+    return request
 
 
 def _is_pair(row: Row) -> bool:
@@ -333,177 +285,6 @@ def _fingerprints(models: ModelPaths | None) -> Mapping[str, str]:
         return {}
     files = {"vae": models.vae, "t5": models.t5, **models.dit}
     return {role: loras.fingerprint(path) for role, path in files.items()}
-
-
-class _Loras:
-    """LoRA files, each checked, opened and hashed once."""
-
-    def __init__(self, model: loras.Model, opened: ExitStack) -> None:
-        self._model = model
-        self._opened = opened
-        self._files: dict[Path, LoraFile] = {}
-        self._hashes: dict[Path, str] = {}
-        self._flaws: dict[tuple[Path, Expert], tuple[str, ...]] = {}
-        load_numpy()
-
-    def flaws(self, path: Path, expert: Expert) -> tuple[str, ...]:
-        key = (path, expert)
-        if key not in self._flaws:
-            self._flaws[key] = loras.flaws(path, expert, self._model)
-        return self._flaws[key]
-
-    def distance(self, earlier: Path, later: Path) -> float:
-        """Raises BrokenFileError."""
-        return distance(self._open(earlier), self._open(later))
-
-    def sha256(self, path: Path) -> str:
-        if path not in self._hashes:
-            self._hashes[path] = sha256_of(path)
-        return self._hashes[path]
-
-    def _open(self, path: Path) -> LoraFile:
-        if path not in self._files:
-            self._files[path] = self._opened.enter_context(LoraFile(path))
-        return self._files[path]
-
-
-def _rows(
-    source: Source, asked: Asked, checked: _Loras, say: Callable[[str], None]
-) -> tuple[tuple[Row, ...], tuple[LeftOut, ...], tuple[str, ...]]:
-    kept = source.kept()
-    problems: list[str] = []
-    notes: list[str] = []
-    pairs: dict[str, Mapping[Expert, Path]] = {}
-    if asked.files:
-        problems += _flaws(checked, asked.files)
-        pairs[_files_name(asked.files)] = asked.files
-    wants_epochs = asked.epochs is not None or not (asked.pairs or asked.files)
-    drawable = rows.drawable(kept) if wants_epochs else {}
-    if asked.epochs is not None:
-        problems += _missing(asked.epochs, drawable, source.run.run_id)
-    if wants_epochs and not drawable:
-        raise BadInputError(
-            f"{source.run.run_id} has no LoRA to draw yet",
-            hint="A training keeps a LoRA after each --save-every epochs, and one at its end. "
-            "To draw other files, use --high FILE --low FILE.",
-        )
-    whole = {}
-    for epoch in drawable if asked.epochs is None else [epoch for epoch in asked.epochs if epoch in drawable]:
-        own = {expert: kept[expert][its] for expert, its in drawable[epoch].items()}
-        found = list(_flaws(checked, own))
-        if found and asked.epochs is None:
-            # One broken file of many must not keep the others from being drawn.
-            notes += [f"Epoch {epoch} is left out: {each}." for each in found]
-            continue
-        problems += found
-        whole[epoch] = own
-    for pair in asked.pairs:
-        chosen = {expert: kept.get(expert, {}).get(pair.of(expert)) for expert in Expert}
-        missing = [expert for expert, path in chosen.items() if path is None]
-        problems += [
-            f"--pairs {pair}: there is no LoRA of epoch {pair.of(expert)} of the {expert.value}-noise expert"
-            for expert in missing
-        ]
-        files = {expert: path for expert, path in chosen.items() if path is not None}
-        problems += _flaws(checked, files)
-        pairs[f"{pair.high}:{pair.low}"] = files
-    _raise(problems, source.run.run_id, hint=_FILES_HINT if asked.files else None)
-    if asked.epochs is None and wants_epochs and not whole:
-        raise BadInputError(
-            "none of the kept LoRAs can be drawn:\n" + "\n".join(f"  {note}" for note in notes),
-            hint=f"See what was trained: wan-train status {source.run.run_id}",
-        )
-    say("Comparing the LoRAs …")
-    differ = _difference(whole, checked)
-    picked = rows.choose(list(whole), differ) if asked.epochs is None else rows.Chosen(epochs=tuple(sorted(whole)))
-    if asked.epochs is not None:
-        notes += rows.too_near(picked.epochs, differ)
-    pairs = {**{str(epoch): whole[epoch] for epoch in picked.epochs}, **pairs}
-    notes += _lacking(kept, asked)
-    if len(drawable) == 1 and asked.epochs is None:
-        notes.append("Only one epoch was kept: train with --save-every N to compare several.")
-    lasts = {expert: list(files.values())[-1] for expert, files in kept.items() if files}
-    made = tuple(
-        Row(name=name, loras={expert: _lora(path, kept, lasts, expert, checked) for expert, path in files.items()})
-        for name, files in pairs.items()
-    )
-    return (Row(name=BASE), *made), picked.left_out, tuple(notes)
-
-
-def _lora(
-    path: Path,
-    kept: Mapping[Expert, Mapping[int, Path]],
-    lasts: Mapping[Expert, Path],
-    expert: Expert,
-    checked: _Loras,
-) -> Lora:
-    epoch = next((epoch for epoch, own in kept.get(expert, {}).items() if own == path), None)
-    last, away = lasts.get(expert), None
-    if last is not None and last != path:
-        try:
-            away = checked.distance(path, last)
-        except BrokenFileError:
-            away = None  # the last one is broken, or a file of the user's has other modules
-    return Lora(path=path, sha256=checked.sha256(path), epoch=epoch, distance=away)
-
-
-def _difference(whole: Mapping[int, Mapping[Expert, Path]], checked: _Loras) -> Callable[[int, int], float]:
-    """The larger distance of both experts' LoRAs between two epochs."""
-
-    def differ(earlier: int, later: int) -> float:
-        both = whole[earlier], whole[later]
-        try:
-            return max(checked.distance(both[0][expert], both[1][expert]) for expert in both[1] if expert in both[0])
-        except BrokenFileError:
-            return 1.0  # what cannot be compared is drawn
-
-    return differ
-
-
-def _flaws(checked: _Loras, files: Mapping[Expert, Path]) -> Iterator[str]:
-    for expert, path in files.items():
-        for flaw in checked.flaws(path, expert):
-            yield f"{one_line(str(path))} {flaw}"
-
-
-def _missing(epochs: Iterable[int], drawable: Mapping[int, object], run_id: str) -> Iterator[str]:
-    there = ", ".join(map(str, drawable)) or "none"
-    for epoch in epochs:
-        if epoch not in drawable:
-            yield f"--epochs {epoch}: {run_id} has no LoRA of that epoch (kept: {there})"
-
-
-def _raise(problems: Sequence[str], run_id: str, *, hint: str | None) -> None:
-    if not problems:
-        return
-    unique = list(dict.fromkeys(problems))
-    listing = "\n".join(f"  {problem}" for problem in unique)
-    count = "1 problem" if len(unique) == 1 else f"{len(unique)} problems"
-    raise BadInputError(
-        f"this cannot be drawn, {count}:\n{listing}",
-        hint=hint or f"See what is kept: wan-train preview {run_id} --dry-run",
-    )
-
-
-def _lacking(kept: Mapping[Expert, Mapping[int, Path]], asked: Asked) -> Iterator[str]:
-    has = {expert for expert, files in kept.items() if files} | set(asked.files)
-    for expert in Expert:
-        if expert not in has:
-            yield f"The {expert.value}-noise expert has no LoRA here: it draws as the base model."
-
-
-def _left_out_notes(left_out: Sequence[LeftOut]) -> Iterator[str]:
-    by_reason: dict[str, list[str]] = {}
-    for each in left_out:
-        by_reason.setdefault(each.reason, []).append(str(each.epoch))
-    for reason, epochs in by_reason.items():
-        noun = "Epoch" if len(epochs) == 1 else "Epochs"
-        verb = "is" if len(epochs) == 1 else "are"
-        yield f"{noun} {', '.join(epochs)} {verb} left out: {reason}."
-
-
-def _files_name(files: Mapping[Expert, Path]) -> str:
-    return " + ".join(dict.fromkeys(one_line(path.stem, 40) for path in files.values()))
 
 
 def _name(run: RunDirectory, stem: str, preview: Preview) -> str:

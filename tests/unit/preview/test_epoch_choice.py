@@ -8,7 +8,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wan_train.preview.rows import MOST, NEAR, choose, drawable, too_near
+from wan_train.preview.epoch_choice import MOST, NEAR, choose, drawable, too_near
 from wan_train.recipe.terms import Expert
 
 POSITIONS = st.dictionaries(st.integers(1, 500), st.floats(0, 2, allow_nan=False), min_size=1, max_size=25)

@@ -1,18 +1,18 @@
-"""How long the rest of a drawing takes, from what this attempt took so far: a pure sum."""
+"""The ETA of a drawing, from what this attempt took so far: a pure sum."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from wan_train.preview.job import Told
+from wan_train.preview.job import DrawingEvent
 from wan_train.preview.model import Preview
 from wan_train.recipe.terms import Expert
 from wan_train.run.speeds import item_cost
 
 
 @dataclass(slots=True, kw_only=True)
-class Pace:
+class Eta:
     """The work of one attempt: of every cell that it draws, by key, the number of its prompt."""
 
     preview: Preview
@@ -26,23 +26,23 @@ class Pace:
     _load_seconds: float = 0.0
     _loads: int = 0
 
-    def hear(self, told: Told) -> None:
-        prompt = self.cells.get(told.key or "")
-        match told.event:
+    def take(self, event: DrawingEvent) -> None:
+        prompt = self.cells.get(event.key or "")
+        match event.event:
             case "loaded":
                 self._loads += 1
-                self._load_seconds = told.seconds or 0.0
-            case "stage" if prompt is not None and told.key is not None and told.expert is not None:
-                self._stages.add((told.key, told.expert))
-                if told.steps:
-                    self._steps[prompt, told.expert] = told.steps
-                    self._units += told.steps * self._cost(prompt)
-                    self._seconds += told.seconds or 0.0
-            case "cell" if prompt is not None and told.key is not None:
-                self._drawn.add(told.key)
+                self._load_seconds = event.seconds or 0.0
+            case "stage" if prompt is not None and event.key is not None and event.expert is not None:
+                self._stages.add((event.key, event.expert))
+                if event.steps:
+                    self._steps[prompt, event.expert] = event.steps
+                    self._units += event.steps * self._cost(prompt)
+                    self._seconds += event.seconds or 0.0
+            case "cell" if prompt is not None and event.key is not None:
+                self._drawn.add(event.key)
                 if not self._stages:  # the trainer's own command, which says no more
                     self._units += self._whole(prompt) * self._cost(prompt)
-                    self._seconds += told.seconds or 0.0
+                    self._seconds += event.seconds or 0.0
             case _:
                 pass
 
@@ -67,5 +67,5 @@ class Pace:
         return self.preview.prompts[prompt].steps
 
     def _cost(self, prompt: int) -> float:
-        asked = self.preview.prompts[prompt]
-        return item_cost(asked.width, asked.height, asked.frames)
+        wanted = self.preview.prompts[prompt]
+        return item_cost(wanted.width, wanted.height, wanted.frames)

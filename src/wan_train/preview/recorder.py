@@ -1,4 +1,4 @@
-"""The cells of a preview as they are drawn: each opened, checked, recorded; and those that nobody recorded yet."""
+"""Records the cells of a preview as they are drawn, each opened and checked, and adopts cells not recorded yet."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from wan_train.base.clock import Clock
 from wan_train.base.text import one_line
-from wan_train.preview import check
-from wan_train.preview.ask import Ready, known_cells
+from wan_train.preview import cell_check
 from wan_train.preview.job import EventReader, frames_of, latents_of
 from wan_train.preview.model import Cell, Row, drawn
+from wan_train.preview.ready import Ready, known_cells
 from wan_train.recipe.terms import Expert
 from wan_train.run.results import link_or_copy
 
@@ -31,7 +31,7 @@ class Progress:
 
 
 @dataclass(slots=True, kw_only=True)
-class Keeper:
+class Recorder:
     """Records the cells of one preview, whose lock the caller holds. Methods raise OSError of its records."""
 
     ready: Ready
@@ -67,13 +67,13 @@ class Keeper:
                 for file, frame in zip(files, frames, strict=True):
                     link_or_copy(directory.path / file, frame)
             if all(frame.is_file() for frame in frames):
-                self.keep(row, number, seconds=self._seconds_told(key))
+                self.keep(row, number, seconds=self._recorded_seconds(key))
 
     def keep(self, row: Row, number: int, *, seconds: float) -> None:
         """Open a drawn cell and record it, or note what is wrong with it and take it away."""
         directory, preview = self.ready.directory, self.ready.preview
         frames = frames_of(directory, preview, row, number)
-        found = check.look(frames, preview.prompts[number])
+        found = cell_check.look(frames, preview.prompts[number])
         if isinstance(found, str):
             self.flawed[row.name, number] = found
             for file in (*frames, *latents_of(directory, preview, row, number).values()):
@@ -111,10 +111,10 @@ class Keeper:
         left = self.seconds_left
         self.show(Progress(done=done, total=total, doing=doing, seconds_left=left, cell=cell, row=row, prompt=prompt))
 
-    def _seconds_told(self, key: str) -> float:
+    def _recorded_seconds(self, key: str) -> float:
         """What a cell took, by the events of attempts whose cells nobody recorded; 0 where nothing says it."""
         for path in sorted(self.ready.directory.work.glob("*.events.jsonl")):
-            for told in EventReader(path).new():
-                if told.event == "cell" and told.key == key and told.seconds is not None:
-                    return told.seconds
+            for event in EventReader(path).new():
+                if event.event == "cell" and event.key == key and event.seconds is not None:
+                    return event.seconds
         return 0.0

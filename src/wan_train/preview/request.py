@@ -1,0 +1,92 @@
+"""A request for a preview: what to draw, how (`--fast` draws with Lightning in four steps), and of which run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wan_train.base.errors import BadInputError, NotReadyError
+from wan_train.base.files import sha256_of
+from wan_train.base.text import one_line
+from wan_train.engine import lightning
+from wan_train.engine.tensors import BrokenFileError
+from wan_train.engine.trainer import Trainer
+from wan_train.preview.model import (
+    Lora,
+    Solver,
+)
+from wan_train.recipe.terms import Expert, Task
+from wan_train.run.directory import RunDirectory
+from wan_train.run.picks import Epochs
+from wan_train.run.plan import Plan
+from wan_train.run.results import loras_of
+from wan_train.run.state import RunState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviewRequest:
+    """What a person asked for. None is `auto`; `pairs` and `files` add rows of their own to those of `epochs`."""
+
+    prompts: Path | None
+    """None: those that the run drew last, or was given for its end."""
+    epochs: tuple[int, ...] | None = None
+    pairs: tuple[Epochs, ...] = ()
+    files: Mapping[Expert, Path] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
+    frames: int | None = None
+    steps: int | None = None
+    seed: int | None = None
+    strength: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Style:
+    """How all cells are drawn, where that is not the trainer's own way; `merged` LoRAs lie under every row."""
+
+    solver: Solver = Solver.UNIPC
+    uses_guidance: bool = True
+    steps: int | None = None
+    shift: float | None = None
+    merged: Mapping[Expert, Lora] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The run that is drawn, as it is now."""
+
+    run: RunDirectory
+    plan: Plan
+    state: RunState
+
+    def kept(self) -> Mapping[Expert, Mapping[int, Path]]:
+        return {
+            step.expert: loras_of(self.run, self.plan, step, self.state.jobs[step.id])
+            for step in self.plan.steps
+            if step.expert is not None
+        }
+
+
+def fast_style(task: Task, trainer: Trainer, *, say: Callable[[str], None] = lambda _: None) -> Style:
+    """Raises BadInputError for the rehearsal, and NotReadyError where Lightning is missing, damaged or not writable."""
+    if not trainer.is_real:
+        raise BadInputError(
+            "--fast draws with Lightning, which fits Wan 2.2 alone", hint="Leave --fast out for a rehearsal."
+        )
+    files = lightning.installed(task, trainer.root)
+    say("Checking Lightning …")
+    merged: dict[Expert, Lora] = {}
+    for expert, file in files.items():
+        try:
+            path = lightning.converted(file)
+        except BrokenFileError as error:
+            raise NotReadyError(error.message, hint=error.hint or lightning.VERIFY) from error
+        except OSError as error:
+            raise NotReadyError(
+                f"{one_line(str(file.parent))} cannot be written: {error.strerror}",
+                hint="Free some disk space: wan-train clean",
+            ) from error
+        merged[expert] = Lora(path=path, sha256=sha256_of(path))
+    return Style(
+        solver=Solver.VANILLA, uses_guidance=False, steps=lightning.STEPS, shift=lightning.SHIFT, merged=merged
+    )
