@@ -73,6 +73,15 @@ class NewLines:
         return whole.splitlines()
 
 
+def stamp(path: Path) -> tuple[int, int] | None:
+    """Size and time of the last change, None where there is no file: while both are the same, so is the content."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
 def sha256_of(path: Path) -> str:
     """The digest of a file's bytes, in hex; raises OSError."""
     with path.open("rb") as file:

@@ -120,6 +120,20 @@ def is_held(descriptor: int, path: Path) -> bool:
     return False
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a living process holds the lock of a file exclusively; False for a file that is missing or unusable."""
+    try:
+        descriptor = open_existing(path)
+        if descriptor is None:
+            return False
+        try:
+            return is_held(descriptor, path)
+        finally:
+            os.close(descriptor)
+    except NotReadyError:
+        return False
+
+
 def unlock(descriptor: int) -> None:
     """Release the lock for every copy of this descriptor."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)

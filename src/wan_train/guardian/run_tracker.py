@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
-from wan_train.base import codec
+from wan_train.base import codec, locks
 from wan_train.base.errors import WanTrainError
 from wan_train.base.host import ProcessIdentity
 from wan_train.base.moment import Moment, seconds_between
@@ -14,15 +14,14 @@ from wan_train.guardian.decisions import GuardedRun
 from wan_train.guardian.run_record import RunRecord, Seen
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties, read_duties
-from wan_train.run.events import JournalReader, StopMode
-from wan_train.run.plan import Plan
-from wan_train.run.state import RunState, fold, initial
+from wan_train.run.events import StopMode
+from wan_train.run.follow import RunFollower
 
 _WRITE_SECONDS = 60.0
 
 
 class RunTracker:
-    """Raises nothing: a run whose records are damaged counts as over, with results that are not safe."""
+    """Raises nothing. A run with damaged records is over once no supervisor holds its lock, and it is never safe."""
 
     def __init__(self, run: RunDirectory, life: ProcessIdentity | None) -> None:
         """`life` is the box's first process."""
@@ -32,9 +31,7 @@ class RunTracker:
         """As last read; None before, and for a run without duties."""
         self.damage: str | None = None
         """Why its records cannot be read, in words."""
-        self._plan: Plan | None = None
-        self._state: RunState | None = None
-        self._journal = JournalReader(run.events)
+        self._follower = RunFollower(run)
         self._record = run_record.read_record(run)
         self._written: RunRecord | None = None
 
@@ -92,16 +89,12 @@ class RunTracker:
 
     def _see(self) -> Seen:
         try:
-            if self._plan is None:
-                self._plan = self.run.read_plan()
-                self._state = initial(self._plan)
-            state = self._state or initial(self._plan)
-            for event in self._journal.new_events():
-                state = fold(state, event)
-            self._state = state
+            _, state = self._follower.read()
         except (WanTrainError, OSError) as error:
             self.damage = str(error)
-            return Seen(is_over=True, has_supervisor=False)
+            lives = locks.is_locked(self.run.lock)
+            return Seen(is_over=not lives, has_supervisor=lives)
+        self.damage = None
         supervisor = state.supervisor
         return Seen(
             is_over=state.is_over,

@@ -19,10 +19,8 @@ from wan_train.notify.targets import Target, read_targets
 from wan_train.run.box_ending import Ending
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import read_duties
-from wan_train.run.events import Event, JournalReader
+from wan_train.run.follow import RunFollower
 from wan_train.run.live import read_live
-from wan_train.run.plan import Plan
-from wan_train.run.state import RunState, fold, initial
 
 PAUSE_SECONDS = 10.0
 """Before the first retry of a message."""
@@ -95,44 +93,34 @@ class RunNotifier:
 
 @dataclass(slots=True)
 class _FollowedRun:
-    """What was read of a run; its journal is read on from where it was left."""
+    """A run, and the problems with it that are in the log already."""
 
     run: RunDirectory
     reported: set[str] = field(default_factory=set)
-    _events: list[Event] = field(default_factory=list)
-    _plan: Plan | None = None
-    _state: RunState | None = None
-    _journal: JournalReader | None = None
+    follower: RunFollower = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.follower = RunFollower(self.run)
 
     @property
     def title(self) -> str:
         """The run's ID where its plan cannot be read."""
-        return self._plan.answers.title if self._plan is not None else self.run.run_id
+        plan = self.follower.plan
+        return plan.answers.title if plan is not None else self.run.run_id
 
     def facts(self, now: float, uploads: Mapping[str, bool], ending: Ending | None) -> RunFacts:
-        """Raises what `RunDirectory.read_plan` raises, CorruptRecordError and OSError."""
-        plan = self._read_plan()
-        state = self._state or initial(plan)
-        self._journal = self._journal or JournalReader(self.run.events)
-        for event in self._journal.new_events():
-            self._events.append(event)
-            state = fold(state, event)
-        self._state = state
+        """Raises what `RunFollower.read` raises."""
+        plan, state = self.follower.read()
         return RunFacts(
             run_dir=self.run.path,
             plan=plan,
-            events=self._events,
+            events=self.follower.events,
             state=state,
             now=now,
             live=read_live(self.run),
             uploads=uploads,
             ending=ending,
         )
-
-    def _read_plan(self) -> Plan:
-        if self._plan is None:
-            self._plan = self.run.read_plan()
-        return self._plan
 
 
 class _Addresses:

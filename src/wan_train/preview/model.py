@@ -286,16 +286,7 @@ def lock_of(run_path: Path) -> Path:
 
 
 def is_being_drawn(run_path: Path) -> bool:
-    lock = lock_of(run_path)
-    if not lock.exists():
-        return False
-    try:
-        with locks.held(lock):
-            return False
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+    return locks.is_locked(lock_of(run_path))
 
 
 def drawn(directory: PreviewDirectory, preview: Preview) -> Mapping[tuple[str, int], Cell]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from wan_train.base.locks import held
+from wan_train.base.locks import is_locked
 from wan_train.base.units import GB
 from wan_train.engine.tokenizer import hub_cache
 from wan_train.provision.steps import Finding, Step, ready, warning
@@ -72,23 +72,13 @@ def _ours(folder: Path, models: Iterable[ModelFile], trainer_dir: Path) -> Itera
 def _in_cache() -> Iterator[Leftover]:
     cache = hub_cache(os.environ).expanduser()
     for repo in sorted(cache.glob("models--*")):
-        if not any(_is_held(lock) for lock in (cache / ".locks" / repo.name).glob("*.lock")):
+        if not any(is_locked(lock) for lock in (cache / ".locks" / repo.name).glob("*.lock")):
             yield from (_leftover(path, Whose.HUB) for path in sorted((repo / "blobs").glob("*.incomplete")))
 
 
 def _idle(parts: Iterable[Path]) -> list[Path]:
     """Those in folders without a running download."""
-    return [path for path in parts if not any(_is_held(lock) for lock in path.parent.glob("*.lock"))]
-
-
-def _is_held(lock: Path) -> bool:
-    try:
-        with held(lock):
-            return False
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+    return [path for path in parts if not any(is_locked(lock) for lock in path.parent.glob("*.lock"))]
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -27,17 +27,7 @@ def log_file(lease_dir: Path) -> Path:
 
 
 def is_guarded(lease_dir: Path) -> bool:
-    path = lock_file(lease_dir)
-    try:
-        descriptor = locks.open_existing(path)
-        if descriptor is None:
-            return False
-        try:
-            return locks.is_held(descriptor, path)
-        finally:
-            os.close(descriptor)
-    except NotReadyError:
-        return False
+    return locks.is_locked(lock_file(lease_dir))
 
 
 def ensure_guardian(settings: Settings) -> None:

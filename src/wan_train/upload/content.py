@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 from pathlib import Path
 
 from wan_train.base.codec import CorruptRecordError
@@ -18,11 +17,10 @@ from wan_train.dataset.config import load
 from wan_train.dataset.listing import list_media
 from wan_train.dataset.model import DatasetError, MediaKind, Subset, TrainerReading
 from wan_train.run.directory import RunDirectory, report_of_end
-from wan_train.run.events import read_events
 from wan_train.run.picks import read_picks
 from wan_train.run.plan import Plan
 from wan_train.run.samples import samples_of
-from wan_train.run.state import RunState, fold_all
+from wan_train.run.state import RunState
 
 LORA_SUFFIX = ".safetensors"
 _EPOCH = re.compile(r"(?:-\d+)?")
@@ -85,26 +83,6 @@ def captions_of(run: RunDirectory, plan: Plan) -> list[str]:
                     with suppress(OSError), path.open("rb") as file:
                         found.append(file.read(_MOST_CAPTION_BYTES).decode("utf-8", errors="replace"))
     return found[:_MOST_CAPTIONS]
-
-
-def read_run(run: RunDirectory) -> tuple[Plan, RunState]:
-    """Plan and state; read again only when they changed. Raises what `RunDirectory.read_plan` raises."""
-    return _read(run, stamp(run.plan), stamp(run.events))
-
-
-@lru_cache(maxsize=8)
-def _read(run: RunDirectory, _plan: object, _events: object) -> tuple[Plan, RunState]:
-    plan = run.read_plan()
-    return plan, fold_all(plan, read_events(run.events))
-
-
-def stamp(path: Path) -> tuple[int, int] | None:
-    """Size and time of the last change, None where there is no file: while both are the same, so is the content."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
 
 
 def _loras(run: RunDirectory, plan: Plan) -> Iterator[Item]:

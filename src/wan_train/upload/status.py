@@ -12,9 +12,10 @@ from enum import StrEnum
 from wan_train.engine.failures import Cause
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import read_duties
+from wan_train.run.follow import read_run
 from wan_train.run.plan import Plan, StepKind
 from wan_train.run.state import JobState, RunState
-from wan_train.upload.content import Extra, Item, ItemKind, files_text, read_run, ready
+from wan_train.upload.content import Extra, Item, ItemKind, files_text, ready
 from wan_train.upload.destinations import Target, parse_all
 from wan_train.upload.transfers import Failed, TargetState, read_states
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from wan_train.base.errors import NotReadyError
+from wan_train.base.files import stamp
 from wan_train.base.units import MIB
-from wan_train.upload.content import Item, stamp
+from wan_train.upload.content import Item
 
 _CHUNK = MIB
 

@@ -15,8 +15,9 @@ from wan_train.base.settings import Settings
 from wan_train.base.text import one_line, visible
 from wan_train.base.units import duration, file_size
 from wan_train.run.directory import RunDirectory
+from wan_train.run.follow import read_run
 from wan_train.upload.card import CARD, model_card
-from wan_train.upload.content import LORA_SUFFIX, Item, captions_of, files_text, read_run, ready
+from wan_train.upload.content import LORA_SUFFIX, Item, captions_of, files_text, ready
 from wan_train.upload.destinations import HubTarget, RcloneTarget, Target
 from wan_train.upload.hub import HubStore
 from wan_train.upload.rclone import RcloneStore, find_rclone, rclone_folder

@@ -12,6 +12,7 @@ import pytest
 from support.runs import events_of, make_plan
 from wan_train.base import codec
 from wan_train.base.host import ProcessIdentity, myself
+from wan_train.base.locks import held
 from wan_train.base.moment import moment
 from wan_train.gpu.leases import LeaseHolder, LeaseRoom
 from wan_train.guardian.guardian import Guardian, Uploaded
@@ -324,6 +325,19 @@ def test_records_that_cannot_be_read_keep_no_box_running(world: World) -> None:
     write_duties(run, Duties(began=moment(world.clock), then=Then.DESTROY, uploads=("hf:a/b",), grace_seconds=60))
     world.rounds(70)
     assert world.effects.orders == [Then.STOP]
+
+
+def test_a_run_with_a_damaged_journal_is_waited_for_while_its_supervisor_lives(world: World) -> None:
+    run = world.run("cat", Then.DESTROY, ends=False)
+    with run.events.open("a") as journal:
+        journal.write("no record\n")
+    with held(run.lock):
+        world.rounds(600)
+        assert world.ending is None
+    world.rounds(10)
+    assert world.ending is not None
+    assert world.ending.then is Then.STOP, "nobody knows what its records say"
+    assert world.effects.restarted == []
 
 
 def test_a_run_that_was_removed_is_forgotten(world: World) -> None:
