@@ -30,8 +30,8 @@ def ended(place: Place, low: JobState, diagnosis: Diagnosis = OUT_OF_MEMORY, *, 
 @pytest.mark.parametrize(
     ("low", "diagnosis", "saved", "reason"),
     [
-        (JobState.STOPPED, OUT_OF_MEMORY, True, "train-low can go on from its checkpoint of epoch 40"),
-        (JobState.FAILED, OUT_OF_MEMORY, True, "train-low can go on from its checkpoint of epoch 40"),
+        (JobState.STOPPED, OUT_OF_MEMORY, True, "train-low can be resumed from its checkpoint of epoch 40"),
+        (JobState.FAILED, OUT_OF_MEMORY, True, "train-low can be resumed from its checkpoint of epoch 40"),
         (JobState.FAILED, DIVERGED, True, None),
         (JobState.STOPPED, OUT_OF_MEMORY, False, None),
     ],

@@ -134,7 +134,7 @@ class Vast:
 
 
 class Asking:
-    """A question to Vast under way in a thread: nobody waits for it longer than they want to."""
+    """A question to Vast in a thread of its own, so that its caller need not wait."""
 
     def __init__(self, vast: Vast) -> None:
         self._vast = vast

@@ -1,4 +1,4 @@
-"""`wan-train resume --epochs` and `--until`: how much longer the trainings of a run go on."""
+"""`wan-train resume --epochs` and `--until`: later ends for the trainings of a run."""
 
 from __future__ import annotations
 

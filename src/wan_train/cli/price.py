@@ -31,7 +31,7 @@ class Known:
 
 
 class PriceQuestion:
-    """Begins at once and is answered later, so that nobody waits for it."""
+    """Asks at once and answers later, so that no command waits for it."""
 
     def __init__(self, settings: Settings) -> None:
         self._given = settings.price
@@ -62,7 +62,7 @@ def budget_of(call: Call) -> float | None:
 
 
 def require_price(budget: float | None, known: Known) -> None:
-    """Raises BadInputError for a budget that nobody can keep."""
+    """Raises BadInputError for a budget that is too small for the run."""
     if budget is not None and known.price is None:
         why = f" ({known.problem})" if known.problem is not None else ""
         raise BadInputError(

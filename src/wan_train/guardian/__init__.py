@@ -1,1 +1,1 @@
-"""The one process of a box that cares for what comes after training. It never trains."""
+"""The guardian: one process of a box that does what comes after training, and restarts dead supervisors."""

@@ -15,12 +15,12 @@ from wan_train.run.events import StopMode
 RESTART_SECONDS = 10.0
 """A supervisor that is gone this long is started again; doubled with every restart that did not last."""
 UNBORN_SECONDS = 50.0
-"""The same for a run that never had one: whoever starts it is given time."""
+"""The same for a run that never had one: the command that starts it needs time."""
 MOST_RESTARTS = 5
 SAVING_SECONDS = 600.0
 """At the limit of hours: time for the next checkpoint."""
 STOPPING_SECONDS = 120.0
-"""Then time to stop at once. What is not over afterwards hangs."""
+"""Then the time to stop at once. A run that is not over afterwards hangs."""
 REPORT_SECONDS = 150.0
 """A supervisor whose run is over writes the report; then it is not waited for."""
 UPLOAD_SECONDS = 5400.0
@@ -28,9 +28,9 @@ UPLOAD_SECONDS = 5400.0
 LATE_UPLOAD_SECONDS = 900.0
 """The same beyond the limit of hours."""
 LAST_UPLOAD_SECONDS = 86_400.0
-"""Without an ending nobody pays for the wait."""
+"""The same for a box that stays on anyway."""
 RECHECK_SECONDS = 120.0
-"""After an accepted order: a box that still runs then is told again."""
+"""After an accepted order: if the box still runs then, the order is repeated."""
 _LONGEST_PAUSE_SECONDS = 300.0
 _FIRST_PAUSE_SECONDS = 5.0
 _HOUR = 3600.0
@@ -144,7 +144,7 @@ class Box:
     is_acting: bool = False
     """An order to the provider, or the command, is under way."""
     unsafe: tuple[str, ...] = ()
-    """Results of runs without duties that a destroyed box would take along, in words."""
+    """Results of runs without duties that would be lost with the box, in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +194,7 @@ class HasEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """Nothing is owed to this run any more."""
+    """The duties of this run are done."""
 
     run_id: str
 
@@ -240,7 +240,7 @@ def pause_after(tries: int) -> float:
 
 
 def _care(run: GuardedRun) -> Iterator[Action]:
-    """What is due for a run of itself."""
+    """What one run needs: a supervisor, an upload."""
     gone = not run.is_over and not run.has_supervisor and not run.is_settled
     patience = UNBORN_SECONDS if run.is_unborn else RESTART_SECONDS * 2.0 ** min(run.restarts, 2)
     if gone and run.gone_seconds >= patience:
@@ -304,7 +304,7 @@ def _continue(box: Box, ending: Ending) -> Iterator[Action]:
 
 
 def _recheck(box: Box, ending: Ending) -> Iterator[Action]:
-    """The order was accepted: the box goes down, or is told again. A command's success is its end."""
+    """The order was accepted: the box goes down, or the order is repeated. A command ends with its success."""
     if ending.then is Then.COMMAND:
         yield HasEnded(run_ids=ending.runs)
         yield Record(ending=None)
@@ -317,7 +317,7 @@ def _since_change(box: Box, ending: Ending) -> float:
 
 
 def _is_due(box: Box) -> bool:
-    """Whether somebody wants an ending and nothing works, uploads or waits any more."""
+    """Whether a run wants an ending, and nothing works, uploads or waits any more."""
     wanting = any(run.wants_ending for run in box.runs)
     limit = any(run.is_late and run.wants_ending for run in box.runs)
     working = any(not run.is_settled for run in box.runs)
@@ -352,7 +352,7 @@ def _why(wanting: Sequence[GuardedRun]) -> str:
 
 
 def _risks(run: GuardedRun) -> Sequence[str]:
-    """What of a run a destroyed box would take along."""
+    """Results of a run that would be lost with the box."""
     if not run.duties.uploads:
         return (f"{run.run_id} has no upload",)
     return run.unverified
@@ -369,5 +369,5 @@ def _is_released(run: GuardedRun) -> bool:
 
 
 def hangs(saving: Saving | None) -> bool:
-    """Whether a run did not stop although it was told to at once, with time to."""
+    """Whether a run did not stop in time after an order to stop at once."""
     return saving is not None and saving.mode is StopMode.NOW and saving.seconds >= SAVING_SECONDS + STOPPING_SECONDS

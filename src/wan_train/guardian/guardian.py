@@ -1,4 +1,4 @@
-"""The guardian: look at the box, decide, act; until nothing is owed to any run."""
+"""The guardian: looks at the box, decides, acts, until every run's duties are done."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ class Uploads(Protocol):
 
 
 class Notifier(Protocol):
-    """Who is told what."""
+    """Sends messages to a person."""
 
     def notify(self, run: RunDirectory, ending: Ending | None) -> bool:
         """Send what is new; whether something is still to be sent. Does not block."""
 
 
 class Guardian:
-    """Everything it decides is on disk, so another one goes on wherever this one is killed."""
+    """Every decision is on disk, so another guardian continues where this one was killed."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Guardian:
                     register(self._lease_dir, run)
 
     def tick(self) -> float | None:
-        """One round; seconds until the next, None when nothing is owed to any run."""
+        """One round; seconds until the next, None when all duties are done."""
         now = moment(self._clock)
         self._take_answer(now)
         box = self._look(now)
@@ -110,7 +110,7 @@ class Guardian:
         if self._trackers or self._effects.is_acting:
             return ROUND_SECONDS
         ending = self._ending
-        # A box that was told to go down is watched until it does.
+        # After an accepted order, the box is watched until it goes down.
         return ROUND_SECONDS if ending is not None and ending.phase is Phase.ASKED else None
 
     def _look(self, now: Moment) -> Box:

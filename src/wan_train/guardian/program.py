@@ -25,7 +25,7 @@ _SETTLE_SECONDS = 10.0
 
 
 def main() -> int:
-    """Care for the runs of this box until nothing is owed to any; done at once where another guardian does."""
+    """Care for the runs of this box until their duties are done. Returns at once if another guardian lives."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     settings = resolve(flags={})
     locks.prepare(settings.lease_dir)

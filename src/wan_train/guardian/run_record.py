@@ -46,7 +46,7 @@ class RunRecord:
     ordered: ProcessIdentity | None = None
     """The box's first process when its end was accepted: with another one it went down and came back."""
     is_released: bool = False
-    """Nothing was owed to it any more."""
+    """Its duties were done."""
 
 
 def first(duties: Duties, now: Moment) -> RunRecord:

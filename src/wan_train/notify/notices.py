@@ -142,7 +142,7 @@ def _over(facts: RunFacts) -> Iterator[Message]:
 
 
 def _failed_expert(facts: RunFacts) -> Iterator[Message]:
-    """Of experts that failed while the run goes on with the other; its end says it too."""
+    """Experts that failed while the run continues with the other. The message of the end repeats it."""
     for step in facts.plan.steps:
         job = facts.state.jobs[step.id]
         if job.state is JobState.FAILED:
@@ -151,7 +151,7 @@ def _failed_expert(facts: RunFacts) -> Iterator[Message]:
             verb = "diverged" if found is not None and found.cause is Cause.NAN_LOSS else "failed"
             body = [
                 _failure(step, job),
-                "The run goes on with the other.",
+                "The run continues with the other expert.",
                 f"Why: wan-train explain {_quoted(facts.run_id)}",
             ]
             yield _message(f"failed-{step.id}-{number}", f"{_run_name(facts)}: {step.id} {verb}", body)

@@ -125,7 +125,7 @@ class Preview:
     merged: Mapping[Expert, Lora] = field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
     model_negative: str | None = None
-    """The model's own negative prompt, known once the trainer has told it."""
+    """The model's own negative prompt, known once the trainer has reported it."""
 
     @property
     def is_fast(self) -> bool:

@@ -41,7 +41,7 @@ class Recorder:
     """A sentence that should stay on the screen."""
     card: str | None = None
     seconds_left: float | None = None
-    """As `Progress` shows it; whoever draws sets it."""
+    """As `Progress` shows it; the drawing session sets it."""
     flawed: dict[tuple[str, int], str] = field(default_factory=dict)
     """Cells that were drawn and cannot be used, with the reason."""
 
@@ -112,7 +112,7 @@ class Recorder:
         self.show(Progress(done=done, total=total, doing=doing, seconds_left=left, cell=cell, row=row, prompt=prompt))
 
     def _recorded_seconds(self, key: str) -> float:
-        """What a cell took, by the events of attempts whose cells nobody recorded; 0 where nothing says it."""
+        """The seconds of a cell that was drawn and not recorded, by the events of its attempt; 0 if unknown."""
         for path in sorted(self.ready.directory.work.glob("*.events.jsonl")):
             for event in EventReader(path).new():
                 if event.event == "cell" and event.key == key and event.seconds is not None:

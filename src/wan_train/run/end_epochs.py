@@ -16,7 +16,7 @@ from wan_train.recipe.until import AllEpochs, Epoch, Share, parse
 
 
 class NoSuchEndError(ValueError):
-    """A training cannot end where it was told; `hint` says where it can."""
+    """A training cannot end after the requested epoch; `hint` says where it can."""
 
     def __init__(self, why: str, hint: str) -> None:
         super().__init__(why)
@@ -138,7 +138,7 @@ class EarlyEnd:
 
 
 def early_end(recipe: Recipe, batches_per_epoch: int | None, capabilities: Capabilities) -> EarlyEnd | None:
-    """What can be offered to somebody who chose no end; None where it saves little or is not known."""
+    """The offer to a person who chose no end; None where it saves little or is not known."""
     if any("until" in spec.sources for spec in recipe.experts):
         return None
     epochs: dict[Expert, int] = {}

@@ -13,7 +13,7 @@ from wan_train.base.errors import NotReadyError
 from wan_train.base.settings import Settings
 
 # Started again when it dies; it ends with 0 when nothing is left to do, or when another one is there.
-# In the background of a shell that ends, so that it is no child of whoever starts it.
+# The shell ends at once, so that the guardian is no child of the program that starts it.
 _LOOP = '(until "$@"; do sleep 5; done) &'
 
 
@@ -53,6 +53,6 @@ def ensure_guardian(settings: Settings) -> None:
 
 
 def try_ensure_guardian(settings: Settings) -> None:
-    """The same for a supervisor, whose training goes on without a guardian too."""
+    """The same for a supervisor, whose training continues without a guardian too."""
     with suppress(OSError, NotReadyError):
         ensure_guardian(settings)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from wan_train.base.host import available_ram
+from wan_train.base.units import GB
 from wan_train.run.plan import Plan, StepKind
 from wan_train.run.progress import Progress
 from wan_train.run.state import JobState, RunState
@@ -87,13 +88,13 @@ class ReadAhead:
             needed = copies * sum(size for _, size in sizes) + RESERVE_BYTES
             left_out = ", ".join(path.name for path, _ in sizes if path not in chosen)
             print(  # noqa: T201  stdout is supervisor.log here
-                f"not read ahead: {left_out}: needs {needed / 1e9:.1f} GB of RAM, {available / 1e9:.1f} GB available",
+                f"not read ahead: {left_out}: needs {needed / GB:.1f} GB of RAM, {available / GB:.1f} GB available",
                 flush=True,
             )
         for path in chosen:
             began = time.monotonic()
             done = sum(self._pieces(path))
-            print(f"read ahead: {done / 1e9:.1f} GB of {path.name} in {time.monotonic() - began:.0f} s", flush=True)  # noqa: T201  stdout is supervisor.log here
+            print(f"read ahead: {done / GB:.1f} GB of {path.name} in {time.monotonic() - began:.0f} s", flush=True)  # noqa: T201  stdout is supervisor.log here
 
     def _pieces(self, path: Path) -> Iterator[int]:
         buffer = bytearray(_CHUNK)

@@ -1,4 +1,4 @@
-"""What work took on this box: kept under the card that did it, the trainer's version and the settings that matter.
+"""The measured speeds of this box: kept under the card that did it, the trainer's version and the settings that matter.
 
 A training's speed is that of its mix of bucket sizes: the trainer shuffles them, so no single bucket can be timed. Its
 key is the mean cost of a batch, and another mix is scaled by it.
@@ -49,7 +49,7 @@ _DECIDES_SPEED = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """On what a speed depends. `at_once` programs of the run worked at the same time, which tells on small machines."""
+    """What a speed depends on. `at_once` programs of the run worked at the same time: small machines slow down then."""
 
     kind: StepKind
     trainer: str

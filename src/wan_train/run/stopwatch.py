@@ -32,7 +32,7 @@ class Stopwatch:
     _was_paused: bool = False
 
     def look(self, count: int | None, now: float, *, paused: bool = False) -> None:
-        """`paused`: the work rests (samples are made), so that this time is nobody's step."""
+        """`paused`: the work rests (samples are made), so this time counts for no step."""
         if self._first is not None and self._looked is not None and self._was_paused:
             self.paused += now - self._looked
             self.pauses += not paused

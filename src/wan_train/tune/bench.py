@@ -33,12 +33,12 @@ _SAMPLE_SECONDS = 0.2
 _SETTLE_SECONDS = 30.0
 """How long the driver may take to clear up after a trainer."""
 _BOUND = 3 * (STEPS + WARMUP_STEPS)
-"""Steps after which a trainer ends by itself, should nobody be there to end it."""
+"""Steps after which a trainer ends by itself, if its starter died."""
 _TAIL_BYTES = 64 * 1024
 
 
 class GpuLostError(NotReadyError):
-    """The GPU fell off the bus, or somebody else fills it: nothing more can be measured on it now."""
+    """The GPU fell off the bus, or another program fills it: nothing more can be measured on it now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

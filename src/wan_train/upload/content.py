@@ -1,4 +1,4 @@
-"""What of a run is uploaded, as soon as it is ready: LoRAs at once, everything else beside the first of them."""
+"""The files of a run that may be uploaded now: LoRAs as soon as they are whole, other files with the first LoRA."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _records(run: RunDirectory, state: RunState) -> Iterator[Path]:
 
 
 def _samples(run: RunDirectory, plan: Plan, state: RunState) -> Iterator[Item]:
-    """Those of trainings that are over: while one goes on, each sample would be a commit of its own."""
+    """Samples of trainings that are over: during a training, each sample would be a commit of its own."""
     for sample in samples_of(run, plan, state):
         if state.is_over or state.jobs[sample.step].state.is_over:
             yield from _named(ItemKind.SAMPLE, f"samples/{sample.step}-{sample.attempt}", [sample.path])

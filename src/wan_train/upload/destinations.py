@@ -1,4 +1,4 @@
-"""Where results go, as a person types it: `hf:USER/REPO[/FOLDER]` or `rclone:REMOTE:PATH`. It holds no secret."""
+"""The syntax of upload targets: `hf:USER/REPO[/FOLDER]` or `rclone:REMOTE:PATH`. It holds no secret."""
 
 from __future__ import annotations
 

@@ -23,11 +23,11 @@ from wan_train.upload.destinations import RcloneTarget
 from wan_train.upload.store import Payload, Stored, StoreError
 
 _SILENT = "--ask-password=false"
-"""An encrypted configuration needs RCLONE_CONFIG_PASS: nobody is there to be asked."""
+"""An encrypted configuration needs RCLONE_CONFIG_PASS: nobody could answer a question."""
 _CHECK_FILE = ".wan-train-check"
 _CHECK_SECONDS = 90.0
 _LEAST_BYTES_PER_SECOND = 50_000
-"""Slower, and a copy is ended and tried again: rclone goes on with what came."""
+"""A slower copy is ended and retried: rclone keeps the files that arrived."""
 _MOST_SECONDS_TO_BEGIN = 900.0
 _HASTY = ("--contimeout=15s", "--timeout=30s", "--retries=1", "--low-level-retries=2")
 _PATIENT = ("--contimeout=30s", "--timeout=2m", "--retries=1", "--low-level-retries=5", "--transfers=2", "--checkers=4")

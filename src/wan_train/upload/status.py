@@ -20,7 +20,7 @@ from wan_train.upload.destinations import Target, parse_all
 from wan_train.upload.transfers import Failed, TargetState, read_states
 
 _HOPELESS = frozenset({Cause.NAN_LOSS, Cause.SETTING})
-"""After these, nothing goes on from a checkpoint; the newest LoRA with finite numbers is kept and uploaded."""
+"""After these, no checkpoint is resumed; the newest LoRA with finite numbers is kept and uploaded."""
 
 
 class Stage(StrEnum):
@@ -47,7 +47,7 @@ class TargetStatus:
     bytes: int = 0
     failed: Failed | None = None
     next_try: float | None = None
-    """When somebody tries again by themselves; None for what only a person does."""
+    """The time of the next automatic try; None for a target that only a person uploads to."""
     where: str | None = None
     """The folder of the LoRAs at the target; None until one is verified."""
 
@@ -70,7 +70,7 @@ def due(run: RunDirectory, targets: Sequence[str], extras: Sequence[str] = (), *
 def all_verified(run: RunDirectory, targets: Sequence[str], extras: Sequence[str] = ()) -> tuple[bool, tuple[str, ...]]:
     """Whether the box can be destroyed without loss of this run, else why not, a clause each.
 
-    True only when every target has everything by its own checksum, and no checkpoint is left to go on from.
+    True only when every target has everything by its own checksum, and no checkpoint is left to resume from.
     """
     plan, state = read_run(run)
     reasons = list(_unfinished(plan, state))
@@ -163,5 +163,5 @@ def _unfinished(plan: Plan, state: RunState) -> Sequence[str]:
         found = job.diagnosis
         if saved and not (job.state is JobState.FAILED and found is not None and found.cause in _HOPELESS):
             epoch = max(state.epoch for state in saved)
-            reasons.append(f"{step.id} can go on from its checkpoint of epoch {epoch}, which is only on this box")
+            reasons.append(f"{step.id} can be resumed from its checkpoint of epoch {epoch}, which is only on this box")
     return reasons

@@ -1,4 +1,4 @@
-"""A place for results, behind a protocol; a file as it was when it was read; why a place did not take it."""
+"""The protocol of an upload target, the payload that is sent to it, and its errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One upload of a run: what is due goes to each target, is verified there and recorded. Made to be killed."""
+"""One upload of a run: sends what is due to each target, verifies it there, records it. A kill loses nothing."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class Uploader:
 
     @contextmanager
     def _lock(self) -> Iterator[int]:
-        """The one uploader of a run; whoever starts just after another was killed waits a moment."""
+        """Only one uploader works on a run. After a kill, the next one waits a moment for the lock."""
         with ExitStack() as stack:
             for _ in range(_LOCK_TRIES):
                 try:

@@ -51,7 +51,7 @@ def footer(view: RunView) -> Line:
 
 
 def cancelled_text(ending: Ending, seconds: float) -> str:
-    """What a person is told whose command keeps the box on."""
+    """For a person whose command keeps the box on."""
     verb = _is_ended(ending.then).removeprefix("The box is ")
     when = f" in {duration(seconds)}" if seconds else ""
     return f"The box was to be {verb}{when}. Your command cancelled that: it stays on, and costs money."

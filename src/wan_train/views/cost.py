@@ -73,5 +73,5 @@ def stopped_by_budget(view: RunView) -> str | None:
 
 
 def next_budget(view: RunView) -> float:
-    """A budget with which a run goes on that the last one ended: as much again."""
+    """The budget to resume with after the last one was reached: twice as much."""
     return round(2 * (view.state.budget or 0.0), 2)

@@ -159,7 +159,7 @@ def _training(plan: Plan) -> str:
 
 
 def _recipe_name(plan: Plan) -> str:
-    """A person who chose no recipe is told that there are others."""
+    """Names the other recipes to a person who chose none."""
     if plan.recipe.name in recipes.shipped_names():
         name = "guide" if plan.recipe.task is Task.T2V else "guide, I2V"
         return f"{name} (more: wan-train presets)"

@@ -63,7 +63,7 @@ def result_lines(rows: Sequence[Measurement], length: Length, *, is_left: bool, 
     elif guide is not None:
         text += " These are the guide's settings."
     yield from wrapped(text, width)
-    yield from wrapped("Trainings of this size on this kind of card use them where nobody chose others.", width)
+    yield from wrapped("Trainings of this size on this kind of card use them unless you choose others.", width)
     if changed := effects(fastest):
         yield from wrapped(f"Changes the result: {changed}.", width)
     if is_left:

@@ -200,7 +200,7 @@ class TestWhatBecomesOfTheBox:
         assert countdown(a_box(replace(run, settled_seconds=UPLOAD_SECONDS)))
 
     def test_what_no_upload_can_make_safe_is_not_waited_for(self) -> None:
-        run = over(given=duties(uploads=("hf:a/b",)), unverified=("train-high can go on from its checkpoint",))
+        run = over(given=duties(uploads=("hf:a/b",)), unverified=("train-high can be resumed from its checkpoint",))
         assert countdown(a_box(run)).then is Then.STOP
 
 

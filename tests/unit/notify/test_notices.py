@@ -101,7 +101,7 @@ def test_one_expert_that_failed_is_news_while_the_other_trains() -> None:
     plan = make_plan()
     (message,) = said(plan, events_of(plan, {**BUSY, "train-high": JobState.FAILED}))
     assert message.title == "mylora: train-high failed"
-    assert "The run goes on with the other." in message.body
+    assert "The run continues with the other expert." in message.body
 
 
 def retries(count: int, at: float) -> list[Event]:

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
 
 
 class Events:
-    """The lines that tell whoever started this program what is done; each is on disk before the next step."""
+    """The lines that report to the starter of this program; each is on disk before the next step."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8")
