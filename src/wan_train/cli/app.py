@@ -10,7 +10,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from wan_train.base.errors import InterruptionError
-from wan_train.cli.options import Call, Invocation, Option, options_of
+from wan_train.cli.call import Call, Invocation
+from wan_train.cli.option import Option
+from wan_train.cli.options import options_of
 from wan_train.cli.output import Result
 
 _ROOT_OPTIONS = frozenset({"--help", "-h", "--version", "-V", "--install-completion", "--show-completion"})

@@ -9,7 +9,7 @@ from wan_train.base.clock import SystemClock
 from wan_train.base.errors import WanTrainError
 from wan_train.base.moment import moment
 from wan_train.base.text import one_line
-from wan_train.cli.options import Call
+from wan_train.cli.call import Call
 from wan_train.run.box_ending import Phase, ask_to_keep, ending_of_this_box, seconds_left
 from wan_train.run.duties import registered
 from wan_train.run.guardian_process import try_ensure_guardian

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from wan_train.base import units
 from wan_train.base.errors import BadInputError, NotReadyError, WanTrainError
 from wan_train.cli import options, questions
-from wan_train.cli.options import Call
+from wan_train.cli.call import Call
 from wan_train.cli.output import Result
 from wan_train.provision.clean import Junk, Kind, find_junk, remove
 from wan_train.run.directory import find

@@ -19,8 +19,9 @@ from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
 from wan_train.caching.survey import reading_of
 from wan_train.cli import options, questions
+from wan_train.cli.call import Call
 from wan_train.cli.html_files import dataset_target, write_dataset_page
-from wan_train.cli.options import Call, TaskChoice
+from wan_train.cli.option import TaskChoice
 from wan_train.cli.output import Result, Sink
 from wan_train.cli.request import dataset_overrides, parse_resolution, recipe_changes
 from wan_train.dataset import fix as fixes

@@ -6,7 +6,8 @@ from contextlib import nullcontext
 
 from wan_train.base.errors import ExitCode
 from wan_train.cli import options
-from wan_train.cli.options import Call, ModelsChoice
+from wan_train.cli.call import Call
+from wan_train.cli.option import ModelsChoice
 from wan_train.cli.output import Result
 from wan_train.provision.doctor import Doctor
 from wan_train.provision.provision import choose_engine

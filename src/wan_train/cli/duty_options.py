@@ -15,8 +15,9 @@ from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
 from wan_train.box.vast import Vast
 from wan_train.cli import options
+from wan_train.cli.call import Call
 from wan_train.cli.notify import keep_addresses
-from wan_train.cli.options import Call, Option
+from wan_train.cli.option import Option
 from wan_train.cli.upload import check_targets, extras_of, targets_of
 from wan_train.notify.targets import read_targets
 from wan_train.run.directory import RunDirectory

@@ -11,7 +11,7 @@ from wan_train.base.errors import BadInputError
 from wan_train.base.home import expand
 from wan_train.base.text import redact, visible
 from wan_train.cli import options
-from wan_train.cli.options import Call
+from wan_train.cli.call import Call
 from wan_train.cli.output import Result, Sink
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.engine.failures.diagnosis import diagnose

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from wan_train.base.settings import Settings, environment_name
-from wan_train.cli.options import TABLE, Option, options_of
+from wan_train.cli.option import Option
+from wan_train.cli.options import TABLE, options_of
 
 _HEAD = ("| Option | Variable | Default | Meaning |", "| --- | --- | --- | --- |")
 COMMANDS = sorted({command for option in TABLE for command in option.commands.split(", ")})

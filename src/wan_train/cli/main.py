@@ -23,7 +23,7 @@ from wan_train.base.errors import (
 from wan_train.base.text import one_line, redact
 
 if TYPE_CHECKING:
-    from wan_train.cli.options import Invocation
+    from wan_train.cli.call import Invocation
 
 _YES = frozenset({"1", "true", "t", "yes", "y", "on"})
 """What Typer reads as yes in a variable."""
@@ -42,7 +42,7 @@ def run(words: Sequence[str]) -> int:
         sys.stdout.write(f"wan-train {__version__}\n")
         return ExitCode.DONE
     from wan_train.cli import signals
-    from wan_train.cli.options import Invocation
+    from wan_train.cli.call import Invocation
 
     signals.settle()
     arguments, passthrough = split(words)

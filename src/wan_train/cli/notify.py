@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.settings import Settings, Source, environment_name, is_readable_by_others, remember
 from wan_train.cli import options
-from wan_train.cli.options import Call, NotifyAction
+from wan_train.cli.call import Call
+from wan_train.cli.option import NotifyAction
 from wan_train.cli.output import Result, Sink
 from wan_train.notify.delivery_log import Mark
 from wan_train.notify.dispatcher import send_now

@@ -6,197 +6,26 @@ all come from it. A setting of `base.settings` is an option too; its help and de
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, fields, replace
-from enum import StrEnum
-from functools import cache, cached_property, partial
-from keyword import iskeyword
-from typing import Any, Generic, TypeVar
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
-from wan_train.base.settings import Settings, environment_name, resolve, shipped_configs
 from wan_train.cli import completion
-from wan_train.cli.output import Sink
+from wan_train.cli.option import (
+    ExpertsChoice,
+    Group,
+    ModelsChoice,
+    NotifyAction,
+    Option,
+    TaskChoice,
+    VersionChoice,
+    in_new_file,
+    of_dataset,
+    of_setting,
+)
 from wan_train.dataset.model import DatasetPreset, FrameExtraction
-from wan_train.recipe.terms import Attention, EngineKind, Preset, Task
+from wan_train.recipe.terms import Attention, EngineKind, Preset
 from wan_train.run.titles import DEFAULT_AUTHOR, DEFAULT_TITLE
-
-T = TypeVar("T")
-
-
-class Group(StrEnum):
-    """Headings in `--help`."""
-
-    WHAT = "What to train"
-    HOW = "How to train"
-    CLIPS = "Clips"
-    AFTER = "After the training"
-    WHERE = "Where"
-    OUTPUT = "Running"
-
-
-class TaskChoice(StrEnum):
-    """`--task` of commands that train."""
-
-    T2V = Task.T2V.word
-    I2V = Task.I2V.word
-
-    @property
-    def task(self) -> Task:
-        return next(task for task in Task if task.word == self)
-
-
-class ModelsChoice(StrEnum):
-    """`--task` of commands about the box."""
-
-    T2V = Task.T2V.word
-    I2V = Task.I2V.word
-    BOTH = "both"
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        return tuple(task for task in Task if self in {ModelsChoice.BOTH, task.word})
-
-
-class ExpertsChoice(StrEnum):
-    """`--experts`."""
-
-    BOTH = "both"
-    HIGH = "high"
-    LOW = "low"
-
-
-class NotifyAction(StrEnum):
-    """What `notify` does."""
-
-    SHOW = "show"
-    TEST = "test"
-
-
-class VersionChoice(StrEnum):
-    """`--engine` of `dataset check`: the trainer version that will read the dataset."""
-
-    GUIDE = "guide"
-    NEWEST = "v0.3.4"
-
-
-@dataclass(frozen=True, slots=True)
-class Option(Generic[T]):
-    """One option or argument. Commands that differ in its help or default have variants with the same name."""
-
-    kind: type[T]
-    """What one value is; `bool` makes an option without a value."""
-    word: str
-    """`--dry-run` or `--yes -y`, as typed; an argument has none, but a name such as `path`."""
-    commands: str
-    """The commands that have it, separated by commas."""
-    help: str
-    _: KW_ONLY
-    more: str = ""
-    """Markdown that docs/flags.md adds to the help."""
-    metavar: str | None = None
-    group: Group | None = None
-    default: T | None = None
-    shown: str | Callable[[], str] | None = None
-    """The default in words, where another part decides it."""
-    is_setting: bool = False
-    recipe_key: str | None = None
-    """The field of `Training` that it sets, whose range holds for it too."""
-    is_required: bool = False
-    is_repeatable: bool = False
-    completion: Callable[..., list[str]] | None = None
-
-    @property
-    def is_argument(self) -> bool:
-        return not self.word.startswith("-")
-
-    @property
-    def flags(self) -> list[str]:
-        """As Typer takes them; empty for an argument."""
-        return [] if self.is_argument else self.word.split()
-
-    @property
-    def flag(self) -> str:
-        return self.word.partition(" ")[0].partition("/")[0]
-
-    @property
-    def name(self) -> str:
-        """As a parameter of Python's; `with` is none."""
-        name = self.flag.removeprefix("--").replace("-", "_")
-        return f"{name}_" if iskeyword(name) else name
-
-    @property
-    def variable(self) -> str | None:
-        has_one = (
-            self.is_setting or self.group in {Group.WHAT, Group.HOW, Group.AFTER} or self.flag in {"--yes", "--json"}
-        )
-        return environment_name(self.name) if has_one else None
-
-    @property
-    def default_text(self) -> str | None:
-        """The default for `--help`; None for an option that has none, and where it cannot be read."""
-        try:
-            if isinstance(self.shown, str):
-                return self.shown
-            if self.shown is not None:
-                return self.shown()
-            if self.default is None and self.recipe_key is not None:
-                return _of_recipe(self.recipe_key)
-        except (OSError, ValueError, KeyError):  # a broken installation must still show its help
-            return None
-        return None if self.default is None else str(self.default)
-
-
-def _of_setting(name: str, commands: str, *, metavar: str | None = None, shown: str | None = None) -> Option[str]:
-    """An option that overrides a setting; help and default are the setting's."""
-    about = next(field for field in fields(Settings) if field.name == name)
-    return Option(
-        str,
-        f"--{name.replace('_', '-')}",
-        commands,
-        about.metadata["about"],
-        more=about.metadata["more"],
-        metavar=metavar,
-        group=Group.WHERE,
-        shown=shown or about.metadata["unset"] or str(about.default),
-        is_setting=True,
-    )
-
-
-@cache
-def _shipped(name: str) -> Mapping[str, Any]:
-    # Numbers stay as they are written: 3e-4, not 0.0003.
-    return tomllib.loads((shipped_configs() / name).read_text(encoding="utf-8"), parse_float=str)
-
-
-def _of_recipe(key: str) -> str:
-    value = _shipped("recipes/t2v-a14b.toml")["training"][key]
-    match key:
-        case "fp8_base":
-            return "--fp8" if value else "--no-fp8"
-        case "save_every_n_epochs" if value >= _shipped("recipes/t2v-a14b.toml")["training"]["max_train_epochs"]:
-            return "only at the end"
-        case _:
-            return str(value)
-
-
-def _of_dataset(key: str, text: str = "{}") -> str:
-    """The value in the shipped dataset.toml; keys of clips are in its second dataset."""
-    general, (pictures, clips) = _shipped("dataset.toml")["general"], _shipped("dataset.toml")["datasets"]
-    value = ({**clips, **pictures} | general)[key]
-    match key:
-        case "resolution":
-            value = "x".join(map(str, value))
-        case "target_frames":
-            value = ",".join(map(str, value))
-        case _:
-            pass
-    return text.format(value)
-
-
-def _new(key: str) -> Callable[[], str]:
-    return partial(_of_dataset, key, "{} in a new one")
-
 
 _TRAINS = "train, rehearse"
 _LISTED = "explain, report, compare, pick, upload, status, runs, logs, stop"
@@ -468,7 +297,7 @@ RESOLUTION = Option(
     more="`960` is a square.",
     metavar="WxH",
     group=_HOW,
-    shown=_new("resolution"),
+    shown=in_new_file("resolution"),
 )
 REHEARSAL_RESOLUTION = replace(RESOLUTION, commands="rehearse", default="256x256", shown=None)
 RESOLUTIONS = Option(
@@ -477,7 +306,7 @@ RESOLUTIONS = Option(
     "dataset write",
     "Training resolution; repeat it to train at several.",
     metavar="WxH",
-    shown=partial(_of_dataset, "resolution"),
+    shown=partial(of_dataset, "resolution"),
     is_repeatable=True,
 )
 BATCH_SIZE = Option(
@@ -486,10 +315,10 @@ BATCH_SIZE = Option(
     "train, dataset check",
     "Items per step, instead of dataset.toml's.",
     group=_HOW,
-    shown=_new("batch_size"),
+    shown=in_new_file("batch_size"),
 )
 NEW_BATCH_SIZE = Option(
-    int, "--batch-size", "dataset write", "Items per step.", shown=partial(_of_dataset, "batch_size")
+    int, "--batch-size", "dataset write", "Items per step.", shown=partial(of_dataset, "batch_size")
 )
 REPEATS = Option(
     int,
@@ -497,10 +326,10 @@ REPEATS = Option(
     "train, dataset check",
     "Times an item is seen per epoch, instead of dataset.toml's.",
     group=_HOW,
-    shown=_new("num_repeats"),
+    shown=in_new_file("num_repeats"),
 )
 NEW_REPEATS = Option(
-    int, "--repeats", "dataset write", "Times an item is seen per epoch.", shown=partial(_of_dataset, "num_repeats")
+    int, "--repeats", "dataset write", "Times an item is seen per epoch.", shown=partial(of_dataset, "num_repeats")
 )
 BUDGET = Option(
     str,
@@ -633,7 +462,7 @@ CAPTION_EXTENSION = Option(
     "dataset write",
     "File extension of the captions.",
     metavar=".txt",
-    shown=partial(_of_dataset, "caption_extension"),
+    shown=partial(of_dataset, "caption_extension"),
 )
 TARGET_FRAMES = Option(
     str,
@@ -642,7 +471,7 @@ TARGET_FRAMES = Option(
     "Lengths of clips, each N*4+1.",
     metavar="N,N",
     group=_CLIPS,
-    shown=partial(_of_dataset, "target_frames"),
+    shown=partial(of_dataset, "target_frames"),
 )
 FRAME_EXTRACTION = Option(
     FrameExtraction,
@@ -650,7 +479,7 @@ FRAME_EXTRACTION = Option(
     "dataset write",
     "How clips are cut from videos.",
     group=_CLIPS,
-    shown=partial(_of_dataset, "frame_extraction"),
+    shown=partial(of_dataset, "frame_extraction"),
 )
 FRAME_STRIDE = Option(
     int, "--frame-stride", "dataset write", "Frames between clips, for slide.", group=_CLIPS, shown="1"
@@ -770,8 +599,8 @@ OLDER_THAN = Option(
     shown="none",
 )
 
-GPUS = _of_setting("gpus", "train, tune, preview")
-REHEARSAL_GPUS = _of_setting("gpus", "rehearse", shown="two CPU slots")
+GPUS = of_setting("gpus", "train, tune, preview")
+REHEARSAL_GPUS = of_setting("gpus", "rehearse", shown="two CPU slots")
 OTHER_GPUS = Option(
     str,
     "--gpus",
@@ -780,23 +609,23 @@ OTHER_GPUS = Option(
     more="See [on another box](reliability.md#on-another-box).",
     shown="those it had",
 )
-WORKSPACE = _of_setting("workspace", "train, tune, preview, dataset check, provision, doctor, clean", metavar="DIR")
-MUSUBI_DIR = _of_setting("musubi_dir", f"train, tune, preview, dataset check, {_RECIPES}", metavar="DIR")
-MUSUBI_PYTHON = _of_setting("musubi_python", "train, tune, preview", metavar="FILE")
-RUNS_DIR = _of_setting(
+WORKSPACE = of_setting("workspace", "train, tune, preview, dataset check, provision, doctor, clean", metavar="DIR")
+MUSUBI_DIR = of_setting("musubi_dir", f"train, tune, preview, dataset check, {_RECIPES}", metavar="DIR")
+MUSUBI_PYTHON = of_setting("musubi_python", "train, tune, preview", metavar="FILE")
+RUNS_DIR = of_setting(
     "runs_dir", f"{_TRAINS}, tune, preview, {_RECIPES}, attach, resume, {_LISTED}, clean", metavar="DIR"
 )
-CACHE_DIR = _of_setting("cache_dir", f"{_TRAINS}, tune", metavar="DIR")
-PRICE = _of_setting("price", f"{_TRAINS}, preview, resume", metavar="DOLLARS")
+CACHE_DIR = of_setting("cache_dir", f"{_TRAINS}, tune", metavar="DIR")
+PRICE = of_setting("price", f"{_TRAINS}, preview, resume", metavar="DOLLARS")
 
-UPLOAD = replace(_of_setting("upload", _TRAINS, metavar="TARGET"), group=_AFTER, is_repeatable=True)
+UPLOAD = replace(of_setting("upload", _TRAINS, metavar="TARGET"), group=_AFTER, is_repeatable=True)
 PREPARED_UPLOAD = replace(
-    _of_setting("upload", "provision", metavar="TARGET"),
+    of_setting("upload", "provision", metavar="TARGET"),
     help="Install what uploads there need: rclone; repeatable.",
     more="See [uploads](uploads.md).",
     is_repeatable=True,
 )
-NOTIFY = replace(_of_setting("notify", f"{_TRAINS}, resume, notify", metavar="URL"), group=_AFTER, is_repeatable=True)
+NOTIFY = replace(of_setting("notify", f"{_TRAINS}, resume, notify", metavar="URL"), group=_AFTER, is_repeatable=True)
 
 YES = Option(
     bool,
@@ -854,49 +683,3 @@ def options_of(command: str) -> list[Option[Any]]:
 def flag_of(recipe_key: str) -> str:
     """The option that sets a recipe key, for messages; the key itself where no option does."""
     return next((each.flag for each in TABLE if each.recipe_key == recipe_key), recipe_key)
-
-
-@dataclass(slots=True, kw_only=True)
-class Invocation:
-    """One call of the program: the words after `--`, and where output goes once the options are read."""
-
-    passthrough: tuple[str, ...] = ()
-    sink: Sink | None = None
-
-
-class Call:
-    """One call of a command: values of its options, settings, output."""
-
-    def __init__(self, command: str, values: Mapping[str, Any], invocation: Invocation) -> None:
-        self._values = values
-        self.options = options_of(command)
-        self.passthrough = invocation.passthrough
-        self.sink = invocation.sink = Sink(
-            as_json=self.get(JSON) is True,
-            aside=self.get(DETACH) is True,
-            quiet=self.get(QUIET) is True,
-        )
-
-    def __getitem__(self, option: Option[T]) -> T:
-        """The value of an option that is a switch, has a default or is required."""
-        value = self.get(option)
-        assert value is not None, f"{option.word} has no default"  # noqa: S101  an invariant of the table
-        return value
-
-    def get(self, option: Option[T]) -> T | None:
-        """None where it was not given, and for an option that the command does not have."""
-        value: T | None = self._values.get(option.name, option.default)
-        return value
-
-    def all(self, option: Option[T]) -> Sequence[T]:
-        """The values of a repeatable option."""
-        return self._values.get(option.name) or ()
-
-    @cached_property
-    def settings(self) -> Settings:
-        """Raises BadInputError for a setting that cannot be used."""
-        return resolve(flags={each.name: self._flag(each) for each in self.options if each.is_setting})
-
-    def _flag(self, option: Option[str]) -> str | None:
-        """As `resolve` takes it: several values in one text, as in a variable."""
-        return "\n".join(self.all(option)) or None if option.is_repeatable else self.get(option)

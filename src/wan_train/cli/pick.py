@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wan_train.base.errors import BadInputError
 from wan_train.cli import options
-from wan_train.cli.options import Call
+from wan_train.cli.call import Call
 from wan_train.cli.output import Result, Sink
 from wan_train.run.directory import find
 from wan_train.run.picks import Epochs, Pick, offer

@@ -17,7 +17,8 @@ from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
 from wan_train.base.units import duration
 from wan_train.cli import options
-from wan_train.cli.options import Call, Option
+from wan_train.cli.call import Call
+from wan_train.cli.option import Option
 from wan_train.cli.output import Result, Sink
 from wan_train.cli.price import PriceQuestion
 from wan_train.cli.request import gpus_and_driver, path_of

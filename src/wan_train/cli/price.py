@@ -12,7 +12,7 @@ from wan_train.base.units import dollars, parse_dollars
 from wan_train.box.rental import Price, PriceSource
 from wan_train.box.vast import Asking, Vast, VastError
 from wan_train.cli import options, questions
-from wan_train.cli.options import Call
+from wan_train.cli.call import Call
 from wan_train.cli.output import Sink
 from wan_train.run.plan import Quote
 from wan_train.run.quote import dollars_of

@@ -14,7 +14,8 @@ from wan_train.base import units
 from wan_train.base.errors import BadInputError, ExitCode, NotReadyError, WanTrainError
 from wan_train.base.settings import Source
 from wan_train.cli import options, questions
-from wan_train.cli.options import Call, ModelsChoice
+from wan_train.cli.call import Call
+from wan_train.cli.option import ModelsChoice
 from wan_train.cli.output import Result, Sink
 from wan_train.cli.provision_reporter import Reporter
 from wan_train.cli.signals import HANGUP_EXIT, Signals, caught

@@ -10,7 +10,7 @@ from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
 from wan_train.cli import options
-from wan_train.cli.options import Call
+from wan_train.cli.call import Call
 from wan_train.cli.output import Result, Sink
 from wan_train.cli.request import path_of
 from wan_train.dataset.model import DatasetPreset

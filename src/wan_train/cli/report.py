@@ -11,7 +11,7 @@ from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.files import write_whole
 from wan_train.base.text import visible
 from wan_train.cli import html_files, options
-from wan_train.cli.options import Call
+from wan_train.cli.call import Call
 from wan_train.cli.output import Result, Sink
 from wan_train.run.directory import RunDirectory, find
 from wan_train.views.report import comparison

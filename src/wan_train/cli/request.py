@@ -16,7 +16,8 @@ from wan_train.base.text import one_line
 from wan_train.caching.homes import CacheHome, place
 from wan_train.caching.survey import reading_of
 from wan_train.cli import options, questions
-from wan_train.cli.options import Call, ExpertsChoice
+from wan_train.cli.call import Call
+from wan_train.cli.option import ExpertsChoice
 from wan_train.dataset import fix
 from wan_train.dataset.model import DatasetOverrides
 from wan_train.dataset.resolve import NewConfig, resolve_dataset

@@ -14,9 +14,9 @@ from wan_train.base.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line, redact, visible
 from wan_train.cli import options, questions
+from wan_train.cli.call import Call
 from wan_train.cli.duty_options import changes_duties, check_before, duties_of, hand_over
 from wan_train.cli.longer import longer
-from wan_train.cli.options import Call
 from wan_train.cli.output import Result, Sink
 from wan_train.cli.price import PriceQuestion, budget_of, require_price
 from wan_train.cli.request import usable_gpus

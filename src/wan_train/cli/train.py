@@ -16,8 +16,8 @@ from wan_train.base.home import expand
 from wan_train.base.settings import Settings
 from wan_train.base.settings import Source as SettingSource
 from wan_train.cli import options, questions
+from wan_train.cli.call import Call
 from wan_train.cli.duty_options import check_before, duties_of, hand_over
-from wan_train.cli.options import Call
 from wan_train.cli.output import Result, Sink
 from wan_train.cli.price import Known, PriceQuestion, budget_of, may_exceed, require_price
 from wan_train.cli.request import make_request

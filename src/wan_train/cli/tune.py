@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from wan_train.base.clock import SystemClock
 from wan_train.base.errors import BadInputError, InterruptionError, NotReadyError
 from wan_train.cli import options
-from wan_train.cli.options import Call
+from wan_train.cli.call import Call
 from wan_train.cli.output import Result, Sink
 from wan_train.cli.request import gpus_and_driver, make_request, parse_resolution, read_recipe
 from wan_train.cli.signals import caught

@@ -14,7 +14,7 @@ from wan_train.base.huggingface import HUB_ENV
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
 from wan_train.cli import options
-from wan_train.cli.options import Call
+from wan_train.cli.call import Call
 from wan_train.cli.output import Result, Sink
 from wan_train.run.directory import RunDirectory, find
 from wan_train.run.duties import read_duties
