@@ -51,7 +51,7 @@ def file_size(size: int) -> str:
     value = float(size)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 999.5:  # noqa: PLR2004  what would be rounded to 1000 belongs to the next unit
-            return f"{value:.0f} {unit}" if unit != "GB" or value >= 99.5 else f"{value:.1f} {unit}"  # noqa: PLR2004
+            return f"{value:.0f} {unit}" if unit != "GB" or value >= 99.5 else f"{value:.1f} {unit}"  # noqa: PLR2004  the same
         value /= 1000
     return f"{value:.1f} TB"
 

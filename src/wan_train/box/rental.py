@@ -24,12 +24,11 @@ class PriceSource(StrEnum):
 class Rental:
     """A rented box. Prices are dollars an hour of the whole box; `ends` is seconds since 1970.
 
-    `per_hour` includes the disk, which alone costs `disk_per_hour` and is paid while the box is stopped too.
+    `per_hour` includes the disk, which is paid while the box is stopped too.
     An interruptible box has a `bid`; the box goes to somebody else once `lowest_bid` is above it.
     """
 
     per_hour: float
-    disk_per_hour: float | None = None
     ends: float | None = None
     bid: float | None = None
     lowest_bid: float | None = None
@@ -64,7 +63,6 @@ def read_rental(answer: object) -> Rental | None:
     base = _number(found, "dph_base")
     return Rental(
         per_hour=per_hour,
-        disk_per_hour=_number(found, "storage_total_cost"),
         ends=_number(found, "end_date"),
         bid=(per_hour if base is None else base) if found.get("is_bid") is True else None,
         lowest_bid=_number(found, "min_bid"),

@@ -1,4 +1,4 @@
-"""A person at a terminal keeps the box on: any command of theirs cancels its end."""
+"""Any command that a person runs at a terminal cancels the end of the box."""
 
 from __future__ import annotations
 

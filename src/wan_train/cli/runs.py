@@ -16,7 +16,7 @@ from wan_train.base.text import one_line, redact, visible
 from wan_train.cli import options, questions
 from wan_train.cli.call import Call
 from wan_train.cli.duty_options import changes_duties, check_before, duties_of, hand_over
-from wan_train.cli.longer import longer
+from wan_train.cli.extend import later_ends
 from wan_train.cli.output import Result, Sink
 from wan_train.cli.price import PriceQuestion, budget_of, require_price
 from wan_train.cli.request import usable_gpus
@@ -161,7 +161,7 @@ def resume(call: Call) -> Result:
     until = call.get(options.LATER_END)
     view, _ = RunReader(run).refresh()
     duties = duties_of(call, read_duties(run), goes_on=not view.state.is_over)
-    epochs, ends = longer(view, epochs, until)
+    epochs, ends = later_ends(view, epochs, until)
     is_longer = epochs is not None or bool(ends)
     _check_budget(view, budget, question)
     chosen = _gpus(view, call.settings, gpus) if gpus is not None else None

@@ -1,6 +1,6 @@
-"""What there is to say of a run and of its box: a pure function from their records to messages with stable ids.
+"""The messages that are due about a run and its box: a pure function of their records. Ids are stable.
 
-An id is the same whenever the same thing is to be said, so a record of ids is all that keeps it from being said twice.
+The same news always has the same id, so the record of sent ids keeps a message from being sent twice.
 """
 
 from __future__ import annotations

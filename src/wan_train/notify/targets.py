@@ -1,4 +1,4 @@
-"""Where messages go: addresses of apprise, which hold secrets, and names for them that do not."""
+"""The services that get messages: apprise's addresses, which hold secrets, and names that do not."""
 
 from __future__ import annotations
 

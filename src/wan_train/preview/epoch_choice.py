@@ -1,4 +1,4 @@
-"""Which epochs are worth a picture: pure choices over the distances of their LoRAs."""
+"""The epochs that are worth a picture: pure choices over the distances of their LoRAs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a drawing will take, from what earlier ones took on the same kind of card: a pure sum."""
+"""The expected time of a drawing, from what earlier ones took on the same kind of card: a pure sum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA files before they are drawn: whole, finite, of this expert and task, every key matched by the model."""
+"""Checks of LoRA files before they are drawn: whole, finite, of this expert and task, every key in the model."""
 
 from __future__ import annotations
 

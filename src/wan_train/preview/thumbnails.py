@@ -1,4 +1,4 @@
-"""The pictures of drawn cells, small: JPEGs of single frames, strips of three, and looping clips."""
+"""Small pictures of drawn cells: JPEGs of single frames, strips of three, and looping clips."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what an attempt left in its log and directory to events: epochs, states, kept LoRAs, success or failure."""
+"""The events of an attempt, from its log and its directory: epochs, states, kept LoRAs, success or failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a run's state and its trainers' progress to the decision whether its budget ends it."""
+"""Watches the costs of a run and its trainers' progress, and decides whether its budget ends it."""
 
 from __future__ import annotations
 

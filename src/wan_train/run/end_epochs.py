@@ -1,4 +1,4 @@
-"""After which epoch each expert ends: computed from what `until` says when a plan is made, and again on resuming."""
+"""The epoch after which each expert ends, computed from `until` when a plan is made and when a run is resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plan and state of a run for programs beside its supervisor, which look again and again."""
+"""Plan and state of a run, for programs beside its supervisor that read them repeatedly."""
 
 from __future__ import annotations
 

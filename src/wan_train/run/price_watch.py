@@ -1,4 +1,4 @@
-"""What an hour costs now: asks Vast beside the run, and counts the runs that share the box."""
+"""The price of an hour now: asks Vast during the run, and counts the runs that share the box."""
 
 from __future__ import annotations
 

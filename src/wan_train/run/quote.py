@@ -1,4 +1,4 @@
-"""How long a run will take, from what the same work took on this box: a pure sum."""
+"""The expected time of a run, from what the same work took on this box: a pure sum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Times one attempt from looks at its progress."""
+"""Measures the speed of one attempt from repeated looks at its progress."""
 
 from __future__ import annotations
 

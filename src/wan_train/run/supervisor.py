@@ -21,6 +21,7 @@ from wan_train.gpu.model import GpuProbe
 from wan_train.recipe.model import changed
 from wan_train.run import attempt_events, attempts, step_commands
 from wan_train.run.attempt_events import Case
+from wan_train.run.attempt_speed import speed_of
 from wan_train.run.attempt_watch import AttemptWatch, gpu_lost, other_steps, write_stall_report
 from wan_train.run.budget_watch import over_budget, paid_seconds
 from wan_train.run.cache_events import cache_manager, event_of
@@ -65,7 +66,6 @@ from wan_train.run.scheduler import (
 )
 from wan_train.run.speeds import expected, key_of, read_speeds, remember
 from wan_train.run.state import Attempt, Job, JobState, fold, fold_all, running
-from wan_train.run.timing import speed_of
 
 _DISK_RETRY_SECONDS = 5.0
 

@@ -1,4 +1,4 @@
-"""Which measurements hold for a training: its buckets, its settings, the card and software it will run on."""
+"""The measured settings that fit a training: its buckets, its settings, the card and software it will run on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One candidate measured with the real trainer on a leased GPU: started, watched step by step, ended in time."""
+"""Measures one candidate with the real trainer on a leased GPU: starts it, times each step, ends it in time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from wan_train.recipe.measured import Measurement, Outcome
 from wan_train.run.directory import AttemptDirectory
 from wan_train.run.launcher import Launcher
 from wan_train.tune.search import Candidate, is_slower
-from wan_train.tune.stamps import STEPS, WARMUP_STEPS, Stamps
+from wan_train.tune.step_times import STEPS, WARMUP_STEPS, Stamps
 
 _LOOK_SECONDS = 0.01
 """How exactly a step is timed."""

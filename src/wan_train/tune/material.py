@@ -1,4 +1,4 @@
-"""What the candidates train on: copies of the user's own caches, else made-up ones of the same sizes.
+"""The data that candidates train on: copies of the user's own caches, else made-up ones of the same sizes.
 
 The trainer trains every cache of a folder, so the measured items get a folder of their own. Copies need no lock: a run
 that changes the caches meanwhile changes its own files.

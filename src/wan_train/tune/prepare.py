@@ -1,4 +1,4 @@
-"""From a recipe and a dataset to what is measured: the workload, the levers to try, the job of the trainer."""
+"""Prepares a measurement from a recipe and a dataset: the workload, the levers to try, the trainer's job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The measurements of this user, kept as lines of one file: what was measured stays, however the command ended."""
+"""The measurements of this user: one file, a line each. They stay, however the command ended."""
 
 from __future__ import annotations
 

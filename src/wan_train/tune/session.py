@@ -1,4 +1,4 @@
-"""From the first candidate to the last that fits into the time: each measured, kept, and handed on as a row."""
+"""Measures one candidate after the other until the time is used, keeps each result and reports it as a row."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def _files_of(run: RunDirectory, subset: Subset, reading: TrainerReading) -> Ite
         for name in listing.images if subset.kind is MediaKind.IMAGE else listing.videos:
             yield subset.directory / name
             # The trainer's own rule for the names of captions.
-            yield subset.directory / (os.path.splitext(name)[0] + (subset.caption_extension or ""))  # noqa: PTH122
+            yield subset.directory / (os.path.splitext(name)[0] + (subset.caption_extension or ""))  # noqa: PTH122  as above
 
 
 def _records_of(subset: Subset, source: Path) -> jsonl.Records:

@@ -1,4 +1,4 @@
-"""What is still to be uploaded of a run, and whether it is all safe elsewhere: from records and file sizes alone.
+"""Which files of a run are still to be uploaded, and whether the box may be destroyed: from records and sizes alone.
 
 Cheap enough to be asked every few seconds. Nothing is read but the run's records; no target is asked.
 """

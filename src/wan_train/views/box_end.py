@@ -1,4 +1,4 @@
-"""What becomes of the box, in words: the plan, the countdown, and what came of it."""
+"""The end of the box, in words: the plan, the countdown, the result."""
 
 from __future__ import annotations
 

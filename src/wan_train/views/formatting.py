@@ -55,7 +55,7 @@ def count(number: int, what: str, many: str | None = None) -> str:
 
 def dollars_per_hour(value: float) -> str:
     """`$0.93/h`; three decimals where two would hide a tenth of it."""
-    return f"${value:,.3f}/h" if value < 0.1 else f"${value:,.2f}/h"  # noqa: PLR2004
+    return f"${value:,.3f}/h" if value < 0.1 else f"${value:,.2f}/h"  # noqa: PLR2004  cents
 
 
 def price_basis(source: PriceSource, runs: int) -> str:

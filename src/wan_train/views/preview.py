@@ -1,4 +1,4 @@
-"""A preview as people and programs see it: what will be drawn and how long it takes, what was drawn."""
+"""A preview as text and JSON: what will be drawn, how long it takes, what was drawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was measured of speed settings: rows as they come, the result, a table of all cards, JSON."""
+"""Measured speed settings: rows as they come, the result, a table of all cards, JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the results of a run are besides this box, in words: one line for each target, and how to fetch them."""
+"""The uploads of a run, in words: one line for each target, and how to fetch the files."""
 
 from __future__ import annotations
 

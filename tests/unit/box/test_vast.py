@@ -51,7 +51,7 @@ class TestThisBox:
 class TestRental:
     def test_a_box_learns_its_price_and_end(self, api: VastApi) -> None:
         api.row["end_date"] = 1_800_000_000
-        assert box(api).rental() == Rental(per_hour=0.93, disk_per_hour=0.03, ends=1_800_000_000.0, lowest_bid=0.5)
+        assert box(api).rental() == Rental(per_hour=0.93, ends=1_800_000_000.0, lowest_bid=0.5)
         assert api.asked == [f"GET /api/v0/instances/{INSTANCE}/ key"]
 
     def test_an_interruptible_box_knows_its_bid(self, api: VastApi) -> None:

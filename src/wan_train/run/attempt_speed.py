@@ -1,4 +1,4 @@
-"""What an attempt that is over says of this box's speed."""
+"""The speeds that a finished attempt measured on this box."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from wan_train.views import run_status as facts
 from wan_train.views.model import RunView
 
 
-def longer(view: RunView, epochs: int | None, until: str | None) -> tuple[int | None, Mapping[str, int]]:
+def later_ends(view: RunView, epochs: int | None, until: str | None) -> tuple[int | None, Mapping[str, int]]:
     """A larger total for the schedules, or by step the epochs after which trainings end under the ones they have.
 
     Raises BadInputError for what would make nothing longer.

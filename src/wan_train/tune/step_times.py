@@ -1,4 +1,4 @@
-"""What a trainer's output says about its speed: each step stamped as it arrives, and what follows from the stamps."""
+"""The times of a trainer's steps, taken as its output arrives, and the speed that follows from them."""
 
 from __future__ import annotations
 
