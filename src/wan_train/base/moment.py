@@ -29,3 +29,8 @@ def seconds_between(earlier: Moment, later: Moment) -> float:
     if earlier.boot_id == later.boot_id:
         return max(0.0, later.uptime - earlier.uptime)
     return max(0.0, later.at - earlier.at, later.uptime)
+
+
+def is_later(one: Moment, other: Moment) -> bool:
+    """Whether `one` came after `other`; over a reboot the wall clock has to be believed."""
+    return one.uptime > other.uptime if one.boot_id == other.boot_id else one.at > other.at

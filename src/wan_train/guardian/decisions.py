@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from wan_train.base.host import ProcessIdentity
-from wan_train.base.moment import Moment, seconds_between
+from wan_train.base.moment import Moment, is_later, seconds_between
 from wan_train.run.box_ending import Ending, Phase
 from wan_train.run.duties import Duties, Then
 from wan_train.run.events import StopMode
@@ -264,7 +264,7 @@ def _end(box: Box) -> Iterator[Action]:
     if ending is not None and ending.phase is not Phase.CANCELLED and ending.life != box.life:
         # The box went down and came back. What was accepted was carried out; the rest is decided anew, in full grace.
         if ending.phase is Phase.ASKED:
-            yield HasEnded(run_ids=ending.runs)
+            yield HasEnded(run_ids=_ended_with(box, ending))
         yield Record(ending=None)
         return
     if ending is None or ending.phase is Phase.CANCELLED:
@@ -304,12 +304,21 @@ def _continue(box: Box, ending: Ending) -> Iterator[Action]:
 
 
 def _recheck(box: Box, ending: Ending) -> Iterator[Action]:
-    """The order was accepted: the box goes down, or the order is repeated. A command ends with its success."""
-    if ending.then is Then.COMMAND:
-        yield HasEnded(run_ids=ending.runs)
+    """The order was accepted: the box goes down, or the order is repeated. A command ends with its success.
+
+    A run that is started on a box that is still there is not ended by the old order.
+    """
+    if ending.then is Then.COMMAND or _is_working(box):
+        yield HasEnded(run_ids=_ended_with(box, ending))
         yield Record(ending=None)
     elif not box.is_acting and _since_change(box, ending) >= RECHECK_SECONDS:
         yield CarryOut(ending=replace(ending, tried=box.now, changed=box.now.at))
+
+
+def _ended_with(box: Box, ending: Ending) -> tuple[str, ...]:
+    """The runs whose ending this was; not those that a person has resumed since, with an ending of their own."""
+    resumed = {run.run_id for run in box.runs if is_later(run.duties.began, ending.decided)}
+    return tuple(run_id for run_id in ending.runs if run_id not in resumed)
 
 
 def _since_change(box: Box, ending: Ending) -> float:
@@ -319,11 +328,15 @@ def _since_change(box: Box, ending: Ending) -> float:
 def _is_due(box: Box) -> bool:
     """Whether a run wants an ending, and nothing works, uploads or waits any more."""
     wanting = any(run.wants_ending for run in box.runs)
-    limit = any(run.is_late and run.wants_ending for run in box.runs)
-    working = any(not run.is_settled for run in box.runs)
-    others = any(not (limit and hangs(other.saving)) for other in box.others)
     uploads = any(run.waits_for_upload for run in box.runs)
-    return wanting and not working and not others and not uploads
+    return wanting and not _is_working(box) and not uploads
+
+
+def _is_working(box: Box) -> bool:
+    """Whether a run works or waits on the box; at the limit of hours, one that can still be stopped."""
+    limit = any(run.is_late and run.wants_ending for run in box.runs)
+    others = any(not (limit and hangs(other.saving)) for other in box.others)
+    return others or any(not run.is_settled for run in box.runs)
 
 
 def _new(box: Box) -> Ending:

@@ -136,11 +136,43 @@ class TestEnding:
         assert ordered(a_box(over(), at=4100, ending=ending)) is None
         assert ordered(a_box(over(), at=4200, ending=ending)) is not None
 
+    @pytest.mark.parametrize(
+        "newcomer",
+        [
+            {"runs": (over("a", has_ended=False), working("b"))},
+            {"runs": (over("a"),), "others": (Other(run_id="b"),)},
+        ],
+    )
+    def test_a_run_that_begins_on_a_box_that_is_still_there_is_not_ended_by_the_old_order(
+        self, newcomer: dict[str, object]
+    ) -> None:
+        asked = replace(countdown(a_box(over("a"))), phase=Phase.ASKED, tried=after(4000))
+        for seconds in (4002, 5000):
+            actions = decide(a_box(at=seconds, ending=asked, **newcomer))
+            assert HasEnded(run_ids=("a",)) in actions
+            assert Record(ending=None) in actions
+            assert not [each for each in actions if isinstance(each, CarryOut)]
+
     def test_a_box_that_was_stopped_and_came_back_is_not_stopped_again(self) -> None:
         ending = replace(countdown(a_box(over())), phase=Phase.ASKED)
         reborn = replace(LIFE, start_time=9)
         assert decide(a_box(over(), ending=ending, life=reborn)) == [HasEnded(run_ids=("a",)), Record(ending=None)]
         assert decide(a_box(over(has_ended=True), life=reborn)) == [Release(run_id="a")]
+
+    @pytest.mark.parametrize("life", [LIFE, ProcessIdentity(pid=1, start_time=8, boot_id="b")])
+    def test_the_ending_of_a_run_that_a_person_resumes_afterwards_is_still_owed(self, life: ProcessIdentity) -> None:
+        asked = replace(countdown(a_box(over())), phase=Phase.ASKED, tried=after(4000))
+        later = after(4060) if life == LIFE else replace(after(4060), boot_id="b", uptime=5.0)
+        resumed = working(given=replace(duties(), began=later))
+        actions = decide(a_box(resumed, at=4062, ending=asked, life=life))
+        assert Record(ending=None) in actions
+        assert HasEnded(run_ids=("a",)) not in actions
+
+    def test_a_run_from_before_a_reboot_is_not_ended_twice(self) -> None:
+        decided = replace(after(4000), boot_id="b", uptime=20.0)
+        asked = replace(countdown(a_box(over())), phase=Phase.ASKED, decided=decided, tried=decided)
+        back = ProcessIdentity(pid=1, start_time=9, boot_id="c")
+        assert HasEnded(run_ids=("a",)) in decide(a_box(over(), at=4100, ending=asked, life=back))
 
     def test_a_countdown_that_a_reboot_interrupts_begins_anew(self) -> None:
         ending = countdown(a_box(over()))
