@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from support.vast_api import vast_api
 from wan_train.cli.main import run
 
 
@@ -56,3 +57,18 @@ def test_what_cannot_be_kept_is_refused(capsys: pytest.CaptureFixture[str], word
 def test_resuming_all_takes_no_ending(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["resume", "--all", "--then", "nothing"]) == 2
     assert "--then" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [{"CONTAINER_API_KEY": "of-another-box"}, {"CONTAINER_ID": "7000002"}])
+def test_a_box_that_vast_will_not_end_starts_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wrong: dict[str, str]
+) -> None:
+    with vast_api() as api:
+        for name, value in api.environ(**wrong).items():
+            monkeypatch.setenv(name, value)
+        assert run(["rehearse", "--then", "stop", "--detach"]) == 3
+    said = capsys.readouterr().err
+    assert "nothing was started: --then stop would fail: Vast " in said
+    assert next(iter(wrong)) in said
+    assert "hint:" in said
+    assert not list(tmp_path.glob("runs/*/plan.json"))

@@ -38,6 +38,10 @@ class UnknownBoxError(VastError):
     """Vast does not know this box: it was destroyed, or its ID is wrong."""
 
 
+class RefusedKeyError(VastError):
+    """Vast does not take this box's key."""
+
+
 class Power(StrEnum):
     """What Vast says of a box's state."""
 
@@ -82,6 +86,10 @@ class Vast:
         down = found.get("intended_status") in _DOWN or found.get("actual_status") in _DOWN
         return Power.GOING if down else Power.ON
 
+    def check(self, *, seconds: float = DEADLINE_SECONDS) -> None:
+        """Make sure that Vast knows this box and takes its key. Raises VastError."""
+        self._ask("GET", self._path, seconds)
+
     def stop(self, *, seconds: float = DEADLINE_SECONDS) -> None:
         """Ask that this box be stopped: its disk stays and is paid for. Raises VastError."""
         self._order("PUT", {"state": "stopped"}, seconds)
@@ -118,7 +126,7 @@ class Vast:
                 text = _read(answer, until)
         except urllib.error.HTTPError as error:
             with error:
-                raise (UnknownBoxError if error.code == _MISSING else VastError)(_said(error.code)) from None
+                raise _refusal(error.code) from None
         except TimeoutError:
             raise VastError(f"Vast did not answer within {seconds:g} s") from None
         except urllib.error.URLError as error:
@@ -182,9 +190,9 @@ def _opener() -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(_NoRedirect)
 
 
-def _said(code: int) -> str:
+def _refusal(code: int) -> VastError:
     if code in _REFUSED:
-        return f"Vast refused this box's key ({KEY_VARIABLE}, status {code})"
+        return RefusedKeyError(f"Vast refused this box's key ({KEY_VARIABLE}, status {code})")
     if code == _MISSING:
-        return f"Vast does not know this box ({ID_VARIABLE}, status {code})"
-    return f"Vast answered with status {code}"
+        return UnknownBoxError(f"Vast does not know this box ({ID_VARIABLE}, status {code})")
+    return VastError(f"Vast answered with status {code}")

@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from wan_train.base.clock import SystemClock
-from wan_train.base.errors import BadInputError
+from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.moment import moment
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
-from wan_train.box.vast import Vast
+from wan_train.box.vast import RefusedKeyError, UnknownBoxError, Vast, VastError
 from wan_train.cli import options
 from wan_train.cli.call import Call
 from wan_train.cli.notify import keep_addresses
@@ -29,6 +29,7 @@ T = TypeVar("T")
 _RUN = "run:"
 _MOST_HOURS = 24.0 * 365
 _MOST_GRACE_MINUTES = 24.0 * 60
+_INSTEAD_OF_VAST = "`--then nothing` leaves the box on: end it yourself then, at cloud.vast.ai/instances"
 _INSTEAD = "Elsewhere a command of yours ends the box: `--then 'run:sudo poweroff'`"
 
 
@@ -62,6 +63,8 @@ def duties_of(call: Call, before: Duties | None = None, *, goes_on: bool = False
 
 def check_before(duties: Duties, call: Call) -> None:
     """Make sure of what a training relies on at its end; raises NotReadyError."""
+    if duties.then in {Then.STOP, Then.DESTROY}:
+        _check_landlord(duties.then, call)
     if duties.uploads:
         check_targets(duties.uploads, call.settings, call.sink)
 
@@ -136,6 +139,22 @@ def _check(duties: Duties, settings: Settings) -> None:
             hint=f"On Vast, give them to this shell: `source /etc/environment`\n{_INSTEAD}\n"
             "To unregister the box alone: `--then nothing`",
         )
+
+
+def _check_landlord(then: Then, call: Call) -> None:
+    """Raises NotReadyError where Vast will not obey. One that is down may answer by the time the run is over."""
+    vast = Vast.of_this_box(os.environ, call.settings.vast_url)
+    if vast is None:
+        return  # refused before
+    try:
+        vast.check()
+    except (RefusedKeyError, UnknownBoxError) as error:
+        raise NotReadyError(
+            f"nothing was started: --then {then} would fail: {error}",
+            hint=f"`source /etc/environment` gives this shell the box's own key. If it is refused too:\n{_INSTEAD_OF_VAST}",
+        ) from None
+    except VastError as error:
+        call.sink.note(f"--then {then} cannot be checked now: {error}. It is tried all the same when the run is over.")
 
 
 def _within(flag: str, value: float, most: float, unit: str, *, least: float = 0.0) -> float:

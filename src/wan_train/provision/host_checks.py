@@ -255,7 +255,7 @@ class HostChecks:
         if vast is None:
             return Finding(State.READY, "not on Vast: `--then 'run:COMMAND'` ends the box by your command")
         try:
-            vast.power(seconds=_VAST_SECONDS)
+            vast.check(seconds=_VAST_SECONDS)
         except VastError as error:
             return Finding(
                 State.WARNING, f"`--then stop` would fail now: {error}", hint="Try again, or give the box a new key."

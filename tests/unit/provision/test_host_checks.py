@@ -244,6 +244,9 @@ def test_a_box_that_can_end_itself_and_ones_that_cannot(tmp_path: Path) -> None:
         on_vast = replace(on_vast, settings=replace(on_vast.settings, vast_url=api.address))
         assert on_vast.ending().state is State.READY
         assert api.is_running, "nothing is stopped"
+        unknown = replace(on_vast, environ=api.environ(CONTAINER_ID="7000002")).ending()
+        assert unknown.state is State.WARNING
+        assert "Vast does not know this box" in unknown.detail
         api.mood = Mood.BREAKS
         assert "Vast answered with status 500" in on_vast.ending().detail
 
