@@ -30,7 +30,7 @@ from wan_train.run.events import (
     SupervisorStarted,
 )
 from wan_train.run.live import Live
-from wan_train.run.plan import Plan, Step
+from wan_train.run.plan import Plan, Step, StepKind
 from wan_train.run.scheduler import WAITING_FOR_GPU
 from wan_train.run.state import Job, JobState, Result, RunState
 
@@ -143,7 +143,10 @@ def _over(facts: RunFacts) -> Iterator[Message]:
 
 def _failed_expert(facts: RunFacts) -> Iterator[Message]:
     """Experts that failed while the run continues with the other. The message of the end repeats it."""
-    for step in facts.plan.steps:
+    trainings = [step for step in facts.plan.steps if step.kind is StepKind.TRAIN]
+    if all(facts.state.jobs[step.id].state.is_over for step in trainings):
+        return
+    for step in trainings:
         job = facts.state.jobs[step.id]
         if job.state is JobState.FAILED:
             number = job.attempt.number if job.attempt is not None else 0

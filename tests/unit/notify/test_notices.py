@@ -104,6 +104,12 @@ def test_one_expert_that_failed_is_news_while_the_other_trains() -> None:
     assert "The run continues with the other expert." in message.body
 
 
+def test_a_failure_after_which_nothing_trains_is_told_with_the_end_of_the_run() -> None:
+    plan = make_plan()
+    failed = {"cache-text": JobState.FAILED, "train-high": JobState.SKIPPED, "train-low": JobState.SKIPPED}
+    assert said(plan, events_of(plan, {"cache-latents": JobState.RUNNING, **failed})) == ()
+
+
 def retries(count: int, at: float) -> list[Event]:
     return [
         RetryScheduled(
