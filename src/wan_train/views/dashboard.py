@@ -167,7 +167,8 @@ def gpu_lines(view: RunView, width: int) -> Iterator[Line]:
 
 def _label_width(view: RunView) -> int:
     gpus = view.live.gpus if view.live is not None else ()
-    return max([len("disk"), *(columns(run_status.label_of(view, gpu)) for gpu in gpus)])
+    rows = ["disk", *(["upload"] if view.uploads else [])]
+    return max([*map(len, rows), *(columns(run_status.label_of(view, gpu)) for gpu in gpus)])
 
 
 def _user(view: RunView, gpu: Gpu) -> Span:

@@ -166,7 +166,7 @@ def _next(view: RunView, width: int) -> Iterator[Line]:
             first = "Once fixed, resume" if status is RunStatus.FAILED and low is None else "Resume"
             if status is RunStatus.FAILED and low is not None:
                 yield from wrapped(low.advice, width)
-            yield line(f"{first} from the latest checkpoint:")
+            yield from wrapped(f"{first} {resumes_from(view)}:", width)
         if resume is not None:
             yield _to_copy(resume)
     done = len(_results(view))
@@ -211,6 +211,13 @@ def resume_command(view: RunView) -> str | None:
         return None
     budget = f" --budget {next_budget(view):g}" if stopped_by_budget(view) else ""
     return f"wan-train resume {shlex.quote(safe(view.run.run_id))}{budget}"
+
+
+def resumes_from(view: RunView) -> str:
+    """Where a resumed run goes on, in words."""
+    trainings = [view.state.jobs[step.id] for step in view.plan.steps if step.kind is StepKind.TRAIN]
+    has_checkpoint = any(run_status.epochs_saved(job) or run_status.newest_state(job) for job in trainings)
+    return "from the latest checkpoint" if has_checkpoint else "from the beginning: no checkpoint was saved"
 
 
 def _step(view: RunView, step: Step, job: Job, width: int) -> Iterator[Line]:

@@ -20,6 +20,8 @@ from wan_train.run.live import Live
 from wan_train.run.plan import Devices
 from wan_train.run.progress import Progress
 from wan_train.run.state import JobState
+from wan_train.upload.destinations import parse_all
+from wan_train.upload.status import Stage, TargetStatus
 from wan_train.views import overlays
 from wan_train.views.dashboard import run_lines, screen
 from wan_train.views.lines import plain, to_rich
@@ -178,3 +180,11 @@ def test_the_stop_question_shows_the_time_until_the_next_checkpoint() -> None:
     assert asked == "Stop after the next checkpoint, in about 2 min 20 s?  Nothing is lost.  y stop   n continue"
     narrow = "".join(span.text for span in overlays.stop_question(view, now, 60).spans)
     assert narrow == "Stop after the next checkpoint?  y stop   n continue"
+
+
+def test_the_label_of_uploads_stands_apart_before_there_are_readings() -> None:
+    plan = make_plan()
+    (target,) = parse_all(["hf:me/cats"])
+    view = replace(make_view(plan, events_of(plan, {})), live=None)
+    view = replace(view, uploads=(TargetStatus(target=target, stage=Stage.WAITING),))
+    assert "upload  hf:me/cats" in shown(run_lines(view, T0), 80)

@@ -26,7 +26,7 @@ from wan_train.views.report.plots import MOST_POINTS
 from wan_train.views.report.report_data import ReportData, SampleGrid, ShownDataset, sample_grid
 from wan_train.views.report.reproduce import rerun_command, settings_of, versions
 from wan_train.views.report.timeline import gpu_readings, loss_charts, movement_chart, started_at, timeline
-from wan_train.views.result import RESUME_CANNOT_HELP, headline, resume_command
+from wan_train.views.result import RESUME_CANNOT_HELP, headline, resume_command, resumes_from
 from wan_train.views.run_status import RunStatus
 
 GENERATOR = "wan-train run report"
@@ -143,7 +143,7 @@ def _next_step(view: RunView, *, has_failures: bool) -> tuple[str, str | None] |
     resume = resume_command(view)
     if resume is None:
         return RESUME_CANNOT_HELP, None
-    return f"{'Once fixed, resume' if has_failures else 'Resume'} from the latest checkpoint:", resume
+    return f"{'Once fixed, resume' if has_failures else 'Resume'} {resumes_from(view)}:", resume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
