@@ -29,7 +29,7 @@ T = TypeVar("T")
 _RUN = "run:"
 _MOST_HOURS = 24.0 * 365
 _MOST_GRACE_MINUTES = 24.0 * 60
-_INSTEAD_OF_VAST = "`--then nothing` leaves the box on: end it yourself then, at cloud.vast.ai/instances"
+_INSTEAD_OF_VAST = "If that one is refused too: `--then nothing` leaves the box on, and you end it at cloud.vast.ai."
 _INSTEAD = "Elsewhere a command of yours ends the box: `--then 'run:sudo poweroff'`"
 
 
@@ -151,7 +151,7 @@ def _check_landlord(then: Then, call: Call) -> None:
     except (RefusedKeyError, UnknownBoxError) as error:
         raise NotReadyError(
             f"nothing was started: --then {then} would fail: {error}",
-            hint=f"`source /etc/environment` gives this shell the box's own key. If it is refused too:\n{_INSTEAD_OF_VAST}",
+            hint=f"`source /etc/environment` gives this shell the box's own key.\n{_INSTEAD_OF_VAST}",
         ) from None
     except VastError as error:
         call.sink.note(f"--then {then} cannot be checked now: {error}. It is tried all the same when the run is over.")
