@@ -1,9 +1,11 @@
-"""Time, behind a protocol: wall time for records, monotonic time for durations."""
+"""Time, behind a protocol: wall time for records, monotonic time for durations; and pauses between retries."""
 
 from __future__ import annotations
 
 import time
 from typing import Protocol
+
+_MOST_DOUBLINGS = 30
 
 
 class Clock(Protocol):
@@ -22,3 +24,8 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+
+def backoff(failures: int, *, first: float, longest: float) -> float:
+    """Seconds to wait after so many failures in a row, from 1: each pause is twice the last one."""
+    return min(longest, first * 2.0 ** min(failures - 1, _MOST_DOUBLINGS))

@@ -28,6 +28,11 @@ def parse_dollars(text: str) -> float:
     return value
 
 
+def count(number: int, what: str, many: str | None = None) -> str:
+    """`1 item`, `1,234 items`."""
+    return f"{number:,} {what if number == 1 else many or what + 's'}"
+
+
 def duration(seconds: float) -> str:
     """`48 s`, `3 min 20 s`, `48 min`, `1 h 12 min`, `2 d 3 h`."""
     whole = round(min(max(seconds, 0), _AGES))

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 from wan_train.base import units
 from wan_train.base.errors import BadInputError, NotReadyError, WanTrainError
+from wan_train.base.units import count
 from wan_train.cli import options, questions
 from wan_train.cli.call import Call
 from wan_train.cli.output import Result
 from wan_train.provision.clean import Junk, Kind, find_junk, remove
 from wan_train.run.directory import find
-from wan_train.views import formatting
 
 _A_DAY = 86_400
 _ABOUT = {
@@ -93,10 +93,10 @@ def _result(
 
 
 def _line(junk: Junk) -> str:
-    also = f" with {formatting.count(junk.loras, 'finished LoRA')}" if junk.loras else ""
+    also = f" with {count(junk.loras, 'finished LoRA')}" if junk.loras else ""
     return f"{units.file_size(junk.bytes):>9}  {_ABOUT[junk.kind]}{also}  {junk.path}"
 
 
 def _warning(found: Sequence[Junk]) -> str:
     loras = sum(junk.loras for junk in found)
-    return f", {formatting.count(loras, 'finished LoRA')} among it" if loras else ""
+    return f", {count(loras, 'finished LoRA')} among it" if loras else ""

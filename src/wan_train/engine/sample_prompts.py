@@ -12,6 +12,7 @@ from pathlib import Path
 from wan_train.base import codec
 from wan_train.base.errors import BadInputError
 from wan_train.base.text import one_line, visible
+from wan_train.base.units import count
 from wan_train.recipe.model import format_number
 from wan_train.recipe.terms import Task
 
@@ -103,9 +104,8 @@ def read_prompts(
         problems.append("it holds no prompt")
     if problems:
         listing = "\n".join(f"  {problem}" for problem in problems)
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise BadInputError(
-            f"the sample prompts {one_line(str(path))} have {count}:\n{listing}",
+            f"the sample prompts {one_line(str(path))} have {count(len(problems), 'problem')}:\n{listing}",
             hint="One prompt a line, such as `a red fox in the snow --w 832 --h 480 --s 20 --d 1`",
         )
     return tuple(prompts)

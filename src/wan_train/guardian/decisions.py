@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from wan_train.base.clock import backoff
 from wan_train.base.host import ProcessIdentity
 from wan_train.base.moment import Moment, is_later, seconds_between
 from wan_train.run.box_ending import Ending, Phase
@@ -14,6 +15,7 @@ from wan_train.run.events import StopMode
 
 RESTART_SECONDS = 10.0
 """A supervisor that is gone this long is started again; doubled with every restart that did not last."""
+_LONGEST_RESTART_SECONDS = 40.0
 UNBORN_SECONDS = 50.0
 """The same for a run that never had one: the command that starts it needs time."""
 MOST_RESTARTS = 5
@@ -236,13 +238,17 @@ def chosen(box: Box) -> tuple[Then, tuple[str, ...], str]:
 
 def pause_after(tries: int) -> float:
     """Seconds between two tries to end the box."""
-    return min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0 ** min(tries, 10))
+    return backoff(tries + 1, first=_FIRST_PAUSE_SECONDS, longest=_LONGEST_PAUSE_SECONDS)
 
 
 def _care(run: GuardedRun) -> Iterator[Action]:
     """What one run needs: a supervisor, an upload."""
     gone = not run.is_over and not run.has_supervisor and not run.is_settled
-    patience = UNBORN_SECONDS if run.is_unborn else RESTART_SECONDS * 2.0 ** min(run.restarts, 2)
+    patience = (
+        UNBORN_SECONDS
+        if run.is_unborn
+        else backoff(run.restarts + 1, first=RESTART_SECONDS, longest=4 * RESTART_SECONDS)
+    )
     if gone and run.gone_seconds >= patience:
         yield Restart(run_id=run.run_id)
     if run.upload_due and not run.is_uploading:

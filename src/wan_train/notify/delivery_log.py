@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from wan_train.base import codec
+from wan_train.base.clock import backoff
 from wan_train.base.files import append_line
 
 MOST_TRIES = 8
@@ -62,7 +63,7 @@ def delivery_state(entries: Sequence[Entry], notice: str, target: str, *, now: f
             tries = sum(entry.mark is Mark.CLAIMED for entry in mine)
             if tries >= MOST_TRIES:
                 return DeliveryState.LOST
-            wait = min(_LONGEST_PAUSE, pause * 2 ** (tries - 1))
+            wait = backoff(tries, first=pause, longest=_LONGEST_PAUSE)
             # A clock that was set back must not make anybody wait: the tries are counted.
             return DeliveryState.LATER if 0 <= now - last.at < wait else DeliveryState.DUE
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from wan_train.base.errors import BadInputError
 from wan_train.base.files import sha256_of
 from wan_train.base.text import one_line
+from wan_train.base.units import count
 from wan_train.engine.lora_distance import LoraFile, distance, load_numpy
 from wan_train.engine.tensors import BrokenFileError
 from wan_train.preview import epoch_choice, loras
@@ -171,9 +172,8 @@ def _raise(problems: Sequence[str], run_id: str, *, hint: str | None) -> None:
         return
     unique = list(dict.fromkeys(problems))
     listing = "\n".join(f"  {problem}" for problem in unique)
-    count = "1 problem" if len(unique) == 1 else f"{len(unique)} problems"
     raise BadInputError(
-        f"this cannot be drawn, {count}:\n{listing}",
+        f"this cannot be drawn, {count(len(unique), 'problem')}:\n{listing}",
         hint=hint or f"See what is kept: wan-train preview {run_id} --dry-run",
     )
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from wan_train.base import process
+from wan_train.base.clock import backoff
 from wan_train.base.errors import NotReadyError
 from wan_train.base.huggingface import HUB_ENV, answer_of
 from wan_train.base.units import GB, MIB
@@ -72,7 +73,7 @@ class Patience:
 
     def before(self, failures: int, asked: float | None) -> float:
         """The pause before the next try, up to a half longer by chance, so that boxes do not come back together."""
-        pause = min(self.pause * 2.0 ** (failures - 1), self.longest_pause) * random.uniform(1.0, 1.5)  # noqa: S311  no secret
+        pause = backoff(failures, first=self.pause, longest=self.longest_pause) * random.uniform(1.0, 1.5)  # noqa: S311  no secret
         return max(pause, min(asked or 0.0, self.longest_wait))
 
 

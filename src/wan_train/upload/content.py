@@ -66,10 +66,6 @@ def ready(run: RunDirectory, plan: Plan, state: RunState, extras: Sequence[str])
     return (*loras, *records, *samples, *dataset)
 
 
-def files_text(number: int) -> str:
-    return "1 file" if number == 1 else f"{number:,} files"
-
-
 def captions_of(run: RunDirectory, plan: Plan) -> list[str]:
     """The captions of the dataset as they are now, at most a thousand; none where it cannot be read any more."""
     reading = reading_of(plan.trainer)

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from wan_train.base.units import count
 from wan_train.engine.failures import Cause
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import read_duties
 from wan_train.run.follow import read_run
 from wan_train.run.plan import Plan, StepKind
 from wan_train.run.state import JobState, RunState
-from wan_train.upload.content import Extra, Item, ItemKind, files_text, ready
+from wan_train.upload.content import Extra, Item, ItemKind, ready
 from wan_train.upload.destinations import Target, parse_all
 from wan_train.upload.transfers import Failed, TargetState, read_states
 
@@ -84,7 +85,7 @@ def all_verified(run: RunDirectory, targets: Sequence[str], extras: Sequence[str
         left = missing(items, known)
         if left:
             why = f": {known.failed.reason}" if known.failed is not None else ""
-            reasons.append(f"{target} lacks {files_text(len(left))}{why}")
+            reasons.append(f"{target} lacks {count(len(left), 'file')}{why}")
     return not reasons, tuple(reasons)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from wan_train.base import codec
+from wan_train.base.clock import backoff
 from wan_train.base.files import append_line
 from wan_train.run.directory import RunDirectory
 
@@ -87,7 +88,7 @@ class TargetState:
         """Seconds until the next try after one more failure; `asked` is what the target wants."""
         if final:
             return _LONGEST_PAUSE_SECONDS
-        grown = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(self.failures, 10), _LONGEST_PAUSE_SECONDS)
+        grown = backoff(self.failures + 1, first=_FIRST_PAUSE_SECONDS, longest=_LONGEST_PAUSE_SECONDS)
         return max(grown, min(asked or 0.0, _LONGEST_WAIT_SECONDS))
 
 

@@ -13,11 +13,11 @@ from wan_train.base.clock import Clock
 from wan_train.base.errors import NotReadyError
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line, visible
-from wan_train.base.units import duration, file_size
+from wan_train.base.units import count, duration, file_size
 from wan_train.run.directory import RunDirectory
 from wan_train.run.follow import read_run
 from wan_train.upload.card import CARD, model_card
-from wan_train.upload.content import LORA_SUFFIX, Item, captions_of, files_text, ready
+from wan_train.upload.content import LORA_SUFFIX, Item, captions_of, ready
 from wan_train.upload.destinations import HubTarget, RcloneTarget, Target
 from wan_train.upload.hub import HubStore
 from wan_train.upload.rclone import RcloneStore, find_rclone, rclone_folder
@@ -89,7 +89,7 @@ class Uploader:
         if isinstance(target, HubTarget):
             payloads.append(self._card())
         size = sum(payload.size for payload in payloads)
-        self.say(f"{target}: {files_text(len(payloads))}, {file_size(size)}")
+        self.say(f"{target}: {count(len(payloads), 'file')}, {file_size(size)}")
         began = Began(
             at=self.clock.now(),
             target=str(target),

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wan_train.base.units import file_size
+from wan_train.base.units import count, file_size
 from wan_train.dataset.buckets import Crop, batches_per_epoch
 from wan_train.dataset.layout import NOTABLE_LOSS, Layout, Size, SubsetLayout, TrainedFile
 from wan_train.dataset.model import MediaKind, Problem, ProblemKind, Severity, Subset
 from wan_train.dataset.scan import Check, Group
-from wan_train.views.formatting import count, cut, cut_middle, pad, safe
+from wan_train.views.formatting import cut, cut_middle, pad, safe
 from wan_train.views.lines import Line, Row, Screenful, Span, grid, hanging, line, table, width_of, wrapped
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from wan_train import __version__
+from wan_train.base.units import count
 from wan_train.provision.doctor import Check, Group, Level, Report
-from wan_train.views.formatting import columns, count, pad, safe, wrap
+from wan_train.views.formatting import columns, pad, safe, wrap
 from wan_train.views.lines import Line, Span, line
 
 _MARKS = {

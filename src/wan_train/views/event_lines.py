@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from wan_train.base.errors import ExitCode
-from wan_train.base.units import dollars, duration, file_size
+from wan_train.base.units import count, dollars, duration, file_size
 from wan_train.engine.failures import Diagnosis
 from wan_train.run.events import (
     BudgetReached,
@@ -44,7 +44,6 @@ from wan_train.views import run_status
 from wan_train.views.formatting import (
     clock,
     columns,
-    count,
     cut,
     dollars_per_hour,
     joined_lines,

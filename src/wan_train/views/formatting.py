@@ -48,11 +48,6 @@ def pace(seconds_per_step: float) -> str:
     return f"{seconds_per_step:.1f} s/step" if seconds_per_step >= 1 else f"{seconds_per_step:.2g} s/step"
 
 
-def count(number: int, what: str, many: str | None = None) -> str:
-    """`1 item`, `1,234 items`."""
-    return f"{number:,} {what if number == 1 else many or what + 's'}"
-
-
 def dollars_per_hour(value: float) -> str:
     """`$0.93/h`; three decimals where two would hide a tenth of it."""
     return f"${value:,.3f}/h" if value < 0.1 else f"${value:,.2f}/h"  # noqa: PLR2004  cents

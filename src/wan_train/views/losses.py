@@ -9,9 +9,9 @@ from enum import StrEnum
 from itertools import accumulate, groupby, pairwise
 from statistics import fmean, variance
 
+from wan_train.base.units import count
 from wan_train.run.curves import Curve, LossSource
 from wan_train.run.progress import Progress
-from wan_train.views.formatting import count
 from wan_train.views.formatting import loss as loss_text
 from wan_train.views.lines import Span, width_of
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from wan_train.base.text import redact
-from wan_train.base.units import file_size
+from wan_train.base.units import count, file_size
 from wan_train.dataset.layout import DatasetSummary
 from wan_train.engine import schedule as schedules
 from wan_train.engine.commands import one_option_a_line
@@ -20,7 +20,6 @@ from wan_train.run.plan import Devices, Plan, Step, StepKind
 from wan_train.run.step_commands import command_of
 from wan_train.views.formatting import (
     columns,
-    count,
     expert_name,
     gpu_memory,
     gpu_name,

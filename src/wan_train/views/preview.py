@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from wan_train.base import codec
 from wan_train.base.errors import BadInputError
-from wan_train.base.units import dollars, duration, fine_percent
+from wan_train.base.units import count, dollars, duration, fine_percent
 from wan_train.preview.estimate import Basis, Estimate
 from wan_train.preview.model import (
     BASE,
@@ -22,7 +22,7 @@ from wan_train.preview.model import (
 )
 from wan_train.recipe.terms import Expert
 from wan_train.run.directory import RunDirectory
-from wan_train.views.formatting import count, safe
+from wan_train.views.formatting import safe
 from wan_train.views.json_records import Json
 from wan_train.views.lines import Line, Row, Span, line, table, wrapped
 

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from wan_train.base.units import dollars, duration, file_size
+from wan_train.base.units import count, dollars, duration, file_size
 from wan_train.run import retry
 from wan_train.run.plan import Step, StepKind
 from wan_train.run.samples import given_up
@@ -16,7 +16,6 @@ from wan_train.views.cost import cost_basis, cost_of, cost_text, next_budget, st
 from wan_train.views.formatting import (
     STATE_NAMES,
     columns,
-    count,
     cut,
     date_time,
     joined_lines,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
-from wan_train.base.units import dollars, duration, file_size
+from wan_train.base.units import count, dollars, duration, file_size
 from wan_train.box.rental import Price
 from wan_train.dataset.layout import DatasetSummary
 from wan_train.dataset.model import MediaKind
@@ -25,7 +25,6 @@ from wan_train.run.end_epochs import EarlyEnd
 from wan_train.run.plan import Devices, Plan, Quote, QuoteBasis
 from wan_train.run.quote import dollars_of
 from wan_train.views.formatting import (
-    count,
     cut,
     cut_front,
     dollars_per_hour,

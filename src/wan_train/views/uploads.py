@@ -6,8 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import assert_never
 
-from wan_train.base.units import file_size
-from wan_train.upload.content import files_text
+from wan_train.base.units import count, file_size
 from wan_train.upload.destinations import HubTarget, RcloneTarget
 from wan_train.upload.status import Stage, TargetStatus
 from wan_train.views.formatting import clock, safe
@@ -27,7 +26,7 @@ def upload_text(status: TargetStatus) -> str:
 
 
 def stage_text(status: TargetStatus) -> str:
-    there = f"{status.verified} of {files_text(status.ready)} verified"
+    there = f"{status.verified} of {count(status.ready, 'file')} verified"
     match status.stage:
         case Stage.WAITING:
             return "waits for the first LoRA"
@@ -36,7 +35,7 @@ def stage_text(status: TargetStatus) -> str:
         case Stage.SENDING:
             return f"sending; {there}"
         case Stage.VERIFIED:
-            return f"{files_text(status.ready)} verified ({file_size(status.bytes)})"
+            return f"{count(status.ready, 'file')} verified ({file_size(status.bytes)})"
         case Stage.FAILED:
             assert status.failed is not None, "what failed has a reason"  # noqa: S101  an invariant of the status
             tried = f"; next try {clock(status.next_try)}" if status.next_try is not None else ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from wan_train.base.units import count
 from wan_train.dataset.buckets import Crop
 from wan_train.dataset.layout import TrainedFile, is_cropped
 from wan_train.dataset.model import MediaKind, Problem
@@ -96,11 +97,11 @@ def _items(one: TrainedFile, kind: MediaKind) -> str | None:
         return None if one.cuts else "not trained: an earlier file has the same name"
     if one.item.frames is None:
         return "length unknown"
-    length = formatting.count(one.item.frames, "frame")
+    length = count(one.item.frames, "frame")
     if not one.cuts:
         return f"{length}: no clip is taken"
     counted = sorted(Counter(frames for _, frames in one.cuts).items())
-    return f"{length}: " + ", ".join(f"{formatting.count(count, 'clip')} of {frames}" for frames, count in counted)
+    return f"{length}: " + ", ".join(f"{count(clips, 'clip')} of {frames}" for frames, clips in counted)
 
 
 def _caption(one: TrainedFile, caption: str | None) -> tuple[str, str | None]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.base import units
+from wan_train.base.units import count
 from wan_train.dataset.layout import Layout, SubsetLayout
 from wan_train.dataset.model import MediaKind, Problem, Severity
 from wan_train.dataset.scan import Check, Group
-from wan_train.views import formatting
 from wan_train.views.dataset_page.cards import Card, cards
 from wan_train.views.dataset_page.selection import Material, Selection, ShownSize, problems_by_item
 from wan_train.views.dataset_tables import (
@@ -113,7 +113,7 @@ def _facts(layout: Layout) -> Iterator[tuple[str, str, Sequence[str]]]:
         yield "Steps", "unknown", ["until the clips are cached"]
     else:
         yield "Steps per epoch", f"{layout.steps_per_epoch:,}", []
-        yield "Total steps", f"{layout.steps:,}", [f"per expert, {formatting.count(layout.epochs, 'epoch')}"]
+        yield "Total steps", f"{layout.steps:,}", [f"per expert, {count(layout.epochs, 'epoch')}"]
     yield "Cache size", units.file_size(counted.cache_bytes), ["on disk, estimate"]
 
 
@@ -181,7 +181,7 @@ def _dataset(
         sizes=[
             _Size(
                 anchor=_anchor(number, place),
-                title=f"{size_name(shown.size)} · {formatting.count(len(shown.size.files), noun, many)}",
+                title=f"{size_name(shown.size)} · {count(len(shown.size.files), noun, many)}",
                 cards=cards(shown, subset.kind, material, anchor=_anchor(number, place), troubles=troubles),
                 left=shown.left,
             )

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from wan_train.base import units
+from wan_train.base.units import count
 from wan_train.views import formatting
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "amount": formatting.count,
+        "amount": count,
         "clock": formatting.clock,
         "cut": lambda text, width: formatting.cut(formatting.safe(text), width),
         "data_url": _data_url,

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from wan_train.base import units
-from wan_train.base.units import GIB
+from wan_train.base.units import GIB, count
 from wan_train.recipe.effective import effective
 from wan_train.recipe.terms import Expert
 from wan_train.run.curves import Curve
@@ -149,7 +149,7 @@ def _lines(reports: Sequence[ReportData], width: int) -> Iterator[Line]:
             yield line(Span(group, "bold"))
         yield from _row(f"  {row.name}", row.values, labels, room, style="bold cyan" if row.differs else "")
     yield line()
-    yield line(Span(f"{formatting.count(same_settings(reports), 'setting')} the same in all runs", "dim"))
+    yield line(Span(f"{count(same_settings(reports), 'setting')} the same in all runs", "dim"))
 
 
 def _row(label: str, values: Sequence[str | None], labels: int, room: int, *, style: str) -> Iterator[Line]:
@@ -191,7 +191,7 @@ def comparison_page(reports: Sequence[ReportData]) -> str:
         charts=[chart for expert in Expert if (chart := _chart(reports, names, expert)) is not None],
         same_dataset=len({report.view.plan.dataset.source for report in reports}) == 1,
         groups=[(group, list(rows)) for group, rows in groupby(compared(reports), key=lambda row: row.group)],
-        same=formatting.count(same_settings(reports), "setting"),
+        same=count(same_settings(reports), "setting"),
         version=reports[0].version,
         made=reports[0].made,
     )

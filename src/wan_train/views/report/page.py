@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.base import units
+from wan_train.base.units import count
 from wan_train.engine.failures import Diagnosis
 from wan_train.run.live import EVERY_SECONDS
 from wan_train.run.plan import Devices
@@ -100,7 +101,7 @@ def _facts(report: ReportData, experts: Sequence[ExpertMetrics]) -> Iterator[tup
     for each in experts:
         loss = "no loss yet" if each.final_loss is None else f"loss {formatting.loss(each.final_loss)}"
         pace = f", {formatting.pace(each.seconds_per_step)}" if each.seconds_per_step is not None else ""
-        done = f"of {formatting.count(each.epochs, 'epoch')} · {formatting.count(each.steps_done, 'step')}{pace}"
+        done = f"of {count(each.epochs, 'epoch')} · {count(each.steps_done, 'step')}{pace}"
         name = f"{formatting.expert_name(each.expert).capitalize()} expert"
         early = run_status.early_end(view, view.plan.step(each.step))
         yield name, f"{each.epochs_done:,}", [done, loss, *([f"ends {early}"] if early is not None else [])]
@@ -159,7 +160,7 @@ class _Kept:
         kept = each.job.kept
         expert = formatting.expert_name(each.expert)
         return _Kept(
-            title=f"{formatting.count(len(kept), 'LoRA')} of earlier epochs of the {expert} expert",
+            title=f"{count(len(kept), 'LoRA')} of earlier epochs of the {expert} expert",
             names=[Path(path).name for path in kept[:_MOST_KEPT]],
             more=max(0, len(kept) - _MOST_KEPT),
         )
@@ -175,12 +176,12 @@ def _samples(report: ReportData) -> Iterator[tuple[str, SampleGrid]]:
 
 def _dataset_counts(report: ReportData) -> Iterator[str]:
     counted = report.view.plan.dataset
-    yield formatting.count(counted.items, "file")
-    yield formatting.count(counted.captions, "caption")
+    yield count(counted.items, "file")
+    yield count(counted.captions, "caption")
     if counted.repeats is not None:
-        yield f"{formatting.count(counted.repeats, 'item')} per epoch with repeats"
+        yield f"{count(counted.repeats, 'item')} per epoch with repeats"
     if counted.batches_per_epoch is not None:
-        yield f"{formatting.count(counted.batches_per_epoch, 'batch', 'batches')} per epoch"
+        yield f"{count(counted.batches_per_epoch, 'batch', 'batches')} per epoch"
 
 
 def _has_changed(report: ReportData) -> bool:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from wan_train.base.codec import CorruptRecordError
 from wan_train.base.errors import BadInputError
+from wan_train.base.units import count
 from wan_train.preview.model import Cell, Preview, PreviewDirectory, Prompt, Row, drawn, previews_of
 from wan_train.preview.sheet import prompt_note, row_notes, row_title
 from wan_train.preview.thumbnails import clip_file, is_clip, jpeg, strip
 from wan_train.run.directory import RunDirectory
 from wan_train.run.picks import Pick
-from wan_train.views.formatting import count
 
 MOST_SHOWN = 48
 """Pictures of all previews together."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wan_train.base import units
-from wan_train.base.units import GIB, fine_percent
+from wan_train.base.units import GIB, count, fine_percent
 from wan_train.recipe.model import format_number
 from wan_train.recipe.terms import Expert
 from wan_train.run.curves import Curve, LossSource, smoothed
@@ -51,7 +51,7 @@ def loss_charts(report: ReportData, experts: Sequence[ExpertMetrics]) -> list[Ch
 def _loss_chart(curve: Curve, each: ExpertMetrics) -> Chart:
     noise = f"{formatting.expert_name(each.expert)} expert"
     final = f"final loss {formatting.loss(each.final_loss)}" if each.final_loss is not None else "no valid loss"
-    summary = [f"{formatting.count(each.steps_done, 'step')}, {final}"]
+    summary = [f"{count(each.steps_done, 'step')}, {final}"]
     superseded = sum(len(segment.points) - len(segment.counted) for segment in curve.segments)
     for number, what in (
         (outside_plot([curve]), "outside the plot"),
@@ -59,7 +59,7 @@ def _loss_chart(curve: Curve, each: ExpertMetrics) -> Chart:
         (superseded, "trained again"),
     ):
         if number:
-            summary.append(f"{formatting.count(number, 'step')} {what}")
+            summary.append(f"{count(number, 'step')} {what}")
     text = "; ".join(summary)
     return Chart(
         title=noise.capitalize(),
@@ -168,7 +168,7 @@ def timeline(report: ReportData) -> Timeline:
                 )
             )
         if not job.attempts and job.caches is not None:
-            cached = f"caches of {formatting.count(job.caches.items, 'item')} were up to date"
+            cached = f"caches of {count(job.caches.items, 'item')} were up to date"
             rows.append((step.id, "", "", "", "", "", cached))
     return Timeline(started=started, plot=_plot(bars, until - started) if bars else None, rows=rows)
 
@@ -187,7 +187,7 @@ def _plot(bars: Sequence[Bar], until: float) -> Markup:
         until=max(until, 1.0),
         name="timeline-plot",
         title="Attempts of every step over time, by GPU",
-        description=f"{formatting.count(len(bars), 'attempt')} on {', '.join(lanes)}, {failures} failed. "
+        description=f"{count(len(bars), 'attempt')} on {', '.join(lanes)}, {failures} failed. "
         "The table below lists each.",
     )
 
