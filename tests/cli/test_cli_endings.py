@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from support.runs import events_of, make_plan
 from support.vast_api import vast_api
+from wan_train.base.clock import SystemClock
+from wan_train.base.moment import moment
 from wan_train.cli.main import run
+from wan_train.run.directory import RunDirectory
+from wan_train.run.duties import Duties, Then, read_duties, write_duties
+from wan_train.run.events import Journal
+from wan_train.run.state import JobState
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -72,3 +79,35 @@ def test_a_box_that_vast_will_not_end_starts_nothing(
     assert next(iter(wrong)) in said
     assert "hint:" in said
     assert not list(tmp_path.glob("runs/*/plan.json"))
+
+
+def test_a_finished_run_takes_another_ending(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plan = make_plan(run_dir=tmp_path / "runs" / "20261122-141500-mylora")
+    plan.run_dir.mkdir(parents=True)
+    run_dir = RunDirectory(plan.run_dir)
+    run_dir.write_plan(plan)
+    journal = Journal(run_dir.events)
+    for event in events_of(plan, {step.id: JobState.SUCCEEDED for step in plan.steps}, exit_code=0):
+        journal.append(event)
+    journal.close()
+    write_duties(run_dir, Duties(began=moment(SystemClock()), then=Then.COMMAND, command=("true",), max_hours=900.0))
+    assert run(["resume", plan.run_id, "--then", "nothing"]) == 0
+    taken_back = read_duties(run_dir)
+    assert taken_back is not None
+    assert (taken_back.then, taken_back.max_hours) == (Then.NOTHING, None)
+    capsys.readouterr()
+    with vast_api() as api:
+        for name, value in api.environ(CONTAINER_API_KEY="of-another-box").items():
+            monkeypatch.setenv(name, value)
+        assert run(["resume", plan.run_id, "--then", "stop"]) == 3
+        assert "--then stop would fail" in capsys.readouterr().err
+        for name, value in api.environ().items():
+            monkeypatch.setenv(name, value)
+        assert run(["resume", plan.run_id, "--then", "stop"]) == 0
+        assert "The box is stopped once its last run is over." in capsys.readouterr().err
+        duties = read_duties(run_dir)
+        assert duties is not None
+        assert duties.then is Then.STOP
+        run_dir.duties.unlink()  # so that the guardian, which was started, ends

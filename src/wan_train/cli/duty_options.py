@@ -52,6 +52,8 @@ def duties_of(call: Call, before: Duties | None = None, *, goes_on: bool = False
     if then is not None:
         ending, command = _ending(then)
         duties = replace(duties, then=ending, command=command)
+        if ending is Then.NOTHING:  # the limit of the ending that is taken back goes with it
+            duties = replace(duties, max_hours=None)
     if grace is not None:
         duties = replace(duties, grace_seconds=_within("--grace", grace, _MOST_GRACE_MINUTES, "minutes") * 60)
     if hours is not None:

@@ -31,7 +31,7 @@ from wan_train.run.events import StopMode
 from wan_train.run.plan import Devices, StepKind
 from wan_train.run.state import JobState
 from wan_train.views import run_status as facts
-from wan_train.views.box_end import box_question
+from wan_train.views.box_end import box_end_texts, box_question
 from wan_train.views.json_records import result_json, run_json, status_json
 from wan_train.views.model import RunReader, RunView
 
@@ -160,19 +160,27 @@ def resume(call: Call) -> Result:
     budget, question = budget_of(call), PriceQuestion(call.settings)
     until = call.get(options.LATER_END)
     view, _ = RunReader(run).refresh()
-    duties = duties_of(call, read_duties(run), goes_on=not view.state.is_over)
     epochs, ends = later_ends(view, epochs, until)
     is_longer = epochs is not None or bool(ends)
+    is_done = _is_done(view) and not is_longer
+    # A finished run has had its ending; only another --then orders one.
+    goes_on = not view.state.is_over or (is_done and call.get(options.OTHER_THEN) is None)
+    duties = duties_of(call, read_duties(run), goes_on=goes_on)
     _check_budget(view, budget, question)
     chosen = _gpus(view, call.settings, gpus) if gpus is not None else None
     if not view.state.is_over and view.has_supervisor:
         call.sink.note(f"{run.run_id} is running already.")
         if changes_duties(call):
-            if call.all(options.OTHER_UPLOAD):
-                check_before(duties, call)
+            check_before(duties, call)
             hand_over(run, duties, call.settings)
-    elif _is_done(view) and not is_longer:
+    elif is_done:
         call.sink.note(f"{run.run_id} is finished: nothing is missing.")
+        if changes_duties(call):
+            check_before(duties, call)
+            hand_over(run, duties, call.settings)
+            view, _ = RunReader(run, lease_dir=call.settings.lease_dir).refresh()
+            for text, _ in box_end_texts(view):
+                call.sink.note(text)
         more = "--until all" if facts.ended_early(view) else "--epochs N"
         call.sink.note(f"Train it longer with: wan-train resume {run.run_id} {more}")
         return Result(data=lambda: result_json(view))
@@ -180,7 +188,7 @@ def resume(call: Call) -> Result:
         if view.state.is_over:
             check_disk_to_resume(run, view.plan, _trainings_left(view, longer=is_longer))
         # A stop that was under way when its supervisor died is taken back: this command came later.
-        if call.all(options.OTHER_UPLOAD):
+        if changes_duties(call):
             check_before(duties, call)
         hand_over(run, duties, call.settings)
         must_restart = view.state.is_over or view.state.is_stopping
