@@ -36,7 +36,7 @@ from wan_train.base.clock import SystemClock
 from wan_train.base.moment import moment
 from wan_train.notify.delivery_log import Mark, read_deliveries
 from wan_train.run.directory import RunDirectory
-from wan_train.run.duties import Duties, Then, enter, write_duties
+from wan_train.run.duties import Duties, Then, register, write_duties
 
 LIMIT_SECONDS = 300.0
 """A box that runs longer than this after its start was left running."""
@@ -161,7 +161,7 @@ class History:
         settings.parent.mkdir(parents=True, exist_ok=True)
         settings.write_text(f'notify = ["{self.receiver.url}"]\n')
         write_duties(run, duties)
-        enter(self.place.leases, run)
+        register(self.place.leases, run)
 
     def _keep_guarded(self) -> None:
         """A box starts the guardian again that died; one that ended well is not needed, or was not alone."""
