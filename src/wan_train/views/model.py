@@ -18,11 +18,11 @@ from pathlib import Path
 from wan_train.base.clock import SystemClock
 from wan_train.base.codec import CorruptRecordError
 from wan_train.base.errors import BadInputError
-from wan_train.base.moment import moment
+from wan_train.base.moment import is_later, moment
 from wan_train.base.text import redact, visible
 from wan_train.box.shell import Shell, shell_of
 from wan_train.engine.log_parser import last_words
-from wan_train.run.box_ending import Ending, Phase, ending_of_this_box, seconds_left
+from wan_train.run.box_ending import Ending, Phase, ending_of_this_box, read_keep_request, seconds_left
 from wan_train.run.curves import Curve, CurveReader
 from wan_train.run.directory import RunDirectory, report_of_end
 from wan_train.run.duties import Duties, is_registered, read_duties
@@ -182,7 +182,8 @@ class RunReader:
             alive = self._state.supervisor.is_alive()
         self._read_tails()
         finished = self._state.finished
-        ending = self._ending()
+        duties = _duties(self._run)
+        ending = self._ending(duties)
         view = RunView(
             run=self._run,
             plan=self._plan,
@@ -200,17 +201,23 @@ class RunReader:
             picks=_picks(self._run),
             uploads=self._uploads(),
             shell=shell_of(os.environ),
-            duties=_duties(self._run),
+            duties=duties,
             ending=ending,
             ending_seconds=seconds_left(ending, moment(SystemClock())) if ending is not None else 0.0,
             awaits_ending=self._lease_dir is not None and is_registered(self._lease_dir, self._run),
         )
         return view, events
 
-    def _ending(self) -> Ending | None:
+    def _ending(self, duties: Duties | None) -> Ending | None:
         ending = ending_of_this_box(self._lease_dir) if self._lease_dir is not None else None
-        is_meant = ending is not None and (ending.phase is not Phase.CANCELLED or self._run.run_id in ending.runs)
-        return ending if is_meant else None
+        if ending is None or self._lease_dir is None:
+            return None
+        if ending.phase in {Phase.COUNTDOWN, Phase.ENDING}:
+            wish = read_keep_request(self._lease_dir, ending)  # the guardian follows it in its next round
+            return ending if wish is None else replace(ending, phase=Phase.CANCELLED, cancelled_by=wish)
+        if duties is not None and is_later(duties.began, ending.decided):
+            return None  # the run was given its ending after that of the box was over
+        return ending if ending.phase is Phase.ASKED or self._run.run_id in ending.runs else None
 
     def _uploads(self) -> tuple[TargetStatus, ...]:
         try:

@@ -9,10 +9,14 @@ import pytest
 
 from support.runs import events_of, make_plan
 from views.scenes import CACHED, FAILED, RUNS
+from wan_train.base.clock import SystemClock
 from wan_train.base.errors import BadInputError
 from wan_train.base.files import write_whole
 from wan_train.base.host import myself
+from wan_train.base.moment import moment
+from wan_train.run.box_ending import Ending, Phase, ask_to_keep, first_process, write_ending
 from wan_train.run.directory import RunDirectory
+from wan_train.run.duties import Duties, Then, write_duties
 from wan_train.run.events import Journal, SupervisorStarted
 from wan_train.run.state import JobState
 from wan_train.views.model import RunReader
@@ -32,6 +36,45 @@ def test_a_run_that_has_not_begun(run: RunDirectory) -> None:
     assert view.supervisor_alive
     assert view.live is None
     assert {job.state for job in view.state.jobs.values()} == {JobState.WAITING}
+
+
+@pytest.mark.parametrize("phase", [Phase.ASKED, Phase.CANCELLED])
+def test_what_became_of_the_box_before_is_not_said_of_a_run_that_was_given_another_ending(
+    run: RunDirectory, tmp_path: Path, phase: Phase
+) -> None:
+    decided = moment(SystemClock())
+    ending = Ending(
+        then=Then.STOP,
+        runs=(run.run_id,),
+        because="the last run is over",
+        decided=decided,
+        grace_seconds=0,
+        due=0,
+        phase=phase,
+        life=first_process(),
+    )
+    write_ending(tmp_path, ending)
+    write_duties(run, Duties(began=replace(decided, uptime=decided.uptime - 60), then=Then.STOP))
+    assert RunReader(run, lease_dir=tmp_path).refresh()[0].ending == ending
+    write_duties(run, Duties(began=replace(decided, uptime=decided.uptime + 60), then=Then.STOP))
+    assert RunReader(run, lease_dir=tmp_path).refresh()[0].ending is None
+
+
+def test_an_ending_that_a_person_just_cancelled_is_shown_as_cancelled(run: RunDirectory, tmp_path: Path) -> None:
+    ending = Ending(
+        then=Then.STOP,
+        runs=(run.run_id,),
+        because="the last run is over",
+        decided=moment(SystemClock()),
+        grace_seconds=300,
+        due=0,
+        life=first_process(),
+    )
+    write_ending(tmp_path, ending)
+    ask_to_keep(tmp_path, ending, by="`wan-train status`")
+    shown = RunReader(run, lease_dir=tmp_path).refresh()[0].ending
+    assert shown is not None
+    assert (shown.phase, shown.cancelled_by) == (Phase.CANCELLED, "`wan-train status`")
 
 
 def test_each_look_gives_only_what_is_new(run: RunDirectory) -> None:
