@@ -197,12 +197,17 @@ def read_speeds(runs: Path) -> tuple[Speed, ...]:
 
 
 def remember(runs: Path, speed: Speed) -> None:
-    """Keep a measurement beside the last ones of the same work. A full disk keeps nothing: it is a convenience."""
+    """Keep a measurement beside the last ones of the same work. A full disk keeps nothing: it is a convenience.
+
+    Trainings that were stopped time no loading: the last that did stays, however many of them follow.
+    """
     try:
         with locks.held(runs / f".{_SPEEDS_FILE}.lock", wait=True):
             known = sorted(read_speeds(runs), key=lambda each: each.at)
             same = [each for each in known if (each.key, each.sizes) == (speed.key, speed.sizes)]
-            too_old = same[: max(0, len(same) + 1 - _OF_ONE_WORK)]
+            timed = [each for each in same if each.beside is not None]
+            spare = [each for each in same if speed.beside is not None or each not in timed[-1:]]
+            too_old = spare[: max(0, len(same) + 1 - _OF_ONE_WORK)]
             kept = [*(each for each in known if each not in too_old), speed][-_MOST:]
             write_whole(runs / _SPEEDS_FILE, codec.to_json({"speeds": kept}), durable=False)
     except OSError:

@@ -125,6 +125,14 @@ class TestStore:
             remember(tmp_path, speed(per_unit=float(number), at=T0 + number))
         assert sorted(each.per_unit for each in read_speeds(tmp_path)) == [0.5, 3.0, 4.0, 5.0, 6.0]
 
+    def test_trainings_that_were_stopped_drive_no_loading_out(self, tmp_path: Path) -> None:
+        remember(tmp_path, speed(at=1.0))
+        for number in range(6):
+            remember(tmp_path, replace(speed(at=10.0 + number), beside=None))
+        kept = read_speeds(tmp_path)
+        assert [each.at for each in kept] == [1.0, 13.0, 14.0, 15.0]
+        assert kept[0].beside is not None
+
     @pytest.mark.parametrize("text", ["", "[]", '{"musubi RTX 5090 960x960": 2.5}', '{"speeds": [1]}', "{"])
     def test_what_an_older_version_or_a_crash_left_is_no_basis(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "speeds.json").write_text(text)
