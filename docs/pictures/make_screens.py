@@ -62,7 +62,7 @@ def wait_for_mid_run() -> list[str]:
         lines = tmux("capture-pane", "-e", "-p").rstrip("\n").split("\n")
         plain = "\n".join(Text.from_ansi(line).plain for line in lines)
         kept = plain.count(f"LoRA of epoch {3 * KEEP_EVERY} kept")
-        if kept == 2 and plain.count("per step, TensorBoard") == 2:  # noqa: PLR2004  both experts
+        if kept == 2 and plain.count("per step, TensorBoard") == 2:
             return lines
     raise TimeoutError("\n".join(lines))
 

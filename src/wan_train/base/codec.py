@@ -32,7 +32,7 @@ def _converter() -> cattrs.Converter:
 
 
 @functools.cache
-def register_union(union: Any) -> None:  # noqa: ANN401  a typing union has no static type of its own
+def register_union(union: Any) -> None:
     """Let values of a closed union of dataclasses be told apart in JSON by a `kind` key in snake case.
 
     The hook of a class is made when its first value comes: cattrs' own strategy for unions makes all of them at once,
@@ -52,7 +52,7 @@ def register_union(union: Any) -> None:  # noqa: ANN401  a typing union has no s
     converter.register_unstructure_hook(union, unstructure)
 
 
-def register_values(union: Any) -> None:  # noqa: ANN401  a typing union has no static type of its own
+def register_values(union: Any) -> None:
     """Let plain values of a union (scalars, and tuples of them) be read back as they were written."""
 
     def structure(value: object, _: object) -> object:
@@ -71,17 +71,17 @@ def tag_of(cls: type[object]) -> str:
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in cls.__name__).lstrip("_")
 
 
-def to_data(value: object, kind: Any = None) -> Any:  # noqa: ANN401  JSON values are any
+def to_data(value: object, kind: Any = None) -> Any:
     """Plain dicts, lists, strings and numbers for a record; `kind` names the union for tagged values."""
     return _converter().unstructure(value, unstructure_as=kind or type(value))
 
 
-def to_json(value: object, kind: Any = None, *, indent: int | None = None) -> str:  # noqa: ANN401  see `to_data`
+def to_json(value: object, kind: Any = None, *, indent: int | None = None) -> str:
     """One record as text that can be written as UTF-8; raises ValueError for NaN and infinity."""
     return dumps(to_data(value, kind), indent=indent)
 
 
-def dumps(data: Any, *, indent: int | None = None) -> str:  # noqa: ANN401  JSON values are any
+def dumps(data: Any, *, indent: int | None = None) -> str:
     """Plain data as JSON that can be written as UTF-8; raises ValueError for NaN and infinity."""
     text = json.dumps(data, ensure_ascii=False, indent=indent, allow_nan=False)
     # Names of files that are not UTF-8 hold lone surrogates, which no encoder takes; escaped they survive.
@@ -90,7 +90,7 @@ def dumps(data: Any, *, indent: int | None = None) -> str:  # noqa: ANN401  JSON
 
 def from_json(
     text: str | bytes,
-    kind: type[T] | Any,  # noqa: ANN401  unions are not types
+    kind: type[T] | Any,
     *,
     where: str,
     upgrade: Callable[[Any], Any] = lambda data: data,
@@ -115,7 +115,7 @@ def from_json(
     return read
 
 
-def read_lines(path: Path, kind: type[T] | Any) -> list[T]:  # noqa: ANN401  unions are not types
+def read_lines(path: Path, kind: type[T] | Any) -> list[T]:
     """The records of a file, one a line; none where it is missing. Raises OSError.
 
     A line that cannot be read is left out: a crash or a full disk cut it short, or a newer version wrote it.
@@ -131,7 +131,7 @@ def read_lines(path: Path, kind: type[T] | Any) -> list[T]:  # noqa: ANN401  uni
     return found
 
 
-def from_data(data: Any, kind: type[T] | Any) -> T:  # noqa: ANN401  unions are not types
+def from_data(data: Any, kind: type[T] | Any) -> T:
     """A record of plain data; raises whatever does not fit."""
     read: T = _converter().structure(data, kind)
     return read

@@ -190,7 +190,7 @@ def identify(pid: int) -> ProcessIdentity | None:
 
 def myself() -> ProcessIdentity:
     identity = identify(os.getpid())
-    assert identity is not None, "a running process is in /proc"  # noqa: S101  an invariant, not a check
+    assert identity is not None, "a running process is in /proc"
     return identity
 
 

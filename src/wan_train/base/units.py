@@ -55,15 +55,15 @@ def file_size(size: int) -> str:
     """Bytes of a file or disk in decimal units, as disks and downloads are sold: `307 MB`, `1.2 GB`."""
     value = float(size)
     for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.5:  # noqa: PLR2004  what would be rounded to 1000 belongs to the next unit
-            return f"{value:.0f} {unit}" if unit != "GB" or value >= 99.5 else f"{value:.1f} {unit}"  # noqa: PLR2004  the same
+        if value < 999.5:  # what would be rounded to 1000 belongs to the next unit
+            return f"{value:.0f} {unit}" if unit != "GB" or value >= 99.5 else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
 
 
 def dollars(value: float) -> str:
     """`$0.83`; what is more than nothing and less than half a cent is `under $0.01`."""
-    if 0 < value < 0.005:  # noqa: PLR2004  would be rounded to $0.00
+    if 0 < value < 0.005:  # would be rounded to $0.00
         return "under $0.01"
     return f"${value:,.2f}"
 

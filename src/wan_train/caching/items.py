@@ -86,7 +86,7 @@ def _both(first: Wanted, other: Wanted) -> Wanted:
 
 
 def _picture(item: Item, subset: Subset) -> Wanted:
-    assert item.width is not None and item.height is not None, "a picture that can be read"  # noqa: S101, PT018  an invariant
+    assert item.width is not None and item.height is not None, "a picture that can be read"
     stem = stem_of(item.path)
     name = caches.picture_name(stem, item.width, item.height)
     bucket = bucket_for(
@@ -102,7 +102,7 @@ def _picture(item: Item, subset: Subset) -> Wanted:
 
 def _clip(item: Item, subset: Subset) -> Wanted:
     settings = subset.video
-    assert settings is not None, "a dataset of clips"  # noqa: S101  an invariant
+    assert settings is not None, "a dataset of clips"
     stem = stem_of(item.path)
     bucket, cuts = None, None
     size = f"of {subset.resolution[0]}x{subset.resolution[1]}"

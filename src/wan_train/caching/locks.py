@@ -44,7 +44,7 @@ class CacheLock:
 
         Call it only while nothing is held: flock cannot exchange one kind of lock for the other without a gap.
         """
-        assert self.access is None, "release it first"  # noqa: S101  an invariant
+        assert self.access is None, "release it first"
         locks.prepare(self._directory)
         taken: list[int] = []
         for path in self._files:

@@ -27,13 +27,12 @@ _TOGETHER = {
 """Commands that share a line in the list, under the panel of the first."""
 _SHORT = 61
 """Characters of a command's first sentence that fit into 80 columns."""
-# Typer hands over classes of its own for commands, parameters and completions, which its public names do not cover.
 
 
 class Command(TyperCommand):
     """A command whose help shows the defaults of the table, which are read only for it."""
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  see above
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         known = {each.name: each for each in options_of(self._path(ctx))}
         for parameter in self.params:
             option = known.get(parameter.name or "")
@@ -43,14 +42,14 @@ class Command(TyperCommand):
         super().format_help(ctx, formatter)
 
     @staticmethod
-    def _path(ctx: Any) -> str:  # noqa: ANN401  see above
+    def _path(ctx: Any) -> str:
         return str(ctx.command_path).partition(" ")[2]
 
 
 class Group(TyperGroup):
     """The commands of `wan-train`; `train` need not be named, in a call, in help and in completion."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  see above
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As Typer's, with `train` put in when no command is named; while words are completed only before options."""
         if args[:1] == ["help"] and not ctx.resilient_parsing:
             args = [*args[1:], "--help"]
@@ -60,14 +59,14 @@ class Group(TyperGroup):
             args = [_DEFAULT, *args]
         return super().parse_args(ctx, args)
 
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  see above
+    def invoke(self, ctx: Any) -> Any:
         """As Typer's, which would turn Ctrl-C into an exit code without a message."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise InterruptionError("interrupted") from None
 
-    def shell_complete(self, ctx: Any, incomplete: str) -> Any:  # noqa: ANN401  see above
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """Commands, options of the program, and those of `train`."""
         found = super().shell_complete(ctx, incomplete)
         if not incomplete.startswith("-"):
@@ -77,7 +76,7 @@ class Group(TyperGroup):
         more = train.shell_complete(ctx, incomplete) if train is not None else []
         return [*found, *(item for item in more if item.value not in known)]
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  see above
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         """One line for each command, 80 columns, and one screen of 24 lines in all."""
         commands = {name: command for name in self.list_commands(ctx) if (command := self.get_command(ctx, name))}
         panels = {name: getattr(command, "rich_help_panel", None) for name, command in commands.items()}
@@ -103,7 +102,7 @@ def _rows(commands: Mapping[str, str]) -> list[tuple[str, str]]:
     return rows
 
 
-def _short(command: Any) -> str:  # noqa: ANN401  see above
+def _short(command: Any) -> str:
     text: str = command.get_short_help_str(_SHORT)
     return text if text.endswith("...") else text.removesuffix(".")
 
@@ -141,7 +140,7 @@ def _command(
     def register(body: Callable[[Call], Result]) -> Callable[[Call], Result]:
         path = f"{below}{body.__name__}"
 
-        def run(context: typer.Context, **values: Any) -> int:  # noqa: ANN401  options are of many types
+        def run(context: typer.Context, **values: Any) -> int:
             from wan_train.cli.cancel_ending import cancel_ending
 
             call = Call(path, values, context.find_object(Invocation) or Invocation())

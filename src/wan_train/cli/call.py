@@ -39,7 +39,7 @@ class Call:
     def __getitem__(self, option: Option[T]) -> T:
         """The value of an option that is a switch, has a default or is required."""
         value = self.get(option)
-        assert value is not None, f"{option.word} has no default"  # noqa: S101  an invariant of the table
+        assert value is not None, f"{option.word} has no default"
         return value
 
     def get(self, option: Option[T]) -> T | None:

@@ -57,7 +57,7 @@ def _later_ends(view: RunView, text: str) -> Mapping[str, int]:
         raise BadInputError(f"--until {problem}", hint="Name an epoch, or train the rest with --until all.")
     ends, problems, grows = {}, [], False
     for step in _trainings(view):
-        assert step.expert is not None, "a training"  # noqa: S101  an invariant
+        assert step.expert is not None, "a training"
         total, job = view.state.schedule_epochs(view.plan, step), view.state.jobs[step.id]
         try:
             end = end_of(

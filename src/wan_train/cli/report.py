@@ -54,7 +54,7 @@ def compare(call: Call) -> Result:
             html, call.sink, yes=call[options.YES], generator=comparison.GENERATOR, command="compare --html"
         )
     runs = {run.path: run for run in (find(call.settings.runs, name) for name in call.all(options.RUNS))}
-    if len(runs) < 2:  # noqa: PLR2004  a comparison
+    if len(runs) < 2:  # a comparison
         raise BadInputError(
             f"compare needs two different runs; {len(runs)} was named", hint="List the runs: `wan-train runs`."
         )

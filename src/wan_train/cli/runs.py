@@ -319,7 +319,7 @@ def _log(view: RunView, step: str | None) -> _Log:
         )
     # Running steps first, then the newest.
     _, job = max(started, key=lambda pair: (pair[1].state.has_process, pair[0]))
-    assert job.attempt is not None, "filtered above"  # noqa: S101  an invariant
+    assert job.attempt is not None, "filtered above"
     return _Log(step=job.step, attempt=job.attempt.number)
 
 

@@ -98,7 +98,7 @@ def _measure(call: Call, *, budget: float) -> Result:
         scratch = Path(folder)
         ready = prepare(recipe, trainer, gpu, data, scratch)
         basis = basis_of(trainer, (gpu,), driver)
-        assert basis is not None, "one card, with a driver"  # noqa: S101  NVML names the driver of every card
+        assert basis is not None, "one card, with a driver"
         try:
             made = material.write(scratch, ready.picked, image_to_video=recipe.task is Task.I2V)
         except OSError as error:

@@ -80,7 +80,7 @@ def watch(run: RunDirectory, settings: Settings, sink: Sink, *, owner: bool, tim
 
 
 def _finish(view: RunView, settings: Settings) -> Result:
-    assert view.state.finished is not None, "followed to its end"  # noqa: S101  an invariant
+    assert view.state.finished is not None, "followed to its end"
     reader = RunReader(view.run, curves=True, lease_dir=settings.lease_dir)
     draws = view.run.draws_preview(view.state.finished.exit_code)
     report = None if draws else _wait_for_report(view, view.state.finished)

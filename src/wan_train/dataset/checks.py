@@ -151,7 +151,7 @@ def check_clip(path: Path, clip: Clip, settings: VideoSettings) -> Iterator[Prob
     # `head` with source_fps stops reading where it has enough, so the length at 16 a second is calculated here.
     length = int(clip.frames * TARGET_FPS / settings.source_fps) if settings.source_fps is not None else clip.frames
     used = max(start + count for start, count in cuts)
-    if settings.frame_extraction in {FrameExtraction.HEAD, FrameExtraction.FULL} and length - used > 3:  # noqa: PLR2004 - N*4+1 leaves up to three over
+    if settings.frame_extraction in {FrameExtraction.HEAD, FrameExtraction.FULL} and length - used > 3:
         yield note(
             ProblemKind.UNUSED_FRAMES,
             f"has {length} frames; only the first {used} are trained",

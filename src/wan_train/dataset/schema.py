@@ -106,7 +106,7 @@ def _rate(value: object) -> tuple[ProblemKind, str, str] | None:
 
 def _resolution(value: object) -> tuple[ProblemKind, str, str] | None:
     sides = value if isinstance(value, list) else [value, value]
-    if len(sides) != 2 or not all(_is_integer(side) for side in sides):  # noqa: PLR2004 - width and height
+    if len(sides) != 2 or not all(_is_integer(side) for side in sides):
         return _wrong_type(value, "[width, height] in pixels", "[960, 960]")
     if min(sides) < 1:
         return ProblemKind.WRONG_VALUE, f"is {sides}", "Write it like [960, 960]"

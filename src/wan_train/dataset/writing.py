@@ -290,7 +290,7 @@ def _entries_of(
 def _pair(value: object) -> tuple[int, int]:
     sides = value if isinstance(value, list) else [value, value]
     whole = [side for side in sides if isinstance(side, int)]
-    return (int(whole[0]), int(whole[1])) if len(whole) == len(sides) == 2 else (0, 0)  # noqa: PLR2004 - width, height
+    return (int(whole[0]), int(whole[1])) if len(whole) == len(sides) == 2 else (0, 0)
 
 
 def _new(entries: AoT, folder: Path, source: str, wanted: _Wanted) -> Table:

@@ -185,7 +185,7 @@ def _seed_options(job: TrainingJob) -> dict[str, tuple[str, ...]]:
     """The guide's training options, in the guide's order."""
     training, models = job.spec.training, job.models
     attention = [name for name, word in ATTENTION_KEYS.items() if word is training.attention]
-    assert attention, "a recipe fitted to its machine"  # noqa: S101  an invariant
+    assert attention, "a recipe fitted to its machine"
     return _given(
         task=job.recipe.task,
         dit=models.dit[job.spec.expert],

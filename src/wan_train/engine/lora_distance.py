@@ -52,7 +52,7 @@ class LoraFile:
         if not self.modules or any(module + _UP not in self._header.tensors for module in self.modules):
             raise BrokenFileError(f"{path} has no LoRA modules")
         for name, tensor in self._header.tensors.items():
-            if name.endswith((_DOWN, _UP)) and (len(tensor.shape) < 2 or 0 in tensor.shape):  # noqa: PLR2004  matrices
+            if name.endswith((_DOWN, _UP)) and (len(tensor.shape) < 2 or 0 in tensor.shape):  # matrices
                 raise BrokenFileError(f"{path} holds no matrix {name}")
         try:
             self._file: BinaryIO = path.open("rb")

@@ -38,7 +38,7 @@ def judge_weights(
 
     `shapes` are the network's tensors in the first block; None if unknown.
     """
-    assert spec.training.network_weights is not None, "asked of a training that continues a LoRA"  # noqa: S101  an invariant
+    assert spec.training.network_weights is not None, "asked of a training that continues a LoRA"
     path = Path(spec.training.network_weights)
     if not path.is_file():
         return Judgement(problems=("does not exist",))

@@ -235,7 +235,7 @@ def number_problems(key: str, value: object, name: str) -> Iterator[str]:
         noun = "a whole number" if kind is int else "a number"
         yield f"{name} must be {noun} from {format_number(low)} to {format_number(high)}, not {_shown(value)}"
         return
-    assert isinstance(value, int | float), "just seen"  # noqa: S101  an invariant
+    assert isinstance(value, int | float), "just seen"
     if key in {"width", "height"} and value % _SIZE_MULTIPLE:
         near = max(_SIZE_MULTIPLE, round(value / _SIZE_MULTIPLE) * _SIZE_MULTIPLE)
         yield f"{name} must be a multiple of {_SIZE_MULTIPLE}, not {value}: for example {near}"

@@ -57,9 +57,9 @@ def _scalars(event: bytes) -> Iterator[Scalar]:
     step = 0
     summaries = []
     for number, kind, value in _fields(event):
-        if number == 2 and kind == _VARINT and isinstance(value, int):  # noqa: PLR2004  field numbers of Event
+        if number == 2 and kind == _VARINT and isinstance(value, int):  # field numbers of Event
             step = value
-        elif number == 5 and isinstance(value, bytes):  # noqa: PLR2004  the same
+        elif number == 5 and isinstance(value, bytes):
             summaries.append(value)
     for summary in summaries:
         for _, _, entry in _fields(summary):
@@ -68,7 +68,7 @@ def _scalars(event: bytes) -> Iterator[Scalar]:
                 for number, kind, value in _fields(entry):
                     if number == 1 and isinstance(value, bytes):
                         tag = value.decode("utf-8", errors="replace")
-                    elif number == 2 and kind == _FIXED32 and isinstance(value, bytes):  # noqa: PLR2004  Summary.Value
+                    elif number == 2 and kind == _FIXED32 and isinstance(value, bytes):  # Summary.Value
                         number_read = struct.unpack("<f", value)[0]
                 if number_read is not None:
                     yield Scalar(tag=tag, step=step, value=number_read)
@@ -102,7 +102,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
         byte = data[position]
         position += 1
         value |= (byte & 0x7F) << shift
-        if byte < 0x80:  # noqa: PLR2004  the continuation bit
+        if byte < 0x80:  # the continuation bit
             break
         shift += 7
     return value, position

@@ -76,7 +76,7 @@ def read_header(path: Path | str) -> Header:
             size = found.st_size
             head = os.read(descriptor, _FIRST_READ)
             length = int.from_bytes(head[:8], "little")
-            if size < 8 or not 0 < length <= min(_MAX_HEADER, size - 8):  # noqa: PLR2004  the length field's own size
+            if size < 8 or not 0 < length <= min(_MAX_HEADER, size - 8):  # the length field's own size
                 raise BrokenFileError(f"{path} is not a complete safetensors file ({size} bytes)")
             while len(head) < 8 + length:
                 more = os.read(descriptor, 8 + length - len(head))

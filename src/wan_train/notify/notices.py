@@ -105,7 +105,7 @@ def of_box(ending: Ending, titles: Sequence[str], now: float, *, life: ProcessId
 def _over(facts: RunFacts) -> Iterator[Message]:
     """The end of a run, once what it says of uploads is known."""
     finished, plan, state = facts.state.finished, facts.plan, facts.state
-    assert finished is not None, "the run is over"  # noqa: S101  seen by the caller
+    assert finished is not None, "the run is over"
     missing = [target for target, verified in facts.uploads.items() if not verified]
     if missing and facts.ending is None and 0 <= facts.now - finished.at < UPLOAD_SECONDS:
         return

@@ -37,7 +37,7 @@ def shapes_of(dit: Path) -> Mapping[str, tuple[int, ...]]:
     return {
         _MODULE + _PREFIX.sub("", name).removesuffix(".weight").replace(".", "_"): tensor.shape
         for name, tensor in read_header(dit).tensors.items()
-        if name.endswith(".weight") and len(tensor.shape) >= 2  # noqa: PLR2004  matrices
+        if name.endswith(".weight") and len(tensor.shape) >= 2  # matrices
     }
 
 
@@ -81,7 +81,7 @@ def _unmatched(header: Header, shapes: Mapping[str, tuple[int, ...]] | None) -> 
         return
     for module in sorted(modules):
         up, down = header.tensors.get(module + _UP), header.tensors[module + _DOWN]
-        if up is None or len(up.shape) < 2 or len(down.shape) < 2 or up.shape[1] != down.shape[0]:  # noqa: PLR2004  matrices
+        if up is None or len(up.shape) < 2 or len(down.shape) < 2 or up.shape[1] != down.shape[0]:  # matrices
             yield f"has no matching pair of matrices in {one_line(module)}"
             return
         wanted = shapes.get(module) if shapes is not None else None

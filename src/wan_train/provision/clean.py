@@ -94,7 +94,7 @@ def remove(junk: Junk, settings: Settings) -> None:
         case Kind.HALF:
             leftovers.remove(junk.path)
         case Kind.STATE | Kind.REHEARSAL | Kind.RUN:
-            assert junk.run is not None, "these kinds belong to a run"  # noqa: S101  an invariant
+            assert junk.run is not None, "these kinds belong to a run"
             with _unused(junk.run):
                 if junk.kind is Kind.STATE:
                     leftovers.remove(junk.path)

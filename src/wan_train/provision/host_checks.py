@@ -278,7 +278,7 @@ def file_system_of(place: Path, proc: Path) -> str | None:
         return None
     for line in lines:
         words = line.split(" ")
-        if len(words) < 3:  # noqa: PLR2004  device, place and kind come first (proc_mounts(5))
+        if len(words) < 3:  # device, place and kind come first (proc_mounts(5))
             continue
         mounted = Path(words[1].replace("\\040", " "))
         depth = len(mounted.parts)

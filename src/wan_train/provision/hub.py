@@ -157,7 +157,7 @@ def explain(repo: str, file: str, answer: Answer) -> HubError:
     """An error of the hub in the user's words, without the token."""
     what = f"{file} of {repo}"
     status = answer.status
-    token = token_of(os.environ) if status == 401 else None  # noqa: PLR2004  see _FINAL
+    token = token_of(os.environ) if status == 401 else None  # see _FINAL
     if token is not None:
         return HubError(
             what,

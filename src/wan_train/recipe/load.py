@@ -72,7 +72,7 @@ def _read(path: Path, own: Mapping[str, Any], options: Options | None, source: S
     data, own = _with_base(own, problems)
     recipe = _Reader(options, path.absolute().parent, source, problems).read(data, own)
     require(problems, f"the recipe {path} cannot be used", _HINT)
-    assert recipe is not None, "only problems keep a recipe from being made"  # noqa: S101  an invariant
+    assert recipe is not None, "only problems keep a recipe from being made"
     return recipe
 
 
@@ -245,7 +245,7 @@ class _Reader:
         limits: list[int] = []
         for key in ("min_timestep", "max_timestep"):
             value = table.get(key)
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 1000:  # noqa: PLR2004  the timestep scale
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 1000:  # the timestep scale
                 problems.append(f"{expert.value}.{key} must be a whole number from 0 to 1000")
             else:
                 limits.append(value)

@@ -72,10 +72,10 @@ def _meaning(text: str) -> tuple[Until | None, str | None]:
         return AllEpochs(), None
     if (percent := _PERCENT.fullmatch(text)) is not None:
         value = Decimal(percent[1])
-        if not 0 < value <= 100:  # noqa: PLR2004  percent
+        if not 0 < value <= 100:  # percent
             return None, f"must be more than 0% and at most 100%, not {one_line(text)}"
         # Every step has its part of the integral, so that all of it is all epochs.
-        return (AllEpochs() if value == 100 else Share(part=float(value / 100))), None  # noqa: PLR2004  percent
+        return (AllEpochs() if value == 100 else Share(part=float(value / 100))), None  # percent
     if text.isascii() and text.isdecimal():
         number = int(text) if len(text) <= len(str(_MOST_EPOCHS)) else _MOST_EPOCHS + 1
         if not 1 <= number <= _MOST_EPOCHS:

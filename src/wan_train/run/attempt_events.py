@@ -97,7 +97,7 @@ def judge_attempt(
     """
     job = state.jobs[case.step.id]
     attempt = job.attempt
-    assert attempt is not None and attempt.exit is not None, "an attempt that is over"  # noqa: S101, PT018  an invariant
+    assert attempt is not None and attempt.exit is not None, "an attempt that is over"
     # A trainer that died between a state and its next line never said that the epoch was over.
     for local in checkpoints.checkpoint_epochs(case.watch.directory.output, case.step.produces or ""):
         yield from _keep(case, attempt, local)
@@ -123,7 +123,7 @@ def judge_attempt(
 
 def _success(case: Case, job: Job, total: int) -> Iterator[Event]:
     step, now, attempt = case.step, case.now, job.attempt
-    assert attempt is not None, "an attempt that is over"  # noqa: S101  an invariant
+    assert attempt is not None, "an attempt that is over"
     loss = average = case.watch.tracker.progress.loss
     if step.kind is StepKind.TRAIN:
         loss = CurveReader(case.run, case.plan).curve(step.id, job.attempts).final_loss or average
@@ -156,7 +156,7 @@ def _no_room(run: RunDirectory, source: Path) -> Diagnosis:
 
 def _failure(case: Case, job: Job, diagnosis: Diagnosis, pause_seconds: float) -> Iterator[Event]:
     attempt = job.attempt
-    assert attempt is not None, "an attempt that is over"  # noqa: S101  an invariant
+    assert attempt is not None, "an attempt that is over"
     if diagnosis.cause is Cause.NAN_LOSS:
         kept = list(_keep_last_finite(case, job))
         yield from kept

@@ -97,7 +97,7 @@ def state_files(plan: Plan, step: Step, attempt: Attempt | None) -> frozenset[st
     """The files of a complete state: those this trainer wrote before, else those expected from the settings."""
     if attempt is not None and attempt.state_files:
         return frozenset(attempt.state_files)
-    assert step.expert is not None, "only trainings have states"  # noqa: S101  an invariant of the plan
+    assert step.expert is not None, "only trainings have states"
     training = plan.training(step.expert)
     scheduler = training.options.get("lr_scheduler_type")
     return checkpoints.state_files(

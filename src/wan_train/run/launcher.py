@@ -86,7 +86,7 @@ class WardenLauncher:
             os.close(log)
         self._children[child.pid] = child
         identity = identify(child.pid)
-        assert identity is not None, "an unreaped child is in /proc"  # noqa: S101  an invariant
+        assert identity is not None, "an unreaped child is in /proc"
         return identity
 
     def ended(self, identity: ProcessIdentity, attempt: AttemptDirectory) -> Ended | None:

@@ -76,7 +76,7 @@ class MovementMeter:
             if state.epochs_done <= attempt.epochs_done
         }
         newest = sorted(states)[-2:]
-        if len(newest) < 2:  # noqa: PLR2004  two are compared
+        if len(newest) < 2:  # two are compared
             return
         key = (step.id, attempt.number, newest[-1])
         if key in self._seen or any(movement.epoch == newest[-1] for movement in job.movements):

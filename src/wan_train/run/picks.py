@@ -38,7 +38,7 @@ class Epochs:
         Raises BadInputError.
         """
         words = text.split(":")
-        if not 1 <= len(words) <= 2 or not all(word.isascii() and word.isdigit() for word in words):  # noqa: PLR2004  a pair
+        if not 1 <= len(words) <= 2 or not all(word.isascii() and word.isdigit() for word in words):  # a pair
             raise BadInputError(
                 f"{one_line(text)!r} is not an epoch and not a pair of epochs",
                 hint="One epoch for both experts: wan-train pick RUN 60\n"
@@ -120,14 +120,14 @@ def _sources(run: RunDirectory, plan: Plan, state: RunState, epochs: Epochs) -> 
     trainings = [step for step in plan.steps if step.expert is not None]
     if len(trainings) == 1 and epochs.is_pair:
         only = trainings[0].expert
-        assert only is not None, "filtered above"  # noqa: S101  an invariant
+        assert only is not None, "filtered above"
         raise BadInputError(
             f"{run.run_id} trained only the {only.value}-noise expert, so there are no pairs",
             hint=f"Name one epoch: wan-train pick {run.run_id} {epochs.of(only)}",
         )
     problems, found, there = [], {}, {}
     for step in trainings:
-        assert step.expert is not None, "filtered above"  # noqa: S101  an invariant
+        assert step.expert is not None, "filtered above"
         there[step.expert] = loras_of(run, plan, step, state.jobs[step.id])
         wanted = epochs.of(step.expert)
         source = there[step.expert].get(wanted)
@@ -179,7 +179,7 @@ def _fault(source: Path) -> str | None:
 
 def _place(run: RunDirectory, step: Step, epochs: Epochs, source: Path) -> PickedLora:
     """The chosen LoRA under its own name, whole from its first moment; an equal file that is there already counts."""
-    assert step.expert is not None, "only trainings have LoRAs"  # noqa: S101  an invariant of the plan
+    assert step.expert is not None, "only trainings have LoRAs"
     suffix = str(epochs).replace(":", "-")
     target = checkpoints.lora_file(run.path, f"{step.produces}_picked-{suffix}")
     digest = sha256_of(source)

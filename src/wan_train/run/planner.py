@@ -310,7 +310,7 @@ def _must_stagger(trainer: Trainer, recipe: Recipe, models: ModelPaths) -> bool:
     tensor by tensor.
     """
     swaps = any(spec.training.blocks_to_swap for spec in recipe.experts)
-    if not trainer.is_real or not swaps or len(models.dit) < 2:  # noqa: PLR2004  two experts
+    if not trainer.is_real or not swaps or len(models.dit) < 2:  # two experts
         return False
     return available_ram() < sum(path.stat().st_size for path in models.dit.values())
 

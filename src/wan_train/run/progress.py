@@ -144,7 +144,7 @@ class ProgressTracker:
             if self._seen and self._seen[-1][0] == now:
                 self._seen.pop()
             self._seen.append((now, record.step))
-            while len(self._seen) > 2 and now - self._seen[0][0] > _WINDOW_SECONDS:  # noqa: PLR2004  two points make a rate
+            while len(self._seen) > 2 and now - self._seen[0][0] > _WINDOW_SECONDS:  # two points make a rate
                 self._seen.popleft()
         speed = self._speed() or p.seconds_per_step
         self.announced_steps = record.steps
@@ -187,7 +187,7 @@ class ProgressTracker:
         return steps if self.ends_after is None or not epochs else min(epochs, self.ends_after) * (steps // epochs)
 
     def _speed(self) -> float | None:
-        if len(self._seen) < 2:  # noqa: PLR2004  two points make a rate
+        if len(self._seen) < 2:  # two points make a rate
             return None
         (first_at, first), (last_at, last) = self._seen[0], self._seen[-1]
         return (last_at - first_at) / (last - first) if last > first and last_at > first_at else None

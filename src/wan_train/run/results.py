@@ -38,7 +38,7 @@ def place_result(run: RunDirectory, plan: Plan, step: Step, job: Job, source: Pa
     it after a step.
     """
     attempt = job.attempt
-    assert attempt is not None and step.produces is not None, "a training that ended"  # noqa: S101, PT018  an invariant
+    assert attempt is not None and step.produces is not None, "a training that ended"
     total = attempt.wanted_epochs(plan, step)
     target = checkpoints.lora_file(run.path, step.produces)
     if job.result is not None and target.exists() and job.result.epochs not in {None, total}:
@@ -61,7 +61,7 @@ def keep_checkpoint(
 
     It is named and labelled by its epoch counted over all attempts.
     """
-    assert step.produces is not None, "only training steps have checkpoints"  # noqa: S101  an invariant of the plan
+    assert step.produces is not None, "only training steps have checkpoints"
     epoch = attempt.epochs_before + local_epoch
     source = checkpoints.lora_file(directory.output, step.produces, local_epoch)
     target = checkpoints.lora_file(run.path, step.produces, epoch)

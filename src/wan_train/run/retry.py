@@ -151,7 +151,7 @@ def _after_out_of_memory(plan: Plan, job: Job, pause: float, *, steps_made: int)
     if late and not _was_late_before(job):
         return Retry(pause=pause, why="out of GPU memory after a while, next: retry with the same settings")
     expert = plan.step(job.step).expert
-    assert expert is not None, "a training"  # noqa: S101  an invariant of the plan
+    assert expert is not None, "a training"
     spec = plan.recipe.spec(expert)
     training = spec.training
     step = memory_steps.next_memory_step(

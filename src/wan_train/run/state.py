@@ -282,7 +282,7 @@ class RunState:
 
     def schedule_epochs(self, plan: Plan, step: Step) -> int:
         """The epochs that the schedule of a training is made for: `total_epochs` unless it ends early."""
-        assert step.expert is not None, "only trainings have a schedule"  # noqa: S101  an invariant of the plan
+        assert step.expert is not None, "only trainings have a schedule"
         return self.epochs or plan.schedule_epochs_of(step.expert)
 
     @property

@@ -57,7 +57,7 @@ def _first_attempt(plan: Plan, step: Step) -> AttemptSpec:
 
 
 def _training_command(plan: Plan, step: Step, spec: AttemptSpec) -> Command:
-    assert step.expert is not None and step.produces is not None, "a training"  # noqa: S101, PT018  an invariant of the plan
+    assert step.expert is not None and step.produces is not None, "a training"
     run = RunDirectory(plan.run_dir)
     planned = plan.recipe.spec(step.expert)
     training = changed(planned.training, {"max_train_epochs": spec.schedule_epochs, **spec.changes})

@@ -261,7 +261,7 @@ class Supervisor:
             watch.read_log(self._clock.monotonic())
             self._append_all(attempt_events.progress_events(self._case(step, watch), attempt))
             now = self._state.jobs[step.id].attempt
-            assert now is not None, "it was just seen"  # noqa: S101  an invariant
+            assert now is not None, "it was just seen"
             if now.last_state is not None and now.last_state is not attempt.last_state:
                 self._after_state(step, now, watch)
             if self._state.jobs[step.id].state is JobState.RUNNING:
@@ -291,7 +291,7 @@ class Supervisor:
 
     def _after_state(self, step: Step, attempt: Attempt, watch: AttemptWatch) -> None:
         """A state was completed: old ones go, and a checkpoint with bad numbers ends the training."""
-        assert attempt.last_state is not None, "just recorded"  # noqa: S101  an invariant
+        assert attempt.last_state is not None, "just recorded"
         self._movement.look(step, self._state.jobs[step.id])
         attempts.remove_old_states(self._run, self._plan, step, self._state.jobs[step.id])
         attempts.remove_old_checkpoints(self._run, self._plan, step, self._state.jobs[step.id])
@@ -348,7 +348,7 @@ class Supervisor:
                 self._launch(self._plan.step(step), uuid)
             case Stop(step=step):
                 attempt = self._state.jobs[step].attempt
-                assert attempt is not None, "only running steps are stopped"  # noqa: S101  an invariant of decide
+                assert attempt is not None, "only running steps are stopped"
                 self._end(self._plan.step(step), attempt)
             case GiveUp(step=step, because=because):
                 now = self._clock.now()

@@ -21,7 +21,7 @@ def of_schema_3(data: dict[str, Any]) -> dict[str, Any]:
 
     Now each shard's step looks after all items, one step after the other: the first makes what is missing.
     """
-    if data.get("schema") != 2:  # noqa: PLR2004  that of the form described above
+    if data.get("schema") != 2:  # that of the form described above
         return data
     before: dict[str, str] = {}
     argv = data["steps"][0]["command"]["argv"]

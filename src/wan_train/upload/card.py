@@ -70,7 +70,7 @@ def model_card(plan: Plan, state: RunState, items: Sequence[Item], captions: Seq
 def trigger_words(captions: Sequence[str]) -> str | None:
     """The words with which every caption begins; None where there are none, or too few captions to tell."""
     texts = [caption.split() for caption in captions]
-    if len(texts) < 2:  # noqa: PLR2004  one caption begins like itself
+    if len(texts) < 2:  # one caption begins like itself
         return None
     shared = [words[0] for words in takewhile(lambda words: len(set(words)) == 1, zip(*texts, strict=False))]
     joined = " ".join(shared[:_MOST_TRIGGER_WORDS]).rstrip(string.punctuation + string.whitespace)

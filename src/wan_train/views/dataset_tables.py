@@ -200,12 +200,12 @@ def steps_text(layout: Layout) -> str:
 
 def percent(share: float) -> str:
     """A share in whole percent; `<1%` for less, unless it is 0."""
-    return "0%" if share <= 0 else "<1%" if share < 0.01 else f"{share:.0%}"  # noqa: PLR2004  one percent
+    return "0%" if share <= 0 else "<1%" if share < 0.01 else f"{share:.0%}"  # one percent
 
 
 def times(scale: float) -> str:
     """`1.04x`, `2.1x`, `12x`."""
-    return f"{scale:.0f}x" if scale >= 9.95 else f"{scale:.2g}x" if scale >= 1.1 else f"{scale:.2f}x"  # noqa: PLR2004  rounding
+    return f"{scale:.0f}x" if scale >= 9.95 else f"{scale:.2g}x" if scale >= 1.1 else f"{scale:.2f}x"  # rounding
 
 
 def _trained_table(layout: Layout, width: int, *, stops: bool) -> Iterator[Line]:

@@ -50,7 +50,7 @@ def pace(seconds_per_step: float) -> str:
 
 def dollars_per_hour(value: float) -> str:
     """`$0.93/h`; three decimals where two would hide a tenth of it."""
-    return f"${value:,.3f}/h" if value < 0.1 else f"${value:,.2f}/h"  # noqa: PLR2004  cents
+    return f"${value:,.3f}/h" if value < 0.1 else f"${value:,.2f}/h"  # cents
 
 
 def price_basis(source: PriceSource, runs: int) -> str:

@@ -225,7 +225,7 @@ _TOTAL: Final = "all downloads"
 def _total(rows: Sequence[Row]) -> list[Row]:
     """All downloads together, where there are several. Installs count no bytes and are left out."""
     downloads = [row for row in rows if row.total and row.phase in {*_OPEN, Phase.DONE}]
-    if len(downloads) < 2 or not any(row.phase in _OPEN for row in downloads):  # noqa: PLR2004  one is its own total
+    if len(downloads) < 2 or not any(row.phase in _OPEN for row in downloads):  # one is its own total
         return []
     done = sum(row.total if row.phase is Phase.DONE else min(row.done, row.total) for row in downloads)
     total = sum(row.total for row in downloads)

@@ -158,7 +158,7 @@ def _starting(place: _Place, progress: Progress) -> Iterator[ScreenLine]:
     stage = f"{safe(progress.stage)} …" if progress.stage else "starting …"
     waited = duration(run_status.spent_by_attempt(job, now) or 0)
     yield place.first(cut(" · ".join((f"{stage}  {waited}", *_where(job))), place.room))
-    if step.kind is not StepKind.TRAIN or len(job.attempts) < 2:  # noqa: PLR2004  the first one has no past
+    if step.kind is not StepKind.TRAIN or len(job.attempts) < 2:  # the first one has no past
         return
     known = [_checkpoint(job, now)]
     left = run_status.time_left(view, step, job, now)

@@ -37,7 +37,7 @@ def stage_text(status: TargetStatus) -> str:
         case Stage.VERIFIED:
             return f"{count(status.ready, 'file')} verified ({file_size(status.bytes)})"
         case Stage.FAILED:
-            assert status.failed is not None, "what failed has a reason"  # noqa: S101  an invariant of the status
+            assert status.failed is not None, "what failed has a reason"
             tried = f"; next try {clock(status.next_try)}" if status.next_try is not None else ""
             return f"{there}{tried}: {safe(status.failed.reason)}"
         case _:

@@ -91,7 +91,7 @@ def _in_samples(log: Reading) -> bool:
 
 def _diagnose(log: Reading, tail: str) -> Diagnosis:
     if killing_signal(tail) is not None:
-        assert log.death is not None, "just seen"  # noqa: S101  an invariant
+        assert log.death is not None, "just seen"
         return died(log.death.signal, log.death.words)
     ended = _raised(log)
     if ended is not None and _IMPORTS.match(ended[-1].whole) and (found := _anywhere(log)):

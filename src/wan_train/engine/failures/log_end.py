@@ -264,7 +264,7 @@ def _with_text(
     lines: Sequence[str], at: int, frames: tuple[Frame, ...], *, follows: bool, direct: bool
 ) -> tuple[Raised, int]:
     raised = _RAISED.match(lines[at].rstrip())
-    assert raised is not None, "a line that names an exception"  # noqa: S101  an invariant
+    assert raised is not None, "a line that names an exception"
     name = raised["type"]
     text = [raised["text"] or ""]
     at += 1

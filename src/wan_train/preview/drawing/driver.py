@@ -54,7 +54,7 @@ class Events:
 class Drawing:
     """The cells of one job and how far each is: `latents` of a cell names the file of each expert's result."""
 
-    def __init__(self, job: dict[str, Any], backend: Any, events: Events) -> None:  # noqa: ANN401  a module of a path
+    def __init__(self, job: dict[str, Any], backend: Any, events: Events) -> None:
         self._cells: list[dict[str, Any]] = job["cells"]
         self._decodes_each = job["decode"] == DECODE_EACH
         self._strength = float(job["strength"])
@@ -131,7 +131,7 @@ class Drawing:
         return self._is_drawn(cell) or Path(cell["latents"][expert]).is_file()
 
 
-def _whole(path: Path, write: Any) -> None:  # noqa: ANN401  a function of a path
+def _whole(path: Path, write: Any) -> None:
     """Let a file be written under another name, so that it is whole from its first moment."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -148,9 +148,9 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _module(path: Path) -> Any:  # noqa: ANN401  a module of a path
+def _module(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location("wan_train_drawing_backend", path)
-    assert spec is not None and spec.loader is not None, path  # noqa: S101, PT018  a Python file
+    assert spec is not None and spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)

@@ -99,7 +99,7 @@ def _attempt(report: ReportData, job: Job, attempt: Attempt) -> Json:
 
 
 def _file(job: Job) -> Json:
-    assert job.result is not None, "filtered by the caller"  # noqa: S101  an invariant
+    assert job.result is not None, "filtered by the caller"
     result = job.result
     return {
         "step": job.step,
