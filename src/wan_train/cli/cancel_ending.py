@@ -30,8 +30,9 @@ def cancel_ending(call: Call, command: str) -> None:
         if ending is None or ending.phase not in {Phase.COUNTDOWN, Phase.ENDING}:
             return
         ask_to_keep(settings.lease_dir, ending, by=f"`wan-train {command}`")
-        from wan_train.views.box_end import cancelled_text
+        from wan_train.views.box_end import cancelled_texts
 
-        call.sink.note(cancelled_text(ending, seconds_left(ending, moment(SystemClock()))))
+        for text in cancelled_texts(ending, seconds_left(ending, moment(SystemClock()))):
+            call.sink.note(text)
         if ending.by_hand is not None:
             call.sink.note(f"To end it later: {one_line(ending.by_hand)}")

@@ -50,11 +50,11 @@ def footer(view: RunView) -> Line:
     return KEEP_KEYS if can_keep else PLAN_KEYS
 
 
-def cancelled_text(ending: Ending, seconds: float) -> str:
+def cancelled_texts(ending: Ending, seconds: float) -> tuple[str, str]:
     """For a person whose command keeps the box on."""
     verb = _is_ended(ending.then).removeprefix("The box is ")
     when = f" in {duration(seconds)}" if seconds else ""
-    return f"The box was to be {verb}{when}. Your command cancelled that: it stays on, and costs money."
+    return f"The box was to be {verb}{when}.", "Your command cancelled that: it stays on, and costs money."
 
 
 def box_question(then: Then) -> str:

@@ -10,7 +10,7 @@ from support.runs import make_plan, make_view
 from wan_train.base.moment import Moment
 from wan_train.run.box_ending import Ending, Phase
 from wan_train.run.duties import Duties, Then
-from wan_train.views.box_end import KEEP_KEYS, PLAN_KEYS, box_end_texts, cancelled_text, footer
+from wan_train.views.box_end import KEEP_KEYS, PLAN_KEYS, box_end_texts, cancelled_texts, footer
 from wan_train.views.json_records import run_json
 from wan_train.views.model import RunView
 
@@ -92,6 +92,9 @@ def test_the_same_in_json() -> None:
 
 
 def test_whoever_keeps_a_box_is_told_what_it_costs() -> None:
-    assert cancelled_text(ENDING, 272.0) == (
-        "The box was to be stopped in 4 min 32 s. Your command cancelled that: it stays on, and costs money."
+    texts = cancelled_texts(ENDING, 272.0)
+    assert texts == (
+        "The box was to be stopped in 4 min 32 s.",
+        "Your command cancelled that: it stays on, and costs money.",
     )
+    assert all(len(text) < 80 for text in texts), "no word is broken at the edge of a terminal"
