@@ -58,6 +58,8 @@ class GuardedRun:
     """How long there has been no supervisor."""
     is_unborn: bool = False
     """No supervisor ever took it over."""
+    is_resuming: bool = False
+    """It was over before it was given these duties: a command is about to resume it."""
     restarts: int = 0
     """Since a supervisor last lasted."""
     elapsed: float = 0.0
@@ -96,6 +98,8 @@ class GuardedRun:
     def is_settled(self) -> bool:
         """Nothing more comes of its training."""
         if self.is_over:
+            if self.is_resuming and self.elapsed < UNBORN_SECONDS:
+                return False
             return not self.has_supervisor or self.settled_seconds >= REPORT_SECONDS
         return self.is_lost or hangs(self.saving)
 

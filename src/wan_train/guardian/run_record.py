@@ -25,6 +25,8 @@ class Seen:
     is_over: bool
     has_supervisor: bool
     is_unborn: bool = False
+    finished: float | None = None
+    """When it was over, in Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,7 @@ def guarded_run(duties: Duties, seen: Seen, record: RunRecord, now: Moment, *, r
         is_over=seen.is_over,
         has_supervisor=seen.has_supervisor,
         is_unborn=seen.is_unborn,
+        is_resuming=seen.finished is not None and seen.finished < duties.began.at,
         gone_seconds=_seconds(record.gone_since, now),
         restarts=record.restarts,
         elapsed=record.elapsed,

@@ -100,6 +100,7 @@ class RunTracker:
             is_over=state.is_over,
             has_supervisor=supervisor is not None and supervisor.is_alive(),
             is_unborn=supervisor is None,
+            finished=state.finished.at if state.finished is not None else None,
         )
 
 

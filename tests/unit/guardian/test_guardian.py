@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.runs import events_of, make_plan
+from support.runs import T0, events_of, make_plan
 from wan_train.base import codec
 from wan_train.base.host import ProcessIdentity, myself
 from wan_train.base.locks import held
@@ -18,8 +18,8 @@ from wan_train.gpu.leases import LeaseHolder, LeaseRoom
 from wan_train.guardian.guardian import Guardian, Uploaded
 from wan_train.run.box_ending import Ending, Phase, ask_to_keep, read_ending
 from wan_train.run.directory import RunDirectory
-from wan_train.run.duties import Duties, Then, register, registered, write_duties
-from wan_train.run.events import Event, StopMode, SupervisorStarted
+from wan_train.run.duties import Duties, Then, is_registered, register, registered, write_duties
+from wan_train.run.events import Event, Journal, RunResumed, StopMode, SupervisorStarted
 from wan_train.run.plan import Plan
 
 FIRST = ProcessIdentity(pid=1, start_time=7, boot_id="a")
@@ -127,7 +127,8 @@ class World:
         plan = replace(make_plan(), run_dir=run.path)
         run.plan.write_text(codec.to_json(plan))
         self.record(run, plan, ends=ends)
-        duties = Duties(began=moment(self.clock), then=then, grace_seconds=60.0)
+        began = replace(moment(self.clock), at=T0)  # before its last event
+        duties = Duties(began=began, then=then, grace_seconds=60.0)
         if then is Then.COMMAND:
             duties = replace(duties, command=("poweroff",))
         write_duties(run, duties)
@@ -301,7 +302,7 @@ def test_results_of_other_runs_keep_a_box_from_being_destroyed(world: World) -> 
     other = world.run("dog", Then.NOTHING, is_listed=False)
     other.duties.unlink()
     (other.path / "WAN2.2-LowNoise_dog.safetensors").touch()
-    world.rounds(70)
+    world.rounds(120)
     assert world.effects.orders == [Then.STOP]
     assert world.ending is not None
     assert "dog has results that were not uploaded" in world.ending.because
@@ -359,3 +360,16 @@ def test_a_full_disk_keeps_no_box_running(world: World, monkeypatch: pytest.Monk
     monkeypatch.setattr("wan_train.guardian.run_record.write_whole", write)
     world.rounds(70)
     assert world.effects.orders[0] is Then.STOP
+
+
+def test_a_finished_run_that_is_about_to_be_resumed_is_not_let_go(world: World) -> None:
+    run = world.run("cat", Then.NOTHING, is_listed=False)
+    write_duties(run, Duties(began=moment(world.clock), then=Then.NOTHING, uploads=("hf:me/cat",)))
+    register(world.leases, run)
+    assert world.rounds(4) is not None, "its supervisor is not there yet"
+    journal = Journal(run.events)
+    journal.append(RunResumed(at=world.clock.at))
+    journal.append(SupervisorStarted(at=world.clock.at, identity=myself()))
+    journal.close()
+    assert world.rounds(120) is not None
+    assert is_registered(world.leases, run)
