@@ -70,7 +70,7 @@ def train(call: Call) -> Result:
     known = question.answer()
     paid = known.seconds_for(budget)
     plan = make_plan(request, run, created=created, paid_seconds=paid, say=sink.note)
-    at_start = replace(_at_start(plan, request, settings, budget, known), uploads=duties.uploads)
+    at_start = replace(_at_start(plan, request, settings, budget, known), duties=duties)
     plan = _quoted(plan, request, at_start, settings)
     if dry_run:
         return _plan(plan, at_start)
@@ -113,7 +113,7 @@ def rehearse(call: Call) -> Result:
     known = question.answer()
     paid = known.seconds_for(budget)
     plan = make_plan(request, run, created=created, paid_seconds=paid, say=call.sink.note)
-    at_start = replace(_at_start(plan, request, call.settings, budget, known), uploads=duties.uploads)
+    at_start = replace(_at_start(plan, request, call.settings, budget, known), duties=duties)
     plan = _quoted(plan, request, at_start, call.settings)
     call.sink.render(Result(text=lambda sink: _show_summary(plan, at_start, sink)))
     runs = at_start.runs

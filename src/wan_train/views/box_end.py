@@ -12,6 +12,7 @@ from wan_train.views.formatting import safe
 from wan_train.views.lines import Line, Span, line
 from wan_train.views.model import RunView
 
+_SUBJECT = "The box is "
 PLAN_KEYS = line(Span("d", "bold"), Span(" leave", "dim"))
 KEEP_KEYS = line(Span("k", "bold"), Span(" keep the box on   ", "dim"), Span("d", "bold"), Span(" leave", "dim"))
 
@@ -52,7 +53,7 @@ def footer(view: RunView) -> Line:
 
 def cancelled_texts(ending: Ending, seconds: float) -> tuple[str, str]:
     """For a person whose command keeps the box on."""
-    verb = _is_ended(ending.then).removeprefix("The box is ")
+    verb = _is_ended(ending.then).removeprefix(_SUBJECT)
     when = f" in {duration(seconds)}" if seconds else ""
     return f"The box was to be {verb}{when}.", "Your command cancelled that: it stays on, and costs money."
 
@@ -70,12 +71,21 @@ def box_question(then: Then) -> str:
             assert_never(then)
 
 
-def _plan(view: RunView, duties: Duties) -> str:
+def plan_of_the_end(duties: Duties) -> str:
+    """What becomes of the box, without a subject, before a run has started."""
     when = f"{duration(duties.grace_seconds)} after its last run" if duties.grace_seconds else "after its last run"
-    if view.state.is_over:
-        when = "once its last run is over and uploads are verified" if duties.uploads else "once its last run is over"
-    latest = f", at the latest {duration(duties.max_hours * 3600)} after the start" if duties.max_hours else ""
-    return f"{_is_ended(duties.then)} {when}{latest}."
+    return f"{_is_ended(duties.then).removeprefix(_SUBJECT)} {when}{_latest(duties)}"
+
+
+def _plan(view: RunView, duties: Duties) -> str:
+    if not view.state.is_over:
+        return f"{_SUBJECT}{plan_of_the_end(duties)}."
+    when = "once its last run is over and uploads are verified" if duties.uploads else "once its last run is over"
+    return f"{_is_ended(duties.then)} {when}{_latest(duties)}."
+
+
+def _latest(duties: Duties) -> str:
+    return f", at the latest {duration(duties.max_hours * 3600)} after the start" if duties.max_hours else ""
 
 
 def _is_ended(then: Then) -> str:

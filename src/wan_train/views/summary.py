@@ -21,9 +21,11 @@ from wan_train.recipe.levers import LEVERS, expected_gain, levers_for
 from wan_train.recipe.measured import MEASURED, Tuned, day
 from wan_train.recipe.model import ExpertSpec, Origin, Training, format_number, settings_of
 from wan_train.recipe.terms import Task
+from wan_train.run.duties import Duties, Then
 from wan_train.run.end_epochs import EarlyEnd
 from wan_train.run.plan import Devices, Plan, Quote, QuoteBasis
 from wan_train.run.quote import dollars_of
+from wan_train.views.box_end import plan_of_the_end
 from wan_train.views.formatting import (
     cut,
     cut_front,
@@ -66,8 +68,8 @@ class AtStart:
     """Runs that share the price of the box from the start on, this one included."""
     budget: float | None = None
     """Dollars."""
-    uploads: Sequence[str] = ()
-    """Targets, as typed."""
+    duties: Duties | None = None
+    """What is done beside and after the training."""
     new_toml: Path | None = None
     """The dataset.toml that will be written into the user's folder."""
 
@@ -115,8 +117,10 @@ def _rows(plan: Plan, now: AtStart, width: int) -> Iterator[Row]:
     yield _disk(plan, now.disk_free_bytes)
     yield Row(label="Writes", value=_writes(plan, now, width))
     yield Row(label="Output", value=f"{_path(plan.run_dir, width)}/")
-    if now.uploads:
-        yield Row(label="Upload", value=safe(", ".join(now.uploads)))
+    if now.duties is not None and now.duties.uploads:
+        yield Row(label="Upload", value=cut(safe(", ".join(now.duties.uploads)), width - _VALUE_COLUMN))
+    if now.duties is not None and now.duties.then is not Then.NOTHING:
+        yield Row(label="Box", value=plan_of_the_end(now.duties))
 
 
 def per_expert(plan: Plan, say: Callable[[ExpertSpec], str]) -> list[str]:

@@ -10,17 +10,21 @@ from rich.console import Console
 from support.runs import T0, events_of, make_plan, make_view, with_settings
 from views.scenes import AT_START, CACHED, DONE, FAILED, GPUS, PICTURES, ended
 from views.support import shown
+from wan_train.base.moment import Moment
 from wan_train.box.rental import Price, PriceSource, Rental
 from wan_train.dataset.layout import DatasetSummary
 from wan_train.recipe.adaptation import Choice
 from wan_train.recipe.effective import Layer, resolve
 from wan_train.recipe.model import Origin, Source
 from wan_train.recipe.terms import Expert
+from wan_train.run.duties import Duties, Then
 from wan_train.run.plan import Plan, Quote, QuoteBasis
 from wan_train.run.step_commands import command_of
 from wan_train.views.plan_details import plan_details, plan_text
 from wan_train.views.result import result_lines, result_text
 from wan_train.views.summary import AtStart, plan_lines
+
+BEGAN = Moment(at=T0, boot_id="a", uptime=100.0)
 
 
 def _steps_row(plan: Plan, dataset: DatasetSummary | None = None) -> str:
@@ -43,8 +47,10 @@ def test_at_most_20_lines_of_80_columns_whatever_there_is_to_say() -> None:
     choices = tuple(Choice(setting=s, value="odd", reason="of a long reason " * 20) for s in ("attention", "fp8_base"))
     notes = tuple(f"picture {number} is {'very ' * 40}small" for number in range(20))
     plan = replace(plan, choices=choices, dataset=replace(plan.dataset, notes=notes))
-    lines = _brief(plan, replace(AT_START, gpus=(GPUS[1], replace(GPUS[1], label="GPU 0"))))
-    assert len(lines) <= 20
+    duties = Duties(began=BEGAN, uploads=("hf:me/cats", f"rclone:store:{'deep/' * 40}"), then=Then.STOP, max_hours=12)
+    for told in (AT_START, replace(AT_START, duties=duties)):
+        lines = _brief(plan, replace(told, gpus=(GPUS[1], replace(GPUS[1], label="GPU 0"))))
+        assert len(lines) <= 20
     assert max(map(len, lines)) <= 80
     left_out = 22 - sum("Warning" in line for line in lines)
     assert lines[-1].split(maxsplit=1) == ["More", f"{left_out} notes (key d, or --dry-run)"]
@@ -94,6 +100,18 @@ def test_the_time_is_shown_where_this_box_remembers_a_speed() -> None:
     plan = make_plan()
     plan = replace(plan, dataset=replace(plan.dataset, repeats=None, batches_per_epoch=None, has_videos=True))
     assert _row(plan, "Time") == "unknown until the videos are cached"
+
+
+def test_what_becomes_of_the_box_is_shown_before_the_start() -> None:
+    duties = Duties(began=BEGAN, uploads=("hf:me/cats",), then=Then.DESTROY, max_hours=12)
+    told = replace(AT_START, duties=duties)
+    assert _row(make_plan(), "Upload", told) == "hf:me/cats"
+    assert _row(make_plan(), "Box", told) == "destroyed 5 min after its last run, at the latest 12 h after the start"
+    command = replace(told, duties=replace(duties, then=Then.COMMAND, command=("off",), max_hours=None))
+    assert _row(make_plan(), "Box", command) == "ended by your command 5 min after its last run"
+    quiet = "\n".join(_brief(make_plan(), replace(told, duties=Duties(began=BEGAN))))
+    assert " Box " not in quiet
+    assert " Upload " not in quiet
 
 
 def test_the_cost_is_shown_where_an_hour_has_a_price() -> None:
