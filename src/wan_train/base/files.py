@@ -74,7 +74,7 @@ class NewLines:
 
 
 def stamp(path: Path) -> tuple[int, int] | None:
-    """Size and time of the last change, None where there is no file: while both are the same, so is the content."""
+    """Size and time of the last change; None if the file is missing. While both stay the same, so does the content."""
     try:
         found = path.stat()
     except OSError:

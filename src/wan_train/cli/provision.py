@@ -33,7 +33,7 @@ from wan_train.views.provision import Heading, Report, found_lines, report_json,
 
 _TEXT_WIDTH = 100
 _LIGHTNING = "lightning"
-"""The extra that is no package."""
+"""The extra that is downloaded as model files; the others are packages."""
 
 
 class InterruptedProvisionError(WanTrainError):

@@ -242,7 +242,7 @@ class _Field:
             pieces = [f"  {piece}" for text in self._said.split("\n") for piece in wrap(text, width - 2)]
             return [("class:problem", "\n".join(pieces))]
         state = self._line.complete_state
-        if state is None or len(state.completions) < 2:  # one is no choice
+        if state is None or len(state.completions) < 2:  # one leaves nothing to choose
             return []
         first = max(0, (state.complete_index or 0) - _MOST_COMPLETIONS + 1)
         shown_ones = state.completions[first : first + _MOST_COMPLETIONS]

@@ -66,7 +66,7 @@ def targets_of(texts: Sequence[str]) -> tuple[str, ...]:
 def check_targets(texts: Sequence[str], settings: Settings, sink: Sink) -> None:
     """Write a small file to each target and remove it; raises NotReadyError, with every problem.
 
-    A hub that is down is no reason to let a paid box stand idle: it is retried during the training.
+    A hub that is down stops nothing: the box is paid for, and the upload is retried during the training.
     """
     os.environ.update(HUB_ENV)
     problems = []

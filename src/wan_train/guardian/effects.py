@@ -152,7 +152,7 @@ def end_box(
 
 
 def _proof(then: Then, vast: Vast, seconds: float, pause: Callable[[float], None]) -> str:
-    """Whether Vast says that the box goes down; "" if so. An answer that cannot be had now is no proof."""
+    """Why it is not proved that the box goes down; "" if Vast says so. Without an answer nothing is proved."""
     waited = 0.0
     while True:
         try:

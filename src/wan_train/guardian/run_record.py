@@ -15,7 +15,7 @@ from wan_train.run.duties import Duties
 from wan_train.run.events import StopMode
 
 _LASTED_SECONDS = 600.0
-"""A supervisor that lived this long is no failed restart."""
+"""A restart has succeeded once its supervisor has lived this long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
