@@ -1,0 +1,355 @@
+"""What a launch does next, as a function of its record and the time; and what its record becomes by an outcome.
+
+Two boxes never train the same job: a box keeps its job until the landlord's list shows that it is gone, and only then
+another box gets the job. Every box ends as gone, whatever happened to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import assert_never
+
+from wan_train.launch.model import Address, Box, BoxState, Halt, Job, JobState, Launch, Offer
+
+WATCH_SECONDS = 15.0
+LOST_SECONDS = 600.0
+"""A box that has not answered for so long while it trains is given up."""
+SEARCH_SECONDS = 60.0
+"""Between two searches for an offer."""
+MOST_TRIES = 5
+"""Of a step that failed for a passing reason, on one box."""
+MOST_FAILURES = 5
+"""Boxes in a row that never trained, before the launch gives up."""
+MOST_BOXES_OF_A_JOB = 20
+RESERVE_SECONDS = 300.0
+"""Before a budget or a limit of hours is reached the results come home, for which so long is kept."""
+_BACK_OFF_SECONDS = 5.0
+_LONGEST_BACK_OFF_SECONDS = 300.0
+
+
+class Do(StrEnum):
+    SEARCH = "search"
+    RENT = "rent"
+    """Rent, or find the box of this name that was rented already, and wait until it answers."""
+    CHECK = "check"
+    PROVISION = "provision"
+    SEND = "send"
+    """Copy what the job needs, and start or continue its training."""
+    WATCH = "watch"
+    FETCH = "fetch"
+    """Bring the newest complete state and the records home."""
+    BRING = "bring"
+    """Bring the results home and compare their checksums."""
+    DESTROY = "destroy"
+    """Ask for the end of a box, and look at the landlord's list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One step of one box; SEARCH has none."""
+
+    do: Do
+    box: str | None = None
+    job: str | None = None
+
+
+class Fault(StrEnum):
+    """Whose fault a failure is."""
+
+    PASSING = "passing"
+    BOX = "box"
+    """The box is given up; its machine is avoided when it is still ours to judge."""
+    JOB = "job"
+    """No other box would do better."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """A step that succeeded, with what it found."""
+
+    action: Action
+    address: Address | None = None
+    exit_code: int | None = None
+    """Of the training: WATCH saw its end."""
+    home: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    action: Action
+    why: str
+    fault: Fault = Fault.PASSING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The answer to a search: an offer for a box of this name, or why there is none."""
+
+    name: str
+    offer: Offer | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """The landlord's list has a box no longer, or not as running."""
+
+    box: str
+    why: str
+
+
+Outcome = Done | Failed | Found | Lost
+
+
+def settled(launch: Launch, now: float) -> Launch:
+    """The record after what time alone brings about: limits, silence, and jobs given to boxes that are free."""
+    launch = _limited(launch, now)
+    for box in launch.living:
+        if box.state is BoxState.DESTROYING:
+            continue
+        if launch.halt is Halt.NOW or (launch.halt is Halt.SAVE and not _has_something(launch, box)):
+            launch = _given_up(launch, box, launch.halted_because or "stopped")
+        elif _is_training(launch, box) and now - (box.answered or now) > LOST_SECONDS:
+            launch = _given_up(launch, box, f"it has not answered for {LOST_SECONDS / 60:.0f} minutes")
+    if launch.halt is not None:
+        return replace(launch, jobs=tuple(_stopped(launch, job) for job in launch.jobs))
+    return _shared_out(launch)
+
+
+def actions(launch: Launch, now: float, busy: Collection[str] = ()) -> Iterator[Action]:
+    """What can begin now. `busy` are the boxes of which a step is under way, and `""` for a search."""
+    for box in launch.living:
+        if box.name not in busy and now >= box.not_before:
+            action = _of_box(launch, box, now)
+            if action is not None:
+                yield action
+    if "" not in busy and now >= launch.next_search and _needs_box(launch, now):
+        yield Action(Do.SEARCH)
+
+
+def after(launch: Launch, outcome: Outcome, now: float) -> Launch:
+    """The record after a step. An outcome that came too late for its box changes nothing but the time it answered."""
+    match outcome:
+        case Found(name=name, offer=offer):
+            return _found(launch, name, offer, now)
+        case Lost(box=name, why=why):
+            box = launch.box(name)
+            if box.state in {BoxState.DESTROYING, BoxState.GONE}:
+                return launch
+            return _given_up(launch, box, why)
+        case Done(action=action):
+            return _done(launch, outcome, action, now)
+        case Failed(action=action, why=why, fault=fault):
+            return _failed(launch, action, why, fault, now)
+        case _:
+            assert_never(outcome)
+
+
+def _of_box(launch: Launch, box: Box, now: float) -> Action | None:
+    match box.state:
+        case BoxState.RENTING:
+            return Action(Do.RENT, box.name)
+        case BoxState.CHECKING:
+            return Action(Do.CHECK, box.name)
+        case BoxState.PROVISIONING:
+            return Action(Do.PROVISION, box.name)
+        case BoxState.READY:
+            return _of_job(launch, box, launch.job(box.job), now) if box.job is not None else None
+        case BoxState.DESTROYING:
+            return Action(Do.DESTROY, box.name)
+        case BoxState.GONE:
+            return None
+        case _:
+            assert_never(box.state)
+
+
+def _of_job(launch: Launch, box: Box, job: Job, now: float) -> Action | None:
+    match job.state:
+        case JobState.SENDING:
+            return Action(Do.SEND, box.name, job.name)
+        case JobState.TRAINING:
+            due = box.fetched is None or now - box.fetched >= launch.wants.fetch_seconds
+            return Action(Do.FETCH if due or launch.halt is Halt.SAVE else Do.WATCH, box.name, job.name)
+        case JobState.FETCHING:
+            return Action(Do.BRING, box.name, job.name)
+        case JobState.WAITING | JobState.DONE | JobState.FAILED | JobState.STOPPED:
+            return None
+        case _:
+            assert_never(job.state)
+
+
+def _limited(launch: Launch, now: float) -> Launch:
+    """Halt when a budget or a limit of hours would be reached before the results are home."""
+    if launch.halt is not None:
+        return launch
+    wants = launch.wants
+    rate = sum(box.offer.per_hour for box in launch.living)
+    reserve = rate * RESERVE_SECONDS / 3600
+    if wants.budget is not None and rate and launch.spent(now) + reserve >= wants.budget:
+        return replace(launch, halt=Halt.SAVE, halted_because=f"the budget of ${wants.budget:.2f} is used up")
+    oldest = min((box.began for box in launch.living if box.state is not BoxState.DESTROYING), default=now)
+    if now - oldest + RESERVE_SECONDS >= wants.max_hours * 3600:
+        return replace(launch, halt=Halt.SAVE, halted_because=f"{wants.max_hours:g} hours are over")
+    return launch
+
+
+def _has_something(launch: Launch, box: Box) -> bool:
+    """Whether results of a box are still to come home."""
+    if box.job is None or box.state is not BoxState.READY:
+        return False
+    return launch.job(box.job).state in {JobState.TRAINING, JobState.FETCHING}
+
+
+def _is_training(launch: Launch, box: Box) -> bool:
+    return box.state is BoxState.READY and box.job is not None and launch.job(box.job).state is JobState.TRAINING
+
+
+def _stopped(launch: Launch, job: Job) -> Job:
+    """A job of a launch that is halted, once nothing of it is still to come home."""
+    held = any(box.job == job.name and _has_something(launch, box) for box in launch.living)
+    if job.state.is_end or (held and launch.halt is Halt.SAVE):
+        return job
+    return replace(job, state=JobState.STOPPED, problem=launch.halted_because)
+
+
+def _shared_out(launch: Launch) -> Launch:
+    held = {box.job for box in launch.living}
+    waiting = [job for job in launch.jobs if job.state is JobState.WAITING]
+    free = [job for job in waiting if job.name not in held]
+    for box in launch.living:
+        if box.state is not BoxState.READY or box.job is not None:
+            continue
+        if free:
+            job = free.pop(0)
+            launch = _with(launch, replace(box, job=job.name, fetched=None, tries=0, not_before=0.0))
+            launch = _with(launch, replace(job, state=JobState.SENDING, boxes=job.boxes + 1))
+        elif not waiting:
+            launch = _given_up(launch, box, "no job is left for it")
+    return launch
+
+
+def _needs_box(launch: Launch, now: float) -> bool:
+    if launch.halt is not None:
+        return False
+    wants = launch.wants
+    if wants.budget is not None and launch.spent(now) >= wants.budget:
+        return False
+    held = {box.job for box in launch.living if box.state is BoxState.READY and box.job is not None}
+    waiting = sum(job.state is JobState.WAITING and job.name not in held for job in launch.jobs)
+    alive = [box for box in launch.living if box.state is not BoxState.DESTROYING]
+    coming = sum(box.job is None for box in alive)
+    return waiting > coming and len(alive) < wants.boxes
+
+
+def _found(launch: Launch, name: str, offer: Offer | None, now: float) -> Launch:
+    if offer is None or not _needs_box(launch, now):
+        return replace(launch, next_search=now + SEARCH_SECONDS)
+    box = Box(name=name, offer=offer, began=now)
+    return replace(launch, boxes=(*launch.boxes, box), next_search=now)
+
+
+def _done(launch: Launch, done: Done, action: Action, now: float) -> Launch:
+    if action.box is None:
+        return launch
+    box = replace(launch.box(action.box), answered=now, tries=0, not_before=0.0)
+    if action.do is Do.DESTROY:
+        return _gone(launch, box, now)
+    if box.state in {BoxState.DESTROYING, BoxState.GONE}:
+        return launch
+    match action.do:
+        case Do.RENT:
+            return _with(launch, replace(box, state=BoxState.CHECKING, address=done.address))
+        case Do.CHECK:
+            return _with(launch, replace(box, state=BoxState.PROVISIONING))
+        case Do.PROVISION:
+            return _with(launch, replace(box, state=BoxState.READY))
+        case Do.SEND | Do.WATCH | Do.FETCH | Do.BRING:
+            return _of_training(launch, box, done, now)
+        case Do.SEARCH:
+            return launch
+        case _:
+            assert_never(action.do)
+
+
+def _of_training(launch: Launch, box: Box, done: Done, now: float) -> Launch:
+    if box.job is None or box.job != done.action.job:
+        return _with(launch, box)
+    job = launch.job(box.job)
+    job = replace(job, home=done.home or job.home)
+    launch = _with(launch, job)
+    match done.action.do:
+        case Do.SEND:
+            launch = replace(_with(launch, replace(job, state=JobState.TRAINING)), failures=0)
+            return _with(launch, replace(box, fetched=now, not_before=now + WATCH_SECONDS))
+        case Do.WATCH:
+            if done.exit_code is not None:
+                launch = _with(launch, replace(job, state=JobState.FETCHING, exit_code=done.exit_code))
+                return _with(launch, box)
+            return _with(launch, replace(box, not_before=now + WATCH_SECONDS))
+        case Do.FETCH:
+            box = replace(box, fetched=now)
+            if launch.halt is Halt.SAVE:
+                launch = _with(launch, replace(job, state=JobState.STOPPED, problem=launch.halted_because))
+                return _given_up(launch, box, launch.halted_because)
+            return _with(launch, box)
+        case _:
+            failed = job.exit_code not in {0, None}
+            state = JobState.FAILED if failed else JobState.DONE
+            problem = f"the training ended with exit code {job.exit_code}" if failed else ""
+            return _with(_with(launch, replace(job, state=state, problem=problem)), replace(box, job=None))
+
+
+def _failed(launch: Launch, action: Action, why: str, fault: Fault, now: float) -> Launch:
+    if action.box is None:
+        return replace(launch, next_search=now + SEARCH_SECONDS)
+    box = launch.box(action.box)
+    if box.state is BoxState.GONE:
+        return launch
+    pause = min(_BACK_OFF_SECONDS * 2**box.tries, _LONGEST_BACK_OFF_SECONDS)
+    box = replace(box, tries=box.tries + 1, not_before=now + pause)
+    if box.state is BoxState.DESTROYING:
+        # Never given up: what is not destroyed costs money.
+        return _with(launch, box)
+    training = _is_training(launch, box)
+    if fault is Fault.JOB and box.job is not None:
+        launch = _with(launch, replace(launch.job(box.job), state=JobState.FAILED, problem=why))
+        return _with(launch, replace(box, job=None, tries=0, not_before=0.0))
+    if fault is Fault.BOX or (box.tries >= MOST_TRIES and not training):
+        return _given_up(launch, box, why, blamed=not training)
+    if training and action.do is Do.FETCH and launch.halt is Halt.SAVE and box.tries >= MOST_TRIES:
+        return _given_up(launch, box, why)
+    return _with(launch, box)
+
+
+def _given_up(launch: Launch, box: Box, why: str, *, blamed: bool = False) -> Launch:
+    """Destroy a box; its job waits until that is done, and goes to another."""
+    launch = _with(launch, replace(box, state=BoxState.DESTROYING, because=why, tries=0, not_before=0.0))
+    if box.job is not None and not launch.job(box.job).state.is_end:
+        job = launch.job(box.job)
+        if job.boxes >= MOST_BOXES_OF_A_JOB:
+            job = replace(job, state=JobState.FAILED, problem=f"{job.boxes} boxes were lost with it, the last: {why}")
+        elif job.state is JobState.FETCHING or job.state in {JobState.SENDING, JobState.TRAINING}:
+            job = replace(job, state=JobState.WAITING, exit_code=None, problem=why)
+        launch = _with(launch, job)
+    if not blamed:
+        return launch
+    machine = box.offer.machine
+    avoided = launch.avoided if machine in launch.avoided else (*launch.avoided, machine)
+    launch = replace(launch, avoided=avoided, failures=launch.failures + 1)
+    if launch.failures >= MOST_FAILURES and launch.halt is None:
+        because = f"{launch.failures} boxes in a row were not usable, the last: {why}"
+        launch = replace(launch, halt=Halt.SAVE, halted_because=because)
+    return launch
+
+
+def _gone(launch: Launch, box: Box, now: float) -> Launch:
+    return _with(launch, replace(box, state=BoxState.GONE, ended=now))
+
+
+def _with(launch: Launch, changed: Box | Job) -> Launch:
+    if isinstance(changed, Box):
+        return replace(launch, boxes=tuple(changed if box.name == changed.name else box for box in launch.boxes))
+    return replace(launch, jobs=tuple(changed if job.name == changed.name else job for job in launch.jobs))

@@ -1,0 +1,196 @@
+"""The record of a launch: its jobs, its boxes, and what each of them is doing. Written before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+
+class JobState(StrEnum):
+    """Where a job is. The last three are ends."""
+
+    WAITING = "waiting"
+    SENDING = "sending"
+    """The dataset, and the run directory of an earlier box, are copied to a box."""
+    TRAINING = "training"
+    FETCHING = "fetching"
+    """The training is over; the results come home."""
+    DONE = "done"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+    @property
+    def is_end(self) -> bool:
+        return self in {JobState.DONE, JobState.FAILED, JobState.STOPPED}
+
+
+class BoxState(StrEnum):
+    """Where a box is, in the order in which a good one goes through it."""
+
+    RENTING = "renting"
+    CHECKING = "checking"
+    """It answers; whether it is what was rented is being looked at."""
+    PROVISIONING = "provisioning"
+    READY = "ready"
+    DESTROYING = "destroying"
+    """Asked for until the landlord's own list shows that it is gone."""
+    GONE = "gone"
+
+
+class Halt(StrEnum):
+    """A launch that is to end before its jobs are done."""
+
+    SAVE = "save"
+    """The newest state and the results so far come home first."""
+    NOW = "now"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuWant:
+    """A kind of GPU by the landlord's name, and how many of it in one box."""
+
+    name: str
+    count: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.count}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wants:
+    """What may be rented, and the limits. Dollars; hours count for each box from its renting."""
+
+    infra: str = "vast"
+    gpus: tuple[GpuWant, ...] = ()
+    max_per_hour: float | None = None
+    spot: bool = False
+    bid: float | None = None
+    """Of a spot box an hour; None bids a little above the market's lowest."""
+    boxes: int = 1
+    max_hours: float
+    budget: float | None = None
+    fetch_seconds: float = 600.0
+    """Between two times that the newest complete state comes home: at most so much is repeated after a loss."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A box that can be rented. Dollars an hour with the disk; megabits a second; GB of disk.
+
+    `reliability` is the landlord's own figure between 0 and 1. `machine` names the computer beyond this offer.
+    """
+
+    id: str
+    machine: str
+    gpu: str
+    gpus: int
+    gpu_bytes: int
+    per_hour: float
+    is_spot: bool = False
+    reliability: float | None = None
+    down_mbps: float | None = None
+    up_mbps: float | None = None
+    disk_gb: float | None = None
+    driver: str | None = None
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """How a box is reached by SSH."""
+
+    host: str
+    port: int
+    user: str
+    key: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """One rented box. Times are seconds since 1970."""
+
+    name: str
+    """Its label at the landlord's, by which it is found whatever else is lost."""
+    offer: Offer
+    state: BoxState = BoxState.RENTING
+    began: float
+    ended: float | None = None
+    """When the landlord's list showed that it was gone."""
+    address: Address | None = None
+    job: str | None = None
+    """The job that it has, or had: it stays when a box is given up, so that no other box trains it meanwhile."""
+    answered: float | None = None
+    """When it last answered."""
+    fetched: float | None = None
+    """When a complete state of its job last came home."""
+    because: str = ""
+    """Why it is being destroyed."""
+    tries: int = 0
+    """How often the present step failed in a row."""
+    not_before: float = 0.0
+    """When its next step may begin."""
+
+    def cost(self, now: float) -> float:
+        """Dollars until now, or until its end."""
+        return max(0.0, (now if self.ended is None else self.ended) - self.began) / 3600 * self.offer.per_hour
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One training: a dataset and the options of `wan-train train` for it."""
+
+    name: str
+    title: str
+    dataset: Path
+    dataset_stamp: str
+    """Of the dataset's files when they were checked; a later change is noticed before they are sent."""
+    options: tuple[str, ...]
+    """Words for `wan-train train` on the box."""
+    state: JobState = JobState.WAITING
+    home: Path | None = None
+    """Its run directory here, once a part of it came home."""
+    boxes: int = 0
+    """How many boxes have had it."""
+    problem: str = ""
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """A launch as it is written to `launch.json`."""
+
+    id: str
+    created: float
+    wants: Wants
+    jobs: tuple[Job, ...]
+    boxes: tuple[Box, ...] = ()
+    avoided: tuple[str, ...] = ()
+    """Machines that were not what was rented, or failed."""
+    failures: int = 0
+    """Boxes in a row that never trained."""
+    halt: Halt | None = None
+    halted_because: str = ""
+    next_search: float = 0.0
+    """Not before this time are offers searched again."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to do and nothing costs money."""
+        return all(job.state.is_end for job in self.jobs) and not any(True for _ in self.living)
+
+    @property
+    def living(self) -> Iterator[Box]:
+        """Boxes that may cost money."""
+        return (box for box in self.boxes if box.state is not BoxState.GONE)
+
+    def job(self, name: str) -> Job:
+        return next(job for job in self.jobs if job.name == name)
+
+    def box(self, name: str) -> Box:
+        return next(box for box in self.boxes if box.name == name)
+
+    def spent(self, now: float) -> float:
+        """Dollars for all boxes until now."""
+        return sum(box.cost(now) for box in self.boxes)

@@ -1,0 +1,153 @@
+"""A launch as a history of random events: what must hold at every moment, and at the end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from wan_train.launch.decide import Action, Do, Done, Failed, Fault, Found, Lost, actions, after, settled
+from wan_train.launch.model import Address, BoxState, Halt, Job, JobState, Launch, Offer, Wants
+
+ADDRESS = Address(host="127.0.0.1", port=22, user="root", key=Path("/key"))
+INTERVAL = 600.0
+
+
+def launch_of(jobs: int, boxes: int, *, budget: float | None = None, max_hours: float = 12.0) -> Launch:
+    wants = Wants(boxes=boxes, budget=budget, max_hours=max_hours, fetch_seconds=INTERVAL)
+    made = tuple(
+        Job(name=f"job{n}", title=f"job{n}", dataset=Path("/data"), dataset_stamp="", options=()) for n in range(jobs)
+    )
+    return Launch(id="l", created=0.0, wants=wants, jobs=made)
+
+
+def offer(number: int) -> Offer:
+    return Offer(
+        id=str(number), machine=f"m{number % 7}", gpu="RTX 5090", gpus=1, gpu_bytes=32 * 10**9, per_hour=1.0
+    )
+
+
+class World:
+    """Landlord and boxes, as an outcome for each action; chance decides by `draw`."""
+
+    def __init__(self, draw: st.DataObject, trouble: int) -> None:
+        self.draw = draw
+        self.trouble = trouble
+        self.rented = 0
+        self.trained: dict[str, int] = {}
+        self.alive: set[str] = set()
+        self.training_on: dict[str, set[str]] = {}
+
+    def goes_wrong(self) -> bool:
+        return self.draw.draw(st.integers(0, 99)) < self.trouble
+
+    def outcome(self, launch: Launch, action: Action) -> Done | Failed | Found | Lost:
+        if action.do is Do.SEARCH:
+            if self.goes_wrong():
+                return Found(name="", why="no offer")
+            self.rented += 1
+            return Found(name=f"box{self.rented}", offer=offer(self.rented))
+        assert action.box is not None
+        if action.do is Do.DESTROY:
+            if self.goes_wrong():
+                return Failed(action=action, why="the API is down")
+            self.alive.discard(action.box)
+            for boxes in self.training_on.values():
+                boxes.discard(action.box)
+            return Done(action=action)
+        self.alive.add(action.box)
+        if self.goes_wrong():
+            kind = self.draw.draw(st.sampled_from(["passing", "box", "lost"]))
+            if kind == "lost":
+                return Lost(box=action.box, why="outbid")
+            return Failed(action=action, why="broken", fault=Fault(kind))
+        if action.do is Do.RENT:
+            return Done(action=action, address=ADDRESS)
+        if action.job is not None:
+            if action.do is Do.SEND:
+                self.training_on.setdefault(action.job, set()).add(action.box)
+                # What is looked at in the end: nobody trains the same job twice at once.
+                assert len(self.training_on[action.job]) == 1
+            if action.do is Do.WATCH:
+                self.trained[action.job] = self.trained.get(action.job, 0) + 1
+                if self.trained[action.job] > 20:
+                    return Done(action=action, exit_code=0)
+            if action.do is Do.BRING:
+                self.training_on[action.job].discard(action.box)
+        return Done(action=action)
+
+
+def play(launch: Launch, world: World, *, steps: int = 4_000, halt_at: int | None = None) -> tuple[Launch, float]:
+    now = 0.0
+    for step in range(steps):
+        if halt_at is not None and step == halt_at and launch.halt is None:
+            launch = replace(launch, halt=Halt.NOW, halted_because="stopped")
+        launch = settled(launch, now)
+        holders = [box.job for box in launch.living if box.job is not None]
+        assert len(holders) == len(set(holders)), "two living boxes have one job"
+        assert sum(box.state is not BoxState.DESTROYING for box in launch.living) <= launch.wants.boxes
+        if launch.is_over:
+            return launch, now
+        for action in list(actions(launch, now)):
+            launch = after(launch, world.outcome(launch, action), now)
+        now += 30.0
+    return launch, now
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(1, 4), st.integers(1, 3), st.integers(0, 30))
+def test_every_box_ends_and_no_job_is_on_two(data: st.DataObject, jobs: int, boxes: int, trouble: int) -> None:
+    world = World(data, trouble)
+    launch, _ = play(launch_of(jobs, boxes, max_hours=1000), world)
+    assert launch.is_over
+    assert world.alive == set()
+    assert all(box.state is BoxState.GONE for box in launch.boxes)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.integers(1, 3), st.integers(1, 3), st.integers(0, 200))
+def test_stopped_at_any_moment_leaves_no_box(data: st.DataObject, jobs: int, boxes: int, halt_at: int) -> None:
+    world = World(data, 10)
+    launch, _ = play(launch_of(jobs, boxes, max_hours=1000), world, halt_at=halt_at)
+    assert launch.is_over
+    assert world.alive == set()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.integers(1, 4), st.integers(1, 3), st.floats(0.3, 5.0))
+def test_a_budget_is_not_exceeded_by_more_than_an_interval(
+    data: st.DataObject, jobs: int, boxes: int, budget: float
+) -> None:
+    launch, now = play(launch_of(jobs, boxes, budget=budget, max_hours=1000), World(data, 0))
+    assert launch.is_over
+    assert launch.spent(now) <= budget + boxes * INTERVAL / 3600
+
+
+def test_without_trouble_each_job_has_one_box_and_is_done() -> None:
+    class Calm(World):
+        def goes_wrong(self) -> bool:
+            return False
+
+    launch, _ = play(launch_of(3, 2), Calm(None, 0))  # type: ignore[arg-type]  # nothing is left to chance
+    assert [job.state for job in launch.jobs] == [JobState.DONE] * 3
+    assert len(launch.boxes) == 2
+
+
+def test_a_silent_box_is_given_up_after_ten_minutes_and_its_job_waits_for_its_end() -> None:
+    launch = settled(launch_of(1, 1), 0.0)
+    launch = after(launch, Found(name="a", offer=offer(1)), 0.0)
+    for do in (Do.RENT, Do.CHECK, Do.PROVISION):
+        launch = after(launch, Done(action=Action(do, "a"), address=ADDRESS), 1.0)
+    launch = after(settled(launch, 2.0), Done(action=Action(Do.SEND, "a", "job0")), 3.0)
+    launch = settled(launch, 700.0)
+    assert launch.box("a").state is BoxState.DESTROYING
+    assert launch.job("job0").state is JobState.WAITING
+    launch = after(launch, Found(name="b", offer=offer(2)), 700.0)
+    for do in (Do.RENT, Do.CHECK, Do.PROVISION):
+        launch = after(launch, Done(action=Action(do, "b"), address=ADDRESS), 701.0)
+    launch = settled(launch, 702.0)
+    assert launch.box("b").job is None
+    launch = settled(after(launch, Done(action=Action(Do.DESTROY, "a")), 710.0), 711.0)
+    assert launch.box("b").job == "job0"
+    assert launch.job("job0").state is JobState.SENDING
