@@ -1,37 +1,24 @@
 """Vast.ai's API, as a box may use it about itself: one deadline for everything, never in the way of a training.
 
 Inside a box `CONTAINER_ID` names the instance and `CONTAINER_API_KEY` is a key for it alone (docs.vast.ai, instance
-portal). The key goes into one header and nowhere else: no address, no message, no record.
+portal).
 """
 
 from __future__ import annotations
 
-import json
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from http.client import HTTPException, HTTPResponse
 from typing import Any
 
-from wan_train.base.text import one_line
 from wan_train.box.rental import Rental, read_rental
+from wan_train.box.vast_http import MISSING, REFUSED, Api, StatusError, VastError, why_refused
 
 ID_VARIABLE = "CONTAINER_ID"
 KEY_VARIABLE = "CONTAINER_API_KEY"
 DEADLINE_SECONDS = 5.0
-_MOST_BYTES = 1_000_000
-_CHUNK = 65_536
-_REFUSED = frozenset({401, 403})
-_MISSING = 404
 _DOWN = frozenset({"stopped", "exited", "offline"})
-
-
-class VastError(Exception):
-    """Why Vast did not help, in words that may be shown and recorded."""
 
 
 class UnknownBoxError(VastError):
@@ -109,36 +96,19 @@ class Vast:
             if method == "DELETE":
                 return  # a repeated order
             raise
-        if not isinstance(answer, dict) or answer.get("success") is not True:
-            said = answer.get("msg") if isinstance(answer, dict) else None
-            raise VastError(f"Vast refused: {one_line(said)}" if isinstance(said, str) and said else "Vast refused")
+        if (why := why_refused(answer)) is not None:
+            raise VastError(why)
 
     def _ask(self, method: str, path: str, seconds: float, body: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401  JSON of any shape
-        if not (self.key.isascii() and self.key.isprintable()):
-            raise VastError(f"{KEY_VARIABLE} is not a key")  # the library would quote it in its error
-        until = time.monotonic() + seconds
-        headers = {"Authorization": f"Bearer {self.key}", "Accept": "application/json"}
-        data = json.dumps(body).encode() if body is not None else None
-        headers |= {"Content-Type": "application/json"} if data is not None else {}
-        request = urllib.request.Request(f"{self.address}{path}", data=data, headers=headers, method=method)  # noqa: S310  http and https only, see Settings
+        api = Api(address=self.address, key=self.key, key_name=KEY_VARIABLE)
         try:
-            with _opener().open(request, timeout=seconds) as answer:
-                text = _read(answer, until)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise _refusal(error.code) from None
-        except TimeoutError:
-            raise VastError(f"Vast did not answer within {seconds:g} s") from None
-        except urllib.error.URLError as error:
-            if isinstance(error.reason, TimeoutError):
-                raise VastError(f"Vast did not answer within {seconds:g} s") from None
-            raise VastError(f"Vast cannot be reached: {one_line(str(error.reason))}") from None
-        except (OSError, HTTPException) as error:
-            raise VastError(f"the connection to Vast broke: {one_line(str(error)) or type(error).__name__}") from None
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            raise VastError("Vast's answer is not JSON") from None
+            return api.ask(method, path, seconds, body)
+        except StatusError as error:
+            if error.status == MISSING:
+                raise UnknownBoxError(f"Vast does not know this box ({ID_VARIABLE}, status {MISSING})") from None
+            if error.status in REFUSED:
+                raise RefusedKeyError(f"Vast refused this box's key ({KEY_VARIABLE}, status {error.status})") from None
+            raise
 
 
 class Asking:
@@ -165,34 +135,3 @@ class Asking:
         """The answer, after at most the deadline and a moment."""
         self._thread.join(DEADLINE_SECONDS + 1)
         return self._answer or VastError(f"Vast did not answer within {DEADLINE_SECONDS:g} s")
-
-
-def _read(answer: HTTPResponse, until: float) -> bytes:
-    """All of an answer that comes before `until` on the monotonic clock; a server may send a byte now and then."""
-    body = bytearray()
-    while chunk := answer.read1(_CHUNK):
-        body += chunk
-        if len(body) > _MOST_BYTES:
-            raise VastError("Vast's answer is too long")
-        if time.monotonic() > until:
-            raise TimeoutError
-    return bytes(body)
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """urllib would send the key along to wherever it is redirected."""
-
-    def redirect_request(self, *_: object, **__: object) -> None:
-        return None
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(_NoRedirect)
-
-
-def _refusal(code: int) -> VastError:
-    if code in _REFUSED:
-        return RefusedKeyError(f"Vast refused this box's key ({KEY_VARIABLE}, status {code})")
-    if code == _MISSING:
-        return UnknownBoxError(f"Vast does not know this box ({ID_VARIABLE}, status {code})")
-    return VastError(f"Vast answered with status {code}")

@@ -13,7 +13,8 @@ from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.moment import moment
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
-from wan_train.box.vast import RefusedKeyError, UnknownBoxError, Vast, VastError
+from wan_train.box.vast import RefusedKeyError, UnknownBoxError, Vast
+from wan_train.box.vast_http import VastError
 from wan_train.cli import options
 from wan_train.cli.call import Call
 from wan_train.cli.notify import keep_addresses
