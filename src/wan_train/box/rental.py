@@ -57,19 +57,20 @@ def read_rental(answer: object) -> Rental | None:
     found = answer.get("instances") if isinstance(answer, dict) else None
     if not isinstance(found, dict):
         return None
-    per_hour = _number(found, "dph_total")
+    per_hour = number_in(found, "dph_total")
     if per_hour is None or per_hour <= 0:
         return None
-    base = _number(found, "dph_base")
+    base = number_in(found, "dph_base")
     return Rental(
         per_hour=per_hour,
-        ends=_number(found, "end_date"),
+        ends=number_in(found, "end_date"),
         bid=(per_hour if base is None else base) if found.get("is_bid") is True else None,
-        lowest_bid=_number(found, "min_bid"),
+        lowest_bid=number_in(found, "min_bid"),
     )
 
 
-def _number(found: Mapping[str, Any], name: str) -> float | None:
+def number_in(found: Mapping[str, Any], name: str) -> float | None:
+    """A number of a JSON object that is 0 or more; None for anything else."""
     value = found.get(name)
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
     return float(value) if good and value is not None else None

@@ -79,6 +79,7 @@ class Wants:
 class Offer:
     """A box that can be rented. Dollars an hour with the disk; megabits a second; GB of disk.
 
+    `bid` are dollars an hour without the disk for a box that goes to whoever bids more; None for one on demand.
     `reliability` is the landlord's own figure between 0 and 1. `machine` names the computer beyond this offer.
     """
 
@@ -88,13 +89,18 @@ class Offer:
     gpus: int
     gpu_bytes: int
     per_hour: float
-    is_spot: bool = False
+    bid: float | None = None
     reliability: float | None = None
     down_mbps: float | None = None
     up_mbps: float | None = None
     disk_gb: float | None = None
     driver: str | None = None
     where: str = ""
+
+    @property
+    def is_spot(self) -> bool:
+        """Whether somebody who bids more takes the box away."""
+        return self.bid is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
