@@ -1,0 +1,236 @@
+"""Which offers may be rented, what a job costs on each, and which comes first. Functions of values."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from wan_train.base.units import GB
+from wan_train.launch.cards import same_card
+from wan_train.launch.model import Offer, Wants
+from wan_train.provision.driver_checks import BLACKWELL_DRIVER, Version, driver_version
+from wan_train.run.plan import StepKind
+from wan_train.run.speeds import Key, Speed, expected
+
+LEAST_RELIABILITY = 0.95
+"""The landlord's own figure; below it the box is likely to go while it trains."""
+LEAST_MBPS = 100.0
+"""At less, the model files alone take more than an hour and a half of rent."""
+EXPERTS_AT_ONCE = 2
+_MEGABIT = 1_000_000 / 8
+_BLACKWELL = ("RTX 50", "RTX PRO", "B100", "B200", "GB200")
+"""How names of Blackwell cards begin; they need a newer driver."""
+_ADAPTED = ("attention", "blocks_to_swap", "fp8_base", "gradient_checkpointing", "max_data_loader_n_workers")
+"""Settings that each box chooses for its card, see recipe.adaptation: a measurement on the card has its choice."""
+
+
+class Unfit(StrEnum):
+    """Why an offer is not rented; the words are counted and shown."""
+
+    PRICE = "over the price"
+    AVOIDED = "failed before in this launch"
+    RELIABILITY = f"reliability below {LEAST_RELIABILITY:.0%}"
+    NETWORK = f"download below {LEAST_MBPS:.0f} Mbit/s"
+    DRIVER = "driver too old"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """The training of one expert: what its speed depends on, and how much of it there is."""
+
+    settings: str
+    """As `run.speeds.settings_text` writes them."""
+    batches: int
+    epochs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One job, as far as its time depends on it. `download_bytes` are the model files that a new box fetches first."""
+
+    trainer: str
+    parts: tuple[Part, ...]
+    batch_cost: float | None
+    items: int
+    download_bytes: int
+    upload_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Priced:
+    """An offer and what a job takes on it. Seconds, dollars; None where nothing like it was measured on this card.
+
+    `without` names what is not in the seconds because it was never timed.
+    """
+
+    offer: Offer
+    prepare_seconds: float | None
+    train_seconds: float | None = None
+    measured: float | None = None
+    """When the newest measurement behind it was made."""
+    scaled_from: str | None = None
+    without: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float | None:
+        """From renting to the end of the first job."""
+        if self.train_seconds is None or self.prepare_seconds is None:
+            return None
+        return self.prepare_seconds + self.train_seconds
+
+    @property
+    def cost(self) -> float | None:
+        """Dollars for the first job on this box; the models of a second one are there."""
+        return None if self.seconds is None else self.seconds / 3600 * self.offer.per_hour
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The offers that may be rented, best first; of the others how many fail for which reason."""
+
+    fit: tuple[Priced, ...]
+    unfit: tuple[tuple[str, int], ...] = ()
+    nearest: Priced | None = None
+    """The cheapest that only its price excludes, where nothing may be rented."""
+
+
+def choose(
+    offers: Sequence[Offer],
+    wants: Wants,
+    *,
+    work: Work | None = None,
+    speeds: Sequence[Speed] = (),
+    avoided: Collection[str] = (),
+    least_driver: Version = (),
+) -> Choice:
+    """Filter and sort: by the cost of the job where it is known, the others after them by price."""
+    why = {offer.id: unfit(offer, wants, avoided=avoided, least_driver=least_driver) for offer in offers}
+    priced = [priced_on(offer, work, speeds) for offer in offers]
+    fit = sorted((each for each in priced if not why[each.offer.id]), key=_rank)
+    dear = [each for each in priced if why[each.offer.id] == (Unfit.PRICE,)]
+    counted = Counter(reason for reasons in why.values() for reason in reasons)
+    nearest = min(dear, key=lambda each: each.offer.per_hour) if dear and not fit else None
+    return Choice(fit=tuple(fit), unfit=tuple(counted.most_common()), nearest=nearest)
+
+
+def unfit(offer: Offer, wants: Wants, *, avoided: Collection[str] = (), least_driver: Version = ()) -> tuple[str, ...]:
+    """Every reason against an offer. What the landlord does not say is no reason: the box itself is checked."""
+    found = []
+    if wants.max_per_hour is not None and offer.per_hour > wants.max_per_hour:
+        found.append(Unfit.PRICE)
+    if offer.machine in avoided:
+        found.append(Unfit.AVOIDED)
+    if offer.reliability is not None and offer.reliability < LEAST_RELIABILITY:
+        found.append(Unfit.RELIABILITY)
+    if offer.down_mbps is not None and offer.down_mbps < LEAST_MBPS:
+        found.append(Unfit.NETWORK)
+    driver = driver_version(offer.driver)
+    least = max(least_driver, BLACKWELL_DRIVER) if offer.gpu.upper().startswith(_BLACKWELL) else least_driver
+    if driver is not None and driver < least:
+        found.append(Unfit.DRIVER)
+    return tuple(found)
+
+
+def priced_on(offer: Offer, work: Work | None, speeds: Sequence[Speed]) -> Priced:
+    """What a job takes on an offer, from measurements on the same kind of card."""
+    if work is None:
+        return Priced(offer=offer, prepare_seconds=None)
+    prepare = None
+    if offer.down_mbps:
+        # The dataset comes over the same line; the laptop's own is often slower, which nobody knows here.
+        prepare = (work.download_bytes + work.upload_bytes) / (offer.down_mbps * _MEGABIT)
+    here = [each for each in speeds if same_card(offer.gpu, each.key.card)]
+    at_once = min(offer.gpus, len(work.parts), EXPERTS_AT_ONCE)
+    without = ["installation"]
+    seconds: list[float] = []
+    newest, scaled = None, None
+    for part in work.parts:
+        found = _training(here, work, part, at_once)
+        if found is None:
+            return Priced(offer=offer, prepare_seconds=prepare)
+        took, at, scaled_from = found
+        seconds.append(took)
+        newest = at if newest is None else max(newest, at)
+        scaled = scaled or scaled_from
+    caching = _caching(here, work, offer.gpus)
+    if caching is None:
+        without.append("caching")
+    train = max(seconds) if at_once > 1 else sum(seconds)
+    return Priced(
+        offer=offer,
+        prepare_seconds=prepare,
+        train_seconds=train + (caching or 0.0),
+        measured=newest,
+        scaled_from=scaled,
+        without=tuple(without),
+    )
+
+
+def _rank(priced: Priced) -> tuple[bool, float, float, str]:
+    cost = priced.cost
+    return cost is None, cost if cost is not None else math.inf, priced.offer.per_hour, priced.offer.id
+
+
+def _training(speeds: Sequence[Speed], work: Work, part: Part, at_once: int) -> tuple[float, float, str | None] | None:
+    """Seconds of one expert, when that was measured, and from which sizes it is scaled."""
+    if work.batch_cost is None:
+        return None
+    wanted = _chosen(part.settings)
+    keys = {
+        each.key
+        for each in speeds
+        if each.key.kind is StepKind.TRAIN and each.key.trainer == work.trainer and _chosen(each.key.settings) == wanted
+    }
+    found = []
+    for key in keys:
+        units = part.batches * part.epochs
+        one = expected(speeds, _at_once(key, at_once), cost=work.batch_cost, units=units)
+        if one is not None:
+            found.append(((one.beside or 0.0) + units * one.per_unit, one.at, one.scaled_from))
+    # Two settings on one card: the newest is what a box would choose today.
+    return max(found, key=lambda each: each[1]) if found else None
+
+
+def _caching(speeds: Sequence[Speed], work: Work, gpus: int) -> float | None:
+    """Seconds of both cachings, side by side on two GPUs; None where one was never timed."""
+    took: list[float] = []
+    for kind, cost in ((StepKind.CACHE_LATENTS, work.batch_cost or 1.0), (StepKind.CACHE_TEXT, 1.0)):
+        cards = {each.key.card for each in speeds}
+        found = [
+            one
+            for card in sorted(cards)
+            if (one := expected(speeds, _caching_key(kind, work, card, gpus), cost=cost, units=work.items)) is not None
+            and one.beside is not None
+        ]
+        if not found:
+            return None
+        newest = max(found, key=lambda each: each.at)
+        took.append((newest.beside or 0.0) + work.items * newest.per_unit)
+    return max(took) if gpus > 1 else sum(took)
+
+
+def _caching_key(kind: StepKind, work: Work, card: str, gpus: int) -> Key:
+    return Key(kind=kind, trainer=work.trainer, card=card, at_once=min(gpus, 2))
+
+
+def _at_once(key: Key, count: int) -> Key:
+    return Key(kind=key.kind, trainer=key.trainer, card=key.card, settings=key.settings, at_once=count)
+
+
+def _chosen(settings: str) -> tuple[str, ...]:
+    """The settings that a box does not choose by itself."""
+    return tuple(word for word in settings.split() if word.partition("=")[0] not in _ADAPTED)
+
+
+def disk_gb_for(download_bytes: int, dataset_bytes: int, work_bytes: int, environment_bytes: int) -> float:
+    """The disk to rent in whole tens of GB: what is kept, and a tenth more, because logs and caches grow."""
+    needed = (download_bytes + dataset_bytes + work_bytes + environment_bytes) * 1.1 / GB
+    return float(math.ceil(needed / 10) * 10)
+
+
+def total_bytes(sizes: Iterable[float]) -> int:
+    """Bytes of files whose sizes are in GB."""
+    return round(sum(sizes) * GB)

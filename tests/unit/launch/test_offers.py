@@ -1,0 +1,149 @@
+"""Which offers are taken, in which order, and what they are said to cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wan_train.launch.model import Offer, Wants
+from wan_train.launch.offers import Part, Unfit, Work, choose, priced_on
+from wan_train.run.plan import StepKind
+from wan_train.run.speeds import Key, Speed
+
+WANTS = Wants(max_hours=12)
+SETTINGS = "attention=sdpa mixed_precision=fp16 network_dim=16"
+WORK = Work(
+    trainer="musubi guide",
+    parts=(Part(settings=SETTINGS, batches=10, epochs=100), Part(settings=SETTINGS, batches=10, epochs=100)),
+    batch_cost=100.0,
+    items=10,
+    download_bytes=69 * 10**9,
+)
+
+
+def offer(number: int, price: float, **more: object) -> Offer:
+    made = Offer(
+        id=str(number),
+        machine=f"m{number}",
+        gpu="RTX 5090",
+        gpus=1,
+        gpu_bytes=32 * 10**9,
+        per_hour=price,
+        down_mbps=800.0,
+    )
+    return replace(made, **more)  # type: ignore[arg-type]  # fields of an offer
+
+
+def speed(
+    card: str, seconds: float, *, settings: str = SETTINGS, at: float = 1.0, kind: StepKind = StepKind.TRAIN
+) -> Speed:
+    key = Key(kind=kind, trainer="musubi guide", card=card, settings=settings if kind is StepKind.TRAIN else "")
+    cost = 1.0 if kind is StepKind.CACHE_TEXT else 100.0
+    return Speed(at=at, key=key, sizes="960x960", cost=cost, units=100, per_unit=seconds, beside=60.0)
+
+
+CACHINGS = [
+    speed("NVIDIA GeForce RTX 5090", 1.0, kind=StepKind.CACHE_LATENTS),
+    speed("NVIDIA GeForce RTX 5090", 0.5, kind=StepKind.CACHE_TEXT),
+]
+
+
+class TestPrice:
+    def test_a_job_costs_its_download_its_caching_and_both_trainings(self) -> None:
+        found = priced_on(offer(1, 0.36), WORK, [speed("NVIDIA GeForce RTX 5090", 2.0), *CACHINGS])
+        assert found.prepare_seconds == 690.0
+        assert found.train_seconds == 2 * (60 + 1000 * 2.0) + (60 + 10) + (60 + 5)
+        assert found.cost is not None
+        assert round(found.cost, 4) == round((690 + 4255) / 3600 * 0.36, 4)
+        assert found.without == ("installation",)
+
+    def test_two_gpus_train_both_experts_at_once(self) -> None:
+        one = priced_on(offer(1, 1.0), WORK, [speed("NVIDIA GeForce RTX 5090", 2.0)])
+        two = priced_on(offer(1, 1.0, gpus=2), WORK, [speed("NVIDIA GeForce RTX 5090", 2.0)])
+        assert (one.train_seconds, two.train_seconds) == (4120.0, 2060.0)
+        assert "caching" in one.without
+
+    def test_another_card_says_nothing(self) -> None:
+        found = priced_on(offer(1, 1.0), WORK, [speed("NVIDIA GeForce RTX 4090", 2.0), *CACHINGS])
+        assert (found.train_seconds, found.cost, found.measured) == (None, None, None)
+
+    def test_another_rank_says_nothing_and_another_attention_does(self) -> None:
+        card = "NVIDIA GeForce RTX 5090"
+        other_rank = speed(card, 2.0, settings="attention=sdpa mixed_precision=fp16 network_dim=64")
+        other_attention = speed(card, 2.0, settings="attention=xformers mixed_precision=fp16 network_dim=16")
+        assert priced_on(offer(1, 1.0), WORK, [other_rank]).cost is None
+        assert priced_on(offer(1, 1.0), WORK, [other_attention]).cost is not None
+
+    def test_the_newest_settings_of_a_card_count(self) -> None:
+        card = "NVIDIA GeForce RTX 5090"
+        old = speed(card, 4.0, settings=SETTINGS.replace("sdpa", "xformers"), at=1.0)
+        found = priced_on(offer(1, 1.0), WORK, [old, speed(card, 2.0, at=9.0)])
+        assert (found.train_seconds, found.measured) == (4120.0, 9.0)
+
+    def test_an_unknown_line_leaves_the_cost_unknown(self) -> None:
+        found = priced_on(offer(1, 1.0, down_mbps=None), WORK, [speed("NVIDIA GeForce RTX 5090", 2.0)])
+        assert (found.prepare_seconds, found.cost) == (None, None)
+
+
+class TestChoice:
+    def test_a_dearer_box_that_makes_the_job_cheaper_comes_first(self) -> None:
+        offers = [offer(1, 0.40), offer(2, 1.0, gpu="H100 SXM"), offer(3, 0.10, gpu="RTX 3090")]
+        speeds = [speed("NVIDIA GeForce RTX 5090", 4.0), speed("NVIDIA H100 80GB HBM3", 1.0)]
+        found = choose(offers, WANTS, work=WORK, speeds=speeds)
+        assert [each.offer.id for each in found.fit] == ["2", "1", "3"]
+
+    def test_without_measurements_the_price_decides(self) -> None:
+        found = choose([offer(1, 0.4), offer(2, 0.3)], WANTS, work=WORK)
+        assert [each.offer.id for each in found.fit] == ["2", "1"]
+
+    def test_every_reason_excludes_and_is_counted(self) -> None:
+        offers = [
+            offer(1, 9.0),
+            offer(2, 0.5, reliability=0.90),
+            offer(3, 0.5, down_mbps=50.0),
+            offer(4, 0.5, driver="550.54.14"),
+            offer(5, 0.5),
+            offer(6, 0.5, driver="570.124.06", reliability=0.99),
+        ]
+        found = choose(offers, replace(WANTS, max_per_hour=1.0), avoided={"m5"})
+        assert [each.offer.id for each in found.fit] == ["6"]
+        assert dict(found.unfit) == dict.fromkeys(
+            (Unfit.PRICE, Unfit.RELIABILITY, Unfit.NETWORK, Unfit.DRIVER, Unfit.AVOIDED), 1
+        )
+        assert found.nearest is None
+
+    def test_an_older_card_runs_on_an_older_driver(self) -> None:
+        old = offer(1, 0.5, gpu="RTX 4090", driver="550.54.14")
+        assert choose([old], WANTS, least_driver=(525,)).fit
+        assert not choose([old], WANTS, least_driver=(560,)).fit
+
+    def test_the_nearest_is_shown_where_nothing_is_under_the_price(self) -> None:
+        offers = [offer(1, 2.0), offer(2, 1.5), offer(3, 1.2, reliability=0.1)]
+        found = choose(offers, replace(WANTS, max_per_hour=1.0))
+        assert found.fit == ()
+        assert found.nearest is not None
+        assert found.nearest.offer.id == "2"
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.01, 10), st.floats(1, 5000), st.booleans()), max_size=12),
+    st.floats(0.01, 10) | st.none(),
+)
+def test_nothing_unfit_is_taken_and_nothing_fit_is_lost(
+    rows: list[tuple[float, float, bool]], most: float | None
+) -> None:
+    offers = [
+        offer(number, price, down_mbps=line, gpu="RTX 5090" if known else "RTX 3090")
+        for number, (price, line, known) in enumerate(rows)
+    ]
+    found = choose(offers, replace(WANTS, max_per_hour=most), work=WORK, speeds=[speed("NVIDIA GeForce RTX 5090", 2.0)])
+    fit = {each.offer.id for each in found.fit}
+    assert fit == {
+        each.id for each in offers if (most is None or each.per_hour <= most) and (each.down_mbps or 0) >= 100
+    }
+    costs = [each.cost for each in found.fit]
+    known = [cost for cost in costs if cost is not None]
+    assert known == sorted(known)
+    assert costs[: len(known)] == known
