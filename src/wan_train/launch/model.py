@@ -93,6 +93,9 @@ class Offer:
     reliability: float | None = None
     down_mbps: float | None = None
     up_mbps: float | None = None
+    per_gb_down: float = 0.0
+    """Dollars for each GB that the box downloads; most landlords take some."""
+    per_gb_up: float = 0.0
     disk_gb: float | None = None
     driver: str | None = None
     where: str = ""
@@ -153,7 +156,9 @@ class Job:
     dataset_stamp: str
     """Of the dataset's files when they were checked; a later change is noticed before they are sent."""
     options: tuple[str, ...]
-    """Words for `wan-train train` on the box."""
+    """Words for `wan-train train` on the box, without those that the launch itself gives."""
+    recipe: Path | None = None
+    """A recipe file here, which is sent along."""
     state: JobState = JobState.WAITING
     home: Path | None = None
     """Its run directory here, once a part of it came home."""

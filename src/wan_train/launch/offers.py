@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -56,7 +56,9 @@ class Work:
     batch_cost: float | None
     items: int
     download_bytes: int
-    upload_bytes: int = 0
+    dataset_bytes: int = 0
+    result_bytes: int = 0
+    """What comes home: states, LoRAs and records."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,8 @@ class Priced:
 
     offer: Offer
     prepare_seconds: float | None
+    traffic: float = 0.0
+    """Dollars for what the first job downloads, sends and brings home."""
     train_seconds: float | None = None
     measured: float | None = None
     """When the newest measurement behind it was made."""
@@ -83,8 +87,8 @@ class Priced:
 
     @property
     def cost(self) -> float | None:
-        """Dollars for the first job on this box; the models of a second one are there."""
-        return None if self.seconds is None else self.seconds / 3600 * self.offer.per_hour
+        """Dollars for the first job on this box, traffic included; the models of a second one are there."""
+        return None if self.seconds is None else self.seconds / 3600 * self.offer.per_hour + self.traffic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +145,9 @@ def priced_on(offer: Offer, work: Work | None, speeds: Sequence[Speed]) -> Price
     prepare = None
     if offer.down_mbps:
         # The dataset comes over the same line; the laptop's own is often slower, which nobody knows here.
-        prepare = (work.download_bytes + work.upload_bytes) / (offer.down_mbps * _MEGABIT)
+        prepare = (work.download_bytes + work.dataset_bytes) / (offer.down_mbps * _MEGABIT)
+    traffic = (work.download_bytes + work.dataset_bytes) / GB * offer.per_gb_down
+    traffic += work.result_bytes / GB * offer.per_gb_up
     here = [each for each in speeds if same_card(offer.gpu, each.key.card)]
     at_once = min(offer.gpus, len(work.parts), EXPERTS_AT_ONCE)
     without = ["installation"]
@@ -150,7 +156,7 @@ def priced_on(offer: Offer, work: Work | None, speeds: Sequence[Speed]) -> Price
     for part in work.parts:
         found = _training(here, work, part, at_once)
         if found is None:
-            return Priced(offer=offer, prepare_seconds=prepare)
+            return Priced(offer=offer, prepare_seconds=prepare, traffic=traffic)
         took, at, scaled_from = found
         seconds.append(took)
         newest = at if newest is None else max(newest, at)
@@ -162,6 +168,7 @@ def priced_on(offer: Offer, work: Work | None, speeds: Sequence[Speed]) -> Price
     return Priced(
         offer=offer,
         prepare_seconds=prepare,
+        traffic=traffic,
         train_seconds=train + (caching or 0.0),
         measured=newest,
         scaled_from=scaled,
@@ -223,14 +230,3 @@ def _at_once(key: Key, count: int) -> Key:
 def _chosen(settings: str) -> tuple[str, ...]:
     """The settings that a box does not choose by itself."""
     return tuple(word for word in settings.split() if word.partition("=")[0] not in _ADAPTED)
-
-
-def disk_gb_for(download_bytes: int, dataset_bytes: int, work_bytes: int, environment_bytes: int) -> float:
-    """The disk to rent in whole tens of GB: what is kept, and a tenth more, because logs and caches grow."""
-    needed = (download_bytes + dataset_bytes + work_bytes + environment_bytes) * 1.1 / GB
-    return float(math.ceil(needed / 10) * 10)
-
-
-def total_bytes(sizes: Iterable[float]) -> int:
-    """Bytes of files whose sizes are in GB."""
-    return round(sum(sizes) * GB)

@@ -59,6 +59,15 @@ class TestPrice:
         assert round(found.cost, 4) == round((690 + 4255) / 3600 * 0.36, 4)
         assert found.without == ("installation",)
 
+    def test_traffic_is_paid_by_the_gb(self) -> None:
+        speeds = [speed("NVIDIA GeForce RTX 5090", 2.0), *CACHINGS]
+        work = replace(WORK, dataset_bytes=10**9, result_bytes=2 * 10**9)
+        free = priced_on(offer(1, 0.36), work, speeds).cost
+        paid = priced_on(offer(1, 0.36, per_gb_down=0.01, per_gb_up=0.02), work, speeds).cost
+        assert free is not None
+        assert paid is not None
+        assert round(paid - free, 6) == 0.74
+
     def test_two_gpus_train_both_experts_at_once(self) -> None:
         one = priced_on(offer(1, 1.0), WORK, [speed("NVIDIA GeForce RTX 5090", 2.0)])
         two = priced_on(offer(1, 1.0, gpus=2), WORK, [speed("NVIDIA GeForce RTX 5090", 2.0)])

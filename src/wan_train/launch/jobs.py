@@ -1,0 +1,386 @@
+"""The jobs of a launch, from words or a jobs.toml. Everything wrong with them is found before anything is rented."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from wan_train.base.errors import BadInputError, WanTrainError
+from wan_train.base.text import one_line, slug
+from wan_train.base.units import GB
+from wan_train.dataset.layout import DatasetSummary, summary
+from wan_train.dataset.model import GUIDE_READING, DatasetOverrides, Inventory
+from wan_train.dataset.resolve import resolve_dataset
+from wan_train.dataset.scan import check as check_dataset
+from wan_train.engine import capabilities, traits
+from wan_train.engine.extra_arguments import TrainerOptions
+from wan_train.launch.model import Job
+from wan_train.launch.offers import Part, Work
+from wan_train.launch.shipment import Shipment, shipment_of
+from wan_train.provision.models import wanted
+from wan_train.recipe import load as recipes
+from wan_train.recipe.model import Recipe
+from wan_train.recipe.terms import EngineKind, Task
+from wan_train.run.disk import disk_need
+from wan_train.run.speeds import batch_cost, settings_text
+from wan_train.run.titles import problem_with_author, problem_with_title
+
+FOLDER = PurePosixPath("/workspace/wan-train-launch")
+"""On a box: what was sent, one folder for each job."""
+RECIPE_NAME = "recipe.toml"
+_VERSION = "d0a1930"
+"""Of the trainer that `wan-train provision` installs."""
+_BOX_GB = 110
+_BOTH_TASKS_GB = 160
+"""The disk of a box without datasets and runs, see docs/vast.md."""
+_MOST_JOBS = 10_000
+_MOST_BYTES = 4_000_000
+_KEYS = {"title": str, "author": str, "dataset": str, "recipe": str, "options": list}
+OWN_OPTIONS = frozenset(
+    {
+        "--title",
+        "--dataset",
+        "--author",
+        "--recipe",
+        "--engine",
+        "--yes",
+        "-y",
+        "--json",
+        "--detach",
+        "--dry-run",
+        "--script",
+        "--then",
+        "--max-hours",
+        "--grace",
+        "--runs-dir",
+        "--workspace",
+        "--cache-dir",
+        "--musubi-dir",
+        "--musubi-python",
+        "--price",
+        "--budget",
+    }
+)
+"""Options of `wan-train train` that a launch gives itself, or that are meant for this machine."""
+_FILES = frozenset({"--sample-prompts", "--preview-prompts", "--network-weights", "--preview"})
+"""Options that name a file here, which is not on the box."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """One job as it was asked for; `where` names it in messages, `folder` is what paths count from."""
+
+    where: str
+    folder: Path
+    dataset: str
+    title: str | None = None
+    author: str | None = None
+    recipe: str | None = None
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A job whose dataset and recipe were checked, with what is sent and what it takes."""
+
+    job: Job
+    shipment: Shipment
+    counted: DatasetSummary
+    recipe: Recipe
+    work: Work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """What words for `wan-train train` mean: what is wrong with them, and which recipe keys they change."""
+
+    problems: tuple[str, ...] = ()
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+ReadWords = Callable[[Sequence[str]], Words]
+
+
+def wishes_of_words(
+    datasets: Sequence[str],
+    *,
+    title: str | None,
+    author: str | None,
+    recipe: str | None,
+    options: Sequence[str],
+    folder: Path,
+) -> tuple[Wish, ...]:
+    """`launch DATASET…`; several datasets are titled by their folders. Raises BadInputError."""
+    if title is not None and len(datasets) > 1:
+        raise BadInputError(
+            f"--title names one LoRA, and {len(datasets)} datasets were given",
+            hint="Leave --title out: each LoRA is named after its folder.\nOr write a jobs.toml with a title for each.",
+        )
+    return tuple(
+        Wish(
+            where=f"dataset {one_line(dataset)}",
+            folder=folder,
+            dataset=dataset,
+            title=title,
+            author=author,
+            recipe=recipe,
+            options=tuple(options),
+        )
+        for dataset in datasets
+    )
+
+
+def read_jobs(path: Path) -> tuple[Wish, ...]:
+    """The jobs of a jobs.toml: `[[jobs]]` tables over an optional `[defaults]`.
+
+    Raises BadInputError with every problem.
+    """
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise BadInputError(f"{path} is larger than {_MOST_BYTES:,} bytes", hint="Split it into several launches.")
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise BadInputError(f"{path} cannot be read: {error.strerror}", hint="Check the path.") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"{path} is not TOML: {one_line(str(error))}", hint=_EXAMPLE) from error
+    problems = [f"{one_line(key)}: unknown" for key in data if key not in {"jobs", "defaults"}]
+    defaults, rows = data.get("defaults", {}), data.get("jobs", [])
+    if not isinstance(defaults, dict):
+        problems.append("defaults: must be a table, [defaults]")
+        defaults = {}
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        problems.append("jobs: must be tables, one [[jobs]] for each")
+        rows = []
+    elif not 1 <= len(rows) <= _MOST_JOBS:
+        problems.append(f"jobs: {len(rows):,} [[jobs]], must be from 1 to {_MOST_JOBS:,}")
+        rows = []
+    problems += _problems_of("defaults", defaults)
+    wishes = []
+    for number, row in enumerate(rows, start=1):
+        where = f"jobs {number}"
+        problems += _problems_of(where, row)
+        laid = {**defaults, **row}
+        if "dataset" not in laid:
+            problems.append(f"{where}: dataset is missing")
+        wishes.append(laid)
+    if problems:
+        raise BadInputError("\n".join([f"{path} cannot be used:", *(f"  {each}" for each in problems)]), hint=_EXAMPLE)
+    folder = path.absolute().parent
+    return tuple(
+        Wish(
+            where=f"jobs {number}",
+            folder=folder,
+            dataset=laid["dataset"],
+            title=laid.get("title"),
+            author=laid.get("author"),
+            recipe=laid.get("recipe"),
+            options=tuple(laid.get("options", ())),
+        )
+        for number, laid in enumerate(wishes, start=1)
+    )
+
+
+_EXAMPLE = """Write, for each LoRA:
+[[jobs]]
+title = "blackcat"
+dataset = "cats\""""
+
+
+def _problems_of(where: str, row: Mapping[str, Any]) -> list[str]:
+    problems = []
+    for key, value in row.items():
+        kind = _KEYS.get(key)
+        if kind is None:
+            problems.append(f"{where}: {one_line(key)} is unknown, known are {', '.join(_KEYS)}")
+        elif not isinstance(value, kind):
+            problems.append(f"{where}: {key} must be {'a list of words' if kind is list else 'text'}")
+        elif isinstance(value, list) and not all(isinstance(each, str) for each in value):
+            problems.append(f"{where}: options must be a list of words, such as ['--epochs', '50']")
+    return problems
+
+
+def prepare(
+    wishes: Sequence[Wish], *, read_words: ReadWords, say: Callable[[str], None] = lambda _: None
+) -> tuple[Ready, ...]:
+    """Check every job as `dataset check` and `recipe show` do. Raises BadInputError with every problem of all jobs.
+
+    `say` gets the name of each dataset before its files are read.
+    """
+    problems: list[str] = []
+    found: list[Ready] = []
+    titles: dict[str, str] = {}
+    names: set[str] = set()
+    for wish in dict.fromkeys(wishes):
+        say(wish.dataset)
+        ready = _ready(wish, read_words, problems, names)
+        if ready is None:
+            continue
+        other = titles.get(ready.job.title.casefold())
+        if other is not None:
+            problems.append(f"{wish.where}: the title {one_line(ready.job.title)} is that of {other} too")
+        titles[ready.job.title.casefold()] = wish.where
+        found.append(ready)
+    if problems:
+        count = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}"
+        raise BadInputError(
+            "\n".join([f"nothing was rented: {count}", *(f"  {each}" for each in problems)]),
+            hint="Fix them, then start again: `wan-train dataset check DATASET` says more.",
+        )
+    return tuple(found)
+
+
+def _ready(wish: Wish, read_words: ReadWords, problems: list[str], names: set[str]) -> Ready | None:
+    before = len(problems)
+    words = _read_words(wish.options, read_words)
+    problems += [f"{wish.where}: {each}" for each in words.problems]
+    if wish.author is not None and (problem := problem_with_author(wish.author)):
+        problems.append(f"{wish.where}: {problem}")
+    recipe, recipe_path = _recipe(wish, problems)
+    inventory = _inventory(wish, problems)
+    title = wish.title if wish.title is not None else _title(inventory)
+    if problem := problem_with_title(title):
+        problems.append(f"{wish.where}: {problem}")
+    if recipe is None or inventory is None or len(problems) > before:
+        return None
+    name = _unique(slug(title), names)
+    try:
+        shipment = _shipment(inventory, name, recipe_path)
+        recipe = recipes.override(recipe, words.changes)
+    except OSError as error:
+        problems.append(f"{wish.where}: {error.filename}: {error.strerror}")
+        return None
+    except BadInputError as error:
+        problems.append(f"{wish.where}: {error.message}")
+        return None
+    options = (*(("--author", wish.author) if wish.author is not None else ()), *wish.options)
+    counted = summary(inventory, image_to_video=recipe.task is Task.I2V)
+    job = Job(
+        name=name,
+        title=title,
+        dataset=inventory.config.path,
+        dataset_stamp=shipment.stamp,
+        options=options,
+        recipe=recipe_path,
+    )
+    return Ready(
+        job=job, shipment=shipment, counted=counted, recipe=recipe, work=work_of(recipe, counted, shipment.bytes)
+    )
+
+
+def _read_words(words: Sequence[str], read_words: ReadWords) -> Words:
+    """What the launch gives itself, and what cannot be on the box, is refused with a reason of its own."""
+    problems = []
+    for word in words:
+        if word == "--":
+            break
+        flag = word.partition("=")[0]
+        if flag in OWN_OPTIONS:
+            problems.append(f"{flag} is given by the launch itself")
+        elif flag in _FILES:
+            problems.append(f"{flag} names a file that is not on the box")
+    return Words(problems=tuple(problems)) if problems else read_words(words)
+
+
+def _recipe(wish: Wish, problems: list[str]) -> tuple[Recipe | None, Path | None]:
+    options = TrainerOptions(capabilities=capabilities.stored(_VERSION))
+    if wish.recipe is None:
+        task = Task.I2V if _value(wish.options, "--task") == "i2v" else Task.T2V
+        return recipes.shipped(task), None
+    path = wish.folder / Path(wish.recipe).expanduser()
+    try:
+        return recipes.load(path, options), path
+    except (WanTrainError, RuntimeError) as error:
+        problems.append(f"{wish.where}: {getattr(error, 'message', error)}")
+        return None, None
+
+
+def _inventory(wish: Wish, problems: list[str]) -> Inventory | None:
+    try:
+        located = resolve_dataset(wish.dataset, cwd=wish.folder)
+    except BadInputError as error:
+        problems.append(f"{wish.where}: {error.message}")
+        return None
+    found = check_dataset(located, reading=GUIDE_READING, overrides=DatasetOverrides())
+    stopping = [each for each in found.problems if each.severity.rank == 0]
+    problems += [f"{wish.where}: {each.line}" for each in stopping[:_SHOWN]]
+    if len(stopping) > _SHOWN:
+        problems.append(f"{wish.where}: and {len(stopping) - _SHOWN} more")
+    return None if stopping else found.inventory
+
+
+_SHOWN = 10
+"""Problems of one dataset that are written out."""
+
+
+def _title(inventory: Inventory | None) -> str:
+    return inventory.config.path.parent.name if inventory is not None else "unknown"
+
+
+def _unique(name: str, names: set[str]) -> str:
+    number = 1
+    found = name
+    while found.casefold() in names:
+        number += 1
+        found = f"{name}-{number}"
+    names.add(found.casefold())
+    return found
+
+
+def _value(words: Sequence[str], flag: str) -> str | None:
+    """The value of an option among words: `--task i2v` or `--task=i2v`."""
+    for number, word in enumerate(words):
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+        if word == flag and number + 1 < len(words):
+            return words[number + 1]
+    return None
+
+
+def work_of(recipe: Recipe, counted: DatasetSummary, dataset_bytes: int) -> Work:
+    """What a job takes, as far as it is known without a box."""
+    batches = counted.batches_per_epoch or 0
+    need = disk_need(traits.traits_of(EngineKind.MUSUBI), recipe, counted.cache_bytes)
+    return Work(
+        trainer=f"{EngineKind.MUSUBI} {_VERSION}",
+        parts=tuple(
+            Part(settings=settings_text(spec.training), batches=batches, epochs=spec.training.max_train_epochs)
+            for spec in recipe.experts
+        ),
+        batch_cost=batch_cost(counted),
+        items=counted.items_with_repeats or counted.files,
+        download_bytes=round(sum(model.gb for model in wanted([recipe.task])) * GB),
+        dataset_bytes=dataset_bytes,
+        result_bytes=need.states + need.loras,
+    )
+
+
+def disk_gb(ready: Sequence[Ready]) -> float:
+    """The disk that a box needs for any of these jobs after each other, in whole tens of GB."""
+    tasks = {each.recipe.task for each in ready}
+    more = sum(each.work.dataset_bytes + each.work.result_bytes + each.counted.cache_bytes for each in ready)
+    return (_BOTH_TASKS_GB if len(tasks) > 1 else _BOX_GB) + 10.0 * math.ceil(more / GB / 10)
+
+
+def shipment_of_job(job: Job) -> Shipment:
+    """What to send for a job of a record. Raises BadInputError when its dataset was changed after the check."""
+    problems: list[str] = []
+    wish = Wish(where=f"job {job.name}", folder=Path.cwd(), dataset=str(job.dataset))
+    inventory = _inventory(wish, problems)
+    try:
+        shipment = None if inventory is None else _shipment(inventory, job.name, job.recipe)
+    except OSError as error:
+        problems.append(f"{error.filename}: {error.strerror}")
+        shipment = None
+    if shipment is None or shipment.stamp != job.dataset_stamp:
+        why = problems[0] if problems else f"{job.dataset.parent} was changed after it was checked"
+        raise BadInputError(why, hint="Launch this job again.")
+    return shipment
+
+
+def _shipment(inventory: Inventory, name: str, recipe: Path | None) -> Shipment:
+    more = {} if recipe is None else {RECIPE_NAME: recipe.read_text(encoding="utf-8-sig")}
+    return shipment_of(inventory, FOLDER / name, more=more)
