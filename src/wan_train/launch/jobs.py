@@ -214,7 +214,7 @@ def prepare(
     found: list[Ready] = []
     titles: dict[str, str] = {}
     names: set[str] = set()
-    for wish in dict.fromkeys(wishes):
+    for wish in wishes:
         say(wish.dataset)
         ready = _ready(wish, read_words, problems, names)
         if ready is None:

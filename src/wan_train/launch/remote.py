@@ -1,0 +1,417 @@
+"""What is done on a rented box: look at it, prepare it, send a job, train, look on, bring results home.
+
+Every step can be repeated: after a broken connection nobody knows whether it was done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+from wan_train.base.files import sync_directory
+from wan_train.base.text import one_line
+from wan_train.base.units import GB, MIB
+from wan_train.launch.cards import same_card
+from wan_train.launch.jobs import RECIPE_NAME
+from wan_train.launch.model import Address, Job, Offer
+from wan_train.launch.shipment import Shipment
+from wan_train.launch.ssh import PARTIAL, RemoteError, Ssh, UnreachableError
+
+WORKSPACE = PurePosixPath("/workspace")
+RUNS = WORKSPACE / "wan-train-runs"
+PROGRAM = WORKSPACE / "wan-train-env/bin/wan-train"
+SETUP = WORKSPACE / "wan-train-launch/setup"
+GRACE_MINUTES = 60
+"""Between the end of the last run and that of the box by its own hand: time in which the laptop brings results home."""
+STATES_KEPT = 2
+_ANSWER_SECONDS = 60.0
+_COMMAND_SECONDS = 180.0
+_COPY_SECONDS = 6 * 3600.0
+COMING = ".coming"
+"""In a run directory here: states that are not whole yet."""
+_NEVER = (PARTIAL, "/lock", "*.lock", "/cache/")
+"""What never comes home."""
+_STATE_FOLDER = re.compile(r".+-state")
+_LINES = 5
+# A session of ssh does not have the variables that the container was started with; its first process has them.
+_OWN_KEY = """for name in CONTAINER_ID CONTAINER_API_KEY; do
+  [ -n "$(printenv "$name")" ] ||
+    export "$name=$(tr '\\0' '\\n' 2>/dev/null </proc/1/environ | sed -n "s/^$name=//p")"
+done
+"""
+
+
+# The set-up inherits the lock, so that a second one never runs beside it, and outlives the connection. Its exit code is
+# reported once: the next call tries again.
+_RUN_ONCE = """cd {folder} || exit
+if [ "$(cat done 2>/dev/null)" = {stamp} ]; then echo 0; exit 0; fi
+exec 9>lock
+if ! flock -n 9; then echo running; exit 0; fi
+if [ "$(cat code-of 2>/dev/null)" = {stamp} ] && [ -s code ]; then
+  cat code; tail -n {lines} log; rm -f code
+  exit 0
+fi
+rm -f code
+setsid nohup sh -c 'sh run.sh; code=$?
+printf %s {stamp} >code-of; echo $code >code
+[ $code != 0 ] || printf %s {stamp} >done' >log 2>&1 </dev/null &
+echo running
+"""
+
+
+class WrongBoxError(RemoteError):
+    """The box is not what was rented, or is sick."""
+
+
+class JobError(RemoteError):
+    """The training was refused for a reason that no other box changes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateThere:
+    """A complete state on a box."""
+
+    step: str
+    path: PurePosixPath
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """How a run on a box is doing. Dollars and seconds as wan-train there counts them."""
+
+    run_id: str
+    state: str
+    exit_code: int | None
+    states: tuple[StateThere, ...] = ()
+    results: tuple[tuple[str, str], ...] = ()
+    """File name and sha256 of each finished LoRA."""
+    epoch: int | None = None
+    epochs: int | None = None
+    loss: float | None = None
+    ends_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What ends a box that the laptop has lost: hours from the start of a run."""
+
+    max_hours: float
+
+
+class Remote(Protocol):
+    """The hands on a box. Methods raise UnreachableError, and RemoteError for everything else."""
+
+    def check(self, address: Address, offer: Offer, disk_gb: float) -> None:
+        """Raises WrongBoxError for a box that is not what was rented."""
+        ...
+
+    def provision(self, address: Address, tasks: Sequence[str]) -> bool:
+        """Begin to prepare the box, or look how far that is: whether it is ready. Raises WrongBoxError."""
+        ...
+
+    def send(self, address: Address, shipment: Shipment) -> None: ...
+
+    def start(self, address: Address, job: Job, shipment: Shipment, limits: Limits) -> str:
+        """Start the training, or find the one that was started: its run's ID. Raises JobError."""
+        ...
+
+    def resume(self, address: Address, home: Path, limits: Limits) -> str:
+        """Put a run directory onto a box and resume it; the dataset must be there."""
+        ...
+
+    def look(self, address: Address, run_id: str) -> Training: ...
+
+    def fetch(self, address: Address, run_id: str, home: Path) -> None:
+        """Bring the newest complete states and the records home."""
+        ...
+
+    def bring(self, address: Address, run_id: str, home: Path) -> None:
+        """Bring everything home; checksums of the results are compared. Raises RemoteError where they differ."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SshRemote:
+    """Over ssh. `scratch` is a folder of the launch; `source` gives the wheel and the script of the box's set-up."""
+
+    scratch: Path
+    source: Callable[[], tuple[Path, Path]]
+
+    def check(self, address: Address, offer: Offer, disk_gb: float) -> None:
+        script = (
+            f"mkdir -p {WORKSPACE} && df -Pk {WORKSPACE} | tail -n 1 && "
+            "nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader,nounits"
+        )
+        outcome = self._ssh(address).run(script, seconds=_ANSWER_SECONDS)
+        if not outcome.succeeded:
+            raise WrongBoxError(f"it has no working GPU: {one_line(outcome.tail(1))}")
+        why = wrong_with(outcome.output, offer, disk_gb)
+        if why is not None:
+            raise WrongBoxError(why)
+
+    def provision(self, address: Address, tasks: Sequence[str]) -> bool:
+        ssh = self._ssh(address)
+        wheel, script = self.source()
+        there = ssh.output(f"cat {SETUP}/of 2>/dev/null; true", seconds=_ANSWER_SECONDS).strip()
+        words = shlex.join(["bash", f"./{script.name}", "--task", tasks[0] if len(tasks) == 1 else "both"])
+        stamp = hashlib.sha256(wheel.read_bytes() + script.read_bytes() + words.encode()).hexdigest()
+        if there != stamp:
+            ssh.output(f"mkdir -p {SETUP}", seconds=_ANSWER_SECONDS)
+            for file in (wheel, script):
+                ssh.send(file.parent, SETUP, names=[file.name], seconds=_COPY_SECONDS)
+            text = f'env WAN_TRAIN_SOURCE="$PWD"/{shlex.quote(wheel.name)} {words}\n'
+            ssh.output(
+                f"cat >{SETUP}/run.sh && printf %s {stamp} >{SETUP}/of.new && mv {SETUP}/of.new {SETUP}/of",
+                seconds=_ANSWER_SECONDS,
+                stdin=text,
+            )
+        return self._has_run(ssh, stamp)
+
+    def send(self, address: Address, shipment: Shipment) -> None:
+        ssh = self._ssh(address)
+        folders = [shipment.root / name for name in shipment.folders]
+        ssh.output(shlex.join(["mkdir", "-p", *map(str, (shipment.root, *folders))]), seconds=_ANSWER_SECONDS)
+        for name, (folder, names) in shipment.folders.items():
+            ssh.send(folder, shipment.root / name, names=names, seconds=_COPY_SECONDS)
+        with tempfile.TemporaryDirectory(prefix="send-", dir=self.scratch) as made:
+            for name, text in shipment.texts.items():
+                (Path(made) / name).write_text(text, encoding="utf-8", errors="surrogateescape")
+            ssh.send(Path(made), shipment.root, names=list(shipment.texts), seconds=_COPY_SECONDS)
+
+    def start(self, address: Address, job: Job, shipment: Shipment, limits: Limits) -> str:
+        marker = shipment.root / "run-id"
+        recipe = ["--recipe", str(shipment.root / RECIPE_NAME)] if job.recipe is not None else []
+        words = [
+            *("--title", job.title, "--dataset", str(shipment.config), *recipe),
+            *("--yes", "--detach", "--json", *_ends(limits, job.options)),
+            *job.options,
+        ]
+        # The lock and the marker: an order whose answer was lost must not start a second training.
+        script = (
+            f"{_OWN_KEY}exec 9>{shlex.quote(str(shipment.root / 'lock'))}; flock -w 120 9 || exit 75\n"
+            f"if [ -s {shlex.quote(str(marker))} ]; then cat {shlex.quote(str(marker))}; exit 0; fi\n"
+            f"{shlex.join([str(PROGRAM), 'train', *words])} 9>&- >{shlex.quote(str(marker))}.new || exit\n"
+            f"mv {shlex.quote(str(marker))}.new {shlex.quote(str(marker))} && cat {shlex.quote(str(marker))}"
+        )
+        return self._started(address, script)
+
+    def resume(self, address: Address, home: Path, limits: Limits) -> str:
+        ssh = self._ssh(address)
+        run_id = home.name
+        there = RUNS / run_id
+        found = self._look(ssh, run_id)
+        if found is None:
+            ssh.output(shlex.join(["mkdir", "-p", str(there)]), seconds=_ANSWER_SECONDS)
+            names = [path.name for path in home.iterdir() if path.name not in {PARTIAL, COMING, "lock"}]
+            # The plan comes last: without it the folder is no run, and a broken copy is continued.
+            ssh.send(home, there, names=[name for name in names if name != "plan.json"], seconds=_COPY_SECONDS)
+            ssh.send(home, there, names=["plan.json"], seconds=_COPY_SECONDS)
+        elif found.state in {"running", "waiting", "retrying"}:
+            return run_id
+        words = [str(PROGRAM), "resume", run_id, "--detach", "--json", *_ends(limits, ())]
+        return self._started(address, f"{_OWN_KEY}{shlex.join(words)}")
+
+    def look(self, address: Address, run_id: str) -> Training:
+        found = self._look(self._ssh(address), run_id)
+        if found is None:
+            raise RemoteError(f"the run {run_id} is not on the box")
+        return found
+
+    def fetch(self, address: Address, run_id: str, home: Path) -> None:
+        ssh = self._ssh(address)
+        training = self.look(address, run_id)
+        home.mkdir(parents=True, exist_ok=True)
+        for state in training.states:
+            self._fetch_state(ssh, state, run_id, home)
+        # States first: a record must not name one that is not here. What the trainer still writes stays there.
+        excluded = [*_NEVER, "/*/*/output/**"]
+        ssh.fetch(RUNS / run_id, home, seconds=_COPY_SECONDS, excluded=excluded)
+        forget_old_states(home)
+
+    def bring(self, address: Address, run_id: str, home: Path) -> None:
+        self.fetch(address, run_id, home)
+        training = self.look(address, run_id)
+        ssh = self._ssh(address)
+        ssh.fetch(
+            RUNS / run_id, home, seconds=_COPY_SECONDS, excluded=[PARTIAL, "/lock", "*.lock", "/cache/", "*-state/"]
+        )
+        for name, digest in training.results:
+            if digest_of(home / name) != digest:
+                (home / name).unlink(missing_ok=True)  # rsync would take size and time for the proof
+                raise RemoteError(f"{name} did not arrive whole")
+
+    def _fetch_state(self, ssh: Ssh, state: StateThere, run_id: str, home: Path) -> None:
+        within = state.path.relative_to(RUNS / run_id)
+        target = home / within
+        if target.is_dir():
+            return
+        coming = home / COMING
+        coming.mkdir(exist_ok=True)
+        ssh.fetch(RUNS / run_id, coming, names=[f"{within}/"], seconds=_COPY_SECONDS)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (coming / within).rename(target)
+        sync_directory(target.parent)
+        shutil.rmtree(coming, ignore_errors=True)
+
+    def _has_run(self, ssh: Ssh, stamp: str) -> bool:
+        """Start the set-up unless it runs or has run for this stamp; whether it is over. Raises WrongBoxError."""
+        script = _RUN_ONCE.format(folder=SETUP, stamp=stamp, lines=_LINES)
+        said, _, log = ssh.output(script, seconds=_ANSWER_SECONDS).partition("\n")
+        match said.strip():
+            case "0":
+                return True
+            case "running":
+                return False
+            case _:
+                lines = [line for line in log.splitlines() if line.strip()]
+                raise WrongBoxError(f"it could not be prepared: {one_line(lines[-1]) if lines else 'no reason given'}")
+
+    def _started(self, address: Address, script: str) -> str:
+        outcome = self._ssh(address).run(script, seconds=_COMMAND_SECONDS)
+        for line in reversed(outcome.output.splitlines()):
+            run_id = _json(line).get("run_id")
+            if outcome.succeeded and isinstance(run_id, str) and re.fullmatch(r"[\w.-]+", run_id):
+                return run_id
+        told = one_line(outcome.tail(2).replace("\n", "; "))
+        # Exit codes 2 and 3 of wan-train: input that cannot be used, a box that is not ready.
+        if outcome.code == 2:  # noqa: PLR2004  the exit code itself
+            raise JobError(told)
+        if outcome.code == 3:  # noqa: PLR2004  the exit code itself
+            raise WrongBoxError(told)
+        raise RemoteError(told or f"wan-train on the box ended with {outcome.code}")
+
+    def _look(self, ssh: Ssh, run_id: str) -> Training | None:
+        there = RUNS / run_id
+        script = f"[ -f {shlex.quote(str(there / 'plan.json'))} ] || exit 44\n"
+        script += f"exec {shlex.join([str(PROGRAM), 'status', run_id, '--json'])}"
+        outcome = ssh.run(script, seconds=_COMMAND_SECONDS)
+        if outcome.code == 44:  # noqa: PLR2004  named two lines above
+            return None
+        lines = [line for line in outcome.output.splitlines() if line.strip()]
+        data = _json(lines[-1]) if lines else {}
+        if "state" not in data:
+            raise RemoteError(one_line(outcome.tail(2).replace("\n", "; ")) or "wan-train on the box said nothing")
+        return read_training(data, there)
+
+    def _ssh(self, address: Address) -> Ssh:
+        return Ssh(address=address, known_hosts=self.scratch / "known_hosts")
+
+
+def wrong_with(answer: str, offer: Offer, disk_gb: float) -> str | None:
+    """What is wrong with a box by `df -Pk` and `nvidia-smi`; None where it is what was rented."""
+    lines = [line for line in answer.splitlines() if line.strip()]
+    if not lines:
+        return "it does not say what it is"
+    disk, rows = lines[0].split(), [[part.strip() for part in line.split(",")] for line in lines[1:]]
+    # From the right: the name of a device may have spaces.
+    free = int(disk[-3]) * 1024 / GB if len(disk) >= 6 and disk[-3].isdecimal() else None  # noqa: PLR2004  df's columns
+    cards = [row[0] for row in rows if len(row) == 3]  # noqa: PLR2004  what was asked for
+    if len(cards) != offer.gpus:
+        return f"it has {len(cards)} GPUs, and {offer.gpus} were rented"
+    for card in cards:
+        if not same_card(offer.gpu, card):
+            return f"its GPU is {one_line(card, 60)}, and {offer.gpu} was rented"
+    if free is not None and free < disk_gb * 0.8:
+        return f"its disk has {free:.0f} GB free, and {disk_gb:.0f} GB were rented"
+    return None
+
+
+def read_training(data: dict[str, Any], there: PurePosixPath) -> Training:
+    """`wan-train status --json` of one run whose directory on the box is `there`. A box is not trusted with paths."""
+    steps = [step for step in data.get("steps") or () if isinstance(step, dict)]
+    states, results = [], []
+    for step in steps:
+        state, result = step.get("newest_state"), step.get("result")
+        if isinstance(state, dict) and isinstance(state.get("path"), str):
+            path = PurePosixPath(os.path.normpath(state["path"]))
+            if path.is_relative_to(there) and path != there and isinstance(state.get("epoch"), int):
+                states.append(StateThere(step=str(step.get("id")), path=path, epoch=state["epoch"]))
+        if isinstance(result, dict) and isinstance(result.get("path"), str) and isinstance(result.get("sha256"), str):
+            results.append((PurePosixPath(result["path"]).name, result["sha256"]))
+    active = next((step for step in reversed(steps) if isinstance(step.get("progress"), dict)), None)
+    progress = active["progress"] if active is not None else {}
+    code = data.get("exit_code")
+    return Training(
+        run_id=str(data.get("run_id")),
+        state=str(data.get("state")),
+        exit_code=code if isinstance(code, int) and not isinstance(code, bool) else None,
+        states=tuple(states),
+        results=tuple(results),
+        epoch=_int(progress.get("epoch")),
+        epochs=_int(progress.get("epochs")),
+        loss=_float(progress.get("loss")),
+        ends_at=_float(data.get("ends_at")),
+    )
+
+
+def forget_old_states(home: Path) -> None:
+    """Keep the newest two states of each attempt here; each has about 0.5 GB."""
+    for output in home.glob("*/*/output"):
+        states = sorted(
+            (path for path in output.iterdir() if path.is_dir() and _STATE_FOLDER.fullmatch(path.name)),
+            key=lambda path: path.name,
+        )
+        for path in states[:-STATES_KEPT]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def digest_of(path: Path) -> str | None:
+    """The sha256 of a file; None where there is none."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(16 * MIB):
+                digest.update(block)
+    except OSError:
+        return None
+    return digest.hexdigest()
+
+
+def _ends(limits: Limits, options: Sequence[str]) -> list[str]:
+    """How the box ends by itself if the laptop never comes back: with uploads it may go, without it keeps its disk."""
+    uploads = any(word == "--upload" or word.startswith("--upload=") for word in options)
+    then = "destroy" if uploads else "stop"
+    return ["--then", then, "--grace", str(GRACE_MINUTES), "--max-hours", f"{limits.max_hours:g}"]
+
+
+def _json(line: str) -> dict[str, Any]:
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _int(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _float(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+__all__ = [
+    "JobError",
+    "Limits",
+    "Remote",
+    "RemoteError",
+    "SshRemote",
+    "StateThere",
+    "Training",
+    "UnreachableError",
+    "WrongBoxError",
+    "digest_of",
+    "forget_old_states",
+    "read_training",
+    "wrong_with",
+]

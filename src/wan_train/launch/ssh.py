@@ -1,0 +1,138 @@
+"""ssh and rsync to one box, as argument lists. Nothing of the user's own ssh configuration takes part."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from wan_train.base import process
+from wan_train.base.process import Outcome
+from wan_train.base.text import one_line
+from wan_train.launch.model import Address
+
+PARTIAL = ".wan-train-partial"
+"""Where rsync keeps what it has of a file whose copy broke."""
+_LOST = 255
+"""ssh's own exit code: no connection, or it broke."""
+_RSYNC_LOST = frozenset({10, 12, 30, 35, 255})
+"""rsync's exit codes for a connection that is not there or broke (rsync(1))."""
+_HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")
+_USER = re.compile(r"[a-z_][a-z0-9_-]*")
+
+
+class RemoteError(Exception):
+    """A command on a box failed, in words that may be shown and recorded."""
+
+
+class UnreachableError(RemoteError):
+    """Nobody answered, or the connection broke: whether the command was carried out is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ssh:
+    """The way to one box. `known_hosts` is a file of the launch: its first answer is remembered, another is refused."""
+
+    address: Address
+    known_hosts: Path
+    connect_seconds: int = 15
+
+    def options(self) -> list[str]:
+        """Options of ssh, without the address."""
+        return [
+            "-F",
+            "none",
+            "-i",
+            str(self.address.key),
+            "-p",
+            str(self.address.port),
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "IdentitiesOnly=yes",
+            "-o",
+            "StrictHostKeyChecking=accept-new",
+            "-o",
+            f"UserKnownHostsFile={shlex.quote(str(self.known_hosts))}",
+            "-o",
+            f"ConnectTimeout={self.connect_seconds}",
+            "-o",
+            "ServerAliveInterval=15",
+            "-o",
+            "ServerAliveCountMax=4",
+            "-o",
+            "LogLevel=ERROR",
+        ]
+
+    @property
+    def target(self) -> str:
+        """`user@host`; raises RemoteError for what ssh could take for an option."""
+        user, host = self.address.user, self.address.host
+        if not _USER.fullmatch(user) or not _HOST.fullmatch(host):
+            raise RemoteError(f"{one_line(user)}@{one_line(host)} is no address of a box")
+        return f"{user}@{host}"
+
+    def run(self, script: str, *, seconds: float, stdin: str | None = None) -> Outcome:
+        """Run a shell script on the box. Raises UnreachableError; what the script itself returns is in the outcome."""
+        argv = ["ssh", *self.options(), self.target, f"sh -c {shlex.quote(script)}"]
+        outcome = process.run(argv, seconds=seconds, stdin=stdin)
+        if outcome.code is None or outcome.code == _LOST:
+            raise UnreachableError(_why(outcome, "the box does not answer"))
+        return outcome
+
+    def output(self, script: str, *, seconds: float, stdin: str | None = None) -> str:
+        """What a script printed. Raises RemoteError when it failed."""
+        outcome = self.run(script, seconds=seconds, stdin=stdin)
+        if not outcome.succeeded:
+            raise RemoteError(_why(outcome, f"a command on the box ended with {outcome.code}"))
+        return outcome.output
+
+    def send(self, folder: Path, there: PurePosixPath, *, names: Sequence[str], seconds: float) -> None:
+        """Bring these files of a folder to one on the box; a broken copy is continued. Raises RemoteError."""
+        self._rsync([f"{folder}/", f"{self.target}:{there}/"], seconds, names=names)
+
+    def fetch(
+        self,
+        there: PurePosixPath,
+        folder: Path,
+        *,
+        seconds: float,
+        names: Sequence[str] | None = None,
+        excluded: Sequence[str] = (),
+    ) -> None:
+        """Bring what is in a folder of the box into one here, or only `names` of it; nothing here is removed.
+
+        Each file is whole here or not changed. Raises RemoteError.
+        """
+        self._rsync([f"{self.target}:{there}/", f"{folder}/"], seconds, names=names, excluded=excluded)
+
+    def _rsync(
+        self, places: Sequence[str], seconds: float, *, names: Sequence[str] | None = None, excluded: Sequence[str] = ()
+    ) -> None:
+        """Names go through a pipe: no shell on either side reads them."""
+        given = ["--from0", "--files-from=-"] if names is not None else []
+        argv = [
+            "rsync",
+            "--recursive",
+            "--links",
+            "--times",
+            f"--partial-dir={PARTIAL}",
+            *given,
+            *(f"--exclude={pattern}" for pattern in excluded),
+            "--rsh",
+            shlex.join(["ssh", *self.options()]),
+            "--",
+            *places,
+        ]
+        outcome = process.run(argv, seconds=seconds, stdin="".join(f"{name}\0" for name in names or ()))
+        if outcome.code is None or outcome.code in _RSYNC_LOST:
+            raise UnreachableError(_why(outcome, "the copy broke"))
+        if not outcome.succeeded:
+            raise RemoteError(_why(outcome, f"rsync ended with {outcome.code}"))
+
+
+def _why(outcome: Outcome, otherwise: str) -> str:
+    told = one_line(outcome.tail(2).replace("\n", "; "))
+    return told or otherwise

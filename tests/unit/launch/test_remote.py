@@ -1,0 +1,294 @@
+"""What is done on a box, over a stand-in for ssh that runs everything below a folder of this machine; rsync is real."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from wan_train.launch.model import Address, Job, Offer
+from wan_train.launch.remote import (
+    GRACE_MINUTES,
+    JobError,
+    Limits,
+    RemoteError,
+    SshRemote,
+    UnreachableError,
+    WrongBoxError,
+    read_training,
+    wrong_with,
+)
+from wan_train.launch.shipment import Shipment
+from wan_train.launch.ssh import Ssh
+
+pytestmark = pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
+
+RUN = "20261129-cats"
+FAKE_SSH = Path(__file__).parents[2] / "support/launch_box/ssh"
+OFFER = Offer(id="1", machine="m", gpu="RTX 5090", gpus=1, gpu_bytes=32 * 10**9, per_hour=0.5)
+JOB = Job(name="cats", title="my cats", dataset=Path("/d"), dataset_stamp="", options=("--epochs", "50"))
+LIMITS = Limits(max_hours=6)
+
+
+@dataclass
+class Box:
+    """One box: a folder, programs that answer as told, and the hands on it."""
+
+    root: Path
+    remote: SshRemote
+    address: Address
+
+    @property
+    def workspace(self) -> Path:
+        return self.root / "workspace"
+
+    @property
+    def run(self) -> Path:
+        return self.workspace / "wan-train-runs" / RUN
+
+    def program(self, name: str, text: str) -> None:
+        path = self.root / "bin" / name if "/" not in name else self.workspace / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+    def wan_train(self, text: str) -> None:
+        self.program("wan-train-env/bin/wan-train", f'echo "$*" >>{self.root}/asked; {text}')
+
+    def says(self, data: object) -> None:
+        (self.root / "status.json").write_text(json.dumps(data))
+        self.wan_train(f"cat {self.root}/status.json")
+
+    @property
+    def asked(self) -> list[str]:
+        path = self.root / "asked"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
+    root, scratch = tmp_path / "box", tmp_path / "scratch"
+    for folder in (root / "bin", root / "workspace", scratch, tmp_path / "path"):
+        folder.mkdir(parents=True)
+    (tmp_path / "path/ssh").symlink_to(FAKE_SSH)
+    monkeypatch.setenv("PATH", f"{tmp_path}/path:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_BOX", str(root))
+    wheel, script = tmp_path / "wan_train-1.whl", tmp_path / "vast_provision.sh"
+    wheel.write_text("a wheel")
+    script.write_text("echo preparing $WAN_TRAIN_SOURCE $*; exit $(cat ../../answer)\n")
+    address = Address(host="ssh3.vast.ai", port=2222, user="root", key=tmp_path / "a key")
+    return Box(root=root, remote=SshRemote(scratch=scratch, source=lambda: (wheel, script)), address=address)
+
+
+def run_with_states(box: Box, *epochs: int) -> None:
+    """A run on the box with complete states, one that is being written, and a log."""
+    output = box.run / "high/1/output"
+    for epoch in epochs:
+        folder = output / f"WAN my cats-{epoch:06d}-state"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.safetensors").write_text(f"state {epoch}")
+    (output / "half-written.safetensors").write_text("half")
+    (box.run / "plan.json").write_text("{}")
+    (box.run / "events.jsonl").write_text("".join(f"saved {epoch}\n" for epoch in epochs))
+    (box.run / "lock").write_text("")
+    path = f"/workspace/wan-train-runs/{RUN}/high/1/output/WAN my cats-{epochs[-1]:06d}-state"
+    box.says(
+        {
+            "run_id": RUN,
+            "state": "running",
+            "exit_code": None,
+            "steps": [{"id": "high", "newest_state": {"epoch": epochs[-1], "path": path}, "result": None}],
+        }
+    )
+
+
+class TestCheck:
+    def test_the_rented_box_is_accepted(self, box: Box) -> None:
+        box.program("nvidia-smi", "echo 'NVIDIA GeForce RTX 5090, 32607, 570.124.06'")
+        box.remote.check(box.address, OFFER, 0.001)
+
+    def test_a_box_without_a_gpu_is_refused(self, box: Box) -> None:
+        box.program("nvidia-smi", "echo 'NVIDIA-SMI has failed' >&2; exit 9")
+        with pytest.raises(WrongBoxError, match="no working GPU: NVIDIA-SMI has failed"):
+            box.remote.check(box.address, OFFER, 0.001)
+
+    def test_nobody_answers(self, box: Box) -> None:
+        (box.root / "down").touch()
+        with pytest.raises(UnreachableError, match="Connection refused"):
+            box.remote.check(box.address, OFFER, 0.001)
+
+    @pytest.mark.parametrize(
+        ("answer", "why"),
+        [
+            ("overlay 1000 1 200000000 1% /w\nNVIDIA GeForce RTX 5090, 32607, 570", None),
+            (
+                "overlay 1000 1 200000000 1% /w\nNVIDIA GeForce RTX 4090, 24564, 570",
+                "its GPU is NVIDIA GeForce RTX 4090",
+            ),
+            ("overlay 1000 1 200000000 1% /w\n", "it has 0 GPUs"),
+            (
+                "overlay 1 1 200000000 1% /w\nNVIDIA GeForce RTX 5090, 1, 5\nNVIDIA GeForce RTX 5090, 1, 5",
+                "it has 2 GPUs",
+            ),
+            ("overlay 1000 1 9000000 1% /w\nNVIDIA GeForce RTX 5090, 32607, 570", "its disk has 9 GB free"),
+            ("", "does not say"),
+        ],
+    )
+    def test_what_is_wrong_is_named(self, answer: str, why: str | None) -> None:
+        found = wrong_with(answer, OFFER, 120)
+        assert found is None if why is None else why in (found or "")
+
+
+class TestProvision:
+    def until_done(self, box: Box) -> None:
+        deadline = time.monotonic() + 60
+        while not box.remote.provision(box.address, ["t2v"]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def test_it_runs_once_with_the_wheel_and_is_then_ready(self, box: Box) -> None:
+        (box.workspace / "answer").write_text("0")
+        self.until_done(box)
+        assert box.remote.provision(box.address, ["t2v"])
+        setup = box.workspace / "wan-train-launch/setup"
+        assert (setup / "wan_train-1.whl").read_text() == "a wheel"
+        assert (setup / "log").read_text().count("preparing") == 1
+        assert "wan_train-1.whl --task t2v" in (setup / "log").read_text()
+
+    def test_a_failure_is_told_with_its_last_line_and_can_be_repeated(self, box: Box) -> None:
+        (box.workspace / "answer").write_text("3")
+        with pytest.raises(WrongBoxError, match="could not be prepared: preparing"):
+            self.until_done(box)
+        (box.workspace / "answer").write_text("0")
+        self.until_done(box)
+        assert box.remote.provision(box.address, ["t2v"])
+
+
+class TestSend:
+    def test_files_arrive_whatever_their_names(self, box: Box, tmp_path: Path) -> None:
+        folder = tmp_path / "the cats"
+        folder.mkdir()
+        names = ["a b.png", "$(touch pwned).png", "-rf.png", "ö\n.png", "'\".png"]
+        for name in names:
+            (folder / name).write_text(name)
+        (folder / "secret.pdf").write_text("not trained")
+        root = PurePosixPath("/workspace/wan-train-launch/cats")
+        shipment = Shipment(
+            root=root, folders={"0": (folder, tuple(names))}, texts={"dataset.toml": "x = 1"}, bytes=1, stamp=""
+        )
+        box.remote.send(box.address, shipment)
+        there = box.workspace / "wan-train-launch/cats"
+        assert sorted(path.name for path in (there / "0").iterdir()) == sorted(names)
+        assert (there / "dataset.toml").read_text() == "x = 1"
+        assert not list(tmp_path.rglob("pwned*"))
+
+
+class TestStart:
+    def shipment(self, box: Box) -> Shipment:
+        (box.workspace / "wan-train-launch/cats").mkdir(parents=True)
+        return Shipment(root=PurePosixPath("/workspace/wan-train-launch/cats"), folders={}, texts={}, bytes=0, stamp="")
+
+    def test_twice_ordered_trains_once(self, box: Box) -> None:
+        box.wan_train(f'echo \'{{"event": "detached", "run_id": "{RUN}"}}\'')
+        shipment = self.shipment(box)
+        assert box.remote.start(box.address, JOB, shipment, LIMITS) == RUN
+        assert box.remote.start(box.address, JOB, shipment, LIMITS) == RUN
+        [words] = box.asked
+        assert words.startswith(
+            f"train --title my cats --dataset {box.workspace}/wan-train-launch/cats/dataset.toml --yes"
+        )
+        assert f"--then stop --grace {GRACE_MINUTES} --max-hours 6 --epochs 50" in words
+
+    @pytest.mark.parametrize(("code", "error"), [(2, JobError), (3, WrongBoxError), (1, RemoteError)])
+    def test_a_refusal_is_judged_by_its_exit_code(self, box: Box, code: int, error: type[Exception]) -> None:
+        box.wan_train(f"echo 'no such thing' >&2; exit {code}")
+        with pytest.raises(error, match="no such thing"):
+            box.remote.start(box.address, JOB, self.shipment(box), LIMITS)
+
+    def test_the_key_of_the_box_is_found_and_not_in_the_command(self, box: Box) -> None:
+        box.wan_train(f'echo "$CONTAINER_ID" >{box.root}/id; echo \'{{"run_id": "{RUN}"}}\'')
+        os.environ["CONTAINER_ID"] = "7"
+        try:
+            box.remote.start(box.address, JOB, self.shipment(box), LIMITS)
+        finally:
+            del os.environ["CONTAINER_ID"]
+        assert (box.root / "id").read_text() == "7\n"
+
+
+class TestHome:
+    def test_states_and_records_come_home_and_what_is_half_written_does_not(self, box: Box, tmp_path: Path) -> None:
+        run_with_states(box, 10)
+        home = tmp_path / "runs" / RUN
+        box.remote.fetch(box.address, RUN, home)
+        assert (home / "high/1/output/WAN my cats-000010-state/model.safetensors").read_text() == "state 10"
+        assert (home / "events.jsonl").read_text() == "saved 10\n"
+        assert not (home / "lock").exists()
+        assert not (home / ".coming").exists()
+        assert not list(home.rglob("half-written*"))
+
+    def test_two_states_are_kept(self, box: Box, tmp_path: Path) -> None:
+        home = tmp_path / "runs" / RUN
+        for epoch in (10, 20, 30):
+            run_with_states(box, epoch)
+            box.remote.fetch(box.address, RUN, home)
+        kept = sorted(path.name for path in (home / "high/1/output").iterdir())
+        assert kept == ["WAN my cats-000020-state", "WAN my cats-000030-state"]
+
+    def test_results_are_compared(self, box: Box, tmp_path: Path) -> None:
+        run_with_states(box, 10)
+        (box.run / "high.safetensors").write_text("a LoRA")
+        data = json.loads((box.root / "status.json").read_text())
+        digest = hashlib.sha256(b"a LoRA").hexdigest()
+        data["steps"][0]["result"] = {"path": str(box.run / "high.safetensors"), "sha256": digest}
+        box.says(data)
+        home = tmp_path / "runs" / RUN
+        box.remote.bring(box.address, RUN, home)
+        assert (home / "high.safetensors").read_text() == "a LoRA"
+        data["steps"][0]["result"]["sha256"] = "0" * 64
+        box.says(data)
+        with pytest.raises(RemoteError, match=r"high\.safetensors did not arrive whole"):
+            box.remote.bring(box.address, RUN, home)
+
+    def test_a_run_goes_on_on_another_box(self, box: Box, tmp_path: Path) -> None:
+        run_with_states(box, 10)
+        home = tmp_path / "runs" / RUN
+        box.remote.fetch(box.address, RUN, home)
+        shutil.rmtree(box.run)
+        box.wan_train(f'echo \'{{"run_id": "{RUN}"}}\'')
+        assert box.remote.resume(box.address, home, LIMITS) == RUN
+        assert (box.run / "high/1/output/WAN my cats-000010-state/model.safetensors").is_file()
+        assert (box.run / "plan.json").is_file()
+        assert box.asked[-1].startswith(f"resume {RUN} --detach --json --then stop")
+
+    def test_a_run_that_goes_on_already_is_not_resumed_again(self, box: Box, tmp_path: Path) -> None:
+        run_with_states(box, 10)
+        home = tmp_path / "runs" / RUN
+        box.remote.fetch(box.address, RUN, home)
+        assert box.remote.resume(box.address, home, LIMITS) == RUN
+        assert not any(words.startswith("resume") for words in box.asked)
+
+
+class TestAnswers:
+    def test_a_path_outside_its_run_is_not_fetched(self) -> None:
+        there = PurePosixPath("/workspace/wan-train-runs/x")
+        for path in ("/etc", "/workspace/wan-train-runs/x/../y", "/workspace/wan-train-runs/x", "relative"):
+            data = {"run_id": "x", "state": "running", "steps": [{"newest_state": {"epoch": 1, "path": path}}]}
+            assert read_training(data, there).states == ()
+        data = {"run_id": "x", "steps": [{"result": {"path": "/workspace/../../etc/passwd", "sha256": "0"}}]}
+        assert read_training(data, there).results == (("passwd", "0"),)
+
+    @pytest.mark.parametrize("data", [{}, {"steps": None}, {"steps": [1, {"progress": 3, "newest_state": 5}]}])
+    def test_nonsense_is_read(self, data: dict[str, object]) -> None:
+        assert read_training(data, PurePosixPath("/workspace/wan-train-runs/x")).states == ()
+
+    @pytest.mark.parametrize("host", ["-oProxyCommand=x", "a b", "", "x;y"])
+    def test_a_host_that_is_none(self, tmp_path: Path, host: str) -> None:
+        ssh = Ssh(address=Address(host=host, port=22, user="root", key=tmp_path), known_hosts=tmp_path / "known")
+        with pytest.raises(RemoteError, match="no address"):
+            ssh.run("true", seconds=5)
