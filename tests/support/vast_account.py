@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -99,7 +99,7 @@ class Account:
 
 
 def _matches(row: dict[str, Any], query: dict[str, Any]) -> bool:
-    tests = {
+    tests: dict[str, Callable[[Any, Any], bool]] = {
         "eq": lambda have, want: have == want,
         "in": lambda have, want: have in want,
         "gte": lambda have, want: have is not None and have >= want,

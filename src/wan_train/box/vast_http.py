@@ -10,8 +10,8 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.message import Message
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 
@@ -109,7 +109,7 @@ def _opener() -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(_NoRedirect)
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def _retry_after(headers: Message) -> float | None:
     """The header in seconds; a date, which Vast does not send, counts as none."""
     text = (headers.get("Retry-After") or "").strip()
     return float(text) if text.isascii() and text.isdecimal() else None

@@ -108,8 +108,12 @@ class Offer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """How a box is reached by SSH."""
+    """How a box is reached by SSH.
 
+    `name` is what its host key is remembered under: a landlord gives the port of an old box to a new one.
+    """
+
+    name: str
     host: str
     port: int
     user: str

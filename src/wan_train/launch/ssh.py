@@ -55,6 +55,8 @@ class Ssh:
             "-o",
             "StrictHostKeyChecking=accept-new",
             "-o",
+            f"HostKeyAlias={self.address.name}",
+            "-o",
             f"UserKnownHostsFile={shlex.quote(str(self.known_hosts))}",
             "-o",
             f"ConnectTimeout={self.connect_seconds}",

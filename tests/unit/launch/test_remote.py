@@ -83,7 +83,7 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
     wheel, script = tmp_path / "wan_train-1.whl", tmp_path / "vast_provision.sh"
     wheel.write_text("a wheel")
     script.write_text("echo preparing $WAN_TRAIN_SOURCE $*; exit $(cat ../../answer)\n")
-    address = Address(host="ssh3.vast.ai", port=2222, user="root", key=tmp_path / "a key")
+    address = Address(name="wt-1", host="ssh3.vast.ai", port=2222, user="root", key=tmp_path / "a key")
     return Box(root=root, remote=SshRemote(scratch=scratch, source=lambda: (wheel, script)), address=address)
 
 
@@ -289,6 +289,8 @@ class TestAnswers:
 
     @pytest.mark.parametrize("host", ["-oProxyCommand=x", "a b", "", "x;y"])
     def test_a_host_that_is_none(self, tmp_path: Path, host: str) -> None:
-        ssh = Ssh(address=Address(host=host, port=22, user="root", key=tmp_path), known_hosts=tmp_path / "known")
+        ssh = Ssh(
+            address=Address(name="wt-1", host=host, port=22, user="root", key=tmp_path), known_hosts=tmp_path / "known"
+        )
         with pytest.raises(RemoteError, match="no address"):
             ssh.run("true", seconds=5)

@@ -1,0 +1,246 @@
+"""Who rents boxes and makes them answer: a protocol, and SkyPilot behind it as a program that speaks JSON lines."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from wan_train.base.files import write_whole
+from wan_train.base.text import one_line
+from wan_train.launch.model import Address, Offer, Wants
+from wan_train.launch.skypilot import driver, vast_plugin
+
+RUN_SECONDS = 900.0
+"""A box that does not run after so long is given back."""
+_RENT_SECONDS = RUN_SECONDS + 1800.0
+"""Renting, and SkyPilot's own set-up on the box, which downloads about 0.8 GB."""
+_ANSWER_SECONDS = 300.0
+_END_SECONDS = 10.0
+IMAGE = "vastai/base-image:cuda-12.8.1-auto"
+"""Of a Vast box; the trainer brings its own CUDA libraries."""
+
+
+class EngineError(Exception):
+    """A box was not rented, or not ended, in words that may be shown and recorded."""
+
+
+class Engine(Protocol):
+    """Rents and ends boxes by name. Methods raise EngineError."""
+
+    def rent(self, name: str, offer: Offer, wants: Wants, disk_gb: float) -> Address:
+        """Returns once the box answers by ssh. A box of this name that is there already is the answer."""
+        ...
+
+    def down(self, name: str) -> None:
+        """Ask for the end of a box. Whether it is gone only the landlord's list says."""
+        ...
+
+    def names(self) -> tuple[str, ...]:
+        """The boxes that the engine knows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkyHome:
+    """SkyPilot as we keep it: `python` of its environment, `folder` as its home, `port` of its API server."""
+
+    python: Path
+    folder: Path
+    port: int
+
+    def environ(self, key: Mapping[str, str]) -> dict[str, str]:
+        """The environment of the driver and of the API server that it starts. `key` names the account's key."""
+        kept = ("PATH", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "HTTPS_PROXY", "NO_PROXY", "VAST_URL")
+        return {
+            **{name: os.environ[name] for name in kept if name in os.environ},
+            **key,
+            "HOME": str(self.folder),
+            "PYTHONPATH": str(self.programs),
+            "SKYPILOT_API_SERVER_LOCAL_PORT": str(self.port),
+            "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
+        }
+
+    @property
+    def programs(self) -> Path:
+        """Where our two programs are, beside each other and without anything else of ours."""
+        return self.folder / "programs"
+
+    def write(self) -> None:
+        """Put our programs, the plugin's configuration and a catalogue in their places."""
+        for module in (driver, vast_plugin):
+            source = Path(str(module.__file__))
+            self.programs.mkdir(parents=True, exist_ok=True)
+            write_whole(self.programs / source.name, source.read_bytes())
+        sky = self.folder / ".sky"
+        for path, text in {"plugins.yaml": _PLUGINS, **catalogue()}.items():
+            (sky / path).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(sky / path, text)
+
+
+_PLUGINS = "plugins:\n  - class: vast_plugin.VastPlugin\n"
+_MOST_GPUS = 16
+_REGION = "anywhere"
+
+
+def catalogue() -> dict[str, str]:
+    """SkyPilot's list of Vast's boxes by file name: one kind for each number of GPUs, because the offer is chosen here.
+
+    SkyPilot never refreshes its own (skypilot 0.14.1), so its prices would be those of the first day.
+    """
+    rows = ["InstanceType,AcceleratorName,AcceleratorCount,vCPUs,MemoryGiB,GpuInfo,Price,SpotPrice,Region,HostingType"]
+    for count in range(1, _MOST_GPUS + 1):
+        info = f"{{'Gpus': [{{'Name': 'GPU', 'Count': {count}, 'MemoryInfo': {{'SizeInMiB': 24576}}}}]}}"
+        rows.append(f'{kind_of(count)},GPU,{count},1,1,"{info}",0.01,0.01,{_REGION},0')
+    return {
+        "catalogs/v8/vast/vms.csv": "\n".join([*rows, ""]),
+        "catalogs/v8/common/accelerators.csv": "AcceleratorName,Clouds\nGPU,\"['Vast']\"\n",
+        "catalogs/v8/common/metadata.csv": "GPU,MemoryGB,Manufacturer\nGPU,24,NVIDIA\n",
+    }
+
+
+def kind_of(gpus: int) -> str:
+    """SkyPilot's name for the kind of box."""
+    return f"{gpus}x-GPU-1-1024"
+
+
+def task_for(offer: Offer, wants: Wants, disk_gb: float) -> dict[str, Any]:
+    """What SkyPilot is asked for: on Vast exactly this offer, elsewhere this kind of card."""
+    if wants.infra != "vast":
+        return {
+            "resources": {
+                "infra": wants.infra,
+                "accelerators": {offer.gpu: offer.gpus},
+                "use_spot": wants.spot,
+                "disk_size": round(disk_gb),
+            }
+        }
+    wishes: dict[str, Any] = {vast_plugin.OFFER: offer.id, vast_plugin.SECONDS: RUN_SECONDS}
+    if offer.bid is not None:
+        wishes[vast_plugin.PRICE] = offer.bid
+    return {
+        "resources": {
+            "infra": "vast",
+            "instance_type": kind_of(offer.gpus),
+            "image_id": f"docker:{IMAGE}",
+            "disk_size": round(disk_gb),
+        },
+        "config": {"vast": {"create_instance_kwargs": wishes}},
+    }
+
+
+class SkyEngine:
+    """SkyPilot's driver as a child of ours; any thread may ask."""
+
+    def __init__(self, argv: Sequence[str | Path], environ: Mapping[str, str], keys: Path, log: Path) -> None:
+        self._keys = keys
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, Future[dict[str, Any]]] = {}
+        self._ended = ""
+        with log.open("ab") as errors:
+            self._child = subprocess.Popen(
+                [str(word) for word in argv],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=dict(environ),
+                start_new_session=True,
+            )
+        self._in, self._out = _both(self._child)
+        self._reader = threading.Thread(target=self._read, name="skypilot", daemon=True)
+        self._reader.start()
+
+    def rent(self, name: str, offer: Offer, wants: Wants, disk_gb: float) -> Address:
+        found = self._ask({"do": "rent", "name": name, "task": task_for(offer, wants, disk_gb)}, _RENT_SECONDS)
+        try:
+            host, port, user = str(found["host"]), int(found["port"]), str(found["user"])
+        except (KeyError, TypeError, ValueError):
+            raise EngineError("SkyPilot did not say how the box is reached") from None
+        return Address(name=name, host=host, port=port, user=user, key=self._key(name, found))
+
+    def down(self, name: str) -> None:
+        self._ask({"do": "down", "name": name}, _ANSWER_SECONDS)
+
+    def names(self) -> tuple[str, ...]:
+        found = self._ask({"do": "names"}, _ANSWER_SECONDS).get("names")
+        if not isinstance(found, list):
+            raise EngineError("SkyPilot did not list its boxes")
+        return tuple(str(name) for name in found)
+
+    def close(self) -> None:
+        """End the driver. Boxes stay, and so does the API server, for the next one."""
+        with suppress(OSError):  # a line that a dead driver did not read
+            self._in.close()
+        try:
+            self._child.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._reader.join(_END_SECONDS)
+
+    def _key(self, name: str, found: Mapping[str, Any]) -> Path:
+        text = found.get("key")
+        if not isinstance(text, str) or not text:
+            return Path(str(found.get("key_path"))).expanduser()
+        path = self._keys / name
+        write_whole(path, text if text.endswith("\n") else f"{text}\n")
+        return path
+
+    def _ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        number, answer = next(self._numbers), Future[dict[str, Any]]()
+        with self._lock:
+            if self._ended:
+                raise EngineError(self._ended)
+            self._waiting[number] = answer
+            try:
+                self._in.write(json.dumps({"id": number, **request}).encode() + b"\n")
+                self._in.flush()
+            except OSError:
+                raise EngineError("SkyPilot's driver has ended") from None
+        try:
+            return answer.result(seconds)
+        except TimeoutError:
+            raise EngineError(f"SkyPilot did not answer within {seconds / 60:.0f} minutes") from None
+        finally:
+            with self._lock:
+                self._waiting.pop(number, None)
+
+    def _read(self) -> None:
+        with self._out:
+            for line in self._out:
+                try:
+                    answer = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(answer, dict):
+                    self._deliver(answer)
+        with self._lock:
+            self._ended = "SkyPilot's driver has ended"
+            left, self._waiting = list(self._waiting.values()), {}
+        for each in left:
+            each.set_exception(EngineError(self._ended))
+
+    def _deliver(self, answer: Mapping[str, Any]) -> None:
+        with self._lock:
+            waiting = self._waiting.pop(answer.get("id") or 0, None)
+        if waiting is None:
+            return
+        ok = answer.get("ok")
+        if isinstance(ok, dict):
+            waiting.set_result(ok)
+        else:
+            waiting.set_exception(EngineError(one_line(str(answer.get("error", "no reason given")), 300)))
+
+
+def _both(child: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    assert child.stdin is not None and child.stdout is not None, "both are pipes"  # noqa: S101, PT018  an invariant
+    return child.stdin, child.stdout

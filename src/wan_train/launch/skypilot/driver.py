@@ -1,0 +1,115 @@
+"""Drives SkyPilot for wan-train: one JSON object a line in, some out. It runs in SkyPilot's own environment.
+
+    {"id": 1, "do": "rent", "name": "wt-1", "task": {...}}   ->  {"id": 1, "ok": {"host": ..., "port": ..., ...}}
+    {"id": 2, "do": "down", "name": "wt-1"}                  ->  {"id": 2, "ok": {}}
+    {"id": 3, "do": "names"}                                 ->  {"id": 3, "ok": {"names": ["wt-1"]}}
+    {"id": 4, "do": "stop"}                                  ->  {"id": 4, "ok": {}}, after the API server has ended
+
+A request that fails is answered with {"id": 1, "error": "...", "kind": "..."}. Requests run beside each other. At the
+end of the input the driver ends; boxes and the API server stay.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TextIO
+
+AT_ONCE = 32
+_MOST_TEXT = 2000
+
+
+class Driver:
+    """Answers requests with SkyPilot's SDK, `sky`."""
+
+    def __init__(self, sky: Any, out: TextIO) -> None:  # noqa: ANN401  a module of another environment
+        self.sky = sky
+        self.out = out
+        self.lock = threading.Lock()
+
+    def answer(self, request: Mapping[str, Any]) -> None:
+        try:
+            ok = self.do(request)
+        except Exception as error:  # noqa: BLE001  SkyPilot raises anything; the reader must get an answer
+            last = traceback.format_exception_only(error)[-1].strip()
+            self.say({"id": request.get("id"), "error": last[-_MOST_TEXT:], "kind": type(error).__name__})
+        else:
+            self.say({"id": request.get("id"), "ok": ok})
+
+    def do(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        match request.get("do"):
+            case "rent":
+                return self.rent(str(request["name"]), request["task"])
+            case "down":
+                self.down(str(request["name"]))
+                return {}
+            case "names":
+                return {"names": [record["name"] for record in self.sky.get(self.sky.status())]}
+            case "stop":
+                self.sky.api_stop()
+                return {}
+            case other:
+                raise ValueError(f"{other!r} is no request")
+
+    def rent(self, name: str, task: Mapping[str, Any]) -> dict[str, Any]:
+        """A box that answers by ssh. One whose set-up fails is destroyed: SkyPilot leaves it running and paid for."""
+        try:
+            made = self.sky.launch(self.sky.Task.from_yaml_config(dict(task)), cluster_name=name)
+            self.sky.stream_and_get(made, output_stream=io.StringIO())
+            [record] = self.sky.get(self.sky.status([name], _include_credentials=True))
+            handle, credentials = record["handle"], record["credentials"]
+            return {
+                "host": handle.cached_external_ips[0],
+                "port": handle.cached_external_ssh_ports[0],
+                "user": credentials["ssh_user"],
+                "key": credentials.get("ssh_private_key_content"),
+                "key_path": credentials.get("ssh_private_key"),
+            }
+        except BaseException:
+            self.down(name)
+            raise
+
+    def down(self, name: str) -> None:
+        """Destroy a box; one that SkyPilot does not know is gone for it."""
+        try:
+            self.sky.get(self.sky.down(name))
+        except Exception as error:
+            if type(error).__name__ != "ClusterDoesNotExist":
+                raise
+
+    def say(self, answer: Mapping[str, Any]) -> None:
+        with self.lock:
+            self.out.write(json.dumps(answer) + "\n")
+            self.out.flush()
+
+
+def serve(driver: Driver, lines: TextIO) -> None:
+    """Answer every line; returns once the input is over and the last answer is written."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for line in lines:
+            try:
+                request = json.loads(line)
+            except ValueError:
+                request = None
+            if not isinstance(request, dict):
+                driver.say({"id": None, "error": "not a request", "kind": "ValueError"})
+                continue
+            pool.submit(driver.answer, request)
+
+
+def main() -> None:
+    out = sys.stdout
+    # SkyPilot prints to stdout, which is the line to wan-train.
+    sys.stdout = sys.stderr
+    import sky  # type: ignore[import-not-found]
+
+    serve(Driver(sky, out), sys.stdin)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""SkyPilot on Vast.ai put right, as a plugin of its API server (`sky/server/plugins.py`).
+
+Written for skypilot 0.14.1 and vastai 1.9.1, which are the only ones it works with: it refuses others, because it
+replaces functions of theirs. Each repair names its fault and can go when SkyPilot has no such fault any more.
+
+A box is not searched for here: the launch found an offer, and `create_instance_kwargs` of the task names it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import shlex
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+VERSIONS = {"skypilot": "0.14.1", "vastai": "1.9.1"}
+OFFER = "wan_train_offer"
+PRICE = "wan_train_price"
+SECONDS = "wan_train_seconds"
+"""Keys of `create_instance_kwargs`: the offer's ID, the bid of a spot box, and how long it may take to run."""
+DEFAULT_SECONDS = 900.0
+LOOK_SECONDS = 5.0
+_DOWN = frozenset({"exited", "stopped", "offline", "frozen"})
+
+
+class BoxError(RuntimeError):
+    """A box that did not come up; it was destroyed."""
+
+
+def check_versions(installed: Callable[[str], str] = importlib.metadata.version) -> None:
+    """Raises RuntimeError for versions that this was not written for."""
+    for package, wanted in VERSIONS.items():
+        found = installed(package)
+        if found != wanted:
+            raise RuntimeError(f"wan-train's plugin is for {package} {wanted}, not {found}")
+
+
+def onstart(public_key: str | None) -> str:
+    """What a box runs first.
+
+    SkyPilot 0.14.1 also writes the account's key to `~/.vast_api_key` (sky/provision/vast/utils.py, `launch`): a rented
+    box could then rent and destroy every other one. Here it does not get it.
+    """
+    lines = ["touch ~/.no_auto_tmux"]
+    if public_key:
+        key = shlex.quote(public_key.strip())
+        lines += [
+            "mkdir -p ~/.ssh && chmod 700 ~/.ssh",
+            f"(echo; echo {key}) >> ~/.ssh/authorized_keys",
+            "chmod 600 ~/.ssh/authorized_keys",
+        ]
+    return ";".join(lines)
+
+
+def order(wishes: Mapping[str, Any], *, label: str, image: str, disk: float, public_key: str | None) -> dict[str, Any]:
+    """The arguments of `create_instance` for exactly the offer that was chosen.
+
+    Two faults of SkyPilot 0.14.1 do not occur here. Its search loses the GPU filter, because the SDK's parser stops at
+    the first quoted value: one RTX 4090 became a box with two (skypilot issue 9733). And `use_spot` makes a box on
+    demand unless a price is passed on by hand.
+    """
+    offer = str(wishes.get(OFFER, ""))
+    if not (offer.isascii() and offer.isdecimal()):
+        raise BoxError("no offer was named for this box")
+    made: dict[str, Any] = {
+        "id": int(offer),
+        "image": image,
+        "disk": disk,
+        "label": label,
+        "onstart_cmd": onstart(public_key),
+        "env": {"__SOURCE": "skypilot"},
+        # An offer that was rented meanwhile is an error, not a box that waits stopped.
+        "cancel_unavail": True,
+    }
+    if wishes.get(PRICE) is not None:
+        made["price"] = float(wishes[PRICE])
+    return made
+
+
+def status_word(row: Mapping[str, Any]) -> str:
+    """`INIT`, `UP` or `STOPPED`, SkyPilot's words, for a box in Vast's list.
+
+    SkyPilot 0.14.1 raises KeyError for every state that is not in its table of four
+    (sky/provision/vast/instance.py, `query_instances`).
+    """
+    said, meant = row.get("actual_status"), row.get("intended_status")
+    if said in _DOWN or meant == "stopped":
+        return "STOPPED"
+    return "UP" if said == "running" else "INIT"
+
+
+class Boxes:
+    """The boxes of one account. `sdk` is `vastai.VastAI`; time is given, so that a wait can be tested."""
+
+    def __init__(
+        self,
+        sdk: Any,  # noqa: ANN401  a class of another environment
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.sdk = sdk
+        self.sleep = sleep
+        self.monotonic = monotonic
+
+    def of(self, cluster: str) -> list[dict[str, Any]]:
+        labels = {f"{cluster}-head", f"{cluster}-worker"}
+        return [row for row in self.sdk.show_instances() if row.get("label") in labels]
+
+    def rent(self, cluster: str, wishes: Mapping[str, Any], **terms: Any) -> str:  # noqa: ANN401  see `order`
+        """The ID of a box that runs; one that was rented under this name before is not rented again.
+
+        SkyPilot 0.14.1 waits without a limit for a box to run, and a box that never does is paid for.
+        """
+        until = self.monotonic() + float(wishes.get(SECONDS) or DEFAULT_SECONDS)
+        try:
+            if not self.of(cluster):
+                self._order(cluster, wishes, terms)
+            while (box := self._running(cluster)) is None:
+                self._wait(until)
+        except BaseException:
+            self.destroy(cluster)
+            raise
+        return box
+
+    def _order(self, cluster: str, wishes: Mapping[str, Any], terms: Mapping[str, Any]) -> None:
+        made = self.sdk.create_instance(**order(wishes, label=f"{cluster}-head", **terms))
+        if not isinstance(made, dict) or not made.get("new_contract"):
+            raise BoxError("Vast did not rent it")
+
+    def _running(self, cluster: str) -> str | None:
+        for row in self.of(cluster):
+            word = status_word(row)
+            if word == "STOPPED":
+                raise BoxError(f"it was stopped before it ran: {row.get('status_msg') or row.get('actual_status')}")
+            if word == "UP" and row.get("ssh_port"):
+                return str(row["id"])
+        return None
+
+    def _wait(self, until: float) -> None:
+        if self.monotonic() > until:
+            raise BoxError("it did not run in time")
+        self.sleep(LOOK_SECONDS)
+
+    def destroy(self, cluster: str) -> None:
+        for row in self.of(cluster):
+            self.sdk.destroy_instance(id=row["id"])
+
+    def statuses(self, cluster: str) -> dict[str, str]:
+        return {str(row["id"]): status_word(row) for row in self.of(cluster)}
+
+
+def _plugin_base() -> type:
+    """SkyPilot's base class; `object` where there is no SkyPilot, so that the parts above can be tested."""
+    try:
+        base: type = importlib.import_module("sky.server.plugins").BasePlugin
+    except ImportError:
+        return object
+    return base
+
+
+class VastPlugin(_plugin_base()):  # type: ignore[misc]  # a class of another environment
+    """Loaded in every process of the API server by `plugins.yaml`."""
+
+    def install(self, extension_context: Any) -> None:  # noqa: ANN401, ARG002  SkyPilot's own type; its signature
+        check_versions()
+        provision = importlib.import_module("sky.provision")
+        provision.register_provisioner("vast", _Provisioner())
+        # The key files of every cloud go to every box, and for Vast no setting turns that off
+        # (sky/check.py, `get_cloud_credential_file_mounts`).
+        importlib.import_module("sky.check").get_cloud_credential_file_mounts = lambda _excluded: {}
+        # The key is in the server's environment; SkyPilot looks only for a file of it.
+        importlib.import_module("sky.clouds.vast").Vast._check_compute_credentials = classmethod(  # noqa: SLF001  what SkyPilot itself calls
+            lambda _cls: (True, None)
+        )
+
+
+class _Provisioner:
+    """What SkyPilot calls for Vast in place of its own functions; what is missing here stays its own."""
+
+    def run_instances(self, region: str, cluster_name: str, cluster_name_on_cloud: str, config: Any) -> Any:  # noqa: ANN401, ARG002  SkyPilot's own types; its signature
+        path = config.authentication_config.get("ssh_public_key")
+        box = _boxes().rent(
+            cluster_name_on_cloud,
+            config.provider_config.get("create_instance_kwargs", {}),
+            image=config.node_config["ImageId"],
+            disk=config.node_config["DiskSize"],
+            public_key=Path(path).expanduser().read_text(encoding="utf-8") if path else None,
+        )
+        return importlib.import_module("sky.provision.common").ProvisionRecord(
+            provider_name="vast",
+            cluster_name=cluster_name_on_cloud,
+            region=region,
+            zone=None,
+            head_instance_id=box,
+            resumed_instance_ids=[],
+            created_instance_ids=[box],
+        )
+
+    def query_instances(
+        self,
+        cluster_name: str,  # noqa: ARG002  SkyPilot's signature
+        cluster_name_on_cloud: str,
+        provider_config: Any = None,  # noqa: ANN401, ARG002  the same
+        non_terminated_only: bool = True,  # noqa: ARG002, FBT001, FBT002  the same
+        retry_if_missing: bool = False,  # noqa: ARG002, FBT001, FBT002  the same
+    ) -> dict[str, tuple[Any, None]]:
+        words = importlib.import_module("sky.utils.status_lib").ClusterStatus
+        return {box: (words[word], None) for box, word in _boxes().statuses(cluster_name_on_cloud).items()}
+
+
+def _boxes() -> Boxes:
+    return Boxes(importlib.import_module("sky.adaptors.vast").vast())

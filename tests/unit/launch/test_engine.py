@@ -1,0 +1,243 @@
+"""SkyPilot's driver as a real child with a stand-in for SkyPilot, and the repairs of Vast without SkyPilot."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wan_train.launch.engine import EngineError, SkyEngine, SkyHome, catalogue, kind_of, task_for
+from wan_train.launch.model import Offer, Wants
+from wan_train.launch.skypilot import driver, vast_plugin
+from wan_train.launch.skypilot.vast_plugin import BoxError, Boxes, check_versions, order, status_word
+
+OFFER = Offer(id="101", machine="m", gpu="RTX 5090", gpus=2, gpu_bytes=32 * 10**9, per_hour=0.5)
+WANTS = Wants(max_hours=6)
+
+SKY = """
+import os, types
+
+class ClusterDoesNotExist(Exception): pass
+
+class Task:
+    @classmethod
+    def from_yaml_config(cls, config): return config
+
+boxes = {}
+
+def launch(task, cluster_name):
+    print("SkyPilot prints")
+    boxes[cluster_name] = task
+    return ("launch", cluster_name)
+
+def stream_and_get(request, output_stream=None):
+    if request[1].startswith("broken"): raise RuntimeError("Ray did not start")
+    if request[1].startswith("fatal"): os._exit(3)
+
+def status(names=None, _include_credentials=False): return ("status", names)
+
+def down(name):
+    if name not in boxes: raise ClusterDoesNotExist(name)
+    return ("down", name)
+
+def get(request):
+    if request[0] == "down": return boxes.pop(request[1])
+    handle = types.SimpleNamespace(cached_external_ips=["1.2.3.4"], cached_external_ssh_ports=[2222])
+    return [{"name": name, "handle": handle, "credentials": {"ssh_user": "root", "ssh_private_key_content": "KEY"}}
+            for name in boxes if request[1] is None or name in request[1]]
+"""
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[SkyEngine]:
+    (tmp_path / "sky.py").write_text(SKY)
+    environ = {"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"]}
+    made = SkyEngine([sys.executable, str(driver.__file__)], environ, tmp_path, tmp_path / "log")
+    yield made
+    made.close()
+
+
+class TestEngine:
+    def test_a_box_is_rented_listed_and_ended(self, engine: SkyEngine) -> None:
+        address = engine.rent("wt-1", OFFER, WANTS, 120)
+        assert (address.name, address.host, address.port, address.user) == ("wt-1", "1.2.3.4", 2222, "root")
+        assert address.key.read_text() == "KEY\n"
+        assert address.key.stat().st_mode & 0o077 == 0
+        assert engine.names() == ("wt-1",)
+        engine.down("wt-1")
+        engine.down("wt-1")
+        assert engine.names() == ()
+
+    def test_a_box_whose_set_up_fails_is_ended(self, engine: SkyEngine) -> None:
+        with pytest.raises(EngineError, match="Ray did not start"):
+            engine.rent("broken-1", OFFER, WANTS, 120)
+        assert engine.names() == ()
+
+    def test_many_ask_at_once(self, engine: SkyEngine) -> None:
+        threads = [threading.Thread(target=engine.rent, args=(f"wt-{n}", OFFER, WANTS, 120)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(engine.names()) == [f"wt-{n}" for n in range(8)]
+
+    def test_a_driver_that_dies_is_an_error_for_all(self, engine: SkyEngine) -> None:
+        with pytest.raises(EngineError, match="has ended"):
+            engine.rent("fatal", OFFER, WANTS, 120)
+        with pytest.raises(EngineError, match="has ended"):
+            engine.names()
+
+    def test_one_that_was_killed(self, engine: SkyEngine) -> None:
+        os.killpg(engine._child.pid, signal.SIGKILL)
+        engine._child.wait()
+        with pytest.raises(EngineError):
+            engine.names()
+
+
+class TestTask:
+    def test_on_vast_the_offer_is_named_and_a_bid_is_passed_on(self) -> None:
+        task = task_for(replace(OFFER, bid=0.25), WANTS, 125.4)
+        assert task["config"]["vast"]["create_instance_kwargs"] == {
+            vast_plugin.OFFER: "101",
+            vast_plugin.PRICE: 0.25,
+            vast_plugin.SECONDS: 900.0,
+        }
+        assert task["resources"]["instance_type"] == kind_of(2)
+        assert vast_plugin.PRICE not in task_for(OFFER, WANTS, 120)["config"]["vast"]["create_instance_kwargs"]
+
+    def test_elsewhere_the_card_is(self) -> None:
+        task = task_for(OFFER, replace(WANTS, infra="runpod", spot=True), 120)
+        assert task["resources"]["accelerators"] == {"RTX 5090": 2}
+        assert "config" not in task
+
+    def test_every_number_of_gpus_is_in_the_catalogue(self) -> None:
+        rows = list(csv.DictReader(catalogue()["catalogs/v8/vast/vms.csv"].splitlines()))
+        assert [row["InstanceType"] for row in rows][:2] == [kind_of(1), kind_of(2)]
+        assert len(rows) == 16
+
+    def test_the_home_has_our_programs_and_nothing_else_of_ours(self, tmp_path: Path) -> None:
+        home = SkyHome(python=Path(sys.executable), folder=tmp_path, port=46999)
+        home.write()
+        home.write()
+        assert sorted(path.name for path in home.programs.iterdir()) == ["driver.py", "vast_plugin.py"]
+        assert "vast_plugin.VastPlugin" in (tmp_path / ".sky/plugins.yaml").read_text()
+        assert home.environ({"VAST_API_KEY": "k"})["SKYPILOT_API_SERVER_LOCAL_PORT"] == "46999"
+
+
+class FakeSdk:
+    """Vast's SDK: rows that change with every look."""
+
+    def __init__(self, *looks: dict[str, Any]) -> None:
+        self.looks = list(looks)
+        self.rows: list[dict[str, Any]] = []
+        self.ordered: list[dict[str, Any]] = []
+        self.destroyed: list[int] = []
+        self.refuses = False
+
+    def show_instances(self) -> list[dict[str, Any]]:
+        if self.rows and self.looks:
+            self.rows[0] |= self.looks.pop(0)
+        return [dict(row) for row in self.rows]
+
+    def create_instance(self, **order: Any) -> object:
+        self.ordered.append(order)
+        if self.refuses:
+            return {"success": False}
+        self.rows.append({"id": 7, "label": order["label"], "actual_status": None, "ssh_port": 1})
+        return {"new_contract": 7}
+
+    def destroy_instance(self, *, id: int) -> None:  # noqa: A002  the SDK's own name
+        self.destroyed.append(id)
+        self.rows = [row for row in self.rows if row["id"] != id]
+
+
+class Time:
+    now = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def boxes(sdk: FakeSdk) -> Boxes:
+    clock = Time()
+    return Boxes(sdk, sleep=clock.sleep, monotonic=clock.monotonic)
+
+
+TERMS = {"image": "i", "disk": 120, "public_key": "ssh-ed25519 AAAA me"}
+
+
+class TestPlugin:
+    def test_exactly_the_offer_is_rented_and_no_search_is_made(self) -> None:
+        sdk = FakeSdk({"actual_status": "loading"}, {"actual_status": "running"})
+        assert boxes(sdk).rent("c", {vast_plugin.OFFER: "101", vast_plugin.PRICE: 0.25}, **TERMS) == "7"
+        [made] = sdk.ordered
+        assert (made["id"], made["price"], made["label"], made["cancel_unavail"]) == (101, 0.25, "c-head", True)
+
+    def test_on_demand_there_is_no_bid(self) -> None:
+        assert "price" not in order({vast_plugin.OFFER: "101"}, label="c", **TERMS)  # type: ignore[arg-type]  # all of it
+
+    def test_the_accounts_key_is_not_on_the_box(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("VAST_API_KEY", "the-account")
+        made = order({vast_plugin.OFFER: "101"}, label="c", **TERMS)  # type: ignore[arg-type]  # all of it
+        assert "the-account" not in str(made)
+        assert "api_key" not in made["onstart_cmd"]
+        assert "ssh-ed25519 AAAA me" in made["onstart_cmd"]
+
+    def test_a_second_order_under_the_same_name_rents_nothing(self) -> None:
+        sdk = FakeSdk({"actual_status": "running"})
+        sdk.rows = [{"id": 7, "label": "c-head", "actual_status": None, "ssh_port": 1}]
+        assert boxes(sdk).rent("c", {}, **TERMS) == "7"
+        assert sdk.ordered == []
+
+    def test_one_that_never_runs_is_given_back(self) -> None:
+        sdk = FakeSdk()
+        with pytest.raises(BoxError, match="did not run in time"):
+            boxes(sdk).rent("c", {vast_plugin.OFFER: "101"}, **TERMS)
+        assert sdk.destroyed == [7]
+
+    def test_one_that_is_outbid_while_it_comes_up_is_given_back(self) -> None:
+        sdk = FakeSdk({"actual_status": "loading"}, {"actual_status": "exited", "status_msg": "outbid"})
+        with pytest.raises(BoxError, match="outbid"):
+            boxes(sdk).rent("c", {vast_plugin.OFFER: "101"}, **TERMS)
+        assert sdk.destroyed == [7]
+
+    def test_a_refusal(self) -> None:
+        sdk = FakeSdk()
+        sdk.refuses = True
+        with pytest.raises(BoxError, match="did not rent it"):
+            boxes(sdk).rent("c", {vast_plugin.OFFER: "101"}, **TERMS)
+
+    @pytest.mark.parametrize("offer", [{}, {vast_plugin.OFFER: ""}, {vast_plugin.OFFER: "1;2"}])
+    def test_without_an_offer_nothing_is_rented(self, offer: dict[str, str]) -> None:
+        with pytest.raises(BoxError, match="no offer"):
+            boxes(FakeSdk()).rent("c", offer, **TERMS)
+
+    @pytest.mark.parametrize(
+        ("said", "word"),
+        [
+            ("running", "UP"),
+            ("loading", "INIT"),
+            (None, "INIT"),
+            ("created", "INIT"),
+            ("exited", "STOPPED"),
+            ("?", "INIT"),
+        ],
+    )
+    def test_every_state_has_a_word(self, said: str | None, word: str) -> None:
+        assert status_word({"actual_status": said}) == word
+
+    def test_other_versions_are_refused(self) -> None:
+        check_versions(vast_plugin.VERSIONS.__getitem__)
+        with pytest.raises(RuntimeError, match=r"is for skypilot 0\.14\.1, not 0\.15\.0"):
+            check_versions(lambda _: "0.15.0")
