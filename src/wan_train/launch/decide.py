@@ -6,6 +6,7 @@ another box gets the job. Every box ends as gone, whatever happened to it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -23,6 +24,8 @@ MOST_TRIES = 5
 """Of a step that failed for a passing reason, on one box."""
 MOST_FAILURES = 5
 """Boxes in a row that never trained, before the launch gives up."""
+PATIENT_TRIES = 20
+"""Of a step on a box that has work of a job which is nowhere else; with the pauses, about an hour."""
 MOST_BOXES_OF_A_JOB = 20
 RESERVE_SECONDS = 300.0
 """Before a budget or a limit of hours is reached the results come home, for which so long is kept."""
@@ -64,6 +67,8 @@ class Fault(StrEnum):
     """The box is given up; its machine is avoided when it is still ours to judge."""
     JOB = "job"
     """No other box would do better."""
+    HERE = "here"
+    """This machine's: its disk is full. The box waits, within the limits of the launch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +87,8 @@ class Failed:
     action: Action
     why: str
     fault: Fault = Fault.PASSING
+    answered: bool = False
+    """The box itself answered, or was not asked: its silence does not begin here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +119,7 @@ def settled(launch: Launch, now: float) -> Launch:
             continue
         if launch.halt is Halt.NOW or (launch.halt is Halt.SAVE and not _has_something(launch, box)):
             launch = _given_up(launch, box, launch.halted_because or "stopped")
-        elif _is_training(launch, box) and now - (box.answered or now) > LOST_SECONDS:
+        elif _has_something(launch, box) and now - (box.answered or now) > LOST_SECONDS:
             launch = _given_up(launch, box, f"it has not answered for {LOST_SECONDS / 60:.0f} minutes")
     if launch.halt is not None:
         return replace(launch, jobs=tuple(_stopped(launch, job) for job in launch.jobs))
@@ -142,8 +149,8 @@ def after(launch: Launch, outcome: Outcome, now: float) -> Launch:
             return _given_up(launch, box, why)
         case Done(action=action):
             return _done(launch, outcome, action, now)
-        case Failed(action=action, why=why, fault=fault):
-            return _failed(launch, action, why, fault, now)
+        case Failed(action=action):
+            return _failed(launch, outcome, action, now)
         case _:
             assert_never(outcome)
 
@@ -201,10 +208,6 @@ def _has_something(launch: Launch, box: Box) -> bool:
     if box.job is None or box.state is not BoxState.READY:
         return False
     return launch.job(box.job).state in {JobState.TRAINING, JobState.FETCHING}
-
-
-def _is_training(launch: Launch, box: Box) -> bool:
-    return box.state is BoxState.READY and box.job is not None and launch.job(box.job).state is JobState.TRAINING
 
 
 def _stopped(launch: Launch, job: Job) -> Job:
@@ -302,26 +305,36 @@ def _of_training(launch: Launch, box: Box, done: Done, now: float) -> Launch:
             return _with(_with(launch, replace(job, state=state, problem=problem)), replace(box, job=None))
 
 
-def _failed(launch: Launch, action: Action, why: str, fault: Fault, now: float) -> Launch:
+def _failed(launch: Launch, failed: Failed, action: Action, now: float) -> Launch:
     if action.box is None:
         return replace(launch, next_search=now + SEARCH_SECONDS)
     box = launch.box(action.box)
     if box.state is BoxState.GONE:
         return launch
     pause = min(_BACK_OFF_SECONDS * 2**box.tries, _LONGEST_BACK_OFF_SECONDS)
-    box = replace(box, tries=box.tries + 1, not_before=now + pause)
+    answered = now if failed.answered else box.answered
+    box = replace(box, tries=box.tries + 1, not_before=now + pause, answered=answered)
     if box.state is BoxState.DESTROYING:
         # Never given up: what is not destroyed costs money.
         return _with(launch, box)
-    training = _is_training(launch, box)
-    if fault is Fault.JOB and box.job is not None:
-        launch = _with(launch, replace(launch.job(box.job), state=JobState.FAILED, problem=why))
+    valuable = _has_something(launch, box)
+    if failed.fault is Fault.JOB and box.job is not None:
+        launch = _with(launch, replace(launch.job(box.job), state=JobState.FAILED, problem=failed.why))
         return _with(launch, replace(box, job=None, tries=0, not_before=0.0))
-    if fault is Fault.BOX or (box.tries >= MOST_TRIES and not training):
-        return _given_up(launch, box, why, blamed=not training)
-    if training and action.do is Do.FETCH and launch.halt is Halt.SAVE and box.tries >= MOST_TRIES:
-        return _given_up(launch, box, why)
+    if failed.fault is Fault.HERE and not valuable and box.tries >= PATIENT_TRIES:
+        # Another box would meet the same disk.
+        return replace(_with(launch, box), halt=launch.halt or Halt.SAVE, halted_because=failed.why)
+    if failed.fault is Fault.BOX or box.tries >= _most_tries(launch, failed, valuable=valuable):
+        return _given_up(launch, box, failed.why, blamed=not valuable and failed.fault is not Fault.HERE)
     return _with(launch, box)
+
+
+def _most_tries(launch: Launch, failed: Failed, *, valuable: bool) -> float:
+    """How often a step may fail on one box. A training that nobody can look at is given up by its silence."""
+    if launch.halt is not None or not (valuable or failed.fault is Fault.HERE):
+        return MOST_TRIES
+    watching = failed.action.do in {Do.WATCH, Do.FETCH}
+    return math.inf if watching or failed.fault is Fault.HERE else PATIENT_TRIES
 
 
 def _given_up(launch: Launch, box: Box, why: str, *, blamed: bool = False) -> Launch:

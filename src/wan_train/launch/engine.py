@@ -25,8 +25,6 @@ _RENT_SECONDS = RUN_SECONDS + 1800.0
 """Renting, and SkyPilot's own set-up on the box, which downloads about 0.8 GB."""
 _ANSWER_SECONDS = 300.0
 _END_SECONDS = 10.0
-IMAGE = "vastai/base-image:cuda-12.8.1-auto"
-"""Of a Vast box; the trainer brings its own CUDA libraries."""
 
 
 class EngineError(Exception):
@@ -130,7 +128,6 @@ def task_for(offer: Offer, wants: Wants, disk_gb: float) -> dict[str, Any]:
         "resources": {
             "infra": "vast",
             "instance_type": kind_of(offer.gpus),
-            "image_id": f"docker:{IMAGE}",
             "disk_size": round(disk_gb),
         },
         "config": {"vast": {"create_instance_kwargs": wishes}},

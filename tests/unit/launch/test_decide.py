@@ -58,7 +58,7 @@ class World:
             return Done(action=action)
         self.alive.add(action.box)
         if self.goes_wrong():
-            kind = self.chance.choice(["passing", "box", "lost"])
+            kind = self.chance.choice(["passing", "box", "here", "lost"])
             if kind == "lost":
                 return Lost(box=action.box, why="outbid")
             return Failed(action=action, why="broken", fault=Fault(kind))
@@ -145,3 +145,43 @@ def test_a_silent_box_is_given_up_after_ten_minutes_and_its_job_waits_for_its_en
     launch = settled(after(launch, Done(action=Action(Do.DESTROY, "a")), 710.0), 711.0)
     assert launch.box("b").job == "job0"
     assert launch.job("job0").state is JobState.SENDING
+
+
+def ready_and_training(now: float = 3.0) -> Launch:
+    launch = settled(launch_of(1, 1), 0.0)
+    launch = after(launch, Found(name="a", offer=offer(1)), 0.0)
+    for do in (Do.RENT, Do.CHECK, Do.PROVISION):
+        launch = after(launch, Done(action=Action(do, "a"), address=ADDRESS), 1.0)
+    return after(settled(launch, 2.0), Done(action=Action(Do.SEND, "a", "job0")), now)
+
+
+def test_a_full_disk_at_home_costs_no_box_and_no_result() -> None:
+    launch = after(ready_and_training(), Done(action=Action(Do.WATCH, "a", "job0"), exit_code=0), 10.0)
+    for number in range(50):
+        now = 20.0 + 300 * number
+        full = Failed(action=Action(Do.BRING, "a", "job0"), why="disk full", fault=Fault.HERE, answered=True)
+        launch = settled(after(launch, full, now), now)
+    assert launch.box("a").state is BoxState.READY
+    assert launch.job("job0").state is JobState.FETCHING
+    # A launch that is to end waits no longer for it.
+    launch = settled(replace(launch, halt=Halt.SAVE), 20_000.0)
+    launch = after(launch, full, 20_000.0)
+    assert launch.box("a").state is BoxState.DESTROYING
+
+
+def test_results_that_never_arrive_whole_are_trained_again_elsewhere() -> None:
+    launch = after(ready_and_training(), Done(action=Action(Do.WATCH, "a", "job0"), exit_code=0), 10.0)
+    wrong = Failed(action=Action(Do.BRING, "a", "job0"), why="did not arrive whole", answered=True)
+    tries = 0
+    while launch.box("a").state is BoxState.READY:
+        launch, tries = after(launch, wrong, 10.0), tries + 1
+    assert tries == 20
+    assert launch.job("job0").state is JobState.WAITING
+
+
+def test_a_finished_training_on_a_silent_box_is_lost_after_ten_minutes() -> None:
+    launch = after(ready_and_training(), Done(action=Action(Do.WATCH, "a", "job0"), exit_code=0), 10.0)
+    silent = Failed(action=Action(Do.BRING, "a", "job0"), why="no answer")
+    launch = settled(after(launch, silent, 500.0), 500.0)
+    assert launch.box("a").state is BoxState.READY
+    assert settled(launch, 611.0).box("a").state is BoxState.DESTROYING

@@ -119,7 +119,11 @@ class Boxes:
         try:
             if not self.of(cluster):
                 self._order(cluster, wishes, terms)
+            seen = False
             while (box := self._running(cluster)) is None:
+                if seen and not self.of(cluster):
+                    raise BoxError("it was destroyed before it ran")  # noqa: TRY301  the end below is for it too
+                seen = seen or bool(self.of(cluster))
                 self._wait(until)
         except BaseException:
             self.destroy(cluster)
@@ -171,7 +175,8 @@ class VastPlugin(_plugin_base()):  # type: ignore[misc]  # a class of another en
         provision.register_provisioner("vast", _Provisioner())
         # The key files of every cloud go to every box, and for Vast no setting turns that off
         # (sky/check.py, `get_cloud_credential_file_mounts`).
-        importlib.import_module("sky.check").get_cloud_credential_file_mounts = lambda _excluded: {}
+        check: Any = importlib.import_module("sky.check")
+        check.get_cloud_credential_file_mounts = lambda _excluded: {}
         # The key is in the server's environment; SkyPilot looks only for a file of it.
         importlib.import_module("sky.clouds.vast").Vast._check_compute_credentials = classmethod(  # noqa: SLF001  what SkyPilot itself calls
             lambda _cls: (True, None)

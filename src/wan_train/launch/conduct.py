@@ -1,0 +1,222 @@
+"""Carries out a launch: decides, records, acts. Whenever it is killed, the next one goes on from the record.
+
+The record is on disk before a step begins, so nothing is rented, started or ended that it does not name.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from wan_train.base.clock import Clock
+from wan_train.box.vast_http import VastError
+from wan_train.launch.decide import Action, Do, Done, Failed, Lost, Outcome, actions, after, settled
+from wan_train.launch.hands import Hands
+from wan_train.launch.market import Power
+from wan_train.launch.model import BoxState, Halt, Launch
+from wan_train.launch.places import LaunchDirectory, launch_of
+
+AT_ONCE = 64
+"""Steps under way; each has a thread that mostly waits."""
+ROUND_SECONDS = 1.0
+LIST_SECONDS = 60.0
+"""Between two looks at the landlord's list."""
+ASLEEP_SECONDS = 120.0
+"""A round that came so late was slept through: a box's silence meanwhile says nothing."""
+_RUNS = frozenset({BoxState.CHECKING, BoxState.PROVISIONING, BoxState.READY})
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Conductor:
+    """One launch, carried out by this program alone: the caller holds the launch's lock."""
+
+    directory: LaunchDirectory
+    hands: Hands
+    clock: Clock
+    start: Callable[[Callable[[], None]], None]
+    """Begins a step beside this one."""
+    changed: Callable[[Launch], None] = lambda _: None
+    """Called with every new record once it is on disk."""
+    launch: Launch = field(init=False)
+    _under_way: dict[Action, None] = field(default_factory=dict)
+    _outcomes: queue.SimpleQueue[tuple[Action, Outcome]] = field(default_factory=queue.SimpleQueue)
+    _round: float | None = None
+    _listed: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        self.launch = self.directory.read()
+        self.hands.is_given_up = self._is_given_up
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to do, nothing is under way and nothing costs money."""
+        return self.launch.is_over and not self._under_way
+
+    def turn(self) -> None:
+        """One round: take what ended, look around, record, begin what is due."""
+        now = self.clock.now()
+        self._wake(now)
+        while True:
+            try:
+                action, outcome = self._outcomes.get_nowait()
+            except queue.Empty:
+                break
+            self._take(action, outcome, now)
+        self._halt()
+        self._look(now)
+        self._record(settled(self.launch, now))
+        for action in list(actions(self.launch, now, self._busy())):
+            self._begin(action)
+
+    def wait(self) -> None:
+        """Until a step ended, or the next round is due."""
+        try:
+            self._outcomes.put(self._outcomes.get(timeout=ROUND_SECONDS))
+        except queue.Empty:
+            return
+
+    def sweep(self) -> None:
+        """End boxes of this launch that the list has although their record says they are gone. Raises VastError."""
+        for box in self.hands.market.boxes():
+            if launch_of(box.label) == self.launch.id and not any(box.is_of(own.name) for own in self.launch.living):
+                log.warning("%s (%s) was still there and is ended", box.label, box.id)
+                self.hands.market.destroy(box.label)
+
+    def _wake(self, now: float) -> None:
+        """After a sleep, and at the start, nobody has asked the boxes: their silence counts from now.
+
+        A clock that was set back would let everything wait for its old time.
+        """
+        if self._round is None or not 0 <= now - self._round <= ASLEEP_SECONDS:
+            boxes = tuple(
+                replace(
+                    box,
+                    answered=now if box.answered is not None else None,
+                    fetched=min(box.fetched, now) if box.fetched is not None else None,
+                    not_before=min(box.not_before, now),
+                )
+                for box in self.launch.boxes
+            )
+            self.launch = replace(self.launch, boxes=boxes, next_search=min(self.launch.next_search, now))
+            self._listed = float("-inf")
+        self._round = now
+
+    def _take(self, action: Action, outcome: Outcome, now: float) -> None:
+        self._under_way.pop(action, None)
+        if isinstance(outcome, Failed):
+            log.info("%s %s failed: %s", action.do, action.box or "", outcome.why)
+        if isinstance(outcome, Done) and action.do is Do.DESTROY and self._is_busy(action.box):
+            # A renting that is not over could bring the box back after the list was looked at.
+            outcome = Failed(action=action, why="another step of the box is not over")
+        self._record(after(self.launch, outcome, now))
+
+    def _halt(self) -> None:
+        asked = self.directory.requested()
+        if asked is None or self.launch.halt in {asked, Halt.NOW}:
+            return
+        self._record(replace(self.launch, halt=asked, halted_because="stopped by you"))
+
+    def _look(self, now: float) -> None:
+        """Notice boxes that the landlord took away. Where it does not answer, silence of the box decides."""
+        if now - self._listed < LIST_SECONDS or not any(box.state in _RUNS for box in self.launch.living):
+            return
+        self._listed = now
+        try:
+            listed = self.hands.market.boxes()
+        except VastError as error:
+            log.info("the list of boxes: %s", error)
+            return
+        for box in list(self.launch.living):
+            if box.state not in _RUNS:
+                continue
+            same = [each for each in listed if each.is_of(box.name)]
+            if not same:
+                self._record(after(self.launch, Lost(box=box.name, why="it is gone from the landlord's list"), now))
+            elif all(each.power is Power.DOWN for each in same):
+                why = "outbid" if box.offer.is_spot else f"the landlord has it as {same[0].said}"
+                self._record(after(self.launch, Lost(box=box.name, why=why), now))
+
+    def _record(self, launch: Launch) -> None:
+        if launch == self.launch:
+            return
+        self.launch = launch
+        self.directory.write(launch)
+        self.changed(launch)
+
+    def _begin(self, action: Action) -> None:
+        self._under_way[action] = None
+        launch = self.launch
+
+        def step() -> None:
+            try:
+                outcome = self.hands.do(launch, action)
+            except Exception as error:
+                log.exception("%s %s", action.do, action.box or "")
+                outcome = Failed(action=action, why=f"a bug in wan-train: {type(error).__name__}")
+            self._outcomes.put((action, outcome))
+
+        self.start(step)
+
+    def _busy(self) -> set[str]:
+        """Boxes that cannot begin a step. One that is given up can begin its end, whatever else is under way."""
+        busy = set()
+        for action in self._under_way:
+            name = action.box or ""
+            ends = bool(name) and self._is_given_up(name)
+            if not ends or action.do is Do.DESTROY:
+                busy.add(name)
+        return busy
+
+    def _is_busy(self, box: str | None) -> bool:
+        return any(action.box == box for action in self._under_way)
+
+    def _is_given_up(self, name: str) -> bool:
+        return self.launch.box(name).state in {BoxState.DESTROYING, BoxState.GONE}
+
+
+def carry_out(directory: LaunchDirectory, hands: Hands, clock: Clock, changed: Callable[[Launch], None]) -> Launch:
+    """Carry out a launch to its end. Raises BlockingIOError when another program does."""
+    with directory.held(), ThreadPoolExecutor(AT_ONCE, thread_name_prefix="step") as pool:
+        conductor = Conductor(
+            directory=directory, hands=hands, clock=clock, start=lambda step: _submit(pool, step), changed=changed
+        )
+        while not conductor.is_over:
+            conductor.turn()
+            if not conductor.is_over:
+                conductor.wait()
+        try:
+            conductor.sweep()
+        except VastError as error:
+            log.warning("the last look at the list of boxes: %s", error)
+        return conductor.launch
+
+
+def _submit(pool: ThreadPoolExecutor, step: Callable[[], None]) -> None:
+    pool.submit(step)
+
+
+def orphans(market_labels: list[tuple[str, str]], runs: Path) -> list[str]:
+    """Labels of boxes that a launch rented and that nobody cares for: its record says gone, or it has no record here.
+
+    `market_labels` are pairs of label and ID.
+    """
+    found = []
+    for label, _ in market_labels:
+        launch_id = launch_of(label)
+        if launch_id is None:
+            continue
+        directory = LaunchDirectory(runs / "launches" / launch_id)
+        try:
+            launch = directory.read()
+        except FileNotFoundError:
+            continue  # rented from another machine, which may care for it
+        names = [box.name for box in launch.living]
+        if not any(label == name or label.startswith(f"{name}-") for name in names) and not directory.is_held:
+            found.append(label)
+    return found

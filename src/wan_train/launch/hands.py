@@ -1,0 +1,199 @@
+"""One step of a launch carried out: an action in, its outcome out. Whose fault a failure is, is judged here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import assert_never
+
+from wan_train.base.errors import BadInputError
+from wan_train.base.text import one_line
+from wan_train.box.vast_http import VastError
+from wan_train.launch.decide import Action, Do, Done, Failed, Fault, Found, Outcome
+from wan_train.launch.engine import Engine, EngineError
+from wan_train.launch.jobs import shipment_of_job
+from wan_train.launch.market import Market
+from wan_train.launch.model import Address, Box, Job, Launch
+from wan_train.launch.offers import Choice, Work, choose
+from wan_train.launch.places import box_name
+from wan_train.launch.remote import JobError, Limits, Remote, RemoteError, Training, UnreachableError, WrongBoxError
+from wan_train.launch.shipment import Shipment
+from wan_train.provision.driver_checks import Version
+from wan_train.run.speeds import Speed
+
+PROVISION_SECONDS = 3 * 3600.0
+_UNREACHABLE_SECONDS = 600.0
+_LOOK_SECONDS = 10.0
+_OVER = {"finished": 0, "failed": 4, "stopped": 130}
+"""States of a run that is over, and the exit code where it recorded none."""
+
+log = logging.getLogger(__name__)
+
+
+class CancelledError(Exception):
+    """The box of a step that takes long is given up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What is the same for all boxes of a launch."""
+
+    disk_gb: float
+    tasks: tuple[str, ...]
+    work: Work | None = None
+    speeds: Sequence[Speed] = ()
+    least_driver: Version = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Hands:
+    """The landlord, the engine and the boxes; `pause` waits for so many seconds, `runs` is where runs come home to."""
+
+    market: Market
+    engine: Engine
+    remote: Remote
+    terms: Terms
+    runs: Path
+    pause: Callable[[float], None]
+    monotonic: Callable[[], float]
+    shipment: Callable[[Job], Shipment] = shipment_of_job
+    is_given_up: Callable[[str], bool] = lambda _: False
+    """Whether a box is to be destroyed, which ends the steps that take long."""
+    seen: dict[str, Training] = field(default_factory=dict)
+    """By job, what was last seen of its training: for people, never for decisions."""
+    choice: Choice | None = None
+    """The last search, for people."""
+
+    def do(self, launch: Launch, action: Action) -> Outcome:
+        """Carry out one action; never raises for what a landlord, an engine or a box does."""
+        try:
+            return self._do(launch, action)
+        except CancelledError:
+            return Failed(action=action, why="the box is given up")
+        except (VastError, EngineError) as error:
+            # An order that a landlord or SkyPilot refused is not the machine's fault; when it was to rent, another
+            # offer is better than the same one again.
+            fault = Fault.BOX if action.do is Do.RENT else Fault.PASSING
+            return Failed(action=action, why=str(error), fault=fault)
+        except UnreachableError as error:
+            return Failed(action=action, why=str(error))
+        except WrongBoxError as error:
+            return Failed(action=action, why=str(error), fault=Fault.BOX, answered=True)
+        except JobError as error:
+            return Failed(action=action, why=str(error), fault=Fault.JOB, answered=True)
+        except RemoteError as error:
+            return Failed(action=action, why=str(error), answered=True)
+        except BadInputError as error:
+            return Failed(action=action, why=error.message, fault=Fault.JOB, answered=True)
+        except OSError as error:
+            return Failed(action=action, why=_here(error), fault=Fault.HERE, answered=True)
+
+    def _do(self, launch: Launch, action: Action) -> Outcome:
+        if action.box is None:
+            return self._search(launch)
+        box = launch.box(action.box)
+        match action.do:
+            case Do.RENT:
+                address = self.engine.rent(box.name, box.offer, launch.wants, self.terms.disk_gb)
+                return Done(action=action, address=address)
+            case Do.CHECK:
+                self.remote.check(_address(box), box.offer, self.terms.disk_gb)
+            case Do.PROVISION:
+                self._provision(box)
+            case Do.DESTROY:
+                self._destroy(box)
+            case Do.SEND | Do.WATCH | Do.FETCH | Do.BRING:
+                return self._with_job(launch, action, box, launch.job(action.job or ""))
+            case Do.SEARCH:
+                return self._search(launch)
+            case _:
+                assert_never(action.do)
+        return Done(action=action)
+
+    def _with_job(self, launch: Launch, action: Action, box: Box, job: Job) -> Outcome:
+        address = _address(box)
+        if action.do is Do.SEND:
+            return Done(action=action, home=self._send(address, job, launch.wants.max_hours))
+        if job.home is None:
+            raise RemoteError("the training has no run yet")
+        run_id = job.home.name
+        match action.do:
+            case Do.WATCH:
+                training = self.remote.look(address, run_id)
+                self.seen[job.name] = training
+                if training.state in _OVER:
+                    code = training.exit_code if training.exit_code is not None else _OVER[training.state]
+                    return Done(action=action, exit_code=code)
+            case Do.FETCH:
+                self.remote.fetch(address, run_id, job.home)
+            case _:
+                self.remote.bring(address, run_id, job.home)
+        return Done(action=action)
+
+    def _search(self, launch: Launch) -> Found:
+        offers = self.market.offers(launch.wants, disk_gb=self.terms.disk_gb)
+        taken = {box.offer.machine for box in launch.living}
+        self.choice = choose(
+            offers,
+            launch.wants,
+            work=self.terms.work,
+            speeds=self.terms.speeds,
+            avoided={*launch.avoided, *taken},
+            least_driver=self.terms.least_driver,
+        )
+        name = box_name(launch.id, len(launch.boxes) + 1)
+        if not self.choice.fit:
+            return Found(name=name, why="no offer is what was wanted")
+        return Found(name=name, offer=self.choice.fit[0].offer)
+
+    def _provision(self, box: Box) -> None:
+        """Wait until the box is ready; the set-up on it goes on whatever becomes of the connection."""
+        began = answered = self.monotonic()
+        while True:
+            if self.is_given_up(box.name):
+                raise CancelledError
+            now = self.monotonic()
+            try:
+                if self.remote.provision(_address(box), self.terms.tasks):
+                    return
+                answered = now
+            except UnreachableError as error:
+                if now - answered > _UNREACHABLE_SECONDS:
+                    raise WrongBoxError(f"it has not answered for ten minutes: {error}") from error
+            if now - began > PROVISION_SECONDS:
+                raise WrongBoxError(f"it was not ready after {PROVISION_SECONDS / 3600:.0f} hours")
+            self.pause(_LOOK_SECONDS)
+
+    def _send(self, address: Address, job: Job, max_hours: float) -> Path:
+        """Start a job, or put its run on another box and resume it: the run's directory here."""
+        shipment = self.shipment(job)
+        self.remote.send(address, shipment)
+        limits = Limits(max_hours=max_hours)
+        if job.home is not None and (job.home / "plan.json").is_file():
+            self.remote.resume(address, job.home, limits)
+            return job.home
+        home = self.runs / self.remote.start(address, job, shipment, limits)
+        if home != job.home and home.exists():
+            raise JobError(f"{home} is there already, and is another run")
+        return home
+
+    def _destroy(self, box: Box) -> None:
+        """The engine forgets it, and the landlord's own list is the proof; the engine alone is none."""
+        try:
+            self.engine.down(box.name)
+        except EngineError as error:
+            log.warning("%s: SkyPilot could not end it: %s", box.name, error)
+        self.market.destroy(box.name)
+
+
+def _address(box: Box) -> Address:
+    if box.address is None:
+        raise RemoteError("the box has no address")
+    return box.address
+
+
+def _here(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename is not None else ""
+    return one_line(f"{where}{error.strerror or error}")

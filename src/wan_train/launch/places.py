@@ -1,0 +1,147 @@
+"""Where a launch is on this machine: its record, its lock, what it was asked meanwhile."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train.base import codec, locks
+from wan_train.base.errors import BadInputError
+from wan_train.base.files import write_whole
+from wan_train.base.text import one_line
+from wan_train.launch.model import Halt, Launch
+
+PREFIX = "wt"
+_ID = re.compile(r"[0-9a-f]{8}")
+_FOLDER = "launches"
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchDirectory:
+    """The records of one launch, in a folder of the directory of runs."""
+
+    path: Path
+
+    @property
+    def record(self) -> Path:
+        """The duties: written before anything is done."""
+        return self.path / "launch.json"
+
+    @property
+    def request(self) -> Path:
+        """How it is to end, written by `launch stop`."""
+        return self.path / "stop"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "launch.log"
+
+    @property
+    def engine_log(self) -> Path:
+        return self.path / "skypilot.log"
+
+    @property
+    def scratch(self) -> Path:
+        """Host keys, ssh keys of boxes, files on their way."""
+        return self.path / "scratch"
+
+    @property
+    def runs(self) -> Path:
+        """The directory of runs, where the runs of its jobs come home to."""
+        return self.path.parent.parent
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the launch: one program at a time carries it out. Raises BlockingIOError."""
+        with locks.held(self.path / "lock"):
+            yield
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a program carries it out now."""
+        try:
+            with self.held():
+                return False
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    def read(self) -> Launch:
+        """Raises CorruptRecordError and FileNotFoundError."""
+        return codec.from_json(self.record.read_bytes(), Launch, where=str(self.record))
+
+    def write(self, launch: Launch) -> None:
+        write_whole(self.record, codec.to_json(launch, indent=1) + "\n")
+
+    def requested(self) -> Halt | None:
+        """How it was asked to end; NOW for a request that cannot be read."""
+        try:
+            text = self.request.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            return Halt.NOW
+        return Halt.SAVE if text == Halt.SAVE else Halt.NOW
+
+    def ask(self, halt: Halt) -> None:
+        """Ask the program that carries it out to end it."""
+        write_whole(self.request, halt.value)
+
+
+def box_name(launch_id: str, number: int) -> str:
+    """The name of a box; all of a launch begin alike, and none is the beginning of another's."""
+    return f"{PREFIX}-{launch_id}-{number:03d}"
+
+
+def launch_of(label: str) -> str | None:
+    """The launch that a box in a landlord's list was rented by; None for a box of somebody else."""
+    match = re.match(rf"{PREFIX}-({_ID.pattern})-\d{{3,}}(?:-|$)", label)
+    return match[1] if match else None
+
+
+def new(runs: Path) -> LaunchDirectory:
+    """A folder for a new launch; raises OSError."""
+    folder = runs / _FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        with suppress(FileExistsError):
+            made = LaunchDirectory(folder / secrets.token_hex(4))
+            made.path.mkdir(mode=0o700)
+            made.scratch.mkdir(mode=0o700)
+            return made
+
+
+def all_launches(runs: Path) -> list[LaunchDirectory]:
+    """Every launch with a record, newest first."""
+    found = []
+    with suppress(FileNotFoundError):
+        for path in (runs / _FOLDER).iterdir():
+            directory = LaunchDirectory(path)
+            with suppress(OSError):
+                found.append((directory.record.stat().st_mtime, directory))
+    return [directory for _, directory in sorted(found, key=lambda each: each[0], reverse=True)]
+
+
+def find(runs: Path, name: str | None) -> LaunchDirectory:
+    """The launch whose ID begins so, else the newest. Raises BadInputError."""
+    known = all_launches(runs)
+    if not known:
+        raise BadInputError(f"no launch in {runs}", hint="Start one: `wan-train launch DATASET`")
+    if name is None:
+        return known[0]
+    match [each for each in known if each.path.name.startswith(name)] if name else []:
+        case [one]:
+            return one
+        case []:
+            raise BadInputError(f"no launch begins with {one_line(name)!r}", hint=_known(known))
+        case several:
+            raise BadInputError(f"{one_line(name)!r} matches {len(several)} launches", hint=_known(several))
+
+
+def _known(launches: list[LaunchDirectory]) -> str:
+    return f"Use the full ID: {', '.join(each.path.name for each in launches[:10])}"

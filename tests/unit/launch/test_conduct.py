@@ -1,0 +1,385 @@
+"""Whole launches against a made-up world: a market, SkyPilot and boxes that fail, and a conductor that is killed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wan_train.box.vast_http import VastError
+from wan_train.launch.conduct import Conductor, orphans
+from wan_train.launch.engine import EngineError
+from wan_train.launch.hands import Hands, Terms
+from wan_train.launch.market import Listed, Power
+from wan_train.launch.model import Address, BoxState, Halt, Job, JobState, Launch, Offer, Wants
+from wan_train.launch.places import LaunchDirectory, all_launches, box_name, find, launch_of, new
+from wan_train.launch.remote import Limits, RemoteError, Training, UnreachableError, WrongBoxError
+from wan_train.launch.shipment import Shipment
+
+EPOCHS = 40
+EPOCH_SECONDS = 60.0
+INTERVAL = 600.0
+SHIPMENT = Shipment(root=PurePosixPath("/x"), folders={}, texts={}, bytes=0, stamp="")
+
+
+@dataclass
+class FakeClock:
+    time: float = 1_000_000.0
+    """Real time, which the boxes know."""
+    shown: float = 0.0
+    """What the laptop's clock shows beyond it."""
+
+    def now(self) -> float:
+        return self.time + self.shown
+
+    def monotonic(self) -> float:
+        return self.time
+
+    def pause(self, seconds: float) -> None:
+        self.time += seconds
+
+
+@dataclass
+class FakeBox:
+    id: str
+    label: str
+    power: Power = Power.RUNNING
+    runs: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """When each run began here, and with how many epochs done."""
+    marker: str = ""
+
+
+@dataclass
+class World:
+    """Everything outside of the laptop. `trouble` is in percent of all that is asked."""
+
+    clock: FakeClock
+    seed: int = 0
+    trouble: int = 0
+    boxes: dict[str, FakeBox] = field(default_factory=dict)
+    ordered: int = 0
+    began: dict[str, int] = field(default_factory=dict)
+    """How often a job began from its first epoch."""
+    reached: dict[str, int] = field(default_factory=dict)
+    """The epochs that a run had when its box was lost."""
+    repeated: list[int] = field(default_factory=list)
+    """Epochs that were trained again, for each loss."""
+
+    def __post_init__(self) -> None:
+        self.chance = random.Random(self.seed)
+
+    def fails(self) -> bool:
+        return self.chance.randrange(100) < self.trouble
+
+    def labelled(self, name: str) -> list[FakeBox]:
+        return [box for box in self.boxes.values() if box.label == f"{name}-head"]
+
+    # The market.
+    def offers(self, wants: Wants, *, disk_gb: float) -> tuple[Offer, ...]:  # noqa: ARG002  the protocol
+        if self.fails():
+            raise VastError("429")
+        return tuple(
+            Offer(id=str(n), machine=f"m{n}", gpu="RTX 5090", gpus=1, gpu_bytes=32 * 10**9, per_hour=1.0 + n / 100)
+            for n in range(60)
+        )
+
+    def listed(self) -> tuple[Listed, ...]:
+        return tuple(
+            Listed(id=box.id, label=box.label, power=box.power, said=box.power.value, gpu="", gpus=1, per_hour=1.0)
+            for box in self.boxes.values()
+        )
+
+    def end(self, name: str) -> None:
+        for box in [*self.labelled(name), *(box for box in self.boxes.values() if box.label == name)]:
+            self.lose(box)
+            self.boxes.pop(box.id, None)
+
+    def lose(self, box: FakeBox) -> None:
+        for run, (began, epochs) in box.runs.items():
+            self.reached[run] = min(EPOCHS, epochs + int((self.clock.time - began) / EPOCH_SECONDS))
+        box.runs.clear()
+
+    # SkyPilot.
+    def rent(self, name: str, offer: Offer, wants: Wants, disk_gb: float) -> Address:  # noqa: ARG002  the protocol
+        if not self.labelled(name):
+            self.ordered += 1
+            self.boxes[str(self.ordered)] = FakeBox(id=str(self.ordered), label=f"{name}-head")
+        if self.fails():
+            raise EngineError("Ray did not start")
+        return Address(name=name, host="h", port=1, user="root", key=Path("/k"))
+
+    def down(self, name: str) -> None:
+        if self.fails():
+            raise EngineError("the server was killed")
+        self.end(name)
+
+    def names(self) -> tuple[str, ...]:
+        return ()
+
+
+@dataclass
+class FakeMarket:
+    world: World
+
+    def offers(self, wants: Wants, *, disk_gb: float) -> tuple[Offer, ...]:
+        return self.world.offers(wants, disk_gb=disk_gb)
+
+    def boxes(self) -> tuple[Listed, ...]:
+        if self.world.fails():
+            raise VastError("500")
+        return self.world.listed()
+
+    def destroy(self, name: str) -> None:
+        if self.world.fails():
+            raise VastError("still lists it")
+        self.world.end(name)
+
+
+@dataclass
+class FakeRemote:
+    world: World
+
+    def box(self, address: Address) -> FakeBox:
+        found = self.world.labelled(address.name)
+        if self.world.fails() and found and self.world.chance.randrange(4) == 0:
+            found[0].power = Power.DOWN
+            self.world.lose(found[0])
+        if not found or found[0].power is Power.DOWN or self.world.fails():
+            raise UnreachableError("no answer")
+        return found[0]
+
+    def check(self, address: Address, offer: Offer, disk_gb: float) -> None:  # noqa: ARG002  the protocol
+        self.box(address)
+        if self.world.fails():
+            raise WrongBoxError("two GPUs")
+
+    def provision(self, address: Address, tasks: object) -> bool:  # noqa: ARG002  the protocol
+        self.box(address)
+        return self.world.chance.randrange(3) == 0
+
+    def send(self, address: Address, shipment: Shipment) -> None:  # noqa: ARG002  the protocol
+        self.box(address)
+
+    def begin(self, box: FakeBox, run: str, epochs: int) -> None:
+        for other in self.world.boxes.values():
+            assert run not in other.runs, f"{run} trains on two boxes"
+        if run in self.world.reached:
+            self.world.repeated.append(self.world.reached.pop(run) - epochs)
+        box.runs[run] = (self.world.clock.time, epochs)
+
+    def start(self, address: Address, job: Job, shipment: Shipment, limits: Limits) -> str:  # noqa: ARG002  the protocol
+        box = self.box(address)
+        run = f"run-{job.name}"
+        if box.marker != run:
+            self.begin(box, run, 0)
+            box.marker = run
+            self.world.began[job.name] = self.world.began.get(job.name, 0) + 1
+        if self.world.fails():
+            raise UnreachableError("the answer was lost")
+        return run
+
+    def resume(self, address: Address, home: Path, limits: Limits) -> str:  # noqa: ARG002  the protocol
+        box = self.box(address)
+        if home.name not in box.runs:
+            self.begin(box, home.name, int((home / "epochs").read_text()))
+        return home.name
+
+    def epochs(self, box: FakeBox, run: str) -> int:
+        if run not in box.runs:
+            raise RemoteError("the run is not on the box")
+        began, epochs = box.runs[run]
+        return min(EPOCHS, epochs + int((self.world.clock.time - began) / EPOCH_SECONDS))
+
+    def look(self, address: Address, run_id: str) -> Training:
+        done = self.epochs(self.box(address), run_id)
+        return Training(
+            run_id=run_id,
+            state="finished" if done == EPOCHS else "running",
+            exit_code=0 if done == EPOCHS else None,
+            epoch=done,
+        )
+
+    def fetch(self, address: Address, run_id: str, home: Path) -> None:
+        done = self.epochs(self.box(address), run_id)
+        home.mkdir(exist_ok=True)
+        (home / "plan.json").touch()
+        (home / "epochs").write_text(str(done))
+
+    def bring(self, address: Address, run_id: str, home: Path) -> None:
+        box = self.box(address)
+        self.fetch(address, run_id, home)
+        (home / "result").write_text(str(self.epochs(box, run_id)))
+        box.runs.pop(run_id)
+
+
+@dataclass
+class Laptop:
+    """The program that carries a launch out; steps end when chance has it, and it can be killed."""
+
+    world: World
+    directory: LaunchDirectory
+    deferred: bool = False
+    steps: list[Callable[[], None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.boot()
+
+    def boot(self) -> None:
+        self.steps.clear()
+        hands = Hands(
+            market=FakeMarket(self.world),
+            engine=self.world,
+            remote=FakeRemote(self.world),
+            terms=Terms(disk_gb=120, tasks=("t2v",)),
+            runs=self.directory.runs,
+            pause=self.world.clock.pause,
+            monotonic=self.world.clock.monotonic,
+            shipment=lambda _: SHIPMENT,
+        )
+        self.conductor = Conductor(
+            directory=self.directory,
+            hands=hands,
+            clock=self.world.clock,
+            start=self.steps.append if self.deferred else lambda step: step(),
+        )
+
+    def killed(self) -> None:
+        """Steps under way are cut off: some had done their work and nobody heard of it."""
+        for step in self.steps:
+            if self.world.chance.randrange(2):
+                step()
+        self.boot()
+
+    def run(self, *, rounds: int = 6_000, kill_every: int = 0) -> Launch:
+        for number in range(rounds):
+            self.conductor.turn()
+            if self.conductor.is_over:
+                return self.conductor.launch
+            for step in [step for step in self.steps if self.world.chance.randrange(3) == 0]:
+                self.steps.remove(step)
+                step()
+            self.world.clock.time += 15.0
+            if kill_every and number % kill_every == kill_every - 1:
+                self.killed()
+        return self.conductor.launch
+
+
+def launched(runs: Path, jobs: int, **wants: object) -> LaunchDirectory:
+    directory = new(runs)
+    made = tuple(
+        Job(name=f"job{n}", title=f"job{n}", dataset=Path("/d"), dataset_stamp="", options=()) for n in range(jobs)
+    )
+    terms = replace(Wants(max_hours=1000, fetch_seconds=INTERVAL), **wants)  # type: ignore[arg-type]  # fields of Wants
+    directory.write(Launch(id=directory.path.name, created=1_000_000.0, wants=terms, jobs=made))
+    return directory
+
+
+class TestCalm:
+    def test_three_jobs_on_two_boxes_come_home_and_the_list_is_empty(self, tmp_path: Path) -> None:
+        laptop = Laptop(World(FakeClock()), launched(tmp_path, 3, boxes=2))
+        launch = laptop.run()
+        assert [job.state for job in launch.jobs] == [JobState.DONE] * 3
+        assert laptop.world.ordered == 2
+        assert laptop.world.boxes == {}
+        assert (tmp_path / "run-job0/result").read_text() == str(EPOCHS)
+        assert laptop.directory.read() == launch
+
+    def test_an_outbid_training_goes_on_from_its_newest_state(self, tmp_path: Path) -> None:
+        laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
+        while laptop.world.clock.time < 1_000_000 + 1_200:
+            laptop.run(rounds=1)
+        [box] = laptop.world.boxes.values()
+        box.power = Power.DOWN
+        laptop.world.lose(box)
+        launch = laptop.run()
+        assert launch.jobs[0].state is JobState.DONE
+        assert launch.jobs[0].boxes == 2
+        assert laptop.world.began == {"job0": 1}
+        assert launch.boxes[0].because == "the landlord has it as down"
+        [repeated] = laptop.world.repeated
+        assert 0 < repeated * EPOCH_SECONDS <= INTERVAL
+
+    def test_a_laptop_that_slept_for_hours_gives_no_box_up(self, tmp_path: Path) -> None:
+        laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
+        laptop.run(rounds=40)
+        laptop.world.clock.time += 5 * 3600
+        launch = laptop.run()
+        assert (launch.jobs[0].state, launch.jobs[0].boxes) == (JobState.DONE, 1)
+
+    def test_a_clock_that_is_set_back_gives_no_box_up(self, tmp_path: Path) -> None:
+        laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
+        laptop.run(rounds=40)
+        laptop.world.clock.shown -= 3 * 3600
+        assert laptop.run().jobs[0].boxes == 1
+
+    @pytest.mark.parametrize(("halt", "saved"), [(Halt.SAVE, True), (Halt.NOW, False)])
+    def test_stopped_by_a_person(self, tmp_path: Path, halt: Halt, saved: bool) -> None:
+        laptop = Laptop(World(FakeClock()), launched(tmp_path, 2, boxes=1))
+        laptop.run(rounds=30)
+        laptop.directory.ask(halt)
+        launch = laptop.run()
+        assert [job.state for job in launch.jobs] == [JobState.STOPPED] * 2
+        assert laptop.world.boxes == {}
+        newest = int((tmp_path / "run-job0/epochs").read_text()) if (tmp_path / "run-job0/epochs").exists() else 0
+        assert (newest > 0) is saved
+
+    def test_one_program_at_a_time(self, tmp_path: Path) -> None:
+        directory = launched(tmp_path, 1)
+        with directory.held():
+            assert directory.is_held
+            with pytest.raises(BlockingIOError), directory.held():
+                pass
+        assert not directory.is_held
+
+    def test_a_box_that_came_back_is_swept_away(self, tmp_path: Path) -> None:
+        laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
+        launch = laptop.run()
+        again = FakeBox(id="99", label=f"{launch.boxes[0].name}-head")
+        other = FakeBox(id="98", label="somebody else's")
+        laptop.world.boxes = {"99": again, "98": other}
+        assert orphans([(box.label, box.id) for box in laptop.world.listed()], tmp_path) == [again.label]
+        laptop.conductor.sweep()
+        assert list(laptop.world.boxes) == ["98"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0), st.integers(1, 3), st.integers(1, 3), st.integers(0, 12), st.sampled_from([0, 7, 40, 150]))
+def test_whatever_happens_no_box_is_left_and_no_work_is_lost(  # noqa: PLR0917  what hypothesis draws
+    tmp_path_factory: pytest.TempPathFactory, seed: int, jobs: int, boxes: int, trouble: int, kill_every: int
+) -> None:
+    runs = tmp_path_factory.mktemp("runs")
+    world = World(FakeClock(), seed=seed, trouble=trouble)
+    laptop = Laptop(world, launched(runs, jobs, boxes=boxes), deferred=True)
+    launch = laptop.run(kill_every=kill_every)
+    assert laptop.conductor.is_over
+    world.trouble = 0
+    laptop.conductor.sweep()
+    assert world.boxes == {}
+    assert all(box.state is BoxState.GONE for box in launch.boxes)
+    for job in launch.jobs:
+        assert job.state in {JobState.DONE, JobState.STOPPED, JobState.FAILED}
+        if not trouble:
+            assert job.state is JobState.DONE
+        if job.state is JobState.DONE:
+            assert (runs / f"run-{job.name}/result").read_text() == str(EPOCHS)
+
+
+class TestPlaces:
+    def test_a_label_names_its_launch_and_others_none(self) -> None:
+        assert launch_of(f"{box_name('0123abcd', 7)}-ab12-head") == "0123abcd"
+        assert launch_of(box_name("0123abcd", 1234)) == "0123abcd"
+        for label in ("", "wt-", "wt-0123abcd", "mine", "wt-0123abcd-x", "wt-0123abcd-001x", "swt-0123abcd-001"):
+            assert launch_of(label) is None
+
+    def test_the_newest_is_found_without_a_name(self, tmp_path: Path) -> None:
+        first = launched(tmp_path, 1)
+        assert find(tmp_path, None) == first
+        assert find(tmp_path, first.path.name[:6]) == first
+        assert all_launches(tmp_path / "nowhere") == []
+        new(tmp_path)  # one that was killed before its record
+        assert find(tmp_path, None) == first
