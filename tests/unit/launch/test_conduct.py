@@ -65,6 +65,8 @@ class World:
     ordered: int = 0
     began: dict[str, int] = field(default_factory=dict)
     """How often a job began from its first epoch."""
+    twice: list[str] = field(default_factory=list)
+    """Runs that began on a box while another one trained them."""
     reached: dict[str, int] = field(default_factory=dict)
     """The epochs that a run had when its box was lost."""
     repeated: list[int] = field(default_factory=list)
@@ -166,8 +168,8 @@ class FakeRemote:
         self.box(address)
 
     def begin(self, box: FakeBox, run: str, epochs: int) -> None:
-        for other in self.world.boxes.values():
-            assert run not in other.runs, f"{run} trains on two boxes"
+        # Noted, because the conductor outlives whatever a step raises.
+        self.world.twice += [run for other in self.world.boxes.values() if run in other.runs]
         if run in self.world.reached:
             self.world.repeated.append(self.world.reached.pop(run) - epochs)
         box.runs[run] = (self.world.clock.time, epochs)
@@ -283,6 +285,7 @@ class TestCalm:
     def test_three_jobs_on_two_boxes_come_home_and_the_list_is_empty(self, tmp_path: Path) -> None:
         laptop = Laptop(World(FakeClock()), launched(tmp_path, 3, boxes=2))
         launch = laptop.run()
+        assert laptop.world.twice == []
         assert [job.state for job in launch.jobs] == [JobState.DONE] * 3
         assert laptop.world.ordered == 2
         assert laptop.world.boxes == {}
@@ -357,6 +360,7 @@ def test_whatever_happens_no_box_is_left_and_no_work_is_lost(  # noqa: PLR0917  
     laptop = Laptop(world, launched(runs, jobs, boxes=boxes), deferred=True)
     launch = laptop.run(kill_every=kill_every)
     assert laptop.conductor.is_over
+    assert world.twice == []
     world.trouble = 0
     laptop.conductor.sweep()
     assert world.boxes == {}
