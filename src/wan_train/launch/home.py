@@ -1,0 +1,109 @@
+"""SkyPilot's environment and home: made once, of exactly the versions that our plugin is for, and nobody else's."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import socket
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from wan_train.base import locks, process
+from wan_train.base.errors import NotReadyError
+from wan_train.base.files import write_whole
+from wan_train.base.text import one_line
+from wan_train.launch.engine import SkyHome
+from wan_train.launch.skypilot.vast_plugin import VERSIONS
+
+INSTALLED_BYTES = 600_000_000
+"""Announced before anything is fetched. Measured on 29 Nov 2026, with the pinned versions: 437 MB on ext4 without, 601
+MB with its compiled files."""
+_PYTHON = "3.11"
+_EXTRAS = {"skypilot": "[vast]", "vastai": ""}
+_INSTALL_SECONDS = 1800.0
+_PORTS = range(46600, 49900)
+_QUEUE_BASE, _QUEUE_PORT, _SERVER_PORT, _QUEUE_RANGE = 50000, 50011, 46580, 10000
+"""SkyPilot's own arithmetic for its second port (sky/server/requests/queues/mp_queue.py)."""
+PROGRAMS = ("ssh", "rsync")
+"""What a laptop must have; SkyPilot needs both as well."""
+
+
+def missing_programs() -> tuple[str, ...]:
+    return tuple(name for name in PROGRAMS if shutil.which(name) is None)
+
+
+def stamp() -> str:
+    """What an environment of these versions is known by."""
+    return " ".join(f"{package}=={version}" for package, version in VERSIONS.items())
+
+
+def is_made(folder: Path) -> bool:
+    """Whether the environment is there, whole, and of the pinned versions."""
+    try:
+        return (folder / "env/ready").read_text(encoding="utf-8") == stamp()
+    except OSError:
+        return False
+
+
+def make(folder: Path, *, uv: str, say: Callable[[str], None]) -> SkyHome:
+    """The environment, fetched where it is not there yet, and the home beside it. Raises NotReadyError.
+
+    May be killed at any moment: an environment counts only once its mark is there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with locks.held(folder / "lock", wait=True):
+            if not is_made(folder):
+                say(f"fetching SkyPilot ({INSTALLED_BYTES / 1e6:.0f} MB on disk) into {folder}")
+                _install(folder / "env", uv)
+            home = SkyHome(python=folder / "env/bin/python", folder=folder / "home", port=_port(folder / "port"))
+            home.write()
+    except OSError as error:
+        raise NotReadyError(
+            f"{error.filename or folder} cannot be written: {error.strerror}", hint="Make room, then try again."
+        ) from error
+    return home
+
+
+def _install(environment: Path, uv: str) -> None:
+    shutil.rmtree(environment, ignore_errors=True)
+    wanted = [f"{package}{_EXTRAS[package]}=={version}" for package, version in VERSIONS.items()]
+    for words in (
+        ["venv", "--quiet", "--python", _PYTHON, str(environment)],
+        ["pip", "install", "--quiet", "--python", str(environment / "bin/python"), *wanted],
+    ):
+        outcome = process.run([uv, *words], seconds=_INSTALL_SECONDS)
+        if not outcome.succeeded:
+            raise NotReadyError(
+                f"SkyPilot was not installed: {one_line(outcome.tail(2))}", hint="Look at the network, then try again."
+            )
+    write_whole(environment / "ready", stamp())
+
+
+def _port(path: Path) -> int:
+    """The port of our API server, the same at every start; a new one where the file is not there or damaged."""
+    try:
+        port = int(path.read_text(encoding="utf-8"))
+        if port in _PORTS:
+            return port
+    except (OSError, ValueError):
+        pass
+    for port in random.sample(_PORTS, len(_PORTS)):
+        if _is_free(port) and _is_free(_queue_port(port)):
+            write_whole(path, str(port))
+            return port
+    raise NotReadyError("no free port was found for SkyPilot's server", hint="End programs that listen on ports.")
+
+
+def _queue_port(port: int) -> int:
+    return _QUEUE_BASE + (_QUEUE_PORT - _QUEUE_BASE + port - _SERVER_PORT) % _QUEUE_RANGE
+
+
+def _is_free(port: int) -> bool:
+    with closing(socket.socket()) as made:
+        try:
+            made.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
