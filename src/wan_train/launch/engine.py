@@ -173,6 +173,11 @@ class SkyEngine:
             raise EngineError("SkyPilot did not list its boxes")
         return tuple(str(name) for name in found)
 
+    @classmethod
+    def of(cls, home: SkyHome, key: Mapping[str, str], *, keys: Path, log: Path) -> SkyEngine:
+        """The driver in SkyPilot's environment. `keys` is a folder for the ssh keys of boxes, which only we can read."""
+        return cls([home.python, home.programs / "driver.py"], home.environ(key), keys, log)
+
     def close(self) -> None:
         """End the driver. Boxes stay, and so does the API server, for the next one."""
         with suppress(OSError):  # a line that a dead driver did not read
