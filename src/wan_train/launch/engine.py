@@ -34,7 +34,7 @@ class EngineError(Exception):
 class Engine(Protocol):
     """Rents and ends boxes by name. Methods raise EngineError."""
 
-    def rent(self, name: str, offer: Offer, wants: Wants, disk_gb: float) -> Address:
+    def rent(self, name: str, offer: Offer, wants: Wants) -> Address:
         """Returns once the box answers by ssh. A box of this name that is there already is the answer."""
         ...
 
@@ -110,7 +110,7 @@ def kind_of(gpus: int) -> str:
     return f"{gpus}x-GPU-1-1024"
 
 
-def task_for(offer: Offer, wants: Wants, disk_gb: float) -> dict[str, Any]:
+def task_for(offer: Offer, wants: Wants) -> dict[str, Any]:
     """What SkyPilot is asked for: on Vast exactly this offer, elsewhere this kind of card."""
     if wants.infra != "vast":
         return {
@@ -118,7 +118,7 @@ def task_for(offer: Offer, wants: Wants, disk_gb: float) -> dict[str, Any]:
                 "infra": wants.infra,
                 "accelerators": {offer.gpu: offer.gpus},
                 "use_spot": wants.spot,
-                "disk_size": round(disk_gb),
+                "disk_size": round(wants.disk_gb),
             }
         }
     wishes: dict[str, Any] = {vast_plugin.OFFER: offer.id, vast_plugin.SECONDS: RUN_SECONDS}
@@ -128,7 +128,7 @@ def task_for(offer: Offer, wants: Wants, disk_gb: float) -> dict[str, Any]:
         "resources": {
             "infra": "vast",
             "instance_type": kind_of(offer.gpus),
-            "disk_size": round(disk_gb),
+            "disk_size": round(wants.disk_gb),
         },
         "config": {"vast": {"create_instance_kwargs": wishes}},
     }
@@ -156,8 +156,8 @@ class SkyEngine:
         self._reader = threading.Thread(target=self._read, name="skypilot", daemon=True)
         self._reader.start()
 
-    def rent(self, name: str, offer: Offer, wants: Wants, disk_gb: float) -> Address:
-        found = self._ask({"do": "rent", "name": name, "task": task_for(offer, wants, disk_gb)}, _RENT_SECONDS)
+    def rent(self, name: str, offer: Offer, wants: Wants) -> Address:
+        found = self._ask({"do": "rent", "name": name, "task": task_for(offer, wants)}, _RENT_SECONDS)
         try:
             host, port, user = str(found["host"]), int(found["port"]), str(found["user"])
         except (KeyError, TypeError, ValueError):
@@ -175,7 +175,7 @@ class SkyEngine:
 
     @classmethod
     def of(cls, home: SkyHome, key: Mapping[str, str], *, keys: Path, log: Path) -> SkyEngine:
-        """The driver in SkyPilot's environment. `keys` is a folder for the ssh keys of boxes, which only we can read."""
+        """The driver in SkyPilot's environment. `keys` is a folder for the ssh keys of boxes."""
         return cls([home.python, home.programs / "driver.py"], home.environ(key), keys, log)
 
     def close(self) -> None:

@@ -15,12 +15,11 @@ from wan_train.launch.decide import Action, Do, Done, Failed, Fault, Found, Outc
 from wan_train.launch.engine import Engine, EngineError
 from wan_train.launch.jobs import shipment_of_job
 from wan_train.launch.market import Market
-from wan_train.launch.model import Address, Box, Job, Launch
-from wan_train.launch.offers import Choice, Work, choose
+from wan_train.launch.model import Address, Box, Job, JobState, Launch
+from wan_train.launch.offers import Choice, choose
 from wan_train.launch.places import box_name
 from wan_train.launch.remote import JobError, Limits, Remote, RemoteError, Training, UnreachableError, WrongBoxError
 from wan_train.launch.shipment import Shipment
-from wan_train.provision.driver_checks import Version
 from wan_train.run.speeds import Speed
 
 PROVISION_SECONDS = 3 * 3600.0
@@ -36,17 +35,6 @@ class CancelledError(Exception):
     """The box of a step that takes long is given up."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What is the same for all boxes of a launch."""
-
-    disk_gb: float
-    tasks: tuple[str, ...]
-    work: Work | None = None
-    speeds: Sequence[Speed] = ()
-    least_driver: Version = ()
-
-
 @dataclass(slots=True, kw_only=True)
 class Hands:
     """The landlord, the engine and the boxes; `pause` waits for so many seconds, `runs` is where runs come home to."""
@@ -54,10 +42,10 @@ class Hands:
     market: Market
     engine: Engine
     remote: Remote
-    terms: Terms
     runs: Path
     pause: Callable[[float], None]
     monotonic: Callable[[], float]
+    speeds: Sequence[Speed] = ()
     shipment: Callable[[Job], Shipment] = shipment_of_job
     is_given_up: Callable[[str], bool] = lambda _: False
     """Whether a box is to be destroyed, which ends the steps that take long."""
@@ -96,12 +84,12 @@ class Hands:
         box = launch.box(action.box)
         match action.do:
             case Do.RENT:
-                address = self.engine.rent(box.name, box.offer, launch.wants, self.terms.disk_gb)
+                address = self.engine.rent(box.name, box.offer, launch.wants)
                 return Done(action=action, address=address)
             case Do.CHECK:
-                self.remote.check(_address(box), box.offer, self.terms.disk_gb)
+                self.remote.check(_address(box), box.offer, launch.wants.disk_gb)
             case Do.PROVISION:
-                self._provision(box)
+                self._provision(box, launch.wants.tasks)
             case Do.DESTROY:
                 self._destroy(box)
             case Do.SEND | Do.WATCH | Do.FETCH | Do.BRING:
@@ -133,22 +121,21 @@ class Hands:
         return Done(action=action)
 
     def _search(self, launch: Launch) -> Found:
-        offers = self.market.offers(launch.wants, disk_gb=self.terms.disk_gb)
+        offers = self.market.offers(launch.wants)
         taken = {box.offer.machine for box in launch.living}
         self.choice = choose(
             offers,
             launch.wants,
-            work=self.terms.work,
-            speeds=self.terms.speeds,
+            work=next((job.work for job in launch.jobs if job.state is JobState.WAITING), None),
+            speeds=self.speeds,
             avoided={*launch.avoided, *taken},
-            least_driver=self.terms.least_driver,
         )
         name = box_name(launch.id, len(launch.boxes) + 1)
         if not self.choice.fit:
             return Found(name=name, why="no offer is what was wanted")
         return Found(name=name, offer=self.choice.fit[0].offer)
 
-    def _provision(self, box: Box) -> None:
+    def _provision(self, box: Box, tasks: Sequence[str]) -> None:
         """Wait until the box is ready; the set-up on it goes on whatever becomes of the connection."""
         began = answered = self.monotonic()
         while True:
@@ -156,7 +143,7 @@ class Hands:
                 raise CancelledError
             now = self.monotonic()
             try:
-                if self.remote.provision(_address(box), self.terms.tasks):
+                if self.remote.provision(_address(box), tasks):
                     return
                 answered = now
             except UnreachableError as error:

@@ -18,8 +18,7 @@ from wan_train.dataset.resolve import resolve_dataset
 from wan_train.dataset.scan import check as check_dataset
 from wan_train.engine import capabilities, traits
 from wan_train.engine.extra_arguments import TrainerOptions
-from wan_train.launch.model import Job
-from wan_train.launch.offers import Part, Work
+from wan_train.launch.model import Job, Part, Work
 from wan_train.launch.shipment import Shipment, shipment_of
 from wan_train.provision.models import wanted
 from wan_train.recipe import load as recipes
@@ -258,6 +257,7 @@ def _ready(wish: Wish, read_words: ReadWords, problems: list[str], names: set[st
         return None
     options = (*(("--author", wish.author) if wish.author is not None else ()), *wish.options)
     counted = summary(inventory, image_to_video=recipe.task is Task.I2V)
+    work = work_of(recipe, counted, shipment.bytes)
     job = Job(
         name=name,
         title=title,
@@ -265,10 +265,9 @@ def _ready(wish: Wish, read_words: ReadWords, problems: list[str], names: set[st
         dataset_stamp=shipment.stamp,
         options=options,
         recipe=recipe_path,
+        work=work,
     )
-    return Ready(
-        job=job, shipment=shipment, counted=counted, recipe=recipe, work=work_of(recipe, counted, shipment.bytes)
-    )
+    return Ready(job=job, shipment=shipment, counted=counted, recipe=recipe, work=work)
 
 
 def _read_words(words: Sequence[str], read_words: ReadWords) -> Words:

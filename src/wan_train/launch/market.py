@@ -76,7 +76,7 @@ class Listed:
 class Market(Protocol):
     """A landlord's account. All methods raise VastError."""
 
-    def offers(self, wants: Wants, *, disk_gb: float) -> tuple[Offer, ...]:
+    def offers(self, wants: Wants) -> tuple[Offer, ...]:
         """What can be rented now and is what was wanted, price aside; cheapest first."""
         ...
 
@@ -130,17 +130,17 @@ class VastMarket:
         """Raises NotReadyError without a key. `address` is `Settings.vast_url`."""
         return cls(api=Api(address=address, key=account_key(environ, home), key_name=KEY_VARIABLE))
 
-    def offers(self, wants: Wants, *, disk_gb: float) -> tuple[Offer, ...]:
+    def offers(self, wants: Wants) -> tuple[Offer, ...]:
         kinds = wants.gpus or (None,)
         found: dict[str, Offer] = {}
         for kind in kinds:
-            answer = self._ask("POST", "/api/v0/bundles/", _query(wants, kind, disk_gb))
+            answer = self._ask("POST", "/api/v0/bundles/", _query(wants, kind))
             rows = answer.get("offers") if isinstance(answer, dict) else None
             if not isinstance(rows, list):
                 raise VastError("Vast's answer has no offers")
             for row in rows:
                 offer = _offer(row, wants) if isinstance(row, dict) else None
-                if offer is not None and _serves(offer, kind, disk_gb):
+                if offer is not None and _serves(offer, kind, wants.disk_gb):
                     found[offer.id] = offer
         return tuple(sorted(found.values(), key=lambda offer: (offer.per_hour, offer.id)))
 
@@ -213,7 +213,7 @@ class VastMarket:
         raise AssertionError("the last try returns or raises")
 
 
-def _query(wants: Wants, kind: GpuWant | None, disk_gb: float) -> Mapping[str, Any]:
+def _query(wants: Wants, kind: GpuWant | None) -> Mapping[str, Any]:
     """The search, with every filter as a value of its own: no text that a parser could cut short."""
     what: dict[str, Any] = (
         {"gpu_name": {"in": list(names_for(kind.name))}, "num_gpus": {"eq": kind.count}}
@@ -226,9 +226,9 @@ def _query(wants: Wants, kind: GpuWant | None, disk_gb: float) -> Mapping[str, A
         "external": {"eq": False},
         "rentable": {"eq": True},
         "rented": {"eq": False},
-        "disk_space": {"gte": disk_gb},
+        "disk_space": {"gte": wants.disk_gb},
         "type": "bid" if wants.spot else "on-demand",
-        "allocated_storage": disk_gb,
+        "allocated_storage": wants.disk_gb,
         "order": [["dph_total", "asc"]],
         "limit": _MOST_OFFERS,
     }

@@ -71,6 +71,11 @@ class Wants:
     boxes: int = 1
     max_hours: float
     budget: float | None = None
+    disk_gb: float = 120.0
+    tasks: tuple[str, ...] = ("t2v",)
+    """Whose models each box gets."""
+    least_driver: tuple[int, ...] = ()
+    """Of NVIDIA's driver, for the trainer's environment."""
     fetch_seconds: float = 600.0
     """Between two times that the newest complete state comes home: at most so much is repeated after a loss."""
 
@@ -151,6 +156,30 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """The training of one expert: what its speed depends on, and how much of it there is."""
+
+    settings: str
+    """As `run.speeds.settings_text` writes them."""
+    batches: int
+    epochs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One job, as far as its time depends on it. `download_bytes` are the model files that a new box fetches first."""
+
+    trainer: str
+    parts: tuple[Part, ...]
+    batch_cost: float | None
+    items: int
+    download_bytes: int
+    dataset_bytes: int = 0
+    result_bytes: int = 0
+    """What comes home: states, LoRAs and records."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One training: a dataset and the options of `wan-train train` for it."""
 
@@ -163,6 +192,7 @@ class Job:
     """Words for `wan-train train` on the box, without those that the launch itself gives."""
     recipe: Path | None = None
     """A recipe file here, which is sent along."""
+    work: Work | None = None
     state: JobState = JobState.WAITING
     home: Path | None = None
     """Its run directory here, once a part of it came home."""

@@ -10,8 +10,8 @@ from enum import StrEnum
 
 from wan_train.base.units import GB
 from wan_train.launch.cards import same_card
-from wan_train.launch.model import Offer, Wants
-from wan_train.provision.driver_checks import BLACKWELL_DRIVER, Version, driver_version
+from wan_train.launch.model import Offer, Part, Wants, Work
+from wan_train.provision.driver_checks import BLACKWELL_DRIVER, driver_version
 from wan_train.run.plan import StepKind
 from wan_train.run.speeds import Key, Speed, expected
 
@@ -35,30 +35,6 @@ class Unfit(StrEnum):
     RELIABILITY = f"reliability below {LEAST_RELIABILITY:.0%}"
     NETWORK = f"download below {LEAST_MBPS:.0f} Mbit/s"
     DRIVER = "driver too old"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """The training of one expert: what its speed depends on, and how much of it there is."""
-
-    settings: str
-    """As `run.speeds.settings_text` writes them."""
-    batches: int
-    epochs: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """One job, as far as its time depends on it. `download_bytes` are the model files that a new box fetches first."""
-
-    trainer: str
-    parts: tuple[Part, ...]
-    batch_cost: float | None
-    items: int
-    download_bytes: int
-    dataset_bytes: int = 0
-    result_bytes: int = 0
-    """What comes home: states, LoRAs and records."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +84,9 @@ def choose(
     work: Work | None = None,
     speeds: Sequence[Speed] = (),
     avoided: Collection[str] = (),
-    least_driver: Version = (),
 ) -> Choice:
     """Filter and sort: by the cost of the job where it is known, the others after them by price."""
-    why = {offer.id: unfit(offer, wants, avoided=avoided, least_driver=least_driver) for offer in offers}
+    why = {offer.id: unfit(offer, wants, avoided=avoided) for offer in offers}
     priced = [priced_on(offer, work, speeds) for offer in offers]
     fit = sorted((each for each in priced if not why[each.offer.id]), key=_rank)
     dear = [each for each in priced if why[each.offer.id] == (Unfit.PRICE,)]
@@ -120,7 +95,7 @@ def choose(
     return Choice(fit=tuple(fit), unfit=tuple(counted.most_common()), nearest=nearest)
 
 
-def unfit(offer: Offer, wants: Wants, *, avoided: Collection[str] = (), least_driver: Version = ()) -> tuple[str, ...]:
+def unfit(offer: Offer, wants: Wants, *, avoided: Collection[str] = ()) -> tuple[str, ...]:
     """Every reason against an offer. What the landlord does not say is no reason: the box itself is checked."""
     found = []
     if wants.max_per_hour is not None and offer.per_hour > wants.max_per_hour:
@@ -132,10 +107,14 @@ def unfit(offer: Offer, wants: Wants, *, avoided: Collection[str] = (), least_dr
     if offer.down_mbps is not None and offer.down_mbps < LEAST_MBPS:
         found.append(Unfit.NETWORK)
     driver = driver_version(offer.driver)
-    least = max(least_driver, BLACKWELL_DRIVER) if offer.gpu.upper().startswith(_BLACKWELL) else least_driver
+    least = max(wants.least_driver, BLACKWELL_DRIVER) if _is_blackwell(offer) else wants.least_driver
     if driver is not None and driver < least:
         found.append(Unfit.DRIVER)
     return tuple(found)
+
+
+def _is_blackwell(offer: Offer) -> bool:
+    return offer.gpu.upper().startswith(_BLACKWELL)
 
 
 def priced_on(offer: Offer, work: Work | None, speeds: Sequence[Speed]) -> Priced:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from wan_train.box.vast_http import VastError
 from wan_train.launch.conduct import Conductor, orphans
 from wan_train.launch.engine import EngineError
-from wan_train.launch.hands import Hands, Terms
+from wan_train.launch.hands import Hands
 from wan_train.launch.market import Listed, Power
 from wan_train.launch.model import Address, BoxState, Halt, Job, JobState, Launch, Offer, Wants
 from wan_train.launch.places import LaunchDirectory, all_launches, box_name, find, launch_of, new
@@ -82,7 +82,7 @@ class World:
         return [box for box in self.boxes.values() if box.label == f"{name}-head"]
 
     # The market.
-    def offers(self, wants: Wants, *, disk_gb: float) -> tuple[Offer, ...]:  # noqa: ARG002  the protocol
+    def offers(self, wants: Wants) -> tuple[Offer, ...]:  # noqa: ARG002  the protocol
         if self.fails():
             raise VastError("429")
         return tuple(
@@ -107,7 +107,7 @@ class World:
         box.runs.clear()
 
     # SkyPilot.
-    def rent(self, name: str, offer: Offer, wants: Wants, disk_gb: float) -> Address:  # noqa: ARG002  the protocol
+    def rent(self, name: str, offer: Offer, wants: Wants) -> Address:  # noqa: ARG002  the protocol
         if not self.labelled(name):
             self.ordered += 1
             self.boxes[str(self.ordered)] = FakeBox(id=str(self.ordered), label=f"{name}-head")
@@ -128,8 +128,8 @@ class World:
 class FakeMarket:
     world: World
 
-    def offers(self, wants: Wants, *, disk_gb: float) -> tuple[Offer, ...]:
-        return self.world.offers(wants, disk_gb=disk_gb)
+    def offers(self, wants: Wants) -> tuple[Offer, ...]:
+        return self.world.offers(wants)
 
     def boxes(self) -> tuple[Listed, ...]:
         if self.world.fails():
@@ -237,7 +237,6 @@ class Laptop:
             market=FakeMarket(self.world),
             engine=self.world,
             remote=FakeRemote(self.world),
-            terms=Terms(disk_gb=120, tasks=("t2v",)),
             runs=self.directory.runs,
             pause=self.world.clock.pause,
             monotonic=self.world.clock.monotonic,

@@ -67,7 +67,7 @@ def engine(tmp_path: Path) -> Iterator[SkyEngine]:
 
 class TestEngine:
     def test_a_box_is_rented_listed_and_ended(self, engine: SkyEngine) -> None:
-        address = engine.rent("wt-1", OFFER, WANTS, 120)
+        address = engine.rent("wt-1", OFFER, WANTS)
         assert (address.name, address.host, address.port, address.user) == ("wt-1", "1.2.3.4", 2222, "root")
         assert address.key.read_text() == "KEY\n"
         assert address.key.stat().st_mode & 0o077 == 0
@@ -78,11 +78,11 @@ class TestEngine:
 
     def test_a_box_whose_set_up_fails_is_ended(self, engine: SkyEngine) -> None:
         with pytest.raises(EngineError, match="Ray did not start"):
-            engine.rent("broken-1", OFFER, WANTS, 120)
+            engine.rent("broken-1", OFFER, WANTS)
         assert engine.names() == ()
 
     def test_many_ask_at_once(self, engine: SkyEngine) -> None:
-        threads = [threading.Thread(target=engine.rent, args=(f"wt-{n}", OFFER, WANTS, 120)) for n in range(8)]
+        threads = [threading.Thread(target=engine.rent, args=(f"wt-{n}", OFFER, WANTS)) for n in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -91,7 +91,7 @@ class TestEngine:
 
     def test_a_driver_that_dies_is_an_error_for_all(self, engine: SkyEngine) -> None:
         with pytest.raises(EngineError, match="has ended"):
-            engine.rent("fatal", OFFER, WANTS, 120)
+            engine.rent("fatal", OFFER, WANTS)
         with pytest.raises(EngineError, match="has ended"):
             engine.names()
 
@@ -104,17 +104,17 @@ class TestEngine:
 
 class TestTask:
     def test_on_vast_the_offer_is_named_and_a_bid_is_passed_on(self) -> None:
-        task = task_for(replace(OFFER, bid=0.25), WANTS, 125.4)
+        task = task_for(replace(OFFER, bid=0.25), WANTS)
         assert task["config"]["vast"]["create_instance_kwargs"] == {
             vast_plugin.OFFER: "101",
             vast_plugin.PRICE: 0.25,
             vast_plugin.SECONDS: 900.0,
         }
         assert task["resources"]["instance_type"] == kind_of(2)
-        assert vast_plugin.PRICE not in task_for(OFFER, WANTS, 120)["config"]["vast"]["create_instance_kwargs"]
+        assert vast_plugin.PRICE not in task_for(OFFER, WANTS)["config"]["vast"]["create_instance_kwargs"]
 
     def test_elsewhere_the_card_is(self) -> None:
-        task = task_for(OFFER, replace(WANTS, infra="runpod", spot=True), 120)
+        task = task_for(OFFER, replace(WANTS, infra="runpod", spot=True))
         assert task["resources"]["accelerators"] == {"RTX 5090": 2}
         assert "config" not in task
 

@@ -36,7 +36,7 @@ def market(account: Account, pauses: Pauses | None = None, key: str = KEY) -> Va
 
 def wants(*gpus: str, spot: bool = False, bid: float | None = None) -> Wants:
     parsed = tuple(GpuWant(name=gpu.partition(":")[0], count=int(gpu.partition(":")[2] or 1)) for gpu in gpus)
-    return Wants(gpus=parsed, spot=spot, bid=bid, max_hours=12)
+    return Wants(gpus=parsed, spot=spot, bid=bid, max_hours=12, disk_gb=150)
 
 
 class TestKey:
@@ -66,7 +66,7 @@ class TestOffers:
             offer_row(3, "RTX 4090", 1, 0.30),
             offer_row(4, "RTX 5090", 1, 0.45),
         ]
-        found = market(account).offers(wants("RTX5090"), disk_gb=150)
+        found = market(account).offers(wants("RTX5090"))
         assert [(offer.id, offer.gpu, offer.gpus, offer.per_hour) for offer in found] == [
             ("4", "RTX 5090", 1, 0.45),
             ("1", "RTX 5090", 1, 0.60),
@@ -81,7 +81,7 @@ class TestOffers:
             offer_row(4, "RTX 5090", 1, 0.10, rentable=False),
             offer_row(5, "RTX 5090", 1, 0.80),
         ]
-        assert [offer.id for offer in market(account).offers(wants("RTX 5090:1"), disk_gb=150)] == ["5"]
+        assert [offer.id for offer in market(account).offers(wants("RTX 5090:1"))] == ["5"]
 
     def test_several_kinds_are_one_list(self, account: Account) -> None:
         account.offers = [
@@ -89,25 +89,25 @@ class TestOffers:
             offer_row(2, "RTX 5090", 2, 0.9),
             offer_row(3, "L4", 1, 0.2),
         ]
-        assert [offer.id for offer in market(account).offers(wants("RTX5090:2", "H100"), disk_gb=150)] == ["2", "1"]
+        assert [offer.id for offer in market(account).offers(wants("RTX5090:2", "H100"))] == ["2", "1"]
 
     def test_without_a_kind_every_card_that_can_train_counts(self, account: Account) -> None:
         account.offers = [
             offer_row(1, "RTX 3060", 1, 0.05, gpu_ram=12_288),
             offer_row(2, "RTX 3090", 1, 0.2, gpu_ram=24_576),
         ]
-        assert [offer.id for offer in market(account).offers(wants(), disk_gb=150)] == ["2"]
+        assert [offer.id for offer in market(account).offers(wants())] == ["2"]
 
     def test_a_bid_is_a_little_above_the_lowest_and_its_price_has_the_disk(self, account: Account) -> None:
         account.offers = [offer_row(1, "RTX 5090", 1, 0.60, min_bid=0.2)]
-        [offer] = market(account).offers(wants("RTX5090", spot=True), disk_gb=150)
+        [offer] = market(account).offers(wants("RTX5090", spot=True))
         assert (offer.bid, offer.is_spot, round(offer.per_hour, 3)) == (0.221, True, 0.241)
         assert account.bodies[0]["type"] == "bid"
 
     def test_a_bid_below_the_lowest_wins_nothing(self, account: Account) -> None:
         account.offers = [offer_row(1, "RTX 5090", 1, 0.60, min_bid=0.2)]
-        assert market(account).offers(wants("RTX5090", spot=True, bid=0.19), disk_gb=150) == ()
-        assert market(account).offers(wants("RTX5090", spot=True, bid=0.25), disk_gb=150)[0].bid == 0.25
+        assert market(account).offers(wants("RTX5090", spot=True, bid=0.19)) == ()
+        assert market(account).offers(wants("RTX5090", spot=True, bid=0.25))[0].bid == 0.25
 
     @pytest.mark.parametrize(
         "change",
@@ -116,11 +116,11 @@ class TestOffers:
     def test_an_offer_that_cannot_be_read_is_left_out(self, account: Account, change: dict[str, object]) -> None:
         account.filters = False
         account.offers = [offer_row(1, "RTX 5090", 1, 0.60) | change]
-        assert market(account).offers(wants("RTX5090"), disk_gb=150) == ()
+        assert market(account).offers(wants("RTX5090")) == ()
 
     def test_hostile_words_are_made_harmless(self, account: Account) -> None:
         account.offers = [offer_row(1, "RTX 5090", 1, 0.60, geolocation="\x1b[2Jhere")]
-        assert "\x1b" not in market(account).offers(wants("RTX5090"), disk_gb=150)[0].where
+        assert "\x1b" not in market(account).offers(wants("RTX5090"))[0].where
 
 
 class TestBoxes:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wan_train.launch.model import Offer, Wants
-from wan_train.launch.offers import Part, Unfit, Work, choose, priced_on
+from wan_train.launch.model import Offer, Part, Wants, Work
+from wan_train.launch.offers import Unfit, choose, priced_on
 from wan_train.run.plan import StepKind
 from wan_train.run.speeds import Key, Speed
 
@@ -125,8 +125,8 @@ class TestChoice:
 
     def test_an_older_card_runs_on_an_older_driver(self) -> None:
         old = offer(1, 0.5, gpu="RTX 4090", driver="550.54.14")
-        assert choose([old], WANTS, least_driver=(525,)).fit
-        assert not choose([old], WANTS, least_driver=(560,)).fit
+        assert choose([old], replace(WANTS, least_driver=(525,))).fit
+        assert not choose([old], replace(WANTS, least_driver=(560,))).fit
 
     def test_the_nearest_is_shown_where_nothing_is_under_the_price(self) -> None:
         offers = [offer(1, 2.0), offer(2, 1.5), offer(3, 1.2, reliability=0.1)]
