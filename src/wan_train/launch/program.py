@@ -1,0 +1,100 @@
+"""The program that carries out a launch: `python -m wan_train.launch.program LAUNCH_DIR`, in a session of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import uv
+
+from wan_train.base.clock import SystemClock
+from wan_train.base.errors import ExitCode, NotReadyError, WanTrainError
+from wan_train.base.settings import Settings, resolve, user_data_dir
+from wan_train.launch.conduct import carry_out
+from wan_train.launch.engine import SkyEngine
+from wan_train.launch.hands import Hands
+from wan_train.launch.home import make
+from wan_train.launch.market import KEY_VARIABLE, VastMarket
+from wan_train.launch.places import LaunchDirectory
+from wan_train.launch.remote import SshRemote
+from wan_train.launch.wheel import pack, provision_script
+from wan_train.run.speeds import read_speeds
+
+_START_SECONDS = 30.0
+_LOOK_SECONDS = 0.1
+
+log = logging.getLogger(__name__)
+
+
+def start(directory: LaunchDirectory, settings: Settings) -> None:
+    """Start the program and wait until it has taken over the launch. Raises NotReadyError with the end of its log."""
+    descriptor = os.open(directory.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "wan_train.launch.program", str(directory.path)],
+            cwd="/",
+            env={**os.environ, **settings.environment()},
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            start_new_session=True,
+        )
+    finally:
+        os.close(descriptor)
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and child.poll() is None:
+        if directory.is_held:
+            return
+        time.sleep(_LOOK_SECONDS)
+    if child.poll() == ExitCode.DONE:
+        return
+    last = directory.log.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
+    raise NotReadyError(
+        f"the launch did not start: {last[0] if last else 'no reason given'}", hint=f"Log: {directory.log}"
+    )
+
+
+def hands_of(directory: LaunchDirectory, settings: Settings, say: Callable[[str], None]) -> tuple[Hands, SkyEngine]:
+    """The hands of this machine on the market, SkyPilot and the boxes. Raises NotReadyError."""
+    market = VastMarket.of(os.environ, Path.home(), settings.vast_url)
+    home = make(user_data_dir() / "sky", uv=uv.find_uv_bin(), say=say)
+    key = {KEY_VARIABLE: market.api.key, "VAST_URL": settings.vast_url}
+    engine = SkyEngine.of(home, key, keys=directory.scratch, log=directory.engine_log)
+    wheel = pack(directory.scratch)
+    script = provision_script()
+    hands = Hands(
+        market=market,
+        engine=engine,
+        remote=SshRemote(scratch=directory.scratch, source=lambda: (wheel, script)),
+        runs=directory.runs,
+        pause=time.sleep,
+        monotonic=time.monotonic,
+        speeds=read_speeds(directory.runs),
+    )
+    return hands, engine
+
+
+def main(path: str) -> ExitCode:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    directory = LaunchDirectory(Path(path))
+    try:
+        hands, engine = hands_of(directory, resolve(flags={}), log.info)
+        try:
+            carry_out(directory, hands, SystemClock(), lambda _: None)
+        finally:
+            engine.close()
+    except BlockingIOError:
+        log.info("another program carries it out")
+    except WanTrainError as error:
+        log.error("%s", error.message)  # noqa: TRY400  a user's error has no traceback
+        return error.exit_code
+    return ExitCode.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
