@@ -21,6 +21,8 @@ REFUSED = frozenset({401, 403})
 MISSING = 404
 _MOST_BYTES = 4_000_000
 _CHUNK = 65_536
+_AGENT = "wan-train"
+"""urllib's own name is refused by some of the services that stand before an API."""
 
 
 class VastError(Exception):
@@ -53,7 +55,7 @@ class Api:
         if not (self.key.isascii() and self.key.isprintable()):
             raise VastError(f"{self.key_name} is not a key")  # the library would quote it in its error
         until = time.monotonic() + seconds
-        headers = {"Authorization": f"Bearer {self.key}", "Accept": "application/json"}
+        headers = {"Authorization": f"Bearer {self.key}", "Accept": "application/json", "User-Agent": _AGENT}
         data = json.dumps(body).encode() if body is not None else None
         headers |= {"Content-Type": "application/json"} if data is not None else {}
         request = urllib.request.Request(f"{self.address}{path}", data=data, headers=headers, method=method)  # noqa: S310  http and https only, see Settings

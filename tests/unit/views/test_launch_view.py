@@ -1,0 +1,82 @@
+"""What a person is shown of offers and of a launch, within 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from wan_train.launch.model import Box, BoxState, GpuWant, Halt, Job, JobState, Launch, Offer, Wants
+from wan_train.launch.offers import Choice, Priced, Unfit
+from wan_train.launch.remote import Training
+from wan_train.views.launch import launch_lines, offer_lines
+from wan_train.views.lines import Line
+
+OFFER = Offer(
+    id="1",
+    machine="m",
+    gpu="RTX 5090",
+    gpus=2,
+    gpu_bytes=32 * 10**9,
+    per_hour=0.834,
+    reliability=0.9951,
+    down_mbps=812.3,
+)
+WANTS = Wants(gpus=(GpuWant(name="RTX5090", count=2),), max_hours=12, budget=10.0)
+
+
+def text(lines: Iterable[Line]) -> list[str]:
+    found = ["".join(span.text for span in each.spans) for each in lines]
+    assert all(len(each) <= 80 for each in found), found
+    return found
+
+
+def test_time_and_cost_have_their_basis() -> None:
+    known = Priced(
+        offer=OFFER,
+        prepare_seconds=680.0,
+        train_seconds=10_840.0,
+        measured=1_764_300_000.0,
+        scaled_from="768x768",
+        without=("installation",),
+    )
+    unknown = Priced(offer=replace(OFFER, id="2", gpus=1, per_hour=0.4), prepare_seconds=680.0)
+    shown = text(offer_lines(Choice(fit=(known, unknown)), WANTS))
+    assert "2x RTX 5090" in shown[1]
+    assert shown[1].endswith("3 h 12 min    $2.67")
+    assert shown[2].endswith("not measured")
+    assert shown[3].endswith(", scaled from 768x768")
+    assert shown[4] == "Not included, because it was never timed: installation"
+
+
+def test_without_an_offer_the_reasons_and_the_nearest_are_shown() -> None:
+    choice = Choice(
+        fit=(),
+        unfit=((Unfit.PRICE, 3), (Unfit.NETWORK, 1)),
+        nearest=Priced(offer=OFFER, prepare_seconds=None),
+    )
+    shown = text(offer_lines(choice, WANTS))
+    assert shown[1:] == [
+        "  3 offers: over the price",
+        "  1 offer: download below 100 Mbit/s",
+        "The nearest: 2x RTX 5090 at $0.83 an hour",
+    ]
+
+
+def test_jobs_have_their_box_and_their_progress() -> None:
+    jobs = tuple(
+        Job(name=name, title=f"{name}\x1b[2J", dataset=Path("/d"), dataset_stamp="", options=(), state=state)
+        for name, state in (("cats", JobState.TRAINING), ("dogs", JobState.WAITING))
+    )
+    box = Box(name="wt-0123abcd-001", offer=OFFER, state=BoxState.READY, began=0.0, job="cats")
+    launch = Launch(id="0123abcd", created=0.0, wants=WANTS, jobs=jobs, boxes=(box,))
+    seen = {
+        "cats": Training(run_id="r", state="running", exit_code=None, epoch=12, epochs=100, loss=0.0831, ends_at=7200)
+    }
+    shown = text(launch_lines(launch, 3600.0, seen))
+    assert shown[1].split()[1:] == ["training", "001", "2x", "RTX", "5090", "0.83", "12/100", "0.0831", "1", "h"]
+    assert shown[2].split()[1:] == ["waiting"]
+    assert shown[3] == "Spent $0.83 of $10.00; 1 box rented now"
+    assert not any("\x1b" in each for each in shown)
+    halted = replace(launch, halt=Halt.SAVE, halted_because="stopped by you")
+    assert "Stopping: stopped by you" in text(launch_lines(halted, 3600.0, {}))
