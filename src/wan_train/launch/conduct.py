@@ -10,7 +10,6 @@ import queue
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from wan_train.base.clock import Clock
 from wan_train.box.vast_http import VastError
@@ -199,24 +198,3 @@ def carry_out(directory: LaunchDirectory, hands: Hands, clock: Clock, changed: C
 
 def _submit(pool: ThreadPoolExecutor, step: Callable[[], None]) -> None:
     pool.submit(step)
-
-
-def orphans(market_labels: list[tuple[str, str]], runs: Path) -> list[str]:
-    """Labels of boxes that a launch rented and that nobody cares for: its record says gone, or it has no record here.
-
-    `market_labels` are pairs of label and ID.
-    """
-    found = []
-    for label, _ in market_labels:
-        launch_id = launch_of(label)
-        if launch_id is None:
-            continue
-        directory = LaunchDirectory(runs / "launches" / launch_id)
-        try:
-            launch = directory.read()
-        except FileNotFoundError:
-            continue  # rented from another machine, which may care for it
-        names = [box.name for box in launch.living]
-        if not any(label == name or label.startswith(f"{name}-") for name in names) and not directory.is_held:
-            found.append(label)
-    return found

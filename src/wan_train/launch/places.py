@@ -104,6 +104,10 @@ def launch_of(label: str) -> str | None:
     return match[1] if match else None
 
 
+def directory_of(runs: Path, launch_id: str) -> LaunchDirectory:
+    return LaunchDirectory(runs / _FOLDER / launch_id)
+
+
 def new(runs: Path) -> LaunchDirectory:
     """A folder for a new launch; raises OSError."""
     folder = runs / _FOLDER

@@ -12,12 +12,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wan_train.box.vast_http import VastError
-from wan_train.launch.conduct import Conductor, orphans
+from wan_train.launch.conduct import Conductor
 from wan_train.launch.engine import EngineError
 from wan_train.launch.hands import Hands
 from wan_train.launch.market import Listed, Power
-from wan_train.launch.model import Address, BoxState, Halt, Job, JobState, Launch, Offer, Wants
+from wan_train.launch.model import (
+    Address,
+    Box,
+    BoxState,
+    GpuWant,
+    Halt,
+    Job,
+    JobState,
+    Launch,
+    Offer,
+    Part,
+    Wants,
+    Work,
+)
 from wan_train.launch.places import LaunchDirectory, all_launches, box_name, find, launch_of, new
+from wan_train.launch.reap import end_strays, strays, unattended
 from wan_train.launch.remote import Limits, RemoteError, Training, UnreachableError, WrongBoxError
 from wan_train.launch.shipment import Shipment
 
@@ -344,9 +358,40 @@ class TestCalm:
         again = FakeBox(id="99", label=f"{launch.boxes[0].name}-head")
         other = FakeBox(id="98", label="somebody else's")
         laptop.world.boxes = {"99": again, "98": other}
-        assert orphans([(box.label, box.id) for box in laptop.world.listed()], tmp_path) == [again.label]
         laptop.conductor.sweep()
         assert list(laptop.world.boxes) == ["98"]
+
+
+class TestForgotten:
+    def test_a_box_whose_launch_says_gone_is_ended_and_others_are_left(self, tmp_path: Path) -> None:
+        laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
+        launch = laptop.run()
+        labels = [f"{launch.boxes[0].name}-head", "wt-0123abcd-001-head", "somebody else's"]
+        laptop.world.boxes = {str(n): FakeBox(id=str(n), label=label) for n, label in enumerate(labels)}
+        with laptop.directory.held():
+            assert [each.is_ours for each in end_strays(FakeMarket(laptop.world), tmp_path)] == [False]
+        assert len(laptop.world.boxes) == 3
+        found = end_strays(FakeMarket(laptop.world), tmp_path)
+        assert [(each.box.label, each.is_ours) for each in found] == [(labels[0], True), (labels[1], False)]
+        assert [box.label for box in laptop.world.boxes.values()] == labels[1:]
+
+    def test_a_box_of_a_launch_that_is_not_over_is_its_own_business(self, tmp_path: Path) -> None:
+        laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
+        laptop.run(rounds=20)
+        assert laptop.world.boxes
+        assert strays(laptop.world.listed(), tmp_path) == ()
+        assert unattended(tmp_path) == (laptop.directory,)
+        with laptop.directory.held():
+            assert unattended(tmp_path) == ()
+        laptop.run()
+        assert unattended(tmp_path) == ()
+
+    def test_a_damaged_record_ends_nothing(self, tmp_path: Path) -> None:
+        laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
+        laptop.run(rounds=20)
+        laptop.directory.record.write_text("{")
+        assert [each.is_ours for each in end_strays(FakeMarket(laptop.world), tmp_path)] == [False]
+        assert laptop.world.boxes
 
 
 @settings(max_examples=25, deadline=None)
@@ -373,6 +418,37 @@ def test_whatever_happens_no_box_is_left_and_no_work_is_lost(  # noqa: PLR0917  
 
 
 class TestPlaces:
+    def test_a_record_is_read_back_as_it_was_written(self, tmp_path: Path) -> None:
+        directory = new(tmp_path)
+        work = Work(
+            trainer="musubi d0a1930",
+            parts=(Part(settings="network_dim=16", batches=3, epochs=100),),
+            batch_cost=1.5,
+            items=3,
+            download_bytes=69,
+        )
+        job = Job(
+            name="cats",
+            title="cäts \ud800",
+            dataset=Path("/d"),
+            dataset_stamp="s",
+            options=("--epochs", "5"),
+            recipe=Path("/r"),
+            work=work,
+            state=JobState.TRAINING,
+            home=tmp_path / "run",
+            exit_code=4,
+        )
+        address = Address(name="wt-1", host="h", port=2, user="root", key=Path("/k"))
+        offer = Offer(id="1", machine="m", gpu="RTX 5090", gpus=1, gpu_bytes=1, per_hour=0.5, bid=0.4, driver="570")
+        box = Box(name="wt-1", offer=offer, state=BoxState.READY, began=1.5, address=address, job="cats", fetched=2.0)
+        wants = Wants(gpus=(GpuWant(name="RTX5090"),), max_hours=6, budget=3.0, least_driver=(525, 60))
+        launch = Launch(
+            id="0123abcd", created=1.0, wants=wants, jobs=(job,), boxes=(box,), avoided=("m9",), halt=Halt.SAVE
+        )
+        directory.write(launch)
+        assert directory.read() == launch
+
     def test_a_label_names_its_launch_and_others_none(self) -> None:
         assert launch_of(f"{box_name('0123abcd', 7)}-ab12-head") == "0123abcd"
         assert launch_of(box_name("0123abcd", 1234)) == "0123abcd"
