@@ -43,13 +43,14 @@ class Conductor:
     changed: Callable[[Launch], None] = lambda _: None
     """Called with every new record once it is on disk."""
     launch: Launch = field(init=False)
+    _written: Launch | None = None
     _under_way: dict[Action, None] = field(default_factory=dict)
     _outcomes: queue.SimpleQueue[tuple[Action, Outcome]] = field(default_factory=queue.SimpleQueue)
     _round: float | None = None
     _listed: float = float("-inf")
 
     def __post_init__(self) -> None:
-        self.launch = self.directory.read()
+        self.launch = self._written = self.directory.read()
         self.hands.is_given_up = self._is_given_up
 
     @property
@@ -69,7 +70,8 @@ class Conductor:
             self._take(action, outcome, now)
         self._halt()
         self._look(now)
-        self._record(settled(self.launch, now))
+        self.launch = settled(self.launch, now)
+        self._record()
         for action in list(actions(self.launch, now, self._busy())):
             self._begin(action)
 
@@ -113,13 +115,13 @@ class Conductor:
         if isinstance(outcome, Done) and action.do is Do.DESTROY and self._is_busy(action.box):
             # A renting that is not over could bring the box back after the list was looked at.
             outcome = Failed(action=action, why="another step of the box is not over")
-        self._record(after(self.launch, outcome, now))
+        self.launch = after(self.launch, outcome, now)
 
     def _halt(self) -> None:
         asked = self.directory.requested()
         if asked is None or self.launch.halt in {asked, Halt.NOW}:
             return
-        self._record(replace(self.launch, halt=asked, halted_because="stopped by you"))
+        self.launch = replace(self.launch, halt=asked, halted_because="stopped by you")
 
     def _look(self, now: float) -> None:
         """Notice boxes that the landlord took away. Where it does not answer, silence of the box decides."""
@@ -136,17 +138,18 @@ class Conductor:
                 continue
             same = [each for each in listed if each.is_of(box.name)]
             if not same:
-                self._record(after(self.launch, Lost(box=box.name, why="it is gone from the landlord's list"), now))
+                self.launch = after(self.launch, Lost(box=box.name, why="it is gone from the landlord's list"), now)
             elif all(each.power is Power.DOWN for each in same):
                 why = "outbid" if box.offer.is_spot else f"the landlord has it as {same[0].said}"
-                self._record(after(self.launch, Lost(box=box.name, why=why), now))
+                self.launch = after(self.launch, Lost(box=box.name, why=why), now)
 
-    def _record(self, launch: Launch) -> None:
-        if launch == self.launch:
+    def _record(self) -> None:
+        """Before anything begins. What ended since the last record would only be done again after a crash."""
+        if self.launch == self._written:
             return
-        self.launch = launch
-        self.directory.write(launch)
-        self.changed(launch)
+        self.directory.write(self.launch)
+        self._written = self.launch
+        self.changed(self.launch)
 
     def _begin(self, action: Action) -> None:
         self._under_way[action] = None

@@ -76,7 +76,7 @@ class LaunchDirectory:
         return codec.from_json(self.record.read_bytes(), Launch, where=str(self.record))
 
     def write(self, launch: Launch) -> None:
-        write_whole(self.record, codec.to_json(launch, indent=1) + "\n")
+        write_whole(self.record, codec.to_json(launch) + "\n")
 
     def requested(self) -> Halt | None:
         """How it was asked to end; NOW for a request that cannot be read."""
