@@ -33,6 +33,7 @@ def offer_row(number: int, gpu: str, gpus: int, price: float, **more: Any) -> di
         "inet_down": 800.0,
         "inet_up": 400.0,
         "disk_space": 500.0,
+        "cpu_ram": 64_000,
         "driver_version": "570.124.06",
         "geolocation": "Sweden, SE",
         "verified": True,
@@ -158,7 +159,7 @@ def vast_account() -> Iterator[Account]:  # noqa: C901  a server and its answers
 
     server = Server(("127.0.0.1", 0), Handler)
     account.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield account

@@ -246,7 +246,8 @@ def _offer(row: Mapping[str, Any], wants: Wants) -> Offer | None:
     """None for a row without an id, a card or a price.
 
     Fields as in the answer of `POST /api/v0/bundles/`: `dph_total` includes the disk that was asked for
-    (`storage_total_cost`), `gpu_ram` is in MB, `inet_down` in megabits a second, `inet_down_cost` in dollars a GB.
+    (`storage_total_cost`), `gpu_ram` and `cpu_ram` are in MB, `inet_down` in megabits a second, `inet_down_cost` in
+    dollars a GB.
     """
     number, gpu, gpus = _whole(row, "id"), row.get("gpu_name"), _whole(row, "num_gpus")
     total, memory = number_in(row, "dph_total"), number_in(row, "gpu_ram")
@@ -278,6 +279,7 @@ def _offer(row: Mapping[str, Any], wants: Wants) -> Offer | None:
         per_gb_down=number_in(row, "inet_down_cost") or 0.0,
         per_gb_up=number_in(row, "inet_up_cost") or 0.0,
         disk_gb=number_in(row, "disk_space"),
+        ram_bytes=round(ram * MB) if (ram := number_in(row, "cpu_ram")) is not None else None,
         driver=_words(row, "driver_version"),
         where=_words(row, "geolocation") or "",
     )

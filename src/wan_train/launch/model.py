@@ -102,6 +102,7 @@ class Offer:
     """Dollars for each GB that the box downloads; most landlords take some."""
     per_gb_up: float = 0.0
     disk_gb: float | None = None
+    ram_bytes: int | None = None
     driver: str | None = None
     where: str = ""
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 from wan_train.base.units import GB
 from wan_train.launch.cards import same_card
 from wan_train.launch.model import Offer, Part, Wants, Work
+from wan_train.provision.capacity import LOAD_BYTES
 from wan_train.provision.driver_checks import BLACKWELL_DRIVER, driver_version
 from wan_train.run.plan import StepKind
 from wan_train.run.speeds import Key, Speed, expected
@@ -35,6 +36,7 @@ class Unfit(StrEnum):
     RELIABILITY = f"reliability below {LEAST_RELIABILITY:.0%}"
     NETWORK = f"download below {LEAST_MBPS:.0f} Mbit/s"
     DRIVER = "driver too old"
+    RAM = f"RAM below {LOAD_BYTES / GB:.0f} GB"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,8 @@ def unfit(offer: Offer, wants: Wants, *, avoided: Collection[str] = ()) -> tuple
         found.append(Unfit.RELIABILITY)
     if offer.down_mbps is not None and offer.down_mbps < LEAST_MBPS:
         found.append(Unfit.NETWORK)
+    if offer.ram_bytes is not None and offer.ram_bytes < LOAD_BYTES:
+        found.append(Unfit.RAM)
     driver = driver_version(offer.driver)
     least = max(wants.least_driver, BLACKWELL_DRIVER) if _is_blackwell(offer) else wants.least_driver
     if driver is not None and driver < least:

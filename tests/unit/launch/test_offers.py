@@ -114,12 +114,13 @@ class TestChoice:
             offer(3, 0.5, down_mbps=50.0),
             offer(4, 0.5, driver="550.54.14"),
             offer(5, 0.5),
-            offer(6, 0.5, driver="570.124.06", reliability=0.99),
+            offer(6, 0.5, driver="570.124.06", reliability=0.99, ram_bytes=64 * 10**9),
+            offer(7, 0.5, ram_bytes=16 * 10**9),
         ]
         found = choose(offers, replace(WANTS, max_per_hour=1.0), avoided={"m5"})
         assert [each.offer.id for each in found.fit] == ["6"]
         assert dict(found.unfit) == dict.fromkeys(
-            (Unfit.PRICE, Unfit.RELIABILITY, Unfit.NETWORK, Unfit.DRIVER, Unfit.AVOIDED), 1
+            (Unfit.PRICE, Unfit.RELIABILITY, Unfit.NETWORK, Unfit.DRIVER, Unfit.AVOIDED, Unfit.RAM), 1
         )
         assert found.nearest is None
 
