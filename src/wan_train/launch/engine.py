@@ -96,18 +96,18 @@ def catalogue() -> dict[str, str]:
     """
     rows = ["InstanceType,AcceleratorName,AcceleratorCount,vCPUs,MemoryGiB,GpuInfo,Price,SpotPrice,Region,HostingType"]
     for count in range(1, _MOST_GPUS + 1):
-        info = f"{{'Gpus': [{{'Name': 'GPU', 'Count': {count}, 'MemoryInfo': {{'SizeInMiB': 24576}}}}]}}"
-        rows.append(f'{kind_of(count)},GPU,{count},1,1,"{info}",0.01,0.01,{_REGION},0')
+        info = f"{{'Gpus': [{{'Name': 'CARD', 'Count': {count}, 'MemoryInfo': {{'SizeInMiB': 24576}}}}]}}"
+        rows.append(f'{kind_of(count)},CARD,{count},1,1,"{info}",0.01,0.01,{_REGION},0')
     return {
         "catalogs/v8/vast/vms.csv": "\n".join([*rows, ""]),
-        "catalogs/v8/common/accelerators.csv": "AcceleratorName,Clouds\nGPU,\"['Vast']\"\n",
-        "catalogs/v8/common/metadata.csv": "GPU,MemoryGB,Manufacturer\nGPU,24,NVIDIA\n",
+        "catalogs/v8/common/accelerators.csv": "AcceleratorName,Clouds\nCARD,\"['Vast']\"\n",
+        "catalogs/v8/common/metadata.csv": "GPU,MemoryGB,Manufacturer\nCARD,24,NVIDIA\n",
     }
 
 
 def kind_of(gpus: int) -> str:
     """SkyPilot's name for the kind of box."""
-    return f"{gpus}x-GPU-1-1024"
+    return f"{gpus}x-CARD-1-1024"
 
 
 def task_for(offer: Offer, wants: Wants) -> dict[str, Any]:
@@ -177,6 +177,10 @@ class SkyEngine:
     def of(cls, home: SkyHome, key: Mapping[str, str], *, keys: Path, log: Path) -> SkyEngine:
         """The driver in SkyPilot's environment. `keys` is a folder for the ssh keys of boxes."""
         return cls([home.python, home.programs / "driver.py"], home.environ(key), keys, log)
+
+    def stop_server(self) -> None:
+        """End the API server of our home, which the first request starts. Raises EngineError."""
+        self._ask({"do": "stop"}, _ANSWER_SECONDS)
 
     def close(self) -> None:
         """End the driver. Boxes stay, and so does the API server, for the next one."""

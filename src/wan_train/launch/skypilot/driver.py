@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 import threading
 import traceback
@@ -21,7 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TextIO
 
 AT_ONCE = 32
-_MOST_TEXT = 2000
+_MOST_TEXT = 1000
+_CAUSE = re.compile(r"[\w.]*(?:Error|Exception)\b")
 
 
 class Driver:
@@ -36,8 +38,7 @@ class Driver:
         try:
             ok = self.do(request)
         except Exception as error:  # noqa: BLE001  SkyPilot raises anything; the reader must get an answer
-            last = traceback.format_exception_only(error)[-1].strip()
-            self.say({"id": request.get("id"), "error": last[-_MOST_TEXT:], "kind": type(error).__name__})
+            self.say({"id": request.get("id"), "error": words(error), "kind": type(error).__name__})
         else:
             self.say({"id": request.get("id"), "ok": ok})
 
@@ -86,6 +87,13 @@ class Driver:
         with self.lock:
             self.out.write(json.dumps(answer) + "\n")
             self.out.flush()
+
+
+def words(error: BaseException) -> str:
+    """The first line of an error, and the last one in it that names another: what a box printed is many lines."""
+    lines = [line.strip() for line in "".join(traceback.format_exception_only(error)).splitlines() if line.strip()]
+    causes = [line for line in lines[1:] if _CAUSE.match(line)]
+    return "; ".join([*lines[:1], *causes[-1:]])[:_MOST_TEXT]
 
 
 def serve(driver: Driver, lines: TextIO) -> None:
