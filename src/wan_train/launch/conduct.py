@@ -24,6 +24,8 @@ AT_ONCE = 64
 ROUND_SECONDS = 1.0
 LIST_SECONDS = 60.0
 """Between two looks at the landlord's list."""
+SOON_SECONDS = 5.0
+"""Until the next look at it, once a box did not answer."""
 ASLEEP_SECONDS = 120.0
 """A round that came so late was slept through: a box's silence meanwhile says nothing."""
 _RUNS = frozenset({BoxState.CHECKING, BoxState.PROVISIONING, BoxState.READY})
@@ -112,6 +114,8 @@ class Conductor:
         self._under_way.pop(action, None)
         if isinstance(outcome, Failed):
             log.info("%s %s failed: %s", action.do, action.box or "", outcome.why)
+            if not outcome.answered:
+                self._listed = min(self._listed, now - LIST_SECONDS + SOON_SECONDS)
         if isinstance(outcome, Done) and action.do is Do.DESTROY and self._is_busy(action.box):
             # A renting that is not over could bring the box back after the list was looked at.
             outcome = Failed(action=action, why="another step of the box is not over")
