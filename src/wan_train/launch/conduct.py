@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 
 from wan_train.base.clock import Clock
 from wan_train.box.vast_http import VastError
-from wan_train.launch.decide import Action, Do, Done, Failed, Lost, Outcome, actions, after, settled
 from wan_train.launch.hands import Hands
 from wan_train.launch.market import Power
 from wan_train.launch.model import BoxState, Halt, Launch
 from wan_train.launch.places import LaunchDirectory, launch_of
+from wan_train.launch.transitions import Action, Do, Done, Failed, Lost, Outcome, actions, after, settled
 
 AT_ONCE = 64
 """Steps under way; each has a thread that mostly waits."""

@@ -17,7 +17,7 @@ from typing import IO, Any, Protocol
 from wan_train.base.files import write_whole
 from wan_train.base.text import one_line
 from wan_train.launch.model import Address, Offer, Wants
-from wan_train.launch.skypilot import driver, vast_plugin
+from wan_train.launch.skypilot import sky_driver, vast_plugin
 
 RUN_SECONDS = 900.0
 """A box that does not run after so long is given back."""
@@ -74,7 +74,7 @@ class SkyHome:
 
     def write(self) -> None:
         """Put our programs, the plugin's configuration and a catalogue in their places."""
-        for module in (driver, vast_plugin):
+        for module in (sky_driver, vast_plugin):
             source = Path(str(module.__file__))
             self.programs.mkdir(parents=True, exist_ok=True)
             write_whole(self.programs / source.name, source.read_bytes())
@@ -176,7 +176,7 @@ class SkyEngine:
     @classmethod
     def of(cls, home: SkyHome, key: Mapping[str, str], *, keys: Path, log: Path) -> SkyEngine:
         """The driver in SkyPilot's environment. `keys` is a folder for the ssh keys of boxes."""
-        return cls([home.python, home.programs / "driver.py"], home.environ(key), keys, log)
+        return cls([home.python, home.programs / "sky_driver.py"], home.environ(key), keys, log)
 
     def stop_server(self) -> None:
         """End the API server of our home, which the first request starts. Raises EngineError."""
@@ -248,5 +248,5 @@ class SkyEngine:
 
 
 def _both(child: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
-    assert child.stdin is not None and child.stdout is not None, "both are pipes"  # noqa: S101, PT018  an invariant
+    assert child.stdin is not None and child.stdout is not None, "both are pipes"
     return child.stdin, child.stdout

@@ -11,7 +11,6 @@ from typing import assert_never
 from wan_train.base.errors import BadInputError
 from wan_train.base.text import one_line
 from wan_train.box.vast_http import VastError
-from wan_train.launch.decide import Action, Do, Done, Failed, Fault, Found, Outcome
 from wan_train.launch.engine import Engine, EngineError
 from wan_train.launch.jobs import shipment_of_job
 from wan_train.launch.market import Market
@@ -20,6 +19,7 @@ from wan_train.launch.offers import Choice, choose
 from wan_train.launch.places import box_name
 from wan_train.launch.remote import JobError, Limits, Remote, RemoteError, Training, UnreachableError, WrongBoxError
 from wan_train.launch.shipment import Shipment
+from wan_train.launch.transitions import Action, Do, Done, Failed, Fault, Found, Outcome
 from wan_train.run.speeds import Speed
 
 PROVISION_SECONDS = 3 * 3600.0

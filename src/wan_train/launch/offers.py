@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from wan_train.base.units import GB
-from wan_train.launch.cards import same_card
+from wan_train.launch.gpu_names import same_card
 from wan_train.launch.model import Offer, Part, Wants, Work
 from wan_train.provision.capacity import LOAD_BYTES
 from wan_train.provision.driver_checks import BLACKWELL_DRIVER, driver_version

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from wan_train.base.files import sync_directory
 from wan_train.base.text import one_line
 from wan_train.base.units import GB, MIB
-from wan_train.launch.cards import same_card
+from wan_train.launch.gpu_names import same_card
 from wan_train.launch.jobs import RECIPE_NAME
 from wan_train.launch.model import Address, Job, Offer
 from wan_train.launch.shipment import Shipment
@@ -284,9 +284,9 @@ class SshRemote:
                 return run_id
         told = one_line(outcome.tail(2).replace("\n", "; "))
         # Exit codes 2 and 3 of wan-train: input that cannot be used, a box that is not ready.
-        if outcome.code == 2:  # noqa: PLR2004  the exit code itself
+        if outcome.code == 2:
             raise JobError(told)
-        if outcome.code == 3:  # noqa: PLR2004  the exit code itself
+        if outcome.code == 3:
             raise WrongBoxError(told)
         raise RemoteError(told or f"wan-train on the box ended with {outcome.code}")
 
@@ -295,7 +295,7 @@ class SshRemote:
         script = f"[ -f {shlex.quote(str(there / 'plan.json'))} ] || exit 44\n"
         script += f"exec {shlex.join([str(PROGRAM), 'status', run_id, '--json'])}"
         outcome = ssh.run(script, seconds=_COMMAND_SECONDS)
-        if outcome.code == 44:  # noqa: PLR2004  named two lines above
+        if outcome.code == 44:
             return None
         lines = [line for line in outcome.output.splitlines() if line.strip()]
         data = _json(lines[-1]) if lines else {}
@@ -314,8 +314,8 @@ def wrong_with(answer: str, offer: Offer, disk_gb: float) -> str | None:
         return "it does not say what it is"
     disk, rows = lines[0].split(), [[part.strip() for part in line.split(",")] for line in lines[1:]]
     # From the right: the name of a device may have spaces.
-    free = int(disk[-3]) * 1024 / GB if len(disk) >= 6 and disk[-3].isdecimal() else None  # noqa: PLR2004  df's columns
-    cards = [row[0] for row in rows if len(row) == 3]  # noqa: PLR2004  what was asked for
+    free = int(disk[-3]) * 1024 / GB if len(disk) >= 6 and disk[-3].isdecimal() else None
+    cards = [row[0] for row in rows if len(row) == 3]
     if len(cards) != offer.gpus:
         return f"it has {len(cards)} GPUs, and {offer.gpus} were rented"
     for card in cards:

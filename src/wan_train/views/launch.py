@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from wan_train.base.units import dollars, duration
+from wan_train.base.units import count, dollars, duration
 from wan_train.launch.model import Box, BoxState, Job, Launch, Wants
 from wan_train.launch.offers import Choice, Priced
 from wan_train.launch.remote import Training
 from wan_train.recipe.measured import day
-from wan_train.views.formatting import columns, count, pad, safe
+from wan_train.views.formatting import columns, pad, safe
 from wan_train.views.lines import Line, Span, line
 
 MOST_OFFERS = 8

@@ -16,7 +16,7 @@ import pytest
 
 from wan_train.launch.engine import EngineError, SkyEngine, SkyHome, catalogue, kind_of, task_for
 from wan_train.launch.model import Offer, Wants
-from wan_train.launch.skypilot import driver, vast_plugin
+from wan_train.launch.skypilot import sky_driver, vast_plugin
 from wan_train.launch.skypilot.vast_plugin import BoxError, Boxes, check_versions, order, status_word
 
 OFFER = Offer(id="101", machine="m", gpu="RTX 5090", gpus=2, gpu_bytes=32 * 10**9, per_hour=0.5)
@@ -60,7 +60,7 @@ def get(request):
 def engine(tmp_path: Path) -> Iterator[SkyEngine]:
     (tmp_path / "sky.py").write_text(SKY)
     environ = {"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"]}
-    made = SkyEngine([sys.executable, str(driver.__file__)], environ, tmp_path, tmp_path / "log")
+    made = SkyEngine([sys.executable, str(sky_driver.__file__)], environ, tmp_path, tmp_path / "log")
     yield made
     made.close()
 
@@ -127,7 +127,7 @@ class TestTask:
         home = SkyHome(python=Path(sys.executable), folder=tmp_path, port=46999)
         home.write()
         home.write()
-        assert sorted(path.name for path in home.programs.iterdir()) == ["driver.py", "vast_plugin.py"]
+        assert sorted(path.name for path in home.programs.iterdir()) == ["sky_driver.py", "vast_plugin.py"]
         assert "vast_plugin.VastPlugin" in (tmp_path / ".sky/plugins.yaml").read_text()
         assert home.environ({"VAST_API_KEY": "k"})["SKYPILOT_API_SERVER_LOCAL_PORT"] == "46999"
 

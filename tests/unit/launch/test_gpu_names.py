@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wan_train.launch.cards import is_card, names_for, parse_gpus, same_card
+from wan_train.launch.gpu_names import is_card, names_for, parse_gpus, same_card
 from wan_train.launch.model import GpuWant
 
 

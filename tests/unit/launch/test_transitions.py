@@ -9,8 +9,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wan_train.launch.decide import Action, Do, Done, Failed, Fault, Found, Lost, actions, after, settled
 from wan_train.launch.model import Address, BoxState, Halt, Job, JobState, Launch, Offer, Wants
+from wan_train.launch.transitions import Action, Do, Done, Failed, Fault, Found, Lost, actions, after, settled
 
 ADDRESS = Address(name="wt-1", host="127.0.0.1", port=22, user="root", key=Path("/key"))
 INTERVAL = 600.0

@@ -75,7 +75,7 @@ def _install(environment: Path, uv: str) -> None:
         outcome = process.run([uv, *words], seconds=_INSTALL_SECONDS)
         if not outcome.succeeded:
             raise NotReadyError(
-                f"SkyPilot was not installed: {one_line(outcome.tail(2))}", hint="Look at the network, then try again."
+                f"installing SkyPilot failed: {one_line(outcome.tail(2))}", hint="Look at the network, then try again."
             )
     write_whole(environment / "ready", stamp())
 

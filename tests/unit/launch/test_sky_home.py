@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wan_train.base.errors import NotReadyError
-from wan_train.launch.home import is_made, make, missing_programs, stamp
+from wan_train.launch.sky_home import is_made, make, missing_programs, stamp
 
 
 def uv(folder: Path, text: str) -> str:

@@ -1,4 +1,4 @@
-"""The program that carries out a launch: `python -m wan_train.launch.program LAUNCH_DIR`, in a session of its own."""
+"""The program that carries out a launch, in a session of its own: `python -m wan_train.launch.background LAUNCH_DIR`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from wan_train.base.settings import Settings, resolve, user_data_dir
 from wan_train.launch.conduct import carry_out
 from wan_train.launch.engine import SkyEngine
 from wan_train.launch.hands import Hands
-from wan_train.launch.home import make
 from wan_train.launch.market import KEY_VARIABLE, VastMarket
 from wan_train.launch.places import LaunchDirectory
 from wan_train.launch.remote import SshRemote
+from wan_train.launch.sky_home import make
 from wan_train.launch.wheel import pack, provision_script
 from wan_train.run.speeds import read_speeds
 
@@ -36,7 +36,7 @@ def start(directory: LaunchDirectory, settings: Settings) -> None:
     descriptor = os.open(directory.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         child = subprocess.Popen(
-            [sys.executable, "-m", "wan_train.launch.program", str(directory.path)],
+            [sys.executable, "-m", "wan_train.launch.background", str(directory.path)],
             cwd="/",
             env={**os.environ, **settings.environment()},
             stdin=subprocess.DEVNULL,
