@@ -1,4 +1,4 @@
-"""The program that carries out a launch, in a session of its own: `python -m wan_train.launch.background LAUNCH_DIR`."""
+"""The program that carries out a launch, in a session of its own: `python -m wan_train.launch.background DIR`."""
 
 from __future__ import annotations
 
