@@ -7,6 +7,8 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from pathlib import Path
 
 from wan_train.base import locks
 from wan_train.base.clock import SystemClock
@@ -22,6 +24,8 @@ from wan_train.run.box_ending import first_process
 from wan_train.run.guardian_process import lock_file
 
 _SETTLE_SECONDS = 10.0
+REPLACED = 75
+"""Exit code of a guardian whose program was replaced: the loop that started it starts the new one."""
 
 
 def main() -> int:
@@ -31,35 +35,54 @@ def main() -> int:
     locks.prepare(settings.lease_dir)
     try:
         with held(lock_file(settings.lease_dir)):
-            _care(settings)
+            return _care(settings)
     except BlockingIOError:
         return ExitCode.DONE
-    return ExitCode.DONE
 
 
-def _care(settings: Settings) -> None:
+def _care(settings: Settings) -> int:
     life = first_process()
     notifier = RunNotifier(life=life, uploads=verified_at, say=say)
+    effects = BoxEffects(settings, os.environ, before_the_end=lambda: notifier.settle(_SETTLE_SECONDS))
     guardian = Guardian(
         lease_dir=settings.lease_dir,
         clock=SystemClock(),
-        effects=BoxEffects(settings, os.environ, before_the_end=lambda: notifier.settle(_SETTLE_SECONDS)),
+        effects=effects,
         uploads=RecordedUploads(),
         notifier=notifier,
         life=life,
     )
     guardian.take_up(settings.runs)
+    began = _installed()
+    return care(guardian.tick, is_replaced=lambda: not effects.is_acting and _installed() != began, pause=time.sleep)
+
+
+def care(tick: Callable[[], float | None], *, is_replaced: Callable[[], bool], pause: Callable[[float], None]) -> int:
+    """Rounds until all duties are done (0), or until an upgrade replaced the program (REPLACED)."""
     last = ""
     while True:
         try:
-            pause = guardian.tick()
+            seconds = tick()
         except Exception:  # noqa: BLE001  whatever goes wrong in one round, the box must not run on for ever
             if (trouble := redact(traceback.format_exc())) != last:
                 say(last := trouble)
-            pause = ROUND_SECONDS
-        if pause is None:
-            return
-        time.sleep(pause)
+            seconds = ROUND_SECONDS
+        if seconds is None:
+            return ExitCode.DONE
+        if is_replaced():
+            # Modules that are imported late would be those of the new version.
+            say("wan-train was replaced; the guardian starts again")
+            return REPLACED
+        pause(seconds)
+
+
+def _installed() -> tuple[int, int] | None:
+    """What changes when pip puts another version in place; None while it does."""
+    try:
+        status = Path(__file__).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from wan_train.base.locks import held
 from wan_train.base.moment import moment
 from wan_train.gpu.leases import LeaseHolder, LeaseRoom
 from wan_train.guardian.guardian import Guardian, Uploaded
+from wan_train.guardian.program import REPLACED, care
 from wan_train.run.box_ending import Ending, Phase, ask_to_keep, read_ending
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties, Then, is_registered, register, registered, write_duties
@@ -373,3 +374,28 @@ def test_a_finished_run_that_is_about_to_be_resumed_is_not_let_go(world: World) 
     journal.close()
     assert world.rounds(120) is not None
     assert is_registered(world.leases, run)
+
+
+class TestUpgrade:
+    def test_a_replaced_program_ends_so_that_the_new_one_starts(self) -> None:
+        rounds: list[float] = []
+        code = care(lambda: 2.0, is_replaced=lambda: len(rounds) == 3, pause=rounds.append)
+        assert (code, rounds) == (REPLACED, [2.0, 2.0, 2.0])
+
+    def test_without_an_upgrade_it_ends_with_its_duties(self) -> None:
+        left = iter([2.0, None])
+        assert care(lambda: next(left), is_replaced=lambda: False, pause=lambda _: None) == 0
+
+    def test_a_round_that_fails_is_repeated_and_said_once(self, capsys: pytest.CaptureFixture[str]) -> None:
+        answers: Iterator[float | None] = iter([2.0, None])
+        fail = iter([True, True, False, False])
+
+        def tick() -> float | None:
+            if next(fail):
+                raise RuntimeError("a bug")
+            return next(answers)
+
+        paused: list[float] = []
+        assert care(tick, is_replaced=lambda: False, pause=paused.append) == 0
+        assert len(paused) == 3
+        assert capsys.readouterr().out.count("RuntimeError: a bug") == 1
