@@ -23,7 +23,6 @@ from wan_train.launch.places import LaunchDirectory
 from wan_train.launch.remote import SshRemote
 from wan_train.launch.sky_home import make
 from wan_train.launch.wheel import pack, provision_script
-from wan_train.run.speeds import read_speeds
 
 _START_SECONDS = 30.0
 _LOOK_SECONDS = 0.1
@@ -72,9 +71,8 @@ def hands_of(directory: LaunchDirectory, settings: Settings, say: Callable[[str]
         engine=engine,
         remote=SshRemote(scratch=directory.scratch, source=lambda: (wheel, script)),
         runs=directory.runs,
+        clock=SystemClock(),
         pause=time.sleep,
-        monotonic=time.monotonic,
-        speeds=read_speeds(directory.runs),
     )
     return hands, engine
 

@@ -145,7 +145,7 @@ class Conductor:
                 self.launch = after(self.launch, Lost(box=box.name, why="it is gone from the landlord's list"), now)
             elif all(each.power is Power.DOWN for each in same):
                 why = "outbid" if box.offer.is_spot else f"the landlord has it as {same[0].said}"
-                self.launch = after(self.launch, Lost(box=box.name, why=why), now)
+                self.launch = after(self.launch, Lost(box=box.name, why=why, stopped=True), now)
 
     def _record(self) -> None:
         """Before anything begins. What ended since the last record would only be done again after a crash."""

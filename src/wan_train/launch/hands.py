@@ -8,19 +8,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import assert_never
 
+from wan_train.base.clock import Clock
 from wan_train.base.errors import BadInputError
 from wan_train.base.text import one_line
 from wan_train.box.vast_http import VastError
 from wan_train.launch.engine import Engine, EngineError
+from wan_train.launch.gpu_names import same_card
+from wan_train.launch.history import read_history
 from wan_train.launch.jobs import shipment_of_job
 from wan_train.launch.market import Market
 from wan_train.launch.model import Address, Box, Job, JobState, Launch
 from wan_train.launch.offers import Choice, choose
 from wan_train.launch.places import box_name
-from wan_train.launch.remote import JobError, Limits, Remote, RemoteError, Training, UnreachableError, WrongBoxError
+from wan_train.launch.remote import (
+    JobError,
+    Limits,
+    Remote,
+    RemoteError,
+    Training,
+    UnreachableError,
+    WrongBoxError,
+    tree_bytes,
+)
 from wan_train.launch.shipment import Shipment
 from wan_train.launch.transitions import Action, Do, Done, Failed, Fault, Found, Outcome
-from wan_train.run.speeds import Speed
+from wan_train.run.speeds import read_speeds, remember
 
 PROVISION_SECONDS = 3 * 3600.0
 _UNREACHABLE_SECONDS = 600.0
@@ -37,15 +49,17 @@ class CancelledError(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class Hands:
-    """The landlord, the engine and the boxes; `pause` waits for so many seconds, `runs` is where runs come home to."""
+    """The landlord, the engine and the boxes; `pause` waits for so many seconds, `runs` is where runs come home to.
+
+    What the boxes measured is kept there too, for the time and cost of later offers.
+    """
 
     market: Market
     engine: Engine
     remote: Remote
     runs: Path
+    clock: Clock
     pause: Callable[[float], None]
-    monotonic: Callable[[], float]
-    speeds: Sequence[Speed] = ()
     shipment: Callable[[Job], Shipment] = shipment_of_job
     is_given_up: Callable[[str], bool] = lambda _: False
     """Whether a box is to be destroyed, which ends the steps that take long."""
@@ -90,6 +104,7 @@ class Hands:
                 self.remote.check(_address(box), box.offer, launch.wants.disk_gb)
             case Do.PROVISION:
                 self._provision(box, launch.wants.tasks)
+                return Done(action=action, received=launch.models_bytes)
             case Do.DESTROY:
                 self._destroy(box)
             case Do.SEND | Do.WATCH | Do.FETCH | Do.BRING:
@@ -103,7 +118,7 @@ class Hands:
     def _with_job(self, launch: Launch, action: Action, box: Box, job: Job) -> Outcome:
         address = _address(box)
         if action.do is Do.SEND:
-            return Done(action=action, home=self._send(address, job, launch.wants.max_hours))
+            return self._send(action, address, job, launch.wants.max_hours)
         if job.home is None:
             raise RemoteError("the training has no run yet")
         run_id = job.home.name
@@ -115,20 +130,37 @@ class Hands:
                     code = training.exit_code if training.exit_code is not None else _OVER[training.state]
                     return Done(action=action, exit_code=code)
             case Do.FETCH:
-                self.remote.fetch(address, run_id, job.home)
+                return Done(action=action, sent=self.remote.fetch(address, run_id, job.home))
             case _:
-                self.remote.bring(address, run_id, job.home)
+                came = self.remote.bring(address, run_id, job.home)
+                self._remember_speeds(address, box)
+                return Done(action=action, sent=came)
         return Done(action=action)
+
+    def _remember_speeds(self, address: Address, box: Box) -> None:
+        """A convenience that fails no job. A box is believed only about its own kind of card, and not the future."""
+        try:
+            found = self.remote.speeds(address)
+        except RemoteError as error:
+            log.info("%s: its measurements did not come home: %s", box.name, error)
+            return
+        newest = {each.key: each.at for each in sorted(read_speeds(self.runs), key=lambda each: each.at)}
+        for speed in sorted(found, key=lambda each: each.at):
+            is_new = newest.get(speed.key, 0.0) < speed.at <= self.clock.now()
+            if is_new and same_card(box.offer.gpu, speed.key.card):
+                remember(self.runs, speed)
 
     def _search(self, launch: Launch) -> Found:
         offers = self.market.offers(launch.wants)
         taken = {box.offer.machine for box in launch.living}
+        history = read_history(self.runs, self.clock.now())
         self.choice = choose(
             offers,
             launch.wants,
             work=next((job.work for job in launch.jobs if job.state is JobState.WAITING), None),
-            speeds=self.speeds,
-            avoided={*launch.avoided, *taken},
+            speeds=read_speeds(self.runs),
+            set_up_seconds=history.set_up_seconds,
+            avoided={*launch.avoided, *history.avoided, *taken},
         )
         name = box_name(launch.id, len(launch.boxes) + 1)
         if not self.choice.fit:
@@ -137,11 +169,11 @@ class Hands:
 
     def _provision(self, box: Box, tasks: Sequence[str]) -> None:
         """Wait until the box is ready; the set-up on it goes on whatever becomes of the connection."""
-        began = answered = self.monotonic()
+        began = answered = self.clock.monotonic()
         while True:
             if self.is_given_up(box.name):
                 raise CancelledError
-            now = self.monotonic()
+            now = self.clock.monotonic()
             try:
                 if self.remote.provision(_address(box), tasks):
                     return
@@ -153,18 +185,18 @@ class Hands:
                 raise WrongBoxError(f"it was not ready after {PROVISION_SECONDS / 3600:.0f} hours")
             self.pause(_LOOK_SECONDS)
 
-    def _send(self, address: Address, job: Job, max_hours: float) -> Path:
-        """Start a job, or put its run on another box and resume it: the run's directory here."""
+    def _send(self, action: Action, address: Address, job: Job, max_hours: float) -> Done:
+        """Start a job, or put its run on another box and resume it."""
         shipment = self.shipment(job)
         self.remote.send(address, shipment)
         limits = Limits(max_hours=max_hours)
         if job.home is not None and (job.home / "plan.json").is_file():
             self.remote.resume(address, job.home, limits)
-            return job.home
+            return Done(action=action, home=job.home, received=shipment.bytes + tree_bytes(job.home))
         home = self.runs / self.remote.start(address, job, shipment, limits)
         if home != job.home and home.exists():
             raise JobError(f"{home} is there already, and is another run")
-        return home
+        return Done(action=action, home=home, received=shipment.bytes)
 
     def _destroy(self, box: Box) -> None:
         """The engine forgets it, and the landlord's own list is the proof; the engine alone is none."""

@@ -278,6 +278,7 @@ def _offer(row: Mapping[str, Any], wants: Wants) -> Offer | None:
         up_mbps=number_in(row, "inet_up"),
         per_gb_down=number_in(row, "inet_down_cost") or 0.0,
         per_gb_up=number_in(row, "inet_up_cost") or 0.0,
+        disk_per_hour=number_in(row, "storage_total_cost") or 0.0,
         disk_gb=number_in(row, "disk_space"),
         ram_bytes=round(ram * MB) if (ram := number_in(row, "cpu_ram")) is not None else None,
         driver=_words(row, "driver_version"),

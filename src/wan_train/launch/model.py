@@ -101,6 +101,8 @@ class Offer:
     per_gb_down: float = 0.0
     """Dollars for each GB that the box downloads; most landlords take some."""
     per_gb_up: float = 0.0
+    disk_per_hour: float = 0.0
+    """What of `per_hour` is the disk, which a stopped box still pays."""
     disk_gb: float | None = None
     ram_bytes: int | None = None
     driver: str | None = None
@@ -137,6 +139,12 @@ class Box:
     began: float
     ended: float | None = None
     """When the landlord's list showed that it was gone."""
+    ready: float | None = None
+    """When its set-up was over."""
+    stopped: float | None = None
+    """When the landlord's list showed that it was stopped: only its disk is paid from then."""
+    traffic: float = 0.0
+    """Dollars for what it downloaded and sent."""
     address: Address | None = None
     job: str | None = None
     """The job that it has, or had: it stays when a box is given up, so that no other box trains it meanwhile."""
@@ -146,14 +154,24 @@ class Box:
     """When a complete state of its job last came home."""
     because: str = ""
     """Why it is being destroyed."""
+    blamed: bool = False
+    """Its machine failed, and is avoided."""
     tries: int = 0
     """How often the present step failed in a row."""
     not_before: float = 0.0
     """When its next step may begin."""
 
+    @property
+    def rate(self) -> float:
+        """Dollars an hour."""
+        return self.offer.per_hour if self.stopped is None else self.offer.disk_per_hour
+
     def cost(self, now: float) -> float:
         """Dollars until now, or until its end."""
-        return max(0.0, (now if self.ended is None else self.ended) - self.began) / 3600 * self.offer.per_hour
+        end = now if self.ended is None else self.ended
+        stopped = end if self.stopped is None else min(self.stopped, end)
+        rent = max(0.0, stopped - self.began) * self.offer.per_hour + max(0.0, end - stopped) * self.offer.disk_per_hour
+        return rent / 3600 + self.traffic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,8 +230,6 @@ class Launch:
     wants: Wants
     jobs: tuple[Job, ...]
     boxes: tuple[Box, ...] = ()
-    avoided: tuple[str, ...] = ()
-    """Machines that were not what was rented, or failed."""
     failures: int = 0
     """Boxes in a row that never trained."""
     halt: Halt | None = None
@@ -230,6 +246,16 @@ class Launch:
     def living(self) -> Iterator[Box]:
         """Boxes that may cost money."""
         return (box for box in self.boxes if box.state is not BoxState.GONE)
+
+    @property
+    def avoided(self) -> frozenset[str]:
+        """Machines that were not what was rented, or failed."""
+        return frozenset(box.offer.machine for box in self.boxes if box.blamed)
+
+    @property
+    def models_bytes(self) -> int:
+        """What each box downloads before it is ready, at most: models that two tasks share count twice."""
+        return max((job.work.download_bytes for job in self.jobs if job.work), default=0) * len(self.wants.tasks)
 
     def job(self, name: str) -> Job:
         return next(job for job in self.jobs if job.name == name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from wan_train.base.units import GB
@@ -21,7 +21,7 @@ LEAST_RELIABILITY = 0.95
 LEAST_MBPS = 100.0
 """At less, the model files alone take more than an hour and a half of rent."""
 EXPERTS_AT_ONCE = 2
-_MEGABIT = 1_000_000 / 8
+MEGABIT = 1_000_000 / 8
 _BLACKWELL = ("RTX 50", "RTX PRO", "B100", "B200", "GB200")
 """How names of Blackwell cards begin; they need a newer driver."""
 _ADAPTED = ("attention", "blocks_to_swap", "fp8_base", "gradient_checkpointing", "max_data_loader_n_workers")
@@ -32,7 +32,8 @@ class Unfit(StrEnum):
     """Why an offer is not rented; the words are counted and shown."""
 
     PRICE = "over the price"
-    AVOIDED = "failed before in this launch"
+    BUDGET = "over the budget before it trains"
+    AVOIDED = "failed before"
     RELIABILITY = f"reliability below {LEAST_RELIABILITY:.0%}"
     NETWORK = f"download below {LEAST_MBPS:.0f} Mbit/s"
     DRIVER = "driver too old"
@@ -54,14 +55,20 @@ class Priced:
     measured: float | None = None
     """When the newest measurement behind it was made."""
     scaled_from: str | None = None
+    home_seconds: float = 0.0
     without: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float | None:
-        """From renting to the end of the first job."""
+        """From renting until the first job is home."""
         if self.train_seconds is None or self.prepare_seconds is None:
             return None
-        return self.prepare_seconds + self.train_seconds
+        return self.prepare_seconds + self.train_seconds + self.home_seconds
+
+    @property
+    def least_cost(self) -> float:
+        """Dollars before it trains, and for the way home."""
+        return ((self.prepare_seconds or 0.0) + self.home_seconds) / 3600 * self.offer.per_hour + self.traffic
 
     @property
     def cost(self) -> float | None:
@@ -85,11 +92,12 @@ def choose(
     *,
     work: Work | None = None,
     speeds: Sequence[Speed] = (),
+    set_up_seconds: float | None = None,
     avoided: Collection[str] = (),
 ) -> Choice:
     """Filter and sort: by the cost of the job where it is known, the others after them by price."""
-    why = {offer.id: unfit(offer, wants, avoided=avoided) for offer in offers}
-    priced = [priced_on(offer, work, speeds) for offer in offers]
+    priced = [priced_on(offer, work, speeds, set_up_seconds) for offer in offers]
+    why = {each.offer.id: unfit(each, wants, avoided=avoided) for each in priced}
     fit = sorted((each for each in priced if not why[each.offer.id]), key=_rank)
     dear = [each for each in priced if why[each.offer.id] == (Unfit.PRICE,)]
     counted = Counter(reason for reasons in why.values() for reason in reasons)
@@ -97,11 +105,14 @@ def choose(
     return Choice(fit=tuple(fit), unfit=tuple(counted.most_common()), nearest=nearest)
 
 
-def unfit(offer: Offer, wants: Wants, *, avoided: Collection[str] = ()) -> tuple[str, ...]:
+def unfit(priced: Priced, wants: Wants, *, avoided: Collection[str] = ()) -> tuple[str, ...]:
     """Every reason against an offer. What the landlord does not say is no reason: the box itself is checked."""
+    offer = priced.offer
     found = []
     if wants.max_per_hour is not None and offer.per_hour > wants.max_per_hour:
         found.append(Unfit.PRICE)
+    if wants.budget is not None and priced.least_cost >= wants.budget:
+        found.append(Unfit.BUDGET)
     if offer.machine in avoided:
         found.append(Unfit.AVOIDED)
     if offer.reliability is not None and offer.reliability < LEAST_RELIABILITY:
@@ -111,35 +122,43 @@ def unfit(offer: Offer, wants: Wants, *, avoided: Collection[str] = ()) -> tuple
     if offer.ram_bytes is not None and offer.ram_bytes < LOAD_BYTES:
         found.append(Unfit.RAM)
     driver = driver_version(offer.driver)
-    least = max(wants.least_driver, BLACKWELL_DRIVER) if _is_blackwell(offer) else wants.least_driver
-    if driver is not None and driver < least:
+    if driver is not None and driver < driver_for(offer, wants):
         found.append(Unfit.DRIVER)
     return tuple(found)
 
 
-def _is_blackwell(offer: Offer) -> bool:
-    return offer.gpu.upper().startswith(_BLACKWELL)
+def driver_for(offer: Offer, wants: Wants) -> tuple[int, ...]:
+    """The oldest driver that serves on the card of an offer."""
+    is_blackwell = offer.gpu.upper().startswith(_BLACKWELL)
+    return max(wants.least_driver, BLACKWELL_DRIVER) if is_blackwell else wants.least_driver
 
 
-def priced_on(offer: Offer, work: Work | None, speeds: Sequence[Speed]) -> Priced:
-    """What a job takes on an offer, from measurements on the same kind of card."""
+def priced_on(offer: Offer, work: Work | None, speeds: Sequence[Speed], set_up_seconds: float | None = None) -> Priced:
+    """What a job takes on an offer, from measurements on the same kind of card.
+
+    `set_up_seconds` is what a box takes until it is ready, without the download of the models.
+    """
     if work is None:
         return Priced(offer=offer, prepare_seconds=None)
     prepare = None
     if offer.down_mbps:
         # The dataset comes over the same line; the laptop's own is often slower, which nobody knows here.
-        prepare = (work.download_bytes + work.dataset_bytes) / (offer.down_mbps * _MEGABIT)
+        prepare = (work.download_bytes + work.dataset_bytes) / (offer.down_mbps * MEGABIT) + (set_up_seconds or 0.0)
     traffic = (work.download_bytes + work.dataset_bytes) / GB * offer.per_gb_down
     traffic += work.result_bytes / GB * offer.per_gb_up
+    home = work.result_bytes / (offer.up_mbps * MEGABIT) if offer.up_mbps else 0.0
+    known = Priced(offer=offer, prepare_seconds=prepare, traffic=traffic, home_seconds=home)
     here = [each for each in speeds if same_card(offer.gpu, each.key.card)]
     at_once = min(offer.gpus, len(work.parts), EXPERTS_AT_ONCE)
-    without = ["installation"]
+    without = [] if set_up_seconds is not None else ["installation"]
+    if work.result_bytes and not offer.up_mbps:
+        without.append("the way home of the results")
     seconds: list[float] = []
     newest, scaled = None, None
     for part in work.parts:
         found = _training(here, work, part, at_once)
         if found is None:
-            return Priced(offer=offer, prepare_seconds=prepare, traffic=traffic)
+            return known
         took, at, scaled_from = found
         seconds.append(took)
         newest = at if newest is None else max(newest, at)
@@ -148,10 +167,8 @@ def priced_on(offer: Offer, work: Work | None, speeds: Sequence[Speed]) -> Price
     if caching is None:
         without.append("caching")
     train = max(seconds) if at_once > 1 else sum(seconds)
-    return Priced(
-        offer=offer,
-        prepare_seconds=prepare,
-        traffic=traffic,
+    return replace(
+        known,
         train_seconds=train + (caching or 0.0),
         measured=newest,
         scaled_from=scaled,

@@ -25,6 +25,7 @@ from wan_train.launch.jobs import RECIPE_NAME
 from wan_train.launch.model import Address, Job, Offer
 from wan_train.launch.shipment import Shipment
 from wan_train.launch.ssh import PARTIAL, RemoteError, Ssh, UnreachableError
+from wan_train.run.speeds import SPEEDS_FILE, Speed, speeds_in
 
 WORKSPACE = PurePosixPath("/workspace")
 RUNS = WORKSPACE / "wan-train-runs"
@@ -42,6 +43,7 @@ _NEVER = (PARTIAL, "/lock", "*.lock", "/cache/")
 """What never comes home."""
 _STATE_FOLDER = re.compile(r".+-state")
 _LINES = 5
+_MOST_SPEEDS = 1_000_000
 # A session of ssh does not have the variables that the container was started with; its first process has them.
 _OWN_KEY = """for name in CONTAINER_ID CONTAINER_API_KEY; do
   [ -n "$(printenv "$name")" ] ||
@@ -131,12 +133,16 @@ class Remote(Protocol):
 
     def look(self, address: Address, run_id: str) -> Training: ...
 
-    def fetch(self, address: Address, run_id: str, home: Path) -> None:
-        """Bring the newest complete states and the records home."""
+    def fetch(self, address: Address, run_id: str, home: Path) -> int:
+        """Bring the newest complete states and the records home: how many bytes came, about."""
         ...
 
-    def bring(self, address: Address, run_id: str, home: Path) -> None:
-        """Bring everything home; checksums of the results are compared. Raises RemoteError where they differ."""
+    def bring(self, address: Address, run_id: str, home: Path) -> int:
+        """The same with the results; their checksums are compared. Raises RemoteError where they differ."""
+        ...
+
+    def speeds(self, address: Address) -> tuple[Speed, ...]:
+        """What the box measured while it trained."""
         ...
 
 
@@ -227,21 +233,25 @@ class SshRemote:
             raise RemoteError(f"the run {run_id} is not on the box")
         return found
 
-    def fetch(self, address: Address, run_id: str, home: Path) -> None:
+    def fetch(self, address: Address, run_id: str, home: Path) -> int:
         ssh = self._ssh(address)
         training = self.look(address, run_id)
         home.mkdir(parents=True, exist_ok=True)
+        before = tree_bytes(home)
         for state in training.states:
             self._fetch_state(ssh, state, run_id, home)
         # States first: a record must not name one that is not here. What the trainer still writes stays there.
         excluded = [*_NEVER, "/*/*/output/**"]
         ssh.fetch(RUNS / run_id, home, seconds=_COPY_SECONDS, excluded=excluded)
+        came = tree_bytes(home) - before
         forget_old_states(home)
+        return max(0, came)
 
-    def bring(self, address: Address, run_id: str, home: Path) -> None:
-        self.fetch(address, run_id, home)
+    def bring(self, address: Address, run_id: str, home: Path) -> int:
+        came = self.fetch(address, run_id, home)
         training = self.look(address, run_id)
         ssh = self._ssh(address)
+        before = tree_bytes(home)
         ssh.fetch(
             RUNS / run_id, home, seconds=_COPY_SECONDS, excluded=[PARTIAL, "/lock", "*.lock", "/cache/", "*-state/"]
         )
@@ -249,6 +259,11 @@ class SshRemote:
             if digest_of(home / name) != digest:
                 (home / name).unlink(missing_ok=True)  # rsync would take size and time for the proof
                 raise RemoteError(f"{name} did not arrive whole")
+        return came + max(0, tree_bytes(home) - before)
+
+    def speeds(self, address: Address) -> tuple[Speed, ...]:
+        text = self._ssh(address).output(f"head -c {_MOST_SPEEDS} {RUNS / SPEEDS_FILE}", seconds=_ANSWER_SECONDS)
+        return speeds_in(text.encode())
 
     def _fetch_state(self, ssh: Ssh, state: StateThere, run_id: str, home: Path) -> None:
         within = state.path.relative_to(RUNS / run_id)
@@ -365,6 +380,11 @@ def forget_old_states(home: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def tree_bytes(folder: Path) -> int:
+    """The sizes of all files in a folder."""
+    return sum(path.stat(follow_symlinks=False).st_size for path in folder.rglob("*") if path.is_file())
+
+
 def digest_of(path: Path) -> str | None:
     """The sha256 of a file; None where there is none."""
     digest = hashlib.sha256()
@@ -413,5 +433,6 @@ __all__ = [
     "digest_of",
     "forget_old_states",
     "read_training",
+    "tree_bytes",
     "wrong_with",
 ]

@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import assert_never
 
+from wan_train.base.units import GB
 from wan_train.launch.model import Address, Box, BoxState, Halt, Job, JobState, Launch, Offer
 
 WATCH_SECONDS = 15.0
@@ -80,6 +81,10 @@ class Done:
     exit_code: int | None = None
     """Of the training: WATCH saw its end."""
     home: Path | None = None
+    received: int = 0
+    """Bytes that the box downloaded or was sent."""
+    sent: int = 0
+    """Bytes that came home from it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +111,8 @@ class Lost:
 
     box: str
     why: str
+    stopped: bool = False
+    """It is still in the list, and its disk is paid for."""
 
 
 Outcome = Done | Failed | Found | Lost
@@ -133,7 +140,7 @@ def actions(launch: Launch, now: float, busy: Collection[str] = ()) -> Iterator[
             action = _of_box(launch, box, now)
             if action is not None:
                 yield action
-    if "" not in busy and now >= launch.next_search and _needs_box(launch, now):
+    if "" not in busy and now >= launch.next_search and _needs_box(launch):
         yield Action(Do.SEARCH)
 
 
@@ -146,7 +153,7 @@ def after(launch: Launch, outcome: Outcome, now: float) -> Launch:
             box = launch.box(name)
             if box.state in {BoxState.DESTROYING, BoxState.GONE}:
                 return launch
-            return _given_up(launch, box, why)
+            return _given_up(launch, replace(box, stopped=now) if outcome.stopped else box, why)
         case Done(action=action):
             return _done(launch, outcome, action, now)
         case Failed(action=action):
@@ -193,14 +200,28 @@ def _limited(launch: Launch, now: float) -> Launch:
     if launch.halt is not None:
         return launch
     wants = launch.wants
-    rate = sum(box.offer.per_hour for box in launch.living)
-    reserve = rate * RESERVE_SECONDS / 3600
-    if wants.budget is not None and rate and launch.spent(now) + reserve >= wants.budget:
+    if wants.budget is not None and any(launch.living) and _least_cost(launch, now) >= wants.budget:
         return replace(launch, halt=Halt.SAVE, halted_because=f"the budget of ${wants.budget:.2f} is used up")
     oldest = min((box.began for box in launch.living if box.state is not BoxState.DESTROYING), default=now)
     if now - oldest + RESERVE_SECONDS >= wants.max_hours * 3600:
         return replace(launch, halt=Halt.SAVE, halted_because=f"{wants.max_hours:g} hours are over")
     return launch
+
+
+def _least_cost(launch: Launch, now: float) -> float:
+    """Dollars that the launch costs even if it is ended now: results must still come home."""
+    return launch.spent(now) + sum(_owed(launch, box) for box in launch.living)
+
+
+def _owed(launch: Launch, box: Box) -> float:
+    """Dollars that a box costs between a decision to end it and its end."""
+    rent = box.rate * RESERVE_SECONDS / 3600
+    if box.state in {BoxState.RENTING, BoxState.CHECKING, BoxState.PROVISIONING}:
+        return rent + launch.models_bytes / GB * box.offer.per_gb_down
+    if _has_something(launch, box):
+        work = launch.job(box.job or "").work
+        return rent + (work.result_bytes if work else 0) / GB * box.offer.per_gb_up
+    return rent
 
 
 def _has_something(launch: Launch, box: Box) -> bool:
@@ -234,12 +255,10 @@ def _shared_out(launch: Launch) -> Launch:
     return launch
 
 
-def _needs_box(launch: Launch, now: float) -> bool:
+def _needs_box(launch: Launch) -> bool:
     if launch.halt is not None:
         return False
     wants = launch.wants
-    if wants.budget is not None and launch.spent(now) >= wants.budget:
-        return False
     held = {box.job for box in launch.living if box.state is BoxState.READY and box.job is not None}
     waiting = sum(job.state is JobState.WAITING and job.name not in held for job in launch.jobs)
     alive = [box for box in launch.living if box.state is not BoxState.DESTROYING]
@@ -248,27 +267,35 @@ def _needs_box(launch: Launch, now: float) -> bool:
 
 
 def _found(launch: Launch, name: str, offer: Offer | None, now: float) -> Launch:
-    if offer is None or not _needs_box(launch, now):
+    if offer is None or not _needs_box(launch):
         return replace(launch, next_search=now + SEARCH_SECONDS)
-    box = Box(name=name, offer=offer, began=now)
-    return replace(launch, boxes=(*launch.boxes, box), next_search=now)
+    rented = replace(launch, boxes=(*launch.boxes, Box(name=name, offer=offer, began=now)), next_search=now)
+    budget = launch.wants.budget
+    if budget is None or _least_cost(rented, now) < budget:
+        return rented
+    if any(launch.living):
+        return replace(launch, next_search=now + SEARCH_SECONDS)
+    left = f"${max(0.0, budget - launch.spent(now)):.2f} is left of the budget"
+    return replace(launch, halt=Halt.SAVE, halted_because=f"{left}, which no box with its downloads fits into")
 
 
 def _done(launch: Launch, done: Done, action: Action, now: float) -> Launch:
     if action.box is None:
         return launch
-    box = replace(launch.box(action.box), answered=now, tries=0, not_before=0.0)
+    box = launch.box(action.box)
+    traffic = done.received / GB * box.offer.per_gb_down + done.sent / GB * box.offer.per_gb_up
+    box = replace(box, answered=now, tries=0, not_before=0.0, traffic=box.traffic + traffic)
     if action.do is Do.DESTROY:
         return _gone(launch, box, now)
     if box.state in {BoxState.DESTROYING, BoxState.GONE}:
-        return launch
+        return _with(launch, replace(launch.box(box.name), traffic=box.traffic))
     match action.do:
         case Do.RENT:
             return _with(launch, replace(box, state=BoxState.CHECKING, address=done.address))
         case Do.CHECK:
             return _with(launch, replace(box, state=BoxState.PROVISIONING))
         case Do.PROVISION:
-            return _with(launch, replace(box, state=BoxState.READY))
+            return _with(launch, replace(box, state=BoxState.READY, ready=now))
         case Do.SEND | Do.WATCH | Do.FETCH | Do.BRING:
             return _of_training(launch, box, done, now)
         case Do.SEARCH:
@@ -339,7 +366,11 @@ def _most_tries(launch: Launch, failed: Failed, *, valuable: bool) -> float:
 
 def _given_up(launch: Launch, box: Box, why: str, *, blamed: bool = False) -> Launch:
     """Destroy a box; its job waits until that is done, and goes to another."""
-    launch = _with(launch, replace(box, state=BoxState.DESTROYING, because=why, tries=0, not_before=0.0))
+    ended = replace(box, state=BoxState.DESTROYING, because=why, tries=0, not_before=0.0, blamed=blamed)
+    if box.state is BoxState.PROVISIONING:
+        # How much of the models had come is not known; all of it is the most.
+        ended = replace(ended, traffic=box.traffic + launch.models_bytes / GB * box.offer.per_gb_down)
+    launch = _with(launch, ended)
     if box.job is not None and not launch.job(box.job).state.is_end:
         job = launch.job(box.job)
         if job.boxes >= MOST_BOXES_OF_A_JOB:
@@ -349,9 +380,7 @@ def _given_up(launch: Launch, box: Box, why: str, *, blamed: bool = False) -> La
         launch = _with(launch, job)
     if not blamed:
         return launch
-    machine = box.offer.machine
-    avoided = launch.avoided if machine in launch.avoided else (*launch.avoided, machine)
-    launch = replace(launch, avoided=avoided, failures=launch.failures + 1)
+    launch = replace(launch, failures=launch.failures + 1)
     if launch.failures >= MOST_FAILURES and launch.halt is None:
         because = f"{launch.failures} boxes in a row were not usable, the last: {why}"
         launch = replace(launch, halt=Halt.SAVE, halted_because=because)

@@ -19,7 +19,7 @@ from wan_train.engine.trainer import Trainer
 from wan_train.recipe.model import Training, settings_of
 from wan_train.run.plan import StepKind
 
-_SPEEDS_FILE = "speeds.json"
+SPEEDS_FILE = "speeds.json"
 _MOST = 200
 """The newest are kept."""
 _OF_ONE_WORK = 4
@@ -186,14 +186,24 @@ def _serves(each: Speed, key: Key, units: int) -> bool:
 
 def read_speeds(runs: Path) -> tuple[Speed, ...]:
     """Every measurement on this box; none where the file is missing, damaged, or of an older version."""
-    path = runs / _SPEEDS_FILE
     try:
-        found: Mapping[str, Sequence[Speed]] = codec.from_json(
-            path.read_bytes(), dict[str, list[Speed]], where=str(path)
-        )
-    except (OSError, codec.CorruptRecordError):
+        return speeds_in((runs / SPEEDS_FILE).read_bytes())
+    except OSError:
         return ()
-    return tuple(found.get("speeds", ()))
+
+
+def speeds_in(data: bytes) -> tuple[Speed, ...]:
+    """The measurements in the bytes of such a file; none where it is damaged, or of an older version."""
+    try:
+        found: Mapping[str, Sequence[Speed]] = codec.from_json(data, dict[str, list[Speed]], where=SPEEDS_FILE)
+    except codec.CorruptRecordError:
+        return ()
+    return tuple(each for each in found.get("speeds", ()) if _is_sound(each))
+
+
+def _is_sound(speed: Speed) -> bool:
+    numbers = (speed.at, speed.cost, speed.per_unit, speed.beside, speed.per_sample, speed.after)
+    return all(number is None or (math.isfinite(number) and number >= 0) for number in numbers) and speed.cost > 0
 
 
 def remember(runs: Path, speed: Speed) -> None:
@@ -202,13 +212,13 @@ def remember(runs: Path, speed: Speed) -> None:
     Trainings that were stopped time no loading: the last that did stays, however many of them follow.
     """
     try:
-        with locks.held(runs / f".{_SPEEDS_FILE}.lock", wait=True):
+        with locks.held(runs / f".{SPEEDS_FILE}.lock", wait=True):
             known = sorted(read_speeds(runs), key=lambda each: each.at)
             same = [each for each in known if (each.key, each.sizes) == (speed.key, speed.sizes)]
             timed = [each for each in same if each.beside is not None]
             spare = [each for each in same if speed.beside is not None or each not in timed[-1:]]
             too_old = spare[: max(0, len(same) + 1 - _OF_ONE_WORK)]
             kept = [*(each for each in known if each not in too_old), speed][-_MOST:]
-            write_whole(runs / _SPEEDS_FILE, codec.to_json({"speeds": kept}), durable=False)
+            write_whole(runs / SPEEDS_FILE, codec.to_json({"speeds": kept}), durable=False)
     except OSError:
         return

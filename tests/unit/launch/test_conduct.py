@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wan_train.base.units import GB
 from wan_train.box.vast_http import VastError
 from wan_train.launch.conduct import Conductor
 from wan_train.launch.engine import EngineError
@@ -34,6 +35,8 @@ from wan_train.launch.places import LaunchDirectory, all_launches, box_name, fin
 from wan_train.launch.reap import end_strays, strays, unattended
 from wan_train.launch.remote import Limits, RemoteError, Training, UnreachableError, WrongBoxError
 from wan_train.launch.shipment import Shipment
+from wan_train.run.plan import StepKind
+from wan_train.run.speeds import Key, Speed, read_speeds
 
 EPOCHS = 40
 EPOCH_SECONDS = 60.0
@@ -83,6 +86,8 @@ class World:
     """Runs that began on a box while another one trained them."""
     reached: dict[str, int] = field(default_factory=dict)
     """The epochs that a run had when its box was lost."""
+    measured: tuple[Speed, ...] = ()
+    """In the file of speeds of every box."""
     repeated: list[int] = field(default_factory=list)
     """Epochs that were trained again, for each loss."""
 
@@ -220,17 +225,23 @@ class FakeRemote:
             epoch=done,
         )
 
-    def fetch(self, address: Address, run_id: str, home: Path) -> None:
+    def fetch(self, address: Address, run_id: str, home: Path) -> int:
         done = self.epochs(self.box(address), run_id)
         home.mkdir(exist_ok=True)
         (home / "plan.json").touch()
         (home / "epochs").write_text(str(done))
+        return GB
 
-    def bring(self, address: Address, run_id: str, home: Path) -> None:
+    def speeds(self, address: Address) -> tuple[Speed, ...]:
+        self.box(address)
+        return self.world.measured
+
+    def bring(self, address: Address, run_id: str, home: Path) -> int:
         box = self.box(address)
-        self.fetch(address, run_id, home)
+        came = self.fetch(address, run_id, home)
         (home / "result").write_text(str(self.epochs(box, run_id)))
         box.runs.pop(run_id)
+        return came
 
 
 @dataclass
@@ -252,8 +263,8 @@ class Laptop:
             engine=self.world,
             remote=FakeRemote(self.world),
             runs=self.directory.runs,
+            clock=self.world.clock,
             pause=self.world.clock.pause,
-            monotonic=self.world.clock.monotonic,
             shipment=lambda _: SHIPMENT,
         )
         self.conductor = Conductor(
@@ -343,6 +354,27 @@ class TestCalm:
         assert laptop.world.boxes == {}
         newest = int((tmp_path / "run-job0/epochs").read_text()) if (tmp_path / "run-job0/epochs").exists() else 0
         assert (newest > 0) is saved
+
+    def test_what_a_box_measured_is_known_to_the_next_launch(self, tmp_path: Path) -> None:
+        world = World(FakeClock())
+        own, other, future = (
+            Speed(
+                at=at,
+                key=Key(kind=StepKind.TRAIN, trainer="musubi d0a1930", card=card),
+                sizes="960x960",
+                cost=1.0,
+                units=9,
+                per_unit=2.0,
+            )
+            for at, card in (
+                (1_000_100.0, "NVIDIA GeForce RTX 5090"),
+                (1_000_100.0, "NVIDIA H200"),
+                (9e9, "NVIDIA GeForce RTX 5090"),
+            )
+        )
+        world.measured = (own, other, future)
+        Laptop(world, launched(tmp_path, 2)).run()
+        assert read_speeds(tmp_path) == (own,)
 
     def test_one_program_at_a_time(self, tmp_path: Path) -> None:
         directory = launched(tmp_path, 1)
@@ -443,9 +475,7 @@ class TestPlaces:
         offer = Offer(id="1", machine="m", gpu="RTX 5090", gpus=1, gpu_bytes=1, per_hour=0.5, bid=0.4, driver="570")
         box = Box(name="wt-1", offer=offer, state=BoxState.READY, began=1.5, address=address, job="cats", fetched=2.0)
         wants = Wants(gpus=(GpuWant(name="RTX5090"),), max_hours=6, budget=3.0, least_driver=(525, 60))
-        launch = Launch(
-            id="0123abcd", created=1.0, wants=wants, jobs=(job,), boxes=(box,), avoided=("m9",), halt=Halt.SAVE
-        )
+        launch = Launch(id="0123abcd", created=1.0, wants=wants, jobs=(job,), boxes=(box,), failures=2, halt=Halt.SAVE)
         directory.write(launch)
         assert directory.read() == launch
 

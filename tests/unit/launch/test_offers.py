@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wan_train.launch.model import Offer, Part, Wants, Work
+from wan_train.launch.history import AVOIDED_SECONDS, History, history_of, read_history
+from wan_train.launch.model import Address, Box, Job, Launch, Offer, Part, Wants, Work
 from wan_train.launch.offers import Unfit, choose, priced_on
+from wan_train.launch.places import new
 from wan_train.run.plan import StepKind
 from wan_train.run.speeds import Key, Speed
 
@@ -67,6 +70,16 @@ class TestPrice:
         assert free is not None
         assert paid is not None
         assert round(paid - free, 6) == 0.74
+
+    def test_set_up_and_the_way_home_are_in_the_time_where_they_are_known(self) -> None:
+        speeds = [speed("NVIDIA GeForce RTX 5090", 2.0), *CACHINGS]
+        work = replace(WORK, result_bytes=5 * 10**9)
+        plain = priced_on(offer(1, 0.36, up_mbps=400.0), WORK, speeds)
+        known = priced_on(offer(1, 0.36, up_mbps=400.0), work, speeds, 420.0)
+        assert plain.seconds is not None
+        assert known.seconds == plain.seconds + 420.0 + 100.0
+        assert known.without == ()
+        assert "the way home of the results" in priced_on(offer(1, 0.36), work, speeds).without
 
     def test_two_gpus_train_both_experts_at_once(self) -> None:
         one = priced_on(offer(1, 1.0), WORK, [speed("NVIDIA GeForce RTX 5090", 2.0)])
@@ -157,3 +170,37 @@ def test_nothing_unfit_is_taken_and_nothing_fit_is_lost(
     known = [cost for cost in costs if cost is not None]
     assert known == sorted(known)
     assert costs[: len(known)] == known
+
+
+def test_an_offer_whose_downloads_cost_more_than_the_budget_is_left_out() -> None:
+    wants = replace(WANTS, budget=1.0)
+    offers = [offer(1, 0.1, per_gb_down=0.02), offer(2, 0.2, per_gb_down=0.001)]
+    found = choose(offers, wants, work=WORK)
+    assert [each.offer.id for each in found.fit] == ["2"]
+    assert found.unfit == ((Unfit.BUDGET, 1),)
+
+
+class TestHistory:
+    def launch(self, *boxes: Box) -> Launch:
+        job = Job(name="j", title="j", dataset=Path("/d"), dataset_stamp="", options=(), work=WORK)
+        return Launch(id="0123abcd", created=0.0, wants=WANTS, jobs=(job,), boxes=boxes)
+
+    def test_a_set_up_is_what_a_box_took_beyond_its_download(self) -> None:
+        boxes = (
+            Box(name=str(n), offer=offer(n, 0.5), began=0.0, ready=690.0 + more)
+            for n, more in enumerate((100.0, 300.0, 900.0))
+        )
+        found = history_of([self.launch(*boxes, Box(name="x", offer=offer(9, 0.5), began=0.0))], 0.0)
+        assert found.set_up_seconds == 300.0
+
+    def test_a_sick_machine_is_avoided_for_a_month_and_one_that_never_answered_is_not(self) -> None:
+        address = Address(name="a", host="h", port=1, user="root", key=Path("/k"))
+        sick = Box(name="a", offer=offer(1, 0.5), began=0.0, address=address, blamed=True)
+        taken = Box(name="b", offer=offer(2, 0.5), began=0.0, blamed=True)
+        good = Box(name="c", offer=offer(3, 0.5), began=0.0, address=address)
+        assert history_of([self.launch(sick, taken, good)], 86400.0).avoided == {"m1"}
+        assert history_of([self.launch(sick)], AVOIDED_SECONDS + 1).avoided == frozenset()
+
+    def test_a_damaged_record_is_skipped(self, tmp_path: Path) -> None:
+        new(tmp_path).record.write_text("{")
+        assert read_history(tmp_path, 0.0) == History()

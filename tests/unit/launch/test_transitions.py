@@ -6,10 +6,12 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wan_train.launch.model import Address, BoxState, Halt, Job, JobState, Launch, Offer, Wants
+from wan_train.base.units import GB
+from wan_train.launch.model import Address, BoxState, Halt, Job, JobState, Launch, Offer, Wants, Work
 from wan_train.launch.transitions import Action, Do, Done, Failed, Fault, Found, Lost, actions, after, settled
 
 ADDRESS = Address(name="wt-1", host="127.0.0.1", port=22, user="root", key=Path("/key"))
@@ -19,19 +21,38 @@ INTERVAL = 600.0
 def launch_of(jobs: int, boxes: int, *, budget: float | None = None, max_hours: float = 12.0) -> Launch:
     wants = Wants(boxes=boxes, budget=budget, max_hours=max_hours, fetch_seconds=INTERVAL)
     made = tuple(
-        Job(name=f"job{n}", title=f"job{n}", dataset=Path("/data"), dataset_stamp="", options=()) for n in range(jobs)
+        Job(name=f"job{n}", title=f"job{n}", dataset=Path("/data"), dataset_stamp="", options=(), work=WORK)
+        for n in range(jobs)
     )
     return Launch(id="l", created=0.0, wants=wants, jobs=made)
 
 
-def offer(number: int) -> Offer:
-    return Offer(id=str(number), machine=f"m{number % 7}", gpu="RTX 5090", gpus=1, gpu_bytes=32 * 10**9, per_hour=1.0)
+WORK = Work(
+    trainer="musubi", parts=(), batch_cost=None, items=1, download_bytes=69 * GB, dataset_bytes=GB, result_bytes=5 * GB
+)
+STATE_BYTES = GB
+"""What comes home each time."""
+
+
+def offer(number: int, per_gb: float = 0.0) -> Offer:
+    return Offer(
+        id=str(number),
+        machine=f"m{number % 7}",
+        gpu="RTX 5090",
+        gpus=1,
+        gpu_bytes=32 * 10**9,
+        per_hour=1.0,
+        per_gb_down=per_gb,
+        per_gb_up=per_gb,
+        disk_per_hour=0.05,
+    )
 
 
 class World:
     """Landlord and boxes, as an outcome for each action; chance decides by `seed`, `trouble` is in percent."""
 
-    def __init__(self, seed: int, trouble: int) -> None:
+    def __init__(self, seed: int, trouble: int, per_gb: float = 0.0) -> None:
+        self.per_gb = per_gb
         self.chance = random.Random(seed)
         self.trouble = trouble
         self.rented = 0
@@ -47,7 +68,7 @@ class World:
             if self.goes_wrong():
                 return Found(name="", why="no offer")
             self.rented += 1
-            return Found(name=f"box{self.rented}", offer=offer(self.rented))
+            return Found(name=f"box{self.rented}", offer=offer(self.rented, self.per_gb))
         assert action.box is not None
         if action.do is Do.DESTROY:
             if self.goes_wrong():
@@ -64,6 +85,8 @@ class World:
             return Failed(action=action, why="broken", fault=Fault(kind))
         if action.do is Do.RENT:
             return Done(action=action, address=ADDRESS)
+        if action.do is Do.PROVISION:
+            return Done(action=action, received=69 * GB)
         if action.job is not None:
             if action.do is Do.SEND:
                 self.training_on.setdefault(action.job, set()).add(action.box)
@@ -75,6 +98,8 @@ class World:
                     return Done(action=action, exit_code=0)
             if action.do is Do.BRING:
                 self.training_on[action.job].discard(action.box)
+            if action.do in {Do.FETCH, Do.BRING}:
+                return Done(action=action, sent=STATE_BYTES)
         return Done(action=action)
 
 
@@ -115,11 +140,34 @@ def test_stopped_at_any_moment_leaves_no_box(seed: int, jobs: int, boxes: int, h
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0), st.integers(1, 4), st.integers(1, 3), st.floats(0.3, 5.0))
-def test_a_budget_is_not_exceeded_by_more_than_an_interval(seed: int, jobs: int, boxes: int, budget: float) -> None:
-    launch, now = play(launch_of(jobs, boxes, budget=budget, max_hours=1000), World(seed, 0))
+@given(
+    st.integers(0), st.integers(1, 4), st.integers(1, 3), st.floats(0.3, 9.0), st.integers(0, 20), st.floats(0, 0.05)
+)
+def test_a_budget_is_not_exceeded_by_more_than_an_interval(  # noqa: PLR0917  what hypothesis draws
+    seed: int, jobs: int, boxes: int, budget: float, trouble: int, per_gb: float
+) -> None:
+    launch, now = play(launch_of(jobs, boxes, budget=budget, max_hours=1000), World(seed, trouble, per_gb))
     assert launch.is_over
-    assert launch.spent(now) <= budget + boxes * INTERVAL / 3600
+    at_home = STATE_BYTES / GB * per_gb
+    assert launch.spent(now) <= budget + boxes * (INTERVAL / 3600 + at_home)
+
+
+def test_a_box_whose_downloads_alone_cost_the_budget_is_not_rented() -> None:
+    launch, _ = play(launch_of(1, 1, budget=1.0), World(0, 0, per_gb=0.02))
+    assert launch.boxes == ()
+    assert launch.halted_because == "$1.00 is left of the budget, which no box with its downloads fits into"
+
+
+def test_what_a_box_costs_is_its_rent_and_its_traffic_and_once_stopped_its_disk() -> None:
+    launch = settled(launch_of(1, 1), 0.0)
+    launch = after(launch, Found(name="a", offer=offer(1, 0.02)), 0.0)
+    for do in (Do.RENT, Do.CHECK):
+        launch = after(launch, Done(action=Action(do, "a"), address=ADDRESS), 1.0)
+    launch = after(launch, Done(action=Action(Do.PROVISION, "a"), received=69 * GB), 1.0)
+    assert launch.spent(3600.0) == pytest.approx(1.0 + 69 * 0.02)
+    launch = after(launch, Lost(box="a", why="outbid", stopped=True), 3600.0)
+    assert launch.spent(7200.0) == pytest.approx(1.05 + 69 * 0.02)
+    assert launch.box("a").traffic == pytest.approx(1.38)
 
 
 def test_without_trouble_each_job_has_one_box_and_is_done() -> None:

@@ -1,0 +1,50 @@
+"""What the launches of this machine found out: how long a set-up takes, and which machines were wrong or sick."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_train.base.codec import CorruptRecordError
+from wan_train.launch.model import Launch
+from wan_train.launch.offers import MEGABIT
+from wan_train.launch.places import all_launches
+
+AVOIDED_SECONDS = 30 * 86400.0
+"""A machine that was wrong or sick is rented again after so long: it may have been repaired."""
+_MOST_LAUNCHES = 30
+"""The newest are read: the records of large launches have megabytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """`set_up_seconds` is the median from renting to ready, without the download of the models; None if unknown."""
+
+    set_up_seconds: float | None = None
+    avoided: frozenset[str] = frozenset()
+
+
+def read_history(runs: Path, now: float) -> History:
+    """Of the newest launches with a record that can be read."""
+    found = []
+    for directory in all_launches(runs)[:_MOST_LAUNCHES]:
+        try:
+            found.append(directory.read())
+        except (OSError, CorruptRecordError):
+            continue
+    return history_of(found, now)
+
+
+def history_of(launches: Iterable[Launch], now: float) -> History:
+    set_ups, avoided = [], set()
+    for launch in launches:
+        for box in launch.boxes:
+            line = box.offer.down_mbps
+            if box.ready is not None and line:
+                set_ups.append(max(0.0, box.ready - box.began - launch.models_bytes / (line * MEGABIT)))
+            # One that never answered was not looked at: somebody else may have rented it first.
+            if box.blamed and box.address is not None and now - box.began < AVOIDED_SECONDS:
+                avoided.add(box.offer.machine)
+    return History(set_up_seconds=statistics.median(set_ups) if set_ups else None, avoided=frozenset(avoided))
