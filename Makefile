@@ -53,7 +53,7 @@ format: setup
 
 docs: setup
 	$(BIN)/python docs/generate_json.py
-	$(BIN)/python -m wan_train.cli.flags_document docs/flags.md
+	$(BIN)/python docs/generate_flags.py
 
 bench: setup
 	$(BIN)/python benchmarks/run.py

@@ -13,6 +13,7 @@ from figures import Figure
 from provision_box import MODEL_BYTES, Place, provision_box
 from wan_train.provision import engine_file
 from wan_train.provision.models import wanted
+from wan_train.recipe.terms import Task
 
 LINK = 1_250_000.0
 """Bytes a second: a hundredth of a rented box's 125 MB/s. With files of a thousandth, all takes a tenth of the time."""
@@ -68,7 +69,7 @@ def by_hand(place: Place) -> Times:
     for words in (["-e", checkout], ["protobuf"], ["six"], list(engine.first)):
         _run([*pip, *index, *words], place)
     names = ["umt5-xxl", "wan21-vae", "wan22-t2v-high", "wan22-t2v-low"]
-    models = {model.name: model for model in wanted("t2v")}
+    models = {model.name: model for model in wanted([Task.T2V])}
     caching = 0.0
     for name in names:
         model = models[name]

@@ -20,7 +20,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 def measure(seconds: float = _WINDOW_SECONDS) -> Iterator[Figure]:
     with box(2) as machine:
         words = machine.train_words("--epochs", "10000", "--detach")
-        done = machine.run_cli(*words, SCRIPTED_STEP_SECONDS=_STEP_SECONDS, **DEFAULT_PATIENCE)
+        done = machine.run_cli(*words, timeout=600, SCRIPTED_STEP_SECONDS=_STEP_SECONDS, **DEFAULT_PATIENCE)
         assert done.returncode == 0, done.stderr
         machine.wait_for_event("epoch_ended", step="train-low")
         parts = _our_processes(machine)

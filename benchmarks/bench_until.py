@@ -83,4 +83,5 @@ def _weights(path: Path) -> np.ndarray:
     found = load_file(path)
     names = sorted(name.removesuffix(".lora_down.weight") for name in found if name.endswith(".lora_down.weight"))
     products = [found[f"{name}.lora_up.weight"] @ found[f"{name}.lora_down.weight"] for name in names]
-    return np.concatenate([product.ravel() for product in products])
+    joined: np.ndarray = np.concatenate([product.ravel() for product in products])
+    return joined

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from box import box
-from support.trainers import ScriptedBox
+from support.trainers import Process, ScriptedBox
 from wan_train.engine.tensors import BrokenFileError, read_header
 
 PATIENCE_SECONDS = 900.0
@@ -76,7 +76,7 @@ class Driver:
     chance: random.Random
     outcome: Outcome
     seen: dict[Path, str] = field(default_factory=dict)
-    viewer: subprocess.Popen[str] | None = None
+    viewer: Process | None = None
 
     def play(self) -> None:
         words = ["--epochs", str(self.engine.epochs), "--save-every", str(self.engine.keep), *self.engine.words]

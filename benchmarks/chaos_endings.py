@@ -32,8 +32,7 @@ from support.receiver import Manners, Receiver, receiver
 from support.trainers import ScriptedBox
 from support.upload_hub import Refusal, UploadHub, upload_hub
 from support.vast_api import Mood, VastApi, vast_api
-from wan_train.base.clock import SystemClock
-from wan_train.base.moment import moment
+from wan_train.base.clock import SystemClock, moment
 from wan_train.notify.delivery_log import Mark, read_deliveries
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties, Then, register, write_duties

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 
-class Alive(TorchDispatchMode):
+class Alive(TorchDispatchMode):  # type: ignore[misc]  # torch is typed as Any
     """Bytes of the storages alive now and at most, in the allocator's steps of 512."""
 
     def __init__(self) -> None:
@@ -144,7 +144,7 @@ def main() -> None:
     source = args.musubi_dir / "src"
     sys.path[:0] = [str(source), str(source / "musubi_tuner")]
     # musubi-tuner asks for the current CUDA device while it is imported.
-    torch.cuda.current_device = lambda: "cpu"  # type: ignore[assignment, return-value]
+    torch.cuda.current_device = lambda: "cpu"
     print("| weights | gradient checkpointing | at rest (GiB) | peak of a step (GiB) |\n|---|---|---|---|")
     for fp8 in (True, False):
         for checkpointing in (True, False):

@@ -56,7 +56,7 @@ def supervised(*, epochs: int = EPOCHS, kill: bool = False) -> float:
 def plain(*, kill: bool) -> float:
     """The guide's command by hand: no states, and started over by somebody who sees at once that it died."""
     with box(gpus=1) as place:
-        done = place.run_cli(*words(place, 1), **ENV)
+        done = place.run_cli(*words(place, 1), timeout=600, **ENV)
         if done.returncode != 0:
             raise RuntimeError(done.stderr)
         script = place.run() / "train-high" / "1" / "command.sh"

@@ -22,6 +22,7 @@ from link import Link
 from provision_world import World
 
 from wan_train.provision.models import wanted
+from wan_train.recipe.terms import Task
 
 MODEL_BYTES = {"wan21-vae": 254_000, "umt5-xxl": 11_361_000, "wan22-t2v-high": 28_577_000, "wan22-t2v-low": 28_577_000}
 """A thousandth of the hub's sizes in bytes (VAE 0.25, T5 11.4, each expert 28.6 GB)."""
@@ -73,7 +74,7 @@ def provision_box(link: float, connection: int | None = None) -> Iterator[Place]
 
 def _fill(world: World) -> None:
     chance = random.Random(5)
-    for model in wanted("t2v"):
+    for model in wanted([Task.T2V]):
         world.hub.files[f"{model.repo}/{model.file}"] = chance.randbytes(MODEL_BYTES[model.name])
     wheels = world.folder / "wheels"
     with zipfile.ZipFile(wheels / "torch-2.7.0-py3-none-any.whl", "a") as wheel:

@@ -8,8 +8,7 @@ import pytest
 
 from support.runs import events_of, make_plan
 from support.vast_api import vast_api
-from wan_train.base.clock import SystemClock
-from wan_train.base.moment import moment
+from wan_train.base.clock import SystemClock, moment
 from wan_train.cli.main import run
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties, Then, read_duties, write_duties

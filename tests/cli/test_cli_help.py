@@ -7,10 +7,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from generate_flags import COMMANDS
 from rich.cells import cell_len
 
 from support.trainers import ScriptedBox
-from wan_train.cli.flags_document import COMMANDS
 from wan_train.dataset.writing import text_for_directory
 from wan_train.recipe import load as recipes
 from wan_train.recipe.terms import Task

@@ -10,9 +10,9 @@ import pytest
 from upload_world import BOTH, HIGH, KEPT, LOW, RUNNING, Place, lora, make
 
 from support.upload_hub import READER, STRANGER, WRITER, Refusal, Repo, UploadHub
-from wan_train.base.moment import moment
+from wan_train.base.clock import moment
 from wan_train.run.duties import Duties, write_duties
-from wan_train.upload.status import all_verified, due
+from wan_train.upload.status import due, unverified
 
 TARGET = "hf:me/cat"
 RECORDS = {"recipe.toml", "dataset.toml"}
@@ -65,7 +65,7 @@ def test_a_lora_is_sent_while_the_other_still_trains(
     place.upload(TARGET)
     assert not due(place.run, [TARGET], now=place.clock.now())
     assert set(hub.repos["me/cat"].files) == {HIGH, "README.md", *RECORDS}
-    assert all_verified(place.run, [TARGET]) == (False, ("the run is not over",))
+    assert unverified(place.run, [TARGET]) == ("the run is not over",)
     lora(place.path / LOW, 2.0)
     assert due(place.run, [TARGET], now=place.clock.now())
     place.upload(TARGET)
@@ -100,7 +100,7 @@ def test_files_of_others_are_never_replaced(place: Place, hub: UploadHub) -> Non
     files = hub.repos["me/cat"].files
     assert (files[HIGH], files["README.md"]) == (b"somebody else's " * 20, b"my own card")
     assert files[f"20261122-141500-mylora/{HIGH}"] == (place.path / HIGH).read_bytes()
-    assert all_verified(place.run, [TARGET]) == (True, ())
+    assert unverified(place.run, [TARGET]) == ()
     line = place.json("upload", "mylora", TARGET)
     assert "20261122-141500-mylora/*.safetensors" in line["uploads"][0]["download"]
 
@@ -138,7 +138,7 @@ def test_a_full_account_says_so(place: Place, hub: UploadHub) -> None:
         "no space left for this account (HTTP 403: Private repository storage limit" in uploader.problems[TARGET].reason
     )
     assert place.known(TARGET).verified == {}
-    assert all_verified(place.run, [TARGET])[1][0].startswith(f"{TARGET} lacks 4 files: no space left")
+    assert unverified(place.run, [TARGET])[0].startswith(f"{TARGET} lacks 4 files: no space left")
 
 
 def test_a_hub_that_is_down_is_tried_again_and_again(place: Place, hub: UploadHub) -> None:
@@ -153,7 +153,7 @@ def test_a_hub_that_is_down_is_tried_again_and_again(place: Place, hub: UploadHu
     place.clock.at = failed.not_before
     assert due(place.run, [TARGET], now=place.clock.now())
     assert not place.upload(TARGET).problems
-    assert all_verified(place.run, [TARGET]) == (True, ())
+    assert unverified(place.run, [TARGET]) == ()
     assert "HTTP 503; retry in 2 s (1 of 3)" in place.said[1]
 
 
@@ -176,7 +176,7 @@ def test_a_connection_that_breaks_in_the_middle_of_a_file(place: Place, hub: Upl
     hub.refusals = [Refusal(where="/lfs/", after=32_768)]
     assert not place.upload(TARGET).problems
     assert hub.repos["me/cat"].files[HIGH] == (place.path / HIGH).read_bytes()
-    assert all_verified(place.run, [TARGET]) == (True, ())
+    assert unverified(place.run, [TARGET]) == ()
 
 
 def test_other_bytes_at_the_hub_are_noticed(place: Place, hub: UploadHub) -> None:

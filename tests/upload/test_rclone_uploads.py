@@ -9,7 +9,7 @@ import pytest
 from upload_world import HIGH, KEPT, LOW, Place, lora
 
 from wan_train.upload.rclone import find_rclone
-from wan_train.upload.status import all_verified, due
+from wan_train.upload.status import due, unverified
 
 RUN = "20261122-141500-mylora"
 
@@ -36,7 +36,7 @@ def test_everything_comes_into_a_folder_of_the_run(place: Place, shelf: Path) ->
     (told,) = line["uploads"]
     assert (told["state"], told["verified"]) == ("verified", 11)
     assert told["download"] == f"rclone copy shelf:loras/{RUN} . --include '*.safetensors'"
-    assert all_verified(place.run, ["rclone:shelf:loras"], ["dataset"]) == (True, ())
+    assert unverified(place.run, ["rclone:shelf:loras"], ["dataset"]) == ()
 
 
 def test_a_local_folder_needs_no_configuration(place: Place, tmp_path: Path, rclone: Path) -> None:
@@ -53,7 +53,7 @@ def test_what_was_sent_before_a_kill_is_compared_and_not_sent_again(place: Place
     inodes = {path.name: path.stat().st_ino for path in (shelf / RUN).iterdir()}
     place.run.uploads.unlink()  # as if the uploader had been killed before it recorded anything
     place.upload(target)
-    assert all_verified(place.run, [target]) == (True, ())
+    assert unverified(place.run, [target]) == ()
     assert {path.name: path.stat().st_mtime_ns for path in (shelf / RUN).iterdir()} == before
     assert {path.name: path.stat().st_ino for path in (shelf / RUN).iterdir()} == inodes
 

@@ -11,7 +11,7 @@ from support.runs import OUT_OF_MEMORY, T0, events_of
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.run.events import RunFinished, StateSaved
 from wan_train.run.state import JobState
-from wan_train.upload.status import all_verified
+from wan_train.upload.status import unverified
 
 DIVERGED = Diagnosis(cause=Cause.NAN_LOSS, meaning="the loss is not a number", advice="Lower it.", evidence="nan")
 
@@ -43,15 +43,15 @@ def test_a_checkpoint_that_can_be_resumed_keeps_the_box(  # noqa: PLR0917  the c
     ended(place, low, diagnosis, saved=saved)
     target = f"rclone:{tmp_path}/shelf"
     place.upload(target)
-    safe, reasons = all_verified(place.run, [target])
-    assert safe == (reason is None)
+    reasons = unverified(place.run, [target])
+    assert (not reasons) == (reason is None)
     assert reason is None or reason in reasons[0]
 
 
 def test_without_a_target_nothing_is_safe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = make(tmp_path, capsys)
-    assert all_verified(place.run, []) == (False, ("nothing is uploaded anywhere",))
-    assert all_verified(place.run, ["hf:me/cat"]) == (False, ("hf:me/cat lacks 4 files",))
+    assert unverified(place.run, []) == ("nothing is uploaded anywhere",)
+    assert unverified(place.run, ["hf:me/cat"]) == ("hf:me/cat lacks 4 files",)
 
 
 def test_a_dataset_that_is_gone_is_not_safe(place: Place, tmp_path: Path, rclone: Path) -> None:
@@ -59,4 +59,4 @@ def test_a_dataset_that_is_gone_is_not_safe(place: Place, tmp_path: Path, rclone
     target = f"rclone:{tmp_path}/shelf"
     place.run.dataset_config.write_text("this is no TOML [", encoding="utf-8")
     place.upload(target, "dataset")
-    assert all_verified(place.run, [target], ["dataset"]) == (False, ("the dataset cannot be read any more",))
+    assert unverified(place.run, [target], ["dataset"]) == ("the dataset cannot be read any more",)

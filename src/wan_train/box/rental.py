@@ -1,8 +1,9 @@
-"""What is known of a rented box, as values."""
+"""What is known of a rented box, as values: its price, the end of its rental, its ssh address."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -74,3 +75,23 @@ def number_in(found: Mapping[str, Any], name: str) -> float | None:
     value = found.get(name)
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
     return float(value) if good and value is not None else None
+
+
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]*")
+_LAST_PORT = 65_535
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shell:
+    """Where ssh goes."""
+
+    host: str
+    port: int
+
+
+def shell_of(environ: Mapping[str, str]) -> Shell | None:
+    """Vast's boxes with a public port for ssh have both in their environment (docs.vast.ai, instance variables)."""
+    host, port = environ.get("PUBLIC_IPADDR", "").strip(), environ.get("VAST_TCP_PORT_22", "").strip()
+    if not _HOST.fullmatch(host) or not port.isdecimal() or not port.isascii() or not 0 < int(port) <= _LAST_PORT:
+        return None
+    return Shell(host=host, port=int(port))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 
-from wan_train.base.clock import SystemClock
+from wan_train.base.clock import SystemClock, moment
 from wan_train.base.errors import WanTrainError
-from wan_train.base.moment import moment
 from wan_train.base.text import one_line
 from wan_train.cli.call import Call
 from wan_train.run.box_ending import Phase, ask_to_keep, ending_of_this_box, seconds_left

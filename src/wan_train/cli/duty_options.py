@@ -8,13 +8,11 @@ import shutil
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from wan_train.base.clock import SystemClock
+from wan_train.base.clock import SystemClock, moment
 from wan_train.base.errors import BadInputError, NotReadyError
-from wan_train.base.moment import moment
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
-from wan_train.box.vast import RefusedKeyError, UnknownBoxError, Vast
-from wan_train.box.vast_http import VastError
+from wan_train.box.vast import RefusedKeyError, UnknownBoxError, Vast, VastError
 from wan_train.cli import options
 from wan_train.cli.call import Call
 from wan_train.cli.notify import keep_addresses

@@ -10,8 +10,7 @@ from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
 from wan_train.base.units import dollars, parse_dollars
 from wan_train.box.rental import Price, PriceSource
-from wan_train.box.vast import Asking, Vast
-from wan_train.box.vast_http import VastError
+from wan_train.box.vast import Asking, Vast, VastError
 from wan_train.cli import options, questions
 from wan_train.cli.call import Call
 from wan_train.cli.output import Sink

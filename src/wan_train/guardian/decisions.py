@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from wan_train.base.clock import backoff
+from wan_train.base.clock import Moment, backoff, is_later, seconds_between
 from wan_train.base.host import ProcessIdentity
-from wan_train.base.moment import Moment, is_later, seconds_between
 from wan_train.run.box_ending import Ending, Phase
 from wan_train.run.duties import Duties, Then
 from wan_train.run.events import StopMode

@@ -15,8 +15,7 @@ from wan_train.base import process
 from wan_train.base.errors import WanTrainError
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
-from wan_train.box.vast import ID_VARIABLE, Power, Vast
-from wan_train.box.vast_http import VastError
+from wan_train.box.vast import ID_VARIABLE, Power, Vast, VastError
 from wan_train.run.box_ending import Ending
 from wan_train.run.control import StopRequest, request_stop, start_supervisor
 from wan_train.run.directory import RunDirectory

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, assert_never
 
-from wan_train.base.clock import Clock
+from wan_train.base.clock import Clock, Moment, moment
 from wan_train.base.errors import NotReadyError
 from wan_train.base.host import ProcessIdentity
-from wan_train.base.moment import Moment, moment
 from wan_train.gpu.leases import LeaseRoom
-from wan_train.guardian import run_record
 from wan_train.guardian.decisions import (
     Action,
     Box,
@@ -30,25 +28,14 @@ from wan_train.guardian.decisions import (
     decide,
 )
 from wan_train.guardian.effects import Effects, say
-from wan_train.guardian.run_tracker import RunTracker
+from wan_train.guardian.run_tracker import RunTracker, read_record, saving
 from wan_train.run.box_ending import Ending, Phase, forget_ending, read_ending, read_keep_request, write_ending
 from wan_train.run.directory import RunDirectory, all_runs
 from wan_train.run.duties import Duties, Then, read_duties, register, registered, unregister
 from wan_train.run.events import StopMode
+from wan_train.upload.status import Uploaded
 
 ROUND_SECONDS = 2.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Uploaded:
-    """Where the uploads of a run stand."""
-
-    pending: bool = False
-    """Something is ready and not verified yet."""
-    due: bool = False
-    """The same, and it may be tried now."""
-    unverified: tuple[str, ...] = ()
-    """Why its results are not all safe elsewhere, in words."""
 
 
 class Uploads(Protocol):
@@ -173,7 +160,7 @@ class Guardian:
         found = []
         for name in sorted(names - runs):
             since, mode = self._saving.get(name, (None, StopMode.AFTER_STATE))
-            found.append(Other(run_id=name, saving=run_record.saving(since, mode, now)))
+            found.append(Other(run_id=name, saving=saving(since, mode, now)))
         return tuple(found)
 
     def _unsafe(self, now: Moment) -> tuple[str, ...]:
@@ -301,5 +288,5 @@ class Guardian:
 
 def _is_done(run: RunDirectory) -> bool:
     """Whether the last look at a run found nothing more to do."""
-    record = run_record.read_record(run)
+    record = read_record(run)
     return record is not None and record.is_released

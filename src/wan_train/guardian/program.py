@@ -18,10 +18,10 @@ from wan_train.base.settings import Settings, resolve
 from wan_train.base.text import redact
 from wan_train.guardian.effects import BoxEffects, say
 from wan_train.guardian.guardian import ROUND_SECONDS, Guardian
-from wan_train.guardian.upload_records import RecordedUploads, verified_at
 from wan_train.notify.notifier import RunNotifier
 from wan_train.run.box_ending import first_process
 from wan_train.run.guardian_process import lock_file
+from wan_train.upload.status import RecordedUploads, verified_at
 
 _SETTLE_SECONDS = 10.0
 REPLACED = 75

@@ -1,21 +1,123 @@
-"""Follows one guarded run: reads its records in each round and keeps the record about it."""
+"""Follows one guarded run in each round, and keeps what is known of it in `guard.json`: another guardian continues."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from wan_train.base import codec, locks
+from wan_train.base.clock import Moment, seconds_between
 from wan_train.base.errors import WanTrainError
+from wan_train.base.files import write_whole
 from wan_train.base.host import ProcessIdentity
-from wan_train.base.moment import Moment, seconds_between
-from wan_train.guardian import run_record
-from wan_train.guardian.decisions import GuardedRun
-from wan_train.guardian.run_record import RunRecord, Seen
+from wan_train.guardian.decisions import GuardedRun, Saving
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties, read_duties
 from wan_train.run.events import StopMode
 from wan_train.run.follow import RunFollower
+
+_LASTED_SECONDS = 600.0
+"""A restart has succeeded once its supervisor has lived this long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A run at one moment."""
+
+    is_over: bool
+    has_supervisor: bool
+    is_unborn: bool = False
+    finished: float | None = None
+    """When it was over, in Unix seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """`began` names the start that it is about: a resume by a person is a new start, of which nothing is known."""
+
+    began: Moment
+    looked: Moment
+    elapsed: float
+    """Seconds from `began` to `looked`, added up: no clock that is set and no reboot takes any away."""
+    gone_since: Moment | None = None
+    restarts: int = 0
+    restarted: Moment | None = None
+    saving_since: Moment | None = None
+    saving_mode: StopMode = StopMode.AFTER_STATE
+    settled_since: Moment | None = None
+    kept_at: float | None = None
+    has_ended: bool = False
+    ordered: ProcessIdentity | None = None
+    """The box's first process when its end was accepted: with another one it went down and came back."""
+    is_released: bool = False
+    """Its duties were done."""
+
+
+def first_record(duties: Duties, now: Moment) -> RunRecord:
+    return RunRecord(began=duties.began, looked=now, elapsed=seconds_between(duties.began, now))
+
+
+def record_after(
+    record: RunRecord, duties: Duties, seen: Seen, now: Moment, *, life: ProcessIdentity | None
+) -> RunRecord:
+    """The record after another look at the run. `life` is the box's first process."""
+    if record.began != duties.began:
+        record = first_record(duties, now)
+    elapsed = record.elapsed + seconds_between(record.looked, now)
+    gone = not seen.has_supervisor and not seen.is_over
+    lasted = seen.has_supervisor and _seconds(record.restarted, now) >= _LASTED_SECONDS
+    record = replace(
+        record,
+        looked=now,
+        elapsed=elapsed,
+        gone_since=(record.gone_since or now) if gone else None,
+        restarts=0 if lasted else record.restarts,
+        is_released=False,
+        has_ended=record.has_ended or (record.ordered is not None and record.ordered != life),
+    )
+    settled = seen.is_over or guarded_run(duties, seen, record, now, run_id="").is_settled
+    return replace(record, settled_since=(record.settled_since or now) if settled else None)
+
+
+def guarded_run(duties: Duties, seen: Seen, record: RunRecord, now: Moment, *, run_id: str) -> GuardedRun:
+    """The run as decisions see it, but for its uploads and messages."""
+    return GuardedRun(
+        run_id=run_id,
+        duties=duties,
+        is_over=seen.is_over,
+        has_supervisor=seen.has_supervisor,
+        is_unborn=seen.is_unborn,
+        is_resuming=seen.finished is not None and seen.finished < duties.began.at,
+        gone_seconds=_seconds(record.gone_since, now),
+        restarts=record.restarts,
+        elapsed=record.elapsed,
+        saving=saving(record.saving_since, record.saving_mode, now),
+        settled_seconds=_seconds(record.settled_since, now),
+        kept_at=record.kept_at,
+        has_ended=record.has_ended,
+    )
+
+
+def saving(since: Moment | None, mode: StopMode, now: Moment) -> Saving | None:
+    return None if since is None else Saving(seconds=seconds_between(since, now), mode=mode)
+
+
+def read_record(run: RunDirectory) -> RunRecord | None:
+    """None where nothing is remembered; a damaged record counts as nothing."""
+    with suppress(OSError, codec.CorruptRecordError):
+        found: RunRecord = codec.from_json(run.guard.read_bytes(), RunRecord, where=str(run.guard))
+        return found
+    return None
+
+
+def write_record(run: RunDirectory, record: RunRecord) -> None:
+    """Raises OSError."""
+    write_whole(run.guard, codec.to_json(record, indent=1) + "\n")
+
+
+def _seconds(since: Moment | None, now: Moment) -> float:
+    return 0.0 if since is None else seconds_between(since, now)
+
 
 _WRITE_SECONDS = 60.0
 
@@ -32,7 +134,7 @@ class RunTracker:
         self.damage: str | None = None
         """Why its records cannot be read, in words."""
         self._follower = RunFollower(run)
-        self._record = run_record.read_record(run)
+        self._record = read_record(run)
         self._written: RunRecord | None = None
 
     @property
@@ -47,10 +149,10 @@ class RunTracker:
         if self.duties is None:
             return None
         seen = self._see()
-        self._record = run_record.after(
-            self._record or run_record.first(self.duties, now), self.duties, seen, now, life=self._life
+        self._record = record_after(
+            self._record or first_record(self.duties, now), self.duties, seen, now, life=self._life
         )
-        return run_record.guarded_run(self.duties, seen, self._record, now, run_id=self.run.run_id)
+        return guarded_run(self.duties, seen, self._record, now, run_id=self.run.run_id)
 
     def note_restart(self, now: Moment) -> None:
         if self._record is not None:
@@ -84,7 +186,7 @@ class RunTracker:
         if self._record is None or not _is_news(self._record, self._written):
             return
         with suppress(OSError):
-            run_record.write_record(self.run, self._record)
+            write_record(self.run, self._record)
             self._written = self._record
 
     def _see(self) -> Seen:

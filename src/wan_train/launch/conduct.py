@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from wan_train.base.clock import Clock
-from wan_train.box.vast_http import VastError
+from wan_train.box.vast import VastError
 from wan_train.launch.hands import Hands
 from wan_train.launch.market import Power
 from wan_train.launch.model import BoxState, Halt, Launch

@@ -11,7 +11,7 @@ from typing import assert_never
 from wan_train.base.clock import Clock
 from wan_train.base.errors import BadInputError
 from wan_train.base.text import one_line
-from wan_train.box.vast_http import VastError
+from wan_train.box.vast import VastError
 from wan_train.launch.engine import Engine, EngineError
 from wan_train.launch.gpu_names import same_card
 from wan_train.launch.history import read_history

@@ -21,7 +21,7 @@ from wan_train.base.errors import NotReadyError
 from wan_train.base.text import one_line
 from wan_train.base.units import GB, MB
 from wan_train.box.rental import number_in
-from wan_train.box.vast_http import MISSING, REFUSED, Api, NoAnswerError, StatusError, VastError, why_refused
+from wan_train.box.vast import MISSING, REFUSED, Api, NoAnswerError, StatusError, VastError, why_refused
 from wan_train.launch.gpu_names import is_card, names_for
 from wan_train.launch.model import GpuWant, Offer, Wants
 

@@ -13,7 +13,7 @@ from typing import Any
 from wan_train.base import codec
 from wan_train.base.files import write_whole
 from wan_train.engine.commands import ModelPaths
-from wan_train.engine.expert_split import high_noise_steps
+from wan_train.engine.generate import high_noise_steps
 from wan_train.engine.lightning import source_name
 from wan_train.preview.model import Precision, Preview, PreviewDirectory, Prompt, Row, Solver
 from wan_train.preview.thumbnails import FRAMES_PER_SECOND

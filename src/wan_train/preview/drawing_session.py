@@ -15,7 +15,7 @@ from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.engine.failures.diagnosis import diagnose
 from wan_train.engine.generate import Memory, Phase
 from wan_train.engine.trainer import Trainer
-from wan_train.preview.eta import Eta
+from wan_train.preview.estimate import Eta
 from wan_train.preview.job import DrawingEvent, EventReader, device_environment, events_of, write_job
 from wan_train.preview.model import Drawing, Row, drawn
 from wan_train.preview.ready import Ready

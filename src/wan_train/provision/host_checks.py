@@ -19,8 +19,7 @@ from wan_train.base.huggingface import variable_problem
 from wan_train.base.settings import Settings, Source, is_readable_by_others, user_config_file
 from wan_train.base.text import one_line
 from wan_train.base.units import GB, MIB
-from wan_train.box.vast import ID_VARIABLE, KEY_VARIABLE, Vast
-from wan_train.box.vast_http import VastError
+from wan_train.box.vast import ID_VARIABLE, KEY_VARIABLE, Vast, VastError
 from wan_train.engine.tokenizer import hub_cache
 from wan_train.notify.targets import read_targets
 from wan_train.provision.boot import is_vast

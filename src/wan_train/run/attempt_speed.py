@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from wan_train.recipe.model import changed
-from wan_train.run.attempt_watch import AttemptWatch
+from wan_train.run.attempt_watch import AttemptWatch, Timing
 from wan_train.run.events import CachesCleared
 from wan_train.run.plan import CACHING_STEPS, Plan, Step, StepKind
 from wan_train.run.samples import sample_every
 from wan_train.run.speeds import Speed, key_of
 from wan_train.run.state import Attempt, Job, JobState, RunState
-from wan_train.run.stopwatch import Timing
 
 _MOSTLY = 0.5
 

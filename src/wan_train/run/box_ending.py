@@ -9,9 +9,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from wan_train.base import codec
+from wan_train.base.clock import Moment, seconds_between
 from wan_train.base.files import write_whole
 from wan_train.base.host import ProcessIdentity, identify
-from wan_train.base.moment import Moment, seconds_between
 from wan_train.run.duties import Then
 
 NAME = "ENDING.json"

@@ -13,8 +13,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from wan_train.base import codec, locks
+from wan_train.base.clock import Moment
 from wan_train.base.files import write_whole
-from wan_train.base.moment import Moment
 from wan_train.run.directory import RunDirectory
 
 DEFAULT_GRACE_SECONDS = 300.0

@@ -9,8 +9,7 @@ from wan_train.base.clock import Clock
 from wan_train.base.errors import NotReadyError
 from wan_train.base.settings import Settings
 from wan_train.box.rental import PriceSource, Rental
-from wan_train.box.vast import Asking, Vast
-from wan_train.box.vast_http import VastError
+from wan_train.box.vast import Asking, Vast, VastError
 from wan_train.gpu.leases import Lease, LeaseHolder, LeaseRoom
 from wan_train.run.events import PriceSet
 from wan_train.run.meter import Meter

@@ -5,14 +5,17 @@ Cheap enough to be asked every few seconds. Nothing is read but the run's record
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
+from wan_train.base.errors import WanTrainError
+from wan_train.base.text import one_line
 from wan_train.base.units import count
 from wan_train.engine.failures import Cause
 from wan_train.run.directory import RunDirectory
-from wan_train.run.duties import read_duties
+from wan_train.run.duties import Duties, read_duties
 from wan_train.run.follow import read_run
 from wan_train.run.plan import Plan, StepKind
 from wan_train.run.state import JobState, RunState
@@ -22,6 +25,7 @@ from wan_train.upload.transfers import Failed, TargetState, read_states
 
 _HOPELESS = frozenset({Cause.NAN_LOSS, Cause.SETTING})
 """After these, no checkpoint is resumed; the newest LoRA with finite numbers is kept and uploaded."""
+_LOOK_SECONDS = 5.0
 
 
 class Stage(StrEnum):
@@ -35,6 +39,9 @@ class Stage(StrEnum):
     """One of the run's own targets is tried again, see `next_try`."""
     VERIFIED = "verified"
     """Everything that is ready is there, by the target's own checksums."""
+
+
+_OPEN = frozenset({Stage.PENDING, Stage.SENDING, Stage.FAILED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +60,55 @@ class TargetStatus:
     """The folder of the LoRAs at the target; None until one is verified."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uploaded:
+    """Where all uploads of a run stand."""
+
+    pending: bool = False
+    """Something is ready and not verified yet."""
+    due: bool = False
+    """The same, and it may be tried now."""
+    unverified: tuple[str, ...] = ()
+    """Why its results are not all safe elsewhere, in words."""
+
+
+class RecordedUploads:
+    """The uploads of runs as their records say, read at most every few seconds. Raises nothing."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Path, tuple[float, Duties, Uploaded]] = {}
+
+    def look(self, run: RunDirectory, duties: Duties, now: float, *, fresh: bool) -> Uploaded:
+        """`fresh`: as of now, not of some seconds ago. What cannot be read makes nothing safe, and nothing due."""
+        seen = self._seen.get(run.path)
+        if not fresh and seen is not None and 0 <= now - seen[0] < _LOOK_SECONDS and seen[1] == duties:
+            return seen[2]
+        found = _uploaded(run, duties, now)
+        self._seen[run.path] = now, duties, found
+        return found
+
+
+def _uploaded(run: RunDirectory, duties: Duties, now: float) -> Uploaded:
+    targets, extras = duties.uploads, duties.upload_extras
+    try:
+        return Uploaded(
+            pending=any(status.stage in _OPEN for status in statuses(run, targets, extras)),
+            due=due(run, targets, extras, now=now),
+            unverified=unverified(run, targets, extras),
+        )
+    except (WanTrainError, OSError) as error:
+        return Uploaded(unverified=(f"the uploads of {run.run_id} are unknown: {one_line(str(error))}",))
+
+
+def verified_at(run: RunDirectory) -> Mapping[str, bool]:
+    """Of each target of a run, whether everything that is ready is verified there. Raises what `statuses` raises."""
+    duties = read_duties(run)
+    if duties is None:
+        return {}
+    found = statuses(run, duties.uploads, duties.upload_extras)
+    return {str(status.target): status.stage is Stage.VERIFIED for status in found}
+
+
 def due(run: RunDirectory, targets: Sequence[str], extras: Sequence[str] = (), *, now: float) -> bool:
     """Whether some target has something to be sent, and its pause after a failure is over.
 
@@ -68,10 +124,10 @@ def due(run: RunDirectory, targets: Sequence[str], extras: Sequence[str] = (), *
     )
 
 
-def all_verified(run: RunDirectory, targets: Sequence[str], extras: Sequence[str] = ()) -> tuple[bool, tuple[str, ...]]:
-    """Whether the box can be destroyed without loss of this run, else why not, a clause each.
+def unverified(run: RunDirectory, targets: Sequence[str], extras: Sequence[str] = ()) -> tuple[str, ...]:
+    """Why the box cannot be destroyed without loss of this run, a clause each.
 
-    True only when every target has everything by its own checksum, and no checkpoint is left to resume from.
+    Nothing only when every target has everything by its own checksum, and no checkpoint is left to resume from.
     """
     plan, state = read_run(run)
     reasons = list(_unfinished(plan, state))
@@ -86,7 +142,7 @@ def all_verified(run: RunDirectory, targets: Sequence[str], extras: Sequence[str
         if left:
             why = f": {known.failed.reason}" if known.failed is not None else ""
             reasons.append(f"{target} lacks {count(len(left), 'file')}{why}")
-    return not reasons, tuple(reasons)
+    return tuple(reasons)
 
 
 def statuses(run: RunDirectory, targets: Sequence[str], extras: Sequence[str] = ()) -> tuple[TargetStatus, ...]:

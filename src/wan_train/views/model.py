@@ -15,12 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wan_train.base.clock import SystemClock
+from wan_train.base.clock import SystemClock, is_later, moment
 from wan_train.base.codec import CorruptRecordError
 from wan_train.base.errors import BadInputError
-from wan_train.base.moment import is_later, moment
 from wan_train.base.text import redact, visible
-from wan_train.box.shell import Shell, shell_of
+from wan_train.box.rental import Shell, shell_of
 from wan_train.engine.log_parser import last_words
 from wan_train.run.box_ending import Ending, Phase, ending_of_this_box, read_keep_request, seconds_left
 from wan_train.run.curves import Curve, CurveReader

@@ -8,8 +8,7 @@ import pytest
 
 from support.vast_api import INSTANCE, KEY, Mood, VastApi, vast_api
 from wan_train.box.rental import Rental, read_rental
-from wan_train.box.vast import Asking, Power, Vast
-from wan_train.box.vast_http import VastError
+from wan_train.box.vast import Asking, Power, Vast, VastError
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wan_train.engine.expert_split import BOUNDARIES, high_noise_steps
+from wan_train.engine.generate import BOUNDARIES, high_noise_steps
 from wan_train.recipe.terms import Task
 
 FOUND = json.loads((Path(__file__).parent / "expert_split.json").read_text(encoding="utf-8"))["steps"]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wan_train.base.clock import Moment
 from wan_train.base.host import ProcessIdentity
-from wan_train.base.moment import Moment
 from wan_train.guardian.decisions import (
     LATE_UPLOAD_SECONDS,
     MOST_RESTARTS,

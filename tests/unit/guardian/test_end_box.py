@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from support.vast_api import Mood, VastApi, vast_api
-from wan_train.base.moment import Moment
+from wan_train.base.clock import Moment
 from wan_train.box.vast import Vast
 from wan_train.guardian.effects import end_box
 from wan_train.run.box_ending import Ending

@@ -11,17 +11,18 @@ import pytest
 
 from support.runs import T0, events_of, make_plan
 from wan_train.base import codec
+from wan_train.base.clock import moment
 from wan_train.base.host import ProcessIdentity, myself
 from wan_train.base.locks import held
-from wan_train.base.moment import moment
 from wan_train.gpu.leases import LeaseHolder, LeaseRoom
-from wan_train.guardian.guardian import Guardian, Uploaded
+from wan_train.guardian.guardian import Guardian
 from wan_train.guardian.program import REPLACED, care
 from wan_train.run.box_ending import Ending, Phase, ask_to_keep, read_ending
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties, Then, is_registered, register, registered, write_duties
 from wan_train.run.events import Event, Journal, RunResumed, StopMode, SupervisorStarted
 from wan_train.run.plan import Plan
+from wan_train.upload.status import Uploaded
 
 FIRST = ProcessIdentity(pid=1, start_time=7, boot_id="a")
 
@@ -358,7 +359,7 @@ def test_a_full_disk_keeps_no_box_running(world: World, monkeypatch: pytest.Monk
     world.run("cat")
     write: Callable[..., None] = full_disk
     monkeypatch.setattr("wan_train.guardian.guardian.write_ending", write)
-    monkeypatch.setattr("wan_train.guardian.run_record.write_whole", write)
+    monkeypatch.setattr("wan_train.guardian.run_tracker.write_whole", write)
     world.rounds(70)
     assert world.effects.orders[0] is Then.STOP
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wan_train.base.units import GB
-from wan_train.box.vast_http import VastError
+from wan_train.box.vast import VastError
 from wan_train.launch.conduct import Conductor
 from wan_train.launch.engine import EngineError
 from wan_train.launch.hands import Hands

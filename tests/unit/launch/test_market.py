@@ -11,7 +11,7 @@ import pytest
 from support.vast_account import KEY, Account, box_row, offer_row, vast_account
 from support.vast_api import Mood
 from wan_train.base.errors import NotReadyError
-from wan_train.box.vast_http import Api, VastError
+from wan_train.box.vast import Api, VastError
 from wan_train.launch.market import KEY_FILE, KEY_VARIABLE, Power, VastMarket, account_key
 from wan_train.launch.model import GpuWant, Wants
 

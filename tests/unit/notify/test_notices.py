@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from support.runs import OUT_OF_MEMORY, SUPERVISOR, T0, events_of, make_plan
+from wan_train.base.clock import Moment
 from wan_train.base.errors import ExitCode
-from wan_train.base.moment import Moment
 from wan_train.box.rental import PriceSource
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.notify.notices import RunFacts, of_box, of_run

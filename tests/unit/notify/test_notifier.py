@@ -9,8 +9,8 @@ import pytest
 
 from support.receiver import SECRET, Manners, Receiver, receiver
 from support.runs import SUPERVISOR, T0, events_of, make_plan
+from wan_train.base.clock import Moment
 from wan_train.base.errors import ExitCode
-from wan_train.base.moment import Moment
 from wan_train.base.settings import remember
 from wan_train.notify.notifier import RunNotifier
 from wan_train.run.box_ending import Ending

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from test_preview_model import PREVIEW
 
-from wan_train.preview.eta import Eta
+from wan_train.preview.estimate import Eta
 from wan_train.preview.job import DrawingEvent
 
 CELLS = {"a": 0, "b": 0, "c": 1}

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wan_train.base.moment import Moment, seconds_between
+from wan_train.base.clock import Moment, seconds_between
 from wan_train.run.box_ending import Ending, read_ending, write_ending
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties, Then, read_duties, register, registered, unregister, write_duties

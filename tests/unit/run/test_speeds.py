@@ -15,6 +15,7 @@ from wan_train.dataset.model import MediaKind
 from wan_train.recipe.measured import Shape, Tuned
 from wan_train.recipe.model import changed
 from wan_train.recipe.terms import Expert
+from wan_train.run.attempt_watch import Stopwatch
 from wan_train.run.plan import CacheNeed, Quote, QuoteBasis, StepKind
 from wan_train.run.quote import Cards, dollars_of, quote
 from wan_train.run.speeds import (
@@ -28,7 +29,6 @@ from wan_train.run.speeds import (
     remember,
     sizes_text,
 )
-from wan_train.run.stopwatch import Stopwatch
 
 CARD = "NVIDIA GeForce RTX 5090"
 KEY = Key(kind=StepKind.TRAIN, trainer="musubi d0a1930", card=CARD, settings="attention=sdpa")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from support.runs import make_plan, make_view
-from wan_train.base.moment import Moment
+from wan_train.base.clock import Moment
 from wan_train.run.box_ending import Ending, Phase
 from wan_train.run.duties import Duties, Then
 from wan_train.views.box_end import KEEP_KEYS, PLAN_KEYS, box_end_texts, cancelled_texts, footer

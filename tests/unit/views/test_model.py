@@ -9,11 +9,10 @@ import pytest
 
 from support.runs import events_of, make_plan
 from views.scenes import CACHED, FAILED, RUNS
-from wan_train.base.clock import SystemClock
+from wan_train.base.clock import SystemClock, moment
 from wan_train.base.errors import BadInputError
 from wan_train.base.files import write_whole
 from wan_train.base.host import myself
-from wan_train.base.moment import moment
 from wan_train.run.box_ending import Ending, Phase, ask_to_keep, first_process, write_ending
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties, Then, write_duties

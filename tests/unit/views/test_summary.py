@@ -10,7 +10,7 @@ from rich.console import Console
 from support.runs import T0, events_of, make_plan, make_view, with_settings
 from views.scenes import AT_START, CACHED, DONE, FAILED, GPUS, PICTURES, ended
 from views.support import shown
-from wan_train.base.moment import Moment
+from wan_train.base.clock import Moment
 from wan_train.box.rental import Price, PriceSource, Rental
 from wan_train.dataset.layout import DatasetSummary
 from wan_train.recipe.adaptation import Choice

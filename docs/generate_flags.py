@@ -1,9 +1,8 @@
-"""The tables of docs/flags.md, from the table of options: `python -m wan_train.cli.flags_document docs/flags.md`."""
+"""Write the tables of flags.md from the table of options: `python docs/generate_flags.py`, or `make docs`."""
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Any
 from wan_train.base.settings import Settings, environment_name
 from wan_train.cli.option import Option
 from wan_train.cli.options import TABLE, options_of
+from wan_train.recipe.values import RANGES
 
+DOCUMENT = Path(__file__).parent / "flags.md"
 _HEAD = ("| Option | Variable | Default | Meaning |", "| --- | --- | --- | --- |")
 COMMANDS = sorted({command for option in TABLE for command in option.commands.split(", ")})
 
@@ -41,8 +42,6 @@ def _row(option: Option[Any]) -> str:
 
 
 def _range(option: Option[Any]) -> str:
-    from wan_train.recipe.values import RANGES
-
     bounds = RANGES.get(option.recipe_key or "", ())
     return " to ".join(f"{bound:g}" if bound < 1 else str(bound) for bound in bounds) + ("." if bounds else "")
 
@@ -65,5 +64,4 @@ def _cells(*cells: str) -> str:
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")
+    DOCUMENT.write_text(updated(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
