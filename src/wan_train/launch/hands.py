@@ -11,6 +11,7 @@ from typing import assert_never
 from wan_train.base.clock import Clock
 from wan_train.base.errors import BadInputError
 from wan_train.base.text import one_line
+from wan_train.base.units import dollars
 from wan_train.box.vast import VastError
 from wan_train.launch.engine import Engine, EngineError
 from wan_train.launch.gpu_names import same_card
@@ -37,6 +38,8 @@ from wan_train.run.speeds import read_speeds, remember
 PROVISION_SECONDS = 3 * 3600.0
 _UNREACHABLE_SECONDS = 600.0
 _LOOK_SECONDS = 10.0
+_PRICE_ABOVE = 1.02
+"""Times the offer: landlords round."""
 _OVER = {"finished": 0, "failed": 4, "stopped": 130}
 """States of a run that is over, and the exit code where it recorded none."""
 
@@ -101,7 +104,9 @@ class Hands:
                 address = self.engine.rent(box.name, box.offer, launch.wants)
                 return Done(action=action, address=address)
             case Do.CHECK:
-                self.remote.check(_address(box), box.offer, launch.wants.disk_gb)
+                received = self.remote.check(_address(box), box.offer, launch.wants)
+                self._check_price(box)
+                return Done(action=action, received=received)
             case Do.PROVISION:
                 self._provision(box, launch.wants.tasks)
                 return Done(action=action, received=launch.models_bytes)
@@ -166,6 +171,13 @@ class Hands:
         if not self.choice.fit:
             return Found(name=name, why="no offer is what was wanted")
         return Found(name=name, offer=self.choice.fit[0].offer)
+
+    def _check_price(self, box: Box) -> None:
+        for listed in self.market.boxes():
+            most = box.offer.per_hour * _PRICE_ABOVE
+            if listed.is_of(box.name) and listed.per_hour is not None and listed.per_hour > most:
+                asked, offered = dollars(listed.per_hour), dollars(box.offer.per_hour)
+                raise WrongBoxError(f"it costs {asked} an hour, and {offered} were offered")
 
     def _provision(self, box: Box, tasks: Sequence[str]) -> None:
         """Wait until the box is ready; the set-up on it goes on whatever becomes of the connection."""

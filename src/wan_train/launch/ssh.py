@@ -93,7 +93,8 @@ class Ssh:
 
     def send(self, folder: Path, there: PurePosixPath, *, names: Sequence[str], seconds: float) -> None:
         """Bring these files of a folder to one on the box; a broken copy is continued. Raises RemoteError."""
-        self._rsync([f"{folder}/", f"{self.target}:{there}/"], seconds, names=names)
+        # A picture may be a link to another folder, which the box does not have.
+        self._rsync([f"{folder}/", f"{self.target}:{there}/"], ["--copy-links"], seconds, names=names)
 
     def fetch(
         self,
@@ -106,19 +107,27 @@ class Ssh:
     ) -> None:
         """Bring what is in a folder of the box into one here, or only `names` of it; nothing here is removed.
 
-        Each file is whole here or not changed. Raises RemoteError.
+        Each file is whole here or not changed. A link that leads out of the folder is left out: a box is not trusted.
+        Raises RemoteError.
         """
-        self._rsync([f"{self.target}:{there}/", f"{folder}/"], seconds, names=names, excluded=excluded)
+        links = ["--links", "--safe-links"]
+        self._rsync([f"{self.target}:{there}/", f"{folder}/"], links, seconds, names=names, excluded=excluded)
 
     def _rsync(
-        self, places: Sequence[str], seconds: float, *, names: Sequence[str] | None = None, excluded: Sequence[str] = ()
+        self,
+        places: Sequence[str],
+        links: Sequence[str],
+        seconds: float,
+        *,
+        names: Sequence[str] | None = None,
+        excluded: Sequence[str] = (),
     ) -> None:
         """Names go through a pipe: no shell on either side reads them."""
         given = ["--from0", "--files-from=-"] if names is not None else []
         argv = [
             "rsync",
             "--recursive",
-            "--links",
+            *links,
             "--times",
             f"--partial-dir={PARTIAL}",
             *given,

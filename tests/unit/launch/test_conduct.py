@@ -65,6 +65,7 @@ class FakeClock:
 class FakeBox:
     id: str
     label: str
+    machine: str = ""
     power: Power = Power.RUNNING
     runs: dict[str, tuple[float, int]] = field(default_factory=dict)
     """When each run began here, and with how many epochs done."""
@@ -86,6 +87,8 @@ class World:
     """Runs that began on a box while another one trained them."""
     reached: dict[str, int] = field(default_factory=dict)
     """The epochs that a run had when its box was lost."""
+    dear: tuple[str, float] = ("", 0.0)
+    """A machine that the landlord charges more for than it offered."""
     measured: tuple[Speed, ...] = ()
     """In the file of speeds of every box."""
     repeated: list[int] = field(default_factory=list)
@@ -111,7 +114,15 @@ class World:
 
     def listed(self) -> tuple[Listed, ...]:
         return tuple(
-            Listed(id=box.id, label=box.label, power=box.power, said=box.power.value, gpu="", gpus=1, per_hour=1.0)
+            Listed(
+                id=box.id,
+                label=box.label,
+                power=box.power,
+                said=box.power.value,
+                gpu="",
+                gpus=1,
+                per_hour=self.dear[1] if box.machine == self.dear[0] else 1.0,
+            )
             for box in self.boxes.values()
         )
 
@@ -129,7 +140,7 @@ class World:
     def rent(self, name: str, offer: Offer, wants: Wants) -> Address:  # noqa: ARG002  the protocol
         if not self.labelled(name):
             self.ordered += 1
-            self.boxes[str(self.ordered)] = FakeBox(id=str(self.ordered), label=f"{name}-head")
+            self.boxes[str(self.ordered)] = FakeBox(id=str(self.ordered), label=f"{name}-head", machine=offer.machine)
         if self.fails():
             raise EngineError("Ray did not start")
         return Address(name=name, host="h", port=1, user="root", key=Path("/k"))
@@ -174,10 +185,11 @@ class FakeRemote:
             raise UnreachableError("no answer")
         return found[0]
 
-    def check(self, address: Address, offer: Offer, disk_gb: float) -> None:  # noqa: ARG002  the protocol
+    def check(self, address: Address, offer: Offer, wants: Wants) -> int:  # noqa: ARG002  the protocol
         self.box(address)
         if self.world.fails():
             raise WrongBoxError("two GPUs")
+        return 0
 
     def provision(self, address: Address, tasks: object) -> bool:  # noqa: ARG002  the protocol
         self.box(address)
@@ -354,6 +366,14 @@ class TestCalm:
         assert laptop.world.boxes == {}
         newest = int((tmp_path / "run-job0/epochs").read_text()) if (tmp_path / "run-job0/epochs").exists() else 0
         assert (newest > 0) is saved
+
+    def test_a_box_that_costs_more_than_its_offer_is_destroyed_and_avoided(self, tmp_path: Path) -> None:
+        world = World(FakeClock(), dear=("m0", 1.5))
+        launch = Laptop(world, launched(tmp_path, 1)).run()
+        assert launch.boxes[0].because == "it costs $1.50 an hour, and $1.00 were offered"
+        assert launch.avoided == {"m0"}
+        assert [box.offer.machine for box in launch.boxes] == ["m0", "m1"]
+        assert launch.jobs[0].state is JobState.DONE
 
     def test_what_a_box_measured_is_known_to_the_next_launch(self, tmp_path: Path) -> None:
         world = World(FakeClock())

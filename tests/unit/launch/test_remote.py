@@ -8,12 +8,12 @@ import os
 import shutil
 import stat
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import pytest
 
-from wan_train.launch.model import Address, Job, Offer
+from wan_train.launch.model import Address, Job, Offer, Wants
 from wan_train.launch.remote import (
     GRACE_MINUTES,
     JobError,
@@ -24,6 +24,7 @@ from wan_train.launch.remote import (
     WrongBoxError,
     read_training,
     wrong_with,
+    wrong_with_line,
 )
 from wan_train.launch.shipment import Shipment
 from wan_train.launch.ssh import Ssh
@@ -109,41 +110,75 @@ def run_with_states(box: Box, *epochs: int) -> None:
     )
 
 
+WANTS = Wants(max_hours=6, disk_gb=120, least_driver=(525,))
+TINY = replace(WANTS, disk_gb=0.001)
+DISK = "overlay 1000 1 200000000 1% /w"
+CARD = "NVIDIA GeForce RTX 5090, 32607, 570.124.06"
+
+
 class TestCheck:
-    def test_the_rented_box_is_accepted(self, box: Box) -> None:
-        box.program("nvidia-smi", "echo 'NVIDIA GeForce RTX 5090, 32607, 570.124.06'")
-        box.remote.check(box.address, OFFER, 0.001)
+    def curl(self, box: Box, text: str) -> None:
+        box.program("nvidia-smi", f"echo '{CARD}'")
+        box.program("curl", text)
+
+    def test_the_rented_box_is_accepted_and_its_line_was_measured_at_the_host_of_the_models(self, box: Box) -> None:
+        self.curl(box, f"printf '%s\\n' \"$*\" >>{box.root}/asked; echo 'line 50000000 0.5 1.5'")
+        assert box.remote.check(box.address, OFFER, TINY) == 200_000_000
+        assert len(box.asked) == 4
+        assert all("https://huggingface.co/" in words and "resolve/main" in words for words in box.asked)
+        assert sum("-r 150000000-199999999" in words for words in box.asked) == 1
+
+    def test_a_line_far_below_the_offer_is_refused(self, box: Box) -> None:
+        self.curl(box, "echo 'line 3000000 0.5 10.5'")
+        with pytest.raises(WrongBoxError, match="its line brings 10 Mbit/s, and 800 were offered"):
+            box.remote.check(box.address, replace(OFFER, down_mbps=800.0), TINY)
+
+    def test_a_box_that_cannot_reach_the_host_of_the_models_is_refused(self, box: Box) -> None:
+        self.curl(box, "echo 'line 0 0.0 5.0'; echo 'curl: (6) Could not resolve host: huggingface.co' >&2; exit 6")
+        with pytest.raises(WrongBoxError, match=r"cannot fetch the models: curl: \(6\) Could not resolve"):
+            box.remote.check(box.address, OFFER, TINY)
+
+    def test_a_host_that_refuses_is_not_the_boxs_fault(self, box: Box) -> None:
+        self.curl(box, "echo 'line 0 0.2 0.2'; echo 'curl: (22) error: 503' >&2; exit 22")
+        box.remote.check(box.address, OFFER, TINY)
 
     def test_a_box_without_a_gpu_is_refused(self, box: Box) -> None:
         box.program("nvidia-smi", "echo 'NVIDIA-SMI has failed' >&2; exit 9")
         with pytest.raises(WrongBoxError, match="no working GPU: NVIDIA-SMI has failed"):
-            box.remote.check(box.address, OFFER, 0.001)
+            box.remote.check(box.address, OFFER, TINY)
 
     def test_nobody_answers(self, box: Box) -> None:
         (box.root / "down").touch()
         with pytest.raises(UnreachableError, match="Connection refused"):
-            box.remote.check(box.address, OFFER, 0.001)
+            box.remote.check(box.address, OFFER, TINY)
 
     @pytest.mark.parametrize(
         ("answer", "why"),
         [
-            ("overlay 1000 1 200000000 1% /w\nNVIDIA GeForce RTX 5090, 32607, 570", None),
-            (
-                "overlay 1000 1 200000000 1% /w\nNVIDIA GeForce RTX 4090, 24564, 570",
-                "its GPU is NVIDIA GeForce RTX 4090",
-            ),
-            ("overlay 1000 1 200000000 1% /w\n", "it has 0 GPUs"),
-            (
-                "overlay 1 1 200000000 1% /w\nNVIDIA GeForce RTX 5090, 1, 5\nNVIDIA GeForce RTX 5090, 1, 5",
-                "it has 2 GPUs",
-            ),
-            ("overlay 1000 1 9000000 1% /w\nNVIDIA GeForce RTX 5090, 32607, 570", "its disk has 9 GB free"),
+            (f"{DISK}\n{CARD}", None),
+            (f"{DISK}\nMemTotal: 65536000 kB\n{CARD}", None),
+            (f"{DISK}\nMemTotal: 65536000 kB\nlimit max\n{CARD}", None),
+            (f"{DISK}\nMemTotal: 16777216 kB\n{CARD}", "its RAM is 17 GB, and 64 GB were offered"),
+            (f"{DISK}\nMemTotal: 65536000 kB\nlimit 8000000000\n{CARD}", "its RAM is 8 GB"),
+            (f"{DISK}\nNVIDIA GeForce RTX 4090, 24564, 570", "its GPU is NVIDIA GeForce RTX 4090"),
+            (f"{DISK}\nNVIDIA GeForce RTX 5090, 32607, 565.57.01", "its driver is 565.57.01, and 570 or newer"),
+            (f"{DISK}\n", "it has 0 GPUs"),
+            (f"{DISK}\n{CARD}\n{CARD}", "it has 2 GPUs"),
+            (f"overlay 1000 1 9000000 1% /w\n{CARD}", "its disk has 9 GB free"),
             ("", "does not say"),
         ],
     )
     def test_what_is_wrong_is_named(self, answer: str, why: str | None) -> None:
-        found = wrong_with(answer, OFFER, 120)
+        found = wrong_with(answer, replace(OFFER, ram_bytes=64 * 10**9), WANTS)
         assert found is None if why is None else why in (found or "")
+
+    @pytest.mark.parametrize(
+        ("offered", "seconds", "is_wrong"),
+        [(800.0, 6.0, False), (800.0, 9.0, True), (8000.0, 3.0, False), (100.0, 40.0, False), (None, 100.0, True)],
+    )
+    def test_a_line_may_be_a_quarter_of_the_offer(self, offered: float | None, seconds: float, is_wrong: bool) -> None:
+        answer = "\n".join(["line 50000000 1.0 2.0"] * 3 + [f"line 50000000 1.5 {seconds + 1}"])
+        assert (wrong_with_line(answer, replace(OFFER, down_mbps=offered)) is not None) is is_wrong
 
 
 class TestProvision:
@@ -219,6 +254,29 @@ class TestStart:
         finally:
             del os.environ["CONTAINER_ID"]
         assert (box.root / "id").read_text() == "7\n"
+
+
+class TestLinks:
+    def test_a_picture_that_is_a_link_arrives_as_a_file(self, box: Box, tmp_path: Path) -> None:
+        folder = tmp_path / "cats"
+        folder.mkdir()
+        (tmp_path / "elsewhere.png").write_text("a picture")
+        (folder / "a.png").symlink_to(tmp_path / "elsewhere.png")
+        shipment = Shipment(
+            root=PurePosixPath("/workspace/x"), folders={"0": (folder, ("a.png",))}, texts={}, bytes=1, stamp=""
+        )
+        box.remote.send(box.address, shipment)
+        there = box.workspace / "x/0/a.png"
+        assert not there.is_symlink()
+        assert there.read_text() == "a picture"
+
+    def test_a_box_cannot_send_a_link_out_of_its_folder(self, box: Box, tmp_path: Path) -> None:
+        run_with_states(box, 10)
+        for name, target in (("absolute", "/etc/passwd"), ("up", "../../../secret"), ("within", "events.jsonl")):
+            (box.run / name).symlink_to(target)
+        home = tmp_path / "runs" / RUN
+        box.remote.fetch(box.address, RUN, home)
+        assert sorted(path.name for path in home.iterdir() if path.is_symlink()) == ["within"]
 
 
 class TestHome:
