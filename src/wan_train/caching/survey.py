@@ -32,6 +32,7 @@ from wan_train.dataset.scan import scan
 from wan_train.engine import caches
 from wan_train.engine.caches import CacheKind, Contents
 from wan_train.engine.commands import ModelPaths
+from wan_train.engine.tensors import is_sound
 from wan_train.engine.trainer import Trainer
 from wan_train.recipe.terms import Task
 
@@ -213,7 +214,7 @@ def recheck(earlier: Survey) -> Survey:
         for key in one.decision.make:
             for name, file in decision.keep[key].files.items() if key in decision.keep else ():
                 budget -= file.size
-                if budget > 0 and not caches.is_finite(one.folder.path / name):
+                if budget > 0 and not is_sound(one.folder.path / name):
                     doubtful[key] = Reason.BROKEN
         looked.append(replace(one, index=index, decision=_without(decision, doubtful)))
     return replace(earlier, folders=tuple(looked))

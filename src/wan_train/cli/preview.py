@@ -34,7 +34,7 @@ from wan_train.preview.comfyui import write_workflow
 from wan_train.preview.drawing_session import Session
 from wan_train.preview.estimate import Estimate, estimate, from_training, loads_of, timed_cells, work_of
 from wan_train.preview.model import Precision, Preview, PreviewDirectory, drawn, lock_of, previews_of
-from wan_train.preview.ready import Ready, drawn_places, make_ready, refreshed, write_inputs
+from wan_train.preview.prepared import PreparedPreview, drawn_places, prepare, refreshed, write_inputs
 from wan_train.preview.recorder import Progress, Recorder
 from wan_train.preview.request import PreviewRequest, Source, fast_style
 from wan_train.preview.sheet import draw_sheet
@@ -78,7 +78,7 @@ def preview(call: Call) -> Result:
     source = Source(run=view.run, plan=plan, state=view.state)
     smallest = min(gpu.total_bytes for gpu in usable)
     style = fast_style(plan.recipe.task, trainer, say=sink.step) if call[options.FAST] else None
-    ready = make_ready(source, request, trainer, smallest_card=smallest, now=time.time(), style=style, say=sink.step)
+    ready = prepare(source, request, trainer, smallest_card=smallest, now=time.time(), style=style, say=sink.step)
     known = price.answer().price
     shown = Shown(
         directory=ready.directory,
@@ -106,7 +106,9 @@ def _trainer(plan: Plan, settings: Settings) -> Trainer:
     return trainers.locate_musubi(settings)
 
 
-def _draw(ready: Ready, trainer: Trainer, usable: Sequence[Gpu], shown: Shown, *, call: Call, view: RunView) -> Result:
+def _draw(
+    ready: PreparedPreview, trainer: Trainer, usable: Sequence[Gpu], shown: Shown, *, call: Call, view: RunView
+) -> Result:
     sink, began = call.sink, time.monotonic()
     with caught() as signals, _Screen(sink, ready.preview) as screen, _alone(ready, signals, screen.waiting) as lock:
         try:
@@ -145,7 +147,7 @@ def _draw(ready: Ready, trainer: Trainer, usable: Sequence[Gpu], shown: Shown, *
     )
 
 
-def _write_sheet(ready: Ready) -> None:
+def _write_sheet(ready: PreparedPreview) -> None:
     """Show what there is, also of a drawing that was ended early; raises OSError."""
     if drawn(ready.directory, ready.preview):
         draw_sheet(ready.directory, ready.preview)
@@ -196,7 +198,7 @@ def _with_gpu(
 
 
 @contextmanager
-def _alone(ready: Ready, signals: Signals, waiting: Callable[[str], None]) -> Iterator[int]:
+def _alone(ready: PreparedPreview, signals: Signals, waiting: Callable[[str], None]) -> Iterator[int]:
     """Hold the lock of the run's previews. A drawing that outlived its command has it until its end."""
     lock_file = lock_of(ready.run.path)
     lock_file.parent.mkdir(mode=0o700, exist_ok=True)
@@ -315,7 +317,7 @@ def _check(key: str, number: int, name: str) -> None:
         raise BadInputError(problem, hint=f"For example {_EXAMPLES[key]}")
 
 
-def _estimate(ready: Ready, trainer: Trainer, card: str, settings: Settings) -> Estimate | None:
+def _estimate(ready: PreparedPreview, trainer: Trainer, card: str, settings: Settings) -> Estimate | None:
     """By what was drawn on this box before, or trained."""
     earlier: list[tuple[PreviewDirectory, Preview]] = []
     for run in all_runs(settings.runs)[:_MOST_RUNS]:

@@ -94,7 +94,7 @@ def provision(call: Call) -> Result:
         wanted=wanted, task=task, sink=call.sink, rerun=shlex.join(["wan-train", "provision", *flags])
     )
     try:
-        return preparation.look_only() if call[options.CHECK_ONLY] else preparation.make_ready(yes=call[options.YES])
+        return preparation.look_only() if call[options.CHECK_ONLY] else preparation.prepare(yes=call[options.YES])
     except WanTrainError as error:
         failed = error
         return Result(data=lambda: preparation.report(failed.exit_code, failed), error=failed)
@@ -125,7 +125,7 @@ class _Preparation:
         exit_code = ExitCode.DONE if error is None else error.exit_code
         return Result(data=lambda: self.report(exit_code), text=self._show_found, error=error, exit_code=exit_code)
 
-    def make_ready(self, *, yes: bool) -> Result:
+    def prepare(self, *, yes: bool) -> Result:
         self._look()
         self._show()
         refuse_blocked(self.found)

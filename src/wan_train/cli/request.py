@@ -33,7 +33,7 @@ from wan_train.engine.sample_prompts import SamplePrompt, read_prompts
 from wan_train.gpu.choose import names_some
 from wan_train.gpu.model import Gpu
 from wan_train.gpu.probe import CpuSlots, NvmlProbe
-from wan_train.preview.ready import PREVIEW_DEFAULTS
+from wan_train.preview.prepared import PREVIEW_DEFAULTS
 from wan_train.recipe import load as recipes
 from wan_train.recipe.effective import Layer, require, resolve, select
 from wan_train.recipe.model import Answers, Origin, Recipe, Source

@@ -28,7 +28,7 @@ from wan_train.recipe.terms import EngineKind, Task
 from wan_train.run.launcher import WardenLauncher
 from wan_train.run.plan import Devices
 from wan_train.run.tuning import basis_of
-from wan_train.tune import material, records
+from wan_train.tune import candidate_data, records
 from wan_train.tune.bench import TrainerBench
 from wan_train.tune.prepare import prepare
 from wan_train.tune.search import Candidate
@@ -79,7 +79,7 @@ def _measure(call: Call, *, budget: float) -> Result:
     recipe = read_recipe(call, TrainerOptions(capabilities=trainer.capabilities))
     dataset = call.get(options.TUNE_DATASET)
     size = parse_resolution(call.get(options.RESOLUTION))
-    data: Inventory | Shape = material.MADE_UP if size is None else Shape(width=size[0], height=size[1])
+    data: Inventory | Shape = candidate_data.MADE_UP if size is None else Shape(width=size[0], height=size[1])
     if dataset is not None:
         data = make_request(call, interactive=False, dataset=dataset).inventory
     usable, driver = gpus_and_driver(Devices.NVML, settings)
@@ -100,7 +100,7 @@ def _measure(call: Call, *, budget: float) -> Result:
         basis = basis_of(trainer, (gpu,), driver)
         assert basis is not None, "one card, with a driver"
         try:
-            made = material.write(scratch, ready.picked, image_to_video=recipe.task is Task.I2V)
+            made = candidate_data.write(scratch, ready.picked, image_to_video=recipe.task is Task.I2V)
         except OSError as error:
             raise NotReadyError(
                 f"what is trained while measuring cannot be written to {folder}: {error.strerror}",

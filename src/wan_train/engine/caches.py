@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from wan_train.engine.tensors import BrokenFileError, Header, first_non_finite, read_header
+from wan_train.engine.tensors import BrokenFileError, read_header
 
 _STRIDE = 8
 """Pixels of one latent, in both directions."""
@@ -138,15 +138,6 @@ def element(found: Contents) -> str | None:
         if match := re.fullmatch(r"(?:latents_\d+x\d+x\d+|varlen_t5)_(\w+)", name):
             return match[1]
     return None
-
-
-def is_finite(path: Path) -> bool:
-    """Whether every number of a whole file is finite; False for one that cannot be read."""
-    try:
-        header: Header = read_header(path)
-        return first_non_finite(path, header) is None
-    except (BrokenFileError, OSError):
-        return False
 
 
 def latent_shape(width: int, height: int, frames: int = 1) -> tuple[int, int, int]:

@@ -109,6 +109,14 @@ def first_non_finite(path: Path, header: Header) -> str | None:
     return None
 
 
+def is_sound(path: Path) -> bool:
+    """Whether a file is there, whole, and every number in it finite."""
+    try:
+        return first_non_finite(path, read_header(path)) is None
+    except (BrokenFileError, OSError):
+        return False
+
+
 def rewrite_metadata(source: Path, target: Path, changes: Mapping[str, str]) -> None:
     """Copy a file with some metadata entries replaced; the tensors are copied byte for byte and flushed to disk."""
     metadata = {**read_header(source).metadata, **changes}

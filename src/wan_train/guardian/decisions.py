@@ -144,7 +144,7 @@ class Box:
     ending: Ending | None = None
     kept_by: str | None = None
     """Who asked to keep the box on, since the countdown began."""
-    life: ProcessIdentity | None = None
+    first_process: ProcessIdentity | None = None
     """The box's first process."""
     is_acting: bool = False
     """An order to the provider, or the command, is under way."""
@@ -270,7 +270,7 @@ def _save_all(box: Box) -> Iterator[Action]:
 
 def _end(box: Box) -> Iterator[Action]:
     ending = box.ending
-    if ending is not None and ending.phase is not Phase.CANCELLED and ending.life != box.life:
+    if ending is not None and ending.phase is not Phase.CANCELLED and ending.life != box.first_process:
         # The box went down and came back. What was accepted was carried out; the rest is decided anew, in full grace.
         if ending.phase is Phase.ASKED:
             yield HasEnded(run_ids=_ended_with(box, ending))
@@ -360,7 +360,7 @@ def _new(box: Box) -> Ending:
         decided=box.now,
         grace_seconds=grace,
         due=box.now.at + grace,
-        life=box.life,
+        life=box.first_process,
         changed=box.now.at,
     )
 

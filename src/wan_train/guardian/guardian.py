@@ -62,15 +62,14 @@ class Guardian:
         effects: Effects,
         uploads: Uploads,
         notifier: Notifier | None,
-        life: ProcessIdentity | None,
+        first_process: ProcessIdentity | None,
     ) -> None:
-        """`life` is the box's first process."""
         self._lease_dir = lease_dir
         self._clock = clock
         self._effects = effects
         self._uploads = uploads
         self._notifier = notifier
-        self._life = life
+        self._first_process = first_process
         self._room = LeaseRoom(lease_dir)
         self._trackers: dict[Path, RunTracker] = {}
         self._ending = read_ending(lease_dir)
@@ -118,7 +117,7 @@ class Guardian:
             others=others,
             ending=self._ending,
             kept_by=read_keep_request(self._lease_dir, self._ending) if self._ending is not None else None,
-            life=self._life,
+            first_process=self._first_process,
             is_acting=self._effects.is_acting,
             unsafe=self._unsafe(now) if destroys and not works else (),
         )
@@ -127,7 +126,7 @@ class Guardian:
         for run in registered(self._lease_dir):
             if run.path not in self._trackers:
                 say(f"{run.run_id} is in care")
-                self._trackers[run.path] = RunTracker(run, self._life)
+                self._trackers[run.path] = RunTracker(run, self._first_process)
 
     def _drop(self, tracker: RunTracker) -> None:
         del self._trackers[tracker.run.path]

@@ -41,8 +41,8 @@ def main() -> int:
 
 
 def _care(settings: Settings) -> int:
-    life = first_process()
-    notifier = RunNotifier(life=life, uploads=verified_at, say=say)
+    first = first_process()
+    notifier = RunNotifier(first_process=first, uploads=verified_at, say=say)
     effects = BoxEffects(settings, os.environ, before_the_end=lambda: notifier.settle(_SETTLE_SECONDS))
     guardian = Guardian(
         lease_dir=settings.lease_dir,
@@ -50,7 +50,7 @@ def _care(settings: Settings) -> int:
         effects=effects,
         uploads=RecordedUploads(),
         notifier=notifier,
-        life=life,
+        first_process=first,
     )
     guardian.take_up(settings.runs)
     began = _installed()

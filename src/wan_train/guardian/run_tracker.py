@@ -58,9 +58,9 @@ def first_record(duties: Duties, now: Moment) -> RunRecord:
 
 
 def record_after(
-    record: RunRecord, duties: Duties, seen: Seen, now: Moment, *, life: ProcessIdentity | None
+    record: RunRecord, duties: Duties, seen: Seen, now: Moment, *, first_process: ProcessIdentity | None
 ) -> RunRecord:
-    """The record after another look at the run. `life` is the box's first process."""
+    """The record after another look at the run."""
     if record.began != duties.began:
         record = first_record(duties, now)
     elapsed = record.elapsed + seconds_between(record.looked, now)
@@ -73,7 +73,7 @@ def record_after(
         gone_since=(record.gone_since or now) if gone else None,
         restarts=0 if lasted else record.restarts,
         is_released=False,
-        has_ended=record.has_ended or (record.ordered is not None and record.ordered != life),
+        has_ended=record.has_ended or (record.ordered is not None and record.ordered != first_process),
     )
     settled = seen.is_over or guarded_run(duties, seen, record, now, run_id="").is_settled
     return replace(record, settled_since=(record.settled_since or now) if settled else None)
@@ -125,10 +125,9 @@ _WRITE_SECONDS = 60.0
 class RunTracker:
     """Raises nothing. A run with damaged records is over once no supervisor holds its lock, and it is never safe."""
 
-    def __init__(self, run: RunDirectory, life: ProcessIdentity | None) -> None:
-        """`life` is the box's first process."""
+    def __init__(self, run: RunDirectory, first_process: ProcessIdentity | None) -> None:
         self.run = run
-        self._life = life
+        self._first_process = first_process
         self.duties: Duties | None = None
         """As last read; None before, and for a run without duties."""
         self.damage: str | None = None
@@ -150,7 +149,7 @@ class RunTracker:
             return None
         seen = self._see()
         self._record = record_after(
-            self._record or first_record(self.duties, now), self.duties, seen, now, life=self._life
+            self._record or first_record(self.duties, now), self.duties, seen, now, first_process=self._first_process
         )
         return guarded_run(self.duties, seen, self._record, now, run_id=self.run.run_id)
 
@@ -171,7 +170,7 @@ class RunTracker:
     def note_ordered(self) -> None:
         """The box goes down because of this run, and not again after it came back."""
         if self._record is not None:
-            self._record = replace(self._record, ordered=self._life)
+            self._record = replace(self._record, ordered=self._first_process)
 
     def note_ended(self) -> None:
         if self._record is not None:

@@ -17,8 +17,7 @@ from wan_train.base.text import one_line
 from wan_train.base.units import dollars, duration, file_size
 from wan_train.engine.failures import Cause
 from wan_train.notify.send import Message
-from wan_train.run.box_ending import Ending, Phase
-from wan_train.run.duties import Then
+from wan_train.run.box_ending import END_WORDS, Ending, Phase
 from wan_train.run.events import (
     BudgetSet,
     Event,
@@ -74,23 +73,25 @@ def of_run(facts: RunFacts) -> tuple[Message, ...]:
     return (*_back(facts), *_retries(facts), *_failed_expert(facts), *_waiting(facts), *_budget(facts))
 
 
-def of_box(ending: Ending, titles: Sequence[str], now: float, *, life: ProcessIdentity | None) -> tuple[Message, ...]:
-    """What is to be said of the box's end. `titles` are those of its runs, `life` is the box's first process now."""
-    if ending.life is not None and life is not None and ending.life != life:
+def of_box(
+    ending: Ending, titles: Sequence[str], now: float, *, first_process: ProcessIdentity | None
+) -> tuple[Message, ...]:
+    """What is to be said of the box's end. `titles` are those of its runs."""
+    if ending.life is not None and first_process is not None and ending.life != first_process:
         return ()  # the box went down and came back: nothing of it is news
     name = _name(", ".join(titles) or "wan-train")
     key = f"{ending.decided.at:.0f}-{ending.decided.uptime:.0f}"
-    left = ending.due - now
+    left, words = ending.due - now, END_WORDS[ending.then]
     match ending.phase:
         case Phase.COUNTDOWN if left <= COUNTDOWN_SECONDS:
             body = [
                 _sentence(ending.because),
-                f"At {_clock(ending.due)} {_what(ending)}.",
+                f"At {_clock(ending.due)} it is {words.ended}{words.disk}.",
                 "To keep it, run any command on the box: wan-train status",
             ]
-            return (_message(f"countdown-{key}", f"{name}: {_ends(ending)} in {duration(left)}", body),)
+            return (_message(f"countdown-{key}", f"{name}: the box is {words.ended} in {duration(left)}", body),)
         case Phase.ASKED:
-            return (_message(f"ended-{key}", f"{name}: {_done(ending)}", [_sentence(ending.because)]),)
+            return (_message(f"ended-{key}", f"{name}: {words.ordered}", [_sentence(ending.because)]),)
         case Phase.ENDING if ending.problem is not None:
             body = [
                 _sentence(f"It could not be ended: {ending.problem}"),
@@ -155,7 +156,7 @@ def _failed_expert(facts: RunFacts) -> Iterator[Message]:
             body = [
                 _failure(step, job),
                 "The run continues with the other expert.",
-                f"Why: wan-train explain {_quoted(facts.run_id)}",
+                f"Why: wan-train explain {shlex.quote(facts.run_id)}",
             ]
             yield _message(f"failed-{step.id}-{number}", f"{_run_name(facts)}: {step.id} {verb}", body)
 
@@ -170,7 +171,7 @@ def _retries(facts: RunFacts) -> Iterator[Message]:
             seen.setdefault(event.step, []).append(event)
     for step, retries in seen.items():
         if len(retries) > _UNREPORTED_RETRIES:
-            body = [_sentence(retries[-1].why), f"Why: wan-train explain {_quoted(facts.run_id)}"]
+            body = [_sentence(retries[-1].why), f"Why: wan-train explain {shlex.quote(facts.run_id)}"]
             title = f"{_run_name(facts)}: {step} failed {len(retries)} times and is retried"
             yield _message(f"retries-{resumes}-{step}", title, body)
 
@@ -214,7 +215,7 @@ def _budget(facts: RunFacts) -> Iterator[Message]:
     body = [
         f"{dollars(spent)} of {dollars(budget)} spent.",
         "The run stops, with everything saved, before its budget is reached.",
-        f"Then continue: wan-train resume {_quoted(facts.run_id)} --budget {2 * budget:g}",
+        f"Then continue: wan-train resume {shlex.quote(facts.run_id)} --budget {2 * budget:g}",
     ]
     yield _message(f"budget-{budget:g}", f"{_run_name(facts)}: {100 * spent / budget:.0f} % of the budget spent", body)
 
@@ -231,42 +232,12 @@ def _failure(step: Step, job: Job) -> str:
 
 def _next(facts: RunFacts, *, has_failed: bool) -> str:
     """The one command that can help."""
-    run = _quoted(facts.run_id)
+    run = shlex.quote(facts.run_id)
     if has_failed:
         return f"wan-train explain {run}"  # retries did not help, so a person has to change something
     over_budget = facts.state.finished is not None and facts.state.finished.exit_code == ExitCode.OVER_BUDGET
     budget = f" --budget {2 * facts.state.budget:g}" if over_budget and facts.state.budget is not None else ""
     return f"wan-train resume {run}{budget}"
-
-
-def _ends(ending: Ending) -> str:
-    match ending.then:
-        case Then.STOP:
-            return "the box stops"
-        case Then.DESTROY:
-            return "the box is destroyed"
-        case Then.COMMAND | Then.NOTHING:
-            return "the box ends"
-
-
-def _what(ending: Ending) -> str:
-    match ending.then:
-        case Then.STOP:
-            return "it is stopped; its disk stays and costs a little"
-        case Then.DESTROY:
-            return "it is destroyed, with everything on its disk"
-        case Then.COMMAND | Then.NOTHING:
-            return "your command ends it"
-
-
-def _done(ending: Ending) -> str:
-    match ending.then:
-        case Then.STOP:
-            return "the box was told to stop"
-        case Then.DESTROY:
-            return "the box was told to destroy itself"
-        case Then.COMMAND | Then.NOTHING:
-            return "the command that ends the box was run"
 
 
 def _run_name(facts: RunFacts) -> str:
@@ -280,10 +251,6 @@ def _name(text: str) -> str:
 def _sentence(text: str) -> str:
     text = text.strip()
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?")) else ".")
-
-
-def _quoted(word: str) -> str:
-    return shlex.quote(word)
 
 
 def _clock(at: float) -> str:

@@ -29,19 +29,19 @@ PAUSE_SECONDS = 10.0
 class RunNotifier:
     """The messages of all runs that one guardian cares for; nothing here blocks, and nothing raises.
 
-    `uploads` says of each target of a run whether everything is verified there, `life` is the box's first process.
+    `uploads` says of each target of a run whether everything is verified there.
     """
 
     def __init__(
         self,
         *,
-        life: ProcessIdentity | None,
+        first_process: ProcessIdentity | None,
         uploads: Callable[[RunDirectory], Mapping[str, bool]],
         say: Callable[[str], None],
         now: Callable[[], float] = time.time,
         pause: float = PAUSE_SECONDS,
     ) -> None:
-        self._life = life
+        self._first_process = first_process
         self._uploads = uploads
         self._say = say
         self._now = now
@@ -80,7 +80,7 @@ class RunNotifier:
         if ending is not None and ending.runs and ending.runs[0] == run.run_id:
             others = len(ending.runs) - 1
             titles = [known.title, *([f"{others} more"] if others else [])]
-            found += of_box(ending, titles, now, life=self._life)
+            found += of_box(ending, titles, now, first_process=self._first_process)
         return found
 
     def _report_problem(self, run: RunDirectory, why: str) -> None:

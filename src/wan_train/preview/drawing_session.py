@@ -18,7 +18,7 @@ from wan_train.engine.trainer import Trainer
 from wan_train.preview.estimate import Eta
 from wan_train.preview.job import DrawingEvent, EventReader, device_environment, events_of, write_job
 from wan_train.preview.model import Drawing, Row, drawn
-from wan_train.preview.ready import Ready
+from wan_train.preview.prepared import PreparedPreview
 from wan_train.preview.recorder import Recorder
 from wan_train.run.directory import AttemptDirectory
 from wan_train.run.events import Lost, Signaled
@@ -75,7 +75,7 @@ class Session:
     is_interrupted: Callable[[], bool]
 
     @property
-    def ready(self) -> Ready:
+    def ready(self) -> PreparedPreview:
         return self.recorder.ready
 
     def run(self) -> None:

@@ -15,7 +15,7 @@ from wan_train.engine.commands import DEVICE_VARIABLE, Command, trainer_environm
 from wan_train.engine.generate import Memory
 from wan_train.engine.trainer import Trainer
 from wan_train.preview.model import Precision, Preview, PreviewDirectory, Row
-from wan_train.preview.ready import Ready
+from wan_train.preview.prepared import PreparedPreview
 from wan_train.recipe.terms import Expert
 from wan_train.run.directory import AttemptDirectory
 
@@ -46,7 +46,7 @@ def latents_of(directory: PreviewDirectory, preview: Preview, row: Row, number: 
 
 
 def write_job(
-    ready: Ready,
+    ready: PreparedPreview,
     trainer: Trainer,
     cells: Iterable[tuple[Row, int]],
     *,
@@ -88,7 +88,7 @@ def write_job(
     )
 
 
-def _settings(ready: Ready, memory: Memory, attempt: AttemptDirectory) -> Mapping[str, Any]:
+def _settings(ready: PreparedPreview, memory: Memory, attempt: AttemptDirectory) -> Mapping[str, Any]:
     preview = ready.preview
     if ready.models is None:
         return {"task": preview.task.value}

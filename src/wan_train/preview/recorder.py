@@ -10,7 +10,7 @@ from wan_train.base.text import one_line
 from wan_train.preview import cell_check
 from wan_train.preview.job import EventReader, frames_of, latents_of
 from wan_train.preview.model import Cell, Row, drawn
-from wan_train.preview.ready import Ready, known_cells
+from wan_train.preview.prepared import PreparedPreview, known_cells
 from wan_train.recipe.terms import Expert
 from wan_train.run.results import link_or_copy
 
@@ -34,7 +34,7 @@ class Progress:
 class Recorder:
     """Records the cells of one preview, whose lock the caller holds. Methods raise OSError of its records."""
 
-    ready: Ready
+    ready: PreparedPreview
     clock: Clock
     show: Callable[[Progress], None]
     say: Callable[[str], None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from wan_train.gpu.model import Gpu
 from wan_train.provision.driver_checks import GpuFacts, adapted, card
 from wan_train.provision.steps import Finding, State, Step, blocked, ready, warning
 from wan_train.recipe.model import Recipe
-from wan_train.run.disk import existing_parent
+from wan_train.run.disk import by_disk, existing_parent
 
 
 def room(folder: Path, needed: int) -> Finding:
     """Whether `needed` bytes fit where `folder` is or will be; BLOCKED with the numbers when not."""
-    place = next(path for path in (folder, *folder.parents) if path.is_dir())
+    place = existing_parent(folder)
     free = shutil.disk_usage(place).free
     numbers = f"{needed / GB:.1f} GB needed, {free / GB:.1f} GB free at {place}"
     if needed <= free:
@@ -84,14 +84,9 @@ def judge_ram(ram: Ram, usable: Sequence[Gpu], swapping: Sequence[Gpu]) -> Findi
 
 def rooms(needs: Mapping[Path, int]) -> Finding:
     """Room for what is still to be fetched, counted for each file system; `needs` is bytes by place."""
-    amounts: dict[int, int] = {}
-    places: dict[int, Path] = {}
-    for place, size in needs.items():
-        device = existing_parent(place).stat().st_dev
-        places.setdefault(device, place)
-        amounts[device] = amounts.get(device, 0) + size
-    found = [room(places[device], amount) for device, amount in amounts.items()]
-    return _worst(found)
+    found = [room(folder, amount) for folder, amount in by_disk(needs.items()).items()]
+    chosen = [finding for finding in found if finding.state is State.BLOCKED] or found
+    return Finding(chosen[0].state, "; ".join(finding.detail for finding in chosen), hint=chosen[0].hint)
 
 
 def judge_spare(folder: Path, needs: Mapping[Path, int], run: int) -> Finding:
@@ -106,10 +101,3 @@ def judge_spare(folder: Path, needs: Mapping[Path, int], run: int) -> Finding:
     return warning(
         detail, "Remove old runs (`wan-train runs` lists them), or `export WAN_TRAIN_RUNS_DIR=DIR` on another disk."
     )
-
-
-def _worst(findings: Iterable[Finding]) -> Finding:
-    found = list(findings)
-    bad = [finding for finding in found if finding.state is State.BLOCKED]
-    chosen = bad or found
-    return Finding(chosen[0].state, "; ".join(finding.detail for finding in chosen), hint=chosen[0].hint)

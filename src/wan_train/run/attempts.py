@@ -11,7 +11,7 @@ from pathlib import Path
 from wan_train.engine import checkpoints
 from wan_train.engine.checkpoints import State
 from wan_train.engine.commands import STATES_KEPT
-from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
+from wan_train.engine.tensors import is_sound
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.plan import Plan, Step, StepKind
 from wan_train.run.state import Attempt, Job, RunState
@@ -67,7 +67,7 @@ def find_resume_point(run: RunDirectory, plan: Plan, step: Step, job: Job, total
     if steps_per_epoch is None:
         return None
     for state in reversed(saved_states(run, plan, step, job)):
-        if state.epochs_done < total_epochs and _is_finite(state.path / "model.safetensors"):
+        if state.epochs_done < total_epochs and is_sound(state.path / "model.safetensors"):
             return ResumePoint(state_dir=state.path, epochs_done=state.epochs_done, steps_per_epoch=steps_per_epoch)
     return None
 
@@ -105,13 +105,6 @@ def state_files(plan: Plan, step: Step, attempt: Attempt | None) -> frozenset[st
         lr_scheduler_type=str(scheduler) if scheduler is not None else None,
         scaler=training.mixed_precision == "fp16" and plan.trainer.traits.has_half_precision,
     )
-
-
-def _is_finite(path: Path) -> bool:
-    try:
-        return first_non_finite(path, read_header(path)) is None
-    except BrokenFileError:
-        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +19,28 @@ NAME = "ENDING.json"
 _FIRST = 1
 _KEEP = "KEEP-{}.json"
 """One for each user: nobody may replace another's file there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndWords:
+    """A way to end the box: `the box is {ended}`, then its disk, and a clause once it was ordered."""
+
+    ended: str
+    disk: str
+    ordered: str
+
+
+_BY_COMMAND = EndWords(ended="ended by your command", disk="", ordered="the command that ends the box was run")
+END_WORDS: Mapping[Then, EndWords] = {
+    Then.STOP: EndWords(
+        ended="stopped", disk="; its disk stays and costs a little", ordered="the box was told to stop"
+    ),
+    Then.DESTROY: EndWords(
+        ended="destroyed", disk=", with everything on its disk", ordered="the box was told to destroy itself"
+    ),
+    Then.COMMAND: _BY_COMMAND,
+    Then.NOTHING: _BY_COMMAND,
+}
 
 
 class Phase(StrEnum):

@@ -54,33 +54,47 @@ def _lora_bytes(trainer: TrainerTraits, training: Training) -> int:
 
 def check_disk(need: DiskNeed, run_dir: Path, cache_dirs: Iterable[Path]) -> None:
     """Raises NotReadyError with the numbers when states, LoRAs and caches will not fit."""
-    wanted: dict[int, int] = {}
-    where: dict[int, Path] = {}
-    caches = [existing_parent(path) for path in cache_dirs]
-    amounts: Mapping[Path, int] = {existing_parent(run_dir): need.states + need.loras}
-    for path, amount in [*amounts.items(), *((path, need.caches // len(caches)) for path in caches)]:
-        device = path.stat().st_dev
-        where.setdefault(device, path)
-        wanted[device] = wanted.get(device, 0) + amount
-    for device, amount in wanted.items():
-        free = shutil.disk_usage(where[device]).free
-        if free < amount:
-            raise NotReadyError(
-                f"the disk of {where[device]} has {free / GB:.1f} GB free and this run needs {amount / GB:.1f} GB: "
-                f"states {need.states / GB:.1f}, LoRAs {need.loras / GB:.1f}, caches {need.caches / GB:.1f}",
-                hint="Remove old runs (`wan-train runs` lists them), or choose another disk with --runs-dir.",
-            )
+    caches = list(cache_dirs)
+    amounts = [(run_dir, need.states + need.loras), *((path, need.caches // len(caches)) for path in caches)]
+    parts = f": states {need.states / GB:.1f}, LoRAs {need.loras / GB:.1f}, caches {need.caches / GB:.1f}"
+    for place, amount in by_disk(amounts).items():
+        require_room(
+            place,
+            amount,
+            "this run needs",
+            parts=parts,
+            hint="Remove old runs (`wan-train runs` lists them), or choose another disk with --runs-dir.",
+        )
 
 
 def check_disk_to_resume(run: RunDirectory, plan: Plan, trainings: int) -> None:
     """Raises NotReadyError with the numbers if a resumed run would be stopped at its first state."""
-    free = shutil.disk_usage(run.path).free
-    needed = min(trainings, len(plan.gpu_uuids)) * disk_for_next_save(plan)
+    require_room(
+        run.path,
+        min(trainings, len(plan.gpu_uuids)) * disk_for_next_save(plan),
+        "the next states and LoRAs need",
+        hint=f"Remove old runs (`wan-train runs` lists them), then: wan-train resume {run.run_id}",
+    )
+
+
+def by_disk(amounts: Iterable[tuple[Path, int]]) -> Mapping[Path, int]:
+    """The amounts of several places summed up by disk, each under the first existing folder that is on it."""
+    folders: dict[int, Path] = {}
+    found: dict[Path, int] = {}
+    for place, amount in amounts:
+        folder = existing_parent(place)
+        folder = folders.setdefault(folder.stat().st_dev, folder)
+        found[folder] = found.get(folder, 0) + amount
+    return found
+
+
+def require_room(place: Path, needed: int, what: str, *, hint: str, parts: str = "") -> None:
+    """Raises NotReadyError with the numbers where fewer than `needed` bytes are free. `what`: `this run needs`."""
+    folder = existing_parent(place)
+    free = shutil.disk_usage(folder).free
     if free < needed:
         raise NotReadyError(
-            f"the disk of {run.path} has {free / GB:.1f} GB free and the next states and LoRAs need "
-            f"{needed / GB:.1f} GB",
-            hint=f"Remove old runs (`wan-train runs` lists them), then: wan-train resume {run.run_id}",
+            f"the disk of {folder} has {free / GB:.1f} GB free and {what} {needed / GB:.1f} GB{parts}", hint=hint
         )
 
 

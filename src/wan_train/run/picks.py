@@ -10,14 +10,14 @@ from typing import Self
 
 from wan_train.base import codec, locks
 from wan_train.base.errors import BadInputError, NotReadyError
-from wan_train.base.files import sha256_of, sync_directory, write_whole
+from wan_train.base.files import sha256_of, write_whole
 from wan_train.base.text import one_line
 from wan_train.engine import checkpoints
 from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header
 from wan_train.recipe.terms import Expert
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import Plan, Step
-from wan_train.run.results import link_or_copy, loras_of
+from wan_train.run.results import loras_of, put
 from wan_train.run.state import RunState
 
 _MOST_NAMED = 12
@@ -184,11 +184,7 @@ def _place(run: RunDirectory, step: Step, epochs: Epochs, source: Path) -> Picke
     target = checkpoints.lora_file(run.path, f"{step.produces}_picked-{suffix}")
     digest = sha256_of(source)
     if not target.exists():
-        partial = target.with_name(f".{target.name}.partial")
-        partial.unlink(missing_ok=True)
-        link_or_copy(source, partial)
-        partial.rename(target)
-        sync_directory(target.parent)
+        put(source, target, {})
     if sha256_of(target) != digest:
         raise BadInputError(
             f"another file has the name of the picked LoRA: {target}", hint="Move it away, then pick again."

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wan_train.base.files import sha256_of, sync_directory
 from wan_train.engine import checkpoints
-from wan_train.engine.tensors import BrokenFileError, first_non_finite, read_header, rewrite_metadata
+from wan_train.engine.tensors import BrokenFileError, is_sound, rewrite_metadata
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.plan import Plan, Step
 from wan_train.run.state import Attempt, Job
@@ -50,7 +50,7 @@ def place_result(run: RunDirectory, plan: Plan, step: Step, job: Job, source: Pa
         changes = _metadata(step.produces, total, total * attempt.steps_per_epoch)
     if attempt.ends_early:
         changes[ENDED_KEY] = f"after epoch {total} of {attempt.schedule_epochs}"
-    _put(source, target, changes)
+    put(source, target, changes)
     return PlacedLora(path=target, bytes=target.stat().st_size, sha256=sha256_of(target), epochs=total)
 
 
@@ -70,10 +70,10 @@ def keep_checkpoint(
     changes = {}
     if attempt.epochs_before and attempt.steps_per_epoch:
         changes = {"ss_epoch": str(epoch), "ss_steps": str(epoch * attempt.steps_per_epoch)}
+    if not is_sound(source):
+        return None
     try:
-        if first_non_finite(source, read_header(source)) is not None:
-            return None
-        _put(source, target, changes)
+        put(source, target, changes)
     except (BrokenFileError, OSError):
         return None
     return target
@@ -99,12 +99,8 @@ def newest_finite_checkpoint(run: RunDirectory, step: Step, job: Job) -> tuple[A
     for attempt in reversed(job.attempts):
         directory = run.attempt(step.id, attempt.number)
         for epoch in reversed(checkpoints.checkpoint_epochs(directory.output, step.produces or "")):
-            path = checkpoints.lora_file(directory.output, step.produces or "", epoch)
-            try:
-                if first_non_finite(path, read_header(path)) is None:
-                    return attempt, directory, epoch
-            except BrokenFileError:
-                continue
+            if is_sound(checkpoints.lora_file(directory.output, step.produces or "", epoch)):
+                return attempt, directory, epoch
     return None
 
 
@@ -124,7 +120,7 @@ def link_or_copy(source: Path, target: Path) -> None:
             os.fsync(file.fileno())
 
 
-def _put(source: Path, target: Path, changes: dict[str, str]) -> None:
+def put(source: Path, target: Path, changes: Mapping[str, str]) -> None:
     """`source` under the name `target`, with changed metadata or as the same file; whole from its first moment."""
     partial = target.with_name(f".{target.name}.partial")
     partial.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from wan_train.recipe.model import Recipe
 from wan_train.recipe.terms import Task
 from wan_train.run.planner import check_models, find_models, machine_of
 from wan_train.run.tuning import buckets_of, length_of, workload_of
-from wan_train.tune.material import Pick, Picked, pick
+from wan_train.tune.candidate_data import Pick, Picked, pick
 from wan_train.tune.search import Space
 
 _NAME = "tune"

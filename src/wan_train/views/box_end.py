@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from typing import assert_never
 
 from wan_train.base.units import duration
-from wan_train.run.box_ending import Ending, Phase
+from wan_train.run.box_ending import END_WORDS, Ending, Phase
 from wan_train.run.duties import Duties, Then
 from wan_train.views.formatting import safe
 from wan_train.views.lines import Line, Span, line
 from wan_train.views.model import RunView
 
-_SUBJECT = "The box is "
 PLAN_KEYS = line(Span("d", "bold"), Span(" leave", "dim"))
 KEEP_KEYS = line(Span("k", "bold"), Span(" keep the box on   ", "dim"), Span("d", "bold"), Span(" leave", "dim"))
 
@@ -36,7 +35,8 @@ def box_end_texts(view: RunView) -> Iterator[tuple[str, str]]:
             if ending.by_hand is not None:
                 yield f"By hand: {safe(ending.by_hand)}", ""
         case Phase.ASKED:
-            yield f"{_was_ended(ending.then)}: {because}.", "yellow"
+            ordered = END_WORDS[ending.then].ordered
+            yield f"{ordered[0].upper()}{ordered[1:]}: {because}.", "yellow"
         case Phase.CANCELLED:
             yield f"The box stays on, and costs money: {safe(ending.cancelled_by or 'a person')} cancelled its end.", ""
             if ending.by_hand is not None:
@@ -53,9 +53,11 @@ def footer(view: RunView) -> Line:
 
 def cancelled_texts(ending: Ending, seconds: float) -> tuple[str, str]:
     """For a person whose command keeps the box on."""
-    verb = _is_ended(ending.then).removeprefix(_SUBJECT)
     when = f" in {duration(seconds)}" if seconds else ""
-    return f"The box was to be {verb}{when}.", "Your command cancelled that: it stays on, and costs money."
+    return (
+        f"The box was to be {END_WORDS[ending.then].ended}{when}.",
+        "Your command cancelled that: it stays on, and costs money.",
+    )
 
 
 def box_question(then: Then) -> str:
@@ -74,12 +76,12 @@ def box_question(then: Then) -> str:
 def plan_of_the_end(duties: Duties) -> str:
     """What becomes of the box, without a subject, before a run has started."""
     when = f"{duration(duties.grace_seconds)} after its last run" if duties.grace_seconds else "after its last run"
-    return f"{_is_ended(duties.then).removeprefix(_SUBJECT)} {when}{_latest(duties)}"
+    return f"{END_WORDS[duties.then].ended} {when}{_latest(duties)}"
 
 
 def _plan(view: RunView, duties: Duties) -> str:
     if not view.state.is_over:
-        return f"{_SUBJECT}{plan_of_the_end(duties)}."
+        return f"The box is {plan_of_the_end(duties)}."
     when = "once its last run is over and uploads are verified" if duties.uploads else "once its last run is over"
     return f"{_is_ended(duties.then)} {when}{_latest(duties)}."
 
@@ -89,24 +91,4 @@ def _latest(duties: Duties) -> str:
 
 
 def _is_ended(then: Then) -> str:
-    match then:
-        case Then.STOP:
-            return "The box is stopped"
-        case Then.DESTROY:
-            return "The box is destroyed"
-        case Then.COMMAND | Then.NOTHING:
-            return "The box is ended by your command"
-        case _:
-            assert_never(then)
-
-
-def _was_ended(then: Then) -> str:
-    match then:
-        case Then.STOP:
-            return "The box was told to stop"
-        case Then.DESTROY:
-            return "The box was told to destroy itself"
-        case Then.COMMAND | Then.NOTHING:
-            return "Your command was run"
-        case _:
-            assert_never(then)
+    return f"The box is {END_WORDS[then].ended}"

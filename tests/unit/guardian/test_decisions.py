@@ -61,7 +61,7 @@ def working(name: str = "a", given: Duties | None = None, **more: object) -> Gua
 
 
 def a_box(*runs: GuardedRun, at: float = 3600.0, ending: Ending | None = None, **more: object) -> Box:
-    box = Box(now=after(at), runs=runs, ending=ending, life=LIFE)
+    box = Box(now=after(at), runs=runs, ending=ending, first_process=LIFE)
     return replace(box, **more)  # type: ignore[arg-type]  # fields by name
 
 
@@ -156,15 +156,18 @@ class TestEnding:
     def test_a_box_that_was_stopped_and_came_back_is_not_stopped_again(self) -> None:
         ending = replace(countdown(a_box(over())), phase=Phase.ASKED)
         reborn = replace(LIFE, start_time=9)
-        assert decide(a_box(over(), ending=ending, life=reborn)) == [HasEnded(run_ids=("a",)), Record(ending=None)]
-        assert decide(a_box(over(has_ended=True), life=reborn)) == [Release(run_id="a")]
+        assert decide(a_box(over(), ending=ending, first_process=reborn)) == [
+            HasEnded(run_ids=("a",)),
+            Record(ending=None),
+        ]
+        assert decide(a_box(over(has_ended=True), first_process=reborn)) == [Release(run_id="a")]
 
     @pytest.mark.parametrize("life", [LIFE, ProcessIdentity(pid=1, start_time=8, boot_id="b")])
     def test_the_ending_of_a_run_that_a_person_resumes_afterwards_is_still_owed(self, life: ProcessIdentity) -> None:
         asked = replace(countdown(a_box(over())), phase=Phase.ASKED, tried=after(4000))
         later = after(4060) if life == LIFE else replace(after(4060), boot_id="b", uptime=5.0)
         resumed = working(given=replace(duties(), began=later))
-        actions = decide(a_box(resumed, at=4062, ending=asked, life=life))
+        actions = decide(a_box(resumed, at=4062, ending=asked, first_process=life))
         assert Record(ending=None) in actions
         assert HasEnded(run_ids=("a",)) not in actions
 
@@ -172,13 +175,13 @@ class TestEnding:
         decided = replace(after(4000), boot_id="b", uptime=20.0)
         asked = replace(countdown(a_box(over())), phase=Phase.ASKED, decided=decided, tried=decided)
         back = ProcessIdentity(pid=1, start_time=9, boot_id="c")
-        assert HasEnded(run_ids=("a",)) in decide(a_box(over(), at=4100, ending=asked, life=back))
+        assert HasEnded(run_ids=("a",)) in decide(a_box(over(), at=4100, ending=asked, first_process=back))
 
     def test_a_countdown_that_a_reboot_interrupts_begins_anew(self) -> None:
         ending = countdown(a_box(over()))
         reborn = replace(LIFE, start_time=9)
-        assert decide(a_box(over(), ending=ending, life=reborn)) == [Record(ending=None)]
-        assert countdown(a_box(over(), life=reborn))
+        assert decide(a_box(over(), ending=ending, first_process=reborn)) == [Record(ending=None)]
+        assert countdown(a_box(over(), first_process=reborn))
 
     def test_a_command_of_the_users_is_run_once(self) -> None:
         ending = replace(countdown(a_box(over(given=duties(Then.COMMAND)))), phase=Phase.ASKED)
@@ -332,7 +335,7 @@ class SimulatedBox:
                 upload_pending=self.time < self.verifies[number],
                 settled_seconds=run.settled_seconds + STEP if run.is_settled else 0.0,
             )
-        actions = decide(Box(now=after(self.time), runs=tuple(self.runs), ending=self.ending, life=LIFE))
+        actions = decide(Box(now=after(self.time), runs=tuple(self.runs), ending=self.ending, first_process=LIFE))
         for action in actions:
             self.obey(action)
         self.time += STEP

@@ -118,7 +118,7 @@ class World:
             effects=self.effects,
             uploads=self.uploads,
             notifier=None,
-            life=self.life,
+            first_process=self.life,
         )
         return self.guardian
 

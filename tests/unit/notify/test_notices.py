@@ -201,7 +201,7 @@ def ending(**changes: object) -> Ending:
 
 
 def of(end: Ending, now: float) -> list[Message]:
-    return list(of_box(end, ["mylora"], now, life=SUPERVISOR))
+    return list(of_box(end, ["mylora"], now, first_process=SUPERVISOR))
 
 
 def test_the_end_of_the_box_is_news_five_minutes_before_with_the_way_to_keep_it() -> None:
@@ -212,7 +212,9 @@ def test_the_end_of_the_box_is_news_five_minutes_before_with_the_way_to_keep_it(
     assert "wan-train status" in message.body
     assert of(ending(phase=Phase.CANCELLED), T0 + 600) == []
     rebooted = replace(SUPERVISOR, start_time=99)
-    assert of_box(ending(), ["mylora"], T0 + 600, life=rebooted) == (), "that ending is of an earlier life of the box"
+    assert of_box(ending(), ["mylora"], T0 + 600, first_process=rebooted) == (), (
+        "that ending is of an earlier life of the box"
+    )
 
 
 def test_a_box_that_cannot_be_ended_is_news_with_the_command_to_end_it_by_hand() -> None:

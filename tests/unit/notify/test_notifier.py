@@ -47,7 +47,11 @@ class Box:
 
     def reborn(self) -> RunNotifier:
         return RunNotifier(
-            life=SUPERVISOR, uploads=lambda _: self.uploads, say=self.said.append, now=lambda: self.now, pause=0.01
+            first_process=SUPERVISOR,
+            uploads=lambda _: self.uploads,
+            say=self.said.append,
+            now=lambda: self.now,
+            pause=0.01,
         )
 
     def record(self, *events: Event) -> None:
@@ -120,7 +124,7 @@ def test_the_first_run_of_an_ending_tells_of_the_box(box: Box, service: Receiver
     remember("notify", [service.url])
     box.record(*ended(box))
     assert not box.round(ending_of(box, box.run.run_id, "20251122-130000-dog"))
-    assert service.titles == ["mylora: finished in 1 h", "mylora, 1 more: the box stops in 5 min"]
+    assert service.titles == ["mylora: finished in 1 h", "mylora, 1 more: the box is stopped in 5 min"]
     assert not box.round(ending_of(box, "20251122-130000-dog", box.run.run_id))
     assert len(service.titles) == 2
 
@@ -130,7 +134,7 @@ def test_the_end_of_the_box_is_told_also_of_a_run_that_cannot_be_read(box: Box, 
     box.record(*ended(box))
     box.run.plan.write_text("{")
     assert not box.round(ending_of(box, box.run.run_id))
-    assert service.titles == [f"{box.run.run_id}: the box stops in 5 min"]
+    assert service.titles == [f"{box.run.run_id}: the box is stopped in 5 min"]
 
 
 def test_a_service_that_refuses_keeps_the_message_open(box: Box, service: Receiver) -> None:

@@ -18,7 +18,7 @@ from wan_train.engine import checkpoints
 from wan_train.engine.commands import Command
 from wan_train.engine.generate import Memory
 from wan_train.preview.drawing_session import Session
-from wan_train.preview.ready import Ready, make_ready
+from wan_train.preview.prepared import PreparedPreview, prepare
 from wan_train.preview.recorder import Progress, Recorder
 from wan_train.preview.request import PreviewRequest, Source
 from wan_train.recipe.terms import EngineKind, Expert
@@ -86,9 +86,9 @@ class World:
         path.write_text(text, encoding="utf-8")
         return path
 
-    def ready(self, asked: PreviewRequest | None = None, **changes: Any) -> Ready:
+    def ready(self, asked: PreviewRequest | None = None, **changes: Any) -> PreparedPreview:
         asked = asked or PreviewRequest(prompts=self.prompts("a fox --w 64 --h 32\na clip --w 32 --h 32 --f 5\n"))
-        return make_ready(self.source, replace(asked, **changes), self.plan.trainer, smallest_card=0, now=1.0)
+        return prepare(self.source, replace(asked, **changes), self.plan.trainer, smallest_card=0, now=1.0)
 
 
 def world(folder: Path, **overrides: Any) -> World:
@@ -227,7 +227,7 @@ class Watched:
 
 
 def session(
-    ready: Ready,
+    ready: PreparedPreview,
     painter: Painter,
     plan: Plan,
     *,

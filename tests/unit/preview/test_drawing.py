@@ -25,7 +25,7 @@ from wan_train.engine.failures import Cause
 from wan_train.engine.generate import Memory
 from wan_train.preview.drawing_session import DrawingError
 from wan_train.preview.model import BASE, drawn
-from wan_train.preview.ready import drawn_places
+from wan_train.preview.prepared import drawn_places
 from wan_train.preview.request import PreviewRequest
 from wan_train.recipe.terms import Expert
 from wan_train.run.events import Exited, Lost, Signaled

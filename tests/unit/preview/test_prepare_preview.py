@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from support.runs import make_plan
 from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.preview.model import BASE, Precision
-from wan_train.preview.ready import Ready, make_ready, refreshed, write_inputs
+from wan_train.preview.prepared import PreparedPreview, prepare, refreshed, write_inputs
 from wan_train.preview.request import PreviewRequest
 from wan_train.recipe.terms import EngineKind, Expert, Task
 from wan_train.run.picks import Epochs
@@ -24,7 +24,7 @@ from wan_train.run.picks import Epochs
 GIB = 1024**3
 
 
-def names(ready: Ready) -> list[str]:
+def names(ready: PreparedPreview) -> list[str]:
     return [row.name for row in ready.preview.rows]
 
 
@@ -330,7 +330,7 @@ def test_a_lora_that_does_not_fit_the_models_is_refused(tmp_path: Path) -> None:
 )
 def test_the_precision_follows_the_smallest_card(tmp_path: Path, card: int, precision: Precision) -> None:
     own = real_world(tmp_path)
-    ready = make_ready(
+    ready = prepare(
         own.source,
         PreviewRequest(prompts=own.prompts("a fox\n")),
         own.plan.trainer,

@@ -13,7 +13,6 @@ from wan_train.base import codec
 from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.files import sha256_of, sync_file, write_whole
 from wan_train.base.text import one_line, slug
-from wan_train.base.units import GB
 from wan_train.engine import generate
 from wan_train.engine.commands import ModelPaths
 from wan_train.engine.lightning import VERIFY
@@ -36,7 +35,7 @@ from wan_train.preview.rows import CheckedLoras, left_out_notes, make_rows
 from wan_train.recipe.load import shipped
 from wan_train.recipe.terms import Expert, Task
 from wan_train.run.directory import RunDirectory
-from wan_train.run.disk import existing_parent
+from wan_train.run.disk import require_room
 from wan_train.run.picks import Epochs
 from wan_train.run.plan import Plan
 from wan_train.run.planner import check_models, find_models
@@ -57,7 +56,7 @@ _DIGEST = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
+class PreparedPreview:
     """A preview that can be drawn. `notes` are sentences for the person who asked."""
 
     run: RunDirectory
@@ -72,7 +71,7 @@ class Ready:
     notes: tuple[str, ...] = ()
 
 
-def make_ready(
+def prepare(
     source: Source,
     request: PreviewRequest,
     trainer: Trainer,
@@ -81,7 +80,7 @@ def make_ready(
     now: float,
     style: Style | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> Ready:
+) -> PreparedPreview:
     """Check everything and choose the rows; raises BadInputError and NotReadyError that name every problem.
 
     `smallest_card` is the memory of the smallest GPU that may draw, in bytes; `say` hears what takes a while.
@@ -139,7 +138,7 @@ def make_ready(
     directory = PreviewDirectory(source.run.path / "preview" / preview.name)
     _check_disk(directory.path, preview)
     preview = _with_earlier(directory, preview)
-    return Ready(
+    return PreparedPreview(
         run=source.run,
         directory=directory,
         preview=preview,
@@ -150,12 +149,12 @@ def make_ready(
     )
 
 
-def refreshed(ready: Ready) -> Ready:
+def refreshed(ready: PreparedPreview) -> PreparedPreview:
     """With the rows that others drew since it was made ready."""
     return replace(ready, preview=_with_earlier(ready.directory, ready.preview))
 
 
-def write_inputs(ready: Ready) -> None:
+def write_inputs(ready: PreparedPreview) -> None:
     """Copy the prompts and their start pictures into the run, so that later changes of the user's files change nothing;
     raises OSError.
     """
@@ -326,16 +325,10 @@ def _check_disk(path: Path, preview: Preview) -> None:
     need = len(preview.rows) * sum(
         prompt.width * prompt.height * prompt.frames * _BYTES_PER_PIXEL for prompt in preview.prompts
     )
-    parent = existing_parent(path)
-    free = shutil.disk_usage(parent).free
-    if free < need:
-        raise NotReadyError(
-            f"the disk of {parent} has {free / GB:.1f} GB free, and these pictures need up to {need / GB:.1f} GB",
-            hint="Remove old runs: wan-train clean",
-        )
+    require_room(path, need, "these pictures need up to", hint="Remove old runs: wan-train clean")
 
 
-def drawn_places(ready: Ready) -> frozenset[tuple[str, int]]:
+def drawn_places(ready: PreparedPreview) -> frozenset[tuple[str, int]]:
     """Row name and prompt of everything that need not be drawn, here or in another preview of the run."""
     others, have = known_cells(ready), drawn(ready.directory, ready.preview)
     return frozenset(
@@ -345,7 +338,7 @@ def drawn_places(ready: Ready) -> frozenset[tuple[str, int]]:
     )
 
 
-def known_cells(ready: Ready) -> Mapping[str, tuple[PreviewDirectory, tuple[str, ...]]]:
+def known_cells(ready: PreparedPreview) -> Mapping[str, tuple[PreviewDirectory, tuple[str, ...]]]:
     """Cells of this run's other previews by key, each with its directory and files: they need not be drawn again."""
     wanted = {ready.preview.key(row, number) for row, number in ready.preview.places()}
     return {

@@ -98,7 +98,7 @@ def _items_of(one: TrainedFile, subset: Subset) -> list[tuple[Shape, Cached]]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
+class CandidateData:
     """What was written: the dataset.toml, and how many of its items are copies of the user's."""
 
     config: Path
@@ -106,7 +106,7 @@ class Material:
     items: int
 
 
-def write(folder: Path, picked: Picked, *, image_to_video: bool) -> Material:
+def write(folder: Path, picked: Picked, *, image_to_video: bool) -> CandidateData:
     """Write caches and their dataset.toml into an empty folder; raises OSError."""
     import tomlkit
 
@@ -125,7 +125,7 @@ def write(folder: Path, picked: Picked, *, image_to_video: bool) -> Material:
             copied += _write_item(place / "cache", f"item{item:03d}", one, item, image_to_video=image_to_video)
     config = folder / "dataset.toml"
     config.write_text(tomlkit.dumps({"datasets": datasets}), encoding="utf-8")
-    return Material(config=config, copied=copied, items=total)
+    return CandidateData(config=config, copied=copied, items=total)
 
 
 def _entry(one: Pick, place: Path) -> dict[str, Any]:
