@@ -1,0 +1,109 @@
+"""wan-train on the user's computer, as installed from its wheel, with a home of its own.
+
+Its set-up script for boxes is `box_setup.sh`, and its waits can be shortened: both are files of the installation.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from wan_train.launch.wheel import pack
+
+HERE = Path(__file__).parent
+
+
+@dataclass(slots=True, kw_only=True)
+class Client:
+    """One user. `folder` has the installation, the home and the runs."""
+
+    folder: Path
+    vast: str
+    key: str = field(repr=False)
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data/wan-train"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+        return {
+            **kept,
+            "HOME": str(self.folder / "home"),
+            "PYTHONPATH": str(self.folder / "site"),
+            "XDG_DATA_HOME": str(self.folder / "data"),
+            "XDG_CONFIG_HOME": str(self.folder / "config"),
+            "VAST_API_KEY": self.key,
+            "WAN_TRAIN_VAST_URL": self.vast,
+            "WAN_TRAIN_RUNS_DIR": str(self.runs),
+            "COLUMNS": "100",
+        }
+
+    def install(self, sky: Path, **constants: float) -> None:
+        """Unpack the wheel and put SkyPilot's environment `sky` in its place.
+
+        `constants` are waits of the package by their names, such as LOST_SECONDS.
+        """
+        site = self.folder / "site"
+        for path in (site, self.folder / "home", self.runs, self.data / "sky"):
+            path.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(pack(self.folder)) as wheel:
+            wheel.extractall(site)
+        (site / "wan_train/scripts/vast_provision.sh").write_bytes((HERE / "box_setup.sh").read_bytes())
+        for name, value in constants.items():
+            self._set(site / "wan_train/launch", name, value)
+        (self.data / "sky/env").symlink_to(sky)
+
+    def run(self, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "wan_train", *words],
+            env=self.environment,
+            cwd=cwd or self.folder,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+
+    def popen(self, *argv: str, log: Path, extra: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        with log.open("ab") as file:
+            return subprocess.Popen(
+                [sys.executable, *argv],
+                env={**self.environment, **(extra or {})},
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+
+    def _set(self, package: Path, name: str, value: float) -> None:
+        pattern = re.compile(rf"^{name} = .+$", re.MULTILINE)
+        changed = 0
+        for path in package.rglob("*.py"):
+            text, count = pattern.subn(f"{name} = {value!r}", path.read_text())
+            if count:
+                path.write_text(text)
+                changed += count
+        assert changed == 1, f"{name} is set at {changed} places"
+
+
+def draw_dataset(folder: Path, pictures: int = 4) -> Path:
+    folder.mkdir(parents=True)
+    for number in range(pictures):
+        Image.new("RGB", (320, 320), (40 * number, 90, 200)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"a cat, number {number}")
+    return folder

@@ -1,0 +1,218 @@
+"""A rented box on this machine: a root of its own in namespaces of its own, with a real sshd behind a loopback port.
+
+It needs root, overlayfs and util-linux. Its network is its own loopback; Vast's API is reached there, nothing else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+API_PORT = 18999
+"""Of Vast's API inside every box."""
+PACKAGES = "/opt/packages"
+"""In a box: the packages of this machine's wan-train environment, read-only."""
+PYTHON = "/opt/python"
+"""In a box: a link to the Python that those packages are for."""
+_CLONE_NEWNET = 0x40000000
+_WAIT_SECONDS = 60.0
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# One process of the box has the variables that Vast gives to a container. bash ends what the box's programs left over.
+_BOOT = r"""set -e
+mount --make-rprivate /
+mount -t overlay overlay -o "lowerdir=$FOLDER/machine:$ROOTFS,upperdir=$FOLDER/upper,workdir=$FOLDER/work" "$ROOT"
+mount -t proc proc "$ROOT/proc"
+mount --rbind /dev "$ROOT/dev"
+mount -t tmpfs tmpfs "$ROOT/run"
+mount -t tmpfs tmpfs "$ROOT/tmp"
+mkdir -p "$ROOT/run/sshd"
+mount --bind "$HOST_PACKAGES" "$ROOT/opt/packages"
+mount -o remount,ro,bind "$ROOT/opt/packages"
+if [ "$HOST_PYTHON" != /usr ]; then
+    mount --bind "$HOST_PYTHON" "$ROOT$HOST_PYTHON"
+    mount -o remount,ro,bind "$ROOT$HOST_PYTHON"
+fi
+ip link set lo up
+hostname "C.$ID"
+env -i HOME=/root PATH="$INNER" chroot "$ROOT" bash /opt/onstart
+cd /
+touch "$FOLDER/ready"
+exec chroot "$ROOT" env -i HOME=/root PATH="$INNER" CONTAINER_ID="$ID" CONTAINER_API_KEY="$KEY" \
+    bash -c 'sleep infinity & wait'
+"""
+
+
+@dataclass(slots=True, kw_only=True)
+class NamespaceBox:
+    """One box. `folder` is its own; `card` and `cards` are what its nvidia-smi shows; `key` is the box's own at Vast."""
+
+    id: int
+    folder: Path
+    rootfs: Path
+    card: str
+    cards: int
+    key: str
+    onstart: str
+    maker: ThreadPoolExecutor
+    """Its one thread starts boxes: a box ends with the thread that started it."""
+    opens: bool = True
+    """Whether its ssh answers."""
+    port: int = 0
+    pid: int | None = None
+    _listener: socket.socket | None = None
+    _outer: subprocess.Popen[bytes] | None = None
+    _guests: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def upper(self) -> Path:
+        """What was written on the box."""
+        return self.folder / "upper"
+
+    @property
+    def is_running(self) -> bool:
+        return self.pid is not None and self._outer is not None and self._outer.poll() is None
+
+    def boot(self) -> None:
+        """Start it, the first time or again with its disk; returns when it runs. Raises RuntimeError with its log."""
+        self._write_machine()
+        (self.folder / "ready").unlink(missing_ok=True)
+        self._outer = self.maker.submit(self._start).result()
+        until = time.monotonic() + _WAIT_SECONDS
+        while not (self.folder / "ready").exists():
+            if self._outer.poll() is not None or time.monotonic() > until:
+                self.halt()
+                raise RuntimeError((self.folder / "boot.log").read_text(errors="replace")[-2000:])
+            time.sleep(0.05)
+        children = Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children").read_text().split()
+        self.pid = int(children[0])
+        if self._listener is None:
+            self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+            self.port = self._listener.getsockname()[1]
+            threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def inside_socket(self) -> socket.socket:
+        """A listening socket in the box's own network, for Vast's API."""
+        made: list[socket.socket] = []
+
+        def enter() -> None:
+            with open(f"/proc/{self.pid}/ns/net", "rb") as namespace:
+                if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET) != 0:
+                    raise OSError(ctypes.get_errno(), "setns")
+            made.append(socket.create_server(("127.0.0.1", API_PORT)))
+
+        # A thread of its own: it never comes back into this machine's network.
+        thread = threading.Thread(target=enter)
+        thread.start()
+        thread.join()
+        return made[0]
+
+    def halt(self) -> None:
+        """Everything in it ends at once; its disk stays."""
+        outer, self._outer, pid, self.pid = self._outer, None, self.pid, None
+        if outer is None:
+            return
+        if pid is not None:
+            try:
+                os.kill(pid, signal.SIGKILL)  # the first process of its namespace: every other one ends with it
+            except ProcessLookupError:
+                pass
+        outer.kill()
+        outer.wait()
+        for guest in self._guests:
+            guest.kill()
+            guest.wait()
+        self._guests.clear()
+
+    def remove(self) -> None:
+        self.halt()
+        if self._listener is not None:
+            self._listener.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def files_with(self, text: bytes) -> list[str]:
+        """Files written on the box that hold this text."""
+        found = []
+        for path in self.upper.rglob("*"):
+            if path.is_file() and not path.is_symlink() and path.stat().st_size < 50_000_000 and text in path.read_bytes():
+                found.append(str(path.relative_to(self.upper)))
+        return found
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with (self.folder / "boot.log").open("ab") as log:
+            return subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "unshare", "-m", "-p", "-n", "-u", "-i", "-f", "--kill-child",
+                 "bash", "-c", _BOOT],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={
+                    "PATH": _PATH,
+                    "INNER": _PATH,
+                    "FOLDER": str(self.folder),
+                    "ROOT": str(self.folder / "root"),
+                    "ROOTFS": str(self.rootfs),
+                    "ID": str(self.id),
+                    "KEY": self.key,
+                    "HOST_PYTHON": sys.base_prefix,
+                    "HOST_PACKAGES": sysconfig.get_paths()["purelib"],
+                },
+            )
+
+    def _write_machine(self) -> None:
+        """The layer of this machine: its card, its name, its host key, where Vast's API is."""
+        machine = self.folder / "machine"
+        if machine.exists():
+            return
+        for name in ("upper", "work", "root", "machine/etc/ssh", "machine/usr/local/bin", "machine/opt/packages",
+                     f"machine{sys.base_prefix}", "machine/root/.config/wan-train"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        (machine / "root").chmod(0o700)
+        (machine / "etc/hosts").write_text(f"127.0.0.1 localhost C.{self.id}\n")
+        (machine / "opt/onstart").write_text(self.onstart or "true\n")
+        (machine / "opt/python").symlink_to(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}")
+        (machine / "root/.config/wan-train/settings.toml").write_text(f'vast_url = "http://127.0.0.1:{API_PORT}"\n')
+        smi = machine / "usr/local/bin/nvidia-smi"
+        rows = "".join(f"{self.card}, 24564, 570.124.06\n" for _ in range(self.cards))
+        smi.write_text(f"#!/bin/sh\ncat <<'END'\n{rows}END\n")
+        smi.chmod(0o755)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", machine / "etc/ssh/ssh_host_ed25519_key"], check=True)
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                guest, _ = listener.accept()
+            except OSError:
+                return
+            with guest:
+                if self.opens and self.pid is not None:
+                    self._guests = [each for each in self._guests if each.poll() is None]
+                    self._guests.append(self._sshd(guest, self.pid))
+
+    def _sshd(self, guest: socket.socket, pid: int) -> subprocess.Popen[bytes]:
+        with (self.folder / "sshd.log").open("ab") as log:
+            return subprocess.Popen(
+                ["nsenter", "-t", str(pid), "-m", "-p", "-n", "-u", "-i", "-r", "-w", "/usr/sbin/sshd", "-i", "-e"],
+                stdin=guest,
+                stdout=guest,
+                stderr=log,
+                start_new_session=True,
+                env={"PATH": _PATH},
+            )
+
+
+Clock = Callable[[], float]
