@@ -27,16 +27,17 @@ _TRIES = 200
 
 
 @contextmanager
-def held(path: Path, *, mode: int = 0o600, wait: bool = False) -> Iterator[int]:
+def held(path: Path, *, mode: int = 0o600, wait: bool = False, shared: bool = False) -> Iterator[int]:
     """Hold a lock file of our own, created if missing; yields its descriptor, which a child may inherit.
 
     Raises:
-        BlockingIOError: somebody else holds it; with `wait`, never.
+        BlockingIOError: somebody else holds it, or, with `shared`, holds it alone; with `wait`, never.
         OSError: the file cannot be opened, or its file system cannot lock files.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
         yield descriptor
     finally:
         os.close(descriptor)

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import uv
 
+from wan_train.base import locks
 from wan_train.base.clock import SystemClock
 from wan_train.base.errors import ExitCode, NotReadyError, WanTrainError
 from wan_train.base.settings import Settings, resolve, user_data_dir
 from wan_train.launch.conduct import carry_out
-from wan_train.launch.engine import SkyEngine
+from wan_train.launch.engine import EngineError, SkyEngine
 from wan_train.launch.hands import Hands
 from wan_train.launch.market import KEY_VARIABLE, VastMarket
 from wan_train.launch.places import LaunchDirectory
@@ -80,18 +81,31 @@ def hands_of(directory: LaunchDirectory, settings: Settings, say: Callable[[str]
 def main(path: str) -> ExitCode:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     directory = LaunchDirectory(Path(path))
+    users = user_data_dir() / "sky/users"
     try:
-        hands, engine = hands_of(directory, resolve(flags={}), log.info)
-        try:
-            carry_out(directory, hands, SystemClock(), lambda _: None)
-        finally:
-            engine.close()
+        users.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with locks.held(users, wait=True, shared=True) as held:
+            hands, engine = hands_of(directory, resolve(flags={}), log.info)
+            try:
+                carry_out(directory, hands, SystemClock(), lambda _: None)
+            finally:
+                # The lock is shared by all launches of this user: alone with it, nobody else uses the server.
+                if locks.try_once(held, users, shared=False):
+                    _stop_server(engine)
+                engine.close()
     except BlockingIOError:
         log.info("another program carries it out")
     except WanTrainError as error:
         log.error("%s", error.message)  # noqa: TRY400  a user's error has no traceback
         return error.exit_code
     return ExitCode.DONE
+
+
+def _stop_server(engine: SkyEngine) -> None:
+    try:
+        engine.stop_server()
+    except EngineError as error:
+        log.warning("SkyPilot's server was not ended: %s", error)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -25,10 +26,15 @@ _RENT_SECONDS = RUN_SECONDS + 1800.0
 """Renting, and SkyPilot's own set-up on the box, which downloads about 0.8 GB."""
 _ANSWER_SECONDS = 300.0
 _END_SECONDS = 10.0
+_ENDED = "SkyPilot's driver has ended"
 
 
 class EngineError(Exception):
     """A box was not rented, or not ended, in words that may be shown and recorded."""
+
+
+class EngineDownError(EngineError):
+    """SkyPilot itself ended or did not answer. That says nothing about the box: asking again finds it."""
 
 
 class Engine(Protocol):
@@ -135,26 +141,13 @@ def task_for(offer: Offer, wants: Wants) -> dict[str, Any]:
 
 
 class SkyEngine:
-    """SkyPilot's driver as a child of ours; any thread may ask."""
+    """SkyPilot's driver as a child of ours; any thread may ask. One that died is started again by the next request."""
 
     def __init__(self, argv: Sequence[str | Path], environ: Mapping[str, str], keys: Path, log: Path) -> None:
+        self._start = functools.partial(_Driver, argv, environ, log)
         self._keys = keys
         self._lock = threading.Lock()
-        self._numbers = itertools.count(1)
-        self._waiting: dict[int, Future[dict[str, Any]]] = {}
-        self._ended = ""
-        with log.open("ab") as errors:
-            self._child = subprocess.Popen(
-                [str(word) for word in argv],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=dict(environ),
-                start_new_session=True,
-            )
-        self._in, self._out = _both(self._child)
-        self._reader = threading.Thread(target=self._read, name="skypilot", daemon=True)
-        self._reader.start()
+        self._driver = self._start()
 
     def rent(self, name: str, offer: Offer, wants: Wants) -> Address:
         found = self._ask({"do": "rent", "name": name, "task": task_for(offer, wants)}, _RENT_SECONDS)
@@ -179,19 +172,12 @@ class SkyEngine:
         return cls([home.python, home.programs / "sky_driver.py"], home.environ(key), keys, log)
 
     def stop_server(self) -> None:
-        """End the API server of our home, which the first request starts. Raises EngineError."""
+        """End the API server of our home, and everything that it started. Raises EngineError."""
         self._ask({"do": "stop"}, _ANSWER_SECONDS)
 
     def close(self) -> None:
         """End the driver. Boxes stay, and so does the API server, for the next one."""
-        with suppress(OSError):  # a line that a dead driver did not read
-            self._in.close()
-        try:
-            self._child.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
-        self._reader.join(_END_SECONDS)
+        self._driver.close()
 
     def _key(self, name: str, found: Mapping[str, Any]) -> Path:
         text = found.get("key")
@@ -202,23 +188,63 @@ class SkyEngine:
         return path
 
     def _ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        with self._lock:
+            if self._driver.has_ended:
+                self._driver.close()
+                self._driver = self._start()
+            driver = self._driver
+        return driver.ask(request, seconds)
+
+
+class _Driver:
+    """One process of the driver."""
+
+    def __init__(self, argv: Sequence[str | Path], environ: Mapping[str, str], log: Path) -> None:
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, Future[dict[str, Any]]] = {}
+        self.has_ended = False
+        with log.open("ab") as errors:
+            self._child = subprocess.Popen(
+                [str(word) for word in argv],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=dict(environ),
+                start_new_session=True,
+            )
+        self._in, self._out = _both(self._child)
+        self._reader = threading.Thread(target=self._read, name="skypilot", daemon=True)
+        self._reader.start()
+
+    def ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         number, answer = next(self._numbers), Future[dict[str, Any]]()
         with self._lock:
-            if self._ended:
-                raise EngineError(self._ended)
+            if self.has_ended:
+                raise EngineDownError(_ENDED)
             self._waiting[number] = answer
             try:
                 self._in.write(json.dumps({"id": number, **request}).encode() + b"\n")
                 self._in.flush()
             except OSError:
-                raise EngineError("SkyPilot's driver has ended") from None
+                raise EngineDownError(_ENDED) from None
         try:
             return answer.result(seconds)
         except TimeoutError:
-            raise EngineError(f"SkyPilot did not answer within {seconds / 60:.0f} minutes") from None
+            raise EngineDownError(f"SkyPilot did not answer within {seconds / 60:.0f} minutes") from None
         finally:
             with self._lock:
                 self._waiting.pop(number, None)
+
+    def close(self) -> None:
+        with suppress(OSError):  # a line that a dead driver did not read
+            self._in.close()
+        try:
+            self._child.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._reader.join(_END_SECONDS)
 
     def _read(self) -> None:
         with self._out:
@@ -230,10 +256,10 @@ class SkyEngine:
                 if isinstance(answer, dict):
                     self._deliver(answer)
         with self._lock:
-            self._ended = "SkyPilot's driver has ended"
+            self.has_ended = True
             left, self._waiting = list(self._waiting.values()), {}
         for each in left:
-            each.set_exception(EngineError(self._ended))
+            each.set_exception(EngineDownError(_ENDED))
 
     def _deliver(self, answer: Mapping[str, Any]) -> None:
         with self._lock:
@@ -243,8 +269,9 @@ class SkyEngine:
         ok = answer.get("ok")
         if isinstance(ok, dict):
             waiting.set_result(ok)
-        else:
-            waiting.set_exception(EngineError(one_line(str(answer.get("error", "no reason given")), 300)))
+            return
+        kind = EngineDownError if answer.get("down") is True else EngineError
+        waiting.set_exception(kind(one_line(str(answer.get("error", "no reason given")), 300)))
 
 
 def _both(child: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:

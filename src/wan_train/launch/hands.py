@@ -13,7 +13,7 @@ from wan_train.base.errors import BadInputError
 from wan_train.base.text import one_line
 from wan_train.base.units import dollars
 from wan_train.box.vast import VastError
-from wan_train.launch.engine import Engine, EngineError
+from wan_train.launch.engine import Engine, EngineDownError, EngineError
 from wan_train.launch.gpu_names import same_card
 from wan_train.launch.history import read_history
 from wan_train.launch.jobs import shipment_of_job
@@ -77,6 +77,8 @@ class Hands:
             return self._do(launch, action)
         except CancelledError:
             return Failed(action=action, why="the box is given up")
+        except EngineDownError as error:
+            return Failed(action=action, why=str(error), answered=True)
         except (VastError, EngineError) as error:
             # An order that a landlord or SkyPilot refused is not the machine's fault; when it was to rent, another
             # offer is better than the same one again.

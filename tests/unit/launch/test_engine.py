@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from wan_train.launch.engine import EngineError, SkyEngine, SkyHome, catalogue, kind_of, task_for
+from wan_train.launch.engine import EngineDownError, EngineError, SkyEngine, SkyHome, catalogue, kind_of, task_for
 from wan_train.launch.model import Offer, Wants
 from wan_train.launch.skypilot import sky_driver, vast_plugin
 from wan_train.launch.skypilot.vast_plugin import BoxError, Boxes, check_versions, order, status_word
@@ -23,7 +24,7 @@ OFFER = Offer(id="101", machine="m", gpu="RTX 5090", gpus=2, gpu_bytes=32 * 10**
 WANTS = Wants(max_hours=6)
 
 SKY = """
-import os, types
+import os, time, types
 
 class ClusterDoesNotExist(Exception): pass
 
@@ -41,6 +42,10 @@ def launch(task, cluster_name):
 def stream_and_get(request, output_stream=None):
     if request[1].startswith("broken"): raise RuntimeError("Ray did not start")
     if request[1].startswith("fatal"): os._exit(3)
+    if request[1].startswith("cut"): raise ConnectionError("connection refused")
+    if request[1].startswith("slow"): time.sleep(600)
+
+def api_stop(): pass
 
 def status(names=None, _include_credentials=False): return ("status", names)
 
@@ -59,7 +64,8 @@ def get(request):
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[SkyEngine]:
     (tmp_path / "sky.py").write_text(SKY)
-    environ = {"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"]}
+    own = {"HOME": str(tmp_path / "home"), "SKYPILOT_API_SERVER_LOCAL_PORT": "46601"}
+    environ = {"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"], **own}
     made = SkyEngine([sys.executable, str(sky_driver.__file__)], environ, tmp_path, tmp_path / "log")
     yield made
     made.close()
@@ -89,17 +95,41 @@ class TestEngine:
             thread.join()
         assert sorted(engine.names()) == [f"wt-{n}" for n in range(8)]
 
-    def test_a_driver_that_dies_is_an_error_for_all(self, engine: SkyEngine) -> None:
-        with pytest.raises(EngineError, match="has ended"):
+    def test_a_driver_that_dies_says_nothing_of_the_box_and_is_started_again(self, engine: SkyEngine) -> None:
+        engine.rent("wt-1", OFFER, WANTS)
+        with pytest.raises(EngineDownError, match="has ended"):
             engine.rent("fatal", OFFER, WANTS)
-        with pytest.raises(EngineError, match="has ended"):
-            engine.names()
+        assert engine.rent("wt-2", OFFER, WANTS).name == "wt-2"
 
-    def test_one_that_was_killed(self, engine: SkyEngine) -> None:
-        os.killpg(engine._child.pid, signal.SIGKILL)
-        engine._child.wait()
-        with pytest.raises(EngineError):
-            engine.names()
+    def test_a_server_that_ends_while_it_rents_leaves_the_box(self, engine: SkyEngine) -> None:
+        with pytest.raises(EngineDownError, match="connection refused"):
+            engine.rent("cut-1", OFFER, WANTS)
+        assert engine.names() == ("cut-1",)
+
+    def test_the_end_waits_for_no_request(self, engine: SkyEngine) -> None:
+        def rent() -> None:
+            with pytest.raises(EngineDownError):
+                engine.rent("slow-1", OFFER, WANTS)
+
+        thread = threading.Thread(target=rent)
+        thread.start()
+        while engine.names() != ("slow-1",):
+            pass
+        engine.close()
+        thread.join()
+
+    def test_the_end_of_the_server_ends_what_it_left(self, engine: SkyEngine, tmp_path: Path) -> None:
+        environ = {"HOME": str(tmp_path / "home"), "SKYPILOT_API_SERVER_LOCAL_PORT": "46601"}
+        ours = subprocess.Popen(["sleep", "600"], env={"PATH": os.environ["PATH"], **environ})
+        other = subprocess.Popen(["sleep", "600"], env={"PATH": os.environ["PATH"], **environ, "HOME": "/elsewhere"})
+        try:
+            engine.stop_server()
+            assert ours.wait() == -signal.SIGKILL
+            assert other.poll() is None
+        finally:
+            for child in (ours, other):
+                child.kill()
+                child.wait()
 
 
 class TestTask:

@@ -5,23 +5,32 @@
     {"id": 3, "do": "names"}                                 ->  {"id": 3, "ok": {"names": ["wt-1"]}}
     {"id": 4, "do": "stop"}                                  ->  {"id": 4, "ok": {}}, after the API server has ended
 
-A request that fails is answered with {"id": 1, "error": "...", "kind": "..."}. Requests run beside each other. At the
-end of the input the driver ends; boxes and the API server stay.
+A request that fails is answered with {"id": 1, "error": "...", "down": false}. `down` says that the API server ended
+before it answered: nothing is known of the box, and the request may be repeated. Requests run beside each other.
+
+At the end of the input the driver ends at once, whatever is under way: whoever asked is gone, and the next one asks
+again. A renting that failed later would destroy the next one's box. Boxes and the API server stay.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import re
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TextIO
 
 AT_ONCE = 32
+END_SECONDS = 10.0
+_DOWN = frozenset({"ApiServerConnectionError", "ChunkedEncodingError", "ClientConnectionError", "ConnectionError"})
+"""Errors by their names: SkyPilot's own, and those of the libraries by which it asks its server."""
 _MOST_TEXT = 1000
 _CAUSE = re.compile(r"[\w.]*(?:Error|Exception)\b")
 
@@ -38,7 +47,7 @@ class Driver:
         try:
             ok = self.do(request)
         except Exception as error:  # noqa: BLE001  SkyPilot raises anything; the reader must get an answer
-            self.say({"id": request.get("id"), "error": words(error), "kind": type(error).__name__})
+            self.say({"id": request.get("id"), "error": words(error), "down": is_down(error)})
         else:
             self.say({"id": request.get("id"), "ok": ok})
 
@@ -53,7 +62,7 @@ class Driver:
                 return {"names": [record["name"] for record in self.sky.get(self.sky.status())]}
             case "stop":
                 self.sky.api_stop()
-                return {}
+                return {"ended": end_all(processes_of(dict(os.environ)))}
             case other:
                 raise ValueError(f"{other!r} is no request")
 
@@ -71,8 +80,9 @@ class Driver:
                 "key": credentials.get("ssh_private_key_content"),
                 "key_path": credentials.get("ssh_private_key"),
             }
-        except BaseException:
-            self.down(name)
+        except BaseException as error:
+            if not is_down(error):
+                self.down(name)
             raise
 
     def down(self, name: str) -> None:
@@ -89,6 +99,15 @@ class Driver:
             self.out.flush()
 
 
+def is_down(error: BaseException | None) -> bool:
+    """Whether the API server ended before it answered."""
+    while error is not None:
+        if type(error).__name__ in _DOWN:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def words(error: BaseException) -> str:
     """The first line of an error, and the last one in it that names another: what a box printed is many lines."""
     lines = [line.strip() for line in "".join(traceback.format_exception_only(error)).splitlines() if line.strip()]
@@ -96,18 +115,57 @@ def words(error: BaseException) -> str:
     return "; ".join([*lines[:1], *causes[-1:]])[:_MOST_TEXT]
 
 
+def processes_of(environ: Mapping[str, str]) -> list[Any]:
+    """Processes that were started with this home and port, other than this one: the server, its workers, their ssh."""
+    import psutil  # SkyPilot brings it
+
+    names = ("HOME", "SKYPILOT_API_SERVER_LOCAL_PORT")
+    found = []
+    for process in psutil.process_iter():
+        try:
+            theirs = process.environ()
+        except psutil.Error:
+            continue
+        if process.pid != os.getpid() and all(theirs.get(name) == environ.get(name) for name in names):
+            found.append(process)
+    return found
+
+
+def end_all(processes: Sequence[Any]) -> int:
+    """SkyPilot's api_stop ends what it finds below the server; workers of a server that was killed are below nobody."""
+    import psutil
+
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    until = time.monotonic() + END_SECONDS
+    while any(is_alive(process) for process in processes) and time.monotonic() < until:
+        time.sleep(0.05)
+    return len(processes)
+
+
+def is_alive(process: Any) -> bool:  # noqa: ANN401  psutil's, of another environment
+    """A zombie is over: in a container whose first process reaps nothing it stays in the list."""
+    import psutil
+
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
 def serve(driver: Driver, lines: TextIO) -> None:
-    """Answer every line; returns once the input is over and the last answer is written."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for line in lines:
-            try:
-                request = json.loads(line)
-            except ValueError:
-                request = None
-            if not isinstance(request, dict):
-                driver.say({"id": None, "error": "not a request", "kind": "ValueError"})
-                continue
-            pool.submit(driver.answer, request)
+    """Answer every line; returns once the input is over."""
+    pool = ThreadPoolExecutor(AT_ONCE)
+    for line in lines:
+        try:
+            request = json.loads(line)
+        except ValueError:
+            request = None
+        if not isinstance(request, dict):
+            driver.say({"id": None, "error": "not a request", "down": False})
+            continue
+        pool.submit(driver.answer, request)
 
 
 def main() -> None:
@@ -117,6 +175,7 @@ def main() -> None:
     import sky  # type: ignore[import-not-found]
 
     serve(Driver(sky, out), sys.stdin)
+    os._exit(0)
 
 
 if __name__ == "__main__":

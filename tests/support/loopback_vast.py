@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 import secrets
 import shutil
@@ -19,8 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from namespace_box import NamespaceBox
-
+from support.namespace_box import NamespaceBox
 from support.vast_account import offer_row
 
 BOOT_SECONDS = 1.0

@@ -62,7 +62,7 @@ class Client:
             path.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(pack(self.folder)) as wheel:
             wheel.extractall(site)
-        (site / "wan_train/scripts/vast_provision.sh").write_bytes((HERE / "box_setup.sh").read_bytes())
+        (site / "wan_train/scripts/vast_provision.sh").write_bytes((HERE / "launch_box/box_setup.sh").read_bytes())
         for name, value in constants.items():
             self._set(site / "wan_train/launch", name, value)
         (self.data / "sky/env").symlink_to(sky)

@@ -15,8 +15,8 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -109,7 +109,7 @@ class NamespaceBox:
         made: list[socket.socket] = []
 
         def enter() -> None:
-            with open(f"/proc/{self.pid}/ns/net", "rb") as namespace:
+            with Path(f"/proc/{self.pid}/ns/net").open("rb") as namespace:
                 if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET) != 0:
                     raise OSError(ctypes.get_errno(), "setns")
             made.append(socket.create_server(("127.0.0.1", API_PORT)))
@@ -126,10 +126,8 @@ class NamespaceBox:
         if outer is None:
             return
         if pid is not None:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)  # the first process of its namespace: every other one ends with it
-            except ProcessLookupError:
-                pass
         outer.kill()
         outer.wait()
         for guest in self._guests:
@@ -145,17 +143,28 @@ class NamespaceBox:
 
     def files_with(self, text: bytes) -> list[str]:
         """Files written on the box that hold this text."""
-        found = []
-        for path in self.upper.rglob("*"):
-            if path.is_file() and not path.is_symlink() and path.stat().st_size < 50_000_000 and text in path.read_bytes():
-                found.append(str(path.relative_to(self.upper)))
-        return found
+        files = (path for path in self.upper.rglob("*") if path.is_file() and not path.is_symlink())
+        return [str(path.relative_to(self.upper)) for path in files if text in path.read_bytes()]
 
     def _start(self) -> subprocess.Popen[bytes]:
         with (self.folder / "boot.log").open("ab") as log:
             return subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "unshare", "-m", "-p", "-n", "-u", "-i", "-f", "--kill-child",
-                 "bash", "-c", _BOOT],
+                [
+                    "setpriv",
+                    "--pdeathsig",
+                    "KILL",
+                    "unshare",
+                    "-m",
+                    "-p",
+                    "-n",
+                    "-u",
+                    "-i",
+                    "-f",
+                    "--kill-child",
+                    "bash",
+                    "-c",
+                    _BOOT,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -178,8 +187,16 @@ class NamespaceBox:
         machine = self.folder / "machine"
         if machine.exists():
             return
-        for name in ("upper", "work", "root", "machine/etc/ssh", "machine/usr/local/bin", "machine/opt/packages",
-                     f"machine{sys.base_prefix}", "machine/root/.config/wan-train"):
+        for name in (
+            "upper",
+            "work",
+            "root",
+            "machine/etc/ssh",
+            "machine/usr/local/bin",
+            "machine/opt/packages",
+            f"machine{sys.base_prefix}",
+            "machine/root/.config/wan-train",
+        ):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         (machine / "root").chmod(0o700)
         (machine / "etc/hosts").write_text(f"127.0.0.1 localhost C.{self.id}\n")
@@ -190,7 +207,9 @@ class NamespaceBox:
         rows = "".join(f"{self.card}, 24564, 570.124.06\n" for _ in range(self.cards))
         smi.write_text(f"#!/bin/sh\ncat <<'END'\n{rows}END\n")
         smi.chmod(0o755)
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", machine / "etc/ssh/ssh_host_ed25519_key"], check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", machine / "etc/ssh/ssh_host_ed25519_key"], check=True
+        )
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -213,6 +232,3 @@ class NamespaceBox:
                 start_new_session=True,
                 env={"PATH": _PATH},
             )
-
-
-Clock = Callable[[], float]
