@@ -16,6 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from wan_train.launch.sky_home import stamp
 from wan_train.launch.wheel import pack
 
 HERE = Path(__file__).parent
@@ -52,10 +53,10 @@ class Client:
             "COLUMNS": "100",
         }
 
-    def install(self, sky: Path, **constants: float) -> None:
-        """Unpack the wheel and put SkyPilot's environment `sky` in its place.
+    def install(self, sky: Path | None, constants: Mapping[str, float]) -> None:
+        """Unpack the wheel and put SkyPilot's environment `sky` in its place; None puts the stand-in there.
 
-        `constants` are waits of the package by their names, such as LOST_SECONDS.
+        `constants` are waits of the package by module and name, such as `transitions.LOST_SECONDS`.
         """
         site = self.folder / "site"
         for path in (site, self.folder / "home", self.runs, self.data / "sky"):
@@ -64,8 +65,17 @@ class Client:
             wheel.extractall(site)
         (site / "wan_train/scripts/vast_provision.sh").write_bytes((HERE / "launch_box/box_setup.sh").read_bytes())
         for name, value in constants.items():
-            self._set(site / "wan_train/launch", name, value)
-        (self.data / "sky/env").symlink_to(sky)
+            module, _, constant = name.partition(".")
+            _set(site / f"wan_train/launch/{module}.py", constant, value)
+        environment = self.data / "sky/env"
+        if sky is not None:
+            environment.symlink_to(sky)
+            return
+        python = environment / "bin/python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f"#!/bin/sh\nexec {sys.executable} {HERE / 'launch_box/stand_in_driver.py'}\n")
+        python.chmod(0o755)
+        (environment / "ready").write_text(stamp())
 
     def run(self, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -90,15 +100,11 @@ class Client:
                 start_new_session=True,
             )
 
-    def _set(self, package: Path, name: str, value: float) -> None:
-        pattern = re.compile(rf"^{name} = .+$", re.MULTILINE)
-        changed = 0
-        for path in package.rglob("*.py"):
-            text, count = pattern.subn(f"{name} = {value!r}", path.read_text())
-            if count:
-                path.write_text(text)
-                changed += count
-        assert changed == 1, f"{name} is set at {changed} places"
+
+def _set(path: Path, name: str, value: float) -> None:
+    text, count = re.subn(rf"^{name} = .+$", f"{name} = {value!r}", path.read_text(), flags=re.MULTILINE)
+    assert count == 1, f"{name} is set at {count} places of {path.name}"
+    path.write_text(text)
 
 
 def draw_dataset(folder: Path, pictures: int = 4) -> Path:

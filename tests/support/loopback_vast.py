@@ -235,7 +235,9 @@ class Landlord:
 
 def offers(count: int = 6, gpu: str = "RTX 4090") -> list[dict[str, Any]]:
     """Boxes with one card each, the first the cheapest."""
-    return [offer_row(101 + number, gpu, 1, 0.30 + number / 100, gpu_ram=24_564) for number in range(count)]
+    return [
+        offer_row(101 + number, gpu, 1, 0.30 + number / 100, gpu_ram=24_564, cpu_ram=16_000) for number in range(count)
+    ]
 
 
 @contextmanager
@@ -277,6 +279,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         landlord = self.server.landlord
+        if self.path.startswith("/hub/"):
+            self._send_part()
+            return
         length = int(self.headers.get("Content-Length") or 0)
         text = self.rfile.read(length)
         body = json.loads(text) if text else {}
@@ -297,6 +302,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(code, json.dumps(answer).encode())
 
     do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815  the names that the server calls
+
+    def _send_part(self) -> None:
+        """A part of a model, for who measures the line of a box."""
+        first, last = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"]).groups()
+        self._send(206, bytes(int(last) - int(first) + 1))
 
     def _send(self, code: int, body: bytes, **headers: str) -> None:
         self.send_response(code)

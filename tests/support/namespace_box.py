@@ -52,13 +52,14 @@ env -i HOME=/root PATH="$INNER" chroot "$ROOT" bash /opt/onstart
 cd /
 touch "$FOLDER/ready"
 exec chroot "$ROOT" env -i HOME=/root PATH="$INNER" CONTAINER_ID="$ID" CONTAINER_API_KEY="$KEY" \
+    HF_ENDPOINT="http://127.0.0.1:$API_PORT/hub" \
     bash -c 'sleep infinity & wait'
 """
 
 
 @dataclass(slots=True, kw_only=True)
 class NamespaceBox:
-    """One box. `folder` is its own; `card` and `cards` are what its nvidia-smi shows; `key` is the box's own at Vast."""
+    """One box. `folder` is its own; `card` and `cards` are what its nvidia-smi shows; `key` is its own at Vast."""
 
     id: int
     folder: Path
@@ -177,6 +178,7 @@ class NamespaceBox:
                     "ROOTFS": str(self.rootfs),
                     "ID": str(self.id),
                     "KEY": self.key,
+                    "API_PORT": str(API_PORT),
                     "HOST_PYTHON": sys.base_prefix,
                     "HOST_PACKAGES": sysconfig.get_paths()["purelib"],
                 },

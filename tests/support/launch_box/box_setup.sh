@@ -11,6 +11,7 @@ echo /opt/packages >"$("$environment/bin/python" -c 'import sysconfig; print(sys
 mv "$environment/bin/wan-train" "$environment/bin/wan-train-itself"
 cat >"$environment/bin/wan-train" <<'END'
 #!/bin/sh
+export OMP_NUM_THREADS=1
 if [ "$1" = train ]; then
     shift
     set -- train --engine rehearsal "$@"
