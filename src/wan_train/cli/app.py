@@ -1,18 +1,18 @@
-"""The commands of `wan-train`: help, the options of each from the table, and the call into its module."""
+"""The commands of `wan-train`: help, and the call into the module of each."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from wan_train.base.errors import InterruptionError
-from wan_train.cli.call import Call, Invocation
-from wan_train.cli.option import Option
-from wan_train.cli.options import options_of
+from wan_train.cli.call import Call
+from wan_train.cli.command import register_in
+from wan_train.cli.launch_app import launch_app
 from wan_train.cli.output import Result
 
 _ROOT_OPTIONS = frozenset({"--help", "-h", "--version", "-V", "--install-completion", "--show-completion"})
@@ -22,28 +22,12 @@ _TOGETHER = {
     "recipe, presets": "Show and compare settings; list presets",
     "preview, pick": "Draw LoRAs epoch by epoch; choose the best",
     "status, runs": "Show the state of a run; list all runs",
+    "report, compare": "Write an HTML report of a run; compare runs",
     "stop, notify": "Stop a run; get messages by chat or mail",
 }
 """Commands that share a line in the list, under the panel of the first."""
 _SHORT = 61
 """Characters of a command's first sentence that fit into 80 columns."""
-
-
-class Command(TyperCommand):
-    """A command whose help shows the defaults of the table, which are read only for it."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        known = {each.name: each for each in options_of(self._path(ctx))}
-        for parameter in self.params:
-            option = known.get(parameter.name or "")
-            default = option.default_text if option is not None else None
-            if option is not None and default is not None:
-                parameter.help = f"{option.help} \\[default: {default}]"  # type: ignore[attr-defined]  # every kind of parameter has it
-        super().format_help(ctx, formatter)
-
-    @staticmethod
-    def _path(ctx: Any) -> str:
-        return str(ctx.command_path).partition(" ")[2]
 
 
 class Group(TyperGroup):
@@ -129,62 +113,10 @@ recipe_app = typer.Typer(
     no_args_is_help=False,
 )
 app.add_typer(dataset_app, name="dataset", rich_help_panel="Train")
+app.add_typer(launch_app, name="launch", rich_help_panel="Train")
 app.add_typer(recipe_app, name="recipe", rich_help_panel="Train")
 
-
-def _command(
-    panel: str | None = None, *, group: typer.Typer = app, below: str = ""
-) -> Callable[[Callable[[Call], Result]], Callable[[Call], Result]]:
-    """Make a function a command with the options that the table gives to its name."""
-
-    def register(body: Callable[[Call], Result]) -> Callable[[Call], Result]:
-        path = f"{below}{body.__name__}"
-
-        def run(context: typer.Context, **values: Any) -> int:
-            from wan_train.cli.cancel_ending import cancel_ending
-
-            call = Call(path, values, context.find_object(Invocation) or Invocation())
-            cancel_ending(call, path)
-            return call.sink.render(body(call))
-
-        given = [_parameter(option) for option in options_of(path)]
-        first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-        run.__signature__ = inspect.Signature([first, *given])  # type: ignore[attr-defined]  # Typer reads it
-        run.__annotations__ = {each.name: each.annotation for each in (first, *given)}
-        run.__name__, run.__doc__ = body.__name__, _unwrapped(inspect.getdoc(body) or "")
-        group.command(cls=Command, rich_help_panel=panel)(run)
-        return body
-
-    return register
-
-
-def _unwrapped(text: str) -> str:
-    """Each paragraph as one line: the line ends of the source would be kept in a terminal of any width."""
-    return "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in text.split("\n\n"))
-
-
-def _parameter(option: Option[Any]) -> inspect.Parameter:
-    kind: Any = list[option.kind] if option.is_repeatable else option.kind  # type: ignore[name-defined]  # made at run time
-    is_switch = option.kind is bool and "/" not in option.word
-    default = False if is_switch else option.default
-    common: dict[str, Any] = {"help": option.help, "metavar": option.metavar, "show_default": False}
-    common["autocompletion"] = option.completion
-    if option.is_argument:
-        about = typer.Argument(**{**common, "metavar": option.metavar or option.word.upper()})
-    else:
-        about = typer.Option(
-            *option.flags,
-            envvar=None if option.is_setting else option.variable,
-            show_envvar=False,
-            rich_help_panel=option.group,
-            **{**common, "metavar": "" if option.kind is bool else option.metavar},
-        )
-    return inspect.Parameter(
-        option.name,
-        inspect.Parameter.KEYWORD_ONLY,  # a required one may follow others
-        default=inspect.Parameter.empty if option.is_required else default,
-        annotation=Annotated[kind if option.is_required or default is not None else kind | None, about],
-    )
+_command = partial(register_in, app)
 
 
 @app.callback()
@@ -250,7 +182,7 @@ def presets(call: Call) -> Result:
     return run(call)
 
 
-@_command(group=dataset_app, below="dataset ")
+@register_in(dataset_app, below="dataset ")
 def check(call: Call) -> Result:
     """List dataset problems and fixes.
 
@@ -263,7 +195,7 @@ def check(call: Call) -> Result:
     return run(call)
 
 
-@_command(group=dataset_app, below="dataset ")
+@register_in(dataset_app, below="dataset ")
 def write(call: Call) -> Result:
     """Write or change a dataset.toml.
 
@@ -276,7 +208,7 @@ def write(call: Call) -> Result:
     return run(call)
 
 
-@_command(group=recipe_app, below="recipe ")
+@register_in(recipe_app, below="recipe ")
 def show(call: Call) -> Result:
     """Show every setting with its source.
 
@@ -287,7 +219,7 @@ def show(call: Call) -> Result:
     return run(call)
 
 
-@_command(group=recipe_app, below="recipe ")
+@register_in(recipe_app, below="recipe ")
 def diff(call: Call) -> Result:
     """Show every setting in which two recipes or runs differ.
 

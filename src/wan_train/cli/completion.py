@@ -42,6 +42,18 @@ def step_names(ctx: typer.Context, incomplete: str) -> list[str]:
         return []
 
 
+def launch_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Ids of the launches of this machine."""
+    from wan_train.base.settings import resolve
+    from wan_train.launch.places import all_launches
+
+    try:
+        runs = resolve(flags={"runs_dir": ctx.params.get("runs_dir")}).runs
+        return _offered((each.path.name for each in all_launches(runs)), incomplete)
+    except Exception:  # noqa: BLE001  a message would land in the line being typed
+        return []
+
+
 def shipped_engines(incomplete: str) -> list[str]:
     """Versions of the trainer that come with wan-train; a file of one's own is left to the shell."""
     from wan_train.base.settings import shipped_configs

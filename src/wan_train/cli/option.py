@@ -20,6 +20,7 @@ class Group(StrEnum):
     """Headings in `--help`."""
 
     WHAT = "What to train"
+    RENT = "What to rent"
     HOW = "How to train"
     CLIPS = "Clips"
     AFTER = "After the training"

@@ -30,7 +30,9 @@ from wan_train.run.titles import DEFAULT_AUTHOR, DEFAULT_TITLE
 _TRAINS = "train, rehearse"
 _LISTED = "explain, report, compare, pick, upload, status, runs, logs, stop"
 _RECIPES = "recipe show, recipe diff"
-_WHAT, _HOW, _CLIPS, _AFTER, _OUTPUT = Group.WHAT, Group.HOW, Group.CLIPS, Group.AFTER, Group.OUTPUT
+_LAUNCHED = "launch attach, launch status, launch stop, launch logs, launch reap"
+_WHAT, _RENT, _HOW, _CLIPS = Group.WHAT, Group.RENT, Group.HOW, Group.CLIPS
+_AFTER, _OUTPUT = Group.AFTER, Group.OUTPUT
 
 # Arguments come first, in the order of `Usage:`.
 DATASET_PATH = Option(
@@ -97,6 +99,31 @@ RUNS_TO_REMOVE = Option(
     is_repeatable=True,
     completion=completion.run_names,
 )
+LAUNCH_DATASETS = Option(
+    str,
+    "datasets",
+    "launch",
+    "Folders of captioned pictures or clips, one LoRA each; or a jobs.toml.",
+    metavar="DATASET|jobs.toml",
+    shown="asks",
+    is_repeatable=True,
+)
+LAUNCH = Option(
+    str,
+    "launch",
+    "launch attach, launch status, launch stop, launch logs",
+    "Launch ID or its beginning.",
+    metavar="ID",
+    shown="the newest launch",
+    completion=completion.launch_names,
+)
+REAPED = replace(
+    LAUNCH,
+    commands="launch reap",
+    help="Also end the boxes of this launch, which another computer may care for.",
+    shown="boxes that launches of this computer left",
+    completion=None,
+)
 
 NOTIFY_ACTION = Option(
     NotifyAction, "action", "notify", "`show` what is set up, or `test` it now.", default=NotifyAction.SHOW
@@ -105,14 +132,16 @@ NOTIFY_ACTION = Option(
 TITLE = Option(
     str,
     "--title",
-    "train",
+    "train, launch",
     "Name of the LoRA, part of its file name.",
     more='At most 120 bytes, none of `/ \\ < > : " \\| ? *`, no `-` or `.` at the beginning.',
     group=_WHAT,
     shown=DEFAULT_TITLE,
 )
 REHEARSAL_TITLE = replace(TITLE, commands="rehearse", default="rehearsal", shown=None)
-AUTHOR = Option(str, "--author", _TRAINS, "Author, kept in the LoRA's metadata.", group=_WHAT, shown=DEFAULT_AUTHOR)
+AUTHOR = Option(
+    str, "--author", f"{_TRAINS}, launch", "Author, kept in the LoRA's metadata.", group=_WHAT, shown=DEFAULT_AUTHOR
+)
 DATASET = Option(
     str,
     "--dataset",
@@ -133,7 +162,7 @@ TUNE_DATASET = Option(
 TASK = Option(
     TaskChoice,
     "--task",
-    "train, tune, dataset check",
+    "train, tune, launch, dataset check",
     "Text-to-video or image-to-video.",
     more="Chooses the shipped recipe; a `--recipe` names its own task.",
     group=_WHAT,
@@ -146,11 +175,13 @@ MODELS_TASK = Option(
     "Models for text-to-video, image-to-video, or both.",
     default=ModelsChoice.T2V,
 )
-EXPERTS = Option(ExpertsChoice, "--experts", "train", "Experts to train.", group=_WHAT, default=ExpertsChoice.BOTH)
+EXPERTS = Option(
+    ExpertsChoice, "--experts", "train, launch", "Experts to train.", group=_WHAT, default=ExpertsChoice.BOTH
+)
 RECIPE = Option(
     str,
     "--recipe",
-    "train, tune",
+    "train, tune, launch",
     "A recipe file.",
     more="See [recipes](recipes.md).",
     metavar="FILE",
@@ -160,7 +191,7 @@ RECIPE = Option(
 PRESET = Option(
     Preset,
     "--preset",
-    "train, tune",
+    "train, tune, launch",
     "Settings for a subject; `wan-train presets` lists them.",
     more="Laid over the shipped recipe of `--task`. Options count more. See [recipes](recipes.md#presets).",
     group=_WHAT,
@@ -219,10 +250,66 @@ VERIFY = Option(
     more="See [provision](provision.md#check-only).",
 )
 
+GPU = Option(
+    str,
+    "--gpu",
+    "launch",
+    "Kinds of GPUs, and how many in one box: RTX4090 or RTX5090:2,H100.",
+    metavar="KINDS",
+    group=_RENT,
+    shown="every card with 24 GB or more, one or two in a box",
+)
+MAX_PRICE = Option(
+    str,
+    "--max-price",
+    "launch",
+    "Dollars an hour for one box, its disk included.",
+    metavar="DOLLARS",
+    group=_RENT,
+    shown="half as much again as the best offer",
+)
+SPOT = Option(
+    bool,
+    "--spot",
+    "launch",
+    "An interruptible box: cheaper; whoever bids more takes it.",
+    more="The training is then resumed on another box. See [launch](launch.md#what-happens-to-a-job).",
+    group=_RENT,
+)
+BID = Option(
+    str,
+    "--bid",
+    "launch",
+    "With --spot: your bid in dollars an hour, without the disk.",
+    metavar="DOLLARS",
+    group=_RENT,
+    shown="a tenth above the market's lowest",
+)
+BOXES = Option(int, "--boxes", "launch", "Boxes at once.", metavar="N", group=_RENT, default=1)
+LAUNCH_MAX_HOURS = Option(
+    float,
+    "--max-hours",
+    "launch",
+    "Hours that a box may exist; then results come home and all end.",
+    metavar="N",
+    group=_RENT,
+    shown="12 for each LoRA of a box",
+)
+LAUNCH_BUDGET = Option(
+    str,
+    "--budget",
+    "launch",
+    "Dollars for the whole launch; then results come home and all end.",
+    metavar="DOLLARS",
+    group=_RENT,
+    shown="boxes x hours x price",
+)
+ON = Option(str, "--on", "launch", "Who rents the boxes out.", metavar="INFRA", group=_RENT, default="vast")
+
 EPOCHS = Option(
     int,
     "--epochs",
-    "train, dataset check",
+    "train, launch, dataset check",
     "Times the whole dataset is seen.",
     group=_HOW,
     recipe_key="max_train_epochs",
@@ -233,7 +320,7 @@ LONGER_TOTAL = Option(int, "--epochs", "resume", "Train a finished run to this l
 UNTIL = Option(
     str,
     "--until",
-    _TRAINS,
+    f"{_TRAINS}, launch",
     "When to end: all, an epoch, or a share such as 99.65%.",
     more="The learning rate stays that of all epochs. See [ending early](how-to.md#end-when-the-learning-is-done).",
     metavar="all|N|N%",
@@ -251,7 +338,7 @@ LATER_END = replace(
     recipe_key=None,
 )
 SAVE_EVERY = Option(
-    int, "--save-every", "train", "Keep a LoRA every N epochs.", group=_HOW, recipe_key="save_every_n_epochs"
+    int, "--save-every", "train, launch", "Keep a LoRA every N epochs.", group=_HOW, recipe_key="save_every_n_epochs"
 )
 SAMPLE_PROMPTS = Option(
     str,
@@ -283,16 +370,16 @@ PROMPTS_AT_END = Option(
     group=_HOW,
     shown="no preview",
 )
-RANK = Option(int, "--rank", "train, tune", "Rank of the LoRA.", group=_HOW, recipe_key="network_dim")
-ALPHA = Option(float, "--alpha", "train", "Alpha of the LoRA.", group=_HOW, recipe_key="network_alpha")
+RANK = Option(int, "--rank", "train, tune, launch", "Rank of the LoRA.", group=_HOW, recipe_key="network_dim")
+ALPHA = Option(float, "--alpha", "train, launch", "Alpha of the LoRA.", group=_HOW, recipe_key="network_alpha")
 LEARNING_RATE = Option(
-    float, "--learning-rate", "train", "Learning rate at the start.", group=_HOW, recipe_key="learning_rate"
+    float, "--learning-rate", "train, launch", "Learning rate at the start.", group=_HOW, recipe_key="learning_rate"
 )
-SEED = Option(int, "--seed", "train", "Seed of all random numbers.", group=_HOW, recipe_key="seed")
+SEED = Option(int, "--seed", "train, launch", "Seed of all random numbers.", group=_HOW, recipe_key="seed")
 RESOLUTION = Option(
     str,
     "--resolution",
-    "train, tune, dataset check",
+    "train, tune, launch, dataset check",
     "Training resolution, instead of dataset.toml's.",
     more="`960` is a square.",
     metavar="WxH",
@@ -312,7 +399,7 @@ RESOLUTIONS = Option(
 BATCH_SIZE = Option(
     int,
     "--batch-size",
-    "train, dataset check",
+    "train, launch, dataset check",
     "Items per step, instead of dataset.toml's.",
     group=_HOW,
     shown=in_new_file("batch_size"),
@@ -323,7 +410,7 @@ NEW_BATCH_SIZE = Option(
 REPEATS = Option(
     int,
     "--repeats",
-    "train, dataset check",
+    "train, launch, dataset check",
     "Times an item is seen per epoch, instead of dataset.toml's.",
     group=_HOW,
     shown=in_new_file("num_repeats"),
@@ -353,7 +440,7 @@ OTHER_BUDGET = Option(
 ATTENTION = Option(
     Attention,
     "--attention",
-    "train",
+    "train, launch",
     "auto, sdpa, xformers, flash or flash3.",
     metavar="NAME",
     group=_HOW,
@@ -363,14 +450,14 @@ ATTENTION = Option(
 BLOCKS_TO_SWAP = Option(
     str,
     "--blocks-to-swap",
-    "train",
+    "train, launch",
     "DiT blocks kept in RAM instead of GPU memory.",
     metavar="auto|N",
     group=_HOW,
     default="auto",
     recipe_key="blocks_to_swap",
 )
-FP8 = Option(bool, "--fp8/--no-fp8", "train", "Keep the DiT in 8 bits.", group=_HOW, recipe_key="fp8_base")
+FP8 = Option(bool, "--fp8/--no-fp8", "train, launch", "Keep the DiT in 8 bits.", group=_HOW, recipe_key="fp8_base")
 NETWORK_WEIGHTS = Option(
     str,
     "--network-weights",
@@ -383,7 +470,7 @@ NETWORK_WEIGHTS = Option(
 HIGH = Option(
     str,
     "--high",
-    "train",
+    "train, launch",
     "A setting of the high-noise expert alone; repeatable.",
     more="See [recipes](recipes.md#one-expert-alone). The variable holds several, separated by spaces.",
     metavar="KEY=VALUE",
@@ -589,7 +676,9 @@ STEP = Option(
     completion=completion.step_names,
 )
 FOLLOW = Option(bool, "--follow -f", "logs", "Continue until the run is over.")
+FOLLOW_LAUNCH = replace(FOLLOW, commands="launch logs", help="Continue until the launch is over.")
 NOW = Option(bool, "--now", "stop", "Do not wait for the next checkpoint.")
+LAUNCH_NOW = replace(NOW, commands="launch stop", help="Destroy the boxes at once; what is not home is lost.")
 OLDER_THAN = Option(
     float,
     "--older-than",
@@ -613,7 +702,9 @@ WORKSPACE = of_setting("workspace", "train, tune, preview, dataset check, provis
 MUSUBI_DIR = of_setting("musubi_dir", f"train, tune, preview, dataset check, {_RECIPES}", metavar="DIR")
 MUSUBI_PYTHON = of_setting("musubi_python", "train, tune, preview", metavar="FILE")
 RUNS_DIR = of_setting(
-    "runs_dir", f"{_TRAINS}, tune, preview, {_RECIPES}, attach, resume, {_LISTED}, clean", metavar="DIR"
+    "runs_dir",
+    f"{_TRAINS}, tune, preview, {_RECIPES}, attach, resume, {_LISTED}, clean, launch, {_LAUNCHED}",
+    metavar="DIR",
 )
 CACHE_DIR = of_setting("cache_dir", f"{_TRAINS}, tune", metavar="DIR")
 PRICE = of_setting("price", f"{_TRAINS}, preview, resume", metavar="DOLLARS")
@@ -625,17 +716,20 @@ PREPARED_UPLOAD = replace(
     more="See [uploads](uploads.md).",
     is_repeatable=True,
 )
-NOTIFY = replace(of_setting("notify", f"{_TRAINS}, resume, notify", metavar="URL"), group=_AFTER, is_repeatable=True)
+NOTIFY = replace(
+    of_setting("notify", f"{_TRAINS}, resume, notify, launch", metavar="URL"), group=_AFTER, is_repeatable=True
+)
 
 YES = Option(
     bool,
     "--yes -y",
-    "train, dataset check, dataset write, compare, provision, clean",
+    "train, dataset check, dataset write, compare, provision, clean, launch, launch reap",
     "Ask nothing; take the default or the change that is asked about.",
     group=_OUTPUT,
 )
 DRY_RUN = Option(bool, "--dry-run", "train", "Show the plan with its exact commands, and stop.", group=_OUTPUT)
 DRY_PREVIEW = Option(bool, "--dry-run", "preview", "Show what would be drawn, and stop.", group=_OUTPUT)
+DRY_LAUNCH = Option(bool, "--dry-run", "launch", "Show offers and every cost, and stop.", group=_OUTPUT)
 DRY_CLEAN = Option(bool, "--dry-run", "clean", "Show what can be removed, and stop.", group=_OUTPUT)
 SCRIPT = Option(
     str,
@@ -650,7 +744,7 @@ JSON = Option(
     bool,
     "--json",
     f"{_TRAINS}, tune, preview, presets, dataset check, dataset write, {_RECIPES}, attach, resume, "
-    f"{_LISTED}, notify, provision, doctor, clean",
+    f"{_LISTED}, notify, provision, doctor, clean, launch, {_LAUNCHED}",
     "Print only JSON on stdout.",
     more="See [JSON output](json-output.md).",
     group=_OUTPUT,
@@ -670,6 +764,9 @@ DETACH = Option(
     "Return at once; the run continues.",
     more="Prints the run's ID.",
     group=_OUTPUT,
+)
+DETACH_LAUNCH = replace(
+    DETACH, commands="launch", help="Return at once; the launch continues.", more="Prints the launch's ID."
 )
 
 TABLE: tuple[Option[Any], ...] = tuple(each for each in list(globals().values()) if isinstance(each, Option))

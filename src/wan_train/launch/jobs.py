@@ -6,18 +6,18 @@ import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from wan_train.base.errors import BadInputError, WanTrainError
+from wan_train.base.errors import BadInputError
 from wan_train.base.text import one_line, slug
 from wan_train.base.units import GB
 from wan_train.dataset.layout import DatasetSummary, summary
 from wan_train.dataset.model import GUIDE_READING, DatasetOverrides, Inventory
 from wan_train.dataset.resolve import resolve_dataset
 from wan_train.dataset.scan import check as check_dataset
-from wan_train.engine import capabilities, traits
-from wan_train.engine.extra_arguments import TrainerOptions
+from wan_train.engine import traits
 from wan_train.launch.model import Job, Part, Work
 from wan_train.launch.shipment import Shipment, shipment_of
 from wan_train.provision.models import wanted
@@ -31,7 +31,7 @@ from wan_train.run.titles import problem_with_author, problem_with_title
 FOLDER = PurePosixPath("/workspace/wan-train-launch")
 """On a box: what was sent, one folder for each job."""
 RECIPE_NAME = "recipe.toml"
-_VERSION = "d0a1930"
+VERSION = "d0a1930"
 """Of the trainer that `wan-train provision` installs."""
 _BOX_GB = 110
 _BOTH_TASKS_GB = 160
@@ -62,11 +62,21 @@ OWN_OPTIONS = frozenset(
         "--musubi-python",
         "--price",
         "--budget",
+        "--quiet",
+        "-q",
+        "-d",
+        "--help",
+        "-h",
     }
 )
 """Options of `wan-train train` that a launch gives itself, or that are meant for this machine."""
 _FILES = frozenset({"--sample-prompts", "--preview-prompts", "--network-weights", "--preview"})
 """Options that name a file here, which is not on the box."""
+_SECRETS = {
+    "--upload": "needs your token, and no secret goes to a box; upload from here: `wan-train upload`",
+    "--upload-with": "belongs to --upload, which a launch does not have",
+    "--notify": "is an option of the launch: messages are sent from here",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +105,11 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
-    """What words for `wan-train train` mean: what is wrong with them, and which recipe keys they change."""
+    """What words for `wan-train train` mean: what is wrong with them, else the recipe and what the dataset becomes."""
 
     problems: tuple[str, ...] = ()
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Recipe = field(default_factory=partial(recipes.shipped, Task.T2V))
+    overrides: DatasetOverrides = field(default_factory=DatasetOverrides)
 
 
 ReadWords = Callable[[Sequence[str]], Words]
@@ -234,26 +245,22 @@ def prepare(
 
 def _ready(wish: Wish, read_words: ReadWords, problems: list[str], names: set[str]) -> Ready | None:
     before = len(problems)
-    words = _read_words(wish.options, read_words)
+    recipe_path = _recipe_path(wish)
+    words = _read_words(wish.options, recipe_path, read_words)
     problems += [f"{wish.where}: {each}" for each in words.problems]
     if wish.author is not None and (problem := problem_with_author(wish.author)):
         problems.append(f"{wish.where}: {problem}")
-    recipe, recipe_path = _recipe(wish, problems)
-    inventory = _inventory(wish, problems)
+    inventory = _inventory(wish, words.overrides, problems)
     title = wish.title if wish.title is not None else _title(inventory)
     if problem := problem_with_title(title):
         problems.append(f"{wish.where}: {problem}")
-    if recipe is None or inventory is None or len(problems) > before:
+    if inventory is None or len(problems) > before:
         return None
-    name = _unique(slug(title), names)
+    name, recipe = _unique(slug(title), names), words.recipe
     try:
         shipment = _shipment(inventory, name, recipe_path)
-        recipe = recipes.override(recipe, words.changes)
     except OSError as error:
         problems.append(f"{wish.where}: {error.filename}: {error.strerror}")
-        return None
-    except BadInputError as error:
-        problems.append(f"{wish.where}: {error.message}")
         return None
     options = (*(("--author", wish.author) if wish.author is not None else ()), *wish.options)
     counted = summary(inventory, image_to_video=recipe.task is Task.I2V)
@@ -270,7 +277,16 @@ def _ready(wish: Wish, read_words: ReadWords, problems: list[str], names: set[st
     return Ready(job=job, shipment=shipment, counted=counted, recipe=recipe, work=work)
 
 
-def _read_words(words: Sequence[str], read_words: ReadWords) -> Words:
+def _recipe_path(wish: Wish) -> Path | None:
+    if wish.recipe is None:
+        return None
+    try:
+        return wish.folder / Path(wish.recipe).expanduser()
+    except RuntimeError:  # `~name` of nobody
+        return wish.folder / wish.recipe
+
+
+def _read_words(words: Sequence[str], recipe: Path | None, read_words: ReadWords) -> Words:
     """What the launch gives itself, and what cannot be on the box, is refused with a reason of its own."""
     problems = []
     for word in words:
@@ -281,29 +297,20 @@ def _read_words(words: Sequence[str], read_words: ReadWords) -> Words:
             problems.append(f"{flag} is given by the launch itself")
         elif flag in _FILES:
             problems.append(f"{flag} names a file that is not on the box")
-    return Words(problems=tuple(problems)) if problems else read_words(words)
+        elif flag in _SECRETS:
+            problems.append(f"{flag} {_SECRETS[flag]}")
+    if problems:
+        return Words(problems=tuple(problems))
+    return read_words([*(("--recipe", str(recipe)) if recipe is not None else ()), *words])
 
 
-def _recipe(wish: Wish, problems: list[str]) -> tuple[Recipe | None, Path | None]:
-    options = TrainerOptions(capabilities=capabilities.stored(_VERSION))
-    if wish.recipe is None:
-        task = Task.I2V if _value(wish.options, "--task") == "i2v" else Task.T2V
-        return recipes.shipped(task), None
-    path = wish.folder / Path(wish.recipe).expanduser()
-    try:
-        return recipes.load(path, options), path
-    except (WanTrainError, RuntimeError) as error:
-        problems.append(f"{wish.where}: {getattr(error, 'message', error)}")
-        return None, None
-
-
-def _inventory(wish: Wish, problems: list[str]) -> Inventory | None:
+def _inventory(wish: Wish, overrides: DatasetOverrides, problems: list[str]) -> Inventory | None:
     try:
         located = resolve_dataset(wish.dataset, cwd=wish.folder)
     except BadInputError as error:
         problems.append(f"{wish.where}: {error.message}")
         return None
-    found = check_dataset(located, reading=GUIDE_READING, overrides=DatasetOverrides())
+    found = check_dataset(located, reading=GUIDE_READING, overrides=overrides)
     stopping = [each for each in found.problems if each.severity.rank == 0]
     problems += [f"{wish.where}: {each.line}" for each in stopping[:_SHOWN]]
     if len(stopping) > _SHOWN:
@@ -329,22 +336,12 @@ def _unique(name: str, names: set[str]) -> str:
     return found
 
 
-def _value(words: Sequence[str], flag: str) -> str | None:
-    """The value of an option among words: `--task i2v` or `--task=i2v`."""
-    for number, word in enumerate(words):
-        if word.startswith(f"{flag}="):
-            return word.partition("=")[2]
-        if word == flag and number + 1 < len(words):
-            return words[number + 1]
-    return None
-
-
 def work_of(recipe: Recipe, counted: DatasetSummary, dataset_bytes: int) -> Work:
     """What a job takes, as far as it is known without a box."""
     batches = counted.batches_per_epoch or 0
     need = disk_need(traits.traits_of(EngineKind.MUSUBI), recipe, counted.cache_bytes)
     return Work(
-        trainer=f"{EngineKind.MUSUBI} {_VERSION}",
+        trainer=f"{EngineKind.MUSUBI} {VERSION}",
         parts=tuple(
             Part(settings=settings_text(spec.training), batches=batches, epochs=spec.training.max_train_epochs)
             for spec in recipe.experts
@@ -368,7 +365,7 @@ def shipment_of_job(job: Job) -> Shipment:
     """What to send for a job of a record. Raises BadInputError when its dataset was changed after the check."""
     problems: list[str] = []
     wish = Wish(where=f"job {job.name}", folder=Path.cwd(), dataset=str(job.dataset))
-    inventory = _inventory(wish, problems)
+    inventory = _inventory(wish, DatasetOverrides(), problems)
     try:
         shipment = None if inventory is None else _shipment(inventory, job.name, job.recipe)
     except OSError as error:

@@ -23,7 +23,7 @@ def offer_lines(choice: Choice, wants: Wants) -> Iterator[Line]:
         for why, number in choice.unfit:
             yield line(f"  {count(number, 'offer')}: {why}")
         if choice.nearest is not None:
-            yield line(f"The nearest: {_name(choice.nearest)} at {dollars(choice.nearest.offer.per_hour)} an hour")
+            yield line(f"The nearest: {offer_name(choice.nearest)} at {dollars(choice.nearest.offer.per_hour)} an hour")
         return
     rows: list[tuple[str, ...]] = [("", "GPU", "$/hour", "Reliability", "Mbit/s", "Time", "Cost")]
     rows += [_offer(number, each) for number, each in enumerate(choice.fit[:MOST_OFFERS], start=1)]
@@ -52,7 +52,7 @@ def _offer(number: int, priced: Priced) -> tuple[str, ...]:
     offer = priced.offer
     return (
         str(number),
-        _name(priced),
+        offer_name(priced),
         f"{offer.per_hour:.2f}",
         f"{100 * offer.reliability:.1f} %" if offer.reliability is not None else "",
         f"{offer.down_mbps:.0f}" if offer.down_mbps is not None else "",
@@ -73,7 +73,8 @@ def _basis(best: Priced, wants: Wants) -> Iterator[Line]:
         yield line("Interruptible: whoever bids more takes the box; the job then goes on on another one")
 
 
-def _name(priced: Priced) -> str:
+def offer_name(priced: Priced) -> str:
+    """`RTX 4090`, `2x RTX 5090`."""
     offer = priced.offer
     return safe(offer.gpu if offer.gpus == 1 else f"{offer.gpus}x {offer.gpu}")
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from wan_train.base.errors import BadInputError
-from wan_train.launch.jobs import Ready, Wish, Words, disk_gb, prepare, read_jobs, shipment_of_job, wishes_of_words
+from wan_train.cli.launch_words import read_words
+from wan_train.launch.jobs import Ready, Wish, disk_gb, prepare, read_jobs, shipment_of_job, wishes_of_words
 
 
 def dataset(folder: Path, count: int = 3) -> Path:
@@ -22,14 +22,8 @@ def dataset(folder: Path, count: int = 3) -> Path:
     return folder
 
 
-def understood(words: Sequence[str]) -> Words:
-    if "--epochs" in words:
-        return Words(changes={"max_train_epochs": int(words[words.index("--epochs") + 1])})
-    return Words(problems=tuple(f"{word} is no option" for word in words))
-
-
 def ready_of(*wishes: Wish) -> tuple[Ready, ...]:
-    return prepare(wishes, read_words=understood)
+    return prepare(wishes, read_words=read_words)
 
 
 def wish(folder: Path, name: str, **more: object) -> Wish:
@@ -107,7 +101,7 @@ class TestJobs:
         for name in ("cats", "dogs"):
             dataset(tmp_path / name)
         wishes = wishes_of_words(["cats", "dogs"], title=None, author=None, recipe=None, options=(), folder=tmp_path)
-        assert [each.job.title for each in prepare(wishes, read_words=understood)] == ["cats", "dogs"]
+        assert [each.job.title for each in prepare(wishes, read_words=read_words)] == ["cats", "dogs"]
         with pytest.raises(BadInputError, match="--title names one LoRA"):
             wishes_of_words(["cats", "dogs"], title="x", author=None, recipe=None, options=(), folder=tmp_path)
 

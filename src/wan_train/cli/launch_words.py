@@ -1,0 +1,86 @@
+"""Options of `wan-train train` as a launch takes them: read before anything is rented, and written for a box."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from wan_train.base.errors import BadInputError
+from wan_train.cli import options
+from wan_train.cli.call import Call, Invocation
+from wan_train.cli.option import Option
+from wan_train.cli.options import options_of
+from wan_train.cli.request import dataset_overrides, read_recipe
+from wan_train.cli.usage_errors import usage_error
+from wan_train.engine import capabilities
+from wan_train.engine.extra_arguments import TrainerOptions
+from wan_train.launch.jobs import VERSION, Words
+
+_COMMAND = "train"
+_OF_LAUNCH = (options.TITLE, options.AUTHOR, options.RECIPE)
+"""Options of a launch and of a training that do not go to the box as words."""
+
+
+def words_of(call: Call) -> tuple[str, ...]:
+    """The options of a launch that are meant for its trainings, as words for `wan-train train`."""
+    return (*_words(call), *(("--", *call.passthrough) if call.passthrough else ()))
+
+
+def _words(call: Call) -> Iterator[str]:
+    for option in _shared(call):
+        if option.is_repeatable:
+            for value in call.all(option):
+                yield from (option.flag, str(value))
+            continue
+        value = call.get(option)
+        if value is None or value == option.default:
+            continue
+        if option.kind is bool:
+            yes, no = option.word.split("/")
+            yield yes if value else no
+        else:
+            yield from (option.flag, str(value))
+
+
+def _shared(call: Call) -> list[Option[Any]]:
+    known = options_of(_COMMAND)
+    return [
+        each
+        for each in call.options
+        if each in known and each not in _OF_LAUNCH and each.group in {options.Group.WHAT, options.Group.HOW}
+    ]
+
+
+def read_words(words: Sequence[str]) -> Words:
+    """What the words of one job mean to `wan-train train`; wrong ones are problems, in the words that train has."""
+    from wan_train.cli.main import split
+
+    ours, passthrough = split(words)
+    try:
+        call = _call(ours, passthrough)
+        recipe = read_recipe(call, TrainerOptions(capabilities=capabilities.stored(VERSION)))
+        return Words(recipe=recipe, overrides=dataset_overrides(call))
+    except BadInputError as error:
+        return Words(problems=tuple(line.strip() for line in error.message.split("\n")))
+
+
+def _call(words: Sequence[str], passthrough: tuple[str, ...]) -> Call:
+    """Raises BadInputError. Variables of this machine are not those of the box."""
+    import typer
+
+    from wan_train.cli.app import app
+
+    program: Any = typer.main.get_command(app)
+    try:
+        parsed = program.commands[_COMMAND].make_context(_COMMAND, list(words))
+    except Exception as error:
+        problem = usage_error(error, [_COMMAND, *words])
+        if problem is None:
+            raise
+        raise problem from None
+    typed = {name: value for name, value in parsed.params.items() if _is_typed(parsed, name)}
+    return Call(_COMMAND, typed, Invocation(passthrough=passthrough))
+
+
+def _is_typed(parsed: Any, name: str) -> bool:  # noqa: ANN401  Typer brings the library it parses with
+    return getattr(parsed.get_parameter_source(name), "name", "") == "COMMANDLINE"
