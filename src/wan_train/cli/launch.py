@@ -4,28 +4,41 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import uv
 
 from wan_train.base.errors import BadInputError, NotReadyError, WanTrainError
+from wan_train.base.settings import user_data_dir
 from wan_train.base.text import one_line
-from wan_train.base.units import parse_dollars
+from wan_train.base.units import file_size, parse_dollars
 from wan_train.box.vast_http import VastError
-from wan_train.cli import options
+from wan_train.cli import options, questions
 from wan_train.cli.call import Call
+from wan_train.cli.launch_watch import watch_launch
 from wan_train.cli.launch_words import read_words, words_of
+from wan_train.cli.launches import look_around
+from wan_train.cli.notify import keep_addresses
 from wan_train.cli.option import Option
-from wan_train.cli.output import Result
+from wan_train.cli.output import Result, Sink
+from wan_train.launch import background
 from wan_train.launch.bounds import bounded, default_hours
 from wan_train.launch.gpu_names import parse_gpus
 from wan_train.launch.jobs import Ready, Wish, disk_gb, prepare, read_jobs, wishes_of_words
 from wan_train.launch.market import KEY_VARIABLE, VastMarket
-from wan_train.launch.model import Wants
+from wan_train.launch.model import Launch, Wants
 from wan_train.launch.offers import Choice, choose
-from wan_train.launch.sky_home import PROGRAMS, missing_programs
+from wan_train.launch.places import LaunchDirectory, new
+from wan_train.launch.sky_home import INSTALLED_BYTES, PROGRAMS, is_made, make, missing_programs
 from wan_train.provision import engine_file
 from wan_train.provision.driver_checks import build_of
+from wan_train.run.disk import existing_parent
 from wan_train.run.speeds import read_speeds
 from wan_train.run.titles import check_author, check_title
 from wan_train.views.launch_plan import LaunchPlan, plan_json, plan_lines
@@ -34,8 +47,8 @@ from wan_train.views.lines import Screenful
 _MOST_HOURS = 24.0 * 90
 _MOST_BOXES = 1000
 _JOBS_FILE = re.compile(r"^\s*\[\[?\s*(jobs|defaults)\b", re.MULTILINE)
-_OF_ONE = (options.TITLE, options.RECIPE)
-_BOUNDS = (options.MAX_PRICE, options.LAUNCH_MAX_HOURS, options.LAUNCH_BUDGET)
+_OF_ONE: tuple[Option[str], ...] = (options.TITLE, options.RECIPE)
+_BOUNDS: tuple[Option[Any], ...] = (options.MAX_PRICE, options.LAUNCH_MAX_HOURS, options.LAUNCH_BUDGET)
 
 
 def launch(call: Call) -> Result:
@@ -44,6 +57,7 @@ def launch(call: Call) -> Result:
     wants = _wants(call)
     market = market_of(call)
     _require_programs()
+    look_around(call)
     wishes = _wishes(call)
     ready = prepare(wishes, read_words=read_words, say=lambda name: sink.note(f"Checking {one_line(name)} ..."))
     wants = _with_needs(wants, ready)
@@ -56,7 +70,65 @@ def launch(call: Call) -> Result:
     )
     if dry_run or not choice.fit:
         return shown
-    raise NotReadyError("not there yet")
+    sink.render(replace(shown, data=None))
+    if not call[options.YES]:
+        sink.require_person("nothing was rented", "Add --yes to rent, or --dry-run to see the plan only.")
+        if not questions.confirm("Rent and train?"):
+            sink.note("Nothing was rented.")
+            return Result()
+    return _start(call, plan)
+
+
+def _start(call: Call, plan: LaunchPlan) -> Result:
+    """Everything that is to be done is on disk before anything is rented."""
+    sink, settings = call.sink, call.settings
+    _require_disk(plan, settings.runs)
+    keep_addresses(settings)
+    make(user_data_dir() / "sky", uv=uv.find_uv_bin(), say=sink.note)
+    try:
+        directory = new(settings.runs)
+        launch = Launch(
+            id=directory.path.name,
+            created=time.time(),
+            wants=plan.wants,
+            jobs=tuple(ready.job for ready in plan.jobs),
+        )
+        directory.write(launch)
+    except OSError as error:
+        raise NotReadyError(
+            f"nothing was rented: {error.filename or settings.runs} cannot be written: {error.strerror}",
+            hint="Choose another place for the runs: `--runs-dir DIR`",
+        ) from error
+    background.start(directory, settings)
+    if call[options.DETACH_LAUNCH]:
+        return _detached(directory)
+    return watch_launch(directory, settings, sink)
+
+
+def _detached(directory: LaunchDirectory) -> Result:
+    """Leave a launch to itself: stdout gets its ID and nothing else."""
+    launch_id = directory.path.name
+
+    def text(sink: Sink) -> None:
+        sys.stdout.write(f"{launch_id}\n")
+        sink.note("Renting. Watch it with:")
+        sink.note(f"  wan-train launch attach {launch_id}")
+
+    about = {"event": "launch_detached", "launch_id": launch_id, "launch_dir": str(directory.path)}
+    return Result(data=lambda: about, text=text)
+
+
+def _require_disk(plan: LaunchPlan, runs: Path) -> None:
+    """Raises NotReadyError where the results have no room."""
+    need = sum(ready.work.result_bytes for ready in plan.jobs)
+    if not is_made(user_data_dir() / "sky"):
+        need += INSTALLED_BYTES
+    free = shutil.disk_usage(existing_parent(runs)).free
+    if free < need:
+        raise NotReadyError(
+            f"nothing was rented: {file_size(need)} come home to {runs}, and {file_size(free)} are free there",
+            hint="Free some disk space: `wan-train clean`\nOr choose another place: `--runs-dir DIR`",
+        )
 
 
 def market_of(call: Call) -> VastMarket:

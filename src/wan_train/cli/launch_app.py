@@ -49,3 +49,65 @@ def launch(call: Call) -> Result:
     from wan_train.cli.launch import launch as run
 
     return run(call)
+
+
+@register_in(launch_app, path="launch attach", name="attach")
+def launch_attach(call: Call) -> Result:
+    """Watch a launch, and carry it on where nobody does.
+
+    Example: wan-train launch attach
+
+    It ends with the launch's exit code; Ctrl-C or q leaves the launch going.
+    """
+    from wan_train.cli.launches import attach as run
+
+    return run(call)
+
+
+@register_in(launch_app, path="launch status", name="status")
+def launch_status(call: Call) -> Result:
+    """Show the jobs and boxes of a launch, once.
+
+    Example: wan-train launch status --json
+    """
+    from wan_train.cli.launches import status as run
+
+    return run(call)
+
+
+@register_in(launch_app, path="launch stop", name="stop")
+def launch_stop(call: Call) -> Result:
+    """End a launch: results come home, then all boxes are destroyed.
+
+    Example: wan-train launch stop
+
+    With --now the boxes are destroyed at once, and what is not home is lost.
+    """
+    from wan_train.cli.launches import stop as run
+
+    return run(call)
+
+
+@register_in(launch_app, path="launch logs", name="logs")
+def launch_logs(call: Call) -> Result:
+    """Print what the program of a launch wrote.
+
+    Example: wan-train launch logs -f
+    """
+    from wan_train.cli.launches import logs as run
+
+    return run(call)
+
+
+@register_in(launch_app, path="launch reap", name="reap")
+def launch_reap(call: Call) -> Result:
+    """End boxes that launches left behind.
+
+    Example: wan-train launch reap
+
+    Every launch command does so for launches of this computer. With the ID of a launch of another computer it also ends
+    the boxes of that one, after a question.
+    """
+    from wan_train.cli.launches import reap as run
+
+    return run(call)

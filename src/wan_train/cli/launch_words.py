@@ -8,7 +8,7 @@ from typing import Any
 from wan_train.base.errors import BadInputError
 from wan_train.cli import options
 from wan_train.cli.call import Call, Invocation
-from wan_train.cli.option import Option
+from wan_train.cli.option import Group, Option
 from wan_train.cli.options import options_of
 from wan_train.cli.request import dataset_overrides, read_recipe
 from wan_train.cli.usage_errors import usage_error
@@ -47,7 +47,7 @@ def _shared(call: Call) -> list[Option[Any]]:
     return [
         each
         for each in call.options
-        if each in known and each not in _OF_LAUNCH and each.group in {options.Group.WHAT, options.Group.HOW}
+        if each in known and each not in _OF_LAUNCH and each.group in {Group.WHAT, Group.HOW}
     ]
 
 

@@ -22,6 +22,7 @@ from wan_train.launch.hands import Hands
 from wan_train.launch.market import KEY_VARIABLE, VastMarket
 from wan_train.launch.places import LaunchDirectory
 from wan_train.launch.remote import SshRemote
+from wan_train.launch.seen import Seen, progress_of, publish
 from wan_train.launch.sky_home import make
 from wan_train.launch.wheel import pack, provision_script
 
@@ -78,6 +79,15 @@ def hands_of(directory: LaunchDirectory, settings: Settings, say: Callable[[str]
     return hands, engine
 
 
+def _seen(hands: Hands) -> Seen:
+    choice = hands.choice
+    none_fits = choice is not None and not choice.fit
+    return Seen(
+        jobs={name: progress_of(training) for name, training in list(hands.seen.items())},
+        searching="no offer is what was wanted" if none_fits else "",
+    )
+
+
 def main(path: str) -> ExitCode:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     directory = LaunchDirectory(Path(path))
@@ -87,7 +97,7 @@ def main(path: str) -> ExitCode:
         with locks.held(users, wait=True, shared=True) as held:
             hands, engine = hands_of(directory, resolve(flags={}), log.info)
             try:
-                carry_out(directory, hands, SystemClock(), lambda _: None)
+                carry_out(directory, hands, SystemClock(), lambda _: publish(directory, _seen(hands)))
             finally:
                 # The lock is shared by all launches of this user: alone with it, nobody else uses the server.
                 if locks.try_once(held, users, shared=False):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from wan_train.launch.model import Halt, Launch
 PREFIX = "wt"
 _ID = re.compile(r"[0-9a-f]{8}")
 _FOLDER = "launches"
+_TRIES, _TRY_SECONDS = 20, 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +58,30 @@ class LaunchDirectory:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the launch: one program at a time carries it out. Raises BlockingIOError."""
-        with locks.held(self.path / "lock"):
+        """Hold the launch: one program at a time carries it out. Raises BlockingIOError.
+
+        Who asks `is_held` has the lock for a moment; the tries outlast it.
+        """
+        with ExitStack() as stack:
+            for left in reversed(range(_TRIES)):
+                try:
+                    stack.enter_context(locks.held(self._lock))
+                    break
+                except BlockingIOError:
+                    if not left:
+                        raise
+                    time.sleep(_TRY_SECONDS)
             yield
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / "lock"
 
     @property
     def is_held(self) -> bool:
         """Whether a program carries it out now."""
         try:
-            with self.held():
+            with locks.held(self._lock):
                 return False
         except BlockingIOError:
             return True

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from wan_train.base.units import count, dollars, duration
-from wan_train.launch.model import Box, BoxState, Job, Launch, Wants
+from wan_train.launch.model import Box, BoxState, Job, JobState, Launch, Wants
 from wan_train.launch.offers import Choice, Priced
-from wan_train.launch.remote import Training
+from wan_train.launch.seen import Progress, Seen
 from wan_train.recipe.measured import day
-from wan_train.views.formatting import columns, pad, safe
-from wan_train.views.lines import Line, Span, line
+from wan_train.views.formatting import columns, cut, dollars_per_hour, loss, pad, safe
+from wan_train.views.json_records import Json
+from wan_train.views.lines import Line, Span, line, wrapped
 
 MOST_OFFERS = 8
+_LEAST_TITLE = 8
 _NOT_MEASURED = "not measured"
 
 
@@ -33,19 +35,106 @@ def offer_lines(choice: Choice, wants: Wants) -> Iterator[Line]:
     yield from _basis(choice.fit[0], wants)
 
 
-def launch_lines(launch: Launch, now: float, seen: Mapping[str, Training]) -> Iterator[Line]:
-    """One row for each job, and what the launch has cost."""
-    rows: list[tuple[str, ...]] = [("Job", "State", "Box", "GPU", "$/hour", "Epoch", "Loss", "Ends in")]
-    rows += [_job(launch, job, now, seen.get(job.name)) for job in launch.jobs]
-    yield from _table(rows, right={4, 5, 6, 7})
+def launch_lines(launch: Launch, now: float, seen: Seen, width: int = 80) -> Iterator[Line]:
+    """One row for each job, boxes that have none, and what the launch has cost."""
+    heads = ("State", "Box", "GPU", "$/hour", "Spent", "Epoch", "Loss", "Ends in")
+    shown = [(job, _job(job, box, now, seen)) for job, box in _with_boxes(launch)]
+    room = width - sum(2 + max(map(columns, cells)) for cells in zip(heads, *(row for _, row in shown), strict=True))
+    rows: list[tuple[str, ...]] = [("Job", *heads)]
+    rows += [(cut(safe(job.title), max(room, _LEAST_TITLE)), *row) for job, row in shown]
+    yield from _table(rows, right={4, 5, 6, 7, 8})
+    budget = f" of at most {dollars(launch.wants.budget)}" if launch.wants.budget is not None else ""
     alive = sum(1 for _ in launch.living)
-    budget = f" of {dollars(launch.wants.budget)}" if launch.wants.budget is not None else ""
     yield line(f"Spent {dollars(launch.spent(now))}{budget}; {count(alive, 'box', 'boxes')} rented now")
+    for box in launch.living:
+        if box.state is BoxState.DESTROYING:
+            yield from _noted(f"Box {_number(box)} is being destroyed: {box.because}", width)
+    if seen.searching and not alive and not launch.is_over:
+        yield from _noted(f"Looking for an offer: {seen.searching}", width)
     if launch.halted_because:
-        yield line(Span(f"Stopping: {safe(launch.halted_because)}", "yellow"))
+        yield from _noted(f"Stopped: {launch.halted_because}", width)
     for job in launch.jobs:
-        if job.problem:
-            yield line(Span(f"{safe(job.title)}: {safe(job.problem)}", "yellow"))
+        if job.problem and job.problem != launch.halted_because:
+            yield from _noted(f"{job.title}: {job.problem}", width)
+
+
+def launch_screen(launch: Launch, now: float, seen: Seen, size: tuple[int, int]) -> list[Line]:
+    """The whole screen; the table is cut where it is too low, never the last lines."""
+    width, height = size
+    head = line(Span(f"Launch {launch.id}", "bold"), Span(f"  {duration(now - launch.created)} so far", "dim"))
+    foot = line(Span("q leaves, the launch goes on   s stops it, results come home first", "dim"))
+    rows = list(launch_lines(launch, now, seen, width))
+    room = max(height - 4, 1)
+    if len(rows) > room:
+        rows = [*rows[: room - 1], line(Span(f"and {len(rows) - room + 1} more lines: wan-train launch status", "dim"))]
+    return [head, line(), *rows, line(), foot]
+
+
+def launch_changes(before: Launch | None, after: Launch) -> Iterator[str]:
+    """What happened between two records, one plain line each."""
+    old_boxes = {box.name: box for box in before.boxes} if before is not None else {}
+    old_jobs = {job.name: job for job in before.jobs} if before is not None else {}
+    for box in after.boxes:
+        old = old_boxes.get(box.name)
+        if old is None or old.state is not box.state:
+            why = f": {safe(box.because)}" if box.state is BoxState.DESTROYING and box.because else ""
+            price = f" at {dollars_per_hour(box.offer.per_hour)}" if box.state is BoxState.RENTING else ""
+            yield f"box {_number(box)} ({_gpu(box)}): {box.state}{price}{why}"
+    for job in after.jobs:
+        was = old_jobs.get(job.name)
+        if (was.state if was is not None else JobState.WAITING) is not job.state:
+            box_of = _box_of(after, job)
+            where = f" on box {_number(box_of)}" if box_of is not None and not job.state.is_end else ""
+            yield f"{safe(job.title)}: {job.state}{where}{f': {safe(job.problem)}' if job.problem else ''}"
+    if after.halted_because and (before is None or not before.halted_because):
+        yield f"stopping: {safe(after.halted_because)}"
+
+
+def launch_json(launch: Launch, now: float, seen: Seen, event: str) -> Json:
+    """`launch`, `launch_status`, `launch_result`: jobs and boxes as they are now."""
+    return {
+        "event": event,
+        "launch_id": launch.id,
+        "created": launch.created,
+        "over": launch.is_over,
+        "stopped_because": launch.halted_because or None,
+        "spent": round(launch.spent(now), 6),
+        "budget": launch.wants.budget,
+        "jobs": [_job_json(job, seen.jobs.get(job.name, Progress())) for job in launch.jobs],
+        "boxes": [_box_json(box, now) for box in launch.boxes],
+    }
+
+
+def _job_json(job: Job, progress: Progress) -> Json:
+    return {
+        "name": job.name,
+        "title": job.title,
+        "state": job.state.value,
+        "dataset": str(job.dataset),
+        "run_dir": str(job.home) if job.home is not None else None,
+        "exit_code": job.exit_code,
+        "problem": job.problem or None,
+        "boxes": job.boxes,
+        "epoch": progress.epoch,
+        "epochs": progress.epochs,
+        "loss": progress.loss,
+        "ends_at": progress.ends_at,
+    }
+
+
+def _box_json(box: Box, now: float) -> Json:
+    return {
+        "name": box.name,
+        "state": box.state.value,
+        "gpu": box.offer.gpu,
+        "gpus": box.offer.gpus,
+        "per_hour": box.offer.per_hour,
+        "began": box.began,
+        "ended": box.ended,
+        "spent": round(box.cost(now), 6),
+        "job": box.job,
+        "because": box.because or None,
+    }
 
 
 def _offer(number: int, priced: Priced) -> tuple[str, ...]:
@@ -79,30 +168,46 @@ def offer_name(priced: Priced) -> str:
     return safe(offer.gpu if offer.gpus == 1 else f"{offer.gpus}x {offer.gpu}")
 
 
-def _job(launch: Launch, job: Job, now: float, training: Training | None) -> tuple[str, ...]:
-    box = _box_of(launch, job)
-    shown = (safe(job.title), _state(job, box))
+def _with_boxes(launch: Launch) -> Iterator[tuple[Job, Box | None]]:
+    """Each job with its box; one that waits with a box that will be ready for it."""
+    coming = [box for box in launch.living if box.job is None and box.state is not BoxState.DESTROYING]
+    for job in launch.jobs:
+        box = _box_of(launch, job)
+        if box is None and job.state is JobState.WAITING and coming:
+            box = coming.pop(0)
+        yield job, box
+
+
+def _job(job: Job, box: Box | None, now: float, seen: Seen) -> tuple[str, ...]:
     if box is None:
-        return (*shown, "", "", "", "", "", "")
-    gpus = f"{box.offer.gpus}x " if box.offer.gpus > 1 else ""
+        return (job.state.value, *[""] * 7)
+    progress = seen.jobs.get(job.name, Progress()) if job.state is JobState.TRAINING else Progress()
     return (
-        *shown,
-        box.name.rpartition("-")[2],
-        safe(f"{gpus}{box.offer.gpu}"),
+        job.state.value if box.state is BoxState.READY else box.state.value,
+        _number(box),
+        _gpu(box),
         f"{box.offer.per_hour:.2f}",
-        f"{training.epoch}/{training.epochs}" if training is not None and training.epochs else "",
-        f"{training.loss:.4f}" if training is not None and training.loss is not None else "",
-        duration(training.ends_at - now) if training is not None and training.ends_at is not None else "",
+        f"{box.cost(now):.2f}",
+        f"{progress.epoch}/{progress.epochs}" if progress.epoch is not None and progress.epochs else "",
+        loss(progress.loss) if progress.loss is not None else "",
+        duration(progress.ends_at - now) if progress.ends_at is not None else "",
     )
 
 
-def _state(job: Job, box: Box | None) -> str:
-    """A waiting job whose box is not ready yet says what that is doing."""
-    return box.state.value if box is not None and box.state is BoxState.DESTROYING else job.state.value
+def _number(box: Box) -> str:
+    return box.name.rpartition("-")[2]
+
+
+def _gpu(box: Box) -> str:
+    return safe(f"{box.offer.gpus}x {box.offer.gpu}" if box.offer.gpus > 1 else box.offer.gpu)
 
 
 def _box_of(launch: Launch, job: Job) -> Box | None:
     return next((box for box in launch.living if box.job == job.name), None)
+
+
+def _noted(text: str, width: int) -> Iterator[Line]:
+    return wrapped(safe(text), width, "yellow")
 
 
 def _table(rows: Sequence[tuple[str, ...]], *, right: set[int]) -> Iterator[Line]:

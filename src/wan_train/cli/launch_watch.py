@@ -1,0 +1,193 @@
+"""Watching a launch from its records: one live table, plain lines or JSON. The launch itself needs no watcher."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from wan_train.base.errors import ExitCode, NotReadyError
+from wan_train.base.settings import Settings
+from wan_train.cli.keys import keys_in
+from wan_train.cli.output import Result, Sink
+from wan_train.cli.screen import Screen, TerminalGoneError
+from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
+from wan_train.launch import background
+from wan_train.launch.model import Halt, JobState, Launch
+from wan_train.launch.places import LaunchDirectory
+from wan_train.launch.seen import Seen, read_seen
+from wan_train.launch.transitions import MOST_FAILURES
+from wan_train.views.formatting import clock
+from wan_train.views.launch import launch_changes, launch_json, launch_lines, launch_screen
+from wan_train.views.lines import Screenful, plain
+
+_LOOK_SECONDS = 0.5
+_BELIEVE_SECONDS = 3.0
+_MOST_REVIVALS = 3
+
+
+class _Leave(Enum):
+    """Why watching ends before the launch does."""
+
+    DETACHED = auto()
+    HANGUP = auto()
+
+
+def watch_launch(directory: LaunchDirectory, settings: Settings, sink: Sink) -> Result:
+    """Follow a launch to its end, whose exit code is the result's. Ctrl-C ends only the watching."""
+    with caught() as signals:
+        watcher = _Watcher(
+            directory=directory, sink=sink, signals=signals, revive=lambda: background.start(directory, settings)
+        )
+        left = watcher.follow_screen() if sink.can_ask and not sink.quiet else watcher.follow_lines()
+    launch_id = directory.path.name
+    match left:
+        case _Leave.DETACHED:
+            sink.note("The launch goes on. Watch it again with:")
+            sink.note(f"  wan-train launch attach {launch_id}")
+            return Result()
+        case _Leave.HANGUP:
+            return Result(exit_code=HANGUP_EXIT)
+        case Launch() as launch:
+            return finished(directory, launch)
+
+
+def finished(directory: LaunchDirectory, launch: Launch) -> Result:
+    """What became of a launch that is over."""
+
+    def text(sink: Sink) -> None:
+        show_launch(directory, launch, sink)
+        homes = [job for job in launch.jobs if job.home is not None]
+        for job in homes:
+            sink.line(f"{job.title}: {job.home}")
+
+    return Result(
+        data=lambda: launch_json(launch, time.time(), read_seen(directory), "launch_result"),
+        text=text,
+        exit_code=exit_code_of(directory, launch),
+    )
+
+
+def show_launch(directory: LaunchDirectory, launch: Launch, sink: Sink) -> None:
+    """The table, once."""
+    seen, now = read_seen(directory), time.time()
+    if sink.is_screen:
+        sink.show(Screenful(lambda width: launch_lines(launch, now, seen, width)))
+    else:
+        sink.text(plain(launch_lines(launch, now, seen)))
+
+
+def exit_code_of(directory: LaunchDirectory, launch: Launch) -> ExitCode:
+    """As of a run: done, failed, partly failed, over its budget or hours, stopped by a person."""
+    states = [job.state for job in launch.jobs]
+    if all(state is JobState.DONE for state in states):
+        return ExitCode.DONE
+    if JobState.STOPPED in states:
+        if directory.requested() is not None:
+            return ExitCode.INTERRUPTED
+        return ExitCode.NOT_READY if launch.failures >= MOST_FAILURES else ExitCode.OVER_BUDGET
+    return ExitCode.PARTLY_FAILED if JobState.DONE in states else ExitCode.TRAINING_FAILED
+
+
+@dataclass(slots=True, kw_only=True)
+class _Watcher:
+    """One watching of one launch. `revive` starts the program that carries it out."""
+
+    directory: LaunchDirectory
+    sink: Sink
+    signals: Signals
+    revive: Callable[[], None]
+    gone_since: float | None = None
+    revivals: int = 0
+    shown: Launch | None = field(default=None)
+
+    def follow_lines(self) -> Launch | _Leave:
+        """Print what changes as it changes."""
+        while True:
+            launch = self._look()
+            self._write(launch)
+            left = self._react(launch)
+            if left is not None:
+                return left
+            time.sleep(_LOOK_SECONDS)
+
+    def follow_screen(self) -> Launch | _Leave:
+        """One table until the launch is over or the person leaves; the last look stays in the terminal."""
+        launch = self._look()
+        with Screen(self.sink.console, ascii_only=self.sink.ascii_only) as screen:
+            try:
+                left = self._show(screen)
+            except TerminalGoneError:
+                return _Leave.HANGUP
+        if left is _Leave.DETACHED:
+            launch = self._look()
+            show_launch(self.directory, launch, self.sink)
+        return left
+
+    def _show(self, screen: Screen) -> Launch | _Leave:
+        while True:
+            launch, seen = self._look(), read_seen(self.directory)
+            screen.paint(launch_screen(launch, time.time(), seen, screen.size))
+            left = self._react(launch)
+            if left is not None:
+                return left
+            for key in keys_in(screen.keys(_LOOK_SECONDS)):
+                match key.lower():
+                    case "q" | "d":
+                        return _Leave.DETACHED
+                    case "s":
+                        self.directory.ask(Halt.SAVE)
+                    case _:
+                        pass
+
+    def _look(self) -> Launch:
+        return self.directory.read()
+
+    def _react(self, launch: Launch) -> Launch | _Leave | None:
+        if self.signals.hung_up:
+            return _Leave.HANGUP
+        if launch.is_over and not self.directory.is_held:
+            return launch
+        if self.signals.interrupted or self.signals.terminated:
+            return _Leave.DETACHED
+        self._see_to_it(launch)
+        return None
+
+    def _see_to_it(self, launch: Launch) -> None:
+        """Start another program where the last one died; a few times, since one that keeps dying has a reason."""
+        if launch.is_over or self.directory.is_held:
+            self.gone_since = None
+            return
+        # It may have ended between our two looks.
+        self.gone_since = self.gone_since or time.monotonic()
+        if time.monotonic() - self.gone_since < _BELIEVE_SECONDS:
+            return
+        if self.revivals == _MOST_REVIVALS:
+            raise NotReadyError(
+                f"the program of launch {launch.id} ended {self.revivals} times",
+                hint=f"Its last messages: {self.directory.log}\nThen: `wan-train launch attach {launch.id}`",
+            )
+        self.revivals += 1
+        self.gone_since = None
+        self.revive()
+
+    def _write(self, launch: Launch) -> None:
+        before, self.shown = self.shown, launch
+        if self.sink.quiet:
+            return
+        if self.sink.as_json:
+            if before is None or _told(before) != _told(launch):
+                self.sink.data(launch_json(launch, time.time(), self._seen(), "launch"))
+            return
+        for text in launch_changes(before, launch):
+            self.sink.line(f"{clock(time.time())} {text}")
+
+    def _seen(self) -> Seen:
+        return read_seen(self.directory)
+
+
+def _told(launch: Launch) -> object:
+    """What of a record is worth a line."""
+    boxes = [(box.name, box.state, box.job) for box in launch.boxes]
+    return boxes, [(job.name, job.state) for job in launch.jobs], launch.halted_because

@@ -1,0 +1,227 @@
+"""Launches that exist: attach, status, stop, logs, reap. Each first looks for boxes that nobody cares for."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from wan_train.base.codec import CorruptRecordError
+from wan_train.base.errors import BadInputError, NotReadyError
+from wan_train.base.text import one_line
+from wan_train.base.units import count
+from wan_train.box.vast_http import VastError
+from wan_train.cli import options, questions
+from wan_train.cli.call import Call
+from wan_train.cli.launch_watch import finished, show_launch, watch_launch
+from wan_train.cli.output import Result, Sink
+from wan_train.launch import background
+from wan_train.launch import reap as reaping
+from wan_train.launch.market import Listed, VastMarket
+from wan_train.launch.model import Halt, Launch
+from wan_train.launch.places import LaunchDirectory, find, launch_of
+from wan_train.launch.seen import read_seen
+from wan_train.views.formatting import dollars_per_hour
+from wan_train.views.launch import launch_json
+
+_ID = re.compile(r"[0-9a-f]{8}")
+_FOLLOW_SECONDS = 0.5
+_MOST_BYTES = 1_000_000
+
+
+def attach(call: Call) -> Result:
+    """Watch a launch, and carry it on where nobody does."""
+    directory = find(call.settings.runs, call.get(options.LAUNCH))
+    launch = _read(directory)
+    look_around(call, besides=directory)
+    if launch.is_over:
+        return finished(directory, launch)
+    if not directory.is_held:
+        call.sink.note(f"Nobody carried out launch {launch.id}: it goes on now.")
+        background.start(directory, call.settings)
+    return watch_launch(directory, call.settings, call.sink)
+
+
+def status(call: Call) -> Result:
+    """One look; a launch that is over needs no key."""
+    directory = find(call.settings.runs, call.get(options.LAUNCH))
+    launch = _read(directory)
+    look_around(call)
+
+    def text(sink: Sink) -> None:
+        sink.line(f"Launch {launch.id}{'' if not launch.is_over else ', over'}")
+        show_launch(directory, launch, sink)
+
+    return Result(data=lambda: launch_json(launch, time.time(), read_seen(directory), "launch_status"), text=text)
+
+
+def stop(call: Call) -> Result:
+    """Ask a launch to end; where nobody carries it out, somebody does now, so that its boxes end."""
+    sink, now = call.sink, call[options.LAUNCH_NOW]
+    directory = find(call.settings.runs, call.get(options.LAUNCH))
+    launch = _read(directory)
+    if launch.is_over:
+        sink.note(f"Launch {launch.id} is over already. Nothing of it is rented.")
+        return Result(data=lambda: launch_json(launch, time.time(), read_seen(directory), "launch_result"))
+    directory.ask(Halt.NOW if now else Halt.SAVE)
+    if not directory.is_held:
+        background.start(directory, call.settings)
+    alive = sum(1 for _ in launch.living)
+    if now:
+        sink.note(f"Launch {launch.id} ends: {count(alive, 'box is', 'boxes are')} destroyed now.")
+    else:
+        sink.note(f"Launch {launch.id} ends: results come home, then {count(alive, 'box is', 'boxes are')} destroyed.")
+    sink.note(f"See the end of it: wan-train launch attach {launch.id}")
+    return Result(data=lambda: launch_json(launch, time.time(), read_seen(directory), "launch_stopping"))
+
+
+def logs(call: Call) -> Result:
+    """Print what the program of a launch wrote."""
+    sink = call.sink
+    directory = find(call.settings.runs, call.get(options.LAUNCH))
+    sink.note(f"== {directory.log}")
+    for line in _lines(directory, follow=call[options.FOLLOW_LAUNCH]):
+        about = {"event": "launch_log", "launch_id": directory.path.name, "text": line}
+        sink.render(Result(data=lambda about=about: about, text=lambda sink, line=line: sink.text(line)))  # type: ignore[misc]  # bound in the loop
+    return Result()
+
+
+def reap(call: Call) -> Result:
+    """End boxes that launches of this computer left, and those of a launch that is named."""
+    name = call.get(options.REAPED)
+    if name is not None and not _ID.fullmatch(name):
+        raise BadInputError(
+            f"{one_line(name)!r} is not the ID of a launch", hint="It has 8 digits: a box wt-ID-001 is of launch ID."
+        )
+    market = VastMarket.of(os.environ, Path.home(), call.settings.vast_url)
+    ended: list[Listed] = []
+    try:
+        strays = reaping.end_strays(market, call.settings.runs)
+        ended += [each.box for each in strays if each.is_ours]
+        others = [each for each in strays if not each.is_ours]
+        if name is not None:
+            ended += _end_of(call, market, name)
+            others = [each for each in others if each.launch_id != name]
+    except VastError as error:
+        raise NotReadyError(f"Vast did not end every box: {error}", hint="Repeat it: `wan-train launch reap`") from None
+    left = [(each.box, each.launch_id) for each in others]
+
+    def text(sink: Sink) -> None:
+        for box in ended:
+            sink.line(f"Ended {_named(box)}")
+        if not ended:
+            sink.line("No box was left behind by launches of this computer.")
+        _say_others(left, sink)
+        _say_unattended(call, None)
+
+    return Result(
+        data=lambda: {
+            "event": "launch_reaped",
+            "ended": [_box_json(box) for box in ended],
+            "others": [_box_json(box) for box, _ in left],
+        },
+        text=text,
+    )
+
+
+def look_around(call: Call, *, besides: LaunchDirectory | None = None) -> None:
+    """End boxes of our launches that nobody cares for, and name launches that nobody carries out.
+
+    Without a key, or while Vast does not answer, nothing can be looked for; the command itself matters more.
+    """
+    try:
+        market = VastMarket.of(os.environ, Path.home(), call.settings.vast_url)
+        strays = reaping.end_strays(_impatient(market), call.settings.runs)
+    except (NotReadyError, VastError) as error:
+        unattended = [each for each in reaping.unattended(call.settings.runs) if each != besides]
+        if unattended:
+            call.sink.note(f"Boxes left behind were not looked for: {one_line(str(error))}")
+    else:
+        for each in strays:
+            if each.is_ours:
+                call.sink.note(f"Ended {_named(each.box)}, which a launch that is over had left.")
+        _say_others([(each.box, each.launch_id) for each in strays if not each.is_ours], call.sink)
+    _say_unattended(call, besides)
+
+
+def _impatient(market: VastMarket) -> VastMarket:
+    def give_up(_: float) -> None:
+        raise VastError("Vast did not answer")
+
+    return VastMarket(api=market.api, pause=give_up)
+
+
+def _say_unattended(call: Call, besides: LaunchDirectory | None) -> None:
+    for directory in reaping.unattended(call.settings.runs):
+        if directory != besides:
+            name = directory.path.name
+            call.sink.note(f"Launch {name} is not over, and nobody carries it out: wan-train launch attach {name}")
+
+
+def _say_others(boxes: list[tuple[Listed, str]], sink: Sink) -> None:
+    for box, launch_id in boxes:
+        sink.note(f"{_named(box)} was rented by launch {launch_id}, which this computer does not know.")
+        sink.note(f"  End it: wan-train launch reap {launch_id}")
+
+
+def _end_of(call: Call, market: VastMarket, name: str) -> list[Listed]:
+    """End the boxes of one launch by its ID, once a person agreed. Raises VastError."""
+    boxes = [box for box in market.boxes() if launch_of(box.label) == name]
+    directory = next((each for each in reaping.unattended(call.settings.runs) if each.path.name == name), None)
+    if directory is not None:
+        raise BadInputError(
+            f"launch {name} is of this computer, and not over",
+            hint=f"End it, results first: `wan-train launch stop {name}`",
+        )
+    if not boxes:
+        call.sink.note(f"Vast lists no box of launch {name}.")
+        return []
+    if not call[options.YES]:
+        for box in boxes:
+            call.sink.note(f"{_named(box)}: {box.said}")
+        call.sink.require_person("nothing was ended", "Add --yes.")
+        if not questions.confirm("End them? What is only on them is lost.", default=False):
+            call.sink.note("Nothing was ended.")
+            return []
+    for box in boxes:
+        market.destroy(box.label)
+    return boxes
+
+
+def _named(box: Listed) -> str:
+    price = f", {dollars_per_hour(box.per_hour)}" if box.per_hour is not None else ""
+    return f"box {box.id} ({one_line(box.label)}{price})"
+
+
+def _box_json(box: Listed) -> dict[str, object]:
+    return {"id": box.id, "label": box.label, "said": box.said, "per_hour": box.per_hour}
+
+
+def _read(directory: LaunchDirectory) -> Launch:
+    try:
+        return directory.read()
+    except CorruptRecordError as error:
+        raise NotReadyError(
+            f"the record of launch {directory.path.name} is damaged: {one_line(error.message)}",
+            hint=f"See its boxes at https://cloud.vast.ai/instances/\n"
+            f"To end them: `wan-train launch reap {directory.path.name}`",
+        ) from None
+
+
+def _lines(directory: LaunchDirectory, *, follow: bool) -> Iterator[str]:
+    """The end of the log, then what is added until nobody carries the launch out."""
+    try:
+        size = directory.log.stat().st_size
+    except OSError:
+        raise NotReadyError(f"launch {directory.path.name} has not written a log", hint=None) from None
+    with directory.log.open(encoding="utf-8", errors="replace") as file:
+        file.seek(max(0, size - _MOST_BYTES))
+        while True:
+            held = directory.is_held  # asked before the log is read: then nothing follows it
+            for line in file:
+                yield line.rstrip("\n")
+            if not follow or not held:
+                return
+            time.sleep(_FOLLOW_SECONDS)

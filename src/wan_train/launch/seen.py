@@ -1,0 +1,52 @@
+"""What a launch's program last saw of its trainings, for whoever looks on: for people, never for decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from wan_train.base import codec
+from wan_train.base.files import write_whole
+from wan_train.launch.places import LaunchDirectory
+from wan_train.launch.remote import Training
+
+_NAME = "seen.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One training as it was last seen. `ends_at` are seconds since 1970."""
+
+    epoch: int | None = None
+    epochs: int | None = None
+    loss: float | None = None
+    ends_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """Trainings by the names of their jobs."""
+
+    jobs: Mapping[str, Progress] = field(default_factory=dict)
+    searching: str = ""
+    """Why the last search found no offer."""
+
+
+def progress_of(training: Training) -> Progress:
+    return Progress(epoch=training.epoch, epochs=training.epochs, loss=training.loss, ends_at=training.ends_at)
+
+
+def publish(directory: LaunchDirectory, seen: Seen) -> None:
+    """Write it; a disk that is full must not end a launch."""
+    with suppress(OSError):
+        write_whole(directory.path / _NAME, codec.to_json(seen) + "\n")
+
+
+def read_seen(directory: LaunchDirectory) -> Seen:
+    """Empty where nothing was seen yet."""
+    path = directory.path / _NAME
+    try:
+        return codec.from_json(path.read_bytes(), Seen, where=str(path))
+    except (OSError, codec.CorruptRecordError):
+        return Seen()
