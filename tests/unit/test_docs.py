@@ -18,6 +18,7 @@ from wan_train.base.codec import tag_of
 from wan_train.caching.decide import WORDS
 from wan_train.cli import main
 from wan_train.cli.app import app
+from wan_train.cli.command import START
 from wan_train.dataset.model import ProblemKind, Severity
 from wan_train.dataset.schema import ANYWHERE, IMAGES_ONLY, UNUSED, VIDEOS_ONLY
 from wan_train.engine.extra_arguments import OWN_OPTIONS
@@ -46,7 +47,10 @@ def commands_of(group: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
         if hasattr(command, "commands"):
             yield from commands_of(command, f"{prefix}{name} ")
         else:
-            yield f"{prefix}{name}", command
+            yield (
+                f"{prefix}{name}".removesuffix(f" {START}"),
+                command,
+            )  # `launch DATASET` needs no word for what it does
 
 
 COMMANDS: Mapping[str, Any] = dict(commands_of(typer.main.get_command(app)))

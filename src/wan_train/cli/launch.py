@@ -30,6 +30,7 @@ from wan_train.cli.output import Result, Sink
 from wan_train.launch import background
 from wan_train.launch.bounds import bounded, default_hours
 from wan_train.launch.gpu_names import parse_gpus
+from wan_train.launch.history import read_history
 from wan_train.launch.jobs import Ready, Wish, disk_gb, prepare, read_jobs, wishes_of_words
 from wan_train.launch.market import KEY_VARIABLE, VastMarket
 from wan_train.launch.model import Launch, Wants
@@ -47,7 +48,7 @@ from wan_train.views.lines import Screenful
 _MOST_HOURS = 24.0 * 90
 _MOST_BOXES = 1000
 _JOBS_FILE = re.compile(r"^\s*\[\[?\s*(jobs|defaults)\b", re.MULTILINE)
-_OF_ONE: tuple[Option[str], ...] = (options.TITLE, options.RECIPE)
+_OF_ONE: tuple[Option[str], ...] = (options.LAUNCH_TITLE, options.RECIPE)
 _BOUNDS: tuple[Option[Any], ...] = (options.MAX_PRICE, options.LAUNCH_MAX_HOURS, options.LAUNCH_BUDGET)
 
 
@@ -70,7 +71,7 @@ def launch(call: Call) -> Result:
     )
     if dry_run or not choice.fit:
         return shown
-    sink.render(replace(shown, data=None))
+    sink.render(shown)
     if not call[options.YES]:
         sink.require_person("nothing was rented", "Add --yes to rent, or --dry-run to see the plan only.")
         if not questions.confirm("Rent and train?"):
@@ -212,7 +213,7 @@ def _wishes(call: Call) -> tuple[Wish, ...]:
         return _of_file(call, file)
     if not datasets:
         raise BadInputError("no dataset was given", hint="Name it: `wan-train launch DATASET`")
-    title, author = call.get(options.TITLE), call.get(options.AUTHOR)
+    title, author = call.get(options.LAUNCH_TITLE), call.get(options.AUTHOR)
     return wishes_of_words(
         datasets,
         title=check_title(title) if title is not None else None,
@@ -279,7 +280,15 @@ def _choice(market: VastMarket, wants: Wants, ready: Sequence[Ready], call: Call
         offers = market.offers(wants)
     except VastError as error:
         raise landlord_error(error) from None
-    return choose(offers, wants, work=ready[0].work, speeds=read_speeds(call.settings.runs))
+    history = read_history(call.settings.runs, time.time())
+    return choose(
+        offers,
+        wants,
+        work=ready[0].work,
+        speeds=read_speeds(call.settings.runs),
+        set_up_seconds=history.set_up_seconds,
+        avoided=history.avoided,
+    )
 
 
 def _plan(call: Call, market: VastMarket, wants: Wants, ready: Sequence[Ready], choice: Choice) -> LaunchPlan:

@@ -63,7 +63,7 @@ def finished(directory: LaunchDirectory, launch: Launch) -> Result:
             sink.line(f"{job.title}: {job.home}")
 
     return Result(
-        data=lambda: launch_json(launch, time.time(), read_seen(directory), "launch_result"),
+        data=lambda: launch_json(launch, time.time(), read_seen(directory)),
         text=text,
         exit_code=exit_code_of(directory, launch),
     )
@@ -178,7 +178,7 @@ class _Watcher:
             return
         if self.sink.as_json:
             if before is None or _told(before) != _told(launch):
-                self.sink.data(launch_json(launch, time.time(), self._seen(), "launch"))
+                self.sink.data(launch_json(launch, time.time(), self._seen()))
             return
         for text in launch_changes(before, launch):
             self.sink.line(f"{clock(time.time())} {text}")

@@ -17,7 +17,7 @@ from wan_train.engine.extra_arguments import TrainerOptions
 from wan_train.launch.jobs import VERSION, Words
 
 _COMMAND = "train"
-_OF_LAUNCH = (options.TITLE, options.AUTHOR, options.RECIPE)
+_OF_LAUNCH = (options.AUTHOR, options.RECIPE)
 """Options of a launch and of a training that do not go to the box as words."""
 
 

@@ -54,7 +54,7 @@ def status(call: Call) -> Result:
         sink.line(f"Launch {launch.id}{'' if not launch.is_over else ', over'}")
         show_launch(directory, launch, sink)
 
-    return Result(data=lambda: launch_json(launch, time.time(), read_seen(directory), "launch_status"), text=text)
+    return Result(data=lambda: launch_json(launch, time.time(), read_seen(directory)), text=text)
 
 
 def stop(call: Call) -> Result:
@@ -64,7 +64,7 @@ def stop(call: Call) -> Result:
     launch = _read(directory)
     if launch.is_over:
         sink.note(f"Launch {launch.id} is over already. Nothing of it is rented.")
-        return Result(data=lambda: launch_json(launch, time.time(), read_seen(directory), "launch_result"))
+        return Result(data=lambda: launch_json(launch, time.time(), read_seen(directory)))
     directory.ask(Halt.NOW if now else Halt.SAVE)
     if not directory.is_held:
         background.start(directory, call.settings)
@@ -74,7 +74,7 @@ def stop(call: Call) -> Result:
     else:
         sink.note(f"Launch {launch.id} ends: results come home, then {count(alive, 'box is', 'boxes are')} destroyed.")
     sink.note(f"See the end of it: wan-train launch attach {launch.id}")
-    return Result(data=lambda: launch_json(launch, time.time(), read_seen(directory), "launch_stopping"))
+    return Result(data=lambda: launch_json(launch, time.time(), read_seen(directory)))
 
 
 def logs(call: Call) -> Result:

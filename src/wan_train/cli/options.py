@@ -132,12 +132,13 @@ NOTIFY_ACTION = Option(
 TITLE = Option(
     str,
     "--title",
-    "train, launch",
+    "train",
     "Name of the LoRA, part of its file name.",
     more='At most 120 bytes, none of `/ \\ < > : " \\| ? *`, no `-` or `.` at the beginning.',
     group=_WHAT,
     shown=DEFAULT_TITLE,
 )
+LAUNCH_TITLE = replace(TITLE, commands="launch", shown="the name of the folder")
 REHEARSAL_TITLE = replace(TITLE, commands="rehearse", default="rehearsal", shown=None)
 AUTHOR = Option(
     str, "--author", f"{_TRAINS}, launch", "Author, kept in the LoRA's metadata.", group=_WHAT, shown=DEFAULT_AUTHOR

@@ -39,7 +39,7 @@ def usage_error(error: Exception, arguments: Sequence[str]) -> BadInputError | N
     if message is None:
         return None
     context: Any = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else _command(arguments)
+    command = context.command_path.removesuffix(" start") if context is not None else _command(arguments)
     told = _wrong_value(error) or str(message())
     hints = [f"`{command} --help` explains its options."]
     match type(error).__name__, told:

@@ -273,7 +273,6 @@ def _offer(row: Mapping[str, Any], wants: Wants) -> Offer | None:
         gpu_bytes=round(memory * MB),
         per_hour=total,
         bid=bid,
-        disk_per_hour=number_in(row, "storage_total_cost"),
         reliability=reliability if reliability is not None else number_in(row, "reliability"),
         down_mbps=number_in(row, "inet_down"),
         up_mbps=number_in(row, "inet_up"),

@@ -95,8 +95,6 @@ class Offer:
     gpu_bytes: int
     per_hour: float
     bid: float | None = None
-    disk_per_hour: float | None = None
-    """Dollars of the disk, which a stopped box costs too; they are in `per_hour`."""
     reliability: float | None = None
     down_mbps: float | None = None
     up_mbps: float | None = None

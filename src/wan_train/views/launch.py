@@ -90,10 +90,10 @@ def launch_changes(before: Launch | None, after: Launch) -> Iterator[str]:
         yield f"stopping: {safe(after.halted_because)}"
 
 
-def launch_json(launch: Launch, now: float, seen: Seen, event: str) -> Json:
-    """`launch`, `launch_status`, `launch_result`: jobs and boxes as they are now."""
+def launch_json(launch: Launch, now: float, seen: Seen) -> Json:
+    """`{event: "launch", …}`: jobs and boxes as they are now."""
     return {
-        "event": event,
+        "event": "launch",
         "launch_id": launch.id,
         "created": launch.created,
         "over": launch.is_over,

@@ -146,7 +146,7 @@ def _traffic(best: Priced) -> str:
 
 def _disk(wants: Wants, offer: Offer) -> str:
     stopped = "; a stopped box still costs its disk"
-    if offer.disk_per_hour is not None:
+    if offer.disk_per_hour:
         stopped = f"; a stopped box still costs {dollars(24 * offer.disk_per_hour)} a day"
     return f"{wants.disk_gb:.0f} GB, in the price{stopped}"
 

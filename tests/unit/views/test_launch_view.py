@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wan_train.launch.model import Box, BoxState, GpuWant, Halt, Job, JobState, Launch, Offer, Wants
 from wan_train.launch.offers import Choice, Priced, Unfit
-from wan_train.launch.remote import Training
+from wan_train.launch.seen import Progress, Seen
 from wan_train.views.launch import launch_lines, offer_lines
 from wan_train.views.lines import Line
 
@@ -70,13 +70,23 @@ def test_jobs_have_their_box_and_their_progress() -> None:
     )
     box = Box(name="wt-0123abcd-001", offer=OFFER, state=BoxState.READY, began=0.0, job="cats")
     launch = Launch(id="0123abcd", created=0.0, wants=WANTS, jobs=jobs, boxes=(box,))
-    seen = {
-        "cats": Training(run_id="r", state="running", exit_code=None, epoch=12, epochs=100, loss=0.0831, ends_at=7200)
-    }
+    seen = Seen(jobs={"cats": Progress(epoch=12, epochs=100, loss=0.0831, ends_at=7200.0)})
     shown = text(launch_lines(launch, 3600.0, seen))
-    assert shown[1].split()[1:] == ["training", "001", "2x", "RTX", "5090", "0.83", "12/100", "0.0831", "1", "h"]
+    assert shown[1].split()[1:] == [
+        "training",
+        "001",
+        "2x",
+        "RTX",
+        "5090",
+        "0.83",
+        "0.83",
+        "12/100",
+        "0.0831",
+        "1",
+        "h",
+    ]
     assert shown[2].split()[1:] == ["waiting"]
-    assert shown[3] == "Spent $0.83 of $10.00; 1 box rented now"
+    assert shown[3] == "Spent $0.83 of at most $10.00; 1 box rented now"
     assert not any("\x1b" in each for each in shown)
     halted = replace(launch, halt=Halt.SAVE, halted_because="stopped by you")
-    assert "Stopping: stopped by you" in text(launch_lines(halted, 3600.0, {}))
+    assert "Stopped: stopped by you" in text(launch_lines(halted, 3600.0, Seen()))

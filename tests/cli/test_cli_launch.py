@@ -1,0 +1,185 @@
+"""`wan-train launch`: the jobs, the offers, the plan, and everything that is refused before anything is rented."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from support.json_output import json_lines
+from support.vast_account import KEY, Account, offer_row, vast_account
+from support.vast_api import Mood
+from wan_train.cli.main import run
+
+
+@pytest.fixture(autouse=True)
+def account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Account]:
+    """An account with offers, and a laptop beside it whose current folder has two datasets."""
+    with vast_account() as found:
+        found.offers = [
+            offer_row(101, "RTX 4090", 1, 0.42, gpu_ram=24_564),
+            offer_row(102, "RTX 4090", 1, 0.35, gpu_ram=24_564),
+            offer_row(103, "RTX 5090", 2, 1.30),
+        ]
+        for name in ("DATA", "CONFIG"):
+            monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name.lower()))
+        monkeypatch.setenv("VAST_API_KEY", KEY)
+        monkeypatch.setenv("WAN_TRAIN_VAST_URL", found.address)
+        monkeypatch.setenv("WAN_TRAIN_RUNS_DIR", str(tmp_path / "runs"))
+        monkeypatch.chdir(tmp_path)
+        for name in ("cats", "dogs"):
+            (tmp_path / name).mkdir()
+            for number in range(2):
+                Image.new("RGB", (960, 960), (40 * number, 90, 200)).save(tmp_path / name / f"{number}.png")
+                (tmp_path / name / f"{number}.txt").write_text(f"one of the {name}")
+        yield found
+        assert not [asked for asked in found.asked if asked.startswith("PUT")], "something was rented"
+
+
+def plan(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert run(["launch", *words, "--dry-run", "--json"]) == 0
+    [line] = json_lines(capsys.readouterr().out)
+    return line
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> str:
+    assert run(["launch", *words]) == code
+    return capsys.readouterr().err
+
+
+def test_the_plan_names_every_cost_and_every_bound(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["launch", "cats", "--dry-run"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "cats (2 files, 100 epochs)" in shown
+    assert "68.8 GB of models are downloaded on each box: about 11 min" in shown
+    assert "at most $0.53/h (half as much again as the best offer; --max-price)" in shown
+    assert "120 GB, in the price; a stopped box still costs $0.48 a day" in shown
+    assert "$6.36 in all: 12 hours x price (--budget sets another); your credit is $12.50" in shown
+    assert "Before its training only this computer ends it." in shown
+    assert not Path("runs").exists()
+
+
+def test_bounds_that_are_given_are_the_bounds(capsys: pytest.CaptureFixture[str]) -> None:
+    found = plan(capsys, "cats", "dogs", "--boxes", "2", "--max-price", "0.40", "--max-hours", "3", "--budget", "$2")
+    assert [found[key] for key in ("max_price", "max_hours", "budget", "boxes")] == [0.4, 3, 2, 2]
+    assert [offer["id"] for offer in found["offers"]] == ["102"]
+    assert found["unfit"] == {"over the price": 2}
+
+
+def test_each_dataset_is_a_lora_with_the_options_of_all(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("cats", "dogs", "--author", "me", "--epochs", "50", "--no-fp8", "--high", "learning_rate=1e-4")
+    assert run(["launch", *words, "--dry-run", "--json", "--", "--optimizer_type=adamw8bit"]) == 0
+    [found] = json_lines(capsys.readouterr().out)
+    assert [(job["title"], job["epochs"]) for job in found["jobs"]] == [("cats", 50), ("dogs", 50)]
+    given = ["--author", "me", "--epochs", "50", "--no-fp8", "--high", "learning_rate=1e-4"]
+    assert found["jobs"][0]["options"] == [*given, "--", "--optimizer_type=adamw8bit"]
+
+
+def test_a_variable_of_the_program_is_an_option_of_every_job(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAN_TRAIN_EPOCHS", "30")
+    [job] = plan(capsys, "cats")["jobs"]
+    assert job["options"] == ["--epochs", "30"]
+    Path("jobs.toml").write_text("[[jobs]]\ntitle = 'a'\ndataset = 'cats'\n")
+    assert "--epochs cannot be given beside jobs.toml" in refused(capsys, "jobs.toml")
+
+
+def test_a_jobs_file_is_known_by_what_it_has(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("many.toml").write_text(
+        "[defaults]\noptions = ['--epochs', '20']\n[[jobs]]\ntitle = 'a'\ndataset = 'cats'\n"
+        "[[jobs]]\ntitle = 'b'\ndataset = 'dogs'\noptions = ['--rank', '32']\n"
+    )
+    found = plan(capsys, "many.toml", "--author", "me")
+    assert [job["options"] for job in found["jobs"]] == [
+        ["--author", "me", "--epochs", "20"],
+        ["--author", "me", "--rank", "32"],
+    ]
+    assert "is a list of jobs" in refused(capsys, "many.toml", "cats")
+
+
+def test_without_an_offer_the_nearest_is_shown_with_its_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["launch", "cats", "--max-price", "0.1", "--yes"]) == 3
+    out, err = capsys.readouterr()
+    assert "The nearest: RTX 4090 at $0.35 an hour" in out
+    assert "hint: Pay more: `--max-price 0.35`" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["nowhere"], "nowhere"),
+        (["cats", "--gpu", "RTX4090:99"], "from 1 to 16"),
+        (["cats", "--gpu", "$(rm)"], "must be kinds of GPUs"),
+        (["cats", "--bid", "0.2"], "--bid is for interruptible boxes"),
+        (["cats", "--max-price", "cheap"], "must be a number of dollars"),
+        (["cats", "--budget", "-1"], "must be more than 0"),
+        (["cats", "--boxes", "0"], "--boxes 0 cannot be rented"),
+        (["cats", "--max-hours", "nan"], "--max-hours nan is not a time"),
+        (["cats", "--on", "mars"], "--on mars is not an infrastructure"),
+        (["cats", "dogs", "--title", "x"], "--title names one LoRA"),
+        (["cats", "--title", "a/b"], "title"),
+        (["cats", "--rank", "0"], "--rank must be from 1 to 1024"),
+        (["cats", "--recipe", "none.toml"], "none.toml"),
+        (["cats", "--epochs", "ten"], "--epochs 'ten' is not a whole number"),
+        (["cats", "--upload", "hf:me/cats"], "no such option: --upload"),
+        ([], "no dataset was given"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
+    assert told in refused(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[[jobs]\n", "is not TOML"),
+        ("[[jobs]]\ntitle = 'a'\n", "dataset is missing"),
+        ("[[jobs]]\ntitle='a'\ndataset='cats'\n[[jobs]]\ntitle='A'\ndataset='dogs'\n", "the title A is that of jobs 1"),
+        ("[[jobs]]\ndataset='cats'\noptions=['--epoch', '3']\n", "no such option: --epoch"),
+        ("[[jobs]]\ndataset='cats'\noptions=['--upload', 'hf:me/x']\n", "no secret goes to a box"),
+        ("[[jobs]]\ndataset='cats'\noptions=['--help']\n", "--help is given by the launch itself"),
+        ("[[jobs]]\ndataset='cats'\noptions=['--', '--network_dim=x']\n", "network_dim"),
+    ],
+)
+def test_a_damaged_jobs_file_is_explained(capsys: pytest.CaptureFixture[str], text: str, told: str) -> None:
+    Path("jobs.toml").write_text(text)
+    assert told in refused(capsys, "jobs.toml")
+
+
+def test_without_a_key_or_with_a_wrong_one_it_says_where_to_get_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("VAST_API_KEY", "wrong-0123456789abcdef")
+    said = refused(capsys, "cats", code=3)
+    assert "https://cloud.vast.ai/manage-keys/" in said
+    assert "wrong-0123456789abcdef" not in said
+    monkeypatch.delenv("VAST_API_KEY")
+    assert "no Vast.ai key was found" in refused(capsys, "cats", code=3)
+
+
+def test_a_landlord_that_is_down_is_named(account: Account, capsys: pytest.CaptureFixture[str]) -> None:
+    account.moods = [Mood.WELL, Mood.HTML]
+    assert "nothing was rented: Vast" in refused(capsys, "cats", code=3)
+
+
+def test_missing_programs_are_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "missing on this computer: ssh, rsync" in refused(capsys, "cats", code=3)
+
+
+def test_without_a_terminal_nothing_is_rented_unless_yes_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "cats")
+    assert "without a terminal, --yes is required" in said
+    assert not Path("runs").exists()
+
+
+def test_the_schema_has_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["launch", "cats", "--gpu", "B200", "--dry-run", "--json"]) == 3
+    first = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert first["offers"] == []
