@@ -18,7 +18,7 @@ from wan_train.base.errors import BadInputError, NotReadyError, WanTrainError
 from wan_train.base.settings import user_data_dir
 from wan_train.base.text import one_line
 from wan_train.base.units import file_size, parse_dollars
-from wan_train.box.vast_http import VastError
+from wan_train.box.vast import VastError
 from wan_train.cli import options, questions
 from wan_train.cli.call import Call
 from wan_train.cli.launch_watch import watch_launch

@@ -12,7 +12,7 @@ from wan_train.base.codec import CorruptRecordError
 from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.text import one_line
 from wan_train.base.units import count
-from wan_train.box.vast_http import VastError
+from wan_train.box.vast import VastError
 from wan_train.cli import options, questions
 from wan_train.cli.call import Call
 from wan_train.cli.launch_watch import finished, show_launch, watch_launch
