@@ -89,6 +89,7 @@ ALIKE = {
     "provision": "a command, its work and its view",
     "tune": "a command and its view",
     "preview": "a command and its view",
+    "launch": "a command and its view",
     "environment": "the trainer's environment: how it is made, how it fails",
     "hub": "the Hugging Face hub: how it is asked, how it fails",
     "request": "what was asked for: of a training, of a preview",

@@ -251,7 +251,7 @@ def _of_file(call: Call, file: Path) -> tuple[Wish, ...]:
     if given or words:
         raise BadInputError(
             f"{', '.join([*given, *words])} cannot be given beside {file.name}",
-            hint=f"Write it into {file.name}, for all jobs:\n[defaults]\noptions = ['--epochs', '50']",
+            hint=f"Write it into {file.name}: a job, or [defaults] for all, may have options = ['--epochs', '50'].",
         )
     author = call.get(options.AUTHOR)
     wishes = read_jobs(file)

@@ -105,7 +105,7 @@ def reap(call: Call) -> Result:
             ended += _end_of(call, market, name)
             others = [each for each in others if each.launch_id != name]
     except VastError as error:
-        raise NotReadyError(f"Vast did not end every box: {error}", hint="Repeat it: `wan-train launch reap`") from None
+        raise NotReadyError(f"a box may be left: {error}", hint="Repeat it: `wan-train launch reap`") from None
     left = [(each.box, each.launch_id) for each in others]
 
     def text(sink: Sink) -> None:
