@@ -90,9 +90,17 @@ class Account:
         if (method, parts.path) == ("GET", "/api/v0/users/current/"):
             return 200, {"id": 1, "credit": 12.5}
         match = re.fullmatch(r"/api/v0/instances/(\d+)/", parts.path)
+        if match and not any(row["id"] == int(match[1]) for row in self.boxes):
+            return 404, {"success": False}
+        if method == "PUT" and match:
+            self.boxes = [
+                {**row, "intended_status": body["state"], "actual_status": body["state"]}
+                if row["id"] == int(match[1])
+                else row
+                for row in self.boxes
+            ]
+            return 200, {"success": True}
         if method == "DELETE" and match:
-            if not any(row["id"] == int(match[1]) for row in self.boxes):
-                return 404, {"success": False}
             if not self.survives:
                 self.boxes = [row for row in self.boxes if row["id"] != int(match[1])]
             return 200, {"success": True}

@@ -144,8 +144,10 @@ class Conductor:
             if not same:
                 self.launch = after(self.launch, Lost(box=box.name, why="it is gone from the landlord's list"), now)
             elif all(each.power is Power.DOWN for each in same):
-                why = "outbid" if box.offer.is_spot else f"the landlord has it as {same[0].said}"
-                self.launch = after(self.launch, Lost(box=box.name, why=why, stopped=True), now)
+                spot = box.offer.is_spot
+                why = "outbid" if spot else f"the landlord has it as {same[0].said}"
+                lost = Lost(box=box.name, why=why, stopped=True, can_wake=not spot)
+                self.launch = after(self.launch, lost, now)
 
     def _record(self) -> None:
         """Before anything begins. What ended since the last record would only be done again after a crash."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import assert_never
 
@@ -17,7 +18,7 @@ from wan_train.launch.engine import Engine, EngineDownError, EngineError
 from wan_train.launch.gpu_names import same_card
 from wan_train.launch.history import read_history
 from wan_train.launch.jobs import shipment_of_job
-from wan_train.launch.market import Market
+from wan_train.launch.market import Market, Power
 from wan_train.launch.model import Address, Box, Job, JobState, Launch
 from wan_train.launch.offers import Choice, choose
 from wan_train.launch.places import box_name
@@ -37,11 +38,15 @@ from wan_train.run.speeds import read_speeds, remember
 
 PROVISION_SECONDS = 3 * 3600.0
 _UNREACHABLE_SECONDS = 600.0
+WAKE_SECONDS = 1200.0
+"""A stopped box whose card is rented out does not start; after so long it is given up."""
 _LOOK_SECONDS = 10.0
 _PRICE_ABOVE = 1.02
 """Times the offer: landlords round."""
 _OVER = {"finished": 0, "failed": 4, "stopped": 130}
-"""States of a run that is over, and the exit code where it recorded none."""
+"""States of a run that is over, and the exit code where it recorded none; in `wan-train status --json`."""
+_LOST = "lost"
+"""The box was started again, and nothing on it goes on with the run."""
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +119,7 @@ class Hands:
                 return Done(action=action, received=launch.models_bytes)
             case Do.DESTROY:
                 self._destroy(box)
-            case Do.SEND | Do.WATCH | Do.FETCH | Do.BRING:
+            case Do.SEND | Do.WAKE | Do.WATCH | Do.FETCH | Do.BRING:
                 return self._with_job(launch, action, box, launch.job(action.job or ""))
             case Do.SEARCH:
                 return self._search(launch)
@@ -130,14 +135,18 @@ class Hands:
             raise RemoteError("the training has no run yet")
         run_id = job.home.name
         match action.do:
-            case Do.WATCH:
+            case Do.WAKE:
+                return Done(action=action, address=self._wake(box, address, run_id))
+            case Do.WATCH | Do.FETCH:
                 training = self.remote.look(address, run_id)
                 self.seen[job.name] = training
                 if training.state in _OVER:
                     code = training.exit_code if training.exit_code is not None else _OVER[training.state]
                     return Done(action=action, exit_code=code)
-            case Do.FETCH:
-                return Done(action=action, sent=self.remote.fetch(address, run_id, job.home))
+                if training.state == _LOST:
+                    self.remote.resume(address, job.home, Limits(max_hours=launch.wants.max_hours))
+                if action.do is Do.FETCH:
+                    return Done(action=action, sent=self.remote.fetch(address, run_id, job.home))
             case _:
                 came = self.remote.bring(address, run_id, job.home)
                 self._remember_speeds(address, box)
@@ -197,6 +206,26 @@ class Hands:
                     raise WrongBoxError(f"it has not answered for ten minutes: {error}") from error
             if now - began > PROVISION_SECONDS:
                 raise WrongBoxError(f"it was not ready after {PROVISION_SECONDS / 3600:.0f} hours")
+            self.pause(_LOOK_SECONDS)
+
+    def _wake(self, box: Box, address: Address, run_id: str) -> Address:
+        """Where the box answers once it runs again: a landlord may give it another port."""
+        began = self.clock.monotonic()
+        self.market.start(box.name)
+        while True:
+            if self.is_given_up(box.name):
+                raise CancelledError
+            listed = next((each for each in self.market.boxes() if each.is_of(box.name)), None)
+            if listed is None:
+                raise WrongBoxError("it is gone from the landlord's list")
+            if listed.power is Power.RUNNING:
+                new = replace(address, host=listed.host or address.host, port=listed.port or address.port)
+                for there in (address, new):
+                    with suppress(UnreachableError):
+                        self.remote.look(there, run_id)
+                        return there
+            if self.clock.monotonic() - began > WAKE_SECONDS:
+                raise WrongBoxError(f"it did not run again within {WAKE_SECONDS / 60:.0f} minutes")
             self.pause(_LOOK_SECONDS)
 
     def _send(self, action: Action, address: Address, job: Job, max_hours: float) -> Done:

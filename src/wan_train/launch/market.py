@@ -84,6 +84,10 @@ class Market(Protocol):
         """Every box of the account."""
         ...
 
+    def start(self, name: str) -> None:
+        """Ask that a stopped box of this name runs again; whether it does, the list says."""
+        ...
+
     def destroy(self, name: str) -> None:
         """End every box that was rented under this name; returns once the list shows none of them."""
         ...
@@ -146,6 +150,13 @@ class VastMarket:
 
     def boxes(self) -> tuple[Listed, ...]:
         return tuple(self._rows())
+
+    def start(self, name: str) -> None:
+        for box in self.boxes():
+            if box.is_of(name) and box.power is Power.DOWN:
+                answer = self._ask("PUT", f"/api/v0/instances/{box.id}/", {"state": "running"})
+                if (why := why_refused(answer)) is not None:
+                    raise VastError(why)
 
     def destroy(self, name: str) -> None:
         for box in self.boxes():

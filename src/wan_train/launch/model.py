@@ -34,6 +34,8 @@ class BoxState(StrEnum):
     """It answers; whether it is what was rented is being looked at."""
     PROVISIONING = "provisioning"
     READY = "ready"
+    WAKING = "waking"
+    """It ended itself while nobody looked; it is started again, because results of its job are on its disk."""
     DESTROYING = "destroying"
     """Asked for until the landlord's own list shows that it is gone."""
     GONE = "gone"

@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import assert_never
 
+from wan_train.base.errors import ExitCode
 from wan_train.base.units import GB
 from wan_train.launch.model import Address, Box, BoxState, Halt, Job, JobState, Launch, Offer
 
@@ -47,6 +48,8 @@ class Do(StrEnum):
     """Bring the newest complete state and the records home."""
     BRING = "bring"
     """Bring the results home and compare their checksums."""
+    WAKE = "wake"
+    """Start a stopped box again, and wait until it answers."""
     DESTROY = "destroy"
     """Ask for the end of a box, and look at the landlord's list."""
 
@@ -113,6 +116,8 @@ class Lost:
     why: str
     stopped: bool = False
     """It is still in the list, and its disk is paid for."""
+    can_wake: bool = False
+    """It can be started again: nobody outbid it."""
 
 
 Outcome = Done | Failed | Found | Lost
@@ -126,7 +131,7 @@ def settled(launch: Launch, now: float) -> Launch:
             continue
         if launch.halt is Halt.NOW or (launch.halt is Halt.SAVE and not _has_something(launch, box)):
             launch = _given_up(launch, box, launch.halted_because or "stopped")
-        elif _has_something(launch, box) and now - (box.answered or now) > LOST_SECONDS:
+        elif box.state is BoxState.READY and _has_something(launch, box) and now - (box.answered or now) > LOST_SECONDS:
             launch = _given_up(launch, box, f"it has not answered for {LOST_SECONDS / 60:.0f} minutes")
     if launch.halt is not None:
         return replace(launch, jobs=tuple(_stopped(launch, job) for job in launch.jobs))
@@ -149,10 +154,12 @@ def after(launch: Launch, outcome: Outcome, now: float) -> Launch:
     match outcome:
         case Found(name=name, offer=offer):
             return _found(launch, name, offer, now)
-        case Lost(box=name, why=why):
+        case Lost(box=name, why=why, can_wake=can_wake):
             box = launch.box(name)
-            if box.state in {BoxState.DESTROYING, BoxState.GONE}:
+            if box.state in {BoxState.WAKING, BoxState.DESTROYING, BoxState.GONE}:
                 return launch
+            if can_wake and _has_something(launch, box):
+                return _with(launch, replace(box, state=BoxState.WAKING, because=why, tries=0, not_before=0.0))
             return _given_up(launch, replace(box, stopped=now) if outcome.stopped else box, why)
         case Done(action=action):
             return _done(launch, outcome, action, now)
@@ -172,6 +179,8 @@ def _of_box(launch: Launch, box: Box, now: float) -> Action | None:
             return Action(Do.PROVISION, box.name)
         case BoxState.READY:
             return _of_job(launch, box, launch.job(box.job), now) if box.job is not None else None
+        case BoxState.WAKING:
+            return Action(Do.WAKE, box.name, box.job)
         case BoxState.DESTROYING:
             return Action(Do.DESTROY, box.name)
         case BoxState.GONE:
@@ -226,7 +235,7 @@ def _owed(launch: Launch, box: Box) -> float:
 
 def _has_something(launch: Launch, box: Box) -> bool:
     """Whether results of a box are still to come home."""
-    if box.job is None or box.state is not BoxState.READY:
+    if box.job is None or box.state not in {BoxState.READY, BoxState.WAKING}:
         return False
     return launch.job(box.job).state in {JobState.TRAINING, JobState.FETCHING}
 
@@ -296,6 +305,8 @@ def _done(launch: Launch, done: Done, action: Action, now: float) -> Launch:
             return _with(launch, replace(box, state=BoxState.PROVISIONING))
         case Do.PROVISION:
             return _with(launch, replace(box, state=BoxState.READY, ready=now))
+        case Do.WAKE:
+            return _with(launch, replace(box, state=BoxState.READY, address=done.address, because=""))
         case Do.SEND | Do.WATCH | Do.FETCH | Do.BRING:
             return _of_training(launch, box, done, now)
         case Do.SEARCH:
@@ -314,10 +325,10 @@ def _of_training(launch: Launch, box: Box, done: Done, now: float) -> Launch:
         case Do.SEND:
             launch = replace(_with(launch, replace(job, state=JobState.TRAINING)), failures=0)
             return _with(launch, replace(box, fetched=now, not_before=now + WATCH_SECONDS))
+        case Do.WATCH | Do.FETCH if done.exit_code is not None:
+            launch = _with(launch, replace(job, state=JobState.FETCHING, exit_code=done.exit_code))
+            return _with(launch, box)
         case Do.WATCH:
-            if done.exit_code is not None:
-                launch = _with(launch, replace(job, state=JobState.FETCHING, exit_code=done.exit_code))
-                return _with(launch, box)
             return _with(launch, replace(box, not_before=now + WATCH_SECONDS))
         case Do.FETCH:
             box = replace(box, fetched=now)
@@ -326,10 +337,18 @@ def _of_training(launch: Launch, box: Box, done: Done, now: float) -> Launch:
                 return _given_up(launch, box, launch.halted_because)
             return _with(launch, box)
         case _:
-            failed = job.exit_code not in {0, None}
-            state = JobState.FAILED if failed else JobState.DONE
-            problem = f"the training ended with exit code {job.exit_code}" if failed else ""
-            return _with(_with(launch, replace(job, state=state, problem=problem)), replace(box, job=None))
+            return _with(_with(launch, _ended(job)), replace(box, job=None))
+
+
+def _ended(job: Job) -> Job:
+    """A job whose training is over, once everything of it is home."""
+    match job.exit_code:
+        case ExitCode.DONE | None:
+            return replace(job, state=JobState.DONE, problem="")
+        case ExitCode.INTERRUPTED | ExitCode.TERMINATED:
+            return replace(job, state=JobState.STOPPED, problem="it was stopped on the box")
+        case code:
+            return replace(job, state=JobState.FAILED, problem=f"the training ended with exit code {code}")
 
 
 def _failed(launch: Launch, failed: Failed, action: Action, now: float) -> Launch:
@@ -360,7 +379,7 @@ def _most_tries(launch: Launch, failed: Failed, *, valuable: bool) -> float:
     """How often a step may fail on one box. A training that nobody can look at is given up by its silence."""
     if launch.halt is not None or not (valuable or failed.fault is Fault.HERE):
         return MOST_TRIES
-    watching = failed.action.do in {Do.WATCH, Do.FETCH}
+    watching = failed.action.do in {Do.WATCH, Do.FETCH} and not failed.answered
     return math.inf if watching or failed.fault is Fault.HERE else PATIENT_TRIES
 
 

@@ -69,6 +69,8 @@ class FakeBox:
     power: Power = Power.RUNNING
     runs: dict[str, tuple[float, int]] = field(default_factory=dict)
     """When each run began here, and with how many epochs done."""
+    stopped: dict[str, int] = field(default_factory=dict)
+    """The epochs of each run whose processes ended here."""
     marker: str = ""
 
 
@@ -78,6 +80,9 @@ class World:
 
     clock: FakeClock
     seed: int = 0
+    spot: bool = False
+    wakes: bool = True
+    """A stopped box can be started again: nobody else has its card."""
     trouble: int = 0
     boxes: dict[str, FakeBox] = field(default_factory=dict)
     ordered: int = 0
@@ -108,7 +113,15 @@ class World:
         if self.fails():
             raise VastError("429")
         return tuple(
-            Offer(id=str(n), machine=f"m{n}", gpu="RTX 5090", gpus=1, gpu_bytes=32 * 10**9, per_hour=1.0 + n / 100)
+            Offer(
+                id=str(n),
+                machine=f"m{n}",
+                gpu="RTX 5090",
+                gpus=1,
+                gpu_bytes=32 * 10**9,
+                per_hour=1.0 + n / 100,
+                bid=1.0 if self.spot else None,
+            )
             for n in range(60)
         )
 
@@ -131,7 +144,16 @@ class World:
             self.lose(box)
             self.boxes.pop(box.id, None)
 
+    def cut_off(self, box: FakeBox) -> None:
+        """Its processes end; its disk stays, with the epochs that were saved."""
+        now = self.clock.time
+        for run, (began, epochs) in box.runs.items():
+            box.stopped[run] = min(EPOCHS, epochs + int((now - began) / EPOCH_SECONDS))
+        box.runs.clear()
+
     def lose(self, box: FakeBox) -> None:
+        self.reached |= box.stopped
+        box.stopped.clear()
         for run, (began, epochs) in box.runs.items():
             self.reached[run] = min(EPOCHS, epochs + int((self.clock.time - began) / EPOCH_SECONDS))
         box.runs.clear()
@@ -166,6 +188,13 @@ class FakeMarket:
             raise VastError("500")
         return self.world.listed()
 
+    def start(self, name: str) -> None:
+        if self.world.fails():
+            raise VastError("no such machine")
+        for box in self.world.labelled(name):
+            if self.world.wakes:
+                box.power = Power.RUNNING
+
     def destroy(self, name: str) -> None:
         if self.world.fails():
             raise VastError("still lists it")
@@ -180,7 +209,7 @@ class FakeRemote:
         found = self.world.labelled(address.name)
         if self.world.fails() and found and self.world.chance.randrange(4) == 0:
             found[0].power = Power.DOWN
-            self.world.lose(found[0])
+            self.world.cut_off(found[0])
         if not found or found[0].power is Power.DOWN or self.world.fails():
             raise UnreachableError("no answer")
         return found[0]
@@ -201,6 +230,7 @@ class FakeRemote:
     def begin(self, box: FakeBox, run: str, epochs: int) -> None:
         # Noted, because the conductor outlives whatever a step raises.
         self.world.twice += [run for other in self.world.boxes.values() if run in other.runs]
+        box.stopped.pop(run, None)
         if run in self.world.reached:
             self.world.repeated.append(self.world.reached.pop(run) - epochs)
         box.runs[run] = (self.world.clock.time, epochs)
@@ -219,20 +249,25 @@ class FakeRemote:
     def resume(self, address: Address, home: Path, limits: Limits) -> str:  # noqa: ARG002  the protocol
         box = self.box(address)
         if home.name not in box.runs:
-            self.begin(box, home.name, int((home / "epochs").read_text()))
+            here = box.stopped.get(home.name)
+            self.begin(box, home.name, int((home / "epochs").read_text()) if here is None else here)
         return home.name
 
     def epochs(self, box: FakeBox, run: str) -> int:
+        if run in box.stopped:
+            return box.stopped[run]
         if run not in box.runs:
             raise RemoteError("the run is not on the box")
         began, epochs = box.runs[run]
         return min(EPOCHS, epochs + int((self.world.clock.time - began) / EPOCH_SECONDS))
 
     def look(self, address: Address, run_id: str) -> Training:
-        done = self.epochs(self.box(address), run_id)
+        box = self.box(address)
+        done = self.epochs(box, run_id)
+        alive = "running" if run_id in box.runs else "lost"
         return Training(
             run_id=run_id,
-            state="finished" if done == EPOCHS else "running",
+            state="finished" if done == EPOCHS else alive,
             exit_code=0 if done == EPOCHS else None,
             epoch=done,
         )
@@ -252,7 +287,8 @@ class FakeRemote:
         box = self.box(address)
         came = self.fetch(address, run_id, home)
         (home / "result").write_text(str(self.epochs(box, run_id)))
-        box.runs.pop(run_id)
+        box.runs.pop(run_id, None)
+        box.stopped.pop(run_id, None)
         return came
 
 
@@ -293,6 +329,17 @@ class Laptop:
                 step()
         self.boot()
 
+    def train_for(self, seconds: float) -> None:
+        """Let the launch go on until so long after its beginning."""
+        while self.world.clock.time < 1_000_000 + seconds:
+            self.run(rounds=1)
+
+    def goes_down(self) -> None:
+        """The one box is stopped."""
+        [box] = self.world.boxes.values()
+        self.world.cut_off(box)
+        box.power = Power.DOWN
+
     def run(self, *, rounds: int = 6_000, kill_every: int = 0) -> Launch:
         for number in range(rounds):
             self.conductor.turn()
@@ -329,19 +376,53 @@ class TestCalm:
         assert laptop.directory.read() == launch
 
     def test_an_outbid_training_goes_on_from_its_newest_state(self, tmp_path: Path) -> None:
-        laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
-        while laptop.world.clock.time < 1_000_000 + 1_200:
-            laptop.run(rounds=1)
-        [box] = laptop.world.boxes.values()
-        box.power = Power.DOWN
-        laptop.world.lose(box)
+        laptop = Laptop(World(FakeClock(), spot=True), launched(tmp_path, 1))
+        laptop.train_for(1_200)
+        laptop.goes_down()
         launch = laptop.run()
         assert launch.jobs[0].state is JobState.DONE
         assert launch.jobs[0].boxes == 2
         assert laptop.world.began == {"job0": 1}
-        assert launch.boxes[0].because == "the landlord has it as down"
+        assert launch.boxes[0].because == "outbid"
         [repeated] = laptop.world.repeated
         assert 0 < repeated * EPOCH_SECONDS <= INTERVAL
+
+    def test_results_on_a_box_that_stopped_itself_come_home(self, tmp_path: Path) -> None:
+        laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
+        laptop.train_for(1_200)
+        laptop.world.clock.time += 5 * 3600
+        laptop.goes_down()
+        launch = laptop.run()
+        assert (launch.jobs[0].state, launch.jobs[0].boxes) == (JobState.DONE, 1)
+        assert laptop.world.repeated == []
+        assert laptop.world.boxes == {}
+
+    def test_they_come_home_after_the_hours_of_the_box_too(self, tmp_path: Path) -> None:
+        laptop = Laptop(World(FakeClock()), launched(tmp_path, 1, max_hours=4))
+        laptop.train_for(1_200)
+        laptop.world.clock.time += 5 * 3600
+        laptop.goes_down()
+        launch = laptop.run()
+        assert launch.halted_because == "4 hours are over"
+        assert launch.jobs[0].state is JobState.DONE
+
+    def test_a_stopped_training_goes_on_on_its_own_box(self, tmp_path: Path) -> None:
+        laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
+        laptop.train_for(1_200)
+        laptop.goes_down()
+        launch = laptop.run()
+        assert (launch.jobs[0].state, launch.jobs[0].boxes) == (JobState.DONE, 1)
+        assert laptop.world.repeated == []
+
+    def test_a_box_that_does_not_start_again_is_given_up(self, tmp_path: Path) -> None:
+        laptop = Laptop(World(FakeClock(), wakes=False), launched(tmp_path, 1))
+        laptop.train_for(1_200)
+        laptop.goes_down()
+        launch = laptop.run()
+        assert (launch.jobs[0].state, launch.jobs[0].boxes) == (JobState.DONE, 2)
+        assert launch.boxes[0].because == "it did not run again within 20 minutes"
+        assert laptop.world.boxes == {}
+        assert not launch.avoided
 
     def test_a_laptop_that_slept_for_hours_gives_no_box_up(self, tmp_path: Path) -> None:
         laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
@@ -452,7 +533,7 @@ def test_whatever_happens_no_box_is_left_and_no_work_is_lost(  # noqa: PLR0917  
     tmp_path_factory: pytest.TempPathFactory, seed: int, jobs: int, boxes: int, trouble: int, kill_every: int
 ) -> None:
     runs = tmp_path_factory.mktemp("runs")
-    world = World(FakeClock(), seed=seed, trouble=trouble)
+    world = World(FakeClock(), seed=seed, trouble=trouble, spot=seed % 2 == 0, wakes=seed % 3 > 0)
     laptop = Laptop(world, launched(runs, jobs, boxes=boxes), deferred=True)
     launch = laptop.run(kill_every=kill_every)
     assert laptop.conductor.is_over

@@ -161,6 +161,20 @@ class TestBoxes:
             market(account).boxes()
 
 
+class TestStart:
+    def test_a_stopped_box_runs_again_and_no_other(self, account: Account) -> None:
+        down = {"intended_status": "stopped", "actual_status": "exited"}
+        account.boxes = [box_row(1, "wt-1-head", **down), box_row(2, "wt-2-head", **down)]
+        market(account).start("wt-1")
+        assert [box.power for box in market(account).boxes()] == [Power.RUNNING, Power.DOWN]
+
+    def test_refused(self, account: Account) -> None:
+        account.boxes = [box_row(1, "wt-1-head", intended_status="stopped")]
+        account.moods = [Mood.WELL, Mood.REFUSES]
+        with pytest.raises(VastError, match="no such box"):
+            market(account).start("wt-1")
+
+
 class TestDestroy:
     def test_every_box_of_the_name_ends_and_no_other(self, account: Account) -> None:
         account.boxes = [box_row(1, "wt-1-head"), box_row(2, "wt-1-head"), box_row(3, "wt-2-head"), box_row(4, "mine")]
