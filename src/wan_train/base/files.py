@@ -88,11 +88,17 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def existing_parent(path: Path) -> Path:
+    """The path itself or its nearest ancestor that exists. Never raises."""
+    while not os.path.exists(path) and path != path.parent:  # noqa: PTH110  Path.exists raises where it may not look
+        path = path.parent
+    return path
+
+
 def can_be_written(folder: Path) -> bool:
-    """Whether files can be made in a folder, which need not exist yet."""
-    while not os.path.exists(folder) and folder != folder.parent:  # noqa: PTH110 - never raises
-        folder = folder.parent
-    return os.access(folder, os.W_OK | os.X_OK)
+    """Whether files can be made in a folder, which need not exist yet. Never raises."""
+    place = existing_parent(folder)
+    return os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)  # noqa: PTH112  as above
 
 
 def move_without_overwriting(source: Path, target: Path) -> None:

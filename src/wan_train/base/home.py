@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from wan_train.base.errors import BadInputError, NotReadyError
+from wan_train.base.files import can_be_written
 from wan_train.base.text import one_line
 
 _NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
@@ -33,16 +34,6 @@ def ensure(environ: MutableMapping[str, str]) -> None:
     home = environ.get("HOME") or (known.pw_dir if known is not None else "")
     if not home or not _is_usable(Path(home)):
         environ["HOME"] = str(own_temporary())
-
-
-def can_be_made(path: Path) -> bool:
-    """Whether `path` exists as a directory, or could be made one by this user."""
-    try:
-        while not path.exists() and path != path.parent:
-            path = path.parent
-        return path.is_dir() and os.access(path, os.W_OK | os.X_OK)
-    except OSError:
-        return False
 
 
 def expand(text: str | Path) -> Path:
@@ -81,6 +72,6 @@ def _is_usable(home: Path) -> bool:
     if home == home.parent:
         return os.access(home, os.W_OK)
     try:
-        return (home.is_dir() and os.access(home, os.X_OK)) or can_be_made(home)
+        return (home.is_dir() and os.access(home, os.X_OK)) or can_be_written(home)
     except OSError:
         return False

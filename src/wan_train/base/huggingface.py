@@ -145,20 +145,22 @@ def _number(environ: Mapping[str, str]) -> VariableProblem | None:
 
 def _endpoint(environ: Mapping[str, str]) -> VariableProblem | None:
     value = environ.get("HF_ENDPOINT")
-    if not value:
-        return None
-    try:
-        parts = urlsplit(value.strip())
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname)
-        _ = parts.port  # raises for one that is not a number
-    except ValueError:
-        usable = False
-    if usable:
+    if not value or _scheme(value.strip()) in {"http", "https"}:
         return None
     return VariableProblem(
         reason=f"HF_ENDPOINT is {one_line(value)!r}, which is not an address with https:// before it",
         hint="`unset HF_ENDPOINT`, or write the whole address: `export HF_ENDPOINT=https://huggingface.co`.",
     )
+
+
+def _scheme(address: str) -> str:
+    """The scheme of an address with a host; "" for one that is none."""
+    try:
+        parts = urlsplit(address)
+        _ = parts.port  # raises for one that is not a number
+    except ValueError:
+        return ""
+    return parts.scheme if parts.hostname else ""
 
 
 def _certificates(environ: Mapping[str, str]) -> VariableProblem | None:
@@ -180,18 +182,13 @@ def _proxy(environ: Mapping[str, str]) -> VariableProblem | None:
         value = environ.get(spelled, "").strip()
         if not value:
             continue
-        try:
-            parts = urlsplit(value if "://" in value else f"http://{value}")
-            usable = parts.scheme in _PROXY_SCHEMES and bool(parts.hostname)
-            _ = parts.port  # raises for one that is not a number
-        except ValueError:
-            usable = False
-        if not usable:
+        scheme = _scheme(value if "://" in value else f"http://{value}")
+        if scheme not in _PROXY_SCHEMES:
             return VariableProblem(
                 reason=f"{spelled} is not the address of a proxy: {one_line(value)!r}",
                 hint=f"`unset {spelled}`, or write it as http://HOST:PORT.",
             )
-        if parts.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+        if scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
             return VariableProblem(
                 reason=f"{spelled} names a SOCKS proxy, and the Python package socksio for it is not installed",
                 hint=f"`unset {spelled}`, set an http:// proxy, or install socksio beside wan-train.",

@@ -1,4 +1,7 @@
-"""Other programs, run to their end: argv lists only, with a deadline, an output limit and secrets removed."""
+"""Other programs: run to their end, with a deadline, an output limit and secrets removed; or started detached.
+
+Argv lists only.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ class Outcome:
 
     code: int | None
     output: str = ""
-    """The last `limit` bytes of stdout, and of stderr too where the two were joined."""
+    """The last `limit` bytes of stdout."""
     errors: str = ""
     """The last `limit` bytes of stderr."""
     trouble: str = ""
@@ -51,9 +54,7 @@ def run(
     seconds: float | None,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-    inherit: bool = True,
     stdin: str | None = None,
-    join: bool = False,
     limit: int = OUTPUT_LIMIT,
     log: int | None = None,
     pass_fds: Sequence[int] = (),
@@ -61,20 +62,19 @@ def run(
 ) -> Outcome:
     """Run a program to its end, at most `seconds`; never raises for what the program does.
 
-    `env` is added to our environment, or is all of it without `inherit`. `stdin` is for what must not stand in an
-    argv, such as tokens. `join` sends stderr into stdout. With `log`, a descriptor, all output goes there and none is
-    kept. `watch` is called five times a second and may raise to end the program. Nothing of the program's process
-    group is left afterwards, also when this call is interrupted.
+    `env` is added to our environment. `stdin` is for what must not stand in an argv, such as tokens. With `log`, a
+    descriptor, all output goes there and none is kept. `watch` is called five times a second and may raise to end the
+    program. Nothing of the program's process group is left afterwards, also when this call is interrupted.
     """
     output = subprocess.PIPE if log is None else log
     try:
         child = subprocess.Popen(
             [str(word) for word in argv],
             cwd=cwd,
-            env={**(os.environ if inherit else {}), **(env or {})},
+            env={**os.environ, **(env or {})},
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=output,
-            stderr=subprocess.STDOUT if join else output,
+            stderr=output,
             start_new_session=True,
             pass_fds=pass_fds,
         )
@@ -91,6 +91,26 @@ def run(
         _end_group(child)
     output_text, errors = [*(tail.text() for tail in tails), "", ""][:2]
     return Outcome(code=None if trouble else child.returncode, output=output_text, errors=errors, trouble=trouble)
+
+
+def start_detached(argv: Sequence[str | Path], *, env: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a program that outlives us, in a session of its own; raises OSError.
+
+    `env` is added to our environment. All output is appended to the file `log`.
+    """
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        return subprocess.Popen(
+            [str(word) for word in argv],
+            cwd="/",
+            env={**os.environ, **env},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    finally:
+        os.close(output)
 
 
 def _ends(child: subprocess.Popen[bytes], seconds: float | None, watch: Callable[[], None]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from wan_train.base import home
 from wan_train.base.errors import BadInputError, NotReadyError
-from wan_train.base.files import write_whole
+from wan_train.base.files import can_be_written, write_whole
 from wan_train.base.text import one_line
 from wan_train.base.units import parse_dollars
 
@@ -221,7 +221,7 @@ def environment_name(setting: str) -> str:
 def user_data_dir() -> Path:
     """`$XDG_DATA_HOME/wan-train`, by default `~/.local/share/wan-train`; a temporary directory where that cannot be."""
     path = _xdg("XDG_DATA_HOME", ".local/share")
-    if os.environ.get("XDG_DATA_HOME") or home.can_be_made(path) or path.is_dir():
+    if os.environ.get("XDG_DATA_HOME") or can_be_written(path) or path.is_dir():
         return path
     return home.own_temporary()
 

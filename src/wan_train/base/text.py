@@ -13,11 +13,10 @@ _HARMLESS = frozenset({"\u200d", "\ufe0f"})
 
 _SECRETS = re.compile(
     r"""
-    (?P<hf>\bhf_[A-Za-z0-9]{20,})                                   # Hugging Face access token
-    | (?P<bearer>(?i:\bbearer\s+)[A-Za-z0-9._~+/=-]{8,})            # Authorization header
-    | (?P<url>(?<=://)[^/\s:@]+:[^/\s@]+(?=@))                      # user:password@ inside an address
-    | (?P<named>(?P<label>(?i:\b[A-Z0-9_]*(?:TOKEN|API_KEY|SECRET|PASSWORD)\b["']?\s*[=:]\s*["']?))[^\s"',;]{6,})
-    | (?P<hex>\b(?:[0-9a-f]{64}|[0-9a-f]{40})\b)                    # Vast.ai and wandb keys, see `redact`
+    (?:\bhf_[A-Za-z0-9]{20,})                                   # Hugging Face access token
+    | (?:(?i:\bbearer\s+)[A-Za-z0-9._~+/=-]{8,})            # Authorization header
+    | (?:(?<=://)[^/\s:@]+:[^/\s@]+(?=@))                      # user:password@ inside an address
+    | (?:(?P<label>(?i:\b[A-Z0-9_]*(?:TOKEN|API_KEY|SECRET|PASSWORD)\b["']?\s*[=:]\s*["']?))[^\s"',;]{6,})
     """,
     re.VERBOSE,
 )
@@ -30,21 +29,12 @@ def visible(text: str) -> str:
     return "".join(_escape(c) if _unsafe(c) else c for c in text)
 
 
-def redact(text: str, *, hashes: bool = False) -> str:
+def redact(text: str) -> str:
     """The text with access tokens, passwords in addresses and named secrets replaced by `[hidden]`.
 
-    Bare 40 and 64 digit hexadecimal words are keys on some services and commits or checksums everywhere else;
-    they are hidden only with `hashes=True`.
+    Bare hexadecimal words are keys on some services, and commits or checksums everywhere else: they stay.
     """
-
-    def hide(match: re.Match[str]) -> str:
-        if match.lastgroup == "hex":
-            return _HIDDEN if hashes else match[0]
-        if match.lastgroup == "named":
-            return match["label"] + _HIDDEN
-        return _HIDDEN
-
-    return _SECRETS.sub(hide, text)
+    return _SECRETS.sub(lambda match: (match["label"] or "") + _HIDDEN, text)
 
 
 def one_line(text: str, limit: int = 200) -> str:

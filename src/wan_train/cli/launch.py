@@ -15,6 +15,7 @@ from typing import Any
 import uv
 
 from wan_train.base.errors import BadInputError, NotReadyError, WanTrainError
+from wan_train.base.files import existing_parent
 from wan_train.base.settings import user_data_dir
 from wan_train.base.text import one_line
 from wan_train.base.units import file_size, parse_dollars
@@ -39,7 +40,6 @@ from wan_train.launch.places import LaunchDirectory, new
 from wan_train.launch.sky_home import INSTALLED_BYTES, PROGRAMS, is_made, make, missing_programs
 from wan_train.provision import engine_file
 from wan_train.provision.driver_checks import build_of
-from wan_train.run.disk import existing_parent
 from wan_train.run.speeds import read_speeds
 from wan_train.run.titles import check_author, check_title
 from wan_train.views.launch_plan import LaunchPlan, plan_json, plan_lines

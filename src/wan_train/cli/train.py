@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wan_train.base.errors import BadInputError, NotReadyError
+from wan_train.base.files import existing_parent
 from wan_train.base.home import expand
 from wan_train.base.settings import Settings
 from wan_train.base.settings import Source as SettingSource
@@ -36,7 +37,6 @@ from wan_train.recipe.terms import EngineKind
 from wan_train.recipe.until import ALL
 from wan_train.run.control import start_supervisor
 from wan_train.run.directory import RunDirectory, planned
-from wan_train.run.disk import existing_parent
 from wan_train.run.duties import Duties
 from wan_train.run.end_epochs import OFFERED, early_end
 from wan_train.run.gpu_pool import gpu_label

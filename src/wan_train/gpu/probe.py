@@ -153,7 +153,7 @@ class NvmlProbe:
 class CpuSlots:
     """Two CPU slots in place of two GPUs, so that a rehearsal schedules as a box with GPUs does."""
 
-    def __init__(self, count: int = 2) -> None:
+    def __init__(self) -> None:
         self._reading = GpuReading(
             gpus=tuple(
                 Gpu(
@@ -164,7 +164,7 @@ class CpuSlots:
                     used_bytes=0,
                     pids=(),
                 )
-                for index in range(count)
+                for index in range(2)
             )
         )
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wan_train.base.files import existing_parent
 from wan_train.base.host import available_ram, total_ram
 from wan_train.base.units import GB
 from wan_train.gpu.model import Gpu
 from wan_train.provision.driver_checks import GpuFacts, adapted, card
 from wan_train.provision.steps import Finding, State, Step, blocked, ready, warning
 from wan_train.recipe.model import Recipe
-from wan_train.run.disk import by_disk, existing_parent
+from wan_train.run.disk import by_disk
 
 
 def room(folder: Path, needed: int) -> Finding:

@@ -14,6 +14,7 @@ from shlex import quote
 import wan_train
 from wan_train import __version__
 from wan_train.base.errors import WanTrainError
+from wan_train.base.files import existing_parent
 from wan_train.base.host import cpus, process_limit
 from wan_train.base.huggingface import variable_problem
 from wan_train.base.settings import Settings, Source, is_readable_by_others, user_config_file
@@ -26,7 +27,6 @@ from wan_train.provision.boot import is_vast
 from wan_train.provision.driver_checks import Gpus
 from wan_train.provision.steps import Finding, State, Step, blocked, ready, warning
 from wan_train.run.directory import all_runs
-from wan_train.run.disk import existing_parent
 from wan_train.run.duties import registered
 from wan_train.run.events import read_events
 from wan_train.run.guardian_process import is_guarded

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from wan_train.base import codec
+from wan_train.base import codec, process
 from wan_train.base.errors import ExitCode, WanTrainError
 from wan_train.base.files import write_whole
 from wan_train.base.settings import Settings
@@ -47,19 +46,11 @@ def start_supervisor(
     options += [f"--end={step}={epoch}" for step, epoch in (ends or {}).items()]
     options += [f"--gpus={','.join(gpus)}"] if gpus is not None else []
     options += [f"--budget={budget}"] if budget is not None else []
-    log = os.open(run.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "wan_train.run.supervise", *options, str(run.path)],
-            cwd="/",
-            env={**os.environ, **settings.environment()},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    finally:
-        os.close(log)
+    child = process.start_detached(
+        [sys.executable, "-m", "wan_train.run.supervise", *options, run.path],
+        env=settings.environment(),
+        log=run.supervisor_log,
+    )
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if any(isinstance(event, SupervisorStarted) for event in reader.new_events()):

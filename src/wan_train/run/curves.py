@@ -127,7 +127,10 @@ class CurveReader:
         )
 
 
-def smoothed(losses: Sequence[float], weight: float = 0.98) -> list[float]:
+_WEIGHT = 0.98
+
+
+def smoothed(losses: Sequence[float]) -> list[float]:
     """An exponential moving average without the bias of its beginning; numbers that are not finite are passed over.
 
     The formula is that of Adam's first moment: m = w m + (1 - w) x, divided by 1 - w^n.
@@ -136,8 +139,8 @@ def smoothed(losses: Sequence[float], weight: float = 0.98) -> list[float]:
     out = []
     for loss in losses:
         if loss - loss == 0.0:  # neither NaN nor infinite
-            average = weight * average + (1 - weight) * loss
-            scale *= weight
+            average = _WEIGHT * average + (1 - _WEIGHT) * loss
+            scale *= _WEIGHT
         out.append(average / (1 - scale) if scale < 1.0 else float("nan"))
     return out
 

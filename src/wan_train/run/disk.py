@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.base.errors import NotReadyError
+from wan_train.base.files import existing_parent
 from wan_train.base.units import GB
 from wan_train.engine.commands import STATES_KEPT
 from wan_train.engine.traits import TrainerTraits
@@ -110,13 +111,6 @@ def check_writable(directories: Iterable[Path], what: str) -> None:
                 f"{what} {directory} cannot be written: {parent} is read-only for you",
                 hint="Choose another place with --cache-dir DIR or --runs-dir DIR.",
             )
-
-
-def existing_parent(path: Path) -> Path:
-    """The path itself or its nearest ancestor that exists."""
-    while not path.exists():
-        path = path.parent
-    return path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 
-from wan_train.base import locks
+from wan_train.base import locks, process
 from wan_train.base.errors import NotReadyError
 from wan_train.base.settings import Settings
 
@@ -35,21 +34,11 @@ def ensure_guardian(settings: Settings) -> None:
     if is_guarded(settings.lease_dir):
         return
     locks.prepare(settings.lease_dir)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-    log = os.open(log_file(settings.lease_dir), flags, 0o600)
-    try:
-        subprocess.run(  # process.run would wait for the guardian, which holds the log open
-            ["/bin/sh", "-c", _LOOP, "wan-train-guardian", sys.executable, "-m", "wan_train.guardian.program"],
-            cwd="/",
-            env={**os.environ, **settings.environment()},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            check=False,
-        )
-    finally:
-        os.close(log)
+    process.start_detached(
+        ["/bin/sh", "-c", _LOOP, "wan-train-guardian", sys.executable, "-m", "wan_train.guardian.program"],
+        env=settings.environment(),
+        log=log_file(settings.lease_dir),
+    ).wait()  # for the shell
 
 
 def try_ensure_guardian(settings: Settings) -> None:
