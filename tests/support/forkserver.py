@@ -3,7 +3,8 @@
 Half of a short command's time is Python importing the program. Tests call it some thousand times, so each test process
 keeps one server that has imported it and forks a process of its own for every call: own session, environment, working
 directory and descriptors. What it cannot stand for is what happens before `main`: see `suits`. A supervisor that such
-a process starts is forked by the same server, since loading it costs more than most runs of a test.
+a process starts is forked by the same server, since loading it costs more than most runs of a test. The child
+that reads NVML is forked by a second server, which was started with the library's folder in LD_LIBRARY_PATH.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import array
 import contextlib
 import fcntl
+import functools
 import gc
 import importlib
 import json
@@ -27,14 +29,19 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args
 
 _PROGRAM = (
-    *(f"wan_train.cli.{name}" for name in ("app", "clean", "dataset", "doctor", "explain", "preview", "provision")),
-    *(f"wan_train.cli.{name}" for name in ("report", "runs", "train", "tune", "watch")),
+    *(
+        f"wan_train.cli.{name}"
+        for name in ("main", "app", "cancel_ending", "clean", "dataset", "doctor", "explain", "preview", "provision")
+    ),
+    *(f"wan_train.cli.{name}" for name in ("report", "runs", "train", "tune", "usage_errors", "watch")),
     "wan_train.run.supervise",
     "wan_train.views.json_records",
     "wan_train.views.summary",
+    "encodings.utf_8_sig",
+    "importlib.resources.readers",
     "jinja2",
     "matplotlib.backends.backend_svg",
     "matplotlib.figure",
@@ -54,14 +61,19 @@ REGISTER = "FORKED_PROCESSES"
 /proc shows the environment and the words of the server instead.
 """
 _SUPERVISOR = "wan_train.run.supervise"
+_READER = "/wan_train/gpu/nvml.py"
+_NVML = ("ctypes", "json", "pynvml")
+"""What the child that reads NVML loads; pynvml opens the library later, when it is first asked."""
 _MOST_BYTES = 1 << 20
 _servers: dict[tuple[str, ...], tuple[socket.socket, subprocess.Popen[bytes]]] = {}
+_readers: dict[str, tuple[socket.socket, subprocess.Popen[bytes]]] = {}
+"""A server's own servers, which read NVML, by LD_LIBRARY_PATH."""
 
 
 def suits(env: Mapping[str, str]) -> bool:
     """Whether the environment asks nothing of the interpreter's own start: its locale and its flags.
 
-    LD_LIBRARY_PATH, which puts the NVML stub in place, concerns the child that reads the driver; that one is executed.
+    LD_LIBRARY_PATH, which puts the NVML stub in place, concerns the child that reads the driver only.
     """
     flags = {name for name in env if name.startswith("PYTHON")} - {"PYTHONPATH", "PYTHONUNBUFFERED"}
     return env.get("LANG") == "C.UTF-8" and not flags and not any(name.startswith("LC_") for name in env)
@@ -74,6 +86,8 @@ class Forked:
         """`report` is where the server writes the pid, and at the end the exit code."""
         self.args = list(args)
         self.returncode: int | None = None
+        self.stdin: IO[bytes] | None = None
+        self.stdout: IO[bytes] | None = None
         self._report = report
         line = b""
         while not line.endswith(b"\n"):
@@ -129,7 +143,7 @@ def _ask(
     server: socket.socket, request: Mapping[str, Any], env: Mapping[str, str], descriptors: Sequence[int]
 ) -> Forked:
     report, written = os.pipe()
-    message = json.dumps({"module": None, **request, "env": dict(env)}).encode()
+    message = json.dumps({"module": None, "library": None, **request, "env": dict(env)}).encode()
     rights = array.array("i", [*descriptors, written])
     server.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
     os.close(written)
@@ -170,25 +184,31 @@ def completed(
 def _connection(loaded: tuple[str, ...]) -> socket.socket:
     """One server for a test process, however many boxes it makes; it ends when this end of the socket closes."""
     if loaded not in _servers:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_BYTES)
-        with theirs:
-            argv = [sys.executable, __file__, str(theirs.fileno()), *loaded]
-            child = subprocess.Popen(
-                argv,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},  # read when torch is loaded
-            )
-        _servers[loaded] = ours, child
+        _servers[loaded] = _started(loaded, {"OMP_NUM_THREADS": "1"})  # read when torch is loaded
     return _servers[loaded][0]
+
+
+def _started(loaded: Sequence[str], env: Mapping[str, str]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_BYTES)
+    with theirs:
+        argv = [sys.executable, __file__, str(theirs.fileno()), *loaded]
+        child = subprocess.Popen(
+            argv,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, **env},
+        )
+    return ours, child
 
 
 def _serve(connection: socket.socket, loaded: Sequence[str]) -> None:
     """Fork for every request until the tests are over, and report every end."""
     for name in loaded:
         importlib.import_module(name)
+    if tuple(loaded) == _PROGRAM:
+        _warm_up()
     gc.freeze()  # a collection in a child would copy the pages of all that is loaded
     asking, asked = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     asking.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_BYTES)
@@ -208,12 +228,16 @@ def _serve(connection: socket.socket, loaded: Sequence[str]) -> None:
             descriptors = array.array("i")
             for _, _, data in ancillary:
                 descriptors.frombytes(data)
+            wanted = json.loads(request)
+            if wanted["library"] is not None:
+                _pass_on(wanted, descriptors)
+                continue
             pid = os.fork()
             if pid == 0:
                 signal.set_wakeup_fd(-1)
-                connection.close()
-                asked.close()
-                _become(json.loads(request), descriptors, asking)
+                for ours in (connection, asked, *(reader for reader, _ in _readers.values())):
+                    ours.close()
+                _become(wanted, descriptors, asking)
             reports[pid] = descriptors[3]
             for descriptor in descriptors[:3]:
                 os.close(descriptor)
@@ -221,10 +245,46 @@ def _serve(connection: socket.socket, loaded: Sequence[str]) -> None:
                 os.write(descriptors[3], f"{pid}\n".encode())
 
 
+def _pass_on(wanted: dict[str, Any], descriptors: array.array[int]) -> None:
+    """Let the server of this library fork, which gets the descriptors."""
+    library = wanted["library"]
+    if library not in _readers:
+        _readers[library] = _started(_NVML, {"LD_LIBRARY_PATH": library})
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
+    _readers[library][0].sendmsg([json.dumps(wanted | {"library": None}).encode()], rights)
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _warm_up() -> None:
+    """What each call would make anew, a third of its time: Typer's commands, readers and writers of records."""
+    import PIL.Image  # noqa: PLC0415  only this server loads it, as all of the following
+    import rich.cells  # noqa: PLC0415
+    import typer.main  # noqa: PLC0415
+
+    from wan_train.base import codec  # noqa: PLC0415
+    from wan_train.caching.index import CacheIndex  # noqa: PLC0415
+    from wan_train.cli.app import app  # noqa: PLC0415
+    from wan_train.run.events import Event  # noqa: PLC0415
+    from wan_train.run.live import Live  # noqa: PLC0415
+    from wan_train.run.plan import Plan  # noqa: PLC0415
+
+    typer.main.get_command = functools.cache(typer.main.get_command)
+    typer.main.get_command(app)
+    converter = codec._converter()
+    for record in (Plan, Live, CacheIndex, *get_args(Event)):
+        converter.get_structure_hook(record)
+        converter.get_unstructure_hook(record)
+    PIL.Image.preinit()
+    rich.cells.cell_len("…")
+
+
 def _report_ends(reports: dict[int, int]) -> None:
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
             pid, status = ended
+            if pid not in reports:  # a server that reads NVML
+                continue
             report = reports.pop(pid)
             with contextlib.suppress(BrokenPipeError):  # the test did not wait for it
                 os.write(report, str(os.waitstatus_to_exitcode(status)).encode())
@@ -275,10 +335,12 @@ def _become(request: dict[str, Any], descriptors: Sequence[int], server: socket.
 
 
 def _forking(server: socket.socket) -> type[subprocess.Popen[Any]]:
-    """`Popen` that has the server fork supervisors and executes everything else."""
+    """`Popen` that has the server fork supervisors and readers of NVML, and executes everything else."""
 
     class Popen(subprocess.Popen):  # type: ignore[type-arg]  # as generic as the original
         def __new__(cls, args: Sequence[str], **options: Any) -> Any:  # the class, or what stands for it
+            if str(args[-1]).endswith(_READER) and _library() is not None:
+                return _reader(server, str(args[-1]))
             program = [sys.executable, "-m", _SUPERVISOR]
             if list(args[:3]) != program or not suits(options["env"]):
                 return super().__new__(cls)
@@ -287,6 +349,25 @@ def _forking(server: socket.socket) -> type[subprocess.Popen[Any]]:
                 return _ask(server, request, options["env"], [nothing.fileno(), options["stdout"], options["stderr"]])
 
     return Popen
+
+
+def _library() -> str | None:
+    """LD_LIBRARY_PATH, where a library of NVML lies in its first folder."""
+    path = os.environ.get("LD_LIBRARY_PATH", "")
+    return path if Path(path.partition(os.pathsep)[0], "libnvidia-ml.so.1").is_file() else None
+
+
+def _reader(server: socket.socket, script: str) -> Forked:
+    """The child that reads NVML, with the pipes that `NvmlProbe` wants."""
+    asked, asking = os.pipe()
+    answers, answering = os.pipe()
+    request = {"words": [], "cwd": str(Path.cwd()), "script": script, "library": _library()}
+    with open(os.devnull, "wb") as nothing:  # noqa: PTH123  a descriptor is wanted
+        child = _ask(server, request, os.environ, [asked, answering, nothing.fileno()])
+    os.close(asked)
+    os.close(answering)
+    child.stdin, child.stdout = os.fdopen(asking, "wb", 0), os.fdopen(answers, "rb", 0)
+    return child
 
 
 def _register() -> None:

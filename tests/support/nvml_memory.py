@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,10 +49,9 @@ def replace(state: Path, edit: Callable[[str], str]) -> None:
     with Path(f"{state}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         text = edit(state.read_text() if state.exists() else "")
-        descriptor, made = tempfile.mkstemp(dir=state.parent)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        Path(made).replace(state)
+        made = Path(f"{state}.new")  # not by tempfile, whose import every program of every run would pay for
+        made.write_text(text)
+        made.replace(state)
 
 
 def _edit_gpu(state: Path, uuid: str, edit: Callable[[list[str]], list[str]]) -> None:

@@ -8,8 +8,10 @@ assert done.returncode == 0
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
+import py_compile
 import shutil
 import signal
 import struct
@@ -246,9 +248,11 @@ def _write_checkout(root: Path, version: str) -> None:
     commit = next(commit for commit, known in KNOWN_COMMITS.items() if known == version)
     package = root / "src" / "musubi_tuner"
     package.mkdir(parents=True)
+    launcher = root / "venv" / "site" / "accelerate"
     for source in [*SCRIPTED.glob("*.py"), Path(nvml_memory.__file__)]:
-        shutil.copy(source, package)
-    shutil.copytree(SCRIPTED / "accelerate", root / "venv" / "site" / "accelerate")
+        _copy_compiled(source, package)
+    for source in (SCRIPTED / "accelerate").rglob("*.py"):
+        _copy_compiled(source, launcher / source.parent.relative_to(SCRIPTED / "accelerate"))
     git = root / ".git"
     git.mkdir()
     (git / "HEAD").write_text(commit + "\n")
@@ -267,6 +271,16 @@ def _write_checkout(root: Path, version: str) -> None:
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"weights of a text encoder")
+
+
+def _copy_compiled(source: Path, folder: Path) -> None:
+    """A module and what it compiles to, which also fits a copy of the same age: no program compiles it anew."""
+    compiled = Path(importlib.util.cache_from_source(str(source)))
+    if not compiled.exists() or compiled.stat().st_mtime < source.stat().st_mtime:
+        py_compile.compile(str(source))
+    (folder / "__pycache__").mkdir(parents=True, exist_ok=True)
+    shutil.copy2(source, folder)
+    shutil.copy(compiled, folder / "__pycache__")
 
 
 def _marked(mark: str, *, prefix: bool = False) -> list[int]:

@@ -7,8 +7,8 @@ import re
 import signal
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 TRAINING = frozenset({"high", "low"})
 NAMES = frozenset(
@@ -31,8 +31,7 @@ CudaOutOfMemoryError.__qualname__ = "OutOfMemoryError"
 CudaOutOfMemoryError.__module__ = "torch"
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(NamedTuple):
     """One fault; None for a time or attempt means the first moment, or any attempt."""
 
     name: str

@@ -13,9 +13,8 @@ import time
 import tomllib
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nvml_memory
 
@@ -129,8 +128,7 @@ def write_in_pieces(path: Path, data: bytes, pieces: int = 4) -> None:
             time.sleep(seconds("STEP", 0.002) / pieces)
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """One picture, its caption file and its two cache files; `words` are its caption where a list gives it."""
 
     image: Path

@@ -9,23 +9,22 @@ import math
 import shutil
 import time
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from scripted_faults import Faults
 from scripted_program import log, safetensors, say, write_in_pieces
 
 
-@dataclass
 class Position:
     """How far the LoRA itself is: what a resumed process does not count, but continues."""
 
-    steps: int = 0
-    epochs: int = 0
+    def __init__(self, steps: int = 0, epochs: int = 0) -> None:
+        self.steps = steps
+        self.epochs = epochs
 
 
-@dataclass(frozen=True)
-class Keeper:
+class Keeper(NamedTuple):
     """Saves for one training."""
 
     options: argparse.Namespace

@@ -1,40 +1,47 @@
-"""`accelerate launch` in its single-process mode: starts the script, forwards no signal, hides its exit code."""
+"""`accelerate launch` in its single-process mode: starts the script, forwards no signal, hides its exit code.
+
+Options are read by hand and the script is spawned by `os`: argparse and subprocess would double this program's start.
+"""
 
 from __future__ import annotations
 
-import argparse
 import os
-import subprocess
 import sys
-from pathlib import Path
+
+OPTIONS = {"--config_file", "--num_cpu_threads_per_process", "--num_processes", "--mixed_precision"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="accelerate launch", allow_abbrev=False)
-    parser.add_argument("--config_file")
-    parser.add_argument("--num_cpu_threads_per_process", type=int)
-    parser.add_argument("--num_processes", type=int)
-    parser.add_argument("--mixed_precision")
-    parser.add_argument("script")
-    parser.add_argument("words", nargs=argparse.REMAINDER)
-    options = parser.parse_args()
-    config = _read(Path(options.config_file)) if options.config_file else {}
+    given, words = {}, sys.argv[1:]
+    while words and words[0].startswith("-"):
+        name = words.pop(0)
+        if name not in OPTIONS or not words:
+            sys.exit(f"accelerate launch: error: unrecognized arguments: {name}")
+        given[name] = words.pop(0)
+    if not words:
+        sys.exit("accelerate launch: error: the following arguments are required: script")
+    for name in ("--num_cpu_threads_per_process", "--num_processes"):
+        int(given.get(name, "1"))
+    config = _read(given["--config_file"]) if "--config_file" in given else {}
     if config.get("distributed_type", "NO") != "NO":
         raise NotImplementedError("the stand-in has a single-process mode only")
     sys.stderr.write(
         "The following values were not passed to `accelerate launch` and had defaults used instead:\n"
         "\t`--dynamo_backend` was set to a value of `'no'`\n"
     )
-    command = [sys.executable, "-S", options.script, *options.words]
-    environment = {**os.environ, "ACCELERATE_MIXED_PRECISION": options.mixed_precision or "no"}
-    process = subprocess.Popen(command, env=environment)
-    process.wait()
-    if process.returncode != 0:
-        raise subprocess.CalledProcessError(returncode=process.returncode, cmd=command)
+    sys.stderr.flush()
+    command = [sys.executable, "-S", *words]
+    environment = {**os.environ, "ACCELERATE_MIXED_PRECISION": given.get("--mixed_precision", "no")}
+    code = os.waitstatus_to_exitcode(os.waitpid(os.posix_spawn(sys.executable, command, environment), 0)[1])
+    if code != 0:
+        import subprocess  # noqa: PLC0415  see above
+
+        raise subprocess.CalledProcessError(returncode=code, cmd=command)
 
 
-def _read(path: Path) -> dict[str, str]:
-    lines = (line.partition(":") for line in path.read_text().splitlines() if not line.startswith("#"))
+def _read(path: str) -> dict[str, str]:
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123  see above
+        lines = [line.rstrip("\n").partition(":") for line in file if not line.startswith("#")]
     return {name.strip(): value.strip().strip("'") for name, _, value in lines}
 
 
