@@ -9,6 +9,7 @@ import logging
 import queue
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from wan_train.base.clock import Clock
@@ -28,6 +29,7 @@ SOON_SECONDS = 5.0
 """Until the next look at it, once a box did not answer."""
 ASLEEP_SECONDS = 120.0
 """A round that came so late was slept through: a box's silence meanwhile says nothing."""
+_UNRECORDED = frozenset({Do.WATCH, Do.DESTROY})
 _RUNS = frozenset({BoxState.CHECKING, BoxState.PROVISIONING, BoxState.READY})
 
 log = logging.getLogger(__name__)
@@ -73,9 +75,10 @@ class Conductor:
         self._halt()
         self._look(now)
         self.launch = settled(self.launch, now)
-        self._record()
+        is_recorded = self._record()
         for action in list(actions(self.launch, now, self._busy())):
-            self._begin(action)
+            if is_recorded or action.do in _UNRECORDED:
+                self._begin(action)
 
     def wait(self) -> None:
         """Until a step ended, or the next round is due."""
@@ -137,6 +140,8 @@ class Conductor:
         except VastError as error:
             log.info("the list of boxes: %s", error)
             return
+        with suppress(VastError):
+            self.launch = replace(self.launch, credit=self.hands.market.credit())
         for box in list(self.launch.living):
             if box.state not in _RUNS:
                 continue
@@ -149,13 +154,21 @@ class Conductor:
                 lost = Lost(box=box.name, why=why, stopped=True, can_wake=not spot)
                 self.launch = after(self.launch, lost, now)
 
-    def _record(self) -> None:
-        """Before anything begins. What ended since the last record would only be done again after a crash."""
+    def _record(self) -> bool:
+        """Before anything begins. What ended since the last record would only be done again after a crash.
+
+        On a full disk only what may be done twice begins.
+        """
         if self.launch == self._written:
-            return
-        self.directory.write(self.launch)
+            return True
+        try:
+            self.directory.write(self.launch)
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self.directory.record, error.strerror)
+            return False
         self._written = self.launch
         self.changed(self.launch)
+        return True
 
     def _begin(self, action: Action) -> None:
         self._under_way[action] = None

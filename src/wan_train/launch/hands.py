@@ -181,7 +181,12 @@ class Hands:
         name = box_name(launch.id, len(launch.boxes) + 1)
         if not self.choice.fit:
             return Found(name=name, why="no offer is what was wanted")
-        return Found(name=name, offer=self.choice.fit[0].offer)
+        best = self.choice.fit[0].offer
+        credit = self.market.credit()
+        if credit is not None and credit < best.per_hour:
+            why = f"the account has {dollars(credit)}, and an hour costs {dollars(best.per_hour)}"
+            return Found(name=name, why=why, credit=credit)
+        return Found(name=name, offer=best, credit=credit)
 
     def _check_price(self, box: Box) -> None:
         for listed in self.market.boxes():

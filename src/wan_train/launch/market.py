@@ -92,6 +92,10 @@ class Market(Protocol):
         """End every box that was rented under this name; returns once the list shows none of them."""
         ...
 
+    def credit(self) -> float | None:
+        """Dollars that the account can spend; None where the landlord does not say."""
+        ...
+
 
 def account_key(environ: Mapping[str, str], home: Path) -> str:
     """The key of the account. Raises NotReadyError where there is none."""
@@ -167,7 +171,6 @@ class VastMarket:
             raise VastError(f"Vast still lists {len(left)} of {name}: {left[0].id} is {left[0].said}")
 
     def credit(self) -> float | None:
-        """Dollars that the account can spend; None where Vast does not say."""
         answer = self._ask("GET", "/api/v0/users/current/")
         return number_in(answer, "credit") if isinstance(answer, dict) else None
 

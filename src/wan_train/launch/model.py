@@ -234,6 +234,8 @@ class Launch:
     boxes: tuple[Box, ...] = ()
     failures: int = 0
     """Boxes in a row that never trained."""
+    credit: float | None = None
+    """Dollars of the account when its list was last looked at: without credit a landlord stops every box."""
     halt: Halt | None = None
     halted_because: str = ""
     next_search: float = 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -108,10 +110,15 @@ class Ssh:
         """Bring what is in a folder of the box into one here, or only `names` of it; nothing here is removed.
 
         Each file is whole here or not changed. A link that leads out of the folder is left out: a box is not trusted.
-        Raises RemoteError.
+        Raises RemoteError, and OSError when the disk here is full.
         """
         links = ["--links", "--safe-links"]
-        self._rsync([f"{self.target}:{there}/", f"{folder}/"], links, seconds, names=names, excluded=excluded)
+        try:
+            self._rsync([f"{self.target}:{there}/", f"{folder}/"], links, seconds, names=names, excluded=excluded)
+        except RemoteError as error:
+            if os.strerror(errno.ENOSPC) in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+            raise
 
     def _rsync(
         self,

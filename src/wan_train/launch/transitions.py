@@ -106,6 +106,8 @@ class Found:
     name: str
     offer: Offer | None = None
     why: str = ""
+    credit: float | None = None
+    """Dollars of the account."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,8 +154,8 @@ def actions(launch: Launch, now: float, busy: Collection[str] = ()) -> Iterator[
 def after(launch: Launch, outcome: Outcome, now: float) -> Launch:
     """The record after a step. An outcome that came too late for its box changes nothing but the time it answered."""
     match outcome:
-        case Found(name=name, offer=offer):
-            return _found(launch, name, offer, now)
+        case Found(name=name, offer=offer, credit=credit):
+            return _found(replace(launch, credit=credit), name, offer, now)
         case Lost(box=name, why=why, can_wake=can_wake):
             box = launch.box(name)
             if box.state in {BoxState.WAKING, BoxState.DESTROYING, BoxState.GONE}:
@@ -211,6 +213,9 @@ def _limited(launch: Launch, now: float) -> Launch:
     wants = launch.wants
     if wants.budget is not None and any(launch.living) and _least_cost(launch, now) >= wants.budget:
         return replace(launch, halt=Halt.SAVE, halted_because=f"the budget of ${wants.budget:.2f} is used up")
+    owed = sum(_owed(launch, box) for box in launch.living)
+    if launch.credit is not None and 0 < owed >= launch.credit:
+        return replace(launch, halt=Halt.SAVE, halted_because=f"the account has only ${launch.credit:.2f} left")
     oldest = min((box.began for box in launch.living if box.state is not BoxState.DESTROYING), default=now)
     if now - oldest + RESERVE_SECONDS >= wants.max_hours * 3600:
         return replace(launch, halt=Halt.SAVE, halted_because=f"{wants.max_hours:g} hours are over")

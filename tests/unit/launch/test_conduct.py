@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wan_train.base.errors import BadInputError
 from wan_train.base.units import GB
 from wan_train.box.vast import VastError
 from wan_train.launch.conduct import Conductor
-from wan_train.launch.engine import EngineError
+from wan_train.launch.engine import EngineDownError, EngineError
 from wan_train.launch.hands import Hands
 from wan_train.launch.market import Listed, Power
 from wan_train.launch.model import (
@@ -92,6 +94,13 @@ class World:
     """Runs that began on a box while another one trained them."""
     reached: dict[str, int] = field(default_factory=dict)
     """The epochs that a run had when its box was lost."""
+    sick: dict[tuple[str, str], Exception] = field(default_factory=dict)
+    """By machine and step, what goes wrong there every time."""
+    silent: set[str] = field(default_factory=set)
+    """Machines whose boxes train on and do not answer."""
+    undying: bool = False
+    """An end is answered well, and the list still has the box."""
+    credit: float | None = None
     dear: tuple[str, float] = ("", 0.0)
     """A machine that the landlord charges more for than it offered."""
     measured: tuple[Speed, ...] = ()
@@ -105,11 +114,15 @@ class World:
     def fails(self) -> bool:
         return self.chance.randrange(100) < self.trouble
 
+    def try_step(self, machine: str, step: str) -> None:
+        if (machine, step) in self.sick:
+            raise self.sick[machine, step]
+
     def labelled(self, name: str) -> list[FakeBox]:
         return [box for box in self.boxes.values() if box.label == f"{name}-head"]
 
     # The market.
-    def offers(self, wants: Wants) -> tuple[Offer, ...]:  # noqa: ARG002  the protocol
+    def offers(self, wants: Wants) -> tuple[Offer, ...]:
         if self.fails():
             raise VastError("429")
         return tuple(
@@ -120,7 +133,7 @@ class World:
                 gpus=1,
                 gpu_bytes=32 * 10**9,
                 per_hour=1.0 + n / 100,
-                bid=1.0 if self.spot else None,
+                bid=1.0 if wants.spot or self.spot else None,
             )
             for n in range(60)
         )
@@ -140,6 +153,8 @@ class World:
         )
 
     def end(self, name: str) -> None:
+        if self.undying:
+            return
         for box in [*self.labelled(name), *(box for box in self.boxes.values() if box.label == name)]:
             self.lose(box)
             self.boxes.pop(box.id, None)
@@ -160,9 +175,13 @@ class World:
 
     # SkyPilot.
     def rent(self, name: str, offer: Offer, wants: Wants) -> Address:  # noqa: ARG002  the protocol
+        if any(box.machine == offer.machine and box.label != f"{name}-head" for box in self.boxes.values()):
+            raise EngineError("Vast did not rent it: the offer is gone")
+        self.try_step(offer.machine, "rent")
         if not self.labelled(name):
             self.ordered += 1
             self.boxes[str(self.ordered)] = FakeBox(id=str(self.ordered), label=f"{name}-head", machine=offer.machine)
+        self.try_step(offer.machine, "come up")
         if self.fails():
             raise EngineError("Ray did not start")
         return Address(name=name, host="h", port=1, user="root", key=Path("/k"))
@@ -199,6 +218,11 @@ class FakeMarket:
         if self.world.fails():
             raise VastError("still lists it")
         self.world.end(name)
+        if self.world.labelled(name):
+            raise VastError("Vast still lists it")
+
+    def credit(self) -> float | None:
+        return self.world.credit
 
 
 @dataclass
@@ -210,22 +234,23 @@ class FakeRemote:
         if self.world.fails() and found and self.world.chance.randrange(4) == 0:
             found[0].power = Power.DOWN
             self.world.cut_off(found[0])
-        if not found or found[0].power is Power.DOWN or self.world.fails():
+        is_silent = bool(found) and found[0].machine in self.world.silent
+        if not found or is_silent or found[0].power is Power.DOWN or self.world.fails():
             raise UnreachableError("no answer")
         return found[0]
 
     def check(self, address: Address, offer: Offer, wants: Wants) -> int:  # noqa: ARG002  the protocol
-        self.box(address)
+        self.world.try_step(self.box(address).machine, "check")
         if self.world.fails():
             raise WrongBoxError("two GPUs")
         return 0
 
     def provision(self, address: Address, tasks: object) -> bool:  # noqa: ARG002  the protocol
-        self.box(address)
+        self.world.try_step(self.box(address).machine, "provision")
         return self.world.chance.randrange(3) == 0
 
     def send(self, address: Address, shipment: Shipment) -> None:  # noqa: ARG002  the protocol
-        self.box(address)
+        self.world.try_step(self.box(address).machine, "send")
 
     def begin(self, box: FakeBox, run: str, epochs: int) -> None:
         # Noted, because the conductor outlives whatever a step raises.
@@ -273,7 +298,9 @@ class FakeRemote:
         )
 
     def fetch(self, address: Address, run_id: str, home: Path) -> int:
-        done = self.epochs(self.box(address), run_id)
+        box = self.box(address)
+        done = self.epochs(box, run_id)
+        self.world.try_step(box.machine, "fetch")
         home.mkdir(exist_ok=True)
         (home / "plan.json").touch()
         (home / "epochs").write_text(str(done))
@@ -285,10 +312,9 @@ class FakeRemote:
 
     def bring(self, address: Address, run_id: str, home: Path) -> int:
         box = self.box(address)
+        self.world.try_step(box.machine, "bring")
         came = self.fetch(address, run_id, home)
         (home / "result").write_text(str(self.epochs(box, run_id)))
-        box.runs.pop(run_id, None)
-        box.stopped.pop(run_id, None)
         return came
 
 
@@ -354,10 +380,11 @@ class Laptop:
         return self.conductor.launch
 
 
-def launched(runs: Path, jobs: int, **wants: object) -> LaunchDirectory:
+def launched(runs: Path, jobs: int, *, named: str = "job", **wants: object) -> LaunchDirectory:
     directory = new(runs)
     made = tuple(
-        Job(name=f"job{n}", title=f"job{n}", dataset=Path("/d"), dataset_stamp="", options=()) for n in range(jobs)
+        Job(name=f"{named}{n}", title=f"{named}{n}", dataset=Path("/d"), dataset_stamp="", options=())
+        for n in range(jobs)
     )
     terms = replace(Wants(max_hours=1000, fetch_seconds=INTERVAL), **wants)  # type: ignore[arg-type]  # fields of Wants
     directory.write(Launch(id=directory.path.name, created=1_000_000.0, wants=terms, jobs=made))
@@ -525,6 +552,211 @@ class TestForgotten:
         laptop.directory.record.write_text("{")
         assert [each.is_ours for each in end_strays(FakeMarket(laptop.world), tmp_path)] == [False]
         assert laptop.world.boxes
+
+
+def until(laptop: Laptop, state: BoxState | JobState) -> None:
+    """Carry a launch out until its box or its job is there."""
+    for _ in range(2_000):
+        launch = laptop.conductor.launch
+        found = [launch.jobs[0].state, *(box.state for box in launch.boxes[:1])]
+        if state in found:
+            return
+        laptop.run(rounds=1)
+    raise AssertionError(f"never {state}: {laptop.conductor.launch}")
+
+
+class TestFaults:
+    @pytest.mark.parametrize(
+        ("step", "error"),
+        [
+            ("rent", EngineError("Vast did not rent it: the offer is gone")),
+            ("come up", EngineError("it did not run in time")),
+            ("come up", EngineError("ssh never opened")),
+            ("check", WrongBoxError("its GPU is NVIDIA GeForce RTX 4090, and RTX 5090 was rented")),
+            ("provision", WrongBoxError("it could not be prepared: No space left on device")),
+            ("provision", WrongBoxError("it could not be prepared: look at the network")),
+            ("provision", WrongBoxError("it could not be prepared: the driver is too old")),
+            ("send", WrongBoxError("the box is not ready")),
+        ],
+    )
+    def test_a_wrong_or_sick_box_is_destroyed_and_another_does_the_job(
+        self, tmp_path: Path, step: str, error: Exception
+    ) -> None:
+        world = World(FakeClock(), sick={("m0", step): error})
+        launch = Laptop(world, launched(tmp_path, 1)).run()
+        assert [box.offer.machine for box in launch.boxes] == ["m0", "m1"]
+        assert launch.boxes[0].because == str(error)
+        assert launch.avoided == {"m0"}
+        assert launch.jobs[0].state is JobState.DONE
+        assert world.boxes == {}
+
+    def test_a_box_that_never_answers_is_given_up(self, tmp_path: Path) -> None:
+        world = World(FakeClock(), silent={"m0"})
+        launch = Laptop(world, launched(tmp_path, 1)).run()
+        assert [box.offer.machine for box in launch.boxes] == ["m0", "m1"]
+        assert launch.jobs[0].state is JobState.DONE
+
+    def test_five_bad_boxes_in_a_row_end_the_launch(self, tmp_path: Path) -> None:
+        world = World(FakeClock(), sick={(f"m{n}", "check"): WrongBoxError("two GPUs") for n in range(60)})
+        launch = Laptop(world, launched(tmp_path, 1)).run()
+        assert launch.halted_because == "5 boxes in a row were not usable, the last: two GPUs"
+        assert (len(launch.boxes), world.boxes) == (5, {})
+
+    @pytest.mark.parametrize(
+        "state",
+        [BoxState.CHECKING, BoxState.PROVISIONING, JobState.SENDING, JobState.TRAINING, JobState.FETCHING],
+    )
+    def test_outbid_in_any_state_the_job_is_done_elsewhere(self, tmp_path: Path, state: BoxState | JobState) -> None:
+        world = World(FakeClock(), sick={("m0", "bring"): UnreachableError("the copy broke")})
+        laptop = Laptop(world, launched(tmp_path, 1, spot=True))
+        until(laptop, state)
+        [box] = laptop.world.boxes.values()
+        box.power = Power.DOWN
+        laptop.world.lose(box)
+        launch = laptop.run()
+        assert launch.jobs[0].state is JobState.DONE
+        assert launch.boxes[0].because in {"outbid", "it has not answered for ten minutes: no answer"}
+        assert [box.because for box in launch.boxes[1:]] == ["no job is left for it"]
+        assert (tmp_path / "run-job0/result").read_text() == str(EPOCHS)
+        assert (laptop.world.twice, laptop.world.boxes) == ([], {})
+
+    def test_a_box_that_answers_again_after_it_was_given_up_trains_beside_no_other(self, tmp_path: Path) -> None:
+        laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
+        until(laptop, JobState.TRAINING)
+        world = laptop.world
+        world.silent, world.undying = {"m0"}, True
+        laptop.run(rounds=100)
+        assert laptop.conductor.launch.boxes[0].state is BoxState.DESTROYING
+        world.silent = set()
+        launch = laptop.run(rounds=200)
+        assert launch.boxes[0].state is BoxState.DESTROYING
+        assert launch.jobs[0].state is JobState.WAITING
+        assert [box for box in world.boxes.values() if box.machine != "m0" and box.runs] == []
+        world.undying = False
+        assert laptop.run().jobs[0].state is JobState.DONE
+        assert (world.twice, world.boxes) == ([], {})
+
+    @pytest.mark.parametrize("seed", [1, 2])
+    @pytest.mark.parametrize(
+        "state",
+        [
+            BoxState.RENTING,
+            BoxState.CHECKING,
+            BoxState.PROVISIONING,
+            JobState.SENDING,
+            JobState.TRAINING,
+            JobState.FETCHING,
+            BoxState.DESTROYING,
+        ],
+    )
+    def test_killed_in_any_state_it_goes_on_with_the_same_box(
+        self, tmp_path: Path, state: BoxState | JobState, seed: int
+    ) -> None:
+        laptop = Laptop(World(FakeClock(), seed=seed), launched(tmp_path, 1), deferred=True)
+        until(laptop, state)
+        laptop.killed()
+        launch = laptop.run()
+        assert (launch.jobs[0].state, launch.jobs[0].boxes) == (JobState.DONE, 1)
+        assert laptop.world.ordered == 1
+        assert (laptop.world.twice, laptop.world.boxes) == ([], {})
+
+    def test_skypilot_that_dies_while_it_rents_rents_no_second_box(self, tmp_path: Path) -> None:
+        world = World(FakeClock(), sick={("m0", "come up"): EngineDownError("SkyPilot's driver has ended")})
+        laptop = Laptop(world, launched(tmp_path, 1))
+        until(laptop, BoxState.RENTING)
+        laptop.run(rounds=2)
+        world.sick.clear()
+        launch = laptop.run()
+        assert (launch.jobs[0].state, launch.jobs[0].boxes, world.ordered) == (JobState.DONE, 1, 1)
+        assert launch.avoided == frozenset()
+
+    def test_an_upload_that_breaks_is_tried_again(self, tmp_path: Path) -> None:
+        world = World(FakeClock(), sick={("m0", "send"): UnreachableError("the copy broke")})
+        laptop = Laptop(world, launched(tmp_path, 1))
+        until(laptop, JobState.SENDING)
+        laptop.run(rounds=3)
+        world.sick.clear()
+        launch = laptop.run()
+        assert (launch.jobs[0].state, launch.jobs[0].boxes) == (JobState.DONE, 1)
+
+    def test_a_full_disk_at_home_costs_no_box_and_no_work(self, tmp_path: Path) -> None:
+        world = World(FakeClock())
+        laptop = Laptop(world, launched(tmp_path, 1))
+        until(laptop, JobState.TRAINING)
+        world.sick["m0", "fetch"] = OSError(errno.ENOSPC, "No space left on device", "/runs")
+        laptop.run(rounds=200)
+        world.sick.clear()
+        launch = laptop.run()
+        assert (launch.jobs[0].state, launch.jobs[0].boxes) == (JobState.DONE, 1)
+
+    def test_a_record_that_cannot_be_written_begins_nothing_new_and_ends_boxes(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        laptop = Laptop(World(FakeClock()), launched(tmp_path, 2))
+        until(laptop, JobState.TRAINING)
+        directory = laptop.directory.path
+        with monkeypatch.context() as full:
+            full.setattr(LaunchDirectory, "write", _full)
+            laptop.directory.ask(Halt.NOW)
+            laptop.run(rounds=20)
+            assert (laptop.world.ordered, laptop.world.boxes) == (1, {})
+        launch = laptop.run()
+        assert launch.is_over
+        assert LaunchDirectory(directory).read() == launch
+
+    def test_a_dataset_edited_meanwhile_fails_its_job_alone(self, tmp_path: Path) -> None:
+        laptop = Laptop(World(FakeClock()), launched(tmp_path, 2))
+
+        def shipment(job: Job) -> Shipment:
+            if job.name == "job0":
+                raise BadInputError("/d was changed after it was checked")
+            return SHIPMENT
+
+        laptop.conductor.hands.shipment = shipment
+        launch = laptop.run()
+        assert [job.state for job in launch.jobs] == [JobState.FAILED, JobState.DONE]
+        assert launch.jobs[0].problem == "/d was changed after it was checked"
+        assert (laptop.world.ordered, laptop.world.boxes) == (1, {})
+
+    def test_two_launches_at_once_leave_each_others_boxes_alone(self, tmp_path: Path) -> None:
+        world = World(FakeClock())
+        both = [Laptop(world, launched(tmp_path, 2, named=name)) for name in ("cat", "dog")]
+        for _ in range(3_000):
+            for laptop in both:
+                if not laptop.conductor.is_over:
+                    laptop.run(rounds=1)
+                    laptop.conductor.sweep()
+        for laptop in both:
+            launch = laptop.conductor.launch
+            assert [job.state for job in launch.jobs] == [JobState.DONE] * 2
+            assert {box.because for box in launch.boxes} <= {
+                "no job is left for it",
+                "Vast did not rent it: the offer is gone",
+            }
+        assert (world.twice, world.boxes) == ([], {})
+
+    def test_before_the_credit_is_used_up_the_newest_comes_home(self, tmp_path: Path) -> None:
+        world = World(FakeClock(), credit=5.0)
+        laptop = Laptop(world, launched(tmp_path, 1))
+        until(laptop, JobState.TRAINING)
+        laptop.run(rounds=50)
+        world.credit = 0.05
+        launch = laptop.run()
+        assert launch.halted_because == "the account has only $0.05 left"
+        assert launch.jobs[0].state is JobState.STOPPED
+        assert int((tmp_path / "run-job0/epochs").read_text()) > 10
+        assert world.boxes == {}
+
+    def test_without_credit_nothing_is_rented_until_there_is_some(self, tmp_path: Path) -> None:
+        world = World(FakeClock(), credit=0.0)
+        laptop = Laptop(world, launched(tmp_path, 1))
+        assert laptop.run(rounds=50).boxes == ()
+        world.credit = 9.0
+        assert laptop.run().jobs[0].state is JobState.DONE
+
+
+def _full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @settings(max_examples=25, deadline=None)

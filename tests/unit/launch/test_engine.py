@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -247,6 +248,50 @@ class TestPlugin:
         sdk.refuses = True
         with pytest.raises(BoxError, match="did not rent it"):
             boxes(sdk).rent("c", {vast_plugin.OFFER: "101"}, **TERMS)
+
+    def test_the_reason_of_a_refusal_is_vasts_own(self) -> None:
+        class Refused(Exception):  # noqa: N818  stands for requests.HTTPError
+            response = types.SimpleNamespace(json=lambda: {"success": False, "msg": "Your account lacks credit"})
+
+        def refuse(**_: object) -> None:
+            raise Refused("400 Client Error: Bad Request")
+
+        sdk = FakeSdk()
+        sdk.create_instance = refuse  # type: ignore[method-assign]  # what this SDK does
+        with pytest.raises(BoxError, match="Vast did not rent it: Your account lacks credit"):
+            boxes(sdk).rent("c", {vast_plugin.OFFER: "101"}, **TERMS)
+
+    def test_installed_it_keeps_every_key_file_from_the_boxes_and_rents_by_itself(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Vast:
+            @classmethod
+            def _check_compute_credentials(cls) -> tuple[bool, str | None]:
+                return False, "no key file"
+
+        provisioners: dict[str, Any] = {}
+        modules: dict[str, dict[str, Any]] = {
+            "sky": {},
+            "sky.provision": {"register_provisioner": provisioners.__setitem__},
+            "sky.check": {"get_cloud_credential_file_mounts": lambda _: {"~/.aws/credentials": "/root/.aws"}},
+            "sky.clouds": {},
+            "sky.clouds.vast": {"Vast": Vast},
+        }
+        for name, parts in modules.items():
+            module = types.ModuleType(name)
+            module.__dict__.update(parts)
+            monkeypatch.setitem(sys.modules, name, module)
+        for package, version in vast_plugin.VERSIONS.items():
+            folder = tmp_path / f"{package}-{version}.dist-info"
+            folder.mkdir()
+            (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        vast_plugin.VastPlugin().install(None)
+        assert sys.modules["sky.check"].get_cloud_credential_file_mounts([]) == {}
+        assert Vast._check_compute_credentials() == (True, None)
+        assert set(provisioners) == {"vast"}
+        assert callable(provisioners["vast"].run_instances)
+        assert callable(provisioners["vast"].query_instances)
 
     @pytest.mark.parametrize("offer", [{}, {vast_plugin.OFFER: ""}, {vast_plugin.OFFER: "1;2"}])
     def test_without_an_offer_nothing_is_rented(self, offer: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import shutil
 import stat
 import time
@@ -223,6 +224,26 @@ class TestSend:
         assert (there / "dataset.toml").read_text() == "x = 1"
         assert not list(tmp_path.rglob("pwned*"))
 
+    def test_a_copy_that_broke_in_the_middle_is_continued(self, box: Box, tmp_path: Path) -> None:
+        folder = tmp_path / "cats"
+        folder.mkdir()
+        picture = random.Random(1).randbytes(4_000_000)
+        (folder / "a.png").write_bytes(picture)
+        (folder / "b.txt").write_text("a cat")
+        shipment = Shipment(
+            root=PurePosixPath("/workspace/x"), folders={"0": (folder, ("a.png", "b.txt"))}, texts={}, bytes=1, stamp=""
+        )
+        (box.root / "breaks").write_text("2000000")
+        with pytest.raises(UnreachableError):
+            box.remote.send(box.address, shipment)
+        there = box.workspace / "x/0"
+        assert not (there / "a.png").exists()
+        [part] = there.rglob("a.png")
+        assert 1_000_000 < part.stat().st_size < len(picture)
+        box.remote.send(box.address, shipment)
+        assert (there / "a.png").read_bytes() == picture
+        assert (there / "b.txt").read_text() == "a cat"
+
 
 class TestStart:
     def shipment(self, box: Box) -> Shipment:
@@ -297,6 +318,18 @@ class TestHome:
             box.remote.fetch(box.address, RUN, home)
         kept = sorted(path.name for path in (home / "high/1/output").iterdir())
         assert kept == ["WAN my cats-000020-state", "WAN my cats-000030-state"]
+
+    def test_a_full_disk_here_is_not_the_boxs_fault(
+        self, box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run_with_states(box, 10)
+        (tmp_path / "full").mkdir()
+        program = tmp_path / "full/rsync"
+        program.write_text("#!/bin/sh\necho 'rsync: write failed: No space left on device (28)' >&2; exit 11\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}/full:{os.environ['PATH']}")
+        with pytest.raises(OSError, match="No space left on device"):
+            box.remote.fetch(box.address, RUN, tmp_path / "runs" / RUN)
 
     def test_results_are_compared(self, box: Box, tmp_path: Path) -> None:
         run_with_states(box, 10)

@@ -58,9 +58,9 @@ def onstart(public_key: str | None) -> str:
 def order(wishes: Mapping[str, Any], *, label: str, image: str, disk: float, public_key: str | None) -> dict[str, Any]:
     """The arguments of `create_instance` for exactly the offer that was chosen.
 
-    Two faults of SkyPilot 0.14.1 do not occur here. Its search loses the GPU filter, because the SDK's parser stops at
-    the first quoted value: one RTX 4090 became a box with two (skypilot issue 9733). And `use_spot` makes a box on
-    demand unless a price is passed on by hand.
+    Three faults of SkyPilot 0.14.1 do not occur here. Its search loses the GPU filter, because the SDK's parser stops
+    at the first quoted value: one RTX 4090 became a box with two (skypilot issue 9733, PR 9724). It takes the first
+    offer by Vast's score, not the cheapest. And `use_spot` makes a box on demand unless a price is passed on by hand.
     """
     offer = str(wishes.get(OFFER, ""))
     if not (offer.isascii() and offer.isdecimal()):
@@ -78,6 +78,15 @@ def order(wishes: Mapping[str, Any], *, label: str, image: str, disk: float, pub
     if wishes.get(PRICE) is not None:
         made["price"] = float(wishes[PRICE])
     return made
+
+
+def _reason(error: Exception) -> str:
+    """What Vast says in its answer, such as an offer that is gone or no credit; the error names only a status."""
+    try:
+        said = error.response.json()  # type: ignore[attr-defined]  # requests.HTTPError
+        return str(said.get("msg") or said.get("error") or error)
+    except (AttributeError, TypeError, ValueError):
+        return str(error)
 
 
 def status_word(row: Mapping[str, Any]) -> str:
@@ -131,7 +140,11 @@ class Boxes:
         return box
 
     def _order(self, cluster: str, wishes: Mapping[str, Any], terms: Mapping[str, Any]) -> None:
-        made = self.sdk.create_instance(**order(wishes, label=f"{cluster}-head", **terms))
+        asked = order(wishes, label=f"{cluster}-head", **terms)
+        try:
+            made = self.sdk.create_instance(**asked)
+        except Exception as error:
+            raise BoxError(f"Vast did not rent it: {_reason(error)}") from error
         if not isinstance(made, dict) or not made.get("new_contract"):
             raise BoxError("Vast did not rent it")
 
