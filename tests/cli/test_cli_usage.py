@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import sys
 
 import pytest
 
 from support.trainers import ScriptedBox
+from wan_train.base.errors import BadInputError
 from wan_train.cli.app import app
+from wan_train.cli.output import Sink
 
 VERBS = tuple(command.callback.__name__ for command in app.registered_commands if command.callback is not None)
 
@@ -183,3 +187,27 @@ def test_verbs_about_runs_say_when_there_are_none(quiet_box: ScriptedBox, verb: 
     assert done.returncode == 2
     assert "there are no runs" in done.stderr
     assert "wan-train" in done.stderr.partition("hint:")[2]
+
+
+class _Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_at_a_terminal_lines_break_between_words_and_commands_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, command = _Screen(), "wan-train resume 20261129-cats --until all --budget 10 --then destroy --notify x"
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", "60")
+    path = "/workspace/a-very-long-folder/" + "x" * 50
+    Sink().complain(
+        BadInputError(f"the disk under {path} has no room for the checkpoints", hint=f"Train on: `{command}`")
+    )
+    lines = screen.getvalue().splitlines()
+    assert lines == [
+        "error: the disk under",
+        path,
+        "has no room for the checkpoints",
+        "",
+        "hint: Train on:",
+        f"`{command}`",
+    ]

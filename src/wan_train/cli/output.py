@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -155,10 +158,28 @@ class Sink:
 
     def complain(self, error: WanTrainError) -> None:
         """What went wrong and what to do next, on stderr only."""
-        lines = [_safe(line) for line in error.message.split("\n")]
-        sys.stderr.write(f"error: {lines[0]}\n" + "".join(f"{line}\n" for line in lines[1:]))
+        told = "".join(
+            _folded(f"{'' if number else 'error: '}{line}") for number, line in enumerate(error.message.split("\n"))
+        )
         if error.hint:
-            sys.stderr.write("\n" + "".join(f"hint: {_safe(line)}\n" for line in error.hint.split("\n")))
+            told += "\n" + "".join(_folded(f"hint: {line}") for line in error.hint.split("\n"))
+        sys.stderr.write(told)
+
+
+def _folded(line: str) -> str:
+    """A line for stderr; at a terminal it is broken between words. Paths and commands stay whole, to be copied."""
+    line = _safe(line)
+    if not sys.stderr.isatty():
+        return f"{line}\n"
+    whole = re.sub(r"`[^`]*`|wan-train .*", lambda command: command[0].replace(" ", _KEPT), line)
+    indent = " " * (len(line) - len(line.lstrip()))
+    width = shutil.get_terminal_size().columns
+    folded = textwrap.wrap(whole, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "".join(f"{each}\n" for each in folded or [""]).replace(_KEPT, " ")
+
+
+_KEPT = "\0"
+"""A space at which no line is broken; `_safe` leaves none of its own."""
 
 
 def _safe(text: str) -> str:
