@@ -43,7 +43,10 @@ class Call:
         return value
 
     def get(self, option: Option[T]) -> T | None:
-        """None where it was not given, and for an option that the command does not have."""
+        """None where it was not given, and for an option that the command does not have.
+
+        Variants of an option have one name, so any of them may be asked for.
+        """
         value: T | None = self._values.get(option.name, option.default)
         return value
 

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from wan_train.base.clock import SystemClock, moment
 from wan_train.base.errors import BadInputError, NotReadyError
@@ -23,8 +23,6 @@ from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties, Then, register, write_duties
 from wan_train.run.guardian_process import ensure_guardian
 
-T = TypeVar("T")
-
 _RUN = "run:"
 _MOST_HOURS = 24.0 * 365
 _MOST_GRACE_MINUTES = 24.0 * 60
@@ -40,12 +38,11 @@ def duties_of(call: Call, before: Duties | None = None, *, goes_on: bool = False
     """
     began = moment(SystemClock())
     duties = before or Duties(began=began)
-    then, grace = _given(call, options.THEN, options.OTHER_THEN), _given(call, options.GRACE, options.OTHER_GRACE)
-    hours = _given(call, options.MAX_HOURS, options.OTHER_MAX_HOURS)
+    then, grace, hours = call.get(options.THEN), call.get(options.GRACE), call.get(options.MAX_HOURS)
     if not goes_on or hours is not None:
         duties = replace(duties, began=began)
     duties = replace(duties, uploads=_uploads(call, duties))
-    extras = _given(call, options.UPLOAD_WITH, options.OTHER_UPLOAD_WITH)
+    extras = call.get(options.UPLOAD_WITH)
     if extras is not None:
         duties = replace(duties, upload_extras=extras_of(extras))
     if then is not None:
@@ -72,12 +69,7 @@ def check_before(duties: Duties, call: Call) -> None:
 
 def changes_duties(call: Call) -> bool:
     """Whether a resume asks for other duties than its run had."""
-    others: tuple[Option[Any], ...] = (
-        options.OTHER_UPLOAD_WITH,
-        options.OTHER_THEN,
-        options.OTHER_MAX_HOURS,
-        options.OTHER_GRACE,
-    )
+    others: tuple[Option[Any], ...] = (options.UPLOAD_WITH, options.THEN, options.MAX_HOURS, options.GRACE)
     given = (*call.all(options.OTHER_UPLOAD), *call.all(options.NOTIFY))
     return bool(given) or any(call.get(each) is not None for each in others)
 
@@ -90,11 +82,6 @@ def hand_over(run: RunDirectory, duties: Duties, settings: Settings) -> None:
     write_duties(run, duties)
     register(settings.lease_dir, run)
     ensure_guardian(settings)
-
-
-def _given(call: Call, option: Option[T], of_resume: Option[T]) -> T | None:
-    value = call.get(option)
-    return value if value is not None else call.get(of_resume)
 
 
 def _uploads(call: Call, duties: Duties) -> tuple[str, ...]:

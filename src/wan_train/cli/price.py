@@ -51,8 +51,7 @@ class PriceQuestion:
 
 def budget_of(call: Call) -> float | None:
     """`--budget` in dollars; raises BadInputError."""
-    option = options.BUDGET if options.BUDGET in call.options else options.OTHER_BUDGET
-    text = call.get(option)
+    text = call.get(options.BUDGET)
     if text is None:
         return None
     try:

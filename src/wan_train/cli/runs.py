@@ -164,36 +164,40 @@ def resume(call: Call) -> Result:
     is_longer = epochs is not None or bool(ends)
     is_done = _is_done(view) and not is_longer
     # A finished run has had its ending; only another --then orders one.
-    goes_on = not view.state.is_over or (is_done and call.get(options.OTHER_THEN) is None)
+    goes_on = not view.state.is_over or (is_done and call.get(options.THEN) is None)
     duties = duties_of(call, read_duties(run), goes_on=goes_on)
     _check_budget(view, budget, question)
     chosen = _gpus(view, call.settings, gpus) if gpus is not None else None
-    if not view.state.is_over and view.has_supervisor:
-        call.sink.note(f"{run.run_id} is running already.")
-        if changes_duties(call):
-            check_before(duties, call)
-            hand_over(run, duties, call.settings)
-    elif is_done:
-        call.sink.note(f"{run.run_id} is finished: nothing is missing.")
-        if changes_duties(call):
-            check_before(duties, call)
-            hand_over(run, duties, call.settings)
-            view, _ = RunReader(run, lease_dir=call.settings.lease_dir).refresh()
-            for text, _ in box_end_texts(view):
-                call.sink.note(text)
-        more = "--until all" if facts.ended_early(view) else "--epochs N"
-        call.sink.note(f"Train it longer with: wan-train resume {run.run_id} {more}")
-        return Result(data=lambda: result_json(view))
-    else:
-        if view.state.is_over:
-            check_disk_to_resume(run, view.plan, _trainings_left(view, longer=is_longer))
-        # A stop that was under way when its supervisor died is taken back: this command came later.
-        if changes_duties(call):
-            check_before(duties, call)
+    is_running = not view.state.is_over and view.has_supervisor
+    starts = not is_running and not is_done
+    if starts and view.state.is_over:
+        check_disk_to_resume(run, view.plan, _trainings_left(view, longer=is_longer))
+    if changes_duties(call):
+        check_before(duties, call)
+    if starts or changes_duties(call):
         hand_over(run, duties, call.settings)
+    if starts:
+        # A stop that was under way when its supervisor died is taken back: this command came later.
         must_restart = view.state.is_over or view.state.is_stopping
         start_supervisor(run, call.settings, resume=must_restart, epochs=epochs, ends=ends, gpus=chosen, budget=budget)
+    elif is_running:
+        call.sink.note(f"{run.run_id} is running already.")
+    else:
+        return _nothing_missing(view, call)
     return detached(run) if call[options.DETACH] else watch(run, call.settings, call.sink, owner=True)
+
+
+def _nothing_missing(view: RunView, call: Call) -> Result:
+    """Of a finished run, which may have been given another end of the box."""
+    run_id = view.run.run_id
+    call.sink.note(f"{run_id} is finished: nothing is missing.")
+    if changes_duties(call):
+        view, _ = RunReader(view.run, lease_dir=call.settings.lease_dir).refresh()
+        for text, _ in box_end_texts(view):
+            call.sink.note(text)
+    more = "--until all" if facts.ended_early(view) else "--epochs N"
+    call.sink.note(f"Train it longer with: wan-train resume {run_id} {more}")
+    return Result(data=lambda: result_json(view))
 
 
 def _resume_all(call: Call) -> Result:
@@ -206,11 +210,11 @@ def _resume_all(call: Call) -> Result:
         "--epochs": call.get(options.LONGER_TOTAL),
         "--until": call.get(options.LATER_END),
         "--gpus": call.get(options.OTHER_GPUS),
-        "--budget": call.get(options.OTHER_BUDGET),
+        "--budget": call.get(options.BUDGET),
         "--upload": call.all(options.OTHER_UPLOAD) or None,
-        "--then": call.get(options.OTHER_THEN),
-        "--max-hours": call.get(options.OTHER_MAX_HOURS),
-        "--grace": call.get(options.OTHER_GRACE),
+        "--then": call.get(options.THEN),
+        "--max-hours": call.get(options.MAX_HOURS),
+        "--grace": call.get(options.GRACE),
     }
     found = [word for word, value in given.items() if value is not None]
     if found:

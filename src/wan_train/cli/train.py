@@ -66,12 +66,7 @@ def train(call: Call) -> Result:
         duties = _with_last_targets(duties, settings)
     if (script := call.get(options.SCRIPT)) is not None:
         return _write_script(expand(script).absolute(), request, settings, sink)
-    run, created = planned(settings.runs, request.answers.title)
-    known = question.answer()
-    paid = known.seconds_for(budget)
-    plan = make_plan(request, run, created=created, paid_seconds=paid, say=sink.note)
-    at_start = replace(_at_start(plan, request, settings, budget, known), duties=duties)
-    plan = _quoted(plan, request, at_start, settings)
+    plan, at_start = _planned(request, call, question, duties)
     if dry_run:
         return _plan(plan, at_start)
     sink.render(Result(text=lambda sink: _show_summary(plan, at_start, sink)))
@@ -86,7 +81,8 @@ def train(call: Call) -> Result:
             source = Source(origin=Origin.FLAG, text="the last question")
             layer = Layer(source=source, values={"until": OFFERED})
             request = replace(request, recipe=resolve(request.recipe, [layer]))
-            plan = _quoted(make_plan(request, run, created=created, say=sink.note), request, at_start, settings)
+            again = make_plan(request, RunDirectory(plan.run_dir), created=plan.created, say=sink.note)
+            plan = _quoted(again, request, at_start, settings)
     if not may_exceed(plan.quote, at_start.price, budget, sink, runs=at_start.runs, ask=interactive):
         sink.note("Nothing was started.")
         return Result()
@@ -109,18 +105,23 @@ def rehearse(call: Call) -> Result:
     budget, question, duties = budget_of(call), PriceQuestion(call.settings), duties_of(call)
     dataset = call.get(options.OWN_PICTURES) or str(_drawn_pictures(call.settings))
     request = make_request(call, interactive=False, engine=EngineKind.REHEARSAL, dataset=dataset)
-    run, created = planned(call.settings.runs, request.answers.title)
-    known = question.answer()
-    paid = known.seconds_for(budget)
-    plan = make_plan(request, run, created=created, paid_seconds=paid, say=call.sink.note)
-    at_start = replace(_at_start(plan, request, call.settings, budget, known), duties=duties)
-    plan = _quoted(plan, request, at_start, call.settings)
+    plan, at_start = _planned(request, call, question, duties)
     call.sink.render(Result(text=lambda sink: _show_summary(plan, at_start, sink)))
     runs = at_start.runs
     if not may_exceed(plan.quote, at_start.price, budget, call.sink, runs=runs, ask=call.sink.can_ask):
         call.sink.note("Nothing was started.")
         return Result()
     return _start(request, plan, duties, call)
+
+
+def _planned(request: Request, call: Call, question: PriceQuestion, duties: Duties) -> tuple[Plan, AtStart]:
+    """The plan with its quote, and what is shown beside it. Raises what `make_plan` raises."""
+    run, created = planned(call.settings.runs, request.answers.title)
+    known = question.answer()
+    paid = known.seconds_for(budget_of(call))
+    plan = make_plan(request, run, created=created, paid_seconds=paid, say=call.sink.note)
+    at_start = _at_start(plan, request, call, known, duties)
+    return _quoted(plan, request, at_start, call.settings), at_start
 
 
 def _with_last_targets(duties: Duties, settings: Settings) -> Duties:
@@ -197,9 +198,10 @@ def _write_script(script: Path, request: Request, settings: Settings, sink: Sink
     )
 
 
-def _at_start(plan: Plan, request: Request, settings: Settings, budget: float | None, known: Known) -> AtStart:
+def _at_start(plan: Plan, request: Request, call: Call, known: Known, duties: Duties) -> AtStart:
     from wan_train.views.summary import AtStart
 
+    settings, budget = call.settings, budget_of(call)
     require_price(budget, known)
     new = request.dataset_to_write
     return AtStart(
@@ -212,6 +214,7 @@ def _at_start(plan: Plan, request: Request, settings: Settings, budget: float | 
         price_problem=known.problem,
         runs=1 + _others(settings),
         budget=budget,
+        duties=duties,
     )
 
 

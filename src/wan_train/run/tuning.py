@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from wan_train.dataset.layout import DatasetSummary
 from wan_train.engine.capabilities import Script
 from wan_train.engine.trainer import Trainer, package_version
 from wan_train.gpu.model import Gpu
-from wan_train.recipe.levers import LEVERS, OPTIONS, Settings
+from wan_train.recipe.levers import LEVERS, OPTIONS, Lever, Settings, levers_for
 from wan_train.recipe.measured import Basis, Length, Measurement, Shape, Tuning, Workload, others_of, serving
 from wan_train.recipe.model import Recipe, Training
+from wan_train.run.end_epochs import steps_per_epoch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +62,7 @@ def workload_of(recipe: Recipe, training: Training, *, commonest: Shape, largest
 
 def length_of(training: Training, counted: DatasetSummary, shapes: int) -> Length:
     """How long one expert is trained."""
-    batches = counted.batches_per_epoch or 1
-    steps = -(-batches // training.gradient_accumulation_steps) * training.max_train_epochs
+    steps = (steps_per_epoch(training, counted.batches_per_epoch) or 1) * training.max_train_epochs
     return Length(steps=steps, epochs=training.max_train_epochs, shapes=shapes)
 
 
@@ -83,6 +83,20 @@ def tuning_for(
     )
     possible = [each for each in measurements if is_possible(each.settings, trainer)]
     return Tuning(measurements=serving(possible, wanted), length=length_of(training, counted, buckets.shapes))
+
+
+def levers_of(
+    training: Training, trainer: Trainer, *, chosen: Collection[str], blackwell: bool = False
+) -> tuple[Lever, ...]:
+    """The levers that can be tried on a training with this trainer; `chosen` are settings that none moves."""
+    return levers_for(
+        training,
+        chosen=chosen,
+        options=[name[2:] for name in trainer.capabilities.options[Script.TRAIN]],
+        packages={lever.package for lever in LEVERS if lever.package and trainer.has_package(lever.package)},
+        version=trainer.version,
+        blackwell=blackwell,
+    )
 
 
 def is_possible(settings: Settings, trainer: Trainer) -> bool:

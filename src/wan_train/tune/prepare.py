@@ -8,18 +8,17 @@ from pathlib import Path
 from wan_train.base.errors import BadInputError
 from wan_train.dataset.layout import summary
 from wan_train.dataset.model import Inventory
-from wan_train.engine.capabilities import Script
 from wan_train.engine.commands import TrainingJob
 from wan_train.engine.trainer import Trainer
 from wan_train.gpu.model import Gpu
 from wan_train.recipe import adaptation
 from wan_train.recipe.adaptation import is_blackwell
-from wan_train.recipe.levers import LEVERS, levers_for, settings_moved
+from wan_train.recipe.levers import settings_moved
 from wan_train.recipe.measured import Length, Shape, Workload
 from wan_train.recipe.model import Recipe
 from wan_train.recipe.terms import Task
 from wan_train.run.planner import check_models, find_models, machine_of
-from wan_train.run.tuning import buckets_of, length_of, workload_of
+from wan_train.run.tuning import buckets_of, length_of, levers_of, workload_of
 from wan_train.tune.candidate_data import Pick, Picked, pick
 from wan_train.tune.search import Space
 
@@ -58,14 +57,7 @@ def prepare(recipe: Recipe, trainer: Trainer, gpu: Gpu, data: Inventory | Shape,
             )
         picked = pick(data, buckets)
         length = length_of(spec.training, counted, buckets.shapes)
-    levers = levers_for(
-        spec.training,
-        chosen=chosen,
-        options=[name[2:] for name in trainer.capabilities.options[Script.TRAIN]],
-        packages={lever.package for lever in LEVERS if lever.package and trainer.has_package(lever.package)},
-        version=trainer.version,
-        blackwell=is_blackwell(gpu.compute_capability),
-    )
+    levers = levers_of(spec.training, trainer, chosen=chosen, blackwell=is_blackwell(gpu.compute_capability))
     return Prepared(
         space=Space(
             guide=settings_moved(spec.training),

@@ -12,12 +12,11 @@ from wan_train.box.rental import Price
 from wan_train.dataset.layout import DatasetSummary
 from wan_train.dataset.model import MediaKind
 from wan_train.engine import schedule as schedules
-from wan_train.engine.capabilities import Script
 from wan_train.engine.schedule import schedule_of
 from wan_train.recipe import load as recipes
 from wan_train.recipe.adaptation import AS_IN_RECIPE, CHOSEN, Choice
 from wan_train.recipe.effective import agreed, effective, word_of
-from wan_train.recipe.levers import LEVERS, expected_gain, levers_for
+from wan_train.recipe.levers import expected_gain
 from wan_train.recipe.measured import MEASURED, Tuned, day
 from wan_train.recipe.model import ExpertSpec, Origin, Training, format_number, settings_of
 from wan_train.recipe.terms import Task
@@ -25,6 +24,7 @@ from wan_train.run.duties import Duties, Then
 from wan_train.run.end_epochs import EarlyEnd
 from wan_train.run.plan import Devices, Plan, Quote, QuoteBasis
 from wan_train.run.quote import dollars_of
+from wan_train.run.tuning import levers_of
 from wan_train.views.box_end import plan_of_the_end
 from wan_train.views.formatting import (
     cut,
@@ -418,15 +418,9 @@ def tip(plan: Plan) -> str | None:
     """The arithmetic in words; None without a time that was measured on this box."""
     if plan.quote is None or not plan.trainer.is_real:
         return None
-    spec, trainer = plan.recipe.experts[0], plan.trainer
-    levers = levers_for(
-        spec.training,
-        chosen=[name for name, source in spec.sources.items() if source.origin is not Origin.MACHINE],
-        options=[name[2:] for name in trainer.capabilities.options[Script.TRAIN]],
-        packages={lever.package for lever in LEVERS if lever.package and trainer.has_package(lever.package)},
-        version=trainer.version,
-        blackwell=False,
-    )
+    spec = plan.recipe.experts[0]
+    chosen = [name for name, source in spec.sources.items() if source.origin is not Origin.MACHINE]
+    levers = levers_of(spec.training, plan.trainer, chosen=chosen)
     gain = expected_gain(levers, blocks=spec.training.blocks_to_swap)
     saved = gain * plan.quote.seconds
     if saved <= TUNE_SECONDS:
