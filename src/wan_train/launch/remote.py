@@ -19,21 +19,15 @@ from typing import Any, Protocol
 
 from wan_train.base.files import sync_directory
 from wan_train.base.text import one_line
-from wan_train.base.units import GB, MIB
-from wan_train.launch.gpu_names import same_card
+from wan_train.base.units import MIB
+from wan_train.launch import check
 from wan_train.launch.jobs import RECIPE_NAME
 from wan_train.launch.model import Address, Job, Offer, Wants
-from wan_train.launch.offers import LEAST_MBPS, driver_for
 from wan_train.launch.shipment import Shipment
 from wan_train.launch.ssh import PARTIAL, RemoteError, Ssh, UnreachableError
-from wan_train.provision.capacity import LOAD_BYTES
-from wan_train.provision.driver_checks import driver_version
-from wan_train.provision.models import wanted
-from wan_train.recipe.terms import Task
 from wan_train.run.speeds import SPEEDS_FILE, Speed, speeds_in
 
-WORKSPACE = PurePosixPath("/workspace")
-RUNS = WORKSPACE / "wan-train-runs"
+WORKSPACE, RUNS = check.WORKSPACE, check.RUNS
 PROGRAM = WORKSPACE / "wan-train-env/bin/wan-train"
 SETUP = WORKSPACE / "wan-train-launch/setup"
 GRACE_MINUTES = 60
@@ -49,41 +43,6 @@ _NEVER = (PARTIAL, "/lock", "*.lock", "/cache/")
 _STATE_FOLDER = re.compile(r".+-state")
 _LINES = 5
 _MOST_SPEEDS = 1_000_000
-# A session of ssh does not have the variables that the container was started with; its first process has them.
-_ENVIRONMENT = """for name in CONTAINER_ID CONTAINER_API_KEY HF_ENDPOINT; do
-  [ -z "$(printenv "$name")" ] || continue
-  value=$(tr '\\0' '\\n' 2>/dev/null </proc/1/environ | sed -n "s/^$name=//p")
-  [ -z "$value" ] || export "$name=$value"
-done
-"""
-
-# One that is not root may make the folder by sudo, if at all.
-_LOOK_AT_BOX = f"""w={WORKSPACE}
-mkdir -p $w 2>/dev/null || sudo -n mkdir -p $w && [ -w $w ] || sudo -n chown "$(id -u)" $w || exit
-df -Pk $w | tail -n 1
-grep MemTotal /proc/meminfo
-cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null | sed 's/^/limit /'
-nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader,nounits
-"""
-
-# Several connections at once, as the models will be fetched: one alone is often slower than the line.
-_PARTS = 4
-_PART_BYTES = 50_000_000
-_MEASURE_LINE = (
-    _ENVIRONMENT
-    + """command -v curl >/dev/null || exit 0
-for n in 0 1 2 3; do
-  curl -fsSL --max-time 30 -r $((n * {part}))-$(((n + 1) * {part} - 1)) -o /dev/null \
-    -w 'line %{{size_download}} %{{time_starttransfer}} %{{time_total}}\\n' \
-    "${{HF_ENDPOINT:-https://huggingface.co}}/"{file} &
-done 2>&1
-wait
-"""
-)
-_NO_WAY = re.compile(r"curl: \((?:5|6|7|28|35)\)")
-"""curl's exit codes for a name that is not found, a host that is not reached, silence, and a broken handshake."""
-
-
 # The set-up inherits the lock, so that a second one never runs beside it, and outlives the connection. Its exit code is
 # reported once: the next call tries again.
 _RUN_ONCE = """cd {folder} || exit
@@ -187,21 +146,17 @@ class SshRemote:
 
     def check(self, address: Address, offer: Offer, wants: Wants) -> int:
         ssh = self._ssh(address)
-        outcome = ssh.run(_LOOK_AT_BOX, seconds=_ANSWER_SECONDS)
+        outcome = ssh.run(check.LOOK, seconds=_ANSWER_SECONDS)
         if not outcome.succeeded:
             raise WrongBoxError(f"it has no working GPU: {one_line(outcome.tail(1))}")
-        why = wrong_with(outcome.output, offer, wants)
+        why = check.wrong_with(outcome.output, offer, wants)
+        if why is None:
+            why = check.wrong_with_line(ssh.run(check.measure(), seconds=_ANSWER_SECONDS).output, offer)
         if why is not None:
             raise WrongBoxError(why)
-        model = max(wanted([Task.T2V]), key=lambda each: each.gb)
-        line = ssh.run(
-            _MEASURE_LINE.format(part=_PART_BYTES, file=shlex.quote(f"{model.repo}/resolve/main/{model.file}")),
-            seconds=_ANSWER_SECONDS,
-        )
-        why = wrong_with_line(line.output, offer)
-        if why is not None:
-            raise WrongBoxError(why)
-        return _PARTS * _PART_BYTES
+        if wants.infra == "vast":
+            ssh.output(check.timer(wants.max_hours), seconds=_ANSWER_SECONDS)
+        return check.MEASURED_BYTES
 
     def provision(self, address: Address, tasks: Sequence[str]) -> bool:
         ssh = self._ssh(address)
@@ -242,7 +197,7 @@ class SshRemote:
         ]
         # The lock and the marker: an order whose answer was lost must not start a second training.
         script = (
-            f"{_ENVIRONMENT}exec 9>{shlex.quote(str(shipment.root / 'lock'))}; flock -w 120 9 || exit 75\n"
+            f"{check.ENVIRONMENT}exec 9>{shlex.quote(str(shipment.root / 'lock'))}; flock -w 120 9 || exit 75\n"
             f"if [ -s {shlex.quote(str(marker))} ]; then cat {shlex.quote(str(marker))}; exit 0; fi\n"
             f"{shlex.join([str(PROGRAM), 'train', *words])} 9>&- >{shlex.quote(str(marker))}.new || exit\n"
             f"mv {shlex.quote(str(marker))}.new {shlex.quote(str(marker))} && cat {shlex.quote(str(marker))}"
@@ -263,7 +218,7 @@ class SshRemote:
         elif found.state in {"running", "waiting", "retrying"}:
             return run_id
         words = [str(PROGRAM), "resume", run_id, "--detach", "--json", *_ends(limits, ())]
-        return self._started(address, f"{_ENVIRONMENT}{shlex.join(words)}")
+        return self._started(address, f"{check.ENVIRONMENT}{shlex.join(words)}")
 
     def look(self, address: Address, run_id: str) -> Training:
         found = self._look(self._ssh(address), run_id)
@@ -318,7 +273,7 @@ class SshRemote:
 
     def _has_run(self, ssh: Ssh, stamp: str) -> bool:
         """Start the set-up unless it runs or has run for this stamp; whether it is over. Raises WrongBoxError."""
-        script = _ENVIRONMENT + _RUN_ONCE.format(folder=SETUP, stamp=stamp, lines=_LINES)
+        script = check.ENVIRONMENT + _RUN_ONCE.format(folder=SETUP, stamp=stamp, lines=_LINES)
         said, _, log = ssh.output(script, seconds=_ANSWER_SECONDS).partition("\n")
         match said.strip():
             case "0":
@@ -358,60 +313,6 @@ class SshRemote:
 
     def _ssh(self, address: Address) -> Ssh:
         return Ssh(address=address, known_hosts=self.scratch / "known_hosts")
-
-
-def wrong_with(answer: str, offer: Offer, wants: Wants) -> str | None:
-    """What is wrong with a box by `df -Pk`, its memory and `nvidia-smi`; None where it is what was rented."""
-    lines = [line for line in answer.splitlines() if line.strip()]
-    if not lines:
-        return "it does not say what it is"
-    disk, rows = lines[0].split(), [[part.strip() for part in line.split(",")] for line in lines[1:]]
-    # From the right: the name of a device may have spaces.
-    free = int(disk[-3]) * 1024 / GB if len(disk) >= 6 and disk[-3].isdecimal() else None
-    cards = [row for row in rows if len(row) == 3]
-    if len(cards) != offer.gpus:
-        return f"it has {len(cards)} GPUs, and {offer.gpus} were rented"
-    least = driver_for(offer, wants)
-    for card, _, driver in cards:
-        if not same_card(offer.gpu, card):
-            return f"its GPU is {one_line(card, 60)}, and {offer.gpu} was rented"
-        if (driver_version(driver) or least) < least:
-            return f"its driver is {one_line(driver, 20)}, and {'.'.join(map(str, least))} or newer is needed"
-    if free is not None and free < wants.disk_gb * 0.8:
-        return f"its disk has {free:.0f} GB free, and {wants.disk_gb:.0f} GB were rented"
-    ram = _ram(lines)
-    # Whether little RAM is enough for its card, `wan-train provision` on the box knows.
-    if ram is not None and offer.ram_bytes is not None and ram < min(LOAD_BYTES, offer.ram_bytes / 2):
-        return f"its RAM is {ram / GB:.0f} GB, and {offer.ram_bytes / GB:.0f} GB were offered"
-    return None
-
-
-def _ram(lines: Sequence[str]) -> int | None:
-    """Bytes: what the machine has, or less where the box is limited."""
-    found = [int(words[1]) * 1024 for line in lines if (words := line.split())[0] == "MemTotal:" and len(words) > 1]
-    found += [int(line.split()[1]) for line in lines if re.fullmatch(r"limit \d+", line)]
-    return min(found, default=None)
-
-
-def wrong_with_line(answer: str, offer: Offer) -> str | None:
-    """What is wrong with the line by what curl said of each connection; None where it serves, or was not measured."""
-    rows = [row.split()[1:] for row in answer.splitlines() if re.fullmatch(r"line [\d.]+ [\d.]+ [\d.]+", row)]
-    parts = [(float(size), float(start), float(end)) for size, start, end in rows]
-    came = sum(size for size, _, _ in parts)
-    if not came:
-        why = next((line for line in answer.splitlines() if _NO_WAY.search(line)), None)
-        return None if why is None else f"it cannot fetch the models: {one_line(why)}"
-    seconds = max(end for _, _, end in parts) - min(start for size, start, _ in parts if size)
-    mbps = came * 8 / 1e6 / max(seconds, 0.001)
-    offered = offer.down_mbps if offer.down_mbps is not None else LEAST_MBPS
-    if mbps < min(offered, _FAST_MBPS) / _FAR_BELOW:
-        return f"its line brings {mbps:.0f} Mbit/s, and {offered:.0f} were offered"
-    return None
-
-
-_FAR_BELOW = 4
-_FAST_MBPS = 1600.0
-"""Of a faster line no more is asked for: the host of the models is often the slower end."""
 
 
 def read_training(data: dict[str, Any], there: PurePosixPath) -> Training:
@@ -507,6 +408,4 @@ __all__ = [
     "forget_old_states",
     "read_training",
     "tree_bytes",
-    "wrong_with",
-    "wrong_with_line",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from wan_train.launch.check import wrong_with, wrong_with_line
 from wan_train.launch.model import Address, Job, Offer, Wants
 from wan_train.launch.remote import (
     GRACE_MINUTES,
@@ -24,8 +26,6 @@ from wan_train.launch.remote import (
     UnreachableError,
     WrongBoxError,
     read_training,
-    wrong_with,
-    wrong_with_line,
 )
 from wan_train.launch.shipment import Shipment
 from wan_train.launch.ssh import Ssh
@@ -128,6 +128,30 @@ class TestCheck:
         assert len(box.asked) == 4
         assert all("https://huggingface.co/" in words and "resolve/main" in words for words in box.asked)
         assert sum("-r 150000000-199999999" in words for words in box.asked) == 1
+
+    @pytest.mark.parametrize("is_used", [False, True])
+    def test_a_box_that_is_never_used_destroys_itself(
+        self, box: Box, monkeypatch: pytest.MonkeyPatch, is_used: bool
+    ) -> None:
+        monkeypatch.setenv("CONTAINER_ID", "7")
+        monkeypatch.setenv("CONTAINER_API_KEY", "key-of-the-box")
+        self.curl(box, f"case $* in *DELETE*) cat >{box.root}/header; echo $* >{box.root}/delete;; esac")
+        box.program("sleep", f"while [ ! -e {box.root}/over ]; do /bin/sleep 0.05; done; echo $* >>{box.root}/slept")
+        box.remote.check(box.address, OFFER, replace(TINY, max_hours=6))
+        box.remote.check(box.address, OFFER, TINY)
+        if is_used:
+            box.run.mkdir(parents=True)
+            (box.run / "plan.json").touch()
+        (box.root / "over").touch()
+        lock = box.workspace / "wan-train-launch/timer"
+        with lock.open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX)  # the timer is over then
+        assert (box.root / "slept").read_text() == "14400\n"
+        assert (box.root / "delete").exists() is not is_used
+        if not is_used:
+            assert (box.root / "delete").read_text().strip().endswith("https://console.vast.ai/api/v0/instances/7/")
+            assert "key-of-the-box" not in (box.root / "delete").read_text()
+            assert (box.root / "header").read_text() == 'header = "Authorization: Bearer key-of-the-box"\n'
 
     def test_a_line_far_below_the_offer_is_refused(self, box: Box) -> None:
         self.curl(box, "echo 'line 3000000 0.5 10.5'")
