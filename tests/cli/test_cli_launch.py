@@ -55,11 +55,13 @@ def test_the_plan_names_every_cost_and_every_bound(capsys: pytest.CaptureFixture
     assert run(["launch", "cats", "--dry-run"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "cats (2 files, 100 epochs)" in shown
-    assert "68.8 GB of models are downloaded on each box: about 11 min" in shown
-    assert "at most $0.53/h (half as much again as the best offer; --max-price)" in shown
-    assert "120 GB, in the price; a stopped box still costs $0.48 a day" in shown
-    assert "$6.36 in all: 12 hours x price (--budget sets another); your credit is $12.50" in shown
-    assert "Before its training only this computer ends it." in shown
+    assert "68.8 GB of models for each box, about 11 min on the first offer" in shown
+    assert "1 box, on demand, at most $0.53/h (--max-price)" in shown
+    assert "120 GB, in the price; a stopped box costs $0.48 a day" in shown
+    assert "12 hours for a box (--max-hours)" in shown
+    assert "$6.36 in all, traffic included (--budget); your credit is $12.50" in shown
+    assert "A box that does not train yet is ended by this computer only." in shown
+    assert "SkyPilot is fetched: 600 MB" in shown
     assert not Path("runs").exists()
 
 

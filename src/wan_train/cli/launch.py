@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import uv
 
-from wan_train.base.errors import BadInputError, NotReadyError, WanTrainError
+from wan_train.base.errors import NotReadyError, WanTrainError
 from wan_train.base.files import existing_parent
 from wan_train.base.settings import user_data_dir
 from wan_train.base.text import one_line
-from wan_train.base.units import file_size, parse_dollars
+from wan_train.base.units import dollars, file_size
 from wan_train.box.vast import VastError
 from wan_train.cli import options, questions
 from wan_train.cli.call import Call
+from wan_train.cli.launch_request import ask_where, wants_of, wishes_of
 from wan_train.cli.launch_watch import watch_launch
-from wan_train.cli.launch_words import read_words, words_of
+from wan_train.cli.launch_words import read_words
 from wan_train.cli.launches import look_around
 from wan_train.cli.notify import keep_addresses
-from wan_train.cli.option import Option
 from wan_train.cli.output import Result, Sink
 from wan_train.launch import background
 from wan_train.launch.bounds import bounded, default_hours
-from wan_train.launch.gpu_names import parse_gpus
 from wan_train.launch.history import read_history
-from wan_train.launch.jobs import Ready, Wish, disk_gb, prepare, read_jobs, wishes_of_words
+from wan_train.launch.jobs import Ready, disk_gb, prepare
 from wan_train.launch.market import KEY_VARIABLE, VastMarket
 from wan_train.launch.model import Launch, Wants
 from wan_train.launch.offers import Choice, choose
@@ -41,36 +39,36 @@ from wan_train.launch.sky_home import INSTALLED_BYTES, PROGRAMS, is_made, make, 
 from wan_train.provision import engine_file
 from wan_train.provision.driver_checks import build_of
 from wan_train.run.speeds import read_speeds
-from wan_train.run.titles import check_author, check_title
-from wan_train.views.launch_plan import LaunchPlan, plan_json, plan_lines
+from wan_train.views.launch import MOST_OFFERS, offer_lines
+from wan_train.views.launch_plan import SHOWN_OFFERS, LaunchPlan, plan_json, plan_lines
 from wan_train.views.lines import Screenful
-
-_MOST_HOURS = 24.0 * 90
-_MOST_BOXES = 1000
-_JOBS_FILE = re.compile(r"^\s*\[\[?\s*(jobs|defaults)\b", re.MULTILINE)
-_OF_ONE: tuple[Option[str], ...] = (options.LAUNCH_TITLE, options.RECIPE)
-_BOUNDS: tuple[Option[Any], ...] = (options.MAX_PRICE, options.LAUNCH_MAX_HOURS, options.LAUNCH_BUDGET)
 
 
 def launch(call: Call) -> Result:
     """Check the jobs, show the offers and the plan, and after a confirmation rent and train."""
     sink, dry_run = call.sink, call[options.DRY_LAUNCH]
-    wants = _wants(call)
+    wants = wants_of(call)
     market = market_of(call)
     _require_programs()
     look_around(call)
-    wishes = _wishes(call)
+    ask = sink.can_ask and not call[options.YES] and not dry_run
+    wishes = wishes_of(call, ask=ask)
     ready = prepare(wishes, read_words=read_words, say=lambda name: sink.note(f"Checking {one_line(name)} ..."))
-    wants = _with_needs(wants, ready)
-    choice = _choice(market, wants, ready, call)
+    wants, search = _with_needs(wants, ready), _Search(market=market, ready=ready, runs=call.settings.runs)
+    if ask:
+        wants, choice = ask_where(call, wants, search, partial(_show_offers, sink=sink, wants=wants))
+    else:
+        choice = search(wants)
     plan = _plan(call, market, wants, ready, choice)
+    most = MOST_OFFERS if dry_run else SHOWN_OFFERS
     shown = Result(
         data=lambda: plan_json(plan),
-        text=lambda sink: sink.show(Screenful(lambda width: plan_lines(plan, width))),
+        text=lambda sink: sink.show(Screenful(lambda width: plan_lines(plan, width, offers=most))),
         error=None if choice.fit else _no_offer(choice, wants),
     )
     if dry_run or not choice.fit:
         return shown
+    _require_credit(plan)
     sink.render(shown)
     if not call[options.YES]:
         sink.require_person("nothing was rented", "Add --yes to rent, or --dry-run to see the plan only.")
@@ -146,55 +144,6 @@ def landlord_error(error: VastError) -> NotReadyError:
     return NotReadyError(f"nothing was rented: {text}", hint=hint)
 
 
-def _wants(call: Call) -> Wants:
-    """What may be rented, as far as options say; raises BadInputError."""
-    infra = call[options.ON].strip().lower()
-    if infra != "vast":
-        raise BadInputError(f"--on {one_line(infra)} is not an infrastructure", hint="Use vast.")
-    spot, bid = call[options.SPOT], _dollars(call, options.BID)
-    if bid is not None and not spot:
-        raise BadInputError(
-            "--bid is for interruptible boxes", hint="Add --spot, or use --max-price for a box on demand."
-        )
-    boxes = call[options.BOXES]
-    if not 1 <= boxes <= _MOST_BOXES:
-        raise BadInputError(f"--boxes {boxes} cannot be rented", hint=f"Use a number from 1 to {_MOST_BOXES:,}.")
-    hours = call.get(options.LAUNCH_MAX_HOURS)
-    if hours is not None and not 0.5 <= hours <= _MOST_HOURS:  # also refuses nan
-        raise BadInputError(
-            f"--max-hours {hours:g} is not a time that can be kept", hint=f"Use hours, 0.5 to {_MOST_HOURS:,.0f}."
-        )
-    gpus = call.get(options.GPU)
-    try:
-        kinds = parse_gpus(gpus) if gpus is not None else ()
-    except ValueError as error:
-        raise BadInputError(
-            f"--gpu {one_line(gpus or '')!r}: {error}", hint="Use --gpu RTX4090, or RTX5090:2."
-        ) from None
-    return Wants(
-        infra=infra,
-        gpus=kinds,
-        max_per_hour=_dollars(call, options.MAX_PRICE),
-        spot=spot,
-        bid=bid,
-        boxes=boxes,
-        max_hours=hours if hours is not None else 0.0,
-        budget=_dollars(call, options.LAUNCH_BUDGET),
-    )
-
-
-def _dollars(call: Call, option: Option[str]) -> float | None:
-    text = call.get(option)
-    if text is None:
-        return None
-    try:
-        return parse_dollars(text)
-    except ValueError as error:
-        raise BadInputError(
-            f"{option.flag} {one_line(text)!r} {error}", hint=f"For example: `{option.flag} 0.60`"
-        ) from None
-
-
 def _require_programs() -> None:
     missing = missing_programs()
     if missing:
@@ -205,104 +154,68 @@ def _require_programs() -> None:
         )
 
 
-def _wishes(call: Call) -> tuple[Wish, ...]:
-    """The jobs as they were asked for; raises BadInputError."""
-    datasets = list(call.all(options.LAUNCH_DATASETS))
-    file = _jobs_file(datasets)
-    if file is not None:
-        return _of_file(call, file)
-    if not datasets:
-        raise BadInputError("no dataset was given", hint="Name it: `wan-train launch DATASET`")
-    title, author = call.get(options.LAUNCH_TITLE), call.get(options.AUTHOR)
-    return wishes_of_words(
-        datasets,
-        title=check_title(title) if title is not None else None,
-        author=check_author(author) if author is not None else None,
-        recipe=call.get(options.RECIPE),
-        options=words_of(call),
-        folder=Path.cwd(),
-    )
-
-
-def _jobs_file(names: Sequence[str]) -> Path | None:
-    """The jobs.toml among the words; a dataset.toml is a dataset."""
-    found = [path for path in map(_path, names) if path.suffix == ".toml" and path.is_file() and _has_jobs(path)]
-    if found and len(names) > 1:
-        raise BadInputError(
-            f"{one_line(str(found[0]))} is a list of jobs, and {len(names) - 1} more were given",
-            hint="Give the jobs.toml alone, or datasets only.",
-        )
-    return found[0] if found else None
-
-
-def _has_jobs(path: Path) -> bool:
-    """Also of a damaged file, so that the message is about jobs."""
-    if path.name == "jobs.toml":
-        return True
-    try:
-        return _JOBS_FILE.search(path.read_text(encoding="utf-8", errors="replace")) is not None
-    except OSError:
-        return False
-
-
-def _of_file(call: Call, file: Path) -> tuple[Wish, ...]:
-    given = [each.flag for each in _OF_ONE if call.get(each) is not None]
-    words = [word for word in words_of(call) if word.startswith("--")]
-    if given or words:
-        raise BadInputError(
-            f"{', '.join([*given, *words])} cannot be given beside {file.name}",
-            hint=f"Write it into {file.name}: a job, or [defaults] for all, may have options = ['--epochs', '50'].",
-        )
-    author = call.get(options.AUTHOR)
-    wishes = read_jobs(file)
-    return wishes if author is None else tuple(replace(each, author=each.author or author) for each in wishes)
-
-
-def _path(name: str) -> Path:
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:  # `~name` of nobody
-        return Path(name)
-
-
 def _with_needs(wants: Wants, ready: Sequence[Ready]) -> Wants:
     build = build_of(engine_file.load(engine_file.DEFAULT))
     return replace(
         wants,
+        boxes=min(wants.boxes, len(ready)),
         disk_gb=disk_gb(ready),
         tasks=tuple(dict.fromkeys(each.recipe.task.word for each in ready)),
         least_driver=build.least_driver if build is not None else (),
     )
 
 
-def _choice(market: VastMarket, wants: Wants, ready: Sequence[Ready], call: Call) -> Choice:
-    try:
-        offers = market.offers(wants)
-    except VastError as error:
-        raise landlord_error(error) from None
-    history = read_history(call.settings.runs, time.time())
-    return choose(
-        offers,
-        wants,
-        work=ready[0].work,
-        speeds=read_speeds(call.settings.runs),
-        set_up_seconds=history.set_up_seconds,
-        avoided=history.avoided,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Search:
+    """Offers for these jobs; may be asked again with other wants. Raises NotReadyError."""
+
+    market: VastMarket
+    ready: Sequence[Ready]
+    runs: Path
+
+    def __call__(self, wants: Wants) -> Choice:
+        try:
+            offers = self.market.offers(wants)
+        except VastError as error:
+            raise landlord_error(error) from None
+        history = read_history(self.runs, time.time())
+        return choose(
+            offers,
+            wants,
+            work=self.ready[0].work,
+            speeds=read_speeds(self.runs),
+            set_up_seconds=history.set_up_seconds,
+            avoided=history.avoided,
+        )
+
+
+def _show_offers(choice: Choice, *, sink: Sink, wants: Wants) -> None:
+    sink.show(Screenful(lambda _: offer_lines(choice, wants)))
 
 
 def _plan(call: Call, market: VastMarket, wants: Wants, ready: Sequence[Ready], choice: Choice) -> LaunchPlan:
     """With every bound, and the credit that pays for it."""
     if not wants.max_hours:
         wants = replace(wants, max_hours=default_hours(choice, len(ready), wants.boxes))
+    sky = user_data_dir() / "sky"
     return LaunchPlan(
         jobs=ready,
         wants=bounded(wants, choice),
         choice=choice,
-        given=frozenset(each.flag for each in _BOUNDS if call.get(each) is not None),
         credit=_credit(market),
         runs=str(call.settings.runs),
+        fetches=None if is_made(sky) else str(sky),
     )
+
+
+def _require_credit(plan: LaunchPlan) -> None:
+    """An hour of the best offer must be paid for: Vast stops a box without credit, and its disk is lost later."""
+    hour = plan.choice.fit[0].offer.per_hour
+    if plan.credit is not None and plan.credit < hour:
+        raise NotReadyError(
+            f"nothing was rented: your credit at Vast.ai is {dollars(plan.credit)}, an hour costs {dollars(hour)}",
+            hint="Add credit: https://cloud.vast.ai/billing/.",
+        )
 
 
 def _credit(market: VastMarket) -> float | None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from wan_train.base import codec
 from wan_train.base.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.base.files import write_whole
 from wan_train.base.settings import split_targets, user_data_dir
+from wan_train.base.units import dollars, parse_dollars
 from wan_train.cli.upload import targets_of
 from wan_train.dataset.resolve import resolve_dataset
+from wan_train.launch.gpu_names import parse_gpus
+from wan_train.launch.model import GpuWant
 from wan_train.recipe.until import ALL
 from wan_train.run.titles import problem_with_author, problem_with_title
 from wan_train.views.formatting import wrap
@@ -93,6 +97,28 @@ def ask_dataset(default: str) -> str:
     return _line(_Field(question=question, default=default, problem=_dataset_problem, is_path=True))
 
 
+def ask_gpus(kinds: Sequence[GpuWant]) -> tuple[GpuWant, ...]:
+    """Kinds of GPUs, or the number of one of these; empty for any."""
+    question = "GPU (a number above, kinds such as RTX5090:2, or any)"
+    answer = _line(_Field(question=question, default="any", problem=partial(_gpus_problem, kinds)))
+    return _gpus_of(kinds, answer)
+
+
+def ask_spot(price: float, spot: float) -> bool:
+    """Whether to rent an interruptible box; both prices are the lowest an hour."""
+    keys = {"d": f"on demand, from {dollars(price)} an hour", "i": f"interruptible, from {dollars(spot)} an hour"}
+    below = [f"  {key}  {text}" for key, text in keys.items()]
+    below[1] += "; whoever bids more takes it"
+    return _answer(lambda: _choose("On demand or interruptible? (D/i)", keys, "d", below=below)) == "i"
+
+
+def ask_price(least: float, default: float) -> float:
+    """The most dollars an hour for a box; `least` is the lowest offer."""
+    question = "Most dollars an hour for a box, its disk included"
+    answer = _line(_Field(question=question, default=f"{default:.2f}", problem=partial(_price_problem, least)))
+    return parse_dollars(answer)
+
+
 def ask_start(ends: tuple[str, str] | None = None, *, early: bool = False) -> Start:
     """`ends` are the whole training and a shorter one, where there is a choice; `early`: Enter is the second."""
     keys: dict[str, str]
@@ -150,6 +176,33 @@ def _dataset_problem(answer: str) -> str | None:
     except BadInputError as error:
         return error.message if error.hint is None else f"{error.message}\nhint: {error.hint}"
     return None
+
+
+def _gpus_of(kinds: Sequence[GpuWant], answer: str) -> tuple[GpuWant, ...]:
+    """Raises ValueError in words."""
+    if answer.lower() == "any":
+        return ()
+    if answer.isascii() and answer.isdecimal():
+        if not 1 <= int(answer) <= len(kinds):
+            raise ValueError(f"must be a number from 1 to {len(kinds)}, kinds of GPUs, or any")
+        return (kinds[int(answer) - 1],)
+    return parse_gpus(answer)
+
+
+def _gpus_problem(kinds: Sequence[GpuWant], answer: str) -> str | None:
+    try:
+        _gpus_of(kinds, answer)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _price_problem(least: float, answer: str) -> str | None:
+    try:
+        price = parse_dollars(answer)
+    except ValueError as error:
+        return str(error)
+    return f"the lowest offer is {dollars(least)}" if price < least else None
 
 
 def recall() -> LastAnswers | None:

@@ -23,12 +23,15 @@ def default_hours(choice: Choice, jobs: int, boxes: int) -> float:
     return float(math.ceil(of_a_job * math.ceil(jobs / boxes)))
 
 
+def default_price(choice: Choice) -> float:
+    """Dollars an hour for a box, half as much again as the best of some offers."""
+    return math.ceil(_PRICE_ABOVE * choice.fit[0].offer.per_hour * 100) / 100
+
+
 def bounded(wants: Wants, choice: Choice) -> Wants:
     """With a price and a budget that hold for every box to come. Where no offer fits there is nothing to bound."""
     if not choice.fit:
         return wants
-    price = wants.max_per_hour
-    if price is None:
-        price = math.ceil(_PRICE_ABOVE * choice.fit[0].offer.per_hour * 100) / 100
+    price = wants.max_per_hour if wants.max_per_hour is not None else default_price(choice)
     budget = wants.budget if wants.budget is not None else round(price * wants.max_hours * wants.boxes, 2)
     return replace(wants, max_per_hour=price, budget=budget)

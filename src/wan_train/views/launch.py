@@ -18,7 +18,7 @@ _LEAST_TITLE = 8
 _NOT_MEASURED = "not measured"
 
 
-def offer_lines(choice: Choice, wants: Wants) -> Iterator[Line]:
+def offer_lines(choice: Choice, wants: Wants, *, most: int = MOST_OFFERS) -> Iterator[Line]:
     """The best offers, each with the time and cost of the first job; or why there is none, with the nearest."""
     if not choice.fit:
         yield line("No offer is what you want.")
@@ -28,10 +28,10 @@ def offer_lines(choice: Choice, wants: Wants) -> Iterator[Line]:
             yield line(f"The nearest: {offer_name(choice.nearest)} at {dollars(choice.nearest.offer.per_hour)} an hour")
         return
     rows: list[tuple[str, ...]] = [("", "GPU", "$/hour", "Reliability", "Mbit/s", "Time", "Cost")]
-    rows += [_offer(number, each) for number, each in enumerate(choice.fit[:MOST_OFFERS], start=1)]
+    rows += [_offer(number, each) for number, each in enumerate(choice.fit[:most], start=1)]
     yield from _table(rows, right={2, 3, 4, 6})
-    if len(choice.fit) > MOST_OFFERS:
-        yield line(f"and {count(len(choice.fit) - MOST_OFFERS, 'more offer')}")
+    if len(choice.fit) > most:
+        yield line(f"and {count(len(choice.fit) - most, 'more offer')}")
     yield from _basis(choice.fit[0], wants)
 
 
@@ -159,7 +159,7 @@ def _basis(best: Priced, wants: Wants) -> Iterator[Line]:
     else:
         yield line("Not measured: no earlier training on this kind of card is known here")
     if wants.spot:
-        yield line("Interruptible: whoever bids more takes the box; the job then goes on on another one")
+        yield line("Interruptible: whoever bids more takes the box; its job goes to another box")
 
 
 def offer_name(priced: Priced) -> str:

@@ -11,32 +11,34 @@ from wan_train.launch.jobs import Ready
 from wan_train.launch.model import Offer, Wants
 from wan_train.launch.offers import Choice, Priced
 from wan_train.launch.remote import GRACE_MINUTES
+from wan_train.launch.sky_home import INSTALLED_BYTES
 from wan_train.views.formatting import dollars_per_hour, safe
 from wan_train.views.json_records import Json
-from wan_train.views.launch import offer_lines, offer_name
+from wan_train.views.launch import offer_lines
 from wan_train.views.lines import Line, Row, line, table
 
+SHOWN_OFFERS = 3
 _NAMED_JOBS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchPlan:
-    """What would be rented for which jobs. `wants` has every bound; which of them were given, `given` says."""
+    """What would be rented for which jobs. `wants` has every bound."""
 
     jobs: Sequence[Ready]
     wants: Wants
     choice: Choice
-    given: frozenset[str] = frozenset()
-    """Bounds by their options: `--max-price`, `--max-hours`, `--budget`."""
     credit: float | None = None
     """Dollars of the account."""
     runs: str = ""
     """Where the runs come home to."""
+    fetches: str | None = None
+    """Where SkyPilot is put, if it is not there yet."""
 
 
-def plan_lines(plan: LaunchPlan, width: int) -> Iterator[Line]:
-    """At most 24 lines with the offers, so that the question below them is on the same screen."""
-    yield from offer_lines(plan.choice, plan.wants)
+def plan_lines(plan: LaunchPlan, width: int, *, offers: int = SHOWN_OFFERS) -> Iterator[Line]:
+    """With the default number of offers at most 22 lines, so that the question below them is on the same screen."""
+    yield from offer_lines(plan.choice, plan.wants, most=offers)
     if plan.choice.fit:
         yield line()
         yield from table(list(_rows(plan, plan.choice.fit[0])), width)
@@ -90,27 +92,29 @@ def _offer_json(priced: Priced) -> Json:
 
 
 def _rows(plan: LaunchPlan, best: Priced) -> Iterator[Row]:
-    wants, offer = plan.wants, best.offer
+    wants = plan.wants
     yield Row(label="Train", value=_jobs(plan.jobs))
     yield Row(label="Set-up", value=_setup(plan, best))
     yield Row(label="Rent", value=_rent(plan))
     yield Row(label="Traffic", value=_traffic(best))
-    yield Row(label="Disk", value=_disk(wants, offer))
-    yield Row(label="Limits", value=_limits(plan))
+    yield Row(label="Disk", value=_disk(wants, best.offer))
+    yield Row(label="Limit", value=f"{wants.max_hours:g} hours for a box (--max-hours); then all results come home")
     yield Row(label="At most", value=_most(plan))
     yield Row(
         label="Protection",
-        value="This computer destroys each box. If it is off: a box that trains stops by itself "
-        f"{duration(GRACE_MINUTES * 60)} after its training, and after {wants.max_hours:g} hours at the latest; "
-        "then its disk costs money until `wan-train launch attach`. Before its training only this computer ends it.",
+        value="This computer destroys each box. While it is off, a box that trains stops by itself "
+        f"{duration(GRACE_MINUTES * 60)} after its training, at {wants.max_hours:g} hours at the latest, and costs "
+        "its disk until `wan-train launch attach`. A box that does not train yet is ended by this computer only.",
     )
-    yield Row(label="Results", value=plan.runs, whole=True)
+    if plan.fetches is not None:
+        yield Row(label="First", value=f"SkyPilot is fetched: {file_size(INSTALLED_BYTES)} in {safe(plan.fetches)}")
+    yield Row(label="Results", value=safe(plan.runs), whole=True)
 
 
 def _jobs(jobs: Sequence[Ready]) -> str:
     named = [
         f"{safe(ready.job.title)} ({count(ready.counted.files, 'file')}, "
-        f"{max((part.epochs for part in ready.work.parts), default=0)} epochs)"
+        f"{count(max((part.epochs for part in ready.work.parts), default=0), 'epoch')})"
         for ready in jobs[:_NAMED_JOBS]
     ]
     more = [f"and {len(jobs) - _NAMED_JOBS} more"] if len(jobs) > _NAMED_JOBS else []
@@ -118,11 +122,10 @@ def _jobs(jobs: Sequence[Ready]) -> str:
 
 
 def _setup(plan: LaunchPlan, best: Priced) -> str:
-    work = plan.jobs[0].work
-    size = file_size(work.download_bytes)
+    models = f"{file_size(plan.jobs[0].work.download_bytes)} of models for each box"
     if best.prepare_seconds is None:
-        return f"{size} of models are downloaded on each box"
-    return f"{size} of models are downloaded on each box: about {duration(best.prepare_seconds)} on the first offer"
+        return models
+    return f"{models}, about {duration(best.prepare_seconds)} on the first offer"
 
 
 def _rent(plan: LaunchPlan) -> str:
@@ -130,41 +133,23 @@ def _rent(plan: LaunchPlan) -> str:
     what = "1 box" if wants.boxes == 1 else f"{wants.boxes} boxes at once"
     how = "interruptible" if wants.spot else "on demand"
     price = dollars_per_hour(wants.max_per_hour) if wants.max_per_hour is not None else ""
-    why = "--max-price" if "--max-price" in plan.given else "half as much again as the best offer; --max-price"
-    return f"{what}, {how}, each at most {price} ({why})"
+    return f"{what}, {how}, at most {price}{' each' if wants.boxes > 1 else ''} (--max-price)"
 
 
 def _traffic(best: Priced) -> str:
     offer = best.offer
     if not offer.per_gb_down and not offer.per_gb_up:
         return "free on the first offer"
-    return (
-        f"about {dollars(best.traffic)} for the first LoRA on the first offer "
-        f"(a GB down {dollars(offer.per_gb_down)}, up {dollars(offer.per_gb_up)})"
-    )
+    prices = f"${offer.per_gb_down:.3f} a GB down, ${offer.per_gb_up:.3f} up"
+    return f"about {dollars(best.traffic)} for the first LoRA: {prices}"
 
 
 def _disk(wants: Wants, offer: Offer) -> str:
-    stopped = "; a stopped box still costs its disk"
-    if offer.disk_per_hour:
-        stopped = f"; a stopped box still costs {dollars(24 * offer.disk_per_hour)} a day"
-    return f"{wants.disk_gb:.0f} GB, in the price{stopped}"
-
-
-def _limits(plan: LaunchPlan) -> str:
-    wants = plan.wants
-    hours = "--max-hours" if "--max-hours" in plan.given else "the default of --max-hours"
-    return f"{wants.max_hours:g} hours for a box ({hours}); then results come home and all boxes end"
+    stopped = f"costs {dollars(24 * offer.disk_per_hour)} a day" if offer.disk_per_hour else "still costs its disk"
+    return f"{wants.disk_gb:.0f} GB, in the price; a stopped box {stopped}"
 
 
 def _most(plan: LaunchPlan) -> str:
-    wants = plan.wants
-    budget = dollars(wants.budget) if wants.budget is not None else ""
+    budget = dollars(plan.wants.budget) if plan.wants.budget is not None else ""
     credit = f"; your credit is {dollars(plan.credit)}" if plan.credit is not None else ""
-    if "--budget" in plan.given:
-        return f"{budget} in all (--budget){credit}"
-    boxes = f"{wants.boxes} boxes x " if wants.boxes > 1 else ""
-    return f"{budget} in all: {boxes}{wants.max_hours:g} hours x price (--budget sets another){credit}"
-
-
-__all__ = ["LaunchPlan", "offer_name", "plan_json", "plan_lines"]
+    return f"{budget} in all, traffic included (--budget){credit}"

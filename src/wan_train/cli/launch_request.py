@@ -1,0 +1,185 @@
+"""What is to be launched: from options, from a jobs.toml, and from questions at a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from wan_train.base.errors import BadInputError
+from wan_train.base.text import one_line
+from wan_train.base.units import parse_dollars
+from wan_train.cli import options, questions
+from wan_train.cli.call import Call
+from wan_train.cli.launch_words import words_of
+from wan_train.cli.option import Option
+from wan_train.launch.bounds import default_price
+from wan_train.launch.gpu_names import parse_gpus
+from wan_train.launch.jobs import Wish, read_jobs, wishes_of_words
+from wan_train.launch.model import GpuWant, Wants
+from wan_train.launch.offers import Choice
+from wan_train.run.titles import DEFAULT_AUTHOR, check_author, check_title
+
+_MOST_HOURS = 24.0 * 90
+_MOST_BOXES = 1000
+_JOBS_FILE = re.compile(r"^\s*\[\[?\s*(jobs|defaults)\b", re.MULTILINE)
+_OF_ONE: tuple[Option[str], ...] = (options.LAUNCH_TITLE, options.RECIPE)
+
+
+def wants_of(call: Call) -> Wants:
+    """What may be rented, as far as options say; raises BadInputError."""
+    infra = call[options.ON].strip().lower()
+    if infra != "vast":
+        raise BadInputError(f"--on {one_line(infra)} is not an infrastructure", hint="Use vast.")
+    spot, bid = call[options.SPOT], _dollars(call, options.BID)
+    if bid is not None and not spot:
+        raise BadInputError(
+            "--bid is for interruptible boxes", hint="Add --spot, or use --max-price for a box on demand."
+        )
+    boxes = call[options.BOXES]
+    if not 1 <= boxes <= _MOST_BOXES:
+        raise BadInputError(f"--boxes {boxes} cannot be rented", hint=f"Use a number from 1 to {_MOST_BOXES:,}.")
+    hours = call.get(options.LAUNCH_MAX_HOURS)
+    if hours is not None and not 0.5 <= hours <= _MOST_HOURS:  # also refuses nan
+        raise BadInputError(
+            f"--max-hours {hours:g} is not a time that can be kept", hint=f"Use hours, 0.5 to {_MOST_HOURS:,.0f}."
+        )
+    gpus = call.get(options.GPU)
+    try:
+        kinds = parse_gpus(gpus) if gpus is not None else ()
+    except ValueError as error:
+        raise BadInputError(
+            f"--gpu {one_line(gpus or '')!r}: {error}", hint="Use --gpu RTX4090, or RTX5090:2."
+        ) from None
+    return Wants(
+        infra=infra,
+        gpus=kinds,
+        max_per_hour=_dollars(call, options.MAX_PRICE),
+        spot=spot,
+        bid=bid,
+        boxes=boxes,
+        max_hours=hours if hours is not None else 0.0,
+        budget=_dollars(call, options.LAUNCH_BUDGET),
+    )
+
+
+def _dollars(call: Call, option: Option[str]) -> float | None:
+    text = call.get(option)
+    if text is None:
+        return None
+    try:
+        return parse_dollars(text)
+    except ValueError as error:
+        raise BadInputError(
+            f"{option.flag} {one_line(text)!r} {error}", hint=f"For example: `{option.flag} 0.60`"
+        ) from None
+
+
+def wishes_of(call: Call, *, ask: bool) -> tuple[Wish, ...]:
+    """The jobs as they were asked for; what is missing is asked of a person, or refused. Raises BadInputError."""
+    datasets = list(call.all(options.LAUNCH_DATASETS))
+    file = _jobs_file(datasets)
+    if file is not None:
+        return _of_file(call, file)
+    if not datasets and not ask:
+        raise BadInputError("no dataset was given", hint="Name it: `wan-train launch DATASET`")
+    title, author = call.get(options.LAUNCH_TITLE), call.get(options.AUTHOR)
+    if ask:
+        title, author, datasets = _asked(title, author, datasets)
+    return wishes_of_words(
+        datasets,
+        title=check_title(title) if title is not None else None,
+        author=check_author(author) if author is not None else None,
+        recipe=call.get(options.RECIPE),
+        options=words_of(call),
+        folder=Path.cwd(),
+    )
+
+
+def ask_where(
+    call: Call, wants: Wants, search: Callable[[Wants], Choice], show: Callable[[Choice], None]
+) -> tuple[Wants, Choice]:
+    """Ask which GPUs, which kind of rent, which price, as far as no option says; each answer is searched for."""
+    choice = search(wants)
+    if choice.fit and call.get(options.GPU) is None:
+        show(choice)
+        kinds = [GpuWant(name=each.offer.gpu, count=each.offer.gpus) for each in choice.fit]
+        if gpus := questions.ask_gpus(kinds):
+            wants = replace(wants, gpus=gpus)
+            choice = search(wants)
+    if choice.fit and not wants.spot:
+        spot = search(replace(wants, spot=True))
+        least, least_spot = _least(choice), _least(spot) if spot.fit else None
+        if least_spot is not None and least_spot < least and questions.ask_spot(least, least_spot):
+            wants, choice = replace(wants, spot=True), spot
+    if choice.fit and wants.max_per_hour is None:
+        wants = replace(wants, max_per_hour=questions.ask_price(_least(choice), default_price(choice)))
+        choice = search(wants)
+    return wants, choice
+
+
+def _least(choice: Choice) -> float:
+    return min(each.offer.per_hour for each in choice.fit)
+
+
+def _asked(title: str | None, author: str | None, datasets: list[str]) -> tuple[str | None, str | None, list[str]]:
+    """What is missing of one job; several are titled after their folders."""
+    last = questions.recall()
+    if title is None and len(datasets) < 2:
+        usual = last.title if last is not None else "mylora"
+        title = questions.ask_title(_folder_of(datasets[0]) if datasets else usual)
+    if author is None:
+        author = questions.ask_author(last.author if last is not None else DEFAULT_AUTHOR)
+    if not datasets:
+        datasets = [questions.ask_dataset(last.dataset if last is not None else "")]
+    if title is not None:
+        answers = questions.LastAnswers(title=title, author=author, dataset=str(_path(datasets[0]).absolute()))
+        questions.remember(answers if last is None else replace(answers, until=last.until, uploads=last.uploads))
+    return title, author, datasets
+
+
+def _folder_of(dataset: str) -> str:
+    path = _path(dataset).absolute()
+    return path.parent.name if path.suffix == ".toml" else path.name
+
+
+def _jobs_file(names: Sequence[str]) -> Path | None:
+    """The jobs.toml among the words; a dataset.toml is a dataset."""
+    found = [path for path in map(_path, names) if path.suffix == ".toml" and path.is_file() and _has_jobs(path)]
+    if found and len(names) > 1:
+        raise BadInputError(
+            f"{one_line(str(found[0]))} is a list of jobs, and {len(names) - 1} more were given",
+            hint="Give the jobs.toml alone, or datasets only.",
+        )
+    return found[0] if found else None
+
+
+def _has_jobs(path: Path) -> bool:
+    """Also of a damaged file, so that the message is about jobs."""
+    if path.name == "jobs.toml":
+        return True
+    try:
+        return _JOBS_FILE.search(path.read_text(encoding="utf-8", errors="replace")) is not None
+    except OSError:
+        return False
+
+
+def _of_file(call: Call, file: Path) -> tuple[Wish, ...]:
+    given = [each.flag for each in _OF_ONE if call.get(each) is not None]
+    words = [word for word in words_of(call) if word.startswith("--")]
+    if given or words:
+        raise BadInputError(
+            f"{', '.join([*given, *words])} cannot be given beside {file.name}",
+            hint=f"Write it into {file.name}: a job, or [defaults] for all, may have options = ['--epochs', '50'].",
+        )
+    author = call.get(options.AUTHOR)
+    wishes = read_jobs(file)
+    return wishes if author is None else tuple(replace(each, author=each.author or author) for each in wishes)
+
+
+def _path(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # `~name` of nobody
+        return Path(name)
