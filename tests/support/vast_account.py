@@ -73,6 +73,7 @@ class Account:
     filters: bool = True
     """Without it every offer is an answer to every search."""
     page: int = 25
+    credit: float = 12.5
     retry_after: str = "3"
     asked: list[str] = field(default_factory=list)
     bodies: list[Any] = field(default_factory=list)
@@ -88,7 +89,7 @@ class Account:
             more = str(end) if end < len(self.boxes) else None
             return 200, {"success": True, "instances": self.boxes[begin:end], "next_token": more}
         if (method, parts.path) == ("GET", "/api/v0/users/current/"):
-            return 200, {"id": 1, "credit": 12.5}
+            return 200, {"id": 1, "credit": self.credit}
         match = re.fullmatch(r"/api/v0/instances/(\d+)/", parts.path)
         if match and not any(row["id"] == int(match[1]) for row in self.boxes):
             return 404, {"success": False}

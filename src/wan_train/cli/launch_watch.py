@@ -126,20 +126,22 @@ class _Watcher:
         return left
 
     def _show(self, screen: Screen) -> Launch | _Leave:
+        asks = False
         while True:
             launch, seen = self._look(), read_seen(self.directory)
-            screen.paint(launch_screen(launch, time.time(), seen, screen.size))
+            screen.paint(launch_screen(launch, time.time(), seen, screen.size, asks_to_stop=asks))
             left = self._react(launch)
             if left is not None:
                 return left
             for key in keys_in(screen.keys(_LOOK_SECONDS)):
                 match key.lower():
-                    case "q" | "d":
-                        return _Leave.DETACHED
-                    case "s":
+                    case "y" if asks:
                         self.directory.ask(Halt.SAVE)
+                    case "q" | "d" if not asks:
+                        return _Leave.DETACHED
                     case _:
                         pass
+                asks = not asks and key.lower() == "s"
 
     def _look(self) -> Launch:
         return self.directory.read()

@@ -51,7 +51,8 @@ def status(call: Call) -> Result:
     look_around(call)
 
     def text(sink: Sink) -> None:
-        sink.line(f"Launch {launch.id}{'' if not launch.is_over else ', over'}")
+        held = "carried out now" if directory.is_held else "carried out by nobody"
+        sink.line(f"Launch {launch.id}: {'over' if launch.is_over else held}")
         show_launch(directory, launch, sink)
 
     return Result(data=lambda: launch_json(launch, time.time(), read_seen(directory)), text=text)
@@ -68,13 +69,17 @@ def stop(call: Call) -> Result:
     directory.ask(Halt.NOW if now else Halt.SAVE)
     if not directory.is_held:
         background.start(directory, call.settings)
-    alive = sum(1 for _ in launch.living)
-    if now:
-        sink.note(f"Launch {launch.id} ends: {count(alive, 'box is', 'boxes are')} destroyed now.")
-    else:
-        sink.note(f"Launch {launch.id} ends: results come home, then {count(alive, 'box is', 'boxes are')} destroyed.")
+    sink.note(f"Launch {launch.id} ends{_what_ends(launch, now=now)}.")
     sink.note(f"See the end of it: wan-train launch attach {launch.id}")
     return Result(data=lambda: launch_json(launch, time.time(), read_seen(directory)))
+
+
+def _what_ends(launch: Launch, *, now: bool) -> str:
+    alive = sum(1 for _ in launch.living)
+    if not alive:
+        return "; nothing is rented"
+    boxes = count(alive, "box is", "boxes are")
+    return f": {boxes} destroyed now" if now else f": results come home, then {boxes} destroyed"
 
 
 def logs(call: Call) -> Result:

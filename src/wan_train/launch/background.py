@@ -20,11 +20,15 @@ from wan_train.launch.conduct import carry_out
 from wan_train.launch.engine import EngineError, SkyEngine
 from wan_train.launch.hands import Hands
 from wan_train.launch.market import KEY_VARIABLE, VastMarket
+from wan_train.launch.model import Launch
+from wan_train.launch.notice import end_of
 from wan_train.launch.places import LaunchDirectory
 from wan_train.launch.remote import SshRemote
 from wan_train.launch.seen import Seen, progress_of, publish
 from wan_train.launch.sky_home import make
 from wan_train.launch.wheel import pack, provision_script
+from wan_train.notify.dispatcher import send_now
+from wan_train.notify.targets import read_targets
 
 _START_SECONDS = 30.0
 _LOOK_SECONDS = 0.1
@@ -81,11 +85,22 @@ def hands_of(directory: LaunchDirectory, settings: Settings, say: Callable[[str]
 
 def _seen(hands: Hands) -> Seen:
     choice = hands.choice
-    none_fits = choice is not None and not choice.fit
-    return Seen(
-        jobs={name: progress_of(training) for name, training in list(hands.seen.items())},
-        searching="no offer is what was wanted" if none_fits else "",
-    )
+    why = ""
+    if choice is not None and not choice.fit:
+        reasons = ", ".join(f"{number} {reason}" for reason, number in choice.unfit)
+        why = f"none is what was wanted{f' ({reasons})' if reasons else ''}"
+    return Seen(jobs={name: progress_of(training) for name, training in list(hands.seen.items())}, searching=why)
+
+
+def _notify(launch: Launch) -> None:
+    """Tell the services of the settings file that it is over; a message that is not sent changes nothing."""
+    try:
+        targets = read_targets(resolve(flags={}).notify)
+        if targets:
+            for outcome in send_now(end_of(launch, time.time()), targets):
+                log.info("message to %s: %s", outcome.target, outcome.why or outcome.mark)
+    except WanTrainError as error:
+        log.warning("no message was sent: %s", error.message)
 
 
 def main(path: str) -> ExitCode:
@@ -97,7 +112,8 @@ def main(path: str) -> ExitCode:
         with locks.held(users, wait=True, shared=True) as held:
             hands, engine = hands_of(directory, resolve(flags={}), log.info)
             try:
-                carry_out(directory, hands, SystemClock(), lambda _: publish(directory, _seen(hands)))
+                launch = carry_out(directory, hands, SystemClock(), lambda _: publish(directory, _seen(hands)))
+                _notify(launch)
             finally:
                 # The lock is shared by all launches of this user: alone with it, nobody else uses the server.
                 if locks.try_once(held, users, shared=False):

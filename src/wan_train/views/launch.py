@@ -15,6 +15,7 @@ from wan_train.views.lines import Line, Span, line, wrapped
 
 MOST_OFFERS = 8
 _LEAST_TITLE = 8
+_NAMED_BOXES = 2
 _NOT_MEASURED = "not measured"
 
 
@@ -49,20 +50,26 @@ def launch_lines(launch: Launch, now: float, seen: Seen, width: int = 80) -> Ite
     for box in launch.living:
         if box.state is BoxState.DESTROYING:
             yield from _noted(f"Box {_number(box)} is being destroyed: {box.because}", width)
+    for box in [each for each in launch.boxes if each.blamed and each.state is BoxState.GONE][-_NAMED_BOXES:]:
+        yield from _noted(f"Box {_number(box)} was given up: {box.because}", width)
     if seen.searching and not alive and not launch.is_over:
-        yield from _noted(f"Looking for an offer: {seen.searching}", width)
+        yield from _noted(f"Searching offers every minute: {seen.searching}", width)
     if launch.halted_because:
-        yield from _noted(f"Stopped: {launch.halted_because}", width)
+        yield from _noted(f"Ends early: {launch.halted_because}", width)
     for job in launch.jobs:
         if job.problem and job.problem != launch.halted_because:
             yield from _noted(f"{job.title}: {job.problem}", width)
 
 
-def launch_screen(launch: Launch, now: float, seen: Seen, size: tuple[int, int]) -> list[Line]:
+def launch_screen(
+    launch: Launch, now: float, seen: Seen, size: tuple[int, int], *, asks_to_stop: bool = False
+) -> list[Line]:
     """The whole screen; the table is cut where it is too low, never the last lines."""
     width, height = size
     head = line(Span(f"Launch {launch.id}", "bold"), Span(f"  {duration(now - launch.created)} so far", "dim"))
     foot = line(Span("q leaves, the launch goes on   s stops it, results come home first", "dim"))
+    if asks_to_stop:
+        foot = line(Span("Stop? y: results come home, then all boxes are destroyed. Any other key: go on", "bold"))
     rows = list(launch_lines(launch, now, seen, width))
     room = max(height - 4, 1)
     if len(rows) > room:

@@ -89,4 +89,4 @@ def test_jobs_have_their_box_and_their_progress() -> None:
     assert shown[3] == "Spent $0.83 of at most $10.00; 1 box rented now"
     assert not any("\x1b" in each for each in shown)
     halted = replace(launch, halt=Halt.SAVE, halted_because="stopped by you")
-    assert "Stopped: stopped by you" in text(launch_lines(halted, 3600.0, Seen()))
+    assert "Ends early: stopped by you" in text(launch_lines(halted, 3600.0, Seen()))

@@ -1,0 +1,210 @@
+"""Launches that exist, carried out by a program of the test: start, attach, status, stop, logs, reap."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from support.json_output import json_lines
+from support.vast_account import Account, box_row
+from wan_train.base.settings import Settings, user_data_dir
+from wan_train.cli.main import run
+from wan_train.launch import background
+from wan_train.launch.model import Box, BoxState, Halt, Job, JobState, Launch, Offer, Wants
+from wan_train.launch.places import LaunchDirectory, all_launches, directory_of, new
+from wan_train.launch.sky_home import stamp
+
+OFFER = Offer(id="1", machine="m", gpu="RTX 4090", gpus=1, gpu_bytes=24 * 10**9, per_hour=0.36)
+JOB = Job(name="cats", title="cats", dataset=Path("cats"), dataset_stamp="", options=())
+
+
+@dataclass(slots=True)
+class Program:
+    """Stands for the program that carries a launch out: it ends every job as `state` at once."""
+
+    state: JobState = JobState.DONE
+    started: list[str] = field(default_factory=list)
+
+    def start(self, directory: LaunchDirectory, _: Settings) -> None:
+        launch = directory.read()
+        self.started.append(launch.id)
+        halt = directory.requested()
+        state = self.state if halt is None else JobState.STOPPED
+        boxes = tuple(replace(box, state=BoxState.GONE, ended=box.began + 600) for box in launch.boxes)
+        jobs = tuple(replace(job, state=state) for job in launch.jobs)
+        because = "stopped by you" if halt is not None else ""
+        directory.write(replace(launch, jobs=jobs, boxes=boxes, halt=halt, halted_because=because))
+        directory.log.write_text("it was carried out\n")
+
+
+@pytest.fixture
+def program(account: Account, monkeypatch: pytest.MonkeyPatch) -> Program:
+    """With an environment of SkyPilot that is there already."""
+    assert account.address
+    ready = user_data_dir() / "sky/env/ready"
+    ready.parent.mkdir(parents=True)
+    ready.write_text(stamp())
+    found = Program()
+    monkeypatch.setattr(background, "start", found.start)
+    return found
+
+
+def launched(**more: object) -> LaunchDirectory:
+    """A launch with one job that trains on one box."""
+    directory = new(Path("runs").absolute())
+    box = Box(name=f"wt-{directory.path.name}-001", offer=OFFER, state=BoxState.READY, began=0.0, job="cats")
+    launch = Launch(
+        id=directory.path.name,
+        created=0.0,
+        wants=Wants(max_hours=12),
+        jobs=(replace(JOB, state=JobState.TRAINING),),
+        boxes=(box,),
+    )
+    directory.write(replace(launch, **more))  # type: ignore[arg-type]  # fields of a launch
+    return directory
+
+
+def over() -> LaunchDirectory:
+    return launched(jobs=(replace(JOB, state=JobState.DONE),), boxes=())
+
+
+def test_a_launch_is_on_disk_before_its_program_starts(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["launch", "cats", "dogs", "--yes", "--epochs", "7", "--json"]) == 0
+    plan, *looks = json_lines(capsys.readouterr().out)
+    assert plan["event"] == "launch_plan"
+    assert looks[-1]["over"] is True
+    [directory] = all_launches(Path("runs"))
+    launch = directory.read()
+    assert program.started == [launch.id]
+    assert [job.options for job in launch.jobs] == [("--epochs", "7")] * 2
+    assert (launch.wants.max_per_hour, launch.wants.max_hours, launch.wants.budget) == (0.53, 24, 12.72)
+    assert launch.wants.least_driver
+    assert launch.wants.tasks == ("t2v",)
+
+
+def test_a_detached_launch_prints_its_id_alone(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["launch", "cats", "--yes", "--detach"]) == 0
+    out, err = capsys.readouterr()
+    assert out.split()[-1:] == program.started
+    assert f"wan-train launch attach {program.started[0]}" in err
+
+
+@pytest.mark.parametrize(("state", "code"), [(JobState.DONE, 0), (JobState.FAILED, 4)])
+def test_attach_carries_on_what_nobody_does(
+    program: Program, capsys: pytest.CaptureFixture[str], state: JobState, code: int
+) -> None:
+    program.state = state
+    directory = launched()
+    assert run(["launch", "attach"]) == code
+    assert program.started == [directory.path.name]
+    out, err = capsys.readouterr()
+    assert "Nobody carried out launch" in err
+    assert f"cats: {state}" in out
+
+
+def test_a_stop_is_on_disk_and_somebody_carries_it_out(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = launched()
+    assert run(["launch", "stop", directory.path.name[:4]]) == 0
+    assert directory.requested() is Halt.SAVE
+    assert program.started == [directory.path.name]
+    assert "results come home, then 1 box is destroyed" in capsys.readouterr().err
+    assert run(["launch", "attach"]) == 130
+
+
+def test_what_is_over_needs_no_program_and_no_key(
+    program: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    over()
+    monkeypatch.delenv("VAST_API_KEY")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run(["launch", "stop"]) == 0
+    assert "is over already. Nothing of it is rented." in capsys.readouterr().err
+    assert run(["launch", "attach"]) == 0
+    assert run(["launch", "status", "--json"]) == 0
+    assert json_lines(capsys.readouterr().out.splitlines()[-1])[0]["jobs"][0]["state"] == "done"
+    assert program.started == []
+
+
+def test_every_command_ends_boxes_that_a_launch_left_and_names_launches_without_a_program(
+    program: Program, account: Account, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended, alone = over(), launched()
+    account.boxes = [
+        box_row(1, f"wt-{ended.path.name}-001"),
+        box_row(2, "somebody else's"),
+        box_row(3, f"wt-{alone.path.name}-001"),
+        box_row(4, "wt-0123abcd-001"),
+    ]
+    assert run(["launch", "status", ended.path.name]) == 0
+    said = capsys.readouterr().err
+    assert [box["id"] for box in account.boxes] == [2, 3, 4]
+    assert f"Ended box 1 (wt-{ended.path.name}-001, $0.50/h)" in said
+    assert "End it: wan-train launch reap 0123abcd" in said
+    assert f"Launch {alone.path.name} is not over, and nobody carries it out" in said
+    assert program.started == []
+
+
+def test_boxes_of_another_computer_end_only_by_their_name(
+    program: Program, account: Account, capsys: pytest.CaptureFixture[str]
+) -> None:
+    account.boxes = [box_row(4, "wt-0123abcd-001"), box_row(5, "wt-0123abcd-002"), box_row(6, "wt-89abcdef-001")]
+    assert run(["launch", "reap", "--json"]) == 0
+    [line] = json_lines(capsys.readouterr().out)
+    assert (line["ended"], len(line["others"])) == ([], 3)
+    assert run(["launch", "reap", "0123abcd"]) == 2
+    assert "without a terminal, --yes is required" in capsys.readouterr().err
+    assert len(account.boxes) == 3
+    assert run(["launch", "reap", "0123abcd", "--yes"]) == 0
+    assert [box["id"] for box in account.boxes] == [6]
+    assert run(["launch", "reap", "wt-1"]) == 2
+    assert program.started == []
+
+
+def test_a_living_launch_is_stopped_rather_than_reaped(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = launched()
+    assert run(["launch", "reap", directory.path.name, "--yes"]) == 2
+    assert f"`wan-train launch stop {directory.path.name}`" in capsys.readouterr().err
+    assert program.started == []
+
+
+def test_logs_are_those_of_the_program(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = over()
+    assert run(["launch", "logs"]) == 3
+    program.start(directory, Settings())
+    capsys.readouterr()
+    assert run(["launch", "logs", "-f", "--json"]) == 0
+    assert [line["text"] for line in json_lines(capsys.readouterr().out)] == ["it was carried out"]
+
+
+def test_a_damaged_record_names_what_is_left_to_do(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = over()
+    directory.record.write_text("{")
+    assert run(["launch", "status"]) == 3
+    said = capsys.readouterr().err
+    assert "https://cloud.vast.ai/instances/" in said
+    assert f"`wan-train launch reap {directory.path.name}`" in said
+    assert program.started == []
+
+
+def test_without_a_launch_it_says_how_to_start_one(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["launch", "status"]) == 2
+    assert "`wan-train launch DATASET`" in capsys.readouterr().err
+    assert program.started == []
+
+
+def test_without_credit_or_room_at_home_nothing_is_rented(
+    program: Program, account: Account, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(".")._replace(free=10**9)
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda _: usage)
+        assert run(["launch", "cats", "--yes"]) == 3
+    assert "8.6 GB come home to" in capsys.readouterr().err
+    account.credit = 0.2
+    assert run(["launch", "cats", "--yes"]) == 3
+    assert "your credit at Vast.ai is $0.20, an hour costs $0.35" in capsys.readouterr().err
+    assert program.started == []
+    assert not directory_of(Path("runs"), "").path.exists()

@@ -1,0 +1,41 @@
+"""The message at the end of a launch, and what its program publishes meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from wan_train.launch.model import Box, BoxState, Job, JobState, Launch, Offer, Wants
+from wan_train.launch.notice import end_of
+from wan_train.launch.places import new
+from wan_train.launch.seen import Progress, Seen, publish, read_seen
+
+OFFER = Offer(id="1", machine="m", gpu="RTX 4090", gpus=1, gpu_bytes=24 * 10**9, per_hour=0.36)
+
+
+def test_the_end_names_every_job_the_money_and_why_it_came_early() -> None:
+    jobs = tuple(
+        Job(name=name, title=name, dataset=Path("d"), dataset_stamp="", options=(), state=state, problem=problem)
+        for name, state, problem in (
+            ("cats", JobState.DONE, ""),
+            ("dogs", JobState.DONE, ""),
+            ("fish", JobState.FAILED, "no\nroom"),
+        )
+    )
+    box = Box(name="wt-0123abcd-001", offer=OFFER, state=BoxState.GONE, began=0.0, ended=7200.0)
+    launch = Launch(id="0123abcd", created=0.0, wants=Wants(max_hours=12), jobs=jobs, boxes=(box,))
+    message = end_of(launch, 7260.0)
+    assert message.title == "wan-train: launch over: 2 done, 1 failed"
+    assert "fish: failed (no room)" in message.body
+    assert message.body.endswith("Spent $0.72 on 1 box in 2 h 1 min. Nothing is rented now.")
+    assert "before its jobs: 12 hours are over." in end_of(replace(launch, halted_because="12 hours are over"), 1).body
+
+
+def test_what_was_seen_is_read_by_others_and_damage_is_nothing_seen(tmp_path: Path) -> None:
+    directory = new(tmp_path)
+    assert read_seen(directory) == Seen()
+    seen = Seen(jobs={"cats": Progress(epoch=3, epochs=9, loss=0.1)}, searching="none")
+    publish(directory, seen)
+    assert read_seen(directory) == seen
+    (directory.path / "seen.json").write_text("{")
+    assert read_seen(directory) == Seen()
