@@ -2,9 +2,9 @@
 
 Half of a short command's time is Python importing the program. Tests call it some thousand times, so each test process
 keeps one server that has imported it and forks a process of its own for every call: own session, environment, working
-directory and descriptors. What it cannot stand for is what happens before `main`: see `suits`. A supervisor that such
-a process starts is forked by the same server, since loading it costs more than most runs of a test. The child
-that reads NVML is forked by a second server, which was started with the library's folder in LD_LIBRARY_PATH.
+directory and descriptors. What it cannot stand for is what happens before `main`: see `suits`. Supervisors and
+reports that such a process starts are forked by the same server, since loading them costs more than most runs of a
+test. The child that reads NVML is forked by a second server, started with the library's folder in LD_LIBRARY_PATH.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ class Forked:
         self.returncode: int | None = None
         self.stdin: IO[bytes] | None = None
         self.stdout: IO[bytes] | None = None
+        self.stderr: IO[bytes] | None = None
         self._report = report
         line = b""
         while not line.endswith(b"\n"):
@@ -335,38 +336,47 @@ def _become(request: dict[str, Any], descriptors: Sequence[int], server: socket.
 
 
 def _forking(server: socket.socket) -> type[subprocess.Popen[Any]]:
-    """`Popen` that has the server fork supervisors and readers of NVML, and executes everything else."""
+    """`Popen` that has the server fork our own programs and executes everything else."""
 
     class Popen(subprocess.Popen):  # type: ignore[type-arg]  # as generic as the original
         def __new__(cls, args: Sequence[str], **options: Any) -> Any:  # the class, or what stands for it
-            if str(args[-1]).endswith(_READER) and _library() is not None:
-                return _reader(server, str(args[-1]))
-            program = [sys.executable, "-m", _SUPERVISOR]
-            if list(args[:3]) != program or not suits(options["env"]):
+            env = options.get("env") or os.environ
+            request = _forkable(list(map(str, args)), env)
+            if request is None or options.get("pass_fds"):
                 return super().__new__(cls)
-            request = {"words": list(args[3:]), "cwd": options["cwd"], "script": None, "module": _SUPERVISOR}
-            with open(os.devnull, "rb") as nothing:  # noqa: PTH123  a descriptor is wanted
-                return _ask(server, request, options["env"], [nothing.fileno(), options["stdout"], options["stderr"]])
+            return _piped(server, {**request, "cwd": str(options.get("cwd") or Path.cwd())}, env, options)
 
     return Popen
 
 
-def _library() -> str | None:
-    """LD_LIBRARY_PATH, where a library of NVML lies in its first folder."""
-    path = os.environ.get("LD_LIBRARY_PATH", "")
-    return path if Path(path.partition(os.pathsep)[0], "libnvidia-ml.so.1").is_file() else None
+def _forkable(args: list[str], env: Mapping[str, str]) -> dict[str, Any] | None:
+    """What to ask of the server in place of executing these words; None for programs of others."""
+    library = env.get("LD_LIBRARY_PATH", "")
+    if args[-1].endswith(_READER) and Path(library.partition(os.pathsep)[0], "libnvidia-ml.so.1").is_file():
+        return {"words": [], "script": args[-1], "library": library}
+    if args[:2] == [sys.executable, "-m"] and args[2] in {"wan_train", _SUPERVISOR} and suits(env):
+        return {"words": args[3:], "script": None, "module": _SUPERVISOR if args[2] == _SUPERVISOR else None}
+    return None
 
 
-def _reader(server: socket.socket, script: str) -> Forked:
-    """The child that reads NVML, with the pipes that `NvmlProbe` wants."""
-    asked, asking = os.pipe()
-    answers, answering = os.pipe()
-    request = {"words": [], "cwd": str(Path.cwd()), "script": script, "library": _library()}
-    with open(os.devnull, "wb") as nothing:  # noqa: PTH123  a descriptor is wanted
-        child = _ask(server, request, os.environ, [asked, answering, nothing.fileno()])
-    os.close(asked)
-    os.close(answering)
-    child.stdin, child.stdout = os.fdopen(asking, "wb", 0), os.fdopen(answers, "rb", 0)
+def _piped(
+    server: socket.socket, request: Mapping[str, Any], env: Mapping[str, str], options: Mapping[str, Any]
+) -> Forked:
+    """A forked program whose streams are those that `Popen` was asked for: descriptors, pipes, or nothing."""
+    given, ours = [], {}
+    for name, mode in (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY)):
+        stream = options[name]
+        if stream == subprocess.PIPE:
+            ends = os.pipe()
+            ours[name], theirs = ends if name != "stdin" else ends[::-1]
+        else:
+            theirs = os.open(os.devnull, mode) if stream == subprocess.DEVNULL else os.dup(stream)
+        given.append(theirs)
+    child = _ask(server, request, env, given)
+    for descriptor in given:
+        os.close(descriptor)
+    for name, descriptor in ours.items():
+        setattr(child, name, os.fdopen(descriptor, "wb" if name == "stdin" else "rb", options.get("bufsize", -1)))
     return child
 
 
