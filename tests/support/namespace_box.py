@@ -131,10 +131,21 @@ class NamespaceBox:
                 os.kill(pid, signal.SIGKILL)  # the first process of its namespace: every other one ends with it
         outer.kill()
         outer.wait()
-        for guest in self._guests:
+        self._hang_up()
+
+    def cut(self) -> None:
+        """Nobody reaches it any more; it goes on."""
+        self.opens = False
+        self._hang_up()
+
+    def reopen(self) -> None:
+        self.opens = True
+
+    def _hang_up(self) -> None:
+        guests, self._guests = self._guests, []
+        for guest in guests:
             guest.kill()
             guest.wait()
-        self._guests.clear()
 
     def remove(self) -> None:
         self.halt()
