@@ -56,7 +56,7 @@ class Client:
     def install(self, sky: Path | None, constants: Mapping[str, float]) -> None:
         """Unpack the wheel and put SkyPilot's environment `sky` in its place; None puts the stand-in there.
 
-        `constants` are waits of the package by module and name, such as `transitions.LOST_SECONDS`.
+        `constants` are waits of the package by module and name, such as `transitions.LOST_SECONDS`, or `model.fetch_seconds`.
         """
         site = self.folder / "site"
         for path in (site, self.folder / "home", self.runs, self.data / "sky"):
@@ -73,7 +73,8 @@ class Client:
             return
         python = environment / "bin/python"
         python.parent.mkdir(parents=True)
-        python.write_text(f"#!/bin/sh\nexec {sys.executable} {HERE / 'launch_box/stand_in_driver.py'}\n")
+        driver = HERE / "launch_box/stand_in_driver.py"
+        python.write_text(f"#!/bin/sh\nexec {sys.executable} {driver}\n")
         python.chmod(0o755)
         (environment / "ready").write_text(stamp())
 
@@ -102,7 +103,7 @@ class Client:
 
 
 def _set(path: Path, name: str, value: float) -> None:
-    text, count = re.subn(rf"^{name} = .+$", f"{name} = {value!r}", path.read_text(), flags=re.MULTILINE)
+    text, count = re.subn(rf"^(\s*{name}(?:: \w+)?) = .+$", rf"\g<1> = {value!r}", path.read_text(), flags=re.MULTILINE)
     assert count == 1, f"{name} is set at {count} places of {path.name}"
     path.write_text(text)
 

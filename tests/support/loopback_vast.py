@@ -176,6 +176,7 @@ class Landlord:
             rootfs=self.rootfs,
             card=f"NVIDIA GeForce {card}",
             cards=offer["num_gpus"],
+            disk_gb=float(body.get("disk") or 0),
             key=f"box-{secrets.token_hex(16)}",
             onstart=str(body.get("onstart") or ""),
             maker=self.maker,

@@ -67,6 +67,7 @@ class NamespaceBox:
     card: str
     cards: int
     key: str
+    disk_gb: float
     onstart: str
     maker: ThreadPoolExecutor
     """Its one thread starts boxes: a box ends with the thread that started it."""
@@ -216,10 +217,10 @@ class NamespaceBox:
         (machine / "opt/onstart").write_text(self.onstart or "true\n")
         (machine / "opt/python").symlink_to(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}")
         (machine / "root/.config/wan-train/settings.toml").write_text(f'vast_url = "http://127.0.0.1:{API_PORT}"\n')
-        smi = machine / "usr/local/bin/nvidia-smi"
+        # The disk that was rented; this machine's own is often smaller.
+        _program(machine / "usr/local/bin/df", f"echo overlay 1 1 {round(self.disk_gb * 1_000_000)} 1% /workspace")
         rows = "".join(f"{self.card}, 24564, 570.124.06\n" for _ in range(self.cards))
-        smi.write_text(f"#!/bin/sh\ncat <<'END'\n{rows}END\n")
-        smi.chmod(0o755)
+        _program(machine / "usr/local/bin/nvidia-smi", f"cat <<'END'\n{rows}END")
         subprocess.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", machine / "etc/ssh/ssh_host_ed25519_key"], check=True
         )
@@ -245,3 +246,8 @@ class NamespaceBox:
                 start_new_session=True,
                 env={"PATH": _PATH},
             )
+
+
+def _program(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)

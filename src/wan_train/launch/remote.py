@@ -13,10 +13,11 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from wan_train.base.codec import CorruptRecordError
 from wan_train.base.files import sync_directory
 from wan_train.base.text import one_line
 from wan_train.base.units import MIB
@@ -25,6 +26,8 @@ from wan_train.launch.jobs import RECIPE_NAME
 from wan_train.launch.model import Address, Job, Offer, Wants
 from wan_train.launch.shipment import Shipment
 from wan_train.launch.ssh import PARTIAL, RemoteError, Ssh, UnreachableError
+from wan_train.run.directory import RunDirectory
+from wan_train.run.duties import Then, read_duties, write_duties
 from wan_train.run.speeds import SPEEDS_FILE, Speed, speeds_in
 
 WORKSPACE, RUNS = check.WORKSPACE, check.RUNS
@@ -38,8 +41,8 @@ _COMMAND_SECONDS = 180.0
 _COPY_SECONDS = 6 * 3600.0
 COMING = ".coming"
 """In a run directory here: states that are not whole yet."""
-_NEVER = (PARTIAL, "/lock", "*.lock", "/cache/")
-"""What never comes home."""
+_NEVER = (PARTIAL, "/lock", "*.lock", "/cache/", "/guard.json")
+"""What never comes home: locks, caches, and how far a box is with its own end."""
 _STATE_FOLDER = re.compile(r".+-state")
 _LINES = 5
 _MOST_SPEEDS = 1_000_000
@@ -236,6 +239,7 @@ class SshRemote:
         # States first: a record must not name one that is not here. What the trainer still writes stays there.
         excluded = [*_NEVER, "/*/*/output/**"]
         ssh.fetch(RUNS / run_id, home, seconds=_COPY_SECONDS, excluded=excluded)
+        forget_ending(home)
         came = tree_bytes(home) - before
         forget_old_states(home)
         return max(0, came)
@@ -245,9 +249,8 @@ class SshRemote:
         training = self.look(address, run_id)
         ssh = self._ssh(address)
         before = tree_bytes(home)
-        ssh.fetch(
-            RUNS / run_id, home, seconds=_COPY_SECONDS, excluded=[PARTIAL, "/lock", "*.lock", "/cache/", "*-state/"]
-        )
+        ssh.fetch(RUNS / run_id, home, seconds=_COPY_SECONDS, excluded=[*_NEVER, "*-state/"])
+        forget_ending(home)
         for name, digest in training.results:
             if digest_of(home / name) != digest:
                 (home / name).unlink(missing_ok=True)  # rsync would take size and time for the proof
@@ -341,6 +344,18 @@ def read_training(data: dict[str, Any], there: PurePosixPath) -> Training:
         loss=_float(progress.get("loss")),
         ends_at=_float(data.get("ends_at")),
     )
+
+
+def forget_ending(home: Path) -> None:
+    """The end of the box is no duty here, where `wan-train resume` would end this computer by it."""
+    run = RunDirectory(home)
+    try:
+        duties = read_duties(run)
+    except CorruptRecordError:
+        run.duties.unlink()
+        return
+    if duties is not None:
+        write_duties(run, replace(duties, then=Then.NOTHING, command=(), max_hours=None))
 
 
 def forget_old_states(home: Path) -> None:

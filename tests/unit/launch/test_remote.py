@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from wan_train.base.clock import SystemClock, moment
 from wan_train.launch.check import wrong_with, wrong_with_line
 from wan_train.launch.model import Address, Job, Offer, Wants
 from wan_train.launch.remote import (
@@ -29,6 +30,8 @@ from wan_train.launch.remote import (
 )
 from wan_train.launch.shipment import Shipment
 from wan_train.launch.ssh import Ssh
+from wan_train.run.directory import RunDirectory
+from wan_train.run.duties import Duties, Then, read_duties, write_duties
 
 pytestmark = pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
 
@@ -387,6 +390,22 @@ class TestHome:
         box.remote.fetch(box.address, RUN, home)
         assert box.remote.resume(box.address, home, LIMITS) == RUN
         assert not any(words.startswith("resume") for words in box.asked)
+
+    def test_the_end_of_the_box_is_no_duty_at_home(self, box: Box, tmp_path: Path) -> None:
+        run_with_states(box, 5)
+        theirs = Duties(began=moment(SystemClock()), uploads=("hf:me/cats",), then=Then.COMMAND, command=("poweroff",))
+        write_duties(RunDirectory(box.run), theirs)
+        (box.run / "guard.json").write_text("{}")
+        home = tmp_path / RUN
+        box.remote.fetch(box.address, RUN, home)
+        assert read_duties(RunDirectory(home)) == replace(theirs, then=Then.NOTHING, command=())
+        assert not (home / "guard.json").exists()
+
+    def test_duties_that_cannot_be_read_do_not_stay(self, box: Box, tmp_path: Path) -> None:
+        run_with_states(box, 5)
+        (box.run / "duties.json").write_text("no JSON")
+        box.remote.fetch(box.address, RUN, tmp_path / RUN)
+        assert not (tmp_path / RUN / "duties.json").exists()
 
 
 class TestAnswers:
