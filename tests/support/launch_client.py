@@ -56,7 +56,7 @@ class Client:
     def install(self, sky: Path | None, constants: Mapping[str, float]) -> None:
         """Unpack the wheel and put SkyPilot's environment `sky` in its place; None puts the stand-in there.
 
-        `constants` are waits of the package by module and name, such as `transitions.LOST_SECONDS`, or `model.fetch_seconds`.
+        `constants` are values of the package by module and name: `transitions.LOST_SECONDS`, `model.fetch_seconds`.
         """
         site = self.folder / "site"
         for path in (site, self.folder / "home", self.runs, self.data / "sky"):

@@ -36,6 +36,8 @@ SETUP = WORKSPACE / "wan-train-launch/setup"
 GRACE_MINUTES = 60
 """Between the end of the last run and that of the box by its own hand: time in which the laptop brings results home."""
 STATES_KEPT = 2
+_LOOKS = 3
+"""For states: one that is removed while it is copied is replaced by a newer one, unless the training is over."""
 _ANSWER_SECONDS = 60.0
 _COMMAND_SECONDS = 180.0
 _COPY_SECONDS = 6 * 3600.0
@@ -231,11 +233,12 @@ class SshRemote:
 
     def fetch(self, address: Address, run_id: str, home: Path) -> int:
         ssh = self._ssh(address)
-        training = self.look(address, run_id)
         home.mkdir(parents=True, exist_ok=True)
         before = tree_bytes(home)
-        for state in training.states:
-            self._fetch_state(ssh, state, run_id, home)
+        for _ in range(_LOOKS):
+            there = [self._fetch_state(ssh, state, run_id, home) for state in self.look(address, run_id).states]
+            if all(there):
+                break
         # States first: a record must not name one that is not here. What the trainer still writes stays there.
         excluded = [*_NEVER, "/*/*/output/**"]
         ssh.fetch(RUNS / run_id, home, seconds=_COPY_SECONDS, excluded=excluded)
@@ -261,18 +264,28 @@ class SshRemote:
         text = self._ssh(address).output(f"head -c {_MOST_SPEEDS} {RUNS / SPEEDS_FILE}", seconds=_ANSWER_SECONDS)
         return speeds_in(text.encode())
 
-    def _fetch_state(self, ssh: Ssh, state: StateThere, run_id: str, home: Path) -> None:
+    def _fetch_state(self, ssh: Ssh, state: StateThere, run_id: str, home: Path) -> bool:
+        """False for one that the box has no longer: the trainer keeps the newest, and removes all at its end."""
         within = state.path.relative_to(RUNS / run_id)
         target = home / within
         if target.is_dir():
-            return
+            return True
         coming = home / COMING
         coming.mkdir(exist_ok=True)
-        ssh.fetch(RUNS / run_id, coming, names=[f"{within}/"], seconds=_COPY_SECONDS)
+        try:
+            ssh.fetch(RUNS / run_id, coming, names=[f"{within}/"], seconds=_COPY_SECONDS)
+        except UnreachableError:
+            raise
+        except RemoteError:
+            gone = shlex.join(["test", "!", "-d", str(state.path)])
+            if ssh.run(gone, seconds=_ANSWER_SECONDS).succeeded:
+                return False
+            raise
         target.parent.mkdir(parents=True, exist_ok=True)
         (coming / within).rename(target)
         sync_directory(target.parent)
         shutil.rmtree(coming, ignore_errors=True)
+        return True
 
     def _has_run(self, ssh: Ssh, stamp: str) -> bool:
         """Start the set-up unless it runs or has run for this stamp; whether it is over. Raises WrongBoxError."""

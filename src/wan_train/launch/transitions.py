@@ -82,7 +82,7 @@ class Done:
     action: Action
     address: Address | None = None
     exit_code: int | None = None
-    """Of the training: WATCH saw its end."""
+    """Of the training: WATCH or FETCH saw its end."""
     home: Path | None = None
     received: int = 0
     """Bytes that the box downloaded or was sent."""

@@ -102,9 +102,18 @@ class TestEngine:
             engine.rent("fatal", OFFER, WANTS)
         assert engine.rent("wt-2", OFFER, WANTS).name == "wt-2"
 
-    def test_a_server_that_ends_while_it_rents_leaves_the_box(self, engine: SkyEngine) -> None:
-        with pytest.raises(EngineDownError, match="connection refused"):
-            engine.rent("cut-1", OFFER, WANTS)
+    def test_a_server_that_ends_while_it_rents_leaves_the_box_and_no_worker(
+        self, engine: SkyEngine, tmp_path: Path
+    ) -> None:
+        environ = {"HOME": str(tmp_path / "home"), "SKYPILOT_API_SERVER_LOCAL_PORT": "46601"}
+        worker = subprocess.Popen(["sleep", "600"], env={"PATH": os.environ["PATH"], **environ})
+        try:
+            with pytest.raises(EngineDownError, match="connection refused"):
+                engine.rent("cut-1", OFFER, WANTS)
+            assert worker.wait() == -signal.SIGKILL
+        finally:
+            worker.kill()
+            worker.wait()
         assert engine.names() == ("cut-1",)
 
     def test_the_end_waits_for_no_request(self, engine: SkyEngine) -> None:

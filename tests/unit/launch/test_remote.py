@@ -358,6 +358,14 @@ class TestHome:
         with pytest.raises(OSError, match="No space left on device"):
             box.remote.fetch(box.address, RUN, tmp_path / "runs" / RUN)
 
+    def test_a_state_that_was_removed_after_the_look_is_passed_over(self, box: Box, tmp_path: Path) -> None:
+        run_with_states(box, 10)
+        shutil.rmtree(box.run / "high/1/output/WAN my cats-000010-state")
+        home = tmp_path / "runs" / RUN
+        box.remote.fetch(box.address, RUN, home)
+        assert (home / "events.jsonl").read_text() == "saved 10\n"
+        assert not (home / "high/1/output/WAN my cats-000010-state").exists()
+
     def test_results_are_compared(self, box: Box, tmp_path: Path) -> None:
         run_with_states(box, 10)
         (box.run / "high.safetensors").write_text("a LoRA")

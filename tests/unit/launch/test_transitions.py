@@ -203,6 +203,12 @@ def ready_and_training(now: float = 3.0) -> Launch:
     return after(settled(launch, 2.0), Done(action=Action(Do.SEND, "a", "job0")), now)
 
 
+def test_a_fetch_that_meets_the_end_of_the_training_brings_the_results() -> None:
+    launch = after(ready_and_training(), Done(action=Action(Do.FETCH, "a", "job0"), exit_code=0), 10.0)
+    assert launch.job("job0").state is JobState.FETCHING
+    assert [action.do for action in actions(settled(launch, 11.0), 11.0)] == [Do.BRING]
+
+
 def test_a_full_disk_at_home_costs_no_box_and_no_result() -> None:
     launch = after(ready_and_training(), Done(action=Action(Do.WATCH, "a", "job0"), exit_code=0), 10.0)
     for number in range(50):

@@ -32,6 +32,8 @@ END_SECONDS = 10.0
 _DOWN = frozenset({"ApiServerConnectionError", "ChunkedEncodingError", "ClientConnectionError", "ConnectionError"})
 """Errors by their names: SkyPilot's own, and those of the libraries by which it asks its server."""
 _MOST_TEXT = 1000
+_SERVER, _OWN_NAME = "sky.server.server", "sky_driver.py"
+"""What the command lines of the server and of drivers have in them."""
 _CAUSE = re.compile(r"[\w.]*(?:Error|Exception)\b")
 
 
@@ -47,6 +49,9 @@ class Driver:
         try:
             ok = self.do(request)
         except Exception as error:  # noqa: BLE001  SkyPilot raises anything; the reader must get an answer
+            if is_down(error):
+                with self.lock:
+                    end_orphans(dict(os.environ))
             self.say({"id": request.get("id"), "error": words(error), "down": is_down(error)})
         else:
             self.say({"id": request.get("id"), "ok": ok})
@@ -142,6 +147,13 @@ def end_all(processes: Sequence[Any]) -> int:
     while any(is_alive(process) for process in processes) and time.monotonic() < until:
         time.sleep(0.05)
     return len(processes)
+
+
+def end_orphans(environ: Mapping[str, str]) -> None:
+    """Workers of a server that was killed go on by themselves: what they do to a box would meet the next order."""
+    found = {process: " ".join(process.cmdline()) for process in processes_of(environ)}
+    if not any(_SERVER in words for words in found.values()):
+        end_all([process for process, words in found.items() if _OWN_NAME not in words])
 
 
 def is_alive(process: Any) -> bool:  # noqa: ANN401  psutil's, of another environment
