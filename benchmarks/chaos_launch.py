@@ -125,7 +125,7 @@ class Story:
     outcome: Outcome
     directory: Path = Path()
     program: subprocess.Popen[bytes] | None = None
-    seen: dict[Path, str] = field(default_factory=dict)
+    seen: dict[Path, str | None] = field(default_factory=dict)
     blind: list[tuple[float, float]] = field(default_factory=list)
     """From when until when nobody could fetch: the client was dead or asleep, or a box was silent."""
     budget: float | None = None
@@ -396,7 +396,9 @@ class Story:
         recorded = sum(((box.ended or time.time()) - box.began) / 3600 * box.offer.per_hour for box in launch.boxes)
         bill = self.vast.bill()
         self.outcome.unrecorded = bill - recorded
-        interval = (FETCH_SECONDS + SPARE_SECONDS) / 3600 * max(each.per_hour for each in self.vast.rented or [_FREE])
+        interval = (
+            (FETCH_SECONDS + SPARE_SECONDS) / 3600 * max((each.per_hour for each in self.vast.rented), default=1.0)
+        )
         self.outcome.over = max(0.0, bill - recorded) / interval
         if self.budget is not None:
             # A client that is dead or asleep cannot keep to a budget.
@@ -438,13 +440,6 @@ class Story:
         blind = sum(end - begin for begin, end in self.blind if begin <= lost_at)
         interval = FETCH_SECONDS + SAVE_EVERY * per_epoch + SPARE_SECONDS + blind
         self.outcome.repeated = max(self.outcome.repeated, again * per_epoch / interval)
-
-
-class _Free:
-    per_hour = 1.0
-
-
-_FREE = _Free()
 
 
 def until_of(boxes: list[Rented], rented: Rented) -> float:
