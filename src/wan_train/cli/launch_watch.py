@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+import uv
+
 from wan_train.base.errors import ExitCode, NotReadyError
-from wan_train.base.settings import Settings
+from wan_train.base.settings import Settings, user_data_dir
 from wan_train.cli.keys import keys_in
 from wan_train.cli.output import Result, Sink
 from wan_train.cli.screen import Screen, TerminalGoneError
@@ -17,6 +19,7 @@ from wan_train.launch import background
 from wan_train.launch.model import Halt, JobState, Launch
 from wan_train.launch.places import LaunchDirectory
 from wan_train.launch.seen import Seen, read_seen
+from wan_train.launch.sky_home import make
 from wan_train.launch.transitions import MOST_FAILURES
 from wan_train.views.formatting import clock
 from wan_train.views.launch import launch_changes, launch_json, launch_lines, launch_screen
@@ -38,7 +41,7 @@ def watch_launch(directory: LaunchDirectory, settings: Settings, sink: Sink) -> 
     """Follow a launch to its end, whose exit code is the result's. Ctrl-C ends only the watching."""
     with caught() as signals:
         watcher = _Watcher(
-            directory=directory, sink=sink, signals=signals, revive=lambda: background.start(directory, settings)
+            directory=directory, sink=sink, signals=signals, revive=lambda: carry_on(directory, settings, sink)
         )
         left = watcher.follow_screen() if sink.can_ask and not sink.quiet else watcher.follow_lines()
     launch_id = directory.path.name
@@ -51,6 +54,15 @@ def watch_launch(directory: LaunchDirectory, settings: Settings, sink: Sink) -> 
             return Result(exit_code=HANGUP_EXIT)
         case Launch() as launch:
             return finished(directory, launch)
+
+
+def carry_on(directory: LaunchDirectory, settings: Settings, sink: Sink) -> None:
+    """Start the program of a launch. SkyPilot is fetched first where it is gone: the program is not waited for so long.
+
+    Raises NotReadyError.
+    """
+    make(user_data_dir() / "sky", uv=uv.find_uv_bin(), say=sink.note)
+    background.start(directory, settings)
 
 
 def finished(directory: LaunchDirectory, launch: Launch) -> Result:

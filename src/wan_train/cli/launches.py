@@ -15,9 +15,8 @@ from wan_train.base.units import count
 from wan_train.box.vast import VastError
 from wan_train.cli import options, questions
 from wan_train.cli.call import Call
-from wan_train.cli.launch_watch import finished, show_launch, watch_launch
+from wan_train.cli.launch_watch import carry_on, finished, show_launch, watch_launch
 from wan_train.cli.output import Result, Sink
-from wan_train.launch import background
 from wan_train.launch import reap as reaping
 from wan_train.launch.market import Listed, VastMarket
 from wan_train.launch.model import Halt, Launch
@@ -40,7 +39,7 @@ def attach(call: Call) -> Result:
         return finished(directory, launch)
     if not directory.is_held:
         call.sink.note(f"Nobody carried out launch {launch.id}: it goes on now.")
-        background.start(directory, call.settings)
+        carry_on(directory, call.settings, call.sink)
     return watch_launch(directory, call.settings, call.sink)
 
 
@@ -68,7 +67,7 @@ def stop(call: Call) -> Result:
         return Result(data=lambda: launch_json(launch, time.time(), read_seen(directory)))
     directory.ask(Halt.NOW if now else Halt.SAVE)
     if not directory.is_held:
-        background.start(directory, call.settings)
+        carry_on(directory, call.settings, call.sink)
     sink.note(f"Launch {launch.id} ends{_what_ends(launch, now=now)}.")
     sink.note(f"See the end of it: wan-train launch attach {launch.id}")
     return Result(data=lambda: launch_json(launch, time.time(), read_seen(directory)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from wan_train.base import codec
 from wan_train.base.units import count, dollars, duration, file_size
+from wan_train.launch.check import UNUSED_HOURS
 from wan_train.launch.jobs import Ready
 from wan_train.launch.model import Offer, Wants
 from wan_train.launch.offers import Choice, Priced
@@ -104,7 +105,8 @@ def _rows(plan: LaunchPlan, best: Priced) -> Iterator[Row]:
         label="Protection",
         value="This computer destroys each box. While it is off, a box that trains stops by itself "
         f"{duration(GRACE_MINUTES * 60)} after its training, at {wants.max_hours:g} hours at the latest, and costs "
-        "its disk until `wan-train launch attach`. A box that does not train yet is ended by this computer only.",
+        "its disk until `wan-train launch attach`. One that was reached, and on which nothing trains, destroys itself "
+        f"after {min(UNUSED_HOURS, wants.max_hours):g} hours.",
     )
     if plan.fetches is not None:
         yield Row(label="First", value=f"SkyPilot is fetched: {file_size(INSTALLED_BYTES)} in {safe(plan.fetches)}")
