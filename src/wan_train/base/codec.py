@@ -115,6 +115,14 @@ def from_json(
     return read
 
 
+def read(path: Path, kind: type[T] | Any) -> T | None:
+    """The record in a file; None for one that is missing, damaged, or not to be opened."""
+    with suppress(OSError, CorruptRecordError):
+        found: T = from_json(path.read_bytes(), kind, where=str(path))
+        return found
+    return None
+
+
 def read_lines(path: Path, kind: type[T] | Any) -> list[T]:
     """The records of a file, one a line; none where it is missing. Raises OSError.
 
@@ -156,6 +164,7 @@ __all__ = [
     "dumps",
     "from_data",
     "from_json",
+    "read",
     "read_lines",
     "register_union",
     "register_values",

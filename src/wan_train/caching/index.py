@@ -86,11 +86,8 @@ def index_file(cache_directory: Path, kind: str) -> Path:
 @without_garbage_collection()
 def read_index(path: Path) -> CacheIndex:
     """The index; an empty one when there is none, when it is damaged, or when it was written by another schema."""
-    try:
-        index: CacheIndex = codec.from_json(path.read_bytes(), CacheIndex, where=str(path))
-    except (OSError, codec.CorruptRecordError):
-        return CacheIndex()
-    return index if index.schema == SCHEMA else CacheIndex()
+    index: CacheIndex | None = codec.read(path, CacheIndex)
+    return index if index is not None and index.schema == SCHEMA else CacheIndex()
 
 
 def write_index(path: Path, index: CacheIndex) -> None:

@@ -276,9 +276,8 @@ def difference_from_records(records: Iterable[tuple[CacheKind, Path]]) -> str | 
     """
     recorded: dict[CacheKind, _Recorded] = {kind: {} for kind in CacheKind}
     for kind, path in records:
-        try:
-            made: CacheRecord = codec.from_json(path.read_bytes(), CacheRecord, where=str(path))
-        except (OSError, codec.CorruptRecordError):
+        made: CacheRecord | None = codec.read(path, CacheRecord)
+        if made is None:
             return f"{path.parent.name} has no record of its caches"
         for directory, files in made.folders.items():
             recorded[kind].setdefault(directory, {}).update(files)

@@ -207,11 +207,7 @@ def _price_problem(least: float, answer: str) -> str | None:
 
 def recall() -> LastAnswers | None:
     """The answers of the last run, None when there are none or they cannot be read: they are only a convenience."""
-    path = user_data_dir() / "answers.json"
-    try:
-        return codec.from_json(path.read_bytes(), LastAnswers, where=str(path))
-    except (OSError, codec.CorruptRecordError):
-        return None
+    return codec.read(user_data_dir() / "answers.json", LastAnswers)
 
 
 def remember(answers: LastAnswers) -> None:

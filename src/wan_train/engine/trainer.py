@@ -230,10 +230,8 @@ class _KeptHelp:
 
 def recall_help(folder: Path, root: Path, commit: str | None) -> Mapping[Script, str] | None:
     """The `--help` of every script as it was kept; None when it was not, or the sources have changed since."""
-    file = _help_file(folder, commit)
-    try:
-        kept: _KeptHelp = codec.from_json(file.read_bytes(), _KeptHelp, where=str(file))
-    except (OSError, codec.CorruptRecordError):
+    kept: _KeptHelp | None = codec.read(_help_file(folder, commit), _KeptHelp)
+    if kept is None:
         return None
     is_same = kept.root == str(root) and kept.changed == _newest_source(root)
     return kept.help if is_same and set(kept.help) == set(Script) else None

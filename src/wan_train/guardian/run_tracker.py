@@ -104,10 +104,7 @@ def saving(since: Moment | None, mode: StopMode, now: Moment) -> Saving | None:
 
 def read_record(run: RunDirectory) -> RunRecord | None:
     """None where nothing is remembered; a damaged record counts as nothing."""
-    with suppress(OSError, codec.CorruptRecordError):
-        found: RunRecord = codec.from_json(run.guard.read_bytes(), RunRecord, where=str(run.guard))
-        return found
-    return None
+    return codec.read(run.guard, RunRecord)
 
 
 def write_record(run: RunDirectory, record: RunRecord) -> None:

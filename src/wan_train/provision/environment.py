@@ -275,11 +275,7 @@ def package_name(requirement: str) -> str:
 
 
 def _record(folder: Path) -> EnvironmentRecord | None:
-    path = folder / _RECORD
-    try:
-        return codec.from_json(path.read_bytes(), EnvironmentRecord, where=str(path))
-    except (OSError, codec.CorruptRecordError):
-        return None
+    return codec.read(folder / _RECORD, EnvironmentRecord)
 
 
 def _uv_variables(cache: Path, environ: Mapping[str, str]) -> dict[str, str]:

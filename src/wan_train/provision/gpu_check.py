@@ -207,12 +207,8 @@ class GpuCheck:
 
     def _tested(self) -> Mapping[str, Tested]:
         """By UUID, the last test under today's conditions."""
-        path = self.folder / RECORD
-        try:
-            record: Record = codec.from_json(path.read_bytes(), Record, where=str(path))
-        except (OSError, codec.CorruptRecordError):
-            return {}
-        return record.gpus if record.basis == self._basis() else {}
+        record: Record | None = codec.read(self.folder / RECORD, Record)
+        return record.gpus if record is not None and record.basis == self._basis() else {}
 
 
 def _explain(tail: str, attention: Sequence[str]) -> Tested:

@@ -198,10 +198,7 @@ class Model:
 
     def _recorded(self) -> Verified | None:
         """The bytes that were fetched under this name; what lies there now may be others."""
-        try:
-            return codec.from_json(self._marker.read_bytes(), Verified, where=str(self._marker))
-        except (OSError, codec.CorruptRecordError):
-            return None
+        return codec.read(self._marker, Verified)
 
     def _is_marked(self) -> bool:
         recorded, found = self._recorded(), self.path.stat()

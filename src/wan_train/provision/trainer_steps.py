@@ -48,11 +48,8 @@ def check_names(words: Iterable[str]) -> tuple[str, ...]:
 
 def recorded(folder: Path) -> tuple[str, ...]:
     """What earlier provisions were asked for; nothing when there is no record that can be read."""
-    try:
-        found: tuple[str, ...] = codec.from_json((folder / NAME).read_bytes(), tuple[str, ...], where=NAME)
-    except (OSError, codec.CorruptRecordError):
-        return ()
-    return tuple(each for each in found if _REQUIREMENT.fullmatch(each))
+    found: tuple[str, ...] | None = codec.read(folder / NAME, tuple[str, ...])
+    return tuple(each for each in found or () if _REQUIREMENT.fullmatch(each))
 
 
 def merged(before: Sequence[str], asked: Sequence[str]) -> tuple[str, ...]:

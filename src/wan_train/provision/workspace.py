@@ -59,7 +59,7 @@ def locked(workspace: Path) -> Iterator[int]:
                 break
             except BlockingIOError:
                 waited = time.monotonic() - began
-                holder = _holder(path)
+                holder = codec.read(path, Holder)
                 if holder is None or holder.process.is_alive() or waited > _LONGEST_SECONDS:
                     raise _taken(path, workspace, holder) from None
                 for process in _inheritors(path):
@@ -95,13 +95,6 @@ def _taken(path: Path, workspace: Path, holder: Holder | None) -> NotReadyError:
         f"but programs it started are still running: {names}",
         hint=f"End them with `kill {' '.join(str(process.pid) for process in left)}`, then run it again.",
     )
-
-
-def _holder(path: Path) -> Holder | None:
-    try:
-        return codec.from_json(path.read_bytes(), Holder, where=str(path))
-    except (OSError, UnicodeDecodeError, codec.CorruptRecordError):
-        return None
 
 
 def _inheritors(path: Path) -> list[psutil.Process]:

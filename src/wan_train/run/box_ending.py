@@ -97,10 +97,7 @@ def write_ending(lease_dir: Path, ending: Ending) -> None:
 
 def read_ending(lease_dir: Path) -> Ending | None:
     """None where no ending was decided; a damaged record counts as none, and is decided anew."""
-    with suppress(OSError, codec.CorruptRecordError):
-        found: Ending = codec.from_json((lease_dir / NAME).read_bytes(), Ending, where=NAME)
-        return found
-    return None
+    return codec.read(lease_dir / NAME, Ending)
 
 
 def ending_of_this_box(lease_dir: Path) -> Ending | None:
@@ -136,8 +133,7 @@ def ask_to_keep(lease_dir: Path, ending: Ending, *, by: str) -> None:
 def read_keep_request(lease_dir: Path, ending: Ending) -> str | None:
     """Who wants to keep the box on in spite of this ending; wishes about an earlier one do not count."""
     for path in lease_dir.glob(_KEEP.format("*")):
-        with suppress(OSError, codec.CorruptRecordError):
-            request: KeepRequest = codec.from_json(path.read_bytes(), KeepRequest, where=path.name)
-            if request.decided == ending.decided:
-                return request.by
+        request: KeepRequest | None = codec.read(path, KeepRequest)
+        if request is not None and request.decided == ending.decided:
+            return request.by
     return None

@@ -130,10 +130,7 @@ def write_live(run: RunDirectory, live: Live) -> None:
 
 def read_live(run: RunDirectory) -> Live | None:
     """The newest observations, None before the first. They are a convenience: damaged ones count as none."""
-    try:
-        return codec.from_json(run.live.read_bytes(), Live, where=str(run.live))
-    except (FileNotFoundError, codec.CorruptRecordError):
-        return None
+    return codec.read(run.live, Live)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
