@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 
@@ -99,6 +100,14 @@ def can_be_written(folder: Path) -> bool:
     """Whether files can be made in a folder, which need not exist yet. Never raises."""
     place = existing_parent(folder)
     return os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)  # noqa: PTH112  as above
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file; `target` is whole from its first moment, and on disk when this returns. Raises OSError."""
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.copyfile(source, partial)
+    sync_file(partial)
+    partial.replace(target)
 
 
 def move_without_overwriting(source: Path, target: Path) -> None:

@@ -22,7 +22,7 @@ from wan_train.run.progress import read_tail
 from wan_train.run.retry import AnotherAttempt, another_attempt
 from wan_train.views import formatting
 from wan_train.views import run_status as facts
-from wan_train.views.model import RunReader, RunView
+from wan_train.views.model import RunView, view_of
 
 _TAIL_BYTES = 1_000_000
 
@@ -39,7 +39,7 @@ def explain(call: Call) -> Result:
         found: Mapping[str, Diagnosis] = {str(log): with_limits(diagnose(read_tail(log, _TAIL_BYTES)))}
         more: list[str] = []
     else:
-        view, _ = RunReader(find(call.settings.runs, name)).refresh()
+        view = view_of(find(call.settings.runs, name))
         found, more = _of_run(view), [*_room(view), *_logs(view)]
     return Result(
         data=lambda: {"event": "explain", "failures": [_as_json(where, what) for where, what in found.items()]},

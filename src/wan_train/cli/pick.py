@@ -14,7 +14,7 @@ from wan_train.run.picks import Epochs, Pick, offer
 from wan_train.run.picks import pick as put
 from wan_train.run.results import loras_of
 from wan_train.views.json_records import pick_json
-from wan_train.views.model import RunReader, RunView
+from wan_train.views.model import RunView, view_of
 
 
 def pick(call: Call) -> Result:
@@ -23,7 +23,7 @@ def pick(call: Call) -> Result:
     if wanted is None and name is not None and name.replace(":", "").isdigit():
         name, wanted = None, name  # one word that only an epoch can be: of the newest run
     run = find(call.settings.runs, name)
-    view, _ = RunReader(run).refresh()
+    view = view_of(run)
     if wanted is None:
         raise BadInputError(f"no epoch of {run.run_id} was named", hint=_offer(view))
     made, is_new = put(run, view.plan, view.state, Epochs.parse(wanted), time.time())

@@ -47,7 +47,7 @@ from wan_train.run.speeds import read_speeds
 from wan_train.run.supervise import probe_for
 from wan_train.views import preview as views
 from wan_train.views.lines import Screenful
-from wan_train.views.model import RunReader, RunView
+from wan_train.views.model import RunView, view_of
 from wan_train.views.preview import Shown
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def preview(call: Call) -> Result:
     request = _request(call)
     settings, sink = call.settings, call.sink
     price = PriceQuestion(settings)
-    view, _ = RunReader(find(settings.runs, call.get(options.RUN))).refresh()
+    view = view_of(find(settings.runs, call.get(options.RUN)))
     plan = view.plan
     trainer = _trainer(plan, settings)
     usable, _ = gpus_and_driver(plan.devices, settings)

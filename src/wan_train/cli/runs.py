@@ -33,7 +33,7 @@ from wan_train.run.state import JobState
 from wan_train.views import run_status as facts
 from wan_train.views.box_end import box_end_texts, box_question
 from wan_train.views.json_records import result_json, run_json, status_json
-from wan_train.views.model import RunReader, RunView
+from wan_train.views.model import RunReader, RunView, view_of
 
 _FOLLOW_SECONDS = 0.25
 _MOST_BYTES = 10_000_000
@@ -54,9 +54,7 @@ def attach(call: Call) -> Result:
 
 
 def status(call: Call) -> Result:
-    view, _ = RunReader(
-        find(call.settings.runs, call.get(options.RUN)), curves=True, lease_dir=call.settings.lease_dir
-    ).refresh()
+    view = view_of(find(call.settings.runs, call.get(options.RUN)), curves=True, lease_dir=call.settings.lease_dir)
 
     def text(sink: Sink) -> None:
         from wan_train.views.dashboard import run_lines
@@ -70,7 +68,7 @@ def status(call: Call) -> Result:
 
 def runs(call: Call) -> Result:
     folder = call.settings.runs
-    views = [RunReader(run, lease_dir=call.settings.lease_dir).refresh()[0] for run in all_runs(folder)]
+    views = [view_of(run, lease_dir=call.settings.lease_dir) for run in all_runs(folder)]
     now = time.time()
 
     def text(sink: Sink) -> None:
@@ -90,7 +88,7 @@ def runs(call: Call) -> Result:
 def logs(call: Call) -> Result:
     """Print the log of one step's newest attempt: without redraws of bars, with control characters visible."""
     sink, run = call.sink, find(call.settings.runs, call.get(options.RUN))
-    view, _ = RunReader(run).refresh()
+    view = view_of(run)
     shown = _log(view, call.get(options.STEP))
     path = shown.path(view)
     sink.note(f"== {path}")
@@ -120,7 +118,7 @@ def logs(call: Call) -> Result:
 def stop(call: Call) -> Result:
     sink, now = call.sink, call[options.NOW]
     run = find(call.settings.runs, call.get(options.RUN))
-    view, _ = RunReader(run).refresh()
+    view = view_of(run)
     if view.state.is_over:
         sink.note(f"{run.run_id} is over already.")
         return Result(data=lambda: result_json(view))
@@ -159,7 +157,7 @@ def resume(call: Call) -> Result:
     epochs, gpus = call.get(options.LONGER_TOTAL), call.get(options.OTHER_GPUS)
     budget, question = budget_of(call), PriceQuestion(call.settings)
     until = call.get(options.LATER_END)
-    view, _ = RunReader(run).refresh()
+    view = view_of(run)
     epochs, ends = later_ends(view, epochs, until)
     is_longer = epochs is not None or bool(ends)
     is_done = _is_done(view) and not is_longer
@@ -192,7 +190,7 @@ def _nothing_missing(view: RunView, call: Call) -> Result:
     run_id = view.run.run_id
     call.sink.note(f"{run_id} is finished: nothing is missing.")
     if changes_duties(call):
-        view, _ = RunReader(view.run, lease_dir=call.settings.lease_dir).refresh()
+        view = view_of(view.run, lease_dir=call.settings.lease_dir)
         for text, _ in box_end_texts(view):
             call.sink.note(text)
     more = "--until all" if facts.ended_early(view) else "--epochs N"
@@ -225,7 +223,7 @@ def _resume_all(call: Call) -> Result:
     code = ExitCode.DONE
     for run in all_runs(call.settings.runs):
         try:
-            view, _ = RunReader(run).refresh()
+            view = view_of(run)
             if view.state.is_over or view.has_supervisor:
                 continue
             start_supervisor(run, call.settings)

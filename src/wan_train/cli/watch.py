@@ -28,7 +28,7 @@ from wan_train.run.guardian_process import is_guarded
 from wan_train.views import dashboard, overlays
 from wan_train.views.box_end import box_end_texts, footer
 from wan_train.views.lines import Line
-from wan_train.views.model import RunReader, RunView, read_logs
+from wan_train.views.model import RunReader, RunView, read_logs, view_of
 from wan_train.views.run_status import next_states_in
 
 TIMEOUT_EXIT = 124
@@ -318,7 +318,7 @@ def _answer_interrupt(run: RunDirectory, sink: Sink) -> bool:
             return True
         case questions.OnInterrupt.STOP_AFTER_STATE:
             request_stop(run, StopRequest(mode=StopMode.AFTER_STATE, signal=signal.SIGINT))
-            due = next_states_in(RunReader(run).refresh()[0], time.time())
+            due = next_states_in(view_of(run), time.time())
             when = f", in about {duration(due)}" if due is not None else ", at an unknown time"
             sink.note(f"Stopping after the next checkpoint{when}.")
         case questions.OnInterrupt.STOP_NOW:

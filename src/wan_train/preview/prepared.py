@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from wan_train.base import codec
 from wan_train.base.errors import BadInputError, NotReadyError
-from wan_train.base.files import sha256_of, sync_file, write_whole
+from wan_train.base.files import copy_whole, sha256_of, write_whole
 from wan_train.base.text import one_line, slug
 from wan_train.engine import generate
 from wan_train.engine.commands import ModelPaths
@@ -39,6 +38,7 @@ from wan_train.run.disk import require_room
 from wan_train.run.picks import Epochs
 from wan_train.run.plan import Plan
 from wan_train.run.planner import check_models, find_models
+from wan_train.run.samples import suffix_of_copy
 
 SIZE = (832, 480)
 STEPS = 20
@@ -122,7 +122,7 @@ def prepare(
     for each in asked_prompts:
         prompt, own = _prompt(each, task, style), each
         if each.image_path is not None:
-            copy = source.run.path / "preview" / "pictures" / f"{prompt.image_sha256}{_suffix(each.image_path)}"
+            copy = source.run.path / "preview" / "pictures" / f"{prompt.image_sha256}{suffix_of_copy(each.image_path)}"
             sources[copy] = each.image_path
             prompt, own = replace(prompt, image=copy), replace(each, image_path=copy)
         prompts.append(prompt)
@@ -161,10 +161,7 @@ def write_inputs(ready: PreparedPreview) -> None:
     for copy, picture in ready.sources.items():
         if not copy.is_file():
             copy.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
-            partial = copy.with_name(f".{copy.name}.partial")
-            shutil.copyfile(picture, partial)
-            sync_file(partial)
-            partial.replace(copy)
+            copy_whole(picture, copy)
     ready.directory.write(ready.preview)
     write_whole(ready.directory.prompts, to_trainer(ready.prompts))
 
@@ -250,12 +247,6 @@ def _prompt(read: SamplePrompt, task: Task, style: Style) -> Prompt:
         shift=read.discrete_flow_shift or style.shift or defaults.shift,
         image_sha256=None if read.image_path is None else sha256_of(read.image_path),
     )
-
-
-def _suffix(path: Path) -> str:
-    # The trainer looks at the content; an odd suffix is not worth a name in the run.
-    suffix = path.suffix.lower()
-    return suffix if suffix.isascii() and suffix[1:].isalnum() else ""
 
 
 def _models(plan: Plan, trainer: Trainer) -> ModelPaths:

@@ -1,18 +1,66 @@
-"""Records the cells of a preview as they are drawn, each opened and checked, and adopts cells not recorded yet."""
+"""Records the cells of a preview as they are drawn, each opened and checked, and adopts cells not recorded yet.
+
+The trainer's exit code 0 proves nothing here, so every frame is opened.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from wan_train.base.clock import Clock
 from wan_train.base.text import one_line
-from wan_train.preview import cell_check
 from wan_train.preview.job import EventReader, frames_of, latents_of
-from wan_train.preview.model import Cell, Row, drawn
+from wan_train.preview.model import Cell, Prompt, Row, drawn
 from wan_train.preview.prepared import PreparedPreview, known_cells
 from wan_train.recipe.terms import Expert
 from wan_train.run.results import link_or_copy
+
+_BLANK = 0.5
+"""Spread of grey values below which a picture shows nothing. Latents of NaN are decoded to one colour."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looks:
+    """What was seen in the first frame of a cell: size in pixels, mean and spread of its grey values (0 to 255)."""
+
+    width: int
+    height: int
+    mean: float
+    deviation: float
+
+
+def look(frames: Sequence[Path], prompt: Prompt) -> Looks | str:
+    """What a drawn cell looks like, or what is wrong with it, as a clause. Opens every frame."""
+    from PIL import Image, ImageStat
+
+    seen: list[Looks] = []
+    for frame in frames:
+        try:
+            # Pillow raises one of these for a broken file.
+            with Image.open(frame) as picture:
+                grey = picture.convert("L")
+        except (
+            OSError,
+            ValueError,
+            SyntaxError,
+            Image.DecompressionBombError,
+        ) as error:
+            return f"{frame.name} cannot be opened: {one_line(str(error)) or type(error).__name__}"
+        statistics = ImageStat.Stat(grey)
+        seen.append(
+            Looks(width=grey.width, height=grey.height, mean=statistics.mean[0], deviation=statistics.stddev[0])
+        )
+    first = seen[0]
+    if any((each.width, each.height) != (first.width, first.height) for each in seen):
+        return "its frames have different sizes"
+    # Image-to-video keeps the area and takes the proportions of the start picture.
+    if prompt.image is None and (first.width, first.height) != (prompt.width, prompt.height):
+        return f"it has {first.width}x{first.height} pixels instead of {prompt.width}x{prompt.height}"
+    if all(each.deviation < _BLANK for each in seen):
+        return "it is blank: every pixel has the same colour, as when the model computes NaN"
+    return first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +121,7 @@ class Recorder:
         """Open a drawn cell and record it, or note what is wrong with it and take it away."""
         directory, preview = self.ready.directory, self.ready.preview
         frames = frames_of(directory, preview, row, number)
-        found = cell_check.look(frames, preview.prompts[number])
+        found = look(frames, preview.prompts[number])
         if isinstance(found, str):
             self.flawed[row.name, number] = found
             for file in (*frames, *latents_of(directory, preview, row, number).values()):

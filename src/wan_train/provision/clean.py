@@ -18,9 +18,9 @@ from wan_train.engine import checkpoints
 from wan_train.provision import leftovers, workspace
 from wan_train.provision.leftovers import Whose, bytes_on_disk, find_leftovers
 from wan_train.run.directory import HIDDEN, RunDirectory, all_runs
-from wan_train.run.events import read_events
+from wan_train.run.follow import read_run
 from wan_train.run.plan import Plan
-from wan_train.run.state import Job, JobState, RunState, fold_all
+from wan_train.run.state import Job, JobState, RunState
 from wan_train.run.step_commands import command_of
 
 _LATER = "Watch it: `wan-train runs`."
@@ -147,8 +147,7 @@ def _kept(job: Job) -> set[int]:
 
 def _read(run: RunDirectory) -> tuple[Plan, RunState] | None:
     try:
-        plan = run.read_plan()
-        return plan, fold_all(plan, read_events(run.events))
+        return read_run(run)
     except (WanTrainError, CorruptRecordError, OSError):
         return None  # unknown, so it stays
 

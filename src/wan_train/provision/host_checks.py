@@ -28,9 +28,9 @@ from wan_train.provision.driver_checks import Gpus
 from wan_train.provision.steps import Finding, State, Step, blocked, ready, warning
 from wan_train.run.directory import all_runs
 from wan_train.run.duties import registered
-from wan_train.run.events import read_events
+from wan_train.run.follow import read_run
 from wan_train.run.guardian_process import is_guarded
-from wan_train.run.state import RunState, fold_all
+from wan_train.run.state import RunState
 
 _LEAST_CPUS = 2
 _LEAST_SHM = 512 * MIB
@@ -191,8 +191,7 @@ class HostChecks:
         lost, orphans, damaged = [], [], []
         for run in all_runs(self.settings.runs):
             try:
-                plan = run.read_plan()
-                state = fold_all(plan, read_events(run.events))
+                plan, state = read_run(run)
             except WanTrainError:
                 damaged.append(run.run_id)
                 continue

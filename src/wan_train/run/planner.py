@@ -38,7 +38,7 @@ from wan_train.recipe.terms import Expert, Task
 from wan_train.run.attempts import seconds_between_states, state_every_epochs
 from wan_train.run.directory import RunDirectory, create
 from wan_train.run.disk import check_disk, check_writable, disk_need
-from wan_train.run.end_epochs import planned_ends
+from wan_train.run.end_epochs import planned_ends, steps_per_epoch
 from wan_train.run.plan import CACHE_KINDS, CACHING_STEPS, DatasetFacts, Devices, Plan, Step, StepKind, result_name
 from wan_train.run.samples import plan_samples, write_preview, write_samples
 from wan_train.run.speeds import batch_cost, expected, key_of, read_speeds, sizes_text
@@ -231,9 +231,8 @@ def make_plan(
 
 def _steps(recipe: Recipe, counted: DatasetSummary) -> dict[Expert, int]:
     """Optimizer steps of each expert, as if a dataset of clips of unknown length had one batch an epoch."""
-    batches = counted.batches_per_epoch or 1
     return {
-        spec.expert: -(-batches // spec.training.gradient_accumulation_steps) * spec.training.max_train_epochs
+        spec.expert: (steps_per_epoch(spec.training, counted.batches_per_epoch) or 1) * spec.training.max_train_epochs
         for spec in recipe.experts
     }
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from wan_train.base.errors import BadInputError, NotReadyError
-from wan_train.base.files import sync_file, write_whole
+from wan_train.base.files import copy_whole, write_whole
 from wan_train.base.text import one_line
 from wan_train.engine.failures import Cause
 from wan_train.engine.sample_files import SampleFile, SampleKind, sample_files
@@ -179,8 +178,7 @@ def _copy_pictures(copies: Sequence[SamplePrompt], prompts: Sequence[SamplePromp
             continue
         try:
             own.image_path.parent.mkdir(mode=0o700, exist_ok=True)
-            shutil.copyfile(asked.image_path, own.image_path)
-            sync_file(own.image_path)
+            copy_whole(asked.image_path, own.image_path)
         except OSError as error:
             raise NotReadyError(
                 f"{one_line(str(asked.image_path))} cannot be copied into the run: {error.strerror or error}",
@@ -191,7 +189,10 @@ def _copy_pictures(copies: Sequence[SamplePrompt], prompts: Sequence[SamplePromp
 def _with_copy(prompt: SamplePrompt, place: Callable[[str], Path]) -> SamplePrompt:
     if prompt.image_path is None:
         return prompt
-    suffix = prompt.image_path.suffix.lower()
-    # The trainer looks at the content; an odd suffix is not worth a name in the run.
-    suffix = suffix if suffix.isascii() and suffix[1:].isalnum() else ""
-    return replace(prompt, image_path=place(suffix))
+    return replace(prompt, image_path=place(suffix_of_copy(prompt.image_path)))
+
+
+def suffix_of_copy(picture: Path) -> str:
+    """The trainer looks at the content, so an odd suffix is not worth a name in the run."""
+    suffix = picture.suffix.lower()
+    return suffix if suffix.isascii() and suffix[1:].isalnum() else ""

@@ -22,11 +22,10 @@ from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import GpuProbe
 from wan_train.gpu.probe import CpuSlots, NvmlProbe
 from wan_train.run.directory import RunDirectory
-from wan_train.run.events import read_events
+from wan_train.run.follow import read_run
 from wan_train.run.guardian_process import try_ensure_guardian
 from wan_train.run.launcher import WardenLauncher
 from wan_train.run.plan import Devices, Plan
-from wan_train.run.state import fold_all
 from wan_train.run.supervisor import Supervisor
 
 _LOCK_SECONDS = 2.0
@@ -41,7 +40,7 @@ def main(argv: list[str]) -> int:
     plan = run.read_plan()
     settings = settings_module.resolve(flags={})
     with ExitStack() as lock:
-        if not _take(lock, run, plan):
+        if not _take(lock, run):
             print(f"another supervisor already runs {run.path}", flush=True)  # noqa: T201  stdout is supervisor.log
             return ExitCode.BAD_INPUT
         exit_code = _supervise(run, plan, settings, given)
@@ -53,7 +52,7 @@ def main(argv: list[str]) -> int:
     return exit_code or ExitCode.DONE
 
 
-def _take(stack: ExitStack, run: RunDirectory, plan: Plan) -> bool:
+def _take(stack: ExitStack, run: RunDirectory) -> bool:
     """Hold the run's lock until the stack or this process ends; False when another supervisor has it.
 
     One whose run is over may still be on its way out, so it is waited for a little.
@@ -63,7 +62,7 @@ def _take(stack: ExitStack, run: RunDirectory, plan: Plan) -> bool:
         try:
             stack.enter_context(held(run.lock))
         except BlockingIOError:
-            if time.monotonic() > deadline or not fold_all(plan, read_events(run.events)).is_over:
+            if time.monotonic() > deadline or not read_run(run)[1].is_over:
                 return False
             time.sleep(_LOCK_SECONDS / 40)
         else:
@@ -145,7 +144,7 @@ def draw_preview(run: RunDirectory, plan: Plan) -> None:
     """
     print("drawing the preview", flush=True)  # noqa: T201  stdout is supervisor.log
     argv = [sys.executable, "-m", "wan_train", "preview", str(run.path), "--prompts", str(run.preview_prompts)]
-    state = fold_all(plan, read_events(run.events))
+    _, state = read_run(run)
     if plan.devices is Devices.NVML and (state.gpus_named or plan.gpus_named):
         argv += ["--gpus", ",".join(state.gpu_uuids or plan.gpu_uuids)]
     made = process.run(argv, seconds=None, cwd=Path("/"))

@@ -147,6 +147,11 @@ class GpuNow:
     busy_because: str | None = None
 
 
+def view_of(run: RunDirectory, *, curves: bool = False, lease_dir: Path | None = None) -> RunView:
+    """One look at a run; see `RunReader`."""
+    return RunReader(run, curves=curves, lease_dir=lease_dir).refresh()[0]
+
+
 class RunReader:
     """Reads a run repeatedly: the plan once, of the journal only what is new.
 
