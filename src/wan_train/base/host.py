@@ -19,7 +19,9 @@ def cpus(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> float:
         *(_quota_v2(group / "cpu.max") for group in _groups(cgroup, membership, "")),
         *(_quota_v1(group) for group in _groups(cgroup / "cpu", membership, "cpu")),
     ]
-    return min([float(len(os.sched_getaffinity(0))), *(quota for quota in quotas if quota)])
+    # macOS, from where launches are made, has no affinity mask.
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([float(allowed), *(quota for quota in quotas if quota)])
 
 
 def _quota_v2(path: Path) -> float | None:

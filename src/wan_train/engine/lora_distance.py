@@ -30,6 +30,9 @@ def load_numpy() -> None:
 
     OpenBLAS and MKL count the CPUs that the loading thread may use. Their variables would reach our children too.
     """
+    if not hasattr(os, "sched_getaffinity"):  # macOS, with one user
+        importlib.import_module("numpy")
+        return
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
