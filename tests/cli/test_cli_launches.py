@@ -141,8 +141,8 @@ def test_every_command_ends_boxes_that_a_launch_left_and_names_launches_without_
     assert run(["launch", "status", ended.path.name]) == 0
     said = capsys.readouterr().err
     assert [box["id"] for box in account.boxes] == [2, 3, 4]
-    assert f"Ended box 1 (wt-{ended.path.name}-001, $0.50/h)" in said
-    assert "End it: wan-train launch reap 0123abcd" in said
+    assert f"Ended a forgotten box: 1, wt-{ended.path.name}-001, $0.50/h" in said
+    assert "To end it: wan-train launch reap 0123abcd" in said
     assert f"Launch {alone.path.name} is not over, and nobody carries it out" in said
     assert program.started == []
 

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def launch(call: Call) -> Result:
     look_around(call)
     ask = sink.can_ask and not call[options.YES] and not dry_run
     wishes = wishes_of(call, ask=ask)
-    ready = prepare(wishes, read_words=read_words, say=lambda name: sink.note(f"Checking {one_line(name)} ..."))
+    ready = prepare(wishes, read_words=read_words, say=_Said(sink).dataset)
     wants, search = _with_needs(wants, ready), _Search(market=market, ready=ready, runs=call.settings.runs)
     if ask:
         wants, choice = ask_where(call, wants, search, partial(_show_offers, sink=sink, wants=wants))
@@ -163,6 +163,19 @@ def _with_needs(wants: Wants, ready: Sequence[Ready]) -> Wants:
         tasks=tuple(dict.fromkeys(each.recipe.task.word for each in ready)),
         least_driver=build.least_driver if build is not None else (),
     )
+
+
+@dataclass(slots=True)
+class _Said:
+    """Names each dataset once, however many jobs train it."""
+
+    sink: Sink
+    known: set[str] = field(default_factory=set)
+
+    def dataset(self, name: str) -> None:
+        if name not in self.known:
+            self.known.add(name)
+            self.sink.note(f"Checking {one_line(name)} ...")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,13 +16,14 @@ from wan_train.cli.output import Result, Sink
 from wan_train.cli.screen import Screen, TerminalGoneError
 from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
 from wan_train.launch import background
+from wan_train.launch.changes import changes
 from wan_train.launch.model import Halt, JobState, Launch
 from wan_train.launch.places import LaunchDirectory
 from wan_train.launch.seen import Seen, read_seen
 from wan_train.launch.sky_home import make
 from wan_train.launch.transitions import MOST_FAILURES
 from wan_train.views.formatting import clock
-from wan_train.views.launch import launch_changes, launch_json, launch_lines, launch_screen
+from wan_train.views.launch import launch_json, launch_lines, launch_screen
 from wan_train.views.lines import Screenful, plain
 
 _LOOK_SECONDS = 0.5
@@ -194,7 +195,7 @@ class _Watcher:
             if before is None or _told(before) != _told(launch):
                 self.sink.data(launch_json(launch, time.time(), self._seen()))
             return
-        for text in launch_changes(before, launch):
+        for text in changes(before, launch):
             self.sink.line(f"{clock(time.time())} {text}")
 
     def _seen(self) -> Seen:

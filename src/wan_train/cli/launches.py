@@ -114,7 +114,7 @@ def reap(call: Call) -> Result:
 
     def text(sink: Sink) -> None:
         for box in ended:
-            sink.line(f"Ended {_named(box)}")
+            sink.line(f"Ended box {_named(box)}")
         if not ended:
             sink.line("No box was left behind by launches of this computer.")
         _say_others(left, sink)
@@ -145,7 +145,7 @@ def look_around(call: Call, *, besides: LaunchDirectory | None = None) -> None:
     else:
         for each in strays:
             if each.is_ours:
-                call.sink.note(f"Ended {_named(each.box)}, which a launch that is over had left.")
+                call.sink.note(f"Ended a forgotten box: {_named(each.box)}")
         _say_others([(each.box, each.launch_id) for each in strays if not each.is_ours], call.sink)
     _say_unattended(call, besides)
 
@@ -161,13 +161,16 @@ def _say_unattended(call: Call, besides: LaunchDirectory | None) -> None:
     for directory in reaping.unattended(call.settings.runs):
         if directory != besides:
             name = directory.path.name
-            call.sink.note(f"Launch {name} is not over, and nobody carries it out: wan-train launch attach {name}")
+            call.sink.note(f"Launch {name} is not over, and nobody carries it out. Continue it:")
+            call.sink.note(f"  wan-train launch attach {name}")
 
 
 def _say_others(boxes: list[tuple[Listed, str]], sink: Sink) -> None:
-    for box, launch_id in boxes:
-        sink.note(f"{_named(box)} was rented by launch {launch_id}, which this computer does not know.")
-        sink.note(f"  End it: wan-train launch reap {launch_id}")
+    """Of several boxes of one launch in one go."""
+    for launch_id in dict.fromkeys(each for _, each in boxes):
+        for box in [box for box, of in boxes if of == launch_id]:
+            sink.note(f"Box of another computer's launch: {_named(box)}")
+        sink.note(f"  To end it: wan-train launch reap {launch_id}")
 
 
 def _end_of(call: Call, market: VastMarket, name: str) -> list[Listed]:
@@ -184,7 +187,7 @@ def _end_of(call: Call, market: VastMarket, name: str) -> list[Listed]:
         return []
     if not call[options.YES]:
         for box in boxes:
-            call.sink.note(f"{_named(box)}: {box.said}")
+            call.sink.note(f"Box {_named(box)}: {box.said}")
         call.sink.require_person("nothing was ended", "Add --yes.")
         if not questions.confirm("End them? What is only on them is lost.", default=False):
             call.sink.note("Nothing was ended.")
@@ -196,7 +199,7 @@ def _end_of(call: Call, market: VastMarket, name: str) -> list[Listed]:
 
 def _named(box: Listed) -> str:
     price = f", {dollars_per_hour(box.per_hour)}" if box.per_hour is not None else ""
-    return f"box {box.id} ({one_line(box.label)}{price})"
+    return f"{box.id}, {one_line(box.label, 40)}{price}"
 
 
 def _box_json(box: Listed) -> dict[str, object]:

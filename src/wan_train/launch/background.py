@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import uv
@@ -16,6 +17,7 @@ from wan_train.base import locks
 from wan_train.base.clock import SystemClock
 from wan_train.base.errors import ExitCode, NotReadyError, WanTrainError
 from wan_train.base.settings import Settings, resolve, user_data_dir
+from wan_train.launch.changes import changes
 from wan_train.launch.conduct import carry_out
 from wan_train.launch.engine import EngineError, SkyEngine
 from wan_train.launch.hands import Hands
@@ -83,6 +85,21 @@ def hands_of(directory: LaunchDirectory, settings: Settings, say: Callable[[str]
     return hands, engine
 
 
+@dataclass(slots=True)
+class _Record:
+    """The log of a launch, and what it publishes."""
+
+    directory: LaunchDirectory
+    hands: Hands
+    last: Launch
+
+    def changed(self, launch: Launch) -> None:
+        for line in changes(self.last, launch):
+            log.info("%s", line)
+        self.last = launch
+        publish(self.directory, _seen(self.hands))
+
+
 def _seen(hands: Hands) -> Seen:
     choice = hands.choice
     why = ""
@@ -112,7 +129,7 @@ def main(path: str) -> ExitCode:
         with locks.held(users, wait=True, shared=True) as held:
             hands, engine = hands_of(directory, resolve(flags={}), log.info)
             try:
-                launch = carry_out(directory, hands, SystemClock(), lambda _: publish(directory, _seen(hands)))
+                launch = carry_out(directory, hands, SystemClock(), _Record(directory, hands, directory.read()).changed)
                 _notify(launch)
             finally:
                 # The lock is shared by all launches of this user: alone with it, nobody else uses the server.

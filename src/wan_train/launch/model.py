@@ -111,6 +111,11 @@ class Offer:
     where: str = ""
 
     @property
+    def card(self) -> str:
+        """`RTX 4090`, `2x RTX 5090`; a landlord's words."""
+        return f"{self.gpus}x {self.gpu}" if self.gpus > 1 else self.gpu
+
+    @property
     def is_spot(self) -> bool:
         """Whether somebody who bids more takes the box away."""
         return self.bid is not None
@@ -162,6 +167,11 @@ class Box:
     """How often the present step failed in a row."""
     not_before: float = 0.0
     """When its next step may begin."""
+
+    @property
+    def number(self) -> str:
+        """Of the boxes of its launch: the end of its name."""
+        return self.name.rpartition("-")[2]
 
     @property
     def rate(self) -> float:

@@ -9,7 +9,7 @@ from wan_train.launch.model import Box, BoxState, Job, JobState, Launch, Wants
 from wan_train.launch.offers import Choice, Priced
 from wan_train.launch.seen import Progress, Seen
 from wan_train.recipe.measured import day
-from wan_train.views.formatting import columns, cut, dollars_per_hour, loss, pad, safe
+from wan_train.views.formatting import columns, cut_middle, loss, pad, safe
 from wan_train.views.json_records import Json
 from wan_train.views.lines import Line, Span, line, wrapped
 
@@ -42,16 +42,16 @@ def launch_lines(launch: Launch, now: float, seen: Seen, width: int = 80) -> Ite
     shown = [(job, _job(job, box, now, seen)) for job, box in _with_boxes(launch)]
     room = width - sum(2 + max(map(columns, cells)) for cells in zip(heads, *(row for _, row in shown), strict=True))
     rows: list[tuple[str, ...]] = [("Job", *heads)]
-    rows += [(cut(safe(job.title), max(room, _LEAST_TITLE)), *row) for job, row in shown]
+    rows += [(cut_middle(safe(job.title), max(room, _LEAST_TITLE)), *row) for job, row in shown]
     yield from _table(rows, right={4, 5, 6, 7, 8})
     budget = f" of at most {dollars(launch.wants.budget)}" if launch.wants.budget is not None else ""
     alive = sum(1 for _ in launch.living)
     yield line(f"Spent {dollars(launch.spent(now))}{budget}; {count(alive, 'box', 'boxes')} rented now")
     for box in launch.living:
         if box.state is BoxState.DESTROYING:
-            yield from _noted(f"Box {_number(box)} is being destroyed: {box.because}", width)
+            yield from _noted(f"Box {box.number} is being destroyed: {box.because}", width)
     for box in [each for each in launch.boxes if each.blamed and each.state is BoxState.GONE][-_NAMED_BOXES:]:
-        yield from _noted(f"Box {_number(box)} was given up: {box.because}", width)
+        yield from _noted(f"Box {box.number} was given up: {box.because}", width)
     if seen.searching and not alive and not launch.is_over:
         yield from _noted(f"Searching offers every minute: {seen.searching}", width)
     if launch.halted_because:
@@ -75,26 +75,6 @@ def launch_screen(
     if len(rows) > room:
         rows = [*rows[: room - 1], line(Span(f"and {len(rows) - room + 1} more lines: wan-train launch status", "dim"))]
     return [head, line(), *rows, line(), foot]
-
-
-def launch_changes(before: Launch | None, after: Launch) -> Iterator[str]:
-    """What happened between two records, one plain line each."""
-    old_boxes = {box.name: box for box in before.boxes} if before is not None else {}
-    old_jobs = {job.name: job for job in before.jobs} if before is not None else {}
-    for box in after.boxes:
-        old = old_boxes.get(box.name)
-        if old is None or old.state is not box.state:
-            why = f": {safe(box.because)}" if box.state is BoxState.DESTROYING and box.because else ""
-            price = f" at {dollars_per_hour(box.offer.per_hour)}" if box.state is BoxState.RENTING else ""
-            yield f"box {_number(box)} ({_gpu(box)}): {box.state}{price}{why}"
-    for job in after.jobs:
-        was = old_jobs.get(job.name)
-        if (was.state if was is not None else JobState.WAITING) is not job.state:
-            box_of = _box_of(after, job)
-            where = f" on box {_number(box_of)}" if box_of is not None and not job.state.is_end else ""
-            yield f"{safe(job.title)}: {job.state}{where}{f': {safe(job.problem)}' if job.problem else ''}"
-    if after.halted_because and (before is None or not before.halted_because):
-        yield f"stopping: {safe(after.halted_because)}"
 
 
 def launch_json(launch: Launch, now: float, seen: Seen) -> Json:
@@ -171,8 +151,7 @@ def _basis(best: Priced, wants: Wants) -> Iterator[Line]:
 
 def offer_name(priced: Priced) -> str:
     """`RTX 4090`, `2x RTX 5090`."""
-    offer = priced.offer
-    return safe(offer.gpu if offer.gpus == 1 else f"{offer.gpus}x {offer.gpu}")
+    return safe(priced.offer.card)
 
 
 def _with_boxes(launch: Launch) -> Iterator[tuple[Job, Box | None]]:
@@ -191,22 +170,14 @@ def _job(job: Job, box: Box | None, now: float, seen: Seen) -> tuple[str, ...]:
     progress = seen.jobs.get(job.name, Progress()) if job.state is JobState.TRAINING else Progress()
     return (
         job.state.value if box.state is BoxState.READY else box.state.value,
-        _number(box),
-        _gpu(box),
+        box.number,
+        safe(box.offer.card),
         f"{box.offer.per_hour:.2f}",
         f"{box.cost(now):.2f}",
         f"{progress.epoch}/{progress.epochs}" if progress.epoch is not None and progress.epochs else "",
         loss(progress.loss) if progress.loss is not None else "",
         duration(progress.ends_at - now) if progress.ends_at is not None else "",
     )
-
-
-def _number(box: Box) -> str:
-    return box.name.rpartition("-")[2]
-
-
-def _gpu(box: Box) -> str:
-    return safe(f"{box.offer.gpus}x {box.offer.gpu}" if box.offer.gpus > 1 else box.offer.gpu)
 
 
 def _box_of(launch: Launch, job: Job) -> Box | None:

@@ -13,13 +13,14 @@ from wan_train.launch.model import Offer, Wants
 from wan_train.launch.offers import Choice, Priced
 from wan_train.launch.remote import GRACE_MINUTES
 from wan_train.launch.sky_home import INSTALLED_BYTES
-from wan_train.views.formatting import dollars_per_hour, safe
+from wan_train.views.formatting import cut_middle, dollars_per_hour, safe
 from wan_train.views.json_records import Json
 from wan_train.views.launch import offer_lines
 from wan_train.views.lines import Line, Row, line, table
 
 SHOWN_OFFERS = 3
 _NAMED_JOBS = 3
+_TITLE_COLUMNS = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,13 +115,12 @@ def _rows(plan: LaunchPlan, best: Priced) -> Iterator[Row]:
 
 
 def _jobs(jobs: Sequence[Ready]) -> str:
-    named = [
-        f"{safe(ready.job.title)} ({count(ready.counted.files, 'file')}, "
-        f"{count(max((part.epochs for part in ready.work.parts), default=0), 'epoch')})"
-        for ready in jobs[:_NAMED_JOBS]
-    ]
+    if len(jobs) == 1:
+        epochs = max((part.epochs for part in jobs[0].work.parts), default=0)
+        return f"{safe(jobs[0].job.title)} ({count(jobs[0].counted.files, 'file')}, {count(epochs, 'epoch')})"
+    named = [cut_middle(safe(ready.job.title), _TITLE_COLUMNS) for ready in jobs[:_NAMED_JOBS]]
     more = [f"and {len(jobs) - _NAMED_JOBS} more"] if len(jobs) > _NAMED_JOBS else []
-    return ", ".join([*named, *more])
+    return f"{count(len(jobs), 'LoRA')}: {', '.join([*named, *more])}"
 
 
 def _setup(plan: LaunchPlan, best: Priced) -> str:
@@ -152,6 +152,8 @@ def _disk(wants: Wants, offer: Offer) -> str:
 
 
 def _most(plan: LaunchPlan) -> str:
-    budget = dollars(plan.wants.budget) if plan.wants.budget is not None else ""
-    credit = f"; your credit is {dollars(plan.credit)}" if plan.credit is not None else ""
-    return f"{budget} in all, traffic included (--budget){credit}"
+    budget, credit = plan.wants.budget or 0.0, plan.credit
+    most = f"{dollars(budget)} in all, traffic included (--budget)"
+    if credit is None:
+        return most
+    return f"{most}; your credit of {dollars(credit)} {'is enough' if credit >= budget else 'ends it earlier'}"
