@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 
 from support.json_output import json_lines
+from support.runs import make_plan
 from support.vast_account import Account, box_row
+from wan_train.base import codec
 from wan_train.base.settings import Settings, user_data_dir
 from wan_train.cli.main import run
 from wan_train.launch import background
 from wan_train.launch.model import Box, BoxState, Halt, Job, JobState, Launch, Offer, Wants
 from wan_train.launch.places import LaunchDirectory, all_launches, directory_of, new
 from wan_train.launch.sky_home import stamp
+from wan_train.run.directory import RunDirectory
 
 OFFER = Offer(id="1", machine="m", gpu="RTX 4090", gpus=1, gpu_bytes=24 * 10**9, per_hour=0.36)
 JOB = Job(name="cats", title="cats", dataset=Path("cats"), dataset_stamp="", options=())
@@ -208,3 +211,28 @@ def test_without_credit_or_room_at_home_nothing_is_rented(
     assert "your credit at Vast.ai is $0.20, an hour costs $0.35" in capsys.readouterr().err
     assert program.started == []
     assert not directory_of(Path("runs"), "").path.exists()
+
+
+def test_two_launches_at_once_know_of_each_other(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = launched()
+    with directory.held():
+        assert run(["launch", "cats", "--dry-run"]) == 0
+    assert f"Launch {directory.path.name} is going on too, with 1 box." in capsys.readouterr().err
+    assert program.started == []
+
+
+def test_the_loras_that_are_home_are_named(
+    program: Program, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    home = tmp_path / "runs/a-run"
+    home.mkdir(parents=True)
+    launched(jobs=(replace(JOB, state=JobState.DONE, home=home),), boxes=())
+    assert run(["launch", "attach"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(home), "without a plan the folder is named"
+    plan = make_plan(run_dir=home)
+    RunDirectory(home).plan.write_text(codec.to_json(plan))
+    produced = [step.produces for step in plan.steps if step.produces is not None]
+    (home / f"{produced[0]}.safetensors").touch()
+    assert run(["launch", "attach"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(home / f"{produced[0]}.safetensors")
+    assert program.started == []

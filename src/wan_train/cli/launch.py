@@ -24,7 +24,7 @@ from wan_train.cli.call import Call
 from wan_train.cli.launch_request import ask_where, wants_of, wishes_of
 from wan_train.cli.launch_watch import watch_launch
 from wan_train.cli.launch_words import read_words
-from wan_train.cli.launches import look_around
+from wan_train.cli.launches import look_around, say_others_going
 from wan_train.cli.notify import keep_addresses
 from wan_train.cli.output import Result, Sink
 from wan_train.launch import background
@@ -51,6 +51,7 @@ def launch(call: Call) -> Result:
     market = market_of(call)
     _require_programs()
     look_around(call)
+    say_others_going(call)
     ask = sink.can_ask and not call[options.YES] and not dry_run
     wishes = wishes_of(call, ask=ask)
     ready = prepare(wishes, read_words=read_words, say=_Said(sink).dataset)

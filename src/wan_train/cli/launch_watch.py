@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from pathlib import Path
 
 import uv
 
-from wan_train.base.errors import ExitCode, NotReadyError
+from wan_train.base.errors import ExitCode, NotReadyError, WanTrainError
 from wan_train.base.settings import Settings, user_data_dir
 from wan_train.cli.keys import keys_in
 from wan_train.cli.output import Result, Sink
 from wan_train.cli.screen import Screen, TerminalGoneError
 from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
+from wan_train.engine.checkpoints import lora_file
 from wan_train.launch import background
 from wan_train.launch.changes import changes
-from wan_train.launch.model import Halt, JobState, Launch
+from wan_train.launch.model import Halt, Job, JobState, Launch
 from wan_train.launch.places import LaunchDirectory
 from wan_train.launch.seen import Seen, read_seen
 from wan_train.launch.sky_home import make
 from wan_train.launch.transitions import MOST_FAILURES
+from wan_train.run.directory import RunDirectory
 from wan_train.views.formatting import clock
 from wan_train.views.launch import launch_json, launch_lines, launch_screen
 from wan_train.views.lines import Screenful, plain
@@ -71,15 +74,27 @@ def finished(directory: LaunchDirectory, launch: Launch) -> Result:
 
     def text(sink: Sink) -> None:
         show_launch(directory, launch, sink)
-        homes = [job for job in launch.jobs if job.home is not None]
-        for job in homes:
-            sink.line(f"{job.title}: {job.home}")
+        for job in launch.jobs:
+            for path in _results(job):
+                sink.line(str(path))
 
     return Result(
         data=lambda: launch_json(launch, time.time(), read_seen(directory)),
         text=text,
         exit_code=exit_code_of(directory, launch),
     )
+
+
+def _results(job: Job) -> Sequence[Path]:
+    """The LoRAs of a job that are home, else its run directory."""
+    if job.home is None:
+        return ()
+    try:
+        steps = RunDirectory(job.home).read_plan().steps
+    except (OSError, WanTrainError):
+        return (job.home,)
+    loras = [lora_file(job.home, step.produces) for step in steps if step.produces is not None]
+    return [path for path in loras if path.is_file()] or (job.home,)
 
 
 def show_launch(directory: LaunchDirectory, launch: Launch, sink: Sink) -> None:

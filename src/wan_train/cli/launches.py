@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from wan_train.base.codec import CorruptRecordError
@@ -20,7 +21,7 @@ from wan_train.cli.output import Result, Sink
 from wan_train.launch import reap as reaping
 from wan_train.launch.market import Listed, VastMarket
 from wan_train.launch.model import Halt, Launch
-from wan_train.launch.places import LaunchDirectory, find, launch_of
+from wan_train.launch.places import LaunchDirectory, all_launches, find, launch_of
 from wan_train.launch.seen import read_seen
 from wan_train.views.formatting import dollars_per_hour
 from wan_train.views.launch import launch_json
@@ -62,6 +63,7 @@ def stop(call: Call) -> Result:
     sink, now = call.sink, call[options.LAUNCH_NOW]
     directory = find(call.settings.runs, call.get(options.LAUNCH))
     launch = _read(directory)
+    look_around(call, besides=directory)
     if launch.is_over:
         sink.note(f"Launch {launch.id} is over already. Nothing of it is rented.")
         return Result(data=lambda: launch_json(launch, time.time(), read_seen(directory)))
@@ -85,6 +87,7 @@ def logs(call: Call) -> Result:
     """Print what the program of a launch wrote."""
     sink = call.sink
     directory = find(call.settings.runs, call.get(options.LAUNCH))
+    look_around(call)
     sink.note(f"== {directory.log}")
     for line in _lines(directory, follow=call[options.FOLLOW_LAUNCH]):
         about = {"event": "launch_log", "launch_id": directory.path.name, "text": line}
@@ -148,6 +151,16 @@ def look_around(call: Call, *, besides: LaunchDirectory | None = None) -> None:
                 call.sink.note(f"Ended a forgotten box: {_named(each.box)}")
         _say_others([(each.box, each.launch_id) for each in strays if not each.is_ours], call.sink)
     _say_unattended(call, besides)
+
+
+def say_others_going(call: Call) -> None:
+    """Launches that are carried out now cost money beside the next one."""
+    for directory in all_launches(call.settings.runs):
+        with suppress(OSError, CorruptRecordError):
+            launch = directory.read()
+            if not launch.is_over and directory.is_held:
+                boxes = count(sum(1 for _ in launch.living), "box", "boxes")
+                call.sink.note(f"Launch {launch.id} is going on too, with {boxes}.")
 
 
 def _impatient(market: VastMarket) -> VastMarket:

@@ -55,7 +55,7 @@ def launch_lines(launch: Launch, now: float, seen: Seen, width: int = 80) -> Ite
     if seen.searching and not alive and not launch.is_over:
         yield from _noted(f"Searching offers every minute: {seen.searching}", width)
     if launch.halted_because:
-        yield from _noted(f"Ends early: {launch.halted_because}", width)
+        yield from _noted(f"{'Ended' if launch.is_over else 'Ends'} early: {launch.halted_because}", width)
     for job in launch.jobs:
         if job.problem and job.problem != launch.halted_because:
             yield from _noted(f"{job.title}: {job.problem}", width)
