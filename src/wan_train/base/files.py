@@ -35,22 +35,23 @@ def write_whole(path: Path, data: str | bytes, *, mode: int = 0o600, durable: bo
         sync_directory(path.parent)
 
 
-def append_line(path: Path, line: str, *, mode: int = 0o600) -> None:
-    """Append one line, whole or not at all, and flush it to disk; raises OSError."""
+def append_lines(path: Path, *lines: str, durable: bool = True) -> None:
+    """Append lines, all or none, and flush them to disk unless not `durable`; raises OSError."""
     is_new = not path.exists()
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, mode)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         size = os.fstat(descriptor).st_size
         # A full disk may have cut the last line: the new one must not continue it.
         is_cut = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        data = (("\n" if is_cut else "") + line + "\n").encode()
+        data = (("\n" if is_cut else "") + "".join(f"{line}\n" for line in lines)).encode()
         if os.write(descriptor, data) < len(data):
             os.ftruncate(descriptor, size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        os.fsync(descriptor)
+        if durable:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    if is_new:
+    if is_new and durable:
         sync_directory(path.parent)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wan_train.base import codec
 from wan_train.base.clock import backoff
-from wan_train.base.files import append_line
+from wan_train.base.files import append_lines
 
 MOST_TRIES = 8
 _LONGEST_PAUSE = 600.0
@@ -75,4 +75,4 @@ def read_deliveries(path: Path) -> tuple[Entry, ...]:
 
 def record(path: Path, entry: Entry) -> None:
     """Record it; it is on disk when this returns. Raises OSError."""
-    append_line(path, codec.to_json(entry))
+    append_lines(path, codec.to_json(entry))

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from wan_train.base import codec, locks
 from wan_train.base.errors import BadInputError
-from wan_train.base.files import append_line, write_whole
+from wan_train.base.files import append_lines, write_whole
 from wan_train.recipe.terms import Expert, Task
 
 T = TypeVar("T")
@@ -259,11 +259,11 @@ class PreviewDirectory:
 
     def keep(self, cell: Cell) -> None:
         """Append one finished cell and flush it to disk; raises OSError."""
-        append_line(self.cells, codec.to_json(cell))
+        append_lines(self.cells, codec.to_json(cell))
 
     def keep_drawing(self, drawing: Drawing) -> None:
         """Append one attempt; raises OSError."""
-        append_line(self.drawings, codec.to_json(drawing))
+        append_lines(self.drawings, codec.to_json(drawing))
 
 
 def _lines(path: Path, kind: type[T]) -> list[T]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from wan_train.base import codec
 from wan_train.base.clock import Clock
-from wan_train.base.files import write_whole
+from wan_train.base.files import append_lines, write_whole
 from wan_train.gpu.model import Gpu
 from wan_train.run.directory import RunDirectory
 from wan_train.run.gpu_pool import GpuPool, gpu_label
@@ -59,14 +58,7 @@ class GpuHistory:
         """Write samples of one moment; raises OSError."""
         if self._lines is None:
             self._lines = len(read_gpu_history(self._path))
-        lines = b"".join(codec.to_json(sample).encode() + b"\n" for sample in samples)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "r+b") as file:
-            size = file.seek(0, os.SEEK_END)
-            # A full disk or a crash may have left half a line: only that one is to be lost.
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                lines = b"\n" + lines
-            file.write(lines)
+        append_lines(self._path, *map(codec.to_json, samples), durable=False)
         self._lines += len(samples)
         if self._lines > MOST_LINES:
             kept = thinned(read_gpu_history(self._path), MOST_LINES // 2)

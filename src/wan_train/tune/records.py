@@ -6,7 +6,7 @@ from pathlib import Path
 
 from wan_train.base import codec
 from wan_train.base.errors import NotReadyError
-from wan_train.base.files import append_line
+from wan_train.base.files import append_lines
 from wan_train.base.settings import user_data_dir
 from wan_train.recipe.measured import Basis, Measurement
 
@@ -33,7 +33,7 @@ def keep(measured: Measurement) -> None:
     path = file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        append_line(path, codec.to_json(measured))
+        append_lines(path, codec.to_json(measured))
     except OSError as error:
         raise NotReadyError(
             f"the measurement cannot be kept in {path}: {error.strerror}",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from wan_train.base import codec
 from wan_train.base.clock import backoff
-from wan_train.base.files import append_line
+from wan_train.base.files import append_lines
 from wan_train.run.directory import RunDirectory
 
 _FIRST_PAUSE_SECONDS = 30.0
@@ -122,7 +122,7 @@ def fold_all(records: Iterable[Record]) -> dict[str, TargetState]:
 
 
 def append(run: RunDirectory, record: Record) -> None:
-    append_line(run.uploads, codec.to_json(record, Record))
+    append_lines(run.uploads, codec.to_json(record, Record))
 
 
 def read_states(run: RunDirectory) -> dict[str, TargetState]:
