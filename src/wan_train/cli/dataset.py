@@ -5,9 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 import shlex
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,7 +89,7 @@ def _look(call: Call, reading: TrainerReading) -> Check:
         overrides=dataset_overrides(call),
         tokenizer=tokenizer.cached_file(os.environ),
         depth=Depth.THOROUGH if call[options.THOROUGH] else Depth.QUICK,
-        progress=_progress(call.sink),
+        progress=call.sink.counter("decoding pictures", patience=_PATIENCE_SECONDS),
     )
 
 
@@ -110,21 +109,6 @@ def _check_json(found: Check, ahead: Layout | None, fixed: Fixed | None) -> dict
         ]
         data["left"] = [{"path": str(path), "why": why} for path, why in fixed.skipped]
     return data
-
-
-def _progress(sink: Sink) -> Callable[[int, int], None]:
-    """A counter on one line of the terminal, for the minutes that many pictures take."""
-    if not sink.can_ask:
-        return lambda _done, _all: None
-    began = time.monotonic()
-
-    def show(done: int, to_do: int) -> None:
-        is_last = done == to_do
-        if time.monotonic() - began > _PATIENCE_SECONDS and (done % 50 == 0 or is_last):
-            sys.stderr.write("\r\x1b[K" if is_last else f"\rdecoding pictures: {done:,} of {to_do:,}")
-            sys.stderr.flush()
-
-    return show
 
 
 def _reading(version: str | None, settings: Settings) -> TrainerReading:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from wan_train.base.errors import BadInputError
@@ -82,17 +80,5 @@ def write_dataset_page(check: Check, layout: Layout | None, path: Path, sink: Si
     material = Material(previews={}, captions={})
     if layout is not None:
         selection = choose(layout, problems_by_item(check, layout))
-        material = material_of(layout, selection, on_done=_progress(sink))
+        material = material_of(layout, selection, on_done=sink.counter("drawing previews"))
     write_page(path, page(check, layout, selection, material))
-
-
-def _progress(sink: Sink) -> Callable[[int, int], None]:
-    """A counter on one line of the terminal."""
-    if not sink.can_ask:
-        return lambda _done, _all: None
-
-    def show(done: int, to_do: int) -> None:
-        sys.stderr.write("\r\x1b[K" if done == to_do else f"\rdrawing previews: {done:,} of {to_do:,}")
-        sys.stderr.flush()
-
-    return show

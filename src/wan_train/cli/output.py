@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -137,6 +138,20 @@ class Sink:
 
         sys.stdout.write(dumps({"schema": SCHEMA, **value}) + "\n")
         sys.stdout.flush()
+
+    def counter(self, what: str, *, patience: float = 0.0) -> Callable[[int, int], None]:
+        """Shows how many of how many are done on one line of a terminal, after `patience` seconds; gone at the end."""
+        if not self.can_ask:
+            return lambda _done, _all: None
+        began = time.monotonic()
+
+        def show(done: int, to_do: int) -> None:
+            is_last = done == to_do
+            if time.monotonic() - began >= patience and (is_last or to_do < 100 or done % 50 == 0):
+                sys.stderr.write("\r\x1b[K" if is_last else f"\r{what}: {done:,} of {to_do:,}")
+                sys.stderr.flush()
+
+        return show
 
     def note(self, text: str) -> None:
         """A remark beside the data, on stderr."""

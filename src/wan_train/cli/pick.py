@@ -14,7 +14,7 @@ from wan_train.run.picks import Epochs, Pick, offer
 from wan_train.run.picks import pick as put
 from wan_train.run.results import loras_of
 from wan_train.views.json_records import pick_json
-from wan_train.views.model import RunView, view_of
+from wan_train.views.model import view_of
 
 
 def pick(call: Call) -> Result:
@@ -25,7 +25,9 @@ def pick(call: Call) -> Result:
     run = find(call.settings.runs, name)
     view = view_of(run)
     if wanted is None:
-        raise BadInputError(f"no epoch of {run.run_id} was named", hint=_offer(view))
+        raise BadInputError(
+            f"no epoch of {run.run_id} was named", hint=offer(run, loras_of(run, view.plan, view.state))
+        )
     made, is_new = put(run, view.plan, view.state, Epochs.parse(wanted), time.time())
     return Result(
         data=lambda: {
@@ -37,15 +39,6 @@ def pick(call: Call) -> Result:
         },
         text=lambda sink: _show(sink, made, is_new=is_new),
     )
-
-
-def _offer(view: RunView) -> str:
-    there = {
-        step.expert: loras_of(view.run, view.plan, step, view.state.jobs[step.id])
-        for step in view.plan.steps
-        if step.expert is not None
-    }
-    return offer(view.run, there)
 
 
 def _show(sink: Sink, made: Pick, *, is_new: bool) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from wan_train.dataset.model import FrameExtraction, VideoSettings
+from wan_train.dataset.model import FrameExtraction, Subset, VideoSettings
 
 RESOLUTION_STEP = 16
 """Pixels; width and height of a bucket are multiples of it (VAE stride 8 x patch 2)."""
@@ -66,6 +66,16 @@ def bucket_for(
         return _whole_steps(width), _whole_steps(height)
     aspect = width / height
     return min(candidates(resolution), key=lambda size: abs(size[0] / size[1] - aspect))
+
+
+def bucket_of(subset: Subset, size: tuple[int, int]) -> tuple[int, int]:
+    """The same under the settings of a dataset."""
+    return bucket_for(
+        *size,
+        resolution=subset.resolution,
+        enable_bucket=subset.enable_bucket,
+        bucket_no_upscale=subset.bucket_no_upscale,
+    )
 
 
 def batches_per_epoch(buckets: Iterable[Hashable], *, batch_size: int, num_repeats: int) -> int:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from wan_train.dataset.buckets import RESOLUTION_STEP, TARGET_FPS, bucket_for, clips, crop_for, frames_at_target_rate
+from wan_train.dataset.buckets import RESOLUTION_STEP, TARGET_FPS, bucket_of, clips, crop_for, frames_at_target_rate
 from wan_train.dataset.model import (
     FrameExtraction,
     Problem,
@@ -98,13 +98,7 @@ _NAMES = {"JPEG": "a JPEG", "MPO": "a JPEG", "PNG": "a PNG", "WEBP": "a WebP", "
 
 def _shape(path: Path, picture: Picture, subset: Subset) -> Iterator[Problem]:
     size = f"is {picture.width}x{picture.height}"
-    bucket = bucket_for(
-        picture.width,
-        picture.height,
-        resolution=subset.resolution,
-        enable_bucket=subset.enable_bucket,
-        bucket_no_upscale=subset.bucket_no_upscale,
-    )
+    bucket = bucket_of(subset, (picture.width, picture.height))
     if 0 in bucket:
         what = f"{size}; with bucket_no_upscale a side under {RESOLUTION_STEP} pixels becomes 0"
         fix = "Remove the picture, or set bucket_no_upscale = false"

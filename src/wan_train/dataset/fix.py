@@ -24,7 +24,7 @@ import tomlkit.exceptions
 
 from wan_train.base import locks
 from wan_train.base.errors import BadInputError
-from wan_train.base.files import can_be_written, sync_directory
+from wan_train.base.files import can_be_written, sync_directory, sync_file
 from wan_train.base.text import visible
 from wan_train.dataset.buckets import TARGET_FPS
 from wan_train.dataset.captions import repaired
@@ -128,8 +128,7 @@ def apply(fix: Fix, stamp: str) -> Path:
     staging.mkdir(parents=True, exist_ok=True)
     made = staging / fix.target.name
     fix.make(made)
-    with made.open("rb") as file:
-        os.fsync(file.fileno())
+    sync_file(made)
     shutil.copymode(fix.path, made)
     kept = back_up(fix.path, home / stamp)
     if fix.target != fix.path:
@@ -189,8 +188,7 @@ def back_up(path: Path, folder: Path) -> Path:
             # A file system without hard links.
             partial_copy = folder / f".{kept.name}.partial"
             shutil.copy2(path, partial_copy)
-            with partial_copy.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(partial_copy)
             if kept.exists():
                 continue
             partial_copy.replace(kept)

@@ -10,11 +10,13 @@ from wan_train.dataset.buckets import (
     Crop,
     batches_per_epoch,
     bucket_for,
+    bucket_of,
     clips,
     crop_for,
     frames_at_target_rate,
     rounded_frames,
 )
+from wan_train.dataset.captions import MOST_TOKENS
 from wan_train.dataset.model import Inventory, Item, MediaKind, Subset, SubsetInventory
 
 _PICTURE = ((0, 1),)
@@ -59,12 +61,12 @@ def _one(item: Item, subset: Subset, names: set[tuple[str | int, ...]]) -> Train
     stored = (item.width, item.height)
     stem = os.path.splitext(item.path.name)[0]
     if subset.video is None:
-        size = bucket = _configured(stored, subset)
+        size = bucket = bucket_of(subset, stored)
         cuts = _fresh(names, stem, stored, _PICTURE)
     else:
         # A clip is scaled with buckets on, then sorted by that size under the configured rule.
         size = bucket_for(*stored, resolution=subset.resolution)
-        bucket = _configured(size, subset)
+        bucket = bucket_of(subset, size)
         kept = 0 if item.frames is None else frames_at_target_rate(item.frames, subset.video)
         cuts = _fresh(names, stem, size, clips(kept, subset.video))
     return TrainedFile(
@@ -73,15 +75,6 @@ def _one(item: Item, subset: Subset, names: set[tuple[str | int, ...]]) -> Train
         cuts=cuts,
         bucket=bucket,
         is_known=subset.video is None or item.frames is not None,
-    )
-
-
-def _configured(size: tuple[int, int], subset: Subset) -> tuple[int, int]:
-    return bucket_for(
-        *size,
-        resolution=subset.resolution,
-        enable_bucket=subset.enable_bucket,
-        bucket_no_upscale=subset.bucket_no_upscale,
     )
 
 
@@ -99,7 +92,6 @@ _MASK_CHANNELS = 4
 _VAE_STRIDE = 8
 _BYTES_PER_VALUE = 2
 _TEXT_WIDTH = 4096
-_MOST_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +187,7 @@ def text_bytes(caption_characters: int) -> int:
 
     Three characters a token plus the end mark; English has about four, so this errs upwards.
     """
-    tokens = min(_MOST_TOKENS, caption_characters // 3 + 2)
+    tokens = min(MOST_TOKENS, caption_characters // 3 + 2)
     return tokens * _TEXT_WIDTH * _BYTES_PER_VALUE
 
 

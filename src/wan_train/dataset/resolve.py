@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from wan_train.base.errors import BadInputError
+from wan_train.base.files import existing_parent
 from wan_train.base.text import visible
 from wan_train.dataset.listing import is_windows_path, list_media, media_subfolders
 
@@ -127,9 +128,7 @@ def _folder(directory: Path, config: Path) -> NewConfig:
 
 
 def _missing(path: Path) -> BadInputError:
-    known = path.parent
-    while not os.path.exists(known) and known != known.parent:
-        known = known.parent
+    known = existing_parent(path.parent)
     wanted = path.relative_to(known).parts[0]
     try:
         close = difflib.get_close_matches(wanted, os.listdir(known)[:10_000], n=1, cutoff=0.7)

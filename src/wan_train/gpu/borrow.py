@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from wan_train.base.errors import NotReadyError
 from wan_train.base.text import one_line
 from wan_train.gpu.free import QUIET_READINGS, why_busy
 from wan_train.gpu.leases import Lease, LeaseHolder, LeaseRoom
-from wan_train.gpu.model import Gpu, GpuProbe
+from wan_train.gpu.model import Gpu, GpuProbe, GpuReading
 
 _PAUSE_SECONDS = 1.0
 
@@ -50,7 +51,8 @@ def leased(
                 if why is None and not room.first_in_line(gpu.uuid, ticket):
                     why = f"GPU {gpu.number} is wanted by a waiting run"
                 if why is None:
-                    lease, why = _take(gpu, room, reader, borrower, settle_seconds)
+                    pause = partial(time.sleep, settle_seconds)
+                    lease, why = take(gpu, room, borrower, read=reader.read, pause=pause)
                 if lease is not None:
                     ticket.rest()
                     with lease:
@@ -74,10 +76,13 @@ def _holder(gpu: Gpu, room: LeaseRoom) -> str | None:
     return None if holder is None else f"GPU {gpu.number} is taken by {one_line(holder.run_id or 'another wan-train')}"
 
 
-def _take(
-    gpu: Gpu, room: LeaseRoom, probe: GpuProbe, borrower: Borrower, settle_seconds: float
+def take(
+    gpu: Gpu, room: LeaseRoom, borrower: Borrower, *, read: Callable[[], GpuReading], pause: Callable[[], None]
 ) -> tuple[Lease | None, str | None]:
-    """The lease, or why the card cannot be had."""
+    """The lease of a card that is quiet on two readings with a pause between, or why it cannot be had.
+
+    Raises GpuUnavailableError, and what `pause` raises.
+    """
     lease = room.try_take(
         gpu.uuid, LeaseHolder(pid=os.getpid(), run_id=borrower.name, step=borrower.step, since=time.time())
     )
@@ -86,9 +91,8 @@ def _take(
     try:
         for number in range(QUIET_READINGS):
             if number:
-                time.sleep(settle_seconds)
-            reading = probe.read()
-            found = next((each for each in reading.gpus if each.uuid == gpu.uuid), None)
+                pause()
+            found = next((each for each in read().gpus if each.uuid == gpu.uuid), None)
             why = why_busy(found) if found is not None else f"GPU {gpu.number} is lost"
             if why is not None:
                 lease.release()

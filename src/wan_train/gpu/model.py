@@ -56,6 +56,11 @@ class GpuReading:
     """Driver version, None where no NVIDIA driver is involved."""
 
 
+def short_name(name: str) -> str:
+    """`RTX 5090` for `NVIDIA GeForce RTX 5090`."""
+    return name.removeprefix("NVIDIA ").removeprefix("GeForce ")
+
+
 class GpuUnavailableError(NotReadyError):
     """NVML cannot be used at all: no library, no driver, or a driver error. Not the same as zero GPUs."""
 

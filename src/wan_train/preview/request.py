@@ -20,7 +20,6 @@ from wan_train.recipe.terms import Expert, Task
 from wan_train.run.directory import RunDirectory
 from wan_train.run.picks import Epochs
 from wan_train.run.plan import Plan
-from wan_train.run.results import loras_of
 from wan_train.run.state import RunState
 
 
@@ -58,13 +57,6 @@ class Source:
     run: RunDirectory
     plan: Plan
     state: RunState
-
-    def kept(self) -> Mapping[Expert, Mapping[int, Path]]:
-        return {
-            step.expert: loras_of(self.run, self.plan, step, self.state.jobs[step.id])
-            for step in self.plan.steps
-            if step.expert is not None
-        }
 
 
 def fast_style(task: Task, trainer: Trainer, *, say: Callable[[str], None] = lambda _: None) -> Style:

@@ -23,6 +23,7 @@ from wan_train.preview.model import (
 )
 from wan_train.preview.request import PreviewRequest, Source
 from wan_train.recipe.terms import Expert
+from wan_train.run.results import loras_of
 
 NEAR = 0.01
 """Two LoRAs that differ by less than 1 % draw the same picture: latents differ by a third of that (measured with
@@ -135,7 +136,7 @@ class CheckedLoras:
 def make_rows(
     source: Source, request: PreviewRequest, checked: CheckedLoras, say: Callable[[str], None]
 ) -> tuple[tuple[Row, ...], tuple[LeftOut, ...], tuple[str, ...]]:
-    kept = source.kept()
+    kept = loras_of(source.run, source.plan, source.state)
     problems: list[str] = []
     notes: list[str] = []
     pairs: dict[str, Mapping[Expert, Path]] = {}

@@ -7,7 +7,6 @@ images run supervisord, which reads `/etc/supervisor/conf.d`; in other images `/
 
 from __future__ import annotations
 
-import os
 import shlex
 import socket
 import sys
@@ -15,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_train.base.files import write_whole
+from wan_train.base.files import can_be_written, write_whole
 from wan_train.base.settings import Settings
 from wan_train.provision.steps import Finding, State, Step, ready, warning
 from wan_train.provision.work import Work
@@ -68,7 +67,7 @@ class Boot:
         if not wrong:
             return ready(f"unfinished runs resume when the box starts ({next(iter(files))})")
         detail = "unfinished runs do not resume when the box starts"
-        closed = next((path.parent for path in wrong if not _writable(path.parent)), None)
+        closed = next((path.parent for path in wrong if not can_be_written(path.parent)), None)
         if closed is not None:
             return warning(
                 f"{detail}: {closed} cannot be written",
@@ -153,11 +152,6 @@ def _read(path: Path) -> str | None:
 
 def _mode(path: Path) -> int:
     return path.stat().st_mode & 0o777 if path.exists() else 0o755 if path.suffix == ".sh" else 0o644
-
-
-def _writable(folder: Path) -> bool:
-    place = next(path for path in (folder, *folder.parents) if path.exists())
-    return os.access(place, os.W_OK)
 
 
 def _answers(path: Path) -> bool:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from wan_train.base.codec import CorruptRecordError
 from wan_train.base.errors import BadInputError, NotReadyError, WanTrainError
 from wan_train.base.locks import held
 from wan_train.base.settings import Settings
@@ -148,7 +147,7 @@ def _kept(job: Job) -> set[int]:
 def _read(run: RunDirectory) -> tuple[Plan, RunState] | None:
     try:
         return read_run(run)
-    except (WanTrainError, CorruptRecordError, OSError):
+    except (WanTrainError, OSError):
         return None  # unknown, so it stays
 
 

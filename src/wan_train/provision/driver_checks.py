@@ -17,7 +17,7 @@ from wan_train.base.units import GIB
 from wan_train.engine.commands import DEVICE_VARIABLE
 from wan_train.engine.trainer import has_package
 from wan_train.gpu.choose import choose, how_to_show, why_none
-from wan_train.gpu.model import Gpu, GpuProbe, GpuReading, GpuUnavailableError, LostGpu
+from wan_train.gpu.model import Gpu, GpuProbe, GpuReading, GpuUnavailableError, LostGpu, short_name
 from wan_train.gpu.probe import NvmlProbe
 from wan_train.provision.engine_file import EngineFile
 from wan_train.provision.steps import Finding, State, Step, blocked, ready, warning
@@ -242,8 +242,7 @@ def judge_lost(gpu: LostGpu) -> Finding:
 
 def card(gpu: Gpu) -> str:
     """`RTX 4090 (24 GB)`; memory in units of 2**30 bytes, as cards are sold."""
-    name = one_line(gpu.name).removeprefix("NVIDIA ").removeprefix("GeForce ")
-    return f"{name} ({gpu.total_bytes / GIB:.0f} GB)"
+    return f"{short_name(one_line(gpu.name))} ({gpu.total_bytes / GIB:.0f} GB)"
 
 
 def recipe_for(tasks: Sequence[Task]) -> Recipe:

@@ -10,7 +10,6 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -23,8 +22,9 @@ from wan_train.engine.commands import DEVICE_VARIABLE
 from wan_train.engine.failures import Cause
 from wan_train.engine.failures.diagnosis import diagnose
 from wan_train.engine.trainer import package_version
-from wan_train.gpu.free import QUIET_READINGS, why_busy
-from wan_train.gpu.leases import Lease, LeaseHolder, LeaseRoom
+from wan_train.gpu.borrow import Borrower, take
+from wan_train.gpu.free import why_busy
+from wan_train.gpu.leases import Lease, LeaseRoom
 from wan_train.gpu.model import Gpu, GpuUnavailableError
 from wan_train.provision.driver_checks import GpuFacts, adapted, card
 from wan_train.provision.steps import Finding, State, Step, ready, warning
@@ -141,27 +141,17 @@ class GpuCheck:
 
     def _take(self, gpu: Gpu, work: Work) -> Lease | None:
         """The GPU's lease, if it is free and was quiet as often as a training requires."""
-        holder = LeaseHolder(pid=os.getpid(), run_id="wan-train provision", step="kernel", since=time.time())
-        lease = self.room.try_take(gpu.uuid, holder)
-        if lease is None:
-            return None
-        with ExitStack() as on_the_way_out:
-            on_the_way_out.enter_context(lease)
-            for number in range(QUIET_READINGS):
-                if number:
-                    work.pause(_SETTLE_SECONDS)
-                now = self._now(gpu)
-                if now is None or why_busy(now) is not None:
-                    return None
-            on_the_way_out.pop_all()
-        return lease
-
-    def _now(self, gpu: Gpu) -> Gpu | None:
         try:
-            reading = self.facts.gpus.read_again()
+            lease, _ = take(
+                gpu,
+                self.room,
+                Borrower(name="wan-train provision", step="kernel"),
+                read=self.facts.gpus.read_again,
+                pause=lambda: work.pause(_SETTLE_SECONDS),
+            )
         except GpuUnavailableError:
             return None
-        return next((each for each in reading.gpus if each.uuid == gpu.uuid), None)
+        return lease
 
     def _test(self, gpu: Gpu, work: Work) -> Tested:
         attention = self._attention(gpu)

@@ -14,7 +14,7 @@ from shlex import quote
 import wan_train
 from wan_train import __version__
 from wan_train.base.errors import WanTrainError
-from wan_train.base.files import existing_parent
+from wan_train.base.files import can_be_written, existing_parent
 from wan_train.base.host import cpus, process_limit
 from wan_train.base.huggingface import variable_problem
 from wan_train.base.settings import Settings, Source, is_readable_by_others, user_config_file
@@ -215,8 +215,7 @@ class HostChecks:
 
     def leases(self) -> Finding:
         folder = self.settings.lease_dir
-        place = existing_parent(folder)
-        if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
+        if can_be_written(folder):
             return ready(str(folder))
         return blocked(
             f"{folder} cannot be written",
@@ -239,27 +238,23 @@ class HostChecks:
         """Whether `--then` can work here; Vast is asked, and nothing is stopped."""
         listed = registered(self.settings.lease_dir)
         if listed and not is_guarded(self.settings.lease_dir):
-            return Finding(
-                State.WARNING,
+            return warning(
                 f"the guardian is gone, which {', '.join(one_line(run.run_id) for run in listed[:3])} still needs",
-                hint="Any command starts it again: `wan-train status`.",
+                "Any command starts it again: `wan-train status`.",
             )
         vast = Vast.of_this_box(self.environ, self.settings.vast_url)
         if vast is None and is_vast(self.environ):
-            return Finding(
-                State.WARNING,
+            return warning(
                 f"`--then stop` cannot work: this shell has no {ID_VARIABLE} and {KEY_VARIABLE}",
-                hint="`source /etc/environment`",
+                "`source /etc/environment`",
             )
         if vast is None:
-            return Finding(State.READY, "not on Vast: `--then 'run:COMMAND'` ends the box by your command")
+            return ready("not on Vast: `--then 'run:COMMAND'` ends the box by your command")
         try:
             vast.check(seconds=_VAST_SECONDS)
         except VastError as error:
-            return Finding(
-                State.WARNING, f"`--then stop` would fail now: {error}", hint="Try again, or give the box a new key."
-            )
-        return Finding(State.READY, f"`--then stop`: Vast knows this box as {vast.instance}; nothing was stopped")
+            return warning(f"`--then stop` would fail now: {error}", "Try again, or give the box a new key.")
+        return ready(f"`--then stop`: Vast knows this box as {vast.instance}; nothing was stopped")
 
 
 def _is_looked_after(state: RunState, created: float) -> bool:

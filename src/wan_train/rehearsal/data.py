@@ -14,7 +14,8 @@ from typing import Any, cast
 
 from PIL import Image
 
-from wan_train.dataset.buckets import RESOLUTION_STEP, TARGET_FPS, bucket_for, crop_for
+from wan_train.dataset import buckets
+from wan_train.dataset.buckets import RESOLUTION_STEP, TARGET_FPS, crop_for
 from wan_train.dataset.config import load
 from wan_train.dataset.jsonl import read
 from wan_train.dataset.listing import list_media
@@ -78,12 +79,7 @@ def media_files(subset: Subset) -> list[Path]:
 
 def bucket_of(subset: Subset, size: Size) -> Size:
     """The size at which a picture or cached clip is trained; raises ValueError for a picture that is too small."""
-    bucket = bucket_for(
-        *size,
-        resolution=subset.resolution,
-        enable_bucket=subset.enable_bucket,
-        bucket_no_upscale=subset.bucket_no_upscale,
-    )
+    bucket = buckets.bucket_of(subset, size)
     if min(bucket) == 0:
         raise ValueError(f"Image or video size too small: {size[0]}x{size[1]}, a side is below {RESOLUTION_STEP}")
     return bucket

@@ -125,10 +125,9 @@ def _sources(run: RunDirectory, plan: Plan, state: RunState, epochs: Epochs) -> 
             f"{run.run_id} trained only the {only.value}-noise expert, so there are no pairs",
             hint=f"Name one epoch: wan-train pick {run.run_id} {epochs.of(only)}",
         )
-    problems, found, there = [], {}, {}
+    problems, found, there = [], {}, loras_of(run, plan, state)
     for step in trainings:
         assert step.expert is not None, "filtered above"
-        there[step.expert] = loras_of(run, plan, step, state.jobs[step.id])
         wanted = epochs.of(step.expert)
         source = there[step.expert].get(wanted)
         if source is None:

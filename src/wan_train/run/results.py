@@ -12,9 +12,10 @@ from pathlib import Path
 from wan_train.base.files import sha256_of, sync_directory
 from wan_train.engine import checkpoints
 from wan_train.engine.tensors import BrokenFileError, is_sound, rewrite_metadata
+from wan_train.recipe.terms import Expert
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.plan import Plan, Step
-from wan_train.run.state import Attempt, Job
+from wan_train.run.state import Attempt, Job, RunState
 
 ENDED_KEY = "wan_train_ended"
 """Metadata of a LoRA whose training ended before its schedule: `after epoch 50 of 100`."""
@@ -79,11 +80,17 @@ def keep_checkpoint(
     return target
 
 
-def loras_of(run: RunDirectory, plan: Plan, step: Step, job: Job) -> Mapping[int, Path]:
-    """The LoRAs of one expert beside the results, by epoch: those kept and the finished one, as far as they are there.
+def loras_of(run: RunDirectory, plan: Plan, state: RunState) -> Mapping[Expert, Mapping[int, Path]]:
+    """The LoRAs of each expert beside the results, by epoch: those kept and the finished one, as far as they are there.
 
     Whether they are whole is not checked.
     """
+    return {
+        step.expert: _loras_of(run, plan, step, state.jobs[step.id]) for step in plan.steps if step.expert is not None
+    }
+
+
+def _loras_of(run: RunDirectory, plan: Plan, step: Step, job: Job) -> Mapping[int, Path]:
     name = step.produces or ""
     found = {
         epoch: checkpoints.lora_file(run.path, name, epoch) for epoch in checkpoints.checkpoint_epochs(run.path, name)

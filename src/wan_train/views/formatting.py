@@ -10,6 +10,7 @@ from wan_train.base.text import redact, visible
 from wan_train.base.units import GIB
 from wan_train.box.rental import PriceSource
 from wan_train.caching.decide import WORDS
+from wan_train.gpu.model import short_name
 from wan_train.recipe.terms import Expert, Task
 from wan_train.run.state import JobState
 
@@ -36,7 +37,7 @@ def gpu_memory(used: int, total: int) -> str:
 
 def gpu_name(name: str) -> str:
     """`RTX 5090` for `NVIDIA GeForce RTX 5090`."""
-    return safe(name).removeprefix("NVIDIA ").removeprefix("GeForce ")
+    return short_name(safe(name))
 
 
 def loss(value: float) -> str:
