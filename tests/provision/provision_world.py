@@ -137,6 +137,18 @@ class World:
         argv = self.argv(*words)
         return forkserver.run(argv[argv.index("provision") :], env=self.environment() | (env or {}), cwd=self.folder)
 
+    def begin(self, *words: str, env: dict[str, str] | None = None) -> forkserver.Forked:
+        """One call, running; what it prints is lost."""
+        argv = self.argv(*words)
+        with Path(os.devnull).open("wb") as nothing:
+            return forkserver.start(
+                argv[argv.index("provision") :],
+                env=self.environment() | (env or {}),
+                cwd=self.folder,
+                stdout=nothing,
+                stderr=nothing,
+            )
+
     def models(self) -> list[Path]:
         return [model.path(self.checkout) for model in wanted((Task.T2V,))]
 

@@ -88,9 +88,7 @@ def test_a_box_that_goes_down_in_an_installation_fetches_nothing_twice(world: Wo
     # As Vast's images set them.
     image = {"UV_NO_CACHE": "1", "UV_LINK_MODE": "copy", "UV_CACHE_DIR": "/.uv/cache"}
     index.slow.add(PROTOBUF)
-    child = subprocess.Popen(
-        world.argv("--yes", "--skip-models"), env=variables(world, index) | image, stdout=subprocess.DEVNULL
-    )
+    child = world.begin("--yes", "--skip-models", env=variables(world, index) | image)
     assert index.slow_began.wait(60)
     for process in [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]:
         process.send_signal(signal.SIGKILL)
@@ -124,9 +122,7 @@ def test_a_cache_left_by_a_provision_killed_at_the_very_end_is_removed_and_nothi
 
 def test_an_installation_left_by_a_killed_provision_is_ended_and_done_anew(world: World, index: FileServer) -> None:
     index.slow.add(PROTOBUF)
-    child = subprocess.Popen(
-        world.argv("--yes", "--skip-models"), env=variables(world, index), stdout=subprocess.DEVNULL
-    )
+    child = world.begin("--yes", "--skip-models", env=variables(world, index))
     assert index.slow_began.wait(60)
     orphans = psutil.Process(child.pid).children(recursive=True)
     child.kill()

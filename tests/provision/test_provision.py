@@ -40,13 +40,11 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 def end_on_the_way(world: World) -> None:
     world.hub.slow.add(file_names()[1])
-    with subprocess.Popen(
-        world.argv("--yes"), env=world.environment(), stdout=subprocess.DEVNULL, start_new_session=True
-    ) as child:
-        assert world.hub.slow_began.wait(60)
-        wait_until(lambda: [path.exists() for path in world.models()] == [True, False, True, True])
-        child.send_signal(signal.SIGTERM)
-        assert child.wait() == 143
+    child = world.begin("--yes")
+    assert world.hub.slow_began.wait(60)
+    wait_until(lambda: [path.exists() for path in world.models()] == [True, False, True, True])
+    child.send_signal(signal.SIGTERM)
+    assert child.wait() == 143
     world.hub.slow.clear()
     world.hub.go_on.set()
 
@@ -103,9 +101,7 @@ def test_a_bare_box_becomes_ready_after_being_stopped_on_the_way_and_a_second_ru
 def test_a_download_killed_in_the_middle_has_no_name_and_the_next_run_converges(world: World) -> None:
     slow = file_names()[2]
     world.hub.slow.add(slow)
-    child = subprocess.Popen(
-        world.argv("--yes", "--models-only"), env=world.environment(), stdout=subprocess.DEVNULL, start_new_session=True
-    )
+    child = world.begin("--yes", "--models-only")
     assert world.hub.slow_began.wait(60)
     wait_until(lambda: [path.exists() for path in world.models()] == [True, True, False, True])
     os.kill(child.pid, signal.SIGINT)
@@ -229,12 +225,10 @@ def test_a_place_that_cannot_be_written_is_named(world: World) -> None:
 
 def test_a_second_provision_says_who_is_at_work_and_since_when(world: World) -> None:
     world.hub.slow.add(file_names()[0])
-    first = subprocess.Popen(
-        world.argv("--yes", "--models-only"), env=world.environment(), stdout=subprocess.DEVNULL, start_new_session=True
-    )
+    first = world.begin("--yes", "--models-only")
     assert world.hub.slow_began.wait(60)
     second = world.provision("--yes", "--models-only", "--json")
-    first.terminate()
+    first.send_signal(signal.SIGTERM)
     assert first.wait() == 143
     assert second.returncode == 3
     assert f"running in {world.workspace}: process {first.pid}, since " in second.stderr
