@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from support.runs import events_of, make_plan, make_view
-from views.reports import BOTH, report_of
+from views.reports import BOTH, NO_PLOTS, report_of
 from views.scenes import AT_START, CACHED, RUNS
 from views.support import shown
 from wan_train.engine.capabilities import stored
@@ -73,7 +73,7 @@ def test_the_result_says_where_it_ended_and_how_to_train_the_rest() -> None:
 
 def test_the_report_says_the_same() -> None:
     plan = early_plan()
-    text = page(report_of(plan=plan, events=finished(plan)))
+    text = page(report_of(plan=plan, events=finished(plan), **NO_PLOTS))
     assert "ends after epoch 50 of 100 (--until 50)" in text
     assert f"wan-train resume {plan.run_id} --until all" in text
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from support.runs import T0
 from views.markup import HOSTILE, harmless, words_of
-from views.reports import report_of
+from views.reports import NO_PLOTS, report_of
 from wan_train.preview.model import BASE, Cell, LeftOut, Lora, Precision, Preview, PreviewDirectory, Prompt, Row
 from wan_train.preview.thumbnails import write_clip
 from wan_train.recipe.terms import Expert, Task
@@ -97,7 +97,7 @@ def run(tmp_path: Path) -> RunDirectory:
 def test_each_cell_is_a_picture_that_its_link_enlarges(run: RunDirectory) -> None:
     preview = replace(PREVIEW, left_out=(LeftOut(epoch=40, reason="differs from epoch 60 by 0.30 %"),))
     written(run, preview, missing=1)
-    document = harmless(page(report_of(previews=shown_previews(run))))
+    document = harmless(page(report_of(previews=shown_previews(run), **NO_PLOTS)))
     (table,) = (each for each in document.iter("table") if each.get("class") == "sheet")
     words = " ".join(words_of(table).split())
     assert "832x480, 20 steps, seed 7" in words
@@ -110,12 +110,12 @@ def test_each_cell_is_a_picture_that_its_link_enlarges(run: RunDirectory) -> Non
 
 
 def test_a_report_without_previews_does_not_speak_of_them() -> None:
-    assert "Preview" not in words_of(harmless(page(report_of())))
+    assert "Preview" not in words_of(harmless(page(report_of(**NO_PLOTS))))
 
 
 def test_the_picked_row_is_marked(run: RunDirectory) -> None:
     written(run, PREVIEW)
-    report = report_of(previews=shown_previews(run))
+    report = report_of(previews=shown_previews(run), **NO_PLOTS)
     pick = Pick(at=T0, epochs=Epochs(high=20, low=20), files=())
     report = replace(report, view=replace(report.view, picks=(pick,)))
     rows = [words_of(each) for each in harmless(page(report)).iter("tr")]
@@ -124,7 +124,10 @@ def test_the_picked_row_is_marked(run: RunDirectory) -> None:
 
 def test_a_clip_loops(run: RunDirectory) -> None:
     written(run, replace(PREVIEW, prompts=(replace(PROMPT, width=64, height=64, frames=5),)))
-    sources = [each.get("src") or "" for each in harmless(page(report_of(previews=shown_previews(run)))).iter("img")]
+    sources = [
+        each.get("src") or ""
+        for each in harmless(page(report_of(previews=shown_previews(run), **NO_PLOTS))).iter("img")
+    ]
     assert sum(source.startswith("data:image/webp;base64,") for source in sources) == len(PREVIEW.rows)
 
 
@@ -137,7 +140,7 @@ def test_many_large_pictures_stay_within_their_room(run: RunDirectory) -> None:
     assert len(shown.cells) == MOST_SHOWN
     assert all(cell is not None and len(cell.data) <= MOST_BYTES for cell in shown.cells.values())
     assert shown.more == "2 more prompts"
-    assert "2 more prompts, not shown" in words_of(harmless(page(report_of(previews=(shown,)))))
+    assert "2 more prompts, not shown" in words_of(harmless(page(report_of(previews=(shown,), **NO_PLOTS))))
 
 
 def test_the_newest_preview_is_first_and_a_broken_one_hides_no_other(run: RunDirectory) -> None:
@@ -152,7 +155,7 @@ def test_a_picture_that_cannot_be_read_is_said_so(run: RunDirectory) -> None:
     written(run, PREVIEW)
     for picture in run.path.glob("preview/*/base*.png"):
         picture.write_bytes(b"no picture")
-    assert "unreadable" in words_of(harmless(page(report_of(previews=shown_previews(run)))))
+    assert "unreadable" in words_of(harmless(page(report_of(previews=shown_previews(run), **NO_PLOTS))))
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -161,6 +164,6 @@ def test_hostile_prompts_and_file_names_stay_words(run: RunDirectory, text: str)
     other = replace(row(1), name=words)
     small = replace(PROMPT, text=words, width=16, height=16)
     written(run, replace(PREVIEW, prompts=(small,), rows=(Row(name=BASE), other)))
-    made = page(report_of(previews=shown_previews(run)))
+    made = page(report_of(previews=shown_previews(run), **NO_PLOTS))
     harmless(made)
     assert not any(character in made for character in "\x1b\0\x07\u202e\u202c\u2028\ufffe")
