@@ -74,11 +74,11 @@ def dataset_target(text: str, sink: Sink, *, yes: bool) -> Path:
 def write_dataset_page(check: Check, layout: Layout | None, path: Path, sink: Sink) -> None:
     """Draw the previews, then write the page."""
     from wan_train.views.dataset_page.page import page
-    from wan_train.views.dataset_page.selection import Material, Selection, choose, material_of, problems_by_item
+    from wan_train.views.dataset_page.selection import Contents, Selection, choose, contents_of, problems_by_item
 
     selection = Selection(datasets=())
-    material = Material(previews={}, captions={})
+    contents = Contents(previews={}, captions={})
     if layout is not None:
         selection = choose(layout, problems_by_item(check, layout))
-        material = material_of(layout, selection, on_done=sink.counter("drawing previews"))
-    write_page(path, page(check, layout, selection, material))
+        contents = contents_of(layout, selection, on_done=sink.counter("drawing previews"))
+    write_page(path, page(check, layout, selection, contents))

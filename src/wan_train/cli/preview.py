@@ -10,9 +10,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from wan_train.base import codec, locks
+from wan_train.base import locks
 from wan_train.base.clock import SystemClock
-from wan_train.base.errors import BadInputError, ExitCode, InterruptionError, NotReadyError
+from wan_train.base.errors import BadInputError, ExitCode, InterruptionError, NotReadyError, WanTrainError
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
 from wan_train.base.units import duration
@@ -322,7 +322,7 @@ def _estimate(ready: PreparedPreview, trainer: Trainer, card: str, settings: Set
     earlier: list[tuple[PreviewDirectory, Preview]] = []
     for run in all_runs(settings.runs)[:_MOST_RUNS]:
         for directory in previews_of(run.path):
-            with suppress(BadInputError, codec.CorruptRecordError):
+            with suppress(WanTrainError):
                 earlier.append((directory, directory.read()))
     have = drawn_places(ready)
     wanted = [

@@ -73,7 +73,18 @@ def shares(training: Training, epochs: int, steps_per_epoch: int, capabilities: 
 
     Raises UnknownScheduleError.
     """
-    return _shares(factor(training, epochs * steps_per_epoch, capabilities), epochs, steps_per_epoch)
+    made = factor(training, epochs * steps_per_epoch, capabilities)
+    stride = max(1, epochs * steps_per_epoch // _MOST_POINTS)
+    stride = min(stride, max(1, steps_per_epoch // 10))
+    sums = [
+        math.fsum(made(step) for step in range(first, first + steps_per_epoch, stride))
+        for first in range(0, epochs * steps_per_epoch, steps_per_epoch)
+    ]
+    behind = list(itertools.accumulate(sums))
+    whole = behind[-1] if behind else 0.0
+    if whole <= 0:  # nothing is learned at any step, so that no epoch comes before another
+        return [0.0] * (epochs - 1) + [1.0]
+    return [*(each / whole for each in behind[:-1]), 1.0]
 
 
 def epoch_reaching(
@@ -110,20 +121,6 @@ def factor(training: Training, steps: int, capabilities: Capabilities) -> Factor
             f"the schedule {one_line(schedule)} cannot be made: {one_line(str(error))}"
         ) from None
     return made
-
-
-def _shares(made: Factor, epochs: int, steps_per_epoch: int) -> Sequence[float]:
-    stride = max(1, epochs * steps_per_epoch // _MOST_POINTS)
-    stride = min(stride, max(1, steps_per_epoch // 10))
-    sums = [
-        math.fsum(made(step) for step in range(first, first + steps_per_epoch, stride))
-        for first in range(0, epochs * steps_per_epoch, steps_per_epoch)
-    ]
-    behind = list(itertools.accumulate(sums))
-    whole = behind[-1] if behind else 0.0
-    if whole <= 0:  # nothing is learned at any step, so that no epoch comes before another
-        return [0.0] * (epochs - 1) + [1.0]
-    return [*(each / whole for each in behind[:-1]), 1.0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

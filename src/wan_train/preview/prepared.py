@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wan_train.base import codec
-from wan_train.base.errors import BadInputError, NotReadyError
+from wan_train.base.errors import BadInputError, NotReadyError, WanTrainError
 from wan_train.base.files import copy_whole, sha256_of, write_whole
 from wan_train.base.text import one_line, slug
 from wan_train.engine import generate
@@ -294,7 +294,7 @@ def _with_earlier(directory: PreviewDirectory, preview: Preview) -> Preview:
     """The preview with the rows that earlier calls drew to their end, so that one sheet shows them all."""
     try:
         earlier = directory.read()
-    except (BadInputError, codec.CorruptRecordError):
+    except WanTrainError:
         return preview
     cells, names = drawn(directory, earlier), {row.name for row in preview.rows}
     numbers = range(len(preview.prompts))

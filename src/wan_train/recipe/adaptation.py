@@ -8,6 +8,7 @@ from typing import Any
 
 from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.units import GIB
+from wan_train.recipe.effective import word_of
 from wan_train.recipe.levers import OPTIONS, OWN_SETTINGS
 from wan_train.recipe.measured import MEASURED, Measurement, Tuning, choice_for, day
 from wan_train.recipe.model import ExpertSpec, Origin, Recipe, Source, Training, changed
@@ -123,7 +124,7 @@ def _adapt(spec: ExpertSpec, machine: Machine, measured: Measurement | None) -> 
         if setting not in spec.sources and reason != AS_IN_RECIPE:
             sources[setting] = Source(origin=Origin.MACHINE, text=reason)
         changes[setting] = value
-        choices.append(Choice(setting=setting, value=_word(value), reason=reason, expert=spec.expert))
+        choices.append(Choice(setting=setting, value=str(word_of(value)), reason=reason, expert=spec.expert))
     training = changed(spec.training, changes)
     _check_attention(training.attention, sources.get("attention"), machine)
     return replace(spec, training=training, sources=sources), choices
@@ -220,11 +221,3 @@ _RULES: Mapping[str, Callable[[Training, Machine], tuple[Any, str]]] = {
 
 def is_blackwell(compute_capability: tuple[int, int] | None) -> bool:
     return compute_capability is not None and compute_capability[0] >= _BLACKWELL
-
-
-def _word(value: object) -> str:
-    match value:
-        case bool():
-            return "on" if value else "off"
-        case _:
-            return str(value)

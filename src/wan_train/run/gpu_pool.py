@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 
-from wan_train.base.clock import Clock
+from wan_train.base.clock import Clock, backoff
 from wan_train.gpu import free
 from wan_train.gpu.choose import choose_again
 from wan_train.gpu.leases import Lease, LeaseHolder, LeaseRoom
@@ -47,7 +47,7 @@ class GpuPool:
         self._ticket = room.ticket(int(plan.created * 1e9), plan.run_id)
         self._wanting: frozenset[str] | None = None
         self._next_read = 0.0
-        self._pause = _FIRST_PAUSE_SECONDS
+        self._failures = 0
         self.gpus: tuple[Gpu, ...] = ()
         self.lost: tuple[LostGpu, ...] = ()
         self.problem: str | None = None
@@ -74,12 +74,13 @@ class GpuPool:
             self.driver = reading.driver
             self.problem = "; ".join(f"GPU {lost.index}: {lost.reason}" for lost in reading.lost) or None
             self._quiet = dict(free.observe(self._quiet, reading))
-            self._pause = _FIRST_PAUSE_SECONDS
+            self._failures = 0
         except GpuUnavailableError as error:
             self.gpus, self.problem = (), error.message
             self._quiet = {}
-            self._next_read = self._clock.monotonic() + self._pause
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+            self._failures += 1
+            pause = backoff(self._failures, first=_FIRST_PAUSE_SECONDS, longest=_LONGEST_PAUSE_SECONDS)
+            self._next_read = self._clock.monotonic() + pause
 
     def _settle(self, reading: GpuReading) -> None:
         """Once for each supervisor: a box gets other GPUs only by going down, and no supervisor outlives that."""

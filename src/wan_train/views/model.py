@@ -17,7 +17,7 @@ from pathlib import Path
 
 from wan_train.base.clock import SystemClock, is_later, moment
 from wan_train.base.codec import CorruptRecordError
-from wan_train.base.errors import BadInputError
+from wan_train.base.errors import WanTrainError
 from wan_train.base.text import redact, visible
 from wan_train.box.rental import Shell, shell_of
 from wan_train.engine.log_parser import last_words
@@ -226,7 +226,7 @@ class RunReader:
     def _uploads(self) -> tuple[TargetStatus, ...]:
         try:
             return of_run(self._run, self._plan, self._state)
-        except (OSError, CorruptRecordError, BadInputError):
+        except (OSError, WanTrainError):
             return ()
 
     def _read_tails(self) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from wan_train.base import codec
-from wan_train.base.errors import BadInputError
+from wan_train.base.errors import WanTrainError
 from wan_train.base.units import count, dollars, duration, fine_percent
 from wan_train.preview.estimate import Basis, Estimate
 from wan_train.preview.model import (
@@ -119,7 +118,7 @@ def of_run(run: RunDirectory) -> Iterator[Line]:
     try:
         directory = previews_of(run.path)[-1]
         preview = directory.read()
-    except (IndexError, BadInputError, codec.CorruptRecordError):
+    except (IndexError, WanTrainError):
         if run.preview_prompts.is_file():
             yield from _titled("not drawn yet", "Draw it once the training has finished:", command)
         return

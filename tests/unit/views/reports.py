@@ -18,7 +18,7 @@ from wan_train.run.live import GpuSample
 from wan_train.run.plan import Plan
 from wan_train.run.samples import Sample
 from wan_train.run.state import JobState
-from wan_train.views.dataset_page.selection import Material, choose
+from wan_train.views.dataset_page.selection import Contents, choose
 from wan_train.views.report.report_data import ReportData, ShownDataset
 
 DONE, FAILED = JobState.SUCCEEDED, JobState.FAILED
@@ -101,11 +101,11 @@ def dataset(count: int = 3, *, name: str = "{}.png", caption: str = "a cat", jpe
     ahead = layout_of(check.inventory, epochs=100, accumulation=1, image_to_video=False)
     selection = choose(ahead, {}, most=24)
     paths = [one.item.path for sizes in selection.datasets for size in sizes for one in size.shown]
-    material = Material(
+    contents = Contents(
         previews={path: Preview(jpeg=jpeg, width=24, height=16) for path in paths},
         captions=dict.fromkeys(paths, caption),
     )
-    return ShownDataset(layout=ahead, selection=selection, material=material)
+    return ShownDataset(layout=ahead, selection=selection, contents=contents)
 
 
 def samples(epochs: int, prompts: int, *, prompt: str = "a red fox") -> list[Sample]:

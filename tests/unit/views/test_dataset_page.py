@@ -16,7 +16,7 @@ from wan_train.dataset.model import GUIDE_READING, Problem, Severity, SubsetInve
 from wan_train.dataset.previews import MOST_BYTES, Preview
 from wan_train.dataset.scan import Check
 from wan_train.views.dataset_page.page import page
-from wan_train.views.dataset_page.selection import MOST_CARDS, Material, Selection, choose, problems_by_item
+from wan_train.views.dataset_page.selection import MOST_CARDS, Contents, Selection, choose, problems_by_item
 
 
 def ahead_of(check: Check) -> Layout:
@@ -28,10 +28,10 @@ def page_of(check: Check, *, captions: dict[Path, str] | None = None, jpeg: byte
     ahead = ahead_of(check)
     selection = choose(ahead, problems_by_item(check, ahead))
     paths = [one.item.path for sizes in selection.datasets for size in sizes for one in size.shown]
-    material = Material(
+    contents = Contents(
         previews={path: Preview(jpeg=jpeg, width=24, height=16) for path in paths}, captions=captions or {}
     )
-    return page(check, ahead, selection, material)
+    return page(check, ahead, selection, contents)
 
 
 def cards(document: Element) -> list[Element]:
@@ -207,6 +207,6 @@ def test_a_dataset_toml_that_stops_makes_a_page_of_its_problems() -> None:
     check = Check(
         config=Path("/d/dataset.toml"), is_written=True, reading=GUIDE_READING, inventory=None, problems=(stop,)
     )
-    document = parsed(page(check, None, Selection(datasets=()), Material(previews={}, captions={})))
+    document = parsed(page(check, None, Selection(datasets=()), Contents(previews={}, captions={})))
     assert "resolution: is 7. Use 960." in words_of(document)
     assert cards(document) == []

@@ -14,7 +14,7 @@ from wan_train.dataset.layout import TrainedFile, is_cropped
 from wan_train.dataset.model import MediaKind, Problem
 from wan_train.dataset.previews import Preview
 from wan_train.views import formatting
-from wan_train.views.dataset_page.selection import Material, ShownSize
+from wan_train.views.dataset_page.selection import Contents, ShownSize
 from wan_train.views.dataset_tables import BLURRY, percent, sides_cut, times
 
 _LONGEST_CAPTION = 1000
@@ -45,26 +45,26 @@ class Card:
 def cards(
     shown: ShownSize,
     kind: MediaKind,
-    material: Material,
+    contents: Contents,
     *,
     anchor: str,
     troubles: Mapping[Path, Sequence[Problem]] = MappingProxyType({}),
 ) -> list[Card]:
     """The cards of the shown files of one size. `anchor` begins the name of each; `troubles` have the worst first."""
     return [
-        _card(one, kind, material, f"{anchor}-{index}", troubles.get(one.item.path, ()))
+        _card(one, kind, contents, f"{anchor}-{index}", troubles.get(one.item.path, ()))
         for index, one in enumerate(shown.shown)
     ]
 
 
-def _card(one: TrainedFile, kind: MediaKind, material: Material, anchor: str, problems: Sequence[Problem]) -> Card:
-    caption = material.captions.get(one.item.path)
+def _card(one: TrainedFile, kind: MediaKind, contents: Contents, anchor: str, problems: Sequence[Problem]) -> Card:
+    caption = contents.captions.get(one.item.path)
     text, note = _caption(one, caption)
     return Card(
         anchor=anchor,
         name=formatting.safe(one.item.path.name),
         is_video=kind is MediaKind.VIDEO,
-        preview=material.previews.get(one.item.path),
+        preview=contents.previews.get(one.item.path),
         frame=one.crop if one.crop is not None and one.crop.share_lost > 0 else None,
         facts=_facts(one),
         items=_items(one, kind) if one.crop is not None else None,

@@ -12,7 +12,7 @@ from wan_train.dataset.layout import Layout, SubsetLayout
 from wan_train.dataset.model import MediaKind, Problem, Severity
 from wan_train.dataset.scan import Check, Group
 from wan_train.views.dataset_page.cards import Card, cards
-from wan_train.views.dataset_page.selection import Material, Selection, ShownSize, problems_by_item
+from wan_train.views.dataset_page.selection import Contents, Selection, ShownSize, problems_by_item
 from wan_train.views.dataset_tables import (
     COUNTED,
     TITLES,
@@ -75,7 +75,7 @@ class _Dataset:
     sizes: Sequence[_Size]
 
 
-def page(check: Check, layout: Layout | None, selection: Selection, material: Material) -> str:
+def page(check: Check, layout: Layout | None, selection: Selection, contents: Contents) -> str:
     """The whole document. `layout` is None where no file was scanned."""
     subsets = layout.subsets if layout is not None else ()
     anchors = _anchors(selection)
@@ -98,7 +98,7 @@ def page(check: Check, layout: Layout | None, selection: Selection, material: Ma
         datasets=None
         if layout is None
         else [
-            _dataset(number, each, sizes, material, troubles)
+            _dataset(number, each, sizes, contents, troubles)
             for number, (each, sizes) in enumerate(zip(subsets, selection.datasets, strict=True))
         ],
     )
@@ -160,7 +160,7 @@ def _dataset(
     number: int,
     each: SubsetLayout,
     sizes: Sequence[ShownSize],
-    material: Material,
+    contents: Contents,
     troubles: Mapping[Path, Sequence[Problem]],
 ) -> _Dataset:
     subset = each.subset
@@ -182,7 +182,7 @@ def _dataset(
             _Size(
                 anchor=_anchor(number, place),
                 title=f"{size_name(shown.size)} · {count(len(shown.size.files), noun, many)}",
-                cards=cards(shown, subset.kind, material, anchor=_anchor(number, place), troubles=troubles),
+                cards=cards(shown, subset.kind, contents, anchor=_anchor(number, place), troubles=troubles),
                 left=shown.left,
             )
             for place, shown in enumerate(listed)

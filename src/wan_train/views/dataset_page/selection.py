@@ -44,24 +44,24 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
+class Contents:
     """Small pictures and captions of files, by path; what could not be read is left out."""
 
     previews: Mapping[Path, Preview]
     captions: Mapping[Path, str]
 
 
-def material_of(
+def contents_of(
     layout: Layout, selection: Selection, *, on_done: Callable[[int, int], None] = lambda _done, _all: None
-) -> Material:
-    """The material of the selected files; `on_done` gets how many previews of how many are drawn."""
+) -> Contents:
+    """The contents of the selected files; `on_done` gets how many previews of how many are drawn."""
     items = [
         (one.item, each.subset.kind)
         for each, sizes in zip(layout.subsets, selection.datasets, strict=True)
         for size in sizes
         for one in size.shown
     ]
-    return Material(
+    return Contents(
         previews=previews_of({item.path: kind for item, kind in items}, on_done=on_done),
         captions=captions([item for item, _ in items]),
     )

@@ -208,7 +208,7 @@ def _subsets(shown: ShownDataset) -> Iterator[_Subset]:
             cards=[
                 each_card
                 for place, size in enumerate(sizes)
-                for each_card in cards(size, each.subset.kind, shown.material, anchor=f"file-{number}-{place}")
+                for each_card in cards(size, each.subset.kind, shown.contents, anchor=f"file-{number}-{place}")
             ],
             more=sum(size.left for size in sizes),
         )

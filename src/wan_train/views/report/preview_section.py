@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_train.base.codec import CorruptRecordError
-from wan_train.base.errors import BadInputError
+from wan_train.base.errors import WanTrainError
 from wan_train.base.units import count
 from wan_train.preview.model import Cell, Preview, PreviewDirectory, Prompt, Row, drawn, previews_of
 from wan_train.preview.sheet import prompt_note, row_notes, row_title
@@ -80,7 +79,7 @@ def shown_previews(run: RunDirectory) -> tuple[ShownPreview, ...]:
     for directory in reversed(previews_of(run.path)):
         try:
             preview = directory.read()
-        except (BadInputError, CorruptRecordError, OSError):
+        except (WanTrainError, OSError):
             continue
         cells = drawn(directory, preview)
         if not cells or not room:

@@ -25,7 +25,7 @@ from wan_train.run.live import GpuSample, read_gpu_history
 from wan_train.run.plan import Plan
 from wan_train.run.samples import Sample, samples_of
 from wan_train.run.state import RunState
-from wan_train.views.dataset_page.selection import Material, Selection, choose, material_of
+from wan_train.views.dataset_page.selection import Contents, Selection, choose, contents_of
 from wan_train.views.model import RunReader, RunView
 from wan_train.views.report.preview_section import ShownPreview, shown_previews
 
@@ -44,7 +44,7 @@ class ShownDataset:
 
     layout: Layout
     selection: Selection
-    material: Material
+    contents: Contents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +162,7 @@ def _dataset(run: RunDirectory, plan: Plan) -> tuple[ShownDataset | None, str | 
     if not any(each.files for each in layout.subsets):
         return None, "its files were moved or deleted"
     selection = choose(layout, {}, most=MOST_FILES)
-    return ShownDataset(layout=layout, selection=selection, material=material_of(layout, selection)), None
+    return ShownDataset(layout=layout, selection=selection, contents=contents_of(layout, selection)), None
 
 
 def sample_grid(samples: Sequence[Sample], expert: Expert) -> SampleGrid:
