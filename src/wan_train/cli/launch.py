@@ -247,4 +247,5 @@ def _no_offer(choice: Choice, wants: Wants) -> WanTrainError:
         hints.append("Name other kinds: `--gpu RTX4090,RTX5090`, or leave --gpu out.")
     if not wants.spot:
         hints.append("Try interruptible boxes: `--spot`")
-    return NotReadyError("nothing was rented: no offer is what you want", hint="\n".join(hints))
+    hints.append("Offers change by the minute: try again later.")
+    return NotReadyError("nothing was rented", hint="\n".join(hints))

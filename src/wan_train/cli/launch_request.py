@@ -18,8 +18,9 @@ from wan_train.launch.bounds import default_price
 from wan_train.launch.gpu_names import parse_gpus
 from wan_train.launch.jobs import Wish, read_jobs, wishes_of_words
 from wan_train.launch.model import GpuWant, Wants
-from wan_train.launch.offers import Choice
+from wan_train.launch.offers import Choice, Priced
 from wan_train.run.titles import DEFAULT_AUTHOR, check_author, check_title
+from wan_train.views.launch import MOST_OFFERS
 
 _MOST_HOURS = 24.0 * 90
 _MOST_BOXES = 1000
@@ -103,9 +104,9 @@ def ask_where(
     """Ask which GPUs, which kind of rent, which price, as far as no option says; each answer is searched for."""
     choice = search(wants)
     if choice.fit and call.get(options.GPU) is None:
-        show(choice)
-        kinds = [GpuWant(name=each.offer.gpu, count=each.offer.gpus) for each in choice.fit]
-        if gpus := questions.ask_gpus(kinds):
+        kinds = _best_of_each_kind(choice)
+        show(replace(choice, fit=tuple(kinds.values())))
+        if gpus := questions.ask_gpus(list(kinds)):
             wants = replace(wants, gpus=gpus)
             choice = search(wants)
     if choice.fit and not wants.spot:
@@ -117,6 +118,14 @@ def ask_where(
         wants = replace(wants, max_per_hour=questions.ask_price(_least(choice), default_price(choice)))
         choice = search(wants)
     return wants, choice
+
+
+def _best_of_each_kind(choice: Choice) -> dict[GpuWant, Priced]:
+    """In the order of the offers; as many as are shown."""
+    found: dict[GpuWant, Priced] = {}
+    for each in choice.fit:
+        found.setdefault(GpuWant(name=each.offer.gpu, count=each.offer.gpus), each)
+    return dict(list(found.items())[:MOST_OFFERS])
 
 
 def _least(choice: Choice) -> float:

@@ -257,8 +257,12 @@ def _ready(wish: Wish, read_words: ReadWords, problems: list[str], names: set[st
     if inventory is None or len(problems) > before:
         return None
     name, recipe = _unique(slug(title), names), words.recipe
+    # The box gets the dataset as it is here, and lays the options over it itself.
+    sent = inventory if words.overrides == DatasetOverrides() else _inventory(wish, DatasetOverrides(), problems)
+    if sent is None:
+        return None
     try:
-        shipment = _shipment(inventory, name, recipe_path)
+        shipment = _shipment(sent, name, recipe_path)
     except OSError as error:
         problems.append(f"{wish.where}: {error.filename}: {error.strerror}")
         return None

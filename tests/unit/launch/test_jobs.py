@@ -81,6 +81,14 @@ class TestShipment:
         with pytest.raises(BadInputError, match="was changed after it was checked"):
             shipment_of_job(ready.job)
 
+    def test_options_of_the_dataset_count_in_the_quote_and_change_nothing_that_is_sent(self, tmp_path: Path) -> None:
+        dataset(tmp_path / "cats")
+        [plain] = ready_of(wish(tmp_path, "cats"))
+        [ready] = ready_of(wish(tmp_path, "cats", options=("--resolution", "256", "--repeats", "3")))
+        assert ready.work.items == 3 * plain.work.items
+        assert ready.counted.latent_bytes < plain.counted.latent_bytes
+        assert ready.job.dataset_stamp == plain.job.dataset_stamp == shipment_of_job(ready.job).stamp
+
     def test_a_recipe_is_sent_along(self, tmp_path: Path) -> None:
         dataset(tmp_path / "cats")
         (tmp_path / "mine.toml").write_text("base = 't2v-a14b'\n[training]\nmax_train_epochs = 7\n")
