@@ -1,4 +1,7 @@
-"""The events of an attempt, from its log and its directory: epochs, states, kept LoRAs, success or failure."""
+"""The events of an attempt, from its log and its directory: epochs, states, kept LoRAs, success or failure.
+
+And those of the cache manager's findings.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import assert_never
 
+from wan_train.base.clock import Clock
 from wan_train.base.host import oom_kills
+from wan_train.caching.locks import CacheLock
+from wan_train.caching.manager import CacheManager, CachingStep, Cleared, Disturbed, Finding, Refused, UpToDate
+from wan_train.caching.survey import CacheInputs
 from wan_train.engine import checkpoints
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.run import attempts, outcome, results, retry
@@ -16,6 +24,9 @@ from wan_train.run.attempt_watch import AttemptWatch, diverged
 from wan_train.run.curves import CurveReader
 from wan_train.run.directory import RunDirectory
 from wan_train.run.events import (
+    CachesCleared,
+    CachesDisturbed,
+    CachesUpToDate,
     CheckpointKept,
     EpochEnded,
     Event,
@@ -24,11 +35,12 @@ from wan_train.run.events import (
     StateSaved,
     StateUnusable,
     StepFailed,
+    StepRefused,
     StepStopped,
     StepSucceeded,
     TrainingBegan,
 )
-from wan_train.run.plan import Plan, Step, StepKind
+from wan_train.run.plan import CACHE_KINDS, Plan, Step, StepKind
 from wan_train.run.state import Attempt, Job, JobState, RunState
 
 
@@ -189,3 +201,38 @@ def _keep_last_finite(case: Case, job: Job) -> Iterator[Event]:
 def _ran_out_of_ram(attempt: Attempt) -> bool:
     now = oom_kills()
     return now is not None and attempt.oom_kills is not None and now > attempt.oom_kills
+
+
+def cache_manager(run: RunDirectory, plan: Plan, clock: Clock, lock_dir: Path) -> CacheManager:
+    inputs = CacheInputs(config=run.dataset_config, trainer=plan.trainer, models=plan.models, task=plan.recipe.task)
+    folders = [Path(directory) for directory in plan.dataset.cached_items]
+    steps = [
+        CachingStep(id=step.id, kind=CACHE_KINDS[step.kind], record=run.caches(step.id))
+        for step in plan.steps
+        if step.kind in CACHE_KINDS and folders
+    ]
+    lock = CacheLock(lock_dir, plan.run_id, folders)
+    return CacheManager(inputs=inputs, steps=steps, clock=clock, lock=lock)
+
+
+def event_of(finding: Finding, at: float) -> Event:
+    """`at` in seconds since 1970."""
+    match finding:
+        case UpToDate():
+            return CachesUpToDate(at=at, step=finding.step, items=finding.items, removed=finding.removed)
+        case Cleared():
+            return CachesCleared(
+                at=at,
+                step=finding.step,
+                items=finding.items,
+                keep=finding.items - finding.make,
+                make=finding.make,
+                made=finding.made,
+                removed=finding.removed,
+            )
+        case Disturbed():
+            return CachesDisturbed(at=at, step=finding.step, what=finding.what)
+        case Refused():
+            return StepRefused(at=at, step=finding.step, diagnosis=finding.diagnosis)
+        case _:
+            assert_never(finding)

@@ -20,11 +20,9 @@ from wan_train.gpu.leases import LeaseRoom
 from wan_train.gpu.model import GpuProbe
 from wan_train.recipe.model import changed
 from wan_train.run import attempt_events, attempts, step_commands
-from wan_train.run.attempt_events import Case
-from wan_train.run.attempt_speed import speed_of
-from wan_train.run.attempt_watch import AttemptWatch, gpu_lost, other_steps, write_stall_report
+from wan_train.run.attempt_events import Case, cache_manager, event_of
+from wan_train.run.attempt_watch import AttemptWatch, gpu_lost, other_steps, speed_of, write_stall_report
 from wan_train.run.budget import over_budget, paid_seconds
-from wan_train.run.cache_events import cache_manager, event_of
 from wan_train.run.control import StopRequest, clear_stop_request, is_news, read_stop_request
 from wan_train.run.directory import AttemptDirectory, RunDirectory
 from wan_train.run.disk import DiskWatch
