@@ -7,7 +7,11 @@ INSTALLED := $(VENV)/.installed
 # Most tests wait for processes, so more workers than cores.
 WORKERS ?= 4
 
-.PHONY: help setup rehearse test test-fast lint format docs bench chaos chaos-endings chaos-provision clean
+# Where the root of a rented box and SkyPilot's environment are kept: 2 GB, on a file system that overlayfs can use.
+LAUNCH_ROOTS ?= /var/tmp/wan-train-launch
+
+.PHONY: help setup rehearse test test-fast test-launch lint format docs bench chaos chaos-endings \
+    chaos-provision chaos-launch launch-roots clean
 
 help:
 	@echo "make rehearse   the whole pipeline on the embedded tiny trainer, on this machine's CPU"
@@ -19,6 +23,8 @@ help:
 	@echo "make chaos      CHAOS_RUNS (100) rehearsals with kill -9 at random moments"
 	@echo "make chaos-endings  CHAOS_RUNS (100) ends of a box, with kill -9 and services that fail"
 	@echo "make chaos-provision  CHAOS_KILLS (50) kill -9 of provisions of a bare box, until it is ready"
+	@echo "make test-launch    launches with the real SkyPilot to boxes on this machine; needs root, takes minutes"
+	@echo "make chaos-launch   CHAOS_RUNS (50) launches with random faults and kill -9; needs root"
 	@echo "make clean      remove the environment and everything generated"
 
 setup: $(INSTALLED)
@@ -45,7 +51,8 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/shellcheck scripts/*.sh tests/musubi/setup.sh .ci/run
+	$(BIN)/shellcheck scripts/*.sh tests/musubi/setup.sh tests/launch/prepare.sh \
+	    tests/support/launch_box/box_setup.sh .ci/run
 
 format: setup
 	$(BIN)/ruff format .
@@ -66,6 +73,15 @@ chaos-endings: setup
 
 chaos-provision: setup
 	$(BIN)/python benchmarks/provision_chaos.py
+
+launch-roots: setup
+	PYTHON=$(BIN)/python tests/launch/prepare.sh $(LAUNCH_ROOTS)
+
+test-launch: launch-roots
+	WAN_TRAIN_TEST_LAUNCH=$(LAUNCH_ROOTS) $(BIN)/python -m pytest tests/launch
+
+chaos-launch: launch-roots
+	$(BIN)/python benchmarks/chaos_launch.py $(LAUNCH_ROOTS)
 
 clean:
 	rm -rf $(VENV) rehearsal build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -60,7 +60,6 @@ WAITS = {
     "hands._UNREACHABLE_SECONDS": 30.0,
     "hands._LOOK_SECONDS": 1.0,
     "market.DEADLINE_SECONDS": 4.0,
-    "check._PART_BYTES": 1_000_000,
 }
 SPARE_SECONDS = 8.0
 """Of each interval: the copy itself, and a machine on which everything runs at once."""

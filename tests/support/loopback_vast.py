@@ -236,9 +236,8 @@ class Landlord:
 
 def offers(count: int = 6, gpu: str = "RTX 4090") -> list[dict[str, Any]]:
     """Boxes with one card each, the first the cheapest."""
-    return [
-        offer_row(101 + number, gpu, 1, 0.30 + number / 100, gpu_ram=24_564, cpu_ram=16_000) for number in range(count)
-    ]
+    more = {"gpu_ram": 24_564, "cpu_ram": 40_000}
+    return [offer_row(101 + number, gpu, 1, 0.30 + number / 100, **more) for number in range(count)]
 
 
 @contextmanager

@@ -52,7 +52,7 @@ env -i HOME=/root PATH="$INNER" chroot "$ROOT" bash /opt/onstart
 cd /
 touch "$FOLDER/ready"
 exec chroot "$ROOT" env -i HOME=/root PATH="$INNER" CONTAINER_ID="$ID" CONTAINER_API_KEY="$KEY" \
-    HF_ENDPOINT="http://127.0.0.1:$API_PORT/hub" \
+    HF_ENDPOINT="http://127.0.0.1:$API_PORT/hub" WAN_TRAIN_VAST_URL="http://127.0.0.1:$API_PORT" \
     bash -c 'sleep infinity & wait'
 """
 
