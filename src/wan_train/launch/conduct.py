@@ -9,9 +9,10 @@ import logging
 import queue
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 
+from wan_train.base import locks
 from wan_train.base.clock import Clock
 from wan_train.box.vast import VastError
 from wan_train.launch.hands import Hands
@@ -19,6 +20,7 @@ from wan_train.launch.market import Power
 from wan_train.launch.model import BoxState, Halt, Launch
 from wan_train.launch.places import LaunchDirectory, launch_of
 from wan_train.launch.transitions import Action, Do, Done, Failed, Lost, Outcome, actions, after, settled
+from wan_train.run.directory import RunDirectory
 
 AT_ONCE = 64
 """Steps under way; each has a thread that mostly waits."""
@@ -50,6 +52,7 @@ class Conductor:
     _written: Launch | None = None
     _under_way: dict[Action, None] = field(default_factory=dict)
     _outcomes: queue.SimpleQueue[tuple[Action, Outcome]] = field(default_factory=queue.SimpleQueue)
+    _runs: dict[str, ExitStack] = field(default_factory=dict)
     _round: float | None = None
     _listed: float = float("-inf")
 
@@ -75,10 +78,29 @@ class Conductor:
         self._halt()
         self._look(now)
         self.launch = settled(self.launch, now)
+        self._hold_runs()
         is_recorded = self._record()
         for action in list(actions(self.launch, now, self._busy())):
             if is_recorded or action.do in _UNRECORDED:
                 self._begin(action)
+
+    def _hold_runs(self) -> None:
+        """Hold the runs here as a supervisor does: what a box trains is not resumed on this computer, by no command."""
+        for job in self.launch.jobs:
+            if job.state.is_end:
+                self._runs.pop(job.name, ExitStack()).close()
+            elif job.name not in self._runs and job.home is not None and job.home.is_dir():
+                with ExitStack() as stack:
+                    try:
+                        stack.enter_context(locks.held(RunDirectory(job.home).lock))
+                    except OSError as error:
+                        log.warning("%s cannot be held: %s", job.home, error)
+                    self._runs[job.name] = stack.pop_all()
+
+    def release(self) -> None:
+        """Let go of the runs here."""
+        for stack in self._runs.values():
+            stack.close()
 
     def wait(self) -> None:
         """Until a step ended, or the next round is due."""
@@ -207,10 +229,13 @@ def carry_out(directory: LaunchDirectory, hands: Hands, clock: Clock, changed: C
         conductor = Conductor(
             directory=directory, hands=hands, clock=clock, start=lambda step: _submit(pool, step), changed=changed
         )
-        while not conductor.is_over:
-            conductor.turn()
-            if not conductor.is_over:
-                conductor.wait()
+        try:
+            while not conductor.is_over:
+                conductor.turn()
+                if not conductor.is_over:
+                    conductor.wait()
+        finally:
+            conductor.release()
         try:
             conductor.sweep()
         except VastError as error:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wan_train.base.errors import BadInputError
+from wan_train.base.locks import is_locked
 from wan_train.base.units import GB
 from wan_train.box.vast import VastError
 from wan_train.launch.conduct import Conductor
@@ -37,6 +38,7 @@ from wan_train.launch.places import LaunchDirectory, all_launches, box_name, fin
 from wan_train.launch.reap import end_strays, strays, unattended
 from wan_train.launch.remote import Limits, RemoteError, Training, UnreachableError, WrongBoxError
 from wan_train.launch.shipment import Shipment
+from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import StepKind
 from wan_train.run.speeds import Key, Speed, read_speeds
 
@@ -413,6 +415,15 @@ class TestCalm:
         assert launch.boxes[0].because == "outbid"
         [repeated] = laptop.world.repeated
         assert 0 < repeated * EPOCH_SECONDS <= INTERVAL
+
+    def test_what_a_box_trains_is_held_here_until_it_is_done(self, tmp_path: Path) -> None:
+        laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
+        laptop.train_for(1_800)
+        home = laptop.conductor.launch.jobs[0].home
+        assert home is not None
+        assert is_locked(RunDirectory(home).lock)
+        assert laptop.run().jobs[0].state is JobState.DONE
+        assert not is_locked(RunDirectory(home).lock)
 
     def test_results_on_a_box_that_stopped_itself_come_home(self, tmp_path: Path) -> None:
         laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
