@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from support.json_output import json_lines
 from support.vast_account import Account
 from support.vast_api import Mood
 from wan_train.cli.main import run
+from wan_train.launch.sky_home import stamp
 
 pytestmark = pytest.mark.usefixtures("account")
 
@@ -98,7 +100,7 @@ def test_without_an_offer_the_nearest_is_shown_with_its_option(capsys: pytest.Ca
         (["cats", "--budget", "-1"], "must be more than 0"),
         (["cats", "--boxes", "0"], "--boxes 0 cannot be rented"),
         (["cats", "--max-hours", "nan"], "--max-hours nan is not a time"),
-        (["cats", "--on", "mars"], "--on mars is not an infrastructure"),
+        (["cats", "--on", "mars"], "--on mars is unsupported"),
         (["cats", "dogs", "--title", "x"], "--title names one LoRA"),
         (["cats", "--title", "a/b"], "title"),
         (["cats", "--rank", "0"], "--rank must be from 1 to 1024"),
@@ -161,3 +163,53 @@ def test_the_schema_has_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["launch", "cats", "--gpu", "B200", "--dry-run", "--json"]) == 3
     first = json.loads(capsys.readouterr().out.splitlines()[0])
     assert first["offers"] == []
+
+
+DRIVER = """
+import json, sys
+CATALOGUE = [{"type": "1x_4090", "gpu": "RTX4090", "gpus": 1, "gpu_gib": 24, "ram_gib": 64, "price": 0.44, "spot": 0.3}]
+for line in sys.stdin:
+    request = json.loads(line)
+    if request["do"] == "offers" and request["infra"] == "aws":
+        answer = {"error": "aws is not enabled in SkyPilot: Run: aws configure"}
+    else:
+        answer = {"ok": {"offers": CATALOGUE} if request["do"] == "offers" else {"boxes": {}, "ended": 0}}
+    print(json.dumps({"id": request["id"], **answer}), flush=True)
+"""
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """SkyPilot's environments for two clouds, with a stand-in for its driver."""
+    (tmp_path / "driver.py").write_text(DRIVER)
+    for infra in ("runpod", "aws"):
+        python = tmp_path / f"data/wan-train/sky-{infra}/env/bin/python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f"#!/bin/sh\nexec {sys.executable} {tmp_path}/driver.py\n")
+        python.chmod(0o755)
+        (python.parents[1] / "ready").write_text(stamp(infra))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("elsewhere")
+class TestElsewhere:
+    def test_the_plan_says_what_is_not_counted_and_what_protects(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(["launch", "cats", "--on", "runpod", "--dry-run"]) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "RTX 4090 0.44" in shown
+        assert "Traffic not counted: see the prices of runpod" in shown
+        assert "rent only (--budget)" in shown
+        assert "SkyPilot's program on a box destroys it 1 h after its training" in shown
+        assert "your key of runpod is on the box" in shown
+
+    def test_one_that_is_not_enabled_is_refused_with_what_enables_it(self, capsys: pytest.CaptureFixture[str]) -> None:
+        told = refused(capsys, "cats", "--on", "aws", "--dry-run", code=3)
+        assert "nothing was rented: aws is not enabled in SkyPilot: Run: aws configure" in " ".join(told.split())
+        assert "https://docs.skypilot.co" in told
+
+    def test_skypilot_is_not_fetched_without_leave(self, capsys: pytest.CaptureFixture[str]) -> None:
+        told = refused(capsys, "cats", "--on", "lambda", "--dry-run")
+        assert "Add --yes to fetch SkyPilot (600 MB)." in told
+
+    def test_a_bid_works_on_vast_only(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "--bid works on Vast only" in refused(capsys, "cats", "--on", "runpod", "--spot", "--bid", "0.2")

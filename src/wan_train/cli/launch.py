@@ -6,7 +6,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,6 @@ import uv
 
 from wan_train.base.errors import NotReadyError, WanTrainError
 from wan_train.base.files import existing_parent
-from wan_train.base.settings import user_data_dir
 from wan_train.base.text import one_line
 from wan_train.base.units import dollars, file_size
 from wan_train.box.vast import VastError
@@ -30,12 +30,14 @@ from wan_train.cli.output import Result, Sink
 from wan_train.launch import background
 from wan_train.launch.bounds import bounded, default_hours
 from wan_train.launch.history import read_history
+from wan_train.launch.infra import HELP, VAST, variables_of
 from wan_train.launch.jobs import Ready, disk_gb, prepare
-from wan_train.launch.market import KEY_VARIABLE, VastMarket
+from wan_train.launch.market import KEY_VARIABLE, Market, VastMarket
 from wan_train.launch.model import Launch, Wants
 from wan_train.launch.offers import Choice, choose
 from wan_train.launch.places import LaunchDirectory, new
-from wan_train.launch.sky_home import INSTALLED_BYTES, PROGRAMS, is_made, make, missing_programs
+from wan_train.launch.sky_home import INSTALLED_BYTES, PROGRAMS, folder_of, is_made, make, missing_programs
+from wan_train.launch.sky_market import SkyMarket
 from wan_train.provision import engine_file
 from wan_train.provision.driver_checks import build_of
 from wan_train.run.speeds import read_speeds
@@ -48,10 +50,26 @@ def launch(call: Call) -> Result:
     """Check the jobs, show the offers and the plan, and after a confirmation rent and train."""
     sink, dry_run = call.sink, call[options.DRY_LAUNCH]
     wants = wants_of(call)
-    market = market_of(call)
     _require_programs()
-    look_around(call)
-    say_others_going(call)
+    with market_of(call, wants.infra) as market:
+        look_around(call)
+        say_others_going(call)
+        plan, shown = _planned(call, wants, market)
+    if dry_run or not plan.choice.fit:
+        return shown
+    _require_credit(plan)
+    sink.render(shown)
+    if not call[options.YES]:
+        sink.require_person("nothing was rented", "Add --yes to rent, or --dry-run to see the plan only.")
+        if not questions.confirm("Rent and train?"):
+            sink.note("Nothing was rented.")
+            return Result()
+    return _start(call, plan)
+
+
+def _planned(call: Call, wants: Wants, market: Market) -> tuple[LaunchPlan, Result]:
+    """The plan, and how it is shown."""
+    sink, dry_run = call.sink, call[options.DRY_LAUNCH]
     ask = sink.can_ask and not call[options.YES] and not dry_run
     wishes = wishes_of(call, ask=ask)
     ready = prepare(wishes, read_words=read_words, say=_Said(sink).dataset)
@@ -67,16 +85,7 @@ def launch(call: Call) -> Result:
         text=lambda sink: sink.show(Screenful(lambda width: plan_lines(plan, width, offers=most))),
         error=None if choice.fit else _no_offer(choice, wants),
     )
-    if dry_run or not choice.fit:
-        return shown
-    _require_credit(plan)
-    sink.render(shown)
-    if not call[options.YES]:
-        sink.require_person("nothing was rented", "Add --yes to rent, or --dry-run to see the plan only.")
-        if not questions.confirm("Rent and train?"):
-            sink.note("Nothing was rented.")
-            return Result()
-    return _start(call, plan)
+    return plan, shown
 
 
 def _start(call: Call, plan: LaunchPlan) -> Result:
@@ -84,7 +93,7 @@ def _start(call: Call, plan: LaunchPlan) -> Result:
     sink, settings = call.sink, call.settings
     _require_disk(plan, settings.runs)
     keep_addresses(settings)
-    make(user_data_dir() / "sky", uv=uv.find_uv_bin(), say=sink.note)
+    make(folder_of(plan.wants.infra), uv=uv.find_uv_bin(), say=sink.note, infra=plan.wants.infra)
     try:
         directory = new(settings.runs)
         launch = Launch(
@@ -121,7 +130,7 @@ def _detached(directory: LaunchDirectory) -> Result:
 def _require_disk(plan: LaunchPlan, runs: Path) -> None:
     """Raises NotReadyError where the results have no room."""
     need = sum(ready.work.result_bytes for ready in plan.jobs)
-    if not is_made(user_data_dir() / "sky"):
+    if plan.fetches is not None:
         need += INSTALLED_BYTES
     free = shutil.disk_usage(existing_parent(runs)).free
     if free < need:
@@ -131,14 +140,35 @@ def _require_disk(plan: LaunchPlan, runs: Path) -> None:
         )
 
 
-def market_of(call: Call) -> VastMarket:
-    """Raises NotReadyError without a key."""
-    return VastMarket.of(os.environ, Path.home(), call.settings.vast_url)
+@contextmanager
+def market_of(call: Call, infra: str) -> Iterator[Market]:
+    """What can be rented. Elsewhere than on Vast only SkyPilot knows, which is fetched first, with leave.
+
+    Raises NotReadyError without a key, or without SkyPilot.
+    """
+    if infra == VAST:
+        yield VastMarket.of(os.environ, Path.home(), call.settings.vast_url)
+        return
+    folder = folder_of(infra)
+    if not is_made(folder, infra) and not call[options.YES]:
+        call.sink.require_person("nothing was rented", f"Add --yes to fetch SkyPilot ({file_size(INSTALLED_BYTES)}).")
+        if not questions.confirm(f"Fetch SkyPilot ({file_size(INSTALLED_BYTES)}) to see what {infra} has?"):
+            raise NotReadyError(
+                "nothing was rented: only SkyPilot knows what can be rented there", hint="Use --on vast."
+            )
+    call.sink.note(f"Asking SkyPilot what {infra} has ...")
+    log = folder / "plan.log"
+    with background.sky_engine(
+        infra, variables_of(infra, os.environ), keys=folder, log=log, say=call.sink.note
+    ) as engine:
+        yield SkyMarket(engine, infra)
 
 
-def landlord_error(error: VastError) -> NotReadyError:
-    """What Vast did not do, for people."""
+def landlord_error(error: VastError, infra: str = VAST) -> NotReadyError:
+    """What a landlord did not do, for people."""
     text = str(error)
+    if infra != VAST:
+        return NotReadyError(f"nothing was rented: {text}", hint=f"Set up its credentials: {HELP}\nThen try again.")
     hint = "Try again in a minute: https://status.vast.ai says whether Vast is down."
     if KEY_VARIABLE in text:
         hint = f"Create a key at https://cloud.vast.ai/manage-keys/\nThen: `export {KEY_VARIABLE}=KEY`"
@@ -183,7 +213,7 @@ class _Said:
 class _Search:
     """Offers for these jobs; may be asked again with other wants. Raises NotReadyError."""
 
-    market: VastMarket
+    market: Market
     ready: Sequence[Ready]
     runs: Path
 
@@ -191,7 +221,7 @@ class _Search:
         try:
             offers = self.market.offers(wants)
         except VastError as error:
-            raise landlord_error(error) from None
+            raise landlord_error(error, wants.infra) from None
         history = read_history(self.runs, time.time())
         return choose(
             offers,
@@ -207,18 +237,18 @@ def _show_offers(choice: Choice, *, sink: Sink, wants: Wants) -> None:
     sink.show(Screenful(lambda _: offer_lines(choice, wants)))
 
 
-def _plan(call: Call, market: VastMarket, wants: Wants, ready: Sequence[Ready], choice: Choice) -> LaunchPlan:
+def _plan(call: Call, market: Market, wants: Wants, ready: Sequence[Ready], choice: Choice) -> LaunchPlan:
     """With every bound, and the credit that pays for it."""
     if not wants.max_hours:
         wants = replace(wants, max_hours=default_hours(choice, len(ready), wants.boxes))
-    sky = user_data_dir() / "sky"
+    sky = folder_of(wants.infra)
     return LaunchPlan(
         jobs=ready,
         wants=bounded(wants, choice),
         choice=choice,
         credit=_credit(market),
         runs=str(call.settings.runs),
-        fetches=None if is_made(sky) else str(sky),
+        fetches=None if is_made(sky, wants.infra) else str(sky),
     )
 
 
@@ -232,7 +262,7 @@ def _require_credit(plan: LaunchPlan) -> None:
         )
 
 
-def _credit(market: VastMarket) -> float | None:
+def _credit(market: Market) -> float | None:
     try:
         return market.credit()
     except VastError:

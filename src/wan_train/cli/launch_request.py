@@ -16,6 +16,7 @@ from wan_train.cli.launch_words import words_of
 from wan_train.cli.option import Option
 from wan_train.launch.bounds import default_price
 from wan_train.launch.gpu_names import parse_gpus
+from wan_train.launch.infra import KNOWN, VAST
 from wan_train.launch.jobs import Wish, read_jobs, wishes_of_words
 from wan_train.launch.model import GpuWant, Wants
 from wan_train.launch.offers import Choice, Priced
@@ -31,9 +32,11 @@ _OF_ONE: tuple[Option[str], ...] = (options.LAUNCH_TITLE, options.RECIPE)
 def wants_of(call: Call) -> Wants:
     """What may be rented, as far as options say; raises BadInputError."""
     infra = call[options.ON].strip().lower()
-    if infra != "vast":
-        raise BadInputError(f"--on {one_line(infra)} is not an infrastructure", hint="Use vast.")
+    if infra != VAST and infra not in KNOWN:
+        raise BadInputError(f"--on {one_line(infra)} is unsupported", hint=f"Use {VAST}, or one of {', '.join(KNOWN)}.")
     spot, bid = call[options.SPOT], _dollars(call, options.BID)
+    if bid is not None and infra != VAST:
+        raise BadInputError("--bid works on Vast only", hint="Leave it out: elsewhere the price of --spot is fixed.")
     if bid is not None and not spot:
         raise BadInputError(
             "--bid is for interruptible boxes", hint="Add --spot, or use --max-price for a box on demand."

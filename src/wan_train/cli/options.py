@@ -305,7 +305,15 @@ LAUNCH_BUDGET = Option(
     group=_RENT,
     shown="boxes x hours x price",
 )
-ON = Option(str, "--on", "launch", "Who rents the boxes out.", metavar="INFRA", group=_RENT, default="vast")
+ON = Option(
+    str,
+    "--on",
+    "launch",
+    "Who rents the boxes out: vast, runpod, lambda, aws, gcp, kubernetes and others.",
+    metavar="INFRA",
+    group=_RENT,
+    default="vast",
+)
 
 EPOCHS = Option(
     int,

@@ -7,8 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import uv
@@ -16,18 +16,19 @@ import uv
 from wan_train.base import locks
 from wan_train.base.clock import SystemClock
 from wan_train.base.errors import ExitCode, NotReadyError, WanTrainError
-from wan_train.base.settings import Settings, resolve, user_data_dir
-from wan_train.launch.changes import changes
+from wan_train.base.settings import Settings, resolve
 from wan_train.launch.conduct import carry_out
 from wan_train.launch.engine import EngineError, SkyEngine
 from wan_train.launch.hands import Hands
+from wan_train.launch.infra import VAST, variables_of
 from wan_train.launch.market import KEY_VARIABLE, VastMarket
 from wan_train.launch.model import Launch
 from wan_train.launch.notice import end_of
 from wan_train.launch.places import LaunchDirectory
 from wan_train.launch.remote import SshRemote
 from wan_train.launch.seen import Seen, progress_of, publish
-from wan_train.launch.sky_home import make
+from wan_train.launch.sky_home import folder_of, make
+from wan_train.launch.sky_market import SkyMarket
 from wan_train.launch.wheel import pack, provision_script
 from wan_train.notify.dispatcher import send_now
 from wan_train.notify.targets import read_targets
@@ -66,38 +67,43 @@ def start(directory: LaunchDirectory, settings: Settings) -> None:
     )
 
 
-def hands_of(directory: LaunchDirectory, settings: Settings, say: Callable[[str], None]) -> tuple[Hands, SkyEngine]:
+@contextmanager
+def sky_engine(
+    infra: str, key: Mapping[str, str], *, keys: Path, log: Path, say: Callable[[str], None]
+) -> Iterator[SkyEngine]:
+    """SkyPilot for an infrastructure; the last of this user who leaves ends its server. Raises NotReadyError."""
+    folder = folder_of(infra)
+    users = folder / "users"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with locks.held(users, wait=True, shared=True) as held:
+        engine = SkyEngine.of(make(folder, uv=uv.find_uv_bin(), say=say, infra=infra), key, keys=keys, log=log)
+        try:
+            yield engine
+        finally:
+            # The lock is shared by all who use the server: alone with it, nobody else does.
+            if locks.try_once(held, users, shared=False):
+                _stop_server(engine)
+            engine.close()
+
+
+@contextmanager
+def hands_of(directory: LaunchDirectory, settings: Settings, say: Callable[[str], None]) -> Iterator[Hands]:
     """The hands of this machine on the market, SkyPilot and the boxes. Raises NotReadyError."""
-    market = VastMarket.of(os.environ, Path.home(), settings.vast_url)
-    home = make(user_data_dir() / "sky", uv=uv.find_uv_bin(), say=say)
-    key = {KEY_VARIABLE: market.api.key, "VAST_URL": settings.vast_url}
-    engine = SkyEngine.of(home, key, keys=directory.scratch, log=directory.engine_log)
-    wheel = pack(directory.scratch)
-    script = provision_script()
-    hands = Hands(
-        market=market,
-        engine=engine,
-        remote=SshRemote(scratch=directory.scratch, source=lambda: (wheel, script)),
-        runs=directory.runs,
-        clock=SystemClock(),
-        pause=time.sleep,
-    )
-    return hands, engine
-
-
-@dataclass(slots=True)
-class _Record:
-    """The log of a launch, and what it publishes."""
-
-    directory: LaunchDirectory
-    hands: Hands
-    last: Launch
-
-    def changed(self, launch: Launch) -> None:
-        for line in changes(self.last, launch):
-            log.info("%s", line)
-        self.last = launch
-        publish(self.directory, _seen(self.hands))
+    infra = directory.read().wants.infra
+    vast = VastMarket.of(os.environ, Path.home(), settings.vast_url) if infra == VAST else None
+    key = variables_of(infra, os.environ)
+    if vast is not None:
+        key = {KEY_VARIABLE: vast.api.key, "VAST_URL": settings.vast_url}
+    wheel, script = pack(directory.scratch), provision_script()
+    with sky_engine(infra, key, keys=directory.scratch, log=directory.engine_log, say=say) as engine:
+        yield Hands(
+            market=vast or SkyMarket(engine, infra),
+            engine=engine,
+            remote=SshRemote(scratch=directory.scratch, source=lambda: (wheel, script)),
+            runs=directory.runs,
+            clock=SystemClock(),
+            pause=time.sleep,
+        )
 
 
 def _seen(hands: Hands) -> Seen:
@@ -123,19 +129,10 @@ def _notify(launch: Launch) -> None:
 def main(path: str) -> ExitCode:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     directory = LaunchDirectory(Path(path))
-    users = user_data_dir() / "sky/users"
     try:
-        users.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with locks.held(users, wait=True, shared=True) as held:
-            hands, engine = hands_of(directory, resolve(flags={}), log.info)
-            try:
-                launch = carry_out(directory, hands, SystemClock(), _Record(directory, hands, directory.read()).changed)
-                _notify(launch)
-            finally:
-                # The lock is shared by all launches of this user: alone with it, nobody else uses the server.
-                if locks.try_once(held, users, shared=False):
-                    _stop_server(engine)
-                engine.close()
+        with hands_of(directory, resolve(flags={}), log.info) as hands:
+            launch = carry_out(directory, hands, SystemClock(), lambda _: publish(directory, _seen(hands)))
+            _notify(launch)
     except BlockingIOError:
         log.info("another program carries it out")
     except WanTrainError as error:

@@ -29,9 +29,11 @@ ENVIRONMENT = """for name in CONTAINER_ID CONTAINER_API_KEY HF_ENDPOINT WAN_TRAI
 done
 """
 
+NO_WORKSPACE = 45
+"""Exit code of LOOK."""
 # One that is not root may make the folder by sudo, if at all.
 LOOK = f"""w={WORKSPACE}
-mkdir -p $w 2>/dev/null || sudo -n mkdir -p $w && [ -w $w ] || sudo -n chown "$(id -u)" $w || exit
+mkdir -p $w 2>/dev/null || sudo -n mkdir -p $w && [ -w $w ] || sudo -n chown "$(id -u)" $w || exit {NO_WORKSPACE}
 df -Pk $w | tail -n 1
 grep MemTotal /proc/meminfo
 cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null | sed 's/^/limit /'

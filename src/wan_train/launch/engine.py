@@ -17,6 +17,7 @@ from typing import IO, Any, Protocol
 
 from wan_train.base.files import write_whole
 from wan_train.base.text import one_line
+from wan_train.launch.infra import IDLE_MINUTES, VAST, keeper, link_credentials
 from wan_train.launch.model import Address, Offer, Wants
 from wan_train.launch.skypilot import sky_driver, vast_plugin
 
@@ -48,8 +49,8 @@ class Engine(Protocol):
         """Ask for the end of a box. Whether it is gone only the landlord's list says."""
         ...
 
-    def names(self) -> tuple[str, ...]:
-        """The boxes that the engine knows."""
+    def boxes(self) -> Mapping[str, str]:
+        """The boxes that it has, each with its state: INIT, UP or STOPPED."""
         ...
 
 
@@ -60,6 +61,7 @@ class SkyHome:
     python: Path
     folder: Path
     port: int
+    infra: str = VAST
 
     def environ(self, key: Mapping[str, str]) -> dict[str, str]:
         """The environment of the driver and of the API server that it starts. `key` names the account's key."""
@@ -84,6 +86,9 @@ class SkyHome:
             source = Path(str(module.__file__))
             self.programs.mkdir(parents=True, exist_ok=True)
             write_whole(self.programs / source.name, source.read_bytes())
+        if self.infra != VAST:
+            link_credentials(self.infra, Path.home(), self.folder)
+            return
         sky = self.folder / ".sky"
         for path, text in {"plugins.yaml": _PLUGINS, **catalogue()}.items():
             (sky / path).parent.mkdir(parents=True, exist_ok=True)
@@ -117,22 +122,26 @@ def kind_of(gpus: int) -> str:
 
 
 def task_for(offer: Offer, wants: Wants) -> dict[str, Any]:
-    """What SkyPilot is asked for: on Vast exactly this offer, elsewhere this kind of card."""
-    if wants.infra != "vast":
+    """What SkyPilot is asked for: on Vast exactly this offer, elsewhere this kind of box, which ends by itself."""
+    if wants.infra != VAST:
+        card, count, kind = offer.id.split(":", 2)
         return {
+            "run": keeper(wants.max_hours),
             "resources": {
                 "infra": wants.infra,
-                "accelerators": {offer.gpu: offer.gpus},
+                "accelerators": {card: int(count)},
+                **({"instance_type": kind} if kind else {}),
                 "use_spot": wants.spot,
                 "disk_size": round(wants.disk_gb),
-            }
+                "autostop": {"idle_minutes": IDLE_MINUTES, "down": True, "wait_for": "jobs"},
+            },
         }
     wishes: dict[str, Any] = {vast_plugin.OFFER: offer.id, vast_plugin.SECONDS: RUN_SECONDS}
     if offer.bid is not None:
         wishes[vast_plugin.PRICE] = offer.bid
     return {
         "resources": {
-            "infra": "vast",
+            "infra": VAST,
             "instance_type": kind_of(offer.gpus),
             "disk_size": round(wants.disk_gb),
         },
@@ -155,16 +164,24 @@ class SkyEngine:
             host, port, user = str(found["host"]), int(found["port"]), str(found["user"])
         except (KeyError, TypeError, ValueError):
             raise EngineError("SkyPilot did not say how the box is reached") from None
-        return Address(name=name, host=host, port=port, user=user, key=self._key(name, found))
+        proxy = str(found.get("proxy") or "")
+        return Address(name=name, host=host, port=port, user=user, key=self._key(name, found), proxy=proxy)
 
     def down(self, name: str) -> None:
         self._ask({"do": "down", "name": name}, _ANSWER_SECONDS)
 
-    def names(self) -> tuple[str, ...]:
-        found = self._ask({"do": "names"}, _ANSWER_SECONDS).get("names")
-        if not isinstance(found, list):
+    def boxes(self) -> Mapping[str, str]:
+        found = self._ask({"do": "boxes"}, _ANSWER_SECONDS).get("boxes")
+        if not isinstance(found, dict):
             raise EngineError("SkyPilot did not list its boxes")
-        return tuple(str(name) for name in found)
+        return {str(name): str(word) for name, word in found.items()}
+
+    def offers(self, infra: str, *, spot: bool) -> list[dict[str, Any]]:
+        """SkyPilot's catalogue. Raises EngineError for an infrastructure that is not enabled or cannot end a box."""
+        found = self._ask({"do": "offers", "infra": infra, "spot": spot}, _ANSWER_SECONDS).get("offers")
+        if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+            raise EngineError("SkyPilot did not list what can be rented")
+        return found
 
     @classmethod
     def of(cls, home: SkyHome, key: Mapping[str, str], *, keys: Path, log: Path) -> SkyEngine:
@@ -271,7 +288,7 @@ class _Driver:
             waiting.set_result(ok)
             return
         kind = EngineDownError if answer.get("down") is True else EngineError
-        waiting.set_exception(kind(one_line(str(answer.get("error", "no reason given")), 300)))
+        waiting.set_exception(kind(one_line(str(answer.get("error", "no reason given")), 600)))
 
 
 def _both(child: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:

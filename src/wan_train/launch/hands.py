@@ -17,6 +17,7 @@ from wan_train.box.vast import VastError
 from wan_train.launch.engine import Engine, EngineDownError, EngineError
 from wan_train.launch.gpu_names import same_card
 from wan_train.launch.history import read_history
+from wan_train.launch.infra import VAST
 from wan_train.launch.jobs import shipment_of_job
 from wan_train.launch.market import Market, Power
 from wan_train.launch.model import Address, Box, Job, JobState, Launch
@@ -130,7 +131,7 @@ class Hands:
     def _with_job(self, launch: Launch, action: Action, box: Box, job: Job) -> Outcome:
         address = _address(box)
         if action.do is Do.SEND:
-            return self._send(action, address, job, launch.wants.max_hours)
+            return self._send(action, address, job, _limits(launch))
         if job.home is None:
             raise RemoteError("the training has no run yet")
         run_id = job.home.name
@@ -144,7 +145,7 @@ class Hands:
                     code = training.exit_code if training.exit_code is not None else _OVER[training.state]
                     return Done(action=action, exit_code=code)
                 if training.state == _LOST:
-                    self.remote.resume(address, job.home, Limits(max_hours=launch.wants.max_hours))
+                    self.remote.resume(address, job.home, _limits(launch))
                 if action.do is Do.FETCH:
                     return Done(action=action, sent=self.remote.fetch(address, run_id, job.home))
             case _:
@@ -168,7 +169,8 @@ class Hands:
 
     def _search(self, launch: Launch) -> Found:
         offers = self.market.offers(launch.wants)
-        taken = {box.offer.machine for box in launch.living}
+        # Elsewhere an offer is a kind of box, of which there are many.
+        taken = {box.offer.machine for box in launch.living} if launch.wants.infra == VAST else set()
         history = read_history(self.runs, self.clock.now())
         self.choice = choose(
             offers,
@@ -233,11 +235,10 @@ class Hands:
                 raise WrongBoxError(f"it did not run again within {WAKE_SECONDS / 60:.0f} minutes")
             self.pause(_LOOK_SECONDS)
 
-    def _send(self, action: Action, address: Address, job: Job, max_hours: float) -> Done:
+    def _send(self, action: Action, address: Address, job: Job, limits: Limits) -> Done:
         """Start a job, or put its run on another box and resume it."""
         shipment = self.shipment(job)
         self.remote.send(address, shipment)
-        limits = Limits(max_hours=max_hours)
         if job.home is not None and (job.home / "plan.json").is_file():
             self.remote.resume(address, job.home, limits)
             return Done(action=action, home=job.home, received=shipment.bytes + tree_bytes(job.home))
@@ -259,6 +260,10 @@ def _address(box: Box) -> Address:
     if box.address is None:
         raise RemoteError("the box has no address")
     return box.address
+
+
+def _limits(launch: Launch) -> Limits:
+    return Limits(max_hours=launch.wants.max_hours, infra=launch.wants.infra)
 
 
 def _here(error: OSError) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.base.codec import CorruptRecordError
+from wan_train.launch.infra import VAST
 from wan_train.launch.model import Launch
 from wan_train.launch.offers import MEGABIT
 from wan_train.launch.places import all_launches
@@ -44,7 +45,9 @@ def history_of(launches: Iterable[Launch], now: float) -> History:
             line = box.offer.down_mbps
             if box.ready is not None and line:
                 set_ups.append(max(0.0, box.ready - box.began - launch.models_bytes / (line * MEGABIT)))
-            # One that never answered was not looked at: somebody else may have rented it first.
-            if box.blamed and box.address is not None and now - box.began < AVOIDED_SECONDS:
+            # One that never answered was not looked at: somebody else may have rented it first. Elsewhere than on Vast
+            # an offer is a kind of box, not a machine.
+            is_machine = launch.wants.infra == VAST
+            if is_machine and box.blamed and box.address is not None and now - box.began < AVOIDED_SECONDS:
                 avoided.add(box.offer.machine)
     return History(set_up_seconds=statistics.median(set_ups) if set_ups else None, avoided=frozenset(avoided))

@@ -148,7 +148,7 @@ class VastMarket:
                 raise VastError("Vast's answer has no offers")
             for row in rows:
                 offer = _offer(row, wants) if isinstance(row, dict) else None
-                if offer is not None and _serves(offer, kind, wants.disk_gb):
+                if offer is not None and serves(offer, kind, wants.disk_gb):
                     found[offer.id] = offer
         return tuple(sorted(found.values(), key=lambda offer: (offer.per_hour, offer.id)))
 
@@ -248,7 +248,8 @@ def _query(wants: Wants, kind: GpuWant | None) -> Mapping[str, Any]:
     }
 
 
-def _serves(offer: Offer, kind: GpuWant | None, disk_gb: float) -> bool:
+def serves(offer: Offer, kind: GpuWant | None, disk_gb: float) -> bool:
+    """Whether an offer has the cards and the disk that were wanted; None wants any card that can train."""
     if offer.disk_gb is not None and offer.disk_gb < disk_gb:
         return False
     if kind is None:

@@ -65,6 +65,7 @@ class Wants:
     """What may be rented, and the limits. Dollars; hours count for each box from its renting."""
 
     infra: str = "vast"
+    """SkyPilot's name of it."""
     gpus: tuple[GpuWant, ...] = ()
     max_per_hour: float | None = None
     spot: bool = False
@@ -133,6 +134,8 @@ class Address:
     port: int
     user: str
     key: Path
+    proxy: str = ""
+    """A command that ssh connects through; empty for a box that is reached directly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

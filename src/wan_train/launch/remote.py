@@ -22,6 +22,7 @@ from wan_train.base.files import sync_directory
 from wan_train.base.text import one_line
 from wan_train.base.units import MIB
 from wan_train.launch import check
+from wan_train.launch.infra import OVER, VAST
 from wan_train.launch.jobs import RECIPE_NAME
 from wan_train.launch.model import Address, Job, Offer, Wants
 from wan_train.launch.shipment import Shipment
@@ -104,6 +105,7 @@ class Limits:
     """What ends a box that the laptop has lost: hours from the start of a run."""
 
     max_hours: float
+    infra: str = VAST
 
 
 class Remote(Protocol):
@@ -152,6 +154,8 @@ class SshRemote:
     def check(self, address: Address, offer: Offer, wants: Wants) -> int:
         ssh = self._ssh(address)
         outcome = ssh.run(check.LOOK, seconds=_ANSWER_SECONDS)
+        if outcome.code == check.NO_WORKSPACE:
+            raise WrongBoxError(f"{WORKSPACE} cannot be made: its user is not root, and may not use sudo")
         if not outcome.succeeded:
             raise WrongBoxError(f"it has no working GPU: {one_line(outcome.tail(1))}")
         why = check.wrong_with(outcome.output, offer, wants)
@@ -159,7 +163,7 @@ class SshRemote:
             why = check.wrong_with_line(ssh.run(check.measure(), seconds=_ANSWER_SECONDS).output, offer)
         if why is not None:
             raise WrongBoxError(why)
-        if wants.infra == "vast":
+        if wants.infra == VAST:
             ssh.output(check.timer(wants.max_hours), seconds=_ANSWER_SECONDS)
         return check.MEASURED_BYTES
 
@@ -402,7 +406,7 @@ def digest_of(path: Path) -> str | None:
 def _ends(limits: Limits, options: Sequence[str]) -> list[str]:
     """How the box ends by itself if the laptop never comes back: with uploads it may go, without it keeps its disk."""
     uploads = any(word == "--upload" or word.startswith("--upload=") for word in options)
-    then = "destroy" if uploads else "stop"
+    then = ("destroy" if uploads else "stop") if limits.infra == VAST else f"run:touch {OVER}"
     return ["--then", then, "--grace", str(GRACE_MINUTES), "--max-hours", f"{limits.max_hours:g}"]
 
 

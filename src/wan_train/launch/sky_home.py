@@ -5,21 +5,22 @@ from __future__ import annotations
 import random
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from wan_train.base import locks, process
 from wan_train.base.errors import NotReadyError
 from wan_train.base.files import write_whole
+from wan_train.base.settings import user_data_dir
 from wan_train.base.text import one_line
 from wan_train.launch.engine import SkyHome
+from wan_train.launch.infra import VAST
 from wan_train.launch.skypilot.vast_plugin import VERSIONS
 
 INSTALLED_BYTES = 600_000_000
 """Announced before anything is fetched. Measured with the pinned versions in November 2026: 437 MB and 601 MB."""
 _PYTHON = "3.11"
-_EXTRAS = {"skypilot": "[vast]", "vastai": ""}
 _INSTALL_SECONDS = 1800.0
 _PORTS = range(46600, 49900)
 _QUEUE_BASE, _QUEUE_PORT, _SERVER_PORT, _QUEUE_RANGE = 50000, 50011, 46580, 10000
@@ -32,20 +33,27 @@ def missing_programs() -> tuple[str, ...]:
     return tuple(name for name in PROGRAMS if shutil.which(name) is None)
 
 
-def stamp() -> str:
+def folder_of(infra: str) -> Path:
+    """Where SkyPilot is for an infrastructure: each has an environment, a home and a server that know no other."""
+    return user_data_dir() / ("sky" if infra == VAST else f"sky-{infra}")
+
+
+def stamp(infra: str = VAST) -> str:
     """What an environment of these versions is known by."""
+    if infra != VAST:
+        return f"skypilot[{infra}]=={VERSIONS['skypilot']}"
     return " ".join(f"{package}=={version}" for package, version in VERSIONS.items())
 
 
-def is_made(folder: Path) -> bool:
+def is_made(folder: Path, infra: str = VAST) -> bool:
     """Whether the environment is there, whole, and of the pinned versions."""
     try:
-        return (folder / "env/ready").read_text(encoding="utf-8") == stamp()
+        return (folder / "env/ready").read_text(encoding="utf-8") == stamp(infra)
     except OSError:
         return False
 
 
-def make(folder: Path, *, uv: str, say: Callable[[str], None]) -> SkyHome:
+def make(folder: Path, *, uv: str, say: Callable[[str], None], infra: str = VAST) -> SkyHome:
     """The environment, fetched where it is not there yet, and the home beside it. Raises NotReadyError.
 
     May be killed at any moment: an environment counts only once its mark is there.
@@ -53,10 +61,11 @@ def make(folder: Path, *, uv: str, say: Callable[[str], None]) -> SkyHome:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with locks.held(folder / "lock", wait=True):
-            if not is_made(folder):
+            if not is_made(folder, infra):
                 say(f"fetching SkyPilot ({INSTALLED_BYTES / 1e6:.0f} MB on disk) into {folder}")
-                _install(folder / "env", uv)
-            home = SkyHome(python=folder / "env/bin/python", folder=folder / "home", port=_port(folder / "port"))
+                _install(folder / "env", uv, stamp(infra).replace("skypilot==", "skypilot[vast]==").split(), infra)
+            python, port = folder / "env/bin/python", _port(folder / "port")
+            home = SkyHome(python=python, folder=folder / "home", port=port, infra=infra)
             home.write()
     except OSError as error:
         raise NotReadyError(
@@ -65,9 +74,8 @@ def make(folder: Path, *, uv: str, say: Callable[[str], None]) -> SkyHome:
     return home
 
 
-def _install(environment: Path, uv: str) -> None:
+def _install(environment: Path, uv: str, wanted: Sequence[str], infra: str) -> None:
     shutil.rmtree(environment, ignore_errors=True)
-    wanted = [f"{package}{_EXTRAS[package]}=={version}" for package, version in VERSIONS.items()]
     for words in (
         ["venv", "--quiet", "--python", _PYTHON, str(environment)],
         ["pip", "install", "--quiet", "--python", str(environment / "bin/python"), *wanted],
@@ -77,7 +85,7 @@ def _install(environment: Path, uv: str) -> None:
             raise NotReadyError(
                 f"installing SkyPilot failed: {one_line(outcome.tail(2))}", hint="Look at the network, then try again."
             )
-    write_whole(environment / "ready", stamp())
+    write_whole(environment / "ready", stamp(infra))
 
 
 def _port(path: Path) -> int:

@@ -68,6 +68,7 @@ class Ssh:
             "ServerAliveCountMax=4",
             "-o",
             "LogLevel=ERROR",
+            *(("-o", f"ProxyCommand={self.address.proxy}") if self.address.proxy else ()),
         ]
 
     @property

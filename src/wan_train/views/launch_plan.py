@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from wan_train.base import codec
 from wan_train.base.units import count, dollars, duration, file_size
 from wan_train.launch.check import UNUSED_HOURS
+from wan_train.launch.infra import VAST
 from wan_train.launch.jobs import Ready
 from wan_train.launch.model import Offer, Wants
 from wan_train.launch.offers import Choice, Priced
@@ -98,20 +99,33 @@ def _rows(plan: LaunchPlan, best: Priced) -> Iterator[Row]:
     yield Row(label="Train", value=_jobs(plan.jobs))
     yield Row(label="Set-up", value=_setup(plan, best))
     yield Row(label="Rent", value=_rent(plan))
-    yield Row(label="Traffic", value=_traffic(best))
+    yield Row(label="Traffic", value=_traffic(wants, best))
     yield Row(label="Disk", value=_disk(wants, best.offer))
     yield Row(label="Limit", value=f"{wants.max_hours:g} hours for a box (--max-hours); then all results come home")
     yield Row(label="At most", value=_most(plan))
     yield Row(
         label="Protection",
-        value="This computer destroys each box. While it is off, a box that trains stops by itself "
-        f"{duration(GRACE_MINUTES * 60)} after its training, at {wants.max_hours:g} hours at the latest, and costs "
-        "its disk until `wan-train launch attach`. One that was reached, and on which nothing trains, destroys itself "
-        f"after {min(UNUSED_HOURS, wants.max_hours):g} hours.",
+        value=_protection(wants),
     )
     if plan.fetches is not None:
         yield Row(label="First", value=f"SkyPilot is fetched: {file_size(INSTALLED_BYTES)} in {safe(plan.fetches)}")
     yield Row(label="Results", value=safe(plan.runs), whole=True)
+
+
+def _protection(wants: Wants) -> str:
+    hour, unused = duration(GRACE_MINUTES * 60), f"{min(UNUSED_HOURS, wants.max_hours):g} hours"
+    most = f"{wants.max_hours:g} hours"
+    if wants.infra != VAST:
+        return (
+            f"This computer destroys each box. While it is off, SkyPilot's program on a box destroys it {hour} after "
+            f"its training, at {most} at the latest, or after {unused} without one. Results that are not home are lost "
+            f"then. For that your key of {wants.infra} is on the box."
+        )
+    return (
+        f"This computer destroys each box. While it is off, a box that trains stops by itself {hour} after its "
+        f"training, at {most} at the latest, and costs its disk until `wan-train launch attach`. One that was reached, "
+        f"and on which nothing trains, destroys itself after {unused}."
+    )
 
 
 def _jobs(jobs: Sequence[Ready]) -> str:
@@ -138,8 +152,10 @@ def _rent(plan: LaunchPlan) -> str:
     return f"{what}, {how}, at most {price}{' each' if wants.boxes > 1 else ''} (--max-price)"
 
 
-def _traffic(best: Priced) -> str:
+def _traffic(wants: Wants, best: Priced) -> str:
     offer = best.offer
+    if wants.infra != VAST:
+        return f"not counted: see the prices of {wants.infra}"
     if not offer.per_gb_down and not offer.per_gb_up:
         return "free on the first offer"
     prices = f"${offer.per_gb_down:.3f} a GB down, ${offer.per_gb_up:.3f} up"
@@ -147,13 +163,16 @@ def _traffic(best: Priced) -> str:
 
 
 def _disk(wants: Wants, offer: Offer) -> str:
+    if wants.infra != VAST:
+        return f"{wants.disk_gb:.0f} GB; not counted: see the prices of {wants.infra}"
     stopped = f"costs {dollars(24 * offer.disk_per_hour)} a day" if offer.disk_per_hour else "still costs its disk"
     return f"{wants.disk_gb:.0f} GB, in the price; a stopped box {stopped}"
 
 
 def _most(plan: LaunchPlan) -> str:
     budget, credit = plan.wants.budget or 0.0, plan.credit
-    most = f"{dollars(budget)} in all, traffic included (--budget)"
+    counted = "traffic included" if plan.wants.infra == VAST else "rent only"
+    most = f"{dollars(budget)} in all, {counted} (--budget)"
     if credit is None:
         return most
     return f"{most}; your credit of {dollars(credit)} {'is enough' if credit >= budget else 'ends it earlier'}"

@@ -92,8 +92,8 @@ def answer(request: dict[str, Any]) -> None:
                 ok = rent(request["name"], request["task"])
             case "down":
                 ok = down(request["name"])
-            case "names":
-                ok = {"names": []}
+            case "boxes":
+                ok = {"boxes": {}}
             case _:
                 ok = {"ended": 0}
         said: dict[str, Any] = {"id": request["id"], "ok": ok}

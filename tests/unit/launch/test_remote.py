@@ -175,6 +175,13 @@ class TestCheck:
         with pytest.raises(WrongBoxError, match="no working GPU: NVIDIA-SMI has failed"):
             box.remote.check(box.address, OFFER, TINY)
 
+    def test_a_user_without_rights_is_named(self, box: Box) -> None:
+        (box.root / "workspace").rmdir()
+        (box.root / "workspace").touch()
+        box.program("sudo", "exit 1")
+        with pytest.raises(WrongBoxError, match="/workspace cannot be made: its user is not root"):
+            box.remote.check(box.address, OFFER, TINY)
+
     def test_nobody_answers(self, box: Box) -> None:
         (box.root / "down").touch()
         with pytest.raises(UnreachableError, match="Connection refused"):
@@ -287,6 +294,12 @@ class TestStart:
             f"train --title my cats --dataset {box.workspace}/wan-train-launch/cats/dataset.toml --yes"
         )
         assert f"--then stop --grace {GRACE_MINUTES} --max-hours 6 --epochs 50" in words
+
+    def test_where_a_box_cannot_end_itself_its_guardian_says_so_to_skypilot(self, box: Box) -> None:
+        box.wan_train(f'echo \'{{"run_id": "{RUN}"}}\'')
+        box.remote.start(box.address, JOB, self.shipment(box), replace(LIMITS, infra="aws"))
+        [words] = box.asked
+        assert f"--then run:touch {box.workspace}/wan-train-launch/over --grace 60 --max-hours 6" in words
 
     @pytest.mark.parametrize(("code", "error"), [(2, JobError), (3, WrongBoxError), (1, RemoteError)])
     def test_a_refusal_is_judged_by_its_exit_code(self, box: Box, code: int, error: type[Exception]) -> None:

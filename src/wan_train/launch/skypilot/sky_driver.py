@@ -2,8 +2,9 @@
 
     {"id": 1, "do": "rent", "name": "wt-1", "task": {...}}   ->  {"id": 1, "ok": {"host": ..., "port": ..., ...}}
     {"id": 2, "do": "down", "name": "wt-1"}                  ->  {"id": 2, "ok": {}}
-    {"id": 3, "do": "names"}                                 ->  {"id": 3, "ok": {"names": ["wt-1"]}}
-    {"id": 4, "do": "stop"}                                  ->  {"id": 4, "ok": {}}, after the API server has ended
+    {"id": 3, "do": "boxes"}                                 ->  {"id": 3, "ok": {"boxes": {"wt-1": "UP"}}}
+    {"id": 4, "do": "offers", "infra": "aws", "spot": true}  ->  {"id": 4, "ok": {"offers": [{"gpu": "L4", ...}]}}
+    {"id": 5, "do": "stop"}                                  ->  {"id": 5, "ok": {}}, after the API server has ended
 
 A request that fails is answered with {"id": 1, "error": "...", "down": false}. `down` says that the API server ended
 before it answered: nothing is known of the box, and the request may be repeated. Requests run beside each other.
@@ -16,7 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
+import math
 import os
 import re
 import sys
@@ -34,6 +37,7 @@ _DOWN = frozenset({"ApiServerConnectionError", "ChunkedEncodingError", "ClientCo
 _MOST_TEXT = 1000
 _SERVER, _OWN_NAME = "sky.server.server", "sky_driver.py"
 """What the command lines of the server and of drivers have in them."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _CAUSE = re.compile(r"[\w.]*(?:Error|Exception)\b")
 
 
@@ -63,8 +67,11 @@ class Driver:
             case "down":
                 self.down(str(request["name"]))
                 return {}
-            case "names":
-                return {"names": [record["name"] for record in self.sky.get(self.sky.status())]}
+            case "boxes":
+                listed = self.sky.get(self.sky.status(refresh=self.sky.StatusRefreshMode.FORCE))
+                return {"boxes": {record["name"]: record["status"].name for record in listed}}
+            case "offers":
+                return {"offers": self.offers(str(request["infra"]), spot=bool(request["spot"]))}
             case "stop":
                 self.sky.api_stop()
                 return {"ended": end_all(processes_of(dict(os.environ)))}
@@ -84,11 +91,37 @@ class Driver:
                 "user": credentials["ssh_user"],
                 "key": credentials.get("ssh_private_key_content"),
                 "key_path": credentials.get("ssh_private_key"),
+                "proxy": credentials.get("ssh_proxy_command"),
             }
         except BaseException as error:
             if not is_down(error):
                 self.down(name)
             raise
+
+    def offers(self, infra: str, *, spot: bool) -> list[dict[str, Any]]:
+        """What an infrastructure has, without what cannot be expressed in JSON. It must be able to end a box itself."""
+        told = io.StringIO()
+        enabled = self.sky.stream_and_get(self.sky.client.sdk.check((infra,), verbose=False), output_stream=told)
+        if not any(name.lower() == infra for clouds in enabled.values() for name in clouds):
+            raise RuntimeError(f"{infra} is not enabled in SkyPilot: {reason_in(told.getvalue())}")
+        features = self.sky.clouds.CloudImplementationFeatures
+        wanted = {features.AUTODOWN, features.SPOT_INSTANCE} if spot else {features.AUTODOWN}
+        cloud = self.sky.CLOUD_REGISTRY.from_str(infra)
+        cloud.check_features_are_supported(self.sky.Resources(infra=infra), wanted)
+        listed = self.sky.list_accelerators(gpus_only=True, clouds=[infra], require_price=False)
+        return [
+            {
+                "type": each.instance_type,
+                "gpu": each.accelerator_name,
+                "gpus": each.accelerator_count,
+                "gpu_gib": finite(each.device_memory),
+                "ram_gib": finite(each.memory),
+                "price": finite(each.price),
+                "spot": finite(each.spot_price),
+            }
+            for rows in self.sky.get(listed).values()
+            for each in rows
+        ]
 
     def down(self, name: str) -> None:
         """Destroy a box; one that SkyPilot does not know is gone for it."""
@@ -102,6 +135,18 @@ class Driver:
         with self.lock:
             self.out.write(json.dumps(answer) + "\n")
             self.out.flush()
+
+
+def finite(value: float | None) -> float | None:
+    """A number; None for what a catalogue does not know."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def reason_in(text: str) -> str:
+    """Why a check failed, and what helps: what SkyPilot prints below the line `RunPod: disabled`."""
+    lines = [_COLOUR.sub("", line).strip() for line in text.splitlines()]
+    below = itertools.dropwhile(lambda line: ": disabled" not in line, lines)
+    return " ".join(itertools.takewhile(bool, itertools.islice(below, 1, None)))
 
 
 def is_down(error: BaseException | None) -> bool:
