@@ -108,6 +108,25 @@ def test_attach_carries_on_what_nobody_does(
     assert f"cats: {state}" in out
 
 
+@pytest.mark.parametrize(
+    ("states", "gave_up", "code"),
+    [
+        ((JobState.DONE, JobState.DONE), False, 0),
+        ((JobState.DONE, JobState.FAILED), False, 5),
+        ((JobState.FAILED, JobState.FAILED), False, 4),
+        ((JobState.DONE, JobState.STOPPED), False, 7),
+        ((JobState.DONE, JobState.STOPPED), True, 3),
+    ],
+)
+def test_the_exit_code_is_that_of_what_came_of_the_jobs(
+    program: Program, states: tuple[JobState, ...], *, gave_up: bool, code: int
+) -> None:
+    jobs = tuple(replace(JOB, name=str(number), state=state) for number, state in enumerate(states))
+    launched(jobs=jobs, boxes=(), gave_up=gave_up)
+    assert run(["launch", "attach"]) == code
+    assert program.started == []
+
+
 def test_a_stop_is_on_disk_and_somebody_carries_it_out(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     directory = launched()
     assert run(["launch", "stop", directory.path.name[:4]]) == 0

@@ -6,12 +6,14 @@ import io
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
 from support.trainers import ScriptedBox
 from wan_train.base.errors import BadInputError
 from wan_train.cli.app import app
+from wan_train.cli.main import run
 from wan_train.cli.output import Sink
 
 VERBS = tuple(command.callback.__name__ for command in app.registered_commands if command.callback is not None)
@@ -211,3 +213,14 @@ def test_at_a_terminal_lines_break_between_words_and_commands_stay_whole(monkeyp
         "hint: Train on:",
         f"`{command}`",
     ]
+
+
+def test_a_shell_in_a_removed_folder_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert run(["dataset", "check", "cats"]) == 2
+    assert "the folder of this shell was removed" in capsys.readouterr().err

@@ -23,7 +23,6 @@ from wan_train.launch.model import Halt, Job, JobState, Launch
 from wan_train.launch.places import LaunchDirectory
 from wan_train.launch.seen import Seen, read_seen
 from wan_train.launch.sky_home import make
-from wan_train.launch.transitions import MOST_FAILURES
 from wan_train.run.directory import RunDirectory
 from wan_train.views.formatting import clock
 from wan_train.views.launch import launch_json, launch_lines, launch_screen
@@ -112,9 +111,9 @@ def exit_code_of(directory: LaunchDirectory, launch: Launch) -> ExitCode:
     if all(state is JobState.DONE for state in states):
         return ExitCode.DONE
     if JobState.STOPPED in states:
-        if directory.requested() is not None:
-            return ExitCode.INTERRUPTED
-        return ExitCode.NOT_READY if launch.failures >= MOST_FAILURES else ExitCode.OVER_BUDGET
+        if launch.gave_up:
+            return ExitCode.NOT_READY
+        return ExitCode.INTERRUPTED if directory.requested() is not None else ExitCode.OVER_BUDGET
     return ExitCode.PARTLY_FAILED if JobState.DONE in states else ExitCode.TRAINING_FAILED
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wan_train import __version__
@@ -76,8 +77,7 @@ def _run(arguments: list[str], words: Sequence[str], invocation: Invocation) -> 
     except KeyboardInterrupt:
         return _report(InterruptionError("interrupted"), arguments, invocation)
     except OSError as error:
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        return _report(_disk_full(error) if full else _bug(error, words), arguments, invocation)
+        return _report(_known(error) or _bug(error, words), arguments, invocation)
     except Exception as error:  # noqa: BLE001  the last resort: a bug must be reported, with a log and no traceback
         from wan_train.cli.usage_errors import usage_error
 
@@ -126,6 +126,17 @@ def _reader_left() -> int:
     """The reader of stdout went away (`| head`); nothing of ours is wrong, and Python must not complain at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return ExitCode.DONE
+
+
+def _known(error: OSError) -> WanTrainError | None:
+    """What a user can do something about; None for any other."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return _disk_full(error)
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return BadInputError("the folder of this shell was removed", hint="Go to one that is there: `cd`")
+    return None
 
 
 def _disk_full(error: OSError) -> WanTrainError:

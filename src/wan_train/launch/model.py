@@ -251,6 +251,8 @@ class Launch:
     """Dollars of the account when its list was last looked at: without credit a landlord stops every box."""
     halt: Halt | None = None
     halted_because: str = ""
+    gave_up: bool = False
+    """It ends because boxes failed, or the disk of this machine did: not by a limit, nor by a person."""
     next_search: float = 0.0
     """Not before this time are offers searched again."""
 

@@ -374,7 +374,9 @@ def _failed(launch: Launch, failed: Failed, action: Action, now: float) -> Launc
         return _with(launch, replace(box, job=None, tries=0, not_before=0.0))
     if failed.fault is Fault.HERE and not valuable and box.tries >= PATIENT_TRIES:
         # Another box would meet the same disk.
-        return replace(_with(launch, box), halt=launch.halt or Halt.SAVE, halted_because=failed.why)
+        return replace(
+            _with(launch, box), halt=launch.halt or Halt.SAVE, halted_because=failed.why, gave_up=launch.halt is None
+        )
     if failed.fault is Fault.BOX or box.tries >= _most_tries(launch, failed, valuable=valuable):
         return _given_up(launch, box, failed.why, blamed=not valuable and failed.fault is not Fault.HERE)
     return _with(launch, box)
@@ -407,7 +409,7 @@ def _given_up(launch: Launch, box: Box, why: str, *, blamed: bool = False) -> La
     launch = replace(launch, failures=launch.failures + 1)
     if launch.failures >= MOST_FAILURES and launch.halt is None:
         because = f"{launch.failures} boxes in a row were not usable, the last: {why}"
-        launch = replace(launch, halt=Halt.SAVE, halted_because=because)
+        launch = replace(launch, halt=Halt.SAVE, halted_because=because, gave_up=True)
     return launch
 
 

@@ -611,6 +611,7 @@ class TestFaults:
         world = World(FakeClock(), sick={(f"m{n}", "check"): WrongBoxError("two GPUs") for n in range(60)})
         launch = Laptop(world, launched(tmp_path, 1)).run()
         assert launch.halted_because == "5 boxes in a row were not usable, the last: two GPUs"
+        assert launch.gave_up
         assert (len(launch.boxes), world.boxes) == (5, {})
 
     @pytest.mark.parametrize(
