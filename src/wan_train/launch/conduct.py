@@ -9,21 +9,22 @@ import logging
 import queue
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from wan_train.base import locks
 from wan_train.base.clock import Clock
 from wan_train.box.vast import VastError
 from wan_train.launch.hands import Hands
-from wan_train.launch.market import Power
+from wan_train.launch.infra import VAST
+from wan_train.launch.market import Listed, Power
 from wan_train.launch.model import BoxState, Halt, Launch
 from wan_train.launch.places import LaunchDirectory, launch_of
 from wan_train.launch.transitions import Action, Do, Done, Failed, Lost, Outcome, actions, after, settled
 from wan_train.run.directory import RunDirectory
 
-AT_ONCE = 64
-"""Steps under way; each has a thread that mostly waits."""
+MORE_AT_ONCE = 8
+"""Threads beside one for each box: to search, to list, to end a box while another step of it waits."""
 ROUND_SECONDS = 1.0
 LIST_SECONDS = 60.0
 """Between two looks at the landlord's list."""
@@ -35,6 +36,15 @@ _UNRECORDED = frozenset({Do.WATCH, Do.DESTROY})
 _RUNS = frozenset({BoxState.CHECKING, BoxState.PROVISIONING, BoxState.READY})
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Listing:
+    """An answer of the landlord: `of` are the boxes that ran when it was asked; None for no answer."""
+
+    of: frozenset[str]
+    boxes: tuple[Listed, ...] | None
+    credit: float | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,6 +65,8 @@ class Conductor:
     _runs: dict[str, ExitStack] = field(default_factory=dict)
     _round: float | None = None
     _listed: float = float("-inf")
+    _lists: queue.SimpleQueue[_Listing] = field(default_factory=queue.SimpleQueue)
+    _is_looking: bool = False
 
     def __post_init__(self) -> None:
         self.launch = self._written = self.directory.read()
@@ -153,27 +165,47 @@ class Conductor:
         self.launch = replace(self.launch, halt=asked, halted_because="stopped by you")
 
     def _look(self, now: float) -> None:
-        """Notice boxes that the landlord took away. Where it does not answer, silence of the box decides."""
-        if now - self._listed < LIST_SECONDS or not any(box.state in _RUNS for box in self.launch.living):
+        """Notice boxes that the landlord took away. Where it does not answer, silence of the box decides.
+
+        The list is asked for beside the rounds: a landlord that hangs holds nothing up.
+        """
+        while not self._lists.empty():
+            self._take_list(self._lists.get_nowait(), now)
+        running = frozenset(box.name for box in self.launch.living if box.state in _RUNS)
+        if not running or self._is_looking or now - self._listed < LIST_SECONDS:
             return
         self._listed = now
-        try:
-            listed = self.hands.market.boxes()
-        except VastError as error:
-            log.info("the list of boxes: %s", error)
+        self._is_looking = True
+
+        def step() -> None:
+            listed = credit = None
+            try:
+                listed = self.hands.market.boxes()
+                credit = self.hands.market.credit()
+            except VastError as error:
+                log.info("the list of boxes: %s", error)
+            self._lists.put(_Listing(of=running, boxes=listed, credit=credit))
+
+        self.start(step)
+
+    def _take_list(self, listing: _Listing, now: float) -> None:
+        """Only boxes that ran when the list was asked for: it says nothing of one that was rented meanwhile."""
+        self._is_looking = False
+        if listing.boxes is None:
             return
-        with suppress(VastError):
-            self.launch = replace(self.launch, credit=self.hands.market.credit())
+        if listing.credit is not None:
+            self.launch = replace(self.launch, credit=listing.credit)
         for box in list(self.launch.living):
-            if box.state not in _RUNS:
+            if box.state not in _RUNS or box.name not in listing.of:
                 continue
-            same = [each for each in listed if each.is_of(box.name)]
+            same = [each for each in listing.boxes if each.is_of(box.name)]
             if not same:
                 self.launch = after(self.launch, Lost(box=box.name, why="it is gone from the landlord's list"), now)
             elif all(each.power is Power.DOWN for each in same):
                 spot = box.offer.is_spot
                 why = "outbid" if spot else f"the landlord has it as {same[0].said}"
-                lost = Lost(box=box.name, why=why, stopped=True, can_wake=not spot)
+                can_wake = not spot and self.launch.wants.infra == VAST
+                lost = Lost(box=box.name, why=why, stopped=True, can_wake=can_wake)
                 self.launch = after(self.launch, lost, now)
 
     def _record(self) -> bool:
@@ -225,7 +257,9 @@ class Conductor:
 
 def carry_out(directory: LaunchDirectory, hands: Hands, clock: Clock, changed: Callable[[Launch], None]) -> Launch:
     """Carry out a launch to its end. Raises BlockingIOError when another program does."""
-    with directory.held(), ThreadPoolExecutor(AT_ONCE, thread_name_prefix="step") as pool:
+    # A box that is rented or prepared has its thread for an hour, and must not keep others from being watched.
+    threads = directory.read().wants.boxes + MORE_AT_ONCE
+    with directory.held(), ThreadPoolExecutor(threads, thread_name_prefix="step") as pool:
         conductor = Conductor(
             directory=directory, hands=hands, clock=clock, start=lambda step: _submit(pool, step), changed=changed
         )

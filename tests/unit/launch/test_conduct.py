@@ -672,6 +672,36 @@ class TestFaults:
         assert laptop.world.ordered == 1
         assert (laptop.world.twice, laptop.world.boxes) == ([], {})
 
+    def test_a_landlord_that_hangs_holds_no_training_up(self, tmp_path: Path) -> None:
+        world = World(FakeClock())
+        laptop = Laptop(world, launched(tmp_path, 1))
+        until(laptop, JobState.TRAINING)
+        never: list[Callable[[], None]] = []
+
+        laptop.conductor.start = lambda step: never.append(step) if "_look" in step.__qualname__ else step()
+        launch = laptop.run()
+        assert (launch.jobs[0].state, len(launch.boxes)) == (JobState.DONE, 1)
+        assert len(never) == 1
+
+    def test_a_list_that_was_asked_for_before_a_box_was_rented_says_nothing_of_it(self, tmp_path: Path) -> None:
+        world = World(FakeClock())
+        laptop = Laptop(world, launched(tmp_path, 2, boxes=2))
+        while [box.state for box in laptop.conductor.launch.boxes[1:]] != [BoxState.RENTING]:
+            laptop.run(rounds=1)
+        late: list[Callable[[], None]] = []
+        laptop.conductor.start = late.append
+        laptop.conductor._listed = float("-inf")
+        laptop.conductor._look(world.clock.now())
+        laptop.conductor.start = lambda step: step()
+        laptop.run(rounds=1)
+        before = dict(world.boxes)
+        world.boxes = {name: box for name, box in before.items() if box.machine == "m0"}
+        late.pop()()
+        world.boxes = before
+        launch = laptop.run()
+        assert [job.state for job in launch.jobs] == [JobState.DONE] * 2
+        assert [box.because for box in launch.boxes] == ["no job is left for it"] * 2
+
     def test_skypilot_that_dies_while_it_rents_rents_no_second_box(self, tmp_path: Path) -> None:
         world = World(FakeClock(), sick={("m0", "come up"): EngineDownError("SkyPilot's driver has ended")})
         laptop = Laptop(world, launched(tmp_path, 1))
