@@ -84,6 +84,11 @@ def stamp(path: Path) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
+def size_of(path: Path) -> int:
+    """0 for a file that is missing."""
+    return (stamp(path) or (0, 0))[0]
+
+
 def sha256_of(path: Path) -> str:
     """The digest of a file's bytes, in hex; raises OSError."""
     with path.open("rb") as file:

@@ -47,6 +47,11 @@ def expand(text: str | Path) -> Path:
         ) from None
 
 
+def expanded(text: str | Path) -> Path:
+    """The same, with `~name` of a user that does not exist left as it is."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser raises for `~name` of nobody
+
+
 def own_temporary(below: Path | None = None) -> Path:
     """A directory that only this user may enter, the same at every call; `below` is the system's temporary directory.
 

@@ -6,7 +6,6 @@ huggingface_hub reads some variables when it is imported and fails with an unhel
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from wan_train.base.home import expanded
 from wan_train.base.text import one_line
 
 HUB_ENV: Mapping[str, str] = {
@@ -57,11 +57,6 @@ def hub_home(environ: Mapping[str, str]) -> Path:
     if xdg := environ.get("XDG_CACHE_HOME"):
         return expanded(xdg) / "huggingface"
     return Path.home() / ".cache" / "huggingface"
-
-
-def expanded(text: str) -> Path:
-    """As huggingface_hub does it: `~name` of an unknown user stays."""
-    return Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser raises for `~name` of nobody
 
 
 def answer_of(error: BaseException) -> Answer:

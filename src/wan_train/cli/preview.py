@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 from wan_train.base import locks
 from wan_train.base.clock import SystemClock
 from wan_train.base.errors import BadInputError, ExitCode, InterruptionError, NotReadyError, WanTrainError
+from wan_train.base.home import expanded
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
 from wan_train.base.units import duration
@@ -21,7 +22,7 @@ from wan_train.cli.call import Call
 from wan_train.cli.option import Option
 from wan_train.cli.output import Result, Sink
 from wan_train.cli.price import PriceQuestion
-from wan_train.cli.request import gpus_and_driver, path_of
+from wan_train.cli.request import gpus_and_driver
 from wan_train.cli.signals import Signals, caught
 from wan_train.engine import generate
 from wan_train.engine import trainer as trainers
@@ -274,10 +275,10 @@ def _request(call: Call) -> PreviewRequest:
             f"--strength must be more than 0 and at most {_MOST_STRENGTH:g}, not {strength:g}", hint="1 is as trained."
         )
     return PreviewRequest(
-        prompts=None if prompts is None else path_of(prompts),
+        prompts=None if prompts is None else expanded(prompts),
         epochs=numbers,
         pairs=tuple(Epochs.parse(word.strip()) for word in pairs.split(",")) if pairs is not None else (),
-        files={expert: path_of(name).absolute() for expert, name in files.items() if name is not None},
+        files={expert: expanded(name).absolute() for expert, name in files.items() if name is not None},
         size=None if size is None else _size(size),
         frames=_number(call, options.FRAMES, "frame_count"),
         steps=_number(call, options.STEPS, "sample_steps"),

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from wan_train.base.errors import BadInputError, NotReadyError
+from wan_train.base.home import expanded
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
 from wan_train.cli import options
 from wan_train.cli.call import Call
 from wan_train.cli.output import Result, Sink
-from wan_train.cli.request import path_of
 from wan_train.dataset.model import DatasetPreset
 from wan_train.dataset.writing import preset_path, preset_terms
 from wan_train.engine import trainer as trainers
@@ -121,7 +121,7 @@ def _named(settings: Settings, name: str) -> Recipe:
         return recipes.load(recipes.shipped_path(name), None)
     if name in list(Preset):
         return recipes.load_preset(Preset(name), Task.T2V, _options(settings))
-    path = path_of(name)
+    path = expanded(name)
     if path.is_file() or path.suffix == ".toml":
         return recipes.load(path, _options(settings))
     try:

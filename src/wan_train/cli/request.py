@@ -11,6 +11,7 @@ from typing import Any
 
 from wan_train.base.errors import BadInputError
 from wan_train.base.files import can_be_written
+from wan_train.base.home import expanded
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
 from wan_train.caching.homes import CacheHome, place
@@ -101,7 +102,7 @@ def _with_preview(call: Call, recipe: Recipe) -> tuple[Recipe, tuple[SamplePromp
     if file is None:
         return recipe, ()
     first = recipe.experts[0]
-    prompts = read_prompts(path_of(file), recipe.task, seed=first.training.seed, defaults=PREVIEW_DEFAULTS)
+    prompts = read_prompts(expanded(file), recipe.task, seed=first.training.seed, defaults=PREVIEW_DEFAULTS)
     if "save_every_n_epochs" in first.sources:
         return recipe, prompts
     every = max(1, round(min(spec.training.max_train_epochs for spec in recipe.experts) / _KEPT))
@@ -153,7 +154,7 @@ def _recipe(call: Call, trainer_options: TrainerOptions) -> Recipe:
             f"--recipe and --preset {preset} are two recipes",
             hint="Leave one of them out. The recipe file itself may have a `base`.",
         )
-    return recipes.load(path_of(file), trainer_options)
+    return recipes.load(expanded(file), trainer_options)
 
 
 def recipe_changes(call: Call) -> dict[str, Any]:
@@ -232,7 +233,7 @@ def _blocks(text: str) -> int:
 
 def _weights_layers(name: str, experts: Sequence[Expert], runs: Path) -> list[Layer]:
     """The LoRA that each expert continues from; raises BadInputError when it is not clear which."""
-    path = path_of(name).absolute()
+    path = expanded(name).absolute()
     if path.is_file():
         found = dict.fromkeys(experts, path)
     elif path.is_dir() and not RunDirectory(path).plan.is_file():
@@ -246,13 +247,6 @@ def _weights_layers(name: str, experts: Sequence[Expert], runs: Path) -> list[La
     return [
         Layer(source=source, values={"network_weights": str(file)}, expert=expert) for expert, file in found.items()
     ]
-
-
-def path_of(name: str) -> Path:
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:  # `~name` of nobody
-        return Path(name)
 
 
 def _of_run(run: RunDirectory, expert: Expert) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from wan_train.base.home import expanded
 from wan_train.dataset.buckets import is_resolution_possible, rounded_frames
 from wan_train.dataset.listing import is_windows_path, pattern_characters
 from wan_train.dataset.model import (
@@ -171,12 +172,7 @@ def _absolute_entry(entry: Mapping[str, Any], bases: tuple[Path, ...]) -> dict[s
     for key in PATH_KEYS:
         if key not in entry:
             continue
-        path = Path(entry[key])
-        if entry[key].startswith("~"):
-            try:
-                path = path.expanduser()
-            except RuntimeError:  # ~nobody: leave it to the check for existence
-                path = bases[0] / path
+        path = expanded(entry[key])
         if not path.is_absolute():
             base = home if key == "cache_directory" else next((b for b in bases if os.path.exists(b / path)), bases[0])
             if key in _SOURCES:

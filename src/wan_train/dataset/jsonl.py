@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wan_train.base.home import expanded
 from wan_train.dataset.listing import is_windows_path
 from wan_train.dataset.model import Item, MediaKind, Problem, ProblemKind, Severity
 from wan_train.dataset.schema import type_names, unused
@@ -136,7 +137,7 @@ def _named(record: dict[str, object], kind: MediaKind) -> str:
 
 
 def _located(value: str, bases: Sequence[Path]) -> Path:
-    tried = [base / os.path.expanduser(value) for base in bases]
+    tried = [base / expanded(value) for base in bases]
     found = next((path for path in tried if os.path.lexists(path)), None)
     if found is not None:
         return Path(os.path.abspath(found))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import os
 import shlex
@@ -13,6 +12,7 @@ from urllib.parse import unquote
 
 from wan_train.base.errors import BadInputError
 from wan_train.base.files import existing_parent
+from wan_train.base.home import expanded
 from wan_train.base.text import visible
 from wan_train.dataset.listing import is_windows_path, list_media, media_subfolders
 
@@ -87,8 +87,7 @@ def _readings(text: str) -> Iterator[str]:
 def _absolute(text: str, base: Path) -> Path:
     path = Path(text)
     if text.startswith("~") and not os.path.exists(base / path):
-        with contextlib.suppress(RuntimeError):  # ~name of an unknown user stays as typed
-            path = path.expanduser()
+        path = expanded(path)
     return Path(os.path.abspath(base / path))
 
 

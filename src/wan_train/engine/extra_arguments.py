@@ -8,11 +8,11 @@ import re
 import shlex
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wan_train.base.home import expanded
 from wan_train.base.text import one_line
 from wan_train.engine.capabilities import Capabilities, Option, Script
 from wan_train.recipe.effective import Layer
@@ -182,10 +182,7 @@ _SETTINGS = {
 
 def config_path(name: str, folder: Path) -> Path:
     """The file that the trainer would read for `--config_file NAME`, which it was told in `folder`."""
-    path = Path(name if name.endswith(".toml") else f"{name}.toml")
-    with suppress(RuntimeError):  # `~name` of nobody
-        path = path.expanduser()
-    return folder / path
+    return folder / expanded(name if name.endswith(".toml") else f"{name}.toml")
 
 
 def _grouped(

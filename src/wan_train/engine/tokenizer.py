@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from wan_train.base.huggingface import expanded, hub_home
+from wan_train.base.home import expanded
+from wan_train.base.huggingface import hub_home
 
 REPO = "Wan-AI/Wan2.1-T2V-14B"
 SUBFOLDER = "google/umt5-xxl"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from wan_train.base.clock import Clock
 from wan_train.base.errors import InterruptionError, NotReadyError
+from wan_train.base.files import size_of
 from wan_train.base.host import ProcessIdentity
 from wan_train.engine import generate
 from wan_train.engine.failures import Cause, Diagnosis
@@ -141,7 +142,7 @@ class Session:
                     hint=f"To continue: wan-train preview {self.ready.run.run_id}"
                     + (" --fast" if self.ready.preview.is_fast else ""),
                 )
-            now, grown = self.clock.monotonic(), _size(attempt.directory.log)
+            now, grown = self.clock.monotonic(), size_of(attempt.directory.log)
             if events or grown != size:
                 attempt.heard, size = now, grown
             elif now - attempt.heard > self.stall_seconds:
@@ -231,13 +232,6 @@ def _free(work: Path) -> AttemptDirectory:
     while (work / str(number)).exists():
         number += 1
     return AttemptDirectory(work / str(number))
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
 
 
 def _diagnosis(attempt: AttemptDirectory) -> Diagnosis:

@@ -70,7 +70,7 @@ def _ours(folder: Path, models: Iterable[ModelFile], trainer_dir: Path) -> Itera
 
 
 def _in_cache() -> Iterator[Leftover]:
-    cache = hub_cache(os.environ).expanduser()
+    cache = hub_cache(os.environ)
     for repo in sorted(cache.glob("models--*")):
         if not any(is_locked(lock) for lock in (cache / ".locks" / repo.name).glob("*.lock")):
             yield from (_leftover(path, Whose.HUB) for path in sorted((repo / "blobs").glob("*.incomplete")))

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
+from wan_train.base.home import expanded
 from wan_train.base.text import one_line
 from wan_train.recipe.effective import Layer
 from wan_train.recipe.model import Source, Training, Value
@@ -161,9 +162,4 @@ def _has(name: str, what: str) -> bool:
 def _absolute(value: object, folder: Path) -> object:
     if isinstance(value, tuple):
         return tuple(_absolute(each, folder) for each in value)
-    if not isinstance(value, str):
-        return value
-    try:
-        return str(folder / Path(value).expanduser())
-    except RuntimeError:  # `~name` of nobody: the file will not be found, under the name that was given
-        return str(folder / value)
+    return str(folder / expanded(value)) if isinstance(value, str) else value

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from wan_train.base.files import size_of
 from wan_train.engine import checkpoints
 from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.engine.log_parser import MAKING_SAMPLES
@@ -268,7 +269,7 @@ class AttemptWatch:
         heartbeat = Heartbeat(
             step=self.tracker.local_step,
             loading=progress.stage is not None,
-            log_bytes=_size(self.directory.log),
+            log_bytes=size_of(self.directory.log),
             activity=_activity(self.directory) if not self.tracker.local_step else 0,
             seconds_per_step=progress.seconds_per_step,
         )
@@ -359,13 +360,6 @@ def _activity(directory: AttemptDirectory) -> int:
         except psutil.Error:
             continue
     return total
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
 
 
 def speed_of(

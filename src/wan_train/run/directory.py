@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.base import codec
 from wan_train.base.errors import AmbiguousRunError, BadInputError, ExitCode, NotReadyError
 from wan_train.base.files import write_whole
+from wan_train.base.home import expanded
 from wan_train.base.text import one_line, slug
 from wan_train.run.events import RunFinished
 from wan_train.run.plan import Plan
@@ -239,10 +239,9 @@ def find(runs: Path, name: str | None) -> RunDirectory:
     Raises BadInputError that lists what there is.
     """
     if name is not None and "/" in name:
-        with suppress(RuntimeError):  # `~name` of nobody
-            run = RunDirectory(Path(name).expanduser().absolute())
-            if run.plan.is_file():
-                return run
+        run = RunDirectory(expanded(name).absolute())
+        if run.plan.is_file():
+            return run
     known = all_runs(runs)
     if not known:
         raise BadInputError(f"there are no runs in {runs}", hint="Start one with `wan-train`.")
