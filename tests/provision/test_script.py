@@ -69,7 +69,9 @@ def checkout(world: World) -> Path:
 
 def run(world: World, script: Path | None, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
     """The script as a file, or piped into bash; in a fresh home, with no index."""
-    env = {name: value for name, value in world.environment().items() if name != "PYTHONPATH"}
+    # pip compiles itself once in the new environment, where each call would if it might keep nothing.
+    strange = {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}
+    env = {name: value for name, value in world.environment().items() if name not in strange}
     env |= {"WORKSPACE": str(world.workspace), "WAN_TRAIN_BIN": str(world.folder / "bin"), "PIP_NO_INDEX": "1"}
     env |= {"PIP_FIND_LINKS": str(world.folder / "wheels"), "PIP_CONFIG_FILE": "/dev/null"}
     env |= {"PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_COMPILE": "1", **more}  # only to be quicker
