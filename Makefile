@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Most tests wait for processes, so more workers than cores.
 WORKERS ?= 4
+NEVER_LOADED := /(_dynamo|_export|_inductor|distributed|onnx|testing|tests|torchgen|triton|sympy|mpmath|networkx|fontTools|mypyc?|pip|setuptools)/
 
 # Where the root of a rented box and SkyPilot's environment are kept: 2 GB, on a file system that overlayfs can use.
 LAUNCH_ROOTS ?= /var/tmp/wan-train-launch
 
-.PHONY: help setup rehearse test test-fast test-launch lint format docs bench chaos chaos-endings \
+.PHONY: help setup rehearse test test-all test-fast test-launch lint format docs bench chaos chaos-endings \
     chaos-provision chaos-launch launch-roots clean
 
 help:
@@ -33,14 +34,21 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt \
 	    --editable '.[rehearsal,dev]'
-	# On every core, where pip compiles on one; some packages hold templates that are no Python.
-	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+	# On every core, where pip compiles on one, and without the two thirds that nothing loads; some packages hold
+	# templates that are no Python. Then what torch loads of them, also where containers forbid to keep what is compiled.
+	$(BIN)/python -m compileall -qq -j 0 -x '$(NEVER_LOADED)' $(VENV)/lib || true
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import accelerate.commands.launch'
+	$(BIN)/python -m pytest --collect-only --quiet >/dev/null || true # else each test process compiles all tests
 	touch $@
 
 rehearse: setup
 	$(BIN)/wan-train rehearse --runs-dir rehearsal
 
-test: lint
+# The linters use one core, so that the tests need not wait for them.
+test: setup
+	$(MAKE) --no-print-directory --jobs 2 lint test-all
+
+test-all: setup
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 test-fast: setup
