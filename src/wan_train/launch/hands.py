@@ -191,7 +191,13 @@ class Hands:
         return Found(name=name, offer=best, credit=credit)
 
     def _check_price(self, box: Box) -> None:
-        for listed in self.market.boxes():
+        """Where the list cannot be had, the price counts as the one of the offer."""
+        try:
+            boxes = self.market.boxes()
+        except VastError as error:
+            log.info("the price of %s was not compared: %s", box.name, error)
+            return
+        for listed in boxes:
             most = box.offer.per_hour * _PRICE_ABOVE
             if listed.is_of(box.name) and listed.per_hour is not None and listed.per_hour > most:
                 asked, offered = dollars(listed.per_hour), dollars(box.offer.per_hour)

@@ -245,8 +245,6 @@ class Launch:
     wants: Wants
     jobs: tuple[Job, ...]
     boxes: tuple[Box, ...] = ()
-    failures: int = 0
-    """Boxes in a row that never trained."""
     credit: float | None = None
     """Dollars of the account when its list was last looked at: without credit a landlord stops every box."""
     halt: Halt | None = None

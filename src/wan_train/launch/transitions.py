@@ -6,6 +6,7 @@ another box gets the job. Every box ends as gone, whatever happened to it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
@@ -25,7 +26,9 @@ SEARCH_SECONDS = 60.0
 MOST_TRIES = 5
 """Of a step that failed for a passing reason, on one box."""
 MOST_FAILURES = 5
-"""Boxes in a row that never trained, before the launch gives up."""
+"""Boxes in a row that were wrong or sick, before the launch gives up."""
+MOST_REFUSALS = 20
+"""Boxes in a row that were never reached: somebody else took the offer, or they never ran. These cost little."""
 PATIENT_TRIES = 20
 """Of a step on a box that has work of a job which is nowhere else; with the pauses, about an hour."""
 MOST_BOXES_OF_A_JOB = 20
@@ -328,7 +331,7 @@ def _of_training(launch: Launch, box: Box, done: Done, now: float) -> Launch:
     launch = _with(launch, job)
     match done.action.do:
         case Do.SEND:
-            launch = replace(_with(launch, replace(job, state=JobState.TRAINING)), failures=0)
+            launch = _with(launch, replace(job, state=JobState.TRAINING))
             return _with(launch, replace(box, fetched=now, not_before=now + WATCH_SECONDS))
         case Do.WATCH | Do.FETCH if done.exit_code is not None:
             launch = _with(launch, replace(job, state=JobState.FETCHING, exit_code=done.exit_code))
@@ -406,11 +409,20 @@ def _given_up(launch: Launch, box: Box, why: str, *, blamed: bool = False) -> La
         launch = _with(launch, job)
     if not blamed:
         return launch
-    launch = replace(launch, failures=launch.failures + 1)
-    if launch.failures >= MOST_FAILURES and launch.halt is None:
-        because = f"{launch.failures} boxes in a row were not usable, the last: {why}"
-        launch = replace(launch, halt=Halt.SAVE, halted_because=because, gave_up=True)
+    because = _why_enough(launch)
+    if because is not None and launch.halt is None:
+        launch = replace(launch, halt=Halt.SAVE, halted_because=f"{because}, the last: {why}", gave_up=True)
     return launch
+
+
+def _why_enough(launch: Launch) -> str | None:
+    """Why no more boxes are tried, by those that were judged last."""
+    judged = (box for box in reversed(launch.boxes) if box.blamed or box.ready is not None)
+    bad = list(itertools.takewhile(lambda box: box.blamed, judged))
+    wrong = sum(box.address is not None for box in bad)
+    if wrong >= MOST_FAILURES:
+        return f"{wrong} boxes in a row were not usable"
+    return f"{len(bad)} offers in a row could not be rented" if len(bad) >= MOST_REFUSALS else None
 
 
 def _gone(launch: Launch, box: Box, now: float) -> Launch:

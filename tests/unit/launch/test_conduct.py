@@ -227,6 +227,13 @@ class FakeMarket:
         return self.world.credit
 
 
+class Deaf(FakeMarket):
+    """One that does not answer."""
+
+    def boxes(self) -> tuple[Listed, ...]:
+        raise VastError("Vast answered with status 500")
+
+
 @dataclass
 class FakeRemote:
     world: World
@@ -614,6 +621,26 @@ class TestFaults:
         assert launch.gave_up
         assert (len(launch.boxes), world.boxes) == (5, {})
 
+    def test_offers_that_others_take_first_end_no_launch_too_soon(self, tmp_path: Path) -> None:
+        gone = EngineError("Vast did not rent it: the offer is gone")
+        world = World(FakeClock(), sick={(f"m{n}", "rent"): gone for n in range(12)})
+        launch = Laptop(world, launched(tmp_path, 1)).run()
+        assert (launch.jobs[0].state, len(launch.boxes)) == (JobState.DONE, 13)
+        world.sick = {(f"m{n}", "rent"): gone for n in range(60)}
+        launch = Laptop(world, launched(tmp_path, 1)).run()
+        assert launch.halted_because == (
+            "20 offers in a row could not be rented, the last: Vast did not rent it: the offer is gone"
+        )
+
+    def test_a_list_that_cannot_be_had_blames_no_box(self, tmp_path: Path) -> None:
+        laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
+        until(laptop, BoxState.RENTING)
+        laptop.conductor.hands.market = Deaf(laptop.world)
+        until(laptop, JobState.TRAINING)
+        laptop.conductor.hands.market = FakeMarket(laptop.world)
+        launch = laptop.run()
+        assert (launch.jobs[0].state, launch.jobs[0].boxes, len(launch.boxes)) == (JobState.DONE, 1, 1)
+
     @pytest.mark.parametrize(
         "state",
         [BoxState.CHECKING, BoxState.PROVISIONING, JobState.SENDING, JobState.TRAINING, JobState.FETCHING],
@@ -850,7 +877,7 @@ class TestPlaces:
         offer = Offer(id="1", machine="m", gpu="RTX 5090", gpus=1, gpu_bytes=1, per_hour=0.5, bid=0.4, driver="570")
         box = Box(name="wt-1", offer=offer, state=BoxState.READY, began=1.5, address=address, job="cats", fetched=2.0)
         wants = Wants(gpus=(GpuWant(name="RTX5090"),), max_hours=6, budget=3.0, least_driver=(525, 60))
-        launch = Launch(id="0123abcd", created=1.0, wants=wants, jobs=(job,), boxes=(box,), failures=2, halt=Halt.SAVE)
+        launch = Launch(id="0123abcd", created=1.0, wants=wants, jobs=(job,), boxes=(box,), credit=2.5, halt=Halt.SAVE)
         directory.write(launch)
         assert directory.read() == launch
 
