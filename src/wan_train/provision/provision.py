@@ -23,8 +23,7 @@ from wan_train.provision.gpu_check import GpuCheck
 from wan_train.provision.hub import Hub
 from wan_train.provision.leftovers import Leftovers
 from wan_train.provision.models import Digests, Model, wanted
-from wan_train.provision.packages import ARIA2, FOR_TRAINER, ExactPackages, Packages, find_apt
-from wan_train.provision.rclone_step import Rclone
+from wan_train.provision.packages import ARIA2, FOR_TRAINER, ExactPackages, Packages, Rclone, find_apt
 from wan_train.provision.status_table import StatusTable
 from wan_train.provision.steps import Finding, State, Step
 from wan_train.provision.trainer_steps import (
