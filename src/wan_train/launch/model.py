@@ -153,6 +153,8 @@ class Box:
     """When its set-up was over."""
     stopped: float | None = None
     """When the landlord's list showed that it was stopped: only its disk is paid from then."""
+    idle: float = 0.0
+    """Seconds that it was stopped before it was started again."""
     traffic: float = 0.0
     """Dollars for what it downloaded and sent."""
     address: Address | None = None
@@ -184,9 +186,9 @@ class Box:
     def cost(self, now: float) -> float:
         """Dollars until now, or until its end."""
         end = now if self.ended is None else self.ended
-        stopped = end if self.stopped is None else min(self.stopped, end)
-        rent = max(0.0, stopped - self.began) * self.offer.per_hour + max(0.0, end - stopped) * self.offer.disk_per_hour
-        return rent / 3600 + self.traffic
+        idle = self.idle + (0.0 if self.stopped is None else max(0.0, end - self.stopped))
+        ran = max(0.0, end - self.began - idle)
+        return (ran * self.offer.per_hour + idle * self.offer.disk_per_hour) / 3600 + self.traffic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,8 @@ MOST_REFUSALS = 20
 PATIENT_TRIES = 20
 """Of a step on a box that has work of a job which is nowhere else; with the pauses, about an hour."""
 MOST_BOXES_OF_A_JOB = 20
+OWN_END_SECONDS = 5400.0
+"""What the guardian on a box takes for its end after the limit of hours, with the grace."""
 RESERVE_SECONDS = 300.0
 """Before a budget or a limit of hours is reached the results come home, for which so long is kept."""
 _BACK_OFF_SECONDS = 5.0
@@ -163,15 +165,23 @@ def after(launch: Launch, outcome: Outcome, now: float) -> Launch:
             box = launch.box(name)
             if box.state in {BoxState.WAKING, BoxState.DESTROYING, BoxState.GONE}:
                 return launch
+            stopped = _stopped_at(launch, box, now) if outcome.stopped else None
             if can_wake and _has_something(launch, box):
-                return _with(launch, replace(box, state=BoxState.WAKING, because=why, tries=0, not_before=0.0))
-            return _given_up(launch, replace(box, stopped=now) if outcome.stopped else box, why)
+                idle = box.idle + (0.0 if stopped is None else now - stopped)
+                box = replace(box, state=BoxState.WAKING, because=why, tries=0, not_before=0.0, idle=idle)
+                return _with(launch, box)
+            return _given_up(launch, replace(box, stopped=stopped), why)
         case Done(action=action):
             return _done(launch, outcome, action, now)
         case Failed(action=action):
             return _failed(launch, outcome, action, now)
         case _:
             assert_never(outcome)
+
+
+def _stopped_at(launch: Launch, box: Box, now: float) -> float:
+    """When a box was stopped that is found so: at the latest when its own guardian did it, while nobody looked."""
+    return min(now, (box.ready or box.began) + launch.wants.max_hours * 3600 + OWN_END_SECONDS)
 
 
 def _of_box(launch: Launch, box: Box, now: float) -> Action | None:

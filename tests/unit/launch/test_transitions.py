@@ -176,6 +176,16 @@ def test_without_trouble_each_job_has_one_box_and_is_done() -> None:
     assert len(launch.boxes) == 2
 
 
+def test_a_box_that_stopped_itself_while_nobody_looked_is_paid_until_its_own_limit() -> None:
+    launch = replace(ready_and_training(), wants=Wants(max_hours=6))
+    for can_wake in (False, True):
+        lost = after(launch, Lost(box="a", why="stopped", stopped=True, can_wake=can_wake), 30 * 3600.0)
+        # Six hours, and one and a half that its guardian may take after them; the rest of 30 hours for its disk.
+        assert lost.spent(30 * 3600.0) == pytest.approx(7.5 + 22.5 * 0.05, abs=0.001)
+    assert lost.box("a").state is BoxState.WAKING
+    assert lost.spent(31 * 3600.0) == pytest.approx(8.5 + 22.5 * 0.05, abs=0.001)
+
+
 def test_a_silent_box_is_given_up_after_ten_minutes_and_its_job_waits_for_its_end() -> None:
     launch = settled(launch_of(1, 1), 0.0)
     launch = after(launch, Found(name="a", offer=offer(1)), 0.0)
