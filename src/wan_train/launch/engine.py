@@ -49,10 +49,6 @@ class Engine(Protocol):
         """Ask for the end of a box. Whether it is gone only the landlord's list says."""
         ...
 
-    def boxes(self) -> Mapping[str, str]:
-        """The boxes that it has, each with its state: INIT, UP or STOPPED."""
-        ...
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkyHome:
@@ -171,6 +167,7 @@ class SkyEngine:
         self._ask({"do": "down", "name": name}, _ANSWER_SECONDS)
 
     def boxes(self) -> Mapping[str, str]:
+        """The boxes that SkyPilot has, each with its state: INIT, UP or STOPPED. Raises EngineError."""
         found = self._ask({"do": "boxes"}, _ANSWER_SECONDS).get("boxes")
         if not isinstance(found, dict):
             raise EngineError("SkyPilot did not list its boxes")

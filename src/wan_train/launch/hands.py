@@ -20,20 +20,12 @@ from wan_train.launch.history import read_history
 from wan_train.launch.infra import VAST
 from wan_train.launch.jobs import shipment_of_job
 from wan_train.launch.market import Market, Power
-from wan_train.launch.model import Address, Box, Job, JobState, Launch
+from wan_train.launch.model import Address, Box, Job, JobState, Launch, Wants
 from wan_train.launch.offers import Choice, choose
 from wan_train.launch.places import box_name
-from wan_train.launch.remote import (
-    JobError,
-    Limits,
-    Remote,
-    RemoteError,
-    Training,
-    UnreachableError,
-    WrongBoxError,
-    tree_bytes,
-)
+from wan_train.launch.remote import JobError, Remote, Training, WrongBoxError, tree_bytes
 from wan_train.launch.shipment import Shipment
+from wan_train.launch.ssh import RemoteError, UnreachableError
 from wan_train.launch.transitions import Action, Do, Done, Failed, Fault, Found, Outcome
 from wan_train.run.speeds import read_speeds, remember
 
@@ -131,7 +123,7 @@ class Hands:
     def _with_job(self, launch: Launch, action: Action, box: Box, job: Job) -> Outcome:
         address = _address(box)
         if action.do is Do.SEND:
-            return self._send(action, address, job, _limits(launch))
+            return self._send(action, address, job, launch.wants)
         if job.home is None:
             raise RemoteError("the training has no run yet")
         run_id = job.home.name
@@ -145,7 +137,7 @@ class Hands:
                     code = training.exit_code if training.exit_code is not None else _OVER[training.state]
                     return Done(action=action, exit_code=code)
                 if training.state == _LOST:
-                    self.remote.resume(address, job.home, _limits(launch))
+                    self.remote.resume(address, job.home, launch.wants)
                 if action.do is Do.FETCH:
                     return Done(action=action, sent=self.remote.fetch(address, run_id, job.home))
             case _:
@@ -241,14 +233,14 @@ class Hands:
                 raise WrongBoxError(f"it did not run again within {WAKE_SECONDS / 60:.0f} minutes")
             self.pause(_LOOK_SECONDS)
 
-    def _send(self, action: Action, address: Address, job: Job, limits: Limits) -> Done:
+    def _send(self, action: Action, address: Address, job: Job, wants: Wants) -> Done:
         """Start a job, or put its run on another box and resume it."""
         shipment = self.shipment(job)
         self.remote.send(address, shipment)
         if job.home is not None and (job.home / "plan.json").is_file():
-            self.remote.resume(address, job.home, limits)
+            self.remote.resume(address, job.home, wants)
             return Done(action=action, home=job.home, received=shipment.bytes + tree_bytes(job.home))
-        home = self.runs / self.remote.start(address, job, shipment, limits)
+        home = self.runs / self.remote.start(address, job, shipment, wants)
         if home != job.home and home.exists():
             raise JobError(f"{home} is there already, and is another run")
         return Done(action=action, home=home, received=shipment.bytes)
@@ -266,10 +258,6 @@ def _address(box: Box) -> Address:
     if box.address is None:
         raise RemoteError("the box has no address")
     return box.address
-
-
-def _limits(launch: Launch) -> Limits:
-    return Limits(max_hours=launch.wants.max_hours, infra=launch.wants.infra)
 
 
 def _here(error: OSError) -> str:

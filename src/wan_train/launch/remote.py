@@ -100,14 +100,6 @@ class Training:
     ends_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What ends a box that the laptop has lost: hours from the start of a run."""
-
-    max_hours: float
-    infra: str = VAST
-
-
 class Remote(Protocol):
     """The hands on a box. Methods raise UnreachableError, and RemoteError for everything else."""
 
@@ -121,11 +113,11 @@ class Remote(Protocol):
 
     def send(self, address: Address, shipment: Shipment) -> None: ...
 
-    def start(self, address: Address, job: Job, shipment: Shipment, limits: Limits) -> str:
+    def start(self, address: Address, job: Job, shipment: Shipment, wants: Wants) -> str:
         """Start the training, or find the one that was started: its run's ID. Raises JobError."""
         ...
 
-    def resume(self, address: Address, home: Path, limits: Limits) -> str:
+    def resume(self, address: Address, home: Path, wants: Wants) -> str:
         """Put a run directory onto a box and resume it; the dataset must be there."""
         ...
 
@@ -196,12 +188,12 @@ class SshRemote:
                 (Path(made) / name).write_text(text, encoding="utf-8", errors="surrogateescape")
             ssh.send(Path(made), shipment.root, names=list(shipment.texts), seconds=_COPY_SECONDS)
 
-    def start(self, address: Address, job: Job, shipment: Shipment, limits: Limits) -> str:
+    def start(self, address: Address, job: Job, shipment: Shipment, wants: Wants) -> str:
         marker = shipment.root / "run-id"
         recipe = ["--recipe", str(shipment.root / RECIPE_NAME)] if job.recipe is not None else []
         words = [
             *("--title", job.title, "--dataset", str(shipment.config), *recipe),
-            *("--yes", "--detach", "--json", *_ends(limits, job.options)),
+            *("--yes", "--detach", "--json", *_ends(wants, job.options)),
             *job.options,
         ]
         # The lock and the marker: an order whose answer was lost must not start a second training.
@@ -213,7 +205,7 @@ class SshRemote:
         )
         return self._started(address, script)
 
-    def resume(self, address: Address, home: Path, limits: Limits) -> str:
+    def resume(self, address: Address, home: Path, wants: Wants) -> str:
         ssh = self._ssh(address)
         run_id = home.name
         there = RUNS / run_id
@@ -226,7 +218,7 @@ class SshRemote:
             ssh.send(home, there, names=["plan.json"], seconds=_COPY_SECONDS)
         elif found.state in {"running", "waiting", "retrying"}:
             return run_id
-        words = [str(PROGRAM), "resume", run_id, "--detach", "--json", *_ends(limits, ())]
+        words = [str(PROGRAM), "resume", run_id, "--detach", "--json", *_ends(wants, ())]
         return self._started(address, f"{check.ENVIRONMENT}{shlex.join(words)}")
 
     def look(self, address: Address, run_id: str) -> Training:
@@ -403,11 +395,11 @@ def digest_of(path: Path) -> str | None:
     return digest.hexdigest()
 
 
-def _ends(limits: Limits, options: Sequence[str]) -> list[str]:
+def _ends(wants: Wants, options: Sequence[str]) -> list[str]:
     """How the box ends by itself if the laptop never comes back: with uploads it may go, without it keeps its disk."""
     uploads = any(word == "--upload" or word.startswith("--upload=") for word in options)
-    then = ("destroy" if uploads else "stop") if limits.infra == VAST else f"run:touch {OVER}"
-    return ["--then", then, "--grace", str(GRACE_MINUTES), "--max-hours", f"{limits.max_hours:g}"]
+    then = ("destroy" if uploads else "stop") if wants.infra == VAST else f"run:touch {OVER}"
+    return ["--then", then, "--grace", str(GRACE_MINUTES), "--max-hours", f"{wants.max_hours:g}"]
 
 
 def _json(line: str) -> dict[str, Any]:
@@ -424,20 +416,3 @@ def _int(value: object) -> int | None:
 
 def _float(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-__all__ = [
-    "JobError",
-    "Limits",
-    "Remote",
-    "RemoteError",
-    "SshRemote",
-    "StateThere",
-    "Training",
-    "UnreachableError",
-    "WrongBoxError",
-    "digest_of",
-    "forget_old_states",
-    "read_training",
-    "tree_bytes",
-]

@@ -36,8 +36,9 @@ from wan_train.launch.model import (
 )
 from wan_train.launch.places import LaunchDirectory, all_launches, box_name, find, launch_of, new
 from wan_train.launch.reap import end_strays, strays, unattended
-from wan_train.launch.remote import Limits, RemoteError, Training, UnreachableError, WrongBoxError
+from wan_train.launch.remote import Training, WrongBoxError
 from wan_train.launch.shipment import Shipment
+from wan_train.launch.ssh import RemoteError, UnreachableError
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import StepKind
 from wan_train.run.speeds import Key, Speed, read_speeds
@@ -193,9 +194,6 @@ class World:
             raise EngineError("the server was killed")
         self.end(name)
 
-    def names(self) -> tuple[str, ...]:
-        return ()
-
 
 @dataclass
 class FakeMarket:
@@ -269,7 +267,7 @@ class FakeRemote:
             self.world.repeated.append(self.world.reached.pop(run) - epochs)
         box.runs[run] = (self.world.clock.time, epochs)
 
-    def start(self, address: Address, job: Job, shipment: Shipment, limits: Limits) -> str:  # noqa: ARG002  the protocol
+    def start(self, address: Address, job: Job, shipment: Shipment, wants: Wants) -> str:  # noqa: ARG002  the protocol
         box = self.box(address)
         run = f"run-{job.name}"
         if box.marker != run:
@@ -280,7 +278,7 @@ class FakeRemote:
             raise UnreachableError("the answer was lost")
         return run
 
-    def resume(self, address: Address, home: Path, limits: Limits) -> str:  # noqa: ARG002  the protocol
+    def resume(self, address: Address, home: Path, wants: Wants) -> str:  # noqa: ARG002  the protocol
         box = self.box(address)
         if home.name not in box.runs:
             here = box.stopped.get(home.name)

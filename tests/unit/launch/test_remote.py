@@ -21,15 +21,12 @@ from wan_train.launch.model import Address, Job, Offer, Wants
 from wan_train.launch.remote import (
     GRACE_MINUTES,
     JobError,
-    Limits,
-    RemoteError,
     SshRemote,
-    UnreachableError,
     WrongBoxError,
     read_training,
 )
 from wan_train.launch.shipment import Shipment
-from wan_train.launch.ssh import Ssh
+from wan_train.launch.ssh import RemoteError, Ssh, UnreachableError
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties, Then, read_duties, write_duties
 
@@ -39,7 +36,6 @@ RUN = "20261129-cats"
 FAKE_SSH = Path(__file__).parents[2] / "support/launch_box/ssh"
 OFFER = Offer(id="1", machine="m", gpu="RTX 5090", gpus=1, gpu_bytes=32 * 10**9, per_hour=0.5)
 JOB = Job(name="cats", title="my cats", dataset=Path("/d"), dataset_stamp="", options=("--epochs", "50"))
-LIMITS = Limits(max_hours=6)
 
 
 @dataclass
@@ -287,8 +283,8 @@ class TestStart:
     def test_twice_ordered_trains_once(self, box: Box) -> None:
         box.wan_train(f'echo \'{{"event": "detached", "run_id": "{RUN}"}}\'')
         shipment = self.shipment(box)
-        assert box.remote.start(box.address, JOB, shipment, LIMITS) == RUN
-        assert box.remote.start(box.address, JOB, shipment, LIMITS) == RUN
+        assert box.remote.start(box.address, JOB, shipment, WANTS) == RUN
+        assert box.remote.start(box.address, JOB, shipment, WANTS) == RUN
         [words] = box.asked
         assert words.startswith(
             f"train --title my cats --dataset {box.workspace}/wan-train-launch/cats/dataset.toml --yes"
@@ -297,7 +293,7 @@ class TestStart:
 
     def test_where_a_box_cannot_end_itself_its_guardian_says_so_to_skypilot(self, box: Box) -> None:
         box.wan_train(f'echo \'{{"run_id": "{RUN}"}}\'')
-        box.remote.start(box.address, JOB, self.shipment(box), replace(LIMITS, infra="aws"))
+        box.remote.start(box.address, JOB, self.shipment(box), replace(WANTS, infra="aws"))
         [words] = box.asked
         assert f"--then run:touch {box.workspace}/wan-train-launch/over --grace 60 --max-hours 6" in words
 
@@ -305,13 +301,13 @@ class TestStart:
     def test_a_refusal_is_judged_by_its_exit_code(self, box: Box, code: int, error: type[Exception]) -> None:
         box.wan_train(f"echo 'no such thing' >&2; exit {code}")
         with pytest.raises(error, match="no such thing"):
-            box.remote.start(box.address, JOB, self.shipment(box), LIMITS)
+            box.remote.start(box.address, JOB, self.shipment(box), WANTS)
 
     def test_the_key_of_the_box_is_found_and_not_in_the_command(self, box: Box) -> None:
         box.wan_train(f'echo "$CONTAINER_ID" >{box.root}/id; echo \'{{"run_id": "{RUN}"}}\'')
         os.environ["CONTAINER_ID"] = "7"
         try:
-            box.remote.start(box.address, JOB, self.shipment(box), LIMITS)
+            box.remote.start(box.address, JOB, self.shipment(box), WANTS)
         finally:
             del os.environ["CONTAINER_ID"]
         assert (box.root / "id").read_text() == "7\n"
@@ -400,7 +396,7 @@ class TestHome:
         box.remote.fetch(box.address, RUN, home)
         shutil.rmtree(box.run)
         box.wan_train(f'echo \'{{"run_id": "{RUN}"}}\'')
-        assert box.remote.resume(box.address, home, LIMITS) == RUN
+        assert box.remote.resume(box.address, home, WANTS) == RUN
         assert (box.run / "high/1/output/WAN my cats-000010-state/model.safetensors").is_file()
         assert (box.run / "plan.json").is_file()
         assert box.asked[-1].startswith(f"resume {RUN} --detach --json --then stop")
@@ -409,7 +405,7 @@ class TestHome:
         run_with_states(box, 10)
         home = tmp_path / "runs" / RUN
         box.remote.fetch(box.address, RUN, home)
-        assert box.remote.resume(box.address, home, LIMITS) == RUN
+        assert box.remote.resume(box.address, home, WANTS) == RUN
         assert not any(words.startswith("resume") for words in box.asked)
 
     def test_the_end_of_the_box_is_no_duty_at_home(self, box: Box, tmp_path: Path) -> None:
