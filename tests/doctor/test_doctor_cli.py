@@ -28,9 +28,19 @@ NOBODY = "http://127.0.0.1:1"
 """A hub that nobody answers for."""
 
 
+APT_CACHE = """#!/bin/sh
+[ "$2" != apt ] || echo 'apt | 2.4.13 | http://archive.ubuntu.com/ubuntu jammy-updates/main amd64 Packages'
+"""
+"""Lists that offer no cuDNN. The real program reads all lists of a machine for each question, for half a second."""
+
+
 @pytest.fixture
-def box(scripted_box: ScriptedBox, nvml_stub: NvmlStub) -> ScriptedBox:
+def box(scripted_box: ScriptedBox, nvml_stub: NvmlStub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScriptedBox:
     """A box on which everything is there and was compared, as a provision leaves it."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/apt-cache").write_text(APT_CACHE)
+    (tmp_path / "bin/apt-cache").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     nvml_stub.write([H100, H100])
     for model in wanted((Task.T2V,)):
         path = model.path(scripted_box.checkout)
