@@ -10,6 +10,7 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,15 +150,10 @@ class TestEngine:
     def test_a_server_that_ends_while_it_rents_leaves_the_box_and_no_worker(
         self, engine: SkyEngine, tmp_path: Path
     ) -> None:
-        environ = {"HOME": str(tmp_path / "home"), "SKYPILOT_API_SERVER_LOCAL_PORT": "46601"}
-        worker = subprocess.Popen(["sleep", "600"], env={"PATH": os.environ["PATH"], **environ})
-        try:
+        with workers(tmp_path / "home") as left:
             with pytest.raises(EngineDownError, match="connection refused"):
                 engine.rent("cut-1", OFFER, WANTS)
-            assert worker.wait() == -signal.SIGKILL
-        finally:
-            worker.kill()
-            worker.wait()
+            assert all(not Path(f"/proc/{pid}/exe").exists() for pid in left)
         assert tuple(engine.boxes()) == ("cut-1",)
 
     def test_the_end_waits_for_no_request(self, engine: SkyEngine) -> None:
@@ -173,17 +169,28 @@ class TestEngine:
         thread.join()
 
     def test_the_end_of_the_server_ends_what_it_left(self, engine: SkyEngine, tmp_path: Path) -> None:
-        environ = {"HOME": str(tmp_path / "home"), "SKYPILOT_API_SERVER_LOCAL_PORT": "46601"}
-        ours = subprocess.Popen(["sleep", "600"], env={"PATH": os.environ["PATH"], **environ})
-        other = subprocess.Popen(["sleep", "600"], env={"PATH": os.environ["PATH"], **environ, "HOME": "/elsewhere"})
-        try:
+        with workers(tmp_path / "home") as ours, workers(tmp_path / "elsewhere") as others:
             engine.stop_server()
-            assert ours.wait() == -signal.SIGKILL
-            assert other.poll() is None
-        finally:
-            for child in (ours, other):
-                child.kill()
-                child.wait()
+            assert all(not Path(f"/proc/{pid}/exe").exists() for pid in ours)
+            assert all(Path(f"/proc/{pid}/exe").exists() for pid in others)
+
+
+@contextmanager
+def workers(home: Path) -> Iterator[list[int]]:
+    """What a killed server leaves: a process with its environment, and one that has overwritten its own."""
+    environ = {"PATH": os.environ["PATH"], "HOME": str(home), "SKYPILOT_API_SERVER_LOCAL_PORT": "46601"}
+    words = ["sh", "-c", "env -i sleep 600 >&- & echo $!; exec sleep 600 >&-"]
+    first = subprocess.Popen(words, env=environ, start_new_session=True, stdout=subprocess.PIPE)
+    assert first.stdout is not None
+    with first.stdout as said:
+        pids = [first.pid, int(said.read())]
+    try:
+        yield pids
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        first.wait()
 
 
 class TestElsewhere:

@@ -166,19 +166,34 @@ def words(error: BaseException) -> str:
 
 
 def processes_of(environ: Mapping[str, str]) -> list[Any]:
-    """Processes that were started with this home and port, other than this one: the server, its workers, their ssh."""
+    """What was started with this home and port, other than this program: the server, its workers, their ssh.
+
+    Workers overwrite their environment with their title (setproctitle). They are in the session of the server.
+    """
     import psutil  # SkyPilot brings it
 
-    names = ("HOME", "SKYPILOT_API_SERVER_LOCAL_PORT")
-    found = []
-    for process in psutil.process_iter():
-        try:
-            theirs = process.environ()
-        except psutil.Error:
-            continue
-        if process.pid != os.getpid() and all(theirs.get(name) == environ.get(name) for name in names):
-            found.append(process)
-    return found
+    there = {process: session_of(process.pid) for process in psutil.process_iter()}
+    own = os.getsid(0)
+    sessions = {session for process, session in there.items() if has(process, environ)} - {own, None}
+    return [process for process, session in there.items() if session in sessions]
+
+
+def has(process: Any, environ: Mapping[str, str]) -> bool:  # noqa: ANN401  psutil's, of another environment
+    """Whether a process has our home and port in its environment."""
+    import psutil
+
+    try:
+        theirs = process.environ()
+    except psutil.Error:
+        return False
+    return all(theirs.get(name) == environ.get(name) for name in ("HOME", "SKYPILOT_API_SERVER_LOCAL_PORT"))
+
+
+def session_of(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
 
 
 def end_all(processes: Sequence[Any]) -> int:
@@ -196,9 +211,18 @@ def end_all(processes: Sequence[Any]) -> int:
 
 def end_orphans(environ: Mapping[str, str]) -> None:
     """Workers of a server that was killed go on by themselves: what they do to a box would meet the next order."""
-    found = {process: " ".join(process.cmdline()) for process in processes_of(environ)}
+    found = {process: words_of(process) for process in processes_of(environ)}
     if not any(_SERVER in words for words in found.values()):
         end_all([process for process, words in found.items() if _OWN_NAME not in words])
+
+
+def words_of(process: Any) -> str:  # noqa: ANN401  psutil's, of another environment
+    import psutil
+
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def is_alive(process: Any) -> bool:  # noqa: ANN401  psutil's, of another environment
