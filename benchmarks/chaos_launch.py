@@ -232,7 +232,7 @@ class Story:
     def _box(self, *states: BoxState) -> Rented | None:
         launch = self._read()
         named = [box.name for box in launch.boxes if not states or box.state in states]
-        there = [each for each in self.vast.boxes if any(each.label == f"{name}-head" for name in named)]
+        there = [each for each in self.vast.boxes if any(each.label.startswith(f"{name}-") for name in named)]
         return self.chance.choice(there) if there else None
 
     def _kill_client(self, launch: Launch) -> bool:
@@ -454,7 +454,7 @@ def states_of(launch: Launch) -> set[str]:
 
 def state_of(launch: Launch, rented: Rented) -> str:
     for box in launch.boxes:
-        if rented.label == f"{box.name}-head":
+        if rented.label.startswith(f"{box.name}-"):
             return launch.job(box.job).state.value if box.state is BoxState.READY and box.job else box.state.value
     return "unknown"
 

@@ -41,5 +41,5 @@ def vast(tmp_path: Path, roots: Path) -> Iterator[Landlord]:
 @pytest.fixture
 def client(tmp_path: Path, roots: Path, vast: Landlord) -> Client:
     made = Client(folder=tmp_path / "client", vast=vast.address, key=vast.key)
-    made.install(roots / "sky/env", {"transitions.WATCH_SECONDS": 3.0})
+    made.install(roots / "sky/env", {"transitions.WATCH_SECONDS": 3.0, "model.fetch_seconds": 10.0})
     return made

@@ -69,7 +69,7 @@ class Story:
 
     def box_of(self, launch: Launch, job: str) -> Rented:
         name = next(box.name for box in launch.living if box.job == job)
-        return next(each for each in self.vast.boxes if each.label == f"{name}-head")
+        return next(each for each in self.vast.boxes if each.label.startswith(f"{name}-"))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import os
+import secrets
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
@@ -89,6 +90,9 @@ class SkyHome:
         for path, text in {"plugins.yaml": _PLUGINS, **catalogue()}.items():
             (sky / path).parent.mkdir(parents=True, exist_ok=True)
             write_whole(sky / path, text)
+        if not (sky / "user_hash").exists():
+            # SkyPilot would take that of the user's own SkyPilot, and their connections could not be told apart.
+            write_whole(sky / "user_hash", secrets.token_hex(4))
 
 
 _PLUGINS = "plugins:\n  - class: vast_plugin.VastPlugin\n"

@@ -179,11 +179,14 @@ class TestEngine:
 def workers(home: Path) -> Iterator[list[int]]:
     """What a killed server leaves: a process with its environment, and one that has overwritten its own."""
     environ = {"PATH": os.environ["PATH"], "HOME": str(home), "SKYPILOT_API_SERVER_LOCAL_PORT": "46601"}
-    words = ["sh", "-c", "env -i sleep 600 >&- & echo $!; exec sleep 600 >&-"]
-    first = subprocess.Popen(words, env=environ, start_new_session=True, stdout=subprocess.PIPE)
+    (home / ".sky").mkdir(parents=True)
+    (home / ".sky/user_hash").write_text(home.name)
+    ssh = f"setsid bash -c 'exec -a \"ssh: /tmp/sky_ssh_{home.name}/1 [mux]\" sleep 600'"
+    text = f"env -i sleep 600 >&- & echo $!; env -i PATH=$PATH {ssh} >&- & echo $!; exec sleep 600 >&-"
+    first = subprocess.Popen(["sh", "-c", text], env=environ, start_new_session=True, stdout=subprocess.PIPE)
     assert first.stdout is not None
     with first.stdout as said:
-        pids = [first.pid, int(said.read())]
+        pids = [first.pid, *map(int, said.read().split())]
     try:
         yield pids
     finally:

@@ -28,6 +28,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TextIO
 
 AT_ONCE = 32
@@ -168,14 +169,23 @@ def words(error: BaseException) -> str:
 def processes_of(environ: Mapping[str, str]) -> list[Any]:
     """What was started with this home and port, other than this program: the server, its workers, their ssh.
 
-    Workers overwrite their environment with their title (setproctitle). They are in the session of the server.
+    Workers overwrite their environment with their title (setproctitle); they are in the session of the server. The
+    ssh that SkyPilot keeps open does so too, in a session of its own; its socket's folder is named after the user.
     """
     import psutil  # SkyPilot brings it
 
     there = {process: session_of(process.pid) for process in psutil.process_iter()}
     own = os.getsid(0)
     sessions = {session for process, session in there.items() if has(process, environ)} - {own, None}
-    return [process for process, session in there.items() if session in sessions]
+    try:
+        ssh = f"/sky_ssh_{Path(environ['HOME'], '.sky/user_hash').read_text(encoding='utf-8').strip()}/"
+    except OSError:
+        ssh = ""
+    return [
+        process
+        for process, session in there.items()
+        if session in sessions or (ssh and (words := words_of(process)).startswith("ssh: ") and ssh in words)
+    ]
 
 
 def has(process: Any, environ: Mapping[str, str]) -> bool:  # noqa: ANN401  psutil's, of another environment
