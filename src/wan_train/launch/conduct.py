@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ from wan_train.box.vast import VastError
 from wan_train.launch.hands import Hands
 from wan_train.launch.infra import VAST
 from wan_train.launch.market import Listed, Power
-from wan_train.launch.model import BoxState, Halt, Launch
+from wan_train.launch.model import Box, BoxState, Halt, Launch
 from wan_train.launch.places import LaunchDirectory, launch_of
 from wan_train.launch.transitions import Action, Do, Done, Failed, Lost, Outcome, actions, after, settled
 from wan_train.run.directory import RunDirectory
@@ -199,6 +199,8 @@ class Conductor:
             if box.state not in _RUNS or box.name not in listing.of:
                 continue
             same = [each for each in listing.boxes if each.is_of(box.name)]
+            if box.state in {BoxState.CHECKING, BoxState.PROVISIONING}:
+                self.launch = _began(self.launch, box, same, now)
             if not same:
                 self.launch = after(self.launch, Lost(box=box.name, why="it is gone from the landlord's list"), now)
             elif all(each.power is Power.DOWN for each in same):
@@ -253,6 +255,15 @@ class Conductor:
 
     def _is_given_up(self, name: str) -> bool:
         return self.launch.box(name).state in {BoxState.DESTROYING, BoxState.GONE}
+
+
+def _began(launch: Launch, box: Box, listed: Sequence[Listed], now: float) -> Launch:
+    """A box costs money from when the landlord says, which SkyPilot's own start comes before. Never from earlier."""
+    since = min((each.since for each in listed if each.since is not None), default=box.began)
+    began = max(box.began, min(since, now))
+    return replace(
+        launch, boxes=tuple(replace(each, began=began) if each.name == box.name else each for each in launch.boxes)
+    )
 
 
 def carry_out(directory: LaunchDirectory, hands: Hands, clock: Clock, changed: Callable[[Launch], None]) -> Launch:

@@ -65,6 +65,8 @@ class Listed:
     gpu: str
     gpus: int
     per_hour: float | None
+    since: float | None = None
+    """When its rent began, in seconds since 1970 by the landlord's clock."""
     host: str | None = None
     port: int | None = None
 
@@ -315,6 +317,7 @@ def _listed(row: Mapping[str, Any]) -> Listed:
         gpu=_words(row, "gpu_name") or "",
         gpus=_whole(row, "num_gpus") or 0,
         per_hour=number_in(row, "dph_total"),
+        since=number_in(row, "start_date"),
         host=host if isinstance(host, str) and host else None,
         port=port,
     )

@@ -104,6 +104,8 @@ class World:
     undying: bool = False
     """An end is answered well, and the list still has the box."""
     credit: float | None = None
+    since: float | None = None
+    """When the rent of every box began, by the list."""
     dear: tuple[str, float] = ("", 0.0)
     """A machine that the landlord charges more for than it offered."""
     measured: tuple[Speed, ...] = ()
@@ -151,6 +153,7 @@ class World:
                 gpu="",
                 gpus=1,
                 per_hour=self.dear[1] if box.machine == self.dear[0] else 1.0,
+                since=self.since,
             )
             for box in self.boxes.values()
         )
@@ -420,6 +423,11 @@ class TestCalm:
         assert launch.boxes[0].because == "outbid"
         [repeated] = laptop.world.repeated
         assert 0 < repeated * EPOCH_SECONDS <= INTERVAL
+
+    def test_a_box_costs_money_from_when_the_landlord_says(self, tmp_path: Path) -> None:
+        laptop = Laptop(World(FakeClock(), since=1_000_020.0), launched(tmp_path, 1))
+        [box] = laptop.run().boxes
+        assert box.began == 1_000_020
 
     def test_what_a_box_trains_is_held_here_until_it_is_done(self, tmp_path: Path) -> None:
         laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
