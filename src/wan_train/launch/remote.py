@@ -193,7 +193,7 @@ class SshRemote:
         recipe = ["--recipe", str(shipment.root / RECIPE_NAME)] if job.recipe is not None else []
         words = [
             *("--title", job.title, "--dataset", str(shipment.config), *recipe),
-            *("--yes", "--detach", "--json", *_ends(wants, job.options)),
+            *("--yes", "--detach", "--json", *_ends(wants)),
             *job.options,
         ]
         # The lock and the marker: an order whose answer was lost must not start a second training.
@@ -218,7 +218,7 @@ class SshRemote:
             ssh.send(home, there, names=["plan.json"], seconds=_COPY_SECONDS)
         elif found.state in {"running", "waiting", "retrying"}:
             return run_id
-        words = [str(PROGRAM), "resume", run_id, "--detach", "--json", *_ends(wants, ())]
+        words = [str(PROGRAM), "resume", run_id, "--detach", "--json", *_ends(wants)]
         return self._started(address, f"{check.ENVIRONMENT}{shlex.join(words)}")
 
     def look(self, address: Address, run_id: str) -> Training:
@@ -395,10 +395,9 @@ def digest_of(path: Path) -> str | None:
     return digest.hexdigest()
 
 
-def _ends(wants: Wants, options: Sequence[str]) -> list[str]:
-    """How the box ends by itself if the laptop never comes back: with uploads it may go, without it keeps its disk."""
-    uploads = any(word == "--upload" or word.startswith("--upload=") for word in options)
-    then = ("destroy" if uploads else "stop") if wants.infra == VAST else f"run:touch {OVER}"
+def _ends(wants: Wants) -> list[str]:
+    """How a box ends by itself if the laptop never comes back. On Vast its disk stays: results may be only there."""
+    then = "stop" if wants.infra == VAST else f"run:touch {OVER}"
     return ["--then", then, "--grace", str(GRACE_MINUTES), "--max-hours", f"{wants.max_hours:g}"]
 
 
