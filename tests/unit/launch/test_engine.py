@@ -51,7 +51,6 @@ clouds = types.SimpleNamespace(CloudImplementationFeatures=CloudImplementationFe
 
 def check(infras, verbose): return ("check", infras[0])
 
-client = types.SimpleNamespace(sdk=types.SimpleNamespace(check=check))
 
 class Resources:
     def __init__(self, infra): self.infra = infra
@@ -67,6 +66,9 @@ class CLOUD_REGISTRY:
     from_str = Cloud
 
 def list_accelerators(gpus_only, clouds, require_price): return ("catalogue", clouds)
+
+client = types.SimpleNamespace(sdk=types.SimpleNamespace(check=check, list_accelerators=list_accelerators))
+del check, list_accelerators
 
 def row(name, count, price, spot, kind="k", gib=24.0):
     return types.SimpleNamespace(instance_type=kind, accelerator_name=name, accelerator_count=count, device_memory=gib,

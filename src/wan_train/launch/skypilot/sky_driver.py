@@ -102,14 +102,16 @@ class Driver:
     def offers(self, infra: str, *, spot: bool) -> list[dict[str, Any]]:
         """What an infrastructure has, without what cannot be expressed in JSON. It must be able to end a box itself."""
         told = io.StringIO()
-        enabled = self.sky.stream_and_get(self.sky.client.sdk.check((infra,), verbose=False), output_stream=told)
+        # `sky.check` is a module, and `sky.list_accelerators` asks no server: the SDK's own are meant.
+        sdk = self.sky.client.sdk
+        enabled = self.sky.stream_and_get(sdk.check((infra,), verbose=False), output_stream=told)
         if not any(name.lower() == infra for clouds in enabled.values() for name in clouds):
             raise RuntimeError(f"{infra} is not enabled in SkyPilot: {reason_in(told.getvalue())}")
         features = self.sky.clouds.CloudImplementationFeatures
         wanted = {features.AUTODOWN, features.SPOT_INSTANCE} if spot else {features.AUTODOWN}
         cloud = self.sky.CLOUD_REGISTRY.from_str(infra)
         cloud.check_features_are_supported(self.sky.Resources(infra=infra), wanted)
-        listed = self.sky.list_accelerators(gpus_only=True, clouds=[infra], require_price=False)
+        listed = sdk.list_accelerators(gpus_only=True, clouds=[infra], require_price=False)
         return [
             {
                 "type": each.instance_type,
