@@ -18,7 +18,8 @@ def changes(before: Launch | None, after: Launch) -> Iterator[str]:
             yield f"box {box.number} ({_safe(box.offer.card)}): {box.state}{_about(box)}"
     for job in after.jobs:
         if old_jobs.get(job.name, JobState.WAITING) is not job.state:
-            why = f": {_safe(job.problem)}" if job.problem else ""
+            tells = job.state.is_end or job.state is JobState.WAITING
+            why = f": {_safe(job.problem)}" if job.problem and tells else ""
             yield f"{_safe(job.title)}: {job.state}{_where(after, job)}{why}"
     if after.halted_because and (before is None or not before.halted_because):
         yield f"ends early: {_safe(after.halted_because)}"

@@ -16,6 +16,9 @@ from wan_train.views.lines import Line, Span, line, wrapped
 MOST_OFFERS = 8
 _LEAST_TITLE = 8
 _NAMED_BOXES = 2
+_HEADS = ("State", "Box", "GPU", "$/hour", "Spent", "Epoch", "Loss", "Ends in")
+_ALWAYS = 5
+"""Columns of a job that are shown in any case."""
 _NOT_MEASURED = "not measured"
 
 
@@ -38,11 +41,15 @@ def offer_lines(choice: Choice, wants: Wants, *, most: int = MOST_OFFERS) -> Ite
 
 def launch_lines(launch: Launch, now: float, seen: Seen, width: int = 80) -> Iterator[Line]:
     """One row for each job, boxes that have none, and what the launch has cost."""
-    heads = ("State", "Box", "GPU", "$/hour", "Spent", "Epoch", "Loss", "Ends in")
     shown = [(job, _job(job, box, now, seen)) for job, box in _with_boxes(launch)]
-    room = width - sum(2 + max(map(columns, cells)) for cells in zip(heads, *(row for _, row in shown), strict=True))
+    # Columns that nothing is in yet leave their room to the titles.
+    used = [column for column in range(len(_HEADS)) if column < _ALWAYS or any(row[column] for _, row in shown)]
+    heads = [_HEADS[column] for column in used]
+    cells = [[row[column] for column in used] for _, row in shown]
+    room = width - sum(2 + max(map(columns, each)) for each in zip(heads, *cells, strict=True))
     rows: list[tuple[str, ...]] = [("Job", *heads)]
-    rows += [(cut_middle(safe(job.title), max(room, _LEAST_TITLE)), *row) for job, row in shown]
+    for (job, _), row in zip(shown, cells, strict=True):
+        rows.append((cut_middle(safe(job.title), max(room, _LEAST_TITLE)), *row))
     yield from _table(rows, right={4, 5, 6, 7, 8})
     budget = f" of at most {dollars(launch.wants.budget)}" if launch.wants.budget is not None else ""
     alive = sum(1 for _ in launch.living)
@@ -57,7 +64,9 @@ def launch_lines(launch: Launch, now: float, seen: Seen, width: int = 80) -> Ite
     if launch.halted_because:
         yield from _noted(f"{'Ended' if launch.is_over else 'Ends'} early: {launch.halted_because}", width)
     for job in launch.jobs:
-        if job.problem and job.problem != launch.halted_because:
+        if job.problem and job.state in {JobState.WAITING, JobState.SENDING}:
+            yield from _noted(f"{job.title} lost its last box: {job.problem}", width)
+        elif job.problem and job.problem != launch.halted_because and job.state.is_end:
             yield from _noted(f"{job.title}: {job.problem}", width)
 
 
@@ -176,7 +185,7 @@ def _job(job: Job, box: Box | None, now: float, seen: Seen) -> tuple[str, ...]:
         f"{box.cost(now):.2f}",
         f"{progress.epoch}/{progress.epochs}" if progress.epoch is not None and progress.epochs else "",
         loss(progress.loss) if progress.loss is not None else "",
-        duration(progress.ends_at - now) if progress.ends_at is not None else "",
+        duration(progress.ends_at - now) if progress.ends_at is not None and progress.ends_at > now else "",
     )
 
 
