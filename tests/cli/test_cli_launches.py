@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.json_output import json_lines
-from support.runs import make_plan
+from support.runs import events_of, make_plan
 from support.vast_account import Account, box_row
 from wan_train.base import codec
 from wan_train.base.settings import Settings, user_data_dir
@@ -18,7 +18,10 @@ from wan_train.launch import background
 from wan_train.launch.model import Box, BoxState, Halt, Job, JobState, Launch, Offer, Wants
 from wan_train.launch.places import LaunchDirectory, all_launches, directory_of, new
 from wan_train.launch.sky_home import stamp
+from wan_train.recipe.terms import Expert
 from wan_train.run.directory import RunDirectory
+from wan_train.run.events import Journal
+from wan_train.run.state import JobState as StepState
 
 OFFER = Offer(id="1", machine="m", gpu="RTX 4090", gpus=1, gpu_bytes=24 * 10**9, per_hour=0.36)
 JOB = Job(name="cats", title="cats", dataset=Path("cats"), dataset_stamp="", options=())
@@ -255,3 +258,46 @@ def test_the_loras_that_are_home_are_named(
     assert run(["launch", "attach"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(home / f"{produced[0]}.safetensors")
     assert program.started == []
+
+
+@pytest.fixture
+def at_home(program: Program, tmp_path: Path) -> RunDirectory:
+    """A run whose first LoRA is home; its records have the paths of a box."""
+    assert not program.started
+    run_dir = RunDirectory(tmp_path / "runs/20261122-141500-cats")
+    run_dir.path.mkdir(parents=True)
+    there = Path("/workspace/wan-train-runs/20261122-141500-cats")
+    plan = make_plan(run_dir=there)
+    run_dir.plan.write_text(codec.to_json(plan))
+    trained = {step.id: StepState.SUCCEEDED for step in plan.steps if step.expert is not Expert.LOW}
+    journal = Journal(run_dir.events)
+    for event in events_of(plan, trained):
+        journal.append(event)
+    journal.close()
+    return run_dir
+
+
+def test_a_run_at_home_names_its_files_here(at_home: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["status", "--json"]) == 0
+    [line] = json_lines(capsys.readouterr().out)
+    paths = [step["result"]["path"] for step in line["steps"] if step["result"] is not None]
+    assert [Path(path).parent for path in paths] == [at_home.path]
+    assert run(["status"]) == 0
+    said = capsys.readouterr().out
+    assert "/workspace" not in said
+    assert "Download" not in said
+
+
+@pytest.mark.parametrize("command", ["attach", "resume", "stop"])
+def test_a_run_that_a_rented_box_trains_is_not_trained_here_too(
+    at_home: RunDirectory, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    directory = launched(jobs=(replace(JOB, state=JobState.WAITING, home=at_home.path),))
+    before = at_home.events.read_bytes()
+    assert run([command]) == 2
+    assert f"`wan-train launch attach {directory.path.name}`" in capsys.readouterr().err
+    assert run(["resume", "--all"]) == 0
+    assert run(["status"]) == 0
+    assert f"It trains on a rented box: wan-train launch attach {directory.path.name}" in capsys.readouterr().out
+    assert at_home.events.read_bytes() == before
+    assert sorted(path.name for path in at_home.path.iterdir()) == ["events.jsonl", "plan.json"]

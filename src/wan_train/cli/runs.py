@@ -23,8 +23,9 @@ from wan_train.cli.request import usable_gpus
 from wan_train.cli.train import detached
 from wan_train.cli.watch import watch
 from wan_train.engine.log_parser import last_words
+from wan_train.launch.places import launch_that_trains
 from wan_train.run.control import StopRequest, request_stop, start_supervisor
-from wan_train.run.directory import all_runs, find
+from wan_train.run.directory import RunDirectory, all_runs, find
 from wan_train.run.disk import check_disk_to_resume
 from wan_train.run.duties import Then, read_duties, write_duties
 from wan_train.run.events import StopMode
@@ -50,6 +51,7 @@ def attach(call: Call) -> Result:
             hint=f"Use seconds: 0 to look once, at most {_MOST_SECONDS:g}.",
         )
     run = find(call.settings.runs, call.get(options.RUN))
+    _require_here(run, call.settings)
     return watch(run, call.settings, call.sink, owner=False, timeout=timeout)
 
 
@@ -60,6 +62,9 @@ def status(call: Call) -> Result:
         from wan_train.views.dashboard import run_lines
         from wan_train.views.result import status_lines
 
+        launch = launch_that_trains(call.settings.runs, view.run.path)
+        if launch is not None:
+            sink.line(f"This is what came home so far. It trains on a rented box: wan-train launch attach {launch}")
         sink.show(run_lines(view, time.time()))
         sink.show(status_lines(view))
 
@@ -122,6 +127,7 @@ def stop(call: Call) -> Result:
     if view.state.is_over:
         sink.note(f"{run.run_id} is over already.")
         return Result(data=lambda: result_json(view))
+    _require_here(run, call.settings)
     mode = StopMode.NOW if now else StopMode.AFTER_STATE
     request_stop(run, StopRequest(mode=mode, signal=signal.SIGTERM))
     if not view.has_supervisor:
@@ -139,6 +145,16 @@ def stop(call: Call) -> Result:
     return Result(data=lambda: {"event": "stopping", **about, "next_checkpoint_seconds": due})
 
 
+def _require_here(run: RunDirectory, settings: Settings) -> None:
+    """A run that a rented box trains must not be trained here too: this directory is only where it comes home to."""
+    launch = launch_that_trains(settings.runs, run.path)
+    if launch is not None:
+        raise BadInputError(
+            f"{run.run_id} is trained on a rented box, by launch {launch}",
+            hint=f"Watch it: `wan-train launch attach {launch}`\nEnd it: `wan-train launch stop {launch}`",
+        )
+
+
 def _ask_about_the_box(view: RunView, sink: Sink) -> None:
     """A run that is stopped by hand ends its box too, unless the person says otherwise."""
     duties = view.duties
@@ -154,6 +170,7 @@ def resume(call: Call) -> Result:
     if call[options.ALL_RUNS]:
         return _resume_all(call)
     run = find(call.settings.runs, call.get(options.RUN))
+    _require_here(run, call.settings)
     epochs, gpus = call.get(options.LONGER_TOTAL), call.get(options.OTHER_GPUS)
     budget, question = budget_of(call), PriceQuestion(call.settings)
     until = call.get(options.LATER_END)
@@ -224,7 +241,7 @@ def _resume_all(call: Call) -> Result:
     for run in all_runs(call.settings.runs):
         try:
             view = view_of(run)
-            if view.state.is_over or view.has_supervisor:
+            if view.state.is_over or view.has_supervisor or launch_that_trains(call.settings.runs, run.path):
                 continue
             start_supervisor(run, call.settings)
         except WanTrainError as error:

@@ -148,6 +148,16 @@ def all_launches(runs: Path) -> list[LaunchDirectory]:
     return [directory for _, directory in sorted(found, key=lambda each: each[0], reverse=True)]
 
 
+def launch_that_trains(runs: Path, home: Path) -> str | None:
+    """The launch that is not over and whose box trains the run that comes home to this directory; None without one."""
+    for directory in all_launches(runs):
+        with suppress(OSError, codec.CorruptRecordError):
+            launch = directory.read()
+            if any(job.home == home and not job.state.is_end for job in launch.jobs):
+                return launch.id
+    return None
+
+
 def find(runs: Path, name: str | None) -> LaunchDirectory:
     """The launch whose ID begins so, else the newest. Raises BadInputError."""
     known = all_launches(runs)

@@ -191,7 +191,7 @@ class RunReader:
         view = RunView(
             run=self._run,
             plan=self._plan,
-            state=self._state,
+            state=self._state if self._is_where_it_was_made else _here(self._state, self._plan, self._run),
             live=read_live(self._run),
             supervisor_alive=alive,
             tails=dict(self._tails),
@@ -211,6 +211,10 @@ class RunReader:
             awaits_ending=self._lease_dir is not None and is_registered(self._lease_dir, self._run),
         )
         return view, events
+
+    @property
+    def _is_where_it_was_made(self) -> bool:
+        return self._plan.run_dir == self._run.path
 
     def _ending(self, duties: Duties | None) -> Ending | None:
         ending = ending_of_this_box(self._lease_dir) if self._lease_dir is not None else None
@@ -256,6 +260,20 @@ class RunReader:
             except OSError:
                 continue
         return None
+
+
+def _here(state: RunState, plan: Plan, run: RunDirectory) -> RunState:
+    """Of a run that was brought from another machine: its files are here, its records name them as they were there."""
+
+    def moved(text: str) -> str:
+        path = Path(text)
+        return str(run.path / path.relative_to(plan.run_dir)) if path.is_relative_to(plan.run_dir) else text
+
+    def of(job: Job) -> Job:
+        result = replace(job.result, path=moved(job.result.path)) if job.result is not None else None
+        return replace(job, result=result, kept=tuple(map(moved, job.kept)))
+
+    return replace(state, jobs={name: of(job) for name, job in state.jobs.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -192,12 +192,15 @@ def _uploads(view: RunView) -> Iterator[Line]:
 def _download(view: RunView) -> Iterator[Line]:
     """From where it is safe, else from this box."""
     known = view.shell
+    is_at_home = view.plan.run_dir != view.run.path
     commands = [command for each in view.uploads if (command := download_command(each)) is not None]
+    if is_at_home and not commands:
+        return  # it was brought here from the box that trained it
     unknown = "" if known is not None or commands else "; HOST and PORT as for ssh"
     yield line(Span("Download", "bold"), f" (on your own computer{unknown}):")
     for command in commands:
         yield _to_copy(safe(command))
-    if known is not None or not commands:
+    if not is_at_home and (known is not None or not commands):
         host, port = (known.host, known.port) if known is not None else ("HOST", "PORT")
         source = f"root@{f'[{host}]' if ':' in host else host}:{safe(view.run.path)}/*.safetensors"
         yield _to_copy(f"scp -P {port} {shlex.quote(source)} .")
