@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -359,6 +359,14 @@ def boxes(sdk: FakeSdk) -> Boxes:
     return Boxes(sdk, sleep=clock.sleep, monotonic=clock.monotonic)
 
 
+def pretend(monkeypatch: pytest.MonkeyPatch, modules: Mapping[str, Mapping[str, Any]]) -> None:
+    """Modules of SkyPilot, which is not in this environment."""
+    for name, parts in modules.items():
+        module = types.ModuleType(name)
+        module.__dict__.update(parts)
+        monkeypatch.setitem(sys.modules, name, module)
+
+
 TERMS = {"image": "i", "disk": 120, "public_key": "ssh-ed25519 AAAA me"}
 
 
@@ -431,10 +439,7 @@ class TestPlugin:
             "sky.clouds": {},
             "sky.clouds.vast": {"Vast": Vast},
         }
-        for name, parts in modules.items():
-            module = types.ModuleType(name)
-            module.__dict__.update(parts)
-            monkeypatch.setitem(sys.modules, name, module)
+        pretend(monkeypatch, modules)
         for package, version in vast_plugin.VERSIONS.items():
             folder = tmp_path / f"{package}-{version}.dist-info"
             folder.mkdir()
@@ -446,6 +451,39 @@ class TestPlugin:
         assert set(provisioners) == {"vast"}
         assert callable(provisioners["vast"].run_instances)
         assert callable(provisioners["vast"].query_instances)
+
+    def test_skypilot_gets_a_box_that_runs_and_a_word_for_each_state(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sdk = FakeSdk({"actual_status": "running"}, {"actual_status": "a new state"})
+        status = {word: f"ClusterStatus.{word}" for word in ("INIT", "UP", "STOPPED")}
+        pretend(
+            monkeypatch,
+            {
+                "sky": {},
+                "sky.adaptors": {},
+                "sky.adaptors.vast": {"vast": lambda: sdk},
+                "sky.provision": {},
+                "sky.provision.common": {"ProvisionRecord": dict},
+                "sky.utils": {},
+                "sky.utils.status_lib": {"ClusterStatus": status},
+            },
+        )
+        (tmp_path / "key.pub").write_text("ssh-ed25519 AAAA me")
+        config = types.SimpleNamespace(
+            authentication_config={"ssh_public_key": str(tmp_path / "key.pub")},
+            provider_config={"create_instance_kwargs": {vast_plugin.OFFER: "101"}},
+            node_config={"ImageId": "image", "DiskSize": 120},
+        )
+        provisioner = vast_plugin._Provisioner()
+        record = provisioner.run_instances("anywhere", "wt-1", "wt-1-ab", config)
+        assert (record["head_instance_id"], record["created_instance_ids"]) == ("7", ["7"])
+        assert (sdk.ordered[0]["label"], sdk.ordered[0]["image"], sdk.ordered[0]["disk"]) == (
+            "wt-1-ab-head",
+            "image",
+            120,
+        )
+        assert provisioner.query_instances("wt-1", "wt-1-ab") == {"7": ("ClusterStatus.INIT", None)}
 
     @pytest.mark.parametrize("offer", [{}, {vast_plugin.OFFER: ""}, {vast_plugin.OFFER: "1;2"}])
     def test_without_an_offer_nothing_is_rented(self, offer: dict[str, str]) -> None:
