@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -41,12 +39,6 @@ def epochs(box: ScriptedBox, expert: str) -> dict[int, list[int]]:
         if sample.expert.value == expert:
             found.setdefault(sample.epoch, []).append(sample.prompt_index)
     return found
-
-
-def kill_trainer(box: ScriptedBox, step: str) -> None:
-    for pid, words in box.trainers().items():
-        if step in words and "wan_train_network.py" in words and "accelerate" not in words and "warden" not in words:
-            os.kill(pid, signal.SIGKILL)
 
 
 def test_samples_come_every_n_epochs_from_a_copy_of_the_prompts(scripted_box: ScriptedBox, prompts: Path) -> None:

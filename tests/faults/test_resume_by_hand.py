@@ -23,10 +23,6 @@ def supervisor(box: ScriptedBox) -> int:
     return int(box.events("supervisor_started")[-1]["identity"]["pid"])
 
 
-def trainer_pids(box: ScriptedBox, words: str) -> list[int]:
-    return [pid for pid, line in box.trainers().items() if words in line and "warden.py" not in line]
-
-
 @pytest.mark.parametrize("words", ["wan_train_network.py", "accelerate.commands.launch", "warden.py"])
 def test_a_killed_trainer_launcher_or_warden_costs_one_interval(scripted_box: ScriptedBox, words: str) -> None:
     running = scripted_box.popen_cli(*scripted_box.train_words("--epochs", "5", "--save-every", "1"), **SLOW)
