@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -11,28 +10,27 @@ import pexpect
 import pytest
 from provision_world import World
 
+from support.pseudo_terminal import ForkedAtTerminal
 from wan_train.provision.models import wanted
 from wan_train.recipe.terms import Task
 
 CTRL_C, SHOW_CURSOR, HIDE_CURSOR = "\x03", "\x1b[?25h", "\x1b[?25l"
-Start = Callable[..., pexpect.spawn]
+Start = Callable[..., pexpect.spawn | ForkedAtTerminal]
 
 
 @pytest.fixture
 def terminal(world: World) -> Iterator[Start]:
-    opened: list[pexpect.spawn] = []
+    opened: list[pexpect.spawn | ForkedAtTerminal] = []
 
-    def start(*words: str, columns: int = 100, **env: str) -> pexpect.spawn:
-        program, *arguments = world.argv(*words)
+    def start(*words: str, columns: int = 100, **env: str) -> pexpect.spawn | ForkedAtTerminal:
+        argv = world.argv(*words)
         environment = {name: value for name, value in world.environment().items() if name not in {"COLUMNS", "LINES"}}
-        child = pexpect.spawn(
-            program,
-            arguments,
-            env={**environment, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **env},
-            dimensions=(40, columns),
-            encoding="utf-8",
-            timeout=60,
-        )
+        environment |= {"TERM": "xterm-256color", **env}
+        how = {"env": environment, "dimensions": (40, columns), "encoding": "utf-8", "timeout": 60}
+        if "LC_ALL" in env:  # read when Python starts
+            child = pexpect.spawn(argv[0], argv[1:], **how)
+        else:
+            child = ForkedAtTerminal(argv[argv.index("provision") :], cwd=world.folder, **how)
         opened.append(child)
         return child
 
@@ -43,7 +41,7 @@ def terminal(world: World) -> Iterator[Start]:
         sys.stdout.write(f"--- screen ---\n{child.before}\n")
 
 
-def ends(child: pexpect.spawn) -> tuple[int, str]:
+def ends(child: pexpect.spawn | ForkedAtTerminal) -> tuple[int | None, str]:
     child.expect(pexpect.EOF)
     child.close()
     return child.exitstatus, child.before
@@ -88,9 +86,8 @@ def test_a_closed_terminal_ends_it_and_leaves_no_program(world: World, terminal:
     child = terminal("--yes", "--models-only")
     child.expect_exact("all downloads")
     assert world.hub.slow_began.wait(60)
-    child.ptyproc.fileobj.close()  # only that: `close` of pexpect sends signals of its own
-    child.ptyproc.closed = child.closed = True
-    assert os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]) == 129
+    child.close(force=False)
+    assert child.exitstatus == 129
     world.hub.slow.clear()
     world.hub.go_on.set()
     done = world.provision("--yes", "--models-only")  # the lock is free: nothing was left

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import re
-import struct
-import subprocess
-import termios
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pexpect
 import pyte
-from pexpect.fdpexpect import fdspawn
 
 from support import forkserver
+from support.pseudo_terminal import ForkedAtTerminal
 from support.trainers import PROGRAM, ScriptedBox
 
 ENTER, TAB, DOWN, CTRL_C, CTRL_D, CTRL_U = "\r", "\t", "\x1b[B", "\x03", "\x04", "\x15"
 PATIENCE_SECONDS = 60
 _ROWS = 40
-_CLOSING_SECONDS = 1.0
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[=>]|\x1b\][^\x07]*\x07")
 
 
@@ -37,9 +29,9 @@ class Terminal:
         self.screen = _Recorder(columns)
         whole = box.env(**{"TERM": "xterm-256color", "LANG": "C.UTF-8", **env})
         how = {"encoding": "utf-8", "codec_errors": "replace", "timeout": PATIENCE_SECONDS}
-        self.child: pexpect.spawn | _Forked
+        self.child: pexpect.spawn | ForkedAtTerminal
         if program == str(PROGRAM) and forkserver.suits(whole):
-            self.child = _Forked(words, env=whole, cwd=box.root, dimensions=(_ROWS, columns), **how)
+            self.child = ForkedAtTerminal(words, env=whole, cwd=box.root, dimensions=(_ROWS, columns), **how)
         else:
             self.child = pexpect.spawn(program, words, env=whole, cwd=str(box.root), dimensions=(_ROWS, columns), **how)
         self.child.logfile_read = self.screen
@@ -87,35 +79,6 @@ class Terminal:
     def text(self) -> str:
         """The same without escape sequences."""
         return _ESCAPES.sub("", self.screen.text).replace("\r", "")
-
-
-class _Forked(fdspawn):
-    """A forked `wan-train` at a pseudo-terminal, with what tests use of `pexpect.spawn`."""
-
-    def __init__(
-        self, words: list[str], *, env: dict[str, str], cwd: Path, dimensions: tuple[int, int], **how: Any
-    ) -> None:
-        terminal, its_end = os.openpty()
-        super().__init__(terminal, **how)
-        self.exitstatus: int | None = None
-        self.signalstatus: int | None = None
-        self.setwinsize(*dimensions)
-        self._program = forkserver.start_at_terminal(words, env=env, cwd=cwd, terminal=its_end)
-        os.close(its_end)
-
-    def setwinsize(self, rows: int, columns: int) -> None:
-        fcntl.ioctl(self.child_fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    def close(self, *, force: bool = True) -> None:
-        """The terminal goes, which the program is told by HUP; with `force` it ends."""
-        if not self.closed:
-            super().close()
-        if force:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._program.wait(_CLOSING_SECONDS)
-            self._program.kill()
-        code = self._program.wait(PATIENCE_SECONDS)
-        self.exitstatus, self.signalstatus = (code, None) if code >= 0 else (None, -code)
 
 
 class _Recorder:
