@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from pathlib import Path
 
 import pytest
-from lease_children import HOLDS_A_LEASE, ME, OTHER, UUID, python, said, take, until
+from lease_children import HOLDS_A_LEASE, ME, OTHER, UUID, python, race, said, take, until
 
 from wan_train.gpu.leases import LeaseHolder, LeaseRoom
 
@@ -131,56 +130,29 @@ class TestLease:
 
     def test_of_many_processes_exactly_one_holds_it_at_any_time(self, room: LeaseRoom, tmp_path: Path) -> None:
         racer = """
-            import os, sys, time
-            from pathlib import Path
-            from wan_train.gpu.leases import LeaseHolder, LeaseRoom
             room, inside = LeaseRoom(Path(sys.argv[1])), Path(sys.argv[3])
-            print("ready", flush=True)
-            sys.stdin.readline()
-            won = 0
-            while won < 5:
-                lease = room.try_take(sys.argv[2], LeaseHolder(pid=os.getpid()))
-                if lease is None:
-                    time.sleep(0.001)
-                    continue
-                inside.mkdir()    # fails if anybody else is in
-                held = room.holder(sys.argv[2])
-                assert held is not None and held.pid == os.getpid(), held
-                inside.rmdir()
-                lease.release()
-                won += 1
-            print("won", won, flush=True)
+            def race():
+                for _ in range(5):
+                    while (lease := room.try_take(sys.argv[2], LeaseHolder(pid=os.getpid()))) is None:
+                        time.sleep(0.001)
+                    inside.mkdir()    # fails if anybody else is in
+                    held = room.holder(sys.argv[2])
+                    assert held is not None and held.pid == os.getpid(), held
+                    inside.rmdir()
+                    lease.release()
+                return "won"
         """
-        racers = [python(racer, room.directory, UUID, tmp_path / "inside") for _ in range(24)]
-        children = [racer.__enter__() for racer in racers]
-        try:
-            assert Counter(map(said, children)) == {"ready": 24}
-            for child in children:
-                assert child.stdin is not None
-                child.stdin.write("\n")
-                child.stdin.flush()
-            assert Counter(map(said, children)) == {"won 5": 24}
-        finally:
-            for entered in racers:
-                entered.__exit__(None, None, None)
+        assert race(racer, 24, room.directory, UUID, tmp_path / "inside") == {"won": 24}
 
     def test_at_the_very_first_moment_one_of_many_wins(self, tmp_path: Path) -> None:
-        program = HOLDS_A_LEASE.replace(
-            "    lease =", "    print('ready', flush=True); sys.stdin.readline()\n    lease ="
-        )
+        racer = """
+            def race():
+                global lease
+                lease = LeaseRoom(Path(sys.argv[1])).try_take(sys.argv[2], LeaseHolder(pid=1))
+                return str(lease is not None)
+        """
         for attempt in range(3):
-            racers = [python(program, tmp_path / str(attempt), UUID) for _ in range(8)]
-            children = [racer.__enter__() for racer in racers]
-            try:
-                assert Counter(map(said, children)) == {"ready": 8}
-                for child in children:
-                    assert child.stdin is not None
-                    child.stdin.write("\n")
-                    child.stdin.flush()
-                assert Counter(map(said, children)) == {"True": 1, "False": 7}
-            finally:
-                for entered in racers:
-                    entered.__exit__(None, None, None)
+            assert race(racer, 8, tmp_path / str(attempt), UUID) == {"True": 1, "False": 7}
 
     def test_a_lock_file_that_a_cleaner_removed_is_made_again(self, room: LeaseRoom) -> None:
         take(room).release()
