@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import uv
 
-from wan_train.base import locks
+from wan_train.base import locks, process
 from wan_train.base.clock import SystemClock
 from wan_train.base.errors import ExitCode, NotReadyError, WanTrainError
 from wan_train.base.settings import Settings, resolve
@@ -41,19 +40,8 @@ log = logging.getLogger(__name__)
 
 def start(directory: LaunchDirectory, settings: Settings) -> None:
     """Start the program and wait until it has taken over the launch. Raises NotReadyError with the end of its log."""
-    descriptor = os.open(directory.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "wan_train.launch.background", str(directory.path)],
-            cwd="/",
-            env={**os.environ, **settings.environment()},
-            stdin=subprocess.DEVNULL,
-            stdout=descriptor,
-            stderr=descriptor,
-            start_new_session=True,
-        )
-    finally:
-        os.close(descriptor)
+    argv: list[str | Path] = [sys.executable, "-m", "wan_train.launch.background", directory.path]
+    child = process.start_detached(argv, env=settings.environment(), log=directory.log)
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and child.poll() is None:
         if directory.is_held:

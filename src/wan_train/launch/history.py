@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_train.base.codec import CorruptRecordError
+from wan_train.base import codec
 from wan_train.launch.infra import VAST
 from wan_train.launch.model import Launch
 from wan_train.launch.offers import MEGABIT
@@ -29,12 +29,10 @@ class History:
 
 def read_history(runs: Path, now: float) -> History:
     """Of the newest launches with a record that can be read."""
-    found = []
+    found: list[Launch] = []
     for directory in all_launches(runs)[:_MOST_LAUNCHES]:
-        try:
-            found.append(directory.read())
-        except (OSError, CorruptRecordError):
-            continue
+        launch: Launch | None = codec.read(directory.record, Launch)
+        found += [] if launch is None else [launch]
     return history_of(found, now)
 
 

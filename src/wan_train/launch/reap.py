@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_train.base.codec import CorruptRecordError
+from wan_train.base import codec
 from wan_train.launch.market import Listed, Market
 from wan_train.launch.model import Launch
 from wan_train.launch.places import LaunchDirectory, all_launches, directory_of, launch_of
@@ -29,7 +29,7 @@ def strays(listed: Iterable[Listed], runs: Path) -> tuple[Stray, ...]:
         if launch_id is None:
             continue
         directory = directory_of(runs, launch_id)
-        launch = _read(directory)
+        launch: Launch | None = codec.read(directory.record, Launch)
         if launch is None:
             # Rented from another machine, which may care for it; or its record is damaged.
             found.append(Stray(box=box, launch_id=launch_id, is_ours=False))
@@ -51,14 +51,7 @@ def unattended(runs: Path) -> tuple[LaunchDirectory, ...]:
     """Launches that are not over and that no program carries out: a laptop was switched off, or the program died."""
     found = []
     for directory in all_launches(runs):
-        launch = _read(directory)
+        launch: Launch | None = codec.read(directory.record, Launch)
         if launch is not None and not launch.is_over and not directory.is_held:
             found.append(directory)
     return tuple(found)
-
-
-def _read(directory: LaunchDirectory) -> Launch | None:
-    try:
-        return directory.read()
-    except (OSError, CorruptRecordError):
-        return None

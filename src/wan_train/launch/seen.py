@@ -45,8 +45,4 @@ def publish(directory: LaunchDirectory, seen: Seen) -> None:
 
 def read_seen(directory: LaunchDirectory) -> Seen:
     """Empty where nothing was seen yet."""
-    path = directory.path / _NAME
-    try:
-        return codec.from_json(path.read_bytes(), Seen, where=str(path))
-    except (OSError, codec.CorruptRecordError):
-        return Seen()
+    return codec.read(directory.path / _NAME, Seen) or Seen()
