@@ -199,6 +199,7 @@ class Story:
             self._outbid: 4,
             self._lose: 2,
             self._silence: 1.5,
+            self._stops: 1,
             self._sleep: 1,
             self._moods: 2,
             self._undead: 1.5,
@@ -288,6 +289,16 @@ class Story:
             return launch.is_over
         self.outcome.faults[f"lost, {state_of(launch, box)}"] += 1
         self.vast.lose(box)
+        return True
+
+    def _stops(self, launch: Launch) -> bool:
+        """The box stops by its own hand, with its disk: it can be started again."""
+        box = self._box(BoxState.READY)
+        if box is None:
+            return launch.is_over
+        self.outcome.faults[f"stopped, {state_of(launch, box)}"] += 1
+        box.intended = "stopped"
+        self.vast.stop(box)
         return True
 
     def _silence(self, launch: Launch) -> bool:

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,13 +59,18 @@ class Story:
         return launch
 
     def programs(self) -> dict[int, str]:
-        """Processes of this user on this computer."""
-        found = {}
-        for path in Path("/proc").iterdir():
+        """Processes of this user on this computer. SkyPilot's workers are in the session of its server."""
+        own, others = f"{self.client.folder}/".encode(), {}
+        sessions = set()
+        for path in (path for path in Path("/proc").iterdir() if path.name.isdecimal()):
             with suppress(OSError):
-                if path.name.isdecimal() and f"HOME={self.client.folder}".encode() in (path / "environ").read_bytes():
-                    found[int(path.name)] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        return found
+                session = os.getsid(int(path.name))
+                words = (path / "cmdline").read_bytes()
+                others[int(path.name)] = (session, words.replace(b"\0", b" ").decode(errors="replace"))
+                if own in words or own in (path / "environ").read_bytes():
+                    sessions.add(session)
+        sessions.discard(os.getsid(0))
+        return {pid: words for pid, (session, words) in others.items() if session in sessions and words}
 
     def box_of(self, launch: Launch, job: str) -> Rented:
         name = next(box.name for box in launch.living if box.job == job)
@@ -73,8 +78,12 @@ class Story:
 
 
 @pytest.fixture
-def story(client: Client, vast: Landlord) -> Story:
-    return Story(client=client, vast=vast)
+def story(client: Client, vast: Landlord) -> Iterator[Story]:
+    made = Story(client=client, vast=vast)
+    yield made
+    for pid in made.programs():  # of a test that failed
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def check(story: Story, launch: Launch) -> None:

@@ -192,13 +192,29 @@ class Landlord:
 
     def _boot(self, rented: Rented) -> None:
         time.sleep(BOOT_SECONDS)
-        with self.lock:
-            if rented.ended is not None or rented.fails_to_boot or rented.status == "exited":
-                return
+        if rented.status != "loading" or rented.fails_to_boot:
+            return
+        try:
             rented.box.boot()
+        except (OSError, RuntimeError):
+            if rented.status == "loading":
+                raise
+            return  # it was destroyed meanwhile
+        with self.lock:
+            if rented.status != "loading":
+                rented.box.halt()
+                return
             rented.status = "running"
             inside = _Server(self, rented.box.inside_socket())
         threading.Thread(target=inside.serve_forever, args=(0.2,), daemon=True).start()
+
+    def _start(self, rented: Rented) -> tuple[int, Any]:
+        if rented.body.get("price") is not None and rented.per_hour < rented.offer["min_bid"]:
+            return 400, {"success": False, "msg": "outbid"}
+        if rented.status == "exited":
+            rented.status, rented.intended = "loading", "running"
+            threading.Thread(target=self._boot, args=(rented,), daemon=True).start()
+        return 200, {"success": True}
 
     def _instance(self, method: str, rented: Rented | None, body: Any) -> tuple[int, Any]:
         if rented is None:
@@ -214,6 +230,8 @@ class Landlord:
                 if body.get("state") == "stopped":
                     rented.intended = "stopped"
                     self.stop(rented)
+                if body.get("state") == "running":
+                    return self._start(rented)
                 if "label" in body:
                     rented.body["label"] = body["label"]
                 return 200, {"success": True}

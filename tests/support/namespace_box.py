@@ -95,7 +95,7 @@ class NamespaceBox:
         self._outer = self.maker.submit(self._start).result()
         until = time.monotonic() + _WAIT_SECONDS
         while not (self.folder / "ready").exists():
-            if self._outer.poll() is not None or time.monotonic() > until:
+            if self._outer is None or self._outer.poll() is not None or time.monotonic() > until:
                 self.halt()
                 raise RuntimeError((self.folder / "boot.log").read_text(errors="replace")[-2000:])
             time.sleep(0.05)
