@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from wan_train.base.errors import BadInputError
+from wan_train.base.home import expanded
 from wan_train.base.text import one_line
-from wan_train.base.units import parse_dollars
 from wan_train.cli import options, questions
 from wan_train.cli.call import Call
 from wan_train.cli.launch_words import words_of
 from wan_train.cli.option import Option
+from wan_train.cli.price import given_dollars
 from wan_train.launch.bounds import default_price
 from wan_train.launch.gpu_names import parse_gpus
 from wan_train.launch.infra import KNOWN, VAST
@@ -34,7 +35,7 @@ def wants_of(call: Call) -> Wants:
     infra = call[options.ON].strip().lower()
     if infra != VAST and infra not in KNOWN:
         raise BadInputError(f"--on {one_line(infra)} is unsupported", hint=f"Use {VAST}, or one of {', '.join(KNOWN)}.")
-    spot, bid = call[options.SPOT], _dollars(call, options.BID)
+    spot, bid = call[options.SPOT], given_dollars(call, options.BID)
     if bid is not None and infra != VAST:
         raise BadInputError("--bid works on Vast only", hint="Leave it out: elsewhere the price of --spot is fixed.")
     if bid is not None and not spot:
@@ -59,25 +60,13 @@ def wants_of(call: Call) -> Wants:
     return Wants(
         infra=infra,
         gpus=kinds,
-        max_per_hour=_dollars(call, options.MAX_PRICE),
+        max_per_hour=given_dollars(call, options.MAX_PRICE),
         spot=spot,
         bid=bid,
         boxes=boxes,
         max_hours=hours if hours is not None else 0.0,
-        budget=_dollars(call, options.LAUNCH_BUDGET),
+        budget=given_dollars(call, options.LAUNCH_BUDGET),
     )
-
-
-def _dollars(call: Call, option: Option[str]) -> float | None:
-    text = call.get(option)
-    if text is None:
-        return None
-    try:
-        return parse_dollars(text)
-    except ValueError as error:
-        raise BadInputError(
-            f"{option.flag} {one_line(text)!r} {error}", hint=f"For example: `{option.flag} 0.60`"
-        ) from None
 
 
 def wishes_of(call: Call, *, ask: bool) -> tuple[Wish, ...]:
@@ -146,19 +135,19 @@ def _asked(title: str | None, author: str | None, datasets: list[str]) -> tuple[
     if not datasets:
         datasets = [questions.ask_dataset(last.dataset if last is not None else "")]
     if title is not None:
-        answers = questions.LastAnswers(title=title, author=author, dataset=str(_path(datasets[0]).absolute()))
+        answers = questions.LastAnswers(title=title, author=author, dataset=str(expanded(datasets[0]).absolute()))
         questions.remember(answers if last is None else replace(answers, until=last.until, uploads=last.uploads))
     return title, author, datasets
 
 
 def _folder_of(dataset: str) -> str:
-    path = _path(dataset).absolute()
+    path = expanded(dataset).absolute()
     return path.parent.name if path.suffix == ".toml" else path.name
 
 
 def _jobs_file(names: Sequence[str]) -> Path | None:
     """The jobs.toml among the words; a dataset.toml is a dataset."""
-    found = [path for path in map(_path, names) if path.suffix == ".toml" and path.is_file() and _has_jobs(path)]
+    found = [path for path in map(expanded, names) if path.suffix == ".toml" and path.is_file() and _has_jobs(path)]
     if found and len(names) > 1:
         raise BadInputError(
             f"{one_line(str(found[0]))} is a list of jobs, and {len(names) - 1} more were given",
@@ -188,10 +177,3 @@ def _of_file(call: Call, file: Path) -> tuple[Wish, ...]:
     author = call.get(options.AUTHOR)
     wishes = read_jobs(file)
     return wishes if author is None else tuple(replace(each, author=each.author or author) for each in wishes)
-
-
-def _path(name: str) -> Path:
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:  # `~name` of nobody
-        return Path(name)

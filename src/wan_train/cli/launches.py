@@ -6,9 +6,9 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
+from wan_train.base import codec
 from wan_train.base.codec import CorruptRecordError
 from wan_train.base.errors import BadInputError, NotReadyError
 from wan_train.base.text import one_line
@@ -156,11 +156,10 @@ def look_around(call: Call, *, besides: LaunchDirectory | None = None) -> None:
 def say_others_going(call: Call) -> None:
     """Launches that are carried out now cost money beside the next one."""
     for directory in all_launches(call.settings.runs):
-        with suppress(OSError, CorruptRecordError):
-            launch = directory.read()
-            if not launch.is_over and directory.is_held:
-                boxes = count(sum(1 for _ in launch.living), "box", "boxes")
-                call.sink.note(f"Launch {launch.id} is going on too, with {boxes}.")
+        launch: Launch | None = codec.read(directory.record, Launch)
+        if launch is not None and not launch.is_over and directory.is_held:
+            boxes = count(sum(1 for _ in launch.living), "box", "boxes")
+            call.sink.note(f"Launch {launch.id} is going on too, with {boxes}.")
 
 
 def _impatient(market: VastMarket) -> VastMarket:

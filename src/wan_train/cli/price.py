@@ -13,6 +13,7 @@ from wan_train.box.rental import Price, PriceSource
 from wan_train.box.vast import Asking, Vast, VastError
 from wan_train.cli import options, questions
 from wan_train.cli.call import Call
+from wan_train.cli.option import Option
 from wan_train.cli.output import Sink
 from wan_train.run.plan import Quote
 from wan_train.run.quote import dollars_of
@@ -51,13 +52,19 @@ class PriceQuestion:
 
 def budget_of(call: Call) -> float | None:
     """`--budget` in dollars; raises BadInputError."""
-    text = call.get(options.BUDGET)
+    return given_dollars(call, options.BUDGET)
+
+
+def given_dollars(call: Call, option: Option[str]) -> float | None:
+    """The value of an option that takes dollars; raises BadInputError."""
+    text = call.get(option)
     if text is None:
         return None
     try:
         return parse_dollars(text)
     except ValueError as error:
-        raise BadInputError(f"--budget {one_line(text)!r}: {error}", hint="Give dollars: `--budget 3.00`") from error
+        hint = f"Give dollars: `{option.flag} 3.00`"
+        raise BadInputError(f"{option.flag} {one_line(text)!r}: {error}", hint=hint) from error
 
 
 def require_price(budget: float | None, known: Known) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wan_train.base.errors import BadInputError
+from wan_train.base.home import expanded
 from wan_train.base.text import one_line, slug
 from wan_train.base.units import GB
 from wan_train.dataset.layout import DatasetSummary, summary
@@ -282,12 +283,7 @@ def _ready(wish: Wish, read_words: ReadWords, problems: list[str], names: set[st
 
 
 def _recipe_path(wish: Wish) -> Path | None:
-    if wish.recipe is None:
-        return None
-    try:
-        return wish.folder / Path(wish.recipe).expanduser()
-    except RuntimeError:  # `~name` of nobody
-        return wish.folder / wish.recipe
+    return None if wish.recipe is None else wish.folder / expanded(wish.recipe)
 
 
 def _read_words(words: Sequence[str], recipe: Path | None, read_words: ReadWords) -> Words:

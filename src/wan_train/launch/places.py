@@ -151,10 +151,9 @@ def all_launches(runs: Path) -> list[LaunchDirectory]:
 def launch_that_trains(runs: Path, home: Path) -> str | None:
     """The launch that is not over and whose box trains the run that comes home to this directory; None without one."""
     for directory in all_launches(runs):
-        with suppress(OSError, codec.CorruptRecordError):
-            launch = directory.read()
-            if any(job.home == home and not job.state.is_end for job in launch.jobs):
-                return launch.id
+        launch: Launch | None = codec.read(directory.record, Launch)
+        if launch is not None and any(job.home == home and not job.state.is_end for job in launch.jobs):
+            return launch.id
     return None
 
 
