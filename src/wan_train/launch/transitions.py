@@ -224,9 +224,9 @@ def _limited(launch: Launch, now: float) -> Launch:
     if launch.halt is not None:
         return launch
     wants = launch.wants
-    if wants.budget is not None and any(launch.living) and _least_cost(launch, now) >= wants.budget:
+    owed = _owed(launch)
+    if wants.budget is not None and 0 < owed >= wants.budget - launch.spent(now):
         return replace(launch, halt=Halt.SAVE, halted_because=f"the budget of ${wants.budget:.2f} is used up")
-    owed = sum(_owed(launch, box) for box in launch.living)
     if launch.credit is not None and 0 < owed >= launch.credit:
         return replace(launch, halt=Halt.SAVE, halted_because=f"the account has only ${launch.credit:.2f} left")
     oldest = min((box.began for box in launch.living if box.state is not BoxState.DESTROYING), default=now)
@@ -235,16 +235,16 @@ def _limited(launch: Launch, now: float) -> Launch:
     return launch
 
 
-def _least_cost(launch: Launch, now: float) -> float:
-    """Dollars that the launch costs even if it is ended now: results must still come home."""
-    return launch.spent(now) + sum(_owed(launch, box) for box in launch.living)
+def _owed(launch: Launch) -> float:
+    """Dollars that the living boxes cost between a decision to end them and their end: results must still come home."""
+    models = launch.models_bytes / GB
+    return sum(_owed_by(launch, box, models) for box in launch.living)
 
 
-def _owed(launch: Launch, box: Box) -> float:
-    """Dollars that a box costs between a decision to end it and its end."""
+def _owed_by(launch: Launch, box: Box, models: float) -> float:
     rent = box.rate * RESERVE_SECONDS / 3600
     if box.state in {BoxState.RENTING, BoxState.CHECKING, BoxState.PROVISIONING}:
-        return rent + launch.models_bytes / GB * box.offer.per_gb_down
+        return rent + models * box.offer.per_gb_down
     if _has_something(launch, box):
         work = launch.job(box.job or "").work
         return rent + (work.result_bytes if work else 0) / GB * box.offer.per_gb_up
@@ -298,7 +298,7 @@ def _found(launch: Launch, name: str, offer: Offer | None, now: float) -> Launch
         return replace(launch, next_search=now + SEARCH_SECONDS)
     rented = replace(launch, boxes=(*launch.boxes, Box(name=name, offer=offer, began=now)), next_search=now)
     budget = launch.wants.budget
-    if budget is None or _least_cost(rented, now) < budget:
+    if budget is None or rented.spent(now) + _owed(rented) < budget:
         return rented
     if any(launch.living):
         return replace(launch, next_search=now + SEARCH_SECONDS)
