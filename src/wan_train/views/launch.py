@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from wan_train.base.units import count, dollars, duration
+from wan_train.launch.infra import VAST
 from wan_train.launch.model import Box, BoxState, Job, JobState, Launch, Wants
 from wan_train.launch.offers import Choice, Priced
 from wan_train.launch.seen import Progress, Seen
@@ -155,7 +156,8 @@ def _basis(best: Priced, wants: Wants) -> Iterator[Line]:
     else:
         yield line("Not measured: no earlier training on this kind of card is known here")
     if wants.spot:
-        yield line("Interruptible: whoever bids more takes the box; its job goes to another box")
+        taker = "whoever bids more" if wants.infra == VAST else wants.infra
+        yield line(f"Interruptible: {taker} takes the box; its job goes to another box")
 
 
 def offer_name(priced: Priced) -> str:
