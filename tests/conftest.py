@@ -63,7 +63,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if str(item.path).startswith(starting):
             item.add_marker("process")
-    items[:] = _mixed(items)
+    # Those that take long have a longer timeout, and come first: nobody waits for them at the end.
+    items[:] = sorted(_mixed(items), key=lambda item: item.get_closest_marker("timeout") is None)
 
 
 def _mixed(items: list[pytest.Item]) -> list[pytest.Item]:

@@ -20,6 +20,7 @@ def status(box: ScriptedBox) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.timeout(300)  # two runs of 25 seconds, also on a machine that is busy
 def test_a_run_stops_before_its_budget_and_goes_on_with_more(scripted_box: ScriptedBox) -> None:
     ended = scripted_box.train("--epochs", "400", "--rank", "1", *PRICE, "--budget", "2.50", **STEPS)
     assert ended.returncode == 7, ended.stdout + ended.stderr
