@@ -95,12 +95,8 @@ def hands_of(directory: LaunchDirectory, settings: Settings, say: Callable[[str]
 
 
 def _seen(hands: Hands) -> Seen:
-    choice = hands.choice
-    why = ""
-    if choice is not None and not choice.fit:
-        reasons = ", ".join(f"{number} {reason}" for reason, number in choice.unfit)
-        why = f"none is what was wanted{f' ({reasons})' if reasons else ''}"
-    return Seen(jobs={name: progress_of(training) for name, training in list(hands.seen.items())}, searching=why)
+    jobs = {name: progress_of(training) for name, training in list(hands.seen.items())}
+    return Seen(jobs=jobs, searching=hands.searching)
 
 
 def _notify(launch: Launch) -> None:

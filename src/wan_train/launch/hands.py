@@ -21,7 +21,7 @@ from wan_train.launch.infra import VAST
 from wan_train.launch.jobs import shipment_of_job
 from wan_train.launch.market import Market, Power
 from wan_train.launch.model import Address, Box, Job, JobState, Launch, Wants
-from wan_train.launch.offers import Choice, choose
+from wan_train.launch.offers import choose
 from wan_train.launch.places import box_name
 from wan_train.launch.remote import JobError, Remote, Training, WrongBoxError, tree_bytes
 from wan_train.launch.shipment import Shipment
@@ -66,11 +66,17 @@ class Hands:
     """Whether a box is to be destroyed, which ends the steps that take long."""
     seen: dict[str, Training] = field(default_factory=dict)
     """By job, what was last seen of its training: for people, never for decisions."""
-    choice: Choice | None = None
-    """The last search, for people."""
+    searching: str = ""
+    """Why the last search found no offer, for people."""
 
     def do(self, launch: Launch, action: Action) -> Outcome:
         """Carry out one action; never raises for what a landlord, an engine or a box does."""
+        outcome = self._tried(launch, action)
+        if isinstance(outcome, Found | Failed) and action.do is Do.SEARCH:
+            self.searching = outcome.why
+        return outcome
+
+    def _tried(self, launch: Launch, action: Action) -> Outcome:
         try:
             return self._do(launch, action)
         except CancelledError:
@@ -164,7 +170,7 @@ class Hands:
         # Elsewhere an offer is a kind of box, of which there are many.
         taken = {box.offer.machine for box in launch.living} if launch.wants.infra == VAST else set()
         history = read_history(self.runs, self.clock.now())
-        self.choice = choose(
+        choice = choose(
             offers,
             launch.wants,
             work=next((job.work for job in launch.jobs if job.state is JobState.WAITING), None),
@@ -173,12 +179,13 @@ class Hands:
             avoided={*launch.avoided, *history.avoided, *taken},
         )
         name = box_name(launch.id, len(launch.boxes) + 1)
-        if not self.choice.fit:
-            return Found(name=name, why="no offer is what was wanted")
-        best = self.choice.fit[0].offer
+        if not choice.fit:
+            reasons = ", ".join(f"{number} {reason}" for reason, number in choice.unfit)
+            return Found(name=name, why=f"none is what was wanted{f' ({reasons})' if reasons else ''}")
+        best = choice.fit[0].offer
         credit = self.market.credit()
         if credit is not None and credit < best.per_hour:
-            why = f"the account has {dollars(credit)}, and an hour costs {dollars(best.per_hour)}"
+            why = f"the account has {dollars(credit)}, and an hour of the best costs {dollars(best.per_hour)}"
             return Found(name=name, why=why, credit=credit)
         return Found(name=name, offer=best, credit=credit)
 

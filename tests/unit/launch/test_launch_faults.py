@@ -271,6 +271,7 @@ class TestFaults:
         world = World(FakeClock(), credit=0.0)
         laptop = Laptop(world, launched(tmp_path, 1))
         assert laptop.run(rounds=50).boxes == ()
+        assert laptop.conductor.hands.searching == "the account has $0.00, and an hour of the best costs $1.00"
         world.credit = 9.0
         assert laptop.run().jobs[0].state is JobState.DONE
 
