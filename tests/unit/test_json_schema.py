@@ -20,6 +20,8 @@ from wan_train.base.errors import ExitCode
 from wan_train.cli.output import SCHEMA
 from wan_train.dataset.model import ProblemKind, Severity
 from wan_train.engine.failures import Cause
+from wan_train.launch.model import BoxState
+from wan_train.launch.model import JobState as LaunchJobState
 from wan_train.provision.doctor import Group, Level
 from wan_train.provision.status_table import Phase
 from wan_train.provision.steps import State
@@ -124,6 +126,8 @@ def test_keys_of_records(name: str, record: type[Any]) -> None:
         ("run", "engine", EngineKind),
         ("run", "exit_code", ExitCode),
         ("error", "exit_code", ExitCode),
+        ("launch_job", "state", LaunchJobState),
+        ("launch_box", "state", BoxState),
         ("step", "kind", StepKind),
         ("step", "expert", Expert),
         ("step", "state", JobState),
