@@ -11,7 +11,7 @@ from pathlib import Path
 import uv
 
 from wan_train.base.errors import ExitCode, NotReadyError, WanTrainError
-from wan_train.base.settings import Settings, user_data_dir
+from wan_train.base.settings import Settings
 from wan_train.cli.keys import keys_in
 from wan_train.cli.output import Result, Sink
 from wan_train.cli.screen import Screen, TerminalGoneError
@@ -22,7 +22,7 @@ from wan_train.launch.changes import changes
 from wan_train.launch.model import Halt, Job, JobState, Launch
 from wan_train.launch.places import LaunchDirectory
 from wan_train.launch.seen import Seen, read_seen
-from wan_train.launch.sky_home import make
+from wan_train.launch.sky_home import folder_of, make
 from wan_train.run.directory import RunDirectory
 from wan_train.views.formatting import clock
 from wan_train.views.launch import launch_json, launch_lines, launch_screen
@@ -64,7 +64,8 @@ def carry_on(directory: LaunchDirectory, settings: Settings, sink: Sink) -> None
 
     Raises NotReadyError.
     """
-    make(user_data_dir() / "sky", uv=uv.find_uv_bin(), say=sink.note)
+    infra = directory.read().wants.infra
+    make(folder_of(infra), uv=uv.find_uv_bin(), say=sink.note, infra=infra)
     background.start(directory, settings)
 
 

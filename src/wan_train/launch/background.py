@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import uv
@@ -16,6 +17,7 @@ from wan_train.base import locks, process
 from wan_train.base.clock import SystemClock
 from wan_train.base.errors import ExitCode, NotReadyError, WanTrainError
 from wan_train.base.settings import Settings, resolve
+from wan_train.launch.changes import changes
 from wan_train.launch.conduct import carry_out
 from wan_train.launch.engine import EngineError, SkyEngine
 from wan_train.launch.hands import Hands
@@ -94,6 +96,21 @@ def hands_of(directory: LaunchDirectory, settings: Settings, say: Callable[[str]
         )
 
 
+@dataclass(slots=True)
+class Told:
+    """What others are told of a launch as it goes: its log, and what was seen of its trainings."""
+
+    directory: LaunchDirectory
+    seen: Callable[[], Seen]
+    last: Launch
+
+    def changed(self, launch: Launch) -> None:
+        for line in changes(self.last, launch):
+            log.info("%s", line)
+        self.last = launch
+        publish(self.directory, self.seen())
+
+
 def _seen(hands: Hands) -> Seen:
     jobs = {name: progress_of(training) for name, training in list(hands.seen.items())}
     return Seen(jobs=jobs, searching=hands.searching)
@@ -115,7 +132,9 @@ def main(path: str) -> ExitCode:
     directory = LaunchDirectory(Path(path))
     try:
         with hands_of(directory, resolve(flags={}), log.info) as hands:
-            launch = carry_out(directory, hands, SystemClock(), lambda _: publish(directory, _seen(hands)))
+            launch = carry_out(
+                directory, hands, SystemClock(), Told(directory, lambda: _seen(hands), directory.read()).changed
+            )
             _notify(launch)
     except BlockingIOError:
         log.info("another program carries it out")

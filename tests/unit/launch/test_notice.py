@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from wan_train.launch.background import Told
 from wan_train.launch.model import Box, BoxState, Job, JobState, Launch, Offer, Wants
 from wan_train.launch.notice import end_of
 from wan_train.launch.places import new
@@ -39,3 +43,17 @@ def test_what_was_seen_is_read_by_others_and_damage_is_nothing_seen(tmp_path: Pa
     assert read_seen(directory) == seen
     (directory.path / "seen.json").write_text("{")
     assert read_seen(directory) == Seen()
+
+
+def test_the_program_of_a_launch_logs_what_happened_and_publishes_what_it_saw(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = new(tmp_path)
+    launch = Launch(id=directory.path.name, created=0.0, wants=Wants(max_hours=12), jobs=())
+    told = Told(directory, lambda: Seen(searching="none"), launch)
+    box = Box(name=f"wt-{launch.id}-001", offer=OFFER, began=0.0)
+    with caplog.at_level(logging.INFO):
+        told.changed(replace(launch, boxes=(box,)))
+        told.changed(replace(launch, boxes=(replace(box, state=BoxState.CHECKING),)))
+    assert caplog.messages == ["box 001 (RTX 4090): renting at $0.36 an hour", "box 001 (RTX 4090): checking"]
+    assert read_seen(directory).searching == "none"
