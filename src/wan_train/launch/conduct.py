@@ -33,6 +33,8 @@ SOON_SECONDS = 5.0
 ASLEEP_SECONDS = 120.0
 """A round that came so late was slept through: a box's silence meanwhile says nothing."""
 _UNRECORDED = frozenset({Do.WATCH, Do.DESTROY})
+ALIVE_SECONDS = 300.0
+"""A step that failed after so long had a box that answered: a dead connection ends it sooner."""
 _RUNS = frozenset({BoxState.CHECKING, BoxState.PROVISIONING, BoxState.READY})
 
 log = logging.getLogger(__name__)
@@ -60,7 +62,8 @@ class Conductor:
     """Called with every new record once it is on disk."""
     launch: Launch = field(init=False)
     _written: Launch | None = None
-    _under_way: dict[Action, None] = field(default_factory=dict)
+    _under_way: dict[Action, float] = field(default_factory=dict)
+    """Steps that are not over, and when they began."""
     _outcomes: queue.SimpleQueue[tuple[Action, Outcome]] = field(default_factory=queue.SimpleQueue)
     _runs: dict[str, ExitStack] = field(default_factory=dict)
     _round: float | None = None
@@ -89,7 +92,7 @@ class Conductor:
             self._take(action, outcome, now)
         self._halt()
         self._look(now)
-        self.launch = settled(self.launch, now)
+        self.launch = settled(self.launch, now, {action.box for action in self._under_way if action.box is not None})
         self._hold_runs()
         is_recorded = self._record()
         for action in list(actions(self.launch, now, self._busy())):
@@ -148,8 +151,10 @@ class Conductor:
         self._round = now
 
     def _take(self, action: Action, outcome: Outcome, now: float) -> None:
-        self._under_way.pop(action, None)
+        began = self._under_way.pop(action, now)
         if isinstance(outcome, Failed):
+            if now - began > ALIVE_SECONDS:
+                outcome = replace(outcome, answered=True)
             log.info("%s %s failed: %s", action.do, action.box or "", outcome.why)
             if not outcome.answered:
                 self._listed = min(self._listed, now - LIST_SECONDS + SOON_SECONDS)
@@ -227,7 +232,7 @@ class Conductor:
         return True
 
     def _begin(self, action: Action) -> None:
-        self._under_way[action] = None
+        self._under_way[action] = self.clock.now()
         launch = self.launch
 
         def step() -> None:

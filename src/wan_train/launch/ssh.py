@@ -17,6 +17,8 @@ from wan_train.launch.model import Address
 
 PARTIAL = ".wan-train-partial"
 """Where rsync keeps what it has of a file whose copy broke."""
+_STILL_SECONDS = 180
+"""A copy of which nothing came for so long is broken."""
 _LOST = 255
 """ssh's own exit code: no connection, or it broke."""
 _RSYNC_LOST = frozenset({10, 12, 30, 35, 255})
@@ -138,6 +140,7 @@ class Ssh:
             *links,
             "--times",
             f"--partial-dir={PARTIAL}",
+            f"--timeout={_STILL_SECONDS}",
             *given,
             *(f"--exclude={pattern}" for pattern in excluded),
             "--rsh",

@@ -130,15 +130,19 @@ class Lost:
 Outcome = Done | Failed | Found | Lost
 
 
-def settled(launch: Launch, now: float) -> Launch:
-    """The record after what time alone brings about: limits, silence, and jobs given to boxes that are free."""
+def settled(launch: Launch, now: float, busy: Collection[str] = ()) -> Launch:
+    """The record after what time alone brings about: limits, silence, and jobs given to boxes that are free.
+
+    `busy` are the boxes of which a step is under way. They are not silent: a copy may take hours over a home line, and
+    a connection that is dead ends its step within minutes.
+    """
     launch = _limited(launch, now)
     for box in launch.living:
         if box.state is BoxState.DESTROYING:
             continue
         if launch.halt is Halt.NOW or (launch.halt is Halt.SAVE and not _has_something(launch, box)):
             launch = _given_up(launch, box, launch.halted_because or "stopped")
-        elif box.state is BoxState.READY and _has_something(launch, box) and now - (box.answered or now) > LOST_SECONDS:
+        elif box.name not in busy and _is_silent(launch, box, now):
             launch = _given_up(launch, box, f"it has not answered for {LOST_SECONDS / 60:.0f} minutes")
     if launch.halt is not None:
         return replace(launch, jobs=tuple(_stopped(launch, job) for job in launch.jobs))
@@ -249,6 +253,11 @@ def _owed_by(launch: Launch, box: Box, models: float) -> float:
         work = launch.job(box.job or "").work
         return rent + (work.result_bytes if work else 0) / GB * box.offer.per_gb_up
     return rent
+
+
+def _is_silent(launch: Launch, box: Box, now: float) -> bool:
+    watched = box.state is BoxState.READY and _has_something(launch, box)
+    return watched and now - (box.answered or now) > LOST_SECONDS
 
 
 def _has_something(launch: Launch, box: Box) -> bool:

@@ -18,6 +18,7 @@ from support.launch_world import (
     Laptop,
     World,
     launched,
+    until,
 )
 from wan_train.base.locks import is_locked
 from wan_train.launch.model import (
@@ -63,6 +64,20 @@ class TestCalm:
         assert launch.boxes[0].because == "outbid"
         [repeated] = laptop.world.repeated
         assert 0 < repeated * EPOCH_SECONDS <= INTERVAL
+
+    def test_a_long_copy_that_breaks_says_that_the_box_answered(self, tmp_path: Path) -> None:
+        laptop = Laptop(World(FakeClock()), launched(tmp_path, 1), deferred=True)
+        until(laptop, JobState.TRAINING)
+        while not laptop.steps:
+            laptop.conductor.turn()
+            laptop.world.clock.time += 15.0
+        laptop.world.clock.time += 3_000.0
+        laptop.conductor._round = laptop.world.clock.time  # it was awake all the time
+        laptop.world.trouble = 100
+        laptop.steps.pop()()
+        laptop.world.trouble = 0
+        laptop.conductor.turn()
+        assert [box.state for box in laptop.conductor.launch.boxes] == [BoxState.READY]
 
     def test_a_box_costs_money_from_when_the_landlord_says(self, tmp_path: Path) -> None:
         laptop = Laptop(World(FakeClock(), since=1_000_020.0), launched(tmp_path, 1))

@@ -219,6 +219,12 @@ def test_a_fetch_that_meets_the_end_of_the_training_brings_the_results() -> None
     assert [action.do for action in actions(settled(launch, 11.0), 11.0)] == [Do.BRING]
 
 
+def test_a_copy_that_takes_hours_is_no_silence() -> None:
+    launch = ready_and_training()
+    assert settled(launch, 20_000.0, busy={"a"}).box("a").state is BoxState.READY
+    assert settled(launch, 20_000.0).box("a").state is BoxState.DESTROYING
+
+
 def test_a_full_disk_at_home_costs_no_box_and_no_result() -> None:
     launch = after(ready_and_training(), Done(action=Action(Do.WATCH, "a", "job0"), exit_code=0), 10.0)
     for number in range(50):
