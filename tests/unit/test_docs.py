@@ -53,7 +53,8 @@ def commands_of(group: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
             )  # `launch DATASET` needs no word for what it does
 
 
-COMMANDS: Mapping[str, Any] = dict(commands_of(typer.main.get_command(app)))
+PROGRAM: Any = typer.main.get_command(app)
+COMMANDS: Mapping[str, Any] = dict(commands_of(PROGRAM))
 
 
 def read(name: str) -> str:
@@ -247,9 +248,8 @@ def test_there_are_commands_to_try() -> None:
 def test_every_command_of_the_docs_is_one(path: Path, words: list[str], whole: bool) -> None:
     """Parsed by the program itself up to where it would begin."""
     ours, _ = main.split([PLACEHOLDERS.get(word, word) for word in words if not word.startswith("[")])
-    group: Any = typer.main.get_command(app)
     try:
-        context = group.make_context("wan-train", list(ours))
+        context = PROGRAM.make_context("wan-train", list(ours))
         while hasattr(context.command, "commands"):
             rest = [*context._protected_args, *context.args]
             name, command, rest = context.command.resolve_command(context, rest)
