@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -56,6 +57,7 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
     assert loaded & HEAVY == set()
 
 
+@functools.cache
 def imported(path: Path) -> set[str]:
     """What a module imports when it is loaded; imports inside functions are left out."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
