@@ -32,22 +32,13 @@ def test_when_one_expert_fails_the_other_goes_on(scripted_box: ScriptedBox) -> N
     assert scripted_box.run_cli("attach").returncode == 5
 
 
-@pytest.mark.parametrize(
-    ("fault", "cause", "words"),
-    [
-        ("enospc@epoch=2", "disk_full", "disk is full"),
-        ("exit_zero_nothing", "unknown", "left no LoRA"),
-        ("nan@epoch=2", "nan_loss", "no longer finite"),
-    ],
-)
-def test_a_failure_is_named_with_its_cause_and_what_helps(
-    scripted_box: ScriptedBox, fault: str, cause: str, words: str
-) -> None:
-    done = scripted_box.train("--experts", "high", SCRIPTED_FAULT=fault)
-    assert done.returncode == (6 if cause == "nan_loss" else 4), done.stdout
+def test_a_failure_is_named_with_its_cause_and_what_helps(scripted_box: ScriptedBox) -> None:
+    """One of them; the others are told apart in tests/unit/run/test_outcome.py and test_supervisor.py."""
+    done = scripted_box.train("--experts", "high", SCRIPTED_FAULT="enospc@epoch=2")
+    assert done.returncode == 4, done.stdout
     failure = steps_of(scripted_box)["train-high"]["failure"]
-    assert failure["cause"] == cause
-    assert words in json.dumps(failure)
+    assert failure["cause"] == "disk_full"
+    assert "disk is full" in json.dumps(failure)
     assert Path(failure["log"]).is_file()
     assert failure["meaning"] in done.stdout + done.stderr
     assert loras(scripted_box.run()) == []
@@ -70,9 +61,8 @@ def test_when_caching_fails_nothing_is_trained(scripted_box: ScriptedBox, fault:
     assert not {"high", "low"} & {entry["place"] for entry in scripted_box.recorded("start")}
 
 
-@pytest.mark.parametrize("fault", ["flood", "invalid_utf8", "ansi"])
-def test_hostile_output_neither_stops_a_run_nor_reaches_the_terminal(scripted_box: ScriptedBox, fault: str) -> None:
-    done = scripted_box.train("--experts", "high", SCRIPTED_FAULT=f"{fault},die@epoch=3")
+def test_hostile_output_neither_stops_a_run_nor_reaches_the_terminal(scripted_box: ScriptedBox) -> None:
+    done = scripted_box.train("--experts", "high", SCRIPTED_FAULT="flood,invalid_utf8,ansi,die@epoch=3")
     assert done.returncode == 4
     logs = scripted_box.run_cli("logs", "--step", "train-high")
     status = scripted_box.run_cli("status")
@@ -80,5 +70,6 @@ def test_hostile_output_neither_stops_a_run_nor_reaches_the_terminal(scripted_bo
         assert "\x1b" not in output
         assert "\x9b" not in output
         assert "\x07" not in output
+    assert "broken" in logs.stdout, "what cannot be decoded is shown as far as it can"
     assert "a scripted failure" in logs.stdout
     assert {event["epoch"] for event in scripted_box.events("epoch_ended")} == {1, 2}
