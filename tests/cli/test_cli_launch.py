@@ -107,6 +107,7 @@ def test_without_an_offer_the_nearest_is_shown_with_its_option(capsys: pytest.Ca
         (["cats", "--recipe", "none.toml"], "none.toml"),
         (["cats", "--epochs", "ten"], "--epochs 'ten' is not a whole number"),
         (["cats", "--upload", "hf:me/cats"], "no such option: --upload"),
+        (["stauts"], "Did you mean `wan-train launch status`?"),
         ([], "no dataset was given"),
     ],
 )

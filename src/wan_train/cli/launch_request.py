@@ -15,17 +15,19 @@ from wan_train.cli.call import Call
 from wan_train.cli.launch_words import words_of
 from wan_train.cli.option import Option
 from wan_train.cli.price import given_dollars
+from wan_train.cli.usage_errors import closest
 from wan_train.launch.bounds import default_price
 from wan_train.launch.gpu_names import parse_gpus
 from wan_train.launch.infra import KNOWN, VAST
 from wan_train.launch.jobs import Wish, read_jobs, wishes_of_words
 from wan_train.launch.model import GpuWant, Wants
 from wan_train.launch.offers import Choice, Priced
-from wan_train.run.titles import DEFAULT_AUTHOR, check_author, check_title
+from wan_train.run.titles import DEFAULT_AUTHOR, DEFAULT_TITLE, check_author, check_title
 from wan_train.views.launch import MOST_OFFERS
 
 _MOST_HOURS = 24.0 * 90
 _MOST_BOXES = 1000
+_COMMANDS = ("attach", "status", "stop", "logs", "reap")
 _JOBS_FILE = re.compile(r"^\s*\[\[?\s*(jobs|defaults)\b", re.MULTILINE)
 _OF_ONE: tuple[Option[str], ...] = (options.LAUNCH_TITLE, options.RECIPE)
 
@@ -72,6 +74,7 @@ def wants_of(call: Call) -> Wants:
 def wishes_of(call: Call, *, ask: bool) -> tuple[Wish, ...]:
     """The jobs as they were asked for; what is missing is asked of a person, or refused. Raises BadInputError."""
     datasets = list(call.all(options.LAUNCH_DATASETS))
+    _require_no_command(datasets)
     file = _jobs_file(datasets)
     if file is not None:
         return _of_file(call, file)
@@ -128,7 +131,7 @@ def _asked(title: str | None, author: str | None, datasets: list[str]) -> tuple[
     """What is missing of one job; several are titled after their folders."""
     last = questions.recall()
     if title is None and len(datasets) < 2:
-        usual = last.title if last is not None else "mylora"
+        usual = last.title if last is not None else DEFAULT_TITLE
         title = questions.ask_title(_folder_of(datasets[0]) if datasets else usual)
     if author is None:
         author = questions.ask_author(last.author if last is not None else DEFAULT_AUTHOR)
@@ -143,6 +146,17 @@ def _asked(title: str | None, author: str | None, datasets: list[str]) -> tuple[
 def _folder_of(dataset: str) -> str:
     path = expanded(dataset).absolute()
     return path.parent.name if path.suffix == ".toml" else path.name
+
+
+def _require_no_command(names: Sequence[str]) -> None:
+    """A misspelt command would otherwise be a dataset that does not exist."""
+    for name in names:
+        meant = [] if expanded(name).exists() else closest(name, _COMMANDS)
+        if meant:
+            raise BadInputError(
+                f"{one_line(name)} is neither a dataset nor a command of launch",
+                hint=f"Did you mean `wan-train launch {meant[0]}`?",
+            )
 
 
 def _jobs_file(names: Sequence[str]) -> Path | None:
