@@ -44,7 +44,7 @@ from wan_train.launch.model import BoxState, JobState, Launch
 PATIENCE_SECONDS = 1500.0
 FETCH_SECONDS = 6.0
 LOST_SECONDS = 25.0
-EPOCHS, SAVE_EVERY = 40, 5
+EPOCHS, SAVE_EVERY = 80, 10
 OPTIONS = ("--resolution", "64x64", "--rank", "4", "--epochs", str(EPOCHS), "--save-every", str(SAVE_EVERY))
 WAITS = {
     "transitions.WATCH_SECONDS": 1.0,
@@ -64,8 +64,8 @@ WAITS = {
 SPARE_SECONDS = 8.0
 """Of each interval: the copy itself, and a machine on which everything runs at once."""
 
-STATES = ("renting", "provisioning", "sending", "training", "training", "fetching", "destroying")
-"""In which something happens; the longest twice."""
+STATES = ("renting", "provisioning", "sending", "training", "trained", "trained", "fetching", "destroying")
+"""In which something happens. Trained is a training of which a checkpoint is on the box: what is lost then counts."""
 
 _CREATE = """
 import json, sys, time
@@ -133,6 +133,9 @@ class Story:
     def play(self) -> None:
         began = time.monotonic()
         self._create()
+        if self.chance.random() < 0.5:
+            boxes = (self._wrong_card, self._never_runs, self._closed_ssh, self._setup_fails, self._refused)
+            self.chance.choice(boxes)()
         self._begin()
         faults = [self._fault() for _ in range(self.chance.randint(1, 4))]
         due = time.monotonic() + self.chance.uniform(0, 8)
@@ -203,11 +206,6 @@ class Story:
             self._sleep: 1,
             self._moods: 2,
             self._undead: 1.5,
-            self._wrong_card: 1,
-            self._never_runs: 0.7,
-            self._closed_ssh: 0.7,
-            self._setup_fails: 1,
-            self._refused: 1,
             self._kill_driver: 1,
         }
         kind = self.chance.choices(list(kinds), list(kinds.values()))[0]
@@ -216,11 +214,11 @@ class Story:
         # In a state that is chosen beforehand, so that short ones come up too; by and by in any.
         state = self.chance.choice(STATES)
         given_up = time.monotonic() + 60
-        wait = self.chance.uniform(0, 6 if state == "training" else 1)
+        wait = self.chance.uniform(0, 15 if state.startswith("train") else 1)
         since: list[float] = []
 
         def when_there(launch: Launch) -> bool:
-            if not since and (state in states_of(launch) or time.monotonic() > given_up):
+            if not since and (state in self._states(launch) or time.monotonic() > given_up):
                 since.append(time.monotonic())
             return (
                 bool(since)
@@ -229,6 +227,13 @@ class Story:
             )
 
         return when_there
+
+    def _states(self, launch: Launch) -> set[str]:
+        found = {*(job.state.value for job in launch.jobs), *(box.state.value for box in launch.living)}
+        if "training" in found:
+            saved = "workspace/wan-train-runs/*/train-*/*/output/*-state"
+            found |= {"trained"} if any(any(each.box.upper.glob(saved)) for each in self.vast.boxes) else set()
+        return found
 
     def _box(self, *states: BoxState) -> Rented | None:
         launch = self._read()
@@ -279,7 +284,8 @@ class Story:
         box = self._box()
         if box is None:
             return launch.is_over
-        self.outcome.faults[f"outbid, {state_of(launch, box)}"] += 1
+        word = "outbid" if box.body.get("price") is not None else "stopped by Vast"
+        self.outcome.faults[f"{word}, {state_of(launch, box)}"] += 1
         self.vast.outbid(box)
         return True
 
@@ -325,30 +331,25 @@ class Story:
         self.outcome.faults["destroy answered, box alive"] += 1
         return True
 
-    def _wrong_card(self, _: Launch) -> bool:
+    def _wrong_card(self) -> None:
         self.vast.plan.delivers.append("RTX 3060")
         self.outcome.faults["wrong GPU"] += 1
-        return True
 
-    def _never_runs(self, _: Launch) -> bool:
+    def _never_runs(self) -> None:
         self.vast.plan.never_runs += 1
         self.outcome.faults["never runs"] += 1
-        return True
 
-    def _closed_ssh(self, _: Launch) -> bool:
+    def _closed_ssh(self) -> None:
         self.vast.plan.closed_ssh += 1
         self.outcome.faults["ssh never opens"] += 1
-        return True
 
-    def _setup_fails(self, _: Launch) -> bool:
+    def _setup_fails(self) -> None:
         self.vast.plan.setup_fails += 1
         self.outcome.faults["provision fails"] += 1
-        return True
 
-    def _refused(self, _: Launch) -> bool:
+    def _refused(self) -> None:
         self.vast.plan.refused_orders += self.chance.randint(1, 2)
         self.outcome.faults["order refused"] += 1
-        return True
 
     def _look_at_files(self, launch: Launch) -> None:
         for job in launch.jobs:
@@ -456,11 +457,6 @@ def until_of(boxes: list[Rented], rented: Rented) -> float:
     """When the box before this one ended."""
     before = boxes[max(0, boxes.index(rented) - 1)]
     return before.ended or time.time()
-
-
-def states_of(launch: Launch) -> set[str]:
-    jobs = {job.state.value for job in launch.jobs}
-    return jobs | {box.state.value for box in launch.living}
 
 
 def state_of(launch: Launch, rented: Rented) -> str:
