@@ -21,7 +21,7 @@ from wan_train.base.codec import from_json
 from wan_train.engine.tensors import read_header
 from wan_train.launch.model import BoxState, Job, JobState, Launch
 
-EPOCHS, SAVE_EVERY = 60, 10
+EPOCHS, SAVE_EVERY = 200, 10
 WORDS = ("--epochs", str(EPOCHS), "--save-every", str(SAVE_EVERY), "--resolution", "64x64", "--rank", "4")
 
 
