@@ -509,8 +509,9 @@ def play(seed: int, roots: Path, engine: str, *, keep: bool) -> Outcome:
                         os.kill(pid, signal.SIGKILL)
     except Exception as error:  # noqa: BLE001  one story that breaks is told among the others
         outcome.trouble = f"{type(error).__name__}: {error}"
-    if outcome.is_good and not keep:
-        shutil.rmtree(folder, ignore_errors=True)
+    if outcome.is_good:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
     else:
         outcome.trouble = f"{outcome.trouble} [{folder}]".strip()
     return outcome
