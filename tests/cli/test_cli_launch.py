@@ -92,6 +92,19 @@ def test_without_an_offer_the_nearest_is_shown_with_its_option(capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["--budget", "0.001"], "Raise the budget"),
+        (["--spot", "--bid", "0.001"], "Bid more, or leave --bid out"),
+    ],
+)
+def test_without_an_offer_the_bound_that_is_too_low_is_named(
+    capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    assert told in refused(capsys, "cats", "--dry-run", *words, code=3)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
         (["nowhere"], "nowhere"),
         (["cats", "--gpu", "RTX4090:99"], "from 1 to 16"),
         (["cats", "--gpu", "$(rm)"], "must be kinds of GPUs"),

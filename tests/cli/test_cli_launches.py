@@ -188,10 +188,16 @@ def test_boxes_of_another_computer_end_only_by_their_name(
     assert program.started == []
 
 
-def test_a_living_launch_is_stopped_rather_than_reaped(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_living_launch_is_stopped_rather_than_reaped(
+    program: Program, account: Account, capsys: pytest.CaptureFixture[str]
+) -> None:
     directory = launched()
     assert run(["launch", "reap", directory.path.name, "--yes"]) == 2
     assert f"`wan-train launch stop {directory.path.name}`" in capsys.readouterr().err
+    account.boxes = [box_row(4, f"wt-{directory.path.name}-001")]
+    with directory.held():
+        assert run(["launch", "reap", directory.path.name, "--yes"]) == 2
+    assert account.boxes
     assert program.started == []
 
 

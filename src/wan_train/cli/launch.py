@@ -34,7 +34,7 @@ from wan_train.launch.infra import HELP, VAST, variables_of
 from wan_train.launch.jobs import Ready, disk_gb, prepare
 from wan_train.launch.market import KEY_VARIABLE, Market, VastMarket
 from wan_train.launch.model import Launch, Wants
-from wan_train.launch.offers import Choice, choose
+from wan_train.launch.offers import Choice, Unfit, choose
 from wan_train.launch.places import LaunchDirectory, new
 from wan_train.launch.sky_home import INSTALLED_BYTES, PROGRAMS, folder_of, is_made, make, missing_programs
 from wan_train.launch.sky_market import SkyMarket
@@ -44,6 +44,9 @@ from wan_train.run.speeds import read_speeds
 from wan_train.views.launch import MOST_OFFERS, offer_lines
 from wan_train.views.launch_plan import SHOWN_OFFERS, LaunchPlan, plan_json, plan_lines
 from wan_train.views.lines import Screenful
+
+_LARGE_DISK_GB = 500.0
+"""More than this many boxes do not offer."""
 
 
 def launch(call: Call) -> Result:
@@ -244,7 +247,7 @@ def _plan(call: Call, market: Market, wants: Wants, ready: Sequence[Ready], choi
     sky = folder_of(wants.infra)
     return LaunchPlan(
         jobs=ready,
-        wants=bounded(wants, choice),
+        wants=bounded(wants, choice, len(ready)),
         choice=choice,
         credit=_credit(market),
         runs=str(call.settings.runs),
@@ -273,6 +276,12 @@ def _no_offer(choice: Choice, wants: Wants) -> WanTrainError:
     hints = []
     if choice.nearest is not None:
         hints.append(f"Pay more: `--max-price {choice.nearest.offer.per_hour:.2f}`")
+    if any(reason == Unfit.BUDGET for reason, _ in choice.unfit):
+        hints.append("Raise the budget: it must pay for the downloads of a box too.")
+    if not choice.unfit and wants.bid is not None:
+        hints.append("Bid more, or leave --bid out: it is then a tenth above the market's lowest.")
+    if not choice.unfit and wants.disk_gb > _LARGE_DISK_GB:
+        hints.append(f"Launch fewer LoRAs at once: a box for these needs {wants.disk_gb:,.0f} GB of disk.")
     if wants.gpus:
         hints.append("Name other kinds: `--gpu RTX4090,RTX5090`, or leave --gpu out.")
     if not wants.spot:

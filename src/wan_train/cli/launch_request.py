@@ -16,7 +16,7 @@ from wan_train.cli.launch_words import words_of
 from wan_train.cli.option import Option
 from wan_train.cli.price import given_dollars
 from wan_train.cli.usage_errors import closest
-from wan_train.launch.bounds import default_price
+from wan_train.launch.bounds import MOST_HOURS, default_price
 from wan_train.launch.gpu_names import parse_gpus
 from wan_train.launch.infra import KNOWN, VAST
 from wan_train.launch.jobs import Wish, read_jobs, wishes_of_words
@@ -25,7 +25,6 @@ from wan_train.launch.offers import Choice, Priced
 from wan_train.run.titles import DEFAULT_AUTHOR, DEFAULT_TITLE, check_author, check_title
 from wan_train.views.launch import MOST_OFFERS
 
-_MOST_HOURS = 24.0 * 90
 _MOST_BOXES = 1000
 _COMMANDS = ("attach", "status", "stop", "logs", "reap")
 _JOBS_FILE = re.compile(r"^\s*\[\[?\s*(jobs|defaults)\b", re.MULTILINE)
@@ -48,9 +47,9 @@ def wants_of(call: Call) -> Wants:
     if not 1 <= boxes <= _MOST_BOXES:
         raise BadInputError(f"--boxes {boxes} cannot be rented", hint=f"Use a number from 1 to {_MOST_BOXES:,}.")
     hours = call.get(options.LAUNCH_MAX_HOURS)
-    if hours is not None and not 0.5 <= hours <= _MOST_HOURS:  # also refuses nan
+    if hours is not None and not 0.5 <= hours <= MOST_HOURS:  # also refuses nan
         raise BadInputError(
-            f"--max-hours {hours:g} is not a time that can be kept", hint=f"Use hours, 0.5 to {_MOST_HOURS:,.0f}."
+            f"--max-hours {hours:g} is not a time that can be kept", hint=f"Use hours, 0.5 to {MOST_HOURS:,.0f}."
         )
     gpus = call.get(options.GPU)
     try:

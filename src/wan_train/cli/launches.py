@@ -21,7 +21,7 @@ from wan_train.cli.output import Result, Sink
 from wan_train.launch import reap as reaping
 from wan_train.launch.market import Listed, VastMarket
 from wan_train.launch.model import Halt, Launch
-from wan_train.launch.places import LaunchDirectory, all_launches, find, launch_of
+from wan_train.launch.places import LaunchDirectory, all_launches, directory_of, find, launch_of
 from wan_train.launch.seen import read_seen
 from wan_train.views.formatting import dollars_per_hour
 from wan_train.views.launch import launch_json
@@ -188,8 +188,7 @@ def _say_others(boxes: list[tuple[Listed, str]], sink: Sink) -> None:
 def _end_of(call: Call, market: VastMarket, name: str) -> list[Listed]:
     """End the boxes of one launch by its ID, once a person agreed. Raises VastError."""
     boxes = [box for box in market.boxes() if launch_of(box.label) == name]
-    directory = next((each for each in reaping.unattended(call.settings.runs) if each.path.name == name), None)
-    if directory is not None:
+    if reaping.is_living(directory_of(call.settings.runs, name)):
         raise BadInputError(
             f"launch {name} is of this computer, and not over",
             hint=f"End it, results first: `wan-train launch stop {name}`",

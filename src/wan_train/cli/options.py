@@ -303,7 +303,7 @@ LAUNCH_BUDGET = Option(
     "Dollars for the whole launch; then results come home and all end.",
     metavar="DOLLARS",
     group=_RENT,
-    shown="boxes x hours x price",
+    shown="boxes x hours x price, and the traffic",
 )
 ON = Option(
     str,

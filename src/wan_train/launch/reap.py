@@ -47,6 +47,12 @@ def end_strays(market: Market, runs: Path) -> tuple[Stray, ...]:
     return found
 
 
+def is_living(directory: LaunchDirectory) -> bool:
+    """Whether a launch of this machine is not over, whoever carries it out."""
+    launch: Launch | None = codec.read(directory.record, Launch)
+    return directory.is_held or (launch is not None and not launch.is_over)
+
+
 def unattended(runs: Path) -> tuple[LaunchDirectory, ...]:
     """Launches that are not over and that no program carries out: a laptop was switched off, or the program died."""
     found = []
