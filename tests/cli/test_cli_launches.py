@@ -153,6 +153,18 @@ def test_what_is_over_needs_no_program_and_no_key(
     assert program.started == []
 
 
+def test_a_launch_is_not_carried_on_without_a_key(
+    program: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    launched()
+    monkeypatch.delenv("VAST_API_KEY")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for command in ("attach", "stop"):
+        assert run(["launch", command]) == 3
+        assert "no Vast.ai key was found" in capsys.readouterr().err
+    assert program.started == []
+
+
 def test_every_command_ends_boxes_that_a_launch_left_and_names_launches_without_a_program(
     program: Program, account: Account, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
 from wan_train.engine.checkpoints import lora_file
 from wan_train.launch import background
 from wan_train.launch.changes import changes
+from wan_train.launch.infra import VAST
+from wan_train.launch.market import account_key
 from wan_train.launch.model import Halt, Job, JobState, Launch
 from wan_train.launch.places import LaunchDirectory
 from wan_train.launch.seen import Seen, read_seen
@@ -65,6 +68,8 @@ def carry_on(directory: LaunchDirectory, settings: Settings, sink: Sink) -> None
     Raises NotReadyError.
     """
     infra = directory.read().wants.infra
+    if infra == VAST:
+        account_key(os.environ, Path.home())  # known here in better words than by the end of its program
     make(folder_of(infra), uv=uv.find_uv_bin(), say=sink.note, infra=infra)
     background.start(directory, settings)
 
