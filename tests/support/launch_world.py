@@ -78,6 +78,8 @@ class World:
     ordered: int = 0
     began: dict[str, int] = field(default_factory=dict)
     """How often a job began from its first epoch."""
+    hours: list[float] = field(default_factory=list)
+    """After which each run's own box ends itself."""
     twice: list[str] = field(default_factory=list)
     """Runs that began on a box while another one trained them."""
     reached: dict[str, int] = field(default_factory=dict)
@@ -260,6 +262,7 @@ class FakeRemote:
         run = f"run-{job.name}"
         if box.marker != run:
             self.begin(box, run, 0)
+            self.world.hours.append(wants.max_hours)
             box.marker = run
             self.world.began[job.name] = self.world.began.get(job.name, 0) + 1
         if self.world.fails():

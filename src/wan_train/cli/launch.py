@@ -193,7 +193,7 @@ def _with_needs(wants: Wants, ready: Sequence[Ready]) -> Wants:
     return replace(
         wants,
         boxes=min(wants.boxes, len(ready)),
-        disk_gb=disk_gb(ready),
+        disk_gb=disk_gb(ready, min(wants.boxes, len(ready))),
         tasks=tuple(dict.fromkeys(each.recipe.task.word for each in ready)),
         least_driver=build.least_driver if build is not None else (),
     )

@@ -51,6 +51,7 @@ def start(directory: LaunchDirectory, settings: Settings) -> None:
         time.sleep(_LOOK_SECONDS)
     if child.poll() == ExitCode.DONE:
         return
+    child.kill()  # a program that was said not to run must not rent later
     last = directory.log.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
     raise NotReadyError(
         f"the launch did not start: {last[0] if last else 'no reason given'}", hint=f"Log: {directory.log}"

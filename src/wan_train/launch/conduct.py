@@ -70,6 +70,8 @@ class Conductor:
     _listed: float = float("-inf")
     _lists: queue.SimpleQueue[_Listing] = field(default_factory=queue.SimpleQueue)
     _is_looking: bool = False
+    _missing: set[str] = field(default_factory=set)
+    """Boxes that the last list did not have."""
 
     def __post_init__(self) -> None:
         self.launch = self._written = self.directory.read()
@@ -204,9 +206,15 @@ class Conductor:
             if box.state not in _RUNS or box.name not in listing.of:
                 continue
             same = [each for each in listing.boxes if each.is_of(box.name)]
+            if same:
+                self._missing.discard(box.name)
             if box.state in {BoxState.CHECKING, BoxState.PROVISIONING}:
                 self.launch = _began(self.launch, box, same, now)
-            if not same:
+            if not same and box.name not in self._missing:
+                # One list that is not whole must not cost a training.
+                self._missing.add(box.name)
+                self._listed = min(self._listed, now - LIST_SECONDS + SOON_SECONDS)
+            elif not same:
                 self.launch = after(self.launch, Lost(box=box.name, why="it is gone from the landlord's list"), now)
             elif all(each.power is Power.DOWN for each in same):
                 spot = box.offer.is_spot

@@ -34,6 +34,8 @@ _UNREACHABLE_SECONDS = 600.0
 WAKE_SECONDS = 1200.0
 """A stopped box whose card is rented out does not start; after so long it is given up."""
 _LOOK_SECONDS = 10.0
+_LEAST_HOURS = 0.1
+"""Of a box by its own hand, when its hours are over: results must still come home."""
 _PRICE_ABOVE = 1.02
 """Times the offer: landlords round."""
 _OVER = {"finished": 0, "failed": 4, "stopped": 130}
@@ -129,7 +131,7 @@ class Hands:
     def _with_job(self, launch: Launch, action: Action, box: Box, job: Job) -> Outcome:
         address = _address(box)
         if action.do is Do.SEND:
-            return self._send(action, address, job, launch.wants)
+            return self._send(action, address, job, self._left(launch, box))
         if job.home is None:
             raise RemoteError("the training has no run yet")
         run_id = job.home.name
@@ -143,7 +145,7 @@ class Hands:
                     code = training.exit_code if training.exit_code is not None else _OVER[training.state]
                     return Done(action=action, exit_code=code)
                 if training.state == _LOST:
-                    self.remote.resume(address, job.home, launch.wants)
+                    self.remote.resume(address, job.home, self._left(launch, box))
                 if action.do is Do.FETCH:
                     return Done(action=action, sent=self.remote.fetch(address, run_id, job.home))
             case _:
@@ -239,6 +241,11 @@ class Hands:
             if self.clock.monotonic() - began > WAKE_SECONDS:
                 raise WrongBoxError(f"it did not run again within {WAKE_SECONDS / 60:.0f} minutes")
             self.pause(_LOOK_SECONDS)
+
+    def _left(self, launch: Launch, box: Box) -> Wants:
+        """What was wanted, with the hours that the box may still run: its own guardian counts from the run's start."""
+        left = launch.wants.max_hours - (self.clock.now() - box.began) / 3600
+        return replace(launch.wants, max_hours=max(_LEAST_HOURS, left))
 
     def _send(self, action: Action, address: Address, job: Job, wants: Wants) -> Done:
         """Start a job, or put its run on another box and resume it."""

@@ -354,10 +354,11 @@ def work_of(recipe: Recipe, counted: DatasetSummary, dataset_bytes: int) -> Work
     )
 
 
-def disk_gb(ready: Sequence[Ready]) -> float:
-    """The disk that a box needs for any of these jobs after each other, in whole tens of GB."""
+def disk_gb(ready: Sequence[Ready], boxes: int = 1) -> float:
+    """The disk that each of some boxes needs for its share of these jobs and one more, in whole tens of GB."""
     tasks = {each.recipe.task for each in ready}
-    more = sum(each.work.dataset_bytes + each.work.result_bytes + each.counted.cache_bytes for each in ready)
+    sizes = (each.work.dataset_bytes + each.work.result_bytes + each.counted.cache_bytes for each in ready)
+    more = sum(sorted(sizes, reverse=True)[: math.ceil(len(ready) / boxes) + 1])
     return (_BOTH_TASKS_GB if len(tasks) > 1 else _BOX_GB) + 10.0 * math.ceil(more / GB / 10)
 
 

@@ -140,7 +140,7 @@ def new(runs: Path) -> LaunchDirectory:
 def all_launches(runs: Path) -> list[LaunchDirectory]:
     """Every launch with a record, newest first."""
     found = []
-    with suppress(FileNotFoundError):
+    with suppress(OSError):
         for path in (runs / _FOLDER).iterdir():
             directory = LaunchDirectory(path)
             with suppress(OSError):

@@ -185,7 +185,7 @@ def after(launch: Launch, outcome: Outcome, now: float) -> Launch:
 
 def _stopped_at(launch: Launch, box: Box, now: float) -> float:
     """When a box was stopped that is found so: at the latest when its own guardian did it, while nobody looked."""
-    return min(now, (box.ready or box.began) + launch.wants.max_hours * 3600 + OWN_END_SECONDS)
+    return min(now, box.began + launch.wants.max_hours * 3600 + OWN_END_SECONDS)
 
 
 def _of_box(launch: Launch, box: Box, now: float) -> Action | None:

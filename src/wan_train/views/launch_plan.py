@@ -118,12 +118,12 @@ def _protection(wants: Wants) -> str:
     if wants.infra != VAST:
         return (
             f"This computer destroys each box. While it is off, SkyPilot's program on a box destroys it {hour} after "
-            f"its training, at {most} at the latest, or after {unused} without one. Results that are not home are lost "
+            f"its training or its {most}, or after {unused} without one. Results that are not home are lost "
             f"then. For that your key of {wants.infra} is on the box."
         )
     return (
         f"This computer destroys each box. While it is off, a box that trains stops by itself {hour} after its "
-        f"training, at {most} at the latest, and costs its disk until `wan-train launch attach`. One that was reached, "
+        f"training or its {most}, and costs its disk until `wan-train launch attach`. One that was reached, "
         f"and on which nothing trains, destroys itself after {unused}."
     )
 

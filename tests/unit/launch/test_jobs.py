@@ -117,6 +117,7 @@ class TestJobs:
         dataset(tmp_path / "cats")
         [one] = ready_of(wish(tmp_path, "cats"))
         assert 110 < disk_gb([one]) < disk_gb([one] * 10)
+        assert disk_gb([one] * 30, boxes=10) == disk_gb([one] * 4)
 
     def test_every_problem_of_every_job_is_said_at_once(self, tmp_path: Path) -> None:
         dataset(tmp_path / "cats")

@@ -180,6 +180,22 @@ class TestFaults:
         assert [job.state for job in launch.jobs] == [JobState.DONE] * 2
         assert [box.because for box in launch.boxes] == ["no job is left for it"] * 2
 
+    def test_a_list_that_lacks_a_box_once_ends_no_training(self, tmp_path: Path) -> None:
+        world = World(FakeClock())
+        laptop = Laptop(world, launched(tmp_path, 1))
+        until(laptop, JobState.TRAINING)
+        whole, lists = world.listed, iter([(), world.listed(), (), world.listed()])
+        world.listed = lambda: next(lists, None) or whole()  # type: ignore[method-assign]  # a landlord that forgets
+        launch = laptop.run()
+        assert (launch.jobs[0].state, len(launch.boxes), world.boxes) == (JobState.DONE, 1, {})
+
+    def test_a_later_run_on_a_box_has_the_hours_that_are_left_of_it(self, tmp_path: Path) -> None:
+        world = World(FakeClock())
+        Laptop(world, launched(tmp_path, 2, max_hours=6)).run()
+        first, second = world.hours
+        assert 5.5 < first < 6
+        assert first - second == pytest.approx(EPOCHS * 60 / 3600, abs=0.1)
+
     def test_skypilot_that_dies_while_it_rents_rents_no_second_box(self, tmp_path: Path) -> None:
         world = World(FakeClock(), sick={("m0", "come up"): EngineDownError("SkyPilot's driver has ended")})
         laptop = Laptop(world, launched(tmp_path, 1))
