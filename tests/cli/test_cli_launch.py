@@ -38,7 +38,7 @@ def test_the_plan_names_every_cost_and_every_bound(capsys: pytest.CaptureFixture
     assert "120 GB, in the price; a stopped box costs $0.48 a day" in shown
     assert "12 hours for a box (--max-hours)" in shown
     assert "$6.36 in all, traffic included (--budget); your credit of $12.50 is enough" in shown
-    assert "on which nothing trains, destroys itself after 4 hours." in shown
+    assert "on which nothing trains destroys itself after 4 hours." in shown
     assert "SkyPilot is fetched: 600 MB" in shown
     assert not Path("runs").exists()
 

@@ -123,8 +123,8 @@ def _protection(wants: Wants) -> str:
         )
     return (
         f"This computer destroys each box. While it is off, a box that trains stops by itself {hour} after its "
-        f"training or its {most}, and costs its disk until `wan-train launch attach`. One that was reached, "
-        f"and on which nothing trains, destroys itself after {unused}."
+        f"training or its {most}, and costs its disk until `wan-train launch attach`. One on "
+        f"which nothing trains destroys itself after {unused}."
     )
 
 

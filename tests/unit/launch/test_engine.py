@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from wan_train.box.vast import VastError
+from wan_train.launch.check import timer
 from wan_train.launch.engine import EngineDownError, EngineError, SkyEngine, SkyHome, catalogue, kind_of, task_for
 from wan_train.launch.infra import KNOWN, OVER, keeper, variables_of
 from wan_train.launch.market import Power
@@ -270,6 +271,7 @@ class TestTask:
             vast_plugin.OFFER: "101",
             vast_plugin.PRICE: 0.25,
             vast_plugin.SECONDS: 900.0,
+            vast_plugin.TIMER: timer(WANTS.max_hours),
         }
         assert task["resources"]["instance_type"] == kind_of(2)
         assert vast_plugin.PRICE not in task_for(OFFER, WANTS)["config"]["vast"]["create_instance_kwargs"]

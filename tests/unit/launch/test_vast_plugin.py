@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import types
 from collections.abc import Mapping
@@ -83,6 +84,14 @@ class TestPlugin:
         assert "the-account" not in str(made)
         assert "api_key" not in made["onstart_cmd"]
         assert "ssh-ed25519 AAAA me" in made["onstart_cmd"]
+
+    def test_the_timer_runs_from_the_start_and_cannot_end_the_start_script(self) -> None:
+        wishes = {vast_plugin.OFFER: "101", vast_plugin.TIMER: "echo timer\nexit 3"}
+        script = order(wishes, label="c", **TERMS)["onstart_cmd"] + "\necho after"  # type: ignore[arg-type]  # all of it
+        done = subprocess.run(
+            ["bash", "-c", script], check=True, capture_output=True, text=True, env={"HOME": "/nowhere"}
+        )
+        assert done.stdout.splitlines() == ["timer", "after"]
 
     def test_a_second_order_under_the_same_name_rents_nothing(self) -> None:
         sdk = FakeSdk({"actual_status": "running"})

@@ -20,7 +20,9 @@ VERSIONS = {"skypilot": "0.14.1", "vastai": "1.9.1"}
 OFFER = "wan_train_offer"
 PRICE = "wan_train_price"
 SECONDS = "wan_train_seconds"
-"""Keys of `create_instance_kwargs`: the offer's ID, the bid of a spot box, and how long it may take to run."""
+TIMER = "wan_train_timer"
+"""Keys of `create_instance_kwargs`: the offer's ID, the bid of a spot box, how long it may take to run, and a script
+that the box runs at its start."""
 DEFAULT_SECONDS = 900.0
 LOOK_SECONDS = 5.0
 _DOWN = frozenset({"exited", "stopped", "offline", "frozen"})
@@ -38,7 +40,7 @@ def check_versions(installed: Callable[[str], str] = importlib.metadata.version)
             raise RuntimeError(f"wan-train's plugin is for {package} {wanted}, not {found}")
 
 
-def onstart(public_key: str | None) -> str:
+def onstart(public_key: str | None, timer: str = "") -> str:
     """What a box runs first.
 
     SkyPilot 0.14.1 also writes the account's key to `~/.vast_api_key` (sky/provision/vast/utils.py, `launch`): a rented
@@ -52,7 +54,7 @@ def onstart(public_key: str | None) -> str:
             f"(echo; echo {key}) >> ~/.ssh/authorized_keys",
             "chmod 600 ~/.ssh/authorized_keys",
         ]
-    return ";".join(lines)
+    return ";".join(lines) + (f"\n(\n{timer}\n)" if timer else "")
 
 
 def order(wishes: Mapping[str, Any], *, label: str, image: str, disk: float, public_key: str | None) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def order(wishes: Mapping[str, Any], *, label: str, image: str, disk: float, pub
         "image": image,
         "disk": disk,
         "label": label,
-        "onstart_cmd": onstart(public_key),
+        "onstart_cmd": onstart(public_key, str(wishes.get(TIMER) or "")),
         "env": {"__SOURCE": "skypilot"},
         # An offer that was rented meanwhile is an error, not a box that waits stopped.
         "cancel_unavail": True,
