@@ -54,6 +54,7 @@ WAITS = {
     "transitions._BACK_OFF_SECONDS": 0.5,
     "transitions._LONGEST_BACK_OFF_SECONDS": 5.0,
     "transitions.MOST_FAILURES": 9,
+    "check._FAST_MBPS": 400.0,
     "conduct.LIST_SECONDS": 4.0,
     "conduct.SOON_SECONDS": 1.0,
     "conduct.ASLEEP_SECONDS": 10.0,

@@ -4,7 +4,7 @@
 set -euo pipefail
 [ ! -e /opt/setup-fails ] || { echo "error: No space left on device" >&2; exit 3; }
 environment=/workspace/wan-train-env
-[ -x "$environment/bin/python" ] || /opt/python -m venv "$environment"
+[ -x "$environment/bin/python" ] || /opt/python -m venv --without-pip "$environment"
 echo /opt/packages >"$("$environment/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/host.pth"
 "$environment/bin/python" -m pip install --quiet --no-index --no-deps --disable-pip-version-check --force-reinstall \
     "$WAN_TRAIN_SOURCE"
