@@ -444,7 +444,7 @@ class Story:
                 log = folder / step / str(event["attempt"]) / "output.log"
                 done = epochs_in(log)
                 if done:
-                    speed[step] = max(0.05, (log.stat().st_mtime - event["at"]) / done)
+                    speed[step] = seconds_per_epoch(mine, event, log, event["epochs_before"] + done)
                 reached[step] = event["epochs_before"] + done
 
     def _count(self, again: int, per_epoch: float, lost_at: float) -> None:
@@ -465,6 +465,17 @@ def state_of(launch: Launch, rented: Rented) -> str:
         if rented.label.startswith(f"{box.name}-"):
             return launch.job(box.job).state.value if box.state is BoxState.READY and box.job else box.state.value
     return "unknown"
+
+
+def seconds_per_epoch(events: list[dict[str, Any]], started: dict[str, Any], log: Path, reached: int) -> float:
+    """From the first checkpoint of an attempt on, where it has one: before it the trainer's start takes longest."""
+    saved = [
+        event
+        for event in events
+        if event["kind"] == "state_saved" and all(event[name] == started[name] for name in ("step", "attempt"))
+    ]
+    first, epoch = (saved[0]["at"], saved[0]["epoch"]) if saved else (started["at"], started["epochs_before"])
+    return float(max(0.02, (log.stat().st_mtime - first) / max(1, reached - epoch)))
 
 
 def epochs_in(log: Path) -> int:
