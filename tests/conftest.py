@@ -11,10 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from support.nvml import NvmlStub, nvml_library, nvml_stub
 from support.past_runs import past_runs, prepared_boxes
 from support.trainers import ScriptedBox
+
+# No test fails by the load of the machine.
+settings.register_profile("any-load", deadline=None)
+settings.load_profile("any-load")
 
 # `nohup`, a background job or a CI runner may start the tests with signals ignored or blocked, and every program that
 # a test starts would inherit that. Python sets its own handler for SIGINT only where it was not ignored.

@@ -218,7 +218,7 @@ ENTRIES = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(ITEMS, st.dictionaries(NAMES, ENTRIES), st.dictionaries(NAMES, FILES))
 def test_of_any_folder(items: tuple[Wanted, ...], entries: dict[str, Entry], found: dict[str, Contents]) -> None:
     place, index = folder(*items), CacheIndex(entries=entries)

@@ -274,7 +274,7 @@ contents = st.one_of(
 )
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=st.dictionaries(st.tuples(names, endings), contents, max_size=8))
 def test_any_tree_of_files_is_described_in_printable_words(tmp_path: Path, tree: dict[tuple[str, str], bytes]) -> None:
     folder = Path(tempfile.mkdtemp(dir=tmp_path))

@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_followed_is_refused_not_replaced(pictures: Path, 
         compose([pictures], ConfigValues(), existing=existing)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     sizes=st.lists(st.tuples(st.integers(2, 60), st.integers(2, 60)), max_size=3, unique=True),
     batch_size=st.one_of(st.none(), st.integers(1, 8)),

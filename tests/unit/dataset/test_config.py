@@ -303,7 +303,7 @@ lines = st.one_of(
 
 
 @given(text=st.lists(lines, max_size=12).map("\n".join))
-@hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_file_gives_anything_but_a_configuration_or_a_clear_refusal(tmp_path: Path, text: str) -> None:
     path = tmp_path / "dataset.toml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
@@ -318,7 +318,7 @@ def test_no_file_gives_anything_but_a_configuration_or_a_clear_refusal(tmp_path:
 
 
 @given(data=st.binary(max_size=300))
-@hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_arbitrary_bytes_are_refused_in_words(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "dataset.toml"
     path.write_bytes(data)

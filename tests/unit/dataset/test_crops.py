@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_train.dataset.buckets import Crop, bucket_for, crop_for
@@ -37,7 +37,6 @@ def test_a_picture_is_scaled_to_cover_its_bucket_and_cut_evenly(
     assert (crop.left, crop.top, crop.right, crop.bottom) == cut
 
 
-@settings(deadline=None)
 @given(crop=crops())
 def test_the_trained_piece_lies_inside_the_picture_and_fills_the_bucket(crop: Crop) -> None:
     assert min(crop.left, crop.top, crop.right, crop.bottom) >= 0
@@ -51,7 +50,6 @@ def test_the_trained_piece_lies_inside_the_picture_and_fills_the_bucket(crop: Cr
     assert top + height <= crop.stored[1] + tolerance
 
 
-@settings(deadline=None)
 @given(crop=crops())
 def test_one_side_at_least_is_kept_whole_and_the_other_loses_the_same_on_both_ends(crop: Crop) -> None:
     assert crop.left + crop.right == 0 or crop.top + crop.bottom == 0
@@ -59,7 +57,6 @@ def test_one_side_at_least_is_kept_whole_and_the_other_loses_the_same_on_both_en
     assert crop.bottom - crop.top in {0, 1}
 
 
-@settings(deadline=None)
 @given(crop=crops())
 def test_what_is_lost_is_the_area_outside_of_the_frame(crop: Crop) -> None:
     _, _, width, height = crop.frame
@@ -68,7 +65,6 @@ def test_what_is_lost_is_the_area_outside_of_the_frame(crop: Crop) -> None:
     assert crop.share_lost == pytest.approx(1 - kept, abs=1e-9)
 
 
-@settings(deadline=None)
 @given(width=st.integers(400, 4000), height=st.integers(400, 4000))
 def test_buckets_cost_shapes_between_one_and_three_little(width: int, height: int) -> None:
     if max(width, height) <= 3 * min(width, height):
@@ -76,7 +72,6 @@ def test_buckets_cost_shapes_between_one_and_three_little(width: int, height: in
         assert crop.share_lost < 0.05
 
 
-@settings(deadline=None)
 @given(width=st.integers(16, 3000), height=st.integers(16, 3000))
 def test_no_upscale_never_enlarges(width: int, height: int) -> None:
     bucket = bucket_for(width, height, resolution=(960, 960), bucket_no_upscale=True)

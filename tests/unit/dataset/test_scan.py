@@ -365,7 +365,7 @@ contents = st.sampled_from([b"", b"x", b"\xff", b"\x89PNG\r\n\x1a\n", png_of_siz
 @given(
     files=st.dictionaries(st.tuples(pieces, endings).map("".join), contents, max_size=10), seed=st.integers(0, 10**9)
 )
-@hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_folder_is_described_without_an_exception(tmp_path: Path, files: dict[str, bytes], seed: int) -> None:
     folder = tmp_path / f"{seed}-{len(list(tmp_path.iterdir()))}"
     folder.mkdir()

@@ -121,7 +121,7 @@ names = st.text(
 
 
 @given(name=names)
-@hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_folder_name_survives(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "sets" / name
     folder.mkdir(parents=True, exist_ok=True)

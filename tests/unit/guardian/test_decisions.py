@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_train.base.clock import Moment
@@ -359,7 +359,6 @@ class SimulatedBox:
                 pass
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_the_box_ends_whatever_hangs_and_no_result_is_lost(data: st.DataObject) -> None:
     box = SimulatedBox(data)

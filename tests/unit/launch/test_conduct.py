@@ -233,7 +233,7 @@ class TestForgotten:
         assert laptop.world.boxes
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0), st.integers(1, 3), st.integers(1, 3), st.integers(0, 12), st.sampled_from([0, 7, 40, 150]))
 def test_whatever_happens_no_box_is_left_and_no_work_is_lost(  # noqa: PLR0917  what hypothesis draws
     tmp_path_factory: pytest.TempPathFactory, seed: int, jobs: int, boxes: int, trouble: int, kill_every: int

@@ -120,7 +120,7 @@ def play(launch: Launch, world: World, *, steps: int = 4_000, halt_at: int | Non
     return launch, now
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0), st.integers(1, 4), st.integers(1, 3), st.integers(0, 30))
 def test_every_box_ends_and_no_job_is_on_two(seed: int, jobs: int, boxes: int, trouble: int) -> None:
     world = World(seed, trouble)
@@ -130,7 +130,7 @@ def test_every_box_ends_and_no_job_is_on_two(seed: int, jobs: int, boxes: int, t
     assert all(box.state is BoxState.GONE for box in launch.boxes)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0), st.integers(1, 3), st.integers(1, 3), st.integers(0, 200))
 def test_stopped_at_any_moment_leaves_no_box(seed: int, jobs: int, boxes: int, halt_at: int) -> None:
     world = World(seed, 10)
@@ -139,7 +139,7 @@ def test_stopped_at_any_moment_leaves_no_box(seed: int, jobs: int, boxes: int, h
     assert world.alive == set()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(0), st.integers(1, 4), st.integers(1, 3), st.floats(0.3, 9.0), st.integers(0, 20), st.floats(0, 0.05)
 )

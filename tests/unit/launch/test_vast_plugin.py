@@ -85,11 +85,11 @@ class TestPlugin:
         assert "api_key" not in made["onstart_cmd"]
         assert "ssh-ed25519 AAAA me" in made["onstart_cmd"]
 
-    def test_the_timer_runs_from_the_start_and_cannot_end_the_start_script(self) -> None:
+    def test_the_timer_runs_from_the_start_and_cannot_end_the_start_script(self, tmp_path: Path) -> None:
         wishes = {vast_plugin.OFFER: "101", vast_plugin.TIMER: "echo timer\nexit 3"}
         script = order(wishes, label="c", **TERMS)["onstart_cmd"] + "\necho after"  # type: ignore[arg-type]  # all of it
         done = subprocess.run(
-            ["bash", "-c", script], check=True, capture_output=True, text=True, env={"HOME": "/nowhere"}
+            ["bash", "-c", script], check=True, capture_output=True, text=True, env={"HOME": str(tmp_path)}
         )
         assert done.stdout.splitlines() == ["timer", "after"]
 

@@ -99,7 +99,7 @@ def perform(
     return graph.perform(found)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(plans())
 def test_order_and_failures_of_any_graph(made: list[Plan]) -> None:
     journal, table = Journal(), StatusTable()
@@ -131,7 +131,7 @@ def test_order_and_failures_of_any_graph(made: list[Plan]) -> None:
                     assert journal.at("end", name(before)) < journal.at("begin", name(number))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(plans(), st.data())
 def test_the_end_comes_for_all_and_nothing_begins_after_it(made: list[Plan], data: st.DataObject) -> None:
     last = data.draw(st.integers(0, len(made) - 1))

@@ -200,7 +200,7 @@ KEYS = [
 ]
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(changes=st.lists(st.tuples(st.sampled_from(KEYS), st.just(...) | JSON_LIKE), min_size=1, max_size=3))
 def test_any_recipe_loads_or_is_refused_in_words(changes: list[tuple[str, object]]) -> None:
     data = shipped()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_train.run.budget import Ahead, checkpoints_ahead, stop_for_budget
@@ -78,7 +78,6 @@ class Training:
         )
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.floats(0.5, 4)), min_size=1, max_size=2),
     st.floats(0.0, 3000.0),

@@ -246,7 +246,7 @@ def interruptions(draw: st.DrawFn) -> dict[str, object]:
     }
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(interruptions())
 def test_every_training_ends_with_exactly_its_epochs(story: dict[str, object]) -> None:
     with tempfile.TemporaryDirectory() as folder:

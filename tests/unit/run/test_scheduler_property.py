@@ -19,7 +19,7 @@ from wan_train.run.scheduler import Finish, GiveUp, Launch, Stop, decide
 from wan_train.run.state import JobState, fold_all
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     seed=st.integers(0, 2**32),
     gpus=st.integers(1, 4),
@@ -79,7 +79,7 @@ def _check_exit_code(run: World) -> None:
     assert run.exit_code is expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(seed=st.integers(0, 2**32), gpus=st.integers(1, 3))
 def test_deciding_twice_is_harmless(seed: int, gpus: int) -> None:
     """A decision that took effect is not decided again: the same actions twice would launch twice."""

@@ -68,7 +68,7 @@ def build(kind: type[Any]) -> st.SearchStrategy[Any]:
 EVENTS = st.one_of([build(kind) for kind in typing.get_args(Event)])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(EVENTS, max_size=40))
 def test_any_events_in_any_order_are_a_state(events: list[Event]) -> None:
     state = initial(PLAN)
@@ -87,7 +87,7 @@ def test_any_events_in_any_order_are_a_state(events: list[Event]) -> None:
     assert fold_all(PLAN, events) == state
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(EVENTS, max_size=15))
 def test_the_journal_tells_the_same_story(events: list[Event]) -> None:
     lines = [codec.to_json(event, Event) for event in events]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_train.base.errors import BadInputError
@@ -42,7 +42,6 @@ def test_each_target_once() -> None:
     assert parse_all(["hf:me/a", "hf:me/a/", "hf:me/b"]) == (HubTarget(repo="me/a"), HubTarget(repo="me/b"))
 
 
-@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_any_text_is_a_target_or_bad_input(text: str) -> None:
     for scheme in ("hf:", "rclone:", ""):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_train.upload.transfers import Began, Failed, Record, TargetState, Verified, fold_all
@@ -53,7 +53,6 @@ def test_pauses_grow_to_a_quarter_of_an_hour_and_end_with_a_success() -> None:
     assert TargetState().pause_after(None, final=True) == 900
 
 
-@settings(deadline=None)
 @given(st.floats(0, 1e9), st.floats(0, 1e6), st.floats(-1e6, 1e6))
 def test_a_clock_that_was_set_back_does_not_keep_an_upload_waiting(at: float, pause: float, later: float) -> None:
     known = state(failed(at, pause=pause))

@@ -94,7 +94,7 @@ curves = st.builds(
 paces = st.builds(Pace, to_load=st.floats(0, 1e9), per_step=st.none() | st.floats(0, 1e9))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     title=words,
     jobs=st.dictionaries(st.sampled_from(STEPS), st.sampled_from(JobState)),

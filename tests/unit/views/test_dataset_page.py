@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from views.datasets import PICTURES, check_of, inventory, inventory_of, items_of, mixed, problem, subset_of
@@ -115,7 +115,6 @@ def test_hostile_words_stay_words(text: str) -> None:
     assert not any(character in written for character in "\x1b\0\x07\u202e\u202c\u2028\ufffe")
 
 
-@settings(deadline=None)
 @given(text=st.text(), name=st.text(st.characters(exclude_characters="/\0{}"), min_size=1, max_size=40))
 def test_any_words_make_a_valid_page(text: str, name: str) -> None:
     path = PICTURES / f"{name}0.png"
@@ -163,7 +162,6 @@ def test_a_large_dataset_makes_a_page_of_bounded_size_that_says_so() -> None:
     assert sum("300x900" in words_of(card) for card in cards(document)) == 10
 
 
-@settings(deadline=None)
 @given(
     counts=st.lists(st.integers(1, 60), min_size=1, max_size=12),
     most=st.integers(1, 200),

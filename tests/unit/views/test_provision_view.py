@@ -164,7 +164,7 @@ ROWS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(ROWS, max_size=9, unique_by=lambda row: row.id), st.integers(60, 200), st.booleans())
 def test_any_rows_fit_any_screen(rows: list[Row], width: int, ascii_only: bool) -> None:
     text = screen(rows, width, ascii_only=ascii_only)
@@ -172,7 +172,7 @@ def test_any_rows_fit_any_screen(rows: list[Row], width: int, ascii_only: bool) 
     assert "\x1b" not in text
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(ROWS, max_size=9), st.integers(60, 200))
 def test_any_rows_have_a_summary(rows: list[Row], width: int) -> None:
     assert "\x1b" not in plain(summary_lines(rows, 12.0, width))
