@@ -141,9 +141,13 @@ def states_of(launch: Launch) -> set[str]:
     return {*(box.state.value for box in launch.living), *(job.state.value for job in launch.jobs)}
 
 
-def has_state_at_home(launch: Launch) -> bool:
+def is_at_home(launch: Launch) -> bool:
+    """Whether a state and the records after it have come home: without these the job would begin anew."""
     job = launch.jobs[0]
-    return job.home is not None and any(job.home.glob("*/*/output/*-state"))
+    if job.home is None or not any(job.home.glob("*/*/output/*-state")) or not (job.home / "plan.json").is_file():
+        return False
+    arrived = (job.home / "plan.json").stat().st_ctime
+    return any((box.fetched or 0.0) >= arrived for box in launch.boxes)
 
 
 def test_one_job_undisturbed(story: Story) -> None:
@@ -159,7 +163,7 @@ def test_one_job_undisturbed(story: Story) -> None:
 def test_one_that_is_outbid_in_mid_training(story: Story) -> None:
     draw_dataset(story.client.folder / "cats")
     story.begin("cats", "--spot", *WORDS)
-    launch = story.wait_for(has_state_at_home)
+    launch = story.wait_for(is_at_home)
     story.vast.outbid(story.box_of(launch, launch.jobs[0].name))
     launch = story.until_over()
     check(story, launch)
