@@ -10,7 +10,7 @@ from PIL import Image
 
 from support.past_runs import make_box
 from support.trainers import ScriptedBox
-from support.vast_account import KEY, Account, offer_row, vast_account
+from support.vast_account import KEY, Account, offer_row, path_with, vast_account
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +32,7 @@ def account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Account
         ]
         for name in ("DATA", "CONFIG"):
             monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name.lower()))
+        monkeypatch.setenv("PATH", path_with(tmp_path / "programs"))
         monkeypatch.setenv("VAST_API_KEY", KEY)
         monkeypatch.setenv("WAN_TRAIN_VAST_URL", found.address)
         monkeypatch.setenv("WAN_TRAIN_RUNS_DIR", str(tmp_path / "runs"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 import urllib.parse
@@ -10,11 +11,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from support.vast_api import Mood
+from wan_train.launch.sky_home import missing_programs
 
 KEY = "fedcba98-of-the-account"
+
+
+def path_with(folder: Path) -> str:
+    """PATH with a stand-in for each program that a launch needs and this machine lacks: here nothing is copied."""
+    folder.mkdir(exist_ok=True)
+    for name in missing_programs():
+        (folder / name).write_text("#!/bin/sh\nexit 1\n")
+        (folder / name).chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
 
 
 def offer_row(number: int, gpu: str, gpus: int, price: float, **more: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from tty_keys import CTRL_C, ENTER, Start, Terminal
 
 from support.trainers import ScriptedBox
-from support.vast_account import KEY, Account, offer_row, vast_account
+from support.vast_account import KEY, Account, offer_row, path_with, vast_account
 from wan_train.launch.model import Box, BoxState, Halt, Job, JobState, Launch, Offer, Wants
 from wan_train.launch.places import LaunchDirectory, new
 from wan_train.launch.seen import Progress, Seen, publish
@@ -36,7 +36,8 @@ def at(account: Account) -> dict[str, str]:
 def test_what_is_missing_is_asked_and_nothing_is_rented_without_a_yes(
     terminal: Start, scripted_box: ScriptedBox, account: Account
 ) -> None:
-    screen = terminal("launch", str(scripted_box.dataset), columns=80, **at(account))
+    path = path_with(scripted_box.root / "programs")
+    screen = terminal("launch", str(scripted_box.dataset), columns=80, PATH=path, **at(account))
     screen.answers("Title of the LoRA", "blackcat")
     screen.answers("Author", "me")
     lines = screen.shows(lambda lines: any("GPU (a number above" in line for line in lines))
