@@ -163,6 +163,9 @@ class Conductor:
         if isinstance(outcome, Done) and action.do is Do.DESTROY and self._is_busy(action.box):
             # A renting that is not over could bring the box back after the list was looked at.
             outcome = Failed(action=action, why="another step of the box is not over")
+        if isinstance(outcome, Done) and action.do is Do.RENT:
+            # Since when it costs money: SkyPilot may have taken minutes before and after it ordered the box.
+            self._listed = float("-inf")
         self.launch = after(self.launch, outcome, now)
 
     def _halt(self) -> None:

@@ -261,7 +261,10 @@ class SshRemote:
         return speeds_in(text.encode())
 
     def _fetch_state(self, ssh: Ssh, state: StateThere, run_id: str, home: Path) -> bool:
-        """False for one that the box has no longer: the trainer keeps the newest, and removes all at its end."""
+        """False for one that the box has no longer: the trainer keeps the newest, and removes all at its end.
+
+        It counts once the LoRAs up to it are here too: a training that is resumed from it saves only later ones.
+        """
         within = state.path.relative_to(RUNS / run_id)
         target = home / within
         if target.is_dir():
@@ -277,6 +280,7 @@ class SshRemote:
             if ssh.run(gone, seconds=_ANSWER_SECONDS).succeeded:
                 return False
             raise
+        ssh.fetch(RUNS / run_id, home, only=["/*.safetensors"], seconds=_COPY_SECONDS)
         target.parent.mkdir(parents=True, exist_ok=True)
         (coming / within).rename(target)
         sync_directory(target.parent)

@@ -108,16 +108,21 @@ class Ssh:
         *,
         seconds: float,
         names: Sequence[str] | None = None,
+        only: Sequence[str] = (),
         excluded: Sequence[str] = (),
     ) -> None:
-        """Bring what is in a folder of the box into one here, or only `names` of it; nothing here is removed.
+        """Bring what is in a folder of the box into one here; nothing here is removed.
+
+        Of it only `names`, or only what a pattern of `only` fits, where there are any, and nothing that is `excluded`.
 
         Each file is whole here or not changed. A link that leads out of the folder is left out: a box is not trusted.
         Raises RemoteError, and OSError when the disk here is full.
         """
         links = ["--links", "--safe-links"]
         try:
-            self._rsync([f"{self.target}:{there}/", f"{folder}/"], links, seconds, names=names, excluded=excluded)
+            patterns = [*(f"--exclude={each}" for each in excluded), *(f"--include={each}" for each in only)]
+            patterns += ["--exclude=*"] if only else []
+            self._rsync([f"{self.target}:{there}/", f"{folder}/"], [*links, *patterns], seconds, names=names)
         except RemoteError as error:
             if os.strerror(errno.ENOSPC) in str(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
@@ -126,23 +131,21 @@ class Ssh:
     def _rsync(
         self,
         places: Sequence[str],
-        links: Sequence[str],
+        options: Sequence[str],
         seconds: float,
         *,
         names: Sequence[str] | None = None,
-        excluded: Sequence[str] = (),
     ) -> None:
         """Names go through a pipe: no shell on either side reads them."""
         given = ["--from0", "--files-from=-"] if names is not None else []
         argv = [
             "rsync",
             "--recursive",
-            *links,
+            *options,
             "--times",
             f"--partial-dir={PARTIAL}",
             f"--timeout={_STILL_SECONDS}",
             *given,
-            *(f"--exclude={pattern}" for pattern in excluded),
             "--rsh",
             shlex.join(["ssh", *self.options()]),
             "--",

@@ -84,6 +84,15 @@ class TestCalm:
         [box] = laptop.run().boxes
         assert box.began == 1_000_020
 
+    def test_the_cost_of_every_box_begins_so(self, tmp_path: Path) -> None:
+        laptop = Laptop(World(FakeClock(), spot=True), launched(tmp_path, 1))
+        laptop.train_for(1_200)
+        laptop.goes_down()
+        while len(laptop.conductor.launch.boxes) == 1:
+            laptop.run(rounds=1)
+        laptop.world.since = laptop.conductor.launch.boxes[1].began + 10
+        assert laptop.run().boxes[1].began == laptop.world.since
+
     def test_what_a_box_trains_is_held_here_until_it_is_done(self, tmp_path: Path) -> None:
         laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
         laptop.train_for(1_800)

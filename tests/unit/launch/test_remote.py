@@ -347,6 +347,26 @@ class TestHome:
         assert not (home / ".coming").exists()
         assert not list(home.rglob("half-written*"))
 
+    def test_a_state_counts_when_its_loras_are_here(
+        self, box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run_with_states(box, 10)
+        (box.run / "high-000010.safetensors").write_text("a LoRA")
+        home = tmp_path / "runs" / RUN
+        state = home / "high/1/output/WAN my cats-000010-state"
+        (tmp_path / "breaks").mkdir()
+        program = tmp_path / "breaks/rsync"
+        rsync = shutil.which("rsync")
+        for copies in (1, 2):
+            # The connection breaks after so many copies.
+            count = f"echo >>{tmp_path}/count-{copies}; [ $(wc -l <{tmp_path}/count-{copies}) -le {copies} ] || exit 12"
+            program.write_text(f'#!/bin/sh\n[ "$1" = --server ] || {{ {count}; }}\nexec {rsync} "$@"\n')
+            program.chmod(0o755)
+            monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+            with pytest.raises(UnreachableError):
+                box.remote.fetch(box.address, RUN, home)
+            assert state.is_dir() == (home / "high-000010.safetensors").is_file() == (copies == 2)
+
     def test_two_states_are_kept(self, box: Box, tmp_path: Path) -> None:
         home = tmp_path / "runs" / RUN
         for epoch in (10, 20, 30):
