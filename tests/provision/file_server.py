@@ -8,12 +8,14 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from link import Link
+
+from support.loopback_server import serving
 
 _CHUNK = 64 * 1024
 
@@ -84,11 +86,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-class _Server(ThreadingHTTPServer):
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up are part of the tests."""
-
-
 @contextmanager
 def serve(root: Path) -> Iterator[FileServer]:
     files = FileServer(root)
@@ -97,17 +94,8 @@ def serve(root: Path) -> Iterator[FileServer]:
         pass
 
     Handler.files = files
-    server = _Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    files.address = f"http://127.0.0.1:{server.server_address[1]}"
-    try:
+    with serving(Handler, files.go_on.set) as files.address:
         yield files
-    finally:
-        files.go_on.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def write_index(root: Path, wheels: Path) -> None:

@@ -14,10 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+from support.loopback_server import QuietServer
 from support.namespace_box import NamespaceBox
 from support.vast_account import offer_row
 
@@ -275,18 +276,13 @@ def loopback_vast(folder: Path, rootfs: Path) -> Iterator[Landlord]:
         thread.join()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
+class _Server(QuietServer):
     def __init__(self, landlord: Landlord, listening: Any = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler, bind_and_activate=listening is None)
         if listening is not None:
             self.socket.close()
             self.socket = listening
         self.landlord = landlord
-
-    def handle_error(self, *_: object) -> None:
-        pass  # the asker hung up, which is what some tests are about
 
 
 class _Handler(BaseHTTPRequestHandler):

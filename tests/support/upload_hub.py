@@ -11,9 +11,11 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from support.loopback_server import serving
 
 WRITER, READER, STRANGER = "hf_write_me_0123456789", "hf_read_me_0123456789", "hf_of_another_0123456789"
 TOKENS: Mapping[str, tuple[str, bool]] = {WRITER: ("me", True), READER: ("me", False), STRANGER: ("another", True)}
@@ -88,17 +90,8 @@ def upload_hub() -> Iterator[UploadHub]:
     class Handler(_Handler):
         world = hub
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that are killed belong to the tests
-    hub.address = f"http://127.0.0.1:{server.server_address[1]}"
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    try:
+    with serving(Handler, hub.released.set) as hub.address:
         yield hub
-    finally:
-        hub.released.set()
-        server.shutdown()
-        server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -10,10 +10,11 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+from support.loopback_server import serving
 from support.vast_api import Mood
 from wan_train.launch.sky_home import missing_programs
 
@@ -131,7 +132,7 @@ def _matches(row: dict[str, Any], query: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def vast_account() -> Iterator[Account]:  # noqa: C901  a server and its answers
+def vast_account() -> Iterator[Account]:
     account = Account()
 
     class Handler(BaseHTTPRequestHandler):
@@ -172,20 +173,5 @@ def vast_account() -> Iterator[Account]:  # noqa: C901  a server and its answers
             self.end_headers()
             self.wfile.write(body)
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: object) -> None:
-            pass  # the asker hung up, which is what some tests are about
-
-    server = Server(("127.0.0.1", 0), Handler)
-    account.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with serving(Handler, account.released.set) as account.address:
         yield account
-    finally:
-        account.released.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from support.loopback_server import serving
 
 INSTANCE = "7000001"
 KEY = "0123456789abcdef-of-this-box"
@@ -140,23 +142,8 @@ def vast_api() -> Iterator[VastApi]:  # noqa: C901  a server and its answers
             self.end_headers()
             self.wfile.write(body)
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: object) -> None:
-            pass  # the asker hung up, which is what some tests are about
-
-    server = Server(("127.0.0.1", 0), Handler)
-    api.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(Handler, api.released.set) as api.address:
         yield api
-    finally:
-        api.released.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def serve_by_hand() -> None:
