@@ -153,6 +153,21 @@ def test_what_is_over_needs_no_program_and_no_key(
     assert program.started == []
 
 
+def test_a_launch_that_rented_nothing_ends_without_a_program_and_a_key(
+    program: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    directory = launched(jobs=(replace(JOB, state=JobState.WAITING),), boxes=())
+    monkeypatch.delenv("VAST_API_KEY")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run(["launch", "stop"]) == 0
+    assert "ends; nothing is rented" in capsys.readouterr().err
+    assert directory.read().is_over
+    assert [job.state for job in directory.read().jobs] == [JobState.STOPPED]
+    assert run(["launch", "attach"]) == 130
+    assert "nobody carries it out" not in capsys.readouterr().err
+    assert program.started == []
+
+
 def test_a_launch_is_not_carried_on_without_a_key(
     program: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

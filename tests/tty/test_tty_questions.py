@@ -1,4 +1,4 @@
-"""The three questions and the confirmation, answered by keyboard."""
+"""Questions answered by keyboard: the three of a training, its confirmation, and what would replace a file."""
 
 from __future__ import annotations
 
@@ -289,3 +289,16 @@ def test_the_targets_of_the_last_run_are_offered_and_none_is_none(terminal: Star
     second.types("n")
     assert second.ends() == 0
     assert nothing_was_started(scripted_box)
+
+
+@pytest.mark.parametrize(("key", "code", "is_kept"), [(ENTER, 2, True), (CTRL_C, 130, True), ("y", 0, False)])
+def test_a_file_that_is_no_page_of_ours_is_replaced_only_after_a_yes(
+    terminal: Start, scripted_box: ScriptedBox, key: str, code: int, is_kept: bool
+) -> None:
+    target = scripted_box.root / "mine.html"
+    target.write_text("<p>my own page", encoding="utf-8")
+    screen = terminal("dataset", "check", str(scripted_box.dataset), "--html", str(target))
+    screen.sees("Replace it?")
+    screen.types(key)
+    assert screen.ends() == code
+    assert (target.read_text(encoding="utf-8") == "<p>my own page") == is_kept

@@ -15,6 +15,7 @@ import typer.main
 
 from wan_train.base import settings
 from wan_train.base.codec import tag_of
+from wan_train.base.errors import ExitCode
 from wan_train.caching.decide import WORDS
 from wan_train.cli import main
 from wan_train.cli.app import app
@@ -307,3 +308,9 @@ def test_no_machine_of_anybody_is_named(path: Path) -> None:
 def test_reasons_for_making_a_cache() -> None:
     table = section(read("datasets.md"), "When a cache is made again")
     assert {row[0].strip("`"): row[1] for row in rows(table)} == {reason.value: text for reason, text in WORDS.items()}
+
+
+def test_every_exit_code_is_documented_with_its_name_and_what_to_do() -> None:
+    text = (DOCS / "exit-codes.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \| (.+?) \| (.+?) \|$", text, re.MULTILINE)
+    assert {(int(code), name) for code, name, *_ in rows} == {(code.value, code.name) for code in ExitCode}

@@ -57,3 +57,8 @@ class NotReadyError(WanTrainError):
     """The box lacks something: a driver, a model, the trainer, disk space."""
 
     exit_code = ExitCode.NOT_READY
+
+
+def reason_of(error: Exception) -> str:
+    """Why something failed: the system's own words without number and path, which the message has already."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

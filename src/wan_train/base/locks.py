@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from wan_train.base.errors import NotReadyError
+from wan_train.base.errors import NotReadyError, reason_of
 
 _SHARED = 0o1777
 _FILE_MODE = 0o666
@@ -205,4 +205,4 @@ def _unusable(path: Path, reason: str) -> NotReadyError:
 
 
 def _words(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+    return reason_of(error).lower()

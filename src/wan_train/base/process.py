@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
+from wan_train.base.errors import reason_of
 from wan_train.base.text import redact
 from wan_train.base.units import MIB
 
@@ -79,8 +80,7 @@ def run(
             pass_fds=pass_fds,
         )
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in a path or an argument
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return Outcome(code=None, trouble=f"{argv[0]} cannot be started: {reason}")
+        return Outcome(code=None, trouble=f"{argv[0]} cannot be started: {reason_of(error)}")
     tails = [_Tail(stream, limit) for stream in (child.stdout, child.stderr) if stream is not None]
     trouble = ""
     try:

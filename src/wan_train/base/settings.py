@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wan_train.base import home
-from wan_train.base.errors import BadInputError, NotReadyError
+from wan_train.base.errors import BadInputError, NotReadyError, reason_of
 from wan_train.base.files import can_be_written, write_whole
 from wan_train.base.text import one_line
 from wan_train.base.units import parse_dollars
@@ -320,5 +320,6 @@ def _read_config(path: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no TOML, endless numbers
         raise BadInputError(
-            f"the settings file {path} cannot be read: {error}", hint="One `name = value` on a line; text in quotes."
+            f"the settings file {path} cannot be read: {reason_of(error)}",
+            hint="One `name = value` on a line; text in quotes.",
         ) from error

@@ -37,7 +37,7 @@ class VastError(Exception):
 
 
 class StatusError(VastError):
-    """Vast answered with a status that is no success. `retry_after` is in seconds, where it named them."""
+    """Vast answered with a status that reports an error. `retry_after` is in seconds, where it named them."""
 
     def __init__(self, status: int, retry_after: float | None = None) -> None:
         super().__init__(f"Vast answered with status {status}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -122,7 +121,7 @@ def _detached(directory: LaunchDirectory) -> Result:
     launch_id = directory.path.name
 
     def text(sink: Sink) -> None:
-        sys.stdout.write(f"{launch_id}\n")
+        sink.outcome(launch_id)
         sink.note("Renting. Watch it with:")
         sink.note(f"  wan-train launch attach {launch_id}")
 

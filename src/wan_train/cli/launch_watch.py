@@ -53,7 +53,7 @@ def watch_launch(directory: LaunchDirectory, settings: Settings, sink: Sink) -> 
     launch_id = directory.path.name
     match left:
         case _Leave.DETACHED:
-            sink.note("The launch goes on. Watch it again with:")
+            sink.note("The launch continues. Watch it with:")
             sink.note(f"  wan-train launch attach {launch_id}")
             return Result()
         case _Leave.HANGUP:

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from wan_train.base import codec
@@ -20,9 +21,10 @@ from wan_train.cli.launch_watch import carry_on, finished, show_launch, watch_la
 from wan_train.cli.output import Result, Sink
 from wan_train.launch import reap as reaping
 from wan_train.launch.market import Listed, VastMarket
-from wan_train.launch.model import Halt, Launch
+from wan_train.launch.model import BY_HAND, Halt, Launch
 from wan_train.launch.places import LaunchDirectory, all_launches, directory_of, find, launch_of
 from wan_train.launch.seen import read_seen
+from wan_train.launch.transitions import settled
 from wan_train.views.formatting import dollars_per_hour
 from wan_train.views.launch import launch_json
 
@@ -39,7 +41,7 @@ def attach(call: Call) -> Result:
     if launch.is_over:
         return finished(directory, launch)
     if not directory.is_held:
-        call.sink.note(f"Nobody carried out launch {launch.id}: it goes on now.")
+        call.sink.note(f"Nobody carried out launch {launch.id}: it continues now.")
         carry_on(directory, call.settings, call.sink)
     return watch_launch(directory, call.settings, call.sink)
 
@@ -68,11 +70,27 @@ def stop(call: Call) -> Result:
         sink.note(f"Launch {launch.id} is over already. Nothing of it is rented.")
         return Result(data=lambda: launch_json(launch, time.time(), read_seen(directory)))
     directory.ask(Halt.NOW if now else Halt.SAVE)
-    if not directory.is_held:
+    if not any(launch.living) and (ended := _ended_here(directory)) is not None:
+        launch = ended
+    elif not directory.is_held:
         carry_on(directory, call.settings, call.sink)
     sink.note(f"Launch {launch.id} ends{_what_ends(launch, now=now)}.")
     sink.note(f"See the end of it: wan-train launch attach {launch.id}")
     return Result(data=lambda: launch_json(launch, time.time(), read_seen(directory)))
+
+
+def _ended_here(directory: LaunchDirectory) -> Launch | None:
+    """End a launch of which nothing is rented, which needs no key and no landlord. None where a program has it."""
+    try:
+        with directory.held():
+            launch = replace(_read(directory), halt=Halt.NOW, halted_because=BY_HAND)
+            if any(launch.living):
+                return None
+            launch = settled(launch, time.time())
+            directory.write(launch)
+            return launch
+    except BlockingIOError:
+        return None
 
 
 def _what_ends(launch: Launch, *, now: bool) -> str:
@@ -181,7 +199,7 @@ def _say_others(boxes: list[tuple[Listed, str]], sink: Sink) -> None:
     """Of several boxes of one launch in one go."""
     for launch_id in dict.fromkeys(each for _, each in boxes):
         for box in [box for box, of in boxes if of == launch_id]:
-            sink.note(f"Box of another computer's launch: {_named(box)}")
+            sink.note(f"Box of a launch that is not recorded here: {_named(box)}")
         sink.note(f"  To end it: wan-train launch reap {launch_id}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -264,7 +263,7 @@ def detached(run: RunDirectory) -> Result:
     """Leave a run to itself: stdout gets its ID and nothing else."""
 
     def text(sink: Sink) -> None:
-        sys.stdout.write(f"{run.run_id}\n")
+        sink.outcome(run.run_id)
         sink.note("Running. Watch it with:")
         sink.note(f"  wan-train attach {run.run_id}")
 

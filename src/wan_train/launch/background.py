@@ -98,8 +98,8 @@ def hands_of(directory: LaunchDirectory, settings: Settings, say: Callable[[str]
 
 
 @dataclass(slots=True)
-class Told:
-    """What others are told of a launch as it goes: its log, and what was seen of its trainings."""
+class Reporter:
+    """Reports a launch to others: its log, and what was seen of its trainings."""
 
     directory: LaunchDirectory
     seen: Callable[[], Seen]
@@ -134,7 +134,7 @@ def main(path: str) -> ExitCode:
     try:
         with hands_of(directory, resolve(flags={}), log.info) as hands:
             launch = carry_out(
-                directory, hands, SystemClock(), Told(directory, lambda: _seen(hands), directory.read()).changed
+                directory, hands, SystemClock(), Reporter(directory, lambda: _seen(hands), directory.read()).changed
             )
             _notify(launch)
     except BlockingIOError:

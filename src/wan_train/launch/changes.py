@@ -10,7 +10,7 @@ from wan_train.launch.model import Box, BoxState, Job, JobState, Launch
 
 
 def changes(before: Launch | None, after: Launch) -> Iterator[str]:
-    """Boxes first; without a record before, everything that is no beginning."""
+    """Boxes first; without a record before, everything beyond its first state."""
     old_boxes = {box.name: box.state for box in before.boxes} if before is not None else {}
     old_jobs = {job.name: job.state for job in before.jobs} if before is not None else {}
     for box in after.boxes:

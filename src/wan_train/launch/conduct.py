@@ -1,4 +1,4 @@
-"""Carries out a launch: decides, records, acts. Whenever it is killed, the next one goes on from the record.
+"""Carries out a launch: decides, records, acts. Whenever it is killed, the next one continues from the record.
 
 The record is on disk before a step begins, so nothing is rented, started or ended that it does not name.
 """
@@ -18,7 +18,7 @@ from wan_train.box.vast import VastError
 from wan_train.launch.hands import Hands
 from wan_train.launch.infra import VAST
 from wan_train.launch.market import Listed, Power
-from wan_train.launch.model import Box, BoxState, Halt, Launch
+from wan_train.launch.model import BY_HAND, Box, BoxState, Halt, Launch
 from wan_train.launch.places import LaunchDirectory, launch_of
 from wan_train.launch.transitions import Action, Do, Done, Failed, Lost, Outcome, actions, after, settled
 from wan_train.run.directory import RunDirectory
@@ -172,7 +172,7 @@ class Conductor:
         asked = self.directory.requested()
         if asked is None or self.launch.halt in {asked, Halt.NOW}:
             return
-        self.launch = replace(self.launch, halt=asked, halted_because="stopped by you")
+        self.launch = replace(self.launch, halt=asked, halted_because=BY_HAND)
 
     def _look(self, now: float) -> None:
         """Notice boxes that the landlord took away. Where it does not answer, silence of the box decides.

@@ -73,7 +73,7 @@ def names_for(want: str) -> tuple[str, ...]:
 def same_card(rented: str, driver_name: str) -> bool:
     """Whether a driver's name (`NVIDIA GeForce RTX 5090`, `NVIDIA H100 80GB HBM3`) can be that of a rented card.
 
-    The number decides, and the letters at it: an `RTX 5090` is no `RTX 5090 Laptop GPU` and no `RTX 5090 D`.
+    The number decides, and the letters at it: `RTX 5090 Laptop GPU` and `RTX 5090 D` are other cards than `RTX 5090`.
     """
     theirs = _driver_words(driver_name)
     ours = _driver_words(rented)

@@ -41,7 +41,7 @@ _PRICE_ABOVE = 1.02
 _OVER = {"finished": 0, "failed": 4, "stopped": 130}
 """States of a run that is over, and the exit code where it recorded none; in `wan-train status --json`."""
 _LOST = "lost"
-"""The box was started again, and nothing on it goes on with the run."""
+"""The box was started again, and nothing on it resumed the run."""
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +205,7 @@ class Hands:
                 raise WrongBoxError(f"it costs {asked} an hour, and {offered} were offered")
 
     def _provision(self, box: Box, tasks: Sequence[str]) -> None:
-        """Wait until the box is ready; the set-up on it goes on whatever becomes of the connection."""
+        """Wait until the box is ready; the set-up on it continues whatever becomes of the connection."""
         began = answered = self.clock.monotonic()
         while True:
             if self.is_given_up(box.name):
@@ -230,9 +230,8 @@ class Hands:
             if self.is_given_up(box.name):
                 raise CancelledError
             listed = next((each for each in self.market.boxes() if each.is_of(box.name)), None)
-            if listed is None:
-                raise WrongBoxError("it is gone from the landlord's list")
-            if listed.power is Power.RUNNING:
+            # One list without it proves nothing: it may be incomplete.
+            if listed is not None and listed.power is Power.RUNNING:
                 new = replace(address, host=listed.host or address.host, port=listed.port or address.port)
                 for there in (address, new):
                     with suppress(UnreachableError):

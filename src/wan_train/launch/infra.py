@@ -10,7 +10,7 @@ from wan_train.launch.check import RUNS, UNUSED_HOURS, WORKSPACE
 
 VAST = "vast"
 OVER = WORKSPACE / "wan-train-launch/over"
-"""A file that the guardian on a box makes at its end: there is no API by which the box could end itself."""
+"""A file that the guardian on a box makes at its end: here a box has no API to end itself."""
 IDLE_MINUTES = 5
 """From the end of the keeper to the end of the box, by SkyPilot's program on it."""
 HELP = "https://docs.skypilot.co/en/latest/getting-started/installation.html"

@@ -41,6 +41,10 @@ class BoxState(StrEnum):
     GONE = "gone"
 
 
+BY_HAND = "stopped by you"
+"""Why a launch ends early, where a person asked for it."""
+
+
 class Halt(StrEnum):
     """A launch that is to end before its jobs are done."""
 

@@ -106,7 +106,7 @@ def choose(
 
 
 def unfit(priced: Priced, wants: Wants, *, avoided: Collection[str] = ()) -> tuple[str, ...]:
-    """Every reason against an offer. What the landlord does not say is no reason: the box itself is checked."""
+    """Every reason against an offer. A missing figure is not one: the box itself is checked."""
     offer = priced.offer
     found = []
     if wants.max_per_hour is not None and offer.per_hour > wants.max_per_hour:

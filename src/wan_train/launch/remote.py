@@ -156,6 +156,7 @@ class SshRemote:
         if why is not None:
             raise WrongBoxError(why)
         if wants.infra == VAST:
+            # The start script has it too; here its start is seen, whatever image the box has.
             ssh.output(check.timer(wants.max_hours), seconds=_ANSWER_SECONDS)
         return check.MEASURED_BYTES
 
@@ -213,7 +214,7 @@ class SshRemote:
         if found is None:
             ssh.output(shlex.join(["mkdir", "-p", str(there)]), seconds=_ANSWER_SECONDS)
             names = [path.name for path in home.iterdir() if path.name not in {PARTIAL, COMING, "lock"}]
-            # The plan comes last: without it the folder is no run, and a broken copy is continued.
+            # The plan comes last: wan-train ignores a folder without one, so a broken copy is continued.
             ssh.send(home, there, names=[name for name in names if name != "plan.json"], seconds=_COPY_SECONDS)
             ssh.send(home, there, names=["plan.json"], seconds=_COPY_SECONDS)
         elif found.state in {"running", "waiting", "retrying"}:
@@ -360,7 +361,7 @@ def read_training(data: dict[str, Any], there: PurePosixPath) -> Training:
 
 
 def forget_ending(home: Path) -> None:
-    """The end of the box is no duty here, where `wan-train resume` would end this computer by it."""
+    """Remove the end of the box from the duties: `wan-train resume` here would end this computer by it."""
     run = RunDirectory(home)
     try:
         duties = read_duties(run)

@@ -78,7 +78,7 @@ class Ssh:
         """`user@host`; raises RemoteError for what ssh could take for an option."""
         user, host = self.address.user, self.address.host
         if not _USER.fullmatch(user) or not _HOST.fullmatch(host):
-            raise RemoteError(f"{one_line(user)}@{one_line(host)} is no address of a box")
+            raise RemoteError(f"{one_line(user)}@{one_line(host)} is an invalid address of a box")
         return f"{user}@{host}"
 
     def run(self, script: str, *, seconds: float, stdin: str | None = None) -> Outcome:

@@ -8,7 +8,7 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
-from wan_train.base.errors import BadInputError
+from wan_train.base.errors import BadInputError, reason_of
 from wan_train.base.settings import shipped_configs
 from wan_train.base.text import one_line
 from wan_train.recipe.effective import Layer, require, resolve
@@ -138,7 +138,7 @@ def _toml(path: Path) -> Mapping[str, Any]:
             hint="Leave --recipe out to take the shipped one; each run directory has its own recipe.toml.",
         ) from None
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no TOML, endless numbers
-        raise BadInputError(f"the recipe {path} cannot be read: {error}", hint=_HINT) from error
+        raise BadInputError(f"the recipe {path} cannot be read: {reason_of(error)}", hint=_HINT) from error
 
 
 def _with_base(own: Mapping[str, Any], problems: list[str]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

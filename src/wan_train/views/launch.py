@@ -77,9 +77,9 @@ def launch_screen(
     """The whole screen; the table is cut where it is too low, never the last lines."""
     width, height = size
     head = line(Span(f"Launch {launch.id}", "bold"), Span(f"  {duration(now - launch.created)} so far", "dim"))
-    foot = line(Span("q leaves, the launch goes on   s stops it, results come home first", "dim"))
+    foot = line(Span("q leaves, the launch continues   s stops it, results come home first", "dim"))
     if asks_to_stop:
-        foot = line(Span("Stop? y: results come home, then all boxes are destroyed. Any other key: go on", "bold"))
+        foot = line(Span("Stop? y: results come home, then all boxes are destroyed. Any other key: continue", "bold"))
     rows = list(launch_lines(launch, now, seen, width))
     room = max(height - 4, 1)
     if len(rows) > room:

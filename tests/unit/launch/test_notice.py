@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wan_train.launch.background import Told
+from wan_train.launch.background import Reporter
 from wan_train.launch.model import Box, BoxState, Job, JobState, Launch, Offer, Wants
 from wan_train.launch.notice import end_of
 from wan_train.launch.places import new
@@ -50,10 +50,10 @@ def test_the_program_of_a_launch_logs_what_happened_and_publishes_what_it_saw(
 ) -> None:
     directory = new(tmp_path)
     launch = Launch(id=directory.path.name, created=0.0, wants=Wants(max_hours=12), jobs=())
-    told = Told(directory, lambda: Seen(searching="none"), launch)
+    reporter = Reporter(directory, lambda: Seen(searching="none"), launch)
     box = Box(name=f"wt-{launch.id}-001", offer=OFFER, began=0.0)
     with caplog.at_level(logging.INFO):
-        told.changed(replace(launch, boxes=(box,)))
-        told.changed(replace(launch, boxes=(replace(box, state=BoxState.CHECKING),)))
+        reporter.changed(replace(launch, boxes=(box,)))
+        reporter.changed(replace(launch, boxes=(replace(box, state=BoxState.CHECKING),)))
     assert caplog.messages == ["box 001 (RTX 4090): renting at $0.36 an hour", "box 001 (RTX 4090): checking"]
     assert read_seen(directory).searching == "none"

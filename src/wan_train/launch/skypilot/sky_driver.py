@@ -77,7 +77,7 @@ class Driver:
                 self.sky.api_stop()
                 return {"ended": end_all(processes_of(dict(os.environ)))}
             case other:
-                raise ValueError(f"{other!r} is no request")
+                raise ValueError(f"unknown request {other!r}")
 
     def rent(self, name: str, task: Mapping[str, Any]) -> dict[str, Any]:
         """A box that answers by ssh. One whose set-up fails is destroyed: SkyPilot leaves it running and paid for."""
@@ -222,7 +222,7 @@ def end_all(processes: Sequence[Any]) -> int:
 
 
 def end_orphans(environ: Mapping[str, str]) -> None:
-    """Workers of a server that was killed go on by themselves: what they do to a box would meet the next order."""
+    """Workers outlive a server that was killed: what they do to a box would meet the next order."""
     found = {process: words_of(process) for process in processes_of(environ)}
     if not any(_SERVER in words for words in found.values()):
         end_all([process for process, words in found.items() if _OWN_NAME not in words])
