@@ -463,5 +463,5 @@ class TestAnswers:
         ssh = Ssh(
             address=Address(name="wt-1", host=host, port=22, user="root", key=tmp_path), known_hosts=tmp_path / "known"
         )
-        with pytest.raises(RemoteError, match="no address"):
+        with pytest.raises(RemoteError, match="invalid address of a box"):
             ssh.run("true", seconds=5)
