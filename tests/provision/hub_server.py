@@ -13,13 +13,11 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from link import Link
-
-from support.loopback_server import POLL_SECONDS, QuietServer
 
 HUB_COMMIT = "1" * 40
 _CHUNK = 16 * 1024
@@ -82,7 +80,7 @@ class Hub:
     proxied: list[str] = field(default_factory=list)
     slow_began: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
-    servers: list[QuietServer] = field(default_factory=list)
+    servers: list[ThreadingHTTPServer] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     busy: Counter[str] = field(default_factory=Counter)
     busiest: Counter[str] = field(default_factory=Counter)
@@ -97,8 +95,8 @@ class Hub:
             world = hub
 
         for handler in (Front, Store):
-            server = QuietServer(("127.0.0.1", 0), handler)
-            threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,), daemon=True).start()
+            server = _Server(("127.0.0.1", 0), handler)
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
             self.servers.append(server)
         return self.address(0)
 
@@ -117,6 +115,13 @@ class Hub:
     def take(self, name: str) -> Fault | None:
         with self.lock:
             return self.faults[name].pop(0) if self.faults.get(name) else None
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that hang up are part of the tests."""
 
 
 class _Handler(BaseHTTPRequestHandler):
