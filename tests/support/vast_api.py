@@ -1,6 +1,6 @@
 """Vast's API on loopback, as far as a box asks it about itself; it misbehaves as told.
 
-`python tests/support/vast_api.py` serves one by hand: its variables are printed, and every request.
+`PYTHONPATH=tests python -m support.vast_api` serves one by hand: its variables are printed, and every request.
 """
 
 from __future__ import annotations
