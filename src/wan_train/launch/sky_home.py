@@ -82,9 +82,8 @@ def _install(environment: Path, uv: str, wanted: Sequence[str], infra: str) -> N
     ):
         outcome = process.run([uv, *words], seconds=_INSTALL_SECONDS)
         if not outcome.succeeded:
-            raise NotReadyError(
-                f"installing SkyPilot failed: {one_line(outcome.tail(2))}", hint="Look at the network, then try again."
-            )
+            told = one_line(outcome.tail(2).replace("\n", "; "))
+            raise NotReadyError(f"installing SkyPilot failed: {told}", hint="Look at the network, then try again.")
     write_whole(environment / "ready", stamp(infra))
 
 
