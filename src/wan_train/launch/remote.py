@@ -232,12 +232,15 @@ class SshRemote:
         ssh = self._ssh(address)
         home.mkdir(parents=True, exist_ok=True)
         before = tree_bytes(home)
+        excluded = [*_NEVER, "/*/*/output/**"]
+        if not (home / "plan.json").is_file():
+            # Without it a state would be of no use, should the box be lost in between.
+            ssh.fetch(RUNS / run_id, home, seconds=_COPY_SECONDS, excluded=excluded)
         for _ in range(_LOOKS):
             there = [self._fetch_state(ssh, state, run_id, home) for state in self.look(address, run_id).states]
             if all(there):
                 break
         # States first: a record must not name one that is not here. What the trainer still writes stays there.
-        excluded = [*_NEVER, "/*/*/output/**"]
         ssh.fetch(RUNS / run_id, home, seconds=_COPY_SECONDS, excluded=excluded)
         forget_ending(home)
         came = tree_bytes(home) - before
@@ -281,12 +284,20 @@ class SshRemote:
             if ssh.run(gone, seconds=_ANSWER_SECONDS).succeeded:
                 return False
             raise
+        if not self._is_still_there(ssh, state, coming / within):
+            shutil.rmtree(coming, ignore_errors=True)
+            return False
         ssh.fetch(RUNS / run_id, home, only=["/*.safetensors"], seconds=_COPY_SECONDS)
         target.parent.mkdir(parents=True, exist_ok=True)
         (coming / within).rename(target)
         sync_directory(target.parent)
         shutil.rmtree(coming, ignore_errors=True)
         return True
+
+    def _is_still_there(self, ssh: Ssh, state: StateThere, copy: Path) -> bool:
+        """Whether the box has all files of a state after the copy: rsync takes what a removal left for all of it."""
+        listed = ssh.run(f"LC_ALL=C ls -A {shlex.quote(str(state.path))}", seconds=_ANSWER_SECONDS)
+        return listed.succeeded and set(listed.output.splitlines()) == {path.name for path in copy.iterdir()}
 
     def _has_run(self, ssh: Ssh, stamp: str) -> bool:
         """Start the set-up unless it runs or has run for this stamp; whether it is over. Raises WrongBoxError."""

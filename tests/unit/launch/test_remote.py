@@ -351,21 +351,23 @@ class TestHome:
         self, box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run_with_states(box, 10)
-        (box.run / "high-000010.safetensors").write_text("a LoRA")
         home = tmp_path / "runs" / RUN
         state = home / "high/1/output/WAN my cats-000010-state"
         (tmp_path / "breaks").mkdir()
         program = tmp_path / "breaks/rsync"
         rsync = shutil.which("rsync")
-        for copies in (1, 2):
-            # The connection breaks after so many copies.
-            count = f"echo >>{tmp_path}/count-{copies}; [ $(wc -l <{tmp_path}/count-{copies}) -le {copies} ] || exit 12"
+        for number, copies in enumerate((1, 1, 2)):
+            # The connection breaks after so many copies. The first is of the records.
+            counter = tmp_path / f"count-{number}"
+            count = f"echo >>{counter}; [ $(wc -l <{counter}) -le {copies} ] || exit 12"
             program.write_text(f'#!/bin/sh\n[ "$1" = --server ] || {{ {count}; }}\nexec {rsync} "$@"\n')
             program.chmod(0o755)
             monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
             with pytest.raises(UnreachableError):
                 box.remote.fetch(box.address, RUN, home)
+            assert (home / "plan.json").is_file()
             assert state.is_dir() == (home / "high-000010.safetensors").is_file() == (copies == 2)
+            (box.run / "high-000010.safetensors").write_text("a LoRA")
 
     def test_two_states_are_kept(self, box: Box, tmp_path: Path) -> None:
         home = tmp_path / "runs" / RUN
@@ -394,6 +396,17 @@ class TestHome:
         box.remote.fetch(box.address, RUN, home)
         assert (home / "events.jsonl").read_text() == "saved 10\n"
         assert not (home / "high/1/output/WAN my cats-000010-state").exists()
+
+    def test_a_state_that_is_removed_while_it_is_copied_does_not_count(self, box: Box, tmp_path: Path) -> None:
+        run_with_states(box, 10)
+        state = box.run / "high/1/output/WAN my cats-000010-state"
+        (state / "optimizer.bin").write_text("moments")
+        quoted = f"'{state}'"
+        box.program("rsync", f'rm -f {quoted}/optimizer.bin; {shutil.which("rsync")} "$@"; rm -r {quoted}; exit 0')
+        home = tmp_path / "runs" / RUN
+        box.remote.fetch(box.address, RUN, home)
+        assert (home / "events.jsonl").read_text() == "saved 10\n"
+        assert not list(home.rglob("*-state"))
 
     def test_results_are_compared(self, box: Box, tmp_path: Path) -> None:
         run_with_states(box, 10)

@@ -34,9 +34,9 @@ def test_it_is_made_once_with_the_pinned_versions(tmp_path: Path) -> None:
 
 def test_a_fetch_that_failed_is_told_and_tried_again(tmp_path: Path) -> None:
     folder = tmp_path / "sky"
-    with pytest.raises(NotReadyError, match="failed: while fetching; no such host$"):
-        fails = "{ echo 'while fetching' >&2; echo 'no such host' >&2; exit 2; }"
-        make(folder, uv=uv(tmp_path, f"{MAKES}\n[ $1 = venv ] || {fails}"), say=print)
+    fails = uv(tmp_path, f"{MAKES}\n[ $1 = venv ] || {{ echo 'while fetching' >&2; echo 'no such host' >&2; exit 2; }}")
+    with pytest.raises(NotReadyError, match=r"failed: while fetching; no such host$"):
+        make(folder, uv=fails, say=print)
     assert not is_made(folder)
     make(folder, uv=uv(tmp_path, MAKES), say=print)
     assert is_made(folder)
