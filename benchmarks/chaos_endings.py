@@ -209,7 +209,7 @@ class History:
             match self.chance.choice(["provider", "messages", "hub"]):
                 case "provider":
                     mood = self.chance.choice([Mood.BREAKS, Mood.HTML, Mood.BUSY, Mood.DEAF, Mood.REFUSES, Mood.HANGS])
-                    found += [(begin, self._landlord(mood)), (end, self._landlord(Mood.WELL))]
+                    found += [(begin, self._provider(mood)), (end, self._provider(Mood.WELL))]
                 case "messages":
                     manners = self.chance.choice([Manners.REFUSES, Manners.HANGS])
                     found += [(begin, self._service(manners)), (end, self._service(Manners.TAKES))]
@@ -219,7 +219,7 @@ class History:
                     found += [(begin, self._bad_folder), (end, self._good_folder)]
         return found
 
-    def _landlord(self, mood: Mood) -> Callable[[], None]:
+    def _provider(self, mood: Mood) -> Callable[[], None]:
         def act() -> None:
             self.outcome.faults[f"provider {mood.name.lower()}"] += mood is not Mood.WELL
             self.vast.mood = mood

@@ -36,7 +36,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support.launch_client import Client, draw_dataset
-from support.loopback_vast import Landlord, Mood, Rented, loopback_vast
+from support.loopback_vast import LoopbackVast, Mood, Rented, loopback_vast
 from wan_train.base.codec import from_json
 from wan_train.engine.tensors import BrokenFileError, read_header
 from wan_train.launch.model import BoxState, JobState, Launch
@@ -54,12 +54,12 @@ WAITS = {
     "transitions._BACK_OFF_SECONDS": 0.5,
     "transitions._LONGEST_BACK_OFF_SECONDS": 5.0,
     "transitions.MOST_FAILURES": 9,
-    "check._FAST_MBPS": 400.0,
-    "conduct.LIST_SECONDS": 4.0,
-    "conduct.SOON_SECONDS": 1.0,
-    "conduct.ASLEEP_SECONDS": 10.0,
-    "hands._UNREACHABLE_SECONDS": 30.0,
-    "hands._LOOK_SECONDS": 1.0,
+    "box_check._FAST_MBPS": 400.0,
+    "controller.LIST_SECONDS": 4.0,
+    "controller.SOON_SECONDS": 1.0,
+    "controller.ASLEEP_SECONDS": 10.0,
+    "action_runner._UNREACHABLE_SECONDS": 30.0,
+    "action_runner._LOOK_SECONDS": 1.0,
     "market.DEADLINE_SECONDS": 4.0,
 }
 SPARE_SECONDS = 8.0
@@ -71,13 +71,14 @@ STATES = ("renting", "provisioning", "sending", "training", "trained", "trained"
 _CREATE = """
 import json, sys, time
 from pathlib import Path
-from wan_train.launch.jobs import Wish, Words, prepare
+from wan_train.launch.jobs import JobRequest, JobOptions, prepare
 from wan_train.launch.model import GpuWant, Launch, Wants
-from wan_train.launch.places import new
+from wan_train.launch.launch_directory import new
 told = json.loads(sys.argv[1])
-wishes = [Wish(where=name, folder=Path(told["folder"]), dataset=name, title=name, options=tuple(told["options"]))
+requests = [JobRequest(where=name, folder=Path(told["folder"]), dataset=name, title=name,
+                       options=tuple(told["options"]))
           for name in told["datasets"]]
-ready = prepare(wishes, read_words=lambda _: Words())
+ready = prepare(requests, read_options=lambda _: JobOptions())
 wants = Wants(gpus=(GpuWant(name="RTX4090"),), max_hours=2, disk_gb=1, fetch_seconds=told["fetch_seconds"],
               spot=told["spot"], boxes=told["boxes"], budget=told["budget"])
 directory = new(Path(told["runs"]))
@@ -119,7 +120,7 @@ class Outcome:
 class Story:
     """One launch and what happens to it."""
 
-    vast: Landlord
+    vast: LoopbackVast
     client: Client
     chance: random.Random
     outcome: Outcome

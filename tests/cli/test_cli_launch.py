@@ -157,7 +157,7 @@ def test_without_a_key_or_with_a_wrong_one_it_says_where_to_get_one(
     assert "no Vast.ai key was found" in refused(capsys, "cats", code=3)
 
 
-def test_a_landlord_that_is_down_is_named(account: Account, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_provider_that_is_down_is_named(account: Account, capsys: pytest.CaptureFixture[str]) -> None:
     account.moods = [Mood.WELL, Mood.HTML]
     assert "nothing was rented: Vast" in refused(capsys, "cats", code=3)
 

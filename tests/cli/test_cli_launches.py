@@ -15,8 +15,8 @@ from wan_train.base import codec
 from wan_train.base.settings import Settings, user_data_dir
 from wan_train.cli.main import run
 from wan_train.launch import background
+from wan_train.launch.launch_directory import LaunchDirectory, all_launches, directory_of, new
 from wan_train.launch.model import Box, BoxState, Halt, Job, JobState, Launch, Offer, Wants
-from wan_train.launch.places import LaunchDirectory, all_launches, directory_of, new
 from wan_train.launch.sky_home import stamp
 from wan_train.recipe.terms import Expert
 from wan_train.run.directory import RunDirectory

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.launch_client import Client
-from support.loopback_vast import Landlord, loopback_vast
+from support.loopback_vast import LoopbackVast, loopback_vast
 
 VARIABLE = "WAN_TRAIN_TEST_LAUNCH"
 HERE = Path(__file__).parent
@@ -33,13 +33,13 @@ def roots() -> Path:
 
 
 @pytest.fixture
-def vast(tmp_path: Path, roots: Path) -> Iterator[Landlord]:
+def vast(tmp_path: Path, roots: Path) -> Iterator[LoopbackVast]:
     with loopback_vast(tmp_path / "vast", roots / "rootfs") as made:
         yield made
 
 
 @pytest.fixture
-def client(tmp_path: Path, roots: Path, vast: Landlord) -> Client:
+def client(tmp_path: Path, roots: Path, vast: LoopbackVast) -> Client:
     made = Client(folder=tmp_path / "client", vast=vast.address, key=vast.key)
     made.install(roots / "sky/env", {"transitions.WATCH_SECONDS": 3.0, "model.fetch_seconds": 10.0})
     return made

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from support.launch_client import Client, draw_dataset
-from support.loopback_vast import Landlord, Rented
+from support.loopback_vast import LoopbackVast, Rented
 from wan_train.base.codec import from_json
 from wan_train.engine.tensors import read_header
 from wan_train.launch.model import BoxState, Job, JobState, Launch
@@ -30,7 +30,7 @@ class Story:
     """One user, one account, one launch."""
 
     client: Client
-    vast: Landlord
+    vast: LoopbackVast
     directory: Path = Path()
 
     def begin(self, *words: str) -> None:
@@ -93,7 +93,7 @@ class Story:
 
 
 @pytest.fixture
-def story(client: Client, vast: Landlord) -> Iterator[Story]:
+def story(client: Client, vast: LoopbackVast) -> Iterator[Story]:
     made = Story(client=client, vast=vast)
     yield made
     for pid in made.programs():  # of a test that failed

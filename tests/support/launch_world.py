@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath
 
 from wan_train.base.units import GB
 from wan_train.box.vast import VastError
-from wan_train.launch.conduct import Conductor
+from wan_train.launch.action_runner import ActionRunner
+from wan_train.launch.controller import Controller
 from wan_train.launch.engine import EngineError
-from wan_train.launch.hands import Hands
+from wan_train.launch.launch_directory import LaunchDirectory, new
 from wan_train.launch.market import Listed, Power
 from wan_train.launch.model import (
     Address,
@@ -22,7 +23,6 @@ from wan_train.launch.model import (
     Offer,
     Wants,
 )
-from wan_train.launch.places import LaunchDirectory, new
 from wan_train.launch.remote import Training, WrongBoxError
 from wan_train.launch.shipment import Shipment
 from wan_train.launch.ssh import RemoteError, UnreachableError
@@ -94,7 +94,7 @@ class World:
     since: float | None = None
     """When the rent of every box began, by the list."""
     dear: tuple[str, float] = ("", 0.0)
-    """A machine that the landlord charges more for than it offered."""
+    """A machine that the provider charges more for than it offered."""
     measured: tuple[Speed, ...] = ()
     """In the file of speeds of every box."""
     repeated: list[int] = field(default_factory=list)
@@ -250,7 +250,7 @@ class FakeRemote:
         self.world.try_step(self.box(address).machine, "send")
 
     def begin(self, box: FakeBox, run: str, epochs: int) -> None:
-        # Noted, because the conductor outlives whatever a step raises.
+        # Noted, because the controller outlives whatever a step raises.
         self.world.twice += [run for other in self.world.boxes.values() if run in other.runs]
         box.stopped.pop(run, None)
         if run in self.world.reached:
@@ -330,7 +330,7 @@ class Laptop:
 
     def boot(self) -> None:
         self.steps.clear()
-        hands = Hands(
+        runner = ActionRunner(
             market=FakeMarket(self.world),
             engine=self.world,
             remote=FakeRemote(self.world),
@@ -339,9 +339,9 @@ class Laptop:
             pause=self.world.clock.pause,
             shipment=lambda _: SHIPMENT,
         )
-        self.conductor = Conductor(
+        self.controller = Controller(
             directory=self.directory,
-            hands=hands,
+            runner=runner,
             clock=self.world.clock,
             start=self.steps.append if self.deferred else lambda step: step(),
         )
@@ -366,16 +366,16 @@ class Laptop:
 
     def run(self, *, rounds: int = 6_000, kill_every: int = 0) -> Launch:
         for number in range(rounds):
-            self.conductor.turn()
-            if self.conductor.is_over:
-                return self.conductor.launch
+            self.controller.turn()
+            if self.controller.is_over:
+                return self.controller.launch
             for step in [step for step in self.steps if self.world.chance.randrange(3) == 0]:
                 self.steps.remove(step)
                 step()
             self.world.clock.time += 15.0
             if kill_every and number % kill_every == kill_every - 1:
                 self.killed()
-        return self.conductor.launch
+        return self.controller.launch
 
 
 def launched(runs: Path, jobs: int, *, named: str = "job", **wants: object) -> LaunchDirectory:
@@ -392,9 +392,9 @@ def launched(runs: Path, jobs: int, *, named: str = "job", **wants: object) -> L
 def until(laptop: Laptop, state: BoxState | JobState) -> None:
     """Carry a launch out until its box or its job is there."""
     for _ in range(2_000):
-        launch = laptop.conductor.launch
+        launch = laptop.controller.launch
         found = [launch.jobs[0].state, *(box.state for box in launch.boxes[:1])]
         if state in found:
             return
         laptop.run(rounds=1)
-    raise AssertionError(f"never {state}: {laptop.conductor.launch}")
+    raise AssertionError(f"never {state}: {laptop.controller.launch}")

@@ -79,7 +79,7 @@ class Plan:
 
 
 @dataclass(slots=True, kw_only=True)
-class Landlord:
+class LoopbackVast:
     """One account with its offers and its boxes. Everything is under one lock, as in a data base."""
 
     folder: Path
@@ -261,28 +261,28 @@ def offers(count: int = 6, gpu: str = "RTX 4090") -> list[dict[str, Any]]:
 
 
 @contextmanager
-def loopback_vast(folder: Path, rootfs: Path) -> Iterator[Landlord]:
-    landlord = Landlord(folder=folder, rootfs=rootfs, offers=offers())
-    server = _Server(landlord)
-    landlord.address = f"http://127.0.0.1:{server.server_port}"
+def loopback_vast(folder: Path, rootfs: Path) -> Iterator[LoopbackVast]:
+    provider = LoopbackVast(folder=folder, rootfs=rootfs, offers=offers())
+    server = _Server(provider)
+    provider.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
-        yield landlord
+        yield provider
     finally:
-        landlord.close()
+        provider.close()
         server.shutdown()
         server.server_close()
         thread.join()
 
 
 class _Server(QuietServer):
-    def __init__(self, landlord: Landlord, listening: Any = None) -> None:
+    def __init__(self, provider: LoopbackVast, listening: Any = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler, bind_and_activate=listening is None)
         if listening is not None:
             self.socket.close()
             self.socket = listening
-        self.landlord = landlord
+        self.provider = provider
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -293,15 +293,15 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        landlord = self.server.landlord
+        provider = self.server.provider
         if self.path.startswith("/hub/"):
             self._send_part()
             return
         length = int(self.headers.get("Content-Length") or 0)
         text = self.rfile.read(length)
         body = json.loads(text) if text else {}
-        landlord.asked.append(f"{self.command} {self.path.partition('?')[0]}")
-        match landlord.plan.moods.pop(0) if landlord.plan.moods else None:
+        provider.asked.append(f"{self.command} {self.path.partition('?')[0]}")
+        match provider.plan.moods.pop(0) if provider.plan.moods else None:
             case Mood.BUSY:
                 self._send(429, b"{}", **{"Retry-After": "1"})
             case Mood.BREAKS:
@@ -309,11 +309,11 @@ class _Handler(BaseHTTPRequestHandler):
             case Mood.HTML:
                 self._send(200, b"<html>maintenance</html>")
             case Mood.HANGS:
-                landlord.released.wait(_HANG_SECONDS)
+                provider.released.wait(_HANG_SECONDS)
                 self.close_connection = True
             case None:
                 key = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-                code, answer = landlord.answer(self.command, self.path, body, key)
+                code, answer = provider.answer(self.command, self.path, body, key)
                 self._send(code, json.dumps(answer).encode())
 
     do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815  the names that the server calls

@@ -11,9 +11,9 @@ from tty_keys import CTRL_C, ENTER, Start, Terminal
 
 from support.trainers import ScriptedBox
 from support.vast_account import KEY, Account, offer_row, path_with, vast_account
+from wan_train.launch.last_seen import LastSeen, Progress, publish
+from wan_train.launch.launch_directory import LaunchDirectory, new
 from wan_train.launch.model import Box, BoxState, Halt, Job, JobState, Launch, Offer, Wants
-from wan_train.launch.places import LaunchDirectory, new
-from wan_train.launch.seen import Progress, Seen, publish
 
 OFFER = Offer(id="1", machine="m", gpu="RTX 4090", gpus=1, gpu_bytes=24 * 10**9, per_hour=0.36)
 
@@ -69,7 +69,7 @@ def carried_out(scripted_box: ScriptedBox) -> Iterator[LaunchDirectory]:
     job = Job(name="cats", title="cats", dataset=Path("cats"), dataset_stamp="", options=(), state=JobState.TRAINING)
     box = Box(name=f"wt-{directory.path.name}-001", offer=OFFER, state=BoxState.READY, began=0.0, job="cats")
     directory.write(Launch(id=directory.path.name, created=0.0, wants=Wants(max_hours=12), jobs=(job,), boxes=(box,)))
-    publish(directory, Seen(jobs={"cats": Progress(epoch=12, epochs=60, loss=0.0831)}))
+    publish(directory, LastSeen(jobs={"cats": Progress(epoch=12, epochs=60, loss=0.0831)}))
     with directory.held():
         yield directory
 

@@ -227,7 +227,7 @@ def test_a_target_of_the_run_says_when_it_is_tried_again(place: Place, hub: Uplo
     )
 
 
-def test_the_way_home_names_this_box_where_its_landlord_does(
+def test_the_way_home_names_this_box_where_its_provider_does(
     place: Place, hub: UploadHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "scp -P PORT 'root@HOST:" in place.call("status")[1]

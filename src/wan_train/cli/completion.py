@@ -45,7 +45,7 @@ def step_names(ctx: typer.Context, incomplete: str) -> list[str]:
 def launch_names(ctx: typer.Context, incomplete: str) -> list[str]:
     """Ids of the launches of this machine."""
     from wan_train.base.settings import resolve
-    from wan_train.launch.places import all_launches
+    from wan_train.launch.launch_directory import all_launches
 
     try:
         runs = resolve(flags={"runs_dir": ctx.params.get("runs_dir")}).runs

@@ -62,7 +62,7 @@ def duties_of(call: Call, before: Duties | None = None, *, goes_on: bool = False
 def check_before(duties: Duties, call: Call) -> None:
     """Make sure of what a training relies on at its end; raises NotReadyError."""
     if duties.then in {Then.STOP, Then.DESTROY}:
-        _check_landlord(duties.then, call)
+        _check_provider(duties.then, call)
     if duties.uploads:
         check_targets(duties.uploads, call.settings, call.sink)
 
@@ -129,7 +129,7 @@ def _check(duties: Duties, settings: Settings) -> None:
         )
 
 
-def _check_landlord(then: Then, call: Call) -> None:
+def _check_provider(then: Then, call: Call) -> None:
     """Raises NotReadyError where Vast will not obey. One that is down may answer by the time the run is over."""
     vast = Vast.of_this_box(os.environ, call.settings.vast_url)
     if vast is None:

@@ -18,7 +18,7 @@ class Page(Enum):
     HELP = auto()
 
 
-class Wish(Enum):
+class KeyAction(Enum):
     """What the user wants of the run or the view."""
 
     LEAVE = auto()
@@ -36,17 +36,17 @@ def keys_in(typed: str) -> Iterator[str]:
     yield from _SEQUENCE.findall(typed)
 
 
-def press(page: Page, key: str) -> tuple[Page, Wish | None]:
-    """The next page and the user's wish, if any."""
+def press(page: Page, key: str) -> tuple[Page, KeyAction | None]:
+    """The next page and the user's action, if any."""
     match page:
         case Page.RUN:
             match key.lower():
                 case "d" | "q":
-                    return page, Wish.LEAVE
+                    return page, KeyAction.LEAVE
                 case "s":
                     return Page.STOP, None
                 case "k":
-                    return page, Wish.KEEP
+                    return page, KeyAction.KEEP
                 case "l":
                     return Page.LOGS, None
                 case "?" | "h":
@@ -54,7 +54,7 @@ def press(page: Page, key: str) -> tuple[Page, Wish | None]:
                 case _:
                     return page, None
         case Page.STOP:
-            return Page.RUN, Wish.STOP if key.lower() == "y" else None
+            return Page.RUN, KeyAction.STOP if key.lower() == "y" else None
         case Page.LOGS | Page.HELP:
             return Page.RUN, None
         case _:

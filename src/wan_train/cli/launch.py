@@ -20,9 +20,9 @@ from wan_train.base.units import dollars, file_size
 from wan_train.box.vast import VastError
 from wan_train.cli import options, questions
 from wan_train.cli.call import Call
-from wan_train.cli.launch_request import ask_where, wants_of, wishes_of
+from wan_train.cli.launch_options import read_options
+from wan_train.cli.launch_request import ask_where, job_requests, wants_of
 from wan_train.cli.launch_watch import watch_launch
-from wan_train.cli.launch_words import read_words
 from wan_train.cli.launches import look_around, say_others_going
 from wan_train.cli.notify import keep_addresses
 from wan_train.cli.output import Result, Sink
@@ -31,10 +31,10 @@ from wan_train.launch.bounds import bounded, default_hours
 from wan_train.launch.history import read_history
 from wan_train.launch.infra import HELP, VAST, variables_of
 from wan_train.launch.jobs import Ready, disk_gb, prepare
+from wan_train.launch.launch_directory import LaunchDirectory, new
 from wan_train.launch.market import KEY_VARIABLE, Market, VastMarket
 from wan_train.launch.model import Launch, Wants
 from wan_train.launch.offers import Choice, Unfit, choose
-from wan_train.launch.places import LaunchDirectory, new
 from wan_train.launch.sky_home import INSTALLED_BYTES, PROGRAMS, folder_of, is_made, make, missing_programs
 from wan_train.launch.sky_market import SkyMarket
 from wan_train.provision import engine_file
@@ -73,8 +73,8 @@ def _planned(call: Call, wants: Wants, market: Market) -> tuple[LaunchPlan, Resu
     """The plan, and how it is shown."""
     sink, dry_run = call.sink, call[options.DRY_LAUNCH]
     ask = sink.can_ask and not call[options.YES] and not dry_run
-    wishes = wishes_of(call, ask=ask)
-    ready = prepare(wishes, read_words=read_words, say=_Said(sink).dataset)
+    requests = job_requests(call, ask=ask)
+    ready = prepare(requests, read_options=read_options, say=_Said(sink).dataset)
     wants, search = _with_needs(wants, ready), _Search(market=market, ready=ready, runs=call.settings.runs)
     if ask:
         wants, choice = ask_where(call, wants, search, partial(_show_offers, sink=sink, wants=wants))
@@ -166,8 +166,8 @@ def market_of(call: Call, infra: str) -> Iterator[Market]:
         yield SkyMarket(engine, infra)
 
 
-def landlord_error(error: VastError, infra: str = VAST) -> NotReadyError:
-    """What a landlord did not do, for people."""
+def provider_error(error: VastError, infra: str = VAST) -> NotReadyError:
+    """What a provider did not do, for people."""
     text = str(error)
     if infra != VAST:
         return NotReadyError(f"nothing was rented: {text}", hint=f"Set up its credentials: {HELP}\nThen try again.")
@@ -223,7 +223,7 @@ class _Search:
         try:
             offers = self.market.offers(wants)
         except VastError as error:
-            raise landlord_error(error, wants.infra) from None
+            raise provider_error(error, wants.infra) from None
         history = read_history(self.runs, time.time())
         return choose(
             offers,

@@ -12,14 +12,14 @@ from wan_train.base.home import expanded
 from wan_train.base.text import one_line
 from wan_train.cli import options, questions
 from wan_train.cli.call import Call
-from wan_train.cli.launch_words import words_of
+from wan_train.cli.launch_options import train_options
 from wan_train.cli.option import Option
 from wan_train.cli.price import given_dollars
 from wan_train.cli.usage_errors import closest
 from wan_train.launch.bounds import MOST_HOURS, default_price
 from wan_train.launch.gpu_names import parse_gpus
 from wan_train.launch.infra import KNOWN, VAST
-from wan_train.launch.jobs import Wish, read_jobs, wishes_of_words
+from wan_train.launch.jobs import JobRequest, read_jobs, requests_of_datasets
 from wan_train.launch.model import GpuWant, Wants
 from wan_train.launch.offers import Choice, Priced
 from wan_train.run.titles import DEFAULT_AUTHOR, DEFAULT_TITLE, check_author, check_title
@@ -70,7 +70,7 @@ def wants_of(call: Call) -> Wants:
     )
 
 
-def wishes_of(call: Call, *, ask: bool) -> tuple[Wish, ...]:
+def job_requests(call: Call, *, ask: bool) -> tuple[JobRequest, ...]:
     """The jobs as they were asked for; what is missing is asked of a person, or refused. Raises BadInputError."""
     datasets = list(call.all(options.LAUNCH_DATASETS))
     _require_no_command(datasets)
@@ -82,12 +82,12 @@ def wishes_of(call: Call, *, ask: bool) -> tuple[Wish, ...]:
     title, author = call.get(options.LAUNCH_TITLE), call.get(options.AUTHOR)
     if ask:
         title, author, datasets = _asked(title, author, datasets)
-    return wishes_of_words(
+    return requests_of_datasets(
         datasets,
         title=check_title(title) if title is not None else None,
         author=check_author(author) if author is not None else None,
         recipe=call.get(options.RECIPE),
-        options=words_of(call),
+        options=train_options(call),
         folder=Path.cwd(),
     )
 
@@ -179,14 +179,14 @@ def _has_jobs(path: Path) -> bool:
         return False
 
 
-def _of_file(call: Call, file: Path) -> tuple[Wish, ...]:
+def _of_file(call: Call, file: Path) -> tuple[JobRequest, ...]:
     given = [each.flag for each in _OF_ONE if call.get(each) is not None]
-    words = [word for word in words_of(call) if word.startswith("--")]
+    words = [word for word in train_options(call) if word.startswith("--")]
     if given or words:
         raise BadInputError(
             f"{', '.join([*given, *words])} cannot be given beside {file.name}",
             hint=f"Write it into {file.name}: a job, or [defaults] for all, may have options = ['--epochs', '50'].",
         )
     author = call.get(options.AUTHOR)
-    wishes = read_jobs(file)
-    return wishes if author is None else tuple(replace(each, author=each.author or author) for each in wishes)
+    requests = read_jobs(file)
+    return requests if author is None else tuple(replace(each, author=each.author or author) for each in requests)

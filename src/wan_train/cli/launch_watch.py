@@ -19,12 +19,12 @@ from wan_train.cli.screen import Screen, TerminalGoneError
 from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
 from wan_train.engine.checkpoints import lora_file
 from wan_train.launch import background
-from wan_train.launch.changes import changes
+from wan_train.launch.change_lines import change_lines
 from wan_train.launch.infra import VAST
+from wan_train.launch.last_seen import LastSeen, read_last_seen
+from wan_train.launch.launch_directory import LaunchDirectory
 from wan_train.launch.market import account_key
 from wan_train.launch.model import Halt, Job, JobState, Launch
-from wan_train.launch.places import LaunchDirectory
-from wan_train.launch.seen import Seen, read_seen
 from wan_train.launch.sky_home import folder_of, make
 from wan_train.run.directory import RunDirectory
 from wan_train.views.formatting import clock
@@ -84,7 +84,7 @@ def finished(directory: LaunchDirectory, launch: Launch) -> Result:
                 sink.line(str(path))
 
     return Result(
-        data=lambda: launch_json(launch, time.time(), read_seen(directory)),
+        data=lambda: launch_json(launch, time.time(), read_last_seen(directory)),
         text=text,
         exit_code=exit_code_of(directory, launch),
     )
@@ -104,7 +104,7 @@ def _results(job: Job) -> Sequence[Path]:
 
 def show_launch(directory: LaunchDirectory, launch: Launch, sink: Sink) -> None:
     """The table, once."""
-    seen, now = read_seen(directory), time.time()
+    seen, now = read_last_seen(directory), time.time()
     if sink.is_screen:
         sink.show(Screenful(lambda width: launch_lines(launch, now, seen, width)))
     else:
@@ -161,7 +161,7 @@ class _Watcher:
     def _show(self, screen: Screen) -> Launch | _Leave:
         asks = False
         while True:
-            launch, seen = self._look(), read_seen(self.directory)
+            launch, seen = self._look(), read_last_seen(self.directory)
             screen.paint(launch_screen(launch, time.time(), seen, screen.size, asks_to_stop=asks))
             left = self._react(launch)
             if left is not None:
@@ -215,11 +215,11 @@ class _Watcher:
             if before is None or _told(before) != _told(launch):
                 self.sink.data(launch_json(launch, time.time(), self._seen()))
             return
-        for text in changes(before, launch):
+        for text in change_lines(before, launch):
             self.sink.line(f"{clock(time.time())} {text}")
 
-    def _seen(self) -> Seen:
-        return read_seen(self.directory)
+    def _seen(self) -> LastSeen:
+        return read_last_seen(self.directory)
 
 
 def _told(launch: Launch) -> object:

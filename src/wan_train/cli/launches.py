@@ -20,10 +20,10 @@ from wan_train.cli.call import Call
 from wan_train.cli.launch_watch import carry_on, finished, show_launch, watch_launch
 from wan_train.cli.output import Result, Sink
 from wan_train.launch import reap as reaping
+from wan_train.launch.last_seen import read_last_seen
+from wan_train.launch.launch_directory import LaunchDirectory, all_launches, directory_of, find, launch_of
 from wan_train.launch.market import Listed, VastMarket
 from wan_train.launch.model import BY_HAND, Halt, Launch
-from wan_train.launch.places import LaunchDirectory, all_launches, directory_of, find, launch_of
-from wan_train.launch.seen import read_seen
 from wan_train.launch.transitions import settled
 from wan_train.views.formatting import dollars_per_hour
 from wan_train.views.launch import launch_json
@@ -57,7 +57,7 @@ def status(call: Call) -> Result:
         sink.line(f"Launch {launch.id}: {'over' if launch.is_over else held}")
         show_launch(directory, launch, sink)
 
-    return Result(data=lambda: launch_json(launch, time.time(), read_seen(directory)), text=text)
+    return Result(data=lambda: launch_json(launch, time.time(), read_last_seen(directory)), text=text)
 
 
 def stop(call: Call) -> Result:
@@ -68,7 +68,7 @@ def stop(call: Call) -> Result:
     look_around(call, besides=directory)
     if launch.is_over:
         sink.note(f"Launch {launch.id} is over already. Nothing of it is rented.")
-        return Result(data=lambda: launch_json(launch, time.time(), read_seen(directory)))
+        return Result(data=lambda: launch_json(launch, time.time(), read_last_seen(directory)))
     directory.ask(Halt.NOW if now else Halt.SAVE)
     if not any(launch.living) and (ended := _ended_here(directory)) is not None:
         launch = ended
@@ -76,11 +76,11 @@ def stop(call: Call) -> Result:
         carry_on(directory, call.settings, call.sink)
     sink.note(f"Launch {launch.id} ends{_what_ends(launch, now=now)}.")
     sink.note(f"See the end of it: wan-train launch attach {launch.id}")
-    return Result(data=lambda: launch_json(launch, time.time(), read_seen(directory)))
+    return Result(data=lambda: launch_json(launch, time.time(), read_last_seen(directory)))
 
 
 def _ended_here(directory: LaunchDirectory) -> Launch | None:
-    """End a launch of which nothing is rented, which needs no key and no landlord. None where a program has it."""
+    """End a launch of which nothing is rented, which needs no key and no provider. None where a program has it."""
     try:
         with directory.held():
             launch = replace(_read(directory), halt=Halt.NOW, halted_because=BY_HAND)

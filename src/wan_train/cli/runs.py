@@ -23,7 +23,7 @@ from wan_train.cli.request import usable_gpus
 from wan_train.cli.train import detached
 from wan_train.cli.watch import watch
 from wan_train.engine.log_parser import last_words
-from wan_train.launch.places import launch_that_trains
+from wan_train.launch.launch_directory import launch_that_trains
 from wan_train.run.control import StopRequest, request_stop, start_supervisor
 from wan_train.run.directory import RunDirectory, all_runs, find
 from wan_train.run.disk import check_disk_to_resume

@@ -15,7 +15,7 @@ from wan_train.base.errors import WanTrainError
 from wan_train.base.settings import Settings
 from wan_train.base.units import duration
 from wan_train.cli import questions
-from wan_train.cli.keys import Page, Wish, keys_in, press
+from wan_train.cli.keys import KeyAction, Page, keys_in, press
 from wan_train.cli.output import Result, Sink
 from wan_train.cli.screen import Screen, TerminalGoneError
 from wan_train.cli.signals import HANGUP_EXIT, Signals, caught
@@ -183,13 +183,13 @@ class _Watcher:
             if left is not None:
                 return left
             for key in keys_in(screen.keys(_LOOK_SECONDS)):
-                page, wish = press(page, key)
-                match wish:
-                    case Wish.LEAVE:
+                page, action = press(page, key)
+                match action:
+                    case KeyAction.LEAVE:
                         return _Leave.DETACHED
-                    case Wish.STOP:
+                    case KeyAction.STOP:
                         request_stop(self.run, StopRequest(mode=StopMode.AFTER_STATE, signal=signal.SIGINT))
-                    case Wish.KEEP:
+                    case KeyAction.KEEP:
                         self._keep_box_on(self.view)
                     case None:
                         pass
@@ -207,9 +207,9 @@ class _Watcher:
                 break
             for key in keys_in(screen.keys(_LOOK_SECONDS)):
                 match press(Page.RUN, key)[1]:
-                    case Wish.LEAVE:
+                    case KeyAction.LEAVE:
                         return view
-                    case Wish.KEEP:
+                    case KeyAction.KEEP:
                         self._keep_box_on(view)
                     case _:
                         pass

@@ -107,13 +107,13 @@ def write_for_directory(directory: Path, target: Path) -> str:
     return text
 
 
-def compose(folders: Sequence[Path], wishes: ConfigValues, *, existing: str | None) -> str:
+def compose(folders: Sequence[Path], values: ConfigValues, *, existing: str | None) -> str:
     """The text of a dataset.toml for the media directly inside `folders`; raises DatasetError.
 
     An `existing` text keeps its comments, order, other datasets and all other values. Every dataset has its own cache
     directory. The result was read back by the trainer's rules.
     """
-    text = _composed(folders, wishes, existing=existing)
+    text = _composed(folders, values, existing=existing)
     with tempfile.TemporaryDirectory(prefix="wan-train-") as scratch:
         draft = Path(scratch) / "dataset.toml"
         draft.write_text(text, encoding="utf-8")
@@ -121,17 +121,17 @@ def compose(folders: Sequence[Path], wishes: ConfigValues, *, existing: str | No
     return text
 
 
-def _composed(folders: Sequence[Path], wishes: ConfigValues, *, existing: str | None) -> str:
+def _composed(folders: Sequence[Path], values: ConfigValues, *, existing: str | None) -> str:
     folders = [Path(os.path.abspath(folder)) for folder in folders]
     kinds = {folder: _kinds(folder) for folder in folders}
-    if wishes.video_values() and not any(MediaKind.VIDEO in found for found in kinds.values()):
-        raise _refused(", ".join(wishes.video_values()), "is for clips only, and there are none", "Remove it")
+    if values.video_values() and not any(MediaKind.VIDEO in found for found in kinds.values()):
+        raise _refused(", ".join(values.video_values()), "is for clips only, and there are none", "Remove it")
     try:
         if existing is not None:
             document = tomlkit.parse(existing.replace("\r\n", "\n").lstrip("\ufeff"))
         else:
-            document = _empty(wishes)
-        _fill(document, kinds, wishes)
+            document = _empty(values)
+        _fill(document, kinds, values)
         return _spaced(tomlkit.dumps(document).rstrip() + "\n")
     except (tomlkit.exceptions.TOMLKitError, TypeError, KeyError, ValueError, IndexError) as error:
         what = f"cannot be changed without losing its layout ({error})"
@@ -168,17 +168,17 @@ def _kinds(folder: Path) -> tuple[MediaKind, ...]:
     return tuple(found)
 
 
-def _shipped(wishes: ConfigValues) -> tomlkit.TOMLDocument:
+def _shipped(values: ConfigValues) -> tomlkit.TOMLDocument:
     """The shipped dataset.toml with its comments, or the preset's: its datasets are models of new ones."""
-    path = shipped_configs() / "dataset.toml" if wishes.preset is None else preset_path(wishes.preset)
+    path = shipped_configs() / "dataset.toml" if values.preset is None else preset_path(values.preset)
     return tomlkit.parse(path.read_text(encoding="utf-8"))
 
 
-def _empty(wishes: ConfigValues) -> tomlkit.TOMLDocument:
+def _empty(values: ConfigValues) -> tomlkit.TOMLDocument:
     """A new file without datasets."""
     document = _shipped(ConfigValues())
     del _datasets(document)[:]
-    if wishes.preset is not None:
+    if values.preset is not None:
         # Every dataset of a preset has its own.
         del document["general"]["resolution"]
     return document
@@ -210,13 +210,13 @@ class _Wanted:
     model: Table
 
 
-def _wanted(kind: MediaKind, wishes: ConfigValues, *, is_only_kind: bool) -> list[_Wanted]:
-    models = [entry for entry in _datasets(_shipped(wishes)) if isinstance(entry, Table) and _SOURCES[kind] in entry]
-    own = wishes.video_values() if kind is MediaKind.VIDEO else {}
-    if wishes.num_repeats is not None:
-        own["num_repeats"] = wishes.num_repeats
-    if wishes.preset is None:
-        sizes: list[tuple[int, int] | None] = list(wishes.resolutions) or [None]
+def _wanted(kind: MediaKind, values: ConfigValues, *, is_only_kind: bool) -> list[_Wanted]:
+    models = [entry for entry in _datasets(_shipped(values)) if isinstance(entry, Table) and _SOURCES[kind] in entry]
+    own = values.video_values() if kind is MediaKind.VIDEO else {}
+    if values.num_repeats is not None:
+        own["num_repeats"] = values.num_repeats
+    if values.preset is None:
+        sizes: list[tuple[int, int] | None] = list(values.resolutions) or [None]
         parts = [(size, models[0], {"resolution": list(size)} if size and len(sizes) > 1 else {}) for size in sizes]
     else:
         keys = (*_CUTS, "resolution", "num_repeats")
@@ -235,26 +235,26 @@ def _wanted(kind: MediaKind, wishes: ConfigValues, *, is_only_kind: bool) -> lis
     ]
 
 
-def _fill(document: tomlkit.TOMLDocument, kinds: Mapping[Path, tuple[MediaKind, ...]], wishes: ConfigValues) -> None:
+def _fill(document: tomlkit.TOMLDocument, kinds: Mapping[Path, tuple[MediaKind, ...]], values: ConfigValues) -> None:
     entries, general = _datasets(document), document.get("general")
-    shared = dict(_shipped(wishes).get("general", {})) if wishes.preset is not None else {}
+    shared = dict(_shipped(values).get("general", {})) if values.preset is not None else {}
     if not isinstance(general, Table):
         general = None
     elif not entries:
         general.update(shared)
-    for key, value in (("batch_size", wishes.batch_size), ("caption_extension", wishes.caption_extension)):
+    for key, value in (("batch_size", values.batch_size), ("caption_extension", values.caption_extension)):
         if value is not None:
             holders = [*([general] if general is not None else []), *(entry for entry in entries if key in entry)]
             for holder in holders or list(entries):
                 holder[key] = value
-    if general is not None and len(wishes.resolutions) == 1:
-        general["resolution"] = list(wishes.resolutions[0])
+    if general is not None and len(values.resolutions) == 1:
+        general["resolution"] = list(values.resolutions[0])
     default: Mapping[str, Any] = general or {}
     for folder, found in kinds.items():
         for kind in found:
-            wanted = _wanted(kind, wishes, is_only_kind=len(found) == 1)
+            wanted = _wanted(kind, values, is_only_kind=len(found) == 1)
             for entry, each in _entries_of(entries, folder, _SOURCES[kind], wanted, default.get("resolution")):
-                for key in _CUTS if wishes.preset is not None else ():
+                for key in _CUTS if values.preset is not None else ():
                     if key not in each.values:
                         entry.pop(key, None)
                 entry.update(each.values)

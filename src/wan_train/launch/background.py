@@ -17,17 +17,17 @@ from wan_train.base import locks, process
 from wan_train.base.clock import SystemClock
 from wan_train.base.errors import ExitCode, NotReadyError, WanTrainError
 from wan_train.base.settings import Settings, resolve
-from wan_train.launch.changes import changes
-from wan_train.launch.conduct import carry_out
+from wan_train.launch.action_runner import ActionRunner
+from wan_train.launch.change_lines import change_lines
+from wan_train.launch.controller import carry_out
+from wan_train.launch.end_message import end_message
 from wan_train.launch.engine import EngineError, SkyEngine
-from wan_train.launch.hands import Hands
 from wan_train.launch.infra import VAST, variables_of
+from wan_train.launch.last_seen import LastSeen, progress_of, publish
+from wan_train.launch.launch_directory import LaunchDirectory
 from wan_train.launch.market import KEY_VARIABLE, VastMarket
 from wan_train.launch.model import Launch
-from wan_train.launch.notice import end_of
-from wan_train.launch.places import LaunchDirectory
 from wan_train.launch.remote import SshRemote
-from wan_train.launch.seen import Seen, progress_of, publish
 from wan_train.launch.sky_home import folder_of, make
 from wan_train.launch.sky_market import SkyMarket
 from wan_train.launch.wheel import pack, provision_script
@@ -78,8 +78,8 @@ def sky_engine(
 
 
 @contextmanager
-def hands_of(directory: LaunchDirectory, settings: Settings, say: Callable[[str], None]) -> Iterator[Hands]:
-    """The hands of this machine on the market, SkyPilot and the boxes. Raises NotReadyError."""
+def open_runner(directory: LaunchDirectory, settings: Settings, say: Callable[[str], None]) -> Iterator[ActionRunner]:
+    """A runner with the market, SkyPilot and the boxes of this launch. Raises NotReadyError."""
     infra = directory.read().wants.infra
     vast = VastMarket.of(os.environ, Path.home(), settings.vast_url) if infra == VAST else None
     key = variables_of(infra, os.environ)
@@ -87,7 +87,7 @@ def hands_of(directory: LaunchDirectory, settings: Settings, say: Callable[[str]
         key = {KEY_VARIABLE: vast.api.key, "VAST_URL": settings.vast_url}
     wheel, script = pack(directory.scratch), provision_script()
     with sky_engine(infra, key, keys=directory.scratch, log=directory.engine_log, say=say) as engine:
-        yield Hands(
+        yield ActionRunner(
             market=vast or SkyMarket(engine, infra),
             engine=engine,
             remote=SshRemote(scratch=directory.scratch, source=lambda: (wheel, script)),
@@ -102,19 +102,19 @@ class Reporter:
     """Reports a launch to others: its log, and what was seen of its trainings."""
 
     directory: LaunchDirectory
-    seen: Callable[[], Seen]
+    seen: Callable[[], LastSeen]
     last: Launch
 
     def changed(self, launch: Launch) -> None:
-        for line in changes(self.last, launch):
+        for line in change_lines(self.last, launch):
             log.info("%s", line)
         self.last = launch
         publish(self.directory, self.seen())
 
 
-def _seen(hands: Hands) -> Seen:
-    jobs = {name: progress_of(training) for name, training in list(hands.seen.items())}
-    return Seen(jobs=jobs, searching=hands.searching)
+def _seen(runner: ActionRunner) -> LastSeen:
+    jobs = {name: progress_of(training) for name, training in list(runner.seen.items())}
+    return LastSeen(jobs=jobs, searching=runner.searching)
 
 
 def _notify(launch: Launch) -> None:
@@ -122,7 +122,7 @@ def _notify(launch: Launch) -> None:
     try:
         targets = read_targets(resolve(flags={}).notify)
         if targets:
-            for outcome in send_now(end_of(launch, time.time()), targets):
+            for outcome in send_now(end_message(launch, time.time()), targets):
                 log.info("message to %s: %s", outcome.target, outcome.why or outcome.mark)
     except WanTrainError as error:
         log.warning("no message was sent: %s", error.message)
@@ -132,9 +132,9 @@ def main(path: str) -> ExitCode:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     directory = LaunchDirectory(Path(path))
     try:
-        with hands_of(directory, resolve(flags={}), log.info) as hands:
+        with open_runner(directory, resolve(flags={}), log.info) as runner:
             launch = carry_out(
-                directory, hands, SystemClock(), Reporter(directory, lambda: _seen(hands), directory.read()).changed
+                directory, runner, SystemClock(), Reporter(directory, lambda: _seen(runner), directory.read()).changed
             )
             _notify(launch)
     except BlockingIOError:

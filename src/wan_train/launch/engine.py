@@ -18,7 +18,7 @@ from typing import IO, Any, Protocol
 
 from wan_train.base.files import write_whole
 from wan_train.base.text import one_line
-from wan_train.launch.check import timer
+from wan_train.launch.box_check import timer
 from wan_train.launch.infra import IDLE_MINUTES, VAST, keeper, link_credentials
 from wan_train.launch.model import Address, Offer, Wants
 from wan_train.launch.skypilot import sky_driver, vast_plugin
@@ -48,7 +48,7 @@ class Engine(Protocol):
         ...
 
     def down(self, name: str) -> None:
-        """Ask for the end of a box. Whether it is gone only the landlord's list says."""
+        """Ask for the end of a box. Whether it is gone only the provider's list says."""
         ...
 
 
@@ -137,21 +137,21 @@ def task_for(offer: Offer, wants: Wants) -> dict[str, Any]:
                 "autostop": {"idle_minutes": IDLE_MINUTES, "down": True, "wait_for": "jobs"},
             },
         }
-    wishes: dict[str, Any] = {
+    options: dict[str, Any] = {
         vast_plugin.OFFER: offer.id,
         vast_plugin.SECONDS: RUN_SECONDS,
         # From its first moment: a box whose renting nobody heard of must end itself too.
         vast_plugin.TIMER: timer(wants.max_hours),
     }
     if offer.bid is not None:
-        wishes[vast_plugin.PRICE] = offer.bid
+        options[vast_plugin.PRICE] = offer.bid
     return {
         "resources": {
             "infra": VAST,
             "instance_type": kind_of(offer.gpus),
             "disk_size": round(wants.disk_gb),
         },
-        "config": {"vast": {"create_instance_kwargs": wishes}},
+        "config": {"vast": {"create_instance_kwargs": options}},
     }
 
 

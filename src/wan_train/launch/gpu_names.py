@@ -1,4 +1,4 @@
-"""Names of GPUs, as a person types them and as landlords write them: `RTX5090`, `H100`, `RTX 5090`, `H100 SXM`."""
+"""Names of GPUs, as a person types them and as providers write them: `RTX5090`, `H100`, `RTX 5090`, `H100 SXM`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def is_card(want: str, name: str) -> bool:
 
 
 def names_for(want: str) -> tuple[str, ...]:
-    """The names under which a landlord may have what was wanted; the word itself where none is known."""
+    """The names under which a provider may have what was wanted; the word itself where none is known."""
     return tuple(name for name in KNOWN if is_card(want, name)) or (want,)
 
 
@@ -79,7 +79,7 @@ def same_card(rented: str, driver_name: str) -> bool:
     ours = _driver_words(rented)
     if not ours or not theirs:
         return False
-    # `6000Ada` at the landlord's is `6000 Ada Generation` at the driver's; the form of a card is often left out there.
+    # `6000Ada` at the provider's is `6000 Ada Generation` at the driver's; the form of a card is often left out there.
     return "".join(_without_form(ours)) == "".join(_without_form(theirs))
 
 

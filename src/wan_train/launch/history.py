@@ -9,9 +9,9 @@ from pathlib import Path
 
 from wan_train.base import codec
 from wan_train.launch.infra import VAST
+from wan_train.launch.launch_directory import all_launches
 from wan_train.launch.model import Launch
 from wan_train.launch.offers import MEGABIT
-from wan_train.launch.places import all_launches
 
 AVOIDED_SECONDS = 30 * 86400.0
 """A machine that was wrong or sick is rented again after so long: it may have been repaired."""

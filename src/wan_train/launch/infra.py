@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_train.launch.check import RUNS, UNUSED_HOURS, WORKSPACE
+from wan_train.launch.box_check import RUNS, UNUSED_HOURS, WORKSPACE
 
 VAST = "vast"
 OVER = WORKSPACE / "wan-train-launch/over"

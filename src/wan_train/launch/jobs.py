@@ -81,7 +81,7 @@ _SECRETS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class JobRequest:
     """One job as it was asked for; `where` names it in messages, `folder` is what paths count from."""
 
     where: str
@@ -105,7 +105,7 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Words:
+class JobOptions:
     """What words for `wan-train train` mean: what is wrong with them, else the recipe and what the dataset becomes."""
 
     problems: tuple[str, ...] = ()
@@ -113,10 +113,10 @@ class Words:
     overrides: DatasetOverrides = field(default_factory=DatasetOverrides)
 
 
-ReadWords = Callable[[Sequence[str]], Words]
+ReadOptions = Callable[[Sequence[str]], JobOptions]
 
 
-def wishes_of_words(
+def requests_of_datasets(
     datasets: Sequence[str],
     *,
     title: str | None,
@@ -124,7 +124,7 @@ def wishes_of_words(
     recipe: str | None,
     options: Sequence[str],
     folder: Path,
-) -> tuple[Wish, ...]:
+) -> tuple[JobRequest, ...]:
     """`launch DATASET…`; several datasets are titled by their folders. Raises BadInputError."""
     if title is not None and len(datasets) > 1:
         raise BadInputError(
@@ -132,7 +132,7 @@ def wishes_of_words(
             hint="Leave --title out: each LoRA is named after its folder.\nOr write a jobs.toml with a title for each.",
         )
     return tuple(
-        Wish(
+        JobRequest(
             where=f"dataset {one_line(dataset)}",
             folder=folder,
             dataset=dataset,
@@ -145,7 +145,7 @@ def wishes_of_words(
     )
 
 
-def read_jobs(path: Path) -> tuple[Wish, ...]:
+def read_jobs(path: Path) -> tuple[JobRequest, ...]:
     """The jobs of a jobs.toml: `[[jobs]]` tables over an optional `[defaults]`.
 
     Raises BadInputError with every problem.
@@ -170,19 +170,19 @@ def read_jobs(path: Path) -> tuple[Wish, ...]:
         problems.append(f"jobs: {len(rows):,} [[jobs]], must be from 1 to {_MOST_JOBS:,}")
         rows = []
     problems += _problems_of("defaults", defaults)
-    wishes = []
+    requests = []
     for number, row in enumerate(rows, start=1):
         where = f"jobs {number}"
         problems += _problems_of(where, row)
         laid = {**defaults, **row}
         if "dataset" not in laid:
             problems.append(f"{where}: dataset is missing")
-        wishes.append(laid)
+        requests.append(laid)
     if problems:
         raise BadInputError("\n".join([f"{path} cannot be used:", *(f"  {each}" for each in problems)]), hint=_EXAMPLE)
     folder = path.absolute().parent
     return tuple(
-        Wish(
+        JobRequest(
             where=f"jobs {number}",
             folder=folder,
             dataset=laid["dataset"],
@@ -191,7 +191,7 @@ def read_jobs(path: Path) -> tuple[Wish, ...]:
             recipe=laid.get("recipe"),
             options=tuple(laid.get("options", ())),
         )
-        for number, laid in enumerate(wishes, start=1)
+        for number, laid in enumerate(requests, start=1)
     )
 
 
@@ -215,7 +215,7 @@ def _problems_of(where: str, row: Mapping[str, Any]) -> list[str]:
 
 
 def prepare(
-    wishes: Sequence[Wish], *, read_words: ReadWords, say: Callable[[str], None] = lambda _: None
+    requests: Sequence[JobRequest], *, read_options: ReadOptions, say: Callable[[str], None] = lambda _: None
 ) -> tuple[Ready, ...]:
     """Check every job as `dataset check` and `recipe show` do. Raises BadInputError with every problem of all jobs.
 
@@ -225,15 +225,15 @@ def prepare(
     found: list[Ready] = []
     titles: dict[str, str] = {}
     names: set[str] = set()
-    for wish in wishes:
-        say(wish.dataset)
-        ready = _ready(wish, read_words, problems, names)
+    for request in requests:
+        say(request.dataset)
+        ready = _ready(request, read_options, problems, names)
         if ready is None:
             continue
         other = titles.get(ready.job.title.casefold())
         if other is not None:
-            problems.append(f"{wish.where}: the title {one_line(ready.job.title)} is that of {other} too")
-        titles[ready.job.title.casefold()] = wish.where
+            problems.append(f"{request.where}: the title {one_line(ready.job.title)} is that of {other} too")
+        titles[ready.job.title.casefold()] = request.where
         found.append(ready)
     if problems:
         count = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}"
@@ -244,30 +244,30 @@ def prepare(
     return tuple(found)
 
 
-def _ready(wish: Wish, read_words: ReadWords, problems: list[str], names: set[str]) -> Ready | None:
+def _ready(request: JobRequest, read_options: ReadOptions, problems: list[str], names: set[str]) -> Ready | None:
     before = len(problems)
-    recipe_path = _recipe_path(wish)
-    words = _read_words(wish.options, recipe_path, read_words)
-    problems += [f"{wish.where}: {each}" for each in words.problems]
-    if wish.author is not None and (problem := problem_with_author(wish.author)):
-        problems.append(f"{wish.where}: {problem}")
-    inventory = _inventory(wish, words.overrides, problems)
-    title = wish.title if wish.title is not None else _title(inventory)
+    recipe_path = _recipe_path(request)
+    words = _read_options(request.options, recipe_path, read_options)
+    problems += [f"{request.where}: {each}" for each in words.problems]
+    if request.author is not None and (problem := problem_with_author(request.author)):
+        problems.append(f"{request.where}: {problem}")
+    inventory = _inventory(request, words.overrides, problems)
+    title = request.title if request.title is not None else _title(inventory)
     if problem := problem_with_title(title):
-        problems.append(f"{wish.where}: {problem}")
+        problems.append(f"{request.where}: {problem}")
     if inventory is None or len(problems) > before:
         return None
     name, recipe = _unique(slug(title), names), words.recipe
     # The box gets the dataset as it is here, and lays the options over it itself.
-    sent = inventory if words.overrides == DatasetOverrides() else _inventory(wish, DatasetOverrides(), problems)
+    sent = inventory if words.overrides == DatasetOverrides() else _inventory(request, DatasetOverrides(), problems)
     if sent is None:
         return None
     try:
         shipment = _shipment(sent, name, recipe_path)
     except OSError as error:
-        problems.append(f"{wish.where}: {error.filename}: {error.strerror}")
+        problems.append(f"{request.where}: {error.filename}: {error.strerror}")
         return None
-    options = (*(("--author", wish.author) if wish.author is not None else ()), *wish.options)
+    options = (*(("--author", request.author) if request.author is not None else ()), *request.options)
     counted = summary(inventory, image_to_video=recipe.task is Task.I2V)
     work = work_of(recipe, counted, shipment.bytes)
     job = Job(
@@ -282,11 +282,11 @@ def _ready(wish: Wish, read_words: ReadWords, problems: list[str], names: set[st
     return Ready(job=job, shipment=shipment, counted=counted, recipe=recipe, work=work)
 
 
-def _recipe_path(wish: Wish) -> Path | None:
-    return None if wish.recipe is None else wish.folder / expanded(wish.recipe)
+def _recipe_path(request: JobRequest) -> Path | None:
+    return None if request.recipe is None else request.folder / expanded(request.recipe)
 
 
-def _read_words(words: Sequence[str], recipe: Path | None, read_words: ReadWords) -> Words:
+def _read_options(words: Sequence[str], recipe: Path | None, read_options: ReadOptions) -> JobOptions:
     """What the launch gives itself, and what cannot be on the box, is refused with a reason of its own."""
     problems = []
     for word in words:
@@ -300,21 +300,21 @@ def _read_words(words: Sequence[str], recipe: Path | None, read_words: ReadWords
         elif flag in _SECRETS:
             problems.append(f"{flag} {_SECRETS[flag]}")
     if problems:
-        return Words(problems=tuple(problems))
-    return read_words([*(("--recipe", str(recipe)) if recipe is not None else ()), *words])
+        return JobOptions(problems=tuple(problems))
+    return read_options([*(("--recipe", str(recipe)) if recipe is not None else ()), *words])
 
 
-def _inventory(wish: Wish, overrides: DatasetOverrides, problems: list[str]) -> Inventory | None:
+def _inventory(request: JobRequest, overrides: DatasetOverrides, problems: list[str]) -> Inventory | None:
     try:
-        located = resolve_dataset(wish.dataset, cwd=wish.folder)
+        located = resolve_dataset(request.dataset, cwd=request.folder)
     except BadInputError as error:
-        problems.append(f"{wish.where}: {error.message}")
+        problems.append(f"{request.where}: {error.message}")
         return None
     found = check_dataset(located, reading=GUIDE_READING, overrides=overrides)
     stopping = [each for each in found.problems if each.severity.rank == 0]
-    problems += [f"{wish.where}: {each.line}" for each in stopping[:_SHOWN]]
+    problems += [f"{request.where}: {each.line}" for each in stopping[:_SHOWN]]
     if len(stopping) > _SHOWN:
-        problems.append(f"{wish.where}: and {len(stopping) - _SHOWN} more")
+        problems.append(f"{request.where}: and {len(stopping) - _SHOWN} more")
     return None if stopping else found.inventory
 
 
@@ -365,8 +365,8 @@ def disk_gb(ready: Sequence[Ready], boxes: int = 1) -> float:
 def shipment_of_job(job: Job) -> Shipment:
     """What to send for a job of a record. Raises BadInputError when its dataset was changed after the check."""
     problems: list[str] = []
-    wish = Wish(where=f"job {job.name}", folder=Path.cwd(), dataset=str(job.dataset))
-    inventory = _inventory(wish, DatasetOverrides(), problems)
+    request = JobRequest(where=f"job {job.name}", folder=Path.cwd(), dataset=str(job.dataset))
+    inventory = _inventory(request, DatasetOverrides(), problems)
     try:
         shipment = None if inventory is None else _shipment(inventory, job.name, job.recipe)
     except OSError as error:

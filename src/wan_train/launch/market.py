@@ -44,7 +44,7 @@ _BID_ABOVE = 1.1
 
 
 class Power(StrEnum):
-    """What the landlord says of a box's state."""
+    """What the provider says of a box's state."""
 
     COMING = "coming"
     RUNNING = "running"
@@ -55,18 +55,18 @@ class Power(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """One box in the landlord's own list. Dollars an hour."""
+    """One box in the provider's own list. Dollars an hour."""
 
     id: str
     label: str
     power: Power
     said: str
-    """The landlord's word for its state."""
+    """The provider's word for its state."""
     gpu: str
     gpus: int
     per_hour: float | None
     since: float | None = None
-    """When its rent began, in seconds since 1970 by the landlord's clock."""
+    """When its rent began, in seconds since 1970 by the provider's clock."""
     host: str | None = None
     port: int | None = None
 
@@ -76,7 +76,7 @@ class Listed:
 
 
 class Market(Protocol):
-    """A landlord's account. All methods raise VastError."""
+    """A provider's account. All methods raise VastError."""
 
     def offers(self, wants: Wants) -> tuple[Offer, ...]:
         """What can be rented now and is what was wanted, price aside; cheapest first."""
@@ -95,7 +95,7 @@ class Market(Protocol):
         ...
 
     def credit(self) -> float | None:
-        """Dollars that the account can spend; None where the landlord does not say."""
+        """Dollars that the account can spend; None where the provider does not say."""
         ...
 
 

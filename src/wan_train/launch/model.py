@@ -37,7 +37,7 @@ class BoxState(StrEnum):
     WAKING = "waking"
     """It ended itself while nobody looked; it is started again, because results of its job are on its disk."""
     DESTROYING = "destroying"
-    """Asked for until the landlord's own list shows that it is gone."""
+    """Asked for until the provider's own list shows that it is gone."""
     GONE = "gone"
 
 
@@ -55,7 +55,7 @@ class Halt(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuWant:
-    """A kind of GPU by the landlord's name, and how many of it in one box."""
+    """A kind of GPU by the provider's name, and how many of it in one box."""
 
     name: str
     count: int = 1
@@ -92,7 +92,7 @@ class Offer:
     """A box that can be rented. Dollars an hour with the disk; megabits a second; GB of disk.
 
     `bid` are dollars an hour without the disk for a box that goes to whoever bids more; None for one on demand.
-    `reliability` is the landlord's own figure between 0 and 1. `machine` names the computer beyond this offer.
+    `reliability` is the provider's own figure between 0 and 1. `machine` names the computer beyond this offer.
     """
 
     id: str
@@ -106,7 +106,7 @@ class Offer:
     down_mbps: float | None = None
     up_mbps: float | None = None
     per_gb_down: float = 0.0
-    """Dollars for each GB that the box downloads; most landlords take some."""
+    """Dollars for each GB that the box downloads; most providers take some."""
     per_gb_up: float = 0.0
     disk_per_hour: float = 0.0
     """What of `per_hour` is the disk, which a stopped box still pays."""
@@ -117,7 +117,7 @@ class Offer:
 
     @property
     def card(self) -> str:
-        """`RTX 4090`, `2x RTX 5090`; a landlord's words."""
+        """`RTX 4090`, `2x RTX 5090`; in the provider's words."""
         return f"{self.gpus}x {self.gpu}" if self.gpus > 1 else self.gpu
 
     @property
@@ -130,7 +130,7 @@ class Offer:
 class Address:
     """How a box is reached by SSH.
 
-    `name` is what its host key is remembered under: a landlord gives the port of an old box to a new one.
+    `name` is what its host key is remembered under: a provider gives the port of an old box to a new one.
     """
 
     name: str
@@ -147,16 +147,16 @@ class Box:
     """One rented box. Times are seconds since 1970."""
 
     name: str
-    """Its label at the landlord's, by which it is found whatever else is lost."""
+    """Its label at the provider, by which it is found whatever else is lost."""
     offer: Offer
     state: BoxState = BoxState.RENTING
     began: float
     ended: float | None = None
-    """When the landlord's list showed that it was gone."""
+    """When the provider's list showed that it was gone."""
     ready: float | None = None
     """When its set-up was over."""
     stopped: float | None = None
-    """When the landlord's list showed that it was stopped: only its disk is paid from then."""
+    """When the provider's list showed that it was stopped: only its disk is paid from then."""
     idle: float = 0.0
     """Seconds that it was stopped before it was started again."""
     traffic: float = 0.0
@@ -252,7 +252,7 @@ class Launch:
     jobs: tuple[Job, ...]
     boxes: tuple[Box, ...] = ()
     credit: float | None = None
-    """Dollars of the account when its list was last looked at: without credit a landlord stops every box."""
+    """Dollars of the account when its list was last looked at: without credit a provider stops every box."""
     halt: Halt | None = None
     halted_because: str = ""
     gave_up: bool = False

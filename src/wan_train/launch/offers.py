@@ -17,7 +17,7 @@ from wan_train.run.plan import StepKind
 from wan_train.run.speeds import Key, Speed, expected
 
 LEAST_RELIABILITY = 0.95
-"""The landlord's own figure; below it the box is likely to go while it trains."""
+"""The provider's own figure; below it the box is likely to go while it trains."""
 LEAST_MBPS = 100.0
 """At less, the model files alone take more than an hour and a half of rent."""
 EXPERTS_AT_ONCE = 2

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_train.base import codec
+from wan_train.launch.launch_directory import LaunchDirectory, all_launches, directory_of, launch_of
 from wan_train.launch.market import Listed, Market
 from wan_train.launch.model import Launch
-from wan_train.launch.places import LaunchDirectory, all_launches, directory_of, launch_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Stray:
 
 
 def strays(listed: Iterable[Listed], runs: Path) -> tuple[Stray, ...]:
-    """Of the landlord's list. A launch that is carried out now is left alone: it sweeps by itself."""
+    """Of the provider's list. A launch that is carried out now is left alone: it sweeps by itself."""
     found = []
     for box in listed:
         launch_id = launch_of(box.label)

@@ -21,7 +21,7 @@ from wan_train.base.codec import CorruptRecordError
 from wan_train.base.files import sync_directory
 from wan_train.base.text import one_line
 from wan_train.base.units import MIB
-from wan_train.launch import check
+from wan_train.launch import box_check
 from wan_train.launch.infra import OVER, VAST
 from wan_train.launch.jobs import RECIPE_NAME
 from wan_train.launch.model import Address, Job, Offer, Wants
@@ -31,7 +31,7 @@ from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Then, read_duties, write_duties
 from wan_train.run.speeds import SPEEDS_FILE, Speed, speeds_in
 
-WORKSPACE, RUNS = check.WORKSPACE, check.RUNS
+WORKSPACE, RUNS = box_check.WORKSPACE, box_check.RUNS
 PROGRAM = WORKSPACE / "wan-train-env/bin/wan-train"
 SETUP = WORKSPACE / "wan-train-launch/setup"
 GRACE_MINUTES = 60
@@ -101,7 +101,7 @@ class Training:
 
 
 class Remote(Protocol):
-    """The hands on a box. Methods raise UnreachableError, and RemoteError for everything else."""
+    """Work on a box over ssh. Methods raise UnreachableError, and RemoteError for everything else."""
 
     def check(self, address: Address, offer: Offer, wants: Wants) -> int:
         """Look at a box and measure its line: how many bytes that took. Raises WrongBoxError for one that is wrong."""
@@ -145,20 +145,20 @@ class SshRemote:
 
     def check(self, address: Address, offer: Offer, wants: Wants) -> int:
         ssh = self._ssh(address)
-        outcome = ssh.run(check.LOOK, seconds=_ANSWER_SECONDS)
-        if outcome.code == check.NO_WORKSPACE:
+        outcome = ssh.run(box_check.LOOK, seconds=_ANSWER_SECONDS)
+        if outcome.code == box_check.NO_WORKSPACE:
             raise WrongBoxError(f"{WORKSPACE} cannot be made: its user is not root, and may not use sudo")
         if not outcome.succeeded:
             raise WrongBoxError(f"it has no working GPU: {one_line(outcome.tail(1))}")
-        why = check.wrong_with(outcome.output, offer, wants)
+        why = box_check.wrong_with(outcome.output, offer, wants)
         if why is None:
-            why = check.wrong_with_line(ssh.run(check.measure(), seconds=_ANSWER_SECONDS).output, offer)
+            why = box_check.wrong_with_line(ssh.run(box_check.measure(), seconds=_ANSWER_SECONDS).output, offer)
         if why is not None:
             raise WrongBoxError(why)
         if wants.infra == VAST:
             # The start script has it too; here its start is seen, whatever image the box has.
-            ssh.output(check.timer(wants.max_hours), seconds=_ANSWER_SECONDS)
-        return check.MEASURED_BYTES
+            ssh.output(box_check.timer(wants.max_hours), seconds=_ANSWER_SECONDS)
+        return box_check.MEASURED_BYTES
 
     def provision(self, address: Address, tasks: Sequence[str]) -> bool:
         ssh = self._ssh(address)
@@ -199,7 +199,7 @@ class SshRemote:
         ]
         # The lock and the marker: an order whose answer was lost must not start a second training.
         script = (
-            f"{check.ENVIRONMENT}exec 9>{shlex.quote(str(shipment.root / 'lock'))}; flock -w 120 9 || exit 75\n"
+            f"{box_check.ENVIRONMENT}exec 9>{shlex.quote(str(shipment.root / 'lock'))}; flock -w 120 9 || exit 75\n"
             f"if [ -s {shlex.quote(str(marker))} ]; then cat {shlex.quote(str(marker))}; exit 0; fi\n"
             f"{shlex.join([str(PROGRAM), 'train', *words])} 9>&- >{shlex.quote(str(marker))}.new || exit\n"
             f"mv {shlex.quote(str(marker))}.new {shlex.quote(str(marker))} && cat {shlex.quote(str(marker))}"
@@ -220,7 +220,7 @@ class SshRemote:
         elif found.state in {"running", "waiting", "retrying"}:
             return run_id
         words = [str(PROGRAM), "resume", run_id, "--detach", "--json", *_ends(wants)]
-        return self._started(address, f"{check.ENVIRONMENT}{shlex.join(words)}")
+        return self._started(address, f"{box_check.ENVIRONMENT}{shlex.join(words)}")
 
     def look(self, address: Address, run_id: str) -> Training:
         found = self._look(self._ssh(address), run_id)
@@ -301,7 +301,7 @@ class SshRemote:
 
     def _has_run(self, ssh: Ssh, stamp: str) -> bool:
         """Start the set-up unless it runs or has run for this stamp; whether it is over. Raises WrongBoxError."""
-        script = check.ENVIRONMENT + _RUN_ONCE.format(folder=SETUP, stamp=stamp, lines=_LINES)
+        script = box_check.ENVIRONMENT + _RUN_ONCE.format(folder=SETUP, stamp=stamp, lines=_LINES)
         said, _, log = ssh.output(script, seconds=_ANSWER_SECONDS).partition("\n")
         match said.strip():
             case "0":

@@ -70,7 +70,7 @@ def _asked(question: Callable[[], T]) -> T:
 
 
 def card_name(name: str) -> str:
-    """SkyPilot's name of a card in a landlord's words: `RTX4090` is `RTX 4090`, `A100-80GB` is `A100 80GB`."""
+    """SkyPilot's name of a card in in the provider's words: `RTX4090` is `RTX 4090`, `A100-80GB` is `A100 80GB`."""
     return re.sub(r"^RTX(PRO)?(?=[A-Z]?\d)", lambda match: "RTX PRO " if match[1] else "RTX ", name).replace("-", " ")
 
 

@@ -1,6 +1,6 @@
 """What a launch does next, as a function of its record and the time; and what its record becomes by an outcome.
 
-Two boxes never train the same job: a box keeps its job until the landlord's list shows that it is gone, and only then
+Two boxes never train the same job: a box keeps its job until the provider's list shows that it is gone, and only then
 another box gets the job. Every box ends as gone, whatever happened to it.
 """
 
@@ -56,7 +56,7 @@ class Do(StrEnum):
     WAKE = "wake"
     """Start a stopped box again, and wait until it answers."""
     DESTROY = "destroy"
-    """Ask for the end of a box, and look at the landlord's list."""
+    """Ask for the end of a box, and look at the provider's list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:
-    """The landlord's list has a box no longer, or not as running."""
+    """The provider's list has a box no longer, or not as running."""
 
     box: str
     why: str

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from wan_train.base.units import count, dollars, duration
 from wan_train.launch.infra import VAST
+from wan_train.launch.last_seen import LastSeen, Progress
 from wan_train.launch.model import Box, BoxState, Job, JobState, Launch, Wants
 from wan_train.launch.offers import Choice, Priced
-from wan_train.launch.seen import Progress, Seen
 from wan_train.recipe.measured import day
 from wan_train.views.formatting import columns, cut_middle, loss, pad, safe
 from wan_train.views.json_records import Json
@@ -40,7 +40,7 @@ def offer_lines(choice: Choice, wants: Wants, *, most: int = MOST_OFFERS) -> Ite
     yield from _basis(choice.fit[0], wants)
 
 
-def launch_lines(launch: Launch, now: float, seen: Seen, width: int = 80) -> Iterator[Line]:
+def launch_lines(launch: Launch, now: float, seen: LastSeen, width: int = 80) -> Iterator[Line]:
     """One row for each job, boxes that have none, and what the launch has cost."""
     shown = [(job, _job(job, box, now, seen)) for job, box in _with_boxes(launch)]
     # Columns that nothing is in yet leave their room to the titles.
@@ -72,7 +72,7 @@ def launch_lines(launch: Launch, now: float, seen: Seen, width: int = 80) -> Ite
 
 
 def launch_screen(
-    launch: Launch, now: float, seen: Seen, size: tuple[int, int], *, asks_to_stop: bool = False
+    launch: Launch, now: float, seen: LastSeen, size: tuple[int, int], *, asks_to_stop: bool = False
 ) -> list[Line]:
     """The whole screen; the table is cut where it is too low, never the last lines."""
     width, height = size
@@ -87,7 +87,7 @@ def launch_screen(
     return [head, line(), *rows, line(), foot]
 
 
-def launch_json(launch: Launch, now: float, seen: Seen) -> Json:
+def launch_json(launch: Launch, now: float, seen: LastSeen) -> Json:
     """`{event: "launch", …}`: jobs and boxes as they are now."""
     return {
         "event": "launch",
@@ -175,7 +175,7 @@ def _with_boxes(launch: Launch) -> Iterator[tuple[Job, Box | None]]:
         yield job, box
 
 
-def _job(job: Job, box: Box | None, now: float, seen: Seen) -> tuple[str, ...]:
+def _job(job: Job, box: Box | None, now: float, seen: LastSeen) -> tuple[str, ...]:
     if box is None:
         return (job.state.value, *[""] * 7)
     progress = seen.jobs.get(job.name, Progress()) if job.state is JobState.TRAINING else Progress()

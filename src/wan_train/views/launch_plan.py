@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from wan_train.base import codec
 from wan_train.base.units import count, dollars, duration, file_size
-from wan_train.launch.check import UNUSED_HOURS
+from wan_train.launch.box_check import UNUSED_HOURS
 from wan_train.launch.infra import VAST
 from wan_train.launch.jobs import Ready
 from wan_train.launch.model import Offer, Wants

@@ -221,8 +221,8 @@ class RunReader:
         if ending is None or self._lease_dir is None:
             return None
         if ending.phase in {Phase.COUNTDOWN, Phase.ENDING}:
-            wish = read_keep_request(self._lease_dir, ending)  # the guardian follows it in its next round
-            return ending if wish is None else replace(ending, phase=Phase.CANCELLED, cancelled_by=wish)
+            kept_by = read_keep_request(self._lease_dir, ending)  # the guardian follows it in its next round
+            return ending if kept_by is None else replace(ending, phase=Phase.CANCELLED, cancelled_by=kept_by)
         if duties is not None and is_later(duties.began, ending.decided):
             return None  # the run was given its ending after that of the box was over
         return ending if ending.phase is Phase.ASKED or self._run.run_id in ending.runs else None

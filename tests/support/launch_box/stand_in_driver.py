@@ -38,14 +38,14 @@ def of(name: str) -> list[dict[str, Any]]:
 
 def rent(name: str, task: dict[str, Any]) -> dict[str, Any]:
     try:
-        wishes = task["config"]["vast"]["create_instance_kwargs"]
+        options = task["config"]["vast"]["create_instance_kwargs"]
         if not of(name):
             key = (Path.home() / ".ssh/id_ed25519.pub").read_text().strip()
             start = f"mkdir -p ~/.ssh && chmod 700 ~/.ssh && echo '{key}' >>~/.ssh/authorized_keys"
             body = {"label": f"{name}-head", "onstart": start, "image": "image", "disk": task["resources"]["disk_size"]}
-            if "wan_train_price" in wishes:
-                body["price"] = wishes["wan_train_price"]
-            ask("PUT", f"/api/v0/asks/{wishes['wan_train_offer']}/", body)
+            if "wan_train_price" in options:
+                body["price"] = options["wan_train_price"]
+            ask("PUT", f"/api/v0/asks/{options['wan_train_offer']}/", body)
         row = running(name)
         answers(row)
     except BaseException:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from wan_train.cli.keys import Page, Wish, keys_in, press
+from wan_train.cli.keys import KeyAction, Page, keys_in, press
 
 
 @pytest.mark.parametrize(
     ("page", "key", "expected"),
     [
-        (Page.RUN, "d", (Page.RUN, Wish.LEAVE)),
-        (Page.RUN, "D", (Page.RUN, Wish.LEAVE)),
+        (Page.RUN, "d", (Page.RUN, KeyAction.LEAVE)),
+        (Page.RUN, "D", (Page.RUN, KeyAction.LEAVE)),
         (Page.RUN, "s", (Page.STOP, None)),
         (Page.RUN, "l", (Page.LOGS, None)),
         (Page.RUN, "?", (Page.HELP, None)),
         (Page.RUN, "y", (Page.RUN, None)),
         (Page.RUN, "\r", (Page.RUN, None)),
-        (Page.STOP, "y", (Page.RUN, Wish.STOP)),
+        (Page.STOP, "y", (Page.RUN, KeyAction.STOP)),
         (Page.STOP, "\r", (Page.RUN, None)),
         (Page.STOP, "s", (Page.RUN, None)),
         (Page.STOP, "\x1b", (Page.RUN, None)),
@@ -25,7 +25,7 @@ from wan_train.cli.keys import Page, Wish, keys_in, press
         (Page.HELP, "s", (Page.RUN, None)),
     ],
 )
-def test_a_key(page: Page, key: str, expected: tuple[Page, Wish | None]) -> None:
+def test_a_key(page: Page, key: str, expected: tuple[Page, KeyAction | None]) -> None:
     assert press(page, key) == expected
 
 
@@ -37,6 +37,6 @@ def test_cursor_keys_are_one_key_each() -> None:
 def test_no_letter_inside_a_cursor_key_is_obeyed(typed: str) -> None:
     page = Page.RUN
     for key in keys_in(typed):
-        page, wish = press(page, key)
-        assert wish is None
+        page, action = press(page, key)
+        assert action is None
     assert page is Page.RUN

@@ -15,8 +15,8 @@ from wan_train.dataset.writing import ConfigValues, compose, preset_path, preset
 from .support import draw
 
 
-def written(folders: list[Path], wishes: ConfigValues, existing: str | None = None) -> tuple[str, DatasetConfig]:
-    text = compose(folders, wishes, existing=existing)
+def written(folders: list[Path], values: ConfigValues, existing: str | None = None) -> tuple[str, DatasetConfig]:
+    text = compose(folders, values, existing=existing)
     path = folders[0].parent / "written.toml"
     path.write_text(text, encoding="utf-8")
     return text, load(path)
@@ -34,7 +34,7 @@ def test_folders_of_pictures_and_of_clips_go_into_one_file(pictures: Path, tmp_p
     clips = tmp_path / "clips"
     clips.mkdir()
     (clips / "x.mp4").touch()
-    wishes = ConfigValues(
+    values = ConfigValues(
         num_repeats=3,
         batch_size=2,
         target_frames=(1, 33),
@@ -42,7 +42,7 @@ def test_folders_of_pictures_and_of_clips_go_into_one_file(pictures: Path, tmp_p
         frame_sample=4,
         source_fps=30,
     )
-    _, config = written([pictures, clips], wishes)
+    _, config = written([pictures, clips], values)
     assert [subset.kind for subset in config.datasets] == [MediaKind.IMAGE, MediaKind.VIDEO]
     assert {subset.batch_size for subset in config.datasets} == {2}
     assert {subset.num_repeats for subset in config.datasets} == {3}
@@ -90,7 +90,7 @@ def test_of_several_resolutions_those_that_are_there_keep_their_caches(pictures:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "said"),
+    ("values", "said"),
     [
         (ConfigValues(source_fps=30.0), "is for clips"),
         (ConfigValues(batch_size=0), "batch_size"),
@@ -98,9 +98,9 @@ def test_of_several_resolutions_those_that_are_there_keep_their_caches(pictures:
         (ConfigValues(caption_extension="txt"), "lacks its dot"),
     ],
 )
-def test_what_would_not_work_is_refused(pictures: Path, wishes: ConfigValues, said: str) -> None:
+def test_what_would_not_work_is_refused(pictures: Path, values: ConfigValues, said: str) -> None:
     with pytest.raises(DatasetError, match=said):
-        compose([pictures], wishes, existing=None)
+        compose([pictures], values, existing=None)
 
 
 @pytest.mark.parametrize("existing", ["[[datasets", "datasets = []\n", "datasets = 3\n", ""])
@@ -119,8 +119,8 @@ def test_any_wishes_are_read_back_as_they_were_said(
     pictures: Path, sizes: list[tuple[int, int]], batch_size: int | None, repeats: int | None
 ) -> None:
     resolutions = tuple((16 * width, 16 * height) for width, height in sizes)
-    wishes = ConfigValues(resolutions=resolutions, batch_size=batch_size, num_repeats=repeats)
-    _, config = written([pictures], wishes)
+    values = ConfigValues(resolutions=resolutions, batch_size=batch_size, num_repeats=repeats)
+    _, config = written([pictures], values)
     assert tuple(subset.resolution for subset in config.datasets) == (resolutions or ((960, 960),))
     assert len({subset.cache_directory for subset in config.datasets}) == len(config.datasets)
     for subset in config.datasets:
@@ -167,8 +167,8 @@ def test_a_preset_for_one_kind_of_media_writes_only_that_kind(pictures: Path, tm
 
 def test_other_values_count_more_than_a_preset(pictures: Path) -> None:
     (pictures / "x.mp4").touch()
-    wishes = ConfigValues(preset=DatasetPreset.SEVERAL, max_frames=49, num_repeats=3, source_fps=30, batch_size=2)
-    _, config = written([pictures], wishes)
+    values = ConfigValues(preset=DatasetPreset.SEVERAL, max_frames=49, num_repeats=3, source_fps=30, batch_size=2)
+    _, config = written([pictures], values)
     assert {(one.num_repeats, one.batch_size) for one in config.datasets} == {(3, 2)}
     assert {(one.video.max_frames, one.video.source_fps) for one in config.datasets if one.video} == {(49, 30.0)}
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from wan_train.box.vast import VastError
-from wan_train.launch.check import timer
+from wan_train.launch.box_check import timer
 from wan_train.launch.engine import EngineDownError, EngineError, SkyEngine, SkyHome, catalogue, kind_of, task_for
 from wan_train.launch.infra import KNOWN, OVER, keeper, variables_of
 from wan_train.launch.market import Power

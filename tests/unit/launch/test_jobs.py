@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from wan_train.base.errors import BadInputError
-from wan_train.cli.launch_words import read_words
-from wan_train.launch.jobs import Ready, Wish, disk_gb, prepare, read_jobs, shipment_of_job, wishes_of_words
+from wan_train.cli.launch_options import read_options
+from wan_train.launch.jobs import JobRequest, Ready, disk_gb, prepare, read_jobs, requests_of_datasets, shipment_of_job
 
 
 def dataset(folder: Path, count: int = 3) -> Path:
@@ -22,18 +22,18 @@ def dataset(folder: Path, count: int = 3) -> Path:
     return folder
 
 
-def ready_of(*wishes: Wish) -> tuple[Ready, ...]:
-    return prepare(wishes, read_words=read_words)
+def ready_of(*requests: JobRequest) -> tuple[Ready, ...]:
+    return prepare(requests, read_options=read_options)
 
 
-def wish(folder: Path, name: str, **more: object) -> Wish:
-    return Wish(where=name, folder=folder, dataset=name, **more)  # type: ignore[arg-type]  # fields of a wish
+def request(folder: Path, name: str, **more: object) -> JobRequest:
+    return JobRequest(where=name, folder=folder, dataset=name, **more)  # type: ignore[arg-type]  # fields of a request
 
 
 class TestShipment:
     def test_only_what_is_trained_is_sent_and_the_configuration_has_the_paths_of_the_box(self, tmp_path: Path) -> None:
         cats = dataset(tmp_path / "cats")
-        [ready] = ready_of(wish(tmp_path, "cats"))
+        [ready] = ready_of(request(tmp_path, "cats"))
         shipment = ready.shipment
         assert dict(shipment.folders) == {
             "0": (cats, ("0.png", "0.txt", "1.png", "1.txt", "2.png", "2.txt")),
@@ -54,7 +54,7 @@ class TestShipment:
                 for size in ("512", "768")
             )
         )
-        [ready] = ready_of(wish(tmp_path, "cats"))
+        [ready] = ready_of(request(tmp_path, "cats"))
         assert list(ready.shipment.folders) == ["0"]
         entries = tomllib.loads(ready.shipment.texts["dataset.toml"])["datasets"]
         assert {entry["image_directory"] for entry in entries} == {"/workspace/wan-train-launch/cats/0"}
@@ -68,14 +68,14 @@ class TestShipment:
             f"[[datasets]]\nimage_jsonl_file = '{tmp_path}/list.jsonl'\ncache_directory = '{tmp_path}/c'\n"
             "resolution = [960, 960]\n"
         )
-        [ready] = ready_of(wish(tmp_path, "d.toml", title="cats"))
+        [ready] = ready_of(request(tmp_path, "d.toml", title="cats"))
         assert ready.shipment.folders["0"][1] == ("0.png", "1.png", "2.png")
         assert "/workspace/wan-train-launch/cats/0/1.png" in ready.shipment.texts["items-0.jsonl"]
         assert "cat 1" in ready.shipment.texts["items-0.jsonl"]
 
     def test_a_dataset_that_was_changed_meanwhile_is_not_sent(self, tmp_path: Path) -> None:
         cats = dataset(tmp_path / "cats")
-        [ready] = ready_of(wish(tmp_path, "cats"))
+        [ready] = ready_of(request(tmp_path, "cats"))
         assert shipment_of_job(ready.job).stamp == ready.job.dataset_stamp
         (cats / "1.txt").write_text("another cat")
         with pytest.raises(BadInputError, match="was changed after it was checked"):
@@ -83,8 +83,8 @@ class TestShipment:
 
     def test_options_of_the_dataset_count_in_the_quote_and_change_nothing_that_is_sent(self, tmp_path: Path) -> None:
         dataset(tmp_path / "cats")
-        [plain] = ready_of(wish(tmp_path, "cats"))
-        [ready] = ready_of(wish(tmp_path, "cats", options=("--resolution", "256", "--repeats", "3")))
+        [plain] = ready_of(request(tmp_path, "cats"))
+        [ready] = ready_of(request(tmp_path, "cats", options=("--resolution", "256", "--repeats", "3")))
         assert ready.work.items == 3 * plain.work.items
         assert ready.counted.latent_bytes < plain.counted.latent_bytes
         assert ready.job.dataset_stamp == plain.job.dataset_stamp == shipment_of_job(ready.job).stamp
@@ -92,7 +92,7 @@ class TestShipment:
     def test_a_recipe_is_sent_along(self, tmp_path: Path) -> None:
         dataset(tmp_path / "cats")
         (tmp_path / "mine.toml").write_text("base = 't2v-a14b'\n[training]\nmax_train_epochs = 7\n")
-        [ready] = ready_of(wish(tmp_path, "cats", recipe="mine.toml"))
+        [ready] = ready_of(request(tmp_path, "cats", recipe="mine.toml"))
         assert "max_train_epochs = 7" in ready.shipment.texts["recipe.toml"]
         assert ready.work.parts[0].epochs == 7
 
@@ -100,7 +100,7 @@ class TestShipment:
 class TestJobs:
     def test_options_reach_the_job_and_its_quote(self, tmp_path: Path) -> None:
         dataset(tmp_path / "cats")
-        [ready] = ready_of(wish(tmp_path, "cats", author="me", options=("--epochs", "12")))
+        [ready] = ready_of(request(tmp_path, "cats", author="me", options=("--epochs", "12")))
         assert ready.job.options == ("--author", "me", "--epochs", "12")
         assert [part.epochs for part in ready.work.parts] == [12, 12]
         assert ready.work.download_bytes == pytest.approx(68.85e9, rel=0.01)
@@ -108,14 +108,16 @@ class TestJobs:
     def test_several_datasets_are_titled_by_their_folders(self, tmp_path: Path) -> None:
         for name in ("cats", "dogs"):
             dataset(tmp_path / name)
-        wishes = wishes_of_words(["cats", "dogs"], title=None, author=None, recipe=None, options=(), folder=tmp_path)
-        assert [each.job.title for each in prepare(wishes, read_words=read_words)] == ["cats", "dogs"]
+        requests = requests_of_datasets(
+            ["cats", "dogs"], title=None, author=None, recipe=None, options=(), folder=tmp_path
+        )
+        assert [each.job.title for each in prepare(requests, read_options=read_options)] == ["cats", "dogs"]
         with pytest.raises(BadInputError, match="--title names one LoRA"):
-            wishes_of_words(["cats", "dogs"], title="x", author=None, recipe=None, options=(), folder=tmp_path)
+            requests_of_datasets(["cats", "dogs"], title="x", author=None, recipe=None, options=(), folder=tmp_path)
 
     def test_the_disk_grows_with_the_jobs_and_the_tasks(self, tmp_path: Path) -> None:
         dataset(tmp_path / "cats")
-        [one] = ready_of(wish(tmp_path, "cats"))
+        [one] = ready_of(request(tmp_path, "cats"))
         assert 110 < disk_gb([one]) < disk_gb([one] * 10)
         assert disk_gb([one] * 30, boxes=10) == disk_gb([one] * 4)
 
@@ -125,13 +127,13 @@ class TestJobs:
         (bad / "1.txt").unlink()
         with pytest.raises(BadInputError) as caught:
             ready_of(
-                wish(tmp_path, "cats"),
-                wish(tmp_path, "bad"),
-                wish(tmp_path, "missing", title="a/b"),
-                wish(tmp_path, "cats", title="Cats"),
-                wish(tmp_path, "cats", title="x", options=("--detach",)),
-                wish(tmp_path, "cats", title="y", options=("--nonsense",)),
-                wish(tmp_path, "cats", title="z", recipe="nowhere.toml"),
+                request(tmp_path, "cats"),
+                request(tmp_path, "bad"),
+                request(tmp_path, "missing", title="a/b"),
+                request(tmp_path, "cats", title="Cats"),
+                request(tmp_path, "cats", title="x", options=("--detach",)),
+                request(tmp_path, "cats", title="y", options=("--nonsense",)),
+                request(tmp_path, "cats", title="z", recipe="nowhere.toml"),
             )
         told = caught.value.message
         for part in (
@@ -149,7 +151,7 @@ class TestJobs:
     def test_what_the_launch_gives_itself_is_refused(self, tmp_path: Path, flag: str) -> None:
         dataset(tmp_path / "cats")
         with pytest.raises(BadInputError, match="is given by the launch itself"):
-            ready_of(wish(tmp_path, "cats", options=(flag,)))
+            ready_of(request(tmp_path, "cats", options=(flag,)))
 
 
 class TestFile:

@@ -21,6 +21,7 @@ from support.launch_world import (
 )
 from wan_train.base.errors import BadInputError
 from wan_train.launch.engine import EngineDownError, EngineError
+from wan_train.launch.launch_directory import LaunchDirectory
 from wan_train.launch.market import Power
 from wan_train.launch.model import (
     BoxState,
@@ -28,7 +29,6 @@ from wan_train.launch.model import (
     Job,
     JobState,
 )
-from wan_train.launch.places import LaunchDirectory
 from wan_train.launch.remote import WrongBoxError
 from wan_train.launch.shipment import Shipment
 from wan_train.launch.ssh import UnreachableError
@@ -86,9 +86,9 @@ class TestFaults:
     def test_a_list_that_cannot_be_had_blames_no_box(self, tmp_path: Path) -> None:
         laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
         until(laptop, BoxState.RENTING)
-        laptop.conductor.hands.market = Deaf(laptop.world)
+        laptop.controller.runner.market = Deaf(laptop.world)
         until(laptop, JobState.TRAINING)
-        laptop.conductor.hands.market = FakeMarket(laptop.world)
+        laptop.controller.runner.market = FakeMarket(laptop.world)
         launch = laptop.run()
         assert (launch.jobs[0].state, launch.jobs[0].boxes, len(launch.boxes)) == (JobState.DONE, 1, 1)
 
@@ -116,7 +116,7 @@ class TestFaults:
         world = laptop.world
         world.silent, world.undying = {"m0"}, True
         laptop.run(rounds=100)
-        assert laptop.conductor.launch.boxes[0].state is BoxState.DESTROYING
+        assert laptop.controller.launch.boxes[0].state is BoxState.DESTROYING
         world.silent = set()
         launch = laptop.run(rounds=200)
         assert launch.boxes[0].state is BoxState.DESTROYING
@@ -150,13 +150,13 @@ class TestFaults:
         assert laptop.world.ordered == 1
         assert (laptop.world.twice, laptop.world.boxes) == ([], {})
 
-    def test_a_landlord_that_hangs_holds_no_training_up(self, tmp_path: Path) -> None:
+    def test_a_provider_that_hangs_holds_no_training_up(self, tmp_path: Path) -> None:
         world = World(FakeClock())
         laptop = Laptop(world, launched(tmp_path, 1))
         until(laptop, JobState.TRAINING)
         never: list[Callable[[], None]] = []
 
-        laptop.conductor.start = lambda step: never.append(step) if "_look" in step.__qualname__ else step()
+        laptop.controller.start = lambda step: never.append(step) if "_look" in step.__qualname__ else step()
         launch = laptop.run()
         assert (launch.jobs[0].state, len(launch.boxes)) == (JobState.DONE, 1)
         assert len(never) == 1
@@ -164,13 +164,13 @@ class TestFaults:
     def test_a_list_that_was_asked_for_before_a_box_was_rented_says_nothing_of_it(self, tmp_path: Path) -> None:
         world = World(FakeClock())
         laptop = Laptop(world, launched(tmp_path, 2, boxes=2))
-        while [box.state for box in laptop.conductor.launch.boxes[1:]] != [BoxState.RENTING]:
+        while [box.state for box in laptop.controller.launch.boxes[1:]] != [BoxState.RENTING]:
             laptop.run(rounds=1)
         late: list[Callable[[], None]] = []
-        laptop.conductor.start = late.append
-        laptop.conductor._listed = float("-inf")
-        laptop.conductor._look(world.clock.now())
-        laptop.conductor.start = lambda step: step()
+        laptop.controller.start = late.append
+        laptop.controller._listed = float("-inf")
+        laptop.controller._look(world.clock.now())
+        laptop.controller.start = lambda step: step()
         laptop.run(rounds=1)
         before = dict(world.boxes)
         world.boxes = {name: box for name, box in before.items() if box.machine == "m0"}
@@ -185,7 +185,7 @@ class TestFaults:
         laptop = Laptop(world, launched(tmp_path, 1))
         until(laptop, JobState.TRAINING)
         whole, lists = world.listed, iter([(), world.listed(), (), world.listed()])
-        world.listed = lambda: next(lists, None) or whole()  # type: ignore[method-assign]  # a landlord that forgets
+        world.listed = lambda: next(lists, None) or whole()  # type: ignore[method-assign]  # a provider that forgets
         launch = laptop.run()
         assert (launch.jobs[0].state, len(launch.boxes), world.boxes) == (JobState.DONE, 1, {})
 
@@ -248,7 +248,7 @@ class TestFaults:
                 raise BadInputError("/d was changed after it was checked")
             return SHIPMENT
 
-        laptop.conductor.hands.shipment = shipment
+        laptop.controller.runner.shipment = shipment
         launch = laptop.run()
         assert [job.state for job in launch.jobs] == [JobState.FAILED, JobState.DONE]
         assert launch.jobs[0].problem == "/d was changed after it was checked"
@@ -259,11 +259,11 @@ class TestFaults:
         both = [Laptop(world, launched(tmp_path, 2, named=name)) for name in ("cat", "dog")]
         for _ in range(3_000):
             for laptop in both:
-                if not laptop.conductor.is_over:
+                if not laptop.controller.is_over:
                     laptop.run(rounds=1)
-                    laptop.conductor.sweep()
+                    laptop.controller.sweep()
         for laptop in both:
-            launch = laptop.conductor.launch
+            launch = laptop.controller.launch
             assert [job.state for job in launch.jobs] == [JobState.DONE] * 2
             assert {box.because for box in launch.boxes} <= {
                 "no job is left for it",
@@ -287,7 +287,7 @@ class TestFaults:
         world = World(FakeClock(), credit=0.0)
         laptop = Laptop(world, launched(tmp_path, 1))
         assert laptop.run(rounds=50).boxes == ()
-        assert laptop.conductor.hands.searching == "the account has $0.00, and an hour of the best costs $1.00"
+        assert laptop.controller.runner.searching == "the account has $0.00, and an hour of the best costs $1.00"
         world.credit = 9.0
         assert laptop.run().jobs[0].state is JobState.DONE
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_train.launch.history import AVOIDED_SECONDS, History, history_of, read_history
+from wan_train.launch.launch_directory import new
 from wan_train.launch.model import Address, Box, Job, Launch, Offer, Part, Wants, Work
 from wan_train.launch.offers import Unfit, choose, priced_on
-from wan_train.launch.places import new
 from wan_train.run.plan import StepKind
 from wan_train.run.speeds import Key, Speed
 

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from wan_train.base.clock import SystemClock, moment
-from wan_train.launch.check import wrong_with, wrong_with_line
+from wan_train.launch.box_check import wrong_with, wrong_with_line
 from wan_train.launch.model import Address, Job, Offer, Wants
 from wan_train.launch.remote import (
     GRACE_MINUTES,

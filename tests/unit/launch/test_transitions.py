@@ -49,7 +49,7 @@ def offer(number: int, per_gb: float = 0.0) -> Offer:
 
 
 class World:
-    """Landlord and boxes, as an outcome for each action; chance decides by `seed`, `trouble` is in percent."""
+    """LoopbackVast and boxes, as an outcome for each action; chance decides by `seed`, `trouble` is in percent."""
 
     def __init__(self, seed: int, trouble: int, per_gb: float = 0.0) -> None:
         self.per_gb = per_gb

@@ -86,8 +86,8 @@ class TestPlugin:
         assert "ssh-ed25519 AAAA me" in made["onstart_cmd"]
 
     def test_the_timer_runs_from_the_start_and_cannot_end_the_start_script(self, tmp_path: Path) -> None:
-        wishes = {vast_plugin.OFFER: "101", vast_plugin.TIMER: "echo timer\nexit 3"}
-        script = order(wishes, label="c", **TERMS)["onstart_cmd"] + "\necho after"  # type: ignore[arg-type]  # all of it
+        options = {vast_plugin.OFFER: "101", vast_plugin.TIMER: "echo timer\nexit 3"}
+        script = order(options, label="c", **TERMS)["onstart_cmd"] + "\necho after"  # type: ignore[arg-type]  # all of it
         done = subprocess.run(
             ["bash", "-c", script], check=True, capture_output=True, text=True, env={"HOME": str(tmp_path)}
         )

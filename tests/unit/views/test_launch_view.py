@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from wan_train.launch.last_seen import LastSeen, Progress
 from wan_train.launch.model import Box, BoxState, GpuWant, Halt, Job, JobState, Launch, Offer, Wants
 from wan_train.launch.offers import Choice, Priced, Unfit
-from wan_train.launch.seen import Progress, Seen
 from wan_train.views.launch import launch_lines, launch_screen, offer_lines
 from wan_train.views.lines import Line
 
@@ -70,7 +70,7 @@ def test_jobs_have_their_box_and_their_progress() -> None:
     )
     box = Box(name="wt-0123abcd-001", offer=OFFER, state=BoxState.READY, began=0.0, job="cats")
     launch = Launch(id="0123abcd", created=0.0, wants=WANTS, jobs=jobs, boxes=(box,))
-    seen = Seen(jobs={"cats": Progress(epoch=12, epochs=100, loss=0.0831, ends_at=7200.0)})
+    seen = LastSeen(jobs={"cats": Progress(epoch=12, epochs=100, loss=0.0831, ends_at=7200.0)})
     shown = text(launch_lines(launch, 3600.0, seen))
     assert shown[1].split()[1:] == [
         "training",
@@ -89,14 +89,14 @@ def test_jobs_have_their_box_and_their_progress() -> None:
     assert shown[3] == "Spent $0.83 of at most $10.00; 1 box rented now"
     assert not any("\x1b" in each for each in shown)
     halted = replace(launch, halt=Halt.SAVE, halted_because="stopped by you")
-    assert "Ends early: stopped by you" in text(launch_lines(halted, 3600.0, Seen()))
+    assert "Ends early: stopped by you" in text(launch_lines(halted, 3600.0, LastSeen()))
 
 
 def test_an_end_that_is_over_is_not_shown_and_a_lost_box_is() -> None:
     job = Job(name="cats", title="cats", dataset=Path("/d"), dataset_stamp="", options=(), state=JobState.TRAINING)
     box = Box(name="wt-0123abcd-002", offer=OFFER, state=BoxState.READY, began=0.0, job="cats")
     launch = Launch(id="0123abcd", created=0.0, wants=WANTS, jobs=(replace(job, problem="outbid"),), boxes=(box,))
-    seen = Seen(jobs={"cats": Progress(epoch=1, epochs=2, ends_at=3000.0)})
+    seen = LastSeen(jobs={"cats": Progress(epoch=1, epochs=2, ends_at=3000.0)})
     shown = text(launch_lines(launch, 3600.0, seen))
     assert shown[1].endswith("1/2")
     assert len(shown) == 3
@@ -117,12 +117,12 @@ def test_boxes_that_come_are_shown_at_jobs_that_wait_and_why_there_is_none() -> 
     )
     box = Box(name="wt-0123abcd-001", offer=OFFER, state=BoxState.PROVISIONING, began=0.0)
     launch = Launch(id="0123abcd", created=0.0, wants=WANTS, jobs=jobs, boxes=(box,))
-    shown = text(launch_lines(launch, 60.0, Seen()))
+    shown = text(launch_lines(launch, 60.0, LastSeen()))
     assert "provisioning  001" in shown[1]
     assert [line.rstrip()[-7:] for line in shown[2:4]] == ["waiting", "waiting"]
     assert "with 2" in shown[3], "the end of a title tells them apart"
     none = replace(launch, boxes=())
-    seen = Seen(searching="none is what was wanted (3 over the price)")
+    seen = LastSeen(searching="none is what was wanted (3 over the price)")
     assert f"Searching offers every minute: {seen.searching}" in text(launch_lines(none, 60.0, seen))
 
 
@@ -132,7 +132,7 @@ def test_a_low_terminal_keeps_the_first_and_the_last_line() -> None:
         for number in range(40)
     )
     launch = Launch(id="0123abcd", created=0.0, wants=WANTS, jobs=jobs)
-    shown = text(launch_screen(launch, 60.0, Seen(), (80, 24)))
+    shown = text(launch_screen(launch, 60.0, LastSeen(), (80, 24)))
     assert len(shown) == 24
     assert shown[0] == "Launch 0123abcd  1 min so far"
     assert "more lines: wan-train launch status" in shown[21]

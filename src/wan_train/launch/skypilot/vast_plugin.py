@@ -57,14 +57,14 @@ def onstart(public_key: str | None, timer: str = "") -> str:
     return ";".join(lines) + (f"\n(\n{timer}\n)" if timer else "")
 
 
-def order(wishes: Mapping[str, Any], *, label: str, image: str, disk: float, public_key: str | None) -> dict[str, Any]:
+def order(options: Mapping[str, Any], *, label: str, image: str, disk: float, public_key: str | None) -> dict[str, Any]:
     """The arguments of `create_instance` for exactly the offer that was chosen.
 
     Three faults of SkyPilot 0.14.1 do not occur here. Its search loses the GPU filter, because the SDK's parser stops
     at the first quoted value: one RTX 4090 became a box with two (skypilot issue 9733, PR 9724). It takes the first
     offer by Vast's score, not the cheapest. And `use_spot` makes a box on demand unless a price is passed on by hand.
     """
-    offer = str(wishes.get(OFFER, ""))
+    offer = str(options.get(OFFER, ""))
     if not (offer.isascii() and offer.isdecimal()):
         raise BoxError("no offer was named for this box")
     made: dict[str, Any] = {
@@ -72,13 +72,13 @@ def order(wishes: Mapping[str, Any], *, label: str, image: str, disk: float, pub
         "image": image,
         "disk": disk,
         "label": label,
-        "onstart_cmd": onstart(public_key, str(wishes.get(TIMER) or "")),
+        "onstart_cmd": onstart(public_key, str(options.get(TIMER) or "")),
         "env": {"__SOURCE": "skypilot"},
         # An offer that was rented meanwhile is an error, not a box that waits stopped.
         "cancel_unavail": True,
     }
-    if wishes.get(PRICE) is not None:
-        made["price"] = float(wishes[PRICE])
+    if options.get(PRICE) is not None:
+        made["price"] = float(options[PRICE])
     return made
 
 
@@ -121,15 +121,15 @@ class Boxes:
         labels = {f"{cluster}-head", f"{cluster}-worker"}
         return [row for row in self.sdk.show_instances() if row.get("label") in labels]
 
-    def rent(self, cluster: str, wishes: Mapping[str, Any], **terms: Any) -> str:  # noqa: ANN401  see `order`
+    def rent(self, cluster: str, options: Mapping[str, Any], **terms: Any) -> str:  # noqa: ANN401  see `order`
         """The ID of a box that runs; one that was rented under this name before is not rented again.
 
         SkyPilot 0.14.1 waits without a limit for a box to run, and a box that never does is paid for.
         """
-        until = self.monotonic() + float(wishes.get(SECONDS) or DEFAULT_SECONDS)
+        until = self.monotonic() + float(options.get(SECONDS) or DEFAULT_SECONDS)
         try:
             if not self.of(cluster):
-                self._order(cluster, wishes, terms)
+                self._order(cluster, options, terms)
             seen = False
             while (box := self._running(cluster)) is None:
                 if seen and not self.of(cluster):
@@ -141,8 +141,8 @@ class Boxes:
             raise
         return box
 
-    def _order(self, cluster: str, wishes: Mapping[str, Any], terms: Mapping[str, Any]) -> None:
-        asked = order(wishes, label=f"{cluster}-head", **terms)
+    def _order(self, cluster: str, options: Mapping[str, Any], terms: Mapping[str, Any]) -> None:
+        asked = order(options, label=f"{cluster}-head", **terms)
         try:
             made = self.sdk.create_instance(**asked)
         except Exception as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from wan_train.base import codec
 from wan_train.base.files import write_whole
-from wan_train.launch.places import LaunchDirectory
+from wan_train.launch.launch_directory import LaunchDirectory
 from wan_train.launch.remote import Training
 
 _NAME = "seen.json"
@@ -25,7 +25,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class LastSeen:
     """Trainings by the names of their jobs."""
 
     jobs: Mapping[str, Progress] = field(default_factory=dict)
@@ -37,12 +37,12 @@ def progress_of(training: Training) -> Progress:
     return Progress(epoch=training.epoch, epochs=training.epochs, loss=training.loss, ends_at=training.ends_at)
 
 
-def publish(directory: LaunchDirectory, seen: Seen) -> None:
+def publish(directory: LaunchDirectory, seen: LastSeen) -> None:
     """Write it; a disk that is full must not end a launch."""
     with suppress(OSError):
         write_whole(directory.path / _NAME, codec.to_json(seen) + "\n")
 
 
-def read_seen(directory: LaunchDirectory) -> Seen:
+def read_last_seen(directory: LaunchDirectory) -> LastSeen:
     """Empty where nothing was seen yet."""
-    return codec.read(directory.path / _NAME, Seen) or Seen()
+    return codec.read(directory.path / _NAME, LastSeen) or LastSeen()

@@ -9,7 +9,7 @@ from wan_train.base.units import dollars
 from wan_train.launch.model import Box, BoxState, Job, JobState, Launch
 
 
-def changes(before: Launch | None, after: Launch) -> Iterator[str]:
+def change_lines(before: Launch | None, after: Launch) -> Iterator[str]:
     """Boxes first; without a record before, everything beyond its first state."""
     old_boxes = {box.name: box.state for box in before.boxes} if before is not None else {}
     old_jobs = {job.name: job.state for job in before.jobs} if before is not None else {}

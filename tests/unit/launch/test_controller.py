@@ -21,6 +21,7 @@ from support.launch_world import (
     until,
 )
 from wan_train.base.locks import is_locked
+from wan_train.launch.launch_directory import all_launches, box_name, find, launch_of, new
 from wan_train.launch.model import (
     Address,
     Box,
@@ -35,7 +36,6 @@ from wan_train.launch.model import (
     Wants,
     Work,
 )
-from wan_train.launch.places import all_launches, box_name, find, launch_of, new
 from wan_train.launch.reap import end_strays, strays, unattended
 from wan_train.run.directory import RunDirectory
 from wan_train.run.plan import StepKind
@@ -69,17 +69,17 @@ class TestCalm:
         laptop = Laptop(World(FakeClock()), launched(tmp_path, 1), deferred=True)
         until(laptop, JobState.TRAINING)
         while not laptop.steps:
-            laptop.conductor.turn()
+            laptop.controller.turn()
             laptop.world.clock.time += 15.0
         laptop.world.clock.time += 3_000.0
-        laptop.conductor._round = laptop.world.clock.time  # it was awake all the time
+        laptop.controller._round = laptop.world.clock.time  # it was awake all the time
         laptop.world.trouble = 100
         laptop.steps.pop()()
         laptop.world.trouble = 0
-        laptop.conductor.turn()
-        assert [box.state for box in laptop.conductor.launch.boxes] == [BoxState.READY]
+        laptop.controller.turn()
+        assert [box.state for box in laptop.controller.launch.boxes] == [BoxState.READY]
 
-    def test_a_box_costs_money_from_when_the_landlord_says(self, tmp_path: Path) -> None:
+    def test_a_box_costs_money_from_when_the_provider_says(self, tmp_path: Path) -> None:
         laptop = Laptop(World(FakeClock(), since=1_000_020.0), launched(tmp_path, 1))
         [box] = laptop.run().boxes
         assert box.began == 1_000_020
@@ -88,15 +88,15 @@ class TestCalm:
         laptop = Laptop(World(FakeClock(), spot=True), launched(tmp_path, 1))
         laptop.train_for(1_200)
         laptop.goes_down()
-        while len(laptop.conductor.launch.boxes) == 1:
+        while len(laptop.controller.launch.boxes) == 1:
             laptop.run(rounds=1)
-        laptop.world.since = laptop.conductor.launch.boxes[1].began + 10
+        laptop.world.since = laptop.controller.launch.boxes[1].began + 10
         assert laptop.run().boxes[1].began == laptop.world.since
 
     def test_what_a_box_trains_is_held_here_until_it_is_done(self, tmp_path: Path) -> None:
         laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
         laptop.train_for(1_800)
-        home = laptop.conductor.launch.jobs[0].home
+        home = laptop.controller.launch.jobs[0].home
         assert home is not None
         assert is_locked(RunDirectory(home).lock)
         assert laptop.run().jobs[0].state is JobState.DONE
@@ -206,7 +206,7 @@ class TestCalm:
         again = FakeBox(id="99", label=f"{launch.boxes[0].name}-head")
         other = FakeBox(id="98", label="somebody else's")
         laptop.world.boxes = {"99": again, "98": other}
-        laptop.conductor.sweep()
+        laptop.controller.sweep()
         assert list(laptop.world.boxes) == ["98"]
 
 
@@ -251,10 +251,10 @@ def test_whatever_happens_no_box_is_left_and_no_work_is_lost(  # noqa: PLR0917  
     world = World(FakeClock(), seed=seed, trouble=trouble, spot=seed % 2 == 0, wakes=seed % 3 > 0)
     laptop = Laptop(world, launched(runs, jobs, boxes=boxes), deferred=True)
     launch = laptop.run(kill_every=kill_every)
-    assert laptop.conductor.is_over
+    assert laptop.controller.is_over
     assert world.twice == []
     world.trouble = 0
-    laptop.conductor.sweep()
+    laptop.controller.sweep()
     assert world.boxes == {}
     assert all(box.state is BoxState.GONE for box in launch.boxes)
     for job in launch.jobs:

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from wan_train.base import locks
 from wan_train.base.clock import Clock
 from wan_train.box.vast import VastError
-from wan_train.launch.hands import Hands
+from wan_train.launch.action_runner import ActionRunner
 from wan_train.launch.infra import VAST
+from wan_train.launch.launch_directory import LaunchDirectory, launch_of
 from wan_train.launch.market import Listed, Power
 from wan_train.launch.model import BY_HAND, Box, BoxState, Halt, Launch
-from wan_train.launch.places import LaunchDirectory, launch_of
 from wan_train.launch.transitions import Action, Do, Done, Failed, Lost, Outcome, actions, after, settled
 from wan_train.run.directory import RunDirectory
 
@@ -27,7 +27,7 @@ MORE_AT_ONCE = 8
 """Threads beside one for each box: to search, to list, to end a box while another step of it waits."""
 ROUND_SECONDS = 1.0
 LIST_SECONDS = 60.0
-"""Between two looks at the landlord's list."""
+"""Between two looks at the provider's list."""
 SOON_SECONDS = 5.0
 """Until the next look at it, once a box did not answer."""
 ASLEEP_SECONDS = 120.0
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Listing:
-    """An answer of the landlord: `of` are the boxes that ran when it was asked; None for no answer."""
+    """An answer of the provider: `of` are the boxes that ran when it was asked; None for no answer."""
 
     of: frozenset[str]
     boxes: tuple[Listed, ...] | None
@@ -50,11 +50,11 @@ class _Listing:
 
 
 @dataclass(slots=True, kw_only=True)
-class Conductor:
+class Controller:
     """One launch, carried out by this program alone: the caller holds the launch's lock."""
 
     directory: LaunchDirectory
-    hands: Hands
+    runner: ActionRunner
     clock: Clock
     start: Callable[[Callable[[], None]], None]
     """Begins a step beside this one."""
@@ -75,7 +75,7 @@ class Conductor:
 
     def __post_init__(self) -> None:
         self.launch = self._written = self.directory.read()
-        self.hands.is_given_up = self._is_given_up
+        self.runner.is_given_up = self._is_given_up
 
     @property
     def is_over(self) -> bool:
@@ -128,10 +128,10 @@ class Conductor:
 
     def sweep(self) -> None:
         """End boxes of this launch that the list has although their record says they are gone. Raises VastError."""
-        for box in self.hands.market.boxes():
+        for box in self.runner.market.boxes():
             if launch_of(box.label) == self.launch.id and not any(box.is_of(own.name) for own in self.launch.living):
                 log.warning("%s (%s) was still there and is ended", box.label, box.id)
-                self.hands.market.destroy(box.label)
+                self.runner.market.destroy(box.label)
 
     def _wake(self, now: float) -> None:
         """After a sleep, and at the start, nobody has asked the boxes: their silence counts from now.
@@ -175,9 +175,9 @@ class Conductor:
         self.launch = replace(self.launch, halt=asked, halted_because=BY_HAND)
 
     def _look(self, now: float) -> None:
-        """Notice boxes that the landlord took away. Where it does not answer, silence of the box decides.
+        """Notice boxes that the provider took away. Where it does not answer, silence of the box decides.
 
-        The list is asked for beside the rounds: a landlord that hangs holds nothing up.
+        The list is asked for beside the rounds: a provider that hangs holds nothing up.
         """
         while not self._lists.empty():
             self._take_list(self._lists.get_nowait(), now)
@@ -190,8 +190,8 @@ class Conductor:
         def step() -> None:
             listed = credit = None
             try:
-                listed = self.hands.market.boxes()
-                credit = self.hands.market.credit()
+                listed = self.runner.market.boxes()
+                credit = self.runner.market.credit()
             except VastError as error:
                 log.info("the list of boxes: %s", error)
             self._lists.put(_Listing(of=running, boxes=listed, credit=credit))
@@ -218,10 +218,10 @@ class Conductor:
                 self._missing.add(box.name)
                 self._listed = min(self._listed, now - LIST_SECONDS + SOON_SECONDS)
             elif not same:
-                self.launch = after(self.launch, Lost(box=box.name, why="it is gone from the landlord's list"), now)
+                self.launch = after(self.launch, Lost(box=box.name, why="it is gone from the provider's list"), now)
             elif all(each.power is Power.DOWN for each in same):
                 spot = box.offer.is_spot
-                why = "outbid" if spot else f"the landlord has it as {same[0].said}"
+                why = "outbid" if spot else f"the provider has it as {same[0].said}"
                 can_wake = not spot and self.launch.wants.infra == VAST
                 lost = Lost(box=box.name, why=why, stopped=True, can_wake=can_wake)
                 self.launch = after(self.launch, lost, now)
@@ -248,7 +248,7 @@ class Conductor:
 
         def step() -> None:
             try:
-                outcome = self.hands.do(launch, action)
+                outcome = self.runner.do(launch, action)
             except Exception as error:
                 log.exception("%s %s", action.do, action.box or "")
                 outcome = Failed(action=action, why=f"a bug in wan-train: {type(error).__name__}")
@@ -274,7 +274,7 @@ class Conductor:
 
 
 def _began(launch: Launch, box: Box, listed: Sequence[Listed], now: float) -> Launch:
-    """A box costs money from when the landlord says, which SkyPilot's own start comes before. Never from earlier."""
+    """A box costs money from when the provider says, which SkyPilot's own start comes before. Never from earlier."""
     since = min((each.since for each in listed if each.since is not None), default=box.began)
     began = max(box.began, min(since, now))
     return replace(
@@ -282,26 +282,28 @@ def _began(launch: Launch, box: Box, listed: Sequence[Listed], now: float) -> La
     )
 
 
-def carry_out(directory: LaunchDirectory, hands: Hands, clock: Clock, changed: Callable[[Launch], None]) -> Launch:
+def carry_out(
+    directory: LaunchDirectory, runner: ActionRunner, clock: Clock, changed: Callable[[Launch], None]
+) -> Launch:
     """Carry out a launch to its end. Raises BlockingIOError when another program does."""
     # A box that is rented or prepared has its thread for an hour, and must not keep others from being watched.
     threads = directory.read().wants.boxes + MORE_AT_ONCE
     with directory.held(), ThreadPoolExecutor(threads, thread_name_prefix="step") as pool:
-        conductor = Conductor(
-            directory=directory, hands=hands, clock=clock, start=lambda step: _submit(pool, step), changed=changed
+        controller = Controller(
+            directory=directory, runner=runner, clock=clock, start=lambda step: _submit(pool, step), changed=changed
         )
         try:
-            while not conductor.is_over:
-                conductor.turn()
-                if not conductor.is_over:
-                    conductor.wait()
+            while not controller.is_over:
+                controller.turn()
+                if not controller.is_over:
+                    controller.wait()
         finally:
-            conductor.release()
+            controller.release()
         try:
-            conductor.sweep()
+            controller.sweep()
         except VastError as error:
             log.warning("the last look at the list of boxes: %s", error)
-        return conductor.launch
+        return controller.launch
 
 
 def _submit(pool: ThreadPoolExecutor, step: Callable[[], None]) -> None:

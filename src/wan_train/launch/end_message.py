@@ -11,7 +11,7 @@ from wan_train.notify.send import Message
 _MOST_JOBS = 20
 
 
-def end_of(launch: Launch, now: float) -> Message:
+def end_message(launch: Launch, now: float) -> Message:
     """For a launch that is over."""
     states = Counter(job.state for job in launch.jobs)
     ends = (JobState.DONE, JobState.FAILED, JobState.STOPPED)

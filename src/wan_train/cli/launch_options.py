@@ -14,14 +14,14 @@ from wan_train.cli.request import dataset_overrides, read_recipe
 from wan_train.cli.usage_errors import usage_error
 from wan_train.engine import capabilities
 from wan_train.engine.extra_arguments import TrainerOptions
-from wan_train.launch.jobs import VERSION, Words
+from wan_train.launch.jobs import VERSION, JobOptions
 
 _COMMAND = "train"
 _OF_LAUNCH = (options.AUTHOR, options.RECIPE)
 """Options of a launch and of a training that do not go to the box as words."""
 
 
-def words_of(call: Call) -> tuple[str, ...]:
+def train_options(call: Call) -> tuple[str, ...]:
     """The options of a launch that are meant for its trainings, as words for `wan-train train`."""
     return (*_words(call), *(("--", *call.passthrough) if call.passthrough else ()))
 
@@ -51,7 +51,7 @@ def _shared(call: Call) -> list[Option[Any]]:
     ]
 
 
-def read_words(words: Sequence[str]) -> Words:
+def read_options(words: Sequence[str]) -> JobOptions:
     """What the words of one job mean to `wan-train train`; wrong ones are problems, in the words that train has."""
     from wan_train.cli.main import split
 
@@ -59,9 +59,9 @@ def read_words(words: Sequence[str]) -> Words:
     try:
         call = _call(ours, passthrough)
         recipe = read_recipe(call, TrainerOptions(capabilities=capabilities.stored(VERSION)))
-        return Words(recipe=recipe, overrides=dataset_overrides(call))
+        return JobOptions(recipe=recipe, overrides=dataset_overrides(call))
     except BadInputError as error:
-        return Words(problems=tuple(line.strip() for line in error.message.split("\n")))
+        return JobOptions(problems=tuple(line.strip() for line in error.message.split("\n")))
 
 
 def _call(words: Sequence[str], passthrough: tuple[str, ...]) -> Call:

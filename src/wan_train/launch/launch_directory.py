@@ -116,7 +116,7 @@ def box_name(launch_id: str, number: int) -> str:
 
 
 def launch_of(label: str) -> str | None:
-    """The launch that a box in a landlord's list was rented by; None for a box of somebody else."""
+    """The launch that a box in a provider's list was rented by; None for a box of somebody else."""
     match = re.match(rf"{PREFIX}-({_ID.pattern})-\d{{3,}}(?:-|$)", label)
     return match[1] if match else None
 

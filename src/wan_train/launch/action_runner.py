@@ -19,10 +19,10 @@ from wan_train.launch.gpu_names import same_card
 from wan_train.launch.history import read_history
 from wan_train.launch.infra import VAST
 from wan_train.launch.jobs import shipment_of_job
+from wan_train.launch.launch_directory import box_name
 from wan_train.launch.market import Market, Power
 from wan_train.launch.model import Address, Box, Job, JobState, Launch, Wants
 from wan_train.launch.offers import choose
-from wan_train.launch.places import box_name
 from wan_train.launch.remote import JobError, Remote, Training, WrongBoxError, tree_bytes
 from wan_train.launch.shipment import Shipment
 from wan_train.launch.ssh import RemoteError, UnreachableError
@@ -37,7 +37,7 @@ _LOOK_SECONDS = 10.0
 _LEAST_HOURS = 0.1
 """Of a box by its own hand, when its hours are over: results must still come home."""
 _PRICE_ABOVE = 1.02
-"""Times the offer: landlords round."""
+"""Times the offer: providers round."""
 _OVER = {"finished": 0, "failed": 4, "stopped": 130}
 """States of a run that is over, and the exit code where it recorded none; in `wan-train status --json`."""
 _LOST = "lost"
@@ -51,8 +51,8 @@ class CancelledError(Exception):
 
 
 @dataclass(slots=True, kw_only=True)
-class Hands:
-    """The landlord, the engine and the boxes; `pause` waits for so many seconds, `runs` is where runs come home to.
+class ActionRunner:
+    """The provider, the engine and the boxes; `pause` waits for so many seconds, `runs` is where runs come home to.
 
     What the boxes measured is kept there too, for the time and cost of later offers.
     """
@@ -72,7 +72,7 @@ class Hands:
     """Why the last search found no offer, for people."""
 
     def do(self, launch: Launch, action: Action) -> Outcome:
-        """Carry out one action; never raises for what a landlord, an engine or a box does."""
+        """Carry out one action; never raises for what a provider, an engine or a box does."""
         outcome = self._tried(launch, action)
         if isinstance(outcome, Found | Failed) and action.do is Do.SEARCH:
             self.searching = outcome.why
@@ -86,7 +86,7 @@ class Hands:
         except EngineDownError as error:
             return Failed(action=action, why=str(error), answered=True)
         except (VastError, EngineError) as error:
-            # An order that a landlord or SkyPilot refused is not the machine's fault; when it was to rent, another
+            # An order that a provider or SkyPilot refused is not the machine's fault; when it was to rent, another
             # offer is better than the same one again.
             fault = Fault.BOX if action.do is Do.RENT else Fault.PASSING
             return Failed(action=action, why=str(error), fault=fault)
@@ -223,7 +223,7 @@ class Hands:
             self.pause(_LOOK_SECONDS)
 
     def _wake(self, box: Box, address: Address, run_id: str) -> Address:
-        """Where the box answers once it runs again: a landlord may give it another port."""
+        """Where the box answers once it runs again: a provider may give it another port."""
         began = self.clock.monotonic()
         self.market.start(box.name)
         while True:
@@ -259,7 +259,7 @@ class Hands:
         return Done(action=action, home=home, received=shipment.bytes)
 
     def _destroy(self, box: Box) -> None:
-        """The engine forgets it, and the landlord's own list is the proof; the engine alone is none."""
+        """The engine forgets it, and the provider's own list is the proof; the engine alone is none."""
         try:
             self.engine.down(box.name)
         except EngineError as error:
