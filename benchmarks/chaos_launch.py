@@ -63,10 +63,10 @@ WAITS = {
     "market.DEADLINE_SECONDS": 4.0,
 }
 SPARE_SECONDS = 8.0
-"""Of each interval: the copy itself, and a machine on which everything runs at once."""
+"""Allowance in each interval for the copy itself, and for a machine on which everything runs at once."""
 
 STATES = ("renting", "provisioning", "sending", "training", "trained", "trained", "fetching", "destroying")
-"""In which something happens. Trained is a training of which a checkpoint is on the box: what is lost then counts."""
+"""States in which a fault happens. "trained": a checkpoint of the training is on the box, so a loss counts."""
 
 _CREATE = """
 import json, sys, time
@@ -90,7 +90,7 @@ print(directory.path)
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What came of one launch. Dollars; `repeated` and `over` count intervals."""
+    """Result of one launch. Money is in dollars; `repeated` and `over` count intervals."""
 
     seed: int
     jobs: int = 0
@@ -128,7 +128,7 @@ class Story:
     program: subprocess.Popen[bytes] | None = None
     seen: dict[Path, str | None] = field(default_factory=dict)
     blind: list[tuple[float, float]] = field(default_factory=list)
-    """From when until when nobody could fetch: the client was dead or asleep, or a box was silent."""
+    """Start and end of times without fetches: the client was dead or asleep, or a box was silent."""
     budget: float | None = None
     done_at: dict[str, float] = field(default_factory=dict)
 
@@ -198,7 +198,7 @@ class Story:
         return from_json(path.read_bytes(), Launch, where=str(path))
 
     def _fault(self) -> Callable[[Launch], bool]:
-        """A fault that happens once its moment is there: it returns whether it did."""
+        """Return a fault: a function that causes it at its moment and returns whether it did."""
         kinds: dict[Callable[[Launch], bool], float] = {
             self._kill_client: 4,
             self._outbid: 4,
@@ -213,7 +213,7 @@ class Story:
         kind = self.chance.choices(list(kinds), list(kinds.values()))[0]
         if kind not in {self._kill_client, self._outbid, self._lose}:
             return kind
-        # In a state that is chosen beforehand, so that short ones come up too; by and by in any.
+        # Choose a state beforehand, so that short ones occur too. After a minute, any state will do.
         state = self.chance.choice(STATES)
         given_up = time.monotonic() + 60
         wait = self.chance.uniform(0, 15 if state.startswith("train") else 1)
@@ -300,7 +300,7 @@ class Story:
         return True
 
     def _stops(self, launch: Launch) -> bool:
-        """The box stops by its own hand, with its disk: it can be started again."""
+        """Let the box stop itself but keep its disk, so that it can be started again."""
         box = self._box(BoxState.READY)
         if box is None:
             return launch.is_over
@@ -310,7 +310,7 @@ class Story:
         return True
 
     def _silence(self, launch: Launch) -> bool:
-        """It trains on and answers nobody; later it answers again, when it was given up."""
+        """Let the box train without answering. It answers again later, perhaps after it was given up."""
         box = self._box(BoxState.READY)
         if box is None:
             return launch.is_over
@@ -419,7 +419,7 @@ class Story:
             self.outcome.over = max(self.outcome.over, (bill - self.budget - blind) / interval / 2)
 
     def _judge_run(self, run: str) -> None:
-        """How much was trained again after a box was lost, and whether two boxes ever trained it together."""
+        """Count what was trained again after a box was lost, and check whether two boxes ever trained at once."""
         boxes = [each for each in self.vast.rented if (self.vast.folder / "records" / str(each.box.id) / run).is_dir()]
         reached: dict[str, int] = {}
         speed: dict[str, float] = {}
@@ -469,7 +469,7 @@ def state_of(launch: Launch, rented: Rented) -> str:
 
 
 def seconds_per_epoch(events: list[dict[str, Any]], started: dict[str, Any], log: Path, reached: int) -> float:
-    """From the first checkpoint of an attempt on, where it has one: before it the trainer's start takes longest."""
+    """Measure from an attempt's first checkpoint, if it has one: before that, the trainer's start takes longest."""
     saved = [
         event
         for event in events
@@ -494,7 +494,7 @@ def digest(path: Path) -> str | None:
 
 
 def processes_with(text: str) -> dict[int, str]:
-    """Living processes of this machine by what is in their command line."""
+    """Processes of this machine with `text` in their command line."""
     found = {}
     for path in Path("/proc").iterdir():
         if path.name.isdecimal():
@@ -520,7 +520,7 @@ def play(seed: int, roots: Path, engine: str, *, keep: bool) -> Outcome:
                 for pid in processes_with(str(client.folder)):
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
-    except Exception as error:  # noqa: BLE001  one story that breaks is told among the others
+    except Exception as error:  # noqa: BLE001  a story that breaks is reported with the others
         outcome.trouble = f"{type(error).__name__}: {error}"
     if outcome.is_good:
         if not keep:

@@ -1,1 +1,1 @@
-"""What several kinds of tests share."""
+"""Code shared by several kinds of tests."""

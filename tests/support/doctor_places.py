@@ -18,7 +18,7 @@ NO_DRIVER = GpuUnavailableError("no NVIDIA driver found", hint="Install the NVID
 
 
 def gpu(index: int = 0, **changes: Any) -> Gpu:
-    """An idle RTX 4090 unless said otherwise."""
+    """An idle RTX 4090 by default."""
     values = {
         "uuid": f"GPU-{index}",
         "name": "NVIDIA GeForce RTX 4090",
@@ -61,7 +61,7 @@ def facts_of(
 
 
 def later_of(folder: Path, *gpus: Gpu, environ: Mapping[str, str] | None = None, host_cpus: int = 8) -> HostChecks:
-    """The checks on a machine whose cgroup, /proc and /dev/shm are folders below `folder`."""
+    """Return the checks for a machine whose cgroup, /proc and /dev/shm are folders below `folder`."""
     for name in ("cgroup", "proc/self", "shm", "workspace"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     return HostChecks(

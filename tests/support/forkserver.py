@@ -1,10 +1,10 @@
-"""`wan-train` without its start: a process forked from one that has the program loaded.
+"""`wan-train` without its start-up time: forks of a process that has the program loaded.
 
 Half of a short command's time is Python importing the program. Tests call it some thousand times, so each test process
-keeps one server that has imported it and forks a process of its own for every call: own session, environment, working
-directory and descriptors. What it cannot stand for is what happens before `main`: see `suits`. Supervisors and
-reports that such a process starts are forked by the same server, since loading them costs more than most runs of a
-test. The child that reads NVML is forked by a second server, started with the library's folder in LD_LIBRARY_PATH.
+keeps one server that has imported it. The server forks a process for every call, with its own session, environment,
+working directory and descriptors. It cannot reproduce what happens before `main`: see `suits`. The same server forks
+supervisors and reports that such a process starts, since loading them takes longer than most runs of a test. A second
+server forks the child that reads NVML. It is started with the library's folder in LD_LIBRARY_PATH.
 """
 
 from __future__ import annotations
@@ -52,38 +52,38 @@ _PROGRAM = (
     "rich.markdown",
     "tomlkit",
 )
-"""What commands load."""
+"""The modules that commands load."""
 REHEARSAL = ("accelerate", "safetensors.torch", "torch", "tqdm")
-"""What the embedded trainer's programs load."""
+"""The modules that the embedded trainer's programs load."""
 REGISTER = "FORKED_PROCESSES"
-"""A variable: the folder where a forked process leaves its words in a file named by `registered`.
+"""The variable for the folder where a forked process writes its arguments to a file; `registered` reads it.
 
-/proc shows the environment and the words of the server instead.
+/proc shows the server's environment and arguments instead.
 """
 _SUPERVISOR = "wan_train.run.supervise"
 _READER = "/wan_train/gpu/nvml.py"
 _NVML = ("ctypes", "json", "pynvml")
-"""What the child that reads NVML loads; pynvml opens the library later, when it is first asked."""
+"""The modules of the child that reads NVML. pynvml opens the library later, on its first call."""
 _MOST_BYTES = 1 << 20
 _servers: dict[tuple[str, ...], tuple[socket.socket, subprocess.Popen[bytes]]] = {}
 _readers: dict[str, tuple[socket.socket, subprocess.Popen[bytes]]] = {}
-"""A server's own servers, which read NVML, by LD_LIBRARY_PATH."""
+"""Servers that a server started for reading NVML, by LD_LIBRARY_PATH."""
 
 
 def suits(env: Mapping[str, str]) -> bool:
-    """Whether the environment asks nothing of the interpreter's own start: its locale and its flags.
+    """Whether a fork can serve this environment: it changes neither the interpreter's locale nor its flags.
 
-    LD_LIBRARY_PATH, which puts the NVML stub in place, concerns the child that reads the driver only.
+    LD_LIBRARY_PATH selects the NVML stub and affects only the child that reads the driver.
     """
     flags = {name for name in env if name.startswith("PYTHON")} - {"PYTHONPATH", "PYTHONUNBUFFERED"}
     return env.get("LANG") == "C.UTF-8" and not flags and not any(name.startswith("LC_") for name in env)
 
 
 class Forked:
-    """A program that the server forked, with what tests and `start_supervisor` use of `subprocess.Popen`."""
+    """A program that the server forked, with the part of `subprocess.Popen` that tests and `start_supervisor` use."""
 
     def __init__(self, args: Sequence[str], report: int) -> None:
-        """`report` is where the server writes the pid, and at the end the exit code."""
+        """The server writes the pid to `report`, and at the end the exit code."""
         self.args = list(args)
         self.returncode: int | None = None
         self.stdin: IO[bytes] | None = None
@@ -126,17 +126,17 @@ def start(
     script: Path | None = None,
     loaded: tuple[str, ...] = _PROGRAM,
 ) -> Forked:
-    """Fork a `wan-train WORDS` with nothing on stdin; its whole environment is `env`.
+    """Fork a `wan-train WORDS` with empty stdin. Its whole environment is `env`.
 
-    With `script` it is `python SCRIPT WORDS`, forked from a process that has loaded the modules `loaded`.
+    With `script`, fork a `python SCRIPT WORDS` from a process that has loaded the modules `loaded`.
     """
     request = {"words": list(words), "cwd": str(cwd), "script": str(script) if script is not None else None}
-    with open(os.devnull, "rb") as nothing:  # noqa: PTH123  a descriptor is wanted
+    with open(os.devnull, "rb") as nothing:  # noqa: PTH123  it needs a descriptor
         return _ask(_connection(loaded), request, env, [nothing.fileno(), stdout.fileno(), stderr.fileno()])
 
 
 def start_at_terminal(words: Sequence[str], *, env: Mapping[str, str], cwd: Path, terminal: int) -> Forked:
-    """Fork a `wan-train WORDS` whose controlling terminal is this one."""
+    """Fork a `wan-train WORDS` with this controlling terminal."""
     return _ask(_connection(_PROGRAM), {"words": list(words), "cwd": str(cwd), "script": None}, env, [terminal] * 3)
 
 
@@ -160,7 +160,7 @@ def run(
     script: Path | None = None,
     loaded: tuple[str, ...] = _PROGRAM,
 ) -> subprocess.CompletedProcess[str]:
-    """Fork one and wait for its end."""
+    """Fork a program and wait for it to end."""
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         child = start(words, env=env, cwd=cwd, stdout=stdout, stderr=stderr, script=script, loaded=loaded)
         return completed(child, words, stdout, stderr, timeout)
@@ -173,7 +173,7 @@ def completed(
     stderr: IO[bytes],
     timeout: float | None,
 ) -> subprocess.CompletedProcess[str]:
-    """The end of a call whose output went to these files."""
+    """Wait for a program to end. Return its exit code and its output from these files."""
     code = child.wait(timeout)
     texts = []
     for file in (stdout, stderr):
@@ -183,7 +183,7 @@ def completed(
 
 
 def _connection(loaded: tuple[str, ...]) -> socket.socket:
-    """One server for a test process, however many boxes it makes; it ends when this end of the socket closes."""
+    """Return the test process's one server for these modules. It ends when this end of the socket closes."""
     if loaded not in _servers:
         _servers[loaded] = _started(loaded, {"OMP_NUM_THREADS": "1"})  # read when torch is loaded
     return _servers[loaded][0]
@@ -205,12 +205,12 @@ def _started(loaded: Sequence[str], env: Mapping[str, str]) -> tuple[socket.sock
 
 
 def _serve(connection: socket.socket, loaded: Sequence[str]) -> None:
-    """Fork for every request until the tests are over, and report every end."""
+    """Fork for every request until the tests end, and report every exit code."""
     for name in loaded:
         importlib.import_module(name)
     if tuple(loaded) == _PROGRAM:
         _warm_up()
-    gc.freeze()  # a collection in a child would copy the pages of all that is loaded
+    gc.freeze()  # a collection in a child would copy the pages of all loaded modules
     asking, asked = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     asking.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_BYTES)
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -242,12 +242,12 @@ def _serve(connection: socket.socket, loaded: Sequence[str]) -> None:
             reports[pid] = descriptors[3]
             for descriptor in descriptors[:3]:
                 os.close(descriptor)
-            with contextlib.suppress(BrokenPipeError):  # who asked was killed meanwhile
+            with contextlib.suppress(BrokenPipeError):  # the client was killed meanwhile
                 os.write(descriptors[3], f"{pid}\n".encode())
 
 
 def _pass_on(wanted: dict[str, Any], descriptors: array.array[int]) -> None:
-    """Let the server of this library fork, which gets the descriptors."""
+    """Pass a request and its descriptors to the server of this library."""
     library = wanted["library"]
     if library not in _readers:
         _readers[library] = _started(_NVML, {"LD_LIBRARY_PATH": library})
@@ -258,8 +258,8 @@ def _pass_on(wanted: dict[str, Any], descriptors: array.array[int]) -> None:
 
 
 def _warm_up() -> None:
-    """What each call would make anew, a third of its time: Typer's commands, readers and writers of records."""
-    import logging  # noqa: PLC0415  only this server loads it, as all of the following
+    """Make once what would take a third of every call: Typer's commands, readers and writers of records."""
+    import logging  # noqa: PLC0415  only this server loads it, like all of the following
 
     import PIL.Image  # noqa: PLC0415
     import rich.cells  # noqa: PLC0415
@@ -274,7 +274,7 @@ def _warm_up() -> None:
 
     importlib.import_module("huggingface_hub.hf_api")
     for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
-        del sys.modules[name]  # it reads its variables when it is loaded; what it needs itself stays
+        del sys.modules[name]  # it reads its variables at import; its dependencies stay loaded
     logging.getLogger("huggingface_hub").handlers.clear()
     typer.main.get_command = functools.cache(typer.main.get_command)
     typer.main.get_command(app)
@@ -290,7 +290,7 @@ def _report_ends(reports: dict[int, int]) -> None:
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
             pid, status = ended
-            if pid not in reports:  # a server that reads NVML
+            if pid not in reports:  # a server for reading NVML
                 continue
             report = reports.pop(pid)
             with contextlib.suppress(BrokenPipeError):  # the test did not wait for it
@@ -299,7 +299,7 @@ def _report_ends(reports: dict[int, int]) -> None:
 
 
 def _become(request: dict[str, Any], descriptors: Sequence[int], server: socket.socket) -> None:
-    """The forked process: what the kernel and the interpreter do for a new one, then the program."""
+    """Run the forked process: set up what the kernel and interpreter do for a new one, then run the program."""
     script, module = request["script"], request["module"]
     code = 70 if script is None else 1
     try:
@@ -319,7 +319,7 @@ def _become(request: dict[str, Any], descriptors: Sequence[int], server: socket.
         time.tzset()
         sys.argv = [script or module or "wan-train", *request["words"]]
         _register()
-        subprocess.Popen = _forking(server)  # type: ignore[assignment,misc]  # stands for it in this process
+        subprocess.Popen = _forking(server)  # type: ignore[assignment,misc]  # replaces it in this process
         if script is not None:
             runpy.run_path(script, run_name="__main__")
         elif module is not None:
@@ -342,10 +342,10 @@ def _become(request: dict[str, Any], descriptors: Sequence[int], server: socket.
 
 
 def _forking(server: socket.socket) -> type[subprocess.Popen[Any]]:
-    """`Popen` that has the server fork our own programs and executes everything else."""
+    """Return a `Popen` that lets the server fork our own programs and executes everything else."""
 
     class Popen(subprocess.Popen):  # type: ignore[type-arg]  # as generic as the original
-        def __new__(cls, args: Sequence[str], **options: Any) -> Any:  # the class, or what stands for it
+        def __new__(cls, args: Sequence[str], **options: Any) -> Any:  # the class or its replacement
             env = options.get("env") or os.environ
             request = _forkable(list(map(str, args)), env)
             if request is None or options.get("pass_fds"):
@@ -356,7 +356,7 @@ def _forking(server: socket.socket) -> type[subprocess.Popen[Any]]:
 
 
 def _forkable(args: list[str], env: Mapping[str, str]) -> dict[str, Any] | None:
-    """What to ask of the server in place of executing these words; None for programs of others."""
+    """Return the server request that replaces this command, or None for other programs."""
     library = env.get("LD_LIBRARY_PATH", "")
     is_stub = Path(library.partition(os.pathsep)[0], "libnvidia-ml.so.1").is_file()
     if args[-1].endswith(_READER) and (is_stub or not library):
@@ -369,7 +369,7 @@ def _forkable(args: list[str], env: Mapping[str, str]) -> dict[str, Any] | None:
 def _piped(
     server: socket.socket, request: Mapping[str, Any], env: Mapping[str, str], options: Mapping[str, Any]
 ) -> Forked:
-    """A forked program whose streams are those that `Popen` was asked for: descriptors, pipes, or nothing."""
+    """Fork a program with the streams that `Popen` was asked for: descriptors, pipes, or nothing."""
     given, ours = [], {}
     for name, mode in (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY)):
         stream = options[name]
@@ -396,7 +396,7 @@ def _register() -> None:
 
 
 def registered(folder: Path) -> dict[int, str]:
-    """Every living process that registered itself in the folder, by pid: its words."""
+    """Return the arguments of every living process registered in the folder, by pid."""
     found = {}
     for path in folder.glob("*"):
         pid, _, started = path.name.partition("-")
@@ -407,7 +407,7 @@ def registered(folder: Path) -> dict[int, str]:
 
 
 def _start_time(pid: int) -> str | None:
-    """In ticks since the machine started, which tells two processes of one pid apart; None for a zombie."""
+    """Return the start time in ticks since boot, to tell two processes with one pid apart. None for a zombie."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     return None if fields[0] in "ZX" else fields[19]
 

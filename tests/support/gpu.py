@@ -1,4 +1,4 @@
-"""A GPU probe that plays a script, for tests of what stands on readings."""
+"""A GPU probe that plays a script, for tests of code that uses readings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from wan_train.gpu.model import GpuReading, GpuUnavailableError
 
 
 class ScriptedProbe:
-    """Gives one reading, or raises one error, for each read; the last one repeats."""
+    """Returns one reading, or raises one error, for each read. The last one repeats."""
 
     def __init__(self, readings: Iterable[GpuReading | GpuUnavailableError]) -> None:
         self._readings = list(readings)
@@ -24,4 +24,4 @@ class ScriptedProbe:
         return step
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Do nothing."""

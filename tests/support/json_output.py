@@ -1,4 +1,4 @@
-"""What `--json` prints, held against docs/json-schema.json. There a key may be added; here none may be undocumented.
+"""Checks `--json` output against docs/json-schema.json. The schema allows new keys; here every key must be documented.
 
 (line,) = json_lines(done.stdout)
 """
@@ -16,7 +16,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "json-schema.json"
 
 
 def json_lines(text: str) -> list[dict[str, Any]]:
-    """Every line as JSON of the documented shape; NaN and Infinity, which no other language reads, are errors."""
+    """Return every line as JSON of the documented shape. NaN and Infinity are errors: no other language reads them."""
 
     def refuse(word: str) -> None:
         raise ValueError(f"{word} is not JSON")
@@ -30,13 +30,13 @@ def json_lines(text: str) -> list[dict[str, Any]]:
 
 @functools.cache
 def schema() -> dict[str, Any]:
-    """The document as it is."""
+    """Return the unchanged document."""
     data: dict[str, Any] = json.loads(DOCUMENT.read_text(encoding="utf-8"))
     return data
 
 
 def _name(line: dict[str, Any]) -> str:
-    """The definition for a line. Looked up, so that a problem is told of this one and not of all alternatives."""
+    """Return the definition for a line. A lookup reports problems of this one, not of all alternatives."""
     return f"journal_{line.get('kind')}" if line.get("event") == "journal" else str(line.get("event"))
 
 
@@ -47,7 +47,7 @@ def _validator(name: str) -> Draft202012Validator:
 
 
 def _closed(value: Any) -> Any:
-    """The schema with every object that names its keys closed to others."""
+    """Return the schema with no other keys allowed in any object that names its keys."""
     match value:
         case dict():
             closed = {key: _closed(each) for key, each in value.items()}

@@ -1,4 +1,4 @@
-"""Runs whose processes are killed, and what must be true of them in the end."""
+"""Kills the processes of runs, and checks what must be true in the end."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def kill(pids: Iterable[int]) -> None:
 
 
 def kill_everything(box: ScriptedBox) -> None:
-    """What a machine that goes down does: every process, in no order, until none is left."""
+    """Kill every process, in no order, until none is left, as when a machine goes down."""
     while left := box.processes():
         kill(left)
         time.sleep(0.01)
 
 
 def check_whole_training(box: ScriptedBox, epochs: int, *, interval: int = 1, kills: int = 1) -> None:
-    """The LoRAs hold exactly the epochs that were asked for, and no kill cost more than an interval."""
+    """Check that the LoRAs hold exactly `epochs` epochs, and that no kill cost more than an interval."""
     for place, label in (("high", "HighNoise"), ("low", "LowNoise")):
         path = box.run() / f"WAN2.2-{label}_cat.safetensors"
         metadata = read_header(path).metadata

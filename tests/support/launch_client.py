@@ -1,6 +1,6 @@
-"""wan-train on the user's computer, as installed from its wheel, with a home of its own.
+"""wan-train on the user's computer, installed from its wheel, with its own home.
 
-Its set-up script for boxes is `box_setup.sh`, and its waits can be shortened: both are files of the installation.
+Files of the installation are changed: the boxes' set-up script is `box_setup.sh`, and waits can be shortened.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class Client:
         }
 
     def install(self, sky: Path | None, constants: Mapping[str, float]) -> None:
-        """Unpack the wheel and put SkyPilot's environment `sky` in its place; None puts the stand-in there.
+        """Unpack the wheel and link SkyPilot's environment `sky` into place; None installs the stand-in.
 
-        `constants` are values of the package by module and name: `transitions.LOST_SECONDS`, `model.fetch_seconds`.
+        `constants` are values to set, by module and name: `transitions.LOST_SECONDS`, `model.fetch_seconds`.
         """
         site = self.folder / "site"
         for path in (site, self.folder / "home", self.runs, self.data / "sky"):

@@ -1,4 +1,4 @@
-"""A made-up world for whole launches: a market, SkyPilot and boxes that fail, and a laptop that is killed."""
+"""A simulated world for whole launches: a market, SkyPilot and boxes that fail, and a laptop that is killed."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ SHIPMENT = Shipment(root=PurePosixPath("/x"), folders={}, texts={}, bytes=0, sta
 @dataclass
 class FakeClock:
     time: float = 1_000_000.0
-    """Real time, which the boxes know."""
+    """Real time, as the boxes see it."""
     shown: float = 0.0
-    """What the laptop's clock shows beyond it."""
+    """Seconds by which the laptop's clock is ahead of it."""
 
     def now(self) -> float:
         return self.time + self.shown
@@ -66,39 +66,39 @@ class FakeBox:
 
 @dataclass
 class World:
-    """Everything outside of the laptop. `trouble` is in percent of all that is asked."""
+    """Everything outside the laptop. `trouble` is the percentage of requests that fail."""
 
     clock: FakeClock
     seed: int = 0
     spot: bool = False
     wakes: bool = True
-    """A stopped box can be started again: nobody else has its card."""
+    """A stopped box can be started again: no other user has its card."""
     trouble: int = 0
     boxes: dict[str, FakeBox] = field(default_factory=dict)
     ordered: int = 0
     began: dict[str, int] = field(default_factory=dict)
     """How often a job began from its first epoch."""
     hours: list[float] = field(default_factory=list)
-    """After which each run's own box ends itself."""
+    """Hours after which each run's box ends itself."""
     twice: list[str] = field(default_factory=list)
-    """Runs that began on a box while another one trained them."""
+    """Runs that began on a box while another box trained them."""
     reached: dict[str, int] = field(default_factory=dict)
     """The epochs that a run had when its box was lost."""
     sick: dict[tuple[str, str], Exception] = field(default_factory=dict)
-    """By machine and step, what goes wrong there every time."""
+    """Errors by machine and step, raised there every time."""
     silent: set[str] = field(default_factory=set)
-    """Machines whose boxes train on and do not answer."""
+    """Machines whose boxes keep training but do not answer."""
     undying: bool = False
-    """An end is answered well, and the list still has the box."""
+    """Ending a box reports success, but the list still has it."""
     credit: float | None = None
     since: float | None = None
-    """When the rent of every box began, by the list."""
+    """When every box's rent began, by the list."""
     dear: tuple[str, float] = ("", 0.0)
-    """A machine that the provider charges more for than it offered."""
+    """A machine for which the provider charges this price, more than it offered."""
     measured: tuple[Speed, ...] = ()
-    """In the file of speeds of every box."""
+    """Measurements in every box's file of speeds."""
     repeated: list[int] = field(default_factory=list)
-    """Epochs that were trained again, for each loss."""
+    """Epochs that were trained again, one number for each loss."""
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
@@ -153,7 +153,7 @@ class World:
             self.boxes.pop(box.id, None)
 
     def cut_off(self, box: FakeBox) -> None:
-        """Its processes end; its disk stays, with the epochs that were saved."""
+        """End the box's processes. Its disk stays, with the saved epochs."""
         now = self.clock.time
         for run, (began, epochs) in box.runs.items():
             box.stopped[run] = min(EPOCHS, epochs + int((now - began) / EPOCH_SECONDS))
@@ -216,7 +216,7 @@ class FakeMarket:
 
 
 class Deaf(FakeMarket):
-    """One that does not answer."""
+    """A market that does not answer."""
 
     def boxes(self) -> tuple[Listed, ...]:
         raise VastError("Vast answered with status 500")
@@ -250,7 +250,7 @@ class FakeRemote:
         self.world.try_step(self.box(address).machine, "send")
 
     def begin(self, box: FakeBox, run: str, epochs: int) -> None:
-        # Noted, because the controller outlives whatever a step raises.
+        # Recorded instead of raised, because the controller survives whatever a step raises.
         self.world.twice += [run for other in self.world.boxes.values() if run in other.runs]
         box.stopped.pop(run, None)
         if run in self.world.reached:
@@ -318,7 +318,7 @@ class FakeRemote:
 
 @dataclass
 class Laptop:
-    """The program that carries a launch out; steps end when chance has it, and it can be killed."""
+    """The program that carries out a launch. Its steps end at random times, and it can be killed."""
 
     world: World
     directory: LaunchDirectory
@@ -347,19 +347,19 @@ class Laptop:
         )
 
     def killed(self) -> None:
-        """Steps under way are cut off: some had done their work and nobody heard of it."""
+        """Cut off steps under way. Some had done their work, which was never recorded."""
         for step in self.steps:
             if self.world.chance.randrange(2):
                 step()
         self.boot()
 
     def train_for(self, seconds: float) -> None:
-        """Let the launch go on until so long after its beginning."""
+        """Continue the launch until this long after its beginning."""
         while self.world.clock.time < 1_000_000 + seconds:
             self.run(rounds=1)
 
     def goes_down(self) -> None:
-        """The one box is stopped."""
+        """Stop the only box."""
         [box] = self.world.boxes.values()
         self.world.cut_off(box)
         box.power = Power.DOWN
@@ -390,7 +390,7 @@ def launched(runs: Path, jobs: int, *, named: str = "job", **wants: object) -> L
 
 
 def until(laptop: Laptop, state: BoxState | JobState) -> None:
-    """Carry a launch out until its box or its job is there."""
+    """Carry out a launch until its first box or job is in this state."""
     for _ in range(2_000):
         launch = laptop.controller.launch
         found = [launch.jobs[0].state, *(box.state for box in launch.boxes[:1])]

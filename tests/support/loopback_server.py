@@ -1,4 +1,4 @@
-"""HTTP servers on loopback for tests: what every one of them needs beside its answers."""
+"""HTTP servers on loopback for tests: the parts that all of them need."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 POLL_SECONDS = 0.02
-"""How long a server takes to notice that it is to end; Python's own half a second would be paid by each test."""
+"""How soon a server notices that it must end. Python's default of half a second would slow down each test."""
 
 
 class QuietServer(ThreadingHTTPServer):
-    """Clients that hang up or are killed are part of the tests."""
+    """A server that prints no errors: tests make clients hang up and kill them."""
 
     def handle_error(self, *_: object) -> None:
         pass
@@ -20,7 +20,7 @@ class QuietServer(ThreadingHTTPServer):
 
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler], let_go: Callable[[], object]) -> Iterator[str]:
-    """The address of a server, which ends with the block; `let_go` ends requests that hang."""
+    """Run a server in the block and yield its address. `let_go` ends requests that hang."""
     server = QuietServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,), daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""Vast's HTTP API on loopback, whose boxes are namespaces of this machine; it misbehaves as told."""
+"""Vast's HTTP API on loopback. Its boxes are namespaces of this machine; it fails as configured."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HANG_SECONDS = 60.0
 
 
 class Mood(StrEnum):
-    """What the API does instead of an answer."""
+    """What the API does instead of answering."""
 
     BUSY = "429"
     BREAKS = "500"
@@ -66,21 +66,21 @@ class Plan:
     """What is wrong with boxes to come, and how the API behaves."""
 
     delivers: list[str | None] = field(default_factory=list)
-    """Cards of the next boxes; None is the card that was rented."""
+    """Cards of the next boxes; None delivers the rented card."""
     never_runs: int = 0
     closed_ssh: int = 0
     refused_orders: int = 0
     moods: list[Mood] = field(default_factory=list)
-    """One for each request to come."""
+    """One for each of the next requests."""
     undead: int = 0
-    """So many ends are answered with success, and the box stays."""
+    """How many requests to end a box report success while the box stays."""
     setup_fails: int = 0
-    """On so many boxes the set-up fails."""
+    """How many boxes fail in their set-up."""
 
 
 @dataclass(slots=True, kw_only=True)
 class LoopbackVast:
-    """One account with its offers and its boxes. Everything is under one lock, as in a data base."""
+    """One account with its offers and its boxes. One lock guards everything, as in a database."""
 
     folder: Path
     rootfs: Path
@@ -89,7 +89,7 @@ class LoopbackVast:
     plan: Plan = field(default_factory=Plan)
     address: str = ""
     rented: list[Rented] = field(default_factory=list)
-    """All boxes ever, in the order of their renting."""
+    """All boxes ever rented, in order."""
     leaks: list[str] = field(default_factory=list)
     """Files on destroyed boxes that held the account's key."""
     asked: list[str] = field(default_factory=list)
@@ -100,14 +100,14 @@ class LoopbackVast:
 
     @property
     def boxes(self) -> list[Rented]:
-        """Those that the list shows."""
+        """Boxes that the list shows."""
         return [each for each in self.rented if each.ended is None]
 
     def bill(self) -> float:
         return sum(each.bill(time.time()) for each in self.rented)
 
     def outbid(self, rented: Rented) -> None:
-        """Somebody bids more: the box is stopped, and its offer costs more."""
+        """Outbid a box: it is stopped, and its offer costs more."""
         with self.lock:
             rented.offer["min_bid"] = round(rented.per_hour + 0.05, 3)
             self.stop(rented)
@@ -119,7 +119,7 @@ class LoopbackVast:
                 rented.box.halt()
 
     def lose(self, rented: Rented) -> None:
-        """The box is gone, with its disk and from the list."""
+        """Remove the box, its disk and its entry in the list."""
         with self.lock:
             self._end(rented)
 
@@ -131,7 +131,7 @@ class LoopbackVast:
         self.maker.shutdown()
 
     def answer(self, method: str, path: str, body: Any, key: str) -> tuple[int, Any]:
-        """Status and JSON. A box's own key opens what is its own."""
+        """Return status and JSON. A box's own key works only for that box."""
         parts = urllib.parse.urlsplit(path)
         route = parts.path.rstrip("/")
         found = re.fullmatch(r"/api/v0/instances/(\d+)", route)
@@ -245,7 +245,7 @@ class LoopbackVast:
         rented.box.remove()
 
     def _keep_records(self, rented: Rented) -> None:
-        """What its runs wrote, for the judges: it would be gone with the box."""
+        """Copy what its runs wrote, for later checks: it would be gone with the box."""
         runs = rented.box.upper / "workspace/wan-train-runs"
         for path in (*runs.glob("*/events.jsonl"), *runs.glob("*/*/*/output.log")):
             target = self.folder / "records" / str(rented.box.id) / path.relative_to(runs)
@@ -255,7 +255,7 @@ class LoopbackVast:
 
 def offers(count: int = 6, gpu: str = "RTX 4090") -> list[dict[str, Any]]:
     """Boxes with one card each, the first the cheapest."""
-    # A line on which the real models would take seconds, as nothing does here: a small budget pays for a box.
+    # The line is so fast that the real models would take seconds, so that a small budget pays for a box.
     more = {"gpu_ram": 24_564, "cpu_ram": 40_000, "inet_down": 80_000.0, "inet_up": 80_000.0}
     return [offer_row(101 + number, gpu, 1, 0.30 + number / 100, **more) for number in range(count)]
 
@@ -319,7 +319,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815  the names that the server calls
 
     def _send_part(self) -> None:
-        """A part of a model, for who measures the line of a box."""
+        """Send part of a model, for measuring a box's line."""
         first, last = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"]).groups()
         self._send(206, bytes(int(last) - int(first) + 1))
 
@@ -334,7 +334,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _take(plan: Plan, name: str) -> bool:
-    """One of the faults that are still to come."""
+    """Use up one of the faults still to come; return whether there was one."""
     left: int = getattr(plan, name)
     setattr(plan, name, max(0, left - 1))
     return left > 0

@@ -1,6 +1,6 @@
-"""A rented box on this machine: a root of its own in namespaces of its own, with a real sshd behind a loopback port.
+"""A rented box on this machine: its own root in its own namespaces, with a real sshd behind a loopback port.
 
-It needs root, overlayfs and util-linux. Its network is its own loopback; Vast's API is reached there, nothing else.
+It needs root, overlayfs and util-linux. Its network is its own loopback, which reaches only Vast's API.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 API_PORT = 18999
-"""Of Vast's API inside every box."""
+"""The port of Vast's API inside every box."""
 PACKAGES = "/opt/packages"
-"""In a box: the packages of this machine's wan-train environment, read-only."""
+"""This machine's wan-train packages, inside a box, read-only."""
 PYTHON = "/opt/python"
-"""In a box: a link to the Python that those packages are for."""
+"""A link inside a box to the Python of those packages."""
 _CLONE_NEWNET = 0x40000000
 _WAIT_SECONDS = 60.0
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-# One process of the box has the variables that Vast gives to a container. bash ends what the box's programs left over.
+# One process of the box has the variables that Vast gives to a container. bash reaps what the box's programs left over.
 _BOOT = r"""set -e
 mount --make-rprivate /
 mount -t overlay overlay -o "lowerdir=$FOLDER/machine:$ROOTFS,upperdir=$FOLDER/upper,workdir=$FOLDER/work" "$ROOT"
@@ -59,7 +59,7 @@ exec chroot "$ROOT" env -i HOME=/root PATH="$INNER" CONTAINER_ID="$ID" CONTAINER
 
 @dataclass(slots=True, kw_only=True)
 class NamespaceBox:
-    """One box. `folder` is its own; `card` and `cards` are what its nvidia-smi shows; `key` is its own at Vast."""
+    """One box in `folder`. Its nvidia-smi shows `card`, `cards` times. `key` is its own API key at Vast."""
 
     id: int
     folder: Path
@@ -70,7 +70,7 @@ class NamespaceBox:
     disk_gb: float
     onstart: str
     maker: ThreadPoolExecutor
-    """Its one thread starts boxes: a box ends with the thread that started it."""
+    """Has one thread that starts boxes: a box ends with the thread that started it."""
     opens: bool = True
     """Whether its ssh answers."""
     port: int = 0
@@ -81,7 +81,7 @@ class NamespaceBox:
 
     @property
     def upper(self) -> Path:
-        """What was written on the box."""
+        """The files written on the box."""
         return self.folder / "upper"
 
     @property
@@ -89,7 +89,7 @@ class NamespaceBox:
         return self.pid is not None and self._outer is not None and self._outer.poll() is None
 
     def boot(self) -> None:
-        """Start it, the first time or again with its disk; returns when it runs. Raises RuntimeError with its log."""
+        """Start the box, or restart it with its disk, and wait until it runs. Raise RuntimeError with its log."""
         self._write_machine()
         (self.folder / "ready").unlink(missing_ok=True)
         self._outer = self.maker.submit(self._start).result()
@@ -107,7 +107,7 @@ class NamespaceBox:
             threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def inside_socket(self) -> socket.socket:
-        """A listening socket in the box's own network, for Vast's API."""
+        """Return a listening socket in the box's own network, for Vast's API."""
         made: list[socket.socket] = []
 
         def enter() -> None:
@@ -116,26 +116,26 @@ class NamespaceBox:
                     raise OSError(ctypes.get_errno(), "setns")
             made.append(socket.create_server(("127.0.0.1", API_PORT)))
 
-        # A thread of its own: it never comes back into this machine's network.
+        # A separate thread, because it can never return to this machine's network.
         thread = threading.Thread(target=enter)
         thread.start()
         thread.join()
         return made[0]
 
     def halt(self) -> None:
-        """Everything in it ends at once; its disk stays."""
+        """End everything in the box at once. Its disk stays."""
         outer, self._outer, pid, self.pid = self._outer, None, self.pid, None
         if outer is None:
             return
         if pid is not None:
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)  # the first process of its namespace: every other one ends with it
+                os.kill(pid, signal.SIGKILL)  # every process of the namespace ends with its first one
         outer.kill()
         outer.wait()
         self._hang_up()
 
     def cut(self) -> None:
-        """Nobody reaches it any more; it goes on."""
+        """Make the box unreachable. It keeps running."""
         self.opens = False
         self._hang_up()
 
@@ -155,7 +155,7 @@ class NamespaceBox:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def files_with(self, text: bytes) -> list[str]:
-        """Files written on the box that hold this text."""
+        """Return the files written on the box that contain this text."""
         files = (path for path in self.upper.rglob("*") if path.is_file() and not path.is_symlink())
         return [str(path.relative_to(self.upper)) for path in files if text in path.read_bytes()]
 
@@ -197,7 +197,7 @@ class NamespaceBox:
             )
 
     def _write_machine(self) -> None:
-        """The layer of this machine: its card, its name, its host key, where Vast's API is."""
+        """Write the box's own layer: its card, name and host key, and the address of Vast's API."""
         machine = self.folder / "machine"
         if machine.exists():
             return
@@ -217,7 +217,7 @@ class NamespaceBox:
         (machine / "opt/onstart").write_text(self.onstart or "true\n")
         (machine / "opt/python").symlink_to(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}")
         (machine / "root/.config/wan-train/settings.toml").write_text(f'vast_url = "http://127.0.0.1:{API_PORT}"\n')
-        # The disk that was rented; this machine's own is often smaller.
+        # Show the rented disk size. This machine's own disk is often smaller.
         _program(machine / "usr/local/bin/df", f"echo overlay 1 1 {round(self.disk_gb * 1_000_000)} 1% /workspace")
         rows = "".join(f"{self.card}, 24564, 570.124.06\n" for _ in range(self.cards))
         _program(machine / "usr/local/bin/nvidia-smi", f"cat <<'END'\n{rows}END")

@@ -4,7 +4,7 @@
         nvml_stub.write([StubGpu(used=20 * GIB), StubGpu()])
         subprocess.run([...], env=os.environ | nvml_stub.env())
 
-The fixtures are here; a folder's conftest.py makes them its own by importing them.
+The fixtures are here. A folder's conftest.py imports them to use them.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ SOURCE = Path(__file__).parents[1] / "nvml" / "stub" / "nvml_stub.c"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StubGpu:
-    """One GPU of the stub. Errors are NVML return codes; an empty uuid is uuid_of(index).
+    """One GPU of the stub. Errors are NVML return codes. An empty uuid means uuid_of(index).
 
-    Memory in bytes, power in milliwatts, 0 where it has no such sensor.
+    Memory is in bytes, power in milliwatts, 0 without a sensor.
     """
 
     uuid: str = ""
@@ -46,7 +46,7 @@ class StubGpu:
     pids_error: int = 0
     error: int = 0
     mig: tuple[StubGpu, ...] | None = None
-    """Its instances, where MIG is enabled on it."""
+    """Its instances if MIG is enabled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class NvmlStub:
     """A built stub library and the state file that it reads."""
 
     library: Path
-    """The folder with libnvidia-ml.so.1 in it."""
+    """The folder that contains libnvidia-ml.so.1."""
     state: Path
 
     @property
@@ -72,7 +72,7 @@ class NvmlStub:
         hang: bool = False,
         crash: bool = False,
     ) -> None:
-        """What every process sees from its next call on. Another `session`: the driver was reloaded."""
+        """Set what every process sees from its next call on. Another `session` means the driver was reloaded."""
         head = f"driver {driver}\ninit_error {init_error}\nsession {session}\nhang {hang:d}\ncrash {crash:d}"
         whole = list(gpus)
         sections = [_section(gpu, gpu.uuid or uuid_of(index)) for index, gpu in enumerate(whole)]
@@ -83,7 +83,7 @@ class NvmlStub:
         nvml_memory.replace(self.state, lambda _: text)
 
     def set_used(self, uuid: str, used: int) -> None:
-        """Change one GPU's memory in use and nothing else."""
+        """Change only one GPU's memory in use."""
         nvml_memory.set_used(self.state, uuid, used)
 
     def hold(self, uuid: str, pid: int, count: int, *, listed: bool = False) -> None:
@@ -91,18 +91,18 @@ class NvmlStub:
         nvml_memory.hold(self.state, uuid, pid, count, listed=listed)
 
     def env(self) -> dict[str, str]:
-        """What to add to a process's environment for it to find the stub in place of the driver."""
+        """Return the variables that make a process find the stub in place of the driver."""
         paths = [str(self.library), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
         return {"LD_LIBRARY_PATH": os.pathsep.join(paths), "NVML_STUB_STATE": str(self.state)}
 
 
 def uuid_of(index: int) -> str:
-    """The UUID that a stub GPU without one of its own gets."""
+    """Return the UUID of a stub GPU that sets none."""
     return f"GPU-{index:08x}-5090-4090-8000-00000000{index:04x}"
 
 
 def mig_uuid_of(index: int, number: int) -> str:
-    """The UUID that an instance without one of its own gets."""
+    """Return the UUID of an instance that sets none."""
     return f"MIG-{index:08x}-{number:04x}-5090-8000-000000000000"
 
 
@@ -128,7 +128,7 @@ def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def nvml_stub(nvml_library: Path, tmp_path: Path) -> NvmlStub:
-    """Two idle GPUs until the test says otherwise."""
+    """Two idle GPUs until the test changes them."""
     stub = NvmlStub(library=nvml_library, state=tmp_path / "nvml-state")
     stub.write([StubGpu(), StubGpu()])
     return stub

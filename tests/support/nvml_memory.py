@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 def set_used(state: Path, uuid: str, used: int) -> None:
-    """The memory in use, beside what processes hold."""
+    """Set the memory in use, apart from what processes hold."""
 
     def edit(section: list[str]) -> list[str]:
         return [*(line for line in section if not line.startswith("used ")), f"used {used}"]
@@ -26,7 +26,7 @@ def set_used(state: Path, uuid: str, used: int) -> None:
 
 
 def hold(state: Path, uuid: str, pid: int, count: int, *, listed: bool = False) -> None:
-    """Process `pid` holds `count` bytes, in place of what it held on this GPU before."""
+    """Let process `pid` hold `count` bytes instead of what it held on this GPU before."""
 
     def edit(section: list[str]) -> list[str]:
         others = [line for line in section if not line.startswith(f"hold {pid} ")]
@@ -36,7 +36,7 @@ def hold(state: Path, uuid: str, pid: int, count: int, *, listed: bool = False) 
 
 
 def lose(state: Path, uuid: str) -> None:
-    """The GPU falls off the bus: NVML_ERROR_GPU_IS_LOST from now on."""
+    """Let the GPU fall off the bus: NVML_ERROR_GPU_IS_LOST from now on."""
 
     def edit(section: list[str]) -> list[str]:
         return [*(line for line in section if not line.startswith("error ")), "error 15"]
@@ -45,11 +45,11 @@ def lose(state: Path, uuid: str) -> None:
 
 
 def replace(state: Path, edit: Callable[[str], str]) -> None:
-    """Change the state file as a whole, one writer at a time; readers see the old one or the new one."""
+    """Replace the state file atomically, one writer at a time. Readers see the old one or the new one."""
     with Path(f"{state}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         text = edit(state.read_text() if state.exists() else "")
-        made = Path(f"{state}.new")  # not by tempfile, whose import every program of every run would pay for
+        made = Path(f"{state}.new")  # without tempfile, since importing it would slow down every program of every run
         made.write_text(text)
         made.replace(state)
 

@@ -1,4 +1,4 @@
-"""Plans in the forms that earlier versions wrote."""
+"""Plans in the formats of earlier versions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def sharded(data: dict[str, Any], of: int = 2) -> dict[str, Any]:
-    """The data of a plan.json whose caching has `of` steps of each kind, each for a part of the items."""
+    """Return the data of a plan.json with caching in `of` steps of each kind, each for a part of the items."""
     steps = []
     for step in data["steps"]:
         if step["expert"] is not None:
@@ -22,7 +22,7 @@ def sharded(data: dict[str, Any], of: int = 2) -> dict[str, Any]:
 
 
 def of_schema_2(data: dict[str, Any], workers: int = 1) -> dict[str, Any]:
-    """The data of a plan.json whose steps held the commands of their first attempts."""
+    """Return the data of a plan.json with the command of the first attempt in each step."""
     command = {"argv": ["python", "script.py", "--num_workers", str(workers)], "cwd": "/", "env": {}, "additions": []}
     steps = [step | {"command": command, "gpu_need": 1} for step in data["steps"]]
     return {key: value for key, value in data.items() if key != "caching_workers"} | {"schema": 2, "steps": steps}

@@ -1,4 +1,4 @@
-"""Boxes with runs that are over: made once, for all the tests that begin where such a run ended."""
+"""Boxes with runs that have ended, made once for all tests that begin where such a run ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.trainers import ScriptedBox
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastRuns:
-    """A box with two runs that finished and one whose high-noise expert failed. Tests only read them."""
+    """A box with two finished runs and one with a failed high-noise expert. Tests only read them."""
 
     box: ScriptedBox
     finished: Path
@@ -33,7 +33,7 @@ def make_box(folder: Path, library: Path) -> ScriptedBox:
 
 @pytest.fixture(scope="session")
 def past_runs(tmp_path_factory: pytest.TempPathFactory, nvml_library: Path) -> PastRuns:
-    """Made by the test process that wants them first; all others look at the same."""
+    """Runs that the first test process to need them makes, and that all processes share."""
     folder = shared_by_all(tmp_path_factory) / "past"
     with (folder.parent / "past.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -46,7 +46,7 @@ def past_runs(tmp_path_factory: pytest.TempPathFactory, nvml_library: Path) -> P
 
 
 def shared_by_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all processes of one test run have in common."""
+    """Return a folder that all processes of one test run share."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
@@ -64,16 +64,16 @@ def past_runs_of(box: ScriptedBox) -> PastRuns:
 
 
 class PreparedBoxes:
-    """Boxes that are changed by every test: their files are put back before the next, in the same place.
+    """Boxes that every test may change. Their files are restored in the same place before the next test.
 
-    Records name files by their whole paths, so a copy elsewhere would be another box.
+    Records name files by their full paths, so a copy elsewhere would be another box.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def box(self, name: str, nvml: NvmlStub, prepare: Callable[[ScriptedBox], None]) -> ScriptedBox:
-        """The box as `prepare` left it; nothing runs on it."""
+        """Return the box as `prepare` left it. Nothing runs on it."""
         root, kept = self._folder / name / "box", self._folder / name / "kept"
         shutil.rmtree(root, ignore_errors=True)
         if kept.exists():

@@ -20,7 +20,7 @@ _PATIENCE_SECONDS = 60
 
 
 class ForkedAtTerminal(fdspawn):
-    """A forked `wan-train` at a pseudo-terminal, with what tests use of `pexpect.spawn`."""
+    """A forked `wan-train` at a pseudo-terminal, with the part of `pexpect.spawn` that tests use."""
 
     def __init__(
         self, words: list[str], *, env: dict[str, str], cwd: Path, dimensions: tuple[int, int], **how: Any
@@ -37,7 +37,7 @@ class ForkedAtTerminal(fdspawn):
         fcntl.ioctl(self.child_fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def close(self, *, force: bool = True) -> None:
-        """The terminal goes, which the program is told by HUP; with `force` it ends."""
+        """Close the terminal, so that the program gets SIGHUP. With `force`, kill the program."""
         if not self.closed:
             super().close()
         if force:

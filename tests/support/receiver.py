@@ -1,4 +1,4 @@
-"""A service on loopback that takes messages, as apprise's `json://` sends them; it misbehaves as told."""
+"""A service on loopback that accepts messages as apprise's `json://` sends them. It misbehaves on request."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Manners(Enum):
 
 @dataclass(slots=True)
 class Receiver:
-    """One service. `taken` are the messages that it confirmed, `seen` are all that reached it.
+    """One service. `taken` holds the messages that it confirmed, `seen` all that reached it.
 
-    `arrived` are those that it did not refuse, so that somebody may have read them.
+    `arrived` holds those that it did not refuse, so that someone may have read them.
     """
 
     port: int = 0
@@ -42,7 +42,7 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        """Its address, with secrets wherever an address can have some. It is not waited for long."""
+        """Its address, with a secret in every place that allows one, and with a short timeout."""
         return f"json://user:{SECRET}@127.0.0.1:{self.port}/{SECRET}?rto=1&+X-Key={SECRET}"
 
     @property

@@ -1,4 +1,4 @@
-"""Plans, histories and views of runs built from a few words, for tests of whatever reads them."""
+"""Plans, histories and views of runs built from a few arguments, for tests of code that reads them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from wan_train.run.state import JobState, fold_all
 from wan_train.views.model import RunView
 
 T0 = 1_763_812_800.0
-"""When runs of tests begin: 2025-11-22 12:00:00 UTC."""
+"""When the tests' runs begin: 2025-11-22 12:00:00 UTC."""
 
 GIB = 1024**3
 SUPERVISOR = ProcessIdentity(pid=4242, start_time=1, boot_id="a boot of long ago")
@@ -95,7 +95,7 @@ def make_recipe(
     experts: tuple[Expert, ...] = (Expert.HIGH, Expert.LOW),
     cards: tuple[Card, ...] = (),
 ) -> tuple[Recipe, tuple[adaptation.Choice, ...]]:
-    """The shipped recipe, adapted to a machine with these cards (by default two RTX 5090)."""
+    """Return the shipped recipe adapted to a machine with these cards (by default two RTX 5090)."""
     recipe = override(shipped(task), {"max_train_epochs": epochs}, flag_of=flag_of)
     rtx5090 = Card(name="NVIDIA GeForce RTX 5090", total_bytes=32 * GIB, compute_capability=(12, 0))
     machine = Machine(cards=cards or (rtx5090, rtx5090), cpus=16.0, has_xformers=True, has_flash=False, dit_dtype="F16")
@@ -103,7 +103,7 @@ def make_recipe(
 
 
 def with_settings(recipe: Recipe, expert: Expert | None = None, **changes: object) -> Recipe:
-    """The recipe with some settings of one expert, or of all, replaced, without a source."""
+    """Return the recipe with settings of one expert, or of all, replaced. They have no source."""
     experts = tuple(
         replace(spec, training=changed(spec.training, changes)) if expert in {None, spec.expert} else spec
         for spec in recipe.experts
@@ -123,7 +123,7 @@ def make_plan(
     run_dir: Path = Path("/workspace/runs/20251122-120000-mylora"),
     **overrides: Any,
 ) -> Plan:
-    """A plan as the planner would make it, without looking at any disk. `overrides` replace fields of the Plan."""
+    """Return a plan like the planner's, without reading any disk. `overrides` replace fields of the Plan."""
     trainer, answers = make_trainer(engine), Answers(title=title, author=author, dataset="/workspace/pictures")
     recipe, choices = make_recipe(task, epochs=epochs, experts=experts)
     weights = trainer.root / "models"
@@ -165,7 +165,7 @@ def make_plan(
 
 
 def make_gpus(*, devices: Devices = Devices.NVML, count: int = 2, used: tuple[int, ...] = ()) -> tuple[Gpu, ...]:
-    """RTX 5090s of 32 GiB, idle but for `used` GiB each; or CPU slots."""
+    """Return RTX 5090s of 32 GiB, idle except for `used` GiB each, or CPU slots."""
     if devices is Devices.CPU_SLOTS:
         return tuple(
             Gpu(index=index, uuid=f"cpu-slot-{index}", name="CPU slot", total_bytes=0, used_bytes=0, pids=())
@@ -195,10 +195,10 @@ def events_of(
     diagnosis: Diagnosis = OUT_OF_MEMORY,
     exit_code: int | None = None,
 ) -> list[Event]:
-    """A history that leaves each named step in the state given; steps not named have not begun.
+    """Return a history that leaves each named step in the given state. Other steps have not begun.
 
-    A started step begins 10 s after the one before and takes 40 s if caching, an hour if training. `gpus` are GPU
-    indices by step (0 if not named), `epochs` how many epochs a step has completed; `exit_code` ends the run.
+    A started step begins 10 s after the previous one. Caching takes 40 s, training an hour. `gpus` maps steps to GPU
+    indices (default 0), `epochs` maps steps to completed epochs. `exit_code` ends the run.
     """
     events: list[Event] = [SupervisorStarted(at=T0, identity=SUPERVISOR)]
     at = T0

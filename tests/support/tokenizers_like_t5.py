@@ -1,4 +1,4 @@
-"""A small tokenizer of the kind that umT5 has: pieces with scores, spaces as a mark before words, an end mark."""
+"""A small tokenizer like umT5's: pieces with scores, spaces as a mark before words, an end mark."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyzäöüABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789
 
 
 def write(folder: Path, *, cuts: bool = False) -> Path:
-    """`tokenizer.json` with what transformers needs beside it; `cuts`: with truncation and padding written into it."""
+    """Write `tokenizer.json` and what transformers needs beside it. `cuts` adds truncation and padding."""
     marked = {f"▁{word}": -3.0 for word in _WORDS}
     pieces = {**marked, "▁": -4.0, "s": -5.0, "ing": -4.5, **dict.fromkeys(_LETTERS, -8.0)}
     vocabulary = [*((name, 0.0) for name in _SPECIAL), *pieces.items()]
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=_SPECIAL.index("<unk>"), byte_fallback=False))
-    # The real one has its table of characters here, which is NFKC with few exceptions.
+    # The real tokenizer has a character table here, which is NFKC with few exceptions.
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])

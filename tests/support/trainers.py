@@ -1,8 +1,8 @@
-"""A box with a scripted trainer on it: wan-train is run as a user runs it, on GPUs of the NVML stub.
+"""A box with a scripted trainer: wan-train runs as a user runs it, on GPUs of the NVML stub.
 
 def test_something(scripted_box: ScriptedBox) -> None:
-done = scripted_box.train("--title", "cat")
-assert done.returncode == 0
+    done = scripted_box.train("--title", "cat")
+    assert done.returncode == 0
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ _MODELS = (
     ),
 )
 _MARKER = "SCRIPTED_BOX"
-_PATIENCE_SECONDS = 90.0  # reached only by what hangs, however busy the machine is
+_PATIENCE_SECONDS = 90.0  # only a hang takes this long, even on a busy machine
 
 
 Process = subprocess.Popen[bytes] | forkserver.Forked
 
 
 class SurvivorError(AssertionError):
-    """A process of a run that says it is over."""
+    """A process outlived its run."""
 
 
 class ScriptedBox:
     """One machine: a trainer checkout, models, a dataset, run and lease directories, all below one folder."""
 
     def __init__(self, root: Path, nvml: NvmlStub, version: str = "d0a1930") -> None:
-        """A new box, or the one whose files lie below `root`."""
+        """Make a new box, or open the one with files below `root`."""
         self.root = root
         self.nvml = nvml
         self.checkout = root / "musubi-tuner"
@@ -67,18 +67,18 @@ class ScriptedBox:
         self.record = root / "record.jsonl"
         self.home = root / "home"
         self.dataset = root / "pictures"
-        self.forked = Path(f"{nvml.state}.forked")  # beside the box, whose disk may be full
+        self.forked = Path(f"{nvml.state}.forked")  # outside the box, since its disk may be full
         if not root.exists():
             for folder in (self.home, root / "tmp"):
                 folder.mkdir(parents=True)
             _write_checkout(self.checkout, version)
             make_dataset(self.dataset)
         self.through: tuple[str, ...] = ()
-        """Words before every `wan-train`: a program that starts it in surroundings of its own."""
+        """A command prefix for every `wan-train`: a program that starts it in another environment."""
         self._children: list[Process] = []
 
     def env(self, **more: str) -> dict[str, str]:
-        """The whole environment of a process on this box."""
+        """Return the whole environment of a process on this box."""
         return {
             "PATH": os.environ["PATH"],
             "HOME": str(self.home),
@@ -97,13 +97,13 @@ class ScriptedBox:
             "WAN_TRAIN_TERM_GRACE_SECONDS": "1",
             "WAN_TRAIN_PAUSE_SECONDS": "0.05",
             "WAN_TRAIN_REPORT": "never",  # tests of the report make it
-            # Tests of a checkout that is not the installed one.
+            # Allow tests of a checkout that is not installed.
             **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
             **more,
         }
 
     def run_cli(self, *words: str, timeout: float = _PATIENCE_SECONDS, **env: str) -> subprocess.CompletedProcess[str]:
-        """`wan-train WORDS` without a terminal, to its end. What `--json` prints is as docs/json-schema.json has it."""
+        """Run `wan-train WORDS` without a terminal, to its end. Check `--json` output against docs/json-schema.json."""
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             child = self._start(words, self.env(**env), stdout, stderr)
             done = forkserver.completed(child, words, stdout, stderr, timeout)
@@ -112,7 +112,7 @@ class ScriptedBox:
         return done
 
     def popen_cli(self, *words: str, **env: str) -> Process:
-        """The same, running; its output goes to a file, so that it never waits for a reader."""
+        """Start `wan-train WORDS`. Its output goes to a file, so that it never waits for a reader."""
         with (self.root / f"cli-{time.monotonic_ns()}.out").open("wb") as output:
             return self._start(words, self.env(**env), output, output)
 
@@ -142,16 +142,16 @@ class ScriptedBox:
         return self.run_cli(*self.train_words(*words, title=title), **env)
 
     def run_directories(self) -> list[Path]:
-        """Every run of this box, oldest first."""
+        """Return every run of this box, oldest first."""
         return sorted(path.parent for path in self.runs.glob("*/plan.json"))
 
     def run(self) -> Path:
-        """The one run of this box."""
+        """Return the only run of this box."""
         (found,) = self.run_directories()
         return found
 
     def events(self, *kinds: str, run: Path | None = None) -> list[dict[str, Any]]:
-        """The journal of a run (of the only one), only events of these kinds if any are named."""
+        """Return the journal of a run (default: the only one), filtered by kind if any are named."""
         journal = _read((run or self.run()) / "events.jsonl")
         found = [json.loads(line) for line in journal.splitlines() if line]
         return [event for event in found if not kinds or event["kind"] in kinds]
@@ -163,16 +163,16 @@ class ScriptedBox:
         )
 
     def recorded(self, *what: str) -> list[dict[str, Any]]:
-        """What the scripted programs did, in the order of their writing; only the kinds named, else all."""
+        """Return what the scripted programs recorded, in order, filtered by kind if any are named."""
         if not self.record.exists():
             return []
-        # A line without an end is being written.
+        # A line without a newline is still being written.
         lines = [line for line in self.record.read_text().splitlines(keepends=True) if line.endswith("\n")]
         entries = [json.loads(line) for line in lines]
         return [entry for entry in entries if not what or entry["what"] in what]
 
     def wait_for(self, condition: Callable[[], object], *, what: str) -> None:
-        """Until the condition is true; what it waited for is in the failure."""
+        """Wait until the condition is true. The error names what it waited for."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while not condition():
             if time.monotonic() > deadline:
@@ -185,13 +185,13 @@ class ScriptedBox:
         )
 
     def processes(self) -> dict[int, str]:
-        """Every living process of this box by pid: its command line."""
+        """Return the command line of every living process of this box, by pid."""
         return forkserver.registered(self.forked) | {
             pid: words for pid in _marked(f"{_MARKER}={self.root}") if (words := _command_line(pid))
         }
 
     def trainers(self, run: Path | None = None) -> dict[int, str]:
-        """Those of them that belong to attempts (of one run)."""
+        """Return the processes that belong to attempts (of one run)."""
         start = f"WAN_TRAIN_ATTEMPT={run if run is not None else self.runs}"
         return {pid: words for pid in _marked(start, prefix=True) if (words := _command_line(pid))}
 
@@ -199,7 +199,7 @@ class ScriptedBox:
         nvml_memory.set_used(self.nvml.state, uuid, used)
 
     def close(self) -> None:
-        """End everything; raises SurvivorError when a process of a finished run was still alive."""
+        """End everything. Raise SurvivorError if a process of a finished run was still alive."""
         survivors = {
             pid: words
             for run in self.run_directories()
@@ -223,7 +223,7 @@ def _read(path: Path) -> str:
 
 
 def make_dataset(folder: Path, count: int = 3) -> Path:
-    """A folder with small pictures and their captions."""
+    """Make a folder with small pictures and their captions."""
     folder.mkdir(parents=True)
     for number in range(count):
         Image.new("RGB", (64, 48 + 16 * (number % 2)), (40 * number % 256, 120, 200)).save(
@@ -234,7 +234,7 @@ def make_dataset(folder: Path, count: int = 3) -> Path:
 
 
 def write_model(path: Path, dtype: str = "F16") -> None:
-    """The smallest whole safetensors file."""
+    """Write the smallest complete safetensors file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     header = json.dumps({"weight": {"dtype": dtype, "shape": [4], "data_offsets": [0, 8]}}).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
@@ -274,7 +274,7 @@ def _write_checkout(root: Path, version: str) -> None:
 
 
 def _copy_compiled(source: Path, folder: Path) -> None:
-    """A module and what it compiles to, which also fits a copy of the same age: no program compiles it anew."""
+    """Copy a module with its compiled file and the same mtime, so that no program compiles it again."""
     compiled = Path(importlib.util.cache_from_source(str(source)))
     if not compiled.exists() or compiled.stat().st_mtime < source.stat().st_mtime:
         py_compile.compile(str(source))
@@ -284,7 +284,7 @@ def _copy_compiled(source: Path, folder: Path) -> None:
 
 
 def _marked(mark: str, *, prefix: bool = False) -> list[int]:
-    """Pids whose environment holds the mark, zombies not counted."""
+    """Return the pids of processes with the mark in their environment, without zombies."""
     wanted = mark.encode()
     found = []
     for entry in Path("/proc").iterdir():
@@ -300,7 +300,7 @@ def _marked(mark: str, *, prefix: bool = False) -> list[int]:
 
 
 def _command_line(pid: int) -> str | None:
-    """None for a process that is gone or a zombie."""
+    """Return a process's command line, or None if it is gone or a zombie."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip() or None
     except OSError:
@@ -318,7 +318,7 @@ class Span:
 
 
 def spans(box: ScriptedBox) -> dict[str, Span]:
-    """Every program of a box that started and ended, by place: latents, text, high, low."""
+    """Return every finished program of a box by place: latents, text, high, low."""
     starts = {entry["pid"]: entry for entry in box.recorded("start")}
     return {
         (place := str(entry["place"])): Span(

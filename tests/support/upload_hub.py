@@ -1,4 +1,4 @@
-"""A Hugging Face hub on loopback as its own client uploads to it: repositories, LFS, commits; it misbehaves as told."""
+"""A Hugging Face hub on loopback for its own client's uploads: repositories, LFS, commits. It misbehaves on request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.loopback_server import serving
 
 WRITER, READER, STRANGER = "hf_write_me_0123456789", "hf_read_me_0123456789", "hf_of_another_0123456789"
 TOKENS: Mapping[str, tuple[str, bool]] = {WRITER: ("me", True), READER: ("me", False), STRANGER: ("another", True)}
-"""Whose each token is, and whether it may write."""
+"""The owner of each token, and whether it may write."""
 _MOST_PLAIN_BYTES = 100
 """Larger files go to LFS."""
 _CHUNK = 16 * 1024
@@ -27,19 +27,19 @@ _CHUNK = 16 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """One bad answer, to the next request whose path has `where` in it."""
+    """One bad answer to the next request with `where` in its path."""
 
     where: str
     status: int = 500
     message: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     after: int | None = None
-    """Of a file that is sent: take so many bytes, then break the connection."""
+    """Accept this many bytes of a sent file, then break the connection."""
 
 
 @dataclass(slots=True)
 class Repo:
-    """The files of each branch by path, and what each commit of the main branch brought."""
+    """The files of each branch by path, and the files of each commit on the main branch."""
 
     private: bool
     branches: dict[str, dict[str, bytes]] = field(default_factory=lambda: {"main": {}})
@@ -52,7 +52,7 @@ class Repo:
 
 @dataclass(slots=True)
 class UploadHub:
-    """What the hub holds, was sent, and how it misbehaves. `stall_after` bytes of a file it stops reading."""
+    """What the hub holds and was sent, and how it misbehaves. After `stall_after` bytes of a file it stops reading."""
 
     address: str = ""
     repos: dict[str, Repo] = field(default_factory=dict)
@@ -60,18 +60,18 @@ class UploadHub:
     """LFS objects by sha256."""
     refusals: list[Refusal] = field(default_factory=list)
     damages: set[str] = field(default_factory=set)
-    """Paths of files of which another checksum is told once."""
+    """Paths of files for which the hub reports a wrong checksum once."""
     stall_after: int | None = None
     stalled: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
     sent: list[str] = field(default_factory=list)
-    """sha256 of each LFS object that came whole."""
+    """sha256 of each LFS object that arrived complete."""
     asked: list[str] = field(default_factory=list)
     """Method and path of each request."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def environ(self, token: str = WRITER) -> dict[str, str]:
-        """Xet is off: this hub has only the plain protocol."""
+        """Return the client's variables. Xet is off: this hub has only the plain protocol."""
         return {"HF_ENDPOINT": self.address, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"}
 
     def take(self, path: str) -> Refusal | None:
@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._refuse(Refusal(where="", status=404))
 
     def do_PUT(self) -> None:
-        """The bytes of one LFS object."""
+        """Receive the bytes of one LFS object."""
         refusal = self._note()
         if refusal is not None and refusal.after is None:
             self._body()
@@ -240,7 +240,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.world.take(path)
 
     def _body(self, cut: int | None = None) -> bytes | None:
-        """What is sent; None when the connection was broken after `cut` bytes, or by the client."""
+        """Return the request body. None if the connection was broken after `cut` bytes, or by the client."""
         if self.headers.get("Transfer-Encoding") == "chunked":
             return self._chunks()
         left, parts = int(self.headers.get("Content-Length") or 0), bytearray()

@@ -1,4 +1,4 @@
-"""Vast's API on loopback as an account sees it: offers that can be rented, boxes that exist; it misbehaves as told."""
+"""Vast's API on loopback as an account sees it: rentable offers and existing boxes. It misbehaves on request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEY = "fedcba98-of-the-account"
 
 
 def path_with(folder: Path) -> str:
-    """PATH with a stand-in for each program that a launch needs and this machine lacks: here nothing is copied."""
+    """Return PATH with stand-ins for programs that a launch needs and this machine lacks. Tests here copy nothing."""
     folder.mkdir(exist_ok=True)
     for name in missing_programs():
         (folder / name).write_text("#!/bin/sh\nexit 1\n")
@@ -31,7 +31,7 @@ def path_with(folder: Path) -> str:
 
 
 def offer_row(number: int, gpu: str, gpus: int, price: float, **more: Any) -> dict[str, Any]:
-    """An offer with the fields that Vast's answers have."""
+    """Return an offer with the fields of Vast's answers."""
     row = {
         "id": number,
         "machine_id": number * 10,
@@ -57,7 +57,7 @@ def offer_row(number: int, gpu: str, gpus: int, price: float, **more: Any) -> di
 
 
 def box_row(number: int, label: str, **more: Any) -> dict[str, Any]:
-    """A box with the fields that Vast's list has."""
+    """Return a box with the fields of Vast's list."""
     row = {
         "id": number,
         "label": label,
@@ -74,17 +74,17 @@ def box_row(number: int, label: str, **more: Any) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class Account:
-    """One account, and what was asked of it."""
+    """One account and the requests it received."""
 
     address: str = ""
     offers: list[dict[str, Any]] = field(default_factory=list)
     boxes: list[dict[str, Any]] = field(default_factory=list)
     moods: list[Mood] = field(default_factory=list)
-    """One for each request to come; then it answers well."""
+    """One for each coming request. Later requests get good answers."""
     survives: bool = False
-    """An end is answered with success, and the box stays."""
+    """Whether a box stays although its deletion is answered with success."""
     filters: bool = True
-    """Without it every offer is an answer to every search."""
+    """Whether searches filter. If not, every search returns every offer."""
     page: int = 25
     credit: float = 12.5
     retry_after: str = "3"

@@ -1,6 +1,6 @@
-"""Vast's API on loopback, as far as a box asks it about itself; it misbehaves as told.
+"""Vast's API on loopback, with the part that a box uses for itself. It misbehaves on request.
 
-`PYTHONPATH=tests python -m support.vast_api` serves one by hand: its variables are printed, and every request.
+`PYTHONPATH=tests python -m support.vast_api` serves one by hand. It prints its variables and every request.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ class Mood(Enum):
     HTML = auto()
     HANGS = auto()
     DRIPS = auto()
-    """A byte now and then, for ever."""
+    """A byte now and then, forever."""
     REDIRECTS = auto()
     BUSY = auto()
-    """429, as to one that asks too often."""
+    """429, as for too many requests."""
     DEAF = auto()
     """Accepts a stop and does nothing."""
     REFUSES = auto()
-    """Answers an order with `success: false`."""
+    """Answers a command with `success: false`."""
 
 
 @dataclass(slots=True)
 class VastApi:
-    """One server and what it was asked."""
+    """One server and the requests it received."""
 
     address: str
     row: dict[str, Any] = field(default_factory=lambda: dict(ROW))
@@ -63,15 +63,15 @@ class VastApi:
     """Method, path and whether the key was right."""
     released: threading.Event = field(default_factory=threading.Event)
     on_order: Callable[[str], None] = lambda _: None
-    """Called with the method of an order just before it is obeyed."""
+    """Called with the method of a command just before it is executed."""
 
     @property
     def is_running(self) -> bool:
-        """Whether the box is paid for by the hour."""
+        """Whether the box costs money by the hour."""
         return not self.destroyed and self.row.get("intended_status") == "running"
 
     def obey(self, method: str, body: object) -> bytes:
-        """What an order does, and the answer to it."""
+        """Execute a command and return the answer."""
         if self.mood is Mood.REFUSES:
             return b'{"success": false, "msg": "no such ask"}'
         if self.mood is not Mood.DEAF:
@@ -83,7 +83,7 @@ class VastApi:
         return b'{"success": true}'
 
     def environ(self, **more: str) -> dict[str, str]:
-        """The variables of a box that this is the provider of."""
+        """Return the variables of a box rented from this provider."""
         return {
             "CONTAINER_ID": INSTANCE,
             "CONTAINER_API_KEY": KEY,

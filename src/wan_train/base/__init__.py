@@ -1,1 +1,1 @@
-"""Errors, settings, records, files, text, the host and locks: what every package may use."""
+"""Errors, settings, records, files, text, the host and locks, for use in every package."""

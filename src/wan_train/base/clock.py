@@ -1,4 +1,4 @@
-"""Time: clocks behind a protocol, pauses between retries, moments that outlive a clock that is set back."""
+"""Clocks behind a protocol, pauses between retries, and moments that survive a change of the wall clock."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SystemClock:
 
 
 def backoff(failures: int, *, first: float, longest: float) -> float:
-    """Seconds to wait after so many failures in a row, from 1: each pause is twice the last one."""
+    """Return the seconds to wait after that many `failures` in a row, from 1; each pause doubles, up to `longest`."""
     return min(longest, first * 2.0 ** min(failures - 1, _MOST_DOUBLINGS))
 
 
@@ -48,9 +48,10 @@ def moment(clock: Clock) -> Moment:
 
 
 def seconds_between(earlier: Moment, later: Moment) -> float:
-    """Never negative. Within one boot the wall clock does not count; over a reboot it has to be believed.
+    """Return the seconds from `earlier` to `later`, never negative.
 
-    After a reboot at least the time since it has passed, however far the wall clock was set back.
+    Within one boot the wall clock does not count. Across a reboot it must be trusted, but the result is at least
+    the uptime since then, however far the wall clock was set back.
     """
     if earlier.boot_id == later.boot_id:
         return max(0.0, later.uptime - earlier.uptime)
@@ -58,5 +59,5 @@ def seconds_between(earlier: Moment, later: Moment) -> float:
 
 
 def is_later(one: Moment, other: Moment) -> bool:
-    """Whether `one` came after `other`; over a reboot the wall clock has to be believed."""
+    """Whether `one` came after `other`; across a reboot this trusts the wall clock."""
     return one.uptime > other.uptime if one.boot_id == other.boot_id else one.at > other.at

@@ -1,4 +1,4 @@
-"""Frozen dataclasses to JSON and back; the one place that knows how records are written."""
+"""Frozen dataclasses to JSON and back; the only module that knows the format of records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CorruptRecordError(WanTrainError):
 def _converter() -> cattrs.Converter:
     converter = make_converter(forbid_extra_keys=False, detailed_validation=False)
     converter.register_unstructure_hook(PurePath, str)
-    # A recipe's `8` stays `8`: commands show numbers as the recipe wrote them, also after a round trip.
+    # Keep a recipe's `8` as `8`: commands show numbers as the recipe has them, even after a round trip.
     converter.register_structure_hook(float, lambda value, _: _number(value))
     converter.register_structure_hook(Path, lambda value, _: Path(value))
     return converter
@@ -33,10 +33,10 @@ def _converter() -> cattrs.Converter:
 
 @functools.cache
 def register_union(union: Any) -> None:
-    """Let values of a closed union of dataclasses be told apart in JSON by a `kind` key in snake case.
+    """Mark values of a closed union of dataclasses in JSON with a `kind` key in snake case.
 
-    The hook of a class is made when its first value comes: cattrs' own strategy for unions makes all of them at once,
-    which is a tenth of the time that every command takes to start.
+    The hook of a class is made for its first value. cattrs' own union strategy makes all hooks at once, which takes a
+    tenth of every command's start-up time.
     """
     converter = _converter()
     classes = {tag_of(cls): cls for cls in get_args(union)}
@@ -53,7 +53,7 @@ def register_union(union: Any) -> None:
 
 
 def register_values(union: Any) -> None:
-    """Let plain values of a union (scalars, and tuples of them) be read back as they were written."""
+    """Read plain values of a union (scalars, and tuples of them) back as they were written."""
 
     def structure(value: object, _: object) -> object:
         if isinstance(value, list) and all(isinstance(each, int | float | str) for each in value):
@@ -72,7 +72,7 @@ def tag_of(cls: type[object]) -> str:
 
 
 def to_data(value: object, kind: Any = None) -> Any:
-    """Plain dicts, lists, strings and numbers for a record; `kind` names the union for tagged values."""
+    """Return a record as plain dicts, lists, strings and numbers; `kind` is the union of a tagged value."""
     return _converter().unstructure(value, unstructure_as=kind or type(value))
 
 
@@ -84,7 +84,7 @@ def to_json(value: object, kind: Any = None, *, indent: int | None = None) -> st
 def dumps(data: Any, *, indent: int | None = None) -> str:
     """Plain data as JSON that can be written as UTF-8; raises ValueError for NaN and infinity."""
     text = json.dumps(data, ensure_ascii=False, indent=indent, allow_nan=False)
-    # Names of files that are not UTF-8 hold lone surrogates, which no encoder takes; escaped they survive.
+    # File names that are not UTF-8 contain lone surrogates. They cannot be encoded, but survive as escapes.
     return text if _encodable(text) else json.dumps(data, indent=indent, allow_nan=False)
 
 
@@ -95,7 +95,7 @@ def from_json(
     where: str,
     upgrade: Callable[[Any], Any] = lambda data: data,
 ) -> T:
-    """Read one record, whose data `upgrade` may bring to its newest form; raises CorruptRecordError naming `where`."""
+    """Read one record; `upgrade` may convert its data to the newest form. Raises CorruptRecordError naming `where`."""
     try:
         read: T = from_data(upgrade(json.loads(text)), kind)
     except (
@@ -103,7 +103,7 @@ def from_json(
         KeyError,
         TypeError,
         AttributeError,
-        OverflowError,  # infinity as a whole number
+        OverflowError,  # infinity for an integer field
         RecursionError,
         cattrs.BaseValidationError,
         cattrs.StructureHandlerNotFoundError,
@@ -116,7 +116,7 @@ def from_json(
 
 
 def read(path: Path, kind: type[T] | Any) -> T | None:
-    """The record in a file; None for one that is missing, damaged, or not to be opened."""
+    """Return the record in a file; None if it is missing, damaged or cannot be opened."""
     with suppress(OSError, CorruptRecordError):
         found: T = from_json(path.read_bytes(), kind, where=str(path))
         return found
@@ -124,9 +124,9 @@ def read(path: Path, kind: type[T] | Any) -> T | None:
 
 
 def read_lines(path: Path, kind: type[T] | Any) -> list[T]:
-    """The records of a file, one a line; none where it is missing. Raises OSError.
+    """Return the records of a file, one a line; empty if the file is missing. Raises OSError.
 
-    A line that cannot be read is left out: a crash or a full disk cut it short, or a newer version wrote it.
+    Unreadable lines are skipped: a crash or a full disk cut them short, or a newer version wrote them.
     """
     try:
         lines = path.read_bytes().splitlines()
@@ -140,7 +140,7 @@ def read_lines(path: Path, kind: type[T] | Any) -> list[T]:
 
 
 def from_data(data: Any, kind: type[T] | Any) -> T:
-    """A record of plain data; raises whatever does not fit."""
+    """Return a record from plain data; errors of cattrs and of the hooks pass through."""
     read: T = _converter().structure(data, kind)
     return read
 

@@ -1,4 +1,4 @@
-"""The errors a user can meet, each with the exit code of its class."""
+"""Errors shown to the user; each class has an exit code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
 
 
 class WanTrainError(Exception):
-    """Something the user can act on: `message` says what, where and why, `hint` what to do next."""
+    """An error the user can act on: `message` says what, where and why; `hint` says what to do next."""
 
     exit_code: ExitCode = ExitCode.BUG
 
@@ -33,13 +33,13 @@ class WanTrainError(Exception):
 
 
 class BadInputError(WanTrainError):
-    """An answer, flag, recipe or dataset that cannot be used."""
+    """An unusable answer, option, recipe or dataset."""
 
     exit_code = ExitCode.BAD_INPUT
 
 
 class AmbiguousRunError(BadInputError):
-    """A part of a run's name that several runs have; `matches` are their ids, newest first."""
+    """A partial run name that matches several runs; `matches` are their IDs, newest first."""
 
     def __init__(self, name: str, matches: Sequence[str]) -> None:
         super().__init__(f"{name!r} matches {len(matches)} runs", hint=f"Use the full run ID: {', '.join(matches)}")
@@ -48,7 +48,7 @@ class AmbiguousRunError(BadInputError):
 
 
 class InterruptionError(WanTrainError):
-    """Ctrl-C while something was looked at or written."""
+    """Ctrl-C while a command was at work."""
 
     exit_code = ExitCode.INTERRUPTED
 
@@ -60,5 +60,5 @@ class NotReadyError(WanTrainError):
 
 
 def reason_of(error: Exception) -> str:
-    """Why something failed: the system's own words without number and path, which the message has already."""
+    """Return why something failed: the system's text without errno and path, which the message already has."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,4 +1,4 @@
-"""Files: records that a crash leaves old or new and never half, growing files line by line, digests."""
+"""Files: atomic writes (a crash leaves the old or the new file, never half), growing files, digests."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 
 def write_whole(path: Path, data: str | bytes, *, mode: int = 0o600, durable: bool = True) -> None:
-    """Replace `path` by `data`: temporary file in the same directory, flush to disk, rename, flush the directory.
+    """Replace `path` with `data`: temporary file in the same directory, flush to disk, rename, flush the directory.
 
-    Raises OSError, with the name of what could not be written.
-    With `durable=False` the flushes are left out: readers still see a whole file, but a power cut may lose it.
+    Raises OSError with the file's name.
+    `durable=False` skips the flushes: readers still see a whole file, but a power cut may lose it.
     """
     payload = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -28,7 +28,7 @@ def write_whole(path: Path, data: str | bytes, *, mode: int = 0o600, durable: bo
         temporary.replace(path)
     except BaseException as error:
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a write that fails does not know the name of its file
+            error.filename = str(path)  # a failed write has no file name
         temporary.unlink(missing_ok=True)
         raise
     if durable:
@@ -36,12 +36,12 @@ def write_whole(path: Path, data: str | bytes, *, mode: int = 0o600, durable: bo
 
 
 def append_lines(path: Path, *lines: str, durable: bool = True) -> None:
-    """Append lines, all or none, and flush them to disk unless not `durable`; raises OSError."""
+    """Append lines, all or none, and flush them to disk if `durable`; raises OSError."""
     is_new = not path.exists()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         size = os.fstat(descriptor).st_size
-        # A full disk may have cut the last line: the new one must not continue it.
+        # A full disk may have cut the last line; the new one must not continue it.
         is_cut = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
         data = (("\n" if is_cut else "") + "".join(f"{line}\n" for line in lines)).encode()
         if os.write(descriptor, data) < len(data):
@@ -56,14 +56,14 @@ def append_lines(path: Path, *lines: str, durable: bool = True) -> None:
 
 
 class NewLines:
-    """The lines of a growing file, each once; a line that is still being written waits."""
+    """Reads the lines of a growing file, each once and only when complete."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
 
     def read(self) -> list[bytes]:
-        """What was added since the last call; nothing while there is no file. Raises OSError."""
+        """Return the lines added since the last call; empty while the file is missing. Raises OSError."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
@@ -76,7 +76,7 @@ class NewLines:
 
 
 def stamp(path: Path) -> tuple[int, int] | None:
-    """Size and time of the last change; None if the file is missing. While both stay the same, so does the content."""
+    """Return size and modification time; None if the file is missing. The same stamp means the same content."""
     try:
         found = path.stat()
     except OSError:
@@ -85,31 +85,31 @@ def stamp(path: Path) -> tuple[int, int] | None:
 
 
 def size_of(path: Path) -> int:
-    """0 for a file that is missing."""
+    """Return the size in bytes; 0 for a missing file."""
     return (stamp(path) or (0, 0))[0]
 
 
 def sha256_of(path: Path) -> str:
-    """The digest of a file's bytes, in hex; raises OSError."""
+    """Return the SHA-256 of a file in hex; raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def existing_parent(path: Path) -> Path:
-    """The path itself or its nearest ancestor that exists. Never raises."""
-    while not os.path.exists(path) and path != path.parent:  # noqa: PTH110  Path.exists raises where it may not look
+    """Return the path or its nearest existing ancestor. Never raises."""
+    while not os.path.exists(path) and path != path.parent:  # noqa: PTH110  Path.exists raises without permission
         path = path.parent
     return path
 
 
 def can_be_written(folder: Path) -> bool:
-    """Whether files can be made in a folder, which need not exist yet. Never raises."""
+    """Whether files can be created in a folder, which need not exist yet. Never raises."""
     place = existing_parent(folder)
     return os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)  # noqa: PTH112  as above
 
 
 def copy_whole(source: Path, target: Path) -> None:
-    """Copy a file; `target` is whole from its first moment, and on disk when this returns. Raises OSError."""
+    """Copy a file; `target` appears whole, with its bytes flushed to disk. Raises OSError."""
     partial = target.with_name(f".{target.name}.partial")
     shutil.copyfile(source, partial)
     sync_file(partial)

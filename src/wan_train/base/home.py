@@ -1,4 +1,4 @@
-"""The user's home directory, also where there is none: a container started with an unknown user id."""
+"""The user's home directory, or a substitute in a container that runs as an unknown user ID."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from wan_train.base.files import can_be_written
 from wan_train.base.text import one_line
 
 _NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
-"""Where `getpass.getuser` looks before the password file; torch asks it for the name of its cache."""
+"""Variables that `getpass.getuser` reads before the password file; torch calls it to name its cache."""
 
 
 def ensure(environ: MutableMapping[str, str]) -> None:
-    """Give this process and its children a home directory and a user name, where the box has none.
+    """Give this process and its children a home directory and a user name if the box has none.
 
-    Docker sets HOME=/ for a user id without an entry in the password file, other tools set nothing. A home directory
-    that exists is kept even where it is read-only: models may be cached in it.
-    Raises NotReadyError when no directory of this user's own can be made.
+    Docker sets HOME=/ for a user ID without an entry in the password file; other tools set nothing. An existing home
+    directory is kept even if it is read-only: models may be cached in it.
+    Raises NotReadyError if no private directory can be created.
     """
     try:
         known = pwd.getpwuid(os.getuid())
@@ -37,7 +37,7 @@ def ensure(environ: MutableMapping[str, str]) -> None:
 
 
 def expand(text: str | Path) -> Path:
-    """`~` and `~name` as a shell reads them; raises BadInputError for a user that does not exist."""
+    """Expand `~` and `~name` like a shell; raises BadInputError for an unknown user."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
@@ -48,14 +48,14 @@ def expand(text: str | Path) -> Path:
 
 
 def expanded(text: str | Path) -> Path:
-    """The same, with `~name` of a user that does not exist left as it is."""
-    return Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser raises for `~name` of nobody
+    """Expand `~` and `~name` like a shell; leaves `~name` of an unknown user as it is."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser raises for an unknown user
 
 
 def own_temporary(below: Path | None = None) -> Path:
-    """A directory that only this user may enter, the same at every call; `below` is the system's temporary directory.
+    """Return a private directory of this user, the same at every call; raises NotReadyError.
 
-    Raises NotReadyError.
+    `below` replaces the system's temporary directory.
     """
     hint = "Set it: `export HOME=DIR`, with a directory you may write to."
     try:
@@ -65,7 +65,7 @@ def own_temporary(below: Path | None = None) -> Path:
         found = path.lstat()
     except OSError as error:
         raise NotReadyError(f"no writable home directory, and no temporary one: {error.strerror}", hint=hint) from error
-    # Anybody may write to /tmp: a link or a directory of somebody else's could send our files elsewhere.
+    # Anyone can write to /tmp: another user's link or directory could redirect our files.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise NotReadyError(f"no writable home directory, and {path} belongs to another user", hint=hint)
     return path

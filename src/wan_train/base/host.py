@@ -1,4 +1,4 @@
-"""This machine: the CPUs, RAM and processes that our container may have, and which process is which."""
+"""This machine: the CPU, RAM and process limits of our container, and the identity of processes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def cpus(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> float:
-    """CPUs this process may use: the smallest of its affinity mask and the quota of every cgroup above (v2 and v1)."""
+    """Return the CPUs this process may use: the minimum of its affinity mask and all cgroup quotas above (v2, v1)."""
     quotas = [
         *(_quota_v2(group / "cpu.max") for group in _groups(cgroup, membership, "")),
         *(_quota_v1(group) for group in _groups(cgroup / "cpu", membership, "cpu")),
     ]
-    # macOS, from where launches are made, has no affinity mask.
+    # macOS, from which users launch boxes, has no affinity mask.
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min([float(allowed), *(quota for quota in quotas if quota)])
 
@@ -42,7 +42,7 @@ def _quota_v1(directory: Path) -> float | None:
 
 
 def oom_kills(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int | None:
-    """Processes of our memory cgroup that the kernel killed for lack of memory so far (cgroup v2, then v1)."""
+    """Return how many processes of our memory cgroup the OOM killer has killed (cgroup v2, then v1)."""
     for group in (*_groups_v2(cgroup, membership), *_groups_v1(cgroup, membership)):
         for name in ("memory.events", "memory.oom_control"):
             count = _value(group / name, "oom_kill")
@@ -52,7 +52,7 @@ def oom_kills(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int | N
 
 
 def available_ram(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
-    """Bytes of available RAM, limited by what every cgroup above has left."""
+    """Return the bytes of available RAM, limited by the room in every cgroup above."""
     import psutil
 
     rooms = [
@@ -63,7 +63,7 @@ def available_ram(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int
 
 
 def total_ram(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
-    """Bytes of RAM that we may ever have: the machine's, or the smallest limit of every cgroup above."""
+    """Return the bytes of RAM we can ever use: the machine's, or the smallest limit of the cgroups above."""
     import psutil
 
     limits = [
@@ -74,7 +74,7 @@ def total_ram(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
 
 
 def process_limit(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> tuple[int, int] | None:
-    """How many processes and threads the cgroup above with the least room may have, and has (v2 and v1).
+    """Return the limit and count of processes and threads in the cgroup above with the least room (v2 and v1).
 
     None without a limit.
     """
@@ -91,7 +91,7 @@ _V1_ROOM = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_f
 
 
 def _room(group: Path, files: tuple[str, str, tuple[str, str]]) -> int | None:
-    """What is left below a group's limit; the files it has cached give way when memory is asked for."""
+    """Return the bytes left below a group's limit; cached files count as free, as the kernel can evict them."""
     limit, used, cached = files
     most, taken = _number(group / limit), _number(group / used)
     if most is None or taken is None:
@@ -100,7 +100,7 @@ def _room(group: Path, files: tuple[str, str, tuple[str, str]]) -> int | None:
 
 
 def _number(path: Path) -> int | None:
-    """None also for "max", which is no limit."""
+    """Return the number in a file; None if it is missing or "max" (no limit)."""
     try:
         return int(path.read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -116,10 +116,10 @@ def _groups_v1(cgroup: Path, membership: Path) -> list[Path]:
 
 
 def _groups(mounted: Path, membership: Path, controller: str) -> list[Path]:
-    """Our own group and those above it, nearest first.
+    """Return our own group and its ancestors, nearest first.
 
-    Inside a container the mount begins at the container's own group, but the kernel may still tell the path that the
-    host sees (no cgroup namespace): what is not below the mount is left out.
+    Inside a container the mount begins at the container's own group, but without a cgroup namespace the kernel reports
+    the host's path. Groups that are not below the mount are left out.
     """
     own = PurePosixPath("/")
     try:
@@ -136,7 +136,7 @@ def _groups(mounted: Path, membership: Path, controller: str) -> list[Path]:
 
 
 def _value(path: Path, wanted: str) -> int | None:
-    """The number after a name in one of the kernel's tables."""
+    """Return the number after a name in a kernel table; None if missing."""
     try:
         for line in path.read_text(encoding="ascii").splitlines():
             name, _, value = line.partition(" ")
@@ -149,9 +149,9 @@ def _value(path: Path, wanted: str) -> int | None:
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Inside, Python does not look for cycles; as a decorator for a whole call.
+    """Disable Python's cycle collector inside the block, or during a decorated call.
 
-    Values of ten thousand items hold no cycles, and searching them takes a quarter of the time.
+    The values of ten thousand items contain no cycles, but searching them takes a quarter of the time.
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -197,7 +197,7 @@ def myself() -> ProcessIdentity:
 
 
 def boot_id() -> str:
-    """The kernel's id of this boot: pids and start times of another boot mean nothing."""
+    """Return the kernel's ID of this boot; pids and start times are valid within one boot only."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
@@ -206,6 +206,6 @@ def _stat(pid: int) -> _Stat | None:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    # The command name stands in brackets and may hold spaces and brackets itself.
+    # The command name is in parentheses, and may itself contain spaces and parentheses.
     fields = text.rpartition(")")[2].split()
     return _Stat(start_time=int(fields[19]), zombie=fields[0] in {"Z", "X"})

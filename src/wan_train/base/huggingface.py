@@ -1,6 +1,6 @@
-"""What the environment says to clients of the Hugging Face hub, and what is behind their errors.
+"""Environment variables for clients of the Hugging Face hub, and the causes of their errors.
 
-huggingface_hub reads some variables when it is imported and fails with an unhelpful error; they are checked before.
+huggingface_hub reads some variables on import and fails with an unhelpful error, so they are checked first.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from wan_train.base.text import one_line
 
 HUB_ENV: Mapping[str, str] = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    # Images set both; the first ends every download where its package is missing, the second takes all CPUs and RAM.
+    # Images set both. The first breaks all downloads if its package is missing; the second takes all CPUs and RAM.
     "HF_HUB_ENABLE_HF_TRANSFER": "0",
     "HF_XET_HIGH_PERFORMANCE": "0",
 }
-"""For every program that uses the hub, whatever the image has set."""
+"""Variables for every program that uses the hub; they override the image's."""
 _WORDS = {
     "ConnectTimeout": "no connection in time",
     "ReadTimeout": "the connection was silent for too long",
     "WriteTimeout": "the connection took nothing for too long",
     "RemoteProtocolError": "the connection ended too early",
 }
-"""For exceptions of the HTTP client behind which the system has none."""
+"""Texts for exceptions of the HTTP client that no system error caused."""
 _RATE_LIMIT = re.compile(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d+)")
-"""The hub says when a limit ends by `RateLimit: "resolvers";r=0;t=SECONDS` and not by Retry-After."""
+"""The hub reports the end of a rate limit as `RateLimit: "resolvers";r=0;t=SECONDS`, not as Retry-After."""
 
 _NUMBERS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
@@ -43,7 +43,7 @@ _PROXY_SCHEMES = frozenset({"http", "https", "socks5", "socks5h"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """How a request failed: `status` is None when no answer came, `retry_after` in seconds."""
+    """How a request failed: `status` is None without an answer; `retry_after` is in seconds."""
 
     status: int | None
     words: str
@@ -51,7 +51,7 @@ class Answer:
 
 
 def hub_home(environ: Mapping[str, str]) -> Path:
-    """The directory of everything that the hub's libraries keep for a user, accelerate's configuration included."""
+    """Return the user's directory of the hub's libraries, which also holds accelerate's configuration."""
     if home := environ.get("HF_HOME"):
         return expanded(home)
     if xdg := environ.get("XDG_CACHE_HOME"):
@@ -60,7 +60,7 @@ def hub_home(environ: Mapping[str, str]) -> Path:
 
 
 def answer_of(error: BaseException) -> Answer:
-    """What is behind an exception of huggingface_hub; not its text, which quotes addresses."""
+    """Return the cause of a huggingface_hub exception, without the exception's text: it quotes URLs."""
     seen: BaseException | None = error
     root, words = error, None
     while seen is not None:
@@ -68,7 +68,7 @@ def answer_of(error: BaseException) -> Answer:
         status = getattr(response, "status_code", None)
         if isinstance(status, int):
             return Answer(status=status, words=type(error).__name__, retry_after=_retry_after(response.headers))
-        words = words or _WORDS.get(type(seen).__name__)  # the library wraps what went wrong with one file
+        words = words or _WORDS.get(type(seen).__name__)  # the library wraps the error of a single file
         root, seen = seen, seen.__cause__ or seen.__context__
     if isinstance(root, OSError) and root.strerror:
         words = root.strerror.lower()
@@ -90,7 +90,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariableProblem:
-    """A variable that no client can work with, and what to type."""
+    """A variable that no client can use, and its fix."""
 
     reason: str
     hint: str
@@ -98,7 +98,7 @@ class VariableProblem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """Where the token for the hub comes from; `remove` is the command that leaves it out. Never shown itself."""
+    """The hub token and its source; `remove` is the command that removes it. The value is never shown."""
 
     value: str
     source: str
@@ -106,12 +106,12 @@ class Token:
 
 
 def variable_problem(environ: Mapping[str, str]) -> VariableProblem | None:
-    """The first variable that keeps the hub from being asked at all."""
+    """Return the first variable that prevents all requests to the hub; None if all are fine."""
     return _number(environ) or _endpoint(environ) or _certificates(environ) or _proxy(environ) or _token(environ)
 
 
 def token_of(environ: Mapping[str, str]) -> Token | None:
-    """The token that the hub's client will send, found in the order in which it looks."""
+    """Return the token that the hub's client will send; the sources are searched in the client's order."""
     for name in _TOKENS:
         if value := environ.get(name, "").strip():
             return Token(value=value, source=name, remove=f"`unset {name}`")
@@ -149,10 +149,10 @@ def _endpoint(environ: Mapping[str, str]) -> VariableProblem | None:
 
 
 def _scheme(address: str) -> str:
-    """The scheme of an address with a host; "" for one that is none."""
+    """Return the scheme of a URL with a host; "" for anything else."""
     try:
         parts = urlsplit(address)
-        _ = parts.port  # raises for one that is not a number
+        _ = parts.port  # raises for an invalid port
     except ValueError:
         return ""
     return parts.scheme if parts.hostname else ""

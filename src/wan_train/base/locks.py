@@ -1,4 +1,4 @@
-"""Files locked by flock: our own (`held`), and lock files in a directory that several users share."""
+"""Files locked by flock: our own (`held`), and lock files in a directory shared by several users."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _FILE_MODE = 0o666
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _MAX_TEXT = 16 * 1024
 _MAX_NAME = 120
-# Somebody who asks whether a file is locked holds it shared for some microseconds: these tries outlast it.
+# `is_held` takes the shared lock for some microseconds; this many tries outlast it.
 _TRIES = 200
 
 
 @contextmanager
 def held(path: Path, *, mode: int = 0o600, wait: bool = False, shared: bool = False) -> Iterator[int]:
-    """Hold a lock file of our own, created if missing; yields its descriptor, which a child may inherit.
+    """Hold our own lock file, created if missing; yields its descriptor, which a child may inherit.
 
     Raises:
-        BlockingIOError: somebody else holds it, or, with `shared`, holds it alone; with `wait`, never.
+        BlockingIOError: another process holds it (with `shared`: holds it exclusively). Never with `wait`.
         OSError: the file cannot be opened, or its file system cannot lock files.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
@@ -44,16 +44,16 @@ def held(path: Path, *, mode: int = 0o600, wait: bool = False, shared: bool = Fa
 
 
 def prepare(directory: Path) -> None:
-    """Make `directory` one that all users share (mode 1777).
+    """Create or check a directory that all users share (mode 1777).
 
     Raises:
-        NotReadyError: it cannot be used, or other users could swap the files in it.
+        NotReadyError: it cannot be used, or other users could swap its files.
     """
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             directory.mkdir()
-            directory.chmod(_SHARED)  # mkdir's own mode is cut by the umask
+            directory.chmod(_SHARED)  # the umask limits mkdir's own mode
         found = directory.lstat()
         if not stat.S_ISDIR(found.st_mode):
             raise _unusable(directory, "it is not a directory")
@@ -68,7 +68,7 @@ def prepare(directory: Path) -> None:
 
 
 def open_or_create(path: Path) -> int:
-    """A descriptor of the file, created with mode 0666 whatever the umask. Raises NotReadyError."""
+    """Return a descriptor of the file, created with mode 0666 regardless of the umask. Raises NotReadyError."""
     while True:
         descriptor = open_existing(path)
         if descriptor is not None:
@@ -80,9 +80,9 @@ def open_or_create(path: Path) -> int:
 
 
 def open_existing(path: Path) -> int | None:
-    """A descriptor of the file, None when there is none; NotReadyError for anything but a plain file."""
+    """Return a descriptor of the file; None if it is missing. Raises NotReadyError for anything but a plain file."""
     try:
-        # Without O_CREAT: with it, fs.protected_regular refuses other users' files in a sticky directory.
+        # No O_CREAT: with it, fs.protected_regular refuses other users' files in a sticky directory.
         descriptor = os.open(path, _OPEN)
     except FileNotFoundError:
         return None
@@ -96,15 +96,15 @@ def open_existing(path: Path) -> int | None:
 
 
 def try_exclusive(descriptor: int, path: Path) -> bool:
-    """Lock the file exclusively; False if another process holds it. Waits a moment at most."""
+    """Lock the file exclusively; False if another process holds it. Waits at most 0.4 seconds."""
     for _ in range(_TRIES):
         if _flock(descriptor, fcntl.LOCK_EX, path):
             return True
         if not _flock(descriptor, fcntl.LOCK_SH, path):
             return False
-        # Only readers have it, in the middle of asking. Two of us in step would stay in step but for chance.
+        # Only brief shared locks are in the way. The random pause keeps two callers from blocking each other forever.
         unlock(descriptor)
-        time.sleep(random.uniform(0.0001, 0.002))  # noqa: S311 - to get out of step, not to be secret
+        time.sleep(random.uniform(0.0001, 0.002))  # noqa: S311 - jitter, not a secret
     return False
 
 
@@ -122,7 +122,7 @@ def is_held(descriptor: int, path: Path) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a living process holds the lock of a file exclusively; False for a file that is missing or unusable."""
+    """Whether a live process holds a file's lock exclusively; False if the file is missing or unusable."""
     try:
         descriptor = open_existing(path)
         if descriptor is None:
@@ -149,16 +149,16 @@ def is_at(descriptor: int, path: Path) -> bool:
 
 
 def write(descriptor: int, text: str) -> None:
-    """Replace the file's text by one line, as well as the disk allows; renews its modification time."""
+    """Replace the file's text with one line, if the disk allows; updates its modification time."""
     line = (text + "\n").encode()
-    with suppress(OSError):  # A full disk: the text is information, the lock is what counts.
+    with suppress(OSError):  # A full disk: the text only informs, the lock counts.
         os.pwrite(descriptor, line, 0)
         os.ftruncate(descriptor, len(line))
         os.utime(descriptor)
 
 
 def read(descriptor: int) -> str:
-    """The file's first line; empty when it is torn or too long."""
+    """Return the file's first line; empty if it is incomplete or too long."""
     with suppress(OSError):
         head, newline, _ = os.pread(descriptor, _MAX_TEXT, 0).partition(b"\n")
         if newline:
@@ -167,7 +167,7 @@ def read(descriptor: int) -> str:
 
 
 def safe_name(name: str) -> str:
-    """`name` as a file name: itself where it is plain and short, else a likeness with a digest."""
+    """Return `name` as a file name: unchanged if plain and short, else a sanitized form with a digest."""
     likeness = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[:_MAX_NAME]
     if likeness == name and name:
         return name
@@ -175,7 +175,7 @@ def safe_name(name: str) -> str:
 
 
 def _create(path: Path) -> None:
-    # Linked into place with its mode already set, so that others can always open it.
+    # The mode is set before the file is linked into place, so that others can always open it.
     descriptor, made = tempfile.mkstemp(prefix=".new-", dir=path.parent)
     try:
         os.fchmod(descriptor, _FILE_MODE)

@@ -1,4 +1,4 @@
-"""Other programs: run to their end, with a deadline, an output limit and secrets removed; or started detached.
+"""Run other programs with a deadline, an output limit and secrets redacted, or start them detached.
 
 Argv lists only.
 """
@@ -29,7 +29,7 @@ _LOOK_SECONDS: Final = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a program ended. `code` is negative for a signal, and None when it did not start or missed its deadline."""
+    """How a program ended. `code` is negative for a signal, None if it did not start or missed its deadline."""
 
     code: int | None
     output: str = ""
@@ -44,7 +44,7 @@ class Outcome:
         return self.code == 0
 
     def tail(self, lines: int = 6) -> str:
-        """The last lines of stderr, else of stdout, else what kept the program from running; "" if it was silent."""
+        """Return the last lines of stderr, else of stdout, else of `trouble`; "" if all are empty."""
         text = self.errors.strip() or self.output.strip() or self.trouble
         return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
 
@@ -61,11 +61,11 @@ def run(
     pass_fds: Sequence[int] = (),
     watch: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Run a program to its end, at most `seconds`; never raises for what the program does.
+    """Run a program to its end, for at most `seconds`; never raises for what the program does.
 
-    `env` is added to our environment. `stdin` is for what must not stand in an argv, such as tokens. With `log`, a
+    `env` is added to our environment. `stdin` is for data that must not appear in argv, such as tokens. With `log`, a
     descriptor, all output goes there and none is kept. `watch` is called five times a second and may raise to end the
-    program. Nothing of the program's process group is left afterwards, also when this call is interrupted.
+    program. No process of the program's group survives this call, even if the call is interrupted.
     """
     output = subprocess.PIPE if log is None else log
     try:
@@ -94,7 +94,7 @@ def run(
 
 
 def start_detached(argv: Sequence[str | Path], *, env: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Start a program that outlives us, in a session of its own; raises OSError.
+    """Start a program that outlives us, in its own session; raises OSError.
 
     `env` is added to our environment. All output is appended to the file `log`.
     """
@@ -114,7 +114,7 @@ def start_detached(argv: Sequence[str | Path], *, env: Mapping[str, str], log: P
 
 
 def _ends(child: subprocess.Popen[bytes], seconds: float | None, watch: Callable[[], None]) -> bool:
-    """Wait for the end; False when it did not come in time."""
+    """Wait for the child to end; False on timeout."""
     deadline = math.inf if seconds is None else time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         with suppress(subprocess.TimeoutExpired):
@@ -125,7 +125,7 @@ def _ends(child: subprocess.Popen[bytes], seconds: float | None, watch: Callable
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
-    """End a child that leads a process group, and the rest of its group: TERM, a grace, KILL."""
+    """End the process group that a child leads: TERM, a grace period, KILL."""
     if child.poll() is None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGTERM)
@@ -145,7 +145,7 @@ def _feed(child: subprocess.Popen[bytes], text: str | None) -> None:
 
 
 class _Tail:
-    """The end of what a stream says; a thread reads it, so that a program never waits for us."""
+    """The end of a stream's output; a thread reads it, so that the program never blocks on us."""
 
     def __init__(self, stream: IO[bytes], limit: int) -> None:
         self._stream = stream
@@ -155,7 +155,7 @@ class _Tail:
         self._thread.start()
 
     def text(self) -> str:
-        """What was kept, once the program and its group ended; a process that left the group is not waited for."""
+        """Return the kept output after the group's end. A process that left the group delays it by 5 s at most."""
         self._thread.join(_GRACE_SECONDS)
         return redact(bytes(self._kept).decode(errors="replace"))
 

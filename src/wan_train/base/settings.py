@@ -1,4 +1,4 @@
-"""Where things are on this box and how patient to be; every value knows where it came from."""
+"""Settings of this box, such as directories and timeouts, each with its source."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BETWEEN_TARGETS = re.compile(r"\n|\s+(?=(?:hf|hf-public|rclone):)")
 
 
 class Source(StrEnum):
-    """Where a value came from, weakest first: a later one overrides an earlier one."""
+    """Where a value came from, weakest first: later sources override earlier ones."""
 
     DEFAULT = "default"
     FILE = "file"
@@ -49,7 +49,7 @@ def _path(text: str) -> Path:
 
 
 class ReportTime(StrEnum):
-    """When the report of a run is made without being asked for."""
+    """When a run writes its report by itself."""
 
     AT_END = "at-end"
     NEVER = "never"
@@ -63,7 +63,7 @@ def _report(text: str) -> ReportTime:
 
 
 def _addresses(text: str) -> tuple[str, ...]:
-    """Addresses of services that take messages, separated by spaces; `none` is none."""
+    """Parse addresses of message services, separated by spaces; `none` means no address."""
     words = text.split()
     if words == ["none"]:
         return ()
@@ -73,13 +73,13 @@ def _addresses(text: str) -> tuple[str, ...]:
 
 
 def split_targets(text: str) -> tuple[str, ...]:
-    """Targets of uploads, separated by spaces or line ends; a path may have spaces. `none` is none."""
+    """Split upload targets at spaces or line ends; a path may contain spaces. `none` means no target."""
     words = tuple(word for part in _BETWEEN_TARGETS.split(text) if (word := part.strip()))
     return () if words == ("none",) else words
 
 
 def _vast_url(text: str) -> str:
-    """An address that the key of a box may be sent to."""
+    """Return a URL that the box's key may be sent to: https, or http on this machine."""
     try:
         parts = urllib.parse.urlsplit(text)
         local = parts.hostname in {"localhost", "127.0.0.1", "::1"}
@@ -100,9 +100,9 @@ def _setting(
     more: str = "",
     secret: bool = False,
 ) -> Any:  # noqa: ANN401  the same
-    """`unset` is the default in words where `default` is None; `more` is Markdown for docs/flags.md.
+    """Declare a setting. `unset` describes the default if `default` is None; `more` is Markdown for docs/flags.md.
 
-    A `secret` is quoted in no message, and given to no child.
+    A `secret` is never quoted in messages or passed to child processes.
     """
     about_it = {"parse": parse, "about": about, "unset": unset, "more": more, "secret": secret}
     return field(default=default, repr=not secret, metadata=about_it)
@@ -110,7 +110,7 @@ def _setting(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One value per field; `sources` says for each field who set it."""
+    """One value per field; `sources` maps each field to where its value came from."""
 
     workspace: Path = _setting(Path("/workspace"), _path, "Working directory of the box.")
     musubi_dir: Path | None = _setting(None, _path, "The musubi-tuner checkout.", unset="musubi-tuner in the workspace")
@@ -132,7 +132,7 @@ class Settings:
         more="See [caches](datasets.md#where-caches-go).",
     )
     lease_dir: Path = _setting(
-        Path("/tmp/wan-train-leases"),  # noqa: S108  a fixed shared place is the point; the lease room checks its ownership and mode
+        Path("/tmp/wan-train-leases"),  # noqa: S108  one place for all users; the lease room checks owner and mode
         _path,
         "GPU leases, shared by everyone on the box.",
         more="It must be on a local disk.",
@@ -206,7 +206,7 @@ class Settings:
         return self.sources.get(name, Source.DEFAULT)
 
     def environment(self) -> dict[str, str]:
-        """The settings that differ from the defaults as environment variables, for a child of wan-train."""
+        """Return the settings that were set, without secrets, as environment variables for a child of wan-train."""
         return {
             environment_name(name): "\n".join(value) if isinstance(value := getattr(self, name), tuple) else str(value)
             for name in (f.name for f in fields(self) if f.name != "sources" and not f.metadata["secret"])
@@ -219,7 +219,7 @@ def environment_name(setting: str) -> str:
 
 
 def user_data_dir() -> Path:
-    """`$XDG_DATA_HOME/wan-train`, by default `~/.local/share/wan-train`; a temporary directory where that cannot be."""
+    """`$XDG_DATA_HOME/wan-train`, by default `~/.local/share/wan-train`; a temporary directory if unusable."""
     path = _xdg("XDG_DATA_HOME", ".local/share")
     if os.environ.get("XDG_DATA_HOME") or can_be_written(path) or path.is_dir():
         return path
@@ -234,7 +234,7 @@ def user_config_file() -> Path:
 def resolve(
     *, flags: Mapping[str, str | None], environ: Mapping[str, str] | None = None, file: Path | None = None
 ) -> Settings:
-    """Settings from the config file, `WAN_TRAIN_*` and flags, the later overriding the earlier.
+    """Return the settings from the config file, `WAN_TRAIN_*` and options; later sources override earlier ones.
 
     Raises BadInputError naming the value, its source and its problem.
     """
@@ -247,7 +247,7 @@ def resolve(
     def put(name: str, text: str, source: Source, where: str) -> None:
         try:
             values[name] = known[name].metadata["parse"](text)
-        except (ValueError, BadInputError) as error:  # BadInputError: `~name` of nobody
+        except (ValueError, BadInputError) as error:  # BadInputError: `~name` of an unknown user
             value = "" if known[name].metadata["secret"] else f"is {one_line(text)!r}: "
             raise BadInputError(
                 f"{where} {value}{error}", hint="Correct it, or leave it out to take the default."
@@ -272,9 +272,9 @@ def resolve(
 
 
 def remember(name: str, values: Sequence[str]) -> Path:
-    """Write a list into the settings file, readable by its owner only; returns the file. The rest of it stays.
+    """Save a list in the settings file, readable by its owner only; returns the file. Other settings stay.
 
-    Raises BadInputError for a file that cannot be read, and NotReadyError for one that cannot be written.
+    Raises BadInputError if the file cannot be read, NotReadyError if it cannot be written.
     """
     import tomlkit
 
@@ -318,7 +318,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no TOML, endless numbers
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: invalid UTF-8 or TOML, numbers too long
         raise BadInputError(
             f"the settings file {path} cannot be read: {reason_of(error)}",
             hint="One `name = value` on a line; text in quotes.",

@@ -1,4 +1,4 @@
-"""Hostile text made safe to show: control characters visible, secrets hidden."""
+"""Make untrusted text safe to show: control characters escaped, secrets hidden."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _SECRETS = re.compile(
 
 
 def visible(text: str) -> str:
-    """The text on one line with every character that could act on a terminal written out as an escape."""
+    """Return the text on one line, with every character that could act on a terminal escaped."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(_escape(c) if _unsafe(c) else c for c in text)
 
 
 def redact(text: str) -> str:
-    """The text with access tokens, passwords in addresses and named secrets replaced by `[hidden]`.
+    """Return the text with access tokens, passwords in URLs and named secrets replaced by `[hidden]`.
 
-    Bare hexadecimal words are keys on some services, and commits or checksums everywhere else: they stay.
+    Bare hexadecimal words stay: some services use them as keys, but elsewhere they are commits or checksums.
     """
     return _SECRETS.sub(lambda match: (match["label"] or "") + _HIDDEN, text)
 
 
 def one_line(text: str, limit: int = 200) -> str:
-    """A safe, redacted, shortened line for messages that quote something from outside."""
+    """Return a safe, redacted, shortened line for messages that quote external text."""
     line = visible(redact(text.strip()))
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
@@ -51,8 +51,8 @@ def slug(title: str) -> str:
 def _unsafe(character: str) -> bool:
     if character.isprintable() or character in _HARMLESS:
         return False
-    # Spaces other than the plain one belong to ordinary text (the Japanese U+3000); every other unprintable one can
-    # move the cursor, reorder or fake what a terminal shows, or is of a later Unicode that may.
+    # Other spaces are ordinary text (the Japanese U+3000). All other unprintable characters can move the cursor,
+    # reorder or fake what a terminal shows, or may do so in a later Unicode version.
     return unicodedata.category(character) != "Zs"
 
 

@@ -1,4 +1,4 @@
-"""Units of memory, storage, time and money, and amounts of them, and shares, in words. GB is decimal, GiB is binary."""
+"""Units of memory, storage, time and money; amounts and shares as text. GB is decimal, GiB is binary."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _LEAST_PERCENT = 0.001
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _TEN_MINUTES = 600
 _AGES = 1e12
-"""The longest duration shown: an ETA may be infinite."""
+"""Longest duration shown, in seconds: an ETA may be infinite."""
 
 
 def parse_dollars(text: str) -> float:
-    """A price or a sum: `0.93` or `$0.93`. Raises ValueError in words."""
+    """Parse dollars, `0.93` or `$0.93`. Raises ValueError with a readable message."""
     try:
         value = float(text.strip().removeprefix("$"))
     except ValueError:
@@ -52,29 +52,29 @@ def _two(first: int, unit: str, second: int, smaller: str) -> str:
 
 
 def file_size(size: int) -> str:
-    """Bytes of a file or disk in decimal units, as disks and downloads are sold: `307 MB`, `1.2 GB`."""
+    """Format bytes in decimal units, as disks and downloads are sold: `307 MB`, `1.2 GB`."""
     value = float(size)
     for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.5:  # what would be rounded to 1000 belongs to the next unit
+        if value < 999.5:  # values that round to 1000 use the next unit
             return f"{value:.0f} {unit}" if unit != "GB" or value >= 99.5 else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
 
 
 def dollars(value: float) -> str:
-    """`$0.83`; what is more than nothing and less than half a cent is `under $0.01`."""
+    """Format dollars: `$0.83`; positive values under half a cent are `under $0.01`."""
     if 0 < value < 0.005:  # would be rounded to $0.00
         return "under $0.01"
     return f"${value:,.2f}"
 
 
 def fine_percent(share: float) -> str:
-    """A share that may be tiny, with two digits: `12 %`, `3.4 %`, `0.34 %`, `0.002 %`, `under 0.001 %`."""
+    """Format a share that may be tiny, with two digits: `12 %`, `3.4 %`, `0.34 %`, `0.002 %`, `under 0.001 %`."""
     value = 100 * share
     if 0 < value < _LEAST_PERCENT:
         return f"under {_LEAST_PERCENT} %"
     for digits in range(3):
-        # A value just under a power of ten is rounded up to it: 9.96 is 10, not 10.0.
+        # Values just under a power of ten round up to it: 9.96 is 10, not 10.0.
         if round(value, digits) >= 10 ** (1 - digits):
             return f"{value:.{digits}f} %"
     return f"{value:.3f} %" if value else "0 %"

@@ -1,4 +1,4 @@
-"""The commands of `wan-train`: help, and the call into the module of each."""
+"""The commands of `wan-train`: their help, and the call into the module of each."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _TOGETHER = {
     "report, compare": "Write an HTML report of a run; compare runs",
     "stop, notify": "Stop a run; get messages by chat or mail",
 }
-"""Commands that share a line in the list, under the panel of the first."""
+"""Commands that share a line of the help, in the panel of the first."""
 _SHORT = 61
 """Characters of a command's first sentence that fit into 80 columns."""
 
 
 class Group(TyperGroup):
-    """The commands of `wan-train`; `train` need not be named, in a call, in help and in completion."""
+    """The commands of `wan-train`; `train` is the default command in calls, help and completion."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As Typer's, with `train` put in when no command is named; while words are completed only before options."""
+        """Parse as Typer does, but insert `train` if no command is named; in completion only before options."""
         if args[:1] == ["help"] and not ctx.resilient_parsing:
             args = [*args[1:], "--help"]
         if (not args and not ctx.resilient_parsing) or (
@@ -44,14 +44,14 @@ class Group(TyperGroup):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """As Typer's, which would turn Ctrl-C into an exit code without a message."""
+        """Invoke as Typer does, but raise on Ctrl-C: Typer would exit without a message."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise InterruptionError("interrupted") from None
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
-        """Commands, options of the program, and those of `train`."""
+        """Return commands, options of the program, and options of `train`."""
         found = super().shell_complete(ctx, incomplete)
         if not incomplete.startswith("-"):
             return found
@@ -61,7 +61,7 @@ class Group(TyperGroup):
         return [*found, *(item for item in more if item.value not in known)]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """One line for each command, 80 columns, and one screen of 24 lines in all."""
+        """Write one line per command, within 80 columns and 24 lines."""
         commands = {name: command for name in self.list_commands(ctx) if (command := self.get_command(ctx, name))}
         panels = {name: getattr(command, "rich_help_panel", None) for name, command in commands.items()}
         rows = _rows({name: _short(command) for name, command in commands.items()})
@@ -76,7 +76,7 @@ class Group(TyperGroup):
 
 
 def _rows(commands: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Names and text of each line."""
+    """Return the names and the text of each help line."""
     shared = {name: names for names in _TOGETHER for name in names.split(", ")}
     rows = []
     for name, text in commands.items():

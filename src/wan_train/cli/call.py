@@ -1,4 +1,4 @@
-"""One call of a command, as its options were given: what every command gets."""
+"""One call of a command with its options, as every command receives it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True, kw_only=True)
 class Invocation:
-    """One call of the program: the words after `--`, and where output goes once the options are read."""
+    """One call of the program: the arguments after `--`, and the output sink once the options are parsed."""
 
     passthrough: tuple[str, ...] = ()
     sink: Sink | None = None
@@ -37,28 +37,28 @@ class Call:
         )
 
     def __getitem__(self, option: Option[T]) -> T:
-        """The value of an option that is a switch, has a default or is required."""
+        """Return the value of a switch, or of an option that is required or has a default."""
         value = self.get(option)
         assert value is not None, f"{option.word} has no default"
         return value
 
     def get(self, option: Option[T]) -> T | None:
-        """None where it was not given, and for an option that the command does not have.
+        """Return an option's value or default, even if the command does not have it; None without either.
 
-        Variants of an option have one name, so any of them may be asked for.
+        Variants of an option share one name, so any of them works.
         """
         value: T | None = self._values.get(option.name, option.default)
         return value
 
     def all(self, option: Option[T]) -> Sequence[T]:
-        """The values of a repeatable option."""
+        """Return the values of a repeatable option."""
         return self._values.get(option.name) or ()
 
     @cached_property
     def settings(self) -> Settings:
-        """Raises BadInputError for a setting that cannot be used."""
+        """The resolved settings; raises BadInputError for an invalid one."""
         return resolve(flags={each.name: self._flag(each) for each in self.options if each.is_setting})
 
     def _flag(self, option: Option[str]) -> str | None:
-        """As `resolve` takes it: several values in one text, as in a variable."""
+        """Return the value for `resolve`: several values are joined into one text, as in a variable."""
         return "\n".join(self.all(option)) or None if option.is_repeatable else self.get(option)

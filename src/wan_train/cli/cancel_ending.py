@@ -1,4 +1,4 @@
-"""Any command that a person runs at a terminal cancels the end of the box."""
+"""Cancel the ending of the box when a person runs any command at a terminal."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from wan_train.run.guardian_process import try_ensure_guardian
 
 
 def cancel_ending(call: Call, command: str) -> None:
-    """Cancel an ending that is under way, and say so. Never raises: no command fails because of it.
+    """Cancel a pending ending of the box, and say so. Never raises: no command may fail because of it.
 
-    A script has no terminal, and cancels nothing. A guardian that died is started again in passing.
+    Scripts have no terminal and cancel nothing. A dead guardian is restarted in passing.
     """
     if not sys.stdin.isatty():
         return

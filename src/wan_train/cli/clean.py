@@ -26,7 +26,7 @@ _ABOUT = {
 
 
 def clean(call: Call) -> Result:
-    """Show what may go, ask, and remove it."""
+    """Show what can be removed, ask, and remove it."""
     sink, found = call.sink, _found(call)
     for junk in found:
         sink.line(_line(junk))

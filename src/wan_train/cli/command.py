@@ -1,4 +1,4 @@
-"""One command of `wan-train`: its options from the table, its help with their defaults, and the call of its body."""
+"""Register a command of `wan-train`: options from the table, help with defaults, and the call of its function."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from wan_train.cli.options import options_of
 from wan_train.cli.output import Result
 
 START = "start"
-"""The command of `launch` that need not be named."""
+"""The default command of `launch`."""
 
 
 class Command(TyperCommand):
-    """A command whose help shows the defaults of the table, which are read only for it."""
+    """A command whose help shows the table's defaults; they are read only for help."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         known = {each.name: each for each in options_of(self._path(ctx))}
@@ -41,9 +41,9 @@ class Command(TyperCommand):
 def register_in(
     group: typer.Typer, panel: str | None = None, *, below: str = "", path: str | None = None, name: str | None = None
 ) -> Callable[[Callable[[Call], Result]], Callable[[Call], Result]]:
-    """Make a function a command of a group, with the options that the table gives to its path.
+    """Return a decorator that adds a function to a group as a command, with its options from the table.
 
-    The path is the words after `wan-train`: `below` and the function's name, or `path`. `name` is its last word.
+    Its path, the words after `wan-train`, is `path`, or `below` and the function's name. `name` is the last word.
     """
 
     def register(body: Callable[[Call], Result]) -> Callable[[Call], Result]:
@@ -68,7 +68,7 @@ def register_in(
 
 
 def _unwrapped(text: str) -> str:
-    """Each paragraph as one line: the line ends of the source would be kept in a terminal of any width."""
+    """Join each paragraph into one line: the source's line ends would show at any terminal width."""
     return "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in text.split("\n\n"))
 
 
@@ -90,7 +90,7 @@ def _parameter(option: Option[Any]) -> inspect.Parameter:
         )
     return inspect.Parameter(
         option.name,
-        inspect.Parameter.KEYWORD_ONLY,  # a required one may follow others
+        inspect.Parameter.KEYWORD_ONLY,  # a required option may follow optional ones
         default=inspect.Parameter.empty if option.is_required else default,
         annotation=Annotated[kind if option.is_required or default is not None else kind | None, about],
     )

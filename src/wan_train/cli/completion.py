@@ -1,7 +1,7 @@
 """Completion beyond commands, options and fixed choices: run names, steps of a run, versions.
 
-A shell puts what is offered into the user's command line as it is, so only words that no shell would obey are offered.
-Whatever goes wrong offers nothing: a message would land in the middle of the line that is being typed.
+A shell inserts completions into the command line verbatim, so words with shell syntax are never offered.
+On any error nothing is offered: a message would land in the middle of the line being typed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _PLAIN = re.compile(r"\w[\w.-]*")
 
 
 def run_names(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Ids of the runs below `--runs-dir`, or where they are without it.
+    """Return the IDs of the runs in `--runs-dir` or the default directory.
 
-    One that only holds `incomplete` is not offered: shells drop what does not begin with the typed word.
+    Only IDs that begin with `incomplete` are offered: shells drop all others.
     """
     from wan_train.base.settings import resolve
     from wan_train.run.directory import all_runs
@@ -30,7 +30,7 @@ def run_names(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def step_names(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Ids of the steps of the run that the line names, or of the newest one."""
+    """Return the step IDs of the run named in the command line, or of the newest run."""
     from wan_train.base.settings import resolve
     from wan_train.run.directory import find
 
@@ -43,7 +43,7 @@ def step_names(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def launch_names(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Ids of the launches of this machine."""
+    """Return the IDs of this machine's launches."""
     from wan_train.base.settings import resolve
     from wan_train.launch.launch_directory import all_launches
 
@@ -55,7 +55,7 @@ def launch_names(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def shipped_engines(incomplete: str) -> list[str]:
-    """Versions of the trainer that come with wan-train; a file of one's own is left to the shell."""
+    """Return the trainer versions that come with wan-train; the shell completes file names itself."""
     from wan_train.base.settings import shipped_configs
 
     return _offered((path.stem for path in (shipped_configs() / "engines").glob("*.toml")), incomplete)

@@ -43,7 +43,7 @@ _BY_VERSION = {"guide": GUIDE_READING, "d0a1930": GUIDE_READING, "v0.3.4": NEWES
 
 
 def check(call: Call) -> Result:
-    """All problems and what will be trained; the exit code says whether something stops the training."""
+    """Show all problems and what will be trained; the exit code says whether a problem stops the training."""
     sink, yes, html = call.sink, call[options.YES], call.get(options.CHECK_PAGE)
     target = dataset_target(html, sink, yes=yes) if html is not None else None
     recipe = recipes.override(recipes.shipped(call[options.TASK].task), recipe_changes(call), flag_of=options.flag_of)
@@ -112,7 +112,7 @@ def _check_json(found: Check, ahead: Layout | None, fixed: Fixed | None) -> dict
 
 
 def _reading(version: str | None, settings: Settings) -> TrainerReading:
-    """How the named version reads datasets, else the installed one, else the guide's."""
+    """Return how the named trainer version reads datasets, else the installed one, else the guide's."""
     if version is None:
         version = KNOWN_COMMITS.get(trainers.read_commit(settings.trainer_dir) or "")
     if version is not None:
@@ -125,7 +125,7 @@ def _reading(version: str | None, settings: Settings) -> TrainerReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """One change that was made, and where the original is."""
+    """One applied fix; `kept` is the backup of the original."""
 
     fix: Fix
     kept: Path
@@ -133,14 +133,14 @@ class Done:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fixed:
-    """The result of `--fix`; `skipped` are files and why they are unchanged."""
+    """The result of `--fix`; `skipped` lists unchanged files with the reason."""
 
     done: tuple[Done, ...] = ()
     skipped: tuple[tuple[Path, str], ...] = ()
 
 
 def _fix(found: Check, sink: Sink, *, yes: bool) -> Fixed:
-    """Show the fixes, ask, and apply them. Raises BadInputError without a terminal to ask at."""
+    """Show the fixes, ask, and apply them. Raises BadInputError without `yes` or a terminal."""
     planned = fixes.plan(found)
     skipped = [(each.problem.path, each.why) for each in planned.skipped if each.problem.path is not None]
     _show_fixes(planned, sink)
@@ -180,7 +180,7 @@ def _show_fixes(planned: FixPlan, sink: Sink) -> None:
 
 
 def write(call: Call) -> Result:
-    """Write or change the dataset.toml of some folders."""
+    """Write or change the dataset.toml of the given folders."""
     sink = call.sink
     folders = [_folder(path) for path in call.all(options.DATASET_FOLDERS)]
     target = _target(folders, call.get(options.OUTPUT))
@@ -289,7 +289,7 @@ def _read(target: Path) -> str | None:
 
 
 def _parse_frames(text: str | None) -> tuple[int, ...]:
-    """`1,25,45`; raises BadInputError."""
+    """Parse a list such as `1,25,45`; raises BadInputError."""
     if text is None:
         return ()
     try:

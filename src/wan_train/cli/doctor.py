@@ -26,7 +26,7 @@ def doctor(call: Call) -> Result:
     examination = Doctor(
         settings=call.settings, tasks=task.tasks, engine=choose_engine(engine, call.settings), words=words
     )
-    # An environment that was made by hand has to import torch, which takes a minute from a cold disk.
+    # A hand-made environment must import torch, which takes a minute from a cold disk.
     with call.sink.console.status("checking this box …") if call.sink.can_ask else nullcontext():
         report = examination.examine()
     return Result(

@@ -1,4 +1,4 @@
-"""Duties of a run from the options: uploads, messages, the end of the box."""
+"""A run's duties from the options: uploads, messages, ending the box."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _INSTEAD = "Elsewhere a command of yours ends the box: `--then 'run:sudo powerof
 
 
 def duties_of(call: Call, before: Duties | None = None, *, goes_on: bool = False) -> Duties:
-    """The duties that a command asks for, over those that its run had; raises BadInputError.
+    """Return the duties from the options, on top of the run's earlier ones; raises BadInputError.
 
-    `before`: of a run that is resumed. What is not given anew stays. The time of `--max-hours` begins again, but not
-    for a run that `goes_on`, unless it is given anew.
+    `before` are the duties of a resumed run; they stay unless given again. The time of `--max-hours` restarts, except
+    for a run that `goes_on` without a new `--max-hours`.
     """
     began = moment(SystemClock())
     duties = before or Duties(began=began)
@@ -48,7 +48,7 @@ def duties_of(call: Call, before: Duties | None = None, *, goes_on: bool = False
     if then is not None:
         ending, command = _ending(then)
         duties = replace(duties, then=ending, command=command)
-        if ending is Then.NOTHING:  # the limit of the ending that is taken back goes with it
+        if ending is Then.NOTHING:  # without an ending its time limit is void
             duties = replace(duties, max_hours=None)
     if grace is not None:
         duties = replace(duties, grace_seconds=_within("--grace", grace, _MOST_GRACE_MINUTES, "minutes") * 60)
@@ -60,7 +60,7 @@ def duties_of(call: Call, before: Duties | None = None, *, goes_on: bool = False
 
 
 def check_before(duties: Duties, call: Call) -> None:
-    """Make sure of what a training relies on at its end; raises NotReadyError."""
+    """Check the provider and upload targets that a run needs at its end; raises NotReadyError."""
     if duties.then in {Then.STOP, Then.DESTROY}:
         _check_provider(duties.then, call)
     if duties.uploads:
@@ -68,14 +68,14 @@ def check_before(duties: Duties, call: Call) -> None:
 
 
 def changes_duties(call: Call) -> bool:
-    """Whether a resume asks for other duties than its run had."""
+    """Whether the options of a resume set any duties."""
     others: tuple[Option[Any], ...] = (options.UPLOAD_WITH, options.THEN, options.MAX_HOURS, options.GRACE)
     given = (*call.all(options.OTHER_UPLOAD), *call.all(options.NOTIFY))
     return bool(given) or any(call.get(each) is not None for each in others)
 
 
 def hand_over(run: RunDirectory, duties: Duties, settings: Settings) -> None:
-    """Record the duties of a run before it starts, and see that a guardian lives; raises OSError and NotReadyError."""
+    """Record a run's duties before it starts, and ensure a live guardian; raises OSError and NotReadyError."""
     keep_addresses(settings)
     if duties.is_empty and not run.duties.exists():
         return
@@ -113,7 +113,7 @@ def _ending(text: str) -> tuple[Then, tuple[str, ...]]:
 
 
 def _check(duties: Duties, settings: Settings) -> None:
-    """Raises BadInputError for what could not be kept at the end."""
+    """Raise BadInputError for duties that cannot be fulfilled."""
     if duties.max_hours is not None and duties.then is Then.NOTHING:
         raise BadInputError("--max-hours needs an ending", hint="Add `--then stop`, or `--then 'run:COMMAND'`.")
     if duties.then is Then.DESTROY and not duties.uploads:
@@ -130,10 +130,10 @@ def _check(duties: Duties, settings: Settings) -> None:
 
 
 def _check_provider(then: Then, call: Call) -> None:
-    """Raises NotReadyError where Vast will not obey. One that is down may answer by the time the run is over."""
+    """Raise NotReadyError if Vast would refuse. If Vast is down, only note it: it may be back when the run is over."""
     vast = Vast.of_this_box(os.environ, call.settings.vast_url)
     if vast is None:
-        return  # refused before
+        return  # already refused by `_check`
     try:
         vast.check()
     except (RefusedKeyError, UnknownBoxError) as error:

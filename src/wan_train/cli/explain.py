@@ -28,7 +28,7 @@ _TAIL_BYTES = 1_000_000
 
 
 def explain(call: Call) -> Result:
-    """Every failure of a run, attempt by attempt; or the failure at the end of a log file."""
+    """Explain every failure of a run by attempt, or the failure at the end of a log file."""
     name = call.get(options.RUN_OR_LOG)
     log = expand(name) if name is not None else None
     if log is not None and not log.exists() and (log.suffix or "/" in str(name)):
@@ -63,7 +63,7 @@ def _show(sink: Sink, found: Mapping[str, Diagnosis], more: Sequence[str]) -> No
 
 
 def _print(sink: Sink, label: str, lines: Sequence[str]) -> None:
-    """Lines beside a label; wrapped by words at a terminal, whole for programs."""
+    """Print lines after a label; wrapped between words at a terminal, unwrapped for programs."""
     indent = " " * len(label)
     width = sink.console.width - len(label) if sink.is_screen else None
     pieces = [piece for line in lines for piece in (formatting.wrap(line, width) if width else [line])]
@@ -102,7 +102,7 @@ def _as_json(where: str, what: Diagnosis) -> dict[str, Any]:
 
 
 def _room(view: RunView) -> list[str]:
-    """Space that the next checkpoints need, where a full disk or quota ended a run."""
+    """Return a line about the space for the next checkpoint, if a full disk or quota ended the run."""
     if not any(found.cause is Cause.DISK_FULL for found in _of_run(view).values()):
         return []
     needed, free = disk_for_next_save(view.plan), shutil.disk_usage(view.run.path).free
@@ -113,7 +113,7 @@ def _room(view: RunView) -> list[str]:
 
 
 def _logs(view: RunView) -> list[str]:
-    """Commands that show the logs of the newest failed attempts."""
+    """Return commands that show the logs of the newest failed attempts."""
     failed = [job for job in view.state.jobs.values() if job.attempt is not None and job.attempt.diagnosis is not None]
     return [f"wan-train logs {view.run.run_id} --step {job.step}" for job in failed]
 

@@ -1,4 +1,4 @@
-"""`wan-train resume --epochs` and `--until`: later ends for the trainings of a run."""
+"""`wan-train resume --epochs` and `--until`: train a run's experts longer."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from wan_train.views.model import RunView
 
 
 def later_ends(view: RunView, epochs: int | None, until: str | None) -> tuple[int | None, Mapping[str, int]]:
-    """A larger total for the schedules, or by step the epochs after which trainings end under the ones they have.
+    """Return a larger total for the schedules, or by step the later end epoch within the current schedule.
 
-    Raises BadInputError for what would make nothing longer.
+    Raises BadInputError if nothing would train longer.
     """
     if epochs is None and until is None:
         return None, {}
@@ -72,7 +72,7 @@ def _later_ends(view: RunView, text: str) -> Mapping[str, int]:
             continue
         done = _epochs_done(view, step)
         if job.state is JobState.SUCCEEDED:
-            # What is finished stays as it is where it already has as many epochs.
+            # A finished training that already has as many epochs stays as it is.
             ends[step.id] = max(end, done)
             grows = grows or end > done
         elif end <= done:
@@ -92,7 +92,7 @@ def _later_ends(view: RunView, text: str) -> Mapping[str, int]:
 
 
 def _instead(view: RunView) -> str:
-    """How the run can be trained longer; shorter it cannot."""
+    """Return a hint on how to train the run longer; it cannot be made shorter."""
     run_id = view.run.run_id
     if any(_epochs_done(view, step) < view.state.schedule_epochs(view.plan, step) for step in _trainings(view)):
         return f"Train all epochs of its schedule: wan-train resume {run_id} --until all"
@@ -105,7 +105,7 @@ def _trainings(view: RunView) -> list[Step]:
 
 
 def _epochs_done(view: RunView, step: Step) -> int:
-    """The epochs of a finished LoRA, or of the checkpoint that it would be resumed from."""
+    """Return the epochs of the finished LoRA, or of the checkpoint to resume from."""
     job = view.state.jobs[step.id]
     if job.state is JobState.SUCCEEDED:
         return (job.result.epochs if job.result is not None else None) or view.state.total_epochs(view.plan, step)

@@ -1,4 +1,4 @@
-"""`--html FILE`: pages written to disk, which replace only pages of the same kind."""
+"""`--html FILE`: write pages to disk; other kinds of files are replaced only after a yes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from wan_train.dataset.layout import Layout
 from wan_train.dataset.scan import Check
 
 _HEAD_BYTES = 1000
-"""Of a page, within which it names its generator."""
+"""Leading bytes of a page that contain the name of its generator."""
 
 
 def target_of(text: str, sink: Sink, *, yes: bool, generator: str, command: str) -> Path:
-    """Where `--html` writes a page; raises BadInputError for a place that is taken or not writable.
+    """Return the file of `--html`; raises BadInputError if the path is invalid or taken.
 
-    At a terminal a person is asked before a file of another kind is replaced. `command` makes pages of this kind.
+    At a terminal it asks before a file of another kind is replaced. `command` makes pages of this kind.
     """
     if not text.strip() or "\0" in text:
         raise BadInputError("--html needs a file name", hint="Use a name such as page.html.")
@@ -55,7 +55,7 @@ def is_ours(path: Path, generator: str) -> bool:
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write a page atomically; raises BadInputError where that fails."""
+    """Write a page atomically; raises BadInputError on failure."""
     try:
         write_whole(path, text.encode("utf-8"), mode=0o644)
     except OSError as error:
@@ -65,7 +65,7 @@ def write_page(path: Path, text: str) -> None:
 
 
 def dataset_target(text: str, sink: Sink, *, yes: bool) -> Path:
-    """Where `dataset check --html` writes its page; see `target_of`."""
+    """Return the file of `dataset check --html`; see `target_of`."""
     from wan_train.views.dataset_page.page import GENERATOR
 
     return target_of(text, sink, yes=yes, generator=GENERATOR, command="dataset check --html")

@@ -1,4 +1,4 @@
-"""What keys do in the live view, as a pure function. `views/overlays.py` has the key help."""
+"""The keys of the live view, as a pure function. `views/overlays.py` has the key help."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from typing import assert_never
 
 
 class Page(Enum):
-    """What the screen shows."""
+    """A page of the live view."""
 
     RUN = auto()
     STOP = auto()
-    """The run, and the question whether to stop it."""
+    """The run, with the question whether to stop it."""
     LOGS = auto()
     HELP = auto()
 
 
 class KeyAction(Enum):
-    """What the user wants of the run or the view."""
+    """A user's request to the run or the view."""
 
     LEAVE = auto()
     STOP = auto()
     KEEP = auto()
-    """The box shall stay on."""
+    """Keep the box on."""
 
 
-# Cursor and function keys send several bytes, which are one key.
+# Cursor and function keys send several bytes for one key.
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Za-z])|[\s\S]")
 
 
 def keys_in(typed: str) -> Iterator[str]:
-    """The single keys in what a terminal sent."""
+    """Split terminal input into single keys."""
     yield from _SEQUENCE.findall(typed)
 
 
 def press(page: Page, key: str) -> tuple[Page, KeyAction | None]:
-    """The next page and the user's action, if any."""
+    """Return the next page and the user's action, if any."""
     match page:
         case Page.RUN:
             match key.lower():

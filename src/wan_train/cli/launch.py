@@ -1,4 +1,4 @@
-"""`wan-train launch`: jobs from words, questions or a jobs.toml; offers, a plan with every cost, one confirmation."""
+"""`wan-train launch`: jobs from arguments, questions or a jobs.toml; offers, a plan with every cost, a confirmation."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from wan_train.views.launch_plan import SHOWN_OFFERS, LaunchPlan, plan_json, pla
 from wan_train.views.lines import Screenful
 
 _LARGE_DISK_GB = 500.0
-"""More than this many boxes do not offer."""
+"""Many boxes do not offer more than this."""
 
 
 def launch(call: Call) -> Result:
@@ -70,7 +70,7 @@ def launch(call: Call) -> Result:
 
 
 def _planned(call: Call, wants: Wants, market: Market) -> tuple[LaunchPlan, Result]:
-    """The plan, and how it is shown."""
+    """Return the plan, and the result that shows it."""
     sink, dry_run = call.sink, call[options.DRY_LAUNCH]
     ask = sink.can_ask and not call[options.YES] and not dry_run
     requests = job_requests(call, ask=ask)
@@ -91,7 +91,7 @@ def _planned(call: Call, wants: Wants, market: Market) -> tuple[LaunchPlan, Resu
 
 
 def _start(call: Call, plan: LaunchPlan) -> Result:
-    """Everything that is to be done is on disk before anything is rented."""
+    """Write the launch to disk and start it. Nothing is rented before its record is on disk."""
     sink, settings = call.sink, call.settings
     _require_disk(plan, settings.runs)
     keep_addresses(settings)
@@ -117,7 +117,7 @@ def _start(call: Call, plan: LaunchPlan) -> Result:
 
 
 def _detached(directory: LaunchDirectory) -> Result:
-    """Leave a launch to itself: stdout gets its ID and nothing else."""
+    """Leave a launch running in the background. Only its ID goes to stdout."""
     launch_id = directory.path.name
 
     def text(sink: Sink) -> None:
@@ -130,7 +130,7 @@ def _detached(directory: LaunchDirectory) -> Result:
 
 
 def _require_disk(plan: LaunchPlan, runs: Path) -> None:
-    """Raises NotReadyError where the results have no room."""
+    """Raise NotReadyError if there is no room for the results."""
     need = sum(ready.work.result_bytes for ready in plan.jobs)
     if plan.fetches is not None:
         need += INSTALLED_BYTES
@@ -144,7 +144,7 @@ def _require_disk(plan: LaunchPlan, runs: Path) -> None:
 
 @contextmanager
 def market_of(call: Call, infra: str) -> Iterator[Market]:
-    """What can be rented. Elsewhere than on Vast only SkyPilot knows, which is fetched first, with leave.
+    """The market of an infrastructure. Outside Vast it needs SkyPilot, which is fetched first, if the user agrees.
 
     Raises NotReadyError without a key, or without SkyPilot.
     """
@@ -167,7 +167,7 @@ def market_of(call: Call, infra: str) -> Iterator[Market]:
 
 
 def provider_error(error: VastError, infra: str = VAST) -> NotReadyError:
-    """What a provider did not do, for people."""
+    """A provider's failure as an error for the user."""
     text = str(error)
     if infra != VAST:
         return NotReadyError(f"nothing was rented: {text}", hint=f"Set up its credentials: {HELP}\nThen try again.")
@@ -213,7 +213,7 @@ class _Said:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Search:
-    """Offers for these jobs; may be asked again with other wants. Raises NotReadyError."""
+    """Searches offers for these jobs, repeatedly with different wants. Raises NotReadyError."""
 
     market: Market
     ready: Sequence[Ready]
@@ -240,7 +240,7 @@ def _show_offers(choice: Choice, *, sink: Sink, wants: Wants) -> None:
 
 
 def _plan(call: Call, market: Market, wants: Wants, ready: Sequence[Ready], choice: Choice) -> LaunchPlan:
-    """With every bound, and the credit that pays for it."""
+    """The plan with every limit set, and the account's credit."""
     if not wants.max_hours:
         wants = replace(wants, max_hours=default_hours(choice, len(ready), wants.boxes))
     sky = folder_of(wants.infra)
@@ -255,7 +255,7 @@ def _plan(call: Call, market: Market, wants: Wants, ready: Sequence[Ready], choi
 
 
 def _require_credit(plan: LaunchPlan) -> None:
-    """An hour of the best offer must be paid for: Vast stops a box without credit, and its disk is lost later."""
+    """Require credit for an hour of the best offer: Vast stops a box without credit, and its disk is lost later."""
     hour = plan.choice.fit[0].offer.per_hour
     if plan.credit is not None and plan.credit < hour:
         raise NotReadyError(
@@ -268,7 +268,7 @@ def _credit(market: Market) -> float | None:
     try:
         return market.credit()
     except VastError:
-        return None  # the list of offers was answered: nothing depends on this but a line of the plan
+        return None  # the provider did list offers; only a line of the plan and the check of the credit depend on this
 
 
 def _no_offer(choice: Choice, wants: Wants) -> WanTrainError:

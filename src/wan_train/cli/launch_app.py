@@ -1,4 +1,4 @@
-"""The commands of `wan-train launch`: help, and the call into the module of each."""
+"""The commands of `wan-train launch`: their help, and calls into their modules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wan_train.cli.output import Result
 
 
 class LaunchGroup(TyperGroup):
-    """`wan-train launch cats` needs no word for what it does: anything but a command of the group is a dataset."""
+    """Lets `wan-train launch cats` start a launch: anything but a command of the group is a dataset."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing if not args else args[0] not in self.commands:
@@ -21,7 +21,7 @@ class LaunchGroup(TyperGroup):
         return super().parse_args(ctx, args)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
-        """Commands of the group, and what the start of a launch offers."""
+        """Complete commands of the group, and arguments that start a launch."""
         found = [item for item in super().shell_complete(ctx, incomplete) if item.value != START]
         start = super().get_command(ctx, START)
         return [*found, *(start.shell_complete(ctx, incomplete) if start is not None else [])]

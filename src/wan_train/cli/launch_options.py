@@ -1,4 +1,4 @@
-"""Options of `wan-train train` as a launch takes them: read before anything is rented, and written for a box."""
+"""Options of `wan-train train` in a launch: checked before anything is rented, and passed to a box."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from wan_train.launch.jobs import VERSION, JobOptions
 
 _COMMAND = "train"
 _OF_LAUNCH = (options.AUTHOR, options.RECIPE)
-"""Options of a launch and of a training that do not go to the box as words."""
+"""Options of both commands that do not go to the box as arguments."""
 
 
 def train_options(call: Call) -> tuple[str, ...]:
-    """The options of a launch that are meant for its trainings, as words for `wan-train train`."""
+    """A launch's options for its trainings, as arguments of `wan-train train`."""
     return (*_words(call), *(("--", *call.passthrough) if call.passthrough else ()))
 
 
@@ -52,7 +52,7 @@ def _shared(call: Call) -> list[Option[Any]]:
 
 
 def read_options(words: Sequence[str]) -> JobOptions:
-    """What the words of one job mean to `wan-train train`; wrong ones are problems, in the words that train has."""
+    """Parse one job's options as `wan-train train` does. Invalid ones become problems, with train's own messages."""
     from wan_train.cli.main import split
 
     ours, passthrough = split(words)
@@ -65,7 +65,7 @@ def read_options(words: Sequence[str]) -> JobOptions:
 
 
 def _call(words: Sequence[str], passthrough: tuple[str, ...]) -> Call:
-    """Raises BadInputError. Variables of this machine are not those of the box."""
+    """Parse without environment variables, because this computer's are not the box's. Raises BadInputError."""
     import typer
 
     from wan_train.cli.app import app
@@ -82,5 +82,5 @@ def _call(words: Sequence[str], passthrough: tuple[str, ...]) -> Call:
     return Call(_COMMAND, typed, Invocation(passthrough=passthrough))
 
 
-def _is_typed(parsed: Any, name: str) -> bool:  # noqa: ANN401  Typer brings the library it parses with
+def _is_typed(parsed: Any, name: str) -> bool:  # noqa: ANN401  a type of Typer's own parsing library
     return getattr(parsed.get_parameter_source(name), "name", "") == "COMMANDLINE"

@@ -1,4 +1,4 @@
-"""What is to be launched: from options, from a jobs.toml, and from questions at a terminal."""
+"""What to launch: from options, from a jobs.toml, and from questions at a terminal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _OF_ONE: tuple[Option[str], ...] = (options.LAUNCH_TITLE, options.RECIPE)
 
 
 def wants_of(call: Call) -> Wants:
-    """What may be rented, as far as options say; raises BadInputError."""
+    """What may be rented according to the options. Raises BadInputError."""
     infra = call[options.ON].strip().lower()
     if infra != VAST and infra not in KNOWN:
         raise BadInputError(f"--on {one_line(infra)} is unsupported", hint=f"Use {VAST}, or one of {', '.join(KNOWN)}.")
@@ -71,7 +71,7 @@ def wants_of(call: Call) -> Wants:
 
 
 def job_requests(call: Call, *, ask: bool) -> tuple[JobRequest, ...]:
-    """The jobs as they were asked for; what is missing is asked of a person, or refused. Raises BadInputError."""
+    """The requested jobs. Ask the user for missing answers, or refuse without `ask`. Raises BadInputError."""
     datasets = list(call.all(options.LAUNCH_DATASETS))
     _require_no_command(datasets)
     file = _jobs_file(datasets)
@@ -95,7 +95,7 @@ def job_requests(call: Call, *, ask: bool) -> tuple[JobRequest, ...]:
 def ask_where(
     call: Call, wants: Wants, search: Callable[[Wants], Choice], show: Callable[[Choice], None]
 ) -> tuple[Wants, Choice]:
-    """Ask which GPUs, which kind of rent, which price, as far as no option says; each answer is searched for."""
+    """Ask for GPUs, kind of rental and price, unless an option gives them. Search again after each answer."""
     choice = search(wants)
     if choice.fit and call.get(options.GPU) is None:
         kinds = _best_of_each_kind(choice)
@@ -115,7 +115,7 @@ def ask_where(
 
 
 def _best_of_each_kind(choice: Choice) -> dict[GpuWant, Priced]:
-    """In the order of the offers; as many as are shown."""
+    """The best offer of each kind of box, in the order of the offers; at most as many as are shown."""
     found: dict[GpuWant, Priced] = {}
     for each in choice.fit:
         found.setdefault(GpuWant(name=each.offer.gpu, count=each.offer.gpus), each)
@@ -127,7 +127,7 @@ def _least(choice: Choice) -> float:
 
 
 def _asked(title: str | None, author: str | None, datasets: list[str]) -> tuple[str | None, str | None, list[str]]:
-    """What is missing of one job; several are titled after their folders."""
+    """Ask for missing answers about one job. Several jobs are titled after their folders."""
     last = questions.recall()
     if title is None and len(datasets) < 2:
         usual = last.title if last is not None else DEFAULT_TITLE
@@ -148,7 +148,7 @@ def _folder_of(dataset: str) -> str:
 
 
 def _require_no_command(names: Sequence[str]) -> None:
-    """A misspelt command would otherwise be a dataset that does not exist."""
+    """Refuse a misspelt command, which would otherwise be a dataset that does not exist."""
     for name in names:
         meant = [] if expanded(name).exists() else closest(name, _COMMANDS)
         if meant:
@@ -159,7 +159,7 @@ def _require_no_command(names: Sequence[str]) -> None:
 
 
 def _jobs_file(names: Sequence[str]) -> Path | None:
-    """The jobs.toml among the words; a dataset.toml is a dataset."""
+    """The jobs.toml among the arguments. A dataset.toml is a dataset."""
     found = [path for path in map(expanded, names) if path.suffix == ".toml" and path.is_file() and _has_jobs(path)]
     if found and len(names) > 1:
         raise BadInputError(
@@ -170,7 +170,7 @@ def _jobs_file(names: Sequence[str]) -> Path | None:
 
 
 def _has_jobs(path: Path) -> bool:
-    """Also of a damaged file, so that the message is about jobs."""
+    """Whether a file lists jobs. A damaged one does too, so that the message is about jobs."""
     if path.name == "jobs.toml":
         return True
     try:

@@ -44,7 +44,7 @@ class _Leave(Enum):
 
 
 def watch_launch(directory: LaunchDirectory, settings: Settings, sink: Sink) -> Result:
-    """Follow a launch to its end, whose exit code is the result's. Ctrl-C ends only the watching."""
+    """Follow a launch to its end, and return its exit code. Ctrl-C ends only the watching."""
     with caught() as signals:
         watcher = _Watcher(
             directory=directory, sink=sink, signals=signals, revive=lambda: carry_on(directory, settings, sink)
@@ -63,19 +63,19 @@ def watch_launch(directory: LaunchDirectory, settings: Settings, sink: Sink) -> 
 
 
 def carry_on(directory: LaunchDirectory, settings: Settings, sink: Sink) -> None:
-    """Start the program of a launch. SkyPilot is fetched first where it is gone: the program is not waited for so long.
+    """Start the program of a launch. Fetch a missing SkyPilot first: the wait for the program is too short for that.
 
     Raises NotReadyError.
     """
     infra = directory.read().wants.infra
     if infra == VAST:
-        account_key(os.environ, Path.home())  # known here in better words than by the end of its program
+        account_key(os.environ, Path.home())  # reports a missing key more clearly than the end of the program's log
     make(folder_of(infra), uv=uv.find_uv_bin(), say=sink.note, infra=infra)
     background.start(directory, settings)
 
 
 def finished(directory: LaunchDirectory, launch: Launch) -> Result:
-    """What became of a launch that is over."""
+    """The result of a launch that is over."""
 
     def text(sink: Sink) -> None:
         show_launch(directory, launch, sink)
@@ -103,7 +103,7 @@ def _results(job: Job) -> Sequence[Path]:
 
 
 def show_launch(directory: LaunchDirectory, launch: Launch, sink: Sink) -> None:
-    """The table, once."""
+    """Show the table once."""
     seen, now = read_last_seen(directory), time.time()
     if sink.is_screen:
         sink.show(Screenful(lambda width: launch_lines(launch, now, seen, width)))
@@ -112,7 +112,7 @@ def show_launch(directory: LaunchDirectory, launch: Launch, sink: Sink) -> None:
 
 
 def exit_code_of(directory: LaunchDirectory, launch: Launch) -> ExitCode:
-    """As of a run: done, failed, partly failed, over its budget or hours, stopped by a person."""
+    """The exit code, as of a run: done, failed, partly failed, over its budget or hours, stopped, or gave up."""
     states = [job.state for job in launch.jobs]
     if all(state is JobState.DONE for state in states):
         return ExitCode.DONE
@@ -125,7 +125,7 @@ def exit_code_of(directory: LaunchDirectory, launch: Launch) -> ExitCode:
 
 @dataclass(slots=True, kw_only=True)
 class _Watcher:
-    """One watching of one launch. `revive` starts the program that carries it out."""
+    """Watches one launch. `revive` starts the program that carries it out."""
 
     directory: LaunchDirectory
     sink: Sink
@@ -136,7 +136,7 @@ class _Watcher:
     shown: Launch | None = field(default=None)
 
     def follow_lines(self) -> Launch | _Leave:
-        """Print what changes as it changes."""
+        """Print changes as they happen."""
         while True:
             launch = self._look()
             self._write(launch)
@@ -146,7 +146,7 @@ class _Watcher:
             time.sleep(_LOOK_SECONDS)
 
     def follow_screen(self) -> Launch | _Leave:
-        """One table until the launch is over or the person leaves; the last look stays in the terminal."""
+        """Show a live table until the launch is over or the user leaves. The last table stays in the terminal."""
         launch = self._look()
         with Screen(self.sink.console, ascii_only=self.sink.ascii_only) as screen:
             try:
@@ -190,11 +190,11 @@ class _Watcher:
         return None
 
     def _see_to_it(self, launch: Launch) -> None:
-        """Start another program where the last one died; a few times, since one that keeps dying has a reason."""
+        """Start another program if the last one died, but only a few times: one that keeps dying has a reason."""
         if launch.is_over or self.directory.is_held:
             self.gone_since = None
             return
-        # It may have ended between our two looks.
+        # It may have finished after the record was read.
         self.gone_since = self.gone_since or time.monotonic()
         if time.monotonic() - self.gone_since < _BELIEVE_SECONDS:
             return
@@ -223,6 +223,6 @@ class _Watcher:
 
 
 def _told(launch: Launch) -> object:
-    """What of a record is worth a line."""
+    """The parts of a record whose changes are worth a line."""
     boxes = [(box.name, box.state, box.job) for box in launch.boxes]
     return boxes, [(job.name, job.state) for job in launch.jobs], launch.halted_because

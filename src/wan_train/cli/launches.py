@@ -1,4 +1,4 @@
-"""Launches that exist: attach, status, stop, logs, reap. Each first looks for boxes that nobody cares for."""
+"""Commands for existing launches: attach, status, stop, logs, reap. Each first looks for unattended boxes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MOST_BYTES = 1_000_000
 
 
 def attach(call: Call) -> Result:
-    """Watch a launch, and carry it on where nobody does."""
+    """Watch a launch. Continue it if no program carries it out."""
     directory = find(call.settings.runs, call.get(options.LAUNCH))
     launch = _read(directory)
     look_around(call, besides=directory)
@@ -47,7 +47,7 @@ def attach(call: Call) -> Result:
 
 
 def status(call: Call) -> Result:
-    """One look; a launch that is over needs no key."""
+    """Show a launch once. A launch that is over needs no key."""
     directory = find(call.settings.runs, call.get(options.LAUNCH))
     launch = _read(directory)
     look_around(call)
@@ -61,7 +61,7 @@ def status(call: Call) -> Result:
 
 
 def stop(call: Call) -> Result:
-    """Ask a launch to end; where nobody carries it out, somebody does now, so that its boxes end."""
+    """Ask a launch to end. Start its program if none carries it out, so that its boxes end."""
     sink, now = call.sink, call[options.LAUNCH_NOW]
     directory = find(call.settings.runs, call.get(options.LAUNCH))
     launch = _read(directory)
@@ -80,7 +80,7 @@ def stop(call: Call) -> Result:
 
 
 def _ended_here(directory: LaunchDirectory) -> Launch | None:
-    """End a launch of which nothing is rented, which needs no key and no provider. None where a program has it."""
+    """End a launch without boxes, which needs no key and no provider. None if it has boxes or a program holds it."""
     try:
         with directory.held():
             launch = replace(_read(directory), halt=Halt.NOW, halted_because=BY_HAND)
@@ -114,7 +114,7 @@ def logs(call: Call) -> Result:
 
 
 def reap(call: Call) -> Result:
-    """End boxes that launches of this computer left, and those of a launch that is named."""
+    """End boxes that launches of this computer left, and those of a launch given by ID."""
     name = call.get(options.REAPED)
     if name is not None and not _ID.fullmatch(name):
         raise BadInputError(
@@ -152,9 +152,9 @@ def reap(call: Call) -> Result:
 
 
 def look_around(call: Call, *, besides: LaunchDirectory | None = None) -> None:
-    """End boxes of our launches that nobody cares for, and name launches that nobody carries out.
+    """End unattended boxes of our launches, and name launches that no program carries out.
 
-    Without a key, or while Vast does not answer, nothing can be looked for; the command itself matters more.
+    Without a key, or while Vast does not answer, nothing can be ended: the command itself matters more.
     """
     try:
         market = VastMarket.of(os.environ, Path.home(), call.settings.vast_url)
@@ -172,7 +172,7 @@ def look_around(call: Call, *, besides: LaunchDirectory | None = None) -> None:
 
 
 def say_others_going(call: Call) -> None:
-    """Launches that are carried out now cost money beside the next one."""
+    """Name launches that are carried out now, because they cost money besides the next one."""
     for directory in all_launches(call.settings.runs):
         launch: Launch | None = codec.read(directory.record, Launch)
         if launch is not None and not launch.is_over and directory.is_held:
@@ -196,7 +196,7 @@ def _say_unattended(call: Call, besides: LaunchDirectory | None) -> None:
 
 
 def _say_others(boxes: list[tuple[Listed, str]], sink: Sink) -> None:
-    """Of several boxes of one launch in one go."""
+    """List boxes by launch, with one command for all boxes of a launch."""
     for launch_id in dict.fromkeys(each for _, each in boxes):
         for box in [box for box, of in boxes if of == launch_id]:
             sink.note(f"Box of a launch that is not recorded here: {_named(box)}")
@@ -204,7 +204,7 @@ def _say_others(boxes: list[tuple[Listed, str]], sink: Sink) -> None:
 
 
 def _end_of(call: Call, market: VastMarket, name: str) -> list[Listed]:
-    """End the boxes of one launch by its ID, once a person agreed. Raises VastError."""
+    """End the boxes of one launch by its ID, if the user agrees. Raises VastError."""
     boxes = [box for box in market.boxes() if launch_of(box.label) == name]
     if reaping.is_living(directory_of(call.settings.runs, name)):
         raise BadInputError(
@@ -247,7 +247,7 @@ def _read(directory: LaunchDirectory) -> Launch:
 
 
 def _lines(directory: LaunchDirectory, *, follow: bool) -> Iterator[str]:
-    """The end of the log, then what is added until nobody carries the launch out."""
+    """The end of the log; with `follow` also what is added, until no program carries the launch out."""
     try:
         size = directory.log.stat().st_size
     except OSError:
@@ -255,7 +255,7 @@ def _lines(directory: LaunchDirectory, *, follow: bool) -> Iterator[str]:
     with directory.log.open(encoding="utf-8", errors="replace") as file:
         file.seek(max(0, size - _MOST_BYTES))
         while True:
-            held = directory.is_held  # asked before the log is read: then nothing follows it
+            held = directory.is_held  # ask before reading the log: if it is not held, the log is complete
             for line in file:
                 yield line.rstrip("\n")
             if not follow or not held:

@@ -1,4 +1,4 @@
-"""The console script: catches what may be raised, turns it into words and an exit code."""
+"""The console script: turns exceptions into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from wan_train.cli.call import Invocation
 
 _YES = frozenset({"1", "true", "t", "yes", "y", "on"})
-"""What Typer reads as yes in a variable."""
+"""Values that Typer reads as true in a variable."""
 _MOST_RUNS = 10
-"""Runs that are offered where a name matches several."""
+"""Most runs listed when a name matches several."""
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def run(words: Sequence[str]) -> int:
-    """One call of the program; returns its exit code."""
+    """Run one call of the program; returns its exit code."""
     if words[:1] in (["--version"], ["-V"]):
         sys.stdout.write(f"wan-train {__version__}\n")
         return ExitCode.DONE
@@ -53,7 +53,7 @@ def run(words: Sequence[str]) -> int:
     except BrokenPipeError:
         return _reader_left()
     except SystemExit as ended:
-        # Typer turns a broken pipe into exit code 1, which is a bug's.
+        # Typer turns a broken pipe into exit code 1, which stands for a bug.
         if isinstance(ended.__context__, BrokenPipeError):
             return _reader_left()
         raise
@@ -85,7 +85,7 @@ def _run(arguments: list[str], words: Sequence[str], invocation: Invocation) -> 
 
 
 def split(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Our words, and the trainer's words after `--`."""
+    """Return our arguments, and the trainer's arguments after `--`."""
     ours = list(words)
     passthrough: tuple[str, ...] = ()
     if "--" in ours:
@@ -95,7 +95,7 @@ def split(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
 
 
 def _warn_of_variables() -> None:
-    """A misspelt variable would otherwise do nothing, without a word."""
+    """Warn about unknown variables: a misspelled one would otherwise be ignored silently."""
     if any(name.startswith("WAN_TRAIN_") for name in os.environ):
         from wan_train.cli.usage_errors import unknown_variables
 
@@ -103,7 +103,7 @@ def _warn_of_variables() -> None:
 
 
 def _with_commands(error: AmbiguousRunError, arguments: Sequence[str]) -> WanTrainError:
-    """The same command once for each run that was possibly meant."""
+    """Return the error with the full command for each matching run as its hint."""
     commands = [["wan-train", *(run if word == error.name else word for word in arguments)] for run in error.matches]
     listed = [shlex.join(command) for command in commands[:_MOST_RUNS]]
     more = ["The others: `wan-train runs`."] if len(commands) > _MOST_RUNS else []
@@ -111,25 +111,25 @@ def _with_commands(error: AmbiguousRunError, arguments: Sequence[str]) -> WanTra
 
 
 def _report(error: WanTrainError, arguments: Sequence[str], invocation: Invocation) -> int:
-    """What went wrong, to people and where JSON was asked for to programs; its exit code."""
+    """Report an error, with `--json` also as JSON; returns its exit code."""
     from wan_train.cli.output import Sink
 
     # Errors before the options are parsed must also respect --json.
     said = "--json" in arguments or os.environ.get("WAN_TRAIN_JSON", "").lower() in _YES
     if isinstance(error, InterruptionError) and sys.stderr.isatty():
-        sys.stderr.write("\n")  # the terminal has written ^C
+        sys.stderr.write("\n")  # the terminal has echoed ^C
     (invocation.sink or Sink(as_json=said)).error(error)
     return error.exit_code
 
 
 def _reader_left() -> int:
-    """The reader of stdout went away (`| head`); nothing of ours is wrong, and Python must not complain at exit."""
+    """Handle a closed stdout (`| head`): it is not our error, and Python must not complain at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return ExitCode.DONE
 
 
 def _known(error: OSError) -> WanTrainError | None:
-    """What a user can do something about; None for any other."""
+    """Return the error if a user can fix it, else None."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return _disk_full(error)
     try:
@@ -148,7 +148,7 @@ def _disk_full(error: OSError) -> WanTrainError:
 
 
 def _bug(error: Exception, words: Sequence[str]) -> WanTrainError:
-    """A mistake of wan-train's own, its details written to a file, or to stderr where the disk refuses."""
+    """Return the error for a bug in wan-train; its details go to a file, or to stderr if that fails."""
     from wan_train.base.settings import user_data_dir
 
     report = "".join(

@@ -1,4 +1,4 @@
-"""`wan-train notify`: which services get messages, a test of them, and the addresses kept for the guardian."""
+"""`wan-train notify`: show and test message services, and save their addresses for the guardian."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EXAMPLE = "wan-train notify test --notify ntfy://TOPIC"
 
 
 def notify(call: Call) -> Result:
-    """Show the services, or send each a test message. Raises BadInputError for an address that cannot be used."""
+    """Show the services, or send each a test message. Raises BadInputError for an invalid address."""
     targets = read_targets(call.settings.notify)
     if call[options.NOTIFY_ACTION] is NotifyAction.TEST:
         return _test(targets)
@@ -44,10 +44,10 @@ def notify(call: Call) -> Result:
 
 
 def keep_addresses(settings: Settings) -> None:
-    """Keep addresses that were given for this call in the settings file, where the guardian reads them after a reboot.
+    """Save the addresses of this call in the settings file, where the guardian reads them after a reboot.
 
-    From here on no child of this process has them in its environment. Raises NotReadyError, and BadInputError for an
-    address that cannot be used.
+    Also removes them from the environment of later child processes. Raises NotReadyError, and BadInputError for an
+    invalid address.
     """
     if settings.source_of(_SETTING) in {Source.FLAG, Source.ENVIRONMENT}:
         read_targets(settings.notify)

@@ -1,4 +1,4 @@
-"""One option or argument of the commands: its type, its default in words, the choices that it offers."""
+"""One option or argument of the commands: its type, its default as text, its choices."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ class VersionChoice(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Option(Generic[T]):
-    """One option or argument. Commands that differ in its help or default have variants with the same name."""
+    """One option or argument. Commands with another help or default have a variant with the same name."""
 
     kind: type[T]
-    """What one value is; `bool` makes an option without a value."""
+    """The type of one value; `bool` makes an option without a value."""
     word: str
-    """`--dry-run` or `--yes -y`, as typed; an argument has none, but a name such as `path`."""
+    """As typed, such as `--dry-run` or `--yes -y`; for an argument its name, such as `path`."""
     commands: str
     """The commands that have it, separated by commas."""
     help: str
@@ -91,10 +91,10 @@ class Option(Generic[T]):
     group: Group | None = None
     default: T | None = None
     shown: str | Callable[[], str] | None = None
-    """The default in words, where another part decides it."""
+    """The default as text, if other code decides it."""
     is_setting: bool = False
     recipe_key: str | None = None
-    """The field of `Training` that it sets, whose range holds for it too."""
+    """The field of `Training` that it sets; the field's range applies."""
     is_required: bool = False
     is_repeatable: bool = False
     completion: Callable[..., list[str]] | None = None
@@ -105,7 +105,7 @@ class Option(Generic[T]):
 
     @property
     def flags(self) -> list[str]:
-        """As Typer takes them; empty for an argument."""
+        """The flags for Typer; empty for an argument."""
         return [] if self.is_argument else self.word.split()
 
     @property
@@ -114,7 +114,7 @@ class Option(Generic[T]):
 
     @property
     def name(self) -> str:
-        """As a parameter of Python's; `with` is none."""
+        """The Python parameter; keywords such as `with` get an underscore."""
         name = self.flag.removeprefix("--").replace("-", "_")
         return f"{name}_" if iskeyword(name) else name
 
@@ -127,7 +127,7 @@ class Option(Generic[T]):
 
     @property
     def default_text(self) -> str | None:
-        """The default for `--help`; None for an option that has none, and where it cannot be read."""
+        """The default for `--help`; None if there is none or it cannot be read."""
         try:
             if isinstance(self.shown, str):
                 return self.shown
@@ -141,7 +141,7 @@ class Option(Generic[T]):
 
 
 def of_setting(name: str, commands: str, *, metavar: str | None = None, shown: str | None = None) -> Option[str]:
-    """An option that overrides a setting; help and default are the setting's."""
+    """Return an option that overrides a setting, with the setting's help and default."""
     about = next(field for field in fields(Settings) if field.name == name)
     return Option(
         str,
@@ -158,7 +158,7 @@ def of_setting(name: str, commands: str, *, metavar: str | None = None, shown: s
 
 @cache
 def _shipped(name: str) -> Mapping[str, Any]:
-    # Numbers stay as they are written: 3e-4, not 0.0003.
+    # Keep numbers as written: 3e-4, not 0.0003.
     return tomllib.loads((shipped_configs() / name).read_text(encoding="utf-8"), parse_float=str)
 
 
@@ -174,7 +174,7 @@ def _of_recipe(key: str) -> str:
 
 
 def of_dataset(key: str, text: str = "{}") -> str:
-    """The value in the shipped dataset.toml; keys of clips are in its second dataset."""
+    """Return a value of the shipped dataset.toml; its second dataset has the keys for clips."""
     general, (pictures, clips) = _shipped("dataset.toml")["general"], _shipped("dataset.toml")["datasets"]
     value = ({**clips, **pictures} | general)[key]
     match key:

@@ -1,7 +1,7 @@
 """The table of options: one object for each option and argument of the commands.
 
-Typer's parameters, the WAN_TRAIN_ variables, messages, completion, the defaults that `--help` shows and docs/flags.md
-all come from it. A setting of `base.settings` is an option too; its help and default stand there.
+Typer's parameters, the WAN_TRAIN_ variables, messages, completion, the defaults in `--help` and docs/flags.md all come
+from it. Settings of `base.settings` are options too; their help and defaults are defined there.
 """
 
 from __future__ import annotations
@@ -324,7 +324,7 @@ EPOCHS = Option(
     recipe_key="max_train_epochs",
 )
 REHEARSAL_EPOCHS = replace(EPOCHS, commands="rehearse", default=20)
-"""With the eight drawn pictures both experts are done in about a minute on two cores."""
+"""Both experts finish the eight drawn pictures in about a minute on two cores."""
 LONGER_TOTAL = Option(int, "--epochs", "resume", "Train a finished run to this larger total.", shown="the run's own")
 UNTIL = Option(
     str,
@@ -787,5 +787,5 @@ def options_of(command: str) -> list[Option[Any]]:
 
 
 def flag_of(recipe_key: str) -> str:
-    """The option that sets a recipe key, for messages; the key itself where no option does."""
+    """Return the option that sets a recipe key, for messages; the key itself if no option does."""
     return next((each.flag for each in TABLE if each.recipe_key == recipe_key), recipe_key)

@@ -1,4 +1,4 @@
-"""The one place that prints: data to stdout, everything else to stderr, nothing that a terminal could obey."""
+"""The only module that prints: data to stdout, everything else to stderr, control characters escaped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from wan_train.base.errors import BadInputError, ExitCode, WanTrainError
 from wan_train.base.text import redact, visible
 
-if TYPE_CHECKING:  # rich takes 30 ms that `--json` and `--help` need not spend
+if TYPE_CHECKING:  # rich takes 30 ms to import; `--json` and `--help` do not need it
     from rich.console import Console, RenderableType
 
 SCHEMA = 1
@@ -25,24 +25,24 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a command came to, or one step of it. Only the half that is printed is computed."""
+    """The result of a command or of one of its steps. Only the printed form is computed."""
 
     data: Callable[[], Mapping[str, Any]] | None = None
     """The JSON document."""
     text: Callable[[Sink], None] | None = None
     """Prints the same for people."""
     error: WanTrainError | None = None
-    """Why it failed. Its exit code counts; the JSON document says what a program should know of it."""
+    """Why it failed. Its exit code applies; the JSON document has the details for programs."""
     exit_code: int = ExitCode.DONE
 
 
 class Sink:
-    """Prints for people or, with `as_json`, for programs: then stdout holds nothing but JSON lines."""
+    """Prints for people or, with `as_json`, for programs: then stdout contains only JSON lines."""
 
     def __init__(self, *, as_json: bool = False, aside: bool = False, quiet: bool = False) -> None:
-        """`aside`: what people read goes to stderr, since stdout has one word for a script (`--detach`).
+        """`aside`: text for people goes to stderr, as stdout has only the ID for a script (`--detach`).
 
-        `quiet`: of what people read only `text`, `outcome` and errors are printed.
+        `quiet`: of the text for people, only `text`, `outcome` and errors are printed.
         """
         self.as_json = as_json
         self.quiet = quiet
@@ -50,7 +50,7 @@ class Sink:
 
     @cached_property
     def console(self) -> Console:
-        """Where people read: stdout, or stderr when stdout belongs to a program."""
+        """The console for people: stdout, or stderr if stdout is for a program."""
         from rich.console import Console
 
         return Console(stderr=self.as_json or self._aside, highlight=False, soft_wrap=False)
@@ -69,11 +69,11 @@ class Sink:
 
     @property
     def can_ask(self) -> bool:
-        """Whether a person can be asked, and shown a live view."""
+        """Whether a person can answer questions and watch a live view."""
         return self.is_terminal and not self.as_json
 
     def require_person(self, what: str, hint: str) -> None:
-        """Raises BadInputError without a terminal to ask at."""
+        """Raise BadInputError without a terminal to ask at."""
         if not self.can_ask:
             raise BadInputError(f"{what}: without a terminal, --yes is required", hint=hint)
 
@@ -88,18 +88,18 @@ class Sink:
 
     @property
     def can_draw(self) -> bool:
-        """Whether work may be shown on a screen that is redrawn."""
+        """Whether progress may be shown on a redrawn screen."""
         return self.is_screen and not self.as_json and not self.quiet
 
     @property
     def ascii_only(self) -> bool:
         encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower()
-        # In the C locale Python writes UTF-8 and hopes for the best; who asks for C by name has a terminal without.
+        # Python writes UTF-8 even in the C locale. A user who sets C explicitly has a terminal without UTF-8.
         locale = os.environ.get("LC_ALL") or os.environ.get("LANG")
         return "utf" not in encoding or locale in {"C", "POSIX"}
 
     def show(self, renderable: RenderableType) -> None:
-        """Something to look at; left out when only JSON is wanted. Paths stay whole on one line, to be copied."""
+        """Print for people only, unless quiet. Paths stay whole on one line, so that they can be copied."""
         if self.as_json or self.quiet:
             return
         from wan_train.views.lines import Screenful
@@ -114,33 +114,33 @@ class Sink:
             self.outcome(text)
 
     def step(self, text: str) -> None:
-        """One line about work that goes on: beside the data where that is JSON."""
+        """Print one line of progress; on stderr if the data are JSON."""
         if self.as_json:
             self.note(text)
         else:
             self.line(text)
 
     def outcome(self, text: str) -> None:
-        """The one line that says what came of it, also where only that is wanted."""
+        """Print the one line with the outcome, even if quiet; nothing for JSON."""
         if not self.as_json:
             sys.stdout.write(f"{_safe(text)}\n")
             sys.stdout.flush()
 
     def text(self, block: str) -> None:
-        """Several lines meant to be copied or piped."""
+        """Print several lines meant to be copied or piped."""
         if not self.as_json:
             sys.stdout.write("".join(f"{_safe(line)}\n" for line in block.rstrip("\n").split("\n")))
             sys.stdout.flush()
 
     def data(self, value: Mapping[str, Any]) -> None:
-        """One JSON object on one line of stdout, with `event` in it; docs/json-schema.json describes each."""
+        """Print one JSON object with an `event` on one line of stdout; docs/json-schema.json describes each."""
         from wan_train.base.codec import dumps
 
         sys.stdout.write(dumps({"schema": SCHEMA, **value}) + "\n")
         sys.stdout.flush()
 
     def counter(self, what: str, *, patience: float = 0.0) -> Callable[[int, int], None]:
-        """Shows how many of how many are done on one line of a terminal, after `patience` seconds; gone at the end."""
+        """Return a counter `(done, all)` that uses one terminal line after `patience` seconds; cleared at the end."""
         if not self.can_ask:
             return lambda _done, _all: None
         began = time.monotonic()
@@ -154,12 +154,12 @@ class Sink:
         return show
 
     def note(self, text: str) -> None:
-        """A remark beside the data, on stderr."""
+        """Print a remark on stderr, unless quiet."""
         if not self.quiet:
             sys.stderr.write(f"{_safe(text)}\n")
 
     def error(self, error: WanTrainError) -> None:
-        """What went wrong and what to do next; as JSON too where JSON was asked for."""
+        """Report an error and its hint on stderr; with `as_json` also as JSON."""
         self.complain(error)
         if self.as_json:
             self.data(
@@ -172,7 +172,7 @@ class Sink:
             )
 
     def complain(self, error: WanTrainError) -> None:
-        """What went wrong and what to do next, on stderr only."""
+        """Report an error and its hint on stderr only."""
         told = "".join(
             _folded(f"{'' if number else 'error: '}{line}") for number, line in enumerate(error.message.split("\n"))
         )
@@ -182,7 +182,7 @@ class Sink:
 
 
 def _folded(line: str) -> str:
-    """A line for stderr; at a terminal it is broken between words. Paths and commands stay whole, to be copied."""
+    """Return a line for stderr, wrapped between words at a terminal. Paths and commands stay whole for copying."""
     line = _safe(line)
     if not sys.stderr.isatty():
         return f"{line}\n"
@@ -194,7 +194,7 @@ def _folded(line: str) -> str:
 
 
 _KEPT = "\0"
-"""A space at which no line is broken; `_safe` leaves none of its own."""
+"""Stands for a space without a line break; the output of `_safe` never contains it."""
 
 
 def _safe(text: str) -> str:

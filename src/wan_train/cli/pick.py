@@ -1,4 +1,4 @@
-"""`wan-train pick`: the epochs that a person chose, beside the results under names of their own."""
+"""`wan-train pick`: put the LoRAs of chosen epochs beside the results, under their own names."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from wan_train.views.model import view_of
 
 
 def pick(call: Call) -> Result:
-    """Choose the epochs of a run, or list what can be chosen. Raises BadInputError for LoRAs that cannot be used."""
+    """Pick epochs of a run. Raises BadInputError for unusable LoRAs; without an epoch its hint lists the choices."""
     name, wanted = call.get(options.PICK_RUN), call.get(options.PICKED_EPOCHS)
     if wanted is None and name is not None and name.replace(":", "").isdigit():
-        name, wanted = None, name  # one word that only an epoch can be: of the newest run
+        name, wanted = None, name  # a lone epoch belongs to the newest run
     run = find(call.settings.runs, name)
     view = view_of(run)
     if wanted is None:

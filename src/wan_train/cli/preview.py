@@ -64,7 +64,7 @@ _EXAMPLES = {
     "seed": "--seed 1",
 }
 _MOST_RUNS = 20
-"""Runs whose previews count for the quote: the newest."""
+"""Newest runs whose previews count for the estimate."""
 
 
 def preview(call: Call) -> Result:
@@ -97,7 +97,7 @@ def preview(call: Call) -> Result:
 
 
 def _trainer(plan: Plan, settings: Settings) -> Trainer:
-    """The trainer that the run was trained with, unless an option names another one; raises NotReadyError."""
+    """Return the trainer that trained the run, unless an option names another; raises NotReadyError."""
     own = plan.trainer
     if not own.is_real:
         return trainers.find(own.kind, settings)
@@ -149,7 +149,7 @@ def _draw(
 
 
 def _write_sheet(ready: PreparedPreview) -> None:
-    """Show what there is, also of a drawing that was ended early; raises OSError."""
+    """Write the sheet of all finished pictures, even after an early end; raises OSError."""
     if drawn(ready.directory, ready.preview):
         draw_sheet(ready.directory, ready.preview)
         if ready.models is not None:
@@ -200,7 +200,7 @@ def _with_gpu(
 
 @contextmanager
 def _alone(ready: PreparedPreview, signals: Signals, waiting: Callable[[str], None]) -> Iterator[int]:
-    """Hold the lock of the run's previews. A drawing that outlived its command has it until its end."""
+    """Hold the lock of the run's previews. A drawing that outlives its command holds it until its end."""
     lock_file = lock_of(ready.run.path)
     lock_file.parent.mkdir(mode=0o700, exist_ok=True)
     with ExitStack() as held:
@@ -222,7 +222,7 @@ def _stop_if(signals: Signals) -> None:
 
 
 class _Screen:
-    """Progress as a person sees it: one live line at a terminal, else a line for each picture."""
+    """Progress for people: one live line at a terminal, else one line per picture."""
 
     def __init__(self, sink: Sink, preview: Preview) -> None:
         self._sink = sink
@@ -244,7 +244,7 @@ class _Screen:
         self._sink.note(text)
 
     def waiting(self, text: str) -> None:
-        """What it waits for; said once where nothing is redrawn."""
+        """Show the reason for waiting; only once if nothing is redrawn."""
         if self._status is not None:
             self._status.update(f"{text} …")
         elif text != self._said:
@@ -313,13 +313,13 @@ def _number(call: Call, option: Option[int], key: str) -> int | None:
 
 
 def _check(key: str, number: int, name: str) -> None:
-    """Refuse what no prompt may have either."""
+    """Raise BadInputError for a number that would be invalid in a prompt too."""
     for problem in number_problems(key, number, name):
         raise BadInputError(problem, hint=f"For example {_EXAMPLES[key]}")
 
 
 def _estimate(ready: PreparedPreview, trainer: Trainer, card: str, settings: Settings) -> Estimate | None:
-    """By what was drawn on this box before, or trained."""
+    """Estimate the time from earlier drawings on this box, else from trainings."""
     earlier: list[tuple[PreviewDirectory, Preview]] = []
     for run in all_runs(settings.runs)[:_MOST_RUNS]:
         for directory in previews_of(run.path):

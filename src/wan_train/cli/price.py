@@ -1,4 +1,4 @@
-"""The price of this box's hours, asked while a run is planned; and a budget, checked against it."""
+"""The hourly price of this box, requested while a run is planned, and budgets checked against it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from wan_train.run.quote import dollars_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What is known of the price: one, or in words why there is none; neither away from Vast."""
+    """The price, if known. `problem` says why Vast did not report one, and is None outside Vast."""
 
     price: Price | None = None
     problem: str | None = None
 
     def seconds_for(self, budget: float | None) -> float | None:
-        """What a budget pays for; None without a price or a budget."""
+        """Return the seconds that a budget pays for; None without a price or a budget."""
         return None if budget is None or self.price is None else budget / self.price.per_hour * 3600
 
 
 class PriceQuestion:
-    """Asks at once and answers later, so that no command waits for it."""
+    """Asks Vast in the background, so that planning need not wait for the answer."""
 
     def __init__(self, settings: Settings) -> None:
         self._given = settings.price
@@ -68,7 +68,7 @@ def given_dollars(call: Call, option: Option[str]) -> float | None:
 
 
 def require_price(budget: float | None, known: Known) -> None:
-    """Raises BadInputError for a budget that is too small for the run."""
+    """Raise BadInputError for a budget without a known price."""
     if budget is not None and known.price is None:
         why = f" ({known.problem})" if known.problem is not None else ""
         raise BadInputError(
@@ -80,7 +80,7 @@ def require_price(budget: float | None, known: Known) -> None:
 def may_exceed(
     found: Quote | None, price: Price | None, budget: float | None, sink: Sink, *, runs: int, ask: bool
 ) -> bool:
-    """Whether a run may start that its budget will probably end; without a person raises BadInputError.
+    """Whether to start: the run fits its budget or the person confirms. Raises BadInputError if it cannot ask.
 
     `runs` share the box, this one included.
     """

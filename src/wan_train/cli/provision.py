@@ -1,4 +1,4 @@
-"""`wan-train provision`: what a box lacks, shown, asked about, and put there."""
+"""`wan-train provision`: show what a box lacks, ask, and install it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from wan_train.views.provision import Heading, Report, found_lines, report_json,
 
 _TEXT_WIDTH = 100
 _LIGHTNING = "lightning"
-"""The extra that is downloaded as model files; the others are packages."""
+"""The `--with` value that downloads model files; all others are packages."""
 
 
 class InterruptedProvisionError(WanTrainError):
@@ -134,7 +134,7 @@ class _Preparation:
             return Result()
         self.began = time.monotonic()
         with self.wanted.locked() as locked:
-            self._look(again=True)  # another provision may have ended since the user was asked
+            self._look(again=True)  # another provision may have finished since the question
             refuse_blocked(self.found)
             self.worked = True
             locked.log(f"--- {self.rerun}")
@@ -238,7 +238,7 @@ class _Preparation:
         self.sink.outcome(f"{said} Next: `{self._next()}`" if whole else said)
 
     def _offer_leftovers(self) -> None:
-        """Files of other programs are deleted only after a yes: they may still be needed."""
+        """Delete other programs' files only after a yes: they may still be needed."""
         left = self.wanted.leftovers.of_others()
         if not left or not self.sink.can_ask:
             return
@@ -261,7 +261,7 @@ class _Preparation:
         return [step for step in self.made if has_work(step, self.found[step.id])]
 
     def _question(self) -> str:
-        """What would be done, with sizes: downloads are counted by the hub, installs are an estimate."""
+        """Return what would be done, with sizes: the hub reports downloads, installs are estimates."""
         missing = self._missing()
         bytes_ = sum(self.found[step.id].size for step in missing if step.downloads)
         space = sum(self.found[step.id].size for step in missing if not step.downloads)

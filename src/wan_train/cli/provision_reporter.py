@@ -19,7 +19,7 @@ _DRAW_SECONDS = 0.25
 
 @dataclass(slots=True, kw_only=True)
 class Reporter:
-    """Its `tick` is called by the one thread that prints, which also sees the signals and sets `ended`."""
+    """Reports from one thread: its `tick` prints, checks the signals and sets `ended`."""
 
     table: StatusTable
     heading: Heading
@@ -34,7 +34,7 @@ class Reporter:
     _screen: Screen = field(init=False)
 
     def __post_init__(self) -> None:
-        # Asked once: later the screen replaces stdout, or the terminal is gone.
+        # Checked once: later the screen replaces stdout, or the terminal is gone.
         self._has_screen = self.sink.can_draw
         self._screen = Screen(
             self.sink.console, self.heading, is_drawn=self._has_screen, ascii_only=self.sink.ascii_only
@@ -42,7 +42,7 @@ class Reporter:
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
-        """Own the screen, where there is one, until the end; then print the last lines of the steps too."""
+        """Own the screen, if any, until the end; then also print the last lines of the steps."""
         self._screen.start()
         try:
             yield
@@ -75,7 +75,7 @@ class Reporter:
         width = self.sink.console.width
         try:
             if width < self._width and self._has_screen and not self._is_gone:
-                self.sink.console.clear()  # the terminal has wrapped what was drawn, nobody knows over how many lines
+                self.sink.console.clear()  # the terminal rewrapped the output to an unknown height
             self._width = width
             self._screen.show(self.table.rows(), ending=self.ended.is_set())
             now = time.monotonic()
@@ -83,7 +83,7 @@ class Reporter:
                 self._drawn = now
                 self._screen.draw()
         except OSError:
-            # A closed terminal. The signal that says so, if it is not ignored, ends the work in order.
+            # The terminal was closed. HUP, unless ignored, ends the work in order.
             self._is_gone = True
             with suppress(OSError):
                 self._screen.stop()

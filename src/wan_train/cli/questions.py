@@ -1,4 +1,4 @@
-"""The questions, asked only at a terminal: what they say, one line to type in, one key to choose with, last answers."""
+"""The questions, asked only at a terminal: their texts, line input, choice by key, and the last answers."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Start(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastAnswers:
-    """What a person answered before the last run, `until` at the last question."""
+    """A person's answers before the last run; `until` comes from the last question."""
 
     title: str
     author: str
@@ -82,7 +82,7 @@ def ask_title(default: str) -> str:
 
 
 def ask_targets(last: Sequence[str]) -> tuple[str, ...]:
-    """The targets of uploads, empty for `none`."""
+    """Return the upload targets; empty for `none`."""
     answer = _line(_Field(question="Upload to (or: none)", default=" ".join(last), problem=_targets_problem))
     return targets_of(split_targets(answer))
 
@@ -92,20 +92,20 @@ def ask_author(default: str) -> str:
 
 
 def ask_dataset(default: str) -> str:
-    """A path with completion; asked again until it leads to a dataset."""
+    """Ask for a path, with completion, until it leads to a dataset."""
     question = "Dataset (folder of pictures, or dataset.toml)"
     return _line(_Field(question=question, default=default, problem=_dataset_problem, is_path=True))
 
 
 def ask_gpus(kinds: Sequence[GpuWant]) -> tuple[GpuWant, ...]:
-    """Kinds of GPUs, or the number of one of these; empty for any."""
+    """Ask for kinds of GPUs, by name or by number in `kinds`; empty for any."""
     question = "GPU (a number above, kinds such as RTX5090:2, or any)"
     answer = _line(_Field(question=question, default="any", problem=partial(_gpus_problem, kinds)))
     return _gpus_of(kinds, answer)
 
 
 def ask_spot(price: float, spot: float) -> bool:
-    """Whether to rent an interruptible box; both prices are the lowest an hour."""
+    """Whether to rent an interruptible box; both prices are the lowest dollars an hour."""
     keys = {"d": f"on demand, from {dollars(price)} an hour", "i": f"interruptible, from {dollars(spot)} an hour"}
     below = [f"  {key}  {text}" for key, text in keys.items()]
     below[1] += "; whoever bids more takes it"
@@ -113,14 +113,14 @@ def ask_spot(price: float, spot: float) -> bool:
 
 
 def ask_price(least: float, default: float) -> float:
-    """The most dollars an hour for a box; `least` is the lowest offer."""
+    """Return the maximum dollars an hour for a box; `least` is the lowest offer."""
     question = "Most dollars an hour for a box, its disk included"
     answer = _line(_Field(question=question, default=f"{default:.2f}", problem=partial(_price_problem, least)))
     return parse_dollars(answer)
 
 
 def ask_start(ends: tuple[str, str] | None = None, *, early: bool = False) -> Start:
-    """`ends` are the whole training and a shorter one, where there is a choice; `early`: Enter is the second."""
+    """Ask whether to start. `ends` describes the whole and a shorter training; `early` makes Enter the shorter."""
     keys: dict[str, str]
     if ends is None:
         keys = {Start.YES: "yes", Start.NO: "no", Start.DETAILS: "details"}
@@ -155,7 +155,7 @@ def _line(question: _Field) -> str:
 
 
 def _answer(ask: Callable[[], _Answer]) -> _Answer:
-    """The answer; raises NoAnswerError."""
+    """Return the answer; raises NoAnswerError for Ctrl-C and Ctrl-D."""
     try:
         return ask()
     except (KeyboardInterrupt, EOFError):
@@ -179,7 +179,7 @@ def _dataset_problem(answer: str) -> str | None:
 
 
 def _gpus_of(kinds: Sequence[GpuWant], answer: str) -> tuple[GpuWant, ...]:
-    """Raises ValueError in words."""
+    """Parse an answer to `ask_gpus`; raises ValueError with a readable message."""
     if answer.lower() == "any":
         return ()
     if answer.isascii() and answer.isdecimal():
@@ -206,7 +206,7 @@ def _price_problem(least: float, answer: str) -> str | None:
 
 
 def recall() -> LastAnswers | None:
-    """The answers of the last run, None when there are none or they cannot be read: they are only a convenience."""
+    """Return the answers of the last run. They are only a convenience: None if missing or unreadable."""
     return codec.read(user_data_dir() / "answers.json", LastAnswers)
 
 
@@ -216,15 +216,15 @@ def remember(answers: LastAnswers) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, codec.to_json(answers))
     except OSError:
-        return  # a home directory that cannot be written must not stop a training
+        return  # an unwritable home directory must not stop a training
 
 
 @dataclass(slots=True, kw_only=True)
 class _Field:
-    """A question with a line to answer in.
+    """A question with one line of input.
 
-    The default stands in the empty line and goes at the first key. Enter takes what is there, Tab completes it or takes
-    the default over to change it. A `problem` of an answer stands below until the next key.
+    An empty line shows the default as a placeholder. Enter accepts the line. Tab completes it, or inserts the default
+    for editing. The `problem` of an answer is shown below until the line changes.
     """
 
     question: str
@@ -235,7 +235,7 @@ class _Field:
     _line: Buffer = field(init=False)
 
     def ask(self) -> str:
-        """The answer; raises KeyboardInterrupt for Ctrl-C and EOFError for Ctrl-D."""
+        """Return the answer; raises KeyboardInterrupt for Ctrl-C and EOFError for Ctrl-D."""
         from prompt_toolkit.buffer import Buffer
 
         self._line = Buffer(multiline=False, completer=_paths() if self.is_path else None)
@@ -291,7 +291,7 @@ class _Field:
             pieces = [f"  {piece}" for text in self._said.split("\n") for piece in wrap(text, width - 2)]
             return [("class:problem", "\n".join(pieces))]
         state = self._line.complete_state
-        if state is None or len(state.completions) < 2:  # one leaves nothing to choose
+        if state is None or len(state.completions) < 2:  # a single one needs no list
             return []
         first = max(0, (state.complete_index or 0) - _MOST_COMPLETIONS + 1)
         shown_ones = state.completions[first : first + _MOST_COMPLETIONS]
@@ -315,7 +315,7 @@ class _Field:
             answer = line.text or self.default
             problem = self.problem(answer)
             if problem is None:
-                line.text = answer  # what was taken stays on the screen
+                line.text = answer  # the accepted answer stays on the screen
                 event.app.exit(result=answer)
             else:
                 line.complete_state = None
@@ -351,9 +351,9 @@ class _Field:
 
 
 def _choose(question: str, keys: Mapping[str, str], default: str, *, below: Sequence[str] = ()) -> str:
-    """The pressed one of `keys`, whose meaning is then shown; Enter is the default. Raises as `_Field.ask` does.
+    """Return the pressed one of `keys` and show its meaning; Enter is the default. Raises as `_Field.ask` does.
 
-    The lines `below` stand there until then.
+    The lines `below` are shown until then.
     """
     from prompt_toolkit import Application
     from prompt_toolkit.formatted_text import to_formatted_text

@@ -28,7 +28,7 @@ from wan_train.views.lines import Line, Row, Screenful, Span, line, table
 
 
 def show(call: Call) -> Result:
-    """Every setting of one recipe or run, and who set it."""
+    """Show every setting of one recipe or run with its source."""
     name = call[options.RECIPE_OR_RUN]
     rows = list(effective([_named(call.settings, name)]))
     labelled = [Row(label=row.label, value=_shown(row, 0)) for row in rows]
@@ -39,7 +39,7 @@ def show(call: Call) -> Result:
 
 
 def presets(_call: Call) -> Result:
-    """The presets for training and for datasets, and what each is for."""
+    """List the presets for training and for datasets, with their purpose."""
     training = [(preset.value, recipes.preset_summary(preset), recipes.preset_path(preset)) for preset in Preset]
     datasets = [(preset.value, preset_terms(preset).summary, preset_path(preset)) for preset in DatasetPreset]
 
@@ -69,7 +69,7 @@ def presets(_call: Call) -> Result:
 
 
 def diff(call: Call) -> Result:
-    """Every setting in which two recipes or runs differ."""
+    """Show every setting in which two recipes or runs differ."""
     names = [call[options.RECIPE_OR_RUN], call[options.OTHER_RECIPE_OR_RUN]]
     rows = [row for row in effective([_named(call.settings, each) for each in names]) if row.differs]
 
@@ -116,7 +116,7 @@ def _json(names: Sequence[str], rows: Sequence[Effective]) -> dict[str, Any]:
 
 
 def _named(settings: Settings, name: str) -> Recipe:
-    """A recipe file, a shipped recipe or the recipe of a run, in that order; raises BadInputError."""
+    """Return a shipped recipe, a preset, a recipe file or a run's recipe, in that order; raises BadInputError."""
     if name in recipes.shipped_names():
         return recipes.load(recipes.shipped_path(name), None)
     if name in list(Preset):
@@ -135,7 +135,7 @@ def _named(settings: Settings, name: str) -> Recipe:
 
 
 def _options(settings: Settings) -> TrainerOptions:
-    """Those of the installed trainer, else of the newest known version."""
+    """Return the options of the installed trainer, else of the newest known version."""
     try:
         capabilities = trainers.find_musubi(settings).capabilities
     except NotReadyError:

@@ -28,12 +28,12 @@ def report(call: Call) -> Result:
     run = find(call.settings.runs, call.get(options.RUN))
     _check_replaceable(run)
     with ExitStack() as stack:
-        # Who reads later writes later: a report of an unfinished run must not replace the final one.
+        # Read and write under one lock: a report of an unfinished run must not replace the final one.
         with suppress(OSError):  # a file system without locks
             stack.enter_context(locks.held(run.path / "report.lock", wait=True))
         found = read_report_data(run, time.time())
         data = report_json(found)
-        # The data comes last: it says when its page was made.
+        # Write the data last: it says when the page was made.
         for path, content in ((run.report_page, page(found)), (run.report_data, codec.dumps(data) + "\n")):
             _write(path, content)
 
@@ -54,7 +54,7 @@ def compare(call: Call) -> Result:
             html, call.sink, yes=call[options.YES], generator=comparison.GENERATOR, command="compare --html"
         )
     runs = {run.path: run for run in (find(call.settings.runs, name) for name in call.all(options.RUNS))}
-    if len(runs) < 2:  # a comparison
+    if len(runs) < 2:
         raise BadInputError(
             f"compare needs two different runs; {len(runs)} was named", hint="List the runs: `wan-train runs`."
         )
@@ -77,7 +77,7 @@ def _write(path: Path, content: str) -> None:
 
 
 def _check_replaceable(run: RunDirectory) -> None:
-    """Raises BadInputError where a foreign file has the name of a report."""
+    """Raise BadInputError if a foreign file has the name of a report."""
     for path, is_ours in ((run.report_page, _is_page), (run.report_data, _is_data)):
         hint = "Move it away, then rerun `wan-train report`."
         try:

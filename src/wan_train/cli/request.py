@@ -1,4 +1,4 @@
-"""One request from options, variables and questions."""
+"""Make a run's request from options, variables and questions."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ from wan_train.run.tuning import basis_of
 from wan_train.tune import records
 
 _KEPT = 10
-"""LoRAs that a training with a preview keeps of each expert."""
+"""LoRAs kept of each expert by a training with a preview."""
 _CHECKPOINT = re.compile(r"-\d{6}$|-step\d{8}$")
-"""The trainer's suffixes of LoRAs that it saves during training."""
+"""The trainer's suffixes for LoRAs saved during training."""
 
 
 def make_request(
     call: Call, *, interactive: bool, engine: EngineKind | None = None, dataset: str | None = None
 ) -> Request:
-    """Answers from options, else from the person, else defaults; everything after that is checked, not asked.
+    """Return the request, with answers from options, else the person, else defaults. The rest is checked, not asked.
 
-    `engine` and `dataset` take the place of the options.
+    `engine` and `dataset` replace the options.
     """
     settings = call.settings
     kind = engine or call[options.ENGINE]
@@ -97,7 +97,7 @@ def make_request(
 
 
 def _with_preview(call: Call, recipe: Recipe) -> tuple[Recipe, tuple[SamplePrompt, ...]]:
-    """The prompts to draw at the end, checked, and the recipe that keeps LoRAs for them."""
+    """Return the recipe, which keeps LoRAs for the preview at the end, and the checked prompts of the preview."""
     file = call.get(options.PROMPTS_AT_END)
     if file is None:
         return recipe, ()
@@ -111,9 +111,9 @@ def _with_preview(call: Call, recipe: Recipe) -> tuple[Recipe, tuple[SamplePromp
 
 
 def read_recipe(call: Call, trainer_options: TrainerOptions) -> Recipe:
-    """The recipe with everything laid over it that this command sets; raises BadInputError.
+    """Return the recipe with all settings of this command applied; raises BadInputError.
 
-    Each later source counts more: recipe, options, options of one expert, a `--config_file` after `--`, words there.
+    Later sources override: recipe, options, options of one expert, a `--config_file` after `--`, arguments there.
     """
     recipe, experts = _recipe(call, trainer_options), call[options.EXPERTS]
     recipe = recipes.override(recipe, recipe_changes(call), flag_of=options.flag_of)
@@ -158,7 +158,7 @@ def _recipe(call: Call, trainer_options: TrainerOptions) -> Recipe:
 
 
 def recipe_changes(call: Call) -> dict[str, Any]:
-    """What the options say of settings of all experts, by recipe key; None for those that say nothing."""
+    """Return the options for all experts by recipe key; None for options that were not given."""
     changes: dict[str, Any] = {
         option.recipe_key: call.get(option) for option in call.options if option.recipe_key is not None
     }
@@ -178,7 +178,7 @@ def dataset_overrides(call: Call) -> DatasetOverrides:
 
 
 def parse_resolution(text: str | None) -> tuple[int, int] | None:
-    """`960x544` or `960`; raises BadInputError."""
+    """Parse `960x544` or `960`; raises BadInputError."""
     if text is None:
         return None
     match = re.fullmatch(r"\s*(\d{2,5})(?:\s*[xX×,*]\s*(\d{2,5}))?\s*", text)  # noqa: RUF001  people type the sign too
@@ -194,7 +194,7 @@ def usable_gpus(devices: Devices, settings: Settings) -> tuple[Gpu, ...]:
 
 
 def gpus_and_driver(devices: Devices, settings: Settings) -> tuple[tuple[Gpu, ...], str | None]:
-    """The GPUs that may be used, and the version of their driver."""
+    """Return the usable GPUs and the version of their driver."""
     match devices:
         case Devices.CPU_SLOTS:
             return CpuSlots().read().gpus, None
@@ -232,7 +232,7 @@ def _blocks(text: str) -> int:
 
 
 def _weights_layers(name: str, experts: Sequence[Expert], runs: Path) -> list[Layer]:
-    """The LoRA that each expert continues from; raises BadInputError when it is not clear which."""
+    """Return the LoRA that each expert continues from; raises BadInputError if it is missing or ambiguous."""
     path = expanded(name).absolute()
     if path.is_file():
         found = dict.fromkeys(experts, path)

@@ -39,11 +39,11 @@ from wan_train.views.model import RunReader, RunView, view_of
 _FOLLOW_SECONDS = 0.25
 _MOST_BYTES = 10_000_000
 _MOST_SECONDS = 1e8
-"""Three years, which `time.sleep` and people's patience can hold."""
+"""About three years, which `time.sleep` still accepts."""
 
 
 def attach(call: Call) -> Result:
-    """Watch a run, finished or not; ends with its exit code, or with TIMEOUT_EXIT."""
+    """Watch a run, finished or not; returns its exit code, or TIMEOUT_EXIT."""
     timeout = call.get(options.TIMEOUT)
     if timeout is not None and not 0 <= timeout < _MOST_SECONDS:  # also refuses nan
         raise BadInputError(
@@ -91,7 +91,7 @@ def runs(call: Call) -> Result:
 
 
 def logs(call: Call) -> Result:
-    """Print the log of one step's newest attempt: without redraws of bars, with control characters visible."""
+    """Print the log of a step's newest attempt: no redraws of progress bars, control characters escaped."""
     sink, run = call.sink, find(call.settings.runs, call.get(options.RUN))
     view = view_of(run)
     shown = _log(view, call.get(options.STEP))
@@ -114,7 +114,7 @@ def logs(call: Call) -> Result:
         over = False
         while not over:
             time.sleep(_FOLLOW_SECONDS)
-            over = reader.refresh()[0].state.is_over  # asked before the log is read: then nothing follows it
+            over = reader.refresh()[0].state.is_over  # checked before the log is read, so that no output is missed
             show(follower.new_lines())
     show(follower.last_line())
     return Result()
@@ -131,7 +131,7 @@ def stop(call: Call) -> Result:
     mode = StopMode.NOW if now else StopMode.AFTER_STATE
     request_stop(run, StopRequest(mode=mode, signal=signal.SIGTERM))
     if not view.has_supervisor:
-        start_supervisor(run, call.settings)  # to end the trainers that outlived theirs
+        start_supervisor(run, call.settings)  # the new supervisor ends trainers that outlived the old one
     due = None if now else facts.next_states_in(view, time.time())
     waits = not now and any(job.state.has_process for job in view.state.jobs.values())
     _ask_about_the_box(view, sink)
@@ -146,7 +146,7 @@ def stop(call: Call) -> Result:
 
 
 def _require_here(run: RunDirectory, settings: Settings) -> None:
-    """A run that a rented box trains must not be trained here too: this directory is only where it comes home to."""
+    """Raise BadInputError for a run on a rented box: it must not train here too; this directory only gets results."""
     launch = launch_that_trains(settings.runs, run.path)
     if launch is not None:
         raise BadInputError(
@@ -156,7 +156,7 @@ def _require_here(run: RunDirectory, settings: Settings) -> None:
 
 
 def _ask_about_the_box(view: RunView, sink: Sink) -> None:
-    """A run that is stopped by hand ends its box too, unless the person says otherwise."""
+    """Ask whether the run's box should still end: stopping by hand ends it too, unless the person declines."""
     duties = view.duties
     if duties is None or duties.then is Then.NOTHING or not sink.can_ask:
         return
@@ -166,7 +166,7 @@ def _ask_about_the_box(view: RunView, sink: Sink) -> None:
 
 
 def resume(call: Call) -> Result:
-    """Resume one run and watch it, or resume all without a supervisor. A running one is only watched."""
+    """Resume and watch one run, or resume all runs without a supervisor. A running one is only watched."""
     if call[options.ALL_RUNS]:
         return _resume_all(call)
     run = find(call.settings.runs, call.get(options.RUN))
@@ -178,7 +178,7 @@ def resume(call: Call) -> Result:
     epochs, ends = later_ends(view, epochs, until)
     is_longer = epochs is not None or bool(ends)
     is_done = _is_done(view) and not is_longer
-    # A finished run has had its ending; only another --then orders one.
+    # A finished run already had its ending; only a new --then requests another.
     goes_on = not view.state.is_over or (is_done and call.get(options.THEN) is None)
     duties = duties_of(call, read_duties(run), goes_on=goes_on)
     _check_budget(view, budget, question)
@@ -192,7 +192,7 @@ def resume(call: Call) -> Result:
     if starts or changes_duties(call):
         hand_over(run, duties, call.settings)
     if starts:
-        # A stop that was under way when its supervisor died is taken back: this command came later.
+        # Cancel a stop that was pending when the supervisor died: this command is newer.
         must_restart = view.state.is_over or view.state.is_stopping
         start_supervisor(run, call.settings, resume=must_restart, epochs=epochs, ends=ends, gpus=chosen, budget=budget)
     elif is_running:
@@ -203,7 +203,7 @@ def resume(call: Call) -> Result:
 
 
 def _nothing_missing(view: RunView, call: Call) -> Result:
-    """Of a finished run, which may have been given another end of the box."""
+    """Return the result for a finished run; its duties may have changed."""
     run_id = view.run.run_id
     call.sink.note(f"{run_id} is finished: nothing is missing.")
     if changes_duties(call):
@@ -261,7 +261,7 @@ def _resumed(run_id: str) -> Result:
 
 
 def _trainings_left(view: RunView, *, longer: bool) -> int:
-    """Trainings to resume: those without a result, or all of them when the run is made longer."""
+    """Count the trainings to resume: those without a result, or all if the run is made longer."""
     jobs = [view.state.jobs[step.id] for step in view.plan.steps if step.kind is StepKind.TRAIN]
     return sum(longer or job.state is not JobState.SUCCEEDED for job in jobs)
 
@@ -271,7 +271,7 @@ def _is_done(view: RunView) -> bool:
 
 
 def _gpus(view: RunView, settings: Settings, gpus: str) -> tuple[str, ...]:
-    """UUIDs of the GPUs that were named for a run that is not alive."""
+    """Return the UUIDs of the named GPUs; raises BadInputError for a running run, or one on the CPU."""
     if view.has_supervisor and not view.state.is_over:
         raise BadInputError(
             f"{view.run.run_id} is running, so its GPUs cannot be changed now",
@@ -286,7 +286,7 @@ def _gpus(view: RunView, settings: Settings, gpus: str) -> tuple[str, ...]:
 
 
 def _check_budget(view: RunView, budget: float | None, question: PriceQuestion) -> None:
-    """Raises BadInputError where the budget, the new one or the one it had, is spent, or cannot be kept."""
+    """Raise BadInputError if the new or earlier budget is spent, or cannot be changed or enforced."""
     name, meter = view.run.run_id, view.state.meter
     if budget is not None and not view.state.is_over:
         raise BadInputError(
@@ -311,7 +311,7 @@ def _due(seconds: float | None) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Log:
-    """Which attempt's output is shown."""
+    """The step and attempt whose log is shown."""
 
     step: str
     attempt: int
@@ -344,7 +344,7 @@ def _log(view: RunView, step: str | None) -> _Log:
 
 @dataclass(slots=True)
 class _LogText:
-    """The lines of a growing log for people: of redrawn bars only the last state, no empty lines."""
+    """The lines of a growing log for people: only the last state of redrawn bars, no empty lines."""
 
     path: Path
     offset: int
@@ -359,5 +359,5 @@ class _LogText:
         return last_words("\n".join(whole), count=len(whole))
 
     def last_line(self) -> list[str]:
-        """What no line end follows, such as a bar that is being drawn."""
+        """Return the unfinished last line, such as a progress bar."""
         return last_words(self._rest, count=1)

@@ -1,4 +1,4 @@
-"""The terminal while a live view has it: its alternate screen, single keys, and everything given back afterwards."""
+"""The terminal during a live view: alternate screen and single keys, restored afterwards."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from wan_train.views.lines import Line, to_rich
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Alternate screen, no cursor, no automatic wrapping: a line that a shrinking window makes too long must not become two.
+# Alternate screen, no cursor, no wrapping: a line must not become two when the window shrinks.
 _TAKE = "\x1b[?1049h\x1b[?25l\x1b[?7l"
 _GIVE_BACK = "\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 _CLEAR = "\x1b[2J"
 
 
 class TerminalGoneError(Exception):
-    """Nobody is at the other end any more."""
+    """The terminal was closed."""
 
 
 class Screen:
-    """Takes the terminal while it is in use, and gives it back at the end, when suspended (Ctrl-Z) and at any error.
+    """Takes over the terminal; restores it at the end, when suspended (Ctrl-Z) and after any error.
 
-    As a background job it neither takes nor draws anything.
+    A background job neither takes the terminal nor draws.
     """
 
     def __init__(self, console: Console, *, ascii_only: bool) -> None:
@@ -57,11 +57,11 @@ class Screen:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and rows now."""
+        """Current columns and rows."""
         return self._console.size
 
     def paint(self, lines: Sequence[Line]) -> None:
-        """Show these lines and nothing else; only those that changed are sent. Raises TerminalGoneError."""
+        """Show exactly these lines; only changed ones are sent. Raises TerminalGoneError."""
         if not self._take():
             return
         size = self.size
@@ -79,7 +79,7 @@ class Screen:
             self._write("".join(out))
 
     def keys(self, seconds: float) -> str:
-        """What was typed within so many seconds; returns at once when something was. Suspends when that was asked."""
+        """Return input within `seconds`, at once when it comes. Suspends on Ctrl-Z. Raises TerminalGoneError."""
         self._suspend_if_asked()
         typed = b""
         if self._modes is None or self._keyboard is None:
@@ -93,7 +93,7 @@ class Screen:
         return typed.decode(errors="replace")
 
     def _take(self) -> bool:
-        """Whether the terminal is ours to draw on."""
+        """Take the terminal if possible; whether we may draw on it."""
         if self._modes is not None or self._keyboard is None:
             return self._keyboard is not None
         if not _in_foreground(self._keyboard):
@@ -143,7 +143,7 @@ class Screen:
 
 
 def _in_foreground(terminal: int) -> bool:
-    """Whether this process may use its terminal; true where there is no job control."""
+    """Whether this process may use its terminal; true without job control."""
     try:
         return os.tcgetpgrp(terminal) == os.getpgrp()
     except OSError:

@@ -14,7 +14,7 @@ HANGUP_EXIT = 128 + signal.SIGHUP
 
 @dataclass(slots=True)
 class Signals:
-    """Signals that arrived and were not handled yet."""
+    """Signals that arrived and are not handled yet."""
 
     interrupted: bool = False
     terminated: bool = False
@@ -26,10 +26,10 @@ class Signals:
 
 
 def settle() -> None:
-    """Undo what was inherited and would break us: blocked signals, lost exit codes, a deaf Ctrl-C at a terminal.
+    """Undo inherited settings that would break us: blocked signals, lost exit codes, an ignored Ctrl-C at a terminal.
 
-    Where nobody can press Ctrl-C an ignored INT stays ignored, as a shell means it for its background jobs, and so
-    does an ignored HUP (nohup).
+    Without a terminal an ignored INT stays ignored: a shell sets it for background jobs. An ignored HUP stays
+    ignored too (nohup).
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -39,7 +39,7 @@ def settle() -> None:
 
 @contextmanager
 def caught() -> Iterator[Signals]:
-    """Collect INT, TERM and HUP instead of dying from them. One that was ignored at start stays ignored (nohup)."""
+    """Collect INT, TERM and HUP instead of dying from them. Ignored signals stay ignored (nohup)."""
     signals = Signals()
 
     def note(number: int, _frame: FrameType | None) -> None:

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 
 def train(call: Call) -> Result:
-    """Plan a run and, unless only the plan is wanted, start and watch it."""
+    """Plan a run, then start and watch it, unless only the plan is requested."""
     sink, settings, yes, dry_run = call.sink, call.settings, call[options.YES], call[options.DRY_RUN]
     if call.get(options.SCRIPT) is not None and not dry_run:
         raise BadInputError("--script writes a plan and starts nothing", hint="Add --dry-run.")
@@ -100,7 +100,7 @@ def train(call: Call) -> Result:
 
 
 def rehearse(call: Call) -> Result:
-    """A run of the rehearsal engine; without a dataset it draws eight captioned pictures."""
+    """Run the rehearsal engine; without a dataset, draw eight captioned pictures for it."""
     budget, question, duties = budget_of(call), PriceQuestion(call.settings), duties_of(call)
     dataset = call.get(options.OWN_PICTURES) or str(_drawn_pictures(call.settings))
     request = make_request(call, interactive=False, engine=EngineKind.REHEARSAL, dataset=dataset)
@@ -114,7 +114,7 @@ def rehearse(call: Call) -> Result:
 
 
 def _planned(request: Request, call: Call, question: PriceQuestion, duties: Duties) -> tuple[Plan, AtStart]:
-    """The plan with its quote, and what is shown beside it. Raises what `make_plan` raises."""
+    """Return the plan with its quote, and the facts shown with it. Raises what `make_plan` raises."""
     run, created = planned(call.settings.runs, request.answers.title)
     known = question.answer()
     paid = known.seconds_for(budget_of(call))
@@ -124,7 +124,7 @@ def _planned(request: Request, call: Call, question: PriceQuestion, duties: Duti
 
 
 def _with_last_targets(duties: Duties, settings: Settings) -> Duties:
-    """Ask whether this run goes where the last one went; nobody is asked who never named a target."""
+    """Offer the last run's upload targets; ask only if it had any and none are set now."""
     last = questions.recall()
     if last is None or not last.uploads or settings.source_of("upload") is not SettingSource.DEFAULT:
         return duties
@@ -145,13 +145,13 @@ def _write_dataset(wanted: NewConfig) -> None:
     try:
         write_for_directory(wanted.directory, wanted.toml_path)
     except DatasetError:
-        # Another run of the same folder wrote it since we looked. This run has its own snapshot in any case.
+        # Another run of this folder may have written it meanwhile. This run has its own snapshot in any case.
         if not wanted.toml_path.is_file():
             raise
 
 
 def _ask_start(plan: Plan, at_start: AtStart, request: Request, sink: Sink) -> questions.Start:
-    """Ask; `d` shows everything and asks again. Never DETAILS."""
+    """Ask whether to start; `d` shows everything and asks again. Never returns DETAILS."""
     from wan_train.views.plan_details import plan_details
     from wan_train.views.summary import shorter_training, whole_training
 
@@ -218,7 +218,7 @@ def _at_start(plan: Plan, request: Request, call: Call, known: Known, duties: Du
 
 
 def _others(settings: Settings) -> int:
-    """Other runs that are alive on this box; none where nobody can say."""
+    """Return how many other runs are alive on this box; 0 if the leases cannot be read."""
     try:
         return runs_that_pay(LeaseRoom(settings.lease_dir))
     except NotReadyError:
@@ -226,7 +226,7 @@ def _others(settings: Settings) -> int:
 
 
 def _quoted(plan: Plan, request: Request, now: AtStart, settings: Settings) -> Plan:
-    """The plan with what is known of its time."""
+    """Return the plan with the quote for its time."""
     card = request.usable[0]
     cards = Cards(
         name=card.name,
@@ -260,7 +260,7 @@ def _why_busy(gpu: Gpu, room: LeaseRoom) -> str | None:
 
 
 def detached(run: RunDirectory) -> Result:
-    """Leave a run to itself: stdout gets its ID and nothing else."""
+    """Detach from a run; stdout gets only its ID."""
 
     def text(sink: Sink) -> None:
         sink.outcome(run.run_id)
@@ -272,7 +272,7 @@ def detached(run: RunDirectory) -> Result:
 
 
 def _drawn_pictures(settings: Settings) -> Path:
-    """A folder with the drawn pictures, made once."""
+    """Return the folder of the drawn pictures, created once."""
     trainer = trainers.find(EngineKind.REHEARSAL, settings)
     folder = settings.runs / "rehearsal-pictures"
     if (folder / "dataset.toml").is_file():

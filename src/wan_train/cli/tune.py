@@ -127,7 +127,7 @@ def _measure(call: Call, *, budget: float) -> Result:
         before = [
             row
             for row in records.of(basis)
-            # A failure of the guide's own settings says nothing of others: it is looked at anew.
+            # A failure of the guide's own settings says nothing about others, so measure them again.
             if row.workload == ready.workload and not (row.is_guide and row.outcome is Outcome.FAILED)
         ]
         source = "your caches" if made.copied == made.items else "made-up caches"
@@ -146,7 +146,7 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
 
 
 def _rows(session: Session, before: Sequence[Measurement], sink: Sink) -> Result:
-    """Show every row as it comes; Ctrl-C leaves those that are there."""
+    """Show each row once it is measured; Ctrl-C keeps the finished rows."""
     rows = list(before)
     sink.show(Screenful(lambda width: [views.heading(width)]))
     for row in before:

@@ -1,4 +1,4 @@
-"""`wan-train upload`: send what is ready of a run, verify it, say where it is."""
+"""`wan-train upload`: send a run's finished files, verify them, and show where they are."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def upload(call: Call) -> Result:
 
 
 def targets_of(texts: Sequence[str]) -> tuple[str, ...]:
-    """Each target once, as it is recorded; raises BadInputError."""
+    """Return the targets in recorded form, each once; raises BadInputError."""
     return tuple(str(target) for target in parse_all(texts))
 
 
 def check_targets(texts: Sequence[str], settings: Settings, sink: Sink) -> None:
-    """Write a small file to each target and remove it; raises NotReadyError, with every problem.
+    """Write a small file to each target and remove it; raises NotReadyError with all problems.
 
-    A hub that is down stops nothing: the box is paid for, and the upload is retried during the training.
+    A hub that is down is only noted: the box costs money already, and uploads are retried during the training.
     """
     os.environ.update(HUB_ENV)
     problems = []
@@ -85,7 +85,7 @@ def check_targets(texts: Sequence[str], settings: Settings, sink: Sink) -> None:
 
 
 def extras_of(text: str) -> tuple[str, ...]:
-    """What is uploaded on request: `samples,dataset`; raises BadInputError."""
+    """Parse what to upload on request, such as `samples,dataset`; raises BadInputError."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     for word in words:
         if word not in set(Extra):
@@ -131,7 +131,7 @@ def _together(problems: Sequence[StoreError], *, before: str = "", then: str | N
 
 
 def _give_way() -> None:
-    """A training on this box comes first: its CPUs and its disk."""
+    """Lower our CPU and disk priority: a training on this box comes first."""
     import psutil
 
     try:

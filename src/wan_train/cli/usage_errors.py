@@ -1,4 +1,4 @@
-"""Typer's errors in wan-train's words, and variables that nothing reads."""
+"""Typer's errors in wan-train's words, and warnings about unknown variables."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _KINDS = (
     (re.compile(r"^(.+) is not a valid float"), "is not a number"),
     (re.compile(r"^(.+) is not a valid boolean"), "is neither 1 nor 0"),
 )
-"""Typer's words for a value of the wrong kind, which begin with the value in quotes, and ours."""
+"""Typer's words for a value of the wrong type, which begin with the quoted value, and ours."""
 
 _WORDS = (
     (re.compile(r"^Option '(.+)' requires an argument"), r"\1 needs a value"),
     (re.compile(r"^Missing argument '(.+)'"), r"\1 is missing"),
     (re.compile(r"^Missing parameter: (\w+)"), r"\1 is missing"),
 )
-"""Typer's words, and ours: one word for each thing."""
+"""Typer's words, and ours: one term for each thing."""
 
 _PREFIX = "WAN_TRAIN_"
 _OF_SCRIPTS = frozenset({"WAN_TRAIN_SOURCE", "WAN_TRAIN_BIN", "WAN_TRAIN_ATTEMPT"})
-"""Read by scripts/ and by trainers, and inherited by every shell of a box that sets them."""
+"""Variables of scripts/ and trainers; a box that sets them passes them to all its shells."""
 
 
 def usage_error(error: Exception, arguments: Sequence[str]) -> BadInputError | None:
-    """The problem of a command line; None for any other error."""
+    """Return the problem of a command line; None for any other error."""
     message = getattr(error, "format_message", None)
     if message is None:
         return None
@@ -68,14 +68,14 @@ def usage_error(error: Exception, arguments: Sequence[str]) -> BadInputError | N
 
 
 def closest(word: str, known: Iterable[str]) -> list[str]:
-    """The one name that was probably meant, or none: a wrong suggestion is worse than a list."""
+    """Return the one likely name, or none: a wrong suggestion is worse than a list."""
     bare = word.lstrip("-").lower()
     names = {name.lstrip("-").lower(): name for name in known if bare[:1] == name.lstrip("-").lower()[:1] != ""}
     return [names[found] for found in difflib.get_close_matches(bare, names, n=1, cutoff=0.75)]
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """A line for each WAN_TRAIN_ variable that nothing reads."""
+    """Return a line for each WAN_TRAIN_ variable that nothing reads."""
     settings = {environment_name(each.name) for each in fields(Settings) if each.name != "sources"}
     unknown = sorted(name for name in environ if name.startswith(_PREFIX) and name not in settings | _OF_SCRIPTS)
     if not unknown:
@@ -93,7 +93,7 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
 
 
 def _command(arguments: Sequence[str]) -> str:
-    """The command that is meant, where Typer does not say it."""
+    """Return the intended command if Typer does not report it."""
     named = bool(arguments) and not arguments[0].startswith("-")
     return f"wan-train {arguments[0]}" if named else "wan-train train"
 
@@ -103,14 +103,14 @@ def _meant(word: str, known: Iterable[str], command: str) -> list[str]:
 
 
 def _dataset_hint(word: str) -> list[str]:
-    """For who names the dataset only."""
+    """Return a hint for a user who names only a dataset."""
     if "/" not in word and not Path(word).exists():
         return []
     return [f"To train on a dataset: `wan-train --dataset {shlex.quote(one_line(word, 1000))}`."]
 
 
 def _wrong_value(error: Exception) -> str | None:
-    """`--epochs 'ten' is not a whole number`, with the name of the variable where the value came from one."""
+    """Return `--epochs 'ten' is not a whole number`, or the same with the variable that set the value."""
     parameter: Any = getattr(error, "param", None)
     context: Any = getattr(error, "ctx", None)
     if type(error).__name__ != "BadParameter" or parameter is None or context is None:

@@ -1,4 +1,4 @@
-"""Watching a run from its records, in a terminal, as plain lines or as JSON; and what signals to the watcher do."""
+"""Watch a run from its records, in a terminal, as plain lines or as JSON; handle signals to the watcher."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from wan_train.views.model import RunReader, RunView, read_logs, view_of
 from wan_train.views.run_status import next_states_in
 
 TIMEOUT_EXIT = 124
-"""Like timeout(1): the time is over and the run is still running."""
+"""As for timeout(1): the time is up, the run is still running."""
 _LOOK_SECONDS = 0.25
 _BELIEVE_SECONDS = 1.0
 _UNBORN_SECONDS = 5.0
@@ -49,11 +49,11 @@ class _Leave(Enum):
 
 
 def watch(run: RunDirectory, settings: Settings, sink: Sink, *, owner: bool, timeout: float | None = None) -> Result:
-    """Follow a run to its end, whose exit code is the result's.
+    """Follow a run to its end; the result has the run's exit code.
 
-    `owner`: this is the command that started the run, so TERM (or INT without a terminal) stops the run itself. A
-    mere watcher is only ended. HUP ends the watching in both cases: the run goes on. A supervisor that dies is
-    replaced; the new one adopts the trainers that live. After `timeout` seconds the watching ends, not the run.
+    `owner`: this command started the run, so TERM (or INT without a terminal) stops the run itself. Otherwise they
+    only end the watching. HUP never stops the run. A supervisor that dies is replaced; the new one adopts the live
+    trainers. After `timeout` seconds the watching ends, not the run.
     """
     on_screen = sink.can_ask and not sink.quiet
     about = {"run_id": run.run_id, "run_dir": str(run.path)}
@@ -103,14 +103,14 @@ def _finish(view: RunView, settings: Settings) -> Result:
             sink.text("\nThe preview is drawn now, then the report is made. Follow it:")
             sink.text(f"    wan-train preview {view.run.run_id}")
         texts = [text for text, _ in box_end_texts(reader.refresh()[0])]
-        if texts and not (sink.is_terminal and not sink.quiet):  # there the last look at the run says it
+        if texts and not (sink.is_terminal and not sink.quiet):  # there the last screen shows it
             sink.text("\n" + "\n".join(texts))
 
     return Result(data=data, text=text, exit_code=view.state.finished.exit_code)
 
 
 def _wait_for_report(view: RunView, finished: RunFinished) -> Path | None:
-    """The final report, which the supervisor writes last. Ctrl-C only ends the waiting."""
+    """Wait for the final report, which the supervisor writes last. Ctrl-C only ends the waiting."""
     deadline = time.monotonic() + _REPORT_SECONDS
     with suppress(KeyboardInterrupt):
         while view.state.supervisor is not None and view.state.supervisor.is_alive() and time.monotonic() < deadline:
@@ -123,7 +123,7 @@ def _wait_for_report(view: RunView, finished: RunFinished) -> Path | None:
 
 @dataclass(slots=True, kw_only=True)
 class _Watcher:
-    """One watching of one run."""
+    """Watches one run."""
 
     run: RunDirectory
     settings: Settings
@@ -132,9 +132,9 @@ class _Watcher:
     signals: Signals
     reader: RunReader
     until: float | None = None
-    """When the watching ends at the latest, on the monotonic clock."""
+    """Deadline of the watching, on the monotonic clock."""
     view: RunView | None = None
-    """As it was last seen."""
+    """The latest view of the run."""
     gone_since: float | None = None
     revivals: int = 0
 
@@ -150,7 +150,7 @@ class _Watcher:
             time.sleep(_LOOK_SECONDS)
 
     def follow_screen(self) -> RunView | _Leave:
-        """Show the run until it is over, a signal ends the watching or the person leaves; the last look stays."""
+        """Show the run until it is over, a signal ends the watching or the person leaves; the last screen stays."""
         while True:
             with Screen(self.sink.console, ascii_only=self.sink.ascii_only) as screen:
                 try:
@@ -168,13 +168,13 @@ class _Watcher:
                 return left
 
     def _leave_behind(self, view: RunView) -> None:
-        """The last screen stays in the terminal's scrollback."""
+        """Leave the last screen in the terminal's scrollback."""
         self.sink.show("")
         self.sink.show(dashboard.run_lines(view, time.time()))
         self.sink.show("")
 
     def _show(self, screen: Screen) -> RunView | _Leave | None:
-        """Draw and obey keys until watching ends; None when Ctrl-C was pressed."""
+        """Draw and handle keys until the watching ends; None after Ctrl-C."""
         page = Page.RUN
         while not self.signals.interrupted:
             self.view, _ = self.reader.refresh()
@@ -196,7 +196,7 @@ class _Watcher:
         return None
 
     def _show_end(self, screen: Screen, view: RunView) -> RunView | _Leave:
-        """Show what becomes of the box after the run, until that is decided or the person leaves."""
+        """Show the ending of the box after the run, until it is decided or the person leaves."""
         while not self.signals.interrupted and _is_open(view, self.settings):
             screen.paint(
                 dashboard.screen(view, time.time(), screen.size[0], height=screen.size[1], footer=footer(view))
@@ -218,15 +218,15 @@ class _Watcher:
         return view
 
     def _keep_box_on(self, view: RunView) -> None:
-        """Ask the guardian, whose next round cancels the end of the box."""
+        """Ask the guardian to keep the box on; its next round cancels the ending."""
         if view.ending is not None and view.ending.phase in {Phase.COUNTDOWN, Phase.ENDING}:
             with suppress(OSError):
                 ask_to_keep(self.settings.lease_dir, view.ending, by="the key k")
 
     def _react(self, view: RunView, *, interrupt_stops: bool) -> RunView | _Leave | None:
-        """The result of one look at the run and the signals; None to continue watching.
+        """Check the run and the signals once; None to continue watching.
 
-        Without `interrupt_stops` a Ctrl-C is left for the caller to ask about, also one that came during the look.
+        Without `interrupt_stops` the caller asks about a Ctrl-C, even one that arrives during this check.
         """
         if view.state.is_over:
             return view
@@ -244,13 +244,13 @@ class _Watcher:
         return None
 
     def _revive(self, view: RunView) -> None:
-        """Start another supervisor when the last one died; a few times, since one that keeps dying has a bug."""
+        """Replace a dead supervisor, but only a few times: one that keeps dying has a bug."""
         if view.has_supervisor:
             self.gone_since = None
             return
-        # Whoever made the run may have been killed before a supervisor took it over.
+        # The command that made the run may have been killed before a supervisor took over.
         patience = _BELIEVE_SECONDS if view.state.supervisor is not None else _UNBORN_SECONDS
-        # Its last events may have been written between our two looks: look again before believing it.
+        # Its last events may have been written between our two reads, so wait and read again.
         self.gone_since = self.gone_since or time.monotonic()
         if time.monotonic() - self.gone_since < patience:
             return
@@ -283,14 +283,14 @@ class _Watcher:
 
 
 def _is_open(view: RunView, settings: Settings) -> bool:
-    """Whether a guardian still decides what becomes of the box."""
+    """Whether a guardian has yet to decide about the ending of the box."""
     if view.duties is None or view.duties.then is Then.NOTHING or not view.awaits_ending:
         return False
     return is_guarded(settings.lease_dir) and (view.ending is None or view.ending.phase is not Phase.CANCELLED)
 
 
 def _lines(view: RunView, page: Page, width: int, height: int) -> Sequence[Line]:
-    """What the screen shows."""
+    """Return the lines of a page."""
     now = time.time()
     match page:
         case Page.RUN:
@@ -307,7 +307,7 @@ def _lines(view: RunView, page: Page, width: int, height: int) -> Sequence[Line]
 
 
 def _answer_interrupt(run: RunDirectory, sink: Sink) -> bool:
-    """Ask what Ctrl-C was meant to do; True to stop watching. Ctrl-C again takes the harmless answer."""
+    """Ask what Ctrl-C should do; True to stop watching. A second Ctrl-C detaches."""
     try:
         with _default_interrupt():
             answer = questions.ask_on_interrupt()

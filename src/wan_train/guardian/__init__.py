@@ -1,1 +1,1 @@
-"""The guardian: one process of a box that does what comes after training, and restarts dead supervisors."""
+"""The guardian: a process on the box that carries out duties after training and restarts dead supervisors."""

@@ -13,25 +13,25 @@ from wan_train.run.duties import Duties, Then
 from wan_train.run.events import StopMode
 
 RESTART_SECONDS = 10.0
-"""A supervisor that is gone this long is started again; doubled with every restart that did not last."""
+"""Restart a supervisor that has been gone this long. Doubles with every restart that did not last."""
 _LONGEST_RESTART_SECONDS = 40.0
 UNBORN_SECONDS = 50.0
-"""The same for a run that never had one: the command that starts it needs time."""
+"""The same for a run that never had a supervisor: the command that starts it needs time."""
 MOST_RESTARTS = 5
 SAVING_SECONDS = 600.0
-"""At the limit of hours: time for the next checkpoint."""
+"""Time to reach the next checkpoint once the time limit has passed."""
 STOPPING_SECONDS = 120.0
-"""Then the time to stop at once. A run that is not over afterwards hangs."""
+"""Time to stop at once after that. A run that is not over by then hangs."""
 REPORT_SECONDS = 150.0
-"""A supervisor whose run is over writes the report; then it is not waited for."""
+"""Longest wait for the supervisor of a finished run, which writes the report."""
 UPLOAD_SECONDS = 5400.0
-"""A box that is paid for waits this long for a server that does not take the results."""
+"""Longest wait, before the box is ended, for a server that does not take the results."""
 LATE_UPLOAD_SECONDS = 900.0
-"""The same beyond the limit of hours."""
+"""The same past the time limit."""
 LAST_UPLOAD_SECONDS = 86_400.0
-"""The same for a box that stays on anyway."""
+"""The same for a box that stays on."""
 RECHECK_SECONDS = 120.0
-"""After an accepted order: if the box still runs then, the order is repeated."""
+"""Repeat an accepted order if the box still runs after this long."""
 _LONGEST_PAUSE_SECONDS = 300.0
 _FIRST_PAUSE_SECONDS = 5.0
 _HOUR = 3600.0
@@ -39,7 +39,7 @@ _HOUR = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saving:
-    """A run was asked to stop because of the limit of hours. `seconds` since it was asked first."""
+    """A request to stop a run at the time limit, first made `seconds` ago."""
 
     seconds: float
     mode: StopMode
@@ -58,14 +58,14 @@ class GuardedRun:
     is_unborn: bool = False
     """No supervisor ever took it over."""
     is_resuming: bool = False
-    """It was over before it was given these duties: a command is about to resume it."""
+    """It was over before it got these duties, so a command is about to resume it."""
     restarts: int = 0
-    """Since a supervisor last lasted."""
+    """Counted since a restart last succeeded."""
     elapsed: float = 0.0
     """Seconds since the start."""
     saving: Saving | None = None
     settled_seconds: float = 0.0
-    """Since it was first seen to be settled."""
+    """Seconds since it was first seen settled."""
     kept_at: float | None = None
     """`elapsed` when a person cancelled the ending."""
     has_ended: bool = False
@@ -78,7 +78,7 @@ class GuardedRun:
     """The same, and it may be tried now."""
     is_uploading: bool = False
     has_messages: bool = False
-    """Something is still to be sent."""
+    """Messages are still to be sent."""
 
     @property
     def limit(self) -> float | None:
@@ -90,12 +90,12 @@ class GuardedRun:
 
     @property
     def is_lost(self) -> bool:
-        """Its supervisors keep dying, so that it never ends by itself."""
+        """Whether its supervisors keep dying, so that it never ends by itself."""
         return not self.is_over and not self.has_supervisor and self.restarts >= MOST_RESTARTS
 
     @property
     def is_settled(self) -> bool:
-        """Nothing more comes of its training."""
+        """Whether its training will produce nothing more."""
         if self.is_over:
             if self.is_resuming and self.elapsed < UNBORN_SECONDS:
                 return False
@@ -104,14 +104,14 @@ class GuardedRun:
 
     @property
     def wants_ending(self) -> bool:
-        """A cancelled ending is wanted again once the limit of hours is reached."""
+        """Whether it wants the box ended. A cancelled ending is wanted again at the time limit."""
         if self.duties.then is Then.NOTHING or self.has_ended:
             return False
         return self.kept_at is None or (self.limit is not None and self.is_late and self.kept_at < self.limit)
 
     @property
     def may_want_ending(self) -> bool:
-        """Now or at the limit of hours."""
+        """Whether it wants an ending now, or will at the time limit."""
         waits = self.kept_at is not None and self.limit is not None and self.kept_at < self.limit
         return self.wants_ending or (self.duties.then is not Then.NOTHING and not self.has_ended and waits)
 
@@ -145,9 +145,8 @@ class Box:
     kept_by: str | None = None
     """Who asked to keep the box on, since the countdown began."""
     first_process: ProcessIdentity | None = None
-    """The box's first process."""
     is_acting: bool = False
-    """An order to the provider, or the command, is under way."""
+    """An order to the provider, or the user's command, is in progress."""
     unsafe: tuple[str, ...] = ()
     """Results of runs without duties that would be lost with the box, in words."""
 
@@ -170,14 +169,14 @@ class Upload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """Write the ending down as it now is; None: none is decided any more."""
+    """Record the ending as it is now; None means that none is decided."""
 
     ending: Ending | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keep:
-    """A person keeps the box on: the ending of these runs is cancelled."""
+    """A person keeps the box on, so the ending of these runs is cancelled."""
 
     ending: Ending
     run_ids: tuple[str, ...]
@@ -192,7 +191,7 @@ class CarryOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HasEnded:
-    """The ending of these runs was carried out: it is not to be carried out again."""
+    """The ending of these runs was carried out and must not be repeated."""
 
     run_ids: tuple[str, ...]
 
@@ -208,7 +207,7 @@ Action = Restart | StopRun | Upload | Record | Keep | CarryOut | HasEnded | Rele
 
 
 def decide(box: Box) -> list[Action]:
-    """Everything that is due now. Total; repeating what was done already is harmless."""
+    """Return all actions due now, for any box. Repeating an action is harmless."""
     actions: list[Action] = []
     for run in box.runs:
         actions += _care(run)
@@ -220,9 +219,9 @@ def decide(box: Box) -> list[Action]:
 
 
 def chosen(box: Box) -> tuple[Then, tuple[str, ...], str]:
-    """What becomes of the box: the ending, its command, and in words why. The one that keeps more wins.
+    """Return the ending of the box, its command, and why. Stop wins over destroy, and destroy over a command.
 
-    A box is destroyed only when no run wants less and every result on it is safe elsewhere.
+    A box is destroyed only if no run wants it stopped and every result on it is safe elsewhere.
     """
     wanting = [run for run in box.runs if run.wants_ending]
     wanted = {run.duties.then for run in wanting}
@@ -259,7 +258,7 @@ def _care(run: GuardedRun) -> Iterator[Action]:
 
 
 def _save_all(box: Box) -> Iterator[Action]:
-    """At the limit of hours every run on the box saves and stops."""
+    """At the time limit, make every run on the box save and stop."""
     working: list[GuardedRun | Other] = [*(run for run in box.runs if not run.is_over), *box.others]
     for each in working:
         if each.saving is None:
@@ -271,7 +270,7 @@ def _save_all(box: Box) -> Iterator[Action]:
 def _end(box: Box) -> Iterator[Action]:
     ending = box.ending
     if ending is not None and ending.phase is not Phase.CANCELLED and ending.life != box.first_process:
-        # The box went down and came back. What was accepted was carried out; the rest is decided anew, in full grace.
+        # The box restarted. An accepted ending was carried out; any other is decided anew, with its full grace period.
         if ending.phase is Phase.ASKED:
             yield HasEnded(run_ids=_ended_with(box, ending))
         yield Record(ending=None)
@@ -290,7 +289,7 @@ def _end(box: Box) -> Iterator[Action]:
 
 
 def _continue(box: Box, ending: Ending) -> Iterator[Action]:
-    """A countdown, and an ending that has not succeeded yet."""
+    """Continue a countdown, or an ending that has not succeeded yet."""
     if box.kept_by is not None:
         kept = replace(ending, phase=Phase.CANCELLED, cancelled_by=box.kept_by, changed=box.now.at)
         wanting = tuple(run.run_id for run in box.runs if run.wants_ending)
@@ -313,9 +312,9 @@ def _continue(box: Box, ending: Ending) -> Iterator[Action]:
 
 
 def _recheck(box: Box, ending: Ending) -> Iterator[Action]:
-    """The order was accepted: the box goes down, or the order is repeated. A command ends with its success.
+    """Repeat an accepted order if the box still runs. A command that succeeded is not repeated.
 
-    A run that is started on a box that is still there is not ended by the old order.
+    A run started on the box since then cancels the old order.
     """
     if ending.then is Then.COMMAND or _is_working(box):
         yield HasEnded(run_ids=_ended_with(box, ending))
@@ -325,7 +324,7 @@ def _recheck(box: Box, ending: Ending) -> Iterator[Action]:
 
 
 def _ended_with(box: Box, ending: Ending) -> tuple[str, ...]:
-    """The runs whose ending this was; not those that a person has resumed since, with an ending of their own."""
+    """The runs this ending was for, except those resumed since: they get an ending of their own."""
     resumed = {run.run_id for run in box.runs if is_later(run.duties.began, ending.decided)}
     return tuple(run_id for run_id in ending.runs if run_id not in resumed)
 
@@ -335,14 +334,14 @@ def _since_change(box: Box, ending: Ending) -> float:
 
 
 def _is_due(box: Box) -> bool:
-    """Whether a run wants an ending, and nothing works, uploads or waits any more."""
+    """Whether a run wants an ending, and nothing is working, uploading or waiting."""
     wanting = any(run.wants_ending for run in box.runs)
     uploads = any(run.waits_for_upload for run in box.runs)
     return wanting and not _is_working(box) and not uploads
 
 
 def _is_working(box: Box) -> bool:
-    """Whether a run works or waits on the box; at the limit of hours, one that can still be stopped."""
+    """Whether a run works or waits on the box. At the time limit, hanging runs do not count."""
     limit = any(run.is_late and run.wants_ending for run in box.runs)
     others = any(not (limit and hangs(other.saving)) for other in box.others)
     return others or any(not run.is_settled for run in box.runs)
@@ -374,7 +373,7 @@ def _why(wanting: Sequence[GuardedRun]) -> str:
 
 
 def _risks(run: GuardedRun) -> Sequence[str]:
-    """Results of a run that would be lost with the box."""
+    """Why results of a run would be lost with the box."""
     if not run.duties.uploads:
         return (f"{run.run_id} has no upload",)
     return run.unverified

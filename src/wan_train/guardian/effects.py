@@ -29,10 +29,10 @@ _ORDER_SECONDS = 20.0
 
 
 class Effects(Protocol):
-    """Nothing here blocks for longer than the start of a supervisor takes, and nothing raises."""
+    """No method raises, or blocks longer than starting a supervisor takes."""
 
     def restart(self, run: RunDirectory) -> str | None:
-        """Start a supervisor; why it did not start, in words."""
+        """Start a supervisor; return why it did not start, or None."""
 
     def stop(self, run: RunDirectory, mode: StopMode) -> None: ...
 
@@ -41,23 +41,23 @@ class Effects(Protocol):
     def is_uploading(self, run: RunDirectory) -> bool: ...
 
     def end(self, ending: Ending) -> None:
-        """Begin to end the box; `answer` has the outcome."""
+        """Start ending the box; `answer` returns the outcome."""
 
     @property
     def is_acting(self) -> bool: ...
 
     def answer(self) -> str | None:
-        """Once, after `end`: why the box was not ended, "" where it was accepted; None while nothing is known."""
+        """Return the outcome of `end` once: why it failed, or "" if it was accepted. None while unknown."""
 
     def by_hand(self, then: Then) -> str | None:
-        """The command with which a person ends the box."""
+        """The command a person can use to end the box."""
 
 
 class BoxEffects:
     """The effects on this box."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], *, before_the_end: Callable[[], None]) -> None:
-        """`before_the_end` lets messages leave; it may take seconds."""
+        """`before_the_end` waits for messages to be sent; it may take seconds."""
         self._settings = settings
         self._before_the_end = before_the_end
         self._vast = Vast.of_this_box(environ, settings.vast_url)
@@ -123,7 +123,7 @@ class BoxEffects:
         try:
             self._before_the_end()
             self._answer = end_box(ending, self._vast)
-        except Exception as error:  # noqa: BLE001  a bug here must not leave the box running without a word
+        except Exception as error:  # noqa: BLE001  a bug here must not silently leave the box running
             self._answer = f"a bug in wan-train: {type(error).__name__}"
 
 
@@ -134,7 +134,7 @@ def end_box(
     proof_seconds: float = _PROOF_SECONDS,
     pause: Callable[[float], None] = time.sleep,
 ) -> str:
-    """End this box; why that failed, in words, or "" once it is known to go down."""
+    """End this box; return why that failed, or "" once it is known to go down."""
     if ending.then is Then.COMMAND:
         done = process.run(ending.command, seconds=_COMMAND_SECONDS)
         said = one_line(done.tail(1)) or f"exit code {done.code}"
@@ -152,7 +152,7 @@ def end_box(
 
 
 def _proof(then: Then, vast: Vast, seconds: float, pause: Callable[[float], None]) -> str:
-    """Why it is not proved that the box goes down; "" if Vast says so. Without an answer nothing is proved."""
+    """Return why it is not certain that the box goes down, or "" if Vast says so. No answer is no proof."""
     waited = 0.0
     while True:
         try:
@@ -170,5 +170,5 @@ def _proof(then: Then, vast: Vast, seconds: float, pause: Callable[[float], None
 
 
 def say(text: str) -> None:
-    """A line of the guardian's log."""
+    """Write a line to the guardian's log."""
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", flush=True)  # noqa: T201  stdout is the guardian's log

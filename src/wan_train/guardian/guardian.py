@@ -39,7 +39,7 @@ ROUND_SECONDS = 2.0
 
 
 class Uploads(Protocol):
-    """What is known of the uploads of a run; never raises. `fresh`: as of now, not of some seconds ago."""
+    """The upload status of a run; never raises. `fresh`: read now, not taken from some seconds ago."""
 
     def look(self, run: RunDirectory, duties: Duties, now: float, *, fresh: bool) -> Uploaded: ...
 
@@ -48,11 +48,11 @@ class Notifier(Protocol):
     """Sends messages to a person."""
 
     def notify(self, run: RunDirectory, ending: Ending | None) -> bool:
-        """Send what is new; whether something is still to be sent. Does not block."""
+        """Send new messages without blocking; return whether any are still to be sent."""
 
 
 class Guardian:
-    """Every decision is on disk, so another guardian continues where this one was killed."""
+    """Every decision is on disk, so if this guardian is killed, another one continues."""
 
     def __init__(
         self,
@@ -74,10 +74,10 @@ class Guardian:
         self._trackers: dict[Path, RunTracker] = {}
         self._ending = read_ending(lease_dir)
         self._saving: dict[str, tuple[Moment, StopMode]] = {}
-        """Runs without duties that were asked to stop at the limit of hours."""
+        """Runs without duties that were asked to stop at the time limit."""
 
     def take_up(self, runs: Path) -> None:
-        """List runs again whose duties are open: a box may lose its temporary files in a restart."""
+        """Register runs with open duties again: a box may lose its temporary files in a restart."""
         listed = {run.path for run in registered(self._lease_dir)}
         for run in all_runs(runs):
             if run.duties.is_file() and run.path.absolute() not in listed and not _is_done(run):
@@ -85,7 +85,7 @@ class Guardian:
                     register(self._lease_dir, run)
 
     def tick(self) -> float | None:
-        """One round; seconds until the next, None when all duties are done."""
+        """Run one round; return the seconds until the next, or None when all duties are done."""
         now = moment(self._clock)
         self._take_answer(now)
         box = self._look(now)
@@ -150,7 +150,7 @@ class Guardian:
         return guarded
 
     def _others(self, runs: set[str], now: Moment) -> tuple[Other, ...]:
-        """Whoever holds a GPU or a place among those who pay, and is not guarded."""
+        """Unguarded runs and measurements that hold a lease on a GPU or on a share of the price."""
         try:
             names = {holder.run_id or name for name, holder in self._room.holders("")}
         except (NotReadyError, OSError):
@@ -163,7 +163,7 @@ class Guardian:
         return tuple(found)
 
     def _unsafe(self, now: Moment) -> tuple[str, ...]:
-        """Results of unguarded runs that a destroyed box would take along."""
+        """Results of unguarded runs that would be lost if the box were destroyed."""
         parents = sorted({tracker.run.path.parent for tracker in self._trackers.values()})
         found: list[str] = []
         for run in (run for parent in parents for run in all_runs(parent) if run.path not in self._trackers):
@@ -171,7 +171,7 @@ class Guardian:
                 continue
             try:
                 duties = read_duties(run)
-            except Exception as error:  # noqa: BLE001  whatever is wrong with a record, its results count as not safe
+            except Exception as error:  # noqa: BLE001  the results of an unreadable record count as not safe
                 say(f"{run.run_id}: {error}")
                 duties = None
             if duties is None or not duties.uploads:
@@ -209,7 +209,7 @@ class Guardian:
                 assert_never(action)
 
     def _care(self, action: Restart | Upload | Release, now: Moment) -> None:
-        """What one run needs."""
+        """Perform an action on one run."""
         tracker = self._tracker(action.run_id)
         match action:
             case Restart(run_id=run_id):
@@ -227,7 +227,7 @@ class Guardian:
                 assert_never(action)
 
     def _end(self, action: Record | Keep | CarryOut | HasEnded) -> None:
-        """What concerns the end of the box."""
+        """Perform an action on the end of the box."""
         match action:
             case Record(ending=ending):
                 before = self._ending
@@ -262,7 +262,7 @@ class Guardian:
             self._effects.stop(run, mode)
 
     def _runs_named(self, run_id: str) -> Sequence[RunDirectory]:
-        if "/" in run_id or run_id in {".", ".."}:  # a lease's text is anybody's
+        if "/" in run_id or run_id in {".", ".."}:  # any user may write a lease's text
             return []
         parents = {tracker.run.path.parent for tracker in self._trackers.values()}
         runs = [RunDirectory(parent / run_id) for parent in sorted(parents)]
@@ -272,7 +272,7 @@ class Guardian:
         return next(each for each in self._trackers.values() if each.run.run_id == run_id)
 
     def _record(self, ending: Ending | None) -> None:
-        """A full disk keeps no box running: what cannot be written is still known here."""
+        """Keep the ending in memory too: a full disk must not keep the box running."""
         if ending is not None:
             ending = replace(ending, by_hand=self._effects.by_hand(ending.then))
         self._ending = ending

@@ -25,7 +25,7 @@ from wan_train.upload.status import RecordedUploads, verified_at
 
 _SETTLE_SECONDS = 10.0
 REPLACED = 75
-"""Exit code of a guardian whose program was replaced: the loop that started it starts the new one."""
+"""Exit code after an upgrade: the loop that started the guardian then starts the new version."""
 
 
 def main() -> int:
@@ -58,7 +58,7 @@ def _care(settings: Settings) -> int:
 
 
 def care(tick: Callable[[], float | None], *, is_replaced: Callable[[], bool], pause: Callable[[float], None]) -> int:
-    """Rounds until all duties are done (0), or until an upgrade replaced the program (REPLACED)."""
+    """Run rounds until all duties are done (0) or an upgrade replaced the program (REPLACED)."""
     last = ""
     while True:
         try:
@@ -70,14 +70,14 @@ def care(tick: Callable[[], float | None], *, is_replaced: Callable[[], bool], p
         if seconds is None:
             return ExitCode.DONE
         if is_replaced():
-            # Modules that are imported late would be those of the new version.
+            # Modules imported from now on would be those of the new version.
             say("wan-train was replaced; the guardian starts again")
             return REPLACED
         pause(seconds)
 
 
 def _installed() -> tuple[int, int] | None:
-    """What changes when pip puts another version in place; None while it does."""
+    """A value that changes when pip installs another version; None while it does."""
     try:
         status = Path(__file__).stat()
     except OSError:

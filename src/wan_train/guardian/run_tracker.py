@@ -1,4 +1,4 @@
-"""Follows one guarded run in each round, and keeps what is known of it in `guard.json`: another guardian continues."""
+"""The state of one guarded run, kept in `guard.json` so that another guardian can continue."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class Seen:
     has_supervisor: bool
     is_unborn: bool = False
     finished: float | None = None
-    """When it was over, in Unix seconds."""
+    """When the run ended, in Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """`began` names the start that it is about: a resume by a person is a new start, of which nothing is known."""
+    """The guardian's memory of the start `began`. A resume by a person is a new start, with an empty record."""
 
     began: Moment
     looked: Moment
     elapsed: float
-    """Seconds from `began` to `looked`, added up: no clock that is set and no reboot takes any away."""
+    """Seconds from `began` to `looked`, as a running sum: neither a clock change nor a reboot lowers it."""
     gone_since: Moment | None = None
     restarts: int = 0
     restarted: Moment | None = None
@@ -48,9 +48,9 @@ class RunRecord:
     kept_at: float | None = None
     has_ended: bool = False
     ordered: ProcessIdentity | None = None
-    """The box's first process when its end was accepted: with another one it went down and came back."""
+    """The box's first process when its end was accepted. A different one now means that the box restarted."""
     is_released: bool = False
-    """Its duties were done."""
+    """Whether its duties are done."""
 
 
 def first_record(duties: Duties, now: Moment) -> RunRecord:
@@ -60,7 +60,7 @@ def first_record(duties: Duties, now: Moment) -> RunRecord:
 def record_after(
     record: RunRecord, duties: Duties, seen: Seen, now: Moment, *, first_process: ProcessIdentity | None
 ) -> RunRecord:
-    """The record after another look at the run."""
+    """Return the record after another look at the run."""
     if record.began != duties.began:
         record = first_record(duties, now)
     elapsed = record.elapsed + seconds_between(record.looked, now)
@@ -80,7 +80,7 @@ def record_after(
 
 
 def guarded_run(duties: Duties, seen: Seen, record: RunRecord, now: Moment, *, run_id: str) -> GuardedRun:
-    """The run as decisions see it, but for its uploads and messages."""
+    """The run as `decide` sees it, without its uploads and messages."""
     return GuardedRun(
         run_id=run_id,
         duties=duties,
@@ -103,7 +103,7 @@ def saving(since: Moment | None, mode: StopMode, now: Moment) -> Saving | None:
 
 
 def read_record(run: RunDirectory) -> RunRecord | None:
-    """None where nothing is remembered; a damaged record counts as nothing."""
+    """The saved record; None if it is missing or damaged."""
     return codec.read(run.guard, RunRecord)
 
 
@@ -120,7 +120,7 @@ _WRITE_SECONDS = 60.0
 
 
 class RunTracker:
-    """Raises nothing. A run with damaged records is over once no supervisor holds its lock, and it is never safe."""
+    """Never raises. A run with damaged records is over once its lock is free; its results never count as safe."""
 
     def __init__(self, run: RunDirectory, first_process: ProcessIdentity | None) -> None:
         self.run = run
@@ -135,12 +135,12 @@ class RunTracker:
 
     @property
     def is_there(self) -> bool:
-        """Whether the run was not removed."""
+        """Whether the run still exists."""
         return self.run.plan.is_file()
 
     def look(self, now: Moment) -> GuardedRun | None:
-        """The run as it is now, None while it has no duties."""
-        with suppress(codec.CorruptRecordError, OSError):  # then those that were read before hold
+        """The run as it is now; None while it has no duties."""
+        with suppress(codec.CorruptRecordError, OSError):  # keep the duties read before
             self.duties = read_duties(self.run)
         if self.duties is None:
             return None
@@ -165,7 +165,7 @@ class RunTracker:
             self._record = replace(self._record, kept_at=self._record.elapsed)
 
     def note_ordered(self) -> None:
-        """The box goes down because of this run, and not again after it came back."""
+        """Remember that this run ended the box, so that it does not end it again after a restart."""
         if self._record is not None:
             self._record = replace(self._record, ordered=self._first_process)
 
@@ -178,7 +178,7 @@ class RunTracker:
             self._record = replace(self._record, is_released=True)
 
     def save(self) -> None:
-        """Write down what is remembered, where it is news; a full disk waits for the next time."""
+        """Save the record if it is news. After a failed write, such as on a full disk, the next round retries."""
         if self._record is None or not _is_news(self._record, self._written):
             return
         with suppress(OSError):
@@ -203,7 +203,7 @@ class RunTracker:
 
 
 def _is_news(memory: RunRecord, written: RunRecord | None) -> bool:
-    """The hours alone are written once a minute."""
+    """Whether to write the record: at once if it changed, once a minute if only its times did."""
     if written is None or seconds_between(written.looked, memory.looked) >= _WRITE_SECONDS:
         return True
     return memory != replace(written, looked=memory.looked, elapsed=memory.elapsed)

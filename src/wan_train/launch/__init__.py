@@ -1,1 +1,1 @@
-"""From a computer without a GPU: rent boxes, train there, bring the LoRAs home, and leave nothing that costs money."""
+"""Rents boxes from a computer without a GPU, trains there, brings the LoRAs home, leaves nothing that costs money."""

@@ -1,4 +1,4 @@
-"""One step of a launch carried out: an action in, its outcome out. Whose fault a failure is, is judged here."""
+"""Carries out one step of a launch: an action in, its outcome out. It also decides whose fault a failure is."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ from wan_train.run.speeds import read_speeds, remember
 PROVISION_SECONDS = 3 * 3600.0
 _UNREACHABLE_SECONDS = 600.0
 WAKE_SECONDS = 1200.0
-"""A stopped box whose card is rented out does not start; after so long it is given up."""
+"""A stopped box is given up after this long: it cannot start while its card is rented to another user."""
 _LOOK_SECONDS = 10.0
 _LEAST_HOURS = 0.1
-"""Of a box by its own hand, when its hours are over: results must still come home."""
+"""Least hours for a box's own guardian, even when the box's hours are over: results must still come home."""
 _PRICE_ABOVE = 1.02
-"""Times the offer: providers round."""
+"""A listed price may be this many times the offer's, because providers round."""
 _OVER = {"finished": 0, "failed": 4, "stopped": 130}
-"""States of a run that is over, and the exit code where it recorded none; in `wan-train status --json`."""
+"""States of a finished run in `wan-train status --json`, with the exit code for a run that recorded none."""
 _LOST = "lost"
-"""The box was started again, and nothing on it resumed the run."""
+"""State of a run that nothing resumed after its box was started again."""
 
 log = logging.getLogger(__name__)
 
 
 class CancelledError(Exception):
-    """The box of a step that takes long is given up."""
+    """The box of a long step was given up."""
 
 
 @dataclass(slots=True, kw_only=True)
 class ActionRunner:
-    """The provider, the engine and the boxes; `pause` waits for so many seconds, `runs` is where runs come home to.
+    """Acts on the provider, the engine and the boxes. `pause` sleeps for a number of seconds.
 
-    What the boxes measured is kept there too, for the time and cost of later offers.
+    Runs come home to `runs`. The boxes' measurements are kept there too, to estimate time and cost of later offers.
     """
 
     market: Market
@@ -65,11 +65,11 @@ class ActionRunner:
     pause: Callable[[float], None]
     shipment: Callable[[Job], Shipment] = shipment_of_job
     is_given_up: Callable[[str], bool] = lambda _: False
-    """Whether a box is to be destroyed, which ends the steps that take long."""
+    """Whether a box is to be destroyed, which cancels its long steps."""
     seen: dict[str, Training] = field(default_factory=dict)
-    """By job, what was last seen of its training: for people, never for decisions."""
+    """Last seen training by job: for display, never for decisions."""
     searching: str = ""
-    """Why the last search found no offer, for people."""
+    """Why the last search found no offer, for display."""
 
     def do(self, launch: Launch, action: Action) -> Outcome:
         """Carry out one action; never raises for what a provider, an engine or a box does."""
@@ -86,8 +86,8 @@ class ActionRunner:
         except EngineDownError as error:
             return Failed(action=action, why=str(error), answered=True)
         except (VastError, EngineError) as error:
-            # An order that a provider or SkyPilot refused is not the machine's fault; when it was to rent, another
-            # offer is better than the same one again.
+            # A request that the provider or SkyPilot refused is not the machine's fault. But after a refused rental,
+            # another offer is better than the same one again.
             fault = Fault.BOX if action.do is Do.RENT else Fault.PASSING
             return Failed(action=action, why=str(error), fault=fault)
         except UnreachableError as error:
@@ -155,7 +155,7 @@ class ActionRunner:
         return Done(action=action)
 
     def _remember_speeds(self, address: Address, box: Box) -> None:
-        """A convenience that fails no job. A box is believed only about its own kind of card, and not the future."""
+        """Keep a box's measurements; an error fails no job. Accept only its own kind of card and no future times."""
         try:
             found = self.remote.speeds(address)
         except RemoteError as error:
@@ -169,7 +169,7 @@ class ActionRunner:
 
     def _search(self, launch: Launch) -> Found:
         offers = self.market.offers(launch.wants)
-        # Elsewhere an offer is a kind of box, of which there are many.
+        # Outside Vast an offer is a kind of box, which can be rented many times.
         taken = {box.offer.machine for box in launch.living} if launch.wants.infra == VAST else set()
         history = read_history(self.runs, self.clock.now())
         choice = choose(
@@ -192,7 +192,7 @@ class ActionRunner:
         return Found(name=name, offer=best, credit=credit)
 
     def _check_price(self, box: Box) -> None:
-        """Where the list cannot be had, the price counts as the one of the offer."""
+        """Raise WrongBoxError if the listed price is above the offer's. Without a list, assume the offer's price."""
         try:
             boxes = self.market.boxes()
         except VastError as error:
@@ -205,7 +205,7 @@ class ActionRunner:
                 raise WrongBoxError(f"it costs {asked} an hour, and {offered} were offered")
 
     def _provision(self, box: Box, tasks: Sequence[str]) -> None:
-        """Wait until the box is ready; the set-up on it continues whatever becomes of the connection."""
+        """Wait until the box is ready. The set-up on it continues even if the connection breaks."""
         began = answered = self.clock.monotonic()
         while True:
             if self.is_given_up(box.name):
@@ -223,7 +223,7 @@ class ActionRunner:
             self.pause(_LOOK_SECONDS)
 
     def _wake(self, box: Box, address: Address, run_id: str) -> Address:
-        """Where the box answers once it runs again: a provider may give it another port."""
+        """Start a stopped box and return where it answers, because a provider may give it another port."""
         began = self.clock.monotonic()
         self.market.start(box.name)
         while True:
@@ -242,7 +242,7 @@ class ActionRunner:
             self.pause(_LOOK_SECONDS)
 
     def _left(self, launch: Launch, box: Box) -> Wants:
-        """What was wanted, with the hours that the box may still run: its own guardian counts from the run's start."""
+        """`wants` with the box's remaining hours, because its own guardian counts from the run's start."""
         left = launch.wants.max_hours - (self.clock.now() - box.began) / 3600
         return replace(launch.wants, max_hours=max(_LEAST_HOURS, left))
 
@@ -259,7 +259,7 @@ class ActionRunner:
         return Done(action=action, home=home, received=shipment.bytes)
 
     def _destroy(self, box: Box) -> None:
-        """The engine forgets it, and the provider's own list is the proof; the engine alone is none."""
+        """Destroy a box in the engine and at the provider. Only the provider's own list proves that it is gone."""
         try:
             self.engine.down(box.name)
         except EngineError as error:

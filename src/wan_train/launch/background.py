@@ -1,4 +1,4 @@
-"""The program that carries out a launch, in a session of its own: `python -m wan_train.launch.background DIR`."""
+"""The program that carries out a launch, in its own session: `python -m wan_train.launch.background DIR`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def start(directory: LaunchDirectory, settings: Settings) -> None:
         time.sleep(_LOOK_SECONDS)
     if child.poll() == ExitCode.DONE:
         return
-    child.kill()  # a program that was said not to run must not rent later
+    child.kill()  # a program that was reported as not started must not rent later
     last = directory.log.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
     raise NotReadyError(
         f"the launch did not start: {last[0] if last else 'no reason given'}", hint=f"Log: {directory.log}"
@@ -62,7 +62,7 @@ def start(directory: LaunchDirectory, settings: Settings) -> None:
 def sky_engine(
     infra: str, key: Mapping[str, str], *, keys: Path, log: Path, say: Callable[[str], None]
 ) -> Iterator[SkyEngine]:
-    """SkyPilot for an infrastructure; the last of this user who leaves ends its server. Raises NotReadyError."""
+    """SkyPilot for an infrastructure. This user's last program to leave ends its server. Raises NotReadyError."""
     folder = folder_of(infra)
     users = folder / "users"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -71,7 +71,7 @@ def sky_engine(
         try:
             yield engine
         finally:
-            # The lock is shared by all who use the server: alone with it, nobody else does.
+            # All programs that use the server share the lock. An exclusive lock means that no other program uses it.
             if locks.try_once(held, users, shared=False):
                 _stop_server(engine)
             engine.close()
@@ -99,7 +99,7 @@ def open_runner(directory: LaunchDirectory, settings: Settings, say: Callable[[s
 
 @dataclass(slots=True)
 class Reporter:
-    """Reports a launch to others: its log, and what was seen of its trainings."""
+    """Reports a launch: changes to its log, and the last seen trainings to watchers."""
 
     directory: LaunchDirectory
     seen: Callable[[], LastSeen]
@@ -118,7 +118,7 @@ def _seen(runner: ActionRunner) -> LastSeen:
 
 
 def _notify(launch: Launch) -> None:
-    """Tell the services of the settings file that it is over; a message that is not sent changes nothing."""
+    """Notify the services in the settings file that the launch is over. A failed message changes nothing."""
     try:
         targets = read_targets(resolve(flags={}).notify)
         if targets:

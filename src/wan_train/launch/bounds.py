@@ -1,4 +1,4 @@
-"""What bounds the cost of a launch where its person gave no bound: hours, a price, a budget. Functions of values."""
+"""Default limits on the cost of a launch: hours, price, budget. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from wan_train.launch.model import Wants
 from wan_train.launch.offers import Choice
 
 HOURS_OF_A_JOB = 12.0
-"""On one box, where nothing like it was measured."""
+"""Hours of a job on one box: the minimum, and the default if nothing similar was measured."""
 MOST_HOURS = 24.0 * 90
-"""Of one box, whatever is given."""
+"""Most hours of one box, whatever the user gives."""
 _PRICE_ABOVE = 1.5
-"""Times the best offer that another box may cost, when that offer is gone or its box is lost."""
+"""Another box may cost this many times the best offer, once that offer is gone or its box is lost."""
 _TIME_ABOVE = 1.5
-"""Times the measured time that a job may take."""
+"""A job may take this many times its measured time."""
 
 
 def default_hours(choice: Choice, jobs: int, boxes: int) -> float:
-    """Hours of one box: enough for its share of the jobs, and a half more where their time is known."""
+    """Hours of one box: enough for its share of the jobs, plus half again if their time is known."""
     known = choice.fit[0].seconds if choice.fit else None
     of_a_job = HOURS_OF_A_JOB if known is None else max(HOURS_OF_A_JOB, _TIME_ABOVE * known / 3600)
     return min(MOST_HOURS, float(math.ceil(of_a_job * math.ceil(jobs / boxes))))
 
 
 def default_price(choice: Choice) -> float:
-    """Dollars an hour for a box, half as much again as the best of some offers."""
+    """Dollars an hour for a box: 1.5 times the best offer, rounded up to a cent."""
     return math.ceil(_PRICE_ABOVE * choice.fit[0].offer.per_hour * 100) / 100
 
 
 def bounded(wants: Wants, choice: Choice, jobs: int) -> Wants:
-    """With a price and a budget that hold for every box to come. Where no offer fits there is nothing to bound.
+    """`wants` with a price and a budget for all later boxes; unchanged if no offer fits.
 
-    The traffic is that of the first offer, as if each job had a box of its own: a budget without it could be too small
-    for every offer.
+    The budget includes the first offer's traffic, as if each job had its own box. Without it, the budget could be too
+    small for every offer.
     """
     if not choice.fit:
         return wants

@@ -1,4 +1,4 @@
-"""Whether a box is what was rented: what is asked on it, how the answers are judged; and how an unused one ends."""
+"""Whether a box is what was rented: the scripts run on it, how their output is judged, and how an unused box ends."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from wan_train.recipe.terms import Task
 WORKSPACE = PurePosixPath("/workspace")
 RUNS = WORKSPACE / "wan-train-runs"
 UNUSED_HOURS = 4.0
-"""A box on which no run began by then destroys itself: its set-up takes three at most."""
+"""A box on which no run began within this time destroys itself. Its set-up takes three hours at most."""
 
-# A session of ssh does not have the variables that the container was started with; its first process has them.
+# An ssh session lacks the container's variables; the container's first process has them.
 ENVIRONMENT = """for name in CONTAINER_ID CONTAINER_API_KEY HF_ENDPOINT WAN_TRAIN_VAST_URL; do
   [ -z "$(printenv "$name")" ] || continue
   value=$(tr '\\0' '\\n' 2>/dev/null </proc/1/environ | sed -n "s/^$name=//p")
@@ -31,7 +31,7 @@ done
 
 NO_WORKSPACE = 45
 """Exit code of LOOK."""
-# One that is not root may make the folder by sudo, if at all.
+# A user who is not root can make the folder only with sudo.
 LOOK = f"""w={WORKSPACE}
 mkdir -p $w 2>/dev/null || sudo -n mkdir -p $w && [ -w $w ] || sudo -n chown "$(id -u)" $w || exit {NO_WORKSPACE}
 df -Pk $w | tail -n 1
@@ -40,13 +40,13 @@ cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader,nounits
 """
 
-# Several connections at once, as the models will be fetched: one alone is often slower than the line.
+# Use several connections, as the model download does: one alone is often slower than the line.
 _PARTS, _PART_BYTES = 4, 50_000_000
 MEASURED_BYTES = _PARTS * _PART_BYTES
 
 
 def measure() -> str:
-    """The script that times the line, by parts of a model file from where it will be fetched."""
+    """Return the script that times the line with parts of a model file from its real host."""
     model = max(wanted([Task.T2V]), key=lambda each: each.gb)
     return f"""{ENVIRONMENT}command -v curl >/dev/null || exit 0
 for n in 0 1 2 3; do
@@ -59,13 +59,13 @@ wait
 
 
 _NO_WAY = re.compile(r"curl: \((?:5|6|7|28|35)\)")
-"""curl's exit codes for a name that is not found, a host that is not reached, silence, and a broken handshake."""
+"""curl's exit codes for an unknown host or proxy, a failed connection, a timeout and a failed TLS handshake."""
 
 
 def timer(max_hours: float) -> str:
-    """The script that lets a box of Vast destroy itself if no run ever begins on it; after that the guardian ends it.
+    """Return the script that makes a Vast box destroy itself if no run begins on it. Otherwise the guardian ends it.
 
-    The lock is inherited, so that there is one timer however often the box is checked. The key is in no command line.
+    The timer inherits the lock, so only one runs however often the box is checked. The key is in no command line.
     """
     seconds = round(min(max_hours, UNUSED_HOURS) * 3600)
     return f"""{ENVIRONMENT}[ -n "$CONTAINER_ID" ] && [ -n "$CONTAINER_API_KEY" ] || exit 0
@@ -82,12 +82,12 @@ do sleep 60; done' >timer.log 2>&1 </dev/null &
 
 
 def wrong_with(answer: str, offer: Offer, wants: Wants) -> str | None:
-    """What is wrong with a box by `df -Pk`, its memory and `nvidia-smi`; None where it is what was rented."""
+    """Return what is wrong with a box by `df -Pk`, its memory and `nvidia-smi`; None if it is what was rented."""
     lines = [line for line in answer.splitlines() if line.strip()]
     if not lines:
         return "it does not say what it is"
     disk, rows = lines[0].split(), [[part.strip() for part in line.split(",")] for line in lines[1:]]
-    # From the right: the name of a device may have spaces.
+    # Count from the right: a device name may have spaces.
     free = int(disk[-3]) * 1024 / GB if len(disk) >= 6 and disk[-3].isdecimal() else None
     cards = [row for row in rows if len(row) == 3]
     if len(cards) != offer.gpus:
@@ -101,21 +101,21 @@ def wrong_with(answer: str, offer: Offer, wants: Wants) -> str | None:
     if free is not None and free < wants.disk_gb * 0.8:
         return f"its disk has {free:.0f} GB free, and {wants.disk_gb:.0f} GB were rented"
     ram = _ram(lines)
-    # Whether little RAM is enough for its card, `wan-train provision` on the box knows.
+    # `wan-train provision` on the box decides whether little RAM is enough for its card.
     if ram is not None and offer.ram_bytes is not None and ram < min(LOAD_BYTES, offer.ram_bytes / 2):
         return f"its RAM is {ram / GB:.0f} GB, and {offer.ram_bytes / GB:.0f} GB were offered"
     return None
 
 
 def _ram(lines: Sequence[str]) -> int | None:
-    """Bytes: what the machine has, or less where the box is limited."""
+    """RAM in bytes: the machine's, or the box's limit if that is lower."""
     found = [int(words[1]) * 1024 for line in lines if (words := line.split())[0] == "MemTotal:" and len(words) > 1]
     found += [int(line.split()[1]) for line in lines if re.fullmatch(r"limit \d+", line)]
     return min(found, default=None)
 
 
 def wrong_with_line(answer: str, offer: Offer) -> str | None:
-    """What is wrong with the line by what curl said of each connection; None where it serves, or was not measured."""
+    """Return what is wrong with the line by curl's output for each connection; None if it is fine or not measured."""
     rows = [row.split()[1:] for row in answer.splitlines() if re.fullmatch(r"line [\d.]+ [\d.]+ [\d.]+", row)]
     parts = [(float(size), float(start), float(end)) for size, start, end in rows]
     came = sum(size for size, _, _ in parts)
@@ -132,4 +132,4 @@ def wrong_with_line(answer: str, offer: Offer) -> str | None:
 
 _FAR_BELOW = 4
 _FAST_MBPS = 1600.0
-"""Of a faster line no more is asked for: the host of the models is often the slower end."""
+"""No more than this is expected of a faster line, because the models' host is often the slower end."""

@@ -1,4 +1,4 @@
-"""What happened between two records of a launch, in plain lines: for its log, and for whoever looks on."""
+"""Differences between two records of a launch as plain lines, for its log and for watchers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wan_train.launch.model import Box, BoxState, Job, JobState, Launch
 
 
 def change_lines(before: Launch | None, after: Launch) -> Iterator[str]:
-    """Boxes first; without a record before, everything beyond its first state."""
+    """Yield changes, boxes first. Without an earlier record, yield every box and every job that no longer waits."""
     old_boxes = {box.name: box.state for box in before.boxes} if before is not None else {}
     old_jobs = {job.name: job.state for job in before.jobs} if before is not None else {}
     for box in after.boxes:

@@ -24,17 +24,17 @@ from wan_train.launch.transitions import Action, Do, Done, Failed, Lost, Outcome
 from wan_train.run.directory import RunDirectory
 
 MORE_AT_ONCE = 8
-"""Threads beside one for each box: to search, to list, to end a box while another step of it waits."""
+"""Threads besides one for each box: to search, to list, and to end a box while another of its steps waits."""
 ROUND_SECONDS = 1.0
 LIST_SECONDS = 60.0
-"""Between two looks at the provider's list."""
+"""Between two requests for the provider's list."""
 SOON_SECONDS = 5.0
-"""Until the next look at it, once a box did not answer."""
+"""Until the next request for it, once a box did not answer."""
 ASLEEP_SECONDS = 120.0
-"""A round that came so late was slept through: a box's silence meanwhile says nothing."""
+"""A round this late means that the computer slept, so a box's silence meanwhile proves nothing."""
 _UNRECORDED = frozenset({Do.WATCH, Do.DESTROY})
 ALIVE_SECONDS = 300.0
-"""A step that failed after so long had a box that answered: a dead connection ends it sooner."""
+"""A step that fails after this long had an answering box: a dead connection ends a step sooner."""
 _RUNS = frozenset({BoxState.CHECKING, BoxState.PROVISIONING, BoxState.READY})
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Listing:
-    """An answer of the provider: `of` are the boxes that ran when it was asked; None for no answer."""
+    """The provider's answer. `of` names the boxes that ran when it was asked; `boxes` is None without an answer."""
 
     of: frozenset[str]
     boxes: tuple[Listed, ...] | None
@@ -57,13 +57,13 @@ class Controller:
     runner: ActionRunner
     clock: Clock
     start: Callable[[Callable[[], None]], None]
-    """Begins a step beside this one."""
+    """Begins a step in the background."""
     changed: Callable[[Launch], None] = lambda _: None
     """Called with every new record once it is on disk."""
     launch: Launch = field(init=False)
     _written: Launch | None = None
     _under_way: dict[Action, float] = field(default_factory=dict)
-    """Steps that are not over, and when they began."""
+    """Steps under way, and when they began."""
     _outcomes: queue.SimpleQueue[tuple[Action, Outcome]] = field(default_factory=queue.SimpleQueue)
     _runs: dict[str, ExitStack] = field(default_factory=dict)
     _round: float | None = None
@@ -102,7 +102,7 @@ class Controller:
                 self._begin(action)
 
     def _hold_runs(self) -> None:
-        """Hold the runs here as a supervisor does: what a box trains is not resumed on this computer, by no command."""
+        """Hold the runs here as a supervisor does, so that no command resumes on this computer what a box trains."""
         for job in self.launch.jobs:
             if job.state.is_end:
                 self._runs.pop(job.name, ExitStack()).close()
@@ -115,28 +115,28 @@ class Controller:
                     self._runs[job.name] = stack.pop_all()
 
     def release(self) -> None:
-        """Let go of the runs here."""
+        """Release the runs here."""
         for stack in self._runs.values():
             stack.close()
 
     def wait(self) -> None:
-        """Until a step ended, or the next round is due."""
+        """Wait until a step ends or the next round is due."""
         try:
             self._outcomes.put(self._outcomes.get(timeout=ROUND_SECONDS))
         except queue.Empty:
             return
 
     def sweep(self) -> None:
-        """End boxes of this launch that the list has although their record says they are gone. Raises VastError."""
+        """End boxes of this launch that are still listed but not recorded as living. Raises VastError."""
         for box in self.runner.market.boxes():
             if launch_of(box.label) == self.launch.id and not any(box.is_of(own.name) for own in self.launch.living):
                 log.warning("%s (%s) was still there and is ended", box.label, box.id)
                 self.runner.market.destroy(box.label)
 
     def _wake(self, now: float) -> None:
-        """After a sleep, and at the start, nobody has asked the boxes: their silence counts from now.
+        """Count silence from now after a sleep and at the start, because nothing asked the boxes meanwhile.
 
-        A clock that was set back would let everything wait for its old time.
+        After the clock is set back, recorded times would otherwise delay everything until the old time.
         """
         if self._round is None or not 0 <= now - self._round <= ASLEEP_SECONDS:
             boxes = tuple(
@@ -161,10 +161,10 @@ class Controller:
             if not outcome.answered:
                 self._listed = min(self._listed, now - LIST_SECONDS + SOON_SECONDS)
         if isinstance(outcome, Done) and action.do is Do.DESTROY and self._is_busy(action.box):
-            # A renting that is not over could bring the box back after the list was looked at.
+            # A rental still under way could bring the box back after the list was read.
             outcome = Failed(action=action, why="another step of the box is not over")
         if isinstance(outcome, Done) and action.do is Do.RENT:
-            # Since when it costs money: SkyPilot may have taken minutes before and after it ordered the box.
+            # Read the list now for when billing began: SkyPilot may take minutes before and after it orders the box.
             self._listed = float("-inf")
         self.launch = after(self.launch, outcome, now)
 
@@ -175,9 +175,9 @@ class Controller:
         self.launch = replace(self.launch, halt=asked, halted_because=BY_HAND)
 
     def _look(self, now: float) -> None:
-        """Notice boxes that the provider took away. Where it does not answer, silence of the box decides.
+        """Notice boxes that the provider took away. If it does not answer, the box's silence decides.
 
-        The list is asked for beside the rounds: a provider that hangs holds nothing up.
+        The list is requested in the background, so a provider that hangs delays nothing.
         """
         while not self._lists.empty():
             self._take_list(self._lists.get_nowait(), now)
@@ -199,7 +199,7 @@ class Controller:
         self.start(step)
 
     def _take_list(self, listing: _Listing, now: float) -> None:
-        """Only boxes that ran when the list was asked for: it says nothing of one that was rented meanwhile."""
+        """Judge only boxes that ran when the list was requested: it says nothing about boxes rented meanwhile."""
         self._is_looking = False
         if listing.boxes is None:
             return
@@ -214,7 +214,7 @@ class Controller:
             if box.state in {BoxState.CHECKING, BoxState.PROVISIONING}:
                 self.launch = _began(self.launch, box, same, now)
             if not same and box.name not in self._missing:
-                # One list that is not whole must not cost a training.
+                # One incomplete list must not end a training.
                 self._missing.add(box.name)
                 self._listed = min(self._listed, now - LIST_SECONDS + SOON_SECONDS)
             elif not same:
@@ -227,9 +227,10 @@ class Controller:
                 self.launch = after(self.launch, lost, now)
 
     def _record(self) -> bool:
-        """Before anything begins. What ended since the last record would only be done again after a crash.
+        """Write the record before any step begins; return whether it is on disk.
 
-        On a full disk only what may be done twice begins.
+        Steps that ended since the last record are only repeated after a crash. On a full disk, only steps that may be
+        repeated begin.
         """
         if self.launch == self._written:
             return True
@@ -257,7 +258,7 @@ class Controller:
         self.start(step)
 
     def _busy(self) -> set[str]:
-        """Boxes that cannot begin a step. One that is given up can begin its end, whatever else is under way."""
+        """Boxes that cannot begin a step. A given-up box can be destroyed while its other steps are under way."""
         busy = set()
         for action in self._under_way:
             name = action.box or ""
@@ -274,7 +275,7 @@ class Controller:
 
 
 def _began(launch: Launch, box: Box, listed: Sequence[Listed], now: float) -> Launch:
-    """A box costs money from when the provider says, which SkyPilot's own start comes before. Never from earlier."""
+    """Set a box's start to when the provider began billing, which is after SkyPilot's own start-up; never earlier."""
     since = min((each.since for each in listed if each.since is not None), default=box.began)
     began = max(box.began, min(since, now))
     return replace(
@@ -286,7 +287,7 @@ def carry_out(
     directory: LaunchDirectory, runner: ActionRunner, clock: Clock, changed: Callable[[Launch], None]
 ) -> Launch:
     """Carry out a launch to its end. Raises BlockingIOError when another program does."""
-    # A box that is rented or prepared has its thread for an hour, and must not keep others from being watched.
+    # Renting or provisioning may occupy a thread for hours. The spare threads keep other boxes watched.
     threads = directory.read().wants.boxes + MORE_AT_ONCE
     with directory.held(), ThreadPoolExecutor(threads, thread_name_prefix="step") as pool:
         controller = Controller(

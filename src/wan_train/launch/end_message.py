@@ -12,7 +12,7 @@ _MOST_JOBS = 20
 
 
 def end_message(launch: Launch, now: float) -> Message:
-    """For a launch that is over."""
+    """Return the message for a launch that is over."""
     states = Counter(job.state for job in launch.jobs)
     ends = (JobState.DONE, JobState.FAILED, JobState.STOPPED)
     told = ", ".join(f"{states[state]} {state}" for state in ends if states[state])

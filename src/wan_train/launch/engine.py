@@ -1,4 +1,4 @@
-"""Who rents boxes and makes them answer: a protocol, and SkyPilot behind it as a program that speaks JSON lines."""
+"""Renting boxes until they answer ssh: a protocol, and SkyPilot behind it as a program that speaks JSON lines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from wan_train.launch.model import Address, Offer, Wants
 from wan_train.launch.skypilot import sky_driver, vast_plugin
 
 RUN_SECONDS = 900.0
-"""A box that does not run after so long is given back."""
+"""A box that is not running after this long is destroyed."""
 _RENT_SECONDS = RUN_SECONDS + 1800.0
 """Renting, and SkyPilot's own set-up on the box, which downloads about 0.8 GB."""
 _ANSWER_SECONDS = 300.0
@@ -33,28 +33,28 @@ _ENDED = "SkyPilot's driver has ended"
 
 
 class EngineError(Exception):
-    """A box was not rented, or not ended, in words that may be shown and recorded."""
+    """A box was not rented or not ended. The message may be shown and recorded."""
 
 
 class EngineDownError(EngineError):
-    """SkyPilot itself ended or did not answer. That says nothing about the box: asking again finds it."""
+    """SkyPilot itself ended or did not answer. The box may still exist: repeating the request finds it."""
 
 
 class Engine(Protocol):
     """Rents and ends boxes by name. Methods raise EngineError."""
 
     def rent(self, name: str, offer: Offer, wants: Wants) -> Address:
-        """Returns once the box answers by ssh. A box of this name that is there already is the answer."""
+        """Return once the box answers ssh. An existing box of this name is reused."""
         ...
 
     def down(self, name: str) -> None:
-        """Ask for the end of a box. Whether it is gone only the provider's list says."""
+        """Request the end of a box. Only the provider's list shows whether it is gone."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkyHome:
-    """SkyPilot as we keep it: `python` of its environment, `folder` as its home, `port` of its API server."""
+    """Our SkyPilot: `python` of its environment, `folder` as its home, `port` of its API server."""
 
     python: Path
     folder: Path
@@ -62,7 +62,7 @@ class SkyHome:
     infra: str = VAST
 
     def environ(self, key: Mapping[str, str]) -> dict[str, str]:
-        """The environment of the driver and of the API server that it starts. `key` names the account's key."""
+        """The environment of the driver and of the API server that it starts. `key` has the account's key variables."""
         kept = ("PATH", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "HTTPS_PROXY", "NO_PROXY", "VAST_URL")
         return {
             **{name: os.environ[name] for name in kept if name in os.environ},
@@ -75,11 +75,11 @@ class SkyHome:
 
     @property
     def programs(self) -> Path:
-        """Where our two programs are, beside each other and without anything else of ours."""
+        """Folder of our two programs, with nothing else of ours in it."""
         return self.folder / "programs"
 
     def write(self) -> None:
-        """Put our programs, the plugin's configuration and a catalogue in their places."""
+        """Write our programs. On Vast, add the plugin's configuration and a catalogue; elsewhere, link credentials."""
         for module in (sky_driver, vast_plugin):
             source = Path(str(module.__file__))
             self.programs.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ class SkyHome:
             (sky / path).parent.mkdir(parents=True, exist_ok=True)
             write_whole(sky / path, text)
         if not (sky / "user_hash").exists():
-            # SkyPilot would take that of the user's own SkyPilot, and their connections could not be told apart.
+            # SkyPilot would use the hash of the user's own SkyPilot, and their connections would look the same.
             write_whole(sky / "user_hash", secrets.token_hex(4))
 
 
@@ -102,9 +102,9 @@ _REGION = "anywhere"
 
 
 def catalogue() -> dict[str, str]:
-    """SkyPilot's list of Vast's boxes by file name: one kind for each number of GPUs, because the offer is chosen here.
+    """SkyPilot's Vast catalogue by file name: one kind of box for each number of GPUs, because we choose the offer.
 
-    SkyPilot never refreshes its own (skypilot 0.14.1), so its prices would be those of the first day.
+    SkyPilot never refreshes its own (skypilot 0.14.1), so its prices would stay those of the first day.
     """
     rows = ["InstanceType,AcceleratorName,AcceleratorCount,vCPUs,MemoryGiB,GpuInfo,Price,SpotPrice,Region,HostingType"]
     for count in range(1, _MOST_GPUS + 1):
@@ -123,7 +123,7 @@ def kind_of(gpus: int) -> str:
 
 
 def task_for(offer: Offer, wants: Wants) -> dict[str, Any]:
-    """What SkyPilot is asked for: on Vast exactly this offer, elsewhere this kind of box, which ends by itself."""
+    """Return the SkyPilot task: on Vast for exactly this offer, elsewhere for this kind of box, which ends itself."""
     if wants.infra != VAST:
         card, count, kind = offer.id.split(":", 2)
         return {
@@ -140,7 +140,7 @@ def task_for(offer: Offer, wants: Wants) -> dict[str, Any]:
     options: dict[str, Any] = {
         vast_plugin.OFFER: offer.id,
         vast_plugin.SECONDS: RUN_SECONDS,
-        # From its first moment: a box whose renting nobody heard of must end itself too.
+        # Set from the start: a box whose rental was never recorded must end itself too.
         vast_plugin.TIMER: timer(wants.max_hours),
     }
     if offer.bid is not None:
@@ -156,7 +156,7 @@ def task_for(offer: Offer, wants: Wants) -> dict[str, Any]:
 
 
 class SkyEngine:
-    """SkyPilot's driver as a child of ours; any thread may ask. One that died is started again by the next request."""
+    """SkyPilot's driver as a child process, usable from any thread. The next request restarts a driver that died."""
 
     def __init__(self, argv: Sequence[str | Path], environ: Mapping[str, str], keys: Path, log: Path) -> None:
         self._start = functools.partial(_Driver, argv, environ, log)
@@ -177,7 +177,7 @@ class SkyEngine:
         self._ask({"do": "down", "name": name}, _ANSWER_SECONDS)
 
     def boxes(self) -> Mapping[str, str]:
-        """The boxes that SkyPilot has, each with its state: INIT, UP or STOPPED. Raises EngineError."""
+        """SkyPilot's boxes with their states: INIT, UP or STOPPED. Raises EngineError."""
         found = self._ask({"do": "boxes"}, _ANSWER_SECONDS).get("boxes")
         if not isinstance(found, dict):
             raise EngineError("SkyPilot did not list its boxes")
@@ -196,7 +196,7 @@ class SkyEngine:
         return cls([home.python, home.programs / "sky_driver.py"], home.environ(key), keys, log)
 
     def stop_server(self) -> None:
-        """End the API server of our home, and everything that it started. Raises EngineError."""
+        """End the API server of our home and everything that it started. Raises EngineError."""
         self._ask({"do": "stop"}, _ANSWER_SECONDS)
 
     def close(self) -> None:
@@ -261,7 +261,7 @@ class _Driver:
                 self._waiting.pop(number, None)
 
     def close(self) -> None:
-        with suppress(OSError):  # a line that a dead driver did not read
+        with suppress(OSError):  # a dead driver left a line unread
             self._in.close()
         try:
             self._child.wait(_END_SECONDS)

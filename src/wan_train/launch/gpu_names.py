@@ -1,4 +1,4 @@
-"""Names of GPUs, as a person types them and as providers write them: `RTX5090`, `H100`, `RTX 5090`, `H100 SXM`."""
+"""Names of GPUs, as users type them and as providers write them: `RTX5090`, `H100`, `RTX 5090`, `H100 SXM`."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ KNOWN = (
     "H200 NVL",
     "B200",
 )
-"""Cards with 24 GB or more as Vast.ai writes them. Another name is searched as typed."""
+"""Cards with 24 GB or more as Vast.ai writes them. Other names are searched as typed."""
 
 _FORMS = frozenset({"NVL", "PCIE", "S", "SXM", "SXM2", "SXM3", "SXM4", "SXM5", "WS"})
-"""Words at the end that name the form of a card, not another card: an `H100` may be any H100."""
+"""Trailing words that name a card's form factor, not another card: `H100` matches any H100."""
 _MOST_GPUS = 16
 
 
 def parse_gpus(text: str) -> tuple[GpuWant, ...]:
-    """`RTX5090:2,H100:1`; without a number it is one. Raises ValueError in words."""
+    """Parse `RTX5090:2,H100:1`; the number defaults to 1. Raises ValueError with a message for the user."""
     wants = []
     for word in text.split(","):
         name, colon, number = word.strip().partition(":")
@@ -54,7 +54,7 @@ def parse_gpus(text: str) -> tuple[GpuWant, ...]:
 
 
 def is_card(want: str, name: str) -> bool:
-    """Whether a card of this name is what was wanted: `H100` is served by an `H100 SXM`, a 4090 not by a 4090D."""
+    """Whether a card of this name matches `want`: `H100 SXM` matches `H100`, but a 4090D does not match a 4090."""
     words = name.upper().replace("_", " ").split()
     while words:
         if _plain(want) == _plain(" ".join(words)):
@@ -66,20 +66,20 @@ def is_card(want: str, name: str) -> bool:
 
 
 def names_for(want: str) -> tuple[str, ...]:
-    """The names under which a provider may have what was wanted; the word itself where none is known."""
+    """Provider names that match `want`, or `want` itself if none is known."""
     return tuple(name for name in KNOWN if is_card(want, name)) or (want,)
 
 
 def same_card(rented: str, driver_name: str) -> bool:
     """Whether a driver's name (`NVIDIA GeForce RTX 5090`, `NVIDIA H100 80GB HBM3`) can be that of a rented card.
 
-    The number decides, and the letters at it: `RTX 5090 Laptop GPU` and `RTX 5090 D` are other cards than `RTX 5090`.
+    The number and its letters decide: `RTX 5090 Laptop GPU` and `RTX 5090 D` are different cards from `RTX 5090`.
     """
     theirs = _driver_words(driver_name)
     ours = _driver_words(rented)
     if not ours or not theirs:
         return False
-    # `6000Ada` at the provider's is `6000 Ada Generation` at the driver's; the form of a card is often left out there.
+    # The provider's `6000Ada` is the driver's `6000 Ada Generation`. Drivers often omit the form factor.
     return "".join(_without_form(ours)) == "".join(_without_form(theirs))
 
 

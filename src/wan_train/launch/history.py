@@ -1,4 +1,4 @@
-"""What the launches of this machine found out: how long a set-up takes, and which machines were wrong or sick."""
+"""What this computer's launches found out: how long a set-up takes, and which machines were wrong or faulty."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from wan_train.launch.model import Launch
 from wan_train.launch.offers import MEGABIT
 
 AVOIDED_SECONDS = 30 * 86400.0
-"""A machine that was wrong or sick is rented again after so long: it may have been repaired."""
+"""A wrong or faulty machine may be rented again after this long: it may have been repaired."""
 _MOST_LAUNCHES = 30
-"""The newest are read: the records of large launches have megabytes."""
+"""Only the newest are read, because records of large launches have megabytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class History:
 
 
 def read_history(runs: Path, now: float) -> History:
-    """Of the newest launches with a record that can be read."""
+    """Return the history of the newest launches whose record can be read."""
     found: list[Launch] = []
     for directory in all_launches(runs)[:_MOST_LAUNCHES]:
         launch: Launch | None = codec.read(directory.record, Launch)
@@ -43,8 +43,8 @@ def history_of(launches: Iterable[Launch], now: float) -> History:
             line = box.offer.down_mbps
             if box.ready is not None and line:
                 set_ups.append(max(0.0, box.ready - box.began - launch.models_bytes / (line * MEGABIT)))
-            # One that never answered was not looked at: somebody else may have rented it first. Elsewhere than on Vast
-            # an offer is a kind of box, not a machine.
+            # A box that never answered was not checked: another user may have rented it first. Outside Vast an offer
+            # is a kind of box, not a machine.
             is_machine = launch.wants.infra == VAST
             if is_machine and box.blamed and box.address is not None and now - box.began < AVOIDED_SECONDS:
                 avoided.add(box.offer.machine)

@@ -1,4 +1,4 @@
-"""Infrastructure other than Vast that SkyPilot rents on: its credentials here, and what ends a box there by itself."""
+"""Infrastructure other than Vast on which SkyPilot rents: its credentials here, and how a box there ends itself."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from wan_train.launch.box_check import RUNS, UNUSED_HOURS, WORKSPACE
 
 VAST = "vast"
 OVER = WORKSPACE / "wan-train-launch/over"
-"""A file that the guardian on a box makes at its end: here a box has no API to end itself."""
+"""A file that the guardian on a box makes at its end, because such a box has no API to end itself."""
 IDLE_MINUTES = 5
-"""From the end of the keeper to the end of the box, by SkyPilot's program on it."""
+"""From the keeper's end until SkyPilot's program on the box ends the box."""
 HELP = "https://docs.skypilot.co/en/latest/getting-started/installation.html"
 _LONGER_MINUTES = 120
-"""A box that outlives its limit by so much ends whatever its guardian does."""
+"""A box that exceeds its limit by this much ends, whatever its guardian does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Infra:
-    """Where SkyPilot 0.14.1 looks for credentials: folders in the home directory, and how variables begin."""
+    """Where SkyPilot 0.14.1 looks for credentials: folders in the home directory, and prefixes of variables."""
 
     folders: tuple[str, ...]
     variables: tuple[str, ...] = ()
@@ -37,17 +37,17 @@ KNOWN: Mapping[str, Infra] = {
     "runpod": Infra(folders=(".runpod",)),
     "slurm": Infra(folders=(".slurm", ".ssh")),
 }
-"""By SkyPilot's name, which is also that of the extra of its package."""
+"""By SkyPilot's name, which is also the name of its package's extra."""
 
 
 def variables_of(infra: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that SkyPilot's programs get for this infrastructure alone."""
+    """Variables for SkyPilot's programs, of this infrastructure only."""
     begins = KNOWN[infra].variables if infra in KNOWN else ()
     return {name: value for name, value in environ.items() if begins and name.startswith(begins)}
 
 
 def link_credentials(infra: str, user: Path, sky: Path) -> None:
-    """Let SkyPilot's home have the folders of this infrastructure and of no other: it copies all it finds to boxes."""
+    """Link only this infrastructure's folders into SkyPilot's home, because it copies all it finds to boxes."""
     for folder in KNOWN[infra].folders:
         link = sky / folder
         if (user / folder).exists() and not link.is_symlink():
@@ -56,9 +56,9 @@ def link_credentials(infra: str, user: Path, sky: Path) -> None:
 
 
 def keeper(max_hours: float) -> str:
-    """What SkyPilot runs on a box: as long as it runs, the box stays.
+    """Return the script that SkyPilot runs on a box. The box stays as long as it runs.
 
-    It ends when the guardian says that the box is over, when no run began in time, and at the limit in any case.
+    It ends when the guardian makes `OVER`, when no run began in time, or two hours after the limit at the latest.
     """
     unused = round(min(max_hours, UNUSED_HOURS) * 60)
     return f"""n=0

@@ -1,4 +1,4 @@
-"""The jobs of a launch, from words or a jobs.toml. Everything wrong with them is found before anything is rented."""
+"""The jobs of a launch, from arguments or a jobs.toml. All their problems are found before anything is rented."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from wan_train.run.speeds import batch_cost, settings_text
 from wan_train.run.titles import problem_with_author, problem_with_title
 
 FOLDER = PurePosixPath("/workspace/wan-train-launch")
-"""On a box: what was sent, one folder for each job."""
+"""Folder on a box for what was sent, with one folder for each job."""
 RECIPE_NAME = "recipe.toml"
 VERSION = "d0a1930"
-"""Of the trainer that `wan-train provision` installs."""
+"""Version of the trainer that `wan-train provision` installs."""
 _BOX_GB = 110
 _BOTH_TASKS_GB = 160
-"""The disk of a box without datasets and runs, see docs/vast.md."""
+"""Disk of a box without datasets and runs; see docs/vast.md."""
 _MOST_JOBS = 10_000
 _MOST_BYTES = 4_000_000
 _KEYS = {"title": str, "author": str, "dataset": str, "recipe": str, "options": list}
@@ -70,9 +70,9 @@ OWN_OPTIONS = frozenset(
         "-h",
     }
 )
-"""Options of `wan-train train` that a launch gives itself, or that are meant for this machine."""
+"""Options of `wan-train train` that the launch sets itself, or that apply to this computer."""
 _FILES = frozenset({"--sample-prompts", "--preview-prompts", "--network-weights", "--preview"})
-"""Options that name a file here, which is not on the box."""
+"""Options that name a local file, which is not on the box."""
 _SECRETS = {
     "--upload": "needs your token, and no secret goes to a box; upload from here: `wan-train upload`",
     "--upload-with": "belongs to --upload, which a launch does not have",
@@ -82,7 +82,7 @@ _SECRETS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRequest:
-    """One job as it was asked for; `where` names it in messages, `folder` is what paths count from."""
+    """One requested job. `where` names it in messages; its paths are relative to `folder`."""
 
     where: str
     folder: Path
@@ -95,7 +95,7 @@ class JobRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """A job whose dataset and recipe were checked, with what is sent and what it takes."""
+    """A job with a checked dataset and recipe, what is sent for it, and the work it takes."""
 
     job: Job
     shipment: Shipment
@@ -106,7 +106,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
-    """What words for `wan-train train` mean: what is wrong with them, else the recipe and what the dataset becomes."""
+    """Parsed options of `wan-train train`: their problems, or else the recipe and the changes to the dataset."""
 
     problems: tuple[str, ...] = ()
     recipe: Recipe = field(default_factory=partial(recipes.shipped, Task.T2V))
@@ -125,7 +125,7 @@ def requests_of_datasets(
     options: Sequence[str],
     folder: Path,
 ) -> tuple[JobRequest, ...]:
-    """`launch DATASET…`; several datasets are titled by their folders. Raises BadInputError."""
+    """Return the jobs of `launch DATASET…`. Several datasets are titled after their folders. Raises BadInputError."""
     if title is not None and len(datasets) > 1:
         raise BadInputError(
             f"--title names one LoRA, and {len(datasets)} datasets were given",
@@ -258,7 +258,7 @@ def _ready(request: JobRequest, read_options: ReadOptions, problems: list[str], 
     if inventory is None or len(problems) > before:
         return None
     name, recipe = _unique(slug(title), names), words.recipe
-    # The box gets the dataset as it is here, and lays the options over it itself.
+    # The box gets the dataset as it is here, and applies the options to it itself.
     sent = inventory if words.overrides == DatasetOverrides() else _inventory(request, DatasetOverrides(), problems)
     if sent is None:
         return None
@@ -287,7 +287,7 @@ def _recipe_path(request: JobRequest) -> Path | None:
 
 
 def _read_options(words: Sequence[str], recipe: Path | None, read_options: ReadOptions) -> JobOptions:
-    """What the launch gives itself, and what cannot be on the box, is refused with a reason of its own."""
+    """Refuse options that the launch sets itself or that cannot be on the box, each with its reason; parse the rest."""
     problems = []
     for word in words:
         if word == "--":
@@ -319,7 +319,7 @@ def _inventory(request: JobRequest, overrides: DatasetOverrides, problems: list[
 
 
 _SHOWN = 10
-"""Problems of one dataset that are written out."""
+"""Most problems of one dataset that are listed."""
 
 
 def _title(inventory: Inventory | None) -> str:
@@ -337,7 +337,7 @@ def _unique(name: str, names: set[str]) -> str:
 
 
 def work_of(recipe: Recipe, counted: DatasetSummary, dataset_bytes: int) -> Work:
-    """What a job takes, as far as it is known without a box."""
+    """The work of a job, as far as it is known without a box."""
     batches = counted.batches_per_epoch or 0
     need = disk_need(traits.traits_of(EngineKind.MUSUBI), recipe, counted.cache_bytes)
     return Work(
@@ -355,7 +355,7 @@ def work_of(recipe: Recipe, counted: DatasetSummary, dataset_bytes: int) -> Work
 
 
 def disk_gb(ready: Sequence[Ready], boxes: int = 1) -> float:
-    """The disk that each of some boxes needs for its share of these jobs and one more, in whole tens of GB."""
+    """GB of disk that each of `boxes` needs for its share of these jobs and one more, rounded up to tens."""
     tasks = {each.recipe.task for each in ready}
     sizes = (each.work.dataset_bytes + each.work.result_bytes + each.counted.cache_bytes for each in ready)
     more = sum(sorted(sizes, reverse=True)[: math.ceil(len(ready) / boxes) + 1])
@@ -363,7 +363,7 @@ def disk_gb(ready: Sequence[Ready], boxes: int = 1) -> float:
 
 
 def shipment_of_job(job: Job) -> Shipment:
-    """What to send for a job of a record. Raises BadInputError when its dataset was changed after the check."""
+    """The shipment for a recorded job. Raises BadInputError if its dataset changed after the check."""
     problems: list[str] = []
     request = JobRequest(where=f"job {job.name}", folder=Path.cwd(), dataset=str(job.dataset))
     inventory = _inventory(request, DatasetOverrides(), problems)

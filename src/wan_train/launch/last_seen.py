@@ -1,4 +1,4 @@
-"""What a launch's program last saw of its trainings, for whoever looks on: for people, never for decisions."""
+"""Trainings as a launch's program last saw them: for display, never for decisions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAME = "seen.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """One training as it was last seen. `ends_at` are seconds since 1970."""
+    """One training as it was last seen. `ends_at` is in seconds since 1970."""
 
     epoch: int | None = None
     epochs: int | None = None
@@ -26,7 +26,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastSeen:
-    """Trainings by the names of their jobs."""
+    """Progress of trainings by job name."""
 
     jobs: Mapping[str, Progress] = field(default_factory=dict)
     searching: str = ""
@@ -38,11 +38,11 @@ def progress_of(training: Training) -> Progress:
 
 
 def publish(directory: LaunchDirectory, seen: LastSeen) -> None:
-    """Write it; a disk that is full must not end a launch."""
+    """Write it, ignoring errors: a full disk must not end a launch."""
     with suppress(OSError):
         write_whole(directory.path / _NAME, codec.to_json(seen) + "\n")
 
 
 def read_last_seen(directory: LaunchDirectory) -> LastSeen:
-    """Empty where nothing was seen yet."""
+    """Return what was last seen; empty if nothing was seen yet."""
     return codec.read(directory.path / _NAME, LastSeen) or LastSeen()

@@ -1,4 +1,4 @@
-"""Where a launch is on this machine: its record, its lock, what it was asked meanwhile."""
+"""Files of a launch on this computer: its record, its lock, the request to stop it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LaunchDirectory:
 
     @property
     def record(self) -> Path:
-        """The duties: written before anything is done."""
+        """The launch's record, written before anything is done."""
         return self.path / "launch.json"
 
     @property
@@ -48,19 +48,19 @@ class LaunchDirectory:
 
     @property
     def scratch(self) -> Path:
-        """Host keys, ssh keys of boxes, files on their way."""
+        """Host keys, ssh keys of boxes, files being sent."""
         return self.path / "scratch"
 
     @property
     def runs(self) -> Path:
-        """The directory of runs, where the runs of its jobs come home to."""
+        """The directory of runs, to which its jobs' runs come home."""
         return self.path.parent.parent
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the launch: one program at a time carries it out. Raises BlockingIOError.
 
-        Who asks `is_held` has the lock for a moment; the tries outlast it.
+        `is_held` takes the lock for a moment, so try a few times.
         """
         with ExitStack() as stack:
             for left in reversed(range(_TRIES)):
@@ -96,7 +96,7 @@ class LaunchDirectory:
         write_whole(self.record, codec.to_json(launch) + "\n")
 
     def requested(self) -> Halt | None:
-        """How it was asked to end; NOW for a request that cannot be read."""
+        """How the launch was asked to end; None if it was not, NOW for an unreadable request."""
         try:
             text = self.request.read_text(encoding="utf-8").strip()
         except FileNotFoundError:
@@ -111,12 +111,12 @@ class LaunchDirectory:
 
 
 def box_name(launch_id: str, number: int) -> str:
-    """The name of a box; all of a launch begin alike, and none is the beginning of another's."""
+    """Return the name of a box. A launch's names share a prefix, and no name with a dash after it begins another."""
     return f"{PREFIX}-{launch_id}-{number:03d}"
 
 
 def launch_of(label: str) -> str | None:
-    """The launch that a box in a provider's list was rented by; None for a box of somebody else."""
+    """The ID of the launch that rented a listed box; None for any other box."""
     match = re.match(rf"{PREFIX}-({_ID.pattern})-\d{{3,}}(?:-|$)", label)
     return match[1] if match else None
 
@@ -149,7 +149,7 @@ def all_launches(runs: Path) -> list[LaunchDirectory]:
 
 
 def launch_that_trains(runs: Path, home: Path) -> str | None:
-    """The launch that is not over and whose box trains the run that comes home to this directory; None without one."""
+    """The ID of a launch with an unfinished job whose run comes home to this directory; None without one."""
     for directory in all_launches(runs):
         launch: Launch | None = codec.read(directory.record, Launch)
         if launch is not None and any(job.home == home and not job.state.is_end for job in launch.jobs):
@@ -158,7 +158,7 @@ def launch_that_trains(runs: Path, home: Path) -> str | None:
 
 
 def find(runs: Path, name: str | None) -> LaunchDirectory:
-    """The launch whose ID begins so, else the newest. Raises BadInputError."""
+    """The launch whose ID begins with `name`; the newest if `name` is None. Raises BadInputError."""
     known = all_launches(runs)
     if not known:
         raise BadInputError(f"no launch in {runs}", hint="Start one: `wan-train launch DATASET`")

@@ -1,6 +1,6 @@
-"""Vast.ai's account API as a laptop uses it: offers, the boxes that an account has, their end.
+"""Vast.ai's account API: offers, the account's boxes, and their end.
 
-What the API answers is checked again here: a search that lost its filter must not rent another card.
+Its answers are checked again here: a search that lost its filter must not rent another card.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from wan_train.launch.model import GpuWant, Offer, Wants
 
 KEY_VARIABLE = "VAST_API_KEY"
 KEY_FILE = Path(".config/vastai/vast_api_key")
-"""In the home directory; the `vastai` program keeps it there."""
+"""In the home directory, where the `vastai` program keeps it."""
 LEAST_GPU_BYTES = 23 * GB
-"""Of a card where none was named: a 24 GB card is the smallest that trains at the guide's size with swapping."""
+"""Least memory if no card was named: a 24 GB card is the smallest that trains at the guide's size with swapping."""
 DEADLINE_SECONDS = 20.0
 _MOST_KEY_BYTES = 4096
 _TRIES = 4
@@ -40,16 +40,16 @@ _BROKEN = 500
 _MOST_OFFERS = 64
 _MOST_PAGES = 100
 _BID_ABOVE = 1.1
-"""Times the lowest bid of the market that a bid is, where no bid was given."""
+"""The default bid is this many times the market's lowest bid."""
 
 
 class Power(StrEnum):
-    """What the provider says of a box's state."""
+    """A box's state at the provider."""
 
     COMING = "coming"
     RUNNING = "running"
     DOWN = "down"
-    """Stopped, outbid, or broken: it does not run, and its disk is paid for."""
+    """Stopped, outbid or broken: it does not run, but its disk is billed."""
     UNKNOWN = "unknown"
 
 
@@ -71,7 +71,7 @@ class Listed:
     port: int | None = None
 
     def is_of(self, name: str) -> bool:
-        """Whether it was rented under this name; SkyPilot adds words after a dash."""
+        """Whether it was rented under this name. SkyPilot adds words after a dash."""
         return self.label == name or self.label.startswith(f"{name}-")
 
 
@@ -79,7 +79,7 @@ class Market(Protocol):
     """A provider's account. All methods raise VastError."""
 
     def offers(self, wants: Wants) -> tuple[Offer, ...]:
-        """What can be rented now and is what was wanted, price aside; cheapest first."""
+        """What can be rented now and matches `wants`, price aside; cheapest first."""
         ...
 
     def boxes(self) -> tuple[Listed, ...]:
@@ -87,20 +87,20 @@ class Market(Protocol):
         ...
 
     def start(self, name: str) -> None:
-        """Ask that a stopped box of this name runs again; whether it does, the list says."""
+        """Request that a stopped box of this name starts again. Only the list shows whether it does."""
         ...
 
     def destroy(self, name: str) -> None:
-        """End every box that was rented under this name; returns once the list shows none of them."""
+        """End every box of this name. Raises VastError while the list still shows one."""
         ...
 
     def credit(self) -> float | None:
-        """Dollars that the account can spend; None where the provider does not say."""
+        """Dollars that the account can spend; None if the provider does not say."""
         ...
 
 
 def account_key(environ: Mapping[str, str], home: Path) -> str:
-    """The key of the account. Raises NotReadyError where there is none."""
+    """The key of the account. Raises NotReadyError if there is none."""
     if key := environ.get(KEY_VARIABLE, "").strip():
         return key
     path = home / KEY_FILE
@@ -130,7 +130,7 @@ def _read_key(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VastMarket:
-    """The account behind one key. `pause` waits for so many seconds."""
+    """The account behind one key. `pause` sleeps for a number of seconds."""
 
     api: Api
     pause: Callable[[float], None] = time.sleep
@@ -181,7 +181,7 @@ class VastMarket:
             why = why_refused(self._ask("DELETE", f"/api/v0/instances/{instance}/", {}))
         except StatusError as error:
             if error.status == MISSING:
-                return  # a repeated order
+                return  # already destroyed
             raise
         if why is not None:
             raise VastError(why)
@@ -195,7 +195,7 @@ class VastMarket:
             answer = self._ask("GET", f"/api/v1/instances/?{words}")
             rows = answer.get("instances") if isinstance(answer, dict) else None
             if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                # An empty list would say that nothing costs money.
+                # Do not read it as an empty list, which would mean that nothing costs money.
                 raise VastError("Vast's answer has no list of boxes")
             yield from (_listed(row) for row in rows)
             token = answer.get("next_token")
@@ -205,7 +205,7 @@ class VastMarket:
         raise VastError("Vast's list of boxes does not end")
 
     def _ask(self, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401  JSON of any shape
-        """Every question here may be repeated: searches and lists change nothing, and an end is an end."""
+        """Ask with retries. Searches and lists change nothing, and a box may be started or ended twice."""
         left = _MOST_PAUSE_SECONDS
         pause = _PAUSE_SECONDS
         for attempt in range(1, _TRIES + 1):
@@ -230,7 +230,7 @@ class VastMarket:
 
 
 def _query(wants: Wants, kind: GpuWant | None) -> Mapping[str, Any]:
-    """The search, with every filter as a value of its own: no text that a parser could cut short."""
+    """The search, with each filter as a separate value instead of text that a parser could cut short."""
     what: dict[str, Any] = (
         {"gpu_name": {"in": list(names_for(kind.name))}, "num_gpus": {"eq": kind.count}}
         if kind is not None
@@ -251,7 +251,7 @@ def _query(wants: Wants, kind: GpuWant | None) -> Mapping[str, Any]:
 
 
 def serves(offer: Offer, kind: GpuWant | None, disk_gb: float) -> bool:
-    """Whether an offer has the cards and the disk that were wanted; None wants any card that can train."""
+    """Whether an offer has the wanted cards and disk. Without a `kind`, any card that can train will do."""
     if offer.disk_gb is not None and offer.disk_gb < disk_gb:
         return False
     if kind is None:
@@ -262,9 +262,8 @@ def serves(offer: Offer, kind: GpuWant | None, disk_gb: float) -> bool:
 def _offer(row: Mapping[str, Any], wants: Wants) -> Offer | None:
     """None for a row without an id, a card or a price.
 
-    Fields as in the answer of `POST /api/v0/bundles/`: `dph_total` includes the disk that was asked for
-    (`storage_total_cost`), `gpu_ram` and `cpu_ram` are in MB, `inet_down` in megabits a second, `inet_down_cost` in
-    dollars a GB.
+    Fields as in the answer of `POST /api/v0/bundles/`: `dph_total` includes the requested disk (`storage_total_cost`),
+    `gpu_ram` and `cpu_ram` are in MB, `inet_down` in megabits a second, `inet_down_cost` in dollars a GB.
     """
     number, gpu, gpus = _whole(row, "id"), row.get("gpu_name"), _whole(row, "num_gpus")
     total, memory = number_in(row, "dph_total"), number_in(row, "gpu_ram")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 
 class JobState(StrEnum):
-    """Where a job is. The last three are ends."""
+    """State of a job. The last three are final."""
 
     WAITING = "waiting"
     SENDING = "sending"
-    """The dataset, and the run directory of an earlier box, are copied to a box."""
+    """The dataset, and any run directory of an earlier box, are being copied to a box."""
     TRAINING = "training"
     FETCHING = "fetching"
     """The training is over; the results come home."""
@@ -27,26 +27,26 @@ class JobState(StrEnum):
 
 
 class BoxState(StrEnum):
-    """Where a box is, in the order in which a good one goes through it."""
+    """State of a box, in the order of a box without problems."""
 
     RENTING = "renting"
     CHECKING = "checking"
-    """It answers; whether it is what was rented is being looked at."""
+    """It answers, and is being compared with what was rented."""
     PROVISIONING = "provisioning"
     READY = "ready"
     WAKING = "waking"
-    """It ended itself while nobody looked; it is started again, because results of its job are on its disk."""
+    """It stopped, for example while unwatched. It is started again because its disk has results of its job."""
     DESTROYING = "destroying"
-    """Asked for until the provider's own list shows that it is gone."""
+    """The request is repeated until the provider's own list shows that it is gone."""
     GONE = "gone"
 
 
 BY_HAND = "stopped by you"
-"""Why a launch ends early, where a person asked for it."""
+"""Reason for an early end that the user requested."""
 
 
 class Halt(StrEnum):
-    """A launch that is to end before its jobs are done."""
+    """How a launch ends before its jobs are done."""
 
     SAVE = "save"
     """The newest state and the results so far come home first."""
@@ -55,7 +55,7 @@ class Halt(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuWant:
-    """A kind of GPU by the provider's name, and how many of it in one box."""
+    """A kind of GPU by the provider's name, and how many of them in one box."""
 
     name: str
     count: int = 1
@@ -66,32 +66,32 @@ class GpuWant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wants:
-    """What may be rented, and the limits. Dollars; hours count for each box from its renting."""
+    """What may be rented, and the limits. Prices are in dollars; hours count for each box from its rental."""
 
     infra: str = "vast"
-    """SkyPilot's name of it."""
+    """SkyPilot's name of the infrastructure."""
     gpus: tuple[GpuWant, ...] = ()
     max_per_hour: float | None = None
     spot: bool = False
     bid: float | None = None
-    """Of a spot box an hour; None bids a little above the market's lowest."""
+    """Dollars an hour for a spot box; None bids a little above the market's lowest."""
     boxes: int = 1
     max_hours: float
     budget: float | None = None
     disk_gb: float = 120.0
     tasks: tuple[str, ...] = ("t2v",)
-    """Whose models each box gets."""
+    """Tasks whose models each box gets."""
     least_driver: tuple[int, ...] = ()
-    """Of NVIDIA's driver, for the trainer's environment."""
+    """Oldest NVIDIA driver version for the trainer's environment."""
     fetch_seconds: float = 600.0
-    """Between two times that the newest complete state comes home: at most so much is repeated after a loss."""
+    """Time between two fetches of the newest complete state. At most this much is repeated after a loss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
     """A box that can be rented. Dollars an hour with the disk; megabits a second; GB of disk.
 
-    `bid` are dollars an hour without the disk for a box that goes to whoever bids more; None for one on demand.
+    `bid` is in dollars an hour without the disk, for a box that a higher bid takes away; None for an on-demand box.
     `reliability` is the provider's own figure between 0 and 1. `machine` names the computer beyond this offer.
     """
 
@@ -106,10 +106,10 @@ class Offer:
     down_mbps: float | None = None
     up_mbps: float | None = None
     per_gb_down: float = 0.0
-    """Dollars for each GB that the box downloads; most providers take some."""
+    """Dollars for each GB that the box downloads; most providers charge for it."""
     per_gb_up: float = 0.0
     disk_per_hour: float = 0.0
-    """What of `per_hour` is the disk, which a stopped box still pays."""
+    """The disk's part of `per_hour`, which a stopped box still costs."""
     disk_gb: float | None = None
     ram_bytes: int | None = None
     driver: str | None = None
@@ -117,20 +117,20 @@ class Offer:
 
     @property
     def card(self) -> str:
-        """`RTX 4090`, `2x RTX 5090`; in the provider's words."""
+        """`RTX 4090`, `2x RTX 5090`, with the provider's name."""
         return f"{self.gpus}x {self.gpu}" if self.gpus > 1 else self.gpu
 
     @property
     def is_spot(self) -> bool:
-        """Whether somebody who bids more takes the box away."""
+        """Whether a higher bid takes the box away."""
         return self.bid is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """How a box is reached by SSH.
+    """SSH address of a box.
 
-    `name` is what its host key is remembered under: a provider gives the port of an old box to a new one.
+    The host key is remembered under `name`, because a provider gives the port of an old box to a new one.
     """
 
     name: str
@@ -139,7 +139,7 @@ class Address:
     user: str
     key: Path
     proxy: str = ""
-    """A command that ssh connects through; empty for a box that is reached directly."""
+    """A command that ssh connects through; empty for a direct connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,23 +147,23 @@ class Box:
     """One rented box. Times are seconds since 1970."""
 
     name: str
-    """Its label at the provider, by which it is found whatever else is lost."""
+    """Its label at the provider, which finds it even if everything else is lost."""
     offer: Offer
     state: BoxState = BoxState.RENTING
     began: float
     ended: float | None = None
     """When the provider's list showed that it was gone."""
     ready: float | None = None
-    """When its set-up was over."""
+    """When its set-up finished."""
     stopped: float | None = None
-    """When the provider's list showed that it was stopped: only its disk is paid from then."""
+    """When the provider's list showed that it was stopped. From then on only its disk is billed."""
     idle: float = 0.0
-    """Seconds that it was stopped before it was started again."""
+    """Seconds for which it was stopped before it was started again."""
     traffic: float = 0.0
     """Dollars for what it downloaded and sent."""
     address: Address | None = None
     job: str | None = None
-    """The job that it has, or had: it stays when a box is given up, so that no other box trains it meanwhile."""
+    """Its job. It stays set when the box is given up, so that no other box trains the job meanwhile."""
     answered: float | None = None
     """When it last answered."""
     fetched: float | None = None
@@ -173,13 +173,13 @@ class Box:
     blamed: bool = False
     """Its machine failed, and is avoided."""
     tries: int = 0
-    """How often the present step failed in a row."""
+    """How often the current step has failed in a row."""
     not_before: float = 0.0
     """When its next step may begin."""
 
     @property
     def number(self) -> str:
-        """Of the boxes of its launch: the end of its name."""
+        """Its number within the launch: the end of its name."""
         return self.name.rpartition("-")[2]
 
     @property
@@ -207,7 +207,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """One job, as far as its time depends on it. `download_bytes` are the model files that a new box fetches first."""
+    """What a job's time depends on. `download_bytes` counts the model files that a new box fetches first."""
 
     trainer: str
     parts: tuple[Part, ...]
@@ -227,15 +227,15 @@ class Job:
     title: str
     dataset: Path
     dataset_stamp: str
-    """Of the dataset's files when they were checked; a later change is noticed before they are sent."""
+    """Stamp of the dataset's files when they were checked. A later change is noticed before they are sent."""
     options: tuple[str, ...]
-    """Words for `wan-train train` on the box, without those that the launch itself gives."""
+    """Arguments of `wan-train train` on the box, without those that the launch adds."""
     recipe: Path | None = None
-    """A recipe file here, which is sent along."""
+    """A local recipe file, which is sent too."""
     work: Work | None = None
     state: JobState = JobState.WAITING
     home: Path | None = None
-    """Its run directory here, once a part of it came home."""
+    """Its run directory here, set once the training has started; it may not exist yet."""
     boxes: int = 0
     """How many boxes have had it."""
     problem: str = ""
@@ -252,13 +252,13 @@ class Launch:
     jobs: tuple[Job, ...]
     boxes: tuple[Box, ...] = ()
     credit: float | None = None
-    """Dollars of the account when its list was last looked at: without credit a provider stops every box."""
+    """The account's dollars when last read. Without credit a provider stops every box."""
     halt: Halt | None = None
     halted_because: str = ""
     gave_up: bool = False
-    """It ends because boxes failed, or the disk of this machine did: not by a limit, nor by a person."""
+    """It ends because boxes or this computer's disk failed, not because of a limit or the user."""
     next_search: float = 0.0
-    """Not before this time are offers searched again."""
+    """Offers are not searched again before this time."""
 
     @property
     def is_over(self) -> bool:
@@ -277,7 +277,7 @@ class Launch:
 
     @property
     def models_bytes(self) -> int:
-        """What each box downloads before it is ready, at most: models that two tasks share count twice."""
+        """Most bytes that each box downloads before it is ready. Models that two tasks share count twice."""
         return max((job.work.download_bytes for job in self.jobs if job.work), default=0) * len(self.wants.tasks)
 
     def job(self, name: str) -> Job:

@@ -1,4 +1,4 @@
-"""Which offers may be rented, what a job costs on each, and which comes first. Functions of values."""
+"""Which offers may be rented, what a job costs on each, and which comes first. Pure functions."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from wan_train.run.plan import StepKind
 from wan_train.run.speeds import Key, Speed, expected
 
 LEAST_RELIABILITY = 0.95
-"""The provider's own figure; below it the box is likely to go while it trains."""
+"""The provider's own figure. Below it, a box is likely to be lost while it trains."""
 LEAST_MBPS = 100.0
-"""At less, the model files alone take more than an hour and a half of rent."""
+"""Below this, the model files alone take more than an hour and a half of rent."""
 EXPERTS_AT_ONCE = 2
 MEGABIT = 1_000_000 / 8
 _BLACKWELL = ("RTX 50", "RTX PRO", "B100", "B200", "GB200")
-"""How names of Blackwell cards begin; they need a newer driver."""
+"""Name prefixes of Blackwell cards, which need a newer driver."""
 _ADAPTED = ("attention", "blocks_to_swap", "fp8_base", "gradient_checkpointing", "max_data_loader_n_workers")
-"""Settings that each box chooses for its card, see recipe.adaptation: a measurement on the card has its choice."""
+"""Settings that each box chooses for its card (recipe.adaptation). A measurement on a card includes its choice."""
 
 
 class Unfit(StrEnum):
-    """Why an offer is not rented; the words are counted and shown."""
+    """Why an offer is not rented. The values are counted and shown."""
 
     PRICE = "over the price"
     BUDGET = "over the budget before it trains"
@@ -42,9 +42,9 @@ class Unfit(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Priced:
-    """An offer and what a job takes on it. Seconds, dollars; None where nothing like it was measured on this card.
+    """An offer with a job's seconds and dollars on it; None if nothing similar was measured on this card.
 
-    `without` names what is not in the seconds because it was never timed.
+    `without` names what the seconds leave out because it was never timed.
     """
 
     offer: Offer
@@ -53,37 +53,37 @@ class Priced:
     """Dollars for what the first job downloads, sends and brings home."""
     train_seconds: float | None = None
     measured: float | None = None
-    """When the newest measurement behind it was made."""
+    """When the newest measurement used was made."""
     scaled_from: str | None = None
     home_seconds: float = 0.0
     without: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float | None:
-        """From renting until the first job is home."""
+        """Seconds from renting until the first job is home."""
         if self.train_seconds is None or self.prepare_seconds is None:
             return None
         return self.prepare_seconds + self.train_seconds + self.home_seconds
 
     @property
     def least_cost(self) -> float:
-        """Dollars before it trains, and for the way home."""
+        """Dollars for everything but training: preparation, traffic and the way home."""
         return ((self.prepare_seconds or 0.0) + self.home_seconds) / 3600 * self.offer.per_hour + self.traffic
 
     @property
     def cost(self) -> float | None:
-        """Dollars for the first job on this box, traffic included; the models of a second one are there."""
+        """Dollars for the first job on this box, traffic included. A second job finds the models there."""
         return None if self.seconds is None else self.seconds / 3600 * self.offer.per_hour + self.traffic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The offers that may be rented, best first; of the others how many fail for which reason."""
+    """The offers that may be rented, best first, and how many others fail for each reason."""
 
     fit: tuple[Priced, ...]
     unfit: tuple[tuple[str, int], ...] = ()
     nearest: Priced | None = None
-    """The cheapest that only its price excludes, where nothing may be rented."""
+    """The cheapest offer excluded only by its price; None if any offer fits."""
 
 
 def choose(
@@ -95,7 +95,7 @@ def choose(
     set_up_seconds: float | None = None,
     avoided: Collection[str] = (),
 ) -> Choice:
-    """Filter and sort: by the cost of the job where it is known, the others after them by price."""
+    """Filter and sort offers: first by the job's cost where it is known, then the others by price."""
     priced = [priced_on(offer, work, speeds, set_up_seconds) for offer in offers]
     why = {each.offer.id: unfit(each, wants, avoided=avoided) for each in priced}
     fit = sorted((each for each in priced if not why[each.offer.id]), key=_rank)
@@ -128,21 +128,21 @@ def unfit(priced: Priced, wants: Wants, *, avoided: Collection[str] = ()) -> tup
 
 
 def driver_for(offer: Offer, wants: Wants) -> tuple[int, ...]:
-    """The oldest driver that serves on the card of an offer."""
+    """The oldest driver that works on an offer's card."""
     is_blackwell = offer.gpu.upper().startswith(_BLACKWELL)
     return max(wants.least_driver, BLACKWELL_DRIVER) if is_blackwell else wants.least_driver
 
 
 def priced_on(offer: Offer, work: Work | None, speeds: Sequence[Speed], set_up_seconds: float | None = None) -> Priced:
-    """What a job takes on an offer, from measurements on the same kind of card.
+    """A job's time and cost on an offer, from measurements on the same kind of card.
 
-    `set_up_seconds` is what a box takes until it is ready, without the download of the models.
+    `set_up_seconds` is the time until a box is ready, without the download of the models.
     """
     if work is None:
         return Priced(offer=offer, prepare_seconds=None)
     prepare = None
     if offer.down_mbps:
-        # The dataset comes over the same line; the laptop's own is often slower, which nobody knows here.
+        # The dataset comes over the same line. The laptop's own is often slower, but its speed is unknown here.
         prepare = (work.download_bytes + work.dataset_bytes) / (offer.down_mbps * MEGABIT) + (set_up_seconds or 0.0)
     traffic = (work.download_bytes + work.dataset_bytes) / GB * offer.per_gb_down
     traffic += work.result_bytes / GB * offer.per_gb_up
@@ -182,7 +182,7 @@ def _rank(priced: Priced) -> tuple[bool, float, float, str]:
 
 
 def _training(speeds: Sequence[Speed], work: Work, part: Part, at_once: int) -> tuple[float, float, str | None] | None:
-    """Seconds of one expert, when that was measured, and from which sizes it is scaled."""
+    """Seconds of one expert, when they were measured, and the sizes from which they are scaled."""
     if work.batch_cost is None:
         return None
     wanted = _chosen(part.settings)
@@ -197,12 +197,12 @@ def _training(speeds: Sequence[Speed], work: Work, part: Part, at_once: int) -> 
         one = expected(speeds, _at_once(key, at_once), cost=work.batch_cost, units=units)
         if one is not None:
             found.append(((one.beside or 0.0) + units * one.per_unit, one.at, one.scaled_from))
-    # Two settings on one card: the newest is what a box would choose today.
+    # If a card has measurements of several settings, the newest is what a box would choose today.
     return max(found, key=lambda each: each[1]) if found else None
 
 
 def _caching(speeds: Sequence[Speed], work: Work, gpus: int) -> float | None:
-    """Seconds of both cachings, side by side on two GPUs; None where one was never timed."""
+    """Seconds of both caching steps, in parallel on two GPUs; None if one was never timed."""
     took: list[float] = []
     for kind, cost in ((StepKind.CACHE_LATENTS, work.batch_cost or 1.0), (StepKind.CACHE_TEXT, 1.0)):
         cards = {each.key.card for each in speeds}
@@ -228,5 +228,5 @@ def _at_once(key: Key, count: int) -> Key:
 
 
 def _chosen(settings: str) -> tuple[str, ...]:
-    """The settings that a box does not choose by itself."""
+    """The settings that a box does not choose itself."""
     return tuple(word for word in settings.split() if word.partition("=")[0] not in _ADAPTED)

@@ -1,4 +1,4 @@
-"""Boxes and launches that nobody cares for: looked for by every command before it does anything else."""
+"""Boxes and launches left unattended. Every launch command looks for them first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wan_train.launch.model import Launch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stray:
-    """A box that a launch rented and no living record has. `is_ours`: its launch is on this machine, and says gone."""
+    """A listed box that no launch records as living. `is_ours`: the record of its launch is on this computer."""
 
     box: Listed
     launch_id: str
@@ -22,7 +22,7 @@ class Stray:
 
 
 def strays(listed: Iterable[Listed], runs: Path) -> tuple[Stray, ...]:
-    """Of the provider's list. A launch that is carried out now is left alone: it sweeps by itself."""
+    """Return the strays in a provider's list. A launch that is carried out now is skipped: it sweeps by itself."""
     found = []
     for box in listed:
         launch_id = launch_of(box.label)
@@ -31,7 +31,7 @@ def strays(listed: Iterable[Listed], runs: Path) -> tuple[Stray, ...]:
         directory = directory_of(runs, launch_id)
         launch: Launch | None = codec.read(directory.record, Launch)
         if launch is None:
-            # Rented from another machine, which may care for it; or its record is damaged.
+            # Another computer rented it and may attend to it, or its record is damaged.
             found.append(Stray(box=box, launch_id=launch_id, is_ours=False))
         elif not directory.is_held and not any(box.is_of(own.name) for own in launch.living):
             found.append(Stray(box=box, launch_id=launch_id, is_ours=True))
@@ -39,7 +39,7 @@ def strays(listed: Iterable[Listed], runs: Path) -> tuple[Stray, ...]:
 
 
 def end_strays(market: Market, runs: Path) -> tuple[Stray, ...]:
-    """End those that are ours; all of them are returned, for people. Raises VastError."""
+    """End our strays; return all strays for display. Raises VastError."""
     found = strays(market.boxes(), runs)
     for each in found:
         if each.is_ours:
@@ -48,13 +48,13 @@ def end_strays(market: Market, runs: Path) -> tuple[Stray, ...]:
 
 
 def is_living(directory: LaunchDirectory) -> bool:
-    """Whether a launch of this machine is not over, whoever carries it out."""
+    """Whether a launch of this computer is not over, carried out or not."""
     launch: Launch | None = codec.read(directory.record, Launch)
     return directory.is_held or (launch is not None and not launch.is_over)
 
 
 def unattended(runs: Path) -> tuple[LaunchDirectory, ...]:
-    """Launches that are not over and that no program carries out: a laptop was switched off, or the program died."""
+    """Unfinished launches that no program carries out: the laptop was switched off, or the program died."""
     found = []
     for directory in all_launches(runs):
         launch: Launch | None = codec.read(directory.record, Launch)

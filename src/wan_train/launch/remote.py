@@ -1,6 +1,6 @@
-"""What is done on a rented box: look at it, prepare it, send a job, train, look on, bring results home.
+"""Work on a rented box: check it, prepare it, send a job, train, watch, bring results home.
 
-Every step can be repeated: after a broken connection nobody knows whether it was done.
+Every step can be repeated, because a broken connection leaves open whether it was done.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ WORKSPACE, RUNS = box_check.WORKSPACE, box_check.RUNS
 PROGRAM = WORKSPACE / "wan-train-env/bin/wan-train"
 SETUP = WORKSPACE / "wan-train-launch/setup"
 GRACE_MINUTES = 60
-"""Between the end of the last run and that of the box by its own hand: time in which the laptop brings results home."""
+"""From the end of the last run until the box ends itself: time for the laptop to bring results home."""
 STATES_KEPT = 2
 _LOOKS = 3
-"""For states: one that is removed while it is copied is replaced by a newer one, unless the training is over."""
+"""Tries to fetch states: a newer one replaces a state removed during its copy, unless the training is over."""
 _ANSWER_SECONDS = 60.0
 _COMMAND_SECONDS = 180.0
 _COPY_SECONDS = 6 * 3600.0
 COMING = ".coming"
-"""In a run directory here: states that are not whole yet."""
+"""Folder in a run directory here for incomplete states."""
 _NEVER = (PARTIAL, "/lock", "*.lock", "/cache/", "/guard.json")
-"""What never comes home: locks, caches, and how far a box is with its own end."""
+"""What never comes home: locks, caches, and a box's progress with its own end."""
 _STATE_FOLDER = re.compile(r".+-state")
 _LINES = 5
 _MOST_SPEEDS = 1_000_000
-# The set-up inherits the lock, so that a second one never runs beside it, and outlives the connection. Its exit code is
-# reported once: the next call tries again.
+# The set-up inherits the lock, so a second one never runs beside it. It outlives the connection. Its exit code is
+# reported once; the next call tries again.
 _RUN_ONCE = """cd {folder} || exit
 if [ "$(cat done 2>/dev/null)" = {stamp} ]; then echo 0; exit 0; fi
 exec 9>lock
@@ -68,11 +68,11 @@ echo running
 
 
 class WrongBoxError(RemoteError):
-    """The box is not what was rented, or is sick."""
+    """The box is not what was rented, or is faulty."""
 
 
 class JobError(RemoteError):
-    """The training was refused for a reason that no other box changes."""
+    """The training was refused for a reason that would be the same on any box."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ class StateThere:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """How a run on a box is doing. Dollars and seconds as wan-train there counts them."""
+    """Status of a run on a box, as wan-train there reports it. `ends_at` is in seconds since 1970."""
 
     run_id: str
     state: str
@@ -101,34 +101,34 @@ class Training:
 
 
 class Remote(Protocol):
-    """Work on a box over ssh. Methods raise UnreachableError, and RemoteError for everything else."""
+    """Work on a box over ssh. Methods raise UnreachableError for the connection, RemoteError for everything else."""
 
     def check(self, address: Address, offer: Offer, wants: Wants) -> int:
-        """Look at a box and measure its line: how many bytes that took. Raises WrongBoxError for one that is wrong."""
+        """Check a box and measure its line; return the bytes that this downloaded. Raises WrongBoxError."""
         ...
 
     def provision(self, address: Address, tasks: Sequence[str]) -> bool:
-        """Begin to prepare the box, or look how far that is: whether it is ready. Raises WrongBoxError."""
+        """Begin to prepare the box, or check on that; return whether it is ready. Raises WrongBoxError."""
         ...
 
     def send(self, address: Address, shipment: Shipment) -> None: ...
 
     def start(self, address: Address, job: Job, shipment: Shipment, wants: Wants) -> str:
-        """Start the training, or find the one that was started: its run's ID. Raises JobError."""
+        """Start the training unless it was started already; return its run ID. Raises JobError."""
         ...
 
     def resume(self, address: Address, home: Path, wants: Wants) -> str:
-        """Put a run directory onto a box and resume it; the dataset must be there."""
+        """Copy a run directory to a box and resume it; the dataset must be there already."""
         ...
 
     def look(self, address: Address, run_id: str) -> Training: ...
 
     def fetch(self, address: Address, run_id: str, home: Path) -> int:
-        """Bring the newest complete states and the records home: how many bytes came, about."""
+        """Bring the newest complete states and the records home; return about how many bytes came."""
         ...
 
     def bring(self, address: Address, run_id: str, home: Path) -> int:
-        """The same with the results; their checksums are compared. Raises RemoteError where they differ."""
+        """Like `fetch`, with the results. Raises RemoteError if their checksums differ."""
         ...
 
     def speeds(self, address: Address) -> tuple[Speed, ...]:
@@ -138,7 +138,7 @@ class Remote(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SshRemote:
-    """Over ssh. `scratch` is a folder of the launch; `source` gives the wheel and the script of the box's set-up."""
+    """`Remote` over ssh. `scratch` is a folder of the launch; `source` returns the wheel and the set-up script."""
 
     scratch: Path
     source: Callable[[], tuple[Path, Path]]
@@ -156,7 +156,7 @@ class SshRemote:
         if why is not None:
             raise WrongBoxError(why)
         if wants.infra == VAST:
-            # The start script has it too; here its start is seen, whatever image the box has.
+            # The start script has the timer too. Here it is sure to start, whatever image the box has.
             ssh.output(box_check.timer(wants.max_hours), seconds=_ANSWER_SECONDS)
         return box_check.MEASURED_BYTES
 
@@ -197,7 +197,7 @@ class SshRemote:
             *("--yes", "--detach", "--json", *_ends(wants)),
             *job.options,
         ]
-        # The lock and the marker: an order whose answer was lost must not start a second training.
+        # The lock and the marker keep a request whose answer was lost from starting a second training.
         script = (
             f"{box_check.ENVIRONMENT}exec 9>{shlex.quote(str(shipment.root / 'lock'))}; flock -w 120 9 || exit 75\n"
             f"if [ -s {shlex.quote(str(marker))} ]; then cat {shlex.quote(str(marker))}; exit 0; fi\n"
@@ -234,13 +234,13 @@ class SshRemote:
         before = tree_bytes(home)
         excluded = [*_NEVER, "/*/*/output/**"]
         if not (home / "plan.json").is_file():
-            # Without it a state would be of no use, should the box be lost in between.
+            # Bring the plan first: without it, a state is useless if the box is lost in between.
             ssh.fetch(RUNS / run_id, home, seconds=_COPY_SECONDS, excluded=excluded)
         for _ in range(_LOOKS):
             there = [self._fetch_state(ssh, state, run_id, home) for state in self.look(address, run_id).states]
             if all(there):
                 break
-        # States first: a record must not name one that is not here. What the trainer still writes stays there.
+        # States come first: a record must not name a missing one. Files that the trainer still writes stay on the box.
         ssh.fetch(RUNS / run_id, home, seconds=_COPY_SECONDS, excluded=excluded)
         forget_ending(home)
         came = tree_bytes(home) - before
@@ -256,7 +256,7 @@ class SshRemote:
         forget_ending(home)
         for name, digest in training.results:
             if digest_of(home / name) != digest:
-                (home / name).unlink(missing_ok=True)  # rsync would take size and time for the proof
+                (home / name).unlink(missing_ok=True)  # rsync would skip it, because size and time match
                 raise RemoteError(f"{name} did not arrive whole")
         return came + max(0, tree_bytes(home) - before)
 
@@ -265,9 +265,9 @@ class SshRemote:
         return speeds_in(text.encode())
 
     def _fetch_state(self, ssh: Ssh, state: StateThere, run_id: str, home: Path) -> bool:
-        """False for one that the box has no longer: the trainer keeps the newest, and removes all at its end.
+        """Fetch a state. Return False if the box no longer has it: the trainer removes old ones, and all at its end.
 
-        It counts once the LoRAs up to it are here too: a training that is resumed from it saves only later ones.
+        It counts only once the LoRAs up to it are here too: a training resumed from it saves only later ones.
         """
         within = state.path.relative_to(RUNS / run_id)
         target = home / within
@@ -295,12 +295,12 @@ class SshRemote:
         return True
 
     def _is_still_there(self, ssh: Ssh, state: StateThere, copy: Path) -> bool:
-        """Whether the box has all files of a state after the copy: rsync takes what a removal left for all of it."""
+        """Whether the box still has all files of a copied state: rsync misses files removed before it lists them."""
         listed = ssh.run(f"LC_ALL=C ls -A {shlex.quote(str(state.path))}", seconds=_ANSWER_SECONDS)
         return listed.succeeded and set(listed.output.splitlines()) == {path.name for path in copy.iterdir()}
 
     def _has_run(self, ssh: Ssh, stamp: str) -> bool:
-        """Start the set-up unless it runs or has run for this stamp; whether it is over. Raises WrongBoxError."""
+        """Start the set-up unless it runs or is done for this stamp; return if it is done. Raises WrongBoxError."""
         script = box_check.ENVIRONMENT + _RUN_ONCE.format(folder=SETUP, stamp=stamp, lines=_LINES)
         said, _, log = ssh.output(script, seconds=_ANSWER_SECONDS).partition("\n")
         match said.strip():
@@ -319,7 +319,7 @@ class SshRemote:
             if outcome.succeeded and isinstance(run_id, str) and re.fullmatch(r"[\w.-]+", run_id):
                 return run_id
         told = one_line(outcome.tail(2).replace("\n", "; "))
-        # Exit codes 2 and 3 of wan-train: input that cannot be used, a box that is not ready.
+        # Exit codes 2 and 3 of wan-train: invalid input, box not ready.
         if outcome.code == 2:
             raise JobError(told)
         if outcome.code == 3:
@@ -344,7 +344,7 @@ class SshRemote:
 
 
 def read_training(data: dict[str, Any], there: PurePosixPath) -> Training:
-    """`wan-train status --json` of one run whose directory on the box is `there`. A box is not trusted with paths."""
+    """Parse `wan-train status --json` of the run in directory `there` on the box. Its paths are not trusted."""
     steps = [step for step in data.get("steps") or () if isinstance(step, dict)]
     states, results = [], []
     for step in steps:
@@ -372,7 +372,7 @@ def read_training(data: dict[str, Any], there: PurePosixPath) -> Training:
 
 
 def forget_ending(home: Path) -> None:
-    """Remove the end of the box from the duties: `wan-train resume` here would end this computer by it."""
+    """Remove the box's end from the duties, because `wan-train resume` here would end this computer."""
     run = RunDirectory(home)
     try:
         duties = read_duties(run)
@@ -412,7 +412,7 @@ def digest_of(path: Path) -> str | None:
 
 
 def _ends(wants: Wants) -> list[str]:
-    """How a box ends by itself if the laptop never comes back. On Vast its disk stays: results may be only there."""
+    """Options that make a box end itself if the laptop never returns. On Vast its disk stays: it may have results."""
     then = "stop" if wants.infra == VAST else f"run:touch {OVER}"
     return ["--then", then, "--grace", str(GRACE_MINUTES), "--max-hours", f"{wants.max_hours:g}"]
 

@@ -1,4 +1,4 @@
-"""What a box needs of a dataset: only the files that are trained, and a dataset.toml with the paths of the box."""
+"""What a box needs of a dataset: only the files used for training, and a dataset.toml with paths on the box."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONFIG_NAME = "dataset.toml"
 class Shipment:
     """`folders` maps a name on the box to the folder here and the names in it; `texts` are files to write there.
 
-    All names on the box are below `root`. `stamp` changes when a file's name, size or time does, or the configuration.
+    All names on the box are below `root`. `stamp` changes with the configuration and any file's name, size or time.
     """
 
     root: PurePosixPath
@@ -35,7 +35,7 @@ class Shipment:
 
 
 def shipment_of(inventory: Inventory, root: PurePosixPath, *, more: Mapping[str, str] | None = None) -> Shipment:
-    """What to send for a dataset that was checked, and `more` texts. Raises OSError when a file has gone since.
+    """Return the shipment for a checked dataset, with `more` texts. Raises OSError if a file is gone since the check.
 
     Files of one folder stay in one folder, because captions and clips are found by their names.
     """

@@ -1,4 +1,4 @@
-"""SkyPilot's environment and home: made once, of exactly the versions that our plugin is for, and nobody else's."""
+"""SkyPilot's environment and home: made once, only for us, with exactly the versions that our plugin supports."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _PYTHON = "3.11"
 _INSTALL_SECONDS = 1800.0
 _PORTS = range(46600, 49900)
 _QUEUE_BASE, _QUEUE_PORT, _SERVER_PORT, _QUEUE_RANGE = 50000, 50011, 46580, 10000
-"""SkyPilot's own arithmetic for its second port (sky/server/requests/queues/mp_queue.py)."""
+"""SkyPilot computes its second port from these (sky/server/requests/queues/mp_queue.py)."""
 PROGRAMS = ("ssh", "rsync")
-"""What a laptop must have; SkyPilot needs both as well."""
+"""Programs that a laptop must have. SkyPilot needs both as well."""
 
 
 def missing_programs() -> tuple[str, ...]:
@@ -34,19 +34,19 @@ def missing_programs() -> tuple[str, ...]:
 
 
 def folder_of(infra: str) -> Path:
-    """Where SkyPilot is for an infrastructure: each has an environment, a home and a server that know no other."""
+    """SkyPilot's folder for an infrastructure. Each has its own environment, home and server."""
     return user_data_dir() / ("sky" if infra == VAST else f"sky-{infra}")
 
 
 def stamp(infra: str = VAST) -> str:
-    """What an environment of these versions is known by."""
+    """The mark of an environment with these versions."""
     if infra != VAST:
         return f"skypilot[{infra}]=={VERSIONS['skypilot']}"
     return " ".join(f"{package}=={version}" for package, version in VERSIONS.items())
 
 
 def is_made(folder: Path, infra: str = VAST) -> bool:
-    """Whether the environment is there, whole, and of the pinned versions."""
+    """Whether the environment is complete and has the pinned versions."""
     try:
         return (folder / "env/ready").read_text(encoding="utf-8") == stamp(infra)
     except OSError:
@@ -54,7 +54,7 @@ def is_made(folder: Path, infra: str = VAST) -> bool:
 
 
 def make(folder: Path, *, uv: str, say: Callable[[str], None], infra: str = VAST) -> SkyHome:
-    """The environment, fetched where it is not there yet, and the home beside it. Raises NotReadyError.
+    """Install the environment if it is missing, and write the home beside it. Raises NotReadyError.
 
     May be killed at any moment: an environment counts only once its mark is there.
     """
@@ -88,7 +88,7 @@ def _install(environment: Path, uv: str, wanted: Sequence[str], infra: str) -> N
 
 
 def _port(path: Path) -> int:
-    """The port of our API server, the same at every start; a new one where the file is not there or damaged."""
+    """Our API server's port, the same at every start; a new one if the file is missing or damaged."""
     try:
         port = int(path.read_text(encoding="utf-8"))
         if port in _PORTS:

@@ -1,6 +1,6 @@
-"""What other infrastructure than Vast has, by SkyPilot: its catalogue is the market, its list of boxes the proof.
+"""Infrastructure other than Vast: SkyPilot's catalogue is the market, its list of boxes the proof.
 
-SkyPilot asks the cloud itself when it lists. It has no figures of reliability, lines or drivers: the box is checked.
+SkyPilot asks the cloud itself for that list. It has no reliability, line or driver figures, so the box is checked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _POWERS = {"INIT": Power.COMING, "UP": Power.RUNNING, "STOPPED": Power.DOWN}
 
 
 class SkyMarket:
-    """One infrastructure. Its methods raise VastError, as those of every market."""
+    """One infrastructure. Its methods raise VastError, like those of every market."""
 
     def __init__(self, engine: SkyEngine, infra: str) -> None:
         self._engine = engine
@@ -50,7 +50,7 @@ class SkyMarket:
         )
 
     def start(self, name: str) -> None:
-        """A box there is not stopped by itself, it ends: nothing is to be started."""
+        """Raise VastError: a box there ends itself instead of stopping, so there is nothing to start."""
         raise VastError(f"{name} cannot be started again on {self._infra}")
 
     def destroy(self, name: str) -> None:
@@ -70,7 +70,7 @@ def _asked(question: Callable[[], T]) -> T:
 
 
 def card_name(name: str) -> str:
-    """SkyPilot's name of a card in in the provider's words: `RTX4090` is `RTX 4090`, `A100-80GB` is `A100 80GB`."""
+    """Write SkyPilot's card name as providers do: `RTX4090` is `RTX 4090`, `A100-80GB` is `A100 80GB`."""
     return re.sub(r"^RTX(PRO)?(?=[A-Z]?\d)", lambda match: "RTX PRO " if match[1] else "RTX ", name).replace("-", " ")
 
 

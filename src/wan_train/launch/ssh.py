@@ -1,4 +1,4 @@
-"""ssh and rsync to one box, as argument lists. Nothing of the user's own ssh configuration takes part."""
+"""ssh and rsync to one box, as argument lists. The user's own ssh configuration is not used."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from wan_train.base.text import one_line
 from wan_train.launch.model import Address
 
 PARTIAL = ".wan-train-partial"
-"""Where rsync keeps what it has of a file whose copy broke."""
+"""Where rsync keeps a partly copied file after a broken copy."""
 _STILL_SECONDS = 180
-"""A copy of which nothing came for so long is broken."""
+"""A copy that receives nothing for this long is broken."""
 _LOST = 255
 """ssh's own exit code: no connection, or it broke."""
 _RSYNC_LOST = frozenset({10, 12, 30, 35, 255})
-"""rsync's exit codes for a connection that is not there or broke (rsync(1))."""
+"""rsync's exit codes for a missing or broken connection (rsync(1))."""
 _HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")
 _USER = re.compile(r"[a-z_][a-z0-9_-]*")
 
 
 class RemoteError(Exception):
-    """A command on a box failed, in words that may be shown and recorded."""
+    """A command on a box failed. The message may be shown and recorded."""
 
 
 class UnreachableError(RemoteError):
-    """Nobody answered, or the connection broke: whether the command was carried out is not known."""
+    """The box did not answer, or the connection broke. Whether the command ran is unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ssh:
-    """The way to one box. `known_hosts` is a file of the launch: its first answer is remembered, another is refused."""
+    """A connection to one box. `known_hosts` is the launch's: the first host key is remembered, others are refused."""
 
     address: Address
     known_hosts: Path
@@ -75,14 +75,14 @@ class Ssh:
 
     @property
     def target(self) -> str:
-        """`user@host`; raises RemoteError for what ssh could take for an option."""
+        """`user@host`; raises RemoteError for text that ssh could read as an option."""
         user, host = self.address.user, self.address.host
         if not _USER.fullmatch(user) or not _HOST.fullmatch(host):
             raise RemoteError(f"{one_line(user)}@{one_line(host)} is an invalid address of a box")
         return f"{user}@{host}"
 
     def run(self, script: str, *, seconds: float, stdin: str | None = None) -> Outcome:
-        """Run a shell script on the box. Raises UnreachableError; what the script itself returns is in the outcome."""
+        """Run a shell script on the box. Raises UnreachableError; the script's own exit code is in the outcome."""
         argv = ["ssh", *self.options(), self.target, f"sh -c {shlex.quote(script)}"]
         outcome = process.run(argv, seconds=seconds, stdin=stdin)
         if outcome.code is None or outcome.code == _LOST:
@@ -90,14 +90,14 @@ class Ssh:
         return outcome
 
     def output(self, script: str, *, seconds: float, stdin: str | None = None) -> str:
-        """What a script printed. Raises RemoteError when it failed."""
+        """Return what a script printed. Raises RemoteError if it failed."""
         outcome = self.run(script, seconds=seconds, stdin=stdin)
         if not outcome.succeeded:
             raise RemoteError(_why(outcome, f"a command on the box ended with {outcome.code}"))
         return outcome.output
 
     def send(self, folder: Path, there: PurePosixPath, *, names: Sequence[str], seconds: float) -> None:
-        """Bring these files of a folder to one on the box; a broken copy is continued. Raises RemoteError."""
+        """Copy these files of a folder to one on the box, continuing a broken copy. Raises RemoteError."""
         # A picture may be a link to another folder, which the box does not have.
         self._rsync([f"{folder}/", f"{self.target}:{there}/"], ["--copy-links"], seconds, names=names)
 
@@ -111,11 +111,11 @@ class Ssh:
         only: Sequence[str] = (),
         excluded: Sequence[str] = (),
     ) -> None:
-        """Bring what is in a folder of the box into one here; nothing here is removed.
+        """Copy a folder of the box into one here; nothing here is removed.
 
-        Of it only `names`, or only what a pattern of `only` fits, where there are any, and nothing that is `excluded`.
+        `names`, or patterns in `only`, limit what is copied. Patterns in `excluded` are left out.
 
-        Each file is whole here or not changed. A link that leads out of the folder is left out: a box is not trusted.
+        Each file is whole here or unchanged. A link that leads out of the folder is left out: a box is not trusted.
         Raises RemoteError, and OSError when the disk here is full.
         """
         links = ["--links", "--safe-links"]
@@ -136,7 +136,7 @@ class Ssh:
         *,
         names: Sequence[str] | None = None,
     ) -> None:
-        """Names go through a pipe: no shell on either side reads them."""
+        """Run rsync. Names go through a pipe, so no shell on either side reads them."""
         given = ["--from0", "--files-from=-"] if names is not None else []
         argv = [
             "rsync",

@@ -1,7 +1,7 @@
-"""What a launch does next, as a function of its record and the time; and what its record becomes by an outcome.
+"""What a launch does next, by its record and the time, and what its record becomes after an outcome. Pure functions.
 
-Two boxes never train the same job: a box keeps its job until the provider's list shows that it is gone, and only then
-another box gets the job. Every box ends as gone, whatever happened to it.
+Two boxes never train the same job: a box keeps its job until the provider's list shows that it is gone. Only then
+does another box get the job. Every box ends as gone, whatever happens to it.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from wan_train.launch.model import Address, Box, BoxState, Halt, Job, JobState, 
 
 WATCH_SECONDS = 15.0
 LOST_SECONDS = 600.0
-"""A box that has not answered for so long while it trains is given up."""
+"""A box that does not answer for this long while it trains is given up."""
 SEARCH_SECONDS = 60.0
-"""Between two searches for an offer."""
+"""Time between two searches for an offer."""
 MOST_TRIES = 5
-"""Of a step that failed for a passing reason, on one box."""
+"""Tries of a step on one box, if it fails for a passing reason."""
 MOST_FAILURES = 5
-"""Boxes in a row that were wrong or sick, before the launch gives up."""
+"""Boxes in a row that were wrong or faulty, before the launch gives up."""
 MOST_REFUSALS = 20
-"""Boxes in a row that were never reached: somebody else took the offer, or they never ran. These cost little."""
+"""Boxes in a row that were never reached, because the offer was taken or they never ran. These cost little."""
 PATIENT_TRIES = 20
-"""Of a step on a box that has work of a job which is nowhere else; with the pauses, about an hour."""
+"""Tries of a step on a box with results that are nowhere else; with the pauses, about an hour."""
 MOST_BOXES_OF_A_JOB = 20
 OWN_END_SECONDS = 5400.0
-"""What the guardian on a box takes for its end after the limit of hours, with the grace."""
+"""Time that the guardian on a box needs to end it after the limit of hours, grace included."""
 RESERVE_SECONDS = 300.0
-"""Before a budget or a limit of hours is reached the results come home, for which so long is kept."""
+"""Time kept for bringing results home before a budget or a limit of hours is reached."""
 _BACK_OFF_SECONDS = 5.0
 _LONGEST_BACK_OFF_SECONDS = 300.0
 
@@ -43,7 +43,7 @@ _LONGEST_BACK_OFF_SECONDS = 300.0
 class Do(StrEnum):
     SEARCH = "search"
     RENT = "rent"
-    """Rent, or find the box of this name that was rented already, and wait until it answers."""
+    """Rent a box, or find the one already rented under its name, and wait until it answers."""
     CHECK = "check"
     PROVISION = "provision"
     SEND = "send"
@@ -56,12 +56,12 @@ class Do(StrEnum):
     WAKE = "wake"
     """Start a stopped box again, and wait until it answers."""
     DESTROY = "destroy"
-    """Ask for the end of a box, and look at the provider's list."""
+    """Request the end of a box, and check the provider's list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One step of one box; SEARCH has none."""
+    """One step of one box. SEARCH has no box."""
 
     do: Do
     box: str | None = None
@@ -73,11 +73,11 @@ class Fault(StrEnum):
 
     PASSING = "passing"
     BOX = "box"
-    """The box is given up; its machine is avoided when it is still ours to judge."""
+    """The box is given up. Its machine is avoided, unless the box has results that are not home."""
     JOB = "job"
-    """No other box would do better."""
+    """Another box would fail too."""
     HERE = "here"
-    """This machine's: its disk is full. The box waits, within the limits of the launch."""
+    """This computer's, such as a full disk. The box waits, within the limits of the launch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ class Done:
     action: Action
     address: Address | None = None
     exit_code: int | None = None
-    """Of the training: WATCH or FETCH saw its end."""
+    """Exit code of the training, if WATCH or FETCH saw its end."""
     home: Path | None = None
     received: int = 0
     """Bytes that the box downloaded or was sent."""
@@ -101,7 +101,7 @@ class Failed:
     why: str
     fault: Fault = Fault.PASSING
     answered: bool = False
-    """The box itself answered, or was not asked: its silence does not begin here."""
+    """The box itself answered or was not asked, so this is no silence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,24 +117,24 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:
-    """The provider's list has a box no longer, or not as running."""
+    """The provider's list no longer has a box, or has it as stopped."""
 
     box: str
     why: str
     stopped: bool = False
-    """It is still in the list, and its disk is paid for."""
+    """It is still in the list, and its disk is billed."""
     can_wake: bool = False
-    """It can be started again: nobody outbid it."""
+    """It can be started again, because it was not outbid."""
 
 
 Outcome = Done | Failed | Found | Lost
 
 
 def settled(launch: Launch, now: float, busy: Collection[str] = ()) -> Launch:
-    """The record after what time alone brings about: limits, silence, and jobs given to boxes that are free.
+    """The record after changes due to time alone: limits, silence, and jobs given to free boxes.
 
-    `busy` are the boxes of which a step is under way. They are not silent: a copy may take hours over a home line, and
-    a connection that is dead ends its step within minutes.
+    `busy` names boxes with a step under way. They are not silent: a copy may take hours over a home line, and a dead
+    connection ends its step within minutes.
     """
     launch = _limited(launch, now)
     for box in launch.living:
@@ -150,7 +150,7 @@ def settled(launch: Launch, now: float, busy: Collection[str] = ()) -> Launch:
 
 
 def actions(launch: Launch, now: float, busy: Collection[str] = ()) -> Iterator[Action]:
-    """What can begin now. `busy` are the boxes of which a step is under way, and `""` for a search."""
+    """What can begin now. `busy` names boxes with a step under way, and `""` for a search."""
     for box in launch.living:
         if box.name not in busy and now >= box.not_before:
             action = _of_box(launch, box, now)
@@ -161,7 +161,7 @@ def actions(launch: Launch, now: float, busy: Collection[str] = ()) -> Iterator[
 
 
 def after(launch: Launch, outcome: Outcome, now: float) -> Launch:
-    """The record after a step. An outcome that came too late for its box changes nothing but the time it answered."""
+    """The record after a step. An outcome too late for its box changes no state, only figures such as traffic."""
     match outcome:
         case Found(name=name, offer=offer, credit=credit):
             return _found(replace(launch, credit=credit), name, offer, now)
@@ -184,7 +184,7 @@ def after(launch: Launch, outcome: Outcome, now: float) -> Launch:
 
 
 def _stopped_at(launch: Launch, box: Box, now: float) -> float:
-    """When a box was stopped that is found so: at the latest when its own guardian did it, while nobody looked."""
+    """When a box found stopped did stop: now, or by the latest time of its own guardian if that has passed."""
     return min(now, box.began + launch.wants.max_hours * 3600 + OWN_END_SECONDS)
 
 
@@ -240,7 +240,7 @@ def _limited(launch: Launch, now: float) -> Launch:
 
 
 def _owed(launch: Launch) -> float:
-    """Dollars that the living boxes cost between a decision to end them and their end: results must still come home."""
+    """Dollars that living boxes cost between a decision to end them and their end: results must still come home."""
     models = launch.models_bytes / GB
     return sum(_owed_by(launch, box, models) for box in launch.living)
 
@@ -261,14 +261,14 @@ def _is_silent(launch: Launch, box: Box, now: float) -> bool:
 
 
 def _has_something(launch: Launch, box: Box) -> bool:
-    """Whether results of a box are still to come home."""
+    """Whether a box has results that are still to come home."""
     if box.job is None or box.state not in {BoxState.READY, BoxState.WAKING}:
         return False
     return launch.job(box.job).state in {JobState.TRAINING, JobState.FETCHING}
 
 
 def _stopped(launch: Launch, job: Job) -> Job:
-    """A job of a launch that is halted, once nothing of it is still to come home."""
+    """Return a job of a halted launch as stopped, unless some of it is still to come home."""
     held = any(box.job == job.name and _has_something(launch, box) for box in launch.living)
     if job.state.is_end or (held and launch.halt is Halt.SAVE):
         return job
@@ -388,14 +388,14 @@ def _failed(launch: Launch, failed: Failed, action: Action, now: float) -> Launc
     answered = now if failed.answered else box.answered
     box = replace(box, tries=box.tries + 1, not_before=now + pause, answered=answered)
     if box.state is BoxState.DESTROYING:
-        # Never given up: what is not destroyed costs money.
+        # Never give up: a box that is not destroyed costs money.
         return _with(launch, box)
     valuable = _has_something(launch, box)
     if failed.fault is Fault.JOB and box.job is not None:
         launch = _with(launch, replace(launch.job(box.job), state=JobState.FAILED, problem=failed.why))
         return _with(launch, replace(box, job=None, tries=0, not_before=0.0))
     if failed.fault is Fault.HERE and not valuable and box.tries >= PATIENT_TRIES:
-        # Another box would meet the same disk.
+        # Another box would not help: the disk here is the same.
         return replace(
             _with(launch, box), halt=launch.halt or Halt.SAVE, halted_because=failed.why, gave_up=launch.halt is None
         )
@@ -405,7 +405,7 @@ def _failed(launch: Launch, failed: Failed, action: Action, now: float) -> Launc
 
 
 def _most_tries(launch: Launch, failed: Failed, *, valuable: bool) -> float:
-    """How often a step may fail on one box. A training that nobody can look at is given up by its silence."""
+    """How often a step may fail on one box. An unreachable training is given up for its silence instead."""
     if launch.halt is not None or not (valuable or failed.fault is Fault.HERE):
         return MOST_TRIES
     watching = failed.action.do in {Do.WATCH, Do.FETCH} and not failed.answered
@@ -413,10 +413,10 @@ def _most_tries(launch: Launch, failed: Failed, *, valuable: bool) -> float:
 
 
 def _given_up(launch: Launch, box: Box, why: str, *, blamed: bool = False) -> Launch:
-    """Destroy a box; its job waits until that is done, and goes to another."""
+    """Destroy a box. Its job waits until that is done, and then goes to another box."""
     ended = replace(box, state=BoxState.DESTROYING, because=why, tries=0, not_before=0.0, blamed=blamed)
     if box.state is BoxState.PROVISIONING:
-        # How much of the models had come is not known; all of it is the most.
+        # How much of the models was downloaded is unknown, so count all of it.
         ended = replace(ended, traffic=box.traffic + launch.models_bytes / GB * box.offer.per_gb_down)
     launch = _with(launch, ended)
     if box.job is not None and not launch.job(box.job).state.is_end:
@@ -435,7 +435,7 @@ def _given_up(launch: Launch, box: Box, why: str, *, blamed: bool = False) -> La
 
 
 def _why_enough(launch: Launch) -> str | None:
-    """Why no more boxes are tried, by those that were judged last."""
+    """Why no more boxes are tried, by the last ones; None to continue."""
     judged = (box for box in reversed(launch.boxes) if box.blamed or box.ready is not None)
     bad = list(itertools.takewhile(lambda box: box.blamed, judged))
     wrong = sum(box.address is not None for box in bad)

@@ -1,4 +1,4 @@
-"""wan-train itself as a wheel, packed from what runs here: a box gets exactly this version, released or not."""
+"""Packs the wan-train that runs here as a wheel, so that a box gets exactly this version, released or not."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from wan_train.base.settings import shipped_configs
 
 _SCRIPT = "vast_provision.sh"
 _TIME = (1980, 1, 1, 0, 0, 0)
-"""In a zip file each entry has a time. One for all: the same files make the same wheel, which a box has already."""
+"""The time of every zip entry. It is fixed, so that the same files make the same wheel, which a box has already."""
 _METADATA = ("METADATA", "WHEEL", "entry_points.txt")
 
 
 def provision_script() -> Path:
-    """The script that sets a box up: in an installed package, or in a checkout. Raises NotReadyError."""
+    """The script that sets a box up, from an installed package or a checkout. Raises NotReadyError."""
     package = Path(wan_train.__file__).parent
     for folder in (package / "scripts", package.parent.parent / "scripts"):
         if (folder / _SCRIPT).is_file():
@@ -30,7 +30,7 @@ def provision_script() -> Path:
 
 
 def pack(folder: Path) -> Path:
-    """The wheel, in `folder`. Raises NotReadyError where wan-train was not installed by a tool such as pip."""
+    """Pack the wheel into `folder`. Raises NotReadyError if wan-train was not installed by a tool such as pip."""
     try:
         distribution = importlib.metadata.distribution("wan-train")
     except importlib.metadata.PackageNotFoundError as error:

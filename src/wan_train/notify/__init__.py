@@ -1,1 +1,1 @@
-"""Messages to a person about a run: which are due (pure), to which services, each sent once in spite of crashes."""
+"""Messages to a person about a run: which are due (pure), to which services, each sent once despite crashes."""

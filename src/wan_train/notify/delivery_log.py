@@ -1,4 +1,4 @@
-"""The record of each try to send a message of a run (`notices.jsonl`), and what follows from it."""
+"""The log of attempts to send a run's messages (`notices.jsonl`), and the delivery state it implies."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _LONGEST_PAUSE = 600.0
 
 
 class Mark(StrEnum):
-    """What became of one message to one service."""
+    """The outcome of sending one message to one service."""
 
     CLAIMED = "claimed"
-    """It is being sent. Where nothing follows, the sender died: whether it arrived is unknown."""
+    """It is being sent. If no mark follows, the sender died and the outcome is unknown."""
     SENT = "sent"
     REFUSED = "refused"
-    """It did not arrive, for certain."""
+    """It certainly did not arrive."""
     UNCLEAR = "unclear"
     """It may have arrived."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One record. `target` is a target's name, `why` is in our own words: neither holds a secret."""
+    """One record. `target` is a target's name and `why` our own text, so neither holds a secret."""
 
     at: float
     notice: str
@@ -64,7 +64,7 @@ def delivery_state(entries: Sequence[Entry], notice: str, target: str, *, now: f
             if tries >= MOST_TRIES:
                 return DeliveryState.LOST
             wait = backoff(tries, first=pause, longest=_LONGEST_PAUSE)
-            # A clock that was set back must not make anybody wait: the tries are counted.
+            # A clock that was set back must not cause a wait; the number of tries is limited anyway.
             return DeliveryState.LATER if 0 <= now - last.at < wait else DeliveryState.DUE
 
 
@@ -74,5 +74,5 @@ def read_deliveries(path: Path) -> tuple[Entry, ...]:
 
 
 def record(path: Path, entry: Entry) -> None:
-    """Record it; it is on disk when this returns. Raises OSError."""
+    """Append an entry and flush it to disk. Raises OSError."""
     append_lines(path, codec.to_json(entry))

@@ -18,9 +18,9 @@ _ARGV = [sys.executable, "-m", "wan_train.notify.send"]
 
 
 class Dispatcher:
-    """The messages of one process's runs. `say` writes into its log; no address is ever in it.
+    """Sends the messages of one process's runs. `say` writes to its log, which never contains an address.
 
-    `pause` seconds pass before a message that did not arrive is tried again, then twice as many each time.
+    The first retry of a message waits `pause` seconds; each later one waits twice as long.
     """
 
     def __init__(self, *, pause: float, say: Callable[[str], None]) -> None:
@@ -30,7 +30,7 @@ class Dispatcher:
         self._reported: set[tuple[Path, str, str]] = set()
 
     def dispatch(self, log: Path, messages: Sequence[Message], targets: Sequence[Target]) -> None:
-        """Start sending what is due of these messages; returns at once."""
+        """Start sending the messages that are due; return at once."""
         thread = self._at_work.get(log)
         if thread is not None and thread.is_alive():
             return
@@ -55,7 +55,7 @@ class Dispatcher:
         return bool(self._in(log, messages, targets, {DeliveryState.DUE, DeliveryState.LATER}))
 
     def settle(self, seconds: float) -> None:
-        """Wait for what is under way, at most this long: before the box goes down."""
+        """Before the box goes down, wait at most `seconds` for messages being sent."""
         until = time.monotonic() + seconds
         for thread in list(self._at_work.values()):
             thread.join(max(0.0, until - time.monotonic()))
@@ -63,7 +63,7 @@ class Dispatcher:
     def _in(
         self, log: Path, messages: Sequence[Message], targets: Sequence[Target], wanted: set[DeliveryState]
     ) -> set[str]:
-        """The ids of messages that stand like that with at least one service."""
+        """The IDs of messages in a wanted state at one service or more."""
         if not messages or not targets:
             return set()
         entries, now = read_deliveries(log), time.time()
@@ -89,7 +89,7 @@ class Dispatcher:
 
 
 def send_now(message: Message, targets: Sequence[Target]) -> tuple[Outcome, ...]:
-    """One try for each service, unrecorded: for a person who waits for it. A service that never ended has none."""
+    """Try each service once, unrecorded, while a person waits. A service that never finished has no outcome."""
     order = Order(
         log=None,
         messages=(message,),
@@ -102,7 +102,7 @@ def send_now(message: Message, targets: Sequence[Target]) -> tuple[Outcome, ...]
 
 
 def outcomes(printed: str) -> list[Outcome]:
-    """What a sender printed; a line that is none is passed over."""
+    """The outcomes that a sender printed; other lines are skipped."""
     found: list[Outcome] = []
     for line in printed.splitlines():
         with suppress(codec.CorruptRecordError):

@@ -1,6 +1,6 @@
-"""The messages that are due about a run and its box: a pure function of their records. Ids are stable.
+"""The messages that are due about a run and its box: a pure function of their records.
 
-The same news always has the same id, so the record of sent ids keeps a message from being sent twice.
+The same news always has the same ID, so the log of sent IDs prevents duplicates.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from wan_train.run.scheduler import WAITING_FOR_GPU
 from wan_train.run.state import Job, JobState, Result, RunState
 
 WAIT_SECONDS = 600.0
-"""So long a wait for a GPU is worth a message."""
+"""A wait for a GPU this long is worth a message."""
 UPLOAD_SECONDS = 600.0
-"""The message of a run's end waits so long for the uploads that it names."""
+"""The message about a run's end waits this long for the uploads it names."""
 COUNTDOWN_SECONDS = 300.0
 _AWAY_SECONDS = 120.0
-"""A supervisor that died is restarted sooner; who was away longer was on a box that was off."""
+"""A dead supervisor is restarted sooner than this. After a longer gap, the box was off."""
 _LIVE_SECONDS = 60.0
-"""Observations that are older come from a supervisor that died."""
+"""Older observations come from a dead supervisor."""
 _BUDGET_SHARE = 0.8
 _UNREPORTED_RETRIES = 2
 _TITLE_CHARACTERS = 80
@@ -50,7 +50,7 @@ _LINE_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """All that is known of a run at one moment. `uploads` says of each target whether everything is verified there."""
+    """All that is known of a run at one moment. `uploads` maps each target to whether it has everything verified."""
 
     run_dir: Path
     plan: Plan
@@ -67,7 +67,7 @@ class RunFacts:
 
 
 def of_run(facts: RunFacts) -> tuple[Message, ...]:
-    """Everything that is to be said of a run now, or was to be said before; the oldest first where it matters."""
+    """All messages due about a run, now or earlier; the oldest first where the order matters."""
     if facts.state.finished is not None:
         return tuple(_over(facts))
     return (*_back(facts), *_retries(facts), *_failed_expert(facts), *_waiting(facts), *_budget(facts))
@@ -76,9 +76,9 @@ def of_run(facts: RunFacts) -> tuple[Message, ...]:
 def of_box(
     ending: Ending, titles: Sequence[str], now: float, *, first_process: ProcessIdentity | None
 ) -> tuple[Message, ...]:
-    """What is to be said of the box's end. `titles` are those of its runs."""
+    """The messages due about the end of the box. `titles` are its runs' titles."""
     if ending.life is not None and first_process is not None and ending.life != first_process:
-        return ()  # the box went down and came back: nothing of it is news
+        return ()  # the box restarted, so this ending is no longer news
     name = _name(", ".join(titles) or "wan-train")
     key = f"{ending.decided.at:.0f}-{ending.decided.uptime:.0f}"
     left, words = ending.due - now, END_WORDS[ending.then]
@@ -104,7 +104,7 @@ def of_box(
 
 
 def _over(facts: RunFacts) -> Iterator[Message]:
-    """The end of a run, once what it says of uploads is known."""
+    """The message about a run's end, once the state of its uploads is known."""
     finished, plan, state = facts.state.finished, facts.plan, facts.state
     assert finished is not None, "the run is over"
     missing = [target for target, verified in facts.uploads.items() if not verified]
@@ -143,7 +143,7 @@ def _over(facts: RunFacts) -> Iterator[Message]:
 
 
 def _failed_expert(facts: RunFacts) -> Iterator[Message]:
-    """Experts that failed while the run continues with the other. The message of the end repeats it."""
+    """Messages about a failed expert while the other continues. The message about the end repeats them."""
     trainings = [step for step in facts.plan.steps if step.kind is StepKind.TRAIN]
     if all(facts.state.jobs[step.id].state.is_over for step in trainings):
         return
@@ -177,12 +177,12 @@ def _retries(facts: RunFacts) -> Iterator[Message]:
 
 
 def _back(facts: RunFacts) -> Iterator[Message]:
-    """Of a run that a new supervisor took over after a while: the box was outbid, or rebooted."""
+    """Messages about a run that a new supervisor took over after a gap: the box was outbid or rebooted."""
     earlier: SupervisorStarted | None = None
     number = 0
     for event in facts.events:
         if isinstance(event, RunResumed):
-            earlier = None  # a person was there
+            earlier = None  # a person resumed it, so it is no news
         if not isinstance(event, SupervisorStarted):
             continue
         number += 1
@@ -199,7 +199,7 @@ def _waiting(facts: RunFacts) -> Iterator[Message]:
     if live is None or facts.now - live.at > _LIVE_SECONDS or any(job.state.has_process for job in state.jobs.values()):
         return
     reasons = [why for why in live.waiting.values() if why.startswith(WAITING_FOR_GPU)]
-    # While a run waits nothing happens to it, beside news of its price.
+    # A waiting run has no events except a price, a budget or a late measurement.
     last = max((e.at for e in facts.events if not isinstance(e, PriceSet | BudgetSet | MovementMeasured)), default=None)
     if not reasons or last is None or facts.now - last < WAIT_SECONDS:
         return
@@ -266,5 +266,5 @@ def _message(key: str, title: str, body: Sequence[str]) -> Message:
 
 
 def _harmless(text: str) -> str:
-    """Titles come from outside: on chat services `@everyone` and `<!channel>` would wake a whole server."""
+    """Disarm mentions: on chat services, `@everyone` or `<!channel>` in a title would notify a whole server."""
     return one_line(text, _LINE_CHARACTERS).replace("@", "@\u200b").replace("<", "\u2039")

@@ -1,4 +1,4 @@
-"""The notifier of a guardian: each round it finds the messages of a run and of the box, and dispatches them."""
+"""The guardian's notifier: each round it finds the messages about a run and the box, and dispatches them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from wan_train.run.follow import RunFollower
 from wan_train.run.live import read_live
 
 PAUSE_SECONDS = 10.0
-"""Before the first retry of a message."""
+"""Wait before the first retry of a message."""
 
 
 class RunNotifier:
-    """The messages of all runs that one guardian cares for; nothing here blocks, and nothing raises.
+    """Sends the messages of all runs of one guardian. Never raises; only `settle` blocks.
 
-    `uploads` says of each target of a run whether everything is verified there.
+    `uploads` maps each target of a run to whether everything is verified there.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class RunNotifier:
         self._known: dict[Path, _FollowedRun] = {}
 
     def notify(self, run: RunDirectory, ending: Ending | None) -> bool:
-        """Send what is new of a run, and of the box with the first run of its ending; whether something is open."""
+        """Send new messages of a run, and the box's with the first run of its ending; return whether any are open."""
         try:
             targets = self._addresses.read()
             messages = self._messages(run, ending) if targets else ()
@@ -59,16 +59,16 @@ class RunNotifier:
         except (WanTrainError, OSError) as error:
             self._report_problem(run, str(error))
             return False
-        except Exception as error:  # noqa: BLE001  a message that cannot be made must not keep a box running
+        except Exception as error:  # noqa: BLE001  a message that cannot be composed must not keep a box running
             self._report_problem(run, f"a bug in wan-train: {type(error).__name__}")
             return False
 
     def settle(self, seconds: float) -> None:
-        """Wait for what is under way, at most this long: before the box goes down."""
+        """Before the box goes down, wait at most `seconds` for messages being sent."""
         self._dispatcher.settle(seconds)
 
     def _messages(self, run: RunDirectory, ending: Ending | None) -> Sequence[Message]:
-        """The end of the box is said also where the records of a run cannot be read."""
+        """The messages that are due. The end of the box is reported even if a run's records cannot be read."""
         known, now = self._known.setdefault(run.path, _FollowedRun(run=run)), self._now()
         found: list[Message] = []
         try:
@@ -84,7 +84,7 @@ class RunNotifier:
         return found
 
     def _report_problem(self, run: RunDirectory, why: str) -> None:
-        """Once for each reason."""
+        """Log each reason once."""
         known = self._known.setdefault(run.path, _FollowedRun(run=run))
         if why not in known.reported:
             known.reported.add(why)
@@ -93,7 +93,7 @@ class RunNotifier:
 
 @dataclass(slots=True)
 class _FollowedRun:
-    """A run, and the problems with it that are in the log already."""
+    """A run and the problems already logged about it."""
 
     run: RunDirectory
     reported: set[str] = field(default_factory=set)
@@ -104,7 +104,7 @@ class _FollowedRun:
 
     @property
     def title(self) -> str:
-        """The run's ID where its plan cannot be read."""
+        """The run's title, or its ID if the plan cannot be read."""
         plan = self.follower.plan
         return plan.answers.title if plan is not None else self.run.run_id
 

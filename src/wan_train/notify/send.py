@@ -1,7 +1,7 @@
-"""The sender, a program of its own: `python -m wan_train.notify.send`, with everything it needs on stdin.
+"""The sender, a separate program: `python -m wan_train.notify.send`, with its whole input on stdin.
 
-A service may be slow, dead or hostile, and a library may hang or crash: none of it reaches whoever has something to
-say. It claims each message on disk before it sends it. It ends by itself, also when whoever started it was killed.
+A service may be slow, dead or hostile, and a library may hang or crash. A separate process shields the caller from it.
+It claims each message on disk before sending it. It ends by itself, even if its caller was killed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SAID: ContextVar[list[str] | None] = ContextVar("said", default=None)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One message. `id` is stable: it is the same whenever the same thing is to be said."""
+    """One message. `id` is stable: the same news always has the same ID."""
 
     id: str
     title: str
@@ -47,7 +47,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What the sender reads from stdin. It holds secrets. Without a `log` nothing is recorded: a test."""
+    """The sender's input on stdin, which holds secrets. Without a `log`, as in a test, nothing is recorded."""
 
     log: Path | None
     messages: tuple[Message, ...]
@@ -58,7 +58,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one try, as the sender prints it: no address in it."""
+    """The outcome of one try, as the sender prints it. Contains no address."""
 
     message: str
     target: str
@@ -68,20 +68,20 @@ class Outcome:
 
 
 class _Listener(logging.Handler):
-    """What apprise says while one message is sent. It quotes addresses, so it is judged and forgotten.
+    """Collects apprise's log while one message is sent. It quotes addresses, so it is judged and discarded.
 
-    Several are sent at once, and apprise hands each to a thread of its own with the context of the sender.
+    Several messages are sent at once. Apprise runs each in its own thread, with the sender's context.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
         lines = _SAID.get()
         if lines is not None:
-            with suppress(Exception):  # a log line that cannot be put together must not end the sending
+            with suppress(Exception):  # a log line that cannot be formatted must not stop the sending
                 lines.append(record.getMessage())
 
 
 def judge(said: str) -> tuple[Mark, str]:
-    """What a send without success came to, by what apprise said: only for certain is a message sent again."""
+    """Judge a failed send by apprise's log. A message is sent again only if it certainly did not arrive."""
     if re.search(r"^Sent ", said, re.MULTILINE):
         return Mark.UNCLEAR, "only some of its recipients have it"
     status = _STATUS.search(said)
@@ -95,7 +95,7 @@ def judge(said: str) -> tuple[Mark, str]:
 
 
 def send(target: Target, message: Message) -> tuple[Mark, str | None]:
-    """One try. Never raises."""
+    """Try once; never raises."""
     from apprise import Apprise, NotifyFormat
 
     said: list[str] = []
@@ -104,7 +104,7 @@ def send(target: Target, message: Message) -> tuple[Mark, str | None]:
         service = plugin_of(target.url)
         if service is None:
             return Mark.REFUSED, "apprise cannot use the address"
-        service.retry = 0  # of ours there are enough, and they know what may have arrived
+        service.retry = 0  # our own retries know what may have arrived
         apprise = Apprise(service, asset=service.asset)
         sent = apprise.notify(
             body=message.body or message.title,  # apprise sends no empty body
@@ -117,7 +117,7 @@ def send(target: Target, message: Message) -> tuple[Mark, str | None]:
 
 
 class Sender:
-    """Sends to all services at once, to each one message after the other."""
+    """Sends to all services at once, and to each service one message at a time."""
 
     def __init__(self, order: Order) -> None:
         self._order = order
@@ -146,7 +146,7 @@ class Sender:
             if where is not DeliveryState.DUE:
                 continue
             if not self._record(message, target, Mark.CLAIMED, None):
-                return  # what cannot be claimed could be sent twice
+                return  # an unclaimed message could be sent twice
             began = time.monotonic()
             mark, why = send(target, message)
             self._record(message, target, mark, why)
@@ -171,7 +171,7 @@ class Sender:
 
 
 def main() -> int:
-    signal.alarm(DEADLINE_SECONDS)  # whoever started it may be dead
+    signal.alarm(DEADLINE_SECONDS)  # the caller may be dead
     try:
         order: Order = codec.from_data(json.loads(sys.stdin.buffer.read()), Order)
     except Exception as error:  # noqa: BLE001  the text of the error would quote the order, which holds secrets

@@ -1,4 +1,4 @@
-"""The services that get messages: apprise's addresses, which hold secrets, and names that do not."""
+"""The services that get messages: apprise addresses, which hold secrets, and names, which do not."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ INSTALL = "pip install 'wan-train[notify]'"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One service. `url` is a secret; `name` has the service and at most its host, and a number of its own."""
+    """One service. `url` is a secret; `name` holds a unique number, the service and at most its host."""
 
     url: str = field(repr=False)
     name: str
 
 
 def is_installed() -> bool:
-    """Whether apprise is there; it is not imported."""
+    """Whether apprise is installed; does not import it."""
     return importlib.util.find_spec("apprise") is not None
 
 
 def read_targets(urls: Sequence[str]) -> tuple[Target, ...]:
-    """The services behind addresses, in their order.
+    """The services of these addresses, in order.
 
-    Raises NotReadyError without apprise, and BadInputError for an address that it cannot use. No address is quoted.
+    Raises NotReadyError without apprise, and BadInputError for an address it cannot use. Errors quote no address.
     """
     if urls and not is_installed():
         raise NotReadyError("notifications need apprise, which is not installed", hint=f"Install it: {INSTALL}")
@@ -58,7 +58,7 @@ def read_targets(urls: Sequence[str]) -> tuple[Target, ...]:
 
 
 def plugin_of(url: str) -> NotifyBase | None:
-    """Apprise's object for an address, None where it knows none. It keeps no file and starts no thread."""
+    """Apprise's object for an address; None if it supports none. It keeps no files and starts no threads."""
     from apprise import Apprise, AppriseAsset
     from apprise.common import PersistentStoreMode
 
@@ -70,7 +70,7 @@ def plugin_of(url: str) -> NotifyBase | None:
 
 
 def quiet() -> None:
-    """Keep what apprise logs away from every handler of this process: it quotes addresses."""
+    """Keep apprise's log, which quotes addresses, away from every handler of this process."""
     logger = logging.getLogger("apprise")
     logger.propagate = False
     logger.handlers = [each for each in logger.handlers if isinstance(each, logging.NullHandler)] or [
@@ -79,7 +79,7 @@ def quiet() -> None:
 
 
 def _name(service: NotifyBase) -> str:
-    """The service's name, with its host where it has one of its own: other parts of an address are secrets."""
+    """The service's name and, unless private, its host. Other parts of an address are secrets."""
     name = one_line(str(service.service_name), 40)
     has_host = "host" in service.template_tokens and not service.template_tokens["host"].get("private", False)
     host = getattr(service, "host", None)

@@ -1,1 +1,1 @@
-"""Pictures of both LoRAs together, epoch by epoch: chosen, drawn by the trainer's own code, kept."""
+"""Previews: pictures of both LoRAs together, epoch by epoch, drawn by the trainer's own code."""

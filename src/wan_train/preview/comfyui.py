@@ -1,8 +1,8 @@
-"""A workflow for ComfyUI that draws what a preview drew: the same models, LoRAs, prompt, size, seed, steps and shift.
+"""A ComfyUI workflow that reproduces a preview: the same models, LoRAs, prompt, size, seed, steps and shift.
 
-Its form is the API format, `{id: {class_type, inputs}}`, which ComfyUI opens when the file is dropped on its page. A
-link is `[id, number of the output]`. Nodes and their inputs: nodes.py, comfy_extras/nodes_hunyuan.py, nodes_wan.py,
-nodes_model_advanced.py and nodes_images.py of ComfyUI.
+It uses the API format, `{id: {class_type, inputs}}`. ComfyUI opens it when the file is dropped on its page. A link is
+`[id, output number]`. Nodes and inputs are from ComfyUI's nodes.py, comfy_extras/nodes_hunyuan.py, nodes_wan.py,
+nodes_model_advanced.py and nodes_images.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from wan_train.preview.thumbnails import FRAMES_PER_SECOND
 from wan_train.recipe.terms import Expert, Task
 
 _T5 = "umt5_xxl_fp16.safetensors"
-"""The file that ComfyUI reads; the trainer's own .pth has other names inside."""
+"""The file that ComfyUI reads. The trainer's own .pth uses other tensor names."""
 _SAMPLERS = {Solver.UNIPC: "uni_pc", Solver.VANILLA: "euler"}
 _SEEDS = 2**64
 
@@ -29,7 +29,10 @@ Workflow = dict[str, Node]
 
 
 def write_workflow(directory: PreviewDirectory, preview: Preview, models: ModelPaths) -> Path | None:
-    """Write comfyui.json for the last row, with the first prompt; None where no row has a LoRA. Raises OSError."""
+    """Write comfyui.json for the last row with a LoRA and the first prompt. Return None if no row has a LoRA.
+
+    Raise OSError.
+    """
     rows = [row for row in preview.rows if row.loras]
     if not rows:
         return None
@@ -39,7 +42,7 @@ def write_workflow(directory: PreviewDirectory, preview: Preview, models: ModelP
 
 
 def workflow(preview: Preview, row: Row, prompt: Prompt, models: ModelPaths) -> Workflow:
-    """The nodes by name, with links by name."""
+    """Return the nodes by name. Links use names too."""
     is_i2v = preview.task is Task.I2V
     nodes: Workflow = {
         "text encoder": _node("CLIPLoader", clip_name=_T5, type="wan"),
@@ -108,7 +111,7 @@ def _expert(preview: Preview, row: Row, prompt: Prompt, models: ModelPaths, expe
 def _samplers(
     preview: Preview, prompt: Prompt, positive: list[Any], negative: list[Any], latent: list[Any]
 ) -> Workflow:
-    """One sampler for each expert; the high-noise one hands its picture over with the noise that is left."""
+    """Return one sampler for each expert. The high-noise one passes on its latents with the leftover noise."""
     split = high_noise_steps(preview.task, steps=prompt.steps, shift=prompt.shift, unipc=preview.solver is Solver.UNIPC)
     spans = {Expert.HIGH: (0, split), Expert.LOW: (split, prompt.steps)}
     nodes: Workflow = {}
@@ -134,7 +137,7 @@ def _samplers(
 
 
 def _numbered(nodes: Workflow) -> Workflow:
-    """The nodes with numbers as ids, as ComfyUI itself writes them, and their names as titles."""
+    """Return the nodes with numeric ids, as ComfyUI writes them, and with their names as titles."""
     numbers = {name: str(number) for number, name in enumerate(nodes, start=1)}
 
     def relinked(value: object) -> object:

@@ -1,4 +1,4 @@
-"""Draws everything that is missing with one GPU, attempt by attempt; each cell is recorded as it comes."""
+"""Draws the missing cells on one GPU, attempt by attempt. Each cell is recorded as soon as it is finished."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from wan_train.run.launcher import Launcher, read_exit
 _LOOK_SECONDS = 0.2
 _TAIL_BYTES = 64 * 1024
 _FRUITLESS = 2
-"""Attempts in a row that may finish nothing."""
+"""Consecutive attempts without progress before the session gives up."""
 
 
 class DrawingError(NotReadyError):
@@ -41,14 +41,14 @@ class DrawingError(NotReadyError):
 
 @dataclass(slots=True, kw_only=True)
 class _Attempt:
-    """What is seen of one attempt."""
+    """The observed progress of one attempt."""
 
     directory: AttemptDirectory
     began: float
     stages: int = 0
     cells: int = 0
     phase: Phase | None = None
-    """Where it is; None while nothing says it, as of the trainer's plain command."""
+    """The current phase. None if unknown, as with the trainer's plain command."""
     heard: float = 0.0
     cell_seconds: float = 0.0
     eta: Eta
@@ -60,7 +60,7 @@ class _Attempt:
 
 @dataclass(slots=True, kw_only=True)
 class Session:
-    """Draws a preview with one GPU. `inherit` are the locks that stay held while a program of it lives."""
+    """Draws a preview with one GPU. `inherit` lists descriptors of locks that stay held while its program lives."""
 
     recorder: Recorder
     trainer: Trainer
@@ -80,7 +80,7 @@ class Session:
         return self.recorder.ready
 
     def run(self) -> None:
-        """Draw what is missing. Raises DrawingError, InterruptionError, and OSError of the preview's own records."""
+        """Draw the missing cells. Raise DrawingError, InterruptionError, or OSError from the preview's own records."""
         self.recorder.adopt()
         fruitless = 0
         while left := self.recorder.left():
@@ -92,7 +92,7 @@ class Session:
             diagnosis = _diagnosis(attempt.directory)
             fruitless = 0 if attempt.was_fruitful else fruitless + 1
             self._prepare_next(diagnosis, attempt, fruitless=fruitless)
-        # Latents are of no use once every cell is there, and logs of what went well neither.
+        # Once every cell is drawn, the latents and the logs are useless.
         if not self.recorder.flawed:
             shutil.rmtree(self.ready.directory.work, ignore_errors=True)
 
@@ -176,7 +176,7 @@ class Session:
                     pass
 
     def _prepare_next(self, diagnosis: Diagnosis, attempt: _Attempt, *, fruitless: int) -> None:
-        """Change what another attempt needs; raises DrawingError where none can help."""
+        """Change the settings for the next attempt. Raise DrawingError if no attempt can help."""
         match diagnosis.cause:
             case Cause.OUT_OF_MEMORY:
                 phase = attempt.phase or generate.phase_of(_tail(attempt.directory))
@@ -235,7 +235,7 @@ def _free(work: Path) -> AttemptDirectory:
 
 
 def _diagnosis(attempt: AttemptDirectory) -> Diagnosis:
-    """Why an attempt ended before everything was drawn, by the end of its log."""
+    """Return why an attempt ended early, judged by the end of its log."""
     found = diagnose(_tail(attempt))
     if found.cause is not Cause.UNKNOWN or found.evidence:
         return found

@@ -1,4 +1,4 @@
-"""The expected time of a drawing: before it, from earlier ones on the same kind of card; during it, its ETA."""
+"""Drawing times: an estimate from earlier drawings on the same kind of card, and the ETA during a drawing."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from wan_train.run.plan import StepKind
 from wan_train.run.speeds import Speed, item_cost, trainer_text
 
 _PASSES_A_STEP = 3.0
-"""A training step computes its batch three times: forward, again for the gradients (gradient checkpointing), backward
+"""A training step computes its batch three times: forward, forward again (gradient checkpointing), and backward
 without gradients of the frozen weights. Counted, not measured."""
 
 
 class Basis(StrEnum):
-    """What an estimate rests on."""
+    """What an estimate is based on."""
 
     DRAWN = "drawn"
-    """Equal pictures, drawn on this kind of card."""
+    """Pictures with the same settings, drawn on this kind of card."""
     SCALED = "scaled"
     """Pictures of another size or number of steps, drawn on this kind of card."""
     TRAINED = "trained"
-    """The speed of trainings on this kind of card."""
+    """The training speed on this kind of card."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Work:
     frames: int
     steps: int
     passes: int
-    """Calls of the model in each step: two with guidance."""
+    """Model calls in each step: two with guidance."""
 
     @property
     def units(self) -> float:
@@ -50,7 +50,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Seconds of a drawing. `loading` is None where nothing was drawn on this kind of card before."""
+    """Seconds of a drawing. `loading` is None if no loading time on this kind of card is known."""
 
     cells: float
     loading: float | None
@@ -62,9 +62,9 @@ class Estimate:
 
 
 def estimate(wanted: Sequence[Work], timed: Sequence[tuple[Work, float]], loads: Sequence[float]) -> Estimate | None:
-    """The time of these cells; None where no cell of one of these cards and precisions was ever timed.
+    """Return the time of these cells. None if no cell with one of the cards and precisions was ever timed.
 
-    `timed` are earlier cells with their seconds, `loads` the seconds that drawings took beside their cells.
+    `timed` holds earlier cells with their seconds. `loads` holds the seconds that drawings took besides their cells.
     """
     total, basis = 0.0, Basis.DRAWN
     for work in wanted:
@@ -85,7 +85,7 @@ def estimate(wanted: Sequence[Work], timed: Sequence[tuple[Work, float]], loads:
 
 
 def from_training(wanted: Sequence[Work], speeds: Sequence[Speed], trainer: Trainer) -> Estimate | None:
-    """The time of these cells by the newest training on such a card; None where there was none."""
+    """Return the time of these cells, judged by the newest training on such a card. None if there was none."""
     if not wanted:
         return None
     mine = [each for each in speeds if (each.key.card, each.key.trainer) == (wanted[0].card, trainer_text(trainer))]
@@ -96,7 +96,7 @@ def from_training(wanted: Sequence[Work], speeds: Sequence[Speed], trainer: Trai
     texts = [each for each in mine if each.key.kind is StepKind.CACHE_TEXT and each.beside is not None]
     loading = None
     if newest.beside is not None and texts:
-        # Both experts and the text encoder, as the training and the caching loaded them.
+        # Both experts, as timed by training, and the text encoder, as timed by caching.
         loading = 2 * newest.beside + (max(texts, key=lambda each: each.at).beside or 0.0)
     rate = newest.per_unit / newest.cost / _PASSES_A_STEP
     return Estimate(cells=rate * sum(work.units for work in wanted), loading=loading, basis=Basis.TRAINED)
@@ -115,7 +115,7 @@ def work_of(preview: Preview, prompt: Prompt, card: str) -> Work:
 
 
 def timed_cells(previews: Iterable[tuple[PreviewDirectory, Preview]], card: str) -> list[tuple[Work, float]]:
-    """What earlier cells took on this kind of card."""
+    """Return earlier cells on this kind of card with their seconds."""
     found = []
     for directory, preview in previews:
         for (_, number), cell in drawn(directory, preview).items():
@@ -134,12 +134,12 @@ def _is_timed(cell: Cell, card: str) -> bool:
 
 @dataclass(slots=True, kw_only=True)
 class Eta:
-    """The work of one attempt: of every cell that it draws, by key, the number of its prompt."""
+    """The ETA of one attempt. `cells` maps the key of each cell to the index of its prompt."""
 
     preview: Preview
     cells: Mapping[str, int]
     _steps: dict[tuple[int, str], int] = field(default_factory=dict)
-    """Of a prompt with an expert; cells with the same LoRA share them and say 0."""
+    """Steps by prompt and expert. A cell that reuses another cell's steps reports 0, which is not stored."""
     _stages: set[tuple[str, str]] = field(default_factory=set)
     _drawn: set[str] = field(default_factory=set)
     _units: float = 0.0
@@ -161,14 +161,14 @@ class Eta:
                     self._seconds += event.seconds or 0.0
             case "cell" if prompt is not None and event.key is not None:
                 self._drawn.add(event.key)
-                if not self._stages:  # the trainer's own command, which says no more
+                if not self._stages:  # the trainer's own command reports no stages
                     self._units += self._whole(prompt) * self._cost(prompt)
                     self._seconds += event.seconds or 0.0
             case _:
                 pass
 
     def left(self) -> float | None:
-        """Seconds to the end; None before anything was timed."""
+        """Return the seconds to the end. None before anything was timed."""
         if not self._units:
             return None
         rest = sum(self._rest(key, prompt) * self._cost(prompt) for key, prompt in self.cells.items())

@@ -1,4 +1,4 @@
-"""The job file of the drawing program, and the events that it writes, as values."""
+"""The job file of the drawing program, and the events that the program writes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REHEARSAL = Path(__file__).parent.parent / "rehearsal" / "pairs.py"
 
 
 def frames_of(directory: PreviewDirectory, preview: Preview, row: Row, number: int) -> tuple[Path, ...]:
-    """The files of one cell: a picture, or a folder with one for each frame of a clip."""
+    """Return the files of one cell: one picture, or a file for each frame of a clip in a folder."""
     stem, count = preview.stem(row, number), preview.prompts[number].frames
     if count == 1:
         return (directory.path / f"{stem}.png",)
@@ -33,7 +33,7 @@ def frames_of(directory: PreviewDirectory, preview: Preview, row: Row, number: i
 
 
 def latents_of(directory: PreviewDirectory, preview: Preview, row: Row, number: int) -> Mapping[Expert, Path]:
-    """Where the result of each expert's steps is kept until the cell is drawn.
+    """Return where each expert's result is kept until the cell is drawn.
 
     Rows with the same high-noise LoRA share the steps of that expert.
     """
@@ -54,7 +54,7 @@ def write_job(
     memory: Memory,
     env: Mapping[str, str],
 ) -> Command:
-    """Write the job of one attempt; the command that carries it out. Raises OSError."""
+    """Write the job of one attempt and return the command that runs it. Raise OSError."""
     directory, preview = ready.directory, ready.preview
     path = attempt.path.with_name(f"{attempt.path.name}.job.json")
     path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
@@ -132,7 +132,7 @@ class DrawingEvent:
 
 
 class EventReader:
-    """New events of an attempt, each once; half a line of a full disk is passed over."""
+    """Reads each new event of an attempt once. It skips a line that a full disk cut off."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""Checks of LoRA files before they are drawn: whole, finite, of this expert and task, every key in the model."""
+"""Checks LoRA files before they are drawn: complete, finite, for this expert and task, every key in the model."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _MOST_KEYS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """What a LoRA must fit: the task, and of each expert the shapes of its linear weights by LoRA module name.
+    """What a LoRA must fit: the task, and each expert's linear weight shapes by LoRA module name.
 
-    No shapes are known of the rehearsal's model, which has no file.
+    The rehearsal's model has no file, so its shapes are unknown.
     """
 
     task: Task
@@ -33,7 +33,7 @@ class Model:
 
 
 def shapes_of(dit: Path) -> Mapping[str, tuple[int, ...]]:
-    """The shapes of a DiT's matrices, by the names that LoRA modules of them have; raises BrokenFileError."""
+    """Return the shapes of a DiT's matrices by LoRA module name. Raise BrokenFileError."""
     return {
         _MODULE + _PREFIX.sub("", name).removesuffix(".weight").replace(".", "_"): tensor.shape
         for name, tensor in read_header(dit).tensors.items()
@@ -42,9 +42,9 @@ def shapes_of(dit: Path) -> Mapping[str, tuple[int, ...]]:
 
 
 def flaws(path: Path, expert: Expert, model: Model) -> tuple[str, ...]:
-    """Why a LoRA must not be drawn for this expert, as clauses; nothing when it may.
+    """Return the reasons not to draw a LoRA for this expert, as clauses. Empty if it may be drawn.
 
-    The trainer would draw most of these with exit code 0: swapped experts, keys that match nothing, NaN.
+    The trainer draws most flawed files with exit code 0: swapped experts, keys that match nothing, NaN.
     """
     if not path.is_file():
         return ("does not exist",)
@@ -94,9 +94,9 @@ def _unmatched(header: Header, shapes: Mapping[str, tuple[int, ...]] | None) -> 
 
 
 def fingerprint(path: Path) -> str:
-    """Size and a digest of three samples: model files have tens of GB, and a whole digest takes minutes.
+    """Return the size and a digest of three samples. Raise OSError.
 
-    Raises OSError.
+    Model files have tens of GB, so a digest of the whole file takes minutes.
     """
     size = path.stat().st_size
     digest = hashlib.sha256()

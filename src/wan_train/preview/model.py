@@ -1,4 +1,4 @@
-"""One preview: its prompts, its rows of LoRA pairs, its drawn cells; and their records in `RUN/preview/NAME/`."""
+"""One preview: its prompts, rows of LoRA pairs and drawn cells, and their records in `RUN/preview/NAME/`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Solver(StrEnum):
 
 
 class Precision(StrEnum):
-    """How the weights of the DiT are kept on the card. It changes pictures a little, so all cells have the same."""
+    """How the card stores the DiT weights. It changes pictures slightly, so all cells use the same precision."""
 
     AS_STORED = "as_stored"
     FP8_SCALED = "fp8_scaled"
@@ -38,10 +38,10 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """One column: a prompt with everything that decides its picture besides the LoRAs, all defaults written out.
+    """One column: a prompt with all settings of its picture except the LoRAs, defaults included.
 
-    The text is hostile: show it through `visible`. Width and height are pixels; of image-to-video the trainer keeps
-    the area and takes the proportions of the start picture.
+    The text is untrusted: show it through `visible`. Width and height are in pixels. For image-to-video, the trainer
+    keeps the area and takes the proportions of the start picture.
     """
 
     text: str
@@ -55,24 +55,24 @@ class Prompt:
     guidance: Mapping[Expert, float]
     shift: float
     image: Path | None = None
-    """The run's own copy of the picture that image-to-video starts from."""
+    """The run's own copy of the start picture for image-to-video."""
     image_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lora:
-    """A LoRA of one expert as it is drawn. The epoch is None for a file that is not of the run."""
+    """A LoRA of one expert as it is drawn. `epoch` is None for a file from outside the run."""
 
     path: Path
     sha256: str
     epoch: int | None = None
     distance: float | None = None
-    """To the last LoRA of the same expert in this preview: 0.004 is 0.4 %. None for the last one, and where unknown."""
+    """Distance to the run's last LoRA of the same expert: 0.004 is 0.4 %. None for that LoRA, and if unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One row: both LoRAs as they are drawn together, None for an expert that draws without one.
+    """One row: the LoRAs that are drawn together. An expert missing from `loras` draws without one.
 
     `name` is `base`, an epoch such as `20`, a pair of epochs such as `20:60` (high-noise first), or a file's name.
     """
@@ -82,7 +82,7 @@ class Row:
 
     @property
     def distance(self) -> float | None:
-        """The larger distance of the two LoRAs to the last ones; None where it is unknown, and for the base."""
+        """The larger of the two LoRAs' distances to the last ones. None if unknown, and for the base."""
         known = [lora.distance for lora in self.loras.values() if lora.distance is not None]
         return max(known, default=None)
 
@@ -102,9 +102,9 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """What was asked for, with every choice made. `models` are fingerprints of the model files by their role.
+    """A preview with every choice made. `models` maps the role of each model file to its fingerprint.
 
-    `strength` multiplies every LoRA. `merged` are further LoRAs under all rows, such as Lightning's, by expert.
+    `strength` multiplies the LoRAs of the rows. `merged` holds LoRAs under all rows, such as Lightning's, by expert.
     """
 
     schema: int = SCHEMA
@@ -113,7 +113,7 @@ class Preview:
     created: float
     task: Task
     trainer: str
-    """The trainer's commit, or its version where it has none."""
+    """The trainer's commit, or its version if it has none."""
     models: Mapping[str, str]
     precision: Precision
     prompts: tuple[Prompt, ...]
@@ -121,7 +121,7 @@ class Preview:
     strength: float = 1.0
     solver: Solver = Solver.UNIPC
     uses_guidance: bool = True
-    """Off, only the positive prompt is computed: half the time. Lightning needs no guidance."""
+    """If off, only the positive prompt is computed, in half the time. Lightning needs no guidance."""
     merged: Mapping[Expert, Lora] = field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
     model_negative: str | None = None
@@ -141,9 +141,9 @@ class Preview:
                 yield row, number
 
     def key(self, row: Row, number: int) -> str:
-        """The SHA-256 of everything that decides the picture: two cells with one key are the same picture."""
+        """Return the SHA-256 of everything that decides the picture. Cells with the same key show the same picture."""
         prompt = codec.to_data(self.prompts[number])
-        # Where the copy of the start picture lies decides nothing.
+        # The path of the start picture's copy does not affect the picture.
         prompt = {name: value for name, value in prompt.items() if name != "image"}
         decisive = {
             "prompt": prompt,
@@ -160,16 +160,16 @@ class Preview:
         return hashlib.sha256(codec.dumps(_sorted(decisive)).encode()).hexdigest()
 
     def stem(self, row: Row, number: int) -> str:
-        """The name of a cell's files without extension: row, prompt from 1, the beginning of the key."""
+        """Return the name of a cell's files without extension: row, prompt number from 1, start of the key."""
         return f"{row.slug}_{number + 1:02d}_{self.key(row, number)[:_KEY_DIGITS]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One drawn picture or clip, opened and checked. Files are relative to the preview's directory, one a frame.
+    """One drawn picture or clip, opened and checked. `files` has one path a frame, relative to the preview's directory.
 
-    `seconds` are those of its steps and its decoding, without loading; `mean` and `deviation` are those of the first
-    frame's grey values, 0 to 255.
+    `seconds` covers steps and decoding, not loading. `mean` and `deviation` describe the first frame's grey values,
+    0 to 255.
     """
 
     key: str
@@ -185,7 +185,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawing:
-    """One attempt to draw: how long it took in all, and how much of that its cells. The rest is loading."""
+    """One drawing attempt: its total seconds, and those spent on cells. The rest is loading."""
 
     at: float
     card: str
@@ -206,7 +206,7 @@ class PreviewDirectory:
 
     @property
     def prompts(self) -> Path:
-        """The prompts as a file of their own, for a later call that names none."""
+        """The prompts in a separate file, for a later call that names none."""
         return self.path / "prompts.json"
 
     @property
@@ -232,7 +232,7 @@ class PreviewDirectory:
         return self.path / "work"
 
     def read(self) -> Preview:
-        """Raises BadInputError where there is no preview, and CorruptRecordError."""
+        """Read the preview. Raise BadInputError if there is none, and CorruptRecordError."""
         try:
             text = self.preview.read_bytes()
         except FileNotFoundError:
@@ -243,12 +243,12 @@ class PreviewDirectory:
         return codec.from_json(text, Preview, where=str(self.preview))
 
     def write(self, preview: Preview) -> None:
-        """Raises OSError."""
+        """Write the preview. Raise OSError."""
         self.path.mkdir(parents=True, mode=0o700, exist_ok=True)
         write_whole(self.preview, codec.to_json(preview, indent=1) + "\n")
 
     def read_cells(self) -> Mapping[str, Cell]:
-        """Finished cells by key, those whose files are all there."""
+        """Return finished cells by key. Cells with missing files are left out."""
         cells: list[Cell] = _lines(self.cells, Cell)
         return {
             cell.key: cell for cell in cells if cell.files and all((self.path / file).is_file() for file in cell.files)
@@ -258,16 +258,16 @@ class PreviewDirectory:
         return _lines(self.drawings, Drawing)
 
     def keep(self, cell: Cell) -> None:
-        """Append one finished cell and flush it to disk; raises OSError."""
+        """Append one finished cell and flush it to disk. Raise OSError."""
         append_lines(self.cells, codec.to_json(cell))
 
     def keep_drawing(self, drawing: Drawing) -> None:
-        """Append one attempt; raises OSError."""
+        """Append one attempt. Raise OSError."""
         append_lines(self.drawings, codec.to_json(drawing))
 
 
 def _lines(path: Path, kind: type[T]) -> list[T]:
-    """None where the file cannot be read."""
+    """Return the records of a file, or an empty list if it cannot be read."""
     try:
         return codec.read_lines(path, kind)
     except OSError:
@@ -275,13 +275,13 @@ def _lines(path: Path, kind: type[T]) -> list[T]:
 
 
 def previews_of(run_path: Path) -> tuple[PreviewDirectory, ...]:
-    """Every preview of a run by its directory, oldest first."""
+    """Return the directory of every preview of a run, oldest first."""
     found = (PreviewDirectory(path.parent) for path in (run_path / "preview").glob("*/preview.json"))
     return tuple(sorted(found, key=lambda each: (each.preview.stat().st_mtime, each.path.name)))
 
 
 def lock_of(run_path: Path) -> Path:
-    """Whoever draws for a run holds this file, so that two never do at once."""
+    """Return the lock file of a run's drawings, which prevents two at once."""
     return run_path / "preview" / "lock"
 
 
@@ -290,7 +290,7 @@ def is_being_drawn(run_path: Path) -> bool:
 
 
 def drawn(directory: PreviewDirectory, preview: Preview) -> Mapping[tuple[str, int], Cell]:
-    """The finished cells of a preview by row name and index of the prompt."""
+    """Return the finished cells of a preview by row name and prompt index."""
     cells = directory.read_cells()
     found = {(row.name, number): cells.get(preview.key(row, number)) for row, number in preview.places()}
     return {place: cell for place, cell in found.items() if cell is not None}

@@ -1,4 +1,4 @@
-"""A request made ready to draw: every choice is made and checked before a GPU is leased, all problems at once."""
+"""Prepares a preview: makes and checks every choice before a GPU is leased, and reports all problems at once."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ PREVIEW_DEFAULTS: Mapping[str, int] = {
     "frame_count": 1,
     "sample_steps": STEPS,
 }
-"""What a prompt takes that says nothing, by the keys of `read_prompts`."""
+"""Defaults for a prompt without options, by the keys of `read_prompts`."""
 _MOST_CELLS = 400
 _BYTES_PER_PIXEL = 4
-"""Of a PNG and the latents of its cell, generously."""
+"""A generous estimate for a PNG and the latents of its cell."""
 _DIGEST = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedPreview:
-    """A preview that can be drawn. `notes` are sentences for the person who asked."""
+    """A preview that can be drawn. `notes` are sentences for the user."""
 
     run: RunDirectory
     directory: PreviewDirectory
@@ -65,9 +65,9 @@ class PreparedPreview:
     models: ModelPaths | None
     """None for the rehearsal, whose model has no file."""
     sources: Mapping[Path, Path]
-    """Start pictures to copy, by the run's own copy."""
+    """Start pictures to copy, by the path of the run's own copy."""
     prompts: tuple[SamplePrompt, ...]
-    """As a later call without a file of prompts reads them."""
+    """The prompts as written for a later call without a prompt file."""
     notes: tuple[str, ...] = ()
 
 
@@ -81,9 +81,9 @@ def prepare(
     style: Style | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> PreparedPreview:
-    """Check everything and choose the rows; raises BadInputError and NotReadyError that name every problem.
+    """Check everything and choose the rows. Raise BadInputError or NotReadyError, naming every problem.
 
-    `smallest_card` is the memory of the smallest GPU that may draw, in bytes; `say` hears what takes a while.
+    `smallest_card` is the memory of the smallest GPU that may draw, in bytes. `say` is called before slow steps.
     """
     style = style or Style()
     plan = source.plan
@@ -150,13 +150,14 @@ def prepare(
 
 
 def refreshed(ready: PreparedPreview) -> PreparedPreview:
-    """With the rows that others drew since it was made ready."""
+    """Return the preview with the rows that other calls drew since it was prepared."""
     return replace(ready, preview=_with_earlier(ready.directory, ready.preview))
 
 
 def write_inputs(ready: PreparedPreview) -> None:
-    """Copy the prompts and their start pictures into the run, so that later changes of the user's files change nothing;
-    raises OSError.
+    """Copy the prompts and start pictures into the run, so that later changes to the user's files have no effect.
+
+    Raise OSError.
     """
     for copy, picture in ready.sources.items():
         if not copy.is_file():
@@ -169,7 +170,7 @@ def write_inputs(ready: PreparedPreview) -> None:
 def _read(
     run: RunDirectory, request: PreviewRequest, task: Task, *, seed: int, steps: int | None
 ) -> tuple[str, tuple[SamplePrompt, ...]]:
-    """A name for the prompts, and the prompts. Those of the run are drawn with what is asked for now."""
+    """Return a name for the prompts, and the prompts. The request's options override those of the run's own prompts."""
     width, height = request.size or (None, None)
     said = {
         "width": width,
@@ -188,7 +189,7 @@ def _read(
 
 
 def _continued(run: RunDirectory, request: PreviewRequest) -> PreviewRequest:
-    """With the rows and the strength of the newest preview, when nothing is asked for and it is unfinished."""
+    """Return an empty request with the rows and strength of the newest preview, if that is unfinished."""
     if request != PreviewRequest(prompts=None):
         return request
     for directory in reversed(previews_of(run.path)):
@@ -213,12 +214,12 @@ def _continued(run: RunDirectory, request: PreviewRequest) -> PreviewRequest:
 
 
 def _is_pair(row: Row) -> bool:
-    """Whether it is one of two epochs, and not a file's that has such a name."""
+    """Whether a row is a pair of epochs, and not a file with such a name."""
     return ":" in row.name and all(lora.epoch is not None for lora in row.loras.values())
 
 
 def _own_prompts(run: RunDirectory) -> tuple[str, Path]:
-    """The prompts that a run drew last, or was given for its end; raises BadInputError."""
+    """Return the name and file of the run's last drawn prompts, or of those given for its end. Raise BadInputError."""
     for directory in reversed(previews_of(run.path)):
         if directory.prompts.is_file():
             return directory.path.name.rpartition("-")[0] or "prompts", directory.prompts
@@ -233,7 +234,7 @@ def _own_prompts(run: RunDirectory) -> tuple[str, Path]:
 
 def _prompt(read: SamplePrompt, task: Task, style: Style) -> Prompt:
     defaults = generate.defaults_of(task)
-    # The trainer's own line option sets the low-noise expert's guidance alone.
+    # The trainer's own prompt-line option sets only the low-noise expert's guidance.
     guidance = defaults.guidance if read.cfg_scale is None else dict.fromkeys(Expert, read.cfg_scale)
     return Prompt(
         text=read.prompt,
@@ -250,7 +251,7 @@ def _prompt(read: SamplePrompt, task: Task, style: Style) -> Prompt:
 
 
 def _models(plan: Plan, trainer: Trainer) -> ModelPaths:
-    """The model files of both experts, also where one alone was trained; raises NotReadyError."""
+    """Return the model files of both experts, even if only one was trained. Raise NotReadyError."""
     trained = {spec.expert for spec in plan.recipe.experts}
     others = tuple(spec for spec in shipped(plan.recipe.task).experts if spec.expert not in trained)
     recipe = replace(plan.recipe, experts=(*plan.recipe.experts, *others))
@@ -260,7 +261,7 @@ def _models(plan: Plan, trainer: Trainer) -> ModelPaths:
 
 
 def _check_merged(merged: Mapping[Expert, Lora], model: loras.Model) -> None:
-    """LoRAs under all rows were not chosen by the person who asked, so it is the box that is not ready."""
+    """Raise NotReadyError for flawed merged LoRAs: the user did not choose them, so the box is at fault."""
     problems = [
         f"{one_line(str(lora.path))} {flaw}"
         for expert, lora in merged.items()
@@ -278,7 +279,7 @@ def _fingerprints(models: ModelPaths | None) -> Mapping[str, str]:
 
 
 def _name(run: RunDirectory, stem: str, preview: Preview) -> str:
-    """The same for every call that draws the same columns in the same way, whatever its rows and its file's name."""
+    """Return a name that depends on the columns and how they are drawn, not on the rows or the prompt file's name."""
     columns = replace(preview, rows=(), left_out=(), created=0.0, name="", run_id="")
     data = codec.to_data(columns)
     for prompt in data["prompts"]:
@@ -291,7 +292,7 @@ def _name(run: RunDirectory, stem: str, preview: Preview) -> str:
 
 
 def _with_earlier(directory: PreviewDirectory, preview: Preview) -> Preview:
-    """The preview with the rows that earlier calls drew to their end, so that one sheet shows them all."""
+    """Return the preview with the rows that earlier calls finished, so that one sheet shows them all."""
     try:
         earlier = directory.read()
     except WanTrainError:
@@ -306,7 +307,7 @@ def _with_earlier(directory: PreviewDirectory, preview: Preview) -> Preview:
 
 
 def _place(row: Row) -> tuple[int, list[int], str]:
-    """Base, epochs, pairs, files."""
+    """Sort key: base, epochs, pairs, files."""
     numbers = [int(word) for word in row.name.split(":") if word.isascii() and word.isdigit()]
     kind = 0 if row.name == BASE else len(numbers) or 3
     return kind, numbers, row.name
@@ -320,7 +321,7 @@ def _check_disk(path: Path, preview: Preview) -> None:
 
 
 def drawn_places(ready: PreparedPreview) -> frozenset[tuple[str, int]]:
-    """Row name and prompt of everything that need not be drawn, here or in another preview of the run."""
+    """Return row name and prompt of every cell already drawn, here or in another preview of the run."""
     others, have = known_cells(ready), drawn(ready.directory, ready.preview)
     return frozenset(
         (row.name, number)
@@ -330,7 +331,7 @@ def drawn_places(ready: PreparedPreview) -> frozenset[tuple[str, int]]:
 
 
 def known_cells(ready: PreparedPreview) -> Mapping[str, tuple[PreviewDirectory, tuple[str, ...]]]:
-    """Cells of this run's other previews by key, each with its directory and files: they need not be drawn again."""
+    """Return cells of the run's other previews by key, with directory and files. They need not be drawn again."""
     wanted = {ready.preview.key(row, number) for row, number in ready.preview.places()}
     return {
         key: (directory, cell.files)

@@ -1,6 +1,6 @@
-"""Records the cells of a preview as they are drawn, each opened and checked, and adopts cells not recorded yet.
+"""Records the cells of a preview as they are drawn, and adopts drawn cells that are not recorded yet.
 
-The trainer's exit code 0 proves nothing here, so every frame is opened.
+The trainer's exit code 0 proves nothing, so every frame is opened and checked.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from wan_train.recipe.terms import Expert
 from wan_train.run.results import link_or_copy
 
 _BLANK = 0.5
-"""Spread of grey values below which a picture shows nothing. Latents of NaN are decoded to one colour."""
+"""Below this deviation of grey values a picture is blank. NaN latents decode to a single colour."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Looks:
-    """What was seen in the first frame of a cell: size in pixels, mean and spread of its grey values (0 to 255)."""
+    """The first frame of a cell: size in pixels, mean and standard deviation of its grey values (0 to 255)."""
 
     width: int
     height: int
@@ -32,7 +32,7 @@ class Looks:
 
 
 def look(frames: Sequence[Path], prompt: Prompt) -> Looks | str:
-    """What a drawn cell looks like, or what is wrong with it, as a clause. Opens every frame."""
+    """Open every frame of a drawn cell. Return its looks, or a clause that says what is wrong."""
     from PIL import Image, ImageStat
 
     seen: list[Looks] = []
@@ -65,36 +65,36 @@ def look(frames: Sequence[Path], prompt: Prompt) -> Looks | str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far the drawing is: cells done of all, and what happens now in words."""
+    """Progress of a drawing: finished and total cells, and the current activity in words."""
 
     done: int
     total: int
     doing: str
     seconds_left: float | None = None
-    """To the end of this attempt; None while nothing was timed."""
+    """Until the end of this attempt. None before anything was timed."""
     cell: Cell | None = None
-    """The cell that was just finished, of this row and prompt."""
+    """The cell that was just finished, at `row` and `prompt`."""
     row: str | None = None
     prompt: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class Recorder:
-    """Records the cells of one preview, whose lock the caller holds. Methods raise OSError of its records."""
+    """Records the cells of one preview. The caller holds its lock. Methods raise OSError from its records."""
 
     ready: PreparedPreview
     clock: Clock
     show: Callable[[Progress], None]
     say: Callable[[str], None]
-    """A sentence that should stay on the screen."""
+    """Receives a sentence that should stay on the screen."""
     card: str | None = None
     seconds_left: float | None = None
-    """As `Progress` shows it; the drawing session sets it."""
+    """The drawing session sets it; `Progress` shows it."""
     flawed: dict[tuple[str, int], str] = field(default_factory=dict)
-    """Cells that were drawn and cannot be used, with the reason."""
+    """Drawn but unusable cells, with the reason."""
 
     def left(self) -> list[tuple[Row, int]]:
-        """The cells that are neither drawn nor found to be unusable."""
+        """Return the cells that are neither drawn nor unusable."""
         have = drawn(self.ready.directory, self.ready.preview)
         return [
             (row, number)
@@ -103,7 +103,7 @@ class Recorder:
         ]
 
     def adopt(self) -> None:
-        """Keep cells that are drawn and not recorded: of another preview of the run, or of a killed call."""
+        """Record cells that are drawn but not recorded, from another preview of the run or from a killed call."""
         others = known_cells(self.ready)
         for row, number in self.left():
             key = self.ready.preview.key(row, number)
@@ -118,7 +118,7 @@ class Recorder:
                 self.keep(row, number, seconds=self._recorded_seconds(key))
 
     def keep(self, row: Row, number: int, *, seconds: float) -> None:
-        """Open a drawn cell and record it, or note what is wrong with it and take it away."""
+        """Open a drawn cell and record it. If it is unusable, note the reason and delete it."""
         directory, preview = self.ready.directory, self.ready.preview
         frames = frames_of(directory, preview, row, number)
         found = look(frames, preview.prompts[number])
@@ -144,7 +144,7 @@ class Recorder:
         self.progress("drawn", cell=cell, row=row.name, prompt=number)
 
     def remember(self, negative: str | None) -> None:
-        """Write down the model's own negative prompt, which only the trainer knows."""
+        """Record the model's own negative prompt, which only the trainer knows."""
         preview = self.ready.preview
         if negative and preview.model_negative != negative:
             preview = replace(preview, model_negative=negative)
@@ -160,7 +160,7 @@ class Recorder:
         self.show(Progress(done=done, total=total, doing=doing, seconds_left=left, cell=cell, row=row, prompt=prompt))
 
     def _recorded_seconds(self, key: str) -> float:
-        """The seconds of a cell that was drawn and not recorded, by the events of its attempt; 0 if unknown."""
+        """Return the seconds of a drawn but unrecorded cell from the events of its attempt. 0 if unknown."""
         for path in sorted(self.ready.directory.work.glob("*.events.jsonl")):
             for event in EventReader(path).new():
                 if event.event == "cell" and event.key == key and event.seconds is not None:

@@ -1,4 +1,4 @@
-"""A request for a preview: what to draw, how (`--fast` draws with Lightning in four steps), and of which run."""
+"""A preview request: what to draw, how (`--fast` draws with Lightning in four steps), and from which run."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from wan_train.run.state import RunState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviewRequest:
-    """What a person asked for. None is `auto`; `pairs` and `files` add rows of their own to those of `epochs`."""
+    """What the user requested. None means automatic. `pairs` and `files` add rows to those of `epochs`."""
 
     prompts: Path | None
-    """None: those that the run drew last, or was given for its end."""
+    """None: the prompts that the run drew last, or those given for its end."""
     epochs: tuple[int, ...] | None = None
     pairs: tuple[Epochs, ...] = ()
     files: Mapping[Expert, Path] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class PreviewRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Style:
-    """How all cells are drawn, where that is not the trainer's own way; `merged` LoRAs lie under every row."""
+    """How all cells are drawn if not in the trainer's default way. `merged` LoRAs apply to every row."""
 
     solver: Solver = Solver.UNIPC
     uses_guidance: bool = True
@@ -52,7 +52,7 @@ class Style:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """The run that is drawn, as it is now."""
+    """The run to draw, in its current state."""
 
     run: RunDirectory
     plan: Plan
@@ -60,7 +60,7 @@ class Source:
 
 
 def fast_style(task: Task, trainer: Trainer, *, say: Callable[[str], None] = lambda _: None) -> Style:
-    """Raises BadInputError for the rehearsal, and NotReadyError where Lightning is missing, damaged or not writable."""
+    """Raise BadInputError for the rehearsal, and NotReadyError if Lightning is missing, damaged or not writable."""
     if not trainer.is_real:
         raise BadInputError(
             "--fast draws with Lightning, which fits Wan 2.2 alone", hint="Leave --fast out for a rehearsal."

@@ -1,4 +1,4 @@
-"""The rows of a preview: the base model, epochs worth a picture or named, pairs and files, every LoRA checked."""
+"""The rows of a preview: base model, automatic or named epochs, pairs and files, with every LoRA checked."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ NEAR = 0.01
 """Two LoRAs that differ by less than 1 % draw the same picture: latents differ by a third of that (measured with
 the trainer's own scripts on ten epochs of one training)."""
 MOST = 6
-"""Epochs that `auto` draws at most: about one screen of rows."""
+"""The most epochs chosen automatically: about one screen of rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChosenEpochs:
-    """Epochs to draw, in order, and those that are not, each with its reason."""
+    """Epochs to draw, in order, and left-out epochs with their reasons."""
 
     epochs: tuple[int, ...]
     left_out: tuple[LeftOut, ...] = ()
 
 
 def choose_epochs(epochs: Sequence[int], differ: Callable[[int, int], float], *, most: int = MOST) -> ChosenEpochs:
-    """The newest epoch, then again and again the one that differs most from all that are chosen.
+    """Choose the newest epoch, then repeatedly the one that differs most from all chosen epochs.
 
-    `differ(earlier, later)` is the distance of two epochs' LoRAs, 0.01 for 1 %; what it raises is not caught. No two
-    chosen epochs differ by less than `NEAR`.
+    `differ(earlier, later)` returns the distance between two epochs' LoRAs, 0.01 for 1 %. Its exceptions propagate.
+    No two chosen epochs differ by less than `NEAR`.
     """
     rest = sorted(set(epochs))
     if not rest:
@@ -72,7 +72,7 @@ def _reason(distance: float, epoch: int, most: int) -> str:
 
 
 def too_near(epochs: Sequence[int], differ: Callable[[int, int], float]) -> tuple[str, ...]:
-    """Sentences about neighbours among named epochs that will look the same."""
+    """Return a sentence for each two neighbouring epochs that will look the same."""
     ordered = sorted(set(epochs))
     return tuple(
         f"Epochs {earlier} and {later} differ by {fine_percent(distance)}: expect the same picture."
@@ -82,9 +82,10 @@ def too_near(epochs: Sequence[int], differ: Callable[[int, int], float]) -> tupl
 
 
 def drawable_epochs(kept: Mapping[Expert, Iterable[int]]) -> Mapping[int, Mapping[Expert, int]]:
-    """By epoch, whose LoRA each expert draws with: its own of that epoch, or its last where its training ended before.
+    """Return, by epoch, the epoch of the LoRA that each expert draws with.
 
-    An epoch that one expert trained and did not keep is not there.
+    This is the same epoch, or the expert's last one if its training ended earlier. An epoch that an expert trained but
+    did not keep is left out.
     """
     own = {expert: sorted(set(epochs)) for expert, epochs in kept.items()}
     own = {expert: epochs for expert, epochs in own.items() if epochs}
@@ -119,7 +120,7 @@ class CheckedLoras:
         return self._flaws[key]
 
     def distance(self, earlier: Path, later: Path) -> float:
-        """Raises BrokenFileError."""
+        """Return the distance between two LoRAs. Raise BrokenFileError."""
         return distance(self._open(earlier), self._open(later))
 
     def sha256(self, path: Path) -> str:
@@ -158,7 +159,7 @@ def make_rows(
         own = {expert: kept[expert][its] for expert, its in drawable[epoch].items()}
         found = list(_flaws(checked, own))
         if found and request.epochs is None:
-            # One broken file of many must not keep the others from being drawn.
+            # One broken file must not prevent the others from being drawn.
             notes += [f"Epoch {epoch} is left out: {each}." for each in found]
             continue
         problems += found
@@ -209,19 +210,19 @@ def _lora(
         try:
             away = checked.distance(path, last)
         except BrokenFileError:
-            away = None  # the last one is broken, or a file of the user's has other modules
+            away = None  # the last one is broken, or the user's file has other modules
     return Lora(path=path, sha256=checked.sha256(path), epoch=epoch, distance=away)
 
 
 def _difference(whole: Mapping[int, Mapping[Expert, Path]], checked: CheckedLoras) -> Callable[[int, int], float]:
-    """The larger distance of both experts' LoRAs between two epochs."""
+    """Return a function for the larger of the two experts' LoRA distances between two epochs."""
 
     def differ(earlier: int, later: int) -> float:
         both = whole[earlier], whole[later]
         try:
             return max(checked.distance(both[0][expert], both[1][expert]) for expert in both[1] if expert in both[0])
         except BrokenFileError:
-            return 1.0  # what cannot be compared is drawn
+            return 1.0  # draw epochs that cannot be compared
 
     return differ
 

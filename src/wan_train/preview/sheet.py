@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _MOST_WIDTH, _MOST_HEIGHT = 3200, 4000
 _SIDES = (512, 160)
-"""The longer side of a frame: at most, and at least."""
+"""The maximum and minimum of a frame's longer side, in pixels."""
 _LABEL, _GAP, _MARGIN = 190, 12, 16
 _TEXT, _SMALL, _LINE, _SMALL_LINE = 20, 16, 26, 21
 _PROMPT_LINES = 3
@@ -45,7 +45,7 @@ def row_title(row: Row) -> str:
 
 
 def row_notes(row: Row) -> tuple[str, ...]:
-    """How far the LoRAs of a row are from the last ones, as far as it is known; each note fits one line."""
+    """Return the known distances of a row's LoRAs from the last ones. Each note fits one line."""
     if row.name == BASE:
         return ("no LoRA",)
     known = {expert: row.loras[expert].distance for expert in Expert if expert in row.loras}
@@ -65,7 +65,7 @@ def prompt_note(prompt: Prompt) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One prompt with the size of its frames in pixels: of image-to-video it is known once one was drawn."""
+    """One prompt with its frame size in pixels. For image-to-video it is known once a frame was drawn."""
 
     number: int
     prompt: Prompt
@@ -74,7 +74,7 @@ class Column:
 
     @property
     def frames(self) -> int:
-        """How many are shown side by side."""
+        """How many frames are shown side by side."""
         return 3 if self.prompt.frames > 1 else 1
 
     def room(self, side: int) -> tuple[int, int]:
@@ -85,7 +85,7 @@ class Column:
 
 
 def columns_of(preview: Preview, cells: Mapping[tuple[str, int], Cell]) -> tuple[Column, ...]:
-    """The prompts, with the sizes of what was drawn."""
+    """Return the prompts with the sizes of their drawn cells."""
     sizes = {number: (cell.width, cell.height) for (_, number), cell in cells.items()}
     return tuple(
         Column(number=number, prompt=prompt, width=width, height=height)
@@ -104,14 +104,14 @@ class Page:
 
 
 def pages(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[Page, ...]:
-    """All rows and columns, scaled so that few pages are needed and no label or frame is too small to read."""
+    """Divide rows and columns into few pages. The scale keeps every label and frame readable."""
     room = _MOST_WIDTH - _LABEL - 2 * _MARGIN
     across: list[list[Column]] = [[]]
     for column in columns:
         if across[-1] and _width([*across[-1], column], _SIDES[1]) > room:
             across.append([])
         across[-1].append(column)
-    # Frames that are enlarged would show nothing more.
+    # Enlarged frames would show no more detail.
     most = max(max(column.width, column.height) for column in columns)
     sides = range(_SIDES[1], max(_SIDES[1], min(_SIDES[0], most)) + 1)
     side = max((side for side in sides if all(_width(group, side) <= room for group in across)), default=_SIDES[1])
@@ -129,9 +129,9 @@ def _width(columns: Sequence[Column], side: int) -> int:
 
 
 def draw_sheet(directory: PreviewDirectory, preview: Preview) -> tuple[Path, ...]:
-    """Write the sheet with what was drawn so far, and a looping WebP for each clip; the paths of its pages.
+    """Write the sheet of the cells drawn so far, and a looping WebP for each clip. Return the paths of its pages.
 
-    Raises OSError where nothing can be written. A cell that cannot be read is shown as missing.
+    Raise OSError if a file cannot be written. An unreadable cell is shown as missing.
     """
     cells = drawn(directory, preview)
     for cell in cells.values():
@@ -148,7 +148,7 @@ def draw_sheet(directory: PreviewDirectory, preview: Preview) -> tuple[Path, ...
 
 
 def wrapped(text: str, width: float, lines: int, measure: Callable[[str], float]) -> list[str]:
-    """The text in at most so many lines, broken between words where possible; what is cut ends with an ellipsis."""
+    """Wrap a text into at most `lines` lines, between words if possible. A truncated text ends with an ellipsis."""
     found: list[str] = []
     left = text.strip()
     while left and len(found) < lines:
@@ -231,7 +231,7 @@ def _prompt(draw: ImageDraw, column: Column, at: tuple[int, int], width: int) ->
 
 
 def _has(font: FreeTypeFont | PlainFont, text: str) -> bool:
-    """Whether the font has most letters of a text: Chinese and Japanese would be a row of empty boxes."""
+    """Whether the font has most letters of a text. Chinese and Japanese would be a row of empty boxes."""
     empty = bytes(font.getmask(_NO_LETTER))
     return 2 * sum(bytes(font.getmask(letter)) == empty for letter in text) < max(1, len(text))
 
@@ -250,7 +250,7 @@ def _label(draw: ImageDraw, row: Row, at: tuple[int, int]) -> None:
 
 @cache
 def _font(size: int) -> FreeTypeFont | PlainFont:
-    """DejaVu Sans, which comes with matplotlib and has Greek, Cyrillic and more; else Pillow's own."""
+    """Return matplotlib's DejaVu Sans, which has Greek, Cyrillic and more. Fall back to Pillow's own font."""
     from PIL import ImageFont
 
     found = find_spec("matplotlib")

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FRAMES_PER_SECOND = 16
-"""Of Wan 2.2 A14B: `sample_fps` in the trainer's shared configuration."""
+"""The rate of Wan 2.2 A14B: `sample_fps` in the trainer's shared configuration."""
 FRAME_GAP = 4
 """Pixels between the frames of a clip."""
 _CLIP_SIDE = 320
 _CLIP_QUALITY = 60
 _WEBP_METHOD = 4
-"""The middle of speed and size."""
+"""A compromise between speed and size."""
 
 
 def is_clip(cell: Cell) -> bool:
@@ -34,9 +34,9 @@ def shown_frames(cell: Cell) -> tuple[str, ...]:
 
 
 def strip(directory: PreviewDirectory, cell: Cell, side: int) -> Image:
-    """The shown frames side by side; `side` is the longer one of a frame, in pixels.
+    """Return the shown frames side by side. `side` is the longer side of a frame, in pixels.
 
-    Raises OSError and ValueError for files that are no pictures.
+    Raise OSError or ValueError for files that are not pictures.
     """
     from PIL import Image
 
@@ -58,13 +58,13 @@ def jpeg(picture: Image, quality: int) -> bytes:
 
 
 def clip_file(directory: PreviewDirectory, cell: Cell) -> Path:
-    """Where the looping clip of a cell is: beside its frames."""
+    """Return the path of a cell's looping clip, beside the folder of its frames."""
     first = directory.path / cell.files[0]
     return directory.path / f"{(first.parent if first.parent != directory.path else first.with_suffix('')).name}.webp"
 
 
 def write_clip(directory: PreviewDirectory, cell: Cell) -> Path | None:
-    """The frames of a clip as one small WebP that loops, made once; None for a picture, and for unreadable frames."""
+    """Write a clip as one small looping WebP, unless it exists. Return None for a picture or unreadable frames."""
     if not is_clip(cell):
         return None
     target = clip_file(directory, cell)
@@ -94,7 +94,7 @@ def _webp(frames: Sequence[Image]) -> bytes:
 
 
 def _opened(path: Path, side: int) -> Image:
-    """A picture in RGB whose longer side is at most `side`."""
+    """Return a picture in RGB with a longer side of at most `side` pixels."""
     from PIL import Image
 
     with Image.open(path) as picture:

@@ -1,1 +1,1 @@
-"""A machine made ready to train."""
+"""Prepares a machine for training."""

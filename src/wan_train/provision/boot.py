@@ -22,9 +22,9 @@ from wan_train.provision.work import Work
 _BEGIN, _END = "# >>> wan-train >>>", "# <<< wan-train <<<"
 _CALL = "from wan_train.cli.main import main; main()"
 
-# Constant, and without a log file of its own: a line that supervisord cannot use, such as a log in a folder that is
-# missing, keeps it from starting at all, and with it the box's Jupyter. It ends well, at once, where nothing is owed to
-# any run (startsecs); one that was killed is started again. Trainings are in sessions of their own, out of its reach.
+# Constant, and without a log file of its own: one line that supervisord cannot use, such as a log in a missing folder,
+# keeps supervisord and the box's Jupyter from starting. startsecs=0: without open duties it exits with success at once.
+# A killed one is restarted. Trainings run in their own sessions, so stopping this group spares them.
 _PROGRAM = """\
 [program:wan-train-resume]
 command=/bin/sh {script}
@@ -37,7 +37,7 @@ redirect_stderr=true
 stdout_logfile=NONE
 """
 
-# /.provisioning is there from the start of supervisord to the end of the image's provisioning, at each start.
+# At each start, /.provisioning exists from supervisord's start until the image's own provisioning ends.
 _SCRIPT = """\
 #!/bin/sh
 # Written by `wan-train provision`: resumes unfinished runs when this box starts, and does what is due after them.
@@ -62,7 +62,7 @@ class Boot:
 
     def check(self) -> Finding:
         files = self._files()
-        # Another shell may lack HF_HOME or a setting; what the box was made ready with is what it starts with.
+        # Exports are ignored: another shell may lack HF_HOME or a setting; the box starts with the recorded ones.
         wrong = [path for path, content in files.items() if _without_exports(_read(path)) != _without_exports(content)]
         if not wrong:
             return ready(f"unfinished runs resume when the box starts ({next(iter(files))})")
@@ -83,7 +83,7 @@ class Boot:
             write_whole(path.resolve(), content.encode(errors="surrogateescape"), mode=_mode(path))
 
     def _files(self) -> dict[Path, str]:
-        """What is to be where; for the on-start script its own lines with ours among them."""
+        """The wanted content by path. The on-start script keeps its own lines and gets ours."""
         if self._has_supervisor():
             script = self.root / "opt/supervisor-scripts/wan-train-resume.sh"
             program = _PROGRAM.format(script=shlex.quote(str(script)).replace("%", "%%"))
@@ -102,7 +102,7 @@ class Boot:
         )
 
     def _has_supervisor(self) -> bool:
-        """Whether supervisord runs, or has been set to before: launched without its entrypoint, no image starts it."""
+        """Whether supervisord runs or was set up before. An image launched without its entrypoint never starts it."""
         folder = self.root / "etc/supervisor/conf.d"
         return folder.is_dir() and (
             (folder / "wan-train-resume.conf").exists() or _answers(self.root / "var/run/supervisor.sock")
@@ -110,7 +110,7 @@ class Boot:
 
 
 def is_vast(environ: Mapping[str, str], root: Path = Path("/")) -> bool:
-    """Whether this is a Vast.ai container; SSH shells of images other than Vast's own lack its variables."""
+    """Whether this is a Vast.ai container. In images other than Vast's own, SSH shells lack its variables."""
     marks = (root / "root/hasbooted", root / "root/.vast_containerlabel")
     return bool(environ.get("VAST_CONTAINERLABEL")) or any(map(_is_there, marks))
 
@@ -123,7 +123,7 @@ def _is_there(mark: Path) -> bool:
 
 
 def variables(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
-    """Variables of this shell that a start of the box needs: our settings, and the place of the hub's cache."""
+    """Variables of this shell needed when the box starts: our settings and the location of the hub's cache."""
     caches = {name: environ[name] for name in ("HF_HOME", "HF_HUB_CACHE") if environ.get(name)}
     return {**caches, **settings.environment(), "WAN_TRAIN_WORKSPACE": str(settings.workspace)}
 
@@ -133,7 +133,7 @@ def _without_exports(text: str | None) -> list[str]:
 
 
 def _with_block(text: str, line: str) -> str:
-    """The script with our block once, before what was there: a last line may never return."""
+    """The script with our block once, before its own lines: the last of them may never return."""
     before, found, rest = text.partition(f"{_BEGIN}\n")
     if found:
         text = before + rest.partition(f"{_END}\n")[2]

@@ -1,4 +1,4 @@
-"""The machine's RAM and disks against what is needed: refused early, with the numbers."""
+"""Checks of RAM and disk space, which refuse early and give the numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wan_train.run.disk import by_disk
 
 
 def room(folder: Path, needed: int) -> Finding:
-    """Whether `needed` bytes fit where `folder` is or will be; BLOCKED with the numbers when not."""
+    """Whether `needed` bytes fit where `folder` is or will be; BLOCKED with the numbers if not."""
     place = existing_parent(folder)
     free = shutil.disk_usage(place).free
     numbers = f"{needed / GB:.1f} GB needed, {free / GB:.1f} GB free at {place}"
@@ -31,13 +31,13 @@ def room(folder: Path, needed: int) -> Finding:
 
 
 LOAD_BYTES = 29_100_000_000
-"""Memory of one trainer that loads with swapped blocks: the fp16 DiT of 28.6 GB is read into RAM, 0.5 GB beside it.
-Measured on a CPU at 8 of 40 blocks and scaled (docs/gpu.md)."""
+"""RAM of one trainer that loads with block swapping: the fp16 DiT of 28.6 GB, and 0.5 GB beside it.
+Measured on a CPU with 8 of 40 blocks and scaled (docs/gpu.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ram:
-    """Bytes this container may have at most, and bytes that are free for it now."""
+    """RAM in bytes: what this container may use at most, and what is free for it now."""
 
     total: int
     available: int
@@ -57,9 +57,9 @@ def ram_step(facts: GpuFacts, recipe: Recipe, python: Path, read: Callable[[], R
 
 
 def judge_ram(ram: Ram, usable: Sequence[Gpu], swapping: Sequence[Gpu]) -> Finding:
-    """RAM against a load of the DiT. `swapping` are the usable GPUs that blocks must be swapped for.
+    """Whether the RAM is enough to load the DiT. `swapping` are the usable GPUs that need block swapping.
 
-    With swapped blocks the whole file is read into RAM and cast there; without, it goes to the GPU tensor by tensor.
+    With block swapping, the whole file is read into RAM and cast there. Without, it goes to the GPU tensor by tensor.
     """
     has = f"{ram.total / GB:.0f} GB of RAM, {ram.available / GB:.0f} GB of it free"
     needs = f"loading an expert takes {LOAD_BYTES / GB:.0f} GB"
@@ -84,14 +84,14 @@ def judge_ram(ram: Ram, usable: Sequence[Gpu], swapping: Sequence[Gpu]) -> Findi
 
 
 def rooms(needs: Mapping[Path, int]) -> Finding:
-    """Room for what is still to be fetched, counted for each file system; `needs` is bytes by place."""
+    """Whether the downloads fit, counted for each file system. `needs` maps each place to bytes."""
     found = [room(folder, amount) for folder, amount in by_disk(needs.items()).items()]
     chosen = [finding for finding in found if finding.state is State.BLOCKED] or found
     return Finding(chosen[0].state, "; ".join(finding.detail for finding in chosen), hint=chosen[0].hint)
 
 
 def judge_spare(folder: Path, needs: Mapping[Path, int], run: int) -> Finding:
-    """Room that is left for a run of `run` bytes in `folder` once everything of `needs` has come."""
+    """Whether a run of `run` bytes fits in `folder` once everything in `needs` is downloaded."""
     place = existing_parent(folder)
     device = place.stat().st_dev
     fetched = sum(size for path, size in needs.items() if existing_parent(path).stat().st_dev == device)

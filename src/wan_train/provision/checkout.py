@@ -1,4 +1,4 @@
-"""The trainer's checkout at the pinned commit; what a user has changed or brought is never touched."""
+"""The trainer's checkout at the pinned commit. A user's changes and files are never touched."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _GIT_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkout:
-    """The checkout at `root`. A clone is made beside it and moved in; half of one is finished by the next run.
+    """The checkout at `root`. A clone is made beside it and moved in; the next run finishes a partial one.
 
-    `pause_seconds` is the wait before what goes over the network is tried once more.
+    `pause_seconds` is the wait before the one retry of a network operation.
     """
 
     root: Path
@@ -124,9 +124,9 @@ class Checkout:
         if not mark.exists():
             return
         git = ["git", "-C", str(self.root)]
-        # Nobody but an earlier try that was killed has been here: its lock and its half of a submodule are waste.
+        # Only a killed earlier try has worked here, so its lock and its partial submodules can be removed.
         (self.root / ".git" / "index.lock").unlink(missing_ok=True)
-        # A file torn by a kill in the middle of the last try differs from the commit.
+        # A kill during the last try may have left torn files.
         work.run([*git, "checkout-index", "--all", "--force"], what="writing the files of musubi-tuner")
         work.run([*git, "update-index", "--refresh"], what="comparing the files of musubi-tuner")
         if (self.root / ".gitmodules").exists():

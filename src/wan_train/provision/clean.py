@@ -24,39 +24,39 @@ from wan_train.run.step_commands import command_of
 
 _LATER = "Watch it: `wan-train runs`."
 _REMOVING = f"{HIDDEN}removing-"
-"""A run is given such a name before its files go, so that half a run is never taken for one."""
+"""A run gets this prefix before its files are deleted, so that a partial run is never taken for a run."""
 
 
 class Kind(StrEnum):
-    """Why something may go."""
+    """Why something may be removed."""
 
     STATE = "state"
-    """A training state of an earlier attempt of a finished run: the latest one is another's."""
+    """A training state from an earlier attempt of a finished run. Another attempt has the latest one."""
     REHEARSAL = "rehearsal"
     RUN = "run"
     """A run that was named, or that failed or was stopped long ago and has no LoRA."""
     HALF = "half"
-    """What a `clean` that was killed has left of a run."""
+    """The rest of a run that a killed `clean` left."""
     DOWNLOAD = "download"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Junk:
-    """One thing that may go; `run` is the run it belongs to, `bytes` what its removal frees."""
+    """A path that may be removed. `run` is the run it belongs to; `bytes` is what its removal frees."""
 
     kind: Kind
     path: Path
     bytes: int
     run: RunDirectory | None = None
     loras: int = 0
-    """Finished LoRAs that go with it."""
+    """The number of finished LoRAs removed with it."""
 
 
 def find_junk(settings: Settings, *, named: Sequence[RunDirectory], older_than: float | None, now: float) -> list[Junk]:
-    """Everything that may go; with `named` only these runs, whole, results included.
+    """Find everything that may be removed. With `named`, only these runs, including their results.
 
-    `older_than` are seconds since a run ended. Raises BadInputError for a named run that is alive, is needed by one
-    that is, or is not really a directory of `runs`.
+    `older_than` is in seconds since the end of a run. Raises BadInputError for a named run that is unfinished,
+    unreadable, needed by an unfinished run, or not a real directory in the runs directory.
     """
     runs = settings.runs
     known: dict[Path, tuple[Plan, RunState]] = {}
@@ -85,7 +85,7 @@ def find_junk(settings: Settings, *, named: Sequence[RunDirectory], older_than: 
 
 
 def remove(junk: Junk, settings: Settings) -> None:
-    """Remove it unless it is in use by now; raises WanTrainError or OSError."""
+    """Remove it unless it is now in use; raises WanTrainError or OSError."""
     match junk.kind:
         case Kind.DOWNLOAD:
             with workspace.locked(settings.workspace):
@@ -124,15 +124,15 @@ def _named(run: RunDirectory, runs: Path, known: tuple[Plan, RunState] | None, a
 
 
 def _earlier_states(run: RunDirectory, plan: Plan, state: RunState) -> Iterator[Junk]:
-    """States that nothing will be resumed from: not the newest attempt's, nor those beside the latest one."""
+    """States nothing will resume from: all but those of the newest attempt and of the one with the latest state."""
     for step in plan.steps:
         if Path(step.id).name != step.id:
-            continue  # not one of our steps: another plan must not lead out of the run
+            continue  # not one of our steps: a foreign plan must not lead outside the run
         job = state.jobs[step.id]
         kept = _kept(job)
         for attempt in job.attempts:
             output = run.attempt(step.id, attempt.number).output
-            # The path below the run must be real too: a link could lead to anywhere.
+            # A directory between the run and the state could also be a link to anywhere.
             if attempt.number in kept or not all(map(_is_directory, (*output.parents[:2], output))):
                 continue
             for path in filter(_is_directory, checkpoints.state_dirs(output, step.produces or "")):
@@ -152,7 +152,7 @@ def _read(run: RunDirectory) -> tuple[Plan, RunState] | None:
 
 
 def _is_needed(path: Path, alive: Sequence[Plan]) -> bool:
-    """Whether an unfinished run names a file of this one: a LoRA that it continues, its pictures."""
+    """Whether an unfinished run names a file of this one, such as a LoRA to continue or its pictures."""
     below = f"{path}{os.sep}"
     commands = (command_of(plan, step) for plan in alive for step in plan.steps)
     words = (word for command in commands for word in (*command.argv, command.cwd))

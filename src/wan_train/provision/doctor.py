@@ -36,7 +36,7 @@ _REACH_SECONDS = 5.0
 
 
 class Group(StrEnum):
-    """What a check is about, in the order in which they are shown."""
+    """What a check is about, in display order."""
 
     MACHINE = "machine"
     GPUS = "GPUs"
@@ -46,7 +46,7 @@ class Group(StrEnum):
 
 
 class Level(StrEnum):
-    """How bad a finding is for a training on this box."""
+    """How bad a finding is for training on this box."""
 
     OK = "ok"
     UNTESTED = "not tested"
@@ -56,7 +56,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One finding in its place; `next` is what to do about it, None where nothing is to be done."""
+    """One finding with its group and title. `next` is what to do about it, or None."""
 
     group: Group
     id: str
@@ -81,11 +81,11 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All checks of one look. A box is ready when nothing is an error."""
+    """All checks of one examination. The box is ready if none is an error."""
 
     checks: tuple[Check, ...]
     provision: str
-    """The command that puts there what is missing."""
+    """The command that installs what is missing."""
 
     @property
     def is_ready(self) -> bool:
@@ -97,13 +97,13 @@ class Report:
 
 @dataclass(slots=True)
 class ImpatientHub(Hub):
-    """The hub, asked only once it was reached: a box without network must not make a doctor wait."""
+    """The hub, asked only if it can be reached: without a network, `doctor` must not wait."""
 
     reach: Callable[[], str | None] = field(default=lambda: why_unreachable(os.environ))
     _problem: list[str | None] = field(default_factory=list)
 
     def describe(self, repo: str, file: str) -> RemoteFile:
-        """As the hub's own; raises HubError at once when it cannot be reached."""
+        """Like `Hub.describe`, but raises HubError at once if the hub cannot be reached."""
         if not self._problem:
             self._problem.append(self.reach())
         if (problem := self._problem[0]) is not None:
@@ -116,7 +116,7 @@ class ImpatientHub(Hub):
 
 
 def why_unconnected(where: str) -> str | None:
-    """What keeps us from an address, or from the proxy before it; None when a connection can be made."""
+    """Why an address, or the proxy in front of it, cannot be reached; None if a connection can be made."""
     try:
         address = urlsplit(where)
         proxy = urllib.request.getproxies().get(address.scheme or "https")
@@ -128,7 +128,7 @@ def why_unconnected(where: str) -> str | None:
             return None
     except OSError as error:
         return f"{one_line(where)}: {(error.strerror or str(error)).lower()}"
-    except ValueError as error:  # brackets or a port that make no address
+    except ValueError as error:  # invalid brackets or port
         return f"{one_line(where)} is no address: {error}"
 
 
@@ -137,10 +137,10 @@ def why_unreachable(
     connect: Callable[[str], str | None] = why_unconnected,
     seconds: float = _REACH_SECONDS,
 ) -> str | None:
-    """What keeps us from the hub, within `seconds`; None when a connection can be made."""
+    """Why the hub cannot be reached within `seconds`; None if a connection can be made."""
     where = environ.get("HF_ENDPOINT") or "https://huggingface.co"
     said: list[str | None] = [f"{one_line(where)}: no answer within {seconds:g} s"]
-    # Looking up a name knows no time limit, so it is left behind where it takes too long.
+    # A name lookup has no timeout, so the thread is abandoned if it takes too long.
     thread = threading.Thread(target=lambda: said.append(connect(where)), daemon=True)
     thread.start()
     thread.join(seconds)
@@ -149,7 +149,7 @@ def why_unreachable(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doctor:
-    """One look at a box for trainings of `tasks` with `engine`; `words` are the flags to name in next commands."""
+    """Examines a box for training `tasks` with `engine`. `words` are options for the commands it suggests."""
 
     settings: Settings
     tasks: tuple[Task, ...]
@@ -158,7 +158,7 @@ class Doctor:
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     def examine(self) -> Report:
-        """Look at everything. Asks the network only about models that were never compared."""
+        """Run all checks. The hub is asked only about models that were never verified."""
         gpus = of_this_box(self.settings)
         later = HostChecks(settings=self.settings, gpus=gpus, environ=self.environ)
         provision = Provision(
@@ -184,7 +184,7 @@ class Doctor:
         ]
         for group, each in groups.items():
             checks += [self._check(group, step.id, _title(step, models), found[step.id]) for step in each]
-        if facts.usable():  # what is said of all of them stands at each of them
+        if facts.usable():  # each GPU's own check says the same
             checks = [check for check in checks if check.id != "gpus"]
         return Report(checks=tuple(checks), provision=self._provision)
 
@@ -210,7 +210,7 @@ class Doctor:
         return [Step(f"gpu-{gpu.number}", f"GPU {gpu.number}", partial(self._card, gpu, usable)) for gpu in seen]
 
     def _card(self, gpu: Gpu | LostGpu, usable: Sequence[Gpu]) -> Finding:
-        """One GPU: can it be trained on, and is it free now. The others may train where this one cannot."""
+        """Whether one GPU can train and is free. If it cannot train, that is a warning: the others may."""
         if isinstance(gpu, LostGpu):
             return judge_lost(gpu)
         fit = judge_gpu(gpu, build_of(self.engine))
@@ -239,10 +239,10 @@ class Doctor:
 
 
 _TITLES = {"environment": "Environment", "flags": "Trainer's options"}
-"""Shorter than while they are at work, since a table has columns."""
+"""Shorter than the steps' own titles, to fit a table column."""
 
 _ELSEWHERE = frozenset({"leftovers", "ram", "driver", "gpus", "kernel", "tokenizer"})
-"""Steps of a provision that are shown in another group than the trainer's."""
+"""Provision steps that are not shown in the trainer's group."""
 
 
 def _title(step: Step, models: set[str]) -> str:

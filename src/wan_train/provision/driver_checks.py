@@ -1,4 +1,4 @@
-"""The NVIDIA driver and the GPUs: can this box train at all, and with which settings on which card."""
+"""The NVIDIA driver and the GPUs: whether this box can train, and with which settings on which card."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ BLACKWELL_DRIVER: Version = (570,)
 class CudaBuild:
     """One CUDA version that torch is built for.
 
-    `least_driver` runs it by NVIDIA's minor version compatibility, `own_driver` is the one it came with. Sources: "CUDA
+    `least_driver` runs it by NVIDIA's minor version compatibility; `own_driver` is the one it came with. Sources: "CUDA
     Compatibility", table of minor version compatibility; CUDA Toolkit release notes, table of driver versions.
-    `oldest` and `newest` are compute capabilities, of which the second counts by its major number. Source: PyTorch's
+    `oldest` and `newest` are compute capabilities; only the major number of `newest` counts. Source: PyTorch's
     RELEASE.md, "CUDA support matrix" of 2.7 and later.
     """
 
@@ -63,7 +63,7 @@ _INDEX = re.compile(r"/cu(\d{3})/?$")
 
 
 def build_of(engine: EngineFile) -> CudaBuild | None:
-    """The CUDA build of an engine's torch by its package index; None when it has none that is known here."""
+    """The CUDA build of an engine's torch, by its package index; None if it is unknown."""
     match = _INDEX.search(engine.first_index or "")
     return _BUILDS.get(match[1]) if match is not None else None
 
@@ -78,7 +78,7 @@ def words(version: Version) -> str:
 
 
 _SMALL_BYTES = 15 * GIB
-"""Less than a 16 GB card reports: the T5 encoder alone is 11.4 GB on the GPU while captions are cached."""
+"""Just below what a 16 GB card reports. The T5 encoder alone takes 11.4 GB of it while captions are cached."""
 _ANOTHER_BOX = "Rent a box with a newer driver: on Vast.ai choose offers with CUDA 12.8 or newer."
 
 
@@ -112,7 +112,7 @@ class Gpus:
             probe.close()
 
     def present(self) -> tuple[Gpu, ...]:
-        """All that answer; none where NVML cannot be used."""
+        """All GPUs that answer; none if NVML cannot be used."""
         try:
             return self.read().gpus
         except GpuUnavailableError:
@@ -131,7 +131,7 @@ def of_this_box(settings: Settings) -> Gpus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuFacts:
-    """What is known of driver and GPUs. `needed`: a box without any is not ready; else it only is worth a warning."""
+    """What is known of driver and GPUs. If `needed`, a box without them is not ready; else it gets a warning."""
 
     gpus: Gpus
     build: CudaBuild | None
@@ -154,7 +154,7 @@ class GpuFacts:
         return judge_driver(reading, self.build)
 
     def cards(self) -> Finding:
-        """All GPUs together: enough that one of them can be used."""
+        """Judge all GPUs together: one usable GPU is enough."""
         try:
             reading = self.gpus.read()
         except GpuUnavailableError as error:
@@ -179,7 +179,7 @@ class GpuFacts:
         )
 
     def usable(self) -> tuple[Gpu, ...]:
-        """The GPUs that a run may use and the trainer's torch has kernels for; none where NVML cannot be used."""
+        """The GPUs that a run may use and the trainer's torch has kernels for; none if NVML cannot be used."""
         try:
             chosen = choose(self.gpus.read(), self.chosen, self.environ.get(DEVICE_VARIABLE))
         except (GpuUnavailableError, BadInputError):
@@ -192,7 +192,7 @@ class GpuFacts:
 
 
 def judge_driver(reading: GpuReading, build: CudaBuild | None) -> Finding:
-    """The driver's version against the torch build and the GPUs that are there."""
+    """Judge the driver's version against the torch build and the GPUs present."""
     version = driver_version(reading.driver)
     has = one_line(reading.driver or "of unknown version")
     if version is None or build is None:
@@ -246,7 +246,7 @@ def card(gpu: Gpu) -> str:
 
 
 def recipe_for(tasks: Sequence[Task]) -> Recipe:
-    """The shipped recipe of the first task: the rules for hardware are the same for both."""
+    """The shipped recipe of the first task: the hardware rules are the same for both tasks."""
     return shipped(tasks[0])
 
 

@@ -23,7 +23,7 @@ _HINT = "Begin with a copy of a shipped engine: configs/engines/guide.toml."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentRecord:
-    """What an environment made from an engine file is known by."""
+    """The identity of an environment made from an engine file."""
 
     commit: str
     packages: tuple[str, ...]
@@ -31,7 +31,7 @@ class EnvironmentRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFile:
-    """One installable trainer. `python_minimum` and `python_maximum` are minor versions of Python 3, both included."""
+    """One installable trainer. `python_minimum` and `python_maximum` are minor versions of Python 3, inclusive."""
 
     name: str
     repository: str
@@ -43,7 +43,7 @@ class EngineFile:
     extra: tuple[str, ...]
     arguments: tuple[str, ...]
     system: tuple[str, ...] = ()
-    """`package=version` for apt, installed only where exactly that version is offered."""
+    """`package=version` for apt, installed only if exactly that version is offered."""
 
     @property
     def python_range(self) -> str:
@@ -58,7 +58,7 @@ def shipped() -> dict[str, Path]:
 
 
 def load(reference: str) -> EngineFile:
-    """The engine of a shipped name or a file; raises BadInputError naming the key that is wrong."""
+    """Load an engine by shipped name or file; raises BadInputError that names the invalid key."""
     path = shipped().get(reference)
     if path is None:
         path = expand(reference) if reference.endswith(".toml") else None
@@ -69,13 +69,13 @@ def load(reference: str) -> EngineFile:
         )
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8 or no TOML
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8 or not TOML
         raise BadInputError(f"the engine file {path} cannot be read: {error}", hint=_HINT) from error
     return _parse(data, path)
 
 
 def for_commit(commit: str | None) -> EngineFile | None:
-    """The shipped engine of a commit, None when none has it."""
+    """The shipped engine of a commit; None if there is none."""
     return next((engine for name in shipped() if (engine := load(name)).commit == commit), None)
 
 

@@ -1,7 +1,7 @@
-"""The trainer's own Python environment: made beside by uv, named `venv` only when it is whole and was tried.
+"""The trainer's own Python environment: made by uv, and linked as `venv` only when it is complete and tested.
 
-`<checkout>/venv` is a link to a folder `venv-XXXX` whose record is written last. An environment made by hand is
-recognised when it imports torch and holds what the trainer asks for; it is never changed.
+`<checkout>/venv` is a link to a folder `venv-XXXX`, whose record is written last. An environment made by hand is
+accepted if it imports torch and has what the trainer requires. It is never changed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from wan_train.provision.steps import Finding, State, Step, blocked, ready, warn
 from wan_train.provision.work import Work
 
 NEEDED_BYTES = 10_000_000_000
-"""Room for torch, xformers and the rest. Measured with torch 2.7.0 for CUDA 12.6: 3.3 GB of downloads, which uv unpacks
-as they come, and 5.9 GB on the disk; CUDA 12.8's are somewhat larger."""
+"""Disk space for torch, xformers and the rest. Measured with torch 2.7.0 for CUDA 12.6: 3.3 GB of downloads, which uv
+unpacks on arrival, and 5.9 GB on the disk. CUDA 12.8 needs somewhat more."""
 
 _RECORD = "wan-train.json"
 _OURS = f"venv-{'[0-9a-f]' * 8}"
@@ -37,7 +37,7 @@ _CACHE = ".wan-train-uv"
 _LOOK_SECONDS = 180.0
 _HINT = "Check the network, the proxies and the disk; then run `wan-train provision` again."
 
-# Printed last, so that noise of sitecustomize or of imports does no harm.
+# The result is printed last, so that output of sitecustomize or of imports does no harm.
 _LOOK = """
 import importlib.metadata as metadata, json, sys
 missing = []
@@ -55,7 +55,7 @@ except ImportError as error:
 print(json.dumps({"missing": missing, "torch": str(version)}))
 """
 
-# What can be imported without a GPU. OpenCV stands on libraries of the system, so it is what fails on bare images.
+# Imports that need no GPU. OpenCV depends on system libraries, so it is what fails on bare images.
 _PROVE = """
 import importlib.util, sys
 import musubi_tuner, torch
@@ -71,7 +71,7 @@ if wanted and found.partition("+")[0] != wanted.partition("+")[0]:
 class Environment:
     """The environment of the checkout at `root`; `chosen` is a Python that the user named instead.
 
-    `pause_seconds` is the wait before an installation is tried once more.
+    `pause_seconds` is the wait before the one retry of an installation.
     """
 
     root: Path
@@ -109,7 +109,7 @@ class Environment:
         return self._missing(f"no environment at {self.root / 'venv'}")
 
     def _whole(self, folder: Path) -> Finding:
-        """Ready, except that a provision killed at the very end left uv's cache, which has grown to gigabytes."""
+        """READY, or WARNING if a provision killed at the very end left uv's cache of several gigabytes."""
         if (self.root / _CACHE).is_dir():
             return warning(
                 f"{folder} is complete; uv's cache is left in {self.root / _CACHE}",
@@ -119,7 +119,7 @@ class Environment:
         return ready(f"{folder} is complete")
 
     def _missing(self, reason: str) -> Finding:
-        """MISSING, or BLOCKED where uv has no Python and may not fetch one."""
+        """MISSING, or BLOCKED if uv has no Python and may not download one."""
         if os.environ.get("UV_PYTHON_DOWNLOADS", "").lower() in {"never", "manual"} and not self._has_python():
             return blocked(
                 f"{reason}, and there is no Python {self.engine.python_range} to make one with",
@@ -156,8 +156,8 @@ class Environment:
             if record == self.engine.record():
                 whole = folder
             elif record is None and (self.root / "venv").resolve() != folder.resolve():
-                shutil.rmtree(folder)  # half-made; those of other engines stay, a training may be using one
-        if whole is None or whole.resolve() == (self.root / "venv").resolve():  # the latter: in place, and does not run
+                shutil.rmtree(folder)  # half-made; other engines' stay: a training may use one
+        if whole is None or whole.resolve() == (self.root / "venv").resolve():  # in place, but broken
             whole = self.root / f"venv-{secrets.token_hex(4)}"
             self._make(whole, work)
         self._put_in_place(whole, work)
@@ -182,7 +182,7 @@ class Environment:
             index: list[str | Path] = []
             only: dict[str, str] = {}
             if engine.first_index:
-                # The user's own indexes come before a default one in uv, and would bring torch for another CUDA.
+                # uv prefers the user's own indexes to the default one; they would bring torch for another CUDA.
                 index, only = ["--default-index", engine.first_index], {"UV_INDEX": "", "UV_EXTRA_INDEX_URL": ""}
             self._uv([*install, *index, *engine.first], "installing torch", work, env=only)
         hold: list[str | Path] = ["--constraint", held]
@@ -199,7 +199,7 @@ class Environment:
         hint = f"{_HINT} The log is {work.log}."
 
         def run() -> None:
-            # Not in the checkout, so that the trainer's own settings for uv, made for its developers, do not count.
+            # Not in the checkout: its uv settings are for the trainer's developers.
             work.run(argv, what=what, cwd=self.root.parent, env=environment, hint=hint)
 
         work.run_twice(self.pause_seconds, run)
@@ -215,7 +215,7 @@ class Environment:
         )
 
     def stays(self) -> bool:
-        """Whether provision leaves this environment as it is: whole and of this engine, or the user's own and whole."""
+        """Whether provision keeps it: ours for this engine, chosen by the user, or made by hand and complete."""
         if not os.access(self.python, os.X_OK):
             return False
         record = _record(self.python.parent.parent)
@@ -224,11 +224,11 @@ class Environment:
         return self.chosen is not None or not self._look()[0]
 
     def is_ours(self) -> bool:
-        """Whether provision made this environment, for whichever engine."""
+        """Whether provision made this environment, for any engine."""
         return self.chosen is None and _record(self.python.parent.parent) is not None
 
     def installed(self) -> dict[str, str]:
-        """Version by name, both as the folders of the packages' metadata have them; the name as indexes compare it."""
+        """Versions by normalized name, both read from the names of the packages' metadata folders."""
         found = {}
         for folder in (self.python.parent.parent / "lib").glob("python3*/site-packages/*.dist-info"):
             name, _, version = folder.name.removesuffix(".dist-info").rpartition("-")
@@ -270,7 +270,7 @@ class Environment:
 
 
 def package_name(requirement: str) -> str:
-    """The name of `NAME` or `NAME==VERSION` as indexes compare it."""
+    """The normalized name of `NAME` or `NAME==VERSION`, as indexes compare it."""
     return re.sub(r"[-_.]+", "-", requirement.partition("==")[0]).lower()
 
 
@@ -279,11 +279,11 @@ def _record(folder: Path) -> EnvironmentRecord | None:
 
 
 def _uv_variables(cache: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """Variables for uv; an address may carry a password, so none is in an argv.
+    """Variables for uv. An index address may contain a password, so none is in an argv.
 
-    Vast's images say UV_NO_CACHE and UV_LINK_MODE=copy, which would fetch everything again after a kill and write it
-    twice. Our cache lies in the checkout, so files are linked from it and take no room of their own; it is removed once
-    the environment is whole. A cache that the user chose is used as it is.
+    Vast's images set UV_NO_CACHE and UV_LINK_MODE=copy, which would download everything again after a kill and write it
+    twice. Our cache is in the checkout, so files are hard-linked from it and take no extra space. It is removed once
+    the environment is complete. A cache that the user chose is used as it is.
     """
     variables = {} if environ.get("UV_HTTP_TIMEOUT") else {"UV_HTTP_TIMEOUT": "120"}
     no_cache = environ.get("UV_NO_CACHE", "").lower() not in {"", "0", "false", "no", "off"}

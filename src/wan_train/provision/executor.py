@@ -1,4 +1,4 @@
-"""Steps done as a graph: each begins as soon as what it needs is ready, everything else at the same time."""
+"""Runs steps as a graph: each starts as soon as the steps it needs are ready, in parallel with the others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OPEN: Final = frozenset({Phase.WAITING, Phase.RUNNING})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The result of a pass: how each step stands now, and why some failed."""
+    """The result of a pass: the finding of each step, and why some failed."""
 
     found: Mapping[str, Finding]
     failures: Mapping[str, WanTrainError]
@@ -35,8 +35,8 @@ class Outcome:
 class Graph:
     """One pass over the steps.
 
-    `logs` is the folder of the steps' logs, `lock` what programs inherit. Setting `ended` ends all steps; `tick` is
-    called a few times a second by the thread that performs, and may raise.
+    `logs` is the folder of the steps' logs; `lock` is a descriptor that programs inherit. Setting `ended` ends all
+    steps. The thread that performs calls `tick` a few times a second; it may raise.
     """
 
     steps: Sequence[Step]
@@ -50,9 +50,9 @@ class Graph:
     _bugs: list[BaseException] = field(default_factory=list)
 
     def perform(self, findings: Mapping[str, Finding]) -> Outcome:
-        """Do what is not ready; each step is checked again afterwards, and only that counts.
+        """Run the steps that have work. Each is checked again afterwards, and only that counts.
 
-        A failed step holds up only those that need it. An exception in this thread ends the steps' programs first.
+        A failed step blocks only those that need it. An exception in this thread ends the steps' programs first.
         """
         self._found.update(findings)
         todo = {step.id: step for step in self.steps if has_work(step, findings[step.id])}
@@ -75,7 +75,7 @@ class Graph:
                         sorter.done(running.pop(future))
                     self.tick()
             finally:
-                # Not by leaving the pool: a signal's exception in its join takes a thread for ended up to Python 3.12.
+                # Wait before leaving the pool: up to Python 3.12, an interrupted join marks a live thread as ended.
                 self.ended.set()
                 while wait(running, _LOOK_SECONDS).not_done:
                     pass
@@ -152,7 +152,7 @@ class Graph:
 
 
 def failure(steps: Sequence[Step], failures: Mapping[str, WanTrainError]) -> NotReadyError | None:
-    """All that failed as one error, each step named with its reason; None when nothing did."""
+    """All failures as one error that names each step with its reason; None if there are none."""
     failed = [(step.title, failures[step.id]) for step in steps if step.id in failures]
     if not failed:
         return None

@@ -1,6 +1,6 @@
-"""Every GPU tested once by the trainer's own Python; the result counts as long as driver and torch stay the same.
+"""Tests each GPU once with the trainer's own Python. The result counts while driver and torch stay the same.
 
-A GPU in use is never touched: the memory that a test takes could end a training.
+A GPU in use is never touched: the memory of a test could end a training.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Tested:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Basis:
-    """What a test depends on; when any of it changes, no test counts."""
+    """What a test depends on; any change invalidates all tests."""
 
     driver: str | None
     python: str
@@ -64,7 +64,7 @@ class Basis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """The file. `gpus` by UUID."""
+    """The content of the record file. `gpus` is keyed by UUID."""
 
     basis: Basis
     gpus: Mapping[str, Tested]
@@ -72,7 +72,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuCheck:
-    """The step. `python` is the trainer's, `folder` where the record is, `room` holds the leases of the GPUs."""
+    """The step. `python` is the trainer's, `folder` holds the record, and `room` holds the GPU leases."""
 
     python: Path
     folder: Path
@@ -81,7 +81,7 @@ class GpuCheck:
     recipe: Recipe
     device: str = "cuda"
     _left: set[str] = field(default_factory=set)
-    """GPUs that were in use when they were to be tested."""
+    """GPUs that were in use when it was their turn to be tested."""
 
     def step(self) -> Step:
         return Step("kernel", "CUDA and attention", self.check, apply=self.apply, needs=("environment",))
@@ -114,7 +114,7 @@ class GpuCheck:
         return ready(works)
 
     def apply(self, work: Work) -> None:
-        """Test what is free and untested; raises NotReadyError naming every GPU that failed."""
+        """Test each free, untested GPU; raises NotReadyError that names every GPU that failed."""
         failed: dict[str, Tested] = {}
         for gpu in self.facts.usable():
             if not self._is_untested(gpu, self._tested()):
@@ -140,7 +140,7 @@ class GpuCheck:
         return not tested.get(gpu.uuid, Tested()).passed.issuperset(self._attention(gpu))
 
     def _take(self, gpu: Gpu, work: Work) -> Lease | None:
-        """The GPU's lease, if it is free and was quiet as often as a training requires."""
+        """The GPU's lease if it is free, idle on as many readings as a training requires; else None."""
         try:
             lease, _ = take(
                 gpu,
@@ -179,7 +179,7 @@ class GpuCheck:
         return _explain(tail, attention)
 
     def _attention(self, gpu: Gpu) -> Sequence[str]:
-        """What a run on this GPU will use, and sdpa, which every run can fall back on."""
+        """The attention that a run on this GPU will use, and sdpa, which every run can fall back on."""
         chosen = adapted(self.recipe, gpu, self.python).experts[0].training.attention.value
         return list(dict.fromkeys(("sdpa", chosen)))
 
@@ -196,13 +196,13 @@ class GpuCheck:
         return Basis(driver=self.facts.gpus.driver(), python=str(self.python.parent.resolve()), packages=packages)
 
     def _tested(self) -> Mapping[str, Tested]:
-        """By UUID, the last test under today's conditions."""
+        """The last tests by UUID; empty if the basis has changed."""
         record: Record | None = codec.read(self.folder / RECORD, Record)
         return record.gpus if record is not None and record.basis == self._basis() else {}
 
 
 def _explain(tail: str, attention: Sequence[str]) -> Tested:
-    """A child that failed, by the end of its output."""
+    """Explain a failed child by the end of its output."""
     found = diagnose(textwrap.dedent(tail))
     last = one_line(tail.strip().splitlines()[-1] if tail.strip() else "no output")
     if found.cause is not Cause.UNKNOWN:

@@ -1,7 +1,7 @@
-"""One try of a GPU by the trainer's own Python: products whose results are known, and attention there and back.
+"""One test of a GPU by the trainer's own Python: products with known results, and attention forward and backward.
 
-Its text is handed to that Python by `-c`, so it imports nothing of wan-train. Called with ANSWER, a device of torch
-(`cuda`, or `cpu` where there is no GPU), and the kinds of attention to try. What is wrong ends it with a traceback.
+Its source is passed to that Python with `-c`, so it imports nothing from wan-train. Arguments: ANSWER, a torch device
+(`cuda`, or `cpu` without a GPU), and the kinds of attention to test. It fails with a message or a traceback.
 """
 
 import json
@@ -12,7 +12,7 @@ import torch
 
 
 def main() -> None:
-    """Try, then write what was used to ANSWER."""
+    """Run the tests, then write what was tested to ANSWER."""
     answer, device, *kinds = sys.argv[1:]
     for dtype in (torch.float16, torch.bfloat16):
         multiply(device, dtype)
@@ -23,7 +23,7 @@ def main() -> None:
 
 
 def multiply(device: str, dtype: torch.dtype) -> None:
-    """Whole numbers up to 256: every one of them is exact in both types."""
+    """Multiply matrices of integers: all integers up to 256 are exact in both types."""
     rows = torch.arange(64).reshape(64, 1)
     columns = torch.arange(64).reshape(1, 64)
     left, right = (rows + columns) % 3, (rows * columns) % 3
@@ -33,7 +33,7 @@ def multiply(device: str, dtype: torch.dtype) -> None:
 
 
 def attend(device: str, dtype: torch.dtype, kind: str) -> None:
-    """Heads of 128 as in Wan, against the definition in float32 on the CPU; training needs the way back too."""
+    """Compare heads of 128, as in Wan, with float32 on the CPU. Training needs the gradients too."""
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, 2, 64, 128).to(dtype).float() for _ in range(3))
     expected = torch.softmax(query @ key.transpose(2, 3) / 128**0.5, dim=-1) @ value

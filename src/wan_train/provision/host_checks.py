@@ -1,4 +1,4 @@
-"""What works today and hurts later: limits of the container, its file systems, leftovers. Facts, nothing to do."""
+"""Checks for likely problems: container limits, file systems, leftovers. They only report; provision fixes none."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from wan_train.run.state import RunState
 
 _LEAST_CPUS = 2
 _LEAST_SHM = 512 * MIB
-"""Two batches of every data loader worker wait in it, of videos tens of MB each; docker gives 64 MiB."""
+"""Each data loader worker keeps two batches there, tens of MB each for videos. Docker's default is 64 MiB."""
 _LEAST_CACHE = GB
 _THREADS_PER_CPU = 4
-"""Pools of torch, OpenMP, OpenCV and the loaders, each sized by the host's CPUs."""
+"""Thread pools of torch, OpenMP, OpenCV and the loaders, each sized by the host's CPUs."""
 _START_SECONDS = 60.0
 """A supervisor takes its run over within this time, or never."""
 _VAST_SECONDS = 5.0
@@ -46,7 +46,7 @@ _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostChecks:
-    """The checks. The folders are those of every Linux; tests bring their own."""
+    """The checks. The folders are Linux's standard ones; tests pass their own."""
 
     settings: Settings
     gpus: Gpus
@@ -139,7 +139,7 @@ class HostChecks:
         return ready(f"{place} is on {kind}")
 
     def clock(self) -> Finding:
-        """A clock that is behind the day this program was put here makes every certificate invalid."""
+        """Warn if the clock is over a day behind wan-train's installation: certificates would be invalid."""
         now = self.now()
         installed = Path(wan_train.__file__).stat().st_mtime
         today = time.strftime("%Y-%m-%d %H:%M", time.localtime(now))
@@ -187,7 +187,7 @@ class HostChecks:
         return ready(f"wan-train {__version__}, Python {python}")
 
     def unfinished_runs(self) -> Finding:
-        """Unfinished runs without a supervisor, and trainers of theirs that still run."""
+        """Unfinished runs without a supervisor, and their trainers that still run."""
         lost, orphans, damaged = [], [], []
         for run in all_runs(self.settings.runs):
             try:
@@ -235,7 +235,7 @@ class HostChecks:
         return Finding(State.UNTESTED, names, hint="Send a message: `wan-train notify test`.")
 
     def ending(self) -> Finding:
-        """Whether `--then` can work here; Vast is asked, and nothing is stopped."""
+        """Whether `--then` can work here. Asks Vast, but stops nothing."""
         listed = registered(self.settings.lease_dir)
         if listed and not is_guarded(self.settings.lease_dir):
             return warning(
@@ -264,7 +264,7 @@ def _is_looked_after(state: RunState, created: float) -> bool:
 
 
 def file_system_of(place: Path, proc: Path) -> str | None:
-    """The kind of file system that holds `place`, by the kernel's own list; None when it cannot be read."""
+    """The type of the file system that holds `place`, by the kernel's list; None if that cannot be read."""
     best: tuple[int, str] | None = None
     try:
         lines = (proc / "self/mounts").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -272,7 +272,7 @@ def file_system_of(place: Path, proc: Path) -> str | None:
         return None
     for line in lines:
         words = line.split(" ")
-        if len(words) < 3:  # device, place and kind come first (proc_mounts(5))
+        if len(words) < 3:  # device, mount point and type come first (proc_mounts(5))
             continue
         mounted = Path(words[1].replace("\\040", " "))
         depth = len(mounted.parts)

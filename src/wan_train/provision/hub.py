@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIMEOUT_SECONDS = 30.0
 _PAUSES = (1.0, 3.0, 9.0)
-"""Between tries for metadata."""
+"""Seconds between tries for metadata."""
 _LONGEST_PAUSE_SECONDS = 30.0
 _LOOK_SECONDS = 0.2
 _FINAL = {
@@ -47,14 +47,14 @@ class RemoteFile:
 
     @property
     def key(self) -> str:
-        """Names these bytes: nothing else that the file ever was or will be has the same."""
+        """A name for these bytes; no other version of the file ever has the same."""
         return self.sha256 or f"commit-{self.commit}"
 
 
 class HubError(NotReadyError):
-    """The hub could not be asked. `reason` is the message without the file's name, `retry_after` in seconds.
+    """A request to the hub failed. `reason` is the message without the file's name; `retry_after` is in seconds.
 
-    `final` when asking again cannot help.
+    `final` means that a retry cannot help.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class HubError(NotReadyError):
 class Hub:
     """Describes files of the hub. Token, endpoint and proxies come from the environment.
 
-    A set `ended` ends every wait with EndedError.
+    Setting `ended` ends every wait with EndedError.
     """
 
     _patient: bool = True
     ended: threading.Event = field(default_factory=threading.Event)
 
     def describe(self, repo: str, file: str) -> RemoteFile:
-        """What the hub says about a file; raises HubError. Once out of reach, it is not waited for again."""
+        """Ask the hub about a file; raises HubError. Once the hub was out of reach, there are no more retries."""
         problem = variable_problem(os.environ)
         if problem is not None:  # huggingface_hub could not even be imported with it
             raise HubError(f"{file} of {repo}", problem.reason, hint=problem.hint)
@@ -95,14 +95,14 @@ class Hub:
             raise
 
     def address(self, remote: RemoteFile) -> str | None:
-        """Where these very bytes are for some minutes; None when only a token opens them. Raises HubError.
+        """The address of these bytes, valid for some minutes; None if it needs a token. Raises HubError.
 
-        A signed address opens the file to everyone who reads it: never show or log it.
+        Anyone who sees a signed address can download the file: never show or log it.
         """
         return self._answered(_address, remote.repo, remote.file, remote.commit)
 
     def _answered(self, ask: Callable[..., _T], *words: str) -> _T:
-        """One request in its own thread: it cannot be cancelled, and a silent hub takes half a minute."""
+        """Make one request in its own thread: it cannot be cancelled, and a silent hub takes half a minute."""
         answer: Future[_T] = Future()
 
         def run() -> None:
@@ -154,7 +154,7 @@ def _url(repo: str, file: str, commit: str | None) -> str:
 
 
 def explain(repo: str, file: str, answer: Answer) -> HubError:
-    """An error of the hub in the user's words, without the token."""
+    """Explain an error of the hub to the user, without the token."""
     what = f"{file} of {repo}"
     status = answer.status
     token = token_of(os.environ) if status == 401 else None  # see _FINAL

@@ -1,4 +1,4 @@
-"""What downloads that never ended have left on the disk."""
+"""Files that unfinished downloads left on the disk."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from wan_train.provision.work import Work
 from wan_train.recipe.model_files import ModelFile, known_models
 
 STAGING = ".wan-train-fetch"
-"""The folder of our own parts, in each place of models: STAGING/model/key of its bytes/part."""
+"""The folder of our own parts in each model folder: STAGING/MODEL/KEY/part, where KEY names the bytes."""
 _HUB_PARTS = Path(".cache/huggingface/download")
-"""Where `huggingface-cli download --local-dir` keeps what is not whole yet, below the local directory."""
+"""Where `huggingface-cli download --local-dir` keeps incomplete files, below the local directory."""
 
 _NAMED = 3
 
 
 class Whose(StrEnum):
-    """Who may say that it can go."""
+    """Who may decide to delete it."""
 
     OURS = "wan-train"
     """wan-train removes it by itself."""
     HUB = "huggingface"
-    """Begun by huggingface-cli or another program of that library."""
+    """Left by huggingface-cli or another program that uses its library."""
     USER = "user"
-    """A file of the user's that was moved aside."""
+    """A user's file that was moved aside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Leftover:
 
 
 def find_leftovers(trainer_dir: Path) -> tuple[Leftover, ...]:
-    """All of them: below the trainer's model folders, and in the cache of huggingface_hub."""
+    """All leftovers in the trainer's model folders and in the cache of huggingface_hub."""
     models = known_models().values()
     found: list[Leftover] = []
     for place in sorted({model.place for model in models}):
@@ -58,7 +58,7 @@ def find_leftovers(trainer_dir: Path) -> tuple[Leftover, ...]:
 
 
 def _ours(folder: Path, models: Iterable[ModelFile], trainer_dir: Path) -> Iterator[Leftover]:
-    """Parts of files that are whole by now, of older bytes, and of models that no list has any more."""
+    """Parts of files that are complete now, of older versions, and of models that are no longer listed."""
     known = {model.name: model for model in models}
     for staging in sorted(_entries(folder / STAGING)):
         model = known.get(staging.name)
@@ -77,7 +77,7 @@ def _in_cache() -> Iterator[Leftover]:
 
 
 def _idle(parts: Iterable[Path]) -> list[Path]:
-    """Those in folders without a running download."""
+    """The parts in folders without a running download."""
     return [path for path in parts if not any(is_locked(lock) for lock in path.parent.glob("*.lock"))]
 
 
@@ -90,8 +90,8 @@ def _leftover(path: Path, whose: Whose) -> Leftover:
 
 
 def bytes_on_disk(path: Path) -> int:
-    """What removing a file or folder frees; what links lead to is not counted."""
-    below = (os.path.join(at, name) for at, _, files in os.walk(path) for name in files)  # noqa: PTH118  thousands
+    """Bytes that removing a file or folder frees; links are not followed."""
+    below = (os.path.join(at, name) for at, _, files in os.walk(path) for name in files)  # noqa: PTH118  faster, for thousands
     total = 0
     for each in below if path.is_dir() else [path]:
         with suppress(OSError):
@@ -109,7 +109,7 @@ def remove(path: Path) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leftovers:
-    """The step. `after` are the steps that may still resume some of it."""
+    """The step. `after` are the steps that may still resume some leftovers."""
 
     trainer_dir: Path
     after: tuple[str, ...]
@@ -137,7 +137,7 @@ class Leftovers:
 
 
 def listed(found: tuple[Leftover, ...]) -> str:
-    """How much, and where."""
+    """Their total size, and where they are."""
     names = ", ".join(str(each.path) for each in found[:_NAMED])
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     return f"{sum(each.bytes for each in found) / GB:.2f} GB of unfinished downloads: {names}{more}"

@@ -1,4 +1,4 @@
-"""The model files: fetched beside their place, compared by sha256, and only then given their name."""
+"""The model files: downloaded to a staging folder, verified by sha256, and only then moved into place."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def wanted(tasks: Sequence[Task], *, with_lightning: bool = False) -> list[Model
 
 @dataclass(slots=True)
 class Digests:
-    """Checksums of files as they are, each file read once."""
+    """Checksums of files; an unchanged file is read only once."""
 
     ended: threading.Event
     _known: dict[tuple[Path, int, int], str] = field(default_factory=dict)
 
     def of(self, path: Path) -> str:
-        """The file's sha256; raises EndedError when the look was broken off."""
+        """The file's sha256; raises EndedError if the check was interrupted."""
         found = path.stat()
         key = (path, found.st_size, found.st_mtime_ns)
         if key not in self._known:
@@ -56,7 +56,7 @@ class Digests:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """The record beside a compared model file."""
+    """The record beside a verified model file."""
 
     size: int
     mtime_ns: int
@@ -65,9 +65,9 @@ class Verified:
 
 @dataclass(slots=True, kw_only=True)
 class Model:
-    """One model file of the box. `tools` is where an aria2c of our own may be.
+    """One model file of the box. `tools` is where our own aria2c may be.
 
-    The hub is asked about it once, and again when the bytes that came are wrong.
+    The hub is asked about it once, and again if the downloaded bytes are wrong.
     """
 
     model: ModelFile
@@ -76,7 +76,7 @@ class Model:
     tools: Path
     patience: Patience = field(default_factory=Patience)
     digests: Digests | None = None
-    """Given when every byte is to be read again in spite of the record."""
+    """If given, every byte is read again despite the record."""
     _remote: RemoteFile | None = field(default=None, init=False)
 
     @property
@@ -123,7 +123,7 @@ class Model:
         return Finding(State.MISSING, detail, size=remote.size - there)
 
     def _verify(self, size: int, digests: Digests) -> Finding:
-        """Every byte against the sha256 that was recorded when it was fetched, or else the hub's."""
+        """Compare every byte with the sha256 recorded at the download, or else the hub's."""
         recorded, whose = self._recorded(), "recorded when it was fetched"
         sha256 = recorded.sha256 if recorded is not None else None
         if sha256 is None:
@@ -141,7 +141,7 @@ class Model:
         return Finding(State.MISSING, f"{self.path} is damaged: its sha256 is not the one {whose}", size=size)
 
     def apply(self, work: Work) -> None:
-        """Raises NotReadyError, also when the bytes are wrong twice."""
+        """Verify or download the file; raises NotReadyError, also if the bytes are wrong twice."""
         remote = self._ask()
         if self._size() is not None:
             if self._size() == remote.size and self._compare(self.path, remote, work):
@@ -160,7 +160,7 @@ class Model:
             )
 
     def _fetch(self, remote: RemoteFile, work: Work) -> bool:
-        """Put the file in its place; False when its bytes are wrong, which are then removed."""
+        """Download the file into its place; False if the bytes are wrong and were removed."""
         part = self._part(remote)
         self._clear_others(part)
         aria2c = find_aria2c(self.tools)
@@ -181,7 +181,7 @@ class Model:
         return Part(folder=self._staging / remote.key, size=remote.size)
 
     def _clear_others(self, part: Part) -> None:
-        """Parts of bytes that the hub does not have any more."""
+        """Remove parts of versions that the hub no longer has."""
         if self._staging.is_dir():
             for other in self._staging.iterdir():
                 if other != part.folder:
@@ -197,7 +197,7 @@ class Model:
         return self.path.stat().st_size if self.path.is_file() else None
 
     def _recorded(self) -> Verified | None:
-        """The bytes that were fetched under this name; what lies there now may be others."""
+        """The record of the download; the file there now may be another one."""
         return codec.read(self._marker, Verified)
 
     def _is_marked(self) -> bool:

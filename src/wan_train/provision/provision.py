@@ -1,4 +1,4 @@
-"""One provision: the steps of a task, checked, and done under the workspace's lock."""
+"""One provision: the steps of its tasks are checked, then run under the workspace's lock."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ DISK = "disk"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provision:
-    """What one call wants: `with_trainer` is machine, checkout and environment, `with_models` the files of the hub.
+    """What one call wants. `with_trainer` is machine, checkout and environment; `with_models` is the hub's files.
 
-    `digests`, where given, has every byte of the models read again.
-    `needs_gpu`: a box without a usable GPU is not ready; else it is only warned of, since a volume may be prepared.
+    With `digests`, every byte of the models is read again.
+    With `needs_gpu`, a box without a usable GPU is not ready. Else it gets a warning, since a volume may be prepared.
     """
 
     settings: Settings
@@ -61,19 +61,19 @@ class Provision:
     with_lightning: bool = False
     """Also the LoRAs of `wan-train preview --fast`."""
     added: tuple[str, ...] = ()
-    """Packages to install beside the trainer; those of earlier provisions come on top."""
+    """Packages to install beside the trainer, in addition to those of earlier provisions."""
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     ended: threading.Event = field(default_factory=threading.Event)
-    """Set to end everything: looks that wait for the network, steps at work."""
+    """Set to end everything: checks that wait for the network, and running steps."""
 
     @property
     def logs(self) -> Path:
-        """The folder with one log for each step: what git, uv and the downloads said."""
+        """The folder with one log for each step: the output of git, uv and the downloads."""
         return self.settings.box_dir
 
     @property
     def tools(self) -> Path:
-        """Where an aria2c of our own is installed."""
+        """Where our own aria2c is installed."""
         return self.settings.box_dir / "tools"
 
     @property
@@ -142,18 +142,18 @@ class Provision:
         return [kernel.step(), flags.step(), accelerate_step(self.environ)]
 
     def look(self, made: list[Step]) -> dict[str, Finding]:
-        """The findings of all steps, and of the disk that they need together; changes nothing."""
+        """The findings of all steps, and of the disk space they need together; changes nothing."""
         found = steps.look(made, self.ended)
         return {DISK: self.room(self.needed(found), found), **found}
 
     def room(self, needed: Mapping[Path, int], found: Mapping[str, Finding]) -> Finding:
-        """Room for `needed` bytes by place; says where their number is ours, since the hub could not be asked."""
+        """Whether `needed` bytes by place fit; says so if sizes are from configs/models.toml, not from the hub."""
         disk = rooms(needed)
         asked = all(found[model.name].state is not State.BLOCKED for model in self.models if model.name in found)
         return disk if asked else replace(disk, detail=f"{disk.detail} (model sizes from configs/models.toml)")
 
     def needed(self, found: Mapping[str, Finding]) -> dict[Path, int]:
-        """Bytes still to be fetched, by the place they go to: `models` may be a link to another disk."""
+        """Bytes still to be downloaded, by destination: `models` may be a link to another disk."""
         root = self.settings.trainer_dir
         places = {model.name: model.path(root).parent for model in self.models}
         needed = {root: 0}
@@ -164,7 +164,7 @@ class Provision:
 
     @contextmanager
     def locked(self) -> Iterator[LockedWorkspace]:
-        """The workspace for us alone; raises NotReadyError when another is running, or it cannot be written."""
+        """Lock the workspace; raises NotReadyError if another provision runs, or if it cannot be written."""
         path = self.logs / workspace.LOG_NAME
         with workspace.locked(self.settings.workspace) as lock, workspace.open_log(path, rotate=True) as log:
             yield LockedWorkspace(lock, log)
@@ -178,7 +178,7 @@ class Provision:
         *,
         tick: Callable[[], None],
     ) -> Outcome:
-        """Do what was found missing under the lock. `tick` is called a few times a second."""
+        """Do what was found missing; the lock is held. `tick` is called a few times a second."""
         graph = Graph(steps=made, table=table, logs=self.logs, lock=locked.lock, tick=tick, ended=self.ended)
         return graph.perform(found)
 

@@ -1,4 +1,4 @@
-"""Where each step of a provision stands: written by the steps' threads, read as values by the view."""
+"""The status of each step of a provision: written by the steps' threads, read as values by the view."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """How far a step is in this call."""
+    """The progress of a step in this call."""
 
     READY = "ready"
-    """It was there before."""
+    """It was ready before this call."""
     WAITING = "waiting"
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
     SKIPPED = "skipped"
-    """What it needs failed."""
+    """A step that it needs failed."""
     ENDED = "ended"
-    """The user ended the provision in its middle, or before it began."""
+    """The user ended the provision before the step finished or began."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One step at one moment.
 
-    `needs` are ids of steps it waits for. `done` and `total` are bytes (0 when the step counts none), `fetched` the
-    bytes that came over the network in this call. `worked` are the seconds of work up to `since`, by the monotonic
-    clock, from when on it is at work now; waiting does not count. `remarks` are still worth reading at the end.
+    `needs` are IDs of steps it waits for. `done` and `total` are bytes (0 if the step counts none); `fetched` is the
+    bytes downloaded in this call. `since` is when its current work began, on the monotonic clock, and `worked` is the
+    seconds of work before that; waiting does not count. `remarks` are still worth reading at the end.
     """
 
     id: str
@@ -45,10 +45,10 @@ class Row:
     since: float | None = None
     remarks: tuple[str, ...] = ()
     warns: bool = False
-    """It was there, but may cause problems later."""
+    """It was ready, but may cause problems later."""
 
     def seconds(self, now: float) -> float:
-        """How long it has been at work, 0 before."""
+        """Seconds of work so far."""
         return self.worked + (0.0 if self.since is None else max(0.0, now - self.since))
 
 
@@ -85,7 +85,7 @@ class StatusTable:
         return taken
 
     def change(self, step: str, change: Callable[[Row], Row], *, message: str | None = None) -> None:
-        """Replace a row by what `change` makes of it."""
+        """Replace a row by the result of `change`."""
         with self._lock:
             row = self._rows[step] = change(self._rows[step])
             if message is not None:

@@ -1,4 +1,4 @@
-"""Parts of a ready box: steps that can be checked without changing anything, and done."""
+"""Steps that make a box ready: each can be checked without changing anything, and then applied."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from wan_train.provision.work import Work
 
 
 class State(StrEnum):
-    """How a step stands."""
+    """The state of a step."""
 
     READY = "ready"
     WARNING = "warning"
-    """Ready, but something about it will hurt later."""
+    """Ready, but likely to cause problems later."""
     UNVERIFIED = "unverified"
-    """Present and of the right size, but its bytes were never compared: ready to look at, work to do."""
+    """Present with the right size, but never verified. The box counts as ready, but the step has work."""
     UNTESTED = "not tested"
     """No problem is known, but it could not be checked here and now."""
     MISSING = "missing"
     BLOCKED = "blocked"
-    """Only the user can help."""
+    """Only the user can fix it."""
 
 
 TO_DO = frozenset({State.UNVERIFIED, State.MISSING})
@@ -34,9 +34,9 @@ READY_STATES = frozenset({State.READY, State.WARNING, State.UNTESTED})
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a look at one step saw. `size` is the bytes that will be fetched, 0 when none or unknown.
+    """The result of one check. `size` is the bytes that will be downloaded, 0 if none or unknown.
 
-    `fixable` is a WARNING that the step's `apply` may try to fix; it is no failure when that does not help.
+    `fixable` marks a WARNING that the step's `apply` may try to fix. It is no failure if that does not help.
     """
 
     state: State
@@ -52,11 +52,11 @@ ready, warning, blocked = (partial(Finding, state) for state in (State.READY, St
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One part of a ready box. `check` changes nothing; `apply` may be killed and done again.
+    """One part of a ready box. `check` changes nothing; `apply` may be killed and repeated.
 
-    `needs` are ids of steps that must be ready first, `after` of steps that must have ended; ids that are not
-    part of a provision do not count. `downloads`: the finding's size is bytes to fetch, and `apply` reports them.
-    Facts have no `apply`.
+    `needs` are IDs of steps that must be ready first, `after` of steps that must have ended. IDs that are not
+    part of a provision are ignored. With `downloads`, the finding's size is bytes to download, and `apply` reports
+    their progress. A step that only reports has no `apply`.
     """
 
     id: str
@@ -75,9 +75,9 @@ def has_work(step: Step, finding: Finding) -> bool:
 
 
 def look(steps: Sequence[Step], ended: threading.Event) -> dict[str, Finding]:
-    """Every step's finding, in order; they are checked in parallel, since some use the network.
+    """Check all steps in parallel, since some use the network; the findings are in order.
 
-    `ended` is set when the look is broken off (Ctrl-C), so that no check waits for the network any more.
+    `ended` is set if this is interrupted (Ctrl-C), so that no check waits for the network any more.
     """
     if not steps:
         return {}
@@ -90,7 +90,7 @@ def look(steps: Sequence[Step], ended: threading.Event) -> dict[str, Finding]:
 
 
 def check(step: Step) -> Finding:
-    """One finding; a place that cannot be read or used is BLOCKED."""
+    """Check one step; a WanTrainError or an OSError makes it BLOCKED."""
     try:
         return step.check()
     except WanTrainError as error:
@@ -105,7 +105,7 @@ def words(error: OSError) -> str:
 
 
 def all_hints(findings: Iterable[Finding]) -> str | None:
-    """What the user can do about all of them, each thing said once."""
+    """All hints, each once."""
     return " ".join(dict.fromkeys(finding.hint for finding in findings if finding.hint)) or None
 
 

@@ -1,4 +1,4 @@
-"""What follows the trainer's environment: further packages, the scripts' options, accelerate's file, the tokenizer."""
+"""The steps after the trainer's environment: more packages, the scripts' options, accelerate's file, the tokenizer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _ROOM = 200_000_000
 
 
 def check_names(words: Iterable[str]) -> tuple[str, ...]:
-    """The words as requirements; raises BadInputError for options, addresses, paths and the like."""
+    """Return the words as requirements; raises BadInputError for options, addresses, paths and the like."""
     asked = tuple(words)
     wrong = [one_line(word) for word in asked if not _REQUIREMENT.fullmatch(word)]
     if wrong:
@@ -47,13 +47,13 @@ def check_names(words: Iterable[str]) -> tuple[str, ...]:
 
 
 def recorded(folder: Path) -> tuple[str, ...]:
-    """What earlier provisions were asked for; nothing when there is no record that can be read."""
+    """The packages requested from earlier provisions; none without a readable record."""
     found: tuple[str, ...] | None = codec.read(folder / NAME, tuple[str, ...])
     return tuple(each for each in found or () if _REQUIREMENT.fullmatch(each))
 
 
 def merged(before: Sequence[str], asked: Sequence[str]) -> tuple[str, ...]:
-    """One requirement of each package, the one that was asked for last."""
+    """One requirement for each package: the last one requested."""
     return tuple({package_name(each): each for each in (*before, *asked)}.values())
 
 
@@ -103,7 +103,7 @@ def _is_there(requirement: str, installed: dict[str, str]) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerOptions:
-    """The step. Before there is a checkout, the engine's commit counts."""
+    """The step. Without a checkout, the engine's commit counts."""
 
     settings: Settings
     engine: EngineFile
@@ -143,7 +143,7 @@ class TrainerOptions:
         keep_help(self.settings.box_dir, trainer.root, trainer.commit, texts)
 
 
-# The call of the trainer itself (wan/modules/t5.py), so that exactly what it needs is fetched.
+# The trainer's own call (wan/modules/t5.py), so that exactly what it needs is downloaded.
 _LOAD = """
 import sys
 from transformers import AutoTokenizer
@@ -163,7 +163,7 @@ def tokenizer_step(python: Callable[[], Path]) -> Step:
         unusable = variable_problem(os.environ)
         if unusable is not None:
             raise NotReadyError(f"{what} failed: {unusable.reason}", hint=unusable.hint)
-        # The numbers replace those of the environment, which are judged when the library is imported.
+        # These timeouts replace the environment's, which the library parses on import.
         online = {**HUB_ENV, "HF_HUB_DOWNLOAD_TIMEOUT": "60", "HF_HUB_ETAG_TIMEOUT": "30"}
         code, tail = work.run(words, what=what, env=online, check=False)
         if code != 0:
@@ -187,7 +187,7 @@ _TEXT = (
 
 
 def accelerate_step(environ: Mapping[str, str]) -> Step:
-    """A configuration is written only where there is none."""
+    """The step; writes a configuration only if there is none."""
     folder = hub_home(environ) / "accelerate"
 
     def check() -> Finding:

@@ -26,12 +26,12 @@ class StalledError(NotReadyError):
 
 
 class EndedError(NotReadyError):
-    """The provision is being ended by its user."""
+    """The user is ending the provision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """One step at work. `lock` is the descriptor of the workspace's lock, which programs inherit."""
+    """One running step. `lock` is the descriptor of the workspace's lock, which programs inherit."""
 
     step: str
     table: StatusTable
@@ -44,19 +44,19 @@ class Work:
         self.table.change(self.step, lambda row: replace(row, detail=line), message=line)
 
     def remark(self, line: str) -> None:
-        """Report what the user should still read when all is over."""
+        """Report a line that the user should still see at the end."""
         self.table.change(self.step, lambda row: replace(row, remarks=(*row.remarks, line)), message=line)
 
     def progress(self, done: int, total: int) -> None:
-        """Report how many bytes are there, of all."""
+        """Report the bytes on disk and in total."""
         self.table.change(self.step, lambda row: replace(row, done=done, total=total))
 
     def fetched(self, count: int) -> None:
-        """Add bytes that came over the network."""
+        """Add bytes that were downloaded."""
         self.table.change(self.step, lambda row: replace(row, fetched=row.fetched + count))
 
     def look(self) -> None:
-        """Raise EndedError when the provision is being ended; to be called in every wait and long loop."""
+        """Raise EndedError if the user is ending the provision. Call it in every wait and long loop."""
         if self.ended.is_set():
             raise EndedError("stopped before it was done")
 
@@ -65,7 +65,7 @@ class Work:
         self.look()
 
     def run_twice(self, pause_seconds: float, do: Callable[[], None]) -> None:
-        """Do what goes over the network; when it fails, pause and do it once more. The second failure is raised."""
+        """Run a network operation; if it fails, pause and retry it once. The second failure is raised."""
         try:
             do()
         except EndedError:
@@ -87,14 +87,14 @@ class Work:
         alive: Callable[[], bool] | None = None,
         check: bool = True,
     ) -> tuple[int, str]:
-        """Run to the end; its exit code and the last lines it said.
+        """Run a program to its end; return its exit code and last lines of output.
 
-        `env` adds to ours, `alive` is asked five times a second and may end it by False; `stdin` is for what must not
-        stand in an argv: addresses that are signed, tokens. `check=False` is for exit codes that mean something.
+        `env` is added to our environment. `alive` is called five times a second; False ends the program. `stdin` is for
+        what must not be in an argv: signed addresses, tokens. `check=False` is for exit codes that have a meaning.
 
         Raises:
-            NotReadyError: it could not be started, or it failed, with the last lines it said.
-            StalledError: `alive` said False.
+            NotReadyError: it could not be started, or it failed; the message has its last lines of output.
+            StalledError: `alive` returned False.
             EndedError: the user ended the provision.
         """
 
@@ -126,7 +126,7 @@ class Work:
         return done.code, tail
 
     def _clean(self, begun: int) -> None:
-        """Take secrets out of what was said since `begun`: an index or a proxy may carry a password."""
+        """Remove secrets from the log since `begun`: the address of an index or a proxy may contain a password."""
         with self.log.open("r+b") as file:
             file.seek(begun)
             said = file.read()

@@ -1,4 +1,4 @@
-"""A workspace in use: one provision at a time, and the log of everything that it said."""
+"""A workspace in use: the lock for one provision at a time, and the log of its output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from wan_train.base.text import one_line, redact, visible
 
 LOG_NAME: Final = "provision.log"
 _LOG_BYTES: Final = 2_000_000
-"""A larger log is put aside as `provision.log.1` when the next provision begins."""
+"""The next provision renames a larger log to `provision.log.1`."""
 _LOCK_NAME: Final = ".wan-train-provision.lock"
 _KILL_SECONDS: Final = 10.0
 _LONGEST_SECONDS: Final = 15.0
@@ -78,7 +78,7 @@ def locked(workspace: Path) -> Iterator[int]:
 
 
 def _taken(path: Path, workspace: Path, holder: Holder | None) -> NotReadyError:
-    """Who holds the lock: the provision itself, or what one that died left running."""
+    """The error that names the lock's holder: a provision, or programs that a dead one left running."""
     running = f"another `wan-train provision` is running in {workspace}: {holder or 'an unknown process'}"
     if holder is not None and holder.process.is_alive():
         log = f"{workspace}/wan-train-provision/{LOG_NAME}"
@@ -98,9 +98,9 @@ def _taken(path: Path, workspace: Path, holder: Holder | None) -> NotReadyError:
 
 
 def _inheritors(path: Path) -> list[psutil.Process]:
-    """Processes that hold the lock because their provision did, as far as this user may look.
+    """Processes that inherited the lock from their provision, as far as this user can see.
 
-    One that only waits for it has the same file open, but the kernel counts the lock at an inherited descriptor alone.
+    A process that only waits has the same file open, but the kernel lists the lock only at inherited descriptors.
     """
     wanted = path.stat()
     found: list[psutil.Process] = []
@@ -126,16 +126,16 @@ def _name(process: psutil.Process) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LockedWorkspace:
-    """A workspace that no other provision works in: the descriptors of its lock and of its log.
+    """A workspace that no other provision uses: the descriptors of its lock and its log.
 
-    A disk that fills up on the way does not end a provision: only the log misses lines then.
+    A disk that fills up does not end a provision; only the log misses lines.
     """
 
     lock: int
     _log: int
 
     def log(self, text: str, *, at: float | None = None) -> None:
-        """Log one line for each of the text's, `at` seconds since 1970 (now); secrets are hidden."""
+        """Log each line of the text, dated `at` seconds since 1970 (default: now); secrets are hidden."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
         lines = "".join(f"{stamp}  {visible(line)}\n" for line in redact(text).split("\n"))
         with suppress(OSError):
@@ -144,7 +144,7 @@ class LockedWorkspace:
 
 @contextmanager
 def open_log(path: Path, *, rotate: bool = False) -> Iterator[int]:
-    """A log to append to; only its owner may read it. With `rotate` a large one is put aside. Raises NotReadyError."""
+    """Open a log to append to, readable only by its owner. `rotate` sets a large one aside. Raises NotReadyError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)

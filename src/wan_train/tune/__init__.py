@@ -1,1 +1,1 @@
-"""Speed settings measured on this machine's own card: which candidates, in which order, and the measuring itself."""
+"""Measures speed settings on this machine's own card: the candidates, their order and the measurement."""

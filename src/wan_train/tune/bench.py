@@ -1,4 +1,4 @@
-"""Measures one candidate with the real trainer on a leased GPU: starts it, times each step, ends it in time."""
+"""Measures one candidate with the real trainer on a leased GPU: starts it, times each step, stops it in time."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from wan_train.tune.search import Candidate, is_slower
 WARMUP_STEPS = 3
 """Kernels are chosen and buffers grow in the first steps."""
 STEPS = 15
-"""Steps that are timed, those that begin an epoch not counted."""
+"""Timed steps, without those that begin an epoch."""
 
 
 @dataclass(slots=True)
 class Stamps:
-    """When each step of one trainer was first seen, in seconds of any clock that never goes back."""
+    """When each step of one trainer was first seen, in seconds of any monotonic clock."""
 
     began: float
     trains_since: float | None = None
@@ -43,7 +43,7 @@ class Stamps:
     first_of_epoch: set[int] = field(default_factory=set)
 
     def add(self, records: Iterable[Record], now: float) -> None:
-        """Records that arrived at `now`, in their order."""
+        """Add records that arrived at `now`, in order."""
         for record in records:
             match record:
                 case EpochStarted():
@@ -64,7 +64,7 @@ class Stamps:
         return None if self.trains_since is None else self.trains_since - self.began
 
     def step_seconds(self) -> tuple[float, ...]:
-        """The steps after warm-up that do not begin an epoch, at most `STEPS`."""
+        """Return the times of at most `STEPS` steps after warm-up that do not begin an epoch."""
         return tuple(self._seconds(first_of_epoch=False))[:STEPS]
 
     @property
@@ -72,14 +72,14 @@ class Stamps:
         return len(self.step_seconds()) >= STEPS
 
     def warmup_seconds(self) -> float:
-        """What the warm-up took beyond as many later steps."""
+        """Return the extra time of the warm-up over as many later steps."""
         last, usual = self.steps.get(WARMUP_STEPS), self.step_seconds()
         if last is None or self.trains_since is None or not usual:
             return 0.0
         return max(0.0, last - self.trains_since - WARMUP_STEPS * statistics.median(usual))
 
     def epoch_seconds(self) -> float:
-        """What the first step of an epoch took beyond the others."""
+        """Return the extra time of an epoch's first step over the others."""
         first, usual = list(self._seconds(first_of_epoch=True)), self.step_seconds()
         return max(0.0, statistics.median(first) - statistics.median(usual)) if first and usual else 0.0
 
@@ -90,12 +90,12 @@ class Stamps:
 
 
 _LOOK_SECONDS = 0.01
-"""How exactly a step is timed."""
+"""The resolution of the step times."""
 _SAMPLE_SECONDS = 0.2
 _SETTLE_SECONDS = 30.0
-"""How long the driver may take to clear up after a trainer."""
+"""The longest time for the driver to free a trainer's memory."""
 _BOUND = 3 * (STEPS + WARMUP_STEPS)
-"""Steps after which a trainer ends by itself, if its starter died."""
+"""Steps after which a trainer ends by itself if its parent died."""
 _TAIL_BYTES = 64 * 1024
 
 
@@ -105,7 +105,7 @@ class GpuLostError(NotReadyError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """What was seen of one candidate; see `Measurement`."""
+    """The observations of one candidate; see `Measurement`."""
 
     outcome: Outcome
     stamps: Stamps
@@ -115,25 +115,25 @@ class Observed:
 
 
 class Bench(Protocol):
-    """Measures candidates, one after the other."""
+    """Measures candidates one by one."""
 
     def measure(self, candidate: Candidate, leader: Measurement | None, say: Callable[[str], None]) -> Observed:
-        """Train some steps under a candidate; `say` reports how far it is. A candidate that fails is a result too.
+        """Train some steps with a candidate; `say` reports progress. A failed candidate is a result too.
 
-        Raises InterruptionError when somebody asked to stop.
+        Raise InterruptionError on a request to stop.
         """
         ...
 
     def settle(self) -> None:
-        """Wait until the card is empty again; raises GpuLostError when it does not come to that."""
+        """Wait until the card is empty again. Raise GpuLostError if it does not become empty."""
         ...
 
 
 @dataclass(slots=True, kw_only=True)
 class TrainerBench:
-    """The real one. `job` is what a run would train, without its directories.
+    """The bench that runs the real trainer. `job` is the training job of a run, without its directories.
 
-    `stall_seconds` is the longest silence.
+    `stall_seconds` is the longest time without output.
     """
 
     job: TrainingJob
@@ -193,7 +193,7 @@ class TrainerBench:
             probe.close()
 
     def _why_unusable(self, probe: GpuProbe) -> str | None:
-        """Why the card is not empty, None when it is; raises GpuLostError for one that is gone."""
+        """Return why the card is not empty, or None if it is. Raise GpuLostError if the card is gone."""
         hint = (
             "The rows so far are kept, and this candidate will not be tried again. "
             "Look at `nvidia-smi`; if it fails too, reboot the machine or rent another."
@@ -216,7 +216,7 @@ class TrainerBench:
         leader: Measurement | None,
         say: Callable[[str], None],
     ) -> tuple[Stamps, bool]:
-        """Until enough was seen, the trainer ended or fell silent; the second value says that it fell silent."""
+        """Watch until enough was timed, or the trainer ended or fell silent. The second value says it fell silent."""
         parser, stamps = OutputParser(), Stamps(began=began)
         heard = began
         with attempt.log.open("rb") as log:
@@ -230,7 +230,7 @@ class TrainerBench:
                     stamps.add(parser.feed(chunk), now)
                     say(f"step {stamps.done}" if stamps.done else "loading")
                 elif self.launcher.ended(identity, attempt) is not None:
-                    # What it wrote between the last read and its end.
+                    # Output between the last read and the end of the trainer.
                     stamps.add((*parser.feed(log.read()), *parser.finish()), now)
                     break
                 elif now - heard > self.stall_seconds:
@@ -258,7 +258,7 @@ def _why_failed(attempt: AttemptDirectory, *, is_silent: bool) -> tuple[Outcome,
 
 
 class _Sampler:
-    """The most memory in use on one GPU, read from a thread with a driver process of its own."""
+    """The peak memory use of one GPU, read by a thread with its own driver process."""
 
     def __init__(self, probe: GpuProbe, uuid: str) -> None:
         self.peak: int | None = None
@@ -280,7 +280,7 @@ class _Sampler:
             try:
                 used = [gpu.used_bytes for gpu in self._probe.read().gpus if gpu.uuid == self._uuid]
             except GpuUnavailableError:
-                return  # the memory stays unknown; `settle` says what is wrong
+                return  # `settle` reports what is wrong
             self.peak = max([*used, *([self.peak] if self.peak is not None else [])], default=None)
 
 

@@ -1,7 +1,7 @@
 """The data that candidates train on: copies of the user's own caches, else made-up ones of the same sizes.
 
-The trainer trains every cache of a folder, so the measured items get a folder of their own. Copies need no lock: a run
-that changes the caches meanwhile changes its own files.
+The trainer uses every cache in a folder, so the measured items get their own folder. Copies need no lock: a run that
+changes the caches meanwhile changes only its own files.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from wan_train.recipe.measured import Shape
 from wan_train.run.tuning import Buckets
 
 EPOCH_STEPS = 6
-"""Steps of a measured epoch: the start of an epoch costs time too, and must be seen more than once."""
+"""Steps of a measured epoch. The start of an epoch also takes time and must be measured more than once."""
 _LARGEST_STEPS = 1
 _TOKENS = 100
 _TEXT_WIDTH = 4096
 _CHANNELS = 16
 _IMAGE_CHANNELS = 20
-"""Latents of the first frame, and four channels of its mask."""
+"""The first frame's latents, and four channels of its mask."""
 _ELEMENT = "bfloat16"
 _WIDTH = 2
 MADE_UP = Shape(width=960, height=960)
-"""What is measured without a dataset: the guide's resolution."""
+"""The shape to measure without a dataset: the guide's resolution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cached:
-    """The caches of one training item, which may not be there."""
+    """The caches of one training item, which may be missing."""
 
     latents: Path
     text: Path
     suffix: str
-    """What follows the stem in the name of the latents."""
+    """The part of the latents' file name after the stem."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pick:
-    """One bucket to measure, with the items that fall into it. `subset` is None for one without a dataset."""
+    """One bucket to measure, with its items. `subset` is None without a dataset."""
 
     shape: Shape
     subset: Subset | None = None
@@ -68,7 +68,7 @@ class Picked:
 
 
 def pick(inventory: Inventory, buckets: Buckets) -> Picked:
-    """These buckets with the items of the dataset that fall into them."""
+    """Return these buckets with their items from the dataset."""
     subsets = {found.subset.index: found.subset for found in inventory.subsets}
     items: dict[tuple[int, Shape], list[Cached]] = {buckets.commonest: [], buckets.largest: []}
     for found in inventory.subsets:
@@ -99,7 +99,7 @@ def _items_of(one: TrainedFile, subset: Subset) -> list[tuple[Shape, Cached]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateData:
-    """What was written: the dataset.toml, and how many of its items are copies of the user's."""
+    """The written dataset.toml, and how many of its items are copies of the user's."""
 
     config: Path
     copied: int
@@ -107,7 +107,7 @@ class CandidateData:
 
 
 def write(folder: Path, picked: Picked, *, image_to_video: bool) -> CandidateData:
-    """Write caches and their dataset.toml into an empty folder; raises OSError."""
+    """Write caches and their dataset.toml into an empty folder. Raise OSError."""
     import tomlkit
 
     alike = picked.commonest.shape == picked.largest.shape and picked.commonest.subset == picked.largest.subset
@@ -147,7 +147,7 @@ def _entry(one: Pick, place: Path) -> dict[str, Any]:
 
 
 def _write_item(cache: Path, stem: str, one: Pick, number: int, *, image_to_video: bool) -> bool:
-    """One item's caches; True where they are copies of the user's."""
+    """Write one item's caches. Return whether they are copies of the user's."""
     text = cache / caches.text_name(stem)
     if one.items:
         own = one.items[number % len(one.items)]
@@ -191,7 +191,7 @@ def _is_right(own: Cached, shape: Shape, *, image_to_video: bool) -> bool:
 
 
 def _noise_file(tensors: Sequence[tuple[str, tuple[int, ...]]], metadata: dict[str, str]) -> bytes:
-    """A safetensors file of bfloat16 numbers from 1 to 2 with either sign: speed does not depend on what they are."""
+    """Return a safetensors file of random bfloat16 numbers, 1 to 2 with either sign. Speed does not depend on them."""
     header: dict[str, Any] = {"__metadata__": {"architecture": "wan", "format_version": "1.0.1", **metadata}}
     data = bytearray()
     for name, shape in tensors:

@@ -27,7 +27,7 @@ _NAME = "tune"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """What is tried on which work. `job` lacks its directories, which the bench fills in."""
+    """What to try on which workload. The bench fills in the directories of `job`."""
 
     space: Space
     workload: Workload
@@ -36,10 +36,10 @@ class Prepared:
 
 
 def prepare(recipe: Recipe, trainer: Trainer, gpu: Gpu, data: Inventory | Shape, scratch: Path) -> Prepared:
-    """What to measure of the first expert of a recipe; the other one has the same size.
+    """Return what to measure for a recipe's first expert. The other expert has the same size.
 
-    `data` is a dataset, or without one the size of what is made up.
-    Raises NotReadyError for model files that are missing, and what `adapt` raises.
+    `data` is a dataset, or the shape of made-up data. Raise NotReadyError for missing model files, BadInputError for
+    clips of unknown length, and what `adapt` raises.
     """
     models = find_models(recipe, trainer.root)
     machine = machine_of(trainer, (gpu,), check_models(models))

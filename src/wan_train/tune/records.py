@@ -1,4 +1,4 @@
-"""The measurements of this user: one file, a line each. They stay, however the command ended."""
+"""This user's measurements: one file, one line each. They are kept, however the command ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def file() -> Path:
 
 
 def read() -> tuple[Measurement, ...]:
-    """Every measurement, oldest first; none where the file cannot be read."""
+    """Return every measurement, oldest first, or none if the file cannot be read."""
     try:
         return tuple(codec.read_lines(file(), Measurement))
     except OSError:
@@ -24,12 +24,12 @@ def read() -> tuple[Measurement, ...]:
 
 
 def of(basis: Basis | None) -> tuple[Measurement, ...]:
-    """Those that were made on this kind of card with this software."""
+    """Return the measurements made on this kind of card with this software."""
     return tuple(measured for measured in read() if measured.basis == basis) if basis is not None else ()
 
 
 def keep(measured: Measurement) -> None:
-    """Append one line and flush it to disk; raises NotReadyError where that cannot be."""
+    """Append one line and flush it to disk. Raise NotReadyError if that fails."""
     path = file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

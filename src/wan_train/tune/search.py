@@ -1,6 +1,6 @@
-"""Which candidate is measured next, as a pure function of the rows so far: it can be interrupted and resumed anywhere.
+"""Chooses the next candidate as a pure function of the rows so far, so the search can be interrupted and resumed.
 
-The search starts from the guide's settings and changes one thing at a time of the best row so far: first the number of
+The search starts from the guide's settings. It changes one setting of the best row at a time: first the number of
 swapped blocks, then each lever once, the most promising first.
 """
 
@@ -19,11 +19,11 @@ SWAP = "swap"
 GUIDE = ""
 
 _MORE_SWAP = (10, 20, 30, 36)
-"""What is tried where even the guide's settings run out of memory."""
+"""Swapped blocks to try if even the guide's settings run out of memory."""
 _FINE = 2
-"""Swapped blocks that are not worth another measurement."""
+"""A difference in swapped blocks too small for another measurement."""
 _TOLERANCE = 2 * GIB
-"""The driver's reading of a peak includes memory that torch holds and could give up."""
+"""The driver's peak reading includes memory that torch holds but could release."""
 _WIDTHS: Mapping[str, int] = {"fp16": 2, "bf16": 2, "no": 4}
 _HOPELESS_STEPS = 5
 _HOPELESS = 1.05
@@ -31,7 +31,7 @@ _HOPELESS = 1.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
-    """What can be tried. `guide` are the settings without any measurement; `may_swap`: nobody chose the blocks."""
+    """What can be tried. `guide` holds the unmeasured settings. `may_swap` is False if the user chose the blocks."""
 
     guide: Settings
     levers: tuple[Lever, ...]
@@ -43,7 +43,7 @@ class Space:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """Settings to measure, and the lever that made them of the best so far."""
+    """Settings to measure, and the lever that changed the best so far into them."""
 
     lever: str
     settings: Settings
@@ -51,14 +51,14 @@ class Candidate:
 
 
 def next_candidate(space: Space, rows: Sequence[Measurement]) -> Candidate | None:
-    """The most promising candidate that is not known to be hopeless; None when nothing is left to try."""
+    """Return the most promising candidate not known to be hopeless, or None if nothing is left to try."""
     if not any(row.settings == space.guide for row in rows):
         return Candidate(lever=GUIDE, settings=space.guide)
     leader = best(rows, space.length)
     if leader is None:
         return _more_swapped(space, rows)
     tried = {row.lever for row in rows}
-    # Before any lever: what one needs more of the card's memory is not known for another number of blocks.
+    # Fewer blocks come before any lever: a lever's memory need is unknown for another number of blocks.
     fewer = _fewer_swapped(space, rows, leader) if tried <= {GUIDE, SWAP} else None
     if fewer is not None:
         return fewer
@@ -72,9 +72,9 @@ def next_candidate(space: Space, rows: Sequence[Measurement]) -> Candidate | Non
 
 
 def may_start(rows: Sequence[Measurement], candidate: Candidate, *, spent: float, budget: float) -> bool:
-    """Whether another candidate fits into the seconds that are left, as long as the earlier ones took.
+    """Whether the remaining seconds suffice for another candidate, judged by earlier ones.
 
-    The first one always does: without it nothing would be known.
+    The first one may always start: without it nothing would be known.
     """
     if not rows:
         return True
@@ -84,14 +84,14 @@ def may_start(rows: Sequence[Measurement], candidate: Candidate, *, spent: float
 
 
 def is_slower(step_seconds: Sequence[float], leader: Measurement | None) -> bool:
-    """Whether the rest of a candidate's steps need not be waited for: each of them was slower than the best so far."""
+    """Whether a candidate can be stopped early: every step so far was slower than the best candidate."""
     if leader is None or len(step_seconds) < _HOPELESS_STEPS:
         return False
     return min(step_seconds) > _HOPELESS * leader.seconds_per_step
 
 
 def cannot_fit(space: Space, settings: Settings, rows: Sequence[Measurement]) -> bool:
-    """Whether earlier rows show that a candidate runs out of memory: a smaller one did, or its peak leaves no room."""
+    """Whether a candidate must run out of memory: an earlier smaller one did, or its peak leaves no room."""
     for row in rows:
         if not _needs_at_least(settings, row.settings):
             continue
@@ -122,7 +122,7 @@ def _more_swapped(space: Space, rows: Sequence[Measurement]) -> Candidate | None
 
 
 def _fewer_swapped(space: Space, rows: Sequence[Measurement], leader: Measurement) -> Candidate | None:
-    """Halfway between the fewest blocks that fit and the most that do not; none at all first."""
+    """Try zero blocks first, then halfway between the fewest that fit and the most that do not."""
     now = blocks_of(leader.settings)
     if not space.may_swap or not now:
         return None
@@ -150,7 +150,7 @@ def _is_known(settings: Settings, rows: Sequence[Measurement]) -> bool:
 
 
 def _needs_at_least(settings: Settings, other: Settings) -> bool:
-    """Whether settings take no less memory than others: they differ in nothing but fewer swapped blocks, or no fp8."""
+    """Whether settings take at least as much memory as others: they differ only in fewer swapped blocks or no fp8."""
     more = blocks_of(settings) <= blocks_of(other) and bool(settings.get("fp8_base")) <= bool(other.get("fp8_base"))
     moved = {"blocks_to_swap", "fp8_base"}
     return more and {k: v for k, v in settings.items() if k not in moved} == {

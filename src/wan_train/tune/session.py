@@ -1,4 +1,4 @@
-"""Measures one candidate after the other until the time is used, keeps each result and reports it as a row."""
+"""Measures candidates one by one until the time is up, keeps each result and reports it as a row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wan_train.tune.search import Candidate, Space, may_start, next_candidate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """What all candidates of one call share. `budget` is in seconds; `keep` records a row before anybody sees it."""
+    """What all candidates of one call share. `budget` is in seconds. `keep` records a row before it is shown."""
 
     space: Space
     basis: Basis
@@ -25,10 +25,10 @@ class Session:
     keep: Callable[[Measurement], None]
 
     def run(self, rows: Sequence[Measurement], say: Callable[[Candidate, str], None]) -> Iterator[Measurement]:
-        """Measure what the `rows` of earlier calls left; yields each new row.
+        """Measure what the `rows` of earlier calls left, and yield each new row.
 
-        Raises what the bench raises, and what `keep` does. A candidate that ended because the card was lost is kept
-        first, so that it is not tried again.
+        Raise what the bench and `keep` raise. A candidate that lost the card is kept first, so that it is not tried
+        again.
         """
         known = list(rows)
         started = self.clock.monotonic()
@@ -45,7 +45,7 @@ class Session:
             self.bench.settle()
 
     def left(self, rows: Sequence[Measurement]) -> bool:
-        """Whether the time ended before the candidates did."""
+        """Whether candidates are left to measure."""
         return next_candidate(self.space, rows) is not None
 
     def _row(self, candidate: Candidate, observed: Observed) -> Measurement:

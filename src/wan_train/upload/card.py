@@ -1,4 +1,4 @@
-"""The model card of a run on the hub: what was trained on what, its trigger words, settings and samples."""
+"""The model card of a run on the hub: base model, dataset, trigger words, settings and samples."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _TEMPLATE = Path(__file__).with_name("card.md")
 
 
 def model_card(plan: Plan, state: RunState, items: Sequence[Item], captions: Sequence[str]) -> bytes:
-    """The card, the same for the same run and files; every text of the user's is escaped."""
+    """Return the card: the same for the same run and files, with all user text escaped."""
     from huggingface_hub import ModelCard, ModelCardData
 
     task, trigger = plan.recipe.task, trigger_words(captions)
@@ -48,7 +48,7 @@ def model_card(plan: Plan, state: RunState, items: Sequence[Item], captions: Seq
     )
     if trigger:
         data["instance_prompt"] = trigger
-    with warnings.catch_warnings(action="ignore"):  # of metadata that a card may lack
+    with warnings.catch_warnings(action="ignore"):  # about metadata that a card may lack
         card = ModelCard.from_template(
             data,
             template_path=str(_TEMPLATE),
@@ -68,9 +68,9 @@ def model_card(plan: Plan, state: RunState, items: Sequence[Item], captions: Seq
 
 
 def trigger_words(captions: Sequence[str]) -> str | None:
-    """The words with which every caption begins; None where there are none, or too few captions to tell."""
+    """Return the words that begin every caption. None if there are none, or too few captions to judge."""
     texts = [caption.split() for caption in captions]
-    if len(texts) < 2:  # one caption begins like itself
+    if len(texts) < 2:  # a single caption would match itself
         return None
     shared = [words[0] for words in takewhile(lambda words: len(set(words)) == 1, zip(*texts, strict=False))]
     joined = " ".join(shared[:_MOST_TRIGGER_WORDS]).rstrip(string.punctuation + string.whitespace)
@@ -104,13 +104,13 @@ def _value(value: object) -> str:
 
 
 def _samples(items: Sequence[Item]) -> Iterator[str]:
-    """The last ones, as paths in the repository."""
+    """Yield the last samples as paths in the repository."""
     shown = [item.name for item in items if item.kind is ItemKind.SAMPLE and item.path.suffix == ".png"]
     for name in shown[-_MOST_SAMPLES:]:
         yield quote(name)
 
 
 def _text(text: str) -> str:
-    """A text of the user's as plain words in Markdown."""
+    """Return user text escaped for Markdown."""
     plain = visible(text)
     return _MARKDOWN.sub(r"\\\1", plain if len(plain) <= _MOST_TEXT else plain[: _MOST_TEXT - 1] + "…")

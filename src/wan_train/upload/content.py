@@ -1,4 +1,4 @@
-"""The files of a run that may be uploaded now: LoRAs as soon as they are whole, other files with the first LoRA."""
+"""The files of a run that may be uploaded now: LoRAs as soon as they are complete, other files with the first LoRA."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Extra(StrEnum):
 
 
 class ItemKind(StrEnum):
-    """What an item is; LoRAs are what the run was for."""
+    """The kind of an item. LoRAs are the run's results."""
 
     LORA = "lora"
     RECORD = "record"
@@ -46,7 +46,7 @@ class ItemKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """A file to upload. `name` is its path at the target; its last part is that of `path`."""
+    """A file to upload. `name` is its path at the target and ends with the file name of `path`."""
 
     kind: ItemKind
     path: Path
@@ -56,7 +56,7 @@ class Item:
 
 
 def ready(run: RunDirectory, plan: Plan, state: RunState, extras: Sequence[str]) -> tuple[Item, ...]:
-    """The files that may be uploaded now: whole, and not written to any more. LoRAs first."""
+    """Return the files that may be uploaded now: complete and no longer written to. LoRAs come first."""
     loras = list(_loras(run, plan))
     if not loras and not state.is_over:
         return ()
@@ -67,7 +67,7 @@ def ready(run: RunDirectory, plan: Plan, state: RunState, extras: Sequence[str])
 
 
 def captions_of(run: RunDirectory, plan: Plan) -> list[str]:
-    """The captions of the dataset as they are now, at most a thousand; none where it cannot be read any more."""
+    """Return the dataset's current captions, at most a thousand. None are found if it can no longer be read."""
     reading = reading_of(plan.trainer)
     found: list[str] = []
     with suppress(DatasetError):
@@ -82,7 +82,7 @@ def captions_of(run: RunDirectory, plan: Plan) -> list[str]:
 
 
 def _loras(run: RunDirectory, plan: Plan) -> Iterator[Item]:
-    """Finished LoRAs and those of kept epochs: their names in the run directory appear only when they are whole."""
+    """Yield finished LoRAs and those of kept epochs. Their names appear in the run directory only when complete."""
     paths = sorted(run.path.glob(f"[!.]*{LORA_SUFFIX}"))
     made = [
         path
@@ -96,7 +96,10 @@ def _loras(run: RunDirectory, plan: Plan) -> Iterator[Item]:
 
 
 def _picked(run: RunDirectory) -> Sequence[Path]:
-    """By their names in this directory, which may have been moved. A damaged record has none: they are copies."""
+    """Find picked LoRAs by name, since the run directory may have been moved.
+
+    A damaged record yields none, which loses nothing: picks are copies.
+    """
     try:
         return [run.path / Path(file.path).name for pick in read_picks(run) for file in pick.files]
     except CorruptRecordError:
@@ -112,14 +115,14 @@ def _records(run: RunDirectory, state: RunState) -> Iterator[Path]:
 
 
 def _samples(run: RunDirectory, plan: Plan, state: RunState) -> Iterator[Item]:
-    """Samples of trainings that are over: during a training, each sample would be a commit of its own."""
+    """Yield samples of finished trainings. During a training, each sample would be a separate commit."""
     for sample in samples_of(run, plan, state):
         if state.is_over or state.jobs[sample.step].state.is_over:
             yield from _named(ItemKind.SAMPLE, f"samples/{sample.step}-{sample.attempt}", [sample.path])
 
 
 def _dataset(run: RunDirectory, plan: Plan) -> Iterator[Item]:
-    """Pictures or clips and captions, as they are now; nothing where the dataset cannot be read any more."""
+    """Yield the current pictures or clips and captions. Nothing if the dataset can no longer be read."""
     reading = reading_of(plan.trainer)
     try:
         subsets = load(run.dataset_config, reading=reading).datasets
@@ -144,7 +147,7 @@ def _files_of(run: RunDirectory, subset: Subset, reading: TrainerReading) -> Ite
             return
         for name in listing.images if subset.kind is MediaKind.IMAGE else listing.videos:
             yield subset.directory / name
-            # The trainer's own rule for the names of captions.
+            # The trainer's own rule for caption names.
             yield subset.directory / (os.path.splitext(name)[0] + (subset.caption_extension or ""))  # noqa: PTH122  as above
 
 
@@ -153,7 +156,7 @@ def _records_of(subset: Subset, source: Path) -> jsonl.Records:
 
 
 def _named(kind: ItemKind, below: str, paths: Sequence[Path] | Iterator[Path]) -> Iterator[Item]:
-    """Items in a folder of the target; a file that is not there is left out, and a second one of the same name."""
+    """Yield items for a folder of the target, without missing files and duplicate paths."""
     for path in dict.fromkeys(paths):
         try:
             found = path.stat()

@@ -1,4 +1,4 @@
-"""The syntax of upload targets: `hf:USER/REPO[/FOLDER]` or `rclone:REMOTE:PATH`. It holds no secret."""
+"""The syntax of upload targets: `hf:USER/REPO[/FOLDER]` or `rclone:REMOTE:PATH`. A target holds no secret."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wan_train.base.text import one_line, visible
 _HUB = "hf:"
 _PUBLIC_HUB = "hf-public:"
 _RCLONE = "rclone:"
-# huggingface_hub's own rule (`validate_repo_id`), of each half.
+# huggingface_hub's own rule (`validate_repo_id`) for each half.
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 # rclone: "remote names may contain number, letter, _, -, ., +, @ and space" (https://rclone.org/docs/).
 _REMOTE = re.compile(r"[\w.+@][\w.+@ -]*")
@@ -23,7 +23,7 @@ _FORMS = "Use hf:USER/REPO, hf:USER/REPO/FOLDER or rclone:REMOTE:PATH."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubTarget:
-    """A model repository of the Hugging Face hub; a new one is private unless `public`. `folder` may be empty."""
+    """A model repository on the Hugging Face hub; a new one is private unless `public`. `folder` may be empty."""
 
     repo: str
     folder: str = ""
@@ -50,7 +50,7 @@ class RcloneTarget:
         return head if colon and "/" not in head else None
 
     def below(self, *names: str) -> str:
-        """A path below the target, as rclone takes it."""
+        """Return a path below the target in rclone's syntax."""
         rest = "/".join(name for name in names if name)
         if not rest:
             return self.place
@@ -62,7 +62,7 @@ Target = HubTarget | RcloneTarget
 
 
 def parse(text: str) -> Target:
-    """The target that a person typed; raises BadInputError."""
+    """Parse a target that the user typed. Raise BadInputError."""
     if visible(text) != text:
         raise _unusable(text, "it contains control characters")
     for word in (_HUB, _PUBLIC_HUB):
@@ -74,7 +74,7 @@ def parse(text: str) -> Target:
 
 
 def parse_all(texts: Iterable[str]) -> tuple[Target, ...]:
-    """Each target once, in their order; raises BadInputError."""
+    """Parse targets in order, without duplicates. Raise BadInputError."""
     return tuple(dict.fromkeys(parse(text) for text in texts))
 
 

@@ -1,4 +1,4 @@
-"""The Hugging Face hub as a target: one commit for what is due, verified by the checksums that the hub has of it."""
+"""The Hugging Face hub as a target: one commit for all due files, verified by the hub's own checksums."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _TIMEOUT_SECONDS = 60.0
-"""For one answer; the library itself would wait for ever."""
+"""For one response; the library itself would wait forever."""
 _MOST_PATHS = 500
-"""Of one question; the hub refuses more than 1,000."""
+"""In one request; the hub refuses more than 1,000."""
 _CHECK_BRANCH = "wan-train-check"
 _CHECK_FILE = ".wan-train-check"
-_NEW_TOKEN = "Make one with write access at https://huggingface.co/settings/tokens, then: `export HF_TOKEN=...`"  # noqa: S105  no token
+_NEW_TOKEN = "Make one with write access at https://huggingface.co/settings/tokens, then: `export HF_TOKEN=...`"  # noqa: S105  not a token
 _UNAUTHORIZED, _FORBIDDEN, _MISSING, _TOO_MANY = 401, 403, 404, 429
 _FULL = frozenset({402, 413, 507})
 _SAYS_FULL = re.compile(r"quota|storage|limit (?:reached|exceeded)", re.IGNORECASE)
@@ -34,7 +34,7 @@ _TRANSIENT_FROM = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Remote:
-    """A file as the hub has it: `sha256` of one in LFS, else only git's own digest."""
+    """A file on the hub: with its `sha256` if it is in LFS, else with git's own digest only."""
 
     sha256: str | None
     blob: str
@@ -55,7 +55,7 @@ class HubStore:
     environ: Mapping[str, str]
 
     def check(self) -> None:
-        """Write a small file and remove it, on a branch of its own: the history of the repository stays as it is."""
+        """Write and remove a small file on a separate branch, so that the repository's history stays unchanged."""
         self._token()
         from huggingface_hub import CommitOperationAdd
 
@@ -69,9 +69,9 @@ class HubStore:
             self._ask(lambda api: api.delete_branch(repo, branch=_CHECK_BRANCH))
 
     def put(self, payloads: Sequence[Payload], ours: frozenset[str]) -> Iterator[Stored]:
-        """See the protocol. One commit, or none where the hub has everything.
+        """See the protocol. Make one commit, or none if the hub has everything.
 
-        Files go into the target's folder; where other files have their names, all go into a folder of the run's name.
+        Files go into the target's folder. If other files have their names, all go into a folder named after the run.
         """
         self._token()
         from huggingface_hub import CommitOperationAdd
@@ -79,7 +79,7 @@ class HubStore:
         folders = [self.target.folder, "/".join(part for part in (self.target.folder, self.run_id) if part)]
         remote = self._remote([_at(folder, payload.name) for folder in folders for payload in payloads])
         files = [payload for payload in payloads if payload.name != CARD]
-        cards = [payload for payload in payloads if payload.name == CARD]  # a repository often has one of its own
+        cards = [payload for payload in payloads if payload.name == CARD]  # a repository often has its own card
         places = {**self._places(files, folders, remote, ours), **self._places(cards, folders, remote, ours)}
         due = [payload for payload in payloads if not _holds(remote, places[payload.name], payload)]
         if due:
@@ -105,7 +105,7 @@ class HubStore:
     def _places(
         self, payloads: Sequence[Payload], folders: Sequence[str], remote: Mapping[str, _Remote], ours: frozenset[str]
     ) -> dict[str, str]:
-        """The path of each payload, in the first folder in which no other file has one of their names."""
+        """Return the path of each payload, in the first folder where no other file has one of their names."""
         for folder in folders:
             places = {payload.name: _at(folder, payload.name) for payload in payloads}
             if not any(
@@ -120,7 +120,7 @@ class HubStore:
         )
 
     def _remote(self, paths: Sequence[str]) -> dict[str, _Remote]:
-        """What the hub has at these paths; the repository is created where it is missing."""
+        """Return the hub's files at these paths. Create the repository if it is missing."""
         found: dict[str, _Remote] = {}
         for begin in range(0, len(paths), _MOST_PATHS):
             some = list(paths[begin : begin + _MOST_PATHS])
@@ -140,17 +140,17 @@ class HubStore:
         self._ask(lambda api: api.create_repo(self.target.repo, private=private, exist_ok=True))
 
     def _ask(self, ask: Callable[[HfApi], _T]) -> _T:
-        """One call of the library; raises StoreError for whatever it raises."""
+        """Call the library once. Raise StoreError for any exception."""
         token = self._token()
         api = _api(token, self.environ)
         try:
             return ask(api)
-        except Exception as error:  # noqa: BLE001  httpx's, the hub's own or Python's, by version; none is shown as it is
+        except Exception as error:  # noqa: BLE001  httpx's, the hub's or Python's, by version; `_explain` rewords them
             raise self._explain(api, token, error) from None
 
     def _token(self) -> Token:
         problem = variable_problem(self.environ)
-        if problem is not None:  # huggingface_hub could not even be imported with it
+        if problem is not None:  # huggingface_hub cannot be imported with it
             raise StoreError(self.target, problem.reason, hint=problem.hint)
         token = token_of(self.environ)
         if token is None:
@@ -182,11 +182,11 @@ class HubStore:
         return StoreError(self.target, reason, hint=hint, final=False, retry_after=answer.retry_after)
 
     def _forbidden(self, api: HfApi, token: Token, words: str) -> StoreError:
-        """Why a token may not write: it is another account's, or has no write access."""
+        """Return why a token may not write: it belongs to another account, or has no write access."""
         owner = self.target.repo.partition("/")[0]
         try:
             account: Mapping[str, Any] = api.whoami()
-        except Exception:  # noqa: BLE001  only to say more; see `_ask`
+        except Exception:  # noqa: BLE001  it only adds detail; see `_ask`
             account = {}
         name = account.get("name")
         names = [name, *(each.get("name") for each in account.get("orgs") or ())]
@@ -199,7 +199,7 @@ class HubStore:
 
 
 class _MissingError(StoreError):
-    """The hub says that there is nothing."""
+    """The hub answered 404."""
 
 
 def _api(token: Token, environ: Mapping[str, str]) -> HfApi:
@@ -214,7 +214,7 @@ def _api(token: Token, environ: Mapping[str, str]) -> HfApi:
 
 
 def _without_status(answer: Answer, error: Exception) -> str:
-    """What the library says of its own accord is short and quotes no address; a client's exceptions do."""
+    """Quote only the library's own message (ValueError): it is short and has no address. Client exceptions have one."""
     return one_line(str(error)) if type(error) is ValueError else one_line(answer.words)
 
 

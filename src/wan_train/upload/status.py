@@ -1,6 +1,6 @@
-"""Which files of a run are still to be uploaded, and whether the box may be destroyed: from records and sizes alone.
+"""Which files of a run are still to be uploaded, and whether the box may be destroyed, from records and file sizes.
 
-Cheap enough to be asked every few seconds. Nothing is read but the run's records; no target is asked.
+It is cheap enough to call every few seconds. It contacts no target.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _LOOK_SECONDS = 5.0
 
 
 class Stage(StrEnum):
-    """Where the upload to one target stands."""
+    """The state of the upload to one target."""
 
     WAITING = "waiting"
     """Nothing is ready yet."""
     PENDING = "pending"
     SENDING = "sending"
     FAILED = "failed"
-    """One of the run's own targets is tried again, see `next_try`."""
+    """The last attempt failed. One of the run's own targets is retried at `next_try`."""
     VERIFIED = "verified"
-    """Everything that is ready is there, by the target's own checksums."""
+    """Every ready file is there, by the target's own checksums."""
 
 
 _OPEN = frozenset({Stage.PENDING, Stage.SENDING, Stage.FAILED})
@@ -46,7 +46,7 @@ _OPEN = frozenset({Stage.PENDING, Stage.SENDING, Stage.FAILED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetStatus:
-    """One target of a run. Counts are of files that are ready, bytes those of the verified ones."""
+    """One target of a run. `ready` and `verified` count files; `bytes` is the size of the verified ones."""
 
     target: Target
     stage: Stage
@@ -55,31 +55,31 @@ class TargetStatus:
     bytes: int = 0
     failed: Failed | None = None
     next_try: float | None = None
-    """The time of the next automatic try; None for a target that only a person uploads to."""
+    """The time of the next automatic retry. None if there is none, as for a target used only by hand."""
     where: str | None = None
     """The folder of the LoRAs at the target; None until one is verified."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Uploaded:
-    """Where all uploads of a run stand."""
+    """The state of all uploads of a run."""
 
     pending: bool = False
-    """Something is ready and not verified yet."""
+    """A ready file is not verified yet."""
     due: bool = False
-    """The same, and it may be tried now."""
+    """The same, and an upload may be tried now."""
     unverified: tuple[str, ...] = ()
-    """Why its results are not all safe elsewhere, in words."""
+    """The reasons why not all results are safe elsewhere."""
 
 
 class RecordedUploads:
-    """The uploads of runs as their records say, read at most every few seconds. Raises nothing."""
+    """The recorded uploads of runs, read at most every few seconds. Raises nothing."""
 
     def __init__(self) -> None:
         self._seen: dict[Path, tuple[float, Duties, Uploaded]] = {}
 
     def look(self, run: RunDirectory, duties: Duties, now: float, *, fresh: bool) -> Uploaded:
-        """`fresh`: as of now, not of some seconds ago. What cannot be read makes nothing safe, and nothing due."""
+        """Return the state, up to some seconds old unless `fresh`. Unreadable records make nothing safe or due."""
         seen = self._seen.get(run.path)
         if not fresh and seen is not None and 0 <= now - seen[0] < _LOOK_SECONDS and seen[1] == duties:
             return seen[2]
@@ -101,7 +101,7 @@ def _uploaded(run: RunDirectory, duties: Duties, now: float) -> Uploaded:
 
 
 def verified_at(run: RunDirectory) -> Mapping[str, bool]:
-    """Of each target of a run, whether everything that is ready is verified there. Raises what `statuses` raises."""
+    """Return, for each target of a run, whether every ready file is verified there. Raise what `statuses` raises."""
     duties = read_duties(run)
     if duties is None:
         return {}
@@ -110,9 +110,9 @@ def verified_at(run: RunDirectory) -> Mapping[str, bool]:
 
 
 def due(run: RunDirectory, targets: Sequence[str], extras: Sequence[str] = (), *, now: float) -> bool:
-    """Whether some target has something to be sent, and its pause after a failure is over.
+    """Whether a target lacks files and its pause after a failure is over.
 
-    Raises what `RunDirectory.read_plan` raises, and BadInputError for an invalid target.
+    Raise what `RunDirectory.read_plan` raises, and BadInputError for an invalid target.
     """
     if not targets:
         return False
@@ -125,9 +125,9 @@ def due(run: RunDirectory, targets: Sequence[str], extras: Sequence[str] = (), *
 
 
 def unverified(run: RunDirectory, targets: Sequence[str], extras: Sequence[str] = ()) -> tuple[str, ...]:
-    """Why the box cannot be destroyed without loss of this run, a clause each.
+    """Return why destroying the box would lose data of this run, one clause a reason.
 
-    Nothing only when every target has everything by its own checksum, and no checkpoint is left to resume from.
+    Empty only if every target has every file by its own checksum, and no checkpoint is left to resume from.
     """
     plan, state = read_run(run)
     reasons = list(_unfinished(plan, state))
@@ -146,7 +146,7 @@ def unverified(run: RunDirectory, targets: Sequence[str], extras: Sequence[str] 
 
 
 def statuses(run: RunDirectory, targets: Sequence[str], extras: Sequence[str] = ()) -> tuple[TargetStatus, ...]:
-    """Each target as it stands."""
+    """Return the status of each target."""
     if not targets:
         return ()
     plan, state = read_run(run)
@@ -160,9 +160,9 @@ def statuses(run: RunDirectory, targets: Sequence[str], extras: Sequence[str] = 
 
 
 def of_run(run: RunDirectory, plan: Plan, state: RunState) -> tuple[TargetStatus, ...]:
-    """Every target of a run: those of its duties, and those that hold something that a person uploaded by hand.
+    """Return every target of a run: those of its duties, and those with files uploaded by hand.
 
-    Raises CorruptRecordError and BadInputError for records that cannot be read.
+    Raise CorruptRecordError or BadInputError for unreadable records.
     """
     duties, states = read_duties(run), read_states(run)
     owed = duties.uploads if duties is not None else ()
@@ -201,12 +201,12 @@ def status_of(target: Target, items: Sequence[Item], known: TargetState, *, is_o
 
 
 def missing(items: Sequence[Item], known: TargetState) -> tuple[Item, ...]:
-    """Those that the target is not known to have as they are now."""
+    """Return the items whose current version the target is not known to have."""
     return tuple(item for item in items if not known.has(item.name, item.size, item.mtime_ns))
 
 
 def _unfinished(plan: Plan, state: RunState) -> Sequence[str]:
-    """What of a run exists on this box alone, besides files that are uploaded."""
+    """Return what else of a run exists only on this box, besides the files to upload."""
     if not state.is_over:
         return ["the run is not over"]
     reasons = []

@@ -1,4 +1,4 @@
-"""The protocol of an upload target, the payload that is sent to it, and its errors."""
+"""The protocol of an upload target, its payloads and its errors."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _CHUNK = MIB
 
 
 class StoreError(NotReadyError):
-    """A target refused. `reason` is the message without the target; `final`: trying again alone cannot help.
+    """A target refused. `reason` is the message without the target. If `final`, a retry alone cannot help.
 
-    `retry_after` is what the target asks for, in seconds.
+    `retry_after` is the pause that the target asks for, in seconds.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class ChangedError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payload:
-    """A file with the digests of its bytes, `blob` that of git. `mtime_ns` and `size` are from before it was read."""
+    """A file with its digests; `blob` is git's. `mtime_ns` and `size` are from before the file was read."""
 
     name: str
     source: Path | bytes
@@ -47,7 +47,7 @@ class Payload:
     blob: str
 
     def check(self) -> None:
-        """Raises ChangedError when the file is not any more what was read."""
+        """Raise ChangedError if the file has changed since it was read."""
         if isinstance(self.source, Path) and stamp(self.source) != (self.size, self.mtime_ns):
             raise ChangedError(self.name)
 
@@ -64,18 +64,18 @@ class Store(Protocol):
     """One target."""
 
     def check(self) -> None:
-        """Write a small file and remove it; raises StoreError."""
+        """Write a small file and remove it. Raise StoreError."""
 
     def put(self, payloads: Sequence[Payload], ours: frozenset[str]) -> Iterator[Stored]:
-        """Send what is not there yet and yield each payload once it is verified. May be repeated after any kill.
+        """Send what is missing and yield each payload once it is verified. May be repeated after any kill.
 
-        `ours` are digests of what was ever sent there from this run: other files of these names are never replaced.
-        Raises StoreError and ChangedError.
+        `ours` holds digests of everything this run ever sent there. Other files with the same names are never
+        replaced. Raise StoreError or ChangedError.
         """
 
 
 def payload_of(item: Item) -> Payload:
-    """Read a file for its digests; raises ChangedError."""
+    """Read a file for its digests. Raise ChangedError."""
     before = stamp(item.path)
     if before is None:
         raise ChangedError(item.name)
@@ -90,7 +90,7 @@ def payload_of(item: Item) -> Payload:
 
 
 def payload_of_bytes(name: str, content: bytes) -> Payload:
-    """A file that is made for the target alone."""
+    """Return the payload of a file that is made only for the target."""
     sha256, blob = _digests([content], len(content))
     return Payload(name=name, source=content, size=len(content), mtime_ns=0, sha256=sha256, blob=blob)
 

@@ -1,4 +1,4 @@
-"""The records of a run's uploads (`uploads.jsonl`): what was sent, verified or refused, and what follows from them."""
+"""The records of a run's uploads (`uploads.jsonl`): what was sent, verified or refused, and the resulting states."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from wan_train.run.directory import RunDirectory
 _FIRST_PAUSE_SECONDS = 30.0
 _LONGEST_PAUSE_SECONDS = 900.0
 _LONGEST_WAIT_SECONDS = 3600.0
-"""For a target that names its own pause."""
+"""The longest pause that a target may ask for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Began:
-    """These files are about to be sent to a target, so what came there is ours.
+    """These files are about to be sent to a target. What arrives there is therefore ours.
 
-    `files` are sha256 by name; `blobs` are git's digests of the same, which the hub has of small files.
+    `files` maps names to sha256. `blobs` are git's digests of the same files: the hub has those of small files.
     """
 
     at: float
@@ -32,9 +32,9 @@ class Began:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """The target's own checksum says that it holds this file. `where` is its path there.
+    """The target's own checksum confirms this file. `where` is its path there.
 
-    `bytes` and `mtime_ns` are those of the local file before it was read: once they differ, it is another file.
+    `bytes` and `mtime_ns` are those of the local file before it was read. If they differ, the file has changed since.
     """
 
     at: float
@@ -48,7 +48,7 @@ class Verified:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """A target did not take what was due. `final`: a retry alone cannot help; `not_before` is when to try again."""
+    """A target did not accept the files. If `final`, a retry alone cannot help. `not_before` is the time to retry."""
 
     at: float
     target: str
@@ -64,28 +64,28 @@ codec.register_union(Record)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetState:
-    """What is known of one target. `verified` is by name, the newest; `ours` are digests of all that was sent."""
+    """The state of one target. `verified` has the newest record by name. `ours` are the digests of everything sent."""
 
     verified: Mapping[str, Verified] = field(default_factory=dict)
     ours: frozenset[str] = frozenset()
     began: Began | None = None
-    """What is being sent, or was when the uploader was killed; None once all of it was verified."""
+    """What is being sent, or was when the uploader was killed. None once all of it was verified, or failed."""
     failed: Failed | None = None
-    """The newest failure; None once something was verified after it."""
+    """The newest failure. None once something was verified after it."""
     failures: int = 0
-    """In a row."""
+    """Consecutive failures."""
 
     def has(self, name: str, size: int, mtime_ns: int) -> bool:
-        """Whether the file is there as it is now."""
+        """Whether the target has the current version of the file."""
         known = self.verified.get(name)
         return known is not None and (known.bytes, known.mtime_ns) == (size, mtime_ns)
 
     def may_try(self, now: float) -> bool:
-        """Whether the pause after a failure is over. A failure from the future says that the clock was set back."""
+        """Whether the pause after a failure is over. A failure from the future means that the clock was set back."""
         return self.failed is None or now >= self.failed.not_before or now < self.failed.at
 
     def pause_after(self, asked: float | None, *, final: bool) -> float:
-        """Seconds until the next try after one more failure; `asked` is what the target wants."""
+        """Return the seconds until the next try after one more failure. `asked` is the pause the target asks for."""
         if final:
             return _LONGEST_PAUSE_SECONDS
         grown = backoff(self.failures + 1, first=_FIRST_PAUSE_SECONDS, longest=_LONGEST_PAUSE_SECONDS)
@@ -93,7 +93,7 @@ class TargetState:
 
 
 def fold(states: Mapping[str, TargetState], record: Record) -> dict[str, TargetState]:
-    """The states after one more record, by target."""
+    """Return the states by target after one more record."""
     state = states.get(record.target, TargetState())
     return {**states, record.target: _fold_target(state, record)}
 
@@ -126,5 +126,5 @@ def append(run: RunDirectory, record: Record) -> None:
 
 
 def read_states(run: RunDirectory) -> dict[str, TargetState]:
-    """By target. A line that a crash or a newer version left unreadable is passed over: its file is sent again."""
+    """Return the states by target. Skip unreadable lines (a crash, a newer version): their files are sent again."""
     return fold_all(codec.read_lines(run.uploads, Record))

@@ -1,4 +1,4 @@
-"""One upload of a run: sends what is due to each target, verifies it there, records it. A kill loses nothing."""
+"""Uploads a run: sends the due files to each target, verifies and records them. A kill loses nothing."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ _LOCK_PAUSE_SECONDS = 0.1
 
 @dataclass(slots=True, kw_only=True)
 class Uploader:
-    """Sends what is due of one run to its targets, one after the other.
+    """Sends the due files of one run to its targets, one after the other.
 
-    A failure is tried again after each of `pauses`, which begin anew with every file that is verified; then it is
-    recorded with the time of the next try. `say` gets a line at a time.
+    A failed upload is retried after each of `pauses`, which restart with every verified file. The failure is then
+    recorded with the time of the next try. `say` receives one line at a time.
     """
 
     run: RunDirectory
     extras: Sequence[str]
     stores: Callable[[Target, int], Store]
-    """The store of a target; the number is the descriptor of the held lock."""
+    """Makes the store of a target. The number is the descriptor of the held lock."""
     clock: Clock
     sleep: Callable[[float], None]
     say: Callable[[str], None]
     pauses: Sequence[float] = (2.0, 8.0, 30.0)
     longest_pause: float = 300.0
-    """For a target that names its own."""
+    """For a target that asks for a pause."""
     problems: dict[str, StoreError] = field(default_factory=dict)
-    """Why a target did not take everything, by target."""
+    """Why a target did not accept everything, by target."""
 
     def upload(self, targets: Sequence[Target]) -> None:
-        """Send all that is due, also what becomes ready meanwhile. Raises NotReadyError while another one is at it.
+        """Send all due files, including those that become ready meanwhile. Raise NotReadyError if another upload runs.
 
-        Afterwards everything is verified at the targets that are not in `problems`.
+        Afterwards every target that is not in `problems` has verified everything.
         """
         with self._lock() as lock:
             for target in targets:
@@ -159,7 +159,7 @@ class Uploader:
 
 
 def store_of(target: Target, settings: Settings, *, run_id: str = "", lock: int | None = None) -> Store:
-    """The store of a target; `lock` is the descriptor of the uploader's lock."""
+    """Return the store of a target. `lock` is the descriptor of the uploader's lock."""
     match target:
         case HubTarget():
             return HubStore(target=target, run_id=run_id, environ=os.environ)
@@ -178,7 +178,7 @@ def _as_store_error(target: Target, error: StoreError | ChangedError) -> StoreEr
 
 
 def _require_names(target: Target, payloads: Sequence[Payload]) -> None:
-    """Names go through lists of lines and JSON to other machines."""
+    """Refuse names that cannot pass through lists of lines and JSON to other machines."""
     for payload in payloads:
         if visible(payload.name) != payload.name or not _is_text(payload.name):
             raise StoreError(

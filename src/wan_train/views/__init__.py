@@ -1,1 +1,1 @@
-"""What a person or a script sees of a run: pure renderings of its records."""
+"""Views of a run for people and scripts: pure renderings of its records."""

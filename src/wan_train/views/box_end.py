@@ -1,4 +1,4 @@
-"""The end of the box, in words: the plan, the countdown, the result."""
+"""The end of the box as text: the plan, the countdown, the result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEEP_KEYS = line(Span("k", "bold"), Span(" keep the box on   ", "dim"), Span("d"
 
 
 def box_end_texts(view: RunView) -> Iterator[tuple[str, str]]:
-    """Sentences with their styles; nothing where the box is left alone."""
+    """Sentences with their styles; none if nothing is to end the box."""
     ending = view.ending
     if ending is None:
         if view.duties is not None and view.duties.then is not Then.NOTHING and view.awaits_ending:
@@ -52,7 +52,7 @@ def footer(view: RunView) -> Line:
 
 
 def cancelled_texts(ending: Ending, seconds: float) -> tuple[str, str]:
-    """For a person whose command keeps the box on."""
+    """Messages for a person whose command cancelled the end of the box."""
     when = f" in {duration(seconds)}" if seconds else ""
     return (
         f"The box was to be {END_WORDS[ending.then].ended}{when}.",
@@ -61,7 +61,7 @@ def cancelled_texts(ending: Ending, seconds: float) -> tuple[str, str]:
 
 
 def box_question(then: Then) -> str:
-    """What is asked of a person who stops a run by hand."""
+    """The question for a person who stops a run by hand."""
     match then:
         case Then.STOP:
             return "Stop the box too, once its last run is over?"
@@ -74,7 +74,7 @@ def box_question(then: Then) -> str:
 
 
 def plan_of_the_end(duties: Duties) -> str:
-    """What becomes of the box, without a subject, before a run has started."""
+    """The planned end of the box, without a subject: `destroyed 5 min after its last run`."""
     when = f"{duration(duties.grace_seconds)} after its last run" if duties.grace_seconds else "after its last run"
     return f"{END_WORDS[duties.then].ended} {when}{_latest(duties)}"
 

@@ -15,7 +15,7 @@ from wan_train.views.model import RunView
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Dollars of one run. `total` is None while its end is unknown; `seconds` are those that were paid for."""
+    """Dollars of one run. `total` is None while its end is unknown; `seconds` is the paid time."""
 
     spent: float
     total: float | None
@@ -28,7 +28,7 @@ class Cost:
 
 
 def cost_of(view: RunView, now: float) -> Cost | None:
-    """The cost at `now`; None while no price is known. Of a dead supervisor's run, until it was last seen alive."""
+    """The cost at `now`; None without a price. After a supervisor died, the cost until it was last seen alive."""
     meter = view.state.meter
     if meter.per_hour is None or meter.source is None:
         return None
@@ -61,7 +61,7 @@ def cost_basis(cost: Cost) -> str:
 
 
 def stopped_by_budget(view: RunView) -> str | None:
-    """Why a run that is over was stopped before its budget was reached, in one sentence; None for any other run."""
+    """Why a run was stopped before its budget was reached, in words; None for any other run."""
     reached, finished = view.state.budget_reached, view.state.finished
     if reached is None or finished is None or finished.exit_code != ExitCode.OVER_BUDGET:
         return None

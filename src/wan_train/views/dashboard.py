@@ -59,8 +59,8 @@ def screen(
 ) -> tuple[Line, ...]:
     """The run at `now` in at most `width` columns.
 
-    `height` is that of a live screen, whose last line is `footer`, by default the keys while the run works; None to
-    print once.
+    `height` is the height of a live screen; None to print once. The last line of a live screen is `footer`, or by
+    default the keys until the run is over.
     """
     rows = list(_rows(view, now, width))
     if height is None:
@@ -137,7 +137,7 @@ def _cost(view: RunView, now: float) -> Iterator[ScreenLine]:
 
 
 def _uploads(view: RunView, width: int) -> Iterator[ScreenLine]:
-    """Where the results are besides this box: a line for each target."""
+    """One line for each upload target."""
     for number, each in enumerate(view.uploads):
         head = pad("" if number else "upload", _label_width(view) + 2)
         text = Span(cut(upload_text(each), width - len(head)), STAGE_STYLES[each.stage])
@@ -158,7 +158,7 @@ def gpu_lines(view: RunView, width: int) -> Iterator[Line]:
     memory_width = max(map(len, memories), default=0)
     for gpu, label, name, memory in zip(gpus, labels, names, memories, strict=True):
         readings = [memory.rjust(memory_width)]
-        if _taken(view, gpu) is None:  # otherwise the other run's name needs the space
+        if _taken(view, gpu) is None:  # the name of another run would need this space
             readings += [f"{gpu.utilization:>3} % busy"] if gpu.utilization is not None else []
             readings += [f"{gpu.temperature} °C"] if gpu.temperature is not None else []
         shown_name = Span(pad(name, name_width + 2), "dim") if width >= _NAMES_FROM else ""
@@ -186,7 +186,7 @@ def _taken(view: RunView, gpu: Gpu) -> str | None:
 
 
 def _recent_events(view: RunView, width: int) -> Iterator[ScreenLine]:
-    """The newest last; the plain lines have the whole text of each."""
+    """The last few events, newest last, cut short; the plain lines show the whole text."""
     shown = [(event, text) for event in view.recent if (text := _event_text(event, view)) is not None]
     for event, text in shown[-_MOST_EVENTS:]:
         at = clock(event.at)

@@ -24,7 +24,7 @@ _WIDEST = 120
 _LONGEST_NAME = 60
 _MOST_SIZES = 12
 BLURRY = 1.5
-"""An enlargement from which a picture is visibly soft."""
+"""The enlargement factor from which a picture is visibly soft."""
 COUNTED = "Cannot start yet; figures assume the blocking problems are fixed, and leave out unreadable files."
 _STYLES: Mapping[Severity, str] = {
     Severity.STOPS: "bold red",
@@ -157,7 +157,7 @@ def _where(problem: Problem, base: Path) -> str:
 
 
 def _base(check: Check) -> Path:
-    """The folder to which paths are relative: the dataset's, or its dataset.toml's where there are several."""
+    """The folder that paths are shown relative to: the dataset's, or the dataset.toml's if there are several."""
     if check.inventory is not None and len(check.inventory.subsets) == 1:
         directory = check.inventory.subsets[0].subset.directory
         if directory is not None:
@@ -166,7 +166,7 @@ def _base(check: Check) -> Path:
 
 
 def nouns(subset: Subset) -> tuple[str, str]:
-    """The name of one file and of many files of a dataset."""
+    """The singular and plural noun for the files of a dataset."""
     return ("picture", "pictures") if subset.kind is MediaKind.IMAGE else ("clip", "clips")
 
 
@@ -200,12 +200,12 @@ def steps_text(layout: Layout) -> str:
 
 def percent(share: float) -> str:
     """A share in whole percent; `<1%` for less, unless it is 0."""
-    return "0%" if share <= 0 else "<1%" if share < 0.01 else f"{share:.0%}"  # one percent
+    return "0%" if share <= 0 else "<1%" if share < 0.01 else f"{share:.0%}"
 
 
 def times(scale: float) -> str:
     """`1.04x`, `2.1x`, `12x`."""
-    return f"{scale:.0f}x" if scale >= 9.95 else f"{scale:.2g}x" if scale >= 1.1 else f"{scale:.2f}x"  # rounding
+    return f"{scale:.0f}x" if scale >= 9.95 else f"{scale:.2g}x" if scale >= 1.1 else f"{scale:.2f}x"
 
 
 def _trained_table(layout: Layout, width: int, *, stops: bool) -> Iterator[Line]:
@@ -244,7 +244,7 @@ def size_name(size: Size) -> str:
 
 
 def size_cells(sizes: Sequence[Size], subset: Subset) -> tuple[str, ...]:
-    """Of files trained at these sizes: how many, the largest loss, the enlarged ones, the batches."""
+    """The cells for files trained at these sizes: number, largest share cut away, enlarged ones, batches."""
     files = f"{sum(len(size.files) for size in sizes):,}"
     if not any(size.pixels for size in sizes):
         return files, "", "", _batches(sizes, subset)
@@ -260,7 +260,7 @@ def size_cells(sizes: Sequence[Size], subset: Subset) -> tuple[str, ...]:
 
 
 def _batches(sizes: Sequence[Size], subset: Subset) -> str:
-    """For pictures the batches of one epoch, for clips how many there are of each length."""
+    """For pictures, the batches of one epoch; for clips, the number of each length."""
     keys = [key for size in sizes for one in size.files for key in one.keys]
     if subset.kind is MediaKind.VIDEO:
         return ", ".join(f"{clips:,} x {frames}" for frames, clips in sorted(Counter(key[2] for key in keys).items()))

@@ -25,7 +25,7 @@ _HELD_SPACE = "\u00a0"
 
 
 def doctor_lines(report: Report, width: int) -> Iterator[Line]:
-    """The table, one part for each group, and what follows from it."""
+    """The table, one part for each group, then the conclusion."""
     titles = max(columns(safe(check.title)) for check in report.checks)
     for group in Group:
         checks = [check for check in report.checks if check.group is group]
@@ -51,7 +51,7 @@ def _rows(check: Check, titles: int, width: int) -> Iterator[Line]:
 
 def _next_lines(hint: str, titles: int, width: int, style: str) -> Iterator[Line]:
     margin = (titles + 2 if width >= _NARROW else 0) + 4 + _WORD_WIDTH
-    # A command is copied as a whole, so it is not broken where it fits.
+    # A command must be copyable as a whole, so break it only if it does not fit.
     held = _COMMAND.sub(lambda command: command[0].replace(" ", _HELD_SPACE), safe(hint))
     for number, piece in enumerate(wrap(held, width - margin - 2)):
         mark = Span("→ " if number == 0 else "  ", style)

@@ -195,7 +195,7 @@ def _epoch(event: EpochEnded, view: RunView) -> str | None:
     text = f"epoch {event.epoch}/{epochs}{_loss('loss', event.loss)}"
     progress = run_status.progress_of(view, event.step)
     job = view.state.jobs.get(event.step)
-    # Speed and time left are those of this moment: they would be wrong beside an earlier epoch.
+    # Speed and time left are current, so they would be wrong beside an earlier epoch.
     is_newest = job is not None and job.attempt is not None and job.attempt.epochs_done == event.epoch
     if progress is not None and is_newest and job is not None and job.state.has_process:
         text += f"  {pace(progress.seconds_per_step)}" if progress.seconds_per_step is not None else ""
@@ -204,7 +204,7 @@ def _epoch(event: EpochEnded, view: RunView) -> str | None:
 
 
 def _movement(event: MovementMeasured, view: RunView) -> str | None:
-    """A line when the word for it changes."""
+    """The text of a movement; None if the word for it is the same as before."""
     job = view.state.jobs.get(event.step)
     earlier = [each for each in job.movements if each.epoch < event.epoch] if job is not None else []
     step = view.plan.step(event.step)

@@ -50,8 +50,8 @@ def pace(seconds_per_step: float) -> str:
 
 
 def dollars_per_hour(value: float) -> str:
-    """`$0.93/h`; three decimals where two would hide a tenth of it."""
-    return f"${value:,.3f}/h" if value < 0.1 else f"${value:,.2f}/h"  # cents
+    """`$0.93/h`; three decimals below $0.10, where a cent is more than a tenth of the price."""
+    return f"${value:,.3f}/h" if value < 0.1 else f"${value:,.2f}/h"
 
 
 def price_basis(source: PriceSource, runs: int) -> str:
@@ -108,7 +108,7 @@ def several_lines(text: str | None) -> list[str]:
 
 
 def joined_lines(text: str | None) -> str:
-    """The same on one line."""
+    """The lines of foreign text, each safe, joined into one line."""
     return " ".join(several_lines(text))
 
 
@@ -173,14 +173,14 @@ def wrap(text: str, width: int) -> Iterator[str]:
         while columns(line) > width:
             head = _take(line, width)
             slash = head.rfind("/") + 1
-            head = head[:slash] if slash > len(head) // 2 else head  # a path breaks best between its parts
+            head = head[:slash] if slash > len(head) // 2 else head  # prefer to break a path after a slash
             yield head
             line = line[len(head) :]
     yield line
 
 
 def flow(parts: Sequence[str], width: int) -> Iterator[str]:
-    """The parts joined by dots, on as many lines as they need."""
+    """The parts joined by ` · `, on as many lines as needed."""
     joined = ""
     for part in parts:
         longer = f"{joined} · {part}" if joined else part

@@ -35,7 +35,7 @@ Json = dict[str, Any]
 
 
 def plan_json(plan: Plan, now: AtStart) -> Json:
-    """`{event: "plan", plan, commands, gpus, cost}`: the whole plan, each step's shell line, GPUs and price as now."""
+    """`{event: "plan", plan, commands, gpus, cost}`: the whole plan, each step's shell line, current GPUs and price."""
     commands = {step.id: command_of(plan, step) for step in plan.steps}
     steps = [{**codec.to_data(step), "command": codec.to_data(commands[step.id]), "gpu_need": 1} for step in plan.steps]
     return {
@@ -77,7 +77,7 @@ def status_json(view: RunView, now: float) -> Json:
 
 
 def run_json(view: RunView, now: float) -> Json:
-    """A run at `now` (seconds since 1970), in the shape that the module describes."""
+    """A run at `now` (seconds since 1970), as docs/json-output.md describes it."""
     plan, state, live, low = view.plan, view.state, view.live, view.state.disk_low
     return {
         "run_id": plan.run_id,
@@ -262,7 +262,7 @@ def _gpu(view: RunView, gpu: Gpu) -> Json:
 
 
 def check_json(check: Check, ahead: Layout | None) -> Json:
-    """`{event: "dataset_check", …}`; every problem is in it, however many there are."""
+    """`{event: "dataset_check", …}`; it has every problem, without a limit."""
     counts = Counter(problem.severity for problem in check.problems)
     return {
         "event": "dataset_check",

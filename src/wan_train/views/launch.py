@@ -1,4 +1,4 @@
-"""A launch for people: the offers to choose from, and its jobs and boxes while it is carried out."""
+"""Screens of a launch: the offers to choose from, and its jobs and boxes while it is carried out."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _LEAST_TITLE = 8
 _NAMED_BOXES = 2
 _HEADS = ("State", "Box", "GPU", "$/hour", "Spent", "Epoch", "Loss", "Ends in")
 _ALWAYS = 5
-"""Columns of a job that are shown in any case."""
+"""Number of a job's columns that are always shown."""
 _NOT_MEASURED = "not measured"
 
 
 def offer_lines(choice: Choice, wants: Wants, *, most: int = MOST_OFFERS) -> Iterator[Line]:
-    """The best offers, each with the time and cost of the first job; or why there is none, with the nearest."""
+    """The best offers, each with the time and cost of the first job; or why none fits, and the nearest."""
     if not choice.fit:
         yield line("No offer is what you want.")
         for why, number in choice.unfit:
@@ -41,9 +41,9 @@ def offer_lines(choice: Choice, wants: Wants, *, most: int = MOST_OFFERS) -> Ite
 
 
 def launch_lines(launch: Launch, now: float, seen: LastSeen, width: int = 80) -> Iterator[Line]:
-    """One row for each job, boxes that have none, and what the launch has cost."""
+    """One row for each job, what the launch has cost, and notes on boxes and problems."""
     shown = [(job, _job(job, box, now, seen)) for job, box in _with_boxes(launch)]
-    # Columns that nothing is in yet leave their room to the titles.
+    # Leave out empty columns, so that titles have more room.
     used = [column for column in range(len(_HEADS)) if column < _ALWAYS or any(row[column] for _, row in shown)]
     heads = [_HEADS[column] for column in used]
     cells = [[row[column] for column in used] for _, row in shown]
@@ -74,7 +74,7 @@ def launch_lines(launch: Launch, now: float, seen: LastSeen, width: int = 80) ->
 def launch_screen(
     launch: Launch, now: float, seen: LastSeen, size: tuple[int, int], *, asks_to_stop: bool = False
 ) -> list[Line]:
-    """The whole screen; the table is cut where it is too low, never the last lines."""
+    """The whole screen. On a low screen the table is cut, never the foot."""
     width, height = size
     head = line(Span(f"Launch {launch.id}", "bold"), Span(f"  {duration(now - launch.created)} so far", "dim"))
     foot = line(Span("q leaves, the launch continues   s stops it, results come home first", "dim"))
@@ -166,7 +166,7 @@ def offer_name(priced: Priced) -> str:
 
 
 def _with_boxes(launch: Launch) -> Iterator[tuple[Job, Box | None]]:
-    """Each job with its box; one that waits with a box that will be ready for it."""
+    """Each job with its box, and each waiting job with a box that is being prepared, if there is one."""
     coming = [box for box in launch.living if box.job is None and box.state is not BoxState.DESTROYING]
     for job in launch.jobs:
         box = _box_of(launch, job)

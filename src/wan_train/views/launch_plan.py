@@ -1,4 +1,4 @@
-"""The plan of a launch, for the person who confirms it: offers, every cost, and what ends a forgotten box."""
+"""The plan of a launch that the user confirms: offers, every cost, and how a forgotten box ends."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _TITLE_COLUMNS = 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchPlan:
-    """What would be rented for which jobs. `wants` has every bound."""
+    """What would be rented for which jobs. `wants` has every limit set."""
 
     jobs: Sequence[Ready]
     wants: Wants
     choice: Choice
     credit: float | None = None
-    """Dollars of the account."""
+    """The account's dollars."""
     runs: str = ""
-    """Where the runs come home to."""
+    """The folder to which runs come home."""
     fetches: str | None = None
-    """Where SkyPilot is put, if it is not there yet."""
+    """Where SkyPilot will be installed; None if it already is."""
 
 
 def plan_lines(plan: LaunchPlan, width: int, *, offers: int = SHOWN_OFFERS) -> Iterator[Line]:
-    """With the default number of offers at most 22 lines, so that the question below them is on the same screen."""
+    """At most 22 lines with the default number of offers, so that the question below fits on the same screen."""
     yield from offer_lines(plan.choice, plan.wants, most=offers)
     if plan.choice.fit:
         yield line()

@@ -1,4 +1,4 @@
-"""Lines of styled text, laid out here and given to the rendering library at the very end."""
+"""Lines of styled text, laid out here; rich renders them only at the very end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Row:
 
 
 class Keep(IntEnum):
-    """What a live screen drops first when it is too low: the lowest."""
+    """The priority of a line on a live screen. When space is short, the lowest goes first."""
 
     BLANK = 0
     TAIL = 1
@@ -65,7 +65,7 @@ class ScreenLine:
 
 
 def lowered(rows: Sequence[ScreenLine], height: int) -> list[ScreenLine]:
-    """The rows that fit: the least important go first, of equals the upper ones, and last the end is cut."""
+    """Return the rows that fit. Drop the least important first, the upper one of equals; then cut the end."""
     kept = list(rows)
     while len(kept) > height and (least := min(row.keep for row in kept)) < Keep.ALWAYS:
         kept.remove(next(row for row in kept if row.keep is least))
@@ -83,7 +83,7 @@ def wrapped(text: str, width: int, style: str = "", *, indent: int = 0) -> Itera
 
 
 def hanging(head: Sequence[Span], text: str, width: int, style: str = "") -> Iterator[Line]:
-    """A paragraph beside its head, continued below itself."""
+    """A paragraph beside its head; further lines are indented to where it starts."""
     start = width_of(head)
     for number, piece in enumerate(wrap(text, width - start)):
         yield line(*([Span(" " * start)] if number else head), Span(piece, style))
@@ -112,13 +112,13 @@ def table(rows: Sequence[Row], width: int, *, indent: int = 2) -> Iterator[Line]
 
 
 def labelled(label: str, values: Iterable[str]) -> Iterator[Row]:
-    """One row for each value, the first of them with the label."""
+    """One row for each value; only the first has the label."""
     for number, value in enumerate(values):
         yield Row(label="" if number else label, value=value)
 
 
 def grid(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, indent: int = 0) -> Iterator[Line]:
-    """Columns under dim headings: the first and the last to the left, the others (numbers) to the right."""
+    """Columns under dim headings. The first and last are left-aligned, the others (numbers) right-aligned."""
     last = len(heads) - 1
     widths = [max(columns(row[column]) for row in (heads, *rows)) for column in range(last)]
     for number, row in enumerate((heads, *rows)):
@@ -129,7 +129,7 @@ def grid(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, ind
 
 
 def to_rich(one: Line, width: int, *, ascii_only: bool = False) -> Text:
-    """A line for the screen, never wider than `width` columns unless it is a whole one."""
+    """A line for the screen, at most `width` columns wide unless it is `whole`."""
     from rich.text import Text
 
     text = Text(end="\n") if one.whole else Text(no_wrap=True, overflow="crop", end="\n")
@@ -152,14 +152,14 @@ def _cropped(spans: Iterable[Span], width: int) -> Iterator[Span]:
 
 
 def bar(done: int, total: int, room: int) -> tuple[Span, ...]:
-    """How much of `total` is there, in at most `room` columns."""
+    """A progress bar, `room` columns wide, but at least 4 and at most 60."""
     length = max(4, min(_LONGEST_BAR, room))
     full = max(0, min(length, length * done // total))
     return (Span("█" * full, "cyan"), Span("░" * (length - full), "dim"))
 
 
 class Screenful:
-    """Lines laid out for the width of the console that prints them, in ASCII where it shows nothing else."""
+    """Lines laid out for the width of the console, in ASCII if the console shows nothing else."""
 
     def __init__(self, layout: Callable[[int], Iterable[Line]], *, ascii_only: bool = False) -> None:
         self._layout = layout

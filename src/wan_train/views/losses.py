@@ -1,4 +1,4 @@
-"""The losses of one training: their trend, their sparkline, and the line that the live view shows of them."""
+"""The losses of one training: their trend, their sparkline, and their line in the live view."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SOURCES = {
 }
 
 _LEAST_STEPS, _LEAST_EPOCHS = 20, 8
-"""Values that a quarter of the training must hold before a trend is named: steps, or epochs of an average."""
+"""The fewest values in a quarter of the training for a trend: steps, or epochs of a moving average."""
 _STANDARD_ERRORS = 2.0
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _BAD = "✗"
@@ -42,10 +42,10 @@ class Trend(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Losses:
-    """The loss of each step of one training, summed up so that the mean of any part costs nothing.
+    """The loss of each step of one training, as running sums that give the mean of any part in constant time.
 
-    `sums[i]` and `counts[i]` are over the finite losses of the first `i` steps. `average` is the smoothed loss at the
-    newest step, or the trainer's own average where that is the source; None when it is not finite.
+    `sums[i]` and `counts[i]` cover the finite losses of the first `i` steps. `average` is the smoothed loss at the
+    newest step, or the trainer's own average if that is the source; None when it is not finite.
     """
 
     source: LossSource
@@ -90,7 +90,7 @@ def losses_of(curve: Curve, steps_per_epoch: int) -> Losses | None:
 
 
 def trend(values: Sequence[float], *, least: int) -> Trend | None:
-    """The newest quarter of independent values against the quarter before it.
+    """Compare the newest quarter of independent values with the quarter before it.
 
     FLAT when their means differ by no more than twice the standard error of the difference (Welch). None when a
     quarter holds fewer than `least` finite values.
@@ -119,7 +119,7 @@ class Sparkline:
     high: float
 
     def spans(self) -> Iterator[Span]:
-        """Its pieces; columns with a loss that is not finite are marked."""
+        """The sparkline in pieces; columns with a loss that is not finite are marked."""
         for is_bad, piece in groupby(self.text, key=_BAD.__eq__):
             yield Span("".join(piece), "bold red" if is_bad else "cyan")
 

@@ -1,8 +1,8 @@
 """The records of one run, read together: the input of every view.
 
-The only module of `views` that reads a run's files: the plan, the journal, live.json, logs (the ends of them and when
-they were last written), the curves, supervisor.log, picked.json, the duties, the records of uploads, the end of
-report.json, and the free space of the disk; and of the box, what the environment says and what becomes of it.
+Reads the plan, the journal, live.json, the curves, supervisor.log, picked.json, the duties, the upload records and
+the time in report.json. Of logs it reads the last lines and when they were last written. It also reads the free disk
+space, the box's environment variables and the record of the box's end. Only previews and reports read more files.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _MOST_RECENT = 8
 """Number of kept recent events; a view shows as many as fit."""
 _CURVES_SECONDS = 1.0
 _CURVES_SHARE = 0.005
-"""Of a core, at most, for reading curves."""
+"""The largest share of a core that reading curves may take."""
 _NEWS = (
     RetryScheduled
     | StepFailed
@@ -81,9 +81,9 @@ _NEWS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """The speed of a training on this box: seconds until the first step, and seconds per step of a whole attempt.
+    """The speed of a training on this box: seconds to the first step, and mean seconds per step of an attempt.
 
-    `per_step` is None until a whole epoch was seen.
+    `per_step` is None before the first whole epoch.
     """
 
     to_load: float
@@ -92,43 +92,43 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """One run at one moment. `tails` has the last log lines of failed steps by step id, safe to print."""
+    """One run at one moment. `tails` maps the IDs of failed steps to their last log lines, safe to print."""
 
     run: RunDirectory
     plan: Plan
     state: RunState
     live: Live | None
     supervisor_alive: bool
-    """Also true before a supervisor has taken the run over."""
+    """Also true before the first supervisor starts."""
     tails: Mapping[str, tuple[str, ...]]
     disk_free: int | None = None
     """Bytes free where the run is; None when unknown."""
     supervisor_said: str | None = None
     """The last line that a dead supervisor printed, safe to print. A supervisor normally prints nothing."""
     losses: Mapping[str, Losses] = field(default_factory=dict)
-    """By step id, of trainings that have made a step; empty unless the reader was asked for curves."""
+    """By step ID, for trainings that have made a step; empty unless the reader reads `curves`."""
     paces: Mapping[str, Pace] = field(default_factory=dict)
-    """By step id, of trainings that have made a step."""
+    """By step ID, for trainings that have made a step."""
     recent: tuple[Event, ...] = ()
     """The last events worth showing, oldest first."""
     last_signs: Mapping[tuple[str, int], float] = field(default_factory=dict)
-    """By step id and attempt, of attempts without a process: when their files were last written."""
+    """When the files of attempts without a process were last written, by step ID and attempt."""
     report: Path | None = None
-    """The HTML report of the run's end."""
+    """The HTML report made after the run ended."""
     picks: tuple[Pick, ...] = ()
-    """Epochs that a person chose, the newest last; of a record that cannot be read, none."""
+    """Epochs that a person chose, newest last; empty when the record is unreadable."""
     uploads: tuple[TargetStatus, ...] = ()
-    """Where the results are besides this box; of records that cannot be read, nothing."""
+    """The status of each upload target; empty when the records are unreadable."""
     shell: Shell | None = None
-    """How this box is reached from outside; None where its provider does not say."""
+    """The SSH address of this box; None when its provider does not say."""
     duties: Duties | None = None
-    """What is to be done beside and after the training; of a record that cannot be read, nothing."""
+    """Work beside and after the training; None when there is none, or the record is unreadable."""
     ending: Ending | None = None
-    """What becomes of the box, once that is decided; of a cancelled one only where this run was meant."""
+    """The end of the box, once decided. A cancelled end is here only if it was for this run."""
     ending_seconds: float = 0.0
-    """What is left of the countdown."""
+    """Seconds left in the countdown."""
     awaits_ending: bool = False
-    """Whether a guardian still cares for what becomes of the box after this run."""
+    """Whether the guardian still has duties of this run to do."""
 
     @property
     def has_supervisor(self) -> bool:
@@ -148,20 +148,20 @@ class GpuNow:
 
 
 def view_of(run: RunDirectory, *, curves: bool = False, lease_dir: Path | None = None) -> RunView:
-    """One look at a run; see `RunReader`."""
+    """Read a run once; see `RunReader`."""
     return RunReader(run, curves=curves, lease_dir=lease_dir).refresh()[0]
 
 
 class RunReader:
-    """Reads a run repeatedly: the plan once, of the journal only what is new.
+    """Reads a run repeatedly: the plan once, then only new journal entries.
 
     Raises what RunDirectory.read_plan raises, and CorruptRecordError for a damaged journal.
     """
 
     def __init__(self, run: RunDirectory, *, curves: bool = False, lease_dir: Path | None = None) -> None:
-        """`curves`: read the loss of every step too, which takes a moment for a long training.
+        """`curves`: also read the loss of every step, which takes a moment for a long training.
 
-        `lease_dir`: look there what becomes of the box.
+        `lease_dir`: where the record of the box's end is.
         """
         self._lease_dir = lease_dir
         self._run = run
@@ -175,7 +175,7 @@ class RunReader:
 
     def refresh(self) -> tuple[RunView, list[Event]]:
         """The run now, and the events since the last call."""
-        # The supervisor is asked before the journal is read: one that ends in between has written its last event.
+        # Check the supervisor before reading the journal: one found dead has already written its last event.
         alive = self._state.supervisor is None or self._state.supervisor.is_alive()
         events = list(self._journal.new_events())
         before = self._state.supervisor
@@ -221,10 +221,10 @@ class RunReader:
         if ending is None or self._lease_dir is None:
             return None
         if ending.phase in {Phase.COUNTDOWN, Phase.ENDING}:
-            kept_by = read_keep_request(self._lease_dir, ending)  # the guardian follows it in its next round
+            kept_by = read_keep_request(self._lease_dir, ending)  # the guardian acts on it in its next round
             return ending if kept_by is None else replace(ending, phase=Phase.CANCELLED, cancelled_by=kept_by)
         if duties is not None and is_later(duties.began, ending.decided):
-            return None  # the run was given its ending after that of the box was over
+            return None  # this ending is older than the run
         return ending if ending.phase is Phase.ASKED or self._run.run_id in ending.runs else None
 
     def _uploads(self) -> tuple[TargetStatus, ...]:
@@ -240,7 +240,7 @@ class RunReader:
                 self._tails[job.step] = _log_end(self._run.attempt(job.step, attempt.number).log, TAIL_LINES)
 
     def _signs(self, *, supervisor_alive: bool) -> Mapping[tuple[str, int], float]:
-        """When each attempt without a process last wrote; of one that ended, read once."""
+        """Return when each attempt without a process last wrote. An ended attempt is read only once."""
         running: dict[tuple[str, int], float] = {}
         for job in self._state.jobs.values():
             for attempt in job.attempts:
@@ -263,7 +263,7 @@ class RunReader:
 
 
 def _here(state: RunState, plan: Plan, run: RunDirectory) -> RunState:
-    """Of a run that was brought from another machine: its files are here, its records name them as they were there."""
+    """Return the state with paths on this machine. Records of a run copied from elsewhere have the old paths."""
 
     def moved(text: str) -> str:
         path = Path(text)
@@ -286,7 +286,7 @@ class LogEnd:
 
 
 def read_logs(view: RunView, height: int) -> tuple[LogEnd, ...]:
-    """The logs of the running steps, else of the last one that started; at most `height` lines of each."""
+    """Return at most `height` log lines of each running step, or of the step started last if none runs."""
     begun = [(job, job.attempt) for job in view.state.jobs.values() if job.attempt is not None]
     running = [(job, attempt) for job, attempt in begun if job.state.has_process]
     shown = running or sorted(begun, key=lambda pair: pair[1].started)[-1:]
@@ -324,7 +324,7 @@ def _disk_free(run: RunDirectory) -> int | None:
 
 
 class _LossReader:
-    """Reads the curves of a run so seldom that a long training costs no more than a short one."""
+    """Reads the curves of a run rarely enough that a long training costs no more than a short one."""
 
     def __init__(self, run: RunDirectory, plan: Plan) -> None:
         self._curves = CurveReader(run, plan)
@@ -351,11 +351,11 @@ def _losses_of(curve: Curve, job: Job) -> Losses | None:
 
 @dataclass(slots=True)
 class History:
-    """What the journal says over time and a run's state does not keep: speeds, and recent events. Oldest first."""
+    """Facts from the journal that the run's state does not keep: speeds and recent events, oldest first."""
 
     recent: deque[Event] = field(default_factory=lambda: deque(maxlen=_MOST_RECENT))
     paces: dict[str, Pace] = field(default_factory=dict)
-    """By step id, of the newest attempt that has one."""
+    """By step ID, from the newest attempt that has one."""
     _clocks: dict[str, _AttemptClock] = field(default_factory=dict)
     _has_supervisor: bool = False
 
@@ -396,7 +396,7 @@ class History:
 
 @dataclass(slots=True, kw_only=True)
 class _AttemptClock:
-    """From when on an attempt's epochs can be timed. `epoch` counts over all attempts."""
+    """Times the epochs of one attempt from `since` on. `epoch` counts over all attempts."""
 
     started: float
     epoch: int
@@ -405,7 +405,7 @@ class _AttemptClock:
     steps_per_epoch: int = 0
 
     def begin(self, event: TrainingBegan) -> float:
-        """Note the first step; returns the seconds until then."""
+        """Record the first step and return the seconds until it."""
         self.since = event.at
         self.steps_per_epoch = event.steps // max(1, self.epochs)
         return max(0.0, event.at - self.started)

@@ -1,4 +1,4 @@
-"""Pages that keys open over the live view: the logs of running steps, the help, and the question whether to stop."""
+"""Pages that keys open over the live view: the logs of running steps, the help, and the stop question."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BACK = line(Span("any key", "bold"), Span(" back", "dim"))
 
 
 def stop_question(view: RunView, now: float, width: int) -> Line:
-    """Whether to stop after the next checkpoints, with the time that takes where it is known."""
+    """The question whether to stop after the next checkpoints, with the time until then if known."""
     due = next_states_in(view, now)
     when = f", in about {duration(due)}" if due else ""
     answers = (Span("y", "bold"), Span(" stop   "), Span("n", "bold"), Span(" continue"))
@@ -27,7 +27,7 @@ def stop_question(view: RunView, now: float, width: int) -> Line:
 
 
 def logs_page(logs: Sequence[LogEnd], width: int, height: int) -> tuple[Line, ...]:
-    """The ends of the logs one below the other, in equal shares of the screen."""
+    """The last lines of each log, one below the other, in equal shares of the screen."""
     if not logs:
         return _filled([line("Nothing has started yet.")], height)
     share = max(1, (height - 1) // len(logs) - 2)
@@ -71,7 +71,7 @@ _FIGURES = (
 
 
 def _filled(rows: Sequence[Line], height: int) -> tuple[Line, ...]:
-    """The rows on a screen of `height` lines, with the way back at its bottom."""
+    """Fit the rows to a screen of `height` lines, with the back key on the last line."""
     room = max(0, height - 1)
     kept = list(rows)[:room]
     return (*kept, *[line()] * (room - len(kept)), BACK)

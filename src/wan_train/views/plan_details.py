@@ -1,4 +1,4 @@
-"""Everything about a plan: the details for `d` at the last question, and the text of `--dry-run` with its commands."""
+"""Everything about a plan: the details for `d` at the last question, and the text of `--dry-run` with commands."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _HEADINGS = {
 
 
 def plan_details(plan: Plan, now: AtStart | None) -> RenderableType:
-    """What the summary leaves out, with the options that the guide's commands do not have."""
+    """What the summary leaves out, and the options that the guide's commands do not have."""
 
     def lines(width: int) -> Iterator[Line]:
         yield from _details(plan, now or AtStart(), width)
@@ -103,7 +103,7 @@ def _timesteps(spec: ExpertSpec) -> str:
 
 
 def _caches(plan: Plan) -> Iterator[Row]:
-    """What there is to encode; plans of older versions do not know."""
+    """The caches to make; plans of older versions lack these numbers."""
     texts = []
     for step in plan.steps:
         need = plan.dataset.caches.get(step.id)
@@ -217,7 +217,7 @@ def _choices(plan: Plan) -> Iterator[str]:
 
 
 def learning_rates(plan: Plan) -> list[str]:
-    """The true curve of the learning rate, for each expert where they differ."""
+    """The actual curve of the learning rate; one for each expert if they differ."""
     return per_expert(plan, lambda spec: _learning_rate(spec.training))
 
 
@@ -237,7 +237,7 @@ def _continued(plan: Plan) -> Iterator[Row]:
 
 
 def _options(plan: Plan) -> Iterator[str]:
-    """Trainer options beyond the settings of every recipe, each with what set it."""
+    """Trainer options beyond the settings of every recipe, each with its source."""
     names = {name for spec in plan.recipe.experts for name in spec.training.options}
     for row in effective([plan.recipe]):
         if row.name in names and row.values[0] is not None:
@@ -251,7 +251,7 @@ def _additions(plan: Plan, width: int) -> Iterator[Line]:
     seen: set[tuple[str, str]] = set()
     for step in plan.steps:
         for addition in command_of(plan, step).additions:
-            # Both experts have the same additions but for their directories.
+            # The additions of both experts differ only in their directories.
             key = addition.what.replace(step.id, "STEP"), addition.reason
             if key not in seen:
                 seen.add(key)

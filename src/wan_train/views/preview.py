@@ -35,21 +35,21 @@ _BASIS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """A preview with what is drawn of it. `per_hour` is the price of the box in dollars, None while unknown."""
+    """A preview and its finished pictures. `per_hour` is the price of the box in dollars, None while unknown."""
 
     directory: PreviewDirectory
     preview: Preview
     cells: Mapping[tuple[str, int], Cell]
     have: int = 0
-    """Pictures that need not be drawn: those here, and equal ones of other previews."""
+    """The number of pictures already drawn, here or as equal ones in other previews."""
     notes: tuple[str, ...] = ()
     estimate: Estimate | None = None
     per_hour: float | None = None
     failed: Mapping[tuple[str, int], str] | None = None
     seconds: float | None = None
-    """What this call took."""
+    """The duration of this call."""
     drawing_seconds: float | None = None
-    """The same without waiting for a GPU."""
+    """The duration of this call without waiting for a GPU."""
     drawn_now: int = 0
 
     @property
@@ -78,7 +78,7 @@ def before_lines(shown: Shown, width: int) -> Iterator[Line]:
 
 
 def quote_text(shown: Shown) -> str:
-    """The time of what is left, with its basis."""
+    """The time for the remaining pictures, with its basis."""
     found = shown.estimate
     if found is None:
         return "known after the first picture: nothing was drawn on this card before"
@@ -88,7 +88,7 @@ def quote_text(shown: Shown) -> str:
 
 
 def after_lines(shown: Shown, width: int) -> Iterator[Line]:
-    """What came of it."""
+    """The result: pictures, failures, files and next commands."""
     yield line()
     there = "All" if len(shown.cells) == shown.total else f"{len(shown.cells)} of"
     there += f" {count(shown.total, 'picture')} are there."
@@ -113,7 +113,7 @@ def _drawn_text(shown: Shown) -> str:
 
 
 def of_run(run: RunDirectory) -> Iterator[Line]:
-    """What `status` says of the newest preview of a run, or of the one that was asked for and never begun."""
+    """What `status` shows about the newest preview of a run, or about one requested but never started."""
     command = f"wan-train preview {safe(run.run_id)}"
     try:
         directory = previews_of(run.path)[-1]
@@ -143,7 +143,7 @@ def _titled(text: str, then: str | None, command: str) -> Iterator[Line]:
 
 
 def row_text(name: str, distance: float | None) -> str:
-    """`60 (1.4 %)`: the distance to the last LoRA."""
+    """`60 (1.4 %)`: the row and its distance to the last LoRA."""
     if name == BASE:
         return BASE
     return safe(name) if distance is None else f"{safe(name)} ({fine_percent(distance)})"

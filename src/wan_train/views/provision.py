@@ -1,4 +1,4 @@
-"""A provision on the screen while it works, as lines, and as the one JSON document that scripts read."""
+"""A provision as a live screen, as lines, and as one JSON document for scripts."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ _STATES: Final[dict[State, tuple[str, str]]] = {
 }
 _STATE_WIDTH: Final = max(len(state.value) for state in State)
 _RATE_SECONDS: Final = 10.0
-"""A rate is that of the last seconds, not of the whole download."""
+"""A rate covers this many seconds, not the whole download."""
 _FIRST_RATE_SECONDS: Final = 2.0
-"""No rate before that: the first seconds of a download would show `14 h left`."""
+"""No rate is shown before that: the first seconds of a download would give `14 h left`."""
 _BAR_WIDTH: Final = 12
 _DOWNLOAD_SECONDS: Final = 15.0
 _OTHER_SECONDS: Final = 60.0
@@ -54,7 +54,7 @@ _OPEN: Final = frozenset({Phase.WAITING, Phase.RUNNING})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heading:
-    """What is made ready: `what` in words, `engine` with its commit, `began` by the monotonic clock."""
+    """What is being prepared: `what` in words, `engine` with its commit, `began` in monotonic seconds."""
 
     what: str
     engine: str
@@ -63,7 +63,7 @@ class Heading:
 
 
 class Screen(Progress):
-    """The steps with their progress. It measures rates also where nothing is drawn (`is_drawn` False)."""
+    """The steps with their progress. It measures rates even if nothing is drawn (`is_drawn` False)."""
 
     def __init__(
         self,
@@ -95,16 +95,16 @@ class Screen(Progress):
         )
 
     def show(self, rows: Sequence[Row], *, ending: bool = False) -> None:
-        """Take the rows over. `ending`: the user has asked for the end, and programs are being ended."""
+        """Update the rows. `ending`: the user asked to stop, and programs are being ended."""
         self._ending = ending
-        # A low screen has no space for finished steps.
+        # A short screen has no space for steps that were ready before.
         is_low = len(rows) + 6 > self.console.height
         for row in (*rows, *_total(rows)):
             if row.id not in self._ids:
                 self._ids[row.id] = self.add_task(row.id, total=row.total or None, completed=row.done)
             number = self._ids[row.id]
             task = next(task for task in self.tasks if task.id == number)
-            if row.done < task.completed or (row.done and not task.completed):  # it began, or began again: no rate
+            if row.done < task.completed or (row.done and not task.completed):  # it started or restarted: no rate
                 self.reset(number, completed=row.done)
             hidden = is_low and row.phase is Phase.READY and not row.warns
             self.update(number, completed=row.done, total=row.total or None, visible=not hidden)
@@ -115,12 +115,12 @@ class Screen(Progress):
         super().refresh()
 
     def refresh(self) -> None:
-        """Nothing: rich calls this at each change of a task, and `draw` draws them together."""
+        """Do nothing: rich calls this at each change of a task, and `draw` draws all changes together."""
 
     def heartbeats(self, now: float) -> list[tuple[str, str]]:
-        """(title, line) of each step at work that was silent for long enough; `now` in monotonic seconds.
+        """Return (title, line) for each running step that is due; `now` in monotonic seconds.
 
-        A download is silent for 15 seconds at most, anything else for a minute.
+        A download is due every 15 seconds, any other step every minute.
         """
         lines: list[tuple[str, str]] = []
         for task in self.tasks:
@@ -209,7 +209,7 @@ class Screen(Progress):
 
 
 class _Cell(ProgressColumn):
-    """A column whose cells a method of the screen draws."""
+    """A column whose cells are drawn by a method of the screen."""
 
     def __init__(self, draw: Callable[[Task], Text], column: Column) -> None:
         super().__init__(column)
@@ -225,7 +225,7 @@ _TOTAL: Final = "all downloads"
 def _total(rows: Sequence[Row]) -> list[Row]:
     """All downloads together, where there are several. Installs count no bytes and are left out."""
     downloads = [row for row in rows if row.total and row.phase in {*_OPEN, Phase.DONE}]
-    if len(downloads) < 2 or not any(row.phase in _OPEN for row in downloads):  # one is its own total
+    if len(downloads) < 2 or not any(row.phase in _OPEN for row in downloads):  # a single download is its own total
         return []
     done = sum(row.total if row.phase is Phase.DONE else min(row.done, row.total) for row in downloads)
     total = sum(row.total for row in downloads)
@@ -233,7 +233,7 @@ def _total(rows: Sequence[Row]) -> list[Row]:
 
 
 def _counts(row: Row) -> bool:
-    """Whether it reports bytes now."""
+    """Whether a step is in the middle of a download that reports bytes."""
     return 0 < row.done < row.total
 
 
@@ -249,7 +249,7 @@ def _speed(rate: float) -> str:
 
 
 def found_lines(found: Mapping[str, Finding], titles: Mapping[str, str], width: int) -> Iterator[Line]:
-    """Each step with how it stands, its detail wrapped below its title."""
+    """Each step with its state, title and detail; long text wraps below the title."""
     start = 2 + _STATE_WIDTH + 2
     for name, finding in found.items():
         mark, style = _STATES[finding.state]
@@ -260,7 +260,7 @@ def found_lines(found: Mapping[str, Finding], titles: Mapping[str, str], width: 
 
 
 def summary_lines(rows: Sequence[Row], seconds: float, width: int) -> Iterator[Line]:
-    """What this call did: seconds at work and bytes from the network of each step, and of all."""
+    """What this call did: working time and downloaded bytes, for each step and in total."""
     worked = [row for row in rows if row.phase is not Phase.READY]
     if not worked:
         return
@@ -297,7 +297,7 @@ def _spent(row: Row) -> tuple[str, str]:
 class Report:
     """The content of the JSON document (docs/provision.md).
 
-    `rows` is empty and `seconds` None when nothing was to be done, only checked.
+    `rows` is empty and `seconds` None when the call only checked.
     """
 
     task: str

@@ -43,7 +43,7 @@ _COMFYUI = {
 
 
 def result_lines(view: RunView) -> RenderableType:
-    """The result for a terminal; printed with `soft_wrap=True`, paths and commands stay in one piece."""
+    """The result for a terminal. Print it with `soft_wrap=True` to keep paths and commands in one piece."""
     return Screenful(lambda width: _result(view, width))
 
 
@@ -190,12 +190,12 @@ def _uploads(view: RunView) -> Iterator[Line]:
 
 
 def _download(view: RunView) -> Iterator[Line]:
-    """From where it is safe, else from this box."""
+    """The commands that download from upload targets, and from this box if its address is known or needed."""
     known = view.shell
     is_at_home = view.plan.run_dir != view.run.path
     commands = [command for each in view.uploads if (command := download_command(each)) is not None]
     if is_at_home and not commands:
-        return  # it was brought here from the box that trained it
+        return  # the run was copied here from the box that trained it
     unknown = "" if known is not None or commands else "; HOST and PORT as for ssh"
     yield line(Span("Download", "bold"), f" (on your own computer{unknown}):")
     for command in commands:
@@ -207,7 +207,7 @@ def _download(view: RunView) -> Iterator[Line]:
 
 
 def resume_command(view: RunView) -> str | None:
-    """The command that resumes a run; None where following the advice on every failed step cannot help."""
+    """The command that resumes a run; None if resuming cannot help any failed step."""
     found = [job.diagnosis for job in view.state.jobs.values() if job.state is JobState.FAILED]
     if found and not any(each is None or retry.resuming_can_help(each) for each in found):
         return None
@@ -216,7 +216,7 @@ def resume_command(view: RunView) -> str | None:
 
 
 def resumes_from(view: RunView) -> str:
-    """Where a resumed run goes on, in words."""
+    """Where a resumed run starts, in words."""
     trainings = [view.state.jobs[step.id] for step in view.plan.steps if step.kind is StepKind.TRAIN]
     has_checkpoint = any(run_status.epochs_saved(job) or run_status.newest_state(job) for job in trainings)
     return "from the latest checkpoint" if has_checkpoint else "from the beginning: no checkpoint was saved"

@@ -1,4 +1,4 @@
-"""The status of a run, the facts of its steps that every view shows, and when it will end."""
+"""The status of a run, the facts about its steps that all views share, and its expected end."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def elapsed(view: RunView, now: float) -> float:
 
 
 def worked(view: RunView, now: float) -> float:
-    """Seconds in which processes of the run worked, without pauses, waiting and downtime."""
+    """Seconds during which any process of the run worked, without pauses, waiting and downtime."""
     spans = sorted(
         (attempt.started, _end(view, job, attempt, now)) for job in view.state.jobs.values() for attempt in job.attempts
     )
@@ -107,7 +107,7 @@ def worked(view: RunView, now: float) -> float:
 
 
 def took(view: RunView, now: float) -> str:
-    """The time a run worked, and its whole time where that is much longer."""
+    """The time a run worked, with the whole time if that is much longer."""
     work, whole = worked(view, now), elapsed(view, now)
     if whole - work < max(_PAUSE_SECONDS, whole / 4):
         return duration(work)
@@ -115,7 +115,7 @@ def took(view: RunView, now: float) -> str:
 
 
 def _end(view: RunView, job: Job, attempt: Attempt, now: float) -> float:
-    """When the processes of an attempt were gone. A later supervisor recorded it later than it was."""
+    """When the processes of an attempt ended. A later supervisor records that too late, so use file times."""
     seen = now if attempt.ended is None else attempt.ended
     return min(seen, max(attempt.started, view.last_signs.get((job.step, attempt.number), seen)))
 
@@ -162,13 +162,13 @@ def early_end(view: RunView, step: Step) -> str | None:
     end, total = view.state.total_epochs(view.plan, step), view.state.schedule_epochs(view.plan, step)
     if end >= total:
         return None
-    # A run that was resumed to a later end has no one word for it.
+    # After a resume with new ends, the --until of the plan no longer holds.
     by = "" if view.state.ends else f" (--until {view.plan.training(step.expert).until})"
     return f"after epoch {end} of {total}{by}"
 
 
 def ended_early(view: RunView) -> bool:
-    """Whether a finished training has fewer epochs than its schedule was made for."""
+    """Whether a finished training has fewer epochs than its schedule."""
     return any(
         job.result is not None and (job.result.epochs or total) < total
         for step, job in steps_of(view)
@@ -202,7 +202,7 @@ def newest_state(job: Job) -> StateSaved | None:
 
 
 def unusable_state(job: Job) -> StateUnusable | None:
-    """The newest state, where it is not usable and no later one is."""
+    """The newest state if it is unusable, else None."""
     return job.attempt.unusable_state if job.attempt is not None else None
 
 
@@ -217,14 +217,14 @@ def learning_text(view: RunView, step: Step, movement: MovementMeasured) -> str:
 
 
 def epochs_saved(job: Job) -> int:
-    """The epochs that a crash now would leave."""
+    """The number of epochs that a crash now would not lose."""
     saved = newest_state(job)
     begun_at = job.attempt.epochs_before if job.attempt is not None else 0
     return max(begun_at, saved.epoch if saved is not None else 0)
 
 
 def expected_caches(view: RunView, step: Step) -> int | None:
-    """The items that a caching step goes through; None for training, and with videos, whose number is unknown."""
+    """The number of items of a caching step; None for training, and unknown (None) with videos."""
     if step.kind is StepKind.TRAIN or view.plan.dataset.has_videos:
         return None
     return sum(view.plan.dataset.cached_items.values())
@@ -240,7 +240,7 @@ def label_of(view: RunView, gpu: Gpu) -> str:
 
 
 def user_of(view: RunView, gpu: Gpu) -> str | None:
-    """The step of this run whose processes are on a GPU."""
+    """The ID of this run's step on a GPU, if there is one."""
     return next((job.step for job in view.state.jobs.values() if job.occupies_gpu == gpu.uuid), None)
 
 
@@ -250,14 +250,14 @@ def is_rehearsal(view: RunView) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeLeft:
-    """Seconds that a training still takes. `per_step` is set where they follow from an earlier attempt's speed."""
+    """Seconds until a training ends. `per_step` is set if they are based on an earlier attempt's speed."""
 
     seconds: float
     per_step: float | None = None
 
 
 def time_left(view: RunView, step: Step, job: Job, now: float) -> TimeLeft | None:
-    """What a running training still takes; None for any other step and while unknown."""
+    """The time left of a running training; None for any other step and while unknown."""
     attempt = job.attempt
     if step.kind is not StepKind.TRAIN or not job.state.has_process or attempt is None:
         return None
@@ -277,7 +277,7 @@ def time_left(view: RunView, step: Step, job: Job, now: float) -> TimeLeft | Non
 def next_state_in(view: RunView, step: Step, job: Job, now: float) -> float | None:
     """Seconds until a running training saves its next state; None while unknown.
 
-    A first attempt saves as often as the plan says. A resumed one decides that at its start.
+    A first attempt saves at the plan's interval. A resumed one chooses its own at its start, so it is unknown.
     """
     attempt, live, progress = job.attempt, view.live, progress_of(view, step.id)
     per_epoch = steps_per_epoch(view, step)
@@ -300,7 +300,7 @@ def next_states_in(view: RunView, now: float) -> float | None:
 def ends_at(view: RunView, now: float) -> float | None:
     """When the last step will end, in seconds since 1970; None while unknown.
 
-    Before the first steps it is what was quoted at the start, from the same work on this box.
+    Before the first steps it comes from the plan's quote, which rests on earlier measurements.
     """
     if status_of(view) not in {RunStatus.RUNNING, RunStatus.RETRYING, RunStatus.WAITING}:
         return None
@@ -309,7 +309,7 @@ def ends_at(view: RunView, now: float) -> float | None:
 
 
 def _quoted_end(view: RunView, now: float) -> float | None:
-    """None where the run has met what no quote knows: retries, a resume, or more time than was quoted."""
+    """The end by the plan's quote; None after a retry or resume, or once the quoted time has passed."""
     found = view.plan.quote
     as_planned = all(len(job.attempts) <= 1 for job in view.state.jobs.values()) and view.state.epochs is None
     if found is None or not as_planned or status_of(view) is not RunStatus.RUNNING:
@@ -319,10 +319,9 @@ def _quoted_end(view: RunView, now: float) -> float | None:
 
 
 def _measured_end(view: RunView, now: float) -> float | None:
-    """From the steps that this run has made.
+    """The end by the speed of this run's own steps; None while unknown.
 
-    Waiting trainings go one after the other onto the run's own and the idle GPUs, each onto the one that is free
-    first, as the scheduler places them.
+    Like the scheduler, this places each waiting training on the first free GPU, among the run's own and idle ones.
     """
     free_at: list[float] = []
     waiting: list[tuple[Step, Job]] = []
@@ -343,12 +342,12 @@ def _measured_end(view: RunView, now: float) -> float | None:
 
 
 def _after_steps(view: RunView) -> float:
-    """What earlier trainings of this work took from their last step to their end: no step of this run shows it."""
+    """Seconds from the last step to the end, from earlier trainings: the steps of this run cannot show it."""
     return view.plan.quote.after_steps if view.plan.quote is not None else 0.0
 
 
 def _loading(view: RunView, step: Step, job: Job, now: float) -> TimeLeft | None:
-    """What a training that has made no step still takes, at the pace of the other expert."""
+    """The time left of a training without a step yet, at its earlier or the other expert's pace."""
     attempt, pace = job.attempt, _expected_pace(view, step)
     if attempt is None or job.state is not JobState.RUNNING or pace is None or pace.per_step is None:
         return None
@@ -359,7 +358,7 @@ def _loading(view: RunView, step: Step, job: Job, now: float) -> TimeLeft | None
 
 
 def _gpus_free_at(view: RunView, free_at: Sequence[float], now: float) -> list[float]:
-    """When each GPU that the run can count on is free for another training."""
+    """When each GPU available to the run is free for another training."""
     if view.state.one_at_a_time:
         return [max(free_at, default=now)]
     gpus = view.live.gpus if view.live is not None else ()
@@ -387,7 +386,7 @@ def _placed(view: RunView, waiting: Sequence[tuple[Step, Job]], gpus: list[float
 
 
 def _expected_pace(view: RunView, step: Step) -> Pace | None:
-    """The pace of an earlier attempt, else of the other expert, which trains the same pictures."""
+    """The pace of an earlier attempt, or else of the other expert, which trains the same pictures."""
     own = view.paces.get(step.id)
     if step.kind is not StepKind.TRAIN or (own is not None and own.per_step is not None):
         return own

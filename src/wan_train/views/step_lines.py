@@ -83,7 +83,7 @@ def step_lines(view: RunView, step: Step, job: Job, now: float, width: int) -> I
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
-    """A step and its place on the screen: `room` columns right of its `head`, further lines from `indent` on."""
+    """A step and its layout: `room` columns to the right of `head`; further lines start at column `indent`."""
 
     view: RunView
     step: Step
@@ -101,7 +101,7 @@ class _Place:
         return ScreenLine(line(" " * self.indent, *parts), keep)
 
     def first_paragraph(self, pieces: Sequence[str], style: str) -> Iterator[ScreenLine]:
-        """Text beside the head, continued below itself."""
+        """Text beside the head; further lines are indented to where it starts."""
         yield self.first(Span(pieces[0], style))
         for piece in pieces[1:]:
             yield ScreenLine(line(" " * (self.width - self.room), Span(piece, style)), Keep.DETAIL)
@@ -153,12 +153,12 @@ def _running(place: _Place) -> Iterator[ScreenLine]:
 
 
 def _starting(place: _Place, progress: Progress) -> Iterator[ScreenLine]:
-    """The stage before the first step; after a resume also what earlier attempts left."""
+    """The stage before the first step. From the second attempt on, also the checkpoint and the time left."""
     view, step, job, now = place.view, place.step, place.job, place.now
     stage = f"{safe(progress.stage)} …" if progress.stage else "starting …"
     waited = duration(run_status.spent_by_attempt(job, now) or 0)
     yield place.first(cut(" · ".join((f"{stage}  {waited}", *_where(job))), place.room))
-    if step.kind is not StepKind.TRAIN or len(job.attempts) < 2:  # the first one has no past
+    if step.kind is not StepKind.TRAIN or len(job.attempts) < 2:  # a first attempt has no checkpoint
         return
     known = [_checkpoint(job, now)]
     left = run_status.time_left(view, step, job, now)
@@ -198,7 +198,7 @@ def _where(job: Job) -> Iterator[str]:
 
 
 def _checkpoint(job: Job, now: float) -> str:
-    """The checkpoint that a crash would leave."""
+    """The checkpoint to resume from after a crash."""
     state, epochs = run_status.newest_state(job), run_status.epochs_saved(job)
     unusable = run_status.unusable_state(job)
     but = f"; that of epoch {unusable.epoch} is not usable: {safe(unusable.why)}" if unusable else ""

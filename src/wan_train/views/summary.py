@@ -48,7 +48,7 @@ _TITLE_LINES = 2
 _VALUE_COLUMN = len("  Adjusted  ") + 1
 _NAMED_FOLDERS = 2
 _SOON_SECONDS = 86_400.0
-"""A rental that ends sooner is named where the time of the run is unknown."""
+"""While the duration of the run is unknown, warn about a rental that ends sooner than this."""
 _ADDED = frozenset({Origin.WORDS, Origin.CONFIG_FILE})
 
 
@@ -59,17 +59,17 @@ class AtStart:
     gpus: Sequence[GpuNow] = ()
     dataset: DatasetSummary | None = None
     problems: int | None = None
-    """Kinds of problems in the dataset that do not keep the run from starting."""
+    """The number of kinds of dataset problems that do not prevent the start."""
     disk_free_bytes: int | None = None
     price: Price | None = None
     price_problem: str | None = None
-    """Why Vast did not say what this box costs, in words."""
+    """Why the price of this box is unknown, in words."""
     runs: int = 1
-    """Runs that share the price of the box from the start on, this one included."""
+    """Runs that share the price of the box from the start, including this one."""
     budget: float | None = None
     """Dollars."""
     duties: Duties | None = None
-    """What is done beside and after the training."""
+    """Work beside and after the training."""
     new_toml: Path | None = None
     """The dataset.toml that will be written into the user's folder."""
 
@@ -88,7 +88,7 @@ def summary_lines(plan: Plan, now: AtStart, width: int) -> Iterator[Line]:
 
 
 def _shortened(rows: Sequence[Row], unusual: Sequence[Row], width: int) -> Sequence[Line]:
-    """The rows, and the unusual ones that fit: two rows cut short rather than one whole row."""
+    """The rows, and as many unusual ones as fit. Two shortened rows are better than one whole row."""
     brief = [replace(row, value=cut(row.value, width - _VALUE_COLUMN)) for row in unusual]
     for shown in range(len(unusual), -1, -1):
         more = [Row(label="More", value=f"{count(len(unusual) - shown, 'note')} (key d, or --dry-run)")]
@@ -124,7 +124,7 @@ def _rows(plan: Plan, now: AtStart, width: int) -> Iterator[Row]:
 
 
 def per_expert(plan: Plan, say: Callable[[ExpertSpec], str]) -> list[str]:
-    """One text where it is the same for all experts, else one for each expert, with its name."""
+    """One text if it is the same for all experts, else one for each expert, with its name."""
     return [text if expert is None else f"{expert_name(expert)} {text}" for expert, text in agreed(plan.recipe, say)]
 
 
@@ -162,7 +162,7 @@ def _training(plan: Plan) -> str:
 
 
 def _recipe_name(plan: Plan) -> str:
-    """Names the other recipes to a person who chose none."""
+    """The name of the recipe; for a shipped one, also the command that lists others."""
     if plan.recipe.name in recipes.shipped_names():
         name = "guide" if plan.recipe.task is Task.T2V else "guide, I2V"
         return f"{name} (more: wan-train presets)"
@@ -170,7 +170,7 @@ def _recipe_name(plan: Plan) -> str:
 
 
 def epochs_text(plan: Plan, spec: ExpertSpec) -> str:
-    """`100 epochs`, or `50 of 100 epochs (--until 50)` of an expert that ends before its schedule."""
+    """`100 epochs`, or `50 of 100 epochs (--until 50)` for an expert that ends before its schedule."""
     end, total = plan.epochs_of(spec.expert), plan.schedule_epochs_of(spec.expert)
     return (
         count(total, "epoch") if end >= total else f"{end} of {count(total, 'epoch')} (--until {spec.training.until})"
@@ -192,7 +192,7 @@ def _size(dataset: DatasetSummary) -> str:
 
 
 def _experts(plan: Plan, gpus: Sequence[GpuNow]) -> str:
-    """The GPU of each expert, as the GPUs are now."""
+    """The GPU that each expert would get now."""
     names = [expert_name(spec.expert) for spec in plan.recipe.experts]
     free = [gpu.label for gpu in gpus if gpu.busy_because is None]
     busy = [f"{gpu.label} is {_busy(gpu)}" for gpu in gpus if gpu.busy_because is not None]
@@ -216,7 +216,7 @@ def _busy(gpu: GpuNow) -> str:
 
 
 def _time(plan: Plan, now: AtStart) -> str:
-    """From the first process to the end, with its basis."""
+    """The time from the first process to the end, with its basis."""
     found = plan.quote
     if found is None:
         if plan.dataset.batches_per_epoch is None:
@@ -271,7 +271,7 @@ def _cost(plan: Plan, now: AtStart) -> Iterator[Row]:
 
 
 def _rental(plan: Plan, now: AtStart) -> Iterator[Row]:
-    """What may take the box away before the run's end."""
+    """Reasons why the box may be lost before the run ends."""
     rental = now.price.rental if now.price is not None else None
     if rental is None:
         return
@@ -302,13 +302,13 @@ def learning_rate(training: Training) -> str:
 
 
 def _extra(plan: Plan) -> str:
-    """Trainer options beyond the settings of every recipe, whatever set them."""
+    """Trainer options beyond the settings of every recipe, from any source."""
     own = {name for spec in plan.recipe.experts for name in spec.training.options}
     given = [
         f"{row.label} {row.values[0]}"
         for row in effective([plan.recipe])
         if row.name in own or (row.sources[0] is not None and row.sources[0].origin in _ADDED)
-        if row.values[0] is not None and not str(row.sources[0] or "").startswith(MEASURED)  # the row `Speed` has those
+        if row.values[0] is not None and not str(row.sources[0] or "").startswith(MEASURED)  # these are in row `Speed`
     ]
     return safe(", ".join(given)) if given else "none (arguments after --)"
 
@@ -359,7 +359,7 @@ def _writes(plan: Plan, now: AtStart, width: int) -> str:
 
 
 def _path(path: Path, width: int) -> str:
-    """A path on one line; the details have it whole."""
+    """A path cut to one line; the details show all of it."""
     return cut_front(safe(path), max(20, width - _VALUE_COLUMN))
 
 
@@ -370,7 +370,7 @@ def choice_text(choice: Choice) -> str:
 
 
 def _unusual(plan: Plan, width: int) -> Iterator[Row]:
-    """What differs from the guide or may surprise, each in at most two lines."""
+    """Differences from the guide and possible surprises, each in at most two lines."""
     if not plan.trainer.is_real:
         yield Row(label="Rehearsal", value="tiny built-in trainer: the LoRAs are not usable", style="yellow")
     room = width - _VALUE_COLUMN
@@ -380,7 +380,7 @@ def _unusual(plan: Plan, width: int) -> Iterator[Row]:
     changed = [
         choice
         for choice in plan.choices
-        if choice.reason != AS_IN_RECIPE and not choice.reason.startswith(MEASURED)  # the row `Speed` has those
+        if choice.reason != AS_IN_RECIPE and not choice.reason.startswith(MEASURED)  # these are in row `Speed`
         if choice.value != word_of(settings_of(usual).get(choice.setting))
     ]
     chosen = [choice_text(choice) for choice in changed if choice.reason.startswith(CHOSEN)]
@@ -392,7 +392,7 @@ def _unusual(plan: Plan, width: int) -> Iterator[Row]:
 
 
 def _brief(reason: str) -> str:
-    """A reason without its source and second thought."""
+    """A reason without its source in brackets and without what follows a semicolon."""
     return reason.partition(" (")[0].partition("; ")[0]
 
 
@@ -401,7 +401,7 @@ TUNE_SECONDS = 360.0
 
 
 def speed_rows(plan: Plan) -> Iterator[Row]:
-    """The row `Speed`, or `Tip` where measuring is expected to save more time than it takes."""
+    """The row `Speed`, or `Tip` if measuring should save more time than it takes."""
     if plan.tuned is not None:
         yield Row(label="Speed", value=measured_text(plan.tuned))
     elif (text := tip(plan)) is not None:
@@ -415,7 +415,7 @@ def measured_text(tuned: Tuned) -> str:
 
 
 def tip(plan: Plan) -> str | None:
-    """The arithmetic in words; None without a time that was measured on this box."""
+    """How much time tuning may save, in words; None without a quote, or if it would save too little."""
     if plan.quote is None or not plan.trainer.is_real:
         return None
     spec = plan.recipe.experts[0]

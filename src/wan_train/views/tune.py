@@ -1,4 +1,4 @@
-"""Measured speed settings: rows as they come, the result, a table of all cards, JSON."""
+"""Measured speed settings as text and JSON: rows during the measurement, the result, a table of all cards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wan_train.views.json_records import Json
 from wan_train.views.lines import Line, Row, Span, line, table, wrapped
 
 _NUMBERS = 40
-"""Columns of what stands beside the settings."""
+"""The width of the figures beside the settings."""
 _FEWEST = 16
 _EXPORT_HEADS = ("card", "driver", "trainer", "torch", "size", "settings", "s/step", "the guide's", "peak", "on")
 
@@ -23,9 +23,9 @@ def heading(width: int) -> Line:
 
 
 def row_lines(row: Measurement, width: int) -> Iterator[Line]:
-    """One candidate as it was measured."""
+    """The row of one measured candidate."""
     added = next((lever.words for lever in LEVERS if lever.id == row.lever), None)
-    # One change of the fastest so far: all settings together would not fit, and hide the one that is new.
+    # Show only what differs from the fastest so far: all settings would not fit, and would hide the new one.
     words = f"+ {added}" if added is not None else f"{describe(row.settings)}{' (guide)' if row.is_guide else ''}"
     match row.outcome:
         case Outcome.MEASURED:
@@ -50,7 +50,7 @@ def _columns(words: str, numbers: tuple[str, str, str, str], width: int, style: 
 
 
 def result_lines(rows: Sequence[Measurement], length: Length, *, is_left: bool, width: int) -> Iterator[Line]:
-    """What came of it, and what is next."""
+    """The fastest settings and what to do next."""
     fastest = best(rows, length)
     if fastest is None:
         return
@@ -75,7 +75,7 @@ def pace_of(row: Measurement) -> str:
 
 
 def effects(row: Measurement) -> str:
-    """What the levers of a row do to the result; empty for those that do nothing."""
+    """How the levers of a row change the result; empty if they do not."""
     found = {
         lever.effect.value: None
         for lever in LEVERS
@@ -87,7 +87,7 @@ def effects(row: Measurement) -> str:
 
 
 def all_lines(measured: Sequence[Measurement], width: int) -> Iterator[Line]:
-    """Everything that was kept, by card, software and size."""
+    """All stored measurements, by card, software and size."""
     for number, group in enumerate(_groups(measured)):
         if number:
             yield line()
@@ -102,7 +102,7 @@ def all_lines(measured: Sequence[Measurement], width: int) -> Iterator[Line]:
 
 
 def export_text(measured: Sequence[Measurement]) -> str:
-    """Rows for a public table in Markdown: of each card and size the fastest. Nothing personal is in them."""
+    """Rows for a public Markdown table: the fastest for each card, software and size, without personal data."""
     rows = [f"| {' | '.join(_EXPORT_HEADS)} |", "|" + " --- |" * len(_EXPORT_HEADS)]
     for group in _groups(measured):
         fastest = best(group, Length())
@@ -127,7 +127,7 @@ def export_text(measured: Sequence[Measurement]) -> str:
 
 
 def size_of(row: Measurement) -> str:
-    """`960x960, batch 1`, with the largest bucket where that is another."""
+    """`960x960, batch 1`, with the largest bucket if it is a different one."""
     work = row.workload
     more = f", largest {work.largest}" if work.largest != work.commonest else ""
     return f"{work.commonest}, batch {work.batch_size}{more}"
@@ -139,7 +139,7 @@ def _groups(measured: Sequence[Measurement]) -> list[list[Measurement]]:
 
 
 def row_json(row: Measurement) -> Json:
-    """One candidate, without what identifies a person or a machine."""
+    """One candidate, without anything that identifies a person or a machine."""
     is_timed = bool(row.step_seconds)
     return {
         "at": row.at,
@@ -164,7 +164,7 @@ def row_json(row: Measurement) -> Json:
 
 
 def tune_json(rows: Sequence[Measurement], length: Length, *, is_left: bool) -> Json:
-    """All rows that hold for this card and size, and the fastest."""
+    """All rows valid for this card and size, and the fastest."""
     fastest = best(rows, length)
     return {
         "event": "tune",

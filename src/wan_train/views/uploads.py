@@ -1,4 +1,4 @@
-"""The uploads of a run, in words: one line for each target, and how to fetch the files."""
+"""The uploads of a run as text: one line for each target, and how to download the files."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def stage_text(status: TargetStatus) -> str:
 
 
 def download_command(status: TargetStatus) -> str | None:
-    """What fetches the LoRAs from a target, typed at home; None where nothing can, or none is there yet."""
+    """The command that downloads the LoRAs to your own computer; None if impossible, or none is there yet."""
     if status.where is None:
         return None
     match status.target:
@@ -53,7 +53,7 @@ def download_command(status: TargetStatus) -> str | None:
             include = shlex.quote("/".join(part for part in (status.where, "*.safetensors") if part))
             return f"hf download {target.repo} --include {include} --local-dir ."
         case RcloneTarget(remote=None):
-            return None  # a folder of this box
+            return None  # a folder on this box
         case RcloneTarget() as target:
             return f"rclone copy {shlex.quote(target.below(status.where))} . --include '*.safetensors'"
         case _:

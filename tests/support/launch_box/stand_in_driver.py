@@ -1,6 +1,6 @@
-"""Stands for SkyPilot's driver: the same JSON lines, with Vast's API and ssh but without SkyPilot.
+"""Stands in for SkyPilot's driver: the same JSON lines, with Vast's API and ssh but without SkyPilot.
 
-It is started as `python sky_driver.py` is, in the environment of the driver: VAST_URL and VAST_API_KEY.
+It is started like `python sky_driver.py`, in the driver's environment: VAST_URL and VAST_API_KEY.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 SSH_SECONDS = 8.0
-"""Until a box that runs must answer by ssh; SkyPilot waits for 10 minutes."""
+"""A running box must answer by ssh in this time. SkyPilot waits for 10 minutes."""
 RUN_SECONDS = 8.0
 _LOOK_SECONDS = 0.5
 
@@ -97,7 +97,7 @@ def answer(request: dict[str, Any]) -> None:
             case _:
                 ok = {"ended": 0}
         said: dict[str, Any] = {"id": request["id"], "ok": ok}
-    except Exception as error:  # noqa: BLE001  whatever it is, the reader gets an answer
+    except Exception as error:  # noqa: BLE001  the reader gets an answer for any error
         said = {"id": request["id"], "error": f"{type(error).__name__}: {error}", "down": False}
     with lock:
         sys.stdout.write(json.dumps(said) + "\n")

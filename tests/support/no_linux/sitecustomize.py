@@ -1,7 +1,7 @@
-"""Python as on macOS, as far as this machine allows: on PYTHONPATH, so that child programs have it too.
+"""Python as on macOS, as far as this machine allows. It is on PYTHONPATH, so that child programs use it too.
 
-What only Linux has is gone: functions of `os` and `signal`, /proc and /sys, prctl, and the NVIDIA library. psutil is
-for both systems and keeps what it needs.
+It removes what only Linux has: functions of `os` and `signal`, /proc and /sys, prctl, and the NVIDIA library. psutil
+works on both systems and keeps what it needs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-import psutil  # noqa: F401  it chooses its half for this system when it is first loaded
+import psutil  # noqa: F401  it chooses its system at its first import, so this must be Linux
 
 _GONE = {
     os: (
@@ -44,7 +44,7 @@ _LINUX_PLACES = ("/proc", "/sys", "/run")
 
 
 def _is_psutil() -> bool:
-    frame = sys._getframe(2)  # who asks is the caller of our caller
+    frame = sys._getframe(2)  # the caller of our caller
     while frame is not None and frame.f_code.co_filename.startswith("<frozen"):
         frame = frame.f_back
     return frame is not None and str(frame.f_globals.get("__name__", "")).startswith("psutil")
@@ -70,11 +70,11 @@ for module, names in _GONE.items():
     for name in names:
         if hasattr(module, name):
             delattr(module, name)
-# urllib asks the system for its proxies there.
+# On macOS, urllib asks this module for the system's proxies.
 proxies = types.ModuleType("_scproxy")
 proxies.__dict__.update(_get_proxies=dict, _get_proxy_settings=dict)
 sys.modules["_scproxy"] = proxies
-sysconfig.get_config_vars()  # of the Python that runs, which is built for this system
+sysconfig.get_config_vars()  # cached now, since the running Python is built for Linux
 sys.platform = "darwin"
 sys.meta_path.insert(0, _NoNvml())
 sys.addaudithook(_refuse)

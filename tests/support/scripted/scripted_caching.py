@@ -1,4 +1,4 @@
-"""Both caching programs: one file for each picture, written in pieces."""
+"""Both caching programs: they write one file for each picture, in pieces."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def cache(script: str, place: str, fault: str, *, model: str, said: str) -> None
 
 
 def _open_existing(path: Path) -> None:
-    """The text cacher adds to the file that is there, so one that was cut ends it (both versions)."""
+    """Open an existing file. The text cacher adds to it, so a truncated one makes it fail (both versions)."""
     data = path.read_bytes()
     length = struct.unpack("<Q", data[:8])[0]
     entries = json.loads(data[8 : 8 + length])

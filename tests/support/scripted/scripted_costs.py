@@ -1,9 +1,9 @@
-"""How long a step takes and how much memory a training needs, as functions of its options, for tests of `tune`.
+"""The step time and the memory of a training as functions of its options, for tests of `tune`.
 
-SCRIPTED_CARD_GIB is the memory of the card: a training that needs more runs out of it. Memory is that of the real
-model's weights, counted, and six GiB for everything else. SCRIPTED_FACTORS says what options do to the seconds of a
-step: `compile=0.5,no_fp8=2,block=0.1` (each swapped block adds a tenth). SCRIPTED_BREAKS names an option under which
-the training crashes, SCRIPTED_LOSES one under which it takes the GPU with it.
+SCRIPTED_CARD_GIB is the memory of the card: a training that needs more runs out of it. The memory is counted from the
+real model's weights, plus six GiB for everything else. SCRIPTED_FACTORS sets the effect of options on the step time:
+`compile=0.5,no_fp8=2,block=0.1` (each swapped block adds a tenth). With the option named by SCRIPTED_BREAKS, the
+training crashes. With the one named by SCRIPTED_LOSES, the GPU is also lost.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _GIB = 1024**3
 
 
 def factor(options: argparse.Namespace) -> float:
-    """By what the seconds of a step are multiplied."""
+    """Return the factor for the seconds of a step."""
     pairs = (pair.partition("=") for pair in os.environ.get("SCRIPTED_FACTORS", "").split(",") if pair)
     factors = {name: float(value) for name, _, value in pairs}
     product = 1.0 + factors.pop("block", 0.0) * (options.blocks_to_swap or 0)
@@ -32,7 +32,7 @@ def factor(options: argparse.Namespace) -> float:
 
 
 def held_bytes(options: argparse.Namespace, usual: int) -> int:
-    """The GPU memory of a training; `usual` where no card is described."""
+    """Return the GPU memory of a training, or `usual` without SCRIPTED_CARD_GIB."""
     if "SCRIPTED_CARD_GIB" not in os.environ:
         return usual
     weights = _WEIGHTS_GIB * (1 if options.fp8_base else 2)
@@ -44,7 +44,7 @@ def is_too_much(count: int) -> bool:
 
 
 def break_down(options: argparse.Namespace) -> None:
-    """Crash where the test wants this candidate to."""
+    """Crash if the test wants this candidate to crash."""
     if getattr(options, os.environ.get("SCRIPTED_LOSES", ""), False):
         nvml_memory.lose(Path(os.environ["NVML_STUB_STATE"]), os.environ["CUDA_VISIBLE_DEVICES"])
         raise RuntimeError("CUDA error: unspecified launch failure")

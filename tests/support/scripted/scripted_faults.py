@@ -1,4 +1,4 @@
-"""Faults to order: SCRIPTED_FAULT says which one happens where and when."""
+"""Faults on request: SCRIPTED_FAULT says which one happens where and when."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CudaOutOfMemoryError.__module__ = "torch"
 
 
 class Fault(NamedTuple):
-    """One fault; None for a time or attempt means the first moment, or any attempt."""
+    """One fault. Without a time it strikes at the first moment, without an attempt in any."""
 
     name: str
     places: frozenset[str]
@@ -42,7 +42,7 @@ class Fault(NamedTuple):
 
 
 class Faults:
-    """The faults of one program: `place` is high, low, latents or text."""
+    """The faults of one program. `place` is high, low, latents or text."""
 
     def __init__(self, place: str, attempt: int) -> None:
         self._due = [
@@ -71,12 +71,12 @@ class Faults:
                 strike(fault.name)
 
     def in_sample(self, epoch: int) -> None:
-        """`bad_sample` strikes while samples of an epoch are made, on which the trainer dies as on anything else."""
+        """Let `bad_sample` strike while the epoch's samples are made. The trainer dies of it as of any other error."""
         if any(fault.name == "bad_sample" and fault.epoch in {None, epoch} for fault in self._due):
             strike("oom")
 
     def loss_is_nan(self, *, epoch: int, step: int) -> bool:
-        """The trainer shows a moving average: one NaN stays for ever."""
+        """Whether the loss is NaN. The trainer shows a moving average, so one NaN stays forever."""
         return any(
             fault.name in {"nan", "nan_once"} and step >= (fault.step or 0) and epoch >= (fault.epoch or 0)
             for fault in self._due
@@ -104,7 +104,7 @@ class Faults:
 
 
 def strike(name: str) -> None:
-    """What ends, or stops for ever, this process; other faults do nothing here."""
+    """End or hang this process. Other faults do nothing here."""
     match name:
         case "oom":
             raise CudaOutOfMemoryError(
@@ -143,13 +143,13 @@ def parse(text: str) -> Fault:
 
 
 def attempt_of(output_dir: str | None) -> int:
-    """The number in `.../train-high/2/output`, 1 where there is none."""
+    """Return the number in `.../train-high/2/output`, or 1 if there is none."""
     number = Path(output_dir or "").parent.name
     return int(number) if number.isdecimal() else 1
 
 
 def _leave_grandchild() -> None:
-    """A process in a session of its own that ignores every polite signal and outlives its parent."""
+    """Leave a process in its own session that ignores TERM, INT and HUP and outlives its parent."""
     if os.fork():
         return
     os.setsid()

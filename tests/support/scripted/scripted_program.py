@@ -1,4 +1,4 @@
-"""What the three programs share: options, the record of what happened, the GPU, the dataset, bars."""
+"""Code that the three programs share: options, the record of events, the GPU, the dataset, progress bars."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def version() -> str:
 
 
 def parse_options(script: str) -> argparse.Namespace:
-    """The script's own options at this version; argparse ends the process with 2 for others."""
+    """Parse the script's options in this version. For other options argparse ends the process with 2."""
     parser = argparse.ArgumentParser(prog=script)
     for name, entry in json.loads((CHECKOUT / "contract.json").read_text())[script].items():
         if entry["kind"] == "flag":
@@ -56,7 +56,7 @@ def say(words: str) -> None:
 
 
 def record(what: str, **facts: object) -> None:
-    """One line in the common record of a box; whole lines, whoever else writes."""
+    """Append one line to the common record of a box. Lines stay whole with several writers."""
     path = os.environ.get("SCRIPTED_RECORD")
     if path is None:
         return
@@ -71,14 +71,14 @@ def gpu() -> str:
 
 
 def occupy_gpu(place: str, *, shared: bool = False) -> None:
-    """From here on this process uses its GPU; another one that does so at the same time is put on record.
+    """Mark the GPU as used by this process from here on. Record an overlap if another process uses it.
 
-    Two that both share it are allowed: latents and captions may be encoded at once.
+    Two processes with `shared` are allowed: latents and captions may be encoded at once.
     """
     common = os.environ.get("SCRIPTED_RECORD")
     if common is None or not gpu():
         return
-    lock = Path(f"{common}.{gpu()}.lock").open("a")  # noqa: SIM115  held until the process ends, however it ends
+    lock = Path(f"{common}.{gpu()}.lock").open("a")  # noqa: SIM115  held until the process ends in any way
     try:
         fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -87,7 +87,7 @@ def occupy_gpu(place: str, *, shared: bool = False) -> None:
 
 
 def load_model(count: int) -> None:
-    """Take the time that loading takes; half way through the GPU's memory rises by `count` bytes."""
+    """Wait for the loading time. Halfway through, the GPU's memory use rises by `count` bytes."""
     time.sleep(seconds("LOAD", 0.02) / 2)
     state = os.environ.get("NVML_STUB_STATE")
     if state and gpu():
@@ -96,14 +96,14 @@ def load_model(count: int) -> None:
 
 
 def hold_ram() -> None:
-    """Take SCRIPTED_RAM_BYTES of the machine's own memory, page by page, and keep them until the process ends."""
+    """Allocate SCRIPTED_RAM_BYTES of RAM, piece by piece, and keep them until the process ends."""
     for _ in range(int(os.environ.get("SCRIPTED_RAM_BYTES", "0")) // _RAM_PIECE):
         _held.append(bytearray(b"x") * _RAM_PIECE)
         time.sleep(0.001)
 
 
 def bar(label: str, done: int, total: int | None, started: float, postfix: str = "") -> None:
-    """One redraw as tqdm writes it to stderr."""
+    """Write one redraw to stderr as tqdm does."""
     elapsed = time.monotonic() - started
     rate = f"{done / elapsed:5.2f}it/s" if done and elapsed > 0 else "?it/s"
     if total is None:
@@ -119,7 +119,7 @@ def bar(label: str, done: int, total: int | None, started: float, postfix: str =
 
 
 def write_in_pieces(path: Path, data: bytes, pieces: int = 4) -> None:
-    """Nothing that the trainer writes is atomic: a reader may find any part of it under the final name."""
+    """Write a file as the trainer does, not atomically: a reader may find any part of it under the final name."""
     size = max(1, -(-len(data) // pieces))
     with path.open("wb") as file:
         for start in range(0, len(data), size):
@@ -129,7 +129,7 @@ def write_in_pieces(path: Path, data: bytes, pieces: int = 4) -> None:
 
 
 class Picture(NamedTuple):
-    """One picture, its caption file and its two cache files; `words` are its caption where a list gives it."""
+    """One picture, its caption file and its two cache files. `words` is its caption if a list gives it."""
 
     image: Path
     caption: Path
@@ -141,7 +141,7 @@ class Picture(NamedTuple):
 
 
 def pictures(dataset_config: str) -> Iterator[Picture]:
-    """Every picture of a dataset.toml with `image_directory` or `image_jsonl_file` datasets."""
+    """Yield every picture of a dataset.toml with `image_directory` or `image_jsonl_file` datasets."""
     config = tomllib.loads(Path(dataset_config).read_text(encoding="utf-8"))
     log("musubi_tuner.hv_train_network", f"Load dataset config from {dataset_config}")
     for dataset in config["datasets"]:
@@ -173,9 +173,9 @@ def pictures(dataset_config: str) -> Iterator[Picture]:
 
 
 def trained(dataset_config: str) -> dict[str, int]:
-    """What a training sees: every latent cache with a text cache, by name, with its repeats."""
+    """Return what a training sees: the repeats of every latent cache with a text cache, by name."""
     for _ in pictures(dataset_config):
-        pass  # what the trainer says of its pictures; it trains what is cached
+        pass  # only for the log lines about pictures; the trainer trains what is cached
     config = tomllib.loads(Path(dataset_config).read_text(encoding="utf-8"))
     found = {}
     for settings in (config.get("general", {}) | dataset for dataset in config["datasets"]):
@@ -188,7 +188,7 @@ def trained(dataset_config: str) -> dict[str, int]:
 
 
 def latents_of(item: Picture, *, i2v: bool) -> bytes:
-    """A latent cache in the real form; one number of it follows from the picture's bytes."""
+    """Return a latent cache in the real format. Its numbers depend on the picture's bytes."""
     width, height = item.bucket
     shape = [1, 1, height // 8, width // 8]
     count = shape[2] * shape[3]
@@ -217,7 +217,7 @@ def _file(tensors: dict[str, tuple[str, list[int], bytes]], metadata: dict[str, 
 
 
 def _bucket(width: int, height: int, settings: dict[str, Any]) -> tuple[int, int]:
-    """The real trainer's choice of a size in steps of 16, without `bucket_no_upscale`."""
+    """Return the real trainer's bucket size in steps of 16, without `bucket_no_upscale`."""
     resolution = settings.get("resolution", [960, 544])
     wide, high = (resolution, resolution) if isinstance(resolution, int) else resolution
     if not settings.get("enable_bucket"):
@@ -231,7 +231,7 @@ def _bucket(width: int, height: int, settings: dict[str, Any]) -> tuple[int, int
 
 
 def safetensors(values: list[float], metadata: dict[str, str], dtype: str = "F16") -> bytes:
-    """A whole file with one down and one up tensor of these numbers."""
+    """Return a complete file with one down and one up tensor of these numbers."""
     packed = struct.pack(f"<{len(values)}{'e' if dtype == 'F16' else 'f'}", *values)
     name = "lora_unet_blocks_0_cross_attn_k"
     header = {

@@ -1,4 +1,4 @@
-"""Samples while it trains: the real names and words, one grey picture for each prompt."""
+"""Samples during training: the real names and log lines, and one grey picture for each prompt."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _MODULE = "musubi_tuner.hv_train_network"
 
 
 def encode_prompts(options: argparse.Namespace) -> None:
-    """Reads the prompts' file, as the real one does before it loads its model."""
+    """Read the prompt file, as the real trainer does before it loads its model."""
     if options.sample_prompts:
         log("__main__", f"cache Text Encoder outputs for sample prompt: {options.sample_prompts}")
         _prompts(options)
 
 
 def after_epoch(options: argparse.Namespace, faults: Faults, epoch: int) -> None:
-    """`epoch` is this process's own count, 0 before the first step."""
+    """Make the samples due after an epoch. `epoch` is this process's own count, 0 before the first step."""
     every = options.sample_every_n_epochs
     if not options.sample_prompts or (epoch and (not every or epoch % every)):
         return
@@ -31,7 +31,7 @@ def after_epoch(options: argparse.Namespace, faults: Faults, epoch: int) -> None
 
 
 def sample_images(options: argparse.Namespace, faults: Faults, epoch: int) -> None:
-    """Named as in the real one, whose tracebacks are told apart by it."""
+    """Make samples. The name is the real one, because it identifies tracebacks."""
     log(_MODULE, f"generating sample images at step / サンプル画像生成 ステップ: {epoch}")
     folder = Path(options.output_dir) / "sample"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Checkpoints and states: the real names, order of writing and removal."""
+"""Checkpoints and states, with the real names and the real order of writing and removal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scripted_program import log, safetensors, say, write_in_pieces
 
 
 class Position:
-    """How far the LoRA itself is: what a resumed process does not count, but continues."""
+    """The LoRA's own progress. A resumed process continues it, but counts from 1 again."""
 
     def __init__(self, steps: int = 0, epochs: int = 0) -> None:
         self.steps = steps
@@ -36,7 +36,7 @@ class Keeper(NamedTuple):
         return Path(self.options.output_dir)
 
     def after_epoch(self, epoch: int, position: Position) -> None:
-        """`epoch` is this process's own count; the last epoch's files are written by `finish`."""
+        """Save what is due. `epoch` is this process's own count; `finish` writes the last epoch's files."""
         options = self.options
         every = options.save_every_n_epochs
         if not every or epoch % every or epoch >= options.max_train_epochs:
@@ -49,7 +49,7 @@ class Keeper(NamedTuple):
             self._remove(epoch, kept, "{}-{:06d}-state", "removing old state")
 
     def after_step(self, step: int, position: Position) -> None:
-        """`step` is this process's own count. Nothing removes these files."""
+        """Save what is due. `step` is this process's own count. Nothing removes these files."""
         every = self.options.save_every_n_steps
         if not every or step % every:
             return
@@ -108,7 +108,7 @@ class Keeper(NamedTuple):
         folder.mkdir(parents=True, exist_ok=True)
         write_in_pieces(folder / "model.safetensors", safetensors(self._values(position), {"format": "pt"}, "F32"))
         log("accelerate.checkpointing", f"Model weights saved in {folder / 'model.safetensors'}")
-        # As with the real one: accelerate does not know the scheduler of an optimizer that needs none.
+        # As in the real trainer, accelerate has no scheduler to save for a schedule-free optimizer.
         is_schedule_free = (self.options.optimizer_type or "").lower().endswith("schedulefree")
         names = ["optimizer.bin", *([] if is_schedule_free else ["scheduler.bin"])]
         names += ["scaler.pt"] if self.options.mixed_precision == "fp16" else []
@@ -125,7 +125,7 @@ class Keeper(NamedTuple):
 
 
 def read_state(folder: Path) -> Position:
-    """The hidden position that a state continues."""
+    """Return the hidden position that a state continues."""
     with zipfile.ZipFile(folder / "optimizer.bin") as archive:
         data = json.loads(archive.read("archive/data.json"))
     return Position(**data)

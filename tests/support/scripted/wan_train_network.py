@@ -1,4 +1,4 @@
-"""Stands in for musubi-tuner's training: counts, waits, writes what the real one writes."""
+"""Stands in for musubi-tuner's training: counts, waits, and writes what the real one writes."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _train(options: argparse.Namespace, faults: Faults, place: str, steps: int, 
                 bar("steps: ", step, total, started, f", avr_loss={loss}")
                 if number == steps:
                     position.epochs += 1
-                    # Before anything is saved: whoever sees the last file may end this program at once.
+                    # Before anything is saved: a watcher may end this program as soon as it sees the last file.
                     record("epoch", place=place, epoch=epoch, in_all=position.epochs)
                 keeper.after_step(step, position)
             keeper.after_epoch(epoch, position)
@@ -109,7 +109,7 @@ def _train(options: argparse.Namespace, faults: Faults, place: str, steps: int, 
 
 
 def _rate(options: argparse.Namespace, done: int, total: int) -> float:
-    """The learning rate before step `done` + 1: transformers' polynomial schedule down to 1e-7."""
+    """Return the learning rate before step `done` + 1: transformers' polynomial schedule down to 1e-7."""
     left = max(0.0, 1 - done / total)
     return (options.learning_rate - _LOWEST_RATE) * left ** (options.lr_scheduler_power or 1) + _LOWEST_RATE
 

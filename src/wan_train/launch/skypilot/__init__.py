@@ -1,1 +1,1 @@
-"""Two programs that run in SkyPilot's own environment. They import nothing of wan-train; nobody imports them."""
+"""Two programs that run in SkyPilot's own environment, so they import nothing of wan-train."""

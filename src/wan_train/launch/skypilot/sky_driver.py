@@ -1,4 +1,4 @@
-"""Drives SkyPilot for wan-train: one JSON object a line in, some out. It runs in SkyPilot's own environment.
+"""Drives SkyPilot for wan-train with JSON lines in and out. It runs in SkyPilot's own environment.
 
     {"id": 1, "do": "rent", "name": "wt-1", "task": {...}}   ->  {"id": 1, "ok": {"host": ..., "port": ..., ...}}
     {"id": 2, "do": "down", "name": "wt-1"}                  ->  {"id": 2, "ok": {}}
@@ -7,10 +7,10 @@
     {"id": 5, "do": "stop"}                                  ->  {"id": 5, "ok": {}}, after the API server has ended
 
 A request that fails is answered with {"id": 1, "error": "...", "down": false}. `down` says that the API server ended
-before it answered: nothing is known of the box, and the request may be repeated. Requests run beside each other.
+before it answered: the box's state is unknown, and the request may be repeated. Requests run concurrently.
 
-At the end of the input the driver ends at once, whatever is under way: whoever asked is gone, and the next one asks
-again. A renting that failed later would destroy the next one's box. Boxes and the API server stay.
+At the end of the input the driver ends at once, whatever is under way: the caller is gone, and the next one repeats
+its requests. A rental that failed later would destroy the next caller's box. Boxes and the API server stay.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from typing import Any, TextIO
 AT_ONCE = 32
 END_SECONDS = 10.0
 _DOWN = frozenset({"ApiServerConnectionError", "ChunkedEncodingError", "ClientConnectionError", "ConnectionError"})
-"""Errors by their names: SkyPilot's own, and those of the libraries by which it asks its server."""
+"""Names of errors from SkyPilot and from the libraries that it uses to ask its server."""
 _MOST_TEXT = 1000
 _SERVER, _OWN_NAME = "sky.server.server", "sky_driver.py"
-"""What the command lines of the server and of drivers have in them."""
+"""Text in the command lines of the server and of drivers."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _CAUSE = re.compile(r"[\w.]*(?:Error|Exception)\b")
 
@@ -45,7 +45,7 @@ _CAUSE = re.compile(r"[\w.]*(?:Error|Exception)\b")
 class Driver:
     """Answers requests with SkyPilot's SDK, `sky`."""
 
-    def __init__(self, sky: Any, out: TextIO) -> None:  # noqa: ANN401  a module of another environment
+    def __init__(self, sky: Any, out: TextIO) -> None:  # noqa: ANN401  a module from another environment
         self.sky = sky
         self.out = out
         self.lock = threading.Lock()
@@ -80,7 +80,7 @@ class Driver:
                 raise ValueError(f"unknown request {other!r}")
 
     def rent(self, name: str, task: Mapping[str, Any]) -> dict[str, Any]:
-        """A box that answers by ssh. One whose set-up fails is destroyed: SkyPilot leaves it running and paid for."""
+        """Rent a box that answers ssh. Destroy it if its set-up fails: SkyPilot leaves it running and billed."""
         try:
             made = self.sky.launch(self.sky.Task.from_yaml_config(dict(task)), cluster_name=name)
             self.sky.stream_and_get(made, output_stream=io.StringIO())
@@ -100,9 +100,9 @@ class Driver:
             raise
 
     def offers(self, infra: str, *, spot: bool) -> list[dict[str, Any]]:
-        """What an infrastructure has, without what cannot be expressed in JSON. It must be able to end a box itself."""
+        """What an infrastructure has, as JSON values. Raise an error if it cannot end a box by itself."""
         told = io.StringIO()
-        # `sky.check` is a module, and `sky.list_accelerators` asks no server: the SDK's own are meant.
+        # Use the SDK's own functions: `sky.check` is a module, and `sky.list_accelerators` asks no server.
         sdk = self.sky.client.sdk
         enabled = self.sky.stream_and_get(sdk.check((infra,), verbose=False), output_stream=told)
         if not any(name.lower() == infra for clouds in enabled.values() for name in clouds):
@@ -127,7 +127,7 @@ class Driver:
         ]
 
     def down(self, name: str) -> None:
-        """Destroy a box; one that SkyPilot does not know is gone for it."""
+        """Destroy a box. A box that SkyPilot does not know counts as gone."""
         try:
             self.sky.get(self.sky.down(name))
         except Exception as error:
@@ -141,12 +141,12 @@ class Driver:
 
 
 def finite(value: float | None) -> float | None:
-    """A number; None for what a catalogue does not know."""
+    """Return a finite number; None for a value that a catalogue does not know."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def reason_in(text: str) -> str:
-    """Why a check failed, and what helps: what SkyPilot prints below the line `RunPod: disabled`."""
+    """Why a check failed and how to fix it: SkyPilot's text below a line such as `RunPod: disabled`."""
     lines = [_COLOUR.sub("", line).strip() for line in text.splitlines()]
     below = itertools.dropwhile(lambda line: ": disabled" not in line, lines)
     return " ".join(itertools.takewhile(bool, itertools.islice(below, 1, None)))
@@ -162,19 +162,19 @@ def is_down(error: BaseException | None) -> bool:
 
 
 def words(error: BaseException) -> str:
-    """The first line of an error, and the last one in it that names another: what a box printed is many lines."""
+    """The first line of an error and its last line that names another error: a box's output may be many lines."""
     lines = [line.strip() for line in "".join(traceback.format_exception_only(error)).splitlines() if line.strip()]
     causes = [line for line in lines[1:] if _CAUSE.match(line)]
     return "; ".join([*lines[:1], *causes[-1:]])[:_MOST_TEXT]
 
 
 def processes_of(environ: Mapping[str, str]) -> list[Any]:
-    """What was started with this home and port, other than this program: the server, its workers, their ssh.
+    """Processes started with this home and port, except this program: the server, its workers, their ssh.
 
-    Workers overwrite their environment with their title (setproctitle); they are in the session of the server. The
-    ssh that SkyPilot keeps open does so too, in a session of its own; its socket's folder is named after the user.
+    Workers overwrite their environment with their title (setproctitle), but share the server's session. SkyPilot's
+    persistent ssh also does so, in its own session; its socket's folder is named after the user.
     """
-    import psutil  # SkyPilot brings it
+    import psutil  # a dependency of SkyPilot
 
     there = {process: session_of(process.pid) for process in psutil.process_iter()}
     own = os.getsid(0)
@@ -190,7 +190,7 @@ def processes_of(environ: Mapping[str, str]) -> list[Any]:
     ]
 
 
-def has(process: Any, environ: Mapping[str, str]) -> bool:  # noqa: ANN401  psutil's, of another environment
+def has(process: Any, environ: Mapping[str, str]) -> bool:  # noqa: ANN401  psutil's, from another environment
     """Whether a process has our home and port in its environment."""
     import psutil
 
@@ -209,7 +209,7 @@ def session_of(pid: int) -> int | None:
 
 
 def end_all(processes: Sequence[Any]) -> int:
-    """SkyPilot's api_stop ends what it finds below the server; workers of a server that was killed are below nobody."""
+    """Kill processes; return how many. SkyPilot's api_stop ends only children of the server, not a dead server's."""
     import psutil
 
     for process in processes:
@@ -222,13 +222,13 @@ def end_all(processes: Sequence[Any]) -> int:
 
 
 def end_orphans(environ: Mapping[str, str]) -> None:
-    """Workers outlive a server that was killed: what they do to a box would meet the next order."""
+    """End workers that outlived a killed server: what they do to a box would interfere with the next request."""
     found = {process: words_of(process) for process in processes_of(environ)}
     if not any(_SERVER in words for words in found.values()):
         end_all([process for process, words in found.items() if _OWN_NAME not in words])
 
 
-def words_of(process: Any) -> str:  # noqa: ANN401  psutil's, of another environment
+def words_of(process: Any) -> str:  # noqa: ANN401  psutil's, from another environment
     import psutil
 
     try:
@@ -237,8 +237,8 @@ def words_of(process: Any) -> str:  # noqa: ANN401  psutil's, of another environ
         return ""
 
 
-def is_alive(process: Any) -> bool:  # noqa: ANN401  psutil's, of another environment
-    """A zombie is over: in a container whose first process reaps nothing it stays in the list."""
+def is_alive(process: Any) -> bool:  # noqa: ANN401  psutil's, from another environment
+    """Whether a process runs. A zombie does not; it stays listed in a container whose first process reaps nothing."""
     import psutil
 
     try:
@@ -248,7 +248,7 @@ def is_alive(process: Any) -> bool:  # noqa: ANN401  psutil's, of another enviro
 
 
 def serve(driver: Driver, lines: TextIO) -> None:
-    """Answer every line; returns once the input is over."""
+    """Answer every line; return at the end of the input."""
     pool = ThreadPoolExecutor(AT_ONCE)
     for line in lines:
         try:
@@ -263,7 +263,7 @@ def serve(driver: Driver, lines: TextIO) -> None:
 
 def main() -> None:
     out = sys.stdout
-    # SkyPilot prints to stdout, which is the line to wan-train.
+    # SkyPilot prints to stdout, which carries our answers to wan-train.
     sys.stdout = sys.stderr
     import sky  # type: ignore[import-not-found]
 

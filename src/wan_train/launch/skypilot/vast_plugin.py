@@ -1,9 +1,9 @@
-"""SkyPilot on Vast.ai put right, as a plugin of its API server (`sky/server/plugins.py`).
+"""Fixes SkyPilot on Vast.ai, as a plugin of its API server (`sky/server/plugins.py`).
 
-Written for skypilot 0.14.1 and vastai 1.9.1, which are the only ones it works with: it refuses others, because it
-replaces functions of theirs. Each repair names its fault and can go when SkyPilot has no such fault any more.
+It works only with skypilot 0.14.1 and vastai 1.9.1 and refuses others, because it replaces some of their functions.
+Each fix names its fault and can go once SkyPilot no longer has that fault.
 
-A box is not searched for here: the launch found an offer, and `create_instance_kwargs` of the task names it.
+It does not search for a box: the launch found an offer, which the task's `create_instance_kwargs` name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OFFER = "wan_train_offer"
 PRICE = "wan_train_price"
 SECONDS = "wan_train_seconds"
 TIMER = "wan_train_timer"
-"""Keys of `create_instance_kwargs`: the offer's ID, the bid of a spot box, how long it may take to run, and a script
+"""Keys of `create_instance_kwargs`: the offer's ID, a spot box's bid, the seconds it may take to run, and a script
 that the box runs at its start."""
 DEFAULT_SECONDS = 900.0
 LOOK_SECONDS = 5.0
@@ -29,11 +29,11 @@ _DOWN = frozenset({"exited", "stopped", "offline", "frozen"})
 
 
 class BoxError(RuntimeError):
-    """A box that did not come up; it was destroyed."""
+    """A box did not come up, and was destroyed."""
 
 
 def check_versions(installed: Callable[[str], str] = importlib.metadata.version) -> None:
-    """Raises RuntimeError for versions that this was not written for."""
+    """Raise RuntimeError for unsupported versions."""
     for package, wanted in VERSIONS.items():
         found = installed(package)
         if found != wanted:
@@ -41,10 +41,10 @@ def check_versions(installed: Callable[[str], str] = importlib.metadata.version)
 
 
 def onstart(public_key: str | None, timer: str = "") -> str:
-    """What a box runs first.
+    """Return the script that a box runs first.
 
     SkyPilot 0.14.1 also writes the account's key to `~/.vast_api_key` (sky/provision/vast/utils.py, `launch`): a rented
-    box could then rent and destroy every other one. Here it does not get it.
+    box could then rent and destroy any other. Here a box does not get the key.
     """
     lines = ["touch ~/.no_auto_tmux"]
     if public_key:
@@ -58,11 +58,11 @@ def onstart(public_key: str | None, timer: str = "") -> str:
 
 
 def order(options: Mapping[str, Any], *, label: str, image: str, disk: float, public_key: str | None) -> dict[str, Any]:
-    """The arguments of `create_instance` for exactly the offer that was chosen.
+    """The arguments of `create_instance` for exactly the chosen offer.
 
-    Three faults of SkyPilot 0.14.1 do not occur here. Its search loses the GPU filter, because the SDK's parser stops
-    at the first quoted value: one RTX 4090 became a box with two (skypilot issue 9733, PR 9724). It takes the first
-    offer by Vast's score, not the cheapest. And `use_spot` makes a box on demand unless a price is passed on by hand.
+    This avoids three faults of SkyPilot 0.14.1. Its search loses the GPU filter, because the SDK's parser stops at the
+    first quoted value: one RTX 4090 became a box with two (skypilot issue 9733, PR 9724). It takes the first offer by
+    Vast's score, not the cheapest. And `use_spot` rents an on-demand box unless a price is passed explicitly.
     """
     offer = str(options.get(OFFER, ""))
     if not (offer.isascii() and offer.isdecimal()):
@@ -74,7 +74,7 @@ def order(options: Mapping[str, Any], *, label: str, image: str, disk: float, pu
         "label": label,
         "onstart_cmd": onstart(public_key, str(options.get(TIMER) or "")),
         "env": {"__SOURCE": "skypilot"},
-        # An offer that was rented meanwhile is an error, not a box that waits stopped.
+        # Fail if the offer was rented meanwhile, instead of getting a stopped box that waits for it.
         "cancel_unavail": True,
     }
     if options.get(PRICE) is not None:
@@ -83,7 +83,7 @@ def order(options: Mapping[str, Any], *, label: str, image: str, disk: float, pu
 
 
 def _reason(error: Exception) -> str:
-    """What Vast says in its answer, such as an offer that is gone or no credit; the error names only a status."""
+    """Vast's own message, such as an offer that is gone or no credit. The error itself names only a status."""
     try:
         said = error.response.json()  # type: ignore[attr-defined]  # requests.HTTPError
         return str(said.get("msg") or said.get("error") or error)
@@ -92,7 +92,7 @@ def _reason(error: Exception) -> str:
 
 
 def status_word(row: Mapping[str, Any]) -> str:
-    """`INIT`, `UP` or `STOPPED`, SkyPilot's words, for a box in Vast's list.
+    """Return SkyPilot's word, `INIT`, `UP` or `STOPPED`, for a box in Vast's list.
 
     SkyPilot 0.14.1 raises KeyError for every state that is not in its table of four
     (sky/provision/vast/instance.py, `query_instances`).
@@ -104,11 +104,11 @@ def status_word(row: Mapping[str, Any]) -> str:
 
 
 class Boxes:
-    """The boxes of one account. `sdk` is `vastai.VastAI`; time is given, so that a wait can be tested."""
+    """The boxes of one account. `sdk` is `vastai.VastAI`. Time is injected, so that waits can be tested."""
 
     def __init__(
         self,
-        sdk: Any,  # noqa: ANN401  a class of another environment
+        sdk: Any,  # noqa: ANN401  a class from another environment
         *,
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
@@ -122,9 +122,9 @@ class Boxes:
         return [row for row in self.sdk.show_instances() if row.get("label") in labels]
 
     def rent(self, cluster: str, options: Mapping[str, Any], **terms: Any) -> str:  # noqa: ANN401  see `order`
-        """The ID of a box that runs; one that was rented under this name before is not rented again.
+        """Return the ID of a running box. A box already rented under this name is reused.
 
-        SkyPilot 0.14.1 waits without a limit for a box to run, and a box that never does is paid for.
+        SkyPilot 0.14.1 waits without a limit for a box to run, while a box that never does is billed.
         """
         until = self.monotonic() + float(options.get(SECONDS) or DEFAULT_SECONDS)
         try:
@@ -133,7 +133,7 @@ class Boxes:
             seen = False
             while (box := self._running(cluster)) is None:
                 if seen and not self.of(cluster):
-                    raise BoxError("it was destroyed before it ran")  # noqa: TRY301  the end below is for it too
+                    raise BoxError("it was destroyed before it ran")  # noqa: TRY301  the handler below is for it too
                 seen = seen or bool(self.of(cluster))
                 self._wait(until)
         except BaseException:
@@ -173,7 +173,7 @@ class Boxes:
 
 
 def _plugin_base() -> type:
-    """SkyPilot's base class; `object` where there is no SkyPilot, so that the parts above can be tested."""
+    """SkyPilot's base class; `object` without SkyPilot, so that the parts above can be tested."""
     try:
         base: type = importlib.import_module("sky.server.plugins").BasePlugin
     except ImportError:
@@ -181,25 +181,25 @@ def _plugin_base() -> type:
     return base
 
 
-class VastPlugin(_plugin_base()):  # type: ignore[misc]  # a class of another environment
+class VastPlugin(_plugin_base()):  # type: ignore[misc]  # a class from another environment
     """Loaded in every process of the API server by `plugins.yaml`."""
 
     def install(self, extension_context: Any) -> None:  # noqa: ANN401, ARG002  SkyPilot's own type; its signature
         check_versions()
         provision = importlib.import_module("sky.provision")
         provision.register_provisioner("vast", _Provisioner())
-        # The key files of every cloud go to every box, and for Vast no setting turns that off
+        # SkyPilot copies every cloud's key files to every box, and for Vast no setting turns that off
         # (sky/check.py, `get_cloud_credential_file_mounts`).
         check: Any = importlib.import_module("sky.check")
         check.get_cloud_credential_file_mounts = lambda _excluded: {}
-        # The key is in the server's environment; SkyPilot looks only for a file of it.
+        # The key is in the server's environment, but SkyPilot looks only for a key file.
         importlib.import_module("sky.clouds.vast").Vast._check_compute_credentials = classmethod(  # noqa: SLF001  what SkyPilot itself calls
             lambda _cls: (True, None)
         )
 
 
 class _Provisioner:
-    """What SkyPilot calls for Vast in place of its own functions; what is missing here stays its own."""
+    """Functions that SkyPilot calls for Vast in place of its own. It keeps its own for those missing here."""
 
     def run_instances(self, region: str, cluster_name: str, cluster_name_on_cloud: str, config: Any) -> Any:  # noqa: ANN401, ARG002  SkyPilot's own types; its signature
         path = config.authentication_config.get("ssh_public_key")

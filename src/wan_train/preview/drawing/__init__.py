@@ -1,1 +1,1 @@
-"""Programs that run in the trainer's environment and import nothing of wan-train."""
+"""Programs that run in the trainer's environment and import nothing from wan-train."""

@@ -1,9 +1,9 @@
 """Draws all cells of a preview in one process: `PYTHON driver.py JOB.json`, in the trainer's own environment.
 
-It imports nothing of wan-train. A backend, a file that the job names, knows how the trainer loads and computes; this
-program decides the order and keeps what is done. Each expert is loaded once: first the high-noise steps of every cell,
-then the low-noise steps. What a stage computed is a file before the next cell begins, so a kill costs one cell. Every
-event is a line of JSON in the job's `events` file; stdout and stderr belong to the trainer.
+It imports nothing from wan-train. The job names a backend file that loads and runs the trainer's models. This program
+decides the order and saves the results. Each expert is loaded once: first the high-noise steps of every cell, then the
+low-noise steps. Each stage is saved before the next cell begins, so a kill costs one cell. Each event is a line of
+JSON in the job's `events` file. stdout and stderr belong to the trainer.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Any
 
 EXPERTS = ("high", "low")
 DECODE_EACH = "each"
-"""Decode a cell right after its last step, with the DiT still on the GPU. Otherwise: all at the end, alone there."""
+"""Decode a cell right after its last step, with the DiT still on the GPU. Otherwise decode all cells at the end."""
 
 
 def main(argv: list[str]) -> int:
     job = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
-    # The folder of this file holds modules of common names, which must not hide those of the trainer.
+    # Modules in this file's folder have common names and must not shadow the trainer's.
     here = str(Path(__file__).parent)
     sys.path[:] = [place for place in sys.path if place != here]
     with closing(Events(Path(job["events"]))) as events:
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
 
 
 class Events:
-    """The lines that report to the starter of this program; each is on disk before the next step."""
+    """The event lines for the parent process. Each is on disk before the next step."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8")
@@ -52,7 +52,7 @@ class Events:
 
 
 class Drawing:
-    """The cells of one job and how far each is: `latents` of a cell names the file of each expert's result."""
+    """The cells of one job and their progress. A cell's `latents` maps each expert to its result file."""
 
     def __init__(self, job: dict[str, Any], backend: Any, events: Events) -> None:
         self._cells: list[dict[str, Any]] = job["cells"]
@@ -81,7 +81,7 @@ class Drawing:
             (cell for cell in self._cells if not self._is_done(cell, expert)),
             key=lambda cell: cell["loras"].get(expert) is not None,
         )
-        if expert == "high":  # latents that are done with both experts need none of the first
+        if expert == "high":  # cells that both experts have finished need no high-noise latents
             todo = [cell for cell in todo if not self._is_done(cell, "low")]
         if not todo:
             return
@@ -90,7 +90,7 @@ class Drawing:
         self._backend.load(expert)
         self._events.add("loaded", what=expert, seconds=time.monotonic() - began)
         for number, cell in enumerate(todo):
-            if self._is_done(cell, expert):  # the same LoRA and prompt as another cell's
+            if self._is_done(cell, expert):  # another cell has the same LoRA and prompt
                 self._events.add("stage", key=cell["key"], expert=expert, seconds=0.0, steps=0, of=len(todo))
                 continue
             self._events.add("drawing", key=cell["key"], expert=expert, number=number + 1, of=len(todo))
@@ -119,7 +119,7 @@ class Drawing:
                 raise RuntimeError(f"{len(drawn)} frames were decoded instead of {len(frames)}")
             for source, target in zip(drawn, frames, strict=True):
                 _flush(Path(source))
-                os.replace(source, target)  # noqa: PTH105  no other Path is made for it
+                os.replace(source, target)  # noqa: PTH105  Path.replace makes another Path
         seconds = time.monotonic() - began
         self._events.add("cell", key=cell["key"], seconds=self._seconds.get(cell["key"], 0.0) + seconds)
 
@@ -132,7 +132,7 @@ class Drawing:
 
 
 def _whole(path: Path, write: Any) -> None:
-    """Let a file be written under another name, so that it is whole from its first moment."""
+    """Write a file under a temporary name and rename it, so that it is never incomplete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     write(str(partial))

@@ -1,8 +1,8 @@
-"""How musubi-tuner loads and computes, for the driver: its own `wan_generate_video`, imported, nothing of it copied.
+"""The driver's backend for musubi-tuner: it imports the trainer's own `wan_generate_video` and copies none of it.
 
-Read at d0a1930 and v0.3.4. The trainer's command merges LoRAs while it loads a DiT, so one process draws one pair;
-here a LoRA is attached to the loaded DiT and swapped for the next. What it does for a prompt (text encoding, noise,
-schedule, steps, decoding) is called as the command calls it, so the picture without LoRAs is the command's to the bit.
+Read at d0a1930 and v0.3.4. The trainer's command merges LoRAs while it loads a DiT, so one process draws one pair.
+Here a LoRA is attached to the loaded DiT and swapped for the next. Text encoding, noise, schedule, steps and decoding
+are called as the command calls them. A picture without LoRAs is therefore bit-identical to the command's.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from safetensors.torch import load_file
 
 Json = dict[str, Any]
 _SWAP_SECONDS = 5
-"""As the command waits before it drops a DiT: threads may still be moving its blocks."""
+"""The command's own wait before it drops a DiT: threads may still be moving its blocks."""
 
 
 class Backend:
     """One process's models. `settings` has the `arguments` of the trainer's command and the `merged` LoRAs."""
 
     def __init__(self, settings: Json, prompts: list[Json]) -> None:
-        # The command wants a prompt; each has its own below.
+        # The command requires a prompt. The real prompts are set below.
         sys.argv = ["wan_generate_video.py", *settings["arguments"], "--prompt", "-"]
         args = trainer.setup_args(trainer.parse_args())
         args.device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -51,7 +51,7 @@ class Backend:
         self._vae: Any = None
 
     def prepare(self, prompts: list[int]) -> Json:
-        """Encode these prompts and their start pictures; noise and inputs are the same for every row."""
+        """Encode these prompts and their start pictures. Noise and inputs are the same for every row."""
         contexts = self._encode(prompts)
         is_i2v = "i2v" in self._args.task
         vae = None
@@ -60,7 +60,7 @@ class Backend:
         for number in prompts:
             args = self._prompt_args[number]
             if is_i2v:
-                # The command of d0a1930 cannot do this from a file (UnboundLocalError); its functions can.
+                # In d0a1930 the command fails here with prompts from a file (UnboundLocalError). Its functions work.
                 noise, inputs, _ = trainer.prepare_i2v_inputs(
                     args, self._config, self._accelerator, self._device, vae, contexts[number]
                 )
@@ -85,7 +85,7 @@ class Backend:
                 contexts[number] = {
                     "context": self._here(encoder([args.prompt], device)),
                     "context_null": self._here(encoder([negative], device)),
-                    "clip_context": None,  # of Wan 2.1
+                    "clip_context": None,  # Wan 2.1 only
                 }
         del encoder
         self._clean()
@@ -111,12 +111,12 @@ class Backend:
         self._clean()
 
     def attach(self, path: str | None, strength: float) -> None:
-        """Let the loaded DiT compute with this LoRA and no other; raises for keys that match nothing."""
+        """Attach this LoRA, and no other, to the loaded DiT. Raise for keys that match nothing."""
         if path is None:
             self._detach()
             return
         weights = load_file(path)
-        # The strength of a module is fixed when it is made: another rank or alpha needs other modules.
+        # A module's scale is fixed when it is made, so another rank or alpha needs new modules.
         shape = {key: float(value) if key.endswith(".alpha") else tuple(value.shape) for key, value in weights.items()}
         if self._network is None or shape != self._shape:
             self._detach()
@@ -135,7 +135,7 @@ class Backend:
         self._network = self._shape = None
 
     def begin(self, prompt: int) -> Json:
-        """The state before the first step."""
+        """Return the state before the first step."""
         noise, _ = self._inputs[prompt]
         args = self._prompt_args[prompt]
         scheduler, timesteps = trainer.setup_scheduler(args, self._config, self._device)
@@ -149,10 +149,10 @@ class Backend:
         }
 
     def advance(self, expert: str, prompt: int, state: Json) -> int:
-        """Compute the steps of one expert; how many there were."""
+        """Compute the steps of one expert and return their number."""
         args, (_, inputs) = self._prompt_args[prompt], self._inputs[prompt]
         left = state["timesteps"]
-        # As the trainer decides it for each step.
+        # The trainer's own rule for each step.
         high = sum(float(moment) / 1000.0 >= args.timestep_boundary for moment in left)
         mine = high if expert == "high" else len(left)
         if mine == 0:
@@ -175,7 +175,7 @@ class Backend:
         return mine
 
     def save(self, state: Json, path: str) -> None:
-        """The state as a file; the schedule too, whose multistep solver remembers earlier predictions."""
+        """Save the state to a file, with the scheduler: its multistep solver remembers earlier predictions."""
         memory = {name: value for name, value in vars(state["scheduler"]).items() if _is_data(value)}
         torch.save(
             {
@@ -195,10 +195,10 @@ class Backend:
         state["scheduler"].__dict__.update(saved["scheduler"])
 
     def decode(self, prompt: int, latents: str, folder: str) -> list[str]:
-        """The frames of a cell as PNG files in a folder, written by the trainer; their paths in order."""
+        """Let the trainer write a cell's frames to a folder as PNG files. Return their paths in order."""
         args = self._prompt_args[prompt]
         if self._vae is None:
-            # As the command for one prompt: of image-to-video it keeps the VAE that encoded the start picture.
+            # Like the command for one prompt: for image-to-video, it keeps the VAE that encoded the start picture.
             dtype = self._settings.vae_dtype if "i2v" in args.task else torch.bfloat16
             self._vae = trainer.load_vae(args, self._config, self._device, dtype)
         latent = torch.load(latents, map_location="cpu", weights_only=True)["latent"]
@@ -210,7 +210,10 @@ class Backend:
         return sorted(str(path) for path in Path(folder).rglob("*.png"))
 
     def _with(self, prompt: Json) -> argparse.Namespace:
-        """The command's arguments for one prompt. Its lines of options are not used: `--g` there sets one expert's."""
+        """Return the command's arguments for one prompt.
+
+        Prompt-line options are not used, because `--g` sets the guidance of one expert only.
+        """
         args: argparse.Namespace = trainer.apply_overrides(
             self._args,
             {
@@ -227,7 +230,7 @@ class Backend:
                 "image_path": prompt["image"],
             },
         )
-        args.lazy_loading = False  # which d0a1930 does not know
+        args.lazy_loading = False  # missing in d0a1930
         return args
 
     def _here(self, tensors: list[Any]) -> list[Any]:
@@ -239,7 +242,7 @@ class Backend:
 
 
 def _is_data(value: object) -> bool:
-    """Whether a part of a scheduler is a number, a text, a tensor or a list of them: what changes from step to step."""
+    """Whether an attribute of a scheduler is a number, text, tensor or list of these: the parts that steps change."""
     match value:
         case list() | tuple():
             return all(_is_data(each) for each in value)

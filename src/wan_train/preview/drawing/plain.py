@@ -1,9 +1,9 @@
-"""Draws the cells of a preview with the trainer's own command, one process for each picture: for versions of
-musubi-tuner that `driver.py` was not tried with. The job and the events are the driver's; see there.
+"""Draws the cells of a preview with the trainer's own command, one process for each picture.
 
-Each process loads all models, so this is slow, and a kill costs the picture in hand. One prompt a process, since the
-command has traps with several: they share the high-noise guidance and, with the same text, the negative prompt, and
-image-to-video fails in one version.
+It is for musubi-tuner versions that `driver.py` was not tested with. `driver.py` documents the job and the events.
+Each process loads all models, so this is slow, and a kill costs the current picture. A process draws only one prompt,
+because the command has bugs with several. They share the high-noise guidance; prompts with the same text share the
+negative prompt; and image-to-video fails in one version.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _draw(job: dict[str, Any], cell: dict[str, Any]) -> int:
             sys.stderr.write(f"RuntimeError: {len(found)} frames were written instead of {len(frames)}\n")
             return 1
         for source, target in zip(found, frames, strict=True):
-            os.replace(source, target)  # noqa: PTH105  no other Path is made for it
+            os.replace(source, target)  # noqa: PTH105  Path.replace makes another Path
     return 0
 
 

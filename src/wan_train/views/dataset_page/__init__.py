@@ -1,1 +1,1 @@
-"""What will be trained, as one page to look at in a browser."""
+"""A page for the browser that shows what will be trained."""

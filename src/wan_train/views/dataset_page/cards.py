@@ -23,7 +23,7 @@ _MOST_PROBLEMS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """What cards.html shows of one file. `problems` begin with the worst."""
+    """What cards.html shows of one file. `problems` has the worst first."""
 
     anchor: str
     name: str
@@ -32,9 +32,9 @@ class Card:
     frame: Crop | None
     """None where nothing is cut away."""
     facts: Sequence[tuple[str, bool]]
-    """What is done to the picture, and whether that is worth a look."""
+    """Changes made to the picture, each with whether to highlight it."""
     items: str | None
-    """What is taken of a video, or why nothing is trained."""
+    """The clips taken from a video, or why nothing is trained."""
     caption: str
     has_caption: bool
     caption_note: str | None
@@ -50,7 +50,7 @@ def cards(
     anchor: str,
     troubles: Mapping[Path, Sequence[Problem]] = MappingProxyType({}),
 ) -> list[Card]:
-    """The cards of the shown files of one size. `anchor` begins the name of each; `troubles` have the worst first."""
+    """The cards of the shown files of one size. `anchor` prefixes their anchors; `troubles` has the worst first."""
     return [
         _card(one, kind, contents, f"{anchor}-{index}", troubles.get(one.item.path, ()))
         for index, one in enumerate(shown.shown)
@@ -105,7 +105,7 @@ def _items(one: TrainedFile, kind: MediaKind) -> str | None:
 
 
 def _caption(one: TrainedFile, caption: str | None) -> tuple[str, str | None]:
-    """`caption` is None where there is none or where it is not text."""
+    """Return the text to show and a note. `caption` is None if it is missing or not UTF-8."""
     if caption and len(caption) > _LONGEST_CAPTION:
         return f"{caption[:_LONGEST_CAPTION]}…", f"({one.item.caption_characters:,} characters)"
     if caption:

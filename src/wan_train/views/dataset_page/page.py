@@ -25,7 +25,7 @@ from wan_train.views.dataset_tables import (
 from wan_train.views.html.render import render
 
 GENERATOR = "wan-train dataset page"
-"""In every page, so that only pages of this kind are replaced."""
+"""Marks every page, so that only pages of this kind are overwritten."""
 
 _MOST_OF_A_KIND = 50
 _OPEN_UP_TO = 8
@@ -37,7 +37,7 @@ class _Problem:
     key: str
     place: str
     anchor: str | None
-    """Of the file's card, where it has one."""
+    """The anchor of the file's card, if it has one."""
     text: str
 
 
@@ -118,7 +118,7 @@ def _facts(layout: Layout) -> Iterator[tuple[str, str, Sequence[str]]]:
 
 
 def _anchors(selection: Selection) -> dict[Path, str]:
-    """The cards of files and of their captions; of a file in two datasets the first card."""
+    """The anchors of cards, by path of file and caption. For a file in two datasets, that of the first card."""
     anchors: dict[Path, str] = {}
     for number, sizes in enumerate(selection.datasets):
         for place, each in enumerate(sizes):

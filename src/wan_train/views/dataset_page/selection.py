@@ -1,4 +1,4 @@
-"""Which files of a dataset a page shows, and their previews. The page stays small enough to open at once."""
+"""The files of a dataset that a page shows, and their previews. Their number is limited, so that pages open fast."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ MOST_CARDS = 400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownSize:
-    """A size and those of its files that are shown, in the order of the inventory."""
+    """A size and its shown files, in inventory order."""
 
     size: Size
     shown: tuple[TrainedFile, ...]
 
     @property
     def left(self) -> int:
-        """How many are only counted."""
+        """The number of files that are only counted."""
         return len(self.size.files) - len(self.shown)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """For each dataset its sizes; `is_whole` where every file is shown."""
+    """The sizes of each dataset; `is_whole` if every file is shown."""
 
     datasets: tuple[tuple[ShownSize, ...], ...]
 
@@ -45,7 +45,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """Small pictures and captions of files, by path; what could not be read is left out."""
+    """Small pictures and captions of files, by path, without unreadable ones."""
 
     previews: Mapping[Path, Preview]
     captions: Mapping[Path, str]
@@ -54,7 +54,7 @@ class Contents:
 def contents_of(
     layout: Layout, selection: Selection, *, on_done: Callable[[int, int], None] = lambda _done, _all: None
 ) -> Contents:
-    """The contents of the selected files; `on_done` gets how many previews of how many are drawn."""
+    """The contents of the selected files; `on_done` gets the number of finished previews and the total."""
     items = [
         (one.item, each.subset.kind)
         for each, sizes in zip(layout.subsets, selection.datasets, strict=True)
@@ -68,9 +68,9 @@ def contents_of(
 
 
 def choose(layout: Layout, troubles: Mapping[Path, Sequence[Problem]], *, most: int = MOST_CARDS) -> Selection:
-    """At most `most` files: the same number of every size, as far as it has so many, the fullest sizes first.
+    """Choose at most `most` files: the same number of each size if it has as many, the fullest sizes first.
 
-    Of one size those with the worst problems come first, then those that lose most, then in order. `troubles` are
+    Within a size, prefer the worst problems, then the largest share cut away, then inventory order. `troubles` has
     the problems of each file, the worst first.
     """
     sizes = [each.sizes for each in layout.subsets]
@@ -80,7 +80,7 @@ def choose(layout: Layout, troubles: Mapping[Path, Sequence[Problem]], *, most: 
     for group in sizes:
         shown = []
         for size in group:
-            # With more sizes than room, each of the first ones has one.
+            # With more sizes than room, each of the first sizes gets one file.
             count = min(len(size.files), max(cap, 1), left)
             left -= count
             shown.append(ShownSize(size=size, shown=_worth_seeing(size.files, troubles, count)))
@@ -89,7 +89,7 @@ def choose(layout: Layout, troubles: Mapping[Path, Sequence[Problem]], *, most: 
 
 
 def _cap(counts: list[int], most: int) -> int:
-    """The greatest number of each that together are at most `most`."""
+    """The largest number per size that keeps the total at `most` or below."""
     low, high = 0, max(counts, default=0)
     while low < high:
         middle = (low + high + 1) // 2
@@ -127,7 +127,7 @@ def problems_by_item(check: Check, layout: Layout) -> dict[Path, list[Problem]]:
     for each in layout.subsets:
         for one in each.files:
             paths = [one.item.path]
-            # All captions of a jsonl file have its path, so its problems are nobody's.
+            # All captions of a jsonl file have its path, so its problems belong to no single item.
             if each.subset.jsonl is None and one.item.caption_path is not None:
                 paths.append(one.item.caption_path)
             problems = [problem for path in paths for problem in by_path.get(path, ())]

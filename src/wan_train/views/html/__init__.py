@@ -1,1 +1,1 @@
-"""What all HTML pages share: the base template, the style, macros, and how a template becomes a page."""
+"""What all HTML pages share: the base template, the style, macros and rendering."""

@@ -1,4 +1,4 @@
-"""HTML pages made from Jinja2 templates. Every text is made safe and escaped, whatever a template forgets."""
+"""HTML pages made from Jinja2 templates. Every text is made safe and escaped, even if a template forgets it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _environment() -> Environment:
 
 
 def _safe(value: object) -> object:
-    """Every value that a template prints: control characters made visible, secrets hidden. Jinja2 escapes it then."""
+    """Make control characters visible and hide secrets in a printed value. Jinja2 escapes it afterwards."""
     return value if hasattr(value, "__html__") else formatting.safe(value)
 
 
@@ -67,5 +67,5 @@ def _lines(text: str) -> Markup:
 def _data_url(picture: bytes, kind: str = "jpeg") -> Markup:
     from markupsafe import Markup as NewMarkup
 
-    # The alphabet of base64 needs no escaping, and a picture must not be searched for secrets.
+    # Base64 needs no escaping, and hiding supposed secrets could damage the picture.
     return NewMarkup("data:image/{};base64,").format(kind) + NewMarkup(base64.b64encode(picture).decode("ascii"))  # noqa: S704  base64

@@ -25,7 +25,7 @@ from wan_train.views.report.report_data import ReportData
 from wan_train.views.report.report_json import report_json
 
 GENERATOR = "wan-train comparison"
-"""In every page of a comparison, so that only pages of this kind are replaced."""
+"""Marks every comparison page, so that only pages of this kind are overwritten."""
 _GAP = 2
 _LEAST_COLUMN = 14
 _INKS = (Ink.HIGH, Ink.LOW, Ink.SECOND, Ink.THIRD, Ink.FOURTH)
@@ -33,7 +33,7 @@ _INKS = (Ink.HIGH, Ink.LOW, Ink.SECOND, Ink.THIRD, Ink.FOURTH)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """One fact of each run, in the order of the runs; None where a run has none."""
+    """One fact of each run, in the order of the runs; None for a run without it."""
 
     group: str
     name: str
@@ -45,7 +45,7 @@ class Compared:
 
 
 def compared(reports: Sequence[ReportData]) -> tuple[Compared, ...]:
-    """The rows of the comparison, by group. Of the settings only those that differ."""
+    """The rows of the comparison, by group. Settings that are the same in all runs are left out."""
     return tuple(_rows(reports))
 
 
@@ -74,7 +74,7 @@ def _rows(reports: Sequence[ReportData]) -> Iterator[Compared]:
 
 
 def _money(reports: Sequence[ReportData]) -> Iterator[tuple[str, list[str | None]]]:
-    """Nothing where no run knows its price."""
+    """The rows about cost; none if no run has a price."""
     costs = [cost_of(report.view, report.made) for report in reports]
     if any(costs):
         yield "spent", [None if cost is None else units.dollars(cost.spent) for cost in costs]
@@ -164,7 +164,7 @@ def _row(label: str, values: Sequence[str | None], labels: int, room: int, *, st
 
 
 def compare_json(reports: Sequence[ReportData]) -> dict[str, Any]:
-    """`{event: "compare", runs, rows}`; `runs` are reports without their points and commands."""
+    """`{event: "compare", runs, rows}`; `runs` are reports without their points and attempts."""
     return {
         "event": "compare",
         "runs": [_short(report_json(report)) for report in reports],

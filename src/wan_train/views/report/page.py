@@ -1,4 +1,4 @@
-"""The report of a run as one HTML file without script: results first, then how it went, then its settings."""
+"""The report of a run as one HTML file without scripts: results first, then its course, then its settings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from wan_train.views.result import RESUME_CANNOT_HELP, headline, resume_command,
 from wan_train.views.run_status import RunStatus
 
 GENERATOR = "wan-train run report"
-"""In every report, so that only files of this kind are replaced."""
+"""Marks every report, so that only files of this kind are overwritten."""
 _MOST_KEPT = 20
 
 
@@ -185,7 +185,7 @@ def _dataset_counts(report: ReportData) -> Iterator[str]:
 
 
 def _has_changed(report: ReportData) -> bool:
-    """Whether files or captions came or went since the run was planned."""
+    """Whether the number of files or captions has changed since the run was planned."""
     counted, shown = report.view.plan.dataset, report.dataset
     if shown is None:
         return False
@@ -220,7 +220,7 @@ def _command(step: str, attempt: int, text: str) -> tuple[str, str]:
 
 
 def _models(report: ReportData) -> list[tuple[str, str, str]]:
-    """Name, file, bytes."""
+    """The name, file name and size in bytes of each model."""
     plan = report.view.plan
     named = {f"DiT {spec.expert.value}-noise": plan.models.dit[spec.expert.value] for spec in plan.recipe.experts}
     named |= {"VAE": plan.models.vae, "T5": plan.models.t5}

@@ -1,4 +1,4 @@
-"""The plots of a report: drawn by matplotlib, then inline SVG in the colours of the page, light, dark and on paper."""
+"""The plots of a report, drawn by matplotlib: inline SVG in the colours of the page (light, dark, on paper)."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_POINTS = 1200
-"""Of a line. A plot is about 600 pixels wide, so the lowest and the highest point of each pixel are drawn."""
+"""The most points of a line. A plot is about 600 pixels wide: the lowest and highest point of each is drawn."""
 
 _TOP, _RIGHT, _BOTTOM, _BETWEEN = 0.1, 0.26, 0.5, 0.14
 """Margins in inches, and the room between two axes as a share of their height."""
 _LONGEST_LANE = 24
 _GAP_SECONDS = 4 * EVERY_SECONDS
 _LEAST_PERCENT = 1e-4
-"""Of a movement in the plot: a logarithmic scale has no zero."""
+"""The smallest movement in the plot, because a logarithmic scale has no zero."""
 _TYPICAL = 0.995
-"""The share of losses that a plot must show. Single ones beyond would press all others flat."""
+"""A plot ends at this quantile of the losses and begins at 1 minus it. Outliers would flatten all others."""
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
@@ -44,7 +44,7 @@ Pair = tuple[float, float]
 
 
 class Ink(StrEnum):
-    """Colours to draw with. Each stands for a variable of the page's style."""
+    """Placeholder colours. Each is replaced by a variable of the page's style."""
 
     TEXT = "#010101"
     SOFT = "#020202"
@@ -186,7 +186,7 @@ def outside_plot(curves: Sequence[Curve]) -> int:
 
 
 def timeline_plot(bars: Sequence[Bar], *, until: float, name: str, title: str, description: str) -> Markup:
-    """The attempts of every step, one lane for each GPU; more where steps shared it. `until` is in seconds."""
+    """The attempts of every step in one lane for each GPU, with more rows if steps shared it. `until` is in seconds."""
     rows, lanes = _rows(bars)
     lanes = [formatting.cut(lane, _LONGEST_LANE) for lane in lanes]
     left = 0.25 + 0.085 * max((formatting.columns(lane) for lane in lanes), default=0)
@@ -215,7 +215,7 @@ def timeline_plot(bars: Sequence[Bar], *, until: float, name: str, title: str, d
 
 
 def _rows(bars: Sequence[Bar]) -> tuple[list[list[Bar]], list[str]]:
-    """Bars that do not overlap share a row. The rows of a lane stand together, its name at the first."""
+    """Return rows and their names. Bars that do not overlap share a row. Only the first row of a lane has its name."""
     rows: list[list[Bar]] = []
     names: list[str] = []
     for lane in dict.fromkeys(bar.lane for bar in bars):
@@ -257,7 +257,7 @@ def gpu_plot(samples: Sequence[GpuSample], *, since: float, name: str, title: st
 
 
 def _pieces(series: Sequence[Pair]) -> list[list[Pair]]:
-    """Split where nothing ran on the GPU for a while. In a thinned record all samples are further apart."""
+    """Split where no step used the GPU for a while. In a thinned record, all samples are further apart."""
     gaps = sorted(later[0] - earlier[0] for earlier, later in pairwise(series))
     limit = max(_GAP_SECONDS, 4 * gaps[len(gaps) // 2]) if gaps else _GAP_SECONDS
     pieces: list[list[Pair]] = []
@@ -278,7 +278,7 @@ def _unit(seconds: float) -> tuple[str, float]:
 def _figure(
     *, width: float = 6.0, height: float, left: float = 0.72, parts: Sequence[int] = (1,)
 ) -> tuple[Figure, Sequence[Axes]]:
-    """An empty plot of axes above each other, with the heights `parts`. Sizes in inches; `left` has names and numbers.
+    """An empty plot of stacked axes with relative heights `parts`. Sizes in inches; `left` is the label margin.
 
     The margins are fixed, because measuring them takes as long as drawing.
     """
@@ -300,7 +300,7 @@ def _figure(
     return figure, column
 
 
-_STYLE: Any = {  # the library's stub takes only a literal of its own names
+_STYLE: Any = {  # matplotlib's stub accepts only a literal with its own names
     "font.size": 10.5,
     "axes.edgecolor": Ink.LINE.value,
     "axes.labelcolor": Ink.SOFT.value,
@@ -332,7 +332,7 @@ def _split(series: Sequence[Pair]) -> tuple[list[float], list[float]]:
 def extremes(series: Sequence[Pair], most: int) -> list[Pair]:
     """At most `most` (even, at least 4) points: the first, the last, and the lowest and highest of each stretch.
 
-    A plot that is no wider than `most` / 2 pixels looks the same, spikes included. The values are finite.
+    A plot of at most `most` / 2 pixels looks the same, spikes included. The values must be finite.
     """
     if len(series) <= most:
         return list(series)
@@ -355,7 +355,7 @@ def evenly(series: Sequence[Pair], most: int) -> list[Pair]:
 
 
 def _as_svg(figure: Figure, *, name: str, title: str, description: str, class_: str = "plot") -> Markup:
-    """`name` is unique in the page. Screen readers read `title` and `description`."""
+    """The figure as SVG. `name` must be unique in the page. Screen readers read `title` and `description`."""
     import matplotlib as mpl
     from markupsafe import Markup as NewMarkup
 
@@ -381,12 +381,12 @@ def _as_svg(figure: Figure, *, name: str, title: str, description: str, class_: 
 
 
 def _is_left_out(element: ET.Element) -> bool:
-    """Metadata, and a style for every element, which would reach the whole page."""
+    """Whether to leave out an element: metadata, or a style that would apply to the whole page."""
     return element.tag == f"{_SVG}metadata" or element.find(f"{_SVG}style") is not None
 
 
 def _element(element: ET.Element, name: str, used: set[str]) -> ET.Element:
-    """Without a namespace, as HTML has it. matplotlib writes no text after an element, so tails are only line ends."""
+    """Copy an element without namespace, as in HTML, and without tails: matplotlib writes only line ends there."""
     cleaned = ET.Element(element.tag.removeprefix(_SVG), dict(_attributes(element, name, used)))
     cleaned.text = (element.text or "").strip()
     cleaned.extend(_element(child, name, used) for child in element)

@@ -15,11 +15,11 @@ from wan_train.run.directory import RunDirectory
 from wan_train.run.picks import Pick
 
 MOST_SHOWN = 48
-"""Pictures of all previews together."""
+"""The most pictures, of all previews together."""
 MOST_BYTES = 50_000
-"""Of one picture, so that a phone can open the page."""
+"""The most bytes of one picture, so that a phone can open the page."""
 _MOST_CLIP_BYTES, _MOST_CLIPS_BYTES = 300_000, 4_000_000
-"""Of one looping clip, and of all; beyond, a clip is shown by its first, middle and last frame."""
+"""The most bytes of one looping clip, and of all. Beyond, only its first, middle and last frame are shown."""
 _SIDES = (640, 320)
 _QUALITIES = (80, 60, 30)
 
@@ -43,13 +43,13 @@ class ShownPreview:
     rows: Sequence[Row]
     prompts: Sequence[Prompt]
     cells: Mapping[tuple[str, int], ShownCell | None]
-    """By row name and index of the prompt, without what is not drawn."""
+    """By row name and prompt index, without pictures that are not drawn."""
     drawn: int
-    """How many pictures there are."""
+    """The number of pictures drawn, shown or not."""
 
     @property
     def more(self) -> str | None:
-        """What is not shown, in words."""
+        """The rows and prompts that are not shown, in words."""
         left = [
             count(number, thing)
             for number, thing in (

@@ -40,7 +40,7 @@ _PACKAGES = ("torch", "accelerate", "diffusers", "transformers", "safetensors", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownDataset:
-    """The dataset as its files are now, and some of them to look at."""
+    """The dataset as its files are now, and a selection of them to show."""
 
     layout: Layout
     selection: Selection
@@ -54,7 +54,7 @@ class ReportData:
     view: RunView
     made: float
     version: str
-    """Of the wan-train that makes the report."""
+    """The version of wan-train that made the report."""
     events: Sequence[Event] = ()
     curves: Mapping[str, Curve] = field(default_factory=dict)
     gpus: Sequence[GpuSample] = ()
@@ -67,7 +67,7 @@ class ReportData:
     """Why there is no dataset to show."""
     samples: Sequence[Sample] = ()
     sample_pictures: Mapping[Path, Preview] = field(default_factory=dict)
-    """Of the samples that are shown, by path."""
+    """The pictures of the shown samples, by path."""
     previews: Sequence[ShownPreview] = ()
 
     @property
@@ -77,14 +77,14 @@ class ReportData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleGrid:
-    """The samples of an expert that are shown: `epochs` down, `prompts` (index and text) across."""
+    """The shown samples of an expert: `epochs` are the rows, `prompts` (index and text) the columns."""
 
     epochs: tuple[int, ...]
     prompts: tuple[tuple[int, str], ...]
     cells: Mapping[tuple[int, int], Sample]
     """By epoch and prompt index."""
     made: int
-    """How many samples there are."""
+    """The number of all samples, shown or not."""
 
 
 def read_report_data(run: RunDirectory, now: float, *, with_pictures: bool = True) -> ReportData:
@@ -166,7 +166,7 @@ def _dataset(run: RunDirectory, plan: Plan) -> tuple[ShownDataset | None, str | 
 
 
 def sample_grid(samples: Sequence[Sample], expert: Expert) -> SampleGrid:
-    """The first prompts. Epochs are spread evenly and include the first and the last."""
+    """Choose the first prompts, and epochs spread evenly from the first to the last."""
     found = [sample for sample in samples if sample.expert is expert]
     prompts = tuple(sorted({sample.prompt_index: sample.prompt for sample in found}.items()))[:_MOST_PROMPTS]
     epochs = sorted({sample.epoch for sample in found})

@@ -1,4 +1,4 @@
-"""What made a run: its settings with their sources, the versions, and the command that repeats it."""
+"""How to reproduce a run: its settings with their sources, the versions, and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SettingSource(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingRow:
-    """One setting by its name in a recipe; `reason` says why the machine set it, or what else did."""
+    """One setting by its name in a recipe. `reason` says why the machine set it, or what else set it."""
 
     name: str
     value: str
@@ -41,13 +41,13 @@ class SettingRow:
 
 
 def settings_of(plan: Plan) -> tuple[SettingRow, ...]:
-    """In the order of a recipe file; one row for each expert where the experts differ."""
+    """The settings in the order of a recipe file; one row for each expert if the experts differ."""
     return tuple(_rows(plan))
 
 
 def _rows(plan: Plan) -> Iterator[SettingRow]:
     recipe = plan.recipe
-    # A user's recipe file names each training setting that it does not take from a shipped one.
+    # A recipe file or preset marks its own settings as RECIPE; values of the shipped recipe have no source.
     is_file = any(source.origin is Origin.RECIPE for spec in recipe.experts for source in spec.sources.values())
     by_recipe = f"recipe {recipe.name}"
     default = "the default" if is_file else f"the shipped recipe {recipe.name}"
@@ -76,7 +76,7 @@ _SOURCES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Versions:
-    """Field names are keys of report.json. `wan_train` are those that supervised the run, in order."""
+    """The field names are keys of report.json. `wan_train` has the versions that supervised the run, in order."""
 
     wan_train: tuple[str, ...]
     trainer: str
@@ -103,9 +103,9 @@ def versions(report: ReportData) -> Versions:
 
 
 def rerun_command(report: ReportData) -> str:
-    """One line to paste into a shell that plans the same training; secrets hidden.
+    """The shell command that plans the same training, on one line, with secrets hidden.
 
-    It names the run's own recipe and dataset.toml, and the places of the trainer and of runs where they are unusual.
+    It names the run's own recipe and dataset.toml, and the folders of the trainer and of runs if not the defaults.
     """
     view = report.view
     return redact(shlex.join(["wan-train", *_words(view.plan, view.run, view.state)]))
@@ -129,7 +129,7 @@ def _words(plan: Plan, run: RunDirectory, state: RunState) -> Iterator[str]:
             yield from _pair(f"--{step.expert}", f"until={end}")
     longest = epochs or max(spec.training.max_train_epochs for spec in plan.recipe.experts)
     if plan.keep_every_epochs is None and plan.recipe.experts[0].training.save_every_n_epochs < longest:
-        # In a user's recipe the setting means: keep LoRAs. In the shipped recipe of this run it did not.
+        # The run's own recipe file is read as a user's, where the setting keeps LoRAs. This run kept none.
         yield from _pair("--save-every", str(longest))
     if plan.trainer.is_real:
         root, usual = plan.trainer.root, Settings().trainer_dir
@@ -142,7 +142,7 @@ def _words(plan: Plan, run: RunDirectory, state: RunState) -> Iterator[str]:
 
 
 def _pair(flag: str, value: str) -> Iterator[str]:
-    """Two words, or one where the value looks like an option."""
+    """Two arguments, or one if the value looks like an option."""
     if value.startswith("-"):
         yield f"{flag}={value}"
     else:

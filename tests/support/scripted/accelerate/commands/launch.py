@@ -1,6 +1,6 @@
-"""`accelerate launch` in its single-process mode: starts the script, forwards no signal, hides its exit code.
+"""`accelerate launch` in single-process mode: starts the script, forwards no signal, hides its exit code.
 
-Options are read by hand and the script is spawned by `os`: argparse and subprocess would double this program's start.
+It parses options by hand and spawns the script with `os`: argparse and subprocess would double its start-up time.
 """
 
 from __future__ import annotations
