@@ -1,1 +1,1 @@
-"""The rented machine: what an hour of it costs, when its rental ends, its provider's API."""
+"""The rented box: its hourly price, the end of its rental, its provider's API."""

@@ -1,4 +1,4 @@
-"""What is known of a rented box, as values: its price, the end of its rental, its ssh address."""
+"""A rented box as values: its price, the end of its rental, its ssh address."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from enum import StrEnum
 from typing import Any
 
 _NEAR = 1.1
-"""A bid of at most this many times the market's lowest is outbid by the next renter who adds a little."""
+"""A bid of at most this many times the market's lowest is easily outbid."""
 
 
 class PriceSource(StrEnum):
-    """Who named the price of an hour."""
+    """The source of the hourly price."""
 
     GIVEN = "given"
-    """A person: `--price`, its variable, or the settings file."""
+    """The user: `--price`, its variable, or the settings file."""
     VAST = "vast"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rental:
-    """A rented box. Prices are dollars an hour of the whole box; `ends` is seconds since 1970.
+    """A rented box. Prices are in dollars per hour for the whole box; `ends` is in seconds since 1970.
 
-    `per_hour` includes the disk, which is paid while the box is stopped too.
-    An interruptible box has a `bid`; the box goes to somebody else once `lowest_bid` is above it.
+    `per_hour` includes the disk, which is also billed while the box is stopped.
+    An interruptible box has a `bid`. Another renter gets the box once `lowest_bid` is above it.
     """
 
     per_hour: float
@@ -36,13 +36,13 @@ class Rental:
 
     @property
     def is_near_the_market(self) -> bool:
-        """Whether somebody who bids a little more takes the box away."""
+        """Whether a slightly higher bid takes the box away."""
         return self.bid is not None and self.lowest_bid is not None and self.bid <= self.lowest_bid * _NEAR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """Dollars for an hour of this box, who said so, and the rental where it was asked for."""
+    """Dollars per hour of this box, the source of the price, and the rental if it was requested."""
 
     per_hour: float
     source: PriceSource
@@ -50,10 +50,10 @@ class Price:
 
 
 def read_rental(answer: object) -> Rental | None:
-    """The rental in what Vast answers about an instance, None where it has no price.
+    """The rental in Vast's answer about an instance; None if it has no price.
 
-    Fields as in `GET /api/v0/instances/{id}/`: `dph_total` includes the disk (`storage_total_cost`), `dph_base` does
-    not and is the bid of an interruptible box.
+    Fields as in `GET /api/v0/instances/{id}/`: `dph_total` includes the disk (`storage_total_cost`). `dph_base` does
+    not; it is the bid of an interruptible box.
     """
     found = answer.get("instances") if isinstance(answer, dict) else None
     if not isinstance(found, dict):
@@ -71,7 +71,7 @@ def read_rental(answer: object) -> Rental | None:
 
 
 def number_in(found: Mapping[str, Any], name: str) -> float | None:
-    """A number of a JSON object that is 0 or more; None for anything else."""
+    """A finite number of a JSON object that is 0 or more; None for anything else."""
     value = found.get(name)
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
     return float(value) if good and value is not None else None
@@ -83,14 +83,14 @@ _LAST_PORT = 65_535
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shell:
-    """Where ssh goes."""
+    """An ssh address."""
 
     host: str
     port: int
 
 
 def shell_of(environ: Mapping[str, str]) -> Shell | None:
-    """Vast's boxes with a public port for ssh have both in their environment (docs.vast.ai, instance variables)."""
+    """The ssh address in the environment of a Vast box with a public ssh port (docs.vast.ai, instance variables)."""
     host, port = environ.get("PUBLIC_IPADDR", "").strip(), environ.get("VAST_TCP_PORT_22", "").strip()
     if not _HOST.fullmatch(host) or not port.isdecimal() or not port.isascii() or not 0 < int(port) <= _LAST_PORT:
         return None

@@ -1,7 +1,7 @@
-"""Vast.ai's HTTP API, and what a box may ask it about itself: one deadline for a question and its whole answer.
+"""Vast.ai's HTTP API, and what a box may request for itself. One deadline covers a request and its whole answer.
 
-The key goes into one header and nowhere else: no address, no message, no record. Redirects are not followed, because
-the key would go along.
+The key goes into one header, never into an address, a message or a record. Redirects are not followed, because they
+would receive the key.
 
 Inside a box `CONTAINER_ID` names the instance and `CONTAINER_API_KEY` is a key for it alone (docs.vast.ai, instance
 portal).
@@ -29,15 +29,15 @@ MISSING = 404
 _MOST_BYTES = 4_000_000
 _CHUNK = 65_536
 _AGENT = "wan-train"
-"""urllib's own name is refused by some of the services that stand before an API."""
+"""Some services in front of APIs refuse urllib's default name."""
 
 
 class VastError(Exception):
-    """Why Vast did not help, in words that may be shown and recorded."""
+    """A failed request to Vast. Its message may be shown and recorded."""
 
 
 class StatusError(VastError):
-    """Vast answered with a status that reports an error. `retry_after` is in seconds, where it named them."""
+    """Vast answered with an error status. `retry_after` is in seconds; None if Vast gave none."""
 
     def __init__(self, status: int, retry_after: float | None = None) -> None:
         super().__init__(f"Vast answered with status {status}")
@@ -46,7 +46,7 @@ class StatusError(VastError):
 
 
 class NoAnswerError(VastError):
-    """Nobody knows whether Vast received the question: it hung, the connection broke, or there is none."""
+    """It is unknown whether Vast received the request: it hung, or the connection broke or failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +58,9 @@ class Api:
     key_name: str
 
     def ask(self, method: str, path: str, seconds: float, body: object = None) -> Any:  # noqa: ANN401  JSON of any shape
-        """The answer's JSON, after about `seconds` at the latest. Raises VastError."""
+        """The answer's JSON, within about `seconds`. Raises VastError."""
         if not (self.key.isascii() and self.key.isprintable()):
-            raise VastError(f"{self.key_name} is not a key")  # the library would quote it in its error
+            raise VastError(f"{self.key_name} is not a key")  # the library's error would contain it
         until = time.monotonic() + seconds
         headers = {"Authorization": f"Bearer {self.key}", "Accept": "application/json", "User-Agent": _AGENT}
         data = json.dumps(body).encode() if body is not None else None
@@ -88,7 +88,7 @@ class Api:
 
 
 def why_refused(answer: object) -> str | None:
-    """Why an order was not obeyed, in words; None where it was."""
+    """Why Vast did not execute a command, in words; None if it did."""
     if isinstance(answer, dict) and answer.get("success") is True:
         return None
     said = answer.get("msg") if isinstance(answer, dict) else None
@@ -96,7 +96,7 @@ def why_refused(answer: object) -> str | None:
 
 
 def _read(answer: HTTPResponse, until: float) -> bytes:
-    """All of an answer that comes before `until` on the monotonic clock; a server may send a byte now and then."""
+    """The whole answer. Raises TimeoutError after `until` (monotonic), as a server may send a byte now and then."""
     body = bytearray()
     while chunk := answer.read1(_CHUNK):
         body += chunk
@@ -108,7 +108,7 @@ def _read(answer: HTTPResponse, until: float) -> bytes:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """urllib would send the key along to wherever it is redirected."""
+    """Blocks redirects: urllib would send the key to the new address."""
 
     def redirect_request(self, *_: object, **__: object) -> None:
         return None
@@ -119,7 +119,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def _retry_after(headers: Message) -> float | None:
-    """The header in seconds; a date, which Vast does not send, counts as none."""
+    """The header in seconds; None for a date, which Vast does not send."""
     text = (headers.get("Retry-After") or "").strip()
     return float(text) if text.isascii() and text.isdecimal() else None
 
@@ -135,21 +135,21 @@ class UnknownBoxError(VastError):
 
 
 class RefusedKeyError(VastError):
-    """Vast does not take this box's key."""
+    """Vast does not accept this box's key."""
 
 
 class Power(StrEnum):
-    """What Vast says of a box's state."""
+    """The state of a box according to Vast."""
 
     ON = "on"
     GOING = "going"
-    """It is to be stopped, or is stopped already."""
+    """Being stopped, or already stopped."""
     GONE = "gone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vast:
-    """The API as one box may use it."""
+    """The part of the API that a box may use for itself."""
 
     address: str
     instance: str
@@ -164,7 +164,7 @@ class Vast:
         return cls(address=address, instance=instance, key=key)
 
     def rental(self, *, seconds: float = DEADLINE_SECONDS) -> Rental:
-        """What this box costs and when its rental ends. Raises VastError, after about `seconds` at the latest."""
+        """The price of this box and the end of its rental. Raises VastError, within about `seconds`."""
         found = read_rental(self._ask("GET", self._path, seconds))
         if found is None:
             raise VastError("Vast's answer has no price for this box")
@@ -183,15 +183,15 @@ class Vast:
         return Power.GOING if down else Power.ON
 
     def check(self, *, seconds: float = DEADLINE_SECONDS) -> None:
-        """Make sure that Vast knows this box and takes its key. Raises VastError."""
+        """Check that Vast knows this box and accepts its key. Raises VastError."""
         self._ask("GET", self._path, seconds)
 
     def stop(self, *, seconds: float = DEADLINE_SECONDS) -> None:
-        """Ask that this box be stopped: its disk stays and is paid for. Raises VastError."""
+        """Ask Vast to stop this box. Its disk stays and is billed. Raises VastError."""
         self._order("PUT", {"state": "stopped"}, seconds)
 
     def destroy(self, *, seconds: float = DEADLINE_SECONDS) -> None:
-        """Ask that this box be destroyed with its disk. Raises VastError."""
+        """Ask Vast to destroy this box and its disk. Raises VastError."""
         self._order("DELETE", {}, seconds)
 
     @property
@@ -203,7 +203,7 @@ class Vast:
             answer = self._ask(method, self._path, seconds, body)
         except UnknownBoxError:
             if method == "DELETE":
-                return  # a repeated order
+                return  # a repeated command
             raise
         if (why := why_refused(answer)) is not None:
             raise VastError(why)
@@ -221,7 +221,7 @@ class Vast:
 
 
 class Asking:
-    """A question to Vast in a thread of its own, so that its caller need not wait."""
+    """A rental request to Vast in its own thread, so that the caller need not wait."""
 
     def __init__(self, vast: Vast) -> None:
         self._vast = vast
@@ -237,10 +237,10 @@ class Asking:
 
     @property
     def answer(self) -> Rental | VastError | None:
-        """None while there is none yet."""
+        """The answer; None until it arrives."""
         return self._answer
 
     def wait(self) -> Rental | VastError:
-        """The answer, after at most the deadline and a moment."""
+        """The answer, after at most the deadline plus one second."""
         self._thread.join(DEADLINE_SECONDS + 1)
         return self._answer or VastError(f"Vast did not answer within {DEADLINE_SECONDS:g} s")

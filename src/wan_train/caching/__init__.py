@@ -1,1 +1,1 @@
-"""Which caches are right, which are to be made, and who may change them."""
+"""Which caches are valid, which must be made, and who may change them."""

@@ -1,4 +1,4 @@
-"""Which caches stay, which go, which are to be made: a pure function of items, index and files found."""
+"""Which caches to keep, remove and make: a pure function of items, index and files found."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ WORDS: Mapping[Reason, str] = {
     Reason.NO_ITEM: "picture no longer in the dataset",
 }
 
-# In this order a difference is named: the first one is what the user did.
+# The first difference in this order is reported: changes by the user come before those of model and trainer.
 _PARTS: Mapping[str, Reason] = {
     "picture": Reason.PICTURE,
     "caption": Reason.CAPTION,
@@ -71,10 +71,10 @@ _FLAWS: Mapping[Flaw, Reason] = {
 class Wanted:
     """The caches of one kind that one item needs.
 
-    `made_from` is what they follow from, part by part. `name` is None for a clip, whose caches the trainer names by
-    what it cuts from it; `cuts` are their names by our own arithmetic, None where the length is unknown. `newest_ns` is
-    when its sources were last touched, `captions` the words that its text cache may hold (of several files of one stem,
-    one is trained).
+    `made_from` has what they depend on, by part. `name` is None for a clip's latents, which the trainer names by its
+    cuts. `cuts` has those names by our own arithmetic, None if the length is unknown. `newest_ns` is when its sources
+    last changed. `captions` are the texts that its text cache may contain: only one of several files with the same
+    stem is trained.
     """
 
     key: str
@@ -90,7 +90,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """One cache directory and everything of one kind that belongs into it."""
+    """One cache directory and everything of one kind that belongs in it."""
 
     path: Path
     kind: CacheKind
@@ -102,8 +102,8 @@ class Folder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """`keep` and `make` are by item, `remove` by file name. `foreign` are files that the trainer would take for
-    caches and that it did not name: they are left alone, and nothing can be trained beside them.
+    """`keep` and `make` are by item, `remove` by file name. `foreign` are files that the trainer would read as caches
+    but did not name. They are left alone, and nothing can be trained beside them.
     """
 
     keep: Mapping[str, Entry] = field(default_factory=dict)
@@ -118,9 +118,9 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheNeed:
-    """How many items of a kind need their caches made, when the plan was made; `reasons` counts them by reason.
+    """Numbers of items, items to cache (`make`) and files to remove, as of the plan; `reasons` counts by reason.
 
-    `remove` counts files, among them the stale ones that are made again.
+    `remove` includes stale files that are made again. A reason with nothing to make counts the files to remove.
     """
 
     items: int
@@ -132,10 +132,10 @@ class CacheNeed:
 def decide(
     folder: Folder, index: CacheIndex, found: Mapping[str, Contents], *, boot: str, finished: bool = False
 ) -> Decision:
-    """What is to be done in one folder; `found` are its files of this kind by name.
+    """Decide what to do in one folder; `found` are its files of this kind by name.
 
-    `finished`: the trainer has just ended without an error, so what it left of a clip is all there is. A folder for
-    which no item is wanted loses nothing: the dataset may only be away.
+    `finished` means that the trainer just ended without an error, so a clip has no caches but those found. Nothing is
+    removed from a folder without wanted items, since the dataset may only be missing for now.
     """
     if not folder.items:
         return Decision(foreign=_foreign_files(folder, found))
@@ -161,21 +161,21 @@ def decide(
 
 
 def begun(decision: Decision, folder: Folder, index: CacheIndex, *, boot: str) -> CacheIndex:
-    """The index while the trainer makes what is missing: what stays, and what each new file will be of."""
+    """The index while the trainer makes missing caches: the kept entries, and what each new file will be made from."""
     wanted = {item.key: item for item in folder.items}
     pending = {key: Entry(made_from=wanted[key].made_from, begun=boot) for key in decision.make}
     return CacheIndex(entries={**decision.keep, **pending}, sources=index.sources)
 
 
 def count(reasons: Mapping[str, Reason]) -> dict[str, int]:
-    """How many of each reason, the most frequent first."""
+    """The number of each reason, the most frequent first."""
     return {reason.value: number for reason, number in Counter(reasons.values()).most_common()}
 
 
 def _judge(
     folder: Folder, item: Wanted, entry: Entry | None, files: Mapping[str, Contents], *, boot: str, finished: bool
 ) -> Reason | None:
-    """Why the item's caches have to be made, None when those found are right."""
+    """Why the item's caches must be made; None if those found are valid."""
     if item.name is not None and not files:
         return Reason.NEW
     for name, file in files.items():
@@ -187,7 +187,7 @@ def _judge(
     if entry.begun is not None:
         return _after_caching(item, entry, files, boot=boot, finished=finished)
     if {name: CacheFile(size=file.size, mtime_ns=file.mtime_ns) for name, file in files.items()} != entry.files:
-        # Somebody else wrote them since: they count like caches that were never in the index.
+        # Another program wrote them since, so they count like caches that were never in the index.
         return _take_over(folder, item, files)
     return _difference(item, entry)
 
@@ -195,7 +195,7 @@ def _judge(
 def _after_caching(
     item: Wanted, entry: Entry, files: Mapping[str, Contents], *, boot: str, finished: bool
 ) -> Reason | None:
-    """Of caches that the trainer was sent to make. There was none before, so each is from then."""
+    """Judge caches that the trainer was started to make. None existed before, so all are from that attempt."""
     if entry.begun != boot:
         return Reason.UNFINISHED if files else Reason.NEW
     difference = _difference(item, entry)
@@ -205,14 +205,14 @@ def _after_caching(
         return Reason.CAPTION
     if item.name is not None or finished:
         return None
-    # Of a clip some cuts may be missing.
+    # Some cuts of a clip may be missing.
     if files and item.cuts is not None and set(files) == item.cuts:
         return None
     return Reason.UNFINISHED if files else Reason.NEW
 
 
 def _take_over(folder: Folder, item: Wanted, files: Mapping[str, Contents]) -> Reason | None:
-    """Whether caches that no index vouches for may be used: judged by what they say and by when they were written."""
+    """Why caches that are in no index must be made again, or None; judged by their contents and time of writing."""
     match folder.kind:
         case CacheKind.TEXT:
             return None if _says(item, files) else Reason.CAPTION
@@ -248,7 +248,7 @@ def _flaw(folder: Folder, item: Wanted, name: str, file: Contents) -> Flaw | Non
                 return Flaw.OTHER_SHAPE
             return caches.latents_flaw(
                 file,
-                # A clip's name carries the size it was scaled to.
+                # The name of a clip's cache contains the size it was scaled to.
                 bucket=(parsed.width, parsed.height) if folder.is_clip else item.bucket,
                 frames=parsed.frames or 1,
                 image_to_video=folder.image_to_video,
@@ -267,19 +267,19 @@ def _by_stem(folder: Folder, found: Mapping[str, Contents]) -> dict[str, list[st
 
 
 def _names(item: Wanted, by_stem: Mapping[str, list[str]], found: Mapping[str, Contents]) -> list[str]:
-    """The files of an item; of a clip all that carry its stem, whatever they were cut from."""
+    """The files of an item; for a clip's latents, all files with its stem, whatever their cuts."""
     if item.name is None:
         return by_stem.get(item.stem, [])
     return [item.name] if item.name in found else []
 
 
 def _foreign_files(folder: Folder, found: Mapping[str, Contents]) -> tuple[str, ...]:
-    """Files that only end like a cache. The trainer would fail on them."""
+    """Files with only the suffix of a cache name. The trainer would fail on them."""
     return tuple(sorted(_without_a_cache_name(folder, found)))
 
 
 def _without_a_cache_name(folder: Folder, found: Mapping[str, Contents]) -> Iterator[str]:
     for name in found:
-        # A folder that changed from pictures to clips holds caches of the other sort: those are ours.
+        # A folder that changed from pictures to clips still contains caches of the other sort, which are ours.
         if not any(caches.parse(name, is_clip=is_clip) for is_clip in (folder.is_clip, not folder.is_clip)):
             yield name

@@ -1,7 +1,7 @@
-"""Where the caches of a run go: a folder for each kind of caches, in a place that can be written.
+"""Where the caches of a run go: a writable folder for each engine and precision.
 
-Caches of two engines or precisions have the same names and different contents, so in one folder each run would remove
-the other's. The real trainer keeps the folder that the dataset.toml names, as the guide has it.
+Caches of two engines or precisions have the same names but different contents, so in one folder each run would remove
+the other's. The real trainer uses the folder that the dataset.toml names, as in the guide.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class CacheHome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """The configuration with the folders that this run uses, and what a person should know of them."""
+    """The configuration with the folders that this run uses, and notes on them for the user."""
 
     config: DatasetConfig
     notes: tuple[str, ...] = ()
@@ -58,14 +58,14 @@ def place(config: DatasetConfig, trainer: TrainerTraits, home: CacheHome) -> Pla
 
 
 def _own(plain: Path, trainer: TrainerTraits) -> Path:
-    """The folder itself for the real trainer, unless caches of another precision are in it."""
+    """The folder itself for the real trainer, unless it contains caches of another precision; else a subfolder."""
     if trainer.is_real and all(found == trainer.cache_element for found in _elements(plain)):
         return plain
     return plain / f"{trainer.kind}-{trainer.cache_element}"
 
 
 def _elements(folder: Path) -> Iterator[str]:
-    """The precision of every whole cache in a folder."""
+    """The precision of every complete cache in a folder."""
     try:
         with os.scandir(folder) as entries:
             files = sorted(e.path for e in entries if any(caches.is_read(e.name, kind) for kind in CacheKind))
@@ -79,7 +79,7 @@ def _elements(folder: Path) -> Iterator[str]:
 
 
 def _name(subset: Subset) -> str:
-    """The same for all runs of a dataset, different for other datasets."""
+    """A folder name that is the same for all runs of a dataset and different for other datasets."""
     digest = hashlib.sha256(os.fsencode(os.path.realpath(subset.cache_directory))).hexdigest()[:8]
     return f"{slug(subset.source.stem)}-{digest}"
 

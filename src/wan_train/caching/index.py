@@ -1,8 +1,8 @@
 """The cache index: what each cache file was made from, so that only what changed is made again.
 
-It lies in the cache directory under a name that no trainer reads. Each kind of cache has its own file, because latents
-and text may be cached at the same time. The files are always looked at too: if an index is damaged or missing, caches
-are verified by their contents.
+It is in the cache directory, under a name that no trainer reads. Each kind of cache has its own file, because latents
+and text may be cached at the same time. The caches are always checked too: if an index is damaged or missing, they are
+verified by their contents.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _CHUNK = 4 * 1024 * 1024
 _SAMPLES = 16
 _SAMPLE_BYTES = 64 * 1024
 _SETTLED_NS = 2_000_000_000
-"""A file changed less than this before it was hashed may change again within the same tick of its time stamp."""
+"""A file that changed less than this before its hash was taken may change again with the same time stamp."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stamp:
-    """What one stat call shows of a change. Times in nanoseconds since 1970."""
+    """What one stat call shows about a change. Times are in nanoseconds since 1970."""
 
     size: int
     mtime_ns: int
@@ -59,10 +59,10 @@ class CacheFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """The caches of one item: `made_from` names everything they follow from, `files` are the caches by name.
+    """The caches of one item: `made_from` has everything they depend on, `files` has the caches by name.
 
-    `begun` is the boot during which the trainer was sent to make them: what it left is believed within the same boot
-    only, since a machine that goes down may leave files of the right length without their contents.
+    `begun` is the boot during which the trainer was started to make them. Its files are trusted only within that boot,
+    since a machine that goes down may leave files of the right length without their contents.
     """
 
     made_from: Mapping[str, str]
@@ -72,7 +72,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheIndex:
-    """What is known of the caches of one kind in one folder. `entries` are by item, `sources` by path."""
+    """What is known about the caches of one kind in one folder. `entries` are by item, `sources` by path."""
 
     schema: int = SCHEMA
     entries: Mapping[str, Entry] = field(default_factory=dict)
@@ -85,7 +85,7 @@ def index_file(cache_directory: Path, kind: str) -> Path:
 
 @without_garbage_collection()
 def read_index(path: Path) -> CacheIndex:
-    """The index; an empty one when there is none, when it is damaged, or when it was written by another schema."""
+    """The index; empty if it is missing, damaged, or of another schema."""
     index: CacheIndex | None = codec.read(path, CacheIndex)
     return index if index is not None and index.schema == SCHEMA else CacheIndex()
 
@@ -95,7 +95,7 @@ def write_index(path: Path, index: CacheIndex) -> None:
 
 
 def stamp(path: Path) -> Stamp:
-    """Raises OSError. A folder of frames counts as its newest frame and the sum of their sizes."""
+    """The stamp of a file; raises OSError. A folder of frames has the newest times and the sum of the frames' sizes."""
     found = path.stat()
     if not stat.S_ISDIR(found.st_mode):
         return _stamp_of(found)
@@ -109,25 +109,25 @@ def stamp(path: Path) -> Stamp:
 
 
 class Hasher:
-    """Hashes of pictures and clips: read again only where a file was touched since it was last read."""
+    """Hashes of pictures and clips; a file is read again only if it changed since it was last read."""
 
     def __init__(self, known: Mapping[str, Source], *, now_ns: int) -> None:
         self._known = known
         self._now = now_ns
         self.seen: dict[str, Source] = {}
-        """Every file asked for, with its hash: what the next index keeps."""
+        """Every requested file with its hash, for the next index."""
         self.stamps: dict[str, Stamp] = {}
-        """Every file looked at, hashed or not, as it was when it was looked at first."""
+        """The first stamp of every file, hashed or not."""
 
     def stamp(self, path: Path) -> Stamp:
-        """Raises OSError. The file is not read."""
+        """The file's first stamp, without reading the file; raises OSError."""
         key = os.fspath(path)
         if (known := self.stamps.get(key)) is None:
             known = self.stamps[key] = stamp(path)
         return known
 
     def source(self, path: Path) -> Source:
-        """Raises OSError, also when the file is written to while it is read."""
+        """The file's stamp and hash; raises OSError, also if the file changes while it is read."""
         key = os.fspath(path)
         if key in self.seen:
             return self.seen[key]
@@ -149,10 +149,10 @@ def text_hash(texts: Iterable[str]) -> str:
 
 
 def model_identity(path: Path) -> str:
-    """A model file by its size and by samples of its bytes, wherever it lies; its name where there is no such file.
+    """A hash of a model file's size and samples of its bytes, whatever its path; its name if it cannot be read.
 
-    Reading the whole file would take longer than caching two hundred pictures; two models that differ at all differ
-    in nearly every byte.
+    Reading the whole file would take longer than caching two hundred pictures. Two different models differ in nearly
+    every byte.
     """
     try:
         size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""From an inventory to the caches it needs: their names, and everything that each of them follows from."""
+"""The caches that an inventory needs: their names, and everything that each of them depends on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wan_train.engine.caches import CacheKind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Maker:
-    """What makes the caches of one kind, as far as their contents follow from it."""
+    """What makes the caches of one kind, as far as their contents depend on it."""
 
     kind: CacheKind
     model: str
@@ -37,9 +37,9 @@ def folders(
     *,
     hashed: Mapping[Path, Container[str]] | None = None,
 ) -> Iterator[Folder]:
-    """One folder for each dataset, its sources hashed where they have to be; raises OSError for one that is gone.
+    """One folder for each dataset, with sources hashed where needed; raises OSError for a missing source.
 
-    With `hashed` only the pictures of these items are: what no index knows is decided without a hash.
+    With `hashed`, only the pictures of these items are hashed. Items in no index are decided without a hash.
     """
     for found in inventory.subsets:
         directory = found.subset.cache_directory
@@ -74,7 +74,7 @@ def _latents(found: SubsetInventory, maker: Maker, hasher: Hasher, only: Contain
 
 
 def _both(first: Wanted, other: Wanted) -> Wanted:
-    """Two files with the same cache name: the trainer decides which one it trains, so both count."""
+    """Merge two files with the same cache name: the trainer decides which one it trains, so both count."""
     pictures = text_hash([first.made_from["picture"], other.made_from["picture"]])
     return replace(
         first,
@@ -96,7 +96,7 @@ def _picture(item: Item, subset: Subset) -> Wanted:
         enable_bucket=subset.enable_bucket,
         bucket_no_upscale=subset.bucket_no_upscale,
     )
-    # The bucket and not the resolution: a picture that comes out the same is not encoded again.
+    # Use the bucket, not the resolution, so that a picture with an unchanged bucket is not encoded again.
     return Wanted(key=name, stem=stem, name=name, bucket=bucket, made_from={"size": f"{bucket[0]}x{bucket[1]}"})
 
 
@@ -107,7 +107,7 @@ def _clip(item: Item, subset: Subset) -> Wanted:
     bucket, cuts = None, None
     size = f"of {subset.resolution[0]}x{subset.resolution[1]}"
     if item.width is not None and item.height is not None:
-        # Clips are scaled with buckets on, whatever the configuration says.
+        # The trainer always scales clips with buckets on.
         bucket = bucket_for(item.width, item.height, resolution=subset.resolution)
         size = f"{bucket[0]}x{bucket[1]}"
         if item.frames is not None:
@@ -138,8 +138,8 @@ def _texts(found: SubsetInventory, maker: Maker) -> Iterator[Wanted]:
 
 
 def caption_of(item: Item) -> str | None:
-    """The words as the trainer reads them: of a record as they are; of a file in UTF-8, line ends unified, stripped, a
-    byte order mark kept.
+    """The caption as the trainer reads it: a record's as it is; a file's as UTF-8, with unified line ends, stripped,
+    and with any byte order mark.
     """
     if item.caption is not None:
         return item.caption
@@ -150,5 +150,5 @@ def caption_of(item: Item) -> str | None:
 
 
 def stem_of(path: Path) -> str:
-    """What the caches of a picture or clip are named by."""
+    """The stem in the cache names of a picture or clip."""
     return os.path.splitext(path.name)[0]  # noqa: PTH122 - the trainer's own rule for stems

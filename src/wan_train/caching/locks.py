@@ -1,7 +1,7 @@
-"""One lock file for each cache directory: runs that train from it share the lock, a run that changes it holds it alone.
+"""One lock file per cache directory: runs that train from it share the lock, a run that changes it holds it alone.
 
-The files lie with the GPU leases. A lock ends with the last process that has its descriptor, so a crash leaves nothing
-stale. The text in a file only says who holds it.
+The files are beside the GPU leases. A lock ends with the last process that has its descriptor, so a crash leaves no
+stale lock. The text in a file only says who holds it.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ class CacheLock:
     """The locks of one run on all its cache directories, taken and released together."""
 
     def __init__(self, directory: Path, run_id: str, folders: Iterable[Path]) -> None:
-        """`directory` is shared by everybody on this machine; see `base.locks.prepare`."""
+        """`directory` is shared by all users of this machine; see `base.locks.prepare`."""
         self.access: Access | None = None
         self._directory = directory
         self._run_id = one_line(run_id)
-        # Sorted and by real path: a folder with two names is locked once.
+        # Sorted and by real path, so that a folder with two names is locked once.
         digests = {hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:32] for folder in folders}
         self._files = tuple(directory / f"caches-{digest}.lock" for digest in sorted(digests))
         self._descriptors: tuple[int, ...] = ()
 
     def take(self, access: Access) -> bool:
-        """Take the lock of every folder; False when another run is in the way. Does not wait.
+        """Take the lock of every folder without waiting; False if another run holds one.
 
-        Call it only while nothing is held: flock cannot exchange one kind of lock for the other without a gap.
+        Call it only while nothing is held: flock cannot convert a lock to the other kind without a gap.
         """
         assert self.access is None, "release it first"
         locks.prepare(self._directory)
@@ -93,10 +93,10 @@ def _lock(path: Path, access: Access) -> int | None:
 
 
 def _sign(descriptor: int, text: str, access: Access) -> None:
-    """Readers add a line. Whoever holds the file alone replaces all of them."""
+    """Write the holder: a reader adds a line, an exclusive holder replaces all lines."""
     match access:
         case Access.CHANGE:
             locks.write(descriptor, text)
         case Access.READ:
-            with suppress(OSError):  # a full disk: the text is information, the lock is what counts
+            with suppress(OSError):  # a full disk: the text only informs, so the lock is enough
                 os.pwrite(descriptor, f"{text}\n".encode(), os.fstat(descriptor).st_size)

@@ -1,4 +1,4 @@
-"""The caches of one run: looked at before a GPU is taken, changed under a lock, checked before each training."""
+"""The caches of one run: inspected before a GPU is taken, changed under a lock, checked before each training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wan_train.engine.caches import CacheKind
 from wan_train.engine.failures import Cause, Diagnosis
 
 _AT_ONCE_SECONDS = 0.25
-"""A look at a few hundred pictures is over within this time."""
+"""A look at a few hundred pictures ends within this time."""
 _INVENTORY_SECONDS = 2.0
 _ARMED_SECONDS = 10.0
 """How long the folders stay locked for a step that gets no GPU."""
@@ -48,7 +48,7 @@ class Cleared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disturbed:
-    """Caches changed after they were recorded: this caching step has to look at them again."""
+    """Caches changed after they were recorded, so this caching step must look at them again."""
 
     step: str
     what: str
@@ -67,7 +67,7 @@ Finding = UpToDate | Cleared | Disturbed | Refused
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachingStep:
-    """`record` is where the caches that the run trains from are written down."""
+    """One caching step; `record` is the file that lists the caches that the run trains from."""
 
     id: str
     kind: CacheKind
@@ -104,7 +104,7 @@ class _Armed:
 
 @dataclass(slots=True)
 class _Known:
-    """There is something to make; the folders are locked again once there is a GPU for it."""
+    """There are caches to make; the folders are locked again once a GPU is free."""
 
 
 @dataclass(slots=True)
@@ -115,7 +115,7 @@ class _Blocked:
 
 @dataclass(slots=True)
 class _Caching:
-    """An attempt of ours is making caches."""
+    """An attempt of this run is making caches."""
 
     survey: Survey
 
@@ -125,22 +125,22 @@ _Work = _Look | _Armed | _Known | _Blocked | _Caching
 
 @dataclass(slots=True, kw_only=True)
 class CacheManager:
-    """Decides whether a caching step needs a program, and whether the caches of a training are right.
+    """Decides whether a caching step must start a program, and whether the caches of a training are valid.
 
     Runs that only read the same caches share the lock. A look prefers to hold it alone, since it may find something to
-    change. If other runs read, it shares the lock: caches that are right need no more than that.
+    change. If other runs read, it shares the lock, which is enough for valid caches.
     """
 
     inputs: CacheInputs
     steps: Sequence[CachingStep]
-    """In the plan's order. Without any, no caches are looked at."""
+    """In the plan's order. Without any, no caches are inspected."""
     clock: Clock
     lock: CacheLock
     blocked: dict[str, str] = field(default_factory=dict)
-    """Steps that may not start yet, with the reason in words; as of the last look."""
+    """Steps that may not start yet, with the reason in words, as of the last look."""
     _work: dict[str, _Work] = field(default_factory=dict)
     _is_reading: bool = False
-    """The caches were found right for training; the lock is shared until the run is over."""
+    """The caches are valid for training; the lock stays shared until the run ends or they change."""
     _checked: dict[str, float] = field(default_factory=dict)
     _disturbances: int = 0
     _inventory: tuple[float, Inventory] | None = None
@@ -151,7 +151,7 @@ class CacheManager:
         return any(isinstance(work, _Look) for work in self._work.values())
 
     def inventory(self) -> Inventory:
-        """The dataset's items; taken once for looks that begin at the same time."""
+        """The dataset's items; looks that begin at the same time share one scan."""
         with self._inventory_lock:
             now = self.clock.monotonic()
             if self._inventory is None or now - self._inventory[0] > _INVENTORY_SECONDS:
@@ -159,9 +159,9 @@ class CacheManager:
             return self._inventory[1]
 
     def look(self, due: Sequence[str], running: Sequence[str]) -> Iterator[Finding]:
-        """One look at the caches of the steps that lack nothing else; sets `blocked`.
+        """Look at the caches of the steps that are otherwise ready; sets `blocked`.
 
-        `due` and `running` are ids of this run's steps. Those that are no caching steps are trainings.
+        `due` and `running` are IDs of this run's steps. A step that is not a caching step is a training.
         """
         self.blocked = {}
         if not self.steps:
@@ -177,7 +177,7 @@ class CacheManager:
                 yield from self._before_training(step, trains=trains, caches_now=caches_now)
 
     def may_launch(self, step: str) -> bool:
-        """Whether a caching step may start this moment. If not, the next looks prepare it."""
+        """Whether a caching step may start now. If not, the next looks prepare it."""
         if not self.steps or isinstance(self._work.get(step), _Armed):
             return True
         self._drop(step)
@@ -194,7 +194,7 @@ class CacheManager:
         return Cleared(step=step, items=work.survey.total, make=sum(made.values()), made=made, removed=removed)
 
     def conclude(self, step: str) -> Diagnosis | None:
-        """After an attempt that ended without an error: why its caches are not right, None when they are recorded."""
+        """Record the caches of an attempt that ended without an error; returns why they are invalid, or None."""
         caching = next((each for each in self.steps if each.id == step), None)
         if caching is None:
             return None
@@ -212,11 +212,11 @@ class CacheManager:
         return trouble
 
     def over(self, step: str) -> None:
-        """An attempt at caching has ended, with whatever result."""
+        """Forget a caching attempt that has ended, with any result."""
         self._drop(step)
 
     def close(self) -> None:
-        """Release everything. Programs of this run that still live keep the lock that they inherited."""
+        """Release everything. Programs of this run that are still running keep the lock that they inherited."""
         self._work.clear()
         self.lock.release()
 
@@ -262,7 +262,7 @@ class CacheManager:
                 f"{grouped(found.need.reasons)}. A separate cache_directory avoids the wait"
             )
             self.blocked[step.id] = words
-            # As long as the look took at least: two runs that look in turn would keep each other out.
+            # Wait at least as long as the look took. Otherwise two runs that look in turn would keep each other out.
             self._set(step.id, _Blocked(words, now + max(_BLOCKED_SECONDS, now - look.began)))
         elif found.make:
             self._work[step.id] = _Armed(found, now + _ARMED_SECONDS)
@@ -320,7 +320,7 @@ def grouped(reasons: Mapping[str, int]) -> str:
 
 
 def _who_makes(caches_now: str | None) -> str:
-    """`caches_now` is this run's own caching step under way: only one that outlived its supervisor locks us out."""
+    """`caches_now` is this run's own running caching step: it can lock us out only if it outlived its supervisor."""
     if caches_now is not None:
         return f"waiting for {caches_now}, started by another supervisor of this run"
     return "waiting for another run that caches the same dataset"

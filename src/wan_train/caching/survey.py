@@ -1,4 +1,4 @@
-"""The caches of one kind: looked at, cleared before the trainer makes more, and recorded once they are right."""
+"""The caches of one kind: inspected, cleared before the trainer makes more, and recorded once they are valid."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from wan_train.engine.trainer import Trainer
 from wan_train.recipe.terms import Task
 
 _FINITE_BYTES = 256 * MIB
-"""How much of the new caches is read for NaN. The trainer itself replaces NaN by zero when it writes them."""
+"""How much of the new caches is searched for NaN. The trainer itself replaces NaN with zero when it writes them."""
 
 
 def reading_of(trainer: Trainer) -> TrainerReading:
@@ -48,7 +48,7 @@ def reading_of(trainer: Trainer) -> TrainerReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheInputs:
-    """What the caches of a run follow from, besides the pictures and captions. `config` is the run's dataset.toml."""
+    """What the caches of a run depend on besides pictures and captions. `config` is the run's dataset.toml."""
 
     config: Path
     trainer: Trainer
@@ -56,7 +56,7 @@ class CacheInputs:
     task: Task
 
     def inventory(self) -> Inventory:
-        """What there is to train now; raises DatasetError when it cannot be trained."""
+        """The dataset as it is now; raises DatasetError if it cannot be trained."""
         reading = reading_of(self.trainer)
         inventory = scan(load(self.config, reading=reading), reading=reading)
         inventory.require()
@@ -73,7 +73,7 @@ class CacheInputs:
         )
 
     def needs(self, inventory: Inventory) -> dict[CacheKind, CacheNeed]:
-        """What there is to make; raises NotReadyError when the dataset cannot be read."""
+        """The caches to make, by kind; raises NotReadyError if the dataset cannot be read."""
         try:
             return {kind: survey(inventory, self.maker(kind), hash_all=False).need for kind in CacheKind}
         except OSError as error:
@@ -128,9 +128,9 @@ class Survey:
 def survey(inventory: Inventory, maker: Maker, *, finished: bool = False, hash_all: bool = True) -> Survey:
     """Look at the caches of one kind; changes nothing.
 
-    `finished`: the trainer has just ended without an error. Without `hash_all`, pictures that no index knows are not
-    read: the decision is the same, but cannot be acted upon.
-    Raises OSError for a picture, caption or folder that cannot be read; a cache that cannot be read is made again.
+    `finished` means that the trainer just ended without an error. Without `hash_all`, pictures in no index are not
+    read: the decision is the same, but it must not be carried out.
+    Raises OSError for an unreadable picture, caption or folder. An unreadable cache is made again.
     """
     directories = [found.subset.cache_directory for found in inventory.subsets]
     indexes = {path: read_index(index_file(path, maker.kind)) for path in directories}
@@ -154,7 +154,7 @@ def survey(inventory: Inventory, maker: Maker, *, finished: bool = False, hash_a
 
 @without_garbage_collection()
 def files_in(folder: Folder) -> dict[str, Contents]:
-    """Every file of one kind in a cache directory; raises OSError when the directory cannot be listed."""
+    """Every file of one kind in a cache directory; raises OSError if the directory cannot be listed."""
     try:
         with os.scandir(folder.path) as entries:
             ours = sorted(
@@ -174,9 +174,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def clear(found: Survey) -> dict[str, int]:
-    """Remove stale caches and note what is about to be made, so that a crash leaves nothing unexplained.
+    """Remove stale caches and record what is about to be made, so that a crash leaves no unknown files.
 
-    Returns how many files were removed, by reason.
+    Returns the number of removed files by reason.
     """
     boot = boot_id()
     removed = _remove(found)
@@ -200,9 +200,9 @@ def _remove(found: Survey) -> dict[str, int]:
 
 
 def recheck(earlier: Survey) -> Survey:
-    """The same items after the trainer ended without an error.
+    """Look at the same items after the trainer ended without an error.
 
-    An item whose picture changed meanwhile is made again: either version may have been encoded.
+    An item whose picture changed meanwhile is made again, since either version may have been encoded.
     """
     boot = boot_id()
     budget = _FINITE_BYTES
@@ -241,15 +241,15 @@ def _without(decision: Decision, doubtful: Mapping[str, Reason]) -> Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheRecord:
-    """The caches that a step made or found for its run: file by name, by cache directory."""
+    """The caches that a step made or found for its run, by cache directory and file name."""
 
     folders: Mapping[str, Mapping[str, CacheFile]]
 
 
 def record(path: Path, right: Survey) -> dict[str, int]:
-    """Nothing is left to make: remove leftover files, update the index, and write down what the run trains from.
+    """Remove leftover files, update the index, and record what the run trains from, once nothing is left to make.
 
-    Returns how many files were removed, by reason.
+    Returns the number of removed files by reason.
     """
     removed = _remove(right)
     for one in right.folders:
@@ -269,10 +269,10 @@ _Recorded = dict[str, dict[str, CacheFile]]
 
 
 def difference_from_records(records: Iterable[tuple[CacheKind, Path]]) -> str | None:
-    """How the caches on disk differ from those that this run recorded, in words; None when a training may start.
+    """How the caches on disk differ from those that this run recorded, in words; None if a training may start.
 
-    Each file is still the recorded one and whole, each latent cache has its text cache, and no other file is there that
-    the trainer would train as well.
+    Each file must be unchanged and complete, and each latent cache needs its text cache. There must be no other latent
+    cache, since the trainer would train it as well.
     """
     recorded: dict[CacheKind, _Recorded] = {kind: {} for kind in CacheKind}
     for kind, path in records:

@@ -26,7 +26,7 @@ def is_resolution_possible(resolution: tuple[int, int], *, enable_bucket: bool) 
     if width <= 0 or height <= 0:
         return False
     if not enable_bucket:
-        # The one bucket is the resolution itself, and the transformer takes only whole patches.
+        # The only bucket is the resolution itself, and the transformer takes only whole patches.
         return width % RESOLUTION_STEP == 0 and height % RESOLUTION_STEP == 0
     return math.isqrt(width * height) >= SMALLEST_RESOLUTION[0]
 
@@ -35,8 +35,8 @@ def is_resolution_possible(resolution: tuple[int, int], *, enable_bucket: bool) 
 def candidates(resolution: tuple[int, int]) -> tuple[tuple[int, int], ...]:
     """All bucket sizes (width, height) for a resolution, ascending.
 
-    Widths go from half the side of the square of the same area to that side in steps of 16, each with the
-    greatest height that keeps the area, and each also turned by 90 degrees.
+    With s as the side of a square of the same area, widths run from s/2 (rounded down) to s (rounded up) in steps
+    of 16. Each gets the greatest height within the area. Every size also exists turned by 90 degrees.
     Source: musubi-tuner BucketSelector.__init__ (d0a1930 dataset/image_video_dataset.py, v0.3.4
     dataset/bucket.py).
     """
@@ -55,9 +55,9 @@ def bucket_for(
 ) -> tuple[int, int]:
     """The size (width, height) in pixels to which the trainer scales and crops a picture of width x height.
 
-    Without buckets it is the resolution. With `bucket_no_upscale`, a picture of no more than the resolution's
-    area keeps its size, cut to multiples of 16 (0 for a side under 16 pixels, which the trainer cannot
-    handle). Else the candidate of the nearest aspect ratio, the first of equals.
+    Without buckets it is the resolution. With `bucket_no_upscale`, a picture whose area is not above the resolution's
+    keeps its size, rounded down to multiples of 16 (0 for a side under 16 pixels, which the trainer cannot handle).
+    Otherwise it is the candidate with the nearest aspect ratio; the first one wins a tie.
     Source: musubi-tuner BucketSelector.get_bucket_resolution at d0a1930 and v0.3.4.
     """
     if not enable_bucket:
@@ -69,7 +69,7 @@ def bucket_for(
 
 
 def bucket_of(subset: Subset, size: tuple[int, int]) -> tuple[int, int]:
-    """The same under the settings of a dataset."""
+    """`bucket_for` with the settings of a dataset."""
     return bucket_for(
         *size,
         resolution=subset.resolution,
@@ -79,7 +79,7 @@ def bucket_of(subset: Subset, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def batches_per_epoch(buckets: Iterable[Hashable], *, batch_size: int, num_repeats: int) -> int:
-    """Batches of one epoch, given the bucket of each item: the sum of ceil(items * repeats / batch size).
+    """Batches in one epoch: ceil(items * repeats / batch size), summed over buckets. `buckets` has one entry per item.
 
     Items are repeated inside their bucket before it is cut into batches, so a bucket's last batch may be short.
     Source: musubi-tuner ImageDataset.prepare_for_training and BucketBatchManager.__init__ at both versions.
@@ -93,10 +93,10 @@ def rounded_frames(frames: int) -> int:
 
 
 def frames_at_target_rate(frames: int, settings: VideoSettings) -> int:
-    """How many of a video's frames the trainer keeps when it thins them from `source_fps` to 16 fps.
+    """Number of a video's frames that the trainer keeps when it thins them from `source_fps` to 16 fps.
 
-    A source slower than 16 gets no extra frames; its frames count as later ones, which ends `head` earlier.
-    Source: musubi-tuner load_video at both versions; sums are accumulated as there, so rounding agrees.
+    A source slower than 16 fps gets no extra frames. Its frame numbers are spread instead, so `head` ends earlier.
+    Source: musubi-tuner load_video at both versions; sums are accumulated in the same order, so rounding agrees.
     """
     if settings.source_fps is None:
         return frames
@@ -115,7 +115,7 @@ def frames_at_target_rate(frames: int, settings: VideoSettings) -> int:
 
 
 def frames_read(settings: VideoSettings) -> int | None:
-    """How many frames of a file the trainer decodes at most before it stops reading; None where it reads to the end.
+    """Most frames that the trainer decodes from a file before it stops reading; None if it reads to the end.
 
     With `head` it reads one frame more than it uses. Source: musubi-tuner load_video at both versions.
     """
@@ -128,8 +128,7 @@ def frames_read(settings: VideoSettings) -> int | None:
 
 
 def clips(frames: int, settings: VideoSettings) -> tuple[tuple[int, int], ...]:
-    """The (first frame, frame count) of every training item cut from a video; empty when the video is too
-    short.
+    """The (first frame, frame count) of every training item cut from a video; empty if the video is too short.
 
     `frames` counts the frames after thinning to the target rate.
     Source: musubi-tuner VideoDataset.retrieve_latent_cache_batches at both versions.
@@ -153,12 +152,12 @@ def clips(frames: int, settings: VideoSettings) -> tuple[tuple[int, int], ...]:
         case FrameExtraction.FULL:
             target = rounded_frames(min(frames, settings.max_frames))
             cuts = [(0, target)] if target > 0 else []
-    # Items of one start and length share one cache file, so they are one item.
+    # Cuts with the same start and length share one cache file, so they are one item.
     return tuple(sorted(set(cuts)))
 
 
 def _extraction(settings: VideoSettings) -> FrameExtraction:
-    """How clips are really cut: the trainer treats `uniform` with one sample as `head`, also while it reads frames."""
+    """The effective mode: the trainer treats `uniform` with one sample as `head`, also while it reads frames."""
     if settings.frame_extraction is FrameExtraction.UNIFORM and settings.frame_sample == 1:
         return FrameExtraction.HEAD
     return settings.frame_extraction
@@ -177,10 +176,10 @@ def _whole_steps(pixels: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crop:
-    """What is left of a picture. All sizes are (width, height) in pixels.
+    """The trained part of a picture. All sizes are (width, height) in pixels.
 
-    `stored` is the picture, `scaled` what it is resized to, `bucket` the piece of `scaled` that is trained; `left` and
-    `top` are where that piece begins, in pixels of `scaled`.
+    `stored` is the picture's size, `scaled` the size it is resized to, and `bucket` the size of the part of `scaled`
+    that is trained. `left` and `top` are the offset of that part in pixels of `scaled`.
     """
 
     stored: tuple[int, int]
@@ -201,17 +200,17 @@ class Crop:
 
     @property
     def scale(self) -> float:
-        """How often larger the picture is made; below 1 it is made smaller."""
+        """The scale factor; below 1 the picture is made smaller."""
         return max(self.bucket[0] / self.stored[0], self.bucket[1] / self.stored[1])
 
     @property
     def is_enlarged(self) -> bool:
-        """Whether pixels are invented."""
+        """Whether the picture is made larger, which invents pixels."""
         return self.scale > 1
 
     @property
     def share_lost(self) -> float:
-        """The part of the picture's area that is cut away, 0 to 1."""
+        """The fraction of the picture's area that is cropped, 0 to 1."""
         return 1 - (self.bucket[0] * self.bucket[1]) / (self.scaled[0] * self.scaled[1])
 
     @property

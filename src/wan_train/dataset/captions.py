@@ -18,12 +18,12 @@ from wan_train.dataset.model import CannotFixError, Problem, ProblemKind, Severi
 from wan_train.dataset.pictures import open_regular
 
 MOST_TOKENS = 512
-"""The text encoder reads so many, its end mark included, and drops the rest silently."""
+"""Tokens that the text encoder reads, including its end mark. It drops the rest silently."""
 
 _ASCII_PER_TOKEN = 4.0
 _OTHERS_PER_TOKEN = 1.5
 _SHOWN = 30
-# What Western European texts hold beyond ASCII. Other encodings' bytes, read as Windows-1252, give other characters.
+# Characters beyond ASCII in Western European text. Bytes of other encodings, read as Windows-1252, give others.
 _LETTERS = "àâäáãåæçèéêëìíîïñòóôöõøœùúûüýÿßÀÂÄÁÃÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÖÕØŒÙÚÛÜ"
 _WESTERN = frozenset(_LETTERS + "«»“”„…€°£§·•©®\xa0\u2018\u2019\u2013\u2014")
 _RUN = re.compile(f"[{_LETTERS}]{{3,}}")
@@ -40,11 +40,11 @@ class Caption:
 
 @dataclass(kw_only=True)
 class TokenCounter:
-    """Counts tokens with the tokenizer in `file` when the `tokenizers` package is installed, else estimates.
+    """Counts tokens with the tokenizer in `file` if the `tokenizers` package is installed, else estimates.
 
     Source: T5EncoderModel and HuggingfaceTokenizer in musubi-tuner's wan/modules/t5.py and tokenizers.py.
-    HTML entities are resolved twice and white space is folded. ftfy's repair of letters, worth a token or two, is left
-    out. The file has 16 MB and is read only for a caption that may be too long.
+    HTML entities are resolved twice and white space is folded. ftfy's character repair is left out: it changes a token
+    or two. The 16 MB file is read only for a caption that may be too long.
     """
 
     file: Path | None = None
@@ -52,8 +52,8 @@ class TokenCounter:
     def too_long(self, text: str) -> str | None:
         """Why a caption is too long, or None."""
         words = " ".join(html.unescape(html.unescape(text)).split())
-        # A token holds at least one byte; each word may add one for the space before it, and an end mark follows.
-        # The tokenizer splits some characters first, as this normal form does.
+        # Upper bound: a token has at least one byte, the space before each word may be one more, an end mark follows.
+        # The tokenizer splits some characters first, as NFKC does.
         plain = words if words.isascii() else unicodedata.normalize("NFKC", words)
         if len(plain.encode("utf-8", "replace")) + plain.count(" ") + 2 <= MOST_TOKENS:
             return None
@@ -82,14 +82,14 @@ class TokenCounter:
 
 
 def _estimated_tokens(words: str) -> int:
-    """English has about four characters in a token, Chinese or Japanese one and a half."""
+    """Estimate: about four characters per token in English, one and a half in Chinese or Japanese."""
     ascii_characters = sum(character.isascii() for character in words)
     others = len(words) - ascii_characters
     return round(ascii_characters / _ASCII_PER_TOKEN + others / _OTHERS_PER_TOKEN) + 1
 
 
 def read_caption(path: Path, tokens: TokenCounter) -> Caption:
-    """Read a caption as the trainer does: as UTF-8, every kind of line end as one, stripped. Never raises."""
+    """Read a caption as the trainer does: UTF-8, with unified line ends, stripped. Never raises."""
     try:
         with open_regular(path) as file:
             data = file.read(MIB + 1)
@@ -121,12 +121,12 @@ def check_record_caption(path: Path, row: int, text: str, tokens: TokenCounter) 
 
 
 def as_trained(text: str) -> str:
-    """The text as the trainer encodes it, without a byte order mark and white space around it."""
+    """The text as the trainer encodes it, without a byte order mark and surrounding white space."""
     return plain_lines(text).strip().strip("\ufeff").strip()
 
 
 def plain_lines(text: str) -> str:
-    """The text with every kind of line end as a newline."""
+    """The text with every line end as a newline."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -171,9 +171,9 @@ def _is_utf16(data: bytes) -> bool:
 
 
 def repaired(data: bytes) -> tuple[str, str]:
-    """The text of a caption file with plain line ends and no byte order mark, and what was changed to get it.
+    """The text of a caption file with plain line ends and no byte order mark, and the changes in words.
 
-    Raises CannotFixError if another encoding is as likely, or nothing is wrong.
+    Raises CannotFixError if nothing is wrong, or if it cannot be fixed safely (such as an ambiguous encoding).
     """
     if len(data) > MIB:
         raise CannotFixError("it is larger than 1 MiB, so it is probably not a caption")
@@ -206,10 +206,10 @@ def repaired(data: bytes) -> tuple[str, str]:
 
 
 def _from_western(data: bytes) -> str:
-    """The text by Windows-1252 (a superset of Latin-1); raises CannotFixError where another encoding is as likely.
+    """Decode Windows-1252 (a superset of Latin-1); raises CannotFixError if another encoding is as likely.
 
-    Cyrillic, Greek or East Asian bytes give runs of three and more such letters, or rare characters. Mac and DOS
-    encodings put the common letters on rare ones.
+    Cyrillic, Greek or East Asian bytes give rare characters, or runs of three or more accented letters. In Mac and DOS
+    encodings the common letters give rare characters.
     """
     unclear = CannotFixError("its encoding is unclear; open it, check the text, and save it as UTF-8")
     try:
@@ -225,7 +225,7 @@ def _from_western(data: bytes) -> str:
 
 
 def _excerpt(text: str) -> str:
-    """The part around the first special character, so that a person can judge the reading."""
+    """The text around the first non-ASCII character, so that a person can check the decoding."""
     text = text.removeprefix("\ufeff").strip()
     at = next((index for index, character in enumerate(text) if not character.isascii()), 0)
     start, end = max(0, at - _SHOWN), at + _SHOWN

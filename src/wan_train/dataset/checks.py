@@ -1,8 +1,8 @@
-"""What is wrong with pictures and clips whose files are sound: size, rotation, colours, speed, duplicates.
+"""Problems of readable pictures and clips: size, rotation, colours, speed, duplicates.
 
-The trainer opens pictures with Pillow, converts them to RGB (v0.3.4 keeps RGBA and drops alpha after scaling) and never
-turns them: get_image_data in dataset/image_video_dataset.py at d0a1930, dataset/datasources.py and cache_latents.py at
-v0.3.4. What Pillow's conversion does was measured at 10.4 and 13.0, with equal results.
+The trainer opens pictures with Pillow and converts them to RGB (v0.3.4 keeps RGBA and drops alpha after scaling). It
+never rotates them. Sources: get_image_data in dataset/image_video_dataset.py at d0a1930; dataset/datasources.py and
+cache_latents.py at v0.3.4. Pillow's conversions were measured at 10.4 and 13.0, with equal results.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _TURNS = {
 
 
 def check_picture(path: Path, picture: Picture, subset: Subset) -> Iterator[Problem]:
-    """Problems that the header shows."""
+    """Problems that a picture's header shows."""
     if picture.width * picture.height > largest_unwarned_picture():
         megabytes = picture.width * picture.height * 3 // 1_000_000
         yield note(
@@ -125,11 +125,11 @@ def _colours(path: Path, picture: Picture) -> Iterator[Problem]:
 
 
 _SAME_SPEED = 0.05
-"""Relative; 15.98 and 29.97 fps look like 16 and 30."""
+"""Relative tolerance: 15.98 and 29.97 fps count as 16 and 30."""
 
 
 def check_clip(path: Path, clip: Clip, settings: VideoSettings) -> Iterator[Problem]:
-    """Problems that the header shows.
+    """Problems that a clip's header shows.
 
     Source: load_video and VideoDataset.retrieve_latent_cache_batches at both versions, see `buckets`.
     """
@@ -142,7 +142,7 @@ def check_clip(path: Path, clip: Clip, settings: VideoSettings) -> Iterator[Prob
         what = f"has {kept} frames, fewer than any of target_frames, so it is not trained"
         yield loses(ProblemKind.TOO_FEW_FRAMES, what, "Add a smaller number to target_frames", path)
         return
-    # `head` with source_fps stops reading where it has enough, so the length at 16 a second is calculated here.
+    # `head` with source_fps stops reading once it has enough, so calculate the whole length at 16 fps here.
     length = int(clip.frames * TARGET_FPS / settings.source_fps) if settings.source_fps is not None else clip.frames
     used = max(start + count for start, count in cuts)
     if settings.frame_extraction in {FrameExtraction.HEAD, FrameExtraction.FULL} and length - used > 3:
@@ -155,7 +155,7 @@ def check_clip(path: Path, clip: Clip, settings: VideoSettings) -> Iterator[Prob
 
 
 def is_same_speed(fps: float, other: float) -> bool:
-    """Whether two frame rates look the same."""
+    """Whether two frame rates are the same within the tolerance."""
     return abs(fps - other) <= other * _SAME_SPEED
 
 
@@ -192,11 +192,11 @@ def _speed(path: Path, clip: Clip, settings: VideoSettings) -> Iterator[Problem]
 _HEAD = 64 * 1024
 _HASH_SIDE = 8
 _SAME_LOOK = 3
-"""Of 128 bits; a picture saved again or scaled differs by 0 to 3, a crop or another subject by 20 or more."""
+"""Bits of 128 that may differ. Re-saving or scaling changes 0 to 3; a crop or another subject changes 20 or more."""
 
 
 def duplicates(sizes: Mapping[Path, int]) -> Iterator[Problem]:
-    """Files equal to an earlier one. Only files of one size are read, and whole only if their first 64 KiB agree."""
+    """Files identical to an earlier one. Only files of equal size are read, fully only if their first 64 KiB match."""
     by_size: dict[int, list[Path]] = defaultdict(list)
     for path, size in sizes.items():
         by_size[size].append(path)
@@ -215,9 +215,9 @@ def duplicates(sizes: Mapping[Path, int]) -> Iterator[Problem]:
 
 
 def near_duplicates(hashes: Mapping[Path, int], *, known: Iterable[Path]) -> Iterator[Problem]:
-    """Pictures that look like an earlier one by `perceptual_hash`; `known` are already reported as the same file."""
+    """Pictures that look like an earlier one by `perceptual_hash`; `known` were already reported as duplicates."""
     reported = set(known)
-    # Two hashes within three bits agree in at least one of four parts of 32 bits: only those are compared.
+    # Hashes that differ in at most three bits share at least one of four 32-bit parts, so only those are compared.
     parts: dict[tuple[int, int], list[Path]] = defaultdict(list)
     for path, bits in hashes.items():
         if path in reported:
@@ -233,9 +233,9 @@ def near_duplicates(hashes: Mapping[Path, int], *, known: Iterable[Path]) -> Ite
 
 
 def perceptual_hash(grey: bytes) -> int | None:
-    """128 bits of a picture scaled to 9x9 greys: where it gets brighter to the right and downwards.
+    """The 128-bit hash of a picture scaled to 9x9 greys: where it gets brighter to the right and downwards.
 
-    None for a picture without structure, since all of those look alike.
+    None for a picture without structure, since all such pictures have similar hashes.
     """
     side = _HASH_SIDE + 1
     bits = 0

@@ -1,4 +1,4 @@
-"""Read a dataset.toml as the trainer does: all problems at once, every value effective."""
+"""Read a dataset.toml as the trainer does, with all problems at once and every value resolved."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _MOST_BYTES = 4 * 1024 * 1024
 def load(path: Path, *, cwd: Path | None = None, reading: TrainerReading = GUIDE_READING) -> DatasetConfig:
     """The configuration in `path`, checked by the trainer's rules; raises DatasetError with every problem.
 
-    The trainer resolves relative paths against its own working directory. Here a relative source is looked for in the
-    folder of `path`, then in `cwd` (default: the current one), then where the trainer starts; a relative cache goes
-    where its source was found. `~` is the home. The result and `snapshot_text` hold absolute paths.
+    The trainer resolves relative paths against its own working directory. Here a relative source is looked up in the
+    folder of `path`, then in `cwd` (default: the current one), then in the trainer's. A relative cache is resolved
+    against the folder where its source was found. `~` is the home. The result and `snapshot_text` have absolute paths.
     """
     text = _read(path)
     document = _parse(path, text)
@@ -54,7 +54,7 @@ def load(path: Path, *, cwd: Path | None = None, reading: TrainerReading = GUIDE
         found = _source_problems(entry, f"datasets[{index}]", section)
         problems += found
         stopping = [problem for problem in problems if problem.severity is Severity.STOPS]
-        # Values are combined only when each is sound; one cause then gives one line.
+        # Combine values only if each is valid, so that one cause gives one line.
         if not set(found) & set(stopping) and not any(problem.key.startswith("general") for problem in stopping):
             subsets.append(_subset(index, general, _absolute_entry(entry, bases)))
     for subset in subsets:
@@ -89,7 +89,7 @@ def _read(path: Path) -> str:
         line = data[: data.index(b"\0")].count(b"\n") + 1
         raise _unreadable(path, f"line {line} contains a NUL byte", "Save it as plain UTF-8 text")
     try:
-        # A byte order mark is dropped: the trainer, which stops at one, only sees our copy.
+        # Drop a byte order mark: the trainer stops at one, but it reads only our copy.
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
@@ -124,7 +124,7 @@ def tables(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, 
 
 
 def bases_of(path: Path, reading: TrainerReading, *, cwd: Path | None = None) -> tuple[Path, ...]:
-    """The folders that relative paths in `path` may be relative to, the likeliest first."""
+    """The folders that relative paths in `path` may be relative to, the most likely first."""
     likely = (path.parent, cwd or Path.cwd(), *((reading.root,) if reading.root is not None else ()))
     return tuple(dict.fromkeys(Path(os.path.abspath(base)) for base in likely))
 
@@ -185,7 +185,7 @@ def _absolute_entry(entry: Mapping[str, Any], bases: tuple[Path, ...]) -> dict[s
 def _subset(index: int, general: Mapping[str, Any], entry: Mapping[str, Any]) -> Subset:
     kind = media_kind(entry)
 
-    def effective(key: str, default: Any) -> Any:  # noqa: ANN401 - values of every key, checked before by the schema
+    def effective(key: str, default: Any) -> Any:  # noqa: ANN401 - values of any key, already checked by the schema
         return entry.get(key, general.get(key, default))
 
     # Defaults: BaseDatasetParams and VideoDatasetParams in the trainer's dataset/config_utils.py, both

@@ -1,4 +1,4 @@
-"""Problems that only decoding shows. A run skips this; `dataset check` does it where it is quick."""
+"""Problems that only decoding finds. A run skips this; `dataset check` does it where it is quick."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from wan_train.dataset.model import Inventory, Item, MediaKind, Problem, Problem
 from wan_train.dataset.pictures import Unreadable, damaged, quiet_about_size
 
 _QUICK_PIXELS = 150_000_000
-"""About two seconds on two cores: 12 photos of a phone, or 150 pictures of a megapixel."""
+"""About two seconds on two cores: 12 phone photos, or 150 pictures of one megapixel."""
 _QUICK_CLIPS = 100
 _HASH_SIDE = 9
 _OPAQUE = 255
 
 
 class Depth(StrEnum):
-    """Decode only where it is quick, or everything."""
+    """How much to decode: only what is quick, or everything."""
 
     QUICK = "quick"
     THOROUGH = "thorough"
@@ -33,7 +33,7 @@ class Depth(StrEnum):
 class DeepScan:
     """Problems found by decoding. `left_out` are sentences: what was not checked, and the option that checks it.
 
-    `resolved` are problems of the header scan that these replace.
+    `resolved` are problems of the header scan that `problems` replaces.
     """
 
     problems: tuple[Problem, ...] = ()
@@ -51,7 +51,7 @@ class _Decoded:
 def deep_scan(
     inventory: Inventory, depth: Depth, *, progress: Callable[[int, int], None] = lambda _done, _all: None
 ) -> DeepScan:
-    """Decode pictures and first frames; with THOROUGH also whole clips. `progress` gets files done and total."""
+    """Decode pictures and first frames; with THOROUGH also whole clips. `progress` gets pictures done and total."""
     stopped = {problem.path for problem in inventory.stopping}
     items = {item.path: (found.subset, item) for found in inventory.subsets for item in found.items}
     sound = [(subset, item) for subset, item in items.values() if item.path not in stopped]
@@ -109,7 +109,7 @@ def _decode(path: Path, *, fully: bool) -> _Decoded:
     try:
         with Image.open(path) as image:
             if not fully:
-                # A JPEG decodes at an eighth of each side in a fifth of the time.
+                # Decoding a JPEG at an eighth of each side takes a fifth of the time.
                 image.draft("L", (_HASH_SIDE * 8, _HASH_SIDE * 8))
             image.load()
             transparent = None

@@ -1,7 +1,7 @@
-"""Safe fixes of a dataset: captions in plain UTF-8 under the right name, photos upright, `source_fps` in dataset.toml.
+"""Safe dataset fixes: encoding and names of captions, rotation of photos, `source_fps` in dataset.toml.
 
-The original goes into a backup first, then one rename puts the fixed file in its place: a kill at any moment leaves the
-old file or the new one. What cannot be fixed without a guess stays as it is, with the reason.
+The original is backed up first. One rename then puts the fixed file in its place, so a kill at any moment leaves the
+old file or the new one. A file that cannot be fixed without guessing stays as it is, with the reason.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ if TYPE_CHECKING:
     from PIL import Image
 
 BACKUP = ".wan-train-backup"
-"""Beside the files; the trainer reads neither subfolders nor names with a leading dot."""
+"""Folder beside the files. The trainer reads neither subfolders nor names with a leading dot."""
 
 _LOCK, _STAGING = "lock", "staging"
 _MOST_OFF = 12.0
-"""Mean difference of grey levels (of 255); encoding a JPEG again at its own quality gives under 3."""
+"""Largest mean difference of grey levels (of 255). Re-encoding a JPEG at its own quality gives under 3."""
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 _ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fix:
-    """One change: `make` writes what replaces `path`; `what` describes it. `target` differs for a renamed file."""
+    """One change: `make` writes the replacement of `path`; `what` describes it. `target` differs for a renamed file."""
 
     path: Path
     target: Path
@@ -59,7 +59,7 @@ class Fix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
-    """A problem that usually can be fixed, and why this one cannot."""
+    """A problem of a fixable kind, and why it cannot be fixed here."""
 
     problem: Problem
     why: str
@@ -104,7 +104,7 @@ def plan(check: Check) -> FixPlan:
 
 
 def command_for(inventory: Inventory) -> str | None:
-    """The command that fixes some of what blocks a dataset; None where only a person can."""
+    """The command that fixes some of the blocking problems; None if it cannot fix any."""
     config = inventory.config.path
     check = Check(
         config=config,
@@ -119,7 +119,7 @@ def command_for(inventory: Inventory) -> str | None:
 
 
 def apply(fix: Fix, stamp: str) -> Path:
-    """Make one change; returns where the original is kept. `stamp` names the backup of this round.
+    """Make one change and return the path of the kept original. `stamp` names the backup folder of this round.
 
     Raises OSError or CannotFixError; the file is then unchanged.
     """
@@ -132,7 +132,7 @@ def apply(fix: Fix, stamp: str) -> Path:
     shutil.copymode(fix.path, made)
     kept = back_up(fix.path, home / stamp)
     if fix.target != fix.path:
-        # The new name first: at no moment is the caption without a file.
+        # Create the new name first, so that the caption exists at every moment.
         os.link(made, fix.target)
         made.unlink()
         fix.path.unlink()
@@ -144,9 +144,9 @@ def apply(fix: Fix, stamp: str) -> Path:
 
 @contextmanager
 def locked(folders: set[Path]) -> Iterator[None]:
-    """Only one program fixes a folder at a time; what a killed one left half made is removed.
+    """Let only one program fix a folder at a time, and remove unfinished files of a killed one.
 
-    Raises BadInputError when another one is running or a folder cannot be written.
+    Raises BadInputError if another one is running or a folder cannot be written.
     """
     with ExitStack() as stack:
         for folder in sorted(folders):
@@ -174,7 +174,7 @@ def stamp_of(now: float) -> str:
 
 
 def back_up(path: Path, folder: Path) -> Path:
-    """Keep the original in `folder`, whole from the first moment; never replaces a kept file."""
+    """Keep the original in `folder` atomically and return its path there; never replaces a kept file."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(1000):
         kept = folder / (path.name if number == 0 else f"{path.name}.{number}")
@@ -229,7 +229,7 @@ def _renamed(misnamed: Path, picture: Path, check: Check) -> Fix:
 
 
 def _subset_of(path: Path, check: Check, *, folder: bool = False) -> SubsetInventory:
-    """The dataset that has the item, or with `folder` the one of its folder."""
+    """The dataset that contains the item, or with `folder` the one of the item's folder."""
     found = check.inventory.subsets if check.inventory is not None else ()
     return next(
         each
@@ -239,7 +239,7 @@ def _subset_of(path: Path, check: Check, *, folder: bool = False) -> SubsetInven
 
 
 def _common_speeds(check: Check) -> dict[int, float]:
-    """`source_fps` by index, for each dataset whose clips all have one frame rate that is read as another."""
+    """`source_fps` by dataset index, for datasets whose clips all share one frame rate but are read at another."""
     wrong = {each.path for each in check.problems if each.kind is ProblemKind.FRAME_RATE}
     found = check.inventory.subsets if check.inventory is not None else ()
     with_wrong = (each for each in found if each.subset.video and wrong & {item.path for item in each.items})
@@ -284,7 +284,7 @@ def _source_fps(check: Check, speeds: dict[int, float]) -> Fix:
 
 
 def _with_speeds(text: str, speeds: dict[int, float]) -> str | None:
-    """The dataset.toml with its comments and these speeds; None where the editor would change anything else."""
+    """The dataset.toml with its comments and these speeds; None if tomlkit would change anything else."""
     try:
         document = tomlkit.parse(text)
         expected = tomllib.loads(text)
@@ -299,10 +299,10 @@ def _with_speeds(text: str, speeds: dict[int, float]) -> str | None:
 
 
 def _write_upright(path: Path, made: Path) -> None:
-    """Write the picture turned upright in its own format and compare the two.
+    """Write the picture upright in its own format, and compare the result with the original.
 
-    PNG and lossless WebP keep every pixel. A JPEG keeps its own quantisation tables, turned too, so that hardly
-    anything is rounded a second time. Colour profile and other EXIF entries stay.
+    PNG and lossless WebP keep every pixel. A JPEG keeps its own quantisation tables, turned with it, so hardly
+    anything is rounded twice. The colour profile and other EXIF entries stay.
     """
     from PIL import Image, ImageOps
 
@@ -336,7 +336,7 @@ def _save_options(image: Any, path: Path, *, sideways: bool) -> dict[str, Any]: 
         case "JPEG" | "MPO":
             tables = {number: _turned(table) if sideways else table for number, table in image.quantization.items()}
             sampling = JpegImagePlugin.get_sampling(image)
-            # 4:2:2 turned would be 4:4:0, which cannot be written; all colour detail is kept instead.
+            # 4:2:2 turned on its side is 4:4:0, which cannot be written, so keep all colour detail.
             return {"qtables": tables, "subsampling": 0 if sampling < 0 or (sideways and sampling == 1) else sampling}
         case "WEBP":
             return {"lossless": True} if b"VP8L" in path.read_bytes()[:64] else {"quality": 95, "method": 6}
@@ -347,5 +347,5 @@ def _save_options(image: Any, path: Path, *, sideways: bool) -> dict[str, Any]: 
 
 
 def _turned(table: list[int]) -> list[int]:
-    """An 8x8 quantisation table along with its picture: rows become columns."""
+    """An 8x8 quantisation table turned with its picture: rows become columns."""
     return [table[column * 8 + row] for row in range(8) for column in range(8)]

@@ -1,8 +1,8 @@
 """The records of a jsonl file (one picture or clip with its caption on each line) and their problems.
 
-A run gets its own copy (`text`) with absolute paths and nothing that stops the trainer: d0a1930 does not know
-`image_path_0`; both resolve relative paths where they start, fail at a blank line or a byte order mark, and look for
-every control picture.
+A run gets its own copy (`text`) with absolute paths and without anything that stops the trainer. d0a1930 does not know
+`image_path_0`. Both versions resolve relative paths against their working directory, fail at a blank line or a byte
+order mark, and require every control picture.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _OTHER_MODELS = ("control_path", "image_path_")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One sound line: `path` is absolute and exists, `caption` is as written."""
+    """One valid line: `path` is absolute and exists, `caption` is as written."""
 
     path: Path
     caption: str
@@ -33,7 +33,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Records:
-    """What a jsonl file holds."""
+    """The valid records of a jsonl file, and its problems."""
 
     records: tuple[Record, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -48,7 +48,7 @@ class _BadRecordError(Exception):
 
 
 def read(source: Path, kind: MediaKind, bases: Sequence[Path]) -> Records:
-    """Every record of the file; relative paths are looked for in `bases`, in order. Never raises for its content."""
+    """Every record of the file; relative paths are looked up in `bases`, in order. Never raises for its content."""
     try:
         text = source.read_bytes().decode("utf-8")
     except OSError as error:
@@ -93,7 +93,7 @@ def text(kind: MediaKind, items: Iterable[Item]) -> str:
 
 def _lines(kind: MediaKind, items: Iterable[Item]) -> Iterator[str]:
     for item in items:
-        # Only ASCII is written: readers disagree about what ends a line.
+        # Write only ASCII, since readers disagree about which characters end a line.
         yield json.dumps({f"{kind}_path": os.fspath(item.path), "caption": item.caption or ""})
 
 

@@ -1,4 +1,4 @@
-"""What will be trained, as one value: the size and crop of every item, the counts, the steps, the bytes of caches."""
+"""What will be trained, as one value: the size and crop of every item, the counts, steps and cache bytes."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _PICTURE = ((0, 1),)
 class TrainedFile:
     """One file of a dataset and the part of it that is trained.
 
-    `crop` is None where the file's size is unknown, or where nothing of it would be left. `cuts` are the (first frame,
-    frame count) of each training item, (0, 1) for a picture; empty where the length is unknown, the video too short,
-    or where an earlier file's caches have the same names. `bucket` is the (width, height) by which the trainer sorts
-    it into batches: that of the crop, except for clips without buckets.
+    `crop` is None if the file's size is unknown or nothing of it would be left. `cuts` has the (first frame, frame
+    count) of each training item, (0, 1) for a picture. It is empty if the length is unknown, the video is too short,
+    or an earlier file's caches have the same names. `bucket` is the (width, height) by which the trainer sorts the
+    file into batches: that of the crop, except for clips without buckets.
     """
 
     item: Item
@@ -40,16 +40,16 @@ class TrainedFile:
 
     @property
     def keys(self) -> tuple[tuple[int, int, int], ...]:
-        """The (width, height, frames) of each training item: items of one key share batches."""
+        """The (width, height, frames) of each training item; items with equal keys share batches."""
         if self.bucket is None:
             return ()
         return tuple((*self.bucket, frames) for _, frames in self.cuts)
 
 
 def trained_files(found: SubsetInventory) -> tuple[TrainedFile, ...]:
-    """What is trained of every item, in inventory order, by the trainer's own arithmetic.
+    """The trained part of every item, in inventory order, by the trainer's own arithmetic.
 
-    Of files with the same cache name only the first counts, as in training.
+    If several files have the same cache name, only the first counts, as in training.
     """
     names: set[tuple[str | int, ...]] = set()
     return tuple(_one(item, found.subset, names) for item in found.items)
@@ -64,7 +64,7 @@ def _one(item: Item, subset: Subset, names: set[tuple[str | int, ...]]) -> Train
         size = bucket = bucket_of(subset, stored)
         cuts = _fresh(names, stem, stored, _PICTURE)
     else:
-        # A clip is scaled with buckets on, then sorted by that size under the configured rule.
+        # The trainer always scales a clip with buckets on, then sorts it by that size under the configured rule.
         size = bucket_for(*stored, resolution=subset.resolution)
         bucket = bucket_of(subset, size)
         kept = 0 if item.frames is None else frames_at_target_rate(item.frames, subset.video)
@@ -81,7 +81,7 @@ def _one(item: Item, subset: Subset, names: set[tuple[str | int, ...]]) -> Train
 def _fresh(
     names: set[tuple[str | int, ...]], stem: str, size: tuple[int, int], cuts: tuple[tuple[int, int], ...]
 ) -> tuple[tuple[int, int], ...]:
-    """The cuts with unused cache names, which are used from now on."""
+    """The cuts with unused cache names; adds their names to `names`."""
     fresh = tuple(cut for cut in cuts if (stem, *cut, *size) not in names)
     names.update((stem, *cut, *size) for cut in fresh)
     return fresh
@@ -96,9 +96,7 @@ _TEXT_WIDTH = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
-    """Items of one trained size; width and height in pixels, `frames` 1 for pictures, `items` before
-    repeats.
-    """
+    """Items of one trained size; width and height in pixels, `frames` 1 for pictures, `items` before repeats."""
 
     width: int
     height: int
@@ -108,9 +106,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubsetSummary:
-    """One dataset. `items` counts training items (a video may give several), before repeats; None if
-    unknown.
-    """
+    """One dataset. `items` counts training items before repeats (a video may give several); None if unknown."""
 
     index: int
     kind: MediaKind
@@ -126,10 +122,10 @@ class SubsetSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetSummary:
-    """The whole dataset; `files` and `captions` count each file once, however many datasets train it.
+    """The whole dataset; `files` and `captions` count each file once, even if several datasets train it.
 
-    `items_with_repeats` and `batches_per_epoch` are None when the length of some video is unknown;
-    `latent_bytes` covers the known items, `text_bytes` is an estimate from the captions' lengths.
+    `items_with_repeats` and `batches_per_epoch` are None if the length of any video is unknown.
+    `latent_bytes` covers the known items. `text_bytes` is an estimate from the captions' lengths.
     """
 
     subsets: tuple[SubsetSummary, ...]
@@ -154,7 +150,7 @@ def summary(inventory: Inventory, *, image_to_video: bool = False) -> DatasetSum
     captioned = [item for found in inventory.subsets for item in found.items if item.caption_path is not None]
     return DatasetSummary(
         subsets=subsets,
-        # A folder trained at several resolutions has each of its files once.
+        # Count each file once, even if its folder is trained at several resolutions.
         files=len({(item.path, item.caption) for found in inventory.subsets for item in found.items}),
         captions=len({(item.path, item.caption) for item in captioned}),
         items_with_repeats=None
@@ -171,10 +167,10 @@ def summary(inventory: Inventory, *, image_to_video: bool = False) -> DatasetSum
 
 
 def latent_bytes(width: int, height: int, frames: int = 1, *, image_to_video: bool = False) -> int:
-    """Bytes of one latent cache: 16 channels of bfloat16, space / 8, time (frames - 1) / 4 + 1; 960x960 is
-    0.46 MB.
+    """Bytes of one latent cache; a picture of 960x960 has 0.46 MB.
 
-    Image-to-video adds the first frame's latents and a 4 channel mask.
+    The latents have 16 channels of bfloat16, width / 8, height / 8 and (frames - 1) / 4 + 1 in time. Image-to-video
+    adds the first frame's latents and a 4-channel mask.
     Source: musubi-tuner wan_cache_latents.py encode_and_save_batch, both versions.
     """
     positions = (width // _VAE_STRIDE) * (height // _VAE_STRIDE) * ((rounded_frames(frames) - 1) // 4 + 1)
@@ -183,9 +179,9 @@ def latent_bytes(width: int, height: int, frames: int = 1, *, image_to_video: bo
 
 
 def text_bytes(caption_characters: int) -> int:
-    """Bytes of one text-encoder cache, estimated: 4096 values of bfloat16 for each of at most 512 tokens.
+    """Estimated bytes of one text-encoder cache: 4096 bfloat16 values for each of at most 512 tokens.
 
-    Three characters a token plus the end mark; English has about four, so this errs upwards.
+    It assumes three characters per token plus the end mark. English has about four, so it overestimates.
     """
     tokens = min(MOST_TOKENS, caption_characters // 3 + 2)
     return tokens * _TEXT_WIDTH * _BYTES_PER_VALUE
@@ -217,12 +213,12 @@ def _subset(found: SubsetInventory) -> SubsetSummary:
 
 
 NOTABLE_LOSS = 0.1
-"""The share of a picture's area from which on its crop is named; buckets alone take a few hundredths at most."""
+"""Crops of at least this fraction of the area are reported; buckets alone crop a few hundredths at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """All files of a dataset trained at one (width, height) in pixels; None where it is unknown."""
+    """All files of a dataset trained at one (width, height) in pixels; None if it is unknown."""
 
     pixels: tuple[int, int] | None
     files: tuple[TrainedFile, ...]
@@ -250,7 +246,7 @@ class SubsetLayout:
 
     @property
     def sizes(self) -> tuple[Size, ...]:
-        """By trained size, the one with most files first; unknown sizes last."""
+        """The files by trained size, the size with most files first; unknown sizes last."""
         found: dict[tuple[int, int] | None, list[TrainedFile]] = {}
         for one in self.files:
             found.setdefault(one.crop.bucket if one.crop is not None and one.cuts else None, []).append(one)
@@ -270,7 +266,7 @@ class SubsetLayout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """The whole dataset under a recipe's `epochs` and gradient `accumulation` (batches of one step)."""
+    """The whole dataset under a recipe's `epochs` and gradient `accumulation` (batches per step)."""
 
     subsets: tuple[SubsetLayout, ...]
     summary: DatasetSummary
@@ -279,18 +275,18 @@ class Layout:
 
     @property
     def steps_per_epoch(self) -> int | None:
-        """Optimizer steps of one expert, rounded up as the trainer does; None where a video's length is unknown."""
+        """Optimizer steps of one expert, rounded up as the trainer does; None if a video's length is unknown."""
         batches = self.summary.batches_per_epoch
         return None if batches is None else -(-batches // self.accumulation)
 
     @property
     def steps(self) -> int | None:
-        """Optimizer steps of one expert in all."""
+        """Optimizer steps of one expert in total."""
         return None if self.steps_per_epoch is None else self.steps_per_epoch * self.epochs
 
 
 def layout_of(inventory: Inventory, *, epochs: int, accumulation: int, image_to_video: bool) -> Layout:
-    """What a training of this inventory contains."""
+    """The layout of a training with this inventory."""
     counted = summary(inventory, image_to_video=image_to_video)
     return Layout(
         subsets=tuple(

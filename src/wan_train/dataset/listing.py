@@ -1,4 +1,4 @@
-"""Which files of a folder the trainer sees: by name alone, like its glob."""
+"""Which files of a folder the trainer sees. Like its glob, this checks only names."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# musubi-tuner lists each ending in lower and in upper case and globs on a case-sensitive file system,
-# so `.Png` is not seen (IMAGE_EXTENSIONS and VIDEO_EXTENSIONS, d0a1930 and v0.3.4).
+# musubi-tuner globs each extension in lower and in upper case on a case-sensitive file system,
+# so it does not see `.Png` (IMAGE_EXTENSIONS and VIDEO_EXTENSIONS, d0a1930 and v0.3.4).
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _AVIF = (".avif",)
 _VIDEOS = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".flv", ".wmv", ".m4v", ".mpg", ".mpeg")
-# Looks like training material to people, but the trainer ignores it.
 _WINDOWS = re.compile(r"(?:^|/)(?:[A-Za-z]:(?:[\\/]|$)|\\\\)")
+# People take these for training files, but the trainer ignores them.
 _LOOKALIKES = (".gif", ".tif", ".tiff", ".heic", ".heif", ".jxl", ".jfif", ".ico", ".psd", ".ts", ".3gp")
 
 
@@ -41,7 +41,8 @@ class Listing:
 def list_media(directory: Path, *, avif: bool = True) -> Listing:
     """The names of `directory` by kind; raises OSError.
 
-    The trainer's glob skips a leading dot. To it, a folder called `x.png` is an image: it is in both lists.
+    The trainer's glob skips names with a leading dot. It takes a folder called `x.png` for an image, so that folder is
+    in both lists.
     """
     image_endings = IMAGE_EXTENSIONS + (AVIF_EXTENSIONS if avif else ())
     known = tuple(extension.lower() for extension in (*_IMAGES, *_AVIF, *_VIDEOS, *_LOOKALIKES))
@@ -73,7 +74,7 @@ def list_media(directory: Path, *, avif: bool = True) -> Listing:
 
 
 def media_subfolders(directory: Path, subfolders: tuple[str, ...], *, at_most: int = 200) -> Iterator[Path]:
-    """Those of the first `at_most` subfolders that hold pictures or videos themselves."""
+    """The subfolders, among the first `at_most`, that directly contain pictures or videos."""
     for name in subfolders[:at_most]:
         try:
             listing = list_media(directory / name)
@@ -84,16 +85,16 @@ def media_subfolders(directory: Path, subfolders: tuple[str, ...], *, at_most: i
 
 
 def pattern_characters(directory: Path) -> str:
-    """The characters of a cache folder's path that the trainer reads as a pattern, "" when it is safe.
+    """The characters of a cache folder's path that the trainer reads as a pattern; "" if the path is safe.
 
-    It lists caches with an unescaped glob, so it finds nothing.
+    The trainer lists caches with an unescaped glob, so it finds nothing in such a folder.
     Source: musubi-tuner get_all_latent_cache_files and prepare_for_training at both versions.
     """
     return " ".join(sorted(set(str(directory)) & set("[]*?")))
 
 
 def is_windows_path(path: Path | str) -> bool:
-    r"""Whether a path that does not exist here is one of Windows (`C:\cats`, `\\box\cats`), also behind a folder."""
+    r"""Whether a path that does not exist is a Windows path (`C:\cats`, `\\box\cats`), also after a local folder."""
     return _WINDOWS.search(os.fspath(path)) is not None
 
 

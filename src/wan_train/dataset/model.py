@@ -15,7 +15,7 @@ EXAMPLES_PER_KIND = 10
 
 
 class MediaKind(StrEnum):
-    """What a dataset holds; a dataset.toml entry is one or the other, never both."""
+    """What a dataset contains; a dataset.toml entry is one or the other, never both."""
 
     IMAGE = "image"
     VIDEO = "video"
@@ -50,12 +50,12 @@ class Severity(StrEnum):
 
     @property
     def rank(self) -> int:
-        """0 for the worst."""
+        """The sort key: 0 for the worst."""
         return tuple(Severity).index(self)
 
 
 class ProblemKind(StrEnum):
-    """Groups problems of one nature; the value is stable and appears in JSON."""
+    """The kind of a problem; the value is stable and appears in JSON."""
 
     CONFIG_UNREADABLE = "config-unreadable"
     CONFIG_SYNTAX = "config-syntax"
@@ -102,10 +102,10 @@ class ProblemKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong: where (`key` in dataset.toml, `path` of a file, or both), what, and how to fix it.
+    """One problem: where (`key` in dataset.toml, `path` of a file, or both), what, and how to fix it.
 
-    `row` is the line of a jsonl file, from 1. `is_fixable`: `--fix` can probably fix it. `misnamed` is the caption file
-    that only needs another name.
+    `row` is the line of a jsonl file, from 1. `is_fixable` means that `--fix` can probably fix it. `misnamed` is the
+    caption file that only needs another name.
     """
 
     severity: Severity
@@ -120,7 +120,7 @@ class Problem:
     misnamed: Path | None = None
 
     def place(self, shown: str) -> str:
-        """`shown`, the path in words, with the line of a jsonl file: `items.jsonl:3`."""
+        """`shown`, the path as text, with the line of a jsonl file: `items.jsonl:3`."""
         return shown if self.row is None else f"{shown}:{self.row}"
 
     @property
@@ -177,7 +177,7 @@ class CannotFixError(Exception):
 class TrainerReading:
     """How one trainer version reads a dataset, as far as versions differ.
 
-    `name` is the version in words, `root` where it is started: from there it takes relative paths.
+    `name` is the version in words. `root` is its working directory, against which it resolves relative paths.
     """
 
     name: str
@@ -200,9 +200,7 @@ NEWEST_READING = TrainerReading(name="musubi-tuner v0.3.4", drops_uncaptioned_im
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoSettings:
-    """How clips are cut from videos. `source_fps` in frames per second, None = frames are taken as they
-    are.
-    """
+    """How clips are cut from videos. `source_fps` is in frames per second; None takes the frames as they are."""
 
     target_frames: tuple[int, ...]
     frame_extraction: FrameExtraction
@@ -214,11 +212,9 @@ class VideoSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subset:
-    """One `[[datasets]]` entry with every value effective (entry, then [general], then the trainer's
-    default).
+    """One `[[datasets]]` entry with every value resolved (entry, then [general], then the trainer's default).
 
-    All paths are absolute. Exactly one of `directory` and `jsonl` is set. `resolution` is (width, height) in
-    pixels.
+    All paths are absolute. Exactly one of `directory` and `jsonl` is set. `resolution` is (width, height) in pixels.
     """
 
     index: int
@@ -236,7 +232,7 @@ class Subset:
 
     @property
     def source(self) -> Path:
-        """The folder or the jsonl file the items come from."""
+        """The folder or the jsonl file that the items come from."""
         source = self.directory or self.jsonl
         if source is None:
             raise AssertionError("a subset has a directory or a jsonl file")
@@ -254,9 +250,9 @@ class DatasetOverrides:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetConfig:
-    """A dataset.toml that the trainer accepts: its text as the user wrote it and what it means.
+    """A dataset.toml that the trainer accepts: its text as the user wrote it, and its resolved values.
 
-    `text` keeps comments (without a byte order mark); `remarks` are problems that do not stop a run;
+    `text` keeps comments (without a byte order mark). `remarks` are problems that do not stop a run.
     `overrides` are already in the values of `datasets`, not in `text`.
     """
 
@@ -271,9 +267,9 @@ class DatasetConfig:
 class Item:
     """A picture or clip that the trainer picks up.
 
-    `width` and `height` in pixels, None where nothing on this machine can read the file's header;
-    `frames` is None for pictures and for videos whose length is unknown; `caption_characters` counts the
-    stripped text. `caption` is that of a jsonl record, whole; None where the caption is a file.
+    `width` and `height` are in pixels, None if nothing on this machine can read the file's header.
+    `frames` is None for pictures and for videos of unknown length. `caption_characters` counts the
+    stripped text. `caption` is the whole caption of a jsonl record, None if the caption is a file.
     """
 
     path: Path
@@ -304,11 +300,11 @@ class Inventory:
 
     @property
     def stopping(self) -> tuple[Problem, ...]:
-        """The problems with which the trainer would not start or would die."""
+        """The problems that stop the trainer from starting or make it crash."""
         return tuple(problem for problem in self.problems if problem.severity is Severity.STOPS)
 
     def require(self, fix: str | None = None) -> None:
-        """Do nothing when training can start; else raise DatasetError with every stopping problem.
+        """Raise DatasetError with every stopping problem, if there are any.
 
         `fix` is a command that can fix some of them.
         """

@@ -1,4 +1,4 @@
-"""Pictures by their headers: size, format, damage. Only a picture that seems cut off is decoded."""
+"""Read picture headers: size, format, damage. Only a picture that seems cut off is decoded."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 _TAIL = 64 * 1024
 _ORIENTATION = 0x0112
-# The tag, a short, once, with the value 1.
+# The EXIF entry: tag, type short, count 1, value 1.
 _UPRIGHT_LITTLE = b"\x12\x01\x03\x00\x01\x00\x00\x00\x01\x00"
 _UPRIGHT_BIG = b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x01"
 _LIKELY = ((b"\xff\xd8\xff", ("JPEG",)), (b"\x89PNG\r\n\x1a\n", ("PNG",)))
 _CUT_OFF = "is cut off: its end is missing"
-# The last is all that Pillow says of a WebP with fewer bytes than its header promises.
+# The last is Pillow's only message about a WebP with fewer bytes than its header declares.
 _SIGNS_OF_TRUNCATION = ("truncated", "unexpected end", "could not create decoder object")
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
-# What often has a picture's extension and Pillow does not read.
+# Files that often have a picture's extension, but that Pillow does not read.
 _FOREIGN = (
     (4, b"ftyphei", "a HEIC photo"),
     (4, b"ftyphev", "a HEIC photo"),
@@ -46,9 +46,9 @@ _FOREIGN = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """What a header says. Width and height are in pixels as stored: like the trainer, ignoring the EXIF orientation.
+    """A picture's header. Width and height are in stored pixels: like the trainer, they ignore the EXIF orientation.
 
-    `format` and `mode` are Pillow's names, `size` is in bytes, `orientation` the EXIF number (1 is upright).
+    `format` and `mode` are Pillow's names, `size` is in bytes, `orientation` is the EXIF number (1 is upright).
     """
 
     width: int
@@ -70,7 +70,7 @@ class Unreadable:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """The file for reading; raises OSError, also for pipes and devices, where reading might never end."""
+    """Open a file for reading; raises OSError, also for pipes and devices, where reading might never end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
@@ -81,7 +81,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 @contextmanager
 def quiet_about_size() -> Iterator[None]:
-    """Inside, Pillow does not warn about large pictures; the checks report them."""
+    """Silence Pillow's warnings about large pictures; the checks report them."""
     from PIL import Image
 
     with warnings.catch_warnings():
@@ -90,7 +90,7 @@ def quiet_about_size() -> Iterator[None]:
 
 
 def largest_unwarned_picture() -> int:
-    """Pixels above which Pillow warns of a decompression bomb; above twice as many it refuses, also in the trainer."""
+    """Pixels above which Pillow warns of a decompression bomb; above twice that it refuses, also in the trainer."""
     from PIL import Image
 
     return Image.MAX_IMAGE_PIXELS or 89_478_485
@@ -99,8 +99,8 @@ def largest_unwarned_picture() -> int:
 def read_picture(path: Path) -> Picture | Unreadable:
     """The header of a picture, or why the trainer will fail on it.
 
-    A PNG, JPEG or BMP without its end is decoded for proof. Damage in the middle of a file is not found: that needs a
-    full decode of every picture.
+    A PNG, JPEG or BMP without its end is decoded to confirm the damage. Damage in the middle of a file is not found,
+    since that needs a full decode of every picture.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -124,7 +124,7 @@ def _whole(file: BinaryIO) -> Picture:
     size = os.fstat(file.fileno()).st_size
     head = file.read(32)
     file.seek(0)
-    # Pillow would try all of its decoders in turn.
+    # Without a known format, Pillow tries all of its decoders in turn.
     likely = next((formats for mark, formats in _LIKELY if head.startswith(mark)), None)
     with Image.open(file, formats=likely) as image:
         found = Picture(
@@ -134,7 +134,7 @@ def _whole(file: BinaryIO) -> Picture:
             mode=image.mode,
             size=size,
             orientation=_orientation(image),
-            # The further pictures of an MPO are previews and depth maps of a camera.
+            # The other pictures in an MPO are a camera's previews and depth maps.
             is_animated=image.format != "MPO" and getattr(image, "is_animated", False),
             has_alpha=image.mode in _ALPHA_MODES or "transparency" in image.info,
         )
@@ -148,7 +148,7 @@ def _whole(file: BinaryIO) -> Picture:
 
 def _orientation(image: Image.Image) -> int:
     exif = image.info.get("exif", b"")
-    # Parsing costs as much as opening; most pictures have no such tag (0x0112, a short, in either byte order) or a 1.
+    # Parsing costs as much as opening. Most pictures lack this tag (0x0112, a short, in either byte order) or have a 1.
     if b"\x12\x01\x03\x00" not in exif and b"\x01\x12\x00\x03" not in exif:
         return 1
     if exif.count(_UPRIGHT_LITTLE) + exif.count(_UPRIGHT_BIG) == exif.count(b"\x12\x01\x03\x00") + exif.count(
@@ -201,7 +201,7 @@ def _has_its_end(file: BinaryIO, format_name: str | None, size: int) -> bool:
 
 
 def _ends_with(file: BinaryIO, size: int, mark: bytes) -> bool:
-    """Whether `mark` ends the file, or stands in its tail: some cameras append data."""
+    """Whether `mark` ends the file or is in its tail, since some cameras append data."""
     for length in (len(mark), _TAIL):
         file.seek(max(0, size - length))
         if mark in file.read(length):

@@ -1,4 +1,4 @@
-"""Small copies of pictures and first frames, and the beginnings of captions."""
+"""Previews: small copies of pictures and first frames, and the beginnings of captions."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 _LONGEST_SIDE = 240
 MOST_BYTES = 16_000
-"""Of one preview; a larger one is compressed more."""
+"""Limit for one preview; a larger one is compressed more."""
 _QUALITIES = (75, 55, 35, 15, 5)
 _MOST_PIXELS = 50_000_000
-"""Decoding takes three or four bytes for each; beyond, no preview is worth the memory."""
+"""Decoding takes three or four bytes per pixel. Above this a preview is not worth the memory."""
 _CAPTION_BYTES = 4000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """A JPEG of at most `MOST_BYTES`, 240 pixels on its longer side, as trained: EXIF rotation and alpha ignored."""
+    """A JPEG of at most `MOST_BYTES` and 240 pixels a side; as in training, EXIF rotation and alpha are ignored."""
 
     jpeg: bytes
     width: int
@@ -42,7 +42,7 @@ class Preview:
 def previews_of(
     kinds: Mapping[Path, MediaKind], *, on_done: Callable[[int, int], None] = lambda _done, _all: None
 ) -> dict[Path, Preview]:
-    """The previews by path, without files that give none. `on_done` gets the number done and the total."""
+    """The previews by path; files that give none are left out. `on_done` gets the number done and the total."""
     workers = max(2, min(4, os.cpu_count() or 1))
     found = {}
     # Pillow and PyAV decode without the interpreter's lock.
@@ -55,7 +55,7 @@ def previews_of(
 
 
 def captions(items: Sequence[Item]) -> dict[Path, str]:
-    """The beginning of each item's caption, stripped, without captions that are not UTF-8."""
+    """The beginning of each item's caption, stripped; captions that are not UTF-8 are left out."""
     found = {}
     for item in items:
         if item.caption is not None:
@@ -94,7 +94,7 @@ def _of_picture(path: Path) -> Preview | None:
     from PIL import Image
 
     with Image.open(path) as image:
-        # A JPEG is decoded at an eighth of its size where that is enough.
+        # Decode a JPEG at down to an eighth of its size, where that is enough.
         image.draft("RGB", (_LONGEST_SIDE, _LONGEST_SIDE))
         if image.width * image.height > _MOST_PIXELS:
             return None
@@ -134,7 +134,7 @@ def _beginning(path: Path) -> str | None:
         return None
     is_cut = len(data) > _CAPTION_BYTES
     try:
-        # A character may be cut in two at the end, and only there.
+        # Only the last character may be cut in two.
         text = getincrementaldecoder("utf-8")().decode(data[:_CAPTION_BYTES], final=not is_cut)
     except UnicodeDecodeError:
         return None

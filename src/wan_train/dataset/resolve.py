@@ -1,4 +1,4 @@
-"""Find the dataset.toml, or the folder that needs one, for what a user typed or pasted."""
+"""Find the dataset.toml, or the folder that needs one, from what a user typed or pasted."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _PAIRS = (('"', '"'), ("'", "'"), ("`", "`"), ("\u201c", "\u201d"), ("\u2018", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExistingConfig:
-    """The dataset.toml exists; read it and keep it."""
+    """An existing dataset.toml, which is read and kept."""
 
     toml_path: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewConfig:
-    """There are pictures or videos but no dataset.toml yet; `toml_path` is where it goes."""
+    """A folder of pictures or videos without a dataset.toml; `toml_path` is where it goes."""
 
     directory: Path
     toml_path: Path
@@ -41,8 +41,8 @@ Resolved = ExistingConfig | NewConfig
 def resolve_dataset(text: str, *, cwd: Path | None = None) -> Resolved:
     """A dataset.toml, a folder with one, or a folder of media, as absolute paths; raises BadInputError for others.
 
-    The text is tried as typed, then without what terminals and file managers add to a pasted path: quotes, backslashes
-    before spaces, `file://`. `~` is the home.
+    The text is tried as typed, then without the additions of terminals and file managers to a pasted path: quotes,
+    backslashes before spaces, `file://`. `~` is the home.
     """
     base = cwd or Path.cwd()
     if not text.strip():
@@ -54,7 +54,7 @@ def resolve_dataset(text: str, *, cwd: Path | None = None) -> Resolved:
         if os.path.exists(path):
             return _existing(path)
     for path in readings:
-        # The usual answer before the file is written: FOLDER/dataset.toml of a folder that has only pictures.
+        # Users often give FOLDER/dataset.toml before that file is written.
         if path.suffix.lower() == ".toml" and path.parent.is_dir():
             return _folder(path.parent, path)
     if is_windows_path(text.strip().strip("\"'")):

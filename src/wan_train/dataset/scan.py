@@ -1,6 +1,6 @@
-"""What the trainer will find for a dataset.toml, and everything that is wrong with it, before any GPU is used.
+"""What the trainer will find for a dataset.toml, and every problem with it, before any GPU is used.
 
-Names come from one directory scan, sizes from file headers, captions are read whole: ten thousand pictures take
+Names come from one directory scan, sizes from file headers, and captions are read whole. Ten thousand pictures take
 seconds.
 """
 
@@ -45,7 +45,7 @@ from wan_train.dataset.snapshot import with_overrides
 from wan_train.dataset.video import Clip, read_clip
 from wan_train.dataset.writing import text_for_directory
 
-# The longest thing the trainer appends to a stem for a cache file; a file name holds 255 bytes.
+# The longest suffix that the trainer appends to a stem for a cache file. A file name has at most 255 bytes.
 _IMAGE_CACHE_ENDING = len("_0000x0000_wan.safetensors")
 _VIDEO_CACHE_ENDING = len("_00000-000_0000x0000_wan.safetensors")
 _LONGEST_NAME = 255
@@ -55,7 +55,7 @@ _LONGEST_NAME = 255
 def scan(config: DatasetConfig, *, reading: TrainerReading = GUIDE_READING, tokenizer: Path | None = None) -> Inventory:
     """Inspect every file the trainer would, and collect all problems; never raises for what it finds.
 
-    `reading` is the trainer version: a picture without caption stops d0a1930, and v0.3.4 skips it. `tokenizer` is the
+    `reading` is the trainer version: d0a1930 stops at a picture without caption, v0.3.4 skips it. `tokenizer` is the
     text encoder's tokenizer.json; without it the length of captions is estimated.
     """
     tokens = TokenCounter(file=tokenizer)
@@ -67,13 +67,13 @@ def scan(config: DatasetConfig, *, reading: TrainerReading = GUIDE_READING, toke
             items = tuple(one.items())
             subsets.append(SubsetInventory(subset=subset, items=items))
             problems += one.problems
-    # Two datasets of one folder see the same stray files.
+    # Two datasets in one folder report the same stray files, so remove duplicates.
     return Inventory(config=config, reading=reading, subsets=tuple(subsets), problems=tuple(dict.fromkeys(problems)))
 
 
 @dataclass(slots=True, kw_only=True)
 class _Scan:
-    """One pass over one subset: `problems` fills while `items` is drained."""
+    """One pass over one subset: iterating over `items` fills `problems`."""
 
     subset: Subset
     reading: TrainerReading
@@ -113,7 +113,7 @@ class _Scan:
         extension = self.subset.caption_extension or ""
         present = {name for name in (*listing.others, *listing.subfolders) if name.endswith(extension)}
         without: list[Path] = []
-        # v0.3.4 strips one ending from a caption's name, so it pairs nothing with `.tags.txt`.
+        # v0.3.4 strips only one extension from a caption's name, so it matches nothing with `.tags.txt`.
         if self._drops_uncaptioned and extension.count(".") > 1:
             what = f"{self.reading.name} finds no captions with the extension {extension}"
             self.report(ProblemKind.NO_CAPTIONS, Severity.STOPS, what, "Use an extension with one dot", directory)
@@ -171,7 +171,7 @@ class _Scan:
             self.report(ProblemKind.IGNORED_FILE, Severity.NOTE, what, fix, directory)
 
     def _missing_captions(self, directory: Path, without: list[Path], listing: Listing, *, count: int) -> set[str]:
-        """Report them; the names of files that would be captions in another case."""
+        """Report missing captions; return the names of files that would match in another case."""
         extension = self.subset.caption_extension or ""
         misnamed = _in_other_case(without, listing, extension)
         is_all = len(without) == count
@@ -256,7 +256,7 @@ class _Scan:
                 yield item(width=seen.width, height=seen.height, frames=seen.frames)
 
     def _frames_in_folder(self, folder: Path) -> Clip | Unreadable:
-        """A jsonl record may name a folder of pictures as one video."""
+        """A folder of pictures, which a jsonl record may name as one video."""
         try:
             names = list_media(folder, avif=self.reading.reads_avif).images
         except OSError as error:
@@ -293,7 +293,7 @@ class _Scan:
                 self.report(ProblemKind.MIXED_SHAPES, Severity.STOPS, what, fix)
 
     def _check_stems(self, items: list[Item]) -> None:
-        """Cache names come from the stem (and, for pictures, stored size): of two equal ones, one is trained."""
+        """Report shared cache names (stem and, for pictures, stored size): only one file of each name is trained."""
         stems: dict[str, list[Item]] = defaultdict(list)
         for item in items:
             stems[_stem(item.path.name)].append(item)
@@ -319,15 +319,14 @@ class _Scan:
 
 
 def _video_bucket(item: Item, subset: Subset) -> tuple[int, int]:
-    # Clips are scaled with buckets on, whatever the configuration says (retrieve_latent_cache_batches, both
-    # versions).
+    # The trainer always scales clips with buckets on (retrieve_latent_cache_batches, both versions).
     return bucket_for(item.width or 1, item.height or 1, resolution=subset.resolution)
 
 
 def _in_other_case(without: list[Path], listing: Listing, extension: str) -> dict[Path, str]:
-    """Files that are the caption of a picture but for upper and lower case: `UP.TXT` of `UP.PNG`.
+    """Files that differ from a picture's missing caption only in case: `UP.TXT` for `UP.PNG`.
 
-    Only where one file can be meant, for one picture, and it is not the caption of another.
+    Only unambiguous pairs of one file and one picture; never the caption of another picture.
     """
     taken = {_stem(name) + extension for name in (*listing.images, *listing.videos)}
     spare: dict[str, list[str]] = defaultdict(list)
@@ -350,7 +349,7 @@ def _stem(name: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """All problems of one kind and severity, in the order in which they were found."""
+    """All problems of one kind and severity, in the order found."""
 
     kind: ProblemKind
     severity: Severity
@@ -358,7 +357,7 @@ class Group:
 
     @property
     def line(self) -> str:
-        """The first of them as one printable line, and how many are like it."""
+        """The first problem as one printable line, and the number of others."""
         more = len(self.problems) - 1
         return self.problems[0].line + (f" (and {more} more of this kind)" if more else "")
 
@@ -367,7 +366,7 @@ class Group:
 class Check:
     """Everything found in a dataset. `config` is the path of its dataset.toml, which may not exist yet (`is_written`).
 
-    `inventory` is None where the dataset.toml cannot be used: then no file was inspected.
+    `inventory` is None if the dataset.toml cannot be used; then no file was inspected.
     """
 
     config: Path
@@ -425,7 +424,7 @@ def check(
 ) -> Check:
     """Check everything; never raises for what is in the dataset or its dataset.toml.
 
-    `progress` gets the number of files decoded and the total.
+    `progress` gets the number of pictures decoded and the total.
     """
     path, is_written = located.toml_path, isinstance(located, ExistingConfig)
     try:

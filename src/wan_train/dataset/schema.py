@@ -41,7 +41,7 @@ def _wrong_type(value: object, expected: str, example: str) -> tuple[ProblemKind
 
 
 def _is_integer(value: object) -> bool:
-    # bool is an int to Python and to the trainer's validator; `batch_size = true` is never meant.
+    # bool is an int in Python and in the trainer's validator, but `batch_size = true` is always a mistake.
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -91,7 +91,7 @@ def _frame_counts(value: object) -> tuple[ProblemKind, str, str] | None:
 
 def _rate(value: object) -> tuple[ProblemKind, str, str] | None:
     if _is_integer(value):
-        # The trainer's validator takes a float only.
+        # The trainer's validator accepts only a float.
         return (
             ProblemKind.WRONG_TYPE,
             f"{value} is a whole number; the trainer needs a decimal number",
@@ -161,9 +161,9 @@ UNUSED = frozenset(
         "qwen_image_edit_no_resize_control",
     }
 )
-"""Keys for other models that one version or both read. The A14B models have no control input, but the caching programs
-exit where a control picture is missing (at d0a1930 also where one name begins with another), and `multiple_target` ends
-v0.3.4 beside a picture without a caption. A run's own copy omits them."""
+"""Keys for other models that one version or both read. A run's own copy omits them. The A14B models have no control
+input, but the caching programs exit if a control picture is missing (at d0a1930 also if one name begins with another).
+With `multiple_target`, v0.3.4 exits at a picture without a caption."""
 
 _SECTION_KEYS: Mapping[Section, Mapping[str, Check]] = {
     Section.GENERAL: ANYWHERE,

@@ -98,7 +98,7 @@ def _changes(overrides: DatasetOverrides) -> dict[str, Any]:
 def _render(text: str, wanted: Mapping[str, Any]) -> str:
     """`wanted` as TOML in the layout and with the comments of `text`.
 
-    Where the editor cannot keep the layout (inline tables, dotted keys), plain values are written with a comment.
+    If tomlkit cannot keep the layout (inline tables, dotted keys), plain values are written with a comment.
     """
     try:
         edited = _edit(text, wanted)
@@ -131,5 +131,5 @@ def _fill(table: object, values: Mapping[str, Any]) -> None:
     for key in table.keys() - values.keys():
         del table[key]
     for key, value in values.items():
-        # Also unchanged values are written anew: the trainer's older parser does not read 0x10 and the like.
+        # Rewrite unchanged values too, because the trainer's older parser does not read 0x10 and the like.
         table[key] = value

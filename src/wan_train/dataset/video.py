@@ -1,4 +1,4 @@
-"""Videos by PyAV, which is optional: size, length and frame rate from the header, frames on request."""
+"""Read videos with PyAV, which is optional: size, length and frame rate from the header, frames on request."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from wan_train.dataset.pictures import Unreadable, damaged, open_regular
 
 _STEADY = 0.01
 _JITTER = 0.25
-"""Of a frame's duration: containers with millisecond times round it."""
+"""Fraction of a frame's duration. Containers with millisecond times round it."""
 _FEW = 0.05
-"""Of all frames: one dropped frame does not make a variable rate."""
+"""Fraction of all frames. One dropped frame does not make a variable rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
     """A video's size in pixels, its frames, and frames per second; None where unknown.
 
-    `is_variable`: frames have different durations, so `fps` is an average and no `source_fps` fits.
+    `is_variable` means that frames have different durations, so `fps` is an average and no `source_fps` fits.
     """
 
     width: int
@@ -49,7 +49,7 @@ def read_clip(path: Path) -> Clip | Unreadable | None:
         with open_regular(path) as file:
             if not file.read(1):
                 return Unreadable(ProblemKind.UNREADABLE_MEDIA, "is empty")
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: an impossible file name
         return damaged(path, error)
     av = pyav()
     if av is None:
@@ -63,14 +63,14 @@ def read_clip(path: Path) -> Clip | Unreadable | None:
             frames = stream.frames
             times: list[int] = []
             if not frames or _is_trimmed(stream) or _may_vary(stream):
-                # Matroska and WebM headers do not say, and cutting without encoding anew leaves frames in an MP4 that
-                # its edit list hides, from the trainer too. Their packets are counted, still without decoding.
+                # Count packets, still without decoding. Matroska and WebM headers lack the number of frames. An MP4
+                # that was cut without re-encoding has frames that its edit list hides, also from the trainer.
                 shown = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
                 frames = len(shown)
                 times = [packet.pts for packet in shown if packet.pts is not None]
             is_variable = _vary(times)
             if is_variable and stream.time_base:
-                # Matroska headers have a rate for a player to begin with, not the average.
+                # A Matroska header has the rate that a player starts with, not the average.
                 rate = Fraction(len(times) - 1, max(times) - min(times)) / stream.time_base
             return Clip(
                 width=stream.width,
@@ -84,20 +84,20 @@ def read_clip(path: Path) -> Clip | Unreadable | None:
 
 
 def _is_trimmed(stream: Any) -> bool:  # noqa: ANN401 - as above
-    """Whether a stream is shorter than its frames together."""
+    """Whether a stream's duration is shorter than that of all its frames."""
     if stream.duration is None or stream.time_base is None or not stream.average_rate:
         return False
     return bool(stream.duration * stream.time_base * stream.average_rate < stream.frames - 0.5)
 
 
 def _may_vary(stream: Any) -> bool:  # noqa: ANN401 - as above
-    """Whether the header has an average rate other than the rate that all times are multiples of."""
+    """Whether the header's average rate differs from its base rate, the grid of all frame times."""
     average, base = stream.average_rate, stream.base_rate
     return bool(average and base and abs(float(base) / float(average) - 1) > _STEADY)
 
 
 def _vary(times: list[int]) -> bool:
-    """Whether more than a few frames have another duration than most."""
+    """Whether more than a few frames differ from the usual duration."""
     lasts = [later - earlier for earlier, later in pairwise(sorted(times))]
     if not lasts:
         return False
@@ -108,19 +108,19 @@ def _vary(times: list[int]) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
-    """What decoding shows: the left `quarter_turns` that players apply and the trainer ignores; the decoded frames."""
+    """The result of decoding: frames decoded, and left `quarter_turns` that players apply and the trainer ignores."""
 
     quarter_turns: int
     frames: int
 
 
 def quarter_turns(frame: Any) -> int:  # noqa: ANN401 - as above
-    """Those to the left that a decoded frame's mark asks for."""
+    """The quarter turns to the left in a decoded frame's rotation mark."""
     return round(getattr(frame, "rotation", 0) / 90) % 4
 
 
 def decode(path: Path, *, at_most: int | None) -> Decoded | Unreadable | None:
-    """Decode the first frames, `at_most` of them (None: all); None without PyAV."""
+    """Decode the first `at_most` frames (None: all); returns None without PyAV."""
     av = pyav()
     if av is None:
         return None

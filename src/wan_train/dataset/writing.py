@@ -1,4 +1,4 @@
-"""A dataset.toml for folders of pictures or clips: new from the shipped template, or an existing one changed."""
+"""Write a dataset.toml for folders of pictures or clips: from the shipped template, or by changing an existing one."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from wan_train.dataset.model import DatasetError, DatasetPreset, FrameExtraction
 _SOURCES = {MediaKind.IMAGE: "image_directory", MediaKind.VIDEO: "video_directory"}
 _CACHES = {MediaKind.IMAGE: "cache", MediaKind.VIDEO: "cache_video"}
 _CUTS = ("target_frames", "frame_extraction", "frame_stride", "frame_sample", "max_frames")
-"""The keys that say together how clips are cut from videos."""
+"""The keys that together set how clips are cut from videos."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigValues:
-    """Values to write; None (or nothing) keeps what is there, or the guide's value in a new file.
+    """Values to write; None (or empty) keeps the existing value, or the guide's value in a new file.
 
     Each folder gets one dataset for each of the `resolutions` (width, height in pixels), or of those of
-    the `preset`; never both. The other values count more than the preset's.
+    the `preset`; never both. The other values take precedence over the preset's.
     """
 
     preset: DatasetPreset | None = None
@@ -49,14 +49,14 @@ class ConfigValues:
     source_fps: float | None = None
 
     def video_values(self) -> dict[str, Any]:
-        """The keys that only datasets of clips have."""
+        """The given values that only datasets of clips have, by key."""
         values = {
             "target_frames": list(self.target_frames) or None,
             "frame_extraction": self.frame_extraction.value if self.frame_extraction is not None else None,
             "frame_stride": self.frame_stride,
             "frame_sample": self.frame_sample,
             "max_frames": self.max_frames,
-            # The trainer takes a decimal number only.
+            # The trainer accepts only a decimal number.
             "source_fps": float(self.source_fps) if self.source_fps is not None else None,
         }
         return {key: value for key, value in values.items() if value is not None}
@@ -68,7 +68,7 @@ def preset_path(preset: DatasetPreset) -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PresetTerms:
-    """What a preset says beside its datasets; no `epochs` means the recipe's."""
+    """A preset's values besides its datasets; None for `epochs` means the recipe's."""
 
     summary: str
     epochs: int | None
@@ -88,9 +88,9 @@ def text_for_directory(directory: Path) -> str:
 
 
 def write_for_directory(directory: Path, target: Path) -> str:
-    """Write `text_for_directory` to `target` in one piece and return it; an existing file is never touched.
+    """Write `text_for_directory` to `target` atomically and return it; never changes an existing file.
 
-    Raises DatasetError as `text_for_directory` does, and when `target` exists or cannot be written.
+    Raises DatasetError as `text_for_directory` does, and if `target` exists or cannot be written.
     """
     text = text_for_directory(directory)
     whole = target.with_name(f".{target.name}.new-{os.getpid()}")
@@ -111,7 +111,7 @@ def compose(folders: Sequence[Path], values: ConfigValues, *, existing: str | No
     """The text of a dataset.toml for the media directly inside `folders`; raises DatasetError.
 
     An `existing` text keeps its comments, order, other datasets and all other values. Every dataset has its own cache
-    directory. The result was read back by the trainer's rules.
+    directory. The result is checked by the trainer's rules.
     """
     text = _composed(folders, values, existing=existing)
     with tempfile.TemporaryDirectory(prefix="wan-train-") as scratch:
@@ -139,7 +139,7 @@ def _composed(folders: Sequence[Path], values: ConfigValues, *, existing: str | 
 
 
 def _refused(subject: Path | str, what: str, fix: str) -> DatasetError:
-    """About a path, or about a key of the file."""
+    """The error about a path, or about a key of the file."""
     if isinstance(subject, Path):
         problem = stops(ProblemKind.EMPTY_DATASET, what, fix, subject)
     else:
@@ -148,7 +148,7 @@ def _refused(subject: Path | str, what: str, fix: str) -> DatasetError:
 
 
 def _kinds(folder: Path) -> tuple[MediaKind, ...]:
-    """What is directly inside a folder that can be named in the file; raises DatasetError."""
+    """The kinds of media directly inside a folder; raises DatasetError, also if the file cannot contain its path."""
     try:
         listing = list_media(folder)
     except OSError as error:
@@ -169,7 +169,7 @@ def _kinds(folder: Path) -> tuple[MediaKind, ...]:
 
 
 def _shipped(values: ConfigValues) -> tomlkit.TOMLDocument:
-    """The shipped dataset.toml with its comments, or the preset's: its datasets are models of new ones."""
+    """The shipped dataset.toml with its comments, or the preset's; new datasets are copied from its datasets."""
     path = shipped_configs() / "dataset.toml" if values.preset is None else preset_path(values.preset)
     return tomlkit.parse(path.read_text(encoding="utf-8"))
 
@@ -179,7 +179,7 @@ def _empty(values: ConfigValues) -> tomlkit.TOMLDocument:
     document = _shipped(ConfigValues())
     del _datasets(document)[:]
     if values.preset is not None:
-        # Every dataset of a preset has its own.
+        # Every dataset of a preset has its own resolution.
         del document["general"]["resolution"]
     return document
 
@@ -192,16 +192,16 @@ def _datasets(document: tomlkit.TOMLDocument) -> AoT:
 
 
 def _spaced(text: str) -> str:
-    """The text with an empty line before every dataset: the editor forgets it where it adds keys."""
+    """The text with an empty line before every dataset, which tomlkit omits where it adds keys."""
     spaced = re.sub(r"(?<=[^\n])\n\[\[datasets\]\]", "\n\n[[datasets]]", text)
     return spaced if tomllib.loads(spaced) == tomllib.loads(text) else text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wanted:
-    """A dataset that a folder gets. `model` is a table with comments to copy for a new one.
+    """A dataset to write for a folder. `model` is a table with comments to copy for a new one.
 
-    Without a `resolution` (width, height in pixels) it has that of [general], or keeps its own.
+    Without a `resolution` (width, height in pixels) it uses that of [general], or keeps its own.
     """
 
     resolution: tuple[int, int] | None
@@ -264,7 +264,7 @@ def _fill(document: tomlkit.TOMLDocument, kinds: Mapping[Path, tuple[MediaKind, 
 def _entries_of(
     entries: AoT, folder: Path, source: str, wanted: Sequence[_Wanted], default: object
 ) -> Iterator[tuple[Table, _Wanted]]:
-    """The entry of each wanted dataset: existing ones first by resolution, then in order, then new ones."""
+    """The entry of each wanted dataset: existing ones by resolution, then in order, then new ones; deletes the rest."""
     there = [entry for entry in entries if os.path.abspath(str(entry.get(source, ""))) == str(folder)]
     if wanted[0].resolution is None:
         yield from ((entry, wanted[0]) for entry in there or [_new(entries, folder, source, wanted[0])])

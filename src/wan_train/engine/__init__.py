@@ -1,1 +1,1 @@
-"""The only room that knows musubi-tuner: scripts, flags, output grammar, files, failures."""
+"""The only package that knows musubi-tuner: scripts, options, output grammar, files, failures."""

@@ -1,8 +1,8 @@
-"""The trainer's cache files: their names, what has to be in them, and whether they are whole.
+"""The trainer's cache files: their names, their required contents, and whether they are complete.
 
 Names and keys are those of musubi-tuner at d0a1930 and v0.3.4 (dataset/image_video_dataset.py, dataset/cache_io.py). A
-picture's latents carry its stored size and not the resolution; a clip's carry the size it was scaled to. What a
-training sees is every latent cache in the folder that has a text cache of the same stem, whatever the dataset says.
+picture's cache name has the stored size, not the resolution; a clip's has the size it was scaled to. Training uses
+every latent cache in the folder that has a text cache of the same stem, whatever the dataset says.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 from wan_train.engine.tensors import BrokenFileError, read_header
 
 _STRIDE = 8
-"""Pixels of one latent, in both directions."""
+"""Pixels per latent, in both directions."""
 _FRAME_STRIDE = 4
-"""Frames of one latent after the first."""
+"""Frames per latent after the first."""
 
 
 class CacheKind(StrEnum):
@@ -30,7 +30,7 @@ class CacheKind(StrEnum):
 
     @property
     def ending(self) -> str:
-        """What the trainer looks for; its pattern does not see names that begin with a dot."""
+        """The suffix that the trainer searches for. Its glob skips names that begin with a dot."""
         return _ENDINGS[self]
 
 
@@ -44,7 +44,7 @@ _PICTURE = re.compile(r"(?P<stem>.+)_(?P<width>\d{4,})x(?P<height>\d{4,})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheName:
-    """A cache's name taken apart; sizes in pixels, 0 for a text cache. `frames` is None but for clips."""
+    """A parsed cache name. Sizes are in pixels, 0 for text caches. `start` and `frames` are for clips only."""
 
     kind: CacheKind
     stem: str
@@ -55,9 +55,9 @@ class CacheName:
 
 
 def parse(name: str, *, is_clip: bool) -> CacheName | None:
-    """What a file name says, None for a file that the trainer did not name.
+    """Parse a cache file's name; None if the trainer did not name the file.
 
-    Pictures and clips share an ending, so `is_clip` says which of them the folder's dataset has.
+    Pictures and clips share a suffix, so `is_clip` says which of them the folder's dataset has.
     """
     if name.startswith("."):
         return None
@@ -76,7 +76,7 @@ def parse(name: str, *, is_clip: bool) -> CacheName | None:
 
 
 def is_read(name: str, kind: CacheKind) -> bool:
-    """Whether the trainer takes a file of this name for a cache of that kind."""
+    """Whether the trainer reads a file of this name as a cache of that kind."""
     return name.endswith(kind.ending) and not name.startswith(".")
 
 
@@ -85,7 +85,7 @@ def text_name(stem: str) -> str:
 
 
 def picture_name(stem: str, width: int, height: int) -> str:
-    """Of the size that the picture is stored in."""
+    """The name of a picture's latent cache, with the size in which the picture is stored."""
     return f"{stem}_{width:04d}x{height:04d}{CacheKind.LATENTS.ending}"
 
 
@@ -94,7 +94,7 @@ def clip_name(stem: str, start: int, frames: int, bucket: tuple[int, int]) -> st
 
 
 class Flaw(StrEnum):
-    """What is wrong with a cache file, whatever it was made from."""
+    """A flaw in a cache file, whatever it was made from."""
 
     BROKEN = "broken"
     NOT_FINITE = "not_finite"
@@ -106,7 +106,7 @@ class Flaw(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """What a look at a cache file found: its header, None when it is cut short, half written or something else."""
+    """A cache file's header. `shapes` is None if the file is incomplete or not a safetensors file."""
 
     size: int
     mtime_ns: int
@@ -115,7 +115,7 @@ class Contents:
 
 
 def read(path: Path | str) -> Contents | None:
-    """A look at a file's header; None when there is no such file."""
+    """Read a file's header; None if there is no such file."""
     try:
         header = read_header(path)
     except BrokenFileError:
@@ -133,7 +133,7 @@ def read(path: Path | str) -> Contents | None:
 
 
 def element(found: Contents) -> str | None:
-    """The element type of a cache's numbers by its names of tensors; None for a file that is no whole cache."""
+    """The element type in a cache's tensor names; None if the file is not a complete cache."""
     for name in found.shapes or ():
         if match := re.fullmatch(r"(?:latents_\d+x\d+x\d+|varlen_t5)_(\w+)", name):
             return match[1]
@@ -141,14 +141,14 @@ def element(found: Contents) -> str | None:
 
 
 def latent_shape(width: int, height: int, frames: int = 1) -> tuple[int, int, int]:
-    """Frames, height and width of the latents of `frames` frames of width x height pixels."""
+    """Latent frames, height and width for `frames` frames of width x height pixels."""
     return (frames - 1) // _FRAME_STRIDE + 1, height // _STRIDE, width // _STRIDE
 
 
 def latents_flaw(
     found: Contents, *, bucket: tuple[int, int] | None, frames: int, image_to_video: bool, element: str
 ) -> Flaw | None:
-    """What keeps a latent cache from being trained in this bucket (any, if None) for this task."""
+    """Why a latent cache cannot be trained in this bucket (None: any) for this task; None if it can."""
     if found.shapes is None:
         return Flaw.BROKEN
     latents = {name: shape for name, shape in found.shapes.items() if re.match(r"latents_\d+x\d+x\d+_", name)}
@@ -159,14 +159,14 @@ def latents_flaw(
         return Flaw.OTHER_SHAPE
     if not name.endswith(f"_{element}"):
         return Flaw.OTHER_PRECISION
-    # A cache made for image-to-video serves text-to-video too, never the other way round.
+    # An image-to-video cache also works for text-to-video, never the reverse.
     if image_to_video and f"latents_image_{name.removeprefix('latents_')}" not in found.shapes:
         return Flaw.OTHER_TASK
     return None
 
 
 def text_flaw(found: Contents, *, element: str) -> Flaw | None:
-    """What keeps a text-encoder cache from being trained."""
+    """Why a text-encoder cache cannot be trained; None if it can."""
     if found.shapes is None:
         return Flaw.BROKEN
     if "varlen_t5_" + element in found.shapes:

@@ -44,8 +44,8 @@ class Capabilities:
     saves_float32: bool
     """LoRAs are float32 unless --save_precision says otherwise (v0.3.4)."""
     trains_schedule_free: bool
-    """Optimizers named `...ScheduleFree` train. At d0a1930 every one dies at its start: `get_dummy_scheduler()` there
-    lacks `self`."""
+    """Optimizers named `...ScheduleFree` work. At d0a1930 they all fail at the start, because `get_dummy_scheduler()`
+    lacks `self` there."""
     warms_up_from_floor: bool
     """warmup_stable_decay begins at its lowest learning rate (transformers of v0.3.4) instead of zero (of d0a1930)."""
 
@@ -94,7 +94,7 @@ def from_help(version: str, help_texts: Mapping[Script, str]) -> Capabilities:
 
 
 def check_optimizer(optimizer_type: str, capabilities: Capabilities) -> None:
-    """Refuse an optimizer that this version cannot train with, whatever is installed; raises BadInputError."""
+    """Raise BadInputError for an optimizer that this version cannot train with, whatever is installed."""
     if is_schedule_free(optimizer_type) and not capabilities.trains_schedule_free:
         raise BadInputError(
             f"the trainer ({capabilities.version}) cannot train with {one_line(optimizer_type)!r}: "
@@ -104,7 +104,7 @@ def check_optimizer(optimizer_type: str, capabilities: Capabilities) -> None:
 
 
 def is_schedule_free(optimizer_type: str) -> bool:
-    """Whether the trainer gives this optimizer no scheduler that accelerate knows (`is_schedulefree_optimizer`)."""
+    """Whether the trainer gives this optimizer only a dummy scheduler (`is_schedulefree_optimizer`)."""
     return optimizer_type.lower().endswith("schedulefree")
 
 
@@ -121,7 +121,7 @@ def _options(entries: Mapping[str, Mapping[str, object]]) -> dict[str, Option]:
     }
 
 
-# argparse indents options by two spaces, and wrapped descriptions, which may begin with an option's name, by more.
+# argparse indents options by two spaces. Wrapped descriptions may begin with an option's name but have more indent.
 _HELP_OPTION = re.compile(
     r"^ {2}(?:-\w(?: \S+)?, )?(--[\w-]+)(?P<value>[ =][^\s]+)?(?P<many> \[\S+ \.\.\.\])?", re.MULTILINE
 )
@@ -135,6 +135,6 @@ def _options_from_help(text: str) -> dict[str, Option]:
             name=match[1],
             takes_value=value is not None,
             many=bool(value and (value.strip().startswith("[") or match["many"])),
-            kind="any",  # help texts do not tell
+            kind="any",  # help texts do not show it
         )
     return found

@@ -1,4 +1,4 @@
-"""The files a training leaves behind: their names, and whether they are whole."""
+"""The files that a training writes: their names, and whether they are complete."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def step_state_dir(directory: Path, name: str, step: int) -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """A complete state folder, by the trainer's own count of epochs or steps; both None for the one at the end."""
+    """A complete state folder, with the trainer's own count of epochs or steps; both None for the final state."""
 
     path: Path
     epoch: int | None = None
@@ -70,10 +70,10 @@ def _state_pattern(name: str) -> re.Pattern[str]:
 
 
 def state_files(*, optimizer_type: str, lr_scheduler_type: str | None, scaler: bool) -> frozenset[str]:
-    """The files that a state of a training with these settings has for certain. `scaler`: fp16 on a GPU.
+    """The files that every state of a training with these settings has. `scaler`: fp16 on a GPU.
 
-    accelerate saves only what it prepared: not the stand-in for a scheduler that the trainer gives schedule-free
-    optimizers. Of a scheduler class from elsewhere nobody knows whether it is one that accelerate takes.
+    accelerate saves only what it prepared. That excludes the dummy scheduler that the trainer gives schedule-free
+    optimizers. It is unknown whether accelerate accepts a scheduler class from another package.
     """
     files = set(ALWAYS_IN_A_STATE)
     if not is_schedule_free(optimizer_type) and not lr_scheduler_type:
@@ -84,7 +84,7 @@ def state_files(*, optimizer_type: str, lr_scheduler_type: str | None, scaler: b
 
 
 def written_state_files(path: Path) -> frozenset[str]:
-    """The files of a state folder that accelerate writes, whole or not."""
+    """The files of a state folder that accelerate writes, complete or not."""
     try:
         return frozenset(file.name for file in path.iterdir() if file.suffix in _STATE_SUFFIXES)
     except OSError:
@@ -92,10 +92,10 @@ def written_state_files(path: Path) -> frozenset[str]:
 
 
 def state_fault(path: Path, files: frozenset[str]) -> str | None:
-    """Why a state folder does not count, None when it is complete: all of `files` are there, and every file is whole.
+    """Why a state folder is incomplete; None if all of `files` exist and every file is complete.
 
-    accelerate 1.6 writes one file after the other, random_states_0.pkl last, and none of them atomically. All but
-    model.safetensors are zip archives, whose directory stands at the end, so a cut one does not open.
+    accelerate 1.6 writes one file after the other, random_states_0.pkl last, none of them atomically. All but
+    model.safetensors are zip archives with their directory at the end, so a truncated one does not open.
     """
     written = written_state_files(path)
     for name in sorted(files | written):
@@ -107,7 +107,7 @@ def state_fault(path: Path, files: frozenset[str]) -> str | None:
 
 
 def checkpoint_epochs(directory: Path, name: str) -> tuple[int, ...]:
-    """The trainer's own epoch numbers of the LoRAs in a directory, whole or not."""
+    """The trainer's own epoch numbers of the LoRAs in a directory, complete or not."""
     pattern = re.compile(rf"{re.escape(name)}-(\d{{6}})\.safetensors")
     if not directory.is_dir():
         return ()

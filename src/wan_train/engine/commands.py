@@ -1,4 +1,4 @@
-"""The exact command lines of the trainer: the seed guide's flags, plus additions that each carry a reason."""
+"""The trainer's exact command lines: the seed guide's options plus additions, each with a reason."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _NEEDS_THE_CACHE_INDEX = frozenset({"--skip_existing", "--keep_cache"})
 _OPTION = re.compile(r"--?[A-Za-z]")
 
 STATES_KEPT = 2
-"""Complete states that stay on disk: the newest may be the one being written when the power goes."""
+"""Complete states kept on disk. A power cut may hit the newest one while it is being written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addition:
-    """One thing a command has beyond the guide's own, and why."""
+    """One addition to the guide's command, and its reason."""
 
     what: str
     reason: str
@@ -52,7 +52,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPaths:
-    """Model files of one run, absolute."""
+    """Absolute paths of one run's model files."""
 
     vae: Path
     t5: Path
@@ -77,7 +77,7 @@ class TrainingJob:
     keep_all_checkpoints: bool = False
     resume_from: Path | None = None
     stop_at_step: int | None = None
-    """The step at which a resumed attempt is complete and must save, whatever the cadence of states."""
+    """The step at which a resumed attempt is complete and must save, whatever `state_every_epochs` is."""
 
 
 ACCELERATE_CONFIG = """\
@@ -150,7 +150,7 @@ def train(job: TrainingJob, *, env: Mapping[str, str]) -> Command:
 def measure(job: TrainingJob, *, steps: int, env: Mapping[str, str]) -> Command:
     """Train for some steps to see how long they take: no checkpoints, no states, no samples.
 
-    The trainer writes a LoRA after the last step, so whoever measures asks for more steps than it waits for.
+    The trainer writes a LoRA after the last step, so request more steps than you wait for.
     """
     training = job.spec.training
     options = _seed_options(job)
@@ -175,7 +175,7 @@ def _launched(job: TrainingJob, options: Mapping[str, tuple[str, ...]]) -> tuple
 
 
 def _who_set(source: Source | None) -> str:
-    """Without a source it was not set when the run was planned. The machine's own words say why, not who."""
+    """The reason shown for a setting. No source: it was set after planning. A machine source already says why."""
     if source is None:
         return "set by wan-train, after the GPU ran out of memory"
     return source.text if source.origin is Origin.MACHINE else f"set by {source}"
@@ -226,7 +226,7 @@ def _seed_options(job: TrainingJob) -> dict[str, tuple[str, ...]]:
 
 
 def _additions(job: TrainingJob) -> Iterable[tuple[dict[str, tuple[str, ...]], str]]:
-    """Options that the guide's command lacks, with the reason for each; only what this version knows."""
+    """Options missing from the guide's command, each with its reason; only those that this version supports."""
     training, capabilities = job.spec.training, job.trainer.capabilities
     if training.blocks_to_swap:
         yield (
@@ -315,11 +315,11 @@ def _plain(trainer: Trainer, script: Script, words: Sequence[str], *, workers: i
 
 
 def trainer_environment(trainer: Trainer) -> dict[str, str]:
-    """What every program of the trainer finds in its environment."""
+    """Environment variables for every program of the trainer."""
     return {
-        # Lines reach the log when they are printed: a killed process loses nothing.
+        # Unbuffered, so that a killed process loses no output.
         "PYTHONUNBUFFERED": "1",
-        # The trainer prints Japanese, which ends it with an error where the locale is not UTF-8.
+        # The trainer prints Japanese, which raises an error if the locale is not UTF-8.
         "PYTHONIOENCODING": "utf-8",
         **HUB_ENV,
         **trainer.env,
@@ -327,12 +327,12 @@ def trainer_environment(trainer: Trainer) -> dict[str, str]:
 
 
 def option_words(settings: Mapping[str, object]) -> list[str]:
-    """The words of settings by option name, as every command of the training script has them."""
+    """Command-line words for settings by option name, in the form of all training commands."""
     return _words(_given(**settings))
 
 
 def _given(**values: object) -> dict[str, tuple[str, ...]]:
-    """Options by name with the words of their values; what is None or off is left out."""
+    """Options by name with the words of their values. None and False are left out."""
     return {name: _texts(value) for name, value in values.items() if value is not None and value is not False}
 
 
@@ -361,7 +361,7 @@ def _words(options: Mapping[str, tuple[str, ...]]) -> list[str]:
 
 
 def one_option_a_line(command: Command) -> str:
-    """The command as shell text, one option a line. It hides nothing."""
+    """The command as shell text, one option a line. Secrets are not hidden."""
     words = [f"{name}={quote(value)}" for name, value in sorted(command.env.items())]
     words += [" ".join(quote(word) for word in group) for group in _groups(command.argv)]
     return " \\\n  ".join(words)
@@ -379,7 +379,8 @@ def _groups(argv: Sequence[str]) -> list[list[str]]:
 
 
 def standalone(command: Command) -> Command:
-    """The command for a place where nobody removes stale caches before it: caching then encodes everything anew and
-    removes what is of no item, as in the guide.
+    """The command for use without wan-train's cache cleanup.
+
+    As in the guide, caching then encodes everything again and deletes caches without an item.
     """
     return replace(command, argv=tuple(word for word in command.argv if word not in _NEEDS_THE_CACHE_INDEX))

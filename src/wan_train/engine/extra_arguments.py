@@ -1,4 +1,4 @@
-"""Words for the training script read as its own parser reads them, and turned into settings."""
+"""Parse arguments for the training script as its own parser does, and turn them into settings."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ OWN_OPTIONS = frozenset({
     "save_last_n_steps_state", "save_state_on_train_end", "sample_prompts", "sample_every_n_epochs",
     "sample_every_n_steps", "sample_at_first", "help",
 })  # fmt: skip
-"""Options that wan-train must own: its scheduling, records and resume rest on them."""
+"""Options reserved for wan-train: its scheduling, records and resume depend on them."""
 
 _REFUSED: Mapping[str, str] = {
-    # torch.load of `True` (d0a1930), safetensors' load_file of `True` (v0.3.4)
     "huggingface_token": "would be read by everybody on this box: set the variable HF_TOKEN instead",
     "wandb_api_key": "would be read by everybody on this box: set the variable WANDB_API_KEY instead",
+    # It calls torch.load(True) at d0a1930 and safetensors' load_file(True) at v0.3.4.
     "dim_from_weights": "ends the trainer with an error in every version: use --rank with the rank of the LoRA",
 }
 _INSTEAD: Mapping[str, str] = {
@@ -57,7 +57,7 @@ _NUMBER_LIKE = re.compile(r"-(\d|\.\d)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerOptions:
-    """The options of one trainer's training script that a setting may name: `recipe.values.Options`."""
+    """Options of one trainer's training script that settings may name. Implements `recipe.values.Options`."""
 
     capabilities: Capabilities
 
@@ -80,9 +80,9 @@ class TrainerOptions:
         return _REFUSED.get(name)
 
     def layers(self, words: Sequence[str], *, folder: Path, source: Source) -> tuple[list[Layer], list[str]]:
-        """The settings of a `--config_file` among the words, and over them those of the words themselves.
+        """Settings of a `--config_file` in `words`, then of the other words, which take precedence.
 
-        The file is read here and not by the trainer, so that an edit of it cannot change half of a run.
+        The file is read here, not by the trainer, so that a later edit cannot change half of a run.
         """
         given, problems = parse(words, self.capabilities)
         config = given.pop("config_file", None)
@@ -91,7 +91,7 @@ class TrainerOptions:
         return [layer for layer in layers if layer.values], problems
 
     def of_expert(self, pairs: Sequence[str], expert: Expert, *, folder: Path) -> tuple[list[Layer], list[str]]:
-        """The settings of `--high KEY=VALUE` or `--low KEY=VALUE`: any key of [training], any option."""
+        """Settings of `--high KEY=VALUE` or `--low KEY=VALUE`: any key of [training] or any option."""
         flag = f"--{expert.value}"
         given: dict[str, object] = {}
         problems: list[str] = []
@@ -111,12 +111,12 @@ class TrainerOptions:
         return [Layer(source=source, values=values, expert=expert)] if values else [], problems + more
 
     def _config(self, name: str, folder: Path, problems: list[str]) -> Layer:
-        """What the trainer's read_config_from_file would make of a file (both versions)."""
+        """The settings that the trainer's read_config_from_file would read from a file (both versions)."""
         path = config_path(name, folder)
         source = Source(origin=Origin.CONFIG_FILE, text=f"config file {path}")
         given: dict[str, object] = {}
         try:
-            # A later key counts more; tables are opened, whatever they are called.
+            # Later keys win. Tables are flattened, whatever their names.
             for key, value in tomllib.loads(path.read_text(encoding="utf-8")).items():
                 given.update(value if isinstance(value, dict) else {key: value})
         except (OSError, ValueError, RecursionError) as error:
@@ -127,7 +127,7 @@ class TrainerOptions:
     def _settings(
         self, given: Mapping[str, object], folder: Path, called: Callable[[str], str], problems: list[str]
     ) -> dict[str, Any]:
-        """Settings of words or of a config file, where also those settings are refused that have a flag of ours."""
+        """Settings from arguments or a config file, without those that `refusal` rejects; adds to `problems`."""
         refused = {name: why for name in given if (why := self.refusal(name)) is not None}
         problems += [f"{one_line(called(name))} {why}" for name, why in refused.items()]
         rest = {name: value for name, value in given.items() if name not in refused}
@@ -140,9 +140,9 @@ class TrainerOptions:
 
 
 def parse(words: Sequence[str], capabilities: Capabilities) -> tuple[dict[str, Value], list[str]]:
-    """Values by option without dashes, of words as the training script's argparse takes them, and every problem.
+    """Values by option name without dashes, as the training script's argparse reads them, and all problems.
 
-    Known to argparse too: `--name=value`, unambiguous abbreviations, negative numbers; of a repeated option the last.
+    Like argparse: `--name=value`, unambiguous abbreviations, negative numbers; the last of a repeated option wins.
     """
     options = capabilities.options[Script.TRAIN]
     values: dict[str, Value] = {}
@@ -157,10 +157,10 @@ def parse(words: Sequence[str], capabilities: Capabilities) -> tuple[dict[str, V
 
 
 def from_text(name: str, text: str, capabilities: Capabilities) -> tuple[Value | None, str | None]:
-    """The value of `NAME=TEXT` for a setting or option: a list is split as a shell would, a flag is true or false."""
+    """The value of `NAME=TEXT` for a setting or option. Lists are split as in a shell; flags are true or false."""
     option = capabilities.options[Script.TRAIN].get(f"--{name}") or _SETTINGS.get(name)
     if option is None:
-        return text, None  # whoever reads the settings refuses the name
+        return text, None  # `read_settings` refuses the name
     if not option.takes_value:
         if text.lower() in {"true", "false"}:
             return text.lower() == "true", None
@@ -177,18 +177,18 @@ _SETTINGS = {
     name: Option(name=f"--{name}", takes_value=True, many=False, kind=kind)
     for name, kind in (("num_cpu_threads_per_process", "int"), ("until", "str"))
 }
-"""Settings of Training that are accelerate's or wan-train's own, and not the script's."""
+"""Settings of Training that belong to accelerate or wan-train, not to the script."""
 
 
 def config_path(name: str, folder: Path) -> Path:
-    """The file that the trainer would read for `--config_file NAME`, which it was told in `folder`."""
+    """The file that the trainer would read for `--config_file NAME` when started in `folder`."""
     return folder / expanded(name if name.endswith(".toml") else f"{name}.toml")
 
 
 def _grouped(
     words: Sequence[str], options: Mapping[str, Option], problems: list[str]
 ) -> Iterator[tuple[Option, list[str]]]:
-    """Each option with the words that are its values."""
+    """Each option with its values."""
     option: Option | None = None
     texts: list[str] = []
     skipping = False
@@ -256,7 +256,7 @@ def _number(kind: str, text: str) -> tuple[int | float | str, str | None]:
             case "float":
                 return float(text), None
             case "int_or_float":
-                # Source: int_or_float in both versions; `10%` is a part of all steps.
+                # Source: int_or_float in both versions; `10%` is a share of all steps.
                 if text.endswith("%"):
                     return float(text[:-1]) / 100, None
                 number = float(text)

@@ -1,7 +1,6 @@
-"""The trainer's program that draws pictures, `wan_generate_video.py`: its defaults and options, what fits a card,
-which steps each expert makes.
+"""The trainer's drawing program, `wan_generate_video.py`: defaults, options, what fits a GPU, each expert's steps.
 
-Read at d0a1930 and v0.3.4; both have every option that is used here.
+Read at d0a1930 and v0.3.4. Both have every option used here.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ SCRIPT = "src/musubi_tuner/wan_generate_video.py"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defaults:
-    """What the trainer takes where nothing is said (`wan/configs`)."""
+    """The trainer's own defaults (`wan/configs`)."""
 
     shift: float
     guidance: Mapping[Expert, float]
@@ -37,13 +36,13 @@ def defaults_of(task: Task) -> Defaults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """How a drawing saves GPU memory; none of it changes a picture."""
+    """How drawing saves GPU memory. None of these settings changes a picture."""
 
     blocks_to_swap: int = 0
     text_on_cpu: bool = False
-    """Encode the prompts on the CPU, which takes a minute or so; our own driver alone can."""
+    """Encode the prompts on the CPU, which takes about a minute. Only our own driver can do this."""
     decodes_each: bool = True
-    """Decode each cell beside the DiT. Otherwise after all steps, when the DiT is gone."""
+    """Decode each cell while the DiT is loaded. Otherwise decode after all steps, when the DiT is unloaded."""
     vae_cache_on_cpu: bool = False
 
     def words(self) -> str:
@@ -60,20 +59,21 @@ _SWAP_STEPS = (10, 20, 30, 36)
 _FP8_BELOW_BYTES = 40 * GIB
 _MARGIN_BYTES = 2 * GIB
 _DIT_BYTES = {True: 14.0 * GIB, False: 27.1 * GIB}
-"""One expert in fp8 or in fp16 (counted)."""
+"""One expert in fp8 or in fp16 (calculated)."""
 _BYTES_PER_TOKEN = 0.00041 * GIB
-"""Activations of a 16x16 patch of one latent frame, from counted peaks of 480p with 1, 17 and 81 frames."""
+"""Activations of a 16x16 patch of one latent frame, from calculated peaks of 480p with 1, 17 and 81 frames."""
 
 
 def needs_fp8(smallest_card_bytes: int) -> bool:
-    """Whether the weights must be in fp8 to fit this card. `--fp8 --fp8_scaled` casts while it loads; plain `--fp8`
-    puts 26.6 GiB of fp16 on the card first.
+    """Whether the weights must be in fp8 to fit this card.
+
+    `--fp8 --fp8_scaled` casts while loading; plain `--fp8` first puts 26.6 GiB of fp16 on the card.
     """
     return 0 < smallest_card_bytes < _FP8_BELOW_BYTES
 
 
 def fitted(card_bytes: int, *, fp8: bool, tokens: int) -> Memory:
-    """The memory settings to begin with on a card; `tokens` of the largest prompt. Counted, not measured."""
+    """The first memory settings for a card; `tokens` of the largest prompt. Calculated, not measured."""
     if card_bytes <= 0:  # a CPU slot
         return Memory()
     room = card_bytes - _MARGIN_BYTES - _BYTES_PER_TOKEN * tokens
@@ -89,7 +89,7 @@ def tokens_of(width: int, height: int, frames: int) -> int:
 
 
 class Phase(StrEnum):
-    """What a drawing does when the memory is not enough."""
+    """What a drawing was doing when GPU memory ran out."""
 
     TEXT = "text"
     STEPS = "steps"
@@ -102,17 +102,17 @@ _PHASES = {
     "prepare_i2v_inputs": Phase.TEXT,
     "decode_latent": Phase.DECODING,
 }
-"""Functions of `wan_generate_video` (both versions) by what they do."""
+"""Functions of `wan_generate_video` (both versions) and their phases."""
 
 
 def phase_of(traceback: str) -> Phase:
-    """Where the trainer's own command was, by the functions that its traceback names."""
+    """The phase of the trainer's own command, from the functions in its traceback."""
     found = next((phase for name, phase in _PHASES.items() if f"in {name}" in traceback), None)
     return found or Phase.STEPS
 
 
 def next_memory(memory: Memory, phase: Phase) -> Memory | None:
-    """The next step down after the GPU's memory was not enough, None when nothing is left."""
+    """The next step down after GPU memory ran out; None if nothing is left."""
     match phase:
         case Phase.TEXT:
             return None if memory.text_on_cpu else replace(memory, text_on_cpu=True)
@@ -128,14 +128,14 @@ def next_memory(memory: Memory, phase: Phase) -> Memory | None:
 
 
 def is_known(trainer: Trainer) -> bool:
-    """Whether our driver was tried with this very version. Its command works with any."""
+    """Whether our driver was tested with this exact version. The trainer's own command works with any."""
     return not trainer.is_real or (trainer.commit or "") in KNOWN_COMMITS
 
 
 def arguments(  # the words of one command
     task: Task, models: ModelPaths, memory: Memory, *, fp8: bool, solver: str, uses_guidance: bool
 ) -> list[str]:
-    """What all cells have in common. Noise is made on the CPU, as ComfyUI does it: the same on every card."""
+    """Arguments common to all cells. Noise is made on the CPU, as in ComfyUI, so it is the same on every card."""
     return option_words(
         {
             "task": task.value,
@@ -159,19 +159,19 @@ def arguments(  # the words of one command
 
 
 BOUNDARIES = {Task.T2V: 0.875, Task.I2V: 0.9}
-"""From this noise level up the high-noise expert draws: `boundary` in the trainer's wan_t2v_A14B and wan_i2v_A14B."""
+"""The high-noise expert draws from this noise level up: `boundary` in the trainer's wan_t2v_A14B and wan_i2v_A14B."""
 _UNIPC_BEGINS = 0.999
-"""`FlowUniPCMultistepScheduler.set_timesteps` begins at its largest trained level of 1000, counted from 0."""
+"""`FlowUniPCMultistepScheduler.set_timesteps` starts at the highest of its 1000 trained levels, counted from 0."""
 
 _EQUAL = 1e-7
 
 
 def high_noise_steps(task: Task, *, steps: int, shift: float, unipc: bool) -> int:
-    """How many of the steps the high-noise expert makes.
+    """The number of steps that the high-noise expert makes.
 
-    Of `setup_scheduler` and `run_sampling` in wan_generate_video.py (d0a1930 and v0.3.4): levels fall evenly from 1,
-    are moved by the shift, and UniPC cuts them to whole thousandths. The trainer computes in 32 bits: a level of the
-    other solver that is exactly the boundary may fall on either side there.
+    From `setup_scheduler` and `run_sampling` in wan_generate_video.py (d0a1930 and v0.3.4): levels fall evenly from 1,
+    the shift moves them, and UniPC truncates them to thousandths. The trainer computes in 32 bits, so with the other
+    solver a level exactly at the boundary may fall on either side.
     """
     boundary, begins = BOUNDARIES[task], _UNIPC_BEGINS if unipc else 1.0
 

@@ -1,7 +1,7 @@
-"""Lightning: a LoRA for each expert with which Wan 2.2 draws in four steps, as the trainer's programs can read it.
+"""Lightning: a LoRA per expert that lets Wan 2.2 draw in four steps, converted for the trainer's programs.
 
-Tensors have the names of ComfyUI: `diffusion_model.blocks.0.self_attn.q.lora_down.weight`. The trainer (d0a1930 and
-v0.3.4) ignores such names without a word; its own `convert_lora.py` writes wrong ones at d0a1930.
+The files use ComfyUI's tensor names: `diffusion_model.blocks.0.self_attn.q.lora_down.weight`. The trainer (d0a1930 and
+v0.3.4) silently ignores such names. Its own `convert_lora.py` writes wrong names at d0a1930.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from wan_train.recipe.terms import Expert, Task
 
 STEPS: Final = 4
 SHIFT: Final = 5.0
-"""It was made for this schedule, for Euler steps, and for no guidance."""
+"""Lightning was made for this schedule, Euler steps and no guidance."""
 VERIFY: Final = "Verify the download: wan-train provision --with lightning --verify"
 _PREFIX = "diffusion_model."
 _PARTS: Final = {
     ".lora_down.weight": ".lora_down.weight",
     ".lora_up.weight": ".lora_up.weight",
     ".alpha": ".alpha",
-    # The other usual names of the same two matrices.
+    # Other common names of the same two matrices.
     ".lora_A.weight": ".lora_down.weight",
     ".lora_B.weight": ".lora_up.weight",
 }
@@ -33,7 +33,7 @@ _CONVERTED = ".musubi.safetensors"
 
 
 def installed(task: Task, trainer_dir: Path) -> Mapping[Expert, Path]:
-    """The files as they were downloaded; raises NotReadyError where one is missing."""
+    """The downloaded files; raises NotReadyError if one is missing."""
     paths = {expert: model.path(trainer_dir) for expert, model in lightning(task).items()}
     if not all(path.is_file() for path in paths.values()):
         words = "" if task is Task.T2V else f" --task {task.word}"
@@ -46,7 +46,7 @@ def installed(task: Task, trainer_dir: Path) -> Mapping[Expert, Path]:
 
 
 def converted(source: Path) -> Path:
-    """The LoRA with the trainer's names, made once beside its source; raises BrokenFileError and OSError."""
+    """The LoRA with the trainer's tensor names, written once next to its source; raises BrokenFileError and OSError."""
     target = source.with_name(source.name.removesuffix(".safetensors") + _CONVERTED)
     if target.is_file() and target.stat().st_mtime_ns >= source.stat().st_mtime_ns:
         return target
@@ -59,7 +59,7 @@ def converted(source: Path) -> Path:
 
 
 def source_name(path: Path) -> str:
-    """The name of the file that a converted one was made from, which other programs know."""
+    """The source file's name for a converted file, since other programs know only the source's name."""
     return path.name.removesuffix(_CONVERTED) + ".safetensors" if path.name.endswith(_CONVERTED) else path.name
 
 

@@ -1,4 +1,4 @@
-"""The grammar of the trainer's output: bytes of a log in, records out."""
+"""The grammar of the trainer's output: log bytes in, records out."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class CheckpointBegun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateBegun:
-    """A state is being written, into the folder that the last word names."""
+    """A state is being written into the folder `path`."""
 
     path: str
 
@@ -62,15 +62,15 @@ class CacheProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A milestone of the start-up, or a pause of the training, in words for the person waiting."""
+    """A start-up milestone or a training pause, in words for the user."""
 
     words: str
 
 
 Record = StepRecord | EpochStarted | TotalSteps | CheckpointBegun | StateBegun | Items | CacheProgress | Stage
 
-# tqdm writes `steps:  29%|██▉ | 7/24 [00:01<00:04,  3.93it/s, avr_loss=1.13]`, two prints a step; the postfix has
-# `%.3g` numbers: 0.0926, 1e-5, nan, inf. Times over a day are h:mm:ss as well.
+# tqdm writes `steps:  29%|██▉ | 7/24 [00:01<00:04,  3.93it/s, avr_loss=1.13]` twice a step. The postfix has
+# `%.3g` numbers: 0.0926, 1e-5, nan, inf. Times over a day are h:mm:ss too.
 _STEP = re.compile(r"steps: +\d+%\|[^|]*\| (\d+)/(\d+) \[[\d:]+<[^,]*,[^,\]]*(?:, avr_loss=([-+.\deinfa]+))?")
 _CACHE = re.compile(r"(?:^|\s)(\d+)it \[[\d:]+, [^\]]*\]$|^\s*\d+%\|[^|]*\| (\d+)/\d+ \[")
 _EPOCH = re.compile(r"^epoch (\d+)/(\d+)$")
@@ -93,7 +93,7 @@ _STAGES: tuple[tuple[str, str], ...] = (
     ("running training", "first step"),
 )
 _KEPT_BYTES = 65_536
-"""A record longer than this is no record; output without line ends must not grow the memory."""
+"""Limit for an unfinished line, so that output without line ends cannot fill the memory. No record is longer."""
 
 
 @dataclass(slots=True)
@@ -101,7 +101,7 @@ class OutputParser:
     """Turns chunks of a log into records; keeps the unfinished last line between calls. 530,000 bars/s on one core."""
 
     _rest: str = field(default="", repr=False)
-    # Holds back a character that the end of a chunk cut in two.
+    # Keeps the first bytes of a character that a chunk's end splits.
     _decoder: codecs.IncrementalDecoder = field(
         default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"), repr=False
     )
@@ -116,7 +116,7 @@ class OutputParser:
                 yield record
 
     def finish(self) -> Iterator[Record]:
-        """The record on the last line, which no line end follows."""
+        """The record on a last line without a line end."""
         record = parse_line(self._rest)
         self._rest = ""
         if record is not None:
@@ -124,7 +124,7 @@ class OutputParser:
 
 
 def parse_line(line: str) -> Record | None:
-    """One line or one redraw of a bar; None for everything that says nothing about progress."""
+    """Parse one line or one redraw of a bar; None if it says nothing about progress."""
     if not line:
         return None
     if line.startswith("steps:"):
@@ -165,6 +165,6 @@ def _number(text: str | None) -> float | None:
 
 
 def last_words(tail: str, count: int = 12) -> list[str]:
-    """The last lines a person would want to see of a log's tail: final redraws only, no empty lines."""
+    """The last `count` lines of a log's tail to show a user: only final redraws, no empty lines."""
     lines = [line.rsplit("\r", 1)[-1].rstrip() for line in tail.replace("\r\n", "\n").split("\n")]
     return [line for line in lines if line][-count:]

@@ -1,8 +1,8 @@
-"""How far two LoRAs are apart, as what they add to the model: the matrices up x down of every module.
+"""The distance between two LoRAs, measured on what they add to the model: up x down of every module.
 
-The matrices themselves are never built. With the difference of two products written as
-`(U1 - U0) D1 + U0 (D1 - D0)`, its Frobenius norm needs only small Gram matrices of the rank factors. The shorter form,
-the three inner products of the two LoRAs, loses every digit where they are close.
+These products are never built. Their difference is written as `(U1 - U0) D1 + U0 (D1 - D0)`, so its Frobenius norm
+needs only small Gram matrices of the rank factors. The shorter form, three inner products of the two LoRAs, loses all
+digits when the LoRAs are close.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ _DOWN, _UP, _ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
 
 
 def load_numpy() -> None:
-    """Load numpy with one thread for its linear algebra, which would otherwise start one for each CPU of the box.
+    """Load numpy with one linear-algebra thread instead of one per CPU of the box.
 
-    OpenBLAS and MKL count the CPUs that the loading thread may use. Their variables would reach our children too.
+    OpenBLAS and MKL count the CPUs that the loading thread may use. Their environment variables would also affect
+    our child processes.
     """
-    if not hasattr(os, "sched_getaffinity"):  # macOS, with one user
+    if not hasattr(os, "sched_getaffinity"):  # macOS: a single-user machine
         importlib.import_module("numpy")
         return
     allowed = os.sched_getaffinity(0)
@@ -42,10 +43,10 @@ def load_numpy() -> None:
 
 
 class LoraFile:
-    """An open LoRA, or the network's weights in a training state. It stays readable when its name is removed.
+    """An open LoRA, or the network's weights in a training state. It stays readable after the file is deleted.
 
-    Raises BrokenFileError for a file that is cut short, or that has no modules of rank factors (LoHa, LoKr). Numbers
-    are read, not mapped: a mapped file on a failing disk would end the process.
+    Raises BrokenFileError for an incomplete file, or one without up and down matrices (LoHa, LoKr). Data is read, not
+    memory-mapped: with a mapped file, a failing disk would kill the process.
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,7 +70,7 @@ class LoraFile:
         self._file.close()
 
     def factors(self, module: str) -> tuple[Matrix, Matrix]:
-        """Up (out x rank), times the module's strength alpha / rank, and down (rank x in)."""
+        """Up (out x rank), scaled by alpha / rank, and down (rank x in)."""
         tensors = self._header.tensors
         up, down = self._matrix(tensors[module + _UP]), self._matrix(tensors[module + _DOWN])
         rank = down.shape[0]
@@ -99,9 +100,9 @@ class LoraFile:
 
 
 def distance(earlier: LoraFile, later: LoraFile) -> float:
-    """How far training moved from one LoRA to the other: the norm of the difference over that of the later one.
+    """The relative change from one LoRA to the other: the norm of the difference over the norm of the later one.
 
-    0.004 is 0.4 %. Raises BrokenFileError where they cannot be compared.
+    0.004 is 0.4 %. Raises BrokenFileError if they cannot be compared.
     """
     if earlier.modules != later.modules:
         raise BrokenFileError("the two LoRAs have different modules")
@@ -115,7 +116,7 @@ def distance(earlier: LoraFile, later: LoraFile) -> float:
 
 
 def _squares(earlier: LoraFile, later: LoraFile) -> Iterator[tuple[float, float]]:
-    """For each module the squared norms of the difference and of the later LoRA."""
+    """The squared norms of the difference and of the later LoRA, for each module."""
     import numpy as np
 
     for module in sorted(later.modules):
@@ -124,11 +125,11 @@ def _squares(earlier: LoraFile, later: LoraFile) -> Iterator[tuple[float, float]
             raise BrokenFileError(f"the two LoRAs have different shapes of {module}")
         if up0.shape == up1.shape:
             left, right = np.hstack([up1 - up0, up0]), np.vstack([down1, down1 - down0])
-        else:  # of different rank: nothing cancels that matters
+        else:  # different ranks: no cancellation that matters
             left, right = np.hstack([up1, -up0]), np.vstack([down1, down0])
         yield _product_square(left, right), _product_square(up1, down1)
 
 
 def _product_square(left: Matrix, right: Matrix) -> float:
-    """The squared Frobenius norm of left @ right; rounding may leave it a trifle below zero."""
+    """The squared Frobenius norm of left @ right. Rounding may make the sum slightly negative, hence `abs`."""
     return abs(float(((left.T @ left) * (right @ right.T)).sum(dtype="f8")))

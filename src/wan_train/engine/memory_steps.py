@@ -1,4 +1,4 @@
-"""Memory steps: what a run changes, one after the other, when the GPU's memory is not enough."""
+"""Memory steps: settings that a run changes one by one when it runs out of GPU memory."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from wan_train.recipe.model import Training
 from wan_train.recipe.terms import BLOCKS
 
 _SWAP_STEPS = (10, 20, 30, 36)
-"""Each ten blocks take about a quarter of the DiT off the GPU. 36 leaves four of them there."""
+"""Every ten blocks move about a quarter of the DiT off the GPU. 36 leaves four blocks there."""
 _OFFLOAD = "gradient_checkpointing_cpu_offload"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryStep:
-    """One step down in memory: settings to change, and in words what that does."""
+    """One step down in memory: settings to change, and a description for the user."""
 
     changes: Mapping[str, bool | int | str]
     words: str
@@ -25,7 +25,7 @@ class MemoryStep:
 def next_memory_step(
     training: Training, changes: Mapping[str, bool | int | str], capabilities: Capabilities, *, trains_fp8: bool
 ) -> MemoryStep | None:
-    """The next step below what an attempt used, None when nothing is left that this trainer version can do.
+    """The next step below what an attempt used; None if this trainer version has no further step.
 
     Order: more blocks swapped (same result, 10-20 % slower), then fp8 weights, then checkpoints offloaded to RAM.
     `trains_fp8` is False for weights that cannot be cast to fp8.

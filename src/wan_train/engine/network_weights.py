@@ -1,4 +1,4 @@
-"""A LoRA that a training continues from: whole, of this expert and task, and of the network's own shape."""
+"""Check a LoRA to continue from: complete, for this expert and task, and of the network's shape."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wan_train.recipe.model import ExpertSpec, format_number
 from wan_train.recipe.terms import Expert, Task
 
 _DOWN = ".lora_down.weight"
-# In the name of a model any `high` or `low` is the expert; in a title it may be part of "low poly".
+# In a model's name, any `high` or `low` is the expert. In a title it may be part of "low poly".
 _IN_MODEL = re.compile(r"(?<![a-z])(high|low)(?![a-z])", re.IGNORECASE)
 _IN_TITLE = re.compile(r"(?<![a-z])(high|low)[-_ ]?noise", re.IGNORECASE)
 _TASK = re.compile(r"(?<![a-z0-9])(t2v|i2v)(?![a-z])", re.IGNORECASE)
@@ -24,7 +24,7 @@ _FIRST_BLOCK = "_blocks_0_"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """What is wrong with a file, what helps, and what is only worth a note."""
+    """Problems with a file, hints to fix them, and notes."""
 
     problems: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ def judge_weights(
             problems.append(f"has rank {rank}, and network_dim is {spec.training.network_dim}")
             hints.append(f"Continue with the rank of the LoRA: --rank {rank}")
         alpha = _alpha(header)
-        # The trainer trains with the alpha that it is given and saves the file's own (both versions).
+        # The trainer trains with the given alpha but saves the file's alpha (both versions).
         if rank == spec.training.network_dim and alpha is not None and alpha != spec.training.network_alpha:
             told = format_number(alpha)
             problems.append(
@@ -85,7 +85,7 @@ def is_rehearsals(header: Header, path: Path) -> bool:
 
 
 def _shape_problem(header: Header, spec: ExpertSpec, shapes: Mapping[str, tuple[int, ...]] | None) -> str | None:
-    """Other names are passed over by the trainer in silence, so it would begin anew; other shapes end it."""
+    """The trainer silently ignores other names and would start from zero; other shapes end it with an error."""
     names = header.tensors.keys()
     if shapes is None:
         fits = any(name.startswith("lora_unet_") and name.endswith(_DOWN) for name in names)
@@ -100,7 +100,7 @@ def _shape_problem(header: Header, spec: ExpertSpec, shapes: Mapping[str, tuple[
         )
     for name in common:
         wanted, found = (shapes or {})[name], header.tensors[name].shape
-        if wanted != found and not name.endswith((_DOWN, ".lora_up.weight")):  # of these the rank tells
+        if wanted != found and not name.endswith((_DOWN, ".lora_up.weight")):  # the rank check covers these
             return f"has another shape than this network: {name} is {list(found)} instead of {list(wanted)}"
     return None
 
@@ -122,7 +122,7 @@ def _titles(header: Header, path: Path) -> tuple[str, ...]:
 
 
 def expert_of(header: Header, path: Path) -> Expert | None:
-    """By the model that it was trained on, else by its own name, else by the timesteps that it was trained on."""
+    """The expert, by the model it was trained on, else by its own name, else by its trained timesteps."""
     model = _IN_MODEL.findall(header.metadata.get("ss_sd_model_name", ""))
     said = model or next((found for title in _titles(header, path) if (found := _IN_TITLE.findall(title))), [])
     words = {word.lower() for word in said}

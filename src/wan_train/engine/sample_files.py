@@ -1,4 +1,4 @@
-"""The pictures and clips a trainer makes of sample prompts while it trains: their names, and whether they are whole."""
+"""Sample pictures and clips that a trainer makes during training: their names, and whether they are complete."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _SIZE_AT = 16
-"""Where width and height of a PNG stand, after its signature and the head of its first chunk."""
+"""Offset of a PNG's width and height, after its signature and its first chunk's header."""
 _BOX_HEAD = 8
 _LONG_BOX_HEAD = 16
 
 
 class SampleKind(StrEnum):
-    """What the trainer made of a prompt: one frame is a PNG, more are an MP4."""
+    """What the trainer made from a prompt: a PNG for one frame, an MP4 for more."""
 
     PICTURE = "picture"
     CLIP = "clip"
@@ -26,7 +26,7 @@ class SampleKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleFile:
-    """One whole sample of one attempt; `epoch` is the trainer's own count, 0 before the first step."""
+    """One complete sample of one attempt. `epoch` is the trainer's own count, 0 before the first step."""
 
     path: Path
     epoch: int
@@ -34,16 +34,16 @@ class SampleFile:
     seed: int | None
     kind: SampleKind
     size: tuple[int, int] | None
-    """Width and height in pixels, None where reading them would take a decoder."""
+    """Width and height in pixels; None if reading them needs a decoder."""
 
 
 def sample_dir(output: Path) -> Path:
-    """Where the trainer puts samples; it makes the directory itself."""
+    """The trainer's sample directory. The trainer creates it."""
     return output / "sample"
 
 
 def sample_files(output: Path, name: str) -> tuple[SampleFile, ...]:
-    """The whole samples in an attempt's output directory, by epoch and prompt.
+    """The complete samples in an attempt's output directory, by epoch and prompt.
 
     Names (both versions, `sample_image_inference`): `NAME_e000010_00_20250817143005[_SEED]_000.png` and
     `NAME_e000010_00_20250817143005[_SEED].mp4`. The trainer writes neither atomically.
@@ -82,7 +82,7 @@ def _found(directory: Path, name: str) -> Iterator[SampleFile]:
 
 
 def png_size(path: Path) -> tuple[int, int] | None:
-    """Width and height of a PNG that was written to its end; None for anything else. Raises OSError."""
+    """Width and height of a complete PNG; None for anything else. Raises OSError."""
     with path.open("rb") as file:
         head = file.read(_SIZE_AT + 8)
         if len(head) < _SIZE_AT + 8 or not head.startswith(_PNG_START):
@@ -95,7 +95,7 @@ def png_size(path: Path) -> tuple[int, int] | None:
 
 
 def is_whole_clip(path: Path) -> bool:
-    """Whether an MP4 was written to its end: its boxes fill it, and the index `moov` is among them. Raises OSError."""
+    """Whether an MP4 is complete: its boxes fill the file and include the index `moov`. Raises OSError."""
     length, at, has_index = path.stat().st_size, 0, False
     with path.open("rb") as file:
         while at < length:

@@ -1,4 +1,4 @@
-"""Sample prompts: the user's file, read as the trainer does, checked, and written as JSON for the trainer."""
+"""Sample prompts: read the user's file as the trainer does, check it, and write it as JSON for the trainer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OPTIONS: Mapping[str, str] = {
     "n": "negative_prompt",
     "i": "image_path",
 }
-"""The options of a line, by the keys that .toml and .json files have for them (musubi-tuner, both versions)."""
+"""Options of a prompt line, mapped to their keys in .toml and .json files (musubi-tuner, both versions)."""
 
 _USELESS: Mapping[str, str] = {
     "g": "guidance_scale",
@@ -40,7 +40,7 @@ _USELESS: Mapping[str, str] = {
     "ci": "control_image_path",
     "of": "one_frame",
 }
-"""Options that the trainer reads for other models. For Wan 2.2 it does nothing with them, and says nothing."""
+"""Options that the trainer reads for other models. For Wan 2.2 it silently ignores them."""
 
 _NUMBERS: Mapping[str, tuple[type, float, float]] = {
     "width": (int, 16, 4096),
@@ -54,16 +54,16 @@ _NUMBERS: Mapping[str, tuple[type, float, float]] = {
 """Type, lowest and highest value."""
 
 _SIZE_MULTIPLE = 16
-"""The VAE makes one of 8 pixels and the DiT takes 2x2 of those: with other sizes it fails in the middle of a training,
-although the trainer itself only rounds to 8."""
+"""The VAE reduces 8 pixels to one, and the DiT takes patches of 2x2. The trainer only rounds to 8, so other sizes fail
+in the middle of a training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplePrompt:
-    """One sample to make: what the trainer's options are called, all defaults written out but those of its model.
+    """One sample to make. Fields have the trainer's option names; None means the model's default.
 
-    Width and height in pixels. The defaults are the trainer's own (`sample_image_inference`, both versions), except the
-    seed: the trainer would draw another one each time, and pictures of two epochs could not be compared.
+    Width and height are in pixels. Defaults are the trainer's (`sample_image_inference`, both versions), except the
+    seed: the trainer draws a new one each time, so pictures of two epochs could not be compared.
     """
 
     prompt: str
@@ -86,10 +86,10 @@ def read_prompts(
     defaults: Mapping[str, int] | None = None,
     overrides: Mapping[str, int] | None = None,
 ) -> tuple[SamplePrompt, ...]:
-    """The prompts of a file; `seed` is for those that name none. Raises BadInputError with every problem by its line.
+    """The prompts of a file; `seed` is for prompts without one. Raises BadInputError with all problems by line.
 
-    Relative picture paths count from the file's own directory. `defaults` and
-    `overrides` are checked as if each prompt had them; `overrides` hold in place of what it has.
+    Picture paths are relative to the file's directory. `defaults` and `overrides` are checked as part of each prompt.
+    `overrides` replace the prompt's own values.
     """
     text = _text(path)
     problems: list[str] = []
@@ -112,9 +112,9 @@ def read_prompts(
 
 
 def to_trainer(prompts: tuple[SamplePrompt, ...]) -> str:
-    """The prompts as a JSON file for the trainer, which takes their keys as they are.
+    """The prompts as JSON for the trainer, which uses the keys unchanged.
 
-    In a .txt file it would take the start of `i stand in the rain` for the option `--i` (`line_to_prompt_dict`).
+    In a .txt file it would read the start of `i stand in the rain` as the option `--i` (`line_to_prompt_dict`).
     """
     data = [{key: value for key, value in codec.to_data(prompt).items() if value is not None} for prompt in prompts]
     return codec.dumps(data, indent=1) + "\n"
@@ -142,9 +142,9 @@ def _text(path: Path) -> str:
 
 
 def _entries(suffix: str, text: str, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Each prompt with where it stands, its options by key."""
+    """Each prompt's location and its options by key."""
     if suffix == ".txt":
-        # Only real line ends: others, such as U+2028, are part of a line for the trainer too.
+        # Split at real line ends only: the trainer too treats others, such as U+2028, as part of a line.
         for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
             words = line.strip()
             if words and not words.startswith("#"):
@@ -177,7 +177,7 @@ def _entries(suffix: str, text: str, problems: list[str]) -> Iterator[tuple[str,
 
 
 def _options(line: str, where: str, problems: list[str]) -> Mapping[str, object]:
-    """One line cut as the trainer cuts it: at every ` --`."""
+    """Split one line as the trainer does: at every ` --`."""
     prompt, *pieces = f" {line}".split(" --")
     entry: dict[str, object] = {"prompt": prompt.strip()}
     for piece in pieces:
@@ -196,7 +196,7 @@ def _options(line: str, where: str, problems: list[str]) -> Mapping[str, object]
 
 
 def _number(key: str, text: str) -> object:
-    """The value of a line's option as the number it should be; the text itself where it is not one."""
+    """An option's value, as a number where the option takes one; the text itself if it is not a number."""
     kind = _NUMBERS[key][0] if key in _NUMBERS else str
     pattern = r"\d{1,20}" if kind is int else r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}"
     return kind(text) if kind is not str and re.fullmatch(pattern, text, re.ASCII) else text
@@ -263,7 +263,7 @@ def _image_problems(value: object, directory: Path, task: Task) -> Iterator[str]
 
 
 def _unreadable(path: Path) -> str | None:
-    """Why a picture cannot be read to its end, None when it can."""
+    """Why a picture cannot be read completely; None if it can."""
     from PIL import Image
 
     try:

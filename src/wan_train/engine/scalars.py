@@ -1,6 +1,6 @@
 """Per-step numbers from the trainer's TensorBoard files, read while they grow, without TensorBoard itself.
 
-The tensorboard package needs 100 MB of others to read a file of numbers. The format is public and small: records of
+The tensorboard package needs 100 MB of dependencies to read numbers. The format is public and small: records of
 length (8 bytes), checksum (4), data, checksum (4); the data is a protobuf `Event` with step (field 2) and summary
 values (field 5: tag in field 1, float in field 2).
 """
@@ -28,7 +28,7 @@ class Scalar:
 
 @dataclass(slots=True)
 class ScalarFollower:
-    """Reads what was added to all event files below a directory since the last look."""
+    """Reads the new entries of all event files below a directory since the last call."""
 
     directory: Path
     _offsets: dict[Path, int] = field(default_factory=dict)

@@ -1,8 +1,8 @@
-"""The learning rate of every step, as the trainer really sets it, and how much of it is behind after each epoch.
+"""The learning rate that the trainer uses at every step, and its cumulative share after each epoch.
 
 Formulas: `get_lr_scheduler` of musubi-tuner (d0a1930 and v0.3.4), the `get_*_schedule` functions of transformers 4.46
-and 4.57 and of diffusers 0.32 that it calls, and `RexLR` of v0.3.4. The trainer steps a schedule once for each
-optimizer step, after it, so step k of N, counted from 0, is made with the factor of k.
+and 4.57 and of diffusers 0.32 that it calls, and `RexLR` of v0.3.4. The trainer advances the schedule once after each
+optimizer step, so step k, counted from 0, uses the factor of k.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from wan_train.engine.capabilities import Capabilities, is_schedule_free
 from wan_train.recipe.model import Training
 
 Factor = Callable[[int], float]
-"""From the number of a step, counted from 0, to the part of the base learning rate that it is made with."""
+"""Maps a step number, counted from 0, to its share of the base learning rate."""
 
 POLYNOMIAL = "polynomial"
 _POLYNOMIAL_END = 1e-7
-"""transformers.get_polynomial_decay_schedule_with_warmup, whose `lr_end` neither trainer version sets by itself."""
+"""Default `lr_end` of transformers.get_polynomial_decay_schedule_with_warmup. Neither trainer version sets it."""
 _REX_FLOOR = 0.01
 _INVERSE_SQRT_SCALE = 10_000
 _MOST_POINTS = 200_000
-"""Longer schedules are sampled: an epoch then has at least ten points of a smooth curve."""
+"""Longer schedules are sampled. Each epoch keeps at least ten points of a smooth curve."""
 
 _OWN_STEP = ("prodigy", "dadapt", "rprop", "automagic")
-"""Parts of the names of optimizers that choose their step themselves."""
+"""Name fragments of optimizers that choose their own step size."""
 
 _ARGUMENTS: Mapping[str, frozenset[str]] = {
     "polynomial": frozenset({"lr_end"}),
@@ -39,18 +39,18 @@ _ARGUMENTS: Mapping[str, frozenset[str]] = {
     "piecewise_constant": frozenset({"step_rules"}),
     "rex": frozenset({"rex_alpha", "rex_beta"}),
 }
-"""By schedule, the `lr_scheduler_args` that the formulas here know."""
+"""The `lr_scheduler_args` that these formulas support, by schedule."""
 
 
 class UnknownScheduleError(ValueError):
-    """The learning rates of a training cannot be computed, or say nothing of how far it moves; the text says why."""
+    """The learning rates cannot be computed, or do not determine the step size. The message says why."""
 
 
 def schedule_of(training: Training) -> str:
-    """The schedule by its name, in the order of `get_optimizer` and `get_lr_scheduler` (both versions).
+    """The schedule's name, resolved in the order of `get_optimizer` and `get_lr_scheduler` (both versions).
 
-    A schedule-free optimizer has none, whatever `lr_scheduler` says. Adafactor follows its own unless its arguments
-    say `relative_step=False`.
+    Schedule-free optimizers have none, whatever `lr_scheduler` says. Adafactor uses its own unless its arguments
+    set `relative_step=False`.
     """
     if is_schedule_free(training.optimizer_type):
         return "schedule-free"
@@ -63,13 +63,13 @@ def schedule_of(training: Training) -> str:
 
 
 def polynomial_end(training: Training) -> float:
-    """Where a polynomial schedule ends. The minimum ratio has no effect on it."""
+    """The final learning rate of a polynomial schedule. The minimum ratio does not affect it."""
     end = _arguments(_words(training)).get("lr_end", _POLYNOMIAL_END)
     return end if isinstance(end, int | float) else _POLYNOMIAL_END
 
 
 def shares(training: Training, epochs: int, steps_per_epoch: int, capabilities: Capabilities) -> Sequence[float]:
-    """The part of the learning-rate integral that is behind after each epoch; the last is 1.
+    """Cumulative share of the learning-rate integral after each epoch; the last is 1.
 
     Raises UnknownScheduleError.
     """
@@ -82,7 +82,7 @@ def shares(training: Training, epochs: int, steps_per_epoch: int, capabilities: 
     ]
     behind = list(itertools.accumulate(sums))
     whole = behind[-1] if behind else 0.0
-    if whole <= 0:  # nothing is learned at any step, so that no epoch comes before another
+    if whole <= 0:  # all learning rates are 0, so only the last epoch counts
         return [0.0] * (epochs - 1) + [1.0]
     return [*(each / whole for each in behind[:-1]), 1.0]
 
@@ -90,14 +90,14 @@ def shares(training: Training, epochs: int, steps_per_epoch: int, capabilities: 
 def epoch_reaching(
     part: float, training: Training, epochs: int, steps_per_epoch: int, capabilities: Capabilities
 ) -> int:
-    """The first epoch by whose end this part of the learning-rate integral is behind; raises UnknownScheduleError."""
+    """The first epoch that completes this share of the learning-rate integral; raises UnknownScheduleError."""
     behind = shares(training, epochs, steps_per_epoch, capabilities)
-    # A sum of a million floats is right to about twelve digits.
+    # A sum of a million floats is accurate to about twelve digits.
     return next((epoch for epoch, share in enumerate(behind, start=1) if share >= part - 1e-12), epochs)
 
 
 def factor(training: Training, steps: int, capabilities: Capabilities) -> Factor:
-    """The schedule of a training of so many optimizer steps; raises UnknownScheduleError."""
+    """The schedule of a training with `steps` optimizer steps; raises UnknownScheduleError."""
     schedule = schedule_of(training)
     optimizer = training.optimizer_type.lower()
     if schedule in {"schedule-free", "adafactor"} or any(name in optimizer for name in _OWN_STEP):
@@ -125,7 +125,7 @@ def factor(training: Training, steps: int, capabilities: Capabilities) -> Factor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shape:
-    """What schedules are made of. `steps` are all, `warmup` and `decay` parts of them; `floor` is None where unset."""
+    """Parameters of a schedule. `warmup` and `decay` are parts of `steps`; `floor` is None if unset."""
 
     rate: float
     steps: int
@@ -162,12 +162,12 @@ class _Shape:
         return lambda step: step / warmup if step < warmup else rest(step)
 
     def progress(self, step: int) -> float:
-        """How much of what follows the warm-up is behind."""
+        """The share of the steps after the warm-up that is done."""
         return (step - self.warmup) / max(1, self.steps - self.warmup)
 
 
 def _part_of(value: object, steps: int) -> int:
-    """Steps as `int_or_float` of the trainer reads them: a fraction is a part of all steps."""
+    """A number of steps as the trainer's `int_or_float` reads it: a fraction is a share of all steps."""
     number = _number(value, 0)
     return int(number) if number >= 1 and float(number).is_integer() else int(number * steps)
 
@@ -241,7 +241,7 @@ _RAMPS: Mapping[str, Callable[[float, float], float]] = {
     "cosine": lambda left, cycles: _wave(cycles * (1 - left)),
     "1-sqrt": lambda left, _cycles: 1 - math.sqrt(1 - left),
 }
-"""How warmup_stable_decay falls, by the part of the fall that is left, or rises, by the part that is behind."""
+"""Ramps of warmup_stable_decay. The decay passes the share that is left, the warm-up the share that is done."""
 
 
 def _warmup_stable_decay(shape: _Shape) -> Factor:
@@ -285,7 +285,7 @@ def _rex(shape: _Shape) -> Factor:
         after = step - shape.warmup
         if after >= rest or after == -1 or rest <= 0:
             return lowest
-        # Before the first step of a warm-up `after` is negative, and the trainer takes its remainder too.
+        # At step 0 of a warm-up `after` is negative. The trainer takes its modulo too.
         left = (rest - after % rest) / rest
         return lowest + (1 - lowest) * left / (alpha + beta * left)
 
@@ -308,7 +308,7 @@ _MAKERS: Mapping[str, Callable[[_Shape], Factor]] = {
 
 
 def _wave(turns: float) -> float:
-    """A cosine between 1 and 0, by full turns."""
+    """A cosine between 1 and 0; `turns` counts full periods."""
     return 0.5 * (1 + math.cos(2 * math.pi * turns))
 
 
@@ -318,7 +318,7 @@ def _words(training: Training) -> tuple[object, ...]:
 
 
 def _arguments(words: tuple[object, ...]) -> dict[str, object]:
-    """`KEY=VALUE` words with Python literals, as the trainer reads them; others are left out."""
+    """Parse `KEY=VALUE` words with Python literals as the trainer does; skip all others."""
     found: dict[str, object] = {}
     for word in words:
         name, _, value = str(word).partition("=")

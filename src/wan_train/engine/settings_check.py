@@ -1,4 +1,4 @@
-"""Checks settings before anything runs: files, arguments, and what the trainer would build of them."""
+"""Check settings before anything runs: files, arguments, and what the trainer would build from them."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def judge(
     environ: Mapping[str, str],
     say: Callable[[str], None] = lambda _: None,
 ) -> list[str]:
-    """Notes on the settings of each expert; raises BadInputError with everything that is wrong with them.
+    """Notes on each expert's settings. Raises BadInputError with all problems.
 
-    `steps` are those of each expert's whole training. What takes seconds is announced by `say`.
+    `steps` is each expert's total number of steps. `say` announces work that takes seconds.
     """
     found = {spec.expert: _plain(spec, trainer) for spec in recipe.experts}
     to_try = [spec for spec in recipe.experts if not found[spec.expert].problems and _is_unusual(spec.training, recipe)]
@@ -80,7 +80,7 @@ def judge(
 
 
 def _tell(recipe: Recipe, found: Mapping[Expert, Findings]) -> list[str]:
-    """Notes, or the error: what is the same of both experts is said once."""
+    """Return the notes or raise the error. A line that applies to both experts appears once."""
     lines: dict[str, list[Expert]] = {}
     for spec in recipe.experts:
         for setting, problem in found[spec.expert].problems:
@@ -99,7 +99,7 @@ def _tell(recipe: Recipe, found: Mapping[Expert, Findings]) -> list[str]:
 
 
 def _set_by(spec: ExpertSpec, setting: str, problem: str) -> str:
-    """Who set what a problem names; the setting alone needs no name."""
+    """Who set the settings that a problem names. If that is only `setting`, its name is omitted."""
     named = [each for each in _TRIED if each == setting or re.search(rf"\b{each}\b", problem)] or [setting]
     said = {each: one_line(str(spec.sources[each])) for each in named if each in spec.sources}
     if not said:
@@ -116,14 +116,14 @@ def _labelled(recipe: Recipe, lines: Mapping[str, list[Expert]]) -> Iterator[str
 
 
 def _is_unusual(training: Training, recipe: Recipe) -> bool:
-    """Whether something is to be built of other settings than the shipped recipe's, which are known to work."""
+    """Whether any setting to test differs from the shipped recipe, whose settings are known to work."""
     usual = settings_of(shipped(recipe.task).experts[0].training)
     given = settings_of(training)
     return any(given.get(name) != usual.get(name) for name in _TRIED if name not in _FREE)
 
 
 def _plain(spec: ExpertSpec, trainer: Trainer) -> Findings:
-    """What can be said without the trainer's Python."""
+    """Findings that do not need the trainer's Python."""
     found = Findings()
     given = settings_of(spec.training)
     options = trainer.capabilities.options[Script.TRAIN]
@@ -144,7 +144,7 @@ def _plain(spec: ExpertSpec, trainer: Trainer) -> Findings:
 
 
 def _pair(name: str, text: object) -> str | None:
-    """What is wrong with `KEY=VALUE` as the trainer splits it; None when nothing is."""
+    """The problem with a `KEY=VALUE` as the trainer splits it, or None."""
     if not isinstance(text, str) or text.count("=") != 1 or not text.partition("=")[0].isidentifier():
         example = {"optimizer_args": "weight_decay=0.1", "lr_scheduler_args": "T_max=100", "network_args": "conv_dim=4"}
         return f"{name} {quoted(text)} must be written KEY=VALUE with one `=` and no spaces, such as {example[name]}"
@@ -186,7 +186,7 @@ def _each(value: object) -> Iterable[str]:
 def ask(
     trainer: Trainer, trainings: Sequence[tuple[Training, int]], environ: Mapping[str, str]
 ) -> Mapping[str, Any] | str:
-    """What the trainer's Python built of trainings of so many steps each, or why it could not be asked."""
+    """What the trainer's Python built for each (training, steps) pair, or why it gave no answer."""
     package = (trainer.root / trainer.scripts[Script.TRAIN]).parent
     wanted = []
     for training, steps in trainings:
@@ -197,7 +197,7 @@ def ask(
     return _answer(trainer.python, trainer.root, asked, tuple(sorted({**environ, **trainer.env}.items())))
 
 
-@functools.lru_cache(maxsize=4)  # a plan is made more than once while a person looks at it
+@functools.lru_cache(maxsize=4)  # a plan is rebuilt several times while the user reviews it
 def _answer(python: Path, root: Path, asked: str, environ: tuple[tuple[str, str], ...]) -> Mapping[str, Any] | str:
     env = {**dict(environ), DEVICE_VARIABLE: "", "PYTHONIOENCODING": "utf-8", "HF_HUB_OFFLINE": "1"}
     done = process.run([python, _CHILD], seconds=_ANSWER_SECONDS, cwd=root, env=env, stdin=asked)

@@ -1,8 +1,8 @@
 """Run by the trainer's own Python: builds network, optimizer and learning-rate schedule as the trainer would.
 
-The trainer's functions are taken from its source, without the rest of its program: that takes a fifth of the time,
-needs neither a GPU nor a model, and the rules are its own in every version. Only the standard library is imported here,
-for Python 3.10. Reads one JSON object from stdin and writes one to stdout.
+Only the functions needed are taken from the trainer's source. That takes a fifth of the time, needs neither a GPU nor a
+model, and follows each version's own rules. This file imports only the standard library and supports Python 3.10.
+It reads one JSON object from stdin and writes one to stdout.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _METHODS = ("get_optimizer", "is_schedulefree_optimizer", "get_dummy_scheduler",
 
 
 class Excerpt:
-    """Some functions of a program, with what they need of its imports and of its other functions."""
+    """Selected functions of a program, with the imports and other functions that they need."""
 
     def __init__(self, path: Path) -> None:
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -63,7 +63,7 @@ class Excerpt:
         self._need(ast.Module(body=list(wanted), type_ignores=[]))
         body: list[ast.stmt] = list(wanted)
         holder = ast.ClassDef(name="Judged", bases=[], keywords=[], body=body, decorator_list=[])
-        vars(holder)["type_params"] = []  # wanted since Python 3.12
+        vars(holder)["type_params"] = []  # required since Python 3.12
         return self._defined(ast.fix_missing_locations(ast.copy_location(holder, wanted[0])), "Judged")()
 
     def _need(self, node: ast.AST) -> None:
@@ -71,7 +71,7 @@ class Excerpt:
             name = each.id if isinstance(each, ast.Name) else None
             source = self._nodes.get(name) if name is not None and name not in self.space else None
             if source is not None and name is not None:
-                self.space[name] = None  # functions may need each other
+                self.space[name] = None  # ends the recursion if functions need each other
                 if not isinstance(source, ast.Import | ast.ImportFrom):
                     self._need(source)
                 self.space.pop(name)
@@ -84,7 +84,7 @@ class Excerpt:
 
 
 class StoppedError(Exception):
-    """A stage that failed; what failed is recorded."""
+    """A stage failed. The failure is already recorded."""
 
 
 class Judged:
@@ -174,7 +174,7 @@ def _network_arguments(folder: Path, module: Any) -> set[str]:  # noqa: ANN401  
     """
     if module.__file__ is None or (path := Path(module.__file__).resolve()).parent != folder.resolve():
         return set()
-    paths = {path, path.with_name("lora.py")}  # the others hand their arguments on to its function
+    paths = {path, path.with_name("lora.py")}  # the other modules pass their arguments to its function
     functions = [
         node
         for each in filter(Path.is_file, paths)
@@ -198,7 +198,7 @@ def _network_arguments(folder: Path, module: Any) -> set[str]:  # noqa: ANN401  
 
 
 def _taken(error: BaseException) -> list[str]:
-    """The arguments of the class or function that the trainer called when this was raised."""
+    """Argument names of the class or function that the trainer was calling when this was raised."""
     trace = error.__traceback__
     while trace is not None:
         called = [trace.tb_frame.f_locals.get(name) for name in _CALLED]
@@ -212,8 +212,8 @@ def _taken(error: BaseException) -> list[str]:
     return []
 
 
-def _one_block() -> Any:  # noqa: ANN401  torch is not there when this file is checked
-    """A block of the Wan 2.2 DiT by the names and sizes of its layers, which take no memory."""
+def _one_block() -> Any:  # noqa: ANN401  torch is not installed when this file is checked
+    """A Wan 2.2 DiT block with the real layer names and sizes. Its weights take no memory."""
     from torch import nn
 
     def linear(inputs: int, outputs: int) -> Any:  # noqa: ANN401  see above
@@ -233,7 +233,7 @@ def _one_block() -> Any:  # noqa: ANN401  torch is not there when this file is c
 
 
 def _offered(package: Path) -> dict[str, Any]:
-    """What could be named instead: network modules of this checkout, optimizers of torch, schedules."""
+    """Valid alternatives: network modules of this checkout, torch's optimizers, schedules."""
     import torch
 
     optimizers = [
@@ -253,10 +253,10 @@ def _offered(package: Path) -> dict[str, Any]:
 def _schedulers(package: Path) -> list[str]:
     import importlib
 
-    # Only in the trainer's environment.
+    # transformers exists only in the trainer's environment.
     types = importlib.import_module("transformers.optimization").SchedulerType
 
-    # `reduce_lr_on_plateau` wants a loss with each step, which this trainer does not give.
+    # `reduce_lr_on_plateau` needs a loss with each step, which this trainer does not pass.
     names = [str(each.value) for each in types if each.value != "reduce_lr_on_plateau"]
     source = next(path for name in _SOURCES if (path := package / name).is_file())
     rex = ["rex"] if '"rex"' in source.read_text(encoding="utf-8") else []
@@ -272,11 +272,11 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     asked = json.load(sys.stdin)
     package = Path(asked["package"])
-    sys.path[0] = str(package)  # as for the training script, which is a program in this folder
+    sys.path[0] = str(package)  # as when the training script in this folder runs
     trainings = [Judged(package, wanted).judge() for wanted in asked["trainings"]]
     try:
         offered = _offered(package)
-    except Exception:  # noqa: BLE001  without torch or transformers there is nothing to offer
+    except Exception:  # noqa: BLE001  without torch or transformers there are no alternatives
         offered = {"optimizers": [], "modules": [], "schedulers": []}
     json.dump({"trainings": trainings, **offered}, answer)
     answer.flush()

@@ -1,4 +1,4 @@
-"""What the trainer's own functions raised for a setting, in words and with what is valid."""
+"""Explain what the trainer's own functions raised for a setting, with the valid values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wan_train.engine.failures.environment import pip_name
 from wan_train.engine.trainer import Trainer
 from wan_train.recipe.model import Training, settings_of
 
-# What the trainer or a library raises for what a person gave; anything else may be for want of a GPU.
+# What the trainer or a library raises for invalid user values. Other errors may be due to a missing GPU.
 _REFUSALS = frozenset({
     "AssertionError", "AttributeError", "IndexError", "KeyError", "SyntaxError", "TypeError", "ValueError",
 })  # fmt: skip
@@ -25,7 +25,7 @@ _NO_PACKAGES = frozenset({"networks", "torch", "musubi_tuner"})
 
 @dataclass(slots=True, kw_only=True)
 class Findings:
-    """What is wrong, each with the setting that it is about; hints; notes."""
+    """Problems as (setting, text), hints, and notes."""
 
     problems: list[tuple[str, str]] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Findings:
 def explain(
     failure: Mapping[str, Any], training: Training, trainer: Trainer, offered: Mapping[str, Any], found: Findings
 ) -> None:
-    """Add a failure to what was found: a problem, or a note where it may come from this check and not from the user.
+    """Add a failure to `found`: a problem, or a note if this check may have caused it, not the user.
 
     `failure` and `offered` are from `settings_check_child.py`.
     """
@@ -48,7 +48,7 @@ def quoted(value: object) -> str:
 
 
 def _close(name: str, optimizers: Sequence[str]) -> list[str]:
-    """The few names that only differ in case or a letter; what is far away is no help."""
+    """Up to three names that differ only in case or a letter."""
     lower = {each.lower(): each for each in optimizers}
     return [one_line(lower[each]) for each in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.75)]
 
@@ -150,7 +150,7 @@ class _Explanation:
         return str(settings_of(self._training).get(self._setting(), ""))
 
     def _package(self) -> str | None:
-        """The package to install for what a setting names; None where something else is the matter."""
+        """The missing package that a setting names; None if the failure has another reason."""
         if self._stage == "optimizer_type" and self._kind == "ImportError" and "bitsandbytes" in self._text:
             return "bitsandbytes"
         top = self._named().partition(".")[0] if self._missing is not None else ""
@@ -167,7 +167,7 @@ class _Explanation:
         return self._kind in _REFUSALS and not any(word in self._text.lower() for word in _OF_A_GPU)
 
     def _with(self, *names: str) -> str:
-        """The arguments that were given too."""
+        """The settings of these names that have a value, as text for a message."""
         said = []
         for name in names:
             value = settings_of(self._training).get(name)

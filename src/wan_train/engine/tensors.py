@@ -1,7 +1,7 @@
-"""LoRA and model files: headers, wholeness, finiteness, metadata. No torch: the format is a header and raw numbers.
+"""LoRA and model files: headers, completeness, finiteness, metadata. Does not need torch.
 
-The safetensors library cannot read bfloat16 without torch or further packages, and the checks here need no numbers,
-only their exponent bits; so the files are read directly (format: 8 bytes little-endian header length, JSON, data).
+The safetensors library cannot read bfloat16 without torch or other packages. The checks here need only exponent bits,
+so the files are read directly (format: 8 bytes little-endian header length, JSON, data).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _EXPONENT = {
 
 
 class BrokenFileError(WanTrainError):
-    """A safetensors file that is cut short or is no such file."""
+    """A file that is incomplete or not a safetensors file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +47,9 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """A safetensors header whose file was found to be exactly as long as it says.
+    """The header of a safetensors file whose length matches it exactly.
 
-    `size` in bytes and `mtime_ns` since 1970 are those of the very file that was read; copies have equal headers.
+    `size` in bytes and `mtime_ns` since 1970 belong to the file that was read. Headers of copies are equal.
     """
 
     tensors: Mapping[str, Tensor]
@@ -67,9 +67,9 @@ class Header:
 
 
 def read_header(path: Path | str) -> Header:
-    """The header of a whole file; raises BrokenFileError when the file is cut short, too long or something else."""
+    """The header of a complete file. Raises BrokenFileError if the file is too short, too long or another format."""
     try:
-        # Without a file object, since there may be ten thousand caches: most headers come with the first read.
+        # There may be ten thousand caches, so skip the file object. One read covers most headers.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             found = os.fstat(descriptor)
@@ -87,7 +87,7 @@ def read_header(path: Path | str) -> Header:
             os.close(descriptor)
         entries = json.loads(head[8 : 8 + length].decode())
         metadata = entries.pop(_METADATA, {})
-        metadata = {name: str.__str__(value) for name, value in metadata.items()}  # TypeError for anything but texts
+        metadata = {name: str.__str__(value) for name, value in metadata.items()}  # TypeError unless a string
         tensors = {name: _tensor(name, entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise BrokenFileError(f"{path} is not a safetensors file: {error}") from error
@@ -100,7 +100,7 @@ def read_header(path: Path | str) -> Header:
 
 
 def first_non_finite(path: Path, header: Header) -> str | None:
-    """The name of the first tensor that holds a NaN or an infinity, None when every number is finite."""
+    """The name of the first tensor with a NaN or an infinity; None if all numbers are finite."""
     with path.open("rb") as file:
         for name, tensor in header.tensors.items():
             file.seek(header.data_begins + tensor.begin)
@@ -110,7 +110,7 @@ def first_non_finite(path: Path, header: Header) -> str | None:
 
 
 def is_sound(path: Path) -> bool:
-    """Whether a file is there, whole, and every number in it finite."""
+    """Whether a file exists, is complete, and has only finite numbers."""
     try:
         return first_non_finite(path, read_header(path)) is None
     except (BrokenFileError, OSError):
@@ -118,18 +118,18 @@ def is_sound(path: Path) -> bool:
 
 
 def rewrite_metadata(source: Path, target: Path, changes: Mapping[str, str]) -> None:
-    """Copy a file with some metadata entries replaced; the tensors are copied byte for byte and flushed to disk."""
+    """Copy a file with some metadata entries replaced. Tensors are copied byte for byte and flushed to disk."""
     metadata = {**read_header(source).metadata, **changes}
     _copy(source, target, lambda entries: {**entries, _METADATA: metadata})
 
 
 def rename_tensors(source: Path, target: Path, names: Mapping[str, str]) -> None:
-    """Copy a file with other names for its tensors, byte for byte, and flush it to disk; `names` has every old one."""
+    """Copy a file with tensors renamed by `names` (old to new), byte for byte, and flush it to disk."""
     _copy(source, target, lambda entries: {names.get(name, name): entry for name, entry in entries.items()})
 
 
 def _copy(source: Path, target: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Copy a whole file under a changed header."""
+    """Copy a file with a changed header."""
     with source.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         entries = change(json.loads(file.read(length)))
@@ -144,8 +144,8 @@ def _copy(source: Path, target: Path, change: Callable[[dict[str, Any]], dict[st
             os.fsync(out.fileno())
 
 
-def _tensor(name: str, entry: Any) -> Tensor:  # noqa: ANN401  a JSON value is any
-    """One entry of the header; raises ValueError and the like for one that no tensor can have."""
+def _tensor(name: str, entry: Any) -> Tensor:  # noqa: ANN401  any JSON value
+    """Parse one header entry. Raises ValueError, TypeError or KeyError if it is invalid."""
     dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or not isinstance(shape, list):
         raise TypeError(f"tensor {name} has no element type or shape")
@@ -175,7 +175,7 @@ def _finite(file: BinaryIO, tensor: Tensor) -> bool:
 
 
 def _any_all_set(planes: list[bytes]) -> bool:
-    """Whether some position holds a one in every plane. The first plane is nearly always all zero for real weights."""
+    """Whether some position holds a one in every plane. For real weights the first plane is nearly always all zero."""
     first, *others = planes
     position = first.find(1)
     while position >= 0:

@@ -1,4 +1,4 @@
-"""The T5 tokenizer: the one thing the trainer fetches from the hub while it runs."""
+"""The T5 tokenizer: the only file that the trainer downloads from the hub while it runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wan_train.base.huggingface import hub_home
 
 REPO = "Wan-AI/Wan2.1-T2V-14B"
 SUBFOLDER = "google/umt5-xxl"
-"""What the trainer asks for (`wan/modules/t5.py`, both supported versions)."""
+"""What the trainer requests (`wan/modules/t5.py`, both supported versions)."""
 
 OFFLINE_ENV: Mapping[str, str] = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
@@ -27,13 +27,13 @@ def is_cached(environ: Mapping[str, str] | None = None) -> bool:
 
 
 def cached_file(environ: Mapping[str, str]) -> Path | None:
-    """The tokenizer's tokenizer.json in that cache, or None where there is none."""
+    """The tokenizer's tokenizer.json in that cache, or None."""
     folder = hub_cache(environ) / f"models--{REPO.replace('/', '--')}" / "snapshots"
     return next(folder.glob(f"*/{SUBFOLDER}/tokenizer.json"), None)
 
 
 def hub_cache(environ: Mapping[str, str]) -> Path:
-    """The directory of the hub cache, by the same variables in the same order as huggingface_hub reads them."""
+    """The hub cache directory. Reads the same variables in the same order as huggingface_hub."""
     if cache := environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE"):
         return expanded(cache)
     return hub_home(environ) / "hub"

@@ -25,7 +25,7 @@ _HELP_TIMEOUT_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trainer:
-    """One trainer, ready to be called. `root` is the working directory, script paths count from there."""
+    """One trainer, ready to run. `root` is the working directory; script paths are relative to it."""
 
     kind: EngineKind
     version: str
@@ -35,7 +35,7 @@ class Trainer:
     scripts: Mapping[Script, str]
     env: Mapping[str, str] = field(default_factory=dict)
     probed: Capabilities | None = None
-    """What an unknown version said of itself; None for a version with a stored table."""
+    """Capabilities from an unknown version's `--help`; None for a version with a stored table."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -52,22 +52,22 @@ class Trainer:
 
     @property
     def title(self) -> str:
-        """Its name and version for people."""
+        """Name and version, for display."""
         return f"musubi-tuner {self.version}" if self.is_real else "embedded rehearsal trainer"
 
     def has_package(self, package: str) -> bool:
-        """Whether the trainer's environment holds an importable top-level package, without starting it."""
+        """Whether the trainer's environment has this top-level package. Does not start its Python."""
         return has_package(self.python, package)
 
 
 def has_package(python: Path, package: str) -> bool:
-    """Whether the environment of this Python holds an importable top-level package or module, without starting it."""
+    """Whether this Python's environment has this top-level package or module. Does not start it."""
     folders = list(_libraries(python).glob("python3*/site-packages"))
     return any((folder / name).is_file() for folder in folders for name in (f"{package}/__init__.py", f"{package}.py"))
 
 
 def package_version(python: Path, package: str) -> str | None:
-    """The installed version of a package by its metadata's folder, None when there is none."""
+    """The installed version of a package, from its metadata folder's name; None if there is none."""
     found = sorted(_libraries(python).glob(f"python3*/site-packages/{package}-*.dist-info"))
     return found[0].name.removeprefix(f"{package}-").removesuffix(".dist-info") if found else None
 
@@ -97,7 +97,7 @@ def find_musubi(settings: Settings) -> Trainer:
 
 
 def locate_musubi(settings: Settings) -> Trainer:
-    """The installed musubi-tuner, not asked for its options yet; raises NotReadyError."""
+    """The installed musubi-tuner, without probing its options; raises NotReadyError."""
     root = settings.trainer_dir
     if not root.is_dir():
         raise NotReadyError(f"this box is not ready: there is no musubi-tuner checkout at {root}", hint=_NOT_READY_HINT)
@@ -172,7 +172,7 @@ def _importable_here(module: str) -> bool:
 
 
 def read_commit(root: Path) -> str | None:
-    """The checked-out commit, read from git's own files: no git program is needed and none can be fooled by hooks."""
+    """The checked-out commit, read from git's own files. Needs no git program and runs no hooks."""
     git = root / ".git"
     try:
         if git.is_file():  # a worktree or submodule points elsewhere
@@ -200,7 +200,7 @@ def probe(trainer: Trainer) -> Capabilities:
 
 
 def help_text(trainer: Trainer, script: Script) -> str:
-    """What a script says of its options; raises NotReadyError when it does not start."""
+    """A script's `--help` output; raises NotReadyError when it does not start."""
     done = process.run(
         [trainer.python, trainer.scripts[script], "--help"],
         seconds=_HELP_TIMEOUT_SECONDS,
@@ -221,7 +221,7 @@ def help_text(trainer: Trainer, script: Script) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _KeptHelp:
-    """`changed` is when the newest source of the checkout at `root` was changed, in nanoseconds."""
+    """Stored `--help` texts. `changed` is the change time of the newest source below `root`, in nanoseconds."""
 
     root: str
     changed: int
@@ -229,7 +229,7 @@ class _KeptHelp:
 
 
 def recall_help(folder: Path, root: Path, commit: str | None) -> Mapping[Script, str] | None:
-    """The `--help` of every script as it was kept; None when it was not, or the sources have changed since."""
+    """The stored `--help` of every script; None if there is none or the sources have changed since."""
     kept: _KeptHelp | None = codec.read(_help_file(folder, commit), _KeptHelp)
     if kept is None:
         return None
@@ -238,7 +238,7 @@ def recall_help(folder: Path, root: Path, commit: str | None) -> Mapping[Script,
 
 
 def keep_help(folder: Path, root: Path, commit: str | None, texts: Mapping[Script, str]) -> None:
-    """Keep what an unknown version said of its options: asking again takes half a minute."""
+    """Store an unknown version's `--help` texts, because probing again takes half a minute."""
     kept = _KeptHelp(root=str(root), changed=_newest_source(root), help=texts)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(_help_file(folder, commit), codec.to_json(kept), mode=0o644)
@@ -249,5 +249,5 @@ def _help_file(folder: Path, commit: str | None) -> Path:
 
 
 def _newest_source(root: Path) -> int:
-    """Change time of the newest source, in nanoseconds: the checkout may be edited."""
+    """Change time of the newest source, in nanoseconds, since the checkout may be edited."""
     return max((path.stat().st_mtime_ns for path in (root / "src").rglob("*.py")), default=0)

@@ -1,4 +1,4 @@
-"""What differs between the two trainers. Nothing above `engine/` asks which of them runs."""
+"""Differences between the two trainers. Code above `engine/` uses these traits, not the trainer's kind."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class TrainerTraits:
     is_real: bool
     """Trains Wan 2.2 on a GPU, with model files of many GB. The rehearsal trainer brings its own tiny model."""
     file_prefix: str
-    """Begins the names of finished LoRAs."""
+    """Prefix of finished LoRAs' names."""
     cache_element: str
-    """The element type that the commands of `engine.commands` leave in caches."""
+    """Element type of the caches that the commands of `engine.commands` write."""
     has_half_precision: bool
     """Saves LoRAs, and scales gradients, in the given precision."""
     parameters_per_rank: int
     seconds_per_step: float
-    """A first guess, before any step was measured. It only sets how often states are saved."""
+    """A first guess until steps are measured. It only determines how often states are saved."""
 
     def lora_bytes(self, rank: int, precision: str) -> int:
         """Bytes of one LoRA file: 153 MB at rank 16 in fp16."""
@@ -34,7 +34,7 @@ class TrainerTraits:
         return self.parameters_per_rank * rank * width
 
     def state_bytes(self, rank: int) -> int:
-        """Bytes of one state folder under AdamW: 920 MB at rank 16. Optimizers that keep less take less."""
+        """Bytes of one state folder with AdamW: 920 MB at rank 16. Some optimizers need less."""
         return self.parameters_per_rank * rank * _STATE_BYTES_PER_PARAMETER
 
 
@@ -49,7 +49,7 @@ MUSUBI = TrainerTraits(
     # Wan 2.2 A14B: blocks of width 5120 with a 13824 wide feed-forward. musubi's LoRA adapts q, k, v, o of both
     # attentions (8 matrices, 5120 x 5120) and both feed-forward matrices; each has rank x (in + out) parameters.
     parameters_per_rank=BLOCKS * (8 * (5120 + 5120) + 2 * (5120 + 13824)),
-    # What published logs show for 960x960 pictures on the cards people rent.
+    # From published logs for 960x960 pictures on commonly rented cards.
     seconds_per_step=3.0,
 )
 REHEARSAL = TrainerTraits(

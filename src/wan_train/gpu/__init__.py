@@ -1,1 +1,1 @@
-"""GPUs as NVML sees them, and who on this box holds which."""
+"""GPUs as NVML reports them, and who on this box holds each."""

@@ -1,4 +1,4 @@
-"""One card for a program that is no run: free, first in line, leased for as long as it takes."""
+"""Lease one free GPU, in queue order, for a program that is not a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PAUSE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Borrower:
-    """Who wants a card, as others name it: `wan-train tune`, and the step, `tune`."""
+    """Who wants a GPU, as shown to others: its name, such as `wan-train tune`, and its step, `tune`."""
 
     name: str
     step: str
@@ -36,10 +36,10 @@ def leased(
     settle_seconds: float,
     waiting: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[Gpu, Lease]]:
-    """The first of the cards that is free, leased.
+    """Lease the first free GPU.
 
-    With `waiting` it stands in line until one is; that is called every second with what each card is used for, and may
-    raise to end the wait. Without, it raises NotReadyError that says the same. Raises GpuUnavailableError.
+    With `waiting`, queue until a GPU is free. `waiting` gets the use of each GPU every second and may raise to end the
+    wait. Without it, raise NotReadyError with the same text. Raises GpuUnavailableError.
     """
     now = time.time()
     order = f"{borrower.step}-{os.getpid()}"
@@ -71,7 +71,7 @@ def leased(
 
 
 def _holder(gpu: Gpu, room: LeaseRoom) -> str | None:
-    """Who of wan-train holds a card, in words; None when nobody does."""
+    """Which wan-train program holds a GPU, in words; None if none does."""
     holder = room.holder(gpu.uuid)
     return None if holder is None else f"GPU {gpu.number} is taken by {one_line(holder.run_id or 'another wan-train')}"
 
@@ -79,9 +79,9 @@ def _holder(gpu: Gpu, room: LeaseRoom) -> str | None:
 def take(
     gpu: Gpu, room: LeaseRoom, borrower: Borrower, *, read: Callable[[], GpuReading], pause: Callable[[], None]
 ) -> tuple[Lease | None, str | None]:
-    """The lease of a card that is quiet on two readings with a pause between, or why it cannot be had.
+    """The lease of a GPU that is idle in two readings with a pause between, or why there is none.
 
-    Raises GpuUnavailableError, and what `pause` raises.
+    Raises GpuUnavailableError and whatever `pause` raises.
     """
     lease = room.try_take(
         gpu.uuid, LeaseHolder(pid=os.getpid(), run_id=borrower.name, step=borrower.step, since=time.time())

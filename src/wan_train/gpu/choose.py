@@ -15,7 +15,7 @@ def choose(reading: GpuReading, gpus: str | None, visible: str | None) -> tuple[
     """The GPUs that both `gpus` and `visible` allow, in the order of `gpus`, else of `visible`, else of NVML.
 
     Args:
-        reading: the GPUs of the box; lost ones are never chosen, and naming one is no mistake.
+        reading: the GPUs of the box; lost ones are never chosen, and naming one is not an error.
         gpus: None or "all", or a comma list of NVML indices, UUIDs and unique UUID prefixes.
         visible: the value of CUDA_VISIBLE_DEVICES, None when unset. Read as CUDA reads it (CUDA C++
             Programming Guide, "CUDA Environment Variables"): the list ends at its first invalid entry, so ""
@@ -39,11 +39,10 @@ def names_some(gpus: str | None, visible: str | None) -> bool:
 def choose_again(
     reading: GpuReading, before: Sequence[str], visible: str | None, *, keep_number: bool
 ) -> tuple[Gpu, ...] | None:
-    """What a run uses that finds itself on a box without some of its GPUs; None when its choice stands.
+    """The new GPUs of a run whose box lacks some of its old ones; None keeps the old choice.
 
-    Those of `before` that are here come first, then the others that `visible` allows. With `keep_number` they are not
-    more than before: somebody chose them. A GPU that only broke leaves the choice as it is, and so does a box that
-    shows no GPU at all.
+    Remaining GPUs of `before` come first, then others that `visible` allows. With `keep_number` (the user chose the
+    GPUs) there are no more than before. The old choice also stands if a GPU is lost or the box shows no other GPU.
     """
     here = [gpu for gpu in reading.gpus if gpu.uuid in before]
     if len(here) == len(before) or reading.lost:
@@ -71,7 +70,7 @@ def why_none(reading: GpuReading, visible: str | None) -> str:
 
 
 def how_to_show(reading: GpuReading, visible: str | None) -> str:
-    """What to do where `choose` returned nothing."""
+    """What to do when `choose` returned nothing."""
     if reading.gpus and visible is not None:
         one = reading.gpus[0].uuid
         return f"Show them: `unset CUDA_VISIBLE_DEVICES`, or name one: `export CUDA_VISIBLE_DEVICES={one}`."
@@ -115,12 +114,12 @@ def _visible(reading: GpuReading, visible: str | None) -> tuple[Gpu, ...]:
 
 
 def _is_one(matches: Sequence[Gpu | LostGpu], entry: str) -> bool:
-    """One GPU, or by its index all MIG instances of one: who names the card means whatever of it can be used."""
+    """Whether an entry names one GPU, or by its index all MIG instances of one."""
     return len(matches) == 1 or (bool(matches) and entry.isdecimal())
 
 
 def _matches(known: Sequence[AnyGpu], entry: str) -> list[AnyGpu]:
-    # isdecimal alone would let "²" or Arabic digits through.
+    # isdecimal alone would accept Arabic digits.
     if entry.isascii() and entry.isdecimal():
         return [gpu for gpu in known if gpu.index == int(entry)]
     if entry.isascii() and entry.replace(":", "", 1).isdecimal():
@@ -128,8 +127,8 @@ def _matches(known: Sequence[AnyGpu], entry: str) -> list[AnyGpu]:
     wanted = entry.casefold()
     if exact := [gpu for gpu in known if (gpu.uuid or "").casefold() == wanted != ""]:
         return exact
-    # A prefix has to say something: "G" or "GPU-" would name the only GPU of one box and none of the next.
-    if len(wanted) <= len("gpu-"):  # also of "mig-"
+    # "G" or "GPU-" would name the GPU of a box with one GPU, but be ambiguous on others.
+    if len(wanted) <= len("gpu-"):  # "mig-" is equally long
         return []
     return [gpu for gpu in known if (gpu.uuid or "").casefold().startswith(wanted)]
 

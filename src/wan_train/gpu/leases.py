@@ -1,8 +1,8 @@
 """GPU leases: one flock for each GPU, in a directory that all users share.
 
-A lease is the lock, never the file: it dies with its last holder, so nothing is stale after a crash or a
-reboot. The file's content only tells people who holds it. Lock files are never unlinked: whoever held the
-old file and whoever creates the new one would both hold "the" lock.
+A lease is the lock, not the file. It ends with its last holder, so none is stale after a crash or a reboot.
+The file's content only shows people who holds it. Lock files of GPUs are never deleted: one process could
+still hold the lock of the deleted file while another locks a new one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ENDING = ".lease"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseHolder:
-    """Who holds a lease, by its own account. None: it has not said so, or not legibly."""
+    """Who holds a lease, as the holder wrote it. None: missing or unreadable."""
 
     pid: int | None = None
     run_id: str | None = None
@@ -33,7 +33,7 @@ class LeaseHolder:
 
 
 class Lease:
-    """One GPU, held until the last copy of its descriptor is closed; a context manager that releases it."""
+    """One GPU, held until the last copy of its descriptor is closed. As a context manager, it releases itself."""
 
     def __init__(self, uuid: str, descriptor: int) -> None:
         """`descriptor`: an open file that holds the lock."""
@@ -41,7 +41,7 @@ class Lease:
         self._descriptor: int | None = descriptor
 
     def fileno(self) -> int:
-        """The descriptor that carries the lock; a child that gets it through `pass_fds` keeps the lock.
+        """The descriptor that holds the lock. A child that inherits it through `pass_fds` keeps the lock.
 
         Raises:
             ValueError: the lease was released.
@@ -51,7 +51,7 @@ class Lease:
         return self._descriptor
 
     def rewrite(self, holder: LeaseHolder) -> None:
-        """Tell others who holds it now. On a full disk the text stays as it was, and the lock holds."""
+        """Update the holder shown to others. On a full disk the old text stays; the lock is not affected."""
         locks.write(self.fileno(), _dump(holder))
 
     def release(self) -> None:
@@ -76,7 +76,7 @@ class Lease:
 class LeaseRoom:
     """The leases and the queue of this box.
 
-    Every method may raise NotReadyError when the directory cannot be used or is not to be trusted.
+    Every method may raise NotReadyError if the directory is unusable or unsafe.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -97,12 +97,12 @@ class LeaseRoom:
                     locks.write(descriptor, _dump(holder))
                     on_the_way_out.pop_all()  # the lease closes it
                     return Lease(uuid, descriptor)
-            # A cleaner of temporary files took it away between our open and our lock: lock the new one.
+            # A cleaner of temporary files deleted it between our open and our lock: lock the new one.
 
     def holder(self, uuid: str) -> LeaseHolder | None:
-        """Who holds this GPU now, None when it is free. Whose text is torn is a LeaseHolder of Nones.
+        """Who holds this GPU now; None if it is free. Unreadable text gives a LeaseHolder of Nones.
 
-        For the instant between a lock and the text that follows it, the text is the previous holder's.
+        A new holder locks first and writes then, so the text may briefly be the previous holder's.
         """
         path = self._path(uuid)
         descriptor = locks.open_existing(path)
@@ -114,20 +114,20 @@ class LeaseRoom:
             os.close(descriptor)
 
     def holders(self, prefix: str) -> list[tuple[str, LeaseHolder]]:
-        """Everything held now whose name begins with `prefix` (letters, digits and dashes), by name."""
+        """All leases held now whose name begins with `prefix` (letters, digits and dashes), sorted by name."""
         names = sorted(path.name.removesuffix(_ENDING) for path in self.directory.glob(f"{prefix}*{_ENDING}"))
         return [(name, holder) for name in names if (holder := self.holder(name)) is not None]
 
     def forget(self, lease: Lease) -> None:
-        """Release a lease and remove its file; only for names that only this process takes."""
+        """Release a lease and delete its file. Only for names that no other process takes."""
         self._path(lease.uuid).unlink(missing_ok=True)
         lease.release()
 
     def ticket(self, order: int, run_id: str) -> Ticket:
-        """A place in line that asks for nothing yet.
+        """A place in the queue that requests no GPU yet.
 
-        A lower `order` (say, the run's start in nanoseconds) goes first; equal ones go by `run_id`. The
-        same two name the same place again after a restart.
+        A lower `order` (such as the run's start in nanoseconds) goes first; ties are sorted by `run_id`. After
+        a restart the same two values give the same place.
 
         Raises:
             ValueError: `order` is negative or has more than 20 digits.
@@ -137,7 +137,7 @@ class LeaseRoom:
         return open_ticket(self.directory / QUEUE, order, run_id)
 
     def first_in_line(self, uuid: str, ticket: Ticket) -> bool:
-        """Whether no older ticket asks for this GPU. Fairness only: the lease keeps two from one GPU."""
+        """Whether no older ticket requests this GPU. This is only fairness; the lease prevents double use."""
         return not older_wants(self.directory / QUEUE, uuid, ticket)
 
     def _path(self, uuid: str) -> Path:
@@ -157,7 +157,7 @@ def _load(text: str) -> LeaseHolder:
     if not isinstance(told, dict):
         return LeaseHolder()
     pid, run_id, step, since = (told.get(key) for key in ("pid", "run_id", "step", "since"))
-    # Anybody on the box may write this file, so each value is taken only if it is what it should be.
+    # Anyone on the box can write this file, so check the type of each value.
     return LeaseHolder(
         pid=pid if type(pid) is int else None,
         run_id=run_id if isinstance(run_id, str) else None,

@@ -1,4 +1,4 @@
-"""What is known about the GPUs of this box at one moment, as values."""
+"""The GPUs of this box at one moment, as values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Gpu:
 
     index: int
     uuid: str
-    """`GPU-…`, or `MIG-…` of an instance."""
+    """`GPU-…`, or `MIG-…` for an instance."""
     name: str
     total_bytes: int
     used_bytes: int
@@ -23,9 +23,9 @@ class Gpu:
     power_watts: float | None = None
     compute_capability: tuple[int, int] | None = None
     pids: tuple[int, ...] | None = None
-    """Compute processes as the driver lists them, by host pids in a container; None when it would not say."""
+    """Compute processes as the driver lists them (in a container: host pids); None if it does not report them."""
     mig: int | None = None
-    """Number of the MIG instance that this is on GPU `index`; None for a whole GPU."""
+    """The number of this MIG instance on GPU `index`; None for a whole GPU."""
 
     @property
     def number(self) -> str:
@@ -35,7 +35,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LostGpu:
-    """A GPU that the driver counts but cannot talk to any more."""
+    """A GPU that the driver counts but can no longer reach."""
 
     index: int
     uuid: str | None
@@ -53,7 +53,7 @@ class GpuReading:
     gpus: tuple[Gpu, ...]
     lost: tuple[LostGpu, ...] = ()
     driver: str | None = None
-    """Driver version, None where no NVIDIA driver is involved."""
+    """Driver version; None without an NVIDIA driver."""
 
 
 def short_name(name: str) -> str:
@@ -66,7 +66,7 @@ class GpuUnavailableError(NotReadyError):
 
 
 class GpuProbe(Protocol):
-    """Reads the GPUs. Implementations raise nothing but GpuUnavailableError and never block for long."""
+    """Reads the GPUs. Implementations raise only GpuUnavailableError and never block for long."""
 
     def read(self) -> GpuReading: ...
 

@@ -1,12 +1,12 @@
 """A child program that reads NVML for its parent: one request line in, one JSON line out.
 
-NVML can hang or crash its caller when a GPU falls off the bus, so it lives in a process that may be killed.
-It needs the standard library and nvidia-ml-py only. It keeps NVML open between requests, because opening it
-on a cold driver takes seconds.
+NVML can hang or crash its caller when a GPU falls off the bus, so it runs in a process that can be killed.
+This program needs only the standard library and nvidia-ml-py. It keeps NVML open between requests, because
+opening it on a cold driver takes seconds.
 
 An answer is `{"driver", "gpus": [...], "lost": [...]}` or `{"error": {"code", "text"}}`, where code is the
 NVML return code (nvml.h, nvmlReturn_t). Memory is in bytes, utilisation in percent, temperature in degrees
-Celsius. The instances of a GPU with MIG stand in its place, each with its `mig` number: CUDA cannot use the whole.
+Celsius. A GPU with MIG is replaced by its instances, each with its `mig` number: CUDA cannot use the whole GPU.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SESSION_IS_BAD = frozenset(
         pynvml.NVML_ERROR_UNKNOWN,
     }
 )
-# UNKNOWN is not here: some drivers (WSL, vGPU) answer it for a sensor they lack on a GPU that is well.
+# Without UNKNOWN: some drivers (WSL, vGPU) return it for a missing sensor on a healthy GPU.
 _GPU_IS_BAD = _SESSION_IS_BAD - {pynvml.NVML_ERROR_UNKNOWN}
 
 
@@ -48,13 +48,13 @@ def main() -> int:
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
         if answer.get("error", {}).get("code") == pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
-            # The old library stays mapped here: only a new process can load the driver's present one.
+            # The old library stays mapped here. Only a new process can load the driver's current one.
             break
     return 0
 
 
 class Session:
-    """NVML, opened at the first request and again whenever the last answer showed it to be unwell."""
+    """NVML, opened at the first request and reopened after an answer with a session error."""
 
     def __init__(self) -> None:
         self._open = False
@@ -98,7 +98,7 @@ class Session:
 
     def _close(self) -> None:
         if self._open:
-            # An unwell session is being thrown away; there is nothing left to save in it.
+            # Ignore errors: the session is discarded anyway.
             with contextlib.suppress(pynvml.NVMLError):
                 pynvml.nvmlShutdown()
         self._open, self._unwell = False, False
@@ -121,7 +121,7 @@ def _gpus(index: int, uuid: str, device: Device) -> list[Answer]:
 
 
 def _describe(device: Device, card: Device) -> Answer:
-    """`card` is the whole GPU, which has the sensors; `device` that, or an instance of it."""
+    """`card` is the whole GPU, which has the sensors. `device` is the same or one of its MIG instances."""
     total_bytes, used_bytes = _memory(device)
     return {
         "name": pynvml.nvmlDeviceGetName(device),
@@ -136,7 +136,7 @@ def _describe(device: Device, card: Device) -> Answer:
 
 
 def _memory(device: Device) -> tuple[int, int]:
-    """Total and used. Version 2 leaves out what the driver reserves for itself; old drivers lack it."""
+    """Total and used bytes. Version 2 excludes the driver's own reserve; old drivers lack version 2."""
     try:
         memory = pynvml.nvmlDeviceGetMemoryInfo(device, version=pynvml.nvmlMemory_v2)
     except (pynvml.NVMLError_FunctionNotFound, pynvml.NVMLError_NotSupported):
@@ -149,12 +149,12 @@ def _pids(device: Device) -> list[int]:
         processes = pynvml.nvmlDeviceGetComputeRunningProcesses_v3(device)
     except pynvml.NVMLError_FunctionNotFound:
         processes = pynvml.nvmlDeviceGetComputeRunningProcesses_v2(device)
-    # Under MIG one process is listed once for each of its instances.
+    # With MIG a process is listed once for each of its instances.
     return sorted({process.pid for process in processes})
 
 
 def _if_told(ask: Callable[[], T]) -> T | None:
-    """The value, or None where this driver or GPU would not say; errors of a GPU gone bad pass through."""
+    """The value, or None if this driver or GPU does not report it. Errors of a bad GPU are raised."""
     try:
         return ask()
     except pynvml.NVMLError as error:

@@ -1,4 +1,4 @@
-"""Reads the GPUs through a child process that may hang or crash, or stands CPU slots in for them."""
+"""Read the GPUs through a child process that may hang or crash, or provide CPU slots in their place."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from typing import Any
 from wan_train.gpu.model import Gpu, GpuReading, GpuUnavailableError, LostGpu
 
 _KILL_GRACE_SECONDS = 2.0
-# An interpreter that saw the end of its input, or met its own, is gone after some milliseconds.
+# A child whose input or program has ended exits within milliseconds.
 _LEAVE_SECONDS = 0.2
-# Without persistence mode the driver initialises every GPU when the first client opens it: seconds for each.
+# Without persistence mode the driver initialises every GPU for its first client, which takes seconds for each.
 _START_GRACE_SECONDS = 20.0
 
 
 def reader_command() -> list[str]:
-    """How to start the NVML child: by file, so that it needs nothing importable but nvidia-ml-py."""
+    """The command of the NVML child. It runs by file path, so that only nvidia-ml-py must be importable."""
     # -P: a file named json.py in the user's working directory must not be imported.
     return [sys.executable, "-P", str(Path(__file__).with_name("nvml.py"))]
 
 
 class NvmlProbe:
-    """The GPUs as NVML sees them. Starts its child at the first read. Not for several threads at once."""
+    """The GPUs as NVML reports them. Starts its child at the first read. Not thread-safe."""
 
     def __init__(self, timeout: float = 10.0, command: Sequence[str] | None = None) -> None:
         """`timeout`: seconds that NVML may take to answer; opening the driver may take 20 s more."""
@@ -42,7 +42,7 @@ class NvmlProbe:
         self._uuids: dict[int, str] = {}
 
     def read(self) -> GpuReading:
-        """All GPUs now. Raises GpuUnavailableError; after a hang or a crash the next read starts afresh."""
+        """All GPUs now. Raises GpuUnavailableError. After a hang or a crash the next read starts a new child."""
         reading = _parse(self._ask())
         reading = _name_lost(reading, self._uuids)
         self._uuids |= {gpu.index: gpu.uuid for gpu in reading.gpus if gpu.mig is None}
@@ -57,7 +57,7 @@ class NvmlProbe:
     def _ask(self) -> dict[str, Any]:
         answer = self._exchange()
         if not answer and self._child is not None and _has_left(self._child):
-            # It left after its last answer, as it does to load the library of an updated driver.
+            # It exited after its last answer, as it does after a driver update, to load the new library.
             self.close()
             answer = self._exchange()
         try:
@@ -69,7 +69,7 @@ class NvmlProbe:
         return decoded
 
     def _exchange(self) -> bytes:
-        """What the child wrote until the newline, or until its end if that came first."""
+        """The child's answer up to the newline, or up to the end of its output if that comes first."""
         child, patience = self._running_child()
         try:
             return _exchange(child, time.monotonic() + patience)
@@ -83,14 +83,14 @@ class NvmlProbe:
                 hint="If `nvidia-smi` hangs too, reboot the machine, or report it and rent another. " + REHEARSE,
             ) from None
         except BaseException:
-            # Half an answer may lie in the pipe (Ctrl-C): the next read must not take it for its own.
+            # Half an answer may be left in the pipe (Ctrl-C). The next read must not use it.
             self.close()
             raise
 
     def _running_child(self) -> tuple[subprocess.Popen[bytes], float]:
         """The child and the seconds it may take for its next answer."""
         if self._stuck is not None:
-            # One that even SIGKILL does not end sits in the kernel; a second would join it there.
+            # A child that survives SIGKILL hangs in the kernel. A second one would hang there too.
             if self._stuck.poll() is None:
                 raise GpuUnavailableError(
                     "the GPUs cannot be read: an earlier NVML call still hangs inside the NVIDIA driver "
@@ -100,7 +100,7 @@ class NvmlProbe:
             self._stuck = None
         if self._child is not None and self._child.poll() is None:
             return self._child, self._timeout
-        self.close()  # It died between two reads: nothing was asked of it, so nothing is wrong yet.
+        self.close()  # It died between two reads, with no request pending: not an error yet.
         self._child = self._start()
         return self._child, self._timeout + _START_GRACE_SECONDS
 
@@ -112,7 +112,7 @@ class NvmlProbe:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
-                process_group=0,  # Ctrl-C at the terminal is for the person's program, not for this child.
+                process_group=0,  # Ctrl-C at the terminal must not reach this child.
             )
         except OSError as error:
             raise GpuUnavailableError(
@@ -134,12 +134,12 @@ class NvmlProbe:
         )
 
     def _end(self, child: subprocess.Popen[bytes]) -> int | None:
-        """The exit status it had by itself, or that of the kill; None when it cannot be killed."""
+        """End the child. Return its own exit status or that of the kill; None if it cannot be killed."""
         for pipe in (child.stdin, child.stdout):
             if pipe is not None:
                 pipe.close()
         try:
-            # A child that closed its pipe is on its way out: its own status says more than our SIGKILL.
+            # A child that closed its pipe is exiting. Its own status says more than our SIGKILL.
             return child.wait(_LEAVE_SECONDS)
         except subprocess.TimeoutExpired:
             child.kill()
@@ -151,7 +151,7 @@ class NvmlProbe:
 
 
 class CpuSlots:
-    """Two CPU slots in place of two GPUs, so that a rehearsal schedules as a box with GPUs does."""
+    """Two CPU slots in place of two GPUs, so that a rehearsal schedules like a box with GPUs."""
 
     def __init__(self) -> None:
         self._reading = GpuReading(
@@ -177,7 +177,7 @@ class CpuSlots:
 
 
 def _has_left(child: subprocess.Popen[bytes]) -> bool:
-    """Whether the child exits without an error after its pipe ended."""
+    """Whether the child exits without an error once its pipe is closed."""
     try:
         return child.wait(_LEAVE_SECONDS) == 0
     except subprocess.TimeoutExpired:
@@ -185,10 +185,11 @@ def _has_left(child: subprocess.Popen[bytes]) -> bool:
 
 
 def _exchange(child: subprocess.Popen[bytes], deadline: float) -> bytes:
-    """One request, and its answer up to and with the newline, or what came before the pipe's end.
+    """Send one request. Return the answer including its newline, or what came before the pipe's end.
 
     Raises:
-        BrokenPipeError, TimeoutError: the child has ended; it has not answered by the deadline.
+        BrokenPipeError: the child has ended.
+        TimeoutError: it has not answered by the deadline.
     """
     if child.stdin is None or child.stdout is None:
         raise BrokenPipeError
@@ -258,7 +259,7 @@ REHEARSE = "`wan-train rehearse` runs the whole pipeline without a GPU."
 
 
 class NvmlCode(IntEnum):
-    """The NVML return codes that have a remedy of their own (nvml.h, nvmlReturn_t)."""
+    """The NVML return codes with their own remedy (nvml.h, nvmlReturn_t)."""
 
     NOT_SUPPORTED = 3
     NO_PERMISSION = 4
@@ -272,7 +273,7 @@ class NvmlCode(IntEnum):
 
 
 _CONTAINER_DEVICES = "NVIDIA_VISIBLE_DEVICES"
-"""What NVIDIA's container toolkit reads when a container starts; `void` and `none` are its words for no GPU."""
+"""NVIDIA's container toolkit reads it when a container starts; `void` and `none` mean no GPU."""
 _XID = "`sudo dmesg | grep -i xid` shows the driver's own words"
 
 _LOST: dict[int, str] = {
@@ -325,7 +326,7 @@ _UNAVAILABLE: dict[int, tuple[str, str]] = {
 
 
 def lost_reason(*, index: int, code: int, text: str) -> str:
-    """Why GPU `index` cannot be used and how to fix it. `text` is NVML's own name of the error."""
+    """Why GPU `index` cannot be used and how to fix it. `text` is NVML's own name for the error."""
     known = _LOST.get(code)
     remedy = known.format(index=index) if known else f"reset its driver or reboot the machine ({_XID})"
     return f"NVML says {text!r}: {remedy}"

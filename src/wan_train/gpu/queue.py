@@ -1,6 +1,6 @@
-"""The line in which runs wait for GPUs: a ticket is a file that counts while its owner keeps it locked.
+"""The queue of runs that wait for GPUs. A ticket is a file that counts while its owner keeps it locked.
 
-This is fairness and nothing else. That no two runs hold one GPU is the leases' business.
+The queue only provides fairness. The leases ensure that no two runs hold one GPU.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SWEEP_AFTER_SECONDS = 24 * 3600
 
 
 class Ticket:
-    """One run's place in line. It never holds a GPU."""
+    """One run's place in the queue. It never holds a GPU."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         """`descriptor`: the open, unlocked file at `path`."""
@@ -33,17 +33,17 @@ class Ticket:
 
     @property
     def name(self) -> str:
-        """What the line is sorted by."""
+        """The queue's sort key."""
         return self.path.name.removesuffix(".ticket")
 
     def want(self, uuids: Iterable[str]) -> None:
-        """Ask for these GPUs, in place of those asked for before. Raises ValueError after close."""
+        """Request these GPUs instead of those requested before. Raises ValueError after close."""
         text = json.dumps(sorted(set(uuids)))
         while True:
             descriptor = self._open()
-            # Text before lock: whoever sees the lock then sees what it is for.
+            # Write the text before locking, so that it is there when others see the lock.
             locks.write(descriptor, text)
-            # False means that another process of the same run is in this place already, which is as good.
+            # False means that another process of the same run already holds this place, which is just as good.
             locks.try_exclusive(descriptor, self.path)
             if locks.is_at(descriptor, self.path):
                 return
@@ -53,11 +53,11 @@ class Ticket:
             self._descriptor = locks.open_or_create(self.path)
 
     def rest(self) -> None:
-        """Stay in line but ask for nothing. Raises ValueError after close."""
+        """Stay in the queue but request nothing. Raises ValueError after close."""
         locks.unlock(self._open())
 
     def close(self) -> None:
-        """Leave the line and take the file away. May be called twice."""
+        """Leave the queue and delete the file. May be called twice."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is None:
             return
@@ -72,7 +72,7 @@ class Ticket:
 
 
 def open_ticket(directory: Path, order: int, run_id: str) -> Ticket:
-    """The ticket of this run, made if need be. Raises ValueError and NotReadyError."""
+    """The ticket of this run, created if missing. Raises ValueError and NotReadyError."""
     if not 0 <= order < 10**_DIGITS:
         raise ValueError(f"order {order} does not fit into {_DIGITS} digits")
     path = directory / f"{order:0{_DIGITS}d}-{locks.safe_name(run_id)}.ticket"
@@ -80,12 +80,12 @@ def open_ticket(directory: Path, order: int, run_id: str) -> Ticket:
 
 
 def older_wants(directory: Path, uuid: str, ticket: Ticket) -> bool:
-    """Whether a ticket before this one is alive and asks for the GPU; sweeps the dead ones of past days."""
+    """Whether a live ticket before this one requests the GPU. Deletes dead tickets older than a day."""
     for path in _before(directory, ticket):
         try:
             descriptor = locks.open_existing(path)
         except NotReadyError:
-            continue  # Not a ticket of ours; one odd file must not stop the line for everybody.
+            continue  # Not one of our tickets; one odd file must not block the queue for everyone.
         if descriptor is None:
             continue
         try:
@@ -113,7 +113,7 @@ def _wants(descriptor: int, uuid: str) -> bool:
     try:
         wanted = json.loads(locks.read(descriptor))
     except (ValueError, RecursionError):
-        return True  # Torn: its owner is writing. Let it go first this once.
+        return True  # Incomplete: its owner is writing. Let it go first this time.
     return isinstance(wanted, list) and uuid in wanted
 
 
@@ -121,7 +121,7 @@ def _sweep(descriptor: int, path: Path) -> None:
     def is_old() -> bool:
         return time.time() - os.fstat(descriptor).st_mtime >= _SWEEP_AFTER_SECONDS
 
-    # Looked at again under the lock: an owner who wakes now renews it first and looks for its file last.
+    # Check again under the lock: an owner that wakes now renews the file first and checks that it exists last.
     if is_old() and locks.try_exclusive(descriptor, path) and is_old() and locks.is_at(descriptor, path):
-        with suppress(PermissionError):  # Another user's; the sticky directory leaves it to them.
+        with suppress(PermissionError):  # Another user's ticket: in a sticky directory only its owner can delete it.
             path.unlink(missing_ok=True)

@@ -15,9 +15,9 @@ from wan_train.recipe.model import ExpertSpec, Origin, Recipe, Source, Training,
 from wan_train.recipe.terms import Attention, Expert
 
 CHOSEN = "chosen"
-"""How the reason of a setting begins that a person set; who, in brackets."""
+"""Start of the reason for a setting that the user chose; its source follows in brackets."""
 AS_IN_RECIPE = "as the recipe says"
-"""The reason of a setting that the machine left alone."""
+"""The reason for a setting that the adaptation did not change."""
 
 _BLACKWELL = 10
 """First major compute capability of the Blackwell generation (10.0 B200, 12.0 RTX 50). Source: CUDA GPU list."""
@@ -25,7 +25,7 @@ _BLACKWELL = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """What the rules need to know of one GPU. `compute_capability` is None for a CPU slot."""
+    """What the rules need to know about one GPU. `compute_capability` is None for a CPU slot."""
 
     name: str
     total_bytes: int
@@ -46,7 +46,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """One setting and why it has its value; `expert` is None where that holds for all experts of the run."""
+    """One setting and why it has its value; `expert` is None if that holds for all experts of the run."""
 
     setting: str
     value: str
@@ -64,8 +64,8 @@ class SwapRule:
 
 
 # Checked in order; the first rule whose limit is above the smallest card's memory applies.
-# The whole fp16 DiT is 26.6 GiB in 40 blocks, and with fp8_base the trainer moves (40 - N) / 40 of it to the GPU before
-# casting (read in both supported versions, see docs/gpu.md), so N follows from the memory there is.
+# The whole fp16 DiT is 26.6 GiB in 40 blocks. With fp8_base the trainer moves (40 - N) / 40 of it to the GPU before
+# casting (read in both supported versions, see docs/gpu.md), so the card's memory determines N.
 SWAP_RULES: tuple[SwapRule, ...] = (
     SwapRule(below_bytes=14 * GIB, blocks=36, reason="less than 14 GiB: all but four of 40 blocks wait in RAM"),
     SwapRule(
@@ -82,11 +82,11 @@ NOTHING_MEASURED = Tuning()
 
 
 def adapt(recipe: Recipe, machine: Machine, tuning: Tuning = NOTHING_MEASURED) -> tuple[Recipe, tuple[Choice, ...]]:
-    """The recipe with every setting that nobody chose adapted to the machine, and the reasons.
+    """Adapt every setting that the user did not choose to the machine; returns the recipe and the reasons.
 
-    A chosen setting stays, and its reason says so. What was measured on this kind of card counts more than the rules.
-    The settings fit every card in `machine.cards`, since any of them may be the one that becomes free. Raises
-    NotReadyError for weights that cannot be trained.
+    A chosen setting stays, and its reason says so. Measurements on this kind of card take precedence over the rules.
+    The settings fit every card in `machine.cards`, since any of them may become free. Raises NotReadyError for weights
+    that cannot be trained or a missing attention package, BadInputError for SageAttention.
     """
     experts: list[ExpertSpec] = []
     choices: list[Choice] = []
@@ -131,7 +131,7 @@ def _adapt(spec: ExpertSpec, machine: Machine, measured: Measurement | None) -> 
 
 
 def _fastest(spec: ExpertSpec, measured: Measurement | None) -> dict[str, Any]:
-    """The measured values of the settings that nobody set."""
+    """The measured values of the settings that the user did not choose."""
     if measured is None:
         return {}
     free = {name: value for name, value in measured.settings.items() if name not in spec.sources}
@@ -151,7 +151,7 @@ def _attention(_: Training, machine: Machine) -> tuple[Attention, str]:
 
 
 def _check_attention(attention: Attention, source: Source | None, machine: Machine) -> None:
-    """The trainer would notice a missing package only after it has loaded 28 GB."""
+    """Raise if the attention cannot be used; the trainer notices a missing package only after loading 28 GB."""
     hint = "Leave the choice to wan-train (--attention auto), or use --attention sdpa: same speed and memory."
     if attention is Attention.SAGE:
         raise BadInputError(
@@ -216,7 +216,7 @@ _RULES: Mapping[str, Callable[[Training, Machine], tuple[Any, str]]] = {
     "max_data_loader_n_workers": _loader_workers,
     "num_cpu_threads_per_process": _threads,
 }
-"""The rule of each setting: its value and the reason."""
+"""The rule for each setting, which returns its value and the reason."""
 
 
 def is_blackwell(compute_capability: tuple[int, int] | None) -> bool:

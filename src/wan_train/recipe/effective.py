@@ -1,4 +1,4 @@
-"""The one effective set of settings: layers laid over a recipe, and settings side by side."""
+"""The effective settings: layers over a recipe, and the settings of several recipes side by side."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wan_train.recipe.terms import Attention, Expert
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """Settings by name that one source gives, for one expert or for all."""
+    """Settings by name from one source, for one expert or for all."""
 
     source: Source
     values: Mapping[str, Any]
@@ -21,7 +21,7 @@ class Layer:
 
 
 def resolve(recipe: Recipe, layers: Iterable[Layer]) -> Recipe:
-    """The recipe with every layer laid over it, a later one over an earlier one."""
+    """The recipe with every layer applied; a later layer overrides an earlier one."""
     experts = recipe.experts
     for layer in layers:
         experts = tuple(_covered(spec, layer) if layer.expert in {None, spec.expert} else spec for spec in experts)
@@ -31,7 +31,7 @@ def resolve(recipe: Recipe, layers: Iterable[Layer]) -> Recipe:
 def _covered(spec: ExpertSpec, layer: Layer) -> ExpertSpec:
     sources = {**spec.sources, **dict.fromkeys(layer.values, layer.source)}
     if layer.values.get("attention") is Attention.AUTO:
-        del sources["attention"]  # left to the machine, as if nobody had chosen
+        del sources["attention"]  # left to the machine, as if it were not chosen
     return replace(spec, training=changed(spec.training, layer.values), sources=sources)
 
 
@@ -41,7 +41,7 @@ def select(recipe: Recipe, experts: tuple[Expert, ...]) -> Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effective:
-    """One setting of each of some recipes; None where a recipe has none. `expert` is None where all experts agree."""
+    """One setting in several recipes; None where a recipe lacks it. `expert` is None if all experts agree."""
 
     name: str
     expert: Expert | None
@@ -58,9 +58,9 @@ class Effective:
 
 
 def effective(recipes: Sequence[Recipe]) -> Iterator[Effective]:
-    """Every setting that one of the recipes has, in the order of a recipe file.
+    """Every setting of any of the recipes, in the order of a recipe file.
 
-    One row where the experts of each recipe agree on value and source, else one for each expert.
+    One row if the experts of each recipe agree on value and source, else one for each expert.
     """
     specs = [{spec.expert: spec for spec in recipe.experts} for recipe in recipes]
     present = [expert for expert in Expert if any(expert in each for each in specs)]
@@ -88,7 +88,7 @@ def effective(recipes: Sequence[Recipe]) -> Iterator[Effective]:
 
 
 PLACES = ("task", "t5", "vae", "dit", "timesteps")
-"""What a recipe says beside the settings of its trainings."""
+"""What a recipe has besides the settings of its trainings."""
 
 
 def _places(recipe: Recipe, spec: ExpertSpec) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _row(name: str, expert: Expert | None, cells: Sequence[tuple[str | None, Sou
 
 
 def word_of(value: object) -> str | None:
-    """A value as people read it; None for none."""
+    """A value in words; None for no value."""
     match value:
         case None:
             return None
@@ -123,13 +123,13 @@ def word_of(value: object) -> str | None:
 
 
 def agreed(recipe: Recipe, what: Callable[[ExpertSpec], str]) -> list[tuple[Expert | None, str]]:
-    """What is to be said of the experts: once where it is the same of all of them, else for each."""
+    """`what` for the experts: once, with None, if it is the same for all, else once for each."""
     said = [(spec.expert, what(spec)) for spec in recipe.experts]
     same = len({text for _, text in said}) == 1
     return [(None, said[0][1])] if same else list(said)
 
 
 def require(problems: Sequence[str], what: str, hint: str) -> None:
-    """Raises BadInputError that lists the problems, if there are any."""
+    """Raise BadInputError with all problems, if there are any."""
     if problems:
         raise BadInputError(f"{what}:\n" + "\n".join(f"  {problem}" for problem in problems), hint=hint)

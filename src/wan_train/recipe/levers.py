@@ -1,7 +1,7 @@
-"""What can make a step faster on the same card: one table of levers, each with its source and what it does to the LoRA.
+"""What can make a step faster on the same card: one table of levers, each with its source and its effect on the LoRA.
 
-A lever that makes the result worse has no place here: `Effect` has no word for it, and `levers_for` offers fp8 to
-nobody who trains without it.
+No lever makes the result worse: `Effect` has no word for that, and `levers_for` never offers fp8 to a training without
+it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from wan_train.recipe.terms import Attention
 from wan_train.recipe.values import ATTENTION_KEYS
 
 Settings = Mapping[str, Value]
-"""Values of the settings that levers move, by name. An option of the trainer that is not there is not given."""
+"""Values of the settings that levers change, by name. A trainer option that is missing here is not passed."""
 
 DIT_PARAMETERS = 14_288_491_584
-"""Numbers in one expert's DiT. Counted from musubi-tuner's own model of Wan 2.2 A14B."""
+"""Parameters of one expert's DiT, counted in musubi-tuner's own model of Wan 2.2 A14B."""
 OWN_SETTINGS = ("attention", "fp8_base", "blocks_to_swap")
-"""The settings of every training that levers move; `blocks_to_swap` is searched, the others are switched."""
+"""The settings of every training that levers change; `blocks_to_swap` is searched, the others are switched."""
 
 
 class Effect(StrEnum):
@@ -35,8 +35,8 @@ class Effect(StrEnum):
 class Lever:
     """Settings to change together.
 
-    `gain` is the part of a step that it saves where it helps, as `source` reports it: it orders the candidates and is
-    never shown as measured. `warmup_seconds` is what its first step costs more than others, reported too.
+    `gain` is the fraction of a step's time that it saves where it helps, as `source` reports. It orders the candidates
+    and is never shown as measured. `warmup_seconds` is the extra time of its first step, also as reported.
     """
 
     id: str
@@ -46,12 +46,12 @@ class Lever:
     gain: float
     source: str
     package: str | None = None
-    """What the trainer's environment must be able to import."""
+    """The package that the trainer's environment must be able to import."""
     needs_swap: bool = False
     warmup_seconds: float = 0.0
 
     def options(self) -> tuple[str, ...]:
-        """The options of the trainer that it needs, by name without dashes."""
+        """The trainer options that it needs, by name without dashes."""
         attention = [key for key, word in ATTENTION_KEYS.items() if word == self.changes.get("attention")]
         return (*attention, *(name for name in self.changes if name not in OWN_SETTINGS))
 
@@ -136,24 +136,24 @@ LEVERS: tuple[Lever, ...] = (
         source="the trainer's source: otherwise every epoch starts its data loaders anew",
     ),
 )
-"""Those with the largest reported gain first."""
+"""Every lever; `levers_for` sorts by the reported gain."""
 
 OPTIONS = frozenset(name for lever in LEVERS for name in lever.changes if name not in OWN_SETTINGS)
-"""The options of the trainer that levers give."""
+"""The trainer options that levers set."""
 
 _BROKEN_FLASH3 = "d0a1930"
 SWAP_GAIN_PER_BLOCK = 0.015
-"""Part of a step that one swapped block costs: ten blocks cost 10 to 20 % (musubi-tuner issue 700)."""
+"""Fraction of a step's time that one swapped block costs: ten cost 10 to 20 % (musubi-tuner issue 700)."""
 
 
 def settings_moved(training: Training) -> Settings:
-    """The values that a training has for all that levers move."""
+    """A training's values of all settings that levers change."""
     every = settings_of(training)
     return {name: every[name] for name in OWN_SETTINGS} | {name: every[name] for name in OPTIONS if name in every}
 
 
 def with_settings(training: Training, settings: Settings) -> Training:
-    """The training under these settings, with no other lever's option."""
+    """The training with these settings, without the options of other levers."""
     off = dict.fromkeys(OPTIONS - settings.keys(), False)
     attention = {"attention": Attention(str(settings["attention"]))} if "attention" in settings else {}
     return changed(training, {**off, **settings, **attention})
@@ -170,7 +170,7 @@ def levers_for(
 ) -> tuple[Lever, ...]:
     """The levers that can be tried on a training, the most promising first.
 
-    `chosen` are settings that somebody set, which no lever moves; `options` are the trainer's, without dashes;
+    `chosen` are settings that the user chose, which no lever may change. `options` are the trainer's, without dashes.
     `packages` are those that its environment can import.
     """
     return tuple(
@@ -183,13 +183,13 @@ def levers_for(
         and not (lever.id == "flash3" and version == _BROKEN_FLASH3)
         # xformers has no working fp16 kernels on Blackwell (xformers issue 1251).
         and not (lever.id == "xformers" and blackwell)
-        # Activations of all blocks would have to be kept: the trainer wants checkpointing for it.
+        # The trainer requires checkpointing for these: without it, the activations of all blocks must be kept.
         and not (lever.needs_swap and not training.gradient_checkpointing)
     )
 
 
 def describe(settings: Settings) -> str:
-    """`sdpa, 2 blocks swapped`; what the guide has too (fp8, no swapping) is not named."""
+    """Settings in words, like `sdpa, 2 blocks swapped`; the guide's fp8 and no swapping are not named."""
     blocks = int(str(settings.get("blocks_to_swap", 0)))
     parts = [str(settings.get("attention", ""))]
     parts += [] if settings.get("fp8_base") else ["no fp8"]
@@ -204,6 +204,6 @@ def describe(settings: Settings) -> str:
 
 
 def expected_gain(levers: Collection[Lever], *, blocks: int) -> float:
-    """The part of a step that the best single change saves by what others report, 0 where there is none to try."""
+    """The fraction of a step's time that the best single change saves, as others report; 0 if there is none to try."""
     fewer = [SWAP_GAIN_PER_BLOCK * blocks] if blocks else []
     return max([*fewer, *(lever.gain for lever in levers if blocks or not lever.needs_swap)], default=0.0)

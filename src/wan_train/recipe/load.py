@@ -1,4 +1,4 @@
-"""Recipes read from TOML, validated with the path of every wrong key, and written back."""
+"""Read recipes from TOML, report every invalid key with its path, and write recipes back."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _OF_TASK = {Task.T2V: "t2v-a14b", Task.I2V: "i2v-a14b"}
 
 
 def shipped(task: Task) -> Recipe:
-    """The shipped recipe of a task, whose values are nobody's choice: the adaptation to the GPU may change them."""
+    """The shipped recipe of a task. Nobody chose its values, so the adaptation to the GPU may change them."""
     return load(shipped_path(_OF_TASK[task]), None)
 
 
 def load(path: Path, options: Options | None) -> Recipe:
-    """Read a recipe file; raises BadInputError that lists every problem with its key path.
+    """Read a recipe file; raises BadInputError with every problem and its key path.
 
-    What is not a setting of Training is read as one of the trainer's `options`. Without these the file is a shipped
-    one, whose values have no source.
+    A key that is not a setting of Training is read as one of the trainer's `options`. Without options the file is a
+    shipped one, whose values have no source.
     """
     source = None if options is None else Source(origin=Origin.RECIPE, text=f"recipe {path.name}")
     return _read(path, _toml(path), options, source)
@@ -56,7 +56,7 @@ def preset_summary(preset: Preset) -> str:
 
 
 def load_preset(preset: Preset, task: Task, options: Options) -> Recipe:
-    """The shipped recipe of a task with a preset's settings, whose source is the preset."""
+    """The shipped recipe of a task with a preset's settings; their source is the preset."""
     if preset is Preset.GUIDE:
         return shipped(task)
     own = dict(_toml(preset_path(preset)))
@@ -77,7 +77,7 @@ def _read(path: Path, own: Mapping[str, Any], options: Options | None, source: S
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any], *, flag_of: Callable[[str], str] = str) -> Recipe:
-    """The recipe with some settings of all experts replaced by options; None leaves a setting alone.
+    """The recipe with settings of all experts replaced by command-line options; None keeps a setting.
 
     Raises BadInputError, which names a setting by its option.
     """
@@ -137,12 +137,12 @@ def _toml(path: Path) -> Mapping[str, Any]:
             f"there is no recipe file {path}",
             hint="Leave --recipe out to take the shipped one; each run directory has its own recipe.toml.",
         ) from None
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no TOML, endless numbers
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML, or too long a number
         raise BadInputError(f"the recipe {path} cannot be read: {reason_of(error)}", hint=_HINT) from error
 
 
 def _with_base(own: Mapping[str, Any], problems: list[str]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The data of a file laid over that of its base, and its own alone."""
+    """A file's data merged over its base, and its own data alone."""
     if "base" not in own:
         return own, own
     if own["base"] not in shipped_names():
@@ -161,7 +161,7 @@ def _with_base(own: Mapping[str, Any], problems: list[str]) -> tuple[Mapping[str
 
 
 class _Reader:
-    """One recipe being read; problems go to `problems`."""
+    """The reader of one recipe; problems go to `problems`."""
 
     def __init__(self, options: Options | None, folder: Path, source: Source | None, problems: list[str]) -> None:
         self._options = options

@@ -1,4 +1,4 @@
-"""What was measured on this kind of card, as values, and which of it a training should use."""
+"""Measurements on this kind of card, as values, and which of them a training should use."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from wan_train.recipe.model import ExpertSpec, Training, settings_of
 from wan_train.recipe.terms import Task
 
 MEASURED = "measured here"
-"""How the reason of a setting begins that a measurement chose."""
+"""Start of the reason for a setting that a measurement chose."""
 
 _SAME = 0.01
-"""Part of the time by which two candidates count as equally fast: less than two runs of the same settings differ."""
+"""Relative difference up to which two candidates are equally fast; two runs of the same settings differ by more."""
 _LARGER = 1.03
-"""How much larger than the measured one a largest bucket may be: buckets of one resolution differ by this much."""
+"""How many times larger than the measured one a largest bucket may be: buckets of one resolution differ that much."""
 _SPEED_ALIKE = 0.1
-"""How far the commonest bucket may be from the measured one, in tokens."""
+"""Largest relative difference in tokens between the commonest bucket and the measured one."""
 _SPATIAL, _TEMPORAL = 16, 4
-"""Pixels of one token in both directions; frames of one latent after the first (Wan 2.2 A14B)."""
+"""Pixels per token in both directions; frames per latent after the first (Wan 2.2 A14B)."""
 
 
 class Outcome(StrEnum):
@@ -68,7 +68,7 @@ class Shape:
 class Workload:
     """What is trained, as far as time and memory depend on it.
 
-    `others` are settings that no lever moves: rank, optimizer, checkpointing, further options of the trainer.
+    `others` are settings that no lever changes: rank, optimizer, checkpointing, further options of the trainer.
     """
 
     task: Task
@@ -79,7 +79,7 @@ class Workload:
     others: tuple[str, ...]
 
     def serves(self, wanted: Workload) -> bool:
-        """Whether what was measured with this workload holds for another one."""
+        """Whether measurements with this workload hold for another one."""
         if replace(wanted, commonest=self.commonest, largest=self.largest) != self:
             return False
         fits = wanted.largest.tokens <= _LARGER * self.largest.tokens
@@ -88,10 +88,10 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One candidate, measured once. Seconds and bytes; `lever` is empty for the guide's settings.
+    """One measurement of one candidate, in seconds and bytes; `lever` is empty for the guide's settings.
 
-    `peak_bytes` is the most that the driver reported as used on the card. `warmup_seconds` is what the first steps took
-    beyond as many others, `epoch_seconds` what the first step of an epoch takes beyond the others.
+    `peak_bytes` is the peak memory use of the card as reported by the driver. `warmup_seconds` is the extra time of the
+    first steps, `epoch_seconds` the extra time of the first step of an epoch.
     """
 
     at: float
@@ -116,7 +116,7 @@ class Measurement:
 
     @property
     def spread(self) -> float:
-        """Half of the range in which the middle half of the steps lies, in seconds."""
+        """Half of the interquartile range of the steps, in seconds."""
         lower, _, upper = statistics.quantiles(self.step_seconds, n=4) if len(self.step_seconds) > 1 else (0.0,) * 3
         return (upper - lower) / 2
 
@@ -127,7 +127,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Length:
-    """How long the training will be that a choice is made for. `shapes` are its buckets, each compiled anew."""
+    """The length of the training to choose settings for. `shapes` counts its buckets; each is compiled separately."""
 
     steps: int = 2_400
     epochs: int = 100
@@ -144,10 +144,10 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuned:
-    """The measured speed of the settings that a run uses; `guide_seconds` is that of the settings it would have had.
+    """The measured speed of the settings that a run uses; `guide_seconds` is that of the guide's settings.
 
-    `load_seconds` includes the warm-up of each bucket; None while unknown, and in older plans. `shape` is the bucket
-    that was timed, `epoch_seconds` what the start of an epoch takes beyond its steps.
+    `load_seconds` includes the warm-up of each bucket; None while unknown, and in older plans. `shape` is the timed
+    bucket, `epoch_seconds` the extra time at the start of an epoch.
     """
 
     words: str
@@ -161,7 +161,7 @@ class Tuned:
 
 
 def total_seconds(measured: Measurement, length: Length) -> float:
-    """How long a training takes under measured settings: load, warm-up of each bucket, steps, starts of epochs."""
+    """How long a training takes with measured settings: load, warm-up of each bucket, steps, starts of epochs."""
     return (
         (measured.load_seconds or 0.0)
         + measured.warmup_seconds * length.shapes
@@ -171,9 +171,9 @@ def total_seconds(measured: Measurement, length: Length) -> float:
 
 
 def best(measurements: Collection[Measurement], length: Length) -> Measurement | None:
-    """The fastest for a training of this length; of equally fast ones the first that was measured.
+    """The fastest for a training of this length; among equally fast ones, the first that was measured.
 
-    A difference within the scatter of the steps is none: a lever that does nothing must not be chosen by chance.
+    A difference within the scatter of the steps does not count, so that no lever without effect is chosen by chance.
     """
     complete = [each for each in measurements if each.outcome is Outcome.MEASURED]
     if not complete:
@@ -189,7 +189,7 @@ def best(measurements: Collection[Measurement], length: Length) -> Measurement |
 
 
 def others_of(training: Training) -> tuple[str, ...]:
-    """The settings on which speed and memory depend and that no lever moves, as a measurement is known by them."""
+    """The settings that speed and memory depend on and no lever changes; measurements are matched by them."""
     own = ("network_dim", "network_module", "optimizer_type", "gradient_checkpointing", "gradient_accumulation_steps")
     every = settings_of(training)
     found = [f"{name}={every[name]}" for name in own]
@@ -197,7 +197,7 @@ def others_of(training: Training) -> tuple[str, ...]:
 
 
 def serving(measurements: Sequence[Measurement], wanted: Workload) -> tuple[Measurement, ...]:
-    """The measurements that hold for a workload; of the same settings only the newest."""
+    """The measurements that hold for a workload; only the newest of those with the same settings."""
     newest: dict[str, Measurement] = {}
     for each in measurements:
         if each.workload.serves(wanted):
@@ -206,7 +206,7 @@ def serving(measurements: Sequence[Measurement], wanted: Workload) -> tuple[Meas
 
 
 def choice_for(spec: ExpertSpec, tuning: Tuning) -> Measurement | None:
-    """The best measured settings that agree with everything somebody set; None where nothing was measured."""
+    """The best measured settings that agree with everything the user chose; None if nothing was measured."""
     moved = settings_moved(spec.training)
     chosen = {name for name in (*OWN_SETTINGS, *OPTIONS) if name in spec.sources}
     agreeing = [
@@ -218,7 +218,7 @@ def choice_for(spec: ExpertSpec, tuning: Tuning) -> Measurement | None:
 
 
 def tuned(spec: ExpertSpec, tuning: Tuning) -> Tuned | None:
-    """What was measured of the settings that an expert has; None where these were not measured."""
+    """The measured speed of an expert's settings; None if they were not measured."""
     moved = settings_moved(spec.training)
     found = next(
         (each for each in tuning.measurements if each.outcome is Outcome.MEASURED and each.settings == moved), None

@@ -12,7 +12,7 @@ from wan_train.recipe import until
 from wan_train.recipe.terms import BLOCKS, Attention, Expert, Task
 
 Value = bool | int | float | str | tuple[int | float | str, ...]
-"""The value of any option of the trainer: True for one that takes none, several for one that takes a list."""
+"""The value of any trainer option: True for one without a value, a tuple for one that takes a list."""
 codec.register_values(Value)
 
 
@@ -28,7 +28,7 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Who set a value, in words: `recipe cats.toml`, `--rank`, `after --`; for the machine, why."""
+    """What set a value, in words: `recipe cats.toml`, `--rank`, `after --`; for the machine, the reason."""
 
     origin: Origin
     text: str
@@ -51,11 +51,11 @@ class Training:
     """Settings of one training job, under musubi-tuner's own option names.
 
     Integers and floats are kept as the recipe wrote them, so that commands show `8` and not `8.0`. Metadata of a field:
-    its `range`, outside which the trainer fails late or trains nothing; its allowed `words`; `read`, its own parser;
-    `is_file`; and `is_shared` for one that cannot differ between the experts.
+    `range` (outside it the trainer fails late or trains nothing), allowed `words`, `read` (its own parser), `is_file`,
+    and `is_shared` if it cannot differ between the experts.
 
-    `engine/commands.py` passes a new field on. `configs/recipes` has the shipped values; `wan-train recipe show` prints
-    them.
+    Pass a new field on in `engine/commands.py`. `configs/recipes` has the shipped values; `wan-train recipe show`
+    prints them.
     """
 
     attention: Attention
@@ -75,7 +75,7 @@ class Training:
     discrete_flow_shift: float = field(metadata={"range": (1e-3, 100)})
     preserve_distribution_shape: bool
     max_train_epochs: int = field(metadata={"range": (1, 100_000)})
-    """The epochs that the schedule is made for."""
+    """The epochs that the learning-rate schedule covers."""
     save_every_n_epochs: int = field(metadata={"range": (1, 100_000), "is_shared": True})
     seed: int = field(metadata={"range": (0, 2**32 - 1)})
     max_grad_norm: float = field(metadata={"range": (0, 1e6)})
@@ -88,7 +88,7 @@ class Training:
     """A LoRA to continue from; an absolute path once it is resolved."""
     blocks_to_swap: int = field(default=0, metadata={"range": (0, BLOCKS - 1)})  # one must stay
     until: str = field(default=until.ALL, metadata={"read": until.read})
-    """When this expert ends (`recipe.until`). wan-train sees to it: the trainer has no such option."""
+    """When this expert ends (`recipe.until`). wan-train enforces it, since the trainer has no such option."""
     sample_prompts: str | None = field(default=None, metadata={"is_shared": True, "is_file": True})
     sample_every_n_epochs: int | None = field(default=None, metadata={"range": (1, 100_000), "is_shared": True})
     """0 for an attempt without samples; None until the plan chooses."""
@@ -130,13 +130,13 @@ FIELD_NAMES = frozenset(f.name for f in fields(Training)) - {"options"}
 
 
 def settings_of(training: Training) -> dict[str, Any]:
-    """Every setting by name, the options among them."""
+    """Every setting by name, including the options."""
     own = {f.name: getattr(training, f.name) for f in fields(Training) if f.name in FIELD_NAMES}
     return own | dict(training.options)
 
 
 def training_of(settings: Mapping[str, Any]) -> Training:
-    """The training of settings by name. An option that is False is off, which the trainer has no word for."""
+    """The training with settings by name. An option that is False is left out: the trainer has no word for off."""
     options = {name: value for name, value in settings.items() if name not in FIELD_NAMES and value is not False}
     return Training(**{name: value for name, value in settings.items() if name in FIELD_NAMES}, options=options)
 

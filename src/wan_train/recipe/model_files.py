@@ -25,7 +25,7 @@ class ModelFile:
     file: str
     place: str
     gb: float
-    """About how many bytes it has, in units of 10**9; the hub's own number counts where it can be asked."""
+    """The approximate size in units of 10**9 bytes; the hub's own number takes precedence where it is available."""
 
     def path(self, trainer_dir: Path) -> Path:
         return trainer_dir / self.place / self.file
@@ -37,15 +37,15 @@ def known_models(path: Path | None = None) -> Mapping[str, ModelFile]:
 
 
 def lightning(task: Task) -> Mapping[Expert, ModelFile]:
-    """The LoRAs that let the experts of a task draw in four steps: wanted only by those who ask for them."""
+    """The LoRAs with which the experts of a task sample in four steps; fetched only on request."""
     models = known_models()
     return {expert: models[f"wan22-{task.word}-{expert.value}{_LIGHTNING}"] for expert in Expert}
 
 
 def locate(reference: str, trainer_dir: Path) -> Path:
-    """The path of a model given by name or by path; raises BadInputError when it is neither.
+    """The path of a model given by name or by path; raises BadInputError if it is neither.
 
-    A relative path counts from the trainer's checkout, as the trainer itself would read it.
+    A relative path is resolved against the trainer's checkout, as by the trainer itself.
     """
     models = {name: model for name, model in known_models().items() if not name.endswith(_LIGHTNING)}
     if reference in models:

@@ -13,12 +13,12 @@ class Task(StrEnum):
 
     @property
     def word(self) -> str:
-        """As options, model names and file names have it: `t2v` or `i2v`."""
+        """The short form in options, model names and file names: `t2v` or `i2v`."""
         return self.value.removesuffix("-A14B")
 
     @property
     def words(self) -> str:
-        """For people."""
+        """The task as shown to the user."""
         match self:
             case Task.T2V:
                 return "text to video"
@@ -47,7 +47,7 @@ BLOCKS = 40
 
 
 class Attention(StrEnum):
-    """Attention implementation; the value is the word on wan-train's command line. AUTO is left to the machine."""
+    """Attention implementation; the value is the one on wan-train's command line. AUTO leaves it to the machine."""
 
     AUTO = "auto"
     SDPA = "sdpa"

@@ -1,4 +1,4 @@
-"""Until when an expert is trained: all epochs, an epoch, or a share of the learning-rate integral."""
+"""When the training of an expert ends: all epochs, an epoch, or a share of the learning-rate integral."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """The end of the first epoch by which this part of the learning-rate integral is behind; 0 < part < 1."""
+    """The end of the first epoch that reaches this part of the learning-rate integral; 0 < part < 1."""
 
     part: float
 
@@ -46,7 +46,7 @@ def parse(text: str) -> Until:
 
 
 def read(value: object) -> tuple[str | None, str | None]:
-    """The one spelling of a value, which in a recipe may be a number; or what is wrong with it."""
+    """The canonical spelling of a value (in a recipe it may be a number), or what is wrong with it."""
     is_text = isinstance(value, str | int) and not isinstance(value, bool)
     until, problem = _meaning(str(value)) if is_text else (None, _not_one(value))
     return (spelled(until) if until is not None else None), problem
@@ -74,7 +74,7 @@ def _meaning(text: str) -> tuple[Until | None, str | None]:
         value = Decimal(percent[1])
         if not 0 < value <= 100:  # percent
             return None, f"must be more than 0% and at most 100%, not {one_line(text)}"
-        # Every step has its part of the integral, so that all of it is all epochs.
+        # Every step adds to the integral, so 100% of it means all epochs.
         return (AllEpochs() if value == 100 else Share(part=float(value / 100))), None  # percent
     if text.isascii() and text.isdecimal():
         number = int(text) if len(text) <= len(str(_MOST_EPOCHS)) else _MOST_EPOCHS + 1

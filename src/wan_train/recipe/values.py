@@ -1,4 +1,4 @@
-"""Settings read from plain values, whoever gave them: known names, types and ranges, files made absolute."""
+"""Read settings from plain values of any source: check names, types and ranges, and make files absolute."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ ATTENTION_KEYS: Mapping[str, Attention] = {
     "flash3": Attention.FLASH3,
     "sage_attn": Attention.SAGE,
 }
-"""The trainer's own options for what is one setting here."""
+"""The trainer's options for attention, which is one setting here."""
 
 FIELDS = {field.name: field for field in fields(Training) if field.name not in {"attention", "options"}}
-"""The settings of Training that have the name of a trainer's option."""
+"""The settings of Training that are read under their own name."""
 
 RANGES: Mapping[str, tuple[float, float]] = {
     name: field.metadata["range"] for name, field in FIELDS.items() if "range" in field.metadata
@@ -33,20 +33,20 @@ RANGES: Mapping[str, tuple[float, float]] = {
 
 
 class Options(Protocol):
-    """What a trainer takes beside the settings of Training, by names without dashes."""
+    """The trainer options besides the settings of Training, by names without dashes."""
 
     @property
     def names(self) -> Collection[str]: ...
 
     @property
     def files(self) -> Collection[str]:
-        """Those whose values are files."""
+        """The options whose values are files."""
 
     def read(self, name: str, value: object) -> tuple[Value | None, str | None]:
         """The value as the trainer takes it, or its problem."""
 
     def refusal(self, name: str) -> str | None:
-        """Why an option that the trainer has cannot be given."""
+        """Why a trainer option may not be given, or None."""
 
     def layers(self, words: Sequence[str], *, folder: Path, source: Source) -> tuple[list[Layer], list[str]]:
         """The settings in arguments for the training script, and their problems."""
@@ -57,7 +57,7 @@ def read_settings(
 ) -> tuple[dict[str, Any], list[str]]:
     """Values by setting (`attention`, the fields of Training, options), and every problem.
 
-    A relative file counts from `folder`; `called` is how a problem names a key.
+    A relative file is resolved against `folder`; `called` is how a problem names a key.
     """
     values: dict[str, Any] = {}
     problems: list[str] = []
@@ -98,7 +98,7 @@ def read_settings(
 
 
 def shared_only(name: str) -> str | None:
-    """Why a setting cannot be given for one expert alone, None for those that can."""
+    """Why a setting cannot be given for one expert alone; None if it can."""
     return "holds for both experts: give it for both" if _has(name, "is_shared") else None
 
 

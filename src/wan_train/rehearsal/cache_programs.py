@@ -28,7 +28,7 @@ FORMAT_VERSION = "1.0.1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """What becomes one latent cache: the frames at their bucket's size."""
+    """The source of one latent cache: frames at their bucket's size."""
 
     cache: Path
     frames: list[Image.Image]
@@ -37,7 +37,7 @@ class Sample:
 
 
 def cache_latents(args: argparse.Namespace) -> None:
-    """Write the latent caches of every dataset; without `--keep_cache` delete those of no item."""
+    """Write the latent caches of every dataset; without `--keep_cache` delete caches without an item."""
     subsets = load_datasets(Path(args.dataset_config))
     logger.info("Loading VAE model from %s", args.vae)
     logger.info("rehearsal: a tiny encoder made from a fixed seed stands in for it")
@@ -54,7 +54,7 @@ def cache_latents(args: argparse.Namespace) -> None:
 
 
 def cache_text(args: argparse.Namespace) -> None:
-    """Write the text-encoder caches of every dataset; without `--keep_cache` delete those of no item."""
+    """Write the text-encoder caches of every dataset; without `--keep_cache` delete caches without an item."""
     subsets = load_datasets(Path(args.dataset_config))
     before = [set(subset.cache_directory.glob("*_wan_te.safetensors")) for subset in subsets]
     logger.info("Loading T5: %s", args.t5)
@@ -88,7 +88,7 @@ def _picture(subset: Subset, item: Item) -> Iterator[Sample]:
 
 def _clip(subset: Subset, video: VideoSettings, item: Item) -> Iterator[Sample]:
     frames = data.read_clip(item.path, source_fps=video.source_fps)
-    # Clips are bucketed even where the dataset turns buckets off, and their names carry the bucket.
+    # Clips are bucketed even if the dataset disables buckets, and their names contain the bucket.
     bucket = bucket_for(*frames[0].size, resolution=subset.resolution)
     fitted = [fit(frame, bucket) for frame in frames]
     for start, length in clips(len(fitted), video):

@@ -1,8 +1,8 @@
 """Command lines of the three programs, with musubi-tuner's option names, defaults and log.
 
-Options that only matter to a 14B model (memory, compilation, uploads) are accepted and have no effect; the
-trainer names the ones it was given in one log line. An unknown option ends the program with exit code 2, as
-argparse does.
+Options that only matter to a 14B model (memory, compilation, uploads) are accepted and have no effect. The
+trainer lists those it was given in one log line. An unknown option ends the program with exit code 2, as in
+argparse.
 """
 
 from __future__ import annotations
@@ -78,15 +78,15 @@ NO_EFFECT_VALUES = (
 )
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 ATTENTION_FLAGS = ("sdpa", "xformers", "flash_attn", "flash3")
-# A value that every command carries is not worth a word in the log.
+# Not logged, because every command has them.
 _UNREMARKABLE = frozenset({"max_data_loader_n_workers", "gradient_checkpointing", "persistent_data_loader_workers"})
 
 
 def int_or_float(value: str) -> int | float:
-    """A count of steps, or below one a share of all steps.
+    """A number of steps, or, below one, a share of all steps.
 
     Raises:
-        argparse.ArgumentTypeError: neither.
+        argparse.ArgumentTypeError: not a number.
     """
     try:
         return int(value)
@@ -222,7 +222,7 @@ def training_parser() -> argparse.ArgumentParser:
 
 
 def parse_training(argv: Sequence[str]) -> argparse.Namespace:
-    """The training options, those of `--config_file` below those of the command line.
+    """Parse the training options. The command line overrides `--config_file`.
 
     Sections of the TOML file only group options. Exits with 1 when the file is missing, with 2 on an
     unknown option.
@@ -247,7 +247,7 @@ def parse_training(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def without_effect(args: argparse.Namespace) -> list[str]:
-    """Options that were given and change nothing here, by their names on the command line."""
+    """The given options that have no effect here, by their names on the command line."""
     return [
         f"--{name}"
         for name in (*NO_EFFECT_FLAGS, *NO_EFFECT_VALUES)
@@ -256,14 +256,14 @@ def without_effect(args: argparse.Namespace) -> list[str]:
 
 
 def start_logging() -> None:
-    """Log everything from INFO up as `LEVEL:logger:message` on stderr, of the libraries too."""
+    """Log INFO and above to stderr as `LEVEL:logger:message`, including the libraries."""
     handler = logging.StreamHandler()
     handler.addFilter(_without_rank)
     logging.basicConfig(level=logging.INFO, handlers=[handler], format=logging.BASIC_FORMAT)
 
 
 def _without_rank(record: logging.LogRecord) -> bool:
-    # Newer versions of accelerate say which process speaks; the one that musubi-tuner pins does not.
+    # Newer versions of accelerate log the rank of the process; the version that musubi-tuner pins does not.
     if isinstance(record.msg, str):
         record.msg = record.msg.removeprefix(_RANK)
     return True

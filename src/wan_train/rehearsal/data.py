@@ -1,6 +1,6 @@
-"""What a dataset.toml gives the programs: captioned items, their frames, and the names of their caches.
+"""The contents of a dataset.toml for the programs: captioned items, their frames, and the names of their caches.
 
-How a dataset is read, its buckets and its crops are those of `wan_train.dataset`. Sizes are (width, height) in pixels.
+`wan_train.dataset` provides parsing, buckets and crops. Sizes are (width, height) in pixels.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def load_datasets(path: Path) -> tuple[Subset, ...]:
 
 
 def items_of(subset: Subset) -> Iterator[Item]:
-    """Every item, those of a folder in name order. Raises OSError or DatasetError where one cannot be read."""
+    """Every item; those of a folder in name order. Raises OSError or DatasetError if one cannot be read."""
     if subset.jsonl is not None:
         found = read(subset.jsonl, subset.kind, [Path.cwd()])
         if wrong := [problem for problem in found.problems if problem.severity is Severity.STOPS]:
@@ -86,7 +86,7 @@ def bucket_of(subset: Subset, size: Size) -> Size:
 
 
 def fit(picture: Image.Image, bucket: Size) -> Image.Image:
-    """The picture scaled to cover the bucket, its middle cut out."""
+    """The picture scaled to cover the bucket and cropped around its centre."""
     if picture.size == bucket:
         return picture
     crop = crop_for(picture.size, bucket)
@@ -98,7 +98,7 @@ def fit(picture: Image.Image, bucket: Size) -> Image.Image:
 def read_clip(path: Path, *, source_fps: float | None) -> list[Image.Image]:
     """The frames of a clip in RGB, thinned to Wan's 16 frames a second when the source's rate is given.
 
-    Raises RuntimeError where the file is a video and PyAV is missing.
+    Raises RuntimeError if the file is a video and PyAV is missing.
     """
     if path.suffix.lower() in _ANIMATIONS:
         with Image.open(path) as animation:

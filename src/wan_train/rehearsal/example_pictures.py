@@ -18,7 +18,7 @@ SCALE = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """One picture: its file name without suffix, its caption, its size in pixels and who paints it."""
+    """One picture: its file name without suffix, its caption, its size in pixels and its paint function."""
 
     name: str
     caption: str
@@ -27,7 +27,7 @@ class Scene:
 
 
 class Canvas:
-    """A picture in the making; all coordinates are shares of its width and height."""
+    """A picture being drawn. All coordinates are fractions of its width and height."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.width, self.height = size[0] * SCALE, size[1] * SCALE
@@ -45,7 +45,7 @@ class Canvas:
             self.pen.line([(0, row), (self.width, row)], fill=colour)
 
     def disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
-        """A filled circle; the radius is a share of the shorter side."""
+        """A filled circle; the radius is a fraction of the shorter side."""
         cx, cy = self.at(x, y)
         r = radius * min(self.width, self.height)
         self.pen.ellipse([cx - r, cy - r, cx + r, cy + r], fill=colour)
@@ -156,9 +156,7 @@ SCENES = (
 
 
 def draw(folder: Path) -> list[Path]:
-    """Write eight PNG pictures and their `.txt` captions; the same bytes of pixels every time. Returns
-    the pictures.
-    """
+    """Write eight PNG pictures, with the same pixels every time, and their `.txt` captions. Return the pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = []
     for scene in SCENES:

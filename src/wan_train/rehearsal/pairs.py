@@ -1,5 +1,6 @@
-"""Pairs of LoRAs drawn by the tiny model: the rehearsal's backend of `preview/drawing/driver.py`, which says what each
-method is for. Guidance and strength of text are not its business; blots of colour are.
+"""Draw pairs of LoRAs with the tiny model, as blots of colour: the rehearsal's backend of `preview/drawing/driver.py`.
+
+It ignores guidance and negative prompts. `preview/drawing/musubi.py` documents the methods.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from wan_train.rehearsal.tiny_model import (
 )
 
 BOUNDARY = {"t2v": 0.875, "i2v": 0.9}
-"""Noise level from which on the high-noise expert computes, as in Wan 2.2."""
+"""The high-noise expert computes from this noise level up, as in Wan 2.2."""
 NEGATIVE = "no blots"
 
 Json = dict[str, Any]
@@ -33,7 +34,7 @@ class Backend:
     """One tiny model at a time; `settings` has the task."""
 
     def __init__(self, settings: Json, prompts: list[Json]) -> None:
-        # The model is so small that threads only wait for each other.
+        # The model is so small that more threads only wait for each other.
         torch.set_num_threads(1)
         self._is_i2v = "i2v" in settings["task"]
         self._boundary = BOUNDARY["i2v" if self._is_i2v else "t2v"]
@@ -54,7 +55,7 @@ class Backend:
         return {"negative": NEGATIVE, "boundary": self._boundary}
 
     def load(self, expert: str) -> None:
-        del expert  # both experts begin as the same model
+        del expert  # both experts start as the same model
 
     def unload(self) -> None:
         self._model = None

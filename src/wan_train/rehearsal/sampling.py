@@ -1,7 +1,7 @@
-"""Samples while it trains: small pictures and clips that the tiny model really draws, under the trainer's own names.
+"""Samples during training: small pictures and clips drawn by the tiny model, with the trainer's file names.
 
-Of a prompt the tiny model uses the text, size, frames, steps, shift and seed. It has no classifier-free guidance, and
-its pictures are blots of colour that change as it learns.
+The tiny model uses a prompt's text, size, frames, steps, shift and seed. It has no classifier-free guidance. Its
+pictures are blots of colour that change as it learns.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ SIDE = 256
 STEPS = 20
 SHIFT = 14.5
 COLOUR = 1.5
-"""How much louder than the mean colour of their patch the first three latent channels are."""
+"""The factor of the first three latent channels over the mean colour of their patch."""
 FRAMES_A_SECOND = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampler:
-    """Draws the prompts of one training when their time has come."""
+    """Draws the sample prompts of one training when they are due."""
 
     args: argparse.Namespace
     accelerator: Accelerator
@@ -45,7 +45,7 @@ class Sampler:
     prompts: Sequence[Mapping[str, Any]]
 
     def after(self, epoch: int, *, steps: int) -> None:
-        """Draw when `--sample_every_n_epochs` says so; epoch 0 is before the first step."""
+        """Draw if `--sample_every_n_epochs` requires it; epoch 0 is before the first step."""
         every = self.args.sample_every_n_epochs
         due = self.args.sample_at_first if steps == 0 else every is not None and epoch % every == 0
         if not due:
@@ -83,13 +83,13 @@ class Sampler:
 
 
 def noise_levels(steps: int, shift: float) -> Tensor:
-    """From pure noise, 1, to none, 0: one more than there are steps."""
+    """The `steps` + 1 noise levels, from 1 (pure noise) to 0 (none)."""
     levels = torch.linspace(1, 0, steps + 1)
     return shift * levels / (1 + (shift - 1) * levels)
 
 
 def start_condition(image_path: str, size: tuple[int, int], frames: int, device: str) -> Tensor:
-    """The condition of image-to-video that begins with a picture (1, 20, F, H/8, W/8)."""
+    """The image-to-video condition that begins with a picture (1, 20, F, H/8, W/8)."""
     with Image.open(image_path) as image:
         first = fit(image.convert("RGB"), size)
     grey = Image.new("RGB", size, (127, 127, 127))
@@ -103,10 +103,10 @@ def sampler(args: argparse.Namespace, accelerator: Accelerator, transformer: Tin
 
 
 def process_sample_prompts(path: str) -> list[Mapping[str, Any]]:
-    """The prompts of a JSON file; named as in the trainer, whose tracebacks are told apart by it.
+    """The prompts of a JSON file. Named as in the trainer, because `diagnosis` finds this name in tracebacks.
 
     Raises:
-        ValueError: another kind of file.
+        ValueError: not a .json file.
     """
     logger.info("cache Text Encoder outputs for sample prompt: %s", path)
     if not path.endswith(".json"):
@@ -116,7 +116,7 @@ def process_sample_prompts(path: str) -> list[Mapping[str, Any]]:
 
 
 def sample_images(shop: Sampler, folder: Path, epoch: int) -> None:
-    """One file for each prompt; named as in the trainer, whose tracebacks are told apart by it."""
+    """Write a file per prompt. Named as in the trainer, because `diagnosis` finds this name in tracebacks."""
     for number, prompt in enumerate(shop.prompts):
         if "i2v" in shop.args.task and "image_path" not in prompt:
             logger.error("No image_path for i2v model / i2vモデルのサンプル画像生成にはimage_pathが必要です")
@@ -133,7 +133,7 @@ def sample_images(shop: Sampler, folder: Path, epoch: int) -> None:
 
 
 def frames_of(latents: Tensor, count: int) -> list[Image.Image]:
-    """What the first three channels hold, the mean colour of every patch, enlarged to pixels."""
+    """Frames from the first three channels, the mean colour of every patch, enlarged to pixels."""
     colours = ((latents[:3] / COLOUR + 1) * 127.5).clamp(0, 255).byte().permute(1, 2, 3, 0).contiguous().numpy()
     size = (latents.shape[3] * STRIDE, latents.shape[2] * STRIDE)
     large = [Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC) for frame in colours]

@@ -1,7 +1,6 @@
-"""LoRA files and state folders on disk: names, metadata, order of writing, and which old ones go.
+"""LoRA files and state folders on disk: names, metadata, order of writing, and which old ones are deleted.
 
-Nothing is written atomically, because musubi-tuner does not either: whoever reads these files has to
-judge them.
+As in musubi-tuner, nothing is written atomically. Readers must check that a file is complete.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ class Keeper:
         return Path(self.args.output_dir)
 
     def after_step(self, step: int, epoch: int) -> None:
-        """Save when `--save_every_n_steps` says so; `epoch` counts finished epochs."""
+        """Save if `--save_every_n_steps` requires it; `epoch` counts finished epochs."""
         every = self.args.save_every_n_steps
         if every is None or step % every:
             return
@@ -82,7 +81,7 @@ class Keeper:
         self._drop_checkpoint(_old_step(step, keep, every), "step{:08d}")
 
     def after_epoch(self, epoch: int, *, steps: int, epochs: int) -> None:
-        """Save when `--save_every_n_epochs` says so; the last epoch is saved by `finish` instead."""
+        """Save if `--save_every_n_epochs` requires it. `finish` saves the last epoch instead."""
         every = self.args.save_every_n_epochs
         if every is None or epoch % every or epoch >= epochs:
             return
@@ -94,7 +93,7 @@ class Keeper:
             self._drop_state(_old_epoch(epoch, self.args.save_last_n_epochs_state or keep, every), "{:06d}")
 
     def finish(self, *, steps: int, epochs: int) -> None:
-        """The last state, when one is asked for, and then the finished LoRA."""
+        """Save the last state, if requested, and then the finished LoRA."""
         if self.args.save_state or self.args.save_state_on_train_end:
             self._state(f"{self.args.output_name}-state", "saving last state.")
         self._checkpoint(self.args.output_name, steps, epochs)
@@ -130,13 +129,13 @@ class Keeper:
 
 
 def _old_epoch(epoch: int, keep: int | None, every: int) -> int | None:
-    """The epoch whose files go after `epoch` is saved, none while there are not more than `keep`."""
+    """The epoch whose files are deleted after `epoch` is saved; None while there are at most `keep`."""
     number = None if keep is None else epoch - every * keep
     return number if number is not None and number > 0 else None
 
 
 def _old_step(step: int, keep: int | None, every: int) -> int | None:
-    """The step whose files go after `step` is saved; `keep` counts steps, not checkpoints."""
+    """The step whose files are deleted after `step` is saved; `keep` counts steps, not checkpoints."""
     if keep is None:
         return None
     number = step - keep - 1
@@ -153,7 +152,7 @@ def training_metadata(
     num_batches: int,
     num_epochs: int,
 ) -> dict[str, str]:
-    """What is the same in every checkpoint of one training."""
+    """The metadata that all checkpoints of one training share."""
     values: dict[str, object] = {f"ss_{name}": getattr(args, name) for name in _FROM_OPTIONS}
     values |= {
         "ss_ss_session_id": secrets.randbelow(2**32),
@@ -179,7 +178,7 @@ def training_metadata(
 def checkpoint_metadata(
     args: argparse.Namespace, training: dict[str, str], *, steps: int, epoch: int
 ) -> dict[str, str]:
-    """The metadata of one checkpoint; `--no_metadata` leaves the minimum and the rehearsal mark."""
+    """The metadata of one checkpoint; `--no_metadata` keeps only the minimum and the rehearsal mark."""
     now = time.time()
     if args.no_metadata:
         kept = {key: value for key, value in training.items() if key in (*_MINIMUM, "ss_rehearsal")}

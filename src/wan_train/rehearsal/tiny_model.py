@@ -1,4 +1,4 @@
-"""The tiny model: stand-ins of the VAE and the text encoder, a DiT of Wan's shape, and its LoRA adapters.
+"""The tiny model: stand-ins for the VAE and the text encoder, a DiT of Wan's shape, and its LoRA adapters.
 
 All frozen weights come from fixed seeds, so no file is needed. Layers, tensor names and metadata are the real ones.
 """
@@ -35,13 +35,13 @@ FFN = 128
 I2V_CHANNELS = 20
 PATCH = 2
 GATE = 30.0
-"""How much louder a residual branch is than its weights: an adapter shows after a few dozen steps, as on
+"""The gain of a residual branch over its weights, so that an adapter shows after a few dozen steps, as on
 a big model."""
 KEPT = 0.8
-"""How much of its noisy input the untrained model gives back as its prediction; the rest is a fixed
-confusion."""
+"""The share of its noisy input that the untrained model returns as its prediction; the rest is a fixed
+random rotation."""
 TINT = 0.5
-"""Spread of the constant error of the untrained model, something that adapters can always take away."""
+"""The spread of the untrained model's constant error, which adapters can always remove."""
 _MODEL_SEED = 22
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
 DTYPES = {"float": torch.float32, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -50,7 +50,7 @@ DTYPES = {"float": torch.float32, "fp32": torch.float32, "fp16": torch.float16, 
 class LatentEncoder:
     """Turns frames into latents (16, F, H/8, W/8), float32, of about unit spread.
 
-    One linear map of every 8x8 patch: three channels carry its mean colour, the rest a fixed random view of its
+    One linear map of every 8x8 patch: three channels hold its mean colour, the rest a fixed random projection of its
     texture. F is 1 for a picture and 1 + (frames - 1) / 4 for a clip, as with Wan's VAE.
     """
 
@@ -159,9 +159,7 @@ class TinyWan(nn.Module):  # type: ignore[misc]  # torch is Any to mypy here
         self.requires_grad_(requires_grad=False)
 
     def _settle(self) -> None:
-        """Weights of a model that predicts badly, though not blindly: what adapters learn then shows in
-        the loss.
-        """
+        """Set weights that predict badly but not at random, so that what adapters learn shows in the loss."""
         view = torch.linalg.qr(torch.randn(DIM, DIM)).Q
         confusion = torch.linalg.qr(torch.randn(DIM, DIM)).Q
         self.patch_embedding.weight[:, :DIM] = view
@@ -240,7 +238,7 @@ class Adapter(nn.Module):  # type: ignore[misc]  # torch is Any to mypy here
 
 
 class Network(nn.Module):  # type: ignore[misc]  # torch is Any to mypy here
-    """One adapter per attention and feed-forward layer of the blocks, hooked to its output for good."""
+    """One adapter per attention and feed-forward layer of the blocks, hooked to its output permanently."""
 
     def __init__(self, transformer: nn.Module, *, rank: int, alpha: float, dropout: float | None) -> None:
         super().__init__()
@@ -250,7 +248,7 @@ class Network(nn.Module):  # type: ignore[misc]  # torch is Any to mypy here
             layer.register_forward_hook(_added(adapter))
 
     def save(self, path: Path, *, dtype: torch.dtype, metadata: dict[str, str]) -> None:
-        """Write the adapters as one safetensors file, hashes of the tensors added to the metadata."""
+        """Write the adapters as one safetensors file, with hashes of the tensors in the metadata."""
         tensors = {
             name: tensor.detach().to("cpu", torch.float32 if name.endswith(".alpha") else dtype).contiguous()
             for name, tensor in self.state_dict().items()
@@ -258,12 +256,12 @@ class Network(nn.Module):  # type: ignore[misc]  # torch is Any to mypy here
         save_file(tensors, path, metadata=metadata | _hashes(tensors))
 
     def load(self, path: str) -> None:
-        """Take the weights of a file that `save` wrote."""
+        """Load the weights of a file that `save` wrote."""
         self.load_state_dict(load_file(path))
 
 
 def targets(transformer: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    """Name and layer of everything that gets an adapter."""
+    """The name and layer of everything that gets an adapter."""
     for name, layer in transformer.named_modules():
         if name.startswith("blocks.") and isinstance(layer, nn.Linear) and "modulation" not in name:
             yield name, layer

@@ -38,7 +38,7 @@ MAX_DRAWS = 1000
 
 
 class LossRecorder:
-    """Mean over an epoch's steps of their newest loss; one NaN stays in it for good."""
+    """The mean over an epoch's steps of each step's newest loss. One NaN stays in it forever."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -276,12 +276,12 @@ def _announce(args: argparse.Namespace, shop: Workshop, items: TrainSet, *, epoc
 
 
 def lr_factor(args: argparse.Namespace, total: int) -> Callable[[int], float]:
-    """Step number to share of `--learning_rate`; `total` is the step count of the whole training.
+    """Map a step number to its share of `--learning_rate`; `total` is the step count of the whole training.
 
     The formulas are those of transformers' `get_*_schedule_with_warmup`.
 
     Raises:
-        ValueError: a schedule that the rehearsal does not know.
+        ValueError: unsupported schedule.
     """
     warmup = args.lr_warmup_steps if isinstance(args.lr_warmup_steps, int) else int(args.lr_warmup_steps * total)
     rest = max(1, total - warmup)
@@ -318,9 +318,8 @@ def _cosine(progress: float, cycles: float, *, restarts: bool) -> float:
 def draw_noise_levels(args: argparse.Namespace, count: int, device: torch.device) -> Tensor:
     """`count` noise levels t in [min_timestep, max_timestep] / 1000, float32, from torch's global generator.
 
-    With `--preserve_distribution_shape` draws outside the range are rejected, else the whole distribution
-    is squeezed into it. When a range is so rare that 1000 rounds do not fill it, the squeezed draw is used and a
-    warning logged.
+    With `--preserve_distribution_shape`, draws outside the range are rejected. Otherwise the whole distribution is
+    squeezed into it. If 1000 rounds do not fill a rare range, the squeezed draw is used and a warning logged.
     """
     low = (0 if args.min_timestep is None else args.min_timestep) / TIMESTEPS
     high = (TIMESTEPS if args.max_timestep is None else args.max_timestep) / TIMESTEPS

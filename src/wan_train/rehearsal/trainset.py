@@ -1,4 +1,4 @@
-"""The items that training sees: whatever caches are on disk, in buckets, in a new order every epoch."""
+"""The training items: all caches on disk, in buckets, in a new order every epoch."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class TrainSet:
         self._index = [(part, number) for part in self.buckets for number in range(len(part.order))]
 
     def set_epoch(self, epoch: int) -> None:
-        """Bring every dataset into the order of this epoch, counted from one."""
+        """Put every dataset into the order of this epoch, counted from one."""
         for part in self.buckets:
             part.set_epoch(epoch)
 

@@ -6,10 +6,10 @@ from wan_train.rehearsal.command_line import latents_parser, start_logging
 
 
 def main() -> None:
-    """Parse the command line and fill the caches; any failure exits with 1 and says why on stderr."""
+    """Parse the command line and fill the caches. Errors exit with 1 (invalid options: 2) and are shown on stderr."""
     start_logging()
     args = latents_parser().parse_args()
-    # Imported here because torch takes seconds, which a refused command line need not wait for.
+    # Imported late: torch takes seconds, and an invalid command line should fail at once.
     from wan_train.rehearsal.cache_programs import cache_latents
 
     cache_latents(args)

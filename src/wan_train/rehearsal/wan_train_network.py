@@ -8,10 +8,10 @@ from wan_train.rehearsal.command_line import parse_training, start_logging
 
 
 def main() -> None:
-    """Parse the command line and train; any failure exits with 1 and says why on stderr."""
+    """Parse the command line and train. Errors exit with 1 (invalid options: 2) and are shown on stderr."""
     start_logging()
     args = parse_training(sys.argv[1:])
-    # Imported here because torch takes seconds, which a refused command line need not wait for.
+    # Imported late: torch takes seconds, and an invalid command line should fail at once.
     from wan_train.rehearsal.training import train
 
     train(args)

@@ -1,8 +1,8 @@
-"""Why a trainer process failed, read from the end of its log by `diagnosis`.
+"""Why a trainer process failed. `diagnosis` finds the cause at the end of the log.
 
-The exception that ended the program counts first, then the words of a death without one, and only then patterns
-anywhere. What an earlier line says, a library's warning or a traceback that something caught, never wins over it.
-Every command knows causes; the tables are loaded by those that read a log.
+The exception that ended the program counts first, then text about a signal, then patterns anywhere. An earlier library
+warning or caught traceback never overrides them. Every command imports `Cause`, but only those that read a log load
+the tables.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class Cause(StrEnum):
-    """Why an attempt ended without success. Whether another attempt can help follows from it: `run/retry.py`."""
+    """Why an attempt ended without success. `run/retry.py` decides from it whether a retry can help."""
 
     OUT_OF_MEMORY = "out_of_memory"
     HOST_OUT_OF_MEMORY = "host_out_of_memory"
@@ -41,9 +41,9 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """What is known of a failure. `evidence` is the text it rests on, up to a few lines.
+    """What is known about a failure. `evidence`: the log text that shows it, up to a few lines.
 
-    `retry_after`: seconds that a server asked to wait before another attempt.
+    `retry_after`: seconds that a server asked to wait before a retry.
     """
 
     cause: Cause

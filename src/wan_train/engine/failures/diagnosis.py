@@ -1,4 +1,4 @@
-"""From what ended the program to a cause: which exception of a chain explains it, and which kind it is of."""
+"""Find the cause of a failure: which exception of a chain explains it, and its kind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wan_train.engine.failures.log_end import Raised, Reading, read
 from wan_train.engine.failures.machine import MACHINE_KINDS
 from wan_train.engine.failures.settings import SETTINGS_KINDS
 
-# The first that fits wins, so the particular stand before the general: a missing file is the most general of all.
+# The first match wins, so specific kinds come before general ones. A missing file is the most general.
 KINDS: tuple[Kind, ...] = (
     *GPU_KINDS,
     *MACHINE_KINDS,
@@ -27,17 +27,17 @@ KINDS: tuple[Kind, ...] = (
 )
 
 _SAMPLING = frozenset({"sample_images", "process_sample_prompts"})
-"""Functions of the samples (both versions); the trainer catches nothing there, so an exception ends it."""
+"""Sampling functions (both versions). The trainer catches nothing there, so an exception ends it."""
 _OF_SAMPLING = frozenset(
     {Cause.OUT_OF_MEMORY, Cause.BAD_INPUT, Cause.SETTING, Cause.ENVIRONMENT, Cause.MISSING_FILE, Cause.UNKNOWN}
 )
-"""What the samples themselves may be to blame for; a full disk or a lost GPU would have ended the training too."""
+"""Causes that sampling itself may have. A full disk or a lost GPU would have ended the training too."""
 
 _ENDED_BY_OTHERS = frozenset({"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"})
 _IMPORTS = re.compile(r"^(?:[\w.]*\.)?(?:ModuleNotFoundError|ImportError)\b")
-"""What libraries catch when something optional is missing, and print."""
+"""Errors that libraries catch and print when an optional package is missing."""
 _NO_EVIDENCE = re.compile(r"^(?:INFO|DEBUG|WARNING):|Warning: |CalledProcessError: Command|^\s*warnings\.warn")
-"""Lines of a program that still runs. The launcher's line repeats what the user wrote."""
+"""Lines of a program that still runs, and the launcher's line, which repeats the user's arguments."""
 _COMPLAINS = re.compile(
     r"error|exception|fail|fatal|cannot|can't|couldn't|could not|unable|denied|exceeded|not found|missing"
     r"|no space|no such"
@@ -53,10 +53,10 @@ _EVIDENCE_LENGTH = 1200
 
 
 def killing_signal(tail: str) -> tuple[str, str] | None:
-    """The name of the signal that ended the trainer and the words that tell it, if the end of its log does.
+    """The name of the signal that ended the trainer and the text that says so; None if the log does not.
 
-    `accelerate launch` ends with exit code 1 when its trainer was killed, and so does a trainer whose data loader was:
-    only their words tell (accelerate 1.6, torch 2.13).
+    `accelerate launch` exits with code 1 when its trainer was killed, and so does a trainer whose data loader was
+    killed. Only their output names the signal (accelerate 1.6, torch 2.13).
     """
     log = read(tail)
     if log.death is None or (log.death.line < log.after and not _loader_killed(log)):
@@ -67,9 +67,9 @@ def killing_signal(tail: str) -> tuple[str, str] | None:
 
 
 def diagnose(tail: str) -> Diagnosis:
-    """The cause that the end of a log speaks of; UNKNOWN with the exception's own text when it is not recognised.
+    """The cause of a failure from the end of a log; UNKNOWN with the exception's own text if it is not recognised.
 
-    SAMPLING where it was not the training itself that failed, but a sample made on the way.
+    SAMPLING if a sample failed, not the training itself.
     """
     log = read(tail)
     found = _diagnose(log, tail)
@@ -95,7 +95,7 @@ def _diagnose(log: Reading, tail: str) -> Diagnosis:
         return died(log.death.signal, log.death.words)
     ended = _raised(log)
     if ended is not None and _IMPORTS.match(ended[-1].whole) and (found := _anywhere(log)):
-        return found  # something optional was missing, and the program went on to another end
+        return found  # an optional package was missing, but something else ended the program
     if ended is not None:
         return _known(log, ended) or _unknown(ended)
     if log.headless is not None and (found := _known(log, (log.headless,))):
@@ -108,7 +108,7 @@ def _diagnose(log: Reading, tail: str) -> Diagnosis:
 
 
 def _raised(log: Reading) -> tuple[Raised, ...] | None:
-    """The exceptions that ended the program, None when no text says that one did."""
+    """The exceptions that ended the program; None if the log shows none."""
     if log.complaint is not None:
         return (log.complaint,)
     return log.chain if log.chain and not log.went_on else None
@@ -117,8 +117,8 @@ def _raised(log: Reading) -> tuple[Raised, ...] | None:
 def _overrules(log: Reading) -> bool:
     """Whether a signal explains the end better than the exception before it.
 
-    A program that an exception ends is not killed as well, so the exception was printed and survived; unless the
-    signal is one by which the program's own clean-up crashed.
+    A program that an exception ends is not killed as well, so a killed program survived the printed exception. This
+    does not hold for crash signals, which may come from the program's own clean-up.
     """
     if log.death is None or log.complaint is not None:
         return False
@@ -148,9 +148,9 @@ def _known(log: Reading, chain: Sequence[Raised]) -> Diagnosis | None:
 
 
 def _groups(chain: Sequence[Raised]) -> Iterator[list[Raised]]:
-    """Exceptions that explain each other, the last ones first, each group from its root on.
+    """Groups of exceptions linked by `raise … from`, the last group first, each group from its root on.
 
-    `raise … from` names the cause. What was only being handled when the next was raised may be harmless.
+    An exception that was only being handled when the next was raised may be harmless.
     """
     group: list[Raised] = []
     for raised in reversed(chain):
@@ -171,7 +171,7 @@ def _reason(log: Reading, symptom: Kind, raised: Raised) -> Diagnosis | None:
 
 
 def _anywhere(log: Reading) -> Diagnosis | None:
-    """The last line that any kind fits, behind the last traceback."""
+    """The diagnosis from the last line after the last traceback that any kind matches."""
     for line in reversed(log.lines[log.after :]):
         if not _COMPLAINS.search(line) or _NO_EVIDENCE.search(line):
             continue
@@ -234,7 +234,7 @@ def _unknown(chain: Sequence[Raised]) -> Diagnosis:
 
 
 def _evidence(raised: Raised, last: Raised) -> str:
-    """The exception's own text; where it has none, the line that raised it. Then what it ended as, if that differs."""
+    """The exception's own text, or the line that raised it if it has none; then the last exception, if another."""
     lines = [line.strip() for line in raised.whole.splitlines() if line.strip() and not _BOILERPLATE.match(line)]
     if not raised.text and raised.frames:
         frame = raised.frames[-1]

@@ -39,7 +39,7 @@ _LIBRARIES = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0", "li
 
 
 def pip_name(module: str) -> str:
-    """The package to install for a module, or a part of one."""
+    """The package to install for a module or submodule."""
     top = module.partition(".")[0]
     return _PIP_NAMES.get(top, top)
 
@@ -60,7 +60,7 @@ _COMPILING = (
         "`--compile`.",
     ),
 )
-"""What the compiler printed before it failed."""
+"""Reasons that the compiler prints before it fails."""
 
 ENVIRONMENT_KINDS = (
     kind(

@@ -43,7 +43,7 @@ _INITIALIZATION = (
         "them, or rent another box.",
     ),
 )
-"""Why CUDA could not begin. torch prints it as a warning; what it raises later only says that there is no GPU."""
+"""Why CUDA could not start. torch prints this as a warning; its later exception only says that there is no GPU."""
 
 GPU_KINDS = (
     kind(

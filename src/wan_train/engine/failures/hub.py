@@ -1,4 +1,4 @@
-"""Failures of the Hugging Face hub and the network to it. A training needs it for the T5 tokenizer alone."""
+"""Failures of the Hugging Face hub and the network to it. Training needs it only for the T5 tokenizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Failures of what is read: the dataset, its caches, model files."""
+"""Failures of input files: the dataset, its caches, model files."""
 
 from __future__ import annotations
 

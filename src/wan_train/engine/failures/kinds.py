@@ -1,4 +1,4 @@
-"""One kind of failure: how its exception reads, what it means and what helps."""
+"""One kind of failure: the pattern of its exception, its meaning and the advice."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from wan_train.engine.failures import Cause, Diagnosis
 from wan_train.engine.failures.log_end import Raised
 
 NEW_RUN = "Start a new run with the right value; `wan-train resume` keeps the wrong one."
-"""For what a user chose: it is in the plan, and every attempt uses it."""
+"""Advice for settings that the user chose: they are in the plan, and every attempt uses them."""
 
 _LONGEST_WORD = 160
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """`pattern` is searched in `type: text` of an exception; its named groups may stand in `meaning` and `advice`.
+    """`pattern` is searched in an exception's `type: text`. `meaning` and `advice` may use its named groups.
 
-    `at`: also a pattern that a frame of its traceback (`file function source`) must have. `wrapper`: a symptom, which
-    counts only when nothing else of the traceback is known. `reasons` are searched in all lines when this fits: what
-    explains it was printed and not raised. `facts` makes more words out of the match.
+    `at`: a pattern that a frame of the traceback (`file function source`) must match too. `wrapper`: a symptom that
+    counts only if nothing else in the traceback is known. `reasons`: searched in all lines if this kind fits, because
+    the reason was printed, not raised. `facts`: makes more fields from the match.
     """
 
     pattern: re.Pattern[str]

@@ -1,4 +1,4 @@
-"""The end of a log taken apart: the exception that ended the program, or the words that say what killed it."""
+"""Parse the end of a log: the exception that ended the program, or the text that says what killed it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)
 _PREFIX = re.compile(
     r"^(?:\[(?:rank|default)\d+\]:\s?|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)? )"
 )
-"""What torchrun and `docker logs --timestamps` put before every line."""
+"""Prefixes that torchrun and `docker logs --timestamps` add to every line."""
 _MARGIN = re.compile(r"^\s*\|\s?")
 _PART = re.compile(r"^\s*\+(?:-\+)?-{4,} (?:\d+|\.\.\.) -{4,}$")
-"""Of an exception group, before each exception in it."""
+"""The separator before each exception of an exception group."""
 _RULE = re.compile(r"^\s*\+-{8,}$")
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]*)", line (?P<line>\d+)(?:, in (?P<function>\S+))?\s*$')
 _RAISED = re.compile(r"^(?P<type>[A-Za-z_][\w.]*)(?::(?: (?P<text>.*))?)?$")
 _LEVELS = frozenset({"INFO", "WARNING", "ERROR", "DEBUG", "CRITICAL"})
 _LOGGED = re.compile(r"^(?:INFO|WARNING|DEBUG):|^epoch \d+/\d+$|^saving checkpoint: ")
-"""Lines of a program that goes on. A progress bar is none: tqdm draws the last one again when the program has ended."""
+"""Lines of a program that still runs. Progress bars do not count: tqdm redraws the last one after the program's end."""
 _BAR = re.compile(r"\d+%\|.*\| *\d+/\d+ |^\d+it \[")
 _AFTERWARDS = re.compile(
     r"^(?:INFO|WARNING|ERROR|DEBUG|CRITICAL):|^wandb: |^Exception ignored |^\[W\d+ |^terminate called "
@@ -33,7 +33,7 @@ _AFTERWARDS = re.compile(
     r"|resource_tracker|^usage: "
 )
 _USAGE = re.compile(r"^(?P<program>\S+\.py|accelerate\S*(?: launch)?|usage): error: (?P<text>.+)$")
-"""The last words of argparse."""
+"""argparse's last line."""
 _TERMINATE = re.compile(r"^terminate called after throwing an instance of '(?P<type>[^']*)'")
 _WHAT = re.compile(r"^\s*what\(\):\s*(?P<text>.*)$")
 _HEADLESS = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Interrupt|Exit)(?::(?: .*)?)?$")
@@ -41,16 +41,16 @@ _LAUNCHERS = re.compile(r"accelerate/commands/|/accelerate$|torch/distributed/(?
 _PYTHON_FAILED = re.compile(r"^Command '\['[^']*python[^']*', ")
 
 _MOST_LINES = 60
-"""Of one exception's text, before what follows is thought to be something else."""
+"""Limit for one exception's text. What follows is taken for something else."""
 _MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '[^']*'(?:; .*)?")
-"""Python's own words for it, which are never longer than their line."""
+"""Python's own message, which never exceeds its line."""
 _MOST_STRAY = 20
-"""Of other programs' and threads' lines between the frames of one traceback."""
+"""Limit for other programs' and threads' lines between the frames of one traceback."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One line of a traceback, with the source line below it where there is one."""
+    """One traceback frame, with the source line below it if there is one."""
 
     file: str
     line: int
@@ -60,7 +60,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Raised:
-    """An exception with all of its text, and how it followed the one before: `direct` by `raise … from`."""
+    """An exception with its whole text. `follows`: an exception led to it; `direct`: by `raise … from`."""
 
     type: str
     text: str
@@ -75,7 +75,7 @@ class Raised:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Death:
-    """Words that a shell, a launcher or the kernel left when a signal ended the program."""
+    """Text that a shell, a launcher or the kernel prints when a signal ends a program."""
 
     signal: str
     words: str
@@ -84,11 +84,10 @@ class Death:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """A log's lines as they were last seen, and what ended the program, as far as they say so.
+    """A log's lines as a terminal finally shows them, and what ended the program, if they say so.
 
-    `chain`: the exceptions of the last traceback, in the order of the log. `went_on`: the program wrote ordinary lines
-    after it, so something caught it. `complaint`: what a program said that refused its arguments or that C++ ended,
-    if it is later than the traceback.
+    `chain`: the exceptions of the last traceback, in log order. `went_on`: ordinary lines follow the traceback, so
+    something caught it. `complaint`: a later argparse error or C++ terminate message.
     """
 
     lines: tuple[str, ...]
@@ -98,11 +97,11 @@ class Reading:
     headless: Raised | None = None
     death: Death | None = None
     after: int = 0
-    """The first line behind the last traceback."""
+    """Index of the first line after the last traceback."""
 
 
 def read(text: str) -> Reading:
-    """Take the end of a log apart; total."""
+    """Parse the end of a log. Never raises."""
     lines = _cleaned(text)
     found: list[tuple[tuple[Raised, ...], int]] = []
     at = 0
@@ -127,7 +126,7 @@ def read(text: str) -> Reading:
 
 
 def _cleaned(text: str) -> list[str]:
-    """Lines as a terminal shows them last, without escapes, what others put in front, and boxes around tracebacks."""
+    """Lines as a terminal finally shows them, without escapes, prefixes and boxes around tracebacks."""
     lines: list[str] = []
     for line in _ESCAPES.sub("", text).split("\n"):
         shown = next((part for part in reversed(line.split("\r")) if part.strip()), "")
@@ -141,7 +140,7 @@ def _cleaned(text: str) -> list[str]:
 
 
 def _without_prefixes(lines: list[str]) -> list[str]:
-    """Tracebacks without what a wrapping program put before each of their lines: its name, a time."""
+    """Remove what a wrapping program put before each traceback line, such as its name or a time."""
     made = list(lines)
     for number, line in enumerate(lines):
         before, header, _ = line.partition(_HEADER)
@@ -160,7 +159,7 @@ def _shape(text: str) -> str:
 
 
 def _without_margins(lines: list[str]) -> list[str]:
-    """Exception groups as tracebacks one after the other."""
+    """Turn exception groups into consecutive tracebacks."""
     made: list[str] = []
     inside = False
     for line in lines:
@@ -173,7 +172,7 @@ def _without_margins(lines: list[str]) -> list[str]:
             inside = False
         elif inside and _MARGIN.match(line):
             inner = _innermost(line)
-            # An exception in a group may bring its own header or none.
+            # An exception in a group may or may not have its own header.
             if not inner.startswith(_HEADER):
                 made.append(inner)
         else:
@@ -189,7 +188,7 @@ def _innermost(line: str) -> str:
 
 
 def _without_boxes(lines: list[str]) -> list[str]:
-    """Tracebacks that rich drew, without their frames' lines: the exception stands below the box."""
+    """Turn tracebacks that rich drew into plain ones without frames. The exception is below the box."""
     made: list[str] = []
     for line in lines:
         if line.startswith("╭") and _HEADER in line:
@@ -206,7 +205,7 @@ def _opens(line: str) -> bool:
 
 
 def _chain(lines: Sequence[str], at: int) -> tuple[tuple[Raised, ...], int]:
-    """The exceptions of one traceback with those they are linked to, and the line behind them."""
+    """The linked exceptions of one traceback, and the index of the line after them."""
     chain: list[Raised] = []
     follows = direct = False
     while True:
@@ -225,7 +224,7 @@ def _chain(lines: Sequence[str], at: int) -> tuple[tuple[Raised, ...], int]:
 
 
 def _one(lines: Sequence[str], at: int, *, follows: bool, direct: bool) -> tuple[Raised | None, int]:
-    """One traceback from its header on; None when the log ends before its exception."""
+    """Parse one traceback from its header on; None if its exception is missing."""
     frames: list[Frame] = []
     if at < len(lines) and lines[at].startswith(_HEADER):
         at += 1
@@ -252,7 +251,7 @@ def _one(lines: Sequence[str], at: int, *, follows: bool, direct: bool) -> tuple
 
 
 def _names_exception(line: str) -> bool:
-    """Whether a line without indent names an exception; lines of other programs and threads may come between."""
+    """Whether an unindented line names an exception, unlike lines of other programs and threads."""
     raised = _RAISED.match(line.rstrip())
     if raised is None or raised["type"] in _LEVELS or _BAR.search(line):
         return False
@@ -271,7 +270,7 @@ def _with_text(
     most = 1 if _MISSING_MODULE.fullmatch(f"{name}: {text[0]}") else _MOST_LINES
     while at < len(lines) and len(text) < most and not _ends_text(lines[at]):
         if name.endswith("Warning") and _names_exception(lines[at]):
-            # A warning that was printed between the frames and the exception.
+            # A warning printed between the frames and the exception.
             return _with_text(lines, at, frames, follows=follows, direct=direct)
         text.append(lines[at].rstrip())
         at += 1
@@ -292,7 +291,7 @@ def _ends_text(line: str) -> bool:
 
 
 def _is_launchers(raised: Raised) -> bool:
-    """Whether it is the launcher's own: it only says that its child failed, and repeats the whole command line."""
+    """Whether the launcher raised it. It only says that its child failed, and repeats the whole command line."""
     name = raised.type.rpartition(".")[2]
     if name == "ChildFailedError":
         return True
@@ -315,7 +314,7 @@ def _complaint(lines: Sequence[str], after: int) -> Raised | None:
 
 
 def _headless(lines: Sequence[str], after: int) -> Raised | None:
-    """The last line that looks like an exception: the log may begin behind its traceback's head, or lack it."""
+    """The last line that looks like an exception, because the log may lack the head of its traceback."""
     for number in range(len(lines) - 1, after - 1, -1):
         if _HEADLESS.match(lines[number].rstrip()) and not _names_launcher(lines[number]):
             return _with_text(lines, number, (), follows=False, direct=False)[0]
@@ -328,9 +327,9 @@ def _names_launcher(line: str) -> bool:
 
 
 _DEATHS: tuple[tuple[re.Pattern[str], str | None], ...] = (
-    # The last line of accelerate (1.6), which ends with exit code 1 itself.
+    # The last line of accelerate 1.6, which itself exits with code 1.
     (re.compile(r"died with <Signals\.(?P<signal>SIG\w+): -?\d+>\.$"), None),
-    # torch 2.13, which names the worker and not what ended it.
+    # torch 2.13 names the worker, not what ended it.
     (re.compile(r"DataLoader worker .*is killed by signal: Killed"), "SIGKILL"),
     (
         re.compile(r"^(?:\S+: )?(?:line \d+: +\d+ )?Killed(?: |$)|\bOOMKilled\b|[Oo]ut of memory: Killed process"),
@@ -351,7 +350,7 @@ _DEATHS: tuple[tuple[re.Pattern[str], str | None], ...] = (
 
 
 def _death(lines: Sequence[str]) -> Death | None:
-    """The last words about a signal, unless the program went on behind them."""
+    """The last text about a signal, unless ordinary lines follow it."""
     for number in range(len(lines) - 1, -1, -1):
         line = lines[number].rstrip()
         if _LOGGED.match(line):
@@ -360,6 +359,6 @@ def _death(lines: Sequence[str]) -> Death | None:
             if found := pattern.search(line):
                 words = line.strip()
                 if (start := found.start()) and name is None:
-                    words = line[start:].strip()  # the launcher repeats the whole command line before them
+                    words = line[start:].strip()  # the launcher puts the whole command line before it
                 return Death(signal=name or found["signal"], words=words, line=number)
     return None

@@ -1,4 +1,4 @@
-"""Failures of what the user chose: optimizer, schedule, options, precision, weights to continue from."""
+"""Failures of user settings: optimizer, schedule, options, precision, weights to continue from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCHEDULES = (
     "reduce_lr_on_plateau, "
     "cosine_with_min_lr, warmup_stable_decay"
 )
-"""transformers' own, which both trainer versions look a name up in; a newer one may know more and says so itself."""
+"""transformers' schedules, which both trainer versions use. A newer transformers lists its own in the error."""
 
 _OPTIMIZER_CLASS = (
     r"\w*(?:Adam|Ada|SGD|Lion|Prodigy|RMSprop|Rprop|CAME|ScheduleFree|Muon|Sophia|LBFGS"
